@@ -55,7 +55,7 @@ TABLE = Path(__file__).with_suffix(".toml")
 PACKAGE = Path("src") / "rollforge"
 COPIED = ("src", "tests", "docs", "examples", "pyproject.toml", "README.md")
 HEAVY = ("numpy", "pandas", "pyarrow.parquet", "pydantic", "hypothesis", "numba", "lightgbm", "mlflow", "pytest")
-DOCSTRINGS = "tests/test_docstrings.py::test_examples_in_docstrings_are_true"
+DOCSTRINGS = "tests/test_docstrings.py::test_examples_in_docstrings_are_correct"
 MINIMUM = 90.0
 
 
@@ -194,7 +194,8 @@ def _silent_lines(source: str) -> set[int]:
 
 
 def _has_no_effect(node: Any) -> bool:
-    """Return whether a node is part of an annotation, a ``*`` or ``/`` among parameters, or the ``strict`` of ``zip``."""
+    """Return whether a node is part of an annotation, a ``*`` or ``/`` among parameters, or the ``strict`` of
+    ``zip``."""
     if node.type == "operator" and node.parent.type in ("parameters", "param", "lambdef"):
         return True
     if node.type == "keyword" and node.parent.type == "argument" and node.parent.children[0].value == "strict":

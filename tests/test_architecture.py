@@ -1,4 +1,4 @@
-"""The layout promises of ARCHITECTURE.md, checked against every import in the source, those inside functions too."""
+"""The rules of ARCHITECTURE.md, checked for every import in the source, including imports inside functions."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ EDGE = {
 }
 NAMES_MODULES = {
     "rollforge.drivers",  # which class opens the URIs of a scheme
-    "rollforge.qlib_names",  # where Qlib's names lead
-    "rollforge.moved",  # where earlier names lead
-    "rollforge.safe_pickle",  # whose classes may be loaded
-    "rollforge.trust",  # whose classes may be built for a report
+    "rollforge.qlib_names",  # modules for Qlib's names
+    "rollforge.moved",  # modules for earlier names
+    "rollforge.safe_pickle",  # modules whose classes may be loaded
+    "rollforge.trust",  # modules whose classes may be built for a report
     "rollforge.run.execute",  # the tag "rollforge.data" of a run
 }
-"""Modules that hold names of others as data, and import none of them."""
+"""Modules that contain the names of other modules as data, and do not import them."""
 EDGE_ORDER = [
     "data",
     "rendering",
@@ -87,7 +87,7 @@ EDGE_ORDER = [
     "compat",
     "testing",
 ]
-"""Of the edge, each imports only those before it; the package itself and ``__main__`` may import all."""
+"""Modules of the edge import only those before them; the package itself and ``__main__`` may import all."""
 HEAVY: dict[str, str | tuple[str, ...]] = {
     "mlflow": "track/mlflow/",
     "plotly": "report/",
@@ -98,7 +98,7 @@ HEAVY: dict[str, str | tuple[str, ...]] = {
     "jinja2": "rendering.py",
     "sqlite3": "store/sqlite.py",
 }
-for _file in sorted((SOURCE / "models").glob("*.py")):  # a model's library is imported in its file
+for _file in sorted((SOURCE / "models").glob("*.py")):  # the library of a model is imported in the model's file
     for _library in re.findall(r'^LIBRARY = "(\w+)"$', _file.read_text(encoding="utf-8"), re.MULTILINE):
         HEAVY.setdefault(_library, f"models/{_file.name}")
 VAGUE = {"utils", "util", "common", "helpers", "misc"}
@@ -123,9 +123,9 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def imports(path: Path, module: str, known: set[str]) -> set[str]:
-    """Modules of the package that `path` imports, at any place in it.
+    """Return the modules of the package that `path` imports anywhere.
 
-    A text that is the name of a module counts too: it is there to be imported.
+    A string that is the name of a module counts as an import.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -137,16 +137,16 @@ def imports(path: Path, module: str, known: set[str]) -> set[str]:
 
 
 def run_time_imports(path: Path, module: str, known: set[str]) -> set[str]:
-    """Those of statements alone, and not of those for type checkers."""
+    """Return the modules that `path` imports by statements, except those under ``TYPE_CHECKING``."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    left_out = {part for node in ast.walk(tree) if is_type_checking(node) for part in ast.walk(node)}
-    found = {name for node in ast.walk(tree) if node not in left_out for name in imported(node, package, known)}
+    ignored = {part for node in ast.walk(tree) if is_type_checking(node) for part in ast.walk(node)}
+    found = {name for node in ast.walk(tree) if node not in ignored for name in imported(node, package, known)}
     return {f for f in found if f in known and f != module}
 
 
 def imported(node: ast.AST, package: str, known: set[str]) -> set[str]:
-    """The modules that a statement imports."""
+    """Return the modules that a statement imports."""
     if isinstance(node, ast.Import):
         return {a.name for a in node.names}
     if not isinstance(node, ast.ImportFrom):
@@ -159,17 +159,17 @@ def imported(node: ast.AST, package: str, known: set[str]) -> set[str]:
 
 
 def is_name(text: str) -> bool:
-    """Whether a text names a module, or something in it: ``package.module`` or ``package.module:name``."""
+    """Return whether a string has the form ``package.module`` or ``package.module:name``."""
     return re.fullmatch(r"rollforge(\.\w+)+(:[\w.]+)?", text) is not None
 
 
-def test_every_module_lives_in_a_known_room() -> None:
-    """A new top-level name is a decision about the structure, and is written down in ARCHITECTURE.md first."""
+def test_every_module_belongs_to_a_known_room() -> None:
+    """A new top-level module is a decision about the structure, which ARCHITECTURE.md documents."""
     assert {m for m in modules() if room(m) not in ROOMS} == set()
 
 
 def test_a_room_imports_only_rooms_to_its_left_and_the_ground() -> None:
-    """Data flows one way; an arrow to the right, even inside a function, breaks the layout."""
+    """An import of a room to the right is an error, even inside a function."""
     known = modules()
     wrong = []
     for module, path in known.items():
@@ -179,8 +179,8 @@ def test_a_room_imports_only_rooms_to_its_left_and_the_ground() -> None:
     assert wrong == []
 
 
-def test_the_ground_has_an_order_of_its_own() -> None:
-    """errors < task < safe_pickle < build < session."""
+def test_the_ground_is_ordered() -> None:
+    """A module of the ground imports only modules before it."""
     known = modules()
     wrong = [
         f"{module} -> {target}"
@@ -192,8 +192,8 @@ def test_the_ground_has_an_order_of_its_own() -> None:
     assert wrong == []
 
 
-def circles(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
-    """Groups of modules each of which leads to each other one (Tarjan)."""
+def cycles(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
+    """Return the strongly connected components of more than one module (Tarjan's algorithm)."""
     numbers: dict[str, int] = {}
     lowest: dict[str, int] = {}
     stack: list[str] = []
@@ -220,21 +220,21 @@ def circles(graph: dict[str, set[str]]) -> list[tuple[str, ...]]:
     return found
 
 
-def test_no_two_modules_import_each_other_in_a_circle() -> None:
-    """No cycle of any length, not through imports inside functions either; those for type checkers alone do not count."""
+def test_there_are_no_import_cycles() -> None:
+    """Imports inside functions count, and imports under ``TYPE_CHECKING`` do not."""
     known = modules()
-    assert circles({m: run_time_imports(p, m, set(known)) for m, p in known.items()}) == []
+    assert cycles({m: run_time_imports(p, m, set(known)) for m, p in known.items()}) == []
 
 
-def test_circles_are_found() -> None:
-    """Of two modules, and of three; a chain is none."""
-    assert circles({"a": {"b"}, "b": {"a"}, "c": {"a"}}) == [("a", "b")]
-    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == [("a", "b", "c")]
-    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+def test_cycles_are_found() -> None:
+    """Cycles of two and of three modules are found; a chain is not a cycle."""
+    assert cycles({"a": {"b"}, "b": {"a"}, "c": {"a"}}) == [("a", "b")]
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == [("a", "b", "c")]
+    assert cycles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
 
 
-def test_the_edge_has_an_order_of_its_own() -> None:
-    """From the file to the plan, the report, the whole job, and the ways to start it."""
+def test_the_edge_is_ordered() -> None:
+    """A module of the edge imports only modules before it in `EDGE_ORDER`."""
     known = modules()
     places = {name: order for order, name in enumerate(EDGE_ORDER)}
     wrong = [
@@ -253,19 +253,19 @@ def test_the_edge_has_an_order_of_its_own() -> None:
         "import rollforge.online.manager",
         "def f():\n    from rollforge.online import manager",
         "import importlib\nimportlib.import_module('rollforge.online.manager')",
-        "PLACE = 'rollforge.online.manager:OnlineManager'",
+        "TARGET = 'rollforge.online.manager:OnlineManager'",
         "from ..online import manager",
     ],
 )
-def test_an_import_is_seen_however_it_is_written(source: str, tmp_path: Path) -> None:
-    """In functions, as texts, relative ones."""
+def test_an_import_is_found_however_it_is_written(source: str, tmp_path: Path) -> None:
+    """Imports in functions, in strings, and relative imports are found."""
     (tmp_path / "x.py").write_text(source)
     assert imports(tmp_path / "x.py", "rollforge.store.x", set(modules())) == {"rollforge.online.manager"}
 
 
 @pytest.mark.parametrize(("library", "home"), HEAVY.items())
-def test_a_backend_library_is_imported_in_one_place(library: str, home: str | tuple[str, ...]) -> None:
-    """Swapping a library touches one file (MLflow's own database file is prepared where MLflow is)."""
+def test_a_heavy_library_is_imported_in_one_place(library: str, home: str | tuple[str, ...]) -> None:
+    """Replacing a library changes one file (MLflow's database is created in the files for MLflow)."""
     users = set()
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -276,15 +276,15 @@ def test_a_backend_library_is_imported_in_one_place(library: str, home: str | tu
     assert {u for u in users if not u.startswith(home)} <= {"track/mlflow/database.py", "track/mlflow/connection.py"}
 
 
-def test_no_module_has_a_name_that_says_nothing() -> None:
-    """A helper lives with its only user or gets a name."""
+def test_no_module_has_a_vague_name() -> None:
+    """No module is named `utils`, `helpers` or the like."""
     assert [m for m in modules() if m.rpartition(".")[2] in VAGUE] == []
 
 
 def test_every_module_is_on_the_map() -> None:
-    """ARCHITECTURE.md names each file of the rooms, the ground and the edge, and nothing that is not there.
+    """ARCHITECTURE.md lists each file of the rooms, the ground and the edge, and no file that does not exist.
 
-    ``models/*.py`` stands for every file with a model, so that a new one needs no line.
+    ``models/*.py`` stands for every file with a model, so that a new one need not be listed.
     """
     page = (SOURCE.parents[1] / "ARCHITECTURE.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`(?:\w+/)*(\w+)\.py`", page))
@@ -298,4 +298,4 @@ def test_every_module_is_on_the_map() -> None:
     own = {p for p in SOURCE.rglob("*.py") if p.relative_to(SOURCE).parts[0] not in packages}
     assert {p.stem for p in own if not p.stem.startswith("__")} - named == set()
     there = {p.stem for folder in (SOURCE, SOURCE.parents[1] / "tests") for p in folder.rglob("*.py")}
-    assert named - there <= {"redis"}  # where such a store would go
+    assert named - there <= {"redis"}  # the example of a new store

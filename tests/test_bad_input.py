@@ -1,8 +1,8 @@
-"""Bad input gives one clear message and changes nothing: nothing is stored, trained, or half-written."""
+"""Invalid input is reported with one clear message, and nothing is stored, trained or partly written."""
 
 from __future__ import annotations
 
-import importlib.readers  # noqa: F401 - a user without rights to the interpreter's folder could not import it later
+import importlib.readers  # noqa: F401 - a user without access to the interpreter's folder could not import it later
 import os
 import shutil
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Document = dict[str, Any]
 
 
 def workflow(market: Path, folder: Path) -> Document:
-    """A small workflow that is right in every point."""
+    """Return a small valid workflow."""
     handler = {
         "class": "Alpha158",
         "module_path": "qlib.contrib.data.handler",
@@ -66,7 +66,7 @@ def workflow(market: Path, folder: Path) -> Document:
 
 
 def put(path: str, value: Any) -> Callable[[Document], None]:
-    """A change of one place in a workflow."""
+    """Return a function that sets one key of a workflow, or deletes it if the value is None."""
 
     def change(document: Document) -> None:
         *parents, last = path.split(".")
@@ -95,8 +95,12 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "inverted segment": (f"{SEGMENTS}.train", ["2022-10-31", "2022-01-03"], (f"{SEGMENTS}.train", "inverted")),
     "overlapping segments": (f"{SEGMENTS}.valid", ["2022-10-01", "2022-12-30"], (SEGMENTS, "overlaps with 'valid'")),
     "missing segment": (f"{SEGMENTS}.train", None, (SEGMENTS, "no segment 'train'")),
-    "segment no pair": (f"{SEGMENTS}.test", "2023-01-02", (f"{SEGMENTS}.test", "(first day, last day)")),
-    "segment no date": (f"{SEGMENTS}.test", ["soon", "2023-12-29"], (f"{SEGMENTS}.test.0", "'soon' is not a date")),
+    "segment not a pair": (f"{SEGMENTS}.test", "2023-01-02", (f"{SEGMENTS}.test", "(first day, last day)")),
+    "segment without a date": (
+        f"{SEGMENTS}.test",
+        ["soon", "2023-12-29"],
+        (f"{SEGMENTS}.test.0", "'soon' is not a date"),
+    ),
     "segment before the calendar": (
         f"{SEGMENTS}.train",
         ["2001-01-01", "2002-01-01"],
@@ -105,30 +109,30 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "segment after the calendar": (f"{SEGMENTS}.test", ["2031-01-01", "2032-01-01"], ("no trading day", "2023-12-29")),
     "unknown class": ("task.model.class", "LinaerModel", ("task.model", "Did you mean 'LinearModel'")),
     "unknown module": ("task.model.module_path", "rollforge.modls", ("task.model", "Did you mean 'rollforge.models'")),
-    "module of qlib that is not covered": (
+    "unsupported module of qlib": (
         "task.model.module_path",
         "qlib.contrib.model.pytorch_gru",
         ("task.model", "qlib.contrib.model.pytorch_gru", "pyqlib is not installed"),
     ),
     "unknown argument": ("task.model.kwargs", {"alhpa": 1.0}, ("task.model.kwargs", "Did you mean 'alpha'")),
-    "arguments that do not go together": (
+    "incompatible arguments": (
         "task.model.kwargs",
         {"estimator": "nnls", "fit_intercept": True},
         ("workflow.yaml, line ", "task.model: nnls does not support an intercept"),
     ),
     "misspelt key": ("task.modle", {}, ("task.modle", "Did you mean 'model'")),
     "unknown record": ("task.record.0.class", "SignalRecrod", ("task.record.0", "Did you mean 'SignalRecord'")),
-    "record without what it works on": (
+    "record without a signal record": (
         "task.record.0.class",
         "SigAnaRecord",
         ("task.record.0", "SigAnaRecord works on what a SignalRecord saves, and none stands before it"),
     ),
-    "benchmark that the data lack": (
+    "benchmark without data": (
         "task.record",
         [{"class": "SignalRecord"}, {"class": "PortAnaRecord", "kwargs": {"config": backtest(benchmark="SH000300")}}],
         ("task.record.1.kwargs.config.backtest.benchmark", "no data of the benchmark 'SH000300'"),
     ),
-    "strategy with a number that cannot be": (
+    "strategy with an invalid number": (
         "task.record",
         [{"class": "SignalRecord"}, {"class": "PortAnaRecord", "kwargs": {"config": backtest(topk="two")}}],
         ("topk must be a whole number from 1 on, found 'two'",),
@@ -145,8 +149,8 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     ),
     "handler dates out of order": (f"{HANDLER}.kwargs.start_time", "2024-06-01", ("inverted",)),
     "unknown universe": (f"{HANDLER}.kwargs.instruments", "al", ("no universe 'al'", "Did you mean 'all'")),
-    "field that the data lack": (f"{HANDLER}.kwargs.label", ["Ref($clsoe, -1)"], ("no field $clsoe", "'close'")),
-    "broken expression": (f"{HANDLER}.kwargs.label", ["Ref($close, -2)/Ref($close, -1"], ("position", "^")),
+    "field without data": (f"{HANDLER}.kwargs.label", ["Ref($clsoe, -1)"], ("no field $clsoe", "'close'")),
+    "incomplete expression": (f"{HANDLER}.kwargs.label", ["Ref($close, -2)/Ref($close, -1"], ("position", "^")),
 }
 
 
@@ -156,8 +160,8 @@ def plan(document: Document, folder: Path) -> Plan:
     return make_plan(load_workflow(file))
 
 
-def test_the_workflow_itself_is_right(small_market: Path, tmp_path: Path) -> None:
-    """The document that the cases below spoil makes tasks when it is left alone."""
+def test_the_workflow_without_changes_is_valid(small_market: Path, tmp_path: Path) -> None:
+    """The document that the cases below modify is valid without changes."""
     made = plan(workflow(small_market, tmp_path), tmp_path)
     assert len(made.tasks) == 5
     assert made.warnings == ()
@@ -165,19 +169,19 @@ def test_the_workflow_itself_is_right(small_market: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("case", list(CASES))
 def test_a_mistake_in_a_workflow_is_named_and_nothing_is_written(case: str, small_market: Path, tmp_path: Path) -> None:
-    """The message says where and what, and offers the nearest name; no store, no run, no cache comes to be."""
+    """The message names the place and the value, and suggests the nearest name; no store, run or cache is created."""
     path, value, expected = CASES[case]
     document = workflow(small_market, tmp_path)
     put(path, value)(document)
     with pytest.raises(RollforgeError) as caught:
         plan(document, tmp_path)
-    for words in expected:
-        assert words in str(caught.value)
+    for text in expected:
+        assert text in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["workflow.yaml"]
 
 
-def spoiled(market: Path, folder: Path) -> Path:
-    copy = folder / "spoiled"
+def copy_of(market: Path, folder: Path) -> Path:
+    copy = folder / "copy"
     shutil.copytree(market, copy)
     return copy
 
@@ -187,7 +191,7 @@ def spoiled(market: Path, folder: Path) -> Path:
     [
         ("demo30", ["$close"], ("no universe 'demo30'", "Did you mean 'demo300'", "demo100")),
         ([], ["$close"], ("list of instruments is empty",)),
-        (["NOBODY"], ["$close"], ("NOBODY",)),
+        (["UNKNOWN"], ["$close"], ("UNKNOWN",)),
         ("all", ["$clsoe"], ("no field $clsoe", "Did you mean 'close'", "$volume")),
         ("all", ["Maen($close, 5)"], ("unknown operator 'Maen'", "Did you mean 'Mean'", "position 1")),
         ("all", ["Mean($close)"], ("Mean takes 2 arguments, found 1",)),
@@ -200,16 +204,17 @@ def spoiled(market: Path, folder: Path) -> Path:
 def test_a_mistake_in_a_query_is_named(
     small_market: Path, instruments: Any, fields: list[str], expected: tuple[str, ...]
 ) -> None:
-    """Universes, instruments, fields and expressions that do not exist: what was found, what there is, where."""
+    """For unknown universes, instruments and fields, and invalid expressions, the message says what was found and
+    where, and which names exist."""
     with pytest.raises(RollforgeError) as caught:
         features(instruments, fields, session=Session(provider_uri=str(small_market)))
-    for words in expected:
-        assert words in str(caught.value)
+    for text in expected:
+        assert text in str(caught.value)
 
 
 def test_an_empty_universe_is_named(small_market: Path, tmp_path: Path) -> None:
-    """An instrument list without a line, and one whose members have no data in the range."""
-    folder = spoiled(small_market, tmp_path)
+    """Either the list of instruments is empty, or its members have no data in the date range."""
+    folder = copy_of(small_market, tmp_path)
     (folder / "instruments" / "none.txt").write_text("")
     session = Session(provider_uri=str(folder))
     with pytest.raises(RollforgeError, match="universe 'none' is empty"):
@@ -220,7 +225,7 @@ def test_an_empty_universe_is_named(small_market: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "expected"),
+    ("damage", "expected"),
     [
         (lambda b: b[:-3], "is truncated"),
         (lambda b: b"", "is empty"),
@@ -228,13 +233,13 @@ def test_an_empty_universe_is_named(small_market: Path, tmp_path: Path) -> None:
         (lambda b: b + b, "does not fit the calendar"),
     ],
 )
-def test_a_damaged_bin_file_is_named(
-    small_market: Path, tmp_path: Path, spoil: Callable[[bytes], bytes], expected: str
+def test_a_damaged_data_file_is_named(
+    small_market: Path, tmp_path: Path, damage: Callable[[bytes], bytes], expected: str
 ) -> None:
-    """A file that is cut off, empty, or not of this calendar is named; nothing of it is used."""
-    folder = spoiled(small_market, tmp_path)
+    """A file that is truncated, empty, or does not fit the calendar is named, and not used."""
+    folder = copy_of(small_market, tmp_path)
     file = folder / "features" / "d0003" / "close.day.bin"
-    file.write_bytes(spoil(file.read_bytes()))
+    file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(RollforgeError, match=expected) as caught:
         features("all", ["$close"], session=Session(provider_uri=str(folder)))
     assert "d0003/close.day.bin" in str(caught.value)
@@ -248,16 +253,16 @@ def test_a_damaged_bin_file_is_named(
         ("2022-01-04\n2022-01-03\n", "must ascend"),
     ],
 )
-def test_a_broken_calendar_is_named(small_market: Path, tmp_path: Path, text: str, expected: str) -> None:
-    """An empty, unreadable or unordered calendar is named with its file."""
-    folder = spoiled(small_market, tmp_path)
+def test_an_invalid_calendar_is_named(small_market: Path, tmp_path: Path, text: str, expected: str) -> None:
+    """The file of an empty, unreadable or unordered calendar is named."""
+    folder = copy_of(small_market, tmp_path)
     (folder / "calendars" / "day.txt").write_text(text)
     with pytest.raises(RollforgeError, match=expected):
         open_provider(folder).calendar()
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """The message says how to make one; a folder without a calendar is no data folder."""
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    """The message says how to create one; a folder without a calendar is not a data folder."""
     with pytest.raises(RollforgeError, match="rollforge data demo"):
         open_provider(tmp_path / "nowhere")
     with pytest.raises(RollforgeError, match=r"no calendars/day\.txt"):
@@ -265,8 +270,8 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uri", ["sqlite:///", "sqlit:///x.db", "redis://ann:secret@db/tasks", "tasks.db"])
-def test_a_store_that_cannot_be_meant_is_named(uri: str) -> None:
-    """The URI is shown without its password, and what to write instead."""
+def test_an_invalid_store_uri_is_named(uri: str) -> None:
+    """The URI is shown without its password, with the form that is expected."""
     from rollforge.store.base import open_store
 
     with pytest.raises(RollforgeError, match="sqlite:///") as caught:
@@ -275,7 +280,7 @@ def test_a_store_that_cannot_be_meant_is_named(uri: str) -> None:
 
 
 def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    """A file that is no database is refused and stays as it was."""
+    """A file that is not a database is refused and unchanged."""
     from rollforge.store.base import open_store
 
     file = tmp_path / "tasks.db"
@@ -286,22 +291,22 @@ def test_a_store_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
     assert file.read_bytes() == before
 
 
-def as_nobody(work: Callable[[], None]) -> str:
-    """Do `work` in a child process that may not write what root owns; return what it says."""
+def as_other_user(work: Callable[[], None]) -> str:
+    """Call `work` in a child process of another user, who may not write files of root; return its error."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        said = "nothing"
+        error = "none"
         try:
             os.setgid(65534)
             os.setuid(65534)
             work()
         except RollforgeError as exc:
-            said = f"{type(exc).__name__}: {exc}"
-        except BaseException as exc:  # noqa: BLE001 - whatever it is, it is what this reports
-            said = f"a bare {type(exc).__name__}: {exc}"
+            error = f"{type(exc).__name__}: {exc}"
+        except BaseException as exc:  # noqa: BLE001 - any other exception is reported too
+            error = f"a bare {type(exc).__name__}: {exc}"
         finally:
-            os.write(write, said.encode())
+            os.write(write, error.encode())
             os._exit(0)
     os.close(write)
     os.waitpid(child, 0)
@@ -309,17 +314,17 @@ def as_nobody(work: Callable[[], None]) -> str:
         return handle.read()
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become somebody who may not write")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become a user who may not write")
 @pytest.mark.parametrize("what", ["store", "tracking", "report"])
 def test_a_read_only_folder_is_named(what: str, tmp_path: Path) -> None:
-    """Task store, tracking folder and report in a folder that one may not write: one message with the path."""
+    """A task store, tracking folder or report in a folder that is not writable raises one error with the path."""
     from rollforge.report.html import write_report
     from rollforge.report.inputs import ReportInputs
     from rollforge.report.summary import summarise
     from rollforge.store.base import open_store
     from rollforge.track.base import open_tracker
 
-    pytest.importorskip("plotly.offline")  # loaded before this process gives up the right to read it
+    pytest.importorskip("plotly.offline")  # imported before this process loses access to it
     for folder in (tmp_path, *list(tmp_path.parents)[:3]):
         folder.chmod(0o755)
     target = tmp_path / "locked"
@@ -329,14 +334,14 @@ def test_a_read_only_folder_is_named(what: str, tmp_path: Path) -> None:
         "tracking": lambda: open_tracker(f"folder:{target}/runs").prepare(),
         "report": lambda: write_report(summarise(ReportInputs("x", [], None, None)), target / "report.html"),
     }
-    said = as_nobody(work[what])
+    said = as_other_user(work[what])
     assert str(target) in said
     assert "bare" not in said
     assert list(target.iterdir()) == []
 
 
-def test_a_data_folder_that_is_there_is_not_replaced(small_market: Path) -> None:
-    """Import and demo refuse to write over a folder, and leave it as it is."""
+def test_an_existing_data_folder_is_not_replaced(small_market: Path) -> None:
+    """Existing data are not overwritten or changed."""
     from rollforge.market.demo import make_demo
 
     before = sorted(p.name for p in small_market.rglob("*"))
@@ -345,7 +350,7 @@ def test_a_data_folder_that_is_there_is_not_replaced(small_market: Path) -> None
     assert sorted(p.name for p in small_market.rglob("*")) == before
 
 
-def test_using_a_session_without_data_says_how_to_name_it() -> None:
-    """No data folder at all is a message, not a traceback."""
+def test_a_session_without_data_says_how_to_set_the_folder() -> None:
+    """Without a data folder the message names the variable."""
     with using(Session()), pytest.raises(RollforgeError, match="ROLLFORGE_DATA"):
         features("all", ["$close"])

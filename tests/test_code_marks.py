@@ -1,4 +1,4 @@
-"""Marks of code: whatever decides a value is part of them, and nothing else is."""
+"""Fingerprints of code: they depend on everything that determines a computed value, and on nothing else."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from rollforge.session import Session, using
 
 FOLDERS = [Path(rollforge.__file__).parent / room for room in ("market", "expressions", "features")]
 PACKAGE = Path(rollforge.__file__).parent
-# Modules outside the folder that the computing ones import, and that decide no value of a panel: errors, the session's
-# settings (which folder, how many threads), building objects from descriptions, keeping them in files, canonical text.
+# Modules that the computing ones import, and that do not affect the values of a panel: errors, the session's settings
+# (such as folders and threads), building objects from definitions, storing them in files, canonical text.
 COMPUTES_NOTHING = {
     "rollforge",
     "build",
@@ -49,7 +49,7 @@ COMPUTES_NOTHING = {
 
 
 def imported(file: Path) -> set[Path]:
-    """The files of the package that a file imports, at any place in it."""
+    """Return the files of the package that a file imports anywhere."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         names = []
@@ -65,16 +65,16 @@ def imported(file: Path) -> set[Path]:
 
 
 def test_all_code_that_computes_is_part_of_the_version() -> None:
-    """Every file of the three rooms counts, and so does every other one that these import, but for the ground's."""
+    """It includes every file of the three rooms, and every other file that these import, except for the ground."""
     counted = set(code_files())
     assert counted >= {file for room in FOLDERS for file in room.glob("*.py")}
     missing = {f for file in counted for f in imported(file)} - counted
     assert {(f.stem if f.stem != "__init__" else f.parent.name) for f in missing} <= COMPUTES_NOTHING
-    assert PACKAGE / "features" / "handler.py" in counted  # the one that applies the processors
+    assert PACKAGE / "features" / "handler.py" in counted  # it applies the processors
 
 
 def test_a_change_of_any_file_is_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One comment in one file, or another release of pandas, and panels are built anew."""
+    """Panels are rebuilt after a change of a comment in one file, or with another release of pandas."""
     copies = [tmp_path / f.parent.name / f.name for f in code_files()]
     for copy, file in zip(copies, code_files(), strict=True):
         copy.parent.mkdir(exist_ok=True)
@@ -151,9 +151,9 @@ INNER = "def f(x):\n    return x\n"
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ModuleType]]:
-    """Write three modules of a user's, and import the first anew."""
+    """A function that writes three modules of a user and imports the first one again."""
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # edits within one second would not be seen
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # otherwise edits within a second would not be noticed
     names = ("own_code", "own_helpers", "own_inner")
 
     def written(source: str = SOURCE, helpers: str = HELPERS, inner: str = INNER) -> ModuleType:
@@ -175,25 +175,25 @@ EDITS = {
     "a member of a set": ('{"x", "y"}', '{"x", "z"}', "source"),
     "an object of the module": ("Tool(5)", "Tool(6)", "source"),
     "an attribute of the class": ("factor = 4", "factor = 5", "source"),
-    "an attribute of a base": ("shift = 1", "shift = 2", "source"),
-    "a method of a base": ("return 1", "return 2", "source"),
+    "an attribute of a base class": ("shift = 1", "shift = 2", "source"),
+    "a method of a base class": ("return 1", "return 2", "source"),
     "a default": ("n=7", "n=8", "source"),
     "a static method": ("math.sqrt", "math.cbrt", "source"),
     "a property": ("return 0.5", "return 0.25", "source"),
     "an inner function": ("y + 11", "y + 12", "source"),
     "a comparison": ('("p", "q")', '("p", "r")', "source"),
     "a function of another module": ("deeper(x) * 9", "deeper(x) * 8", "helpers"),
-    "what that calls": ("x + 21", "x + 22", "helpers"),
-    "a function by way of its module": ("x - BASE", "x + BASE", "helpers"),
-    "what that refers to": ("BASE = 100", "BASE = 200", "helpers"),
+    "a function that it calls": ("x + 21", "x + 22", "helpers"),
+    "a function accessed through its module": ("x - BASE", "x + BASE", "helpers"),
+    "a constant that it refers to": ("BASE = 100", "BASE = 200", "helpers"),
     "a class of another module": ("self.n = n", "self.n = -n", "helpers"),
-    "a module imported inside": ("return x", "return -x", "inner"),
+    "a module imported in a function": ("return x", "return -x", "inner"),
 }
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_every_edit_that_changes_a_value_changes_the_mark(write: Any, edit: str) -> None:
-    """Wherever a class gets what it computes from, an edit there is seen."""
+def test_every_edit_that_may_change_a_value_changes_the_mark(write: Any, edit: str) -> None:
+    """This includes edits of anything that the class uses, directly or indirectly."""
     old, new, file = EDITS[edit]
     texts = {"source": SOURCE, "helpers": HELPERS, "inner": INNER}
     assert texts[file].count(old) == 1
@@ -203,8 +203,8 @@ def test_every_edit_that_changes_a_value_changes_the_mark(write: Any, edit: str)
     assert code_mark(write(**texts).Own) != before
 
 
-def test_comments_and_places_do_not_matter(write: Any) -> None:
-    """Lines that move and documentation leave a function's mark as it is."""
+def test_comments_and_positions_do_not_matter(write: Any) -> None:
+    """Moving a function or editing its comments does not change its mark."""
     before = code_mark(write().twice)
     assert (
         code_mark(write("# a comment\n\n\n" + SOURCE.replace("    return x * 2", "    # why\n    return x * 2")).twice)
@@ -213,35 +213,35 @@ def test_comments_and_places_do_not_matter(write: Any) -> None:
 
 
 def test_marks_are_the_same_in_every_process(tmp_path: Path) -> None:
-    """However sets are ordered and objects are placed, and whether a module was compiled or loaded."""
+    """They do not depend on the order of sets, on addresses of objects, or on cached bytecode."""
     for name, text in (("own_code", SOURCE), ("own_helpers", HELPERS), ("own_inner", INNER)):
         (tmp_path / f"{name}.py").write_text(text)
     command = (
         "import own_code; from rollforge.code_marks import code_mark; print(code_mark(own_code.Own, own_code.twice))"
     )
     path = os.pathsep.join([str(tmp_path), str(PACKAGE.parent)])
-    answers = {
+    marks = {
         subprocess.run(
             [sys.executable, "-c", command], env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": path},
             capture_output=True, text=True, check=True,
         ).stdout
         for seed in ("1", "2", "3")
     }  # fmt: skip
-    assert len(answers) == 1
+    assert len(marks) == 1
 
 
 def test_code_that_refers_to_itself_has_a_mark() -> None:
-    """Recursion, objects that hold themselves, and the whole of pandas come to an end."""
+    """Computing it ends for recursive functions, objects that refer to themselves, and all of pandas."""
 
     def down(n: int) -> int:
         return down(n - 1) if n else 0
 
-    class Knot:
+    class Cycle:
         def __init__(self) -> None:
             self.me = self
 
-    knot = Knot()
-    for value in (down, Knot, knot, pd, pd.DataFrame, pd.DataFrame.rank, len, sum, [down, [down]], {"a": knot}):
+    cycle = Cycle()
+    for value in (down, Cycle, cycle, pd, pd.DataFrame, pd.DataFrame.rank, len, sum, [down, [down]], {"a": cycle}):
         assert code_mark(value) == code_mark(value)
 
 
@@ -252,7 +252,7 @@ FIELDS = {"feature": (["$close", "$volume"], ["CLOSE", "VOLUME"])}
 
 @pytest.fixture
 def session(small_market: Path, tmp_path: Path) -> Iterator[Session]:
-    """A session with a cache of its own."""
+    """A session with its own cache."""
     opened = Session(provider_uri=str(small_market), cache=str(tmp_path / "cache"), threads=1)
     with using(opened):
         yield opened
@@ -266,7 +266,7 @@ def processed(*processors: Any, instruments: Any = "all") -> pd.DataFrame:
 
 
 class Times(Processor):
-    """A processor of a user's, whose attributes are called as those of others that are learned."""
+    """A user's processor, with attributes that in other processors have the names of fitted parameters."""
 
     def __init__(self, scale: float, _own: int = 0) -> None:
         self.scale = scale
@@ -276,12 +276,12 @@ class Times(Processor):
         return df * self.scale + self._own
 
 
-def test_attributes_of_every_name_tell_processors_apart(session: Session) -> None:
-    """`scale`, `shift` and private attributes of a processor of one's own are part of the key."""
+def test_all_attributes_distinguish_processors(session: Session) -> None:
+    """`scale`, `shift` and private attributes of a user's processor are part of the key."""
     once = processed(Times(1))
     pd.testing.assert_frame_equal(processed(Times(2)), once * 2)
     pd.testing.assert_frame_equal(processed(Times(1, _own=3)), once + 3)
-    assert len(list_panels(session.cache)) == 4  # raw, and three
+    assert len(list_panels(session.cache)) == 4  # the raw panel and three processed ones
 
 
 MODULE = """
@@ -302,7 +302,7 @@ class Few(BaseDFilter):
 
 
 def test_edited_code_of_a_processor_is_used(session: Session, write: Any) -> None:
-    """After an edit of what a processor calls in another file, no panel of the old code is served."""
+    """After an edit of code that a processor calls in another file, panels of the old code are not used."""
     helpers = "COUNT = 5\ndef scaled(df):\n    return df * 2\n"
     first = processed(write(MODULE, helpers).Own())
     pd.testing.assert_frame_equal(processed(write(MODULE, helpers).Own()), first)
@@ -311,8 +311,8 @@ def test_edited_code_of_a_processor_is_used(session: Session, write: Any) -> Non
     pd.testing.assert_frame_equal(second, first * 3)
 
 
-def test_filters_count_with_their_code_and_their_settings(session: Session, write: Any) -> None:
-    """A filter may be an object or a description; other settings, and other code of one's own, are another universe."""
+def test_the_code_and_settings_of_filters_are_part_of_the_key(session: Session, write: Any) -> None:
+    """A filter may be an object or a definition; with other settings or other code the universe is a different one."""
     helpers = "COUNT = 3\ndef scaled(df):\n    return df\n"
 
     def members(one: BaseDFilter | dict[str, Any]) -> int:
@@ -330,8 +330,8 @@ def test_filters_count_with_their_code_and_their_settings(session: Session, writ
     assert len(list_panels(session.cache)) == 4
 
 
-def test_groups_keep_their_order(session: Session) -> None:
-    """The same columns in another order of their groups are another panel."""
+def test_the_order_of_groups_is_part_of_the_key(session: Session) -> None:
+    """With the same columns and another order of groups the panel is a different one."""
     one, other = ({k: (["$close"], [k]) for k in order} for order in (("feature", "label"), ("label", "feature")))
     for config in (one, other, one):
         frame = DataHandlerLP("all", "2022-01-03", "2022-02-28", QlibDataLoader(config)).fetch(data_key="raw")
@@ -339,7 +339,7 @@ def test_groups_keep_their_order(session: Session) -> None:
 
 
 def kernels(cache: Path) -> list[str]:
-    """Where a new process keeps compiled code, and the mark of the kernels' code."""
+    """Return the folder in which a new process stores compiled code, and the mark of the kernels' code."""
     command = (
         "from rollforge.expressions.jit import cache_folder, kernel_version; print(cache_folder(), kernel_version())"
     )
@@ -350,17 +350,16 @@ def kernels(cache: Path) -> list[str]:
     ).stdout.split()  # fmt: skip
 
 
-def test_compiled_kernels_are_kept_by_their_code(tmp_path: Path) -> None:
-    """Compiled code lies in a folder that is named for the kernels' code and the compiler, and that only its user opens."""
+def test_compiled_kernels_are_stored_by_their_code(tmp_path: Path) -> None:
+    """The folder is named after the kernels' code and the compiler, and only its owner has access."""
     folder, mark = kernels(tmp_path)
     assert folder == str(tmp_path / "kernels" / mark)
     assert os.stat(folder).st_mode & 0o077 == 0
 
 
-def test_compiled_code_is_taken_from_no_folder_that_others_write(tmp_path: Path) -> None:
-    """Compiled code runs: what others may have left in the cache is not used, and neither is a folder of another user.
-
-    What a process compiles for itself is removed when it ends.
+def test_compiled_code_is_not_loaded_from_a_folder_writable_by_others(tmp_path: Path) -> None:
+    """Compiled code is executed, so files that others may have written are deleted, and a folder of another user is not
+    used: the process then compiles for itself and removes the result when it exits.
     """
     folder, _ = kernels(tmp_path)
     (Path(folder) / "planted.nbi").touch()
@@ -375,4 +374,4 @@ def test_compiled_code_is_taken_from_no_folder_that_others_write(tmp_path: Path)
         os.chmod(folder, 0o755)
         own, _ = kernels(tmp_path)
         assert own != folder
-        assert not os.path.exists(own)  # it went with its process
+        assert not os.path.exists(own)  # it was removed with its process

@@ -1,4 +1,4 @@
-"""What the plan has computed is carried to the report: windows, warnings about the tasks, the calendar."""
+"""Windows, warnings and the calendar are computed in the plan and passed on to the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rollforge.workflow import load_workflow
 
 
 class Calls(Counter[str]):
-    """Calls of the functions that read the calendar and place tasks on it."""
+    """Counts calls of the functions that read the calendar and compute windows and warnings."""
 
     def watch(self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
         func = getattr(owner, name)
@@ -41,7 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 @pytest.fixture
 def plan(tmp_path: Path, small_market: Path, calls: Calls) -> Plan:
-    """Of two models with three windows each; the labels of the train segments reach into the test segments."""
+    """A plan of two models with three windows each, whose training labels reach into the test segments."""
     fields = {"feature": [["$close/Ref($close,1)"], ["RET"]], "label": [["Ref($close,-2)/Ref($close,-1)-1"], ["L"]]}
     handler = {
         "class": "DataHandlerLP",
@@ -82,10 +82,8 @@ def collect(plan: Plan, planned: Plan | None) -> pipeline.Collected:
     return pipeline.collect(plan.workflow.session, "once", plan.ids, plan=planned)
 
 
-def test_windows_and_warnings_are_computed_once_from_the_plan_to_the_report(
-    plan: Plan, calls: Calls, tmp_path: Path
-) -> None:
-    """After training, nothing reads the calendar again; the result says the same as when it is computed anew."""
+def test_windows_and_warnings_are_computed_once(plan: Plan, calls: Calls, tmp_path: Path) -> None:
+    """After training, the calendar is not read again; the result is the same as without the plan."""
     assert (calls["windows"], calls["task_warnings"]) == (1, 1)
     session = plan.workflow.session
     pipeline.submit(plan)
@@ -99,12 +97,12 @@ def test_windows_and_warnings_are_computed_once_from_the_plan_to_the_report(
     assert collected.plan_warnings == plan.warnings
     assert len(plan.warnings) == 1
 
-    anew = collect(plan, None)
-    again = pipeline.write_results(anew, name="once", session=session, config="", folder=tmp_path / "again")
+    recomputed = collect(plan, None)
+    other = pipeline.write_results(recomputed, name="once", session=session, config="", folder=tmp_path / "other")
     assert dict(calls) == {"calendar": 1, "windows": 1, "task_warnings": 1}
-    assert anew.schedule == collected.schedule
-    np.testing.assert_array_equal(anew.schedule.calendar, collected.schedule.calendar)
-    assert (again.headline, again.warnings, again.tasks) == (summary.headline, summary.warnings, summary.tasks)
+    assert recomputed.schedule == collected.schedule
+    np.testing.assert_array_equal(recomputed.schedule.calendar, collected.schedule.calendar)
+    assert (other.headline, other.warnings, other.tasks) == (summary.headline, summary.warnings, summary.tasks)
 
 
 def test_the_plan_of_other_tasks_is_not_used(plan: Plan, calls: Calls) -> None:
@@ -117,7 +115,7 @@ def test_the_plan_of_other_tasks_is_not_used(plan: Plan, calls: Calls) -> None:
     assert some.schedule.windows == tuple(plan.windows[:3])
 
 
-def test_a_schedule_is_the_windows_and_the_warnings() -> None:
+def test_a_schedule_contains_windows_and_warnings() -> None:
     calendar = np.arange("2023-01-02", "2023-03-01", dtype="datetime64[D]")
     segments = {"train": ["2023-01-02", "2023-01-31"], "test": ["2023-02-01", None]}
     tasks = [{"dataset": {"kwargs": {"segments": segments}}}]

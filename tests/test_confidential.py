@@ -1,4 +1,4 @@
-"""Secrets: masked in every form in which they are written, and kept in files that only their owner reads."""
+"""Secrets are masked in every form in which they may be written, and stored in files that only their owner can read."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ SECRET = "s3cr3t"
     ],
 )  # fmt: skip
 def test_a_secret_is_masked(text: str) -> None:
-    """In addresses, their parameters, connection strings, mappings, headers and commands; also twice in one text."""
+    """In URIs, query parameters, connection strings, mappings, headers and commands, also several times in one text."""
     masked = mask_secrets(text)
     assert SECRET not in masked
     assert "***" in masked
@@ -140,8 +140,8 @@ def test_a_secret_is_masked(text: str) -> None:
         "C://data//runs",
     ],
 )
-def test_other_texts_stay_as_they_are(text: str) -> None:
-    """Hosts with ports, paths with an @, words that only resemble a secret's name."""
+def test_other_texts_are_not_changed(text: str) -> None:
+    """Hosts with ports, paths with an @, and words that only resemble the name of a secret are not masked."""
     assert mask_secrets(text) == text
 
 
@@ -168,8 +168,8 @@ def test_other_texts_stay_as_they_are(text: str) -> None:
         "{'pass",
     ],
 )
-def test_masking_a_long_text_takes_no_search_from_each_of_its_characters(piece: str) -> None:
-    """What a task prints or raises is masked too: a hundred thousand characters in far less than a second."""
+def test_masking_a_long_text_takes_linear_time(piece: str) -> None:
+    """The output and errors of tasks are masked, which must be fast for a hundred thousand characters."""
     text = piece * (100_000 // len(piece))
     started = time.process_time()
     mask_secrets(text)
@@ -182,8 +182,8 @@ PASSWORD = st.text(
 
 
 @given(PASSWORD.filter(lambda p: not p.isdigit()), st.sampled_from(["postgresql", "mongodb", "http", "redis+tls"]))
-def test_any_password_of_an_address_is_masked(password: str, scheme: str) -> None:
-    """Whatever characters it has, those that an address would have to escape too."""
+def test_any_password_in_an_address_is_masked(password: str, scheme: str) -> None:
+    """Even if it contains characters that should have been escaped."""
     secret = f"Zq{password}"
     assert secret not in mask_secrets(f"cannot reach {scheme}://ann:{secret}@host.example/db now")
 
@@ -212,10 +212,10 @@ IN_QUERY = [
     nested=st.booleans(),
     around=st.sampled_from(["{}", "'{}' is not reachable", "cannot open {}: refused", '{{"store": "{}"}}', "a\n{}\nb"]),
 )
-def test_no_part_of_an_address_shows_its_secret(
+def test_an_address_in_any_form_does_not_show_its_secret(
     scheme: str, user: str, password: str, form: str, parameter: str, coded: int, nested: bool, around: str
 ) -> None:
-    """However it is composed, encoded, nested and quoted; the host and the database can still be read."""
+    """However it is composed, encoded, nested and quoted; the host and the database are still shown."""
     secret = quote(f"Zq{password}Qz", safe="")
     info = {
         "user and password": f"{user}:{secret}@",
@@ -251,23 +251,23 @@ def test_no_part_of_an_address_shows_its_secret(
         "mongodb://ann:p@s3cr3t@127.0.0.1:1/db?serverSelectionTimeoutMS=100",
     ],
 )
-def test_what_a_driver_takes_for_the_host_is_masked(address: str) -> None:
-    """A driver splits an address with a badly written password elsewhere, and quotes a part of it in its error."""
+def test_a_password_that_a_driver_takes_for_the_host_is_masked(address: str) -> None:
+    """If a password is not escaped, a driver splits the address elsewhere and quotes a part of it in its error."""
     with pytest.raises(RollforgeError) as raised:
         open_store(address)
     assert SECRET not in str(raised.value).replace("password=*** s3cr3t", "")
     assert "127.0.0.1" in str(raised.value)
 
 
-def test_what_is_no_secret_stays_in_an_error() -> None:
-    """Also where the password is the name of something that is not."""
+def test_text_that_is_not_secret_stays_in_an_error() -> None:
+    """Even if the password is equal to a name that is not secret."""
     address = "postgresql://ann:ann@db:5432/db"
     for text in ('password authentication failed for user "ann"', 'database "db" does not exist', "no host 'other'"):
         assert mask_error(text, address) == text
 
 
-def test_a_secret_that_is_known_is_masked_in_every_way_to_write_it() -> None:
-    """As it stands in an address, in JSON and in a text of Python's."""
+def test_a_known_secret_is_masked_in_every_notation() -> None:
+    """As written in a URI, in JSON, and in the repr of a string."""
     secret = 'a "b"/é@c'
     remember_secret(secret)
     for text in (secret, quote(secret), quote(secret, safe=""), quote_plus(secret), json.dumps(secret), ascii(secret)):
@@ -287,13 +287,13 @@ def test_a_secret_that_is_known_is_masked_in_every_way_to_write_it() -> None:
         ("tokens_per_day", False),
     ],
 )
-def test_names_of_secrets(name: str, secret: bool) -> None:
-    """By which variables of the environment are told to hold one."""
+def test_secrets_are_recognized_by_their_names(name: str, secret: bool) -> None:
+    """They determine which environment variables contain secrets."""
     assert is_secret_name(name) is secret
 
 
-def test_private_files_and_folders(tmp_path: Path) -> None:
-    """Only their owner reads them, whatever the umask; what is there stays as it is."""
+def test_private_files_and_folders_are_accessible_to_their_owner_only(tmp_path: Path) -> None:
+    """Only the owner has access, whatever the umask; existing files are not changed."""
     private_folder(tmp_path / "a" / "b")
     private_file(tmp_path / "a" / "b" / "c")
     assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
@@ -304,8 +304,8 @@ def test_private_files_and_folders(tmp_path: Path) -> None:
     assert ((tmp_path / "there").read_text(), stat.S_IMODE((tmp_path / "there").stat().st_mode)) == ("x", 0o644)
 
 
-def test_stores_and_runs_are_read_by_their_owner_alone(tmp_path: Path) -> None:
-    """The task store with its log, MLflow's database and artifacts, the folder of runs."""
+def test_stores_and_runs_are_accessible_to_their_owner_only(tmp_path: Path) -> None:
+    """This applies to the task store and its log, MLflow's database and artifacts, and the folder of runs."""
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"x": 1}])
     for file in tmp_path.glob("tasks.db*"):
@@ -318,8 +318,8 @@ def test_stores_and_runs_are_read_by_their_owner_alone(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / folder).stat().st_mode) == 0o700, folder
 
 
-def test_the_kept_diff_leaves_secrets_out(tmp_path: Path) -> None:
-    """Files that look like secrets by their names, and passwords in others; the rest of the changes is there."""
+def test_the_recorded_diff_contains_no_secrets(tmp_path: Path) -> None:
+    """It omits files whose names look like secrets, and masks passwords in others; it contains all other changes."""
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
     subprocess.run([*git, "init", "-q"], cwd=tmp_path, check=True)
     files = ["a.py", ".env", "config/.env.local", "db-credentials.json", "keys/id_rsa", "My_Secrets/x.txt"]
@@ -342,10 +342,10 @@ def test_the_kept_diff_leaves_secrets_out(tmp_path: Path) -> None:
         assert name not in done.stdout
 
 
-def test_a_secret_of_the_environment_is_not_in_the_workflows_text(
+def test_a_secret_from_the_environment_is_masked_in_the_workflow_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A template that is filled with a password: the text that the report shows has it masked, whatever it looks like."""
+    """The text of the workflow that the report shows has it masked, even if it does not look like a password."""
     monkeypatch.setenv("MY_DB_PASSWORD", "correct horse")
     file = tmp_path / "w.yaml"
     file.write_text(

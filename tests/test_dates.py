@@ -1,4 +1,4 @@
-"""Days, however they are written: one reader for files, workflows, commands and the API."""
+"""Reading dates in all spellings, as used for files, workflows, commands and the API."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPELLINGS: list[tuple[Any, str]] = [
     (20210305.0, "2021-03-05"),
     (np.int64(20210305), "2021-03-05"),
     (np.str_("2021/03/05"), "2021-03-05"),
-    # what editors and spreadsheets leave around a date
+    # characters that editors and spreadsheets add to a date
     ("  2021-03-05  ", "2021-03-05"),
     ("2021-03-05\r", "2021-03-05"),
     ("\ufeff2021-03-05", "2021-03-05"),
@@ -51,7 +51,7 @@ SPELLINGS: list[tuple[Any, str]] = [
     ("20210305153000", "2021-03-05"),
     ("20210305153000000", "2021-03-05"),
     ("2021-03-05 3:30 PM", "2021-03-05"),
-    # nor does an offset, east or west of Greenwich, on either side of a change of summer time
+    # nor does a UTC offset, before and after a change to daylight saving time
     ("2021-03-05 00:00:00+08:00", "2021-03-05"),
     ("2021-03-05 00:00:00+0530", "2021-03-05"),
     ("2021-03-05T00:00:00+11", "2021-03-05"),
@@ -72,7 +72,7 @@ SPELLINGS: list[tuple[Any, str]] = [
     (pd.Period("2021-03-05", "D"), "2021-03-05"),
     (np.datetime64("2021-03-05"), "2021-03-05"),
     (np.datetime64("2021-03-05T12:00:00.000000001"), "2021-03-05"),
-    # years that nanoseconds cannot hold: an open end in a list of instruments, a founding in 1602
+    # years outside the range of nanoseconds, such as an open end in a list of instruments
     ("9999-12-31", "9999-12-31"),
     ("2262-04-12", "2262-04-12"),
     ("1602-03-20", "1602-03-20"),
@@ -121,22 +121,22 @@ NOT_DAYS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("value", "day"), SPELLINGS, ids=[repr(v)[:40] for v, _ in SPELLINGS])
-def test_a_day_is_read_as_it_was_meant(value: Any, day: str) -> None:
-    """Each spelling gives the day that its author's calendar showed, and the same day as a Timestamp."""
+def test_every_spelling_of_a_day_is_read(value: Any, day: str) -> None:
+    """Each spelling is read as the local day of its author, also as a Timestamp."""
     assert read_day(value) == np.datetime64(day)
     assert read_day(value).dtype == np.dtype("datetime64[D]")
     stamp = read_timestamp(value)
     assert (stamp.tz, stamp.date()) == (None, dt.date.fromisoformat(day))
 
 
-@pytest.mark.parametrize(("value", "words"), NOT_DAYS, ids=[repr(v)[:40] for v, _ in NOT_DAYS])
-def test_what_is_not_one_day_is_refused(value: Any, words: str) -> None:
-    """Whatever names no day, or several, is one short message that names its place; never a traceback or a guess."""
+@pytest.mark.parametrize(("value", "text"), NOT_DAYS, ids=[repr(v)[:40] for v, _ in NOT_DAYS])
+def test_a_value_that_is_not_a_day_is_refused(value: Any, text: str) -> None:
+    """A value that is not a day, or is ambiguous, raises one short error with its position; nothing is guessed."""
     with pytest.raises(DateError) as caught:
         read_day(value, "handler.start_time")
     message = str(caught.value)
     assert message.startswith("handler.start_time: ")
-    assert words in message
+    assert text in message
     assert len(message) < 160
     assert "\n" not in message
     assert isinstance(caught.value, ConfigError)
@@ -144,8 +144,8 @@ def test_what_is_not_one_day_is_refused(value: Any, words: str) -> None:
 
 
 @given(st.dates(), st.sampled_from(["%Y-%m-%d", "%Y/%m/%d", "%Y%m%d", "%Y.%m.%d"]), st.integers(-14 * 60, 14 * 60))
-def test_every_day_is_read_from_every_spelling(day: dt.date, form: str, minutes: int) -> None:
-    """Whatever the day, the form and the offset, the day that is written comes back."""
+def test_every_day_is_read_in_every_format(day: dt.date, form: str, minutes: int) -> None:
+    """For any day, format and offset, the result is the day as written."""
     text = f"{day.year:04d}" + day.strftime(form.removeprefix("%Y"))
     assert read_day(text).item() == day
     sign, size = "-" if minutes < 0 else "+", abs(minutes)
@@ -153,8 +153,8 @@ def test_every_day_is_read_from_every_spelling(day: dt.date, form: str, minutes:
     assert (moment.day, moment.seconds, moment.offset) == (day, 0, minutes)
 
 
-def test_a_column_is_read_like_its_values() -> None:
-    """A column of texts, dates, numbers or timestamps gives the days of its values, and says which rows have none."""
+def test_a_column_is_read_like_single_values() -> None:
+    """A column of strings, dates, numbers or timestamps is read to days, with the reason for each row without one."""
     readable = [(v, d) for v, d in SPELLINGS if not isinstance(v, float)]
     found = read_column(pd.Series([v for v, _ in readable] + ["soon", None], dtype=object))
     assert [str(d) for d in found.days[:-2]] == [d for _, d in readable]
@@ -163,7 +163,7 @@ def test_a_column_is_read_like_its_values() -> None:
 
 
 def test_a_column_with_a_time_zone_keeps_its_days() -> None:
-    """Midnight in Shanghai belongs to the day in Shanghai; times that are given in UTC are marked as such."""
+    """Midnight in Shanghai is read as the day in Shanghai; times in UTC are flagged as such."""
     days = pd.date_range("2021-03-01", periods=2, tz="Asia/Shanghai")
     assert [str(d) for d in read_column(days.to_series()).days] == ["2021-03-01", "2021-03-02"]
     assert not read_column(days.to_series()).utc.any()
@@ -174,8 +174,8 @@ def test_a_column_with_a_time_zone_keeps_its_days() -> None:
 
 
 @pytest.mark.parametrize("factor", [1, 10**3, 10**6, 10**9])
-def test_a_column_may_count_from_1970(factor: int) -> None:
-    """Seconds, milli-, micro- and nanoseconds since 1970 are days in UTC, as numbers and as text."""
+def test_a_column_may_contain_unix_times(factor: int) -> None:
+    """Seconds, milli-, micro- and nanoseconds since 1970, as numbers or strings, are read as days in UTC."""
     counts = [1614902400 * factor, 1614988800 * factor]
     for column in (pd.Series(counts), pd.Series([str(c) for c in counts])):
         found = read_column(column)
@@ -194,8 +194,10 @@ def test_a_column_may_count_from_1970(factor: int) -> None:
         (["13/03/21"], None, "day first"),
     ],
 )
-def test_a_column_tells_the_order_of_day_and_month(texts: list[str], days: list[str] | None, order: str) -> None:
-    """One day above the twelfth tells the order for a whole column; without one, or with both, nothing is guessed."""
+def test_the_order_of_day_and_month_is_derived_from_the_column(
+    texts: list[str], days: list[str] | None, order: str
+) -> None:
+    """One day above 12 determines the order for the whole column; without one, or with both orders, it is an error."""
     found = read_column(pd.Series(texts))
     assert found.year_last == order
     if days is None:
@@ -205,8 +207,8 @@ def test_a_column_tells_the_order_of_day_and_month(texts: list[str], days: list[
         assert [str(d) for d in found.days] == days
 
 
-def test_a_sequence_of_days() -> None:
-    """Arrays, indexes and lists give their days; a time zone does not move them, a month is refused."""
+def test_a_sequence_of_days_is_read() -> None:
+    """Arrays, indexes and lists are read to days, which a time zone does not shift; months are refused."""
     days = np.array(["2021-03-01", "2021-03-02"], "datetime64[D]")
     index = pd.DatetimeIndex(days)
     for given_days in (days, index, index.tz_localize("Asia/Tokyo"), list(index), ["20210301", "2021/3/2"], list(days)):
@@ -217,13 +219,13 @@ def test_a_sequence_of_days() -> None:
         read_days(np.array(["2021-03-01", "NaT"], "datetime64[D]"))
 
 
-def test_timestamps_are_in_nanoseconds_where_they_can_be() -> None:
-    """A Timestamp fits the index of a frame; a year beyond nanoseconds still compares."""
+def test_timestamps_are_in_nanoseconds_if_possible() -> None:
+    """So they can be used in the index of a frame; years outside the range of nanoseconds can still be compared."""
     assert as_timestamp(np.datetime64("2021-03-05")).unit == "ns"
     assert as_timestamp(np.datetime64("9999-12-31")) > as_timestamp(np.datetime64("2261-12-31"))
 
 
-# -- files that are edited by hand ---------------------------------------------------------------------------------------
+# -- manually edited files ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -247,14 +249,14 @@ def folder(tmp_path: Path) -> Path:
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_a_calendar_edited_by_hand(folder: Path, text: str, encoding: str) -> None:
-    """A mark in front, other separators, spaces, empty lines and times of day do not change the calendar."""
+def test_a_manually_edited_calendar_is_read(folder: Path, text: str, encoding: str) -> None:
+    """A byte order mark, other separators, spaces, empty lines and times of day do not change the calendar."""
     (folder / "calendars" / "day.txt").write_bytes(text.encode(encoding))
     assert [str(d) for d in Provider(folder).calendar()] == ["2021-03-01", "2021-03-02", "2021-03-03"]
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "error"),
     [
         (b"2021-03-01\n2021-02-30\n", r"day\.txt, line 2: '2021-02-30' is not a date: February 2021 has days 1 to 28"),
         (b"date\n2021-03-01\n", r"day\.txt, line 1: 'date' is not a date"),
@@ -265,10 +267,10 @@ def test_a_calendar_edited_by_hand(folder: Path, text: str, encoding: str) -> No
         (b"\xef\xbb\xbf\n", "holds no days"),
     ],
 )
-def test_a_calendar_that_cannot_be_is_named(folder: Path, text: bytes, words: str) -> None:
-    """The message names the file and the line."""
+def test_an_invalid_calendar_file_is_named(folder: Path, text: bytes, error: str) -> None:
+    """The error names the file and the line."""
     (folder / "calendars" / "day.txt").write_bytes(text)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=error):
         Provider(folder).calendar()
 
 
@@ -284,15 +286,15 @@ def test_a_calendar_that_cannot_be_is_named(folder: Path, text: bytes, words: st
         "A\t\t2021-03-01\t2021-03-02\textra\nB\t2021-03-02\t9999-12-31\n",
     ],
 )
-def test_a_universe_edited_by_hand(folder: Path, text: str) -> None:
-    """No member is lost, and no end becomes the year 20,210,302."""
+def test_a_manually_edited_universe_is_read(folder: Path, text: str) -> None:
+    """No member is lost, and 20210302 is not read as a year."""
     (folder / "instruments" / "mine.txt").write_text(text, encoding="utf-8")
     spans = {code: [tuple(map(str, s)) for s in days] for code, days in Provider(folder).instruments("mine").items()}
     assert spans == {"A": [("2021-03-01", "2021-03-02")], "B": [("2021-03-02", "9999-12-31")]}
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "error"),
     [
         ("A\t2021-03-01\n", r"mine\.txt, line 1: expected code, first day, last day"),
         ("A\t2021-03-01\t\n", "line 1: expected code"),
@@ -300,15 +302,16 @@ def test_a_universe_edited_by_hand(folder: Path, text: str) -> None:
         ("A\t2021-03-01\tnan\n", "'nan' is not a date"),
     ],
 )
-def test_a_universe_that_cannot_be_is_named(folder: Path, text: str, words: str) -> None:
-    """A line that is cut off or holds no date is an error with its number."""
+def test_an_invalid_universe_file_is_named(folder: Path, text: str, error: str) -> None:
+    """For a truncated line, or one without a date, the error contains the line number."""
     (folder / "instruments" / "mine.txt").write_text(text)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=error):
         Provider(folder).instruments("mine")
 
 
-def test_members_that_do_nothing_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A span that ends before it begins, and a code without data, are named: they would be missing without a word."""
+def test_members_without_effect_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A warning names spans that end before they begin, and codes without data, which would otherwise be dropped
+    silently."""
     (folder / "instruments" / "mine.txt").write_text("A\t2021-03-02\t2021-03-01\nAA\t2021-03-01\t2021-03-02\n")
     with caplog.at_level("WARNING"):
         Provider(folder).instruments("mine")

@@ -1,4 +1,4 @@
-"""Every door through which a date comes in reads it alike: the same result for every spelling, one error for what is none."""
+"""Every parameter that takes a date accepts every spelling with the same result, and raises one error otherwise."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _traded(**span: Any) -> Any:
     return run_backtest(strategy, account=1e6, **span).report["return"].tolist()
 
 
-class _Noting(OnlineStrategy):
+class _RecordingStrategy(OnlineStrategy):
     def prepare_tasks(self, cur_time: Any, **kwargs: Any) -> list[dict[str, Any]]:
         self.seen = cur_time
         return []
@@ -105,7 +105,7 @@ class _Noting(OnlineStrategy):
 
 
 def _routine(day: Any) -> Any:
-    strategy = _Noting("noting")
+    strategy = _RecordingStrategy("recording")
     manager = OnlineManager(strategy, begin_time="2023-01-02")
     manager.prepare_signals = lambda **kwargs: None  # type: ignore[method-assign]
     strategy.tool.update_online_pred = lambda *args: None  # type: ignore[method-assign]
@@ -119,7 +119,7 @@ def _following_online(day: Any) -> Any:
     return strategy._last_day(day)
 
 
-DOORS: dict[str, Callable[[Any], Any]] = {
+PARAMETERS: dict[str, Callable[[Any], Any]] = {
     "features start": lambda day: D.features("all", ["$close"], day, "2023-03-20"),
     "features end": lambda day: D.features("all", ["$close"], "2023-03-10", day),
     "calendar start": lambda day: D.calendar(day, "2023-03-20"),
@@ -151,7 +151,7 @@ DOORS: dict[str, Callable[[Any], Any]] = {
     "adjuster calendar": lambda day: TimeAdjuster(calendar=["2023-03-13", "2023-03-14", day]).max(),
     "rolling": _rolled,
     "following tasks": _following,
-    "online begin": lambda day: OnlineManager(_Noting("noting"), begin_time=day).begin_time,
+    "online begin": lambda day: OnlineManager(_RecordingStrategy("recording"), begin_time=day).begin_time,
     "online routine": _routine,
     "online strategy": _following_online,
     "backtest start": lambda day: _traded(start_time=day, end_time="2023-03-20"),
@@ -162,45 +162,52 @@ DOORS: dict[str, Callable[[Any], Any]] = {
 
 
 def _plain(result: Any) -> Any:
-    """A result as something that can be compared."""
+    """Return a result in a form that can be compared."""
     if isinstance(result, (pd.DataFrame, pd.Series)):
         return result.reset_index().astype(str).to_numpy().tolist()
     return str(result)
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_every_door_reads_every_spelling(door: str) -> None:
-    """The result is that of 2023-03-15, whatever way the date is written."""
-    expected = _plain(DOORS[door](PLAIN))
+@pytest.mark.parametrize("parameter", PARAMETERS)
+def test_every_parameter_accepts_every_spelling(parameter: str) -> None:
+    """The result is that for 2023-03-15."""
+    expected = _plain(PARAMETERS[parameter](PLAIN))
     for name, value in SPELLINGS.items():
-        assert _plain(DOORS[door](value)) == expected, name
+        assert _plain(PARAMETERS[parameter](value)) == expected, name
 
 
 NOT_DATES = ["soon", "2023-02-30", "2023-03", 20231301, ("2023", "03"), float("nan")]
-# Rows are selected by pandas' rule: a month stands for all its days.
+# Rows are selected as in pandas, where a month stands for all its days.
 SELECTING = ("handler fetch", "handler fetch a day", "segments", "prepare")
 
 
 @pytest.mark.parametrize(
-    ("door", "value"), [(d, v) for d in DOORS for v in NOT_DATES if not (v == "2023-03" and d in SELECTING)]
+    ("parameter", "value"), [(d, v) for d in PARAMETERS for v in NOT_DATES if not (v == "2023-03" and d in SELECTING)]
 )
-def test_every_door_refuses_what_is_no_date(door: str, value: Any) -> None:
-    """One short message, an error of this package's, with the value in it where it is short."""
-    if door == "handler fetch a day" and isinstance(value, tuple):
+def test_every_parameter_refuses_a_value_that_is_not_a_date(parameter: str, value: Any) -> None:
+    """The error is a RollforgeError with a short message."""
+    if parameter == "handler fetch a day" and isinstance(value, tuple):
         value = ("2023", "03", "15")
     with pytest.raises(RollforgeError) as caught:
-        DOORS[door](value)
+        PARAMETERS[parameter](value)
     assert len(str(caught.value)) < 300
 
 
 def test_a_day_beyond_the_years_of_timestamps_is_an_open_end() -> None:
-    """An end such as 9999-12-31 means the calendar's end, everywhere."""
-    for door in ("features end", "calendar end", "handler end", "adjuster end", "online strategy", "qlib end date"):
-        assert _plain(DOORS[door]("9999-12-31")) == _plain(DOORS[door]("2023-12-29")), door
+    """An end such as 9999-12-31 means the end of the calendar."""
+    for parameter in (
+        "features end",
+        "calendar end",
+        "handler end",
+        "adjuster end",
+        "online strategy",
+        "qlib end date",
+    ):
+        assert _plain(PARAMETERS[parameter]("9999-12-31")) == _plain(PARAMETERS[parameter]("2023-12-29")), parameter
 
 
-def test_segments_in_other_spellings_are_checked() -> None:
-    """Overlap and order are seen whatever way the days are written."""
+def test_segments_in_any_spelling_are_checked() -> None:
+    """Overlap and order are checked for days in any spelling."""
     task = {
         "dataset": {"kwargs": {"segments": {"train": ("20220103", "2022/12/30"), "test": (20221230, "2023-03-31")}}}
     }
@@ -209,9 +216,9 @@ def test_segments_in_other_spellings_are_checked() -> None:
 
 
 def test_latest_records_are_found_by_day() -> None:
-    """Two spellings of a day are the same day when the latest windows are looked for."""
+    """Two spellings of a day are the same day when the latest windows are selected."""
 
-    class Kept:
+    class StoredRecorder:
         def __init__(self, day: Any) -> None:
             self.task = {"dataset": {"kwargs": {"segments": {"test": (day, None)}}}}
 
@@ -219,7 +226,11 @@ def test_latest_records_are_found_by_day() -> None:
             return self.task
 
     collector = TaskCollector("demo")
-    recorders = {"a": Kept("2023/03/15"), "b": Kept(pd.Timestamp("2023-03-15")), "c": Kept("20230102")}
+    recorders = {
+        "a": StoredRecorder("2023/03/15"),
+        "b": StoredRecorder(pd.Timestamp("2023-03-15")),
+        "c": StoredRecorder("20230102"),
+    }
     collector.list_recorders = lambda **kwargs: recorders  # type: ignore[method-assign, assignment, return-value]
     assert list(collector.collect_latest_records()) == ["a", "b"]
     strategy = RollingStrategy("demo", {"dataset": {}}, RollingGen(step=20))
@@ -229,14 +240,14 @@ def test_latest_records_are_found_by_day() -> None:
 
 
 @pytest.mark.parametrize("text", ["2020-02-30", "2020-13-01 00:00:00"])
-def test_a_date_that_does_not_exist_in_yaml(text: str) -> None:
-    """YAML reads dates itself; one that does not exist is named with its line, no traceback."""
+def test_a_nonexistent_date_in_yaml_is_an_error(text: str) -> None:
+    """YAML parses dates itself; for one that does not exist the error contains its line."""
     with pytest.raises(RollforgeError, match=r"line 2, column 6.* is not a date"):
         read_yaml(f"a: 1\nend: {text}\n")
 
 
-def test_no_module_reads_days_on_its_own() -> None:
-    """Dates are cut out of texts and parsed in one module; a second reader would disagree with it sooner or later."""
+def test_no_other_module_parses_dates() -> None:
+    """Dates are parsed in one module, because a second parser would come to differ."""
     source = Path(rollforge.__file__).parent
     allowed = {"dates.py", "task.py"}  # a task's own canonical form is not a spelling
     marks = re.compile(r"to_datetime\(|fromisoformat\(|\[:10\]|datetime64\(str\(")

@@ -1,4 +1,4 @@
-"""What is published: the license, the types and every file of the package are in the wheel and in the source archive."""
+"""The wheel and the source archive contain the license, the type information and every file of the package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUILD = "import sys; from hatchling import build; print(getattr(build, sys.argv[
 
 
 def built(kind: str, source: Path, target: Path) -> Path:
-    """Build a wheel or a source archive, as pip does it."""
+    """Build a wheel or a source archive, as pip does."""
     done = subprocess.run(
         [sys.executable, "-c", BUILD, f"build_{kind}", str(target)],
         cwd=source,
@@ -28,14 +28,14 @@ def built(kind: str, source: Path, target: Path) -> Path:
 
 
 def sources() -> set[str]:
-    """The files of the package that git knows, or would."""
+    """Return the source files of the package."""
     listed = [p for p in (ROOT / "src").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     return {p.relative_to(ROOT / "src").as_posix() for p in listed}
 
 
 @pytest.mark.slow
-def test_wheel_and_source_archive_hold_what_they_need(tmp_path: Path) -> None:
-    """The wheel that is made from the source archive is the one that is made here."""
+def test_wheel_and_source_archive_are_complete(tmp_path: Path) -> None:
+    """A wheel built from the source archive is as complete as one built from the repository."""
     archive = built("sdist", ROOT, tmp_path)
     with tarfile.open(archive) as packed:
         names = {n.partition("/")[2] for n in packed.getnames()}

@@ -1,4 +1,4 @@
-"""Examples in docstrings are true."""
+"""The examples in docstrings are correct."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 import rollforge
 
 SOURCE = Path(rollforge.__file__).parent
-APART = "rollforge.compat."  # importing it changes where `import qlib` leads in this process
+SEPARATE = "rollforge.compat."  # importing it changes how `import qlib` is resolved in this process
 NOT_RUN = ("rollforge.testing", "rollforge.compat.qlib._site", "rollforge.compat.qlib.__main__")
 
 
 def modules() -> list[str]:
-    """Modules with examples, by their files: nothing is imported before its turn."""
+    """Return the names of modules with examples, without importing them."""
     found = []
     for file in sorted(SOURCE.rglob("*.py")):
         name = ".".join(("rollforge", *file.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
@@ -27,18 +27,18 @@ def modules() -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", [n for n in modules() if not n.startswith(APART)])
-def test_examples_in_docstrings_are_true(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each example of a module prints what it says, in an empty folder."""
+@pytest.mark.parametrize("name", [n for n in modules() if not n.startswith(SEPARATE)])
+def test_examples_in_docstrings_are_correct(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each example prints the output that is shown, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     done = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert done.attempted > 0
     assert done.failed == 0
 
 
-@pytest.mark.parametrize("name", [n for n in modules() if n.startswith(APART)])
-def test_examples_of_the_import_layer_are_true(name: str, tmp_path: Path) -> None:
-    """The same, in a process of its own."""
+@pytest.mark.parametrize("name", [n for n in modules() if n.startswith(SEPARATE)])
+def test_examples_of_the_import_layer_are_correct(name: str, tmp_path: Path) -> None:
+    """They are run in a separate process, because importing the layer changes how ``import qlib`` is resolved."""
     code = f"import doctest, importlib; print(doctest.testmod(importlib.import_module({name!r})))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "failed=0" in done.stdout

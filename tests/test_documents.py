@@ -1,4 +1,4 @@
-"""What the documents say is so: links lead somewhere, code runs, commands, options, names and keys exist."""
+"""The documents are correct: links are valid, code runs, and commands, options, names and keys exist."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def text_of(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    """Every relative link of a page is a file of the project."""
+def test_links_are_valid(page: Path) -> None:
+    """Every relative link of a page leads to a file of the project."""
     for target in re.findall(r"\]\(([^)#]+)\)", text_of(page)):
         if "://" not in target:
             assert (page.parent / target).exists(), target
 
 
-def test_every_public_name_is_there() -> None:
-    """What ``rollforge`` and its rooms offer by name can be imported by that name."""
+def test_every_public_name_exists() -> None:
+    """Every name in ``__all__`` of ``rollforge`` and its rooms can be imported."""
     for room in (
         "",
         ".data",
@@ -75,7 +75,7 @@ def test_every_public_name_is_there() -> None:
 
 
 def example(folder: Path, market: Path) -> Path:
-    """The example workflow on a small market, in few rounds."""
+    """Write the example workflow for a small market, with few boosting rounds."""
     document = yaml.safe_load((ROOT / "examples" / "rolling_lightgbm.yaml").read_text(encoding="utf-8"))
     document["rollforge"] |= {
         "data": str(market),
@@ -95,8 +95,8 @@ def example(folder: Path, market: Path) -> Path:
     return file
 
 
-def test_the_example_plans(small_market: Path, tmp_path: Path) -> None:
-    """Its windows are purged, so nothing leaks."""
+def test_the_example_can_be_planned(small_market: Path, tmp_path: Path) -> None:
+    """Its windows are purged, so there are no warnings about leakage."""
     plan = make_plan(load_workflow(example(tmp_path, small_market)))
     assert len(plan.tasks) == 3
     assert plan.warnings == ()
@@ -106,7 +106,7 @@ SETTING = {
     "pool.md": "from rollforge import TaskManager\n"
     "manager = TaskManager('p')\nwindows, ensemble = [{'stage': 'window', 'n': 1}, {'stage': 'window', 'n': 2}], {'n': 3}\n",
 }
-"""What a page takes for granted before its first line of code."""
+"""Code that a page assumes before its first line."""
 
 
 def python_blocks() -> Iterator[Any]:
@@ -121,7 +121,7 @@ def python_blocks() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("page", "blocks"), list(python_blocks()))
 def test_the_code_of_a_page_runs(page: Path, blocks: list[str], small_market: Path, tmp_path: Path) -> None:
-    """Word for word and in order, as one script, with the example workflow on a small market."""
+    """All blocks run in order as one script, with the example workflow for a small market."""
     code = SETTING.get(page.name, "") + "\n".join(blocks)
     file = example(tmp_path, small_market)
     code = code.replace("examples/rolling_lightgbm.yaml", str(file)).replace("workflow.yaml", str(file))
@@ -140,8 +140,8 @@ def test_the_code_of_a_page_runs(page: Path, blocks: list[str], small_market: Pa
     assert done.returncode == 0, done.stderr
 
 
-def test_the_table_of_qlibs_names_is_true() -> None:
-    """Each row "the same, from `rollforge.room`" of the README: every name of the row is there."""
+def test_the_table_of_qlibs_names_is_correct() -> None:
+    """In the rows "the same, from `rollforge.room`" of the README, every name exists in that room."""
     rows = re.findall(r"^\| (.+?) \| the same, from `([\w.]+)`", text_of(ROOT / "README.md"), re.MULTILINE)
     assert len(rows) > 5
     for names, module in rows:
@@ -154,7 +154,7 @@ def test_the_table_of_qlibs_names_is_true() -> None:
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda p: p.name)
 def test_dotted_names_exist(page: Path) -> None:
-    """A module, class or function that a page names by its path can be reached by it."""
+    """A module, class or function that a page names by its dotted path exists."""
     groups = {STORES.group, TRACKERS.group, PLUGIN_GROUP}  # of entry points
     for dotted in set(re.findall(r"`(rollforge(?:\.\w+)+)(?:\(\w*…?\)|\(\))?`", text_of(page))) - groups:
         parts = dotted.split(".")
@@ -172,7 +172,7 @@ def test_dotted_names_exist(page: Path) -> None:
 
 
 def commands() -> Iterator[Any]:
-    """Every line of code, in blocks and inside sentences, that calls the program."""
+    """Yield every command line of the program, in code blocks and in sentences."""
     for page in GUIDES:
         text = text_of(page)
         lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
@@ -184,7 +184,7 @@ def commands() -> Iterator[Any]:
 
 @pytest.mark.parametrize("line", list(commands()))
 def test_commands_and_options_exist(line: str) -> None:
-    """Each command that a page shows is one, and takes the options that are shown with it."""
+    """Each command that a page shows exists and has the options that are shown with it."""
     words = shlex.split(line.split("#")[0])
     root = typer.main.get_command(pool_app if "manager" in words[2:3] or words[0] == "python" else app)
     words = words[3:] if words[0] == "python" else words[1:]
@@ -193,7 +193,7 @@ def test_commands_and_options_exist(line: str) -> None:
 
 
 def _alternatives(words: list[str]) -> Iterator[list[str]]:
-    """``pool -t POOL watch | wait`` is two commands."""
+    """Yield the commands of a line such as ``pool -t POOL watch | wait``, which stands for two commands."""
     if "|" not in words:
         yield words
         return
@@ -218,8 +218,8 @@ def _resolve(command: Any, words: list[str]) -> None:
             return
 
 
-def test_the_table_of_exit_codes_is_the_programs() -> None:
-    """In the page, in the module's docstring, and in the code."""
+def test_the_table_of_exit_codes_is_correct() -> None:
+    """It is the same in the page, in the docstring of the module, and in the code."""
     page = re.findall(r"^\| (\d+) \| (.+?) \|$", text_of(ROOT / "docs" / "commands.md"), re.MULTILINE)
     module = re.findall(r"^(\d+)\s+(.+)$", exit_codes.__doc__ or "", re.MULTILINE)
     assert page == module
@@ -230,7 +230,7 @@ def test_the_table_of_exit_codes_is_the_programs() -> None:
 
 
 def sections() -> Iterator[Any]:
-    """Every piece of a workflow that a page shows: ``key: {…}`` inside sentences and blocks, and blocks of YAML."""
+    """Yield every part of a workflow that a page shows: ``key: {…}`` in sentences and blocks, and YAML blocks."""
     keys = "|".join(_Document.model_fields)
     for page in GUIDES:
         text = text_of(page)
@@ -244,7 +244,7 @@ def sections() -> Iterator[Any]:
 def test_keys_of_workflow_files_exist(
     piece: str, small_market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A workflow with that piece in it is read without a mistake."""
+    """A workflow with that part in it can be loaded."""
     for module in yaml.safe_load(piece.replace("…", "")).get("plugins") or ():
         monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
     file = example(tmp_path, small_market)
@@ -258,14 +258,14 @@ def test_keys_of_workflow_files_exist(
 
 
 def test_every_field_of_a_session_is_a_key_of_the_file() -> None:
-    """What Python can set, a workflow file can: ``data``, ``store``, ``tracking`` are its addresses; ``plugins`` stands alone,
-    ``sys`` names folders, and what may be named without being imported only workers need."""
+    """``data``, ``store`` and ``tracking`` are the keys of its addresses, ``plugins`` is a key of its own, ``sys`` has
+    the folders, and only workers need ``allow``."""
     keys = set(_Rollforge.model_fields) | (set(_Document.model_fields) & {"plugins"})
     others = {"provider_uri", "store_uri", "tracking_uri", "experiment_name", "sys_path", "allow"}
     assert {f.name for f in dataclasses.fields(Session)} - keys <= others
 
 
-def test_sizes_are_read_as_people_write_them(small_market: Path, tmp_path: Path) -> None:
+def test_sizes_may_have_units(small_market: Path, tmp_path: Path) -> None:
     """``memory: 1G`` in a file is 2**30 bytes in the session."""
     file = example(tmp_path, small_market)
     file.write_text(file.read_text().replace("rollforge:\n", "rollforge:\n  memory: 1G\n  cache_limit: 5000000\n"))

@@ -1,4 +1,4 @@
-"""Stores and trackers from outside: by URI scheme, registered by a call or by an entry point of an installed package."""
+"""Third-party stores and trackers, registered for a URI scheme by a call or by an entry point of a package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from rollforge.track.recorder import open_reference
 Install = Callable[..., Path]
 
 BOXES = '''
-"""A store and a tracker under a scheme of their own."""
+"""A store and a tracker with their own scheme."""
 
 from rollforge.store.memory import MemoryStore
 from rollforge.track.folder import FolderTracker
@@ -53,7 +53,7 @@ def function(uri):
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Installs a distribution: a folder on the path with its modules and its metadata, as pip leaves them."""
+    """A function that installs a distribution: a folder on the path with its modules and metadata, as made by pip."""
     made: list[str] = []
 
     def install(name: str, entry_points: str, **modules: str) -> Path:
@@ -79,7 +79,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
 
 class TestAStoreOfAnotherScheme(TaskStoreSuite):
-    """A store that a package brings passes the suite when it is opened by its URI."""
+    """A store of a third-party package, opened by its URI, passes the suite."""
 
     @pytest.fixture(autouse=True)
     def _scheme(self, install: Install) -> None:
@@ -90,7 +90,7 @@ class TestAStoreOfAnotherScheme(TaskStoreSuite):
 
 
 class TestATrackerOfAnotherScheme(TrackerSuite):
-    """A tracker that a package brings passes the suite when it is opened by its URI."""
+    """A tracker of a third-party package, opened by its URI, passes the suite."""
 
     @pytest.fixture
     def uri(self, tmp_path: Path, install: Install) -> str:
@@ -98,8 +98,8 @@ class TestATrackerOfAnotherScheme(TrackerSuite):
         return f"box:{tmp_path}/runs"
 
 
-def test_an_entry_point_is_imported_when_its_scheme_is_opened_and_not_before(install: Install) -> None:
-    """Another scheme, and the list of schemes in an error, import nothing of it."""
+def test_an_entry_point_is_imported_only_when_its_scheme_is_opened(install: Install) -> None:
+    """It is not imported for another scheme, or for the list of schemes in an error."""
     install("a", "[rollforge.stores]\nbox = boxes_a:BoxStore\n", boxes_a=BOXES)
     open_store("memory://other")
     with pytest.raises(ConfigError, match=r"box \(a 1.0\)"):
@@ -111,7 +111,7 @@ def test_an_entry_point_is_imported_when_its_scheme_is_opened_and_not_before(ins
 
 
 def test_a_call_registers_a_scheme(install: Install, tmp_path: Path) -> None:
-    """By text, which is imported later, or by the class; the same call twice is one."""
+    """The target is a string, which is imported later, or a class; repeating the call has no effect."""
     install("b", "", boxes_b=BOXES)
     for _ in range(2):
         register_store("box", "boxes_b:BoxStore")
@@ -126,8 +126,8 @@ def test_a_call_registers_a_scheme(install: Install, tmp_path: Path) -> None:
         open_store("heap://y")
 
 
-def test_an_unknown_scheme_lists_what_there_is_and_how_to_add_one() -> None:
-    """The error names the nearest scheme, the built-in forms, the entry point group, and the function."""
+def test_the_error_for_an_unknown_scheme_says_how_to_add_one() -> None:
+    """The error contains the nearest scheme, the built-in forms, the entry point group and the function to call."""
     with pytest.raises(ConfigError) as caught:
         open_store("sqlit:///x.db")
     for part in (
@@ -148,7 +148,7 @@ def test_an_unknown_scheme_lists_what_there_is_and_how_to_add_one() -> None:
 
 @pytest.mark.parametrize("scheme", ["sqlite", "memory", "postgresql", "postgres", "mongodb", "mongodb+srv"])
 def test_a_built_in_store_cannot_be_replaced(scheme: str, install: Install, caplog: pytest.LogCaptureFixture) -> None:
-    """A call is an error, also with replace; an entry point is ignored with a warning that names its package."""
+    """Registering its scheme raises an error; an entry point is ignored with a warning that names its package."""
     for replace in (False, True):
         with pytest.raises(ConfigError, match="cannot be replaced"):
             register_store(scheme, "boxes_c:BoxStore", replace=replace)
@@ -160,13 +160,13 @@ def test_a_built_in_store_cannot_be_replaced(scheme: str, install: Install, capl
 
 @pytest.mark.parametrize("scheme", ["folder", "sqlite", "http", "https", "file"])
 def test_a_built_in_tracker_cannot_be_replaced(scheme: str) -> None:
-    """The same for trackers."""
+    """Registering its scheme raises an error."""
     with pytest.raises(ConfigError, match="cannot be replaced"):
         register_tracker(scheme, "boxes_c:BoxTracker", replace=True)
 
 
-def test_a_scheme_that_was_registered_is_replaced_only_if_said(install: Install) -> None:
-    """Another class for the same scheme is an error; replace=True takes it, for URIs that are opened then."""
+def test_a_registered_scheme_is_replaced_only_with_replace(install: Install) -> None:
+    """Another class for the same scheme is an error without replace=True, which applies to URIs opened afterwards."""
     install("d", "", boxes_d=BOXES)
     register_store("box", "boxes_d:BoxStore")
     with pytest.raises(ConfigError, match=r"boxes_d:BoxStore.*replace=True"):
@@ -176,21 +176,21 @@ def test_a_scheme_that_was_registered_is_replaced_only_if_said(install: Install)
 
 
 @pytest.mark.parametrize("scheme", ["", "x", "Redis", "a b", "redis://", "1st", "red_is", "a:b", None])
-def test_what_is_no_scheme_is_refused(scheme: str) -> None:
-    """A scheme is what stands before :// of a URI."""
+def test_an_invalid_scheme_is_refused(scheme: str) -> None:
+    """A scheme is the part of a URI before ``://``."""
     with pytest.raises(ConfigError, match="no URI scheme"):
         register_store(scheme, "boxes:BoxStore")
 
 
 @pytest.mark.parametrize("target", ["", "boxes", "boxes.BoxStore", "boxes:", ":X", "a b:c", 5, None])
-def test_what_names_no_class_is_refused(target: str) -> None:
-    """A class is named as module:Class."""
+def test_an_invalid_target_is_refused(target: str) -> None:
+    """A class is given as module:Class."""
     with pytest.raises(ConfigError, match="module:Class"):
         register_store("box", target)
 
 
 @pytest.mark.parametrize(
-    ("value", "text", "error", "words"),
+    ("value", "text", "error", "message"),
     [
         ("boxes_e:BoxStore", "import nothing_of_that_name\n", MissingDependency, "nothing_of_that_name"),
         ("boxes_e:BoxStore", "1/0\n", ConfigError, "ZeroDivisionError"),
@@ -201,24 +201,24 @@ def test_what_names_no_class_is_refused(target: str) -> None:
         ("gone_e:BoxStore", BOXES, MissingDependency, "gone_e"),
     ],
 )
-def test_a_broken_entry_point_is_named_and_stops_no_other(
-    value: str, text: str, error: type[RollforgeError], words: str, install: Install
+def test_a_broken_entry_point_is_named_and_affects_no_other(
+    value: str, text: str, error: type[RollforgeError], message: str, install: Install
 ) -> None:
-    """The error of its scheme names the package and the cause; every other scheme works."""
+    """The error for its scheme names the package and the cause; all other schemes work."""
     install("broken", f"[rollforge.stores]\nbroken = {value}\n", boxes_e=text)
     install("whole", "[rollforge.stores]\nwhole = boxes_f:BoxStore\n", boxes_f=BOXES)
     assert type(open_store("whole://x")).__name__ == "BoxStore"
     with pytest.raises(error, match=r"broken 1\.0") as caught:
         open_store("broken://x")
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     open_store("memory://still")
 
 
 @pytest.mark.parametrize("line", ["bad = not a class", "bad = boxes", "Bad Name = boxes:X", "x = boxes:X"])
-def test_an_entry_point_of_another_form_is_ignored_and_named(
+def test_a_malformed_entry_point_is_ignored_with_a_warning(
     line: str, install: Install, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It opens nothing, the warning names its package, and the others work."""
+    """A warning names its package, and other entry points work."""
     folder = install("odd", f"[rollforge.stores]\n{line}\nwhole = boxes_g:BoxStore\n", boxes_g=BOXES)
     with caplog.at_level(logging.WARNING):
         STORES._reported.clear()
@@ -228,8 +228,8 @@ def test_an_entry_point_of_another_form_is_ignored_and_named(
     assert type(open_store("whole://damaged")).__name__ == "BoxStore"
 
 
-def test_two_packages_with_one_scheme_are_an_error_until_one_is_chosen(install: Install) -> None:
-    """Which of them opens a URI does not depend on the order of folders."""
+def test_two_packages_with_the_same_scheme_are_an_error(install: Install) -> None:
+    """The choice never depends on the order of folders."""
     install("first", "[rollforge.stores]\nbox = boxes_h:BoxStore\n", boxes_h=BOXES)
     install("second", "[rollforge.stores]\nbox = boxes_i:BoxStore\n", boxes_i=BOXES)
     with pytest.raises(ConfigError, match=r"first 1.0 .*second 1.0"):
@@ -238,8 +238,8 @@ def test_two_packages_with_one_scheme_are_an_error_until_one_is_chosen(install: 
     assert type(open_store("box://x")).__module__ == "boxes_i"
 
 
-def test_worker_processes_know_what_was_registered(install: Install) -> None:
-    """What a process registered is handed to those that it starts; there it may have been registered otherwise."""
+def test_worker_processes_inherit_registrations(install: Install) -> None:
+    """Registrations of a process are passed on to the processes that it starts, and replace those made there."""
     install("j", "", boxes_j=BOXES)
     register_store("box", "boxes_j:BoxStore")
     known = registered()
@@ -248,10 +248,11 @@ def test_worker_processes_know_what_was_registered(install: Install) -> None:
     assert STORES.registered() == (("box", "boxes_j:BoxStore"),)
 
 
-def test_a_pool_chooses_no_tracker_of_an_installed_package(
+def test_a_pool_cannot_select_a_third_party_tracker(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reference that a pool holds imports the tracker of a package only if it was allowed, or the program uses it itself."""
+    """A reference stored in a pool imports a third-party tracker only if that is allowed, or the program itself uses
+    it."""
     install("k", "[rollforge.trackers]\nbox = boxes_k:BoxTracker\n", boxes_k=BOXES)
     uri = f"box:{tmp_path}/runs"
     reference = {"tracking": uri, "experiment_id": "1", "recorder_id": "a1"}
@@ -267,16 +268,19 @@ def test_a_pool_chooses_no_tracker_of_an_installed_package(
 
 
 def test_the_command_opens_a_store_of_an_installed_package(install: Install, tmp_path: Path) -> None:
-    """``rollforge pool --store box://…`` and ``track list box:…``, in processes of their own."""
+    """``rollforge pool --store box://…`` and ``rollforge track list box:…`` work in separate processes."""
     folder = install(
         "command",
         "[rollforge.stores]\nbox = boxes_l:BoxStore\n[rollforge.trackers]\nbox = boxes_l:BoxTracker\n",
         boxes_l=BOXES,
     )
     environment = {"PYTHONPATH": f"{folder}:{Path(rollforge.__file__).parents[1]}", "PATH": "/usr/bin"}
-    for words, said in ((["pool", "--store", "box://x", "list"], ""), (["track", "list", f"box:{tmp_path}/runs"], "")):
+    for command, said in (
+        (["pool", "--store", "box://x", "list"], ""),
+        (["track", "list", f"box:{tmp_path}/runs"], ""),
+    ):
         done = subprocess.run(
-            [sys.executable, "-m", "rollforge", *words],
+            [sys.executable, "-m", "rollforge", *command],
             capture_output=True,
             text=True,
             timeout=60,

@@ -1,4 +1,4 @@
-"""Messages stay short and can be printed, whatever the value is that they are about."""
+"""Error messages are short and printable, whatever value they refer to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rollforge.errors import LONGEST_MESSAGE, ConfigError, DataError, Expression
 from rollforge.expressions.expression import parse
 
 
-def test_a_long_message_keeps_its_beginning_and_what_to_do() -> None:
+def test_a_long_message_keeps_its_beginning_and_its_end() -> None:
     message = str(DataError(f"{'x' * 10**6!r} is not a size. Write it as 512M."))
     assert len(message) <= LONGEST_MESSAGE
     assert message.startswith("'xxx")
@@ -25,18 +25,18 @@ def test_a_message_can_be_printed_and_encoded(text: str) -> None:
         str(error).encode()
 
 
-def test_lines_of_a_message_stay() -> None:
+def test_line_breaks_in_a_message_are_kept() -> None:
     assert str(RollforgeError("two mistakes:\n\tone\n\ttwo")) == "two mistakes:\n\tone\n\ttwo"
 
 
-def test_path_and_message_of_a_mistake_are_bounded_too() -> None:
+def test_the_path_of_an_error_is_bounded_too() -> None:
     error = ConfigError("y" * 10**6, path="x" * 10**6)
     assert len(error.path) <= 300
     assert len(error.message) <= LONGEST_MESSAGE
     assert len(str(error)) <= LONGEST_MESSAGE
 
 
-def test_an_error_in_a_long_expression_shows_the_place() -> None:
+def test_an_error_in_a_long_expression_shows_its_position() -> None:
     text = " + ".join(f"$field{i}" for i in range(500))
     with pytest.raises(ExpressionError) as caught:
         parse(f"{text} + § + {text}")
@@ -48,7 +48,7 @@ def test_an_error_in_a_long_expression_shows_the_place() -> None:
     assert caret.endswith("^")
 
 
-def test_an_expression_of_a_million_characters_is_refused_at_once_and_not_repeated() -> None:
+def test_a_very_long_expression_is_refused_at_once_and_not_quoted() -> None:
     began = time.process_time()
     with pytest.raises(ExpressionError) as caught:
         parse("$close + " * 120_000)
@@ -56,14 +56,14 @@ def test_an_expression_of_a_million_characters_is_refused_at_once_and_not_repeat
     assert len(str(caught.value)) < 400
 
 
-def test_the_place_is_right_where_characters_cannot_be_printed() -> None:
+def test_the_position_is_right_after_unprintable_characters() -> None:
     with pytest.raises(ExpressionError) as caught:
         parse("$close\n+ \x00 + Mean($close, 5")
     _, line, caret = str(caught.value).split("\n")
     assert line[len(caret) - 1 :].startswith("\\x00 + Mean")
 
 
-def test_the_nearest_name_of_a_long_one_takes_no_time() -> None:
+def test_finding_the_nearest_name_is_fast_for_long_names() -> None:
     began = time.process_time()
     assert nearest("a" * 10**6, ["alpha", "b" * 10**6]) == ""
     assert time.process_time() - began < 1
@@ -78,9 +78,9 @@ def test_a_value_in_a_message_is_bounded(value: object) -> None:
     assert len(shown(value)) <= 200
 
 
-def test_a_value_that_cannot_say_what_it_is_is_called_by_its_type() -> None:
-    class Mute:
+def test_a_value_without_a_repr_is_shown_by_its_type() -> None:
+    class WithoutRepr:
         def __repr__(self) -> str:
             raise ValueError("no")
 
-    assert "Mute" in shown(Mute())
+    assert "WithoutRepr" in shown(WithoutRepr())

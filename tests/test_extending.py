@@ -1,4 +1,4 @@
-"""``docs/extending.md``: the code of every recipe runs as it stands there."""
+"""``docs/extending.md``: the code of every recipe runs as printed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ RECIPES = (
 
 @pytest.fixture
 def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The modules of the page in a folder on the path, and the installed package of its last section."""
+    """A folder on the path with the modules of the page, and the package of its last section as if installed."""
     folder = tmp_path / "recipes"
     info = folder / "my_package-1.0.dist-info"
     info.mkdir(parents=True)
@@ -76,14 +76,14 @@ def workflow(market: Path, folder: Path) -> dict[str, Any]:
 
 
 def test_every_kind_has_a_recipe() -> None:
-    """A heading and code for each."""
+    """The page has a heading and code for each kind of extension."""
     for kind in RECIPES:
         (section,) = re.findall(rf"^## An? {kind}\n(.*?)(?=^## )", PAGE, re.DOTALL | re.MULTILINE)
         assert "```python\n# my_" in section, kind
 
 
 def test_the_recipes_train_a_workflow(recipes: Path, small_market: Path, tmp_path: Path) -> None:
-    """Model, operator, processor, record, generator, store and tracker of the page, from the file to the result."""
+    """A workflow runs with the model, operator, processor, record, generator, store and tracker of the page."""
     file = tmp_path / "job.yaml"
     file.write_text(yaml.safe_dump(workflow(small_market, tmp_path)))
     plan = make_plan(load_workflow(file))
@@ -102,8 +102,8 @@ def test_the_recipes_train_a_workflow(recipes: Path, small_market: Path, tmp_pat
     assert type(open_tracker(session.tracking_uri)).__name__ == "BoxTracker"
 
 
-def test_the_operator_computes_what_it_says(recipes: Path, small_market: Path) -> None:
-    """Against pandas: the position within the last 20 days' range."""
+def test_the_operator_computes_the_documented_value(recipes: Path, small_market: Path) -> None:
+    """Its value, the position within the range of the last 20 days, agrees with pandas."""
     from rollforge.features import D
 
     with using(Session(provider_uri=str(small_market), plugins=("my-operators",))):
@@ -111,15 +111,15 @@ def test_the_operator_computes_what_it_says(recipes: Path, small_market: Path) -
     for _, one in frame.groupby(level="instrument"):
         close = one["$close"].droplevel("instrument").astype(float)
         window = close.rolling(20)
-        wanted = ((close - window.min()) / (window.max() - window.min())).iloc[19:]
+        expected = ((close - window.min()) / (window.max() - window.min())).iloc[19:]
         found = one.iloc[19:, 0].droplevel("instrument")
-        both = wanted.notna() & found.notna()
+        both = expected.notna() & found.notna()
         assert both.any()
-        np.testing.assert_allclose(found[both], wanted[both], atol=1e-4)
+        np.testing.assert_allclose(found[both], expected[both], atol=1e-4)
 
 
 def test_the_loader_loads(recipes: Path, small_market: Path) -> None:
-    """A frame in the form that handlers expect, and a handler that uses it."""
+    """A handler can use it."""
     from rollforge.features import DataHandlerLP
 
     loader = {"class": "Weekday", "module_path": "my_loaders"}
@@ -132,7 +132,7 @@ def test_the_loader_loads(recipes: Path, small_market: Path) -> None:
 
 
 def test_the_ensemble_combines(recipes: Path) -> None:
-    """The median of three models."""
+    """It returns the median of three models."""
     import my_ensembles  # type: ignore[import-not-found]
 
     scores = {name: pd.Series([value, 1.0]) for name, value in (("a", 1.0), ("b", 5.0), ("c", 2.0))}
@@ -140,7 +140,7 @@ def test_the_ensemble_combines(recipes: Path) -> None:
 
 
 def test_the_package_is_found(recipes: Path) -> None:
-    """Its entry points: schemes of stores and trackers, and the short name of a plugin."""
+    """Its entry points provide schemes of a store and a tracker, and the short name of a plugin."""
     assert drivers.STORES.schemes()["box"].origin == "my-package 1.0"
     assert drivers.TRACKERS.schemes()["box"].target == "my_tracker:BoxTracker"
     assert plugin_module("my-operators") == "my_operators"
@@ -148,7 +148,7 @@ def test_the_package_is_found(recipes: Path) -> None:
 
 @pytest.mark.slow
 def test_the_suites_of_the_page_pass(recipes: Path) -> None:
-    """The tests that the page writes for the store and the tracker run, and pass."""
+    """The tests that the page shows for the store and the tracker pass."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(recipes), str(recipes)],
         capture_output=True, text=True, cwd=recipes, timeout=200, check=False,

@@ -1,4 +1,4 @@
-"""How many files it takes to add something to Rollforge, and that nothing that was added is forgotten in a table."""
+"""How many files a contributor changes to add something to Rollforge, and that no table is forgotten."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class NewStore(MemoryStore):
     pass
 """
 Edit = tuple[str, str, str]
-"""File, a text in it (empty: a new file), and what stands before that text from now on."""
+"""A file, a text in it (empty for a new file), and the text to insert before it."""
 ADDED: dict[str, list[Edit]] = {
     "a model": [("models/newlib.py", "", MODEL)],
     "an operator": [
@@ -123,10 +123,13 @@ def apply(edit: Edit, source: Path) -> None:
     path.write_text(known.replace(before, text + before), encoding="utf-8")
 
 
-def test_one_of_each_kind_is_added_in_so_many_files(tmp_path: Path) -> None:
-    """With the test, in as many files as CONTRIBUTING and docs/extending.md say, and at most three; then it is usable
-    everywhere: exported, built from a definition, opened by its scheme, admitted by a worker. ``make tables`` writes the
-    rest. A model's library is the third file, for its extra in pyproject.toml."""
+def test_each_kind_of_addition_needs_the_documented_number_of_files(tmp_path: Path) -> None:
+    """Including its test, the number of files is that stated in CONTRIBUTING and docs/extending.md, and at most three.
+
+    The addition can then be used everywhere: it is exported, built from a definition, opened by its scheme, accepted by
+    a worker. ``make tables`` generates the rest. A model with a library needs pyproject.toml as a third file, for its
+    extra.
+    """
     source = tmp_path / "rollforge"
     shutil.copytree(SOURCE, source, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "newlib.py").write_text("")
@@ -134,10 +137,10 @@ def test_one_of_each_kind_is_added_in_so_many_files(tmp_path: Path) -> None:
     for kind, edits in ADDED.items():
         for edit in edits:
             apply(edit, source)
-        said = [re.findall(rf"^\| {kind} \|.*?\| ([^|]*) \|$", page, re.MULTILINE) for page in pages]
+        rows = [re.findall(rf"^\| {kind} \|.*?\| ([^|]*) \|$", page, re.MULTILINE) for page in pages]
         count = len({file for file, _, _ in edits}) + 1
         assert count <= 3
-        for (text,) in said:
+        for (text,) in rows:
             assert text.startswith(str(count)), (kind, text)
     (source / "models" / "__init__.pyi").write_text(tables.stub(source / "models"))
     done = subprocess.run(
@@ -152,7 +155,7 @@ def test_one_of_each_kind_is_added_in_so_many_files(tmp_path: Path) -> None:
 
 
 def classes(folder: str, base: str) -> dict[str, Path]:
-    """The classes of a room that derive from a base, directly or through each other, with their files."""
+    """Return the classes of a room that derive, directly or not, from a base class, with their files."""
     bases: dict[str, tuple[set[str], Path]] = {}
     for path in sorted((SOURCE / folder).glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -168,7 +171,7 @@ def classes(folder: str, base: str) -> dict[str, Path]:
 
 
 def text_of_tests(*folders: str) -> str:
-    """The text of the tests in some folders."""
+    """Return the text of the tests in some folders."""
     return "\n".join(
         p.read_text(encoding="utf-8") for folder in folders for p in sorted((ROOT / "tests" / folder).glob("*.py"))
     )
@@ -178,13 +181,13 @@ def is_tested(name: str, text: str) -> bool:
     return re.search(rf"\b{name}\b", text) is not None
 
 
-def test_tables_that_follow_from_the_code_are_up_to_date() -> None:
-    """Otherwise: make tables."""
+def test_generated_files_are_up_to_date() -> None:
+    """If this fails, run ``make tables``."""
     assert (SOURCE / "models" / "__init__.pyi").read_text(encoding="utf-8") == tables.stub(SOURCE / "models")
 
 
 def test_every_model_is_public_and_tested() -> None:
-    """By its name in ``__all__`` of its file, and in tests/models."""
+    """It is in ``__all__`` of its file, and its name is in tests/models."""
     text = text_of_tests("models")
     models = classes("models", "Model")
     assert len(models) >= 4
@@ -194,7 +197,7 @@ def test_every_model_is_public_and_tested() -> None:
 
 
 def test_a_models_library_is_an_extra() -> None:
-    """An extra of the same name, which development installs, and which mypy need not know."""
+    """The extra has the same name, is part of `dev` or `all`, and mypy ignores the missing types of the library."""
     extras = PROJECT["project"]["optional-dependencies"]
     overrides = PROJECT["tool"]["mypy"]["overrides"][0]["module"]
     for path in (SOURCE / "models").glob("*.py"):
@@ -210,7 +213,7 @@ def test_a_models_library_is_an_extra() -> None:
     ids=["generators", "records"],
 )
 def test_every_generator_and_record_is_public_and_tested(folder: str, base: str, least: int) -> None:
-    """In the stub of its room, and by its name in the tests."""
+    """It is in the stub of its room, and its name is in the tests."""
     stub = (SOURCE / folder / "__init__.pyi").read_text(encoding="utf-8")
     found = classes(folder, base)
     assert len(found) >= least
@@ -246,7 +249,7 @@ def test_every_operator_is_tested() -> None:
     ids=["stores", "trackers"],
 )
 def test_every_store_has_a_scheme_and_runs_the_suite(drivers: object, folder: str, method: str, suite: str) -> None:
-    """Each class of the room with the method is opened by a scheme, and named in the file of suites."""
+    """Each store and tracker class can be opened by a scheme, and is named in the file that runs the suite."""
     assert isinstance(drivers, type(STORES))
     targets = {driver.target.partition(":")[2] for driver in drivers._built_in.values()}
     found = set()

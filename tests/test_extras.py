@@ -1,4 +1,4 @@
-"""Without its extras, Rollforge does what it can, and says which command installs what it lacks."""
+"""Without its extras, Rollforge still works, and errors contain the command that installs a missing one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import pytest
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 _TOP = {name.lower(): module for module, names in reversed(packages_distributions().items()) for name in names}
 MODULES = {**_TOP, "mlflow-skinny": "mlflow", "ruamel.yaml": "ruamel", "pymongo": "pymongo"}
-"""Packages whose modules have other names; these share theirs with other packages, or have several."""
+"""Package -> module, if the names differ; the last ones share a module with other packages or have several."""
 MODELS = {  # class -> library
     name: kind_library
     for file in sorted((Path(__file__).parents[1] / "src" / "rollforge" / "models").glob("*.py"))
     for kind_library in re.findall(r'^LIBRARY = "(\w+)"$', file.read_text(encoding="utf-8"), re.MULTILINE)
     for name in re.findall(r"^class (\w+)\(Model(?:FT)?\):", file.read_text(encoding="utf-8"), re.MULTILINE)
 }
-"""The models that need a library; its extra has the same name."""
+"""The models that need a library; the extra has the same name."""
 
 DRIVER = """
 import importlib.abc, json, sys
@@ -34,8 +34,8 @@ class Missing(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing())
 from rollforge.cli.main import main
-for words in json.loads(sys.argv[2]):
-    sys.argv = ["rollforge", *words]
+for arguments in json.loads(sys.argv[2]):
+    sys.argv = ["rollforge", *arguments]
     print("===", flush=True)
     try:
         main()
@@ -45,18 +45,18 @@ for words in json.loads(sys.argv[2]):
 
 
 def packages(extra: str) -> list[str]:
-    """The packages of an extra, by their names alone."""
+    """Return the names of the packages of an extra."""
     listed = [re.split(r"[\[<>=;~! ]", one, maxsplit=1)[0] for one in PROJECT["optional-dependencies"][extra]]
     return [name for name in listed if name != "rollforge"]
 
 
 def extras() -> list[str]:
-    """The extras that users install."""
+    """Return the names of the extras for users."""
     return [e for e in PROJECT["optional-dependencies"] if e not in ("dev", "bench", "all")]
 
 
 def without(blocked: list[str], commands: list[list[str]], folder: Path, **variables: str) -> list[str]:
-    """What commands say where some modules cannot be imported."""
+    """Return the output of commands when some modules cannot be imported."""
     environment = {**os.environ, "ROLLFORGE_HOME": str(folder / "home"), **variables}
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps(blocked), json.dumps(commands)],
@@ -98,8 +98,8 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.slow
-def test_every_command_names_the_extra_that_it_lacks(tmp_path: Path) -> None:
-    """One message with the command that installs it, exit code 2, and no traceback."""
+def test_every_command_names_a_missing_extra(tmp_path: Path) -> None:
+    """There is one message with the command that installs it, and no traceback."""
     from rollforge.market.demo import make_demo
     from rollforge.store.sqlite import SQLiteStore
 
@@ -109,15 +109,15 @@ def test_every_command_names_the_extra_that_it_lacks(tmp_path: Path) -> None:
         (tmp_path / f"{name}.yaml").write_text(WORKFLOW.replace("LGBModel", name))
     (tmp_path / "template.yaml").write_text(WORKFLOW + "# {{ HOME }}\n")
     blocked = sorted({MODULES.get(p, p) for extra in extras() for p in packages(extra)} | {"psycopg_binary", "sklearn"})
-    for what, (words, extra) in COMMANDS.items():
-        said = "".join(without(blocked, [words], tmp_path))
+    for what, (arguments, extra) in COMMANDS.items():
+        said = "".join(without(blocked, [arguments], tmp_path))
         assert f"pip install 'rollforge[{extra}]'" in said, (what, said)
         assert "Traceback" not in said, (what, said)
         assert re.search(r"^--- [27]$", said, re.MULTILINE), (what, said)
 
 
 @pytest.mark.slow
-def test_what_needs_no_extra_works_without_any(tmp_path: Path) -> None:
+def test_commands_that_need_no_extra_work_without_any(tmp_path: Path) -> None:
     blocked = sorted({MODULES.get(p, p) for extra in extras() for p in packages(extra)} | {"psycopg_binary", "sklearn"})
     linear = WORKFLOW.replace("LGBModel", "LinearModel")
     (tmp_path / "linear.yaml").write_text(linear + "  record: {class: SignalRecord, module_path: rollforge.record}\n")
@@ -131,7 +131,7 @@ def test_what_needs_no_extra_works_without_any(tmp_path: Path) -> None:
     assert "".join(said).count("--- 0") == len(commands), "".join(said)
 
 
-def test_every_extra_that_a_message_names_exists() -> None:
+def test_every_extra_named_in_a_message_exists() -> None:
     source = Path(__file__).parents[1] / "src"
     named = {
         m for f in source.rglob("*.py") for m in re.findall(r"rollforge\[([\w-]+)\]", f.read_text(encoding="utf-8"))

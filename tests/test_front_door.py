@@ -1,4 +1,4 @@
-"""``from rollforge import …``: what is offered there, and what type checkers and editors know of it."""
+"""``from rollforge import …``: the public names, and their types as seen by type checkers and editors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rollforge import errors
 ROOT = Path(__file__).parents[1]
 STUB = Path(rollforge.__file__).with_suffix(".pyi")
 
-RIGHT = """
+CORRECT = """
 from __future__ import annotations
 
 from typing import Any, assert_type
@@ -87,13 +87,14 @@ def ids(experiment: Experiment) -> list[str]:
 
 
 def test_types_survive_the_lazy_import(tmp_path: Path) -> None:
-    """Under ``mypy --strict`` a right program has no error, and each mistake of a wrong one is found on its line."""
-    for name, text in (("right.py", RIGHT), ("wrong.py", WRONG)):
+    """With ``mypy --strict`` a correct program has no errors, and each error of a wrong program is found in its
+    line."""
+    for name, text in (("correct.py", CORRECT), ("wrong.py", WRONG)):
         (tmp_path / name).write_text(text.lstrip(), encoding="utf-8")
     done = subprocess.run(
         [
             sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", f"--cache-dir={ROOT / '.mypy_cache'}",
-            *(str(tmp_path / name) for name in ("right.py", "wrong.py")),
+            *(str(tmp_path / name) for name in ("correct.py", "wrong.py")),
         ],
         cwd=ROOT,
         capture_output=True,
@@ -103,10 +104,10 @@ def test_types_survive_the_lazy_import(tmp_path: Path) -> None:
     )  # fmt: skip
     found: dict[int, str] = {}
     for line in done.stdout.splitlines():
-        said = re.match(r".*?(right|wrong)\.py:(\d+): error: (.+)", line)
-        if said:
-            assert said[1] == "wrong", line
-            found[int(said[2])] = said[3]
+        match = re.match(r".*?(correct|wrong)\.py:(\d+): error: (.+)", line)
+        if match:
+            assert match[1] == "wrong", line
+            found[int(match[2])] = match[3]
     expected = {
         number: line.partition("  # ")[2]
         for number, line in enumerate(WRONG.lstrip().splitlines(), start=1)
@@ -117,8 +118,8 @@ def test_types_survive_the_lazy_import(tmp_path: Path) -> None:
         assert message in found[number]
 
 
-def test_the_stub_is_the_list_of_names() -> None:
-    """The names that type checkers see are those that can be imported, from the module that the stub says."""
+def test_the_stub_lists_the_public_names() -> None:
+    """The names that type checkers see are those that can be imported, from the modules given in the stub."""
     tree = ast.parse(STUB.read_text(encoding="utf-8"))
     listed = {alias.name: node.module for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     assert set(rollforge.__all__) == {"__version__", *listed}
@@ -128,8 +129,8 @@ def test_the_stub_is_the_list_of_names() -> None:
         assert getattr(value, "__module__", "rollforge.").startswith("rollforge.")
 
 
-def test_every_error_can_be_caught_by_its_name() -> None:
-    """Each error of ``rollforge.errors`` is public at the front door, and has a line that says when it is raised."""
+def test_every_error_is_public() -> None:
+    """Each error of ``rollforge.errors`` is exported by ``rollforge``, and its docstring says when it is raised."""
     raised = [v for v in vars(errors).values() if inspect.isclass(v) and issubclass(v, Exception)]
     assert len(raised) > 20
     for error in raised:
@@ -138,8 +139,8 @@ def test_every_error_can_be_caught_by_its_name() -> None:
         assert getattr(rollforge, error.__name__) is error
 
 
-def test_what_the_readme_names_is_at_the_front_door() -> None:
-    """Whoever reads of a class there, imports it from ``rollforge``; so does the README's own program."""
+def test_names_in_the_readme_can_be_imported_from_rollforge() -> None:
+    """Every class that the README names can be imported from ``rollforge``, as its own examples do."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (.+?) \| the same", text, re.MULTILINE)
     names = {name for row in rows for name in re.findall(r"`(\w+)", row)}
@@ -150,8 +151,8 @@ def test_what_the_readme_names_is_at_the_front_door() -> None:
 
 
 @pytest.mark.parametrize("statement", ["import rollforge", "from rollforge import RollforgeError, StoreUnavailable"])
-def test_the_front_door_is_light(statement: str) -> None:
-    """Importing the package, or an error to catch, loads none of the libraries that take long."""
+def test_importing_rollforge_loads_no_large_library(statement: str) -> None:
+    """Importing the package, or an error to catch, does not import any large library."""
     code = f"import sys; {statement}; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     heavy = {

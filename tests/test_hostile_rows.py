@@ -1,4 +1,4 @@
-"""Rows of a pool that others may write to: a report leaves out the one that cannot be read, and says so."""
+"""Invalid rows in a pool that others can write to: a report omits a row that cannot be read, with a warning."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def trained(small_market: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command of Rollforge's in a folder."""
+    """Run a command of Rollforge in a folder."""
     return subprocess.run([*ROLLFORGE, *command], capture_output=True, text=True, cwd=folder, timeout=200, check=False)
 
 
@@ -66,10 +66,10 @@ def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
         ("tasks", "definition", '{"dataset":{"kwargs":{"segments":{"test":["x","y"]}}}}'),
     ],
 )
-def test_a_report_leaves_out_the_row_and_says_so(
+def test_a_report_omits_an_invalid_row_with_a_warning(
     table: str, column: str, value: str | bytes, trained: Path, tmp_path: Path
 ) -> None:
-    """Whatever is wrong with it: its definition, its result, or the run that the result names."""
+    """Whether its definition, its result, or the reference to its run is invalid."""
     shutil.copytree(trained, tmp_path / "copy")
     if isinstance(value, str):
         value = value.replace("{runs}", str(trained / "runs"))
@@ -86,11 +86,11 @@ def test_a_report_leaves_out_the_row_and_says_so(
 
 
 @pytest.mark.slow
-def test_a_tracking_store_that_is_gone_is_no_row_of_a_stranger(trained: Path, tmp_path: Path) -> None:
-    """All runs are in it: that is one error, and no report without results."""
+def test_a_missing_tracking_store_is_an_error(trained: Path, tmp_path: Path) -> None:
+    """Since all runs are missing, there is one error, and no report without results."""
     shutil.copytree(trained, tmp_path / "copy")
     hidden = trained.with_name(trained.name + "-hidden")
-    trained.rename(hidden)  # the results name the runs there
+    trained.rename(hidden)  # the results refer to the runs in this folder
     try:
         done = run(
             "report",

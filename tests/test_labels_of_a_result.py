@@ -1,4 +1,4 @@
-"""From the labels of tasks to the figures of a report: days that are read, declared or not known, of one model and several."""
+"""The number of days that a label spans, from the task to the figures of the report, for one model and several."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def task(
 
 
 class Experiment:
-    """A pool and its runs, whose predictions and labels are written by hand."""
+    """A pool and its runs, with predictions and labels made by the test."""
 
     def __init__(self, folder: Path) -> None:
         write_folder(folder / "data", CALENDAR, {}, {"all": {c: [(CALENDAR[0], CALENDAR[-1])] for c in CODES}})
@@ -53,10 +53,10 @@ class Experiment:
         self.store = open_store(self.session.store_uri)
         self.runs = get_experiment(open_tracker(self.session.tracking_uri), experiment_name="mine")
 
-    def add(self, definition: dict[str, Any], noted: Sequence[Label] = (), *, fails: bool = False) -> pd.DataFrame:
-        """Store a task and its result; return its prediction and label side by side.
+    def add(self, definition: dict[str, Any], recorded: Sequence[Label] = (), *, fails: bool = False) -> pd.DataFrame:
+        """Store a task and its result; return its prediction and label in one frame.
 
-        Where the task's record names a column, its label has another one before it.
+        If the task's record has a `label_col`, the label has another column before it.
         """
         column = next((r["kwargs"]["label_col"] for r in definition.get("record", ())), None)
         (made,) = self.store.create("mine", [definition], max_attempts=1)
@@ -76,8 +76,8 @@ class Experiment:
             other = both["LABEL0"].rename("OTHER")[::-1].set_axis(both.index)
             label = both[["LABEL0"]] if column is None else pd.concat([other, both["LABEL0"]], axis=1)
             recorder.save_objects(**{"pred.pkl": both[["score"]], "label.pkl": label})
-            if noted:
-                recorder.set_tags(**{LABEL_TAG: labels_to_text(noted)})
+            if recorded:
+                recorder.set_tags(**{LABEL_TAG: labels_to_text(recorded)})
         self.store.commit(claim, to_reference(recorder))
         return both
 
@@ -97,8 +97,8 @@ def experiment(tmp_path: Path) -> Experiment:
     return Experiment(tmp_path)
 
 
-def a_year(both: pd.DataFrame, days: int) -> float:
-    """Highest less lowest fifth, day by day."""
+def annual_spread(both: pd.DataFrame, days: int) -> float:
+    """Return the annualized mean spread between the highest and the lowest fifth."""
     spreads = []
     for _, rows in both.groupby(level="datetime"):
         ranked = rows.sort_values("score")["LABEL0"].to_numpy()
@@ -107,7 +107,7 @@ def a_year(both: pd.DataFrame, days: int) -> float:
 
 
 @pytest.mark.parametrize(
-    ("label", "noted", "declared", "shown", "days"),
+    ("label", "recorded", "declared", "shown", "days"),
     [
         (None, (), None, ONE, 1),
         (FIVE, (), None, FIVE, 5),
@@ -119,55 +119,57 @@ def a_year(both: pd.DataFrame, days: int) -> float:
         (None, (Label("Own($close)", None),), 3, "Own($close)", 3),
     ],
     ids=[
-        "of the class",
-        "read",
-        "read before declared",
-        "not known",
+        "default of the class",
+        "derived",
+        "derived and declared",
+        "unknown",
         "declared",
-        "noted by the run",
+        "recorded by the run",
         "two columns",
         "both",
     ],
 )
-def test_the_report_counts_the_days_of_the_label(
+def test_the_report_uses_the_days_of_the_label(
     experiment: Experiment,
     label: str | None,
-    noted: tuple[Label, ...],
+    recorded: tuple[Label, ...],
     declared: int | None,
     shown: str,
     days: int | None,
 ) -> None:
-    """From the task, or the run that noted what its handler computed; declared days fill a gap; else they are not known."""
-    both = pd.concat([experiment.add(task(window, label), noted) for window in WINDOWS])
+    """They are derived from the task's label, or from the label that the run recorded; declared days are used if they
+    cannot be derived."""
+    both = pd.concat([experiment.add(task(window, label), recorded) for window in WINDOWS])
     headline = experiment.report(label_days=declared).headline
     assert (headline.label_text, headline.label_days) == (shown, days)
     if days is None:
         assert np.isnan(headline.long_short_return or 0.0)
         assert np.isnan(headline.ic_t or 0.0)
     else:
-        assert headline.long_short_return == pytest.approx(a_year(both, days))
+        assert headline.long_short_return == pytest.approx(annual_spread(both, days))
 
 
 @pytest.mark.parametrize("column", [1, -1])
-def test_a_label_of_several_columns_is_judged_by_that_of_the_record(experiment: Experiment, column: int) -> None:
-    """Values, expression and days are those of ``label_col``, as in the figures of the windows."""
+def test_the_record_selects_the_column_of_a_label_with_several(experiment: Experiment, column: int) -> None:
+    """Values, expression and days are those of ``label_col``, as in the figures of each window."""
     record = [{"class": "SigAnaRecord", "kwargs": {"label_col": column}}]
     definitions = [{**task(window, [[ONE, FIVE], ["OTHER", "LABEL0"]]), "record": record} for window in WINDOWS]
     both = pd.concat([experiment.add(d) for d in definitions])
     headline = experiment.report().headline
     assert (headline.label_text, headline.label_days) == (FIVE, 5)
-    assert headline.long_short_return == pytest.approx(a_year(both, 5))
+    assert headline.long_short_return == pytest.approx(annual_spread(both, 5))
 
 
-def test_models_with_labels_over_different_days(experiment: Experiment) -> None:
-    """Each is judged by its own; the average by that of the first, which is named; a failed window is left out."""
+def test_each_model_is_evaluated_with_its_own_label(experiment: Experiment) -> None:
+    """Each model is evaluated with its own label and the average with that of the first model; a failed window is
+    omitted."""
     first = [experiment.add(task(WINDOWS[0], ONE)), experiment.add(task(WINDOWS[1], ONE), fails=True)]
     second = [experiment.add(task(window, FIVE, depth=8)) for window in WINDOWS]
     summary = experiment.report()
     assert [(m.label_text, m.label_days) for m in summary.models] == [(ONE, 1), (FIVE, 5)]
     for model, parts, days in zip(summary.models, (first, second), (1, 5), strict=True):
         both = pd.concat(parts)
-        assert model.annual(model.long_short) == pytest.approx(a_year(both, days))
+        assert model.annual(model.long_short) == pytest.approx(annual_spread(both, days))
         assert len(model.ic) == both.index.get_level_values("datetime").nunique()
     assert (summary.headline.label_text, summary.headline.label_days) == (ONE, 1)
     assert any("different labels" in w for w in summary.warnings)
@@ -175,8 +177,8 @@ def test_models_with_labels_over_different_days(experiment: Experiment) -> None:
     assert FIVE in experiment.page
 
 
-def test_what_was_said_of_the_plan_is_in_the_report(experiment: Experiment) -> None:
-    """Leaks, shared days, days of a label that are not known; beside what the collection says."""
+def test_warnings_about_the_plan_are_in_the_report(experiment: Experiment) -> None:
+    """Leaks, shared days and labels with an unknown number of days are shown, in addition to the coverage."""
     experiment.add(task(WINDOWS[0], WINDOW, train_end="2019-12-31"))
     experiment.add(task(WINDOWS[1], WINDOW, train_end="2020-03-31"))
     summary = experiment.report()
@@ -220,12 +222,13 @@ task:
 @pytest.mark.parametrize(
     ("extra", "handler", "warnings", "days"),
     [("", "", 1, None), ("label_days: 5", "", 0, 5), ("", "label_days: 5", 0, None)],
-    ids=["not known", "in the workflow", "in the handler"],
+    ids=["unknown", "in the workflow", "in the handler"],
 )
-def test_a_workflow_declares_what_cannot_be_read(
+def test_a_workflow_can_declare_days_that_cannot_be_derived(
     extra: str, handler: str, warnings: int, days: int | None, small_market: Path, tmp_path: Path
 ) -> None:
-    """At its top for the report, which trains nothing again, or in the handler, as part of the tasks."""
+    """It is declared at the top level of the workflow, which does not change the tasks, or in the handler, as part of
+    the tasks."""
     file = tmp_path / "mine.yaml"
     file.write_text(WORKFLOW.format(data=small_market, extra=extra, handler=handler), encoding="utf-8")
     workflow = load_workflow(file)

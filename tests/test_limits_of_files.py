@@ -1,4 +1,4 @@
-"""Files that pretend to be small, tasks without number, and values without end are refused before they cost anything."""
+"""Files, tasks and values that would exhaust memory or time are refused before they do."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ from rollforge.track.base import get_experiment, open_tracker
 
 @contextmanager
 def soon(seconds: float = 5.0) -> Iterator[None]:
-    """Fail where the block computes longer; the promise is one second on an idle machine."""
+    """Fail if the block takes more CPU time; on an idle machine it takes at most one second."""
     start = time.process_time()
     yield
     assert time.process_time() - start < seconds
 
 
 def doubled(levels: int, seed: Any = 0) -> Any:
-    """A few lists that stand for 2 to the power of `levels` values."""
+    """Return nested lists in which a few objects stand for 2 to the power of `levels` values."""
     value = [seed]
     for _ in range(levels):
         value = [value, value]
@@ -75,13 +75,13 @@ TEMPLATE = {
 
 
 class Horizons(MultiHorizonGenBase):
-    """Horizons that change nothing."""
+    """A generator of horizons that does not change the task."""
 
     def set_horizon(self, task: dict[str, Any], hr: int) -> None:
         """Leave the label alone."""
 
 
-def test_a_grid_is_counted_before_it_is_made() -> None:
+def test_a_grid_is_counted_before_it_is_generated() -> None:
     grid = GridGen({f"model.kwargs.x{i}": list(range(10)) for i in range(8)})
     assert grid.count(TEMPLATE) == 10**8
     with (
@@ -95,7 +95,7 @@ def test_a_grid_is_counted_before_it_is_made() -> None:
     assert small.count(TEMPLATE) == len(small.generate(TEMPLATE)) == 6
 
 
-def test_generators_are_multiplied_before_any_task_is_made() -> None:
+def test_tasks_of_several_generators_are_counted_before_they_are_generated() -> None:
     days = pd.bdate_range("1900-01-01", "2250-12-31")
     rolling = RollingGen(step=1, calendar=days)
     assert rolling.count(TEMPLATE) == len(pd.bdate_range("1906-01-01", "2250-12-31"))
@@ -112,7 +112,7 @@ def test_generators_are_multiplied_before_any_task_is_made() -> None:
 
 
 @pytest.mark.parametrize("step", [1, 3, 7, 400])
-def test_the_number_of_windows_is_the_one_that_is_made(step: int) -> None:
+def test_the_counted_windows_are_those_generated(step: int) -> None:
     days = pd.bdate_range("2020-01-01", periods=60)
     for end in ("2020-02-05", "2020-02-08", "2020-03-20", "2030-01-01", None):
         task = {"dataset": {"kwargs": {"segments": {"train": (days[0], days[9]), "test": (days[10], end)}}}}
@@ -120,7 +120,7 @@ def test_the_number_of_windows_is_the_one_that_is_made(step: int) -> None:
         assert rolling.count(task) == len(rolling.generate(task))
 
 
-def test_windows_beyond_the_limit_are_refused_at_their_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_windows_are_refused_with_their_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROLLFORGE_LIMIT_TASKS", "10")
     days = pd.bdate_range("2020-01-01", periods=60)
     task = {"dataset": {"kwargs": {"segments": {"train": (days[0], days[9]), "test": (days[10], days[40])}}}}
@@ -143,24 +143,24 @@ def test_windows_beyond_the_limit_are_refused_at_their_step(monkeypatch: pytest.
     ],
     ids=["text", "list", "doubled", "doubled dicts", "bytes"],
 )
-def test_a_definition_of_fifty_megabytes_is_refused_before_anything_is_stored(value: Any) -> None:
+def test_a_huge_definition_is_refused_before_anything_is_stored(value: Any) -> None:
     store = MemoryStore()
     with soon(), pytest.raises(TaskNotSerializable, match=r"larger than 4 MiB.*ROLLFORGE_LIMIT_TASK_SIZE"):
         store.create("p", [{"x": 1}, {"x": value}])
     assert store.pools() == []
 
 
-def test_a_number_that_no_json_reader_takes_is_refused() -> None:
+def test_an_integer_too_long_for_json_is_refused() -> None:
     with soon(), pytest.raises(TaskNotSerializable, match="x is an integer of 33220 bits, which is too long"):
         digest({"x": 10**10_000})
     assert digest({"x": -(10**3_000)})
 
 
-def test_a_definition_of_three_megabytes_is_a_task() -> None:
+def test_a_definition_of_three_megabytes_is_accepted() -> None:
     assert digest({"x": "y" * 3_000_000})
 
 
-def test_a_definition_that_contains_itself_is_said_to() -> None:
+def test_a_definition_that_contains_itself_is_refused_at_once() -> None:
     value: list[Any] = []
     value += [value, value]
     with soon(), pytest.raises(TaskNotSerializable, match="contains itself"):
@@ -185,7 +185,7 @@ def test_an_exception_with_a_huge_message_is_kept_shortened() -> None:
 # -- references --------------------------------------------------------------------------------------------------------
 
 
-def test_references_that_multiply_are_refused() -> None:
+def test_references_that_expand_exponentially_are_refused() -> None:
     task = {"a0": [1] * 9} | {f"a{i}": [f"<x.a{i - 1}>"] * 9 for i in range(1, 12)}
     with soon(), pytest.raises(TooLarge, match="with its references resolved, the task is larger than 300,000 values"):
         resolve_references({"x": task})
@@ -195,7 +195,7 @@ def test_references_that_multiply_are_refused() -> None:
             fill(wide)
 
 
-def test_a_chain_of_references_without_end_is_one_message() -> None:
+def test_a_very_long_chain_of_references_is_refused() -> None:
     with soon(), pytest.raises(ConfigError, match="too deeply"):
         resolve_references({"x": {"a0": 1} | {f"a{i}": f"<x.a{i - 1}>" for i in range(1, 10_000)}, "y": "<x.a9999>"})
 
@@ -220,12 +220,12 @@ def test_values_are_counted_as_often_as_they_are_used() -> None:
         "-" * 15_000 + "$close",
     ],
 )
-def test_an_expression_beyond_reason_is_refused_in_a_short_message(text: str) -> None:
+def test_a_huge_expression_is_refused_with_a_short_message(text: str) -> None:
     from rollforge.expressions.expression import parse
 
-    with soon(), pytest.raises(ExpressionError) as told:
+    with soon(), pytest.raises(ExpressionError) as caught:
         parse(text)
-    assert len(str(told.value)) < 1000
+    assert len(str(caught.value)) < 1000
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -233,7 +233,7 @@ def test_an_expression_beyond_reason_is_refused_in_a_short_message(text: str) ->
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes named pipes, from which reading never ends."""
+    """A function that creates a named pipe, which cannot be read to an end."""
 
     def make(name: str) -> Path:
         os.mkfifo(tmp_path / name)
@@ -242,9 +242,7 @@ def pipe(tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
-def test_a_named_pipe_in_the_place_of_a_file_is_refused_by_every_reader(
-    pipe: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_every_reader_refuses_a_named_pipe(pipe: Callable[[str], Path], tmp_path: Path) -> None:
     readers: dict[str, Callable[[Path], Any]] = {
         "a.csv": lambda p: StaticDataLoader(config=str(p)).load(),
         "b.parquet": lambda p: StaticDataLoader(config=str(p)).load(),
@@ -264,7 +262,7 @@ def test_a_named_pipe_in_the_place_of_a_file_is_refused_by_every_reader(
             read(path)
 
 
-def test_named_pipes_and_devices_in_a_data_folder_end_in_a_message(tmp_path: Path) -> None:
+def test_named_pipes_and_devices_in_a_data_folder_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     table = pd.DataFrame({"date": pd.bdate_range("2020-01-01", periods=5), "code": "A", "close": 1.0, "open": 1.0})
     import_table(table, folder)
@@ -284,7 +282,7 @@ def test_named_pipes_and_devices_in_a_data_folder_end_in_a_message(tmp_path: Pat
         provider.fingerprint()
 
 
-def test_a_calendar_of_more_lines_than_there_are_days_is_refused(tmp_path: Path) -> None:
+def test_a_calendar_with_too_many_lines_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     import_table(pd.DataFrame({"date": pd.bdate_range("2020-01-01", periods=5), "code": "A", "close": 1.0}), folder)
     (folder / "calendars" / "day.txt").write_text("2020-01-01\n" * 3_000_000)
@@ -295,8 +293,8 @@ def test_a_calendar_of_more_lines_than_there_are_days_is_refused(tmp_path: Path)
         open_provider(folder).calendar()
 
 
-def test_a_file_that_would_wait_for_its_content_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some files of /proc call themselves regular and wait for what comes next; reading them neither waits nor breaks."""
+def test_a_file_that_would_block_is_read_as_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some files in /proc appear as regular files and block when read; reading them returns without waiting."""
     os.mkfifo(tmp_path / "waits")
     monkeypatch.setattr("rollforge.limits._KINDS", {})
     monkeypatch.setattr("rollforge.limits.stat.S_IFMT", lambda mode: stat.S_IFREG)
@@ -307,17 +305,17 @@ def test_a_file_that_would_wait_for_its_content_is_empty(tmp_path: Path, monkeyp
         os.close(writer)
 
 
-def test_reading_stops_at_the_limit_also_where_a_file_states_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_stops_at_the_limit_if_the_file_size_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROLLFORGE_LIMIT_TEXT_FILE_SIZE", "100")
     with pytest.raises(TooLarge, match="contains 101 bytes; the limit is 100 bytes"):
         read_bytes("/proc/self/maps", LIMITS["text_file_size"])  # its stated size is 0
 
 
-PACK: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 
 
-def packed_lines(kind: str, path: Path, size: int) -> Path:
-    """A file of about `size` bytes in lines that repeat, packed."""
+def compressed_lines(kind: str, path: Path, size: int) -> Path:
+    """Write a compressed file of repeated lines, of about `size` bytes uncompressed."""
     block = b"0,0,0,0,0,0,0,0,0,0,0,0,0,0,0\n" * 2**13
     if kind == "zip":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.csv", "w") as out:
@@ -325,13 +323,13 @@ def packed_lines(kind: str, path: Path, size: int) -> Path:
                 out.write(block)
         return path
     header = b"datetime,instrument,amount,direction,e,f,g,h,i,j,k,l,m,n,o\n"
-    path.write_bytes(PACK[kind](header) + PACK[kind](block) * (size // len(block)))  # streams one after the other
+    path.write_bytes(COMPRESS[kind](header) + COMPRESS[kind](block) * (size // len(block)))  # concatenated streams
     return path
 
 
 @pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zip"])
-def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(kind: str, tmp_path: Path) -> None:
-    path = packed_lines(kind, tmp_path / f"orders.csv.{kind}", 100 * 2**20)
+def test_a_decompression_bomb_is_refused(kind: str, tmp_path: Path) -> None:
+    path = compressed_lines(kind, tmp_path / f"orders.csv.{kind}", 100 * 2**20)
     assert path.stat().st_size < 2**20
     with soon(), pytest.raises(DataError, match=r"unpacks to .* or more; the limit is 100 times"):
         FileOrderStrategy(path)
@@ -341,14 +339,14 @@ def test_a_small_file_that_unpacks_to_a_huge_one_is_refused(kind: str, tmp_path:
         assert not (tmp_path / "new").exists()
 
 
-def test_a_file_that_is_packed_well_is_read(tmp_path: Path) -> None:
+def test_a_highly_compressed_file_is_read(tmp_path: Path) -> None:
     for kind in ("gz", "bz2", "xz", "zip"):
-        path = packed_lines(kind, tmp_path / f"x.csv.{kind}", 2**20)
+        path = compressed_lines(kind, tmp_path / f"x.csv.{kind}", 2**20)
         with open_unpacked(path) as stream:
             assert len(stream.read()) >= 900_000
 
 
-def test_an_archive_is_refused_for_its_size_its_number_and_its_names(tmp_path: Path) -> None:
+def test_an_archive_with_too_many_or_large_files_or_bad_names_is_refused(tmp_path: Path) -> None:
     def archive(**files: bytes) -> Path:
         path = tmp_path / f"m{len(list(tmp_path.iterdir()))}.saved.zip"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as made:
@@ -362,14 +360,14 @@ def test_an_archive_is_refused_for_its_size_its_number_and_its_names(tmp_path: P
     huge = archive(**{"data/x": bytes(200 * 2**20)})
     from rollforge.track.artifact import _SAVED
 
-    for path, told in [(many, "10,002 files"), (out, "outside the archive"), (huge, "unpacks to")]:
+    for path, message in [(many, "10,002 files"), (out, "outside the archive"), (huge, "unpacks to")]:
         named = path.with_name(f"{path.stem}{_SAVED}")
         path.rename(named)
-        with soon(), pytest.raises(ArtifactUnreadable, match=told):
+        with soon(), pytest.raises(ArtifactUnreadable, match=message):
             load_file(named)
 
 
-def test_a_csv_file_with_twenty_thousand_columns_or_one_endless_line_is_refused(tmp_path: Path) -> None:
+def test_a_csv_file_with_too_many_columns_or_a_huge_line_is_refused(tmp_path: Path) -> None:
     wide = tmp_path / "wide.csv"
     wide.write_text(
         "date,code," + ",".join(f"c{i}" for i in range(20_000)) + "\n" + "2020-01-01,A" + ",1" * 20_000 + "\n"
@@ -382,8 +380,8 @@ def test_a_csv_file_with_twenty_thousand_columns_or_one_endless_line_is_refused(
         import_table(line, tmp_path / "new")
 
 
-def test_a_parquet_file_is_refused_by_what_it_would_take_in_memory(tmp_path: Path) -> None:
-    """A billion equal rows are some kilobytes, and so is one long text for all rows."""
+def test_a_parquet_file_is_refused_by_its_size_in_memory(tmp_path: Path) -> None:
+    """A billion equal rows, or one long string for all rows, take a few kilobytes in the file."""
     part = pa.table({"x": pa.array(np.zeros(25_000_000, np.int8))})
     rows = tmp_path / "rows.parquet"
     with pq.ParquetWriter(rows, part.schema) as writer:
@@ -395,18 +393,18 @@ def test_a_parquet_file_is_refused_by_what_it_would_take_in_memory(tmp_path: Pat
     pq.write_table(pa.table({"code": codes.cast(pa.dictionary(pa.int32(), pa.string()))}), texts, store_schema=False)
     wide = tmp_path / "wide.parquet"
     pq.write_table(pa.table({f"c{i}": [1.0] for i in range(6_000)}), wide)
-    for path, told in [(rows, "300,000,000 rows"), (texts, "takes 9"), (wide, "6,000 columns")]:
+    for path, message in [(rows, "300,000,000 rows"), (texts, "takes 9"), (wide, "6,000 columns")]:
         for read in (
             lambda p: check_parquet(p, error=DataError),
             lambda p: import_table(p, tmp_path / "new"),
             lambda p: StaticDataLoader(config=str(p)).load(),
             load_file,
         ):
-            with soon(), pytest.raises(RollforgeError, match=told):
+            with soon(), pytest.raises(RollforgeError, match=message):
                 read(path)
 
 
-def test_an_array_that_promises_more_than_its_file_holds_is_refused(tmp_path: Path) -> None:
+def test_an_array_larger_than_its_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": (10**13,)})
@@ -418,7 +416,7 @@ def test_an_array_that_promises_more_than_its_file_holds_is_refused(tmp_path: Pa
         assert (load_file(path) == value).all()
 
 
-def test_bad_segments_are_still_said_by_the_generator_that_meets_them() -> None:
+def test_invalid_segments_are_still_reported_by_the_generator() -> None:
     with pytest.raises(SegmentError):
         task_generator(
             {"dataset": {"kwargs": {"segments": {"train": ("x", "y")}}}},
@@ -427,16 +425,16 @@ def test_bad_segments_are_still_said_by_the_generator_that_meets_them() -> None:
 
 
 def test_parameters_and_tags_of_a_run_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By number and by size; nothing of such a call is kept, and what fits still is."""
+    """Their number and size are limited; a call that exceeds a limit stores nothing."""
     run = get_experiment(open_tracker(f"folder:{tmp_path}/runs"), experiment_name="e").create_recorder()
     monkeypatch.setenv("ROLLFORGE_LIMIT_RUN_VALUES", "100")
     monkeypatch.setenv("ROLLFORGE_LIMIT_RUN_VALUE_SIZE", "1K")
-    for keep in (run.set_tags, run.log_params):
+    for store in (run.set_tags, run.log_params):
         with pytest.raises(TrackingError, match=r"101 values; the limit is 100 values.*ROLLFORGE_LIMIT_RUN_VALUES"):
-            keep(**{f"a{i}": 1 for i in range(101)})
+            store(**{f"a{i}": 1 for i in range(101)})
         with pytest.raises(TrackingError, match=r"'big' holds 1,025 bytes; .*ROLLFORGE_LIMIT_RUN_VALUE_SIZE"):
-            keep(small=1, big="x" * 1025)
-        keep(**{f"b{i}": "x" * 1024 for i in range(100)})
+            store(small=1, big="x" * 1025)
+        store(**{f"b{i}": "x" * 1024 for i in range(100)})
     run.end_run()
     assert len(run.list_params()) == 100
     assert not {"a0", "small", "big"} & {*run.list_params(), *run.list_tags()}

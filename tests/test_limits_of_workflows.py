@@ -1,4 +1,4 @@
-"""A workflow file that would take for ever, or all memory, ends with one message and soon."""
+"""A workflow file that would take forever or exhaust memory is soon refused with one message."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TASK = "task: {model: {class: M, module_path: m}, dataset: {class: D, module_pat
 
 @contextmanager
 def soon(seconds: float = 5.0) -> Iterator[None]:
-    """Fail where the block computes longer; the promise is one second on an idle machine."""
+    """Fail if the block takes more CPU time; on an idle machine it takes at most one second."""
     start = time.process_time()
     yield
     assert time.process_time() - start < seconds
 
 
 def nested(levels: int, line: str) -> str:
-    """Anchors each of which names the one before nine times."""
+    """Return YAML with anchors, each of which refers to the previous one nine times."""
     return "a0: &a0 {k0: 1}\n" + "".join(line.format(i=i, j=i - 1) for i in range(1, levels + 1))
 
 
@@ -42,19 +42,19 @@ def nested(levels: int, line: str) -> str:
     ],
     ids=["lists", "mappings", "merges", "block"],
 )
-def test_anchors_that_multiply_are_refused(line: str, tmp_path: Path) -> None:
+def test_anchors_that_expand_exponentially_are_refused(line: str, tmp_path: Path) -> None:
     file = tmp_path / "bomb.yaml"
     file.write_text(nested(12, line) + TASK)
     with (
         soon(),
-        pytest.raises(TooLarge, match=r"bomb\.yaml, line \d+: the document stands for more than 300,000") as told,
+        pytest.raises(TooLarge, match=r"bomb\.yaml, line \d+: the document stands for more than 300,000") as caught,
     ):
         load_workflow(file)
-    assert "ROLLFORGE_LIMIT_EXPANDED_VALUES" in str(told.value)
-    assert len(str(told.value)) < 1000
+    assert "ROLLFORGE_LIMIT_EXPANDED_VALUES" in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
-def test_anchors_that_multiply_within_the_limit_are_read_with_their_lines() -> None:
+def test_anchors_within_the_limit_are_read_with_their_lines() -> None:
     document, lines = read_yaml(nested(3, "a{i}: &a{i} [" + ", ".join(["*a{j}"] * 9) + "]\n"))
     assert document["a3"][8][8][8] == {"k0": 1}
     assert lines.get("a3.8.8.8.k0") == 1  # where it is written
@@ -62,14 +62,14 @@ def test_anchors_that_multiply_within_the_limit_are_read_with_their_lines() -> N
     assert lines.nearest("a3.9") == 4
 
 
-def test_a_path_is_found_where_keys_hold_points_and_through_a_merge() -> None:
+def test_lines_are_found_for_keys_with_dots_and_through_a_merge() -> None:
     _, lines = read_yaml("grid:\n  model.kwargs.loss: [a, b]\nbase: &base\n  x: 1\nown:\n  <<: *base\n  y: 2\n")
     assert lines.get("grid.model.kwargs.loss.1") == 2
     assert (lines.get("own.x"), lines.get("own.y")) == (4, 7)
 
 
 @pytest.mark.parametrize("text", ["a: &a [*a]", "a: &a {b: *a}", "a: &a\n  <<: *a\n", "a: &a {b: &b [*a, *b]}"])
-def test_an_alias_inside_what_it_names_is_refused(text: str) -> None:
+def test_an_alias_inside_its_own_anchor_is_refused(text: str) -> None:
     with soon(), pytest.raises(TooLarge, match=r"line 1: \*a|line 2: \*a"):
         read_yaml(text)
 
@@ -85,7 +85,7 @@ def test_more_values_than_the_limit_are_refused() -> None:
         read_yaml("a: [" + "1," * 200_000 + "1]")
 
 
-def test_a_limit_is_raised_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_can_be_raised_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     deep = "a: " + "[" * 105 + "]" * 105
     with pytest.raises(TooLarge, match="raise the limit with ROLLFORGE_LIMIT_DEPTH"):
         read_yaml(deep)
@@ -121,13 +121,13 @@ def test_a_limit_is_raised_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> N
         "{{ lipsum(n=100000) }}",
     ],
 )
-def test_a_template_that_computes_without_end_is_refused(template: str) -> None:
-    with soon(12), pytest.raises(ConfigError, match=r"w\.yaml: ") as told:
+def test_a_template_that_computes_too_much_is_refused(template: str) -> None:
+    with soon(12), pytest.raises(ConfigError, match=r"w\.yaml: ") as caught:
         render(template, "w.yaml")
-    assert len(str(told.value)) < 1000
+    assert len(str(caught.value)) < 1000
 
 
-def test_a_template_that_computes_a_little_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_with_a_small_computation_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEPTH", "4")
     text = (
         "a: {{ DEPTH|int + 1 }}\nb: [{% for i in range(3) %}{{ i }},{% endfor %}]\nc: {{ MISSING|default('none') }}\n"
@@ -139,14 +139,14 @@ def test_a_template_that_computes_a_little_is_filled(monkeypatch: pytest.MonkeyP
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_regular_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_a_file_that_is_not_regular_is_refused_before_it_is_read(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    for path, told in [(pipe, "a named pipe"), (Path("/dev/zero"), "a device"), (tmp_path, "a folder")]:
+    for path, message in [(pipe, "a named pipe"), (Path("/dev/zero"), "a device"), (tmp_path, "a folder")]:
         own = tmp_path / "own.yaml"
         own.write_text(f"BASE_CONFIG_PATH: {path}\n{TASK}")
         for file in (path, own):
-            with soon(), pytest.raises(ConfigError, match=told):
+            with soon(), pytest.raises(ConfigError, match=message):
                 load_workflow(file)
 
 
@@ -158,20 +158,20 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
         load_workflow(file)
 
 
-def test_files_that_build_on_each_other_in_a_circle_or_endlessly_are_refused(tmp_path: Path) -> None:
+def test_cyclic_or_endless_base_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "self.yaml").write_text("BASE_CONFIG_PATH: self.yaml\n")
     (tmp_path / "one.yaml").write_text("BASE_CONFIG_PATH: two.yaml\n")
     (tmp_path / "two.yaml").write_text("BASE_CONFIG_PATH: one.yaml\n")
     for i in range(10_000):
         (tmp_path / f"{i}.yaml").write_text(f"BASE_CONFIG_PATH: {tmp_path}/{i + 1}.yaml\n")
-    for name, told in [("self", "builds on itself"), ("one", "builds on itself"), ("0", "the limit is 10 files")]:
-        with soon(), pytest.raises(ConfigError, match=told):
+    for name, message in [("self", "builds on itself"), ("one", "builds on itself"), ("0", "the limit is 10 files")]:
+        with soon(), pytest.raises(ConfigError, match=message):
             load_workflow(tmp_path / f"{name}.yaml")
 
 
-def test_the_documented_limits_are_those_in_force() -> None:
-    """Every limit stands in the page of limits, with its default and its meaning."""
+def test_the_documented_limits_are_correct() -> None:
+    """The page lists every limit with its variable, default and meaning."""
     page = (Path(__file__).parents[1] / "docs" / "limits.md").read_text(encoding="utf-8")
     for limit in LIMITS.values():
         assert f"| `{limit.variable}` | {limit.shown(limit.default)} | {limit.about} |" in page
-    assert page.count("ROLLFORGE_LIMIT_") == len(LIMITS) + 1  # and an example
+    assert page.count("ROLLFORGE_LIMIT_") == len(LIMITS) + 1  # and one example

@@ -1,4 +1,4 @@
-"""Processes are told apart across containers and boots, and the clock of a store is the machine's."""
+"""Processes are distinguished across containers and reboots, and a store uses the clock of the machine."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from rollforge.task import Status
 SLEEP = "import time; from rollforge.machine import process_name; print(process_name(), flush=True); time.sleep(60)"
 
 
-def test_a_name_means_one_process() -> None:
-    """While it runs, and not a later one with its process id; a killed one that nobody has waited for is gone."""
+def test_a_name_identifies_one_process() -> None:
+    """A later process with the same process id has another name; a killed process counts as gone even before its parent
+    has waited for it."""
     with subprocess.Popen([sys.executable, "-c", SLEEP], stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         name = child.stdout.readline().strip()
@@ -37,8 +38,8 @@ def test_a_name_means_one_process() -> None:
     assert process_is_gone(name)
 
 
-def test_what_cannot_be_seen_from_here_is_not_gone() -> None:
-    """Another host, another boot or container, a name of an older version."""
+def test_a_process_that_cannot_be_checked_is_not_gone() -> None:
+    """This concerns another host, another boot or container, and a name in the format of an older version."""
     host, pid, identity = process_name().split(":")
     assert not process_is_gone(f"elsewhere:{pid}:{identity}")
     assert not process_is_gone(f"{host}:999999:00000000-1")
@@ -46,8 +47,9 @@ def test_what_cannot_be_seen_from_here_is_not_gone() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
-def test_a_worker_in_a_container_of_the_same_name_lives(tmp_path: Path) -> None:
-    """Same host name, a process id that nobody has here: its task is left to its lease."""
+def test_a_worker_in_a_container_with_the_same_host_name_is_alive(tmp_path: Path) -> None:
+    """It has the same host name and a process id that does not exist here; its task stays with it until its lease
+    expires."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     store = open_store(uri)
     store.create("p", [{"x": 1}])
@@ -65,8 +67,8 @@ def test_a_worker_in_a_container_of_the_same_name_lives(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
-def test_where_proc_shows_another_namespace_no_process_is_gone() -> None:
-    """After ``unshare --pid`` alone, the numbers in /proc are those of other processes: they say nothing, and name nobody."""
+def test_no_process_is_gone_if_proc_belongs_to_another_namespace() -> None:
+    """After ``unshare --pid`` alone, the process ids in /proc belong to another namespace, and are not used."""
     code = (
         "from rollforge.machine import process_is_gone, process_name\n"
         "name = process_name()\n"
@@ -79,8 +81,8 @@ def test_where_proc_shows_another_namespace_no_process_is_gone() -> None:
     assert done.stdout == "True [False, False, False]\n"
 
 
-def test_a_process_whose_clock_is_ahead_takes_no_live_task(tmp_path: Path) -> None:
-    """Time is the store's: what a process believes the time to be does not matter."""
+def test_a_process_whose_clock_is_ahead_does_not_take_over_tasks(tmp_path: Path) -> None:
+    """The store's clock counts, and not that of the process."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     store = SQLiteStore(uri)
     store.create("p", [{"x": 1}])
@@ -95,8 +97,8 @@ def test_a_process_whose_clock_is_ahead_takes_no_live_task(tmp_path: Path) -> No
     store.commit(task, 1)
 
 
-def test_the_stores_time_is_about_the_wall_clocks(tmp_path: Path) -> None:
-    """Times that people read mean what they say; and it never goes back."""
+def test_the_time_of_a_store_is_close_to_the_wall_clock(tmp_path: Path) -> None:
+    """So displayed times are correct; and the store's time never goes back."""
     store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
     before = time.time()
     store.create("p", [{"x": 1}])
@@ -108,8 +110,8 @@ def test_the_stores_time_is_about_the_wall_clocks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
-def test_a_file_that_is_taken_away_is_noticed(replaced: bool, tmp_path: Path) -> None:
-    """Nothing is written to a file that has no name any more; what is wrong is said at once."""
+def test_a_deleted_or_replaced_file_is_detected(replaced: bool, tmp_path: Path) -> None:
+    """Nothing is written to the deleted file, and the next call raises an error."""
     path = tmp_path / "tasks.db"
     store = SQLiteStore(f"sqlite:///{path}")
     store.create("p", [{"x": 1}, {"x": 2}])

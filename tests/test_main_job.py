@@ -1,4 +1,4 @@
-"""The main job as a person runs it: the command, real worker processes, real stores, real signals."""
+"""The main workflow from the command line, with real worker processes, stores and signals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROLLFORGE = [sys.executable, "-m", "rollforge"]
 
 
 def rollforge(*args: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the command and return what it said."""
+    """Run the command."""
     return subprocess.run(
         [*ROLLFORGE, *map(str, args)],
         cwd=cwd,
@@ -37,7 +37,7 @@ def rollforge(*args: object, cwd: Path, **env: str) -> subprocess.CompletedProce
 
 
 def write_workflow(folder: Path, market: Path, *, tracking: str, step: int = 60, **model: Any) -> Path:
-    """A rolling workflow of five short windows."""
+    """Write a rolling workflow with five short windows."""
     handler = {
         "class": "Alpha158",
         "module_path": "qlib.contrib.data.handler",
@@ -77,8 +77,8 @@ LGB = {
 
 
 @pytest.mark.slow
-def test_one_command_trains_all_windows_and_collects_one_prediction(small_market: Path, tmp_path: Path) -> None:
-    """Plan, store, train in worker processes, collect without gaps or duplicates, report; a second run trains nothing."""
+def test_run_trains_all_windows_and_collects_one_prediction(small_market: Path, tmp_path: Path) -> None:
+    """The prediction has no gaps or duplicates, and a report is written; a second run trains nothing."""
     file = write_workflow(tmp_path, small_market, tracking="sqlite:///mlflow.db", **LGB)
     first = rollforge("run", file, "--jobs", 2, "--output", "out", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
@@ -96,7 +96,7 @@ def test_one_command_trains_all_windows_and_collects_one_prediction(small_market
     assert "src=" not in report.partition("<script>")[0]
     log = tmp_path / "out" / "run.log"
     assert "5 tasks, 0 of them already done" in log.read_text()
-    assert stat.S_IMODE(log.stat().st_mode) == 0o600  # tasks may print anything
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600  # tasks may print secrets
 
     second = rollforge("run", file, "--output", "out", cwd=tmp_path)
     assert second.returncode == 0
@@ -105,17 +105,18 @@ def test_one_command_trains_all_windows_and_collects_one_prediction(small_market
 
     counts = rollforge("pool", "--store", "sqlite:///tasks.db", "-t", "small", "task_stat", cwd=tmp_path)
     assert json.loads(counts.stdout) == {"done": 5}
-    again = rollforge(
-        "collect", "small", "--store", "sqlite:///tasks.db", "--tracking", "sqlite:///mlflow.db", "--output", "again",
+    collected = rollforge(
+        "collect", "small", "--store", "sqlite:///tasks.db", "--tracking", "sqlite:///mlflow.db", "--output", "collected",
         cwd=tmp_path,
     )  # fmt: skip
-    assert again.returncode == 0, again.stderr
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again" / "prediction.parquet"), prediction)
+    assert collected.returncode == 0, collected.stderr
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "collected" / "prediction.parquet"), prediction)
 
 
 @pytest.mark.slow
-def test_after_a_kill_the_same_command_finishes_the_rest(small_market: Path, tmp_path: Path) -> None:
-    """``kill -9`` of a worker is made good at once; ``kill -9`` of the whole run by running it again."""
+def test_after_a_kill_the_same_command_continues(small_market: Path, tmp_path: Path) -> None:
+    """A worker process that is killed is replaced at once; after a kill of the whole run, the same command
+    continues."""
     slow = {**LGB, "kwargs": {**LGB["kwargs"], "num_boost_round": 600, "early_stopping_rounds": 600}}
     file = write_workflow(tmp_path, small_market, tracking="folder:runs", **slow)
     command = [*ROLLFORGE, "run", str(file), "--jobs", "2", "--output", "out"]
@@ -139,20 +140,20 @@ def test_after_a_kill_the_same_command_finishes_the_rest(small_market: Path, tmp
     assert json.loads(counts.stdout) == {"done": 5}
 
 
-def _heed_ctrl_c() -> None:
-    """Processes inherit that SIGINT is ignored, for example from a shell that started the tests in the background."""
+def _handle_ctrl_c() -> None:
+    """Handle SIGINT, which a process ignores if, for example, the tests were started in the background of a shell."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.mark.slow
 def test_ctrl_c_gives_running_tasks_back(small_market: Path, tmp_path: Path) -> None:
-    """One line, exit code 130, no traceback, and no task stays running."""
+    """The command exits with code 130 and one line, and no task stays running."""
     slow = {**LGB, "kwargs": {**LGB["kwargs"], "num_boost_round": 3000, "early_stopping_rounds": 3000}}
     file = write_workflow(tmp_path, small_market, tracking="folder:runs", **slow)
     process = subprocess.Popen(
         [*ROLLFORGE, "run", str(file), "--jobs", "2", "--output", "out"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=_heed_ctrl_c,
+        preexec_fn=_handle_ctrl_c,
     )  # fmt: skip
     log = tmp_path / "out" / "run.log"
     _until(lambda: log.exists() and log.read_text().count("started") >= 2, 120)
@@ -166,8 +167,9 @@ def test_ctrl_c_gives_running_tasks_back(small_market: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_window_that_fails_is_named_and_the_rest_is_kept(small_market: Path, tmp_path: Path) -> None:
-    """Exit code 1; the cause is said once, with the command that shows more; the report shows what there is."""
+def test_a_failed_window_is_named_and_the_others_are_kept(small_market: Path, tmp_path: Path) -> None:
+    """The exit code is 1; the cause is reported once, with a command for details; the report shows the other
+    windows."""
     model = {"class": "Picky", "module_path": str(tmp_path / "picky.py")}
     (tmp_path / "picky.py").write_text(
         "from rollforge.models.linear import LinearModel\n"
@@ -196,7 +198,7 @@ def test_a_window_that_fails_is_named_and_the_rest_is_kept(small_market: Path, t
 
 
 def test_plan_shows_the_windows_and_trains_nothing(small_market: Path, tmp_path: Path) -> None:
-    """A table and a drawing; no store, no run, no result."""
+    """It prints a table and a diagram; no store, run or result is created."""
     file = write_workflow(tmp_path, small_market, tracking="folder:runs")
     shown = rollforge("plan", file, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
@@ -208,15 +210,15 @@ def test_plan_shows_the_windows_and_trains_nothing(small_market: Path, tmp_path:
 
 
 def test_brackets_in_the_name_of_an_experiment_are_shown(small_market: Path, tmp_path: Path) -> None:
-    """They are no markup."""
+    """They are not interpreted as markup."""
     file = write_workflow(tmp_path, small_market, tracking="folder:runs")
     shown = rollforge("plan", file, "--experiment", "my [b] [/x]", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith("my [b] [/x]  5 tasks")
 
 
-def test_results_that_cannot_be_written_are_known_before_training(small_market: Path, tmp_path: Path) -> None:
-    """A file where the folder should be: one message, exit code 2, no store."""
+def test_an_unwritable_output_folder_is_detected_before_training(small_market: Path, tmp_path: Path) -> None:
+    """If the output folder is a file, there is one message with exit code 2, and no store."""
     file = write_workflow(tmp_path, small_market, tracking="folder:runs")
     failed = rollforge("run", file, "--output", file, cwd=tmp_path)
     assert failed.returncode == 2
@@ -226,7 +228,7 @@ def test_results_that_cannot_be_written_are_known_before_training(small_market: 
 
 
 def test_a_mistake_ends_with_one_message_and_exit_code_2(small_market: Path, tmp_path: Path) -> None:
-    """No traceback, the line in the file, nothing half-written."""
+    """The message contains the line of the file; there is no traceback, and nothing is written."""
     file = write_workflow(tmp_path, small_market, tracking="folder:runs")
     file.write_text(file.read_text().replace("step: 60", "step: 0"))
     failed = rollforge("run", file, cwd=tmp_path)
@@ -249,8 +251,8 @@ def test_a_mistake_ends_with_one_message_and_exit_code_2(small_market: Path, tmp
         (["data", "import", "nope.csv", "out"], "nope.csv"),
     ],
 )
-def test_a_name_that_does_not_exist_is_said(command: list[str], expected: str, tmp_path: Path) -> None:
-    """Pools, stores, experiments and files that are not there: one message, exit code 2, and no new store."""
+def test_an_unknown_name_is_reported(command: list[str], expected: str, tmp_path: Path) -> None:
+    """For unknown pools, stores, experiments and files there is one message with exit code 2, and no new store."""
     open_store(f"sqlite:///{tmp_path}/tasks.db").create("p", [{"i": 1}])
     said = rollforge(*command, cwd=tmp_path)
     assert said.returncode == 2, said.stdout
@@ -260,7 +262,7 @@ def test_a_name_that_does_not_exist_is_said(command: list[str], expected: str, t
 
 
 def test_importing_the_package_is_cheap() -> None:
-    """``import rollforge`` loads nothing but the standard library, in under 0.3 s of processor time."""
+    """``import rollforge`` imports no large library, and takes less than 0.3 s of CPU time."""
     code = "import sys, time; t = time.process_time(); import rollforge; print(time.process_time() - t); print(*sys.modules)"
     seconds, modules = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -277,9 +279,10 @@ def _until(condition: Any, seconds: float) -> None:
 
 
 def _training(log: Path) -> list[int]:
-    """The worker processes that reported rounds of training; the last one did so last.
+    """Return the ids of worker processes that have logged boosting rounds, the latest one last.
 
-    One that has only been started would not do: if it is killed, its task has not begun, and no attempt is lost.
+    A process that has only started is not sufficient: if it were killed before its task has begun, no attempt would be
+    counted.
     """
     text = log.read_text() if log.exists() else ""
     return [int(pid) for pid in re.findall(r"(\d+) INFO rollforge\.models\.lightgbm: \[", text)]

@@ -1,4 +1,4 @@
-"""What was stored while modules had other names is opened as before: pools, runs, files of objects, cached panels, scripts."""
+"""Pools, runs, pickles and cached panels stored with earlier module names can be opened, and scripts run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STORED = Path(__file__).parent / "golden" / "before_rooms"
 
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
-    """A copy of what the earlier version left, and the market that it was made with as the session's data."""
+    """A copy of files made by an earlier version; the session uses the same market."""
     folder = tmp_path / "earlier"
     shutil.copytree(STORED, folder)
     make_demo(tmp_path / "market", instruments=5, years=1, end="2023-12-29")
@@ -47,8 +47,8 @@ def stored(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_pool_is_read_and_worked_on(stored: Path) -> None:
-    """Its definitions name modules by their earlier names; the task that waited is trained."""
+def test_an_earlier_pool_is_read_and_run(stored: Path) -> None:
+    """Its definitions contain earlier module names; the waiting task is trained."""
     manager = TaskManager("earlier")
     found = {task["status"]: task["def"] for task in manager.query()}
     assert found["waiting"]["dataset"]["module_path"] == "rollforge.data.dataset"
@@ -56,8 +56,8 @@ def test_a_pool_is_read_and_worked_on(stored: Path) -> None:
     assert manager.task_stat() == {Status.DONE: 2}
 
 
-def test_a_run_is_loaded(stored: Path) -> None:
-    """The objects that it keeps are those of today's classes."""
+def test_an_earlier_run_is_loaded(stored: Path) -> None:
+    """Its objects are instances of the current classes."""
     (recorder,) = (
         get_experiment(open_tracker(f"folder:{stored}/runs"), experiment_name="earlier").list_recorders().values()
     )
@@ -66,16 +66,16 @@ def test_a_run_is_loaded(stored: Path) -> None:
     pd.testing.assert_frame_equal(recorder.load_object("pred.pkl"), pd.read_parquet(stored / "prediction.parquet"))
 
 
-def test_files_of_objects_answer_as_then(stored: Path) -> None:
-    """A model and a dataset of that time make the prediction of that time."""
+def test_earlier_pickles_give_the_same_results(stored: Path) -> None:
+    """The model and the dataset give the same prediction as then."""
     model, dataset = LinearModel.load(stored / "model.pkl"), DatasetH.load(stored / "dataset.pkl")
     assert type(DataHandlerLP.load(stored / "handler.pkl")) is DataHandlerLP
     made = model.predict(dataset).to_frame("score")
     pd.testing.assert_frame_equal(made, pd.read_parquet(stored / "prediction.parquet"))
 
 
-def test_a_cached_panel_is_read(stored: Path) -> None:
-    """Its columns have their names and values."""
+def test_an_earlier_cached_panel_is_read(stored: Path) -> None:
+    """Its columns have the right names and values."""
     (listed,) = list_panels(stored / "cache")
     panel = Panel.load(stored / "cache" / "panels" / listed.key)
     assert panel is not None
@@ -85,15 +85,15 @@ def test_a_cached_panel_is_read(stored: Path) -> None:
 
 
 @pytest.mark.parametrize("module", sorted(MOVED))
-def test_an_earlier_name_is_the_module_of_today(module: str) -> None:
+def test_an_earlier_module_name_is_the_current_module(module: str) -> None:
     assert importlib.import_module(module) is importlib.import_module(MOVED[module])
     found = importlib.import_module(MOVED[module])
     assert (found.__name__, getattr(found.__spec__, "name", "")) == (MOVED[module], MOVED[module])
 
 
 @pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in MOVED_NAMES.items() for n in names])
-def test_an_earlier_place_of_a_name_is_the_object_of_today(module: str, name: str) -> None:
-    """By import and by a pickle that names it."""
+def test_an_earlier_location_of_a_name_is_the_current_object(module: str, name: str) -> None:
+    """By import, and in a pickle."""
     found = getattr(importlib.import_module(module), name)
     assert found is getattr(importlib.import_module(MOVED_NAMES[module][name]), name)
     assert pickle.loads(f"c{module}\n{name}\n.".encode()) is found
@@ -101,17 +101,17 @@ def test_an_earlier_place_of_a_name_is_the_object_of_today(module: str, name: st
 
 
 @pytest.mark.parametrize("module", sorted(MOVED_NAMES))
-def test_a_name_that_a_module_never_had_is_an_error(module: str) -> None:
+def test_an_unknown_name_in_a_moved_module_is_an_error(module: str) -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
         getattr(importlib.import_module(module), "no_such_name")  # noqa: B009 - not in its types
 
 
-def test_a_reference_of_a_task_is_the_class_of_today() -> None:
+def test_a_reference_in_a_task_is_the_current_class() -> None:
     assert decode_definition('{"x":{"$ref":"rollforge.data.processor:Fillna"}}') == {"x": Fillna}
 
 
-def test_a_script_may_import_the_earlier_name_first() -> None:
-    """Whichever name comes first, there is one module."""
+def test_earlier_and_current_names_are_the_same_module() -> None:
+    """There is one module, whichever name is imported first."""
     program = (
         "from rollforge.data.importer import import_table\n"
         "import rollforge.data.handler, rollforge.features.handler, rollforge.market.importer\n"
@@ -122,12 +122,12 @@ def test_a_script_may_import_the_earlier_name_first() -> None:
     assert done.stdout == "True\n"
 
 
-def test_names_that_never_moved_stay() -> None:
+def test_names_that_were_not_moved_are_unchanged() -> None:
     assert current_name("my.module") == "my.module"
 
 
-def test_an_earlier_name_opens_no_other_class_to_pickles() -> None:
-    """The list of what may be loaded is that of today's names."""
+def test_earlier_names_allow_no_other_classes_in_pickles() -> None:
+    """The list of classes that may be loaded contains current names only."""
     assert find_class("rollforge.data.handler", "DataHandlerLP") is DataHandlerLP
     with pytest.raises(UntrustedPickle):
         find_class("rollforge.data.universe", "UniverseSummary")
@@ -136,7 +136,7 @@ def test_an_earlier_name_opens_no_other_class_to_pickles() -> None:
 def test_a_relative_cache_stays_where_it_was(
     tmp_path: Path, small_market: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A panel is written into a folder that is named relative to the folder of work, and found after that has changed."""
+    """A cache folder given by a relative path does not move when the working directory changes."""
     monkeypatch.chdir(tmp_path)
     session = rollforge.init(small_market, cache="cache", threads=1)
     fields = {"feature": [["$close"], ["CLOSE"]]}

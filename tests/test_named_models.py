@@ -1,4 +1,4 @@
-"""Two named models through the command line, real workers and MLflow: every place that shows a task shows its model."""
+"""Two named models with the command line, real workers and MLflow: wherever a task is shown, its model is shown."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ rolling: {{step: 130, rtype: sliding}}
 
 
 class Job:
-    """A workflow file in a folder of its own."""
+    """A workflow file in its own folder."""
 
     def __init__(self, folder: Path, market: Path) -> None:
         self.folder = folder
@@ -68,11 +68,12 @@ class Job:
 
 @pytest.mark.slow
 def test_named_models_from_plan_to_report(small_market: Path, tmp_path: Path) -> None:
-    """Plan, progress, pool, runs and report name them; renaming trains nothing; a worker elsewhere knows the names."""
+    """Plan, progress, pool, runs and report contain the names; renaming trains nothing; a separate worker uses the
+    names."""
     job = Job(tmp_path, small_market)
     plan = job.call("plan", "both.yaml")
     assert [line.split()[0] for line in plan.splitlines() if line.strip() in ("lgb", "ridge [a=1]")] == ["lgb", "ridge"]
-    assert plan.count("ridge [a=1]") == 3, "twice in the table, once in the drawing"
+    assert plan.count("ridge [a=1]") == 3, "twice in the table, once in the diagram"
 
     first = job.call("run", "both.yaml", "--jobs", "2", "--output", "out")
     for model in ("lgb", "ridge [a=1]"):
@@ -103,18 +104,18 @@ def test_named_models_from_plan_to_report(small_market: Path, tmp_path: Path) ->
     assert "2 tasks renamed" in second
     assert "all 4 tasks are already done" in second
     assert {r.name[:6] for r in runs.list_recorders("list")} == {"lgb 20", "linear"}
-    (again,) = [r for r in runs.list_recorders("list", joined=True) if r not in windows]
-    assert again.id == joined.id
-    pd.testing.assert_frame_equal(again.load_object("pred.pkl"), prediction)
+    (rejoined,) = [r for r in runs.list_recorders("list", joined=True) if r not in windows]
+    assert rejoined.id == joined.id
+    pd.testing.assert_frame_equal(rejoined.load_object("pred.pkl"), prediction)
 
     job.pool("reset-status", "waiting", '{"model_name": "linear"}')
     data = job.text.split("data: ")[1].split(",")[0]
-    said = job.call(
+    output = job.call(
         "worker", "-t", "both", "--store", "sqlite:///tasks.db", "--tracking", "sqlite:///mlflow.db", "--data", data,
         "--jobs", "1", "--exit-when-empty",
     )  # fmt: skip
-    assert said.count("linear 2023-") == 4, "two tasks, each begins and ends"
+    assert output.count("linear 2023-") == 4, "two tasks, with a line for the start and the end of each"
     assert sum(r.name.startswith("linear 2023-") for r in runs.list_recorders("list")) == 4
-    collected = job.call("collect", "both.yaml", "--output", "again")
+    collected = job.call("collect", "both.yaml", "--output", "collected")
     assert joined.id in collected
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again" / "prediction.parquet"), prediction)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "collected" / "prediction.parquet"), prediction)

@@ -1,4 +1,4 @@
-"""Names that become files: what they come from never reaches outside its folder, and no two of them meet in one."""
+"""Names that are used as file names never lead outside their folder, and no two names share a file."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ def tree(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_experiments_that_have_no_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused where the file is read, from the file in both forms and from the option, before anything is written."""
+def test_an_experiment_name_that_cannot_be_a_folder_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invalid names are refused when the workflow is loaded, in both file formats and as an option, before anything is
+    written."""
     assert unfit_name(name) or "/" in name
     monkeypatch.chdir(tmp_path)
     task = {"model": "rollforge.models.linear.LinearModel", "dataset": {"class": "DatasetH"}}
@@ -48,8 +51,11 @@ def test_experiments_that_have_no_folder(name: str, tmp_path: Path, monkeypatch:
     assert tree(tmp_path) == {"own.yaml"}
 
 
-def test_results_of_an_experiment_with_a_slash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names that Qlib's users have, and pools that others named: the folder is asked for, and never guessed."""
+def test_results_of_an_experiment_with_a_slash_need_an_output_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users of Qlib have such names, and pools may have any name; the output folder must then be given, and is not
+    derived."""
     inner = tmp_path / "inner"
     inner.mkdir()
     monkeypatch.chdir(inner)
@@ -71,7 +77,7 @@ def test_results_of_an_experiment_with_a_slash(tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("kind", ["folder", "sqlite"])
 def test_artifacts_stay_in_their_run(kind: str, tmp_path: Path) -> None:
-    """No name of an object, of a folder of artifacts or of a file leads out of the run, for writing or reading."""
+    """No name of an object or folder of artifacts leads outside the run when writing or reading."""
     if kind == "sqlite":
         pytest.importorskip("mlflow")
     uri = (
@@ -106,8 +112,8 @@ def spans(*codes: str) -> dict[str, Any]:
     ("one", "two"),
     [("CON", "_QLIB_CON"), ("Abc", "ABC"), ("É", "E\u0301"), ("STRASSE", "straße"), ("LPT1", "_qlib_lpt1")],
 )
-def test_instruments_that_meet_in_one_folder(one: str, two: str, tmp_path: Path) -> None:
-    """Both are named, and nothing is written: by the writer, and by the import of a table."""
+def test_instruments_that_would_share_a_folder_are_refused(one: str, two: str, tmp_path: Path) -> None:
+    """The writer, and the import of a table, refuse them with both names, and write nothing."""
     with pytest.raises(DataError) as caught:
         write_folder(tmp_path / "d", DAYS, {one: series(), two: series()}, spans(one, two))
     assert repr(one) in str(caught.value)
@@ -119,9 +125,9 @@ def test_instruments_that_meet_in_one_folder(one: str, two: str, tmp_path: Path)
     assert not (tmp_path / "d").exists()
 
 
-def test_devices_of_windows_are_read_from_qlibs_folders(tmp_path: Path) -> None:
-    """``CON`` is in ``_qlib_con``, as Qlib writes it; CON.DE is a code like another; a universe that names both CON and
-    _QLIB_CON would mix their prices."""
+def test_windows_device_names_are_stored_as_by_qlib(tmp_path: Path) -> None:
+    """``CON`` is stored in ``_qlib_con`` as by Qlib, and ``CON.DE`` like any other code; a universe with both CON and
+    _QLIB_CON is refused, since their prices would be mixed."""
     write_folder(tmp_path, DAYS, {"CON": series(), "CON.DE": series([4.0, 5.0, 6.0])}, spans("CON", "CON.DE"))
     assert {p.name for p in (tmp_path / "features").iterdir()} == {"_qlib_con", "con.de"}
     provider = open_provider(tmp_path)
@@ -136,8 +142,8 @@ def test_devices_of_windows_are_read_from_qlibs_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../../secret", "..", "/etc/hosts", "a/b", "nul\0", ""])
-def test_what_a_definition_names_is_read_inside_the_folder(name: str, tmp_path: Path) -> None:
-    """A universe, an instrument, a field or a calendar of such a name is not there, even where such a file is."""
+def test_names_in_a_definition_do_not_lead_outside_the_folder(name: str, tmp_path: Path) -> None:
+    """A universe, instrument, field or calendar with such a name does not exist, even if the file does."""
     folder = tmp_path / "market" / "data"
     write_folder(folder, DAYS, {"A": series()}, spans("A"))
     (tmp_path / "secret.txt").write_text("A\t2021-03-01\t2021-03-02\n")
@@ -145,14 +151,14 @@ def test_what_a_definition_names_is_read_inside_the_folder(name: str, tmp_path: 
         place.mkdir()
         (place / "close.day.bin").write_bytes((folder / "features" / "a" / "close.day.bin").read_bytes())
     provider = Provider(folder)
-    for ask in (
+    for call in (
         lambda: provider.instruments(name),
         lambda: provider.calendar(name),
         lambda: provider.read(name, ["A"], 0, 3),
         lambda: provider.folder(name),
     ):
         with pytest.raises((DataNotFound, DataError)):
-            ask()
+            call()
     assert not provider.has(name)
     assert np.isnan(provider.read("close", [name], 0, 3).values).all()
 
@@ -160,7 +166,7 @@ def test_what_a_definition_names_is_read_inside_the_folder(name: str, tmp_path: 
 @pytest.mark.parametrize(("what", "name"), [("universe", "../x"), ("field", "../x"), ("instrument", "../x"),
                                             ("instrument", "x" * 300), ("universe", ""), ("field", "a\0")])  # fmt: skip
 def test_nothing_is_written_outside_a_data_folder(what: str, name: str, tmp_path: Path) -> None:
-    """The writer checks every name before it makes the first file."""
+    """The writer checks all names before it creates the first file."""
     code, field, universe = ("A", "close", "all")
     code, field, universe = (
         name if what == w else v for w, v in (("instrument", code), ("field", field), ("universe", universe))
@@ -170,8 +176,8 @@ def test_nothing_is_written_outside_a_data_folder(what: str, name: str, tmp_path
     assert not (tmp_path / "d").exists()
 
 
-def test_values_that_float32_cannot_hold(tmp_path: Path) -> None:
-    """1e39 is refused by name and value, by the writer too; what was infinite or missing before stays; 2**60 is rounded."""
+def test_values_outside_the_range_of_float32_are_refused(tmp_path: Path) -> None:
+    """1e39 is refused, with its field and instrument, by the writer and by the import; 2**60 is rounded."""
     for value in (1e39, -1e300):
         with pytest.raises(DataError, match=r"close of A is too large .* float32"):
             write_folder(tmp_path / "d", DAYS, {"A": series([1.0, value, 2.0])}, spans("A"))
@@ -189,8 +195,8 @@ def test_values_that_float32_cannot_hold(tmp_path: Path) -> None:
         assert not (tmp_path / "e").exists()
 
 
-def test_a_tilde_or_dash_is_a_name_like_another(tmp_path: Path) -> None:
-    """Strictness ends where a name is harmless."""
+def test_unusual_names_are_accepted(tmp_path: Path) -> None:
+    """Unusual but harmless names are accepted."""
     for name in ("lgb 158", "~x", "-x", "a.b", "con2", "CON.DE", "日本", "x:y", ".hidden"):
         assert unfit_name(name) == ""
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""A text that cannot be a path is one message, wherever it comes from."""
+"""A string that cannot be a path raises one error, whichever function takes it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from rollforge.track.base import open_tracker
 from rollforge.workflow import load_workflow
 
 UNFIT = {
-    "no such user": "~nobody_of_that_name/data",
+    "unknown user": "~no_such_user/data",
     "NUL": "data\0",
     "name of 256 bytes": "x" * 256,
-    "name of 256 bytes in other letters": "é" * 128,
+    "name of 256 bytes in UTF-8": "é" * 128,
     "path of 5,000 bytes": "/abc" * 1_250,
     "lone surrogate": "data\ud800",
 }
 
 
 @pytest.mark.parametrize("text", UNFIT.values(), ids=UNFIT)
-def test_what_cannot_be_a_path_is_refused_by_every_reader(
+def test_every_function_refuses_a_string_that_cannot_be_a_path(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     readers = [
@@ -47,20 +47,20 @@ def test_what_cannot_be_a_path_is_refused_by_every_reader(
 
 
 @pytest.mark.parametrize("name", ["ROLLFORGE_HOME", "ROLLFORGE_CACHE"])
-def test_a_variable_that_holds_no_path_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(name, "~nobody_of_that_name")
-    with pytest.raises(ConfigError, match=f"{name}: '~nobody_of_that_name' cannot be a path: there is no user"):
+def test_a_variable_that_is_not_a_path_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "~no_such_user")
+    with pytest.raises(ConfigError, match=f"{name}: '~no_such_user' cannot be a path: there is no user"):
         Session()
 
 
-def test_a_name_of_255_bytes_is_one() -> None:
+def test_a_name_of_255_bytes_is_accepted() -> None:
     assert read_path("x" * 255).name == "x" * 255
 
 
-def test_bytes_of_argv_that_are_no_text_are_a_path() -> None:
+def test_undecodable_bytes_of_argv_are_accepted() -> None:
     assert read_path("data\udcff") == Path("data\udcff")
 
 
-def test_the_home_folder_is_put_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tilde_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ann")
     assert read_path("~/data") == Path("/home/ann/data")

@@ -1,4 +1,4 @@
-"""What a pickle may build from which parts: each rule builds a value from plain parts, and refuses anything else."""
+"""The rules for values in pickles: each rule builds a value from plain parts and refuses anything else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NONE = object()
 
 
 def made(module: str, name: str, *arguments: Any, state: Any = NONE) -> Any:
-    """The value of a call, and of the state that follows it."""
+    """Return the value built by a call and by the state that follows it."""
     rule = rule_of(module, name)
     assert rule is not None
     assert rule.make is not None
@@ -34,11 +34,11 @@ def made(module: str, name: str, *arguments: Any, state: Any = NONE) -> Any:
 
 
 class Text(str):
-    """A text whose methods somebody else wrote."""
+    """A subclass of str, whose methods might be hostile."""
 
 
 class Number(int):
-    """A number whose methods somebody else wrote."""
+    """A subclass of int, whose methods might be hostile."""
 
 
 def dtype_state(
@@ -52,7 +52,7 @@ ONE_FIELD: dict[str, Any] = {"names": ("a",), "fields": {"a": (F8, 0)}, "size": 
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "words"),
+    ("name", "arguments", "message"),
     [
         ("builtins.set", ("ab",), "a container of something"),
         ("builtins.frozenset", ({"a": 1},), "a container of something"),
@@ -155,18 +155,18 @@ ONE_FIELD: dict[str, Any] = {"names": ("a",), "fields": {"a": (F8, 0)}, "size": 
         ("lightgbm.basic.Booster", ("/tmp/model",), "a call of Booster with arguments"),
     ],
 )  # fmt: skip
-def test_a_call_is_built_from_plain_parts_only(name: str, arguments: tuple[Any, ...], words: str | None) -> None:
-    """Other parts are refused, by name, also one that looks alike, and one that is larger than the limit by one."""
+def test_a_call_is_built_from_plain_parts_only(name: str, arguments: tuple[Any, ...], message: str | None) -> None:
+    """Other parts are refused, including subclasses, and sizes that exceed the limit by one."""
     module, name = ("zoneinfo", "ZoneInfo._unpickle") if "ZoneInfo" in name else tuple(name.rsplit(".", 1))
-    if words is None:
+    if message is None:
         made(module, name, *arguments)
         return
-    with pytest.raises(Refused, match=re.escape(words)):
+    with pytest.raises(Refused, match=re.escape(message)):
         made(module, name, *arguments)
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "state", "words"),
+    ("name", "arguments", "state", "message"),
     [
         ("numpy.dtype", ("f8",), [3, "<", None, None, None, -1, -1, 0], "a dtype with an unknown state"),
         ("numpy.dtype", ("f8",), (3, "<", None, None, None, -1, -1), "a dtype with an unknown state"),
@@ -214,15 +214,15 @@ def test_a_call_is_built_from_plain_parts_only(name: str, arguments: tuple[Any, 
         ("lightgbm.basic.Booster", (), {"_handle": b"tree"}, "a booster without its model"),
     ],
 )
-def test_a_state_is_made_of_plain_parts_only(name: str, arguments: tuple[Any, ...], state: Any, words: str) -> None:
-    """The second half of a value, which follows its call, is checked in the same way."""
+def test_a_state_consists_of_plain_parts_only(name: str, arguments: tuple[Any, ...], state: Any, message: str) -> None:
+    """The state that follows a call is checked in the same way."""
     module, name = name.rsplit(".", 1)
-    with pytest.raises(Refused, match=re.escape(words)):
+    with pytest.raises(Refused, match=re.escape(message)):
         made(module, name, *arguments, state=state)
 
 
 @pytest.mark.parametrize(
-    ("changed", "words"),
+    ("changed", "message"),
     [
         ({"kind": "int64"}, "of an unknown kind"),
         ({"length": 2.0}, "of an unknown kind"),
@@ -235,19 +235,19 @@ def test_a_state_is_made_of_plain_parts_only(name: str, arguments: tuple[Any, ..
         ({"buffers": [None, b"\0" * 16]}, "of other things than buffers"),
     ],
 )
-def test_an_arrow_array_is_made_of_a_type_numbers_and_buffers(changed: dict[str, Any], words: str) -> None:
-    """Two numbers come back; another part in place of one of these is refused."""
+def test_an_arrow_array_is_built_from_a_type_numbers_and_buffers(changed: dict[str, Any], message: str) -> None:
+    """An array of two numbers is restored; any other kind of part is refused."""
     parts = {
         "kind": pa.int64(), "length": 2, "nulls": 0, "offset": 0,
         "buffers": [None, pa.py_buffer(np.array([3, 4]).tobytes())], "children": [], "dictionary": None,
     }  # fmt: skip
     assert made("pyarrow.lib", "_restore_array", tuple(parts.values())).to_pylist() == [3, 4]
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(Refused, match=message):
         made("pyarrow.lib", "_restore_array", tuple({**parts, **changed}.values()))
 
 
-def test_texts_of_arrow_that_point_outside_their_buffer_are_refused() -> None:
-    """Offsets are numbers of the pickle; one beyond the characters would read memory of the process."""
+def test_arrow_strings_with_offsets_outside_their_buffer_are_refused() -> None:
+    """Offsets come from the pickle; one beyond the end of the characters would read memory of the process."""
     for offsets in ([0, 3], [0, 2_000_000], [0, -1]):
         buffers = [None, pa.py_buffer(np.array(offsets, np.int32).tobytes()), pa.py_buffer(b"abc")]
         parts = (pa.string(), 1, 0, 0, buffers, [], None)
@@ -307,8 +307,8 @@ BERLIN = ZoneInfo("Europe/Berlin")
         ("pandas.DatetimeTZDtype", ("ns", "UTC"), pd.DatetimeTZDtype("ns", "UTC")),
     ],
 )  # fmt: skip
-def test_a_call_builds_this_value(name: str, arguments: tuple[Any, ...], value: Any) -> None:
-    """Old and new forms of the same value: packed bytes, separate numbers, with a zone, of other units."""
+def test_a_call_builds_the_right_value(name: str, arguments: tuple[Any, ...], value: Any) -> None:
+    """Values are built from their old and new forms: packed bytes or separate numbers, with a zone, in other units."""
     module, name = name.rsplit(".", 1)
     built = made(module, name, *arguments)
     assert built == value
@@ -317,8 +317,8 @@ def test_a_call_builds_this_value(name: str, arguments: tuple[Any, ...], value: 
     assert getattr(built, "unit", None) == getattr(value, "unit", None)
 
 
-def test_a_zone_of_pythons_own_comes_back() -> None:
-    """By its name, with the default of today, and through the form that names its reader by ``getattr``."""
+def test_a_zoneinfo_is_restored() -> None:
+    """It is restored by its name, directly and in the form that uses ``getattr``."""
     assert made("zoneinfo", "ZoneInfo._unpickle", "Europe/Berlin", True) == BERLIN
     assert made("builtins", "getattr", ZoneInfo, "_unpickle").make("Europe/Berlin", True) == BERLIN
 
@@ -335,13 +335,13 @@ def test_a_zone_of_pythons_own_comes_back() -> None:
         ("M8", dtype_state("<", unit=(b"generic", 1, 1, 1)), "<M8"),
     ],
 )
-def test_a_dtype_comes_back(code: str, state: tuple[Any, ...], dtype: Any) -> None:
-    """Byte order, fields, and the unit of dates with its multiple."""
+def test_a_dtype_is_restored(code: str, state: tuple[Any, ...], dtype: Any) -> None:
+    """Byte order, fields, and the unit of dates with its multiple are restored."""
     assert made("numpy", "dtype", code, state=state) == np.dtype(dtype)
 
 
-def test_truth_values_are_zero_or_one() -> None:
-    """Bytes other than these would be truth values that equal neither."""
+def test_booleans_are_zero_or_one() -> None:
+    """Other bytes would give values that equal neither True nor False."""
     assert made("numpy._core.numeric", "_frombuffer", b"\0\x01\x07", np.dtype(bool), (3,)).tolist() == [
         False,
         True,
@@ -349,8 +349,8 @@ def test_truth_values_are_zero_or_one() -> None:
     ]
 
 
-def test_an_array_keeps_its_order() -> None:
-    """Of columns first, and of rows first, and it can be written to."""
+def test_an_array_keeps_its_memory_order() -> None:
+    """Column-major and row-major arrays are restored, and are writable."""
     data = np.arange(6.0).tobytes()
     by_column = made("numpy._core.numeric", "_frombuffer", data, F8, (2, 3), "F")
     by_row = made("numpy._core.multiarray", "_reconstruct", np.ndarray, (0,), b"b", state=(1, (2, 3), F8, False, data))
@@ -366,7 +366,7 @@ def blocks(values: Any, places: Any, *axes: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("values", "places", "words"),
+    ("values", "places", "message"),
     [
         (np.zeros((2, 3)), slice(0, 2.0), "unknown places"),
         (np.zeros((2, 3)), np.array([0.0, 1.0]), "unknown places"),
@@ -380,15 +380,15 @@ def blocks(values: Any, places: Any, *axes: Any) -> Any:
         (pd.array(pd.date_range("2020", periods=6)).reshape(3, 2), slice(0, 2), "does not fit its frame"),
     ],
 )
-def test_blocks_have_to_fit_their_frame(values: Any, places: Any, words: str) -> None:
-    """Two columns of three rows: each is there once, with as many values as there are rows."""
+def test_blocks_must_fit_their_frame(values: Any, places: Any, message: str) -> None:
+    """In a frame of two columns and three rows, each column must occur once, with three values."""
     state = {"_mgr": blocks(values, places, pd.Index(["a", "b"]), pd.RangeIndex(3))}
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(Refused, match=message):
         made("pandas", "DataFrame", state=state)
 
 
 def test_frames_and_series_are_built_from_blocks() -> None:
-    """Positions may be in any order; attributes and flags come along."""
+    """Positions may be in any order; attributes and flags are restored."""
     whole = blocks(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([1, 0]), pd.Index(["a", "b"]), pd.RangeIndex(2))
     frame = made(
         "pandas", "DataFrame", state={"_mgr": whole, "attrs": {"x": 1}, "_flags": {"allows_duplicate_labels": False}}
@@ -418,13 +418,13 @@ def test_frames_and_series_are_built_from_blocks() -> None:
 
 @pytest.mark.parametrize("name", ["eval", "read_pickle", "offsets", "io", "DataFrame.eval", "_libs"])
 def test_no_other_name_of_pandas_has_a_rule(name: str) -> None:
-    """Also not in the module of the offsets, from which classes are taken by name."""
+    """Nor in the module of offsets, from which classes are taken by name."""
     assert rule_of("pandas", name) is None
     assert rule_of("pandas._libs.tslibs.offsets", name) is None
 
 
-def test_only_types_of_numbers_are_taken_from_numpy() -> None:
-    """Its functions, modules, and modules of other paths have no rule."""
+def test_only_number_types_of_numpy_have_a_rule() -> None:
+    """Its functions, other classes and other modules have no rule."""
     assert rule_of("numpy", "float64").value is np.float64  # type: ignore[union-attr]
     for module, name in (("numpy", "load"), ("numpy", "memmap"), ("numpy.lib", "float64"), ("numpy", "matrix")):
         assert rule_of(module, name) is None

@@ -1,4 +1,4 @@
-"""Objects keep themselves in files of their owner's."""
+"""Saving objects to pickle files and loading them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIELDS = {
 
 @pytest.fixture
 def dataset(small_market: Path) -> DatasetH:
-    """A handler with a fitted processor, cut into two segments."""
+    """A dataset of two segments, whose handler has a fitted processor."""
     rollforge.init(small_market)
     handler = DataHandlerLP(
         "all", "2022-01-03", "2023-12-29", {"class": "QlibDataLoader", "kwargs": {"config": FIELDS}},
@@ -34,8 +34,8 @@ def dataset(small_market: Path) -> DatasetH:
     return DatasetH(handler, {"train": ("2022-01-03", "2022-12-30"), "test": ("2023-01-02", "2023-12-29")})
 
 
-def test_handler_dataset_and_model_come_back_from_their_files(dataset: DatasetH, tmp_path: Path) -> None:
-    """What is read from the files answers as what was written, the handler also as ``file://`` of a task."""
+def test_handler_dataset_and_model_are_restored_from_their_files(dataset: DatasetH, tmp_path: Path) -> None:
+    """Loaded objects give the same results; the handler can also be loaded by ``file://`` in a task."""
     model = LinearModel(estimator="ridge", alpha=0.1)
     model.fit(dataset)
     for name, kept in {"handler": dataset.handler, "dataset": dataset, "model": model}.items():
@@ -48,22 +48,22 @@ def test_handler_dataset_and_model_come_back_from_their_files(dataset: DatasetH,
 
 
 def test_a_file_of_another_class_is_refused(tmp_path: Path) -> None:
-    """The message names what is there, and what was wanted."""
+    """The error names the class in the file and the expected one."""
     ZScoreNorm("2022-01-03", "2022-12-30").to_pickle(tmp_path / "x.pkl")
     with pytest.raises(ConfigError, match="contains a ZScoreNorm, not a LinearModel"):
         LinearModel.load(tmp_path / "x.pkl")
 
 
-def test_a_failed_writing_leaves_the_file_as_it_was(tmp_path: Path) -> None:
-    """All of it or nothing, and no draft is left behind."""
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    """No temporary file is left."""
 
-    class Stubborn(Serializable):
+    class Unpicklable(Serializable):
         def __reduce__(self) -> str:
-            raise RuntimeError("not me")
+            raise RuntimeError("cannot be pickled")
 
     target = tmp_path / "x.pkl"
     target.write_bytes(b"before")
-    with pytest.raises(RuntimeError, match="not me"):
-        Stubborn().to_pickle(target)
+    with pytest.raises(RuntimeError, match="cannot be pickled"):
+        Unpicklable().to_pickle(target)
     assert target.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [target]

@@ -1,4 +1,4 @@
-"""Code of the user's own, kept with the tasks and imported by every worker before it takes one."""
+"""Plugins: user code that is recorded with the tasks and imported by every worker before it claims a task."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Rows(RecordTemp):
 
 
 def document(market: Path, place: Path, module: str = "./local.py", plugins: list[str] | None = None) -> dict[str, Any]:
-    """A workflow that needs everything in ``local.py``."""
+    """Return a workflow that uses everything in ``local.py``."""
     handler = {
         "class": "DataHandlerLP", "module_path": "rollforge.features",
         "kwargs": {
@@ -122,7 +122,7 @@ def document(market: Path, place: Path, module: str = "./local.py", plugins: lis
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder of this user's own, for stores."""
+    """A folder for stores that only the current user can access."""
     folder = tmp_path / "place"
     folder.mkdir(mode=0o700)
     return folder
@@ -134,9 +134,9 @@ def write(file: Path, content: dict[str, Any]) -> Path:
     return file
 
 
-def command(*words: str, cwd: Path, code: int = 0, **env: str) -> str:
+def command(*arguments: str, cwd: Path, code: int = 0, **env: str) -> str:
     done = subprocess.run(
-        [*ROLLFORGE, *words],
+        [*ROLLFORGE, *arguments],
         capture_output=True,
         text=True,
         cwd=cwd,
@@ -150,10 +150,10 @@ def command(*words: str, cwd: Path, code: int = 0, **env: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["file", "package in rel_path"])
-def test_what_a_workflow_brings_is_used_by_a_worker_elsewhere(
+def test_a_worker_in_another_folder_uses_the_plugins_of_a_workflow(
     how: str, small_market: Path, tmp_path: Path, place: Path
 ) -> None:
-    """submit in one process, a worker in another process and folder, the report in a third: the number is the model's.
+    """The tasks are submitted, run and reported in different processes, and in different folders.
 
     The prediction is 2 * 3 * close, by the operator, the processor and the model of the file.
     """
@@ -164,9 +164,9 @@ def test_what_a_workflow_brings_is_used_by_a_worker_elsewhere(
         (home / "local.py").parent.mkdir()
         (home / "local.py").write_text(LOCAL)
     else:
-        content = {**document(small_market, place, "brought_by_path", ["brought_by_path"]), "sys": {"rel_path": "lib"}}
+        content = {**document(small_market, place, "plugin_by_path", ["plugin_by_path"]), "sys": {"rel_path": "lib"}}
         (home / "lib").mkdir(parents=True)
-        (home / "lib" / "brought_by_path.py").write_text(LOCAL)
+        (home / "lib" / "plugin_by_path.py").write_text(LOCAL)
     write(home / "job.yaml", content)
     submitted = json.loads(command("submit", "job.yaml", "--json", cwd=home))
     assert submitted["new"] == 2
@@ -191,11 +191,11 @@ def test_what_a_workflow_brings_is_used_by_a_worker_elsewhere(
 
 
 @pytest.mark.slow
-def test_a_worker_without_the_file_says_which_and_takes_nothing(
+def test_a_worker_without_a_plugin_file_names_it_and_claims_nothing(
     small_market: Path, tmp_path: Path, place: Path
 ) -> None:
-    """On a machine where ./local.py is not: code 7, one message with the file and what to do, no attempt counted. The same
-    for a file that cannot be imported there. Once it is there, the tasks are run."""
+    """If ./local.py is missing or cannot be imported, the worker exits with code 7 and one message with the file and
+    what to do, and no attempt is counted. When the file is there, the tasks run."""
     file = write(tmp_path / "home" / "job.yaml", document(small_market, place))
     local = tmp_path / "home" / "local.py"
     text = f"{LOCAL}\n\nimport os\n\nexec(os.environ.get('ON_THIS_MACHINE', ''))\n"
@@ -221,7 +221,7 @@ def test_a_worker_without_the_file_says_which_and_takes_nothing(
 
 @pytest.mark.slow
 def test_run_and_its_processes_use_plugins(small_market: Path, tmp_path: Path, place: Path) -> None:
-    """``rollforge run`` with worker processes, from another folder than that of the file."""
+    """``rollforge run`` with worker processes works from another folder than that of the file."""
     file = write(tmp_path / "home" / "job.yaml", document(small_market, place))
     (tmp_path / "home" / "local.py").write_text(LOCAL)
     command("run", str(file), "--jobs", "1", "--output", "out", cwd=tmp_path)
@@ -229,10 +229,10 @@ def test_run_and_its_processes_use_plugins(small_market: Path, tmp_path: Path, p
 
 
 @pytest.mark.slow
-def test_custom_operators_of_a_workflow_are_kept_with_its_tasks(
+def test_custom_operators_of_a_workflow_are_recorded_with_its_tasks(
     small_market: Path, tmp_path: Path, place: Path
 ) -> None:
-    """``custom_ops`` of Qlib's format: a worker in another process and folder computes them, without plugins."""
+    """A worker in another folder computes operators in the format of Qlib's ``custom_ops``, without plugins."""
     content = document(small_market, place, "rollforge.models", [])
     content["task"]["model"] = {"class": "LinearModel", "module_path": "rollforge.models"}
     content["task"]["record"] = content["task"]["record"][:1]
@@ -248,16 +248,18 @@ def test_custom_operators_of_a_workflow_are_kept_with_its_tasks(
     store = content["rollforge"]["store"]
     (tmp_path / "away").mkdir()
     worker = ["worker", "-t", "p", "--store", store, "--exit-when-empty", "-j", "1"]
-    place.chmod(0o770)  # others may write to the pool: its word is not enough
+    place.chmod(0o770)  # others may write to the pool, so its contents are not trusted
     assert "ops.py" in command(*worker, cwd=tmp_path / "away", code=7)
     place.chmod(0o700)
     assert "2 tasks run" in command(*worker, cwd=tmp_path / "away")
 
 
-def test_a_plugin_that_cannot_be_used_is_a_mistake_of_the_file(small_market: Path, tmp_path: Path, place: Path) -> None:
-    """The message has the line, the plugin and the cause; a module beside the file gets the advice how to name it."""
+def test_a_plugin_that_cannot_be_imported_is_an_error_in_the_file(
+    small_market: Path, tmp_path: Path, place: Path
+) -> None:
+    """The message contains the line, the plugin and the cause; for a module beside the file it says how to name it."""
     content = document(small_market, place)
-    for name, text, words in (
+    for name, text, message in (
         ("nothing_of_that_name", None, "There is no module 'nothing_of_that_name'"),
         ("./broken.py", "1/0\n", "ZeroDivisionError"),
         ("./broken2.py", "def\n", "SyntaxError"),
@@ -268,12 +270,12 @@ def test_a_plugin_that_cannot_be_used_is_a_mistake_of_the_file(small_market: Pat
             (tmp_path / f"{name.removeprefix('./').removesuffix('.py')}.py").write_text(text)
         with pytest.raises(ConfigError) as caught:
             load_workflow(file)
-        for part in (words, "line 2", "plugins.0"):
+        for part in (message, "line 2", "plugins.0"):
             assert part in str(caught.value), part
 
 
-def test_plan_knows_the_operators_of_a_plugin(small_market: Path, tmp_path: Path, place: Path) -> None:
-    """In one's own process the file is imported when the workflow is read; a file that changed is read again."""
+def test_plan_uses_the_operators_of_a_plugin(small_market: Path, tmp_path: Path, place: Path) -> None:
+    """The plugin is imported when the workflow is loaded; a file that has changed is imported again."""
     (tmp_path / "local.py").write_text(LOCAL)
     file = write(tmp_path / "job.yaml", document(small_market, place))
     try:
@@ -312,8 +314,8 @@ class NoGenerator:
 """
 
 
-def test_a_workflow_names_generators_of_ones_own(small_market: Path, tmp_path: Path, place: Path) -> None:
-    """They are applied before the windows, and each of their tasks is a model with a name of its own."""
+def test_a_workflow_may_use_its_own_generators(small_market: Path, tmp_path: Path, place: Path) -> None:
+    """They are applied before the windows, and each of their tasks is a model with its own name."""
     (tmp_path / "own.py").write_text(GENERATOR)
     content = document(small_market, place, "rollforge.models", [])
     content["task"]["model"] = {"class": "ConstantModel", "module_path": "rollforge.models.constant"}
@@ -324,21 +326,21 @@ def test_a_workflow_names_generators_of_ones_own(small_market: Path, tmp_path: P
     plan = make_plan(load_workflow(write(tmp_path / "job.yaml", {**content, "generators": [generator]})))
     assert [t["model"]["kwargs"]["value"] for t in plan.tasks] == [0, 0, 1, 1, 2, 2]
     assert list(plan.model_names) == ["value=0", "value=0", "value=1", "value=1", "value=2", "value=2"]
-    for name, words in (
+    for name, message in (
         ("Breaks", "ZeroDivisionError"),
         ("NoGenerator", "task generator"),
         ("Seeds", "needs 'count'"),
     ):
         wrong = write(tmp_path / "wrong.yaml", {**content, "generators": [{"class": name, "module_path": "own.py"}]})
-        with pytest.raises(ConfigError, match=words) as caught:
+        with pytest.raises(ConfigError, match=message) as caught:
             make_plan(load_workflow(wrong))
         assert "generators" in str(caught.value)
 
 
-def test_a_file_is_named_by_its_whole_path(
+def test_a_plugin_file_is_recorded_with_its_absolute_path(
     small_market: Path, tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether it lies beside the workflow or in the working directory, a worker finds it from any folder."""
+    """So a worker finds it from any folder, whether it is beside the workflow or in the working directory."""
     file = write(tmp_path / "home" / "job.yaml", document(small_market, place))
     (tmp_path / "home" / "local.py").write_text("")
     for folder in (tmp_path, tmp_path / "home"):
@@ -349,8 +351,8 @@ def test_a_file_is_named_by_its_whole_path(
 
 
 @pytest.fixture
-def brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Writes a module on the path that registers an operator."""
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that writes a module on the path."""
     made = []
 
     def write_module(name: str, text: str = "") -> str:
@@ -378,9 +380,9 @@ register_operator({name!r}, compute)
 """
 
 
-def test_a_session_imports_its_plugins_when_an_operator_is_looked_up(brought: Any) -> None:
-    """By a call: ``init(plugins=…)`` or a Session. Nothing is imported before it is needed."""
-    module = brought("plugged_a", OPERATOR.format(name="PluggedA"))
+def test_a_session_imports_its_plugins_when_an_operator_is_looked_up(plugin: Any) -> None:
+    """Plugins of a session are not imported before they are needed."""
+    module = plugin("plugged_a", OPERATOR.format(name="PluggedA"))
     with pytest.raises(ExpressionError, match="PluggedA"):
         parse("PluggedA($close)")
     with using(Session(plugins=(module,))):
@@ -390,9 +392,9 @@ def test_a_session_imports_its_plugins_when_an_operator_is_looked_up(brought: An
     unregister_operator("PluggedA")
 
 
-def test_a_plugin_may_register_a_store(brought: Any) -> None:
-    """An unknown scheme is looked for in the plugins of the session."""
-    module = brought(
+def test_a_plugin_may_register_a_store(plugin: Any) -> None:
+    """For an unknown scheme, the plugins of the session are imported."""
+    module = plugin(
         "plugged_b", "import rollforge\nrollforge.register_store('plugged', 'rollforge.store.memory:MemoryStore')\n"
     )
     with using(Session(plugins=module)):  # type: ignore[arg-type]
@@ -400,8 +402,8 @@ def test_a_plugin_may_register_a_store(brought: Any) -> None:
     rollforge.drivers.STORES.unregister("plugged")
 
 
-def test_an_installed_plugin_has_a_name_and_no_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An entry point is neither imported nor allowed until its name is listed; then its module is both."""
+def test_an_installed_plugin_is_not_allowed_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module of an entry point is neither imported nor allowed until its name is listed as a plugin."""
     info = tmp_path / "site" / "rf_demo-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rf-demo\nVersion: 1.0\n")
@@ -432,10 +434,11 @@ def test_an_installed_plugin_has_a_name_and_no_rights(tmp_path: Path, monkeypatc
     sys.modules.pop("rf_demo_module")
 
 
-def test_a_pool_of_others_imports_no_plugin_that_was_not_allowed(brought: Any, tmp_path: Path) -> None:
-    """Plugins, operators, folders and the standard library, named by a submission in a store that others can write to."""
+def test_a_shared_pool_cannot_import_plugins_that_are_not_allowed(plugin: Any, tmp_path: Path) -> None:
+    """A submission in a store that others can write to may refer to plugins, operators, folders or the standard
+    library."""
     marker = tmp_path / "it-ran"
-    module = brought("plugged_c", f"open({str(marker)!r}, 'w').close()\n")
+    module = plugin("plugged_c", f"open({str(marker)!r}, 'w').close()\n")
     (tmp_path / "evil").mkdir()
     (tmp_path / "evil" / "plugged_d.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
     folder = tmp_path / "shared"
@@ -449,7 +452,7 @@ def test_a_pool_of_others_imports_no_plugin_that_was_not_allowed(brought: Any, t
         for mode in (0o700, 0o770):
             folder.chmod(mode)
             if mode == 0o700 and "os" not in str(facts) and "__main__" not in str(facts) and "x.py" not in str(facts):
-                continue  # one's own pool is one's own word
+                continue  # the user's own pool is trusted
             pool = f"p{len(store.pools())}"
             key = store.keep_submission(pool, {"host": "elsewhere", **facts})
             store.create(pool, [{"x": 1}], submission=key)
@@ -464,10 +467,11 @@ def test_a_pool_of_others_imports_no_plugin_that_was_not_allowed(brought: Any, t
 
 
 @pytest.mark.slow
-def test_an_allowed_plugin_of_a_shared_pool_is_imported_before_a_claim(brought: Any, tmp_path: Path) -> None:
-    """The submission names it, the operator allows it: worker processes import it although no task names its classes."""
+def test_an_allowed_plugin_of_a_shared_pool_is_imported_before_a_claim(plugin: Any, tmp_path: Path) -> None:
+    """If a submission lists a plugin and the worker allows it, worker processes import it even if no task refers to its
+    classes."""
     marker = tmp_path / "it-ran"
-    module = brought("plugged_e", f"open({str(marker)!r}, 'w').close()\n")
+    module = plugin("plugged_e", f"open({str(marker)!r}, 'w').close()\n")
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(0o770)
@@ -477,7 +481,7 @@ def test_an_allowed_plugin_of_a_shared_pool_is_imported_before_a_claim(brought: 
     admission = Admission(store, "p", session, ("tracking",), needs_data=False)
     admission.prove(stays=False)
     assert marker.exists()
-    assert module not in sys.modules  # not in this process, which holds the claims
+    assert module not in sys.modules  # not in this process, which claims tasks
     marker.unlink()
     WorkerPool(store, Job("p", len), session, 1, admission=admission).run()
     assert marker.exists()
@@ -485,12 +489,12 @@ def test_an_allowed_plugin_of_a_shared_pool_is_imported_before_a_claim(brought: 
 
 
 @pytest.mark.slow
-def test_a_plugin_that_does_not_end_holds_no_worker(
-    brought: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_plugin_whose_import_does_not_end_does_not_block_a_worker(
+    plugin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Importing it is given up, with a message, before anything is claimed."""
+    """The import is aborted with a message before a task is claimed."""
     monkeypatch.setattr("rollforge.run.worker_process.START_SECONDS", 4.0)
-    module = brought("plugged_h", "import time\ntime.sleep(600)\n")
+    module = plugin("plugged_h", "import time\ntime.sleep(600)\n")
     store = MemoryStore()
     store.create("p", [{"x": 1}], submission=store.keep_submission("p", {"plugins": [module]}))
     admission = Admission(store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking",), needs_data=False)
@@ -499,11 +503,11 @@ def test_a_plugin_that_does_not_end_holds_no_worker(
     assert store.count("p") == {Status.WAITING: 1}
 
 
-# -- the contents of files, on two machines ---------------------------------------------------------------------------
+# -- the contents of files on two machines -----------------------------------------------------------------------------
 
 
 class Machines:
-    """Two folders that stand for the same folder on two machines, at the path `home`."""
+    """Two folders that stand for the folder `home` on two machines."""
 
     def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
@@ -511,7 +515,7 @@ class Machines:
             (folder / name).mkdir()
 
     def on(self, name: str) -> Path:
-        """Make `home` the folder of that machine."""
+        """Make `home` refer to the folder of a machine."""
         self.home.unlink(missing_ok=True)
         self.home.symlink_to(self.home.parent / name)
         return self.home
@@ -527,26 +531,26 @@ def sha(text: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_worker_with_another_version_of_the_file_takes_nothing(
+def test_a_worker_with_another_version_of_the_file_claims_nothing(
     machines: Machines, small_market: Path, tmp_path: Path, place: Path
 ) -> None:
-    """Code 7, one message with the file, both digests and what to do, no attempt counted. With the submitter's copy, or
-    after another submission, the tasks are run, and the numbers are those of the submitter's file."""
-    theirs, ours = LOCAL, LOCAL.replace("3 * x", "5 * x")
+    """The worker exits with code 7 and one message with the file, both digests and what to do, and no attempt is
+    counted. With the submitter's file the tasks run, and give the results of that file."""
+    submitted, changed = LOCAL, LOCAL.replace("3 * x", "5 * x")
     write(machines.on("head1") / "job.yaml", document(small_market, place))
-    (machines.home / "local.py").write_text(theirs)
+    (machines.home / "local.py").write_text(submitted)
     command("submit", str(machines.home / "job.yaml"), cwd=tmp_path)
     store = f"sqlite:///{place}/tasks.db"
     worker = ["worker", "-t", "p", "--store", store, "--exit-when-empty", "-j", "1"]
-    (machines.on("gpu1") / "local.py").write_text(ours)
-    for words in (worker, [*worker, "--allow", str(machines.home / "local.py")]):
-        said = command(*words, cwd=tmp_path, code=7)
-        assert f"{machines.home / 'local.py'} (SHA-256 {sha(ours)} here, {sha(theirs)} there)" in said
+    (machines.on("gpu1") / "local.py").write_text(changed)
+    for arguments in (worker, [*worker, "--allow", str(machines.home / "local.py")]):
+        said = command(*arguments, cwd=tmp_path, code=7)
+        assert f"{machines.home / 'local.py'} (SHA-256 {sha(changed)} here, {sha(submitted)} there)" in said
         assert "submit the tasks again" in said
         assert said.count("local.py") == 1
     assert open_store(store).count("p") == {Status.WAITING: 2}
     assert {task.attempts for task in open_store(store).query("p")} == {0}
-    (machines.home / "local.py").write_text(theirs)
+    (machines.home / "local.py").write_text(submitted)
     assert "2 tasks run" in command(*worker, cwd=tmp_path)
     pred = (
         open_reference(next(iter(open_store(store).query("p"))).result["recorder"]).load_object("pred.pkl").iloc[:, 0]
@@ -571,11 +575,10 @@ NAMED = {"class": "Mine", "module_path": "HOME/mine.py"}
     ids=["plugin", "operator", "model", "processor", "strategy"],
 )
 @pytest.mark.parametrize("kind", [Admission, own_data])
-def test_every_file_that_tasks_name_is_compared(
+def test_every_file_that_tasks_refer_to_is_compared(
     task: dict[str, Any], session: dict[str, Any], kind: Any, machines: Machines
 ) -> None:
-    """By its bytes: the same text written later is the same; one space more is not. A worker that goes on notices both at
-    once, in both directions."""
+    """The bytes of files are compared, not their times. A running worker detects changes in both directions."""
 
     def here(node: Any) -> Any:
         return json.loads(json.dumps(node).replace("HOME", str(machines.home)))
@@ -604,8 +607,8 @@ def test_every_file_that_tasks_name_is_compared(
         assert admission.fits
 
 
-def test_several_other_files_are_one_message(machines: Machines) -> None:
-    """Each is named once; a file that the submitter did not have is not compared."""
+def test_several_different_files_are_reported_in_one_message(machines: Machines) -> None:
+    """Each file is named once; a file that the submitter did not have is not compared."""
     home = machines.on("head1")
     tasks = [{"model": {"class": "M", "module_path": str(home / name)}} for name in ("a.py", "b.py", "c.py", "a.py")]
     for name in ("a.py", "b.py"):
@@ -624,7 +627,8 @@ def test_several_other_files_are_one_message(machines: Machines) -> None:
 
 
 def test_a_file_that_is_not_allowed_is_not_read(tmp_path: Path) -> None:
-    """Anybody who may write to a pool could otherwise learn by a digest what a file of the worker's machine contains."""
+    """Otherwise anyone who can write to a pool could test, by a digest, the contents of files on the worker's
+    machine."""
     place = tmp_path / "shared"
     place.mkdir()
     place.chmod(0o777)
@@ -639,7 +643,7 @@ def test_a_file_that_is_not_allowed_is_not_read(tmp_path: Path) -> None:
 
 
 def takes_new_version(task: Any) -> Any:
-    """Returns what the operator's file says, and puts the next version in its place."""
+    """Return the version in the operator's file, and write the next version."""
     parse("Versioned($close)")
     found = {"version": sys.modules[module_name(task["file"])].VERSION, "process": os.getpid()}
     Path(task["file"]).write_text(task["next"])
@@ -647,8 +651,8 @@ def takes_new_version(task: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_a_process_loads_a_file_again_that_has_changed(tmp_path: Path) -> None:
-    """Two submissions with two versions of one file: each task is run with its own, by the same process."""
+def test_a_worker_process_reloads_a_file_that_has_changed(tmp_path: Path) -> None:
+    """The tasks of two submissions with two versions of a file run with their own versions, in the same process."""
     file = tmp_path / "versioned.py"
     text = "VERSION = {}\n" + OPERATOR.format(name="Versioned")
     session = Session(plugins=(str(file),))
@@ -666,8 +670,8 @@ def test_a_process_loads_a_file_again_that_has_changed(tmp_path: Path) -> None:
     assert results[1]["process"] == results[2]["process"]
 
 
-def test_an_operator_of_a_file_that_changed_is_the_new_one(tmp_path: Path) -> None:
-    """As in a notebook: the class of a session's operator is taken from the file as it is now."""
+def test_an_operator_is_reloaded_from_a_changed_file(tmp_path: Path) -> None:
+    """The class of a session's operator is taken from the current file, for example in a notebook."""
     file = tmp_path / "own_ops.py"
     text = (
         "from qlib.data.ops import ElemOperator\n\n\nclass Times(ElemOperator):\n"
@@ -683,8 +687,8 @@ def test_an_operator_of_a_file_that_changed_is_the_new_one(tmp_path: Path) -> No
     assert marks[0] != marks[1] == marks[2]
 
 
-def test_a_worker_in_process_imports_plugins_before_it_claims(brought: Any) -> None:
-    """A missing plugin of the session, or of a submission, is an error before anything is claimed."""
+def test_a_worker_in_process_imports_plugins_before_it_claims(plugin: Any) -> None:
+    """A missing plugin of the session or of a submission is an error before a task is claimed."""
     store = MemoryStore()
     store.create("p", [{"x": 1}])
     with using(Session(plugins=("nothing_of_that_name",))), pytest.raises(MissingCode, match="nothing_of_that_name"):
@@ -695,7 +699,7 @@ def test_a_worker_in_process_imports_plugins_before_it_claims(brought: Any) -> N
     with pytest.raises(UnfitWorker, match="nothing_of_that_name"):
         run_task(len, "q", store=store)
     assert store.count("q") == {Status.WAITING: 1}
-    module = brought("plugged_f")
+    module = plugin("plugged_f")
     store.create("r", [{"x": 1}], submission=store.keep_submission("r", {"plugins": [module]}))
     assert run_task(len, "r", store=store)
     assert module in sys.modules
@@ -710,9 +714,9 @@ def returns_recorder(task: Any, experiment_name: str, recorder_name: str | None 
 
 
 @pytest.mark.slow
-def test_processes_of_a_trainer_import_the_plugins_of_the_session(brought: Any, tmp_path: Path) -> None:
-    """``init(plugins=…)`` or a session, TrainerRM with processes: the operator is known there."""
-    module = brought("plugged_g", OPERATOR.format(name="PluggedG"))
+def test_processes_of_a_trainer_import_the_plugins_of_the_session(plugin: Any, tmp_path: Path) -> None:
+    """So operators that they register can be used there."""
+    module = plugin("plugged_g", OPERATOR.format(name="PluggedG"))
     session = Session(plugins=(module,), tracking_uri=f"folder:{tmp_path}/runs")
     store = MemoryStore()
     trainer = TrainerRM("e", train_func=returns_recorder, jobs=1, store=store, session=session)
@@ -732,14 +736,14 @@ def test_processes_of_a_trainer_import_the_plugins_of_the_session(brought: Any, 
         {"files": {"a": "1", "b.txt": "2", "/etc/passwd": "3"}},
     ],
 )
-def test_facts_of_another_form_are_left_out(kept: dict[str, Any]) -> None:
-    """Anybody who may write to the pool may have written them."""
+def test_invalid_facts_are_ignored(kept: dict[str, Any]) -> None:
+    """Anyone who can write to the pool may have written them."""
     facts = read_facts(kept)
     assert (facts.plugins, facts.operators, facts.sys_path, facts.files) == ((), (), (), {})
 
 
-def test_tasks_without_plugins_have_the_facts_of_before() -> None:
-    """Facts are only added where there is something to say, so that a submission keeps its key."""
+def test_tasks_without_plugins_have_no_additional_facts() -> None:
+    """Empty facts are omitted, so that the key of a submission does not change."""
     assert not {"operators", "sys_path", "files"} & set(facts_of([{"model": {"class": "LGBModel"}}], Session()))
     manager = TaskManager("p", store=MemoryStore())
     assert manager.store.keep_submission("p", {"plugins": []}) == manager.store.keep_submission("p", {"plugins": []})

@@ -1,4 +1,4 @@
-"""What contributors meet beside the code: targets, changelog fragments, CI, hooks and versions agree with each other."""
+"""Files for contributors: targets, changelog fragments, CI, hooks and versions are consistent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read_yaml(path: str) -> Any:
 
 
 def test_make_help_has_a_line_for_every_target() -> None:
-    """``make`` alone, too, lists each target with what it does."""
+    """``make help``, and ``make`` alone, list each target with a description."""
     for command in (["make", "--no-print-directory", "help"], ["make", "--no-print-directory"]):
         out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         lines = dict(re.findall(r"^  make ([a-z-]+) +(\S.+)$", out, re.MULTILINE))
@@ -45,8 +45,8 @@ def test_make_help_has_a_line_for_every_target() -> None:
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/releases.md", ".github/workflows/ci.yml"])
-def test_targets_that_pages_name_exist(page: str) -> None:
-    """A page that says ``make fast`` means a target of the Makefile."""
+def test_targets_named_in_pages_exist(page: str) -> None:
+    """Every ``make`` command in a page is a target of the Makefile."""
     text = (ROOT / page).read_text(encoding="utf-8")
     named = re.findall(r"(?:^ +|`|run: )make ([a-z-]+)", text, re.MULTILINE)
     assert named
@@ -57,13 +57,13 @@ def test_targets_that_pages_name_exist(page: str) -> None:
 
 
 def fragments(folder: Path) -> subprocess.CompletedProcess[str]:
-    """What ``make lint`` says of a checkout's fragments."""
+    """Check the fragments of a checkout as ``make lint`` does."""
     command = [sys.executable, "-m", "towncrier", "build", "--draft", "--version", "next", "--dir", str(folder)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def bare(folder: Path) -> Path:
-    """A copy of what the check reads, without git."""
+    """Create a folder with the files that the check reads, without git."""
     for name in ("pyproject.toml", "CHANGELOG.md"):
         shutil.copy(ROOT / name, folder)
     (folder / "changelog.d").mkdir()
@@ -71,14 +71,14 @@ def bare(folder: Path) -> Path:
     return folder
 
 
-def test_the_fragments_make_a_section() -> None:
-    """Every file of ``changelog.d`` is a fragment."""
+def test_the_fragments_are_valid() -> None:
+    """Every file in ``changelog.d`` is a valid fragment."""
     done = fragments(ROOT)
     assert done.returncode == 0, done.stderr
 
 
-def test_fragments_come_into_the_changelog_by_type(tmp_path: Path) -> None:
-    """With the number of an issue, or without one; the section is put above the older ones."""
+def test_fragments_are_grouped_by_type_in_the_changelog(tmp_path: Path) -> None:
+    """With or without the number of an issue; the new section is above the older ones."""
     folder = bare(tmp_path)
     (folder / "changelog.d" / "12.fixed.md").write_text("`collect` names each window once.\n")
     (folder / "changelog.d" / "+redis.added.md").write_text("A store in Redis.\n")
@@ -94,8 +94,8 @@ def test_fragments_come_into_the_changelog_by_type(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["12.feature.md", "notes.md", "12.md", "added.12.md"])
-def test_a_fragment_of_another_name_fails(name: str, tmp_path: Path) -> None:
-    """Without any git history, and with the name in the message."""
+def test_a_fragment_with_an_invalid_name_is_an_error(name: str, tmp_path: Path) -> None:
+    """The message contains the name; no git history is needed."""
     folder = bare(tmp_path)
     (folder / "changelog.d" / name).write_text("Something.\n")
     done = fragments(folder)
@@ -106,13 +106,13 @@ def test_a_fragment_of_another_name_fails(name: str, tmp_path: Path) -> None:
 # -- coverage ----------------------------------------------------------------------------------------------------------
 
 
-def test_every_room_has_a_floor() -> None:
-    """A new room is measured too, and a room that is gone leaves no floor behind."""
+def test_every_room_has_a_minimum_coverage() -> None:
+    """Every room has a minimum in ``pyproject.toml``, and every minimum has a room."""
     assert set(PROJECT["tool"]["rollforge"]["branch-floors"]) == set(ROOMS)
 
 
-def test_branches_are_summed_by_room() -> None:
-    """The share of a room is that of its branches, not the mean of its files' shares."""
+def test_branches_are_counted_by_room() -> None:
+    """The share of a room is computed from all its branches, and is not the mean of its files' shares."""
     files = {
         str(SOURCE / "store" / name): {
             "summary": {
@@ -130,21 +130,21 @@ def test_branches_are_summed_by_room() -> None:
     assert totals["run"].branch_share == 100.0
 
 
-def test_a_room_below_its_floor_is_named() -> None:
-    """So are rooms without a floor, and floors without a room; at the floor is enough."""
+def test_a_room_below_its_minimum_coverage_is_named() -> None:
+    """So are rooms without a minimum, and minimums without a room; a share equal to the minimum is sufficient."""
     totals = {"store": Covered(200, 159), "run": Covered(100, 80), "track": Covered(1, 1)}
     assert below(totals, {"store": 80, "run": 80, "serve": 50}) == [
-        "track has no floor in pyproject.toml",
-        "serve has a floor in pyproject.toml, and is no room",
-        "store: 79.5 % of the branches, of at least 80 %",
+        "track has no minimum in pyproject.toml",
+        "serve has a minimum in pyproject.toml but is not a room",
+        "store: 79.5 % of the branches are covered, less than the minimum of 80 %",
     ]
 
 
 # -- mutation testing --------------------------------------------------------------------------------------------------
 
 
-def test_the_table_of_mutants_is_up_to_date() -> None:
-    """Its files and tests exist, each line of an equivalent mutant is still in its file, and each has a reason."""
+def test_the_list_of_mutants_is_up_to_date() -> None:
+    """Its files and tests exist, and each equivalent mutant has a reason and a line that is still in its file."""
     table = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text(encoding="utf-8"))
     for room in table["rooms"].values():
         assert all((SOURCE / file).exists() for file in room["files"])
@@ -159,13 +159,13 @@ def test_the_table_of_mutants_is_up_to_date() -> None:
 # -- versions, CI and hooks --------------------------------------------------------------------------------------------
 
 
-def test_one_version_everywhere() -> None:
-    """In the package, in what is published, and in the citation."""
+def test_the_version_is_the_same_everywhere() -> None:
+    """The package, its metadata and the citation have the same version."""
     assert PROJECT["project"]["version"] == rollforge.__version__ == read_yaml("CITATION.cff")["version"]
 
 
-def test_ci_runs_every_python_that_is_declared() -> None:
-    """The classifiers are the matrix; what nobody has run yet does not block."""
+def test_ci_runs_every_declared_python() -> None:
+    """The classifiers match the matrix; only entries that are marked as untested may fail."""
     fast = read_yaml(".github/workflows/ci.yml")["jobs"]["fast"]["strategy"]["matrix"]
     declared = {c.rpartition(" ")[2] for c in PROJECT["project"]["classifiers"] if c.startswith("Programming Language")}
     extra = fast["include"]
@@ -174,8 +174,8 @@ def test_ci_runs_every_python_that_is_declared() -> None:
     assert {e["os"] for e in extra if e.get("untested")} == {"ubuntu-latest", "macos-latest"}
 
 
-def test_hooks_run_what_is_installed() -> None:
-    """Each hook calls a program of the development environment."""
+def test_hooks_run_installed_programs() -> None:
+    """Each hook runs a program of the development environment."""
     installed = {re.split(r"[<>=;\[ ]", need)[0] for need in PROJECT["project"]["optional-dependencies"]["dev"]}
     for hook in read_yaml(".pre-commit-config.yaml")["repos"][0]["hooks"]:
         program, *rest = hook["entry"].split()
@@ -185,7 +185,7 @@ def test_hooks_run_what_is_installed() -> None:
             assert not argument.startswith("tests/") or (ROOT / argument).is_file()
 
 
-def test_templates_can_be_read() -> None:
-    """GitHub shows none of a template whose YAML is broken."""
+def test_templates_are_valid_yaml() -> None:
+    """GitHub does not show a template with invalid YAML."""
     for file in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
         assert yaml.safe_load(file.read_text(encoding="utf-8")), file

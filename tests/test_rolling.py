@@ -1,4 +1,4 @@
-"""``Rolling``: each argument does what it says, and what cannot be meant is refused before anything is trained or deleted."""
+"""``Rolling``: each argument has its documented effect; invalid ones are refused before anything is trained."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def handler_kwargs(**more: Any) -> dict[str, Any]:
 
 
 def document(**handler: Any) -> dict[str, Any]:
-    """A workflow with a linear model on two features; its label stands in the loader of the handler."""
+    """Return a workflow with a linear model on two features, whose label is defined in the loader of the handler."""
     kwargs = {
         "handler": {"class": "DataHandlerLP", "module_path": "qlib.data.dataset.handler", "kwargs": handler_kwargs()}
     }
@@ -90,8 +90,9 @@ def recorders(session: Session, experiment: str) -> list[Any]:
     return found
 
 
-def test_a_run_leaves_one_judged_recorder_and_one_of_each_window(conf: Path, session: Session) -> None:
-    """Run twice under the same names: the windows of the first run are gone, its joined recorder stays."""
+def test_a_run_leaves_a_joined_recorder_and_one_for_each_window(conf: Path, session: Session) -> None:
+    """If it is run twice with the same names, the windows of the first run are replaced, and its joined recorder is
+    kept."""
     for _ in range(2):
         rolling = Rolling(conf, "joined", horizon=3, step=60, rolling_exp="windows", session=session)
         rolling.run()
@@ -104,7 +105,7 @@ def test_a_run_leaves_one_judged_recorder_and_one_of_each_window(conf: Path, ses
     assert prediction.index.equals(label.index)
     days = prediction.index.get_level_values("datetime")
     assert (str(days.min().date()), str(days.max().date())) == ("2023-04-03", "2023-10-31")
-    # What judges the joined prediction knows over how many days its label runs.
+    # The evaluation of the joined prediction uses the number of days that its label spans.
     assert [x.days for x in recorded_labels(last)] == [3]
 
 
@@ -113,8 +114,8 @@ def rolling_tasks(rolling: Rolling, session: Session) -> list[dict[str, Any]]:
         return rolling.get_task_list()
 
 
-def test_the_horizon_sets_the_label_and_the_distance_to_the_test(conf: Path, session: Session) -> None:
-    """A label of h days looks h + 1 ahead: train and valid end h + 1 trading days before the test."""
+def test_the_horizon_sets_the_label_and_the_gap_before_the_test(conf: Path, session: Session) -> None:
+    """A label of h days looks ahead h + 1 days, so train and valid end h + 1 trading days before the test segment."""
     rolling = Rolling(conf, horizon=5, step=60, session=session)
     with using(session):
         task = rolling.basic_task()
@@ -129,8 +130,8 @@ def test_the_horizon_sets_the_label_and_the_distance_to_the_test(conf: Path, ses
     assert segments(second)["train"] == ("2022-02-01", "2023-03-24")
 
 
-def test_a_handler_that_takes_a_label_is_given_it(tmp_path: Path) -> None:
-    """As Qlib's own do; the file is not changed."""
+def test_the_label_is_passed_to_a_handler_that_accepts_one(tmp_path: Path) -> None:
+    """Qlib's own handlers do; the file is not changed."""
     alpha = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": {"instruments": "demo100"}}
     file = write(tmp_path, document(**alpha))
     before = file.read_text()
@@ -139,8 +140,8 @@ def test_a_handler_that_takes_a_label_is_given_it(tmp_path: Path) -> None:
     assert file.read_text() == before
 
 
-def test_without_a_horizon_the_label_stays_and_says_its_own(conf: Path, session: Session) -> None:
-    """None: the label looks two days ahead, so train and valid end two trading days before the test."""
+def test_without_a_horizon_the_label_determines_the_gap(conf: Path, session: Session) -> None:
+    """With ``horizon=None`` the label looks ahead two days, so train and valid end two trading days before the test."""
     rolling = Rolling(conf, horizon=None, step=60, session=session)
     task = rolling.basic_task()
     assert task["dataset"]["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"]["config"]["label"] == [
@@ -150,8 +151,8 @@ def test_without_a_horizon_the_label_stays_and_says_its_own(conf: Path, session:
     assert segments(rolling_tasks(rolling, session)[0])["valid"][1] == "2023-03-30"
 
 
-def test_days_that_are_asked_for_are_tested_and_trained_on(conf: Path, session: Session) -> None:
-    """``train_start`` and ``test_end`` move the segments, and a handler that would leave their days out."""
+def test_train_start_and_test_end_change_the_segments(conf: Path, session: Session) -> None:
+    """``train_start`` and ``test_end`` change the segments, and extend the date range of the handler if necessary."""
     rolling = Rolling(conf, "joined", horizon=1, step=80, train_start=20220110, test_end="2023/12/15", session=session)
     task = rolling.basic_task()
     assert segments(task)["train"][0] == "2022-01-10"
@@ -163,8 +164,8 @@ def test_days_that_are_asked_for_are_tested_and_trained_on(conf: Path, session: 
     assert joined.load_object("pred.pkl").index.get_level_values("datetime").max() == pd.Timestamp("2023-12-15")
 
 
-def test_changes_to_the_task_come_last(conf: Path) -> None:
-    """Merged one after the other; a dropped key is gone."""
+def test_task_ext_conf_is_applied_last(conf: Path) -> None:
+    """They are merged in order, and can drop keys."""
     changes = [
         {"model": {"kwargs": {"estimator": "ridge", "alpha": 1.0}}},
         {"model": {"kwargs": {"alpha": "__DROP__"}}},
@@ -173,8 +174,8 @@ def test_changes_to_the_task_come_last(conf: Path) -> None:
     assert task["model"]["kwargs"] == {"estimator": "ridge"}
 
 
-def test_a_pickled_handler_takes_the_place_of_the_files(conf: Path, session: Session, tmp_path: Path) -> None:
-    """Its data and its label, under a path with a blank; the file's horizon is left alone."""
+def test_a_pickled_handler_replaces_that_of_the_file(conf: Path, session: Session, tmp_path: Path) -> None:
+    """Its data and its label are used; the path may contain a space, and the horizon has no effect."""
     place = tmp_path / "my handler.pkl"
     with using(session):
         handler = Alpha158(
@@ -190,15 +191,15 @@ def test_a_pickled_handler_takes_the_place_of_the_files(conf: Path, session: Ses
     assert list(joined.load_object("label.pkl").columns) == ["LABEL0"]
 
 
-def test_the_task_without_rolling(conf: Path, session: Session) -> None:
-    """One recorder in the experiment, over the whole test segment, with the file's records."""
+def test_run_basic_task_runs_the_task_without_rolling(conf: Path, session: Session) -> None:
+    """It leaves one recorder in the experiment, with the records of the file."""
     Rolling(conf, "once", horizon=1, session=session).run_basic_task()
     (recorder,) = recorders(session, "once")
     assert "IC" in recorder.list_metrics()
 
 
-def test_worker_processes_find_the_same(conf: Path, session: Session) -> None:
-    """``jobs``: the same prediction from two processes."""
+def test_worker_processes_give_the_same_result(conf: Path, session: Session) -> None:
+    """With ``jobs=2`` the prediction is the same."""
     found = []
     for jobs in (None, 2):
         rolling = Rolling(conf, "joined", horizon=1, step=80, jobs=jobs, session=session)
@@ -207,8 +208,8 @@ def test_worker_processes_find_the_same(conf: Path, session: Session) -> None:
     pd.testing.assert_frame_equal(*found)
 
 
-def test_the_files_data_count_where_no_others_are_set(small_market: Path, tmp_path: Path) -> None:
-    """Without ``qlib.init`` the data folder of the file's ``qlib_init`` is used (Qlib leaves that section aside)."""
+def test_the_data_folder_of_the_file_is_the_default(small_market: Path, tmp_path: Path) -> None:
+    """Without ``qlib.init`` the data folder in the file's ``qlib_init`` is used (Qlib ignores that section)."""
     content = document()
     content["qlib_init"]["provider_uri"] = str(small_market)
     content["qlib_init"]["exp_manager"] = {"kwargs": {"uri": f"folder:{tmp_path / 'runs'}"}}
@@ -216,20 +217,20 @@ def test_the_files_data_count_where_no_others_are_set(small_market: Path, tmp_pa
     assert len(recorders(Session(tracking_uri=f"folder:{tmp_path / 'runs'}"), "joined")) == 1
 
 
-def test_the_tasks_are_known_without_a_run(small_market: Path, tmp_path: Path) -> None:
-    """``get_task_list`` finds the calendar of the file's data folder, as a run does."""
+def test_the_tasks_can_be_listed_without_a_run(small_market: Path, tmp_path: Path) -> None:
+    """``get_task_list`` uses the calendar of the file's data folder, as a run does."""
     content = document()
     content["qlib_init"]["provider_uri"] = str(small_market)
     assert len(Rolling(write(tmp_path, content), horizon=1, step=80).get_task_list()) == 2
 
 
-def test_two_begun_in_the_same_second_do_not_share_an_experiment(conf: Path) -> None:
-    """Names of experiments made up for the windows differ."""
+def test_objects_created_in_the_same_second_do_not_share_an_experiment(conf: Path) -> None:
+    """The generated names of experiments are unique."""
     assert len({Rolling(conf).rolling_exp for _ in range(20)}) == 20
 
 
 class Interrupted(Rolling):
-    """A run beside which another one of the same name begins, before the windows are joined."""
+    """A run during which another run with the same experiment starts, before the windows are joined."""
 
     def _ens_rolling(self) -> None:
         Rolling(self.conf_path, "other", horizon=1, step=80, rolling_exp=self.rolling_exp, session=self.session).run()
@@ -237,7 +238,7 @@ class Interrupted(Rolling):
 
 
 def test_windows_of_another_run_are_not_joined(conf: Path, session: Session) -> None:
-    """A run that took the experiment away is named, and its recorders are not taken for the lost ones."""
+    """The error says that the windows have been replaced; the recorders of the other run are not used."""
     with pytest.raises(CoverageError, match=r"2 of 2 windows are no longer in experiment 'windows'"):
         Interrupted(conf, "joined", horizon=1, step=80, rolling_exp="windows", session=session).run()
     assert len(recorders(session, "other")) == 1
@@ -252,8 +253,8 @@ def test_windows_of_another_run_are_not_joined(conf: Path, session: Session) -> 
          {"train_start": "2022-03-01"}, "there is no segment 'train'. Did you mean 'trian'"),
     ],
 )  # fmt: skip
-def test_a_task_without_segments_is_a_message(dataset: Any, arguments: Any, said: str, tmp_path: Path) -> None:
-    """Whatever the dataset is described by."""
+def test_a_task_without_segments_is_an_error(dataset: Any, arguments: Any, said: str, tmp_path: Path) -> None:
+    """However the dataset is given."""
     content = document()
     content["task"]["dataset"] = dataset
     with pytest.raises(ConfigError, match=re.escape(said)):
@@ -261,7 +262,7 @@ def test_a_task_without_segments_is_a_message(dataset: Any, arguments: Any, said
 
 
 class Shorter(Rolling):
-    """A subclass that changes the task, as Qlib's own do."""
+    """A subclass that changes the task, as Qlib's subclasses do."""
 
     def basic_task(self, enable_handler_cache: bool | None = True) -> dict[str, Any]:
         task = super().basic_task(enable_handler_cache)
@@ -269,8 +270,8 @@ class Shorter(Rolling):
         return task
 
 
-def test_a_subclass_decides_about_the_task(conf: Path, session: Session) -> None:
-    """What it returns is what is trained."""
+def test_a_subclass_can_change_the_task(conf: Path, session: Session) -> None:
+    """The task that it returns is trained."""
     assert len(rolling_tasks(Shorter(conf, horizon=1, step=20, session=session), session)) == 3
 
 
@@ -287,14 +288,14 @@ def test_a_subclass_decides_about_the_task(conf: Path, session: Session) -> None
         ({"exp_name": "same", "rolling_exp": "same"}, "rolling_exp: is 'same'"),
     ],
 )
-def test_an_argument_that_cannot_be_meant_is_refused(arguments: dict[str, Any], said: str, conf: Path) -> None:
-    """One message that names it."""
+def test_an_invalid_argument_is_refused(arguments: dict[str, Any], said: str, conf: Path) -> None:
+    """The error names it."""
     with pytest.raises(ConfigError, match=said):
         Rolling(conf, **arguments)
 
 
-def test_a_file_that_is_not_there_is_a_message(tmp_path: Path, session: Session) -> None:
-    """With the nearest name."""
+def test_a_missing_workflow_file_is_an_error(tmp_path: Path, session: Session) -> None:
+    """The error suggests the nearest name."""
     write(tmp_path, document())
     with pytest.raises(ConfigError, match=r"There is no workflow file .* Did you mean 'conf\.yaml'"):
         Rolling(tmp_path / "cnf.yaml", session=session).run()
@@ -311,10 +312,8 @@ def test_a_file_that_is_not_there_is_a_message(tmp_path: Path, session: Session)
         ),
     ],
 )
-def test_a_record_that_cannot_judge_is_refused_before_training(
-    record: Any, said: str, tmp_path: Path, session: Session
-) -> None:
-    """No window is trained, and what an earlier run left is not deleted."""
+def test_an_invalid_record_is_refused_before_training(record: Any, said: str, tmp_path: Path, session: Session) -> None:
+    """No window is trained, and the recorders of an earlier run are not deleted."""
     with using(session):
         get_experiment(open_tracker(session.tracking_uri), experiment_name="windows").create_recorder(
             "earlier"
@@ -326,8 +325,8 @@ def test_a_record_that_cannot_judge_is_refused_before_training(
     assert [r.name for r in recorders(session, "windows")] == ["earlier"]
 
 
-def test_a_handler_without_a_label_to_set_is_refused_before_training(tmp_path: Path, session: Session) -> None:
-    """The message says which argument it does not take."""
+def test_a_handler_that_accepts_no_label_is_refused_before_training(tmp_path: Path, session: Session) -> None:
+    """The error names the missing argument."""
     own = tmp_path / "own.py"
     own.write_text(
         "from qlib.data.dataset.handler import DataHandlerLP\n"
@@ -340,7 +339,7 @@ def test_a_handler_without_a_label_to_set_is_refused_before_training(tmp_path: P
         Rolling(file, session=session).run()
 
 
-def test_ddg_da_is_refused_by_name() -> None:
-    """At once, with what to use in its place."""
+def test_ddg_da_is_refused() -> None:
+    """The error says what to use instead."""
     with pytest.raises(ConfigError, match=r"DDG-DA is not supported.*rolling base"):
         DDGDA(conf_path="conf.yaml", sim_task_model="linear")

@@ -1,4 +1,4 @@
-"""Reading pickles as data: values come back, nothing that a pickle names is called."""
+"""Reading pickles as data: values are restored, and nothing that a pickle refers to is called."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ INDEX = pd.MultiIndex.from_product(
     ids=lambda v: type(v).__name__,
 )
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_data_comes_back(value: Any, protocol: int) -> None:
-    """Containers, dates, numpy and pandas, in every protocol in use."""
+def test_data_is_restored(value: Any, protocol: int) -> None:
+    """Containers, dates, and values of numpy and pandas, in every protocol in use."""
     back = safe_pickle.loads(pickle.dumps(value, protocol))
     assert type(back) is type(value)
     if isinstance(value, (pd.DataFrame, pd.Series)):
@@ -55,8 +55,8 @@ def test_data_comes_back(value: Any, protocol: int) -> None:
         np.testing.assert_equal(back, value)
 
 
-def test_models_and_datasets_come_back() -> None:
-    """What a recorder keeps: a model with its weights, a dataset as its definition, a LightGBM booster."""
+def test_models_and_datasets_are_restored() -> None:
+    """Objects of a recorder: a model with its weights, a dataset with its definition, a LightGBM booster."""
     lightgbm = pytest.importorskip("lightgbm")
     model = LinearModel("ridge", alpha=2.0)
     model.coef_ = np.ones(3)
@@ -70,7 +70,7 @@ def test_models_and_datasets_come_back() -> None:
 
 
 def call(module: str, name: str, argument: str) -> bytes:
-    """A pickle that calls ``module.name(argument)``."""
+    """Return a pickle that calls ``module.name(argument)``."""
     return f"c{module}\n{name}\n(S{argument!r}\ntR.".encode()
 
 
@@ -104,7 +104,7 @@ def call(module: str, name: str, argument: str) -> bytes:
     ],
 )
 def test_anything_else_is_refused(module: str, name: str, tmp_path: Path) -> None:
-    """Functions, modules' own imports, and readers of other files: nothing runs."""
+    """Functions, names that a module imports, and readers of other files are not called."""
     marker = tmp_path / "ran"
     for argument in (f"touch {marker}", f"open({str(marker)!r}, 'w')"):
         with pytest.raises(UntrustedPickle, match="trusted=True"):
@@ -112,35 +112,37 @@ def test_anything_else_is_refused(module: str, name: str, tmp_path: Path) -> Non
     assert not marker.exists()
 
 
-@pytest.mark.parametrize(("module", "told"), [("my_model", True), ("my.models", True), ("os", False), ("numpy", False)])
-def test_how_to_allow_ones_own_package_is_said(module: str, told: bool) -> None:
-    """For a class of a package that could be allowed, and for nothing of Python's or of the libraries."""
+@pytest.mark.parametrize(
+    ("module", "advised"), [("my_model", True), ("my.models", True), ("os", False), ("numpy", False)]
+)
+def test_the_refusal_says_how_to_allow_a_package(module: str, advised: bool) -> None:
+    """Only for a package that can be allowed, and not for Python's own modules or the libraries."""
     with pytest.raises(UntrustedPickle, match=r"trusted=True") as caught:
         safe_pickle.loads(call(module, "thing", "x"))
-    assert (f"ROLLFORGE_ALLOW={module.partition('.')[0]}." in str(caught.value)) is told
+    assert (f"ROLLFORGE_ALLOW={module.partition('.')[0]}." in str(caught.value)) is advised
 
 
-def test_code_that_a_pickle_holds_is_called_so() -> None:
-    """A class of a script or a notebook is kept with its code; the message says that, and not how cloudpickle does it."""
+def test_a_pickle_that_contains_code_is_refused_as_such() -> None:
+    """A class of a script or notebook is pickled with its code; the message says so instead of naming cloudpickle."""
     kept = call("cloudpickle.cloudpickle", "_make_skeleton_class", "x")
     with pytest.raises(UntrustedPickle, match=r"__main__.*trusted=True"):
         safe_pickle.loads(kept)
 
 
 @pytest.mark.parametrize("data", [b"", b"no pickle", pickle.dumps([1, 2, 3])[:-4]])
-def test_what_is_no_pickle_is_said_to_be_unreadable(data: bytes) -> None:
-    """Empty, of another kind, cut off: one error, which is not the refusal."""
+def test_data_that_are_not_a_pickle_are_unreadable(data: bytes) -> None:
+    """Empty, truncated and other data raise an error that is not a refusal."""
     with pytest.raises(ArtifactUnreadable):
         safe_pickle.loads(data)
 
 
-# -- calls with arguments ------------------------------------------------------------------------------------------------
+# -- calls with arguments ----------------------------------------------------------------------------------------------
 
 COMMAND = {"class": "system", "module_path": "os"}
 
 
 def program(module: str, name: str, *arguments: Any) -> bytes:
-    """A pickle that calls ``module.name(*arguments)``, in the newest protocol."""
+    """Return a pickle that calls ``module.name(*arguments)``, in a recent protocol."""
     packed = pickle.dumps(arguments, 4)[2:-1]
     packed = packed[9:] if packed[:1] == b"\x95" else packed  # without its frame
     return (
@@ -169,7 +171,7 @@ def program(module: str, name: str, *arguments: Any) -> bytes:
     ],
 )
 def test_constructors_are_not_called_with_arguments(module: str, name: str, tmp_path: Path) -> None:
-    """A constructor builds what its arguments describe; a pickle does not get to call one."""
+    """A constructor would build what its arguments describe, so a pickle cannot call it."""
     marker = tmp_path / "ran"
     config = {**COMMAND, "kwargs": {"command": f"touch {marker}"}}
     for arguments in ((config, {}), (config,), ({"handler": config},), (str(tmp_path),)):
@@ -179,7 +181,7 @@ def test_constructors_are_not_called_with_arguments(module: str, name: str, tmp_
 
 
 class Evil:
-    """Pickles to a call that leaves a marker."""
+    """An object whose pickle is a call that creates a marker file."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -192,7 +194,7 @@ class Evil:
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_a_call_anywhere_inside_is_refused(protocol: int, tmp_path: Path) -> None:
-    """Inside containers, states of our own objects, cells of frames."""
+    """Inside containers, states of Rollforge's objects, and cells of frames."""
     model = LinearModel()
     model.coef_ = Evil(tmp_path / "ran")  # type: ignore[assignment]
     frame = pd.DataFrame({"a": pd.Series([Evil(tmp_path / "ran")], dtype=object)})
@@ -203,7 +205,7 @@ def test_a_call_anywhere_inside_is_refused(protocol: int, tmp_path: Path) -> Non
 
 
 def test_classes_cannot_be_changed() -> None:
-    """A state for a class, or one that hides a method of an object, is refused: the process stays as it was."""
+    """A state of a class, or one that hides a method of an object, is refused."""
     fit = LinearModel.fit
     on_class = b"crollforge.models.linear\nLinearModel\n(N}(S'fit'\nNutb."
     on_object = b"crollforge.models.linear\nLinearModel\n)\x81}(S'fit'\nNub."
@@ -239,12 +241,12 @@ def test_classes_cannot_be_changed() -> None:
     ids=range(18),
 )  # fmt: skip
 def test_bombs_and_crashes_are_one_error(data: bytes) -> None:
-    """No memory is taken for sizes that a pickle claims; no bytes are taken for objects."""
+    """No memory is allocated for sizes given in a pickle, and bytes are not interpreted as objects."""
     with pytest.raises((UntrustedPickle, ArtifactUnreadable)):
         safe_pickle.loads(data)
 
 
-# The whole list of what may be named, pinned: a change of it is a decision.
+# The complete list of names that a pickle may refer to.
 NAMES = [
     *((m, n) for m, n in pickled_values._PYTHON),
     *(("numpy", n) for n in ("dtype", "ndarray", "float64", "bool_")),
@@ -265,8 +267,8 @@ NAMES = [
 ]
 
 
-def test_the_list_of_names_is_this() -> None:
-    """Python's names, counted; and none that calls, imports, opens or looks up."""
+def test_the_list_of_names_is_complete() -> None:
+    """It contains no name that calls, imports, opens or looks up something; an addition changes the counts here."""
     assert len(pickled_values._PYTHON) == 32
     assert len(pickled_values._PANDAS) == 23
     named = {name for _, name in NAMES}
@@ -296,12 +298,12 @@ ARGUMENTS = st.recursive(
     )
 )
 def test_no_composition_of_names_runs_anything(steps: list[Any]) -> None:
-    """Calls, instances and states of everything on the list, nested in each other: a value, or one of two errors."""
+    """Nested calls, instances and states of all allowed names return a value or raise one of two errors."""
     body, inner = b"", b"N"
     for (module, name), arguments, state, ending in steps:
         packed = _body(tuple(arguments))
         body = b"c" + module.encode() + b"\n" + name.encode() + b"\n"
-        # The value so far goes in as a further argument.
+        # The value so far is passed as an additional argument.
         body += b"(" + inner + b"".join(_body(a) for a in arguments) + b"t" if ending == "R" else packed
         body += b"\x81" if ending == "\x81" else b"R"
         if ending == "b":
@@ -312,14 +314,14 @@ def test_no_composition_of_names_runs_anything(steps: list[Any]) -> None:
 
 
 def _body(value: Any) -> bytes:
-    """The instructions that make a value, without the frame and the memo."""
+    """Return the instructions that build a value, without frame and memo."""
     return pickletools.optimize(pickle.dumps(value, 2))[2:-1]
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 5))
 def test_any_bytes_are_a_value_or_one_error(data: bytes, protocol: int) -> None:
-    """Garbage, and a good pickle cut or changed somewhere."""
+    """For random bytes, and for a valid pickle that is truncated or changed."""
     good = bytearray(pickle.dumps({"a": [1, 2.5, ("x",)], "b": pd.Series([1.0])}, protocol))
     for i, byte in enumerate(data[:8]):
         good[(byte * 7 + i) % len(good)] ^= data[-1 - i % len(data)]
@@ -328,7 +330,7 @@ def test_any_bytes_are_a_value_or_one_error(data: bytes, protocol: int) -> None:
             safe_pickle.loads(candidate)
 
 
-# -- more values that come back --------------------------------------------------------------------------------------------
+# -- more values that are restored -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
@@ -353,8 +355,9 @@ def test_any_bytes_are_a_value_or_one_error(data: bytes, protocol: int) -> None:
     ],
     ids=range(13),
 )
-def test_frames_of_every_kind_come_back(value: Any, protocol: int) -> None:
-    """Categories, zones, nullable and object columns, dates side by side, periods, doubled names, frequencies."""
+def test_frames_of_every_kind_are_restored(value: Any, protocol: int) -> None:
+    """Categories, time zones, nullable and object columns, several date columns, periods, duplicate names,
+    frequencies."""
     back = safe_pickle.loads(pickle.dumps(value, protocol))
     equal = pd.testing.assert_frame_equal if isinstance(value, pd.DataFrame) else pd.testing.assert_series_equal
     equal(back, value)  # type: ignore[operator]
@@ -376,27 +379,27 @@ def test_frames_of_every_kind_come_back(value: Any, protocol: int) -> None:
     ],
     ids=range(8),
 )
-def test_arrays_of_every_kind_come_back(value: Any, protocol: int) -> None:
-    """Fields, column order, objects, dates, texts, empty ones, the other byte order, no dimension."""
+def test_arrays_of_every_kind_are_restored(value: Any, protocol: int) -> None:
+    """Fields, column-major order, objects, dates, strings, empty arrays, another byte order, no dimension."""
     back = safe_pickle.loads(pickle.dumps(value, protocol))
     np.testing.assert_array_equal(back, value)
     assert (back.dtype, back.shape, back.flags.f_contiguous) == (value.dtype, value.shape, value.flags.f_contiguous)
 
 
 def test_shared_and_nested_values_stay_shared() -> None:
-    """An object that stands in two places is one object, also when it holds itself."""
+    """An object that occurs twice is restored as one object, even if it contains itself."""
     model = LinearModel()
     model.coef_ = np.ones(2)
     first, second = safe_pickle.loads(pickle.dumps([model, {"again": model}]))
     assert second["again"] is first
-    knot: list[Any] = []
-    knot.append(knot)
-    back = safe_pickle.loads(pickle.dumps(knot))
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    back = safe_pickle.loads(pickle.dumps(cycle))
     assert back[0] is back
 
 
-def test_a_class_that_was_allowed_is_restored_by_its_own_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By name, or by its package; without that it is refused."""
+def test_an_allowed_class_is_restored_by_its_own_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is allowed by its name or by its package, and otherwise refused."""
     data = pickle.dumps(Fraction(1, 3))
     with pytest.raises(UntrustedPickle, match=r"fractions\.Fraction"):
         safe_pickle.loads(data)
@@ -414,7 +417,7 @@ def test_a_class_that_was_allowed_is_restored_by_its_own_methods(monkeypatch: py
 
 
 def _filled(kind: str, keys: list[Any]) -> bytes:
-    """A pickle of a container with some keys, of which Python's own pickler would not write every form."""
+    """Return a pickle of a container with some keys, including forms that Python's pickler does not write."""
     parts = [pickle.dumps(key, 2)[2:-1] for key in keys]
     pairs = b"".join(part + b"N" for part in parts)
     return {
@@ -433,8 +436,8 @@ def _filled(kind: str, keys: list[Any]) -> bytes:
     "kind",
     ["set", "set in pieces", "frozenset", "dict", "dict at once", "dict one by one", "set of a list", "OrderedDict"],
 )
-def test_keys_of_one_hash_are_refused_at_once(kind: str) -> None:
-    """Twenty thousand integers whose hashes are equal took seconds, ten times as many minutes; others are keys as ever."""
+def test_keys_with_equal_hashes_are_refused_at_once(kind: str) -> None:
+    """Twenty thousand integers with equal hashes would take seconds, and ten times as many minutes."""
     colliding = [i * (2**61 - 1) for i in range(1, 20_000)]
     began = time.process_time()
     with pytest.raises(ArtifactUnreadable, match="have the same hash"):
@@ -446,18 +449,18 @@ def test_keys_of_one_hash_are_refused_at_once(kind: str) -> None:
 
 @pytest.mark.parametrize("package", ["os", "subprocess", "os.path", "builtins", "posix", "__main__", "a-b", "", "os\0"])
 def test_a_package_of_python_itself_cannot_be_allowed(package: str) -> None:
-    """Its classes run commands and open files, with whatever arguments a pickle gives them."""
+    """Its classes can run commands and open files with the arguments in a pickle."""
     with pytest.raises(ConfigError, match="allow_package"):
         safe_pickle.allow_package(package)
 
 
 def _nested(depth: int) -> bytes:
-    """A tuple of no values inside a tuple of one, and so on: `depth` tuples."""
+    """Return a pickle of `depth` nested tuples."""
     return b"\x80\x04)" + b"\x85" * (depth - 1) + b"."
 
 
-def test_tuples_are_read_down_to_a_depth() -> None:
-    """At the limit a value comes back; one level more is refused. Many values side by side are no depth."""
+def test_deeply_nested_tuples_are_refused() -> None:
+    """One level more than the limit is refused. Long tuples do not count as nested."""
     value, depth = safe_pickle.loads(_nested(500)), 0
     while value:
         (value,), depth = value, depth + 1
@@ -468,8 +471,8 @@ def test_tuples_are_read_down_to_a_depth() -> None:
     assert safe_pickle.loads(pickle.dumps(wide)) == wide
 
 
-def test_a_tuple_counts_what_is_in_its_tuples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each value once for every time that hashing visits it."""
+def test_the_size_of_a_tuple_includes_its_tuples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each value counts as often as hashing visits it."""
     monkeypatch.setattr(safe_pickle, "_MOST_IN_A_TUPLE", 12)
     inner = (1, 2, 3, 4)
     assert safe_pickle.loads(pickle.dumps((inner, inner, 5))) == (inner, inner, 5)  # 3 of its own and 2 x 4
@@ -478,8 +481,8 @@ def test_a_tuple_counts_what_is_in_its_tuples(monkeypatch: pytest.MonkeyPatch) -
         safe_pickle.loads(pickle.dumps((inner, inner, 5, 6, 7)))
 
 
-def test_attributes_come_in_a_dict_or_in_a_pair_of_dicts() -> None:
-    """The second of the pair has the attributes of slots; other states are refused."""
+def test_a_state_is_a_dict_or_a_pair_of_dicts() -> None:
+    """The second dict has the attributes in slots; other states are refused."""
     start = b"\x80\x04crollforge.models.linear\nLinearModel\n)\x81"
     back = safe_pickle.loads(start + _body(({"alpha": 2.0}, {"l1_ratio": 3.0})) + b"b.")
     assert (back.alpha, back.l1_ratio) == (2.0, 3.0)
@@ -490,7 +493,7 @@ def test_attributes_come_in_a_dict_or_in_a_pair_of_dicts() -> None:
 
 
 class Failing:
-    """An object that cannot be made again."""
+    """An object that cannot be unpickled."""
 
     def __reduce__(self) -> Any:
         return _fail, ()
@@ -500,8 +503,8 @@ def _fail() -> None:
     raise RuntimeError("no good")
 
 
-def test_an_error_of_trusted_code_is_its_own() -> None:
-    """It is no damage of the file, which is what any error is of a pickle that is read as data."""
+def test_an_error_in_trusted_code_is_passed_on() -> None:
+    """It does not mean that the file is damaged, unlike an error in a pickle that is read as data."""
     with pytest.raises(RuntimeError, match="no good"):
         safe_pickle.loads(pickle.dumps(Failing()), trusted=True)
     with pytest.raises(ArtifactUnreadable, match="is not a readable pickle: EOFError"):
@@ -510,12 +513,12 @@ def test_an_error_of_trusted_code_is_its_own() -> None:
         safe_pickle.loads(program("datetime", "date", 10**30, 1, 1))
 
 
-class Keyworded:
-    """Is made by a keyword, and counts the calls of its constructor."""
+class KeywordOnly:
+    """A class that is created with a keyword argument and counts the calls of its constructor."""
 
     calls = 0
 
-    def __new__(cls, *, a: int) -> Keyworded:
+    def __new__(cls, *, a: int) -> KeywordOnly:
         made = super().__new__(cls)
         made.a = a  # type: ignore[attr-defined]
         return made
@@ -527,13 +530,13 @@ class Keyworded:
         return (), {"a": self.a}  # type: ignore[attr-defined]
 
 
-def test_an_allowed_class_is_made_without_its_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by Python's own reader: with its keywords, which have to be a dict."""
+def test_an_allowed_class_is_created_without_its_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by Python's own unpickler; keyword arguments must be a dict."""
     monkeypatch.setattr(safe_pickle, "_allowed", set())
-    safe_pickle.allow(__name__, "Keyworded")
-    data = pickle.dumps(Keyworded(a=3), 4)
-    before = Keyworded.calls
+    safe_pickle.allow(__name__, "KeywordOnly")
+    data = pickle.dumps(KeywordOnly(a=3), 4)
+    before = KeywordOnly.calls
     assert safe_pickle.loads(data).a == 3
-    assert Keyworded.calls == before
+    assert KeywordOnly.calls == before
     with pytest.raises(UntrustedPickle, match="a call whose keywords are not a dict"):
         safe_pickle.loads(b"\x80\x04crollforge.models.linear\nLinearModel\n)N\x92.")

@@ -1,4 +1,4 @@
-"""Several models in one experiment: every number of the joined result by hand, whatever failed."""
+"""Several models in one experiment: the figures of the joined result, computed by hand, also with failed windows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def day(number: int) -> np.datetime64:
 
 
 def task(model: Any, window: tuple[int, int], label: str = "Ref($close,-2)/Ref($close,-1)-1") -> dict[str, Any]:
-    """A task that is never trained: what it would predict is written by hand."""
+    """Return a task that is never trained; its prediction is made by the test."""
     segments = {"train": ("2019-01-01", "2019-12-31"), "test": (str(day(window[0])), str(day(window[1])))}
     handler = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": {"label": [label]}}
     dataset = {"class": "DatasetH", "kwargs": {"handler": handler, "segments": segments}}
@@ -41,14 +41,14 @@ def task(model: Any, window: tuple[int, int], label: str = "Ref($close,-2)/Ref($
 
 
 def frame(window: tuple[int, int], values: Sequence[float], column: str, codes: Sequence[str] = CODES) -> pd.DataFrame:
-    """The same values on each day of a window."""
+    """Return a frame with the same values on each day of a window."""
     days = pd.DatetimeIndex(CALENDAR[window[0] - 1 : window[1]])
     index = pd.MultiIndex.from_product([days, codes], names=["datetime", "instrument"])
     return pd.DataFrame({column: list(values) * len(days)}, index, dtype=float)
 
 
 class Experiment:
-    """A pool and its runs, written by hand."""
+    """A pool and its runs, made by the test."""
 
     def __init__(self, folder: Path) -> None:
         write_folder(folder / "data", CALENDAR, {}, {"all": {c: [(CALENDAR[0], CALENDAR[-1])] for c in CODES}})
@@ -66,7 +66,7 @@ class Experiment:
         truth: Sequence[float] | None = TRUTH,
         codes: Sequence[str] = CODES,
     ) -> str:
-        """Store a task: done with these scores on each of its days, or failed."""
+        """Store a task that is done with these scores on each of its days or, without scores, has failed."""
         (made,) = self.store.create(POOL, [definition], max_attempts=1)
         (claim,) = self.store.claim(POOL, worker="w", lease=60, query={"_id": made.id})
         if scores is None:
@@ -90,8 +90,8 @@ def experiment(tmp_path: Path) -> Experiment:
     return Experiment(tmp_path)
 
 
-def test_labels_are_those_of_every_model(experiment: Experiment) -> None:
-    """The first model failed in one of three windows, the second in none: all twelve days are judged."""
+def test_labels_cover_the_days_of_every_model(experiment: Experiment) -> None:
+    """The first model failed in one of three windows and the second in none: there are labels for all twelve days."""
     for i, window in enumerate(WINDOWS):
         experiment.add(task(4, window), (1, 2, 3) if i != 1 else None)
     for window in WINDOWS:
@@ -108,7 +108,7 @@ def test_labels_are_those_of_every_model(experiment: Experiment) -> None:
 
 
 def test_a_task_that_is_done_without_a_recorder_is_named(experiment: Experiment) -> None:
-    """One that was set to done by hand lacks its window, and the others are collected."""
+    """Its window is missing, and the others are collected."""
     for i, window in enumerate(WINDOWS):
         experiment.add(task(4, window), (1, 2, 3) if i != 1 else None)
     TaskManager(POOL, store=experiment.store).reset_status({"status": "failed"}, "done")
@@ -119,8 +119,9 @@ def test_a_task_that_is_done_without_a_recorder_is_named(experiment: Experiment)
     assert len(collected.prediction) == 24
 
 
-def test_the_average_is_over_the_models_that_are_there(experiment: Experiment) -> None:
-    """Where both are: opposite scores cancel out; where one failed: the other's standing, and the note says whose."""
+def test_the_average_is_of_the_models_with_a_prediction(experiment: Experiment) -> None:
+    """Where both have predictions, opposite scores cancel; where one failed, the other's scores are used, and a note
+    names it."""
     for i, window in enumerate(WINDOWS):
         experiment.add(task(4, window), (1, 2, 3) if i != 1 else None)
         experiment.add(task(8, window), (3, 2, 1))
@@ -138,7 +139,7 @@ def test_the_average_is_over_the_models_that_are_there(experiment: Experiment) -
 
 
 def test_windows_have_the_same_number_in_all_models(experiment: Experiment) -> None:
-    """Also in one that has no window for some days, and whatever the order of creation."""
+    """Even if a model has no window for some days, and in any order of creation."""
     for window in (WINDOWS[2], WINDOWS[0]):
         experiment.add(task(8, window), (3, 2, 1))
     for window in WINDOWS:
@@ -150,8 +151,8 @@ def test_windows_have_the_same_number_in_all_models(experiment: Experiment) -> N
     assert "depth=8 has no window for 2020-01-05 to 2020-01-08 (4 trading days), which depth=4 tests" in notes
 
 
-def test_one_model_is_collected_as_it_is(experiment: Experiment) -> None:
-    """Its own scores, not standardised; no name is shown."""
+def test_the_scores_of_a_single_model_are_unchanged(experiment: Experiment) -> None:
+    """Its scores are not standardized, and no name is shown."""
     for window in WINDOWS:
         experiment.add(task(4, window), (10, 20, 30))
     collected = experiment.collect()
@@ -162,8 +163,8 @@ def test_one_model_is_collected_as_it_is(experiment: Experiment) -> None:
     assert collected.warnings == ()
 
 
-def test_models_with_different_labels_are_told_apart(experiment: Experiment) -> None:
-    """The joined result is judged by the first one's label, never by a mixture; each model by its own."""
+def test_models_with_different_labels_are_reported(experiment: Experiment) -> None:
+    """The joined result is evaluated with the label of the first model, and each model with its own label."""
     five = "Ref($close,-6)/Ref($close,-1)-1"
     experiment.add(task(4, WINDOWS[0]), (1, 2, 3))
     experiment.add(task(8, WINDOWS[0], five), (1, 2, 3), truth=(5, 5, 6))
@@ -171,15 +172,15 @@ def test_models_with_different_labels_are_told_apart(experiment: Experiment) -> 
     collected = experiment.collect(allow_gaps=True)
     assert collected.label is not None
     assert list(collected.label["LABEL0"]) == list(TRUTH) * 4
-    (said,) = [w for w in collected.warnings if "different labels" in w]
+    (warning,) = [w for w in collected.warnings if "different labels" in w]
     first, second = collected.model_names
-    assert said.endswith(f"by the label of {first!r}, which {second!r} does not share.")
+    assert warning.endswith(f"by the label of {first!r}, which {second!r} does not share.")
     assert collected.models[1].label is not None
     assert set(collected.models[1].label["LABEL0"]) == {5.0, 6.0}
 
 
-def test_the_same_label_written_otherwise_is_the_same(experiment: Experiment) -> None:
-    """Spaces in the expression do not count; equal values of an expression that reads differently do."""
+def test_the_same_label_may_be_written_differently(experiment: Experiment) -> None:
+    """Spaces in the expression are ignored; different expressions with equal values count as the same label."""
     experiment.add(task(4, WINDOWS[0]), (1, 2, 3))
     experiment.add(task(4, WINDOWS[1]))
     experiment.add(task(8, WINDOWS[0], "Ref($close, -2) / Ref($close, -1) - 1"), (1, 2, 3))
@@ -192,22 +193,22 @@ def test_the_same_label_written_otherwise_is_the_same(experiment: Experiment) ->
     assert not any("different labels" in w for w in collected.warnings)
 
 
-def test_a_model_of_half_the_instruments_is_named(experiment: Experiment) -> None:
-    """The average of the other half is of one model; labels are those of all instruments."""
+def test_a_model_with_some_of_the_instruments_is_named(experiment: Experiment) -> None:
+    """For the other half the average is that of one model; labels exist for all instruments."""
     experiment.add(task(4, WINDOWS[0]), (1,), truth=TRUTH[:1], codes=CODES[:1])
     experiment.add(task(8, WINDOWS[0]), (3, 2, 1))
     collected = experiment.collect(allow_gaps=True)
     (note,) = collected.coverage.notes
     assert note.startswith("depth=4 lacks 66.7% of the rows that other models predict on the same days: 2 of 3")
     assert collected.prediction is not None
-    # A single score says nothing and counts as 0: A's is the mean of 0 and the other model's 1.
+    # A single score on a day is standardized to 0, so that of A is the mean of 0 and the other model's 1.
     assert list(collected.prediction["score"]) == [0.5, 0, -1] * 4
     assert collected.label is not None
     assert list(collected.label["LABEL0"]) == list(TRUTH) * 4
 
 
-def test_scores_that_are_missing_are_no_prediction(experiment: Experiment) -> None:
-    """A window that is done and predicts NaN is as empty as one that predicts nothing."""
+def test_missing_scores_are_not_a_prediction(experiment: Experiment) -> None:
+    """A window with only NaN counts as empty."""
     experiment.add(task(4, WINDOWS[0]), (float("nan"),) * 3)
     experiment.add(task(4, WINDOWS[1]), (1, 2, 3))
     assert experiment.collect(allow_gaps=True).coverage.notes == (
@@ -215,8 +216,8 @@ def test_scores_that_are_missing_are_no_prediction(experiment: Experiment) -> No
     )
 
 
-def test_two_tasks_of_the_same_days_are_two_windows(experiment: Experiment) -> None:
-    """Of one model: they overlap, each is named, and the collection says so instead of failing over their keys."""
+def test_two_tasks_for_the_same_days_are_two_windows(experiment: Experiment) -> None:
+    """If one model has two tasks for the same days, a note says that they overlap; collecting them does not fail."""
     first, second = task(4, WINDOWS[0]), task(4, WINDOWS[0])
     second["dataset"]["kwargs"]["segments"]["train"] = ("2018-01-01", "2019-12-31")
     experiment.add(first, (1, 2, 3))
@@ -227,7 +228,7 @@ def test_two_tasks_of_the_same_days_are_two_windows(experiment: Experiment) -> N
 
 
 def test_a_task_without_a_trading_day_is_named(experiment: Experiment) -> None:
-    """Beyond the calendar's end: its run cannot be part of the result."""
+    """Its segment is after the end of the calendar, so its run is not part of the result."""
     beyond = task(4, WINDOWS[0])
     beyond["dataset"]["kwargs"]["segments"]["test"] = ("2031-01-01", "2031-01-04")
     experiment.add(task(4, WINDOWS[0]), (1, 2, 3))
@@ -236,7 +237,7 @@ def test_a_task_without_a_trading_day_is_named(experiment: Experiment) -> None:
     assert notes == (f"task {task_id[:8]} is failed, and no trading day is in its test segment",)
 
 
-# Labels 1, 2, 4 have deviations -4/3, -1/3, 5/3, whose squares add up to 14/3.
+# The labels 1, 2, 4 have the deviations -4/3, -1/3, 5/3, whose squares sum to 14/3.
 SPREAD = (14 / 3) ** 0.5
 UP = 3 / (2**0.5 * SPREAD)  # scores 1, 2, 3
 TURNED = -1 / (2**0.5 * SPREAD)  # scores 3, 1, 2
@@ -244,8 +245,8 @@ AVERAGE = 1 / (0.5**0.5 * SPREAD)  # the mean of both, standardised: 0, -1/2, 1/
 
 
 @pytest.fixture
-def thinned(experiment: Experiment) -> Experiment:
-    """Two models, of which the first failed in the second of three windows; the names were given."""
+def incomplete(experiment: Experiment) -> Experiment:
+    """Two named models, of which the first failed in the second of three windows."""
     for i, window in enumerate(WINDOWS):
         experiment.add(task(4, window), (1, 2, 3) if i != 1 else None)
         experiment.add(task(8, window), (3, 1, 2))
@@ -260,9 +261,9 @@ def results(experiment: Experiment, folder: Path) -> tuple[pipeline.Collected, A
     return collected, summary
 
 
-def test_every_figure_of_several_models_is_right_by_hand(thinned: Experiment, tmp_path: Path) -> None:
-    """The average over all twelve days, eight of them of both models; each model on its own days."""
-    _, summary = results(thinned, tmp_path)
+def test_the_figures_of_several_models_agree_with_hand_calculation(incomplete: Experiment, tmp_path: Path) -> None:
+    """The average covers twelve days, eight of them with both models; each model is evaluated on its own days."""
+    _, summary = results(incomplete, tmp_path)
     headline = summary.headline
     assert (headline.days, headline.rows, headline.ic_days) == (12, 36, 12)
     assert headline.ic == pytest.approx((8 * AVERAGE + 4 * TURNED) / 12)
@@ -277,9 +278,9 @@ def test_every_figure_of_several_models_is_right_by_hand(thinned: Experiment, tm
     assert by_name["deep"].rank_ic.mean() == pytest.approx(-0.5)
 
 
-def test_the_page_says_which_model(thinned: Experiment, tmp_path: Path) -> None:
-    """In the windows, their dates, the failures, the notes and the table of models."""
-    results(thinned, tmp_path)
+def test_the_page_names_the_models(incomplete: Experiment, tmp_path: Path) -> None:
+    """Models are named in the windows, their dates, the failures, the notes and the table of models."""
+    results(incomplete, tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     sections = {part.partition('"')[0]: part for part in page.split('<section id="')[1:]}
     assert sections["windows"].count("<td>shallow</td>") == 6, "in the table of windows and in that of dates"
@@ -292,22 +293,22 @@ def test_the_page_says_which_model(thinned: Experiment, tmp_path: Path) -> None:
     assert "the average is of deep alone: shallow has no prediction" in page
 
 
-def test_the_metrics_of_a_window_are_its_own_models(thinned: Experiment, tmp_path: Path) -> None:
-    """Where no record logged any: of the model's prediction on the window's days, never of the average."""
-    _, summary = results(thinned, tmp_path)
+def test_the_metrics_of_a_window_are_those_of_its_model(incomplete: Experiment, tmp_path: Path) -> None:
+    """If no record has logged metrics, they are computed from the model's own prediction, not from the average."""
+    _, summary = results(incomplete, tmp_path)
     found = {(t.model, t.window.index): t.metrics.get("IC") for t in summary.tasks}
     for i in range(3):
         assert found["deep", i] == pytest.approx(TURNED)
         assert found["shallow", i] == (pytest.approx(UP) if i != 1 else None)
 
 
-def test_the_joined_result_is_a_run_of_its_own(thinned: Experiment, tmp_path: Path) -> None:
-    """With the report's figures, of the average and of each model; collecting again brings it up to date."""
+def test_the_joined_result_is_a_separate_run(incomplete: Experiment, tmp_path: Path) -> None:
+    """It has the figures of the report, for the average and for each model; collecting again updates it."""
     for _ in range(2):
-        collected, summary = results(thinned, tmp_path)
-        kept = pipeline.keep_result(collected, summary, session=thinned.session, pool=POOL)
+        collected, summary = results(incomplete, tmp_path)
+        kept = pipeline.keep_result(collected, summary, session=incomplete.session, pool=POOL)
     assert kept is not None
-    (recorder,) = [r for r in thinned.runs.list_recorders("list", joined=True) if r.name == "joined result"]
+    (recorder,) = [r for r in incomplete.runs.list_recorders("list", joined=True) if r.name == "joined result"]
     assert recorder == kept
     metrics = recorder.list_metrics()
     assert metrics["IC"] == pytest.approx((8 * AVERAGE + 4 * TURNED) / 12)
@@ -319,37 +320,37 @@ def test_the_joined_result_is_a_run_of_its_own(thinned: Experiment, tmp_path: Pa
     assert "shallow, window 2 (2020-01-05 to 2020-01-08) is failed" in tags["rollforge.coverage"]
     assert (tags["rollforge.first_day"], tags["rollforge.last_day"]) == ("2020-01-01", "2020-01-12")
     pd.testing.assert_frame_equal(recorder.load_object("pred.pkl"), collected.prediction)
-    children = thinned.runs.list_recorders("list", tags={"mlflow.parentRunId": recorder.id})
+    children = incomplete.runs.list_recorders("list", tags={"mlflow.parentRunId": recorder.id})
     assert len(children) == 5
     assert {r.list_tags()["rollforge.model"] for r in children} == {"shallow", "deep"}
 
 
-def test_a_new_name_reaches_the_runs(thinned: Experiment, tmp_path: Path) -> None:
-    """Nothing is trained again; the joined run and its children are called otherwise."""
-    collected, summary = results(thinned, tmp_path)
-    pipeline.keep_result(collected, summary, session=thinned.session, pool=POOL)
-    definitions = [t.definition for t in thinned.store.query(POOL)]
-    thinned.store.create(POOL, definitions, model_names=["flat", "deep"] * 3)
-    collected, summary = results(thinned, tmp_path)
-    kept = pipeline.keep_result(collected, summary, session=thinned.session, pool=POOL)
+def test_renaming_a_model_renames_its_runs(incomplete: Experiment, tmp_path: Path) -> None:
+    """Nothing is trained again; the joined run and its children are renamed."""
+    collected, summary = results(incomplete, tmp_path)
+    pipeline.keep_result(collected, summary, session=incomplete.session, pool=POOL)
+    definitions = [t.definition for t in incomplete.store.query(POOL)]
+    incomplete.store.create(POOL, definitions, model_names=["flat", "deep"] * 3)
+    collected, summary = results(incomplete, tmp_path)
+    kept = pipeline.keep_result(collected, summary, session=incomplete.session, pool=POOL)
     assert kept is not None
     assert kept.list_tags()["rollforge.models"] == "flat, deep"
     metrics = kept.list_metrics()
     assert metrics["flat/IC"] == pytest.approx(UP)
     assert np.isnan(metrics["shallow/IC"])
-    children = thinned.runs.list_recorders("list", tags={"mlflow.parentRunId": kept.id})
+    children = incomplete.runs.list_recorders("list", tags={"mlflow.parentRunId": kept.id})
     assert {r.list_tags()["rollforge.model"] for r in children} == {"flat", "deep"}
 
 
-def test_a_collector_of_all_runs_does_not_count_the_joined_one(thinned: Experiment, tmp_path: Path) -> None:
-    """What was written by hand against the experiment's runs finds the windows and nothing else."""
-    collected, summary = results(thinned, tmp_path)
-    pipeline.keep_result(collected, summary, session=thinned.session, pool=POOL)
-    assert len(RecorderCollector(thinned.runs)()["pred"]) == 5
+def test_a_collector_of_all_runs_ignores_the_joined_run(incomplete: Experiment, tmp_path: Path) -> None:
+    """Code that lists the runs of the experiment finds only the windows."""
+    collected, summary = results(incomplete, tmp_path)
+    pipeline.keep_result(collected, summary, session=incomplete.session, pool=POOL)
+    assert len(RecorderCollector(incomplete.runs)()["pred"]) == 5
 
 
-def test_nothing_is_kept_of_nothing(experiment: Experiment, tmp_path: Path) -> None:
-    """All failed: a report that says so, and no run."""
+def test_no_joined_run_is_created_without_predictions(experiment: Experiment, tmp_path: Path) -> None:
+    """If all windows failed, there is a report and no joined run."""
     experiment.add(task(4, WINDOWS[0]))
     experiment.add(task(8, WINDOWS[0]))
     collected, summary = results(experiment, tmp_path)

@@ -1,4 +1,4 @@
-"""A task is data: canonical JSON, the digest, and what survives the round trip."""
+"""A task is data: its canonical JSON, its digest, and values that survive the round trip."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ VALUES = st.recursive(
 
 @given(VALUES)
 def test_plain_data_survives_the_round_trip(value: Any) -> None:
-    """Values and their types; dicts that look like tags and keys that are no text, too."""
+    """Values and types are restored, including dicts that look like tags, and keys that are not strings."""
     back = decode(encode(value))
     assert back == value
     assert type(back) is type(value)
@@ -58,12 +58,13 @@ def test_the_order_of_keys_does_not_matter(value: dict[str, Any]) -> None:
 
 @given(VALUES, VALUES)
 def test_different_values_are_different_tasks(a: Any, b: Any) -> None:
-    """The text tells them apart, so the digest does."""
+    """Their texts differ, and so do their digests."""
     assert (encode(a) == encode(b)) == (digest(a) == digest(b))
 
 
 def test_the_canonical_form_is_pinned() -> None:
-    """Text and digest of a definition stay as they are in existing pools, which would train every task again otherwise."""
+    """The text and the digest of a definition must not change, or every task of an existing pool would be trained
+    again."""
     definition = {
         "model": {"class": "LGBModel", "module_path": "qlib.contrib.model.gbdt", "kwargs": {"l": 64, "é": math.nan}},
         "segments": {
@@ -88,8 +89,8 @@ def test_the_canonical_form_is_pinned() -> None:
     assert digest(definition) == "fee3bd7d037ee5eb301ea15064af22a7"
 
 
-def test_what_json_lacks_is_tagged() -> None:
-    """NaN, infinity, slices, numpy scalars, paths and importable classes."""
+def test_values_that_json_lacks_are_tagged() -> None:
+    """NaN, infinity, slices, numpy scalars, paths and importable classes are encoded."""
     value = {"inf": math.inf, "s": slice("2020", None), "c": LinearModel}
     assert decode(encode(value)) == value
     assert math.isnan(decode(encode(math.nan)))
@@ -98,21 +99,22 @@ def test_what_json_lacks_is_tagged() -> None:
     assert decode(encode(pd.Timestamp("2020-01-02", tz="UTC"))) == pd.Timestamp("2020-01-02", tz="UTC")
 
 
-def test_one_and_one_point_nought_are_two_tasks() -> None:
-    """As they are two arguments."""
+def test_an_integer_and_an_equal_float_are_different_tasks() -> None:
+    """They are different arguments."""
     assert digest({"x": 1}) != digest({"x": 1.0})
     assert digest({"x": True}) != digest({"x": 1})
 
 
 @pytest.mark.parametrize("value", [object(), lambda: 1, {1, 2}, pd.DataFrame(), np.zeros(2), LinearModel()])
-def test_a_live_object_is_refused_with_its_place(value: Any) -> None:
-    """The message says where it is and what to write instead."""
+def test_an_object_that_is_not_data_is_refused_with_its_position(value: Any) -> None:
+    """The error says where it is and what to write instead."""
     with pytest.raises(TaskNotSerializable, match=r"dataset\.kwargs\.0\.thing is a live .*'class'"):
         encode({"dataset": {"kwargs": [{"thing": value}]}})
 
 
 def test_a_named_time_zone_survives() -> None:
-    """A moment keeps the name of its zone, not only its offset; in both hours that the end of summer time doubles."""
+    """The name of the zone is kept, not only the offset, also in the hour that is repeated at the end of daylight
+    saving time."""
     for moment in (
         dt.datetime(2020, 3, 29, 12, tzinfo=ZoneInfo("Europe/Berlin")),
         dt.datetime(2020, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"), fold=1),
@@ -126,8 +128,8 @@ def test_a_named_time_zone_survives() -> None:
 
 
 def test_a_definition_that_contains_itself_is_refused() -> None:
-    """One message, whatever it is made of."""
-    knot: dict[str, Any] = {"a": []}
-    knot["a"].append(knot)
+    """It raises one error."""
+    cycle: dict[str, Any] = {"a": []}
+    cycle["a"].append(cycle)
     with pytest.raises(TaskNotSerializable, match="contains itself"):
-        encode(knot)
+        encode(cycle)

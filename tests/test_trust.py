@@ -1,4 +1,4 @@
-"""Whose code runs: what a definition names is checked before it is imported or called, by where the definition comes from."""
+"""Trust: what a definition refers to is checked, by its origin, before it is imported or called."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ROLLFORGE = [sys.executable, "-m", "rollforge"]
 
 
 def attacks(marker: Path) -> dict[str, dict[str, Any]]:
-    """Descriptions that leave a file behind when they are called, and kinds of what they name."""
+    """Return definitions that create the marker file when they are called, by kind."""
     touch = f"touch {marker}"
     local = marker.parent / "hostile.py"
     local.write_text(
@@ -49,11 +49,11 @@ def attacks(marker: Path) -> dict[str, dict[str, Any]]:
         "class": {"class": "subprocess.Popen", "kwargs": {"args": ["touch", str(marker)]}},
         "builtin": {"class": "open", "module_path": "builtins", "kwargs": {"file": str(marker), "mode": "w"}},
         "library class": {"class": "FileHandler", "module_path": "logging", "kwargs": {"filename": str(marker)}},
-        "shown elsewhere": {
+        "name imported by a module": {
             "class": "tempfile", "module_path": "rollforge.track.artifact",
             "kwargs": {},
         },
-        "imported elsewhere": {
+        "name exported by a missing module": {
             "class": "ZipFile", "module_path": "rollforge.testing.hostile_reexport", "kwargs": {"file": str(marker)},
         },
         "other library": {
@@ -63,19 +63,19 @@ def attacks(marker: Path) -> dict[str, dict[str, Any]]:
         "other function": {
             "class": "save", "module_path": "numpy", "kwargs": {"file": str(marker), "arr": [1]},
         },
-        "ours of another kind": {
+        "rollforge class of another kind": {
             "class": "SQLiteStore", "module_path": "rollforge.store.sqlite", "kwargs": {"uri": f"sqlite:///{marker}"},
         },
-        "qlib's of another kind": {
+        "qlib function": {
             "class": "get_or_create_path", "module_path": "qlib.utils", "kwargs": {"path": str(marker)},
         },
-        "cut name": {"class": "_wrap_close", "module_path": "os\0", "kwargs": {"stream": 1, "proc": 2}},
+        "name with a null character": {"class": "_wrap_close", "module_path": "os\0", "kwargs": {"stream": 1, "proc": 2}},
         "object": {"class": {"class": "system", "module_path": "os"}, "module_path": "os", "kwargs": {"command": touch}},
     }  # fmt: skip
 
 
 def template(market: Path | None = None) -> dict[str, Any]:
-    """A task with everything that a place can be in, all of it harmless."""
+    """Return a harmless task with an object in every place."""
     handler: dict[str, Any] = {
         "instruments": {"market": "all", "filter_pipe": [{"class": "NameDFilter", "kwargs": {"name_rule_re": ".*"}}]},
         "start_time": "2022-01-03", "end_time": "2023-09-29",
@@ -137,19 +137,19 @@ def marker(tmp_path: Path) -> Path:
     return tmp_path / "it-ran"
 
 
-# -- a file of the user's own: any class, of the right kind ------------------------------------------------------------
+# -- the user's own file: any class of the right kind ------------------------------------------------------------------
 
 
 def test_a_harmless_template_is_planned(small_market: Path, tmp_path: Path) -> None:
-    """The template of the attacks below is itself in order, so that what is refused is the attack."""
+    """The template for the attacks below is valid, so that the attack is what is refused."""
     file = tmp_path / "own.yaml"
     file.write_text(yaml.safe_dump({"rollforge": {"data": str(small_market)}, "task": template()}))
     assert len(make_plan(load_workflow(file)).tasks) == 1
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_plan_calls_nothing_of_another_kind(place: str, small_market: Path, marker: Path, tmp_path: Path) -> None:
-    """Whatever stands in a place of one's own file: it is called when it is of the place's kind, and never before."""
+def test_plan_calls_no_object_of_another_kind(place: str, small_market: Path, marker: Path, tmp_path: Path) -> None:
+    """In the user's own file, an object is called only if it is of the kind that its place requires."""
     file = tmp_path / "own.yaml"
     for name, attack in attacks(marker).items():
         document = {"rollforge": {"data": str(small_market)}, "task": put(template(), PLACES[place], attack)}
@@ -159,12 +159,12 @@ def test_plan_calls_nothing_of_another_kind(place: str, small_market: Path, mark
         except ConfigError:
             pass
         else:
-            assert place == "signal", f"{name} as {place} was taken"  # which is made when the backtest runs
+            assert place == "signal", f"{name} as {place} was accepted"  # a signal is built when the backtest runs
         assert not marker.exists(), f"{name} as {place}"
 
 
-def test_the_command_says_in_one_line_what_is_wrong(small_market: Path, marker: Path, tmp_path: Path) -> None:
-    """``rollforge plan`` ends with code 2, the line in the file and no traceback."""
+def test_the_command_reports_an_object_of_another_kind(small_market: Path, marker: Path, tmp_path: Path) -> None:
+    """``rollforge plan`` exits with code 2 and one message, without a traceback."""
     file = tmp_path / "own.yaml"
     task = put(template(), ("model",), attacks(marker)["function"])
     file.write_text(yaml.safe_dump({"rollforge": {"data": str(small_market)}, "task": task}))
@@ -181,8 +181,8 @@ def test_the_command_says_in_one_line_what_is_wrong(small_market: Path, marker: 
      (PROCESSOR, "not a processor"),
      (RECORD, "not a record")],
 )  # fmt: skip
-def test_kinds_are_known_before_a_class_is_called(kind: Any, name: str, tmp_path: Path) -> None:
-    """A class of the user's own that is something else is named with what it lacks; a function is no class."""
+def test_kinds_are_checked_before_a_class_is_called(kind: Any, name: str, tmp_path: Path) -> None:
+    """The error for a class of another kind says what it lacks; a function is not a class."""
     (tmp_path / "own_kinds.py").write_text(
         "class Other:\n    def __init__(self):\n        raise SystemError\ndef make():\n    raise SystemError\n"
     )
@@ -193,13 +193,13 @@ def test_kinds_are_known_before_a_class_is_called(kind: Any, name: str, tmp_path
         build({"class": "make", "module_path": path}, kind=kind)
 
 
-def test_what_a_class_has_of_its_metaclass_is_no_method() -> None:
-    """Every class can be called; that does not make its instances processors."""
+def test_methods_of_the_metaclass_do_not_count() -> None:
+    """Every class can be called, but that does not mean that its instances are processors."""
     with pytest.raises(BuildError, match=r"not a processor of single instruments: it has no __call__\(\)"):
         build({"class": "rollforge.features.dataset.DatasetH", "kwargs": {}}, kind=INST_PROCESSOR)
 
 
-# -- a pool: Rollforge, the libraries of models, and what the operator allowed ------------------------------------------
+# -- a pool: Rollforge, the libraries of models, and allowed packages --------------------------------------------------
 
 MINE = """
     open({marker!r}, "a").close()
@@ -218,7 +218,7 @@ MINE = """
 
 @pytest.fixture
 def mine(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of modules on the path: importing ``my_model`` leaves the marker."""
+    """A folder on the path, in which importing ``my_model`` creates the marker file."""
     folder = tmp_path / "lib"
     folder.mkdir()
     (folder / "my_model.py").write_text(textwrap.dedent(MINE).format(marker=str(marker)))
@@ -238,10 +238,10 @@ def worker(store: str, *options: str, cwd: Path, data: Path | None = None, **env
 
 
 @pytest.mark.slow
-def test_a_worker_runs_nothing_that_its_operator_did_not_allow(
+def test_a_worker_runs_nothing_that_was_not_allowed(
     tmp_path: Path, small_market: Path, marker: Path, mine: Path
 ) -> None:
-    """Every attack in every place, written into the pool by somebody else: none is called, nor is its module imported."""
+    """Attacks in every place, written to the pool by someone else, are neither called nor imported."""
     uri = f"sqlite:///{tmp_path / 'tasks.db'}"
     some = attacks(marker)
     rows = [put(template(), PLACES[place], some[name]) for place in PLACES for name in ("function", "class")]
@@ -259,11 +259,11 @@ def test_a_worker_runs_nothing_that_its_operator_did_not_allow(
 
 
 @pytest.mark.slow
-def test_a_task_that_is_not_allowed_waits_for_a_worker_that_may(
+def test_a_task_that_is_not_allowed_waits_for_a_worker_that_allows_it(
     tmp_path: Path, small_market: Path, marker: Path, mine: Path
 ) -> None:
-    """Left as unfit, with the package and the two ways to allow it; a worker that was told runs it; so does the variable,
-    and a file. The model loads back where its package is allowed, and not elsewhere."""
+    """The worker reports the package and the two ways to allow it. A worker that allows the package or file, by an
+    option or by the variable, runs the task. The trained model can only be loaded where its package is allowed."""
     uri = f"sqlite:///{tmp_path / 'tasks.db'}"
     task = {**template(), "record": []}
     open_store(uri).create("p", [put(task, ("model",), {"class": "Mean", "module_path": "my_model"})])
@@ -303,19 +303,21 @@ def test_a_task_that_is_not_allowed_waits_for_a_worker_that_may(
 
 
 def built(task: dict[str, Any]) -> str:
-    """A task function of a script: it builds what the task names."""
+    """Build the model of a task, as the task function of a script."""
     return type(build(task["model"], kind=MODEL)).__name__
 
 
 @pytest.mark.parametrize("in_process", [False, True], ids=["processes", "in process"])
-def test_what_a_script_submitted_is_its_own_code(tmp_path: Path, mine: Path, marker: Path, in_process: bool) -> None:
-    """Tasks that this process created may name any module of the user's; the same pool's other tasks may not, and neither
-    may a definition that somebody put in the place of one's own."""
+def test_tasks_submitted_by_a_script_may_use_its_own_code(
+    tmp_path: Path, mine: Path, marker: Path, in_process: bool
+) -> None:
+    """Tasks created by this process may use any module of the user; other tasks in the pool may not, nor may a
+    definition that someone has replaced."""
     uri = f"sqlite:///{tmp_path / 'tasks.db'}"
     session = Session(store_uri=uri, threads=1)
     store = open_store(uri)
-    own = {"model": {"class": "Mean", "module_path": "my_model"}, "of": "mine"}
-    theirs = {"model": {"class": "Mean", "module_path": "my_model"}, "of": "somebody else"}
+    own = {"model": {"class": "Mean", "module_path": "my_model"}, "of": "user"}
+    theirs = {"model": {"class": "Mean", "module_path": "my_model"}, "of": "someone else"}
     store.create("p", [theirs])
 
     def run() -> None:
@@ -330,7 +332,7 @@ def test_what_a_script_submitted_is_its_own_code(tmp_path: Path, mine: Path, mar
     run()
     assert store.get("p", own_id).status is Status.DONE
     assert store.get("p", digest(theirs)).status is Status.WAITING
-    changed = {"model": {"class": "Mean", "module_path": "my_model"}, "of": "mine, they say"}
+    changed = {"model": {"class": "Mean", "module_path": "my_model"}, "of": "allegedly the user"}
     (tampered,) = TaskManager("p", session=session).create_task([{**own, "n": 2}])
     import sqlite3
 
@@ -342,8 +344,9 @@ def test_what_a_script_submitted_is_its_own_code(tmp_path: Path, mine: Path, mar
 
 
 @pytest.mark.slow
-def test_a_class_of_a_notebook_reaches_the_processes(tmp_path: Path) -> None:
-    """A program without a file: its class is handed to the worker processes with the task, and not through the pool."""
+def test_a_class_of_a_notebook_is_sent_to_worker_processes(tmp_path: Path) -> None:
+    """A class of a program without a file is sent to the worker processes together with the task, not through the
+    pool."""
     script = textwrap.dedent(
         """
         import pandas as pd
@@ -382,8 +385,8 @@ def test_a_class_of_a_notebook_reaches_the_processes(tmp_path: Path) -> None:
     assert done.stdout.split("\n")[:2] == ["[['Mine', 3]]", "True None"], done.stderr
 
 
-def test_trainers_hand_their_own_code_to_processes(tmp_path: Path, mine: Path) -> None:
-    """``TrainerR(jobs=…)`` needs no pool, so that all of its tasks are the user's own."""
+def test_trainers_may_use_their_own_code_in_processes(tmp_path: Path, mine: Path) -> None:
+    """``TrainerR(jobs=…)`` uses no pool, so all its tasks are the user's own."""
     session = Session(tracking_uri=f"folder:{tmp_path / 'runs'}", threads=1)
     with using(session):
         (recorder,) = TrainerR("e", made_recorder, jobs=1)([{"model": {"class": "Mean", "module_path": "my_model"}}])
@@ -413,8 +416,8 @@ def made_recorder(task: dict[str, Any], experiment_name: str, recorder_name: str
      ("ZipFile", "rollforge.track.artifact"), ("Path", "rollforge.build"), ("os", "rollforge.session"),
      ("import_file", "rollforge.build"), ("popen", "os\0"), ("__loader__", "rollforge.build"), ("__dict__", "rollforge.build")],
 )  # fmt: skip
-def test_what_a_pool_may_not_name(circle: Circle, name: str, module: str, mine: Path, marker: Path) -> None:
-    """The standard library, functions, main programs, files, other packages, and all of these as another module shows them."""
+def test_a_pool_may_not_refer_to_other_code(circle: Circle, name: str, module: str, mine: Path, marker: Path) -> None:
+    """The standard library, functions, main programs, files and other packages, also as names in another module."""
     before = set(sys.modules)
     with within(circle), pytest.raises(RollforgeError):
         locate(name, module)
@@ -422,15 +425,15 @@ def test_what_a_pool_may_not_name(circle: Circle, name: str, module: str, mine: 
     assert not {"antigravity", "this", "my_model"} & (set(sys.modules) - before)
 
 
-def test_what_a_pool_may_name() -> None:
-    """Rollforge's classes, by their own names and Qlib's."""
+def test_a_pool_may_refer_to_classes_of_rollforge() -> None:
+    """Rollforge's classes, by their own names and by Qlib's."""
     with within(Circle.POOL):
         ours = locate("LGBModel", "qlib.contrib.model.gbdt")
         assert locate("rollforge.models.lightgbm.LGBModel") is ours
 
 
-def test_an_allowed_package_is_its_own_classes_alone(monkeypatch: pytest.MonkeyPatch, mine: Path) -> None:
-    """Not what it imported, not its functions, and not a package whose name begins alike."""
+def test_allowing_a_package_allows_only_its_own_classes(monkeypatch: pytest.MonkeyPatch, mine: Path) -> None:
+    """Names that it imports, functions, and a package with the same prefix are not allowed."""
     (mine / "my_pkg").mkdir()
     (mine / "my_pkg" / "__init__.py").write_text("from subprocess import Popen\nfrom my_pkg_2 import Two\n")
     (mine / "my_pkg" / "inner.py").write_text("class One:\n    pass\ndef make():\n    pass\n")
@@ -451,7 +454,7 @@ def test_an_allowed_package_is_its_own_classes_alone(monkeypatch: pytest.MonkeyP
     "name", ["os", "os.path", "subprocess", "builtins", "posix", "__main__", "my-package", "mine,os"]
 )
 def test_python_itself_cannot_be_allowed(name: str, monkeypatch: pytest.MonkeyPatch, marker: Path) -> None:
-    """Neither by the variable nor by a session, for tasks and pickles alike; the mistake is told, and nothing is called."""
+    """Neither by the variable nor by a session, for tasks or pickles: it is an error, and nothing is called."""
     popen = pickle.dumps(CallOf(subprocess.Popen, (["touch", str(marker)],)))
     monkeypatch.setenv("ROLLFORGE_ALLOW", name)
     for attempt in (
@@ -470,7 +473,7 @@ def test_python_itself_cannot_be_allowed(name: str, monkeypatch: pytest.MonkeyPa
 
 
 class CallOf:
-    """Pickled as a call of something."""
+    """An object that is pickled as a call."""
 
     def __init__(self, function: Any, arguments: tuple[Any, ...]) -> None:
         self.call = (function, arguments)
@@ -479,8 +482,8 @@ class CallOf:
         return self.call
 
 
-def test_the_commands_say_that_python_itself_cannot_be_allowed(small_market: Path, tmp_path: Path) -> None:
-    """``plan`` of a workflow and a worker, before either does anything else."""
+def test_commands_report_that_python_itself_cannot_be_allowed(small_market: Path, tmp_path: Path) -> None:
+    """``plan`` and ``worker`` exit with an error before they do anything else."""
     file = tmp_path / "own.yaml"
     file.write_text(yaml.safe_dump({"rollforge": {"data": str(small_market)}, "task": template()}))
     store = f"sqlite:///{tmp_path}/tasks.db"
@@ -507,8 +510,9 @@ def test_the_commands_say_that_python_itself_cannot_be_allowed(small_market: Pat
      ("rollforge.track.artifact:zipfile.ZipFile", False), ("json:decoder.scanner", False),
      ("rollforge.models.linear:LinearModel.__init__.__globals__", False)],
 )  # fmt: skip
-def test_references_of_a_task(reference: str, allowed: bool, mine: Path, marker: Path) -> None:
-    """A class of values or of Rollforge may be an argument; a function, and whatever a name leads to besides, may not."""
+def test_references_in_a_task_are_checked(reference: str, allowed: bool, mine: Path, marker: Path) -> None:
+    """A class of values or of Rollforge may be an argument; a function, or an attribute of a class or module, may
+    not."""
     text = json.dumps({"x": {"$ref": reference}})
     with within(Circle.POOL):
         if allowed:
@@ -519,8 +523,9 @@ def test_references_of_a_task(reference: str, allowed: bool, mine: Path, marker:
     assert not marker.exists()
 
 
-def test_looking_at_a_pool_shows_names_and_no_objects(tmp_path: Path) -> None:
-    """A reference to something that is no class stays a text: what a module holds does not get into tables and reports."""
+def test_listing_a_pool_shows_references_as_text(tmp_path: Path) -> None:
+    """A reference to something other than a class is shown as text, so that contents of modules do not appear in
+    reports."""
     store = open_store("memory://looking")
     uri = f"sqlite:///{tmp_path / 'tasks.db'}"
     store = open_store(uri)
@@ -533,8 +538,8 @@ def test_looking_at_a_pool_shows_names_and_no_objects(tmp_path: Path) -> None:
     assert store.get("p", made.id).definition == {"x": "os.environ"}
 
 
-def test_plugins_of_a_workflow(small_market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packages and files beside the workflow are part of its session; a slip, and the standard library, are mistakes."""
+def test_plugins_of_a_workflow_are_checked(small_market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages and files are recorded in the session; a missing file and the standard library are errors."""
     (tmp_path / "local.py").write_text("")
     (tmp_path / "lib" / "plugged_pkg").mkdir(parents=True)
     (tmp_path / "lib" / "plugged_pkg" / "models.py").write_text("")
@@ -543,14 +548,14 @@ def test_plugins_of_a_workflow(small_market: Path, tmp_path: Path, monkeypatch: 
     document = {"rollforge": {"data": str(small_market)}, "task": template()}
     file.write_text(yaml.safe_dump({**document, "plugins": ["plugged_pkg.models", "./local.py"]}))
     assert load_workflow(file).session.plugins == ("plugged_pkg.models", str(tmp_path / "local.py"))
-    for wrong, words in (("./nothing.py", "does not exist"), ("os", "standard library"), ("a-b", "is not a package")):
+    for wrong, message in (("./nothing.py", "does not exist"), ("os", "standard library"), ("a-b", "is not a package")):
         file.write_text(yaml.safe_dump({**document, "plugins": [wrong]}))
-        with pytest.raises(ConfigError, match=words):
+        with pytest.raises(ConfigError, match=message):
             load_workflow(file)
 
 
-def test_classes_of_ones_own_load_back(tmp_path: Path, mine: Path) -> None:
-    """A model that one's own definition named is read from a pickle in this process; before, it is refused."""
+def test_the_users_own_classes_can_be_loaded(tmp_path: Path, mine: Path) -> None:
+    """When the user's own definition has named a class, it can be loaded from a pickle in this process."""
     import pickle
 
     import my_model  # type: ignore[import-not-found]
@@ -562,15 +567,13 @@ def test_classes_of_ones_own_load_back(tmp_path: Path, mine: Path) -> None:
     assert type(safe_pickle.loads(data)) is my_model.Mean
 
 
-# -- files and pools whose content somebody else wrote ------------------------------------------------------------------
+# -- files and pools written by others ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["filter", "processor of a group", "processor"])
-def test_what_a_stored_handler_describes_is_not_this_users_code(
-    where: str, small_market: Path, marker: Path, tmp_path: Path
-) -> None:
-    """A handler in a file is data, and so is what it describes: planning with it, or taking data from it, imports nothing
-    that the user's own definitions do not name."""
+def test_a_stored_handler_cannot_add_code(where: str, small_market: Path, marker: Path, tmp_path: Path) -> None:
+    """A handler in a file is data: planning with it, or fetching data from it, imports nothing that the user's own
+    definitions do not refer to."""
     from rollforge.features.dataset import DatasetH
     from rollforge.features.handler import DataHandlerLP
     from rollforge.features.loader import QlibDataLoader
@@ -601,11 +604,11 @@ def test_what_a_stored_handler_describes_is_not_this_users_code(
 
 
 @pytest.mark.slow
-def test_a_run_does_not_build_what_somebody_put_in_the_place_of_its_tasks(
+def test_a_run_does_not_build_replaced_definitions(
     tmp_path: Path, small_market: Path, marker: Path, mine: Path
 ) -> None:
-    """Definitions that were changed between two calls of ``rollforge run``: neither the program nor its processes build
-    them, and neither does a report, with the workflow file or without."""
+    """If definitions were changed between two calls of ``rollforge run``, they are not built by the program, by its
+    processes or by a report, with or without the workflow file."""
     file = tmp_path / "own.yaml"
     document = {
         "rollforge": {"data": str(small_market), "store": "sqlite:///tasks.db", "tracking": "folder:runs"},
@@ -655,8 +658,8 @@ def test_a_run_does_not_build_what_somebody_put_in_the_place_of_its_tasks(
     assert not marker.exists()
 
 
-def test_a_task_that_follows_names_what_the_templates_name(tmp_path: Path) -> None:
-    """Whoever writes to the tracking store cannot bring code into the next round of training."""
+def test_a_following_task_may_only_use_names_of_the_templates(tmp_path: Path) -> None:
+    """Someone who can write to the tracking store cannot add code to the next training."""
     with pytest.raises(CodeNotAllowed, match="names 'Evil' of 'evil'"):
         trust.check_names({"model": {"class": "Evil", "module_path": "evil"}}, [template()], "The task of recorder 1")
     for harmless in (template(), {"model": {"class": "LGBModel", "module_path": "qlib.contrib.model.gbdt"}}):
@@ -666,11 +669,11 @@ def test_a_task_that_follows_names_what_the_templates_name(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_plugins_that_were_submitted_count_in_ones_own_pool(
+def test_submitted_plugins_are_allowed_in_the_users_own_pool(
     tmp_path: Path, small_market: Path, marker: Path, mine: Path
 ) -> None:
-    """``rollforge submit`` keeps the plugins of the workflow; a worker follows them where nobody else can write to the pool,
-    and not where a group can."""
+    """``rollforge submit`` records the plugins of the workflow; a worker allows them if only its user can write to the
+    pool, and not if a group can."""
     file = tmp_path / "own.yaml"
     task = {**put(template(), ("model",), {"class": "Mean", "module_path": "my_model"}), "record": []}
     where = {"store": "sqlite:///own/tasks.db", "tracking": f"folder:{tmp_path / 'runs'}", "experiment": "p"}
@@ -679,7 +682,7 @@ def test_plugins_that_were_submitted_count_in_ones_own_pool(
     file.write_text(yaml.safe_dump(document))
     done = subprocess.run([*ROLLFORGE, "submit", str(file)], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0, done.stderr
-    marker.unlink()  # planning one's own file imports what it names
+    marker.unlink()  # planning the user's own file imports its plugins
     (tmp_path / "own" / "tasks.db").chmod(0o660)
     done = worker("sqlite:///own/tasks.db", cwd=tmp_path, data=small_market)
     assert done.returncode == 7, done.stderr
@@ -696,9 +699,9 @@ def test_plugins_that_were_submitted_count_in_ones_own_pool(
     [{"tracking": "sqlite:///{new}/runs.db"}, {"tracking": "folder:{new}/runs"}, {"tracking": "{new}/mlruns"},
      {"tracking": {"a": 1}}, {"tracking": None}, {"recorder_id": 7}, {"recorder_id": "../../../etc"}, {"host": ["x"]}],
 )  # fmt: skip
-def test_what_a_pool_says_of_recorders_makes_no_files(reference: dict[str, Any], tmp_path: Path) -> None:
-    """A result that names a tracking store which is not there, or that is no reference: an error, and nothing is made; a
-    worker that is to go on from it lets the task fail, and goes on."""
+def test_references_to_recorders_in_a_pool_create_no_files(reference: dict[str, Any], tmp_path: Path) -> None:
+    """A result that refers to a missing tracking store, or is not a reference, raises an error and creates nothing; a
+    second stage that needs it fails, and the worker continues."""
     from rollforge.run.references import recorder_of
 
     new = tmp_path / "new"
@@ -718,11 +721,11 @@ def test_what_a_pool_says_of_recorders_makes_no_files(reference: dict[str, Any],
     assert not new.exists()
 
 
-# -- the checks one by one -------------------------------------------------------------------------------------------------
+# -- single checks -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("module", "words"),
+    ("module", "message"),
     [
         ("mine.models", r"--allow mine or ROLLFORGE_ALLOW=mine\."),
         ("/home/me/mine.py", r"--allow /home/me/mine\.py or"),
@@ -731,14 +734,14 @@ def test_what_a_pool_says_of_recorders_makes_no_files(reference: dict[str, Any],
         ("lightgbm.__main__", "cannot be named by a task of a pool"),
     ],
 )
-def test_a_package_is_named_for_allowing_only_if_that_is_possible(module: str, words: str) -> None:
-    """The package, or the file; a program that runs can never be allowed."""
-    with within(Circle.POOL), pytest.raises(CodeNotAllowed, match=words):
+def test_the_error_suggests_to_allow_a_package_only_if_possible(module: str, message: str) -> None:
+    """The error names the package or the file; a main program can never be allowed."""
+    with within(Circle.POOL), pytest.raises(CodeNotAllowed, match=message):
         trust.check_import("Thing", module)
 
 
-def test_a_reference_is_a_value_or_a_class_of_a_library() -> None:
-    """Functions, and classes of the rest of the standard library, are none, in whichever module they are found."""
+def test_a_reference_is_a_value_class_or_a_library_class() -> None:
+    """Functions, and other classes of the standard library, are refused, whichever module they are found in."""
     import collections
 
     import sklearn.base
@@ -755,11 +758,11 @@ def test_a_reference_is_a_value_or_a_class_of_a_library() -> None:
                 trust.check_reference(bad, "m", "n")
         with pytest.raises(CodeNotAllowed, match="cannot be named by a task of a pool"):
             trust.check_reference(subprocess.Popen, "numpy", "Popen")
-    trust.check_reference(subprocess.Popen, "subprocess", "Popen")  # in one's own file
+    trust.check_reference(subprocess.Popen, "subprocess", "Popen")  # allowed in the user's own file
 
 
-def test_only_what_computes_a_backtest_is_built_for_a_report() -> None:
-    """Strategies are; models and everything else are looked at without being built."""
+def test_a_report_builds_only_objects_of_a_backtest() -> None:
+    """Strategies are built; models and other objects are not."""
     from rollforge.models.linear import LinearModel
     from rollforge.record.strategy import TopkDropoutStrategy
 
@@ -772,8 +775,8 @@ def test_only_what_computes_a_backtest_is_built_for_a_report() -> None:
         trust.check_built(LinearModel, "LinearModel")
 
 
-def test_a_module_belongs_to_the_file_that_it_was_loaded_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under whatever name; a module of another file, or of no file, does not."""
+def test_a_module_belongs_to_the_file_it_was_loaded_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its name; a module of another file does not."""
     import types
 
     files = [tmp_path / "one.py", tmp_path / "two.py"]
@@ -792,15 +795,15 @@ def test_a_module_belongs_to_the_file_that_it_was_loaded_from(tmp_path: Path, mo
 
 
 def test_libraries_need_no_permission() -> None:
-    """The package and what is in it; a file of that name, or a package that has one of that name, do."""
+    """This applies to the package and its modules, and not to a file or subpackage of the same name."""
     for name in ("lightgbm", "lightgbm.sklearn", "rollforge.models", "qlib"):
         assert trust.is_library(name)
     for name in ("mine", "mine.lightgbm", "lightgbm.py", "lightgbmx", ""):
         assert not trust.is_library(name)
 
 
-def test_what_a_restored_object_describes_is_from_a_file() -> None:
-    """In one's own program; in a pool it stays a pool's, and other objects are one's own."""
+def test_definitions_in_a_restored_object_come_from_a_file() -> None:
+    """In the user's own program; in a pool it still belongs to the pool, and other objects belong to the user."""
 
     class Restored:
         _restored = True

@@ -1,4 +1,4 @@
-"""Code of the user's in a workflow: found beside the file, with ``from qlib import …`` in it, and honest when it is wrong."""
+"""User code in a workflow: files beside the workflow, ``from qlib import …``, and errors in the code."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Rows(RecordTemp):
 
 
 def document(market: Path, module: str) -> dict[str, Any]:
-    """A workflow whose model, handler, processor and record are of a module of the user's."""
+    """Return a workflow whose model, handler, processor and record come from a user's module."""
     handler = {
         "instruments": "demo100", "start_time": "2022-01-03", "end_time": "2023-09-29", "fit_start_time": "2022-01-03",
         "fit_end_time": "2022-12-30", "infer_processors": [{"class": "Half", "module_path": module}],
@@ -94,7 +94,7 @@ def write(folder: Path, content: dict[str, Any]) -> Path:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the workflow; the test works in another one."""
+    """The folder of the workflow, which is not the working directory."""
     folder = tmp_path / "project"
     folder.mkdir()
     (tmp_path / "here").mkdir()
@@ -103,7 +103,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_file_beside_the_workflow_is_found_from_anywhere(elsewhere: Path, small_market: Path) -> None:
-    """``module_path: mine.py`` is looked for here, then beside the workflow file; its ``qlib`` is Rollforge."""
+    """``module_path: mine.py`` is searched in the working directory and beside the workflow; its ``qlib`` is
+    Rollforge."""
     (elsewhere / "mine.py").write_text(MINE)
     plan = make_plan(load_workflow(write(elsewhere, document(small_market, "mine.py"))))
     assert len(plan.tasks) == 2
@@ -111,15 +112,15 @@ def test_a_file_beside_the_workflow_is_found_from_anywhere(elsewhere: Path, smal
 
 
 @pytest.mark.parametrize("module_path", ["../../etc/passwd", "a..b", ".a", "a b", "mine/own"])
-def test_what_is_no_name_of_a_module_is_said_in_one_sentence(module_path: str) -> None:
-    """Nothing of Python's import is told, and no line of ours."""
+def test_an_invalid_module_name_is_reported_in_one_sentence(module_path: str) -> None:
+    """The message does not contain Python's import error."""
     with pytest.raises(BuildError, match=r"There is no module .*its ending \.py\.$"):
         locate("Model", module_path)
 
 
 @pytest.mark.slow
 def test_worker_processes_import_it_too(elsewhere: Path, small_market: Path, tmp_path: Path) -> None:
-    """Two workers of ``rollforge run``: handler, model and record are of a module that ``sys: {rel_path: …}`` leads to."""
+    """With ``rollforge run`` and two workers; the module is found through ``sys: {rel_path: …}``."""
     (elsewhere / "lib").mkdir()
     (elsewhere / "lib" / "mine_of_workers.py").write_text(MINE)
     content = {**document(small_market, "mine_of_workers"), "sys": {"rel_path": "lib"}}
@@ -131,7 +132,7 @@ def test_worker_processes_import_it_too(elsewhere: Path, small_market: Path, tmp
         found = get_experiment(open_tracker(tracking), experiment_name="own").list_recorders(Experiment.RT_L)
     assert [r.status for r in found] == ["FINISHED"] * 2
     assert all(r.list_metrics()["rows"] == len(r.load_object("pred.pkl")) for r in found)
-    # The model is of a class that another program can have: with qlib in it, and Rollforge there.
+    # Another program can load the model, whose class derives from a class of Rollforge.
     read = "import sys; sys.path.insert(0, sys.argv[1])\n" + (
         "from rollforge.track.base import get_experiment, open_tracker\n"
         "runs = get_experiment(open_tracker(sys.argv[2]), experiment_name='own').list_recorders('list')\n"
@@ -141,8 +142,9 @@ def test_worker_processes_import_it_too(elsewhere: Path, small_market: Path, tmp
     assert subprocess.run(argv, capture_output=True, text=True).stdout.strip() == "rollforge.models.base"
 
 
-def test_a_module_beside_the_workflow_is_named(elsewhere: Path, small_market: Path) -> None:
-    """A dotted module is found by ``sys`` alone; where its file lies beside the workflow, the message says what to add."""
+def test_a_module_beside_the_workflow_is_reported_with_advice(elsewhere: Path, small_market: Path) -> None:
+    """A module without ``.py`` is only found through ``sys``; if its file is beside the workflow, the message says
+    so."""
     (elsewhere / "not_on_the_path.py").write_text(MINE)
     file = write(elsewhere, document(small_market, "not_on_the_path"))
     with pytest.raises(ConfigError) as caught:
@@ -168,10 +170,11 @@ def test_a_module_beside_the_workflow_is_named(elsewhere: Path, small_market: Pa
         ("raise ValueError\n", "ValueError ({file}, line 1)"),
     ],
 )
-def test_a_file_that_cannot_be_imported_is_one_message(
+def test_a_file_that_cannot_be_imported_is_reported_once(
     code: str, said: str, elsewhere: Path, small_market: Path
 ) -> None:
-    """Said once though three parts need it, with the line in it; as a module too; nothing half-imported stays behind."""
+    """The error is reported once, with its line, although three objects need the file; a partly imported module is
+    removed."""
     file = elsewhere / "bad.py"
     file.write_text(code)
     workflow = load_workflow(write(elsewhere, document(small_market, "bad.py")))
@@ -190,8 +193,8 @@ def test_a_file_that_cannot_be_imported_is_one_message(
         sys.path.remove(str(elsewhere))
 
 
-def test_what_another_machine_may_have_is_told_apart(tmp_path: Path) -> None:
-    """A file or a package that is not here makes a worker unfit; a mistake in the code is the task's own failure."""
+def test_missing_code_is_distinguished_from_wrong_code(tmp_path: Path) -> None:
+    """A missing file or package makes a worker unfit; a mistake in the code is a failure of the task."""
     needs = tmp_path / "needs.py"
     needs.write_text("import surely_not_installed\n")
     for path in (str(tmp_path / "not_there.py"), str(needs), "no_such_module"):
@@ -204,8 +207,9 @@ def test_what_another_machine_may_have_is_told_apart(tmp_path: Path) -> None:
     assert not isinstance(caught.value, MissingCode)
 
 
-def test_all_mistakes_of_a_task_are_told_at_once(elsewhere: Path, small_market: Path) -> None:
-    """Each with its line: a model that is not there, a handler whose constructor fails, an unknown argument of a record."""
+def test_all_mistakes_in_a_task_are_reported_at_once(elsewhere: Path, small_market: Path) -> None:
+    """An unknown model, a failing constructor of a handler and an unknown argument of a record are listed with their
+    lines."""
     (elsewhere / "own.py").write_text(
         "from qlib.contrib.data.handler import Alpha158\n"
         "class Failing(Alpha158):\n"
@@ -228,8 +232,8 @@ def test_all_mistakes_of_a_task_are_told_at_once(elsewhere: Path, small_market: 
         assert part in str(caught.value)
 
 
-def test_a_file_makes_one_module_until_it_changes(tmp_path: Path) -> None:
-    """Two objects of one class are of the same class; after an edit there is a new one."""
+def test_a_file_is_imported_once_until_it_changes(tmp_path: Path) -> None:
+    """So two objects of a class in it have the same class; after an edit the file is imported again."""
     file = tmp_path / "once.py"
     file.write_text("class A: pass\n")
     first = import_file(str(file))

@@ -1,4 +1,4 @@
-"""Reading a workflow file: Qlib's form and Rollforge's own, YAML 1.2, and every mistake said with its line."""
+"""Reading a workflow file: Qlib's format and Rollforge's own, YAML 1.2, and errors with their lines."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def message(folder: Path, text: str) -> str:
 
 
 def test_a_qlib_workflow_is_read_unchanged(tmp_path: Path) -> None:
-    """Anchors, placeholders, references and dates of Qlib's form arrive as Qlib's own runner would read them."""
+    """Anchors, placeholders, references and dates are read as by Qlib's own runner."""
     workflow = load(tmp_path, QLIB_FORM)
     handler = workflow.template["dataset"]["kwargs"]["handler"]["kwargs"]
     assert workflow.form == "qlib"
@@ -92,8 +92,8 @@ def test_a_qlib_workflow_is_read_unchanged(tmp_path: Path) -> None:
     assert workflow.template["record"][1]["kwargs"]["config"]["backtest"]["benchmark"] == "SH000300"
 
 
-def test_numbers_and_words_follow_yaml_1_2(tmp_path: Path) -> None:
-    """``1e-3`` is a number and ``no`` is a word: PyYAML's own rules would break learning rates."""
+def test_numbers_and_strings_follow_yaml_1_2(tmp_path: Path) -> None:
+    """``1e-3`` is a number and ``no`` is a string, unlike in PyYAML."""
     kwargs = load(tmp_path, QLIB_FORM).template["model"]["kwargs"]
     assert kwargs["learning_rate"] == 0.001
     assert kwargs["name"] == "no"
@@ -112,14 +112,15 @@ def test_numbers_and_words_follow_yaml_1_2(tmp_path: Path) -> None:
         ("12e", "12e"),
     ],
 )
-def test_a_scalar_is_what_yaml_1_2_says(text: str, value: object) -> None:
-    """No octal by a leading zero, no sexagesimal, no yes/no booleans."""
+def test_scalars_are_read_by_the_rules_of_yaml_1_2(text: str, value: object) -> None:
+    """A leading zero does not mean octal; there are no sexagesimal numbers and no yes/no booleans."""
     found = read_yaml(f"a: {text}")[0]["a"]
     assert (found, type(found)) == (value, type(value))
 
 
-def test_rollforges_own_form_names_where_things_are(tmp_path: Path) -> None:
-    """``rollforge:`` says data, store, tracking and experiment, and purges windows by the label's horizon by default."""
+def test_rollforges_own_format_has_a_section_for_stores(tmp_path: Path) -> None:
+    """``rollforge:`` has the data, store, tracking and experiment; by default windows are purged by the label's
+    horizon."""
     workflow = load(tmp_path, OWN_FORM)
     assert workflow.form == "rollforge"
     assert (workflow.experiment_name, workflow.session.tracking_uri) == ("mine", "folder:runs")
@@ -132,27 +133,27 @@ def test_rollforges_own_form_names_where_things_are(tmp_path: Path) -> None:
     }
 
 
-def test_qlibs_form_keeps_qlibs_windows(tmp_path: Path) -> None:
-    """No truncation is added to a workflow in Qlib's form."""
+def test_windows_in_qlibs_format_are_as_in_qlib(tmp_path: Path) -> None:
+    """No truncation is added to a workflow in Qlib's format."""
     workflow = load(tmp_path, QLIB_FORM + "rolling: {step: 20}\n")
     assert workflow.rolling is not None
     assert "trunc_days" not in workflow.rolling
 
 
-def test_what_the_command_line_says_wins(tmp_path: Path) -> None:
-    """Overrides take the place of the file's values; None is no override."""
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
+    """Overrides replace the values of the file; None is not an override."""
     workflow = load(tmp_path, OWN_FORM, experiment_name="other", tracking_uri="folder:elsewhere", store_uri=None)
     assert (workflow.experiment_name, workflow.session.tracking_uri) == ("other", "folder:elsewhere")
     assert workflow.session.store_uri == "sqlite:///tasks.db"
 
 
-def test_the_file_name_is_the_experiment_where_none_is_named(tmp_path: Path) -> None:
-    """A workflow needs no experiment name."""
+def test_the_file_name_is_the_default_experiment_name(tmp_path: Path) -> None:
+    """A workflow without an experiment name uses the file name."""
     assert load(tmp_path, QLIB_FORM).experiment_name == "workflow"
 
 
-def test_a_base_file_is_merged_under_the_file(tmp_path: Path) -> None:
-    """``BASE_CONFIG_PATH`` is relative to the file; what the file says wins, key by key."""
+def test_a_base_file_is_merged(tmp_path: Path) -> None:
+    """``BASE_CONFIG_PATH`` is relative to the file; the values of the file override those of the base, key by key."""
     (tmp_path / "base.yaml").write_text(QLIB_FORM, encoding="utf-8")
     workflow = load(tmp_path, "BASE_CONFIG_PATH: base.yaml\ntask: {model: {kwargs: {num_threads: 1}}}\n")
     assert workflow.template["model"]["class"] == "LGBModel"
@@ -173,46 +174,46 @@ def test_a_base_file_is_merged_under_the_file(tmp_path: Path) -> None:
         ("rollforge:", "qlib_init: {}\nrollforge:", "stands beside qlib_init"),
     ],
 )
-def test_a_mistake_is_said_with_its_line_its_path_and_the_nearest_name(
+def test_a_mistake_is_reported_with_its_line_and_a_suggestion(
     tmp_path: Path, old: str, new: str, expected: str
 ) -> None:
-    """A misspelt key or value names the place in the file and what was probably meant."""
+    """For a misspelt key or value, the message contains the line, the path and a suggestion."""
     assert expected in message(tmp_path, OWN_FORM.replace(old, new, 1))
 
 
-def test_all_mistakes_are_said_at_once(tmp_path: Path) -> None:
-    """Somebody with three slips in a file reads about three slips, in the order of the lines."""
+def test_all_mistakes_are_reported_at_once(tmp_path: Path) -> None:
+    """A file with three mistakes gives three messages, in the order of lines."""
     text = OWN_FORM.replace("data: market", "dta: market").replace("model:", "modell:").replace("step:", "stpe:")
     found = message(tmp_path, text)
     assert found.index("rollforge.dta") < found.index("task.modell") < found.index("rolling.stpe")
 
 
 def test_unreadable_yaml_shows_line_and_column(tmp_path: Path) -> None:
-    """A syntax error points at the place."""
+    """The message shows the position of a syntax error."""
     found = message(tmp_path, "task:\n  model: {a: 1\n  x: [\n")
     assert "line 3, column 4" in found
     assert "x: [" in found
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
-    """PyYAML would silently keep the second."""
+def test_a_duplicate_key_is_refused(tmp_path: Path) -> None:
+    """PyYAML would silently use the second one."""
     assert "the key 'step' stands twice" in message(tmp_path, OWN_FORM.replace("step: 60", "step: 60, step: 20"))
 
 
-def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
-    """A misspelt file name is answered with the file that is there."""
+def test_a_missing_file_is_reported_with_a_suggestion(tmp_path: Path) -> None:
+    """The message suggests the nearest existing file."""
     (tmp_path / "rolling.yaml").write_text(OWN_FORM, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"Did you mean 'rolling.yaml'"):
         load_workflow(tmp_path / "roling.yaml")
 
 
-def test_a_document_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+def test_a_document_that_is_not_a_mapping_is_refused(tmp_path: Path) -> None:
     """A list is not a workflow."""
     assert "must be a mapping" in message(tmp_path, "- 1\n")
 
 
-def test_a_mistake_in_a_filter_is_said_with_its_line(small_market: Path, tmp_path: Path) -> None:
-    """What the handler checks only when it is asked knows its place in what it was given, not in the file."""
+def test_a_mistake_in_a_filter_is_reported_with_its_line(small_market: Path, tmp_path: Path) -> None:
+    """The handler checks its filters later and does not know the line; it is added to the message."""
     file = tmp_path / "w.yaml"
     file.write_text(f"""\
 rollforge: {{data: {small_market}}}

@@ -1,4 +1,4 @@
-"""Several models in a workflow file: the sections ``models`` and ``grid``, and what each model is called."""
+"""Several models in a workflow file: the sections ``models`` and ``grid``, and the names of the models."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ models:
 
 
 class Files:
-    """Workflow files on one market."""
+    """Writes and plans workflow files for one market."""
 
     def __init__(self, folder: Path, market: Path) -> None:
         self.folder = folder
@@ -67,7 +67,7 @@ def names(plan: Plan) -> list[str]:
 
 
 def test_models_are_named_by_their_keys(files: Files) -> None:
-    """One task a model and window, the windows of each one after the other; they share dataset and records."""
+    """There is one task for each model and window, ordered by model; they share the dataset and the records."""
     plan = files.plan(MODELS)
     assert plan.model_names == ("lgb",) * 3 + ("ridge",) * 3
     assert [w.title for w in plan.windows][::3] == ["lgb, window 1", "ridge, window 1"]
@@ -78,7 +78,7 @@ def test_models_are_named_by_their_keys(files: Files) -> None:
 
 
 def test_a_model_may_give_any_part_of_the_task(files: Files) -> None:
-    """Keys are merged into the shared task; an object with a class of its own takes nothing of the shared one."""
+    """Keys are merged into the shared task; an object with its own class does not inherit from the shared one."""
     plan = files.plan(
         "models:\n"
         "  flat: {model: {kwargs: {num_leaves: 4}}}\n"
@@ -94,8 +94,8 @@ def test_a_model_may_give_any_part_of_the_task(files: Files) -> None:
     assert (ridge["record"], len(flat["record"])) == ([], 1)
 
 
-def test_values_of_a_grid_are_named_or_name_themselves(files: Files) -> None:
-    """A mapping names its values; of a list, the differing part is the name; together with models, both."""
+def test_models_of_a_grid_are_named_by_their_values(files: Files) -> None:
+    """A mapping names its values; values of a list are named by their differences; names of models come first."""
     assert names(files.plan("grid: {model.kwargs.num_leaves: [4, 8]}\n", LGB)) == ["num_leaves=4", "num_leaves=8"]
     assert names(files.plan("grid: {model.kwargs.num_leaves: {small: 4, large: 8}}\n", LGB)) == ["small", "large"]
     both = "grid:\n  model.kwargs.num_leaves: {small: 4, large: 8}\n  model.kwargs.seed: [1, 2]\n"
@@ -106,8 +106,8 @@ def test_values_of_a_grid_are_named_or_name_themselves(files: Files) -> None:
     ]
 
 
-def test_a_grid_over_segments_makes_models(files: Files) -> None:
-    """Which are told apart although nothing but their windows differs."""
+def test_a_grid_over_segments_creates_models(files: Files) -> None:
+    """They are distinguished although only their windows differ."""
     plan = files.plan("grid: {dataset.kwargs.segments.train.0: {long: 2022-01-03, short: 2022-06-01}}\n", LGB)
     assert plan.model_names == ("long",) * 3 + ("short",) * 3
     pipeline.submit(plan)
@@ -115,15 +115,15 @@ def test_a_grid_over_segments_makes_models(files: Files) -> None:
     assert [o.model for o in known] == list(plan.model_names)
 
 
-def test_one_model_has_no_name_unless_it_is_given_one(files: Files) -> None:
-    """A grid of one combination is one model."""
+def test_a_single_model_has_no_name_unless_one_is_given(files: Files) -> None:
+    """A grid with one combination is a single model."""
     assert names(files.plan("", LGB)) == [""]
     assert names(files.plan("grid: {model.kwargs.num_leaves: [4]}\n", LGB)) == [""]
     assert names(files.plan("models: {mine: {model: {kwargs: {seed: 1}}}}\n", LGB)) == ["mine"]
 
 
-def test_a_new_name_trains_nothing(files: Files) -> None:
-    """The same tasks under other names are the same tasks, also those that are done; the pool has the new names."""
+def test_renaming_a_model_trains_nothing(files: Files) -> None:
+    """Tasks are identified by their definitions, so they keep their status and get the new names."""
     first = files.plan(MODELS)
     assert pipeline.submit(first).new == 6
     store = open_store(first.workflow.session.store_uri)
@@ -137,8 +137,8 @@ def test_a_new_name_trains_nothing(files: Files) -> None:
     assert pipeline.submit(second).renamed == 0
 
 
-def test_tasks_of_a_pool_without_names_are_told_apart(files: Files) -> None:
-    """As pools of earlier versions have them, and scripts that give no names."""
+def test_models_in_a_pool_without_names_are_named_by_their_differences(files: Files) -> None:
+    """As in pools of earlier versions, or of scripts that give no names."""
     plan = files.plan(MODELS)
     store = open_store(plan.workflow.session.store_uri)
     store.create("several", plan.tasks)
@@ -168,7 +168,7 @@ def test_tasks_of_a_pool_without_names_are_told_apart(files: Files) -> None:
     ],
 )
 def test_a_mistake_is_said_with_its_line(files: Files, text: str, said: str) -> None:
-    """And its path, before anything is planned."""
+    """And with its path, before anything is planned."""
     with pytest.raises(ConfigError) as caught:
         load_workflow(files.write(text))
     assert said in str(caught.value)
@@ -200,7 +200,7 @@ def test_a_mistake_is_said_with_its_line(files: Files, text: str, said: str) -> 
         ),
     ],
 )
-def test_a_mistake_of_one_model_is_known_before_anything_is_stored(files: Files, text: str, said: str) -> None:
-    """Classes, arguments and segments of every model, and the paths of a grid."""
+def test_a_mistake_in_one_model_is_reported_before_anything_is_stored(files: Files, text: str, said: str) -> None:
+    """Classes, arguments and segments of every model, and the paths of a grid, are checked."""
     with pytest.raises(RollforgeError, match=said):
         files.plan(text)

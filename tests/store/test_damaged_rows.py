@@ -98,7 +98,7 @@ def test_a_damaged_result_affects_only_its_own_task(plain: Any, blob: Any, tmp_p
     store.close()
 
 
-# -- MongoDB: every field of a document may be of any type ---------------------------------------------------------------
+# -- MongoDB: every field of a document may be of any type -------------------------------------------------------------
 
 HOSTILE: tuple[Any, ...] = (
     None, 5, -1, 2**62, 1e308, float("inf"), True, b"\x80\x05N.", "", "failed", "no such thing", [], ["x", 5], [[]],
