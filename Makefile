@@ -1,8 +1,8 @@
-# 'make help' lists the targets. Those that need an environment make it, and bring it up to date, first.
+# 'make help' lists the targets. Targets that need an environment first create or update it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# pyqlib, which the benchmarks compare with, brings sixty packages of its own.
+# The benchmarks compare with pyqlib, which has sixty dependencies, so they have their own environment.
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
@@ -11,7 +11,7 @@ BENCH := .venv-bench
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-# Each stamp is redone when what is installed may have changed.
+# A stamp file is renewed when the dependencies may have changed.
 $(VENV)/pip:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -39,20 +39,21 @@ $(BENCH)/bench: pyproject.toml
 	$(BENCH)/bin/python -m pip install --quiet -e '.[bench]'
 	@touch $@
 
-setup: $(VENV)/dev ## Make .venv with everything that development needs
+setup: $(VENV)/dev ## Create .venv with all development dependencies
 
-demo: $(VENV)/run ## Make a demo market, train a rolling LightGBM experiment, write demo/report.html
+demo: $(VENV)/run ## Create a demo market, train a rolling LightGBM experiment, write demo/report.html
 	@test -d demo/market || $(BIN)/rollforge data demo demo/market
 	$(BIN)/rollforge run examples/rolling_lightgbm.yaml --output demo
 
-# Pytest processes side by side; each starts the servers that its tests need. Half of the time tests wait, for processes and
-# for leases that expire, so there is one process more than the two cores of a small machine. The tests start hundreds of
-# Python processes: where Python is told to write no bytecode, each of them would compile the whole package.
+# Parallel pytest processes; each starts the servers that its tests need. Tests spend half of their time waiting for
+# processes and expiring leases, so there is one process more than the two cores of a small machine. The tests start
+# hundreds of Python processes, each of which would compile the whole package if PYTHONDONTWRITEBYTECODE is set; therefore
+# bytecode is compiled first.
 JOBS ?= 3
-SIDE_BY_SIDE := -n $(JOBS) --dist worksteal
+PARALLEL := -n $(JOBS) --dist worksteal
 test: $(VENV)/dev ## Run all tests, JOBS=3 at a time
 	@$(BIN)/python -m compileall -q src
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(VENV)/dev ## Check format, style, types and changelog fragments
 	$(BIN)/ruff format --check src tests benchmarks
@@ -60,15 +61,15 @@ lint: $(VENV)/dev ## Check format, style, types and changelog fragments
 	$(BIN)/mypy
 	$(BIN)/towncrier build --draft --version next >/dev/null
 
-fast: $(VENV)/dev ## Run all tests but the slow ones
+fast: $(VENV)/dev ## Run all tests except the slow ones
 	@$(BIN)/python -m compileall -q src
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow" -q
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" -q
 
-check: lint fast ## Lint and the fast tests: what a pull request has to pass
+check: lint fast ## Run lint and the fast tests, which a pull request has to pass
 
-# One place for the data, wherever the processes that the tests start run.
+# The data file has an absolute path, because the tests start processes in other folders.
 coverage: export COVERAGE_FILE = $(CURDIR)/.coverage
-coverage: $(VENV)/dev ## Measure branch coverage of the fast tests; fails where a room is below its floor
+coverage: $(VENV)/dev ## Measure branch coverage of the fast tests; fails if a room is below its minimum
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -m "not slow" -q
 	$(BIN)/coverage combine --quiet
@@ -77,41 +78,40 @@ coverage: $(VENV)/dev ## Measure branch coverage of the fast tests; fails where 
 changelog: $(VENV)/dev ## Print the next section of the changelog
 	@$(BIN)/towncrier build --draft --version next 2>/dev/null
 
-tables: $(VENV)/dev ## Write the tables that follow from the code: public names of models, docs/compat.md
+tables: $(VENV)/dev ## Generate files from the code: the public names of models, docs/compat.md
 	$(BIN)/python tests/tables.py
 
-pythons: $(VENV)/dev ## Run the fast tests on every other Python that is found, and with the lowest dependencies
+pythons: $(VENV)/dev ## Run the fast tests on every other installed Python, and with the lowest versions of the dependencies
 	$(BIN)/python tests/pythons.py
 
-lowest: $(VENV)/dev ## Run the fast tests with the lowest versions of the dependencies that are allowed
+lowest: $(VENV)/dev ## Run the fast tests with the lowest supported versions of the dependencies
 	$(BIN)/python tests/pythons.py --only lowest
 
-# The kill storm, large: 2,000 tasks, 8 workers, everything killed; and 64 processes on one file for a minute.
+# The stress test at full size: 2,000 tasks and 8 workers; then 64 processes that share one file for a minute.
 storm: $(VENV)/dev ## Kill workers and servers while thousands of tasks run
 	$(BIN)/python tests/storm.py --store sqlite
 	$(BIN)/python tests/storm.py --store postgres
 	$(BIN)/python tests/storm.py --store mongodb --tasks 500
 	ROLLFORGE_CROWD=64,60 $(BIN)/python -m pytest -q tests/store/test_breaking.py -k "many_processes"
 
-# Every reader of outside input, with broken input for so many seconds each: make fuzz SECONDS=300 TARGETS="yaml csv";
-# or with a number of inputs, the same ones every time: make fuzz RUNS=100
+# Every reader of external input gets invalid input for some seconds: make fuzz SECONDS=300 TARGETS="yaml csv"
+# or a number of inputs, which are the same each time: make fuzz RUNS=100
 SECONDS ?= 10
-fuzz: $(VENV)/fuzz ## Give broken input to every reader of outside input: SECONDS=300 TARGETS="yaml csv"
+fuzz: $(VENV)/fuzz ## Give invalid input to every reader of external input: SECONDS=300 TARGETS="yaml csv"
 	$(BIN)/python tests/fuzz/run.py $(if $(RUNS),--runs $(RUNS),--seconds $(SECONDS)) $(TARGETS)
 
-# Whether the tests of a room notice small changes of its code: make mutants SAMPLE=300 ROOM="generate store" SEED=1
+# Check that the tests of a room detect small changes of its code: make mutants SAMPLE=300 ROOM="generate store" SEED=1
 SAMPLE ?= 100
 SEED ?= 0
-mutants: $(VENV)/mutants ## Change the code in small ways and see whether tests fail: SAMPLE=100 ROOM=generate
+mutants: $(VENV)/mutants ## Change the code in small ways and check that tests fail: SAMPLE=100 ROOM=generate
 	$(BIN)/python tests/mutants.py --sample $(SAMPLE) --seed $(SEED) $(addprefix --room ,$(ROOM)) $(addprefix --file ,$(FILES))
 
-# All benchmarks, small; fails where a ratio falls below half of the recorded one.
-bench: $(BENCH)/bench ## Run the small benchmarks; fails where a ratio falls below half of the recorded one
+bench: $(BENCH)/bench ## Run the small benchmarks; fails if a ratio is below half of the recorded one
 	$(BENCH)/bin/python -m benchmarks --small --check benchmarks/recorded-small.json
 
-# As in benchmarks/README.md: half an hour, and the S&P table named by ROLLFORGE_SHARED.
+# The sizes of benchmarks/README.md, with the S&P table in ROLLFORGE_SHARED.
 bench-full: $(BENCH)/bench ## Run all benchmarks, which takes half an hour
 	$(BENCH)/bin/python -m benchmarks --output benchmarks/full.jsonl --check benchmarks/recorded.json
 
-clean: ## Remove environments, caches and what the demo made
+clean: ## Remove environments, caches and the output of the demo
 	rm -rf $(VENV) $(VENV)-* $(BENCH) demo build dist .pytest_cache .mypy_cache .ruff_cache .coverage*

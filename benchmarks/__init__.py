@@ -1,1 +1,2 @@
-"""Benchmarks: each prints one JSON line, and runs the same work with pyqlib in the same call where that is installed."""
+"""Benchmarks. Each prints one JSON line and, if pyqlib is installed, does the same work with pyqlib in the same
+call."""

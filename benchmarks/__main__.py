@@ -1,4 +1,4 @@
-"""All benchmarks, each in a process of its own: a table, and JSON lines.
+"""Run all benchmarks, each in a separate process, and print a table; write JSON lines.
 
 python -m benchmarks [--small] [--only NAME,…] [--output FILE] [--check RECORDED]
 """
@@ -32,11 +32,11 @@ RUNS: dict[str, list[str]] = {
 }
 SMALL = {"rolling_lightgbm": ["--windows", "3"], "rolling_ridge": ["--windows", "3"]}
 FLOOR = 0.5
-"""A ratio may not fall below this share of the recorded one."""
+"""A ratio must not fall below this share of the recorded one."""
 
 
 def run(name: str, small: bool, rest: list[str]) -> dict[str, Any] | None:
-    """Return what a benchmark measured, or None when it failed."""
+    """Return the result of a benchmark, or None if it failed."""
     command = [sys.executable, "-m", f"benchmarks.{RUNS[name][0]}", *RUNS[name][1:]]
     command += ["--small", *SMALL.get(name, [])] if small else []
     began = time.monotonic()
@@ -48,7 +48,7 @@ def run(name: str, small: bool, rest: list[str]) -> dict[str, Any] | None:
 
 
 def table(found: list[dict[str, Any]], recorded: dict[str, dict[str, float]]) -> Table:
-    """What was compared, beside what is recorded, and the spread over repeats of our side."""
+    """Return a table of measured and recorded ratios, and the spread of Rollforge's times over the repeats."""
     shown = Table("benchmark", "ratio", "measured", "recorded", "spread", "took")
     for one in found:
         first = True
@@ -63,8 +63,8 @@ def table(found: list[dict[str, Any]], recorded: dict[str, dict[str, float]]) ->
     return shown
 
 
-def fallen(found: list[dict[str, Any]], recorded: dict[str, dict[str, float]]) -> list[str]:
-    """Return the ratios that are below half of what is recorded, or not there any more."""
+def regressions(found: list[dict[str, Any]], recorded: dict[str, dict[str, float]]) -> list[str]:
+    """Return the ratios that are below half of the recorded ones, or missing."""
     measured = {one["name"]: one.get("ratios", {}) for one in found}
     return [
         f"{name} {ratio}: recorded {known:.2f}, measured {measured[name].get(ratio, 'nothing')}"
@@ -76,12 +76,12 @@ def fallen(found: list[dict[str, Any]], recorded: dict[str, dict[str, float]]) -
 
 
 def main() -> None:
-    """Run them, show them, and fail where one failed or fell."""
+    """Run the benchmarks, print the results, and fail if a benchmark failed or a ratio is too low."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="all of them in some minutes, on made-up data")
-    parser.add_argument("--only", default="", help="names, by commas")
-    parser.add_argument("--output", type=Path, help="JSON lines; kept as each ends")
-    parser.add_argument("--check", type=Path, help="ratios that were recorded: fail where one is below half of it")
+    parser.add_argument("--small", action="store_true", help="small sizes on demo data, in a few minutes")
+    parser.add_argument("--only", default="", help="names, separated by commas")
+    parser.add_argument("--output", type=Path, help="file for JSON lines, written after each benchmark")
+    parser.add_argument("--check", type=Path, help="file with recorded ratios; fail if one falls below half of it")
     options, rest = parser.parse_known_args()
     recorded = json.loads(options.check.read_text()) if options.check else {}
     names = [name for name in options.only.split(",") if name] or list(RUNS)
@@ -98,7 +98,7 @@ def main() -> None:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             options.output.write_text("".join(json.dumps(f) + "\n" for f in found))
     console.print(table(found, recorded))
-    wrong = failed + fallen(found, recorded)
+    wrong = failed + regressions(found, recorded)
     if wrong:
         raise SystemExit("\n".join(wrong))
 

@@ -1,4 +1,4 @@
-"""Building Alpha158, from the data folder to the float32 panel on disk, compiled code warm, against pyqlib.
+"""Building Alpha158, from the data folder to the float32 panel on disk, with compiled kernels, compared with pyqlib.
 
 python -m benchmarks.alpha158
 """
@@ -16,7 +16,7 @@ MODULE = "benchmarks.alpha158"
 
 
 def build(provider: Path, cache: Path) -> int:
-    """Build the raw panel of the job's handler and return how many bytes its values take."""
+    """Build the raw panel of the job's handler, and return the size of its values in bytes."""
     from rollforge.features.alpha import Alpha158
     from rollforge.session import Session, using
 
@@ -26,18 +26,18 @@ def build(provider: Path, cache: Path) -> int:
 
 
 def empty(cache: Path) -> None:
-    """Take the panels away; compiled code stays."""
+    """Delete the panels, but not the compiled code."""
     shutil.rmtree(cache / "panels", ignore_errors=True)
 
 
 def child(task: dict[str, str]) -> None:
-    """Build in a fresh process: the first ever where the cache is empty, else with compiled code on the disk."""
+    """Build in a new process; if the cache is empty, the kernels are compiled first."""
     took = setting.seconds(lambda: build(Path(task["provider"]), Path(task["cache"])))
     print(json.dumps({"seconds": took, "peak_mb": setting.peak_memory()}))
 
 
 def pyqlib(task: dict[str, str]) -> None:
-    """pyqlib's loader for the same features and days."""
+    """Load the same features and days with pyqlib."""
     with setting.quiet_pyqlib(task["provider"]):
         from qlib.contrib.data.handler import Alpha158
         from qlib.data.dataset.handler import DataHandlerLP
@@ -52,7 +52,7 @@ def pyqlib(task: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Time both and print one line."""
+    """Time both sides and print one line."""
     options = setting.arguments(__doc__ or "")
     if options.as_pyqlib:
         pyqlib(json.loads(options.as_pyqlib))

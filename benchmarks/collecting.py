@@ -1,4 +1,4 @@
-"""Collecting the predictions of many recorders into one, against pyqlib's RecorderCollector and RollingGroup.
+"""Collecting the predictions of many recorders, compared with pyqlib's RecorderCollector and RollingGroup.
 
 python -m benchmarks.collecting
 """
@@ -17,7 +17,7 @@ MODULE = "benchmarks.collecting"
 
 
 def predictions(recorders: int, rows: int) -> Any:
-    """Yield one frame a window, one after the other in time."""
+    """Yield a frame for each of many consecutive windows."""
     codes = [f"I{i:04d}" for i in range(300)]
     days = pd.bdate_range("1990-01-01", periods=recorders * rows // 300)
     random = np.random.default_rng(1)
@@ -28,7 +28,7 @@ def predictions(recorders: int, rows: int) -> Any:
 
 
 def pyqlib(task: dict[str, Any]) -> None:
-    """The same frames saved and collected by pyqlib."""
+    """Save and collect the same frames with pyqlib."""
     manager = {
         "class": "MLflowExpManager",
         "module_path": "qlib.workflow.expm",
@@ -54,7 +54,7 @@ def pyqlib(task: dict[str, Any]) -> None:
 
 
 def child(task: dict[str, Any]) -> None:
-    """Collect in a process of its own, whose memory is looked at."""
+    """Collect in a separate process, and measure its memory."""
     from rollforge.collect import RecorderCollector, RollingGroup
     from rollforge.session import Session, using
 
@@ -74,7 +74,7 @@ def child(task: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Time both and print one line."""
+    """Time both sides and print one line."""
     options = setting.arguments(__doc__ or "")
     if options.as_child:
         child(json.loads(options.as_child))

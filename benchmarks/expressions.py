@@ -1,4 +1,4 @@
-"""Every operator alone, over all stocks and days, against pyqlib's ``D.features``.
+"""Every operator separately, over all stocks and days, compared with pyqlib's ``D.features``.
 
 python -m benchmarks.expressions
 """
@@ -37,7 +37,7 @@ ALL = [
 
 
 def pyqlib(task: dict[str, Any]) -> None:
-    """Each expression by pyqlib, its caches off."""
+    """Compute each expression with pyqlib, without its caches."""
     with setting.quiet_pyqlib(task["provider"], expression_cache=None, dataset_cache=None):
         from qlib.data import D
 
@@ -47,13 +47,13 @@ def pyqlib(task: dict[str, Any]) -> None:
         for text in ALL:
             try:
                 took[text] = setting.seconds(lambda text=text: D.features(members, [text]))  # type: ignore[misc]
-            except Exception:  # noqa: BLE001 - what pyqlib itself cannot do is left out
+            except Exception:  # noqa: BLE001 - expressions that pyqlib cannot compute are skipped
                 continue
     print(json.dumps(took))
 
 
 def main() -> None:
-    """Time both and print one line."""
+    """Time both sides and print one line."""
     options = setting.arguments(__doc__ or "")
     if options.as_pyqlib:
         pyqlib(json.loads(options.as_pyqlib))

@@ -1,4 +1,4 @@
-"""Listing and filtering very many recorders, against MLflow's own ``search_runs``.
+"""Listing and filtering many recorders, compared with MLflow's own ``search_runs``.
 
 python -m benchmarks.listing
 """
@@ -19,7 +19,7 @@ FILTER = "metrics.IC > 0.9 and tags.model = 'a'"
 
 
 def fill_mlflow(database: Path, experiment_id: str, count: int) -> None:
-    """Copy the one run that is there until there are `count`, each with its own IC and model."""
+    """Copy the only run until there are `count` runs, each with its own IC and model."""
     with contextlib.closing(sqlite3.connect(database)) as connection:
         (template,) = connection.execute(
             "SELECT run_uuid FROM runs WHERE experiment_id = ?", (experiment_id,)
@@ -30,9 +30,9 @@ def fill_mlflow(database: Path, experiment_id: str, count: int) -> None:
             names = [column[0] for column in found.description]
             rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
             new = [_changed(row, run_id, i / count) for i, run_id in enumerate(ids) for row in rows]
-            holes = ", ".join("?" * len(names))
+            marks = ", ".join("?" * len(names))
             connection.executemany(
-                f"INSERT INTO {table} VALUES ({holes})", [tuple(row[n] for n in names) for row in new]
+                f"INSERT INTO {table} VALUES ({marks})", [tuple(row[n] for n in names) for row in new]
             )
         connection.commit()
 
@@ -47,7 +47,7 @@ def _changed(row: dict[str, Any], run_id: str, share: float) -> dict[str, Any]:
 
 
 def fill_folder(tracker: Any, experiment_id: str, count: int) -> None:
-    """Write `count` runs, as workers would have an hour ago."""
+    """Write `count` runs as if an hour ago."""
     from rollforge.track.tracker import Metric
 
     past = time.time() - 3600
@@ -59,7 +59,7 @@ def fill_folder(tracker: Any, experiment_id: str, count: int) -> None:
 
 
 def main() -> None:
-    """Time all and print one line."""
+    """Time all operations and print one line."""
     options = setting.arguments(__doc__ or "")
     from rollforge.session import Session, using
     from rollforge.track.base import get_experiment, open_tracker
@@ -107,10 +107,10 @@ def main() -> None:
         figures["folder_first_seconds"] = setting.seconds(lambda: files.search([place], RunQuery()))
         for name, text in (("all", ""), ("filtered", FILTER)):
 
-            def ask(text: str = text) -> None:
+            def search(text: str = text) -> None:
                 FolderTracker(files.uri).search([place], RunQuery(filter_string=text))  # as a new process does
 
-            figures |= {f"folder_{name}_{k}": v for k, v in setting.timed(ask, options.repeats).items()}
+            figures |= {f"folder_{name}_{k}": v for k, v in setting.timed(search, options.repeats).items()}
         ratios["folder_all"] = figures["search_runs_all_seconds"] / figures["folder_all_seconds"]
     setting.report("listing", ratios, small=options.small, **figures)
 

@@ -1,4 +1,4 @@
-"""Many windows times some models on a panel that is there: what everything but fitting costs.
+"""Many windows of several models on an existing panel: the cost of everything except fitting.
 
 python -m benchmarks.many
 """
@@ -36,7 +36,7 @@ def main() -> None:
         )  # fmt: skip
         with using(session):
             tasks: list[dict[str, Any]] = []
-            # Four months to learn from, a window every week: fits of about a second.
+            # Four months of training data and weekly windows, so that a fit takes about a second.
             segments = {
                 "train": ("2013-02-08", "2013-06-07"),
                 "valid": ("2013-06-10", "2013-07-10"),

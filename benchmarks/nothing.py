@@ -1,4 +1,4 @@
-"""A model and a dataset for pyqlib that do nothing."""
+"""An empty model and an empty dataset for pyqlib."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qlib.model.base import Model
 
 
 class NoData(Dataset):  # type: ignore[misc]
-    """One row."""
+    """A dataset with one row."""
 
     def prepare(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
         """Return the row."""

@@ -1,4 +1,4 @@
-"""What a task costs besides its model: an empty task through pool, recorder and commit, with both trackers.
+"""The cost of a task besides its model: an empty task through pool, recorder and commit, with both trackers.
 
 python -m benchmarks.overhead
 """
@@ -16,7 +16,7 @@ MODULE = "benchmarks.overhead"
 
 
 def tasks(n: int) -> list[dict[str, Any]]:
-    """`n` tasks with a model that does nothing."""
+    """Return `n` tasks with a model that does nothing."""
     return [
         {
             "model": {"class": "ConstantModel", "module_path": "rollforge.models", "kwargs": {"value": float(i)}},
@@ -28,11 +28,11 @@ def tasks(n: int) -> list[dict[str, Any]]:
 
 
 Cost = dict[str, float]
-"""Milliseconds a task: by the clock, and of processor time."""
+"""Milliseconds per task: wall-clock time and processor time."""
 
 
 def cost(parts: list[Any], train: Callable[[Any], Any]) -> Cost:
-    """Return what one task of lists of them costs: the medians over the lists."""
+    """Train lists of tasks, and return the cost of one task: the median over the lists."""
     clock: list[float] = []
     processor: list[float] = []
     for part in parts:
@@ -42,7 +42,7 @@ def cost(parts: list[Any], train: Callable[[Any], Any]) -> Cost:
 
 
 def ours(folder: Path, tracking: str, n: int, repeats: int, *, pool: bool) -> Cost:
-    """Return what one task costs with TrainerR, or with TrainerRM and a worker in this process."""
+    """Return the cost of a task with TrainerR, or with TrainerRM and a worker in this process."""
     from rollforge.run.pool_trainer import TrainerRM
     from rollforge.run.trainer import TrainerR
     from rollforge.session import Session, using
@@ -52,13 +52,13 @@ def ours(folder: Path, tracking: str, n: int, repeats: int, *, pool: bool) -> Co
     with using(session):
         open_tracker(session.tracking_uri).prepare()
         trainer = TrainerRM("empty") if pool else TrainerR("empty")
-        trainer(tasks(3))  # everything imported, the experiment made
+        trainer(tasks(3))  # imports everything and creates the experiment
         all_tasks = tasks(3 + n * repeats)[3:]  # a pool does not train a task twice
         return cost([all_tasks[i * n : (i + 1) * n] for i in range(repeats)], trainer)
 
 
 def pyqlib(task: dict[str, Any]) -> None:
-    """pyqlib's TrainerR on MLflow's SQLite store with a model that does nothing."""
+    """Time pyqlib's TrainerR on MLflow's SQLite store, with a model that does nothing."""
     manager = {
         "class": "MLflowExpManager",
         "module_path": "qlib.workflow.expm",
@@ -79,7 +79,7 @@ def pyqlib(task: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Time all and print one line."""
+    """Time all variants and print one line."""
     options = setting.arguments(__doc__ or "")
     if options.as_pyqlib:
         pyqlib(json.loads(options.as_pyqlib))
@@ -96,7 +96,7 @@ def main() -> None:
             options.small = True
             provider = setting.market(options, folder)
             task = {"folder": str(folder), "provider": str(provider), "n": n, "repeats": options.repeats}
-            # Of its TrainerR in both: its TrainerRM does all of that, and asks a MongoDB server besides.
+            # Both are compared with its TrainerR: its TrainerRM does the same and needs a MongoDB server.
             theirs = setting.in_pyqlib(MODULE, task)
             for unit, value in theirs.items():
                 figures[f"pyqlib_r_{unit}"] = value

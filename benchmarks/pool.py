@@ -1,4 +1,4 @@
-"""The pool: creating, claiming and committing, counting, waiting, from a thousand tasks to a million, on SQLite and PostgreSQL.
+"""The pool: creating, claiming and committing, counting, and waiting, for pools of different sizes on both SQL stores.
 
 python -m benchmarks.pool
 """
@@ -27,7 +27,7 @@ WORKERS = 8
 
 
 def definition(i: int) -> dict[str, Any]:
-    """A task as small as a task is."""
+    """Return a small task."""
     return {
         "model": {"class": "LGBModel", "kwargs": {"seed": i}},
         "dataset": {"kwargs": {"segments": {"test": i % 1000}}},
@@ -36,7 +36,7 @@ def definition(i: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def stores(folder: Path) -> Iterator[dict[str, str]]:
-    """The addresses of an empty store of each kind."""
+    """Yield the URIs of an empty store of each kind."""
     from rollforge.testing.postgres import PostgresServer, postgres_binaries
 
     with contextlib.ExitStack() as stack:
@@ -47,7 +47,7 @@ def stores(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def pairs(store: TaskStore, count: int, worker: str = "w", **which: Any) -> float:
-    """Claim and commit some tasks; return the milliseconds that a pair took."""
+    """Claim and commit some tasks, and return the milliseconds per pair."""
     began = time.perf_counter()
     for _ in range(count):
         (task,) = store.claim("p", worker=worker, lease=600, **which)
@@ -56,12 +56,12 @@ def pairs(store: TaskStore, count: int, worker: str = "w", **which: Any) -> floa
 
 
 def milliseconds(work: Callable[[], Any], repeats: int = 5) -> float:
-    """Return how long `work` took, the median of some times."""
+    """Return the median duration of `work`."""
     return setting.median([setting.seconds(work) * 1000 for _ in range(repeats)])
 
 
 def measure(uri: str, total: int, rounds: int) -> dict[str, float]:
-    """Fill a pool up to `total` tasks, and time what is done with it."""
+    """Fill a pool up to `total` tasks, and time the operations on it."""
     from rollforge.run.job import Job
     from rollforge.run.worker import Worker
     from rollforge.store.base import batch_of, open_store
@@ -74,7 +74,7 @@ def measure(uri: str, total: int, rounds: int) -> dict[str, float]:
     for first in range(there, total - 1000, 100_000):
         store.create("p", [definition(i) for i in range(first, min(first + 100_000, total - 1000))])
     figures = {"create_per_second": max(1, total - 1000 - there) / (time.perf_counter() - began)}
-    mine = [{"mine": total, "x": i} for i in range(1000)]  # a submission of a thousand among all that
+    mine = [{"mine": total, "x": i} for i in range(1000)]  # a submission of a thousand tasks
     ids = [c.id for c in store.create("p", mine)]
     batch = batch_of(ids)
     store.add_to_batch("p", batch, ids)
@@ -97,7 +97,7 @@ def _nothing(task: Any) -> Any:
 
 
 def _look(store: TaskStore) -> None:
-    """What ``pool watch`` does each second."""
+    """Render the view of ``pool watch``, as it does each second."""
     from rollforge.cli.watch import _View
     from rollforge.store.manager import TaskManager
 
@@ -105,7 +105,7 @@ def _look(store: TaskStore) -> None:
 
 
 def fan(uri: str, n: int) -> dict[str, float]:
-    """One task that waits for many, and many that wait for one."""
+    """Time one task that depends on many, and many that depend on one."""
     from rollforge.store.base import open_store
 
     store = open_store(uri)
@@ -124,7 +124,7 @@ def fan(uri: str, n: int) -> dict[str, float]:
 
 
 def many_workers(uri: str, seconds: float) -> float:
-    """Return the pairs a second of eight worker processes together."""
+    """Return the pairs per second of eight worker processes together."""
     from rollforge.store.base import open_store
 
     store = open_store(uri)
@@ -138,7 +138,7 @@ def many_workers(uri: str, seconds: float) -> float:
 
 
 def child(task: dict[str, Any]) -> None:
-    """One of them."""
+    """Run one of these workers."""
     from rollforge.store.base import open_store
 
     store, done = open_store(task["uri"]), 0
@@ -152,7 +152,7 @@ def child(task: dict[str, Any]) -> None:
 
 
 def waiting(uri: str) -> float:
-    """Return after how many milliseconds `wait` knows of the last commit."""
+    """Return the milliseconds from the last commit until `wait` returns."""
     from rollforge.store.base import open_store
     from rollforge.store.manager import TaskManager
 
@@ -175,7 +175,7 @@ def waiting(uri: str) -> float:
 
 
 def main() -> None:
-    """Time all and print one line."""
+    """Time all operations and print one line."""
     options = setting.arguments(__doc__ or "")
     if options.as_child:
         child(json.loads(options.as_child))
@@ -196,8 +196,8 @@ def main() -> None:
             found = {f"{k}_{n}": v for n in [fans] for k, v in fan(uri, n).items()}
             for size in sizes:
                 found |= {f"{k}_{size}": v for k, v in measure(uri, size, rounds).items()}
-            again = [definition(i) for i in range(sizes[0] - 1000)]
-            found["create_again_seconds"] = setting.seconds(lambda: open_store(uri).create("p", again))  # noqa: B023
+            existing = [definition(i) for i in range(sizes[0] - 1000)]
+            found["create_again_seconds"] = setting.seconds(lambda: open_store(uri).create("p", existing))  # noqa: B023
             if kind == "postgres":
                 found["pairs_per_second_of_8_workers"] = many_workers(uri, 2.0 if options.small else 10.0)
             figures |= {f"{kind}_{k}": v for k, v in found.items()}

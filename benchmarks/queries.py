@@ -1,4 +1,4 @@
-"""Queries into definitions: counting, listing and claiming by them, on SQLite and PostgreSQL; and who waits meanwhile.
+"""Queries on definitions: counting, listing and claiming, on SQLite and PostgreSQL, and concurrent renewals.
 
 python -m benchmarks.queries
 """
@@ -24,7 +24,7 @@ QUERIES: dict[str, dict[str, Any]] = {
 
 
 def definition(i: int, count: int) -> dict[str, Any]:
-    """A task of the usual size; a thousand models."""
+    """Return a task of the usual size; there are a thousand models."""
     return {
         "model": {
             "class": f"M{i % 1000}", "module_path": "qlib.contrib.model.gbdt",
@@ -43,7 +43,7 @@ def definition(i: int, count: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def stores() -> Iterator[dict[str, str]]:
-    """URIs of a store of each kind that is at hand."""
+    """Yield the URIs of a store of each available kind."""
     from rollforge.testing.postgres import PostgresServer, postgres_binaries
 
     with setting.workplace() as folder, contextlib.ExitStack() as stack:
@@ -54,7 +54,8 @@ def stores() -> Iterator[dict[str, str]]:
 
 
 def measure(uri: str, count: int, repeats: int) -> dict[str, float]:
-    """Milliseconds of each operation by each query: the median, and the first time, which makes an index on SQLite."""
+    """Return the milliseconds of each operation with each query: the median, and the first time, which builds an index
+    on SQLite."""
     from rollforge.store.base import open_store
 
     store, figures = open_store(uri), {}
@@ -79,10 +80,10 @@ def measure(uri: str, count: int, repeats: int) -> dict[str, float]:
 
 
 def renewals(store: Any, uri: str) -> float:
-    """The longest that another worker's renewal took while one claims by a path that has no index yet."""
+    """Return the longest renewal of another worker while a claim queries a path without an index."""
     (task,) = store.claim("p", worker="other", lease=600)
 
-    other = type(store)(uri)  # with connections of its own, as another process has
+    other = type(store)(uri)  # with its own connections, as in another process
 
     def claim() -> None:
         for _ in range(5):
@@ -100,7 +101,7 @@ def renewals(store: Any, uri: str) -> float:
 
 
 def main() -> None:
-    """Measure all and print one line."""
+    """Time all queries and print one line."""
     options = setting.arguments(__doc__ or "")
     sizes = [2_000] if options.small else [10_000, 100_000, 1_000_000]
     figures: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The whole rolling job (SignalRecord and SigAnaRecord kept, collected), against its own model fitting and pyqlib.
+"""The complete rolling job with SignalRecord and SigAnaRecord, compared with model fitting alone and with pyqlib.
 
 python -m benchmarks.rolling [--ridge] [--windows N]
 """
@@ -20,7 +20,7 @@ MODULE = "benchmarks.rolling"
 def run(
     provider: Path, folder: Path, template: dict[str, Any], windows: int | None, jobs: int | None = None
 ) -> dict[str, float]:
-    """Plan, store, train in worker processes, collect; the panel cache is empty, the kernels are compiled."""
+    """Plan, store, train in worker processes and collect, with an empty panel cache and compiled kernels."""
     from rollforge.generate import RollingGen
     from rollforge.generate.timeline import make_schedule
     from rollforge.market.universe import session_provider
@@ -69,7 +69,7 @@ def run(
 
 
 def pyqlib(task: dict[str, Any]) -> None:
-    """The same tasks through pyqlib's TrainerR and RecorderCollector, with or without its handler cache."""
+    """Run the same tasks with pyqlib's TrainerR and RecorderCollector, with or without its handler cache."""
     folder = Path(task["folder"])
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -104,12 +104,12 @@ def pyqlib(task: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Time all and print one line."""
+    """Time both sides and print one line."""
     ridge = "--ridge" in sys.argv
     windows = int(sys.argv[sys.argv.index("--windows") + 1]) if "--windows" in sys.argv else None
     uncached = "--uncached" in sys.argv
-    kept = [a for a in sys.argv if a not in ("--ridge", "--uncached", "--windows", str(windows))]
-    sys.argv = kept
+    others = [a for a in sys.argv if a not in ("--ridge", "--uncached", "--windows", str(windows))]
+    sys.argv = others
     options = setting.arguments(__doc__ or "")
     if options.as_pyqlib:
         pyqlib(json.loads(options.as_pyqlib))
@@ -122,13 +122,13 @@ def main() -> None:
         figures: dict[str, Any] = dict(ours)
         ratios = {}
         if not ridge:
-            # The best that the machine can do with nothing but fitting: a window a core, or one after the other with all.
+            # The best that is possible with fitting alone: one window per core, or sequentially with all cores.
             from rollforge.session import available_cores
 
-            one_by_one = run(provider, folder, template, windows, 1)["fit_seconds"]
-            side_by_side = ours["fit_seconds"] / available_cores()
-            best = min(one_by_one, side_by_side)
-            figures |= {"fit_side_by_side_seconds": side_by_side, "fit_one_by_one_seconds": one_by_one}
+            sequential = run(provider, folder, template, windows, 1)["fit_seconds"]
+            parallel = ours["fit_seconds"] / available_cores()
+            best = min(sequential, parallel)
+            figures |= {"fit_parallel_seconds": parallel, "fit_sequential_seconds": sequential}
             figures["total_over_best"] = ours["seconds"] / best
             ratios["best_over_total"] = best / ours["seconds"]
         if setting.has_pyqlib(options):

@@ -1,4 +1,4 @@
-"""Alpha158 for many made-up stocks: time a value against a small case, and memory, which a setting bounds.
+"""Alpha158 for many synthetic stocks: the time per value compared with a small case, and the memory, which is limited.
 
 python -m benchmarks.scale
 """
@@ -19,7 +19,7 @@ MEMORY = 2**30
 
 
 def make_market(folder: Path, stocks: int, days: int) -> Path:
-    """Write a data folder of random walks, a stock at a time."""
+    """Write a data folder of random walks, one stock at a time."""
     from rollforge.market.provider import write_folder
 
     random = np.random.default_rng(1)
@@ -29,10 +29,10 @@ def make_market(folder: Path, stocks: int, days: int) -> Path:
     write_folder(folder, calendar, {}, {"all": {code: [(calendar[0], calendar[-1])] for code in codes}})
     for code in codes:
         close = 50 * np.exp(np.cumsum(random.standard_normal(days) * 0.02))
-        opened = close * (1 + random.standard_normal(days) * 0.01)
+        open_ = close * (1 + random.standard_normal(days) * 0.01)
         fields = {
-            "close": close, "open": opened, "high": np.maximum(close, opened) * 1.005,
-            "low": np.minimum(close, opened) * 0.995, "vwap": (close + opened) / 2,
+            "close": close, "open": open_, "high": np.maximum(close, open_) * 1.005,
+            "low": np.minimum(close, open_) * 0.995, "vwap": (close + open_) / 2,
             "volume": random.lognormal(12, 1, days),
         }  # fmt: skip
         write_folder(folder, calendar, {code: (0, fields)}, {})
@@ -40,7 +40,7 @@ def make_market(folder: Path, stocks: int, days: int) -> Path:
 
 
 def child(task: dict[str, Any]) -> None:
-    """Build Alpha158 some times in a process of its own."""
+    """Build Alpha158 several times in a separate process."""
     from rollforge.features.alpha import Alpha158
     from rollforge.session import Session, using
 
@@ -58,7 +58,7 @@ def child(task: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Build both and print one line."""
+    """Time both sizes and print one line."""
     options = setting.arguments(__doc__ or "")
     if options.as_child:
         child(json.loads(options.as_child))
@@ -70,7 +70,7 @@ def main() -> None:
     with setting.workplace() as folder:
         for name, (stocks, days) in sizes.items():
             provider = make_market(folder / name, stocks, days)
-            # Once more than counted, at least: a first run compiles, and has the machine find its memory.
+            # The first run compiles the kernels and touches memory for the first time, so there are at least three.
             task = {"provider": str(provider), "cache": str(folder / "cache"), "repeats": max(3, options.repeats)}
             found = setting.in_child(MODULE, task)
             figures[f"{name}_stocks_x_days"] = [stocks, days]

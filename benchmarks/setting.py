@@ -1,4 +1,4 @@
-"""What the benchmarks share: the market, the job, timing, and pyqlib where it is there."""
+"""Shared code of the benchmarks: the market, the job, timing, and running pyqlib."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """Return what the command line says: ``--small`` for a quick look, ``--data`` for the S&P table."""
+    """Parse the command line: ``--small`` for small sizes, ``--data`` for the S&P table."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--small", action="store_true", help="a small made-up market instead of the S&P table")
+    parser.add_argument("--small", action="store_true", help="use a small demo market instead of the S&P table")
     parser.add_argument("--data", type=Path, default=None, help="sp500_5yr.parquet (or ROLLFORGE_SHARED/data/…)")
-    parser.add_argument("--repeats", type=int, default=3, help="how often each side is timed")
-    parser.add_argument("--without-pyqlib", action="store_true", help="time Rollforge alone")
+    parser.add_argument("--repeats", type=int, default=3, help="how many times each side is timed")
+    parser.add_argument("--without-pyqlib", action="store_true", help="time only Rollforge")
     parser.add_argument("--as-pyqlib", help=argparse.SUPPRESS)
     parser.add_argument("--as-child", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def market(options: argparse.Namespace, folder: Path) -> Path:
-    """Return a data folder: the S&P table where it is at hand, else a demo market."""
+    """Return a data folder: the S&P table if it is available, else a demo market."""
     from rollforge.market.demo import make_demo
     from rollforge.market.importer import import_table
 
@@ -108,22 +108,22 @@ RIDGE = {
 
 @contextlib.contextmanager
 def workplace() -> Iterator[Path]:
-    """A folder that is gone afterwards."""
+    """Yield a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="rollforge-bench-") as folder:
         yield Path(folder)
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Return how long `work` took."""
+    """Return the duration of `work` in seconds."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def cpu_seconds(work: Callable[[], Any]) -> float:
-    """Return the processor time that `work` took, here and in programs that it started and that have ended.
+    """Return the processor time of `work`, including that of processes that it has started and waited for.
 
-    Other work on the machine changes it far less than what a clock shows.
+    Other load on the machine affects it far less than the wall-clock time.
     """
 
     def used() -> float:
@@ -135,14 +135,14 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
 
 
 def median(values: list[float]) -> float:
-    """Return the middle one."""
+    """Return the median (of an even number of values, the upper one)."""
     return sorted(values)[len(values) // 2]
 
 
 def timed(work: Callable[[], Any], repeats: int, before: Callable[[], Any] = lambda: None) -> dict[str, float]:
-    """Return how long `work` took, the median of some repeats, and their spread: the longest by the shortest.
+    """Return the median duration of `work`, and the spread: the longest duration divided by the shortest.
 
-    `before` is done before each repeat, and not timed.
+    `before` is called before each repeat, and is not timed.
     """
     took = []
     for _ in range(repeats):
@@ -152,36 +152,36 @@ def timed(work: Callable[[], Any], repeats: int, before: Callable[[], Any] = lam
 
 
 def peak_memory() -> float:
-    """Return the most memory that this process has had, in MB."""
+    """Return the peak memory of this process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def has_pyqlib(options: argparse.Namespace) -> bool:
-    """Whether pyqlib is there and wanted."""
+    """Return whether pyqlib is installed and not excluded."""
     return not options.without_pyqlib and importlib.util.find_spec("qlib") is not None
 
 
 def in_pyqlib(module: str, task: dict[str, Any]) -> dict[str, Any]:
-    """Run a benchmark's pyqlib side in a process of its own and return what it measured."""
+    """Run the pyqlib side of a benchmark in a separate process, and return its result."""
     return in_child(module, task, "--as-pyqlib")
 
 
 def in_child(module: str, task: dict[str, Any], option: str = "--as-child") -> dict[str, Any]:
-    """Run a part of a benchmark in a process of its own and return what it measured."""
+    """Run a part of a benchmark in a separate process, and return its result."""
     line = [sys.executable, "-m", module, option, json.dumps(task)]
-    # A process that has loaded a workflow's own code leads "import qlib" to Rollforge, in its children too.
+    # In a process that has loaded user code, and in its children, "import qlib" resolves to Rollforge.
     path = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and not p.endswith("_site")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise SystemExit(f"{module} {option} failed:\n{done.stderr[-3000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return answer
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
 
 
 @contextlib.contextmanager
 def quiet_pyqlib(provider: str, **options: Any) -> Iterator[None]:
-    """pyqlib, initialised on a data folder, without its messages."""
+    """Initialize pyqlib for a data folder, and suppress its output."""
     import qlib
 
     assert hasattr(qlib, "_version") or "site-packages" in str(qlib.__file__), "pyqlib itself must be imported"
@@ -199,11 +199,11 @@ def report(name: str, ratios: dict[str, float] | None = None, **figures: Any) ->
     Parameters
     ----------
     name : str
-        The benchmark's.
+        Name of the benchmark.
     ratios : dict, optional
-        What is compared, both sides of each from this run: the larger the better.
+        Ratios of two times measured in this run; larger is better.
     **figures
-        What was measured.
+        Other measured values.
     """
     if ratios:
         figures = {"ratios": {k: round(v, 3) for k, v in ratios.items()}, **figures}

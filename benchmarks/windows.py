@@ -1,4 +1,4 @@
-"""Generating many windows from a template; opening one in a worker; starting the command.
+"""Generating many windows from a template, opening one in a worker, and starting the command.
 
 python -m benchmarks.windows
 """
@@ -19,7 +19,7 @@ MODULE = "benchmarks.windows"
 
 
 def generate(task: dict[str, Any]) -> None:
-    """Generate windows in a process of its own, whose memory is looked at."""
+    """Generate windows in a separate process, and measure its memory."""
     from rollforge.generate import RollingGen
     from rollforge.session import Session, using
 
@@ -36,7 +36,7 @@ def generate(task: dict[str, Any]) -> None:
 
 
 def long_calendar(folder: Path, days: int) -> dict[str, Any]:
-    """A data folder of one stock and very many days, and the segments of a template on it."""
+    """Write a data folder of one stock and many days, and return it with the segments of a template."""
     from rollforge.market.provider import write_folder
 
     calendar = np.arange(np.datetime64("1960-01-04"), np.datetime64("1960-01-04") + np.timedelta64(2 * days, "D"))
@@ -50,7 +50,7 @@ def long_calendar(folder: Path, days: int) -> dict[str, Any]:
 
 
 def opening(provider: Path, folder: Path, repeats: int) -> dict[str, Any]:
-    """Open a window of Alpha158's panel as a worker does, with a handler of its own each time."""
+    """Open a window of Alpha158's panel as a worker does, each time with a new handler."""
     from rollforge.build import build
     from rollforge.session import Session, using
 
@@ -76,7 +76,7 @@ def opening(provider: Path, folder: Path, repeats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Time all and print one line."""
+    """Time all operations and print one line."""
     options = setting.arguments(__doc__ or "")
     if options.as_child:
         generate(json.loads(options.as_child))
