@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -27,9 +28,15 @@ import pandas as pd
 
 import rollforge
 from rollforge import (
-    D, DatasetH, Experiment, OnlineManager, Plan, R, Recorder, RollforgeError, RollingGen, SignalRecord, StoreUnavailable,
-    TaskManager, TimeAdjuster, TrainerR, Workflow, load_workflow, make_plan, task_train,
+    Collector, D, DatasetH, DelayTrainerR, Experiment, LGBModel, MergeCollector, Model, OnlineManager, OnlineToolR,
+    Plan, PredUpdater, R, Recorder, RollforgeError, RollingEnsemble, RollingGen, RollingStrategy, Session, SigAnaRecord,
+    SignalRecord, Status, StoreUnavailable, TaskCollector, TaskManager, TaskStore, TimeAdjuster, Tracker, TrainerR,
+    TrainerRM, TSDatasetH, Workflow, current_session, load_workflow, make_plan, open_store, open_tracker, run_task,
+    task_generator, task_train,
 )
+from rollforge.collect.result import Collected
+from rollforge.features.timeseries import TSDataSampler
+from rollforge.pipeline import Submission, collect, submit, train
 
 Moment = pd.Timestamp | None
 
@@ -63,9 +70,55 @@ def use(dataset: DatasetH, experiment: Experiment, manager: OnlineManager, recor
     assert_type(TimeAdjuster().align_seg(("2020-01-01", "2020-02-01")), tuple[Moment, Moment])
     assert_type(TimeAdjuster().align_seg({"test": ("2020-01-01", None)}), dict[str, tuple[Moment, Moment]])
     assert_type(record.list(), list[str])
+    assert_type(dataset.prepare(slice("2020", None)), pd.DataFrame)
+    assert_type(open_store("memory://"), TaskStore)
+    assert_type(open_tracker("folder:runs"), Tracker)
+    assert_type(current_session(), Session)
     signals = manager.get_signals()
     if signals is not None:
         print(signals.index)
+
+
+def train_and_collect(recorder: Recorder, model: Model, dataset: DatasetH, series: TSDatasetH, plan: Plan) -> None:
+    tasks = task_generator({"model": {}}, [RollingGen(step=20)])
+    assert_type(tasks, list[dict[str, Any]])
+    assert_type(RollingGen(step=20).generate(tasks[0]), list[dict[str, Any]])
+    assert_type(recorder.list_artifacts(), list[str])
+    assert_type(recorder.list_metrics(), dict[str, float])
+    assert_type(recorder.load_object("pred.pkl"), Any)
+    assert_type(LGBModel().predict(dataset), pd.Series)
+    assert_type(model.predict(dataset, "test"), pd.Series | pd.DataFrame)
+    assert_type(series.prepare("train"), TSDataSampler)
+    assert_type(series.prepare(["train", "valid"]), list[TSDataSampler])
+    assert_type(TrainerRM("experiment", "pool").train(tasks), list[Recorder])
+    assert_type(DelayTrainerR("experiment").end_train([recorder]), list[Recorder])
+    assert_type(run_task(print, "pool"), bool)
+    assert_type(submit(plan), Submission)
+    train(plan, jobs=1)
+    assert_type(collect(Session(), "pool"), Collected)
+    assert_type(SigAnaRecord(recorder).generate(), dict[str, Any] | None)
+
+
+def serve(collector: Collector, merged: MergeCollector, manager: OnlineManager, strategy: RollingStrategy) -> None:
+    assert_type(collector(), dict[str, Any])
+    assert_type(merged(), dict[Any, Any])
+    frames = {1: pd.DataFrame(), 2: pd.DataFrame()}
+    assert_type(RollingEnsemble()(frames), pd.DataFrame)
+    assert_type(RollingEnsemble()({1: pd.Series([1.0])}), pd.Series)
+    assert_type(TaskCollector("experiment").collect_predictions(str), dict[str, pd.DataFrame])
+    assert_type(manager.get_signals(), pd.Series | pd.DataFrame | None)
+    assert_type(manager.get_collector(), MergeCollector)
+    assert_type(strategy.first_tasks(), list[dict[str, Any]])
+    assert_type(OnlineToolR("experiment").online_models(), list[Recorder])
+
+
+def manage(manager: TaskManager, recorder: Recorder) -> None:
+    assert_type(manager.task_stat(), dict[Status, int])
+    for task in manager.query({"status": Status.DONE}):
+        assert_type(task, dict[str, Any])
+    assert_type(manager.fetch_task(), dict[str, Any] | None)
+    assert_type(manager.list(), list[str])
+    assert_type(PredUpdater(recorder).rmdl.get_model(), Model)
 """
 
 WRONG = """
@@ -97,6 +150,7 @@ def test_types_survive_the_lazy_import(tmp_path: Path) -> None:
             *(str(tmp_path / name) for name in ("correct.py", "wrong.py")),
         ],
         cwd=ROOT,
+        env={**os.environ, "MYPYPATH": str(STUB.parents[1])},  # these sources, whatever is installed
         capture_output=True,
         text=True,
         timeout=600,

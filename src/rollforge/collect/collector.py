@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
-from typing import Any
+from typing import Any, TypeVar
 
 from rollforge.errors import ArtifactNotFound, ConfigError, CoverageError, nearest
 from rollforge.session import current_session
@@ -15,6 +15,7 @@ from rollforge.track.base import Experiment, Recorder, Tracker, get_experiment, 
 __all__ = ["Collector", "MergeCollector", "RecorderCollector"]
 
 Process = Callable[..., Any]
+Key = TypeVar("Key")
 
 
 def _as_list(value: object) -> list[Any]:
@@ -50,8 +51,8 @@ class Collector:
 
     @staticmethod
     def process_collect(
-        collected_dict: Mapping[str, Any], process_list: Any = (), *args: Any, **kwargs: Any
-    ) -> dict[str, Any]:
+        collected_dict: Mapping[Key, Any], process_list: Process | Sequence[Process] = (), *args: Any, **kwargs: Any
+    ) -> dict[Key, Any]:
         """Return each name's dict after applying the processes in order."""
         result = {}
         for name, value in collected_dict.items():
@@ -103,6 +104,10 @@ class MergeCollector(Collector):
             for key, value in collector().items():
                 collected[self.merge_func(name, key) if self.merge_func else (name, key)] = value
         return collected
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        """Return the result of :meth:`collect` after applying the processes."""
+        return super().__call__(*args, **kwargs)
 
 
 class RecorderCollector(Collector):

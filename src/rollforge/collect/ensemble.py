@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
@@ -67,7 +67,13 @@ class RollingEnsemble(Ensemble):
     [1, 2]
     """
 
-    def __call__(self, ensemble_dict: Mapping[Any, Any], *args: Any, **kwargs: Any) -> Any:
+    @overload
+    def __call__(self, ensemble_dict: Mapping[Any, pd.DataFrame], *args: object, **kwargs: object) -> pd.DataFrame: ...
+
+    @overload
+    def __call__(self, ensemble_dict: Mapping[Any, pd.Series], *args: object, **kwargs: object) -> pd.Series: ...
+
+    def __call__(self, ensemble_dict: Mapping[Any, Any], *args: object, **kwargs: object) -> Any:
         """Return one frame (or series), sorted by its index.
 
         Raises

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rollforge.collect.ensemble import RollingEnsemble
 from rollforge.dates import read_day
@@ -12,7 +12,12 @@ from rollforge.generate.task_view import TaskView
 from rollforge.session import current_session
 from rollforge.track.base import Recorder, Tracker, get_experiment, open_tracker
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = ["TaskCollector"]
+
+Key = TypeVar("Key")
 
 
 class TaskCollector:
@@ -85,9 +90,9 @@ class TaskCollector:
 
     def collect_predictions(
         self,
-        get_key_func: Callable[[dict[str, Any]], Any],
+        get_key_func: Callable[[dict[str, Any]], Key],
         task_filter_func: Callable[[dict[str, Any]], bool] | None = None,
-    ) -> dict[Any, Any]:
+    ) -> dict[Key, pd.DataFrame]:
         """Return ``{key: prediction}``; predictions with the same key are joined over their windows.
 
         Parameters
@@ -97,7 +102,7 @@ class TaskCollector:
         task_filter_func : callable, optional
             ``task -> bool``.
         """
-        groups: dict[Any, dict[str, Any]] = {}
+        groups: dict[Key, dict[str, pd.DataFrame]] = {}
         for rid, recorder in self.list_recorders(task_filter_func=task_filter_func, only_have_task=True).items():
             groups.setdefault(get_key_func(recorder.load_object("task")), {})[rid] = recorder.load_object("pred.pkl")
         return {key: RollingEnsemble()(parts) for key, parts in groups.items()}

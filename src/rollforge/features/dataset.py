@@ -96,7 +96,7 @@ class DatasetH(Dataset):
     @overload
     def prepare(
         self,
-        segments: Any,
+        segments: tuple[object, ...],  # names, or a pair of days
         col_set: str | Sequence[str] = DataHandler.CS_ALL,
         data_key: str = DataHandlerLP.DK_I,
         **kwargs: Any,

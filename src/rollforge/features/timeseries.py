@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import pandas as pd
@@ -248,6 +248,24 @@ class TSDatasetH(DatasetH):
         """Change `step_len`, the handler's range, or the segments."""
         self.step_len = kwargs.pop("step_len", self.step_len)
         super().config(handler_kwargs, segments, **kwargs)
+
+    @overload  # type: ignore[override]  # samples instead of frames, as in Qlib
+    def prepare(
+        self,
+        segments: str | slice,
+        col_set: str | Sequence[str] = DataHandler.CS_ALL,
+        data_key: str = DataHandlerLP.DK_I,
+        **kwargs: Any,
+    ) -> TSDataSampler: ...
+
+    @overload
+    def prepare(
+        self,
+        segments: list[str],
+        col_set: str | Sequence[str] = DataHandler.CS_ALL,
+        data_key: str = DataHandlerLP.DK_I,
+        **kwargs: Any,
+    ) -> list[TSDataSampler]: ...
 
     def prepare(
         self,

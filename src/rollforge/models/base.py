@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rollforge.pickling import Serializable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["BaseModel", "Model", "ModelFT", "Reweighter"]
 
@@ -30,8 +33,8 @@ class Model(BaseModel):
         raise NotImplementedError(f"{type(self).__name__} must implement fit().")
 
     @abc.abstractmethod
-    def predict(self, dataset: Any, segment: str | slice = "test") -> Any:
-        """Return a series of scores, index (datetime, instrument), for a segment."""
+    def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series | pd.DataFrame:
+        """Return the scores of a segment, index (datetime, instrument): a series, or a frame of several outputs."""
 
 
 class ModelFT(Model):

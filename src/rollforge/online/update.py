@@ -12,6 +12,7 @@ from rollforge.dates import read_day, read_timestamp
 from rollforge.features.api import D
 from rollforge.features.dataset import DatasetH
 from rollforge.market.frames import day_rows
+from rollforge.models.base import Model
 from rollforge.record.signal import SignalRecord
 from rollforge.track.base import Recorder
 
@@ -48,9 +49,10 @@ class RMDLoader:
         dataset.setup_data()
         return dataset
 
-    def get_model(self) -> Any:
+    def get_model(self) -> Model:
         """Return the recorder's model."""
-        return self.rec.load_object("params.pkl")
+        model: Model = self.rec.load_object("params.pkl")
+        return model
 
 
 def _reaches_back(dataset: DatasetH, start_time: object) -> bool:

@@ -118,7 +118,7 @@ class ACRecordTemp(RecordTemp):
         super().__init__(recorder)
         self.skip_existing = skip_existing
 
-    def generate(self, *args: Any, **kwargs: Any) -> Any:
+    def generate(self, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
         """Compute the record and save it.
 
         Raises
