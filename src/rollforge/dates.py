@@ -27,6 +27,7 @@ __all__ = [
     "LAST_DAY",
     "ONE_DAY",
     "DayColumn",
+    "DayLike",
     "Days",
     "Moment",
     "as_timestamp",
@@ -40,6 +41,8 @@ __all__ = [
 ]
 
 Days = NDArray[np.datetime64]
+DayLike = str | int | dt.date | np.datetime64
+"""What :func:`read_day` accepts. A datetime and a pandas Timestamp are dates."""
 
 ONE_DAY = np.timedelta64(1, "D")
 FIRST_DAY, LAST_DAY = np.datetime64("1678-01-01"), np.datetime64("2261-12-31")

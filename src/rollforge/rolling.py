@@ -22,7 +22,7 @@ import pandas as pd
 from rollforge.build import build, fill_placeholder, locate, update_config
 from rollforge.collect.collector import RecorderCollector
 from rollforge.collect.ensemble import RollingEnsemble
-from rollforge.dates import read_timestamp
+from rollforge.dates import DayLike, read_timestamp
 from rollforge.errors import ConfigError, CoverageError, ExperimentNotFound, SegmentError, nearest
 from rollforge.generate.label import LABEL_TAG, labels_to_text
 from rollforge.generate.leakage import label_lookahead
@@ -87,8 +87,8 @@ class Rolling:
         horizon: int | None = 20,
         step: int = 20,
         h_path: str | os.PathLike[str] | None = None,
-        train_start: Any = None,
-        test_end: Any = None,
+        train_start: DayLike | None = None,
+        test_end: DayLike | None = None,
         task_ext_conf: Any = None,
         rolling_exp: str | None = None,
         *,

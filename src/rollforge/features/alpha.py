@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rollforge.build import build, locate
+from rollforge.dates import DayLike
 from rollforge.errors import ConfigError, RollforgeError, nearest
 from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.features.loader import QlibDataLoader
@@ -213,13 +214,13 @@ class _AlphaHandler(DataHandlerLP):
     def __init__(
         self,
         instruments: object = "csi500",
-        start_time: object = None,
-        end_time: object = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
         freq: str = "day",
         infer_processors: Sequence[object] = (),
         learn_processors: Sequence[object] = _LEARN,
-        fit_start_time: object = None,
-        fit_end_time: object = None,
+        fit_start_time: DayLike | None = None,
+        fit_end_time: DayLike | None = None,
         process_type: str = DataHandlerLP.PTYPE_A,
         filter_pipe: Sequence[object] | None = None,
         inst_processors: Sequence[object] | None = None,
@@ -273,8 +274,8 @@ class Alpha360(_AlphaHandler):
     def __init__(
         self,
         instruments: Any = "csi500",
-        start_time: Any = None,
-        end_time: Any = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
         freq: str = "day",
         infer_processors: Sequence[Any] = _INFER,
         **kwargs: Any,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import read_day
+from rollforge.dates import DayLike, read_day
 from rollforge.features.engine import evaluate, features, load_series, place_range
 from rollforge.market.provider import Days
 from rollforge.market.universe import ALWAYS, membership, resolve_instruments, session_provider, spans_of
@@ -24,7 +24,7 @@ class _Data:
 
     @staticmethod
     def calendar(
-        start_time: object = None, end_time: object = None, freq: str = "day", future: bool = False
+        start_time: DayLike | None = None, end_time: DayLike | None = None, freq: str = "day", future: bool = False
     ) -> NDArray[np.object_]:
         """Return the trading days between two days, both included, as Timestamps; possibly empty.
 
@@ -44,8 +44,8 @@ class _Data:
     def instruments(
         market: object = "all",
         filter_pipe: Sequence[object] | None = None,
-        start_time: object = None,
-        end_time: object = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
     ) -> Any:
         """Return the description of a universe, plain data if its filters are; a list of codes is returned unchanged.
 
@@ -67,8 +67,8 @@ class _Data:
     @overload
     def list_instruments(
         instruments: Any,
-        start_time: Any = None,
-        end_time: Any = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
         freq: str = "day",
         as_list: Literal[False] = False,
     ) -> dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]]: ...
@@ -76,20 +76,30 @@ class _Data:
     @staticmethod
     @overload
     def list_instruments(
-        instruments: Any, start_time: Any = None, end_time: Any = None, freq: str = "day", *, as_list: Literal[True]
+        instruments: Any,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
+        freq: str = "day",
+        *,
+        as_list: Literal[True],
     ) -> list[str]: ...
 
     @staticmethod
     @overload
     def list_instruments(
-        instruments: Any, start_time: Any = None, end_time: Any = None, freq: str = "day", *, as_list: bool
+        instruments: Any,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
+        freq: str = "day",
+        *,
+        as_list: bool,
     ) -> dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]] | list[str]: ...
 
     @staticmethod
     def list_instruments(
         instruments: object,
-        start_time: object = None,
-        end_time: object = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
         freq: str = "day",
         as_list: bool = False,
     ) -> Any:
@@ -138,8 +148,8 @@ class _Data:
     def features(
         instruments: object,
         fields: Sequence[str],
-        start_time: object = None,
-        end_time: object = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
         freq: str = "day",
         disk_cache: int | None = None,
         inst_processors: Sequence[object] = (),
@@ -164,8 +174,8 @@ class _Data:
         cls,
         instruments: object,
         fields: Sequence[str],
-        start_time: object = None,
-        end_time: object = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
         freq: str = "day",
         inst_processors: Sequence[object] = (),
         *,
@@ -176,7 +186,11 @@ class _Data:
 
     @staticmethod
     def expression(
-        instrument: str, field: str, start_time: object = None, end_time: object = None, freq: str = "day"
+        instrument: str,
+        field: str,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
+        freq: str = "day",
     ) -> pd.Series:
         """Return one expression of one instrument.
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import read_day
+from rollforge.dates import DayLike, read_day
 from rollforge.errors import DataError, DataNotFound
 from rollforge.expressions.evaluator import EvaluationPlan, OtherInstrument, named_instrument
 from rollforge.expressions.expression import parse
@@ -109,8 +109,8 @@ class FeaturePlan:
         provider: Provider,
         instruments: Any,
         expressions: Sequence[str],
-        start: Any = None,
-        end: Any = None,
+        start: DayLike | None = None,
+        end: DayLike | None = None,
         freq: str = "day",
         *,
         by_instrument: bool = False,
@@ -430,8 +430,8 @@ def evaluate(
     provider: Provider,
     codes: Sequence[str],
     expression: str,
-    start: object = None,
-    end: object = None,
+    start: DayLike | None = None,
+    end: DayLike | None = None,
     freq: str = "day",
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return one expression as a (codes, days from `start` to `end`) array, and a mask of its rows; `codes` are sorted.
@@ -452,7 +452,7 @@ def evaluate(
     return values, exists
 
 
-def place_range(calendar: Days, start: object, end: object) -> tuple[int, int]:
+def place_range(calendar: Days, start: DayLike | None, end: DayLike | None) -> tuple[int, int]:
     """Return the half-open range of calendar positions from `start` to `end`; it is empty if there are no days."""
     begin = calendar[0] if start is None else read_day(start, "start_time")
     last = calendar[-1] if end is None else read_day(end, "end_time")
@@ -462,7 +462,7 @@ def place_range(calendar: Days, start: object, end: object) -> tuple[int, int]:
     return first, max(first, int(np.searchsorted(calendar, last, "right")))
 
 
-def _range(calendar: Days, start: object, end: object) -> tuple[int, int]:
+def _range(calendar: Days, start: DayLike | None, end: DayLike | None) -> tuple[int, int]:
     """Return the same as :func:`place_range`; raise DataError if it is empty."""
     first, stop = place_range(calendar, start, end)
     if first == stop:
@@ -477,8 +477,8 @@ def _range(calendar: Days, start: object, end: object) -> tuple[int, int]:
 def features(
     instruments: object,
     fields: Sequence[str],
-    start_time: object = None,
-    end_time: object = None,
+    start_time: DayLike | None = None,
+    end_time: DayLike | None = None,
     freq: str = "day",
     *,
     session: Session | None = None,

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rollforge import trust
 from rollforge.build import build
 from rollforge.code_marks import code_mark, code_version
-from rollforge.dates import read_day, read_timestamp
+from rollforge.dates import DayLike, read_day, read_timestamp
 from rollforge.errors import ConfigError, DataError, TaskNotSerializable, nearest
 from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoader, by_day_and_instrument
 from rollforge.features.panel import Panel
@@ -84,8 +84,8 @@ class DataHandler(DataHandlerABC):
     def __init__(
         self,
         instruments: Any = None,
-        start_time: Any = None,
-        end_time: Any = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
         data_loader: Any = None,
         init_data: bool = True,
         fetch_orig: bool = True,
@@ -226,7 +226,9 @@ class DataHandler(DataHandlerABC):
         """Whether the columns are grouped; a panel of ungrouped columns holds a single group."""
         return bool(getattr(self.data_loader, "is_group", True))
 
-    def _frame(self, data: Panel | pd.DataFrame, col_set: Any, start: Any, end: Any) -> pd.DataFrame:
+    def _frame(
+        self, data: Panel | pd.DataFrame, col_set: Any, start: DayLike | None, end: DayLike | None
+    ) -> pd.DataFrame:
         """Return some columns of a stage. The days apply to panels only; a frame already has the handler's range."""
         if isinstance(data, pd.DataFrame):
             return _columns(data, col_set)
@@ -351,7 +353,7 @@ class DataHandler(DataHandlerABC):
         data = self._stage(stage)
         return data if isinstance(data, pd.DataFrame) else self._whole(stage, self.CS_RAW)
 
-    def get_range_selector(self, cur_date: Any, periods: int) -> slice:
+    def get_range_selector(self, cur_date: DayLike | None, periods: int) -> slice:
         """Return the range of the last `periods` days of data up to a day; it is shorter if the data begin later.
 
         Raises
@@ -463,8 +465,8 @@ class DataHandlerLP(DataHandler):
     def __init__(
         self,
         instruments: Any = None,
-        start_time: Any = None,
-        end_time: Any = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
         data_loader: Any = None,
         infer_processors: Sequence[Any] = (),
         learn_processors: Sequence[Any] = (),

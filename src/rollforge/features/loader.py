@@ -15,7 +15,7 @@ import pandas as pd
 from rollforge import safe_pickle, trust
 from rollforge.build import build
 from rollforge.code_marks import code_mark
-from rollforge.dates import read_timestamp
+from rollforge.dates import DayLike, read_timestamp
 from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import custom_operators, fields_of
@@ -267,7 +267,9 @@ class QlibDataLoader(DLWParser):
             described.append([type(made).__qualname__, code_mark(type(made)), vars(made)])
         return described
 
-    def panel(self, instruments: Any, start: Any, end: Any, folder: Path, session: Session) -> Panel:
+    def panel(
+        self, instruments: Any, start: DayLike | None, end: DayLike | None, folder: Path, session: Session
+    ) -> Panel:
         """Return the panel; its values are written into files in `folder` as they are computed."""
         if self.inst_processors:
             return super().panel(instruments, start, end, folder, session)
@@ -286,8 +288,8 @@ class QlibDataLoader(DLWParser):
         instruments: Any,
         exprs: list[str],
         names: list[str],
-        start_time: Any = None,
-        end_time: Any = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
         gp_name: str | None = None,
     ) -> pd.DataFrame:
         """Return the columns of one group."""
@@ -296,7 +298,9 @@ class QlibDataLoader(DLWParser):
             frame = process_instruments(frame, self._processors_of(gp_name)).set_axis(names, axis=1)
         return frame.swaplevel().sort_index() if self.swap_level else frame
 
-    def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+    def load(
+        self, instruments: Any = None, start_time: DayLike | None = None, end_time: DayLike | None = None
+    ) -> pd.DataFrame:
         """Return the frame of the expressions."""
         import tempfile
 
@@ -341,7 +345,9 @@ class StaticDataLoader(DataLoader):
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_frame"}
 
-    def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+    def load(
+        self, instruments: Any = None, start_time: DayLike | None = None, end_time: DayLike | None = None
+    ) -> pd.DataFrame:
         """Return the frame, restricted to some instruments and days.
 
         Parameters
@@ -484,7 +490,9 @@ class NestedDataLoader(DataLoader):
         """Return the expressions of a group or column as text for error messages."""
         return next((text for one in self.data_loader_l if (text := one.describe(group, column))), "")
 
-    def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+    def load(
+        self, instruments: Any = None, start_time: DayLike | None = None, end_time: DayLike | None = None
+    ) -> pd.DataFrame:
         """Return the columns of all loaders, sorted by name.
 
         If a loader raises KeyError for the universe, all of its instruments are loaded.
@@ -503,7 +511,9 @@ class NestedDataLoader(DataLoader):
         return whole.sort_index(axis=1)
 
     @staticmethod
-    def _part(one: DataLoader, instruments: object, start_time: object, end_time: object) -> pd.DataFrame:
+    def _part(
+        one: DataLoader, instruments: object, start_time: DayLike | None, end_time: DayLike | None
+    ) -> pd.DataFrame:
         if isinstance(one, DataLoaderDH):
             return one.load(None, start_time, end_time)
         try:
@@ -552,7 +562,9 @@ class DataLoaderDH(DataLoader):
             raise BuildError(f"a {type(made).__name__} is not a handler: it has no fetch().", path=where)
         return made
 
-    def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+    def load(
+        self, instruments: Any, start_time: DayLike | None = None, end_time: DayLike | None = None
+    ) -> pd.DataFrame:
         """Return the handlers' data of the given days. They have their own universes, so `instruments` must be None.
 
         Raises

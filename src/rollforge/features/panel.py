@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.dates import read_day
+from rollforge.dates import DayLike, read_day
 from rollforge.errors import DataError, nearest
 from rollforge.features.row_file import RowFile, group_file
 from rollforge.session import available_cores
@@ -68,7 +68,7 @@ class Panel:
     def __len__(self) -> int:
         return len(self.row_code)
 
-    def rows(self, start: Any = None, end: Any = None) -> slice:
+    def rows(self, start: DayLike | None = None, end: DayLike | None = None) -> slice:
         """Return the rows of the days from `start` to `end`, both included; None means open-ended."""
         first = 0 if start is None else int(np.searchsorted(self.dates, read_day(start, "start")))
         stop = len(self.dates) if end is None else int(np.searchsorted(self.dates, read_day(end, "end"), "right"))
@@ -86,7 +86,9 @@ class Panel:
             [day, self.row_code[rows]],
         )
 
-    def frame(self, groups: str | Sequence[str] | None, start: Any = None, end: Any = None) -> pd.DataFrame:
+    def frame(
+        self, groups: str | Sequence[str] | None, start: DayLike | None = None, end: DayLike | None = None
+    ) -> pd.DataFrame:
         """Return the rows of some days as a frame, without copying the values of a group.
 
         Parameters

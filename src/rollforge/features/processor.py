@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.dates import read_day, read_timestamp
+from rollforge.dates import DayLike, read_day, read_timestamp
 from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.features.inst_processor import InstProcessor
 from rollforge.market.provider import open_provider
@@ -531,7 +531,7 @@ class TimeRangeFlt(InstProcessor):
         Name of the calendar. A `start_time` that is not in it means the next day, an `end_time` the previous day.
     """
 
-    def __init__(self, start_time: Any = None, end_time: Any = None, freq: str = "day") -> None:
+    def __init__(self, start_time: DayLike | None = None, end_time: DayLike | None = None, freq: str = "day") -> None:
         self.start_time = None if start_time is None else str(read_day(start_time, "start_time"))
         self.end_time = None if end_time is None else str(read_day(end_time, "end_time"))
         self.freq = freq

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.dates import read_timestamp
+from rollforge.dates import DayLike, read_timestamp
 from rollforge.errors import ConfigError, DataError, nearest
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandler, DataHandlerLP
@@ -63,8 +63,8 @@ class TSDataSampler:
     def __init__(
         self,
         data: pd.DataFrame,
-        start: Any,
-        end: Any,
+        start: DayLike | None,
+        end: DayLike | None,
         step_len: int,
         fillna_type: FillType = "none",
         dtype: Any = None,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from rollforge.dates import as_timestamp, read_day, read_days
+from rollforge.dates import DayLike, as_timestamp, read_day, read_days
 from rollforge.errors import SegmentError
 from rollforge.market.universe import session_provider
 
@@ -53,14 +53,16 @@ class TimeAdjuster:
     SHIFT_SD = "sliding"
     SHIFT_EX = "expanding"
 
-    def __init__(self, future: bool = True, end_time: Any = None, *, calendar: ArrayLike | None = None) -> None:
+    def __init__(
+        self, future: bool = True, end_time: DayLike | None = None, *, calendar: ArrayLike | None = None
+    ) -> None:
         days = session_provider().calendar(future=future) if calendar is None else calendar
         self._all = read_days(days, "calendar")
         if self._all.size == 0:
             raise SegmentError("the calendar has no days.")
         self.set_end_time(end_time)
 
-    def set_end_time(self, end_time: Any = None) -> None:
+    def set_end_time(self, end_time: DayLike | None = None) -> None:
         """Ignore the days after `end_time`; None uses all days."""
         self.cals = self._all if end_time is None else self._all[self._all <= read_day(end_time, "end_time")]
         if self.cals.size == 0:
@@ -84,7 +86,7 @@ class TimeAdjuster:
         """Return the last day."""
         return as_timestamp(self.cals[-1])
 
-    def align_idx(self, time_point: Any, tp_type: str = "start") -> int | None:
+    def align_idx(self, time_point: DayLike | None, tp_type: str = "start") -> int | None:
         """Return the index of the first day on or after a date; with ``tp_type="end"``, of the last on or before it.
 
         Returns
@@ -109,14 +111,14 @@ class TimeAdjuster:
             raise OutsideCalendar(f"{day} is before the first trading day, {self.cals[0]}.")
         return idx
 
-    def cal_interval(self, time_point_A: Any, time_point_B: Any) -> int:  # noqa: N803 - Qlib's names
+    def cal_interval(self, time_point_A: DayLike | None, time_point_B: DayLike | None) -> int:  # noqa: N803 - Qlib's names
         """Return the number of trading days from B to A; negative if A is before B."""
         a, b = self.align_idx(time_point_A), self.align_idx(time_point_B)
         if a is None or b is None:
             raise TypeError("cal_interval needs two dates.")
         return a - b
 
-    def align_time(self, time_point: Any, tp_type: str = "start") -> pd.Timestamp | None:
+    def align_time(self, time_point: DayLike | None, tp_type: str = "start") -> pd.Timestamp | None:
         """Return the trading day that a date is aligned to; None for None.
 
         Raises
@@ -142,7 +144,9 @@ class TimeAdjuster:
         start, end = _ends(segment)
         return self.align_time(start, "start"), self.align_time(end, "end")
 
-    def truncate(self, segment: Any, test_start: Any, days: int) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
+    def truncate(
+        self, segment: Any, test_start: DayLike | None, days: int
+    ) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
         """Return a segment that ends at least `days` trading days before `test_start`.
 
         For a label that looks 2 days ahead, `days` is 3: the label of the last training day then ends the day before

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from rollforge.dates import read_timestamp
+from rollforge.dates import DayLike, read_timestamp
 from rollforge.errors import SegmentError, nearest
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
@@ -237,7 +237,7 @@ class RollingGen(TaskGen):
             self.ds_extra_mod_func(task, self)
         return task
 
-    def gen_following_tasks(self, task: Task, test_end: Any) -> Iterator[Task]:
+    def gen_following_tasks(self, task: Task, test_end: DayLike | None) -> Iterator[Task]:
         """Yield the tasks that follow a generated task, up to the window that contains `test_end`.
 
         Parameters

@@ -10,7 +10,7 @@ import pandas as pd
 
 from rollforge.collect.collector import MergeCollector
 from rollforge.collect.ensemble import AverageEnsemble
-from rollforge.dates import read_timestamp
+from rollforge.dates import DayLike, read_timestamp
 from rollforge.errors import ConfigError
 from rollforge.features.api import D
 from rollforge.online.strategy import OnlineStrategy
@@ -50,7 +50,7 @@ class OnlineManager(Serializable):
         self,
         strategies: OnlineStrategy | list[OnlineStrategy],
         trainer: Trainer | None = None,
-        begin_time: Any = None,
+        begin_time: DayLike | None = None,
         freq: str = "day",
     ) -> None:
         self.strategies = _as_list(strategies)
@@ -92,7 +92,7 @@ class OnlineManager(Serializable):
 
     def routine(
         self,
-        cur_time: Any = None,
+        cur_time: DayLike | None = None,
         task_kwargs: Mapping[str, Any] | None = None,
         model_kwargs: Mapping[str, Any] | None = None,
         signal_kwargs: Mapping[str, Any] | None = None,
@@ -177,7 +177,7 @@ class OnlineManager(Serializable):
 
     def simulate(
         self,
-        end_time: Any = None,
+        end_time: DayLike | None = None,
         frequency: str = "day",
         task_kwargs: Mapping[str, Any] | None = None,
         model_kwargs: Mapping[str, Any] | None = None,

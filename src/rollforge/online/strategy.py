@@ -11,7 +11,7 @@ import pandas as pd
 from rollforge import trust
 from rollforge.collect.collector import Collector, RecorderCollector
 from rollforge.collect.group import RollingGroup
-from rollforge.dates import read_day, read_timestamp
+from rollforge.dates import DayLike, read_day, read_timestamp
 from rollforge.errors import ConfigError
 from rollforge.generate.base import task_generator
 from rollforge.generate.calendar import TimeAdjuster
@@ -139,7 +139,7 @@ class RollingStrategy(OnlineStrategy):
         """Return the windows of the templates."""
         return task_generator(tasks=self.task_template, generators=self.rg)
 
-    def prepare_tasks(self, cur_time: Any = None, **kwargs: Any) -> list[dict[str, Any]]:
+    def prepare_tasks(self, cur_time: DayLike | None = None, **kwargs: Any) -> list[dict[str, Any]]:
         """Return the windows that follow the latest online ones and begin before `cur_time`."""
         latest, test = self._latest(self.tool.online_models())
         if test is None:

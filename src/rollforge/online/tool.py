@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from rollforge.dates import DayLike
 from rollforge.errors import ArtifactNotFound, ConfigError
 from rollforge.online.update import PredUpdater
 from rollforge.session import current_session
@@ -104,7 +105,9 @@ class OnlineToolR(OnlineTool):
         """Return the recorders of the experiment that are online."""
         return self._recorders(exp_name, {self.ONLINE_KEY: self.ONLINE_TAG})
 
-    def update_online_pred(self, to_date: Any = None, from_date: Any = None, exp_name: str | None = None) -> None:
+    def update_online_pred(
+        self, to_date: DayLike | None = None, from_date: DayLike | None = None, exp_name: str | None = None
+    ) -> None:
         """Update the predictions of the online recorders.
 
         Parameters

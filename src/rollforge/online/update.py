@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 
 import pandas as pd
 
-from rollforge.dates import read_day, read_timestamp
+from rollforge.dates import DayLike, read_day, read_timestamp
 from rollforge.features.api import D
 from rollforge.features.dataset import DatasetH
 from rollforge.market.frames import day_rows
@@ -35,8 +35,8 @@ class RMDLoader:
 
     def get_dataset(
         self,
-        start_time: Any,
-        end_time: Any,
+        start_time: DayLike | None,
+        end_time: DayLike | None,
         segments: dict[str, Any] | None = None,
         unprepared_dataset: DatasetH | None = None,
     ) -> DatasetH:
@@ -107,8 +107,8 @@ class DSBasedUpdater(RecordUpdater):
     def __init__(
         self,
         record: Recorder,
-        to_date: Any = None,
-        from_date: Any = None,
+        to_date: DayLike | None = None,
+        from_date: DayLike | None = None,
         hist_ref: int | None = None,
         freq: str = "day",
         fname: str = "pred.pkl",
@@ -194,7 +194,7 @@ class PredUpdater(DSBasedUpdater):
 class LabelUpdater(DSBasedUpdater):
     """Updates the labels saved by `SignalRecord`."""
 
-    def __init__(self, record: Recorder, to_date: Any = None, **kwargs: Any) -> None:
+    def __init__(self, record: Recorder, to_date: DayLike | None = None, **kwargs: Any) -> None:
         super().__init__(record, to_date=to_date, **{"fname": "label.pkl", **kwargs})
 
     def get_update_data(self, dataset: DatasetH) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rollforge.dates import ONE_DAY, read_days
+from rollforge.dates import ONE_DAY, DayLike, read_days
 from rollforge.errors import ConfigError
 from rollforge.market.provider import Days
 
@@ -89,7 +89,7 @@ class TradeCalendarManager:
         """Return the first and the last day."""
         return self.start_time, self.end_time
 
-    def get_range_idx(self, start_time: Any, end_time: Any) -> tuple[int, int]:
+    def get_range_idx(self, start_time: DayLike, end_time: DayLike) -> tuple[int, int]:
         """Return the first and the last step of a range, clipped to the backtest."""
         bounds = read_days([start_time, end_time], "time range")
         places = np.searchsorted(self._calendar, bounds, side="right") - 1 - self.start_index

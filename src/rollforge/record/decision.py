@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 import numpy as np
 import pandas as pd
 
+from rollforge.dates import DayLike
 from rollforge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -129,7 +130,9 @@ class OrderHelper:
         self.exchange = exchange
 
     @staticmethod
-    def create(code: str, amount: float, direction: Any, start_time: Any = None, end_time: Any = None) -> Order:
+    def create(
+        code: str, amount: float, direction: Any, start_time: DayLike | None = None, end_time: DayLike | None = None
+    ) -> Order:
         """Return an order of an adjusted amount."""
         start = None if start_time is None else pd.Timestamp(start_time)
         end = None if end_time is None else pd.Timestamp(end_time)

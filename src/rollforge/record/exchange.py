@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from rollforge.dates import read_day
+from rollforge.dates import DayLike, read_day
 from rollforge.errors import ConfigError, nearest
 from rollforge.record.decision import Order, OrderDir, OrderHelper
 from rollforge.record.market import Fill, Floats, Market
@@ -55,12 +55,12 @@ class Exchange:
 
     # -- quotes --------------------------------------------------------------------------------------------------------
 
-    def _days(self, start_time: object, end_time: object) -> slice:
+    def _days(self, start_time: DayLike | None, end_time: DayLike | None) -> slice:
         bounds = read_day(start_time, "start_time"), read_day(end_time, "end_time")
         days = self.market.days
         return slice(int(np.searchsorted(days, bounds[0])), int(np.searchsorted(days, bounds[1], "right")))
 
-    def _on(self, stock_id: str, start_time: object, end_time: object) -> tuple[int, int] | None:
+    def _on(self, stock_id: str, start_time: DayLike | None, end_time: DayLike | None) -> tuple[int, int] | None:
         """Return the index of the last day with a close in the range, or of its last day, and of the instrument."""
         place, days = self.market.place(stock_id), self._days(start_time, end_time)
         if place is None or days.stop <= days.start:
@@ -83,7 +83,12 @@ class Exchange:
         return found
 
     def get_quote_info(
-        self, stock_id: str, start_time: Any, end_time: Any, field: str, method: str | None = "ts_data_last"
+        self,
+        stock_id: str,
+        start_time: DayLike | None,
+        end_time: DayLike | None,
+        field: str,
+        method: str | None = "ts_data_last",
     ) -> Any:
         """Return a field of an instrument: its last known value in the range, or another summary.
 
@@ -113,21 +118,28 @@ class Exchange:
         known = values[~np.isnan(values)]
         return _METHODS[method](known) if len(known) else float("nan")
 
-    def get_close(self, stock_id: str, start_time: Any, end_time: Any, method: str | None = "ts_data_last") -> Any:
+    def get_close(
+        self, stock_id: str, start_time: DayLike, end_time: DayLike, method: str | None = "ts_data_last"
+    ) -> Any:
         """Return the close of an instrument."""
         return self.get_quote_info(stock_id, start_time, end_time, "$close", method)
 
-    def get_volume(self, stock_id: str, start_time: Any, end_time: Any, method: str | None = "sum") -> Any:
+    def get_volume(self, stock_id: str, start_time: DayLike, end_time: DayLike, method: str | None = "sum") -> Any:
         """Return the volume of an instrument, traded by the whole market."""
         return self.get_quote_info(stock_id, start_time, end_time, "$volume", method)
 
-    def get_factor(self, stock_id: str, start_time: Any, end_time: Any) -> float | None:
+    def get_factor(self, stock_id: str, start_time: DayLike | None, end_time: DayLike | None) -> float | None:
         """Return the adjustment factor of an instrument."""
         factor: float | None = self.get_quote_info(stock_id, start_time, end_time, "$factor")
         return factor
 
     def get_deal_price(
-        self, stock_id: str, start_time: Any, end_time: Any, direction: OrderDir, method: str | None = "ts_data_last"
+        self,
+        stock_id: str,
+        start_time: DayLike,
+        end_time: DayLike,
+        direction: OrderDir,
+        method: str | None = "ts_data_last",
     ) -> float | None:
         """Return the execution price of an order; the close if the configured price is missing."""
         at = self._on(stock_id, start_time, end_time)
@@ -136,19 +148,27 @@ class Exchange:
 
     # -- tradability ---------------------------------------------------------------------------------------------------
 
-    def check_stock_suspended(self, stock_id: str, start_time: Any, end_time: Any) -> bool:
+    def check_stock_suspended(self, stock_id: str, start_time: DayLike | None, end_time: DayLike | None) -> bool:
         """Return whether an instrument cannot be traded at all in the range."""
         at = self._on(stock_id, start_time, end_time)
         return at is None or bool(self.market.suspended[at])
 
     def check_stock_limit(
-        self, stock_id: str, start_time: Any, end_time: Any, direction: OrderDir | int | None = None
+        self,
+        stock_id: str,
+        start_time: DayLike | None,
+        end_time: DayLike | None,
+        direction: OrderDir | int | None = None,
     ) -> bool:
         """Return whether an instrument is at its limit in a direction; None checks either direction."""
         return not self._is_tradable(self._on(stock_id, start_time, end_time), direction)
 
     def is_stock_tradable(
-        self, stock_id: str, start_time: Any, end_time: Any, direction: OrderDir | int | None = None
+        self,
+        stock_id: str,
+        start_time: DayLike | None,
+        end_time: DayLike | None,
+        direction: OrderDir | int | None = None,
     ) -> bool:
         """Return whether an instrument can be traded in a direction; None requires both directions."""
         return self._is_tradable(self._on(stock_id, start_time, end_time), direction)
@@ -219,7 +239,11 @@ class Exchange:
     # -- amounts -------------------------------------------------------------------------------------------------------
 
     def get_amount_of_trade_unit(
-        self, factor: float | None = None, stock_id: str | None = None, start_time: Any = None, end_time: Any = None
+        self,
+        factor: float | None = None,
+        stock_id: str | None = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
     ) -> float | None:
         """Return the number of adjusted shares in a trade unit; None if amounts are not rounded."""
         if self.market.unit is None:
@@ -231,8 +255,8 @@ class Exchange:
         deal_amount: float,
         factor: float | None = None,
         stock_id: str | None = None,
-        start_time: Any = None,
-        end_time: Any = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
     ) -> float:
         """Return an amount rounded down to whole trade units, with a tolerance of a tenth of a share."""
         unit = self.market.unit
@@ -241,7 +265,9 @@ class Exchange:
         known = self._known_factor(factor, stock_id, start_time, end_time)
         return (deal_amount * known + 0.1) // unit * unit / known
 
-    def _known_factor(self, factor: float | None, stock_id: str | None, start_time: object, end_time: object) -> float:
+    def _known_factor(
+        self, factor: float | None, stock_id: str | None, start_time: DayLike | None, end_time: DayLike | None
+    ) -> float:
         if factor is None and stock_id is not None:
             factor = self.get_factor(stock_id, start_time, end_time)
         if factor is None or np.isnan(factor):
@@ -262,8 +288,8 @@ class Exchange:
         self,
         weight_position: Mapping[str, float],
         cash: float,
-        start_time: Any,
-        end_time: Any,
+        start_time: DayLike,
+        end_time: DayLike,
         direction: OrderDir = OrderDir.BUY,
     ) -> dict[str, float]:
         """Return whole numbers of adjusted shares that divide `cash` among the tradable instruments by weight.
@@ -291,8 +317,8 @@ class Exchange:
         self,
         target_position: Mapping[str, float],
         current_position: Mapping[str, float],
-        start_time: Any,
-        end_time: Any,
+        start_time: DayLike,
+        end_time: DayLike,
     ) -> list[Order]:
         """Return the orders, sales first, that lead from one position to another; codes without quotes are ignored.
 
@@ -315,8 +341,8 @@ class Exchange:
     def calculate_amount_position_value(
         self,
         amount_dict: Mapping[str, float],
-        start_time: Any,
-        end_time: Any,
+        start_time: DayLike,
+        end_time: DayLike,
         only_tradable: bool = False,
         direction: OrderDir = OrderDir.SELL,
     ) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rollforge.dates import DayLike
 from rollforge.errors import ConfigError, nearest
 from rollforge.record.account import WEIGHTS, Account, Trade
 from rollforge.record.context import CommonInfrastructure, LevelInfrastructure
@@ -55,8 +56,8 @@ class SimulatorExecutor:
     def __init__(
         self,
         time_per_step: str = "day",
-        start_time: Any = None,
-        end_time: Any = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
         indicator_config: Mapping[str, Any] | None = None,
         generate_portfolio_metrics: bool = False,
         verbose: bool = False,

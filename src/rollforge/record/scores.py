@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.build import build
-from rollforge.dates import read_day
+from rollforge.dates import DayLike, read_day
 from rollforge.errors import ConfigError, DataError
 from rollforge.features.dataset import Dataset
 from rollforge.kinds import SIGNAL
@@ -90,7 +90,7 @@ class SignalWCache(Signal):
         self._values[row, codes] = frame.to_numpy(np.float64)
         self._present[row, codes] = True
 
-    def get_signal(self, start_time: Any, end_time: Any) -> pd.Series | pd.DataFrame | None:
+    def get_signal(self, start_time: DayLike, end_time: DayLike) -> pd.Series | pd.DataFrame | None:
         """Return the last scores in a time range by instrument, in the form of the table."""
         first, stop = self._between(start_time, end_time)
         if first >= stop:
@@ -171,7 +171,7 @@ class _Foreign(Signal):
     def __init__(self, source: Any) -> None:
         self._source = source
 
-    def get_signal(self, start_time: Any, end_time: Any) -> pd.Series | pd.DataFrame | None:
+    def get_signal(self, start_time: DayLike, end_time: DayLike) -> pd.Series | pd.DataFrame | None:
         found: pd.Series | pd.DataFrame | None = self._source.get_signal(start_time, end_time)
         return found
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rollforge.dates import DayLike
 from rollforge.errors import ConfigError
 from rollforge.record.context import CommonInfrastructure, LevelInfrastructure
 from rollforge.record.decision import BaseTradeDecision, Order, OrderDir, TradeDecisionWO
@@ -264,7 +265,7 @@ class SoftTopkStrategy(WeightStrategyBase):
         self.buy_method = buy_method
 
     def generate_target_weight_position(
-        self, score: Any, current: Position, trade_start_time: Any, trade_end_time: Any, **kwargs: Any
+        self, score: Any, current: Position, trade_start_time: DayLike, trade_end_time: DayLike, **kwargs: Any
     ) -> dict[str, float]:
         """Return the target share of the account for each code."""
         if self.topk is None or self.topk <= 0:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import datetime as dt
 import functools
-from typing import Any
 
 import pandas as pd
 
@@ -73,7 +72,7 @@ def get_min_cal(shift: int = 0, region: str = "cn") -> list[dt.time]:
     return [(t - dt.timedelta(minutes=shift)).time() for t in _minutes(region)]
 
 
-def is_single_value(start_time: Any, end_time: Any, freq: Any, region: str = "cn") -> bool:
+def is_single_value(start_time: pd.Timestamp, end_time: pd.Timestamp, freq: pd.Timedelta, region: str = "cn") -> bool:
     """Return whether one bar of length `freq` covers the range from `start_time` to `end_time`.
 
     This holds in the last minute before a break or the close, and in Taiwan in the last five minutes, which are one

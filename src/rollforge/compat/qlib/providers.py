@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge.compat.qlib.formulas import Feature, Formula
-from rollforge.dates import read_timestamp
+from rollforge.dates import DayLike, read_timestamp
 from rollforge.errors import DataError
 from rollforge.expressions.expression import parse
 from rollforge.features.api import D
@@ -32,7 +32,13 @@ BaseProvider = LocalProvider = type(D)
 class CalendarProvider:
     """The trading days."""
 
-    def calendar(self, start_time: Any = None, end_time: Any = None, freq: str = "day", future: bool = False) -> Any:
+    def calendar(
+        self,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
+        freq: str = "day",
+        future: bool = False,
+    ) -> Any:
         """Return the trading days between two days; see ``D.calendar``."""
         return D.calendar(start_time, end_time, freq, future)
 
@@ -41,7 +47,7 @@ class CalendarProvider:
         return list(D.calendar(freq=freq, future=future))
 
     def locate_index(
-        self, start_time: Any, end_time: Any, freq: str = "day", future: bool = False
+        self, start_time: DayLike | None, end_time: DayLike | None, freq: str = "day", future: bool = False
     ) -> tuple[pd.Timestamp, pd.Timestamp, int, int]:
         """Return the first and the last trading day between two days, and their positions in the calendar.
 
@@ -127,8 +133,8 @@ class DatasetProvider:
     @staticmethod
     def inst_calculator(
         inst: str,
-        start_time: Any,
-        end_time: Any,
+        start_time: DayLike | None,
+        end_time: DayLike | None,
         freq: str,
         column_names: Sequence[str],
         spans: Sequence[tuple[Any, Any]] | None = None,

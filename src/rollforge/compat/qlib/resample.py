@@ -12,6 +12,7 @@ import pandas as pd
 from rollforge.compat.qlib.clock import cal_sam_minute
 from rollforge.compat.qlib.config import C
 from rollforge.compat.qlib.frequency import Freq
+from rollforge.dates import DayLike
 from rollforge.errors import ConfigError
 from rollforge.features.api import D
 
@@ -74,7 +75,12 @@ def resam_calendar(calendar_raw: Any, freq_raw: str | Freq, freq_sam: str | Freq
 
 
 def get_higher_eq_freq_feature(
-    instruments: Any, fields: Any, start_time: Any = None, end_time: Any = None, freq: str = "day", disk_cache: int = 1
+    instruments: Any,
+    fields: Any,
+    start_time: DayLike | None = None,
+    end_time: DayLike | None = None,
+    freq: str = "day",
+    disk_cache: int = 1,
 ) -> tuple[pd.DataFrame, str]:
     """Return features of a frequency (daily ones for weeks and months) and their actual frequency."""
     found = "day" if Freq(freq).base in (Freq.NORM_FREQ_WEEK, Freq.NORM_FREQ_MONTH) else freq
