@@ -146,7 +146,7 @@ def locate(
     return target
 
 
-def _locate_in_qlib(name: str, module_path: str, where: str) -> Callable[..., Any]:
+def _locate_in_qlib(name: str, module_path: str, where: str) -> Callable[..., object]:
     if name in REFUSED:
         raise BuildError(f"{name} is not supported: {REFUSED[name]}.", path=where)
     try:
@@ -184,7 +184,7 @@ def _check_arguments(target: Callable[..., object], kwargs: Mapping[str, object]
         raise BuildError(f"{label} needs {', '.join(map(repr, missing))}.", path=f"{where}.kwargs" if where else "")
 
 
-def _accepted(target: Callable[..., object], offered: Mapping[str, object]) -> dict[str, Any]:
+def _accepted(target: Callable[..., object], offered: Mapping[str, object]) -> dict[str, object]:
     """Return the part of `offered` that `target` accepts by name, judged by its signature and not by calling it."""
     try:
         parameters = inspect.signature(target).parameters.values()
@@ -303,7 +303,7 @@ def target_of(
     return target, arguments
 
 
-def _located(name: Any, module_path: Any, kind: Kind | None, where: str) -> Callable[..., Any]:
+def _located(name: Any, module_path: Any, kind: Kind | None, where: str) -> Callable[..., object]:
     """Return the named class, after checking that it is of the required kind."""
     target = locate(name, module_path, noun=kind.noun if kind is not None else "", where=where)
     if kind is not None:
@@ -322,7 +322,7 @@ def _check_kind(target: object, kind: Kind, where: str) -> None:
         raise BuildError(f"{name} is not {with_article(kind.noun)}: {lacking}.", path=where)
 
 
-def _constructed(target: Any, arguments: Mapping[str, Any], where: str) -> Any:
+def _constructed(target: Any, arguments: Mapping[str, Any], where: str) -> object:
     """Call a constructor; an error about an argument gets the argument's location in the document."""
     try:
         return target(**arguments)
@@ -343,7 +343,7 @@ def init_instance_by_config(
     return build(config, accept_types=accept_types, default_module=default_module, try_kwargs=try_kwargs, **kwargs)
 
 
-def _load_file(url: str, accept_types: type | tuple[type, ...], where: str) -> Any:
+def _load_file(url: str, accept_types: type | tuple[type, ...], where: str) -> object:
     parsed = urlparse(url)
     path = read_path(unquote(parsed.netloc + parsed.path), where)
     if not os.path.isfile(path):
@@ -370,7 +370,7 @@ class _Budget:
             limit.refuse(f"with its references resolved, the task is larger than {limit.shown()}")
 
 
-def _replace_strings(node: object, replace: Callable[[str], object], budget: _Budget) -> Any:
+def _replace_strings(node: object, replace: Callable[[str], object], budget: _Budget) -> object:
     """Return a copy of `node` with each string in its dicts, lists and tuples replaced."""
     budget.spend()
     if isinstance(node, str):

@@ -70,7 +70,7 @@ class _Description:
         self._seen: dict[
             int, int
         ] = {}  # visited objects are represented by their number, because code can be recursive
-        self._kept: list[Any] = []  # keeps visited objects alive, so that their ids are not reused
+        self._kept: list[object] = []  # keeps visited objects alive, so that their ids are not reused
 
     def of(self, value: object) -> Any:
         if value is None or isinstance(value, _PLAIN):
@@ -85,13 +85,13 @@ class _Description:
         self._kept.append(value)
         return self._object(value)
 
-    def _container(self, value: Any) -> Any:
+    def _container(self, value: Any) -> object:
         if isinstance(value, (set, frozenset)):  # their order differs between processes
             return (type(value).__name__, sorted(repr(_Description().of(v)) for v in value))
         items = [(k, v) for k, v in value.items()] if isinstance(value, Mapping) else value
         return (type(value).__name__, [self.of(v) for v in items])
 
-    def _object(self, value: object) -> Any:  # noqa: C901 - one case a kind of object
+    def _object(self, value: object) -> object:  # noqa: C901 - one case a kind of object
         if isinstance(value, FunctionType):
             return self._function(value)
         if isinstance(value, type):
@@ -120,7 +120,7 @@ class _Description:
             return (self.of(kind), self.of(getattr(value, "__dict__", None)))
         return (self.of(kind), getattr(value, "__name__", ""))
 
-    def _function(self, function: FunctionType) -> Any:
+    def _function(self, function: FunctionType) -> object:
         if not _is_own(function.__module__, function.__code__.co_filename):
             return _installed(function.__module__, function.__qualname__)
         cells = []
@@ -137,11 +137,11 @@ class _Description:
             [(name, self.of(value)) for name, value in _named(function)],
         )
 
-    def _instructions(self, code: CodeType) -> Any:
+    def _instructions(self, code: CodeType) -> object:
         constants = [self.of(c) for c in code.co_consts]
         return (code.co_code, constants, code.co_names, code.co_varnames)
 
-    def _class(self, kind: type) -> Any:
+    def _class(self, kind: type) -> object:
         described = []
         for one in kind.__mro__:
             if one is object:
@@ -154,14 +154,14 @@ class _Description:
             described.append((module, one.__qualname__, members))
         return described
 
-    def _module(self, module: ModuleType) -> Any:
+    def _module(self, module: ModuleType) -> object:
         file = getattr(module, "__file__", None)
         if not _is_own(module.__name__, file):
             return _installed(module.__name__, "")
         return (module.__name__, _digest(file))
 
 
-def _named(function: FunctionType) -> Iterator[tuple[str, Any]]:
+def _named(function: FunctionType) -> Iterator[tuple[str, object]]:
     """Yield what a function refers to by name: module globals, attributes of the user's modules, inner imports."""
     codes, names, imported = [function.__code__], dict[str, None](), dict[str, None]()
     for code in codes:
@@ -196,7 +196,7 @@ def _is_own(module: str | None, file: str | None) -> bool:
     return file is None or not {"site-packages", "dist-packages"} & set(Path(file).parts)
 
 
-def _installed(module: str | None, name: str) -> Any:
+def _installed(module: str | None, name: str) -> object:
     """Describe a name from an installed package by the package's version and the defining file."""
     top = (module or "").partition(".")[0]
     if top in sys.stdlib_module_names or top in ("builtins", "rollforge", ""):

@@ -215,7 +215,7 @@ def _order(values: Sequence[object]) -> str:
     return "" if first == second else "day first" if first else "month first"
 
 
-def _year_first(value: object, order: str) -> Any:
+def _year_first(value: object, order: str) -> object:
     found = _YEAR_LAST.fullmatch(value.strip()) if order and isinstance(value, str) else None
     if found is None or len(found[3]) != 4:
         return value

@@ -106,7 +106,7 @@ class Drivers:
         }  # fmt: skip
         self._registered: dict[str, Driver] = {}
         self._used: set[str] = set()
-        self._lent: dict[str, Any] = {}
+        self._lent: dict[str, object] = {}
         self._numbers = itertools.count(1)
         self._reported: set[str] = set()
 
@@ -268,7 +268,7 @@ class Drivers:
 
     # -- objects -------------------------------------------------------------------------------------------------------
 
-    def address(self, given: Any) -> str:
+    def address(self, given: object) -> str:
         """Return a URI by which :meth:`lent` finds an object in this process; a text is returned unchanged.
 
         This is the object's own URI, or if it has none, or another object has it, a URI that is valid only in this process.
@@ -288,7 +288,7 @@ class Drivers:
         for address, known in self._lent.items():
             if known is given:
                 return address
-        uri: Any = getattr(given, "uri", None)
+        uri: object = getattr(given, "uri", None)
         if not isinstance(uri, str) or not uri or uri.endswith("://") or uri in self._lent:  # "memory://" is no name
             uri = f"object:{type(given).__name__}-{next(self._numbers)}"
         self._lent[uri] = given

@@ -50,13 +50,13 @@ class Pending:
         ``state -> value``; the state is None if the pickle has none.
     """
 
-    def __init__(self, finish: Callable[[Any], Any]) -> None:
+    def __init__(self, finish: Callable[[Any], object]) -> None:
         self._finish = finish
         self._busy = False
         self.memo: list[int] = []
         """Where the reader stores it."""
         self.done = False
-        self.result: Any = None
+        self.result: object = None
 
     def finish(self, state: Any) -> Any:
         """Return the value."""
@@ -97,8 +97,8 @@ def count_hashes(keys: Iterable[object], seen: Counter[int]) -> None:
             raise ValueError(f"more than {_MOST_OF_A_HASH} keys in it have the same hash")
 
 
-def _from_sequence(kind: Callable[[Any], object]) -> Callable[..., Any]:
-    def make(values: Any = ()) -> Any:
+def _from_sequence(kind: Callable[[Any], object]) -> Callable[..., object]:
+    def make(values: Any = ()) -> object:
         _need(isinstance(values, (list, tuple, set, frozenset)), "a container of something that is not one")
         if kind in (set, frozenset) and not isinstance(values, (set, frozenset)):
             count_hashes(values, Counter())
@@ -124,8 +124,8 @@ def _bytes(data: object = b"", encoding: str = "latin-1") -> bytes:
     return bytes(_bytearray(data, encoding))
 
 
-def _numbers(kind: Callable[..., object]) -> Callable[..., Any]:
-    def make(*values: object) -> Any:
+def _numbers(kind: Callable[..., object]) -> Callable[..., object]:
+    def make(*values: object) -> object:
         _need(all(type(v) in (int, float, bool) for v in values), f"a {kind.__name__} of other things than numbers")
         return kind(*values)
 
@@ -170,8 +170,8 @@ def _date(*parts: Any) -> dt.date:
     return dt.date(*parts)
 
 
-def _moment(kind: type[dt.datetime] | type[dt.time]) -> Callable[..., Any]:
-    def make(*parts: object) -> Any:
+def _moment(kind: type[dt.datetime] | type[dt.time]) -> Callable[..., object]:
+    def make(*parts: object) -> object:
         *numbers, zone = parts if parts and (parts[-1] is None or isinstance(parts[-1], dt.tzinfo)) else (*parts, None)
         _need(
             _ints(*numbers) or (len(numbers) == 1 and type(numbers[0]) in (bytes, str)),
@@ -191,7 +191,7 @@ def _zone(offset: Any, *name: Any) -> dt.timezone:
     return dt.timezone(offset, *name)
 
 
-def _zone_info(key: Any, *_: object) -> Any:
+def _zone_info(key: Any, *_: object) -> object:
     from zoneinfo import ZoneInfo
 
     _need(type(key) is str and len(key) < 100, "a time zone without a name")
@@ -211,7 +211,7 @@ def _decimal(text: Any) -> Decimal:
     return Decimal(text)
 
 
-def _path(*parts: Any) -> Any:
+def _path(*parts: Any) -> object:
     from pathlib import PosixPath
 
     _need(all(type(p) is str for p in parts), "a path of other things than texts")
@@ -262,7 +262,7 @@ _TYPE_CODE = re.compile(r"[?a-zA-Z]\d{0,7}|[a-z]+\d{0,3}")
 def _dtype(code: Any, *_: Any) -> Pending:
     _need(type(code) is str and _TYPE_CODE.fullmatch(code), "a dtype of an unknown form")
 
-    def finish(state: Any) -> Any:
+    def finish(state: Any) -> object:
         import numpy as np
 
         if state is None:
@@ -626,7 +626,7 @@ def _arrow_array(*arguments: object) -> Pending:
     return Pending(finish)
 
 
-def _with_state(make: Callable[[dict[str, Any]], object]) -> Callable[..., Any]:
+def _with_state(make: Callable[[dict[str, Any]], object]) -> Callable[..., object]:
     """A dtype that is pickled as an empty instance and its attributes."""
 
     def start(*arguments: object) -> Any:
@@ -636,7 +636,7 @@ def _with_state(make: Callable[[dict[str, Any]], object]) -> Callable[..., Any]:
     return start
 
 
-def _category_dtype(*arguments: Any) -> Any:
+def _category_dtype(*arguments: Any) -> object:
     import pandas as pd
 
     if arguments:
@@ -644,10 +644,10 @@ def _category_dtype(*arguments: Any) -> Any:
     return Pending(lambda state: pd.CategoricalDtype(state["categories"], state["ordered"]))
 
 
-def _zoned_dtype(*arguments: object) -> Any:
+def _zoned_dtype(*arguments: object) -> object:
     import pandas as pd
 
-    def make(unit: Any, zone: Any) -> Any:
+    def make(unit: Any, zone: Any) -> object:
         _need(
             type(unit) is str and (type(zone) is str or isinstance(zone, dt.tzinfo)), "a time zone of an unknown kind"
         )
@@ -698,8 +698,8 @@ def _timedelta(value: Any, unit: Any = 10) -> Any:
     return pd.Timedelta(length)
 
 
-def _offset(name: str) -> Callable[..., Any]:
-    def make(number: object = 1, normalize: object = False, *more: object) -> Any:
+def _offset(name: str) -> Callable[..., object]:
+    def make(number: object = 1, normalize: object = False, *more: object) -> object:
         import pandas as pd
 
         plain = all(type(m) in (int, bool, dt.timedelta, type(None)) for m in more)
@@ -709,8 +709,8 @@ def _offset(name: str) -> Callable[..., Any]:
     return make
 
 
-def _nullable_dtype(name: str) -> Callable[..., Any]:
-    def make(_: dict[str, Any]) -> Any:
+def _nullable_dtype(name: str) -> Callable[..., object]:
+    def make(_: dict[str, Any]) -> object:
         import pandas as pd
 
         return getattr(pd, name)()
@@ -718,7 +718,7 @@ def _nullable_dtype(name: str) -> Callable[..., Any]:
     return make
 
 
-def _arrow_dtype(state: dict[str, Any]) -> Any:
+def _arrow_dtype(state: dict[str, Any]) -> object:
     import pandas as pd
     import pyarrow as pa
 
@@ -726,7 +726,7 @@ def _arrow_dtype(state: dict[str, Any]) -> Any:
     return pd.ArrowDtype(state["pyarrow_dtype"])
 
 
-def _not_a_time(*_: object) -> Any:
+def _not_a_time(*_: object) -> object:
     import pandas as pd
 
     return pd.NaT
@@ -790,7 +790,7 @@ def _pandas_rule(module: str, name: str) -> Rule | None:
     return None
 
 
-def _backed_array_of(name: str) -> Callable[..., Any]:
+def _backed_array_of(name: str) -> Callable[..., object]:
     """A pandas array that is pickled as an empty instance and its state."""
 
     def make(*arguments: object) -> Pending:
@@ -803,7 +803,7 @@ def _backed_array_of(name: str) -> Callable[..., Any]:
 # -- Arrow, LightGBM -----------------------------------------------------------------------------------------------------
 
 
-def _arrow_type(alias: object) -> Any:
+def _arrow_type(alias: object) -> object:
     import pyarrow as pa
 
     _need(type(alias) is str, "an Arrow type without a name")
@@ -829,7 +829,7 @@ def _arrow_values(data: Any) -> Any:
     return made
 
 
-def _arrow_chunks(chunks: object, kind: object = None) -> Any:
+def _arrow_chunks(chunks: object, kind: object = None) -> object:
     import pyarrow as pa
 
     _need(isinstance(chunks, list) and all(isinstance(c, pa.Array) for c in chunks), "an Arrow array of other things")

@@ -94,7 +94,7 @@ def submit(plan: Plan) -> Submission:
     )  # fmt: skip
 
 
-def _these(plan: Plan) -> dict[str, Any]:
+def _these(plan: Plan) -> dict[str, object]:
     return {"_id": {"$in": list(plan.ids)}}
 
 
@@ -182,7 +182,7 @@ def _none_running(counts: Mapping[Status, int]) -> bool:
 class _Background:
     """Runs a function in a thread; :meth:`join` re-raises its exception."""
 
-    def __init__(self, func: Callable[[], Any]) -> None:
+    def __init__(self, func: Callable[[], object]) -> None:
         self._error: BaseException | None = None
         self._func = func
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -303,7 +303,7 @@ def is_own(collected: Collected, templates: Sequence[Template] = ()) -> bool:
     return _backtested(first.definition) in known
 
 
-def _backtested(task: Mapping[str, object]) -> Any:
+def _backtested(task: Mapping[str, object]) -> object:
     """Return strategy and executor of a task's backtest, without the days, which differ between windows."""
     record = next((r for r in TaskView(task).records if is_backtest(r)), None)
     config = backtest_config(record)

@@ -145,7 +145,7 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
     )
 
 
-def _with_exchange(template: Mapping[str, Any], session: Session) -> dict[str, Any]:
+def _with_exchange(template: Mapping[str, Any], session: Session) -> dict[str, object]:
     """Write the exchange's defaults into the template's backtests, so that the task contains everything it needs.
 
     A worker on another machine, and a report without the file, know neither the file's options nor its region. (They
@@ -199,7 +199,7 @@ def _demo_command(template: Mapping[str, object], folder: str) -> str:
     )
 
 
-def _values(node: object, name: str) -> Iterator[Any]:
+def _values(node: object, name: str) -> Iterator[object]:
     """Yield the values of a key, at any depth."""
     if isinstance(node, Mapping):
         for key, value in node.items():
@@ -242,8 +242,8 @@ def _own_generators(workflow: Workflow) -> list[TaskGen]:
 
 
 def _generated(
-    variants: Iterable[tuple[str, dict[str, Any]]], generators: Sequence[TaskGen]
-) -> Iterator[tuple[str, dict[str, Any]]]:
+    variants: Iterable[tuple[str, dict[str, object]]], generators: Sequence[TaskGen]
+) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield what the workflow's own generators make of each variant, each as a model with a name of its own."""
     from rollforge.generate.base import task_generator
     from rollforge.generate.naming import model_names
@@ -345,7 +345,7 @@ class Mistakes(ConfigError):
         self.found = tuple(found)
 
 
-def _checked_dataset(config: object, where: str) -> Any:
+def _checked_dataset(config: object, where: str) -> object:
     from rollforge.features.handler import DataHandler
 
     dataset = build(config, kind=DATASET, where=where)

@@ -135,7 +135,7 @@ def why_not(module: str, name: str = "") -> str:
     return f"Qlib has no module {path}.{nearest(path, [*MODULES, *NOT_COVERED])} {_GUIDE}"
 
 
-def _imported(path: str) -> Any:
+def _imported(path: str) -> object:
     where, _, name = path.partition(":")
     return getattr(importlib.import_module(where), name)
 
@@ -173,11 +173,11 @@ class _Ours(MutableMapping[str, Any]):
     classes of the module derive from it.
     """
 
-    def __init__(self, names: dict[str, Any], ours: Mapping[str, object], shown: dict[str, Any]) -> None:
+    def __init__(self, names: dict[str, object], ours: Mapping[str, object], shown: dict[str, object]) -> None:
         self._names, self._ours, self._shown = names, ours, shown
         names.update(ours)
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> object:
         return self._names[name]
 
     def __setitem__(self, name: str, value: object) -> None:
@@ -246,7 +246,7 @@ class _DoesNotRun(ImportError):
 class _Module(ModuleType):
     """A Qlib module whose names are looked up on first use."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         module = self.__name__
         if name == "__all__":  # requested by "from qlib.constant import *"
             return names_of(module)

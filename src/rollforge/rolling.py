@@ -322,7 +322,7 @@ class DDGDA(Rolling):
         Always, before anything is trained.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         raise ConfigError(
             "DDG-DA is not supported: its meta-model needs PyTorch, and Rollforge has no counterpart of it yet. Without "
             "it, the same experiment rolls by qlib.contrib.rolling.base.Rolling ('python -m qlib.contrib.rolling base "
@@ -330,7 +330,7 @@ class DDGDA(Rolling):
         )
 
 
-def _handler_kwargs(task: Task) -> dict[str, Any] | None:
+def _handler_kwargs(task: Task) -> dict[str, object] | None:
     """Return the arguments of a task's handler, which can be modified in place; None if it is not given by a mapping."""
     handler = TaskView(task).handler
     if not isinstance(handler, dict):
@@ -344,7 +344,7 @@ def _names_given(label: object) -> bool:
     return isinstance(label, (list, tuple)) and len(label) == 2 and isinstance(label[0], (list, tuple))
 
 
-def _extend(handler: dict[str, Any] | None, key: str, day: pd.Timestamp, *, earlier: bool) -> None:
+def _extend(handler: dict[str, object] | None, key: str, day: pd.Timestamp, *, earlier: bool) -> None:
     """Extend a handler's range to include a day."""
     if handler is None or handler.get(key) is None:
         return

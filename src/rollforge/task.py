@@ -231,7 +231,7 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _mapping_to_plain(value: Mapping[Any, object], path: str) -> Any:
+def _mapping_to_plain(value: Mapping[Any, object], path: str) -> object:
     for key in value:
         if isinstance(key, str):
             _text_to_plain(key, path)
@@ -249,7 +249,7 @@ def _zone_of(moment: dt.datetime) -> str:
     return f"[{name}]" if isinstance(name, str) else ""
 
 
-def _date_to_plain(value: object) -> Any:
+def _date_to_plain(value: object) -> object:
     if isinstance(value, dt.datetime):
         return {"$datetime": value.isoformat() + _zone_of(value)}
     if isinstance(value, dt.date):
@@ -259,7 +259,7 @@ def _date_to_plain(value: object) -> Any:
     return None
 
 
-def _pandas_to_plain(value: object) -> Any:
+def _pandas_to_plain(value: object) -> object:
     pandas = sys.modules.get("pandas")  # pandas values exist only if pandas is imported
     if pandas is None:
         return None
@@ -270,7 +270,7 @@ def _pandas_to_plain(value: object) -> Any:
     return None
 
 
-def _numpy_to_plain(value: object) -> Any:
+def _numpy_to_plain(value: object) -> object:
     numpy = sys.modules.get("numpy")
     if numpy is None or not isinstance(value, numpy.generic):
         return None
@@ -279,7 +279,7 @@ def _numpy_to_plain(value: object) -> Any:
     return to_plain(value.item()) if not isinstance(value.item(), numpy.generic) else None
 
 
-def _reference_to_plain(value: object) -> Any:
+def _reference_to_plain(value: object) -> object:
     if not isinstance(value, (type, FunctionType)):
         return None
     module, name = value.__module__, value.__qualname__
@@ -435,7 +435,7 @@ class _Sizes:
 
     def __init__(self, most: int) -> None:
         self._left = most
-        self._known: dict[int, tuple[int, Any]] = {}
+        self._known: dict[int, tuple[int, object]] = {}
 
     def of(self, value: object) -> int:
         """Return the size of `value`, or raise :class:`_Beyond` if the limit is exceeded."""

@@ -158,7 +158,7 @@ class Lines:
     Lines are not listed in advance, because expanded aliases can be far larger than the document.
     """
 
-    def __init__(self, root: Any = None) -> None:
+    def __init__(self, root: object = None) -> None:
         self._root = root
 
     def get(self, path: str) -> int:

@@ -56,7 +56,7 @@ def join_in_order(parts: Sequence[Any]) -> Any:
     return pd.DataFrame(values, index=index, columns=parts[0].columns, copy=False)
 
 
-def _code_dtype(labels: int) -> Any:
+def _code_dtype(labels: int) -> object:
     return np.int8 if labels < 127 else np.int16 if labels < 32767 else np.int32
 
 

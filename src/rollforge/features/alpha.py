@@ -168,11 +168,11 @@ def alpha360_fields() -> Fields:
     return Alpha360DL.get_feature_config()
 
 
-_LEARN: tuple[dict[str, Any], ...] = (
+_LEARN: tuple[dict[str, object], ...] = (
     {"class": "DropnaLabel"},
     {"class": "CSZScoreNorm", "kwargs": {"fields_group": "label"}},
 )
-_INFER: tuple[dict[str, Any], ...] = (
+_INFER: tuple[dict[str, object], ...] = (
     {"class": "ProcessInf", "kwargs": {}},
     {"class": "ZScoreNorm", "kwargs": {}},
     {"class": "Fillna", "kwargs": {}},

@@ -102,7 +102,7 @@ class _Data:
         end_time: DayLike | None = None,
         freq: str = "day",
         as_list: bool = False,
-    ) -> Any:
+    ) -> object:
         """Return the members of a universe between two days.
 
         Parameters

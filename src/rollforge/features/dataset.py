@@ -168,7 +168,7 @@ class DatasetH(Dataset):
             days = slice(days, days) if isinstance(days, (str, pd.Timestamp)) else slice(None, None)
         return self.handler.explain_missing(group, days, data_key, column)
 
-    def _prepare_seg(self, slc: object, **kwargs: Any) -> Any:
+    def _prepare_seg(self, slc: object, **kwargs: Any) -> object:
         """Return the data of some days. Subclasses override it; the name is Qlib's."""
         frame: pd.DataFrame = self.handler.fetch(slc, **kwargs)
         if frame.empty:

@@ -342,7 +342,7 @@ class StaticDataLoader(DataLoader):
         joined: pd.DataFrame = pd.concat(parts, axis=1, join=self.join).sort_index()
         return joined
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {k: v for k, v in self.__dict__.items() if k != "_frame"}
 
     def load(
@@ -463,11 +463,11 @@ class NestedDataLoader(DataLoader):
         """Whether one of the loaders computes expressions over the session's data folder."""
         return any(one.reads_folder for one in self.data_loader_l)
 
-    def universes(self, instruments: Any) -> list[Any]:
+    def universes(self, instruments: object) -> list[Any]:
         """Return the universes of all loaders."""
         return [universe for one in self.data_loader_l for universe in one.universes(instruments)]
 
-    def check(self, instruments: Any, provider: Provider) -> None:
+    def check(self, instruments: object, provider: Provider) -> None:
         """Check that the data folder has what the loaders read."""
         for one in self.data_loader_l:
             one.check(instruments, provider)
@@ -491,7 +491,7 @@ class NestedDataLoader(DataLoader):
         return next((text for one in self.data_loader_l if (text := one.describe(group, column))), "")
 
     def load(
-        self, instruments: Any = None, start_time: DayLike | None = None, end_time: DayLike | None = None
+        self, instruments: object = None, start_time: DayLike | None = None, end_time: DayLike | None = None
     ) -> pd.DataFrame:
         """Return the columns of all loaders, sorted by name.
 

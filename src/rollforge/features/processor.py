@@ -551,7 +551,7 @@ class TimeRangeFlt(InstProcessor):
         days = calendar[int(first) : int(stop)]
         return None if self.start_time is None else days[0], None if self.end_time is None else days[-1]
 
-    def __call__(self, df: pd.DataFrame, instrument: str, *args: Any, **kwargs: Any) -> pd.DataFrame:
+    def __call__(self, df: pd.DataFrame, instrument: str, *args: object, **kwargs: object) -> pd.DataFrame:
         """Return the data unchanged, or without rows."""
         start, end = self._days()
         early = start is None or df.empty or df.index.min() <= start
@@ -561,7 +561,7 @@ class TimeRangeFlt(InstProcessor):
 
 # Transformations that reduce the skew of Alpha158's columns before they are standardised, by name prefix. KLOW2 and
 # KUP2 are standardised twice, as in Qlib, because they also match the prefixes KLOW and KUP.
-_EVENED: list[tuple[str, Any]] = [
+_EVENED: list[tuple[str, object]] = [
     ("KLEN|KLOW|KUP", lambda x: x**0.25),
     ("KLOW2|KUP2", np.sqrt),
     (

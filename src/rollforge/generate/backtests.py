@@ -34,7 +34,7 @@ def backtest_of(record: object) -> Mapping[str, Any] | None:
 
 def backtest_config(record: object) -> Mapping[str, Any] | None:
     """Return the ``config`` of a backtest record (strategy, executor, backtest); None for other records."""
-    found: Any = record if is_backtest(record) else None
+    found: object = record if is_backtest(record) else None
     for key in ("kwargs", "config"):
         found = found.get(key) if isinstance(found, Mapping) else None
     return found if isinstance(found, Mapping) else None
@@ -124,7 +124,7 @@ def _between(calendar: Days, span: Segment) -> Days:
     return calendar[first:stop]
 
 
-def _backtests(task: Mapping[str, object]) -> Iterator[Mapping[str, Any]]:
+def _backtests(task: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
     for record in TaskView(task).records:
         options = backtest_of(record)
         if options is not None:

@@ -42,14 +42,14 @@ class GridGen(TaskGen):
     deep, loss=binary {'loss': 'binary', 'max_depth': 8}
     """
 
-    def __init__(self, values: Mapping[str, Sequence[Any] | Mapping[str, Any]]) -> None:
+    def __init__(self, values: Mapping[str, Sequence[object] | Mapping[str, object]]) -> None:
         self.values = {path: _named_values(path, listed) for path, listed in values.items()}
 
-    def count(self, task: Mapping[str, Any]) -> int:
+    def count(self, task: Mapping[str, object]) -> int:
         """Return the number of combinations."""
         return math.prod(len(values) for values in self.values.values())
 
-    def generate(self, task: dict[str, Any]) -> list[dict[str, Any]]:
+    def generate(self, task: dict[str, object]) -> list[dict[str, Any]]:
         """Return one task per combination; the last path varies fastest.
 
         Raises
@@ -59,13 +59,13 @@ class GridGen(TaskGen):
         """
         return [new for _, new in self.named(task)]
 
-    def named(self, task: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    def named(self, task: dict[str, object]) -> list[tuple[str, dict[str, Any]]]:
         """Return the tasks of :meth:`generate` with names: the names of their values, and what else distinguishes them.
 
         If there is only one combination and no value has a name, the name is empty.
         """
         LIMITS["tasks"].check(self.count(task), "its combinations are", path="grid")
-        made: list[tuple[tuple[str, ...], dict[str, Any]]] = []
+        made: list[tuple[tuple[str, ...], dict[str, object]]] = []
         for combination in itertools.product(*self.values.values()):
             new = copy_task(task)
             for path, (_, value) in zip(self.values, combination, strict=True):
@@ -79,7 +79,7 @@ class GridGen(TaskGen):
         return [(", ".join(filter(None, (*names, part))), new) for (names, new), part in zip(made, parts, strict=True)]
 
 
-def _named_values(path: str, listed: object) -> list[tuple[str, Any]]:
+def _named_values(path: str, listed: object) -> list[tuple[str, object]]:
     """Return the (name, value) pairs of a path; values of a list have empty names."""
     where = f"grid.{path}"
     if isinstance(listed, Mapping) and "class" not in listed:
@@ -97,7 +97,7 @@ def _named_values(path: str, listed: object) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _put(task: dict[str, Any], path: str, value: object) -> None:
+def _put(task: dict[str, object], path: str, value: object) -> None:
     *parents, last = path.split(".")
     node: Any = task
     for part in parents:
@@ -116,7 +116,7 @@ def _put(task: dict[str, Any], path: str, value: object) -> None:
         raise ConfigError(f"does not exist: {last!r} is not a key or position of {_what(node)}.", path=f"grid.{path}")
 
 
-def _is_place(part: str, listed: list[Any]) -> bool:
+def _is_place(part: str, listed: list[object]) -> bool:
     return part.isascii() and part.isdigit() and len(part) < 10 and int(part) < len(listed)
 
 

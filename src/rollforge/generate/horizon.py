@@ -45,15 +45,15 @@ class MultiHorizonGenBase(TaskGen):
         self.ta = TimeAdjuster(calendar=calendar)
         self.test_key = "test"
 
-    def count(self, task: Mapping[str, Any]) -> int:
+    def count(self, task: Mapping[str, object]) -> int:
         """Return the number of horizons."""
         return len(self.horizon)
 
     @abc.abstractmethod
-    def set_horizon(self, task: dict[str, Any], hr: int) -> None:
+    def set_horizon(self, task: dict[str, object], hr: int) -> None:
         """Set the horizon `hr` in `task`, in place; usually in its label."""
 
-    def generate(self, task: dict[str, Any]) -> list[dict[str, Any]]:
+    def generate(self, task: dict[str, object]) -> list[dict[str, Any]]:
         """Return one task per horizon.
 
         Raises

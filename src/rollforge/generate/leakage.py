@@ -6,7 +6,6 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rollforge.errors import ExpressionError, RollforgeError
 from rollforge.expressions.expression import parse
@@ -161,7 +160,7 @@ def task_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, label_d
     return _counted(found)
 
 
-def _timeless(handler: Mapping[str, object]) -> Mapping[str, Any]:
+def _timeless(handler: Mapping[str, object]) -> Mapping[str, object]:
     """Return a handler's description without its range and fit window, which differ between windows."""
     kwargs = handler.get("kwargs")
     if not isinstance(kwargs, Mapping):

@@ -59,12 +59,12 @@ def variant(definition: Mapping[str, object]) -> str:
     return digest(_without_windows(definition))[:12]
 
 
-def _without_windows(definition: Mapping[str, object]) -> dict[str, Any]:
+def _without_windows(definition: Mapping[str, object]) -> dict[str, object]:
     parts = {key: definition.get(key) for key in ("model", "reweighter")}
     return parts | {key: _timeless(definition.get(key)) for key in ("dataset", "record")}
 
 
-def _timeless(node: object) -> Any:
+def _timeless(node: object) -> object:
     if isinstance(node, Mapping):
         return {k: _timeless(v) for k, v in node.items() if k != "segments" and not str(k).endswith("_time")}
     return [_timeless(v) for v in node] if isinstance(node, (list, tuple)) else node
@@ -108,7 +108,7 @@ def model_names(definitions: Sequence[Mapping[str, object]], given: Sequence[str
         tests.setdefault(one, {}).setdefault(name, set()).add(TaskView(definition).days_tested)
     meant = {one: _names_meant(theirs) for one, theirs in tests.items()}
     keys = [(one, meant[one].get(name, name)) for one, name in zip(variants, named, strict=True)]
-    examples: dict[tuple[str, str], Mapping[str, Any]] = {}
+    examples: dict[tuple[str, str], Mapping[str, object]] = {}
     for key, definition in zip(keys, definitions, strict=True):
         examples.setdefault(key, definition)
     names = _names_of(examples)

@@ -109,7 +109,7 @@ class TaskView:
         records = self.definition.get("record") or []
         return list(records) if isinstance(records, (list, tuple)) else [records]
 
-    def _at(self, *path: str) -> Any:
+    def _at(self, *path: str) -> object:
         node: Any = self.definition
         for part in path:
             node = node.get(part) if isinstance(node, Mapping) else None

@@ -57,7 +57,7 @@ class SeriesDFilter(BaseDFilter):
         Whether to keep an instrument without data in the range.
     """
 
-    def __init__(self, fstart_time: Any = None, fend_time: Any = None, keep: bool = False) -> None:
+    def __init__(self, fstart_time: object = None, fend_time: object = None, keep: bool = False) -> None:
         self.filter_start_time = read_day(fstart_time, "fstart_time") if fstart_time else None
         self.filter_end_time = read_day(fend_time, "fend_time") if fend_time else None
         self.keep = keep
@@ -97,7 +97,7 @@ class NameDFilter(SeriesDFilter):
         If `name_rule_re` is not a valid regular expression.
     """
 
-    def __init__(self, name_rule_re: str, fstart_time: Any = None, fend_time: Any = None) -> None:
+    def __init__(self, name_rule_re: str, fstart_time: object = None, fend_time: object = None) -> None:
         super().__init__(fstart_time, fend_time)
         try:
             re.compile(name_rule_re)
@@ -123,7 +123,7 @@ class ExpressionDFilter(SeriesDFilter):
     """
 
     def __init__(
-        self, rule_expression: str, fstart_time: Any = None, fend_time: Any = None, keep: bool = False
+        self, rule_expression: str, fstart_time: object = None, fend_time: object = None, keep: bool = False
     ) -> None:
         super().__init__(fstart_time, fend_time, keep)
         self.rule_expression = rule_expression

@@ -169,7 +169,7 @@ def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
     def read(separator: str, **options: object) -> pd.DataFrame:
         return _as_text(file, form, separator, **options)
 
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     _check_first_line(file)
     header = list(read(",", nrows=0).columns)
     separator = next((s for s in ";\t|" if len(header) == 1 and s in str(header[0])), ",")

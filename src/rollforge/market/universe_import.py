@@ -263,7 +263,7 @@ def _spans(
     return spans, []
 
 
-def _cell(file: Path, where: str, row: Sequence[object], at: int) -> Any:
+def _cell(file: Path, where: str, row: Sequence[object], at: int) -> object:
     if at >= len(row):
         raise DataError(f"{file}, {where}: expected at least {at + 1} values, found {', '.join(map(str, row))!r}.")
     return row[at]

@@ -19,7 +19,7 @@ class EmptyDataset(Dataset):
     def __init__(self, segments: Any = None) -> None:
         self.segments = dict(segments or {"train": (None, None), "test": (None, None)})
 
-    def prepare(self, *args: Any, **kwargs: Any) -> pd.DataFrame:
+    def prepare(self, *args: object, **kwargs: object) -> pd.DataFrame:
         """Return a frame with one row."""
         index = pd.MultiIndex.from_arrays(
             [pd.DatetimeIndex(["2000-01-03"]), ["NONE"]], names=["datetime", "instrument"]

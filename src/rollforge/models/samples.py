@@ -218,7 +218,7 @@ def _report_unlabelled(
     )  # fmt: skip
 
 
-_reported: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_reported: weakref.WeakValueDictionary[int, object] = weakref.WeakValueDictionary()
 """Datasets whose infinite features were reported, by ``id``, because a dataset may not be hashable."""
 
 

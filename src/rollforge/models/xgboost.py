@@ -59,7 +59,7 @@ class XGBModel(Model):
         wanted = int(self.params.get("nthread", self.params.get("n_jobs", allowed)) or allowed)
         return {"verbosity": 0, **params, "nthread": min(wanted, allowed) if wanted > 0 else allowed}
 
-    def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None) -> Any:
+    def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None) -> object:
         samples = training_samples(dataset, segment, model=type(self).__name__, reweighter=reweighter)
         return _library().DMatrix(
             samples.features.to_numpy(), label=samples.label, weight=samples.weight,

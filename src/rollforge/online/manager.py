@@ -75,7 +75,7 @@ class OnlineManager(Serializable):
     # -- day by day ----------------------------------------------------------------------------------------------------
 
     def first_train(
-        self, strategies: list[OnlineStrategy] | None = None, model_kwargs: Mapping[str, Any] | None = None
+        self, strategies: list[OnlineStrategy] | None = None, model_kwargs: Mapping[str, object] | None = None
     ) -> None:
         """Train the first tasks of the strategies and put their models online.
 
@@ -93,8 +93,8 @@ class OnlineManager(Serializable):
     def routine(
         self,
         cur_time: DayLike | None = None,
-        task_kwargs: Mapping[str, Any] | None = None,
-        model_kwargs: Mapping[str, Any] | None = None,
+        task_kwargs: Mapping[str, object] | None = None,
+        model_kwargs: Mapping[str, object] | None = None,
         signal_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         """Run the routine of a day: train new tasks, update online models and predictions, and prepare signals.
@@ -118,7 +118,7 @@ class OnlineManager(Serializable):
             self.prepare_signals(**(signal_kwargs or {}))
 
     def _train(
-        self, strategy: OnlineStrategy, tasks: list[dict[str, Any]], model_kwargs: Mapping[str, object] | None
+        self, strategy: OnlineStrategy, tasks: list[dict[str, object]], model_kwargs: Mapping[str, object] | None
     ) -> list[Any]:
         models = self.trainer.train(tasks, experiment_name=strategy.name_id)
         online = strategy.prepare_online_models(models, **(model_kwargs or {}))
@@ -142,7 +142,7 @@ class OnlineManager(Serializable):
 
     # -- results -------------------------------------------------------------------------------------------------------
 
-    def get_collector(self, **kwargs: Any) -> MergeCollector:
+    def get_collector(self, **kwargs: object) -> MergeCollector:
         """Return a collector of the results of all strategies: {(strategy, artifact): …}."""
         return MergeCollector({s.name_id: s.get_collector(**kwargs) for s in self.strategies}, process_list=[])
 
@@ -179,8 +179,8 @@ class OnlineManager(Serializable):
         self,
         end_time: DayLike | None = None,
         frequency: str = "day",
-        task_kwargs: Mapping[str, Any] | None = None,
-        model_kwargs: Mapping[str, Any] | None = None,
+        task_kwargs: Mapping[str, object] | None = None,
+        model_kwargs: Mapping[str, object] | None = None,
         signal_kwargs: Mapping[str, Any] | None = None,
     ) -> pd.Series | pd.DataFrame | None:
         """Run the first training and the routine of every day until `end_time`, and return the signals.

@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 
 FREQ = "1day"
 """The only frequency of reports."""
-DEFAULT: Any = object()
+DEFAULT: object = object()
 """Marker for an omitted benchmark."""
 
 
@@ -202,7 +202,7 @@ def _trade(
     executor.level_infra, executor.common_infra = level, common
     strategy.reset_common_infra(common)
     strategy.reset(level_infra=level)
-    results: list[Any] | None = None
+    results: list[object] | None = None
     while not steps.finished():
         step = steps.get_trade_step()
         decision = strategy.generate_trade_decision(results)
@@ -499,8 +499,8 @@ def _days(calendar: Days, strategy: BaseStrategy, start: object, end: object, wh
     return begin, days
 
 
-def _start(account: object, where: str) -> tuple[float, dict[str, Any]]:
-    holdings: dict[str, Any] = {}
+def _start(account: object, where: str) -> tuple[float, dict[str, object]]:
+    holdings: dict[str, object] = {}
     if isinstance(account, Mapping):
         if "cash" not in account:
             raise ConfigError("an account with holdings needs 'cash'.", path=f"{where}.account")

@@ -72,7 +72,7 @@ class Order:
             )
 
     @staticmethod
-    def parse_dir(direction: Any) -> OrderDir:
+    def parse_dir(direction: object) -> OrderDir:
         """Return the direction for a name or number; positive numbers mean buy, all others sell.
 
         Raises
@@ -159,7 +159,7 @@ class BaseTradeDecision:
         If a `trade_range` is given.
     """
 
-    def __class_getitem__(cls, item: Any) -> type[Self]:
+    def __class_getitem__(cls, item: object) -> type[Self]:
         """Return the class itself, to allow ``BaseTradeDecision[Order]`` as in Qlib."""
         return cls
 

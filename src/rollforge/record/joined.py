@@ -158,7 +158,7 @@ def _with_prediction(config: Any) -> Any:
     return {**config, "strategy": {**strategy, "kwargs": rest}}
 
 
-def _span(options: Mapping[str, object], prediction: pd.DataFrame, session: Session) -> dict[str, Any]:
+def _span(options: Mapping[str, object], prediction: pd.DataFrame, session: Session) -> dict[str, object]:
     """Return the first and last day: those of the prediction plus one, limited by the options."""
     calendar = session_provider(session).calendar()
     days = prediction.index.get_level_values("datetime")

@@ -63,7 +63,7 @@ class Position(Mapping[str, Any]):
         made.position = {k: dict(v) if isinstance(v, dict) else v for k, v in self.position.items()}
         return made
 
-    def __deepcopy__(self, memo: Any) -> Position:
+    def __deepcopy__(self, memo: object) -> Position:
         return self.copy()
 
     # -- queries -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from rollforge.errors import ConfigError, nearest, shown
 
 __all__ = ["EXCHANGE_OPTIONS", "REGION_DEFAULTS", "Rules"]
 
-REGION_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+REGION_DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "cn": {"trade_unit": 100, "limit_threshold": 0.095, "deal_price": "close"},
     "us": {"trade_unit": 1, "limit_threshold": None, "deal_price": "close"},
     "tw": {"trade_unit": 1000, "limit_threshold": 0.1, "deal_price": "close"},
@@ -76,10 +76,10 @@ class Rules:
     @classmethod
     def from_kwargs(
         cls,
-        kwargs: Mapping[str, Any],
+        kwargs: Mapping[str, object],
         *,
         region: str,
-        defaults: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, object] | None = None,
         where: str = "exchange_kwargs",
     ) -> Rules:
         """Return the rules described by Qlib's ``exchange_kwargs``.

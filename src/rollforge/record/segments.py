@@ -90,7 +90,7 @@ class SignalMseRecord(RecordTemp):
     artifact_path = "sig_analysis"
     depend_cls = SignalRecord
 
-    def generate(self, **kwargs: Any) -> None:
+    def generate(self, **kwargs: object) -> None:
         """Compute and save the errors, over the rows that have both a prediction and a label.
 
         Raises

@@ -61,7 +61,7 @@ def _needs(frame: pd.DataFrame, columns: Iterable[str], what: str) -> None:
         raise DataError(f"{what} needs the column {missing[0]!r}; it has {', '.join(map(str, frame.columns))}.")
 
 
-def _breaks(days: pd.DatetimeIndex) -> list[dict[str, Any]]:
+def _breaks(days: pd.DatetimeIndex) -> list[dict[str, object]]:
     """Return the days without data, which are omitted from a date axis."""
     if not len(days):
         return []
@@ -239,7 +239,7 @@ def parse_position(position: Mapping[Any, Any]) -> pd.DataFrame:
 
 
 def get_position_data(
-    position: Mapping[Any, object],
+    position: Mapping[object, object],
     label_data: pd.DataFrame,
     report_normal: pd.DataFrame | None = None,
     calculate_label_rank: bool = False,
@@ -308,7 +308,7 @@ def _by_status(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def cumulative_return_graph(
-    position: Mapping[Any, object],
+    position: Mapping[object, object],
     report_normal: pd.DataFrame,
     label_data: pd.DataFrame,
     show_notebook: bool = True,
@@ -349,7 +349,7 @@ def cumulative_return_graph(
 
 
 def rank_label_graph(
-    position: Mapping[Any, object],
+    position: Mapping[object, object],
     label_data: pd.DataFrame,
     start_date: object = None,
     end_date: object = None,

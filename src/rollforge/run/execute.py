@@ -72,7 +72,7 @@ def model_tags(task: Mapping[str, object], model_name: str) -> dict[str, str]:
     return {tag: value for tag, value in found if value}
 
 
-def _with_iso_dates(value: object) -> Any:
+def _with_iso_dates(value: object) -> object:
     """Return `value` with dates, also those in lists, tuples and dicts, as strings such as 2020-01-02."""
     if isinstance(value, dt.date):
         return value.isoformat().removesuffix("T00:00:00")
@@ -135,7 +135,7 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
     recorder.log_metrics(fit_seconds=fit_seconds, task_seconds=time.perf_counter() - began)
 
 
-def _fit_arguments(model: Any, task: Mapping[str, object]) -> dict[str, Any]:
+def _fit_arguments(model: Any, task: Mapping[str, object]) -> dict[str, object]:
     if task.get("reweighter") is None:
         return {}
     if "reweighter" not in inspect.signature(model.fit).parameters:

@@ -10,7 +10,6 @@ import json
 import pickle
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 __all__ = ["define_in_main", "main_classes"]
 
@@ -27,7 +26,7 @@ def main_classes(text: str) -> bytes | None:
         Stored definition of a task of this user. If it refers to a recorder, all classes are returned, because the task
         in the recorder may name any of them.
     """
-    main: Any = sys.modules.get(_MAIN)
+    main: object = sys.modules.get(_MAIN)
     if getattr(main, "__file__", None) or getattr(main, "__spec__", None):
         return None
     if _MAIN in text:

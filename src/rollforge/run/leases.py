@@ -213,7 +213,7 @@ class Leases:
         """Report that a task starts."""
         self._tell("started", task)
 
-    def commit(self, task: TaskRecord, result: Any, log_text: str, seconds: float) -> None:
+    def commit(self, task: TaskRecord, result: object, log_text: str, seconds: float) -> None:
         """Store the result of a task."""
         self._end(task, lambda: self._commit(task, result, log_text, seconds), seconds)
 

@@ -48,7 +48,7 @@ class Messages:
         """Whether part of a message has not been sent yet; :meth:`push` continues sending it."""
         return bool(self._unsent)
 
-    def send(self, message: Any) -> None:
+    def send(self, message: object) -> None:
         """Send as much of a message as the pipe can take, without waiting.
 
         Raises
@@ -120,7 +120,7 @@ class _Named(pickle.Unpickler):
         super().__init__(io.BytesIO(data))
         self._classes = classes
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         return self._classes[module, name]
 
 

@@ -103,7 +103,7 @@ class TrainerRM(Aliased, RecorderTrainer):
 
     def train(
         self,
-        tasks: list[dict[str, Any]] | dict[str, Any],
+        tasks: list[dict[str, object]] | dict[str, object],
         train_func: TrainFunc | None = None,
         experiment_name: str | None = None,
         before_status: Status | str = Status.WAITING,
@@ -124,7 +124,7 @@ class TrainerRM(Aliased, RecorderTrainer):
 
     def _train(
         self,
-        listed: list[dict[str, Any]],
+        listed: list[dict[str, object]],
         func: TrainFunc,
         experiment_name: str | None,
         before: Status | str,
@@ -273,7 +273,7 @@ class DelayTrainerRM(TrainerRM):
 
     def train(
         self,
-        tasks: list[dict[str, Any]] | dict[str, Any],
+        tasks: list[dict[str, object]] | dict[str, object],
         train_func: TrainFunc | None = None,
         experiment_name: str | None = None,
         before_status: Status | str = Status.WAITING,

@@ -50,7 +50,7 @@ def facts_of(tasks: Iterable[Mapping[str, object]], session: Session) -> dict[st
 
     listed = list(tasks)
     models, libraries = _models(listed)
-    added: dict[str, Any] = {
+    added: dict[str, object] = {
         "operators": [list(o) for o in session.operators], "sys_path": list(session.sys_path), "libraries": libraries,
         "files": _files(listed, session),
     }  # fmt: skip

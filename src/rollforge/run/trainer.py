@@ -215,7 +215,7 @@ class TrainerR(RecorderTrainer):
 
     def train(
         self,
-        tasks: list[dict[str, Any]] | dict[str, Any],
+        tasks: list[dict[str, object]] | dict[str, object],
         train_func: TrainFunc | None = None,
         experiment_name: str | None = None,
         **kwargs: Any,
@@ -266,7 +266,7 @@ class TrainerR(RecorderTrainer):
             return self._in_processes(func, items, session, arguments, names)
 
     def _in_this_process(
-        self, func: TrainFunc, items: list[Any], session: Session, arguments: dict[str, Any], names: Sequence[str]
+        self, func: TrainFunc, items: list[object], session: Session, arguments: dict[str, object], names: Sequence[str]
     ) -> list[Recorder]:
         done = []
         failures: dict[str, str] = {}
@@ -286,7 +286,7 @@ class TrainerR(RecorderTrainer):
         return done
 
     def _in_processes(
-        self, func: TrainFunc, items: list[Any], session: Session, arguments: dict[str, Any], names: Sequence[str]
+        self, func: TrainFunc, items: list[object], session: Session, arguments: dict[str, object], names: Sequence[str]
     ) -> list[Recorder]:
         jobs = self.jobs or 1
         failures: dict[str, str] = {}
@@ -366,7 +366,7 @@ def as_list(tasks: object) -> list[Any]:
     return list(tasks) if isinstance(tasks, (list, tuple)) else [tasks]
 
 
-def _plain(item: object) -> Any:
+def _plain(item: object) -> object:
     return {"recorder": item.reference()} if isinstance(item, Recorder) else item
 
 

@@ -605,7 +605,7 @@ def _open_outputs(words: int) -> None:
     sys.stdout, sys.stderr = _output(sys.stdout, 1), _output(sys.stderr, 2)
 
 
-def _output(stream: object, descriptor: int) -> Any:
+def _output(stream: object, descriptor: int) -> object:
     """Return `stream` if it writes to `descriptor`, else a new stream that does.
 
     It is line-buffered, so that the last lines are kept after a crash, and escapes characters that cannot be encoded.
@@ -637,7 +637,7 @@ class _Logs:
         return [(name, logger) for name, logger in known if isinstance(logger, logging.Logger)]
 
     @staticmethod
-    def _state(logger: logging.Logger) -> dict[str, Any]:
+    def _state(logger: logging.Logger) -> dict[str, object]:
         return {
             "handlers": list(logger.handlers), "filters": list(logger.filters), "level": logger.level,
             "propagate": logger.propagate, "disabled": logger.disabled,
@@ -736,7 +736,7 @@ def import_plugins_in_child(session: Session, seconds: float) -> None:
         _run_in_child(Job("", len, own=True, timeout=seconds))
 
 
-def _run_in_child(job: Job) -> Any:
+def _run_in_child(job: Job) -> object:
     process = WorkerProcess(current_session(), job)
     try:
         process.give(TaskRecord(id="call", pool="", definition={}), current_session().threads, own=True)

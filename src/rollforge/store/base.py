@@ -155,7 +155,7 @@ class TaskStore(Protocol):
             If tasks would depend on each other in a cycle, or a number is out of range.
         """
 
-    def keep_submission(self, pool: str, facts: Mapping[str, Any]) -> str:
+    def keep_submission(self, pool: str, facts: Mapping[str, object]) -> str:
         """Store what a submission used (plain data) and return its key. Equal facts have the same key."""
 
     def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
@@ -225,7 +225,7 @@ class TaskStore(Protocol):
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
         """Extend the lease to `lease` seconds from now, and store what the task has logged so far."""
 
-    def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
+    def commit(self, task: TaskRecord, result: object, status: Status = Status.DONE, log: str = "") -> None:
         """Store the result of a stage and end the claim with `status`, ``done`` or ``part_done``."""
 
     def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:

@@ -98,7 +98,7 @@ def decode_definition(text: str) -> Any:
         If the text cannot be decoded.
     """
 
-    def resolve(module: str, name: str) -> Any:
+    def resolve(module: str, name: str) -> object:
         trust.check_reference_import(module, name)
         try:
             found = import_reference(module, name)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from rollforge import trust
 from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable, TaskNotFound, counted
@@ -24,6 +24,7 @@ __all__ = ["Lease", "TaskManager"]
 
 log = logging.getLogger(__name__)
 Document = dict[str, Any]
+Answer = TypeVar("Answer")
 Ids = list[str]  # the class below has a method called list
 
 
@@ -89,14 +90,14 @@ class InsertedId(str):
         return True
 
 
-class _on_class_too:  # noqa: N801 - a decorator
+class _on_class_too(Generic[Answer]):  # noqa: N801 - a decorator
     """Makes a method without arguments callable on the class too, as in Qlib's scripts; it needs no pool there."""
 
-    def __init__(self, method: Callable[[Any], Any]) -> None:
+    def __init__(self, method: Callable[[Any], Answer]) -> None:
         self.__doc__ = method.__doc__
         self._method = method
 
-    def __get__(self, instance: object, owner: type) -> Callable[[], Any]:
+    def __get__(self, instance: object, owner: type) -> Callable[[], Answer]:
         return lambda: self._method(owner() if instance is None else instance)
 
 
@@ -200,7 +201,7 @@ class TaskManager:
             return found
         return tuple(str(i) for i in ([depends_on] if isinstance(depends_on, str) else depends_on))
 
-    def insert_task_def(self, task_def: Mapping[str, Any]) -> InsertedId:
+    def insert_task_def(self, task_def: Mapping[str, object]) -> InsertedId:
         """Store a definition and return its id. An existing task is not changed."""
         created = self.store.create(self.pool, [task_def])[0]
         trust.vouch([created.id])
@@ -208,7 +209,7 @@ class TaskManager:
 
     def create_task(
         self,
-        task_def_l: Sequence[Mapping[str, Any]],
+        task_def_l: Sequence[Mapping[str, object]],
         dry_run: bool = False,
         print_nt: bool = False,
         *,
@@ -292,7 +293,7 @@ class TaskManager:
     # -- working -------------------------------------------------------------------------------------------------------
 
     def fetch_task(
-        self, query: Mapping[str, Any] | None = None, status: Status | str = STATUS_WAITING
+        self, query: Mapping[str, object] | None = None, status: Status | str = STATUS_WAITING
     ) -> Document | None:
         """Claim a task and return it, now ``running``, or None if none matches: highest priority first, then oldest."""
         claimed = self.store.claim(
@@ -302,7 +303,7 @@ class TaskManager:
 
     @contextlib.contextmanager
     def safe_fetch_task(
-        self, query: Mapping[str, Any] | None = None, status: Status | str = STATUS_WAITING
+        self, query: Mapping[str, object] | None = None, status: Status | str = STATUS_WAITING
     ) -> Iterator[Document | None]:
         """Claim a task for a ``with`` block. An exception in the block, also Ctrl-C, gives the task back."""
         task = self.fetch_task(query, status)
@@ -314,7 +315,7 @@ class TaskManager:
                     self.return_task(task, status)
             raise
 
-    def task_fetcher_iter(self, query: Mapping[str, Any] | None = None) -> Iterator[Document]:
+    def task_fetcher_iter(self, query: Mapping[str, object] | None = None) -> Iterator[Document]:
         """Yield waiting tasks until there are none. An exception gives the current task back."""
         while True:
             with self.safe_fetch_task(query) as task:
@@ -338,7 +339,7 @@ class TaskManager:
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
-    def query(self, query: Mapping[str, Any] | None = None, decode: bool = True) -> Iterator[Document]:
+    def query(self, query: Mapping[str, object] | None = None, decode: bool = True) -> Iterator[Document]:
         """Yield the tasks that match, in Qlib's form. With ``decode=False`` their results are not read."""
         for record in self.store.query(self.pool, query, results=decode):
             yield _document(record)
@@ -347,22 +348,22 @@ class TaskManager:
         """Return the current state of the task with an id."""
         return _document(self.store.get(self.pool, str(_id)))
 
-    def task_stat(self, query: Mapping[str, Any] | None = None, *, batch: str = "") -> dict[Status, int]:
+    def task_stat(self, query: Mapping[str, object] | None = None, *, batch: str = "") -> dict[Status, int]:
         """Return the number of tasks by status; if `batch` is given, only those of that batch."""
         return self.store.count(self.pool, query, batch=batch)
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
-    def remove(self, query: Mapping[str, Any] | None = None) -> int:
+    def remove(self, query: Mapping[str, object] | None = None) -> int:
         """Delete the tasks that match and return how many."""
         return self.store.remove(self.pool, query)
 
-    def reset_waiting(self, query: Mapping[str, Any] | None = None) -> int:
+    def reset_waiting(self, query: Mapping[str, object] | None = None) -> int:
         """Reset the running tasks that match to waiting and return how many. Results of their workers are refused."""
         running = {"$and": [dict(query or {}), {"status": Status.RUNNING.value}]}
         return self.store.set_status(self.pool, running, Status.WAITING)
 
-    def reset_status(self, query: Mapping[str, Any], status: Status | str) -> int:
+    def reset_status(self, query: Mapping[str, object], status: Status | str) -> int:
         """Change the status of the tasks that match and return how many."""
         try:
             wanted = Status(status)
@@ -374,11 +375,11 @@ class TaskManager:
         """Change the priority of a task; higher comes first."""
         self.store.prioritize(self.pool, {"_id": str(task["_id"])}, priority)
 
-    def retry(self, query: Mapping[str, Any] | None = None) -> int:
+    def retry(self, query: Mapping[str, object] | None = None) -> int:
         """Reset the failed tasks that match to waiting, with no attempts used, and return how many."""
         return self.store.retry(self.pool, query)
 
-    def cancel(self, query: Mapping[str, Any] | None = None) -> int:
+    def cancel(self, query: Mapping[str, object] | None = None) -> int:
         """Fail the unfinished tasks that match with the cause ``cancelled``. Results of their workers are refused."""
         return self.store.cancel(self.pool, query)
 
@@ -392,7 +393,7 @@ class TaskManager:
 
     def wait(
         self,
-        query: Mapping[str, Any] | None = None,
+        query: Mapping[str, object] | None = None,
         on_change: Callable[[dict[Status, int]], None] | None = None,
         poll: float = 1.0,
         settled: Callable[[Mapping[Status, int]], bool] | None = None,

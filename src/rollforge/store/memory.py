@@ -131,7 +131,7 @@ class MemoryStore:
     def _check_acyclic(self, tasks: Mapping[str, TaskRecord], ids: set[str], dependencies: Sequence[str]) -> None:
         refuse_cycles(ids, dependencies, lambda some: {d for t in some if t in tasks for d in tasks[t].depends_on})
 
-    def keep_submission(self, pool: str, facts: Mapping[str, Any]) -> str:
+    def keep_submission(self, pool: str, facts: Mapping[str, object]) -> str:
         key = digest(facts)
         with self._lock:
             kept = self._submissions.setdefault(pool, {})
@@ -249,7 +249,7 @@ class MemoryStore:
             held = self._held(task)
             self._put(replace(held, lease_until=self._clock() + lease, log=held.log if log is None else trim_log(log)))
 
-    def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
+    def commit(self, task: TaskRecord, result: object, status: Status = Status.DONE, log: str = "") -> None:
         kept = decode_result(encode_result(result))
         with self._lock:
             ending = ending_of("commit", status)
@@ -513,7 +513,7 @@ def _avoided(task: TaskRecord, avoid: str, now: float) -> bool:
     return bool(failed_there) and (task.finished_at or 0.0) > now - AVOID_SECONDS
 
 
-def _document(task: TaskRecord) -> dict[str, Any]:
+def _document(task: TaskRecord) -> dict[str, object]:
     columns = {name: getattr(task, name) for name in set(COLUMNS.values())}
     columns.update(status=task.status.value, cause=task.cause.value if task.cause else None)
     return {**columns, "def": searchable(to_plain(task.definition))}

@@ -116,7 +116,7 @@ def _spoken(method: F) -> F:
     """Translate errors of the driver, and of damaged documents, in a method."""
 
     @functools.wraps(method)
-    def wrapped(self: MongoStore, *args: object, **kwargs: object) -> Any:
+    def wrapped(self: MongoStore, *args: object, **kwargs: object) -> object:
         try:
             return method(self, *args, **kwargs)
         except mongo.PyMongoError as exc:
@@ -334,7 +334,7 @@ class MongoStore:
         return made
 
     @_spoken
-    def keep_submission(self, pool: str, facts: Mapping[str, Any]) -> str:
+    def keep_submission(self, pool: str, facts: Mapping[str, object]) -> str:
         key = digest(facts)
         kept = {"pool": pool, "key": key, "facts": encode(facts), "at": self._now()}
         self._meta.update_one({"_id": f"submission:{pool}:{key}"}, {"$set": kept}, upsert=True)
@@ -615,7 +615,7 @@ class MongoStore:
             raise LeaseLost(stale(task))
 
     @_spoken
-    def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
+    def commit(self, task: TaskRecord, result: object, status: Status = Status.DONE, log: str = "") -> None:
         after = transitions.committed(task, None, status, log=trim_log(log), now=self._now())
         change = fields_of(after, *COMMITTED) | {
             "res": result_field(encode_result(result)), "ending": ending_of("commit", status),
@@ -790,7 +790,7 @@ class MongoStore:
             nap = min(nap * 1.5, 0.5)
         self._seen[pool] = sign
 
-    def _sign(self, pool: str) -> Any:
+    def _sign(self, pool: str) -> object:
         tasks = self._tasks(pool)
         latest = tasks.find_one({}, {"changed": 1, "digest": 1, "status": 1}, sort=[("changed", DESCENDING)])
         return latest, tasks.count_documents({}), self.paused(pool)

@@ -124,7 +124,7 @@ def copied_fields(task: TaskRecord) -> Document:
         return {"plain": storable_text(task.text), "filter": {}, "def": Binary(pickle.dumps({}, protocol=4))}
 
 
-def _storable(value: object) -> Any:
+def _storable(value: object) -> object:
     """Return the tree with values that BSON cannot represent as strings."""
     if isinstance(value, dict):
         return {k.replace("\x00", ""): _storable(v) for k, v in value.items()}

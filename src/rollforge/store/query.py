@@ -155,14 +155,14 @@ def _field(key: str, value: object) -> Node:
     return Compare(path, "$eq", _value(value))
 
 
-def _value(value: object) -> Any:
+def _value(value: object) -> object:
     return _storable(searchable(to_plain(value)))
 
 
 _LARGEST = 2**63
 
 
-def _storable(value: object) -> Any:
+def _storable(value: object) -> object:
     """Return `value` with integers beyond 64 bits replaced by floats: no database holds them, or a value near them."""
     if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
         if value.bit_length() <= 1000:
@@ -229,7 +229,7 @@ def found_at(node: object, path: tuple[str, ...]) -> Iterator[Any]:
     return _exactly_at(node, path) if is_plain_path(path) else _anywhere_at(node, path)
 
 
-def _exactly_at(node: object, path: tuple[str, ...]) -> Iterator[Any]:
+def _exactly_at(node: object, path: tuple[str, ...]) -> Iterator[object]:
     for part in path:
         if isinstance(node, dict) and part in node:
             node = node[part]
@@ -240,7 +240,7 @@ def _exactly_at(node: object, path: tuple[str, ...]) -> Iterator[Any]:
     yield node
 
 
-def _anywhere_at(node: object, path: tuple[str, ...]) -> Iterator[Any]:
+def _anywhere_at(node: object, path: tuple[str, ...]) -> Iterator[object]:
     if not path:
         yield node
     elif isinstance(node, dict):

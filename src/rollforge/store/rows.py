@@ -22,13 +22,13 @@ _STATUSES = frozenset(Status)
 Check = Callable[[Any], Any]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
     return value
 
 
-def _whole(value: Any) -> int:
+def _whole(value: object) -> int:
     if not isinstance(value, (int, float)) or value != int(value) or not -(2**63) <= value < 2**63:
         raise ValueError
     return int(value)
@@ -60,7 +60,7 @@ def _or_none(check: Check) -> Check:
     return lambda value: None if value is None else check(value)
 
 
-_COLUMNS: dict[str, tuple[Check, Any]] = {
+_COLUMNS: dict[str, tuple[Check, object]] = {
     "status": (Status, Status.FAILED),
     "stage_from": (Status, Status.WAITING),
     "priority": (_whole, 0),

@@ -95,7 +95,7 @@ def terms_of(text: str, tree: PathTree) -> set[tuple[int, str, Any]]:
     return found
 
 
-def _walk(value: object, tree: PathTree, found: set[tuple[int, str, Any]], *, exact: bool) -> None:
+def _walk(value: object, tree: PathTree, found: set[tuple[int, str, object]], *, exact: bool) -> None:
     if tree.id is not None:
         found.update((tree.id, *term) for term in _terms(value, exact=exact))
     if not tree.parts:
@@ -143,7 +143,7 @@ def _digest(value: object) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def _normal(value: object) -> Any:
+def _normal(value: object) -> object:
     if isinstance(value, dict):
         return {k: _normal(v) for k, v in value.items()}
     if isinstance(value, list):
@@ -191,7 +191,7 @@ def condition(node: Compare, name: str, *, in_turn: bool) -> tuple[str, dict[str
     in_turn : bool
         If True, optimize for examining tasks in order until one matches, else for finding all that match.
     """
-    values: dict[str, Any] = {f"{name}_path": json.dumps(node.path[1:])}
+    values: dict[str, object] = {f"{name}_path": json.dumps(node.path[1:])}
     tests, missing = _tests(node.op, node.value, name, values)
     parts = []
     if tests:
@@ -227,9 +227,9 @@ def _tests(op: str, value: Any, name: str, values: dict[str, Any]) -> tuple[list
     return list(_ordered(op, value, name, values)), False
 
 
-def _any_of(wanted: Iterable[object], name: str, values: dict[str, Any]) -> tuple[list[str], bool]:
+def _any_of(wanted: Iterable[object], name: str, values: dict[str, object]) -> tuple[list[str], bool]:
     """Return the tests for equality with one of some values, by kind; None also equals a missing value."""
-    by_kind: dict[str, list[Any]] = {}
+    by_kind: dict[str, list[object]] = {}
     missing = False
     for value in wanted:
         if isinstance(value, (list, dict)):
@@ -266,7 +266,7 @@ def _equals(value: Any) -> Iterator[Term]:
             yield "big", str(int(scalar))
 
 
-def _ordered(op: str, value: object, name: str, values: dict[str, Any]) -> Iterator[str]:
+def _ordered(op: str, value: object, name: str, values: dict[str, object]) -> Iterator[str]:
     if value is None or isinstance(value, (list, dict)):
         return
     kind, scalar = _scalar(value)

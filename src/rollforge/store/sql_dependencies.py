@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from rollforge.errors import TaskNotFound
 from rollforge.store.base import (
@@ -30,7 +29,7 @@ class SQLDependencies(abc.ABC):
         """Return the condition that `column` is in the list parameter `name` (see :meth:`_list`)."""
 
     @abc.abstractmethod
-    def _list(self, values: Iterable[str]) -> Any:
+    def _list(self, values: Iterable[str]) -> object:
         """Return a list of strings as a parameter."""
 
     @abc.abstractmethod

@@ -197,7 +197,7 @@ class Transaction(Protocol):
     def rows(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a statement."""
 
-    def run(self, sql: str, **values: Any) -> int:
+    def run(self, sql: str, **values: object) -> int:
         """Run a statement and return the number of changed rows."""
 
 

@@ -245,7 +245,7 @@ def parse_uri(uri: str) -> tuple[Path, str]:
     return read_path(text[1:], "store"), level
 
 
-_any_text: Any = functools.partial(str, encoding="utf-8", errors="backslashreplace")
+_any_text: object = functools.partial(str, encoding="utf-8", errors="backslashreplace")
 """Decodes text columns, even if they are damaged: one invalid byte must not make the other tasks unreadable."""
 
 
@@ -272,7 +272,7 @@ class _Opened:
     def rows(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
         return self.connection.execute(sql, {**values, "now": self._clock()}).fetchall()
 
-    def run(self, sql: str, **values: Any) -> int:
+    def run(self, sql: str, **values: object) -> int:
         return self.connection.execute(sql, {**values, "now": self._clock()}).rowcount
 
 

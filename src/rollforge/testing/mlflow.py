@@ -80,7 +80,7 @@ class MLflowServer:
             self._process.kill()
             self._process.wait()
 
-    def ask(self, path: str, **body: Any) -> Any:
+    def ask(self, path: str, **body: object) -> Any:
         """Return the response of the REST API to a POST request."""
         request = urllib.request.Request(
             f"{self.uri}/api/2.0/mlflow/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}

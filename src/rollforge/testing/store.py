@@ -186,7 +186,7 @@ class TaskStoreSuite:
         held = self.running(store, records)
         claimed = {r.id: transitions.claimed(r, worker="w:1", token=0, lease=60.0, now=begun) for r in records}
         clock.now += 61.0 if call == "expire" else 3.0
-        ends: dict[str, tuple[Callable[[TaskRecord], Any], Callable[[TaskRecord], TaskRecord]]] = {
+        ends: dict[str, tuple[Callable[[TaskRecord], object], Callable[[TaskRecord], TaskRecord]]] = {
             "claim": (lambda t: None, lambda t: t),
             "commit": (
                 lambda t: store.commit(t, 1, log="log"),
@@ -223,7 +223,7 @@ class TaskStoreSuite:
         before = [*held, *free]
         clock.now += 3.0
         unfinished = [t for t in before if t.status not in others]
-        calls: dict[str, tuple[Callable[[], Any], Callable[[TaskRecord], TaskRecord], list[TaskRecord]]] = {
+        calls: dict[str, tuple[Callable[[], object], Callable[[TaskRecord], TaskRecord], list[TaskRecord]]] = {
             "retry": (
                 lambda: store.retry(POOL), transitions.retried, [t for t in before if t.status is Status.FAILED]
             ),
@@ -817,7 +817,7 @@ class TaskStoreSuite:
         assert (states[3], states[4], states[6]) == (Status.WAITING, Status.FAILED, Status.FAILED)
         assert self.claim(store).definition["x"] == 3
 
-    def id_of(self, store: TaskStore, x: Any) -> str:
+    def id_of(self, store: TaskStore, x: object) -> str:
         """Return the id of the task whose definition has that `x`."""
         (task,) = store.query(POOL, {"x": x})
         return task.id
@@ -950,7 +950,7 @@ class TaskStoreSuite:
         store.renew(first, 20)
         check(status=Status.RUNNING, worker="a", lease_until=20.0, started_at=-4.0, log="so far")
         store.fail(first, "boom", Cause.TIMED_OUT, "all of it")
-        failed: dict[str, Any] = {"worker": "a", "error": "boom", "cause": Cause.TIMED_OUT, "failed_by": ("a",)}
+        failed: dict[str, object] = {"worker": "a", "error": "boom", "cause": Cause.TIMED_OUT, "failed_by": ("a",)}
         check(**failed, attempt=1, log="all of it", free=False, ended=0.0, started_at=-4.0)
         clock.now += 1
         second = self.claim(store, worker="b", lease=10)
@@ -1195,7 +1195,7 @@ class TaskStoreSuite:
 
     @pytest.mark.parametrize(("query", "expected"), QUERIES)
     def test_a_query_means_what_it_means_in_mongodb(
-        self, store: TaskStore, query: dict[str, Any], expected: set[int]
+        self, store: TaskStore, query: dict[str, object], expected: set[int]
     ) -> None:
         """All operators; query, count and claim agree; the caller's dict does not change."""
         models = [{"class": "LGBModel", "seg": ("a", "b")}, {"class": "LGBRanker"}, {"class": "Linear"}]
@@ -1253,7 +1253,7 @@ class TaskStoreSuite:
             ({"status": "donne"}, "done"),
         ],
     )
-    def test_a_misspelt_query_is_refused(self, store: TaskStore, query: dict[str, Any], meant: str) -> None:
+    def test_a_misspelt_query_is_refused(self, store: TaskStore, query: dict[str, object], meant: str) -> None:
         """The message suggests the nearest valid name."""
         with pytest.raises(ConfigError, match=f"Did you mean '{meant}'"):
             list(store.query(POOL, query))

@@ -148,7 +148,7 @@ class StoreMachine(RuleBasedStateMachine):
         """Choose one of the claims so far: usually the latest, sometimes a stale one."""
         return self.claims[-1 - data.draw(st.integers(0, min(3, len(self.claims) - 1)))]
 
-    def end(self, claim: tuple[TaskRecord, TaskRecord], call: Callable[[TaskStore, TaskRecord], Any]) -> None:
+    def end(self, claim: tuple[TaskRecord, TaskRecord], call: Callable[[TaskStore, TaskRecord], object]) -> None:
         """Make the same call on both stores, each with its own claim."""
         task = {id(self.model): claim[0], id(self.store): claim[1]}
         self.both(lambda s: call(s, task[id(s)]))
@@ -185,9 +185,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.clock.now += seconds
 
     @rule(query=QUERIES, what=st.sampled_from(["retry", "retry", "cancel", "raise", "reset", "finish"]))
-    def change(self, query: dict[str, Any], what: str) -> None:
+    def change(self, query: dict[str, object], what: str) -> None:
         """Make an administrative change to the tasks that match."""
-        calls: dict[str, Callable[[TaskStore], Any]] = {
+        calls: dict[str, Callable[[TaskStore], object]] = {
             "retry": lambda s: s.retry(POOL, query),
             "cancel": lambda s: s.cancel(POOL, query),
             "raise": lambda s: s.prioritize(POOL, query, 2),

@@ -47,7 +47,7 @@ class _Hostile:
     def __init__(self, marker: Path) -> None:
         self.marker = marker
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return Path.touch, (self.marker,)
 
 
@@ -192,7 +192,7 @@ class TrackerSuite:
         recorder = experiment.create_recorder()
         recorder.end_run()
         experiment.delete_recorder(recorder.id)
-        say: dict[str, Callable[[], Any]] = {
+        say: dict[str, Callable[[], object]] = {
             "one tag": lambda: recorder.set_tags(a="1"),
             "two tags": lambda: recorder.set_tags(a="1", b="2"),
             "metric": lambda: recorder.log_metrics(a=1.0),

@@ -104,7 +104,7 @@ def remove(files: Files, name: str) -> None:
             files.remove(name + form)
 
 
-def _form(value: Any) -> tuple[str, Callable[[Path], Any]]:
+def _form(value: Any) -> tuple[str, Callable[[Path], object]]:
     """Return the file suffix for an object, and the function that writes the file."""
     pandas, numpy = sys.modules.get("pandas"), sys.modules.get("numpy")  # without the import there are no such objects
     if pandas is not None and isinstance(value, (pandas.DataFrame, pandas.Series)):
@@ -177,7 +177,7 @@ def _same_moment(value: object) -> bool:
     return type(back) is type(value) and repr(back) == repr(value) and _unit(back) == _unit(value)
 
 
-def _unit(value: object) -> Any:
+def _unit(value: object) -> object:
     return getattr(value, "unit", None)
 
 
@@ -228,13 +228,13 @@ def load_file(file: Path, *, trusted: bool = False) -> Any:
         raise ArtifactUnreadable(f"The artifact {file} cannot be read: {type(exc).__name__}: {exc}") from exc
 
 
-def _read_frame(file: Path, trusted: bool) -> Any:
+def _read_frame(file: Path, trusted: bool) -> object:
     from rollforge.track import frame
 
     return frame.read_table(file)
 
 
-def _read_array(file: Path, trusted: bool) -> Any:
+def _read_array(file: Path, trusted: bool) -> object:
     import numpy as np
 
     with file.open("rb") as stream:  # a damaged header may claim more data than the file or memory holds
@@ -248,11 +248,11 @@ def _read_array(file: Path, trusted: bool) -> Any:
     return np.load(file, allow_pickle=False)
 
 
-def _read_plain(file: Path, trusted: bool) -> Any:
+def _read_plain(file: Path, trusted: bool) -> object:
     plain = json.loads(file.read_text(encoding="utf-8", errors="surrogatepass"))
     find_reference = import_reference if trusted else _known_reference
 
-    def resolve(module: str, name: str) -> Any:
+    def resolve(module: str, name: str) -> object:
         try:
             return find_reference(module, name)
         except (ImportError, AttributeError) as exc:
@@ -261,7 +261,7 @@ def _read_plain(file: Path, trusted: bool) -> Any:
     return from_plain(plain, resolve=resolve)
 
 
-def _known_reference(module: str, name: str) -> Any:
+def _known_reference(module: str, name: str) -> object:
     """Return a class or function of a module that is already imported; of Python's own modules, only classes."""
     package = module.partition(".")[0]
     if package != "rollforge" and module not in sys.modules and not trust.loads_back(module):
@@ -282,7 +282,7 @@ def _known_reference(module: str, name: str) -> Any:
     return found
 
 
-def _read_saved(file: Path, trusted: bool) -> Any:
+def _read_saved(file: Path, trusted: bool) -> object:
     with zipfile.ZipFile(file) as archive, tempfile.TemporaryDirectory(prefix="rollforge-") as folder:
         check_archive(archive, file.stat().st_size, f"The artifact {file}", error=ArtifactUnreadable)
         about = json.loads(archive.read(_ABOUT))
@@ -295,7 +295,7 @@ def _read_saved(file: Path, trusted: bool) -> Any:
         return kind.load_from(data)
 
 
-_READERS: dict[str, Callable[[Path, bool], Any]] = {
+_READERS: dict[str, Callable[[Path, bool], object]] = {
     _FRAME: _read_frame,
     _ARRAY: _read_array,
     _PLAIN: _read_plain,

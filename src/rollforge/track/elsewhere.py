@@ -9,7 +9,6 @@ import shlex
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from rollforge.confidential import mask_secrets, without_secrets
 from rollforge.errors import RecorderElsewhere, RollforgeError, TrackingError
@@ -105,7 +104,7 @@ def _elsewhere(session: Session, pool: str | None, run_id: str | None) -> Iterat
         return
     store = open_store(session.store_uri)
     for name in [p for p in store.pools() if pool in (None, p)]:
-        done: dict[str, Any] = {"status": Status.DONE.value}
+        done: dict[str, object] = {"status": Status.DONE.value}
         if sum(store.count(name, done).values()) > _MOST:
             continue
         for task in store.query(name, done):

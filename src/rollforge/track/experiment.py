@@ -134,7 +134,7 @@ class Experiment:
             _leave(recorder)
             recorder.end_run(recorder_status)
 
-    def create_recorder(self, recorder_name: str | None = None, tags: Mapping[str, Any] | None = None) -> Recorder:
+    def create_recorder(self, recorder_name: str | None = None, tags: Mapping[str, object] | None = None) -> Recorder:
         """Return a new, running recorder. It does not become the active recorder."""
         name = recorder_name or f"run-{uuid4().hex[:8]}"
         info = self._tracker.create_run(self.id, name, {**context_tags(), **_texts(tags)})
@@ -249,8 +249,8 @@ class Experiment:
         filter_string: str = "",
         *,
         name: str | None = None,
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, Any] | None = None,
+        params: Mapping[str, object] | None = None,
+        tags: Mapping[str, object] | None = None,
         order_by: Sequence[str] = (),
         joined: bool = False,
     ) -> dict[str, Recorder] | list[Recorder]:
@@ -398,7 +398,7 @@ def _times(seconds: Sequence[float | None]) -> pd.DatetimeIndex:
     )
 
 
-def _spread(found: Sequence[RunData], kind: str) -> Iterator[tuple[str, list[Any]]]:
+def _spread(found: Sequence[RunData], kind: str) -> Iterator[tuple[str, list[object]]]:
     """Yield each name of a kind of values, in order of appearance, with the value of every run (None if missing)."""
     values: list[Mapping[str, Any]] = [getattr(d, kind) for d in found]
     for name in dict.fromkeys(n for v in values for n in v):

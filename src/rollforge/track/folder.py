@@ -332,7 +332,7 @@ class FolderTracker:
         return LocalFiles(place / "artifacts", run=place)
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def _lines(file: Path) -> list[dict[str, object]]:
     *lines, unfinished = file.read_bytes().split(b"\n")
     del unfinished  # empty, or an incomplete line of a process that was killed
     found = []

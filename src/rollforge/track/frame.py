@@ -36,7 +36,7 @@ class _Unfit(Exception):
     """A value that Parquet would change."""
 
 
-def _no_reference(module: str, name: str) -> Any:
+def _no_reference(module: str, name: str) -> object:
     """Raise an error: files of this module never refer to classes or functions."""
     raise ValueError(f"the table refers to {module}:{name}, but a table may contain only values")
 
@@ -108,7 +108,7 @@ def _distinct(names: list[str]) -> list[str]:
     return found
 
 
-def _label(value: object) -> Any:
+def _label(value: object) -> object:
     """Return a name as JSON, if it can be restored exactly."""
     if value is None or type(value) in (str, int, bool, float, pd.Timestamp):
         return to_plain(value)
@@ -117,7 +117,7 @@ def _label(value: object) -> Any:
     raise _Unfit(value)
 
 
-def _exactly_plain(value: object) -> Any:
+def _exactly_plain(value: object) -> object:
     if type(value) is dict and all(type(k) is str for k in value):
         return {k: _exactly_plain(v) for k, v in value.items()}
     if type(value) is list:
@@ -149,7 +149,7 @@ def _array(column: pd.Series) -> tuple[pa.Array, str]:
     raise _Unfit(dtype)
 
 
-def _dtype(name: str) -> Any:
+def _dtype(name: str) -> object:
     try:
         return pd.api.types.pandas_dtype(name)
     except (TypeError, ValueError):
@@ -182,7 +182,7 @@ def _sized(dtype: str) -> str:
 # -- an index ----------------------------------------------------------------------------------------------------------
 
 
-def _index(index: pd.Index) -> tuple[list[pd.Index], dict[str, Any]]:
+def _index(index: pd.Index) -> tuple[list[pd.Index], dict[str, object]]:
     """Return the levels of an index as columns, and the rest of its description."""
     names = [_label(n) for n in index.names]
     if isinstance(index, pd.RangeIndex):

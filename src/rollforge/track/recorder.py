@@ -91,7 +91,7 @@ class Recorder:
     def __hash__(self) -> int:
         return hash(self._identity())
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         self.flush()
         return open_reference, (self.reference(),)
 
@@ -198,7 +198,7 @@ class Recorder:
 
     # -- values --------------------------------------------------------------------------------------------------------
 
-    def log_params(self, **kwargs: Any) -> None:
+    def log_params(self, **kwargs: object) -> None:
         """Log parameters. Values are stored as text of any length.
 
         Raises
@@ -221,7 +221,7 @@ class Recorder:
             self._params.update(new)
             self._noted()
 
-    def log_metrics(self, step: int | None = None, **kwargs: Any) -> None:
+    def log_metrics(self, step: int | None = None, **kwargs: object) -> None:
         """Log metrics.
 
         Parameters
@@ -243,7 +243,7 @@ class Recorder:
             self._metrics.extend(new)
             self._noted()
 
-    def set_tags(self, **kwargs: Any) -> None:
+    def set_tags(self, **kwargs: object) -> None:
         """Set tags. Unlike params, tags can be changed later."""
         with self._lock:
             self._tags.update(_texts("tags", kwargs))
@@ -309,7 +309,7 @@ class Recorder:
     # -- artifacts -----------------------------------------------------------------------------------------------------
 
     def save_objects(
-        self, local_path: str | Path | None = None, artifact_path: str | None = None, **kwargs: Any
+        self, local_path: str | Path | None = None, artifact_path: str | None = None, **kwargs: object
     ) -> None:
         """Save objects under their names, or the file or folder at `local_path`.
 

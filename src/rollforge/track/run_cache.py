@@ -92,7 +92,7 @@ class RunIndex:
                 draft.unlink(missing_ok=True)
 
 
-def _plain(data: RunData) -> list[Any]:
+def _plain(data: RunData) -> list[object]:
     return [list(asdict(data.info).values()), data.params, data.metrics, data.tags]
 
 

@@ -114,7 +114,7 @@ class Config(dict[str, Any]):
         if mode != "client":
             raise ConfigError(f"There is no data server; the mode is 'client', not {mode!r}.", path="default_conf")
 
-    def set_conf_from_C(self, config_c: Mapping[str, Any]) -> None:  # noqa: N802 - Qlib's name
+    def set_conf_from_C(self, config_c: Mapping[str, object]) -> None:  # noqa: N802 - Qlib's name
         """Copy the settings of another object."""
         for name in config_c:
             super().__setitem__(name, config_c[name])

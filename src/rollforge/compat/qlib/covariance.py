@@ -43,7 +43,7 @@ class RiskModel(BaseModel):
 
     def predict(
         self,
-        X: Any,  # noqa: N803 - Qlib's name
+        X: object,  # noqa: N803 - Qlib's name
         return_corr: bool = False,
         is_price: bool = True,
         return_decomposed_components: bool = False,

@@ -112,46 +112,46 @@ class Expression(str):
         tree = parse(str.__str__(self))
         return lookback(tree), lookahead(tree)
 
-    def __add__(self, other: Any) -> Expression:
+    def __add__(self, other: object) -> Expression:
         return made("Add", self, other)
 
-    def __radd__(self, other: Any) -> Expression:
+    def __radd__(self, other: object) -> Expression:
         return made("Add", other, self)
 
-    def __sub__(self, other: Any) -> Expression:
+    def __sub__(self, other: object) -> Expression:
         return made("Sub", self, other)
 
-    def __rsub__(self, other: Any) -> Expression:
+    def __rsub__(self, other: object) -> Expression:
         return made("Sub", other, self)
 
-    def __mul__(self, other: Any) -> Expression:
+    def __mul__(self, other: object) -> Expression:
         return made("Mul", self, other)
 
-    def __rmul__(self, other: Any) -> Expression:
+    def __rmul__(self, other: object) -> Expression:
         return made("Mul", other, self)
 
-    def __truediv__(self, other: Any) -> Expression:
+    def __truediv__(self, other: object) -> Expression:
         return made("Div", self, other)
 
-    def __rtruediv__(self, other: Any) -> Expression:
+    def __rtruediv__(self, other: object) -> Expression:
         return made("Div", other, self)
 
-    def __floordiv__(self, other: Any) -> Expression:
+    def __floordiv__(self, other: object) -> Expression:
         return made("FloorDiv", self, other)
 
-    def __rfloordiv__(self, other: Any) -> Expression:
+    def __rfloordiv__(self, other: object) -> Expression:
         return made("FloorDiv", other, self)
 
-    def __mod__(self, other: Any) -> Expression:
+    def __mod__(self, other: object) -> Expression:
         return made("Mod", self, other)
 
-    def __rmod__(self, other: Any) -> Expression:
+    def __rmod__(self, other: object) -> Expression:
         return made("Mod", other, self)
 
-    def __pow__(self, other: Any) -> Expression:
+    def __pow__(self, other: object) -> Expression:
         return made("Power", self, other)
 
-    def __rpow__(self, other: Any) -> Expression:
+    def __rpow__(self, other: object) -> Expression:
         return made("Power", other, self)
 
     def __neg__(self) -> Expression:
@@ -160,28 +160,28 @@ class Expression(str):
     def __invert__(self) -> Expression:
         return made("Not", self)
 
-    def __gt__(self, other: Any) -> Expression:  # type: ignore[override]  # an expression, as Qlib has it
+    def __gt__(self, other: object) -> Expression:  # type: ignore[override]  # an expression, as Qlib has it
         return made("Gt", self, other)
 
-    def __ge__(self, other: Any) -> Expression:  # type: ignore[override]
+    def __ge__(self, other: object) -> Expression:  # type: ignore[override]
         return made("Ge", self, other)
 
-    def __lt__(self, other: Any) -> Expression:  # type: ignore[override]
+    def __lt__(self, other: object) -> Expression:  # type: ignore[override]
         return made("Lt", self, other)
 
-    def __le__(self, other: Any) -> Expression:  # type: ignore[override]
+    def __le__(self, other: object) -> Expression:  # type: ignore[override]
         return made("Le", self, other)
 
-    def __and__(self, other: Any) -> Expression:
+    def __and__(self, other: object) -> Expression:
         return made("And", self, other)
 
-    def __rand__(self, other: Any) -> Expression:
+    def __rand__(self, other: object) -> Expression:
         return made("And", other, self)
 
-    def __or__(self, other: Any) -> Expression:
+    def __or__(self, other: object) -> Expression:
         return made("Or", self, other)
 
-    def __ror__(self, other: Any) -> Expression:
+    def __ror__(self, other: object) -> Expression:
         return made("Or", other, self)
 
 
@@ -429,7 +429,7 @@ def _built_in(name: str) -> type[Expression]:
     def __init__(self: object, *args: object, **kwargs: object) -> None:  # noqa: N807 - it becomes one
         vars(self).update(inspect.Signature(arguments).bind(*args, **kwargs).arguments)
 
-    inside: dict[str, Any] = {
+    inside: dict[str, object] = {
         "__init__": __init__, "__module__": __name__, "__doc__": f"``{name}({', '.join(names)})``.", "_arguments": arguments,
     }  # fmt: skip
     return type(name, (_BuiltIn, base), inside)

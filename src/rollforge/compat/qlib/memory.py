@@ -54,12 +54,12 @@ class MemCacheUnit(MutableMapping[Any, Any]):
             _, (_, gone) = self._values.popitem(last=False)
             self._size -= gone
 
-    def __getitem__(self, key: Any) -> Any:
+    def __getitem__(self, key: object) -> Any:
         value, _ = self._values[key]
         self._values.move_to_end(key)
         return value
 
-    def __delitem__(self, key: Any) -> None:
+    def __delitem__(self, key: object) -> None:
         _, size = self._values.pop(key)
         self._size -= size
 
@@ -122,7 +122,7 @@ class MemCacheExpire:
     """Seconds."""
 
     @staticmethod
-    def set_cache(mem_cache: MutableMapping[Any, Any], key: Any, value: Any) -> None:
+    def set_cache(mem_cache: MutableMapping[object, object], key: object, value: Any) -> None:
         """Store a value with the current time."""
         mem_cache[key] = value, time.time()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rollforge.errors import DataNotFound
 from rollforge.paths import read_path
@@ -30,7 +29,7 @@ class GetData:
         pass
 
     def qlib_data(
-        self, target_dir: str | Path = "~/.qlib/qlib_data/cn_data", exists_skip: bool = False, **kwargs: Any
+        self, target_dir: str | Path = "~/.qlib/qlib_data/cn_data", exists_skip: bool = False, **kwargs: object
     ) -> None:
         """Do nothing if data exist; otherwise raise an error that explains how to obtain them.
 
@@ -46,7 +45,7 @@ class GetData:
                 "with 'rollforge data import', or copy a folder in Qlib's form there."
             )
 
-    def download_data(self, *args: Any, **kwargs: Any) -> None:
+    def download_data(self, *args: object, **kwargs: object) -> None:
         """Raise an error that explains how to obtain data.
 
         Raises

@@ -120,7 +120,7 @@ def auto_filter_kwargs(func: Callable[..., object], warning: bool = True) -> Cal
         return func
 
     @functools.wraps(func)
-    def filtered(*args: object, **kwargs: object) -> Any:
+    def filtered(*args: object, **kwargs: object) -> object:
         left_out = sorted(set(kwargs) - set(parameters))
         if left_out and warning:
             logger.warning("%s: arguments ignored: %s", getattr(func, "__name__", func), ", ".join(left_out))

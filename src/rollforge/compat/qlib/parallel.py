@@ -57,11 +57,11 @@ class call_in_subproc:  # noqa: N801 - Qlib's name
     def __init__(self, func: Callable[..., Any], qlib_config: Config | None = None) -> None:
         self.func, self.qlib_config = func, qlib_config
 
-    def _call(self, *args: object, **kwargs: object) -> Any:
+    def _call(self, *args: object, **kwargs: object) -> object:
         if self.qlib_config is not None:
             C.register_from_C(self.qlib_config)
         return self.func(*args, **kwargs)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         with ProcessPoolExecutor(max_workers=1) as pool:
             return pool.submit(self._call, *args, **kwargs).result()

@@ -74,7 +74,7 @@ class InstrumentProvider:
     list_instruments = staticmethod(D.list_instruments)
 
     @classmethod
-    def get_inst_type(cls, inst: Any) -> str:
+    def get_inst_type(cls, inst: object) -> str:
         """Return how a universe is described: by name and filters, by days, or by codes."""
         if isinstance(inst, Mapping):
             return cls.CONF if "market" in inst else cls.DICT
@@ -121,7 +121,7 @@ class DatasetProvider:
         return instruments if isinstance(instruments, Mapping) else list(instruments)
 
     @staticmethod
-    def get_column_names(fields: Sequence[Any]) -> list[str]:
+    def get_column_names(fields: Sequence[object]) -> list[str]:
         """Return the column names of expressions."""
         return [str(field) for field in fields]
 
@@ -137,9 +137,9 @@ class DatasetProvider:
         end_time: DayLike | None,
         freq: str,
         column_names: Sequence[str],
-        spans: Sequence[tuple[Any, Any]] | None = None,
-        g_config: Any = None,
-        inst_processors: Sequence[Any] = (),
+        spans: Sequence[tuple[object, object]] | None = None,
+        g_config: object = None,
+        inst_processors: Sequence[object] = (),
     ) -> pd.DataFrame:
         """Return expressions of one instrument, indexed by day; if spans are given, only on the days inside them."""
         instruments = [inst] if spans is None else {inst: spans}

@@ -135,7 +135,7 @@ def get_valid_value(series: pd.Series, last: bool = True) -> Any:
     return valid.iloc[-1 if last else 0] if len(valid) else np.nan
 
 
-def _valid(ts_feature: pd.DataFrame | pd.Series, last: bool) -> Any:
+def _valid(ts_feature: pd.DataFrame | pd.Series, last: bool) -> object:
     if isinstance(ts_feature, pd.DataFrame):
         return ts_feature.apply(get_valid_value, last=last)
     return get_valid_value(ts_feature, last=last)

@@ -108,13 +108,13 @@ def _run(kind: type, forms: Forms, series: Lifespans, tree: Call, *arguments: ob
 
 def _given(
     forms: Forms, argument: Tree, values: Any, row: int, code: str, begin: int, end: int, days: pd.RangeIndex
-) -> Any:
+) -> object:
     if not isinstance(argument, (Field, Call)):
         return values
     return forms.values(str(argument), code, pd.Series(values[row, begin:end], index=days, name=str(argument)))
 
 
-def _computed(kind: type, given: Sequence[object], code: str, days: pd.RangeIndex, freq: str) -> Any:
+def _computed(kind: type, given: Sequence[object], code: str, days: pd.RangeIndex, freq: str) -> object:
     try:
         return kind(*given).load(code, days[0], days[-1], freq)
     except RollforgeError:

@@ -22,7 +22,7 @@ class LightGBMFInt(FeatureInt):
 
     model: Any = None
 
-    def get_feature_importance(self, *args: Any, **kwargs: Any) -> pd.Series:
+    def get_feature_importance(self, *args: object, **kwargs: object) -> pd.Series:
         """Return the importance of each feature, largest first."""
         values = self.model.feature_importance(*args, **kwargs)
         return pd.Series(values, index=self.model.feature_name()).sort_values(ascending=False)

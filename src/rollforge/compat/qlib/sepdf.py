@@ -57,7 +57,7 @@ class SepDataFrame:
             raise DataError("No frame leads (join=None), so there are no common rows.")
         return self._df_dict[self.join]
 
-    def apply_each(self, method: str, skip_align: bool = True, *args: Any, **kwargs: Any) -> SepDataFrame | None:
+    def apply_each(self, method: str, skip_align: bool = True, *args: Any, **kwargs: object) -> SepDataFrame | None:
         """Apply a method to each frame; return None if it changes them in place."""
         made = {k: getattr(df, method)(*args, **kwargs) for k, df in self._df_dict.items()}
         return None if any(df is None for df in made.values()) else SepDataFrame(made, self.join, skip_align=skip_align)
@@ -66,7 +66,7 @@ class SepDataFrame:
         """Return each frame in order."""
         return self.apply_each("sort_index", True, *args, **kwargs)
 
-    def copy(self, *args: Any, **kwargs: Any) -> SepDataFrame | None:
+    def copy(self, *args: Any, **kwargs: object) -> SepDataFrame | None:
         """Return a copy of the frames."""
         return self.apply_each("copy", True, *args, **kwargs)
 

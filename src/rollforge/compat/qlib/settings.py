@@ -25,7 +25,7 @@ PROTOCOL_VERSION = 4
 NUM_USABLE_CPU = max(available_cores() - 2, 1)
 DEFAULT_FREQ = "__DEFAULT_FREQ"
 
-DEFAULTS: Mapping[str, Any] = {
+DEFAULTS: Mapping[str, object] = {
     "auto_mount": False,
     "calendar_cache": None,
     "calendar_provider": "LocalCalendarProvider",
@@ -67,14 +67,14 @@ DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 """Setting -> its default in Qlib; most of them have no effect in Rollforge."""
 
-REGIONS: Mapping[str, Mapping[str, Any]] = {
+REGIONS: Mapping[str, Mapping[str, object]] = {
     "cn": {"trade_unit": 100, "limit_threshold": 0.095, "deal_price": "close"},
     "us": {"trade_unit": 1, "limit_threshold": None, "deal_price": "close"},
     "tw": {"trade_unit": 1000, "limit_threshold": 0.1, "deal_price": "close"},
 }
 """Region -> settings that it determines."""
 
-HIGH_FREQ_CONFIG: Mapping[str, Any] = {
+HIGH_FREQ_CONFIG: Mapping[str, object] = {
     "provider_uri": "~/.qlib/qlib_data/cn_data_1min",
     "dataset_cache": None,
     "expression_cache": "DiskExpressionCache",
@@ -113,11 +113,11 @@ class DataPathManager:
         return {str(freq): str(read_path(uri, "provider_uri").resolve()) for freq, uri in uris.items()}
 
     @staticmethod
-    def get_uri_type(uri: Any) -> str:
+    def get_uri_type(uri: object) -> str:
         """Return ``local``, because the system mounts folders of other machines."""
         return "local"
 
-    def get_data_uri(self, freq: Any = None) -> Path:
+    def get_data_uri(self, freq: object = None) -> Path:
         """Return the folder of a frequency.
 
         Raises

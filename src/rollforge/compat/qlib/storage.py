@@ -220,6 +220,6 @@ class FileFeatureStorage(_FileStorage):
         begin, end = self._span()
         return end - begin
 
-    def write(self, data_array: Any, index: int | None = None) -> None:
+    def write(self, data_array: object, index: int | None = None) -> None:
         """Refuse: :class:`DataError`."""
         raise DataError(_WRITE)
