@@ -50,10 +50,10 @@ class MultiHorizonGenBase(TaskGen):
         return len(self.horizon)
 
     @abc.abstractmethod
-    def set_horizon(self, task: dict[str, object], hr: int) -> None:
+    def set_horizon(self, task: dict[str, Any], hr: int) -> None:
         """Set the horizon `hr` in `task`, in place; usually in its label."""
 
-    def generate(self, task: dict[str, object]) -> list[dict[str, Any]]:
+    def generate(self, task: dict[str, Any]) -> list[dict[str, Any]]:
         """Return one task per horizon.
 
         Raises

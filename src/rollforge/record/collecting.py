@@ -21,7 +21,7 @@ def collect_data(
     account: float | Mapping[str, object] = 1e9,
     exchange_kwargs: Mapping[str, object] | None = None,
     pos_type: str = "Position",
-    return_value: dict[str, object] | None = None,
+    return_value: dict[str, Any] | None = None,
 ) -> Generator[BaseTradeDecision, None, None]:
     """Run a backtest, and yield the decision of each day before it is executed.
 

@@ -58,7 +58,7 @@ class FileOrderStrategy(BaseStrategy):
         """Return the codes of the orders."""
         return sorted(set(self.order_df["instrument"].astype(str).str.upper()))
 
-    def generate_trade_decision(self, execute_result: list[object] | None = None) -> BaseTradeDecision:
+    def generate_trade_decision(self, execute_result: list[Any] | None = None) -> BaseTradeDecision:
         """Return the orders of the day, in the order of the file."""
         start, _ = self.trade_calendar.get_step_time()
         rows = self._by_day.get(start)

@@ -103,7 +103,7 @@ class TrainerRM(Aliased, RecorderTrainer):
 
     def train(
         self,
-        tasks: list[dict[str, object]] | dict[str, object],
+        tasks: list[dict[str, Any]] | dict[str, Any],
         train_func: TrainFunc | None = None,
         experiment_name: str | None = None,
         before_status: Status | str = Status.WAITING,
@@ -273,7 +273,7 @@ class DelayTrainerRM(TrainerRM):
 
     def train(
         self,
-        tasks: list[dict[str, object]] | dict[str, object],
+        tasks: list[dict[str, Any]] | dict[str, Any],
         train_func: TrainFunc | None = None,
         experiment_name: str | None = None,
         before_status: Status | str = Status.WAITING,

@@ -215,7 +215,7 @@ class TrainerR(RecorderTrainer):
 
     def train(
         self,
-        tasks: list[dict[str, object]] | dict[str, object],
+        tasks: list[dict[str, Any]] | dict[str, Any],
         train_func: TrainFunc | None = None,
         experiment_name: str | None = None,
         **kwargs: Any,

@@ -108,7 +108,7 @@ def fetch_df_by_col(df: pd.DataFrame, col_set: str | Sequence[str]) -> pd.DataFr
     return found
 
 
-def init_task_handler(task: dict[str, object]) -> DataHandler:
+def init_task_handler(task: dict[str, Any]) -> DataHandler:
     """Build the handler of a task, put it into the task, and return it.
 
     Raises

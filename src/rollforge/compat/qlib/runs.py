@@ -43,6 +43,6 @@ def list_recorders(
     return {k: r for k, r in found.items() if rec_filter_func is None or rec_filter_func(r)}
 
 
-def replace_task_handler_with_cache(task: dict[str, object], cache_dir: str | Path = ".") -> dict[str, Any]:
+def replace_task_handler_with_cache(task: dict[str, Any], cache_dir: str | Path = ".") -> dict[str, Any]:
     """Return the task unchanged, because the panel cache stores the features of every handler anyway."""
     return task
