@@ -409,7 +409,7 @@ def fill_placeholder(config: object, values: Mapping[str, object]) -> Any:
 
     budget = _Budget()
 
-    def replace(text: str) -> Any:
+    def replace(text: str) -> object:
         if text in values:
             return values[text]
         match = _REFERENCE.fullmatch(text)
@@ -445,7 +445,7 @@ def resolve_references(task: Mapping[str, object]) -> dict[str, Any]:
     budget = _Budget()
 
     def resolve(node: object, trail: tuple[str, ...]) -> Any:
-        def replace(text: str) -> Any:
+        def replace(text: str) -> object:
             match = _REFERENCE.fullmatch(text)
             if match is None:
                 return text
@@ -496,7 +496,9 @@ def flatten_dict(d: Mapping[Any, object], parent_key: object = "", sep: str = ".
     return flat
 
 
-def update_config(base_config: Mapping[str, Any], ext_config: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
+def update_config(
+    base_config: Mapping[str, Any], ext_config: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return a copy of `base_config` with changes merged into it. Neither argument is modified.
 
     Parameters

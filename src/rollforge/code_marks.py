@@ -72,7 +72,7 @@ class _Description:
         ] = {}  # visited objects are represented by their number, because code can be recursive
         self._kept: list[object] = []  # keeps visited objects alive, so that their ids are not reused
 
-    def of(self, value: object) -> Any:
+    def of(self, value: object) -> object:
         if value is None or isinstance(value, _PLAIN):
             return repr(value)
         if isinstance(value, CodeType):

@@ -21,7 +21,7 @@ from rollforge.errors import (
 )
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER, Kind
 from rollforge.session import Session, using
-from rollforge.task import digest
+from rollforge.task import Definition, digest
 from rollforge.workflow import Template, Workflow, place_of
 from rollforge.yaml12 import line_of
 
@@ -39,7 +39,7 @@ class Plan:
     """The tasks of a workflow, in order, with their windows and with warnings."""
 
     workflow: Workflow
-    tasks: tuple[dict[str, Any], ...]
+    tasks: tuple[Definition, ...]
     ids: tuple[str, ...]
     schedule: Schedule
     """The window of each task; with the model's name if there are several models or the model was named."""
@@ -125,9 +125,9 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
             f"{exc} A made-up one with the names and days of this file: {_demo_command(template, uri)}"
         ) from None
     # In Qlib's format a window's backtest keeps the days of the file; in Rollforge's format it has its own.
-    own: dict[str, Any] = {"roll_backtest": workflow.form == "rollforge", **(workflow.rolling or {})}
+    own: Definition = {"roll_backtest": workflow.form == "rollforge", **(workflow.rolling or {})}
     rolling = [RollingGen(**own)] if workflow.rolling is not None else []
-    tasks: list[dict[str, Any]] = []
+    tasks: list[Definition] = []
     names: list[str] = []
     check_count([one.task for one in workflow.templates], [*_grid(workflow), *rolling])
     for one in _variants(workflow):

@@ -13,7 +13,7 @@ import copy
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,13 +36,13 @@ from rollforge.record.analysis import recorded_labels
 from rollforge.record.signal import SignalRecord
 from rollforge.run.trainer import TrainerR
 from rollforge.session import Session, current_session, using
+from rollforge.task import Definition
 from rollforge.track.base import get_experiment, open_tracker
 from rollforge.workflow import load_workflow
 from rollforge.yaml12 import read_yaml
 
 __all__ = ["DDGDA", "Rolling"]
 
-Task = dict[str, Any]
 _SIGNAL = "qlib.workflow.record_temp.SignalRecord"
 
 
@@ -126,7 +126,7 @@ class Rolling:
 
     # -- the tasks -----------------------------------------------------------------------------------------------------
 
-    def basic_task(self, enable_handler_cache: bool | None = True) -> Task:
+    def basic_task(self, enable_handler_cache: bool | None = True) -> Definition:
         """Return the file's task with the changes requested by the arguments, before windows are generated.
 
         Parameters
@@ -134,7 +134,7 @@ class Rolling:
         enable_handler_cache : bool
             Whether a given `h_path` also determines the label. Features are cached on disk in any case.
         """
-        task: Task = copy.deepcopy(self._raw_conf()["task"])
+        task: Definition = copy.deepcopy(self._raw_conf()["task"])
         _ = TaskView(task).segments  # the segments changed below must exist
         if self.horizon is not None:
             if enable_handler_cache and self.h_path is not None:
@@ -151,7 +151,7 @@ class Rolling:
         self.logger.info("the task: %s", task)
         return task
 
-    def get_task_list(self) -> list[Task]:
+    def get_task_list(self) -> list[Definition]:
         """Return the task of each window; each records only its prediction."""
         task = self.basic_task()
         # All windows read the data of one handler, so the last test segment can be cut short by the handler's end.
@@ -163,7 +163,7 @@ class Rolling:
         """The file's content."""
         return read_yaml(load_workflow(self.conf_path).text, str(self.conf_path))[0]
 
-    def _set_horizon(self, task: Task, horizon: int) -> None:
+    def _set_horizon(self, task: Definition, horizon: int) -> None:
         """Set the label of the task's handler to the return over `horizon` days."""
         label = f"Ref($close, -{horizon + 1}) / Ref($close, -1) - 1"
         kwargs = _handler_kwargs(task)
@@ -179,13 +179,13 @@ class Rolling:
             kwargs["label"] = [label]
         self.logger.info("the label is %s", label)
 
-    def _replace_handler_with_cache(self, task: Task) -> Task:
+    def _replace_handler_with_cache(self, task: Definition) -> Definition:
         """Return the task with the handler of `h_path`; unchanged without one, because the panel cache stores its features."""
         if self.h_path is not None:
             TaskView(task).dataset_kwargs["handler"] = self.h_path.absolute().as_uri()
         return task
 
-    def _update_start_end_time(self, task: Task) -> Task:
+    def _update_start_end_time(self, task: Definition) -> Definition:
         """Return the task with the requested first day of training and last day of testing."""
         segments = TaskView(task).dataset_kwargs["segments"]
         asked = [name for name, day in (("train", self.train_start), ("test", self.test_end)) if day is not None]
@@ -201,7 +201,7 @@ class Rolling:
             _extend(handler, "end_time", self.test_end, earlier=False)
         return task
 
-    def _trunc_days(self, task: Task) -> int:
+    def _trunc_days(self, task: Definition) -> int:
         if self.horizon is not None:
             return self.horizon + 1
         ahead = label_lookahead(task)
@@ -330,7 +330,7 @@ class DDGDA(Rolling):
         )
 
 
-def _handler_kwargs(task: Task) -> dict[str, object] | None:
+def _handler_kwargs(task: Definition) -> dict[str, object] | None:
     """Return the arguments of a task's handler, which can be modified in place; None if it is not given by a mapping."""
     handler = TaskView(task).handler
     if not isinstance(handler, dict):
@@ -353,7 +353,7 @@ def _extend(handler: dict[str, object] | None, key: str, day: pd.Timestamp, *, e
         handler[key] = day
 
 
-def _record_class(config: Any, where: str) -> Any:
+def _record_class(config: Any, where: str) -> Callable[..., Any]:
     name = config.get("class") if isinstance(config, Mapping) else config
     module = config.get("module_path") if isinstance(config, Mapping) else None
     if name is None:

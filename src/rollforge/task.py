@@ -26,6 +26,7 @@ from rollforge.limits import LIMITS, Limit
 
 __all__ = [
     "Cause",
+    "Definition",
     "Status",
     "TaskRecord",
     "check_size",
@@ -39,6 +40,10 @@ __all__ = [
     "searchable",
     "to_plain",
 ]
+
+
+Definition = dict[str, Any]
+"""A task, or a part of one, as it is written: JSON-like, with values of any kind in it."""
 
 
 class Status(StrEnum):
@@ -296,7 +301,7 @@ def import_reference(module: str, name: str) -> Any:
     return target
 
 
-def name_reference(module: str, name: str) -> Any:
+def name_reference(module: str, name: str) -> str | type | FunctionType:
     """Return the class or function that ``module:name`` refers to, or its dotted name if that is not imported.
 
     Nothing is imported or called, and only a class or function defined under this name is returned: how a definition is

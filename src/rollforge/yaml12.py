@@ -28,7 +28,7 @@ class BoundedLoader(yaml.SafeLoader):
         self._counts: dict[str, int] = {}
         self._limits = {name: LIMITS[name].value for name in ("depth", "values", "expanded_values")}
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         """Return a node, and count its expanded size: an alias counts as much as the node that it names."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         before = self._count
@@ -136,7 +136,7 @@ def _construct_int(loader: _Loader, node: Any) -> int:
     return value
 
 
-def _construct_timestamp(loader: _Loader, node: Any) -> Any:
+def _construct_timestamp(loader: _Loader, node: Any) -> object:
     try:
         return loader.construct_yaml_timestamp(node)
     except ValueError:  # 2020-02-30

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 __all__ = ["join_in_order"]
 
-Codes = NDArray[np.integer[Any]]
+Codes = NDArray[np.integer]
 
 
-def join_in_order(parts: Sequence[Any]) -> Any:
+def join_in_order(parts: Sequence[Any]) -> pd.DataFrame | pd.Series | None:
     """Concatenate consecutive windows into one frame (or series); None if they are not consecutive.
 
     Each part must be strictly sorted by (datetime, instrument), with all its days after those of the previous part, and

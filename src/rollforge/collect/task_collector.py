@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rollforge.collect.ensemble import RollingEnsemble
 from rollforge.dates import read_day
 from rollforge.errors import ArtifactNotFound
 from rollforge.generate.task_view import TaskView
 from rollforge.session import current_session
+from rollforge.task import Definition
 from rollforge.track.base import Recorder, Tracker, get_experiment, open_tracker
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class TaskCollector:
     def list_recorders(
         self,
         rec_filter_func: Callable[[Recorder], bool] | None = None,
-        task_filter_func: Callable[[dict[str, Any]], bool] | None = None,
+        task_filter_func: Callable[[Definition], bool] | None = None,
         only_finished: bool = True,
         only_have_task: bool = False,
     ) -> dict[str, Recorder]:
@@ -90,8 +91,8 @@ class TaskCollector:
 
     def collect_predictions(
         self,
-        get_key_func: Callable[[dict[str, Any]], Key],
-        task_filter_func: Callable[[dict[str, Any]], bool] | None = None,
+        get_key_func: Callable[[Definition], Key],
+        task_filter_func: Callable[[Definition], bool] | None = None,
     ) -> dict[Key, pd.DataFrame]:
         """Return ``{key: prediction}``; predictions with the same key are joined over their windows.
 
@@ -108,7 +109,7 @@ class TaskCollector:
         return {key: RollingEnsemble()(parts) for key, parts in groups.items()}
 
     def collect_latest_records(
-        self, task_filter_func: Callable[[dict[str, Any]], bool] | None = None
+        self, task_filter_func: Callable[[Definition], bool] | None = None
     ) -> dict[str, Recorder]:
         """Return the recorders with the latest start of the test segment."""
         tasks = {

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.errors import DataError
-from rollforge.expressions.formulas import Lifespans, Place
+from rollforge.expressions.formulas import Array, Lifespans, Place
 from rollforge.expressions.operators import Operator, is_built_in, operator
 from rollforge.expressions.tree import Call, Expression, Field, Number, Text
 from rollforge.market.provider import FieldBlock
@@ -25,7 +25,7 @@ Sources = frozenset[str | Call]
 class OtherInstrument:
     """Result of ``Mask`` or ``ChangeInstrument`` on the instrument it names: the same for all other instruments."""
 
-    value: NDArray[Any]
+    value: Array
     """(1, days)"""
     begin: int
     end: int
@@ -150,7 +150,7 @@ class EvaluationPlan:
         shape: tuple[int, int],
         elsewhere: Mapping[Call, OtherInstrument],
         place: Place | None = None,
-    ) -> Iterator[NDArray[Any]]:
+    ) -> Iterator[Array]:
         """Yield the value of each tree, (instruments, days); it is valid until the next one is requested.
 
         Parameters
@@ -208,7 +208,7 @@ def _given(
     blocks: Mapping[str, FieldBlock],
     shape: tuple[int, int],
     elsewhere: Mapping[Call, OtherInstrument],
-) -> NDArray[Any]:
+) -> Array:
     if isinstance(tree, Number):
         return np.full(shape, tree.value, np.float32)
     if isinstance(tree, Field):

@@ -81,7 +81,7 @@ def as_float(s: Lifespans, x: Any) -> NDArray[np.float64]:
     return converted
 
 
-def blank(x: NDArray[Any], *blocks: int) -> NDArray[np.float64]:
+def blank(x: Array, *blocks: int) -> NDArray[np.float64]:
     """Return an output array for kernels: the shape of `x`, with leading dimensions `blocks`, filled with NaN."""
     return np.full((*blocks, *x.shape), np.nan)
 

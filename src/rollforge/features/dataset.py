@@ -133,7 +133,7 @@ class DatasetH(Dataset):
             return [self._prepare_seg(self._days(s), **arguments) for s in segments]
         return self._prepare_seg(self._days(segments), **arguments)
 
-    def _days(self, segment: object) -> Any:
+    def _days(self, segment: object) -> object:
         """Return the selector for the handler: the days of a named segment, or the argument itself."""
         if isinstance(segment, str) and segment in self.segments:
             days = self.segments[segment]

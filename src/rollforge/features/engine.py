@@ -360,7 +360,7 @@ def _compute_on(provider: Provider, freq: str, start: int, stop: int, code: str,
 
 def load_series(
     provider: Provider, code: str, expression: str, start: int, stop: int, freq: str = "day"
-) -> tuple[int, NDArray[Any]]:
+) -> tuple[int, np.ndarray]:
     """Return an expression on one instrument, in the dtype in which it is computed.
 
     Parameters

@@ -54,7 +54,7 @@ class DataLoader:
         """Return a frame with rows (datetime, instrument) and columns (group, name)."""
         raise NotImplementedError(f"{type(self).__name__} must implement load().")
 
-    def definition(self) -> Any:
+    def definition(self) -> dict[str, Any] | None:
         """Return what the result depends on besides universe, days and data folder, as plain data; None if unknown."""
         return None
 
@@ -232,7 +232,7 @@ class QlibDataLoader(DLWParser):
                         f"There is no field ${name} in {provider.path}, which {text!r} reads.{nearest(name, known)}"
                     )
 
-    def definition(self) -> Any:
+    def definition(self) -> dict[str, Any] | None:
         """Return what the result depends on, as plain data; None if a subclass overrides the loading."""
         own = type(self)
         if own.load is not QlibDataLoader.load or own.load_group_df is not QlibDataLoader.load_group_df:
@@ -472,7 +472,7 @@ class NestedDataLoader(DataLoader):
         for one in self.data_loader_l:
             one.check(instruments, provider)
 
-    def definition(self) -> Any:
+    def definition(self) -> dict[str, Any] | None:
         """Return what the result depends on, as plain data; None if unknown for one of the loaders."""
         definitions = [one.definition() for one in self.data_loader_l]
         return None if None in definitions else {"nested": definitions, "join": self.join}

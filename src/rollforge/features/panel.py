@@ -204,12 +204,12 @@ class Panel:
         return cls(small[0], small[1], tuple(meta["codes"]), small[2], groups)
 
 
-def _is_mapped_from(values: NDArray[Any], file: Path) -> bool:
+def _is_mapped_from(values: np.ndarray, file: Path) -> bool:
     """Return whether an array is mapped from this file: writing to it would truncate the data first."""
     return isinstance(values, np.memmap) and file.exists() and os.path.samefile(str(values.filename), file)
 
 
-def _level(index: pd.Index, name: str) -> tuple[NDArray[Any], pd.Index]:
+def _level(index: pd.Index, name: str) -> tuple[np.ndarray, pd.Index]:
     """Return the code of each row's value, and the distinct values of a level in ascending order."""
     if not isinstance(index, pd.MultiIndex):
         codes, found = pd.factorize(index.get_level_values(name), sort=True)

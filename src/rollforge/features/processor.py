@@ -55,7 +55,7 @@ class Processor(Serializable):
     across_instruments: ClassVar[bool] = False
     """Whether the processor compares the instruments of a day and so needs several of them; used in error messages."""
 
-    def fit(self, df: pd.DataFrame) -> Any:
+    def fit(self, df: pd.DataFrame) -> object:
         """Learn from the frame; the processor selects the rows of its fit window itself."""
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
@@ -105,7 +105,7 @@ class Adapted(Processor):
             raise AttributeError(name)
         return getattr(self.processor, name)
 
-    def fit(self, df: pd.DataFrame) -> Any:
+    def fit(self, df: pd.DataFrame) -> object:
         """Fit the wrapped processor."""
         return self.processor.fit(df)
 
@@ -172,7 +172,7 @@ class _OfGroup(Processor):
 class _Columns(_OfGroup, _Replacing):
     """Base class of processors that replace the columns of a group with others of the same shape."""
 
-    def change(self, x: pd.DataFrame) -> Any:
+    def change(self, x: pd.DataFrame) -> pd.DataFrame | NDArray[np.floating]:
         """Return the new values of the columns `x`."""
         raise NotImplementedError
 
@@ -202,7 +202,7 @@ def _by_day(x: pd.DataFrame) -> pd.api.typing.DataFrameGroupBy[Any, Any]:
     return _with_days(x).groupby(level="datetime")
 
 
-def _precision(x: pd.DataFrame) -> Any:
+def _precision(x: pd.DataFrame) -> type[np.floating]:
     """Return the dtype of results: float32 if all columns are float32, else float64."""
     return np.float32 if all(dtype == np.float32 for dtype in set(x.dtypes)) else np.float64
 
@@ -305,7 +305,7 @@ class Fillna(_Columns):
             return super().changed(df)
         return df.fillna(dict.fromkeys(columns, self.fill_value))  # some column is not numeric
 
-    def change(self, x: pd.DataFrame) -> Any:
+    def change(self, x: pd.DataFrame) -> pd.DataFrame | NDArray[np.floating]:
         values = x.to_numpy()
         return np.where(np.isnan(values), np.asarray(self.fill_value, values.dtype), values)
 
@@ -328,10 +328,10 @@ class _Fitted(_Columns):
             read_day(value, name)  # report a mistake now, not when the model is trained
         self.fit_start_time = fit_start_time
         self.fit_end_time = fit_end_time
-        self.shift: NDArray[Any] | None = None
-        self.scale: NDArray[Any] | None = None
+        self.shift: NDArray[np.floating] | None = None
+        self.scale: NDArray[np.floating] | None = None
 
-    def learn(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    def learn(self, values: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Return the shift to subtract and the scale to divide by, for each column."""
         raise NotImplementedError
 
@@ -355,7 +355,7 @@ class _Fitted(_Columns):
         with np.errstate(all="ignore"):
             self.shift, self.scale = self.learn(inside[get_group_columns(inside, self.fields_group)].to_numpy())
 
-    def change(self, x: pd.DataFrame) -> Any:
+    def change(self, x: pd.DataFrame) -> pd.DataFrame | NDArray[np.floating]:
         if self.shift is None or self.scale is None:
             raise DataError(f"{type(self).__name__} is not fitted yet.")
         dtype = _precision(x)
@@ -366,13 +366,13 @@ class _Fitted(_Columns):
         """Return the columns with infinite values replaced by NaN."""
         return _finite(x)
 
-    def divide(self, off: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
+    def divide(self, off: NDArray[np.floating], scale: NDArray[np.floating]) -> NDArray[np.floating]:
         """Return the shifted values divided by the scale."""
-        values: NDArray[Any] = off / scale
+        values: NDArray[np.floating] = off / scale
         return values
 
 
-def _columnwise(function: Any, values: NDArray[Any], kept: Any = np.isfinite) -> NDArray[Any]:
+def _columnwise(function: Any, values: NDArray[np.floating], kept: Any = np.isfinite) -> NDArray[np.floating]:
     """Return ``function`` of each column in float64, over the values that `kept` selects (by default the finite ones).
 
     A column without such values gives NaN. Columns are converted one at a time to avoid a second copy of the block.
@@ -389,7 +389,7 @@ def _columnwise(function: Any, values: NDArray[Any], kept: Any = np.isfinite) ->
 class MinMaxNorm(_Fitted):
     """Scales to ``(x - min) / (max - min)``; a constant column is left unchanged."""
 
-    def learn(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    def learn(self, values: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         low, high = _columnwise(np.min, values), _columnwise(np.max, values)
         flat = low == high
         return np.where(flat, 0.0, low), np.where(flat, 1.0, high - low)
@@ -398,7 +398,7 @@ class MinMaxNorm(_Fitted):
 class ZScoreNorm(_Fitted):
     """Scales to ``(x - mean) / std`` (population standard deviation); a constant column is left unchanged."""
 
-    def learn(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    def learn(self, values: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         mean, std = _columnwise(np.mean, values), _columnwise(np.std, values)
         flat = _columnwise(np.ptp, values) == 0  # the deviation of equal values may be a rounding error
         return np.where(flat, 0.0, mean), np.where(flat, 1.0, std)
@@ -429,7 +429,7 @@ class RobustZScoreNorm(_Fitted):
         super().__init__(fit_start_time, fit_end_time, fields_group)
         self.clip_outlier = clip_outlier
 
-    def learn(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    def learn(self, values: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         middle = _columnwise(np.median, values, _known)
         spread = _columnwise(lambda c: np.median(np.abs(c - np.median(c))), values, _known)
         return middle, spread * 1.4826
@@ -438,13 +438,13 @@ class RobustZScoreNorm(_Fitted):
         """Return the columns as they are."""
         return x
 
-    def divide(self, off: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
-        values: NDArray[Any] = _measured(off, scale)
+    def divide(self, off: NDArray[np.floating], scale: NDArray[np.floating]) -> NDArray[np.floating]:
+        values: NDArray[np.floating] = _measured(off, scale)
         return np.clip(values, -3, 3) if self.clip_outlier else values
 
 
-def _known(values: NDArray[Any]) -> NDArray[Any]:
-    known: NDArray[Any] = ~np.isnan(values)
+def _known(values: NDArray[np.floating]) -> NDArray[np.bool_]:
+    known: NDArray[np.bool_] = ~np.isnan(values)
     return known
 
 
@@ -458,7 +458,7 @@ class _OfDay(_Columns):
         """Return the new values; `x` contains no infinite values."""
         raise NotImplementedError
 
-    def change(self, x: pd.DataFrame) -> Any:
+    def change(self, x: pd.DataFrame) -> pd.DataFrame | NDArray[np.floating]:
         finite = _finite(x)
         return self.compare(finite).where(_by_day(finite).transform("count") > 1)
 
@@ -498,7 +498,7 @@ class CSRankNorm(_OfDay):
 class CSZFillna(_Columns):
     """Replaces missing and infinite values with the column's mean of the day."""
 
-    def change(self, x: pd.DataFrame) -> Any:
+    def change(self, x: pd.DataFrame) -> pd.DataFrame | NDArray[np.floating]:
         finite = _finite(x)
         return finite.fillna(_by_day(finite).transform("mean"))
 

@@ -78,7 +78,7 @@ class TSDataSampler:
         values = frame.to_numpy(dtype)
         if values.dtype.kind != "f":
             values = values.astype(np.float64)
-        self.data_arr: NDArray[Any] = np.concatenate([values, np.full((1, values.shape[1]), np.nan, values.dtype)])
+        self.data_arr: np.ndarray = np.concatenate([values, np.full((1, values.shape[1]), np.nan, values.dtype)])
         self.nan_idx = len(values)
         """Row of `data_arr` that represents a missing step."""
         self._instruments, of_instrument = _codes(frame.index.get_level_values("instrument"))
@@ -129,7 +129,7 @@ class TSDataSampler:
     def __len__(self) -> int:
         return len(self.idx_map)
 
-    def __getitem__(self, idx: Any) -> NDArray[Any]:
+    def __getitem__(self, idx: Any) -> np.ndarray:
         """Return samples.
 
         Parameters
@@ -157,8 +157,8 @@ class TSDataSampler:
             return self._window(*self.idx_map[int(idx)].tolist())
         return self._windows(self.idx_map[idx if isinstance(idx, slice) else np.asarray(idx, dtype=np.int64)])
 
-    def _window(self, day: int, instrument: int) -> NDArray[Any]:
-        values: NDArray[Any] = self._windows(np.array([[day, instrument]]))[0]
+    def _window(self, day: int, instrument: int) -> np.ndarray:
+        values: np.ndarray = self._windows(np.array([[day, instrument]]))[0]
         return values
 
     def _place(self, day: object, instrument: object) -> tuple[int, int]:
@@ -171,7 +171,7 @@ class TSDataSampler:
             raise KeyError(f"The data begin on {self._days[0]:%Y-%m-%d}, after {day}.")
         return row, int(column)
 
-    def _windows(self, places: NDArray[Any]) -> NDArray[Any]:
+    def _windows(self, places: np.ndarray) -> np.ndarray:
         """Return the values of (day, instrument) pairs as a (sample, step, column) array."""
         days = places[:, :1].astype(np.int64) - np.arange(self.step_len - 1, -1, -1)
         rows = self.idx_arr[np.maximum(days, 0), places[:, 1:]]
@@ -180,7 +180,7 @@ class TSDataSampler:
             rows = self._filled(rows)
             if self.fillna_type == "ffill+bfill":
                 rows = self._filled(rows[:, ::-1])[:, ::-1]
-        values: NDArray[Any] = self.data_arr[rows]
+        values: np.ndarray = self.data_arr[rows]
         return values
 
     def _filled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -277,7 +277,7 @@ class TSDatasetH(DatasetH):
         """Return the :class:`TSDataSampler` of a segment, or a list of them; see :meth:`DatasetH.prepare`."""
         return super().prepare(segments, col_set, data_key, **kwargs)
 
-    def _prepare_seg(self, slc: object, **kwargs: Any) -> Any:
+    def _prepare_seg(self, slc: object, **kwargs: Any) -> TSDataSampler:
         """Return a :class:`TSDataSampler` of some days; also accepts `flt_col` and `dtype`."""
         dtype = kwargs.pop("dtype", None)
         column = kwargs.pop("flt_col", None) or self.flt_col
@@ -293,7 +293,7 @@ class TSDatasetH(DatasetH):
             raise DataError(self._no_rows(slc, kwargs))
         return samples
 
-    def _back(self, start: object) -> Any:
+    def _back(self, start: object) -> object:
         """Return the first day of history that the first sample needs; one day more, as in Qlib."""
         if start is None:
             return None

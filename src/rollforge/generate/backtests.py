@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rollforge.dates import read_day
 from rollforge.generate.segments import Segment, bounds
 from rollforge.generate.task_view import TaskView
+from rollforge.task import Definition
 
 __all__ = ["backtest_of", "backtest_warnings", "is_backtest", "move_backtests", "with_backtest"]
 
@@ -46,7 +47,7 @@ def is_backtest(record: object) -> bool:
     return str(named).rpartition(".")[2] in _RECORDS
 
 
-def with_backtest(record: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+def with_backtest(record: Any, options: Mapping[str, Any]) -> Definition:
     """Return a copy of a record's description with other options under ``config.backtest``."""
     kwargs = record["kwargs"]
     return {**record, "kwargs": {**kwargs, "config": {**kwargs["config"], "backtest": dict(options)}}}

@@ -9,6 +9,7 @@ from typing import Any
 
 from rollforge.errors import RollforgeError
 from rollforge.limits import LIMITS
+from rollforge.task import Definition
 
 __all__ = ["TaskGen", "copy_task", "task_generator"]
 
@@ -28,21 +29,21 @@ class TaskGen(abc.ABC):
     """Base class of generators, which make tasks from a template. The template is never modified."""
 
     @abc.abstractmethod
-    def generate(self, task: dict[str, Any]) -> list[dict[str, Any]]:
+    def generate(self, task: Definition) -> list[Definition]:
         """Return the tasks generated from the template `task`."""
 
     def count(self, task: Mapping[str, Any]) -> int | None:
         """Return how many tasks :meth:`generate` would return for `task`, without generating them; None if unknown."""
         return None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+    def __call__(self, *args: Any, **kwargs: Any) -> list[Definition]:
         """Return :meth:`generate`."""
         return self.generate(*args, **kwargs)
 
 
 def task_generator(
     tasks: Mapping[str, object] | Sequence[Mapping[str, object]], generators: TaskGen | Sequence[TaskGen]
-) -> list[dict[str, Any]]:
+) -> list[Definition]:
     """Apply every generator in turn to every template, and return the tasks.
 
     Parameters

@@ -12,7 +12,7 @@ from rollforge.errors import ConfigError, nearest
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.naming import check_name, differing_parts
 from rollforge.limits import LIMITS
-from rollforge.task import digest
+from rollforge.task import Definition, digest
 
 __all__ = ["GridGen"]
 
@@ -49,7 +49,7 @@ class GridGen(TaskGen):
         """Return the number of combinations."""
         return math.prod(len(values) for values in self.values.values())
 
-    def generate(self, task: dict[str, Any]) -> list[dict[str, Any]]:
+    def generate(self, task: Definition) -> list[Definition]:
         """Return one task per combination; the last path varies fastest.
 
         Raises
@@ -59,7 +59,7 @@ class GridGen(TaskGen):
         """
         return [new for _, new in self.named(task)]
 
-    def named(self, task: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    def named(self, task: Definition) -> list[tuple[str, Definition]]:
         """Return the tasks of :meth:`generate` with names: the names of their values, and what else distinguishes them.
 
         If there is only one combination and no value has a name, the name is empty.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from numpy.typing import ArrayLike
 
@@ -15,6 +14,7 @@ from rollforge.generate.rolling import trunc_segments
 from rollforge.generate.segments import PATH
 from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
+from rollforge.task import Definition
 
 __all__ = ["MultiHorizonGenBase"]
 
@@ -50,10 +50,10 @@ class MultiHorizonGenBase(TaskGen):
         return len(self.horizon)
 
     @abc.abstractmethod
-    def set_horizon(self, task: dict[str, Any], hr: int) -> None:
+    def set_horizon(self, task: Definition, hr: int) -> None:
         """Set the horizon `hr` in `task`, in place; usually in its label."""
 
-    def generate(self, task: dict[str, Any]) -> list[dict[str, Any]]:
+    def generate(self, task: Definition) -> list[Definition]:
         """Return one task per horizon.
 
         Raises

@@ -17,14 +17,14 @@ from rollforge.generate.leakage import label_lookahead
 from rollforge.generate.segments import PATH, neighbours, ordered, validate_segments
 from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
+from rollforge.task import Definition
 
 __all__ = ["RollingGen", "handler_mod", "trunc_segments"]
 
-Task = dict[str, Any]
 Segments = dict[str, tuple[pd.Timestamp | None, pd.Timestamp | None]]
 
 
-def handler_mod(task: Task, rolling_gen: RollingGen) -> None:
+def handler_mod(task: Definition, rolling_gen: RollingGen) -> None:
     """Extend the handler's end, in place, to the end of the window's test segment.
 
     An open test end gives an open handler end (Qlib keeps the end of the first window, so the last window has no data).
@@ -110,7 +110,7 @@ class RollingGen(TaskGen):
         self,
         step: int = 40,
         rtype: str = ROLL_EX,
-        ds_extra_mod_func: Callable[[Task, RollingGen], None] | None = handler_mod,
+        ds_extra_mod_func: Callable[[Definition, RollingGen], None] | None = handler_mod,
         test_key: str = "test",
         train_key: str = "train",
         trunc_days: int | Literal["auto"] | None = None,
@@ -160,7 +160,7 @@ class RollingGen(TaskGen):
         last = len(self.ta.cals) - 1 if end is None else self.ta.align_idx(end, "end") or 0
         return max(1, -(-(last - first + 1) // self.step))
 
-    def generate(self, task: Task) -> list[Task]:
+    def generate(self, task: Definition) -> list[Definition]:
         """Return one task per window.
 
         Parameters
@@ -196,7 +196,7 @@ class RollingGen(TaskGen):
             raise SegmentError("has no end. Only the test segment may be open.", path=f"{PATH}.{name}")
         return aligned
 
-    def _truncate(self, task: Task, segments: Segments) -> Segments:
+    def _truncate(self, task: Definition, segments: Segments) -> Segments:
         if self.trunc_days is None:
             return segments
         cut = dict(segments)
@@ -221,8 +221,8 @@ class RollingGen(TaskGen):
             if end is not None and (self.ta.align_idx(end, "end") or 0) > limit:
                 segments[name] = (start, self.ta.get(limit))
 
-    def _task(self, template: Task, segments: Segments, last: pd.Timestamp) -> Task:
-        task: Task = self.task_copy_func(template)
+    def _task(self, template: Definition, segments: Segments, last: pd.Timestamp) -> Definition:
+        task: Definition = self.task_copy_func(template)
         kept = dict(segments)
         start, end = kept[self.test_key]
         if self.clip_test_end and (end is None or end > last):
@@ -237,7 +237,7 @@ class RollingGen(TaskGen):
             self.ds_extra_mod_func(task, self)
         return task
 
-    def gen_following_tasks(self, task: Task, test_end: DayLike | None) -> Iterator[Task]:
+    def gen_following_tasks(self, task: Definition, test_end: DayLike | None) -> Iterator[Definition]:
         """Yield the tasks that follow a generated task, up to the window that contains `test_end`.
 
         Parameters
@@ -249,7 +249,7 @@ class RollingGen(TaskGen):
         """
         yield from self._following(task, dict(TaskView(task).segments), read_timestamp(test_end, "test_end"))
 
-    def _following(self, template: Task, segments: Segments, last: pd.Timestamp) -> Iterator[Task]:
+    def _following(self, template: Definition, segments: Segments, last: pd.Timestamp) -> Iterator[Definition]:
         while True:
             try:
                 segments = {

@@ -59,7 +59,7 @@ class TaskView:
         return kwargs
 
     @property
-    def handler(self) -> Any:
+    def handler(self) -> object:
         """The handler: its description, the address of a file, or an object; None if there is none."""
         return self._at("dataset", "kwargs", "handler")
 

@@ -22,7 +22,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -433,7 +432,7 @@ def open_provider(path: str | os.PathLike[str]) -> Provider:
 def write_folder(
     path: str | os.PathLike[str],
     calendar: Days | Sequence[str | dt.date],
-    series: Mapping[str, tuple[int, Mapping[str, NDArray[Any]]]],
+    series: Mapping[str, tuple[int, Mapping[str, NDArray[np.generic]]]],
     universes: Mapping[str, Mapping[str, Sequence[tuple[object, object]]]],
 ) -> None:
     """Write a data folder.
@@ -509,7 +508,7 @@ def check_folders(codes: Iterable[str]) -> None:
             )
 
 
-def _check_sizes(code: str, fields: Mapping[str, NDArray[Any]]) -> None:
+def _check_sizes(code: str, fields: Mapping[str, NDArray[np.generic]]) -> None:
     largest = float(np.finfo(np.float32).max)
     for name, values in fields.items():
         given = np.asarray(values)

@@ -55,7 +55,7 @@ class LinearModel(Model):
         self.alpha = alpha
         self.fit_intercept = fit_intercept
         self.include_valid = include_valid
-        self.coef_: NDArray[Any] | None = None
+        self.coef_: np.ndarray | None = None
         self.intercept_ = 0.0
         self.fit_seconds = 0.0
 

@@ -157,7 +157,7 @@ def missing_everywhere(features: pd.DataFrame) -> list[str]:
     return [str(name) for name, one in zip(features.columns, seen, strict=True) if not one]
 
 
-def _matrix(frame: pd.DataFrame) -> NDArray[Any]:
+def _matrix(frame: pd.DataFrame) -> np.ndarray:
     """Return the values as a numeric array, without a copy if all columns have the same dtype."""
     values = frame.to_numpy()
     if values.dtype.kind in "fiub":
@@ -179,7 +179,7 @@ def _text_column(frame: pd.DataFrame) -> str:
     return "a column contains other values"
 
 
-def _framed(values: NDArray[Any], index: pd.Index, columns: pd.Index) -> pd.DataFrame:
+def _framed(values: np.ndarray, index: pd.Index, columns: pd.Index) -> pd.DataFrame:
     """Return a frame of a row-major array without copying it."""
     return pd.DataFrame(values, index=index, columns=columns, copy=False)
 

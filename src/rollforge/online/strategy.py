@@ -18,6 +18,7 @@ from rollforge.generate.calendar import TimeAdjuster
 from rollforge.generate.rolling import RollingGen
 from rollforge.generate.task_view import TaskView
 from rollforge.online.tool import OnlineTool, OnlineToolR
+from rollforge.task import Definition
 from rollforge.track.base import Recorder
 
 __all__ = ["OnlineStrategy", "RollingStrategy"]
@@ -48,7 +49,7 @@ class OnlineStrategy:
         self.name_id = name_id
         self.tool: OnlineTool = OnlineTool()
 
-    def prepare_tasks(self, cur_time: Any, **kwargs: Any) -> list[dict[str, Any]]:
+    def prepare_tasks(self, cur_time: Any, **kwargs: Any) -> list[Definition]:
         """Return the new tasks to train at `cur_time`; None means the last day of the calendar."""
         raise NotImplementedError(f"{type(self).__name__} must implement prepare_tasks().")
 
@@ -59,7 +60,7 @@ class OnlineStrategy:
         self.tool.reset_online_tag(trained_models)
         return trained_models
 
-    def first_tasks(self) -> list[dict[str, Any]]:
+    def first_tasks(self) -> list[Definition]:
         """Return the tasks of the first training."""
         raise NotImplementedError(f"{type(self).__name__} must implement first_tasks().")
 
@@ -92,9 +93,7 @@ class RollingStrategy(OnlineStrategy):
     'demo'
     """
 
-    def __init__(
-        self, name_id: str, task_template: dict[str, Any] | list[dict[str, Any]], rolling_gen: RollingGen
-    ) -> None:
+    def __init__(self, name_id: str, task_template: Definition | list[Definition], rolling_gen: RollingGen) -> None:
         super().__init__(name_id)
         if not isinstance(rolling_gen, RollingGen):
             raise ConfigError(
@@ -135,11 +134,11 @@ class RollingStrategy(OnlineStrategy):
             **kwargs,
         )
 
-    def first_tasks(self) -> list[dict[str, Any]]:
+    def first_tasks(self) -> list[Definition]:
         """Return the windows of the templates."""
         return task_generator(tasks=self.task_template, generators=self.rg)
 
-    def prepare_tasks(self, cur_time: DayLike | None = None, **kwargs: Any) -> list[dict[str, Any]]:
+    def prepare_tasks(self, cur_time: DayLike | None = None, **kwargs: Any) -> list[Definition]:
         """Return the windows that follow the latest online ones and begin before `cur_time`."""
         latest, test = self._latest(self.tool.online_models())
         if test is None:
@@ -148,12 +147,12 @@ class RollingStrategy(OnlineStrategy):
         until = _last_day(cur_time)
         return [t for recorder in latest for t in self.rg.gen_following_tasks(self._task_of(recorder), until)]
 
-    def _task_of(self, recorder: Recorder) -> Any:
+    def _task_of(self, recorder: Recorder) -> Definition:
         """Return the task of an online model after checking that it names no other code than the templates.
 
         Others may be able to write to its tracking store.
         """
-        task = recorder.load_object("task")
+        task: Definition = recorder.load_object("task")
         trust.check_names(task, self.task_template, f"The task of recorder {recorder.id}")
         return task
 

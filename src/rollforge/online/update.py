@@ -74,7 +74,7 @@ class RecordUpdater(abc.ABC):
         self.record = record
 
     @abc.abstractmethod
-    def update(self, *args: Any, **kwargs: Any) -> Any:
+    def update(self, *args: Any, **kwargs: Any) -> object:
         """Update the recorder."""
 
 

@@ -201,7 +201,7 @@ class _Places:
         self._below = lowest - 1
         self._equal = days.rank(scores, "max") - self._below
 
-    def mean(self, values: Floats, first: NDArray[Any], stop: NDArray[Any]) -> Floats:
+    def mean(self, values: Floats, first: np.ndarray, stop: np.ndarray) -> Floats:
         """Return the mean of the values at the positions [`first`, `stop`) of each day, ignoring missing values."""
         days = self._days
         low = np.maximum(self._below, days.each(np.asarray(first, np.float64)))

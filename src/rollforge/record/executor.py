@@ -64,8 +64,8 @@ class SimulatorExecutor:
         track_data: bool = False,
         trade_type: str = "serial",
         settle_type: str = "None",
-        trade_exchange: Any = None,
-        common_infra: Any = None,
+        trade_exchange: object = None,
+        common_infra: object = None,
     ) -> None:
         where = "executor.kwargs"
         if time_per_step not in ("day", "1day"):

@@ -45,10 +45,10 @@ class BaseStrategy(ABC):
 
     def __init__(
         self,
-        outer_trade_decision: Any = None,
+        outer_trade_decision: BaseTradeDecision | None = None,
         level_infra: LevelInfrastructure | None = None,
         common_infra: CommonInfrastructure | None = None,
-        trade_exchange: Any = None,
+        trade_exchange: object = None,
     ) -> None:
         if trade_exchange is not None:
             raise ConfigError(
@@ -105,7 +105,7 @@ class BaseStrategy(ABC):
         self,
         level_infra: LevelInfrastructure | None = None,
         common_infra: CommonInfrastructure | None = None,
-        outer_trade_decision: Any = None,
+        outer_trade_decision: BaseTradeDecision | None = None,
         **kwargs: Any,
     ) -> None:
         """Start a backtest; called once before the first day."""
@@ -166,11 +166,11 @@ class BaseSignalStrategy(BaseStrategy):
     def __init__(
         self,
         *,
-        signal: Any = None,
-        model: Any = None,
-        dataset: Any = None,
+        signal: object = None,
+        model: object = None,
+        dataset: object = None,
         risk_degree: float = 0.95,
-        trade_exchange: Any = None,
+        trade_exchange: object = None,
         level_infra: LevelInfrastructure | None = None,
         common_infra: CommonInfrastructure | None = None,
     ) -> None:
@@ -284,13 +284,13 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         hold_thresh: int = 1,
         only_tradable: bool = False,
         forbid_all_trade_at_limit: bool = True,
-        signal: Any = None,
-        model: Any = None,
-        dataset: Any = None,
+        signal: object = None,
+        model: object = None,
+        dataset: object = None,
         risk_degree: float = 0.95,
         seed: int = 0,
         count_delisted: bool = True,
-        trade_exchange: Any = None,
+        trade_exchange: object = None,
         level_infra: LevelInfrastructure | None = None,
         common_infra: CommonInfrastructure | None = None,
     ) -> None:

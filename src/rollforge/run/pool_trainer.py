@@ -36,7 +36,7 @@ from rollforge.run.worker import run_task
 from rollforge.session import Session, using
 from rollforge.store.base import TaskStore, batch_of
 from rollforge.store.manager import TaskManager
-from rollforge.task import Status, digest
+from rollforge.task import Definition, Status, digest
 from rollforge.track.base import Recorder, Tracker, open_tracker
 
 __all__ = ["DelayTrainerRM", "TrainerRM"]
@@ -103,7 +103,7 @@ class TrainerRM(Aliased, RecorderTrainer):
 
     def train(
         self,
-        tasks: list[dict[str, Any]] | dict[str, Any],
+        tasks: list[Definition] | Definition,
         train_func: TrainFunc | None = None,
         experiment_name: str | None = None,
         before_status: Status | str = Status.WAITING,
@@ -273,7 +273,7 @@ class DelayTrainerRM(TrainerRM):
 
     def train(
         self,
-        tasks: list[dict[str, Any]] | dict[str, Any],
+        tasks: list[Definition] | Definition,
         train_func: TrainFunc | None = None,
         experiment_name: str | None = None,
         before_status: Status | str = Status.WAITING,

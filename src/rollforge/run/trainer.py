@@ -39,7 +39,7 @@ from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore
 from rollforge.store.memory import MemoryStore
-from rollforge.task import Status, TaskRecord
+from rollforge.task import Definition, Status, TaskRecord
 from rollforge.track.base import Recorder, Tracker, open_tracker
 
 __all__ = [
@@ -82,7 +82,7 @@ class Trainer:
     def __init__(self) -> None:
         self.delay = False
 
-    def train(self, tasks: list[dict[str, Any]], *args: Any, **kwargs: Any) -> list[Recorder]:
+    def train(self, tasks: list[Definition], *args: Any, **kwargs: Any) -> list[Recorder]:
         """Return one recorder per task."""
         raise NotImplementedError(f"{type(self).__name__} must implement training.")
 
@@ -215,7 +215,7 @@ class TrainerR(RecorderTrainer):
 
     def train(
         self,
-        tasks: list[dict[str, Any]] | dict[str, Any],
+        tasks: list[Definition] | Definition,
         train_func: TrainFunc | None = None,
         experiment_name: str | None = None,
         **kwargs: Any,
@@ -253,7 +253,7 @@ class TrainerR(RecorderTrainer):
         func: TrainFunc,
         items: list[Any],
         experiment_name: str | None,
-        kwargs: dict[str, Any],
+        kwargs: Definition,
         model_names: Sequence[str] = (),
     ) -> list[Recorder]:
         """Run one stage on tasks or recorders and return its results in order, without those that failed."""

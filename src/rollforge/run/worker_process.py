@@ -520,7 +520,7 @@ class _Inherited:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return _take_over, (reduction.DupFd(self.descriptor),)
 
 

@@ -107,7 +107,7 @@ class TaskStore(Protocol):
     def create(
         self,
         pool: str,
-        definitions: Sequence[Mapping[str, Any]],
+        definitions: Sequence[Mapping[str, object]],
         *,
         priority: int = 0,
         max_attempts: int = 3,
@@ -351,7 +351,7 @@ class TaskStore(Protocol):
     def pause(self, pool: str, paused: bool = True) -> None:
         """Stop claims from a pool, or allow them again with ``paused=False``. Running tasks continue."""
 
-    def replace(self, pool: str, task_id: str, definition: Mapping[str, Any]) -> str:
+    def replace(self, pool: str, task_id: str, definition: Mapping[str, object]) -> str:
         """Replace a task by a waiting one with another definition and return its id; the model name is kept."""
 
     def close(self) -> None:

@@ -77,7 +77,7 @@ class MemoryStore:
     def create(
         self,
         pool: str,
-        definitions: Sequence[Mapping[str, Any]],
+        definitions: Sequence[Mapping[str, object]],
         *,
         priority: int = 0,
         max_attempts: int = 3,
@@ -463,7 +463,7 @@ class MemoryStore:
             (self._paused.add if paused else self._paused.discard)(pool)
             self._tell(pool)
 
-    def replace(self, pool: str, task_id: str, definition: Mapping[str, Any]) -> str:
+    def replace(self, pool: str, task_id: str, definition: Mapping[str, object]) -> str:
         new_id, kept = digest(definition), decode(encode(definition))
         with self._lock:
             old, known = self.get(pool, task_id), self._pools[pool]

@@ -280,7 +280,7 @@ class MongoStore:
     def create(
         self,
         pool: str,
-        definitions: Sequence[Mapping[str, Any]],
+        definitions: Sequence[Mapping[str, object]],
         *,
         priority: int = 0,
         max_attempts: int = 3,
@@ -871,7 +871,7 @@ class MongoStore:
             self._meta.delete_one({"_id": f"paused:{pool}"})
 
     @_spoken
-    def replace(self, pool: str, task_id: str, definition: Mapping[str, Any]) -> str:
+    def replace(self, pool: str, task_id: str, definition: Mapping[str, object]) -> str:
         tasks, written = self._tasks(pool), definition_fields(definition)
         new_id = str(written["digest"])
         old = tasks.find_one(by_id(task_id))

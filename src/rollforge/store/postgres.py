@@ -45,7 +45,9 @@ from rollforge.store.sql_statements import (
     NUMBERS,
     STATUSES,
     Condition,
+    Row,
     Transaction,
+    Values,
     statements,
 )
 from rollforge.task import Status, TaskRecord, searchable
@@ -357,18 +359,18 @@ def _translated(statement: str, schema: str, own_clock: bool) -> str:
 class _Opened:
     """One connection, with the interface of a transaction."""
 
-    def __init__(self, connection: psycopg.Connection[Any], schema: str, clock: Clock | None) -> None:
+    def __init__(self, connection: psycopg.Connection, schema: str, clock: Clock | None) -> None:
         self.connection = connection
         self.pid = os.getpid()
         self._schema = schema
         self._clock = clock
 
-    def _execute(self, statement: str, values: dict[str, Any]) -> psycopg.Cursor[Any]:
+    def _execute(self, statement: str, values: Values) -> psycopg.Cursor:
         if self._clock is not None:
             values["now"] = self._clock()
         return self.connection.execute(_translated(statement, self._schema, self._clock is None), values)
 
-    def rows(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
+    def rows(self, sql: str, **values: Any) -> list[Row]:
         return self._execute(sql, values).fetchall()
 
     def run(self, sql: str, **values: Any) -> int:
@@ -584,7 +586,7 @@ class PostgresStore(SQLStore):
             for pool in pools:
                 self._transact(lambda tx, pool=pool: tx.rows(text, channel=self._channel, pool=pool), alone=True)  # type: ignore[misc]
 
-    def _take(self, pool: str, turn: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+    def _take(self, pool: str, turn: str, values: Values) -> list[Row]:
         """Claim in one round trip; see :meth:`SQLStore._take`."""
         # Literals instead of parameters let the server use one generic plan for the other parameters.
         turn = turn.replace(":most", str(int(values["most"]))).replace(":status", f"'{Status(values['status']).value}'")
@@ -600,7 +602,7 @@ class PostgresStore(SQLStore):
         # With a unique identity, every claim can be repeated.
         values = {**values, "claim": values["claim"] or uuid.uuid4().hex}
 
-        def work(tx: _Opened) -> list[tuple[Any, ...]]:
+        def work(tx: _Opened) -> list[Row]:
             try:
                 return tx.rows(text, **values)
             except errors.UniqueViolation:
@@ -657,10 +659,10 @@ class PostgresStore(SQLStore):
             self._transact(lambda tx: tx.run("ANALYZE tasks"))
         return made
 
-    def _definition_columns(self, definition: str) -> dict[str, Any]:
+    def _definition_columns(self, definition: str) -> Values:
         return {"definition": definition, "filter": _filter(definition)}
 
-    def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
+    def _insert(self, tx: Transaction, rows: Sequence[Values]) -> list[bool]:
         text = (
             "INSERT INTO tasks (pool, id, definition, filter, model_name, submission, priority, max_attempts, creation, "
             "created_at) SELECT :pool, t.id, t.definition, t.filter, t.model_name, t.submission, :priority, :max_attempts, "
@@ -693,7 +695,7 @@ class PostgresStore(SQLStore):
         if not node.in_definition:
             return _in_column(node, name)
         text, values = _in_json(node, name)
-        if in_turn or "filter @@" not in text:
+        if in_turn or "filter dict[str, dict[str, Any]]" not in text:
             return text, values
         # In a subquery, so that the index of definitions is used, whatever else the statement contains.
         return f"seq IN (SELECT seq FROM tasks WHERE {text})", values
@@ -836,7 +838,7 @@ _ADVICE: tuple[tuple[tuple[type[psycopg.Error] | tuple[()], tuple[str, ...]], st
 )  # fmt: skip
 
 
-def _batches(rows: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
+def _batches(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
     """Yield rows with the same priority and number of attempts, a thousand at a time."""
     start = 0
     for i in range(1, len(rows) + 1):
@@ -971,7 +973,7 @@ def _in_json(node: Compare, name: str) -> Condition:
     exact = is_plain_path(path)
     target = f"(filter #> CAST(:{name}_at AS text[]))" if exact else "filter"
     steps = "" if exact else "".join(f".{_json(part)}" for part in path)
-    values: dict[str, Any] = {f"{name}_at": list(path)} if exact else {}
+    values: Values = {f"{name}_at": list(path)} if exact else {}
     there = f"jsonb_path_exists({target}, CAST(:{name}_path AS jsonpath))"
     if op == "$exists":
         return (there if value else f"NOT COALESCE({there}, FALSE)"), {**values, f"{name}_path": f"${steps}"}
@@ -981,7 +983,9 @@ def _in_json(node: Compare, name: str) -> Condition:
         plain = f"filter #> CAST(:{name}_at AS text[]) = CAST(:{name} AS jsonb)"
         return plain, {f"{name}_at": list(path), name: _jsonb(value)}
     if op == "$eq" and value is not None and not exact:  # the form for which the index can be used
-        return f"filter @@ CAST(:{name}_path AS jsonpath)", {f"{name}_path": f"${steps} == {_json(value)}"}
+        return f"filter dict[str, dict[str, Any]] CAST(:{name}_path AS jsonpath)", {
+            f"{name}_path": f"${steps} == {_json(value)}"
+        }
     # A predicate unwraps one level of lists; a filter would unwrap a second one.
     test = f"like_regex {_json(value)}" if op == "$regex" else f"{_IN_JSON[op]} $v"
     found = f"jsonb_path_match({target}, CAST(:{name}_path AS jsonpath), CAST(:{name}_values AS jsonb), TRUE)"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rollforge.store.query import Compare, found_at, is_plain_path
+from rollforge.store.sql_statements import Values
 from rollforge.task import searchable
 
 __all__ = ["SEARCH_TABLES", "PathTree", "Term", "condition", "first_paths", "terms_of"]
@@ -179,7 +180,7 @@ def first_paths(texts: Sequence[str]) -> list[tuple[str, ...]]:
 _COMPARISONS = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
 
-def condition(node: Compare, name: str, *, in_turn: bool) -> tuple[str, dict[str, Any]]:
+def condition(node: Compare, name: str, *, in_turn: bool) -> tuple[str, Values]:
     """Return the SQL of a comparison at an indexed path of pool ``:pool``, and its parameters.
 
     Parameters
@@ -191,7 +192,7 @@ def condition(node: Compare, name: str, *, in_turn: bool) -> tuple[str, dict[str
     in_turn : bool
         If True, optimize for examining tasks in order until one matches, else for finding all that match.
     """
-    values: dict[str, object] = {f"{name}_path": json.dumps(node.path[1:])}
+    values: Values = {f"{name}_path": json.dumps(node.path[1:])}
     tests, missing = _tests(node.op, node.value, name, values)
     parts = []
     if tests:
@@ -213,7 +214,7 @@ def _among(tests: Sequence[str], name: str, *, in_turn: bool) -> str:
     return f"tasks.seq IN ({' UNION ALL '.join(f'{terms} WHERE {path} AND {test}' for test in tests)})"
 
 
-def _tests(op: str, value: Any, name: str, values: dict[str, Any]) -> tuple[list[str], bool]:
+def _tests(op: str, value: Any, name: str, values: Values) -> tuple[list[str], bool]:
     """Return tests of terms, one of which must be true, and whether a task without a term at the path matches too."""
     if op == "$exists":
         return (["TRUE"], False) if value else ([], True)
@@ -227,7 +228,7 @@ def _tests(op: str, value: Any, name: str, values: dict[str, Any]) -> tuple[list
     return list(_ordered(op, value, name, values)), False
 
 
-def _any_of(wanted: Iterable[object], name: str, values: dict[str, object]) -> tuple[list[str], bool]:
+def _any_of(wanted: Iterable[object], name: str, values: Values) -> tuple[list[str], bool]:
     """Return the tests for equality with one of some values, by kind; None also equals a missing value."""
     by_kind: dict[str, list[object]] = {}
     missing = False
@@ -266,7 +267,7 @@ def _equals(value: Any) -> Iterator[Term]:
             yield "big", str(int(scalar))
 
 
-def _ordered(op: str, value: object, name: str, values: dict[str, object]) -> Iterator[str]:
+def _ordered(op: str, value: object, name: str, values: Values) -> Iterator[str]:
     if value is None or isinstance(value, (list, dict)):
         return
     kind, scalar = _scalar(value)

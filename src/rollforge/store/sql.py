@@ -55,7 +55,9 @@ from rollforge.store.sql_statements import (
     STATUSES,
     SUMS,
     Condition,
+    Row,
     Transaction,
+    Values,
     turn_of,
 )
 from rollforge.task import Cause, Status, TaskRecord, digest, encode, identified
@@ -109,11 +111,11 @@ class SQLStore(SQLDependencies):
     def _next_token(self, tx: Transaction) -> int:
         """Return a number that is higher than all previous ones."""
 
-    def _definition_columns(self, definition: str) -> dict[str, Any]:
+    def _definition_columns(self, definition: str) -> Values:
         """Return the columns that store a definition."""
         return {"definition": definition}
 
-    def _redefined(self, tx: Transaction, row: dict[str, Any]) -> None:
+    def _redefined(self, tx: Transaction, row: Values) -> None:
         """Update data derived from the definition of a task; `row` has its pool, id and definition."""
 
     @abc.abstractmethod
@@ -121,7 +123,7 @@ class SQLStore(SQLDependencies):
         """Return one comparison as SQL; the names of its parameters start with `name`."""
 
     @abc.abstractmethod
-    def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
+    def _insert(self, tx: Transaction, rows: Sequence[Values]) -> list[bool]:
         """Insert tasks and return which of them are new.
 
         Rows have ``pool, id, definition, priority, max_attempts, model_name, submission, creation``.
@@ -136,13 +138,13 @@ class SQLStore(SQLDependencies):
         """
         node = parse_query(query)
         self._prepare(pool, node)
-        values: dict[str, Any] = {}
+        values: Values = {}
         return self._tree(node, values, in_turn=in_turn), values
 
     def _prepare(self, pool: str, node: Node) -> None:
         """Create what a query needs, before its transaction if possible."""
 
-    def _tree(self, node: Node, values: dict[str, Any], *, in_turn: bool) -> str:
+    def _tree(self, node: Node, values: Values, *, in_turn: bool) -> str:
         if isinstance(node, (And, Or)):
             if not node.parts:
                 return "(1 = 1)" if isinstance(node, And) else "(1 = 0)"
@@ -160,7 +162,7 @@ class SQLStore(SQLDependencies):
     def create(
         self,
         pool: str,
-        definitions: Sequence[Mapping[str, Any]],
+        definitions: Sequence[Mapping[str, object]],
         *,
         priority: int = 0,
         max_attempts: int = 3,
@@ -170,7 +172,7 @@ class SQLStore(SQLDependencies):
         batch: str = "",
         creation: str = "",
     ) -> list[CreatedTask]:
-        given: dict[str, Any] = {
+        given: Values = {
             "pool": pool,
             "priority": checked_priority(priority),
             "max_attempts": checked_attempts(max_attempts),
@@ -360,7 +362,7 @@ class SQLStore(SQLDependencies):
             if claimed or not rows:
                 return claimed  # otherwise all of them were damaged, but the next ones may not be
 
-    def _take_found(self, pool: str, wanted: Callable[..., Condition], limit: int) -> list[tuple[Any, ...]]:
+    def _take_found(self, pool: str, wanted: Callable[..., Condition], limit: int) -> list[Row]:
         """Claim tasks by a query on definitions, which may have to examine many tasks.
 
         Candidates are searched first, and claimed in a short transaction that checks them again. If other workers have
@@ -401,13 +403,13 @@ class SQLStore(SQLDependencies):
         found = self._read(lambda tx: tx.rows(far, **values))
         return [seq for (seq,) in found]
 
-    def _take(self, pool: str, turn: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
+    def _take(self, pool: str, turn: str, values: Values) -> list[Row]:
         """Claim the tasks that the query `turn` finds, and return their rows, each preceded by its number.
 
         A repeated claim, with the same identity, returns the tasks of the first one.
         """
 
-        def work(tx: Transaction) -> list[tuple[Any, ...]]:
+        def work(tx: Transaction) -> list[Row]:
             again = self._given(tx, values) if values["claim"] else []
             if again:
                 return again
@@ -428,7 +430,7 @@ class SQLStore(SQLDependencies):
         there = f"{self._position}(failed_by, :avoid) > 0 AND finished_at > :now - :avoided"
         return f"(failed_by = '' OR NOT COALESCE({there}, FALSE))"
 
-    def _given(self, tx: Transaction, values: Mapping[str, object]) -> list[tuple[Any, ...]]:
+    def _given(self, tx: Transaction, values: Mapping[str, object]) -> list[Row]:
         """Return the tasks that an earlier call with the same claim identity was given."""
         return tx.rows(GIVEN, pool=values["pool"], claim=values["claim"])
 
@@ -495,7 +497,7 @@ class SQLStore(SQLDependencies):
 
     # -- ending claims -------------------------------------------------------------------------------------------------
 
-    def _end(self, tx: Transaction, task: TaskRecord, change: str, **values: object) -> list[tuple[Any, ...]]:
+    def _end(self, tx: Transaction, task: TaskRecord, change: str, **values: object) -> list[Row]:
         """Change a task if this claim holds it; return its status and whether it is blocked, or else nothing."""
         text = f"UPDATE tasks SET {change} WHERE {HELD} RETURNING status, blocked"
         return tx.rows(text, pool=task.pool, id=task.id, held=task.token, **values)
@@ -542,7 +544,7 @@ class SQLStore(SQLDependencies):
     def _give_back(self, tx: Transaction, task: TaskRecord, status: Status | None, why: str | None) -> None:
         change = f"status = COALESCE(:status, {STAGE}), lease_until = NULL, ending = :ending"
         ending = ending_of("give back", status)
-        values: dict[str, Any] = {"status": status.value if status else None, "ending": ending}
+        values: Values = {"status": status.value if status else None, "ending": ending}
         if why is not None:
             change += ", error = :why, cause = 'unfit'"
             values["why"] = storable_text(why)
@@ -847,7 +849,7 @@ class SQLStore(SQLDependencies):
         text = add if paused else "DELETE FROM paused WHERE pool = :pool"
         self._write(lambda tx: tx.run(text, pool=pool), pool)
 
-    def replace(self, pool: str, task_id: str, definition: Mapping[str, Any]) -> str:
+    def replace(self, pool: str, task_id: str, definition: Mapping[str, object]) -> str:
         new_id, text = identified(definition)
 
         def work(tx: Transaction) -> str:

@@ -38,7 +38,11 @@ __all__ = [
 ]
 
 
-Condition = tuple[str, dict[str, Any]]
+Row = tuple[Any, ...]
+"""A row as the database returns it; :mod:`rollforge.store.rows` checks its values."""
+Values = dict[str, Any]
+"""The values of a statement's parameters."""
+Condition = tuple[str, Values]
 
 
 # The columns of a task without `tasks.`, in the order of _record().
@@ -194,7 +198,7 @@ def statements(script: str) -> list[str]:
 class Transaction(Protocol):
     """The interface of a database transaction for operations."""
 
-    def rows(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
+    def rows(self, sql: str, **values: Any) -> list[Row]:
         """Return the rows of a statement."""
 
     def run(self, sql: str, **values: object) -> int:

@@ -26,7 +26,7 @@ from rollforge.store.base import Clock, no_text, refuse_newer
 from rollforge.store.query import Compare, Node, compare, paths_in
 from rollforge.store.search import SEARCH_TABLES, PathTree, condition, first_paths, terms_of
 from rollforge.store.sql import SQLStore
-from rollforge.store.sql_statements import COMPARISONS, NUMBERS, Condition, Transaction, statements
+from rollforge.store.sql_statements import COMPARISONS, NUMBERS, Condition, Row, Transaction, Values, statements
 
 __all__ = ["SQLiteStore"]
 
@@ -269,7 +269,7 @@ class _Opened:
         # Stores may be dropped, and threads may end, without close(). __del__ could run after that of the connection.
         weakref.finalize(self, _close, connection, self.pid)
 
-    def rows(self, sql: str, **values: Any) -> list[tuple[Any, ...]]:
+    def rows(self, sql: str, **values: Any) -> list[Row]:
         return self.connection.execute(sql, {**values, "now": self._clock()}).fetchall()
 
     def run(self, sql: str, **values: object) -> int:
@@ -495,7 +495,7 @@ class SQLiteStore(SQLStore):
     def _elements(self, name: str) -> str:
         return f"json_each(:{name})"
 
-    def _redefined(self, tx: Transaction, row: dict[str, Any]) -> None:
+    def _redefined(self, tx: Transaction, row: Values) -> None:
         (seq,) = tx.rows("SELECT seq FROM tasks WHERE pool = :pool AND id = :id", pool=row["pool"], id=row["id"])[0]
         tx.run("DELETE FROM search_values WHERE seq = :seq", seq=seq)
         self._keep_terms_of(cast(_Opened, tx), [row], first=False)
@@ -591,7 +591,7 @@ class SQLiteStore(SQLStore):
                 rows.append((seq, numbers[term]))
         tx.connection.executemany("INSERT OR IGNORE INTO search_values (seq, term) VALUES (?, ?)", rows)
 
-    def _keep_terms_of(self, tx: _Opened, rows: Sequence[dict[str, Any]], *, first: bool) -> None:
+    def _keep_terms_of(self, tx: _Opened, rows: Sequence[Values], *, first: bool) -> None:
         """Store the terms of new tasks; the first tasks of a pool determine the paths that are always indexed."""
         pool = rows[0]["pool"]
         if first:
@@ -611,7 +611,7 @@ class SQLiteStore(SQLStore):
         )  # fmt: skip
         self._keep_terms(tx, ((seq, terms_of(texts[task_id], tree)) for seq, task_id in numbers))
 
-    def _insert(self, tx: Transaction, rows: Sequence[dict[str, Any]]) -> list[bool]:
+    def _insert(self, tx: Transaction, rows: Sequence[Values]) -> list[bool]:
         text = (
             "INSERT INTO tasks (pool, id, definition, priority, max_attempts, model_name, submission, creation, created_at) "
             "VALUES (:pool, :id, :definition, :priority, :max_attempts, :model_name, :submission, :creation, :now) "

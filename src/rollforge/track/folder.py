@@ -40,6 +40,8 @@ __all__ = ["FolderTracker"]
 _FORMAT = 1
 _GONE = ".deleted-"
 
+Entry = dict[str, Any]  # a line of a run's journal
+
 
 class FolderTracker:
     """Experiments and runs below one folder.
@@ -199,7 +201,7 @@ class FolderTracker:
             place = self._places[run_id] = found
         return place
 
-    def _append(self, run_id: str, entry: dict[str, Any]) -> None:
+    def _append(self, run_id: str, entry: Entry) -> None:
         file = self._place(run_id) / f"values-{self._writer_id(run_id)}.jsonl"
         line = (json.dumps({"t": time.time(), **entry}, separators=(",", ":")) + "\n").encode()
         try:
@@ -229,10 +231,10 @@ class FolderTracker:
             self._broken.clear()
         return self._writer[1]
 
-    def _entries(self, run_id: str) -> list[dict[str, Any]]:
+    def _entries(self, run_id: str) -> list[Entry]:
         """Return what was written to a run, in the order of writing."""
         place = self._place(run_id)
-        found: list[dict[str, Any]] = []
+        found: list[Entry] = []
         try:
             with os.scandir(place) as entries:
                 files = sorted(e.name for e in entries if e.name.startswith("values-"))
@@ -264,7 +266,7 @@ class FolderTracker:
         tags: Mapping[str, str],
         gone_tags: Sequence[str] = (),
     ) -> None:
-        entry: dict[str, Any] = {}
+        entry: Entry = {}
         if params:
             entry["params"] = dict(params)
         if metrics:
@@ -349,7 +351,7 @@ def _lines(file: Path) -> list[dict[str, object]]:
 
 
 _NUMBER, _OPTIONAL = (int, float), (int, float, type(None))
-_KINDS: dict[str, Any] = {
+_KINDS: Entry = {
     "t": _NUMBER, "name": str, "status": str, "start": _NUMBER, "end": _OPTIONAL, "params": dict, "tags": dict,
     "metrics": list, "gone": list,
 }  # fmt: skip

@@ -36,6 +36,9 @@ class _Unfit(Exception):
     """A value that Parquet would change."""
 
 
+About = dict[str, Any]  # what the schema says of an index, of columns or of a series
+
+
 def _no_reference(module: str, name: str) -> object:
     """Raise an error: files of this module never refer to classes or functions."""
     raise ValueError(f"the table refers to {module}:{name}, but a table may contain only values")
@@ -64,7 +67,7 @@ def to_arrow(value: pd.DataFrame | pd.Series) -> pa.Table | None:
 def _to_arrow(value: pd.DataFrame | pd.Series) -> pa.Table:
     if type(value) is pd.Series:
         columns: list[pd.Series] = [value]
-        about: dict[str, Any] = {"kind": "series", "name": _label(value.name)}
+        about: About = {"kind": "series", "name": _label(value.name)}
         labels = [str(value.name) if value.name is not None else "value"]
     elif type(value) is pd.DataFrame:
         columns = [value.iloc[:, i] for i in range(value.shape[1])]
@@ -182,7 +185,7 @@ def _sized(dtype: str) -> str:
 # -- an index ----------------------------------------------------------------------------------------------------------
 
 
-def _index(index: pd.Index) -> tuple[list[pd.Index], dict[str, object]]:
+def _index(index: pd.Index) -> tuple[list[pd.Index], About]:
     """Return the levels of an index as columns, and the rest of its description."""
     names = [_label(n) for n in index.names]
     if isinstance(index, pd.RangeIndex):
@@ -194,7 +197,7 @@ def _index(index: pd.Index) -> tuple[list[pd.Index], dict[str, object]]:
         return levels, {"kind": "multi", "names": names}
     if type(index) not in (pd.Index, pd.DatetimeIndex):
         raise _Unfit(type(index))
-    about: dict[str, Any] = {"kind": "plain", "names": names}
+    about: About = {"kind": "plain", "names": names}
     if isinstance(index, pd.DatetimeIndex) and index.freq is not None:
         about["freq"] = index.freq.freqstr
         if pd.tseries.frequencies.to_offset(index.freq.freqstr) != index.freq:
@@ -208,7 +211,7 @@ def _levels(index: pd.MultiIndex) -> list[pd.Index]:
     return [unnamed.get_level_values(i).rename(name) for i, name in enumerate(index.names)]
 
 
-def _restore_index(about: dict[str, Any], arrays: list[pa.ChunkedArray], dtypes: list[str]) -> pd.Index:
+def _restore_index(about: About, arrays: list[pa.ChunkedArray], dtypes: list[str]) -> pd.Index:
     names = [_value(n) for n in about["names"]]
     if about["kind"] == "range":
         start, stop, step = about["range"]
@@ -229,7 +232,7 @@ def _plain_index(values: Any, dtype: str, name: Any) -> pd.Index:
     return index
 
 
-def _level(array: pa.ChunkedArray, dtype: str) -> tuple[pd.Index, NDArray[np.integer[Any]]]:
+def _level(array: pa.ChunkedArray, dtype: str) -> tuple[pd.Index, NDArray[np.integer]]:
     """Return the sorted labels of one level, and each row's index into them; -1 if its label is missing."""
     whole = array.combine_chunks()
     if isinstance(whole, pa.ChunkedArray):  # several dictionaries
@@ -253,7 +256,7 @@ def _level(array: pa.ChunkedArray, dtype: str) -> tuple[pd.Index, NDArray[np.int
 # -- labels of the columns ---------------------------------------------------------------------------------------------
 
 
-def _axis(columns: pd.Index) -> dict[str, Any]:
+def _axis(columns: pd.Index) -> About:
     names = [_label(n) for n in columns.names]
     if isinstance(columns, pd.RangeIndex):
         return {"kind": "range", "range": [columns.start, columns.stop, columns.step], "names": names}
@@ -280,7 +283,7 @@ def _axis_dtype(level: pd.Index) -> str:
     return str(level.dtype)
 
 
-def _restore_axis(about: dict[str, Any]) -> pd.Index:
+def _restore_axis(about: About) -> pd.Index:
     names = [_value(n) for n in about["names"]]
     if about["kind"] == "range":
         start, stop, step = about["range"]
@@ -340,5 +343,5 @@ def read_table(file: Path) -> pd.DataFrame | pd.Series:
     return value  # type: ignore[no-any-return]
 
 
-def _kept(dtype: str) -> Any:
+def _kept(dtype: str) -> str | None:
     return "object" if dtype == "object" else None

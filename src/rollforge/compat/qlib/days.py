@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from rollforge.dates import read_timestamp
 from rollforge.errors import ConfigError, DateError
@@ -108,7 +107,7 @@ def transform_end_date(end_date: object = None, freq: str = "day") -> pd.Timesta
     return last if end_date is None or str(end_date) == "-1" else min(read_timestamp(end_date, "end_date"), last)
 
 
-def get_calendar_day(freq: str = "1min", future: bool = False) -> NDArray[Any]:
+def get_calendar_day(freq: str = "1min", future: bool = False) -> np.ndarray:
     """Return the day of each entry of a calendar.
 
     Raises

@@ -75,7 +75,7 @@ class Expression(str):
             raise ConfigError(f"The operator {cls.__name__} must define _load_internal(), which computes it.")
         return described(cls, signature_of(cls), Forms(Formula, _given))
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
         return (str, (str.__str__(self),))  # only the text is stored and sent to other processes
 
     def load(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series:
@@ -100,14 +100,14 @@ class Expression(str):
             series.name = str(self)
         return series
 
-    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series:
+    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series:
         return _loaded(str.__str__(self), instrument, start_index, end_index, *args)
 
-    def get_longest_back_rolling(self) -> Any:
+    def get_longest_back_rolling(self) -> float:
         """Return the number of earlier days that it needs; infinity means all."""
         return self.get_extended_window_size()[0]
 
-    def get_extended_window_size(self) -> tuple[Any, Any]:
+    def get_extended_window_size(self) -> tuple[float, float]:
         """Return how many days before and after a day it needs."""
         tree = parse(str.__str__(self))
         return lookback(tree), lookahead(tree)
@@ -277,7 +277,7 @@ class ExpressionOps(Expression):
     """Base class of operators. A subclass defines ``_load_internal`` and, if it needs more days than its arguments,
     ``get_extended_window_size``."""
 
-    def get_extended_window_size(self) -> tuple[Any, Any]:
+    def get_extended_window_size(self) -> tuple[float, float]:
         """Return the number of earlier and later days that it needs: by default the maximum over its arguments."""
         sizes = [v.get_extended_window_size() for v in vars(self).values() if isinstance(v, Expression)]
         return max((s[0] for s in sizes), default=0), max((s[1] for s in sizes), default=0)
@@ -297,12 +297,12 @@ class NpElemOperator(ElemOperator):
         super().__init__(feature)
         self.func = func
 
-    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: Any) -> pd.Series:
+    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series:
         result: pd.Series = getattr(np, self.func)(self.feature.load(instrument, start_index, end_index, *args))
         return result
 
 
-def _side(value: Any, instrument: str, start_index: Any, end_index: Any, *args: Any) -> Any:
+def _side(value: Any, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> Any:
     """Return the series of an expression; a number is returned unchanged."""
     return value.load(instrument, start_index, end_index, *args) if isinstance(value, Expression) else value
 
@@ -322,7 +322,9 @@ class NpPairOperator(PairOperator):
         super().__init__(feature_left, feature_right)
         self.func = func
 
-    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: object) -> pd.Series:
+    def _load_internal(
+        self, instrument: str, start_index: int | None, end_index: int | None, *args: object
+    ) -> pd.Series:
         sides = [_side(v, instrument, start_index, end_index, *args) for v in (self.feature_left, self.feature_right)]
         result: pd.Series = getattr(np, self.func)(*sides)
         return result
@@ -333,7 +335,7 @@ def _window(series: Any, n: float) -> Any:
     return series.expanding(min_periods=1) if n == 0 else series.rolling(n, min_periods=1)
 
 
-def _extended(sizes: list[tuple[Any, Any]], n: float) -> tuple[Any, Any]:
+def _extended(sizes: list[tuple[float, float]], n: float) -> tuple[float, float]:
     before, after = max(s[0] for s in sizes), max(s[1] for s in sizes)
     if n == 0 or 0 < n < 1:
         return np.inf, after
@@ -344,19 +346,19 @@ class Rolling(ExpressionOps):
     """A method of pandas' windows, given by name: over the last N days; for 0, over all days so far; a fraction below 1 is
     the decay of an exponential mean."""
 
-    def __init__(self, feature: Any, N: Any, func: str) -> None:  # noqa: N803 - Qlib's name
+    def __init__(self, feature: Any, N: float, func: str) -> None:  # noqa: N803 - Qlib's name
         self.feature = feature
         self.N = N
         self.func = func
 
-    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: Any) -> pd.Series:
+    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series:
         series = self.feature.load(instrument, start_index, end_index, *args)
         decays = 0 < self.N < 1
         window = series.ewm(alpha=self.N, min_periods=1) if decays else _window(series, self.N)
         result: pd.Series = getattr(window, "mean" if decays else self.func)()
         return result
 
-    def get_extended_window_size(self) -> tuple[Any, Any]:
+    def get_extended_window_size(self) -> tuple[float, float]:
         """Return how many days before and after a day it needs."""
         return _extended([self.feature.get_extended_window_size()], self.N)
 
@@ -364,20 +366,20 @@ class Rolling(ExpressionOps):
 class PairRolling(ExpressionOps):
     """A method of pandas' windows over two series, given by name."""
 
-    def __init__(self, feature_left: Any, feature_right: Any, N: Any, func: str) -> None:  # noqa: N803 - Qlib's name
+    def __init__(self, feature_left: Any, feature_right: Any, N: float, func: str) -> None:  # noqa: N803 - Qlib's name
         self.feature_left = feature_left
         self.feature_right = feature_right
         self.N = N
         self.func = func
 
-    def _load_internal(self, instrument: str, start_index: object, end_index: object, *args: Any) -> pd.Series:
+    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series:
         left, right = (
             _side(v, instrument, start_index, end_index, *args) for v in (self.feature_left, self.feature_right)
         )
         result: pd.Series = getattr(_window(left, self.N), self.func)(right)
         return result
 
-    def get_extended_window_size(self) -> tuple[Any, Any]:
+    def get_extended_window_size(self) -> tuple[float, float]:
         """Return how many days before and after a day it needs."""
         return _extended([super().get_extended_window_size()], self.N)
 
@@ -403,10 +405,10 @@ class _BuiltIn:
                 add_operator(one.as_operator())
         return _call(kind.__name__, *arguments)
 
-    def _load_internal(self, instrument: str, start_index: Any, end_index: Any, *args: Any) -> pd.Series:
+    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series:
         return _loaded(self._text(), instrument, start_index, end_index, *args)
 
-    def get_extended_window_size(self) -> tuple[Any, Any]:
+    def get_extended_window_size(self) -> tuple[float, float]:
         """Return how many days before and after a day it needs."""
         tree = parse(self._text())
         return lookback(tree), lookahead(tree)

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from rollforge.build import build
 from rollforge.dates import read_days, read_timestamp
@@ -19,6 +18,7 @@ from rollforge.features.handler import DataHandler
 from rollforge.generate.task_view import TaskView
 from rollforge.kinds import HANDLER
 from rollforge.limits import check_file, check_parquet
+from rollforge.task import Definition
 
 __all__ = [
     "compare_dict_value",
@@ -108,7 +108,7 @@ def fetch_df_by_col(df: pd.DataFrame, col_set: str | Sequence[str]) -> pd.DataFr
     return found
 
 
-def init_task_handler(task: dict[str, Any]) -> DataHandler:
+def init_task_handler(task: Definition) -> DataHandler:
     """Build the handler of a task, put it into the task, and return it.
 
     Raises
@@ -186,7 +186,7 @@ def robust_zscore(x: pd.Series, zscore: bool = False) -> pd.Series:
     return (found - found.mean()) / found.std() if zscore else found
 
 
-def np_ffill(arr: NDArray[Any]) -> NDArray[Any]:
+def np_ffill(arr: np.ndarray) -> np.ndarray:
     """Return a vector with each missing value replaced by the previous value.
 
     Examples
@@ -219,7 +219,7 @@ def remove_repeat_field(fields: Iterable[object]) -> list[Any]:
     return list(dict.fromkeys(fields))
 
 
-def remove_fields_space(fields: Any) -> Any:
+def remove_fields_space(fields: Any) -> str | list[str]:
     """Return an expression, or each of several, without spaces."""
     return fields.replace(" ", "") if isinstance(fields, str) else [str(f).replace(" ", "") for f in fields]
 

@@ -36,7 +36,7 @@ class Index:
             raise TypeError("The labels of an index are of one type.")
         if len({x.dtype for x in labels if isinstance(x, np.datetime64)}) > 1:
             raise TypeError("The labels of an index are days of one precision.")
-        self.idx_list: NDArray[Any] = np.asarray(labels)
+        self.idx_list: np.ndarray = np.asarray(labels)
         self.index_map: dict[Any, int] = {label: i for i, label in reversed(list(enumerate(self.idx_list)))}
 
     def __getitem__(self, i: Any) -> Any:
@@ -198,42 +198,42 @@ class IndexData:
     def _aligned(self, other: Self) -> Floats:
         raise NotImplementedError
 
-    def _with(self, other: object, operation: Callable[[Any, Any], object]) -> Any:
+    def _with(self, other: object, operation: Callable[[Any, Any], object]) -> Self:
         if isinstance(other, (int, float, np.number)):
             return self._like(operation(self.data, other))
         if isinstance(other, type(self)):
             return self._like(operation(self.data, self._aligned(other)))
-        return NotImplemented
+        return NotImplemented  # type: ignore[no-any-return]
 
-    def __add__(self, other: Any) -> Any:
+    def __add__(self, other: object) -> Self:
         return self._with(other, np.add)
 
-    def __radd__(self, other: Any) -> Any:
+    def __radd__(self, other: object) -> Self:
         return self._with(other, np.add)
 
-    def __sub__(self, other: Any) -> Any:
+    def __sub__(self, other: object) -> Self:
         return self._with(other, np.subtract)
 
-    def __rsub__(self, other: Any) -> Any:
+    def __rsub__(self, other: object) -> Self:
         return self._with(other, lambda a, b: b - a)
 
-    def __mul__(self, other: Any) -> Any:
+    def __mul__(self, other: object) -> Self:
         return self._with(other, np.multiply)
 
-    def __rmul__(self, other: Any) -> Any:
+    def __rmul__(self, other: object) -> Self:
         return self._with(other, np.multiply)
 
-    def __truediv__(self, other: Any) -> Any:
+    def __truediv__(self, other: object) -> Self:
         with np.errstate(divide="ignore", invalid="ignore"):
             return self._with(other, np.divide)
 
     def __eq__(self, other: object) -> Any:
         return self._with(other, np.equal)
 
-    def __gt__(self, other: Any) -> Any:
+    def __gt__(self, other: object) -> Self:
         return self._with(other, np.greater)
 
-    def __lt__(self, other: Any) -> Any:
+    def __lt__(self, other: object) -> Self:
         return self._with(other, np.less)
 
     __hash__ = None  # type: ignore[assignment]  # == compares number by number
@@ -261,11 +261,11 @@ class IndexData:
         """Apply a function to the numbers."""
         return self._like(func(self.data))
 
-    def sum(self, axis: int | None = None, dtype: Any = None, out: Any = None) -> Any:
+    def sum(self, axis: int | None = None, dtype: object = None, out: object = None) -> Any:
         """Return the sum of the numbers that are not missing, of all or along an axis."""
         return self._reduced(np.nansum(self.data, axis=axis), axis)
 
-    def mean(self, axis: int | None = None, dtype: Any = None, out: Any = None) -> Any:
+    def mean(self, axis: int | None = None, dtype: object = None, out: object = None) -> Any:
         """Return the mean of the numbers that are not missing, of all or along an axis."""
         return self._reduced(np.nanmean(self.data, axis=axis), axis)
 

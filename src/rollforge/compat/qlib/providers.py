@@ -38,7 +38,7 @@ class CalendarProvider:
         end_time: DayLike | None = None,
         freq: str = "day",
         future: bool = False,
-    ) -> Any:
+    ) -> np.ndarray:
         """Return the trading days between two days; see ``D.calendar``."""
         return D.calendar(start_time, end_time, freq, future)
 
@@ -86,7 +86,7 @@ class InstrumentProvider:
 class FeatureProvider:
     """Fields of single instruments."""
 
-    def feature(self, instrument: str, field: str, start_index: int, end_index: int, freq: str = "day") -> Any:
+    def feature(self, instrument: str, field: str, start_index: int, end_index: int, freq: str = "day") -> pd.Series:
         """Return a field as a series indexed by positions in the calendar."""
         return Feature(str(field).removeprefix("$")).load(instrument, start_index, end_index, freq)
 

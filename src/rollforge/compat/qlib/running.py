@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from rollforge.errors import ConfigError, DataError, RollforgeError
 from rollforge.expressions.formulas import Lifespans, Place
@@ -75,13 +74,13 @@ def _reach(kind: type, forms: Forms, tree: Call) -> tuple[float, int]:
         ) from exc
 
 
-def _run(kind: type, forms: Forms, series: Lifespans, tree: Call, *arguments: object) -> NDArray[Any]:
+def _run(kind: type, forms: Forms, series: Lifespans, tree: Call, *arguments: object) -> np.ndarray:
     """Apply the operator to a group of instruments, one after another."""
     place = series.place
     if place is None:
         raise DataError(f"{kind.__name__} computes on instruments of a data folder.")
     shape = next(a.shape for a in arguments if isinstance(a, np.ndarray))
-    found: list[tuple[int, slice, NDArray[Any]]] = []
+    found: list[tuple[int, slice, np.ndarray]] = []
     token = at_work.set(place)
     try:
         for row, code in enumerate(place.codes):
@@ -123,7 +122,7 @@ def _computed(kind: type, given: Sequence[object], code: str, days: pd.RangeInde
         raise DataError(f"The operator {kind.__name__} failed on {code}: {type(exc).__name__}: {exc}") from exc
 
 
-def _aligned(kind: type, values: object, days: pd.RangeIndex) -> NDArray[Any]:
+def _aligned(kind: type, values: object, days: pd.RangeIndex) -> np.ndarray:
     """Align an operator's result with the days of the instrument."""
     if isinstance(values, pd.Series) and values.index.is_unique and pd.api.types.is_integer_dtype(values.index.dtype):
         result = (values if values.index.equals(days) else values.reindex(days)).to_numpy()

@@ -9,6 +9,7 @@ from typing import Any
 from rollforge.errors import ConfigError
 from rollforge.session import current_session
 from rollforge.store.base import open_store
+from rollforge.task import Definition
 from rollforge.track.base import Experiment, Recorder, get_experiment, open_tracker
 
 __all__ = ["get_mongodb", "list_recorders", "replace_task_handler_with_cache"]
@@ -43,6 +44,6 @@ def list_recorders(
     return {k: r for k, r in found.items() if rec_filter_func is None or rec_filter_func(r)}
 
 
-def replace_task_handler_with_cache(task: dict[str, Any], cache_dir: str | Path = ".") -> dict[str, Any]:
+def replace_task_handler_with_cache(task: Definition, cache_dir: str | Path = ".") -> Definition:
     """Return the task unchanged, because the panel cache stores the features of every handler anyway."""
     return task

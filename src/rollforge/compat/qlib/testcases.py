@@ -100,7 +100,7 @@ def _adjust(market: Path) -> None:
 _PRICES = ("open", "high", "low", "close", "vwap")
 
 
-def _days(*written: str) -> Any:
+def _days(*written: str) -> np.ndarray:
     return np.array(written, "datetime64[D]")
 
 
@@ -156,11 +156,11 @@ class TestOperatorData(TestAutoData):
     """One instrument of csi300, its spans, and the trading days of 2005."""
 
     instruments_d: ClassVar[Mapping[str, Any]]
-    cal: ClassVar[Any]
-    start_time: ClassVar[Any]
-    end_time: ClassVar[Any]
+    cal: ClassVar[object]
+    start_time: ClassVar[object]
+    end_time: ClassVar[object]
     inst: ClassVar[str]
-    spans: ClassVar[Any]
+    spans: ClassVar[object]
 
     @classmethod
     def setUpClass(cls, enable_1d_type: str = "simple", enable_1min: bool = False) -> None:
