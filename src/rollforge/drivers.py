@@ -16,8 +16,9 @@ import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
+from configparser import ConfigParser
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, distribution, distributions
 from typing import Any
 
 from rollforge.confidential import mask_secrets
@@ -28,6 +29,7 @@ __all__ = [
     "TRACKERS",
     "Driver",
     "Drivers",
+    "InstalledName",
     "installed",
     "register_again",
     "register_store",
@@ -189,7 +191,7 @@ class Drivers:
         found: dict[str, Driver] = {}
         claims: dict[str, list[str]] = {}
         for point in installed(self.group):
-            owner = f"{_distribution(point)} ({point.value})"
+            owner = f"{point.package} ({point.value})"
             wrong = ""
             if not _SCHEME.fullmatch(point.name):
                 wrong = f"{point.name!r} is no URI scheme"
@@ -202,7 +204,7 @@ class Drivers:
                 continue
             if owner not in claims.setdefault(point.name, []):
                 claims[point.name].append(owner)
-            found[point.name] = Driver(point.name, point.value, _distribution(point))
+            found[point.name] = Driver(point.name, point.value, point.package)
         return found, claims
 
     def _warn(self, text: str) -> None:
@@ -322,24 +324,56 @@ class Drivers:
         )
 
 
-def installed(group: str) -> list[EntryPoint]:
+@dataclass(frozen=True, slots=True)
+class InstalledName:
+    """An entry point of an installed package.
+
+    The standard library's ``EntryPoint`` is not used, because where the package ``importlib_metadata`` has been imported,
+    one invalid entry of any installed package makes reading all of them fail.
+    """
+
+    name: str
+    value: str
+    package: str
+    """Name and version of the package."""
+
+
+def installed(group: str) -> list[InstalledName]:
     """Return the entry points of installed packages in a group, without importing anything.
 
     Metadata of other packages that cannot be read are not a reason to fail: such packages have no entry points.
     """
-    try:
-        return sorted(entry_points(group=group), key=lambda point: (point.name, point.value))
-    except Exception as exc:  # noqa: BLE001 - metadata that any installed package may have damaged
-        log.warning("The entry points of installed packages cannot be read: %s: %s", type(exc).__name__, exc)
-        return []
+    found: dict[tuple[str, str], list[InstalledName]] = {}
+    for package in distributions():
+        try:
+            text = package.read_text("entry_points.txt") or ""
+            if group not in text:
+                continue
+            parser = ConfigParser(delimiters="=", interpolation=None, strict=False, default_section="")
+            parser.optionxform = str  # type: ignore[assignment, method-assign]  # names keep their case
+            parser.read_string("\n".join(line.strip() for line in text.splitlines()))
+        except Exception as exc:  # noqa: BLE001 - metadata that any installed package may have damaged
+            log.warning("The entry points of %s cannot be read: %s: %s", _described(package), type(exc).__name__, exc)
+            continue
+        owner = _described(package)
+        if parser.has_section(group) and _is_first(package, text):  # folders may be listed twice
+            found[owner, text] = [InstalledName(name, value, owner) for name, value in parser.items(group)]
+    return sorted((point for points in found.values() for point in points), key=lambda point: (point.name, point.value))
 
 
-def _distribution(point: EntryPoint) -> str:
+def _described(package: Distribution) -> str:
     try:
-        assert point.dist is not None
-        return f"{point.dist.name} {point.dist.version}"
+        return f"{package.name} {package.version}"
     except Exception:  # noqa: BLE001 - the same
         return "a package without readable metadata"
+
+
+def _is_first(package: Distribution, text: str) -> bool:
+    """Return whether no version of the package in an earlier folder hides this one, which has these entry points."""
+    try:
+        return distribution(package.name).read_text("entry_points.txt") == text
+    except Exception:  # noqa: BLE001 - the same
+        return True
 
 
 STORES = Drivers(
