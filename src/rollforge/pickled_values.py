@@ -18,7 +18,10 @@ from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
-__all__ = ["Pending", "Refused", "Rule", "rule_of"]
+from rollforge.lightgbm_text import check_model_text
+from rollforge.limits import count_values
+
+__all__ = ["Pending", "Refused", "Rule", "count_hashes", "rule_of", "size_of"]
 
 
 class Refused(Exception):
@@ -64,6 +67,21 @@ class Pending:
         return self.result
 
 
+def size_of(value: Any) -> int:
+    """Return roughly how many bytes a value that a call created takes, without the values in a container."""
+    if isinstance(value, (bytes, bytearray, str)):
+        return 32 + len(value)
+    if isinstance(value, (list, set, frozenset, dict, deque)):
+        return 64 + 64 * len(value)
+    kind = type(value).__name__
+    if kind in ("MultiIndex", "RangeIndex"):  # their own count is slow, and 0
+        return 64 + 8 * len(value)
+    if kind == "DataFrame":
+        return 64 + len(value) * sum(getattr(dtype, "itemsize", 8) for dtype in value.dtypes)
+    size = getattr(value, "nbytes", 0)
+    return 64 + (size if type(size) is int else 0)
+
+
 def _need(condition: object, what: str) -> None:
     if not condition:
         raise Refused(what)
@@ -77,6 +95,34 @@ def _ints(*values: object) -> bool:
 
 
 _MOST_OF_A_HASH = 500
+_MOST_IN_A_KEY = 1_000
+_LARGEST_IN_A_KEY = 10_000
+"""Bits of an integer in a key."""
+
+
+def _checked_key(key: object) -> object:
+    """Return the key of a dict or set; refuse one whose hash, which is computed again at each use, would take long."""
+    if type(key) in (float, type(None), bool):
+        return key
+    waiting: list[Any] = [(key,)]
+    count = 0
+    while waiting:
+        values = waiting.pop()
+        count += len(values)
+        if count > _MOST_IN_A_KEY:
+            raise ValueError(f"a key in it consists of more than {_MOST_IN_A_KEY:,} values")
+        for value in values:
+            if isinstance(value, (tuple, frozenset)):
+                waiting.append(value)
+            elif isinstance(value, range):
+                waiting.append((value.start, value.stop, value.step))
+            elif isinstance(value, slice):
+                waiting.append((value.start, value.stop, value.step))
+            elif type(value) is int:
+                _need(value.bit_length() <= _LARGEST_IN_A_KEY, "a very large integer as a key")
+            else:
+                _need(not hasattr(value, "construct_array_type"), "a dtype of pandas as a key")
+    return key
 
 
 def count_hashes(keys: Iterable[object], seen: Counter[int]) -> None:
@@ -90,7 +136,7 @@ def count_hashes(keys: Iterable[object], seen: Counter[int]) -> None:
     ValueError
         If more than a few hundred distinct keys have the same hash.
     """
-    numbers = [hash(key) for key in keys if type(key) not in (str, bytes)]
+    numbers = [hash(_checked_key(key)) for key in keys if type(key) not in (str, bytes)]
     if numbers:
         seen.update(numbers)
         if max(map(seen.__getitem__, set(numbers))) > _MOST_OF_A_HASH:
@@ -191,6 +237,11 @@ def _zone(offset: Any, *name: Any) -> dt.timezone:
     return dt.timezone(offset, *name)
 
 
+def _is_zone(zone: object) -> bool:
+    """Return whether pandas may be given a time zone: some names are paths of files, which it would open."""
+    return isinstance(zone, dt.tzinfo) or (type(zone) is str and len(zone) < 100 and not zone.startswith("dateutil/"))
+
+
 def _zone_info(key: Any, *_: object) -> object:
     from zoneinfo import ZoneInfo
 
@@ -289,7 +340,10 @@ def _dtype_with(code: str, state: tuple[Any, ...]) -> Any:
         parts = [fields[name] for name in names]
         _need(
             all(type(n) is str for n in names)
-            and all(isinstance(p, tuple) and isinstance(p[0], np.dtype) and _ints(p[1]) for p in parts)
+            # Fields inside fields can share their parts, so that hashing or comparing them never ends.
+            and all(
+                isinstance(p, tuple) and isinstance(p[0], np.dtype) and _ints(p[1]) and not p[0].names for p in parts
+            )
             and 0 < size <= _LARGEST_ITEM,
             "a dtype with unknown fields",
         )
@@ -328,7 +382,8 @@ def _array(data: Any, dtype: Any, shape: Any, order: str) -> Any:
         return made.reshape(shape, order=order)  # type: ignore[call-overload]
     _need(isinstance(data, (bytes, bytearray)), "an array of something other than bytes")
     _need(len(data) == count * dtype.itemsize, "an array whose data do not fill it")
-    if not count or not dtype.itemsize:
+    _need(not count or dtype.itemsize, "an array of values without a size")
+    if not count:
         return np.zeros(shape, dtype, order)  # type: ignore[call-overload]
     flat: Any = np.frombuffer(data, dtype)
     if dtype.kind == "b":
@@ -455,9 +510,13 @@ def _frame_columns(blocks: _Blocks) -> dict[int, Any]:
     return found
 
 
+_MOST_ATTRIBUTES = 10_000
+
+
 def _with_flags(value: Any, state: dict[str, Any]) -> Any:
     attrs, flags = state.get("attrs") or {}, state.get("_flags") or {}
     _need(type(attrs) is dict and type(flags) is dict, "a frame with unknown attributes")
+    _need(count_values(attrs, _MOST_ATTRIBUTES) <= _MOST_ATTRIBUTES, "a frame with very many attributes")
     value.attrs = attrs
     if flags.get("allows_duplicate_labels") is False:
         value.flags.allows_duplicate_labels = False
@@ -648,9 +707,7 @@ def _zoned_dtype(*arguments: object) -> object:
     import pandas as pd
 
     def make(unit: Any, zone: Any) -> object:
-        _need(
-            type(unit) is str and (type(zone) is str or isinstance(zone, dt.tzinfo)), "a time zone of an unknown kind"
-        )
+        _need(type(unit) is str and _is_zone(zone), "a time zone of an unknown kind")
         return pd.DatetimeTZDtype(unit, zone)
 
     return make(*arguments) if arguments else Pending(lambda state: make(state["unit"], state["tz"]))
@@ -685,7 +742,7 @@ def _timestamp(value: Any, frequency: object = None, zone: Any = None, unit: Any
     made = pd.Timestamp(moment)
     if zone is None:
         return made
-    _need(type(zone) is str or isinstance(zone, dt.tzinfo), "a time zone of an unknown kind")
+    _need(_is_zone(zone), "a time zone of an unknown kind")
     return made.tz_localize("UTC").tz_convert(zone)
 
 
@@ -857,6 +914,7 @@ def _booster(*arguments: Any) -> Pending:
         _need(isinstance(state, dict), "a booster without its state")
         text = state.get("_handle", state.get("handle"))
         _need(type(text) is str and text.startswith("tree"), "a booster without its model")
+        check_model_text(text)
         made = lightgbm.Booster(model_str=text)
         for name, kind in _BOOSTER_STATE.items():
             if name in state:

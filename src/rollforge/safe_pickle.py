@@ -17,7 +17,8 @@ import pickle
 import pickletools
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
 from typing import IO, Any, NoReturn
@@ -26,7 +27,7 @@ from rollforge import trust
 from rollforge.errors import ArtifactUnreadable, BuildError, UntrustedPickle
 from rollforge.limits import check_file
 from rollforge.moved import current_name
-from rollforge.pickled_values import Pending, Refused, Rule, count_hashes, rule_of
+from rollforge.pickled_values import Pending, Refused, Rule, count_hashes, rule_of, size_of
 from rollforge.user_code import import_file
 
 __all__ = ["allow", "allow_package", "find_class", "load", "loads"]
@@ -214,12 +215,28 @@ _MARK = object()
 _MOST_STEPS = 20_000_000
 _MOST_IN_A_TUPLE = 5_000_000
 _DEEPEST_TUPLE = 500
+_DEEPEST = 100
+"""How deeply arrays of objects, deques and defaultdicts may be nested directly in each other. Freeing such a nest recurses
+in C and would crash the interpreter; Python bounds this recursion for its other containers."""
+_MADE_ANYWAY, _MADE_PER_BYTE = 2**26, 32
+"""Bytes of values that calls may create, in addition to a multiple of the size of the pickle. A pickle can let any number of
+calls copy one large value."""
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _LITERALS = frozenset(
     "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING BINBYTES "
     "SHORT_BINBYTES BINBYTES8 BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8".split()
 )
 _SKIPPED = frozenset(["PROTO", "FRAME"])
+
+
+@dataclass(slots=True)
+class _Nest:
+    """An array of objects, a deque or a defaultdict."""
+
+    target: object
+    depth: int = 1
+    inside: bool = False
+    """Whether it is in another one."""
 
 
 class _Reader:
@@ -237,8 +254,14 @@ class _Reader:
         """Nested tuples and frozensets by id: the object, the number of values in it, its depth."""
         self._hashes: dict[int, tuple[Any, Counter[int]]] = {}
         """Dicts and sets being filled, by id: the object, and how often each hash occurs among its keys."""
+        self._nests: dict[int, _Nest] = {}
+        """Arrays of objects, deques and defaultdicts by id."""
+        self._rules: dict[tuple[str, str], Rule] = {}
+        self._left = 0
+        """Bytes of values that calls may still create."""
 
     def read(self, data: bytes) -> Any:
+        self._left = _MADE_ANYWAY + _MADE_PER_BYTE * len(data)
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if count > _MOST_STEPS:
                 raise ValueError(f"it has more than {_MOST_STEPS:,} instructions")
@@ -282,10 +305,32 @@ class _Reader:
     def _finish(self, pending: Pending, state: object) -> Any:
         if pending.done:
             return pending.result
-        made = pending.finish(state)
+        made = self._made(pending.finish(state))
         for key in pending.memo:
             self._memo[key] = made
         return made
+
+    def _made(self, value: Any) -> Any:
+        """Return what a call created, after counting it."""
+        self._left -= size_of(value)
+        if self._left < 0:
+            raise ValueError("it creates values that are far larger than the pickle")
+        if isinstance(value, (deque, defaultdict)):
+            self._nest(value, ())
+        elif getattr(getattr(value, "dtype", None), "hasobject", False) and hasattr(value, "ravel"):
+            self._nest(value, value.ravel().tolist())
+        return value
+
+    def _nest(self, target: object, values: Iterable[Any]) -> None:
+        """Count how deeply arrays of objects, deques and defaultdicts are nested."""
+        inner = [self._nests[id(v)] for v in values if id(v) in self._nests] if self._nests else []
+        nest = self._nests.setdefault(id(target), _Nest(target))
+        depth = 1 + max((n.depth for n in inner), default=0)
+        if depth > _DEEPEST or (depth > nest.depth and nest.inside):
+            raise ValueError(f"its containers are nested more than {_DEEPEST} deep, or contain themselves")
+        nest.depth = max(depth, nest.depth)
+        for n in inner:
+            n.inside = True
 
     def _to_mark(self) -> list[Any]:
         values: list[Any] = []
@@ -335,6 +380,8 @@ class _Reader:
         target = self._stack[-1]
         if type(target) not in (list, deque):
             raise Refused("appending to a value that is not a list")
+        if type(target) is deque:
+            self._nest(target, values)
         target.extend(values)
 
     def set_items(self, values: list[Any]) -> None:
@@ -344,6 +391,8 @@ class _Reader:
         if len(values) % 2:
             raise ValueError("a key without a value")
         self._count_hashes(target, values[::2])
+        if type(target) is defaultdict:
+            self._nest(target, values[1::2])
         for key, value in zip(values[::2], values[1::2], strict=True):
             target[key] = value
 
@@ -369,11 +418,18 @@ class _Reader:
         maker = rule.new if new and rule.new is not None else rule.make
         if maker is None:
             raise Refused("a call of a value that is only a name")
-        self._stack.append(maker(*arguments, **keywords) if keywords else maker(*arguments))
+        self._stack.append(self._made(maker(*arguments, **keywords) if keywords else maker(*arguments)))
+
+    def rule(self, module: str, name: str) -> Rule:
+        """Return the rule of a name; finding it again and again would take most of the time."""
+        found = self._rules.get((module, name))
+        if found is None:
+            found = self._rules[module, name] = _resolve(module, name)
+        return found
 
     def _rule_of_value(self, value: object) -> Rule:
         if isinstance(value, type):
-            return _resolve(value.__module__, value.__qualname__)
+            return self.rule(value.__module__, value.__qualname__)
         raise Refused(f"a call of a {type(value).__name__}")
 
     def build(self, state: object) -> None:
@@ -391,14 +447,14 @@ class _Reader:
 
 def _global(reader: _Reader, argument: str) -> None:
     module, _, name = argument.partition(" ")
-    reader._stack.append(_resolve(module, name))
+    reader._stack.append(reader.rule(module, name))
 
 
 def _stack_global(reader: _Reader, _: object) -> None:
     name, module = reader._pop(), reader._pop()
     if type(name) is not str or type(module) is not str:
         raise Refused("a name that is not a string")
-    reader._stack.append(_resolve(module, name))
+    reader._stack.append(reader.rule(module, name))
 
 
 def _reduce(reader: _Reader, _: object) -> None:
@@ -420,7 +476,7 @@ def _newobj_ex(reader: _Reader, _: object) -> None:
 
 def _inst(reader: _Reader, argument: str) -> None:
     module, _, name = argument.partition(" ")
-    reader.call(_resolve(module, name), tuple(reader._to_mark()))
+    reader.call(reader.rule(module, name), tuple(reader._to_mark()))
 
 
 def _obj(reader: _Reader, _: object) -> None:

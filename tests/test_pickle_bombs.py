@@ -1,0 +1,127 @@
+"""Small pickles cannot end the interpreter, compute for minutes or fill the memory."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections import defaultdict, deque
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rollforge import safe_pickle
+from rollforge.errors import ArtifactUnreadable, UntrustedPickle
+
+
+def program(module: str, name: str, *arguments: Any) -> bytes:
+    """A pickle that calls ``module.name(*arguments)``."""
+    return _names(module, name) + pickle.dumps(arguments, 2)[2:-1] + b"R."
+
+
+def _names(module: str, name: str) -> bytes:
+    return b"c" + module.encode() + b"\n" + name.encode() + b"\n"
+
+
+def _nested(first: bytes, then: bytes, depth: int = 100_000) -> bytes:
+    """A container in a container in a container …"""
+    return first * depth + b"N" + then * depth + b"."
+
+
+_DTYPE = pickle.dumps(np.dtype(object), 2)[2:-1]
+_ARRAY = (
+    _names("numpy._core.multiarray", "_reconstruct")
+    + b"cnumpy\nndarray\n(K\x00tU\x01b\x87R(K\x01(K\x01t"
+    + b"h\x63\x89"
+)
+
+
+def _object_array_in_itself(depth: int) -> bytes:
+    return _DTYPE + b"q\x630" + _nested(_ARRAY + b"]", b"atb", depth)
+
+
+def _grown(kind: bytes, fill: bytes) -> bytes:
+    """Containers that are put into each other before they are filled."""
+    make = b"".join(kind + b"r" + i.to_bytes(4, "little") + b"0" for i in range(5_000))
+    return make + b"".join(b"j%b%bj%b%b0" % (i.to_bytes(4, "little"), fill[:-1], (i + 1).to_bytes(4, "little"), fill[-1:])
+                           for i in range(4_999)) + b"N."  # fmt: skip
+
+
+def _dtype_of_two(inner: bytes) -> bytes:
+    head = _names("numpy", "dtype") + b"(U\x02V8\x89\x88tR(K\x03U\x01|N"
+    return head + b"(U\x01aU\x01bt(U\x01a(" + inner + b"K\x00tU\x01b(" + inner + b"K\x00tdK\x08K\x01K\x00tb"
+
+
+def _dtype_with_shared_fields(depth: int = 50) -> bytes:
+    start = pickle.dumps(np.dtype("i8"), 2)[2:-1] + b"q\x640"
+    return b"}" + start + (_dtype_of_two(b"h\x64") + b"q\x640") * depth + b"h\x64Ns."
+
+
+def _copies(name: str, value: object) -> bytes:
+    """One value, from which calls make any number of others."""
+    call = _names("builtins", name) + b"h\xff\x85R"
+    return pickle.dumps(value, 2)[2:-1] + b"q\xff0(" + call * 20_000 + b"l."
+
+
+_SIZELESS = [np.dtype("V0"), np.dtype("S0"), np.dtype("U0")]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _nested(_names("collections", "deque") + b")R", b"a"),
+        _nested(_names("collections", "defaultdict") + b")RN", b"s"),
+        _object_array_in_itself(20_000),
+        _grown(_names("collections", "deque") + b")R", b"a"),
+        b"}(" + b"N" * 2_000 + b"tq\x010" + b"h\x01Ns" * 10 + b".",
+        b"}" + pickle.dumps(1 << 80_000, 2)[2:-1] + b"q\x010" + b"h\x01Ns" * 10 + b".",
+        b"}" + pickle.dumps(pd.CategoricalDtype(["a"]), 2)[2:-1] + b"Ns.",
+        _dtype_with_shared_fields(),
+        _copies("bytes", b"x" * 100_000),
+        _copies("set", list(range(1_000))),
+        *(program("numpy._core.numeric", "_frombuffer", b"", d, (2**36,), "C") for d in _SIZELESS),
+        program("pandas.core.indexes.base", "_new_Index", pd.RangeIndex, {"start": 0, "stop": 10**15, "step": 1}),
+        program("pandas._libs.tslibs.timestamps", "_unpickle_timestamp", 0, None, "dateutil//etc/hostname"),
+        program("pandas", "DatetimeTZDtype", "ns", "dateutil//etc/hostname"),
+    ],
+    ids=[
+        "deques", "defaultdicts", "arrays", "grown deques", "a large key", "a large integer as a key", "a dtype as a key",
+        "fields that are shared", "copies of bytes", "copies of sets", "V0", "S0", "U0", "a range", "a file as a zone",
+        "a file as the zone of a dtype",
+    ],
+)  # fmt: skip
+def test_no_pickle_ends_the_interpreter_or_takes_more_than_its_size(data: bytes) -> None:
+    """Nests that cannot be freed, hashes computed again and again, copies of copies, sizes without bytes, paths as names."""
+    began = time.monotonic()
+    with pytest.raises((UntrustedPickle, ArtifactUnreadable)):
+        safe_pickle.loads(data)
+    assert time.monotonic() - began < 10
+
+
+def test_a_frame_has_few_attributes() -> None:
+    """Attributes are copied with each operation and compared when frames are joined."""
+    shared: list[Any] = [1]
+    for _ in range(40):
+        shared = [shared, shared]
+    frame = pd.DataFrame({"a": [1.0]})
+    frame.attrs = {"a": [1, {"b": "c"}]}
+    assert safe_pickle.loads(pickle.dumps(frame)).attrs == frame.attrs
+    frame.attrs = {"a": shared}
+    with pytest.raises(UntrustedPickle, match="attributes"):
+        safe_pickle.loads(pickle.dumps(frame))
+
+
+def test_containers_may_be_nested_and_shared() -> None:
+    """A few levels, as data have them, and the same values many times."""
+    nested: dict[str, Any] = defaultdict(dict, {"a": defaultdict(list, {"b": [deque([deque([1])])]})})
+    assert safe_pickle.loads(pickle.dumps(nested)) == nested
+    array = np.empty(2, object)
+    array[:] = [np.array(["a", None], object), deque([1])]
+    back = safe_pickle.loads(pickle.dumps([array] * 100))
+    assert back[0][0].tolist() == ["a", None]
+    assert back[99] is back[0]
+    index = pd.MultiIndex.from_product([pd.date_range("2020-01-01", periods=200), list("abcde")])
+    frames = {i: pd.DataFrame({"x": 1.0, "y": True, "z": "t"}, index=index) for i in range(20)}
+    back = safe_pickle.loads(pickle.dumps(frames))
+    assert all(back[i].equals(frames[i]) for i in frames)
