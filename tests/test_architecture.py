@@ -24,6 +24,7 @@ _GROUND = [
     "kinds",
     "user_code",
     "trust",
+    "lightgbm_text",
     "pickled_values",
     "safe_pickle",
     "pickling",

@@ -114,9 +114,7 @@ def _checked_key(key: object) -> object:
         for value in values:
             if isinstance(value, (tuple, frozenset)):
                 waiting.append(value)
-            elif isinstance(value, range):
-                waiting.append((value.start, value.stop, value.step))
-            elif isinstance(value, slice):
+            elif isinstance(value, (range, slice)):
                 waiting.append((value.start, value.stop, value.step))
             elif type(value) is int:
                 _need(value.bit_length() <= _LARGEST_IN_A_KEY, "a very large integer as a key")
