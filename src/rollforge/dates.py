@@ -290,7 +290,7 @@ def _text(text: str) -> Moment:
             month = _month(parts["name"], text) if parts.get("name") else int(parts["month"])
             seconds = _seconds(parts, text)
             return Moment(_checked(int(parts["year"]), month, int(parts["day"]), text), seconds, _offset(parts, text))
-    raise _Unreadable(_why(text, bare))
+    raise _Unreadable(_reason(text, bare))
 
 
 def _checked(year: int, month: int, day: int, text: str) -> dt.date:
@@ -329,7 +329,7 @@ def _offset(parts: dict[str, str | None], text: str) -> float | None:
     return float((int(digits[:2]) * 60 + int(digits[2:])) * (-1 if zone[0] == "-" else 1))
 
 
-def _why(text: str, bare: str) -> str:
+def _reason(text: str, bare: str) -> str:
     """Return as precisely as possible why a string that matches no pattern is not a day."""
     if not bare:
         return f"the date is missing (an empty text). {_HOW}"

@@ -102,8 +102,8 @@ class Limit:
         ConfigError
             If the environment variable is not a size.
         """
-        said = os.environ.get(self.variable)
-        return self.default if not said else parse_size(said, path=self.variable)
+        given = os.environ.get(self.variable)
+        return self.default if not given else parse_size(given, path=self.variable)
 
     def shown(self, amount: int | None = None) -> str:
         """Return an amount (by default the limit) with its unit, for messages."""

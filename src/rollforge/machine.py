@@ -34,11 +34,11 @@ def _uptime_source() -> Callable[[], float]:
     if clock is None:
         return time.time  # not Linux: fall back to the wall clock
     try:
-        told = _kernels_uptime()
+        kernels = _kernels_uptime()
     except (OSError, ValueError):
         return lambda: time.clock_gettime(clock)
     # A time namespace can shift the clock of a single process; the kernel's file is the same for the whole machine.
-    return (lambda: time.clock_gettime(clock)) if abs(time.clock_gettime(clock) - told) < 1.0 else _kernels_uptime
+    return (lambda: time.clock_gettime(clock)) if abs(time.clock_gettime(clock) - kernels) < 1.0 else _kernels_uptime
 
 
 def uptime() -> float:

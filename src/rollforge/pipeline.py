@@ -34,7 +34,7 @@ from rollforge.run.execute import FOLDER_TAG, end_unfinished_runs, preload, prep
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import FailureGroup, group_failures
 from rollforge.run.fitness import own_data
-from rollforge.run.job import Event, Job
+from rollforge.run.job import Event, Job, ignore_event
 from rollforge.run.review import reviewed
 from rollforge.run.submission import facts_of, read_facts
 from rollforge.run.worker import release_dead_workers
@@ -108,11 +108,9 @@ def failures(plan: Plan) -> tuple[FailureGroup, ...]:
     return group_failures({task_id: errors[task_id] for task_id in plan.ids if task_id in errors})
 
 
-def _nobody(event: Event) -> None:
-    """Ignore the event."""
-
-
-def train(plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = _nobody, log_file: Path | None = None) -> None:
+def train(
+    plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = ignore_event, log_file: Path | None = None
+) -> None:
     """Train the tasks of `plan` that are not done yet. Failures are recorded in the store.
 
     Parameters

@@ -94,10 +94,10 @@ def _placed(exc: RollforgeError, workflow: Workflow) -> str:
     """Add the line in the file to an error, and advice if the missing module is next to the file."""
     line = line_of(exc.path, workflow.lines) if isinstance(exc, ConfigError) else ""
     missing = exc.__cause__.name if isinstance(exc.__cause__, ModuleNotFoundError) else None
-    beside = workflow.path.parent / f"{missing}.py"
+    local_file = workflow.path.parent / f"{missing}.py"
     hint = (
-        f" {beside.name} lies beside the workflow file: add 'sys: {{rel_path: .}}' to it."
-        if os.path.isfile(beside)
+        f" {local_file.name} lies beside the workflow file: add 'sys: {{rel_path: .}}' to it."
+        if os.path.isfile(local_file)
         else ""
     )
     return f"{line}{exc}{hint}"
@@ -167,8 +167,10 @@ def _with_exchange(template: Mapping[str, Any], session: Session) -> dict[str, o
             defaults = {k: math.inf if k == "limit_threshold" and v is None else v for k, v in exchange.items()}
             given = options.get("exchange_kwargs") or {}
             # A trade unit of null means any amount; for other options null means the default.
-            said = {k for k in defaults if k in options or (k in given and (k == "trade_unit" or given[k] is not None))}
-            kept = {k: v for k, v in defaults.items() if k not in said}
+            configured = {
+                k for k in defaults if k in options or (k in given and (k == "trade_unit" or given[k] is not None))
+            }
+            kept = {k: v for k, v in defaults.items() if k not in configured}
             made = {**options, "exchange_kwargs": {**given, **kept}}
             if "benchmark" not in made and session.region != Session().region:
                 made["benchmark"] = default_benchmark(session)

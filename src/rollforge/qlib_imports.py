@@ -166,7 +166,7 @@ def _in_pyqlib(path: str) -> importlib.machinery.ModuleSpec | None:
     return importlib.util.spec_from_file_location(path, found.origin, submodule_search_locations=inner)
 
 
-class _Ours(MutableMapping[str, Any]):
+class _PyqlibNamespace(MutableMapping[str, Any]):
     """The namespace of a pyqlib module while its code runs: Rollforge's names are not overwritten.
 
     Exception: a pyqlib class replaces a Rollforge object that is not a class, only inside its own module, because other
@@ -203,7 +203,7 @@ _lock = threading.RLock()
 _run: set[str] = set()  # modules whose pyqlib code has run or is running
 
 
-def _run_pyqlibs(module: ModuleType) -> None:
+def _run_pyqlib_module(module: ModuleType) -> None:
     """Run the code of pyqlib's module of this name, if there is one, and add its names to Rollforge's.
 
     Raises
@@ -223,7 +223,7 @@ def _run_pyqlibs(module: ModuleType) -> None:
         _run.add(name)  # before its code runs, because it can import itself
         try:
             code = importlib.util.decode_source(spec.loader.get_data(str(spec.origin)))
-            names = _Ours(made.__dict__, ours, module.__dict__)
+            names = _PyqlibNamespace(made.__dict__, ours, module.__dict__)
             exec(compile(code, str(spec.origin), "exec", dont_inherit=True), made.__dict__, names)
         except Exception as exc:  # noqa: BLE001 - whatever the code of an installed pyqlib raises
             _run.discard(name)
@@ -259,7 +259,7 @@ class _Module(ModuleType):
         elif path in MODULES or _in_pyqlib(path) is not None:
             value = importlib.import_module(path)
         else:
-            _run_pyqlibs(self)
+            _run_pyqlib_module(self)
             if name not in self.__dict__:
                 raise AttributeError(why_not(module, name))
             return self.__dict__[name]

@@ -96,9 +96,9 @@ def _computed(text: str, name: str) -> str:
     try:
         answer: Mapping[str, str] = json.loads(done.stdout)
     except ValueError:
-        told = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise ConfigError(
-            f"{name}: the template cannot be filled: {told[-1] if told else f'exit code {done.returncode}'}"
+            f"{name}: the template cannot be filled: {lines[-1] if lines else f'exit code {done.returncode}'}"
         ) from None
     if "error" in answer:
         raise ConfigError(f"{name}: the template cannot be filled: {answer['error']}")

@@ -227,7 +227,7 @@ def test_every_figure_names_its_days_its_label_and_its_costs(days: int | None) -
     console = Console(width=80, record=True, color_system=None)
     console.print(headline_table(summary))
     shown, page = " ".join(console.export_text().split()), render(summary)
-    judged = f"{summary.headline.ic_days} of 60 days, {summary.headline.first_judged} to {summary.headline.last_judged}"
+    judged = f"{summary.headline.ic_days} of 60 days, {summary.headline.first_evaluated} to {summary.headline.last_evaluated}"
     for text in (judged, FIVE):
         assert text in shown
         assert text in page

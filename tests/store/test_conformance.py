@@ -494,7 +494,7 @@ class TestPostgresStore(TaskStoreSuite):
         """A notification in progress is finished first, so that it does not reopen the connection."""
         store = self.make_store(None)
         assert isinstance(store, PostgresStore)
-        announce, began = store._bell._announce, threading.Event()
+        announce, began = store._announcer._announce, threading.Event()
 
         def slowly(pools: Iterable[str]) -> None:
             began.set()
@@ -502,7 +502,7 @@ class TestPostgresStore(TaskStoreSuite):
             announce(pools)
 
         store.create(POOL, [{"x": 1}])
-        store._bell._announce = slowly
+        store._announcer._announce = slowly
         store.create(POOL, [{"x": 2}])  # soon after the first, so a timer announces it
         assert began.wait(60)
         store.close()

@@ -4,16 +4,16 @@
 code   meaning
 =====  =========================================================================
 0      done
-1      tasks failed, the result is incomplete, a leak was found, or a question was answered with no
+1      tasks failed, the result is incomplete, a leak was found, or a confirmation was declined
 2      usage: a mistake in a file, an option or a name; nothing was started
 3      the data of the day are not there yet (serving)
 4      a check of the data failed (serving)
 5      training failed, and the last good model served (serving)
-6      another process is at work on the same thing (serving)
-7      this machine cannot run the tasks, or was not told to run their code (workers)
+6      another process is doing the same (serving)
+7      this machine cannot run the tasks, or does not allow their code (workers)
 8      tasks failed on this machine that succeeded on others (workers)
 130    interrupted by Ctrl-C or SIGTERM; running tasks were returned to the pool
-141    the reader of the output went away
+141    the reader of the output has exited
 =====  =========================================================================
 """
 

@@ -162,14 +162,14 @@ def query(
 
 def _whole_tasks(manager: TaskManager, query: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield tasks with their results; an unreadable result is replaced by the reason."""
-    told = set()
+    shown = set()
     try:
         for task in manager.query(query):
-            told.add(task["_id"])
+            shown.add(task["_id"])
             yield task
     except _UNREADABLE:
         for task in manager.query(query, decode=False):
-            if task["_id"] in told:
+            if task["_id"] in shown:
                 continue
             try:
                 yield manager.re_query(task["_id"])

@@ -43,8 +43,8 @@ def _show_usage(exc: Any) -> None:
     """Show a usage error in Typer's format."""
     from typer import rich_utils
 
-    told = printable(exc.format_message())
-    exc.format_message = lambda: told
+    message = printable(exc.format_message())
+    exc.format_message = lambda: message
     rich_utils.rich_format_error(exc)
 
 

@@ -193,14 +193,14 @@ def _run(
     for note in notes:
         echo(f"note: {note}", err=True)
     worker_pool = WorkerPool(
-        store, Job(**work, **options), session, jobs, _say, stopping, **settings, admission=admission, patient=True
+        store, Job(**work, **options), session, jobs, _show, stopping, **settings, admission=admission, patient=True
     )
     with stopping:
         worker_pool.run()
     echo(f"{counted(worker_pool.ran, 'task')} run")
 
 
-def _say(event: Event) -> None:
+def _show(event: Event) -> None:
     took = f" in {event.seconds:.1f} s" if event.seconds else ""
     label = f"  {one_line(event.label)}" if event.label else ""
     echo(f"{event.kind:<8} {event.task_id}{label}{took}{': ' + event.error.splitlines()[0] if event.error else ''}")
@@ -219,14 +219,14 @@ class _Stopping:
         return self._asked
 
     def __enter__(self) -> _Stopping:
-        self._before = [signal.signal(s, self._hear) for s in _STOPPING]
+        self._before = [signal.signal(s, self._handle) for s in _STOPPING]
         return self
 
     def __exit__(self, *exc: object) -> None:
         for number, handler in zip(_STOPPING, self._before, strict=True):
             signal.signal(number, handler)
 
-    def _hear(self, signum: int, frame: Any) -> None:
+    def _handle(self, signum: int, frame: Any) -> None:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True

@@ -22,7 +22,7 @@ from rollforge.session import Session, using
 from rollforge.store.base import open_store
 from rollforge.task import Status, TaskRecord
 from rollforge.track.base import open_tracker
-from rollforge.track.elsewhere import said_elsewhere
+from rollforge.track.elsewhere import describe_elsewhere
 
 if TYPE_CHECKING:
     from rollforge.store.base import TaskStore
@@ -107,7 +107,7 @@ def _is_away(session: Session, tracking: object, exc: Exception) -> bool:
 def recorded_elsewhere(session: Session, pool: str, known: Sequence[TaskOutcome]) -> str:
     """Describe where the runs are that this machine does not have; empty if it has all of them."""
     lacking = any(o.recorder is None and o.task.status is Status.DONE for o in known)
-    return said_elsewhere(session, pool) if lacking else ""
+    return describe_elsewhere(session, pool) if lacking else ""
 
 
 def with_windows(known: tuple[TaskOutcome, ...]) -> tuple[tuple[TaskOutcome, ...], list[str]]:

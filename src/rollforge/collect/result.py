@@ -35,7 +35,7 @@ class ModelResult:
     label: pd.DataFrame | None
     """Index (datetime, instrument): the model's own label; it is evaluated by the first column."""
     target: Label
-    """What the first column of `label` is, and over how many days it runs."""
+    """Description of the first column of `label`, and the number of days that it spans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Collected:
     label: pd.DataFrame | None
     """Index (datetime, instrument): the labels of all models that have the same label as the first."""
     target: Label
-    """What the first column of `label` is, and over how many days it runs."""
+    """Description of the first column of `label`, and the number of days that it spans."""
     coverage: Coverage
     warnings: tuple[str, ...] = ()
     """Warnings about the result, even if it is complete."""
@@ -171,13 +171,13 @@ def _label(
     known: Sequence[TaskOutcome], model: str, label: pd.DataFrame | None, declared: int | None
 ) -> tuple[pd.DataFrame | None, Label]:
     """Return a model's label (evaluated by its first column) and its description, from a run or else from its task."""
-    from rollforge.record.analysis import judged_column, recorded_labels
+    from rollforge.record.analysis import evaluated_column, recorded_labels
 
     own = [o for o in known if o.model == model]
     definition = own[0].task.definition
     run = next((o.recorder for o in own if o.recorder is not None), None)
     labels = (recorded_labels(run) if run is not None else ()) or task_labels(definition)
-    column = judged_column(definition)
+    column = evaluated_column(definition)
     found = labels[column] if -len(labels) <= column < len(labels) else Label("", None)
     target = Label(found.expression, declared if found.days is None else found.days)
     if label is None or not -label.shape[1] <= column < label.shape[1]:

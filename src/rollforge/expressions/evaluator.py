@@ -174,7 +174,7 @@ class EvaluationPlan:
                     values[done] = _given(step.tree, blocks, shape, elsewhere)
                 else:
                     if step.sources not in known:
-                        begin, end = _life(step.sources, blocks, shape[0], elsewhere)
+                        begin, end = _lifespan(step.sources, blocks, shape[0], elsewhere)
                         known[step.sources] = Lifespans(begin, end, shared, self.shares, place)
                     arguments = [values[a.at] if isinstance(a, _Slot) else a for a in step.arguments]
                     if not is_built_in(step.operator.name):  # user-defined operators may modify their arguments
@@ -200,7 +200,7 @@ class EvaluationPlan:
         Arguments are those of :meth:`run`.
         """
         sources = frozenset[str | Call]().union(*(self._steps[slot].sources for _, slot in self._ends))
-        return _life(sources, blocks, instruments, elsewhere)
+        return _lifespan(sources, blocks, instruments, elsewhere)
 
 
 def _given(
@@ -223,7 +223,7 @@ def _forget(values: list[Any], slot: int, shared: dict[int, Any]) -> None:
     values[slot] = None
 
 
-def _life(
+def _lifespan(
     sources: Sources, blocks: Mapping[str, FieldBlock], instruments: int, elsewhere: Mapping[Call, OtherInstrument]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the half-open range of days on which any of the sources exists."""

@@ -268,14 +268,14 @@ class FeaturePlan:
         if threads == 1 or len(chunks) < 2:
             for chunk in chunks:
                 work(*chunk)
-                self._tell(chunk[0].stop, began)
+                self._log_progress(chunk[0].stop, began)
             return
         with ThreadPoolExecutor(threads) as pool:
             for chunk, done in [(chunk, pool.submit(work, *chunk)) for chunk in chunks]:
                 done.result()
-                self._tell(chunk[0].stop, began)
+                self._log_progress(chunk[0].stop, began)
 
-    def _tell(self, done: int, began: float) -> None:
+    def _log_progress(self, done: int, began: float) -> None:
         if time.perf_counter() - began > _LONG:
             log.info("%d of %d instruments are computed", done, len(self.codes))
 

@@ -176,10 +176,10 @@ class Panel:
             if not _is_mapped_from(group.values, file):
                 np.save(file, group.values)
             listed.append({"name": name, "columns": group.names, "file": file.name})
-        marks = {p.name: [*_looks(p), _checksum(p)] for p in sorted(folder.glob("*.npy"))}
+        marks = {p.name: [*_file_state(p), _checksum(p)] for p in sorted(folder.glob("*.npy"))}
         meta = {"format": FORMAT, "codes": self.codes, "groups": listed, "files": marks}
         (folder / META).write_text(json.dumps(meta), encoding="utf-8")
-        (folder / _checked()).touch()
+        (folder / _verified_mark()).touch()
 
     @classmethod
     def load(cls, folder: Path) -> Panel | None:
@@ -189,11 +189,11 @@ class Panel:
             if meta["format"] != FORMAT:
                 return None
             for name, noted in meta["files"].items():
-                if not _whole(folder / name, noted):
+                if not _is_intact(folder / name, noted):
                     log.warning("panel %s: %s is damaged; it is rebuilt", folder.name, name)
                     return None
             with contextlib.suppress(OSError):  # a read-only cache is checked each time
-                (folder / _checked()).touch()
+                (folder / _verified_mark()).touch()
             groups = {
                 g["name"]: Group(tuple(g["columns"]), np.load(folder / g["file"], mmap_mode="r"))
                 for g in meta["groups"]
@@ -229,7 +229,7 @@ def _multi_index(levels: list[Any], codes: list[Any]) -> pd.MultiIndex:
     return pd.MultiIndex(levels=levels, codes=codes, names=names, verify_integrity=False)
 
 
-def _looks(file: Path) -> list[int]:
+def _file_state(file: Path) -> list[int]:
     """Return size, modification time and a checksum of 64 samples of a file: cheap enough for each opening."""
     about = file.stat()
     mark = 0
@@ -265,18 +265,18 @@ def _checksum_of_piece(file: Path, start: int) -> int:
     return mark
 
 
-def _whole(file: Path, noted: Sequence[int]) -> bool:
+def _is_intact(file: Path, noted: Sequence[int]) -> bool:
     """Return whether a file matches its recorded state."""
     size, time_ns, mark, checksum = noted
-    looks = _looks(file)
-    if looks[0] != size or looks[2] != mark:
+    state = _file_state(file)
+    if state[0] != size or state[2] != mark:
         return False
-    untouched = looks[1] == time_ns and (file.parent / _checked()).exists()
-    return untouched or _checksum(file) == checksum
+    verified = state[1] == time_ns and (file.parent / _verified_mark()).exists()
+    return verified or _checksum(file) == checksum
 
 
 @functools.cache
-def _checked() -> str:
+def _verified_mark() -> str:
     """Return the name of the empty file that marks a panel as verified since the last boot."""
     try:
         return f"checked-{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"

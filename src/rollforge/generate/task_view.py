@@ -46,7 +46,7 @@ class TaskView:
 
     @property
     def dataset_kwargs(self) -> dict[str, Any]:
-        """The arguments of the dataset, which may be changed in a task of one's own.
+        """The arguments of the dataset. Modify them only in your own copy of the task.
 
         Raises
         ------
@@ -117,7 +117,7 @@ class TaskView:
 
 
 def _day(value: object) -> str:
-    """Return a day in ISO format; as it is written if it is no day."""
+    """Return a day in ISO format; anything else is returned as text."""
     try:
         return str(read_day(value))
     except DateError:

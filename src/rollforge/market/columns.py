@@ -36,14 +36,14 @@ _SAME |= {
 }  # fmt: skip
 
 
-def column_names(raw: pd.DataFrame, said: Mapping[str, str], file: Path | str, *, of_one: bool) -> dict[object, str]:
+def column_names(raw: pd.DataFrame, given: Mapping[str, str], file: Path | str, *, of_one: bool) -> dict[object, str]:
     """Return {source column: name} of the columns to keep.
 
     Parameters
     ----------
     raw : DataFrame
         The table as read.
-    said : mapping
+    given : mapping
         Source column -> name, as given by the user for some columns; ``""`` skips a column.
     file : path or str
         Source of the table, for messages.
@@ -57,10 +57,10 @@ def column_names(raw: pd.DataFrame, said: Mapping[str, str], file: Path | str, *
     """
     found: list[object] = list(raw.columns)
     known = [str(c) for c in found]
-    for asked in said:
+    for asked in given:
         if asked not in known:
             raise DataError(f"{file} has no column {asked!r}.{nearest(asked, known)} It has: {', '.join(known)}.")
-    names = {c: said.get(str(c), tidy(c)) for c in found}
+    names = {c: given.get(str(c), tidy(c)) for c in found}
     names = _pick(names, DATE, DATES, file)
     mine = [c for c, n in names.items() if n in CODES[:_SURE]]
     if of_one and (len(mine) != 1 or raw[mine[0]].nunique() < 2):

@@ -114,12 +114,12 @@ class Provider:
                     f"Known: {', '.join(known) or 'none'}. 'rollforge data universe {market} FILE' imports one."
                 )
             members = _read_market(file)
-            _refuse_meeting(members, f"The universe {market!r}")
+            _check_shared_folder(members, f"The universe {market!r}")
             self._markets[market] = members
-            self._warn_of_strangers(market)
+            self._warn_of_members_without_data(market)
         return self._markets[market]
 
-    def _warn_of_strangers(self, market: str) -> None:
+    def _warn_of_members_without_data(self, market: str) -> None:
         """Log the members of a universe that have no data, which would otherwise be missing silently."""
         if multiprocessing.parent_process() is not None:
             return  # a worker process: its parent has already logged it
@@ -201,7 +201,7 @@ class Provider:
         found = False
         days = len(self.calendar(freq))
         root = self.path / "features"
-        _refuse_meeting(codes, "The list of instruments")
+        _check_shared_folder(codes, "The list of instruments")
         for i, code in enumerate(codes):
             path = _series_file(root, code, name, freq)
             try:
@@ -291,7 +291,7 @@ def _is_one_name(text: str) -> bool:
     return os.sep not in text and "\0" not in text and text not in ("", os.curdir, os.pardir)
 
 
-def _refuse_meeting(codes: Iterable[str], source: str) -> None:
+def _check_shared_folder(codes: Iterable[str], source: str) -> None:
     """Check that no two instruments share a folder, because each would read the other's prices.
 
     Raises

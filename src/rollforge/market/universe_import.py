@@ -196,18 +196,18 @@ def _is_day(cell: object) -> bool:
     return True
 
 
-def _columns(file: Path, header: list[str] | None, rows: Cells, said: dict[str, str]) -> dict[str, int]:
+def _columns(file: Path, header: list[str] | None, rows: Cells, given: dict[str, str]) -> dict[str, int]:
     """Return {instrument, start, end, date: column index} for the existing columns."""
     if header is None:
         return _by_position(file, rows)
-    for column, meaning in said.items():
+    for column, meaning in given.items():
         if column not in header:
             raise DataError(f"{file} has no column {column!r}.{nearest(column, header)} It has: {', '.join(header)}.")
         if meaning not in ("", *_USUAL):
             raise DataError(
                 f"A column of a universe is {', '.join(_USUAL)}, found {meaning!r}.{nearest(meaning, _USUAL)}"
             )
-    names = [said.get(c, tidy(c)) for c in header]
+    names = [given.get(c, tidy(c)) for c in header]
     place = {}
     for meaning, usual in _USUAL.items():
         pick = next((u for u in usual if u in names), None)

@@ -92,7 +92,7 @@ class DSBasedUpdater(RecordUpdater):
     hist_ref : int, optional
         Number of trading days of history that the dataset needs; 0 by default.
     freq : str
-        Of the calendar.
+        Name of the calendar.
     fname : str
         Name of the artifact.
     loader_cls : type

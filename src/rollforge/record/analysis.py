@@ -28,7 +28,7 @@ from rollforge.record.signal import SignalRecord
 from rollforge.track.base import Recorder
 
 __all__ = [
-    "SigAnaRecord", "calc_ic", "calc_long_short_prec", "calc_long_short_return", "judged_column", "mean_to_std",
+    "SigAnaRecord", "calc_ic", "calc_long_short_prec", "calc_long_short_return", "evaluated_column", "mean_to_std",
     "newey_west_t", "quantile_returns", "recorded_labels", "risk_analysis",
 ]  # fmt: skip
 
@@ -569,8 +569,8 @@ class SigAnaRecord(ACRecordTemp):
                 metrics[f"{name} Ann Sharpe"] = mean_to_std(values) * periods**0.5
             made |= {"long_short_r.pkl": long_short, "long_avg_r.pkl": average}
         self.recorder.log_metrics(**metrics)
-        judged = f"{ic.notna().sum()} days" + (f", label {self._label()}" if known else "")
-        self.report(f"The signal's metrics, before costs ({judged}):", metrics)
+        basis = f"{ic.notna().sum()} days" + (f", label {self._label()}" if known else "")
+        self.report(f"The signal's metrics, before costs ({basis}):", metrics)
         return made
 
     def _label(self) -> Label:
@@ -597,12 +597,12 @@ def recorded_labels(recorder: Recorder) -> tuple[Label, ...]:
         return task_labels(task) if isinstance(task, Mapping) else ()
 
 
-def judged_column(task: Mapping[str, object]) -> int:
+def evaluated_column(task: Mapping[str, object]) -> int:
     """Return the index of the label column that evaluates a task: ``label_col`` of its :class:`SigAnaRecord`, or 0.
 
     Examples
     --------
-    >>> judged_column({"record": [{"class": "SignalRecord"}, {"class": "SigAnaRecord", "kwargs": {"label_col": 1}}]})
+    >>> evaluated_column({"record": [{"class": "SignalRecord"}, {"class": "SigAnaRecord", "kwargs": {"label_col": 1}}]})
     1
     """
     for record in TaskView(task).records:

@@ -98,7 +98,7 @@ def backtest_joined(
             return None, ()
         with using(session), trust.within(Circle.OWN if own_code else Circle.READ):
             made = _made(found, prediction, session, own_code=own_code)
-    except _Foreign as exc:
+    except _NotBuiltIn as exc:
         return None, (str(exc),)
     except RollforgeError as exc:
         return None, (f"The joined prediction was not backtested: {exc}",)
@@ -107,7 +107,7 @@ def backtest_joined(
     return made, tuple(f"Backtest: {note}" for note in made.result.notes)
 
 
-class _Foreign(Exception):
+class _NotBuiltIn(Exception):
     """The strategy is not built in."""
 
 
@@ -140,7 +140,7 @@ def _check_ours(strategy: object) -> None:
         module, _, name = name.rpartition(".")
     ours = not module or str(module).partition(".")[0] == "rollforge" or qlib_imports.target(str(module), str(name))
     if not isinstance(name, str) or not ours:
-        raise _Foreign(
+        raise _NotBuiltIn(
             f"The joined prediction was not backtested, because its strategy {name!r} is no code of Rollforge's: "
             "'rollforge run FILE' and 'rollforge report FILE' with the workflow file run it."
         )

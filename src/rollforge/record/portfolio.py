@@ -152,7 +152,7 @@ class PortAnaRecord(ACRecordTemp):
         _check_keys(config, _PARTS, "config")
         if "strategy" not in config or "backtest" not in config:
             raise ConfigError("a portfolio analysis needs 'strategy' and 'backtest'.", path="config")
-        self.backtest_config = _in_todays_form(config["backtest"])
+        self.backtest_config = _in_current_form(config["backtest"])
         self.strategy_config = _with_signal(config["strategy"])
         self.executor_config = config.get("executor")
         check_backtest(
@@ -339,7 +339,7 @@ def excess_returns(report: pd.DataFrame) -> pd.DataFrame:
         return pd.concat({kind: risk_analysis(returns, freq=FREQ) for kind, returns in kinds.items()})
 
 
-def _in_todays_form(backtest: object) -> dict[str, Any]:
+def _in_current_form(backtest: object) -> dict[str, Any]:
     """Return the ``backtest`` options, with the exchange options of older files moved to ``exchange_kwargs``."""
     where = "config.backtest"
     if not isinstance(backtest, Mapping):

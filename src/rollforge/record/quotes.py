@@ -59,8 +59,8 @@ def open_market(provider: Provider, rules: Rules, codes: Sequence[str], days: Da
         days=days,
         codes=columns.codes,
         close=close,
-        buy_price=_dealt_at(rules.buy_price, columns, close, notes),
-        sell_price=_dealt_at(rules.sell_price, columns, close, notes),
+        buy_price=_execution_price(rules.buy_price, columns, close, notes),
+        sell_price=_execution_price(rules.sell_price, columns, close, notes),
         factor=factor,
         volume=columns.values.get("$volume", nothing),
         no_buy=no_buy,
@@ -219,7 +219,7 @@ def _largest(change: Floats, moves: Floats, wrong: Flags) -> tuple[int, int]:
     return int(day), int(place)
 
 
-def _dealt_at(expression: str, columns: _Columns, close: Floats, notes: Notes) -> Floats:
+def _execution_price(expression: str, columns: _Columns, close: Floats, notes: Notes) -> Floats:
     """Return the execution prices of orders; the close if the requested price is missing."""
     price = columns[expression]
     with np.errstate(invalid="ignore"):

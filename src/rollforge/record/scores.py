@@ -159,13 +159,13 @@ def create_signal_from(source: object) -> Signal:
     if isinstance(source, Signal):
         return source
     if callable(getattr(source, "get_signal", None)):
-        return _Foreign(source)
+        return _SignalAdapter(source)
     if isinstance(source, (tuple, list)) and len(source) == 2 and callable(getattr(source[0], "predict", None)):
         return ModelSignal(*source)
     return SignalWCache(source)
 
 
-class _Foreign(Signal):
+class _SignalAdapter(Signal):
     """Wraps an object of any class that has ``get_signal``."""
 
     def __init__(self, source: Any) -> None:

@@ -336,14 +336,14 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         held = in_account[np.array(counts, bool)]
         ranked = _ranked(scores.values, held)
         rest = self._candidates(scores, free, len(ranked), day, market)
-        dropped = self._dropped(scores, ranked, rest[: self._room(ranked)], day, market)
+        dropped = self._dropped(scores, ranked, rest[: self._candidate_limit(ranked)], day, market)
         sells, cash = self._sales(dropped, position, day, market)
-        n = min(max(len(dropped) + self.topk - len(held), 0), self._room(ranked))
+        n = min(max(len(dropped) + self.topk - len(held), 0), self._candidate_limit(ranked))
         if self.method_buy == "top":
             self._note_tie(rest, n, scores.values, day)
         return sells + self._purchases(rest[:n], cash, day, market)
 
-    def _room(self, ranked: Indices) -> int:
+    def _candidate_limit(self, ranked: Indices) -> int:
         """Return the maximum number of candidates to buy."""
         return max(self.n_drop + self.topk - len(ranked), 0)
 

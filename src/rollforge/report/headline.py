@@ -38,7 +38,9 @@ def headline_figures(headline: Headline) -> list[HeadlineFigure]:
             )
         )
     if headline.ic_days:
-        days = f"{headline.ic_days:,} of {headline.days:,} days, {headline.first_judged} to {headline.last_judged}"
+        days = (
+            f"{headline.ic_days:,} of {headline.days:,} days, {headline.first_evaluated} to {headline.last_evaluated}"
+        )
         made.append(HeadlineFigure("judged on", days))
         made.append(HeadlineFigure("judged by", label_words(headline.label_text, headline.label_days)))
     if headline.task_seconds:

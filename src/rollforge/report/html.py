@@ -192,14 +192,14 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
             class_="pair",
         )
         lead = (
-            f"Correlation of the scores with the label, across instruments, on {_judged(summary)}; "
+            f"Correlation of the scores with the label, across instruments, on {_evaluated_on(summary)}; "
             f"the line is the mean of the last {rolling_days(len(summary.ic))} days."
             + (" Dotted: where a test window begins." if boundaries(summary) else "")
         )
         yield _Section("daily", "IC by day", lead, join(_plot(plots, "daily"), pair))
     months = month_tables({"IC": summary.ic, "Rank IC": summary.rank_ic})
     lead = (
-        f"Means of the days of each month and year, {_judged(summary)}. Blue is above zero, orange below, both tables on "
+        f"Means of the days of each month and year, {_evaluated_on(summary)}. Blue is above zero, orange below, both tables on "
         "one scale."
     )
     yield _Section("monthly", "IC by month", lead, months)
@@ -214,17 +214,17 @@ def _quantiles(summary: Summary, plots: Plots) -> _Section:
     else:
         unit = f" A year has {YEAR} days."
     lead = (
-        f"On each day ({_judged(summary)}) the instruments are divided into {QUANTILES} equal groups by score. The returns "
+        f"On each day ({_evaluated_on(summary)}) the instruments are divided into {QUANTILES} equal groups by score. The returns "
         f"of a group are added up, not compounded, before costs.{unit}"
     )
     table = quantile_table(summary.quantile_table, days) if summary.quantile_table is not None else None
     return _Section("quantiles", "Returns by quantile", lead, join(_plot(plots, "quantiles"), table))
 
 
-def _judged(summary: Summary) -> str:
+def _evaluated_on(summary: Summary) -> str:
     """Describe the days and the label of a figure."""
     headline = summary.headline
-    days = days_words(headline.ic_days, headline.first_judged, headline.last_judged)
+    days = days_words(headline.ic_days, headline.first_evaluated, headline.last_evaluated)
     return f"{days}, label: {label_words(headline.label_text, headline.label_days)}"
 
 

@@ -48,8 +48,8 @@ class Headline:
     """Names of the models that the prediction is the average of; empty for a single model."""
     label_text: str = ""
     label_days: int | None = None
-    first_judged: str = ""
-    last_judged: str = ""
+    first_evaluated: str = ""
+    last_evaluated: str = ""
     """First and last day on which prediction and label can be compared."""
     ic_days: int = 0
     """Number of days on which prediction and label can be compared."""
@@ -173,20 +173,20 @@ def summarise(inputs: ReportInputs) -> Summary:
     quality = _quality(whole)
     ic = rank_ic = fifths = table = None
     if quality is not None:
-        headline = _judged(headline, quality)
+        headline = _with_evaluation(headline, quality)
         ic, rank_ic = quality.ic, quality.rank_ic
         if len(quality.long_short):
             table = _quantile_table(quality)
             fifths = None if quality.label_days is None else quality.returns / quality.label_days
     models = tuple(made for made in map(_quality, inputs.models) if made is not None)
-    judged = {model.name: model for model in models}
+    qualities = {model.name: model for model in models}
     names = {task.model for task in inputs.tasks}
     if quality is not None and not inputs.models and len(names) == 1:
-        judged[names.pop()] = quality
+        qualities[names.pop()] = quality
     portfolio = _portfolio(inputs.portfolio)
     return Summary(
         title=mask_secrets(inputs.title),
-        tasks=_tasks(inputs.tasks, judged),
+        tasks=_tasks(inputs.tasks, qualities),
         headline=headline,
         ic=ic,
         rank_ic=rank_ic,
@@ -270,15 +270,15 @@ def _extent(headline: Headline, scores: pd.Series) -> Headline:
     )
 
 
-def _judged(headline: Headline, quality: Quality) -> Headline:
+def _with_evaluation(headline: Headline, quality: Quality) -> Headline:
     ic, rank_ic, spread = quality.ic, quality.rank_ic, quality.long_short
     made = replace(headline, label_text=mask_secrets(quality.label_text), label_days=quality.label_days)
     if ic.empty:
         return made
     return replace(
         made,
-        first_judged=f"{ic.index[0]:%Y-%m-%d}",
-        last_judged=f"{ic.index[-1]:%Y-%m-%d}",
+        first_evaluated=f"{ic.index[0]:%Y-%m-%d}",
+        last_evaluated=f"{ic.index[-1]:%Y-%m-%d}",
         ic_days=len(ic),
         ic=float(ic.mean()),
         icir=mean_to_std(ic),
@@ -311,17 +311,17 @@ def _figures(quality: Quality, returns: pd.Series, excess: pd.Series) -> dict[st
     }
 
 
-def _tasks(tasks: Sequence[TaskRow], judged: Mapping[str, Quality]) -> tuple[TaskRow, ...]:
+def _tasks(tasks: Sequence[TaskRow], qualities: Mapping[str, Quality]) -> tuple[TaskRow, ...]:
     """Return the tasks with masked errors, and with metrics of their test days if no record logged them.
 
-    `judged` has the quality of each model by name. If windows of one model test the same days, the joined prediction
+    `qualities` has the quality of each model by name. If windows of one model test the same days, the joined prediction
     contains only one of them, so none of them gets metrics.
     """
     starts = Counter((t.model, s.start) for t in tasks if (s := t.window.segments.get("test")) is not None)
     made = []
     for task in tasks:
         test, metrics = task.window.segments.get("test"), task.metrics
-        quality = judged.get(task.model)
+        quality = qualities.get(task.model)
         alone = test is not None and starts[task.model, test.start] == 1
         if alone and test is not None and quality is not None and task.status == "done" and "IC" not in metrics:
             metrics = {

@@ -204,7 +204,7 @@ def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
     average = _model_row(
         f"average of {len(whole.models)}",
         label_words(whole.label_text, whole.label_days),
-        days_words(whole.ic_days, whole.first_judged, whole.last_judged),
+        days_words(whole.ic_days, whole.first_evaluated, whole.last_evaluated),
         [whole.ic, whole.ic_t, whole.rank_ic, whole.long_short_return, whole.long_short_sharpe],
     )
     rows = []
@@ -218,9 +218,9 @@ def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
     return _table(heads, [average, *rows], sortable=True)
 
 
-def _model_row(name: str, label: str, judged: str, figures: Sequence[float | None]) -> Markup:
+def _model_row(name: str, label: str, days: str, figures: Sequence[float | None]) -> Markup:
     cells = [_number_cell(v, form) for v, form in zip(figures, (".4f", ".2f", ".4f", ".1%", ".2f"), strict=True)]
-    words = [tag("td", text, class_="text") for text in (label, judged)]
+    words = [tag("td", text, class_="text") for text in (label, days)]
     return tag("tr", tag("th", name, scope="row", class_="text"), *words, *cells)
 
 

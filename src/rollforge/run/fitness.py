@@ -170,7 +170,7 @@ class Admission:
         new = open_ones - set(self.verdicts)
         self._files = self._file_states(new | set(self.verdicts))
         for key in new:
-            self.verdicts[key] = self._judge(self._facts.get(key, Facts()))
+            self.verdicts[key] = self._check(self._facts.get(key, Facts()))
         if new:
             self._seen = self._data_marks()
 
@@ -239,7 +239,7 @@ class Admission:
         self.look(idle=True)
         refused = self.refused()
         if not self.verdicts and not stays:  # check as for tasks without a submission
-            self.verdicts[""] = self._judge(Facts())
+            self.verdicts[""] = self._check(Facts())
             refused = {"": 0} if self.verdicts[""].lacks else {}
         fit = [v for v in self.verdicts.values() if v.session is not None]
         if refused and not fit:
@@ -275,7 +275,7 @@ class Admission:
         known = [self._facts[key] for key in keys if key in self._facts]
         return {file: file_state(file) for facts in known for file in facts.files}
 
-    def _judge(self, facts: Facts) -> Verdict:
+    def _check(self, facts: Facts) -> Verdict:
         """Check one submission."""
         lacks: list[str] = []
         notes: list[str] = []
@@ -288,16 +288,16 @@ class Admission:
         if "region" not in self.given and facts.region in REGIONS:
             changes |= {"region": facts.region, "exchange": facts.exchange}
         if self.needs_data and not (self.only_data and self.session.provider_uri is None):
-            folder = self._judge_data(facts, lacks, notes)
+            folder = self._check_data(facts, lacks, notes)
             changes["provider_uri"] = folder
         if not self.only_data:
-            tracking_uri = self._judge_tracking(facts, lacks)
+            tracking_uri = self._check_tracking(facts, lacks)
             if tracking_uri is not None:
                 changes["tracking_uri"] = tracking_uri
-        plugins = self._judge_plugins(facts, lacks)
+        plugins = self._check_plugins(facts, lacks)
         changes |= plugins or {}
         if not self.only_data and plugins is not None:
-            self._judge_packages(facts, self.session.with_(**plugins), lacks, notes)
+            self._check_packages(facts, self.session.with_(**plugins), lacks, notes)
         try:
             session = self.session.with_(**changes)
         except RollforgeError as exc:  # for example, an exchange of a newer version
@@ -305,7 +305,7 @@ class Admission:
             session = self.session
         return Verdict(None if lacks else session, tuple(lacks), tuple(notes))
 
-    def _judge_data(self, facts: Facts, lacks: list[str], notes: list[str]) -> str | None:
+    def _check_data(self, facts: Facts, lacks: list[str], notes: list[str]) -> str | None:
         from rollforge.market.content import session_content
 
         named = "provider_uri" in self.given
@@ -341,19 +341,19 @@ class Admission:
             return
         if not differences:
             return
-        said = (
+        difference = (
             f"The data folder {folder} differs from {facts.folder} on {facts.host}, with which the tasks "
             f"were submitted: {'; '.join(differences)}."
         )
         if self.accept_other_data:
-            notes.append(f"{said} The tasks are run anyway (--accept-other-data).")
+            notes.append(f"{difference} The tasks are run anyway (--accept-other-data).")
         else:
             lacks.append(
-                f"{said} Copy that folder to this machine and give it with --data, submit the tasks again with "
+                f"{difference} Copy that folder to this machine and give it with --data, submit the tasks again with "
                 "the correct data, or use --accept-other-data."
             )
 
-    def _judge_tracking(self, facts: Facts, lacks: list[str]) -> str | None:
+    def _check_tracking(self, facts: Facts, lacks: list[str]) -> str | None:
         local_store = self.store.uri.partition(":")[0] in ("sqlite", "memory")
         cure = "Give the tracking store that all machines use with --tracking or ROLLFORGE_TRACKING."
         if "tracking_uri" in self.given:
@@ -390,7 +390,7 @@ class Admission:
             del self._libraries[uri]  # check again: it may be repaired while the worker waits
         return uri
 
-    def _judge_plugins(self, facts: Facts, lacks: list[str]) -> dict[str, Any] | None:
+    def _check_plugins(self, facts: Facts, lacks: list[str]) -> dict[str, Any] | None:
         """Return the changes of the session by which the plugins, operators and folders of a submission are used here.
 
         None if they cannot be used.
@@ -476,7 +476,7 @@ class Admission:
         self._imported.add(tried)
         return ""
 
-    def _judge_packages(self, facts: Facts, session: Session, lacks: list[str], notes: list[str]) -> None:
+    def _check_packages(self, facts: Facts, session: Session, lacks: list[str], notes: list[str]) -> None:
         mine, theirs = version_of("rollforge"), facts.rollforge
         if mine and theirs and mine != theirs:
             notes.append(f"Rollforge is version {mine} here, but was {theirs} where the tasks were submitted.")

@@ -1,4 +1,4 @@
-"""The store access of a worker: claims tasks, renews their leases, ends claims, and retries while the store is down."""
+"""A worker's access to the store: claim tasks, renew their leases, end claims, and retry while the store is down."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Leases:
             gone = [self._held.pop(i) for i in list(self._lost) if i in self._held]
             whys, self._lost = self._lost, {}
         for task in gone:
-            self._tell("lost", task, 0.0, whys[task.id])
+            self._report("lost", task, 0.0, whys[task.id])
         return gone
 
     # -- claims --------------------------------------------------------------------------------------------------------
@@ -157,33 +157,33 @@ class Leases:
             If tasks fail here that succeed elsewhere.
         """
         if self._admission is not None:
-            self._patiently(self._admission.look)
-        limit = self._judged(lambda: self._standing.allowance(limit))
+            self._with_retries(self._admission.look)
+        limit = self._with_standing(lambda: self._standing.allowance(limit))
         if not limit:
             return []
-        claimed = self._claim(limit, self._patiently(lambda: self._retries.avoid))
-        due = self._patiently(self._retries.due) if len(claimed) < limit else []
+        claimed = self._claim(limit, self._with_retries(lambda: self._retries.avoid))
+        due = self._with_retries(self._retries.due) if len(claimed) < limit else []
         if due:
             claimed += self._claim(limit - len(claimed), "", {"_id": {"$in": due}})
         self._retries.claimed(claimed)
         if not claimed and self._admission is not None:
             admission = self._admission
-            self._patiently(lambda: admission.look(idle=True))
+            self._with_retries(lambda: admission.look(idle=True))
         return claimed
 
-    def _judged(self, judge: Callable[[], T]) -> T:
-        """Call `judge` and return its result; if this worker proves to be unfit, give back its failed attempts."""
+    def _with_standing(self, check: Callable[[], T]) -> T:
+        """Call `check` and return its result; if this worker proves to be unfit, give back its failed attempts."""
         try:
-            return self._patiently(judge)
+            return self._with_retries(check)
         except FailingWorker:
             failed = self._standing.failed_here
-            self._patiently(lambda: self.store.restore_attempts(self.job.pool, self.name, failed))
+            self._with_retries(lambda: self.store.restore_attempts(self.job.pool, self.name, failed))
             raise
 
     def _claim(self, limit: int, avoid: str, only: Mapping[str, object] | None = None) -> list[TaskRecord]:
         identity = uuid.uuid4().hex  # if the answer is lost, the same claim can be repeated
         query = {"$and": [dict(self.query()), dict(only)]} if only else self.query()
-        claimed = self._patiently(
+        claimed = self._with_retries(
             lambda: self.store.claim(
                 self.job.pool,
                 worker=self.name,
@@ -211,29 +211,29 @@ class Leases:
 
     def started(self, task: TaskRecord) -> None:
         """Report that a task starts."""
-        self._tell("started", task)
+        self._report("started", task)
 
     def commit(self, task: TaskRecord, result: object, log_text: str, seconds: float) -> None:
         """Store the result of a task."""
         self._end(task, lambda: self._commit(task, result, log_text, seconds), seconds)
 
     def _commit(self, task: TaskRecord, result: object, log_text: str, seconds: float) -> None:
-        self._patiently(lambda: self.store.commit(task, result, self.job.after, log_text))
+        self._with_retries(lambda: self.store.commit(task, result, self.job.after, log_text))
         self._standing.succeeded()
-        self._tell("done", task, seconds)
+        self._report("done", task, seconds)
 
     def fail(self, task: TaskRecord, error: str, brief: str, cause: Cause, log_text: str, seconds: float) -> None:
         """Record a failed attempt."""
         log.info("task %s failed (%s): %s", task.id, cause, brief)
 
         def fail() -> None:
-            doubtful = cause is not Cause.UNREADABLE and self._patiently(lambda: self._standing.is_doubtful(task))
-            status = self._patiently(lambda: self.store.fail(task, error, cause, log_text, 0 if doubtful else 1))
+            doubtful = cause is not Cause.UNREADABLE and self._with_retries(lambda: self._standing.is_doubtful(task))
+            status = self._with_retries(lambda: self.store.fail(task, error, cause, log_text, 0 if doubtful else 1))
             if status is not Status.FAILED:
                 self._retries.failed(task)
             if cause is not Cause.UNREADABLE:
                 self._standing.failed(task, brief)
-            self._tell("failed" if status is Status.FAILED else "retry", task, seconds, brief)
+            self._report("failed" if status is Status.FAILED else "retry", task, seconds, brief)
 
         self._end(task, fail, seconds)
 
@@ -252,7 +252,7 @@ class Leases:
         self.unfit[task.id] = why
         log.warning("task %s is left for other workers: %s", task.id, why)
         self._end(task, lambda: self.store.give_back(task, why=f"Worker {self.name} cannot run it: {why}"), 0.0)
-        self._tell("left", task, 0.0, why)
+        self._report("left", task, 0.0, why)
         if len(self.unfit) >= _MOST_UNFIT:
             self.raise_if_unfit()
 
@@ -284,7 +284,7 @@ class Leases:
         )
 
     def _refused(self) -> dict[str, int]:
-        return {} if self._admission is None else self._patiently(self._admission.refused)
+        return {} if self._admission is None else self._with_retries(self._admission.refused)
 
     def only_unfit(self) -> bool:
         """Return whether this machine cannot run any of the tasks that are left."""
@@ -301,7 +301,7 @@ class Leases:
         FailingWorker
             If tasks failed here that succeeded elsewhere.
         """
-        self._judged(self._standing.finish)
+        self._with_standing(self._standing.finish)
         self.raise_if_unfit()
 
     def _end(self, task: TaskRecord, call: Callable[[], None], seconds: float) -> None:
@@ -309,18 +309,18 @@ class Leases:
             call()
         except LeaseLost as exc:
             log.warning("task %s: %s", task.id, exc)
-            self._tell("lost", task, seconds, str(exc))
+            self._report("lost", task, seconds, str(exc))
         finally:
             with self._lock:
                 self._held.pop(task.id, None)
                 self._lost.pop(task.id, None)
 
-    def _tell(self, kind: Any, task: TaskRecord, seconds: float = 0.0, error: str = "") -> None:
+    def _report(self, kind: Any, task: TaskRecord, seconds: float = 0.0, error: str = "") -> None:
         self._on_event(Event(kind, task.id, self.name, seconds, error, describe(task.definition, task.model_name)))
 
     # -- waiting -------------------------------------------------------------------------------------------------------
 
-    def _patiently(self, call: Callable[[], T]) -> T:
+    def _with_retries(self, call: Callable[[], T]) -> T:
         """Call, and retry while the store is unavailable, until `patience` runs out."""
         began, nap = time.monotonic(), 0.1
         deadline = began + self._patience
@@ -347,14 +347,14 @@ class Leases:
 
     def waiting(self) -> int:
         """Return how many tasks have not been claimed."""
-        return self._patiently(lambda: self._count().get(self.job.before, 0))
+        return self._with_retries(lambda: self._count().get(self.job.before, 0))
 
     def _count(self) -> Mapping[Status, int]:
         return self.store.count(self.job.pool, dict(self.query(counted=True)), batch=self.job.batch)
 
     def work_left(self) -> bool:
         """Return whether a task may still become free: after its backoff, or when a dependency has made progress."""
-        return self._patiently(self._work_left)
+        return self._with_retries(self._work_left)
 
     def _work_left(self) -> bool:
         pool, store = self.job.pool, self.store
@@ -362,5 +362,5 @@ class Leases:
             return True
         if not self._count().get(self.job.before, 0):
             return False
-        # All of them wait for tasks that this job does not run: keep waiting while another worker runs those, or can.
+        # All of them depend on tasks outside this job: keep waiting while another worker runs those, or can.
         return store.has_free(pool, Status.RUNNING) or store.has_free(pool, Status.WAITING)

@@ -228,7 +228,7 @@ class TrainerRM(Aliased, RecorderTrainer):
                 self._failed(failures, key, reason_of(task))
             else:
                 recorders[task_id] = recorder_of(task.result)
-        self._judge(failures, len(ids))
+        self._raise_failures(failures, len(ids))
         return recorders
 
 

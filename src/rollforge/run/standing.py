@@ -92,7 +92,7 @@ class Standing:
         self._good = self._bad = 0
         self._began = self._looked = self._probed = -1e9
         self._allowance: int | None = None
-        self._said = False
+        self._warned = False
         self._lost = 0
 
     def succeeded(self) -> None:
@@ -101,7 +101,7 @@ class Standing:
         self._bad += len(self._streak)
         self._streak.clear()
         self._failed.clear()
-        self._said = False
+        self._warned = False
 
     def is_doubtful(self, task: TaskRecord) -> bool:
         """Return whether a failure may be the fault of the worker, so that it should not count as an attempt.
@@ -112,7 +112,7 @@ class Standing:
         if self._good and len(self._streak) + 1 < _STREAK:
             return False
         since = min([task.started_at or 0.0, *(f.started_at for f in self._streak.values())])
-        return bool(self._witnesses(self._others(since - _WITNESS_SECONDS)))
+        return bool(self._evidence(self._others(since - _WITNESS_SECONDS)))
 
     @property
     def failed_here(self) -> list[str]:
@@ -126,7 +126,7 @@ class Standing:
         return others
 
     @staticmethod
-    def _witnesses(others: Mapping[str, Work]) -> list[str]:
+    def _evidence(others: Mapping[str, Work]) -> list[str]:
         """Return the workers that count as evidence: those that have succeeded, or are running and have not failed."""
         return [
             name
@@ -189,18 +189,18 @@ class Standing:
             If tasks failed only on this worker.
         """
         if len(self._streak) >= _STREAK:
-            self._judge()
+            self._compare_with_others()
 
     def _decide(self, now: float) -> int | None:
         """Return how many tasks may be claimed; None if there is no limit."""
-        others = self._judge()
+        others = self._compare_with_others()
         if len(self._streak) < _STREAK:
             return None
         live = any(work.running for work in others.values())
         if not live and (not self._patient or now - self._began > _HOLD_SECONDS):
             return None
-        if not self._said:
-            self._said = True
+        if not self._warned:
+            self._warned = True
             log.warning(
                 "%d tasks in a row failed on this machine; waiting to see whether they succeed on other workers",
                 len(self._streak),
@@ -212,7 +212,7 @@ class Standing:
             return 1
         return 0
 
-    def _judge(self) -> dict[str, Work]:
+    def _compare_with_others(self) -> dict[str, Work]:
         """Check how the failed tasks did on other workers, and return the work of those.
 
         Raises
@@ -222,7 +222,7 @@ class Standing:
         """
         since, error = min(f.started_at for f in self._streak.values()), next(reversed(self._streak.values())).error
         others = self._others(since)
-        undecided = any(others[name].running for name in self._witnesses(others))
+        undecided = any(others[name].running for name in self._evidence(others))
         succeeded = self._lost = 0
         for task in self._store.query(self._pool, {"_id": {"$in": sorted(self._streak)}}, results=False):
             failed_elsewhere = [name for name in task.failed_by if name != self._worker]
@@ -236,7 +236,7 @@ class Standing:
                 self._bad += 1
             elif task.status is Status.FAILED:
                 self._lost += 1
-        if len(self._streak) < _STREAK or not self._condemned(succeeded, others):
+        if len(self._streak) < _STREAK or not self._is_at_fault(succeeded, others):
             return others
         how = (
             f"{succeeded} of them succeeded on other workers"
@@ -249,7 +249,7 @@ class Standing:
             "packages, disk space, memory."
         )
 
-    def _condemned(self, succeeded: int, others: Mapping[str, Work]) -> bool:
+    def _is_at_fault(self, succeeded: int, others: Mapping[str, Work]) -> bool:
         """Return whether so many of the failed tasks are very unlikely to have failed here by chance."""
         # Failures of workers where nothing succeeds are no evidence about the tasks.
         done, failed = sum(w.done for w in others.values()), sum(w.failed for w in others.values() if w.done)

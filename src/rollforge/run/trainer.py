@@ -150,11 +150,11 @@ class RecorderTrainer(Trainer):
         return [r for r in as_list(models) if r.list_tags().get(self.STATUS_KEY) != self.STATUS_END]
 
     def _failed(self, failures: dict[str, str], key: str, error: str) -> None:
-        """Record a failure of a stage; :meth:`_judge` decides whether it is raised."""
+        """Record a failure of a stage; :meth:`_raise_failures` decides whether it is raised."""
         failures[key] = self.failures[key] = error
         log.warning("%s failed:\n%s", key, error)
 
-    def _judge(self, failures: Mapping[str, str], total: int, cause: BaseException | None = None) -> None:
+    def _raise_failures(self, failures: Mapping[str, str], total: int, cause: BaseException | None = None) -> None:
         """Raise an error if tasks failed in a stage, unless failures are skipped."""
         if failures and self.on_error == "raise":
             groups = group_failures(failures)
@@ -280,7 +280,7 @@ class TrainerR(RecorderTrainer):
                     log.info("%s finished in %.1f s", key, time.perf_counter() - began)
                 except Exception as exc:  # noqa: BLE001 - whatever a task raises is its own failure
                     self._failed(failures, key, traceback.format_exc())
-                    self._judge(failures, len(items), exc)
+                    self._raise_failures(failures, len(items), exc)
                 finally:
                     current_model.reset(token)
         return done
@@ -303,7 +303,7 @@ class TrainerR(RecorderTrainer):
         for i, (task, item) in enumerate(zip(tasks, items, strict=True)):
             if task.status is not Status.DONE:
                 self._failed(failures, task_key(item, i, len(items), task.model_name), reason_of(task))
-        self._judge(failures, len(items))
+        self._raise_failures(failures, len(items))
         return [from_reference(t.result) for t in tasks if t.status is Status.DONE]
 
 

@@ -157,8 +157,8 @@ def failure(exc: BaseException) -> Failed:
     # Not isinstance(), which asks the exception for its __class__.
     cause = Cause.OUT_OF_MEMORY if issubclass(type(exc), MemoryError) else Cause.RAISED
     name = _described(lambda: type(exc).__name__, "an exception")
-    said = _described(lambda: str(exc), "<its message cannot be produced>")
-    brief = f"{name}: {said}" if said else name
+    text = _described(lambda: str(exc), "<its message cannot be produced>")
+    brief = f"{name}: {text}" if text else name
     return Failed(_cut(_described(lambda: "".join(traceback.format_exception(exc)), brief)), _cut(brief), cause)
 
 

@@ -372,20 +372,20 @@ class PauseNotice:
     def __init__(self, store: TaskStore, pool: str) -> None:
         self._store = store
         self._pool = pool
-        self._told = False
+        self._was_paused = False
 
     def look(self) -> None:
         """Log a warning if the pool has been paused or resumed since the last call."""
         paused = self._store.paused(self._pool)
-        if paused and not self._told:
+        if paused and not self._was_paused:
             log.warning(
                 "pool %r is paused: no task is taken from it until 'rollforge pool -t %s resume'",
                 self._pool,
                 self._pool,
             )
-        elif self._told and not paused:
+        elif self._was_paused and not paused:
             log.warning("pool %r is no longer paused", self._pool)
-        self._told = paused
+        self._was_paused = paused
 
 
 def batch_of(ids: Iterable[str]) -> str:
@@ -505,19 +505,19 @@ def storable_text(text: str) -> str:
     return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def told_again(made: Sequence[CreatedTask], stored_before: Container[str]) -> list[CreatedTask]:
+def repeated_answer(made: Sequence[CreatedTask], stored_before: Container[str]) -> list[CreatedTask]:
     """Return the answer of a repeated creation: tasks in `stored_before`, stored by the first call, count as new.
 
     Examples
     --------
-    >>> told_again([CreatedTask("a", False), CreatedTask("b", True), CreatedTask("a", False)], {"a"})
+    >>> repeated_answer([CreatedTask("a", False), CreatedTask("b", True), CreatedTask("a", False)], {"a"})
     [CreatedTask(id='a', new=True), CreatedTask(id='b', new=True), CreatedTask(id='a', new=False)]
     """
-    said: set[str] = set()
+    seen: set[str] = set()
     found = []
     for task in made:
-        found.append(CreatedTask(task.id, task.new or (task.id in stored_before and task.id not in said)))
-        said.add(task.id)
+        found.append(CreatedTask(task.id, task.new or (task.id in stored_before and task.id not in seen)))
+        seen.add(task.id)
     return found
 
 

@@ -23,9 +23,9 @@ from rollforge.store.base import (
     named,
     refuse_cycles,
     refuse_running,
+    repeated_answer,
     stale,
     storable_text,
-    told_again,
     trim_log,
     wall_clock,
 )
@@ -115,7 +115,7 @@ class MemoryStore:
                 self._propagate(pool, dependencies)
             if batch:
                 self.add_to_batch(pool, batch, [c.id for c in made])
-            return told_again(made, before)
+            return repeated_answer(made, before)
 
     def add_to_batch(self, pool: str, batch: str, ids: Sequence[str]) -> None:
         with self._lock:
@@ -158,10 +158,10 @@ class MemoryStore:
 
     def _put(self, task: TaskRecord) -> TaskRecord:
         self._pools[task.pool][task.id] = task
-        self._tell(task.pool)
+        self._notify(task.pool)
         return task
 
-    def _tell(self, pool: str) -> None:
+    def _notify(self, pool: str) -> None:
         self._changes[pool] = self._changes.get(pool, 0) + 1
         self._changed.notify_all()
 
@@ -396,7 +396,7 @@ class MemoryStore:
             self._leave_batches(pool, {t.id for t in gone})
             self._forget_submissions(pool)
             self._propagate(pool, [t.id for t in gone])
-            self._tell(pool)
+            self._notify(pool)
         return len(gone)
 
     def _forget_submissions(self, pool: str) -> None:
@@ -461,7 +461,7 @@ class MemoryStore:
     def pause(self, pool: str, paused: bool = True) -> None:
         with self._lock:
             (self._paused.add if paused else self._paused.discard)(pool)
-            self._tell(pool)
+            self._notify(pool)
 
     def replace(self, pool: str, task_id: str, definition: Mapping[str, object]) -> str:
         new_id, kept = digest(definition), decode(encode(definition))
@@ -492,7 +492,7 @@ class MemoryStore:
                     members.remove(task_id)
                     members.add(new_id)
             self._propagate(pool, [new_id, *tasks[new_id].depends_on])
-            self._tell(pool)
+            self._notify(pool)
         return new_id
 
     def close(self) -> None:

@@ -54,9 +54,9 @@ from rollforge.store.base import (
     refuse_cycles,
     refuse_newer,
     refuse_running,
+    repeated_answer,
     stale,
     storable_text,
-    told_again,
     trim_log,
 )
 from rollforge.store.codec import encode_result, read_submission
@@ -112,7 +112,7 @@ _LISTED = {"unmet": {"$type": "array"}}
 _SECONDS = 10.0
 
 
-def _spoken(method: F) -> F:
+def _translate_errors(method: F) -> F:
     """Translate errors of the driver, and of damaged documents, in a method."""
 
     @functools.wraps(method)
@@ -175,7 +175,7 @@ class MongoStore:
 
     # -- the server ----------------------------------------------------------------------------------------------------
 
-    @_spoken
+    @_translate_errors
     def _check_schema(self) -> None:
         found = self._meta.find_one({"_id": "schema"})
         if found is None:
@@ -214,8 +214,8 @@ class MongoStore:
         offset, measured = self._offset
         if time.monotonic() - measured > 60:
             before = time.time()
-            told = self._client.admin.command("hello")["localTime"].replace(tzinfo=UTC).timestamp()
-            offset = told - (before + time.time()) / 2
+            server_time = self._client.admin.command("hello")["localTime"].replace(tzinfo=UTC).timestamp()
+            offset = server_time - (before + time.time()) / 2
             self._offset = (offset, time.monotonic())
         return time.time() + offset
 
@@ -276,7 +276,7 @@ class MongoStore:
 
     # -- putting in ----------------------------------------------------------------------------------------------------
 
-    @_spoken
+    @_translate_errors
     def create(
         self,
         pool: str,
@@ -326,31 +326,31 @@ class MongoStore:
             rest = list({c.id for c in made} - {c.id for c in made if c.new})
             before = [d for some in _some_of(rest) for d in ids_of(
                 tasks.find({"digest": {"$in": some}, "creation": creation}, {"digest": 1}))]  # fmt: skip
-            made = told_again(made, set(before))
+            made = repeated_answer(made, set(before))
         if dependencies and any(c.new for c in made):
             self._propagate(pool, dependencies, themselves=[c.id for c in made if c.new])
         if batch:
             self.add_to_batch(pool, batch, [c.id for c in made])
         return made
 
-    @_spoken
+    @_translate_errors
     def keep_submission(self, pool: str, facts: Mapping[str, object]) -> str:
         key = digest(facts)
         kept = {"pool": pool, "key": key, "facts": encode(facts), "at": self._now()}
         self._meta.update_one({"_id": f"submission:{pool}:{key}"}, {"$set": kept}, upsert=True)
         return key
 
-    @_spoken
+    @_translate_errors
     def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
         found = self._meta.find({"pool": pool, "key": {"$nin": list(known)}}).sort([("at", 1), ("key", 1)])
         return {d["key"]: read_submission(d.get("facts")) for d in found if isinstance(d.get("key"), str)}
 
-    @_spoken
+    @_translate_errors
     def open_submissions(self, pool: str) -> set[str]:
         steps: list[Document] = [{"$match": {"status": {"$in": _UNFINISHED}}}, {"$group": {"_id": "$submission"}}]
         return set(texts_in(d["_id"] for d in self._tasks(pool).aggregate(steps)))
 
-    @_spoken
+    @_translate_errors
     def add_to_batch(self, pool: str, batch: str, ids: Sequence[str]) -> None:
         for some in _some_of(list(dict.fromkeys(ids))):
             theirs = {"digest": {"$in": some}, "batches": {"$type": "array"}}
@@ -381,7 +381,7 @@ class MongoStore:
             if tasks.bulk_write([insert]).upserted_count or tasks.find_one({"digest": d["digest"], "seq": d["seq"]})
         }
 
-    @_spoken
+    @_translate_errors
     def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
         tasks, kept = self._tasks(pool), list(records)
         last = self._number("seq", max(1, len(kept)))
@@ -461,7 +461,7 @@ class MongoStore:
             tasks.update_many(theirs, {"$set": failed})
         return ids
 
-    def _heal(self, pool: str) -> None:
+    def _repair(self, pool: str) -> None:
         """Apply the updates that are missing because a worker died right after a commit."""
         ended: list[Document] = [
             {"$match": {"status": "waiting", "unmet": {"$ne": []}}},
@@ -478,7 +478,7 @@ class MongoStore:
 
     # -- claiming ------------------------------------------------------------------------------------------------------
 
-    @_spoken
+    @_translate_errors
     def claim(
         self,
         pool: str,
@@ -506,7 +506,7 @@ class MongoStore:
         }  # anything else that is not in the past is damage
         free = {"status": status.value, "$nor": [later], "unmet": {"$size": 0}, **_in_batch(batch)}
         if tasks.find_one(free, {"_id": 1}) is None:
-            self._heal(pool)
+            self._repair(pool)
             return []
         wanted = [free, condition]
         if avoid:
@@ -563,7 +563,7 @@ class MongoStore:
             readable.append(replace(task, result=result))
         return readable
 
-    @_spoken
+    @_translate_errors
     def expire(self, pool: str) -> None:
         tasks, now = self._tasks(pool), self._now()
         for found in list(tasks.find({"status": "running", "lease_until": {"$lte": now}}, {"res": 0, "def": 0})):
@@ -608,13 +608,13 @@ class MongoStore:
         elif (found := self._tasks(pool).find_one({"digest": task_id, "unmet": {"$ne": []}}, {"unmet": 1})) is not None:
             self._propagate(pool, texts_in(found.get("unmet")), themselves=[task_id])
 
-    @_spoken
+    @_translate_errors
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
         change: Document = {"lease_until": self._now() + lease}
         if not self._end(task, change if log is None else {**change, "log": trim_log(log)}):
             raise LeaseLost(stale(task))
 
-    @_spoken
+    @_translate_errors
     def commit(self, task: TaskRecord, result: object, status: Status = Status.DONE, log: str = "") -> None:
         after = transitions.committed(task, None, status, log=trim_log(log), now=self._now())
         change = fields_of(after, *COMMITTED) | {
@@ -624,7 +624,7 @@ class MongoStore:
             self._ended_before(task, change["ending"])
         self._settle_end(task.pool, task.id, status.value)
 
-    @_spoken
+    @_translate_errors
     def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
         found = self._tasks(task.pool).find_one({"digest": task.id}, {"stage_from": 1})
         if found is None:
@@ -637,7 +637,7 @@ class MongoStore:
             self._ended_before(task, ending)
         self._settle_end(task.pool, task.id, after.status.value)
 
-    @_spoken
+    @_translate_errors
     def fail(
         self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", attempts: int = 1
     ) -> Status:
@@ -655,7 +655,7 @@ class MongoStore:
         self._settle_end(task.pool, task.id, status.value)
         return status
 
-    @_spoken
+    @_translate_errors
     def restore_attempts(self, pool: str, worker: str, ids: Sequence[str]) -> list[str]:
         tasks, restored, again = self._tasks(pool), list[str](), list[str]()
         theirs: list[Document] = []
@@ -675,7 +675,7 @@ class MongoStore:
         self._propagate(pool, {*again, *_dependencies(tasks, again)})
         return sorted(restored)
 
-    @_spoken
+    @_translate_errors
     def release_worker(
         self, pool: str, worker: str, error: str | None, cause: Cause = Cause.KILLED
     ) -> list[TaskRecord]:
@@ -694,7 +694,7 @@ class MongoStore:
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
-    @_spoken
+    @_translate_errors
     def get(self, pool: str, task_id: str, *, result: bool = True) -> TaskRecord:
         found = self._tasks(pool).find_one(by_id(task_id))
         if found is None:
@@ -719,7 +719,7 @@ class MongoStore:
             record = record_of(pool, found)
             yield replace(record, result=whole_result(record, found)) if results else record
 
-    @_spoken
+    @_translate_errors
     def _found(self, pool: str, condition: Document, fields: Document, limit: int, *, latest: bool) -> list[Document]:
         order = [("finished_at", DESCENDING), ("seq", 1)] if latest else [("seq", 1)]
         return list(self._tasks(pool).find(condition, fields or None).sort(order).limit(limit))
@@ -729,17 +729,17 @@ class MongoStore:
         while found := self._next(cursor, size):
             yield ids_of(found)
 
-    @_spoken
+    @_translate_errors
     def _next(self, cursor: Iterable[Document], size: int) -> list[Document]:
         return list(itertools.islice(cursor, size))
 
-    @_spoken
+    @_translate_errors
     def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
         free = {"status": status.value, "unmet": {"$size": 0}, **_in_batch(batch)}
         condition = to_condition(parse_query(query))
         return self._tasks(pool).find_one({"$and": [free, condition]} if condition else free, {"_id": 1}) is not None
 
-    @_spoken
+    @_translate_errors
     def count(self, pool: str, query: Query | None = None, *, batch: str = "") -> dict[Status, int]:
         condition = _of_batch(batch, to_condition(parse_query(query)))
         steps = [{"$match": condition}, {"$group": {"_id": "$status", "n": {"$sum": 1}}}]
@@ -749,12 +749,12 @@ class MongoStore:
             counts[read_status(group["_id"])] += group["n"]
         return {status: n for status, n in counts.items() if n}
 
-    @_spoken
+    @_translate_errors
     def pools(self) -> list[str]:
         names = sorted(n for n in self._database.list_collection_names() if n != _META and not n.startswith("system."))
         return [n for n in names if self._database[n].find_one({"status": {"$exists": True}}, {"_id": 1})]
 
-    @_spoken
+    @_translate_errors
     def workers(self, pool: str, since: float | None) -> dict[str, Work]:
         tasks, found = self._tasks(pool), dict[str, Work]()
 
@@ -774,11 +774,11 @@ class MongoStore:
                 found.setdefault(name, Work()).failed += 1
         return found
 
-    @_spoken
+    @_translate_errors
     def paused(self, pool: str) -> bool:
         return self._meta.find_one({"_id": f"paused:{pool}"}) is not None
 
-    @_spoken
+    @_translate_errors
     def wait_for_change(self, pool: str, timeout: float) -> None:
         # Change streams require a replica set; a small indexed query works everywhere.
         deadline, nap = time.monotonic() + timeout, 0.02
@@ -807,7 +807,7 @@ class MongoStore:
         tasks.update_many({"$and": [{"digest": {"$in": ids}}, condition]}, update)
         return ids
 
-    @_spoken
+    @_translate_errors
     def remove(self, pool: str, query: Query | None = None) -> int:
         tasks = self._tasks(pool)
         ids = ids_of(tasks.find(to_condition(parse_query(query)), {"digest": 1}))
@@ -819,7 +819,7 @@ class MongoStore:
         self._propagate(pool, ids)
         return len(ids)
 
-    @_spoken
+    @_translate_errors
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
         refuse_running(status)
         change = fields_of(transitions.with_status(ANY_TASK, status), *RESET, "error")
@@ -829,12 +829,12 @@ class MongoStore:
         self._propagate(pool, {*ids, *_dependencies(self._tasks(pool), ids)})
         return len(ids)
 
-    @_spoken
+    @_translate_errors
     def prioritize(self, pool: str, query: Query | None, priority: int) -> int:
         number = checked_priority(priority)
         return len(self._change(pool, to_condition(parse_query(query)), {"priority": number}, stale=False))
 
-    @_spoken
+    @_translate_errors
     def retry(self, pool: str, query: Query | None = None) -> int:
         ids = self._wait_again(pool, {"$and": [to_condition(parse_query(query)), {"status": "failed"}]})
         ids = ids + self._dependants_again(pool, ids)
@@ -856,21 +856,21 @@ class MongoStore:
             ids += self._change(pool, {"$and": [condition, {"stage_from": stage.value}]}, change)
         return ids
 
-    @_spoken
+    @_translate_errors
     def cancel(self, pool: str, query: Query | None = None) -> int:
         change = fields_of(transitions.cancelled(ANY_TASK, now=self._now()), *CANCELLED)
         ids = self._change(pool, {"$and": [to_condition(parse_query(query)), {"status": {"$in": _UNFINISHED}}]}, change)
         self._propagate(pool, ids)
         return len(ids)
 
-    @_spoken
+    @_translate_errors
     def pause(self, pool: str, paused: bool = True) -> None:
         if paused:
             self._meta.update_one({"_id": f"paused:{pool}"}, {"$set": {"at": self._now()}}, upsert=True)
         else:
             self._meta.delete_one({"_id": f"paused:{pool}"})
 
-    @_spoken
+    @_translate_errors
     def replace(self, pool: str, task_id: str, definition: Mapping[str, object]) -> str:
         tasks, written = self._tasks(pool), definition_fields(definition)
         new_id = str(written["digest"])

@@ -1,4 +1,4 @@
-"""Queries as MongoDB's own: only the names of fields are translated."""
+"""Translate queries to MongoDB: only the names of fields differ."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def by_id(task_id: str) -> Document:
 
 
 def to_condition(node: Node) -> Document:
-    """Return the query for MongoDB: only the names of fields are translated."""
+    """Return the query with the names of fields in MongoDB's documents."""
     if isinstance(node, (And, Or)) and len(node.parts) == 1:
         return to_condition(node.parts[0])
     if isinstance(node, And):

@@ -316,8 +316,8 @@ _ALIVE: dict[str, str | int | None] = {
     "tcp_user_timeout": 30_000,
 }
 _PROBE_SECONDS = 1.0
-_RING_SECONDS = 0.1
-_LEAST_NAP, _MOST_NAP = 0.05, 0.9
+_ANNOUNCE_SECONDS = 0.1
+_SHORTEST_DELAY, _LONGEST_DELAY = 0.05, 0.9
 # A subquery is evaluated once per statement, so that comparisons with it can use an index.
 _CLOCK = "(SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION))"
 _DSN_SCHEMA = re.compile(r"\bschema\s*=\s*'?(\w+)'?\s*")
@@ -406,7 +406,7 @@ def parse_uri(uri: str) -> tuple[str, str]:
         )
     try:
         options = conninfo_to_dict(known)
-    except (psycopg.ProgrammingError, UnicodeError) as exc:  # also what is no UTF-8, as it is or in percent signs
+    except (psycopg.ProgrammingError, UnicodeError) as exc:  # also text that is not UTF-8, literal or percent-encoded
         why = mask_error(" ".join(str(exc).split()), uri)
         raise ConfigError(
             f"{mask_secrets(uri)!r} is no address of a PostgreSQL database: {why}. In a URI, signs with a meaning of their "
@@ -462,8 +462,8 @@ class PostgresStore(SQLStore):
         self._pooled = False
         self._deaf = False
         self._created = self._analyzed = 0
-        self._nap = _Nap()
-        self._bell = _Bell(self._announce)
+        self._poll_delay = _PollDelay()
+        self._announcer = _Announcer(self._announce)
         try:
             self._transact(self._migrate)
         except BaseException:
@@ -495,7 +495,7 @@ class PostgresStore(SQLStore):
         return self._connected
 
     def close(self) -> None:
-        self._bell.end()
+        self._announcer.end()
         with self._lock:
             for opened in (self._connected, self._listener):
                 if opened is not None and opened.pid == os.getpid():
@@ -576,7 +576,7 @@ class PostgresStore(SQLStore):
     def _write(self, work: Callable[[Transaction], T], pool: str) -> T:
         done = self._transact(work)
         if pool:
-            self._bell.ring(pool)
+            self._announcer.announce(pool)
         return done
 
     def _announce(self, pools: Iterable[str]) -> None:
@@ -614,7 +614,7 @@ class PostgresStore(SQLStore):
             self.expire(pool)
         taken = [row[1:] for row in rows if row[1] is not None]
         if taken:
-            self._bell.ring(pool)
+            self._announcer.announce(pool)
         return taken
 
     def _commit(self, task: TaskRecord, result: EncodedResult, status: Status, log: str) -> bool:
@@ -630,7 +630,7 @@ class PostgresStore(SQLStore):
         }  # fmt: skip
         ((ended,),) = self._transact(lambda tx: tx.rows(text, **values), alone=True)
         if ended:
-            self._bell.ring(task.pool)
+            self._announcer.announce(task.pool)
         return bool(ended)
 
     @property
@@ -702,7 +702,7 @@ class PostgresStore(SQLStore):
 
     def wait_for_change(self, pool: str, timeout: float) -> None:
         if self._pooled or self._deaf:
-            self._nap.take(timeout)
+            self._poll_delay.sleep(timeout)
             return
         try:
             listener = self._listener
@@ -711,8 +711,8 @@ class PostgresStore(SQLStore):
                 return  # changes before it listened are unknown
             deadline = time.monotonic() + timeout
             while (left := deadline - time.monotonic()) > 0:
-                for told in listener.connection.notifies(timeout=left, stop_after=1):
-                    if told.payload == pool:
+                for notice in listener.connection.notifies(timeout=left, stop_after=1):
+                    if notice.payload == pool:
                         return
         except psycopg.Error as exc:
             if self._listener is not None:
@@ -725,24 +725,24 @@ class PostgresStore(SQLStore):
         if not self._pooled:
             arrived: list[str] = []
 
-            def hear(told: psycopg.Notify) -> None:
-                arrived.append(told.payload)
+            def receive(notice: psycopg.Notify) -> None:
+                arrived.append(notice.payload)
 
-            listener.connection.add_notify_handler(hear)
+            listener.connection.add_notify_handler(receive)
             listener.connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
             deadline = time.monotonic() + _PROBE_SECONDS
             listener.connection.execute("SELECT pg_notify(%s, '')", (self._channel,))
             while not arrived and time.monotonic() < deadline:
                 time.sleep(0.02)
                 listener.connection.execute("SELECT 1")
-            listener.connection.remove_notify_handler(hear)  # it would consume what notifies() waits for
+            listener.connection.remove_notify_handler(receive)  # it would consume what notifies() waits for
             self._deaf = not arrived
         if self._pooled or self._deaf:
             listener.connection.close()
             self._listener = None
 
 
-class _Bell:
+class _Announcer:
     """Announces changes of a pool to waiting processes: the first one at once, then at most ten times a second.
 
     PostgreSQL serializes the commits of transactions that notify, so not every transaction does.
@@ -757,24 +757,24 @@ class _Bell:
         self._pending: set[str] = set()
         self._timer: threading.Timer | None = None
 
-    def ring(self, pool: str) -> None:
+    def announce(self, pool: str) -> None:
         """Announce a committed change, or delay it if another one has just been announced."""
         with self._lock:
             if self._pid != os.getpid():  # a timer of the parent does not run in a forked process
                 self._pid, self._timer, self._pending = os.getpid(), None, set()
                 self._announcing = threading.Lock()
             now = time.monotonic()
-            if now - self._last.get(pool, -1e9) < _RING_SECONDS:
+            if now - self._last.get(pool, -1e9) < _ANNOUNCE_SECONDS:
                 self._pending.add(pool)
                 if self._timer is None:
-                    self._timer = threading.Timer(_RING_SECONDS, self._ring_pending)
+                    self._timer = threading.Timer(_ANNOUNCE_SECONDS, self._announce_pending)
                     self._timer.daemon = True
                     self._timer.start()
                 return
             self._last[pool] = now
         self._announce([pool])
 
-    def _ring_pending(self) -> None:
+    def _announce_pending(self) -> None:
         with self._announcing:
             with self._lock:
                 pools, self._pending, self._timer = self._pending, set(), None
@@ -789,22 +789,22 @@ class _Bell:
             timer = self._timer
         if timer is not None:
             timer.cancel()
-        self._ring_pending()  # waits for an announcement in progress
+        self._announce_pending()  # waits for an announcement in progress
 
 
-class _Nap:
+class _PollDelay:
     """Sleeps between polls of a pool without notifications: short at first, at most a second."""
 
     def __init__(self) -> None:
-        self._seconds = _LEAST_NAP
+        self._seconds = _SHORTEST_DELAY
         self._ended = 0.0
 
-    def take(self, most: float) -> None:
+    def sleep(self, most: float) -> None:
         """Sleep; as briefly as the first time, if there was something to do since the last call."""
         if time.monotonic() - self._ended > max(0.5, self._seconds):
-            self._seconds = _LEAST_NAP
+            self._seconds = _SHORTEST_DELAY
         time.sleep(max(0.0, min(self._seconds, most)))
-        self._seconds = min(self._seconds * 1.5, _MOST_NAP)
+        self._seconds = min(self._seconds * 1.5, _LONGEST_DELAY)
         self._ended = time.monotonic()
 
 

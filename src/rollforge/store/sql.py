@@ -28,9 +28,9 @@ from rollforge.store.base import (
     failure_mark,
     named,
     refuse_running,
+    repeated_answer,
     stale,
     storable_text,
-    told_again,
     trim_log,
 )
 from rollforge.store.codec import EncodedResult, decode_result, encode_result, read_submission
@@ -204,7 +204,7 @@ class SQLStore(SQLDependencies):
                 return made
             again = f"SELECT id FROM tasks WHERE pool = :pool AND {self._among('id', 'ids')} AND creation = :creation"
             rows_before = tx.rows(again, pool=pool, ids=self._list(before), creation=creation)
-            return told_again(made, {r[0] for r in rows_before} - set(fresh))
+            return repeated_answer(made, {r[0] for r in rows_before} - set(fresh))
 
         return self._write(work, pool)
 

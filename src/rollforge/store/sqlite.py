@@ -263,7 +263,7 @@ class _Opened:
         self.connection = connection
         self.place = place
         """Resolved path of the database file, next to which SQLite keeps its other files."""
-        self.beside: dict[str, tuple[int, int]] = {}
+        self.companions: dict[str, tuple[int, int]] = {}
         self.pid = os.getpid()
         self._clock = clock
         # Stores may be dropped, and threads may end, without close(). __del__ could run after that of the connection.
@@ -415,10 +415,14 @@ class SQLiteStore(SQLStore):
             "-wal",
             "-shm",
         ):  # SQLite itself deletes them when the last connection is closed, and this one is open
-            beside, _ = _identity(f"{opened.place}{ending}")
-            known = opened.beside.setdefault(ending, beside) if beside is not None else opened.beside.get(ending)
-            if known is not None and beside != known:
-                self._refuse(f"{opened.place}{ending}", "deleted" if beside is None else "replaced")
+            identity, _ = _identity(f"{opened.place}{ending}")
+            known = (
+                opened.companions.setdefault(ending, identity)
+                if identity is not None
+                else opened.companions.get(ending)
+            )
+            if known is not None and identity != known:
+                self._refuse(f"{opened.place}{ending}", "deleted" if identity is None else "replaced")
 
     def _refuse(self, file: Path | str, what: str) -> None:
         raise StoreGone(

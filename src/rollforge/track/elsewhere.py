@@ -18,7 +18,7 @@ from rollforge.task import Status
 from rollforge.track.recorder import COPIED_FROM, Recorder, RunReference, check_reference, open_reference
 from rollforge.track.tracker import RunQuery, Tracker, known_address, local_place, open_tracker
 
-__all__ = ["kept_reference", "open_kept", "said_elsewhere"]
+__all__ = ["describe_elsewhere", "kept_reference", "open_kept"]
 
 _MOST = 10_000
 """Maximum number of tasks of a pool that are searched for a missing run."""
@@ -79,7 +79,7 @@ def _message(count: int, host: str, uri: str) -> str:
     )
 
 
-def said_elsewhere(session: Session, pool: str | None, run_id: str | None = None) -> str:
+def describe_elsewhere(session: Session, pool: str | None, run_id: str | None = None) -> str:
     """Return a message about runs that are only on another machine; empty if there are none.
 
     Parameters

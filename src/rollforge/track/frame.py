@@ -32,7 +32,7 @@ _NULLABLE = frozenset(
 )
 
 
-class _Unfit(Exception):
+class _NotExact(Exception):
     """A value that Parquet would change."""
 
 
@@ -60,7 +60,7 @@ def to_arrow(value: pd.DataFrame | pd.Series) -> pa.Table | None:
     """
     try:
         return _to_arrow(value)
-    except (_Unfit, TaskNotSerializable):
+    except (_NotExact, TaskNotSerializable):
         return None
 
 
@@ -74,7 +74,7 @@ def _to_arrow(value: pd.DataFrame | pd.Series) -> pa.Table:
         about = {"kind": "frame", "columns": _axis(value.columns)}
         labels = [str(label) for label in value.columns]
     else:
-        raise _Unfit(type(value))
+        raise _NotExact(type(value))
     about["attrs"] = _exactly_plain(value.attrs)
     levels, about["index"] = _index(value.index)
     names = _distinct([*labels, *(str(level.name or f"level_{i}") for i, level in enumerate(levels))])
@@ -87,10 +87,10 @@ def _to_arrow(value: pd.DataFrame | pd.Series) -> pa.Table:
         about["dtypes"].append(dtype)
     about["rows"] = len(value)
     table = pa.Table.from_arrays(arrays, names=names)
-    return table.replace_schema_metadata({_KEY: json.dumps(about), b"pandas": _pandas_says(names, len(levels))})
+    return table.replace_schema_metadata({_KEY: json.dumps(about), b"pandas": _pandas_metadata(names, len(levels))})
 
 
-def _pandas_says(names: list[str], levels: int) -> str:
+def _pandas_metadata(names: list[str], levels: int) -> str:
     """Return the metadata from which plain ``pandas.read_parquet`` restores the index."""
     index = names[len(names) - levels :]
     columns = [
@@ -117,7 +117,7 @@ def _label(value: object) -> object:
         return to_plain(value)
     if type(value) is tuple:
         return {"$tuple": [_label(v) for v in value]}
-    raise _Unfit(value)
+    raise _NotExact(value)
 
 
 def _exactly_plain(value: object) -> object:
@@ -139,7 +139,7 @@ def _array(column: pd.Series) -> tuple[pa.Array, str]:
         return pa.array(column.to_numpy()), str(dtype)
     if isinstance(dtype, pd.DatetimeTZDtype):
         if _dtype(str(dtype)) != dtype:
-            raise _Unfit(dtype)  # a time zone that cannot be restored from its name
+            raise _NotExact(dtype)  # a time zone that cannot be restored from its name
         return pa.array(column.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()), str(dtype)
     if isinstance(dtype, pd.StringDtype) and dtype == pd.Series(["a"]).dtype:
         return pa.array(column, type=pa.large_string(), from_pandas=True), "text"
@@ -147,9 +147,9 @@ def _array(column: pd.Series) -> tuple[pa.Array, str]:
         return pa.array(column.array), str(dtype)
     if isinstance(dtype, np.dtype) and dtype.kind == "O" and pd.api.types.infer_dtype(column, skipna=False) == "string":
         if not all(type(v) is str for v in column):
-            raise _Unfit(dtype)
+            raise _NotExact(dtype)
         return pa.array(column.to_numpy(), type=pa.large_string(), from_pandas=False), "object"
-    raise _Unfit(dtype)
+    raise _NotExact(dtype)
 
 
 def _dtype(name: str) -> object:
@@ -193,15 +193,15 @@ def _index(index: pd.Index) -> tuple[list[pd.Index], About]:
     if isinstance(index, pd.MultiIndex):
         levels = _levels(index)
         if any(pd.isna(level).any() for level in index.levels):
-            raise _Unfit("a missing label among the levels")
+            raise _NotExact("a missing label among the levels")
         return levels, {"kind": "multi", "names": names}
     if type(index) not in (pd.Index, pd.DatetimeIndex):
-        raise _Unfit(type(index))
+        raise _NotExact(type(index))
     about: About = {"kind": "plain", "names": names}
     if isinstance(index, pd.DatetimeIndex) and index.freq is not None:
         about["freq"] = index.freq.freqstr
         if pd.tseries.frequencies.to_offset(index.freq.freqstr) != index.freq:
-            raise _Unfit(index.freq)
+            raise _NotExact(index.freq)
     return [index], about
 
 
@@ -265,7 +265,7 @@ def _axis(columns: pd.Index) -> About:
     elif type(columns) in (pd.Index, pd.DatetimeIndex):
         levels = [columns]
     else:
-        raise _Unfit(type(columns))
+        raise _NotExact(type(columns))
     dtypes = [_axis_dtype(level) for level in levels]
     about = {
         "kind": "multi" if isinstance(columns, pd.MultiIndex) else "plain", "names": names, "dtypes": dtypes,
@@ -273,13 +273,13 @@ def _axis(columns: pd.Index) -> About:
     }  # fmt: skip
     back = _restore_axis(about)
     if type(back) is not type(columns) or not back.equals(columns) or getattr(columns, "freq", None) is not None:
-        raise _Unfit("labels that change when saved and loaded")
+        raise _NotExact("labels that change when saved and loaded")
     return about
 
 
 def _axis_dtype(level: pd.Index) -> str:
     if isinstance(level.dtype, pd.DatetimeTZDtype) or not isinstance(level.dtype, (np.dtype, pd.StringDtype)):
-        raise _Unfit(level.dtype)
+        raise _NotExact(level.dtype)
     return str(level.dtype)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, ExperimentNotFound, RecorderElsewhere, RecorderNotFound, TrackingError
 from rollforge.session import current_session, init, using
-from rollforge.track.elsewhere import said_elsewhere
+from rollforge.track.elsewhere import describe_elsewhere
 from rollforge.track.experiment import Experiment, active_recorders, get_experiment, search_frame
 from rollforge.track.recorder import Recorder
 from rollforge.track.tracker import Tracker, folder_uri, open_tracker
@@ -228,9 +228,9 @@ class QlibRecorder:
         except (RecorderNotFound, ExperimentNotFound) as exc:
             session = current_session()
             pool = experiment_name or (None if recorder_id else session.experiment_name)
-            said = said_elsewhere(session, pool, recorder_id)
-            if said:
-                raise RecorderElsewhere(said) from exc
+            message = describe_elsewhere(session, pool, recorder_id)
+            if message:
+                raise RecorderElsewhere(message) from exc
             raise
 
     def _latest(self) -> Recorder:

@@ -257,7 +257,7 @@ def init(default_conf: str = "client", **kwargs: Any) -> None:
 
 
 def auto_init(*, only_file: bool = False, **kwargs: Any) -> None:
-    """Set up as the ``config.yaml`` of the folder (or one above) says, else as `kwargs` do, unless it is to be a file."""
+    """Set up from the ``config.yaml`` in the folder or above it, or else from `kwargs`."""
     cur = Path(kwargs.pop("cur_path", Path.cwd()))
     for folder in [cur, *cur.parents]:
         if (folder / "config.yaml").is_file():
@@ -268,7 +268,7 @@ def auto_init(*, only_file: bool = False, **kwargs: Any) -> None:
 
 
 def init_from_yaml_conf(conf_path: str | os.PathLike[str], **kwargs: object) -> None:
-    """Set up as a YAML file says; `kwargs` come before it."""
+    """Set up from a YAML file; `kwargs` take precedence."""
     from rollforge.compat.qlib.objects import plain_yaml
 
     settings = plain_yaml(read_text(conf_path, LIMITS["workflow_size"]), str(conf_path)) or {}

@@ -1,4 +1,4 @@
-"""Constants of Qlib's."""
+"""Qlib's constants."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class IdxTradeRange(TradeRange):
         return self._steps
 
     def clip_time_range(self, start_time: pd.Timestamp, end_time: pd.Timestamp) -> tuple[pd.Timestamp, pd.Timestamp]:
-        """Refuse, because steps do not determine times.
+        """Raise an error, because steps do not determine times.
 
         Raises
         ------

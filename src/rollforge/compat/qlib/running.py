@@ -1,6 +1,6 @@
-"""Running an operator that is written as a Qlib class, one instrument after another.
+"""Run an operator that is written as a Qlib class, one instrument after another.
 
-The classes of expressions build on this module, so it is given those that it makes objects of (:class:`Forms`).
+The classes of expressions build on this module, so it receives the classes of the arguments (:class:`Forms`).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Forms:
     """The forms in which an operator's class is given the expressions among its arguments."""
 
     text: Callable[[str], object]
-    """From the text: before anything is computed."""
+    """Made from the text, before anything is computed."""
     values: Callable[[str, str, pd.Series], object]
-    """From the text, the instrument and the values on it."""
+    """Made from the text, the instrument and its values."""
 
 
 def described(kind: type, signature: inspect.Signature, forms: Forms) -> Operator:

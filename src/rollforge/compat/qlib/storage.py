@@ -52,7 +52,7 @@ class _FileStorage:
         raise NotImplementedError
 
     def clear(self) -> None:
-        """Refuse: :class:`DataError`."""
+        """Raise :class:`DataError`: data folders are not modified through this interface."""
         raise DataError(_WRITE)
 
     def __setitem__(self, key: object, value: object) -> None:
@@ -221,5 +221,5 @@ class FileFeatureStorage(_FileStorage):
         return end - begin
 
     def write(self, data_array: object, index: int | None = None) -> None:
-        """Refuse: :class:`DataError`."""
+        """Raise :class:`DataError`: data folders are not modified through this interface."""
         raise DataError(_WRITE)

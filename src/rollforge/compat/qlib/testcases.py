@@ -61,8 +61,8 @@ def _adjust(market: Path) -> None:
 
     The field ``change``. SH600519 is expensive; SZ300677 is listed on the 3001st day; SZ300315 is always a member of csi300
     and never suspended; SH600110 is a member of csi300. In early 2005 and in January 2020 nothing is missing, so that
-    labels are there, with some suspensions shortly before, so that features are missing; on the 115th day one instrument
-    is suspended, the 99th member of csi300.
+    labels exist, with some suspensions shortly before, so that some features are missing; on the 115th day one
+    instrument is suspended, the 99th member of csi300.
     """
     provider = open_provider(market)
     days = provider.calendar()

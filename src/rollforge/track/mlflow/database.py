@@ -44,11 +44,11 @@ def create_database(database: Path) -> None:
             empty.unlink()
 
 
-def _empty_database(beside: Path) -> Path:
+def _empty_database(next_to: Path) -> Path:
     """Return the path of a database without runs.
 
     MLflow's migrations take a second, so the result is kept in the cache. If the cache is not writable, it is created
-    in the folder `beside`.
+    in the folder `next_to`.
     """
     from mlflow.version import VERSION
 
@@ -63,7 +63,7 @@ def _empty_database(beside: Path) -> Path:
     except OSError:
         keeping = False
     # MLflow caches the databases that it has opened by name, so the name must be new.
-    made = (folder if keeping else beside) / f".{uuid.uuid4().hex}.db"
+    made = (folder if keeping else next_to) / f".{uuid.uuid4().hex}.db"
     try:
         with quiet():
             utils._get_store(f"sqlite:///{made}", str(made.parent)).engine.dispose()

@@ -20,7 +20,7 @@ def filter_text(query: RunQuery) -> str:
         wanted.append(Condition("attributes", "name", "=", query.name))
     for kind, values in (("params", query.params), ("tags", query.tags)):
         wanted.extend(Condition(kind, k, "=", v) for k, v in values.items())
-    return " and ".join(text for text in map(_said, wanted) if text is not None)
+    return " and ".join(text for text in map(_condition_text, wanted) if text is not None)
 
 
 def order_text(text: str) -> str:
@@ -33,7 +33,7 @@ def _key(kind: str, key: str) -> str:
     return f"attributes.{_ATTRIBUTES.get(key, key)}" if kind == "attributes" else f"{kind}.`{safe_key(key)}`"
 
 
-def _said(condition: Condition) -> str | None:
+def _condition_text(condition: Condition) -> str | None:
     kind, op, value = condition.kind, condition.op, condition.value
     key = _key(kind, condition.key)
     texts = [value] if isinstance(value, str) else value if isinstance(value, tuple) else []
