@@ -15,6 +15,7 @@ from rollforge.yaml12 import Lines
 def main() -> None:
     """Run the job and print one line."""
     options = setting.arguments(__doc__ or "")
+    from rollforge.collect.combine import build_ensembles
     from rollforge.generate import RollingGen
     from rollforge.generate.timeline import make_schedule
     from rollforge.market.universe import session_provider
@@ -64,6 +65,7 @@ def main() -> None:
                 tuple(digest(t) for t in tasks),
                 make_schedule(tasks, session_provider(session).calendar()),
                 (),
+                build_ensembles(None),
             )
             submit(plan)
             took = setting.seconds(lambda: train(plan, jobs=available_cores()))

@@ -21,6 +21,7 @@ def run(
     provider: Path, folder: Path, template: dict[str, Any], windows: int | None, jobs: int | None = None
 ) -> dict[str, float]:
     """Plan, store, train in worker processes and collect, with an empty panel cache and compiled kernels."""
+    from rollforge.collect.combine import build_ensembles
     from rollforge.generate import RollingGen
     from rollforge.generate.timeline import make_schedule
     from rollforge.market.universe import session_provider
@@ -54,6 +55,7 @@ def run(
                 tuple(digest(t) for t in tasks),
                 make_schedule(tasks, session_provider(session).calendar()),
                 (),
+                build_ensembles(None),
             )
             submit(plan)
             train(plan, jobs=jobs)

@@ -42,16 +42,15 @@ class Kind:
 
     def lacks(self, cls: type) -> str:
         """Return why a class is not of this kind, or an empty string if it is."""
-        if self.base is not None and issubclass(cls, self.base):
-            return ""
+        derived = self.base is not None and issubclass(cls, self.base)
         missing = next((m for m in self.methods if not _has_method(cls, m)), None)
-        if missing is not None:
+        if missing is not None and not derived:
             return f"it has no {missing}()"
         for name in self.alone:
             more = _required_arguments(cls, name)
             if len(more) > 1:
                 return f"its {name}() needs {', '.join(more)}, but is called with only a {self.argument}"
-        if self.methods:
+        if self.methods or derived:
             return ""
         assert self.base is not None
         return f"it does not derive from {self.base.__module__}.{self.base.__qualname__}"

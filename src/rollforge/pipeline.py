@@ -22,6 +22,7 @@ from rollforge.collect.outcomes import TaskOutcome, outcomes, recorded_elsewhere
 from rollforge.collect.result import Collected, collect_outcomes, schedule_of
 from rollforge.confidential import mask_secrets
 from rollforge.errors import (
+    CodeNotAllowed,
     FailingWorker,
     RecorderElsewhere,
     TaskNotFound,
@@ -30,13 +31,14 @@ from rollforge.errors import (
 from rollforge.generate.backtests import backtest_config, is_backtest
 from rollforge.generate.task_view import TaskView
 from rollforge.plan import Plan
+from rollforge.plugins import load_plugins
 from rollforge.run.execute import FOLDER_TAG, end_unfinished_runs, preload, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import FailureGroup, group_failures
-from rollforge.run.fitness import own_data
+from rollforge.run.fitness import is_private, own_data
 from rollforge.run.job import Event, Job, ignore_event
 from rollforge.run.review import reviewed
-from rollforge.run.submission import facts_of, read_facts
+from rollforge.run.submission import Facts, facts_of, read_facts
 from rollforge.run.worker import release_dead_workers
 from rollforge.session import Session, using
 from rollforge.store.base import batch_of, open_store
@@ -44,9 +46,11 @@ from rollforge.store.manager import TaskManager
 from rollforge.task import Status, encode
 from rollforge.track.base import get_experiment, open_tracker
 from rollforge.trust import Circle
+from rollforge.user_code import file_digest
 from rollforge.workflow import Template
 
 if TYPE_CHECKING:
+    from rollforge.collect.combine import Ensembles
     from rollforge.generate.timeline import Schedule
     from rollforge.report.summary import Summary
     from rollforge.track.base import Recorder
@@ -77,7 +81,7 @@ def submit(plan: Plan) -> Submission:
     will run with the data, tracking store and packages of this submission.
     """
     session, pool = plan.workflow.session, plan.workflow.experiment_name
-    facts = facts_of(plan.tasks, session)
+    facts = facts_of(plan.tasks, session, plan.ensembles.config)
     with using(session):
         manager = TaskManager(pool, session=session)
         before = {r.id: r.model_name for r in manager.store.query(pool, _these(plan), results=False)}
@@ -222,11 +226,13 @@ def collect(
     allow_gaps: bool = False,
     label_days: int | None = None,
     plan: Plan | None = None,
+    ensembles: Ensembles | None = None,
 ) -> Collected:
     """Collect one out-of-sample prediction from the tasks of an experiment.
 
-    Windows of the same model are joined; then several models (a grid) are averaged. Objects that the pool names are
-    built only if this process submitted all of the tasks.
+    Windows of the same model are joined; then several models (a grid) are averaged. A workflow can name other ensembles
+    for both. Objects that the pool names are built only if this process submitted all of the tasks; for ensembles see
+    :func:`pool_ensembles`.
 
     Parameters
     ----------
@@ -242,6 +248,8 @@ def collect(
         Number of trading days that a label spans, for labels whose expression does not determine it.
     plan : Plan, optional
         The plan of these tasks; if this process submitted it, its calendar, windows and warnings are used again.
+    ensembles : Ensembles, optional
+        What combines the predictions; by default that of the plan, or else that of the latest submission.
 
     Raises
     ------
@@ -249,7 +257,14 @@ def collect(
         If windows are missing, failed, overlapping or partly predicted, and `allow_gaps` is False.
     RecorderElsewhere
         If the runs of some tasks are only on other machines, and `allow_gaps` is False.
+    BuildError, CodeNotAllowed
+        If an ensemble fails, or belongs to code that this program may not run.
     """
+    changed: tuple[str, ...] = ()
+    if ensembles is None and plan is not None:
+        ensembles = plan.ensembles
+    elif ensembles is None:
+        ensembles, changed = pool_ensembles(session, pool)
     known, left_out = with_windows(outcomes(session, pool, ids))
     lost = recorded_elsewhere(session, pool, known)
     if lost and not allow_gaps:
@@ -258,8 +273,52 @@ def collect(
     with using(session), trust.within(Circle.OWN if own else Circle.READ):
         planned = _planned(plan, known, label_days) if own else None
         schedule = schedule_of(known, session, label_days) if planned is None else planned
-        collected = collect_outcomes(session, known, schedule, allow_gaps=allow_gaps, label_days=label_days)
-    return replace(collected, warnings=(*collected.warnings, *left_out, *([lost] if lost else [])))
+        collected = collect_outcomes(
+            session, known, schedule, allow_gaps=allow_gaps, label_days=label_days, ensembles=ensembles
+        )
+    return replace(collected, warnings=(*collected.warnings, *changed, *left_out, *([lost] if lost else [])))
+
+
+def pool_ensembles(session: Session, pool: str) -> tuple[Ensembles, tuple[str, ...]]:
+    """Return what combines the predictions of a pool according to its latest submission, and warnings.
+
+    Rollforge's own ensembles are always built. Others are built if nobody else can write to the pool, so that the
+    submission is this user's own, or if they are allowed (``ROLLFORGE_ALLOW``).
+
+    Raises
+    ------
+    CodeNotAllowed
+        If an ensemble belongs to code that this program may not run.
+    ConfigError
+        If an ensemble cannot be built.
+    """
+    from rollforge.collect.combine import build_ensembles
+
+    store = open_store(session.store_uri)
+    submitted = [read_facts(facts) for facts in store.submissions(pool).values()]
+    latest = submitted[-1] if submitted else Facts()
+    if not latest.ensemble:
+        return build_ensembles(None), ()
+    modules = {module for module, _ in trust.names_in(latest.ensemble)}
+    if is_private(store):
+        here = Circle.OWN
+        session = session.with_(sys_path=(*session.sys_path, *latest.sys_path))
+    else:  # libraries that a worker builds models of are not for a report
+        here = Circle.POOL if modules and not any(map(trust.is_library, modules)) else Circle.READ
+    with using(session), trust.within(here):
+        load_plugins(session)
+        try:
+            made = build_ensembles(latest.ensemble)
+        except CodeNotAllowed as exc:
+            named = " and ".join(sorted(modules)) or "rollforge.collect"
+            raise CodeNotAllowed(
+                f"the tasks were submitted with an ensemble of {named}, which this program may not run, because others can "
+                "write to the pool. Give the workflow file instead of the experiment's name, or, if you trust them, "
+                f"allow it: ROLLFORGE_ALLOW={','.join(sorted(modules))}.",
+                path=exc.path,
+            ) from exc
+    other = [file for file, digest in latest.ensemble_files.items() if file_digest(file) not in ("", digest)]
+    return made, tuple(f"The ensemble's file {file} has changed since the tasks were submitted." for file in other)
 
 
 def _planned(plan: Plan | None, known: Sequence[TaskOutcome], label_days: int | None) -> Schedule | None:
@@ -332,6 +391,8 @@ def with_backtest(collected: Collected, session: Session, *, own_code: bool) -> 
 def write_results(collected: Collected, *, name: str, session: Session, config: str, folder: Path) -> Summary:
     """Write ``prediction.parquet``, ``backtest.parquet`` (if there is a backtest) and ``report.html`` into `folder`.
 
+    The metadata of the prediction's file names the ensembles, as JSON under the key ``rollforge``.
+
     Returns
     -------
     Summary
@@ -340,11 +401,12 @@ def write_results(collected: Collected, *, name: str, session: Session, config: 
     from rollforge.report.html import write_report
     from rollforge.report.inputs import report_inputs
     from rollforge.report.summary import summarise
+    from rollforge.track.frame import write_described
 
     folder.mkdir(parents=True, exist_ok=True)
     if collected.prediction is not None:
         draft = folder / ".prediction.parquet"
-        collected.prediction.to_parquet(draft)
+        write_described(collected.prediction, draft, {"ensemble": dict(collected.ensembles)})
         draft.replace(folder / "prediction.parquet")
     if collected.backtest is not None:
         draft = folder / ".backtest.parquet"
@@ -388,6 +450,7 @@ def keep_result(collected: Collected, summary: Summary, *, session: Session, poo
         "rollforge.first_day": summary.headline.first_day,
         "rollforge.last_day": summary.headline.last_day,
         "rollforge.label": str(collected.target),
+        "rollforge.ensemble": "; ".join(f"{part}: {name}" for part, name in collected.ensembles.items()),
     }
     backtest = collected.backtest
     if backtest is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,12 +28,13 @@ from rollforge.workflow import Template, Workflow, place_of
 from rollforge.yaml12 import line_of
 
 if TYPE_CHECKING:
+    from rollforge.collect.combine import Ensembles
     from rollforge.generate.base import TaskGen
     from rollforge.generate.grid import GridGen
     from rollforge.generate.timeline import Schedule, Window
 
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "workflow_ensembles"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Plan:
     """The window of each task; with the model's name if there are several models or the model was named."""
     backtest_warnings: tuple[str, ...]
     """Warnings about the backtests of the tasks."""
+    ensembles: Ensembles
+    """What combines the predictions of the tasks."""
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -77,15 +82,35 @@ def make_plan(workflow: Workflow, *, limit: int | None = None) -> Plan:
     SegmentError, ConfigError, DataError
         If the template and these data do not give valid tasks, with the line in the file.
     """
+    with _placing(workflow), using(workflow.session):
+        return _make_plan(workflow, limit)
+
+
+def workflow_ensembles(workflow: Workflow, *, models: int = 1, windows: int = 1) -> Ensembles:
+    """Return the ensembles of `workflow`, for so many models and at most so many windows of a model.
+
+    Raises
+    ------
+    ConfigError
+        If they cannot be built, with the line in the file.
+    """
+    from rollforge.collect.combine import build_ensembles
+
+    with _placing(workflow), using(workflow.session):
+        return build_ensembles(workflow.ensemble, models=models, windows=windows)
+
+
+@contextlib.contextmanager
+def _placing(workflow: Workflow) -> Iterator[None]:
+    """Add the file and the line to the errors of a workflow."""
     try:
-        with using(workflow.session):
-            return _make_plan(workflow, limit)
+        yield
     except Mistakes as exc:
         listed = "\n".join(f"  {_placed(one, workflow)}" for one in exc.found)
         raise ConfigError(f"{workflow.path} has {counted(len(exc.found), 'mistake')}:\n{listed}") from exc
     except ConfigError as exc:
         placed = _placed(exc, workflow)
-        if placed == str(exc):
+        if placed == str(exc) or str(exc).startswith(f"{workflow.path}, "):
             raise
         raise type(exc)(f"{workflow.path}, {placed}") from exc
 
@@ -136,12 +161,14 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
         tasks += made
         names += [one.name] * len(made)
     kept, names = tuple(tasks[:limit]), names[:limit]
+    windows = Counter(names)
     return Plan(
         workflow=workflow,
         tasks=kept,
         ids=tuple(digest(t) for t in kept),
         schedule=make_schedule(kept, calendar, names, workflow.label_days),
         backtest_warnings=tuple(backtest_warnings(kept, calendar)),
+        ensembles=workflow_ensembles(workflow, models=len(windows), windows=max(windows.values(), default=0)),
     )
 
 

@@ -121,8 +121,15 @@ _VALUE_LIBRARIES = frozenset(
     }
 )
 """Libraries whose classes may be arguments, such as a ``dtype``: creating one has no side effects. Never built."""
-_BUILT_FOR_REPORTS = frozenset({"rollforge.record.strategy", "rollforge.record.weights", "rollforge.record.executor"})
-"""The classes that compute the backtest of a report."""
+_BUILT_FOR_REPORTS = frozenset(
+    {
+        "rollforge.collect.ensemble",
+        "rollforge.record.strategy",
+        "rollforge.record.weights",
+        "rollforge.record.executor",
+    }
+)
+"""The classes that join the predictions of a report and compute its backtest."""
 
 _process: list[Circle] = [Circle(os.environ[_VARIABLE]) if os.environ.get(_VARIABLE) in set(Circle) else Circle.OWN]
 _circle: ContextVar[Circle | None] = ContextVar("rollforge_circle", default=None)

@@ -116,6 +116,13 @@ class _Object(_Section):
     kwargs: dict[str, Any] | None = None
 
 
+class _Ensembles(_Section):
+    """The ensembles of windows and models."""
+
+    windows: _Object | str | None = None
+    models: _Object | str | None = None
+
+
 class _Task(_Section):
     model: _Object | str
     dataset: _Object | str
@@ -146,6 +153,7 @@ class _Document(BaseModel):
     models: dict[str | int | float, Any] | None = None
     grid: dict[str, list[Any] | dict[str | int | float, Any]] | None = None
     generators: list[_Object | str] = []
+    ensemble: _Object | _Ensembles | str | None = None
     BASE_CONFIG_PATH: str | None = None
 
 
@@ -193,6 +201,8 @@ class Workflow:
     """The models of the section ``models``, each as a complete task."""
     generators: tuple[Any, ...] = ()
     """The user's own generators, as ``{"class": …, "module_path": …, "kwargs": …}``, applied before `rolling`."""
+    ensemble: Any = None
+    """What combines the predictions, see :func:`~rollforge.collect.combine.build_ensembles`; None for the default."""
 
     @property
     def templates(self) -> tuple[Template, ...]:
@@ -257,7 +267,7 @@ def _problems(exc: ValidationError, document: Mapping[str, object], lines: Lines
 
 def _is_branch(part: str) -> bool:
     """Return whether a part of pydantic's path names the branch of a union and not a key."""
-    return part in ("_Object", "str", "int", "list", "none") or "[" in part
+    return part in ("_Object", "_Ensembles", "str", "int", "list", "none") or "[" in part
 
 
 _ALLOWED_AT = {
@@ -266,6 +276,7 @@ _ALLOWED_AT = {
     "task": list(_Task.model_fields),
 }
 _OBJECT_KEYS = ["class", "module_path", "kwargs"]
+_ALLOWED_AT["ensemble"] = [*_OBJECT_KEYS, *_Ensembles.model_fields]
 
 
 def _message(error: Any, document: Mapping[str, Any], parts: list[str]) -> str:
@@ -523,6 +534,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
         lines=lines,
         models=_models(document),
         generators=tuple(document.get("generators") or ()),
+        ensemble=document.get("ensemble"),
     )
 
 

@@ -18,6 +18,7 @@ from rollforge.session import Session
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from rollforge.collect.combine import Ensembles
     from rollforge.collect.result import Collected
     from rollforge.pipeline import Submission
     from rollforge.plan import Plan
@@ -390,6 +391,7 @@ def _report(
     name: str, store_uri: str | None, tracking_uri: str | None, output: Path | None, allow_gaps: bool, *, keep: bool
 ) -> None:
     from rollforge import pipeline
+    from rollforge.plan import workflow_ensembles
     from rollforge.workflow import load_workflow
 
     session, config, label_days = (
@@ -397,6 +399,7 @@ def _report(
         "",
         None,
     )
+    ensembles: Ensembles | None = None  # those of the submission
     templates: Sequence[Template] = ()  # others may have written a pool's tasks, so their strategies are not run
     if name.endswith((".yaml", ".yml")):
         workflow = load_workflow(name, store_uri=store_uri, tracking_uri=tracking_uri)
@@ -406,10 +409,10 @@ def _report(
             workflow.experiment_name,
             workflow.label_days,
         )
-        templates = workflow.templates
+        templates, ensembles = workflow.templates, workflow_ensembles(workflow)
     pipeline.require_pool(session, name)
     session = pipeline.with_training_data(session, name)
-    collected = pipeline.collect(session, name, allow_gaps=allow_gaps, label_days=label_days)
+    collected = pipeline.collect(session, name, allow_gaps=allow_gaps, label_days=label_days, ensembles=ensembles)
     collected = pipeline.with_backtest(collected, session, own_code=pipeline.is_own(collected, templates))
     for warning in collected.plan_warnings:
         _warn(warning)

@@ -15,6 +15,7 @@ from rollforge.task import Status
 if TYPE_CHECKING:
     import pandas as pd
 
+    from rollforge.collect.combine import Ensembles
     from rollforge.collect.coverage import Coverage, ExpectedWindow
     from rollforge.generate.timeline import Schedule
     from rollforge.record.joined import JoinedBacktest
@@ -59,6 +60,8 @@ class Collected:
     """The prediction of each model, in the order of the tasks."""
     runs: Mapping[str, RunData] = field(default_factory=dict)
     """Recorder id -> params, metrics and tags of the run."""
+    ensembles: Mapping[str, str] = field(default_factory=dict)
+    """What combined the predictions: ``windows``, and ``models`` if they were combined -> description of the ensemble."""
     backtest: JoinedBacktest | None = None
     """The backtest of `prediction`, see :func:`with_backtest`."""
 
@@ -100,8 +103,9 @@ def collect_outcomes(
     *,
     allow_gaps: bool,
     label_days: int | None,
+    ensembles: Ensembles | None = None,
 ) -> Collected:
-    """Join the predictions of each model's windows, average the models, and check the coverage.
+    """Join the predictions of each model's windows, combine the models, and check the coverage.
 
     Parameters
     ----------
@@ -115,15 +119,19 @@ def collect_outcomes(
         If True, an incomplete result is returned; its `coverage` lists what is missing.
     label_days : int or None
         Number of trading days that a label spans, for labels whose expression does not determine it.
+    ensembles : Ensembles, optional
+        What combines the predictions; by default the windows are joined and several models averaged.
 
     Raises
     ------
     CoverageError
         If the result is incomplete and `allow_gaps` is False.
+    BuildError
+        If an ensemble fails.
     """
     from rollforge.collect.collector import RecorderCollector
+    from rollforge.collect.combine import Ensembles
     from rollforge.collect.coverage import check_coverage
-    from rollforge.collect.ensemble import AverageEnsemble
     from rollforge.collect.group import RollingGroup
     from rollforge.market.frames import day_rows
 
@@ -148,23 +156,21 @@ def collect_outcomes(
     coverage = replace(coverage, notes=(*unplaced, *coverage.notes))
     if not allow_gaps:
         coverage.raise_if_incomplete()
-    joined = {name: RollingGroup()(frames) for name, frames in parts.items()}
+    used = ensembles or Ensembles()
+    joined, labels = used.join(parts["pred"]), RollingGroup()(parts["label"])
     names = dict.fromkeys(o.model for o in known)
     models = tuple(
-        ModelResult(name, joined["pred"].get((name,)), *_label(known, name, joined["label"].get((name,)), label_days))
-        for name in names
+        ModelResult(name, joined.get(name), *_label(known, name, labels.get((name,)), label_days)) for name in names
     )
-    predictions = {m.name: m.prediction for m in models if m.prediction is not None}
-    if len(models) == 1 or not predictions:
-        prediction = next(iter(predictions.values()), None)
-    else:
-        prediction = AverageEnsemble()(predictions).to_frame("score")
+    prediction = used.combine({m.name: m.prediction for m in models if m.prediction is not None}, models=len(models))
     label, said = _joined_label(known, models)
     # The joined label is that of the first model that has one.
     target = next((m.target for m in models if m.label is not None), Label("", label_days))
     runs = {o.recorder.id: o.recorder.read() for o in known if o.recorder is not None}
     warnings = (*coverage.remarks, *said, *_other_data(runs, session))
-    return Collected(known, schedule, prediction, label, target, coverage, warnings, models, runs)
+    return Collected(
+        known, schedule, prediction, label, target, coverage, warnings, models, runs, used.names(len(models))
+    )
 
 
 def _label(

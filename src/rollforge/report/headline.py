@@ -9,7 +9,10 @@ import numpy as np
 from rollforge.errors import counted
 from rollforge.report.summary import Headline
 
-__all__ = ["HeadlineFigure", "days_words", "duration", "headline_figures", "label_words"]
+__all__ = ["HeadlineFigure", "combined_words", "days_words", "duration", "headline_figures", "label_words"]
+
+
+_USUAL = {"windows": "RollingEnsemble", "models": "AverageEnsemble"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,10 @@ def headline_figures(headline: Headline) -> list[HeadlineFigure]:
     made = [HeadlineFigure("windows", _statuses(headline))]
     if headline.models:
         between = "; " if any("," in name for name in headline.models) else ", "
-        made.append(HeadlineFigure("models", f"average of {len(headline.models)}: {between.join(headline.models)}"))
+        made.append(HeadlineFigure("models", f"{combined_words(headline)}: {between.join(headline.models)}"))
+    other = {part: name for part, name in headline.ensembles.items() if name != _USUAL.get(part)}
+    if other and (not headline.models or "windows" in other):
+        made.append(HeadlineFigure("ensemble", "; ".join(f"{name} over the {part}" for part, name in other.items())))
     if headline.rows:
         made.append(HeadlineFigure("out of sample", f"{headline.first_day} to {headline.last_day}"))
         made.append(
@@ -52,6 +58,19 @@ def headline_figures(headline: Headline) -> list[HeadlineFigure]:
             )
         )
     return made + _quality_figures(headline)
+
+
+def combined_words(headline: Headline) -> str:
+    """Say what the prediction of several models is.
+
+    Examples
+    --------
+    >>> one = Headline(windows=1, statuses={}, task_seconds=0.0, fit_seconds=0.0, models=("a", "b"))
+    >>> combined_words(one)
+    'average of 2'
+    """
+    name = headline.ensembles.get("models", _USUAL["models"])
+    return f"{'average' if name == _USUAL['models'] else name} of {len(headline.models)}"
 
 
 def label_words(text: str, days: int | None) -> str:

@@ -175,7 +175,7 @@ def _windows(summary: Summary) -> _Section:
 
 def _models(summary: Summary) -> _Section:
     lead = (
-        "Each model judged by its own label on its own days; the first row is their average, as above. "
+        "Each model judged by its own label on its own days; the first row is all of them combined, as above. "
         f"Long-short: highest fifth less lowest, a year of {YEAR} days, before costs."
     )
     return _Section("models", "Models", lead, models_table(summary.headline, summary.models))

@@ -90,7 +90,9 @@ class ReportInputs:
     """Number of trading days that one label spans. Returns are divided by it before they are summed; if it is None,
     there are no annualised returns and no t statistic of the IC."""
     models: Sequence[ModelInputs] = ()
-    """The models that the prediction is the average of; empty for a single model."""
+    """The models that the prediction is made of; empty for a single model."""
+    ensembles: Mapping[str, str] = field(default_factory=dict)
+    """What combined the predictions, as in :class:`~rollforge.collect.result.Collected`."""
 
 
 def report_inputs(collected: Collected, *, name: str, session: Session, config: str) -> ReportInputs:
@@ -130,9 +132,14 @@ def report_inputs(collected: Collected, *, name: str, session: Session, config: 
         label_text=collected.target.expression,
         label_days=collected.target.days,
         models=models if len(models) > 1 else (),
+        ensembles=collected.ensembles,
         config=config,
-        environment=_environment(session),
+        environment={**_environment(session), "ensemble": _ensembles(collected)},
     )
+
+
+def _ensembles(collected: Collected) -> str:
+    return "; ".join(f"{name} over the {part}" for part, name in collected.ensembles.items())
 
 
 def _environment(session: Session) -> dict[str, str]:

@@ -45,7 +45,9 @@ class Headline:
     first_day: str = ""
     last_day: str = ""
     models: tuple[str, ...] = ()
-    """Names of the models that the prediction is the average of; empty for a single model."""
+    """Names of the models that the prediction is made of; empty for a single model."""
+    ensembles: Mapping[str, str] = field(default_factory=dict)
+    """What combined the predictions: ``windows`` and ``models`` -> description of the ensemble."""
     label_text: str = ""
     label_days: int | None = None
     first_evaluated: str = ""
@@ -165,7 +167,7 @@ def summarise(inputs: ReportInputs) -> Summary:
         If the index of a prediction or label lacks the levels datetime and instrument, or contains a row twice, or if
         the days of a label are below 1.
     """
-    headline = replace(_effort(inputs.tasks), models=tuple(m.name for m in inputs.models))
+    headline = replace(_effort(inputs.tasks), models=tuple(m.name for m in inputs.models), ensembles=inputs.ensembles)
     scores = _column(inputs.prediction, "prediction")
     if scores is not None:
         headline = _extent(headline, scores)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge.errors import counted
-from rollforge.report.headline import HeadlineFigure, days_words, duration, label_words
+from rollforge.report.headline import HeadlineFigure, combined_words, days_words, duration, label_words
 from rollforge.report.inputs import TaskRow
 from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import METRICS, QUANTILES, Headline, Quality, by_month
@@ -196,13 +196,13 @@ def _heat_cell(value: float, label: str, largest: float) -> Markup:
 
 
 def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
-    """Return one row per model with its quality, below that of the average of all models."""
+    """Return one row per model with its quality, below that of their combination."""
     heads = [
         ("model", ""), ("label", ""), ("judged on", ""), ("IC", "n"), ("t of IC", "n"), ("Rank IC", "n"),
         ("long-short a year", "n"), ("Sharpe", "n"),
     ]  # fmt: skip
-    average = _model_row(
-        f"average of {len(whole.models)}",
+    combined = _model_row(
+        combined_words(whole),
         label_words(whole.label_text, whole.label_days),
         days_words(whole.ic_days, whole.first_evaluated, whole.last_evaluated),
         [whole.ic, whole.ic_t, whole.rank_ic, whole.long_short_return, whole.long_short_sharpe],
@@ -215,7 +215,7 @@ def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
         figures += [model.annual(spread), model.sharpe(spread)]
         label = label_words(model.label_text, model.label_days)
         rows.append(_model_row(model.name, label, days_words(len(ic), first, last), figures))
-    return _table(heads, [average, *rows], sortable=True)
+    return _table(heads, [combined, *rows], sortable=True)
 
 
 def _model_row(name: str, label: str, days: str, figures: Sequence[float | None]) -> Markup:

@@ -27,7 +27,9 @@ from rollforge.user_code import file_digest
 __all__ = ["Facts", "facts_of", "packages_of", "read_facts"]
 
 
-def facts_of(tasks: Iterable[Mapping[str, object]], session: Session) -> dict[str, Any]:
+def facts_of(
+    tasks: Iterable[Mapping[str, object]], session: Session, ensemble: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the facts of a submission, for :meth:`~rollforge.store.base.TaskStore.keep_submission`.
 
     Parameters
@@ -36,6 +38,8 @@ def facts_of(tasks: Iterable[Mapping[str, object]], session: Session) -> dict[st
         Task definitions. Their model classes are imported to find the packages that they need.
     session : Session
         Provides data folder, tracking store, region and exchange.
+    ensemble : mapping, optional
+        What combines the predictions, see :attr:`~rollforge.collect.combine.Ensembles.config`.
 
     Returns
     -------
@@ -44,7 +48,8 @@ def facts_of(tasks: Iterable[Mapping[str, object]], session: Session) -> dict[st
         :class:`~rollforge.market.content.DataContent`); ``tracking`` (None if it cannot be opened here); ``region``,
         ``exchange``; ``models`` (class -> package -> version); ``plugins``; if there are any, also ``operators`` and
         ``sys_path``, as in the session, ``files`` (Python file -> SHA-256 digest, for the plugins, operators and classes
-        that are named by path and exist here), and ``libraries`` that Rollforge's own models import and no task may name.
+        that are named by path and exist here), ``ensemble`` (as given, with the ``files`` of its classes), and
+        ``libraries`` that Rollforge's own models import and no task may name.
     """
     import platform
 
@@ -52,8 +57,11 @@ def facts_of(tasks: Iterable[Mapping[str, object]], session: Session) -> dict[st
     models, libraries = _models(listed)
     added: dict[str, object] = {
         "operators": [list(o) for o in session.operators], "sys_path": list(session.sys_path), "libraries": libraries,
-        "files": _files(listed, session),
+        "files": _files(listed, (*session.plugins, *(module for _, module in session.operators))),
     }  # fmt: skip
+    if ensemble:
+        files = _files([ensemble])
+        added["ensemble"] = {**to_plain(dict(ensemble)), **({"files": files} if files else {})}
     return {
         "rollforge": version_of("rollforge"),
         "python": platform.python_version(),
@@ -93,6 +101,10 @@ class Facts:
     """Folders of the submitter's machine that contain the modules."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Python files that the tasks need, as path -> SHA-256 digest of the submitter's copy."""
+    ensemble: Mapping[str, Any] = field(default_factory=dict)
+    """What combines the predictions: ``windows`` and ``models``; empty for the default."""
+    ensemble_files: Mapping[str, str] = field(default_factory=dict)
+    """Python files of the ensembles' classes, as in `files`."""
     libraries: tuple[str, ...] = ()
     """Packages among those of `models` that Rollforge's own models import, so that no permission is needed."""
 
@@ -115,7 +127,10 @@ def read_facts(kept: Mapping[str, object]) -> Facts:
     def texts(value: object) -> tuple[str, ...]:
         return tuple(filter(None, map(text, value))) if isinstance(value, list) else ()
 
-    data, operators = mapping(kept.get("data")), kept.get("operators")
+    def files(value: object) -> dict[str, str]:
+        return {text(path): text(digest) for path, digest in mapping(value).items() if path.endswith(".py")}
+
+    data, operators, ensemble = mapping(kept.get("data")), kept.get("operators"), mapping(kept.get("ensemble"))
     pairs = map(texts, operators) if isinstance(operators, list) else ()
     return Facts(
         known=bool(kept),
@@ -134,7 +149,9 @@ def read_facts(kept: Mapping[str, object]) -> Facts:
         plugins=texts(kept.get("plugins")),
         operators=tuple((pair[0], pair[1]) for pair in pairs if len(pair) == 2),
         sys_path=texts(kept.get("sys_path")),
-        files={text(path): text(digest) for path, digest in mapping(kept.get("files")).items() if path.endswith(".py")},
+        files=files(kept.get("files")),
+        ensemble={part: one for part, one in ensemble.items() if part in ("windows", "models")},
+        ensemble_files=files(ensemble.get("files")),
         libraries=texts(kept.get("libraries")),
     )
 
@@ -187,14 +204,14 @@ def _models(tasks: Iterable[Mapping[str, object]]) -> tuple[dict[str, dict[str, 
     return models, sorted(libraries)
 
 
-def _files(tasks: Iterable[Mapping[str, object]], session: Session) -> dict[str, str]:
-    """Return the digests of the Python files that a session and its tasks name by path. Files that are not here are left out.
+def _files(definitions: Iterable[Mapping[str, object]], modules: Iterable[str] = ()) -> dict[str, str]:
+    """Return the digests of the Python files that definitions and a session name by path, without files that are not here.
 
     A worker with other versions of them would train something else under the same task.
     """
-    named = {*session.plugins, *(module for _, module in session.operators)}
-    for task in tasks:
-        named.update(module for module, _ in trust.names_in(task))
+    named = set(modules)
+    for definition in definitions:
+        named.update(module for module, _ in trust.names_in(definition))
     digests = {name: file_digest(name) for name in sorted(named) if name.endswith(".py")}
     return {name: digest for name, digest in digests.items() if digest}
 

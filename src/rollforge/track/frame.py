@@ -8,6 +8,7 @@ restored exactly, :func:`to_arrow` returns None, and the caller pickles it.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +303,23 @@ def write_table(table: pa.Table, file: Path) -> None:
     """Write a table made by :func:`to_arrow`."""
     # LZ4 writes a prediction with 30,000 rows in 2 ms; zstd takes 0.5 ms more and saves 7 % of the size.
     pq.write_table(table, file, compression="lz4")
+
+
+def write_described(frame: pd.DataFrame, file: Path, about: Mapping[str, object]) -> None:
+    """Write a frame for other programs, as ``DataFrame.to_parquet`` does, with metadata.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        The frame.
+    file : path
+        File to write.
+    about : mapping
+        Plain data, stored in the file's metadata as JSON under the key ``rollforge``.
+    """
+    table = pa.Table.from_pandas(frame)
+    described = json.dumps(about, ensure_ascii=False).encode()
+    pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), b"rollforge": described}), file)
 
 
 def read_table(file: Path) -> pd.DataFrame | pd.Series:

@@ -1,0 +1,207 @@
+"""How predictions become one: the ensembles that a workflow names for the windows of a model and for several models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from rollforge.build import build, describe
+from rollforge.collect.ensemble import AverageEnsemble, Ensemble, RollingEnsemble, SingleKeyEnsemble
+from rollforge.collect.group import RollingGroup
+from rollforge.errors import BuildError, ConfigError, CoverageError, RollforgeError, nearest, shown
+from rollforge.kinds import Kind
+from rollforge.market.frames import day_rows
+
+__all__ = ["Ensembles", "build_ensembles", "ensemble_parts"]
+
+ENSEMBLE = Kind("ensemble", base=Ensemble, alone=("__call__",), argument="dict of predictions")
+PARTS = ("windows", "models")
+_OBJECT = ("class", "module_path", "kwargs")
+_TOLD = 200  # characters of an ensemble's arguments that are shown
+
+Combine = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ensembles:
+    """The ensembles of an experiment: one joins the windows of each model, one combines several models."""
+
+    windows: Combine = field(default_factory=RollingEnsemble)
+    """``{window: frame} -> frame or series``, called once for each model."""
+    models: Combine | None = None
+    """``{model: frame} -> frame or series``, also called for a single model. None averages several models and leaves a
+    single one unchanged."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Those that were named, as plain data: ``windows`` or ``models`` -> ``{"class": …, "module_path": …, "kwargs": …}``."""
+
+    def join(self, frames: Mapping[tuple[str, str], pd.DataFrame]) -> dict[str, pd.DataFrame]:
+        """Return the joined prediction of each model: ``{(model, window): frame} -> {model: frame}``.
+
+        Raises
+        ------
+        BuildError
+            If an ensemble that was named fails, or returns something else than a prediction.
+        """
+        groups = RollingGroup(ens=None)(frames)
+        if "windows" not in self.config:
+            return {model: self.windows(group) for (model,), group in groups.items()}
+        return {model: self._called("windows", self.windows, group) for (model,), group in groups.items()}
+
+    def combine(self, predictions: Mapping[str, pd.DataFrame], *, models: int) -> pd.DataFrame | None:
+        """Return one prediction of those of the models; None if there is none.
+
+        Parameters
+        ----------
+        predictions : mapping
+            Name of a model -> its joined prediction. Models without a finished window are left out.
+        models : int
+            Number of models, including those.
+
+        Raises
+        ------
+        BuildError
+            If an ensemble that was named fails, or returns something else than a prediction.
+        """
+        if not predictions:
+            return None
+        if self.models is not None:
+            return self._called("models", self.models, predictions)
+        if models == 1:
+            return next(iter(predictions.values()))
+        return AverageEnsemble()(predictions).to_frame("score")
+
+    def _called(self, part: str, ensemble: Combine, given: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:
+        """Return the result of an ensemble, after checking that it is a prediction. The ensemble may change its argument."""
+        name, where = type(ensemble).__name__, f"ensemble.{part}"
+        ours = type(ensemble).__module__.startswith("rollforge.")
+        try:
+            made = ensemble({key: frame if ours else frame.copy() for key, frame in given.items()})
+        except RollforgeError:
+            raise
+        except Exception as exc:
+            raise BuildError(f"the ensemble {name} failed: {describe(exc)}", path=where) from exc
+        if isinstance(made, pd.Series):
+            made = made.to_frame("score")
+        if not isinstance(made, pd.DataFrame) or not made.shape[1]:
+            raise BuildError(
+                f"the ensemble {name} must return a frame or a series of scores for {_listed(given)}, found {shown(made)}.",
+                path=where,
+            )
+        made = day_rows(made, f"The result of the ensemble {name}")
+        scores = made.iloc[:, 0]
+        if not pd.api.types.is_numeric_dtype(scores) or not made.index.is_unique:
+            wrong = "has a row twice" if not made.index.is_unique else f"has scores of type {scores.dtype}, not numbers"
+            raise BuildError(f"the result of the ensemble {name} {wrong}.", path=where)
+        if not len(made):
+            raise CoverageError(f"The ensemble {name} returned no rows for {_listed(given)}.")
+        if part == "models":
+            made = made.set_axis(["score", *made.columns[1:]], axis=1)
+        return made.sort_index()
+
+    def names(self, models: int) -> dict[str, str]:
+        """Return what combined the predictions: ``windows``, and ``models`` if there are several or one was named.
+
+        Parameters
+        ----------
+        models : int
+            The number of models.
+
+        Examples
+        --------
+        >>> Ensembles().names(1), Ensembles().names(2)
+        ({'windows': 'RollingEnsemble'}, {'windows': 'RollingEnsemble', 'models': 'AverageEnsemble'})
+        """
+        found = {"windows": _name(self.windows, self.config.get("windows"))}
+        if self.models is not None or models > 1:
+            found["models"] = _name(self.models or AverageEnsemble(), self.config.get("models"))
+        return found
+
+
+def _name(ensemble: object, config: object) -> str:
+    kwargs = config.get("kwargs") if isinstance(config, Mapping) else None
+    said = ", ".join(f"{key}={value!r}" for key, value in (kwargs or {}).items())
+    said = said if len(said) <= _TOLD else f"{said[:_TOLD]}…"
+    return f"{type(ensemble).__name__}({said})" if said else type(ensemble).__name__
+
+
+def _listed(given: Mapping[Any, object]) -> str:
+    return ", ".join(repr(key) for key in list(given)[:3]) + (", …" if len(given) > 3 else "")
+
+
+def ensemble_parts(config: object, path: str = "ensemble") -> dict[str, Any]:
+    """Return the parts of a workflow's ``ensemble``: ``windows`` and ``models``, or a single one under the empty name.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither a class nor a mapping of parts.
+    """
+    if isinstance(config, Mapping) and "class" not in config:
+        for key in config:
+            if key not in PARTS:
+                near = nearest(str(key), [*PARTS, *_OBJECT])
+                raise ConfigError(
+                    f"unknown key {shown(key)}.{near} Write an ensemble {{class: …, module_path: …, kwargs: …}}, or one "
+                    "each under 'windows' and 'models'.",
+                    path=path,
+                )
+        return {part: one for part, one in config.items() if one is not None}
+    if not isinstance(config, (Mapping, str)):
+        raise ConfigError(
+            f"must be a class, or 'windows' and 'models' with a class each, found {shown(config)}.", path=path
+        )
+    return {"": config}
+
+
+def build_ensembles(config: object, *, path: str = "ensemble", models: int = 1, windows: int = 1) -> Ensembles:
+    """Return the ensembles that a workflow names, after checking that they can combine so many predictions.
+
+    An ensemble that is named alone combines the models; a :class:`~rollforge.collect.ensemble.RollingEnsemble` joins the
+    windows.
+
+    Parameters
+    ----------
+    config : mapping, str or None
+        One class, or ``{"windows": class, "models": class}``; None for the default. A class without a module is one of
+        `rollforge.collect`.
+    path : str
+        Location of `config` in its document, for errors.
+    models, windows : int
+        Number of models, and largest number of windows of one of them.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration is invalid, or names something that is not an ensemble.
+    CodeNotAllowed
+        If it names code that is not allowed here.
+
+    Examples
+    --------
+    >>> build_ensembles("AverageEnsemble").config
+    {'models': {'class': 'AverageEnsemble'}}
+    >>> build_ensembles({"class": "RollingEnsemble"}).config
+    {'windows': {'class': 'RollingEnsemble'}}
+    """
+    if config is None:
+        return Ensembles()
+    made: dict[str, Any] = {}
+    named: dict[str, Any] = {}
+    for part, one in ensemble_parts(config, path).items():
+        where = f"{path}.{part}" if part else path
+        if isinstance(one, str) and one.startswith("file://"):
+            raise ConfigError(f"must be a class, found the file {shown(one)}.", path=where)
+        ensemble = build(one, kind=ENSEMBLE, default_module="rollforge.collect", where=where)
+        place = part or ("windows" if isinstance(ensemble, RollingEnsemble) else "models")
+        several = models if place == "models" else windows
+        if isinstance(ensemble, SingleKeyEnsemble) and several > 1:
+            raise ConfigError(
+                f"SingleKeyEnsemble returns the only result of a dict, but there are {several} {place}. Use "
+                f"{'AverageEnsemble' if place == 'models' else 'RollingEnsemble'}, or a class of your own.",
+                path=where,
+            )
+        made[place], named[place] = ensemble, {"class": one} if isinstance(one, str) else dict(one)
+    return Ensembles(**made, config=named)

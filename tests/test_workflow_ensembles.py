@@ -1,0 +1,384 @@
+"""The key ``ensemble`` of a workflow, from the file to the numbers of the prediction."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from rollforge import pipeline
+from rollforge.collect.combine import build_ensembles
+from rollforge.collect.ensemble import AverageEnsemble
+from rollforge.errors import BuildError, CodeNotAllowed, ConfigError, CoverageError
+from rollforge.features.api import D
+from rollforge.plan import make_plan
+from rollforge.run.submission import facts_of, read_facts
+from rollforge.session import Session, using
+from rollforge.store.base import open_store
+from rollforge.workflow import load_workflow
+
+OWN = '''
+import pandas as pd
+
+from rollforge import Ensemble, Model
+
+
+class Times(Model):
+    """Predicts a multiple of a power of the close."""
+
+    def __init__(self, by, power=1):
+        self.by, self.power = by, power
+
+    def fit(self, dataset):
+        pass
+
+    def predict(self, dataset, segment="test"):
+        return self.by * dataset.prepare(segment, col_set="feature").iloc[:, 0] ** self.power
+
+
+class Weighted(Ensemble):
+    """A weighted sum of the models; it spoils what it was given."""
+
+    def __init__(self, weights):
+        self.weights = weights
+
+    def __call__(self, ensemble_dict, *args, **kwargs):
+        total = sum(self.weights[name] * frame.iloc[:, 0] for name, frame in ensemble_dict.items())
+        for frame in ensemble_dict.values():
+            frame.iloc[:, 0] = 0.0
+        return total
+
+
+class Newest(Ensemble):
+    """The rows of the last window, and those before it, in no order."""
+
+    def __call__(self, windows):
+        return pd.concat([windows[name] for name in sorted(windows)]).iloc[::-1]
+
+
+class Fails(Ensemble):
+    def __call__(self, ensemble_dict, *args, **kwargs):
+        return 1 / 0
+
+
+class Returns(Ensemble):
+    def __init__(self, what):
+        self.what = what
+
+    def __call__(self, ensemble_dict, *args, **kwargs):
+        first = next(iter(ensemble_dict.values()))
+        return {
+            "nothing": None, "dict": ensemble_dict, "number": 1.0, "no rows": first.iloc[:0],
+            "texts": first.astype(str), "twice": pd.concat([first, first]), "no days": first.reset_index(drop=True),
+        }[self.what]
+
+
+class NeedsMore(Ensemble):
+    def __call__(self, ensemble_dict, weights):
+        return None
+
+
+class NotOne:
+    def __call__(self, ensemble_dict):
+        return None
+'''
+CLOSE = {
+    "class": "DataHandlerLP", "module_path": "rollforge.features",
+    "kwargs": {
+        "instruments": "all", "start_time": "2022-01-03", "end_time": "2023-12-29",
+        "data_loader": {"class": "QlibDataLoader", "module_path": "rollforge.features", "kwargs": {"config": {
+            "feature": [["$close"], ["F"]], "label": [["Ref($close,-2)/Ref($close,-1)-1"], ["LABEL0"]]}}},
+        "learn_processors": [{"class": "DropnaLabel"}],
+    },
+}  # fmt: skip
+ONE = {"m1": {"class": "Times", "module_path": "./own.py", "kwargs": {"by": 1.0}}}
+TWO = {**ONE, "m2": {"class": "Times", "module_path": "./own.py", "kwargs": {"by": -3.0, "power": 2}}}
+
+
+def workflow(folder: Path, market: Path, ensemble: Any, models: dict[str, Any] | None = None) -> Path:
+    """Write a workflow of two windows for each model."""
+    (folder / "own.py").write_text(OWN)
+    place = folder / "place"
+    place.mkdir(mode=0o700, exist_ok=True)
+    content = {
+        "rollforge": {
+            "data": str(market), "store": f"sqlite:///{place}/tasks.db", "tracking": f"folder:{place}/runs", "experiment": "e",
+        },
+        "models": TWO if models is None else models,
+        "task": {
+            "dataset": {"class": "DatasetH", "module_path": "rollforge.features", "kwargs": {
+                "handler": CLOSE,
+                "segments": {
+                    "train": ["2022-01-03", "2022-12-30"], "valid": ["2023-01-03", "2023-03-31"],
+                    "test": ["2023-04-03", "2023-08-31"],
+                }}},
+            "record": [{"class": "SignalRecord", "module_path": "rollforge.record"}],
+        },
+        "rolling": {"step": 60},
+        "ensemble": ensemble,
+    }  # fmt: skip
+    file = folder / "job.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def train(file: Path) -> Any:
+    plan = make_plan(load_workflow(file))
+    pipeline.submit(plan)
+    pipeline.train(plan, jobs=0)
+    return plan
+
+
+def written(collected: Any, session: Session, folder: Path) -> tuple[pd.Series, dict[str, str], str]:
+    """Write the results, and return the prediction, what its file says of the ensemble, and the page."""
+    pipeline.write_results(collected, name="e", session=session, config="", folder=folder)
+    said = json.loads(pq.read_metadata(folder / "prediction.parquet").metadata[b"rollforge"])["ensemble"]
+    return pd.read_parquet(folder / "prediction.parquet")["score"], said, (folder / "report.html").read_text()
+
+
+@pytest.fixture
+def close(small_market: Path) -> Any:
+    """The close on the rows of a prediction."""
+    with using(Session(provider_uri=str(small_market))):
+        prices = D.features("all", ["$close"]).iloc[:, 0].swaplevel()
+    return lambda index: prices.reindex(index).astype(np.float64)
+
+
+WEIGHTED = {"class": "Weighted", "module_path": "./own.py", "kwargs": {"weights": {"m1": 0.75, "m2": 0.25}}}
+
+
+def test_two_models_are_combined_by_the_ensemble_of_the_file(small_market: Path, tmp_path: Path, close: Any) -> None:
+    """From YAML to the rows of prediction.parquet, in the run itself and from the pool alone; file, page and run say by which
+    ensemble. What the ensemble did to its arguments changes no model's own figures."""
+    plan = train(workflow(tmp_path, small_market, WEIGHTED))
+    session = plan.workflow.session
+    for collected in (
+        pipeline.collect(session, "e", plan.ids, plan=plan),
+        pipeline.collect(session, "e"),
+    ):
+        pred, said, page = written(collected, session, tmp_path / "out")
+        prices = close(pred.index)
+        assert len(pred) > 1000
+        np.testing.assert_allclose(pred, 0.75 * prices - 0.25 * 3 * prices**2, rtol=1e-6)
+        assert said == {"windows": "RollingEnsemble", "models": "Weighted(weights={'m1': 0.75, 'm2': 0.25})"}
+        assert "Weighted(weights=" in page
+        assert "average of 2" not in page
+        for model, expected in zip(collected.models, (prices, -3 * prices**2), strict=True):
+            np.testing.assert_allclose(model.prediction.iloc[:, 0], expected, rtol=1e-6)
+        summary = pipeline.write_results(collected, name="e", session=session, config="", folder=tmp_path / "out")
+        recorder = pipeline.keep_result(collected, summary, session=session, pool="e")
+        assert "models: Weighted" in recorder.list_tags()["rollforge.ensemble"]
+
+
+def standard(scores: pd.Series) -> pd.Series:
+    days = scores.groupby(level="datetime")
+    return (scores - days.transform("mean")) / days.transform(lambda day: np.nanstd(day.to_numpy(), ddof=1))
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "models", "said"),
+    [
+        (None, TWO, {"windows": "RollingEnsemble", "models": "AverageEnsemble"}),
+        (None, ONE, {"windows": "RollingEnsemble"}),
+        ("AverageEnsemble", TWO, {"windows": "RollingEnsemble", "models": "AverageEnsemble"}),
+        ({"class": "AverageEnsemble"}, ONE, {"windows": "RollingEnsemble", "models": "AverageEnsemble"}),
+        ({"class": "AverageEnsemble", "module_path": "qlib.model.ens.ensemble"}, TWO,
+         {"windows": "RollingEnsemble", "models": "AverageEnsemble"}),
+        ({"class": "RollingEnsemble", "module_path": "qlib.model.ens.ensemble"}, TWO,
+         {"windows": "RollingEnsemble", "models": "AverageEnsemble"}),
+        ({"class": "SingleKeyEnsemble", "module_path": "qlib.model.ens.ensemble"}, ONE,
+         {"windows": "RollingEnsemble", "models": "SingleKeyEnsemble"}),
+        ({"windows": {"class": "Newest", "module_path": "./own.py"}}, ONE, {"windows": "Newest"}),
+        ({"windows": {"class": "Newest", "module_path": "./own.py"}, "models": None}, TWO,
+         {"windows": "Newest", "models": "AverageEnsemble"}),
+        ({"windows": "RollingEnsemble", "models": "rollforge.collect.AverageEnsemble"}, TWO,
+         {"windows": "RollingEnsemble", "models": "AverageEnsemble"}),
+    ],
+)  # fmt: skip
+def test_ensembles_of_rollforge_and_qlib(
+    ensemble: Any, models: dict[str, Any], said: dict[str, str], small_market: Path, tmp_path: Path, close: Any
+) -> None:
+    """Named alone, an ensemble combines the models, also a single one; a RollingEnsemble joins the windows. Without a name,
+    several models are averaged and one is left as it is."""
+    plan = train(workflow(tmp_path, small_market, ensemble, models))
+    session = plan.workflow.session
+    pred, found, page = written(pipeline.collect(session, "e"), session, tmp_path / "out")
+    again, _, _ = written(pipeline.collect(session, "e", plan.ids, plan=plan), session, tmp_path / "out")
+    pd.testing.assert_series_equal(pred, again)
+    prices = close(pred.index)
+    if models is TWO:
+        expected = (standard(prices) + standard(-3 * prices**2)) / 2
+    else:
+        expected = standard(prices) if "AverageEnsemble" in said.values() else prices
+    np.testing.assert_allclose(pred, expected, rtol=1e-5, atol=1e-6)
+    assert pred.index.is_monotonic_increasing
+    assert found == said
+    assert all(name in page for name in said.values())
+    assert ("average of 2" in page) == (models is TWO)
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "words"),
+    [
+        ({"class": "Medain", "module_path": "./own.py"}, "own.py' has no 'Medain'"),
+        ({"class": "AverageEnsembel"}, "Did you mean 'AverageEnsemble'"),
+        ({"class": "Weighted", "module_path": "./own.py"}, "needs 'weights'"),
+        ({"class": "Weighted", "module_path": "./own.py", "kwargs": {"weight": 1}}, "weight"),
+        ({"class": "NotOne", "module_path": "./own.py"}, "does not derive from"),
+        ({"class": "NeedsMore", "module_path": "./own.py"}, "weights"),
+        ({"class": "LinearModel", "module_path": "rollforge.models"}, "does not derive from"),
+        ({"class": "Fillna", "module_path": "rollforge.features.processor"}, "does not derive from"),
+        ({"class": "Ensemble"}, "Ensemble"),
+        ({"class": "Popen", "module_path": "subprocess"}, "standard library"),
+        ({"class": "Mine", "module_path": "nothing_of_that_name"}, "nothing_of_that_name"),
+        ({"class": "SingleKeyEnsemble"}, "there are 2 models"),
+        ({"windows": "SingleKeyEnsemble"}, "there are 2 windows"),
+        ({"window": "RollingEnsemble"}, "Did you mean 'windows'"),
+        ({"class": "AverageEnsemble", "windows": "RollingEnsemble"}, "windows"),
+        ("file:///etc/passwd", "must be a class"),
+        ({"models": "file:///etc/passwd"}, "must be a class"),
+        (5, "ensemble"),
+        ([], "ensemble"),
+        ({"models": ["AverageEnsemble"]}, "ensemble"),
+        ({"models": {"class": "AverageEnsemble", "arguments": {}}}, "arguments"),
+        ({"class": "Fails", "module_path": "./own.py", "kwargs": {"weights": 1}}, "weights"),
+    ],
+)
+def test_a_wrong_ensemble_is_a_mistake_of_the_file(
+    ensemble: Any, words: str, small_market: Path, tmp_path: Path
+) -> None:
+    """Found by the plan, before anything is stored, with file, line and place."""
+    file = workflow(tmp_path, small_market, ensemble)
+    with pytest.raises(ConfigError) as caught:
+        make_plan(load_workflow(file))
+    said = str(caught.value)
+    line = 1 + file.read_text().splitlines().index(
+        next(x for x in file.read_text().splitlines() if x.startswith("ensemble"))
+    )
+    assert words in said
+    assert "ensemble" in said
+    assert str(file) in said
+    assert any(f"line {n}" in said for n in range(line, line + 6)), said
+    assert said.count(str(file)) == 1
+    assert not (tmp_path / "place" / "tasks.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "words"),
+    [
+        ("nothing", BuildError, "must return a frame or a series of scores"),
+        ("dict", BuildError, "must return a frame or a series of scores"),
+        ("number", BuildError, "must return a frame or a series of scores"),
+        ("texts", BuildError, "not numbers"),
+        ("twice", BuildError, "a row twice"),
+        ("no rows", CoverageError, "no rows"),
+        ("no days", Exception, "The result of the ensemble Returns"),
+        ("unknown", BuildError, "KeyError"),
+    ],
+)
+@pytest.mark.parametrize("part", ["windows", "models"])
+def test_a_result_that_is_no_prediction_is_an_error(
+    part: str, what: str, error: Any, words: str, tmp_path: Path
+) -> None:
+    """It names the ensemble; a frame of scores by day and instrument is expected."""
+    (tmp_path / "own.py").write_text(OWN)
+    config = {part: {"class": "Returns", "module_path": str(tmp_path / "own.py"), "kwargs": {"what": what}}}
+    ensembles = build_ensembles(config)
+    index = pd.MultiIndex.from_product(
+        [pd.date_range("2023-01-02", periods=2), ["A", "B"]], names=["datetime", "instrument"]
+    )
+    frame = pd.DataFrame({"score": [1.0, 2.0, 3.0, 4.0]}, index)
+    with pytest.raises(error, match=words) as caught:
+        ensembles.combine({"m": ensembles.join({("m", "w"): frame})["m"]}, models=1)
+    assert "Returns" in str(caught.value)
+
+
+def test_the_latest_submission_decides(small_market: Path, tmp_path: Path, close: Any) -> None:
+    """Another ensemble in the file trains nothing again, and applies from then on; none is the default again. Facts without
+    the key are those of before."""
+    plan = train(workflow(tmp_path, small_market, WEIGHTED))
+    session, store = plan.workflow.session, open_store(plan.workflow.session.store_uri)
+    for ensemble, name in (("AverageEnsemble", "AverageEnsemble"), (WEIGHTED, "Weighted"), (None, "AverageEnsemble")):
+        pipeline.submit(make_plan(load_workflow(workflow(tmp_path, small_market, ensemble))))
+        assert pipeline.collect(session, "e").ensembles["models"].partition("(")[0] == name
+        assert {t.attempts for t in store.query("e")} == {1}
+    assert "ensemble" not in facts_of(plan.tasks, session, {})
+    assert read_facts({"ensemble": 5}).ensemble == read_facts({"ensemble": {"x": 1, "files": 7}}).ensemble == {}
+
+
+def test_the_ensemble_of_a_pool_that_others_can_write_is_not_run(small_market: Path, tmp_path: Path) -> None:
+    """Its class is neither imported nor built without permission, and libraries are not either; Rollforge's ensembles are.
+    With the file itself it is the user's own."""
+    plan = train(workflow(tmp_path, small_market, WEIGHTED))
+    session, store = plan.workflow.session, open_store(plan.workflow.session.store_uri)
+    (tmp_path / "place").chmod(0o770)
+    with pytest.raises(CodeNotAllowed, match=r"own.py, which this program may not run.*ROLLFORGE_ALLOW=") as caught:
+        pipeline.collect(session, "e")
+    assert "--allow" not in str(caught.value)
+    allowing = session.with_(allow=(str(tmp_path / "own.py"),))
+    assert pipeline.collect(allowing, "e").ensembles["models"].startswith("Weighted")
+    for config in (
+        {"models": {"class": "Module", "module_path": "torch.nn"}},
+        {"models": {"class": "RecorderCollector", "kwargs": {"experiment": "e"}}},
+        {"models": {"class": "Ridge", "module_path": "sklearn.linear_model"}},
+    ):
+        store.keep_submission("e", facts_of(plan.tasks, session, config))
+        with pytest.raises(ConfigError):
+            pipeline.collect(allowing, "e")
+    store.keep_submission("e", facts_of(plan.tasks, session, {"models": {"class": "AverageEnsemble"}}))
+    assert pipeline.collect(session, "e").ensembles["models"] == "AverageEnsemble"
+
+
+def test_a_changed_file_of_the_ensemble_is_a_warning(small_market: Path, tmp_path: Path) -> None:
+    """The predictions stand; how they were joined may not."""
+    plan = train(workflow(tmp_path, small_market, WEIGHTED))
+    session = plan.workflow.session
+    assert not [w for w in pipeline.collect(session, "e").warnings if "own.py" in w]
+    (tmp_path / "own.py").write_text(f"{OWN}\n")
+    (found,) = [w for w in pipeline.collect(session, "e").warnings if "own.py" in w]
+    assert "has changed since" in found
+
+
+def test_an_average_over_a_model_without_results_is_an_average() -> None:
+    """One of two models has no finished window: as before, the other is standardised."""
+    index = pd.MultiIndex.from_product(
+        [pd.date_range("2023-01-02", periods=2), ["A", "B"]], names=["datetime", "instrument"]
+    )
+    frame = pd.DataFrame({"score": [1.0, 3.0, 30.0, 10.0]}, index)
+    made = build_ensembles(None).combine({"m": frame}, models=2)
+    assert made is not None
+    pd.testing.assert_series_equal(made["score"], AverageEnsemble()({"m": frame}), check_names=False)
+    assert build_ensembles(None).combine({"m": frame}, models=1) is frame
+    assert build_ensembles("AverageEnsemble").combine({}, models=1) is None
+
+
+@pytest.mark.slow
+def test_the_command_line_uses_the_ensemble(small_market: Path, tmp_path: Path, close: Any) -> None:
+    """run FILE, report NAME, collect NAME and report FILE, each in a process and a folder of its own."""
+    file = workflow(tmp_path, small_market, WEIGHTED)
+    where = [
+        "--store", f"sqlite:///{tmp_path}/place/tasks.db", "--tracking", f"folder:{tmp_path}/place/runs",
+    ]  # fmt: skip
+    for i, words in enumerate(
+        (["run", str(file), "--jobs", "0"], ["report", "e", *where], ["collect", "e", *where], ["report", str(file)])
+    ):
+        folder = tmp_path / str(i)
+        folder.mkdir()
+        done = subprocess.run(
+            [sys.executable, "-m", "rollforge", *words, "--output", "out"],
+            capture_output=True, text=True, cwd=folder, timeout=120, env=dict(os.environ), check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Weighted" in done.stdout
+        pred = pd.read_parquet(folder / "out" / "prediction.parquet")["score"]
+        prices = close(pred.index)
+        np.testing.assert_allclose(pred, 0.75 * prices - 0.75 * prices**2, rtol=1e-6)
