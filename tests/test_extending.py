@@ -83,7 +83,7 @@ def test_every_kind_has_a_recipe() -> None:
 
 
 def test_the_recipes_train_a_workflow(recipes: Path, small_market: Path, tmp_path: Path) -> None:
-    """A workflow runs with the model, operator, processor, record, generator, store and tracker of the page."""
+    """A workflow runs with the model, operator, processor, record, generator, ensemble, store and tracker of the page."""
     file = tmp_path / "job.yaml"
     file.write_text(yaml.safe_dump(workflow(small_market, tmp_path)))
     plan = make_plan(load_workflow(file))
@@ -96,7 +96,11 @@ def test_the_recipes_train_a_workflow(recipes: Path, small_market: Path, tmp_pat
     assert store.count("e") == {Status.DONE: 4}
     collected = pipeline.collect(session, "e", plan.ids)
     assert collected.prediction is not None
-    assert collected.prediction.notna().any().all()
+    assert collected.ensembles["models"] == "MedianEnsemble"
+    scores = [model.prediction.iloc[:, 0] for model in collected.models if model.prediction is not None]
+    pd.testing.assert_series_equal(
+        collected.prediction["score"], pd.concat(scores, axis=1).mean(axis=1), check_names=False
+    )
     spreads = [run.metrics["spread"] for run in collected.runs.values()]
     assert all(math.isfinite(s) for s in spreads)
     assert type(open_tracker(session.tracking_uri)).__name__ == "BoxTracker"
