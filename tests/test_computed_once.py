@@ -106,7 +106,7 @@ def test_windows_and_warnings_are_computed_once(plan: Plan, calls: Calls, tmp_pa
 
 
 def test_the_plan_of_other_tasks_is_not_used(plan: Plan, calls: Calls) -> None:
-    """A result of only some of the tasks has the windows of these."""
+    """If only some of the tasks are collected, the result has only their windows."""
     pipeline.submit(plan)
     pipeline.train(plan, jobs=0)
     calls.clear()

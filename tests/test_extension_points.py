@@ -224,7 +224,7 @@ def test_every_generator_and_record_is_public_and_tested(folder: str, base: str,
 
 
 def test_every_processor_is_public_and_tested() -> None:
-    """In ``__all__`` of its file, so that a definition finds it without a module, and by its name in the tests."""
+    """It is in ``__all__`` of its file, so that a definition needs no module, and its name is in the tests."""
     public = tables.public_names(SOURCE / "features" / "processor.py")
     text = text_of_tests("features", "parity", "compat")
     found = {n: p for n, p in classes("features", "Processor").items() if p.stem == "processor" and n != "Adapted"}
@@ -235,7 +235,7 @@ def test_every_processor_is_public_and_tested() -> None:
 
 
 def test_every_operator_is_tested() -> None:
-    """By its name in the tests of expressions, or in the reference values."""
+    """Its name is in the tests of expressions or in the reference values."""
     text = text_of_tests("expressions", "parity", "compat") + (ROOT / "tests/golden/operators/make.py").read_text()
     assert [n for n in operator_names() if is_built_in(n) and not is_tested(n, text)] == []
 

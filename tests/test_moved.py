@@ -133,7 +133,7 @@ def test_earlier_names_allow_no_other_classes_in_pickles() -> None:
         find_class("rollforge.data.universe", "UniverseSummary")
 
 
-def test_a_relative_cache_stays_where_it_was(
+def test_a_relative_cache_folder_does_not_move(
     tmp_path: Path, small_market: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cache folder given by a relative path does not move when the working directory changes."""

@@ -716,15 +716,15 @@ NOT_COVERED: Mapping[str, str] = {
 """Qlib module of which Rollforge has nothing, including submodules -> key of :data:`REASONS`; ``*`` ends a prefix."""
 
 REASONS: Mapping[str, str] = {
-    "intraday": "it is for bars within the day, and Rollforge computes on daily data",
-    "nested": "the backtest has one level and an exchange of its own; executors within executors are not supported",
+    "intraday": "it is for intraday bars, and Rollforge uses daily data",
+    "nested": "the backtest has one level and its own exchange; nested executors are not supported",
     "pytorch": "it needs PyTorch, and Rollforge has no PyTorch models yet",
-    "internal": "it is part of how Qlib works inside, which Rollforge does in another way",
+    "internal": "it is an internal part of Qlib, which Rollforge implements differently",
     "cache": "Qlib's caches are not used: features are kept in the panel cache",
-    "backend": "data are read from a folder in Qlib's form; other backends are not supported",
-    "covariance": "of the estimators of covariances, the structured one is here",
+    "backend": "data are read from a folder in Qlib's format; other backends are not supported",
+    "covariance": "of the covariance estimators, only the structured one is supported",
     "server": "there is no data server; data are read from a folder",
-    "quarterly": "quarterly data as they were known on a day (PIT) are not supported",
+    "quarterly": "point-in-time (PIT) data are not supported",
     "optimizer": "portfolio optimization is not supported",
     "model": "Rollforge has no model of this kind",
     "learning": "reinforcement learning is not supported",
@@ -732,7 +732,7 @@ REASONS: Mapping[str, str] = {
     "trading": "Qlib's files of users, accounts and orders for online trading are not supported",
     "download": "nothing is downloaded",
     "figures": "only the figures of analysis_model and analysis_position are drawn",
-    "older": "risk_analysis, calc_ic and the records have these figures",
+    "older": "risk_analysis, calc_ic and the records compute these figures",
 }
 """Reasons why something is not covered; each completes the sentence "X is not covered: "."""
 

@@ -18,25 +18,25 @@ __all__ = ["ONLY", "WITHOUT_EFFECT", "WORKS", "check_option", "data_folder", "ex
 
 WORKS: Mapping[str, str] = {
     "provider_uri": "the data folder, or one per frequency, of which that for `day` is used",
-    "mount_path": "the folder, if `provider_uri` names a folder of another machine (`host:/folder`)",
+    "mount_path": "the mounted folder, if `provider_uri` is a folder on another machine (`host:/folder`)",
     "region": "`cn`, `us` or `tw`: trade unit, price limit and price of the backtest",
     "trade_unit": "amounts are multiples of it; null: any amount",
     "limit_threshold": "daily change at which an instrument reaches its limit; null: no limits",
-    "deal_price": "the field at whose prices orders are filled",
-    "custom_ops": "operators of your own",
+    "deal_price": "the price field at which orders are filled",
+    "custom_ops": "custom operators",
     "exp_manager": "`uri` and `default_exp_name` of its `kwargs`: the tracking store",
     "default_exp_name": "the name of the experiment",
-    "mongo": "the task store of a script; without effect in a workflow file, where `--store` names it",
+    "mongo": "the task store of a script; without effect in a workflow file, where `--store` selects it",
     "kernels": "the number of threads",
-    "logging_level": "how much of Qlib's log a script prints",
+    "logging_level": "the level of Qlib's log messages that a script prints",
     "skip_if_reg": "a second call has no effect",
     "default_conf": "`client`; there is no data server",
 }
 """Option -> what it does."""
 
-_INSIDE = "Qlib's caches, which are not used here"
-_SERVER = "the data server, which does not exist here"
-_QUARTERLY = "quarterly data, which are not supported"
+_CACHES = "Qlib's caches, which are not used"
+_SERVER = "the data server, which does not exist in Rollforge"
+_POINT_IN_TIME = "point-in-time data, which are not supported"
 WITHOUT_EFFECT: Mapping[str, str] = {
     **dict.fromkeys(
         (
@@ -44,12 +44,12 @@ WITHOUT_EFFECT: Mapping[str, str] = {
             "features_cache_dir_name", "default_disk_cache", "mem_cache_size_limit", "mem_cache_limit_type",
             "mem_cache_expire", "clear_mem_cache", "redis_host", "redis_port", "redis_task_db", "redis_password",
         ),
-        _INSIDE,
+        _CACHES,
     ),
     **dict.fromkeys(("flask_server", "flask_port", "timeout", "auto_mount"), _SERVER),
-    **dict.fromkeys(("pit_record_type", "pit_record_nan"), _QUARTERLY),
+    **dict.fromkeys(("pit_record_type", "pit_record_nan"), _POINT_IN_TIME),
     **dict.fromkeys(("joblib_backend", "maxtasksperchild"), "how Qlib starts processes"),
-    "dump_protocol_version": "the pickle protocol of Qlib",
+    "dump_protocol_version": "Qlib's pickle protocol",
     "logging_config": "the format of Qlib's log",
     "min_data_shift": "intraday bars, which are not supported",
     "qlib_reset_version": "the version reported as Qlib's",

@@ -63,7 +63,7 @@ def test_the_command_suggested_for_a_missing_folder_works(tmp_path: Path) -> Non
     assert "2019-01-02" in planned.stdout
 
 
-def test_demo_takes_names_and_dates(tmp_path: Path) -> None:
+def test_demo_accepts_names_and_dates(tmp_path: Path) -> None:
     """Dates may be spelled in several ways; universes and benchmarks may be repeated or separated by commas."""
     made = call(
         "data", "demo", str(tmp_path / "d"), "--start", "20200102", "--end", "2020/12/31", "--instruments", "6",

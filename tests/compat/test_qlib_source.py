@@ -129,7 +129,7 @@ def resolve(pairs: Sequence[Import], python: str = sys.executable) -> dict[Impor
 
 
 NOT_RESOLVED = {
-    ("qlib.contrib.data.highfreq_provider", "HighFreqProvider"): "bars within the day",
+    ("qlib.contrib.data.highfreq_provider", "HighFreqProvider"): "intraday bars",
     ("qlib.contrib.model.pytorch_general_nn", "GeneralPTNN"): "needs PyTorch",
 }
 """Imports that do not resolve if pyqlib is not installed, and a part of the reason given."""

@@ -136,7 +136,7 @@ class TestSQLiteStore(TaskStoreSuite):
             SQLiteStore(f"sqlite:///{tmp_path if address else ''}/{address}")
         assert list(tmp_path.iterdir()) == []
 
-    def test_what_is_derived_from_tasks_is_made_for_those_of_an_older_schema(self, tmp_path: Path) -> None:
+    def test_derived_values_are_computed_when_an_older_schema_is_migrated(self, tmp_path: Path) -> None:
         """Counts, and the number of prerequisites that are not done, are as if this version had created the tasks."""
         file = tmp_path / "old.db"
         with contextlib.closing(sqlite3.connect(file)) as raw, raw:
@@ -313,7 +313,7 @@ class TestPostgresStore(TaskStoreSuite):
             raw.execute("INSERT INTO results (pool, id, plain) VALUES ('pool', %s, '0.5')", (task_id,))
         _check_unnamed(self.make_store(None), task_id)
 
-    def test_what_is_derived_from_tasks_is_made_for_those_of_an_older_schema(self, postgres: PostgresServer) -> None:
+    def test_derived_values_are_computed_when_an_older_schema_is_migrated(self, postgres: PostgresServer) -> None:
         """Counts, and the number of prerequisites that are not done, are as if this version had created the tasks."""
         schema = self.uri.rpartition("=")[2]
         with psycopg.connect(postgres.uri) as raw:

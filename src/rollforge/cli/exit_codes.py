@@ -6,14 +6,14 @@ code   meaning
 0      done
 1      tasks failed, the result is incomplete, a leak was found, or a confirmation was declined
 2      usage: a mistake in a file, an option or a name; nothing was started
-3      the data of the day are not there yet (serving)
+3      the data of the day are not available yet (serving)
 4      a check of the data failed (serving)
-5      training failed, and the last good model served (serving)
-6      another process is doing the same (serving)
-7      this machine cannot run the tasks, or does not allow their code (workers)
+5      training failed, and the last good model was used (serving)
+6      another process is doing the same work (serving)
+7      this machine cannot run the tasks, or is not allowed to run their code (workers)
 8      tasks failed on this machine that succeeded on others (workers)
 130    interrupted by Ctrl-C or SIGTERM; running tasks were returned to the pool
-141    the reader of the output has exited
+141    the reader of the output closed the pipe
 =====  =========================================================================
 """
 

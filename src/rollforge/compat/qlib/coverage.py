@@ -43,18 +43,18 @@ def covered() -> str:
     """Return the tables, as Markdown."""
     reasons = [f"* *{key}*: {text}" for key, text in sorted(REASONS.items())]
     rows = [row for module in sorted(MODULES) if (row := _row(module))]
-    apart: dict[str, list[str]] = {}
+    unsupported: dict[str, list[str]] = {}
     for module, reason in NOT_COVERED.items():
-        apart.setdefault(reason, []).append(module)
-    others = [f"| {reason} | {_code(modules)} |" for reason, modules in sorted(apart.items())]
+        unsupported.setdefault(reason, []).append(module)
+    others = [f"| {reason} | {_code(modules)} |" for reason, modules in sorted(unsupported.items())]
     return "\n".join(
         [
-            "Names that one of Qlib's modules imports from another are found in both.", "",
-            "| module | found | not found, and why |", "|---|---|---|", *rows, "",
-            "Why something is not found:", "", *reasons, "",
-            "## Modules of which nothing is found", "",
-            "With pyqlib installed, its own are used.", "",
-            "| why | modules, with all that is in them |", "|---|---|", *others, "", *_options(),
+            "Names that one of Qlib's modules imports from another can be imported from both.", "",
+            "| module | supported | not supported, and why |", "|---|---|---|", *rows, "",
+            "The reasons are:", "", *reasons, "",
+            "## Modules that are not supported", "",
+            "If pyqlib is installed, its own modules are used.", "",
+            "| reason | modules, including their submodules |", "|---|---|", *others, "", *_options(),
         ]
     )  # fmt: skip
 
@@ -69,10 +69,10 @@ def _options() -> list[str]:
     return [
         "## Options of `qlib.init`, and of `qlib_init` in a workflow file", "",
         "| option | what it does |", "|---|---|", *works, "",
-        f"Only Qlib's own default is taken, because data are read from a folder: {', '.join(only)}.", "",
-        "Without effect, and without influence on any number:", "",
+        f"Only Qlib's default value is accepted, because data are read from a folder: {', '.join(only)}.", "",
+        "These options have no effect, and cannot change any number:", "",
         *(f"* {_code(names)}: {about}" for about, names in sorted(idle.items())), "",
-        "Any other name is an error that offers the nearest.", "",
+        "Any other name is an error that suggests the nearest one.", "",
     ]  # fmt: skip
 
 
