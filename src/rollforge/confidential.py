@@ -22,16 +22,30 @@ __all__ = [
 _MASK = "***"
 _SECRET_WORDS = (
     r"password|passwd|passphrase|(?<![A-Za-z])pass(?![A-Za-z])|pwd|secret|token(?!s|iz)|credentials?|"
-    r"(?:api|access|private|account|shared|subscription|storage|auth|master|encryption|consumer)[-_]?key"
+    r"shared[-_]?access[-_]?signature|(?:api|access|private|account|shared|subscription|storage|auth|master|encryption|consumer)[-_]?key"
 )
 # All repetitions are bounded: text from others is masked too, and must not cause quadratic searches.
 _TEXT = r"'(?:[^'\\]|\\.){0,9999}'|\"(?:[^\"\\]|\\.){0,9999}\""
 _NAME = rf"(?:{_SECRET_WORDS})[\w.-]{{0,64}}"
+_QUOTED_TEXT = rf"\w{{0,32}}\(?(?:{_TEXT}){{1,9}}"
+"""A text as Python writes it, also as bytes or as the argument of a type; texts that follow each other are one in SQL."""
 _IN_QUERY = re.compile(
-    rf"(?i)(?P<name>[?&;#](?:[\w.%-]{{0,64}}?(?:{_NAME}|signature)|key|auth|sig|jwt|sas)=)[^&;\s'\"<>]+"
+    rf"(?i)(?P<name>[?&;#](?:[\w.%-]{{0,64}}?(?:{_NAME}|signature)|(?:[\w.%-]{{0,64}}[_.-])?key|auth|sig|jwt|sas)=)[^&;\s'\"<>]+"
 )
-_IN_DSN = re.compile(rf"(?i)(?P<name>{_NAME}['\"]?\s*=\s*)(?:{_TEXT}|['\"]?[^\s&;,)'\"]+)")
-_IN_MAPPING = re.compile(rf"(?i)(?P<name>{_NAME}['\"]?\s*:[ \t]*)(?:{_TEXT}|(?!//)['\"]?[^\s,}}#'\"]+[^\n,}}#]*)")
+_IN_DSN = re.compile(rf"(?i)(?P<name>{_NAME}['\"]?\s*=>?\s*)(?!\*{{3}})(?:{_QUOTED_TEXT}|['\"]?(?:\\.|[^\s'\"])+)")
+_IN_MAPPING = re.compile(
+    rf"(?i)(?P<name>{_NAME}['\"]?\s*:[ \t]*)(?:{_QUOTED_TEXT}|(?!//)['\"]?[^\s,}}#'\"]+[^\n,}}#]*)"
+)
+_IN_BLOCK = re.compile(
+    rf"(?i)(?P<name>{_NAME}['\"]?[ \t]*:[ \t]*)(?:[|>][-+0-9]{{0,2}}[ \t]*)?\n(?P<gap>[ \t]+)\S[^\n]*(?:\n(?P=gap)[^\n]+){{0,99}}"
+)
+"""A value below its key in YAML."""
+_IN_PAIR = re.compile(rf"(?i)(?P<name>(?P<mark>['\"])(?:[\w.-]{{0,64}}?){_NAME}(?P=mark),\s*){_QUOTED_TEXT}")
+_IN_ELEMENT = re.compile(rf"(?i)(?P<name><[\w:.-]{{0,64}}?{_NAME}>)[^<]{{1,1000}}(?=</)")
+_IN_WORDS = re.compile(
+    rf"(?i)(?P<name>\b(?:(?:password|passphrase)|identified[ \t]+by)[ \t]+)(?:{_TEXT})|(?P<login>\blogin\s+\S+\s+password\s+)\S+"
+)
+"""SQL and ``.netrc``."""
 _IN_OPTION = re.compile(rf"(?i)(?P<name>(?<!\S)--(?:[\w-]{{0,64}}?{_NAME})[ \t]+)(?!-)(?:{_TEXT}|\S+)")
 _WITHOUT_SLASHES = re.compile(
     r"(?i)(?P<name>(?<![\w.+@:/-])(?:(?:postgres(?:ql)?|mongodb(?:\+srv)?|https?):/?)?[A-Za-z_][\w.+%-]{0,64}:)"
@@ -97,7 +111,19 @@ def _mask_plain(text: str) -> str:
     text = _mask_user_info(text)
     if "%" in text:
         text = _CODED_NAME.sub(_mask_coded_name, text)
-    for pattern in (_IN_QUERY, _IN_DSN, _IN_MAPPING, _IN_OPTION, _USER_OPTION, _WITHOUT_SLASHES, _COOKIE):
+    text = _IN_BLOCK.sub(rf"\g<name>{_MASK}", text)
+    text = _IN_WORDS.sub(lambda found: f"{found['name'] or found['login']}{_MASK}", text)
+    for pattern in (
+        _IN_QUERY,
+        _IN_DSN,
+        _IN_PAIR,
+        _IN_ELEMENT,
+        _IN_MAPPING,
+        _IN_OPTION,
+        _USER_OPTION,
+        _WITHOUT_SLASHES,
+        _COOKIE,
+    ):
         text = pattern.sub(rf"\g<name>{_MASK}", text)
     text = _BEARER.sub(rf"\g<name> {_MASK}", _TOKEN.sub(_MASK, text))
     return _HEADER.sub(rf"\g<name>{_MASK}", text)
@@ -218,7 +244,7 @@ def _mask_address(rest: str) -> str:
     elif re.search(r"[/?#]", word[:at]) and not re.match(r"[^/?#:]*:", word):
         return rest  # the @ is in the path of an address without user information
     user, separator, password = word[:at].partition(":")
-    if not password:  # the user name can be a token
+    if not password or password in ("x-oauth-basic", "x-oauth-token"):  # the user name can be a token
         return f"{_MASK}{separator}{rest[at:]}"
     return (f"{user}:{_MASK}" if "@" not in user else _MASK) + rest[at:]
 
