@@ -32,7 +32,9 @@ _QUOTED_TEXT = rf"\w{{0,32}}\(?(?:{_TEXT}){{1,9}}"
 _IN_QUERY = re.compile(
     rf"(?i)(?P<name>[?&;#](?:[\w.%-]{{0,64}}?(?:{_NAME}|signature)|(?:[\w.%-]{{0,64}}[_.-])?key|auth|sig|jwt|sas)=)[^&;\s'\"<>]+"
 )
-_IN_DSN = re.compile(rf"(?i)(?P<name>{_NAME}['\"]?\s*=>?\s*)(?!\*{{3}})(?:{_QUOTED_TEXT}|['\"]?(?:\\.|[^\s'\"])+)")
+_IN_DSN = re.compile(
+    rf"(?i)(?P<name>{_NAME}['\"]?\s*(?:=>|=(?!>))\s*)(?!\*{{3}})(?:{_QUOTED_TEXT}|['\"]?(?:\\.|[^\s'\"])+)"
+)
 _IN_MAPPING = re.compile(
     rf"(?i)(?P<name>{_NAME}['\"]?\s*:[ \t]*)(?:{_QUOTED_TEXT}|(?!//)['\"]?[^\s,}}#'\"]+[^\n,}}#]*)"
 )

@@ -231,7 +231,7 @@ def _read_file(path: Path) -> str:
 
 def _load_document(path: Path, over: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Lines, str]:
     """Merge a document into its base documents, and return the result; `over` are the files based on this one."""
-    here = path.resolve()
+    here = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a loop of links
     if here in over:
         raise ConfigError(f"BASE_CONFIG_PATH: {path} builds on itself.")
     LIMITS["base_files"].check(len(over), f"BASE_CONFIG_PATH: {over[0] if over else path} builds on")
@@ -451,7 +451,7 @@ def _session(parsed: _Document, path: Path, overrides: Mapping[str, Any]) -> tup
 def _operators(named: list[_Place], base: Path) -> tuple[tuple[str, str], ...]:
     """Return the user's own operators; ``.py`` files are also looked up next to the workflow file."""
     beside = {p.module_path: base / p.module_path for p in named if p.module_path.endswith(".py")}
-    places = {p: str(file.resolve()) for p, file in beside.items() if os.path.isfile(file)}
+    places = {p: os.path.realpath(file) for p, file in beside.items() if os.path.isfile(file)}
     return tuple((p.class_, places.get(p.module_path, p.module_path)) for p in named)
 
 
@@ -464,7 +464,7 @@ def _extend_path(section: Mapping[str, object] | None, base: Path) -> tuple[str,
             if not isinstance(entry, str):
                 raise ConfigError(f"must be a folder or a list of folders, found {shown(named)}.", path=f"sys.{key}")
             place = read_path(entry, f"sys.{key}")
-            folder = str((root / place).resolve() if root else place)
+            folder = os.path.realpath(root / place) if root else str(place)
             folders.append(os.path.abspath(folder))
             if folder not in sys.path:
                 sys.path.append(folder)

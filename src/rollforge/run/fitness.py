@@ -238,7 +238,7 @@ class Admission:
             )
         self.look(idle=True)
         refused = self.refused()
-        if not self.verdicts and not stays:  # check as for tasks without a submission
+        if not self.verdicts and not stays and not self._tasks():  # check as for tasks without a submission
             self.verdicts[""] = self._check(Facts())
             refused = {"": 0} if self.verdicts[""].lacks else {}
         fit = [v for v in self.verdicts.values() if v.session is not None]
@@ -254,6 +254,10 @@ class Admission:
                 trust.advise_once(f"Some tasks of the pool are left for other workers.\n{self.explain(refused)}")
             )
         return list(dict.fromkeys(notes))
+
+    def _tasks(self) -> int:
+        """Return how many tasks the pool has, also if none is open."""
+        return sum(self.store.count(self.pool).values())
 
     # -- checks --------------------------------------------------------------------------------------------------------
 

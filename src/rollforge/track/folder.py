@@ -117,6 +117,8 @@ class FolderTracker:
             raise self._unavailable(exc) from exc
 
     def _unavailable(self, exc: OSError) -> TrackingUnavailable:
+        if isinstance(exc, TrackingUnavailable):  # which is an OSError, too
+            return exc
         return TrackingUnavailable(
             f"The tracking folder {self.root} cannot be used: {exc.strerror or exc}. Choose another one "
             "with --tracking."

@@ -84,7 +84,7 @@ def git_commit(folder: Path) -> str | None:
         for place in (folder, *folder.parents):
             git = place / ".git"
             if git.is_file():  # in a linked work tree, the file contains the path of the folder
-                git = (place / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()).resolve()
+                git = Path(os.path.realpath(place / git.read_text(encoding="utf-8").removeprefix("gitdir:").strip()))
             if (git / "HEAD").is_file():
                 return _head(git)
     except (OSError, ValueError):
@@ -98,7 +98,7 @@ def _head(git: Path) -> str | None:
         return head or None
     name = head.removeprefix("ref:").strip()
     common = git / "commondir"
-    shared = (git / common.read_text(encoding="utf-8").strip()).resolve() if common.is_file() else git
+    shared = Path(os.path.realpath(git / common.read_text(encoding="utf-8").strip())) if common.is_file() else git
     for root in (git, shared):
         if (root / name).is_file():
             return (root / name).read_text(encoding="utf-8").strip() or None

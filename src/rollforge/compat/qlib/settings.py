@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ class DataPathManager:
         for freq, uri in uris.items():
             if not isinstance(uri, (str, Path)):
                 raise ConfigError(f"provider_uri of {freq!r} is no path but {uri!r}.", path="provider_uri")
-        return {str(freq): str(read_path(uri, "provider_uri").resolve()) for freq, uri in uris.items()}
+        return {str(freq): os.path.realpath(read_path(uri, "provider_uri")) for freq, uri in uris.items()}
 
     @staticmethod
     def get_uri_type(uri: object) -> str:
