@@ -169,6 +169,15 @@ def test_cyclic_or_endless_base_files_are_refused(tmp_path: Path) -> None:
             load_workflow(tmp_path / f"{name}.yaml")
 
 
+def test_a_loop_of_links_is_an_error_of_the_file(tmp_path: Path) -> None:
+    """Before Python 3.13, ``Path.resolve`` raises a RuntimeError for it."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "w.yaml").write_text("BASE_CONFIG_PATH: loop\n")
+    for name in ("loop", "w.yaml"):
+        with pytest.raises(ConfigError, match="symbolic links"):
+            load_workflow(tmp_path / name)
+
+
 def test_the_documented_limits_are_correct() -> None:
     """The page lists every limit with its variable, default and meaning."""
     page = (Path(__file__).parents[1] / "docs" / "limits.md").read_text(encoding="utf-8")

@@ -626,6 +626,17 @@ def test_the_facts_of_a_submission_contain_no_secret(tmp_path: Path) -> None:
     assert facts["machine"] == machine_of(process_name())
 
 
+def test_a_finished_pool_needs_nothing(tmp_path: Path) -> None:
+    """A worker that ends when the pool is empty has nothing to check, and nothing to report, if all tasks are finished."""
+    store = open_store(f"memory://{tmp_path}")
+    admission = Admission(store, "p", Session(store_uri=f"memory://{tmp_path}"))
+    with pytest.raises(UnfitWorker, match="no data folder"):  # nothing was ever submitted
+        admission.prove(stays=False)
+    store.create("p", [{"x": 1}])
+    store.cancel("p")
+    assert Admission(store, "p", Session(store_uri=f"memory://{tmp_path}")).prove(stays=False) == []
+
+
 def test_a_waiting_worker_checks_new_submissions(small_market: Path, tmp_path: Path) -> None:
     """If the data change, all submissions are checked again."""
     market = Path(shutil.copytree(small_market, tmp_path / "market"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rollforge.errors import TrackingUnavailable
 from rollforge.testing.track import TrackerSuite
 from rollforge.track.base import get_experiment, open_tracker
 from rollforge.track.mlflow import MLflowTracker
@@ -24,6 +25,16 @@ class TestFolder(TrackerSuite):
         tracker = open_tracker(uri)
         run = get_experiment(tracker, experiment_name=name).create_recorder("r")
         assert tracker.find_experiment(name=name) == (tracker.read(run.id).info.experiment_id, name)
+
+
+@pytest.mark.parametrize("place", ["file", "loop"])
+def test_an_unusable_folder_is_reported_once(tmp_path: Path, place: str) -> None:
+    """The message does not contain itself."""
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(TrackingUnavailable) as caught:
+        open_tracker(f"folder:{tmp_path}/{place}/runs").check_writable("e")
+    assert str(caught.value).count("cannot be used") == 1
 
 
 class TestMLflow(TrackerSuite):
