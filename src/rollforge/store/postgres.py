@@ -695,7 +695,7 @@ class PostgresStore(SQLStore):
         if not node.in_definition:
             return _in_column(node, name)
         text, values = _in_json(node, name)
-        if in_turn or "filter dict[str, dict[str, Any]]" not in text:
+        if in_turn or "filter @@" not in text:
             return text, values
         # In a subquery, so that the index of definitions is used, whatever else the statement contains.
         return f"seq IN (SELECT seq FROM tasks WHERE {text})", values
@@ -983,9 +983,7 @@ def _in_json(node: Compare, name: str) -> Condition:
         plain = f"filter #> CAST(:{name}_at AS text[]) = CAST(:{name} AS jsonb)"
         return plain, {f"{name}_at": list(path), name: _jsonb(value)}
     if op == "$eq" and value is not None and not exact:  # the form for which the index can be used
-        return f"filter dict[str, dict[str, Any]] CAST(:{name}_path AS jsonpath)", {
-            f"{name}_path": f"${steps} == {_json(value)}"
-        }
+        return f"filter @@ CAST(:{name}_path AS jsonpath)", {f"{name}_path": f"${steps} == {_json(value)}"}
     # A predicate unwraps one level of lists; a filter would unwrap a second one.
     test = f"like_regex {_json(value)}" if op == "$regex" else f"{_IN_JSON[op]} $v"
     found = f"jsonb_path_match({target}, CAST(:{name}_path AS jsonpath), CAST(:{name}_values AS jsonb), TRUE)"
