@@ -486,7 +486,7 @@ def flatten_dict(d: Mapping[Any, object], parent_key: object = "", sep: str = ".
     for key, value in d.items():
         if sep == FLATTEN_TUPLE:
             parent = parent_key if isinstance(parent_key, tuple) else (parent_key,) if parent_key else ()
-            joined: Any = (*parent, key) if parent else key
+            joined: object = (*parent, key) if parent else key
         else:
             joined = f"{parent_key}{sep}{key}" if parent_key else key
         if isinstance(value, Mapping) and value:

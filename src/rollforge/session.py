@@ -60,7 +60,7 @@ class Session:
     """Data folder in Qlib's binary format; None if not set."""
     region: str = "us"
     """Trading rules of the backtest: ``us``, ``cn`` or ``tw``."""
-    exchange: Mapping[str, Any] = field(default_factory=dict)
+    exchange: Mapping[str, object] = field(default_factory=dict)
     """Defaults of the backtest's exchange that override the region's: ``trade_unit`` and ``limit_threshold`` (None:
     none), ``deal_price``."""
     store_uri: str = field(default_factory=lambda: os.environ.get("ROLLFORGE_STORE", f"sqlite:///{_home()}/tasks.db"))

@@ -17,7 +17,7 @@ from rollforge.errors import RollforgeError, printable
 __all__ = ["guarded", "run_app"]
 
 
-def _terminated(signum: int, frame: Any) -> None:
+def _terminated(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
@@ -48,7 +48,7 @@ def _show_usage(exc: Any) -> None:
     rich_utils.rich_format_error(exc)
 
 
-def guarded(command: Callable[[], Any]) -> None:
+def guarded(command: Callable[[], object]) -> None:
     """Run a command. An error ends it with one message and the code of :mod:`rollforge.cli.exit_codes`."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rollforge.session import Session
 
 
-def load_function(name: str) -> Callable[..., Any]:
+def load_function(name: str) -> Callable[..., object]:
     """Return the function named by ``module:name``.
 
     Raises
@@ -226,7 +226,7 @@ class _Stopping:
         for number, handler in zip(_STOPPING, self._before, strict=True):
             signal.signal(number, handler)
 
-    def _handle(self, signum: int, frame: Any) -> None:
+    def _handle(self, signum: int, frame: object) -> None:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True

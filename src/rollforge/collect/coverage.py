@@ -349,7 +349,7 @@ def _percent(share: float) -> str:
     return f"{share:.1%}" if share >= 0.0005 else "less than 0.1%"
 
 
-def _alike(predicted: Sequence[Mapping[Any, pd.MultiIndex]]) -> set[Any]:
+def _alike(predicted: Sequence[Mapping[Any, pd.MultiIndex]]) -> set[object]:
     """Return the windows in which all models predict the same rows: the common case, which needs no row comparison."""
     first, *others = predicted or [{}]
     return {w for w, index in first.items() if all(w in other and other[w].equals(index) for other in others)}

@@ -28,7 +28,7 @@ class WindowRun:
     recorder: Recorder
     tags: Mapping[str, str]
     """Its current tags."""
-    definition: Mapping[str, Any]
+    definition: Mapping[str, object]
     model_name: str
     """Current name of its model."""
 
@@ -37,7 +37,7 @@ def save_joined(
     experiment: Experiment,
     pool: str,
     *,
-    objects: Mapping[str, object],
+    objects: Mapping[str, Any],
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
     windows: Sequence[WindowRun],

@@ -273,11 +273,11 @@ class Alpha360(_AlphaHandler):
 
     def __init__(
         self,
-        instruments: Any = "csi500",
+        instruments: object = "csi500",
         start_time: DayLike | None = None,
         end_time: DayLike | None = None,
         freq: str = "day",
-        infer_processors: Sequence[Any] = _INFER,
+        infer_processors: Sequence[object] = _INFER,
         **kwargs: Any,
     ) -> None:
         super().__init__(instruments, start_time, end_time, freq, infer_processors, **kwargs)

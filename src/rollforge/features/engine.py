@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +107,7 @@ class FeaturePlan:
     def __init__(
         self,
         provider: Provider,
-        instruments: Any,
+        instruments: object,
         expressions: Sequence[str],
         start: DayLike | None = None,
         end: DayLike | None = None,

@@ -83,10 +83,10 @@ class DataHandler(DataHandlerABC):
 
     def __init__(
         self,
-        instruments: Any = None,
+        instruments: object = None,
         start_time: DayLike | None = None,
         end_time: DayLike | None = None,
-        data_loader: Any = None,
+        data_loader: object = None,
         init_data: bool = True,
         fetch_orig: bool = True,
         label_days: int | None = None,
@@ -208,7 +208,7 @@ class DataHandler(DataHandlerABC):
                     f"The handler's {name} {day} leaves no data: the calendar has {calendar[0]} to {calendar[-1]}."
                 )
 
-    def _bounds(self, selector: Any) -> tuple[Any, Any]:
+    def _bounds(self, selector: Any) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
         """Return the first and last day of a slice of days, clipped to the handler's range."""
         own = [None if t is None else read_timestamp(t, n) for t, n in self._ends()]
         lows = [t for t in (_first_day(selector.start, "start"), own[0]) if t is not None]
@@ -464,13 +464,13 @@ class DataHandlerLP(DataHandler):
 
     def __init__(
         self,
-        instruments: Any = None,
+        instruments: object = None,
         start_time: DayLike | None = None,
         end_time: DayLike | None = None,
-        data_loader: Any = None,
-        infer_processors: Sequence[Any] = (),
-        learn_processors: Sequence[Any] = (),
-        shared_processors: Sequence[Any] = (),
+        data_loader: object = None,
+        infer_processors: Sequence[object] = (),
+        learn_processors: Sequence[object] = (),
+        shared_processors: Sequence[object] = (),
         process_type: str = PTYPE_A,
         drop_raw: bool = False,
         **kwargs: Any,
@@ -629,13 +629,13 @@ class DataHandlerLP(DataHandler):
 _PARTIAL = re.compile(r"\d{4}(-\d{1,2})?")  # a year or a month means all its days
 
 
-def _first_day(value: object, name: str) -> Any:
+def _first_day(value: object, name: str) -> pd.Timestamp | None:
     if isinstance(value, str) and _PARTIAL.fullmatch(value):
         return pd.Period(value).start_time
     return None if value is None else read_timestamp(value, name)
 
 
-def _last_day(value: object, name: str) -> Any:
+def _last_day(value: object, name: str) -> pd.Timestamp | None:
     if isinstance(value, str) and _PARTIAL.fullmatch(value):
         return pd.Period(value).end_time.normalize()
     return _first_day(value, name)
@@ -676,7 +676,7 @@ def _select(frame: pd.DataFrame, selector: object, level: str | int | None) -> p
     return found
 
 
-def _days_selected(selector: object) -> Any:
+def _days_selected(selector: object) -> object:
     """Convert the days of a selector to timestamps; months, years and masks are left to pandas."""
     if isinstance(selector, slice):
         return slice(_first_day(selector.start, "start"), _last_day(selector.stop, "end"), selector.step)
@@ -743,7 +743,7 @@ def _kept(before: pd.Index, after: pd.Index) -> NDArray[np.int64]:
     return np.flatnonzero(before.isin(after))
 
 
-def _universe(instruments: object) -> Any:
+def _universe(instruments: object) -> object:
     """Describe a universe as plain data; None if an attribute of a filter is not plain data."""
     if isinstance(instruments, Mapping) and "market" in instruments:
         filters = [_described(f) for f in build_filters(instruments.get("filter_pipe") or [])]

@@ -170,10 +170,10 @@ class QlibDataLoader(DLWParser):
     def __init__(
         self,
         config: Any,
-        filter_pipe: Sequence[Any] | None = None,
+        filter_pipe: Sequence[object] | None = None,
         swap_level: bool = True,
         freq: Any = "day",
-        inst_processors: Sequence[Any] | Mapping[str, Any] | None = None,
+        inst_processors: Sequence[object] | Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(config)
         self.filter_pipe = list(filter_pipe or [])
@@ -203,7 +203,7 @@ class QlibDataLoader(DLWParser):
         """Return `instruments` with the loader's filters."""
         return [self.universe(instruments)]
 
-    def universe(self, instruments: Any) -> Any:
+    def universe(self, instruments: object) -> object:
         """Return `instruments` with the loader's filters; None means all instruments."""
         if instruments is None:
             instruments = "all"
@@ -254,9 +254,9 @@ class QlibDataLoader(DLWParser):
             return self.inst_processors.get(group or "") or []
         return self.inst_processors
 
-    def _described_processors(self, group: str) -> list[Any]:
+    def _described_processors(self, group: str) -> list[object]:
         """Describe the group's processors with a mark of their code, because nearly all are user-defined classes."""
-        described = []
+        described: list[object] = []
         for one in self._processors_of(group):
             if not one:
                 continue
@@ -433,7 +433,9 @@ class NestedDataLoader(DataLoader):
         How rows are joined; ``left`` keeps those of the first loader.
     """
 
-    def __init__(self, dataloader_l: Sequence[Any], join: Literal["left", "right", "inner", "outer"] = "left") -> None:
+    def __init__(
+        self, dataloader_l: Sequence[object], join: Literal["left", "right", "inner", "outer"] = "left"
+    ) -> None:
         self.data_loader_l: list[DataLoader] = [
             build(
                 one,

@@ -79,7 +79,7 @@ class Panel:
         first = int(np.searchsorted(self.offsets, rows.start, "right")) - 1
         stop = int(np.searchsorted(self.offsets, rows.stop, "left"))
         edges = np.clip(self.offsets[first : stop + 1], rows.start, rows.stop)
-        counts: Any = edges[1:] - edges[:-1]
+        counts: np.ndarray = edges[1:] - edges[:-1]
         day = np.repeat(np.arange(stop - first, dtype=np.int32), counts)
         return _multi_index(
             [pd.DatetimeIndex(self.dates[first:stop].astype("datetime64[ns]")), pd.Index(self.codes)],

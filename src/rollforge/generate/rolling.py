@@ -146,7 +146,7 @@ class RollingGen(TaskGen):
         self.roll_backtest = roll_backtest
         self.ta = TimeAdjuster(future=True, calendar=calendar)
 
-    def count(self, task: Mapping[str, Any]) -> int:
+    def count(self, task: Mapping[str, object]) -> int:
         """Return the maximum number of windows that :meth:`generate` returns.
 
         Raises

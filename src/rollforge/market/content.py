@@ -57,7 +57,7 @@ class DataContent:
     """Year -> (number of trading days, hash of all series in the year)."""
     fields: tuple[str, ...]
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, object]:
         """Return the content as plain data for JSON."""
         return {**asdict(self), "years": {y: list(v) for y, v in self.years.items()}, "fields": list(self.fields)}
 

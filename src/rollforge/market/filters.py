@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +104,7 @@ class NameDFilter(SeriesDFilter):
             raise ConfigError(f"name_rule_re {name_rule_re!r} is no regular expression: {exc}.") from exc
         self.name_rule_re = name_rule_re
 
-    def to_config(self) -> dict[str, Any]:
+    def to_config(self) -> dict[str, object]:
         """Return the filter as plain data in Qlib's form, which ``filter_pipe`` accepts."""
         return {"filter_type": "NameDFilter", "name_rule_re": self.name_rule_re, **self._span()}
 
@@ -128,7 +127,7 @@ class ExpressionDFilter(SeriesDFilter):
         super().__init__(fstart_time, fend_time, keep)
         self.rule_expression = rule_expression
 
-    def to_config(self) -> dict[str, Any]:
+    def to_config(self) -> dict[str, object]:
         """Return the filter as plain data in Qlib's form, which ``filter_pipe`` accepts."""
         rule = {"rule_expression": str.__str__(self.rule_expression), "keep": self.keep}
         return {"filter_type": "ExpressionDFilter", **rule, **self._span()}

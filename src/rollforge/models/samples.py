@@ -14,13 +14,13 @@ from __future__ import annotations
 import logging
 import weakref
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.errors import ModelError, counted
+from rollforge.features.dataset import Dataset
 from rollforge.features.handler import DataHandlerLP
 from rollforge.models.base import Reweighter
 
@@ -45,7 +45,7 @@ class Samples:
 
 
 def training_samples(
-    dataset: Any,
+    dataset: Dataset,
     segment: str = "train",
     *,
     model: str,
@@ -123,7 +123,7 @@ def training_samples(
 
 
 def prediction_features(
-    dataset: Any, segment: str | slice = "test", *, model: str, data_key: str = DataHandlerLP.DK_I
+    dataset: Dataset, segment: str | slice = "test", *, model: str, data_key: str = DataHandlerLP.DK_I
 ) -> pd.DataFrame:
     """Return the features of all rows of a segment, index (datetime, instrument), with NaN for infinite values.
 

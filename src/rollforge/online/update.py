@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import logging
+from collections.abc import Mapping
 from typing import Any, Literal, overload
 
 import pandas as pd
@@ -37,7 +38,7 @@ class RMDLoader:
         self,
         start_time: DayLike | None,
         end_time: DayLike | None,
-        segments: dict[str, Any] | None = None,
+        segments: Mapping[str, object] | None = None,
         unprepared_dataset: DatasetH | None = None,
     ) -> DatasetH:
         """Return the recorder's dataset for other days, ready for prediction."""

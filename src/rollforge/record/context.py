@@ -102,7 +102,7 @@ class _Infrastructure:
 
     names: frozenset[str]
 
-    def __init__(self, **shared: Any) -> None:
+    def __init__(self, **shared: object) -> None:
         self.reset_infra(**shared)
 
     def get_support_infra(self) -> frozenset[str]:

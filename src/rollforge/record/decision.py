@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -107,12 +107,12 @@ class Order:
         return None if self.start_time is None else self.start_time.normalize()
 
     @property
-    def key(self) -> tuple[Any, ...]:
+    def key(self) -> tuple[object, ...]:
         """Key that identifies an order."""
         return self.stock_id, self.start_time, self.end_time, self.direction
 
     @property
-    def key_by_day(self) -> tuple[Any, ...]:
+    def key_by_day(self) -> tuple[object, ...]:
         """Key that identifies an order within its day."""
         return self.stock_id, self.date, self.direction
 
@@ -126,12 +126,16 @@ class OrderHelper:
         Accepted for compatibility with Qlib and ignored.
     """
 
-    def __init__(self, exchange: Any = None) -> None:
+    def __init__(self, exchange: object = None) -> None:
         self.exchange = exchange
 
     @staticmethod
     def create(
-        code: str, amount: float, direction: Any, start_time: DayLike | None = None, end_time: DayLike | None = None
+        code: str,
+        amount: float,
+        direction: OrderDir,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
     ) -> Order:
         """Return an order of an adjusted amount."""
         start = None if start_time is None else pd.Timestamp(start_time)
@@ -163,7 +167,7 @@ class BaseTradeDecision:
         """Return the class itself, to allow ``BaseTradeDecision[Order]`` as in Qlib."""
         return cls
 
-    def __init__(self, strategy: BaseStrategy, trade_range: Any = None) -> None:
+    def __init__(self, strategy: BaseStrategy, trade_range: object = None) -> None:
         if trade_range is not None:
             raise ConfigError("trade_range is not supported: backtests are daily, and a day is one step.")
         self.strategy = strategy
@@ -198,7 +202,7 @@ class TradeDecisionWO(BaseTradeDecision):
         See :class:`BaseTradeDecision`.
     """
 
-    def __init__(self, order_list: Sequence[Order], strategy: BaseStrategy, trade_range: Any = None) -> None:
+    def __init__(self, order_list: Sequence[Order], strategy: BaseStrategy, trade_range: object = None) -> None:
         super().__init__(strategy, trade_range)
         self.order_list = list(order_list)
         for order in self.order_list:
@@ -222,7 +226,7 @@ class TradeDecisionWithDetails(TradeDecisionWO):
     """
 
     def __init__(
-        self, order_list: Sequence[Order], strategy: BaseStrategy, trade_range: Any = None, details: Any = None
+        self, order_list: Sequence[Order], strategy: BaseStrategy, trade_range: object = None, details: object = None
     ) -> None:
         super().__init__(order_list, strategy, trade_range)
         self.details = details

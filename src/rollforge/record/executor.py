@@ -58,7 +58,7 @@ class SimulatorExecutor:
         time_per_step: str = "day",
         start_time: DayLike | None = None,
         end_time: DayLike | None = None,
-        indicator_config: Mapping[str, Any] | None = None,
+        indicator_config: Mapping[str, object] | None = None,
         generate_portfolio_metrics: bool = False,
         verbose: bool = False,
         track_data: bool = False,

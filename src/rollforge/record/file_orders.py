@@ -39,7 +39,7 @@ class FileOrderStrategy(BaseStrategy):
         If a `trade_range` is given, the file or a column is missing, or a day is invalid.
     """
 
-    def __init__(self, file: str | Path | IO[str] | pd.DataFrame, trade_range: Any = None, **kwargs: Any) -> None:
+    def __init__(self, file: str | Path | IO[str] | pd.DataFrame, trade_range: object = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if trade_range is not None:
             raise ConfigError("trade_range is not supported: backtests are daily.", path="strategy.kwargs.trade_range")

@@ -43,7 +43,7 @@ class MultiSegRecord(RecordTemp):
             raise ConfigError(f"MultiSegRecord needs a DatasetH, found a {type(dataset).__name__}.", path="dataset")
         self.model, self.dataset = model, dataset
 
-    def generate(self, segments: Mapping[str, Any] | None = None, save: bool = False, **kwargs: Any) -> None:
+    def generate(self, segments: Mapping[str, Any] | None = None, save: bool = False, **kwargs: object) -> None:
         """Predict segments, log IC and Rank IC, and optionally save them.
 
         Parameters

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-from typing import Any
 
 import pandas as pd
 
@@ -47,7 +46,7 @@ class SignalRecord(RecordTemp):
         label: pd.DataFrame = dataset.prepare("test", col_set="label", data_key=raw)
         return label
 
-    def generate(self, **kwargs: Any) -> None:
+    def generate(self, **kwargs: object) -> None:
         """Predict the test segment and save the prediction and the label."""
         if self.model is None or self.dataset is None:
             raise ConfigError("SignalRecord needs a model and a dataset.")

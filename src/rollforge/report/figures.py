@@ -61,14 +61,14 @@ def rolling_days(days: int) -> int:
     return 60 if days >= 180 else 20
 
 
-def _with_gaps(index: Any) -> pd.DatetimeIndex:
+def _with_gaps(index: pd.Index) -> pd.DatetimeIndex:
     """Return the days plus one in each long gap (such as a failed window), so that lines break there."""
     days = pd.DatetimeIndex(index)
     before = days[:-1][np.diff(days.to_numpy()) > _GAP]
     return days.union(before + pd.Timedelta(days=1))
 
 
-def _days(index: Any) -> list[str]:
+def _days(index: pd.Index) -> list[str]:
     return [f"{d:%Y-%m-%d}" for d in pd.DatetimeIndex(index)]
 
 

@@ -34,6 +34,8 @@ current_task: ContextVar[str | None] = ContextVar("rollforge_task", default=None
 current_model: ContextVar[str] = ContextVar("rollforge_model", default="")
 """Model name of the task that is running; empty if it has none."""
 
+EventKind = Literal["started", "done", "failed", "retry", "lost", "left"]
+
 
 current_attempt: ContextVar[int] = ContextVar("rollforge_attempt", default=0)
 """Number of failed attempts at the running task. If it is above 0, the previous attempt may have been killed."""
@@ -93,7 +95,7 @@ class Event:
     'done'
     """
 
-    kind: Literal["started", "done", "failed", "retry", "lost", "left"]
+    kind: EventKind
     task_id: str
     worker: str
     seconds: float = 0.0

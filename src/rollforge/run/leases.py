@@ -8,16 +8,16 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rollforge import trust
 from rollforge.errors import FailingWorker, LeaseLost, StoreGone, StoreUnavailable, UnfitWorker, counted
 from rollforge.generate.naming import describe
 from rollforge.run.fitness import Admission
-from rollforge.run.job import Event, Job
+from rollforge.run.job import Event, EventKind, Job
 from rollforge.run.standing import Retries, Standing
 from rollforge.session import Session
-from rollforge.store.base import PauseNotice, TaskStore
+from rollforge.store.base import PauseNotice, Query, TaskStore
 from rollforge.task import Cause, Status, TaskRecord
 
 __all__ = ["LEASE_SECONDS", "PATIENCE_SECONDS", "Leases"]
@@ -135,7 +135,7 @@ class Leases:
 
     # -- claims --------------------------------------------------------------------------------------------------------
 
-    def query(self, *, counted: bool = False) -> Mapping[str, Any]:
+    def query(self, *, counted: bool = False) -> Query:
         """Return the query for claims; if `counted`, without a condition that all tasks meet, as totals are cheaper."""
         # part_done -> part_done: run each task only once, although its status does not change.
         left_out = set(self.unfit) if self.job.before is not self.job.after else self._seen | set(self.unfit)
@@ -315,7 +315,7 @@ class Leases:
                 self._held.pop(task.id, None)
                 self._lost.pop(task.id, None)
 
-    def _report(self, kind: Any, task: TaskRecord, seconds: float = 0.0, error: str = "") -> None:
+    def _report(self, kind: EventKind, task: TaskRecord, seconds: float = 0.0, error: str = "") -> None:
         self._on_event(Event(kind, task.id, self.name, seconds, error, describe(task.definition, task.model_name)))
 
     # -- waiting -------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def is_of_task(result: object, task_id: str) -> bool:
         return False
 
 
-def to_reference(result: object) -> Any:
+def to_reference(result: object) -> object:
     """Return the form of a task's result that the store keeps: a reference for a recorder, else the result itself."""
     return {"recorder": kept_reference(result)} if isinstance(result, Recorder) else result
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import re
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -154,7 +153,7 @@ def get_period_offset(first_year: int, period: int, quarterly: bool) -> int:
 _RESERVED = frozenset(["CON", "PRN", "AUX", "NUL", *(f"{device}{i}" for device in ("COM", "LPT") for i in range(10))])
 
 
-def code_to_fname(code: object) -> Any:
+def code_to_fname(code: object) -> object:
     """Return the file name of an instrument: its code, with a prefix if Windows reserves that name."""
     return f"_qlib_{code}" if str(code).upper() in _RESERVED else code
 

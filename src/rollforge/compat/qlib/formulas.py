@@ -302,7 +302,7 @@ class NpElemOperator(ElemOperator):
         return result
 
 
-def _side(value: Any, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> Any:
+def _side(value: object, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> object:
     """Return the series of an expression; a number is returned unchanged."""
     return value.load(instrument, start_index, end_index, *args) if isinstance(value, Expression) else value
 

@@ -122,12 +122,12 @@ class MemCacheExpire:
     """Seconds."""
 
     @staticmethod
-    def set_cache(mem_cache: MutableMapping[Any, Any], key: object, value: Any) -> None:
+    def set_cache(mem_cache: MutableMapping[Any, Any], key: object, value: object) -> None:
         """Store a value with the current time."""
         mem_cache[key] = value, time.time()
 
     @staticmethod
-    def get_cache(mem_cache: MutableMapping[Any, Any], key: Any) -> tuple[Any, bool]:
+    def get_cache(mem_cache: MutableMapping[Any, Any], key: object) -> tuple[Any, bool]:
         """Return a value, and whether it has expired; ``(None, False)`` if there is none."""
         if key not in mem_cache:
             return None, False

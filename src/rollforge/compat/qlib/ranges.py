@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import datetime as dt
 from abc import ABC, abstractmethod
-from typing import Any
 
 import pandas as pd
 
 from rollforge.compat.qlib.clock import concat_date_time
 from rollforge.errors import ConfigError
+from rollforge.record.context import TradeCalendarManager
 
 __all__ = ["IdxTradeRange", "TradeRange", "TradeRangeByTime"]
 
@@ -21,7 +21,7 @@ class TradeRange(ABC):
     """When orders may be traded."""
 
     @abstractmethod
-    def __call__(self, trade_calendar: Any) -> tuple[int, int]:
+    def __call__(self, trade_calendar: TradeCalendarManager) -> tuple[int, int]:
         """Return the first and the last step, both included."""
 
     @abstractmethod
@@ -35,7 +35,7 @@ class IdxTradeRange(TradeRange):
     def __init__(self, start_idx: int, end_idx: int) -> None:
         self._steps = start_idx, end_idx
 
-    def __call__(self, trade_calendar: Any = None) -> tuple[int, int]:
+    def __call__(self, trade_calendar: object = None) -> tuple[int, int]:
         return self._steps
 
     def clip_time_range(self, start_time: pd.Timestamp, end_time: pd.Timestamp) -> tuple[pd.Timestamp, pd.Timestamp]:
@@ -79,7 +79,7 @@ class TradeRangeByTime(TradeRange):
     def _on(self, day: dt.date) -> tuple[pd.Timestamp, pd.Timestamp]:
         return concat_date_time(day, self.start_time), concat_date_time(day, self.end_time)
 
-    def __call__(self, trade_calendar: Any) -> tuple[int, int]:
+    def __call__(self, trade_calendar: TradeCalendarManager) -> tuple[int, int]:
         found: tuple[int, int] = trade_calendar.get_range_idx(*self._on(trade_calendar.start_time.date()))
         return found
 
