@@ -21,6 +21,7 @@ from rollforge.kinds import Kind
 from rollforge.limits import LIMITS, count_values
 from rollforge.paths import read_path
 from rollforge.qlib_names import MODULES, REFUSED
+from rollforge.task import Definition, Document
 from rollforge.user_code import describe, import_file
 
 __all__ = [
@@ -256,7 +257,7 @@ def target_of(
     try_kwargs: Mapping[str, object] | None = None,
     where: str = "",
     **kwargs: object,
-) -> tuple[Callable[..., Any], dict[str, Any]]:
+) -> tuple[Callable[..., Any], Definition]:
     """Return the class that `config` describes and the arguments with which :func:`build` would call it. Calls nothing.
 
     Raises
@@ -322,7 +323,7 @@ def _check_kind(target: object, kind: Kind, where: str) -> None:
         raise BuildError(f"{name} is not {with_article(kind.noun)}: {lacking}.", path=where)
 
 
-def _constructed(target: Any, arguments: Mapping[str, Any], where: str) -> object:
+def _constructed(target: Any, arguments: Document, where: str) -> object:
     """Call a constructor; an error about an argument gets the argument's location in the document."""
     try:
         return target(**arguments)
@@ -336,7 +337,7 @@ def init_instance_by_config(
     config: Any,
     default_module: str | None = None,
     accept_types: type | tuple[type, ...] = (),
-    try_kwargs: Mapping[str, Any] | None = None,
+    try_kwargs: Document | None = None,
     **kwargs: Any,
 ) -> Any:
     """Build and return the object that `config` describes: :func:`build` with Qlib's name and argument order."""
@@ -425,7 +426,7 @@ def fill_placeholder(config: object, values: Mapping[str, object]) -> Any:
     return _replace_strings(config, replace, budget)
 
 
-def resolve_references(task: Mapping[str, object]) -> dict[str, Any]:
+def resolve_references(task: Mapping[str, object]) -> Definition:
     """Return `task` with each ``<dotted.path>`` string replaced by the value at that path of the same task.
 
     References are resolved when a task runs, so a fit window written as ``<dataset.kwargs.segments.train.0>`` moves
@@ -457,7 +458,7 @@ def resolve_references(task: Mapping[str, object]) -> dict[str, Any]:
         return _replace_strings(node, replace, budget)
 
     try:
-        resolved: dict[str, Any] = resolve(task, ())
+        resolved: Definition = resolve(task, ())
     except RecursionError:
         raise ConfigError("references are nested too deeply, or a value contains itself.") from None
     return resolved
@@ -496,9 +497,7 @@ def flatten_dict(d: Mapping[Any, object], parent_key: object = "", sep: str = ".
     return flat
 
 
-def update_config(
-    base_config: Mapping[str, Any], ext_config: Mapping[str, Any] | Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def update_config(base_config: Document, ext_config: Document | Sequence[Document]) -> Definition:
     """Return a copy of `base_config` with changes merged into it. Neither argument is modified.
 
     Parameters

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rollforge import trust
 from rollforge.collect.outcomes import TaskOutcome, outcomes, recorded_elsewhere, with_windows
@@ -43,7 +43,7 @@ from rollforge.run.worker import release_dead_workers
 from rollforge.session import Session, using
 from rollforge.store.base import batch_of, open_store
 from rollforge.store.manager import TaskManager
-from rollforge.task import Status, encode
+from rollforge.task import Document, Status, encode
 from rollforge.track.base import get_experiment, open_tracker
 from rollforge.trust import Circle
 from rollforge.user_code import file_digest
@@ -70,7 +70,7 @@ class Submission:
     renamed: int = 0
     """Known tasks whose model was renamed."""
     running: int = 0
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Document = field(default_factory=dict)
     """Data, tracking store and packages that the tasks were submitted with; see :func:`~rollforge.run.submission.facts_of`."""
 
 

@@ -23,7 +23,7 @@ from rollforge.errors import (
 )
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER, Kind
 from rollforge.session import Session, using
-from rollforge.task import Definition, digest
+from rollforge.task import Definition, Document, digest
 from rollforge.workflow import Template, Workflow, place_of
 from rollforge.yaml12 import line_of
 
@@ -172,7 +172,7 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
     )
 
 
-def _with_exchange(template: Mapping[str, Any], session: Session) -> dict[str, object]:
+def _with_exchange(template: Document, session: Session) -> dict[str, object]:
     """Write the exchange's defaults into the template's backtests, so that the task contains everything it needs.
 
     A worker on another machine, and a report without the file, know neither the file's options nor its region. (They

@@ -159,7 +159,7 @@ class Rolling:
             tasks = RollingGen(step=self.step, trunc_days=self._trunc_days(task), ds_extra_mod_func=None)(task)
         return [{**one, "record": [_SIGNAL]} for one in tasks]
 
-    def _raw_conf(self) -> dict[str, Any]:
+    def _raw_conf(self) -> Definition:
         """The file's content."""
         return read_yaml(load_workflow(self.conf_path).text, str(self.conf_path))[0]
 
@@ -268,7 +268,7 @@ class Rolling:
                 f"{len(ids) - len(collector.recorders)} of {len(ids)} windows are no longer in experiment "
                 f"{self.rolling_exp!r}. Was it deleted by another run of the same rolling_exp?"
             )
-        joined = {name: RollingEnsemble()(frames) for name, frames in parts.items()}
+        joined: dict[str, Any] = {name: RollingEnsemble()(frames) for name, frames in parts.items()}
         tracker = open_tracker(current_session().tracking_uri)
         name = self.exp_name or current_session().experiment_name
         with get_experiment(tracker, experiment_name=name).create_recorder() as recorder:

@@ -18,6 +18,7 @@ from rollforge.drivers import STORES, TRACKERS
 from rollforge.errors import ConfigError, nearest
 from rollforge.limits import parse_size
 from rollforge.paths import read_path
+from rollforge.task import Document
 
 __all__ = ["Session", "amend", "available_cores", "current_session", "init", "parse_size", "using"]
 
@@ -117,7 +118,7 @@ class Session:
         return replace(self, **{_SHORT.get(k, k): v for k, v in changes.items() if v is not None})
 
     @classmethod
-    def from_mapping(cls, options: Mapping[str, Any], *, path: str = "") -> Session:
+    def from_mapping(cls, options: Document, *, path: str = "") -> Session:
         """Return a session from field names and values.
 
         Raises

@@ -27,6 +27,7 @@ from rollforge.limits import LIMITS, Limit
 __all__ = [
     "Cause",
     "Definition",
+    "Document",
     "Status",
     "TaskRecord",
     "check_size",
@@ -44,6 +45,8 @@ __all__ = [
 
 Definition = dict[str, Any]
 """A task, or a part of one, as it is written: JSON-like, with values of any kind in it."""
+Document = Mapping[str, Any]
+"""A definition that is only read, a part of one, or another document of its kind."""
 
 
 class Status(StrEnum):
@@ -97,7 +100,7 @@ class TaskRecord:
     id: str
     """Hash of the definition, see :func:`digest`."""
     pool: str
-    definition: Mapping[str, Any]
+    definition: Document
     """What to run: ``{"model": …, "dataset": …, "record": …}``; for inspection: it was decoded without importing anything."""
     text: str = field(default="", repr=False, compare=False)
     """The stored definition, which the process that runs the task decodes."""
@@ -138,7 +141,7 @@ class TaskRecord:
     """Whether at least one of them is not done yet."""
     stage_from: Status = Status.WAITING
     """Status before the current claim; restored when the task is returned."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Document = field(default_factory=dict)
     """Additional fields of a backend or of a newer version."""
 
     @property

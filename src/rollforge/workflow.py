@@ -33,6 +33,7 @@ from rollforge.plugins import load_plugins
 from rollforge.qlib_options import check_option, data_folder, exchange_options
 from rollforge.rendering import render
 from rollforge.session import EXCHANGE, Session
+from rollforge.task import Definition, Document
 from rollforge.trust import checked_plugins
 from rollforge.yaml12 import Lines, anchored_keys, line_of, read_yaml
 
@@ -165,7 +166,7 @@ class _DocumentOfModels(_Document):
 class Template:
     """A task before its windows are known."""
 
-    task: Mapping[str, Any]
+    task: Document
     """``{"model": …, "dataset": …, "record": […]}``."""
     name: str = ""
     """The name of its model; empty if the workflow has a single model."""
@@ -186,11 +187,11 @@ class Workflow:
     """The file's content (with a base file: the merged document)."""
     session: Session
     experiment_name: str
-    template: Mapping[str, Any]
+    template: Document
     """The task template: ``{"model": …, "dataset": …, "record": […]}``; with several `models`, the shared part."""
-    rolling: Mapping[str, Any] | None
+    rolling: Document | None
     """Arguments of :class:`~rollforge.generate.rolling.RollingGen`; None gives one task, as ``qrun`` does."""
-    grid: Mapping[str, Any] | None
+    grid: Document | None
     """Arguments of :class:`~rollforge.generate.grid.GridGen`."""
     form: Literal["qlib", "rollforge"]
     label_days: int | None
@@ -229,7 +230,7 @@ def _read_file(path: Path) -> str:
         raise ConfigError(f"The workflow file {str(path)!r} cannot be read: {exc}") from exc
 
 
-def _load_document(path: Path, over: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Lines, str]:
+def _load_document(path: Path, over: tuple[Path, ...] = ()) -> tuple[Definition, Lines, str]:
     """Merge a document into its base documents, and return the result; `over` are the files based on this one."""
     here = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a loop of links
     if here in over:
@@ -279,7 +280,7 @@ _OBJECT_KEYS = ["class", "module_path", "kwargs"]
 _ALLOWED_AT["ensemble"] = [*_OBJECT_KEYS, *_Ensembles.model_fields]
 
 
-def _message(error: Any, document: Mapping[str, Any], parts: list[str]) -> str:
+def _message(error: Any, document: Document, parts: list[str]) -> str:
     kind, value = error["type"], error.get("input")
     if kind == "extra_forbidden":
         allowed = _ALLOWED_AT.get(".".join(parts[:-1]), _OBJECT_KEYS)
@@ -299,7 +300,7 @@ def _message(error: Any, document: Mapping[str, Any], parts: list[str]) -> str:
     return f"{text[0].lower()}{text[1:]}, found {shown(value)}."
 
 
-def _validate(document: dict[str, Any], lines: Lines, path: Path, text: str) -> _Document:
+def _validate(document: Definition, lines: Lines, path: Path, text: str) -> _Document:
     problems: list[str] = []
     anchored = anchored_keys(text)
     for key in document:
@@ -326,7 +327,7 @@ def _validate(document: dict[str, Any], lines: Lines, path: Path, text: str) -> 
     return parsed
 
 
-def _problems_of_models(document: Mapping[str, Any], lines: Lines) -> list[str]:
+def _problems_of_models(document: Document, lines: Lines) -> list[str]:
     """Return the errors in the section ``models``."""
     models = document["models"]
     if not isinstance(models, dict) or not isinstance(document.get("task"), dict):
@@ -366,7 +367,7 @@ def _check_override(given: object, path: str) -> None:
             raise ConfigError(f"unknown key.{near} Allowed: {', '.join(allowed)}.", path=f"{path}.{key}")
 
 
-def _merged(task: Mapping[str, Any], given: Any) -> dict[str, Any]:
+def _merged(task: Document, given: Any) -> Definition:
     """Return the task of one model: its own keys merged into the shared task."""
     override = {"model": given} if _is_model(given) else given
     return {**task, **{key: _overridden(task.get(key), value) for key, value in override.items()}}
@@ -383,7 +384,7 @@ def _overridden(base: object, over: object) -> Any:
     return over
 
 
-def _models(document: Mapping[str, Any]) -> tuple[Template, ...]:
+def _models(document: Document) -> tuple[Template, ...]:
     """Return the section ``models`` as complete tasks."""
     made = []
     for name, given in (document.get("models") or {}).items():
@@ -425,8 +426,8 @@ def _data_folder(uri: str, base: Path) -> str:
     return str(path.absolute())
 
 
-def _session(parsed: _Document, path: Path, overrides: Mapping[str, Any]) -> tuple[Session, str | None]:
-    options: dict[str, Any] = {}
+def _session(parsed: _Document, path: Path, overrides: Document) -> tuple[Session, str | None]:
+    options: Definition = {}
     experiment_name = parsed.experiment_name
     if parsed.qlib_init is not None:
         section = parsed.qlib_init

@@ -28,7 +28,7 @@ class BoundedLoader(yaml.SafeLoader):
         self._counts: dict[str, int] = {}
         self._limits = {name: LIMITS[name].value for name in ("depth", "values", "expanded_values")}
 
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Return a node, and count its expanded size: an alias counts as much as the node that it names."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         before = self._count
@@ -59,7 +59,7 @@ class BoundedLoader(yaml.SafeLoader):
 class _Loader(BoundedLoader):
     """YAML 1.2's core schema, with duplicate keys refused."""
 
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Return the value of a node; errors of PyYAML's constructors are converted to one error with a location."""
         try:
             return super().construct_object(node, deep)
@@ -71,7 +71,7 @@ class _Loader(BoundedLoader):
                 None, None, f"{shown(node.value)} is no {kind}: {exc}", node.start_mark
             ) from exc
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
         if not isinstance(node, yaml.MappingNode):
             raise yaml.constructor.ConstructorError(None, None, "expected a mapping", node.start_mark)
         seen: dict[Any, Any] = {}
@@ -127,7 +127,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _construct_int(loader: _Loader, node: Any) -> int:
+def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
     value = int(loader.construct_scalar(node))  # base 10: YAML 1.2 has no octal 010
     if value.bit_length() > 63:
         raise yaml.constructor.ConstructorError(
@@ -136,7 +136,7 @@ def _construct_int(loader: _Loader, node: Any) -> int:
     return value
 
 
-def _construct_timestamp(loader: _Loader, node: Any) -> object:
+def _construct_timestamp(loader: _Loader, node: yaml.ScalarNode) -> object:
     try:
         return loader.construct_yaml_timestamp(node)
     except ValueError:  # 2020-02-30

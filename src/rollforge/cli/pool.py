@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +12,7 @@ from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import ANY_SPELLING, pool_command
 from rollforge.cli.terminal import echo, echo_json, one_line
 from rollforge.errors import ArtifactUnreadable, ConfigError, TaskNotSerializable, UntrustedPickle, counted, shown
-from rollforge.task import Status, TaskRecord, attempts_made
+from rollforge.task import Document, Status, TaskRecord, attempts_made
 
 if TYPE_CHECKING:
     from rollforge.store.base import TaskStore
@@ -160,7 +160,7 @@ def query(
         echo("  ".join(one_line(cell) for cell in cells if cell))
 
 
-def _whole_tasks(manager: TaskManager, query: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _whole_tasks(manager: TaskManager, query: Document) -> Iterator[Document]:
     """Yield tasks with their results; an unreadable result is replaced by the reason."""
     shown = set()
     try:
@@ -177,7 +177,7 @@ def _whole_tasks(manager: TaskManager, query: Mapping[str, Any]) -> Iterator[Map
                 yield {**task, "res": {"$unreadable": str(exc)}}
 
 
-def _as_json(task: Mapping[str, Any]) -> str:
+def _as_json(task: Document) -> str:
     """Return a complete task as plain data; a result that is not plain data is given as its repr."""
     from rollforge.task import encode
 
@@ -188,7 +188,7 @@ def _as_json(task: Mapping[str, Any]) -> str:
         return encode({**task, "res": {"$repr": looks}})
 
 
-def _attempts(task: Mapping[str, Any]) -> int:
+def _attempts(task: Document) -> int:
     return attempts_made(task["attempt"], Status(task["status"]))
 
 

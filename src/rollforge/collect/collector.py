@@ -15,6 +15,8 @@ from rollforge.track.base import Experiment, Recorder, Tracker, get_experiment, 
 __all__ = ["Collector", "MergeCollector", "RecorderCollector"]
 
 Process = Callable[..., Any]
+Objects = dict[str, Any]
+"""Name of an object -> the object, as it was saved or combined."""
 Key = TypeVar("Key")
 
 
@@ -45,7 +47,7 @@ class Collector:
     def __init__(self, process_list: Process | Sequence[Process] = ()) -> None:
         self.process_list = _as_list(process_list)
 
-    def collect(self) -> dict[str, Any]:
+    def collect(self) -> Objects:
         """Return the collected objects by name."""
         raise NotImplementedError(f"{type(self).__name__} must implement collect().")
 
@@ -61,7 +63,7 @@ class Collector:
             result[name] = value
         return result
 
-    def __call__(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def __call__(self, *args: Any, **kwargs: Any) -> Objects:
         """Return the result of :meth:`collect` after applying the processes."""
         return self.process_collect(self.collect(), self.process_list, *args, **kwargs)
 
@@ -216,7 +218,7 @@ class RecorderCollector(Collector):
         artifacts_key: str | Sequence[str] | None = None,
         rec_filter_func: Callable[[Recorder], bool] | None = None,
         only_exist: bool = True,
-    ) -> dict[str, Any]:
+    ) -> Objects:
         """Return ``{name: {key: object}}``.
 
         Parameters
@@ -238,7 +240,7 @@ class RecorderCollector(Collector):
             If an artifact exists but cannot be read.
         """
         names = self._names(artifacts_key or self.artifacts_key)
-        collected: dict[str, Any] = {name: {} for name in names}
+        collected: Objects = {name: {} for name in names}
         for key, found in self._loaded(names, self.recorders_now(rec_filter_func)):
             for name, value in found.items():
                 collected[name][key] = value
@@ -292,7 +294,7 @@ class RecorderCollector(Collector):
         recorders: Sequence[Recorder],
         order: Callable[[Any], Any] | None = None,
         ahead: int | None = None,
-    ) -> Iterator[tuple[Any, dict[str, Any]]]:
+    ) -> Iterator[tuple[Any, Objects]]:
         """Load the artifacts of each recorder, a few recorders ahead of the consumer."""
         keyed: dict[Any, Recorder] = {}
         for recorder in recorders:
@@ -305,7 +307,7 @@ class RecorderCollector(Collector):
         missing: list[str] = []  # belongs to this call, even if another call starts before a stream is read to its end
         self.missing, self.recorders = missing, chosen
         threads = self.n_jobs or current_session().threads
-        waiting: deque[tuple[Any, Future[tuple[dict[str, Any], list[str]]]]] = deque()
+        waiting: deque[tuple[Any, Future[tuple[Objects, list[str]]]]] = deque()
         with ThreadPoolExecutor(threads) as pool:
             for key, recorder in chosen.items():
                 # Run each in a copy of this thread's context, which holds the session.
@@ -315,8 +317,8 @@ class RecorderCollector(Collector):
             while waiting:
                 yield _taken(missing, *waiting.popleft())
 
-    def _load_all(self, recorder: Recorder, key: object, names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-        found: dict[str, Any] = {}
+    def _load_all(self, recorder: Recorder, key: object, names: Sequence[str]) -> tuple[Objects, list[str]]:
+        found: Objects = {}
         missing = []
         for name in names:
             try:
@@ -335,9 +337,7 @@ class RecorderCollector(Collector):
         return self.experiment.name if isinstance(self.experiment, Experiment) else "recorders"
 
 
-def _taken(
-    missing: list[str], key: object, loading: Future[tuple[dict[str, Any], list[str]]]
-) -> tuple[Any, dict[str, Any]]:
+def _taken(missing: list[str], key: object, loading: Future[tuple[Objects, list[str]]]) -> tuple[Any, Objects]:
     found, lacking = loading.result()
     missing += lacking
     return key, found

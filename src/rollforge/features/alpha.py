@@ -12,6 +12,7 @@ from rollforge.errors import ConfigError, RollforgeError, nearest
 from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.features.loader import QlibDataLoader
 from rollforge.kinds import HANDLER
+from rollforge.task import Document
 
 __all__ = [
     "Alpha158", "Alpha158DL", "Alpha158vwap", "Alpha360", "Alpha360DL", "Alpha360vwap", "alpha158_fields",
@@ -79,12 +80,12 @@ _WINDOWS = (5, 10, 20, 30, 60)
 class Alpha158DL(QlibDataLoader):
     """Loads Alpha158's features, or a part of them."""
 
-    def __init__(self, config: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(self, config: Document | None = None, **kwargs: Any) -> None:
         features = self.get_feature_config((config or {}).get("feature"))
         super().__init__(config={**(config or {}), "feature": features}, **kwargs)
 
     @staticmethod
-    def get_feature_config(config: Mapping[str, Any] | None = None) -> Fields:
+    def get_feature_config(config: Document | None = None) -> Fields:
         """Return expressions and names.
 
         Parameters
@@ -126,7 +127,7 @@ class Alpha158DL(QlibDataLoader):
         return list(fields.values()), list(fields)
 
 
-def _rolling_fields(config: Mapping[str, Any]) -> dict[str, str]:
+def _rolling_fields(config: Document) -> dict[str, str]:
     include, exclude = config.get("include"), config.get("exclude") or []
     for name in [*(include or []), *exclude]:
         if name not in _ROLLING:
@@ -144,7 +145,7 @@ def _rolling_fields(config: Mapping[str, Any]) -> dict[str, str]:
 class Alpha360DL(QlibDataLoader):
     """Loads Alpha360's features: sixty days of prices and volumes relative to the current day."""
 
-    def __init__(self, config: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def __init__(self, config: Document | None = None, **kwargs: Any) -> None:
         super().__init__(config={**(config or {}), "feature": self.get_feature_config()}, **kwargs)
 
     @staticmethod
@@ -322,7 +323,7 @@ def _expressions(label: object) -> list[str] | None:
     return list(listed) if isinstance(listed, (list, tuple)) and all(isinstance(e, str) for e in listed) else None
 
 
-def _class_label(config: Mapping[str, Any]) -> Any:
+def _class_label(config: Document) -> Any:
     """Return the label that a class defines. A user's class is instantiated, which computes no data."""
     try:
         target = locate(config["class"], config.get("module_path"))
@@ -347,7 +348,7 @@ def _label_of_instance(config: Mapping[str, object]) -> list[str] | None:
         return None
 
 
-def _loader_label_expressions(loader: Mapping[str, Any]) -> list[str] | None:
+def _loader_label_expressions(loader: Document) -> list[str] | None:
     """Return the label of a loader's description: its own, the last nested loader's, or that of its handlers."""
     kwargs = loader.get("kwargs") or {}
     config = kwargs.get("config")

@@ -173,7 +173,7 @@ class QlibDataLoader(DLWParser):
         filter_pipe: Sequence[object] | None = None,
         swap_level: bool = True,
         freq: Any = "day",
-        inst_processors: Sequence[object] | Mapping[str, object] | None = None,
+        inst_processors: Sequence[object] | Mapping[str, Sequence[object]] | None = None,
     ) -> None:
         super().__init__(config)
         self.filter_pipe = list(filter_pipe or [])
@@ -249,7 +249,7 @@ class QlibDataLoader(DLWParser):
             return None
         return {**definition, "is_group": self.is_group, "inst_processors": described}
 
-    def _processors_of(self, group: str | None) -> Sequence[Any]:
+    def _processors_of(self, group: str | None) -> Sequence[object]:
         if isinstance(self.inst_processors, Mapping):
             return self.inst_processors.get(group or "") or []
         return self.inst_processors

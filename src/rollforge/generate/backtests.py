@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rollforge.dates import read_day
 from rollforge.generate.segments import Segment, bounds
 from rollforge.generate.task_view import TaskView
-from rollforge.task import Definition
+from rollforge.task import Definition, Document
 
 __all__ = ["backtest_of", "backtest_warnings", "is_backtest", "move_backtests", "with_backtest"]
 
@@ -21,7 +21,7 @@ _RECORDS = ("PortAnaRecord", "MultiPassPortAnaRecord")
 _DATES = ("start_time", "end_time")
 
 
-def backtest_of(record: object) -> Mapping[str, Any] | None:
+def backtest_of(record: object) -> Document | None:
     """Return the ``config.backtest`` mapping of a record's description; None if the record is not a backtest.
 
     Examples
@@ -33,7 +33,7 @@ def backtest_of(record: object) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-def backtest_config(record: object) -> Mapping[str, Any] | None:
+def backtest_config(record: object) -> Document | None:
     """Return the ``config`` of a backtest record (strategy, executor, backtest); None for other records."""
     found: object = record if is_backtest(record) else None
     for key in ("kwargs", "config"):
@@ -47,7 +47,7 @@ def is_backtest(record: object) -> bool:
     return str(named).rpartition(".")[2] in _RECORDS
 
 
-def with_backtest(record: Any, options: Mapping[str, Any]) -> Definition:
+def with_backtest(record: Any, options: Document) -> Definition:
     """Return a copy of a record's description with other options under ``config.backtest``."""
     kwargs = record["kwargs"]
     return {**record, "kwargs": {**kwargs, "config": {**kwargs["config"], "backtest": dict(options)}}}

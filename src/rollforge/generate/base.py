@@ -9,7 +9,7 @@ from typing import Any
 
 from rollforge.errors import RollforgeError
 from rollforge.limits import LIMITS
-from rollforge.task import Definition
+from rollforge.task import Definition, Document
 
 __all__ = ["TaskGen", "copy_task", "task_generator"]
 
@@ -32,7 +32,7 @@ class TaskGen(abc.ABC):
     def generate(self, task: Definition) -> list[Definition]:
         """Return the tasks generated from the template `task`."""
 
-    def count(self, task: Mapping[str, Any]) -> int | None:
+    def count(self, task: Document) -> int | None:
         """Return how many tasks :meth:`generate` would return for `task`, without generating them; None if unknown."""
         return None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from rollforge.build import locate
 from rollforge.errors import ExpressionError, RollforgeError, counted
@@ -19,6 +18,7 @@ from rollforge.expressions.operators import holding_days
 from rollforge.features.alpha import handler_label_expressions
 from rollforge.features.loader import DataLoader
 from rollforge.generate.task_view import TaskView
+from rollforge.task import Document
 
 __all__ = [
     "LABEL_TAG",
@@ -84,7 +84,7 @@ def task_labels(task: Mapping[str, object]) -> tuple[Label, ...]:
     return _labels(expressions, declared)
 
 
-def declared_days(handler: Mapping[str, Any]) -> int | None:
+def declared_days(handler: Document) -> int | None:
     """Return the ``label_days`` that a handler's description or its class declares."""
     kwargs = handler.get("kwargs")
     declared = kwargs.get("label_days") if isinstance(kwargs, Mapping) else None

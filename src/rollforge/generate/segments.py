@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rollforge.dates import read_day, read_days
 from rollforge.errors import DateError, SegmentError, nearest
+from rollforge.task import Document
 
 __all__ = ["Segment", "bounds", "neighbours", "ordered", "segments_of", "validate_segments"]
 
@@ -40,7 +41,7 @@ class Segment(NamedTuple):
         return first, stop
 
 
-def segments_of(task: Mapping[str, object], path: str = PATH) -> Mapping[str, Any]:
+def segments_of(task: Mapping[str, object], path: str = PATH) -> Document:
     """Return the segments of a task.
 
     Raises

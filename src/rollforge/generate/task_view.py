@@ -10,6 +10,7 @@ from rollforge.build import resolve_references
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DateError
 from rollforge.generate.segments import segments_of
+from rollforge.task import Definition, Document
 
 __all__ = ["TaskView"]
 
@@ -31,10 +32,10 @@ class TaskView:
     ('LGBModel', {'instruments': 'csi300'}, '2020-01-02 to the end', [])
     """
 
-    definition: Mapping[str, Any]
+    definition: Document
 
     @property
-    def model(self) -> Mapping[str, Any] | None:
+    def model(self) -> Document | None:
         """The description of the model; None if it is not a mapping."""
         model = self.definition.get("model")
         return model if isinstance(model, Mapping) else None
@@ -45,7 +46,7 @@ class TaskView:
         return "" if self.model is None else str(self.model.get("class", ""))
 
     @property
-    def dataset_kwargs(self) -> dict[str, Any]:
+    def dataset_kwargs(self) -> Definition:
         """The arguments of the dataset. Modify them only in your own copy of the task.
 
         Raises
@@ -64,13 +65,13 @@ class TaskView:
         return self._at("dataset", "kwargs", "handler")
 
     @property
-    def handler_kwargs(self) -> dict[str, Any] | None:
+    def handler_kwargs(self) -> Definition | None:
         """The arguments of the handler; None if it is not described by a mapping with arguments (e.g. a pickle)."""
         kwargs = self._at("dataset", "kwargs", "handler", "kwargs")
         return kwargs if isinstance(kwargs, dict) else None
 
     @property
-    def described_handler(self) -> Mapping[str, Any]:
+    def described_handler(self) -> Document:
         """The description of the handler with references resolved; empty if there is none."""
         handler = self.handler
         if not isinstance(handler, Mapping):
@@ -82,7 +83,7 @@ class TaskView:
         return filled if isinstance(filled, Mapping) else handler
 
     @property
-    def segments(self) -> Mapping[str, Any]:
+    def segments(self) -> Document:
         """The segments as they are written: name -> (first day, last day).
 
         Raises

@@ -24,7 +24,7 @@ from rollforge.market.provider import Days, Provider
 from rollforge.market.universe import resolve_instruments, session_provider
 from rollforge.record.account import Account, Ledger, Positions
 from rollforge.record.context import CommonInfrastructure, LevelInfrastructure, TradeCalendarManager
-from rollforge.record.decision import BaseTradeDecision
+from rollforge.record.decision import BaseTradeDecision, Executed
 from rollforge.record.exchange import Exchange
 from rollforge.record.executor import SimulatorExecutor
 from rollforge.record.file_orders import FileOrderStrategy
@@ -202,7 +202,7 @@ def _trade(
     executor.level_infra, executor.common_infra = level, common
     strategy.reset_common_infra(common)
     strategy.reset(level_infra=level)
-    results: list[object] | None = None
+    results: Executed | None = None
     while not steps.finished():
         step = steps.get_trade_step()
         decision = strategy.generate_trade_decision(results)

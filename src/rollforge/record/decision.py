@@ -147,6 +147,10 @@ DecisionType = TypeVar("DecisionType")
 """Type of the elements of a decision; orders in daily backtests."""
 
 
+Executed = list[tuple[Order, float, float, float]]
+"""The executed orders of a day: (order, value, cost, price)."""
+
+
 class BaseTradeDecision:
     """Base class of a strategy's decision in one step.
 

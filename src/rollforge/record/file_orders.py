@@ -12,7 +12,7 @@ from rollforge.dates import day_index, read_column
 from rollforge.errors import ConfigError, DataError
 from rollforge.limits import open_unpacked
 from rollforge.market.frames import reading
-from rollforge.record.decision import BaseTradeDecision, Order, TradeDecisionWO
+from rollforge.record.decision import BaseTradeDecision, Executed, Order, TradeDecisionWO
 from rollforge.record.strategy import BaseStrategy
 
 __all__ = ["FileOrderStrategy"]
@@ -58,7 +58,7 @@ class FileOrderStrategy(BaseStrategy):
         """Return the codes of the orders."""
         return sorted(set(self.order_df["instrument"].astype(str).str.upper()))
 
-    def generate_trade_decision(self, execute_result: list[Any] | None = None) -> BaseTradeDecision:
+    def generate_trade_decision(self, execute_result: Executed | None = None) -> BaseTradeDecision:
         """Return the orders of the day, in the order of the file."""
         start, _ = self.trade_calendar.get_step_time()
         rows = self._by_day.get(start)

@@ -29,6 +29,7 @@ from rollforge.record.base import ACRecordTemp
 from rollforge.record.rules import EXCHANGE_OPTIONS
 from rollforge.record.signal import SignalRecord
 from rollforge.session import current_session
+from rollforge.task import Document
 from rollforge.track.base import Recorder
 
 __all__ = ["MultiPassPortAnaRecord", "PortAnaRecord", "excess_returns", "indicator_analysis"]
@@ -140,7 +141,7 @@ class PortAnaRecord(ACRecordTemp):
     def __init__(
         self,
         recorder: Recorder | None = None,
-        config: Mapping[str, Any] | None = None,
+        config: Document | None = None,
         risk_analysis_freq: str | Sequence[str] | None = None,
         indicator_analysis_freq: str | Sequence[str] | None = None,
         indicator_analysis_method: str | None = None,
@@ -263,7 +264,7 @@ class MultiPassPortAnaRecord(PortAnaRecord):
         shuffle_init_score: bool = True,
         seed: int = 0,
         *,
-        config: Mapping[str, Any] | None = None,
+        config: Document | None = None,
         risk_analysis_freq: str | Sequence[str] | None = None,
         indicator_analysis_freq: str | Sequence[str] | None = None,
         indicator_analysis_method: str | None = None,

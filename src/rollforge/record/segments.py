@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import builtins
 import logging
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +15,7 @@ from rollforge.models.base import Model
 from rollforge.record.analysis import calc_ic, mean_to_std, paired
 from rollforge.record.base import RecordTemp
 from rollforge.record.signal import SignalRecord
+from rollforge.task import Document
 from rollforge.track.base import Recorder
 
 __all__ = ["MultiSegRecord", "SignalMseRecord"]
@@ -43,7 +42,7 @@ class MultiSegRecord(RecordTemp):
             raise ConfigError(f"MultiSegRecord needs a DatasetH, found a {type(dataset).__name__}.", path="dataset")
         self.model, self.dataset = model, dataset
 
-    def generate(self, segments: Mapping[str, Any] | None = None, save: bool = False, **kwargs: object) -> None:
+    def generate(self, segments: Document | None = None, save: bool = False, **kwargs: object) -> None:
         """Predict segments, log IC and Rank IC, and optionally save them.
 
         Parameters

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rollforge.errors import ConfigError, nearest
 from rollforge.record.account import Account
 from rollforge.record.context import CommonInfrastructure, LevelInfrastructure, TradeCalendarManager
-from rollforge.record.decision import BaseTradeDecision, Order, OrderDir, TradeDecisionWO
+from rollforge.record.decision import BaseTradeDecision, Executed, Order, OrderDir, TradeDecisionWO
 from rollforge.record.exchange import Exchange
 from rollforge.record.market import Market
 from rollforge.record.position import Position
@@ -125,7 +125,7 @@ class BaseStrategy(ABC):
             self.outer_trade_decision = outer_trade_decision
 
     @abstractmethod
-    def generate_trade_decision(self, execute_result: list[Any] | None = None) -> BaseTradeDecision:
+    def generate_trade_decision(self, execute_result: Executed | None = None) -> BaseTradeDecision:
         """Return what to trade on the current day.
 
         Parameters
@@ -138,7 +138,7 @@ class BaseStrategy(ABC):
         """Return the codes that the strategy may trade; None means all codes of the exchange."""
         return None
 
-    def post_exe_step(self, execute_result: list[Any] | None) -> None:  # noqa: B027 - a hook
+    def post_exe_step(self, execute_result: Executed | None) -> None:  # noqa: B027 - a hook
         """Hook that is called after each day; the calendar is already at the next day."""
 
     def post_upper_level_exe_step(self) -> None:  # noqa: B027 - a hook
@@ -209,7 +209,7 @@ class BaseSignalStrategy(BaseStrategy):
             )
         return float(degree)
 
-    def generate_trade_decision(self, execute_result: list[Any] | None = None) -> BaseTradeDecision:
+    def generate_trade_decision(self, execute_result: Executed | None = None) -> BaseTradeDecision:
         """Return the orders based on the scores of the previous day."""
         step, market = self.trade_calendar.get_trade_step(), self.trade_exchange.market
         scores = self.signal.scores_on(*self.trade_calendar.get_step_time(step, shift=1), market.codes)

@@ -12,7 +12,7 @@ import pandas as pd
 from rollforge.dates import DayLike
 from rollforge.errors import ConfigError
 from rollforge.record.context import CommonInfrastructure, LevelInfrastructure
-from rollforge.record.decision import BaseTradeDecision, Order, OrderDir, TradeDecisionWO
+from rollforge.record.decision import BaseTradeDecision, Executed, Order, OrderDir, TradeDecisionWO
 from rollforge.record.exchange import Exchange
 from rollforge.record.position import Position
 from rollforge.record.strategy import BaseSignalStrategy
@@ -172,7 +172,7 @@ class WeightStrategyBase(BaseSignalStrategy):
             The day of the trade.
         """
 
-    def generate_trade_decision(self, execute_result: list[Any] | None = None) -> BaseTradeDecision:
+    def generate_trade_decision(self, execute_result: Executed | None = None) -> BaseTradeDecision:
         """Return the orders that lead to the target weights."""
         step = self.trade_calendar.get_trade_step()
         eve = self.trade_calendar.get_step_time(step, shift=1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from rollforge import trust
 from rollforge.store.base import TaskStore
 from rollforge.store.memory import MemoryStore
-from rollforge.task import Status, TaskRecord
+from rollforge.task import Document, Status, TaskRecord
 
 __all__ = [
     "Event",
@@ -64,11 +64,11 @@ class Job:
     pool: str
     task_func: Callable[..., Any]
     """``(definition or result, **kwargs) -> result``. It must be importable, because worker processes import it."""
-    query: Mapping[str, Any] = field(default_factory=dict)
+    query: Document = field(default_factory=dict)
     before: Status = Status.WAITING
     """Status of the tasks to take. `task_func` gets the definition of waiting tasks, the result of part_done ones."""
     after: Status = Status.DONE
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Document = field(default_factory=dict)
     force_release: bool = False
     """If True, each task runs in a new process, so that its memory is released when it ends."""
     timeout: float | None = None

@@ -20,7 +20,7 @@ from rollforge.generate.task_view import TaskView
 from rollforge.machine import machine_of, process_name
 from rollforge.paths import read_path
 from rollforge.session import Session
-from rollforge.task import to_plain
+from rollforge.task import Document, to_plain
 from rollforge.track.base import open_tracker
 from rollforge.user_code import file_digest
 
@@ -88,10 +88,10 @@ class Facts:
     machine: str = ""
     folder: str = ""
     """Data folder; empty if there was none."""
-    content: Mapping[str, Any] = field(default_factory=dict)
+    content: Document = field(default_factory=dict)
     tracking: str = ""
     region: str = ""
-    exchange: Mapping[str, Any] = field(default_factory=dict)
+    exchange: Document = field(default_factory=dict)
     models: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
     """Modules and files that the tasks need, as listed in the submitter's session."""
@@ -121,7 +121,7 @@ def read_facts(kept: Mapping[str, object]) -> Facts:
     def text(value: object) -> str:
         return printable(value)[:500] if isinstance(value, str) else ""
 
-    def mapping(value: object) -> Mapping[str, Any]:
+    def mapping(value: object) -> Document:
         return {k: v for k, v in value.items() if isinstance(k, str)} if isinstance(value, Mapping) else {}
 
     def texts(value: object) -> tuple[str, ...]:

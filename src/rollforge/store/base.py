@@ -15,7 +15,7 @@ from rollforge.errors import ArtifactUnreadable, ConfigError, StoreUnavailable, 
 from rollforge.machine import machine_of
 from rollforge.plugins import load_plugins
 from rollforge.session import current_session
-from rollforge.task import Cause, Status, TaskRecord, digest
+from rollforge.task import Cause, Definition, Status, TaskRecord, digest
 
 __all__ = [
     "AVOID_SECONDS",
@@ -158,7 +158,7 @@ class TaskStore(Protocol):
     def keep_submission(self, pool: str, facts: Mapping[str, object]) -> str:
         """Store what a submission used (plain data) and return its key. Equal facts have the same key."""
 
-    def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, Definition]:
         """Return what the submissions of a pool used, by key, oldest first, except those whose keys are in `known`.
 
         When tasks are removed, submissions without tasks are deleted too, but only if they were last kept more than

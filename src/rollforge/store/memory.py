@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from rollforge import transitions
 from rollforge.errors import LeaseLost, TaskNotFound
@@ -31,7 +30,7 @@ from rollforge.store.base import (
 )
 from rollforge.store.codec import decode_result, encode_result
 from rollforge.store.query import COLUMNS, Node, matches, parse_query
-from rollforge.task import Cause, Status, TaskRecord, decode, digest, encode, searchable, to_plain
+from rollforge.task import Cause, Definition, Status, TaskRecord, decode, digest, encode, searchable, to_plain
 
 __all__ = ["MemoryStore"]
 
@@ -139,7 +138,7 @@ class MemoryStore:
             kept[key] = (self._clock(), encode(facts))
         return key
 
-    def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, Definition]:
         with self._lock:
             return {k: decode(text) for k, (_, text) in self._submissions.get(pool, {}).items() if k not in known}
 

@@ -93,6 +93,7 @@ from rollforge.store.query import parse_query
 from rollforge.store.rows import read_status
 from rollforge.task import (
     Cause,
+    Definition,
     Status,
     TaskRecord,
     digest,
@@ -341,7 +342,7 @@ class MongoStore:
         return key
 
     @_translate_errors
-    def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, Definition]:
         found = self._meta.find({"pool": pool, "key": {"$nin": list(known)}}).sort([("at", 1), ("key", 1)])
         return {d["key"]: read_submission(d.get("facts")) for d in found if isinstance(d.get("key"), str)}
 

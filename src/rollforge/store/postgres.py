@@ -649,7 +649,7 @@ class PostgresStore(SQLStore):
     def _elements(self, name: str) -> str:
         return f"(SELECT unnest(CAST(:{name} AS text[])) AS value)"
 
-    def create(self, pool: str, definitions: Sequence[Mapping[str, Any]], **options: Any) -> list[CreatedTask]:
+    def create(self, pool: str, definitions: Sequence[Mapping[str, object]], **options: Any) -> list[CreatedTask]:
         made = super().create(pool, definitions, **options)
         self._created += sum(c.new for c in made)
         # Until the server gathers statistics itself, some minutes later, it reads all definitions instead of their

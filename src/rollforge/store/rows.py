@@ -19,7 +19,7 @@ from rollforge.task import Cause, Status, TaskRecord
 __all__ = ["MOST_ATTEMPTS", "read_record", "read_status"]
 
 _STATUSES = frozenset(Status)
-Check = Callable[[Any], Any]
+Check = Callable[[Any], object]
 
 
 def _text(value: object) -> str:

@@ -60,7 +60,7 @@ from rollforge.store.sql_statements import (
     Values,
     turn_of,
 )
-from rollforge.task import Cause, Status, TaskRecord, digest, encode, identified
+from rollforge.task import Cause, Definition, Status, TaskRecord, digest, encode, identified
 from rollforge.transitions import backoff
 
 __all__ = ["SQLStore"]
@@ -228,7 +228,7 @@ class SQLStore(SQLDependencies):
             pool=pool, ids=self._list(ids), submission=submission,
         )  # fmt: skip
 
-    def keep_submission(self, pool: str, facts: Mapping[str, Any]) -> str:
+    def keep_submission(self, pool: str, facts: Mapping[str, object]) -> str:
         key = digest(facts)
         keep = (
             "INSERT INTO submissions (pool, id, facts, created_at) VALUES (:pool, :key, :facts, :now) "
@@ -237,7 +237,7 @@ class SQLStore(SQLDependencies):
         self._write(lambda tx: tx.run(keep, pool=pool, key=key, facts=encode(facts)), "")
         return key
 
-    def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, Definition]:
         text = (
             f"SELECT id, facts FROM submissions WHERE pool = :pool AND NOT {self._among('id', 'known')} "
             "ORDER BY created_at, id"
@@ -522,7 +522,7 @@ class SQLStore(SQLDependencies):
         if not self._write(lambda tx: self._end(tx, task, change, lease=lease, log=kept), ""):
             raise LeaseLost(stale(task))
 
-    def commit(self, task: TaskRecord, result: Any, status: Status = Status.DONE, log: str = "") -> None:
+    def commit(self, task: TaskRecord, result: object, status: Status = Status.DONE, log: str = "") -> None:
         if not self._commit(task, encode_result(result), status, trim_log(log)):
             self._read(lambda tx: self._ended_before(tx, task, ending_of("commit", status)))
 

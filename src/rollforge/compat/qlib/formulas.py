@@ -78,7 +78,7 @@ class Expression(str):
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         return (str, (str.__str__(self),))  # only the text is stored and sent to other processes
 
-    def load(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series:
+    def load(self, instrument: str, start_index: int | None, end_index: int | None, *args: str) -> pd.Series:
         """Return the values of one instrument.
 
         Parameters
@@ -100,7 +100,7 @@ class Expression(str):
             series.name = str(self)
         return series
 
-    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series:
+    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: str) -> pd.Series:
         return _loaded(str.__str__(self), instrument, start_index, end_index, *args)
 
     def get_longest_back_rolling(self) -> float:
@@ -199,7 +199,7 @@ class _Given(Formula):
     _code: str
     _values: pd.Series
 
-    def load(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series:
+    def load(self, instrument: str, start_index: int | None, end_index: int | None, *args: str) -> pd.Series:
         """Return the values; for another instrument than the current one, compute them."""
         if str(instrument).upper() != self._code:
             return super().load(instrument, start_index, end_index, *args)
@@ -297,12 +297,12 @@ class NpElemOperator(ElemOperator):
         super().__init__(feature)
         self.func = func
 
-    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series:
+    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: str) -> pd.Series:
         result: pd.Series = getattr(np, self.func)(self.feature.load(instrument, start_index, end_index, *args))
         return result
 
 
-def _side(value: object, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> object:
+def _side(value: object, instrument: str, start_index: int | None, end_index: int | None, *args: str) -> object:
     """Return the series of an expression; a number is returned unchanged."""
     return value.load(instrument, start_index, end_index, *args) if isinstance(value, Expression) else value
 
@@ -322,9 +322,7 @@ class NpPairOperator(PairOperator):
         super().__init__(feature_left, feature_right)
         self.func = func
 
-    def _load_internal(
-        self, instrument: str, start_index: int | None, end_index: int | None, *args: object
-    ) -> pd.Series:
+    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: str) -> pd.Series:
         sides = [_side(v, instrument, start_index, end_index, *args) for v in (self.feature_left, self.feature_right)]
         result: pd.Series = getattr(np, self.func)(*sides)
         return result
@@ -351,7 +349,7 @@ class Rolling(ExpressionOps):
         self.N = N
         self.func = func
 
-    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series:
+    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: str) -> pd.Series:
         series = self.feature.load(instrument, start_index, end_index, *args)
         decays = 0 < self.N < 1
         window = series.ewm(alpha=self.N, min_periods=1) if decays else _window(series, self.N)
@@ -372,7 +370,7 @@ class PairRolling(ExpressionOps):
         self.N = N
         self.func = func
 
-    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series:
+    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: str) -> pd.Series:
         left, right = (
             _side(v, instrument, start_index, end_index, *args) for v in (self.feature_left, self.feature_right)
         )
@@ -405,7 +403,7 @@ class _BuiltIn:
                 add_operator(one.as_operator())
         return _call(kind.__name__, *arguments)
 
-    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: Any) -> pd.Series:
+    def _load_internal(self, instrument: str, start_index: int | None, end_index: int | None, *args: str) -> pd.Series:
         return _loaded(self._text(), instrument, start_index, end_index, *args)
 
     def get_extended_window_size(self) -> tuple[float, float]:
@@ -428,7 +426,7 @@ def _built_in(name: str) -> type[Expression]:
     arguments = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
     base = _BASES.get(name, NpPairOperator if kinds in ("vv", "cc") else Rolling)
 
-    def __init__(self: object, *args: object, **kwargs: object) -> None:  # noqa: N807 - it becomes one
+    def __init__(self: object, *args: str, **kwargs: object) -> None:  # noqa: N807 - it becomes one
         vars(self).update(inspect.Signature(arguments).bind(*args, **kwargs).arguments)
 
     inside: dict[str, object] = {

@@ -10,10 +10,10 @@ from __future__ import annotations
 import fcntl
 import logging
 import unittest
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from rollforge.market.filters import NameDFilter
 from rollforge.market.new_folder import new_folder
 from rollforge.market.provider import open_provider, write_folder
 from rollforge.session import current_session
+from rollforge.task import Document
 
 __all__ = ["MOCK_DATA", "MOCK_DF", "TestAutoData", "TestMockData", "TestOperatorData"]
 
@@ -130,7 +131,7 @@ def _make_market(folder: Path) -> None:
 class TestAutoData(unittest.TestCase):
     """Base test case with daily data; `_setup_kwargs` are passed to ``qlib.init``."""
 
-    _setup_kwargs: ClassVar[Mapping[str, Any]] = {}
+    _setup_kwargs: ClassVar[Document] = {}
     provider_uri = _place("~/.qlib/qlib_data/cn_data_simple", "qlib-tests-2021")
     provider_uri_1day = _place("~/.qlib/qlib_data/cn_data", "qlib-tests-2021")
     provider_uri_1min = "~/.qlib/qlib_data/cn_data_1min"
@@ -155,7 +156,7 @@ class TestAutoData(unittest.TestCase):
 class TestOperatorData(TestAutoData):
     """One instrument of csi300, its spans, and the trading days of 2005."""
 
-    instruments_d: ClassVar[Mapping[str, Any]]
+    instruments_d: ClassVar[Document]
     cal: ClassVar[object]
     start_time: ClassVar[object]
     end_time: ClassVar[object]
@@ -221,7 +222,7 @@ MOCK_DATA: str = MOCK_DF.to_csv(index=False)
 class TestMockData(unittest.TestCase):
     """Base test case with only the rows of :data:`MOCK_DF`."""
 
-    _setup_kwargs: ClassVar[Mapping[str, Any]] = {}
+    _setup_kwargs: ClassVar[Document] = {}
 
     @classmethod
     def setUpClass(cls) -> None:
