@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_overloads
 
 import pytest
 
@@ -66,6 +67,7 @@ def use(dataset: DatasetH, experiment: Experiment, manager: OnlineManager, recor
     assert_type(dataset.handler.fetch(slice("2020", None), col_set="label"), pd.DataFrame)
     assert_type(D.features(["A"], ["$close"]), pd.DataFrame)
     assert_type(D.list_instruments("all", as_list=True), list[str])
+    assert_type(D.instruments("csi300"), dict[str, Any])
     assert_type(D.list_instruments("all"), dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]])
     assert_type(TimeAdjuster().align_seg(("2020-01-01", "2020-02-01")), tuple[Moment, Moment])
     assert_type(TimeAdjuster().align_seg({"test": ("2020-01-01", None)}), dict[str, tuple[Moment, Moment]])
@@ -202,6 +204,50 @@ def test_names_in_the_readme_can_be_imported_from_rollforge() -> None:
     assert names <= set(rollforge.__all__), names - set(rollforge.__all__)
     modules = re.findall(r"^(?:from|import) (rollforge[\w.]*)", text, re.MULTILINE)
     assert set(modules) == {"rollforge"}
+
+
+def test_the_page_of_errors_is_complete() -> None:
+    """It names each error, with the classes that it can also be caught by, and no other."""
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", page, re.MULTILINE))
+    raised = {n: v for n, v in vars(errors).items() if inspect.isclass(v) and issubclass(v, Exception)}
+    assert rows.keys() == raised.keys()
+    for name, error in raised.items():
+        bases = {base.__name__ for base in error.__bases__}
+        listed = set(re.findall(r"`(\w+)`", rows[name]))
+        assert bases - {"StoreError", "TrackingError", "RollforgeError"} <= listed <= bases, name
+
+
+OF_ANY_TYPE = {
+    "BaseModel.__call__": "what the user's predict() returns",
+    "DataHandler.fetch": "with squeeze=True a frame, a series or a number, as in Qlib",
+    "DatasetH.prepare": "for a tuple, which is a list of names or a pair of days, as in Qlib",
+    "Ensemble.__call__": "what the user's class makes of the objects",
+    "SingleKeyEnsemble.__call__": "the only value in a dict of any objects",
+    "Group.reduce": "what the ensemble returns",
+    "RecordTemp.load": "a saved object",
+    "Recorder.load_object": "a saved object",
+    "QlibRecorder.load_object": "a saved object",
+}
+"""Public functions that can return an object of any type, and why."""
+
+
+def test_what_is_returned_has_a_type() -> None:
+    """No public function of the front door returns Any, except where the object is a user's or Qlib's rule says so."""
+    found = set()
+    for name in rollforge.__all__:
+        value = getattr(rollforge, name)
+        kind = value if inspect.isclass(value) or inspect.isfunction(value) else type(value)
+        functions = [kind] if inspect.isfunction(kind) else [inspect.getattr_static(kind, n) for n in dir(kind)]
+        for function in (f.fget if isinstance(f, property) else getattr(f, "__func__", f) for f in functions):
+            if not inspect.isfunction(function) or not function.__module__.startswith("rollforge"):
+                continue
+            if function.__name__.startswith("_") and function.__name__ != "__call__":
+                continue
+            for one in get_overloads(function) or [function]:
+                if one.__annotations__.get("return") in ("Any", "object"):
+                    found.add(function.__qualname__)
+    assert found == set(OF_ANY_TYPE)
 
 
 @pytest.mark.parametrize("statement", ["import rollforge", "from rollforge import RollforgeError, StoreUnavailable"])

@@ -41,12 +41,30 @@ class _Data:
         return _timestamps(calendar[slice(*place_range(calendar, start_time, end_time))])
 
     @staticmethod
+    @overload
     def instruments(
-        market: object = "all",
+        market: str = "all",
         filter_pipe: Sequence[object] | None = None,
         start_time: DayLike | None = None,
         end_time: DayLike | None = None,
-    ) -> Any:
+    ) -> dict[str, Any]: ...
+
+    @staticmethod
+    @overload
+    def instruments(
+        market: list[str],
+        filter_pipe: Sequence[object] | None = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
+    ) -> list[str]: ...
+
+    @staticmethod
+    def instruments(
+        market: str | list[str] = "all",
+        filter_pipe: Sequence[object] | None = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
+    ) -> dict[str, Any] | list[str]:
         """Return the description of a universe, plain data if its filters are; a list of codes is returned unchanged.
 
         Parameters

@@ -22,6 +22,11 @@ class TaskView:
     A part that is missing is None, an empty text or an empty list, except where an error is documented. The parts are
     those of the definition itself, not copies.
 
+    Parameters
+    ----------
+    definition : mapping
+        A task, as a generator returns it or a pool stores it.
+
     Examples
     --------
     >>> handler = {"class": "Alpha158", "kwargs": {"instruments": "csi300"}}
