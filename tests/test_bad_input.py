@@ -125,7 +125,7 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "record without a signal record": (
         "task.record.0.class",
         "SigAnaRecord",
-        ("task.record.0", "SigAnaRecord works on what a SignalRecord saves, and none stands before it"),
+        ("task.record.0", "SigAnaRecord needs the results of a SignalRecord. Add one before it"),
     ),
     "benchmark without data": (
         "task.record",
@@ -248,9 +248,9 @@ def test_a_damaged_data_file_is_named(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "holds no days"),
+        ("", "contains no days"),
         ("2022-01-03\nsoon\n", "line 2: .soon. is not a date"),
-        ("2022-01-04\n2022-01-03\n", "must ascend"),
+        ("2022-01-04\n2022-01-03\n", "ascending order"),
     ],
 )
 def test_an_invalid_calendar_is_named(small_market: Path, tmp_path: Path, text: str, expected: str) -> None:

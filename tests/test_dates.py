@@ -262,9 +262,12 @@ def test_a_manually_edited_calendar_is_read(folder: Path, text: str, encoding: s
         (b"date\n2021-03-01\n", r"day\.txt, line 1: 'date' is not a date"),
         (b"2021-03-01\n2021-03\n", r"line 2: '2021-03' is a month"),
         (b"2021-03-01\n2301-03-02\n", "2301-03-02 is outside 1678-01-01 to 2261-12-31"),
-        (b"2021-03-01 09:30\n2021-03-01 09:31\n", r"times within a day \(09:30 and 09:31 of 2021-03-01\).* daily bars"),
+        (
+            b"2021-03-01 09:30\n2021-03-01 09:31\n",
+            r"several times of one day \(09:30 and 09:31 of 2021-03-01\).* daily bars",
+        ),
         (b"2021-03-01\xff\n", "is not UTF-8 text"),
-        (b"\xef\xbb\xbf\n", "holds no days"),
+        (b"\xef\xbb\xbf\n", "contains no days"),
     ],
 )
 def test_an_invalid_calendar_file_is_named(folder: Path, text: bytes, error: str) -> None:
@@ -296,8 +299,8 @@ def test_a_manually_edited_universe_is_read(folder: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("A\t2021-03-01\n", r"mine\.txt, line 1: expected code, first day, last day"),
-        ("A\t2021-03-01\t\n", "line 1: expected code"),
+        ("A\t2021-03-01\n", r"mine\.txt, line 1: expected a code, its first day and its last day"),
+        ("A\t2021-03-01\t\n", "line 1: expected a code"),
         ("A\t2021-03-01\t2021-03-02\nB\t2021-03-01\t2021-02-29\n", "line 2: '2021-02-29' is not a date"),
         ("A\t2021-03-01\tnan\n", "'nan' is not a date"),
     ],
@@ -315,6 +318,6 @@ def test_members_without_effect_are_named(folder: Path, caplog: pytest.LogCaptur
     (folder / "instruments" / "mine.txt").write_text("A\t2021-03-02\t2021-03-01\nAA\t2021-03-01\t2021-03-02\n")
     with caplog.at_level("WARNING"):
         Provider(folder).instruments("mine")
-    assert "1 of its spans end before they begin and hold no day (line 1)" in caplog.text
-    assert "names instruments without data" in caplog.text
+    assert "1 of its spans end before they begin and contain no day (the first in line 1)" in caplog.text
+    assert "contains instruments without data" in caplog.text
     assert "AA" in caplog.text

@@ -178,7 +178,7 @@ def test_a_registered_scheme_is_replaced_only_with_replace(install: Install) -> 
 @pytest.mark.parametrize("scheme", ["", "x", "Redis", "a b", "redis://", "1st", "red_is", "a:b", None])
 def test_an_invalid_scheme_is_refused(scheme: str) -> None:
     """A scheme is the part of a URI before ``://``."""
-    with pytest.raises(ConfigError, match="no URI scheme"):
+    with pytest.raises(ConfigError, match="not a valid URI scheme"):
         register_store(scheme, "boxes:BoxStore")
 
 
@@ -197,7 +197,7 @@ def test_an_invalid_target_is_refused(target: str) -> None:
         ("boxes_e:BoxStore", "def\n", ConfigError, "SyntaxError"),
         ("boxes_e:Bxo", BOXES, ConfigError, "Bxo"),
         ("boxes_e:Nothing", BOXES, ConfigError, "has no create"),
-        ("boxes_e:function", BOXES, ConfigError, "is no class"),
+        ("boxes_e:function", BOXES, ConfigError, "is not a class"),
         ("gone_e:BoxStore", BOXES, MissingDependency, "gone_e"),
     ],
 )

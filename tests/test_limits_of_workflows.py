@@ -47,7 +47,7 @@ def test_anchors_that_expand_exponentially_are_refused(line: str, tmp_path: Path
     file.write_text(nested(12, line) + TASK)
     with (
         soon(),
-        pytest.raises(TooLarge, match=r"bomb\.yaml, line \d+: the document stands for more than 300,000") as caught,
+        pytest.raises(TooLarge, match=r"bomb\.yaml, line \d+: the document expands to more than 300,000") as caught,
     ):
         load_workflow(file)
     assert "ROLLFORGE_LIMIT_EXPANDED_VALUES" in str(caught.value)
@@ -76,7 +76,7 @@ def test_an_alias_inside_its_own_anchor_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- "])
 def test_nesting_deeper_than_the_limit_is_refused(opening: str) -> None:
-    with soon(), pytest.raises(TooLarge, match="nests more than 100 levels"):
+    with soon(), pytest.raises(TooLarge, match="is nested deeper than 100 levels"):
         read_yaml("a:\n  " + opening * 50_000)
 
 
@@ -164,7 +164,11 @@ def test_cyclic_or_endless_base_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "two.yaml").write_text("BASE_CONFIG_PATH: one.yaml\n")
     for i in range(10_000):
         (tmp_path / f"{i}.yaml").write_text(f"BASE_CONFIG_PATH: {tmp_path}/{i + 1}.yaml\n")
-    for name, message in [("self", "builds on itself"), ("one", "builds on itself"), ("0", "the limit is 10 files")]:
+    for name, message in [
+        ("self", "is based on itself"),
+        ("one", "is based on itself"),
+        ("0", "the limit is 10 files"),
+    ]:
         with soon(), pytest.raises(ConfigError, match=message):
             load_workflow(tmp_path / f"{name}.yaml")
 

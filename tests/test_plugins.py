@@ -263,7 +263,7 @@ def test_a_plugin_that_cannot_be_imported_is_an_error_in_the_file(
         ("nothing_of_that_name", None, "There is no module 'nothing_of_that_name'"),
         ("./broken.py", "1/0\n", "ZeroDivisionError"),
         ("./broken2.py", "def\n", "SyntaxError"),
-        ("beside_it", "", "beside_it.py lies beside the workflow file: write ./beside_it.py"),
+        ("beside_it", "", "Did you mean ./beside_it.py, in the folder of the workflow file?"),
     ):
         file = write(tmp_path / "job.yaml", {**content, "plugins": [name]})
         if text is not None:

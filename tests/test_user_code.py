@@ -114,7 +114,7 @@ def test_a_file_beside_the_workflow_is_found_from_anywhere(elsewhere: Path, smal
 @pytest.mark.parametrize("module_path", ["../../etc/passwd", "a..b", ".a", "a b", "mine/own"])
 def test_an_invalid_module_name_is_reported_in_one_sentence(module_path: str) -> None:
     """The message does not contain Python's import error."""
-    with pytest.raises(BuildError, match=r"There is no module .*its ending \.py\.$"):
+    with pytest.raises(BuildError, match=r"There is no module .*the path of a \.py file\.$"):
         locate("Model", module_path)
 
 

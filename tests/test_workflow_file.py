@@ -168,10 +168,10 @@ def test_a_base_file_is_merged(tmp_path: Path) -> None:
         ("  model:", "  modell:", "line 7: task.modell: unknown key. Did you mean 'model'?"),
         ("module_path: rollforge.models", "modul_path: rollforge.models", "Did you mean 'module_path'?"),
         ("  data: market", "  dta: market", "line 2: rollforge.dta: unknown key. Did you mean 'data'?"),
-        ("rtype: sliding", "rtype: slding", "rolling.rtype: found 'slding', allowed is 'sliding' or 'expanding'."),
+        ("rtype: sliding", "rtype: slding", "rolling.rtype: must be 'sliding' or 'expanding', found 'slding'."),
         ("step: 60", "step: soon", "line 9: rolling.step: must be a valid integer"),
         ("step: 60", "stpe: 60", "rolling.stpe: unknown key. Did you mean 'step'?"),
-        ("rollforge:", "qlib_init: {}\nrollforge:", "stands beside qlib_init"),
+        ("rollforge:", "qlib_init: {}\nrollforge:", "cannot be combined with qlib_init"),
     ],
 )
 def test_a_mistake_is_reported_with_its_line_and_a_suggestion(
@@ -197,7 +197,7 @@ def test_unreadable_yaml_shows_line_and_column(tmp_path: Path) -> None:
 
 def test_a_duplicate_key_is_refused(tmp_path: Path) -> None:
     """PyYAML would silently use the second one."""
-    assert "the key 'step' stands twice" in message(tmp_path, OWN_FORM.replace("step: 60", "step: 60, step: 20"))
+    assert "the key 'step' appears twice" in message(tmp_path, OWN_FORM.replace("step: 60", "step: 60, step: 20"))
 
 
 def test_a_missing_file_is_reported_with_a_suggestion(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_models_in_a_pool_without_names_are_named_by_their_differences(files: Fi
         ("models:\n  lgb: {model: {class: A, kwarg: {}}}\n", "line 19: models.lgb.model.kwarg: unknown key."),
         ('models:\n  "a\\nb": {class: A}\n', "cannot be the name of a model"),
         (f"models:\n  {'x' * 81}: {{class: A}}\n", "cannot be the name of a model"),
-        ("models:\n  lgb: {class: A}\n  lgb: {class: B}\n", "the key 'lgb' stands twice"),
+        ("models:\n  lgb: {class: A}\n  lgb: {class: B}\n", "the key 'lgb' appears twice"),
         ("model:\n  lgb: {class: A}\n", "model: unknown key. Did you mean 'models'?"),
         ("grid: {model.kwargs.x: 5}\n", "grid.model.kwargs.x"),
     ],

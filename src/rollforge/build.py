@@ -64,7 +64,7 @@ def import_module(module_path: str, where: str = "") -> ModuleType:
             raise type(exc)(str(exc), path=where) from exc.__cause__
     if not all(part.isidentifier() for part in module_path.split(".")):
         raise MissingCode(
-            f"There is no module {module_path!r}. Write a module as package.module, or a file with its ending .py.",
+            f"There is no module {module_path!r}. Write package.module, or the path of a .py file.",
             path=where,
         )
     try:
@@ -116,7 +116,7 @@ def locate(
     """
     if not isinstance(name, str):
         if not callable(name):
-            raise BuildError(f"a class is named by a string, found {shown(name)}.", path=where)
+            raise BuildError(f"a class must be given as a string, found {shown(name)}.", path=where)
         if not (
             trust.circle() is trust.Circle.OWN and not noun and getattr(name, "__module__", None) in (None, "builtins")
         ):
@@ -289,7 +289,7 @@ def target_of(
     target = _located(name, module_path, kind, where)
     if inspect.isabstract(target):
         lacking = ", ".join(sorted(getattr(target, "__abstractmethods__", ())))
-        raise BuildError(f"{name} is an abstract class: a subclass has to define {lacking}.", path=where)
+        raise BuildError(f"{name} is an abstract class: a subclass must define {lacking}.", path=where)
     own = config.get("kwargs") or {}
     if not isinstance(own, Mapping):
         raise BuildError(f"kwargs must be a mapping, found a {type(own).__name__}.", path=where)
@@ -348,7 +348,7 @@ def _load_file(url: str, accept_types: type | tuple[type, ...], where: str) -> o
     parsed = urlparse(url)
     path = read_path(unquote(parsed.netloc + parsed.path), where)
     if not os.path.isfile(path):
-        raise BuildError(f"the file {str(path)!r} does not exist. {str(path)!r}.", path=where)
+        raise BuildError(f"the file {str(path)!r} does not exist.", path=where)
     loaded = safe_pickle.load(path)
     if accept_types and not isinstance(loaded, accept_types):
         raise BuildError(f"{path} contains a {type(loaded).__name__}, which cannot be used here.", path=where)

@@ -124,16 +124,14 @@ class Drivers:
         """
         if not isinstance(scheme, str) or not _SCHEME.fullmatch(scheme):
             raise ConfigError(
-                f"{shown(scheme)} is no URI scheme. Write lower-case letters and digits, such as 'redis'."
+                f"{shown(scheme)} is not a valid URI scheme. Use lower-case letters and digits, such as 'redis'."
             )
         if isinstance(target, type):
             target = f"{target.__module__}:{target.__qualname__}"
         if not isinstance(target, str) or not _TARGET.fullmatch(target):
-            raise ConfigError(f"The scheme {scheme!r} needs a class as 'module:Class', found {shown(target)}.")
+            raise ConfigError(f"The scheme {scheme!r} must name a class as 'module:Class', found {shown(target)}.")
         if scheme in self._built_in:
-            raise ConfigError(
-                f"The scheme {scheme!r} is Rollforge's own and cannot be replaced. Give yours another name."
-            )
+            raise ConfigError(f"The scheme {scheme!r} is built in and cannot be replaced. Use another name.")
         known = self._registered.get(scheme)
         if known is not None and known.target != target and not replace:
             raise ConfigError(
@@ -152,7 +150,7 @@ class Drivers:
             If the scheme was not registered.
         """
         if self._registered.pop(scheme, None) is None:
-            raise ConfigError(f"The scheme {scheme!r} was not registered by {self._function}().")
+            raise ConfigError(f"The scheme {scheme!r} was not registered with {self._function}().")
         self._used.discard(scheme)
 
     def registered(self) -> tuple[tuple[str, str], ...]:
@@ -177,8 +175,9 @@ class Drivers:
         found, claims = self._installed()
         if len(claims.get(scheme, ())) > 1:
             raise ConfigError(
-                f"Several installed packages open {scheme!r}: {', '.join(claims[scheme])}. Uninstall all but one, or "
-                f"choose one with rollforge.{self._function}({scheme!r}, 'module:Class')."
+                f"Several installed packages provide the scheme {scheme!r}: {', '.join(claims[scheme])}. "
+                f"Uninstall all but one, or choose one with rollforge.{self._function}({scheme!r}, "
+                "'module:Class')."
             )
         return found.get(scheme)
 
@@ -194,11 +193,11 @@ class Drivers:
             owner = f"{point.package} ({point.value})"
             wrong = ""
             if not _SCHEME.fullmatch(point.name):
-                wrong = f"{point.name!r} is no URI scheme"
+                wrong = f"{point.name!r} is not a valid URI scheme"
             elif point.name in self._built_in:
-                wrong = f"the scheme {point.name!r} is Rollforge's own and cannot be replaced"
+                wrong = f"the scheme {point.name!r} is built in and cannot be replaced"
             elif not _TARGET.fullmatch(point.value):
-                wrong = f"the scheme {point.name!r} needs a class as 'module:Class'"
+                wrong = f"the scheme {point.name!r} must name a class as 'module:Class'"
             if wrong:
                 self._warn(f"The entry point of {owner} in the group {self.group!r} is ignored: {wrong}.")
                 continue
@@ -245,8 +244,8 @@ class Drivers:
         if driver.origin:
             lacking = [m for m in self._methods if not callable(getattr(found, m, None))]
             if not isinstance(found, type) or lacking:
-                why = f"it has no {lacking[0]}()" if isinstance(found, type) else "it is no class"
-                raise ConfigError(f"{where} is no {self.noun}: {why}.")
+                why = f"it has no {lacking[0]}()" if isinstance(found, type) else "it is not a class"
+                raise ConfigError(f"{where} is not a {self.noun}: {why}.")
         self._used.add(driver.scheme)
         return found
 
@@ -254,7 +253,7 @@ class Drivers:
         """Return the error for a URI with an unknown scheme: which schemes exist, and how to add one."""
         if scheme == "object":
             return ConfigError(
-                f"The {self.noun} {uri.partition(':')[2]} was passed as an object to another program, and cannot be opened here.",
+                f"The {self.noun} {uri.partition(':')[2]} is an object in another program and cannot be opened here.",
                 path=path,
             )
         known = self.schemes()
@@ -262,9 +261,9 @@ class Drivers:
         also = f" Added: {', '.join(sorted(others))}." if others else ""
         named = scheme if _SCHEME.fullmatch(scheme) else "SCHEME"
         return ConfigError(
-            f"{mask_secrets(uri)!r} names no {self.noun}.{nearest(scheme, known)} Write {self._examples}.{also} "
-            f"To add a scheme, install a package with an entry point in {self.group!r}, or call "
-            f"rollforge.{self._function}({named!r}, 'module:Class').",
+            f"{mask_secrets(uri)!r} does not name a {self.noun}.{nearest(scheme, known)} Write "
+            f"{self._examples}.{also} To add a scheme, install a package with an entry point in "
+            f"{self.group!r}, or call rollforge.{self._function}({named!r}, 'module:Class').",
             path=path,
         )
 
@@ -285,7 +284,8 @@ class Drivers:
         lacking = next((m for m in self._methods if not callable(getattr(given, m, None))), None)
         if lacking is not None:
             raise ConfigError(
-                f"A {self.noun} is a URI or an object with the methods of one, found {shown(given)}, which has no {lacking}()."
+                f"A {self.noun} must be a URI or an object with its methods, found {shown(given)}, which has no "
+                f"{lacking}()."
             )
         for address, known in self._lent.items():
             if known is given:

@@ -147,8 +147,8 @@ class Limit:
 LIMITS: Mapping[str, Limit] = {
     limit.name: limit
     for limit in (
-        Limit("workflow_size", 2**20, "size of a workflow file, also after its template is filled", "bytes"),
-        Limit("template_ms", 500, "computing time of a workflow file's template", "ms"),
+        Limit("workflow_size", 2**20, "size of a workflow file, also after its template is rendered", "bytes"),
+        Limit("template_ms", 500, "CPU time for rendering a workflow file's template", "ms"),
         Limit("values", 50_000, "values written in a workflow file", "values"),
         Limit("expanded_values", 300_000, "values of a workflow file after its aliases are expanded", "values"),
         Limit("depth", 100, "nesting of mappings and lists in a workflow file", "levels"),

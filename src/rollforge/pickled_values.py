@@ -143,7 +143,7 @@ def count_hashes(keys: Iterable[object], seen: Counter[int]) -> None:
 
 def _from_sequence(kind: Callable[[Any], object]) -> Callable[..., object]:
     def make(values: Any = ()) -> object:
-        _need(isinstance(values, (list, tuple, set, frozenset)), "a container of something that is not one")
+        _need(isinstance(values, (list, tuple, set, frozenset)), "a container made from something else")
         if kind in (set, frozenset) and not isinstance(values, (set, frozenset)):
             count_hashes(values, Counter())
         return kind(values)
@@ -153,7 +153,8 @@ def _from_sequence(kind: Callable[[Any], object]) -> Callable[..., object]:
 
 def _bytearray(data: Any = b"", encoding: str = "latin-1") -> bytearray:
     _need(
-        isinstance(data, (bytes, bytearray, str)) and encoding in ("latin-1", "latin1"), "a bytearray of other things"
+        isinstance(data, (bytes, bytearray, str)) and encoding in ("latin-1", "latin1"),
+        "a bytearray of something other than bytes",
     )
     return bytearray(data.encode("latin-1") if isinstance(data, str) else data)
 
@@ -170,7 +171,7 @@ def _bytes(data: object = b"", encoding: str = "latin-1") -> bytes:
 
 def _numbers(kind: Callable[..., object]) -> Callable[..., object]:
     def make(*values: object) -> object:
-        _need(all(type(v) in (int, float, bool) for v in values), f"a {kind.__name__} of other things than numbers")
+        _need(all(type(v) in (int, float, bool) for v in values), f"a {kind.__name__} of something other than numbers")
         return kind(*values)
 
     return make
@@ -184,9 +185,12 @@ def _slice(*values: object) -> slice:
 
 
 def _ordered(pairs: Any = ()) -> OrderedDict[Any, Any]:
-    _need(isinstance(pairs, (list, tuple, dict)), "an OrderedDict of other things than pairs")
+    _need(isinstance(pairs, (list, tuple, dict)), "an OrderedDict of something other than pairs")
     if not isinstance(pairs, dict):
-        _need(all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs), "an OrderedDict of no pairs")
+        _need(
+            all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs),
+            "an OrderedDict of something other than pairs",
+        )
         count_hashes((pair[0] for pair in pairs), Counter())
     return OrderedDict(pairs)
 
@@ -200,7 +204,7 @@ _FACTORIES = (int, float, str, list, dict, set, tuple, OrderedDict)
 
 
 def _default_dict(factory: Any = None) -> defaultdict[Any, Any]:
-    _need(factory is None or factory in _FACTORIES, "a defaultdict of another type")
+    _need(factory is None or factory in _FACTORIES, "a defaultdict of an unknown type")
     return defaultdict(factory)
 
 
@@ -210,7 +214,9 @@ def _deque(values: Any = (), maxlen: Any = None) -> deque[Any]:
 
 
 def _date(*parts: Any) -> dt.date:
-    _need(_ints(*parts) or (len(parts) == 1 and type(parts[0]) in (bytes, str)), "a date of other things")
+    _need(
+        _ints(*parts) or (len(parts) == 1 and type(parts[0]) in (bytes, str)), "a date of something other than numbers"
+    )
     return dt.date(*parts)
 
 
@@ -219,7 +225,7 @@ def _moment(kind: type[dt.datetime] | type[dt.time]) -> Callable[..., object]:
         *numbers, zone = parts if parts and (parts[-1] is None or isinstance(parts[-1], dt.tzinfo)) else (*parts, None)
         _need(
             _ints(*numbers) or (len(numbers) == 1 and type(numbers[0]) in (bytes, str)),
-            f"a {kind.__name__} of other things",
+            f"a {kind.__name__} of something other than numbers",
         )
         build: Callable[..., Any] = kind
         packed = bool(numbers) and type(numbers[0]) is not int
@@ -231,7 +237,10 @@ def _moment(kind: type[dt.datetime] | type[dt.time]) -> Callable[..., object]:
 
 
 def _zone(offset: Any, *name: Any) -> dt.timezone:
-    _need(type(offset) is dt.timedelta and all(type(n) is str for n in name), "a timezone of other things")
+    _need(
+        type(offset) is dt.timedelta and all(type(n) is str for n in name),
+        "a timezone of something other than an offset and a name",
+    )
     return dt.timezone(offset, *name)
 
 
@@ -256,19 +265,19 @@ def _get_attribute(*arguments: object) -> Rule:
 
 
 def _decimal(text: Any) -> Decimal:
-    _need(type(text) is str and len(text) < 10_000, "a Decimal of something other than a text")
+    _need(type(text) is str and len(text) < 10_000, "a Decimal of something other than a string")
     return Decimal(text)
 
 
 def _path(*parts: Any) -> object:
     from pathlib import PosixPath
 
-    _need(all(type(p) is str for p in parts), "a path of other things than texts")
+    _need(all(type(p) is str for p in parts), "a path of something other than strings")
     return PosixPath(*parts)
 
 
 def _pure_path(*parts: Any) -> PurePosixPath:
-    _need(all(type(p) is str for p in parts), "a path of other things than texts")
+    _need(all(type(p) is str for p in parts), "a path of something other than strings")
     return PurePosixPath(*parts)
 
 
@@ -373,13 +382,13 @@ def _array(data: Any, dtype: Any, shape: Any, order: str) -> Any:
     count = math.prod(shape)
     if dtype.hasobject:
         _need(dtype == np.dtype(object) and type(data) is list, "an array of objects from bytes")
-        _need(len(data) == count, "an array whose data do not fill it")
+        _need(len(data) == count, "an array whose data do not match its shape")
         made = np.empty(count, object)
         for i, value in enumerate(data):
             made[i] = value
         return made.reshape(shape, order=order)  # type: ignore[call-overload]
     _need(isinstance(data, (bytes, bytearray)), "an array of something other than bytes")
-    _need(len(data) == count * dtype.itemsize, "an array whose data do not fill it")
+    _need(len(data) == count * dtype.itemsize, "an array whose data do not match its shape")
     _need(not count or dtype.itemsize, "an array of values without a size")
     if not count:
         return np.zeros(shape, dtype, order)  # type: ignore[call-overload]
@@ -471,10 +480,10 @@ def _places(places: object, count: int) -> list[int]:
 
     if isinstance(places, slice):
         parts = (places.start, places.stop, places.step)
-        _need(all(p is None or type(p) is int for p in parts), "a block with unknown places")
+        _need(all(p is None or type(p) is int for p in parts), "a block at unknown positions")
         return list(range(*places.indices(count)))
     found = np.asarray(places)
-    _need(found.ndim == 1 and found.dtype.kind in "iu" and len(found) <= count, "a block with unknown places")
+    _need(found.ndim == 1 and found.dtype.kind in "iu" and len(found) <= count, "a block at unknown positions")
     return [int(p) for p in found]
 
 
@@ -581,7 +590,7 @@ def _index(cls: Any, parts: Any) -> Any:
     hash(name)
     if cls is pd.RangeIndex:
         numbers = [parts["start"], parts["stop"], parts["step"]]
-        _need(_ints(*numbers), "a range of other things than numbers")
+        _need(_ints(*numbers), "a range of something other than numbers")
         start, stop, step = numbers
         return pd.RangeIndex(start, stop, step, name=name)
     if cls is pd.MultiIndex:
@@ -648,7 +657,7 @@ def _array_of(kind: str, values: Any, dtype: Any, more: dict[str, Any]) -> Any:
 
 
 def _masked_array(*arguments: object) -> Pending:
-    _need(not arguments, "a masked array by a call")
+    _need(not arguments, "a masked array made by a call")
 
     def finish(state: Any) -> Any:
         import numpy as np
@@ -656,7 +665,10 @@ def _masked_array(*arguments: object) -> Pending:
 
         _need(isinstance(state, dict), "a masked array without its state")
         data, mask = state["_data"], state["_mask"]
-        _need(isinstance(data, np.ndarray) and isinstance(mask, np.ndarray), "a masked array of other things")
+        _need(
+            isinstance(data, np.ndarray) and isinstance(mask, np.ndarray),
+            "a masked array of something other than values and a mask",
+        )
         kinds = {"b": pd.arrays.BooleanArray, "i": pd.arrays.IntegerArray, "u": pd.arrays.IntegerArray}
         return kinds.get(data.dtype.kind, pd.arrays.FloatingArray)(data, mask)
 
@@ -664,7 +676,7 @@ def _masked_array(*arguments: object) -> Pending:
 
 
 def _arrow_array(*arguments: object) -> Pending:
-    _need(not arguments, "an Arrow array by a call")
+    _need(not arguments, "an Arrow array made by a call")
 
     def finish(state: Any) -> Any:
         import pandas as pd
@@ -672,7 +684,7 @@ def _arrow_array(*arguments: object) -> Pending:
 
         _need(isinstance(state, dict), "an Arrow array without its state")
         data, dtype = state.get("_pa_array", state.get("_data")), state.get("_dtype")
-        _need(isinstance(data, (pa.ChunkedArray, pa.Array)), "an Arrow array of other things")
+        _need(isinstance(data, (pa.ChunkedArray, pa.Array)), "an Arrow array of something other than Arrow data")
         if isinstance(data, pa.Array):
             data = pa.chunked_array([data])
         if dtype is None:
@@ -687,7 +699,7 @@ def _with_state(make: Callable[[dict[str, Any]], object]) -> Callable[..., objec
     """A dtype that is pickled as an empty instance and its attributes."""
 
     def start(*arguments: object) -> Any:
-        _need(not arguments, "a dtype by a call")
+        _need(not arguments, "a dtype made by a call")
         return Pending(lambda state: make(state if isinstance(state, dict) else {}))
 
     return start
@@ -717,7 +729,7 @@ def _string_dtype(*arguments: Any) -> Any:
     if not arguments:
         return Pending(lambda state: pd.StringDtype((state or {}).get("storage", "python")))
     storage, *missing = arguments
-    _need(type(storage) is str and len(missing) < 2, "a dtype of texts of an unknown kind")
+    _need(type(storage) is str and len(missing) < 2, "a string dtype of an unknown kind")
     return pd.StringDtype(storage, *missing)
 
 
@@ -735,7 +747,7 @@ def _timestamp(value: Any, frequency: object = None, zone: Any = None, unit: Any
     import numpy as np
     import pandas as pd
 
-    _need(type(value) is int and unit in _UNITS, "a timestamp of other things than a number")
+    _need(type(value) is int and unit in _UNITS, "a timestamp of something other than a number")
     moment: Any = np.array(value).astype(f"datetime64[{_UNITS[unit]}]")[()]
     made = pd.Timestamp(moment)
     if zone is None:
@@ -748,7 +760,7 @@ def _timedelta(value: Any, unit: Any = 10) -> Any:
     import numpy as np
     import pandas as pd
 
-    _need(type(value) is int and unit in _UNITS, "a timedelta of other things than a number")
+    _need(type(value) is int and unit in _UNITS, "a timedelta of something other than a number")
     length: Any = np.array(value).astype(f"timedelta64[{_UNITS[unit]}]")[()]
     return pd.Timedelta(length)
 
@@ -878,7 +890,7 @@ def _arrow_values(data: Any) -> Any:
     kind, length, nulls, offset, buffers, children, dictionary = data
     _need(isinstance(kind, pa.DataType) and _ints(length, nulls, offset), "an Arrow array of an unknown kind")
     _need(length >= 0 and offset >= 0 and not children and dictionary is None, "an Arrow array with parts")
-    _need(all(b is None or isinstance(b, pa.Buffer) for b in buffers), "an Arrow array of other things than buffers")
+    _need(all(b is None or isinstance(b, pa.Buffer) for b in buffers), "an Arrow array of something other than buffers")
     made = pa.Array.from_buffers(kind, length, list(buffers), nulls, offset)
     made.validate(full=True)  # offsets that point outside their buffers
     return made
@@ -887,7 +899,10 @@ def _arrow_values(data: Any) -> Any:
 def _arrow_chunks(chunks: object, kind: object = None) -> object:
     import pyarrow as pa
 
-    _need(isinstance(chunks, list) and all(isinstance(c, pa.Array) for c in chunks), "an Arrow array of other things")
+    _need(
+        isinstance(chunks, list) and all(isinstance(c, pa.Array) for c in chunks),
+        "an Arrow array of something other than Arrow data",
+    )
     return pa.chunked_array(chunks, kind)
 
 

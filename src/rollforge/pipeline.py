@@ -167,7 +167,7 @@ def train(
             try:
                 executor.run(job, on_event, while_starting)
             except FailingWorker as exc:
-                log.warning("%s The other workers go on.", exc)
+                log.warning("%s The other workers continue.", exc)
                 TaskManager(pool, store=store).wait(batch=batch, warn=False)
                 return
         while_starting = None

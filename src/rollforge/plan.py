@@ -121,7 +121,7 @@ def _placed(exc: RollforgeError, workflow: Workflow) -> str:
     missing = exc.__cause__.name if isinstance(exc.__cause__, ModuleNotFoundError) else None
     local_file = workflow.path.parent / f"{missing}.py"
     hint = (
-        f" {local_file.name} lies beside the workflow file: add 'sys: {{rel_path: .}}' to it."
+        f" {local_file.name} is in the folder of the workflow file: add 'sys: {{rel_path: .}}' to it."
         if os.path.isfile(local_file)
         else ""
     )
@@ -139,7 +139,7 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
     uri = workflow.session.provider_uri
     if uri is None:
         raise ConfigError(
-            "No data folder is named. Add 'rollforge: {data: FOLDER}' to the file, or set ROLLFORGE_DATA; "
+            "No data folder is given. Add 'rollforge: {data: FOLDER}' to the file, or set ROLLFORGE_DATA; "
             "'rollforge data demo FOLDER' makes one."
         )
     template = dict(workflow.template)
@@ -147,7 +147,7 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
         calendar = open_provider(uri).calendar()
     except DataNotFound as exc:
         raise DataNotFound(
-            f"{exc} A made-up one with the names and days of this file: {_demo_command(template, uri)}"
+            f"{exc} To create a demo market with the names and days of this file, run: {_demo_command(template, uri)}"
         ) from None
     # In Qlib's format a window's backtest keeps the days of the file; in Rollforge's format it has its own.
     own: Definition = {"roll_backtest": workflow.form == "rollforge", **(workflow.rolling or {})}
@@ -355,7 +355,7 @@ def _check_needs(record: object, earlier: Sequence[object], where: str) -> None:
         known = [type(r) for r in earlier]
         if all(cls.__module__.startswith("rollforge.") and not issubclass(cls, needed) for cls in known):
             raise ConfigError(
-                f"{type(record).__name__} works on what a {needed.__name__} saves, and none stands before it. Add one.",
+                f"{type(record).__name__} needs the results of a {needed.__name__}. Add one before it.",
                 path=where,
             )
     if isinstance(record, PortAnaRecord):

@@ -51,7 +51,8 @@ def render(text: str, name: str) -> str:
         from jinja2.sandbox import SandboxedEnvironment
     except ImportError as exc:
         raise MissingDependency(
-            f"{name} is a Jinja template. Install its reader: pip install 'rollforge[templates]'"
+            f"{name} is a Jinja template, which needs the package jinja2. Install it: pip install "
+            "'rollforge[templates]'"
         ) from exc
     for word in set(re.findall(r"[A-Za-z_]\w*", text)):
         if is_secret_name(word):  # the report shows the rendered workflow
@@ -62,8 +63,8 @@ def render(text: str, name: str) -> str:
         rendered = environment.from_string(tree).render(os.environ) if _only_names(tree) else _computed(text, name)
     except (jinja2.TemplateError, RecursionError) as exc:
         reason = str(exc) or type(exc).__name__
-        raise ConfigError(f"{name}: the template cannot be filled: {reason}") from exc
-    LIMITS["workflow_size"].check(len(rendered.encode("utf-8", "replace")), f"{name}: the filled template holds")
+        raise ConfigError(f"{name}: the template cannot be rendered: {reason}") from exc
+    LIMITS["workflow_size"].check(len(rendered.encode("utf-8", "replace")), f"{name}: the rendered template holds")
     return rendered
 
 
@@ -90,18 +91,18 @@ def _computed(text: str, name: str) -> str:
             env={k: v for k, v in os.environ.items() if k != "PYTHONSTARTUP"},
         )
     except subprocess.TimeoutExpired:
-        LIMITS["template_ms"].refuse(f"{name}: filling the template takes too long")
+        LIMITS["template_ms"].refuse(f"{name}: rendering the template takes too long")
     if done.returncode == -signal.SIGPROF:
-        LIMITS["template_ms"].refuse(f"{name}: filling the template takes longer than {limit:,} ms of computing time")
+        LIMITS["template_ms"].refuse(f"{name}: rendering the template takes more than {limit:,} ms of CPU time")
     try:
         answer: Mapping[str, str] = json.loads(done.stdout)
     except ValueError:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise ConfigError(
-            f"{name}: the template cannot be filled: {lines[-1] if lines else f'exit code {done.returncode}'}"
+            f"{name}: the template cannot be rendered: {lines[-1] if lines else f'exit code {done.returncode}'}"
         ) from None
     if "error" in answer:
-        raise ConfigError(f"{name}: the template cannot be filled: {answer['error']}")
+        raise ConfigError(f"{name}: the template cannot be rendered: {answer['error']}")
     return answer["text"]
 
 

@@ -234,8 +234,8 @@ def _load_document(path: Path, over: tuple[Path, ...] = ()) -> tuple[Definition,
     """Merge a document into its base documents, and return the result; `over` are the files based on this one."""
     here = Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a loop of links
     if here in over:
-        raise ConfigError(f"BASE_CONFIG_PATH: {path} builds on itself.")
-    LIMITS["base_files"].check(len(over), f"BASE_CONFIG_PATH: {over[0] if over else path} builds on")
+        raise ConfigError(f"BASE_CONFIG_PATH: {path} is based on itself.")
+    LIMITS["base_files"].check(len(over), f"BASE_CONFIG_PATH: {over[0] if over else path} is based on")
     text = render(_read_file(path), str(path))
     document, lines = read_yaml(text, str(path))
     named = document.get("BASE_CONFIG_PATH")
@@ -291,11 +291,11 @@ def _message(error: Any, document: Document, parts: list[str]) -> str:
             siblings = siblings.get(part, {}) if isinstance(siblings, Mapping) else {}
         keys = [str(k) for k in siblings] if isinstance(siblings, Mapping) else []
         near = difflib.get_close_matches(parts[-1], keys, n=1)
-        return "is missing." + (f" Is {near[0]!r} a slip of it?" if near else "")
+        return "is missing." + (f" Is {near[0]!r} a misspelling of it?" if near else "")
     if kind == "literal_error":
         expected = error["ctx"]["expected"]
         hint = nearest(str(value), re.findall(r"\w+", expected))
-        return f"found {shown(value)}, allowed is {expected}.{hint}"
+        return f"must be {expected}, found {shown(value)}.{hint}"
     text = str(error["msg"]).replace("Input should be", "must be").replace("valid dictionary", "mapping")
     return f"{text[0].lower()}{text[1:]}, found {shown(value)}."
 
@@ -310,9 +310,11 @@ def _validate(document: Definition, lines: Lines, path: Path, text: str) -> _Doc
         if hint:
             problems.append(f"{line_of(str(key), lines)}{key}: unknown key.{hint}")
         else:
-            log.warning("%s: the key %r means nothing here and is left out.", path, key)
+            log.warning("%s: the key %r is unknown and is ignored", path, key)
     if document.get("qlib_init") is not None and document.get("rollforge") is not None:
-        problems.append(f"{line_of('rollforge', lines)}rollforge: stands beside qlib_init; keep one of the two.")
+        problems.append(
+            f"{line_of('rollforge', lines)}rollforge: cannot be combined with qlib_init. Remove one of the two."
+        )
     problems.extend(_option_problems(document, lines))
     several = document.get("models") is not None
     try:
@@ -333,7 +335,7 @@ def _problems_of_models(document: Document, lines: Lines) -> list[str]:
     if not isinstance(models, dict) or not isinstance(document.get("task"), dict):
         return []  # already reported by pydantic
     if not models:
-        return [f"{line_of('models', lines)}models: must map names to models, found none."]
+        return [f"{line_of('models', lines)}models: must map names to models, but is empty."]
     found = []
     for name, given in models.items():
         path = f"models.{name}"
@@ -546,7 +548,7 @@ def _load_plugins(session: Session, file: Path, lines: Lines) -> None:
     except ConfigError as exc:
         missing = exc.__cause__.__cause__ if exc.__cause__ is not None else None
         name = missing.name if isinstance(missing, ModuleNotFoundError) else None
-        beside = f" {name}.py lies beside the workflow file: write ./{name}.py." if name and (
+        beside = f" Did you mean ./{name}.py, in the folder of the workflow file?" if name and (
             file.parent / f"{name}.py"
         ).is_file() else ""  # fmt: skip
         raise type(exc)(f"{file}, {line_of(exc.path, lines)}{exc}{beside}") from exc
@@ -557,7 +559,8 @@ def _checked_experiment(name: str) -> str:
     unfit = next((why for part in name.split("/") if (why := unfit_name(part))), "")
     if unfit:
         raise ConfigError(
-            f"{shown(name)} cannot be the name of an experiment: {unfit}. Its results are in a folder of this name.",
+            f"{shown(name)} cannot be the name of an experiment: {unfit}. The results are written to a "
+            "folder of this name.",
             path="experiment",
         )
     return name

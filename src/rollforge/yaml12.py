@@ -35,15 +35,17 @@ class BoundedLoader(yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             node = super().compose_node(parent, index)
             if event.anchor not in self._counts:
-                raise TooLarge(f"*{event.anchor} stands inside what it names.", path=_line_at(event))
+                raise TooLarge(
+                    f"the alias *{event.anchor} is used inside the value that it names.", path=_line_at(event)
+                )
             self._count += self._counts[event.anchor]
-            self._check("expanded_values", self._count, "stands for", event)
+            self._check("expanded_values", self._count, "expands to more than", event)
             return node
         self._count += 1
         self._written += 1
         self._depth += 1
-        self._check("values", self._written, "holds", event)
-        self._check("depth", self._depth, "nests", event)
+        self._check("values", self._written, "contains more than", event)
+        self._check("depth", self._depth, "is nested deeper than", event)
         node = super().compose_node(parent, index)
         self._depth -= 1
         if event.anchor is not None:
@@ -53,7 +55,7 @@ class BoundedLoader(yaml.SafeLoader):
     def _check(self, name: str, count: int, verb: str, event: object) -> None:
         if count > self._limits[name]:
             limit = LIMITS[name]
-            limit.refuse(f"the document {verb} more than {limit.shown()}", path=_line_at(event))
+            limit.refuse(f"the document {verb} {limit.shown()}", path=_line_at(event))
 
 
 class _Loader(BoundedLoader):
@@ -68,7 +70,7 @@ class _Loader(BoundedLoader):
         except Exception as exc:
             kind = node.tag.rpartition(":")[2]
             raise yaml.constructor.ConstructorError(
-                None, None, f"{shown(node.value)} is no {kind}: {exc}", node.start_mark
+                None, None, f"{shown(node.value)} is not a valid {kind}: {exc}", node.start_mark
             ) from exc
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
@@ -87,7 +89,7 @@ class _Loader(BoundedLoader):
                 raise yaml.constructor.ConstructorError(
                     None,
                     None,
-                    f"the key {shown(key)} stands twice (first in line {seen[key] + 1})",
+                    f"the key {shown(key)} appears twice (first on line {seen[key] + 1})",
                     key_node.start_mark,
                 )
             seen[key] = key_node.start_mark.line
@@ -131,7 +133,10 @@ def _construct_int(loader: _Loader, node: yaml.ScalarNode) -> int:
     value = int(loader.construct_scalar(node))  # base 10: YAML 1.2 has no octal 010
     if value.bit_length() > 63:
         raise yaml.constructor.ConstructorError(
-            None, None, f"{shown(value)} is beyond 64 bits; write it as a text or with a decimal point", node.start_mark
+            None,
+            None,
+            f"{shown(value)} does not fit in 64 bits; write it in quotes or with a decimal point",
+            node.start_mark,
         )
     return value
 
@@ -214,18 +219,18 @@ def read_yaml(text: str, name: str = "the document") -> tuple[dict[str, Any], Li
             loader.dispose()
     except yaml.YAMLError as exc:
         mark = getattr(exc, "problem_mark", None) or getattr(exc, "context_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
         problem = getattr(exc, "problem", None) or str(exc)
         line = _shown_line(text, mark.line, mark.column) if mark is not None else ""
-        raise ConfigError(f"{name}{where} is not readable YAML: {problem}.{line}") from exc
+        raise ConfigError(f"{name} is not valid YAML{where}: {problem}.{line}") from exc
     except TooLarge as exc:
         raise TooLarge(f"{name}, {exc}") from None
     except RecursionError as exc:
-        raise ConfigError(f"{name} nests too deep or contains itself.") from exc
+        raise ConfigError(f"{name} is nested too deeply or contains itself.") from exc
     except RollforgeError:
         raise
     except Exception as exc:  # an escape such as "\\UFFFFFFFF", and errors of deferred constructors
-        raise ConfigError(f"{name} is not readable YAML: {exc}") from exc
+        raise ConfigError(f"{name} is not valid YAML: {exc}") from exc
     if not isinstance(document, dict):
         raise ConfigError(f"{name} must be a mapping with at least 'task', found {type(document).__name__}.")
     return document, Lines(node)

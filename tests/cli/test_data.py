@@ -51,7 +51,7 @@ def test_the_command_suggested_for_a_missing_folder_works(tmp_path: Path) -> Non
     (tmp_path / "w.yaml").write_text(WORKFLOW.format(folder=folder))
     refused = call("plan", str(tmp_path / "w.yaml"))
     assert refused.returncode == Exit.USAGE
-    command = refused.stderr.partition("names and days of this file: ")[2].strip()
+    command = refused.stderr.partition("names and days of this file, run: ")[2].strip()
     assert command.startswith("rollforge data demo")
     assert call(*shlex.split(command)[1:], "--instruments", "5").returncode == Exit.DONE
     provider = open_provider(folder)
@@ -114,7 +114,7 @@ def test_a_universe_is_imported(tmp_path: Path, small_folder: Path, given_by: st
     made = call(*command, **environment)
     assert made.returncode == Exit.DONE, made.stderr
     assert f"mine_{given_by}: 2 instruments in 2 spans, 2020-03-02 to 2020-12-31, at most 2 on one day" in made.stdout
-    assert "1 left out that have no data: NONE" in made.stdout
+    assert "left out 1 instrument without data: NONE" in made.stdout
     assert f"mine_{given_by}" in open_provider(small_folder).markets()
 
 

@@ -254,7 +254,7 @@ def test_watch_ends_when_no_task_can_be_run(manager: TaskManager, uri: str) -> N
         (("task_stat",), "No pool is given"),
         (("-t", "p", "query", '{"x": {"$gtt": 1}}'), "Did you mean '$gt'?"),
         (("--store", "postgresql://127.0.0.1:9/x", "list"), "cannot be reached"),
-        (("--store", "redis://x", "list"), "names no task store"),
+        (("--store", "redis://x", "list"), "does not name a task store"),
     ],
 )
 def test_mistakes_are_reported_in_one_message(

@@ -475,7 +475,7 @@ def test_configurations(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     assert objects.parse_config(str(tmp_path / "config.yaml")) == objects.parse_config("a: [1, 2]") == {"a": [1, 2]}
     assert objects.parse_config({"a": 1}) == {"a": 1}
-    with pytest.raises(ConfigError, match="not readable YAML"):
+    with pytest.raises(ConfigError, match="not valid YAML"):
         objects.parse_config("a: [")
     assert objects.get_project_path(cur_path=tmp_path / "inner") == tmp_path
     with pytest.raises(FileNotFoundError):

@@ -62,7 +62,7 @@ def test_an_adjusted_close_adjusts_the_bar(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(volume, raw["volume"] / split, rtol=1e-6)
     np.testing.assert_allclose(factor, split, rtol=1e-6)
     np.testing.assert_allclose(back, raw["close"], rtol=1e-6)
-    assert any("multiplied by" in note and "volume divided by it" in note for note in made.notes)
+    assert any("multiplied by" in note and "volume was divided by it" in note for note in made.notes)
     assert not any(f.startswith(("adj", "5_adj")) for f in made.fields)
 
 
@@ -88,7 +88,7 @@ def test_adjusted_prices_are_unchanged(tmp_path: Path) -> None:
     close, factor = read(tmp_path, "$close", "$factor")
     np.testing.assert_allclose(close, table["close"], rtol=1e-6)
     np.testing.assert_allclose(factor, table["adj_factor"])
-    assert any("adjusted already" in note for note in made.notes)
+    assert any("already adjusted" in note for note in made.notes)
 
 
 def test_a_factor_that_was_not_applied_is_noted(tmp_path: Path) -> None:
@@ -111,9 +111,9 @@ def test_gaps_in_a_factor(tmp_path: Path) -> None:
     assert read(tmp_path, "$factor", code="B")[0].tolist() == [1.0] * 30
     note = next(n for n in made.notes if "adj_factor" in n)
     assert "1 for B, which has none" in note
-    assert "missing" in note
+    assert "in 32 rows without it" in note
     a.loc[3, "adj_factor"] = 0.0
-    with pytest.raises(DataError, match="adj_factor of A on 2021-03-04 is 0, but a factor is positive"):
+    with pytest.raises(DataError, match="adj_factor of A on 2021-03-04 is 0, but a factor must be positive"):
         put(a, tmp_path)
 
 
@@ -122,7 +122,7 @@ def test_an_adjusted_close_alone_is_the_close(tmp_path: Path) -> None:
     table = walk(1)[["date", "close"]].rename(columns={"close": "Adj Close"}).assign(symbol="A")
     made = put(table, tmp_path)
     np.testing.assert_allclose(read(tmp_path, "$close")[0], table["Adj Close"], rtol=1e-6)
-    assert "close is adj_close, the table has no other; factor set to 1" in made.notes
+    assert "adj_close was used as close, because the table has no other; factor was set to 1" in made.notes
 
 
 def test_with_a_factor_and_two_closes_close_is_raw(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_splits_that_prices_show_are_reported(tmp_path: Path, factor: float, tol
     """A table with splits whose closes jump on those days is reported as not adjusted; one without jumps is not."""
     table = walk(1).assign(symbol="A", **{"Stock Splits": np.where(np.arange(30) == 10, 2.0, 0.0)})
     table.loc[10:, ["open", "high", "low", "close"]] *= factor
-    assert any("close jumps where stock_splits names a split" in n for n in put(table, tmp_path).notes) is told
+    assert any("close jumps where stock_splits has a split" in n for n in put(table, tmp_path).notes) is told
 
 
 def test_inconsistent_prices_of_a_bar_are_reported(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_inconsistent_prices_of_a_bar_are_reported(tmp_path: Path) -> None:
     table.loc[[5, 6], ["low", "high"]] = table.loc[[5, 6], ["high", "low"]].to_numpy()
     note = next(n for n in put(table, tmp_path).notes if "above the high" in n)
     assert note.startswith(
-        "3 rows have a low above the high, or an open or close outside of them: the first is A on 2021-03-04"
+        "3 rows have a low above the high, or an open or close outside that range: the first is A on 2021-03-04"
     )
 
 
@@ -172,7 +172,7 @@ def test_a_duplicate_column_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("amount", "volume", "words"),
     [
-        (1, 1, "vwap made as amount / volume"),
+        (1, 1, "vwap was computed as amount / volume"),
         (1, 100, "volume in lots of 100"),
         (1000, 100, "10 x amount / volume (amount in thousands, volume in lots of 100)"),
         (1000, 1, "1000 x amount / volume"),
@@ -261,9 +261,9 @@ def test_a_change_that_is_not_a_change_of_close_is_left_out(tmp_path: Path) -> N
     """A column that is not a change of close, or is empty, is left out: it would make price limits wrong."""
     made = put(market().assign(change=np.random.default_rng(0).normal(size=120)), tmp_path)
     assert "change" not in made.fields
-    assert any(n.startswith("change left out: it is not the change of close") for n in made.notes)
+    assert any(n.startswith("change was left out, because it is not the change of close") for n in made.notes)
     made = put(market().assign(change=np.nan, vwap=np.nan), tmp_path)
-    assert "change left out: it holds no values" in made.notes
+    assert "change was left out, because it has no values" in made.notes
     assert "change" not in made.fields
     assert not np.isnan(read(tmp_path, "$vwap")[0]).any()
 
@@ -277,10 +277,10 @@ def test_a_day_that_few_instruments_have_is_reported(tmp_path: Path) -> None:
     """
     index = walk(9, DAYS.append(pd.DatetimeIndex(["2021-03-13"])).sort_values()).assign(symbol="INDEX")
     made = put(pd.concat([market(), index]), tmp_path)
-    assert any("2021-03-13 (1: INDEX of 5)" in n for n in made.notes)
+    assert any("2021-03-13 (1 of 5: INDEX)" in n for n in made.notes)
     table = market(8)
     holiday = (table["date"] == DAYS[10]) & ~table["symbol"].isin(["A", "B"])
-    assert any(f"{DAYS[10].date()} (2: A, B of 8)" in n for n in put(table[~holiday], tmp_path).notes)
+    assert any(f"{DAYS[10].date()} (2 of 8: A, B)" in n for n in put(table[~holiday], tmp_path).notes)
     assert not any("few instruments" in n for n in put(table, tmp_path).notes)
 
 
@@ -289,14 +289,14 @@ def test_a_stray_day_at_either_end_is_reported(tmp_path: Path, day: str) -> None
     """Also before the first and after the last day of all others."""
     stray = DAYS.append(pd.DatetimeIndex([day])).sort_values()
     made = put(pd.concat([market(), walk(9, stray).assign(symbol="INDEX")]), tmp_path)
-    assert any(f"{day} (1: INDEX of 5)" in n for n in made.notes)
+    assert any(f"{day} (1 of 5: INDEX)" in n for n in made.notes)
 
 
 def test_a_rare_weekend_is_reported(tmp_path: Path) -> None:
     """A Saturday among weekdays is reported even if all instruments have it; a market that trades every day is not."""
     stray = DAYS.append(pd.DatetimeIndex(["2021-03-13"])).sort_values()
-    assert "trading days at weekends: 2021-03-13" in put(market(4, stray), tmp_path).notes
-    assert "trading days at weekends: 2021-03-13" in put(walk(1, stray).assign(symbol="A"), tmp_path).notes
+    assert "there are trading days on weekends: 2021-03-13" in put(market(4, stray), tmp_path).notes
+    assert "there are trading days on weekends: 2021-03-13" in put(walk(1, stray).assign(symbol="A"), tmp_path).notes
     always = pd.date_range("2021-03-01", periods=40)
     assert not any("trading days" in n for n in put(market(3, always), tmp_path).notes)
 
@@ -306,7 +306,7 @@ def test_two_markets_in_one_table_are_reported(tmp_path: Path) -> None:
     every = pd.date_range("2021-03-01", periods=42)
     coins = pd.concat([walk(i, every).assign(symbol=f"COIN{i}") for i in range(4)])
     made = put(pd.concat([market(), coins]), tmp_path)
-    assert any("2021-03-06 (4 of 8)" in n and "more; they" in n for n in made.notes)
+    assert any("2021-03-06 (4 of 8)" in n and "more; the others" in n for n in made.notes)
 
 
 def test_rows_without_values_do_not_count(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_rows_without_values_do_not_count(tmp_path: Path) -> None:
     reported.
     """
     stray = pd.DataFrame({"symbol": list("ABCD"), "date": pd.Timestamp("2021-03-13"), "close": [np.nan] * 3 + [7.0]})
-    assert any("2021-03-13 (1: D of 4)" in n for n in put(pd.concat([market(), stray]), tmp_path).notes)
+    assert any("2021-03-13 (1 of 4: D)" in n for n in put(pd.concat([market(), stray]), tmp_path).notes)
 
 
 def test_listings_and_delistings_are_not_odd(tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_long_gaps_are_reported(tmp_path: Path) -> None:
     """Several months without any day are reported; monthly data are not full of gaps."""
     late = walk(1, pd.bdate_range("2021-09-01", periods=30)).assign(symbol="A")
     assert any(
-        "no trading days within 2021-04-09 to 2021-09-01" in n for n in put(pd.concat([market(), late]), tmp_path).notes
+        "the calendar has gaps: 2021-04-09 to 2021-09-01" in n for n in put(pd.concat([market(), late]), tmp_path).notes
     )
     months = walk(1, pd.date_range("2015-01-31", periods=60, freq="ME")).assign(symbol="A")
     assert not any("no trading days" in n for n in put(months, tmp_path).notes)
@@ -390,7 +390,7 @@ def test_times_in_utc_are_noted(tmp_path: Path, form: str) -> None:
     table["date"] = {"text": [str(d) for d in days], "zoned": days, "epoch": days.as_unit("s").asi8}[form]
     table.to_parquet(tmp_path / "t.parquet")
     made = import_table(tmp_path / "t.parquet", tmp_path / "data")
-    assert any("as they are in UTC (times such as 16:00 UTC)" in n for n in made.notes)
+    assert any("to days in UTC (there are times such as 16:00 UTC)" in n for n in made.notes)
 
 
 @pytest.mark.parametrize(
@@ -405,7 +405,7 @@ def test_times_in_utc_are_noted(tmp_path: Path, form: str) -> None:
 def test_minute_bars_are_refused_as_such(tmp_path: Path, times: list[str]) -> None:
     """Intraday bars are refused with one message that says what they are."""
     pd.DataFrame({"symbol": "A", "datetime": times, "close": 1.0}).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(DataError, match=r"bars within a day \(A has 0\d:31 and 0\d:32 of 2021-03-01\).* daily bars"):
+    with pytest.raises(DataError, match=r"intraday bars \(A has 0\d:31 and 0\d:32 of 2021-03-01\).* daily bars"):
         import_table(tmp_path / "t.csv", tmp_path / "data")
 
 
@@ -444,11 +444,15 @@ def test_tables_in_other_formats(tmp_path: Path, text: str, options: dict[str, o
     [
         ("when,close\n2021-03-01,1\n", {}, r"no column of days.*It has: when, close.*--column 'NAME=datetime'"),
         ("2021-03-01,10.0\n2021-03-02,10.1\n", {}, "no header line: its first line is 2021-03-01, 10.0.*--names"),
-        ("date,close\n2021-03-01,1\n", {"names": ["date"]}, "has 2 columns, but 1 names are given"),
+        (
+            "date,close\n2021-03-01,1\n",
+            {"names": ["date"]},
+            "has 2 columns, but the number of names given for them is 1",
+        ),
         ("date,close\n2021-03-01,1\n", {"names": ["date", "close"]}, "line 1|row 1"),
-        ("date,close\n2021-03-01,1\n", {"encoding": "klingon"}, "no encoding 'klingon'"),
+        ("date,close\n2021-03-01,1\n", {"encoding": "klingon"}, "Unknown encoding 'klingon'"),
         ("date,volume\n2021-03-01,5,629,000\n", {}, "more values than its header"),
-        ("Date,date,close\n2021-03-01,2021-03-01,1\n", {}, "would both be 'datetime'"),
+        ("Date,date,close\n2021-03-01,2021-03-01,1\n", {}, "would both become 'datetime'"),
     ],
 )
 def test_errors_name_the_option_that_helps(tmp_path: Path, text: str, options: dict[str, object], words: str) -> None:
@@ -500,7 +504,7 @@ def test_a_column_of_times_is_not_a_field(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(f"{head}A,D,20210301,000000,1\nA,D,20210302,000000,2\n")
     assert import_table(tmp_path / "t.csv", tmp_path / "data").fields == ("close", "factor")
     (tmp_path / "t.csv").write_text(f"{head}A,5,20210301,93500,1\nA,5,20210301,94000,2\n")
-    with pytest.raises(DataError, match=r"bars within a day \(A has 09:35 and 09:40 of 2021-03-01\)"):
+    with pytest.raises(DataError, match=r"intraday bars \(A has 09:35 and 09:40 of 2021-03-01\)"):
         import_table(tmp_path / "t.csv", tmp_path / "other")
 
 

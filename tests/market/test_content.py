@@ -69,7 +69,7 @@ def test_an_additional_or_missing_day_is_reported(wanted: DataContent, tmp_path:
     shorter = read_content(make(tmp_path / "shorter", days=3))
     assert shorter.differences(wanted) == [
         "its calendar ends on 2020-01-02 (3 days), not on 2020-01-03 (4 days)",
-        "its universe all has other members",
+        "its universe all has different members",
     ]
     assert wanted.differences(shorter)[0] == "its calendar ends on 2020-01-03 (4 days), not on 2020-01-02 (3 days)"
 

@@ -117,7 +117,7 @@ def test_planted_signal_is_there_and_weak(market: Path) -> None:
     [
         ({"instruments": 1}, "2 to 9999 instruments, found 1"),
         ({"years": 0}, "1 to 50 years, found 0"),
-        ({"seed": -1}, "not negative, found -1"),
+        ({"seed": -1}, "must not be negative, found -1"),
         ({"end": "soon"}, "end: 'soon' is not a date"),
     ],
 )
@@ -133,7 +133,7 @@ def test_an_existing_folder_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / "m"
     make_demo(folder, instruments=2, years=1)
     before = _digest(folder)
-    with pytest.raises(DataError, match="there already"):
+    with pytest.raises(DataError, match="already exists"):
         make_demo(folder, instruments=3, years=1)
     assert _digest(folder) == before
     make_demo(folder, instruments=3, years=1, overwrite=True)
@@ -141,6 +141,6 @@ def test_an_existing_folder_is_kept(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("irreplaceable")
-    with pytest.raises(DataError, match="no data folder; it is never replaced"):
+    with pytest.raises(DataError, match="not a data folder, so it is not replaced"):
         make_demo(tmp_path / "home", instruments=2, years=1, overwrite=True)
     assert (tmp_path / "home" / "thesis.txt").read_text() == "irreplaceable"

@@ -97,7 +97,7 @@ def test_keep_decides_about_instruments_without_data() -> None:
 @pytest.mark.parametrize(
     ("pipe", "words"),
     [
-        ([{"class": "NameDFilter", "kwargs": {"name_rule_re": "("}}], "no regular expression"),
+        ([{"class": "NameDFilter", "kwargs": {"name_rule_re": "("}}], "not a valid regular expression"),
         ([{"class": "NamDFilter"}], "NameDFilter"),
         ([{"filter_type": "NameDFilter", "name_rule": "X"}], "name_rule"),
         ([{"class": "NameDFilter", "kwargs": {"name_rule_re": "X", "fstart_time": "soon"}}], "'soon' is not a date"),

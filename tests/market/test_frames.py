@@ -86,7 +86,7 @@ def test_frames_in_the_right_form_are_returned_unchanged() -> None:
         (PLAIN.reset_index(drop=True), "found one level of int64"),
         (PLAIN.droplevel("datetime"), "found 'instrument'"),
         (PLAIN.droplevel("instrument"), "found 'datetime'"),
-        (PLAIN.set_axis(pd.MultiIndex.from_product([["x", "y", "z"], ["A", "B"]])), "found a level without name, a level"),
+        (PLAIN.set_axis(pd.MultiIndex.from_product([["x", "y", "z"], ["A", "B"]])), "found an unnamed level, an unnamed level"),
         (PLAIN.set_axis(pd.MultiIndex.from_product([["2021-03-01", "2021-02-30", "2021-03-03"], ["A", "B"]],
                                                    names=["date", "code"])), "row 3 of the index.*February 2021"),
         (_arrow({"a": [1.0], "b": [2.0]}), "found one level of int64"),

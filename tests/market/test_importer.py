@@ -73,7 +73,7 @@ def test_a_price_of_zero_is_missing(tmp_path: Path) -> None:
     table.loc[2, "Low"] = -0.0
     table.to_parquet(tmp_path / "t.parquet")
     made = import_table(tmp_path / "t.parquet", tmp_path / "data")
-    assert "prices of 0 are no prices: 5 of them count as missing, the first is open of A on 2020-01-03" in made.notes
+    assert "prices of 0 are treated as missing: there are 5, the first is open of A on 2020-01-03" in made.notes
     np.testing.assert_array_equal(_read(tmp_path / "data", "close", ["A"])[0], np.float32([13, np.nan, 15, 16]))
     np.testing.assert_array_equal(_read(tmp_path / "data", "low", ["A"])[0], np.float32([9, np.nan, np.nan, 12]))
     assert _read(tmp_path / "data", "volume", ["A"])[0][0] == 0
@@ -169,7 +169,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     columns = {"who": "instrument", "when": "datetime", "px": "close", "junk": ""}
     made = import_table(tmp_path / "t.parquet", tmp_path / "data", columns=columns)
     assert made.fields == ("close", "factor")
-    assert "sector left out: it holds text" in made.notes
+    assert "sector was left out, because it contains text" in made.notes
     with pytest.raises(DataError, match=r"no column 'whoo'. Did you mean 'who'"):
         import_table(tmp_path / "t.parquet", tmp_path / "other", columns={"whoo": "instrument"})
 
@@ -198,16 +198,16 @@ BAD = {
     "infinite": (lambda t: t.assign(Close=np.inf), r"close of A on 2020-01-02 is infinite"),
     "too large": (lambda t: t.assign(Close=1e39), r"close of A on 2020-01-02 is too large for a data folder"),
     "volume too large": (lambda t: t.assign(Volume=4e38), r"volume of A on 2020-01-02 is too large"),
-    "text": (lambda t: t.assign(Close="dear"), r"close holds 'dear' in row 1"),
-    "cell": (lambda t: t.assign(Amount=["oops", *["1"] * 8]), r"amount holds 'oops' in row 1"),
-    "empty": (lambda t: t.iloc[:0], r"without rows"),
-    "ignore_event": (lambda t: t.assign(symbol=["", *t["symbol"][1:]]), r"row 1 names no instrument"),
+    "text": (lambda t: t.assign(Close="dear"), r"row 1: close is 'dear', which is not a number"),
+    "cell": (lambda t: t.assign(Amount=["oops", *["1"] * 8]), r"row 1: amount is 'oops', which is not a number"),
+    "empty": (lambda t: t.iloc[:0], r"has no rows"),
+    "ignore_event": (lambda t: t.assign(symbol=["", *t["symbol"][1:]]), r"row 1: the instrument is missing"),
     "code": (lambda t: t.assign(symbol=t["symbol"].replace("C", "../C")), r"'../C' cannot be the name of a folder"),
-    "case": (lambda t: t.assign(symbol=t["symbol"].replace("C", "b")), r"'B' and 'b' differ in case alone"),
+    "case": (lambda t: t.assign(symbol=t["symbol"].replace("C", "b")), r"'B' and 'b' differ only in case"),
     "columns": (lambda t: t.rename(columns={"symbol": "what"}), r"no column of instruments"),
     "days": (lambda t: t.rename(columns={"date": "what"}), r"no column of days"),
-    "same": (lambda t: t.assign(close=1.0), r"'Close' and 'close' would both be 'close'"),
-    "fields": (lambda t: t[["symbol", "date"]], r"no column of numbers"),
+    "same": (lambda t: t.assign(close=1.0), r"'Close' and 'close' would both become 'close'"),
+    "fields": (lambda t: t[["symbol", "date"]], r"no numeric column"),
 }
 
 
@@ -224,7 +224,7 @@ def test_invalid_tables_write_nothing(tmp_path: Path, case: str) -> None:
 def test_csv_errors_name_the_line(tmp_path: Path) -> None:
     """For a CSV file the location is the line number that an editor shows."""
     (tmp_path / "t.csv").write_text("symbol,date,close\nA,2020-01-02,1\nA,2020-01-03,one\n")
-    with pytest.raises(DataError, match="close holds 'one' in line 3"):
+    with pytest.raises(DataError, match="line 3: close is 'one', which is not a number"):
         import_table(tmp_path / "t.csv", tmp_path / "data")
     (tmp_path / "u.csv").write_text("symbol,date,close\nA,02/01/2020,1\n")
     with pytest.raises(DataError, match="line 2: '02/01/2020' is ambiguous: either number could be the month"):
@@ -233,12 +233,12 @@ def test_csv_errors_name_the_line(tmp_path: Path) -> None:
 
 def test_sources_that_are_not_tables(tmp_path: Path) -> None:
     """A source that is missing, empty, of another type or damaged gives one message."""
-    with pytest.raises(DataNotFound, match="There is no table"):
+    with pytest.raises(DataNotFound, match="There is no file or folder"):
         import_table(tmp_path / "t.csv", tmp_path / "data")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataNotFound, match=r"no .parquet or .csv file"):
         import_table(tmp_path / "empty", tmp_path / "data")
-    for name, words in (("t.xlsx", "neither"), ("t.parquet", "as Parquet"), ("t.csv", "as CSV")):
+    for name, words in (("t.xlsx", "not a .parquet or .csv file"), ("t.parquet", "as Parquet"), ("t.csv", "as CSV")):
         (tmp_path / name).write_text("" if name == "t.csv" else "PK")
         with pytest.raises(DataError, match=words):
             import_table(tmp_path / name, tmp_path / "data")
@@ -251,7 +251,7 @@ def test_an_existing_target_is_kept(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     import_table(tmp_path / "t.parquet", tmp_path / "data")
     stamp = (tmp_path / "data" / "calendars" / "day.txt").stat().st_mtime_ns
-    with pytest.raises(DataError, match="there already"):
+    with pytest.raises(DataError, match="already exists"):
         import_table(tmp_path / "t.parquet", tmp_path / "data")
     assert (tmp_path / "data" / "calendars" / "day.txt").stat().st_mtime_ns == stamp
     import_table(tmp_path / "t.parquet", tmp_path / "data", overwrite=True, market="again")
@@ -265,14 +265,14 @@ def test_a_read_only_folder_gives_one_message(tmp_path: Path) -> None:
     """A folder that is not writable gives one message."""
     _table().to_parquet(tmp_path / "t.parquet")
     (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(DataError, match="cannot be made"):
+    with pytest.raises(DataError, match="cannot be created"):
         import_table(tmp_path / "t.parquet", tmp_path / "locked" / "data")
 
 
 def test_a_path_below_a_file_gives_one_message(tmp_path: Path) -> None:
     """A target that cannot be created, because a parent is a file, gives one message."""
     _table().to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match="cannot be made"):
+    with pytest.raises(DataError, match="cannot be created"):
         import_table(tmp_path / "t.parquet", tmp_path / "t.parquet" / "data")
 
 

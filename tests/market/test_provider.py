@@ -137,10 +137,10 @@ def test_a_path_that_is_not_a_data_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("2020-01-02\n2020-01-01\n", "must ascend, but 2020-01-01 stands after 2020-01-02"),
-        ("2020-01-01\n2020-01-01\n", "must ascend"),
+        ("2020-01-02\n2020-01-01\n", "must be in ascending order, but 2020-01-01 comes after 2020-01-02"),
+        ("2020-01-01\n2020-01-01\n", "ascending order"),
         ("2020-01-01\nmonday\n", "line 2: .monday. is not a date"),
-        ("", "holds no days"),
+        ("", "contains no days"),
     ],
 )
 def test_an_invalid_calendar_is_refused(folder: Path, text: str, words: str) -> None:

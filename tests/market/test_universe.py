@@ -92,7 +92,7 @@ def test_dated_lists_are_valid_until_the_next(folder: Path, tmp_path: Path, text
         "SH600000": [("2021-03-05", "2099-12-31")],
         "SZ000001": [("2021-03-05", "2021-03-14")],
     }
-    assert "2 lists, each valid until the next; that of 2021-03-15 from then on" in made.notes
+    assert "2 lists, each valid until the next; the last, of 2021-03-15, stays valid" in made.notes
 
 
 def test_codes_alone_are_members_on_all_days(folder: Path, tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_members_without_data_are_named(folder: Path, tmp_path: Path) -> None:
     )
     made = import_universe("csi300", tmp_path / "index.csv", folder)
     assert list(members(folder, "csi300")) == ["SH600000"]
-    assert "1 left out that have no data: SH699999" in made.notes
-    assert "1 left out that belong to it on no trading day of the folder" in made.notes
+    assert "left out 1 instrument without data: SH699999" in made.notes
+    assert "left out 1 instrument without a trading day of membership" in made.notes
     (tmp_path / "other.csv").write_text("600000.SH\n000001.SZ\n")
     with pytest.raises(DataNotFound, match=r"names 000001.SZ, 600000.SH, the folder has SH600000, SZ000001"):
         import_universe("other", tmp_path / "other.csv", folder)
@@ -133,11 +133,11 @@ def test_members_without_data_are_named(folder: Path, tmp_path: Path) -> None:
     [
         (
             "code,start,end\nSH600000,2021-03-10,2021-03-01\n",
-            "line 2: the stay begins on 2021-03-10 and ends on 2021-03-01",
+            "line 2: the membership begins on 2021-03-10 and ends on 2021-03-01",
         ),
         ("code,start,end\nSH600000,2021-02-30,\n", "line 2: '2021-02-30' is not a date"),
         ("SH600000\t2021-03-01\n", "line 1: expected code, first day, last day"),
-        ("code,start\n,2021-03-01\n", "line 2 names no instrument"),
+        ("code,start\n,2021-03-01\n", "line 2: the instrument is missing"),
         ("", "is empty"),
         ("start,end\n2021-03-01,2021-03-02\n", "no column of instruments"),
         ("code,start,end\nSH600000,2011-03-10,2011-03-11\n", "on any trading day"),
@@ -164,7 +164,7 @@ def test_an_existing_universe_is_kept(folder: Path, tmp_path: Path) -> None:
         import_universe("../x", tmp_path / "codes.txt", folder)
     with pytest.raises(DataNotFound, match="There is no file"):
         import_universe("x", tmp_path / "nothing.txt", folder)
-    with pytest.raises(DataNotFound, match="no data folder"):
+    with pytest.raises(DataNotFound, match="There is not a data folder"):
         import_universe("x", tmp_path / "codes.txt", tmp_path / "nowhere")
 
 

@@ -242,7 +242,7 @@ def test_bad_signals(signal: Any, words: str) -> None:
 
 def test_unsupported_strategies(prediction: pd.DataFrame, session: Session) -> None:
     """The errors for unsupported strategies of Qlib's, base classes, and other objects list the supported ones."""
-    for name, words in (("WeightStrategyBase", "a subclass has to define"), ("EnhancedIndexingStrategy", "a solver")):
+    for name, words in (("WeightStrategyBase", "a subclass must define"), ("EnhancedIndexingStrategy", "a solver")):
         with pytest.raises(BuildError, match=f"{name}.*{words}"):
             build({"class": name, "module_path": "qlib.contrib.strategy", "kwargs": {"signal": prediction}})
     with pytest.raises(ConfigError, match="dict is not a strategy"):

@@ -155,8 +155,8 @@ def test_empty_and_invalid_weights(make_market: MakeMarket) -> None:
 
 
 def test_a_base_class_is_refused(make_market: MakeMarket) -> None:
-    """If a workflow names the base class itself, the error says what a subclass has to define."""
+    """If a workflow names the base class itself, the error says what a subclass must define."""
     session = make_market({"A": [10.0]})
     config = {"class": "WeightStrategyBase", "module_path": "qlib.contrib.strategy", "kwargs": {"signal": None}}
-    with pytest.raises(BuildError, match="a subclass has to define generate_target_weight_position"):
+    with pytest.raises(BuildError, match="a subclass must define generate_target_weight_position"):
         run_backtest(config, session=session)

@@ -72,7 +72,7 @@ def test_the_kind_of_a_store_is_derived_from_its_path(here: Path) -> None:
 def test_a_mistyped_scheme_is_not_a_folder(here: Path) -> None:
     """It is an error, and no folder is created."""
     for wrong in ("sqlit:///x.db", "foldr:x", "sqlite", "folders", "ftp://host/x", "posgresql://host/x"):
-        with pytest.raises(ConfigError, match="names no tracking store"):
+        with pytest.raises(ConfigError, match="does not name a tracking store"):
             open_tracker(wrong)
     assert list(here.iterdir()) == []
 

@@ -86,7 +86,7 @@ def complete(rows: OrderedTable) -> list[str]:
     notes = []
     for name in [n for n, v in rows.values.items() if np.isnan(v).all()]:
         del rows.values[name]
-        notes.append(f"{name} left out: it holds no values")
+        notes.append(f"{name} was left out, because it has no values")
     # Changes and amounts refer to raw prices, so process them first.
     return [*notes, *_misfits(rows), *_change(rows), *_vwap(rows), *_adjust(rows)]
 
@@ -105,10 +105,9 @@ def _misfits(rows: OrderedTable) -> list[str]:
     if not at.size:
         return []
     first = ", ".join(f"{name} {values[name][at[0]]:g}" for name in _BAR if name in values)
-    many = f"{at.size} rows have" if at.size > 1 else "1 row has"
     return [
-        f"{many} a low above the high, or an open or close outside of them: "
-        f"{'the first is ' if at.size > 1 else ''}{rows.cell(int(at[0]))} ({first}). Correct the source"
+        f"{counted(at.size, 'row')} {'have' if at.size > 1 else 'has'} a low above the high, or an open or close outside "
+        f"that range: {'the first is ' if at.size > 1 else ''}{rows.cell(int(at[0]))} ({first}). Correct the source"
     ]
 
 
@@ -125,17 +124,20 @@ def _change(rows: OrderedTable) -> list[str]:
         return []
     if found == "percent":
         values["change"] = change / 100
-        return ["change was in percent; it is the share of the previous close now, as Qlib's $change"]
+        return ["change was in percent and was converted to a fraction of the previous close, like Qlib's $change"]
     if found == "money" and close is not None:
         raw = close / values["factor"] if _raw_by_factor(rows, change, close) else close
         with np.errstate(all="ignore"):
             share = change / (raw - change)
         values["change"] = np.where(raw > change, share, np.nan)
-        return ["change was a difference in money; it is the share of the previous close now, as Qlib's $change"]
+        return [
+            "change was a difference in money and was converted to a fraction of the previous "
+            "close, like Qlib's $change"
+        ]
     del values["change"]
     return [
-        "change left out: it is not the change of close, neither as a share nor in percent nor in money; "
-        "price limits are taken from close"
+        "change was left out, because it is not the change of close as a fraction, in percent or in "
+        "money; price limits are computed from close"
     ]
 
 
@@ -199,19 +201,19 @@ def _vwap(rows: OrderedTable) -> list[str]:
                 vwap = np.where(gaps, mean, vwap)
             values["vwap"] = vwap
             rest = (
-                f"; in {int(gaps.sum())} rows, where that is not between low and high, "
+                f"; in {counted(int(gaps.sum()), 'row')} where that is not between low and high, it is "
                 f"{'the mean of open, high, low and close' if mean is not None else 'missing'}"
             )
-            return [f"vwap made as {how}{rest if gaps.any() else ''}"]
+            return [f"vwap was computed as {how}{rest if gaps.any() else ''}"]
     if mean is None:
         return []
     values["vwap"] = mean
     if "amount" in values and "volume" in values:
         return [
-            "vwap made as the mean of open, high, low and close: amount / volume is not a price between low and high, "
-            "in any unit"
+            "vwap was computed as the mean of open, high, low and close, because amount / volume is not a "
+            "price between low and high in any unit"
         ]
-    return ["vwap made as the mean of open, high, low and close: the table has none"]
+    return ["vwap was computed as the mean of open, high, low and close, because the table has none"]
 
 
 def _from_amount(rows: OrderedTable) -> tuple[Floats, str] | None:
@@ -244,7 +246,7 @@ def _unit(power: int) -> str:
         -2: "amount / volume / 100 (volume in lots of 100)",
         1: "10 x amount / volume (amount in thousands, volume in lots of 100)",
         3: "1000 x amount / volume (amount in thousands)",
-        4: "10000 x amount / volume (amount in ten thousands)",
+        4: "10000 x amount / volume (amount in tens of thousands)",
     }
     return names.get(power, f"amount / volume x 1e{power}")
 
@@ -267,14 +269,14 @@ def _adjust(rows: OrderedTable) -> list[str]:
             return [_multiply(rows, values["factor"], f"factor ({adjusted} is close x factor)")]
         if _are_raw(rows, values["factor"], certainly=True):
             return [
-                "close jumps where factor changes, so it seems not to be adjusted by it, as it should be; "
-                "--column factor=adj_factor adjusts it"
+                "close jumps where factor changes, so it seems to be unadjusted. If it is, import it with "
+                "--column factor=adj_factor, which adjusts it"
             ]
         return []
     if adjusted is not None and "close" not in values:
         values["close"] = values.pop(adjusted)
         values["factor"] = np.ones(len(rows.code))
-        return [f"close is {adjusted}, the table has no other; factor set to 1"]
+        return [f"{adjusted} was used as close, because the table has no other; factor was set to 1"]
     if adjusted is not None:
         with np.errstate(all="ignore"):
             share = values[adjusted] / values["close"]
@@ -287,16 +289,17 @@ def _adjust(rows: OrderedTable) -> list[str]:
         if "close" in values and not _are_raw(rows, rows.filled(factor), certainly=False):
             values["factor"], gaps = _filled(rows, factor)
             return [
-                f"factor is {cumulative}; close does not jump where it changes, so prices count as adjusted already{gaps}"
+                f"{cumulative} was used as factor; close does not jump where it changes, so prices are taken as "
+                f"already adjusted{gaps}"
             ]
         return [_multiply(rows, factor, cumulative)]
     values["factor"] = np.ones(len(rows.code))
-    notes = ["factor set to 1: the table has none, its prices count as adjusted"]
+    notes = ["factor was set to 1, because the table has none; prices are taken as adjusted"]
     splits = next((n for n in _SPLITS if n in values), None)
     if splits is not None and _are_raw(rows, _since_the_start(rows, values[splits]), certainly=True):
         notes.append(
-            f"close jumps where {splits} names a split, so it seems not to be adjusted for splits: returns over these days "
-            "are wrong. Give an adjusted close or a factor"
+            f"close jumps where {splits} has a split, so it seems not to be adjusted for splits, and "
+            "returns over these days are wrong. Provide an adjusted close or a factor"
         )
     return notes
 
@@ -323,7 +326,7 @@ def _check_factor(rows: OrderedTable, name: str) -> None:
     bad = np.flatnonzero(rows.values[name] <= 0)
     if bad.size:
         raise DataError(
-            f"{name} of {rows.cell(int(bad[0]))} is {rows.values[name][bad[0]]:g}, but a factor is positive "
+            f"{name} of {rows.cell(int(bad[0]))} is {rows.values[name][bad[0]]:g}, but a factor must be positive "
             f"({counted(bad.size, 'such value')}). Correct the source."
         )
 
@@ -356,8 +359,8 @@ def _multiply(rows: OrderedTable, factor: Floats, name: str) -> str:
     volume = ""
     if "volume" in values:
         values["volume"] = values["volume"] / factor
-        volume = ", volume divided by it"
-    return f"{', '.join(done)} multiplied by {name}{volume}: prices are adjusted, factor is {name}{gaps}"
+        volume = ", and volume was divided by it"
+    return f"{', '.join(done)} were multiplied by {name}{volume}: prices are adjusted, and factor is {name}{gaps}"
 
 
 def _filled(rows: OrderedTable, factor: Floats) -> tuple[Floats, str]:
@@ -366,8 +369,8 @@ def _filled(rows: OrderedTable, factor: Floats) -> tuple[Floats, str]:
     factor = rows.filled(factor)
     without = np.unique(rows.code[np.isnan(factor)])
     factor[np.isnan(factor)] = 1.0
-    note = f"; where it is missing ({gaps} rows) it is that of the day before" if gaps else ""
+    note = f"; in {counted(gaps, 'row')} without it, that of the previous day was used" if gaps else ""
     if without.size:
         shown = ", ".join(rows.codes[i] for i in without[:5]) + (", …" if without.size > 5 else "")
-        note += f"; 1 for {shown}, which {'have' if without.size > 1 else 'has'} none"
+        note += f"; it is 1 for {shown}, which {'have' if without.size > 1 else 'has'} none"
     return factor, note

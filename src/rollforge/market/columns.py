@@ -91,8 +91,8 @@ def _pick(names: dict[object, str], target: str, usual: Sequence[str], file: Pat
 
 def _both(one: object, other: object, name: str, file: Path | str) -> str:
     return (
-        f"{file}: the columns {str(one)!r} and {str(other)!r} would both be {name!r}. "
-        f"Leave one out with --column '{other}='."
+        f"{file}: the columns {str(one)!r} and {str(other)!r} would both become {name!r}. Leave one out "
+        f"with --column '{other}='."
     )
 
 
@@ -112,8 +112,9 @@ def _missing(target: str, usual: Sequence[str], known: Sequence[str], file: Path
         )
     what = "instruments" if target == CODE else "days"
     return (
-        f"{file} has no column of {what}: expected one called {', '.join(usual[:6])} or the like. It has: "
-        f"{', '.join(known)}. Say which it is with --column 'NAME={target}' (in Python: columns={{'NAME': {target!r}}})."
+        f"{file} has no column of {what}: expected one called {', '.join(usual[:6])} or similar. It "
+        f"has: {', '.join(known)}. Specify it with --column 'NAME={target}' (in Python: "
+        f"columns={{'NAME': {target!r}}})."
     )
 
 

@@ -94,7 +94,7 @@ class DataContent:
         found += self._missing("universe", self.universes, wanted.universes)
         changed = [name for name, mark in wanted.universes.items() if self.universes.get(name, mark) != mark]
         if changed:
-            found.append(f"its {_listed('universe', changed)} {_plural(changed, 'has', 'have')} other members")
+            found.append(f"its {_listed('universe', changed)} {_plural(changed, 'has', 'have')} different members")
         found += self._missing("instrument", self.instruments, wanted.instruments)
         found += self._missing("field", self.fields, wanted.fields)
         return found + self._changed_series(wanted)

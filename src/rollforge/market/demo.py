@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.dates import FIRST_DAY, LAST_DAY, ONE_DAY, read_moment
-from rollforge.errors import DataError
+from rollforge.errors import DataError, counted
 from rollforge.market.new_folder import FolderSummary, new_folder
 from rollforge.market.provider import Days, write_folder
 from rollforge.market.universe_import import check_universe_name
@@ -163,9 +163,9 @@ def demo_command(
 def _check(instruments: int, years: int, seed: int) -> None:
     for name, value, low, high in (("instruments", instruments, 2, 9999), ("years", years, 1, 50)):
         if not low <= value <= high:
-            raise DataError(f"A demo market has {low} to {high} {name}, found {value}.")
+            raise DataError(f"A demo market must have {low} to {high} {name}, found {value}.")
     if seed < 0:
-        raise DataError(f"A seed is not negative, found {seed}.")
+        raise DataError(f"The seed must not be negative, found {seed}.")
 
 
 def _sizes(universes: Sequence[str], instruments: int) -> dict[str, int]:
@@ -181,15 +181,15 @@ def _sizes(universes: Sequence[str], instruments: int) -> dict[str, int]:
 
 def _check_names(codes: Sequence[str], indexes: Sequence[str], instruments: int) -> None:
     if len(codes) > instruments:
-        raise DataError(f"{len(codes)} codes are given for {instruments} instruments.")
+        raise DataError(
+            f"{counted(len(codes), 'code')} cannot name {counted(instruments, 'instrument')}: give at most one code for each."
+        )
     names = [*codes, *indexes]
     for name in names:
         if not re.fullmatch(r"[\w.-]+", name):
-            raise DataError(
-                f"An instrument cannot be called {name!r}. Write it with letters, digits, '.', '-' and '_'."
-            )
+            raise DataError(f"{name!r} cannot be the code of an instrument. Use letters, digits, '.', '-' and '_'.")
         if names.count(name) > 1 or re.fullmatch(r"D\d{4}", name):
-            raise DataError(f"Two instruments of the demo market would be called {name!r}.")
+            raise DataError(f"Two instruments of the demo market would have the code {name!r}.")
 
 
 def _calendar(start: str | dt.date | None, end: str | dt.date, years: int) -> Days:
@@ -200,13 +200,16 @@ def _calendar(start: str | dt.date | None, end: str | dt.date, years: int) -> Da
     else:
         first = read_moment(start, "start").day
     if not FIRST_DAY <= np.datetime64(first) <= np.datetime64(last) <= LAST_DAY:
-        raise DataError(f"The demo market cannot go from {first} to {last}.")
+        raise DataError(
+            f"A demo market cannot span {first} to {last}: its days must ascend, and be in {FIRST_DAY} to {LAST_DAY}."
+        )
     every: Days = np.arange(np.datetime64(first, "D"), np.datetime64(last, "D") + ONE_DAY)
     holidays = [f"{y}-{d}" for y in range(first.year, last.year + 1) for d in ("01-01", "12-25")]
     open_days: Days = every[np.is_busday(every, holidays=holidays)]
     if not _SHORTEST <= len(open_days) <= _LONGEST:
         raise DataError(
-            f"A demo market has {_SHORTEST} to {_LONGEST} trading days; from {first} to {last} there are {len(open_days)}."
+            f"A demo market must have {_SHORTEST} to {_LONGEST} trading days, but from {first} to {last} "
+            f"there are {len(open_days)}."
         )
     return open_days
 

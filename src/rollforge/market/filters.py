@@ -101,7 +101,7 @@ class NameDFilter(SeriesDFilter):
         try:
             re.compile(name_rule_re)
         except (re.error, TypeError, OverflowError, RecursionError) as exc:
-            raise ConfigError(f"name_rule_re {name_rule_re!r} is no regular expression: {exc}.") from exc
+            raise ConfigError(f"name_rule_re {name_rule_re!r} is not a valid regular expression: {exc}.") from exc
         self.name_rule_re = name_rule_re
 
     def to_config(self) -> dict[str, object]:

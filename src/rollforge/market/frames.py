@@ -46,8 +46,8 @@ def as_frame(value: object, what: str) -> pd.DataFrame | pd.Series:
     library = kind.__module__.partition(".")[0]
     named = kind.__name__ if library == "builtins" else f"{library} {kind.__name__}"
     raise DataError(
-        f"{what} must be a pandas Series or DataFrame, or a table of Polars or Arrow, with a row for each datetime and "
-        f"instrument; found a {named}."
+        f"{what} must be a pandas Series or DataFrame, or a Polars or Arrow table, with a row for each "
+        f"datetime and instrument; found a {named}."
     )
 
 
@@ -173,4 +173,4 @@ def _days(level: pd.Index, what: str) -> pd.DatetimeIndex:
 def _described(index: pd.Index) -> str:
     if index.nlevels == 1 and index.name is None:
         return f"one level of {np.dtype(index.dtype).name if isinstance(index.dtype, np.dtype) else index.dtype}"
-    return ", ".join("a level without name" if n is None else repr(n) for n in index.names)
+    return ", ".join("an unnamed level" if n is None else repr(n) for n in index.names)

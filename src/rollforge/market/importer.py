@@ -142,12 +142,15 @@ def _check_codes(codes: Sequence[str]) -> None:
         )
         if bad or code.upper().lower() != code.lower():
             raise DataError(
-                f"The instrument code {code!r} cannot be the name of a folder. Write it with letters, digits, '.', '-' "
-                "and '_', as 'BRK-B' for 'BRK/B'."
+                f"The instrument code {code!r} cannot be the name of a folder. Use letters, digits, '.', '-' "
+                "and '_', for example 'BRK-B' for 'BRK/B'."
             )
         other = upper.setdefault(code.upper(), code)
         if other != code:
-            raise DataError(f"The instrument codes {other!r} and {code!r} differ in case alone, which folders may not.")
+            raise DataError(
+                f"The instrument codes {other!r} and {code!r} differ only in case, so both would have the same "
+                "folder. Rename one of them."
+            )
     check_folders(codes)
 
 
@@ -166,12 +169,15 @@ def _ordered(table: Table) -> OrderedTable:
         if (times[twice] != times[twice + 1]).any():
             i = int(twice[np.argmax(times[twice] != times[twice + 1])])
             raise DataError(
-                f"{table.source} holds bars within a day ({codes[code[i]]} has {clock(times[i])} and {clock(times[i + 1])} "
-                f"of {calendar[day[i]]}), but Rollforge works with daily bars. Make one row per instrument and day of them."
+                f"{table.source} contains intraday bars ({codes[code[i]]} has {clock(times[i])} and "
+                f"{clock(times[i + 1])} of {calendar[day[i]]}), but Rollforge needs daily bars. Aggregate them "
+                "to one row per instrument and day."
             )
         shown = [f"{codes[code[i]]} on {calendar[day[i]]} ({table.where(order[i + 1])})" for i in twice[:5]]
         more = f" and {twice.size - 5} more" if twice.size > 5 else ""
-        raise DataError(f"An instrument has one row a day (daily bars), but there are more: {', '.join(shown)}{more}.")
+        raise DataError(
+            f"{table.source} has more than one row per instrument and day: {', '.join(shown)}{more}. Remove the duplicates."
+        )
     values = {
         str(name): frame[name].to_numpy(np.float64, na_value=np.nan)[order]
         for name in frame
@@ -205,7 +211,7 @@ def _without_zeros(rows: OrderedTable) -> list[str]:
             count += int(zero.sum())
             where = where or f"{name} of {rows.cell(int(np.argmax(zero)))}"
             rows.values[name] = np.where(zero, np.nan, rows.values[name])
-    return [f"prices of 0 are no prices: {count} of them count as missing, the first is {where}"] if count else []
+    return [f"prices of 0 are treated as missing: there are {count}, the first is {where}"] if count else []
 
 
 # -- implausible days
@@ -241,21 +247,21 @@ def _odd_days(table: Table, rows: OrderedTable) -> list[str]:
     if np.setdiff1d(rare, odd).size:
         shown = ", ".join(str(rows.calendar[t]) for t in rare[:5])
         more = f" and {rare.size - 5} more" if rare.size > 5 else ""
-        notes.append(f"trading days at weekends: {shown}{more}")
+        notes.append(f"there are trading days on weekends: {shown}{more}")
     if odd.size:
-        shown = ", ".join(f"{rows.calendar[t]} ({_few(rows, code[day == t])} of {listed[t]})" for t in odd[:5])
+        shown = ", ".join(f"{rows.calendar[t]} ({_few(rows, code[day == t], listed[t])})" for t in odd[:5])
         more = f" and {odd.size - 5} more" if odd.size > 5 else ""
         notes.append(
-            f"trading days that few instruments have: {shown}{more}; they are in the calendar of all, where the others "
-            "have no values. Leave these rows out if they are not trading days"
+            f"trading days with only few instruments: {shown}{more}; the others have no values on them. "
+            "Remove these rows if they are not trading days"
         )
     return notes
 
 
-def _few(rows: OrderedTable, places: NDArray[np.int64]) -> str:
-    """Return the number of instruments, with their codes if there are fewer than three."""
+def _few(rows: OrderedTable, places: NDArray[np.int64], listed: int) -> str:
+    """Return how many of the listed instruments there are, with their codes if there are fewer than three."""
     codes = [rows.codes[i] for i in places]
-    return f"{len(codes)}: {', '.join(codes)}" if len(codes) < 3 else str(len(codes))
+    return f"{len(codes)} of {listed}" + (f": {', '.join(codes)}" if len(codes) < 3 else "")
 
 
 def _gaps(table: Table, rows: OrderedTable) -> list[str]:
@@ -271,13 +277,14 @@ def _gaps(table: Table, rows: OrderedTable) -> list[str]:
             where = table.where(int(rows.source[np.flatnonzero(rows.day == day)[0]]))
             raise DataError(
                 f"{table.source}: {rows.calendar[day]} in {where} is years away from all other days: between "
-                f"{rows.calendar[t]} and {rows.calendar[t + 1]} there are none. Correct the year, or leave the row out."
+                f"{rows.calendar[t]} and {rows.calendar[t + 1]} there are none. Correct the year, or remove the "
+                "row."
             )
     if not wide.size:
         return []
     shown = ", ".join(f"{rows.calendar[t]} to {rows.calendar[t + 1]}" for t in wide[:5])
     more = f" and {wide.size - 5} more" if wide.size > 5 else ""
-    return [f"no trading days within {shown}{more}"]
+    return [f"the calendar has gaps: {shown}{more}"]
 
 
 def _universes(
@@ -288,7 +295,7 @@ def _universes(
         check_universe_name(name)
         chosen = list(lives) if codes is None else [c.upper() for c in codes]
         if not chosen:
-            raise DataError(f"The universe {name!r} is empty. Name the codes that belong to it, or leave it out.")
+            raise DataError(f"The universe {name!r} is empty. Give the codes that belong to it, or omit it.")
         for code in chosen:
             if code not in lives:
                 raise DataNotFound(

@@ -71,7 +71,7 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     except OSError as exc:
-        raise DataError(f"{target} cannot be made: {exc.strerror} ({exc.filename}).") from exc
+        raise DataError(f"{target} cannot be created: {exc.strerror} ({exc.filename}).") from exc
     try:
         yield draft
         draft.chmod(0o777 & ~_umask())  # mkdtemp restricts it to this user
@@ -86,11 +86,13 @@ def _check_place(target: Path, overwrite: bool) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not target.is_dir():
-        raise DataError(f"{target} is a file. Name a folder that is not there yet.")
+        raise DataError(f"{target} is a file. Give the path of a new folder.")
     if not (target / "calendars").is_dir():
-        raise DataError(f"{target} holds something that is no data folder; it is never replaced. Name another folder.")
+        raise DataError(f"{target} exists and is not a data folder, so it is not replaced. Give another folder.")
     if not overwrite:
-        raise DataError(f"{target} is there already. Name another folder, or replace it with --overwrite.")
+        raise DataError(
+            f"{target} already exists. Give another folder, or replace it with --overwrite (in Python: overwrite=True)."
+        )
 
 
 def _put(draft: Path, target: Path) -> None:

@@ -77,10 +77,10 @@ def read_table(
     if os.path.isdir(source):
         return _read_folder(source, form)
     if not os.path.isfile(source):
-        raise DataNotFound(f"There is no table {str(source)!r}.")
+        raise DataNotFound(f"There is no file or folder {str(source)!r}.")
     table = _read_file(source, form, code=None)
     if table.frame.empty:
-        raise DataError(f"{source} is a table without rows.")
+        raise DataError(f"{source} has no rows.")
     return table
 
 
@@ -102,7 +102,7 @@ def _read_folder(folder: Path, form: _Form) -> Table:
         code = file.name[: -len(_suffix(file))]
         table = _read_file(file, form, code=code)
         if table.frame.empty:
-            raise DataError(f"{file} is a table without rows.")
+            raise DataError(f"{file} has no rows.")
         tables.append(table)
     frame = pd.concat([t.frame for t in tables], ignore_index=True)
     notes = tuple(dict.fromkeys(n for t in tables for n in t.notes))
@@ -121,7 +121,7 @@ def _kind(file: Path) -> str:
 def _read_file(file: Path, form: _Form, *, code: str | None) -> Table:
     kind = _kind(file)
     if not kind:
-        raise DataError(f"{file} is neither .parquet nor .csv.")
+        raise DataError(f"{file} is not a .parquet or .csv file.")
     if kind == "parquet":
         return _tidied(read_parquet(file), form, file, code=code)
     raw, separator = _read_csv(file, form)
@@ -142,7 +142,7 @@ def _tidied(
     chosen = raw[list(names)]
     if not chosen.columns.is_unique:
         twice = chosen.columns[chosen.columns.duplicated()][0]
-        raise DataError(f"{file} has several columns of the name {shown(twice)}. Give each a name of its own.")
+        raise DataError(f"{file} has several columns named {shown(twice)}. Give each a different name.")
     raw, sources = chosen.rename(columns=names), {name: column for column, name in names.items()}
     if code is not None and CODE not in raw:
         raw[CODE] = code
@@ -155,11 +155,11 @@ def _tidied(
             continue
         numbers = _numbers(table, str(name), sources[name], semicolons=semicolons)
         if numbers is None:
-            notes.append(f"{name} left out: it holds text")
+            notes.append(f"{name} was left out, because it contains text")
         else:
             made[str(name)] = numbers
     if len(made) == 2:
-        raise DataError(f"{file} has no column of numbers besides instrument and day.")
+        raise DataError(f"{file} has no numeric column besides instrument and day.")
     return Table(pd.DataFrame(made), file, days.seconds, first_line, tuple(notes))
 
 
@@ -176,13 +176,15 @@ def _read_csv(file: Path, form: _Form) -> tuple[pd.DataFrame, str]:
     if form.names is not None:
         width = len(list(read(separator, nrows=0).columns))
         if width != len(form.names):
-            raise DataError(f"{file} has {width} columns, but {len(form.names)} names are given for them.")
+            raise DataError(
+                f"{file} has {counted(width, 'column')}, but the number of names given for them is {len(form.names)}."
+            )
         options = {"header": None, "names": form.names}
     else:
         header = [str(c).strip("\ufeff \xa0") for c in read(separator, header=None, nrows=1).iloc[0]]
         twice = next((c for i, c in enumerate(header) if c and c in header[:i]), None)
         if twice is not None:
-            raise DataError(f"{file} has the column {twice!r} more than once. Name its columns with --names.")
+            raise DataError(f"{file} has the column {twice!r} more than once. Give names for its columns with --names.")
     LIMITS["table_columns"].check(len(form.names or header), f"{file} has", error=DataError)
     most = LIMITS["table_rows"]
     frame = read(separator, nrows=most.value + 1, **options)
@@ -208,10 +210,10 @@ def _as_text(file: Path, form: _Form, separator: str, **options: Any) -> pd.Data
                 "as in '--encoding gbk'."
             ) from None
         except LookupError as exc:
-            raise DataError(f"There is no encoding {form.encoding!r}; try utf-8, gbk or latin-1.") from exc
+            raise DataError(f"Unknown encoding {form.encoding!r}. Use for example utf-8, gbk or latin-1.") from exc
         except pd.errors.ParserWarning:
             raise DataError(
-                f"{file} has lines with more values than its header has names. Numbers such as 5,629,000 need quotes."
+                f"{file} has lines with more values than its header has columns. Numbers such as 5,629,000 need quotes."
             ) from None
     return frame
 
@@ -223,7 +225,7 @@ def _check_first_line(file: Path) -> None:
         while _suffix(file) == ".csv.gz" and stream.read(2**20):
             pass  # unpacking is ten times faster than parsing
     if len(head) > _LONGEST_LINE and b"\n" not in head and b"\r" not in head:
-        raise DataError(f"{file} is no table: its first line is longer than {_LONGEST_LINE:,} bytes.")
+        raise DataError(f"{file} is not a table: its first line is longer than {_LONGEST_LINE:,} bytes.")
     separators = max(head.partition(b"\n")[0].count(s) for s in (b",", b";", b"\t", b"|"))
     LIMITS["table_columns"].check(separators + 1, f"{file} has", error=DataError)
 
@@ -255,7 +257,7 @@ def _codes(table: Table) -> pd.Series:
     text = codes.astype(str).str.strip()
     empty = codes.isna() | (text == "")
     if empty.any():
-        raise DataError(f"{table.source}: {table.where(int(np.argmax(empty)))} names no instrument.")
+        raise DataError(f"{table.source}, {table.where(int(np.argmax(empty)))}: the instrument is missing.")
     return text
 
 
@@ -273,15 +275,18 @@ def _days(table: Table) -> tuple[DayColumn, list[str]]:
         raise DataError(
             f"{table.source}, {table.where(row)}: {found.days[row]} is outside {FIRST_DAY} to {LAST_DAY}. Correct the year."
         )
-    notes = [f"days such as {table.frame[DATE].iloc[0]} are read with the {found.year_last}"] if found.year_last else []
+    notes = (
+        [f"dates such as {table.frame[DATE].iloc[0]} are read with the {found.year_last}"] if found.year_last else []
+    )
     late = found.utc & (found.seconds > 0)
     if not late.any():
         return found, notes
     at = clock(float(found.seconds[np.argmax(late)]))
     return found, [
         *notes,
-        f"days are taken as they are in UTC (times such as {at} UTC): the exchange's own day may be the next one. "
-        "Write days without a time, or with the exchange's offset, to be sure",
+        f"timestamps are converted to days in UTC (there are times such as {at} UTC), but the "
+        "exchange's day may be the next one. Write days without a time, or with the exchange's UTC "
+        "offset",
     ]
 
 
@@ -297,9 +302,9 @@ def _numbers(table: Table, name: str, source: object, *, semicolons: bool) -> pd
         return None
     row = int(np.argmax(bad))
     raise DataError(
-        f"{table.source}: {name} holds {raw.iloc[row]!r} in {table.where(row)}, which is no number "
-        f"({counted(int(bad.sum()), 'such value')}). Correct it, or leave the column out "
-        f"with --column '{source}='."
+        f"{table.source}, {table.where(row)}: {name} is {raw.iloc[row]!r}, which is not a number "
+        f"({counted(int(bad.sum()), 'such value')}). Correct it, or omit the column with --column "
+        f"'{source}='."
     )
 
 

@@ -127,7 +127,7 @@ class Provider:
         strangers = [code for code in self._markets[market] if folder_name(code) not in there]
         if strangers:
             shown = ", ".join(strangers[:5]) + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
-            log.warning("the universe %r names instruments without data in %s: %s", market, self.path, shown)
+            log.warning("the universe %r contains instruments without data in %s: %s", market, self.path, shown)
 
     def fields(self) -> list[str]:
         """Return the names of all fields that at least one instrument has."""
@@ -146,9 +146,7 @@ class Provider:
         """
         name = folder_name(code)
         if not _is_one_name(name):
-            raise DataNotFound(
-                f"{shown(code)} cannot be the code of an instrument: its series are in a folder of that name."
-            )
+            raise DataNotFound(f"{shown(code)} cannot be the code of an instrument, which is the name of its folder.")
         return self.path / "features" / name
 
     def has(self, code: str) -> bool:
@@ -306,23 +304,24 @@ def _check_shared_folder(codes: Iterable[str], source: str) -> None:
             other = next((c for c in listed if c.lower() == plain), None)
             if other is not None:
                 raise DataError(
-                    f"{source} names {other} and {code}, and the series of both are in the folder {folder_name(other)!r}: "
-                    "one of them would have the prices of the other. Rename one in the source, and import it again."
+                    f"{source} contains {other} and {code}, and both would have the folder {folder_name(other)!r}, "
+                    "so that one of them would have the prices of the other. Rename one in the source, and import "
+                    "it again."
                 )
 
 
 def _first_day(head: bytes, size: int, file: str, days: int) -> int:
     """Return the first value of a file: the position of its first day in a calendar of `days` days."""
     if size % 4:
-        raise DataError(f"{file} is truncated: its size is no whole number of 4-byte values. Import the data again.")
+        raise DataError(f"{file} is truncated: its size is not a multiple of 4 bytes. Import the data again.")
     if size == 0:
-        raise DataError(f"{file} is empty: not even the index of its first day is there. Import the data again.")
+        raise DataError(f"{file} is empty: it lacks even the index of its first day. Import the data again.")
     first: float = struct.unpack("<f", head)[0]
     count = size // 4 - 1
     if not (first >= 0 and first.is_integer()) or first + count > days:
         raise DataError(
-            f"{file} does not fit the calendar: it says that it starts at day {first:g} and holds {count} days, "
-            f"the calendar has {days}. Import the data again."
+            f"{file} does not fit the calendar: it starts at day {first:g} and holds {count} days, but the "
+            f"calendar has {days}. Import the data again."
         )
     return int(first)
 
@@ -355,23 +354,25 @@ def read_lines(file: Path) -> list[tuple[int, str]]:
 
 def _read_calendar(file: Path) -> Days:
     lines = read_lines(file)
-    LIMITS["calendar_lines"].check(len(lines), f"{file} holds", error=DataError)
+    LIMITS["calendar_lines"].check(len(lines), f"{file} has", error=DataError)
     moments = [read_moment(line, f"{file}, line {number}") for number, line in lines]
     if not moments:
-        raise DataError(f"{file} holds no days.")
+        raise DataError(f"{file} contains no days.")
     days = np.array([m.day for m in moments], "datetime64[D]")
     steps = np.diff(days)
     if not (steps > np.timedelta64(0, "D")).all():
         at = int(np.argmin(steps)) + 1
         if days[at] == days[at - 1] and moments[at].seconds != moments[at - 1].seconds:
             raise DataError(
-                f"{file} holds times within a day ({clock(moments[at - 1].seconds)} and {clock(moments[at].seconds)} of "
-                f"{days[at]}), but Rollforge works with daily bars: one line a day."
+                f"{file} contains several times of one day ({clock(moments[at - 1].seconds)} and "
+                f"{clock(moments[at].seconds)} of {days[at]}), but Rollforge needs daily bars: one line per day."
             )
-        raise DataError(f"{file}: the days must ascend, but {days[at]} stands after {days[at - 1]}.")
+        raise DataError(f"{file}: the days must be in ascending order, but {days[at]} comes after {days[at - 1]}.")
     if days[0] < FIRST_DAY or days[-1] > LAST_DAY:
         wrong = days[0] if days[0] < FIRST_DAY else days[-1]
-        raise DataError(f"{file}: {wrong} is outside {FIRST_DAY} to {LAST_DAY}, the days that a calendar may hold.")
+        raise DataError(
+            f"{file}: {wrong} is outside {FIRST_DAY} to {LAST_DAY}, the range of days that a calendar may contain."
+        )
     return days
 
 
@@ -382,17 +383,23 @@ def _read_market(file: Path) -> dict[str, list[Span]]:
         separator = "\t" if "\t" in line else "," if "," in line else None
         parts = [p for p in map(str.strip, line.split(separator)) if p]
         if len(parts) < 3:
-            raise DataError(f"{file}, line {number}: expected code, first day, last day by tabs, found {line!r}.")
+            raise DataError(
+                f"{file}, line {number}: expected a code, its first day and its last day, separated by tabs; "
+                f"found {line!r}."
+            )
         first, last = (read_day(part, f"{file}, line {number}") for part in parts[1:3])
         if first > last:
             inverted.append(number)
         members.setdefault(parts[0].upper(), []).append((first, last))
     if inverted:
         log.warning(
-            "%s: %d of its spans end before they begin and hold no day (line %s)", file, len(inverted), inverted[0]
+            "%s: %d of its spans end before they begin and contain no day (the first in line %s)",
+            file,
+            len(inverted),
+            inverted[0],
         )
     if not members:
-        raise DataError(f"The universe {file.stem!r} is empty: {file} names no instrument.")
+        raise DataError(f"The universe {file.stem!r} is empty: {file} contains no instruments.")
     return dict(sorted(members.items()))
 
 
@@ -417,11 +424,11 @@ def open_provider(path: str | os.PathLike[str]) -> Provider:
     calendar = folder / "calendars" / "day.txt"
     if not os.path.isdir(folder):
         raise DataNotFound(
-            f"There is no data folder {str(folder)!r}. 'rollforge data demo FOLDER' makes one, "
-            "'rollforge data import' reads tables."
+            f"There is no data folder {str(folder)!r}. 'rollforge data demo FOLDER' creates a demo market, "
+            "and 'rollforge data import' imports tables."
         )
     if not os.path.isfile(calendar):
-        raise DataNotFound(f"{folder} is no data folder: it has no calendars/day.txt.")
+        raise DataNotFound(f"{folder} is not a data folder: it has no calendars/day.txt.")
     stamp = _stamp(folder)
     known = _open.get(str(folder))
     if known is None or known[0] != stamp:
@@ -483,7 +490,9 @@ def _check_names(
         for name in names:
             unfit = unfit_name(name)
             if unfit:
-                raise DataError(f"{shown(name)} cannot be the name of a {what}, which is that of a file: {unfit}.")
+                raise DataError(
+                    f"{shown(name)} cannot be the name of a {what}, which becomes the name of a file: {unfit}."
+                )
     check_folders(series)
 
 
@@ -503,8 +512,7 @@ def check_folders(codes: Iterable[str]) -> None:
         other = taken.setdefault(folder, code)
         if other != code:
             raise DataError(
-                f"The instruments {other!r} and {code!r} cannot be told apart: the series of both would be in the folder "
-                f"{folder!r}. Rename one of them."
+                f"The instruments {other!r} and {code!r} would have the same folder, {folder!r}. Rename one of them."
             )
 
 
@@ -518,6 +526,6 @@ def _check_sizes(code: str, fields: Mapping[str, NDArray[np.generic]]) -> None:
         bad &= np.isfinite(given.astype(np.float64))
         if bad.any():
             raise DataError(
-                f"{name} of {code} is too large for a data folder, which holds float32: {given[bad][0]:g}. "
+                f"{name} of {code} is too large for a data folder, which stores float32: {given[bad][0]:g}. "
                 "Correct the source."
             )

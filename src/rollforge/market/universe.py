@@ -39,7 +39,7 @@ def _read_spans(days: Any, code: str) -> list[Span]:
         pairs = [(first, last) for first, last in days]
     except (TypeError, ValueError) as exc:
         raise ConfigError(
-            f"expected a list of pairs of days, as [[2015-01-01, 2016-12-31]], found {shown(days)}.",
+            f"expected a list of pairs of days, such as [[2015-01-01, 2016-12-31]], found {shown(days)}.",
             path=f"instruments.{code}",
         ) from exc
     return [(read_day(first, code), read_day(last, code)) for first, last in pairs]
@@ -75,7 +75,7 @@ def resolve_instruments(provider: Provider, instruments: object) -> tuple[dict[s
         }
         return dict(sorted(spans.items())), []
     if not isinstance(instruments, Iterable):
-        raise ConfigError(f"instruments must be a universe or a list of codes, found {type(instruments).__name__}.")
+        raise ConfigError(f"instruments must be the name of a universe or a list of codes, found {shown(instruments)}.")
     codes = sorted({str(code).upper() for code in instruments})
     if not codes:
         raise DataError("The list of instruments is empty.")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rollforge.dates import ONE_DAY, read_day
-from rollforge.errors import DataError, DataNotFound, DateError, nearest, shown
+from rollforge.errors import DataError, DataNotFound, DateError, counted, nearest, shown
 from rollforge.market.columns import tidy
 from rollforge.market.frames import reading
 from rollforge.market.price_table import read_parquet
@@ -75,7 +75,7 @@ def check_universe_name(name: str) -> None:
     why = unfit_name(f"{name}.txt.part" if name else "")
     if why or name != name.strip() or any(c in _UNFIT for c in name):
         raise DataError(
-            f"A universe cannot be called {shown(name)}: its name is the name of a file{f', but {why}' * bool(why)}."
+            f"{shown(name)} cannot be the name of a universe, which becomes the name of a file{f': {why}' * bool(why)}."
         )
 
 
@@ -116,24 +116,29 @@ def import_universe(
     provider = open_provider(folder)
     target = provider.path / "instruments" / f"{name}.txt"
     if target.exists() and not overwrite:
-        raise DataError(f"There is a universe {name!r} already in {provider.path}. Replace it with --overwrite.")
+        raise DataError(
+            f"The universe {name!r} already exists in {provider.path}. Replace it with --overwrite (in "
+            "Python: overwrite=True)."
+        )
     file = read_path(source)
     if not os.path.isfile(file):
         raise DataNotFound(f"There is no file {str(source)!r}.")
     with reading(file, "a list of members"):
         header, rows = _cells(file)
     if not rows:
-        raise DataError(f"{file} names no member.")
+        raise DataError(f"{file} contains no members.")
     place = _columns(file, header, rows, dict(columns or {}))
     spans, notes = _spans(file, rows, place, provider)
     members, left_out = _known(provider, _merged(spans), file)
     inside = membership(members, provider.calendar())
     staying = {code: spans for (code, spans), row in zip(members.items(), inside, strict=True) if row.any()}
     if not staying:
-        raise DataError(f"No member of {file} belongs to it on any trading day of {provider.path}.")
+        raise DataError(f"No instrument in {file} is a member on any trading day of {provider.path}.")
     notes += left_out
     if len(staying) < len(members):
-        notes.append(f"{len(members) - len(staying)} left out that belong to it on no trading day of the folder")
+        notes.append(
+            f"left out {counted(len(members) - len(staying), 'instrument')} without a trading day of membership"
+        )
     draft = target.with_name(f".{name}.txt.part")
     lines = (f"{code}\t{a}\t{b}\n" for code, stays in sorted(staying.items()) for a, b in stays)
     try:
@@ -205,7 +210,7 @@ def _columns(file: Path, header: list[str] | None, rows: Cells, given: dict[str,
             raise DataError(f"{file} has no column {column!r}.{nearest(column, header)} It has: {', '.join(header)}.")
         if meaning not in ("", *_USUAL):
             raise DataError(
-                f"A column of a universe is {', '.join(_USUAL)}, found {meaning!r}.{nearest(meaning, _USUAL)}"
+                f"A column of a universe must be one of {', '.join(_USUAL)}, found {meaning!r}.{nearest(meaning, _USUAL)}"
             )
     names = [given.get(c, tidy(c)) for c in header]
     place = {}
@@ -215,8 +220,9 @@ def _columns(file: Path, header: list[str] | None, rows: Cells, given: dict[str,
             place[meaning] = names.index(pick)
     if "instrument" not in place:
         raise DataError(
-            f"{file} has no column of instruments: expected one called {', '.join(_USUAL['instrument'][:6])} or the like. "
-            f"It has: {', '.join(header)}. Say which it is with --column 'NAME=instrument'."
+            f"{file} has no column of instruments: expected one called "
+            f"{', '.join(_USUAL['instrument'][:6])} or similar. It has: {', '.join(header)}. Specify it "
+            "with --column 'NAME=instrument'."
         )
     return place
 
@@ -230,8 +236,8 @@ def _by_position(file: Path, rows: Cells) -> dict[str, int]:
     if len(days) >= 2 and days[0] and not days[1]:
         return {"date": 0, "instrument": 1}
     raise DataError(
-        f"{file}, {rows[0][0]}: expected code, first day, last day; or date, code; or a code alone; found "
-        f"{', '.join(map(str, rows[0][1]))!r}. A header line such as 'instrument,start,end' makes it clear."
+        f"{file}, {rows[0][0]}: expected code, first day, last day; or date, code; or only code; found "
+        f"{', '.join(map(str, rows[0][1]))!r}. Add a header line such as 'instrument,start,end'."
     )
 
 
@@ -251,14 +257,16 @@ def _spans(
             last = _FOREVER if following is None else following - ONE_DAY
             for code in lists[day]:
                 spans.setdefault(code, []).append((day, last))
-        return spans, [f"{len(dates)} lists, each valid until the next; that of {dates[-1]} from then on"]
+        return spans, [
+            f"{counted(len(dates), 'list')}, each valid until the next; the last, of {dates[-1]}, stays valid"
+        ]
     for where, row in rows:
         first, last = (
             default if meaning not in place else _end(file, where, row, place[meaning], default)
             for meaning, default in (("start", calendar[0]), ("end", _FOREVER))
         )
         if first > last:
-            raise DataError(f"{file}, {where}: the stay begins on {first} and ends on {last}.")
+            raise DataError(f"{file}, {where}: the membership begins on {first} and ends on {last}.")
         spans.setdefault(_code(file, where, row, place), []).append((first, last))
     return spans, []
 
@@ -277,7 +285,7 @@ def _end(file: Path, where: str, row: Sequence[object], at: int, default: np.dat
 def _code(file: Path, where: str, row: Sequence[object], place: Mapping[str, int]) -> str:
     code = str(_cell(file, where, row, place["instrument"])).strip().upper()
     if not code:
-        raise DataError(f"{file}, {where} names no instrument.")
+        raise DataError(f"{file}, {where}: the instrument is missing.")
     return code
 
 
@@ -303,11 +311,12 @@ def _known(
     if len(strangers) == len(members):
         known = sorted(p.name.upper() for p in (provider.path / "features").glob("*"))
         raise DataNotFound(
-            f"{provider.path} has data of no instrument in {file}: it names {', '.join(strangers[:3])}, the folder has "
+            f"{provider.path} has no data of any instrument in {file}: the file names "
+            f"{', '.join(strangers[:3])}, the folder has "
             f"{', '.join(known[:3])}.{nearest(strangers[0], known)}"
         )
     notes = []
     if strangers:
         more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
-        notes.append(f"{len(strangers)} left out that have no data: {', '.join(strangers[:5])}{more}")
+        notes.append(f"left out {counted(len(strangers), 'instrument')} without data: {', '.join(strangers[:5])}{more}")
     return {code: stays for code, stays in sorted(members.items()) if code not in set(strangers)}, notes

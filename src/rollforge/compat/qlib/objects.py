@@ -169,7 +169,7 @@ def plain_yaml(text: str, name: str) -> Any:
     except TooLarge as exc:
         raise TooLarge(f"{name}, {exc}") from None
     except Exception as exc:  # PyYAML's constructors raise errors of many classes
-        raise ConfigError(f"{name} is not readable YAML: {exc}") from exc
+        raise ConfigError(f"{name} is not valid YAML: {exc}") from exc
 
 
 def deepcopy_basic_type(obj: object) -> Any:
