@@ -164,7 +164,7 @@ def test_an_existing_universe_is_kept(folder: Path, tmp_path: Path) -> None:
         import_universe("../x", tmp_path / "codes.txt", folder)
     with pytest.raises(DataNotFound, match="There is no file"):
         import_universe("x", tmp_path / "nothing.txt", folder)
-    with pytest.raises(DataNotFound, match="There is not a data folder"):
+    with pytest.raises(DataNotFound, match="There is no data folder"):
         import_universe("x", tmp_path / "codes.txt", tmp_path / "nowhere")
 
 
