@@ -288,7 +288,7 @@ def test_text_that_is_not_secret_stays_in_an_error() -> None:
 
 
 def test_a_known_secret_is_masked_in_every_notation() -> None:
-    """As written in a URI, in JSON, and in the repr of a string."""
+    """It may be written as in a URI, in JSON, or in the repr of a string."""
     secret = 'a "b"/é@c'
     remember_secret(secret)
     for text in (secret, quote(secret), quote(secret, safe=""), quote_plus(secret), json.dumps(secret), ascii(secret)):

@@ -1,4 +1,4 @@
-"""The text of a LightGBM model is checked before the library, which trusts it, parses it."""
+"""The text of a LightGBM model is checked before the library parses it, because the library does not check it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Y = X[:, 0] + np.sin(X[:, 1]) + 5 * (X[:, 3] % 3)
 
 
 def trained(rounds: int = 3, label: Any = Y, categorical: Any = "auto", **parameters: Any) -> str:
-    """The text of a small model."""
+    """Return the text of a small model."""
     settings = {"verbosity": -1, "num_threads": 1, "min_data_in_leaf": 5, "num_leaves": 8, **parameters}
     data = lightgbm.Dataset(X, label, categorical_feature=categorical)
     text: str = lightgbm.train(settings, data, num_boost_round=rounds).model_to_string()
@@ -30,7 +30,7 @@ def trained(rounds: int = 3, label: Any = Y, categorical: Any = "auto", **parame
 
 
 def residuals(predicted: Any, data: Any) -> tuple[Any, Any]:
-    """Squared error, as an objective of one's own."""
+    """Squared error as a custom objective."""
     return predicted - data.get_label(), np.ones_like(predicted)
 
 
@@ -52,8 +52,8 @@ def residuals(predicted: Any, data: Any) -> tuple[Any, Any]:
     ],
     ids=lambda o: "-".join(map(str, [*o][:3])),
 )
-def test_models_of_every_kind_come_back(options: dict[str, Any]) -> None:
-    """What LightGBM writes is accepted, and predicts the same after it was pickled."""
+def test_models_of_every_kind_are_restored(options: dict[str, Any]) -> None:
+    """Models written by LightGBM are accepted, and give the same predictions after pickling."""
     booster = lightgbm.Booster(model_str=trained(**options))
     back = safe_pickle.loads(pickle.dumps(booster))
     np.testing.assert_array_equal(back.predict(X, num_threads=1), booster.predict(X, num_threads=1))
@@ -65,14 +65,14 @@ LINEAR = trained(objective="mse", linear_tree=True)
 
 
 def changed(text: str, name: str, change: Callable[[list[str]], list[str]]) -> str:
-    """The text with the values of one line changed, and the sizes of its trees as they are then."""
+    """Return the text with the values of one line changed, and the sizes of its trees updated."""
     line = re.search(rf"^{name}=(.*)$", text, re.MULTILINE)
     assert line is not None
     return resized(text[: line.start(1)] + " ".join(change(line[1].split(" "))) + text[line.end(1) :])
 
 
 def resized(text: str) -> str:
-    """The text with the sizes of its trees as they are."""
+    """Return the text with the right sizes of its trees."""
     begin, end = text.index("\nTree=") + 1, text.index("end of trees")
     sizes = [len(tree) for tree in re.findall(r"Tree=\d+\n.*?\n\n\n", text[begin:end], re.DOTALL)]
     return re.sub(r"tree_sizes=.*", f"tree_sizes={' '.join(map(str, sizes))}", text)
@@ -120,7 +120,7 @@ HOSTILE: dict[str, str] = {
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_an_inconsistent_model_is_one_error(text: str) -> None:
-    """Each of these, or one like it, ended the interpreter, predicted forever or read foreign memory."""
+    """Models like these crashed the interpreter, predicted endlessly, or read memory outside of the model."""
     with pytest.raises(ValueError, match="LightGBM model"):
         check_model_text(text)
 

@@ -1,4 +1,4 @@
-"""Small pickles cannot end the interpreter, compute for minutes or fill the memory."""
+"""Small pickles cannot crash the interpreter, compute for minutes or exhaust memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rollforge.errors import ArtifactUnreadable, UntrustedPickle
 
 
 def program(module: str, name: str, *arguments: Any) -> bytes:
-    """A pickle that calls ``module.name(*arguments)``."""
+    """Return a pickle that calls ``module.name(*arguments)``."""
     return _names(module, name) + pickle.dumps(arguments, 2)[2:-1] + b"R."
 
 
@@ -25,7 +25,7 @@ def _names(module: str, name: str) -> bytes:
 
 
 def _nested(first: bytes, then: bytes, depth: int = 100_000) -> bytes:
-    """A container in a container in a container …"""
+    """Return a pickle of nested containers."""
     return first * depth + b"N" + then * depth + b"."
 
 
@@ -42,7 +42,7 @@ def _object_array_in_itself(depth: int) -> bytes:
 
 
 def _grown(kind: bytes, fill: bytes) -> bytes:
-    """Containers that are put into each other before they are filled."""
+    """Return a pickle of containers that are nested before they are filled."""
     make = b"".join(kind + b"r" + i.to_bytes(4, "little") + b"0" for i in range(5_000))
     return make + b"".join(b"j%b%bj%b%b0" % (i.to_bytes(4, "little"), fill[:-1], (i + 1).to_bytes(4, "little"), fill[-1:])
                            for i in range(4_999)) + b"N."  # fmt: skip
@@ -59,7 +59,7 @@ def _dtype_with_shared_fields(depth: int = 50) -> bytes:
 
 
 def _copies(name: str, value: object) -> bytes:
-    """One value, from which calls make any number of others."""
+    """Return a pickle in which calls make many copies of one value."""
     call = _names("builtins", name) + b"h\xff\x85R"
     return pickle.dumps(value, 2)[2:-1] + b"q\xff0(" + call * 20_000 + b"l."
 
@@ -91,16 +91,16 @@ _SIZELESS = [np.dtype("V0"), np.dtype("S0"), np.dtype("U0")]
         "a file as the zone of a dtype",
     ],
 )  # fmt: skip
-def test_no_pickle_ends_the_interpreter_or_takes_more_than_its_size(data: bytes) -> None:
-    """Nests that cannot be freed, hashes computed again and again, copies of copies, sizes without bytes, paths as names."""
+def test_no_pickle_crashes_the_interpreter_or_exhausts_memory(data: bytes) -> None:
+    """For example deep nesting, repeated hashing, repeated copies, large sizes without data, and paths as names."""
     began = time.monotonic()
     with pytest.raises((UntrustedPickle, ArtifactUnreadable)):
         safe_pickle.loads(data)
     assert time.monotonic() - began < 10
 
 
-def test_a_frame_has_few_attributes() -> None:
-    """Attributes are copied with each operation and compared when frames are joined."""
+def test_the_attributes_of_a_frame_are_limited() -> None:
+    """Their number is limited, because they are copied in each operation and compared when frames are joined."""
     shared: list[Any] = [1]
     for _ in range(40):
         shared = [shared, shared]
@@ -113,7 +113,7 @@ def test_a_frame_has_few_attributes() -> None:
 
 
 def test_containers_may_be_nested_and_shared() -> None:
-    """A few levels, as data have them, and the same values many times."""
+    """A few levels of nesting, and values that occur many times, are accepted."""
     nested: dict[str, Any] = defaultdict(dict, {"a": defaultdict(list, {"b": [deque([deque([1])])]})})
     assert safe_pickle.loads(pickle.dumps(nested)) == nested
     array = np.empty(2, object)

@@ -803,7 +803,8 @@ def test_libraries_need_no_permission() -> None:
 
 
 def test_definitions_in_a_restored_object_come_from_a_file() -> None:
-    """In the user's own program; in a pool it still belongs to the pool, and other objects belong to the user."""
+    """In the user's own program they do; in a pool they still belong to the pool, and other objects are the user's
+    own."""
 
     class Restored:
         _restored = True

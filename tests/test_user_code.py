@@ -120,7 +120,7 @@ def test_an_invalid_module_name_is_reported_in_one_sentence(module_path: str) ->
 
 @pytest.mark.slow
 def test_worker_processes_import_it_too(elsewhere: Path, small_market: Path, tmp_path: Path) -> None:
-    """With ``rollforge run`` and two workers; the module is found through ``sys: {rel_path: …}``."""
+    """``rollforge run`` with two workers finds the module through ``sys: {rel_path: …}``."""
     (elsewhere / "lib").mkdir()
     (elsewhere / "lib" / "mine_of_workers.py").write_text(MINE)
     content = {**document(small_market, "mine_of_workers"), "sys": {"rel_path": "lib"}}

@@ -1,4 +1,4 @@
-"""The key ``ensemble`` of a workflow, from the file to the numbers of the prediction."""
+"""The key ``ensemble`` of a workflow, from the file to the values of the prediction."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Times(Model):
 
 
 class Weighted(Ensemble):
-    """A weighted sum of the models; it spoils what it was given."""
+    """A weighted sum of the models, which modifies its arguments."""
 
     def __init__(self, weights):
         self.weights = weights
@@ -59,7 +59,7 @@ class Weighted(Ensemble):
 
 
 class Newest(Ensemble):
-    """The rows of the last window, and those before it, in no order."""
+    """Joins the rows of the windows in an arbitrary order."""
 
     def __call__(self, windows):
         return pd.concat([windows[name] for name in sorted(windows)]).iloc[::-1]
@@ -139,7 +139,7 @@ def train(file: Path) -> Any:
 
 
 def written(collected: Any, session: Session, folder: Path) -> tuple[pd.Series, dict[str, str], str]:
-    """Write the results, and return the prediction, what its file says of the ensemble, and the page."""
+    """Write the results, and return the prediction, the ensemble recorded in its file, and the page."""
     pipeline.write_results(collected, name="e", session=session, config="", folder=folder)
     said = json.loads(pq.read_metadata(folder / "prediction.parquet").metadata[b"rollforge"])["ensemble"]
     return pd.read_parquet(folder / "prediction.parquet")["score"], said, (folder / "report.html").read_text()
@@ -147,7 +147,7 @@ def written(collected: Any, session: Session, folder: Path) -> tuple[pd.Series, 
 
 @pytest.fixture
 def close(small_market: Path) -> Any:
-    """The close on the rows of a prediction."""
+    """A function that returns the close for the rows of a prediction."""
     with using(Session(provider_uri=str(small_market))):
         prices = D.features("all", ["$close"]).iloc[:, 0].swaplevel()
     return lambda index: prices.reindex(index).astype(np.float64)
@@ -157,8 +157,8 @@ WEIGHTED = {"class": "Weighted", "module_path": "./own.py", "kwargs": {"weights"
 
 
 def test_two_models_are_combined_by_the_ensemble_of_the_file(small_market: Path, tmp_path: Path, close: Any) -> None:
-    """From YAML to the rows of prediction.parquet, in the run itself and from the pool alone; file, page and run say by which
-    ensemble. What the ensemble did to its arguments changes no model's own figures."""
+    """The rows of prediction.parquet are right, in the run itself and when collected from the pool; file, page and run
+    name the ensemble. An ensemble that modifies its arguments does not change the figures of the models."""
     plan = train(workflow(tmp_path, small_market, WEIGHTED))
     session = plan.workflow.session
     for collected in (
@@ -207,8 +207,8 @@ def standard(scores: pd.Series) -> pd.Series:
 def test_ensembles_of_rollforge_and_qlib(
     ensemble: Any, models: dict[str, Any], said: dict[str, str], small_market: Path, tmp_path: Path, close: Any
 ) -> None:
-    """Named alone, an ensemble combines the models, also a single one; a RollingEnsemble joins the windows. Without a name,
-    several models are averaged and one is left as it is."""
+    """A single ensemble combines the models, even if there is only one; a RollingEnsemble joins the windows. Without an
+    ensemble, several models are averaged, and the prediction of a single model is unchanged."""
     plan = train(workflow(tmp_path, small_market, ensemble, models))
     session = plan.workflow.session
     pred, found, page = written(pipeline.collect(session, "e"), session, tmp_path / "out")
@@ -253,10 +253,10 @@ def test_ensembles_of_rollforge_and_qlib(
         ({"class": "Fails", "module_path": "./own.py", "kwargs": {"weights": 1}}, "weights"),
     ],
 )
-def test_a_wrong_ensemble_is_a_mistake_of_the_file(
+def test_a_wrong_ensemble_is_an_error_in_the_file(
     ensemble: Any, words: str, small_market: Path, tmp_path: Path
 ) -> None:
-    """Found by the plan, before anything is stored, with file, line and place."""
+    """The plan reports it with file, line and path, before anything is stored."""
     file = workflow(tmp_path, small_market, ensemble)
     with pytest.raises(ConfigError) as caught:
         make_plan(load_workflow(file))
@@ -286,10 +286,10 @@ def test_a_wrong_ensemble_is_a_mistake_of_the_file(
     ],
 )
 @pytest.mark.parametrize("part", ["windows", "models"])
-def test_a_result_that_is_no_prediction_is_an_error(
+def test_a_result_that_is_not_a_prediction_is_an_error(
     part: str, what: str, error: Any, words: str, tmp_path: Path
 ) -> None:
-    """It names the ensemble; a frame of scores by day and instrument is expected."""
+    """The error names the ensemble, and says that a frame of scores by day and instrument is expected."""
     (tmp_path / "own.py").write_text(OWN)
     config = {part: {"class": "Returns", "module_path": str(tmp_path / "own.py"), "kwargs": {"what": what}}}
     ensembles = build_ensembles(config)
@@ -302,9 +302,9 @@ def test_a_result_that_is_no_prediction_is_an_error(
     assert "Returns" in str(caught.value)
 
 
-def test_the_latest_submission_decides(small_market: Path, tmp_path: Path, close: Any) -> None:
-    """Another ensemble in the file trains nothing again, and applies from then on; none is the default again. Facts without
-    the key are those of before."""
+def test_the_ensemble_of_the_latest_submission_applies(small_market: Path, tmp_path: Path, close: Any) -> None:
+    """If the ensemble in the file is changed or removed, nothing is trained again, and the latest one applies. Facts of
+    submissions without the key are unchanged."""
     plan = train(workflow(tmp_path, small_market, WEIGHTED))
     session, store = plan.workflow.session, open_store(plan.workflow.session.store_uri)
     for ensemble, name in (("AverageEnsemble", "AverageEnsemble"), (WEIGHTED, "Weighted"), (None, "AverageEnsemble")):
@@ -315,9 +315,9 @@ def test_the_latest_submission_decides(small_market: Path, tmp_path: Path, close
     assert read_facts({"ensemble": 5}).ensemble == read_facts({"ensemble": {"x": 1, "files": 7}}).ensemble == {}
 
 
-def test_the_ensemble_of_a_pool_that_others_can_write_is_not_run(small_market: Path, tmp_path: Path) -> None:
-    """Its class is neither imported nor built without permission, and libraries are not either; Rollforge's ensembles are.
-    With the file itself it is the user's own."""
+def test_the_ensemble_of_a_shared_pool_is_not_run(small_market: Path, tmp_path: Path) -> None:
+    """Its class is neither imported nor built unless it is allowed, and neither are classes of libraries; Rollforge's
+    ensembles are built. With the workflow file, the ensemble is the user's own."""
     plan = train(workflow(tmp_path, small_market, WEIGHTED))
     session, store = plan.workflow.session, open_store(plan.workflow.session.store_uri)
     (tmp_path / "place").chmod(0o770)
@@ -339,7 +339,7 @@ def test_the_ensemble_of_a_pool_that_others_can_write_is_not_run(small_market: P
 
 
 def test_a_changed_file_of_the_ensemble_is_a_warning(small_market: Path, tmp_path: Path) -> None:
-    """The predictions stand; how they were joined may not."""
+    """The predictions are still valid, but may have been joined differently."""
     plan = train(workflow(tmp_path, small_market, WEIGHTED))
     session = plan.workflow.session
     assert not [w for w in pipeline.collect(session, "e").warnings if "own.py" in w]
@@ -349,7 +349,7 @@ def test_a_changed_file_of_the_ensemble_is_a_warning(small_market: Path, tmp_pat
 
 
 def test_an_average_over_a_model_without_results_is_an_average() -> None:
-    """One of two models has no finished window: as before, the other is standardised."""
+    """If one of two models has no finished window, the scores of the other are still standardized."""
     index = pd.MultiIndex.from_product(
         [pd.date_range("2023-01-02", periods=2), ["A", "B"]], names=["datetime", "instrument"]
     )
@@ -363,7 +363,7 @@ def test_an_average_over_a_model_without_results_is_an_average() -> None:
 
 @pytest.mark.slow
 def test_the_command_line_uses_the_ensemble(small_market: Path, tmp_path: Path, close: Any) -> None:
-    """run FILE, report NAME, collect NAME and report FILE, each in a process and a folder of its own."""
+    """``run FILE``, ``report NAME``, ``collect NAME`` and ``report FILE``, each in a separate process and folder."""
     file = workflow(tmp_path, small_market, WEIGHTED)
     where = [
         "--store", f"sqlite:///{tmp_path}/place/tasks.db", "--tracking", f"folder:{tmp_path}/place/runs",

@@ -138,7 +138,7 @@ def test_renaming_a_model_trains_nothing(files: Files) -> None:
 
 
 def test_models_in_a_pool_without_names_are_named_by_their_differences(files: Files) -> None:
-    """As in pools of earlier versions, or of scripts that give no names."""
+    """Pools of earlier versions, or of scripts that give no names, have none."""
     plan = files.plan(MODELS)
     store = open_store(plan.workflow.session.store_uri)
     store.create("several", plan.tasks)

@@ -42,7 +42,7 @@ def test_hyphens_and_underscores_are_equivalent(name: str, uri: str) -> None:
 
 
 def test_ls_is_an_alias_of_list(uri: str, tmp_path: Path) -> None:
-    """In every command group."""
+    """Every command group has it."""
     open_tracker(f"folder:{tmp_path}/runs").prepare()
     assert call("pool", "--store", uri, "ls").stdout == "p\n"
     for word in ("ls", "list"):

@@ -91,7 +91,7 @@ def test_a_write_just_after_a_listing_is_not_lost(tracker: FolderTracker) -> Non
 
 @pytest.mark.parametrize("damage", ["", "{", '{"format": 1, "runs": [[1]]}', '{"format": 99, "runs": []}'])
 def test_a_damaged_index_only_makes_listing_slower(tracker: FolderTracker, damage: str) -> None:
-    """Whatever the index file contains, and if it is deleted."""
+    """Results are right whatever the index file contains, and if it is deleted."""
     expected = good(tracker)
     (kept,) = tracker.root.glob("*/.runs.json")
     kept.write_text(damage)
