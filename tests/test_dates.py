@@ -12,7 +12,17 @@ import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
 
-from rollforge.dates import as_timestamp, read_column, read_day, read_days, read_moment, read_timestamp
+from rollforge.dates import (
+    as_timestamp,
+    read_clock,
+    read_column,
+    read_day,
+    read_days,
+    read_moment,
+    read_span,
+    read_time,
+    read_timestamp,
+)
 from rollforge.errors import ConfigError, DataError, DateError
 from rollforge.market.provider import Provider
 
@@ -321,3 +331,45 @@ def test_members_without_effect_are_named(folder: Path, caplog: pytest.LogCaptur
     assert "1 of its spans end before they begin and contain no day (the first in line 1)" in caplog.text
     assert "contains instruments without data" in caplog.text
     assert "AA" in caplog.text
+
+
+def test_a_time_of_day_stays_with_its_day() -> None:
+    """Whatever the spelling; an offset from UTC moves neither."""
+    at = pd.Timestamp("2021-03-05 09:30:01")
+    for value in ("2021/3/5 9:30:01", "20210305093001", "2021-03-05T09:30:01+08:00", at, at.tz_localize("Asia/Tokyo")):
+        assert read_time(value) == at
+    assert read_time("2021-03-05 23:59:59.999999") == pd.Timestamp("2021-03-05 23:59:59.999999")
+    assert read_time("1500-01-01 12:00").hour == 12
+    with pytest.raises(DateError, match=r"start: .*25:00"):
+        read_time("2021-03-05 25:00", "start")
+
+
+@pytest.mark.parametrize(
+    ("value", "first", "last"),
+    [
+        ("2021", "2021-01-01", "2021-12-31"), ("2024-02", "2024-02-01", "2024-02-29"), ("2023-2", "2023-02-01", "2023-02-28"),
+        ("2021-12", "2021-12-01", "2021-12-31"), ("1500", "1500-01-01", "1500-12-31"), ("20210305", "2021-03-05", "2021-03-05"),
+        (dt.date(2021, 3, 5), "2021-03-05", "2021-03-05"),
+    ],
+)  # fmt: skip
+def test_the_days_of_a_year_or_a_month(value: Any, first: str, last: str) -> None:
+    """The first and the last one; a day is both."""
+    assert read_span(value) == (np.datetime64(first), np.datetime64(last))
+
+
+@pytest.mark.parametrize("value", ["2021-13", "2021-0", "0000", "21", "2021-03-32", "", None])
+def test_what_names_neither_a_day_nor_a_month_nor_a_year(value: Any) -> None:
+    """One error, with its place."""
+    with pytest.raises(DateError, match="start: "):
+        read_span(value, "start")
+
+
+def test_a_time_of_day_alone() -> None:
+    """Hours and minutes, with or without seconds; the bounds are those of a clock."""
+    assert [read_clock(text) for text in ("9:30", " 09:30 ", "23:59:59", "0:00")] == [
+        dt.time(9, 30), dt.time(9, 30), dt.time(23, 59, 59), dt.time(0)
+    ]  # fmt: skip
+    assert read_clock(dt.time(8)) == dt.time(8)
+    for text in ("24:00", "9:60", "9:30:60", "9", "9.30", "", "2021-03-05"):
+        with pytest.raises(DateError, match=r"end: .*not a time of day"):
+            read_clock(text, "end")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import datetime as dt
 import re
 from collections.abc import Callable, Iterator
@@ -246,15 +247,66 @@ def test_a_nonexistent_date_in_yaml_is_an_error(text: str) -> None:
         read_yaml(f"a: 1\nend: {text}\n")
 
 
+OTHER_READERS = ("pd.Timestamp", "pd.Period", "to_datetime", "fromisoformat", "strptime", "dateutil", "parse_dates")
+CONVERSIONS = {
+    ("compat/qlib/clock.py", "concat_date_time"): "from numbers",
+    ("compat/qlib/days.py", "_days"): "of the calendar's days",
+    ("compat/qlib/resample.py", "resam_calendar"): "of a calendar's times",
+    ("dates.py", "as_timestamp"): "of a datetime64",
+    ("features/api.py", "_timestamps"): "of datetime64",
+    ("pickled_values.py", "_timestamp"): "of a datetime64",
+    ("record/account.py", "enter"): "of a trading day",
+    ("record/context.py", "__init__"): "of trading days",
+    ("record/context.py", "get_step_time"): "of trading days",
+    ("record/exchange.py", "__init__"): "of trading days",
+    ("task.py", "_from_tag"): "a definition's canonical form, not a spelling",
+    ("track/experiment.py", "_times"): "from numbers",
+}
+"""(file, function) -> what it converts to a time without parsing what users write."""
+
+
+def readers_of_days(code: str) -> Iterator[tuple[str, str]]:
+    """(function, text) of each call that can parse a day; constants are no input."""
+    tree = ast.parse(code)
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef):
+            for node in ast.walk(function):
+                if not isinstance(node, ast.Call) or (
+                    all(isinstance(a, ast.Constant) for a in node.args) and node.args
+                ):
+                    continue
+                called = ast.unparse(node.func)
+                if called.endswith(OTHER_READERS) or (called == "map" and "pd.Timestamp" in ast.unparse(node)):
+                    yield function.name, ast.unparse(node)
+
+
 def test_no_other_module_parses_dates() -> None:
     """Dates are parsed in one module, because a second parser would come to differ."""
     source = Path(rollforge.__file__).parent
-    allowed = {"dates.py", "task.py"}  # a task's own canonical form is not a spelling
-    marks = re.compile(r"to_datetime\(|fromisoformat\(|\[:10\]|datetime64\(str\(")
-    found = [
+    marks = re.compile(r"to_datetime\(|\[:10\]|datetime64\(str\(")
+    cut = [
         f"{file.relative_to(source)}:{number}"
         for file in sorted(source.rglob("*.py"))
         for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
-        if marks.search(line) and file.name not in allowed
+        if marks.search(line) and file.name not in {"dates.py", "task.py"}
     ]
-    assert found == []
+    assert cut == []
+    found = {
+        (str(file.relative_to(source)), function): call
+        for file in sorted(source.rglob("*.py"))
+        for function, call in readers_of_days(file.read_text(encoding="utf-8"))
+    }
+    assert {place: call for place, call in found.items() if place not in CONVERSIONS} == {}
+    assert CONVERSIONS.keys() <= found.keys()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "pd.Timestamp(day)", "pandas.to_datetime(day)", "pd.to_datetime(day)", "dt.date.fromisoformat(day)",
+        "dt.datetime.strptime(day, '%Y')", "pd.Period(day)", "list(map(pd.Timestamp, days))",
+    ],
+)  # fmt: skip
+def test_another_reader_of_days_is_found(call: str) -> None:
+    """Whatever it is built on."""
+    assert [name for name, _ in readers_of_days(f"def f(day, days):\n    return {call}\n")][:1] == ["f"]

@@ -33,10 +33,13 @@ __all__ = [
     "as_timestamp",
     "clock",
     "day_index",
+    "read_clock",
     "read_column",
     "read_day",
     "read_days",
     "read_moment",
+    "read_span",
+    "read_time",
     "read_timestamp",
 ]
 
@@ -70,6 +73,8 @@ _PATTERNS = [
         re.ASCII,
     )
 ]
+_SPAN = re.compile(r"(?P<year>\d{4})(?:-(?P<month>\d{1,2}))?", re.ASCII)
+_CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?", re.ASCII)
 _YEAR = re.compile(r"\d{4}", re.ASCII)
 _MONTH = re.compile(r"(?P<year>\d{4})[-/.]?(?P<month>\d\d?)", re.ASCII)
 _YEAR_LAST = re.compile(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{2}|\d{4})((?!\d).*)", re.ASCII | re.DOTALL)
@@ -126,6 +131,68 @@ def read_moment(value: object, name: str = "") -> Moment:
 def read_timestamp(value: object, name: str = "") -> pd.Timestamp:
     """Return the day that a value names as a Timestamp at midnight without time zone; see :func:`read_day`."""
     return as_timestamp(read_day(value, name))
+
+
+def read_time(value: object, name: str = "") -> pd.Timestamp:
+    """Return the day and the time of day that a value names as a Timestamp without time zone; see :func:`read_day`.
+
+    Examples
+    --------
+    >>> str(read_time("2021/3/1 9:30")), str(read_time("2021-03-01 09:30:00+08:00"))
+    ('2021-03-01 09:30:00', '2021-03-01 09:30:00')
+    """
+    import pandas as pd
+
+    moment = read_moment(value, name)
+    return as_timestamp(np.datetime64(moment.day, "D")) + pd.Timedelta(seconds=moment.seconds)
+
+
+def read_span(value: object, name: str = "") -> tuple[np.datetime64, np.datetime64]:
+    """Return the first and the last day that a value names: of a year (``2021``), of a month (``2021-03``), or a day.
+
+    Raises
+    ------
+    DateError
+        If it names none of them.
+
+    Examples
+    --------
+    >>> [str(day) for day in read_span("2024-02")], [str(day) for day in read_span("2024/2/7")]
+    (['2024-02-01', '2024-02-29'], ['2024-02-07', '2024-02-07'])
+    """
+    found = _SPAN.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        day = read_day(value, name)
+        return day, day
+    year, first, last = int(found["year"]), int(found["month"] or 1), int(found["month"] or 12)
+    try:
+        start = _checked(year, first, 1, found[0])
+    except _Unreadable as exc:
+        raise DateError(str(exc), path=name) from None
+    end = dt.date(year, last, calendar.monthrange(year, last)[1])
+    return np.datetime64(start, "D"), np.datetime64(end, "D")
+
+
+def read_clock(value: str | dt.time, name: str = "") -> dt.time:
+    """Return the time of day that a text names: ``9:30``, ``09:30:15``.
+
+    Raises
+    ------
+    DateError
+        If it does not name one.
+
+    Examples
+    --------
+    >>> str(read_clock("9:30")), str(read_clock("14:59:30"))
+    ('09:30:00', '14:59:30')
+    """
+    if isinstance(value, dt.time):
+        return value
+    found = _CLOCK.fullmatch(value.strip())
+    parts = tuple(int(part or 0) for part in found.groups()) if found else (24, 0, 0)
+    if parts[0] > 23 or max(parts[1:]) > 59:
+        raise DateError(f"{value!r} is not a time of day. Write it as 09:30.", path=name)
+    return dt.time(parts[0], parts[1], parts[2])
 
 
 def as_timestamp(day: np.datetime64) -> pd.Timestamp:

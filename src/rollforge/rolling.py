@@ -30,6 +30,7 @@ from rollforge.generate.rolling import RollingGen
 from rollforge.generate.segments import PATH
 from rollforge.generate.task_view import TaskView
 from rollforge.kinds import RECORD
+from rollforge.moved import Alias, Aliased
 from rollforge.paths import read_path
 from rollforge.plan import check_buildable
 from rollforge.record.analysis import recorded_labels
@@ -46,7 +47,7 @@ __all__ = ["DDGDA", "Rolling"]
 _SIGNAL = "qlib.workflow.record_temp.SignalRecord"
 
 
-class Rolling:
+class Rolling(Aliased):
     """Trains one task for every window, joins the predictions, and evaluates the joined prediction.
 
     Parameters
@@ -80,6 +81,8 @@ class Rolling:
         For invalid arguments.
     """
 
+    exp_name = Alias("experiment_name")
+
     def __init__(
         self,
         conf_path: str | os.PathLike[str],
@@ -95,17 +98,18 @@ class Rolling:
         jobs: int | None = None,
         session: Session | None = None,
     ) -> None:
+        experiment_name = exp_name
         for name, value in (("horizon", horizon), ("step", step)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ConfigError(f"must be a whole number of trading days, at least 1; found {value!r}.", path=name)
-        if rolling_exp is not None and rolling_exp == exp_name:
+        if rolling_exp is not None and rolling_exp == experiment_name:
             raise ConfigError(
                 f"is {rolling_exp!r}, as exp_name: what is in it is deleted before training. Choose another name.",
                 path="rolling_exp",
             )
         self.logger = logging.getLogger(__name__)
         self.conf_path = read_path(conf_path, "conf_path")
-        self.exp_name = exp_name
+        self.experiment_name = experiment_name
         self.horizon = horizon
         self.step = step
         self.h_path = None if h_path is None else read_path(h_path, "h_path")
@@ -232,7 +236,7 @@ class Rolling:
     def run_basic_task(self) -> None:
         """Train the task once, on the whole test segment, as a quick check before all windows are trained."""
         with self._using():
-            TrainerR(self.exp_name)([self.basic_task()])
+            TrainerR(self.experiment_name)([self.basic_task()])
 
     def _train_rolling_tasks(self) -> None:
         tasks = self.get_task_list()
@@ -270,8 +274,8 @@ class Rolling:
             )
         joined: dict[str, Any] = {name: RollingEnsemble()(frames) for name, frames in parts.items()}
         tracker = open_tracker(current_session().tracking_uri)
-        name = self.exp_name or current_session().experiment_name
-        with get_experiment(tracker, experiment_name=name).create_recorder() as recorder:
+        experiment_name = self.experiment_name or current_session().experiment_name
+        with get_experiment(tracker, experiment_name=experiment_name).create_recorder() as recorder:
             recorder.log_params(exp_name=self.rolling_exp)
             recorder.save_objects(**{"pred.pkl": joined["pred"], "label.pkl": joined["label"]})
             labels = recorded_labels(next(iter(collector.recorders.values())))
@@ -282,11 +286,11 @@ class Rolling:
     def _update_rolling_rec(self) -> None:
         """Evaluate the joined prediction with the file's records, except the one for the prediction itself."""
         tracker = open_tracker(current_session().tracking_uri)
-        name = self.exp_name or current_session().experiment_name
-        recorder = get_experiment(tracker, experiment_name=name).get_recorder(self._rid, create=False)
+        experiment_name = self.experiment_name or current_session().experiment_name
+        recorder = get_experiment(tracker, experiment_name=experiment_name).get_recorder(self._rid, create=False)
         for record in self._records(recorder):
             record.generate()
-        self.logger.info("the results are in recorder %s of experiment %r", self._rid, name)
+        self.logger.info("the results are in recorder %s of experiment %r", self._rid, experiment_name)
 
     def _records(self, recorder: object) -> list[Any]:
         """Build the file's records that evaluate a prediction, for a recorder."""

@@ -438,7 +438,7 @@ def _session(parsed: _Document, path: Path, overrides: Document) -> tuple[Sessio
         options.update(provider_uri=_data_folder(uri, path.parent), region=section.region)
         options.update(exchange=exchange_options(others), threads=section.kernels)
         manager = (section.exp_manager or _Manager()).kwargs or _ManagerArguments()
-        options["tracking"] = manager.uri
+        options["tracking_uri"] = manager.uri
         experiment_name = experiment_name or manager.default_exp_name or section.default_exp_name
         options["operators"] = _operators(section.custom_ops, path.parent)
     elif parsed.rollforge is not None:

@@ -95,7 +95,7 @@ def test_arguments_of_one_call_do_not_affect_the_next(experiment: Experiment) ->
 def test_an_unfinished_stream_does_not_affect_the_next_collection(experiment: Experiment) -> None:
     """What it later finds missing is recorded separately."""
     experiment.create_recorder("empty").end_run()
-    collector = RecorderCollector(experiment, coverage="allow_gaps", n_jobs=1)
+    collector = RecorderCollector(experiment, coverage="allow_gaps", jobs=1)
     stream = collector.stream()
     next(stream)
     assert len(collector.collect()["pred"]) == 3
@@ -200,7 +200,7 @@ def test_unfinished_tasks_are_named(experiment: Experiment) -> None:
 
 def test_results_can_be_streamed(experiment: Experiment) -> None:
     """The same objects under the same keys, without holding all of them at once."""
-    collector = RecorderCollector(experiment, rec_key_func=by_window, n_jobs=2)
+    collector = RecorderCollector(experiment, rec_key_func=by_window, jobs=2)
     whole = collector()["pred"]
     streamed = dict(collector.stream())
     assert list(streamed) == list(whole)

@@ -399,7 +399,7 @@ def test_a_stream_loads_a_limited_number_ahead(
 ) -> None:
     """By default two for each thread; if the consumer stops early, the others are not loaded."""
     begun: list[Any] = []
-    collector = RecorderCollector(experiment, rec_key_func=lambda r: r.name, coverage="allow_gaps", n_jobs=2)
+    collector = RecorderCollector(experiment, rec_key_func=lambda r: r.name, coverage="allow_gaps", jobs=2)
     load = collector._load_all
     monkeypatch.setattr(
         collector, "_load_all", lambda recorder, *rest: (begun.append(recorder.name), load(recorder, *rest))[1]

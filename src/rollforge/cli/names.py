@@ -44,15 +44,15 @@ def worker_command(session: Session, pool: str, allowed: Iterable[str] = ()) -> 
     'rollforge worker -t two --store postgresql://db/tasks --allow my_models'
     """
     words = ["rollforge", "worker", "-t", pool]
-    store = absolute_store(session.store_uri)
-    if mask_secrets(store) == store:
-        words += ["--store", store]
+    store_uri = absolute_store(session.store_uri)
+    if mask_secrets(store_uri) == store_uri:
+        words += ["--store", store_uri]
     for name in allowed:
         words += ["--allow", name]
     return shlex.join(words)
 
 
-def absolute_store(uri: str) -> str:
+def absolute_store(store_uri: str) -> str:
     """Return the URI of a store with an absolute path, so that it is valid in any folder.
 
     Examples
@@ -60,13 +60,13 @@ def absolute_store(uri: str) -> str:
     >>> absolute_store("sqlite:////srv/tasks.db"), absolute_store("postgresql://db/tasks")
     ('sqlite:////srv/tasks.db', 'postgresql://db/tasks')
     """
-    if not uri.startswith("sqlite:///"):
-        return uri
-    path, mark, options = uri.removeprefix("sqlite:///").partition("?")
+    if not store_uri.startswith("sqlite:///"):
+        return store_uri
+    path, mark, options = store_uri.removeprefix("sqlite:///").partition("?")
     return f"sqlite:///{Path(path).expanduser().absolute()}{mark}{options}"
 
 
-def pool_command(store: str, pool: str) -> str:
+def pool_command(store_uri: str, pool: str) -> str:
     """Return the beginning of a ``rollforge pool`` command, up to the subcommand, quoted for a shell.
 
     Examples
@@ -74,5 +74,5 @@ def pool_command(store: str, pool: str) -> str:
     >>> pool_command("sqlite:///my tasks.db", "two")
     "rollforge pool --store 'sqlite:///my tasks.db' -t two"
     """
-    named = "" if store == Session().store_uri else f" --store {shlex.quote(mask_secrets(store))}"
+    named = "" if store_uri == Session().store_uri else f" --store {shlex.quote(mask_secrets(store_uri))}"
     return f"rollforge pool{named} -t {shlex.quote(pool)}"

@@ -53,11 +53,11 @@ def _manager(*, needs_pool: bool = True) -> TaskManager:
     return TaskManager(_STATE["pool"], session=Session().with_(store_uri=_STATE["store_uri"]))
 
 
-def _must_exist(uri: str) -> None:
+def _must_exist(store_uri: str) -> None:
     """Refuse a file that does not exist: opening it would create it, so a misspelt name would give an empty store."""
     from rollforge.store.sqlite import parse_uri
 
-    if uri.startswith("sqlite:") and not (path := parse_uri(uri)[0].absolute()).exists():
+    if store_uri.startswith("sqlite:") and not (path := parse_uri(store_uri)[0].absolute()).exists():
         raise ConfigError(f"The task store {path} does not exist. Give another one with 'rollforge pool --store URI'.")
 
 
@@ -231,7 +231,7 @@ def submissions(
         mark, last = known.content.get("mark", ""), known.content.get("last_day", "")
         data = f"data {known.folder} to {last} ({str(mark)[:8]})" if known.folder else "no data"
         tasks = ", ".join(f"{n} {status}" for status, n in counts.items()) or "no tasks left"
-        cells = [key[:8], known.host, data, f"runs {known.tracking or 'chosen by each worker'}", tasks]
+        cells = [key[:8], known.host, data, f"runs {known.tracking_uri or 'chosen by each worker'}", tasks]
         echo("  ".join(one_line(cell) for cell in cells))
 
 

@@ -136,7 +136,7 @@ class RecorderCollector(Collector):
     coverage : {"strict", "allow_gaps"}
         ``allow_gaps`` skips recorders that lack the artifact and lists them in `missing`. An artifact that exists but
         cannot be read is always an error.
-    n_jobs : int, optional
+    jobs : int, optional
         Number of threads that load artifacts; by default that of the session.
     tracker : Tracker or str, optional
         The tracking store in which the name of an experiment is looked up, or its URI; by default the session's.
@@ -167,7 +167,7 @@ class RecorderCollector(Collector):
         status: str | Iterable[str] | None = Recorder.STATUS_FI,
         *,
         coverage: str = "strict",
-        n_jobs: int | None = None,
+        jobs: int | None = None,
         tracker: Tracker | str | None = None,
     ) -> None:
         super().__init__(process_list)
@@ -184,7 +184,7 @@ class RecorderCollector(Collector):
         self.list_kwargs = dict(list_kwargs or {})
         self.status = status
         self.coverage = coverage
-        self.n_jobs = n_jobs
+        self.jobs = jobs
         self.unfinished: list[str] = []
         """Recorders that the last collection skipped because of their status, with that status."""
         self.missing: list[str] = []
@@ -306,12 +306,12 @@ class RecorderCollector(Collector):
         chosen = keyed if order is None else {key: keyed[key] for key in sorted(keyed, key=order)}
         missing: list[str] = []  # belongs to this call, even if another call starts before a stream is read to its end
         self.missing, self.recorders = missing, chosen
-        threads = self.n_jobs or current_session().threads
+        threads = self.jobs or current_session().threads
         waiting: deque[tuple[Any, Future[tuple[Objects, list[str]]]]] = deque()
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(threads) as executor:
             for key, recorder in chosen.items():
                 # Run each in a copy of this thread's context, which holds the session.
-                waiting.append((key, pool.submit(copy_context().run, self._load_all, recorder, key, names)))
+                waiting.append((key, executor.submit(copy_context().run, self._load_all, recorder, key, names)))
                 if len(waiting) > (2 * threads if ahead is None else ahead):
                     yield _taken(missing, *waiting.popleft())
             while waiting:

@@ -49,11 +49,11 @@ class Group:
 
     def __call__(self, ungrouped_dict: Mapping[Any, Any], n_jobs: int = 1, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         """Return ``{group: reduced}``; up to `n_jobs` groups are reduced in parallel."""
-        groups = self.group(ungrouped_dict, *args, **kwargs)
-        if n_jobs == 1 or len(groups) < 2:
+        jobs, groups = n_jobs, self.group(ungrouped_dict, *args, **kwargs)
+        if jobs == 1 or len(groups) < 2:
             return {key: self.reduce(value) for key, value in groups.items()}
-        with ThreadPoolExecutor(None if n_jobs < 0 else n_jobs) as pool:
-            return dict(zip(groups, pool.map(self.reduce, groups.values()), strict=True))
+        with ThreadPoolExecutor(None if jobs < 0 else jobs) as executor:
+            return dict(zip(groups, executor.map(self.reduce, groups.values()), strict=True))
 
 
 class RollingGroup(Group):

@@ -98,10 +98,10 @@ def _recorder_of(task: TaskRecord, session: Session) -> Recorder | None:
         return None
 
 
-def _is_away(session: Session, tracking: object, exc: Exception) -> bool:
+def _is_away(session: Session, kept_uri: object, exc: Exception) -> bool:
     """Return whether an error concerns the session's tracking store as a whole and not a single run."""
-    uri = getattr(open_tracker(session.tracking_uri), "uri", session.tracking_uri)
-    return tracking in (uri, session.tracking_uri) and not isinstance(exc, RecorderNotFound)
+    tracking_uri = getattr(open_tracker(session.tracking_uri), "uri", session.tracking_uri)
+    return kept_uri in (tracking_uri, session.tracking_uri) and not isinstance(exc, RecorderNotFound)
 
 
 def recorded_elsewhere(session: Session, pool: str, known: Sequence[TaskOutcome]) -> str:

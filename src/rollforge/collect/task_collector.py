@@ -46,7 +46,7 @@ class TaskCollector:
     """
 
     def __init__(self, experiment_name: str, *, tracker: Tracker | str | None = None) -> None:
-        self.exp_name = experiment_name
+        self.experiment_name = experiment_name
         self.tracker = tracker
 
     def list_recorders(
@@ -71,7 +71,7 @@ class TaskCollector:
         """
         experiment = get_experiment(
             open_tracker(current_session().with_(tracker=self.tracker).tracking_uri),
-            experiment_name=self.exp_name,
+            experiment_name=self.experiment_name,
             create=False,
         )
         found: dict[str, Recorder] = experiment.list_recorders(status=Recorder.STATUS_FI if only_finished else None)

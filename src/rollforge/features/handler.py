@@ -9,7 +9,6 @@ import abc
 import datetime as dt
 import hashlib
 import logging
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from rollforge import trust
 from rollforge.build import build
 from rollforge.code_marks import code_mark, code_version
-from rollforge.dates import DayLike, read_day, read_timestamp
+from rollforge.dates import DayLike, as_timestamp, read_day, read_span, read_timestamp
 from rollforge.errors import ConfigError, DataError, TaskNotSerializable, nearest
 from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoader, by_day_and_instrument
 from rollforge.features.panel import Panel
@@ -626,19 +625,12 @@ class DataHandlerLP(DataHandler):
         return cls(data_loader=StaticDataLoader(df))
 
 
-_PARTIAL = re.compile(r"\d{4}(-\d{1,2})?")  # a year or a month means all its days
-
-
 def _first_day(value: object, name: str) -> pd.Timestamp | None:
-    if isinstance(value, str) and _PARTIAL.fullmatch(value):
-        return pd.Period(value).start_time
-    return None if value is None else read_timestamp(value, name)
+    return None if value is None else as_timestamp(read_span(value, name)[0])
 
 
 def _last_day(value: object, name: str) -> pd.Timestamp | None:
-    if isinstance(value, str) and _PARTIAL.fullmatch(value):
-        return pd.Period(value).end_time.normalize()
-    return _first_day(value, name)
+    return None if value is None else as_timestamp(read_span(value, name)[1])
 
 
 def _is_range(selector: object) -> bool:
@@ -680,9 +672,10 @@ def _days_selected(selector: object) -> object:
     """Convert the days of a selector to timestamps; months, years and masks are left to pandas."""
     if isinstance(selector, slice):
         return slice(_first_day(selector.start, "start"), _last_day(selector.stop, "end"), selector.step)
-    if isinstance(selector, str) and _PARTIAL.fullmatch(selector):
-        return selector
-    if isinstance(selector, (str, int, float, dt.date, np.generic)):
+    if isinstance(selector, str):
+        first, last = read_span(selector, "selector")
+        return as_timestamp(first) if first == last else selector
+    if isinstance(selector, (int, float, dt.date, np.generic)):
         return read_timestamp(selector, "selector")
     return selector
 

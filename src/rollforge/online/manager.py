@@ -120,10 +120,10 @@ class OnlineManager(Serializable):
     def _train(
         self, strategy: OnlineStrategy, tasks: list[dict[str, object]], model_kwargs: Mapping[str, object] | None
     ) -> list[Any]:
-        models = self.trainer.train(tasks, experiment_name=strategy.name_id)
+        models = self.trainer.train(tasks, experiment_name=strategy.experiment_name)
         online = strategy.prepare_online_models(models, **(model_kwargs or {}))
         self.history.setdefault(self.cur_time, {})[strategy] = online
-        log.info("strategy %s: %d models trained, %d online", strategy.name_id, len(models), len(online))
+        log.info("strategy %s: %d models trained, %d online", strategy.experiment_name, len(models), len(online))
         return models
 
     def _end(self, trained: Sequence[tuple[OnlineStrategy, list[Any]]]) -> bool:
@@ -131,7 +131,7 @@ class OnlineManager(Serializable):
         if self._postponed():
             return False
         for strategy, models in trained:
-            self.trainer.end_train(models, experiment_name=strategy.name_id)
+            self.trainer.end_train(models, experiment_name=strategy.experiment_name)
         return True
 
     def add_strategy(self, strategies: OnlineStrategy | list[OnlineStrategy]) -> None:
@@ -144,7 +144,7 @@ class OnlineManager(Serializable):
 
     def get_collector(self, **kwargs: object) -> MergeCollector:
         """Return a collector of the results of all strategies: {(strategy, artifact): …}."""
-        return MergeCollector({s.name_id: s.get_collector(**kwargs) for s in self.strategies}, process_list=[])
+        return MergeCollector({s.experiment_name: s.get_collector(**kwargs) for s in self.strategies}, process_list=[])
 
     def prepare_signals(
         self, prepare_func: Callable[..., Any] | None = None, over_write: bool = False
@@ -216,7 +216,9 @@ class OnlineManager(Serializable):
             self.cur_time, changed = day, False
             for strategy, models in online.items():
                 if before.get(strategy, set()) != set(models):
-                    ended = self.trainer.end_train(models, experiment_name=strategy.name_id, **(model_kwargs or {}))
+                    ended = self.trainer.end_train(
+                        models, experiment_name=strategy.experiment_name, **(model_kwargs or {})
+                    )
                     strategy.tool.reset_online_tag(ended)
                     changed = True
                 before[strategy] = set(models)

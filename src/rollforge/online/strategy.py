@@ -17,6 +17,7 @@ from rollforge.generate.base import task_generator
 from rollforge.generate.calendar import TimeAdjuster
 from rollforge.generate.rolling import RollingGen
 from rollforge.generate.task_view import TaskView
+from rollforge.moved import Alias, Aliased
 from rollforge.online.tool import OnlineTool, OnlineToolR
 from rollforge.task import Definition
 from rollforge.track.base import Recorder
@@ -26,7 +27,7 @@ __all__ = ["OnlineStrategy", "RollingStrategy"]
 log = logging.getLogger(__name__)
 
 
-class OnlineStrategy:
+class OnlineStrategy(Aliased):
     """Base class of online strategies, which decide what is trained and what goes online.
 
     Parameters
@@ -45,8 +46,10 @@ class OnlineStrategy:
     'LinearModel'
     """
 
+    name_id = Alias("experiment_name")
+
     def __init__(self, name_id: str) -> None:
-        self.name_id = name_id
+        self.experiment_name = name_id
         self.tool: OnlineTool = OnlineTool()
 
     def prepare_tasks(self, cur_time: Any, **kwargs: Any) -> list[Definition]:
@@ -89,9 +92,11 @@ class RollingStrategy(OnlineStrategy):
     Examples
     --------
     >>> template = {"model": {"class": "LinearModel"}, "dataset": {}}
-    >>> RollingStrategy("demo", template, RollingGen(step=20, calendar=["2020-01-01"])).exp_name
+    >>> RollingStrategy("demo", template, RollingGen(step=20, calendar=["2020-01-01"])).experiment_name
     'demo'
     """
+
+    exp_name = Alias("experiment_name")
 
     def __init__(self, name_id: str, task_template: Definition | list[Definition], rolling_gen: RollingGen) -> None:
         super().__init__(name_id)
@@ -99,10 +104,9 @@ class RollingStrategy(OnlineStrategy):
             raise ConfigError(
                 f"rolling_gen must be a RollingGen, found {type(rolling_gen).__name__}.", path="rolling_gen"
             )
-        self.exp_name = name_id
         self.task_template = task_template if isinstance(task_template, list) else [task_template]
         self.rg = rolling_gen
-        self.tool: OnlineToolR = OnlineToolR(self.exp_name)
+        self.tool: OnlineToolR = OnlineToolR(self.experiment_name)
 
     def get_collector(
         self,
@@ -126,7 +130,7 @@ class RollingStrategy(OnlineStrategy):
             Artifacts to collect; by default all that the collector knows.
         """
         return RecorderCollector(
-            experiment=self.exp_name,
+            experiment=self.experiment_name,
             process_list=[RollingGroup()] if process_list is None else list(process_list),
             rec_key_func=rec_key_func or _model_and_test,
             rec_filter_func=rec_filter_func,
@@ -142,7 +146,7 @@ class RollingStrategy(OnlineStrategy):
         """Return the windows that follow the latest online ones and begin before `cur_time`."""
         latest, test = self._latest(self.tool.online_models())
         if test is None:
-            log.warning("strategy %s has no online model yet, so there are no further tasks", self.name_id)
+            log.warning("strategy %s has no online model yet, so there are no further tasks", self.experiment_name)
             return []
         until = _last_day(cur_time)
         return [t for recorder in latest for t in self.rg.gen_following_tasks(self._task_of(recorder), until)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from rollforge.dates import DayLike
 from rollforge.errors import ArtifactNotFound, ConfigError
+from rollforge.moved import Alias, Aliased
 from rollforge.online.update import PredUpdater
 from rollforge.session import current_session
 from rollforge.track.base import Recorder, get_experiment, open_tracker
@@ -59,7 +60,7 @@ class OnlineTool:
         raise NotImplementedError(f"{type(self).__name__} must implement update_online_pred().")
 
 
-class OnlineToolR(OnlineTool):
+class OnlineToolR(Aliased, OnlineTool):
     """Manages which recorders of an experiment are online.
 
     Parameters
@@ -69,20 +70,22 @@ class OnlineToolR(OnlineTool):
 
     Examples
     --------
-    >>> OnlineToolR("my_experiment").default_exp_name
+    >>> OnlineToolR("my_experiment").experiment_name
     'my_experiment'
     """
 
-    def __init__(self, default_exp_name: str | None = None) -> None:
-        self.default_exp_name = default_exp_name
+    default_exp_name = Alias("experiment_name")
 
-    def _recorders(self, exp_name: str | None, tags: dict[str, str] | None = None) -> list[Recorder]:
-        name = exp_name or self.default_exp_name
-        if name is None:
+    def __init__(self, default_exp_name: str | None = None) -> None:
+        self.experiment_name = default_exp_name
+
+    def _recorders(self, experiment_name: str | None, tags: dict[str, str] | None = None) -> list[Recorder]:
+        experiment_name = experiment_name or self.experiment_name
+        if experiment_name is None:
             raise ConfigError(
                 "OnlineToolR needs an experiment. Give default_exp_name to the tool, or exp_name to the method."
             )
-        experiment = get_experiment(open_tracker(current_session().tracking_uri), experiment_name=name)
+        experiment = get_experiment(open_tracker(current_session().tracking_uri), experiment_name=experiment_name)
         return list(experiment.list_recorders(tags=tags).values())
 
     def set_online_tag(self, tag: str, recorder: Recorder | list[Recorder]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self, TypeVar
 import numpy as np
 import pandas as pd
 
-from rollforge.dates import DayLike
+from rollforge.dates import DayLike, read_time
 from rollforge.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -138,8 +138,8 @@ class OrderHelper:
         end_time: DayLike | None = None,
     ) -> Order:
         """Return an order of an adjusted amount."""
-        start = None if start_time is None else pd.Timestamp(start_time)
-        end = None if end_time is None else pd.Timestamp(end_time)
+        start = None if start_time is None else read_time(start_time, "start_time")
+        end = None if end_time is None else read_time(end_time, "end_time")
         return Order(code, amount, direction, start, end)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from rollforge.dates import DayLike, read_day
+from rollforge.dates import DayLike, read_day, read_time
 from rollforge.errors import ConfigError, nearest
 from rollforge.record.decision import Order, OrderDir, OrderHelper
 from rollforge.record.market import Fill, Floats, Market
@@ -327,7 +327,7 @@ class Exchange:
         """
         codes = sorted({*current_position, *target_position})
         random.Random(0).shuffle(codes)
-        orders = []
+        orders, start, end = [], read_time(start_time, "start_time"), read_time(end_time, "end_time")
         for code in codes:
             if not self.is_stock_tradable(code, start_time, end_time):
                 continue
@@ -335,7 +335,7 @@ class Exchange:
             apart = self.get_real_deal_amount(current_position.get(code, 0.0), target_position.get(code, 0.0), factor)
             if apart:
                 side = OrderDir.BUY if apart > 0 else OrderDir.SELL
-                orders.append(Order(code, abs(apart), side, pd.Timestamp(start_time), pd.Timestamp(end_time)))
+                orders.append(Order(code, abs(apart), side, start, end))
         return sorted(orders, key=lambda order: order.direction)
 
     def calculate_amount_position_value(

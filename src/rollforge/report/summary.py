@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge.confidential import mask_secrets
+from rollforge.dates import as_timestamp
 from rollforge.errors import DataError
 from rollforge.record.analysis import (
     calc_ic,
@@ -336,7 +337,7 @@ def _tasks(tasks: Sequence[TaskRow], qualities: Mapping[str, Quality]) -> tuple[
 
 
 def _between(name: str, values: pd.Series, start: np.datetime64, end: np.datetime64) -> dict[str, float]:
-    inside = values.loc[pd.Timestamp(start) : pd.Timestamp(end)]
+    inside = values.loc[as_timestamp(start) : as_timestamp(end)]
     return {f"{name}IC": float(inside.mean()), f"{name}ICIR": mean_to_std(inside)} if len(inside) else {}
 
 

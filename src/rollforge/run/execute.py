@@ -257,15 +257,15 @@ def _create_recorder(
     task: Mapping[str, object], experiment_name: str | None, recorder_name: str | None, session: Session
 ) -> Recorder:
     recorder_name = recorder_name or describe(task, current_model.get()) or None
-    tracker, name = open_tracker(session.tracking_uri), experiment_name or session.experiment_name
+    tracker, experiment_name = open_tracker(session.tracking_uri), experiment_name or session.experiment_name
     task_id = current_task.get()
     if task_id is not None and current_attempt.get():  # the previous attempt may have been killed
-        end_unfinished_runs(task_id, name, session)
-    known = _experiments.get((tracker.uri, name))
+        end_unfinished_runs(task_id, experiment_name, session)
+    known = _experiments.get((tracker.uri, experiment_name))
     if known is not None:
         with contextlib.suppress(TrackingError):  # the experiment has been deleted: opened again below
             return known.create_recorder(recorder_name)
-    _experiments[tracker.uri, name] = experiment = get_experiment(tracker, experiment_name=name)
+    _experiments[tracker.uri, experiment_name] = experiment = get_experiment(tracker, experiment_name=experiment_name)
     return experiment.create_recorder(recorder_name)
 
 

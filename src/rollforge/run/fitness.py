@@ -361,38 +361,38 @@ class Admission:
         local_store = self.store.uri.partition(":")[0] in ("sqlite", "memory")
         cure = "Give the tracking store that all machines use with --tracking or ROLLFORGE_TRACKING."
         if "tracking_uri" in self.given:
-            uri = self.session.tracking_uri
-        elif facts.tracking:
-            uri = known_address(facts.tracking, self.session.tracking_uri)
+            tracking_uri = self.session.tracking_uri
+        elif facts.tracking_uri:
+            tracking_uri = known_address(facts.tracking_uri, self.session.tracking_uri)
             same_machine = facts.machine == machine_of(process_name())
-            place = local_place(uri)
+            place = local_place(tracking_uri)
             if not same_machine and place is not None and not place.exists():
                 lacks.append(
-                    f"The tasks were submitted to record their runs in {uri} on {facts.host}, which does not exist "
+                    f"The tasks were submitted to record their runs in {tracking_uri} on {facts.host}, which does not exist "
                     f"on this machine. {cure}"
                 )
                 return None
         elif local_store:
-            uri = self.session.tracking_uri
+            tracking_uri = self.session.tracking_uri
         else:
             lacks.append(
                 "The pool is on a server, but runs would be recorded in a file on this machine "
                 f"({self.session.tracking_uri}). {cure}"
             )
             return None
-        if uri not in self._libraries:
+        if tracking_uri not in self._libraries:
             try:
                 if "tracking_uri" not in self.given:
-                    check_scheme(uri)
-                open_tracker(uri).check_writable(self.session.experiment_name)
+                    check_scheme(tracking_uri)
+                open_tracker(tracking_uri).check_writable(self.session.experiment_name)
             except RollforgeError as exc:
-                self._libraries[uri] = f"Runs cannot be recorded in {mask_secrets(uri)}. {exc}"
+                self._libraries[tracking_uri] = f"Runs cannot be recorded in {mask_secrets(tracking_uri)}. {exc}"
             else:
-                self._libraries[uri] = ""
-        if self._libraries[uri]:
-            lacks.append(self._libraries[uri])
-            del self._libraries[uri]  # check again: it may be repaired while the worker waits
-        return uri
+                self._libraries[tracking_uri] = ""
+        if self._libraries[tracking_uri]:
+            lacks.append(self._libraries[tracking_uri])
+            del self._libraries[tracking_uri]  # check again: it may be repaired while the worker waits
+        return tracking_uri
 
     def _check_plugins(self, facts: Facts, lacks: list[str]) -> dict[str, Any] | None:
         """Return the changes of the session by which the plugins, operators and folders of a submission are used here.

@@ -89,7 +89,7 @@ class Facts:
     folder: str = ""
     """Data folder; empty if there was none."""
     content: Document = field(default_factory=dict)
-    tracking: str = ""
+    tracking_uri: str = ""
     region: str = ""
     exchange: Document = field(default_factory=dict)
     models: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -139,7 +139,7 @@ def read_facts(kept: Mapping[str, object]) -> Facts:
         machine=text(kept.get("machine")),
         folder=text(data.get("folder")),
         content=mapping(data.get("content")),
-        tracking=text(kept.get("tracking")),
+        tracking_uri=text(kept.get("tracking")),
         region=text(kept.get("region")),
         exchange=mapping(kept.get("exchange")),
         models={

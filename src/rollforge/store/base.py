@@ -585,12 +585,12 @@ def refuse_cycles(ids: set[str], wanted: Iterable[str], dependencies_of: Callabl
 _open: dict[str, TaskStore] = {}
 
 
-def open_store(uri: str, *, clock: Clock | None = None) -> TaskStore:
+def open_store(store_uri: str, *, clock: Clock | None = None) -> TaskStore:
     """Return the store at a URI. Within a process, the same URI returns the same store unless `clock` is given.
 
     Parameters
     ----------
-    uri : str
+    store_uri : str
         ``sqlite:///relative.db``, ``sqlite:////absolute.db``, ``postgresql://user:password@host:port/database`` (or
         ``host=… dbname=… user=…``), ``mongodb://user:password@host:port/database``, ``memory://NAME``, or a URI with a
         scheme that was added (:mod:`rollforge.drivers`).
@@ -606,23 +606,23 @@ def open_store(uri: str, *, clock: Clock | None = None) -> TaskStore:
     StoreUnavailable
         If the store cannot be opened.
     """
-    lent = STORES.lent(uri)
+    lent = STORES.lent(store_uri)
     if lent is not None and clock is None:
         return cast(TaskStore, lent)
-    if clock is None and uri in _open:
-        return _open[uri]
-    scheme, separator, _ = uri.partition("://")
-    if re.match(r"\s*(host|hostaddr|port|dbname|user|service)\s*=", uri):  # libpq's other form
+    if clock is None and store_uri in _open:
+        return _open[store_uri]
+    scheme, separator, _ = store_uri.partition("://")
+    if re.match(r"\s*(host|hostaddr|port|dbname|user|service)\s*=", store_uri):  # libpq's other form
         scheme, separator = "postgresql", "://"
     driver = STORES.find(scheme) if separator else None
     if driver is None and separator:
         load_plugins(current_session())  # importing one may register schemes
         driver = STORES.find(scheme)
     if driver is None:
-        raise STORES.unknown(uri, scheme, "store")
-    store = cast(TaskStore, STORES.load(driver)(uri, clock=clock))
+        raise STORES.unknown(store_uri, scheme, "store")
+    store = cast(TaskStore, STORES.load(driver)(store_uri, clock=clock))
     if clock is None:
-        _open[uri] = store
+        _open[store_uri] = store
     return store
 
 

@@ -31,7 +31,7 @@ class MLflowServer:
 
     Parameters
     ----------
-    store : str
+    store_uri : str
         URI of MLflow's backend store: ``sqlite:///…``.
     folder : path
         Folder for artifacts and the server's log.
@@ -42,7 +42,7 @@ class MLflowServer:
         If a package that the server needs is not installed.
     """
 
-    def __init__(self, store: str, folder: Path) -> None:
+    def __init__(self, store_uri: str, folder: Path) -> None:
         missing = [n for n in ("flask", "flask_cors", "graphene") if importlib.util.find_spec(n) is None]
         if missing:
             raise RuntimeError("MLflow's server needs more: pip install flask flask-cors graphene")
@@ -50,7 +50,7 @@ class MLflowServer:
         self._port = free_port()
         self._environment = {
             **os.environ,
-            "_MLFLOW_SERVER_FILE_STORE": store,
+            "_MLFLOW_SERVER_FILE_STORE": store_uri,
             "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
             "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
             "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),

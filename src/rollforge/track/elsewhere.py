@@ -57,24 +57,25 @@ def open_kept(kept: Mapping[str, object]) -> Recorder:
 
 
 def _copy_of(run_id: str) -> Recorder | None:
-    uri = current_session().tracking_uri
-    place = local_place(uri)
+    tracking_uri = current_session().tracking_uri
+    place = local_place(tracking_uri)
     if place is not None and not place.exists():
         return None
     try:
-        tracker: Tracker = open_tracker(uri)
+        tracker: Tracker = open_tracker(tracking_uri)
         found = tracker.search(list(tracker.experiments().values()), RunQuery(tags={COPIED_FROM: run_id}, limit=1))
     except TrackingError:
         return None
     return Recorder(tracker, found[0].info) if found else None
 
 
-def _message(count: int, host: str, uri: str) -> str:
+def _message(count: int, host: str, tracking_uri: str) -> str:
+    address = mask_secrets(tracking_uri)
     what = "The run was" if count == 1 else f"{count} runs were"
     return (
-        f"{what} recorded on {host}, in {mask_secrets(uri)}, which this machine ({socket.gethostname()}) does not have. Copy "
+        f"{what} recorded on {host}, in {address}, which this machine ({socket.gethostname()}) does not have. Copy "
         f"{'it' if count == 1 else 'them'} on {host} to a tracking store that both reach, and name that store here with "
-        f"--tracking: rollforge track copy {shlex.quote(mask_secrets(uri))} http://HOST:5000. Start workers with --tracking "
+        f"--tracking: rollforge track copy {shlex.quote(address)} http://HOST:5000. Start workers with --tracking "
         "to have them record there at once."
     )
 

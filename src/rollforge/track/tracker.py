@@ -212,7 +212,7 @@ FOLDER_MARK = "rollforge-tracking.json"
 """Name of the file that marks a tracking folder of plain files."""
 
 
-def folder_uri(uri: str | os.PathLike[str], *, create: bool = False) -> str:
+def folder_uri(tracking_uri: str | os.PathLike[str], *, create: bool = False) -> str:
     """Return the URI of a store given by a path or as ``file:PATH``, with an absolute path. Other URIs are not changed.
 
     A path is a database if it is a file or has a database's suffix, a folder of plain files if it contains their marker
@@ -220,7 +220,7 @@ def folder_uri(uri: str | os.PathLike[str], *, create: bool = False) -> str:
 
     Parameters
     ----------
-    uri : str or path
+    tracking_uri : str or path
         Path or URI of the store; ``~`` is the home folder. ``file://`` URIs may be percent-encoded and may contain
         ``localhost``.
     create : bool
@@ -238,7 +238,7 @@ def folder_uri(uri: str | os.PathLike[str], *, create: bool = False) -> str:
     >>> folder_uri("/tmp/runs/mlflow.db")
     'sqlite:////tmp/runs/mlflow.db'
     """
-    text = os.fspath(uri)
+    text = os.fspath(tracking_uri)
     if text.startswith("file:"):
         path = re.sub("^//(localhost(?=/))?", "", text.removeprefix("file:"))
         place = _absolute(path if os.path.exists(path) else unquote(path))
@@ -258,7 +258,7 @@ def folder_uri(uri: str | os.PathLike[str], *, create: bool = False) -> str:
     return f"file:{place}"
 
 
-def local_place(uri: str) -> Path | None:
+def local_place(tracking_uri: str) -> Path | None:
     """Return the file or folder of a tracking store on this machine; None if the store is on a server.
 
     Examples
@@ -266,26 +266,27 @@ def local_place(uri: str) -> Path | None:
     >>> str(local_place("sqlite:////srv/runs.db")), str(local_place("folder:/srv/runs")), local_place("http://host:5000")
     ('/srv/runs.db', '/srv/runs', None)
     """
-    scheme, _, rest = folder_uri(uri).partition(":")
+    scheme, _, rest = folder_uri(tracking_uri).partition(":")
     if scheme == "sqlite":
         return _absolute(rest.removeprefix("///").partition("?")[0])
     return _absolute(rest.removeprefix("//")) if scheme in ("folder", "file") else None
 
 
-def known_address(uri: str, *others: str) -> str:
-    """Return the address, including secrets, of a store whose address without secrets is `uri`; else `uri`.
+def known_address(tracking_uri: str, *others: str) -> str:
+    """Return the address, including secrets, of a store given without them; if unknown, return it unchanged.
 
     Parameters
     ----------
-    uri : str
+    tracking_uri : str
         Address returned by :func:`~rollforge.confidential.without_secrets`.
     *others : str
         Addresses to compare, in addition to those that this process has opened.
     """
-    return next((known for known in (*others, *_open) if known != uri and without_secrets(known) == uri), uri)
+    candidates = (known for known in (*others, *_open) if known != tracking_uri)
+    return next((known for known in candidates if without_secrets(known) == tracking_uri), tracking_uri)
 
 
-def check_scheme(uri: str) -> None:
+def check_scheme(tracking_uri: str) -> None:
     """Raise an error if a URI that a pool or a file names would import code that this program has not chosen.
 
     Built-in and registered schemes, and those that the program has opened itself, may be named. The scheme of an installed
@@ -296,15 +297,15 @@ def check_scheme(uri: str) -> None:
     CodeNotAllowed
         With the package.
     """
-    scheme, colon, _ = uri.partition(":")
+    scheme, colon, _ = tracking_uri.partition(":")
     driver = TRACKERS.find(scheme) if colon and not TRACKERS.is_in_use(scheme) else None
     if driver is None or current_session().tracking_uri.startswith(f"{scheme}:"):
         return
     if not trust.is_allowed_module(driver.module):
         package = driver.module.partition(".")[0]
         raise CodeNotAllowed(
-            f"The tracking store {mask_secrets(uri)} is opened by code of {driver.origin}, which this program has not chosen. "
-            f"If you trust whoever named it, allow it: --allow {package} or ROLLFORGE_ALLOW={package}."
+            f"The tracking store {mask_secrets(tracking_uri)} is opened by code of {driver.origin}, which this program has "
+            f"not chosen. If you trust whoever named it, allow it: --allow {package} or ROLLFORGE_ALLOW={package}."
         )
 
 
@@ -312,12 +313,12 @@ def _absolute(path: str) -> Path:
     return Path(os.path.abspath(read_path(path, "tracking")))
 
 
-def open_tracker(uri: str | os.PathLike[str]) -> Tracker:
+def open_tracker(tracking_uri: str | os.PathLike[str]) -> Tracker:
     """Return the tracker at a URI. Within a process, the same URI returns the same tracker.
 
     Parameters
     ----------
-    uri : str or path
+    tracking_uri : str or path
         ``sqlite:///PATH`` or ``http(s)://…`` (MLflow), ``folder:PATH`` (plain files), ``file:PATH`` (an ``mlruns`` folder
         as Qlib writes it). ``sqlite:////PATH`` is an absolute path. For paths, see :func:`folder_uri`. A bare name is a
         path unless nothing with that name exists and it resembles a scheme. Other schemes can be added
@@ -332,21 +333,22 @@ def open_tracker(uri: str | os.PathLike[str]) -> Tracker:
     TrackingUnavailable
         If the store cannot be opened.
     """
-    uri = os.fspath(uri)
-    lent = TRACKERS.lent(uri)
+    tracking_uri = os.fspath(tracking_uri)
+    lent = TRACKERS.lent(tracking_uri)
     if lent is not None:
         return cast(Tracker, lent)
-    slip = ":" not in uri and os.sep not in uri and nearest(uri, TRACKERS.schemes()) and not os.path.exists(uri)
-    uri = uri if slip else folder_uri(uri)
-    if uri not in _open:
-        scheme, colon, _ = uri.partition(":")
+    is_name = ":" not in tracking_uri and os.sep not in tracking_uri and not os.path.exists(tracking_uri)
+    if not (is_name and nearest(tracking_uri, TRACKERS.schemes())):  # else it is a misspelt scheme
+        tracking_uri = folder_uri(tracking_uri)
+    if tracking_uri not in _open:
+        scheme, colon, _ = tracking_uri.partition(":")
         driver = TRACKERS.find(scheme) if colon else None
         if driver is None and colon:
             load_plugins(current_session())  # importing one may register schemes
             driver = TRACKERS.find(scheme)
         if driver is None:
-            raise TRACKERS.unknown(uri, scheme, "tracking")
-        tracker = cast(Tracker, TRACKERS.load(driver)(uri))
+            raise TRACKERS.unknown(tracking_uri, scheme, "tracking")
+        tracker = cast(Tracker, TRACKERS.load(driver)(tracking_uri))
         # A relative path and its absolute form are one store.
-        _open[uri] = _open.setdefault(tracker.uri, tracker)
-    return _open[uri]
+        _open[tracking_uri] = _open.setdefault(tracker.uri, tracker)
+    return _open[tracking_uri]

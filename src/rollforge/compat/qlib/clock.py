@@ -10,6 +10,7 @@ import pandas as pd
 
 from rollforge.compat.qlib.config import C
 from rollforge.compat.qlib.frequency import Freq
+from rollforge.dates import read_clock
 from rollforge.errors import ConfigError, DataError
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
 
 
 def _at(text: str) -> dt.datetime:
-    return dt.datetime.strptime(text, "%H:%M")
+    return dt.datetime.combine(dt.date(1900, 1, 1), read_clock(text))
 
 
 CN_TIME = [_at("9:30"), _at("11:30"), _at("13:00"), _at("15:00")]
@@ -127,7 +128,7 @@ def get_day_min_idx_range(start: str, end: str, freq: str, region: str) -> tuple
     (0, 23)
     """
     bars = get_min_cal(region=region)[:: Freq(freq).count]
-    first, last = pd.Timestamp(start).time(), pd.Timestamp(end).time()
+    first, last = read_clock(start, "start"), read_clock(end, "end")
     return bisect.bisect_left(bars, first), bisect.bisect_right(bars, last) - 1
 
 

@@ -10,6 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rollforge.dates import read_time
+from rollforge.errors import DateError
+
 __all__ = ["Index", "IndexData", "LocIndexer", "MultiData", "SingleData", "concat", "sum_by_index"]
 
 Floats = NDArray[np.float64]
@@ -68,7 +71,10 @@ class Index:
             If it is not a label of this axis.
         """
         if self.idx_list.dtype.kind == "M":
-            item = np.datetime64(item).astype(self.idx_list.dtype)
+            try:
+                item = read_time(item).to_datetime64().astype(self.idx_list.dtype)
+            except DateError as exc:
+                raise KeyError(item) from exc
         return int(self.index_map[item])
 
     def is_sorted(self) -> bool:

@@ -31,11 +31,11 @@ class RemoteFiles:
 
     folder: Path | None = None
 
-    def __init__(self, uri: str, tracking: str) -> None:
+    def __init__(self, uri: str, tracking_uri: str) -> None:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         self.uri = uri
-        self._repository: Any = get_artifact_repository(uri, tracking_uri=tracking)
+        self._repository: Any = get_artifact_repository(uri, tracking_uri=tracking_uri)
         self._fetched = Path(tempfile.mkdtemp(prefix="rollforge-"))
         weakref.finalize(self, shutil.rmtree, self._fetched, ignore_errors=True)
 
