@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import os
@@ -43,6 +44,37 @@ def test_links_are_valid(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", text_of(page)):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def terms_of_glossary() -> dict[str, str]:
+    """Term -> meaning."""
+    rows = re.findall(r"^\| ([^|]+) \| (.+) \|$", text_of(ROOT / "docs" / "glossary.md"), re.MULTILINE)
+    return {term: meaning for term, meaning in rows if term not in ("term", "---")}
+
+
+def names_in(code: str) -> set[str]:
+    """Every identifier that code defines or uses: names, parameters, attributes, keys."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(code)):
+        names = (getattr(node, kind, None) for kind in ("name", "id", "attr", "arg", "value"))
+        found.update(name for name in names if isinstance(name, str))
+    return found
+
+
+def test_the_glossary_names_what_exists() -> None:
+    """Everything in backticks is an identifier, a status or a key of the code, and the terms are in order."""
+    terms = terms_of_glossary()
+    assert list(terms) == sorted(terms, key=str.lower)
+    assert len(terms) > 40
+    known = set().union(*(names_in(p.read_text(encoding="utf-8")) for p in (ROOT / "src").rglob("*.py")))
+    named = {name for meaning in terms.values() for name in re.findall(r"`([^`]+)`", meaning)}
+    assert named - known == set()
+
+
+def test_the_glossary_is_found() -> None:
+    """From the front page, the map of the code and the guide for contributors."""
+    for page in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"):
+        assert "(docs/glossary.md)" in text_of(ROOT / page)
 
 
 def test_every_public_name_exists() -> None:
