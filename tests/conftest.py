@@ -93,7 +93,7 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROLLFORGE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("ROLLFORGE_DATA", raising=False)
     monkeypatch.setattr("rollforge.session._default", None)
-    trust._vouched.clear()
+    trust._own_tasks.clear()
     trust._remembered.clear()
 
 

@@ -68,14 +68,14 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         monkeypatch.syspath_prepend(folder)
         return folder
 
-    before = {id(d): (dict(d._registered), set(d._used), dict(d._lent)) for d in (STORES, TRACKERS)}
+    before = {id(d): (dict(d._registered), set(d._used), dict(d._objects)) for d in (STORES, TRACKERS)}
     opened = (dict(stores._open), dict(trackers._open))
     yield install
     stores._open, trackers._open = opened
     for module in made:
         sys.modules.pop(module, None)
     for drivers in (STORES, TRACKERS):
-        drivers._registered, drivers._used, drivers._lent = before[id(drivers)]
+        drivers._registered, drivers._used, drivers._objects = before[id(drivers)]
 
 
 class TestAStoreOfAnotherScheme(TaskStoreSuite):

@@ -25,7 +25,7 @@ from rollforge.features.api import D
 from rollforge.kinds import MODEL
 from rollforge.plan import make_plan
 from rollforge.plugins import load_plugins
-from rollforge.run.fitness import Admission, own_data
+from rollforge.run.fitness import Admission, session_admission
 from rollforge.run.job import Job
 from rollforge.run.submission import facts_of, read_facts
 from rollforge.run.trainer import TrainerRM
@@ -415,7 +415,7 @@ def test_an_installed_plugin_is_not_allowed_by_itself(tmp_path: Path, monkeypatc
     )
     monkeypatch.syspath_prepend(tmp_path / "site")
     config = {"class": "M", "module_path": "rf_demo_module"}
-    with trust.within(trust.Circle.POOL), pytest.raises(MissingCode, match="--allow rf_demo_module"):
+    with trust.from_origin(trust.Origin.POOL), pytest.raises(MissingCode, match="--allow rf_demo_module"):
         build(config, kind=MODEL)
     assert "rf_demo_module" not in sys.modules
     with pytest.raises(ConfigError, match=r"an installed plugin \(.*rf-demo.*\)"):
@@ -423,12 +423,12 @@ def test_an_installed_plugin_is_not_allowed_by_itself(tmp_path: Path, monkeypatc
     assert trust.plugin_module("os") == "os"  # a package cannot change what a module's name means
     assert trust.checked_plugins(["rf-demo"], path="plugins") == ("rf_demo_module",)
     session = Session(plugins=("rf-demo",))
-    with using(session), trust.within(trust.Circle.POOL):
+    with using(session), trust.from_origin(trust.Origin.POOL):
         assert build(config, kind=MODEL) is not None
     load_plugins(session)
     assert "rf_demo_module" in sys.modules
     monkeypatch.setenv("ROLLFORGE_ALLOW", "rf-demo")
-    with trust.within(trust.Circle.POOL):
+    with trust.from_origin(trust.Origin.POOL):
         assert build(config, kind=MODEL) is not None
     assert facts_of([], session)["plugins"] == ["rf_demo_module"]
     sys.modules.pop("rf_demo_module")
@@ -574,7 +574,7 @@ NAMED = {"class": "Mine", "module_path": "HOME/mine.py"}
     ],
     ids=["plugin", "operator", "model", "processor", "strategy"],
 )
-@pytest.mark.parametrize("kind", [Admission, own_data])
+@pytest.mark.parametrize("kind", [Admission, session_admission])
 def test_every_file_that_tasks_refer_to_is_compared(
     task: dict[str, Any], session: dict[str, Any], kind: Any, machines: Machines
 ) -> None:
@@ -596,14 +596,14 @@ def test_every_file_that_tasks_refer_to_is_compared(
     admission.prove(stays=False)
     for other in (f"{text} ", ""):
         mine.write_text(other)
-        admission.look()
+        admission.refresh()
         assert not admission.fits
         with pytest.raises(
             UnfitWorker, match=f"other contents of {mine} .SHA-256 {sha(other)} here, {sha(text)} there"
         ):
             admission.prove(stays=False)
         mine.write_text(text)
-        admission.look()
+        admission.refresh()
         assert admission.fits
 
 
@@ -620,7 +620,7 @@ def test_several_different_files_are_reported_in_one_message(machines: Machines)
     for name in ("a.py", "b.py", "c.py"):
         (machines.on("gpu1") / name).write_text("x")
     with pytest.raises(UnfitWorker) as caught:
-        own_data(store, "p", Session()).prove(stays=False)
+        session_admission(store, "p", Session()).prove(stays=False)
     said = str(caught.value)
     assert (said.count("a.py"), said.count("b.py"), said.count("c.py")) == (1, 1, 0)
     assert "Copy the files from there" in said
@@ -663,7 +663,7 @@ def test_a_worker_process_reloads_a_file_that_has_changed(tmp_path: Path) -> Non
         task = {"file": str(file), "n": version, "next": text.format(2)}
         store.create("p", [task], submission=key, priority=-version)
     job = Job("p", takes_new_version)
-    pool = WorkerPool(store, job, jobs=1, session=session, admission=own_data(store, "p", session))
+    pool = WorkerPool(store, job, jobs=1, session=session, admission=session_admission(store, "p", session))
     pool.run()
     results = {task.definition["n"]: task.result for task in store.query("p")}
     assert {n: found["version"] for n, found in results.items()} == {1: 1, 2: 2}

@@ -30,7 +30,7 @@ from rollforge.store.base import open_store
 from rollforge.store.codec import decode_definition
 from rollforge.store.manager import TaskManager
 from rollforge.task import Cause, Status, digest, encode
-from rollforge.trust import Circle, within
+from rollforge.trust import Origin, from_origin
 from rollforge.workflow import load_workflow
 
 ROLLFORGE = [sys.executable, "-m", "rollforge"]
@@ -407,7 +407,7 @@ def made_recorder(task: dict[str, Any], experiment_name: str, recorder_name: str
 # -- the rules themselves ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("circle", [Circle.POOL, Circle.READ])
+@pytest.mark.parametrize("circle", [Origin.POOL, Origin.READ])
 @pytest.mark.parametrize(
     ("name", "module"),
     [("system", "os"), ("Popen", "subprocess"), ("eval", "builtins"), ("Thing", "antigravity"), ("Thing", "this"),
@@ -416,10 +416,10 @@ def made_recorder(task: dict[str, Any], experiment_name: str, recorder_name: str
      ("ZipFile", "rollforge.track.artifact"), ("Path", "rollforge.build"), ("os", "rollforge.session"),
      ("import_file", "rollforge.build"), ("popen", "os\0"), ("__loader__", "rollforge.build"), ("__dict__", "rollforge.build")],
 )  # fmt: skip
-def test_a_pool_may_not_refer_to_other_code(circle: Circle, name: str, module: str, mine: Path, marker: Path) -> None:
+def test_a_pool_may_not_refer_to_other_code(circle: Origin, name: str, module: str, mine: Path, marker: Path) -> None:
     """The standard library, functions, main programs, files and other packages, also as names in another module."""
     before = set(sys.modules)
-    with within(circle), pytest.raises(RollforgeError):
+    with from_origin(circle), pytest.raises(RollforgeError):
         locate(name, module)
     assert not marker.exists()
     assert not {"antigravity", "this", "my_model"} & (set(sys.modules) - before)
@@ -427,7 +427,7 @@ def test_a_pool_may_not_refer_to_other_code(circle: Circle, name: str, module: s
 
 def test_a_pool_may_refer_to_classes_of_rollforge() -> None:
     """Rollforge's classes, by their own names and by Qlib's."""
-    with within(Circle.POOL):
+    with from_origin(Origin.POOL):
         ours = locate("LGBModel", "qlib.contrib.model.gbdt")
         assert locate("rollforge.models.lightgbm.LGBModel") is ours
 
@@ -439,7 +439,7 @@ def test_allowing_a_package_allows_only_its_own_classes(monkeypatch: pytest.Monk
     (mine / "my_pkg" / "inner.py").write_text("class One:\n    pass\ndef make():\n    pass\n")
     (mine / "my_pkg_2.py").write_text("class Two:\n    pass\n")
     monkeypatch.setenv("ROLLFORGE_ALLOW", "my_pkg")
-    with within(Circle.POOL):
+    with from_origin(Origin.POOL):
         assert locate("One", "my_pkg.inner").__name__ == "One"
         for name, module in (("Popen", "my_pkg"), ("Two", "my_pkg"), ("Two", "my_pkg_2"), ("make", "my_pkg.inner")):
             with pytest.raises(CodeNotAllowed):
@@ -514,7 +514,7 @@ def test_references_in_a_task_are_checked(reference: str, allowed: bool, mine: P
     """A class of values or of Rollforge may be an argument; a function, or an attribute of a class or module, may
     not."""
     text = json.dumps({"x": {"$ref": reference}})
-    with within(Circle.POOL):
+    with from_origin(Origin.POOL):
         if allowed:
             assert isinstance(decode_definition(text)["x"], type)
         else:
@@ -736,7 +736,7 @@ def test_references_to_recorders_in_a_pool_create_no_files(reference: dict[str, 
 )
 def test_the_error_suggests_to_allow_a_package_only_if_possible(module: str, message: str) -> None:
     """The error names the package or the file; a main program can never be allowed."""
-    with within(Circle.POOL), pytest.raises(CodeNotAllowed, match=message):
+    with from_origin(Origin.POOL), pytest.raises(CodeNotAllowed, match=message):
         trust.check_import("Thing", module)
 
 
@@ -747,7 +747,7 @@ def test_a_reference_is_a_value_class_or_a_library_class() -> None:
     import sklearn.base
     from sklearn.linear_model import Lasso
 
-    with within(Circle.POOL):
+    with from_origin(Origin.POOL):
         for fine in (int, dict, collections.OrderedDict, Path, Lasso):
             trust.check_reference(fine, "m", "n")
         for bad in (subprocess.Popen, type, property, json.loads, sklearn.base.clone, build):
@@ -767,11 +767,11 @@ def test_a_report_builds_only_objects_of_a_backtest() -> None:
     from rollforge.record.strategy import TopkDropoutStrategy
 
     trust.check_built(LinearModel, "LinearModel")
-    with within(Circle.READ):
+    with from_origin(Origin.READ):
         trust.check_built(TopkDropoutStrategy, "TopkDropoutStrategy")
         with pytest.raises(CodeNotAllowed, match="LinearModel"):
             trust.check_built(LinearModel, "LinearModel")
-    with within(Circle.POOL):
+    with from_origin(Origin.POOL):
         trust.check_built(LinearModel, "LinearModel")
 
 
@@ -810,8 +810,8 @@ def test_definitions_in_a_restored_object_come_from_a_file() -> None:
         _restored = True
 
     with trust.of_restored(Restored()):
-        assert trust.circle() is Circle.FILE
+        assert trust.current_origin() is Origin.FILE
     with trust.of_restored(object()):
-        assert trust.circle() is Circle.OWN
-    with within(Circle.POOL), trust.of_restored(Restored()):
-        assert trust.circle() is Circle.POOL
+        assert trust.current_origin() is Origin.OWN
+    with from_origin(Origin.POOL), trust.of_restored(Restored()):
+        assert trust.current_origin() is Origin.POOL

@@ -118,7 +118,9 @@ def locate(
         if not callable(name):
             raise BuildError(f"a class must be given as a string, found {shown(name)}.", path=where)
         if not (
-            trust.circle() is trust.Circle.OWN and not noun and getattr(name, "__module__", None) in (None, "builtins")
+            trust.current_origin() is trust.Origin.OWN
+            and not noun
+            and getattr(name, "__module__", None) in (None, "builtins")
         ):
             trust.check_defined(name, getattr(name, "__name__", shown(name)), noun=noun, where=where)
         return name  # otherwise a program's own dict or ufunc, which no place of a definition accepts

@@ -108,7 +108,7 @@ class Drivers:
         }  # fmt: skip
         self._registered: dict[str, Driver] = {}
         self._used: set[str] = set()
-        self._lent: dict[str, object] = {}
+        self._objects: dict[str, object] = {}
         self._numbers = itertools.count(1)
         self._reported: set[str] = set()
 
@@ -270,7 +270,7 @@ class Drivers:
     # -- objects -------------------------------------------------------------------------------------------------------
 
     def address(self, given: object) -> str:
-        """Return a URI by which :meth:`lent` finds an object in this process; a text is returned unchanged.
+        """Return a URI by which :meth:`registered_object` finds an object in this process; a text is returned unchanged.
 
         This is the object's own URI, or if it has none, or another object has it, a URI that is valid only in this process.
 
@@ -287,18 +287,18 @@ class Drivers:
                 f"A {self.noun} must be a URI or an object with its methods, found {shown(given)}, which has no "
                 f"{lacking}()."
             )
-        for address, known in self._lent.items():
+        for address, known in self._objects.items():
             if known is given:
                 return address
         uri: object = getattr(given, "uri", None)
-        if not isinstance(uri, str) or not uri or uri.endswith("://") or uri in self._lent:  # "memory://" is no name
+        if not isinstance(uri, str) or not uri or uri.endswith("://") or uri in self._objects:  # "memory://" is no name
             uri = f"object:{type(given).__name__}-{next(self._numbers)}"
-        self._lent[uri] = given
+        self._objects[uri] = given
         return str(uri)
 
-    def lent(self, uri: str) -> Any:
+    def registered_object(self, uri: str) -> Any:
         """Return the object that this program passed and that has this address; None if there is none."""
-        return self._lent.get(uri)
+        return self._objects.get(uri)
 
     def portable(self, uri: str) -> str:
         """Return the URI by which worker processes open what has this address.
@@ -308,7 +308,7 @@ class Drivers:
         ConfigError
             If it is an object that other processes cannot open.
         """
-        given = self._lent.get(uri)
+        given = self._objects.get(uri)
         if given is None:
             return uri
         own = getattr(given, "uri", None)

@@ -35,7 +35,7 @@ from rollforge.plugins import load_plugins
 from rollforge.run.execute import FOLDER_TAG, end_unfinished_runs, preload, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import FailureGroup, group_failures
-from rollforge.run.fitness import is_private, own_data
+from rollforge.run.fitness import is_private, session_admission
 from rollforge.run.job import Event, Job, ignore_event
 from rollforge.run.review import reviewed
 from rollforge.run.submission import Facts, facts_of, read_facts
@@ -45,7 +45,7 @@ from rollforge.store.base import batch_of, open_store
 from rollforge.store.manager import TaskManager
 from rollforge.task import Document, Status, encode
 from rollforge.track.base import get_experiment, open_tracker
-from rollforge.trust import Circle
+from rollforge.trust import Origin
 from rollforge.user_code import file_digest
 from rollforge.workflow import Template
 
@@ -157,7 +157,7 @@ def train(
     )  # fmt: skip
     jobs = min(jobs, max(1, waiting))
     # The same tasks can meanwhile be submitted again with other data.
-    admission = own_data(store, pool, session)
+    admission = session_admission(store, pool, session)
     executor: Executor = (
         InProcess(session, admission) if jobs == 0 else LocalProcesses(session, jobs, log_file, admission)
     )
@@ -270,7 +270,7 @@ def collect(
     if lost and not allow_gaps:
         raise RecorderElsewhere(lost)
     own = all(trust.is_own(o.task.id, o.task.text) for o in known)
-    with using(session), trust.within(Circle.OWN if own else Circle.READ):
+    with using(session), trust.from_origin(Origin.OWN if own else Origin.READ):
         planned = _planned(plan, known, label_days) if own else None
         schedule = schedule_of(known, session, label_days) if planned is None else planned
         collected = collect_outcomes(
@@ -301,11 +301,11 @@ def pool_ensembles(session: Session, pool: str) -> tuple[Ensembles, tuple[str, .
         return build_ensembles(None), ()
     modules = {module for module, _ in trust.names_in(latest.ensemble)}
     if is_private(store):
-        here = Circle.OWN
+        here = Origin.OWN
         session = session.with_(sys_path=(*session.sys_path, *latest.sys_path))
     else:  # libraries that a worker builds models of are not for a report
-        here = Circle.POOL if modules and not any(map(trust.is_library, modules)) else Circle.READ
-    with using(session), trust.within(here):
+        here = Origin.POOL if modules and not any(map(trust.is_library, modules)) else Origin.READ
+    with using(session), trust.from_origin(here):
         load_plugins(session)
         try:
             made = build_ensembles(latest.ensemble)

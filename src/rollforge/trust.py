@@ -1,18 +1,18 @@
 """Which modules a definition may name, depending on where the definition comes from.
 
-There are four circles of trust (``docs/security.md``):
+There are four origins (``docs/security.md``):
 
 ====================  ====================================================================================================
-:attr:`Circle.OWN`    this user's own workflow file or script: it may name any class of the kind that its place requires
-:attr:`Circle.POOL`   a task of a pool that others may write to: Rollforge, Qlib's names, the model libraries, and
+:attr:`Origin.OWN`    this user's own workflow file or script: it may name any class of the kind that its place requires
+:attr:`Origin.POOL`   a task of a pool that others may write to: Rollforge, Qlib's names, the model libraries, and
                       packages that the operator allowed
-:attr:`Circle.READ`   listing, copying, collecting and reporting: Rollforge's classes may be inspected, not built
-:attr:`Circle.FILE`   what an object read from a file describes, such as the processors of a loader: as in a pool.
+:attr:`Origin.READ`   listing, copying, collecting and reporting: Rollforge's classes may be inspected, not built
+:attr:`Origin.FILE`   what an object read from a file describes, such as the processors of a loader: as in a pool.
                       Reading itself restores values and calls nothing (:mod:`rollforge.safe_pickle`)
 ====================  ====================================================================================================
 
-Classes of Python's standard library are never built, in any circle. Functions named in a definition are called only in
-the first circle. What counts is where a class is *defined*, because a module also exposes the names that it imported.
+Classes of Python's standard library are never built, in any origin. Functions named in a definition are called only in
+the first origin. What counts is where a class is *defined*, because a module also exposes the names that it imported.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from rollforge.user_code import module_name
 __all__ = [
     "PLUGIN_GROUP",
     "RESTORED",
-    "Circle",
+    "Origin",
     "advise_once",
     "allowed_file",
     "check_allowable",
@@ -52,23 +52,23 @@ __all__ = [
     "check_reference",
     "check_reference_import",
     "checked_plugins",
-    "circle",
+    "current_origin",
+    "from_origin",
     "is_allowed_module",
     "is_library",
     "is_own",
     "loads_back",
+    "mark_as_own",
     "names_in",
     "of_restored",
     "parse_allowed",
     "plugin_module",
     "remember",
-    "settle",
-    "vouch",
-    "within",
+    "set_process_origin",
 ]
 
 
-class Circle(StrEnum):
+class Origin(StrEnum):
     """Where a definition comes from, and therefore what it may name."""
 
     OWN = "own"
@@ -83,7 +83,7 @@ class Circle(StrEnum):
 
 RESTORED = "_restored"
 """Attribute of handlers and loaders read from a file; see :func:`of_restored`."""
-_VARIABLE = "ROLLFORGE_CIRCLE"
+_VARIABLE = "ROLLFORGE_ORIGIN"
 _LIBRARIES = frozenset({"rollforge", "qlib", "lightgbm", "xgboost", "catboost", "sklearn", "torch"})
 """Packages that a task of a pool may always name: Rollforge, Qlib's names, and the model libraries."""
 _OWN_LIBRARIES = frozenset({"rollforge", "qlib"})
@@ -131,39 +131,39 @@ _BUILT_FOR_REPORTS = frozenset(
 )
 """The classes that join the predictions of a report and compute its backtest."""
 
-_process: list[Circle] = [Circle(os.environ[_VARIABLE]) if os.environ.get(_VARIABLE) in set(Circle) else Circle.OWN]
-_circle: ContextVar[Circle | None] = ContextVar("rollforge_circle", default=None)
+_process: list[Origin] = [Origin(os.environ[_VARIABLE]) if os.environ.get(_VARIABLE) in set(Origin) else Origin.OWN]
+_origin: ContextVar[Origin | None] = ContextVar("rollforge_origin", default=None)
 _remembered: set[str] = set()
-_vouched: set[str] = set()
+_own_tasks: set[str] = set()
 
 
-# -- circles -----------------------------------------------------------------------------------------------------------
+# -- origins -----------------------------------------------------------------------------------------------------------
 
 
-def circle() -> Circle:
-    """Return the current circle."""
-    return _circle.get() or _process[0]
+def current_origin() -> Origin:
+    """Return the current origin."""
+    return _origin.get() or _process[0]
 
 
 @contextlib.contextmanager
-def within(inner: Circle) -> Iterator[None]:
-    """Use another circle inside the ``with`` block, in this thread."""
-    token = _circle.set(inner)
+def from_origin(inner: Origin) -> Iterator[None]:
+    """Use another origin inside the ``with`` block, in this thread."""
+    token = _origin.set(inner)
     try:
         yield
     finally:
-        _circle.reset(token)
+        _origin.reset(token)
 
 
-def settle(process: Circle) -> None:
-    """Set the circle of this process, of all its threads, and of the processes that it starts."""
+def set_process_origin(process: Origin) -> None:
+    """Set the origin of this process, of all its threads, and of the processes that it starts."""
     _process[0] = process
     os.environ[_VARIABLE] = process.value
 
 
-def vouch(task_ids: Iterable[str]) -> None:
+def mark_as_own(task_ids: Iterable[str]) -> None:
     """Mark tasks that this process submitted as the user's own code, here and in the worker processes it starts."""
-    _vouched.update(task_ids)
+    _own_tasks.update(task_ids)
 
 
 def is_own(task_id: str, text: str) -> bool:
@@ -177,11 +177,11 @@ def is_own(task_id: str, text: str) -> bool:
     >>> task = {"model": {"class": "Mine", "module_path": "my_model"}}
     >>> is_own(digest(task), encode(task))
     False
-    >>> vouch([digest(task)])
+    >>> mark_as_own([digest(task)])
     >>> is_own(digest(task), encode(task)), is_own(digest(task), encode({**task, "x": 1}))
     (True, False)
     """
-    return task_id in _vouched and hashlib.sha256(text.encode("utf-8", "replace")).hexdigest().startswith(task_id)
+    return task_id in _own_tasks and hashlib.sha256(text.encode("utf-8", "replace")).hexdigest().startswith(task_id)
 
 
 # -- what the operator allowed -----------------------------------------------------------------------------------------
@@ -198,14 +198,14 @@ def parse_allowed(text: str) -> tuple[str, ...]:
     return tuple(part for part in re.split(rf"[,\s{re.escape(os.pathsep)}]+", text) if part)
 
 
-def checked_plugins(named: Iterable[str], *, beside: Path | None = None, path: str) -> tuple[str, ...]:
+def checked_plugins(named: Iterable[str], *, folder: Path | None = None, path: str) -> tuple[str, ...]:
     """Validate a list of allowed packages and ``.py`` files, and return it with absolute file paths.
 
     Parameters
     ----------
     named : iterable of str
         Dotted names, files, and names of installed plugins (:func:`plugin_module`).
-    beside : path, optional
+    folder : path, optional
         Additional folder in which files are looked up.
     path : str
         Location in the document, for errors.
@@ -218,7 +218,7 @@ def checked_plugins(named: Iterable[str], *, beside: Path | None = None, path: s
     made = []
     for name in named:
         if name.endswith(".py"):
-            places = [read_path(name, path), *([beside / name] if beside is not None else [])]
+            places = [read_path(name, path), *([folder / name] if folder is not None else [])]
             found = next((p for p in places if os.path.isfile(p)), None)
             if found is None:
                 raise ConfigError(f"the file {name!r} does not exist.", path=path)
@@ -368,9 +368,9 @@ def loads_back(module: str) -> bool:
 
 
 def of_restored(thing: object) -> contextlib.AbstractContextManager[None]:
-    """Return a context with the circle in which to build what an object describes; the object may come from a file."""
-    restored = circle() is Circle.OWN and getattr(thing, RESTORED, False)
-    return within(Circle.FILE) if restored else contextlib.nullcontext()
+    """Return a context with the origin in which to build what an object describes; the object may come from a file."""
+    restored = current_origin() is Origin.OWN and getattr(thing, RESTORED, False)
+    return from_origin(Origin.FILE) if restored else contextlib.nullcontext()
 
 
 def names_in(value: object) -> Iterator[tuple[str, str]]:
@@ -422,7 +422,7 @@ def check_names(definition: object, like: object, source: str) -> None:
 
 def remember(module: str) -> None:
     """Record a module that the user's own definition named, so that this process can load objects of its classes."""
-    if circle() is Circle.OWN and module.partition(".")[0] not in _LIBRARIES:
+    if current_origin() is Origin.OWN and module.partition(".")[0] not in _LIBRARIES:
         _remembered.add(module)
 
 
@@ -438,7 +438,7 @@ def _refuse_standard(name: str, module: str, noun: str, where: str) -> None:
         return
     expected = with_article(noun or "class that a definition may name")
     what = f"{name} is not {expected}: {module} belongs to the standard library."
-    raise (BuildError if circle() is Circle.OWN else CodeNotAllowed)(what, path=where)
+    raise (BuildError if current_origin() is Origin.OWN else CodeNotAllowed)(what, path=where)
 
 
 def check_import(name: str, module: str, *, noun: str = "", where: str = "") -> None:
@@ -465,15 +465,15 @@ def check_import(name: str, module: str, *, noun: str = "", where: str = "") -> 
     if not module.isprintable():  # Python finds builtin modules by the part before a NUL
         raise BuildError(f"there is no module {shown(module)}.", path=where)
     _refuse_standard(name, module, noun, where)
-    here = circle()
-    if here is Circle.OWN:
+    here = current_origin()
+    if here is Origin.OWN:
         return
     if module.endswith(".py"):
-        if not (here is not Circle.READ and _is_allowed_file(module)) and not _is_vouched(module_name(module)):
+        if not (here is not Origin.READ and _is_allowed_file(module)) and not _is_vouched(module_name(module)):
             raise _not_allowed(name, module, where)
         return
     top, main = module.partition(".")[0], "__main__" in module.split(".")
-    allowed = top in (_OWN_LIBRARIES if here is Circle.READ else _LIBRARIES) or _is_vouched(module)
+    allowed = top in (_OWN_LIBRARIES if here is Origin.READ else _LIBRARIES) or _is_vouched(module)
     if main or not allowed:
         raise _not_allowed(name, module, where)
 
@@ -492,20 +492,20 @@ def check_defined(target: object, name: str, *, noun: str = "", where: str = "")
     if not callable(target) or not isinstance(module, str):
         raise BuildError(f"{name!r} is not {with_article(noun or 'class')} but {shown(target)}.", path=where)
     _refuse_standard(name, module, noun, where)
-    here = circle()
-    if here is Circle.OWN:
+    here = current_origin()
+    if here is Origin.OWN:
         return
     if not isinstance(target, type):
         raise CodeNotAllowed(f"{name} is not a class. Functions that a task names are not called.", path=where)
-    ours = module.partition(".")[0] in (_OWN_LIBRARIES if here is Circle.READ else _LIBRARIES)
+    ours = module.partition(".")[0] in (_OWN_LIBRARIES if here is Origin.READ else _LIBRARIES)
     if not (ours or _is_vouched(module)):
         raise _not_allowed(name, module, where)
 
 
 def _is_vouched(module: str) -> bool:
-    """Return whether a module was allowed in a way that counts in the current circle."""
-    here = circle()
-    return (here is Circle.POOL and is_allowed_module(module)) or (here is Circle.FILE and loads_back(module))
+    """Return whether a module was allowed in a way that counts in the current origin."""
+    here = current_origin()
+    return (here is Origin.POOL and is_allowed_module(module)) or (here is Origin.FILE and loads_back(module))
 
 
 def check_built(target: object, name: str, where: str = "") -> None:
@@ -514,9 +514,9 @@ def check_built(target: object, name: str, where: str = "") -> None:
     Raises
     ------
     CodeNotAllowed
-        If the current circle does not permit building `target`.
+        If the current origin does not permit building `target`.
     """
-    if circle() is Circle.READ and getattr(target, "__module__", None) not in _BUILT_FOR_REPORTS:
+    if current_origin() is Origin.READ and getattr(target, "__module__", None) not in _BUILT_FOR_REPORTS:
         raise CodeNotAllowed(
             f"{name} is not built: listing, collecting and reporting build only trusted parts of a pool's tasks.",
             path=where,
@@ -531,7 +531,7 @@ def check_reference(found: Any, module: str, name: str) -> None:
     CodeNotAllowed
         If it is neither class nor function, or is defined in a module that is not allowed.
     """
-    if circle() is Circle.OWN:
+    if current_origin() is Origin.OWN:
         return
     home = found.__module__ if isinstance(found, (type, FunctionType)) else ""
     if home == "builtins":
@@ -550,7 +550,7 @@ def check_reference_import(module: str, name: str) -> None:
     CodeNotAllowed
         If the module is not allowed. Nothing was imported.
     """
-    if circle() is Circle.OWN or module == "builtins" or module.partition(".")[0] in _VALUE_LIBRARIES:
+    if current_origin() is Origin.OWN or module == "builtins" or module.partition(".")[0] in _VALUE_LIBRARIES:
         return
     check_import(f"{module}:{name}", module)
 
@@ -582,14 +582,14 @@ def advise_once(text: str) -> str:
 
 
 def _not_allowed(name: str, module: str, where: str) -> CodeNotAllowed:
-    if circle() is Circle.READ:
+    if current_origin() is Origin.READ:
         return CodeNotAllowed(
             f"{name} of {module!r} is not inspected: reading a pool does not import the code that it names.", path=where
         )
     if _is_standard(module) or "__main__" in module.split(".") or module.partition(".")[0] in _LIBRARIES:
         return CodeNotAllowed(f"{name} of {module!r} cannot be named by a task of a pool.", path=where)
     package = module if module.endswith(".py") else module.partition(".")[0]
-    if circle() is Circle.FILE:
+    if current_origin() is Origin.FILE:
         return CodeNotAllowed(
             f"An object read from a file names {name} of {module!r}, which this program's own definitions "
             f"do not name. If you trust the author of the file, allow it: ROLLFORGE_ALLOW={package}.",

@@ -453,8 +453,8 @@ def _session(parsed: _Document, path: Path, overrides: Document) -> tuple[Sessio
 
 def _operators(named: list[_Place], base: Path) -> tuple[tuple[str, str], ...]:
     """Return the user's own operators; ``.py`` files are also looked up next to the workflow file."""
-    beside = {p.module_path: base / p.module_path for p in named if p.module_path.endswith(".py")}
-    places = {p: os.path.realpath(file) for p, file in beside.items() if os.path.isfile(file)}
+    own_files = {p.module_path: base / p.module_path for p in named if p.module_path.endswith(".py")}
+    places = {p: os.path.realpath(file) for p, file in own_files.items() if os.path.isfile(file)}
     return tuple((p.class_, places.get(p.module_path, p.module_path)) for p in named)
 
 
@@ -520,7 +520,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
         if form == "rollforge" and "trunc_days" not in document["rolling"]:
             rolling["trunc_days"] = "auto"  # Qlib's format keeps Qlib's windows
     experiment_name = _checked_experiment(experiment_name or file.stem)
-    plugins = checked_plugins(parsed.plugins, beside=file.parent, path="plugins")
+    plugins = checked_plugins(parsed.plugins, folder=file.parent, path="plugins")
     session = session.with_(experiment_name=experiment_name, plugins=plugins, sys_path=folders)
     _load_plugins(session, file, lines)
     document = _with_local_files(document, file.parent)
@@ -548,10 +548,10 @@ def _load_plugins(session: Session, file: Path, lines: Lines) -> None:
     except ConfigError as exc:
         missing = exc.__cause__.__cause__ if exc.__cause__ is not None else None
         name = missing.name if isinstance(missing, ModuleNotFoundError) else None
-        beside = f" Did you mean ./{name}.py, in the folder of the workflow file?" if name and (
+        hint = f" Did you mean ./{name}.py, in the folder of the workflow file?" if name and (
             file.parent / f"{name}.py"
         ).is_file() else ""  # fmt: skip
-        raise type(exc)(f"{file}, {line_of(exc.path, lines)}{exc}{beside}") from exc
+        raise type(exc)(f"{file}, {line_of(exc.path, lines)}{exc}{hint}") from exc
 
 
 def _checked_experiment(name: str) -> str:

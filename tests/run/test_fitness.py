@@ -407,15 +407,15 @@ def test_code_that_is_not_allowed_or_not_installed_is_reported_at_once(folder: P
         facts = {**facts_of([], session), "models": {"Model": {name: "1.2"}}}
         store.create(name, [{"x": 1}], submission=store.keep_submission(name, facts))
         admission = Admission(store, name, session)
-        admission.look()
+        admission.refresh()
         (verdict,) = admission.verdicts.values()
         assert verdict.session is None
         assert said in verdict.lacks[0]
         facts["models"]["Other"] = {}  # one of the models can be run
         store.create(name, [{"x": 1}], submission=store.keep_submission(name, facts))
-        admission.look(idle=True)
+        admission.refresh(idle=True)
         admission._looked = -1e9
-        admission.look()
+        admission.refresh()
         assert [v.session is None for v in admission.verdicts.values()] == [True, False]
 
 
@@ -647,7 +647,7 @@ def test_a_waiting_worker_checks_new_submissions(small_market: Path, tmp_path: P
     key = store.keep_submission("p", facts_of([], session))
     store.create("p", [{"x": 1}], submission=key)
     admission._looked = -1e9
-    admission.look()
+    admission.refresh()
     assert admission.query == {"submission": {"$in": [key]}}
     assert admission.session_for(key).provider_uri == str(market)
     changed = next((market / "features").iterdir()) / "open.day.bin"
@@ -656,7 +656,7 @@ def test_a_waiting_worker_checks_new_submissions(small_market: Path, tmp_path: P
 
     open_provider(market).refresh()
     admission._looked = -1e9
-    admission.look()
+    admission.refresh()
     assert admission.query == {"submission": {"$in": []}}
     assert "differs from" in admission.explain(admission.refused())
 
@@ -687,8 +687,8 @@ def test_a_run_does_not_claim_tasks_that_were_resubmitted_with_other_data(small_
             file.write_bytes(file.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
         facts = facts_of([], here.with_(provider_uri=str(folder)))
         store.create("p", [{"x": 1}], submission=store.keep_submission("p", facts))
-        admission = fitness.own_data(store, "p", here)
-        admission.look()
+        admission = fitness.session_admission(store, "p", here)
+        admission.refresh()
         assert (admission.query["submission"]["$in"] == []) is change
 
 
@@ -710,7 +710,7 @@ def test_invalid_facts_of_a_submission_do_not_stop_a_worker(facts: dict[str, Any
     name = str(abs(hash(json.dumps(facts))))
     store.create(name, [{"x": 1}], submission=store.keep_submission(name, facts))
     admission = Admission(store, name, session, needs_data=False)
-    admission.look()
+    admission.refresh()
     assert "\x1b" not in admission.explain(admission.refused())
 
 
@@ -724,7 +724,7 @@ def test_the_advice_what_to_allow_is_given_once() -> None:
         [("model", "mine"), ("dataset.kwargs.handler", "mine"), ("record.0", "theirs")],
         strict=True,
     ):
-        with trust.within(trust.Circle.POOL), pytest.raises(CodeNotAllowed) as refused:
+        with trust.from_origin(trust.Origin.POOL), pytest.raises(CodeNotAllowed) as refused:
             trust.check_import("Thing", f"{package}.things", where=place)
         leases.leave(task, str(refused.value))
     with pytest.raises(UnfitWorker) as unfit:

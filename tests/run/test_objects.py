@@ -39,12 +39,12 @@ class Box(FolderTracker):
 
 @pytest.fixture(autouse=True)
 def _own_registry() -> Iterator[None]:
-    before = [(dict(d._registered), set(d._used), dict(d._lent)) for d in (STORES, TRACKERS)]
+    before = [(dict(d._registered), set(d._used), dict(d._objects)) for d in (STORES, TRACKERS)]
     opened = dict(trackers._open)
     yield
     trackers._open = opened
     for drivers, (registered, used, lent) in zip((STORES, TRACKERS), before, strict=True):
-        drivers._registered, drivers._used, drivers._lent = registered, used, lent
+        drivers._registered, drivers._used, drivers._objects = registered, used, lent
 
 
 @pytest.fixture

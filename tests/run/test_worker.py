@@ -446,13 +446,13 @@ def test_a_process_that_was_stopped_together_with_its_worker_is_not_killed(monke
     monkeypatch.setattr(worker_process.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(worker_process, "process_is_stopped", lambda pid: True)
     watch = worker_process.StoppedFor()
-    assert not watch.look(1)
+    assert not watch.check(1)
     now[0] += 3600
-    assert not watch.look(1)
+    assert not watch.check(1)
     for _ in range(61):
-        assert not watch.look(1)
+        assert not watch.check(1)
         now[0] += 1
-    assert watch.look(1)
+    assert watch.check(1)
 
 
 def configure(task: dict[str, Any]) -> None:

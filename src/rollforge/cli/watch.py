@@ -45,7 +45,7 @@ def watch(manager: TaskManager, *, stay: bool, console: Console | None = None) -
 def _print_lines(view: _View, console: Console, *, stay: bool) -> None:
     last = None
     while True:
-        view.look()
+        view.refresh()
         if view.line() != last:
             last = view.line()
             console.print(Text(last), soft_wrap=True)
@@ -69,7 +69,7 @@ class _View:
         time.sleep(0.1)
         self._manager.store.wait_for_change(self._pool, _LOOK_SECONDS)
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Query the store."""
         self._manager.store.expire(self._pool)
         self.counts = self._manager.task_stat()
@@ -88,7 +88,7 @@ class _View:
 
     def render(self) -> Group:
         """Return the complete display."""
-        self.look()
+        self.refresh()
         total = sum(self.counts.values())
         parts: list[RenderableType] = [
             Text(self.line(), "bold"),

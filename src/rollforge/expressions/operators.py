@@ -154,7 +154,7 @@ def is_known(name: str) -> bool:
     """
     for kind, module in current_session().operators:
         if kind == name and (name not in _TABLE or module.endswith(".py")):
-            with trust.within(trust.Circle.OWN):  # the session belongs to this user, whoever wrote the expression
+            with trust.from_origin(trust.Origin.OWN):  # the session belongs to this user, whoever wrote the expression
                 made = locate(kind, module, noun="operator", where="operators")
             described = getattr(made, "as_operator", None)
             if described is None:

@@ -593,7 +593,9 @@ def recorded_labels(recorder: Recorder) -> tuple[Label, ...]:
         task = recorder.load_object("task")
     except ArtifactNotFound:
         return ()
-    with trust.within(trust.Circle.FILE) if trust.circle() is trust.Circle.OWN else contextlib.nullcontext():
+    with (
+        trust.from_origin(trust.Origin.FILE) if trust.current_origin() is trust.Origin.OWN else contextlib.nullcontext()
+    ):
         return task_labels(task) if isinstance(task, Mapping) else ()
 
 

@@ -50,7 +50,7 @@ __all__ = [
     "backtest",
     "backtest_daily",
     "make_executor",
-    "qlibs_form",
+    "qlib_form",
     "run_backtest",
     "run_by_steps",
 ]
@@ -377,10 +377,10 @@ def backtest(
         account=account,
         exchange_kwargs=exchange_kwargs,
     )
-    return qlibs_form(result, executor)
+    return qlib_form(result, executor)
 
 
-def qlibs_form(
+def qlib_form(
     result: BacktestResult, executor: SimulatorExecutor
 ) -> tuple[dict[str, tuple[pd.DataFrame, Positions]], dict[str, tuple[pd.DataFrame, pd.DataFrame]]]:
     """Convert a result to the return value of :func:`backtest`."""

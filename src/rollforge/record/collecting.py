@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from rollforge.errors import ConfigError
-from rollforge.record.backtest import make_executor, qlibs_form, run_by_steps
+from rollforge.record.backtest import make_executor, qlib_form, run_by_steps
 from rollforge.record.decision import BaseTradeDecision
 
 __all__ = ["collect_data", "format_decisions"]
@@ -58,7 +58,7 @@ def collect_data(
         if made.track_data:
             yield decision
     if return_value is not None:
-        metrics, indicators = qlibs_form(result, made)
+        metrics, indicators = qlib_form(result, made)
         return_value.update(portfolio_dict=metrics, indicator_dict=indicators)
 
 

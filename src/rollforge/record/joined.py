@@ -19,7 +19,7 @@ from rollforge.market.universe import session_provider
 from rollforge.record.backtest import FREQ, BacktestResult, default_benchmark, strategy_class
 from rollforge.record.portfolio import PortAnaRecord, excess_returns
 from rollforge.session import Session, using
-from rollforge.trust import Circle
+from rollforge.trust import Origin
 
 __all__ = ["OBJECTS", "JoinedBacktest", "backtest_joined"]
 
@@ -96,7 +96,7 @@ def backtest_joined(
         found = next((r for r in TaskView(resolve_references(task)).records if is_backtest(r)), None)
         if found is None:
             return None, ()
-        with using(session), trust.within(Circle.OWN if own_code else Circle.READ):
+        with using(session), trust.from_origin(Origin.OWN if own_code else Origin.READ):
             made = _made(found, prediction, session, own_code=own_code)
     except _NotBuiltIn as exc:
         return None, (str(exc),)

@@ -29,13 +29,13 @@ from rollforge.store.base import TaskStore
 from rollforge.task import Status
 from rollforge.track.base import open_tracker
 from rollforge.track.tracker import check_scheme, known_address, local_place
-from rollforge.trust import Circle
+from rollforge.trust import Origin
 from rollforge.user_code import file_digest, file_state
 
 if TYPE_CHECKING:
     from rollforge.market.content import DataContent
 
-__all__ = ["Admission", "Verdict", "machine_lacks", "own_data"]
+__all__ = ["Admission", "Verdict", "missing_on_machine", "session_admission"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -46,7 +46,7 @@ _LOOK_SECONDS = 5.0
 _LOOK_SHARE = 50  # the pause between two checks is 50 times the duration of a check, which grows with the pool
 
 
-def own_data(store: TaskStore, pool: str, session: Session, *, in_process: bool = False) -> Admission:
+def session_admission(store: TaskStore, pool: str, session: Session, *, in_process: bool = False) -> Admission:
     """Return an admission that compares only data and plugins, for a process that has everything else it needs.
 
     Parameters
@@ -64,7 +64,7 @@ def own_data(store: TaskStore, pool: str, session: Session, *, in_process: bool 
     return Admission(store, pool, session, given, only_data=True, in_process=in_process)
 
 
-def machine_lacks(session: Session) -> list[str]:
+def missing_on_machine(session: Session) -> list[str]:
     """Return messages about what every task needs and this machine lacks: a writable temporary folder and cache.
 
     Parameters
@@ -147,7 +147,7 @@ class Admission:
 
     # -- use by workers ------------------------------------------------------------------------------------------------
 
-    def look(self, *, idle: bool = False) -> None:
+    def refresh(self, *, idle: bool = False) -> None:
         """Check new submissions, and all submissions again if the data or the Python files on this machine have changed.
 
         Parameters
@@ -231,12 +231,12 @@ class Admission:
         UnfitWorker
             If this machine lacks what every task needs, or can run none of the waiting tasks.
         """
-        lacks = machine_lacks(self.session)
+        lacks = missing_on_machine(self.session)
         if lacks:
             raise UnfitWorker(
                 "\n".join(["This machine cannot run the tasks. None was claimed.", *(f"  {x}" for x in lacks)])
             )
-        self.look(idle=True)
+        self.refresh(idle=True)
         refused = self.refused()
         if not self.verdicts and not stays and not self._tasks():  # check as for tasks without a submission
             self.verdicts[""] = self._check(Facts())
@@ -506,7 +506,7 @@ class Admission:
     def _not_allowed(what: str, package: str, session: Session) -> str:
         """Return why a task may not use a package in a session; empty if it may."""
         try:
-            with using(session), trust.within(Circle.POOL):
+            with using(session), trust.from_origin(Origin.POOL):
                 trust.check_import(what, package)
         except ConfigError as exc:
             return str(exc)

@@ -157,7 +157,7 @@ class Leases:
             If tasks fail here that succeed elsewhere.
         """
         if self._admission is not None:
-            self._with_retries(self._admission.look)
+            self._with_retries(self._admission.refresh)
         limit = self._with_standing(lambda: self._standing.allowance(limit))
         if not limit:
             return []
@@ -168,7 +168,7 @@ class Leases:
         self._retries.claimed(claimed)
         if not claimed and self._admission is not None:
             admission = self._admission
-            self._with_retries(lambda: admission.look(idle=True))
+            self._with_retries(lambda: admission.refresh(idle=True))
         return claimed
 
     def _with_standing(self, check: Callable[[], T]) -> T:
@@ -339,7 +339,7 @@ class Leases:
     def wait(self, seconds: float) -> None:
         """Wait for a change in the pool."""
         try:
-            self._paused.look()
+            self._paused.check()
             self.store.wait_for_change(self.job.pool, seconds)
         except StoreUnavailable as exc:
             log.warning("waiting for the task store: %s", exc)

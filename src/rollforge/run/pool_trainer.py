@@ -17,7 +17,7 @@ from rollforge.run.execute import (
     task_train,
 )
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
-from rollforge.run.fitness import own_data
+from rollforge.run.fitness import session_admission
 from rollforge.run.job import Job, LogEvents
 from rollforge.run.references import recorder_of
 from rollforge.run.review import review
@@ -196,7 +196,7 @@ class TrainerRM(Aliased, RecorderTrainer):
                 manager.pool, func, {}, before, after, kwargs, batch=batch,
                 on_death=lambda task_id: end_unfinished_runs(task_id, experiment_name, session),
             )  # fmt: skip
-            admission = own_data(manager.store, manager.pool, session)
+            admission = session_admission(manager.store, manager.pool, session)
             executor: Executor = (
                 InProcess(session, admission)
                 if self.jobs is None
@@ -306,7 +306,9 @@ class DelayTrainerRM(TrainerRM):
         session, experiment_name = self._where(experiment_name)
         manager = self._manager(session, experiment_name)
         ids = [str(r.list_tags()[self.TM_ID]) for r in recorders]
-        trust.vouch(ids)  # the caller passed their recorders; their tasks are compared with the ids before being built
+        trust.mark_as_own(
+            ids
+        )  # the caller passed their recorders; their tasks are compared with the ids before being built
         batch = batch_of(ids)
         manager.store.add_to_batch(manager.pool, batch, ids)
         func = end_train_func or self.end_train_func

@@ -8,7 +8,7 @@ from typing import Any
 from rollforge.errors import RollforgeError, TrainingFailed
 from rollforge.task import digest
 from rollforge.track.base import Recorder
-from rollforge.track.elsewhere import kept_reference, open_kept
+from rollforge.track.elsewhere import open_pool_reference, pool_reference
 
 __all__ = ["from_reference", "is_of_task", "recorder_of", "to_reference"]
 
@@ -28,13 +28,13 @@ def is_of_task(result: object, task_id: str) -> bool:
 
 def to_reference(result: object) -> object:
     """Return the form of a task's result that the store keeps: a reference for a recorder, else the result itself."""
-    return {"recorder": kept_reference(result)} if isinstance(result, Recorder) else result
+    return {"recorder": pool_reference(result)} if isinstance(result, Recorder) else result
 
 
 def from_reference(kept: object) -> Any:
     """Return the result that :func:`to_reference` converted."""
     if isinstance(kept, Mapping) and set(kept) == {"recorder"} and isinstance(kept["recorder"], Mapping):
-        return open_kept(kept["recorder"])
+        return open_pool_reference(kept["recorder"])
     return kept
 
 

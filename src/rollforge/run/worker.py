@@ -23,7 +23,7 @@ from rollforge.errors import (
 )
 from rollforge.machine import process_is_gone, process_name
 from rollforge.plugins import load_plugins
-from rollforge.run.fitness import Admission, own_data
+from rollforge.run.fitness import Admission, session_admission
 from rollforge.run.job import (
     Event,
     Job,
@@ -44,7 +44,7 @@ from rollforge.store.base import TaskStore, open_store, trim_log
 from rollforge.store.codec import decode_definition
 from rollforge.task import Cause, Status, TaskRecord
 from rollforge.track.base import Tracker
-from rollforge.trust import Circle, within
+from rollforge.trust import Origin, from_origin
 
 __all__ = ["TaskLog", "Worker", "release_dead_workers", "run_task"]
 
@@ -166,7 +166,7 @@ class Worker:
                 argument = from_reference(task.result)
                 own = own and (self.job.own or is_of_task(argument, task.id))
             else:
-                with within(Circle.OWN if own else Circle.POOL):
+                with from_origin(Origin.OWN if own else Origin.POOL):
                     argument = decode_definition(task.text)
         except (MissingCode, RecorderElsewhere) as exc:
             leases.leave(task, str(exc))
@@ -183,7 +183,7 @@ class Worker:
             try:
                 here = leases.session_for(task) or current_session()
                 load_plugins(here)
-                with using(here), within(Circle.OWN if own else Circle.POOL):
+                with using(here), from_origin(Origin.OWN if own else Origin.POOL):
                     result = to_reference(self.job.task_func(argument, **self.job.kwargs))
             finally:
                 current_task.reset(token)
@@ -295,7 +295,7 @@ def run_task(
     job = Job(pool, task_func, dict(query or {}), before, after, kwargs, force_release)
     with using(session):
         opened = open_store(session.store_uri)
-        admission = own_data(opened, pool, session, in_process=not force_release)
+        admission = session_admission(opened, pool, session, in_process=not force_release)
         if force_release:
             return WorkerPool(opened, job, session, 1, LogEvents(), admission=admission).run() > 0
         return Worker(opened, job, on_event=LogEvents(), admission=admission).run() > 0

@@ -48,7 +48,7 @@ from rollforge.session import Session, current_session, using
 from rollforge.store.base import trim_log
 from rollforge.store.codec import EncodedResult, decode_definition, decode_result, encode_result
 from rollforge.task import Cause, Status, TaskRecord
-from rollforge.trust import Circle
+from rollforge.trust import Origin
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
@@ -209,7 +209,7 @@ class StoppedFor:
     _since: float | None = None
     _looked: float = -1e9
 
-    def look(self, pid: int) -> bool:
+    def check(self, pid: int) -> bool:
         """Look at the process at most once a second, and return whether it has been stopped for too long."""
         now = time.monotonic()
         if now - self._looked < _LOOK_SECONDS:
@@ -423,7 +423,7 @@ class WorkerProcess:
         """
         if self.task is None or self._timed_out:
             return False
-        if self._process is not None and self._process.pid is not None and self._stopped.look(self._process.pid):
+        if self._process is not None and self._process.pid is not None and self._stopped.check(self._process.pid):
             self.kill()
             return True
         if self._job.timeout is None:
@@ -555,7 +555,7 @@ def _process_main(
     if job.memory is not None:
         # Limits what the process allocates; mapped files, such as the panel, do not count.
         resource.setrlimit(resource.RLIMIT_DATA, (job.memory, job.memory))
-    trust.settle(Circle.POOL)
+    trust.set_process_origin(Origin.POOL)
     with contextlib.suppress(WorkerStopped, EOFError, BrokenPipeError), using(session):
         if job.preload is not None:
             with contextlib.suppress(Exception):  # the task will raise an import error itself
@@ -672,7 +672,7 @@ class _ToStderr(logging.StreamHandler[Any]):
 
 
 def _answer(job: Job, argument: object, task_id: str, *, own: bool) -> Outcome:
-    trust.settle(Circle.OWN if own and (job.own or job.before is not Status.PART_DONE) else Circle.POOL)
+    trust.set_process_origin(Origin.OWN if own and (job.own or job.before is not Status.PART_DONE) else Origin.POOL)
     if isinstance(argument, str):
         try:
             argument = decode_definition(argument)
@@ -685,7 +685,7 @@ def _answer(job: Job, argument: object, task_id: str, *, own: bool) -> Outcome:
         if job.before is Status.PART_DONE:
             given = from_reference(argument)
             if own and is_of_task(given, task_id):
-                trust.settle(Circle.OWN)
+                trust.set_process_origin(Origin.OWN)
         return Done(encode_result(to_reference(job.task_func(given, **job.kwargs))))
     except WorkerStopped:
         return Stopped()

@@ -40,7 +40,7 @@ Query = Mapping[str, Any]
 LOG_LINES = 200
 MOST_ATTEMPTS = 1_000_000_000
 """The largest `max_attempts`. A larger number of attempts in a row is damage."""
-BEYOND_ALL_TIMES = 1e12
+LATEST_TIME = 1e12
 """A time in seconds since the epoch at or after which a task would never become free: such a value is damage."""
 AVOID_SECONDS = 60.0
 """Seconds after a failure during which a claim with `avoid` leaves the task to other workers."""
@@ -374,7 +374,7 @@ class PauseNotice:
         self._pool = pool
         self._was_paused = False
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Log a warning if the pool has been paused or resumed since the last call."""
         paused = self._store.paused(self._pool)
         if paused and not self._was_paused:
@@ -447,7 +447,7 @@ def refuse_running(status: Status) -> None:
         )
 
 
-def no_text(exc: UnicodeEncodeError) -> ConfigError:
+def not_unicode(exc: UnicodeEncodeError) -> ConfigError:
     """Return the error about a value, such as the name of a pool, that a database cannot store as text."""
     return ConfigError(f"{shown(exc.object)} cannot be stored, because it is not valid Unicode.")
 
@@ -466,7 +466,7 @@ def refuse_newer(place: str, found: int, known: int) -> None:
         )
 
 
-def named(definitions: Sequence[object], model_names: Sequence[str]) -> list[str]:
+def checked_model_names(definitions: Sequence[object], model_names: Sequence[str]) -> list[str]:
     """Return one model name per definition; all are empty if no names are given.
 
     Raises
@@ -537,7 +537,7 @@ def failed_workers(marks: str) -> tuple[str, ...]:
     return tuple(mark.rpartition("|")[2] for mark in marks.strip("|").split("||")) if marks else ()
 
 
-def stale(task: TaskRecord) -> str:
+def stale_message(task: TaskRecord) -> str:
     """Return the message of :class:`~rollforge.errors.LeaseLost`."""
     return f"Task {task.id} is no longer held by {task.worker}: its claim {task.token} is stale."
 
@@ -606,9 +606,9 @@ def open_store(store_uri: str, *, clock: Clock | None = None) -> TaskStore:
     StoreUnavailable
         If the store cannot be opened.
     """
-    lent = STORES.lent(store_uri)
-    if lent is not None and clock is None:
-        return cast(TaskStore, lent)
+    store_object = STORES.registered_object(store_uri)
+    if store_object is not None and clock is None:
+        return cast(TaskStore, store_object)
     if clock is None and store_uri in _open:
         return _open[store_uri]
     scheme, separator, _ = store_uri.partition("://")

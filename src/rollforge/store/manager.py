@@ -204,7 +204,7 @@ class TaskManager:
     def insert_task_def(self, task_def: Mapping[str, object]) -> InsertedId:
         """Store a definition and return its id. An existing task is not changed."""
         created = self.store.create(self.pool, [task_def])[0]
-        trust.vouch([created.id])
+        trust.mark_as_own([created.id])
         return InsertedId(created.id)
 
     def create_task(
@@ -273,7 +273,7 @@ class TaskManager:
             self.pool, task_def_l, priority=priority, max_attempts=max_attempts, depends_on=dependencies,
             model_names=model_names, submission=submission, batch=batch, creation=creation,
         )  # fmt: skip
-        trust.vouch(c.id for c in created)
+        trust.mark_as_own(c.id for c in created)
         new = {c.id: definition for c, definition in zip(created, task_def_l, strict=True) if c.new}
         self._report(new, len(created), print_nt)
         return [c.id for c in created]
@@ -287,7 +287,7 @@ class TaskManager:
     def replace_task(self, task: Mapping[str, Any], new_task: Mapping[str, Any]) -> str:
         """Replace `task` by `new_task` (``{"def": …}``) and return the new id."""
         made = self.store.replace(self.pool, str(task["_id"]), new_task["def"])
-        trust.vouch([made])
+        trust.mark_as_own([made])
         return made
 
     # -- working -------------------------------------------------------------------------------------------------------
@@ -437,7 +437,7 @@ class TaskManager:
                 if failed and warn:
                     log.warning("%s: %s failed", self, counted(failed, "task"))
                 return counts
-            pause.look()
+            pause.check()
             self.store.wait_for_change(self.pool, poll)
 
     def _only_unfit(self, query: Mapping[str, object] | None, batch: str, counts: Mapping[Status, int]) -> bool:

@@ -17,13 +17,13 @@ from rollforge.store.base import (
     Query,
     Work,
     checked_attempts,
+    checked_model_names,
     checked_priority,
     ending_of,
-    named,
     refuse_cycles,
     refuse_running,
     repeated_answer,
-    stale,
+    stale_message,
     storable_text,
     trim_log,
     wall_clock,
@@ -86,7 +86,7 @@ class MemoryStore:
         batch: str = "",
         creation: str = "",
     ) -> list[CreatedTask]:
-        names = named(definitions, model_names)
+        names = checked_model_names(definitions, model_names)
         priority, max_attempts = checked_priority(priority), checked_attempts(max_attempts)
         encoded = [(digest(d), encode(d)) for d in definitions]  # all of them, before anything is stored
         dependencies = tuple(sorted(set(depends_on)))
@@ -234,7 +234,7 @@ class MemoryStore:
     def _held(self, claim: TaskRecord) -> TaskRecord:
         task = self._pools.get(claim.pool, {}).get(claim.id)
         if task is None or task.status is not Status.RUNNING or task.token != claim.token:
-            raise LeaseLost(stale(claim))
+            raise LeaseLost(stale_message(claim))
         return task
 
     def _ended_before(self, claim: TaskRecord, ending: str) -> Status | None:
@@ -292,7 +292,7 @@ class MemoryStore:
             for task in theirs:
                 self._put(transitions.restored(task, worker))
             waiting = [t.id for t in theirs if t.status is Status.FAILED]
-            self._settle_again(pool, waiting + self._dependants_again(pool, waiting))
+            self._propagate_again(pool, waiting + self._dependants_again(pool, waiting))
             return sorted(t.id for t in theirs)
 
     def release_worker(
@@ -423,7 +423,7 @@ class MemoryStore:
             failed: Query = {"$and": [dict(query or {}), {"status": Status.FAILED.value}]}
             ids = self._change(pool, failed, _again, propagate=False)
             ids = ids + self._dependants_again(pool, ids)
-            self._settle_again(pool, ids)
+            self._propagate_again(pool, ids)
             return len(ids)
 
     def _dependants_again(self, pool: str, ids: list[str]) -> list[str]:
@@ -436,7 +436,7 @@ class MemoryStore:
             found += ids
         return found
 
-    def _settle_again(self, pool: str, ids: Sequence[str]) -> None:
+    def _propagate_again(self, pool: str, ids: Sequence[str]) -> None:
         tasks = self._pools.get(pool, {})
         self._propagate(pool, [*ids, *(d for i in ids for d in tasks[i].depends_on)])
 

@@ -38,24 +38,24 @@ from rollforge.errors import (
 )
 from rollforge.store.base import (
     AVOID_SECONDS,
-    BEYOND_ALL_TIMES,
+    LATEST_TIME,
     SUBMISSION_SECONDS,
     Clock,
     CreatedTask,
     Query,
     Work,
     checked_attempts,
+    checked_model_names,
     checked_priority,
     ending_of,
     failed_workers,
     failure_mark,
-    named,
-    no_text,
+    not_unicode,
     refuse_cycles,
     refuse_newer,
     refuse_running,
     repeated_answer,
-    stale,
+    stale_message,
     storable_text,
     trim_log,
 )
@@ -125,7 +125,7 @@ def _translate_errors(method: F) -> F:
         except RollforgeError:
             raise
         except UnicodeEncodeError as exc:
-            raise no_text(exc) from exc
+            raise not_unicode(exc) from exc
         except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as exc:
             raise StoreUnavailable(
                 f"The database {self._database.name!r} contains data that Rollforge did not write "
@@ -291,7 +291,7 @@ class MongoStore:
         batch: str = "",
         creation: str = "",
     ) -> list[CreatedTask]:
-        names = named(definitions, model_names)
+        names = checked_model_names(definitions, model_names)
         priority, max_attempts = checked_priority(priority), checked_attempts(max_attempts)
         written = [definition_fields(d) for d in definitions]  # all of them, before anything is stored
         tasks, dependencies = self._tasks(pool), sorted(set(depends_on))
@@ -502,9 +502,7 @@ class MongoStore:
         if self.paused(pool):
             return []
         now = self._now()
-        later = {
-            "available_at": {"$gt": now, "$lt": BEYOND_ALL_TIMES}
-        }  # anything else that is not in the past is damage
+        later = {"available_at": {"$gt": now, "$lt": LATEST_TIME}}  # anything else that is not in the past is damage
         free = {"status": status.value, "$nor": [later], "unmet": {"$size": 0}, **_in_batch(batch)}
         if tasks.find_one(free, {"_id": 1}) is None:
             self._repair(pool)
@@ -578,7 +576,7 @@ class MongoStore:
                 "lease_until": found["lease_until"],
             }
             if tasks.update_one(same, {"$set": ended}).modified_count:
-                self._settle_end(pool, task.id, after.status.value)
+                self._propagate_end(pool, task.id, after.status.value)
 
     # -- ending claims -------------------------------------------------------------------------------------------------
 
@@ -599,10 +597,10 @@ class MongoStore:
         same = {"digest": task.id, "token": task.token, "ending": ending}
         found = self._tasks(task.pool).find_one(same, {"status": 1})
         if found is None:
-            raise LeaseLost(stale(task))
+            raise LeaseLost(stale_message(task))
         return read_status(found["status"])
 
-    def _settle_end(self, pool: str, task_id: str, status: str) -> None:
+    def _propagate_end(self, pool: str, task_id: str, status: str) -> None:
         """Update the dependents of a task whose claim has ended, or fail it if it waits for a failed task."""
         if status in ("done", "failed"):
             self._propagate(pool, [task_id])
@@ -613,7 +611,7 @@ class MongoStore:
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
         change: Document = {"lease_until": self._now() + lease}
         if not self._end(task, change if log is None else {**change, "log": trim_log(log)}):
-            raise LeaseLost(stale(task))
+            raise LeaseLost(stale_message(task))
 
     @_translate_errors
     def commit(self, task: TaskRecord, result: object, status: Status = Status.DONE, log: str = "") -> None:
@@ -623,20 +621,20 @@ class MongoStore:
         }  # fmt: skip
         if not self._end(task, change):
             self._ended_before(task, change["ending"])
-        self._settle_end(task.pool, task.id, status.value)
+        self._propagate_end(task.pool, task.id, status.value)
 
     @_translate_errors
     def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
         found = self._tasks(task.pool).find_one({"digest": task.id}, {"stage_from": 1})
         if found is None:
-            raise LeaseLost(stale(task))
+            raise LeaseLost(stale_message(task))
         why = None if why is None else storable_text(why)
         after = transitions.given_back(record_of(task.pool, found), status, why)
         ending = ending_of("give back", status)
         change = fields_of(after, *(GIVEN if why is None else (*GIVEN, "error", "cause")))
         if not self._end(task, {**change, "ending": ending}):
             self._ended_before(task, ending)
-        self._settle_end(task.pool, task.id, after.status.value)
+        self._propagate_end(task.pool, task.id, after.status.value)
 
     @_translate_errors
     def fail(
@@ -645,7 +643,7 @@ class MongoStore:
         asked = {"attempt": 1, "max_attempts": 1, "stage_from": 1, "worker": 1, "failed_by": 1}
         found = self._tasks(task.pool).find_one({"digest": task.id}, asked)
         if found is None:
-            raise LeaseLost(stale(task))
+            raise LeaseLost(stale_message(task))
         known = record_of(task.pool, found)
         after = transitions.failed(
             known, storable_text(error), cause, attempts=attempts, log=trim_log(log), now=self._now()
@@ -653,7 +651,7 @@ class MongoStore:
         change, status = {**fields_of(after, *FAILED), "ending": "fail"}, after.status
         if not self._end(task, change):
             status = self._ended_before(task, "fail")
-        self._settle_end(task.pool, task.id, status.value)
+        self._propagate_end(task.pool, task.id, status.value)
         return status
 
     @_translate_errors

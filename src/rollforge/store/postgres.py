@@ -30,7 +30,7 @@ from psycopg.types.json import Jsonb
 
 from rollforge.confidential import mask_error, mask_secrets
 from rollforge.errors import ConfigError, StoreUnavailable
-from rollforge.store.base import Clock, CreatedTask, ending_of, no_text, refuse_newer, storable_text
+from rollforge.store.base import Clock, CreatedTask, ending_of, not_unicode, refuse_newer, storable_text
 from rollforge.store.codec import EncodedResult
 from rollforge.store.query import Compare, is_plain_path
 from rollforge.store.sql import SQLStore
@@ -549,7 +549,7 @@ class PostgresStore(SQLStore):
                     raise self._unavailable(exc) from exc
                 time.sleep(random.uniform(0.001, 0.02))
             except UnicodeEncodeError as exc:
-                raise no_text(exc) from exc
+                raise not_unicode(exc) from exc
             except psycopg.Error as exc:
                 dead = self._connected is not None and self._connected.connection.broken
                 waited = any(mark in str(exc) for mark in _NO_TURN)  # the pooler's time limit for waiting

@@ -21,15 +21,15 @@ from rollforge.store.base import (
     Query,
     Work,
     checked_attempts,
+    checked_model_names,
     checked_priority,
     damaged_result,
     ending_of,
     failed_workers,
     failure_mark,
-    named,
     refuse_running,
     repeated_answer,
-    stale,
+    stale_message,
     storable_text,
     trim_log,
 )
@@ -179,9 +179,10 @@ class SQLStore(SQLDependencies):
             "submission": submission,
             "creation": creation,
         }
+        names = checked_model_names(definitions, model_names)
         rows = [  # all of them, before anything is stored
             {**given, "id": task_id, "definition": text, "model_name": name}
-            for (task_id, text), name in zip(map(identified, definitions), named(definitions, model_names), strict=True)
+            for (task_id, text), name in zip(map(identified, definitions), names, strict=True)
         ]
         wanted = list(dict.fromkeys(depends_on))
 
@@ -513,14 +514,14 @@ class SQLStore(SQLDependencies):
         text = "SELECT status FROM tasks WHERE pool = :pool AND id = :id AND token = :held AND ending = :ending"
         found = tx.rows(text, pool=task.pool, id=task.id, held=task.token, ending=ending)
         if not found:
-            raise LeaseLost(stale(task))
+            raise LeaseLost(stale_message(task))
         return read_status(found[0][0])
 
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
         change = "lease_until = :now + :lease, log = COALESCE(:log, log)"
         kept = None if log is None else trim_log(log)
         if not self._write(lambda tx: self._end(tx, task, change, lease=lease, log=kept), ""):
-            raise LeaseLost(stale(task))
+            raise LeaseLost(stale_message(task))
 
     def commit(self, task: TaskRecord, result: object, status: Status = Status.DONE, log: str = "") -> None:
         if not self._commit(task, encode_result(result), status, trim_log(log)):

@@ -10,7 +10,7 @@ from rollforge.store.base import (
     refuse_cycles,
 )
 from rollforge.store.sql_statements import (
-    GUILTY,
+    FAILED_DEPENDENCIES,
     Transaction,
 )
 from rollforge.task import Status
@@ -72,8 +72,9 @@ class SQLDependencies(abc.ABC):
                 these = f"({these} OR {self._among('id', 'ids')})"
             failed = tx.rows(
                 "UPDATE tasks SET status = 'failed', cause = 'dependency', finished_at = :now, "
-                f"error = 'It depends on task ' || (SELECT MIN(n.needs) {GUILTY}) || ', which failed.' "
-                f"WHERE pool = :pool AND {these} AND status = 'waiting' AND blocked = TRUE AND EXISTS (SELECT 1 {GUILTY}) "
+                f"error = 'It depends on task ' || (SELECT MIN(n.needs) {FAILED_DEPENDENCIES}) || ', which failed.' "
+                f"WHERE pool = :pool AND {these} AND status = 'waiting' AND blocked = TRUE "
+                f"AND EXISTS (SELECT 1 {FAILED_DEPENDENCIES}) "
                 "RETURNING id",
                 pool=pool, ids=self._list(some),
             )  # fmt: skip

@@ -6,7 +6,7 @@ import re
 from typing import Any, Protocol
 
 from rollforge.store.base import (
-    BEYOND_ALL_TIMES,
+    LATEST_TIME,
 )
 from rollforge.store.rows import MOST_ATTEMPTS
 from rollforge.task import Status
@@ -20,9 +20,9 @@ __all__ = [
     "DUE",
     "EXPIRED",
     "FAILED",
+    "FAILED_DEPENDENCIES",
     "FREE",
     "GIVEN",
-    "GUILTY",
     "HELD",
     "NUMBERS",
     "RESTORED",
@@ -56,7 +56,7 @@ _LATER = "pool = :pool AND status = :status AND blocked = FALSE"
 
 
 # A time that is no number, or beyond all times, is damage: the task is claimed, and fails as unreadable.
-_DUE = f"NOT (available_at > :now AND available_at < {BEYOND_ALL_TIMES})"
+_DUE = f"NOT (available_at > :now AND available_at < {LATEST_TIME})"
 
 
 FREE = f"{_LATER} AND {_DUE}"
@@ -162,7 +162,7 @@ RETRIED = (
 
 
 # The prerequisites that make a task fail.
-GUILTY = """
+FAILED_DEPENDENCIES = """
 FROM needs n LEFT JOIN tasks p ON p.pool = n.pool AND p.id = n.needs
 WHERE n.pool = tasks.pool AND n.id = tasks.id AND (p.status IS NULL OR p.status = 'failed')
 """

@@ -22,7 +22,7 @@ from rollforge.confidential import private_file
 from rollforge.errors import ConfigError, RollforgeError, StoreGone, StoreUnavailable
 from rollforge.machine import boot_id, uptime
 from rollforge.paths import read_path
-from rollforge.store.base import Clock, no_text, refuse_newer
+from rollforge.store.base import Clock, not_unicode, refuse_newer
 from rollforge.store.query import Compare, Node, compare, paths_in
 from rollforge.store.search import SEARCH_TABLES, PathTree, condition, first_paths, terms_of
 from rollforge.store.sql import SQLStore
@@ -458,7 +458,7 @@ class SQLiteStore(SQLStore):
             except RollforgeError:
                 raise
             except UnicodeEncodeError as exc:
-                raise no_text(exc) from exc
+                raise not_unicode(exc) from exc
             except (OverflowError, TypeError, ValueError, IndexError) as exc:
                 raise StoreUnavailable(
                     f"The task store {self.path} contains data that Rollforge did not write ({type(exc).__name__}: "

@@ -552,7 +552,7 @@ class TaskStoreSuite:
 
     def test_a_failed_task_can_be_left_to_others(self, store: TaskStore, clock: ManualClock) -> None:
         """To other workers or machines, for a minute; a task records where it failed, even when it is done."""
-        bad, beside, away = "gpu1:1:aa-1", "gpu1:2:aa-9", "gpu2:1:bb-1"
+        bad, same_machine, away = "gpu1:1:aa-1", "gpu1:2:aa-9", "gpu2:1:bb-1"
         (created,) = store.create(POOL, [{"x": 1}], max_attempts=9)
         for _ in range(2):
             store.fail(self.claim(store, worker=bad), "boom")
@@ -560,8 +560,8 @@ class TaskStoreSuite:
         assert store.get(POOL, created.id).failed_by == (bad,)
         for avoid in (bad, "gpu1/aa"):
             assert store.claim(POOL, worker=bad, lease=60, avoid=avoid) == []
-        for avoid in (beside, away, "gpu2/bb", "gpu1", "%", ""):
-            store.give_back(self.claim(store, worker=beside, avoid=avoid))
+        for avoid in (same_machine, away, "gpu2/bb", "gpu1", "%", ""):
+            store.give_back(self.claim(store, worker=same_machine, avoid=avoid))
             store.set_status(POOL, {}, Status.WAITING)
             store.fail(self.claim(store, worker=bad), "boom")
             clock.now += 2

@@ -156,11 +156,11 @@ def _exact(value: Any, depth: int = 0) -> bool:
     if kind in (list, tuple):
         return all(_exact(v, depth + 1) for v in value)
     if kind in (type, FunctionType):
-        return _found_again(value)
+        return _is_importable(value)
     return kind.__module__.partition(".")[0] in ("datetime", "pandas") and _same_moment(value)
 
 
-def _found_again(value: Any) -> bool:
+def _is_importable(value: Any) -> bool:
     """Return whether a class or function can be found by its own name, so that a reference to it can be stored."""
     target: Any = sys.modules.get(value.__module__)
     for part in value.__qualname__.split("."):

@@ -18,13 +18,13 @@ from rollforge.task import Status
 from rollforge.track.recorder import COPIED_FROM, Recorder, RunReference, check_reference, open_reference
 from rollforge.track.tracker import RunQuery, Tracker, known_address, local_place, open_tracker
 
-__all__ = ["describe_elsewhere", "kept_reference", "open_kept"]
+__all__ = ["describe_elsewhere", "open_pool_reference", "pool_reference"]
 
 _MOST = 10_000
 """Maximum number of tasks of a pool that are searched for a missing run."""
 
 
-def kept_reference(recorder: Recorder) -> RunReference:
+def pool_reference(recorder: Recorder) -> RunReference:
     """Return the reference to a recorder that a pool keeps: without secrets, but with the host of a local store."""
     kept: RunReference = {**recorder.reference(), "tracking": without_secrets(recorder.uri)}
     if local_place(recorder.uri) is not None:
@@ -32,7 +32,7 @@ def kept_reference(recorder: Recorder) -> RunReference:
     return kept
 
 
-def open_kept(kept: Mapping[str, object]) -> Recorder:
+def open_pool_reference(kept: Mapping[str, object]) -> Recorder:
     """Return the recorder of a reference from a pool. One that should be on this machine is not read yet.
 
     Raises
@@ -115,7 +115,7 @@ def _elsewhere(session: Session, pool: str | None, run_id: str | None) -> Iterat
             if run_id is not None and kept.get("recorder_id") != run_id:
                 continue
             try:
-                open_kept(kept)
+                open_pool_reference(kept)
             except RecorderElsewhere:
                 yield kept
             except TrackingError:

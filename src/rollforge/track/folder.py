@@ -317,13 +317,13 @@ class FolderTracker:
         """Yield the runs of an experiment. They belong to the cache and must not be changed."""
         index = self._indexes.setdefault(folder, RunIndex(folder))
         try:
-            for run_id, changed, known in index.look():
+            for run_id, changed, known in index.entries():
                 self._places.setdefault(run_id, folder / run_id)
                 data = known
                 if data is None:
                     with contextlib.suppress(RecorderNotFound):  # deleted since the folder was listed
                         data = self.read(run_id)
-                        index.learn(run_id, changed, data)
+                        index.add(run_id, changed, data)
                 if data is not None:
                     yield data
         except (FileNotFoundError, NotADirectoryError):

@@ -44,7 +44,7 @@ class RunIndex:
         self._looked = False
         self._new = 0
 
-    def look(self) -> Iterator[tuple[str, int, RunData | None]]:
+    def entries(self) -> Iterator[tuple[str, int, RunData | None]]:
         """Yield the id of each run, the modification time of its folder, and the cached run or None."""
         if not self._looked:
             self._looked = True
@@ -64,7 +64,7 @@ class RunIndex:
         self._learnt = {}
         self._keep()
 
-    def learn(self, run_id: str, changed: int, data: RunData) -> None:
+    def add(self, run_id: str, changed: int, data: RunData) -> None:
         """Cache a run that was read after its folder had the modification time `changed`."""
         if time.time_ns() - changed > _SETTLED_NS:
             self._learnt[run_id] = (changed, data)

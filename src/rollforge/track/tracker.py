@@ -334,9 +334,9 @@ def open_tracker(tracking_uri: str | os.PathLike[str]) -> Tracker:
         If the store cannot be opened.
     """
     tracking_uri = os.fspath(tracking_uri)
-    lent = TRACKERS.lent(tracking_uri)
-    if lent is not None:
-        return cast(Tracker, lent)
+    tracker_object = TRACKERS.registered_object(tracking_uri)
+    if tracker_object is not None:
+        return cast(Tracker, tracker_object)
     is_name = ":" not in tracking_uri and os.sep not in tracking_uri and not os.path.exists(tracking_uri)
     if not (is_name and nearest(tracking_uri, TRACKERS.schemes())):  # else it is a misspelt scheme
         tracking_uri = folder_uri(tracking_uri)

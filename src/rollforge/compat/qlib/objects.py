@@ -73,7 +73,7 @@ def get_module_by_module_path(module_path: str | ModuleType) -> ModuleType:
     """Return the module of a dotted path, or of a file."""
     if isinstance(module_path, ModuleType):
         return module_path
-    if trust.circle() is not trust.Circle.OWN:  # pyqlib's own classes call this with values from a pool's tasks
+    if trust.current_origin() is not trust.Origin.OWN:  # pyqlib's own classes call this with values from a pool's tasks
         trust.check_import(module_path, module_path)
     if module_path.endswith(".py"):
         return import_file(module_path)
