@@ -25,6 +25,21 @@ OTHER_NAMES = {
     "tracking": "tracking_uri",
     "tracking_url": "tracking_uri",
     "mlflow_uri": "tracking_uri",
+    "Crew": "WorkerPool",
+    "Claims": "Leases",
+    "Slot": "WorkerProcess",
+    "nobody": "ignore_event",
+    "_nobody": "ignore_event",
+    "beside": "folder",
+    "known_pool": "require_pool",
+    "on_its_data": "with_training_data",
+    "storable": "to_reference",
+    "needs": "dependencies",
+    "unmet": "unmet_dependencies",
+    "Circle": "Origin",
+    "lent": "registered_object",
+    "told_again": "repeated_creation",
+    "said_elsewhere": "describe_runs_elsewhere",
 }
 """Name that is not used -> ours."""
 
@@ -77,7 +92,9 @@ def scopes(tree: ast.AST, name: str = "") -> Iterator[tuple[str, ast.AST, ast.AS
 
 
 def named(node: ast.AST) -> str:
-    """The name that a node gives to a parameter, an attribute or a local."""
+    """The name that a node gives to a function, a class, a parameter, an attribute or a local."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return node.name
     if isinstance(node, ast.arg):
         return node.arg
     if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Load):
@@ -164,6 +181,8 @@ def test_a_border_hands_the_value_on_at_once() -> None:
         ("def f():\n    pool_name = 1", "pool_name"),
         ("def f(session):\n    for exp_id in session: ...", "exp_id"),
         ("f = lambda tracking: 1", "tracking"),
+        ("class Crew: ...", "Crew"),
+        ("async def known_pool(): ...", "known_pool"),
         ("def f(store: str): ...", "store"),
         ("def f(experiment: str | None = None): ...", "experiment"),
         ("class A:\n    tracker: str = ''", "tracker"),

@@ -71,8 +71,10 @@ def import_module(module_path: str, where: str = "") -> ModuleType:
         return importlib.import_module(module_path)
     except ModuleNotFoundError as exc:
         if exc.name is None or not (module_path == exc.name or module_path.startswith(exc.name + ".")):
-            needs = exc.name is not None and not qlib_imports.is_qlib(exc.name)
-            told = f"needs {exc.name!r}, which is not installed." if needs else f"cannot be imported: {describe(exc)}"
+            is_missing = exc.name is not None and not qlib_imports.is_qlib(exc.name)
+            told = (
+                f"needs {exc.name!r}, which is not installed." if is_missing else f"cannot be imported: {describe(exc)}"
+            )
             raise MissingCode(f"The module {module_path!r} {told}", path=where) from exc
         ours = {s for sources in MODULES.values() for s in sources if s.startswith("rollforge.")}
         rooms = {s.rpartition(".")[0] for s in ours}
@@ -155,8 +157,12 @@ def _locate_in_qlib(name: str, module_path: str, where: str) -> Callable[..., ob
     try:
         found: Callable[..., Any] = qlib_imports.load(module_path, name)
     except ImportError as exc:
-        needs = isinstance(exc, ModuleNotFoundError) and exc.name is not None and not qlib_imports.is_qlib(exc.name)
-        told = f"pyqlib's module {module_path!r} needs {exc.name!r}, which is not installed." if needs else str(exc)
+        is_missing = (
+            isinstance(exc, ModuleNotFoundError) and exc.name is not None and not qlib_imports.is_qlib(exc.name)
+        )
+        told = (
+            f"pyqlib's module {module_path!r} needs {exc.name!r}, which is not installed." if is_missing else str(exc)
+        )
         raise MissingCode(told, path=where) from exc
     return found
 

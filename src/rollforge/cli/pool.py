@@ -309,8 +309,10 @@ def _copy_tasks(old: TaskStore, new: TaskStore, pool: str) -> int:
         total += len(records) + len(unreadable)
         running += sum(r.status is Status.RUNNING for r in records)
         # A task copied before its dependency would fail; this happens if definitions were replaced.
-        needs = sorted({n for r in records for n in r.depends_on} - set(ids))
-        there = {t.id for t in new.query(pool, {"_id": {"$in": needs}}, results=False)} if needs else set()
+        dependencies = sorted({n for r in records for n in r.depends_on} - set(ids))
+        there = (
+            {t.id for t in new.query(pool, {"_id": {"$in": dependencies}}, results=False)} if dependencies else set()
+        )
         ready, present = records, there.union(ids)
         while waits := [r for r in ready if not present.issuperset(r.depends_on)]:
             early += waits

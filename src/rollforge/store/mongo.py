@@ -470,9 +470,9 @@ class MongoStore:
             {"$unwind": "$unmet"},
             {"$group": {"_id": "$unmet"}},
         ]
-        unmet = texts_in(d["_id"] for d in self._tasks(pool).aggregate(ended))
-        over = set(unmet)
-        for some in _some_of(unmet):
+        unmet_dependencies = texts_in(d["_id"] for d in self._tasks(pool).aggregate(ended))
+        over = set(unmet_dependencies)
+        for some in _some_of(unmet_dependencies):
             moving = {"digest": {"$in": some}, "status": {"$in": _UNFINISHED}}
             over -= set(ids_of(self._tasks(pool).find(moving, {"digest": 1})))
         self._propagate(pool, over)

@@ -108,10 +108,10 @@ class StoreMachine(RuleBasedStateMachine):
         """Create tasks with names, including existing ones, which get the new name unless it is empty."""
         self.both(lambda s: s.create(POOL, [{"x": x} for x in xs], model_names=names[: len(xs)], submission=names[0]))
 
-    @rule(x=NUMBERS, needs=st.lists(NUMBERS, min_size=1, max_size=2))
-    def create_dependent(self, x: int, needs: list[int]) -> None:
+    @rule(x=NUMBERS, dependencies=st.lists(NUMBERS, min_size=1, max_size=2))
+    def create_dependent(self, x: int, dependencies: list[int]) -> None:
         """Create a task that waits for others, which may not exist, or may wait for it."""
-        self.both(lambda s: s.create(POOL, [{"x": x}], depends_on=[digest({"x": n}) for n in needs]))
+        self.both(lambda s: s.create(POOL, [{"x": x}], depends_on=[digest({"x": n}) for n in dependencies]))
 
     @rule(
         limit=st.integers(1, 2),
