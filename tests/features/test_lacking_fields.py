@@ -43,7 +43,7 @@ def folders(small_market: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 @pytest.fixture(autouse=True)
-def _nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clear_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_reported", set())
 
 

@@ -1,4 +1,4 @@
-"""The harness lies beside the tests of this folder."""
+"""Makes the harness importable: it is in the folder of these tests."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@
     python tests/fuzz/run.py --seconds 300 yaml csv   two of them, five minutes each
     python tests/fuzz/run.py --list
 
-What it finds to lead further is kept in ``.fuzz/TARGET`` and used by the next run; with ``--runs`` nothing is kept or used, so
-that the inputs depend on nothing but the code. An input that breaks a promise is kept in
-``tests/fuzz/crashes/TARGET``, and from then on is a test case of its own.
+Inputs that reach new branches are saved in ``.fuzz/TARGET`` and used by the next run; with ``--runs`` nothing is saved
+or used, so that the inputs depend only on the code. An input that breaks a promise is saved in
+``tests/fuzz/crashes/TARGET`` and is a test case from then on.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _SEED = 1
 
 
 def _fuzz(file: str, name: str, seconds: int, runs: int) -> None:
-    """Fuzz one target in this process; libFuzzer ends it."""
+    """Fuzz one target in this process, which libFuzzer ends."""
     try:
         import atheris
-    except ImportError:  # there is no wheel of it for every system and every version of Python
+    except ImportError:  # it has no wheels for some systems and versions of Python
         atheris = None
     warnings.simplefilter("error")
     with contextlib.nullcontext() if atheris is None else atheris.instrument_imports(include=["rollforge"]):
@@ -50,7 +50,7 @@ def _fuzz(file: str, name: str, seconds: int, runs: int) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for seed in target.seeds:
         (corpus / hashlib.sha256(seed).hexdigest()[:20]).write_bytes(seed)
-        outcome_of_seed(target, seed)  # imports and compiling are no fault of the first input that is measured
+        outcome_of_seed(target, seed)  # imports and compilation must not count for the first measured input
 
     def one(data: bytes) -> None:
         try:
@@ -83,7 +83,7 @@ def _fuzz(file: str, name: str, seconds: int, runs: int) -> None:
     options = [
         *([f"-runs={runs}", f"-seed={_SEED}"] if runs else [f"-max_total_time={seconds}"]),
         "-max_len=200000",
-        "-timeout=0",  # the harness stops what does not come to an end
+        "-timeout=0",  # the harness interrupts inputs that do not end
         "-rss_limit_mb=4096",
         "-print_final_stats=0",
         "-verbosity=0",
@@ -93,7 +93,7 @@ def _fuzz(file: str, name: str, seconds: int, runs: int) -> None:
 
 
 def main() -> None:
-    """Run each target in a process of its own, and end with code 1 when one of them broke a promise."""
+    """Run each target in its own process, and exit with code 1 if one of them broke a promise."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
     parser.add_argument("targets", nargs="*", help="names of targets; by default all")
     parser.add_argument("--seconds", type=int, default=10, help="for each target")

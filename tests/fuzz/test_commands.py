@@ -1,4 +1,4 @@
-"""The words of every command, the variables of the environment, and the URIs in both."""
+"""The arguments of every command, environment variables, and the URIs in both."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def runs() -> str:
 
 @contextlib.contextmanager
 def _place(folder: Path, variables: Mapping[str, str] = {}) -> Iterator[None]:
-    """A working folder and an environment for one command, with streams as a terminal has them."""
+    """Provide a working folder and an environment for one command, with streams like those of a terminal."""
     before, path, here, streams = dict(os.environ), list(sys.path), Path.cwd(), (sys.stdout, sys.stderr)
     for name in [n for n in os.environ if n.startswith("ROLLFORGE_")]:
         del os.environ[name]
@@ -162,7 +162,7 @@ NAMES = ["ROLLFORGE_DATA", "ROLLFORGE_STORE", "ROLLFORGE_TRACKING", "ROLLFORGE_H
 
 
 def _environment(data: bytes, folder: Path) -> Any:
-    """A variable of the environment with any value: the first byte says which."""
+    """Set an environment variable, selected by the first byte, to any value."""
     name = NAMES[(data[0] if data else 0) % len(NAMES)]
     value = text_of(data[1:].replace(b"\0", b""))
     (folder / "out" / "workflow.yaml").write_bytes(_as_yaml({k: v for k, v in VALID[0].items() if k != "rollforge"}))
@@ -186,12 +186,12 @@ URIS = [
 
 
 def _uri(data: bytes, folder: Path) -> Any:
-    """A URI as that of a store, of runs and of data."""
+    """Use a URI for the store, the tracking store and the data."""
     text = text_of(data)
     with _place(folder):
         if (
             not text.startswith(("mongodb", "postgres")) or "serverSelectionTimeoutMS" in text
-        ):  # otherwise it is waited for
+        ):  # otherwise the command waits for it
             attempt(lambda: stores.open_store(text).pools())
         tracker = attempt(lambda: trackers.open_tracker(text))
         if isinstance(tracker, FolderTracker):

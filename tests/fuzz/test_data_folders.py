@@ -46,7 +46,7 @@ def _with(folder: Path, name: str, data: bytes) -> Path:
 
 
 def _everything(root: Path) -> Any:
-    """All that is read of a data folder."""
+    """Read everything in a data folder."""
     provider = open_provider(root)
     provider.calendar()
     provider.calendar(future=True)
@@ -85,7 +85,7 @@ def _series(data: bytes, folder: Path) -> Any:
 
 
 def _names(data: bytes, folder: Path) -> Any:
-    """Names of universes, calendars, fields and instruments, which are names of files."""
+    """Read universes, calendars, fields and instruments by any name, because these are file names."""
     text = text_of(data)
     provider = open_provider(template())
     session = Session(provider_uri=str(template()), threads=1)

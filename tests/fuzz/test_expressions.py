@@ -1,4 +1,4 @@
-"""Feature expressions and universe filters: whatever is written where an expression belongs."""
+"""Feature expressions and universe filters, with any text in place of an expression."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The harness notices what it is there for: a broken promise of any kind."""
+"""The harness detects broken promises of every kind."""
 
 from __future__ import annotations
 

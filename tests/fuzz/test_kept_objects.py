@@ -1,4 +1,4 @@
-"""Objects that runs and users keep in files: pickles, JSON, arrays, archives; and the runs themselves in their folders."""
+"""Objects that runs and users save in files: pickles, JSON, arrays, archives; and the runs themselves in their folders."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def _artifact(name: str) -> Any:
 
 
 def _description(data: bytes, folder: Path) -> Any:
-    """A file as the description of an object: ``handler: file:///…``."""
+    """Use a file as the description of an object: ``handler: file:///…``."""
     (folder / "object.pkl").write_bytes(data)
     return build(f"file://{folder}/object.pkl", accept_types=DatasetH)
 
 
 def _own_file(data: bytes, folder: Path) -> Any:
-    """A file of the user's own, which is trusted, cut short."""
+    """Read a truncated file of the user's own, which is trusted."""
     whole = pickle.dumps(LinearModel("ols"))
     (folder / "model.pkl").write_bytes(whole[: len(data) % len(whole)])
     return LinearModel.load(folder / "model.pkl") if data else None
@@ -80,7 +80,7 @@ def _own_file(data: bytes, folder: Path) -> Any:
 
 @functools.cache
 def artifacts() -> dict[str, bytes]:
-    """An array, plain data and a saved object as the files that they are kept in."""
+    """The files of an array, plain data and a saved object."""
     root = Path(_folder.name) / "artifacts"
     files = LocalFiles(root)
     save(files, "array", np.arange(6.0))
@@ -147,7 +147,7 @@ def runs() -> Path:
 
 
 def _tracking(pattern: str) -> Any:
-    """Everything that is read of a tracking folder of which one file holds something else."""
+    """Read everything in a tracking folder after replacing the content of one file."""
 
     def run(data: bytes, folder: Path) -> Any:
         shutil.copytree(runs(), folder / "runs")
@@ -208,7 +208,7 @@ LINE_WORDS = [
 
 @st.composite
 def _entries(draw: st.DrawFn) -> bytes:
-    """Lines with the right keys and any values."""
+    """Read lines with the right keys and any values."""
     keys = st.sampled_from(["t", "name", "status", "start", "end", "params", "metrics", "tags", "gone"])
     made = draw(
         st.lists(st.dictionaries(keys, json_values, max_size=4).map(lambda d: as_json({"t": 1.0, **d})), max_size=3)
@@ -220,7 +220,7 @@ def _entries(draw: st.DrawFn) -> bytes:
 
 
 def _commit(data: bytes, folder: Path) -> Any:
-    """The repository around a run, of which files hold something else."""
+    """Read the repository around a run after replacing the contents of files."""
     (folder / ".git" / "refs").mkdir(parents=True)
     head, _, rest = data.partition(b"\xff|")
     (folder / ".git" / "HEAD").write_bytes(head)
@@ -272,7 +272,7 @@ class TestRuns:
 
 @functools.cache
 def mlruns() -> Path:
-    """A folder of MLflow's with two runs, as Qlib keeps them."""
+    """An MLflow folder with two runs, as written by Qlib."""
     root = Path(_folder.name) / "mlruns"
     tracker = MLflowTracker(f"file:{root}")
     tracker.prepare()
@@ -285,7 +285,7 @@ def mlruns() -> Path:
 
 
 def _mlruns(pattern: str) -> Any:
-    """Everything that is read of such a folder of which one file holds something else."""
+    """Read everything in such a folder after replacing the content of one file."""
 
     def run(data: bytes, folder: Path) -> Any:
         shutil.copytree(mlruns(), folder / "mlruns")

@@ -1,4 +1,4 @@
-"""Task stores that are damaged, or that others write to: the file itself, and every column of every row."""
+"""Damaged task stores, and stores that others write to: the file itself, and every column of every row."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEFINITION = {"model": {"class": "Ridge", "kwargs": {"a": (1, 2.5)}}, "segments"
 
 
 def fill(store: Any) -> None:
-    """Put tasks in every state into a store."""
+    """Store tasks in every state."""
     manager = TaskManager("pool", store=store)
     made = manager.create_task([{**DEFINITION, "n": n} for n in range(6)])
     manager.create_task([{**DEFINITION, "n": 6}], depends_on=made[5:])
@@ -40,7 +40,7 @@ def fill(store: Any) -> None:
 
 
 def use(store: Any) -> None:
-    """Do all that is done with a store."""
+    """Call every operation of a store."""
     manager = TaskManager("pool", store=store)
     attempt(manager.list)
     attempt(manager.task_stat)
@@ -88,7 +88,7 @@ def database() -> bytes:
 
 @functools.cache
 def columns() -> list[tuple[str, str]]:
-    """Every column of every table of the store."""
+    """Return every column of every table of the store."""
     (Path(_folder.name) / "schema.db").write_bytes(database())
     connection = sqlite3.connect(Path(_folder.name) / "schema.db")
     tables = [
@@ -114,7 +114,7 @@ def _file(data: bytes, folder: Path) -> None:
 
 
 def _row(data: bytes, folder: Path) -> None:
-    """A store with one value of one row replaced: two bytes say which, the rest is the value."""
+    """Use a store after replacing one value of one row: two bytes select it, the rest is the value."""
     file = folder / "tasks.db"
     file.write_bytes(database())
     table, column = columns()[(data[0] if data else 0) % len(columns())]
@@ -123,7 +123,7 @@ def _row(data: bytes, folder: Path) -> None:
     connection = sqlite3.connect(file)
     try:
         connection.execute("PRAGMA ignore_check_constraints = ON")
-        placed = "CAST(? AS TEXT)" if kind == 5 else "?"  # bytes that are no text, as text
+        placed = "CAST(? AS TEXT)" if kind == 5 else "?"  # invalid bytes, stored as text
         connection.execute(
             f"UPDATE OR IGNORE {table} SET {column} = {placed} WHERE rowid_of_it = (SELECT max(rowid_of_it) FROM {table})".replace(
                 "rowid_of_it", _key(connection, table)
@@ -132,7 +132,7 @@ def _row(data: bytes, folder: Path) -> None:
         )
         connection.commit()
     except (sqlite3.Error, OverflowError):
-        return  # a value that the file does not take
+        return  # a value that the file does not accept
     finally:
         connection.close()
     _use_file(file)
@@ -178,7 +178,7 @@ class TestStores:
 
 @functools.cache
 def server() -> MongoServer:
-    """The stand-in for MongoDB, for as long as this process runs."""
+    """A MongoDB emulator for the lifetime of this process."""
     started = MongoServer()
     started.start()
     atexit.register(started.__exit__)
@@ -187,7 +187,7 @@ def server() -> MongoServer:
 
 @functools.cache
 def documents() -> list[dict[str, Any]]:
-    """What a pool with tasks in every state consists of."""
+    """Return the documents of a pool with tasks in every state."""
     store = MongoStore(f"{server().uri}/template")
     fill(store)
     found = list(store._database["pool"].find({}))
@@ -201,7 +201,7 @@ def _database() -> Any:
 
 
 def _document(data: bytes, folder: Path) -> None:
-    """A pool of which one field of one document holds something else, or is missing: two bytes say which and how."""
+    """Use a pool after replacing or removing one field of one document: two bytes select which and how."""
     fields = sorted(documents()[0])
     name = "model_name" if data[:1] == b"\xff" else fields[(data[0] if data else 0) % len(fields)]
     kind, raw = (data[1] if len(data) > 1 else 0) % 6, data[2:]
@@ -224,7 +224,7 @@ def _document(data: bytes, folder: Path) -> None:
     try:
         pool.insert_many(made)
     except (pymongo.errors.PyMongoError, bson.errors.BSONError, OverflowError):
-        return  # a value that the server does not take
+        return  # a value that the server does not accept
     store = MongoStore(f"{server().uri}/fuzzed")
     try:
         use(store)
@@ -248,7 +248,7 @@ if importlib.util.find_spec("nx_27017") is not None:
 
 @functools.cache
 def postgres() -> Any:
-    """A server with a store in it, for as long as this process runs: its address, and a connection beside the store."""
+    """A server with a store, for the lifetime of this process: its address, and a separate connection."""
     import psycopg
 
     from rollforge.store.postgres import PostgresStore
@@ -276,7 +276,7 @@ def postgres() -> Any:
 
 @functools.cache
 def postgres_columns() -> list[tuple[str, str, str]]:
-    """Every column of every table, with its type."""
+    """Return every column of every table, with its type."""
     _, connection, tables = postgres()
     found = connection.execute(
         "SELECT table_name, column_name, udt_name FROM information_schema.columns WHERE table_schema = 'rollforge' "
@@ -286,7 +286,9 @@ def postgres_columns() -> list[tuple[str, str, str]]:
 
 
 def _postgres_row(data: bytes, folder: Path) -> None:
-    """A store with one column of a table replaced, in one row or in all: two bytes say which, the rest is the value."""
+    """Use a store after replacing one column of a table, in one row or in all: two bytes select it, the rest is the
+    value.
+    """
     import psycopg
 
     from rollforge.store.postgres import PostgresStore
@@ -305,7 +307,7 @@ def _postgres_row(data: bytes, folder: Path) -> None:
     try:
         connection.execute(f"UPDATE rollforge.{table} SET {column} = CAST(%s AS {kind}){where}", (value,))
     except (psycopg.Error, ValueError, OverflowError):
-        return  # a value that the column does not take
+        return  # a value that the column does not accept
     store = PostgresStore(uri)
     try:
         use(store)

@@ -1,4 +1,4 @@
-"""Tables that are imported, members of universes, orders in files, and tables that runs keep."""
+"""Imported tables, members of universes, orders in files, and tables saved by runs."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def _artifact(data: bytes, folder: Path) -> Any:
 
 
 def _described(data: bytes, folder: Path) -> Any:
-    """A table whose description in the metadata says something else."""
+    """Read a table after replacing its description in the metadata."""
     file = folder / "pred.frame.parquet"
     file.write_bytes(FRAME)
     table = pq.read_table(file)
@@ -183,7 +183,7 @@ def _described(data: bytes, folder: Path) -> Any:
 
 
 def _pandas_described(data: bytes, folder: Path) -> Any:
-    """The same for what pandas writes there."""
+    """Read a table after replacing pandas' own metadata."""
     file = folder / "pred.parquet"
     file.write_bytes(parquet(INDEXED))
     table = pq.read_table(file)

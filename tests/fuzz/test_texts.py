@@ -1,4 +1,4 @@
-"""Short texts that people and programs write: days, sizes, queries, filters of runs, places."""
+"""Short texts written by people and programs: days, sizes, queries, filters of runs, paths."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _day(data: bytes, folder: Path) -> Any:
 
 
 def _any_day(data: bytes, folder: Path) -> Any:
-    """Numbers and other values in the place of a day."""
+    """Use numbers and other values in place of a day."""
     last: RollforgeError | None = None
     found = 0
     values = [float(v) for v in np.frombuffer(data[: len(data) // 8 * 8], "<f8")[:8]]
@@ -173,5 +173,5 @@ class TestTexts:
 
 
 def test_seeds_are_json() -> None:
-    """The words of a query's language stand in its seeds."""
+    """The words of a query's language occur in its seeds."""
     assert all(isinstance(json.loads(q), dict) for q in QUERIES)

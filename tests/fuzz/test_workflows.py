@@ -1,4 +1,4 @@
-"""Workflow files, in both forms, with their templates; and all that is planned of them."""
+"""Workflow files in both formats, with their templates, and everything that is planned from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rollforge.yaml12 import read_yaml
 
 
 def document(data: str) -> dict[str, Any]:
-    """Return a workflow that is right in every point."""
+    """Return a valid workflow."""
     handler = {
         "class": "Alpha158",
         "module_path": "qlib.contrib.data.handler",
@@ -127,7 +127,7 @@ def _yaml(data: bytes, folder: Path) -> Any:
 
 
 def _qlib_config(data: bytes, folder: Path) -> Any:
-    """What Qlib's own functions read: a text, and a file with settings."""
+    """Use what Qlib's own functions read: a string, and a file with settings."""
     text = data.decode("utf-8", "replace")
     (folder / "config.yaml").write_bytes(data)
     attempt(lambda: parse_config(text))
@@ -209,8 +209,8 @@ FULL = [
 @pytest.mark.slow
 @pytest.mark.parametrize("form", range(len(FULL)), ids=["own", "qlib"])
 @pytest.mark.parametrize("planned", [False, True], ids=["read", "planned"])
-def test_no_value_at_any_place_of_a_workflow_is_a_traceback(form: int, planned: bool) -> None:
-    """Every key and element of a workflow, with each of these values in its place."""
+def test_no_value_anywhere_in_a_workflow_gives_a_traceback(form: int, planned: bool) -> None:
+    """Every key and element of a workflow is replaced with each of these values."""
     target = Target("place", lambda data, folder: _load(data, folder, planned=planned), [])
     outcome_of_seed(target, SEEDS[form])
     broken = []

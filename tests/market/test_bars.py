@@ -34,7 +34,7 @@ def market(count: int = 4, days: pd.DatetimeIndex = DAYS) -> pd.DataFrame:
     return pd.concat([walk(i, days).assign(symbol="ABCDEFGH"[i]) for i in range(count)], ignore_index=True)
 
 
-def put(table: pd.DataFrame, tmp_path: Path) -> FolderSummary:
+def import_csv(table: pd.DataFrame, tmp_path: Path) -> FolderSummary:
     table.to_csv(tmp_path / "t.csv", index=False)
     return import_table(tmp_path / "t.csv", tmp_path / "data", overwrite=True)
 
@@ -55,7 +55,7 @@ def test_an_adjusted_close_adjusts_the_bar(tmp_path: Path, name: str) -> None:
     raw = walk(1).assign(symbol="A")
     for price in ("open", "high", "low", "close"):
         raw[price] /= split
-    made = put(raw.assign(**{name: raw["close"] * split}), tmp_path)
+    made = import_csv(raw.assign(**{name: raw["close"] * split}), tmp_path)
     close, open_, volume, factor, back = read(tmp_path, "$close", "$open", "$volume", "$factor", "$close/$factor")
     np.testing.assert_allclose(close, raw["close"] * split, rtol=1e-6)
     np.testing.assert_allclose(open_, raw["open"] * split, rtol=1e-6)
@@ -73,7 +73,7 @@ def test_a_cumulative_factor_adjusts_raw_prices(tmp_path: Path) -> None:
     raw = smooth.assign(adj_factor=factor)
     for price in ("open", "high", "low", "close"):
         raw[price] = smooth[price] / factor
-    made = put(raw, tmp_path)
+    made = import_csv(raw, tmp_path)
     close, found, returns = read(tmp_path, "$close", "$factor", "$close/Ref($close,1)-1")
     np.testing.assert_allclose(close, smooth["close"], rtol=1e-6)
     np.testing.assert_allclose(found, factor)
@@ -84,7 +84,7 @@ def test_a_cumulative_factor_adjusts_raw_prices(tmp_path: Path) -> None:
 def test_adjusted_prices_are_unchanged(tmp_path: Path) -> None:
     """Prices that do not jump when adj_factor does are already adjusted; the factor is kept unchanged."""
     table = walk(1).assign(symbol="A", adj_factor=np.where(np.arange(30) < 10, 3.0, 6.0))
-    made = put(table, tmp_path)
+    made = import_csv(table, tmp_path)
     close, factor = read(tmp_path, "$close", "$factor")
     np.testing.assert_allclose(close, table["close"], rtol=1e-6)
     np.testing.assert_allclose(factor, table["adj_factor"])
@@ -95,10 +95,10 @@ def test_a_factor_that_was_not_applied_is_noted(tmp_path: Path) -> None:
     """A factor in Qlib's sense is already contained in the prices; if prices jump against it, a note says so."""
     factor = np.where(np.arange(30) < 10, 1.0, 2.0)
     table = walk(1).assign(symbol="A", factor=factor)
-    assert not any("factor" in note for note in put(table, tmp_path).notes)
+    assert not any("factor" in note for note in import_csv(table, tmp_path).notes)
     for price in ("open", "high", "low", "close"):
         table[price] /= factor
-    assert any("--column factor=adj_factor" in note for note in put(table, tmp_path).notes)
+    assert any("--column factor=adj_factor" in note for note in import_csv(table, tmp_path).notes)
 
 
 def test_gaps_in_a_factor(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_gaps_in_a_factor(tmp_path: Path) -> None:
     a, b = walk(1).assign(symbol="A"), walk(2).assign(symbol="B")
     a["adj_factor"] = np.where(np.arange(30) < 10, 2.0, 2.1)
     a.loc[[0, 15], "adj_factor"] = np.nan
-    made = put(pd.concat([a, b]), tmp_path)
+    made = import_csv(pd.concat([a, b]), tmp_path)
     assert read(tmp_path, "$factor")[0].tolist() == np.float32([2.0] * 10 + [2.1] * 20).tolist()
     assert read(tmp_path, "$factor", code="B")[0].tolist() == [1.0] * 30
     note = next(n for n in made.notes if "adj_factor" in n)
@@ -114,13 +114,13 @@ def test_gaps_in_a_factor(tmp_path: Path) -> None:
     assert "in 32 rows without it" in note
     a.loc[3, "adj_factor"] = 0.0
     with pytest.raises(DataError, match="adj_factor of A on 2021-03-04 is 0, but a factor must be positive"):
-        put(a, tmp_path)
+        import_csv(a, tmp_path)
 
 
 def test_an_adjusted_close_alone_is_the_close(tmp_path: Path) -> None:
     """In a table without another close, the adjusted close is the close."""
     table = walk(1)[["date", "close"]].rename(columns={"close": "Adj Close"}).assign(symbol="A")
-    made = put(table, tmp_path)
+    made = import_csv(table, tmp_path)
     np.testing.assert_allclose(read(tmp_path, "$close")[0], table["Adj Close"], rtol=1e-6)
     assert "adj_close was used as close, because the table has no other; factor was set to 1" in made.notes
 
@@ -130,12 +130,12 @@ def test_with_a_factor_and_two_closes_close_is_raw(tmp_path: Path) -> None:
     adjusted.
     """
     raw = walk(1).assign(symbol="A", factor=0.5)
-    put(raw.assign(adj_close=raw["close"] * 0.5), tmp_path)
+    import_csv(raw.assign(adj_close=raw["close"] * 0.5), tmp_path)
     close, volume, back = read(tmp_path, "$close", "$volume", "$close/$factor")
     np.testing.assert_allclose(close, raw["close"] * 0.5, rtol=1e-6)
     np.testing.assert_allclose(volume, raw["volume"] / 0.5, rtol=1e-6)
     np.testing.assert_allclose(back, raw["close"], rtol=1e-6)
-    put(raw.assign(adj_close=raw["close"]), tmp_path)
+    import_csv(raw.assign(adj_close=raw["close"]), tmp_path)
     np.testing.assert_allclose(read(tmp_path, "$close")[0], raw["close"], rtol=1e-6)
 
 
@@ -144,16 +144,16 @@ def test_splits_that_prices_show_are_reported(tmp_path: Path, factor: float, tol
     """A table with splits whose closes jump on those days is reported as not adjusted; one without jumps is not."""
     table = walk(1).assign(symbol="A", **{"Stock Splits": np.where(np.arange(30) == 10, 2.0, 0.0)})
     table.loc[10:, ["open", "high", "low", "close"]] *= factor
-    assert any("close jumps where stock_splits has a split" in n for n in put(table, tmp_path).notes) is told
+    assert any("close jumps where stock_splits has a split" in n for n in import_csv(table, tmp_path).notes) is told
 
 
 def test_inconsistent_prices_of_a_bar_are_reported(tmp_path: Path) -> None:
     """A close outside low and high, or a low above the high, is reported as an error of the source; rounding is not."""
     table = walk(1).assign(symbol="A")
-    assert not any("above the high" in n for n in put(table, tmp_path).notes)
+    assert not any("above the high" in n for n in import_csv(table, tmp_path).notes)
     table.loc[3, "close"] *= 100
     table.loc[[5, 6], ["low", "high"]] = table.loc[[5, 6], ["high", "low"]].to_numpy()
-    note = next(n for n in put(table, tmp_path).notes if "above the high" in n)
+    note = next(n for n in import_csv(table, tmp_path).notes if "above the high" in n)
     assert note.startswith(
         "3 rows have a low above the high, or an open or close outside that range: the first is A on 2021-03-04"
     )
@@ -184,7 +184,7 @@ def test_vwap_is_amount_over_volume_in_its_unit(tmp_path: Path, amount: float, v
     table = market(2)
     vwap = table["close"] * np.random.default_rng(0).uniform(0.992, 1.008, len(table))
     table = table.assign(amount=table["volume"] * vwap / amount, volume=table["volume"] / volume)
-    made = put(table, tmp_path)
+    made = import_csv(table, tmp_path)
     np.testing.assert_allclose(read(tmp_path, "$vwap")[0], vwap[:30], rtol=1e-5)
     assert any(words in note for note in made.notes)
 
@@ -195,11 +195,11 @@ def test_vwap_is_that_of_raw_prices_adjusted(tmp_path: Path) -> None:
     table = walk(1).assign(symbol="A", adj_factor=factor)
     for price in ("open", "high", "low", "close"):
         table[price] /= factor
-    put(table.assign(amount=table["volume"] * table["close"] * 1.002), tmp_path)
+    import_csv(table.assign(amount=table["volume"] * table["close"] * 1.002), tmp_path)
     np.testing.assert_allclose(read(tmp_path, "$vwap/$close")[0], 1.002, rtol=1e-5)
     # also with prices and factor in Qlib's form and a raw volume
     smooth = walk(1).assign(symbol="A", factor=factor)
-    put(smooth.assign(amount=smooth["volume"] * smooth["close"] / factor * 1.002), tmp_path)
+    import_csv(smooth.assign(amount=smooth["volume"] * smooth["close"] / factor * 1.002), tmp_path)
     np.testing.assert_allclose(read(tmp_path, "$vwap/$close")[0], 1.002, rtol=1e-5)
 
 
@@ -207,11 +207,11 @@ def test_vwap_if_amounts_are_inconsistent_with_prices(tmp_path: Path) -> None:
     """A quotient that is not a price in any unit is not used; single days without a quotient use the mean of their bar."""
     table = market(2)
     nonsense = table.assign(amount=np.random.default_rng(0).uniform(1, 1e9, len(table)))
-    assert any("is not a price between low and high" in n for n in put(nonsense, tmp_path).notes)
+    assert any("is not a price between low and high" in n for n in import_csv(nonsense, tmp_path).notes)
     np.testing.assert_allclose(read(tmp_path, "$vwap/$close")[0], 1.0, rtol=1e-6)
     halted = table.assign(amount=table["volume"] * table["close"] * 1.002)
     halted.loc[[3, 4], ["volume", "amount"]] = 0
-    made = put(halted, tmp_path)
+    made = import_csv(halted, tmp_path)
     expected = np.full(30, 1.002)
     expected[[3, 4]] = 1.0
     np.testing.assert_allclose(read(tmp_path, "$vwap/$close")[0], expected, rtol=1e-5)
@@ -236,7 +236,7 @@ def test_change_becomes_a_fraction(
 ) -> None:
     """A change in money or percent becomes a fraction of the previous close, at any price level, and a note says so."""
     folder = tmp_path_factory.mktemp("change")
-    made = put(_with_change(kind, decimals, price), folder)
+    made = import_csv(_with_change(kind, decimals, price), folder)
     change, expected = read(folder, "$change", "$close/Ref($close,1)-1")
     np.testing.assert_allclose(change[1:], expected[1:], atol=1e-4 if price > 2 else 5e-3)
     said = [n for n in made.notes if n.startswith("change")]
@@ -250,19 +250,19 @@ def test_change_in_money_without_previous_closes(tmp_path: Path) -> None:
     table = _with_change("money", 2, 50.0)
     table["pre_close"] = (table["close"] - table["change"]).fillna(table["close"])
     table["change"] = (table["close"] - table["pre_close"]).round(2)
-    put(table, tmp_path)
+    import_csv(table, tmp_path)
     assert read(tmp_path, "$change")[0][0] == 0
-    put(walk(1).assign(symbol="A", change=0.0, close=10.0), tmp_path)
+    import_csv(walk(1).assign(symbol="A", change=0.0, close=10.0), tmp_path)
     assert not read(tmp_path, "$change")[0].any()
-    assert "change" in put(walk(1)[:1].assign(symbol="A", change=0.01), tmp_path).fields
+    assert "change" in import_csv(walk(1)[:1].assign(symbol="A", change=0.01), tmp_path).fields
 
 
 def test_a_change_that_is_not_a_change_of_close_is_left_out(tmp_path: Path) -> None:
     """A column that is not a change of close, or is empty, is left out: it would make price limits wrong."""
-    made = put(market().assign(change=np.random.default_rng(0).normal(size=120)), tmp_path)
+    made = import_csv(market().assign(change=np.random.default_rng(0).normal(size=120)), tmp_path)
     assert "change" not in made.fields
     assert any(n.startswith("change was left out, because it is not the change of close") for n in made.notes)
-    made = put(market().assign(change=np.nan, vwap=np.nan), tmp_path)
+    made = import_csv(market().assign(change=np.nan, vwap=np.nan), tmp_path)
     assert "change was left out, because it has no values" in made.notes
     assert "change" not in made.fields
     assert not np.isnan(read(tmp_path, "$vwap")[0]).any()
@@ -276,36 +276,39 @@ def test_a_day_that_few_instruments_have_is_reported(tmp_path: Path) -> None:
     table is not.
     """
     index = walk(9, DAYS.append(pd.DatetimeIndex(["2021-03-13"])).sort_values()).assign(symbol="INDEX")
-    made = put(pd.concat([market(), index]), tmp_path)
+    made = import_csv(pd.concat([market(), index]), tmp_path)
     assert any("2021-03-13 (1 of 5: INDEX)" in n for n in made.notes)
     table = market(8)
     holiday = (table["date"] == DAYS[10]) & ~table["symbol"].isin(["A", "B"])
-    assert any(f"{DAYS[10].date()} (2 of 8: A, B)" in n for n in put(table[~holiday], tmp_path).notes)
-    assert not any("few instruments" in n for n in put(table, tmp_path).notes)
+    assert any(f"{DAYS[10].date()} (2 of 8: A, B)" in n for n in import_csv(table[~holiday], tmp_path).notes)
+    assert not any("few instruments" in n for n in import_csv(table, tmp_path).notes)
 
 
 @pytest.mark.parametrize("day", ["2021-02-27", "2021-02-26", "2021-04-10", "2021-04-12"])
 def test_a_stray_day_at_either_end_is_reported(tmp_path: Path, day: str) -> None:
     """Also before the first and after the last day of all others."""
     stray = DAYS.append(pd.DatetimeIndex([day])).sort_values()
-    made = put(pd.concat([market(), walk(9, stray).assign(symbol="INDEX")]), tmp_path)
+    made = import_csv(pd.concat([market(), walk(9, stray).assign(symbol="INDEX")]), tmp_path)
     assert any(f"{day} (1 of 5: INDEX)" in n for n in made.notes)
 
 
 def test_a_rare_weekend_is_reported(tmp_path: Path) -> None:
     """A Saturday among weekdays is reported even if all instruments have it; a market that trades every day is not."""
     stray = DAYS.append(pd.DatetimeIndex(["2021-03-13"])).sort_values()
-    assert "there are trading days on weekends: 2021-03-13" in put(market(4, stray), tmp_path).notes
-    assert "there are trading days on weekends: 2021-03-13" in put(walk(1, stray).assign(symbol="A"), tmp_path).notes
+    assert "there are trading days on weekends: 2021-03-13" in import_csv(market(4, stray), tmp_path).notes
+    assert (
+        "there are trading days on weekends: 2021-03-13"
+        in import_csv(walk(1, stray).assign(symbol="A"), tmp_path).notes
+    )
     always = pd.date_range("2021-03-01", periods=40)
-    assert not any("trading days" in n for n in put(market(3, always), tmp_path).notes)
+    assert not any("trading days" in n for n in import_csv(market(3, always), tmp_path).notes)
 
 
 def test_two_markets_in_one_table_are_reported(tmp_path: Path) -> None:
     """If half of a table's instruments trade at weekends, the weekends are reported."""
     every = pd.date_range("2021-03-01", periods=42)
     coins = pd.concat([walk(i, every).assign(symbol=f"COIN{i}") for i in range(4)])
-    made = put(pd.concat([market(), coins]), tmp_path)
+    made = import_csv(pd.concat([market(), coins]), tmp_path)
     assert any("2021-03-06 (4 of 8)" in n and "more; the others" in n for n in made.notes)
 
 
@@ -314,14 +317,14 @@ def test_rows_without_values_do_not_count(tmp_path: Path) -> None:
     reported.
     """
     stray = pd.DataFrame({"symbol": list("ABCD"), "date": pd.Timestamp("2021-03-13"), "close": [np.nan] * 3 + [7.0]})
-    assert any("2021-03-13 (1 of 4: D)" in n for n in put(pd.concat([market(), stray]), tmp_path).notes)
+    assert any("2021-03-13 (1 of 4: D)" in n for n in import_csv(pd.concat([market(), stray]), tmp_path).notes)
 
 
 def test_listings_and_delistings_are_not_odd(tmp_path: Path) -> None:
     """A single instrument before the others are listed, or after they are delisted, is not reported."""
     table = market()
     alone = (table["symbol"] != "A") & ((table["date"] < DAYS[8]) | (table["date"] > DAYS[20]))
-    assert not any("few instruments" in n for n in put(table[~alone], tmp_path).notes)
+    assert not any("few instruments" in n for n in import_csv(table[~alone], tmp_path).notes)
 
 
 @pytest.mark.parametrize("day", ["2201-03-15", "1921-03-15", "2012-03-15"])
@@ -331,7 +334,7 @@ def test_a_mistyped_year_is_refused(tmp_path: Path, day: str) -> None:
     table["date"] = table["date"].dt.strftime("%Y-%m-%d")
     table.loc[40, "date"] = day
     with pytest.raises(DataError, match=rf"{day} in line 42 is years away from all other days.* Correct the year"):
-        put(table, tmp_path)
+        import_csv(table, tmp_path)
     assert not (tmp_path / "data").exists()
 
 
@@ -341,17 +344,18 @@ def test_years_that_timestamps_cannot_represent_are_refused(tmp_path: Path) -> N
     table["date"] = table["date"].dt.strftime("%Y-%m-%d")
     table.loc[0, "date"] = "2921-03-01"
     with pytest.raises(DataError, match=r"line 2: 2921-03-01 is outside 1678-01-01 to 2261-12-31"):
-        put(table, tmp_path)
+        import_csv(table, tmp_path)
 
 
 def test_long_gaps_are_reported(tmp_path: Path) -> None:
     """Several months without any day are reported; monthly data are not full of gaps."""
     late = walk(1, pd.bdate_range("2021-09-01", periods=30)).assign(symbol="A")
     assert any(
-        "the calendar has gaps: 2021-04-09 to 2021-09-01" in n for n in put(pd.concat([market(), late]), tmp_path).notes
+        "the calendar has gaps: 2021-04-09 to 2021-09-01" in n
+        for n in import_csv(pd.concat([market(), late]), tmp_path).notes
     )
     months = walk(1, pd.date_range("2015-01-31", periods=60, freq="ME")).assign(symbol="A")
-    assert not any("no trading days" in n for n in put(months, tmp_path).notes)
+    assert not any("no trading days" in n for n in import_csv(months, tmp_path).notes)
 
 
 # -- files of other forms ------------------------------------------------------------------------------------------------
@@ -378,7 +382,7 @@ def test_offsets_may_change_within_a_column(tmp_path: Path) -> None:
     days = pd.bdate_range("2021-01-04", "2021-12-31")
     table = walk(1, days).assign(symbol="A")
     table["date"] = [str(d) for d in days.tz_localize("Europe/Berlin")]
-    put(table, tmp_path)
+    import_csv(table, tmp_path)
     assert len(open_provider(tmp_path / "data").calendar()) == len(days)
 
 

@@ -60,7 +60,7 @@ def summary_of(prediction: pd.DataFrame, label: pd.DataFrame, days: int | None, 
     )
 
 
-def said(found: Sequence[HeadlineFigure]) -> dict[str, str]:
+def texts_by_name(found: Sequence[HeadlineFigure]) -> dict[str, str]:
     return {f.name: f.text for f in found}
 
 
@@ -106,10 +106,10 @@ def test_the_headline_is_right(names: int, ties: bool, gaps: bool, horizon: int)
     """With labels over one and several days, tied scores, missing values, few instruments; in any order of rows."""
     prediction, label = market(names, 60, horizon, ties=ties, gaps=gaps)
     expected = by_hand(prediction, label, horizon)
-    shown = said(headline_figures(summary_of(prediction, label, horizon).headline))
+    shown = texts_by_name(headline_figures(summary_of(prediction, label, horizon).headline))
     assert {k: shown[k] for k in expected} == expected
     shuffled = summary_of(prediction.sample(frac=1, random_state=1), label.sample(frac=1, random_state=2), horizon)
-    assert said(headline_figures(shuffled.headline)) == shown
+    assert texts_by_name(headline_figures(shuffled.headline)) == shown
 
 
 def test_the_quantile_table_is_right() -> None:
@@ -145,7 +145,7 @@ def test_unknown_label_days_are_reported_and_never_assumed() -> None:
     """No annual return, Sharpe ratio or t; IC and mean labels are shown, on the page and on the terminal."""
     prediction, label = market()
     summary = summary_of(prediction, label, None)
-    shown = said(headline_figures(summary.headline))
+    shown = texts_by_name(headline_figures(summary.headline))
     assert [shown[k] for k in ("t of IC", "long-short a year", "long-short Sharpe")] == ["n/a"] * 3
     assert shown["IC"] == by_hand(prediction, label, 1)["IC"]
     assert shown["judged by"] == f"{FIVE}, over an unknown number of days"
@@ -165,7 +165,7 @@ def test_unknown_label_days_are_reported_and_never_assumed() -> None:
 def test_a_constant_score_has_no_figures() -> None:
     """A day with a constant score has neither an IC nor fifths, and the other days are as without it."""
     prediction, label = market()
-    shown = said(headline_figures(summary_of(prediction * 0 + 0.1, label, 1).headline))
+    shown = texts_by_name(headline_figures(summary_of(prediction * 0 + 0.1, label, 1).headline))
     assert "IC" not in shown
     assert "long-short a year" not in shown
     first = prediction.index.get_level_values(0)[0]
@@ -181,7 +181,7 @@ def test_a_constant_score_has_no_figures() -> None:
 def test_too_few_instruments_for_fifths(names: int) -> None:
     """One instrument has no IC; two and four have one, and no long-short return."""
     summary = summary_of(*market(names), 1)
-    shown = said(headline_figures(summary.headline))
+    shown = texts_by_name(headline_figures(summary.headline))
     assert ("IC" in shown) is (names > 1)
     assert shown.get("long-short a year", "n/a") == "n/a"
     assert summary.quantile_table is None
@@ -206,7 +206,7 @@ def test_each_model_is_evaluated_by_its_own_label() -> None:
         assert f"{model.ic_t:.2f}" == expected["t of IC"]
         assert f"{model.annual(model.long_short):.1%}" == expected["long-short a year"]
         assert f"{model.sharpe(model.long_short):.2f}" == expected["long-short Sharpe"]
-    assert said(headline_figures(summary.headline))["models"] == "average of 3: lgb, ridge, failed"
+    assert texts_by_name(headline_figures(summary.headline))["models"] == "average of 3: lgb, ridge, failed"
     console = Console(width=100, record=True, color_system=None)
     console.print(models_table(summary))
     (ridge,) = [line for line in console.export_text().splitlines() if line.startswith("ridge")]
@@ -285,4 +285,4 @@ def test_names_of_models_with_commas_are_kept_apart() -> None:
     summary = summarise(
         ReportInputs("mine", [one_task()], *pair, label_text=ONE, label_days=1, models=models)  # type: ignore[arg-type]
     )
-    assert said(headline_figures(summary.headline))["models"] == "average of 2: small, seed=1; small, seed=2"
+    assert texts_by_name(headline_figures(summary.headline))["models"] == "average of 2: small, seed=1; small, seed=2"

@@ -550,13 +550,11 @@ class TestMongoStore(TaskStoreSuite):
         return self.made[-1]
 
     @pytest.mark.parametrize(("query", "expected"), TaskStoreSuite.QUERIES)
-    def test_a_query_means_what_it_means_in_mongodb(
-        self, store: TaskStore, query: dict[str, Any], expected: set[int]
-    ) -> None:
+    def test_a_query_has_mongodbs_meaning(self, store: TaskStore, query: dict[str, Any], expected: set[int]) -> None:
         """The emulator does not support indexes of lists, or comparisons of lists, objects and booleans."""
         if not real_mongodb() and any(word in str(query) for word in NOT_EMULATED):
             pytest.skip("the emulator does not support it; ROLLFORGE_TEST_MONGODB=mongodb://… selects a real server")
-        super().test_a_query_means_what_it_means_in_mongodb(store, query, expected)
+        super().test_a_query_has_mongodbs_meaning(store, query, expected)
 
     def qlib_pool(self, *definitions: object, **more: Any) -> Any:
         """Write a pool as Qlib's TaskManager does, and return its collection."""

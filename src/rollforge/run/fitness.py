@@ -224,7 +224,7 @@ class Admission:
         Parameters
         ----------
         stays : bool
-            Whether the worker waits for tasks, so that an empty pool is no reason to check anything yet.
+            Whether the worker waits for tasks, so that nothing needs to be checked while the pool is empty.
 
         Raises
         ------

@@ -55,7 +55,7 @@ COLUMNS = (
 _LATER = "pool = :pool AND status = :status AND blocked = FALSE"
 
 
-# A time that is no number, or beyond all times, is damage: the task is claimed, and fails as unreadable.
+# An invalid or impossibly late time is damage: the task is claimed, and fails as unreadable.
 _DUE = f"NOT (available_at > :now AND available_at < {LATEST_TIME})"
 
 

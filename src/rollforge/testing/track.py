@@ -84,7 +84,7 @@ class TrackerSuite:
 
     # -- experiments ---------------------------------------------------------------------------------------------------
 
-    def test_an_experiment_is_made_once_and_found_by_name_and_id(self, tracker: Tracker, uri: str) -> None:
+    def test_an_experiment_is_created_once_and_found_by_name_and_id(self, tracker: Tracker, uri: str) -> None:
         """The same name is the same experiment in all processes."""
         made = get_experiment(tracker, experiment_name="my experiment/1")
         other = self.reopen(uri)
@@ -93,7 +93,7 @@ class TrackerSuite:
         assert other.experiments()["my experiment/1"] == made.id
         assert other.create_experiment("my experiment/1") == made.id
 
-    def test_an_experiment_that_is_not_there_is_named_with_the_nearest(self, experiment: Experiment, uri: str) -> None:
+    def test_an_unknown_experiment_is_an_error_with_the_nearest_name(self, experiment: Experiment, uri: str) -> None:
         """Without `create`, an unknown experiment raises an error and is not created."""
         tracker = self.reopen(uri)
         get_experiment(tracker, experiment_name="rolling")
@@ -103,13 +103,15 @@ class TrackerSuite:
             get_experiment(tracker, experiment_id="987654321")
         assert "roling" not in tracker.experiments()
 
-    def test_that_it_can_be_written_is_tried_without_a_trace(self, tracker: Tracker, uri: str) -> None:
+    def test_checking_for_write_access_leaves_no_run(self, tracker: Tracker, uri: str) -> None:
         """The experiment is created and has no run."""
         tracker.check_writable("tried")
         tracker.check_writable("tried")
         assert get_experiment(open_tracker(uri), experiment_name="tried", create=False).list_recorders() == {}
 
-    def test_a_deleted_experiment_sets_its_name_free(self, experiment: Experiment, tracker: Tracker, uri: str) -> None:
+    def test_the_name_of_a_deleted_experiment_can_be_used_again(
+        self, experiment: Experiment, tracker: Tracker, uri: str
+    ) -> None:
         """Its runs are deleted, and a new experiment with that name is empty."""
         old = experiment.create_recorder("r")
         tracker.delete_experiment(experiment.id)
@@ -120,7 +122,7 @@ class TrackerSuite:
 
     # -- life cycle of a run -------------------------------------------------------------------------------------------
 
-    def test_a_run_may_be_renamed(self, experiment: Experiment, uri: str) -> None:
+    def test_a_run_can_be_renamed(self, experiment: Experiment, uri: str) -> None:
         """Nothing else changes, and the run is found by its new name."""
         recorder = experiment.create_recorder("old")
         recorder.log_metrics(IC=0.5)
@@ -135,7 +137,7 @@ class TrackerSuite:
         with pytest.raises(RecorderNotFound):
             experiment.get_recorder(recorder_name="old", create=False)
 
-    def test_objects_may_be_deleted(self, experiment: Experiment, uri: str) -> None:
+    def test_objects_can_be_deleted(self, experiment: Experiment, uri: str) -> None:
         """Whatever their file format; missing objects are ignored."""
         recorder = experiment.create_recorder("r")
         objects: dict[str, Any] = {"plain": {"a": 1}, "f.pkl": pd.DataFrame({"x": [1.0]}), "kept": 2}
@@ -143,7 +145,7 @@ class TrackerSuite:
         recorder.delete_objects("plain", "f.pkl", "nothing", "no/thing")
         assert self.again(uri, recorder).list_artifacts() == ["kept"]
 
-    def test_joined_results_are_listed_on_request_alone(self, experiment: Experiment, uri: str) -> None:
+    def test_joined_results_are_listed_only_on_request(self, experiment: Experiment, uri: str) -> None:
         """So that the same predictions are not collected twice, even with a limit."""
         windows = [experiment.create_recorder(f"w{i}") for i in range(2)]
         joined = [experiment.create_recorder("joined", tags={JOINED_TAG: "pool"}) for _ in range(3)]
@@ -156,7 +158,7 @@ class TrackerSuite:
         assert seen.start(resume=True).id in {r.id for r in windows}
         seen.end()
 
-    def test_a_run_starts_running_and_ends_as_it_is_told(self, experiment: Experiment, uri: str) -> None:
+    def test_a_run_starts_as_running_and_ends_with_the_given_status(self, experiment: Experiment, uri: str) -> None:
         """Status and times are stored, in Qlib's terms."""
         recorder = experiment.create_recorder("r")
         assert (recorder.status, recorder.end_time) == ("RUNNING", None)
@@ -216,7 +218,7 @@ class TrackerSuite:
             experiment.delete_recorder(recorder.id)
         assert experiment.list_recorders() == {}
 
-    def test_a_recorder_travels_as_a_reference(self, experiment: Experiment) -> None:
+    def test_a_recorder_is_pickled_as_a_reference(self, experiment: Experiment) -> None:
         """Its pickle is small, buffered values are written first, and the restored recorder equals the original."""
         recorder = experiment.create_recorder("r")
         recorder.log_params(a=1)
@@ -233,7 +235,7 @@ class TrackerSuite:
 
     # -- values --------------------------------------------------------------------------------------------------------
 
-    def test_values_are_kept(self, experiment: Experiment, uri: str) -> None:
+    def test_values_are_stored(self, experiment: Experiment, uri: str) -> None:
         """Params and tags are read as text, metrics as numbers; of a curve, the last step."""
         recorder = experiment.create_recorder("r", tags={"made": "here"})
         recorder.log_params(**{"model.kwargs.lr": 0.1, "none": None, "empty": ""})
@@ -250,7 +252,7 @@ class TrackerSuite:
         assert [(m.step, m.value) for m in seen.metric_history("l2")] == [(0, 3.0), (1, 2.0), (2, 1.0)]
         assert seen.metric_history("nothing") == []
 
-    def test_what_was_logged_is_read_at_once(self, experiment: Experiment) -> None:
+    def test_buffered_values_are_written_before_reading(self, experiment: Experiment) -> None:
         """Buffered values are written before reading."""
         recorder = experiment.create_recorder("r")
         recorder.log_params(a=1)
@@ -264,7 +266,7 @@ class TrackerSuite:
         recorder.set_tags(u=1)
         assert recorder.list_tags()["u"] == "1"
 
-    def test_numbers_that_are_none_survive(self, experiment: Experiment, uri: str) -> None:
+    def test_nan_and_infinity_are_preserved(self, experiment: Experiment, uri: str) -> None:
         """NaN and infinite metrics are restored exactly, also on a curve."""
         recorder = experiment.create_recorder("r")
         recorder.log_metrics(a=math.nan, b=math.inf, c=-math.inf)
@@ -322,7 +324,7 @@ class TrackerSuite:
         with pytest.raises(TrackingError, match="name"):
             recorder.log_params(**{"": 1})
 
-    def test_a_param_keeps_its_value(self, experiment: Experiment, uri: str) -> None:
+    def test_a_param_cannot_be_changed(self, experiment: Experiment, uri: str) -> None:
         """Logging the same value again is accepted; another value is refused at once, and other values are kept."""
         recorder = experiment.create_recorder("r")
         recorder.log_params(a=1)
@@ -353,7 +355,7 @@ class TrackerSuite:
             f"t{i}": str(i) for i in range(230)
         }
 
-    def test_a_long_run_is_written_on_the_way(
+    def test_values_are_written_during_a_long_run(
         self, experiment: Experiment, uri: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """With the next value logged after some seconds, without a thread."""
@@ -364,7 +366,7 @@ class TrackerSuite:
         recorder.log_metrics(b=2.0)
         assert self.again(uri, recorder).list_metrics() == {"a": 1.0, "b": 2.0}
 
-    def test_threads_may_log_to_one_recorder(self, experiment: Experiment, uri: str) -> None:
+    def test_threads_can_log_to_one_recorder(self, experiment: Experiment, uri: str) -> None:
         """No value is lost."""
         recorder = experiment.create_recorder("r")
 
@@ -385,7 +387,9 @@ class TrackerSuite:
 
     # -- objects and files ---------------------------------------------------------------------------------------------
 
-    def test_objects_load_under_the_names_they_were_saved_by(self, experiment: Experiment, uri: str) -> None:
+    def test_objects_are_loaded_by_the_names_under_which_they_were_saved(
+        self, experiment: Experiment, uri: str
+    ) -> None:
         """Tables, arrays, plain data and pickles are listed under their names, also in folders."""
         index = pd.MultiIndex.from_product(
             [pd.date_range("2020-01-01", periods=3), ["A", "B"]], names=["datetime", "i"]
@@ -408,7 +412,7 @@ class TrackerSuite:
         assert list(seen.load_object("task")) == ["b", "a", "class"]
         assert seen.load_object("x") == {1, 2}
 
-    def test_saving_again_replaces_whatever_the_form(self, experiment: Experiment, uri: str) -> None:
+    def test_saving_again_replaces_an_object_in_any_format(self, experiment: Experiment, uri: str) -> None:
         """The last object under a name is the one that loads."""
         recorder = experiment.create_recorder("r")
         frame = pd.DataFrame({"a": [1.0]})
@@ -419,7 +423,9 @@ class TrackerSuite:
             assert recorder.list_artifacts() == ["x"]
         assert found == [3]
 
-    def test_missing_and_unreadable_are_two_errors(self, experiment: Experiment, uri: str, tmp_path: Path) -> None:
+    def test_missing_and_unreadable_objects_are_different_errors(
+        self, experiment: Experiment, uri: str, tmp_path: Path
+    ) -> None:
         """Missing, damaged, refused, and no such recorder; a refused pickle executes nothing."""
         marker = tmp_path / "it ran"
         recorder = experiment.create_recorder("r")
@@ -454,7 +460,7 @@ class TrackerSuite:
         with pytest.raises(ConfigError):
             recorder.load_object(name)
 
-    def test_files_and_folders_are_kept(self, experiment: Experiment, uri: str, tmp_path: Path) -> None:
+    def test_files_and_folders_are_stored(self, experiment: Experiment, uri: str, tmp_path: Path) -> None:
         """Unchanged; they are downloaded one by one or as a folder."""
         (tmp_path / "in" / "deep").mkdir(parents=True)
         (tmp_path / "in" / "one.txt").write_text("1")
@@ -476,7 +482,7 @@ class TrackerSuite:
 
     # -- many runs -----------------------------------------------------------------------------------------------------
 
-    def test_runs_are_found_by_what_they_say(self, experiment: Experiment, uri: str) -> None:
+    def test_runs_are_found_by_their_values(self, experiment: Experiment, uri: str) -> None:
         """By status, name, params, tags or MLflow's filter language; latest first, or in a given order."""
         for i in range(6):
             recorder = experiment.create_recorder(f"n{i % 2}", tags={"kind": "a'b" if i < 2 else "plain", "t@g": i})
@@ -508,7 +514,7 @@ class TrackerSuite:
             with pytest.raises(ConfigError):
                 seen.list_recorders(filter_string=wrong)
 
-    def test_the_latest_of_a_name_is_the_one_that_is_got(self, experiment: Experiment) -> None:
+    def test_a_name_means_the_latest_run_with_it(self, experiment: Experiment) -> None:
         """By id or name; otherwise it is created, or an error suggests the nearest name."""
         first = experiment.create_recorder("one")
         assert experiment.get_recorder(recorder_name="one") == first
@@ -544,7 +550,7 @@ class TrackerSuite:
 
     # -- R -------------------------------------------------------------------------------------------------------------
 
-    def test_r_starts_keeps_and_ends(self, tracker: Tracker, uri: str) -> None:
+    def test_r_starts_resumes_and_ends_runs(self, tracker: Tracker, uri: str) -> None:
         """Start, log, end, find, resume and delete, as in Qlib."""
         with using(Session(tracking_uri=uri)):
             with R.start(experiment_name="e", recorder_name="r") as recorder:
