@@ -42,7 +42,7 @@ from rollforge.limits import LIMITS, TooLarge, check_parquet, count_values, open
 from rollforge.market.importer import import_table
 from rollforge.market.provider import open_provider
 from rollforge.record.file_orders import FileOrderStrategy
-from rollforge.run.worker_process import failure
+from rollforge.run.messages import failure
 from rollforge.store.codec import encode_result
 from rollforge.store.memory import MemoryStore
 from rollforge.task import digest, encode

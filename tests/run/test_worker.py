@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from rollforge.errors import ConfigError, StoreGone, TrainingFailed
-from rollforge.run import worker_process
+from rollforge.run import messages, worker_main, worker_process
 from rollforge.run.job import Event, Job, WorkerStopped
 from rollforge.run.worker import Worker, run_task
 from rollforge.run.worker_pool import WorkerPool
@@ -388,7 +388,7 @@ def test_a_process_that_does_not_read_its_task_does_not_block_its_worker() -> No
         assert process._process is not None
         os.kill(process._process.pid or 0, number)
 
-    def end_of(text: str, token: int) -> worker_process.Outcome | None:
+    def end_of(text: str, token: int) -> messages.Outcome | None:
         stopping = threading.Timer(30, process.kill)  # in case it waits
         stopping.start()
         try:
@@ -406,9 +406,9 @@ def test_a_process_that_does_not_read_its_task_does_not_block_its_worker() -> No
         return outcome
 
     try:
-        assert end_of("short", 1) == worker_process.Done(encode_result(5))
+        assert end_of("short", 1) == messages.Done(encode_result(5))
         send_signal(signal.SIGSTOP)
-        assert end_of("x" * 3_000_000, 2) == worker_process.Done(encode_result(3_000_000))
+        assert end_of("x" * 3_000_000, 2) == messages.Done(encode_result(3_000_000))
         send_signal(signal.SIGSTOP)
         process.give(TaskRecord(id="a", pool="p", definition={"text": "x" * 3_000_000}, token=3), 1)
     finally:
@@ -484,7 +484,7 @@ def test_a_task_that_configures_logging_does_not_affect_later_tasks(in_processes
         WorkerPool(store, Job("p", configure), Session(threads=1), jobs=1).run()
     else:
         logging.getLogger().setLevel(logging.INFO)
-        state = worker_process._Logs()
+        state = worker_main._Logs()
         try:
             # In the user's own process, other logging settings made by a task are kept.
             Worker(store, Job("p", configure, query={"how": {"$in": ["before", "basicConfig", "one"]}})).run()

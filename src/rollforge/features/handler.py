@@ -6,10 +6,8 @@ Constructing a handler computes nothing. Data are computed on first access and r
 from __future__ import annotations
 
 import abc
-import datetime as dt
-import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -19,19 +17,19 @@ from numpy.typing import NDArray
 
 from rollforge import trust
 from rollforge.build import build
-from rollforge.code_marks import code_mark, code_version
-from rollforge.dates import DayLike, as_timestamp, read_day, read_span, read_timestamp
-from rollforge.errors import ConfigError, DataError, TaskNotSerializable, nearest
+from rollforge.code_marks import code_version
+from rollforge.dates import DayLike, read_day, read_timestamp
+from rollforge.errors import ConfigError, DataError, nearest
 from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoader, by_day_and_instrument
 from rollforge.features.panel import Panel
 from rollforge.features.panel_cache import PanelCache
+from rollforge.features.panel_key import describe_object, describe_universe, key_of
 from rollforge.features.processor import Adapted, DropnaProcessor, Processor
+from rollforge.features.selection import ALL, RAW, first_day, is_range, last_day, select_columns, select_rows
 from rollforge.kinds import LOADER, PROCESSOR
-from rollforge.market.filters import build_filters
 from rollforge.market.universe import session_provider
 from rollforge.pickling import Serializable
 from rollforge.session import Session, current_session
-from rollforge.task import encode
 
 __all__ = ["DATA_KEY_TYPE", "DataHandler", "DataHandlerABC", "DataHandlerLP"]
 
@@ -44,8 +42,8 @@ log = logging.getLogger(__name__)
 class DataHandlerABC(Serializable):
     """Base class of handlers: the interface through which a dataset fetches data."""
 
-    CS_ALL = "__all"
-    CS_RAW = "__raw"
+    CS_ALL = ALL
+    CS_RAW = RAW
     DK_R: DATA_KEY_TYPE = "raw"
     DK_I: DATA_KEY_TYPE = "infer"
     DK_L: DATA_KEY_TYPE = "learn"
@@ -170,7 +168,7 @@ class DataHandler(DataHandlerABC):
         definition = loader.definition()
         if definition is None:
             return None
-        universes = [_universe(u) for u in loader.universes(self.instruments)]
+        universes = [describe_universe(u) for u in loader.universes(self.instruments)]
         if None in universes:
             return None
         key = {
@@ -193,7 +191,7 @@ class DataHandler(DataHandlerABC):
         # Load to the end of the calendar, whatever the handler's end: all windows of an experiment share the panel.
         end = None if loader.any_range else self.end_time
         return PanelCache(session.cache, session.cache_limit).get(
-            _key(key), lambda folder: loader.panel(self.instruments, self.start_time, end, folder, session)
+            key_of(key), lambda folder: loader.panel(self.instruments, self.start_time, end, folder, session)
         )
 
     def _check_range(self, session: Session) -> None:
@@ -210,8 +208,8 @@ class DataHandler(DataHandlerABC):
     def _bounds(self, selector: Any) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
         """Return the first and last day of a slice of days, clipped to the handler's range."""
         own = [None if t is None else read_timestamp(t, n) for t, n in self._ends()]
-        lows = [t for t in (_first_day(selector.start, "start"), own[0]) if t is not None]
-        highs = [t for t in (_last_day(selector.stop, "end"), own[1]) if t is not None]
+        lows = [t for t in (first_day(selector.start, "start"), own[0]) if t is not None]
+        highs = [t for t in (last_day(selector.stop, "end"), own[1]) if t is not None]
         return (max(lows) if lows else None), (min(highs) if highs else None)
 
     def _shown_end(self) -> str:
@@ -230,13 +228,13 @@ class DataHandler(DataHandlerABC):
     ) -> pd.DataFrame:
         """Return some columns of a stage. The days apply to panels only; a frame already has the handler's range."""
         if isinstance(data, pd.DataFrame):
-            return _columns(data, col_set)
+            return select_columns(data, col_set)
         if not self._grouped:
             return data.frame(next(iter(data.groups)), start, end)
         named = isinstance(col_set, str) and col_set not in (self.CS_ALL, self.CS_RAW)
         if named or (isinstance(col_set, list) and col_set and all(isinstance(c, str) for c in col_set)):
             return data.frame(col_set, start, end)
-        return _columns(data.frame(None, start, end), col_set)
+        return select_columns(data.frame(None, start, end), col_set)
 
     def _whole(self, stage: str, col_set: object) -> pd.DataFrame:
         """Return some columns of all days of the handler. Cached, because building an index of many rows is slow."""
@@ -311,12 +309,12 @@ class DataHandler(DataHandlerABC):
         data = self._stage(stage)
         wanted = self.CS_RAW if proc_func is not None else col_set
         # A range of days of a panel is a view; everything else is looked up by pandas.
-        if isinstance(data, Panel) and level in ("datetime", 0) and _is_range(selector):
+        if isinstance(data, Panel) and level in ("datetime", 0) and is_range(selector):
             frame = self._frame(data, wanted, *self._bounds(selector))
         else:
-            frame = _select(self._whole(stage, wanted), selector, level)
+            frame = select_rows(self._whole(stage, wanted), selector, level)
         if proc_func is not None:
-            frame = _columns(proc_func(frame.copy()), col_set)
+            frame = select_columns(proc_func(frame.copy()), col_set)
         if not squeeze:
             return frame
         squeezed = frame.squeeze()
@@ -563,7 +561,7 @@ class DataHandlerLP(DataHandler):
             return self._process(stage, whole=False)
         key = {"raw": self._raw_key(session), "processors": described, "end": None if whole else self._shown_end()}
         return PanelCache(session.cache, session.cache_limit).get(
-            _key(key), lambda folder: self._process(stage, whole=whole, folder=folder)
+            key_of(key), lambda folder: self._process(stage, whole=whole, folder=folder)
         )
 
     def _fits_inside(self, chain: Sequence[Processor]) -> bool:
@@ -573,7 +571,7 @@ class DataHandlerLP(DataHandler):
     @staticmethod
     def _describe(chain: Sequence[Processor]) -> list[Any] | None:
         """Describe the processors as plain data; None if an attribute of one is not plain data."""
-        described = [_described(p, without=p.learned) for p in chain]
+        described = [describe_object(p, without=p.learned) for p in chain]
         return None if None in described else described
 
     def _process(self, stage: str, *, whole: bool, folder: Path | None = None) -> Panel:
@@ -623,61 +621,6 @@ class DataHandlerLP(DataHandler):
     def from_df(cls, df: pd.DataFrame) -> DataHandlerLP:
         """Return a handler of an existing frame."""
         return cls(data_loader=StaticDataLoader(df))
-
-
-def _first_day(value: object, name: str) -> pd.Timestamp | None:
-    return None if value is None else as_timestamp(read_span(value, name)[0])
-
-
-def _last_day(value: object, name: str) -> pd.Timestamp | None:
-    return None if value is None else as_timestamp(read_span(value, name)[1])
-
-
-def _is_range(selector: object) -> bool:
-    return isinstance(selector, slice) and selector.step is None
-
-
-def _columns(frame: pd.DataFrame, col_set: Any) -> pd.DataFrame:
-    """Columns by Qlib's rule; see :meth:`DataHandler.fetch`."""
-    if not isinstance(frame.columns, pd.MultiIndex) or (isinstance(col_set, str) and col_set == DataHandler.CS_RAW):
-        return frame
-    if isinstance(col_set, str) and col_set == DataHandler.CS_ALL:
-        return frame.set_axis(frame.columns.droplevel(0), axis=1)
-    known = frame.columns.get_level_values(0).unique()
-    for name in [col_set] if isinstance(col_set, str) else col_set if isinstance(col_set, list) else []:
-        if isinstance(name, str) and name not in known:
-            raise DataError(f"There are no columns {name!r}.{nearest(name, known)} There are: {', '.join(known)}.")
-    chosen: pd.DataFrame = frame.loc(axis=1)[col_set]
-    return chosen
-
-
-def _select(frame: pd.DataFrame, selector: object, level: str | int | None) -> pd.DataFrame:
-    """Rows by Qlib's rule; see :meth:`DataHandler.fetch`."""
-    if _is_range(selector) and selector == slice(None, None):
-        return frame
-    if level is None or isinstance(selector, pd.MultiIndex):
-        rows: Any = selector
-    else:
-        place = level if isinstance(level, int) else list(frame.index.names).index(level)
-        chosen = _days_selected(selector) if frame.index.names[place] == "datetime" else selector
-        rows = (chosen, slice(None, None)) if place == 0 else (slice(None, None), chosen)
-    try:
-        found: pd.DataFrame = frame.loc(axis=0)[rows]
-    except (KeyError, TypeError) as exc:
-        raise DataError(f"The handler has no rows for {selector!r}.") from exc
-    return found
-
-
-def _days_selected(selector: object) -> object:
-    """Convert the days of a selector to timestamps; months, years and masks are left to pandas."""
-    if isinstance(selector, slice):
-        return slice(_first_day(selector.start, "start"), _last_day(selector.stop, "end"), selector.step)
-    if isinstance(selector, str):
-        first, last = read_span(selector, "selector")
-        return as_timestamp(first) if first == last else selector
-    if isinstance(selector, (int, float, dt.date, np.generic)):
-        return read_timestamp(selector, "selector")
-    return selector
 
 
 def _inside(frame: pd.DataFrame, start: object, end: object) -> NDArray[np.bool_]:
@@ -734,31 +677,3 @@ def _kept(before: pd.Index, after: pd.Index) -> NDArray[np.int64]:
         return np.arange(len(before))
     assert isinstance(before, pd.MultiIndex)
     return np.flatnonzero(before.isin(after))
-
-
-def _universe(instruments: object) -> object:
-    """Describe a universe as plain data; None if an attribute of a filter is not plain data."""
-    if isinstance(instruments, Mapping) and "market" in instruments:
-        filters = [_described(f) for f in build_filters(instruments.get("filter_pipe") or [])]
-        return None if None in filters else {"market": _universe(instruments["market"]), "filters": filters}
-    if isinstance(instruments, Mapping):
-        return {str(code): [[str(a), str(b)] for a, b in spans] for code, spans in instruments.items()}
-    if isinstance(instruments, str) or not isinstance(instruments, Iterable):
-        return str(instruments)
-    return sorted({str(code).upper() for code in instruments})
-
-
-def _described(value: object, without: Collection[str] = ()) -> list[Any] | None:
-    """Describe a processor or filter by its class, code mark and attributes; None if these are not plain data."""
-    kind = type(value)
-    state = {k: v for k, v in vars(value).items() if k not in without}
-    described = [kind.__qualname__, code_mark(kind), state]
-    try:
-        encode(described)
-    except TaskNotSerializable:
-        return None
-    return described
-
-
-def _key(definition: object) -> str:
-    return hashlib.sha256(encode(definition).encode()).hexdigest()[:24]

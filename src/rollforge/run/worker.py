@@ -36,9 +36,9 @@ from rollforge.run.job import (
     is_own,
 )
 from rollforge.run.leases import LEASE_SECONDS, PATIENCE_SECONDS, Leases
+from rollforge.run.messages import failure
 from rollforge.run.references import from_reference, is_of_task, to_reference
 from rollforge.run.worker_pool import IDLE_SECONDS, WorkerPool, never
-from rollforge.run.worker_process import failure
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore, open_store, trim_log
 from rollforge.store.codec import decode_definition

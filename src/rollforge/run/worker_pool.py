@@ -22,7 +22,8 @@ from rollforge.run.job import (
     is_own,
 )
 from rollforge.run.leases import LEASE_SECONDS, PATIENCE_SECONDS, Leases
-from rollforge.run.worker_process import Done, Failed, Stopped, Unfit, Unreadable, WorkerProcess
+from rollforge.run.messages import Done, Failed, Stopped, Unfit, Unreadable
+from rollforge.run.worker_process import WorkerProcess
 from rollforge.session import Session
 from rollforge.store.base import TaskStore
 from rollforge.task import Cause, TaskRecord

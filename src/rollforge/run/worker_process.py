@@ -1,4 +1,4 @@
-"""One worker process, from the parent's and the child's side: it gets tasks one by one and returns their outcomes.
+"""One worker process, from the parent's side: it is given tasks one by one and returns their outcomes.
 
 The child does not use the store. Its output and log go to a file that the parent holds, so that they are kept even
 after a crash in C code. The death of the child, for whatever reason, is an outcome of its task.
@@ -6,178 +6,60 @@ after a crash in C code. The death of the child, for whatever reason, is an outc
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import ctypes
-import faulthandler
 import fcntl
-import io
 import logging
 import multiprocessing
 import os
-import resource
 import signal
-import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from multiprocessing import connection, reduction, resource_tracker
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rollforge import drivers, trust
+from rollforge import drivers
 from rollforge.drivers import TRACKERS
 from rollforge.errors import (
-    ConfigError,
-    MissingCode,
-    MissingDependency,
-    RecorderElsewhere,
-    RollforgeError,
     TrainingFailed,
 )
 from rollforge.limits import LIMITS
 from rollforge.machine import process_is_stopped
-from rollforge.plugins import load_plugins
-from rollforge.run.interactive import define_in_main, main_classes
-from rollforge.run.job import Job, WorkerStopped, current_attempt, current_model, current_task
+from rollforge.run.interactive import main_classes
+from rollforge.run.job import Job
+from rollforge.run.messages import (
+    MESSAGE_TYPES,
+    READY,
+    Begun,
+    Done,
+    Failed,
+    Message,
+    Outcome,
+    Unfit,
+    Unreadable,
+    is_complete,
+)
 from rollforge.run.pipe import Messages, read_message
-from rollforge.run.references import from_reference, is_of_task, to_reference
+from rollforge.run.references import from_reference
+from rollforge.run.worker_main import Inherited, worker_main
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import trim_log
-from rollforge.store.codec import EncodedResult, decode_definition, decode_result, encode_result
+from rollforge.store.codec import decode_result
 from rollforge.task import Cause, Status, TaskRecord
-from rollforge.trust import Origin
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-__all__ = [
-    "Done",
-    "Failed",
-    "Stopped",
-    "Unfit",
-    "Unreadable",
-    "WorkerProcess",
-    "call_in_child",
-    "failure",
-    "import_plugins_in_child",
-]
+__all__ = ["WorkerProcess", "call_in_child", "import_plugins_in_child"]
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _MEMORY_MARKS = ("bad_alloc", "MemoryError", "Cannot allocate memory", "std::length_error")
-_PARENT_DIED = 1  # PR_SET_PDEATHSIG
 START_SECONDS = 120.0
 """Seconds that a process has to get ready, which includes importing plugins."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The task has a result."""
-
-    result: EncodedResult
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The task has no result.
-
-    Examples
-    --------
-    >>> failure(ValueError("no good")).brief
-    'ValueError: no good'
-    """
-
-    error: str
-    brief: str
-    cause: Cause
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """The task was interrupted from outside and is not at fault."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unfit:
-    """The task could not run, because this machine lacks a module, a package or a recorder that it needs."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """The task was not started, because its definition cannot be decoded on any machine."""
-
-    why: str
-
-
-Outcome = Done | Failed | Stopped | Unfit | Unreadable
-
-
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """The process starts the task now."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Message:
-    """A message of a process about a claim of a task."""
-
-    task_id: str
-    token: int
-    content: Outcome | _Begun
-
-
-_READY = "ready"
-_WORDS = {
-    (kind.__module__, kind.__name__): kind
-    for kind in (Done, Failed, Stopped, Unfit, Unreadable, _Begun, _Message, EncodedResult, Cause)
-}
-"""Types that a message of a process may contain."""
-
-
-def _is_whole(content: object) -> bool:
-    """Return whether the content of a message is complete and well-typed."""
-    match content:
-        case Done(EncodedResult(plain, blob)):
-            return isinstance(plain, str | None) and isinstance(blob, bytes | None)
-        case Failed(error, brief, cause):
-            return isinstance(error, str) and isinstance(brief, str) and isinstance(cause, Cause)
-        case Unfit(why) | Unreadable(why):
-            return isinstance(why, str)
-    return isinstance(content, (Stopped, _Begun))
-
-
-def failure(exc: BaseException) -> Failed:
-    """Return the outcome of a task that raised."""
-    # Not isinstance(), which asks the exception for its __class__.
-    cause = Cause.OUT_OF_MEMORY if issubclass(type(exc), MemoryError) else Cause.RAISED
-    name = _described(lambda: type(exc).__name__, "an exception")
-    text = _described(lambda: str(exc), "<its message cannot be produced>")
-    brief = f"{name}: {text}" if text else name
-    return Failed(_cut(_described(lambda: "".join(traceback.format_exception(exc)), brief)), _cut(brief), cause)
-
-
-def _described(describe: Callable[[], str], instead: str) -> str:
-    """Return a description of an exception, or `instead` if it cannot be made: its methods are the task's code."""
-    try:
-        return str.__str__(describe())  # not a subclass, whose methods are the task's too
-    except BaseException:  # noqa: BLE001 - whatever they raise
-        return instead
-
-
-_LONGEST_ERROR = 64_000
-
-
-def _cut(text: str) -> str:
-    """Return the start and the end of a long text: the message of an exception may contain an entire table."""
-    half = _LONGEST_ERROR // 2
-    left_out = len(text) - 2 * half
-    return text if left_out <= 0 else f"{text[:half]}\n… {left_out:,} characters omitted …\n{text[-half:]}"
 
 
 def _signal_name(number: int) -> str:
@@ -321,9 +203,9 @@ class WorkerProcess:
         os.ftruncate(self._words.fileno(), 0)
         ours, theirs = self._context.Pipe(duplex=True)
         process = self._context.Process(
-            target=_process_main, name="rollforge-worker",
+            target=worker_main, name="rollforge-worker",
             args=(
-                self._session, replace(self._job, on_death=None), theirs, _Inherited(self._words.fileno()),
+                self._session, replace(self._job, on_death=None), theirs, Inherited(self._words.fileno()),
                 self._log_file, drivers.registered(),
             ),
         )  # fmt: skip
@@ -379,17 +261,17 @@ class WorkerProcess:
             messages.push()
         messages.receive()
         while (data := messages.next()) is not None:
-            message = read_message(data, _WORDS)
+            message = read_message(data, MESSAGE_TYPES)
             self.ready = True
-            if message == _READY:
+            if message == READY:
                 continue
-            if not isinstance(message, _Message) or not _is_whole(message.content):
+            if not isinstance(message, Message) or not is_complete(message.content):
                 raise ValueError("a message that is not an answer")
             if self.task is None or (message.task_id, message.token) != (self.task.id, self.task.token):
                 raise ValueError("an answer for a task that it does not have")
             if messages.sending:
                 raise ValueError("an answer for a task that it has not read")
-            if not isinstance(message.content, _Begun):
+            if not isinstance(message.content, Begun):
                 return message.content
             self._running_since = time.perf_counter()
         return None
@@ -511,203 +393,7 @@ def _oom_kills() -> int:
     return 0
 
 
-# -- inside the process ------------------------------------------------------------------------------------------------
-
-
-class _Inherited:
-    """A file descriptor that is duplicated into a spawned process."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _take_over, (reduction.DupFd(self.descriptor),)
-
-
-def _take_over(duplicate: Any) -> int:
-    descriptor: int = duplicate.detach()
-    return descriptor
-
-
-def _process_main(
-    session: Session,
-    job: Job,
-    pipe: connection.Connection,
-    words: int,
-    log_file: Path | None,
-    known_drivers: drivers.Registered,
-) -> None:
-    """Main function of a worker process."""
-    drivers.register_again(known_drivers)
-    me = os.getpid()
-    for number in (signal.SIGINT, signal.SIGHUP):  # sent to the whole process group; the parent handles them
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    signal.signal(signal.SIGTERM, _raise_stopped)
-    _die_with_parent()
-    _open_outputs(words)
-    faulthandler.enable()
-    handlers: list[logging.Handler] = [_ToStderr()]
-    if log_file is not None:
-        handlers.append(logging.FileHandler(log_file))
-    form = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
-    logging.basicConfig(handlers=handlers, level=logging.INFO, format=form)
-    if job.memory is not None:
-        # Limits what the process allocates; mapped files, such as the panel, do not count.
-        resource.setrlimit(resource.RLIMIT_DATA, (job.memory, job.memory))
-    trust.set_process_origin(Origin.POOL)
-    with contextlib.suppress(WorkerStopped, EOFError, BrokenPipeError), using(session):
-        if job.preload is not None:
-            with contextlib.suppress(Exception):  # the task will raise an import error itself
-                job.preload()
-        _plugins_lack(session)  # the task will return the error
-        pipe.send(_READY)
-        logs = _Logs()
-        while (given := pipe.recv()) is not None:
-            task_id, token, attempt, model_name, argument, threads, other, own, main = given
-            current_task.set(task_id)
-            current_attempt.set(attempt)
-            current_model.set(model_name)
-            _open_outputs(words)
-            os.ftruncate(words, 0)
-            pipe.send(_Message(task_id, token, _Begun()))
-            define_in_main(main)
-            with using((other or session).with_(threads=threads)):
-                lacking = _plugins_lack(current_session())
-                answer = Unfit(lacking) if lacking else _answer(job, argument, task_id, own=own)
-            if os.getpid() != me:
-                os._exit(0)  # a child that the task forked and that returned: it must not send an outcome
-            with contextlib.suppress(Exception):  # a task may have closed or replaced sys.stdout
-                sys.stdout.flush()
-            logs.put_back()
-            pipe.send(_Message(task_id, token, answer))
-            if isinstance(answer, Stopped):
-                return
-        # Only the exit functions of libraries are left to run; a full interpreter shutdown would take half a second.
-        logging.shutdown()
-        atexit._run_exitfuncs()  # those that libraries have registered
-        os._exit(0)
-
-
-def _plugins_lack(session: Session) -> str:
-    """Import the plugins of a session, also files that have changed, and return why one cannot be; empty if all can."""
-    try:
-        load_plugins(session)
-    except RollforgeError as exc:
-        return str(exc)
-    return ""
-
-
-def _open_outputs(words: int) -> None:
-    """Redirect standard output and error to the log, whatever the previous task did to them."""
-    for stream in (1, 2):
-        os.dup2(words, stream)
-    sys.stdout, sys.stderr = _output(sys.stdout, 1), _output(sys.stderr, 2)
-
-
-def _output(stream: object, descriptor: int) -> object:
-    """Return `stream` if it writes to `descriptor`, else a new stream that does.
-
-    It is line-buffered, so that the last lines are kept after a crash, and escapes characters that cannot be encoded.
-    """
-    if isinstance(stream, io.TextIOWrapper) and not stream.closed:
-        with contextlib.suppress(Exception):
-            if stream.fileno() == descriptor:
-                stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-                return stream
-    return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
-
-
-class _Logs:
-    """The logging configuration, restored after each task.
-
-    Otherwise a task that calls ``logging.basicConfig(force=True)``, ``logging.disable()`` or
-    ``logging.config.dictConfig()`` would change what later tasks log.
-    """
-
-    def __init__(self) -> None:
-        self._root = self._state(logging.root)
-        # Parents of loggers may be mere placeholders: they have the state of a new logger.
-        names = dict.fromkeys(logging.root.manager.loggerDict, self._state(logging.Logger("")))
-        self._others = {**names, **{name: self._state(logger) for name, logger in self._loggers()}}
-
-    @staticmethod
-    def _loggers() -> list[tuple[str, logging.Logger]]:
-        known = list(logging.root.manager.loggerDict.items())
-        return [(name, logger) for name, logger in known if isinstance(logger, logging.Logger)]
-
-    @staticmethod
-    def _state(logger: logging.Logger) -> dict[str, object]:
-        return {
-            "handlers": list(logger.handlers), "filters": list(logger.filters), "level": logger.level,
-            "propagate": logger.propagate, "disabled": logger.disabled,
-        }  # fmt: skip
-
-    @staticmethod
-    def _restore(logger: logging.Logger, state: dict[str, Any]) -> None:
-        logger.handlers[:], logger.filters[:] = state["handlers"], state["filters"]
-        logger.propagate, logger.disabled = state["propagate"], state["disabled"]
-        if logger.level != state["level"]:
-            logger.setLevel(state["level"])
-
-    def put_back(self) -> None:
-        """Undo a task's changes to loggers that existed before it; loggers that it created stay as they are."""
-        logging.disable(logging.NOTSET)
-        self._restore(logging.root, self._root)
-        for name, logger in self._loggers():
-            if name in self._others:
-                self._restore(logger, self._others[name])
-            else:
-                logger.disabled = False  # dictConfig disables the loggers that it does not name
-                self._others[name] = self._state(logger)
-
-
-class _ToStderr(logging.StreamHandler[Any]):
-    """Logs to the current ``sys.stderr``: a task may have closed the previous one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.stream = sys.stderr
-        if self.stream is not None:
-            super().emit(record)
-
-
-def _answer(job: Job, argument: object, task_id: str, *, own: bool) -> Outcome:
-    trust.set_process_origin(Origin.OWN if own and (job.own or job.before is not Status.PART_DONE) else Origin.POOL)
-    if isinstance(argument, str):
-        try:
-            argument = decode_definition(argument)
-        except MissingCode as exc:
-            return Unfit(str(exc))
-        except ConfigError as exc:
-            return Unreadable(str(exc))
-    try:
-        given = argument
-        if job.before is Status.PART_DONE:
-            given = from_reference(argument)
-            if own and is_of_task(given, task_id):
-                trust.set_process_origin(Origin.OWN)
-        return Done(encode_result(to_reference(job.task_func(given, **job.kwargs))))
-    except WorkerStopped:
-        return Stopped()
-    except (MissingCode, MissingDependency, ModuleNotFoundError, RecorderElsewhere) as exc:
-        return Unfit(str(exc))
-    except BaseException as exc:  # noqa: BLE001 - anything a task raises (SystemExit, KeyboardInterrupt) is its failure
-        return failure(exc)
-
-
-def _die_with_parent() -> None:
-    """Have the system kill this process when its parent dies, as its result could not be stored any more."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(_PARENT_DIED, signal.SIGKILL)
-    parent = multiprocessing.parent_process()
-    if parent is not None and os.getppid() != parent.pid:
-        os._exit(1)  # the parent died before; comparing with 1 would not do, as it may be a container's first process
-
-
-def _raise_stopped(signum: int, frame: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # only once: giving the task back must not be interrupted
-    raise WorkerStopped
+# -- calls in a child process ----------------------------------------------------------------------------------------
 
 
 def call_in_child(func: Callable[..., object], *args: object, **kwargs: object) -> Any:

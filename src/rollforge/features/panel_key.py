@@ -1,0 +1,42 @@
+"""The key of a panel: what determines its contents, as plain data and as a hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from rollforge.code_marks import code_mark
+from rollforge.errors import TaskNotSerializable
+from rollforge.market.filters import build_filters
+from rollforge.task import encode
+
+__all__ = ["describe_object", "describe_universe", "key_of"]
+
+
+def describe_universe(instruments: object) -> object:
+    """Describe a universe as plain data; None if an attribute of a filter is not plain data."""
+    if isinstance(instruments, Mapping) and "market" in instruments:
+        filters = [describe_object(f) for f in build_filters(instruments.get("filter_pipe") or [])]
+        return None if None in filters else {"market": describe_universe(instruments["market"]), "filters": filters}
+    if isinstance(instruments, Mapping):
+        return {str(code): [[str(a), str(b)] for a, b in spans] for code, spans in instruments.items()}
+    if isinstance(instruments, str) or not isinstance(instruments, Iterable):
+        return str(instruments)
+    return sorted({str(code).upper() for code in instruments})
+
+
+def describe_object(value: object, without: Collection[str] = ()) -> list[Any] | None:
+    """Describe a processor or filter by its class, code mark and attributes; None if these are not plain data."""
+    kind = type(value)
+    state = {k: v for k, v in vars(value).items() if k not in without}
+    described = [kind.__qualname__, code_mark(kind), state]
+    try:
+        encode(described)
+    except TaskNotSerializable:
+        return None
+    return described
+
+
+def key_of(definition: object) -> str:
+    return hashlib.sha256(encode(definition).encode()).hexdigest()[:24]

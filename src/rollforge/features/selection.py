@@ -1,0 +1,74 @@
+"""Selecting rows and columns of a handler's data, by Qlib's rules."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rollforge.dates import as_timestamp, read_span, read_timestamp
+from rollforge.errors import DataError, nearest
+
+__all__ = ["ALL", "RAW", "first_day", "is_range", "last_day", "select_columns", "select_rows"]
+
+ALL = "__all"
+"""All columns, without group names."""
+RAW = "__raw"
+"""All columns, as (group, name)."""
+
+
+def first_day(value: object, name: str) -> pd.Timestamp | None:
+    return None if value is None else as_timestamp(read_span(value, name)[0])
+
+
+def last_day(value: object, name: str) -> pd.Timestamp | None:
+    return None if value is None else as_timestamp(read_span(value, name)[1])
+
+
+def is_range(selector: object) -> bool:
+    return isinstance(selector, slice) and selector.step is None
+
+
+def select_columns(frame: pd.DataFrame, col_set: Any) -> pd.DataFrame:
+    """Columns by Qlib's rule; see :meth:`~rollforge.features.handler.DataHandler.fetch`."""
+    if not isinstance(frame.columns, pd.MultiIndex) or (isinstance(col_set, str) and col_set == RAW):
+        return frame
+    if isinstance(col_set, str) and col_set == ALL:
+        return frame.set_axis(frame.columns.droplevel(0), axis=1)
+    known = frame.columns.get_level_values(0).unique()
+    for name in [col_set] if isinstance(col_set, str) else col_set if isinstance(col_set, list) else []:
+        if isinstance(name, str) and name not in known:
+            raise DataError(f"There are no columns {name!r}.{nearest(name, known)} There are: {', '.join(known)}.")
+    chosen: pd.DataFrame = frame.loc(axis=1)[col_set]
+    return chosen
+
+
+def select_rows(frame: pd.DataFrame, selector: object, level: str | int | None) -> pd.DataFrame:
+    """Rows by Qlib's rule; see :meth:`~rollforge.features.handler.DataHandler.fetch`."""
+    if is_range(selector) and selector == slice(None, None):
+        return frame
+    if level is None or isinstance(selector, pd.MultiIndex):
+        rows: Any = selector
+    else:
+        place = level if isinstance(level, int) else list(frame.index.names).index(level)
+        chosen = _days_selected(selector) if frame.index.names[place] == "datetime" else selector
+        rows = (chosen, slice(None, None)) if place == 0 else (slice(None, None), chosen)
+    try:
+        found: pd.DataFrame = frame.loc(axis=0)[rows]
+    except (KeyError, TypeError) as exc:
+        raise DataError(f"The handler has no rows for {selector!r}.") from exc
+    return found
+
+
+def _days_selected(selector: object) -> object:
+    """Convert the days of a selector to timestamps; months, years and masks are left to pandas."""
+    if isinstance(selector, slice):
+        return slice(first_day(selector.start, "start"), last_day(selector.stop, "end"), selector.step)
+    if isinstance(selector, str):
+        first, last = read_span(selector, "selector")
+        return as_timestamp(first) if first == last else selector
+    if isinstance(selector, (int, float, dt.date, np.generic)):
+        return read_timestamp(selector, "selector")
+    return selector
