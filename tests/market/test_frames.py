@@ -13,7 +13,7 @@ from rollforge.collect.ensemble import AverageEnsemble, RollingEnsemble
 from rollforge.errors import DataError
 from rollforge.features.loader import StaticDataLoader
 from rollforge.features.processor import CSRankNorm, CSZFillna, CSZScoreNorm, ProcessInf, ZScoreNorm
-from rollforge.market.frames import day_rows
+from rollforge.market.frames import day_rows, number_rows
 
 DAYS = pd.bdate_range("2021-03-01", periods=3).as_unit("ns")
 PLAIN = pd.DataFrame(
@@ -133,3 +133,57 @@ def test_processors_report_a_missing_level(processor: Any) -> None:
     use = processor.fit if isinstance(processor, ZScoreNorm) else processor
     with pytest.raises(DataError, match="needs an index with the level datetime, found 'date', 'code'"):
         use(frame)
+
+
+def _rows(days: Any = None, instruments: Any = None, **columns: Any) -> pd.DataFrame:
+    days = pd.to_datetime(["2020-01-01", "2020-01-02"]) if days is None else days
+    index = pd.MultiIndex.from_arrays([days, instruments or ["A", "B"]], names=["datetime", "instrument"])
+    return pd.DataFrame(columns or {"score": [1.0, 2.0]}, index=index)
+
+
+def _labelled(*labels: Any) -> pd.DataFrame:
+    frame = pd.concat([_rows()] * len(labels), axis=1)
+    frame.columns = pd.Index(labels, dtype=object, tupleize_cols=False)
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (_rows(score=pd.Series([{}, 1.0], dtype=object).to_numpy()), "column 'score': not all values are real numbers"),
+        (_rows(score=["x", "y"]), "column 'score': not all values are real numbers"),
+        (
+            _rows(score=pd.Series([10**400, 1], dtype=object).to_numpy()),
+            "column 'score': not all values are real numbers",
+        ),
+        (_rows(score=[1j, 2j]), "it is of type complex128"),
+        (_rows(score=pd.to_datetime(["2020-01-01"] * 2)), "it is of type datetime64"),
+        (
+            _rows(days=pd.DatetimeIndex([pd.NaT, pd.Timestamp("2020-01-01")])),
+            "row 1 of the index: there is no datetime",
+        ),
+        (_rows(instruments=["A", None]), "row 2 of the index: there is no instrument"),
+        (_rows(instruments=["A", 5]), "instruments of several types"),
+        (_rows(instruments=["A", ("B",)]), "instruments of several types"),
+        (_rows()[[]], "no columns"),
+        (_labelled("a", "a"), "several columns 'a'"),
+        (_labelled(["a"]), "a list or a dict"),
+        (5, "found a int"),
+    ],
+)
+def test_predictions_and_labels_are_numbers(value: Any, message: str) -> None:
+    """What is no table of real numbers by day and instrument is one error, before anything is computed."""
+    with pytest.raises(DataError, match=message):
+        number_rows(value, "The pred")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        _rows(), _rows()["score"], _rows(score=[True, False]), _rows(score=[None, 1.5]), _rows(score=[1, 2], other=[1.0, None]),
+        _rows(instruments=[1, 2]), _rows(score=pd.array([1, None], dtype="Int64")), _rows(score=np.array([1, None], object)),
+    ],
+)  # fmt: skip
+def test_tables_of_numbers_are_unchanged(value: Any) -> None:
+    """Of any type of numbers, also with missing ones."""
+    assert number_rows(value, "x") is value

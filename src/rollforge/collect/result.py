@@ -133,7 +133,7 @@ def collect_outcomes(
     from rollforge.collect.combine import Ensembles
     from rollforge.collect.coverage import check_coverage
     from rollforge.collect.group import RollingGroup
-    from rollforge.market.frames import day_rows
+    from rollforge.market.frames import number_rows
 
     expected, keys, unplaced = _expected(known, schedule)
     collector = RecorderCollector(
@@ -144,7 +144,7 @@ def collect_outcomes(
         coverage="allow_gaps",
     )
     parts = {
-        name: {key: day_rows(frame, f"The {name} of {key[-1]}") for key, frame in frames.items()}
+        name: {key: number_rows(frame, f"The {name} of {key[-1]}") for key, frame in frames.items()}
         for name, frames in collector.collect().items()
     }
     coverage = check_coverage(

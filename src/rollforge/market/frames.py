@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from rollforge.dates import day_index, read_column
-from rollforge.errors import DataError, RollforgeError
+from rollforge.errors import DataError, RollforgeError, shown
 from rollforge.market.columns import CODE, CODES, DATE, DATES, tidy
 
-__all__ = ["as_frame", "day_rows", "reading"]
+__all__ = ["as_frame", "day_rows", "number_rows", "reading"]
 
 
 def as_frame(value: object, what: str) -> pd.DataFrame | pd.Series:
@@ -123,6 +123,60 @@ def day_rows(value: object, what: str, *, days_alone: bool = False) -> Any:
         )
     arrays = [_days(index.get_level_values(day), what), index.get_level_values(1 - day)]
     return frame.set_axis(pd.MultiIndex.from_arrays(arrays, names=[DATE, CODE]))
+
+
+def number_rows(value: object, what: str) -> Any:
+    """Return a table of numbers with the index (datetime, instrument), such as a prediction or a label.
+
+    Parameters
+    ----------
+    value : Series, DataFrame, or a table with the Arrow interface
+        See :func:`day_rows`.
+    what : str
+        Description of the value, for messages.
+
+    Raises
+    ------
+    DataError
+        As :func:`day_rows`; also if there are no columns, or two with the same label, if a value is not a real number, if a
+        row has no day or no instrument, or if instruments are not all of one type.
+    """
+    rows = day_rows(value, what)
+    index: pd.MultiIndex = rows.index
+    for level, name in enumerate((DATE, CODE)):
+        absent = index.codes[level] < 0
+        if absent.any():
+            raise DataError(f"{what}, row {int(absent.argmax()) + 1} of the index: there is no {name}.")
+    kind = pd.api.types.infer_dtype(index.levels[1])
+    if kind.startswith("mixed"):
+        raise DataError(f"{what} has instruments of several types. Write them as strings.")
+    columns = [rows] if rows.ndim == 1 else [rows.iloc[:, i] for i in range(rows.shape[1])]
+    if not columns:
+        raise DataError(f"{what} has no columns.")
+    if rows.ndim == 2:
+        _check_labels(rows.columns, what)
+    for column in columns:
+        _check_numbers(column, what)
+    return rows
+
+
+def _check_labels(labels: pd.Index, what: str) -> None:
+    try:
+        known = set(labels)
+    except TypeError:
+        raise DataError(f"{what} has a column whose label is a list or a dict. Use a string.") from None
+    if len(known) < len(labels):
+        raise DataError(f"{what} has several columns {shown(labels[labels.duplicated()][0])}.")
+
+
+def _check_numbers(column: pd.Series, what: str) -> None:
+    kind = getattr(column.dtype, "kind", "O")
+    try:
+        if kind in "cMm":
+            raise TypeError(f"it is of type {column.dtype}")
+        column.to_numpy(np.float64, na_value=np.nan)
+    except (TypeError, ValueError, OverflowError) as exc:
+        raise DataError(f"{what}, column {shown(column.name)}: not all values are real numbers ({exc}).") from exc
 
 
 def _is_plain(index: pd.Index) -> bool:
