@@ -291,9 +291,8 @@ class Drivers:
             if known is given:
                 return address
         uri: object = getattr(given, "uri", None)
-        if (
-            not isinstance(uri, str) or not uri or uri.endswith("://") or uri in self._objects
-        ):  # "memory://" has no name
+        # "memory://" has no name
+        if not isinstance(uri, str) or not uri or uri.endswith("://") or uri in self._objects:
             uri = f"object:{type(given).__name__}-{next(self._numbers)}"
         self._objects[uri] = given
         return str(uri)
