@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,10 +22,14 @@ from rollforge.features.handler import DataHandlerLP
 from rollforge.features.panel import Panel
 from rollforge.features.panel_cache import list_panels
 from rollforge.features.processor import Fillna
+from rollforge.generate.rolling import RollingGen
 from rollforge.market.demo import make_demo
 from rollforge.models.linear import LinearModel
 from rollforge.moved import MOVED, MOVED_NAMES, current_name
+from rollforge.online.strategy import OnlineStrategy, RollingStrategy
+from rollforge.online.tool import OnlineToolR
 from rollforge.run.execute import task_train
+from rollforge.run.pool_trainer import TrainerRM
 from rollforge.run.worker import run_task
 from rollforge.safe_pickle import find_class
 from rollforge.store.codec import decode_definition
@@ -147,3 +152,32 @@ def test_a_relative_cache_folder_does_not_move(
     assert len(handler.fetch())
     assert session.cache == str(tmp_path / "cache")
     assert list_panels(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("thing", "earlier", "current"),
+    [
+        (OnlineStrategy("online"), ["name_id"], "experiment_name"),
+        (
+            RollingStrategy("online", {"dataset": {}}, RollingGen(step=20, calendar=["2020-01-01"])),
+            ["name_id", "exp_name"],
+            "experiment_name",
+        ),
+        (OnlineToolR("online"), ["default_exp_name"], "experiment_name"),
+        (TrainerRM("e", "online"), ["task_pool"], "pool"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, (str, list)) else None,
+)
+def test_attributes_under_earlier_names_are_restored(thing: Any, earlier: list[str], current: str) -> None:
+    """Pickles of earlier versions and scripts written for Qlib use them; the value has one place."""
+    state = dict(vars(thing))
+    value = state.pop(current)
+    restored = type(thing).__new__(type(thing))
+    restored.__setstate__({**state, **dict.fromkeys(earlier, value)})
+    assert vars(restored).keys() == vars(thing).keys()
+    for name in (*earlier, current):
+        assert getattr(restored, name) == "online"
+        setattr(restored, name, name)
+        assert getattr(restored, current) == name
+        setattr(restored, current, "online")
+    assert getattr(pickle.loads(pickle.dumps(restored)), current) == "online"
