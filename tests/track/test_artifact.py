@@ -410,3 +410,29 @@ def test_a_reference_to_a_library_function_is_refused(tmp_path: Path) -> None:
                 artifact.load_file(file)
         else:
             assert artifact.load_file(file) == {"class": dict}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<U0', 'fortran_order': False, 'shape': (68719476736,), }",
+        "{'descr': '|V0', 'fortran_order': False, 'shape': (68719476736,), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (0, 140737488355328), }",
+    ],
+)
+def test_an_array_without_bytes_has_no_values(tmp_path: Path, header: str) -> None:
+    """Values of no size and axes of an empty array are not more than the file could contain."""
+    text = header.ljust(117) + "\n"
+    data = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+    (tmp_path / "x.array.npy").write_bytes(data)
+    with pytest.raises(ArtifactUnreadable, match="truncated"):
+        artifact.load_file(tmp_path / "x.array.npy")
+
+
+def test_a_table_without_columns_has_a_limited_number_of_rows(tmp_path: Path) -> None:
+    """Only the metadata says how many."""
+    frame.write_table(frame.to_arrow(pd.DataFrame(index=range(10**15))), tmp_path / "x.frame.parquet")
+    with pytest.raises(ArtifactUnreadable, match="rows"):
+        artifact.load_file(tmp_path / "x.frame.parquet")
+    frame.write_table(frame.to_arrow(pd.DataFrame(index=range(1000))), tmp_path / "x.frame.parquet")
+    assert artifact.load_file(tmp_path / "x.frame.parquet").shape == (1000, 0)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rollforge.errors import ArtifactUnreadable, TaskNotSerializable
-from rollforge.limits import check_parquet
+from rollforge.limits import LIMITS, check_parquet
 from rollforge.task import from_plain, to_plain
 
 __all__ = ["read_table", "to_arrow", "write_table"]
@@ -216,7 +216,10 @@ def _restore_index(about: About, arrays: list[pa.ChunkedArray], dtypes: list[str
     names = [_value(n) for n in about["names"]]
     if about["kind"] == "range":
         start, stop, step = about["range"]
-        return pd.RangeIndex(start, stop, step, name=names[0])
+        rows = pd.RangeIndex(start, stop, step, name=names[0])
+        # Without columns, only the metadata says how many there are.
+        LIMITS["table_rows"].check(len(rows), "the table has", error=ArtifactUnreadable)
+        return rows
     if about["kind"] == "multi":
         parts: list[Any] = [_level(a, d) for a, d in zip(arrays, dtypes, strict=True)]
         return pd.MultiIndex(
