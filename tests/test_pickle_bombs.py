@@ -93,10 +93,10 @@ _SIZELESS = [np.dtype("V0"), np.dtype("S0"), np.dtype("U0")]
 )  # fmt: skip
 def test_no_pickle_crashes_the_interpreter_or_exhausts_memory(data: bytes) -> None:
     """For example deep nesting, repeated hashing, repeated copies, large sizes without data, and paths as names."""
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises((UntrustedPickle, ArtifactUnreadable)):
         safe_pickle.loads(data)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_the_attributes_of_a_frame_are_limited() -> None:
