@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rollforge.moved import current_name
+
 SOURCE = Path(__file__).parents[1] / "src" / "rollforge"
 _GROUND = [
     "moved",
@@ -153,16 +155,14 @@ def imports(path: Path, module: str, known: set[str]) -> set[str]:
 
 def named(tree: ast.AST, module: str, known: set[str]) -> set[str]:
     """Return the modules of the package that strings name, also as ``package.module.Class`` or relative to a package."""
-    if module in NAMES_MODULES:
-        return set()
-    texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+    constants = (n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+    texts = set() if module in NAMES_MODULES else {str(n.value) for n in constants}
     for call in import_calls(tree):
         words = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
-        if len(words) == 2 and words[0].startswith("."):
-            texts.add(words[1] + words[0])
+        texts.add(words[1] + words[0] if len(words) == 2 and words[0].startswith(".") else "".join(words[:1]))
     found = set()
     for text in filter(is_name, texts):
-        name = text.partition(":")[0]
+        name = current_name(text.partition(":")[0])
         while name not in known and name.count(".") > 1:
             name = name.rpartition(".")[0]
         found.add(name)
@@ -190,14 +190,16 @@ def run_time_imports(path: Path, module: str, known: set[str], *, strings: bool 
 def imported(node: ast.AST, package: str, known: set[str]) -> set[str]:
     """Return the modules that a statement imports."""
     if isinstance(node, ast.Import):
-        return {a.name for a in node.names}
+        return {current_name(a.name) for a in node.names}
     if not isinstance(node, ast.ImportFrom):
         return set()
     base = node.module or ""
     if node.level:
         parents = package.split(".")[: len(package.split(".")) - node.level + 1]
         base = ".".join([*parents, *([node.module] if node.module else [])])
-    return {full if (full := f"{base}.{alias.name}") in known else base for alias in node.names}
+    base = current_name(base)
+    names = [current_name(f"{base}.{alias.name}") for alias in node.names]
+    return {name if name in known else base for name in names}
 
 
 def is_name(text: str) -> bool:
@@ -298,6 +300,7 @@ def test_the_edge_is_ordered() -> None:
         "import importlib\nimportlib.import_module('.online.manager', 'rollforge')",
         "build('rollforge.online.manager.OnlineManager')",
         "TARGET = 'rollforge.online.manager:OnlineManager'",
+        "import pkgutil\npkgutil.resolve_name('rollforge.online.manager:OnlineManager')",
         "from ..online import manager",
     ],
 )
@@ -337,6 +340,19 @@ def test_modules_are_imported_by_names_that_can_be_read() -> None:
         if any(not is_text(call.args[0]) for call in import_calls(tree)):
             found.add(module.removeprefix("rollforge."))
     assert found == NAMES_FROM_DATA
+
+
+def test_the_package_does_not_import_itself_under_the_names_of_qlib() -> None:
+    """Such an import would lead to any room. Users' code may write it; Rollforge's own does not."""
+    found = set()
+    for module, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            if isinstance(node, ast.Call):
+                names += [ast.literal_eval(c.args[0]) for c in import_calls(node) if is_text(c.args[0])]
+            found |= {f"{module} -> {name}" for name in names if name.split(".")[0] == "qlib"}
+    assert found == set()
 
 
 def test_no_module_has_a_vague_name() -> None:
