@@ -191,7 +191,7 @@ def test_warnings_about_the_plan_are_in_the_report(experiment: Experiment) -> No
     assert any(
         w.startswith(f"In 2 of 2 tasks the number of days that the label {WINDOW} spans") for w in summary.warnings
     )
-    assert "What should be known of this result" in experiment.page
+    assert "Notes on this result" in experiment.page
     assert html.escape(leak) in experiment.page
 
 

@@ -730,7 +730,7 @@ REASONS: Mapping[str, str] = {
     "learning": "reinforcement learning is not supported",
     "tuner": "Qlib's tuner is not supported; a grid trains variants of a task",
     "trading": "Qlib's files of users, accounts and orders for online trading are not supported",
-    "download": "nothing is downloaded",
+    "download": "Rollforge does not download data",
     "figures": "only the figures of analysis_model and analysis_position are drawn",
     "older": "risk_analysis, calc_ic and the records compute these figures",
 }

@@ -30,7 +30,7 @@ WORKS: Mapping[str, str] = {
     "kernels": "the number of threads",
     "logging_level": "the level of Qlib's log messages that a script prints",
     "skip_if_reg": "a second call has no effect",
-    "default_conf": "`client`; there is no data server",
+    "default_conf": "`client`, because there is no data server",
 }
 """Option -> what it does."""
 

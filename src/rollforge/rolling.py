@@ -104,7 +104,7 @@ class Rolling(Aliased):
                 raise ConfigError(f"must be a whole number of trading days, at least 1; found {value!r}.", path=name)
         if rolling_exp is not None and rolling_exp == experiment_name:
             raise ConfigError(
-                f"is {rolling_exp!r}, as exp_name: what is in it is deleted before training. Choose another name.",
+                f"must differ from exp_name, {rolling_exp!r}, because its recorders are deleted before training.",
                 path="rolling_exp",
             )
         self.logger = logging.getLogger(__name__)
@@ -143,7 +143,7 @@ class Rolling(Aliased):
         if self.horizon is not None:
             if enable_handler_cache and self.h_path is not None:
                 self.logger.info(
-                    "the label is that of the handler in %s, not one of %d days", self.h_path, self.horizon
+                    "the label of the handler in %s is used, not one of %d days", self.h_path, self.horizon
                 )
             else:
                 self._set_horizon(task, self.horizon)
@@ -172,7 +172,7 @@ class Rolling(Aliased):
         label = f"Ref($close, -{horizon + 1}) / Ref($close, -1) - 1"
         kwargs = _handler_kwargs(task)
         if kwargs is None:
-            self.logger.warning("the handler is not described in the file: its label stays, whatever its horizon is")
+            self.logger.warning("the file does not describe the handler, so its label is kept whatever its horizon")
             return
         loader = kwargs.get("data_loader")
         groups = (loader.get("kwargs") or {}).get("config") if isinstance(loader, Mapping) else None
@@ -211,7 +211,7 @@ class Rolling(Aliased):
         ahead = label_lookahead(task)
         if ahead is None:
             raise ConfigError(
-                "the label of the file's handler cannot be read; say how many days it is.", path="horizon"
+                "the label of the file's handler cannot be read. Set the number of days that it spans.", path="horizon"
             )
         return ahead
 
@@ -303,7 +303,7 @@ class Rolling(Aliased):
                 continue
             if config != fill_placeholder(config, {"<MODEL>": None, "<DATASET>": None}):
                 raise ConfigError(
-                    "needs <MODEL> or <DATASET>, and a joined prediction has no single one. Use <PRED>.", path=where
+                    "needs <MODEL> or <DATASET>, but a joined prediction has no single one. Use <PRED>.", path=where
                 )
             made.append(build(config, kind=RECORD, default_module="rollforge.record", where=where, recorder=recorder))
         return made

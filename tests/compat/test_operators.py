@@ -361,7 +361,11 @@ def test_errors_of_an_operator_are_named(session: Session) -> None:
         ("Fails($close)", DataError, "Fails failed on A: KeyError: 'turnover'"),
         ("Short($close)", DataError, "Short must return a series indexed like those of its arguments.*of 3 values"),
         ("Dated($close)", DataError, "Dated must return a series"),
-        ("Far($close)", ConfigError, r"Far does not say how far it looks, in get_extended_window_size\(\)"),
+        (
+            "Far($close)",
+            ConfigError,
+            r"Far does not say how many days it needs: its get_extended_window_size\(\) raised",
+        ),
     ):
         with pytest.raises(error, match=words):
             features("all", [text])
@@ -452,7 +456,7 @@ def test_operators_of_a_script_reach_other_processes(session: Session, tmp_path:
     )  # fmt: skip
     assert done.stdout.splitlines()[0] == "[2.0]"
     assert answer in done.stdout
-    assert ("would do its work again" in done.stderr) == guard.startswith("if True")
+    assert ("would run the script again" in done.stderr) == guard.startswith("if True")
 
 
 def test_panels_depend_on_operators_that_were_not_used_yet(session: Session, tmp_path: Path) -> None:

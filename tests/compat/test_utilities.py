@@ -141,9 +141,9 @@ def test_a_calendar_of_bars() -> None:
     minutes = [pd.Timestamp(f"2021-04-01 {t:%H:%M}") for t in clock.get_min_cal()]
     assert len(resam_calendar(minutes, "1min", "30min", "cn")) == 8
     assert list(resam_calendar([], "day", "week")) == []
-    with pytest.raises(ConfigError, match="cannot be made of"):
+    with pytest.raises(ConfigError, match="cannot be made from"):
         resam_calendar(DAYS, "day", "5min")
-    with pytest.raises(ConfigError, match="has none of"):
+    with pytest.raises(ConfigError, match="contains no bars of"):
         resam_calendar(minutes, "30min", "5min")
 
 
@@ -180,7 +180,7 @@ def test_days_are_shifted_in_the_calendar(small_market: Path) -> None:
     assert days.get_date_by_shift(last, 5) == last
     with pytest.raises(IndexError):
         days.get_date_by_shift(pd.Timestamp("2022-01-03"), -3, clip_shift=False)  # and one day too many at the end
-    with pytest.raises(DateError, match="no trading day"):
+    with pytest.raises(DateError, match="is not a trading day"):
         days.get_date_by_shift("2023-03-04", 1)
     with pytest.raises(ConfigError, match="align"):
         days.get_date_by_shift(friday, 1, align="middle")

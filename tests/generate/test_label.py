@@ -269,7 +269,7 @@ def test_unknown_or_contradictory_label_days_give_a_warning() -> None:
     (text,) = task_warnings([task(alpha(label=[unknown]), **CLEAN)], CALENDAR)
     assert text.startswith(f"The number of days that the label {unknown} spans cannot be determined")
     (text,) = task_warnings([task(alpha(label=[FIVE], label_days=6), **CLEAN)], CALENDAR)
-    assert text == f"Label_days is 6, but the label {FIVE} spans 5 days, so 5 is used."
+    assert text == f"The label {FIVE} spans 5 days, so 5 is used instead of the declared label_days: 6."
     for fine in (alpha(label=[unknown], label_days=5), alpha(label=[FIVE], label_days=5)):
         assert task_warnings([task(fine, **CLEAN)], CALENDAR) == []
 

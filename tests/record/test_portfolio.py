@@ -313,7 +313,7 @@ def test_errors_name_the_place_in_the_configuration(recorder: Recorder) -> None:
     _record(recorder, _config(benchmark=None)).check_data()
     config = _config()
     config["strategy"]["kwargs"] |= {"signal": "<PRED>", "topk": "two"}
-    with pytest.raises(ConfigError, match="topk must be a whole number from 1 on, found 'two'"):
+    with pytest.raises(ConfigError, match="topk must be a whole number, at least 1; found 'two'"):
         _record(recorder, config)
     config = _config()
     config["strategy"]["kwargs"]["n_dropp"] = 1

@@ -92,9 +92,9 @@ def by_hand(prediction: pd.DataFrame, label: pd.DataFrame, horizon: int) -> dict
         "ICIR": f"{ic.mean() / ic.std(ddof=1):.3f}",
         "Rank IC": f"{np.mean(rank_ics):.4f}",
         "Rank ICIR": f"{np.mean(rank_ics) / np.std(rank_ics, ddof=1):.3f}",
-        "t of IC": f"{t:.2f}",
+        "IC t-stat": f"{t:.2f}",
         "days with IC > 0": f"{(ic > 0).mean():.1%}",
-        "long-short a year": f"{spread.mean() / horizon * 252:.1%}",
+        "annual long-short return": f"{spread.mean() / horizon * 252:.1%}",
         "long-short Sharpe": f"{spread.mean() / spread.std(ddof=1) * (252 / horizon) ** 0.5:.2f}",
     }
 
@@ -146,17 +146,17 @@ def test_unknown_label_days_are_reported_and_never_assumed() -> None:
     prediction, label = market()
     summary = summary_of(prediction, label, None)
     shown = texts_by_name(headline_figures(summary.headline))
-    assert [shown[k] for k in ("t of IC", "long-short a year", "long-short Sharpe")] == ["n/a"] * 3
+    assert [shown[k] for k in ("IC t-stat", "annual long-short return", "long-short Sharpe")] == ["n/a"] * 3
     assert shown["IC"] == by_hand(prediction, label, 1)["IC"]
-    assert shown["judged by"] == f"{FIVE}, over an unknown number of days"
+    assert shown["label"] == f"{FIVE}, over an unknown number of days"
     assert summary.quantiles is None
     assert summary.quantile_table is not None
     assert summary.quantile_table["annual"].isna().all()
     assert summary.quantile_table["label"].notna().all()
     assert "quantiles" not in figures(summary).figures
     page = render(summary)
-    assert "over how many days the label runs is not known: declare label_days" in page
-    assert "return a year" not in page
+    assert "the number of days that the label spans is unknown: set label_days" in page
+    assert "annual return" not in page
     assert ">nan" not in page
     with pytest.raises(DataError, match="at least 1 trading day, found 0"):
         summary_of(prediction, label, 0)
@@ -167,7 +167,7 @@ def test_a_constant_score_has_no_figures() -> None:
     prediction, label = market()
     shown = texts_by_name(headline_figures(summary_of(prediction * 0 + 0.1, label, 1).headline))
     assert "IC" not in shown
-    assert "long-short a year" not in shown
+    assert "annual long-short return" not in shown
     first = prediction.index.get_level_values(0)[0]
     partly = prediction.copy()
     partly.loc[first] = 0.1
@@ -183,7 +183,7 @@ def test_too_few_instruments_for_fifths(names: int) -> None:
     summary = summary_of(*market(names), 1)
     shown = texts_by_name(headline_figures(summary.headline))
     assert ("IC" in shown) is (names > 1)
-    assert shown.get("long-short a year", "n/a") == "n/a"
+    assert shown.get("annual long-short return", "n/a") == "n/a"
     assert summary.quantile_table is None
     assert "Returns by quantile" not in render(summary)
 
@@ -203,18 +203,18 @@ def test_each_model_is_evaluated_by_its_own_label() -> None:
     for model, data, horizon in zip(summary.models, (short, long), (1, 5), strict=True):
         expected = by_hand(*data, horizon)
         assert f"{model.ic.mean():.4f}" == expected["IC"]
-        assert f"{model.ic_t:.2f}" == expected["t of IC"]
-        assert f"{model.annual(model.long_short):.1%}" == expected["long-short a year"]
+        assert f"{model.ic_t:.2f}" == expected["IC t-stat"]
+        assert f"{model.annual(model.long_short):.1%}" == expected["annual long-short return"]
         assert f"{model.sharpe(model.long_short):.2f}" == expected["long-short Sharpe"]
     assert texts_by_name(headline_figures(summary.headline))["models"] == "average of 3: lgb, ridge, failed"
     console = Console(width=100, record=True, color_system=None)
     console.print(models_table(summary))
     (ridge,) = [line for line in console.export_text().splitlines() if line.startswith("ridge")]
     expected = by_hand(*long, 5)
-    for text in ("5 d", expected["t of IC"], expected["long-short a year"], expected["long-short Sharpe"]):
+    for text in ("5 d", expected["IC t-stat"], expected["annual long-short return"], expected["long-short Sharpe"]):
         assert text in ridge
     page = render(summary)
-    assert "Each model judged by its own label" in page
+    assert "Each model evaluated with its own label" in page
     assert FIVE in page
     assert models_table(summary_of(*short, 1)) is None
 
@@ -237,7 +237,7 @@ def test_every_figure_names_its_days_its_label_and_its_costs(days: int | None) -
             assert fact.hint in shown
             assert fact.hint in page
     hints = {f.name: f.hint for f in headline_figures(summary.headline)}
-    assert ("before costs" in hints["long-short a year"]) is (days is not None)
+    assert ("before costs" in hints["annual long-short return"]) is (days is not None)
     assert ("before costs" in hints["long-short Sharpe"]) is (days is not None)
 
 
@@ -246,11 +246,11 @@ def test_warnings_are_on_the_page(tmp_path: Path) -> None:
     prediction, label = market()
     many = [f"warning {i} <b>" for i in range(20)]
     page = render(summary_of(prediction, label, 1, warnings=many, notes=["window 2 is failed"]))
-    assert "This result is not complete" in page
-    assert "What should be known of this result" in page
+    assert "This result is incomplete" in page
+    assert "Notes on this result" in page
     assert "warning 19 &lt;b&gt;" in page
     assert "8 more" in page
-    assert "What should be known" not in render(summary_of(prediction, label, 1))
+    assert "Notes on this result" not in render(summary_of(prediction, label, 1))
 
 
 def test_the_drawn_drawdown_begins_on_the_first_day() -> None:

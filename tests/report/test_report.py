@@ -67,7 +67,7 @@ def test_the_headline_is_computed_from_the_prediction() -> None:
     said = {f.name: f.text for f in headline_figures(summary.headline)}
     assert said["IC"] == f"{ic.mean():.4f}"
     assert said["windows"] == "3 of 3 done"
-    assert said["time in tasks"] == "6.0 s, 4.5 s of it in model fitting (75%)"
+    assert said["task time"] == "6.0 s, of which model fitting 4.5 s (75%)"
 
 
 def page(tmp_path: Path, summary: Summary) -> str:

@@ -365,7 +365,7 @@ class StaticDataLoader(DataLoader):
         if end_time is not None:
             keep &= days <= read_timestamp(end_time, "end_time")
         if isinstance(instruments, str) and instruments != "all" and not (codes == instruments).any():
-            log.warning("a frame knows no universe %r; all of its instruments are taken", instruments)
+            log.warning("a frame has no universe %r; all of its instruments are used", instruments)
         elif isinstance(instruments, str) and instruments != "all":
             keep &= codes == instruments
         elif isinstance(instruments, (list, tuple, set, pd.Index, np.ndarray)):
@@ -418,7 +418,7 @@ def by_day_and_instrument(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     named = isinstance(frame, pd.DataFrame) and set(frame.index.names) == {"datetime", "instrument"}
     days = frame.index.get_level_values("datetime") if named else None
     if not isinstance(days, pd.DatetimeIndex) or days.tz is not None:
-        frame = day_rows(frame, f"What {source} loads")
+        frame = day_rows(frame, f"The data loaded by {source}")
     return frame if frame.index.is_monotonic_increasing else frame.sort_index()
 
 
@@ -521,7 +521,7 @@ class NestedDataLoader(DataLoader):
         try:
             return one.load(instruments, start_time, end_time)
         except KeyError:
-            log.warning("%s has no universe %r; all of its instruments are taken", type(one).__name__, instruments)
+            log.warning("%s has no universe %r; all of its instruments are used", type(one).__name__, instruments)
             return one.load(None, start_time, end_time)
 
 

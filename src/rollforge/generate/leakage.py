@@ -212,7 +212,7 @@ def _label_texts(task: Mapping[str, object], declared: int | None) -> list[str]:
             )
         elif declared is not None and label.days is not None and declared != label.days:
             texts.append(
-                f"label_days is {declared}, but the label {label.expression} spans {label.days} days, so "
-                f"{label.days} is used."
+                f"the label {label.expression} spans {label.days} days, so {label.days} is used instead of the "
+                f"declared label_days: {declared}."
             )
     return texts

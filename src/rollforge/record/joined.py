@@ -141,7 +141,7 @@ def _check_ours(strategy: object) -> None:
     ours = not module or str(module).partition(".")[0] == "rollforge" or qlib_imports.target(str(module), str(name))
     if not isinstance(name, str) or not ours:
         raise _NotBuiltIn(
-            f"The joined prediction was not backtested, because its strategy {name!r} is no code of Rollforge's: "
+            f"The joined prediction was not backtested, because its strategy {name!r} is not part of Rollforge: "
             "'rollforge run FILE' and 'rollforge report FILE' with the workflow file run it."
         )
 

@@ -297,7 +297,7 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         for name, value, least in (("topk", topk, 1), ("n_drop", n_drop, 0), ("hold_thresh", hold_thresh, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(
-                    f"{name} must be a whole number from {least} on, found {value!r}.", path="strategy.kwargs"
+                    f"{name} must be a whole number, at least {least}; found {value!r}.", path="strategy.kwargs"
                 )
         _one_of("method_sell", method_sell, ("bottom", "random"))
         _one_of("method_buy", method_buy, ("top", "random"))

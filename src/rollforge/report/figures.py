@@ -175,7 +175,7 @@ def _histogram(ic: pd.Series, rank_ic: pd.Series) -> Figure:
 
 def _quantiles(by_day: pd.DataFrame) -> Figure:
     mean, by_day = by_day["mean"], by_day.drop(columns="mean")
-    views = {"less the day's mean": by_day.sub(mean, axis=0), "as they are": by_day}
+    views = {"minus the day's mean": by_day.sub(mean, axis=0), "absolute": by_day}
     names = {1: "1, lowest scores", QUANTILES: f"{QUANTILES}, highest scores"}
     first, last = _days(by_day.index[[0, -1]])
     data = []
@@ -189,7 +189,7 @@ def _quantiles(by_day: pd.DataFrame) -> Figure:
             )  # fmt: skip
         curves["5 − 1"] = (by_day[QUANTILES] - by_day[1]).fillna(0).cumsum()
         data.append(
-            _line("#quantiles", curves["5 − 1"], "5 − 1, highest less lowest", "@ink", dash="dash", view=view,
+            _line("#quantiles", curves["5 − 1"], "5 − 1, highest minus lowest", "@ink", dash="dash", view=view,
                   hovertemplate="5 − 1: %{y:.1%}<extra></extra>")
         )  # fmt: skip
         data.append(_end_labels({k: float(c.iloc[-1]) for k, c in curves.items()}, last) | {"view": view})

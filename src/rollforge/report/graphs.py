@@ -234,7 +234,7 @@ def parse_position(position: Mapping[Any, Any]) -> pd.DataFrame:
             rows.append({"instrument": code, "datetime": day, **before[code], "status": -1})
         before = held
     if not rows:
-        raise DataError("Nothing was held on any day.")
+        raise DataError("The positions are empty on every day.")
     return pd.DataFrame(rows).set_index(["instrument", "datetime"]).sort_index()
 
 
@@ -269,7 +269,7 @@ def get_position_data(
         Index (instrument, datetime): all instruments that have a return, from the first day held to the last.
     """
     if label_data.shape[1] != 1:
-        raise DataError(f"The returns are one column; there are {label_data.shape[1]}.")
+        raise DataError(f"The returns must be one column, found {label_data.shape[1]}.")
     held = parse_position(position)
     days = held.index.get_level_values("datetime")
     label = label_data.set_axis(["label"], axis=1)
@@ -550,7 +550,7 @@ def model_performance_graph(
     for name in graph_names:
         if name not in made:
             raise ConfigError(
-                f"there is no graph {name!r}.{nearest(name, _GRAPHS)} There are: {', '.join(_GRAPHS)}.",
+                f"unknown graph {name!r}.{nearest(name, _GRAPHS)} Known: {', '.join(_GRAPHS)}.",
                 path="graph_names",
             )
     return _show([figure for name in graph_names for figure in made[name]()], show_notebook)

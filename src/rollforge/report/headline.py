@@ -47,14 +47,14 @@ def headline_figures(headline: Headline) -> list[HeadlineFigure]:
         days = (
             f"{headline.ic_days:,} of {headline.days:,} days, {headline.first_evaluated} to {headline.last_evaluated}"
         )
-        made.append(HeadlineFigure("judged on", days))
-        made.append(HeadlineFigure("judged by", label_words(headline.label_text, headline.label_days)))
+        made.append(HeadlineFigure("evaluated on", days))
+        made.append(HeadlineFigure("label", label_words(headline.label_text, headline.label_days)))
     if headline.task_seconds:
         share = headline.fit_seconds / headline.task_seconds
         made.append(
             HeadlineFigure(
-                "time in tasks",
-                f"{duration(headline.task_seconds)}, {duration(headline.fit_seconds)} of it in model fitting ({share:.0%})",
+                "task time",
+                f"{duration(headline.task_seconds)}, of which model fitting {duration(headline.fit_seconds)} ({share:.0%})",
             )
         )
     return made + _quality_figures(headline)
@@ -81,10 +81,10 @@ def label_words(text: str, days: int | None) -> str:
     >>> label_words("Ref($close, -6)/Ref($close, -1) - 1", 5)
     'Ref($close, -6)/Ref($close, -1) - 1, over 5 trading days'
     >>> label_words("", None)
-    'a label that is not known, over an unknown number of days'
+    'unknown label, over an unknown number of days'
     """
     over = counted(days, "trading day") if days is not None else "an unknown number of days"
-    return f"{text or 'a label that is not known'}, over {over}"
+    return f"{text or 'unknown label'}, over {over}"
 
 
 def days_words(number: int, first: str, last: str) -> str:
@@ -93,9 +93,9 @@ def days_words(number: int, first: str, last: str) -> str:
     Examples
     --------
     >>> days_words(388, "2016-01-04", "2017-12-27"), days_words(0, "", "")
-    ('388 days, 2016-01-04 to 2017-12-27', 'no day')
+    ('388 days, 2016-01-04 to 2017-12-27', 'no days')
     """
-    return f"{counted(number, 'day')}, {first} to {last}" if number else "no day"
+    return f"{counted(number, 'day')}, {first} to {last}" if number else "no days"
 
 
 def _quality_figures(headline: Headline) -> list[HeadlineFigure]:
@@ -105,13 +105,13 @@ def _quality_figures(headline: Headline) -> list[HeadlineFigure]:
         ("ICIR", headline.icir, "{:.3f}", f"mean / standard deviation of {days}"),
         ("Rank IC", headline.rank_ic, "{:.4f}", f"mean of {days}, Spearman"),
         ("Rank ICIR", headline.rank_icir, "{:.3f}", f"mean / standard deviation of {days}"),
-        ("t of IC", headline.ic_t, "{:.2f}", _t_hint(headline)),
+        ("IC t-stat", headline.ic_t, "{:.2f}", _t_hint(headline)),
         ("days with IC > 0", headline.ic_positive, "{:.1%}", f"of {days}"),
         (
-            "long-short a year",
+            "annual long-short return",
             headline.long_short_return,
             "{:.1%}",
-            _spread_hint(headline, "highest fifth less lowest"),
+            _spread_hint(headline, "highest minus lowest fifth"),
         ),
         ("long-short Sharpe", headline.long_short_sharpe, "{:.2f}", _spread_hint(headline, _over(headline.label_days))),
     ]
@@ -122,7 +122,7 @@ def _quality_figures(headline: Headline) -> list[HeadlineFigure]:
     ]
 
 
-_UNKNOWN = "over how many days the label runs is not known: declare label_days"
+_UNKNOWN = "the number of days that the label spans is unknown: set label_days"
 
 
 def _t_hint(headline: Headline) -> str:
@@ -130,12 +130,12 @@ def _t_hint(headline: Headline) -> str:
         return _UNKNOWN
     if headline.label_days == 1:
         return f"ICIR × √{headline.ic_days}"
-    return f"{counted(headline.ic_days, 'day')}, Newey-West with lag {headline.label_days}: labels overlap"
+    return f"{counted(headline.ic_days, 'day')}, Newey-West with lag {headline.label_days} because labels overlap"
 
 
 def _spread_hint(headline: Headline, made_of: str) -> str:
     if not headline.long_short_days:
-        return "no day has fifths: too few instruments, or the same score everywhere"
+        return "no day has fifths: too few instruments, or all scores are equal"
     if headline.label_days is None:
         return _UNKNOWN
     return f"before costs, {made_of}, {counted(headline.long_short_days, 'day')}"

@@ -121,19 +121,21 @@ def _overview(summary: Summary, *, missing_plots: bool) -> Markup:
         parts.append(
             tag(
                 "p",
-                "How good the prediction is cannot be said: there is no day with labels on which the scores of two "
-                "instruments differ. SignalRecord keeps the labels of each window beside its prediction.",
+                "The quality of the prediction cannot be computed: on no day with labels do the scores of two "
+                "instruments differ. SignalRecord saves the labels of each window with its prediction.",
                 class_="empty",
             )
         )
     if summary.notes:
-        parts.append(_notes("This result is not complete", summary.notes))
+        parts.append(_notes("This result is incomplete", summary.notes))
     if summary.warnings:
-        parts.append(_notes("What should be known of this result", summary.warnings))
+        parts.append(_notes("Notes on this result", summary.warnings))
     if missing_plots:
         parts.append(tag("p", "Plots need the package plotly: pip install 'rollforge[report]'", class_="empty"))
     else:
-        parts.append(tag("noscript", tag("p", "Plots need JavaScript; the tables hold the figures.", class_="empty")))
+        parts.append(
+            tag("noscript", tag("p", "The plots need JavaScript. The tables contain the figures.", class_="empty"))
+        )
     return join(*parts)
 
 
@@ -157,26 +159,27 @@ def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
         yield _portfolio(summary, plots)
     failed = failed_tasks(summary.failed)
     if failed is not None:
-        yield _Section("failed", "Failed tasks", "What each raised last; open one for its whole traceback.", failed)
+        yield _Section("failed", "Failed tasks", "The last error of each task. Open one to see its traceback.", failed)
     if summary.config:
         body = tag("details", tag("summary", "Workflow"), tag("pre", summary.config.rstrip(), tabindex="0"))
-        yield _Section("configuration", "Configuration", "What was run.", body)
+        yield _Section("configuration", "Configuration", "The workflow that was run.", body)
 
 
 def _windows(summary: Summary) -> _Section:
     folded = tag("details", tag("summary", "Dates of every segment"), dates_table(summary.tasks))
     body = join(timeline(summary.tasks), windows_table(summary.tasks), folded)
     lead = (
-        "What each task trained on, stopped early on, and predicted. Point at a bar for its dates; click a head to sort. "
-        "IC and Rank IC are means over the days of a test segment that have labels, judged by the task's own label."
+        "The days on which each task was trained, stopped early and tested. Hover over a bar to see "
+        "its dates; click a column header to sort. IC and Rank IC are means over the days of the test "
+        "segment that have labels, computed with the task's own label."
     )
     return _Section("windows", "Windows", lead, body)
 
 
 def _models(summary: Summary) -> _Section:
     lead = (
-        "Each model judged by its own label on its own days; the first row is all of them combined, as above. "
-        f"Long-short: highest fifth less lowest, a year of {YEAR} days, before costs."
+        "Each model evaluated with its own label on its own days; the first row is all of them combined, as above. "
+        f"Long-short: highest minus lowest fifth, {YEAR} days per year, before costs."
     )
     return _Section("models", "Models", lead, models_table(summary.headline, summary.models))
 
@@ -187,20 +190,20 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
     if "daily" in plots.figures:
         pair = tag(
             "div",
-            _plot(plots, "cumulative", "Added up: steady is better than steep"),
-            _plot(plots, "histogram", "How the days are spread"),
+            _plot(plots, "cumulative", "Cumulative: steady is better than steep"),
+            _plot(plots, "histogram", "Distribution of the daily values"),
             class_="pair",
         )
         lead = (
-            f"Correlation of the scores with the label, across instruments, on {_evaluated_on(summary)}; "
+            f"Correlation of the scores with the label across instruments, on {_evaluated_on(summary)}; "
             f"the line is the mean of the last {rolling_days(len(summary.ic))} days."
-            + (" Dotted: where a test window begins." if boundaries(summary) else "")
+            + (" Dotted lines mark the starts of test windows." if boundaries(summary) else "")
         )
         yield _Section("daily", "IC by day", lead, join(_plot(plots, "daily"), pair))
     months = month_tables({"IC": summary.ic, "Rank IC": summary.rank_ic})
     lead = (
-        f"Means of the days of each month and year, {_evaluated_on(summary)}. Blue is above zero, orange below, both tables on "
-        "one scale."
+        f"Means of each month and year, {_evaluated_on(summary)}. Blue is above zero and orange below; both tables "
+        "use the same scale."
     )
     yield _Section("monthly", "IC by month", lead, months)
 
@@ -208,14 +211,14 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
 def _quantiles(summary: Summary, plots: Plots) -> _Section:
     days = summary.headline.label_days
     if days is None:
-        unit = " Over how many days the label runs is not known, so there are no returns a year: declare label_days."
+        unit = " The number of days that the label spans is unknown, so there are no annual returns: set label_days."
     elif days > 1:
-        unit = f" Labels run over {days} days, so each counts a {_part(days)} of its return; a year has {YEAR} days."
+        unit = f" Labels span {days} days, so each counts {_part(days)} of its return; a year has {YEAR} days."
     else:
         unit = f" A year has {YEAR} days."
     lead = (
         f"On each day ({_evaluated_on(summary)}) the instruments are divided into {QUANTILES} equal groups by score. The returns "
-        f"of a group are added up, not compounded, before costs.{unit}"
+        f"of a group are summed, not compounded, before costs.{unit}"
     )
     table = quantile_table(summary.quantile_table, days) if summary.quantile_table is not None else None
     return _Section("quantiles", "Returns by quantile", lead, join(_plot(plots, "quantiles"), table))
@@ -229,13 +232,13 @@ def _evaluated_on(summary: Summary) -> str:
 
 
 def _part(days: int) -> str:
-    return {2: "half", 3: "third", 5: "fifth", 10: "tenth", 20: "twentieth"}.get(days, f"{days}th")
+    return {2: "half", 3: "a third", 5: "a fifth", 10: "a tenth", 20: "a twentieth"}.get(days, f"1/{days}")
 
 
 def _portfolio(summary: Summary, plots: Plots) -> _Section:
     lead = (
-        "What the joined prediction would have earned. Returns are added up day by day, not compounded; a year has 238 days "
-        "in these figures, as in Qlib."
+        "The backtest of the joined prediction. Daily returns are summed, not compounded; these "
+        "figures use 238 days per year, as in Qlib."
     )
     about = tag(
         "dl",
@@ -266,7 +269,7 @@ def _plot(plots: Plots, name: str, title: str | None = None) -> Markup | None:
 
 def _footer(summary: Summary, *, drawn: bool) -> Markup:
     plots = "Plots by plotly.js (MIT licence). " if drawn else ""
-    made = tag("p", f"Made by Rollforge. {plots}The file needs no network.")
+    made = tag("p", f"Created by Rollforge. {plots}The file works offline.")
     return tag("footer", environment_table(summary.environment), made)
 
 

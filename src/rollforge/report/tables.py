@@ -187,7 +187,7 @@ def _month_table(name: str, table: pd.DataFrame, largest: float) -> Markup:
 
 def _heat_cell(value: float, label: str, largest: float) -> Markup:
     if not np.isfinite(value):
-        return tag("td", "", class_="none", title=f"{label}: no day")
+        return tag("td", "", class_="none", title=f"{label}: no days")
     strength = abs(value) / largest if largest > 0 else 0.0
     # A correlation is below 1: without the leading zero, twelve months fit in a row.
     text = number(value, ".3f").replace("0.", ".", 1)
@@ -198,8 +198,8 @@ def _heat_cell(value: float, label: str, largest: float) -> Markup:
 def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
     """Return one row per model with its quality, below that of their combination."""
     heads = [
-        ("model", ""), ("label", ""), ("judged on", ""), ("IC", "n"), ("t of IC", "n"), ("Rank IC", "n"),
-        ("long-short a year", "n"), ("Sharpe", "n"),
+        ("model", ""), ("label", ""), ("evaluated on", ""), ("IC", "n"), ("IC t-stat", "n"), ("Rank IC", "n"),
+        ("annual long-short", "n"), ("Sharpe", "n"),
     ]  # fmt: skip
     combined = _model_row(
         combined_words(whole),
@@ -232,15 +232,15 @@ def quantile_table(table: pd.DataFrame, label_days: int | None) -> Markup:
     over = "" if label_days is None else f", {counted(label_days, 'day')}"
     yearly = label_days is not None
     heads = [("scores", ""), (f"mean label{over}", "n")]
-    heads += [("return a year", "n"), ("less the day's mean", "n"), ("Sharpe", "n")] if yearly else []
-    heads += [("days above 0", "n")]
+    heads += [("annual return", "n"), ("minus the day's mean", "n"), ("Sharpe", "n")] if yearly else []
+    heads += [("days > 0", "n")]
     words = {"1": "1, lowest", str(QUANTILES): f"{QUANTILES}, highest"}
     order = [*reversed(table.index[:-1]), table.index[-1]]
     excess = _bar_cells(table.loc[order[:-1], "excess"].tolist(), ".1%")
     rows = []
     for name, bar in zip(order, [*excess, tag("td", "", class_="n")], strict=True):
         row, last = table.loc[name], name == order[-1]
-        title = f"{QUANTILES} − 1, highest less lowest" if last else words.get(name, name)
+        title = f"{QUANTILES} − 1, highest minus lowest" if last else words.get(name, name)
         cells = [tag("th", title, scope="row"), _number_cell(row["label"], ".3%")]
         cells += [_number_cell(row["annual"], ".1%"), bar, _number_cell(row["sharpe"], ".2f")] if yearly else []
         cells += [_number_cell(row["positive"], ".1%")]
@@ -252,10 +252,10 @@ def risk_table(risk: pd.DataFrame) -> Markup:
     """Return the risk figures of a backtest."""
     heads = [
         ("", ""),
-        ("return a year", "n"),
+        ("annual return", "n"),
         ("information ratio", "n"),
-        ("deepest drawdown", "n"),
-        ("std of a day", "n"),
+        ("maximum drawdown", "n"),
+        ("daily std", "n"),
     ]
     rows = [
         tag(
@@ -279,7 +279,7 @@ def failed_tasks(tasks: Sequence[TaskRow]) -> Markup | None:
         where = [f"test {test.start} – {test.end}"] if test is not None else []
         where += [counted(task.attempt, "attempt")] if task.attempt else []
         head = join(tag("b", _capital(task.title)), " ", tag("span", " · ".join(where)), tag("code", task.reason))
-        body = tag("pre", task.error.strip() or "The store kept no traceback of it.", tabindex="0")
+        body = tag("pre", task.error.strip() or "No traceback was stored.", tabindex="0")
         parts.append(tag("details", tag("summary", head), body, class_="error"))
     return join(*parts) if parts else None
 

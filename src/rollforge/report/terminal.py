@@ -36,7 +36,7 @@ def models_table(summary: Summary) -> Table | None:
         return None
     table = Table(box=None, pad_edge=False)
     table.add_column("model", max_width=24, overflow="fold")
-    for name in ("days", "label", "IC", "t of IC", "Rank IC", "long-short", "Sharpe"):
+    for name in ("days", "label", "IC", "IC t-stat", "Rank IC", "long-short", "Sharpe"):
         table.add_column(name, justify="right", no_wrap=True)
     for model in summary.models:
         spread = model.long_short
@@ -47,7 +47,9 @@ def models_table(summary: Summary) -> Table | None:
         ]  # fmt: skip
         shown = [form.format(value) if np.isfinite(value) else "n/a" for value, form in figures]
         table.add_row(*(Text(printable(cell)) for cell in (model.name, str(len(model.ic)), label, *shown)))
-    table.caption = Text("each by its own label; long-short a year, highest fifth less lowest, before costs", "dim")
+    table.caption = Text(
+        "each evaluated with its own label; long-short: annual, highest minus lowest fifth, before costs", "dim"
+    )
     table.caption_justify = "left"
     return table
 
@@ -60,7 +62,7 @@ def backtest_table(summary: Summary) -> Table | None:
         title=Text("backtest of the joined prediction", "bold"), title_justify="left", box=None, pad_edge=False
     )
     table.add_column("", no_wrap=True)
-    for name in ("return a year", "information ratio", "deepest drawdown"):
+    for name in ("annual return", "information ratio", "maximum drawdown"):
         table.add_column(name, justify="right", no_wrap=True)
     for kind, row in summary.portfolio_risk.iterrows():
         figures = [
@@ -69,7 +71,7 @@ def backtest_table(summary: Summary) -> Table | None:
         shown = [form.format(value) if np.isfinite(value) else "n/a" for value, form in figures]
         table.add_row(*(Text(printable(cell)) for cell in (str(kind), *shown)))
     about = "\n".join(f"{name}: {text}" for name, text in summary.portfolio_about.items())
-    table.caption = Text(f"{about}\nreturns are added up; a year has 238 days, as in Qlib".strip(), "dim")
+    table.caption = Text(f"{about}\nreturns are summed; a year has 238 days, as in Qlib".strip(), "dim")
     table.caption_justify = "left"
     return table
 

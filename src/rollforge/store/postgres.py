@@ -409,8 +409,8 @@ def parse_uri(uri: str) -> tuple[str, str]:
     except (psycopg.ProgrammingError, UnicodeError) as exc:  # also text that is not UTF-8, literal or percent-encoded
         why = mask_error(" ".join(str(exc).split()), uri)
         raise ConfigError(
-            f"{mask_secrets(uri)!r} is no address of a PostgreSQL database: {why}. In a URI, signs with a meaning of their "
-            "own are written %20 (space), %25 (%), %26 (&), %3A (:), %3F (?), %40 (@).",
+            f"{mask_secrets(uri)!r} is not a valid address of a PostgreSQL database: {why}. In a URI, special "
+            "characters are written %20 (space), %25 (%), %26 (&), %3A (:), %3F (?), %40 (@).",
             path="store",
         ) from exc
     defaults: dict[str, str | int | None] = {

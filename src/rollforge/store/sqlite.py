@@ -241,7 +241,7 @@ def parse_uri(uri: str) -> tuple[Path, str]:
             )
         level = unquote(value).upper()
     if level not in _LEVELS:
-        raise ConfigError(f"synchronous={level!r} is none of {', '.join(_LEVELS)}.", path="store")
+        raise ConfigError(f"synchronous must be one of {', '.join(_LEVELS)}, found {level!r}.", path="store")
     return read_path(text[1:], "store"), level
 
 
@@ -319,7 +319,9 @@ class SQLiteStore(SQLStore):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
-            raise StoreUnavailable(f"The folder of the task store {self.path} cannot be made: {exc.strerror}.") from exc
+            raise StoreUnavailable(
+                f"The folder of the task store {self.path} cannot be created: {exc.strerror}."
+            ) from exc
         self._retry(self._migrate)
 
     # -- time ----------------------------------------------------------------------------------------------------------

@@ -65,7 +65,9 @@ def _name(token: str, text: str) -> tuple[str, str]:
     if not dot or token[0] in '`"':
         prefix, key = "attributes", token
     if prefix not in _KINDS:
-        raise ConfigError(f"{prefix!r} in the filter {text!r} is none of {', '.join(sorted(set(_KINDS.values())))}.")
+        raise ConfigError(
+            f"{prefix!r} in the filter {text!r} must be one of {', '.join(sorted(set(_KINDS.values())))}."
+        )
     kind = _KINDS[prefix]
     if not key:
         raise ConfigError(f"{token!r} in the filter {text!r} has no name. Write {kind}.NAME.")

@@ -175,7 +175,7 @@ class Recorder:
         """
         allowed = (self.STATUS_S, self.STATUS_R, self.STATUS_FI, self.STATUS_FA)
         if status not in allowed:
-            raise ConfigError(f"{status!r} is no status.{nearest(status, allowed)} There are: {', '.join(allowed)}.")
+            raise ConfigError(f"{status!r} is not a status.{nearest(status, allowed)} There are: {', '.join(allowed)}.")
         self.flush()
         self._set_status(status, time.time() if status in (self.STATUS_FI, self.STATUS_FA) else None)
 

@@ -16,7 +16,7 @@ from rollforge.errors import MissingDependency, RollforgeError, StoreUnavailable
 _USAGE = """usage: python -m rollforge.compat.qlib [--store URI] SCRIPT [ARGS]
        python -m rollforge.compat.qlib [--store URI] -m MODULE [ARGS]
 
-  --store URI   keep tasks there (sqlite:///tasks.db, postgresql://…), whichever MongoDB the script names;
+  --store URI   keep tasks there (sqlite:///tasks.db, postgresql://…), whatever MongoDB the script names;
                 the environment variable ROLLFORGE_STORE does the same
 """
 
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
         sys.argv = arguments[1:]
         _guarded(lambda: _run_module(arguments[1]))
     elif arguments[0].startswith("-"):
-        _refuse(f"unknown option {arguments[0]!r}; options of the script stand behind it\n{_USAGE.rstrip()}")
+        _refuse(f"unknown option {arguments[0]!r}; options of the script must follow its name\n{_USAGE.rstrip()}")
     else:
         _run_script(arguments[0], arguments[1:])
 
@@ -46,7 +46,7 @@ def _without_store(arguments: list[str]) -> list[str]:
     if not equals and rest:
         uri, rest = rest[0], rest[1:]
     if "://" not in uri:
-        _refuse(f"--store needs the URI of a task store, as sqlite:///tasks.db; found {uri!r}")
+        _refuse(f"--store needs the URI of a task store, such as sqlite:///tasks.db; found {uri!r}")
     os.environ["ROLLFORGE_STORE"] = uri
     return rest
 

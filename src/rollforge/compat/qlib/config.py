@@ -41,7 +41,7 @@ class Config(dict[str, Any]):
         try:
             return self[name]
         except KeyError:
-            raise AttributeError(f"Qlib's setting {name!r} is not known here.") from None
+            raise AttributeError(f"Qlib's setting {name!r} is unknown.") from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
@@ -112,7 +112,9 @@ class Config(dict[str, Any]):
             For ``server``.
         """
         if mode != "client":
-            raise ConfigError(f"There is no data server; the mode is 'client', not {mode!r}.", path="default_conf")
+            raise ConfigError(
+                f"There is no data server: the mode must be 'client', found {mode!r}.", path="default_conf"
+            )
 
     def set_conf_from_C(self, config_c: Mapping[str, object]) -> None:  # noqa: N802 - Qlib's name
         """Copy the settings of another object."""
@@ -193,7 +195,7 @@ def _threads(kernels: object) -> int:
     """Return the number of threads given by ``kernels``: a number, or a function of the frequency."""
     count = kernels("day") if callable(kernels) else kernels
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ConfigError(f"must be a number from 1 on, found {kernels!r}.", path="kernels")
+        raise ConfigError(f"must be a number, at least 1; found {kernels!r}.", path="kernels")
     return count
 
 
@@ -222,7 +224,7 @@ def init(default_conf: str = "client", **kwargs: Any) -> None:
         For an unknown option, with the nearest name, and for an unsupported value.
     """
     if kwargs.pop("skip_if_reg", False) and C.registered:
-        log.info("qlib.init: nothing is changed, as skip_if_reg says")
+        log.info("qlib.init: nothing is changed, because skip_if_reg is set")
         return
     C.set_mode(default_conf)
     for name, value in kwargs.items():

@@ -142,20 +142,23 @@ class StructuredCovEstimator(RiskModel):
     def __init__(self, factor_model: str = "pca", num_factors: int = 10, **kwargs: Any) -> None:
         if factor_model != "pca":
             raise ConfigError(
-                f"factor_model {factor_model!r} is not supported; the factors are principal components, 'pca'.",
+                f"factor_model {factor_model!r} is not supported. Use 'pca', which takes principal components "
+                "as factors.",
                 path="factor_model",
             )
         super().__init__(**{"nan_option": self.FILL_NAN, **kwargs})
         if self.nan_option != self.FILL_NAN:
-            raise ConfigError("Principal components need every return: nan_option is 'fill'.", path="nan_option")
+            raise ConfigError(
+                "Principal components need complete returns: nan_option must be 'fill'.", path="nan_option"
+            )
         self.num_factors = num_factors
 
     def _parts(self, values: Floats) -> tuple[Floats, Floats, Floats]:
         """Return exposures (instruments, factors), covariance of the factors, variance of the residuals."""
         if not 1 <= self.num_factors <= min(values.shape):
             raise ConfigError(
-                f"{values.shape[0]} returns of {values.shape[1]} instruments have 1 to {min(values.shape)} factors, not "
-                f"{self.num_factors}.",
+                f"num_factors must be from 1 to {min(values.shape)} for {values.shape[0]} returns of {values.shape[1]} "
+                f"instruments, found {self.num_factors}.",
                 path="num_factors",
             )
         centered = values - values.mean(axis=0)

@@ -68,11 +68,14 @@ def get_date_by_shift(
         raise ConfigError(f"align must be 'left', 'right' or None, found {align!r}.", path="align")
     days, day = _days(future, freq), read_timestamp(trading_date, "trading_date")
     if align is None and day not in days:
-        raise DateError(f"{day:%Y-%m-%d} is no trading day; align='left' or 'right' counts from the next one.")
+        raise DateError(
+            f"{day:%Y-%m-%d} is not a trading day. Use align='left' to count from the previous one, or "
+            "'right' to count from the next."
+        )
     place = bisect.bisect_right(days, day) - 1 if align == "left" else bisect.bisect_left(days, day)
     wanted = place + shift
     if not clip_shift and not 0 <= wanted < len(days):
-        raise IndexError(f"The calendar does not reach {shift} days from {day:%Y-%m-%d}.")
+        raise IndexError(f"The calendar does not extend {shift} days from {day:%Y-%m-%d}.")
     return days[min(max(wanted, 0), len(days) - 1)]
 
 
@@ -127,7 +130,7 @@ def get_date_in_file_name(file_name: object) -> str:
     """
     found = re.search(r"\d{4}-\d{2}-\d{2}", str(file_name))
     if found is None:
-        raise DateError(f"{str(file_name)!r} holds no day as 2020-01-31.")
+        raise DateError(f"{str(file_name)!r} contains no day such as 2020-01-31.")
     return found.group()
 
 

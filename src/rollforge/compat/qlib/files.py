@@ -80,7 +80,7 @@ def save_multiple_parts_file(filename: str, format: str = "gztar") -> Iterator[s
     """
     target = read_path(filename, "filename").absolute()
     if target.exists():
-        raise FileExistsError(f"{target} exists already.")
+        raise FileExistsError(f"{target} already exists.")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         parts = Path(folder) / "parts"

@@ -245,7 +245,7 @@ def _written(name: str, value: object, *, text: bool) -> str:
     if type(plain) in (int, float):
         return repr(plain)
     raise ConfigError(
-        f"{name}: {value!r} cannot be written in an expression; arguments are expressions, numbers and texts."
+        f"{name}: {value!r} cannot be written in an expression; arguments must be expressions, numbers or strings."
     )
 
 

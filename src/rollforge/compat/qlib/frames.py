@@ -264,6 +264,6 @@ def load_dataset(path_or_obj: Any, index_col: Sequence[int] = (0, 1)) -> pd.Data
 
         found = load(file)
         if not isinstance(found, pd.DataFrame):
-            raise DataError(f"{file} holds no frame but a {type(found).__name__}.")
+            raise DataError(f"{file} contains a {type(found).__name__}, not a frame.")
         return found
-    raise DataError(f"{file} is none of .csv, .parquet and .pkl.")
+    raise DataError(f"{file} is not a .csv, .parquet or .pkl file.")

@@ -68,6 +68,6 @@ class Freq:
         found = re.fullmatch(r"(\d*)([a-z]+)", freq.lower())
         if found is None or found[2] not in _UNITS:
             raise ConfigError(
-                f"{freq!r} is no frequency; write a number and one of {', '.join(_UNITS)}: 'day', '2mon'."
+                f"{freq!r} is not a frequency. Write a number and one of {', '.join(_UNITS)}, such as 'day' or '2mon'."
             )
         return int(found[1] or 1), _UNITS[found[2]]

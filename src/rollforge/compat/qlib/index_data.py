@@ -36,9 +36,9 @@ class Index:
         self._is_sorted: bool = idx_list._is_sorted if isinstance(idx_list, Index) else isinstance(idx_list, int)
         labels = range(idx_list) if isinstance(idx_list, int) else list(idx_list)
         if len({type(x) for x in labels}) > 1:
-            raise TypeError("The labels of an index are of one type.")
+            raise TypeError("The labels of an index must be of one type.")
         if len({x.dtype for x in labels if isinstance(x, np.datetime64)}) > 1:
-            raise TypeError("The labels of an index are days of one precision.")
+            raise TypeError("The labels of an index must be days of one precision.")
         self.idx_list: np.ndarray = np.asarray(labels)
         self.index_map: dict[Any, int] = {label: i for i, label in reversed(list(enumerate(self.idx_list)))}
 
@@ -330,7 +330,10 @@ class SingleData(IndexData):
         if self.index == other.index:
             return other.data
         if set(self.index) != set(other.index):
-            raise ValueError("Numbers with different labels cannot be put together; add() takes all labels of both.")
+            raise ValueError(
+                "Data with different labels cannot be combined by this operation. Use add(), which takes all "
+                "labels of both."
+            )
         return other.reindex(self.index).data
 
     def reindex(self, index: Any, fill_value: float = np.nan) -> SingleData:
@@ -377,7 +380,7 @@ class MultiData(IndexData):
 
     def _aligned(self, other: Self) -> Floats:
         if self.indices != other.indices:
-            raise ValueError("Numbers with different labels cannot be put together.")
+            raise ValueError("Data with different labels cannot be combined.")
         return other.data
 
     def __repr__(self) -> str:
@@ -393,7 +396,7 @@ def concat(data_list: Iterable[SingleData], axis: int = 0) -> MultiData:
         For ``axis=0``.
     """
     if axis != 1:
-        raise NotImplementedError("Data are put side by side: axis=1.")
+        raise NotImplementedError("Data can only be concatenated column by column: axis=1.")
     parts = list(data_list)
     labels = sorted({label for part in parts for label in part.index})
     return MultiData(np.column_stack([part.reindex(labels).data for part in parts]), labels)

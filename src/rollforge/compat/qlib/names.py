@@ -40,9 +40,10 @@ class GetData:
         """
         if not exists_qlib_data(target_dir):
             raise DataNotFound(
-                f"There are no data in {target_dir}, and they are not downloaded. Make some with 'rollforge data demo "
-                f"{target_dir} --start 2008-01-01 --end 2020-12-31 --universe csi300 --benchmark SH000300', import a table "
-                "with 'rollforge data import', or copy a folder in Qlib's form there."
+                f"There are no data in {target_dir}, and Rollforge does not download data. Create a demo market "
+                f"with 'rollforge data demo {target_dir} --start 2008-01-01 --end 2020-12-31 --universe csi300 "
+                "--benchmark SH000300', import a table with 'rollforge data import', or copy a folder in "
+                "Qlib's format there."
             )
 
     def download_data(self, *args: object, **kwargs: object) -> None:
@@ -54,5 +55,6 @@ class GetData:
             Always.
         """
         raise DataNotFound(
-            "Nothing is downloaded. Make data with 'rollforge data demo DIR' or 'rollforge data import SRC DIR'."
+            "Rollforge does not download data. Create data with 'rollforge data demo DIR' or 'rollforge "
+            "data import SRC DIR'."
         )

@@ -244,7 +244,7 @@ def get_project_path(config_name: str = "config.yaml", cur_path: str | Path | No
     for folder in (start, *start.parents):
         if (folder / config_name).exists():
             return folder
-    raise FileNotFoundError(f"No folder from {start} upwards holds a file {config_name!r}.")
+    raise FileNotFoundError(f"Neither {start} nor a folder above it contains a file {config_name!r}.")
 
 
 def guess_horizon(label: Sequence[str] | str) -> int:

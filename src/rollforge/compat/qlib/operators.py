@@ -99,8 +99,8 @@ def _module(kind: type) -> str | None:
     if any(isinstance(n, ast.If) and "__name__" in ast.dump(n.test) for n in tree.body):
         return str(Path(file).absolute())
     log.warning(
-        "Processes that are started do not know the operator %s: loading %s would do its work again. Put that under "
-        "if __name__ == '__main__', or the class into a module.",
+        "Worker processes do not know the operator %s, because importing %s would run the script "
+        "again. Put its code under if __name__ == '__main__', or define the class in a module.",
         kind.__name__, file,
     )  # fmt: skip
     return None

@@ -61,7 +61,8 @@ class CalendarProvider:
         last = int(days.searchsorted(read_timestamp(end_time, "end_time"), side="right")) - 1
         if first == len(days):
             raise IndexError(
-                f"The calendar ends on {days[-1]:%Y-%m-%d}, before {start_time}; future=True may know more."
+                f"The calendar ends on {days[-1]:%Y-%m-%d}, before {start_time}; use future=True if the data "
+                "folder has future days."
             )
         return days[first], days[last], first, last
 
@@ -80,7 +81,7 @@ class InstrumentProvider:
             return cls.CONF if "market" in inst else cls.DICT
         if isinstance(inst, (list, tuple, pd.Index, np.ndarray)):
             return cls.LIST
-        raise DataError(f"A universe is described by a list or a mapping, found {type(inst).__name__}.")
+        raise DataError(f"A universe must be a list or a mapping, found {type(inst).__name__}.")
 
 
 class FeatureProvider:

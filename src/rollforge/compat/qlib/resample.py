@@ -60,9 +60,9 @@ def resam_calendar(calendar_raw: Any, freq_raw: str | Freq, freq_sam: str | Freq
         return calendar_raw
     if wanted.base == Freq.NORM_FREQ_MINUTE:
         if raw.base != Freq.NORM_FREQ_MINUTE:
-            raise ConfigError(f"Bars of {wanted} cannot be made of a calendar of frequency {raw}.")
+            raise ConfigError(f"Bars of {wanted} cannot be made from a calendar of frequency {raw}.")
         if raw.count > wanted.count:
-            raise ConfigError(f"A calendar of bars of {raw} has none of {wanted}.")
+            raise ConfigError(f"A calendar of frequency {raw} contains no bars of {wanted}.")
         return np.unique(
             [cal_sam_minute(t, wanted.count, region or C["region"]) for t in map(pd.Timestamp, calendar_raw)]
         )

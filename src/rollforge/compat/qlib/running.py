@@ -69,8 +69,8 @@ def _reach(kind: type, forms: Forms, tree: Call) -> tuple[float, int]:
         raise
     except Exception as exc:
         raise ConfigError(
-            f"The operator {kind.__name__} does not say how far it looks, in get_extended_window_size(): "
-            f"{type(exc).__name__}: {exc}"
+            f"The operator {kind.__name__} does not say how many days it needs: its "
+            f"get_extended_window_size() raised {type(exc).__name__}: {exc}"
         ) from exc
 
 
@@ -130,7 +130,8 @@ def _aligned(kind: type, values: object, days: pd.RangeIndex) -> np.ndarray:
         result = np.asarray(values)
         if isinstance(values, pd.Series) or result.shape != (len(days),):
             raise DataError(
-                f"The operator {kind.__name__} must return a series indexed like those of its arguments, by places in the "
-                f"calendar, found {type(values).__name__} of {len(result) if result.ndim else 1} values."
+                f"The operator {kind.__name__} must return a series indexed like those of its arguments, by "
+                f"positions in the calendar, found {type(values).__name__} of "
+                f"{len(result) if result.ndim else 1} values."
             )
     return result if result.dtype.kind in "bf" else result.astype(np.float64)

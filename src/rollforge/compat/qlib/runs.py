@@ -27,8 +27,8 @@ def get_mongodb() -> Any:
     database = getattr(store, "_database", None)
     if database is None:
         raise ConfigError(
-            "Tasks are not kept in MongoDB here. Choose one by qlib.init(mongo={'task_url': …, 'task_db_name': …}), or use "
-            "TaskManager, which works with every store.",
+            "The task store is not MongoDB. Choose MongoDB by qlib.init(mongo={'task_url': …, "
+            "'task_db_name': …}), or use TaskManager, which works with every store.",
             path="mongo",
         )
     return database

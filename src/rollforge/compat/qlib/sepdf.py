@@ -54,7 +54,7 @@ class SepDataFrame:
     @property
     def _leading(self) -> pd.DataFrame:
         if self.join is None:
-            raise DataError("No frame leads (join=None), so there are no common rows.")
+            raise DataError("There are no common rows, because join=None chooses no leading frame.")
         return self._df_dict[self.join]
 
     def apply_each(self, method: str, skip_align: bool = True, *args: Any, **kwargs: object) -> SepDataFrame | None:

@@ -110,7 +110,7 @@ class DataPathManager:
         uris = provider_uri if isinstance(provider_uri, Mapping) else {DEFAULT_FREQ: provider_uri}
         for freq, uri in uris.items():
             if not isinstance(uri, (str, Path)):
-                raise ConfigError(f"provider_uri of {freq!r} is no path but {uri!r}.", path="provider_uri")
+                raise ConfigError(f"provider_uri of {freq!r} must be a path, found {uri!r}.", path="provider_uri")
         return {str(freq): os.path.realpath(read_path(uri, "provider_uri")) for freq, uri in uris.items()}
 
     @staticmethod
@@ -129,4 +129,4 @@ class DataPathManager:
         for key in (str(freq), DEFAULT_FREQ, "day"):
             if key in self.provider_uri:
                 return Path(self.provider_uri[key])
-        raise ConfigError(f"provider_uri names no folder for the frequency {str(freq)!r}.", path="provider_uri")
+        raise ConfigError(f"provider_uri has no folder for the frequency {str(freq)!r}.", path="provider_uri")

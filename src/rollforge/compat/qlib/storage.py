@@ -18,7 +18,7 @@ from rollforge.market.universe import session_provider
 __all__ = ["FileCalendarStorage", "FileFeatureStorage", "FileInstrumentStorage"]
 
 Place = int | slice
-_WRITE = "A data folder is written as a whole: 'rollforge data import' makes one."
+_WRITE = "A data folder can only be written as a whole: use 'rollforge data import'."
 
 
 class _FileStorage:
@@ -202,7 +202,7 @@ class FileFeatureStorage(_FileStorage):
         if not isinstance(i, slice):
             if not begin <= i < end:
                 raise IndexError(
-                    f"{self.uri} has values of the days {begin} to {end - 1} of the calendar, none of day {i}."
+                    f"{self.uri} has values of the days {begin} to {end - 1} of the calendar, but none of day {i}."
                 )
             return i, self._read(i, i + 1)[0]
         start, stop = max(begin, i.start or 0), end if i.stop is None else min(end, i.stop)

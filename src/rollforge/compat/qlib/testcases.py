@@ -112,7 +112,7 @@ def _make_market(folder: Path) -> None:
     with _making(folder) as needed:
         if not needed:
             return
-        log.warning("there are no data of Qlib's here; tests run on a made-up market, which is kept in %s", folder)
+        log.warning("Qlib's data are not available; the tests run on a demo market, which is stored in %s", folder)
         others = (
             f"{exchange}{600200 + i if exchange == 'SH' else i + 10:06d}"
             for i in range(_INSTRUMENTS)

@@ -121,11 +121,11 @@ class Connection:
             parts = urlsplit(self.uri)
             host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         except ValueError as exc:
-            raise self.unavailable(f"it is no address ({mask_error(str(exc), self.uri)})") from exc
+            raise self.unavailable(f"it is not a valid address ({mask_error(str(exc), self.uri)})") from exc
         try:
             socket.create_connection((host, port), timeout=10).close()
         except UnicodeError as exc:  # what no host is called
-            raise self.unavailable(f"{host!r} is no name of a host") from exc
+            raise self.unavailable(f"{host!r} is not the name of a host") from exc
         except OSError as exc:
             raise self.unavailable(f"the server does not answer ({exc.strerror or exc})") from exc
 
