@@ -278,9 +278,7 @@ def target_of(
     if isinstance(config, type):
         config = {"class": config}
     if not isinstance(config, Mapping):
-        raise BuildError(
-            f"expected a mapping with class, module_path and kwargs, found a {type(config).__name__}.", path=where
-        )
+        raise BuildError(f"expected a mapping with class, module_path and kwargs, found {shown(config)}.", path=where)
     unknown = [k for k in config if k not in ("class", "func", "module_path", "kwargs")]
     if unknown:
         keys = ["class", "module_path", "kwargs"]
@@ -300,7 +298,7 @@ def target_of(
         raise BuildError(f"{name} is an abstract class: a subclass must define {lacking}.", path=where)
     own = config.get("kwargs") or {}
     if not isinstance(own, Mapping):
-        raise BuildError(f"kwargs must be a mapping, found a {type(own).__name__}.", path=where)
+        raise BuildError(f"kwargs must be a mapping, found {shown(own)}.", path=where)
     unnamed = next((k for k in own if not isinstance(k, str)), None)
     if unnamed is not None or None in own:
         raise BuildError(
@@ -335,10 +333,50 @@ def _constructed(target: Any, arguments: Document, where: str) -> object:
     """Call a constructor; an error about an argument gets the argument's location in the document."""
     try:
         return target(**arguments)
+    except TypeError as exc:
+        mistake = _argument_mistake(exc, target, arguments, where)
+        if mistake is None:
+            raise
+        raise mistake from exc
     except ConfigError as exc:
         if not where or exc.path.partition(".")[0] not in arguments:
             raise
         raise type(exc)(exc.message, path=f"{where}.kwargs.{exc.path}") from exc
+
+
+_MISTAKES = re.compile(r"\(\) got (an unexpected keyword argument|multiple values for (?:keyword )?argument) '([^']*)'")
+
+
+def _argument_mistake(exc: TypeError, target: Any, arguments: Mapping[str, Any], where: str) -> BuildError | None:
+    """Return the error for an argument that a base class refuses; None for any other TypeError.
+
+    The signature of a constructor that passes ``**kwargs`` on does not say which arguments are accepted.
+    """
+    found = _MISTAKES.search(str(exc))
+    if found is None or found[2] not in arguments:
+        return None
+    label, key = getattr(target, "__name__", str(target)), found[2]
+    path = f"{where}.kwargs" if where else ""
+    if found[1].startswith("multiple"):
+        return BuildError(f"{label} sets the argument {key!r} itself. Omit it.", path=path)
+    names = _constructor_arguments(target)
+    return BuildError(
+        f"{label} takes no argument {key!r}.{nearest(key, names)} Its arguments: {', '.join(names) or 'none'}.",
+        path=path,
+    )
+
+
+def _constructor_arguments(cls: Any) -> list[str]:
+    """Return the arguments of a class's constructor, with those that ``**kwargs`` passes on to base classes."""
+    names: dict[str, None] = {}
+    for base in getattr(cls, "__mro__", ()):
+        if "__init__" not in vars(base) or base is object:
+            continue
+        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        names |= dict.fromkeys(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return list(names)
 
 
 def init_instance_by_config(

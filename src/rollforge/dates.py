@@ -51,6 +51,8 @@ ONE_DAY = np.timedelta64(1, "D")
 FIRST_DAY, LAST_DAY = np.datetime64("1678-01-01"), np.datetime64("2261-12-31")
 """The years that pandas can represent in nanoseconds. Trading days are within them; an open end can be outside."""
 
+_MOST_HOURS = 15  # in use are -12 to +14, and historically up to 15:13
+
 _MONTHS = tuple(calendar.month_name[i].lower() for i in range(1, 13))  # import time: the locale is "C"
 _NAME = r"(?P<name>[a-z]{3,9})\.?"
 _TIME = (
@@ -330,6 +332,8 @@ def _date(value: dt.date) -> Moment:
     if not 1 <= value.year <= 9999:
         raise _Unreadable(f"{value} is outside the years 1 to 9999.")
     offset = value.utcoffset()
+    if offset is not None and abs(offset) >= dt.timedelta(hours=_MOST_HOURS + 1):
+        raise _Unreadable(f"{value} has a UTC offset that does not exist. {_HOW}")
     seconds = value.hour * 3600 + value.minute * 60 + value.second + value.microsecond / 1e6
     return Moment(
         dt.date(value.year, value.month, value.day), seconds, None if offset is None else offset.total_seconds() / 60
@@ -393,7 +397,10 @@ def _offset(parts: dict[str, str | None], text: str) -> float | None:
     if zone[0] not in "+-":
         return 0.0 if zone.upper() in ("Z", "UTC", "GMT") else None
     digits = zone[1:].replace(":", "").ljust(4, "0")
-    return float((int(digits[:2]) * 60 + int(digits[2:])) * (-1 if zone[0] == "-" else 1))
+    hours, minutes = int(digits[:2]), int(digits[2:])
+    if hours > _MOST_HOURS or minutes > 59:
+        raise _Unreadable(f"{text!r} has a UTC offset that does not exist. {_HOW}")
+    return float((hours * 60 + minutes) * (-1 if zone[0] == "-" else 1))
 
 
 def _reason(text: str, bare: str) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from rollforge.errors import ConfigError, nearest, shown
 
 __all__ = [
     "DATASET",
@@ -16,6 +20,8 @@ __all__ = [
     "REWEIGHTER",
     "SIGNAL",
     "Kind",
+    "as_list",
+    "fetch_arguments",
 ]
 
 
@@ -54,6 +60,62 @@ class Kind:
             return ""
         assert self.base is not None
         return f"it does not derive from {self.base.__module__}.{self.base.__qualname__}"
+
+
+def as_list(given: object, nouns: str, *, path: str) -> list[Any]:
+    """Return the entries of a list in a definition; none for None.
+
+    Raises
+    ------
+    ConfigError
+        If it is something else, such as a single object.
+
+    Examples
+    --------
+    >>> as_list(("Fillna",), "processors", path="infer_processors")
+    ['Fillna']
+    """
+    if given is None:
+        return []
+    if not isinstance(given, (list, tuple)):
+        raise ConfigError(f"expected a list of {nouns}, found {shown(given)}.", path=path)
+    return list(given)
+
+
+def fetch_arguments(handler: Any, given: object, *, path: str = "fetch_kwargs") -> dict[str, Any]:
+    """Return further arguments for a handler's ``fetch``, checked against its signature before anything is computed.
+
+    Raises
+    ------
+    ConfigError
+        If `given` is not a mapping, ``fetch`` has no argument of a name, or ``proc_func`` is not a function.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"must be a mapping of arguments for the handler's fetch(), found {shown(given)}.", path=path)
+    try:
+        parameters = list(inspect.signature(handler.fetch).parameters.values())
+    except (TypeError, ValueError):
+        return dict(given)
+    allowed = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)][
+        1:
+    ]  # without the days
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    for name in given:
+        if not isinstance(name, str) or (name not in allowed and not any_name):
+            raise ConfigError(
+                f"{type(handler).__name__}.fetch() takes no argument {name!r}.{nearest(str(name), allowed)} "
+                f"Its arguments: {', '.join(allowed) or 'none'}.",
+                path=path,
+            )
+    function = given.get("proc_func")
+    if function is not None and not callable(function):
+        raise ConfigError(
+            f"must be a function, found {shown(function)}. In a workflow file, use a processor instead.",
+            path=f"{path}.proc_func",
+        )
+    return dict(given)
 
 
 def _has_method(cls: type, name: str) -> bool:

@@ -20,6 +20,7 @@ from rollforge.errors import (
     ModelError,
     RollforgeError,
     counted,
+    shown,
 )
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER, Kind
 from rollforge.session import Session, using
@@ -331,6 +332,9 @@ def check_buildable(
 
 def _check_records(found: list[RollforgeError], records: Any, dataset: Any, place: str) -> None:
     earlier: list[Any] = []
+    if not isinstance(records, (dict, str, list, tuple)):
+        found.append(ConfigError(f"expected a record or a list of records, found {shown(records)}.", path=place))
+        return
     for i, record in enumerate([records] if isinstance(records, (dict, str)) else records):
         where = f"{place}.{i}" if isinstance(records, list) else place
         # A record receives its recorder, model and dataset when the task runs; here they are None.

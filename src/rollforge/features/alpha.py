@@ -11,7 +11,7 @@ from rollforge.dates import DayLike
 from rollforge.errors import ConfigError, RollforgeError, nearest
 from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.features.loader import QlibDataLoader
-from rollforge.kinds import HANDLER
+from rollforge.kinds import HANDLER, as_list
 from rollforge.task import Document
 
 __all__ = [
@@ -180,7 +180,9 @@ _INFER: tuple[dict[str, object], ...] = (
 )
 
 
-def check_transform_proc(processors: Sequence[object], fit_start_time: object, fit_end_time: object) -> list[Any]:
+def check_transform_proc(
+    processors: Sequence[object], fit_start_time: object, fit_end_time: object, *, path: str = "processors"
+) -> list[Any]:
     """Return descriptions of processors, with the handler's fit window added to those that need one.
 
     Raises
@@ -189,13 +191,13 @@ def check_transform_proc(processors: Sequence[object], fit_start_time: object, f
         If a processor needs a fit window and the handler has none.
     """
     made: list[Any] = []
-    for i, one in enumerate(processors):
+    for i, one in enumerate(as_list(processors, "processors", path=path)):
         if not isinstance(one, (Mapping, str)):
             made.append(one)
             continue
         config: dict[str, Any] = {"class": one} if isinstance(one, str) else dict(one)
         target = locate(
-            config["class"], config.get("module_path") or "rollforge.features.processor", where=f"processors.{i}"
+            config["class"], config.get("module_path") or "rollforge.features.processor", where=f"{path}.{i}"
         )
         if {"fit_start_time", "fit_end_time"} <= set(inspect.signature(target).parameters):
             kwargs: dict[str, Any] = {"fit_start_time": None, "fit_end_time": None}
@@ -238,8 +240,12 @@ class _AlphaHandler(DataHandlerLP):
                 freq=freq,
                 inst_processors=inst_processors,
             ),
-            infer_processors=check_transform_proc(infer_processors, fit_start_time, fit_end_time),
-            learn_processors=check_transform_proc(learn_processors, fit_start_time, fit_end_time),
+            infer_processors=check_transform_proc(
+                infer_processors, fit_start_time, fit_end_time, path="infer_processors"
+            ),
+            learn_processors=check_transform_proc(
+                learn_processors, fit_start_time, fit_end_time, path="learn_processors"
+            ),
             process_type=process_type,
             **kwargs,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
@@ -12,10 +13,12 @@ from rollforge.build import build
 from rollforge.dates import read_day
 from rollforge.errors import DataError, DateError, SegmentError, nearest
 from rollforge.features.handler import DataHandler, DataHandlerLP
-from rollforge.kinds import HANDLER
+from rollforge.kinds import HANDLER, fetch_arguments
 from rollforge.pickling import Serializable
 
 __all__ = ["Dataset", "DatasetH"]
+
+log = logging.getLogger(__name__)
 
 
 class Dataset(Serializable):
@@ -58,7 +61,9 @@ class DatasetH(Dataset):
         if not isinstance(segments, Mapping):
             raise SegmentError("segments must map names to (first day, last day).", path="task.dataset.kwargs.segments")
         self.segments = dict(segments)
-        self.fetch_kwargs = dict(fetch_kwargs or {})
+        self.fetch_kwargs = fetch_arguments(self.handler, fetch_kwargs)
+        if kwargs:  # Qlib's class takes any argument too
+            log.warning("%s ignores unknown arguments: %s", type(self).__name__, ", ".join(kwargs))
 
     def config(
         self, handler_kwargs: Mapping[str, Any] | None = None, segments: Mapping[str, Any] | None = None, **kwargs: Any

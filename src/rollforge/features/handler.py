@@ -19,14 +19,14 @@ from rollforge import trust
 from rollforge.build import build
 from rollforge.code_marks import code_version
 from rollforge.dates import DayLike, read_day, read_timestamp
-from rollforge.errors import ConfigError, DataError, nearest
+from rollforge.errors import ConfigError, DataError, nearest, shown
 from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoader, by_day_and_instrument
 from rollforge.features.panel import Panel
 from rollforge.features.panel_cache import PanelCache
 from rollforge.features.panel_key import describe_object, describe_universe, key_of
 from rollforge.features.processor import Adapted, DropnaProcessor, Processor
 from rollforge.features.selection import ALL, RAW, first_day, is_range, last_day, select_columns, select_rows
-from rollforge.kinds import LOADER, PROCESSOR
+from rollforge.kinds import LOADER, PROCESSOR, as_list
 from rollforge.market.universe import session_provider
 from rollforge.pickling import Serializable
 from rollforge.session import Session, current_session
@@ -304,6 +304,8 @@ class DataHandler(DataHandlerABC):
             If `data_key` is unknown.
         """
         stage = self._stage_named(data_key)
+        if level not in (None, "datetime", "instrument", 0, 1):
+            raise ConfigError(f"must be 'datetime', 'instrument' or None, found {shown(level)}.", path="level")
         if isinstance(selector, (tuple, list)) and level is not None and len(selector) in (1, 2):
             selector = slice(*selector)  # a pair is a range, as in Qlib, for instruments too
         data = self._stage(stage)
@@ -491,7 +493,7 @@ class DataHandlerLP(DataHandler):
     @staticmethod
     def _processors(name: str, configs: Sequence[object]) -> list[Processor]:
         made = []
-        for i, config in enumerate(configs or ()):
+        for i, config in enumerate(as_list(configs, "processors", path=name)):
             described = {"class": config} if isinstance(config, str) else config
             processor = build(
                 described,

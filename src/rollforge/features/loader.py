@@ -16,14 +16,14 @@ from rollforge import safe_pickle, trust
 from rollforge.build import build
 from rollforge.code_marks import code_mark
 from rollforge.dates import DayLike, read_timestamp
-from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest
+from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest, shown
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import custom_operators, fields_of
 from rollforge.features.engine import FeaturePlan, features
 from rollforge.features.inst_processor import InstProcessor, process_instruments
 from rollforge.features.panel import Group, Panel
 from rollforge.features.row_file import RowFile, group_file
-from rollforge.kinds import HANDLER, INST_PROCESSOR, LOADER
+from rollforge.kinds import HANDLER, INST_PROCESSOR, LOADER, as_list, fetch_arguments
 from rollforge.limits import LIMITS, check_file, check_parquet
 from rollforge.market.frames import day_rows, reading
 from rollforge.market.provider import OPTIONAL_FIELDS, Provider
@@ -176,7 +176,7 @@ class QlibDataLoader(DLWParser):
         inst_processors: Sequence[object] | Mapping[str, Sequence[object]] | None = None,
     ) -> None:
         super().__init__(config)
-        self.filter_pipe = list(filter_pipe or [])
+        self.filter_pipe = as_list(filter_pipe, "filters", path="data_loader.filter_pipe")
         self.swap_level = swap_level
         if isinstance(freq, Mapping):
             lacking = [g for g in self.groups if g not in freq]
@@ -444,7 +444,7 @@ class NestedDataLoader(DataLoader):
                 default_module="rollforge.features.loader",
                 where=f"dataloader_l.{i}",
             )
-            for i, one in enumerate(dataloader_l)
+            for i, one in enumerate(as_list(dataloader_l, "loaders", path="dataloader_l"))
         ]
         if not self.data_loader_l:
             raise ConfigError("NestedDataLoader needs at least one loader.", path="dataloader_l")
@@ -546,13 +546,20 @@ class DataLoaderDH(DataLoader):
     def __init__(
         self, handler_config: Any, fetch_kwargs: Mapping[str, Any] | None = None, is_group: bool = False
     ) -> None:
+        if is_group and (not isinstance(handler_config, Mapping) or "class" in handler_config):
+            raise ConfigError(
+                f"expected a mapping of groups to handlers, because is_group is set; found {shown(handler_config)}.",
+                path="handler_config",
+            )
         self.is_group = is_group
         self.handlers: Any = (
             {str(group): self._handler(config, str(group)) for group, config in handler_config.items()}
             if is_group
             else self._handler(handler_config, "")
         )
-        self.fetch_kwargs = {"col_set": "__raw", **(fetch_kwargs or {})}
+        self.fetch_kwargs = {"col_set": "__raw"}
+        for handler in self.handlers.values() if is_group else [self.handlers]:
+            self.fetch_kwargs |= fetch_arguments(handler, fetch_kwargs)
 
     @staticmethod
     def _handler(config: object, group: str) -> Any:

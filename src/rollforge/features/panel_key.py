@@ -20,7 +20,10 @@ def describe_universe(instruments: object) -> object:
         filters = [describe_object(f) for f in build_filters(instruments.get("filter_pipe") or [])]
         return None if None in filters else {"market": describe_universe(instruments["market"]), "filters": filters}
     if isinstance(instruments, Mapping):
-        return {str(code): [[str(a), str(b)] for a, b in spans] for code, spans in instruments.items()}
+        try:
+            return {str(code): [[str(a), str(b)] for a, b in spans] for code, spans in instruments.items()}
+        except (TypeError, ValueError):
+            return None  # the loader reports the mistake
     if isinstance(instruments, str) or not isinstance(instruments, Iterable):
         return str(instruments)
     return sorted({str(code).upper() for code in instruments})

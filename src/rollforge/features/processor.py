@@ -18,8 +18,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.dates import DayLike, read_day, read_timestamp
-from rollforge.errors import ConfigError, DataError, DataNotFound
+from rollforge.errors import ConfigError, DataError, DataNotFound, shown
 from rollforge.features.inst_processor import InstProcessor
+from rollforge.kinds import as_list
 from rollforge.market.provider import open_provider
 from rollforge.pickling import Serializable
 from rollforge.session import current_session
@@ -35,6 +36,8 @@ def get_group_columns(df: pd.DataFrame, group: str | list[str] | None) -> pd.Ind
     """Return the columns of one or several groups; None returns all columns."""
     if group is None:
         return df.columns
+    if not isinstance(group, (str, list, tuple)):
+        raise ConfigError(f"must be a group of columns or a list of groups, found {shown(group)}.", path="fields_group")
     groups = [group] if isinstance(group, str) else list(group)
     missing = [g for g in groups if g not in df.columns.get_level_values(0)]
     if missing:
@@ -241,7 +244,7 @@ class DropCol(_ReadOnly):
     any_range = True
 
     def __init__(self, col_list: Sequence[str] = ()) -> None:
-        self.col_list = list(col_list)
+        self.col_list = as_list(col_list, "columns", path="col_list")
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         return df.loc[:, ~df.columns.get_level_values(-1).isin(self.col_list)]
@@ -254,7 +257,7 @@ class FilterCol(_ReadOnly):
 
     def __init__(self, fields_group: str | list[str] | None = "feature", col_list: Sequence[str] = ()) -> None:
         self.fields_group = fields_group
-        self.col_list = list(col_list)
+        self.col_list = as_list(col_list, "columns", path="col_list")
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         inside = df.columns.isin(get_group_columns(df, self.fields_group))
@@ -307,7 +310,11 @@ class Fillna(_Columns):
 
     def change(self, x: pd.DataFrame) -> pd.DataFrame | NDArray[np.floating]:
         values = x.to_numpy()
-        return np.where(np.isnan(values), np.asarray(self.fill_value, values.dtype), values)
+        try:
+            fill = np.asarray(self.fill_value, values.dtype)
+        except (TypeError, ValueError):
+            raise ConfigError(f"must be a number, found {shown(self.fill_value)}.", path="fill_value") from None
+        return np.where(np.isnan(values), fill, values)
 
 
 class _Fitted(_Columns):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import warnings
 from collections.abc import Sequence
@@ -199,15 +200,16 @@ def _as_text(file: Path, form: _Form, separator: str, **options: Any) -> pd.Data
     with reading(file, "CSV"), open_unpacked(file, error=DataError) as stream, warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # values beyond the header's names
         try:
+            encoding = _encoding(file, form.encoding, stream)
             # Read strings first: codes such as 000001 keep their zeros, and a ticker NA is not a missing value.
             frame: pd.DataFrame = pd.read_csv(
-                stream, sep=separator, dtype=str, keep_default_na=False, na_filter=False, encoding=form.encoding,
+                stream, sep=separator, dtype=str, keep_default_na=False, na_filter=False, encoding=encoding,
                 index_col=False, skipinitialspace=True, **options,
             )  # fmt: skip
         except UnicodeDecodeError as exc:
             raise DataError(
-                f"{file} is not {form.encoding} text ({exc.reason} at byte {exc.start}). Name its encoding with --encoding, "
-                "as in '--encoding gbk'."
+                f"{file} is not {form.encoding} text ({exc.reason} at byte {exc.start}). Give its encoding with --encoding, "
+                "for example '--encoding gbk' (in Python: encoding='gbk')."
             ) from None
         except LookupError as exc:
             raise DataError(f"Unknown encoding {form.encoding!r}. Use for example utf-8, gbk or latin-1.") from exc
@@ -216,6 +218,34 @@ def _as_text(file: Path, form: _Form, separator: str, **options: Any) -> pd.Data
                 f"{file} has lines with more values than its header has columns. Numbers such as 5,629,000 need quotes."
             ) from None
     return frame
+
+
+def _encoding(file: Path, encoding: str, stream: Any) -> str:
+    """Return the encoding of a file that is about to be read: UTF-16 or UTF-32 if a byte order mark says so.
+
+    Raises
+    ------
+    DataError
+        If UTF-8 is expected, and the file looks like UTF-16 without a byte order mark.
+    LookupError
+        If there is no such encoding.
+    """
+    if codecs.lookup(encoding).name not in ("utf-8", "utf-8-sig"):
+        return encoding
+    head = bytes(stream.peek(4)[:4])
+    for marks, name in (
+        ((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
+        ((codecs.BOM_LE, codecs.BOM_BE), "utf-16"),
+    ):
+        if head.startswith(marks):
+            return name
+    if b"\0" in head[:2]:
+        name = "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
+        raise DataError(
+            f"{file} is not {encoding} text: it looks like UTF-16. Give its encoding with --encoding {name} "
+            f"(in Python: encoding={name!r})."
+        )
+    return encoding
 
 
 def _check_first_line(file: Path) -> None:

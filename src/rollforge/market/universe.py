@@ -14,7 +14,7 @@ from rollforge.market.filters import build_filters
 from rollforge.market.provider import Days, Provider, Span, open_provider
 from rollforge.session import Session, current_session
 
-__all__ = ["ALWAYS", "membership", "resolve_instruments", "session_provider", "spans_of"]
+__all__ = ["ALWAYS", "membership", "resolve_instruments", "session_provider", "spans_of", "upper_codes"]
 
 ALWAYS = [(np.datetime64("0001-01-01"), np.datetime64("9999-12-31"))]
 """Membership period of a member without dates: all days."""
@@ -32,6 +32,25 @@ def session_provider(session: Session | None = None) -> Provider:
     if session.provider_uri is None:
         raise DataNotFound("No data folder is given. Call rollforge.init(FOLDER), or set ROLLFORGE_DATA.")
     return open_provider(session.provider_uri)
+
+
+def upper_codes(codes: Iterable[Any], *, path: str = "") -> dict[Any, str]:
+    """Return {code: code in upper case}, in which form a data folder names its instruments.
+
+    Raises
+    ------
+    ConfigError
+        If two are spellings of the same instrument; the message names both.
+    """
+    spellings: dict[str, Any] = {}
+    for code in codes:
+        other = spellings.setdefault(str(code).upper(), code)
+        if other != code:
+            raise ConfigError(
+                f"{shown(other)} and {shown(code)} are the same instrument, because codes do not depend on case. Keep one.",
+                path=path,
+            )
+    return {code: upper for upper, code in spellings.items()}
 
 
 def _read_spans(days: Any, code: str) -> list[Span]:
@@ -70,8 +89,9 @@ def resolve_instruments(provider: Provider, instruments: object) -> tuple[dict[s
         members, inner = resolve_instruments(provider, instruments["market"])
         return members, [*inner, *pipe]
     if isinstance(instruments, Mapping):
+        upper = upper_codes(instruments, path="instruments")
         spans: dict[str, list[Span] | None] = {
-            str(code).upper(): _read_spans(days, str(code)) for code, days in instruments.items()
+            upper[code]: _read_spans(days, str(code)) for code, days in instruments.items()
         }
         return dict(sorted(spans.items())), []
     if not isinstance(instruments, Iterable):

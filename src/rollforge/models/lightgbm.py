@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import warnings
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 
-from rollforge.errors import MissingDependency, ModelError
+from rollforge.errors import ConfigError, MissingDependency, ModelError, shown
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import ModelFT, Reweighter
+from rollforge.models.parameters import check_rounds, check_values, library_error, threads_of
 from rollforge.models.samples import prediction_features, training_samples
 from rollforge.session import current_session
 
@@ -32,6 +35,10 @@ class _Silence:
         log.info("%s", message)
 
 
+_SOURCE = re.compile(r" at \S+, line \d+ \.\s*$")
+"""The place in LightGBM's source at the end of its messages."""
+
+
 LIBRARY = "lightgbm"
 """The package that the model needs, which is also an extra of Rollforge. Submissions record its version."""
 
@@ -43,6 +50,13 @@ def _library() -> Any:
         raise MissingDependency("LGBModel needs lightgbm. Install it: pip install 'rollforge[lightgbm]'") from exc
     lightgbm.register_logger(_Silence())
     return lightgbm
+
+
+def _check_stopping(value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
+        raise ConfigError(
+            f"must be a whole number, or null for none; found {shown(value)}.", path="early_stopping_rounds"
+        )
 
 
 class LGBModel(ModelFT):
@@ -58,6 +72,11 @@ class LGBModel(ModelFT):
         Maximum number of rounds.
     **kwargs
         LightGBM's own parameters. `num_threads` is capped to the threads of the session.
+
+    Raises
+    ------
+    ConfigError
+        If an argument has the wrong type.
     """
 
     _capped: ClassVar[bool] = False
@@ -67,6 +86,15 @@ class LGBModel(ModelFT):
     ) -> None:
         if loss not in ("mse", "binary"):
             raise ModelError(f"LGBModel's loss must be 'mse' or 'binary', found {loss!r}.")
+        check_rounds("num_boost_round", num_boost_round)
+        _check_stopping(early_stopping_rounds)
+        objective = kwargs.get("objective")
+        if not isinstance(objective, (str, list, tuple, type(None))) and not callable(objective):
+            raise ConfigError(
+                f"must be the name of an objective or a function, found {shown(objective)}.", path="objective"
+            )
+        check_values({k: v for k, v in kwargs.items() if not (k == "objective" and callable(v))})
+        threads_of(kwargs, _THREAD_NAMES)
         self.params: dict[str, Any] = {"objective": loss, "verbosity": -1, **kwargs}
         self.early_stopping_rounds = early_stopping_rounds
         self.num_boost_round = num_boost_round
@@ -79,8 +107,8 @@ class LGBModel(ModelFT):
         """Return the parameters, with the number of threads limited to that of the session."""
         allowed = current_session().threads
         params = {k: v for k, v in self.params.items() if k not in _THREAD_NAMES}
-        named = next((self.params[k] for k in _THREAD_NAMES if k in self.params), None)
-        wanted = allowed if named is None or int(named) <= 0 else int(named)
+        named = threads_of(self.params, _THREAD_NAMES)
+        wanted = allowed if named is None or named <= 0 else named
         if wanted > allowed and not LGBModel._capped:
             LGBModel._capped = True
             log.info("num_threads=%d is capped to the %d of this process", wanted, allowed)
@@ -122,7 +150,8 @@ class LGBModel(ModelFT):
         SegmentError, DataError
             If there is no train segment, or it has no rows.
         ModelError
-            If the data are not suitable for training; see :func:`~rollforge.models.samples.training_samples`.
+            If the data are not suitable for training; see :func:`~rollforge.models.samples.training_samples`. Also if
+            LightGBM rejects the parameters.
         """
         lightgbm = _library()
         results: dict[str, Any] = {} if evals_result is None else evals_result
@@ -138,15 +167,18 @@ class LGBModel(ModelFT):
         began = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            self.model = lightgbm.train(
-                self._parameters(),
-                train,
-                num_boost_round=self.num_boost_round if num_boost_round is None else num_boost_round,
-                valid_sets=sets,
-                valid_names=names,
-                callbacks=callbacks,
-                **kwargs,
-            )
+            try:
+                self.model = lightgbm.train(
+                    self._parameters(),
+                    train,
+                    num_boost_round=self.num_boost_round if num_boost_round is None else num_boost_round,
+                    valid_sets=sets,
+                    valid_names=names,
+                    callbacks=callbacks,
+                    **kwargs,
+                )
+            except (lightgbm.basic.LightGBMError, ValueError) as exc:
+                raise library_error(type(self).__name__, "LightGBM", _SOURCE.sub("", str(exc)), self.params) from exc
         self.fit_seconds = time.perf_counter() - began
         self._curves = {
             f"{metric}.{name}".replace("@", "_"): list(values)

@@ -13,6 +13,7 @@ from rollforge.errors import MissingDependency, ModelError, nearest
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.models.base import Model, Reweighter
+from rollforge.models.parameters import check_flag, check_penalty
 from rollforge.models.samples import Samples, missing_everywhere, prediction_features, training_samples, why_missing
 
 __all__ = ["LinearModel"]
@@ -51,6 +52,9 @@ class LinearModel(Model):
             raise ModelError(f"alpha applies only to ridge and lasso; {estimator} has no penalty.")
         if estimator == self.NNLS and fit_intercept:
             raise ModelError("nnls does not support an intercept. Omit fit_intercept.")
+        check_penalty("alpha", alpha)
+        check_flag("fit_intercept", fit_intercept)
+        check_flag("include_valid", include_valid)
         self.estimator = estimator
         self.alpha = alpha
         self.fit_intercept = fit_intercept

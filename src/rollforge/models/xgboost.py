@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pandas as pd
 from rollforge.errors import MissingDependency, ModelError
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import Model, Reweighter
+from rollforge.models.parameters import check_values, library_error, threads_of
 from rollforge.models.samples import prediction_features, training_samples
 from rollforge.session import current_session
 
@@ -32,6 +34,15 @@ def _library() -> Any:
     return xgboost
 
 
+_THREAD_NAMES = ("nthread", "n_jobs")
+
+
+def _reason(exc: Exception) -> str:
+    """Return the first line of an XGBoost error, without the time and the place in its source."""
+    lines = re.sub(r"^\[\d\d:\d\d:\d\d\] \S+: ", "", str(exc)).strip().splitlines()
+    return lines[0] if lines else type(exc).__name__
+
+
 class XGBModel(Model):
     """XGBoost with early stopping on the valid segment, if there is one.
 
@@ -40,6 +51,11 @@ class XGBModel(Model):
     **kwargs
         XGBoost's own parameters. ``nthread`` is capped to the threads of the session.
 
+    Raises
+    ------
+    ConfigError
+        If a parameter has the wrong type.
+
     Examples
     --------
     >>> XGBModel(max_depth=4).params
@@ -47,6 +63,10 @@ class XGBModel(Model):
     """
 
     def __init__(self, **kwargs: Any) -> None:
+        check_values(
+            kwargs, names=("objective", "booster"), mappings=("monotone_constraints", "interaction_constraints")
+        )
+        threads_of(kwargs, _THREAD_NAMES)
         self.params: dict[str, Any] = dict(kwargs)
         self.model: Any = None
         self.fit_seconds = 0.0
@@ -55,8 +75,8 @@ class XGBModel(Model):
 
     def _parameters(self) -> dict[str, Any]:
         allowed = current_session().threads
-        params = {k: v for k, v in self.params.items() if k not in ("nthread", "n_jobs")}
-        wanted = int(self.params.get("nthread", self.params.get("n_jobs", allowed)) or allowed)
+        params = {k: v for k, v in self.params.items() if k not in _THREAD_NAMES}
+        wanted = threads_of(self.params, _THREAD_NAMES) or allowed
         return {"verbosity": 0, **params, "nthread": min(wanted, allowed) if wanted > 0 else allowed}
 
     def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None) -> object:
@@ -94,7 +114,8 @@ class XGBModel(Model):
         Raises
         ------
         ModelError
-            If the data are not suitable for training; see :func:`~rollforge.models.samples.training_samples`.
+            If the data are not suitable for training; see :func:`~rollforge.models.samples.training_samples`. Also if
+            XGBoost rejects the parameters.
         """
         evals = [(self._data(dataset, "train", reweighter), "train")]
         if "valid" in dataset.segments:
@@ -105,11 +126,14 @@ class XGBModel(Model):
             monitor = _library().callback.EvaluationMonitor
             callbacks.append(monitor(period=int(verbose_eval), logger=lambda text: log.info("%s", text.rstrip())))
         began = time.perf_counter()
-        self.model = _library().train(
-            self._parameters(), evals[0][0], num_boost_round=num_boost_round, evals=evals, verbose_eval=False,
-            early_stopping_rounds=early_stopping_rounds if len(evals) > 1 else None, evals_result=results,
-            callbacks=callbacks, **kwargs,
-        )  # fmt: skip
+        try:
+            self.model = _library().train(
+                self._parameters(), evals[0][0], num_boost_round=num_boost_round, evals=evals, verbose_eval=False,
+                early_stopping_rounds=early_stopping_rounds if len(evals) > 1 else None, evals_result=results,
+                callbacks=callbacks, **kwargs,
+            )  # fmt: skip
+        except (_library().core.XGBoostError, ValueError, AttributeError) as exc:
+            raise library_error(type(self).__name__, "XGBoost", _reason(exc), self.params) from exc
         self.fit_seconds = time.perf_counter() - began
         self._curves = {f"{m}.{name}": list(v) for name, metrics in results.items() for m, v in metrics.items()}
         if evals_result is not None:

@@ -21,7 +21,7 @@ from rollforge.features.engine import features
 from rollforge.kinds import Kind
 from rollforge.market.frames import day_rows
 from rollforge.market.provider import Days, Provider
-from rollforge.market.universe import resolve_instruments, session_provider
+from rollforge.market.universe import resolve_instruments, session_provider, upper_codes
 from rollforge.record.account import Account, Ledger, Positions
 from rollforge.record.context import CommonInfrastructure, LevelInfrastructure, TradeCalendarManager
 from rollforge.record.decision import BaseTradeDecision, Executed
@@ -504,7 +504,8 @@ def _start(account: object, where: str) -> tuple[float, dict[str, object]]:
     if isinstance(account, Mapping):
         if "cash" not in account:
             raise ConfigError("an account with holdings needs 'cash'.", path=f"{where}.account")
-        holdings = {str(k).upper(): v for k, v in account.items() if k != "cash"}
+        codes = upper_codes((k for k in account if k != "cash"), path=f"{where}.account")
+        holdings = {upper: account[code] for code, upper in codes.items()}
         account = account["cash"]
     if isinstance(account, bool) or not isinstance(account, (int, float)) or not account >= 0:
         raise ConfigError(

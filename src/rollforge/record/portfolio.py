@@ -13,6 +13,7 @@ import pandas as pd
 from rollforge.build import fill_placeholder
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, nearest
+from rollforge.kinds import as_list
 from rollforge.market.universe import session_provider
 from rollforge.record.analysis import risk_analysis
 from rollforge.record.backtest import (
@@ -396,7 +397,7 @@ def _check_keys(config: object, known: Sequence[str], where: str) -> None:
 
 def _daily(freq: str | Sequence[str] | None, name: str) -> bool:
     """Return whether the daily analysis is requested."""
-    asked = ["day"] if freq is None else [freq] if isinstance(freq, str) else freq
+    asked = ["day"] if freq is None else [freq] if isinstance(freq, str) else as_list(freq, "frequencies", path=name)
     for one in asked:
         if one not in ("day", FREQ):
             raise ConfigError(f"backtests are daily: the frequency must be 'day', found {one!r}.", path=name)

@@ -1,0 +1,70 @@
+"""Invalid arguments of datasets, handlers and loaders: one message with the location, before anything is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rollforge.build import build
+from rollforge.errors import ConfigError
+from rollforge.features.alpha import check_transform_proc
+from rollforge.features.loader import NestedDataLoader, QlibDataLoader
+from rollforge.kinds import DATASET, fetch_arguments
+
+HANDLER = {
+    "class": "DataHandlerLP",
+    "module_path": "qlib.data.dataset.handler",
+    "kwargs": {"data_loader": {"class": "QlibDataLoader", "kwargs": {"config": ["$close"]}}},
+}
+
+
+def dataset(**kwargs: object) -> Any:
+    arguments = {"handler": HANDLER, "segments": {"train": (None, None)}, **kwargs}
+    config = {"class": "DatasetH", "module_path": "qlib.data.dataset", "kwargs": arguments}
+    return build(config, kind=DATASET, where="task.dataset")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"foo": 1}, r"fetch_kwargs: DataHandlerLP\.fetch\(\) takes no argument 'foo'"),
+        ({"selector": 1}, "takes no argument 'selector'"),
+        ({1: 2}, "takes no argument 1"),
+        ({"colset": "feature"}, "Did you mean 'col_set'"),
+        ({"proc_func": "x"}, "fetch_kwargs.proc_func: must be a function, found 'x'"),
+        ([1], "must be a mapping"),
+    ],
+)
+def test_invalid_fetch_arguments_are_refused(given: object, message: str) -> None:
+    """An unknown argument, or a ``proc_func`` that is not a function, is refused when the dataset is built."""
+    with pytest.raises(ConfigError, match=r"^task\.dataset\.kwargs\.") as caught:
+        dataset(fetch_kwargs=given)
+    with pytest.raises(ConfigError, match=message):
+        raise caught.value
+
+
+def test_a_handler_that_takes_any_argument_gets_it() -> None:
+    """The signature of the handler's own ``fetch`` decides."""
+
+    class Open:
+        def fetch(self, days: object, **kwargs: object) -> None: ...
+
+    assert fetch_arguments(Open(), {"foo": 1}) == {"foo": 1}
+
+
+def test_an_unknown_argument_of_a_dataset_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """Qlib's class ignores it, and so does this one, but with a warning."""
+    dataset(fetch_kwarg={})
+    assert "DatasetH ignores unknown arguments: fetch_kwarg" in caplog.text
+
+
+def test_a_single_object_instead_of_a_list_is_refused() -> None:
+    """A mapping or a string where a list is needed would otherwise be read key by key, or letter by letter."""
+    for given in (5, "Fillna", {"class": "Fillna"}):
+        with pytest.raises(ConfigError, match="infer_processors: expected a list of processors, found"):
+            check_transform_proc(given, None, None, path="infer_processors")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="filter_pipe: expected a list of filters"):
+        QlibDataLoader(["$close"], filter_pipe=5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="dataloader_l: expected a list of loaders"):
+        NestedDataLoader(5)  # type: ignore[arg-type]
