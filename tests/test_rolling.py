@@ -285,7 +285,7 @@ def test_a_subclass_can_change_the_task(conf: Path, session: Session) -> None:
         ({"h_path": "nothing.pkl"}, "the file 'nothing.pkl' does not exist"),
         ({"train_start": "soon"}, "train_start: "),
         ({"test_end": "2023-02-30"}, "test_end: "),
-        ({"exp_name": "same", "rolling_exp": "same"}, "rolling_exp: is 'same'"),
+        ({"exp_name": "same", "rolling_exp": "same"}, "rolling_exp: must differ from exp_name, 'same'"),
     ],
 )
 def test_an_invalid_argument_is_refused(arguments: dict[str, Any], said: str, conf: Path) -> None:

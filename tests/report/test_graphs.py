@@ -113,7 +113,7 @@ def test_what_was_held(positions: dict[pd.Timestamp, Any]) -> None:
 
     assert graphs.parse_position({d: Position(p) for d, p in positions.items()}).equals(held)
     assert set(positions[DAYS[0]]) == {"cash", "now_account_value", "A", "B"}
-    with pytest.raises(DataError, match="Nothing was held"):
+    with pytest.raises(DataError, match="positions are empty"):
         graphs.parse_position({DAYS[0]: {"cash": 1.0, "now_account_value": 1.0}})
 
 

@@ -43,7 +43,7 @@ def _times(region: str) -> list[dt.datetime]:
     try:
         return _TIMES[region]
     except KeyError:
-        raise ConfigError(f"region must be one of {', '.join(_TIMES)}, found {region!r}.", path="region") from None
+        raise ConfigError(f"must be one of {', '.join(_TIMES)}, found {region!r}.", path="region") from None
 
 
 def _minutes(region: str) -> list[dt.datetime]:

@@ -157,7 +157,7 @@ class StructuredCovEstimator(RiskModel):
         """Return exposures (instruments, factors), covariance of the factors, variance of the residuals."""
         if not 1 <= self.num_factors <= min(values.shape):
             raise ConfigError(
-                f"num_factors must be from 1 to {min(values.shape)} for {values.shape[0]} returns of {values.shape[1]} "
+                f"must be from 1 to {min(values.shape)} for {values.shape[0]} returns of {values.shape[1]} "
                 f"instruments, found {self.num_factors}.",
                 path="num_factors",
             )
