@@ -246,7 +246,7 @@ def test_unnamed_levels_are_identified() -> None:
         swapped = frame.swaplevel().sort_index().rename_axis(index=names[::-1])
         pd.testing.assert_frame_equal(DataHandlerLP.from_df(swapped).fetch(), frame)
     with pytest.raises(
-        DataError, match="What StaticDataLoader loads needs an index with the levels datetime and instr"
+        DataError, match="The data loaded by StaticDataLoader needs an index with the levels datetime and instr"
     ):
         DataHandlerLP.from_df(pd.DataFrame({"a": [1.0]})).fetch()
     polars = type("DataFrame", (), {"__module__": "polars.dataframe.frame", "__repr__": lambda self: "shape: (3, 2)"})

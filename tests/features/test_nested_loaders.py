@@ -154,7 +154,7 @@ def test_a_frame_is_restricted_to_codes_and_days(caplog: pytest.LogCaptureFixtur
     whole = loader.load("all")
     assert caplog.records == []
     assert loader.load("csi300").equals(whole)
-    assert "a frame knows no universe 'csi300'" in caplog.text
+    assert "a frame has no universe 'csi300'" in caplog.text
 
 
 # -- the series of one instrument ------------------------------------------------------------------------------------------
