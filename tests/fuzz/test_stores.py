@@ -280,7 +280,7 @@ def postgres_columns() -> list[tuple[str, str, str]]:
     _, connection, tables = postgres()
     found = connection.execute(
         "SELECT table_name, column_name, udt_name FROM information_schema.columns WHERE table_schema = 'rollforge' "
-        "AND is_generated = 'LATEST_TIME'"
+        "AND is_generated = 'NEVER'"
     )
     return sorted(row for row in found if row[0] in tables)
 
