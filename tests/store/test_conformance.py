@@ -129,9 +129,7 @@ class TestSQLiteStore(TaskStoreSuite):
             store.close()
         assert {path.name for path in tmp_path.iterdir()} == {name}
 
-    @pytest.mark.parametrize(
-        "address", ["tasks.db?mode=ro", "what?.db", "tasks.db?synchronous=NEVER", "a\x00b.db", ""]
-    )
+    @pytest.mark.parametrize("address", ["tasks.db?mode=ro", "what?.db", "tasks.db?synchronous=NEVER", "a\x00b.db", ""])
     def test_an_address_without_a_file_is_refused(self, tmp_path: Path, address: str) -> None:
         """Nothing is created."""
         with pytest.raises(ConfigError):
