@@ -16,6 +16,7 @@ from rollforge.features.dataset import DatasetH
 from rollforge.models.base import Model, Reweighter
 from rollforge.models.parameters import check_values, library_error, threads_of
 from rollforge.models.samples import prediction_features, training_samples
+from rollforge.models.xgboost_file import check_model_bytes
 from rollforge.session import current_session
 
 __all__ = ["XGBModel"]
@@ -170,13 +171,21 @@ class XGBModel(Model):
 
     @classmethod
     def load_from(cls, folder: Path) -> XGBModel:
-        """Load a model saved by :meth:`save_to`."""
+        """Load a model saved by :meth:`save_to`.
+
+        Raises
+        ------
+        ValueError
+            If the file of the model is not a consistent XGBoost model.
+        """
         about = json.loads((folder / "about.json").read_text())
         made = cls(**about["params"])
         made.fit_seconds, made._curves = about["fit_seconds"], about["curves"]
         if (folder / "model.ubj").exists():
+            data = (folder / "model.ubj").read_bytes()
+            check_model_bytes(data)
             made.model = _library().Booster()
-            made.model.load_model(folder / "model.ubj")
+            made.model.load_model(bytearray(data))
         return made
 
 
