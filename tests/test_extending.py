@@ -96,6 +96,7 @@ def test_the_recipes_train_a_workflow(recipes: Path, small_market: Path, tmp_pat
     assert store.count("e") == {Status.DONE: 4}
     collected = pipeline.collect(session, "e", plan.ids)
     assert collected.prediction is not None
+    assert collected.prediction.notna().any().all()
     assert collected.ensembles["models"] == "MedianEnsemble"
     scores = [model.prediction.iloc[:, 0] for model in collected.models if model.prediction is not None]
     pd.testing.assert_series_equal(

@@ -407,7 +407,7 @@ def made_recorder(task: dict[str, Any], experiment_name: str, recorder_name: str
 # -- the rules themselves ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("circle", [Origin.POOL, Origin.READ])
+@pytest.mark.parametrize("origin", [Origin.POOL, Origin.READ])
 @pytest.mark.parametrize(
     ("name", "module"),
     [("system", "os"), ("Popen", "subprocess"), ("eval", "builtins"), ("Thing", "antigravity"), ("Thing", "this"),
@@ -416,10 +416,10 @@ def made_recorder(task: dict[str, Any], experiment_name: str, recorder_name: str
      ("ZipFile", "rollforge.track.artifact"), ("Path", "rollforge.build"), ("os", "rollforge.session"),
      ("import_file", "rollforge.build"), ("popen", "os\0"), ("__loader__", "rollforge.build"), ("__dict__", "rollforge.build")],
 )  # fmt: skip
-def test_a_pool_may_not_refer_to_other_code(circle: Origin, name: str, module: str, mine: Path, marker: Path) -> None:
+def test_a_pool_may_not_refer_to_other_code(origin: Origin, name: str, module: str, mine: Path, marker: Path) -> None:
     """The standard library, functions, main programs, files and other packages, also as names in another module."""
     before = set(sys.modules)
-    with from_origin(circle), pytest.raises(RollforgeError):
+    with from_origin(origin), pytest.raises(RollforgeError):
         locate(name, module)
     assert not marker.exists()
     assert not {"antigravity", "this", "my_model"} & (set(sys.modules) - before)

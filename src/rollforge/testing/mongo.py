@@ -34,7 +34,7 @@ class MongoServer(Server):
 
     def __init__(self) -> None:
         if importlib.util.find_spec("nx_27017") is None:
-            raise RuntimeError("There is no stand-in for MongoDB: pip install nx-27017")
+            raise RuntimeError("The emulator of MongoDB is not installed: pip install nx-27017")
         super().__init__("MongoDB")
 
     @property

@@ -1,6 +1,6 @@
-"""The test cases that Qlib's own tests derive from, on existing or made-up data. Nothing is downloaded.
+"""The test cases that Qlib's own tests derive from, on existing or synthetic data. Nothing is downloaded.
 
-The made-up market has the codes, universes and years that Qlib's tests use (``SH600519``, ``csi300``, ``SH000300``,
+The demo market has the codes, universes and years that Qlib's tests use (``SH600519``, ``csi300``, ``SH000300``,
 2005 to 2021) and the properties on which some of them rely. It is created once, in the cache folder. A data folder at
 Qlib's default location takes precedence.
 """
@@ -44,7 +44,7 @@ def _home() -> Path:
 
 
 def _place(theirs: str, name: str) -> str:
-    """Return Qlib's default folder if it contains data, else that of the made-up market."""
+    """Return Qlib's default folder if it contains data, else that of the demo market."""
     return theirs if exists_qlib_data(theirs) else str(_home() / name)
 
 
@@ -58,7 +58,7 @@ def _making(folder: Path) -> Iterator[bool]:
 
 
 def _adjust(market: Path) -> None:
-    """Add the properties on which some of Qlib's tests rely to a made-up market.
+    """Add the properties on which some of Qlib's tests rely to a demo market.
 
     The field ``change``. SH600519 is expensive; SZ300677 is listed on the 3001st day; SZ300315 is always a member of csi300
     and never suspended; SH600110 is a member of csi300. In early 2005 and in January 2020 nothing is missing, so that
@@ -106,7 +106,7 @@ def _days(*written: str) -> np.ndarray:
 
 
 def _make_market(folder: Path) -> None:
-    """Write the made-up market, unless it exists."""
+    """Write the demo market, unless it exists."""
     from rollforge.market.demo import make_demo
 
     with _making(folder) as needed:
@@ -138,7 +138,7 @@ class TestAutoData(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls, enable_1d_type: str = "simple", enable_1min: bool = False) -> None:
-        """Set up; create the made-up market first if there are no data.
+        """Set up; create the demo market first if there are no data.
 
         Raises
         ------
