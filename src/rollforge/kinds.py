@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,12 +63,12 @@ class Kind:
 
 
 def as_list(given: object, nouns: str, *, path: str) -> list[Any]:
-    """Return the entries of a list in a definition; none for None.
+    """Return the entries of a list in a definition; none for None. Scripts may pass other collections, such as an index.
 
     Raises
     ------
     ConfigError
-        If it is something else, such as a single object.
+        If it is something else, such as a single object or a string.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def as_list(given: object, nouns: str, *, path: str) -> list[Any]:
     """
     if given is None:
         return []
-    if not isinstance(given, (list, tuple)):
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
         raise ConfigError(f"expected a list of {nouns}, found {shown(given)}.", path=path)
     return list(given)
 
@@ -98,9 +98,8 @@ def fetch_arguments(handler: Any, given: object, *, path: str = "fetch_kwargs") 
         parameters = list(inspect.signature(handler.fetch).parameters.values())
     except (TypeError, ValueError):
         return dict(given)
-    allowed = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)][
-        1:
-    ]  # without the days
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    allowed = named[1:]  # the first is the days
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for name in given:
         if not isinstance(name, str) or (name not in allowed and not any_name):

@@ -459,6 +459,30 @@ def test_operators_of_a_script_reach_other_processes(session: Session, tmp_path:
     assert ("would run the script again" in done.stderr) == guard.startswith("if True")
 
 
+REGISTERS = """
+print("loaded as", __name__)
+from rollforge.compat.qlib.formulas import ElemOperator
+from rollforge.compat.qlib.operators import Operators
+from rollforge.expressions.expression import parse
+from rollforge.session import current_session
+
+class Twice(ElemOperator):
+    def _load_internal(self, instrument, start_index, end_index, *args):
+        return self.feature.load(instrument, start_index, end_index, *args) * 2
+
+if __name__ == "__main__":
+    Operators.register([Twice])
+    print(parse("Twice($close)"), [name for name, _ in current_session().operators])
+"""
+
+
+def test_a_script_is_not_loaded_a_second_time_for_its_own_operator(tmp_path: Path) -> None:
+    """The registered class is used; the file is only for other processes."""
+    (tmp_path / "script.py").write_text(REGISTERS)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["loaded as __main__", "Twice($close) ['Twice']"]
+
+
 def test_panels_depend_on_operators_that_were_not_used_yet(session: Session, tmp_path: Path) -> None:
     """The session's operators are part of the key before anything is parsed: a change of their code gives another
     panel.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from rollforge.build import build
 from rollforge.errors import ConfigError
 from rollforge.features.alpha import check_transform_proc
 from rollforge.features.loader import NestedDataLoader, QlibDataLoader
+from rollforge.features.processor import DropCol
 from rollforge.kinds import DATASET, fetch_arguments
 
 HANDLER = {
@@ -68,3 +71,12 @@ def test_a_single_object_instead_of_a_list_is_refused() -> None:
         QlibDataLoader(["$close"], filter_pipe=5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="dataloader_l: expected a list of loaders"):
         NestedDataLoader(5)  # type: ignore[arg-type]
+
+
+def test_columns_can_be_any_collection() -> None:
+    """A script can pass an index, a set or an array, as with Qlib's processors."""
+    frame = pd.DataFrame([[1.0, 2.0]], columns=pd.MultiIndex.from_tuples([("feature", "a"), ("feature", "b")]))
+    for given in (pd.Index(["a"]), {"a"}, np.array(["a"]), (name for name in ["a"]), ["a"]):
+        assert [c[1] for c in DropCol(col_list=given)(frame)] == ["b"]  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="col_list: expected a list of columns, found 'a'"):
+        DropCol(col_list="a")

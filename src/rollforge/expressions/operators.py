@@ -123,8 +123,8 @@ _CONDITIONS = frozenset({"Gt", "Ge", "Lt", "Le", "Eq", "Ne", "And", "Or", "Not"}
 # Operators that always return numbers; the others return conditions if their arguments are conditions.
 _NUMBERS = _BUILT_IN - _CONDITIONS - {"Mask", "ChangeInstrument", "If", "Add", "Mul", "Greater", "Less", "Abs"}
 _LOOKS = ("none", "window", "shift", "all")
-_classes: dict[str, object] = {}
-"""The classes of which operators of sessions were made."""
+_loaded: dict[str, object] = {}
+"""Name -> the class from which an operator of a session was loaded. Classes that a program registers are not in it."""
 
 
 def operator_names() -> list[str]:
@@ -145,7 +145,7 @@ def is_built_in(name: str) -> bool:
 def is_known(name: str) -> bool:
     """Return whether there is an operator called `name`; an operator named by the current session is loaded if needed.
 
-    One of a Python file is loaded again when the file has changed.
+    An operator that was loaded from a Python file is loaded again if the file has changed.
 
     Raises
     ------
@@ -153,15 +153,15 @@ def is_known(name: str) -> bool:
         If the object that the session names is not an operator.
     """
     for kind, module in current_session().operators:
-        if kind == name and (name not in _TABLE or module.endswith(".py")):
+        if kind == name and (name not in _TABLE or (name in _loaded and module.endswith(".py"))):
             with trust.from_origin(trust.Origin.OWN):  # the session belongs to this user, whoever wrote the expression
                 made = locate(kind, module, noun="operator", where="operators")
             described = getattr(made, "as_operator", None)
             if described is None:
                 raise ConfigError(f"{kind!r} of {module} is not an operator. Derive it from a class of qlib.data.ops.")
-            if name not in _TABLE or _classes.get(name) is not made:
+            if name not in _TABLE or _loaded.get(name) is not made:
                 add_operator(described())
-                _classes[name] = made
+                _loaded[name] = made
     if name not in _TABLE:
         load_plugins(current_session())  # importing one may add operators
     return name in _TABLE
