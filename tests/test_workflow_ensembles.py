@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -14,9 +15,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from rich.console import Console
 
 from rollforge import pipeline
-from rollforge.collect.combine import build_ensembles
+from rollforge.cli.workflow import _show_plan
+from rollforge.collect.combine import Ensembles, build_ensembles
 from rollforge.collect.ensemble import AverageEnsemble
 from rollforge.errors import BuildError, CodeNotAllowed, ConfigError, CoverageError
 from rollforge.features.api import D
@@ -78,7 +81,8 @@ class Returns(Ensemble):
         first = next(iter(ensemble_dict.values()))
         return {
             "nothing": None, "dict": ensemble_dict, "number": 1.0, "no rows": first.iloc[:0],
-            "texts": first.astype(str), "twice": pd.concat([first, first]), "no days": first.reset_index(drop=True),
+            "texts": first.astype(str), "complex": first * 1j, "same names": pd.concat([first, first], axis=1),
+            "twice": pd.concat([first, first]), "no days": first.reset_index(drop=True),
         }[self.what]
 
 
@@ -242,6 +246,7 @@ def test_ensembles_of_rollforge_and_qlib(
         ({"class": "Mine", "module_path": "nothing_of_that_name"}, "nothing_of_that_name"),
         ({"class": "SingleKeyEnsemble"}, "there are 2 models"),
         ({"windows": "SingleKeyEnsemble"}, "there are 2 windows"),
+        ({"models": "RollingEnsemble"}, "RollingEnsemble joins windows"),
         ({"window": "RollingEnsemble"}, "Did you mean 'windows'"),
         ({"class": "AverageEnsemble", "windows": "RollingEnsemble"}, "windows"),
         ("file:///etc/passwd", "must be a class"),
@@ -278,10 +283,12 @@ def test_a_wrong_ensemble_is_an_error_in_the_file(
         ("nothing", BuildError, "must return a frame or a series of scores"),
         ("dict", BuildError, "must return a frame or a series of scores"),
         ("number", BuildError, "must return a frame or a series of scores"),
-        ("texts", BuildError, "not numbers"),
-        ("twice", BuildError, "a row twice"),
+        ("texts", BuildError, "not all values are real numbers"),
+        ("complex", BuildError, "not all values are real numbers"),
+        ("same names", BuildError, "several columns"),
+        ("twice", BuildError, "a row twice: A on 2023-01-02"),
         ("no rows", CoverageError, "no rows"),
-        ("no days", Exception, "The result of the ensemble Returns"),
+        ("no days", BuildError, "the result of the ensemble Returns needs an index"),
         ("unknown", BuildError, "KeyError"),
     ],
 )
@@ -300,6 +307,63 @@ def test_a_result_that_is_not_a_prediction_is_an_error(
     with pytest.raises(error, match=words) as caught:
         ensembles.combine({"m": ensembles.join({("m", "w"): frame})["m"]}, models=1)
     assert "Returns" in str(caught.value)
+
+
+def test_rows_that_an_ensemble_leaves_out_or_adds_are_a_warning(tmp_path: Path) -> None:
+    """The warning counts them and names the first; an ensemble that keeps all rows with a score gives no warning."""
+    (tmp_path / "own.py").write_text(
+        "from rollforge import Ensemble\n"
+        "class Some(Ensemble):\n"
+        "    def __init__(self, rows): self.rows = rows\n"
+        "    def __call__(self, ensemble_dict):\n"
+        "        return next(iter(ensemble_dict.values())).reindex(self.rows)\n"
+    )
+    days = [pd.Timestamp("2023-01-02"), pd.Timestamp("2023-01-03")]
+    index = pd.MultiIndex.from_product([days, ["A", "B"]], names=["datetime", "instrument"])
+    frame = pd.DataFrame({"score": [1.0, 2.0, 3.0, np.nan]}, index)
+    other = pd.MultiIndex.from_tuples([(days[0], "A"), (days[1], "C")], names=index.names)
+    for part in ("windows", "models"):
+        for rows, expected in (
+            (index, ()),
+            (index[:3], ()),
+            (index[1:], ("The ensemble Some left out 1 row of 3, such as A on 2023-01-02.",)),
+            (other[:1], ("The ensemble Some left out 2 rows of 3, such as B on 2023-01-02.",)),
+        ):
+            config = {"class": "Some", "module_path": str(tmp_path / "own.py"), "kwargs": {"rows": rows}}
+            ensembles = build_ensembles({part: config})
+            frames = {("m", "w"): frame}
+            joined = ensembles.join(frames)
+            assert ensembles.remarks(frames, joined, ensembles.combine(joined, models=1)) == expected
+    added = Ensembles(
+        windows=lambda parts: parts["w"], models=lambda parts: parts["m"].fillna(7.0), config={"models": {}}
+    )
+    made = added.combine({"m": frame}, models=1)
+    (text,) = added.remarks({("m", "w"): frame}, {"m": frame}, made)
+    assert "added 1 row, such as B on 2023-01-03." in text
+
+
+def test_the_plan_shows_the_ensembles(small_market: Path, tmp_path: Path) -> None:
+    """On a line of their own, if there are several models or the file names one; secrets in arguments are masked."""
+    secret = {"class": "Returns", "module_path": "./own.py", "kwargs": {"what": "postgresql://ann:s3cret@db"}}
+    for ensemble, models, line in (
+        (None, ONE, None),
+        (None, TWO, "ensemble  RollingEnsemble over the windows; AverageEnsemble over the models"),
+        (
+            WEIGHTED,
+            TWO,
+            "ensemble  RollingEnsemble over the windows; Weighted(weights={'m1': 0.75, 'm2': 0.25}) over the models",
+        ),
+        ({"windows": {"class": "Newest", "module_path": "./own.py"}}, ONE, "ensemble  Newest over the windows"),
+        (
+            secret,
+            ONE,
+            "ensemble  RollingEnsemble over the windows; Returns(what='postgresql://ann:***@db') over the models",
+        ),
+    ):
+        plan = make_plan(load_workflow(workflow(tmp_path, small_market, ensemble, models)))
+        out = io.StringIO()
+        _show_plan(plan, Console(file=out, width=60))
+        assert [x for x in out.getvalue().splitlines() if x.startswith("ensemble")] == ([] if line is None else [line])
 
 
 def test_the_ensemble_of_the_latest_submission_applies(small_market: Path, tmp_path: Path, close: Any) -> None:

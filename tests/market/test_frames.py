@@ -152,6 +152,7 @@ def _labelled(*labels: Any) -> pd.DataFrame:
     [
         (_rows(score=pd.Series([{}, 1.0], dtype=object).to_numpy()), "column 'score': not all values are real numbers"),
         (_rows(score=["x", "y"]), "column 'score': not all values are real numbers"),
+        (_rows(score=["1.5", "2"]), r"column 'score': not all values are real numbers \(it is of type string\)"),
         (
             _rows(score=pd.Series([10**400, 1], dtype=object).to_numpy()),
             "column 'score': not all values are real numbers",

@@ -63,6 +63,7 @@ def _show_plan(plan: Plan, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from rollforge.collect.combine import ensembles_text
     from rollforge.generate.timeline import draw
 
     workflow = plan.workflow
@@ -70,6 +71,9 @@ def _show_plan(plan: Plan, console: Console) -> None:
         f"  {len(plan.tasks)} tasks  data {workflow.session.provider_uri}", "not bold"
     )
     console.print(head, soft_wrap=True)
+    models = len(set(plan.model_names))
+    if models > 1 or plan.ensembles.config:
+        console.print(Text(f"ensemble  {one_line(ensembles_text(plan.ensembles.names(models)))}"), soft_wrap=True)
     several = any(plan.model_names)
     table = Table("#", *(["model"] if several else []), "train", "valid", "test", "days", box=None, pad_edge=False)
     for window in plan.windows:

@@ -1,8 +1,8 @@
-"""How predictions become one: the ensembles that a workflow names for the windows of a model and for several models."""
+"""Combining predictions: the ensembles that a workflow names for the windows of a model and for several models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,16 +11,17 @@ import pandas as pd
 from rollforge.build import build, describe
 from rollforge.collect.ensemble import AverageEnsemble, Ensemble, RollingEnsemble, SingleKeyEnsemble
 from rollforge.collect.group import RollingGroup
-from rollforge.errors import BuildError, ConfigError, CoverageError, RollforgeError, nearest, shown
+from rollforge.confidential import mask_secrets
+from rollforge.errors import BuildError, ConfigError, CoverageError, DataError, RollforgeError, counted, nearest, shown
 from rollforge.kinds import Kind
-from rollforge.market.frames import day_rows
+from rollforge.market.frames import number_rows
 
-__all__ = ["Ensembles", "build_ensembles", "ensemble_parts"]
+__all__ = ["Ensembles", "build_ensembles", "ensemble_parts", "ensembles_text"]
 
 ENSEMBLE = Kind("ensemble", base=Ensemble, alone=("__call__",), argument="dict of predictions")
 PARTS = ("windows", "models")
 _OBJECT = ("class", "module_path", "kwargs")
-_TOLD = 200  # characters of an ensemble's arguments that are shown
+_LONGEST = 200  # characters of an ensemble's arguments that are shown
 
 Combine = Callable[[Any], Any]
 
@@ -44,6 +45,8 @@ class Ensembles:
         ------
         BuildError
             If an ensemble that was named fails, or returns something else than a prediction.
+        CoverageError
+            If it returns no rows.
         """
         groups = RollingGroup(ens=None)(frames)
         if "windows" not in self.config:
@@ -64,6 +67,8 @@ class Ensembles:
         ------
         BuildError
             If an ensemble that was named fails, or returns something else than a prediction.
+        CoverageError
+            If it returns no rows.
         """
         if not predictions:
             return None
@@ -76,9 +81,8 @@ class Ensembles:
     def _called(self, part: str, ensemble: Combine, given: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:
         """Return the result of an ensemble, after checking that it is a prediction. The ensemble may change its argument."""
         name, where = type(ensemble).__name__, f"ensemble.{part}"
-        ours = type(ensemble).__module__.startswith("rollforge.")
         try:
-            made = ensemble({key: frame if ours else frame.copy() for key, frame in given.items()})
+            made = ensemble({key: frame if _is_ours(ensemble) else frame.copy() for key, frame in given.items()})
         except RollforgeError:
             raise
         except Exception as exc:
@@ -90,19 +94,38 @@ class Ensembles:
                 f"the ensemble {name} must return a frame or a series of scores for {_listed(given)}, found {shown(made)}.",
                 path=where,
             )
-        made = day_rows(made, f"The result of the ensemble {name}")
-        scores = made.iloc[:, 0]
-        if not pd.api.types.is_numeric_dtype(scores) or not made.index.is_unique:
-            wrong = "has a row twice" if not made.index.is_unique else f"has scores of type {scores.dtype}, not numbers"
-            raise BuildError(f"the result of the ensemble {name} {wrong}.", path=where)
+        try:
+            made = number_rows(made, f"the result of the ensemble {name}")
+        except DataError as exc:
+            raise BuildError(str(exc), path=where) from exc
+        if not made.index.is_unique:
+            day, code = made.index[made.index.duplicated()][0]
+            raise BuildError(
+                f"the result of the ensemble {name} has a row twice: {code} on {day:%Y-%m-%d}.", path=where
+            )
         if not len(made):
             raise CoverageError(f"The ensemble {name} returned no rows for {_listed(given)}.")
         if part == "models":
             made = made.set_axis(["score", *made.columns[1:]], axis=1)
         return made.sort_index()
 
+    def remarks(
+        self, frames: Mapping[tuple[str, str], pd.DataFrame], joined: Mapping[str, pd.DataFrame], prediction: object
+    ) -> tuple[str, ...]:
+        """Return a warning for each of the user's ensembles that changed which rows have a score.
+
+        The arguments are those of :meth:`join`, its result, and the result of :meth:`combine`.
+        """
+        found = []
+        if "windows" in self.config and not _is_ours(self.windows):
+            groups = RollingGroup(ens=None)(frames)
+            found += [_other_rows(self.windows, group.values(), joined[model]) for (model,), group in groups.items()]
+        if self.models is not None and not _is_ours(self.models) and isinstance(prediction, pd.DataFrame):
+            found.append(_other_rows(self.models, joined.values(), prediction))
+        return tuple(dict.fromkeys(filter(None, found)))
+
     def names(self, models: int) -> dict[str, str]:
-        """Return what combined the predictions: ``windows``, and ``models`` if there are several or one was named.
+        """Return what combines the predictions: ``windows``, and ``models`` if there are several or one was named.
 
         Parameters
         ----------
@@ -122,9 +145,45 @@ class Ensembles:
 
 def _name(ensemble: object, config: object) -> str:
     kwargs = config.get("kwargs") if isinstance(config, Mapping) else None
-    said = ", ".join(f"{key}={value!r}" for key, value in (kwargs or {}).items())
-    said = said if len(said) <= _TOLD else f"{said[:_TOLD]}…"
-    return f"{type(ensemble).__name__}({said})" if said else type(ensemble).__name__
+    arguments = mask_secrets(", ".join(f"{key}={value!r}" for key, value in (kwargs or {}).items()))
+    if len(arguments) > _LONGEST:
+        arguments = f"{arguments[:_LONGEST]}…"
+    return f"{type(ensemble).__name__}({arguments})" if arguments else type(ensemble).__name__
+
+
+def ensembles_text(names: Mapping[str, str]) -> str:
+    """Return the result of :meth:`Ensembles.names` as text.
+
+    Examples
+    --------
+    >>> ensembles_text({"windows": "RollingEnsemble", "models": "AverageEnsemble"})
+    'RollingEnsemble over the windows; AverageEnsemble over the models'
+    """
+    return "; ".join(f"{name} over the {part}" for part, name in names.items())
+
+
+def _is_ours(ensemble: object) -> bool:
+    return type(ensemble).__module__.partition(".")[0] == "rollforge"
+
+
+def _other_rows(ensemble: object, given: Iterable[pd.DataFrame], made: pd.DataFrame) -> str:
+    """Say which rows with a score an ensemble left out or added; empty if there are none."""
+    first, *others = map(_scored, given)
+    before, after = first.append(others).unique(), _scored(made)
+    lost, added = before[~before.isin(after)], after[~after.isin(before)]
+    changes = [
+        f"{verb} {counted(len(rows), 'row')}{of}, such as {rows[0][1]} on {rows[0][0]:%Y-%m-%d}"
+        for verb, rows, of in (("left out", lost, f" of {len(before):,}"), ("added", added, ""))
+        if len(rows)
+    ]
+    return f"The ensemble {type(ensemble).__name__} {' and '.join(changes)}." if changes else ""
+
+
+def _scored(frame: pd.DataFrame) -> pd.MultiIndex:
+    """Return the rows that have a score, which is the first column."""
+    index = frame.index[frame.iloc[:, 0].notna().to_numpy()]
+    assert isinstance(index, pd.MultiIndex)
+    return index
 
 
 def _listed(given: Mapping[Any, object]) -> str:
@@ -201,6 +260,12 @@ def build_ensembles(config: object, *, path: str = "ensemble", models: int = 1, 
             raise ConfigError(
                 f"SingleKeyEnsemble returns the only result of a dict, but there are {several} {place}. Use "
                 f"{'AverageEnsemble' if place == 'models' else 'RollingEnsemble'}, or a class of your own.",
+                path=where,
+            )
+        if type(ensemble) is RollingEnsemble and place == "models" and models > 1:
+            raise ConfigError(
+                f"RollingEnsemble joins windows. Of {models} models it would keep only one for each row. Use "
+                "AverageEnsemble, or a class of your own.",
                 path=where,
             )
         made[place], named[place] = ensemble, {"class": one} if isinstance(one, str) else dict(one)

@@ -167,7 +167,8 @@ def collect_outcomes(
     # The joined label is that of the first model that has one.
     target = next((m.target for m in models if m.label is not None), Label("", label_days))
     runs = {o.recorder.id: o.recorder.read() for o in known if o.recorder is not None}
-    warnings = (*coverage.remarks, *said, *_other_data(runs, session))
+    remarks = used.remarks(parts["pred"], joined, prediction)
+    warnings = (*coverage.remarks, *remarks, *said, *_other_data(runs, session))
     return Collected(
         known, schedule, prediction, label, target, coverage, warnings, models, runs, used.names(len(models))
     )

@@ -125,6 +125,12 @@ def day_rows(value: object, what: str, *, days_alone: bool = False) -> Any:
     return frame.set_axis(pd.MultiIndex.from_arrays(arrays, names=[DATE, CODE]))
 
 
+@overload
+def number_rows(value: pd.Series, what: str) -> pd.Series: ...
+@overload
+def number_rows(value: pd.DataFrame, what: str) -> pd.DataFrame: ...
+@overload
+def number_rows(value: Any, what: str) -> Any: ...
 def number_rows(value: object, what: str) -> Any:
     """Return a table of numbers with the index (datetime, instrument), such as a prediction or a label.
 
@@ -174,6 +180,9 @@ def _check_numbers(column: pd.Series, what: str) -> None:
     try:
         if kind in "cMm":
             raise TypeError(f"it is of type {column.dtype}")
+        found = pd.api.types.infer_dtype(column.astype(object)) if kind == "O" else ""
+        if found in ("string", "bytes"):  # such as "0.5", which NumPy would convert
+            raise TypeError(f"it is of type {found}")
         column.to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError, OverflowError) as exc:
         raise DataError(f"{what}, column {shown(column.name)}: not all values are real numbers ({exc}).") from exc

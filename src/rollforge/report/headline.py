@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rollforge.collect.combine import ensembles_text
 from rollforge.errors import counted
 from rollforge.report.summary import Headline
 
@@ -35,7 +36,7 @@ def headline_figures(headline: Headline) -> list[HeadlineFigure]:
         made.append(HeadlineFigure("models", f"{combined_words(headline)}: {between.join(headline.models)}"))
     other = {part: name for part, name in headline.ensembles.items() if name != _USUAL.get(part)}
     if other and (not headline.models or "windows" in other):
-        made.append(HeadlineFigure("ensemble", "; ".join(f"{name} over the {part}" for part, name in other.items())))
+        made.append(HeadlineFigure("ensemble", ensembles_text(other)))
     if headline.rows:
         made.append(HeadlineFigure("out of sample", f"{headline.first_day} to {headline.last_day}"))
         made.append(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from rollforge.collect.combine import ensembles_text
 from rollforge.confidential import mask_secrets
 from rollforge.generate.timeline import Window
 from rollforge.run.failures import error_line
@@ -134,12 +135,8 @@ def report_inputs(collected: Collected, *, name: str, session: Session, config: 
         models=models if len(models) > 1 else (),
         ensembles=collected.ensembles,
         config=config,
-        environment={**_environment(session), "ensemble": _ensembles(collected)},
+        environment={**_environment(session), "ensemble": ensembles_text(collected.ensembles)},
     )
-
-
-def _ensembles(collected: Collected) -> str:
-    return "; ".join(f"{name} over the {part}" for part, name in collected.ensembles.items())
 
 
 def _environment(session: Session) -> dict[str, str]:
