@@ -16,6 +16,7 @@ import pytest
 
 import rollforge
 from rollforge import TaskManager
+from rollforge.collect.task_collector import TaskCollector
 from rollforge.errors import UntrustedPickle
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
@@ -165,6 +166,7 @@ def test_a_relative_cache_folder_does_not_move(
         ),
         (OnlineToolR("online"), ["default_exp_name"], "experiment_name"),
         (TrainerRM("e", "online"), ["task_pool"], "pool"),
+        (TaskCollector("online"), ["exp_name"], "experiment_name"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, (str, list)) else None,
 )

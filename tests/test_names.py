@@ -38,8 +38,8 @@ OTHER_NAMES = {
     "unmet": "unmet_dependencies",
     "Circle": "Origin",
     "lent": "registered_object",
-    "told_again": "repeated_creation",
-    "said_elsewhere": "describe_runs_elsewhere",
+    "told_again": "repeated_answer",
+    "said_elsewhere": "describe_elsewhere",
 }
 """Name that is not used -> ours."""
 
@@ -48,6 +48,7 @@ OBJECTS = {"store": "store_uri", "tracker": "tracking_uri", "experiment": "exper
 
 BORDERS = {
     ("collect/group.py", "Group.__call__", "n_jobs"): "Qlib: Group",
+    ("collect/task_collector.py", "TaskCollector", "exp_name"): "Qlib: attribute of TaskCollector",
     ("compat/qlib/parallel.py", "datetime_groupby_apply", "n_jobs"): "Qlib: datetime_groupby_apply",
     ("compat/qlib/predictions.py", "calc_all_ic", "n_jobs"): "Qlib: calc_all_ic",
     ("compat/qlib/predictions.py", "pred_autocorr_all", "n_jobs"): "Qlib: pred_autocorr_all",
@@ -66,6 +67,7 @@ BORDERS = {
     ("run/pool_trainer.py", "TrainerRM", "task_pool"): "Qlib: attribute of TrainerRM",
     ("run/pool_trainer.py", "TrainerRM.__init__", "task_pool"): "Qlib: TrainerRM",
     ("run/worker.py", "run_task", "task_pool"): "Qlib: run_task",
+    ("store/manager.py", "TaskManager", "task_pool"): "Qlib: attribute of TaskManager",
     ("store/manager.py", "TaskManager.__init__", "task_pool"): "Qlib: TaskManager",
     ("track/recorder.py", "RunReference", "tracking"): "stored format: references in pools and artifacts",
     ("workflow.py", "_ManagerArguments", "default_exp_name"): "Qlib: key of workflow files",

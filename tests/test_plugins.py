@@ -458,7 +458,7 @@ def test_a_shared_pool_cannot_import_plugins_that_are_not_allowed(plugin: Any, t
             store.create(pool, [{"x": 1}], submission=key)
             session = Session(tracking_uri=f"folder:{tmp_path}/runs")
             with pytest.raises(UnfitWorker):
-                Admission(store, pool, session, ("tracking",), needs_data=False).prove(stays=False)
+                Admission(store, pool, session, ("tracking_uri",), needs_data=False).prove(stays=False)
             with pytest.raises(UnfitWorker):
                 run_task(dict, pool, session=session, store=store)
             assert store.count(pool) == {Status.WAITING: 1}
@@ -478,7 +478,7 @@ def test_an_allowed_plugin_of_a_shared_pool_is_imported_before_a_claim(plugin: A
     store = open_store(f"sqlite:///{folder}/tasks.db")
     store.create("p", [{"x": 1}], submission=store.keep_submission("p", {"host": "elsewhere", "plugins": [module]}))
     session = Session(tracking_uri=f"folder:{tmp_path}/runs", allow=(module,))
-    admission = Admission(store, "p", session, ("tracking",), needs_data=False)
+    admission = Admission(store, "p", session, ("tracking_uri",), needs_data=False)
     admission.prove(stays=False)
     assert marker.exists()
     assert module not in sys.modules  # not in this process, which claims tasks
@@ -497,7 +497,7 @@ def test_a_plugin_whose_import_does_not_end_does_not_block_a_worker(
     module = plugin("plugged_h", "import time\ntime.sleep(600)\n")
     store = MemoryStore()
     store.create("p", [{"x": 1}], submission=store.keep_submission("p", {"plugins": [module]}))
-    admission = Admission(store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking",), needs_data=False)
+    admission = Admission(store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking_uri",), needs_data=False)
     with pytest.raises(UnfitWorker, match=r"plugins that cannot be imported here: .*ran for more than 4 s"):
         admission.prove(stays=False)
     assert store.count("p") == {Status.WAITING: 1}
@@ -637,7 +637,7 @@ def test_a_file_that_is_not_allowed_is_not_read(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{place}/tasks.db")
     kept = {"files": {str(secret): "0" * 64}, "models": {"M": {}}}
     store.create("p", [{"x": 1}], submission=store.keep_submission("p", kept))
-    admission = Admission(store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking",), needs_data=False)
+    admission = Admission(store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking_uri",), needs_data=False)
     assert not [note for note in admission.prove(stays=False) if "secret" in note]
     assert admission.fits
 

@@ -145,6 +145,8 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     workflow = load(tmp_path, OWN_FORM, experiment_name="other", tracking_uri="folder:elsewhere", store_uri=None)
     assert (workflow.experiment_name, workflow.session.tracking_uri) == ("other", "folder:elsewhere")
     assert workflow.session.store_uri == "sqlite:///tasks.db"
+    short = load(tmp_path, OWN_FORM, experiment="other", tracking="folder:elsewhere")
+    assert (short.experiment_name, short.session) == (workflow.experiment_name, workflow.session)
 
 
 def test_the_file_name_is_the_default_experiment_name(tmp_path: Path) -> None:

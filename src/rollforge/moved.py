@@ -133,9 +133,12 @@ class Alias:
 class Aliased:
     """Base of classes with an :class:`Alias`; unpickles objects that were saved when it was the attribute's name."""
 
-    def __setstate__(self, state: Mapping[str, object]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
+    def __setstate__(
+        self, state: Mapping[str, object] | tuple[Mapping[str, object] | None, Mapping[str, object] | None]
+    ) -> None:
+        for part in state if isinstance(state, tuple) else (state,):  # a subclass with slots has two
+            for name, value in (part or {}).items():
+                setattr(self, name, value)
 
 
 class _Finder(importlib.abc.MetaPathFinder):

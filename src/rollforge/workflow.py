@@ -447,8 +447,9 @@ def _session(parsed: _Document, path: Path, overrides: Document) -> tuple[Sessio
         options["operators"] = _operators(own.operators, path.parent)
         options["provider_uri"] = _data_folder(own.data, path.parent) if own.data else None
         experiment_name = experiment_name or own.experiment
-    options.update({k: v for k, v in overrides.items() if v is not None and k != "experiment_name"})
-    return Session.from_mapping(options), overrides.get("experiment_name") or experiment_name
+    given = {k: v for k, v in overrides.items() if v is not None}
+    experiment_name = given.pop("experiment_name", None) or given.pop("experiment", None) or experiment_name
+    return Session.from_mapping({**options, **given}), experiment_name
 
 
 def _operators(named: list[_Place], base: Path) -> tuple[tuple[str, str], ...]:
@@ -501,7 +502,8 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
     path : path
         A workflow in Qlib's or Rollforge's format.
     **overrides
-        Fields of :class:`~rollforge.session.Session` that override the file's values; None does not override.
+        Fields of :class:`~rollforge.session.Session`, also as ``store``, ``tracking`` and ``experiment``, that override the
+        file's values; None does not override.
 
     Raises
     ------

@@ -29,6 +29,13 @@ def manager() -> TaskManager:
     return made
 
 
+def test_the_pool_has_qlibs_name_too(manager: TaskManager) -> None:
+    """Scripts read ``task_pool``; a manager without a pool says so."""
+    assert (manager.pool, manager.task_pool) == ("p", "p")
+    with pytest.raises(ConfigError, match="has no pool"):
+        TaskManager(store=MemoryStore()).task_pool  # noqa: B018 - reading it raises
+
+
 def test_documents_have_qlibs_keys(manager: TaskManager) -> None:
     """``_id``, ``def``, ``filter``, ``status``, ``res``, ``priority``."""
     task = manager.fetch_task()

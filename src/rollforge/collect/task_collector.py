@@ -9,6 +9,7 @@ from rollforge.collect.ensemble import RollingEnsemble
 from rollforge.dates import read_day
 from rollforge.errors import ArtifactNotFound
 from rollforge.generate.task_view import TaskView
+from rollforge.moved import Alias, Aliased
 from rollforge.session import current_session
 from rollforge.task import Definition
 from rollforge.track.base import Recorder, Tracker, get_experiment, open_tracker
@@ -21,7 +22,7 @@ __all__ = ["TaskCollector"]
 Key = TypeVar("Key")
 
 
-class TaskCollector:
+class TaskCollector(Aliased):
     """Collects by task, as Qlib documented it before :class:`RecorderCollector`.
 
     Parameters
@@ -44,6 +45,8 @@ class TaskCollector:
     ['first']
     >>> folder.cleanup()
     """
+
+    exp_name = Alias("experiment_name")
 
     def __init__(self, experiment_name: str, *, tracker: Tracker | str | None = None) -> None:
         self.experiment_name = experiment_name

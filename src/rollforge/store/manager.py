@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from rollforge import trust
 from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable, TaskNotFound, counted
 from rollforge.machine import process_name
+from rollforge.moved import Alias
 from rollforge.session import Session, current_session
 from rollforge.store.base import PauseNotice, TaskStore, open_store
 from rollforge.task import Cause, Status, TaskRecord, digest, encode
@@ -136,6 +137,7 @@ class TaskManager:
     STATUS_DONE = Status.DONE
     STATUS_PART_DONE = Status.PART_DONE
     STATUS_FAILED = Status.FAILED
+    task_pool = Alias("pool")
 
     def __init__(
         self,
