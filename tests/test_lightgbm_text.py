@@ -21,10 +21,10 @@ X = np.column_stack([RANDOM.normal(size=(400, 3)), RANDOM.integers(0, 30, 400)])
 Y = X[:, 0] + np.sin(X[:, 1]) + 5 * (X[:, 3] % 3)
 
 
-def trained(rounds: int = 3, label: Any = Y, categorical: Any = "auto", **parameters: Any) -> str:
+def trained(rounds: int = 3, label: Any = Y, categorical: Any = "auto", scale: float = 1.0, **parameters: Any) -> str:
     """Return the text of a small model."""
     settings = {"verbosity": -1, "num_threads": 1, "min_data_in_leaf": 5, "num_leaves": 8, **parameters}
-    data = lightgbm.Dataset(X, label, categorical_feature=categorical)
+    data = lightgbm.Dataset(X * scale, label, categorical_feature=categorical)
     text: str = lightgbm.train(settings, data, num_boost_round=rounds).model_to_string()
     return text
 
@@ -49,6 +49,8 @@ def residuals(predicted: Any, data: Any) -> tuple[Any, Any]:
         {"boosting": "dart", "rounds": 8},
         {"objective": residuals},
         {"objective": "mse", "rounds": 1, "num_leaves": 2},
+        {"objective": "mse", "scale": 1e305},
+        {"objective": "mse", "scale": 1e-305},
     ],
     ids=lambda o: "-".join(map(str, [*o][:3])),
 )
@@ -95,7 +97,9 @@ HOSTILE: dict[str, str] = {
     "no leaves": changed(REGRESSION, "num_leaves", first("0")),
     "leaves for all memory": changed(REGRESSION, "num_leaves", first("2000000000")),
     "no number": changed(REGRESSION, "leaf_value", first("x")),
-    "a number no double holds": changed(LINEAR, "leaf_coeff", first("1e-999")),
+    "a number no double holds": changed(REGRESSION, "leaf_value", first("1e-999")),
+    "a long number no double holds": changed(REGRESSION, "leaf_value", first("1" * 40 + "e299")),
+    "a short number no double holds": changed(REGRESSION, "leaf_value", first("0." + "0" * 30 + "1e-299")),
     "no leaf_value": resized(re.sub(r"^leaf_value=.*\n", "", REGRESSION, flags=re.MULTILINE)),
     "another line": resized(REGRESSION.replace("num_cat=0\n", "num_cat=0\nx\n", 1)),
     "a line twice": resized(REGRESSION.replace("num_cat=0\n", "num_cat=0\nnum_cat=0\n", 1)),

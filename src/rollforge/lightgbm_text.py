@@ -18,8 +18,11 @@ _HEADER = ("num_class", "num_tree_per_iteration", "max_feature_idx", "objective"
 _MOST_LINES = 22
 """LightGBM reads as many lines of a tree, and ignores the rest."""
 _INT = rb"-?[0-9]{1,10}"
-_FLOAT = rb"[-+]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][-+]?(?:[0-9]{1,2}|[12][0-9]{2}))?|inf|nan)"
-"""LightGBM ends the interpreter for a number that a double cannot hold."""
+_FLOAT = (
+    rb"[-+]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][-+]?[0-9]{1,2})?"
+    rb"|[1-9](?:\.[0-9]{0,40})?[eE][-+]?(?:[12][0-9]{2}|30[0-7])|inf|nan)"
+)
+"""LightGBM can abort the process for a number that a double cannot hold. It writes one digit before the decimal point."""
 _INTS, _FLOATS = (re.compile(rb"(?:%s(?: %s)*)?" % (one, one)) for one in (_INT, _FLOAT))
 _LINE = re.compile(rb"([a-z_]{1,40})=([^\n]*)\n")
 
