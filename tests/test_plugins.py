@@ -497,7 +497,9 @@ def test_a_plugin_whose_import_does_not_end_does_not_block_a_worker(
     module = plugin("plugged_h", "import time\ntime.sleep(600)\n")
     store = MemoryStore()
     store.create("p", [{"x": 1}], submission=store.keep_submission("p", {"plugins": [module]}))
-    admission = Admission(store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking_uri",), needs_data=False)
+    admission = Admission(
+        store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking_uri",), needs_data=False
+    )
     with pytest.raises(UnfitWorker, match=r"plugins that cannot be imported here: .*ran for more than 4 s"):
         admission.prove(stays=False)
     assert store.count("p") == {Status.WAITING: 1}
@@ -637,7 +639,9 @@ def test_a_file_that_is_not_allowed_is_not_read(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{place}/tasks.db")
     kept = {"files": {str(secret): "0" * 64}, "models": {"M": {}}}
     store.create("p", [{"x": 1}], submission=store.keep_submission("p", kept))
-    admission = Admission(store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking_uri",), needs_data=False)
+    admission = Admission(
+        store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking_uri",), needs_data=False
+    )
     assert not [note for note in admission.prove(stays=False) if "secret" in note]
     assert admission.fits
 
