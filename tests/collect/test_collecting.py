@@ -258,6 +258,7 @@ def test_collecting_by_task(experiment: Experiment, tmp_path: Path) -> None:
         )
     with using(Session(tracking_uri=f"folder:{tmp_path}/runs")):
         collector = TaskCollector("mine")
+        assert collector.exp_name == "mine"
         predictions = collector.collect_predictions(lambda task: task["model"]["class"])
         assert {k: len(v) for k, v in predictions.items()} == {"A": 12, "B": 6}
         only = collector.collect_predictions(lambda task: 0, lambda task: task["model"]["class"] == "B")

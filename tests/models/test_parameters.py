@@ -31,6 +31,7 @@ from rollforge.models.xgboost import XGBModel, _reason
         (XGBModel, "objective", {"a": 1}),
         (XGBModel, "eval_metric", {"a": 1}),
         (XGBModel, "nthread", [1]),
+        (XGBModel, "nthread", 1.5),
         (XGBModel, "booster", 3),
         (LinearModel, "alpha", -1.0),
         (LinearModel, "alpha", float("nan")),

@@ -162,14 +162,14 @@ def query(
 
 def _whole_tasks(manager: TaskManager, query: Document) -> Iterator[Document]:
     """Yield tasks with their results; an unreadable result is replaced by the reason."""
-    shown = set()
+    found = set()
     try:
         for task in manager.query(query):
-            shown.add(task["_id"])
+            found.add(task["_id"])
             yield task
     except _UNREADABLE:
         for task in manager.query(query, decode=False):
-            if task["_id"] in shown:
+            if task["_id"] in found:
                 continue
             try:
                 yield manager.re_query(task["_id"])

@@ -42,4 +42,5 @@ def describe_object(value: object, without: Collection[str] = ()) -> list[Any] |
 
 
 def key_of(definition: object) -> str:
+    """Return the key of a panel for plain data that describe it."""
     return hashlib.sha256(encode(definition).encode()).hexdigest()[:24]

@@ -10,7 +10,7 @@ and an infinite value becomes missing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -568,7 +568,7 @@ class TimeRangeFlt(InstProcessor):
 
 # Transformations that reduce the skew of Alpha158's columns before they are standardised, by name prefix. KLOW2 and
 # KUP2 are standardised twice, as in Qlib, because they also match the prefixes KLOW and KUP.
-_EVENED: list[tuple[str, object]] = [
+_EVENED: list[tuple[str, Callable[[Any], Any]]] = [
     ("KLEN|KLOW|KUP", lambda x: x**0.25),
     ("KLOW2|KUP2", np.sqrt),
     (
@@ -641,7 +641,7 @@ class ConfigSectionProcessor(Processor):
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         names = df.columns.get_level_values(-1).astype(str)
         out = df.copy(deep=False)
-        sections: list[tuple[str, Any]] = [("LABEL", None), *_EVENED]
+        sections: list[tuple[str, Callable[[Any], Any] | None]] = [("LABEL", None), *_EVENED]
         for beginning, even in sections:
             columns = df.columns[names.str.match(beginning)]
             if not len(columns):

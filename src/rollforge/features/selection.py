@@ -20,19 +20,22 @@ RAW = "__raw"
 
 
 def first_day(value: object, name: str) -> pd.Timestamp | None:
+    """Return the first day of a day, month or year; None for None. `name` is that of the argument, for errors."""
     return None if value is None else as_timestamp(read_span(value, name)[0])
 
 
 def last_day(value: object, name: str) -> pd.Timestamp | None:
+    """Return the last day of a day, month or year; see :func:`first_day`."""
     return None if value is None else as_timestamp(read_span(value, name)[1])
 
 
 def is_range(selector: object) -> bool:
+    """Return whether a selector is a slice without a step."""
     return isinstance(selector, slice) and selector.step is None
 
 
 def select_columns(frame: pd.DataFrame, col_set: Any) -> pd.DataFrame:
-    """Columns by Qlib's rule; see :meth:`~rollforge.features.handler.DataHandler.fetch`."""
+    """Return columns by Qlib's rules; see :meth:`~rollforge.features.handler.DataHandler.fetch`."""
     if not isinstance(frame.columns, pd.MultiIndex) or (isinstance(col_set, str) and col_set == RAW):
         return frame
     if isinstance(col_set, str) and col_set == ALL:
@@ -46,7 +49,7 @@ def select_columns(frame: pd.DataFrame, col_set: Any) -> pd.DataFrame:
 
 
 def select_rows(frame: pd.DataFrame, selector: object, level: str | int | None) -> pd.DataFrame:
-    """Rows by Qlib's rule; see :meth:`~rollforge.features.handler.DataHandler.fetch`."""
+    """Return rows by Qlib's rules; see :meth:`~rollforge.features.handler.DataHandler.fetch`."""
     if is_range(selector) and selector == slice(None, None):
         return frame
     if level is None or isinstance(selector, pd.MultiIndex):

@@ -74,7 +74,7 @@ def check_values(params: Mapping[str, Any], *, names: Iterable[str] = (), mappin
 
 
 def threads_of(params: Mapping[str, Any], names: Iterable[str]) -> int | None:
-    """Return the number of threads that the first known name gives; None if no name is given.
+    """Return the value of the first of `names` that is set, a number of threads; None if none is set.
 
     Raises
     ------
@@ -86,9 +86,12 @@ def threads_of(params: Mapping[str, Any], names: Iterable[str]) -> int | None:
         if value is None:
             continue
         try:
-            return int(value)
+            number = int(value)
+            if isinstance(value, float) and number != value:
+                raise ValueError(value)
         except (TypeError, ValueError, OverflowError):
             raise ConfigError(f"must be a whole number, found {shown(value)}.", path=name) from None
+        return number
     return None
 
 

@@ -533,7 +533,7 @@ class SigAnaRecord(ACRecordTemp):
     ) -> None:
         super().__init__(recorder, skip_existing)
         if label_days is not None and (
-            isinstance(label_days, bool) or not isinstance(label_days, int) or label_days < 1
+            isinstance(label_days, bool) or not isinstance(label_days, (int, np.integer)) or label_days < 1
         ):
             raise ConfigError(f"must be a number of trading days, at least 1; found {label_days!r}.", path="label_days")
         self.ana_long_short = ana_long_short

@@ -426,7 +426,7 @@ def _built_in(name: str) -> type[Expression]:
     arguments = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
     base = _BASES.get(name, NpPairOperator if kinds in ("vv", "cc") else Rolling)
 
-    def __init__(self: object, *args: str, **kwargs: object) -> None:  # noqa: N807 - it becomes one
+    def __init__(self: object, *args: object, **kwargs: object) -> None:  # noqa: N807 - it becomes one
         vars(self).update(inspect.Signature(arguments).bind(*args, **kwargs).arguments)
 
     inside: dict[str, object] = {

@@ -156,12 +156,12 @@ class TestAutoData(unittest.TestCase):
 class TestOperatorData(TestAutoData):
     """One instrument of csi300, its spans, and the trading days of 2005."""
 
-    instruments_d: ClassVar[Document]
-    cal: ClassVar[object]
-    start_time: ClassVar[object]
-    end_time: ClassVar[object]
+    instruments_d: ClassVar[dict[str, list[tuple[pd.Timestamp, pd.Timestamp]]]]
+    cal: ClassVar[np.ndarray]
+    start_time: ClassVar[pd.Timestamp]
+    end_time: ClassVar[pd.Timestamp]
     inst: ClassVar[str]
-    spans: ClassVar[object]
+    spans: ClassVar[list[tuple[pd.Timestamp, pd.Timestamp]]]
 
     @classmethod
     def setUpClass(cls, enable_1d_type: str = "simple", enable_1min: bool = False) -> None:
