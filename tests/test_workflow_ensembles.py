@@ -396,8 +396,13 @@ def test_the_ensemble_of_a_shared_pool_is_not_run(small_market: Path, tmp_path: 
         {"models": {"class": "Ridge", "module_path": "sklearn.linear_model"}},
     ):
         store.keep_submission("e", facts_of(plan.tasks, session, config))
-        with pytest.raises(ConfigError):
+        with pytest.raises(ConfigError) as caught:
             pipeline.collect(allowing, "e")
+        assert "ROLLFORGE_ALLOW" not in str(caught.value)
+    own = make_plan(load_workflow(workflow(tmp_path, small_market, WEIGHTED))).ensembles.config["models"]
+    both = {"windows": {"class": "RollingEnsemble", "module_path": "rollforge.collect"}, "models": own}
+    store.keep_submission("e", facts_of(plan.tasks, session, both))
+    assert pipeline.collect(allowing, "e").ensembles["models"].startswith("Weighted")
     store.keep_submission("e", facts_of(plan.tasks, session, {"models": {"class": "AverageEnsemble"}}))
     assert pipeline.collect(session, "e").ensembles["models"] == "AverageEnsemble"
 

@@ -16,7 +16,7 @@ __all__ = ["check_model_text"]
 
 _HEADER = ("num_class", "num_tree_per_iteration", "max_feature_idx", "objective", "tree_sizes")
 _MOST_LINES = 22
-"""LightGBM reads as many lines of a tree, and ignores the rest."""
+"""LightGBM reads so many lines of a tree, and ignores the rest."""
 _INT = rb"-?[0-9]{1,10}"
 _FLOAT = (
     rb"[-+]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][-+]?[0-9]{1,2})?"
@@ -63,7 +63,7 @@ def check_model_text(text: str) -> None:
         block = data[begin : begin + max(size, 0)]
         head = b"Tree=%d\n" % number
         if not block.startswith(head) or len(block) != size:
-            _refuse(f"tree {number} is not where tree_sizes says")
+            _refuse(f"tree_sizes does not match tree {number}")
         _check_tree(_fields(block[len(head) :], number), features, number)
         begin += size
 
@@ -95,13 +95,13 @@ def _number(about: Mapping[str, bytes], name: str) -> int:
 def _check_classes(about: Mapping[str, bytes], trees: int) -> None:
     classes = _number(about, "num_class")
     if not 1 <= classes == _number(about, "num_tree_per_iteration") <= max(trees, 1) or trees % classes:
-        _refuse("it has not as many trees for each class")
+        _refuse("the classes do not have the same number of trees")
     objective = about.get("objective")
     if objective is not None and not re.fullmatch(rb"\w[^ ]*(?: [^ ]+)*", objective):
         _refuse("its objective has no name")
-    said = re.findall(rb"num_class:([^ ]*)", objective or b"")
-    if any(value != b"%d" % classes for value in said):
-        _refuse("its objective has another number of classes")
+    counts = re.findall(rb"num_class:([^ ]*)", objective or b"")
+    if any(count != b"%d" % classes for count in counts):
+        _refuse("its objective has a different number of classes")
 
 
 def _fields(block: bytes, number: int) -> dict[bytes, bytes]:
@@ -110,7 +110,7 @@ def _fields(block: bytes, number: int) -> dict[bytes, bytes]:
     while block[place : place + 1] != b"\n":
         line = _LINE.match(block, place)
         if line is None or line[1] in found or len(found) == _MOST_LINES:
-            _refuse(f"tree {number} has a line that is none of a tree")
+            _refuse(f"tree {number} has an invalid line")
         else:
             found[line[1]] = line[2]
             place = line.end()
@@ -156,7 +156,7 @@ def _check_lengths(fields: Mapping[bytes, bytes], leaves: int, number: int, *, a
             if name in fields and (name == b"leaf_value" or not alone):
                 value = _matched(pattern, fields[name], name.decode())
                 if (value.count(b" ") + 1 if value else 0) != lengths:
-                    _refuse(f"tree {number} has not {lengths} values of {name.decode()}")
+                    _refuse(f"tree {number} must have {lengths} values of {name.decode()}")
 
 
 def _check_linear(fields: Mapping[bytes, bytes], features: int, number: int) -> None:
@@ -164,7 +164,7 @@ def _check_linear(fields: Mapping[bytes, bytes], features: int, number: int) -> 
         _matched(pattern, b" ".join(fields[name].split()), name.decode())
     counts, used = _array(fields, b"num_features"), _array(fields, b"leaf_features")
     if (counts < 0).any() or not counts.sum() == len(used) == len(fields[b"leaf_coeff"].split()):
-        _refuse(f"tree {number} has leaves with other features than it says")
+        _refuse(f"num_features of tree {number} does not match its lists of features")
     if not ((used >= 0) & (used < features)).all():
         _refuse(f"tree {number} uses a feature that does not exist")
 
@@ -197,7 +197,7 @@ def _check_categories(fields: Mapping[bytes, bytes], categories: int, number: in
         bounds = _array(fields, b"cat_boundaries")
         words = len(fields[b"cat_threshold"].split())
         if len(bounds) != categories + 1 or bounds[0] != 0 or (np.diff(bounds) < 0).any() or bounds[-1] != words:
-            _refuse(f"the categories of tree {number} are not within its list")
+            _refuse(f"cat_boundaries of tree {number} do not match its cat_threshold")
     if chosen.any():
         places = np.array([float(part) for part in fields[b"threshold"].split()])[chosen]
         if not ((places >= 0) & (places < categories)).all():  # also if it is not a number

@@ -300,25 +300,27 @@ def pool_ensembles(session: Session, pool: str) -> tuple[Ensembles, tuple[str, .
     if not latest.ensemble:
         return build_ensembles(None), ()
     modules = {module for module, _ in trust.names_in(latest.ensemble)}
+    others = sorted(module for module in modules if module.partition(".")[0] not in ("rollforge", "qlib"))
+    allowable = bool(others) and not any(map(trust.is_library, others))
     if is_private(store):
         here = Origin.OWN
         session = session.with_(sys_path=(*session.sys_path, *latest.sys_path))
     else:  # libraries that a worker builds models of are not for a report
-        here = Origin.POOL if modules and not any(map(trust.is_library, modules)) else Origin.READ
+        here = Origin.POOL if allowable else Origin.READ
     with using(session), trust.from_origin(here):
         load_plugins(session)
         try:
             made = build_ensembles(latest.ensemble)
         except CodeNotAllowed as exc:
-            named = " and ".join(sorted(modules)) or "rollforge.collect"
+            named = " and ".join(others or sorted(modules)) or "rollforge.collect"
+            advice = f", or, if you trust them, allow it: ROLLFORGE_ALLOW={','.join(others)}" if allowable else ""
             raise CodeNotAllowed(
                 f"the tasks were submitted with an ensemble of {named}, which this program may not run, because others can "
-                "write to the pool. Give the workflow file instead of the experiment's name, or, if you trust them, "
-                f"allow it: ROLLFORGE_ALLOW={','.join(sorted(modules))}.",
+                f"write to the pool. Give the workflow file instead of the experiment's name{advice}.",
                 path=exc.path,
             ) from exc
-    other = [file for file, digest in latest.ensemble_files.items() if file_digest(file) not in ("", digest)]
-    return made, tuple(f"The ensemble's file {file} has changed since the tasks were submitted." for file in other)
+    changed = [file for file, digest in latest.ensemble_files.items() if file_digest(file) not in ("", digest)]
+    return made, tuple(f"The ensemble's file {file} has changed since the tasks were submitted." for file in changed)
 
 
 def _planned(plan: Plan | None, known: Sequence[TaskOutcome], label_days: int | None) -> Schedule | None:

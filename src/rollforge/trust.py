@@ -11,8 +11,8 @@ There are four origins (``docs/security.md``):
                       Reading itself restores values and calls nothing (:mod:`rollforge.safe_pickle`)
 ====================  ====================================================================================================
 
-Classes of Python's standard library are never built, in any origin. Functions named in a definition are called only in
-the first origin. What counts is where a class is *defined*, because a module also exposes the names that it imported.
+Classes of Python's standard library are never built, whatever the origin. Functions named in a definition are called only
+for the first origin. What counts is where a class is *defined*, because a module also exposes the names that it imported.
 """
 
 from __future__ import annotations

@@ -447,10 +447,10 @@ class Admission:
                 other.append(f"{file} (SHA-256 {here[:_SHORT]} here, {submitted[:_SHORT]} there)")
         if not other:
             return ""
-        it, files = ("it", "file") if len(other) == 1 else ("them", "files")
+        files = "file" if len(other) == 1 else "files"
         return (
             f"The tasks were submitted on {facts.host} with other contents of {', '.join(other)}. Copy the {files} from "
-            f"there to this machine, or submit the tasks again to run {it} as on this machine."
+            f"there to this machine, or submit the tasks again from this machine to use its {files}."
         )
 
     def _plugins_lack(self, session: Session, wanted: Sequence[str], facts: Facts) -> str:
