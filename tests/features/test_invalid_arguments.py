@@ -80,3 +80,32 @@ def test_columns_can_be_any_collection() -> None:
         assert [c[1] for c in DropCol(col_list=given)(frame)] == ["b"]  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="col_list: expected a list of columns, found 'a'"):
         DropCol(col_list="a")
+
+
+ALPHA = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler"}
+LOADER = {"class": "QlibDataLoader", "kwargs": {"config": ["$close"], "filter_pipe": 5}}
+
+
+@pytest.mark.parametrize(
+    ("handler", "place"),
+    [
+        ({**ALPHA, "kwargs": {"filter_pipe": 5}}, "filter_pipe: expected a list of filters"),
+        ({**ALPHA, "kwargs": {"inst_processors": 5}}, "inst_processors: must be a list"),
+        ({**ALPHA, "kwargs": {"label": 5}}, "label: expected a list of expressions"),
+        ({**ALPHA, "kwargs": {"infer_processors": [{"clas": "Fillna"}]}}, "infer_processors.0: "),
+        (
+            {**ALPHA, "kwargs": {"infer_processors": ["ZScoreNorm"]}},
+            "infer_processors.0: ZScoreNorm needs the handler's",
+        ),
+        ({**HANDLER, "kwargs": {"data_loader": LOADER}}, "data_loader.kwargs.filter_pipe: expected a list of filters"),
+        (
+            {**HANDLER, "kwargs": {"data_loader": {"class": "NestedDataLoader", "kwargs": {"dataloader_l": [LOADER]}}}},
+            "data_loader.kwargs.dataloader_l.0.kwargs.filter_pipe: expected a list of filters",
+        ),
+    ],
+)
+def test_the_location_is_that_in_the_workflow(handler: dict[str, Any], place: str) -> None:
+    """Whether the handler makes its loader itself or the workflow describes it, also inside another loader."""
+    with pytest.raises(ConfigError) as caught:
+        dataset(handler=handler)
+    assert str(caught.value).startswith(f"task.dataset.kwargs.handler.kwargs.{place}")

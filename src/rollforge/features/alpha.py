@@ -192,8 +192,8 @@ def check_transform_proc(
     """
     made: list[Any] = []
     for i, one in enumerate(as_list(processors, "processors", path=path)):
-        if not isinstance(one, (Mapping, str)):
-            made.append(one)
+        if not isinstance(one, str) and not (isinstance(one, Mapping) and "class" in one):
+            made.append(one)  # the handler builds it, or reports what is wrong
             continue
         config: dict[str, Any] = {"class": one} if isinstance(one, str) else dict(one)
         target = locate(
@@ -205,7 +205,9 @@ def check_transform_proc(
             if fit_start_time is not None or fit_end_time is not None:
                 kwargs.update(fit_start_time=fit_start_time, fit_end_time=fit_end_time)
             if kwargs["fit_start_time"] is None or kwargs["fit_end_time"] is None:
-                raise ConfigError(f"{config['class']} needs the handler's fit_start_time and fit_end_time.")
+                raise ConfigError(
+                    f"{config['class']} needs the handler's fit_start_time and fit_end_time.", path=f"{path}.{i}"
+                )
             config["kwargs"] = kwargs
         made.append(config)
     return made
@@ -230,16 +232,22 @@ class _AlphaHandler(DataHandlerLP):
         label: object = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            instruments=instruments,
-            start_time=start_time,
-            end_time=end_time,
-            data_loader=QlibDataLoader(
+        try:
+            loader = QlibDataLoader(
                 config={"feature": self.get_feature_config(), "label": label or self.get_label_config()},
                 filter_pipe=filter_pipe,
                 freq=freq,
                 inst_processors=inst_processors,
-            ),
+            )
+        except ConfigError as exc:
+            if exc.path != "config.label":
+                raise
+            raise type(exc)(exc.message, path="label") from exc
+        super().__init__(
+            instruments=instruments,
+            start_time=start_time,
+            end_time=end_time,
+            data_loader=loader,
             infer_processors=check_transform_proc(
                 infer_processors, fit_start_time, fit_end_time, path="infer_processors"
             ),

@@ -103,9 +103,9 @@ class DLWParser(DataLoader):
     def __init__(self, config: Any) -> None:
         self.is_group = isinstance(config, Mapping)
         groups = config if isinstance(config, Mapping) else {"feature": config}
-        self.groups = {str(k): _fields_and_names(v, f"data_loader.config.{k}") for k, v in groups.items() if v}
+        self.groups = {str(k): _fields_and_names(v, f"config.{k}") for k, v in groups.items() if v}
         if not self.groups:
-            raise ConfigError("there are no expressions to load.", path="data_loader.config")
+            raise ConfigError("there are no expressions to load.", path="config")
 
     @property
     def fields(self) -> Any:
@@ -176,21 +176,21 @@ class QlibDataLoader(DLWParser):
         inst_processors: Sequence[object] | Mapping[str, Sequence[object]] | None = None,
     ) -> None:
         super().__init__(config)
-        self.filter_pipe = as_list(filter_pipe, "filters", path="data_loader.filter_pipe")
+        self.filter_pipe = as_list(filter_pipe, "filters", path="filter_pipe")
         self.swap_level = swap_level
         if isinstance(freq, Mapping):
             lacking = [g for g in self.groups if g not in freq]
             if lacking or len(set(freq.values())) != 1:
                 raise ConfigError(
-                    f"freq must be the same for all groups of columns, found {dict(freq)!r}.",
-                    path="data_loader.freq",
+                    f"must be the same for all groups of columns, found {dict(freq)!r}.",
+                    path="freq",
                 )
             freq = next(iter(freq.values()))
         self.freq = str(freq)
         if not isinstance(inst_processors, (list, tuple, Mapping, type(None))):
             raise ConfigError(
-                f"inst_processors must be a list, or {{group: list}}, found a {type(inst_processors).__name__}.",
-                path="data_loader.inst_processors",
+                f"must be a list, or {{group: list}}, found {shown(inst_processors)}.",
+                path="inst_processors",
             )
         self.inst_processors = inst_processors or []
 
@@ -565,7 +565,7 @@ class DataLoaderDH(DataLoader):
     def _handler(config: object, group: str) -> Any:
         if hasattr(config, "fetch"):
             return config
-        where = f"data_loader.kwargs.handler_config{group and '.'}{group}"
+        where = f"handler_config{group and '.'}{group}"
         made = build(config, kind=HANDLER, default_module="rollforge.features.alpha", where=where)
         if not hasattr(made, "fetch"):
             raise BuildError(f"a {type(made).__name__} is not a handler: it has no fetch().", path=where)
