@@ -93,6 +93,12 @@ def test_one_bar_covers_a_span_or_the_last_minute() -> None:
     assert [one(t, "tw") for t in ("13:25", "13:24")] == [True, False]
     assert clock.is_single_value(pd.Timestamp("2021-03-03 10:00"), pd.Timestamp("2021-03-03 10:04"), five)
     assert clock.get_day_min_idx_range("8:30", "14:59", "10min", "cn") == (0, 23)
+    for day in ("2020-01-02 ", "2020/1/2 "):  # Qlib's strategies pass the times of an order
+        moments = [pd.Timestamp(f"{day}{time}") for time in ("8:30", "14:59")]
+        assert clock.get_day_min_idx_range(*moments, "10min", "cn") == (0, 23)
+        assert clock.get_day_min_idx_range(f"{day}8:30", f"{day}14:59", "10min", "cn") == (0, 23)
+    with pytest.raises(DateError, match="start: 'soon' is not a time of day"):
+        clock.get_day_min_idx_range("soon", "14:59", "10min", "cn")
     noon = pd.Timestamp("2021-03-03 12:00")
     assert clock.epsilon_change(noon, "forward") - clock.epsilon_change(noon) == pd.Timedelta("2s")
     with pytest.raises(ConfigError, match="direction"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rollforge.build import build
@@ -35,6 +36,10 @@ from rollforge.models.xgboost import XGBModel, _reason
         (XGBModel, "booster", 3),
         (LinearModel, "alpha", -1.0),
         (LinearModel, "alpha", float("nan")),
+        (LinearModel, "alpha", float("inf")),
+        (LinearModel, "alpha", 10**400),
+        (LinearModel, "alpha", np.complex64(1)),
+        (LinearModel, "alpha", True),
         (LinearModel, "alpha", "0.1"),
         (LinearModel, "fit_intercept", "no"),
         (LinearModel, "include_valid", None),

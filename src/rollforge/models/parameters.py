@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import numbers
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -43,8 +44,8 @@ def check_penalty(name: str, value: object) -> None:
     ConfigError
         If it is anything else.
     """
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, (bool, complex))
-    if not number or not math.isfinite(value) or value < 0:  # type: ignore[arg-type, operator]
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not 0 <= value <= sys.float_info.max:  # type: ignore[operator]
         raise ConfigError(f"must be a number that is not negative, found {shown(value)}.", path=name)
 
 

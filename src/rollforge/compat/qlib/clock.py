@@ -10,8 +10,8 @@ import pandas as pd
 
 from rollforge.compat.qlib.config import C
 from rollforge.compat.qlib.frequency import Freq
-from rollforge.dates import read_clock
-from rollforge.errors import ConfigError, DataError
+from rollforge.dates import read_clock, read_time
+from rollforge.errors import ConfigError, DataError, DateError
 
 __all__ = [
     "CN_TIME",
@@ -23,6 +23,7 @@ __all__ = [
     "get_day_min_idx_range",
     "get_min_cal",
     "is_single_value",
+    "time_of_day",
     "time_to_day_index",
 ]
 
@@ -37,6 +38,31 @@ US_TIME = [_at("9:30"), _at("16:00")]
 TW_TIME = [_at("9:00"), _at("13:30")]
 
 _TIMES = {"cn": CN_TIME, "us": US_TIME, "tw": TW_TIME}
+
+
+def time_of_day(value: str | dt.time | dt.datetime, name: str = "") -> dt.time:
+    """Return the time of day of a text, a time or a moment; `name` is that of the argument, for errors.
+
+    Raises
+    ------
+    DateError
+        If it has no time of day.
+
+    Examples
+    --------
+    >>> str(time_of_day("9:30")), str(time_of_day("2020-01-02 14:59")), str(time_of_day(dt.datetime(2020, 1, 2, 10, 45)))
+    ('09:30:00', '14:59:00', '10:45:00')
+    """
+    if isinstance(value, dt.datetime):
+        return value.time()
+    try:
+        return read_clock(value, name)
+    except DateError:
+        try:
+            return read_time(value, name).time()
+        except DateError:
+            pass
+        raise
 
 
 def _times(region: str) -> list[dt.datetime]:
@@ -119,7 +145,9 @@ def time_to_day_index(time_obj: str | dt.datetime, region: str = "cn") -> int:
     raise DataError(f"There is no trading at {time:%H:%M} in region {region!r}.")
 
 
-def get_day_min_idx_range(start: str, end: str, freq: str, region: str) -> tuple[int, int]:
+def get_day_min_idx_range(
+    start: str | dt.time | dt.datetime, end: str | dt.time | dt.datetime, freq: str, region: str
+) -> tuple[int, int]:
     """Return the first and the last bar of the trading day from `start` to `end`, both included.
 
     Examples
@@ -128,7 +156,7 @@ def get_day_min_idx_range(start: str, end: str, freq: str, region: str) -> tuple
     (0, 23)
     """
     bars = get_min_cal(region=region)[:: Freq(freq).count]
-    first, last = read_clock(start, "start"), read_clock(end, "end")
+    first, last = time_of_day(start, "start"), time_of_day(end, "end")
     return bisect.bisect_left(bars, first), bisect.bisect_right(bars, last) - 1
 
 

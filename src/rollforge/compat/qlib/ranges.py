@@ -10,8 +10,7 @@ from abc import ABC, abstractmethod
 
 import pandas as pd
 
-from rollforge.compat.qlib.clock import concat_date_time
-from rollforge.dates import read_clock
+from rollforge.compat.qlib.clock import concat_date_time, time_of_day
 from rollforge.errors import ConfigError
 from rollforge.record.context import TradeCalendarManager
 
@@ -71,7 +70,7 @@ class TradeRangeByTime(TradeRange):
     """
 
     def __init__(self, start_time: str | dt.time, end_time: str | dt.time) -> None:
-        self.start_time, self.end_time = read_clock(start_time, "start_time"), read_clock(end_time, "end_time")
+        self.start_time, self.end_time = time_of_day(start_time, "start_time"), time_of_day(end_time, "end_time")
         if self.start_time >= self.end_time:
             raise ConfigError(f"The range from {start_time} to {end_time} ends before it begins.")
 
