@@ -102,8 +102,7 @@ def with_status(task: TaskRecord, status: Status) -> TaskRecord:
 
 
 def retried(task: TaskRecord) -> TaskRecord:
-    """Return a failed task as waiting again at the stage at which it failed; the error is kept until the next
-    attempt."""
+    """Return a failed task as waiting again at the stage where it failed; the error is kept until the next attempt."""
     return replace(with_status(task, task.stage_from), error=task.error)
 
 

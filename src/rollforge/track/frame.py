@@ -22,7 +22,7 @@ from rollforge.errors import ArtifactUnreadable, TaskNotSerializable
 from rollforge.limits import LIMITS, check_parquet
 from rollforge.task import from_plain, to_plain
 
-__all__ = ["read_table", "to_arrow", "write_table"]
+__all__ = ["read_table", "to_arrow", "write_described", "write_table"]
 
 _KEY = b"rollforge"
 _DTYPES = frozenset(
