@@ -16,7 +16,7 @@ __all__ = ["check_model_text"]
 
 _HEADER = ("num_class", "num_tree_per_iteration", "max_feature_idx", "objective", "tree_sizes")
 _MOST_LINES = 22
-"""LightGBM reads so many lines of a tree, and ignores the rest."""
+"""LightGBM reads at most this many lines of a tree, and ignores the rest."""
 _INT = rb"-?[0-9]{1,10}"
 _FLOAT = (
     rb"[-+]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][-+]?[0-9]{1,2})?"
@@ -170,7 +170,7 @@ def _check_linear(fields: Mapping[bytes, bytes], features: int, number: int) -> 
 
 
 def _check_nodes(fields: Mapping[bytes, bytes], leaves: int, features: int, number: int) -> None:
-    """Each node and leaf is the child of one node, which comes before it; so every path ends at a leaf."""
+    """Check that each node and leaf is the child of one node, which comes before it, so that every path ends at a leaf."""
     used = _array(fields, b"split_feature")
     if not ((used >= 0) & (used < features)).all():
         _refuse(f"tree {number} uses a feature that does not exist")

@@ -88,7 +88,7 @@ def make_plan(workflow: Workflow, *, limit: int | None = None) -> Plan:
 
 
 def workflow_ensembles(workflow: Workflow, *, models: int = 1, windows: int = 1) -> Ensembles:
-    """Return the ensembles of `workflow`, for so many models and at most so many windows of a model.
+    """Return the ensembles of `workflow`, after checking that they suit these numbers of models and of windows per model.
 
     Raises
     ------
