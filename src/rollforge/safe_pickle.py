@@ -555,10 +555,6 @@ _STEPS: dict[str, Callable[[_Reader, Any], None]] = {
 }
 
 
-_DAMAGED = (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError)
-"""Errors of Python's own reader for bytes that are not a pickle; other errors come from the code that it ran."""
-
-
 # -- entry points --------------------------------------------------------------------------------------------------------
 
 
