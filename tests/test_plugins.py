@@ -445,7 +445,7 @@ def test_a_shared_pool_cannot_import_plugins_that_are_not_allowed(plugin: Any, t
     folder.mkdir()
     store = open_store(f"sqlite:///{folder}/tasks.db")
     for facts in (
-        {"plugins": [module]}, {"plugins": ["os"]}, {"plugins": ["__main__"]}, {"plugins": ["../x.py"]}, {"plugins": ["a b"]},
+        {"plugins": [module]}, {"plugins": ["os"]}, {"plugins": ["__main__"]}, {"plugins": ["../no/x.py"]}, {"plugins": ["a b"]},
         {"operators": [["X", module]]}, {"operators": [["system", "os"]]}, {"plugins": [str(tmp_path / "evil" / "plugged_d.py")]},
         {"plugins": ["plugged_d"], "sys_path": [str(tmp_path / "evil")]},
     ):  # fmt: skip

@@ -296,7 +296,7 @@ def test_members_without_data_have_no_rows(provider: Provider) -> None:
         (["A", "BB"], ["$close"], {}, DataNotFound, "no data of 'BB'"),
         (["INDEX"], ["$close"], {}, DataNotFound, "Did you mean 'IDX'"),
         ([], ["$close"], {}, DataError, "list of instruments is empty"),
-        (5, ["$close"], {}, ConfigError, "found int"),
+        (5, ["$close"], {}, ConfigError, "found 5"),
         ("all", ["$close", "Mean($clsoe,5)"], {}, DataNotFound, r"\$clsoe.*Did you mean 'close'.*'Mean\(\$clsoe,5\)'"),
         ("all", ["Mean($close,5"], {}, ExpressionError, "position 14"),
         ("all", ["Mask($close,'nobody')"], {}, DataNotFound, "no data of 'NOBODY'.*which the expression"),

@@ -117,7 +117,7 @@ def test_code_of_others_is_not_run(market: Session, tmp_path: Path) -> None:
     record = _record(strategy={"class": "Theirs", "module_path": str(module), "kwargs": {"topk": 1, "n_drop": 1}})
     made, (note,) = _made(market, record, own_code=False)
     assert made is None
-    assert "its strategy 'Theirs' is no code of Rollforge's" in note
+    assert "its strategy 'Theirs' is not part of Rollforge" in note
     assert not touched.exists()
     made, notes = _made(market, record, own_code=True)
     assert made is not None

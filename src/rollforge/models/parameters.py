@@ -11,8 +11,6 @@ import numpy as np
 
 from rollforge.errors import ConfigError, ModelError, shown
 
-__all__ = ["check_flag", "check_penalty", "check_rounds", "check_values", "library_error", "threads_of"]
-
 
 def check_rounds(name: str, value: object, *, least: int = 1) -> None:
     """Check that a parameter is a number of rounds.
