@@ -14,6 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "rollforge"
 _GROUND = [
     "moved",
     "errors",
+    "arguments",
     "limits",
     "paths",
     "dates",

@@ -31,6 +31,7 @@ PACKAGE = Path(rollforge.__file__).parent
 # (such as folders and threads), building objects from definitions, storing them in files, canonical text.
 COMPUTES_NOTHING = {
     "rollforge",
+    "arguments",
     "build",
     "confidential",
     "errors",

@@ -107,7 +107,7 @@ parse("Thrice($close)")
 store = open_store("new://x")
 facts = facts_of([{"model": model}], Session())
 store.create("p", [{"model": model}], submission=store.keep_submission("p", facts))
-notes = Admission(store, "p", Session(), ("tracking_uri",), needs_data=False).prove(stays=False)
+notes = Admission(store, "p", Session(), ("tracking_uri",), needs_data=False).prove()
 print(json.dumps([len(NewGen()({})), type(store).__name__, facts["models"], notes]))
 """
 

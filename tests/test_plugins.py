@@ -458,7 +458,7 @@ def test_a_shared_pool_cannot_import_plugins_that_are_not_allowed(plugin: Any, t
             store.create(pool, [{"x": 1}], submission=key)
             session = Session(tracking_uri=f"folder:{tmp_path}/runs")
             with pytest.raises(UnfitWorker):
-                Admission(store, pool, session, ("tracking_uri",), needs_data=False).prove(stays=False)
+                Admission(store, pool, session, ("tracking_uri",), needs_data=False).prove()
             with pytest.raises(UnfitWorker):
                 run_task(dict, pool, session=session, store=store)
             assert store.count(pool) == {Status.WAITING: 1}
@@ -479,7 +479,7 @@ def test_an_allowed_plugin_of_a_shared_pool_is_imported_before_a_claim(plugin: A
     store.create("p", [{"x": 1}], submission=store.keep_submission("p", {"host": "elsewhere", "plugins": [module]}))
     session = Session(tracking_uri=f"folder:{tmp_path}/runs", allow=(module,))
     admission = Admission(store, "p", session, ("tracking_uri",), needs_data=False)
-    admission.prove(stays=False)
+    admission.prove()
     assert marker.exists()
     assert module not in sys.modules  # not in this process, which claims tasks
     marker.unlink()
@@ -501,7 +501,7 @@ def test_a_plugin_whose_import_does_not_end_does_not_block_a_worker(
         store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking_uri",), needs_data=False
     )
     with pytest.raises(UnfitWorker, match=r"plugins that cannot be imported here: .*ran for more than 4 s"):
-        admission.prove(stays=False)
+        admission.prove()
     assert store.count("p") == {Status.WAITING: 1}
 
 
@@ -595,7 +595,7 @@ def test_every_file_that_tasks_refer_to_is_compared(
     allowing = Session(allow=(str(mine),))
     admission = kind(store, "p", allowing, in_process=True)
     admission.needs_data = False
-    admission.prove(stays=False)
+    admission.prove()
     for other in (f"{text} ", ""):
         mine.write_text(other)
         admission.refresh()
@@ -603,7 +603,7 @@ def test_every_file_that_tasks_refer_to_is_compared(
         with pytest.raises(
             UnfitWorker, match=f"other contents of {mine} .SHA-256 {sha(other)} here, {sha(text)} there"
         ):
-            admission.prove(stays=False)
+            admission.prove()
         mine.write_text(text)
         admission.refresh()
         assert admission.fits
@@ -622,7 +622,7 @@ def test_several_different_files_are_reported_in_one_message(machines: Machines)
     for name in ("a.py", "b.py", "c.py"):
         (machines.on("gpu1") / name).write_text("x")
     with pytest.raises(UnfitWorker) as caught:
-        session_admission(store, "p", Session()).prove(stays=False)
+        session_admission(store, "p", Session()).prove()
     said = str(caught.value)
     assert (said.count("a.py"), said.count("b.py"), said.count("c.py")) == (1, 1, 0)
     assert "Copy the files from there" in said
@@ -642,7 +642,7 @@ def test_a_file_that_is_not_allowed_is_not_read(tmp_path: Path) -> None:
     admission = Admission(
         store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking_uri",), needs_data=False
     )
-    assert not [note for note in admission.prove(stays=False) if "secret" in note]
+    assert not [note for note in admission.prove() if "secret" in note]
     assert admission.fits
 
 

@@ -5,11 +5,13 @@ Descriptions stay plain data until they are needed. This module builds the descr
 
 from __future__ import annotations
 
+import ast
 import copy
 import importlib
 import inspect
 import os
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -367,16 +369,33 @@ def _argument_mistake(exc: TypeError, target: Any, arguments: Mapping[str, Any],
 
 
 def _constructor_arguments(cls: Any) -> list[str]:
-    """Return the arguments of a class's constructor, with those that ``**kwargs`` passes on to base classes."""
+    """Return the arguments of a class's constructor, with those that ``**kwargs`` passes on to base classes.
+
+    An argument of a base class that the constructor sets itself is not one of them.
+    """
     names: dict[str, None] = {}
+    taken: set[str] = set()
     for base in getattr(cls, "__mro__", ()):
         if "__init__" not in vars(base) or base is object:
             continue
         parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
-        names |= dict.fromkeys(p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY))
+        own = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        names |= dict.fromkeys(name for name in own if name not in taken)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
+        taken |= _passed_to_base(base)
     return list(names)
+
+
+def _passed_to_base(cls: type) -> set[str]:
+    """Return the names of the arguments that a constructor passes to ``super().__init__`` by name; none if it has no source."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(vars(cls)["__init__"])))
+    except (OSError, TypeError, SyntaxError):
+        return set()
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    inner = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "__init__"]
+    return {keyword.arg for call in inner for keyword in call.keywords if keyword.arg is not None}
 
 
 def init_instance_by_config(

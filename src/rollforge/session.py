@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from rollforge.confidential import mask_secrets
 from rollforge.drivers import STORES, TRACKERS
 from rollforge.errors import ConfigError, nearest
 from rollforge.limits import parse_size
 from rollforge.paths import read_path
 from rollforge.task import Document
 
-__all__ = ["Session", "amend", "available_cores", "current_session", "init", "parse_size", "using"]
+__all__ = ["Session", "amend", "available_cores", "current_session", "init", "parse_size", "pool_command", "using"]
 
 REGIONS = ("us", "cn", "tw")
 EXCHANGE = ("trade_unit", "limit_threshold", "deal_price")
@@ -189,3 +191,15 @@ def using(session: Session) -> Iterator[Session]:
         yield session
     finally:
         _active.reset(token)
+
+
+def pool_command(store_uri: str, pool: str) -> str:
+    """Return the beginning of a ``rollforge pool`` command, up to the subcommand, quoted for a shell.
+
+    Examples
+    --------
+    >>> pool_command("sqlite:///my tasks.db", "two")
+    "rollforge pool --store 'sqlite:///my tasks.db' -t two"
+    """
+    named = "" if store_uri == Session().store_uri else f" --store {shlex.quote(mask_secrets(store_uri))}"
+    return f"rollforge pool{named} -t {shlex.quote(pool)}"

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rollforge.arguments import fetch_arguments
 from rollforge.build import build
 from rollforge.errors import ConfigError
 from rollforge.features.alpha import check_transform_proc
 from rollforge.features.loader import NestedDataLoader, QlibDataLoader
 from rollforge.features.processor import DropCol
-from rollforge.kinds import DATASET, fetch_arguments
+from rollforge.kinds import DATASET
 
 HANDLER = {
     "class": "DataHandlerLP",

@@ -77,5 +77,12 @@ def test_an_argument_that_a_base_class_refuses_is_named() -> None:
     handler = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler"}
     with pytest.raises(BuildError, match=r"^h\.kwargs: Alpha158 takes no argument 'lable'\. Did you mean 'label'\?"):
         build({**handler, "kwargs": {"lable": ["$close"]}}, where="h")
+    fit = {"fit_start_time": "2021-01-01", "fit_end_time": "2021-02-01"}  # Alpha360 standardises its features
+    for name in ("Alpha158", "Alpha360", "Alpha158vwap"):
+        with pytest.raises(BuildError, match="takes no argument 'lable'") as caught:
+            build({**handler, "class": name, "kwargs": {"lable": ["$close"], **fit}}, where="h")
+        listed = str(caught.value).partition("Its arguments: ")[2].rstrip(".").split(", ")
+        assert {"instruments", "label", "learn_processors", "shared_processors", "label_days"} <= set(listed)
+        assert "data_loader" not in listed  # which the class sets itself
     with pytest.raises(BuildError, match="Alpha158 sets the argument 'data_loader' itself"):
         build({**handler, "kwargs": {"data_loader": "QlibDataLoader"}}, where="h")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -509,6 +510,7 @@ def test_a_worker_with_other_data_claims_nothing_unless_that_is_accepted(small_m
     assert manager.task_stat() == {Status.DONE: 4}
     collected = rollforge(tmp_path, "run", str(file))
     assert "4 of 4 windows were trained on other data" in collected.stderr
+    assert re.search(r"Train all of them again: rollforge pool .*-t small reset-status waiting", collected.stderr)
     manager.reset_status({}, Status.WAITING)
     copy = shutil.copytree(small_market, tmp_path / "copy", copy_function=shutil.copy)
     assert rollforge(tmp_path, *command, str(copy)).returncode == Exit.DONE
@@ -627,14 +629,26 @@ def test_the_facts_of_a_submission_contain_no_secret(tmp_path: Path) -> None:
 
 
 def test_a_finished_pool_needs_nothing(tmp_path: Path) -> None:
-    """A worker that ends when the pool is empty has nothing to check, and nothing to report, if all tasks are finished."""
+    """A worker of a pool whose tasks have all ended has nothing to check, and nothing to report."""
     store = open_store(f"memory://{tmp_path}")
-    admission = Admission(store, "p", Session(store_uri=f"memory://{tmp_path}"))
-    with pytest.raises(UnfitWorker, match="no data folder"):  # nothing was ever submitted
-        admission.prove(stays=False)
     store.create("p", [{"x": 1}])
     store.cancel("p")
-    assert Admission(store, "p", Session(store_uri=f"memory://{tmp_path}")).prove(stays=False) == []
+    assert Admission(store, "p", Session(store_uri=f"memory://{tmp_path}")).prove() == []
+
+
+def test_a_pool_without_tasks_is_reported_with_the_known_pools(tmp_path: Path) -> None:
+    """A misspelt pool is the mistake, whatever this machine lacks; the worker claims nothing either way."""
+    uri = f"sqlite:///{tmp_path}/tasks.db"
+    store = open_store(uri)
+    store.create("rolling", [{"x": 1}])
+    told = Admission(store, "roling", Session(store_uri=uri)).prove()
+    assert told == ["Task pool 'roling' has no tasks. Did you mean 'rolling'? Known pools: rolling."]
+    ended = rollforge(tmp_path, "worker", "-t", "roling", "--store", uri, "--exit-when-empty")
+    assert ended.returncode == Exit.DONE
+    assert told[0] in ended.stderr
+    assert "data folder" not in ended.stderr
+    with pytest.raises(UnfitWorker, match="no data folder"):  # of a pool with tasks
+        Admission(store, "rolling", Session(store_uri=uri)).prove()
 
 
 def test_a_waiting_worker_checks_new_submissions(small_market: Path, tmp_path: Path) -> None:
@@ -643,7 +657,7 @@ def test_a_waiting_worker_checks_new_submissions(small_market: Path, tmp_path: P
     session = Session(provider_uri=str(market), tracking_uri=f"folder:{tmp_path}/runs", store_uri="memory://judged")
     store = open_store(session.store_uri)
     admission = Admission(store, "p", session, ("provider_uri",))
-    assert admission.prove(stays=True) == []
+    assert admission.prove() == ["Task pool 'p' has no tasks. Known pools: none."]
     key = store.keep_submission("p", facts_of([], session))
     store.create("p", [{"x": 1}], submission=key)
     admission._looked = -1e9

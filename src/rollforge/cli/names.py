@@ -10,7 +10,7 @@ from typing import Any
 from rollforge.confidential import mask_secrets
 from rollforge.session import Session
 
-__all__ = ["ANY_SPELLING", "pool_command", "worker_command"]
+__all__ = ["ANY_SPELLING", "worker_command"]
 
 _SYNONYMS = {"ls": "list"}
 
@@ -64,15 +64,3 @@ def absolute_store(store_uri: str) -> str:
         return store_uri
     path, mark, options = store_uri.removeprefix("sqlite:///").partition("?")
     return f"sqlite:///{Path(path).expanduser().absolute()}{mark}{options}"
-
-
-def pool_command(store_uri: str, pool: str) -> str:
-    """Return the beginning of a ``rollforge pool`` command, up to the subcommand, quoted for a shell.
-
-    Examples
-    --------
-    >>> pool_command("sqlite:///my tasks.db", "two")
-    "rollforge pool --store 'sqlite:///my tasks.db' -t two"
-    """
-    named = "" if store_uri == Session().store_uri else f" --store {shlex.quote(mask_secrets(store_uri))}"
-    return f"rollforge pool{named} -t {shlex.quote(pool)}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rollforge.cli.exit_codes import Exit
-from rollforge.cli.names import ANY_SPELLING, pool_command
+from rollforge.cli.names import ANY_SPELLING
 from rollforge.cli.terminal import echo, echo_json, one_line
 from rollforge.errors import ArtifactUnreadable, ConfigError, TaskNotSerializable, UntrustedPickle, counted, shown
 from rollforge.task import Document, Status, TaskRecord, attempts_made
@@ -76,7 +76,7 @@ def _existing() -> TaskManager:
 
 def _command() -> str:
     """Return the beginning of a pool command for this pool and store."""
-    from rollforge.session import Session
+    from rollforge.session import Session, pool_command
 
     return pool_command(Session().with_(store_uri=_STATE["store_uri"]).store_uri, str(_STATE["pool"]))
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rollforge.cli.exit_codes import Exit
-from rollforge.cli.names import pool_command
 from rollforge.cli.terminal import echo, echo_error, echo_json, one_line
 from rollforge.errors import ConfigError, counted, shown
 from rollforge.paths import unfit_name
-from rollforge.session import Session
+from rollforge.session import Session, pool_command
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 from rollforge.collect.outcomes import TaskOutcome
 from rollforge.generate.label import Label, task_labels
 from rollforge.run.execute import DATA_TAG
-from rollforge.session import Session
+from rollforge.session import Session, pool_command
 from rollforge.task import Status
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def collect_outcomes(
     target = next((m.target for m in models if m.label is not None), Label("", label_days))
     runs = {o.recorder.id: o.recorder.read() for o in known if o.recorder is not None}
     remarks = used.remarks(parts["pred"], joined, prediction)
-    warnings = (*coverage.remarks, *remarks, *said, *_other_data(runs, session))
+    warnings = (*coverage.remarks, *remarks, *said, *_other_data(runs, session, known))
     return Collected(
         known, schedule, prediction, label, target, coverage, warnings, models, runs, used.names(len(models))
     )
@@ -224,7 +224,7 @@ def _joined_label(
     )
 
 
-def _other_data(runs: Mapping[str, RunData], session: Session) -> tuple[str, ...]:
+def _other_data(runs: Mapping[str, RunData], session: Session, known: Sequence[TaskOutcome]) -> tuple[str, ...]:
     """Return warnings if the data have changed since tasks were trained, because a task's id does not depend on the data."""
     from rollforge.market.content import session_content
     from rollforge.market.universe import session_provider
@@ -236,7 +236,7 @@ def _other_data(runs: Mapping[str, RunData], session: Session) -> tuple[str, ...
         return ()
     return (
         f"{other} of {len(trained_on)} windows were trained on other data than {session.provider_uri} "
-        "holds now. 'rollforge pool -t EXPERIMENT reset-status waiting' makes all of them train again.",
+        f"holds now. Train all of them again: {pool_command(session.store_uri, known[0].task.pool)} reset-status waiting",
     )
 
 

@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rollforge.arguments import as_list
 from rollforge.build import build, locate
 from rollforge.dates import DayLike
 from rollforge.errors import ConfigError, RollforgeError, nearest
 from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.features.loader import QlibDataLoader
-from rollforge.kinds import HANDLER, as_list
+from rollforge.kinds import HANDLER
 from rollforge.task import Document
 
 __all__ = [
@@ -200,8 +201,11 @@ def check_transform_proc(
             config["class"], config.get("module_path") or "rollforge.features.processor", where=f"{path}.{i}"
         )
         if {"fit_start_time", "fit_end_time"} <= set(inspect.signature(target).parameters):
-            kwargs: dict[str, Any] = {"fit_start_time": None, "fit_end_time": None}
-            kwargs.update(config.get("kwargs") or {})
+            given = config.get("kwargs") or {}
+            if not isinstance(given, Mapping):
+                made.append(config)  # the handler reports it
+                continue
+            kwargs: dict[str, Any] = {"fit_start_time": None, "fit_end_time": None, **given}
             if fit_start_time is not None or fit_end_time is not None:
                 kwargs.update(fit_start_time=fit_start_time, fit_end_time=fit_end_time)
             if kwargs["fit_start_time"] is None or kwargs["fit_end_time"] is None:

@@ -9,11 +9,12 @@ from typing import Any, overload
 
 import pandas as pd
 
+from rollforge.arguments import fetch_arguments
 from rollforge.build import build
 from rollforge.dates import read_day
 from rollforge.errors import DataError, DateError, SegmentError, nearest
 from rollforge.features.handler import DataHandler, DataHandlerLP
-from rollforge.kinds import HANDLER, fetch_arguments
+from rollforge.kinds import HANDLER
 from rollforge.pickling import Serializable
 
 __all__ = ["Dataset", "DatasetH"]

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge import trust
+from rollforge.arguments import as_list
 from rollforge.build import build
 from rollforge.code_marks import code_version
 from rollforge.dates import DayLike, read_day, read_timestamp
@@ -24,9 +25,9 @@ from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoad
 from rollforge.features.panel import Panel
 from rollforge.features.panel_cache import PanelCache
 from rollforge.features.panel_key import describe_object, describe_universe, key_of
-from rollforge.features.processor import Adapted, DropnaProcessor, Processor
+from rollforge.features.processor import Adapted, DropnaProcessor, Processor, check_groups
 from rollforge.features.selection import ALL, RAW, first_day, is_range, last_day, select_columns, select_rows
-from rollforge.kinds import LOADER, PROCESSOR, as_list
+from rollforge.kinds import LOADER, PROCESSOR
 from rollforge.market.universe import session_provider
 from rollforge.pickling import Serializable
 from rollforge.session import Session, current_session
@@ -143,6 +144,20 @@ class DataHandler(DataHandlerABC):
             self._check_range(session)
             with trust.of_restored(self):
                 self.data_loader.check(self.instruments, session_provider(session))
+        self._check_groups()
+
+    def _check_groups(self) -> None:
+        """Check that the processors' groups of columns exist, as far as Rollforge's own processors show.
+
+        Other processors may add groups.
+        """
+        known = self.data_loader.column_groups()
+        if known is None:
+            return
+        for processor in self._steps(self.DK_L):
+            if not type(processor).__module__.startswith("rollforge."):
+                return
+            check_groups(processor.groups() or [], known)
 
     def setup_data(self, **kwargs: Any) -> None:
         """Compute the data that :meth:`fetch` returns, or find them in the cache."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rollforge.build import build
@@ -14,7 +14,7 @@ from rollforge.kinds import INST_PROCESSOR
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["InstProcessor", "process_instruments"]
+__all__ = ["InstProcessor", "build_inst_processors", "process_instruments"]
 
 
 class InstProcessor(abc.ABC):
@@ -36,7 +36,37 @@ class InstProcessor(abc.ABC):
         return f"{type(self).__name__}:{json.dumps(vars(self), sort_keys=True, default=str)}"
 
 
-def process_instruments(frame: pd.DataFrame, processors: Sequence[object]) -> pd.DataFrame:
+def build_inst_processors(described: Iterable[object], *, where: str) -> list[Callable[..., pd.DataFrame]]:
+    """Return processors, built from descriptions where they are not objects yet; None and empty entries are skipped.
+
+    Parameters
+    ----------
+    described : iterable of InstProcessor or descriptions
+        The processors.
+    where : str
+        Location of the list in its document, for errors.
+
+    Raises
+    ------
+    BuildError
+        If a description is invalid, with its location.
+    """
+    return [
+        build(
+            one,
+            kind=INST_PROCESSOR,
+            accept_types=InstProcessor,
+            default_module="rollforge.features.processor",
+            where=f"{where}.{i}",
+        )
+        for i, one in enumerate(described)
+        if one
+    ]
+
+
+def process_instruments(
+    frame: pd.DataFrame, processors: Sequence[object], *, where: str = "inst_processors"
+) -> pd.DataFrame:
     """Return a frame after applying processors to each of its instruments.
 
     Parameters
@@ -45,6 +75,8 @@ def process_instruments(frame: pd.DataFrame, processors: Sequence[object]) -> pd
         Index (instrument, datetime), one column per expression.
     processors : sequence of InstProcessor or descriptions
         Applied in this order; None and empty entries are skipped.
+    where : str
+        Location of the processors in their document, for errors.
 
     Raises
     ------
@@ -53,11 +85,7 @@ def process_instruments(frame: pd.DataFrame, processors: Sequence[object]) -> pd
     """
     import pandas as pd
 
-    made = [
-        build(one, kind=INST_PROCESSOR, accept_types=InstProcessor, default_module="rollforge.features.processor")
-        for one in processors
-        if one
-    ]
+    made = build_inst_processors(processors, where=where)
     if not made:
         return frame
     fields = list(frame.columns)

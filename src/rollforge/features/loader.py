@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge import safe_pickle, trust
+from rollforge.arguments import as_list, fetch_arguments
 from rollforge.build import build
 from rollforge.code_marks import code_mark
 from rollforge.dates import DayLike, read_timestamp
@@ -20,10 +21,10 @@ from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, T
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import custom_operators, fields_of
 from rollforge.features.engine import FeaturePlan, features
-from rollforge.features.inst_processor import InstProcessor, process_instruments
+from rollforge.features.inst_processor import build_inst_processors, process_instruments
 from rollforge.features.panel import Group, Panel
 from rollforge.features.row_file import RowFile, group_file
-from rollforge.kinds import HANDLER, INST_PROCESSOR, LOADER, as_list, fetch_arguments
+from rollforge.kinds import HANDLER, LOADER
 from rollforge.limits import LIMITS, check_file, check_parquet
 from rollforge.market.frames import day_rows, reading
 from rollforge.market.provider import OPTIONAL_FIELDS, Provider
@@ -71,6 +72,10 @@ class DataLoader:
 
     def expressions(self, group: str) -> list[str] | None:
         """Return the expressions of a group of columns; None if the columns are not expressions."""
+        return None
+
+    def column_groups(self) -> list[str] | None:
+        """Return the groups of columns; None if they are not known before the data are loaded."""
         return None
 
     def describe(self, group: str | None, column: str | None) -> str:
@@ -140,6 +145,11 @@ class DLWParser(DataLoader):
         """Return the expressions of a group of columns."""
         return self.groups[group][0] if group in self.groups else None
 
+    def column_groups(self) -> list[str] | None:
+        """Return the groups of columns; None if there is only one without a name, or a subclass overrides ``load``."""
+        own = type(self).load in (DLWParser.load, QlibDataLoader.load)
+        return list(self.groups) if own and self.is_group else None
+
     def describe(self, group: str | None, column: str | None) -> str:
         """Return the expressions of a group or column as text for error messages."""
         if group not in self.groups:
@@ -187,12 +197,26 @@ class QlibDataLoader(DLWParser):
                 )
             freq = next(iter(freq.values()))
         self.freq = str(freq)
-        if not isinstance(inst_processors, (list, tuple, Mapping, type(None))):
-            raise ConfigError(
-                f"must be a list, or {{group: list}}, found {shown(inst_processors)}.",
-                path="inst_processors",
-            )
-        self.inst_processors = inst_processors or []
+        self.inst_processors = self._listed(inst_processors)
+
+    def _listed(self, inst_processors: object) -> list[object] | dict[str, list[object]]:
+        """Return the processors of instruments, for all groups or by group, after checking that they can be built."""
+        place = "inst_processors"
+        if isinstance(inst_processors, Mapping):
+            listed = {str(g): as_list(some, "processors", path=f"{place}.{g}") for g, some in inst_processors.items()}
+            for group, some in listed.items():
+                if group not in self.groups:
+                    log.warning(
+                        "inst_processors of the group %r are ignored: the groups of columns are %s",
+                        group,
+                        ", ".join(self.groups),
+                    )
+                build_inst_processors(some, where=f"{place}.{group}")
+            return listed
+        if not isinstance(inst_processors, (list, tuple, type(None))):
+            raise ConfigError(f"must be a list, or {{group: list}}, found {shown(inst_processors)}.", path=place)
+        build_inst_processors(inst_processors or [], where=place)
+        return list(inst_processors or [])
 
     @property
     def any_range(self) -> bool:  # type: ignore[override]
@@ -254,16 +278,15 @@ class QlibDataLoader(DLWParser):
             return self.inst_processors.get(group or "") or []
         return self.inst_processors
 
+    def _place_of(self, group: str | None) -> str:
+        return f"inst_processors.{group}" if isinstance(self.inst_processors, Mapping) else "inst_processors"
+
     def _described_processors(self, group: str) -> list[object]:
         """Describe the group's processors with a mark of their code, because nearly all are user-defined classes."""
         described: list[object] = []
-        for one in self._processors_of(group):
-            if not one:
-                continue
-            with trust.of_restored(self):
-                made = build(
-                    one, kind=INST_PROCESSOR, accept_types=InstProcessor, default_module="rollforge.features.processor"
-                )
+        with trust.of_restored(self):
+            processors = build_inst_processors(self._processors_of(group), where=self._place_of(group))
+        for made in processors:
             described.append([type(made).__qualname__, code_mark(type(made)), vars(made)])
         return described
 
@@ -295,7 +318,8 @@ class QlibDataLoader(DLWParser):
         """Return the columns of one group."""
         frame = features(self.universe(instruments), exprs, start_time, end_time, self.freq)
         with trust.of_restored(self):
-            frame = process_instruments(frame, self._processors_of(gp_name)).set_axis(names, axis=1)
+            made = process_instruments(frame, self._processors_of(gp_name), where=self._place_of(gp_name))
+        frame = made.set_axis(names, axis=1)
         return frame.swaplevel().sort_index() if self.swap_level else frame
 
     def load(
@@ -487,6 +511,11 @@ class NestedDataLoader(DataLoader):
                 return None
             found.update((name, text) for text, name in zip(*one.groups.get(group, ((), ())), strict=True))
         return list(found.values())
+
+    def column_groups(self) -> list[str] | None:
+        """Return the groups of all loaders; None if those of one are not known."""
+        known = [one.column_groups() for one in self.data_loader_l]
+        return None if None in known else sorted({g for some in known for g in some or ()})
 
     def describe(self, group: str | None, column: str | None) -> str:
         """Return the expressions of a group or column as text for error messages."""

@@ -10,17 +10,17 @@ and an infinite value becomes missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rollforge.arguments import as_list, check_choice, check_flag, check_number
 from rollforge.dates import DayLike, read_day, read_timestamp
-from rollforge.errors import ConfigError, DataError, DataNotFound, shown
+from rollforge.errors import ConfigError, DataError, DataNotFound, nearest, shown
 from rollforge.features.inst_processor import InstProcessor
-from rollforge.kinds import as_list
 from rollforge.market.provider import open_provider
 from rollforge.pickling import Serializable
 from rollforge.session import current_session
@@ -34,16 +34,62 @@ __all__ = [
 
 def get_group_columns(df: pd.DataFrame, group: str | list[str] | None) -> pd.Index:
     """Return the columns of one or several groups; None returns all columns."""
-    if group is None:
+    groups = _listed_groups(group)
+    if groups is None:
         return df.columns
-    if not isinstance(group, (str, list, tuple)):
+    level = df.columns.get_level_values(0)
+    check_groups(groups, list(level.unique()))
+    return df.columns[level.isin(groups)]
+
+
+def _listed_groups(group: object) -> list[str] | None:
+    """Return `fields_group` as a list of groups; None, which means all columns, is returned unchanged.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither a name nor a list of names.
+    """
+    if group is None or isinstance(group, str):
+        return None if group is None else [group]
+    if not isinstance(group, (list, tuple)):
         raise ConfigError(f"must be a group of columns or a list of groups, found {shown(group)}.", path="fields_group")
-    groups = [group] if isinstance(group, str) else list(group)
-    missing = [g for g in groups if g not in df.columns.get_level_values(0)]
-    if missing:
-        known = ", ".join(map(str, df.columns.get_level_values(0).unique()))
-        raise DataError(f"fields_group {missing[0]!r} is not a group of this handler's columns. Known groups: {known}.")
-    return df.columns[df.columns.get_level_values(0).isin(groups)]
+    for one in group:
+        if isinstance(one, bool) or not isinstance(one, (str, int)):
+            raise ConfigError(f"must contain names of groups, found {shown(one)}.", path="fields_group")
+    return list(group)
+
+
+def check_groups(groups: Collection[object], known: Collection[object]) -> None:
+    """Check that groups of columns are known.
+
+    Raises
+    ------
+    DataError
+        If one is not, with the nearest name.
+    """
+    unknown = next((g for g in groups if g not in known), None)
+    if unknown is not None:
+        names = list(map(str, known))
+        raise DataError(
+            f"fields_group {unknown!r} is not a group of this handler's columns.{nearest(str(unknown), names)} "
+            f"Known groups: {', '.join(names)}."
+        )
+
+
+def _listed_columns(given: object) -> list[Any]:
+    """Return the names of columns in `col_list`.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a list of names.
+    """
+    columns = as_list(given, "columns", path="col_list")
+    for one in columns:
+        if not isinstance(one, Hashable):
+            raise ConfigError(f"must contain names of columns, found {shown(one)}.", path="col_list")
+    return columns
 
 
 class Processor(Serializable):
@@ -165,11 +211,12 @@ class _OfGroup(Processor):
     any_range = True
 
     def __init__(self, fields_group: str | list[str] | None = None) -> None:
+        _listed_groups(fields_group)  # report a mistake now, not when the data are processed
         self.fields_group = fields_group
 
     def groups(self) -> list[str] | None:
         """Return the groups in `fields_group`; None means all."""
-        return [self.fields_group] if isinstance(self.fields_group, str) else self.fields_group
+        return _listed_groups(self.fields_group)
 
 
 class _Columns(_OfGroup, _Replacing):
@@ -244,7 +291,7 @@ class DropCol(_ReadOnly):
     any_range = True
 
     def __init__(self, col_list: Sequence[str] = ()) -> None:
-        self.col_list = as_list(col_list, "columns", path="col_list")
+        self.col_list = _listed_columns(col_list)
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         return df.loc[:, ~df.columns.get_level_values(-1).isin(self.col_list)]
@@ -256,8 +303,9 @@ class FilterCol(_ReadOnly):
     any_range = True
 
     def __init__(self, fields_group: str | list[str] | None = "feature", col_list: Sequence[str] = ()) -> None:
+        _listed_groups(fields_group)
         self.fields_group = fields_group
-        self.col_list = as_list(col_list, "columns", path="col_list")
+        self.col_list = _listed_columns(col_list)
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         inside = df.columns.isin(get_group_columns(df, self.fields_group))
@@ -299,6 +347,7 @@ class Fillna(_Columns):
 
     def __init__(self, fields_group: str | list[str] | None = None, fill_value: float = 0) -> None:
         super().__init__(fields_group)
+        check_number("fill_value", fill_value)
         self.fill_value = fill_value
 
     def changed(self, df: pd.DataFrame) -> pd.DataFrame:
@@ -309,12 +358,9 @@ class Fillna(_Columns):
         return df.fillna(dict.fromkeys(columns, self.fill_value))  # some column is not numeric
 
     def change(self, x: pd.DataFrame) -> pd.DataFrame | NDArray[np.floating]:
+        check_number("fill_value", self.fill_value)
         values = x.to_numpy()
-        try:
-            fill = np.asarray(self.fill_value, values.dtype)
-        except (TypeError, ValueError):
-            raise ConfigError(f"must be a number, found {shown(self.fill_value)}.", path="fill_value") from None
-        return np.where(np.isnan(values), fill, values)
+        return np.where(np.isnan(values), np.asarray(self.fill_value, values.dtype), values)
 
 
 class _Fitted(_Columns):
@@ -333,6 +379,10 @@ class _Fitted(_Columns):
             )
         for name, value in (("fit_start_time", fit_start_time), ("fit_end_time", fit_end_time)):
             read_day(value, name)  # report a mistake now, not when the model is trained
+        if read_day(fit_start_time) > read_day(fit_end_time):
+            raise ConfigError(
+                f"is before the fit_start_time {fit_start_time}, found {fit_end_time}.", path="fit_end_time"
+            )
         self.fit_start_time = fit_start_time
         self.fit_end_time = fit_end_time
         self.shift: NDArray[np.floating] | None = None
@@ -434,6 +484,7 @@ class RobustZScoreNorm(_Fitted):
         clip_outlier: bool = True,
     ) -> None:
         super().__init__(fit_start_time, fit_end_time, fields_group)
+        check_flag("clip_outlier", clip_outlier)
         self.clip_outlier = clip_outlier
 
     def learn(self, values: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -481,8 +532,7 @@ class CSZScoreNorm(_OfDay):
         self, fields_group: str | list[str] | None = None, method: Literal["zscore", "robust"] = "zscore"
     ) -> None:
         super().__init__(fields_group)
-        if method not in ("zscore", "robust"):
-            raise ConfigError(f"CSZScoreNorm's method must be 'zscore' or 'robust', found {method!r}.")
+        check_choice("method", method, ("zscore", "robust"))
         self.method = method
 
     def compare(self, x: pd.DataFrame) -> pd.DataFrame:
@@ -541,6 +591,10 @@ class TimeRangeFlt(InstProcessor):
     def __init__(self, start_time: DayLike | None = None, end_time: DayLike | None = None, freq: str = "day") -> None:
         self.start_time = None if start_time is None else str(read_day(start_time, "start_time"))
         self.end_time = None if end_time is None else str(read_day(end_time, "end_time"))
+        if self.start_time is not None and self.end_time is not None and self.start_time > self.end_time:
+            raise ConfigError(f"is before the start_time {self.start_time}, found {self.end_time}.", path="end_time")
+        if not isinstance(freq, str):
+            raise ConfigError(f"must be the name of a calendar, found {shown(freq)}.", path="freq")
         self.freq = freq
 
     def _days(self) -> tuple[Any, Any]:
@@ -607,7 +661,7 @@ class ConfigSectionProcessor(Processor):
 
     def __init__(
         self,
-        fields_group: Any = None,
+        fields_group: str | list[str] | None = None,
         *,
         fillna_feature: bool = True,
         fillna_label: bool = True,
@@ -615,6 +669,15 @@ class ConfigSectionProcessor(Processor):
         shrink_feature_outlier: bool = True,
         clip_label_outlier: bool = False,
     ) -> None:
+        _listed_groups(fields_group)
+        for name, value in (
+            ("fillna_feature", fillna_feature),
+            ("fillna_label", fillna_label),
+            ("clip_feature_outlier", clip_feature_outlier),
+            ("shrink_feature_outlier", shrink_feature_outlier),
+            ("clip_label_outlier", clip_label_outlier),
+        ):
+            check_flag(name, value)
         self.fillna_feature = fillna_feature
         self.fillna_label = fillna_label
         self.clip_feature_outlier = clip_feature_outlier

@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from rollforge.arguments import check_rounds
 from rollforge.errors import ConfigError, MissingDependency, ModelError, shown
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import ModelFT, Reweighter
-from rollforge.models.parameters import check_rounds, check_values, library_error, threads_of
+from rollforge.models.parameters import check_values, library_error, threads_of
 from rollforge.models.samples import prediction_features, training_samples
 from rollforge.session import current_session
 

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rollforge.arguments import check_flag, check_penalty
 from rollforge.errors import MissingDependency, ModelError, nearest
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.models.base import Model, Reweighter
-from rollforge.models.parameters import check_flag, check_penalty
 from rollforge.models.samples import Samples, missing_everywhere, prediction_features, training_samples, why_missing
 
 __all__ = ["LinearModel"]

@@ -2,51 +2,12 @@
 
 from __future__ import annotations
 
-import numbers
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from rollforge.errors import ConfigError, ModelError, shown
-
-
-def check_rounds(name: str, value: object, *, least: int = 1) -> None:
-    """Check that a parameter is a number of rounds.
-
-    Raises
-    ------
-    ConfigError
-        If it is not a whole number, or is less than `least`.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ConfigError(f"must be a whole number, at least {least}; found {shown(value)}.", path=name)
-
-
-def check_flag(name: str, value: object) -> None:
-    """Check that a parameter is true or false; a string such as ``"no"`` would count as true.
-
-    Raises
-    ------
-    ConfigError
-        If it is anything else.
-    """
-    if not (isinstance(value, (bool, int, np.bool_)) and value in (0, 1)):
-        raise ConfigError(f"must be true or false, found {shown(value)}.", path=name)
-
-
-def check_penalty(name: str, value: object) -> None:
-    """Check that a parameter is a finite number that is not negative.
-
-    Raises
-    ------
-    ConfigError
-        If it is anything else.
-    """
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not 0 <= value <= sys.float_info.max:  # type: ignore[operator]
-        raise ConfigError(f"must be a number that is not negative, found {shown(value)}.", path=name)
 
 
 def check_values(params: Mapping[str, Any], *, names: Iterable[str] = (), mappings: Iterable[str] = ()) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rollforge.arguments import as_list
 from rollforge.build import fill_placeholder
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, nearest
-from rollforge.kinds import as_list
 from rollforge.market.universe import session_provider
 from rollforge.record.analysis import risk_analysis
 from rollforge.record.backtest import (

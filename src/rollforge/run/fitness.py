@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rollforge import trust
 from rollforge.confidential import mask_secrets
-from rollforge.errors import ConfigError, DataError, RollforgeError, UnfitWorker, counted
+from rollforge.errors import ConfigError, DataError, RollforgeError, UnfitWorker, counted, nearest
 from rollforge.machine import machine_of, process_name
 from rollforge.plugins import are_loaded, load_plugins
 from rollforge.run.submission import Facts, read_facts, version_of
@@ -218,13 +218,8 @@ class Admission:
                 reasons[lack] = reasons.get(lack, 0) + n
         return "\n".join(f"  {lack}" + (f" ({counted(n, 'task')})" if n else "") for lack, n in reasons.items())
 
-    def prove(self, *, stays: bool) -> list[str]:
+    def prove(self) -> list[str]:
         """Check the pool before anything is claimed, and return notes for the operator.
-
-        Parameters
-        ----------
-        stays : bool
-            Whether the worker waits for tasks, so that nothing needs to be checked while the pool is empty.
 
         Raises
         ------
@@ -237,10 +232,9 @@ class Admission:
                 "\n".join(["This machine cannot run the tasks. None was claimed.", *(f"  {x}" for x in lacks)])
             )
         self.refresh(idle=True)
+        if not self.verdicts and not self._tasks():
+            return [self._no_tasks()]
         refused = self.refused()
-        if not self.verdicts and not stays and not self._tasks():  # check as for tasks without a submission
-            self.verdicts[""] = self._check(Facts())
-            refused = {"": 0} if self.verdicts[""].lacks else {}
         fit = [v for v in self.verdicts.values() if v.session is not None]
         if refused and not fit:
             raise UnfitWorker(
@@ -258,6 +252,10 @@ class Admission:
     def _tasks(self) -> int:
         """Return how many tasks the pool has, also if none is open."""
         return sum(self.store.count(self.pool).values())
+
+    def _no_tasks(self) -> str:
+        known = self.store.pools()
+        return f"Task pool {self.pool!r} has no tasks.{nearest(self.pool, known)} Known pools: {', '.join(known) or 'none'}."
 
     # -- checks --------------------------------------------------------------------------------------------------------
 

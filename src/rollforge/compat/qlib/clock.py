@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import datetime as dt
 import functools
 
@@ -55,14 +56,9 @@ def time_of_day(value: str | dt.time | dt.datetime, name: str = "") -> dt.time:
     """
     if isinstance(value, dt.datetime):
         return value.time()
-    try:
-        return read_clock(value, name)
-    except DateError:
-        try:
-            return read_time(value, name).time()
-        except DateError:
-            pass
-        raise
+    with contextlib.suppress(DateError):
+        return read_time(value, name).time()  # of a day
+    return read_clock(value, name)
 
 
 def _times(region: str) -> list[dt.datetime]:
