@@ -12,7 +12,7 @@ import pytest
 
 from rollforge import Session
 from rollforge.build import build
-from rollforge.errors import BuildError, ConfigError, DataError, RollforgeError
+from rollforge.errors import BuildError, ConfigError, RollforgeError
 from rollforge.features import processor as module
 from rollforge.features.alpha import Alpha158
 from rollforge.features.handler import DataHandlerLP
@@ -118,7 +118,8 @@ def test_a_group_that_the_loader_lacks_is_found_by_the_check(cls: type, small_ma
             if cls is FilterCol:  # reads all groups
                 continue
             with pytest.raises(
-                DataError, match=r"'lable' is not a group .* Did you mean 'label'\? Known groups: feature"
+                ConfigError,
+                match=r"^learn_processors\.0\.kwargs\.fields_group: 'lable' is not a group .* Did you mean 'label'\? Known groups: feature",
             ):
                 handler.check()
         handler_with({"class": cls.__name__, "kwargs": {**needed, "fields_group": ["feature", "label"]}}).check()
@@ -135,7 +136,7 @@ def test_groups_after_a_processor_of_the_user_are_not_checked(small_market: Path
         handler.learn_processors = [Weighting(), Fillna("weight")]
         handler.check()
         handler.learn_processors.reverse()
-        with pytest.raises(DataError, match="'weight' is not a group"):
+        with pytest.raises(ConfigError, match="'weight' is not a group"):
             handler.check()
 
 

@@ -25,7 +25,7 @@ from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoad
 from rollforge.features.panel import Panel
 from rollforge.features.panel_cache import PanelCache
 from rollforge.features.panel_key import describe_object, describe_universe, key_of
-from rollforge.features.processor import Adapted, DropnaProcessor, Processor, check_groups
+from rollforge.features.processor import Adapted, DropnaProcessor, Processor, unknown_group
 from rollforge.features.selection import ALL, RAW, first_day, is_range, last_day, select_columns, select_rows
 from rollforge.kinds import LOADER, PROCESSOR
 from rollforge.market.universe import session_provider
@@ -144,20 +144,6 @@ class DataHandler(DataHandlerABC):
             self._check_range(session)
             with trust.of_restored(self):
                 self.data_loader.check(self.instruments, session_provider(session))
-        self._check_groups()
-
-    def _check_groups(self) -> None:
-        """Check that the processors' groups of columns exist, as far as Rollforge's own processors show.
-
-        Other processors may add groups.
-        """
-        known = self.data_loader.column_groups()
-        if known is None:
-            return
-        for processor in self._steps(self.DK_L):
-            if not type(processor).__module__.startswith("rollforge."):
-                return
-            check_groups(processor.groups() or [], known)
 
     def setup_data(self, **kwargs: Any) -> None:
         """Compute the data that :meth:`fetch` returns, or find them in the cache."""
@@ -535,6 +521,23 @@ class DataHandlerLP(DataHandler):
             for processor in self.get_all_processors():
                 processor.config(**processor_kwargs)
             self._forget()
+
+    def check(self) -> None:
+        """Check the loader as in :meth:`DataHandler.check`, and that the processors' groups of columns exist.
+
+        Processors that are not Rollforge's may add groups, so those after them are not checked.
+        """
+        super().check()
+        known = self.data_loader.column_groups()
+        if known is None:
+            return
+        lists = ("shared_processors", "infer_processors", "learn_processors")
+        for place, processor in ((f"{name}.{i}", p) for name in lists for i, p in enumerate(getattr(self, name))):
+            if not type(processor).__module__.startswith("rollforge."):
+                return
+            mistake = unknown_group(processor.groups() or [], known)
+            if mistake:
+                raise ConfigError(mistake, path=f"{place}.kwargs.fields_group")
 
     def get_all_processors(self) -> list[Processor]:
         """Return all processors in order: shared, inference, learning."""

@@ -38,7 +38,9 @@ def get_group_columns(df: pd.DataFrame, group: str | list[str] | None) -> pd.Ind
     if groups is None:
         return df.columns
     level = df.columns.get_level_values(0)
-    check_groups(groups, list(level.unique()))
+    mistake = unknown_group(groups, list(level.unique()))
+    if mistake:
+        raise DataError(f"fields_group: {mistake}")
     return df.columns[level.isin(groups)]
 
 
@@ -60,21 +62,14 @@ def _listed_groups(group: object) -> list[str] | None:
     return list(group)
 
 
-def check_groups(groups: Collection[object], known: Collection[object]) -> None:
-    """Check that groups of columns are known.
-
-    Raises
-    ------
-    DataError
-        If one is not, with the nearest name.
-    """
+def unknown_group(groups: Collection[object], known: Collection[object]) -> str:
+    """Return an error message for the first group of columns that does not exist; empty if all exist."""
     unknown = next((g for g in groups if g not in known), None)
-    if unknown is not None:
-        names = list(map(str, known))
-        raise DataError(
-            f"fields_group {unknown!r} is not a group of this handler's columns.{nearest(str(unknown), names)} "
-            f"Known groups: {', '.join(names)}."
-        )
+    if unknown is None:
+        return ""
+    names = list(map(str, known))
+    near = nearest(str(unknown), names)
+    return f"{unknown!r} is not a group of this handler's columns.{near} Known groups: {', '.join(names)}."
 
 
 def _listed_columns(given: object) -> list[Any]:
