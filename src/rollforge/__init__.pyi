@@ -73,6 +73,10 @@ from .generate.base import (
 from .generate.calendar import (
     TimeAdjuster as TimeAdjuster,
 )
+from .generate.cross_validation import (
+    CombinatorialPurgedGen as CombinatorialPurgedGen,
+    PurgedKFoldGen as PurgedKFoldGen,
+)
 from .generate.grid import (
     GridGen as GridGen,
 )

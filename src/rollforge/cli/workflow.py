@@ -90,7 +90,7 @@ def _show_plan(plan: Plan, console: Console) -> None:
 def window_cells(window: Any) -> list[str]:
     """Return a window as the cells of a table row: number, and train, valid and test with their trading days."""
     spans = [(window.segments.get(key)) for key in ("train", "valid", "test")]
-    shown = [f"{span.start} … {span.end}" if span is not None else "" for span in spans]
+    shown = ["; ".join(f"{start} … {end}" for start, end in span.parts) if span is not None else "" for span in spans]
     days = " + ".join(str(span.days) for span in spans if span is not None)
     return [str(window.index + 1), *shown, days]
 
@@ -315,7 +315,8 @@ def _show_failures(made: Plan, groups: Sequence[FailureGroup]) -> None:
 def window_label(window: Any) -> str:
     """Return the label of a task: ``window 3, test 2016-01-04 … 2016-03-30``, with the model's name if there are several."""
     test = window.segments.get("test")
-    span = f", test {test.start} … {test.end}" if test is not None else ""
+    days = "" if test is None else "; ".join(f"{start} … {end}" for start, end in test.parts)
+    span = f", test {days}" if days else ""
     return f"{window.title}{span}"
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from itertools import pairwise
+from typing import Any, TypeGuard, overload
 
 import pandas as pd
 
@@ -14,10 +15,11 @@ from rollforge.build import build
 from rollforge.dates import read_day
 from rollforge.errors import DataError, DateError, SegmentError, nearest
 from rollforge.features.handler import DataHandler, DataHandlerLP
+from rollforge.features.selection import first_day, last_day
 from rollforge.kinds import HANDLER
 from rollforge.pickling import Serializable
 
-__all__ = ["Dataset", "DatasetH"]
+__all__ = ["Dataset", "DatasetH", "are_intervals"]
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ class DatasetH(Dataset):
     handler : DataHandler or description
         Source of the data; also ``file://….pkl``, read through the allow-list.
     segments : mapping
-        Name -> (first day, last day); None means open-ended.
+        Name -> (first day, last day); None means open-ended. A list of such pairs is a segment with holes, whose rows
+        are those of all its intervals.
     fetch_kwargs : mapping, optional
         Further arguments for the handler's ``fetch``.
     """
@@ -140,9 +143,14 @@ class DatasetH(Dataset):
         return self._prepare_seg(self._days(segments), **arguments)
 
     def _days(self, segment: object) -> object:
-        """Return the selector for the handler: the days of a named segment, or the argument itself."""
+        """Return the selector for the handler: the days of a named segment, or the argument itself.
+
+        The days of a segment with several intervals are a tuple of slices in chronological order.
+        """
         if isinstance(segment, str) and segment in self.segments:
             days = self.segments[segment]
+            if isinstance(days, (list, tuple)) and days and all(isinstance(d, (list, tuple)) for d in days):
+                return _intervals(days, f"task.dataset.kwargs.segments.{segment}")
             if isinstance(days, (list, tuple)) and len(days) != 2:
                 raise SegmentError(
                     f"expected (first day, last day), found {days!r}.", path=f"task.dataset.kwargs.segments.{segment}"
@@ -168,6 +176,8 @@ class DatasetH(Dataset):
         See :meth:`DataHandler.explain_missing <rollforge.features.handler.DataHandler.explain_missing>`.
         """
         days = self._days(segment)
+        if are_intervals(days):
+            days = slice(days[0].start, days[-1].stop)
         if isinstance(days, (list, tuple)) and len(days) == 2:
             days = slice(*days)
         if not isinstance(days, slice):
@@ -176,18 +186,47 @@ class DatasetH(Dataset):
 
     def _prepare_seg(self, slc: object, **kwargs: Any) -> object:
         """Return the data of some days. Subclasses override it; the name is Qlib's."""
-        frame: pd.DataFrame = self.handler.fetch(slc, **kwargs)
+        if are_intervals(slc):
+            parts: list[pd.DataFrame] = [self.handler.fetch(part, **kwargs) for part in slc]
+            frame = pd.concat([part for part in parts if len(part)] or parts[:1])
+        else:
+            frame = self.handler.fetch(slc, **kwargs)
         if frame.empty:
             raise DataError(self._no_rows(slc, kwargs))
         return frame
 
     def _no_rows(self, days: Any, kwargs: Mapping[str, Any]) -> str:
         shown = f"for {days!r}"
-        if isinstance(days, slice):
+        if are_intervals(days):
+            names = [name for name in self.segments if self._days(name) == days]
+            shown = f"in the {len(days)} intervals of the {names[0] if names else '?'!r} segment"
+            days = slice(days[0].start, days[-1].stop)
+        elif isinstance(days, slice):
             names = [name for name in self.segments if self._days(name) == days]
             shown = f"between {days.start} and {days.stop}" + (f" (the {names[0]!r} segment)" if names else "")
         data_key = kwargs.get("data_key", DataHandlerLP.DK_I)
         return f"There are no rows {shown} for {data_key!r}. {self.explain_missing(days, None, data_key)}".rstrip()
+
+
+def are_intervals(days: object) -> TypeGuard[tuple[slice, ...]]:
+    """Return whether the days that :meth:`DatasetH.prepare` selects are several intervals."""
+    return isinstance(days, tuple) and bool(days) and all(isinstance(d, slice) for d in days)
+
+
+def _intervals(written: Sequence[Sequence[object]], path: str) -> tuple[slice, ...]:
+    for interval in written:
+        if len(interval) != 2:
+            raise SegmentError(f"expected (first day, last day), found {interval!r}.", path=path)
+    made = [slice(start, end) for start, end in written]
+    made.sort(key=lambda s: first_day(s.start, "start") or pd.Timestamp.min)
+    for earlier, later in pairwise(made):
+        end, start = last_day(earlier.stop, "end"), first_day(later.start, "start")
+        if end is None or start is None or start <= end:
+            raise SegmentError(
+                f"has intervals that overlap: {earlier.start} to {earlier.stop} and {later.start} to {later.stop}.",
+                path=path,
+            )
+    return tuple(made)
 
 
 def _is_date(text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from rollforge.dates import DayLike, read_timestamp
 from rollforge.errors import ConfigError, DataError, nearest
-from rollforge.features.dataset import DatasetH
+from rollforge.features.dataset import DatasetH, are_intervals
 from rollforge.features.handler import DataHandler, DataHandlerLP
+from rollforge.features.selection import first_day, last_day
 
 __all__ = ["TSDataSampler", "TSDatasetH"]
 
@@ -41,6 +43,8 @@ class TSDataSampler:
         Type of the values; by default that of the frame.
     flt_data : Series or DataFrame of one column, optional
         Mask of the rows that are samples; other rows, and rows with a missing mask value, only serve as history.
+    holes : sequence of (date, date), optional
+        First and last day of ranges between `start` and `end` without samples; their rows only serve as history.
 
     Raises
     ------
@@ -69,6 +73,7 @@ class TSDataSampler:
         fillna_type: FillType = "none",
         dtype: Any = None,
         flt_data: pd.Series | pd.DataFrame | None = None,
+        holes: Sequence[tuple[DayLike, DayLike]] = (),
     ) -> None:
         if isinstance(step_len, bool) or not isinstance(step_len, (int, np.integer)) or step_len < 1:
             raise ConfigError(f"must be a number of days, at least 1; found {step_len!r}.", path="step_len")
@@ -86,7 +91,10 @@ class TSDataSampler:
         self.idx_arr = np.full((len(self._days), len(self._instruments)), self.nan_idx, np.int64)
         """(days, instruments): the row of `data_arr`."""
         self.idx_arr[of_day, of_instrument] = np.arange(len(values))
-        chosen = _between(self._days, start, end)[of_day]
+        inside = _between(self._days, start, end)
+        for first, last in holes:
+            inside &= ~_between(self._days, first, last)
+        chosen = inside[of_day]
         if flt_data is not None:
             chosen &= _chosen(flt_data, frame.index)
         self.idx_map = np.column_stack([of_day[chosen], of_instrument[chosen]]).astype(np.int32)
@@ -281,14 +289,23 @@ class TSDatasetH(DatasetH):
         """Return a :class:`TSDataSampler` of some days; also accepts `flt_col` and `dtype`."""
         dtype = kwargs.pop("dtype", None)
         column = kwargs.pop("flt_col", None) or self.flt_col
-        if not isinstance(slc, slice):
+        whole: object = slc
+        holes: list[tuple[DayLike, DayLike]] = []
+        if are_intervals(slc):
+            whole = slice(slc[0].start, slc[-1].stop)
+            for earlier, later in pairwise(slc):
+                end, start = last_day(earlier.stop, "end"), first_day(later.start, "start")
+                assert end is not None
+                assert start is not None
+                holes.append((end + pd.Timedelta(days=1), start - pd.Timedelta(days=1)))
+        if not isinstance(whole, slice):
             raise ConfigError(
                 f"Samples that span several days must be selected by a range of days, found {slc!r}.", path="segments"
             )
-        wider = slice(self._back(slc.start), slc.stop)
+        wider = slice(self._back(whole.start), whole.stop)
         data = self.handler.fetch(wider, **kwargs)
         chosen = None if column is None else self.handler.fetch(wider, **{**kwargs, "col_set": column})
-        samples = TSDataSampler(data, slc.start, slc.stop, self.step_len, dtype=dtype, flt_data=chosen)
+        samples = TSDataSampler(data, whole.start, whole.stop, self.step_len, dtype=dtype, flt_data=chosen, holes=holes)
         if samples.empty:
             raise DataError(self._no_rows(slc, kwargs))
         return samples

@@ -7,6 +7,10 @@ from .base import (
 from .calendar import (
     TimeAdjuster as TimeAdjuster,
 )
+from .cross_validation import (
+    CombinatorialPurgedGen as CombinatorialPurgedGen,
+    PurgedKFoldGen as PurgedKFoldGen,
+)
 from .grid import (
     GridGen as GridGen,
 )

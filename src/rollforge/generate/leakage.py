@@ -12,7 +12,7 @@ from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import lookahead
 from rollforge.features.alpha import handler_label_expressions
 from rollforge.generate.label import declared_days, task_labels
-from rollforge.generate.segments import Segment, bounds, neighbours, ordered
+from rollforge.generate.segments import Segment, bounds, next_pieces, pieces
 from rollforge.generate.task_view import TaskView
 from rollforge.market.provider import Days
 
@@ -91,24 +91,27 @@ def leaking_segments(task: Mapping[str, object], calendar: Days) -> list[Leak]:
     calendar : array of datetime64[D]
         The trading days.
     """
-    ahead, sequence = label_lookahead(task), ordered(TaskView(task).segments)
-    return _leaks(sequence, _places(sequence, calendar), ahead or 0)
+    return _leaks(pieces(TaskView(task).segments), calendar, label_lookahead(task) or 0)
 
 
-_Places = dict[str, tuple[int, int]]
-"""Segment -> half-open range of its positions in the calendar, in chronological order."""
+_Places = dict[str, list[tuple[int, int]]]
+"""Segment -> half-open ranges of the positions of its intervals in the calendar, in chronological order."""
 
 
 def _places(sequence: Sequence[tuple[str, Segment]], calendar: Days) -> _Places:
-    return {name: segment.positions(calendar) for name, segment in sequence}
+    places: _Places = {}
+    for name, interval in sequence:
+        places.setdefault(name, []).append(interval.positions(calendar))
+    return places
 
 
-def _leaks(sequence: Sequence[tuple[str, Segment]], places: _Places, ahead: int) -> list[Leak]:
+def _leaks(sequence: Sequence[tuple[str, Segment]], calendar: Days, ahead: int) -> list[Leak]:
     found: list[Leak] = []
     if not ahead:
         return found
-    for name, later in neighbours(sequence):
-        (first, stop), (start, _) = places[name], places[later]
+    for earlier, following in next_pieces(sequence):
+        (name, interval), (later, next_interval) = sequence[earlier], sequence[following]
+        (first, stop), (start, _) = interval.positions(calendar), next_interval.positions(calendar)
         reaching = min(ahead - (start - stop), stop - first)
         if reaching > 0:
             found.append(Leak(name, later, reaching))
@@ -148,12 +151,12 @@ def task_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, label_d
             if key not in labels:  # all windows of a model have the same label
                 labels[key] = label_lookahead(task), _label_texts(task, label_days)
             ahead, label_texts = labels[key]
-            sequence = ordered(TaskView(task).segments)
+            sequence = pieces(TaskView(task).segments)
             places = _places(sequence, calendar)
             texts += _shared_days(places)
             texts += _fit_beyond(handler, places, calendar)
             texts += label_texts
-            texts += [_leak_text(leak) for leak in _leaks(sequence, places, ahead or 0)]
+            texts += [_leak_text(leak) for leak in _leaks(sequence, calendar, ahead or 0)]
         except RollforgeError as exc:
             log.debug("a task was not checked: %s", exc)
         found.append(texts)
@@ -179,23 +182,34 @@ def _shared_days(places: _Places) -> list[str]:
         ("valid", "train", "the days that stop the fitting are days to which the model is fitted"),
     ):
         if later in places and earlier in places:
-            (first, stop), (other_first, other_stop) = places[later], places[earlier]
-            shared = min(stop, other_stop) - max(first, other_first)
+            shared, days = _shared(places[later], places[earlier]), sum(stop - first for first, stop in places[later])
             if shared > 0:
                 verb = "is" if shared == 1 else "are"
-                texts.append(f"{shared} of {stop - first} days of {later!r} {verb} in {earlier!r} too: {why}.")
+                texts.append(f"{shared} of {days} days of {later!r} {verb} in {earlier!r} too: {why}.")
     return texts
 
 
+def _shared(some: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> int:
+    """Return the number of positions that are in both of two sets of ranges."""
+    return sum(max(0, min(stop, end) - max(first, start)) for first, stop in some for start, end in others)
+
+
 def _fit_beyond(handler: Mapping[str, object], places: _Places, calendar: Days) -> list[str]:
-    """Return sentences about processors whose fit window reaches into the test segment."""
+    """Return sentences about processors whose fit window reaches into the test segment.
+
+    Where the train segment has days after the test segment, the fit window may be within one of its intervals.
+    """
     kwargs = handler.get("kwargs")
     end = kwargs.get("fit_end_time") if isinstance(kwargs, Mapping) else None
-    if end is None or "test" not in places or places["test"][0] >= len(calendar):
+    if not isinstance(kwargs, Mapping) or end is None or "test" not in places or places["test"][0][0] >= len(calendar):
         return []
-    start, last = calendar[places["test"][0]], bounds("fit", (None, end))[1]
+    start, last = calendar[places["test"][0][0]], bounds("fit", (None, end))[1]
     if last is None or last < start:
         return []
+    if kwargs.get("fit_start_time") is not None:
+        fitted = bounds("fit", (kwargs["fit_start_time"], end)).positions(calendar)
+        if any(first <= fitted[0] and fitted[1] <= stop for first, stop in places.get("train", ())):
+            return []
     return [
         f"processors learn until {last}, but the test segment starts on {start}. Set fit_end_time to an earlier day."
     ]

@@ -14,7 +14,7 @@ from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import OutsideCalendar, TimeAdjuster
 from rollforge.generate.leakage import label_lookahead
-from rollforge.generate.segments import PATH, neighbours, ordered, validate_segments
+from rollforge.generate.segments import PATH, has_intervals, neighbours, ordered, validate_segments
 from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
 from rollforge.task import Definition
@@ -189,6 +189,8 @@ class RollingGen(TaskGen):
         return [made, *self._following(task, segments, last)]
 
     def _align(self, name: str, segment: Any) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
+        if has_intervals(segment):
+            raise SegmentError("has several intervals, which cannot roll; write one.", path=f"{PATH}.{name}")
         start, end = segment if isinstance(segment, (list, tuple)) else (segment.start, segment.stop)
         # An end past the calendar becomes the calendar's last day: only a test end may be open.
         aligned: tuple[pd.Timestamp | None, pd.Timestamp | None] = self.ta.align_seg((start, end))

@@ -1,8 +1,12 @@
-"""Read and validate the segments of a task."""
+"""Read and validate the segments of a task.
+
+A segment is one interval, ``(first day, last day)``, or several: ``[(first day, last day), (first day, last day)]``, for
+example a training segment with a test segment in its middle.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -13,7 +17,10 @@ from rollforge.dates import read_day, read_days
 from rollforge.errors import DateError, SegmentError, nearest
 from rollforge.task import Document
 
-__all__ = ["Segment", "bounds", "neighbours", "ordered", "segments_of", "validate_segments"]
+__all__ = [
+    "Segment", "bounds", "days_text", "has_intervals", "intervals", "neighbours", "next_pieces", "ordered", "pieces",
+    "segments_of", "validate_segments",
+]  # fmt: skip
 
 PATH = "task.dataset.kwargs.segments"
 _FITTED_AND_TESTED = ("train", "valid", "test")
@@ -59,14 +66,87 @@ def segments_of(task: Mapping[str, object], path: str = PATH) -> Document:
     return node
 
 
-def bounds(name: str, segment: object, path: str = PATH) -> Segment:
-    """Return the first and last day of a segment; None means open-ended.
+def has_intervals(segment: object) -> bool:
+    """Return whether a segment is written as a list of intervals, and not as a single one.
+
+    Examples
+    --------
+    >>> has_intervals(["2020-01-01", "2020-12-31"]), has_intervals([["2020-01-01", "2020-12-31"]])
+    (False, True)
+    """
+    return isinstance(segment, (list, tuple)) and bool(segment) and all(isinstance(s, (list, tuple)) for s in segment)
+
+
+def intervals(name: str, segment: object, path: str = PATH) -> tuple[Segment, ...]:
+    """Return the intervals of a segment in chronological order.
+
+    Adjacent intervals stay separate: the test segments of combinatorial splits are made of groups of days.
 
     Raises
     ------
     SegmentError
-        If it is not a pair of dates, or is inverted.
+        If an interval is not a pair of dates or is inverted, or if intervals overlap.
+
+    Examples
+    --------
+    >>> for interval in intervals("train", [("2020-03-02", "2020-03-31"), ("2020-01-02", "2020-01-31")]):
+    ...     print(*interval)
+    2020-01-02 2020-01-31
+    2020-03-02 2020-03-31
     """
+    if not has_intervals(segment):
+        return (_interval(name, segment, path),)
+    assert isinstance(segment, (list, tuple))
+    found = [_interval(f"{name}.{i}", part, path) for i, part in enumerate(segment)]
+    found.sort(key=lambda s: (s.start is not None, s.start))
+    for earlier, later in pairwise(found):
+        if earlier.end is None or later.start is None or later.start <= earlier.end:
+            shown = "is open" if earlier.end is None else f"ends on {earlier.end}"
+            begins = "is open" if later.start is None else f"starts on {later.start}"
+            raise SegmentError(f"has intervals that overlap: one {shown}, another {begins}.", path=f"{path}.{name}")
+    return tuple(found)
+
+
+def bounds(name: str, segment: object, path: str = PATH) -> Segment:
+    """Return the first and last day of a segment, which may have several intervals; None means open-ended.
+
+    Raises
+    ------
+    SegmentError
+        As :func:`intervals`.
+    """
+    found = intervals(name, segment, path)
+    return Segment(found[0].start, found[-1].end)
+
+
+def days_text(segment: object) -> str:
+    """Return a segment as ``2016-01-04 to 2016-03-30``; empty if it has another form. Intervals are joined by commas.
+
+    Examples
+    --------
+    >>> days_text(("2016-01-04", None)), days_text([("2016-01-04", "2016-03-30"), ("2017-01-02", "2017-03-30")])
+    ('2016-01-04 to the end', '2016-01-04 to 2016-03-30, 2017-01-02 to 2017-03-30')
+    """
+    if has_intervals(segment):
+        assert isinstance(segment, (list, tuple))
+        return ", ".join(filter(None, map(days_text, segment)))
+    if isinstance(segment, slice):
+        segment = (segment.start, segment.stop)
+    if not isinstance(segment, (list, tuple)) or len(segment) != 2:
+        return ""
+    start, end = segment
+    return f"{'the beginning' if start is None else _day(start)} to {'the end' if end is None else _day(end)}"
+
+
+def _day(value: object) -> str:
+    """Return a day in ISO format; anything else is returned as text."""
+    try:
+        return str(read_day(value))
+    except DateError:
+        return str(value)
+
+
+def _interval(name: str, segment: object, path: str) -> Segment:
     here = f"{path}.{name}"
     if isinstance(segment, slice):
         segment = (segment.start, segment.stop)
@@ -88,27 +168,65 @@ def bounds(name: str, segment: object, path: str = PATH) -> Segment:
 
 
 def ordered(segments: Mapping[str, object], path: str = PATH) -> list[tuple[str, Segment]]:
-    """Return the segments in chronological order."""
-    known = [(name, bounds(name, segment, path)) for name, segment in segments.items()]
-    return sorted(known, key=lambda s: (s[1][0] is not None, s[1][0]))
+    """Return the first and last day of each segment, in chronological order."""
+    return _sorted((name, bounds(name, segment, path)) for name, segment in segments.items())
+
+
+def pieces(segments: Mapping[str, object], path: str = PATH) -> list[tuple[str, Segment]]:
+    """Return the intervals of all segments in chronological order, each with the name of its segment.
+
+    Examples
+    --------
+    >>> split = {"train": [("2020-01-02", "2020-01-31"), ("2020-03-02", "2020-03-31")], "test": ("2020-02-03", "2020-02-28")}
+    >>> [name for name, _ in pieces(split)]
+    ['train', 'test', 'train']
+    """
+    return _sorted((name, part) for name, segment in segments.items() for part in intervals(name, segment, path))
+
+
+def _sorted(named: Iterable[tuple[str, Segment]]) -> list[tuple[str, Segment]]:
+    return sorted(named, key=lambda s: (s[1][0] is not None, s[1][0]))
 
 
 def neighbours(sequence: Sequence[tuple[str, Segment]]) -> list[tuple[str, str]]:
-    """Return each segment with the next one: the first that begins after its end, whose days its labels may reach.
+    """Return each segment with the next one, by name; see :func:`next_pieces`.
 
     Parameters
     ----------
     sequence : sequence of (name, bounds)
-        In chronological order, as :func:`ordered` returns them. A segment that overlaps others, such as ``pretrain``,
-        is followed by the first one that begins after it.
+        In chronological order, as :func:`ordered` returns them.
+    """
+    return [(sequence[earlier][0], sequence[later][0]) for earlier, later in next_pieces(sequence)]
+
+
+def next_pieces(sequence: Sequence[tuple[str, Segment]]) -> list[tuple[int, int]]:
+    """Return each interval with the next one of another segment, as positions in `sequence`.
+
+    The next one is the first that begins after its end: the labels of its last days may reach into that one.
+
+    Parameters
+    ----------
+    sequence : sequence of (name, interval)
+        In chronological order, as :func:`pieces` returns them. A segment that overlaps others, such
+        as ``pretrain``, is followed by the first one that begins after it.
+
+    Examples
+    --------
+    >>> split = {"train": [("2020-01-02", "2020-01-31"), ("2020-03-02", "2020-03-31")], "test": ("2020-02-03", "2020-02-28")}
+    >>> next_pieces(pieces(split))
+    [(0, 1), (1, 2)]
     """
     found = []
-    for name, (_, end) in sequence:
+    for place, (name, (_, end)) in enumerate(sequence):
         if end is None:
             continue
-        behind = [(s, n not in _FITTED_AND_TESTED, n) for n, (s, _) in sequence if s is not None and s > end]
+        behind = [
+            (start, other not in _FITTED_AND_TESTED, other, i)
+            for i, (other, (start, _)) in enumerate(sequence)
+            if other != name and start is not None and start > end
+        ]
         if behind:
-            found.append((name, min(behind)[2]))  # of those that begin on the same day, prefer a standard name
+            found.append((place, min(behind)[3]))  # of those that begin on the same day, prefer a standard name
     return found
 
 
@@ -145,7 +263,7 @@ def validate_segments(
                 path=path,
             )
     days = read_days(calendar)
-    sequence = ordered(segments, path)
+    sequence = pieces(segments, path)
     for name, segment in sequence:
         first, stop = segment.positions(days)
         if first >= stop:

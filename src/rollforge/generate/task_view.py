@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollforge.build import resolve_references
-from rollforge.dates import read_day
-from rollforge.errors import ConfigError, DateError
-from rollforge.generate.segments import segments_of
+from rollforge.errors import ConfigError
+from rollforge.generate.segments import days_text, segments_of
 from rollforge.task import Definition, Document
 
 __all__ = ["TaskView"]
@@ -89,7 +88,7 @@ class TaskView:
 
     @property
     def segments(self) -> Document:
-        """The segments as they are written: name -> (first day, last day).
+        """The segments as they are written: name -> (first day, last day), or a list of such intervals.
 
         Raises
         ------
@@ -101,13 +100,7 @@ class TaskView:
     @property
     def days_tested(self) -> str:
         """The test segment as ``2016-01-04 to 2016-03-30``; empty if there is none."""
-        test = self._at("dataset", "kwargs", "segments", "test")
-        if isinstance(test, slice):
-            test = (test.start, test.stop)
-        if not isinstance(test, (list, tuple)) or len(test) != 2:
-            return ""
-        start, end = test
-        return f"{'the beginning' if start is None else _day(start)} to {'the end' if end is None else _day(end)}"
+        return days_text(self._at("dataset", "kwargs", "segments", "test"))
 
     @property
     def records(self) -> list[Any]:
@@ -120,11 +113,3 @@ class TaskView:
         for part in path:
             node = node.get(part) if isinstance(node, Mapping) else None
         return node
-
-
-def _day(value: object) -> str:
-    """Return a day in ISO format; anything else is returned as text."""
-    try:
-        return str(read_day(value))
-    except DateError:
-        return str(value)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from rollforge.generate.leakage import task_warnings
-from rollforge.generate.segments import bounds
+from rollforge.generate.segments import intervals
 from rollforge.generate.task_view import TaskView
 from rollforge.market.provider import Days
 
@@ -26,7 +26,17 @@ class SegmentSpan:
     end: np.datetime64
     """Last trading day."""
     days: int
-    """Number of trading days."""
+    """Number of trading days in the segment, which may have holes."""
+    intervals: tuple[tuple[np.datetime64, np.datetime64], ...] = ()
+    """First and last trading day of each interval, if the segment is written as several."""
+
+    @property
+    def parts(self) -> tuple[tuple[np.datetime64, np.datetime64], ...]:
+        """First and last trading day of each interval, at least one."""
+        return self.intervals or ((self.start, self.end),)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{start} to {end}" for start, end in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +60,7 @@ class Window:
     def test_days(self) -> str:
         """First and last day of the test segment, ``2016-01-04 to 2016-03-30``; empty if it has no trading day."""
         test = self.segments.get("test")
-        return f"{test.start} to {test.end}" if test is not None else ""
+        return str(test) if test is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +105,13 @@ def windows(tasks: Sequence[Mapping[str, object]], calendar: Days, models: Seque
         Name of each task's model.
     """
     spans = [_spans(task, calendar) for task in tasks]
-    tests = sorted({(s["test"].start, s["test"].end) for s in spans if "test" in s})
+    tests = sorted({s["test"].parts for s in spans if "test" in s})
     number = {test: i for i, test in enumerate(tests)}
     without = iter(range(len(tests), len(tests) + len(spans)))
     made = []
     for found, model in zip(spans, models or [""] * len(spans), strict=True):
         test = found.get("test")
-        index = next(without) if test is None else number[test.start, test.end]
+        index = next(without) if test is None else number[test.parts]
         made.append(Window(index, found, model))
     return made
 
@@ -110,9 +120,12 @@ def _spans(task: Mapping[str, object], calendar: Days) -> dict[str, SegmentSpan]
     """Return the segments that have trading days, in chronological order."""
     spans = {}
     for name, segment in TaskView(task).segments.items():
-        first, stop = bounds(name, segment).positions(calendar)
-        if stop > first:
-            spans[name] = SegmentSpan(calendar[first], calendar[stop - 1], stop - first)
+        ranges = [part.positions(calendar) for part in intervals(name, segment)]
+        ranges = [(first, stop) for first, stop in ranges if stop > first]
+        if ranges:
+            parts = tuple((calendar[first], calendar[stop - 1]) for first, stop in ranges)
+            days = sum(stop - first for first, stop in ranges)
+            spans[name] = SegmentSpan(parts[0][0], parts[-1][1], days, parts if len(parts) > 1 else ())
     return dict(sorted(spans.items(), key=lambda s: s[1].start))
 
 
@@ -145,8 +158,9 @@ def draw(windows: Sequence[Window], width: int = 80) -> list[str]:
             model = window.model
         row = [" "] * room
         for name, span in window.segments.items():
-            for column in range(at(span.start), at(span.end) + 1):
-                row[column] = _MARKS.get(name, "·")
+            for start, end in span.parts:
+                for column in range(at(start), at(end) + 1):
+                    row[column] = _MARKS.get(name, "·")
         lines.append(f"{window.index + 1:>4}  {''.join(row).rstrip()}")
     used = dict.fromkeys(name for w in windows for name in w.segments)
     legend = "   ".join(f"{_MARKS.get(name, '·')} {name}" for name in used)

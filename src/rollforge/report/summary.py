@@ -325,7 +325,7 @@ def _tasks(tasks: Sequence[TaskRow], qualities: Mapping[str, Quality]) -> tuple[
     for task in tasks:
         test, metrics = task.window.segments.get("test"), task.metrics
         quality = qualities.get(task.model)
-        alone = test is not None and starts[task.model, test.start] == 1
+        alone = test is not None and not test.intervals and starts[task.model, test.start] == 1
         if alone and test is not None and quality is not None and task.status == "done" and "IC" not in metrics:
             metrics = {
                 **_between("", quality.ic, test.start, test.end),

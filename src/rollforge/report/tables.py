@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge.errors import counted
+from rollforge.generate.timeline import SegmentSpan
 from rollforge.report.headline import HeadlineFigure, combined_words, days_words, duration, label_words
 from rollforge.report.inputs import TaskRow
 from rollforge.report.markup import Markup, join, tag
@@ -132,9 +133,14 @@ def _test_days(task: TaskRow) -> int | None:
     return None if test is None else test.days
 
 
+def span_words(span: SegmentSpan) -> str:
+    """Return the first and last day of each interval of a segment."""
+    return ", ".join(f"{start} – {end}" for start, end in span.parts)
+
+
 def _test_cell(task: TaskRow) -> Markup:
     test = task.window.segments.get("test")
-    return tag("td", _NOTHING) if test is None else tag("td", f"{test.start} – {test.end}", data_v=test.start)
+    return tag("td", _NOTHING) if test is None else tag("td", span_words(test), data_v=test.start)
 
 
 def _metric_cells(name: str, tasks: Sequence[TaskRow]) -> list[Markup]:
@@ -160,7 +166,7 @@ def dates_table(tasks: Sequence[TaskRow]) -> Markup:
         cells = [tag("td", task.window.index + 1, class_="n"), *([tag("td", task.model)] if several else [])]
         for name in names:
             span = task.window.segments.get(name)
-            cells.append(tag("td", _NOTHING if span is None else f"{span.start} – {span.end}"))
+            cells.append(tag("td", _NOTHING if span is None else span_words(span)))
             cells.append(tag("td", _NOTHING if span is None else span.days, class_="n"))
         rows.append(tag("tr", *cells))
     return _table(heads, rows)
@@ -276,7 +282,7 @@ def failed_tasks(tasks: Sequence[TaskRow]) -> Markup | None:
     parts = []
     for task in tasks:
         test = task.window.segments.get("test")
-        where = [f"test {test.start} – {test.end}"] if test is not None else []
+        where = [f"test {span_words(test)}"] if test is not None else []
         where += [counted(task.attempt, "attempt")] if task.attempt else []
         head = join(tag("b", _capital(task.title)), " ", tag("span", " · ".join(where)), tag("code", task.reason))
         body = tag("pre", task.error.strip() or "No traceback was stored.", tabindex="0")

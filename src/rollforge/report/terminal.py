@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rollforge.errors import printable
+from rollforge.generate.timeline import SegmentSpan
 from rollforge.report.headline import duration, headline_figures
 from rollforge.report.summary import Summary
 
@@ -76,6 +77,10 @@ def backtest_table(summary: Summary) -> Table | None:
     return table
 
 
+def _span_words(span: SegmentSpan) -> str:
+    return "; ".join(f"{start} … {end}" for start, end in span.parts)
+
+
 def windows_table(summary: Summary) -> Table:
     """Return one row per window: test segment, status, IC, Rank IC, time."""
     several = any(t.model for t in summary.tasks)
@@ -91,7 +96,7 @@ def windows_table(summary: Summary) -> Table:
         test = task.window.segments.get("test")
         seconds = task.metrics.get("task_seconds")
         cells = [str(task.window.index + 1), *([task.model] if several else [])]
-        cells += [f"{test.start} … {test.end}" if test is not None else "", task.status]
+        cells += [_span_words(test) if test is not None else "", task.status]
         cells += [
             f"{v:+.4f}" if np.isfinite(v) else "" for v in (task.metrics.get(k, np.nan) for k in ("IC", "Rank IC"))
         ]

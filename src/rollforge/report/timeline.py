@@ -76,17 +76,26 @@ def _share(day: np.datetime64, low: np.datetime64, high: np.datetime64) -> float
 
 
 def _row(task: TaskRow, low: np.datetime64, high: np.datetime64, *, numbered: bool) -> Markup:
-    boxes = [_box(task, name, span, low, high) for name, span in task.window.segments.items()]
+    boxes = [
+        _box(task, name, span, part, low, high) for name, span in task.window.segments.items() for part in span.parts
+    ]
     number = str(task.window.index + 1) if numbered else ""
     return tag("div", tag("b", number), tag("div", *boxes, class_="lane"), class_="row")
 
 
-def _box(task: TaskRow, name: str, span: SegmentSpan, low: np.datetime64, high: np.datetime64) -> Markup:
-    left, right = _share(span.start, low, high), _share(span.end + ONE_DAY, low, high)
+def _box(
+    task: TaskRow,
+    name: str,
+    span: SegmentSpan,
+    part: tuple[np.datetime64, np.datetime64],
+    low: np.datetime64,
+    high: np.datetime64,
+) -> Markup:
+    left, right = _share(part[0], low, high), _share(part[1] + ONE_DAY, low, high)
     state = {"done": "", "failed": " failed"}.get(task.status, " open") if name == "test" else ""
     side = " end" if left > 55 else ""
     ended = f" · {task.status}" if name == "test" else ""
-    tip = f"{task.title}, {name}: {span.start} to {span.end} · {span.days} trading days{ended}"
+    tip = f"{task.title}, {name}: {span} · {span.days} trading days{ended}"
     return tag(
         "i", class_=f"box {_kind(name)}{state}{side}", style=f"left:{left:.3f}%;width:{right - left:.3f}%", data_tip=tip
     )
