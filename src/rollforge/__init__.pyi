@@ -86,6 +86,11 @@ from .generate.horizon import (
 from .generate.rolling import (
     RollingGen as RollingGen,
 )
+from .generate.splitters import (
+    CombinatorialPurgedSplit as CombinatorialPurgedSplit,
+    PurgedKFold as PurgedKFold,
+    RollingSplit as RollingSplit,
+)
 from .models.base import (
     Model as Model,
 )

@@ -21,3 +21,8 @@ from .rolling import (
     RollingGen as RollingGen,
     handler_mod as handler_mod,
 )
+from .splitters import (
+    CombinatorialPurgedSplit as CombinatorialPurgedSplit,
+    PurgedKFold as PurgedKFold,
+    RollingSplit as RollingSplit,
+)

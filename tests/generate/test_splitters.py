@@ -1,0 +1,216 @@
+"""Splitters for scikit-learn: the windows of the generators, over rows in any form."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from rollforge import CombinatorialPurgedSplit, PurgedKFold, RollingSplit
+from rollforge.errors import ConfigError, DataError, RollforgeError, SegmentError
+from rollforge.generate import CombinatorialPurgedGen, PurgedKFoldGen, RollingGen
+from rollforge.generate.segments import intervals
+from rollforge.generate.task_view import TaskView
+
+DAYS = pd.bdate_range("2020-01-01", periods=60)
+CALENDAR = DAYS.to_numpy().astype("datetime64[D]")
+
+
+def rows(days: pd.DatetimeIndex = DAYS, codes: str = "AB") -> pd.DataFrame:
+    """Return a column of numbers by day and instrument."""
+    index = pd.MultiIndex.from_product([days, list(codes)], names=["datetime", "instrument"])
+    return pd.DataFrame({"x": np.arange(len(index), dtype=float)}, index)
+
+
+def days_in(task: dict[str, Any], name: str, calendar: np.ndarray[Any, Any] = CALENDAR) -> list[int]:
+    """Return the positions of the days of a task's segment."""
+    segment = TaskView(task).segments[name]
+    return sorted(d for part in intervals(name, segment) for d in range(*part.positions(calendar)))
+
+
+def by_day(frame: pd.DataFrame, taken: np.ndarray[Any, Any], days: pd.DatetimeIndex = DAYS) -> list[int]:
+    """Return the positions of the days of rows."""
+    return sorted(set(days.get_indexer(frame.index[taken].get_level_values("datetime"))))
+
+
+def template(first: tuple[Any, Any], test: tuple[Any, Any], ahead: int = 1) -> dict[str, Any]:
+    """Return a template whose label looks `ahead` days ahead."""
+    handler = {
+        "class": "Alpha158",
+        "module_path": "qlib.contrib.data.handler",
+        "kwargs": {"label": [f"Ref($close, -{ahead})/$close - 1"]},
+    }
+    return {"dataset": {"kwargs": {"handler": handler, "segments": {"train": first, "test": test}}}}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 15), st.integers(0, 4), st.booleans(), st.integers(30, 60))
+def test_the_windows_are_those_of_rolling_gen(train: int, step: int, ahead: int, expanding: bool, count: int) -> None:
+    """With the same first training window, test length and look-ahead, for both kinds of windows."""
+    days = DAYS[:count]
+    start = train + ahead
+    made = RollingGen(
+        step, "expanding" if expanding else "sliding", trunc_days="auto", clip_test_end=True, calendar=days
+    ).generate(template((days[0], days[start - 1]), (days[start], days[-1]), ahead))
+    frame = rows(days)
+    splits = RollingSplit(train, step, expanding=expanding, purge=ahead).split(frame)
+    calendar = CALENDAR[:count]
+    assert [(by_day(frame, a, days), by_day(frame, b, days)) for a, b in splits] == [
+        (days_in(t, "train", calendar), days_in(t, "test", calendar)) for t in made
+    ]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 3), st.sampled_from([0, 2, 0.05]))
+def test_purged_splits_are_those_of_the_generators(groups: int, tested: int, purge: int, embargo: float) -> None:
+    """Combinatorial splits, and with one tested group k-fold."""
+    tested = min(tested, groups - 1)
+    own = template((DAYS[0], DAYS[30]), (DAYS[31], DAYS[-1]))
+    frame = rows()
+    splitter = CombinatorialPurgedSplit(groups, tested, purge, embargo)
+    try:
+        splits = [(by_day(frame, a), by_day(frame, b)) for a, b in splitter.split(frame)]
+    except SegmentError:
+        with pytest.raises(SegmentError):
+            CombinatorialPurgedGen(groups, tested, purge, embargo, calendar=DAYS).generate(own)
+        return
+    made = CombinatorialPurgedGen(groups, tested, purge, embargo, calendar=DAYS).generate(own)
+    assert splits == [(days_in(t, "train"), days_in(t, "test")) for t in made]
+    assert splitter.get_n_splits() == len(splits) == math.comb(groups, tested)
+    if tested == 1:
+        folds = PurgedKFold(groups, purge, embargo).split(frame)
+        assert [(by_day(frame, a), by_day(frame, b)) for a, b in folds] == splits
+        assert len(PurgedKFoldGen(groups, purge, embargo, calendar=DAYS).generate(own)) == len(splits)
+
+
+@pytest.mark.parametrize(
+    "splitter", [RollingSplit(20, 10, purge=2), PurgedKFold(4, 2, 1), CombinatorialPurgedSplit(4, 2, 1)], ids=repr
+)
+def test_the_form_of_the_rows_does_not_matter(splitter: Any) -> None:
+    """Order of rows and levels, time zone, days as groups: the same rows are chosen."""
+    frame = rows()
+    wanted = [(set(frame["x"].to_numpy()[a]), set(frame["x"].to_numpy()[b])) for a, b in splitter.split(frame)]
+    shuffled = frame.sample(frac=1, random_state=3)
+    zoned = frame.set_index(frame.index.set_levels(DAYS.tz_localize("Asia/Shanghai"), level=0))
+    swapped = shuffled.swaplevel()
+    for other in (shuffled, zoned, swapped, frame.index.to_frame().assign(x=frame["x"])):
+        chosen = other["x"].to_numpy()
+        assert [(set(chosen[a]), set(chosen[b])) for a, b in splitter.split(other)] == wanted
+    bare = shuffled["x"].to_numpy()
+    level = shuffled.index.get_level_values("datetime")
+    for groups in (
+        level,
+        level.strftime("%Y-%m-%d"),
+        level.strftime("%Y-%m-%d").tolist(),
+        level.to_numpy(),
+        list(level),
+    ):
+        assert [(set(bare[a]), set(bare[b])) for a, b in splitter.split(bare, groups=groups)] == wanted
+    for a, b in splitter.split(shuffled):
+        assert (np.diff(a) > 0).all()
+        assert (np.diff(b) > 0).all()
+
+
+def test_offsets_count_calendar_days_from_the_first_test() -> None:
+    """Train on a year, test a quarter at a time: windows begin on the same day of the month in spite of weekends."""
+    days = pd.bdate_range("2020-01-01", "2022-06-30")
+    frame = pd.DataFrame(index=days)
+    splitter = RollingSplit(pd.DateOffset(years=1), pd.DateOffset(months=3))
+    found = [(days[a[0]], days[a[-1]], days[b[0]], days[b[-1]]) for a, b in splitter.split(frame)]
+    assert [f"{f[2]:%Y-%m-%d}" for f in found] == [
+        "2021-01-01", "2021-04-01", "2021-07-01", "2021-10-01", "2022-01-03", "2022-04-01",
+    ]  # fmt: skip
+    assert all(earlier[3] < later[2] for earlier, later in pairwise(found))
+    assert found[0][:2] == (days[0], pd.Timestamp("2020-12-31"))
+    assert found[4][:2] == (pd.Timestamp("2021-01-01"), pd.Timestamp("2021-12-31"))
+    assert found[-1][3] == days[-1]
+    with_gap = frame[(days < "2021-04-01") | (days >= "2021-11-15")]
+    gapped = [with_gap.index[b[0]] for _, b in splitter.split(with_gap)]
+    assert gapped == [pd.Timestamp(d) for d in ("2021-01-01", "2021-11-15", "2022-01-03", "2022-04-01")]
+
+
+def test_a_short_last_window_is_kept_or_dropped() -> None:
+    """Sixty days, of which 20 are trained on and 12 tested at a time: the last test has 4 days."""
+    frame = rows()
+    kept = [len(by_day(frame, test)) for _, test in RollingSplit(20, 12).split(frame)]
+    assert kept == [12, 12, 12, 4]
+    assert RollingSplit(20, 12, drop_last=True).get_n_splits(frame) == 3
+    assert RollingSplit(20, 10, drop_last=True).get_n_splits(frame) == 4
+    assert RollingSplit(20, 12, step=6).get_n_splits(frame) == 7
+
+
+def test_days_of_the_calendar_without_rows_count() -> None:
+    """A purge of two trading days is two trading days, even where the data lack one of them."""
+    frame = rows(DAYS.delete(19))
+    splitter = RollingSplit(18, 10, purge=2, calendar=DAYS)
+    train, test = next(splitter.split(frame))
+    assert (frame.index[train][-1][0], frame.index[test][0][0]) == (DAYS[17], DAYS[20])
+    with pytest.raises(DataError, match="is not a day of the calendar"):
+        next(RollingSplit(5, 5, calendar=DAYS.delete(30)).split(rows()))
+
+
+@pytest.mark.parametrize(
+    ("given_rows", "groups", "text"),
+    [
+        (np.zeros((4, 1)), None, "the rows have no days"), ([], None, "the rows have no days"),
+        (np.zeros((4, 1)), ["2020-01-01"] * 3, "4 rows and 3 days"), (np.zeros((2, 1)), ["2020-01-01", None], "no"),
+        (np.zeros((2, 1)), ["a", "b"], "groups"), (rows()[:0], None, "no rows"),
+        (np.zeros((2, 1)), pd.DatetimeIndex(["2020-01-01", None]), "1 row of 2 have no day|1 row of 2"),
+    ],
+)  # fmt: skip
+def test_rows_without_days_are_errors(given_rows: Any, groups: Any, text: str) -> None:
+    """The message says what is missing."""
+    with pytest.raises(RollforgeError, match=text):
+        list(PurgedKFold(2).split(given_rows, groups=groups))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RollingSplit(0, 1), lambda: RollingSplit(1, -1), lambda: RollingSplit(1.5, 1), lambda: RollingSplit("x", 1),
+        lambda: RollingSplit("1h", 1), lambda: RollingSplit(1, 1, 0), lambda: RollingSplit(1, 1, purge=-1),
+        lambda: PurgedKFold(1), lambda: PurgedKFold(2, embargo=1.0), lambda: CombinatorialPurgedSplit(3, 3),
+        lambda: RollingSplit(True, 1), lambda: RollingSplit(-pd.DateOffset(days=1), 1),
+    ],
+)  # fmt: skip
+def test_invalid_arguments_are_errors(make: Any) -> None:
+    """They are named."""
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert caught.value.path
+
+
+def test_too_few_days_are_an_error() -> None:
+    """The error says how many there are."""
+    with pytest.raises(SegmentError, match="no day is left to test"):
+        list(RollingSplit(60, 5).split(rows()))
+    with pytest.raises(SegmentError, match="no training day is left"):
+        list(PurgedKFold(2, purge=30).split(rows()))
+    with pytest.raises(SegmentError, match="61 groups"):
+        list(PurgedKFold(61).split(rows()))
+
+
+def test_scikit_learn_takes_the_splitters() -> None:
+    """cross_val_score, GridSearchCV, and with days as groups."""
+    selection, linear = pytest.importorskip("sklearn.model_selection"), pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    frame = rows()
+    inputs = pd.DataFrame(rng.normal(size=(len(frame), 3)), frame.index, list("abc"))
+    target = inputs["a"] * 2 + rng.normal(size=len(frame)) * 0.1
+    for splitter in (RollingSplit(20, 10, purge=2), PurgedKFold(4, 2, 1), CombinatorialPurgedSplit(4, 2, 1)):
+        scores = selection.cross_val_score(linear.Ridge(), inputs, target, cv=splitter)
+        assert len(scores) == splitter.get_n_splits(inputs)
+        assert scores.min() > 0.9
+        days = inputs.index.get_level_values("datetime")
+        again = selection.cross_val_score(
+            linear.Ridge(), inputs.to_numpy(), target.to_numpy(), groups=days, cv=splitter
+        )
+        np.testing.assert_allclose(scores, again)
+        search = selection.GridSearchCV(linear.Ridge(), {"alpha": [0.1, 1000.0]}, cv=splitter).fit(inputs, target)
+        assert search.best_params_ == {"alpha": 0.1}
+        assert search.n_splits_ == len(scores)
