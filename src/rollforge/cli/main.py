@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rollforge import __version__
-from rollforge.cli import cache, data, pool, track, worker, workflow
+from rollforge.cli import cache, check, data, pool, track, worker, workflow
 from rollforge.cli.names import ANY_SPELLING
 from rollforge.cli.program import guarded, run_app
 from rollforge.cli.terminal import SafeFormatter, echo
@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings=ANY_SPELLING,
 )
 app.command("plan")(workflow.plan)
+app.command("check")(check.check)
 app.command("run")(workflow.run)
 app.command("submit")(workflow.submit)
 app.command("collect")(workflow.collect)

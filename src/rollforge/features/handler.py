@@ -389,8 +389,8 @@ class DataHandler(DataHandlerABC):
         for day in days[periods if min_periods is None else min_periods :]:
             yield day, self.fetch(self.get_range_selector(day, periods), **kwargs)
 
-    def _steps(self, stage: str) -> list[Processor]:
-        """Return the processors that are applied between the raw data and a stage."""
+    def steps(self, stage: str) -> list[Processor]:
+        """Return the processors that are applied to the raw data to obtain a stage, in order: none."""
         return []
 
     def explain_missing(
@@ -428,7 +428,7 @@ class DataHandler(DataHandlerABC):
         what = "row" if group is None else f"finite value of {(column or group)!r}"
         if not left(frame):
             return f"{type(self.data_loader).__name__} has no {what} there{self.data_loader.describe(group, column)}."
-        for processor in self._steps(data_key):
+        for processor in self.steps(data_key):
             name = type(processor).__name__
             cause = _emptied_group(processor, frame, start, end) if group is None else None
             processor.fit(frame)
@@ -543,7 +543,8 @@ class DataHandlerLP(DataHandler):
         """Return all processors in order: shared, inference, learning."""
         return [*self.shared_processors, *self.infer_processors, *self.learn_processors]
 
-    def _steps(self, stage: str) -> list[Processor]:
+    def steps(self, stage: str) -> list[Processor]:
+        """Return the processors that are applied to the raw data to obtain ``raw``, ``infer`` or ``learn``, in order."""
         if stage == self.DK_R:
             return []
         chain = list(self.shared_processors)
@@ -567,10 +568,10 @@ class DataHandlerLP(DataHandler):
         return self._whole_or_loaded(self.DK_L)
 
     def _find(self, stage: str, session: Session) -> Panel | pd.DataFrame:
-        chain = self._steps(stage)
+        chain = self.steps(stage)
         if not chain:
             return self._stage(self.DK_R) if stage != self.DK_R else self._raw(session)
-        if stage == self.DK_L and chain == self._steps(self.DK_I):
+        if stage == self.DK_L and chain == self.steps(self.DK_I):
             return self._stage(self.DK_I)
         raw = self._stage(self.DK_R)
         if isinstance(raw, pd.DataFrame):
@@ -596,8 +597,8 @@ class DataHandlerLP(DataHandler):
 
     def _process(self, stage: str, *, whole: bool, folder: Path | None = None) -> Panel:
         """Return the panel of a stage; given a folder, unchanged column groups are copied there without loading."""
-        chain, base = self._steps(stage), self.panel(self.DK_R)
-        infer = self._steps(self.DK_I)
+        chain, base = self.steps(stage), self.panel(self.DK_R)
+        infer = self.steps(self.DK_I)
         if folder is not None and stage == self.DK_L and infer and chain[: len(infer)] == infer:
             chain, base = chain[len(infer) :], self.panel(self.DK_I)
         start, end = (None, None) if whole else self._bounds(slice(None, None))
@@ -612,8 +613,8 @@ class DataHandlerLP(DataHandler):
 
     def _process_frame(self, stage: str) -> pd.DataFrame:
         """Return the frame of a stage, computed from the loader's frame."""
-        chain, base = self._steps(stage), self._stage(self.DK_R)
-        infer = self._steps(self.DK_I)
+        chain, base = self.steps(stage), self._stage(self.DK_R)
+        infer = self.steps(self.DK_I)
         if stage == self.DK_L and infer and chain[: len(infer)] == infer:
             chain, base = chain[len(infer) :], self._stage(self.DK_I)
         assert isinstance(base, pd.DataFrame)

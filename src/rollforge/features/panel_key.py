@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -33,12 +34,19 @@ def describe_object(value: object, without: Collection[str] = ()) -> list[Any] |
     """Describe a processor or filter by its class, code mark and attributes; None if these are not plain data."""
     kind = type(value)
     state = {k: v for k, v in vars(value).items() if k not in without}
-    described = [kind.__qualname__, code_mark(kind), state]
+    mark = _own_mark(kind) if kind.__module__.startswith("rollforge.") else code_mark(kind)
+    described = [kind.__qualname__, mark, state]
     try:
         encode(described)
     except TaskNotSerializable:
         return None
     return described
+
+
+@functools.cache
+def _own_mark(kind: type) -> str:
+    """Return the code mark of a class of Rollforge, whose code does not change while a program runs."""
+    return code_mark(kind)
 
 
 def key_of(definition: object) -> str:

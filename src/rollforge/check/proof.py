@@ -1,0 +1,820 @@
+"""The measured proof: which results change before a day when only the market data after it do.
+
+For some windows of a workflow and some days of each, the market data after the day are replaced, the data are built
+again and compared up to the day, as in :mod:`rollforge.check.market_copy` and :mod:`rollforge.check.compare`. The days
+are the middle of the train segment, the last day before each later segment, the last day that the labels of train and
+valid read, and the middle of the test segment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge.build import describe, resolve_references
+from rollforge.check.compare import Difference, changed_columns, compare, until
+from rollforge.check.market_copy import TURNS, Change, choose_instruments, write_copy
+from rollforge.check.rebuild import TaskData, fit_model, predict, restricted, session_on
+from rollforge.errors import BuildError, RollforgeError, counted
+from rollforge.generate.checks import Check, CheckMethod, CheckResult
+from rollforge.generate.leakage import label_lookahead
+from rollforge.generate.segments import neighbours, ordered
+from rollforge.generate.task_view import TaskView
+from rollforge.generate.timeline import Window
+from rollforge.market.provider import Provider, open_provider
+from rollforge.market.universe import resolve_instruments
+from rollforge.plan import Plan
+from rollforge.session import Session, using
+from rollforge.task import digest
+
+__all__ = ["Cost", "Scope", "prove"]
+
+log = logging.getLogger(__name__)
+
+_SEGMENTS = ("train", "valid", "test")
+_SHIFT = "Shift it so that it reads only the day itself and earlier days, or remove it."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """How much is checked."""
+
+    every_window: bool = False
+    """Whether all windows are checked; by default the first, the middle and the last of each model."""
+    quick: bool = False
+    """Whether models are fitted for few rounds, one of each class, and the data after a day are replaced once only."""
+    instruments: int = 20
+    """Number of instruments."""
+
+    @property
+    def turns(self) -> int:
+        """How often the data after a day are replaced."""
+        return 1 if self.quick else TURNS
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a check will take."""
+
+    windows: int
+    instruments: int
+    builds: int
+    """Number of times that the data are built from a changed copy of the market."""
+    fits: int
+    """Number of times that a model is fitted."""
+    seconds: float
+    """Approximate time."""
+
+    def __str__(self) -> str:
+        return (
+            f"{counted(self.windows, 'window')}: builds the data of {counted(self.instruments, 'instrument')} "
+            f"{counted(self.builds, 'time')} and fits {counted(self.fits, 'model')}; about {max(self.seconds, 1):.0f} s"
+        )
+
+
+@dataclass
+class _Case:
+    """A window of one or several models with the same data."""
+
+    task: Mapping[str, Any]
+    window: Window
+    models: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    """Title and task of each model."""
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        return tuple(title for title, _ in self.models)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    key: str
+    text: str
+    cure: str
+    titles: tuple[str, ...]
+    day: str
+
+
+class _Findings:
+    """What was found, by subject."""
+
+    def __init__(self) -> None:
+        self.checked: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+        self.found: dict[tuple[str, CheckResult], dict[str, list[_Finding]]] = {}
+        self.clean: dict[str, str] = {}
+
+    def note(self, subject: str, titles: Sequence[str], day: object = "", text: str = "") -> None:
+        """Note that something was compared; `text` is what it proves if nothing is found."""
+        seen_titles, seen_days = self.checked.setdefault(subject, ({}, {}))
+        seen_titles.update(dict.fromkeys(titles))
+        seen_days.update({str(day): None} if day else {})
+        if text:
+            self.clean[subject] = text
+
+    def add(
+        self, subject: str, result: CheckResult, key: str, text: str, cure: str, titles: Sequence[str], day: object = ""
+    ) -> None:
+        self.note(subject, titles, day)
+        group = self.found.setdefault((subject, result), {})
+        group.setdefault(key, []).append(_Finding(key, text, cure, tuple(titles), str(day) if day else ""))
+
+    def leak(self, subject: str, key: str, text: str, cure: str, titles: Sequence[str], day: object) -> None:
+        self.add(subject, CheckResult.LEAK, key, text, cure, titles, day)
+
+    def checks(self) -> list[Check]:
+        """Return the results, one for each subject that is clean and one for each cause of another result."""
+        made = []
+        for subject, (titles, days) in self.checked.items():
+            groups = [
+                (r, g) for r in (CheckResult.LEAK, CheckResult.UNKNOWN) for g in [self.found.get((subject, r))] if g
+            ]
+            for result, group in groups:
+                for found in group.values():
+                    first = found[0]
+                    made.append(
+                        Check(
+                            subject, result, CheckMethod.MEASURED, first.text, first.cure,
+                            tuple(dict.fromkeys(t for f in found for t in f.titles)),
+                            tuple(sorted({f.day for f in found if f.day})),
+                        )
+                    )  # fmt: skip
+            if not groups and subject in self.clean:
+                made.append(
+                    Check(
+                        subject, CheckResult.CLEAN, CheckMethod.MEASURED, self.clean[subject], "",
+                        tuple(titles), tuple(sorted(days)),
+                    )
+                )  # fmt: skip
+        return made
+
+
+def prove(plan: Plan, scope: Scope | None = None, on_cost: Callable[[Cost], object] = lambda cost: None) -> list[Check]:
+    """Return what the measured checks of a workflow found.
+
+    The user's code is run as by ``rollforge run``, but on temporary copies of the data folder, with a temporary cache
+    and tracking store. They are removed at the end, also after an error or Ctrl-C.
+
+    Parameters
+    ----------
+    plan : Plan
+        The tasks.
+    scope : Scope, optional
+        How much is checked.
+    on_cost : callable
+        Called with the estimated cost, before nearly all of the work.
+
+    Raises
+    ------
+    RollforgeError
+        If the data of a task cannot be built from the data folder.
+    """
+    import rollforge.expressions.jit  # noqa: F401  # chooses the folder of compiled code, before the session changes
+
+    with tempfile.TemporaryDirectory(prefix="rollforge-check-") as folder, _quietly():
+        return _Proof(plan, scope or Scope(), Path(folder)).run(on_cost)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Leave out logs and warnings about the copies: planning and running report them about the data themselves."""
+    logger = logging.getLogger("rollforge")
+    level = logger.level
+    logger.setLevel(max(level, logging.ERROR))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Proof:
+    """A check of one plan."""
+
+    def __init__(self, plan: Plan, scope: Scope, folder: Path) -> None:
+        self.plan = plan
+        self.scope = scope
+        self.folder = folder
+        self.findings = _Findings()
+        session = plan.workflow.session
+        assert session.provider_uri is not None  # or else there would be no plan
+        self.source: Provider = open_provider(session.provider_uri)
+        self.calendar = plan.schedule.calendar
+        self.codes: list[str] | None = None
+        self.number = 0
+        self.copies = 0
+        self.turn = 0
+
+    # -- what is checked -----------------------------------------------------------------------------------------------
+
+    def cases(self) -> list[_Case]:
+        """Return the windows to check, those of models with the same data together."""
+        by_model: dict[str, list[tuple[Window, Mapping[str, Any]]]] = {}
+        for window, task in zip(self.plan.windows, self.plan.tasks, strict=True):
+            by_model.setdefault(window.model, []).append((window, task))
+        cases: dict[str, _Case] = {}
+        for listed in by_model.values():
+            listed.sort(key=lambda one: one[0].index)
+            places = range(len(listed)) if self.scope.every_window else {0, len(listed) // 2, len(listed) - 1}
+            for place in sorted(places):
+                window, definition = listed[place]
+                key = digest({"dataset": resolve_references(definition)["dataset"]})
+                case = cases.setdefault(key, _Case(definition, window))
+                case.models.append((window.title, definition))
+        return list(cases.values())
+
+    def fitted(self, case: _Case) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return the models of a case that are fitted: with `quick`, one of each class."""
+        if not self.scope.quick:
+            return case.models
+        return list({TaskView(task).model_class: (title, task) for title, task in reversed(case.models)}.values())[::-1]
+
+    # -- building ------------------------------------------------------------------------------------------------------
+
+    def _restrict(self, cases: Sequence[_Case]) -> None:
+        """Choose the instruments."""
+        session = self.plan.workflow.session
+        data = TaskData(cases[0].task, session)
+        universe = getattr(data.handler, "instruments", None)
+        with using(session):
+            members, filters = resolve_instruments(self.source, "all" if universe is None else universe)
+            if filters:
+                from rollforge.features.api import D
+
+                passing = D.list_instruments(universe, as_list=True)
+                members = {code: spans for code, spans in members.items() if code in passing}
+        spans = [(s.start, s.end) for case in cases for s in case.window.segments.values()]
+        chosen = choose_instruments(self.source, list(members), spans, self.scope.instruments)
+        self.number = len(chosen)
+        texts = repr([case.task for case in cases]) + self.plan.workflow.text
+        listed = {code for name in self.source.markets() if name != "all" for code in self.source.instruments(name)}
+        every = [f.name.upper() for f in sorted((self.source.path / "features").iterdir()) if f.is_dir()]
+        # Indexes and the like, which are no members: code may read them. So may an expression name a member.
+        others = [code for code in every if code not in members and code not in listed][:_OTHERS]
+        self.codes = [*chosen, *others, *(code for code in every if code in texts.upper() and len(code) > 3)]
+        self.members = chosen
+
+    @contextlib.contextmanager
+    def copy(self, change: Change | None) -> Iterator[Session]:
+        """Provide the session of a copy of the market, which is removed afterwards."""
+        self.copies += 1
+        folder = self.folder / str(self.copies)
+        try:
+            write_copy(self.source, folder / "data", self.codes, change)
+            yield session_on(self.plan.workflow.session, folder, folder / "data")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def data(self, task: Mapping[str, Any], session: Session) -> TaskData:
+        """Return the data of a task, built from a copy."""
+        data = TaskData(task if self.codes is None else restricted(task, self.members), session)
+        for stage in data.stages[:1]:
+            data.frame(stage)
+        return data
+
+    def _original(self, task: Mapping[str, Any], session: Session) -> TaskData:
+        try:
+            return self.data(task, session)
+        except RollforgeError:
+            raise
+        except Exception as exc:
+            raise BuildError(f"cannot be built: {describe(exc)}", path="task.dataset") from exc
+
+    # -- the check -----------------------------------------------------------------------------------------------------
+
+    def run(self, on_cost: Callable[[Cost], object]) -> list[Check]:
+        cases = self.cases()
+        self._restrict(cases)
+        with contextlib.ExitStack() as held:
+            session = held.enter_context(self.copy(None))
+            try:
+                first = self._original(cases[0].task, session)
+            except (RollforgeError, OSError):
+                # Perhaps the task needs other instruments than the chosen ones.
+                self.codes, self.number = None, len(self.members)
+                session = held.enter_context(self.copy(None))
+                first = self._original(cases[0].task, session)
+                self.number = len(list((self.source.path / "features").iterdir()))
+            originals: dict[str, _Columns] = {}
+            for case in cases:
+                data = first if case is cases[0] else self._original(case.task, session)
+                key = repr(_timeless(TaskView(case.task).handler))
+                if key not in originals:
+                    began = time.perf_counter()
+                    originals[key] = self._columns(case, data)
+                    if case is cases[0]:
+                        on_cost(self._cost(cases, originals[key], (time.perf_counter() - began) / (1 + TURNS)))
+                _Window(self, case, data, originals[key]).run()
+        return self.findings.checks()
+
+    def _cost(self, cases: Sequence[_Case], columns: _Columns, seconds: float) -> Cost:
+        builds = sum(len(_days_of(case, self.calendar, columns.ahead)) * self.scope.turns for case in cases)
+        fits = sum(len(self.fitted(case)) * (2 + self.scope.turns) for case in cases)
+        return Cost(len(cases), self.number, builds, fits, builds * seconds * 1.5 + fits * seconds)
+
+    def changed(self, change: Change, case: _Case) -> contextlib.AbstractContextManager[TaskData | None]:
+        """Provide the data of a case, built after a change; None if that fails, which is noted."""
+        return self._changed(change, case)
+
+    @contextlib.contextmanager
+    def _changed(self, change: Change, case: _Case) -> Iterator[TaskData | None]:
+        with self.copy(change) as session:
+            try:
+                made = self.data(case.task, session)
+            except Exception as exc:  # noqa: BLE001 - user code on unusual values; the result is then not known
+                self.failed("features", case, change, exc)
+                made = None
+            yield made
+
+    def failed(self, subject: str, case: _Case, change: Change, exc: Exception) -> None:
+        """Note that something could not be computed on changed data."""
+        log.debug("a check failed", exc_info=exc)
+        self.findings.add(
+            subject, CheckResult.UNKNOWN, f"failed {describe(exc)}",
+            f"On market data that were replaced after {change.after}, building failed: {describe(exc)}", "",
+            case.titles, change.after,
+        )  # fmt: skip
+
+    def _columns(self, case: _Case, data: TaskData) -> _Columns:
+        """Find the columns that do not depend on the market data, and how far before a day labels change."""
+        columns = _Columns(label_lookahead(case.task))
+        if not data.stages:
+            return columns
+        before = self.calendar[0] - np.timedelta64(1, "D")
+        with self._changed(Change(before, removes=False), case) as other:
+            if other is not None:
+                frame = data.raw
+                fixed = ~changed_columns(frame, other.raw) & ~_constant(frame)
+                columns.fixed = [_name(c) for c in frame.columns[fixed & ~_is_label(frame)]]
+                columns.fixed_labels = [_name(c) for c in frame.columns[fixed & _is_label(frame)]]
+                columns.all_fixed = bool((fixed | _constant(frame)).all())
+        train = case.window.segments.get("train")
+        if train is not None:
+            day = _middle(train.start, train.end, self.calendar)
+            for turn in range(TURNS):
+                with self._changed(Change(day, turn), case) as other:
+                    if other is not None:
+                        columns.measure(data, other, day, self.calendar)
+        return columns
+
+
+_OTHERS = 50  # instruments outside of the universe
+
+
+def _timeless(node: Any) -> Any:
+    """Return a handler's description without its range and fit window, which differ between windows."""
+    if isinstance(node, Mapping):
+        return {k: _timeless(v) for k, v in node.items() if not str(k).endswith("_time")}
+    return node
+
+
+class _Columns:
+    """What is known about the columns of a handler."""
+
+    def __init__(self, declared: int | None) -> None:
+        self.declared = declared
+        """Number of days that the label looks ahead according to its definition."""
+        self.measured = 0
+        """Number of days before a change that labels change, at most."""
+        self.measured_rows = 0
+        """The same in rows of the instrument."""
+        self.example: Difference | None = None
+        self.day: np.datetime64 | None = None
+        self.fixed: list[str] = []
+        """Features that do not depend on the market data."""
+        self.fixed_labels: list[str] = []
+        self.all_fixed = False
+
+    @property
+    def ahead(self) -> int:
+        """Number of days that labels look ahead, as far as is known."""
+        return max(self.declared or 0, self.measured)
+
+    def measure(self, data: TaskData, other: TaskData, day: np.datetime64, calendar: NDArray[np.datetime64]) -> None:
+        """Find how far before a change labels change: in the raw data, or if a processor makes them, after it."""
+        a, b = data.raw, other.raw
+        if not _is_label(a).any():
+            chain = data.chains.get("learn")
+            if not chain:
+                return
+            a = data.learn
+            for _, frame in other.processed(chain):
+                b = frame
+        found = _changed_labels(a, b, day)
+        if found is None:
+            return
+        rows, example = found
+        days = rows.get_level_values("datetime").to_numpy().astype("datetime64[D]")
+        first = days.min()
+        reach = int(np.searchsorted(calendar, day, "right") - np.searchsorted(calendar, first))
+        if reach > self.measured:
+            self.measured, self.example, self.day = reach, example, day
+        own = until(a, day, first).index
+        codes = own.get_level_values("instrument")
+        for code in rows.get_level_values("instrument").unique():
+            start = days[rows.get_level_values("instrument") == code].min()
+            mine = own.get_level_values("datetime").to_numpy().astype("datetime64[D]")[codes == code]
+            self.measured_rows = max(self.measured_rows, int((mine >= start).sum()))
+
+
+def _changed_labels(
+    a: pd.DataFrame, b: pd.DataFrame, day: np.datetime64, first: np.datetime64 | None = None
+) -> tuple[pd.MultiIndex, Difference] | None:
+    """Return the rows up to a day whose labels change or that disappear, and the first of them."""
+    a = until(a.loc[:, _is_label(a)], day, first)
+    if not a.shape[1]:
+        return None
+    b = b.loc[:, _is_label(b)].reindex(a.index)
+    difference = compare(a, b)
+    if difference is None:
+        return None
+    from rollforge.check.compare import different
+
+    index = a.index[np.flatnonzero(different(a, b).any(axis=1))]
+    assert isinstance(index, pd.MultiIndex)
+    return index, difference
+
+
+def _is_label(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    if not isinstance(frame.columns, pd.MultiIndex):
+        return np.zeros(frame.shape[1], bool)
+    found: NDArray[np.bool_] = np.asarray(frame.columns.get_level_values(0) == "label")
+    return found
+
+
+def _constant(frame: pd.DataFrame) -> NDArray[np.bool_]:
+    return np.array([frame.iloc[:, i].nunique() <= 1 for i in range(frame.shape[1])], bool)
+
+
+def _name(column: object) -> str:
+    return str(column[-1]) if isinstance(column, tuple) else str(column)
+
+
+def _middle(start: np.datetime64, end: np.datetime64, calendar: NDArray[np.datetime64]) -> np.datetime64:
+    """Return a day in the middle of a segment, but not its last one."""
+    first, last = int(np.searchsorted(calendar, start)), int(np.searchsorted(calendar, end, "right")) - 1
+    day: np.datetime64 = calendar[first + max(0, (last - first - 1) // 2)]
+    return day
+
+
+def _last_read(case: _Case, calendar: NDArray[np.datetime64], ahead: int) -> np.datetime64 | None:
+    """Return the last day that the labels of train and valid read; None if it is the last of the calendar or later."""
+    fitted = [case.window.segments[name].end for name in _SEGMENTS[:2] if name in case.window.segments]
+    if not fitted:
+        return None
+    place = int(np.searchsorted(calendar, max(fitted), "right")) - 1 + ahead
+    return calendar[place] if place < len(calendar) - 1 else None
+
+
+def _borders(case: _Case, calendar: NDArray[np.datetime64]) -> list[tuple[np.datetime64, str, str]]:
+    """Return the last day before each later segment, with the names of the segment before and of the later one."""
+    own = [(n, s) for n, s in ordered(TaskView(case.task).segments) if n in _SEGMENTS]
+    found = []
+    for name, later in neighbours(own):
+        if later in case.window.segments and name in case.window.segments:
+            place = int(np.searchsorted(calendar, case.window.segments[later].start)) - 1
+            if place >= 0:
+                found.append((calendar[place], name, later))
+    return found
+
+
+def _days_of(case: _Case, calendar: NDArray[np.datetime64], ahead: int) -> list[np.datetime64]:
+    """Return the days after which the market data are replaced."""
+    days = [day for day, _, _ in _borders(case, calendar)]
+    days += [
+        _middle(case.window.segments[name].start, case.window.segments[name].end, calendar)
+        for name in ("train", "test")
+        if name in case.window.segments
+    ]
+    fitted = _last_read(case, calendar, ahead)
+    return sorted({*days, *([fitted] if fitted is not None else [])})
+
+
+class _Window:
+    """The checks of one case."""
+
+    def __init__(self, proof: _Proof, case: _Case, data: TaskData, columns: _Columns) -> None:
+        self.proof = proof
+        self.findings = proof.findings
+        self.calendar = proof.calendar
+        self.case = case
+        self.data = data
+        self.columns = columns
+        self.last_read = _last_read(case, proof.calendar, columns.ahead)
+
+    def run(self) -> None:
+        self._about_columns()
+        models = list(self._models())
+        for day in _days_of(self.case, self.calendar, self.columns.ahead):
+            for _ in range(self.proof.scope.turns):
+                change = Change(day, self.proof.turn % TURNS)
+                self.proof.turn += 1
+                with self.proof.changed(change, self.case) as other:
+                    if other is not None:
+                        self._compare(change, other, models)
+
+    @cached_property
+    def titles(self) -> tuple[str, ...]:
+        return self.case.titles
+
+    def _distance(self, day: np.datetime64, row: np.datetime64) -> int:
+        return int(np.searchsorted(self.calendar, day, "right") - np.searchsorted(self.calendar, row))
+
+    # -- columns -------------------------------------------------------------------------------------------------------
+
+    def _about_columns(self) -> None:
+        columns, titles = self.columns, self.titles
+        if not self.data.stages:
+            self.findings.add(
+                "features", CheckResult.UNKNOWN, "no handler",
+                f"{type(self.data.dataset).__name__} has no handler, so only the model and its predictions are checked.",
+                "", titles,
+            )  # fmt: skip
+            return
+        if columns.fixed:
+            self.findings.add(
+                "features", CheckResult.UNKNOWN, f"fixed {columns.fixed}",
+                f"{_listed(columns.fixed)} stay the same when all market data change, so they come from elsewhere, such as "
+                "a file.", "Check how they were made: that they use earlier days only cannot be measured.", titles,
+            )  # fmt: skip
+        self._about_label()
+
+    def _about_label(self) -> None:
+        columns, titles = self.columns, self.titles
+        if columns.fixed_labels:
+            self.findings.add(
+                "label", CheckResult.UNKNOWN, f"fixed {columns.fixed_labels}",
+                f"{_listed(columns.fixed_labels)} stay the same when all market data change, so they come from elsewhere, "
+                "such as a file, and how far they look ahead cannot be measured.",
+                "Declare the number of days.", titles,
+            )  # fmt: skip
+            return
+        measured, declared = columns.measured, columns.declared
+        rows = (
+            f" ({counted(columns.measured_rows, 'row')} of the instrument)" if columns.measured_rows < measured else ""
+        )
+        days = f"{counted(measured, 'trading day')}{rows}"
+        if declared is None:
+            text = f"The definition does not tell how far the label looks ahead; measured are at least {days}."
+            self.findings.add("label", CheckResult.UNKNOWN, "horizon", text, "Declare the number of days.", titles)
+        elif measured > declared:
+            self.findings.leak(
+                "label", "horizon",
+                f"The label looks at least {days} ahead, but {declared} according to its definition: {columns.example} when "
+                f"only market data after {columns.day} change.",
+                "Correct the declared number of days, or the operator's look-ahead.", titles, columns.day,
+            )  # fmt: skip
+        else:
+            confirmed = "as its definition says" if measured == declared else f"within the {declared} of its definition"
+            self.findings.note("label", titles, columns.day or "", f"The label looks {days} ahead, {confirmed}.")
+
+    # -- one change ----------------------------------------------------------------------------------------------------
+
+    def _compare(self, change: Change, other: TaskData, models: Sequence[_Fitted]) -> None:
+        day, test = change.after, self.case.window.segments.get("test")
+        same = True
+        if self.data.stages:
+            with self._failing_as("features", change):
+                same = self._rows_and_features(day, other)
+                self._segments(day, other)
+            with self._failing_as("processors", change):
+                if same:  # otherwise processed data change for that reason
+                    self._processors(day, other)
+        for fitted in models:
+            if day == self.last_read:
+                with self._failing_as("model", change):
+                    self._refit(fitted, day, other)
+            if test is not None and test.start <= day < test.end:
+                with self._failing_as("predictions", change):
+                    self._predictions(fitted, day, other)
+
+    @contextlib.contextmanager
+    def _failing_as(self, subject: str, change: Change) -> Iterator[None]:
+        try:
+            yield
+        except Exception as exc:  # noqa: BLE001 - user code on unusual values; the result is then not known
+            self.proof.failed(subject, self.case, change, exc)
+
+    def _rows_and_features(self, day: np.datetime64, other: TaskData) -> bool:
+        """Compare the raw data; return whether they are the same."""
+        a, b = (until(data.raw.loc[:, ~_is_label(data.raw)], day) for data in (self.data, other))
+        columns = a.shape[1] - len(self.columns.fixed)
+        self.findings.note(
+            "features", self.titles, day,
+            f"{counted(columns, 'column')} of {counted(self.proof.number, 'instrument')} are the same up to each day when "
+            "all later market data change.",
+        )  # fmt: skip
+        difference = compare(a, b)
+        same = difference is None
+        if difference is not None and not difference.column:
+            self._row(day, difference)
+            both = a.index.intersection(b.index)
+            difference = compare(a.loc[both], b.loc[both])
+        if difference is not None:
+            more = f", and {difference.columns - 1} more" if difference.columns > 1 else ""
+            ahead = counted(self._distance(day, difference.earliest), "trading day")
+            self.findings.leak(
+                "features", difference.column,
+                f"{difference}{more}, when only market data after {day} change: it looks at least {ahead} ahead.",
+                _SHIFT, self.titles, day,
+            )  # fmt: skip
+        return same
+
+    def _row(self, day: np.datetime64, difference: Difference) -> None:
+        within = self._distance(day, difference.day) <= self.columns.ahead
+        if difference.after is None and within:
+            self.findings.add(
+                "universe", CheckResult.UNKNOWN, "rows",
+                f"{difference}, when market data after {day} are missing: the loader leaves out days without a label, and "
+                "whether there will be one is not known on the day itself.".capitalize(),
+                "Keep rows without a label in the loader; DropnaLabel drops them for learning.", self.titles, day,
+            )  # fmt: skip
+            return
+        self.findings.leak(
+            "universe", "rows",
+            f"Members depend on later days: {difference}, when only market data after {day} change.",
+            "Check the filters of the universe, and what the loader drops.", self.titles, day,
+        )  # fmt: skip
+
+    def _segments(self, day: np.datetime64, other: TaskData) -> None:
+        for border, name, later in _borders(self.case, self.calendar):
+            if border != day or self.columns.fixed_labels:
+                continue
+            segment = self.case.window.segments[name]
+            self.findings.note(
+                "label and segments", self.titles, day,
+                "The labels of a segment are the same when the market data from the next segment on change.",
+            )  # fmt: skip
+            found = _changed_labels(until(self.data.raw, segment.end), other.raw, day, segment.start)
+            if found is None:
+                continue
+            rows, difference = found
+            days = len(rows.get_level_values("datetime").unique())
+            self.findings.leak(
+                "label and segments", f"{name} {later}",
+                f"The labels of the last {counted(days, 'day')} of {name!r} read market data of {later!r}: {difference}, when "
+                f"only market data after {day} change.",
+                "trunc_days: auto leaves such days out.", self.titles, day,
+            )  # fmt: skip
+
+    # -- processors ----------------------------------------------------------------------------------------------------
+
+    def _processors(self, day: np.datetime64, other: TaskData) -> None:
+        """Compare what processors make of the raw data: with what they learned held fixed, and learning again."""
+        place = int(np.searchsorted(self.calendar, day)) - self.columns.ahead
+        labelled = self.calendar[place] if place >= 0 else None
+        for stage, last in (("infer", day), ("learn", labelled)):
+            if stage not in self.data.stages or last is None:
+                continue
+            fixed = self.data.chains.get(stage)
+            learned = self.last_read is not None and day >= self.last_read
+            if fixed or (learned and self.data.has_processors):
+                self.findings.note(
+                    "processors", self.titles, day,
+                    "Processed data are the same up to each day when all later market data change, and so is what the "
+                    "processors learn when only days after those of train and valid change.",
+                )  # fmt: skip
+            if fixed:
+                found = self._first_step(stage, last, other, fixed, fixed)
+                if found is not None:
+                    name, difference = found
+                    ahead = counted(self._distance(day, difference.earliest), "trading day")
+                    self.findings.leak(
+                        "processors", name,
+                        f"{name} looks at least {ahead} ahead: {difference}, when only market data after {day} change.",
+                        "Let it compute each row from the row's day and earlier days.", self.titles, day,
+                    )  # fmt: skip
+                    continue
+            if learned:
+                self._learned(stage, last, day, other, fixed)
+
+    def _learned(
+        self, stage: str, last: np.datetime64, day: np.datetime64, other: TaskData, fixed: Sequence[Any] | None
+    ) -> None:
+        difference = compare(*(_part(data.frame(stage), stage, last) for data in (self.data, other)))
+        if difference is None:
+            return
+        again = other.chains.get(stage)
+        found = self._first_step(stage, last, other, fixed, again) if fixed and again else None
+        name, difference = found if found is not None else (type(self.data.handler).__name__, difference)
+        self.findings.leak(
+            "processors", f"{name} learns",
+            f"{name} learns from later days than those of train and valid: {difference}, when only market data after {day} "
+            "change.",
+            "End its fit window with the train segment: fit_end_time: <dataset.kwargs.segments.train.1>.", self.titles, day,
+        )  # fmt: skip
+
+    def _first_step(
+        self, stage: str, last: np.datetime64, other: TaskData, own: Sequence[Any], others: Sequence[Any]
+    ) -> tuple[str, Difference] | None:
+        """Return the first processor after which the data differ up to day `last`, if those of the last one do."""
+        *_, (name, frame) = other.processed(others)
+        difference = compare(_part(self.data.frame(stage), stage, last), _part(frame, stage, last))
+        if difference is None:
+            return None
+        for (step, a), (_, b) in zip(self.data.processed(own), other.processed(others), strict=True):
+            found = compare(_part(a, stage, last), _part(b, stage, last))
+            if found is not None:
+                return step, found
+        return name, difference
+
+    # -- models --------------------------------------------------------------------------------------------------------
+
+    def _models(self) -> Iterator[_Fitted]:
+        """Yield the fitted models of which the same data make the same predictions."""
+        few = self.proof.scope.quick
+        for title, task in self.proof.fitted(self.case):
+            if self.columns.all_fixed:
+                self._unknown_model(title, "No data of the model depend on the market data.")
+                continue
+            resolved = resolve_references(task)
+            try:
+                fitted = _Fitted(title, resolved, *self._fit(self.data, resolved))
+                again = self._fit(self.data, resolved)[1]
+            except Exception as exc:  # noqa: BLE001 - few instruments may be too few for the model
+                self._unknown_model(title, f"Fitting on {self.proof.number} instruments failed: {describe(exc)}")
+                continue
+            if compare(fitted.prediction, again) is not None:
+                self._unknown_model(
+                    title,
+                    f"Fitted twice on the same data, {TaskView(task).model_class} predicts differently.",
+                    "Set its random seed.",
+                )
+                continue
+            log.debug("fitted %s%s", title, " for few rounds" if few else "")
+            yield fitted
+
+    def _fit(self, data: TaskData, task: Mapping[str, Any]) -> tuple[Any, pd.DataFrame]:
+        """Return a model fitted on some data, and its prediction of the unchanged data."""
+        model = fit_model(data, task, few_rounds=self.proof.scope.quick)
+        return model, predict(model, self.data)
+
+    def _unknown_model(self, title: str, text: str, cure: str = "") -> None:
+        for subject in ("model", "predictions"):
+            self.findings.add(subject, CheckResult.UNKNOWN, text, text, cure, [title])
+
+    def _refit(self, fitted: _Fitted, day: np.datetime64, other: TaskData) -> None:
+        """Fit on data that change only after the last day that labels of train and valid read."""
+        name = TaskView(fitted.task).model_class
+        self.findings.note(
+            "model", [fitted.title], day,
+            "Fitted again, models predict the same when only market data after the last day that the labels of train and "
+            "valid read change.",
+        )  # fmt: skip
+        difference = compare(fitted.prediction, self._fit(other, fitted.task)[1])
+        if difference is not None:
+            self.findings.leak(
+                "model", name,
+                f"{name} depends on days after those of train and valid: {difference}, when it is fitted on market data that "
+                f"change only after {day}.",
+                "See the leaks above, if there are any; otherwise the model reads other segments.", [fitted.title], day,
+            )  # fmt: skip
+
+    def _predictions(self, fitted: _Fitted, day: np.datetime64, other: TaskData) -> None:
+        name = TaskView(fitted.task).model_class
+        self.findings.note(
+            "predictions", [fitted.title], day,
+            "With the models held fixed, predictions are the same up to each day when all later market data change.",
+        )  # fmt: skip
+        difference = compare(until(fitted.prediction, day), until(predict(fitted.model, other), day))
+        if difference is not None:
+            self.findings.leak(
+                "predictions", name,
+                f"With the fitted {name} held fixed, {difference}, when only market data after {day} change.",
+                "See the leaks above, if there are any; otherwise the model compares the days of the test segment.",
+                [fitted.title], day,
+            )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitted:
+    """A model, fitted on the unchanged data."""
+
+    title: str
+    task: Mapping[str, Any]
+    """With references resolved."""
+    model: Any
+    prediction: pd.DataFrame
+    """Of the unchanged data."""
+
+
+def _part(frame: pd.DataFrame, stage: str, last: np.datetime64) -> pd.DataFrame:
+    """Return the rows up to a day; for inference without labels, which may read later days."""
+    return until(frame if stage == "learn" else frame.loc[:, ~_is_label(frame)], last)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,88 @@
+"""``rollforge check``: measure on changed market data whether anything looks ahead."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rollforge.cli.exit_codes import Exit
+from rollforge.cli.terminal import console, echo, echo_error, echo_json, one_line
+from rollforge.cli.workflow import File, Limit
+
+if TYPE_CHECKING:
+    from rollforge.generate.checks import Check
+
+__all__ = ["check"]
+
+
+def check(
+    file: File,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Fit models for few rounds, and change the data after each day once only.")
+    ] = False,
+    every_window: Annotated[
+        bool, typer.Option("--all", help="Check all windows; by default the first, the middle and the last.")
+    ] = False,
+    instruments: Annotated[int, typer.Option(min=1, help="Number of instruments that are used.")] = 20,
+    limit: Limit = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """Measure on your own data and code whether features, labels, processors, models or predictions look ahead.
+
+    The market data after some days are replaced in temporary copies of the data folder, everything is built again, and
+    compared up to those days. Exits with 1 if something looks ahead.
+    """
+    from rollforge.check.proof import Scope, prove
+    from rollforge.generate.checks import CheckResult, check_to_document
+    from rollforge.plan import make_plan
+    from rollforge.workflow import load_workflow
+
+    made = make_plan(load_workflow(file), limit=limit)
+    scope = Scope(quick=quick, every_window=every_window, instruments=instruments)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # what the user's code prints
+            found = prove(made, scope, lambda cost: echo_error(cost))
+    except KeyboardInterrupt:
+        echo_error("rollforge: interrupted. The temporary copies were removed.")
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    if as_json:
+        echo_json(json.dumps([check_to_document(one) for one in found]))
+    else:
+        _show(found)
+    if any(one.result is CheckResult.LEAK for one in found):
+        raise typer.Exit(Exit.FAILED)
+
+
+def _show(checks: Sequence[Check]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from rollforge.generate.checks import CheckResult
+
+    styles = {CheckResult.LEAK: "bold red", CheckResult.UNKNOWN: "yellow", CheckResult.CLEAN: "green"}
+    table = Table("what", "result", "days", "found", box=None, pad_edge=False)
+    for one in checks:
+        text = " ".join(filter(None, (one.text, one.cure)))
+        table.add_row(
+            Text(one.subject), Text(one.result.value, styles[one.result]),
+            Text(_days(one.days), no_wrap=True).append(f"\n{one_line(_windows(one.tasks))}", "dim"), Text(one_line(text)),
+        )  # fmt: skip
+    console().print(table)
+    leaks = sum(one.result is CheckResult.LEAK for one in checks)
+    unknown = sum(one.result is CheckResult.UNKNOWN for one in checks)
+    echo(f"{leaks or 'no'} {'leak' if leaks == 1 else 'leaks'} found, {unknown or 'none'} not known")
+
+
+def _days(days: Sequence[str]) -> str:
+    if len(days) <= 2:
+        return "\n".join(days)
+    return f"{days[0]} … {days[-1]}\n{len(days)} days"
+
+
+def _windows(titles: Sequence[str]) -> str:
+    return ", ".join(titles[:3]) + (f" and {len(titles) - 3} more" if len(titles) > 3 else "")

@@ -1,0 +1,76 @@
+"""Comparing frames: the first difference, and what counts as equal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from rollforge.check.compare import changed_columns, compare, until
+
+DAYS = pd.bdate_range("2024-01-01", periods=3)
+INDEX = pd.MultiIndex.from_product([DAYS, ["A", "B"]], names=["datetime", "instrument"])
+
+
+def frame(**columns: object) -> pd.DataFrame:
+    return pd.DataFrame({k: np.asarray(v) for k, v in columns.items()}, INDEX)
+
+
+def test_the_first_column_and_its_first_row_are_given() -> None:
+    """With the number of columns, and the earliest day of all."""
+    a = frame(x=range(6), y=np.arange(6) / 2)
+    b = frame(x=[0, 1, 2, 9, 4, 9], y=[9.0, 0.5, 1, 1.5, 2, 2.5])
+    found = compare(a, b)
+    assert found is not None
+    assert str(found) == "x of B on 2024-01-02 changes from 3 to 9"
+    assert (found.columns, str(found.earliest)) == (2, "2024-01-01")
+
+
+def test_missing_and_infinite_values_are_equal_to_themselves() -> None:
+    """A value that becomes missing is a difference."""
+    a = frame(x=[1, np.nan, np.inf, -np.inf, 0, 5.0])
+    assert compare(a, a.copy()) is None
+    b = a.copy()
+    b.iloc[0, 0] = np.nan
+    assert str(compare(a, b)) == "x of A on 2024-01-01 changes from 1 to missing"
+    b = a.copy()
+    b.iloc[2, 0] = -np.inf
+    assert compare(a, b) is not None
+
+
+def test_rounding_is_no_difference() -> None:
+    """It is relative to the numbers, or for numbers near zero to the largest of the column."""
+    a = frame(x=[1e6, 1, 1e-3, 0, 2, 3])
+    assert compare(a, a * (1 + 1e-7)) is None
+    assert compare(a, a * (1 + 1e-3)) is not None
+    b = a.copy()
+    b.iloc[3, 0] = 1e-3
+    assert compare(a, b) is None
+    assert compare(a / 1e6, (b / 1e6).mask(b == 1e6, 0.5)) is not None
+
+
+def test_rows_that_appear_or_disappear_are_differences() -> None:
+    """The order of rows is none."""
+    a = frame(x=range(6))
+    assert str(compare(a, a.drop(index=(DAYS[1], "B")))) == "the row of B on 2024-01-02 disappears"
+    assert str(compare(a.drop(index=(DAYS[1], "B")), a)) == "the row of B on 2024-01-02 appears"
+    assert compare(a, a.iloc[::-1]) is None
+
+
+def test_text_is_compared_as_it_is() -> None:
+    """Columns of texts and of numbers may be mixed."""
+    a = frame(x=range(6), name=["a", "b", None, "d", "e", "f"])
+    assert compare(a, a.copy()) is None
+    assert str(compare(a, a.replace({"name": {"d": "z"}}))) == "name of B on 2024-01-02 changes from d to z"
+
+
+def test_rows_are_restricted_by_day() -> None:
+    """Both days are included."""
+    a = frame(x=range(6))
+    assert until(a, np.datetime64("2024-01-02"))["x"].tolist() == [0, 1, 2, 3]
+    assert until(a, np.datetime64("2024-01-02"), np.datetime64("2024-01-02"))["x"].tolist() == [2, 3]
+
+
+def test_changed_columns_are_those_with_any_change() -> None:
+    """In the rows that both frames have."""
+    a = frame(x=range(6), y=range(6))
+    assert changed_columns(a, a.assign(y=0).iloc[1:]).tolist() == [False, True]

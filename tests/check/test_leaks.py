@@ -1,0 +1,437 @@
+"""Leaks planted in real workflows, and the same workflows without them: what the measured check finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollforge.check.proof import Scope, prove
+from rollforge.expressions.operators import unregister_operator
+from rollforge.generate.checks import Check, CheckResult
+from rollforge.plan import make_plan
+from rollforge.workflow import load_workflow
+
+OPERATOR = """\
+import numpy as np
+from rollforge.expressions.operators import register_operator
+
+
+def tomorrow(series, x):
+    out = np.full(x.shape, np.nan)
+    out[:, :-1] = x[:, 1:]
+    return out
+
+
+register_operator("Tomorrow", tomorrow)
+"""
+CODE = """\
+import numpy as np
+import pandas as pd
+from rollforge.data import D, DataHandlerLP, DataLoader, Processor
+from rollforge.features.loader import QlibDataLoader
+from rollforge.models.base import Model
+
+
+class Loader(DataLoader):
+    ahead = 0
+
+    def load(self, instruments, start_time=None, end_time=None):
+        close = D.features(D.instruments(instruments), ["$close"], start_time, end_time)["$close"].unstack("instrument")
+        close = close if "datetime" in close.index.names else close.T
+        feature = {"MOM": close / close.shift(5), "AHEAD": close.shift(-self.ahead) / close.shift(1)}
+        label = {"LABEL0": close.shift(-4) / close.shift(-1) - 1}
+        parts = {("feature", k): v.stack() for k, v in feature.items()}
+        parts |= {("label", k): v.stack() for k, v in label.items()}
+        return pd.DataFrame(parts).rename_axis(["datetime", "instrument"]).sort_index()
+
+
+class PeekingLoader(Loader):
+    ahead = 3
+
+
+class Everything(Processor):
+    '''Standardises by the mean of all rows.'''
+
+    def fit(self, df):
+        self.mean = df["feature"].mean()
+
+    def __call__(self, df):
+        for name in df["feature"].columns:
+            df[("feature", name)] = df[("feature", name)] - self.mean[name]
+        return df
+
+
+class MakesLabel(Processor):
+    def __call__(self, df):
+        ahead = df[("feature", "CLOSE")].groupby(level="instrument").shift(-7)
+        df[("label", "LABEL0")] = ahead / df[("feature", "CLOSE")] - 1
+        return df
+
+    def is_for_infer(self):
+        return False
+
+
+class Fills(Processor):
+    '''Fills missing values with the next one.'''
+
+    def __call__(self, df):
+        return df.groupby(level="instrument").bfill()
+
+
+class InInit(DataHandlerLP):
+    def __init__(self, instruments="all", start_time=None, end_time=None, **kwargs):
+        loader = QlibDataLoader({"feature": (["$close/Ref($close, 5)"], ["MOM"]),
+                                 "label": (["Ref($close, -16)/Ref($close, -1) - 1"], ["LABEL0"])})
+        super().__init__(instruments, start_time, end_time, loader)
+
+
+class ReadsTest(Model):
+    '''Predicts the mean label of the test segment.'''
+
+    def fit(self, dataset):
+        self.mean = float(dataset.prepare("test", col_set="label", data_key="raw").mean().iloc[0])
+
+    def predict(self, dataset, segment="test"):
+        frame = dataset.prepare(segment, col_set="feature")
+        return pd.Series(self.mean, frame.index)
+
+
+class RanksAllDays(Model):
+    '''Fits nothing, and ranks a feature over all days of the segment.'''
+
+    def fit(self, dataset):
+        pass
+
+    def predict(self, dataset, segment="test"):
+        return dataset.prepare(segment, col_set="feature").iloc[:, 0].rank(pct=True)
+
+
+class Random(Model):
+    def fit(self, dataset):
+        self.value = np.random.default_rng().normal()
+
+    def predict(self, dataset, segment="test"):
+        frame = dataset.prepare(segment, col_set="feature")
+        return pd.Series(self.value, frame.index)
+"""
+BASE: dict[str, Any] = {
+    "task": {
+        "model": {"class": "LinearModel", "module_path": "qlib.contrib.model.linear", "kwargs": {"estimator": "ols"}},
+        "dataset": {
+            "class": "DatasetH",
+            "module_path": "qlib.data.dataset",
+            "kwargs": {
+                "handler": {},
+                "segments": {
+                    "train": ["2022-02-01", "2022-10-05"],
+                    "valid": ["2022-11-01", "2022-12-05"],
+                    "test": ["2023-01-02", "2023-03-31"],
+                },
+            },
+        },
+    },
+}
+DROP = {"class": "DropnaLabel"}
+FILL = {"class": "Fillna", "kwargs": {"fields_group": "feature"}}
+RETURN = "Ref($close, -2)/Ref($close, -1) - 1"
+
+
+def expressions(*features: str, label: str = RETURN, **handler: Any) -> dict[str, Any]:
+    """Return a handler of expressions, the first feature named F0."""
+    config = {"feature": [list(features), [f"F{i}" for i in range(len(features))]], "label": [[label], ["LABEL0"]]}
+    loader = {"class": "QlibDataLoader", "kwargs": {"config": config}}
+    return own("DataHandlerLP", module="qlib.data.dataset.handler", data_loader=loader, **handler)
+
+
+def own(name: str, module: str = "leaky", **kwargs: Any) -> dict[str, Any]:
+    """Return a handler."""
+    arguments = {"instruments": "all", "start_time": "2022-01-03", "end_time": "2023-12-29", **kwargs}
+    arguments.setdefault("learn_processors", [DROP])
+    arguments.setdefault("infer_processors", [FILL])
+    if name == "InInit":
+        arguments = {k: v for k, v in arguments.items() if not k.endswith("processors")}
+    return {"class": name, "module_path": module, "kwargs": arguments}
+
+
+def loaded(name: str, **handler: Any) -> dict[str, Any]:
+    """Return a handler with a loader of the user's own."""
+    loader = {"class": name, "module_path": "leaky"}
+    return own("DataHandlerLP", "qlib.data.dataset.handler", data_loader=loader, **handler)
+
+
+class Files:
+    """Writes workflow files beside a Python file with the user's code."""
+
+    def __init__(self, folder: Path, market: Path) -> None:
+        self.folder, self.market = folder, market
+        (folder / "leaky.py").write_text(CODE, encoding="utf-8")
+        (folder / "tomorrow.py").write_text(OPERATOR, encoding="utf-8")
+
+    def write(self, handler: object, **changes: Any) -> Path:
+        document = json.loads(json.dumps(BASE))
+        document["task"]["dataset"]["kwargs"]["handler"] = handler
+        document["task"].update({k: v for k, v in changes.items() if k == "model"})
+        document["task"]["dataset"]["kwargs"].update({k: v for k, v in changes.items() if k == "segments"})
+        document.update({k: v for k, v in changes.items() if k not in ("model", "segments")})
+        document["rollforge"] = {
+            "data": str(self.market), "store": f"sqlite:///{self.folder}/tasks.db", "tracking": f"folder:{self.folder}/runs",
+        }  # fmt: skip
+        document["sys"] = {"rel_path": "."}
+        document["plugins"] = ["./tomorrow.py"]
+        file = self.folder / "workflow.yaml"
+        file.write_text(json.dumps(document), encoding="utf-8")
+        return file
+
+    def check(self, handler: object, *, instruments: int = 8, **changes: Any) -> list[Check]:
+        plan = make_plan(load_workflow(self.write(handler, **changes)))
+        return prove(plan, Scope(quick=True, instruments=instruments))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, small_market: Path) -> Iterator[Files]:
+    """One folder for all tests, because a module and its operators are registered once."""
+    yield Files(tmp_path_factory.mktemp("leaks"), small_market)
+    unregister_operator("Tomorrow")
+
+
+def leaks(checks: list[Check]) -> dict[str, str]:
+    """Return the subjects with a leak, and the text of each."""
+    return {c.subject: c.text for c in checks if c.result is CheckResult.LEAK}
+
+
+def unknown(checks: list[Check]) -> dict[str, str]:
+    return {c.subject: c.text for c in checks if c.result is CheckResult.UNKNOWN}
+
+
+# -- clean -------------------------------------------------------------------------------------------------------------
+
+CLEAN = {
+    "expressions": expressions("$close/Ref($close, 5)", "Std($close, 10)", "EMA($close, 5)"),
+    "loader": loaded("Loader"),
+    "Alpha158": own("Alpha158", "qlib.contrib.data.handler", infer_processors=[]),
+    "normalised": expressions(
+        "$close/Ref($close, 5)", "$volume",
+        infer_processors=[
+            {"class": "RobustZScoreNorm", "kwargs": {
+                "fields_group": "feature", "fit_start_time": "<dataset.kwargs.segments.train.0>",
+                "fit_end_time": "<dataset.kwargs.segments.train.1>"}},
+            FILL,
+        ],
+        learn_processors=[DROP, {"class": "CSRankNorm", "kwargs": {"fields_group": "label"}}],
+    ),
+    "in __init__": own("InInit"),
+    "filtered": expressions("$close", instruments={
+        "market": "all",
+        "filter_pipe": [{"filter_type": "ExpressionDFilter", "rule_expression": "$close > Ref($close, 1)"}],
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_a_workflow_without_leaks_gives_no_finding(name: str, files: Files) -> None:
+    """All subjects are clean, except that the horizon of a loader's label is not in its definition."""
+    found = files.check(CLEAN[name])
+    assert leaks(found) == {}
+    subjects = {"features", "label", "label and segments", "processors", "model", "predictions"}
+    assert {c.subject for c in found} == subjects - ({"processors"} if name == "in __init__" else set())
+    assert set(unknown(found)) <= ({"label"} if name == "loader" else set())
+
+
+# -- leaks -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("feature", "days"),
+    [
+        ("Ref($close, -1)/$close", 1),
+        ("Delta($close, -3)", 3),
+        ("Slope(Ref($close, -2), 5)", 2),
+        ("Tomorrow($close)", 1),
+        ("If($close > Ref($close, -1), 1, 0)", 1),
+        ("Max(Ref($high, -2), 3)", 2),
+    ],
+)
+def test_a_feature_that_looks_ahead_is_found(feature: str, days: int, files: Files) -> None:
+    """The first differing column and its row are named, with the number of days, whatever the definition says."""
+    found = leaks(files.check(expressions("$close", feature)))
+    assert "features" in found
+    assert found["features"].startswith("F1 of D0")
+    assert f"it looks at least {days} trading day" in found["features"]
+
+
+LATE = {"fields_group": "feature", "fit_start_time": "2022-02-01", "fit_end_time": "2023-03-31"}
+
+
+def test_a_fit_window_that_reaches_into_the_test_segment_is_found(files: Files) -> None:
+    """The processor is named, and so are the model and the predictions that depend on it."""
+    late = {"class": "RobustZScoreNorm", "kwargs": LATE}
+    found = leaks(files.check(expressions("$close/Ref($close, 5)", infer_processors=[late, FILL])))
+    assert found.keys() == {"processors", "model", "predictions"}
+    assert found["processors"].startswith(
+        "RobustZScoreNorm learns from later days than those of train and valid: F0 of D0"
+    )
+
+
+def test_a_fit_window_that_stays_while_the_windows_roll_is_found_in_the_first_window_only(files: Files) -> None:
+    """It is that of the last window."""
+    stays = {"class": "RobustZScoreNorm", "kwargs": {**LATE, "fit_end_time": "2022-12-30"}}
+    rolling = {"step": 30, "rtype": "sliding", "trunc_days": "auto"}
+    handler = expressions("$close/Ref($close, 5)", infer_processors=[stays, FILL])
+    handler["kwargs"]["end_time"] = "2023-03-31"
+    found = files.check(handler, rolling=rolling)
+    (processors,) = (c for c in found if c.subject == "processors")
+    assert processors.result is CheckResult.LEAK
+    assert processors.tasks[0] == "window 1"
+    assert "window 3" not in processors.tasks
+
+
+def test_a_processor_that_fits_on_everything_is_found(files: Files) -> None:
+    """Its class is the user's own, so only the measurement tells."""
+    everything = {"class": "Everything", "module_path": "leaky"}
+    found = leaks(files.check(expressions("$close", infer_processors=[FILL, everything])))
+    assert found["processors"].startswith("Everything learns from later days")
+
+
+def test_a_processor_that_reads_later_rows_is_found(files: Files) -> None:
+    """It learns nothing; filling a missing value with the next one reads later days."""
+    gaps = "Log($close - Ref($close, 1))"
+    found = leaks(files.check(expressions(gaps, infer_processors=[{"class": "Fills", "module_path": "leaky"}])))
+    assert found["processors"].startswith("Fills looks at least")
+
+
+def test_a_loader_that_looks_ahead_is_found(files: Files) -> None:
+    """It is the user's own code in a Python file."""
+    found = leaks(files.check(loaded("PeekingLoader")))
+    assert found["features"].startswith("AHEAD of D0")
+    assert "it looks at least 3 trading days ahead" in found["features"]
+
+
+def test_the_label_of_a_loader_is_measured(files: Files) -> None:
+    """Its definition tells nothing, so the measured number of days is a lower bound, and the result is not known."""
+    found = unknown(files.check(loaded("Loader")))
+    assert found.keys() == {"label"}
+    assert "measured are at least 4 trading days" in found["label"]
+
+
+def test_a_label_set_in_the_constructor_reaches_into_the_next_segment(files: Files) -> None:
+    """It looks 16 days ahead, and only five days lie between valid and test."""
+    segments = {
+        "train": ["2022-02-01", "2022-10-05"],
+        "valid": ["2022-11-01", "2022-12-23"],
+        "test": ["2023-01-02", "2023-03-31"],
+    }
+    found = leaks(files.check(own("InInit"), segments=segments))
+    assert found["label and segments"].startswith(
+        "The labels of the last 11 days of 'valid' read market data of 'test'"
+    )
+
+
+def test_a_processor_that_makes_the_label_is_measured(files: Files) -> None:
+    """The raw data have no label."""
+    loader = {"class": "QlibDataLoader", "kwargs": {"config": {"feature": [["$close"], ["CLOSE"]]}}}
+    makes = {"class": "MakesLabel", "module_path": "leaky"}
+    handler = own("DataHandlerLP", "qlib.data.dataset.handler", data_loader=loader, learn_processors=[makes, DROP])
+    assert "measured are at least 7 trading days" in unknown(files.check(handler))["label"]
+
+
+def test_an_operator_with_a_wrong_look_ahead_makes_a_label_longer_than_its_definition(files: Files) -> None:
+    """The definition says one day, and the measurement two."""
+    found = leaks(files.check(expressions("$close", label="Tomorrow(Ref($close, -1))/$close - 1")))
+    assert found["label"].startswith("The label looks at least 2 trading days ahead, but 1 according to its definition")
+
+
+def test_a_filter_that_reads_later_days_is_found(files: Files) -> None:
+    """Members that are chosen by tomorrow's price are the best leak of all."""
+    rule = {"filter_type": "ExpressionDFilter", "rule_expression": "Ref($close, -1) > $close"}
+    found = leaks(files.check(expressions("$close", instruments={"market": "all", "filter_pipe": [rule]})))
+    assert found["universe"].startswith("Members depend on later days: the row of D0")
+
+
+def test_a_model_that_reads_the_test_segment_is_found(files: Files) -> None:
+    """Features, label and processors are clean."""
+    model = {"class": "ReadsTest", "module_path": "leaky"}
+    found = leaks(files.check(expressions("$close"), model=model))
+    assert found.keys() == {"model"}
+    assert found["model"].startswith("ReadsTest depends on days after those of train and valid: score of D0")
+
+
+def test_predictions_that_compare_all_days_are_found(files: Files) -> None:
+    """The model learns nothing, but a score depends on later scores."""
+    found = leaks(files.check(expressions("$close"), model={"class": "RanksAllDays", "module_path": "leaky"}))
+    assert found.keys() == {"predictions"}
+
+
+def test_a_random_model_is_not_known(files: Files) -> None:
+    """A difference between two fits proves nothing if there is one without any change."""
+    found = files.check(expressions("$close"), model={"class": "Random", "module_path": "leaky"})
+    assert leaks(found) == {}
+    assert unknown(found)["model"] == "Fitted twice on the same data, Random predicts differently."
+
+
+def test_columns_of_a_file_are_not_known(files: Files) -> None:
+    """They do not change with the market data, so nothing is proved about them, the model and its predictions."""
+    import numpy as np
+    import pandas as pd
+
+    days = pd.bdate_range("2022-01-03", "2023-03-31")
+    index = pd.MultiIndex.from_product([days, ["D0001", "D0002"]], names=["datetime", "instrument"])
+    values = np.random.default_rng(0).normal(size=(len(index), 2))
+    columns = pd.MultiIndex.from_tuples([("feature", "SCORE"), ("label", "LABEL0")])
+    pd.DataFrame(values, index, columns).to_parquet(files.folder / "ready.parquet")
+    loader = {"class": "StaticDataLoader", "kwargs": {"config": str(files.folder / "ready.parquet")}}
+    found = files.check(own("DataHandlerLP", "qlib.data.dataset.handler", data_loader=loader))
+    assert leaks(found) == {}
+    assert unknown(found)["features"].startswith("SCORE stay the same when all market data change")
+    assert {"features", "label", "model", "predictions"} <= unknown(found).keys()
+
+
+def test_a_pickled_handler_is_fitted_again(files: Files) -> None:
+    """Its fit window is in the file, and the workflow does not show it."""
+    from rollforge.features.handler import DataHandlerLP
+
+    late = {"class": "RobustZScoreNorm", "kwargs": LATE}
+    described = expressions("$close/Ref($close, 5)", infer_processors=[late, FILL])["kwargs"]
+    DataHandlerLP(**described).to_pickle(files.folder / "handler.pkl", dump_all=True)
+    found = leaks(files.check(f"file://{files.folder}/handler.pkl"))
+    assert found["processors"].startswith("RobustZScoreNorm learns from later days")
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def call(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rollforge", "check", str(file), "--quick", "--instruments", "5", *options],
+        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_command_exits_with_1_on_a_leak_and_0_otherwise(files: Files, tmp_path: Path) -> None:
+    """It prints the cost first, one table, and changes nothing of the user's."""
+    ended = call(files.write(expressions("$close", "Ref($close, -1)")))
+    assert ended.returncode == 1
+    assert "1 window: builds the data of 5 instruments" in ended.stderr
+    assert "F1 of D0" in ended.stdout
+    ended = call(files.write(expressions("$close")), "--json")
+    assert ended.returncode == 0
+    assert {c["result"] for c in json.loads(ended.stdout)} == {"clean"}
+    assert not (files.folder / "tasks.db").exists()
+    assert not (files.folder / "runs").exists()
+    assert not list(Path(os.environ["ROLLFORGE_CACHE"]).glob("panels/*"))
+
+
+@pytest.mark.slow
+def test_a_workflow_that_cannot_be_built_gives_the_error_of_plan(files: Files) -> None:
+    """One message and code 2."""
+    ended = call(files.write(expressions("$close", "Ref($nothing, 1)")))
+    assert ended.returncode == 2
+    assert "There is no field $nothing" in ended.stderr
+    assert "Traceback" not in ended.stderr
