@@ -32,7 +32,7 @@ def describe_universe(instruments: object) -> object:
 
 def describe_object(value: object, without: Collection[str] = ()) -> list[Any] | None:
     """Describe a processor or filter by its class, code mark and attributes; None if these are not plain data."""
-    kind = type(value)
+    kind: type[Any] = type(value)
     state = {k: v for k, v in vars(value).items() if k not in without}
     mark = _own_mark(kind) if kind.__module__.startswith("rollforge.") else code_mark(kind)
     described = [kind.__qualname__, mark, state]
