@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -32,7 +31,7 @@ def describe_universe(instruments: object) -> object:
 
 def describe_object(value: object, without: Collection[str] = ()) -> list[Any] | None:
     """Describe a processor or filter by its class, code mark and attributes; None if these are not plain data."""
-    kind: type[Any] = type(value)
+    kind = type(value)
     state = {k: v for k, v in vars(value).items() if k not in without}
     mark = _own_mark(kind) if kind.__module__.startswith("rollforge.") else code_mark(kind)
     described = [kind.__qualname__, mark, state]
@@ -43,10 +42,14 @@ def describe_object(value: object, without: Collection[str] = ()) -> list[Any] |
     return described
 
 
-@functools.cache
 def _own_mark(kind: type) -> str:
     """Return the code mark of a class of Rollforge, whose code does not change while a program runs."""
-    return code_mark(kind)
+    if kind not in _own_marks:
+        _own_marks[kind] = code_mark(kind)
+    return _own_marks[kind]
+
+
+_own_marks: dict[type, str] = {}
 
 
 def key_of(definition: object) -> str:
