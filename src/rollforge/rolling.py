@@ -25,7 +25,7 @@ from rollforge.collect.ensemble import RollingEnsemble
 from rollforge.dates import DayLike, read_timestamp
 from rollforge.errors import ConfigError, CoverageError, ExperimentNotFound, SegmentError, nearest
 from rollforge.generate.label import LABEL_TAG, labels_to_text
-from rollforge.generate.leakage import label_lookahead
+from rollforge.generate.label_horizon import task_horizon
 from rollforge.generate.rolling import RollingGen
 from rollforge.generate.segments import PATH
 from rollforge.generate.task_view import TaskView
@@ -208,12 +208,14 @@ class Rolling(Aliased):
     def _trunc_days(self, task: Definition) -> int:
         if self.horizon is not None:
             return self.horizon + 1
-        ahead = label_lookahead(task)
-        if ahead is None:
+        found = task_horizon(task)
+        if found.days is None:
             raise ConfigError(
-                "the label of the file's handler cannot be read. Set the number of days that it spans.", path="horizon"
+                "how many days the label of the file looks ahead is unknown: "
+                f"{found.reason} Set the number of days that it spans.",
+                path="horizon",
             )
-        return ahead
+        return found.days
 
     # -- the work ------------------------------------------------------------------------------------------------------
 

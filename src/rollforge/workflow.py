@@ -124,11 +124,15 @@ class _Ensembles(_Section):
     models: _Object | str | None = None
 
 
+_Days = Annotated[int, Field(strict=True, ge=0)]
+
+
 class _Task(_Section):
     model: _Object | str
     dataset: _Object | str
     record: list[_Object | str] | _Object | str = []
     reweighter: _Object | str | None = None
+    label_horizon: _Days | None = None
 
 
 class _TaskOfModels(_Task):
@@ -149,6 +153,7 @@ class _Document(BaseModel):
     port_analysis_config: dict[str, Any] | None = None
     task: _Task
     label_days: int | None = Field(default=None, ge=1)
+    label_horizon: _Days | None = None
     plugins: list[str] = []
     rolling: _Rolling | None = None
     models: dict[str | int | float, Any] | None = None
@@ -526,6 +531,8 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
     session = session.with_(experiment_name=experiment_name, plugins=plugins, sys_path=folders)
     _load_plugins(session, file, lines)
     document = _with_local_files(document, file.parent)
+    if parsed.label_horizon is not None and document["task"].get("label_horizon") is None:
+        document["task"] = {**document["task"], "label_horizon": parsed.label_horizon}
     return Workflow(
         path=file,
         text=text,

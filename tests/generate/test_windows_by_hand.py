@@ -359,8 +359,12 @@ def test_neighbours_are_in_the_order_of_time() -> None:
 
 
 def test_a_handler_without_labels_looks_ahead_by_no_day() -> None:
-    """And leaks nothing; if its labels are unknown, the result is None."""
+    """And leaks nothing; an empty label of Alpha158 is its default; if labels are unknown, the result is None."""
     definition = task({"label": []}, train=january(1, 4), test=january(5, 8))
+    assert label_lookahead(definition) == 2
+    loader = {"class": "QlibDataLoader", "kwargs": {"config": {"feature": ["$close"]}}}
+    definition["dataset"]["kwargs"]["handler"] |= {"class": "DataHandlerLP", "kwargs": {"data_loader": loader}}
+    definition["dataset"]["kwargs"]["handler"]["module_path"] = "qlib.data.dataset.handler"
     assert label_lookahead(definition) == 0
     assert leaking_segments(definition, CALENDAR) == []
     assert label_lookahead({}) is None

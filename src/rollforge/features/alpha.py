@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rollforge.arguments import as_list
-from rollforge.build import build, locate
+from rollforge.build import locate
 from rollforge.dates import DayLike
-from rollforge.errors import ConfigError, RollforgeError, nearest
-from rollforge.features.handler import DataHandler, DataHandlerLP
+from rollforge.errors import ConfigError, nearest
+from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import QlibDataLoader
-from rollforge.kinds import HANDLER
 from rollforge.task import Document
 
 __all__ = [
-    "Alpha158", "Alpha158DL", "Alpha158vwap", "Alpha360", "Alpha360DL", "Alpha360vwap", "alpha158_fields",
-    "alpha360_fields", "handler_label_expressions",
+    "Alpha158", "Alpha158DL", "Alpha158vwap", "Alpha360", "Alpha360DL", "Alpha360vwap", "AlphaHandler",
+    "alpha158_fields", "alpha360_fields",
 ]  # fmt: skip
 
 Fields = tuple[list[str], list[str]]
@@ -217,7 +216,7 @@ def check_transform_proc(
     return made
 
 
-class _AlphaHandler(DataHandlerLP):
+class AlphaHandler(DataHandlerLP):
     """Base class of handlers with fixed features and a default label."""
 
     def __init__(
@@ -271,7 +270,7 @@ class _AlphaHandler(DataHandlerLP):
         return ["Ref($close, -2)/Ref($close, -1) - 1"], ["LABEL0"]
 
 
-class Alpha158(_AlphaHandler):
+class Alpha158(AlphaHandler):
     """158 price and volume features of the daily bar and of windows of 5 to 60 days."""
 
     def get_feature_config(self) -> Fields:
@@ -287,7 +286,7 @@ class Alpha158vwap(Alpha158):
         return ["Ref($vwap, -2)/Ref($vwap, -1) - 1"], ["LABEL0"]
 
 
-class Alpha360(_AlphaHandler):
+class Alpha360(AlphaHandler):
     """360 features: sixty days of prices and volumes relative to the current day."""
 
     def __init__(
@@ -312,71 +311,3 @@ class Alpha360vwap(Alpha360):
     def get_label_config(self) -> Fields:
         """Return the label: the return from the VWAP one day ahead to the VWAP two days ahead."""
         return ["Ref($vwap, -2)/Ref($vwap, -1) - 1"], ["LABEL0"]
-
-
-def handler_label_expressions(config: object) -> list[str] | None:
-    """Return the label expressions of a handler's description without reading data; None if they cannot be determined.
-
-    Parameters
-    ----------
-    config : mapping
-        ``{"class": …, "module_path": …, "kwargs": …}`` of a handler.
-    """
-    if not isinstance(config, Mapping) or "class" not in config:
-        return None
-    kwargs = config.get("kwargs") or {}
-    label: Any = kwargs.get("label")
-    loader = kwargs.get("data_loader")
-    if label is None and isinstance(loader, Mapping):
-        return _loader_label_expressions(loader)
-    if label is None:
-        label = _class_label(config)
-    return None if label is None else _expressions(label)
-
-
-def _expressions(label: object) -> list[str] | None:
-    """Return the expressions of a label: a string, a list, or ``[expressions, names]``; None for anything else."""
-    first = label[0] if isinstance(label, (list, tuple)) and label and isinstance(label[0], (list, tuple)) else label
-    listed = [first] if isinstance(first, str) else first
-    return list(listed) if isinstance(listed, (list, tuple)) and all(isinstance(e, str) for e in listed) else None
-
-
-def _class_label(config: Document) -> Any:
-    """Return the label that a class defines. A user's class is instantiated, which computes no data."""
-    try:
-        target = locate(config["class"], config.get("module_path"))
-    except RollforgeError:
-        return None
-    if isinstance(target, type) and issubclass(target, DataHandler) and target.__module__ != __name__:
-        made = _label_of_instance(config)
-        if made is not None:
-            return made
-    get = getattr(target, "get_label_config", None)
-    try:
-        return get(None) if get is not None else None  # called on the class, without an instance
-    except Exception:  # noqa: BLE001 - user code may need an instance: the label is then not known in advance
-        return None
-
-
-def _label_of_instance(config: Mapping[str, object]) -> list[str] | None:
-    try:
-        made = build(config, kind=HANDLER, default_module=__name__)
-        return made.data_loader.expressions("label") or None
-    except Exception:  # noqa: BLE001 - a mistake in the description or the class is reported when the handler is used
-        return None
-
-
-def _loader_label_expressions(loader: Document) -> list[str] | None:
-    """Return the label of a loader's description: its own, the last nested loader's, or that of its handlers."""
-    kwargs = loader.get("kwargs") or {}
-    config = kwargs.get("config")
-    if isinstance(config, Mapping):
-        return _expressions(config["label"]) if config.get("label") else None
-    for inner in reversed(kwargs.get("dataloader_l") or []):
-        found = _loader_label_expressions(inner) if isinstance(inner, Mapping) else None
-        if found is not None:
-            return found
-    handler = kwargs.get("handler_config")
-    if kwargs.get("is_group") and isinstance(handler, Mapping):
-        handler = handler.get("label")
-    return handler_label_expressions(handler)

@@ -32,12 +32,28 @@ from rollforge.market.universe import session_provider
 from rollforge.pickling import Serializable
 from rollforge.session import Session, current_session
 
-__all__ = ["DATA_KEY_TYPE", "DataHandler", "DataHandlerABC", "DataHandlerLP"]
+__all__ = ["DATA_KEY_TYPE", "DataHandler", "DataHandlerABC", "DataHandlerLP", "check_label_horizon"]
 
 DATA_KEY_TYPE = Literal["raw", "infer", "learn"]
 """The states of the data."""
 
 log = logging.getLogger(__name__)
+
+
+def check_label_horizon(value: object, path: str = "label_horizon") -> int:
+    """Return a declared label horizon after checking it.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a number of days, at least 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(
+            f"must be the number of trading days that the label looks ahead, at least 0; found {shown(value)}.",
+            path=path,
+        )
+    return value
 
 
 class DataHandlerABC(Serializable):
@@ -74,9 +90,13 @@ class DataHandler(DataHandlerABC):
     label_days : int, optional
         Number of trading days that one label value spans, if it cannot be derived from the expression. A class may
         declare it as an attribute.
+    label_horizon : int, optional
+        Number of trading days after its own that a label value uses, if that cannot be read from an expression. A class
+        may declare it as an attribute.
     """
 
     label_days: int | None = None
+    label_horizon: int | None = None
     _restored = False  # whether the object was read from a file; see trust.of_restored
 
     def __init__(
@@ -88,7 +108,10 @@ class DataHandler(DataHandlerABC):
         init_data: bool = True,
         fetch_orig: bool = True,
         label_days: int | None = None,
+        label_horizon: int | None = None,
     ) -> None:
+        if label_horizon is not None:
+            self.label_horizon = check_label_horizon(label_horizon)
         if label_days is not None:
             if isinstance(label_days, bool) or not isinstance(label_days, int) or label_days < 1:
                 raise ConfigError(

@@ -15,8 +15,7 @@ from rollforge.build import locate
 from rollforge.errors import ExpressionError, RollforgeError, counted
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import holding_days
-from rollforge.features.alpha import handler_label_expressions
-from rollforge.features.loader import DataLoader
+from rollforge.features.label_source import label_source
 from rollforge.generate.task_view import TaskView
 from rollforge.task import Document
 
@@ -78,7 +77,7 @@ def task_labels(task: Mapping[str, object]) -> tuple[Label, ...]:
     handler = TaskView(task).described_handler
     if not handler:
         return ()
-    expressions, declared = handler_label_expressions(handler), declared_days(handler)
+    expressions, declared = label_source(handler).expressions, declared_days(handler)
     if expressions is None:
         return () if declared is None else (Label("", declared),)
     return _labels(expressions, declared)
@@ -105,19 +104,10 @@ def handler_labels(handler: object) -> tuple[Label, ...]:
         A handler whose loader computes expressions, or takes them from other handlers (``DataLoaderDH``).
     """
     declared = getattr(handler, "label_days", None)
-    loader = getattr(handler, "data_loader", None)
-    if not isinstance(loader, DataLoader):
-        return ()
-    expressions = loader.expressions("label")
-    if expressions:
-        return _labels(expressions, declared)
-    inner = getattr(loader, "handlers", None)
-    if isinstance(inner, Mapping):
-        inner = inner.get("label")
-    found = handler_labels(inner) if inner is not None else ()
-    if declared is None:
-        return found
-    return tuple(Label(x.expression, declared if x.days is None else x.days) for x in found) or (Label("", declared),)
+    expressions = label_source(handler).expressions
+    if expressions is None:
+        return () if declared is None else (Label("", declared),)
+    return _labels(expressions, declared)
 
 
 def labels_to_text(labels: Sequence[Label]) -> str:

@@ -7,11 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rollforge.errors import ExpressionError, RollforgeError
-from rollforge.expressions.expression import parse
-from rollforge.expressions.operators import lookahead
-from rollforge.features.alpha import handler_label_expressions
+from rollforge.errors import RollforgeError
 from rollforge.generate.label import declared_days, task_labels
+from rollforge.generate.label_horizon import task_horizon
 from rollforge.generate.segments import Segment, bounds, next_pieces, pieces
 from rollforge.generate.task_view import TaskView
 from rollforge.market.provider import Days
@@ -64,7 +62,7 @@ def _counted(found: Sequence[Sequence[str]]) -> list[str]:
 
 
 def label_lookahead(task: Mapping[str, object]) -> int | None:
-    """Return how many days the task's label looks ahead; None if its description does not tell.
+    """Return how many days the task's label looks ahead; None if it is unknown. See :func:`task_horizon`.
 
     Examples
     --------
@@ -72,13 +70,7 @@ def label_lookahead(task: Mapping[str, object]) -> int | None:
     >>> label_lookahead({"dataset": {"kwargs": {"handler": handler}}})
     2
     """
-    expressions = handler_label_expressions(TaskView(task).described_handler)
-    if expressions is None:
-        return None
-    try:
-        return max((lookahead(parse(e)) for e in expressions), default=0)
-    except ExpressionError:
-        return None  # the error is reported when the handler is built
+    return task_horizon(task).days
 
 
 def leaking_segments(task: Mapping[str, object], calendar: Days) -> list[Leak]:

@@ -13,13 +13,13 @@ from rollforge.errors import SegmentError, nearest
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import OutsideCalendar, TimeAdjuster
-from rollforge.generate.leakage import label_lookahead
+from rollforge.generate.label_horizon import known_horizon
 from rollforge.generate.segments import PATH, has_intervals, neighbours, ordered, validate_segments
 from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
 from rollforge.task import Definition
 
-__all__ = ["RollingGen", "handler_mod", "trunc_segments"]
+__all__ = ["RollingGen", "handler_mod", "purge_segments", "trunc_segments"]
 
 Segments = dict[str, tuple[pd.Timestamp | None, pd.Timestamp | None]]
 
@@ -45,6 +45,25 @@ def trunc_segments(ta: TimeAdjuster, segments: Segments, days: int, test_key: st
             segments[key] = ta.truncate(segments[key], start, days)
 
 
+def purge_segments(ta: TimeAdjuster, segments: Segments, days: int) -> None:
+    """Truncate every segment, in place, so that labels that look `days` trading days ahead end before the next segment.
+
+    A segment that already ends early enough is unchanged, so that purging twice changes nothing.
+
+    Raises
+    ------
+    OutsideCalendar
+        If nothing is left of a segment.
+    """
+    for name, later in neighbours(ordered(segments)):
+        start, end = segments[name]
+        limit = (ta.align_idx(segments[later][0]) or 0) - days - 1
+        if limit < 0:
+            raise OutsideCalendar(f"fewer than {days + 1} trading days lie before the {later} segment.")
+        if end is not None and (ta.align_idx(end, "end") or 0) > limit:
+            segments[name] = (start, ta.get(limit))
+
+
 class RollingGen(TaskGen):
     """Generates one task per window: each tests the `step` trading days after the previous window.
 
@@ -61,8 +80,8 @@ class RollingGen(TaskGen):
         Names of the segments.
     trunc_days : int, "auto" or None
         int: train and valid end this many trading days before the test starts, as in Qlib. "auto": every segment ends
-        as many days before the next as the label looks ahead, so no label reaches into a later segment. None: no
-        truncation.
+        as many days before the next as the label looks ahead, so no label reaches into a later segment; if that number
+        is unknown, an error says how to declare it. None: no truncation.
     task_copy_func : callable
         Copies the template for each window.
     clip_test_end : bool
@@ -204,7 +223,7 @@ class RollingGen(TaskGen):
         cut = dict(segments)
         try:
             if self.trunc_days == "auto":
-                self._truncate_neighbours(cut, (label_lookahead(task) or 0) + 1)
+                purge_segments(self.ta, cut, known_horizon(task).days or 0)
             else:
                 trunc_segments(self.ta, cut, self.trunc_days, self.test_key)
         except OutsideCalendar as exc:
@@ -213,15 +232,6 @@ class RollingGen(TaskGen):
             if start is not None and end is not None and start > end:
                 raise SegmentError(f"nothing is left after truncation by {self.trunc_days!r}.", path=f"{PATH}.{name}")
         return cut
-
-    def _truncate_neighbours(self, segments: Segments, days: int) -> None:
-        for name, later in neighbours(ordered(segments)):
-            start, end = segments[name]
-            limit = (self.ta.align_idx(segments[later][0]) or 0) - days
-            if limit < 0:
-                raise OutsideCalendar(f"fewer than {days} trading days lie before the {later} segment.")
-            if end is not None and (self.ta.align_idx(end, "end") or 0) > limit:
-                segments[name] = (start, self.ta.get(limit))
 
     def _task(self, template: Definition, segments: Segments, last: pd.Timestamp) -> Definition:
         task: Definition = self.task_copy_func(template)
@@ -242,14 +252,25 @@ class RollingGen(TaskGen):
     def gen_following_tasks(self, task: Definition, test_end: DayLike | None) -> Iterator[Definition]:
         """Yield the tasks that follow a generated task, up to the window that contains `test_end`.
 
+        With ``trunc_days="auto"`` they are purged, whether `task` is or not.
+
         Parameters
         ----------
         task : dict
             A task whose segments are those of one window; it is not yielded itself.
         test_end : date
             The last day to test.
+
+        Raises
+        ------
+        SegmentError
+            With ``trunc_days="auto"``, if the label's horizon is unknown, or nothing is left of a segment.
         """
-        yield from self._following(task, dict(TaskView(task).segments), read_timestamp(test_end, "test_end"))
+        segments = dict(TaskView(task).segments)
+        if self.trunc_days == "auto":
+            aligned = {name: self._align(name, segment) for name, segment in segments.items()}
+            segments = self._truncate(task, aligned)
+        yield from self._following(task, segments, read_timestamp(test_end, "test_end"))
 
     def _following(self, template: Definition, segments: Segments, last: pd.Timestamp) -> Iterator[Definition]:
         while True:
