@@ -35,7 +35,7 @@ def values(path: Path, name: str = "close", codes: list[str] = CODES) -> np.ndar
 @pytest.mark.parametrize("turn", range(TURNS))
 def test_values_up_to_the_day_are_kept_bit_for_bit(turn: int, source: Provider, tmp_path: Path) -> None:
     """And the values after it all differ, except those that were missing and those of zero that fall."""
-    write_copy(source, tmp_path / "copy", None, Change(DAYS[5], turn))
+    write_copy(source, tmp_path / "copy", Change(DAYS[5], turn))
     before, after = values(source.path), values(tmp_path / "copy")
     np.testing.assert_array_equal(before[:, :6], after[:, :6])
     assert (before[:, 6:] == after[:, 6:]).sum() == 0
@@ -45,7 +45,7 @@ def test_every_instrument_gets_every_kind_of_change(source: Provider, tmp_path: 
     """Values rise, fall and become missing, in turns."""
     kinds: list[set[str]] = [set() for _ in CODES]
     for turn in range(TURNS):
-        write_copy(source, tmp_path / str(turn), None, Change(DAYS[5], turn))
+        write_copy(source, tmp_path / str(turn), Change(DAYS[5], turn))
         before, after = values(source.path), values(tmp_path / str(turn))
         for i in range(len(CODES)):
             new, old = after[i, 8:], before[i, 8:]
@@ -56,7 +56,7 @@ def test_every_instrument_gets_every_kind_of_change(source: Provider, tmp_path: 
 
 def test_a_series_that_begins_later_is_replaced_as_a_whole(source: Provider, tmp_path: Path) -> None:
     """Its file keeps its first day."""
-    write_copy(source, tmp_path / "copy", None, Change(DAYS[1], removes=False))
+    write_copy(source, tmp_path / "copy", Change(DAYS[1], removes=False))
     after = values(tmp_path / "copy")[5]
     assert np.isnan(after[:3]).all()
     assert (after[3:] != values(source.path)[5, 3:]).all()
@@ -65,7 +65,7 @@ def test_a_series_that_begins_later_is_replaced_as_a_whole(source: Provider, tmp
 def test_only_the_chosen_instruments_are_copied(source: Provider, tmp_path: Path) -> None:
     """Universes are restricted; one without any of them keeps its members. The source is unchanged."""
     mark = source.fingerprint()
-    write_copy(source, tmp_path / "copy", ["C", "D"], None)
+    write_copy(source, tmp_path / "copy", None, ["C", "D"], ["C", "D"])
     copy = Provider(tmp_path / "copy")
     assert list(copy.instruments("all")) == ["C", "D"]
     assert list(copy.instruments("few")) == ["B"]

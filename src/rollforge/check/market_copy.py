@@ -49,10 +49,14 @@ class Change:
         return kinds[(place + self.turn) % len(kinds)]
 
 
-def write_copy(source: Provider, target: Path, codes: Collection[str] | None, change: Change | None) -> None:
+def write_copy(
+    source: Provider,
+    target: Path,
+    change: Change | None,
+    members: Collection[str] | None = None,
+    codes: Collection[str] | None = None,
+) -> None:
     """Write a copy of a data folder with some instruments. The original is only read.
-
-    Universes are restricted to the instruments; one that would be empty is copied as it is. Calendars are copied.
 
     Parameters
     ----------
@@ -60,16 +64,18 @@ def write_copy(source: Provider, target: Path, codes: Collection[str] | None, ch
         The data folder.
     target : path
         A new folder.
-    codes : collection of str, optional
-        The instruments to keep; None keeps all.
     change : Change, optional
         The values to replace; None replaces none.
+    members : collection of str, optional
+        The instruments to which universes are restricted; a universe that has none of them is copied as it is.
+    codes : collection of str, optional
+        The instruments whose data are copied. None means all, for both.
     """
     for name in ("calendars", "instruments"):
         (target / name).mkdir(parents=True)
     for file in sorted((source.path / "calendars").glob("*.txt")):
         (target / "calendars" / file.name).write_bytes(file.read_bytes())
-    upper = None if codes is None else {code.upper() for code in codes}
+    upper = None if members is None else {code.upper() for code in members}
     for file in sorted((source.path / "instruments").glob("*.txt")):
         lines = [line for _, line in read_lines(file)]
         kept = lines if upper is None else [line for line in lines if _code(line) in upper]

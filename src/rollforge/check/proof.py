@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +32,7 @@ from rollforge.check.rebuild import TaskData, fit_model, predict, restricted, se
 from rollforge.errors import BuildError, RollforgeError, counted
 from rollforge.generate.checks import Check, CheckMethod, CheckResult
 from rollforge.generate.leakage import label_lookahead
-from rollforge.generate.segments import neighbours, ordered
+from rollforge.generate.segments import next_pieces, pieces
 from rollforge.generate.task_view import TaskView
 from rollforge.generate.timeline import Window
 from rollforge.market.provider import Provider, open_provider
@@ -213,8 +214,10 @@ class _Proof:
         assert session.provider_uri is not None  # or else there would be no plan
         self.source: Provider = open_provider(session.provider_uri)
         self.calendar = plan.schedule.calendar
-        self.codes: list[str] | None = None
-        self.number = 0
+        self.members: Collection[str] | None = None
+        """The instruments to which universes are restricted; None means all."""
+        self.codes: Collection[str] | None = None
+        """The instruments whose data are copied; None means all."""
         self.copies = 0
         self.turn = 0
 
@@ -247,25 +250,16 @@ class _Proof:
     def _restrict(self, cases: Sequence[_Case]) -> None:
         """Choose the instruments."""
         session = self.plan.workflow.session
-        data = TaskData(cases[0].task, session)
-        universe = getattr(data.handler, "instruments", None)
-        with using(session):
-            members, filters = resolve_instruments(self.source, "all" if universe is None else universe)
-            if filters:
-                from rollforge.features.api import D
-
-                passing = D.list_instruments(universe, as_list=True)
-                members = {code: spans for code, spans in members.items() if code in passing}
-        spans = [(s.start, s.end) for case in cases for s in case.window.segments.values()]
-        chosen = choose_instruments(self.source, list(members), spans, self.scope.instruments)
-        self.number = len(chosen)
-        texts = repr([case.task for case in cases]) + self.plan.workflow.text
-        listed = {code for name in self.source.markets() if name != "all" for code in self.source.instruments(name)}
         every = [f.name.upper() for f in sorted((self.source.path / "features").iterdir()) if f.is_dir()]
+        with using(session):
+            members = _members(self.source, TaskData(cases[0].task, session).handler, every)
+        spans = [(s.start, s.end) for case in cases for s in case.window.segments.values()]
+        self.members = choose_instruments(self.source, members, spans, self.scope.instruments)
+        listed = {code for name in self.source.markets() if name != "all" for code in self.source.instruments(name)}
         # Indexes and the like, which are no members: code may read them. So may an expression name a member.
-        others = [code for code in every if code not in members and code not in listed][:_OTHERS]
-        self.codes = [*chosen, *others, *(code for code in every if code in texts.upper() and len(code) > 3)]
-        self.members = chosen
+        others = [code for code in every if code not in set(members) and code not in listed][:_OTHERS]
+        words = set(re.findall(r"[^\s'\"()\[\],:]+", (repr([c.task for c in cases]) + self.plan.workflow.text).upper()))
+        self.codes = {*self.members, *others, *(code for code in every if code in words)}
 
     @contextlib.contextmanager
     def copy(self, change: Change | None) -> Iterator[Session]:
@@ -273,14 +267,14 @@ class _Proof:
         self.copies += 1
         folder = self.folder / str(self.copies)
         try:
-            write_copy(self.source, folder / "data", self.codes, change)
+            write_copy(self.source, folder / "data", change, self.members, self.codes)
             yield session_on(self.plan.workflow.session, folder, folder / "data")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def data(self, task: Mapping[str, Any], session: Session) -> TaskData:
         """Return the data of a task, built from a copy."""
-        data = TaskData(task if self.codes is None else restricted(task, self.members), session)
+        data = TaskData(task if self.members is None else restricted(task, self.members), session)
         for stage in data.stages[:1]:
             data.frame(stage)
         return data
@@ -299,15 +293,7 @@ class _Proof:
         cases = self.cases()
         self._restrict(cases)
         with contextlib.ExitStack() as held:
-            session = held.enter_context(self.copy(None))
-            try:
-                first = self._original(cases[0].task, session)
-            except (RollforgeError, OSError):
-                # Perhaps the task needs other instruments than the chosen ones.
-                self.codes, self.number = None, len(self.members)
-                session = held.enter_context(self.copy(None))
-                first = self._original(cases[0].task, session)
-                self.number = len(list((self.source.path / "features").iterdir()))
+            session, first = self._first(cases[0], held)
             originals: dict[str, _Columns] = {}
             for case in cases:
                 data = first if case is cases[0] else self._original(case.task, session)
@@ -319,6 +305,26 @@ class _Proof:
                         on_cost(self._cost(cases, originals[key], (time.perf_counter() - began) / (1 + TURNS)))
                 _Window(self, case, data, originals[key]).run()
         return self.findings.checks()
+
+    def _first(self, case: _Case, held: contextlib.ExitStack) -> tuple[Session, TaskData]:
+        """Return the session of an unchanged copy, and the data of a case built from it.
+
+        Code may read other instruments than the chosen ones, and filters may leave none of them. Then the copy has the
+        data of all instruments, and at last universes are not restricted either.
+        """
+        for codes, members in ((self.codes, self.members), (None, self.members)):
+            self.codes, self.members = codes, members
+            session = held.enter_context(self.copy(None))
+            with contextlib.suppress(Exception):
+                return session, self._original(case.task, session)
+        self.codes = self.members = None
+        session = held.enter_context(self.copy(None))
+        return session, self._original(case.task, session)
+
+    @property
+    def number(self) -> int:
+        """Number of instruments."""
+        return sum(1 for _ in (self.source.path / "features").iterdir()) if self.members is None else len(self.members)
 
     def _cost(self, cases: Sequence[_Case], columns: _Columns, seconds: float) -> Cost:
         builds = sum(len(_days_of(case, self.calendar, columns.ahead)) * self.scope.turns for case in cases)
@@ -372,6 +378,21 @@ class _Proof:
 
 
 _OTHERS = 50  # instruments outside of the universe
+
+
+def _members(source: Provider, handler: Any, every: Sequence[str]) -> list[str]:
+    """Return the instruments that a handler loads; all if it does not tell."""
+    while getattr(handler, "instruments", None) is None:
+        inner = getattr(getattr(handler, "data_loader", None), "handlers", None)  # of a DataLoaderDH
+        handler = next(iter(inner.values()), None) if isinstance(inner, Mapping) else inner
+        if handler is None:
+            return list(every)
+    members, filters = resolve_instruments(source, handler.instruments)
+    if filters:
+        from rollforge.features.api import D
+
+        return D.list_instruments(handler.instruments, as_list=True)
+    return list(members)
 
 
 def _timeless(node: Any) -> Any:
@@ -479,21 +500,35 @@ def _last_read(case: _Case, calendar: NDArray[np.datetime64], ahead: int) -> np.
     return calendar[place] if place < len(calendar) - 1 else None
 
 
-def _borders(case: _Case, calendar: NDArray[np.datetime64]) -> list[tuple[np.datetime64, str, str]]:
-    """Return the last day before each later segment, with the names of the segment before and of the later one."""
-    own = [(n, s) for n, s in ordered(TaskView(case.task).segments) if n in _SEGMENTS]
+@dataclass(frozen=True, slots=True)
+class _Border:
+    """The days of a segment, or of an interval of it, before a later segment."""
+
+    day: np.datetime64
+    """The last day before the later segment."""
+    name: str
+    start: np.datetime64
+    end: np.datetime64
+    later: str
+
+
+def _borders(case: _Case, calendar: NDArray[np.datetime64]) -> list[_Border]:
+    """Return the segments that are followed by others."""
+    segments = TaskView(case.task).segments
+    own = pieces({name: segments[name] for name in _SEGMENTS if name in segments})
     found = []
-    for name, later in neighbours(own):
-        if later in case.window.segments and name in case.window.segments:
-            place = int(np.searchsorted(calendar, case.window.segments[later].start)) - 1
-            if place >= 0:
-                found.append((calendar[place], name, later))
+    for earlier, following in next_pieces(own):
+        (name, interval), (later, behind) = own[earlier], own[following]
+        first, stop = interval.positions(calendar)
+        place = behind.positions(calendar)[0] - 1
+        if first < stop and place >= 0:
+            found.append(_Border(calendar[place], name, calendar[first], calendar[stop - 1], later))
     return found
 
 
 def _days_of(case: _Case, calendar: NDArray[np.datetime64], ahead: int) -> list[np.datetime64]:
     """Return the days after which the market data are replaced."""
-    days = [day for day, _, _ in _borders(case, calendar)]
+    days = [border.day for border in _borders(case, calendar)]
     days += [
         _middle(case.window.segments[name].start, case.window.segments[name].end, calendar)
         for name in ("train", "test")
@@ -597,7 +632,8 @@ class _Window:
             if day == self.last_read:
                 with self._failing_as("model", change):
                     self._refit(fitted, day, other)
-            if test is not None and test.start <= day < test.end:
+            learned = self.last_read is not None and day >= self.last_read  # else processors may learn something else
+            if learned and test is not None and test.start <= day < test.end:
                 with self._failing_as("predictions", change):
                     self._predictions(fitted, day, other)
 
@@ -650,15 +686,15 @@ class _Window:
         )  # fmt: skip
 
     def _segments(self, day: np.datetime64, other: TaskData) -> None:
-        for border, name, later in _borders(self.case, self.calendar):
-            if border != day or self.columns.fixed_labels:
+        for border in _borders(self.case, self.calendar):
+            if border.day != day or self.columns.fixed_labels:
                 continue
-            segment = self.case.window.segments[name]
+            name, later = border.name, border.later
             self.findings.note(
                 "label and segments", self.titles, day,
                 "The labels of a segment are the same when the market data from the next segment on change.",
             )  # fmt: skip
-            found = _changed_labels(until(self.data.raw, segment.end), other.raw, day, segment.start)
+            found = _changed_labels(until(self.data.raw, border.end), other.raw, day, border.start)
             if found is None:
                 continue
             rows, difference = found

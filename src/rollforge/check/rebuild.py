@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,7 @@ def session_on(session: Session, folder: Path, data: Path) -> Session:
     )  # fmt: skip
 
 
-def restricted(task: Mapping[str, object], codes: Sequence[str]) -> dict[str, Any]:
+def restricted(task: Mapping[str, object], codes: Collection[str]) -> dict[str, Any]:
     """Return a task in which lists of instruments contain only those of `codes`; a list without any is unchanged."""
     upper = {code.upper() for code in codes}
 
