@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from rollforge.check.proof import Scope, prove
+from rollforge.errors import SegmentError
 from rollforge.expressions.operators import unregister_operator
 from rollforge.generate.checks import Check, CheckResult
 from rollforge.plan import make_plan
@@ -190,8 +191,8 @@ class Files:
         return file
 
     def check(self, handler: object, *, instruments: int = 8, **changes: Any) -> list[Check]:
-        plan = make_plan(load_workflow(self.write(handler, **changes)))
-        return prove(plan, Scope(quick=True, instruments=instruments))
+        workflow = load_workflow(self.write(handler, **changes))
+        return prove(workflow, Scope(quick=True, instruments=instruments))
 
 
 @pytest.fixture(scope="module")
@@ -317,7 +318,32 @@ def test_the_label_of_a_loader_is_measured(files: Files) -> None:
     """Its definition tells nothing, so the measured number of days is a lower bound, and the result is not known."""
     found = unknown(files.check(loaded("Loader")))
     assert found.keys() == {"label"}
-    assert "measured are at least 4 trading days" in found["label"]
+    assert "The label looks at least 4 trading days ahead, as measured" in found["label"]
+
+
+def test_windows_are_purged_by_the_measured_horizon_if_it_is_unknown(files: Files) -> None:
+    """A run stops there and asks for the number; the check gives it, and no label reaches into the next segment."""
+    rolling = {"step": 60, "rtype": "sliding", "trunc_days": "auto"}
+    segments = {
+        "train": ["2022-02-01", "2022-10-31"],
+        "valid": ["2022-11-01", "2022-12-30"],
+        "test": ["2023-01-02", "2023-03-31"],
+    }
+    handler = loaded("Loader", end_time="2023-03-31")
+    with pytest.raises(SegmentError, match="label_horizon"):
+        make_plan(load_workflow(files.write(handler, segments=segments, rolling=rolling)))
+    found = files.check(handler, segments=segments, rolling=rolling)
+    assert leaks(found) == {}
+    (label,) = (c for c in found if c.result is CheckResult.UNKNOWN)
+    assert label.cure.startswith("If it looks no further ahead, set label_horizon: 4,")
+
+
+@pytest.mark.parametrize(("declared", "result"), [(3, "leak"), (4, "clean"), (5, "clean")])
+def test_a_declared_horizon_is_confirmed_or_refuted(declared: int, result: str, files: Files) -> None:
+    """The label of the loader looks four days ahead."""
+    (label,) = (c for c in files.check(loaded("Loader", label_horizon=declared)) if c.subject == "label")
+    assert label.result.value == result
+    assert "at least 4 trading days ahead" in label.text
 
 
 def test_a_label_set_in_the_constructor_reaches_into_the_next_segment(files: Files) -> None:
@@ -338,13 +364,15 @@ def test_a_processor_that_makes_the_label_is_measured(files: Files) -> None:
     loader = {"class": "QlibDataLoader", "kwargs": {"config": {"feature": [["$close"], ["CLOSE"]]}}}
     makes = {"class": "MakesLabel", "module_path": "leaky"}
     handler = own("DataHandlerLP", "qlib.data.dataset.handler", data_loader=loader, learn_processors=[makes, DROP])
-    assert "measured are at least 7 trading days" in unknown(files.check(handler))["label"]
+    assert "The label looks at least 7 trading days ahead, as measured" in unknown(files.check(handler))["label"]
 
 
 def test_an_operator_with_a_wrong_look_ahead_makes_a_label_longer_than_its_definition(files: Files) -> None:
     """The definition says one day, and the measurement two."""
     found = leaks(files.check(expressions("$close", label="Tomorrow(Ref($close, -1))/$close - 1")))
-    assert found["label"].startswith("The label looks at least 2 trading days ahead, but 1 according to its definition")
+    assert found["label"].startswith(
+        "The label looks at least 2 trading days ahead, not 1 (by its expression): LABEL0 of"
+    )
 
 
 def test_a_filter_that_reads_later_days_is_found(files: Files) -> None:

@@ -16,7 +16,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,17 +29,18 @@ from rollforge.build import describe, resolve_references
 from rollforge.check.compare import Difference, changed_columns, compare, until
 from rollforge.check.market_copy import TURNS, Change, choose_instruments, write_copy
 from rollforge.check.rebuild import TaskData, fit_model, predict, restricted, session_on
-from rollforge.errors import BuildError, RollforgeError, counted
+from rollforge.errors import BuildError, RollforgeError, SegmentError, counted
 from rollforge.generate.checks import Check, CheckMethod, CheckResult
-from rollforge.generate.leakage import label_lookahead
+from rollforge.generate.label_horizon import HorizonSource, LabelHorizon, task_horizon
 from rollforge.generate.segments import next_pieces, pieces
 from rollforge.generate.task_view import TaskView
 from rollforge.generate.timeline import Window
 from rollforge.market.provider import Provider, open_provider
 from rollforge.market.universe import resolve_instruments
-from rollforge.plan import Plan
+from rollforge.plan import Plan, make_plan
 from rollforge.session import Session, using
-from rollforge.task import digest
+from rollforge.task import Document, digest
+from rollforge.workflow import Workflow
 
 __all__ = ["Cost", "Scope", "prove"]
 
@@ -162,30 +163,65 @@ class _Findings:
         return made
 
 
-def prove(plan: Plan, scope: Scope | None = None, on_cost: Callable[[Cost], object] = lambda cost: None) -> list[Check]:
+def prove(
+    workflow: Workflow,
+    scope: Scope | None = None,
+    on_cost: Callable[[Cost], object] = lambda cost: None,
+    *,
+    limit: int | None = None,
+) -> list[Check]:
     """Return what the measured checks of a workflow found.
 
     The user's code is run as by ``rollforge run``, but on temporary copies of the data folder, with a temporary cache
     and tracking store. They are removed at the end, also after an error or Ctrl-C.
 
+    If windows cannot be purged because the label's horizon is unknown, they are purged by the measured one.
+
     Parameters
     ----------
-    plan : Plan
-        The tasks.
+    workflow : Workflow
+        The workflow.
     scope : Scope, optional
         How much is checked.
     on_cost : callable
         Called with the estimated cost, before nearly all of the work.
+    limit : int, optional
+        Maximum number of tasks.
 
     Raises
     ------
     RollforgeError
-        If the data of a task cannot be built from the data folder.
+        If the workflow cannot be planned, or the data of a task cannot be built from the data folder.
     """
     import rollforge.expressions.jit  # noqa: F401  # chooses the folder of compiled code, before the session changes
 
+    scope = scope or Scope()
+    try:
+        plan, measured = make_plan(workflow, limit=limit), None
+    except SegmentError:
+        if not any(task_horizon(template.task).days is None for template in workflow.templates):
+            raise
+        plan, measured = _plan_with_measured_horizon(workflow, limit, scope)
     with tempfile.TemporaryDirectory(prefix="rollforge-check-") as folder, _quietly():
-        return _Proof(plan, scope or Scope(), Path(folder)).run(on_cost)
+        return _Proof(plan, scope, Path(folder), measured).run(on_cost)
+
+
+def _plan_with_measured_horizon(workflow: Workflow, limit: int | None, scope: Scope) -> tuple[Plan, int]:
+    """Return a plan whose windows are purged by the measured horizon of the label, and that."""
+    plan = make_plan(_with_horizon(workflow, 0), limit=limit)
+    with tempfile.TemporaryDirectory(prefix="rollforge-check-") as folder, _quietly():
+        measured = _Proof(plan, scope, Path(folder), 0).measured_horizon()
+    return make_plan(_with_horizon(workflow, measured), limit=limit), measured
+
+
+def _with_horizon(workflow: Workflow, days: int) -> Workflow:
+    """Return a workflow that declares the horizon of labels for which it is unknown."""
+
+    def declared(task: Document) -> Document:
+        return task if task_horizon(task).days is not None else {**task, "label_horizon": days}
+
+    models = tuple(replace(one, task=declared(one.task)) for one in workflow.models)
+    return replace(workflow, template=declared(workflow.template), models=models)
 
 
 @contextlib.contextmanager
@@ -205,8 +241,10 @@ def _quietly() -> Iterator[None]:
 class _Proof:
     """A check of one plan."""
 
-    def __init__(self, plan: Plan, scope: Scope, folder: Path) -> None:
+    def __init__(self, plan: Plan, scope: Scope, folder: Path, measured: int | None) -> None:
         self.plan = plan
+        self.measured = measured
+        """The number of days by which the plan's windows were purged because the horizon is unknown."""
         self.scope = scope
         self.folder = folder
         self.findings = _Findings()
@@ -306,6 +344,14 @@ class _Proof:
                 _Window(self, case, data, originals[key]).run()
         return self.findings.checks()
 
+    def measured_horizon(self) -> int:
+        """Return how many days before a change the labels of the first window change, at most."""
+        cases = self.cases()
+        self._restrict(cases)
+        with contextlib.ExitStack() as held:
+            _, data = self._first(cases[0], held)
+            return self._columns(cases[0], data).reach
+
     def _first(self, case: _Case, held: contextlib.ExitStack) -> tuple[Session, TaskData]:
         """Return the session of an unchanged copy, and the data of a case built from it.
 
@@ -356,7 +402,10 @@ class _Proof:
 
     def _columns(self, case: _Case, data: TaskData) -> _Columns:
         """Find the columns that do not depend on the market data, and how far before a day labels change."""
-        columns = _Columns(label_lookahead(case.task))
+        horizon = task_horizon(case.task)
+        if self.measured is not None and horizon.read is None:
+            horizon = task_horizon({k: v for k, v in case.task.items() if k != "label_horizon"})
+        columns = _Columns(horizon)
         if not data.stages:
             return columns
         before = self.calendar[0] - np.timedelta64(1, "D")
@@ -405,9 +454,9 @@ def _timeless(node: Any) -> Any:
 class _Columns:
     """What is known about the columns of a handler."""
 
-    def __init__(self, declared: int | None) -> None:
-        self.declared = declared
-        """Number of days that the label looks ahead according to its definition."""
+    def __init__(self, horizon: LabelHorizon) -> None:
+        self.horizon = horizon
+        """The horizon of the label according to its definition."""
         self.measured = 0
         """Number of days before a change that labels change, at most."""
         self.measured_rows = 0
@@ -422,7 +471,12 @@ class _Columns:
     @property
     def ahead(self) -> int:
         """Number of days that labels look ahead, as far as is known."""
-        return max(self.declared or 0, self.measured)
+        return max(self.horizon.days or 0, self.measured)
+
+    @property
+    def reach(self) -> int:
+        """Number of days before a change that labels change, counted as the horizon is."""
+        return self.measured_rows if self.horizon.in_rows else self.measured
 
     def measure(self, data: TaskData, other: TaskData, day: np.datetime64, calendar: NDArray[np.datetime64]) -> None:
         """Find how far before a change labels change: in the raw data, or if a processor makes them, after it."""
@@ -594,27 +648,39 @@ class _Window:
                 "label", CheckResult.UNKNOWN, f"fixed {columns.fixed_labels}",
                 f"{_listed(columns.fixed_labels)} stay the same when all market data change, so they come from elsewhere, "
                 "such as a file, and how far they look ahead cannot be measured.",
-                "Declare the number of days.", titles,
+                "Set label_horizon, the number of trading days that the label looks ahead.", titles,
             )  # fmt: skip
             return
-        measured, declared = columns.measured, columns.declared
+        horizon, measured = columns.horizon, columns.measured
         rows = (
             f" ({counted(columns.measured_rows, 'row')} of the instrument)" if columns.measured_rows < measured else ""
         )
         days = f"{counted(measured, 'trading day')}{rows}"
-        if declared is None:
-            text = f"The definition does not tell how far the label looks ahead; measured are at least {days}."
-            self.findings.add("label", CheckResult.UNKNOWN, "horizon", text, "Declare the number of days.", titles)
-        elif measured > declared:
+        if horizon.days is None:
+            purged = "" if self.proof.measured is None else " The windows of this check were purged by them."
+            self.findings.add(
+                "label", CheckResult.UNKNOWN, "horizon",
+                f"The label looks at least {days} ahead, as measured. The number of days is unknown: {horizon.reason}{purged}",
+                f"If it looks no further ahead, set label_horizon: {measured}, and label_days, the number of days that its "
+                "return spans, in the workflow or among the handler's arguments.", titles,
+            )  # fmt: skip
+        elif columns.reach > horizon.days:
+            source = "declared" if horizon.source is HorizonSource.DECLARED else "by its expression"
             self.findings.leak(
                 "label", "horizon",
-                f"The label looks at least {days} ahead, but {declared} according to its definition: {columns.example} when "
-                f"only market data after {columns.day} change.",
-                "Correct the declared number of days, or the operator's look-ahead.", titles, columns.day,
+                f"The label looks at least {days} ahead, not {horizon.days} ({source}): {columns.example}, when only market "
+                f"data after {columns.day} change.",
+                f"Set label_horizon: {columns.reach} or more, and correct the look-ahead of operators of your own.",
+                titles, columns.day or "",
             )  # fmt: skip
         else:
-            confirmed = "as its definition says" if measured == declared else f"within the {declared} of its definition"
-            self.findings.note("label", titles, columns.day or "", f"The label looks {days} ahead, {confirmed}.")
+            exactly = columns.reach == horizon.days
+            confirmed = "which confirms" if exactly else "which is within"
+            self.findings.note(
+                "label", titles, columns.day or "",
+                f"The label looks at least {days} ahead, {confirmed} its horizon of {counted(horizon.days, 'trading day')} "
+                f"({horizon.source}).",
+            )  # fmt: skip
 
     # -- one change ----------------------------------------------------------------------------------------------------
 

@@ -39,14 +39,13 @@ def check(
     """
     from rollforge.check.proof import Scope, prove
     from rollforge.generate.checks import CheckResult, check_to_document
-    from rollforge.plan import make_plan
     from rollforge.workflow import load_workflow
 
-    made = make_plan(load_workflow(file), limit=limit)
+    workflow = load_workflow(file)
     scope = Scope(quick=quick, every_window=every_window, instruments=instruments)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what the user's code prints
-            found = prove(made, scope, lambda cost: echo_error(cost))
+            found = prove(workflow, scope, echo_error, limit=limit)
     except KeyboardInterrupt:
         echo_error("rollforge: interrupted. The temporary copies were removed.")
         raise typer.Exit(Exit.INTERRUPTED) from None
