@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint fast coverage changelog bench bench-full clean storm fuzz mutants pythons lowest tables
+.PHONY: help setup demo test check lint fast coverage changelog bench bench-full clean storm fuzz mutants pythons lowest tables splits
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +27,10 @@ $(VENV)/dev: $(VENV)/pip pyproject.toml
 
 $(VENV)/fuzz: $(VENV)/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[fuzz]'
+	@touch $@ $(VENV)/dev $(VENV)/run
+
+$(VENV)/splits: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[splits]'
 	@touch $@ $(VENV)/dev $(VENV)/run
 
 $(VENV)/mutants: $(VENV)/pip pyproject.toml
@@ -93,6 +97,9 @@ storm: $(VENV)/dev ## Kill workers and servers while thousands of tasks run
 	$(BIN)/python tests/storm.py --store postgres
 	$(BIN)/python tests/storm.py --store mongodb --tasks 500
 	ROLLFORGE_CROWD=64,60 $(BIN)/python -m pytest -q tests/store/test_breaking.py -k "many_processes"
+
+splits: $(VENV)/splits ## Compare the splits of cross-validation with those of skfolio and purgedcv
+	$(BIN)/python -m pytest -q tests/generate/test_other_splitters.py
 
 # Every reader of external input gets invalid input for some seconds: make fuzz SECONDS=300 TARGETS="yaml csv"
 # or a number of inputs, which are the same each time: make fuzz RUNS=100
