@@ -325,16 +325,13 @@ def _finish(
 ) -> None:
     """Write the result and print its headline; with `keep`, also save it as a run next to the windows' runs."""
     from rollforge import pipeline
-    from rollforge.report.terminal import backtest_table, headline_table, models_table
+    from rollforge.report.terminal import backtest_table, headline_table, models_table, paths_table
 
     summary = pipeline.write_results(collected, name=name, session=session, config=config, folder=folder)
     console.print(headline_table(summary))
-    models = models_table(summary)
-    if models is not None:
-        console.print(models)
-    backtest = backtest_table(summary)
-    if backtest is not None:
-        console.print(backtest)
+    for table in (models_table(summary), paths_table(summary), backtest_table(summary)):
+        if table is not None:
+            console.print(table)
     for note in (*collected.coverage.notes, *collected.warnings):
         _warn(note)
     written = {"report": "report.html"}

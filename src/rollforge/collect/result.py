@@ -13,6 +13,7 @@ from rollforge.session import Session, pool_command
 from rollforge.task import Status
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from rollforge.collect.combine import Ensembles
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from rollforge.track.base import RunData
 
 
-__all__ = ["Collected", "ModelResult", "collect_outcomes", "schedule_of"]
+__all__ = ["Collected", "ModelResult", "PathResult", "collect_outcomes", "schedule_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,17 @@ class ModelResult:
     """Index (datetime, instrument): the model's own label; it is evaluated by the first column."""
     target: Label
     """Description of the first column of `label`, and the number of days that it spans."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathResult:
+    """One backtest path of combinatorial splits, see :mod:`rollforge.collect.paths`."""
+
+    model: str
+    number: int
+    """From 1."""
+    prediction: pd.DataFrame
+    """Index (datetime, instrument), first column the score; each day is predicted by one split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,8 @@ class Collected:
     """What combined the predictions: ``windows``, and ``models`` if they were combined -> description of the ensemble."""
     backtest: JoinedBacktest | None = None
     """The backtest of `prediction`, see :func:`with_backtest`."""
+    paths: tuple[PathResult, ...] = ()
+    """The backtest paths of combinatorial splits. The prediction of their model is the average over its paths."""
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -135,10 +149,10 @@ def collect_outcomes(
     from rollforge.collect.group import RollingGroup
     from rollforge.market.frames import number_rows
 
-    expected, keys, unplaced = _expected(known, schedule)
+    expected = _expected(known, schedule)
     collector = RecorderCollector(
-        lambda: [o.recorder for o in known if o.recorder is not None and o.recorder.id in keys],
-        rec_key_func=lambda recorder: keys[recorder.id],
+        lambda: [o.recorder for o in known if o.recorder is not None and o.recorder.id in expected.keys],
+        rec_key_func=lambda recorder: expected.keys[recorder.id],
         artifacts_path={"pred": "pred.pkl", "label": "label.pkl"},
         status=None,
         coverage="allow_gaps",
@@ -147,31 +161,45 @@ def collect_outcomes(
         name: {key: number_rows(frame, f"The {name} of {key[-1]}") for key, frame in frames.items()}
         for name, frames in collector.collect().items()
     }
+    pieces = {name: expected.divided(frames) for name, frames in parts.items()}
     coverage = check_coverage(
-        expected,
+        expected.windows,
         schedule.calendar,
-        {key[-1]: _scored(frame) for key, frame in parts["pred"].items()},
-        {key[-1]: frame.index for key, frame in parts["label"].items()},
+        {key[-1]: _scored(frame) for key, frame in pieces["pred"].items()},
+        {key[-1]: cast("pd.MultiIndex", frame.index) for key, frame in pieces["label"].items()},
     )
-    coverage = replace(coverage, notes=(*unplaced, *coverage.notes))
+    coverage = replace(coverage, notes=(*expected.unplaced, *coverage.notes))
     if not allow_gaps:
         coverage.raise_if_incomplete()
     used = ensembles or Ensembles()
-    joined, labels = used.join(parts["pred"]), RollingGroup()(parts["label"])
+    joined, labels = used.join(pieces["pred"]), RollingGroup()(parts["label"])
     names = dict.fromkeys(o.model for o in known)
+    paths = tuple(
+        PathResult(model, number, joined[group]) for group, (model, number) in expected.paths.items() if group in joined
+    )
     models = tuple(
-        ModelResult(name, joined.get(name), *_label(known, name, labels.get((name,)), label_days)) for name in names
+        ModelResult(name, _average(name, paths, joined), *_label(known, name, labels.get((name,)), label_days))
+        for name in names
     )
     prediction = used.combine({m.name: m.prediction for m in models if m.prediction is not None}, models=len(models))
     label, said = _joined_label(known, models)
     # The joined label is that of the first model that has one.
     target = next((m.target for m in models if m.label is not None), Label("", label_days))
     runs = {o.recorder.id: o.recorder.read() for o in known if o.recorder is not None}
-    remarks = used.remarks(parts["pred"], joined, prediction)
+    remarks = used.remarks(pieces["pred"], joined, prediction)
     warnings = (*coverage.remarks, *remarks, *said, *_other_data(runs, session, known))
+    combined = used.names(len(models)) | ({"paths": "AverageEnsemble"} if paths else {})
     return Collected(
-        known, schedule, prediction, label, target, coverage, warnings, models, runs, used.names(len(models))
+        known, schedule, prediction, label, target, coverage, warnings, models, runs, combined, paths=paths
     )
+
+
+def _average(model: str, paths: Sequence[PathResult], joined: Mapping[str, pd.DataFrame]) -> pd.DataFrame | None:
+    """Return a model's joined prediction, or the average over its paths."""
+    from rollforge.collect.ensemble import AverageEnsemble
+
+    own = {path.number: path.prediction for path in paths if path.model == model}
+    return AverageEnsemble()(own).to_frame("score") if own else joined.get(model)
 
 
 def _label(
@@ -259,26 +287,85 @@ def schedule_of(known: Sequence[TaskOutcome], session: Session, label_days: int 
     return make_schedule([o.task.definition for o in known], calendar, [o.model for o in known], label_days)
 
 
-def _expected(
-    known: Sequence[TaskOutcome], schedule: Schedule
-) -> tuple[list[ExpectedWindow], dict[str, tuple[str, str]], list[str]]:
-    """Return the expected test windows, the key of each recorder (model, window), and the tasks without test days."""
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One interval of a test segment."""
+
+    key: str
+    """Readable title; unique."""
+    group: str
+    """The model, or one of its backtest paths."""
+    start: np.datetime64
+    end: np.datetime64
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What the result should contain."""
+
+    windows: list[ExpectedWindow] = field(default_factory=list)
+    keys: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Recorder id -> (model, window)."""
+    pieces: dict[str, list[_Piece]] = field(default_factory=dict)
+    """Window -> the intervals of its test segment, for models of which a test segment has several."""
+    paths: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Group -> (model, number of the path)."""
+    unplaced: list[str] = field(default_factory=list)
+    """One sentence for each task without test days."""
+
+    def divided(self, frames: Mapping[tuple[str, str], pd.DataFrame]) -> dict[tuple[str, str], pd.DataFrame]:
+        """Divide the frames of windows at the borders of their intervals: ``{(model, window): …} -> {(group, piece): …}``."""
+        from rollforge.collect.paths import rows_between
+
+        made = {}
+        for (model, window), frame in frames.items():
+            for piece in self.pieces.get(window, ()):
+                made[piece.group, piece.key] = rows_between(frame, piece.start, piece.end)
+            if window not in self.pieces:
+                made[model, window] = frame
+        return made
+
+
+def _expected(known: Sequence[TaskOutcome], schedule: Schedule) -> _Expected:
     from rollforge.collect.coverage import ExpectedWindow
 
-    made: list[ExpectedWindow] = []
-    keys: dict[str, tuple[str, str]] = {}
-    unplaced: list[str] = []
+    made = _Expected()
+    numbers = _path_numbers(known, schedule)
+    several = {known[i].model for i, own in numbers.items() if max(own) > 1}
     taken: set[str] = set()
-    for window, outcome in zip(schedule.windows, known, strict=True):
+    for i, (window, outcome) in enumerate(zip(schedule.windows, known, strict=True)):
         test, task = window.segments.get("test"), outcome.task
         if test is None:
-            unplaced.append(f"task {task.id[:8]} is {task.status}, and no trading day is in its test segment")
+            made.unplaced.append(f"task {task.id[:8]} is {task.status}, and no trading day is in its test segment")
             continue
         name = f"{window.title} ({window.test_days})"
-        if name in taken:  # two tasks of one model with the same test days
-            name += f" of task {task.id[:8]}"
+        other = f" of task {task.id[:8]}" if name in taken else ""  # two tasks of one model with the same test days
+        name += other
         taken.add(name)
-        made.append(ExpectedWindow(name, test.start, test.end, task.status.value, outcome.model))
         if outcome.recorder is not None:
-            keys[outcome.recorder.id] = (outcome.model, name)
-    return made, keys, unplaced
+            made.keys[outcome.recorder.id] = (outcome.model, name)
+        if i not in numbers:
+            made.windows.append(ExpectedWindow(name, test.start, test.end, task.status.value, outcome.model))
+            continue
+        made.pieces[name] = []
+        for number, (start, end) in zip(numbers[i], test.parts, strict=True):
+            path = f"path {number}" if outcome.model in several else ""
+            group = ", ".join(filter(None, (outcome.model, path)))
+            if path:
+                made.paths[group] = (outcome.model, number)
+            key = f"{', '.join(filter(None, (window.title, path)))} ({start} to {end}){other}"
+            made.pieces[name].append(_Piece(key, group, start, end))
+            made.windows.append(ExpectedWindow(key, start, end, task.status.value, group))
+    return made
+
+
+def _path_numbers(known: Sequence[TaskOutcome], schedule: Schedule) -> dict[int, tuple[int, ...]]:
+    """Return the paths of the intervals of each task's test segment, for models of which one has several intervals."""
+    from rollforge.collect.paths import path_numbers
+
+    tests = {i: w.segments["test"] for i, w in enumerate(schedule.windows) if "test" in w.segments}
+    made: dict[int, tuple[int, ...]] = {}
+    for model in dict.fromkeys(known[i].model for i, test in tests.items() if test.intervals):
+        own = sorted((i for i in tests if known[i].model == model), key=lambda i: schedule.windows[i].index)
+        made.update(zip(own, path_numbers(tests[i].parts for i in own), strict=True))
+    return made

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.report.summary import QUANTILES, Summary
+from rollforge.report.summary import QUANTILES, Quality, Summary
 
 __all__ = ["Plots", "boundaries", "figures", "rolling_days"]
 
@@ -50,6 +50,11 @@ def figures(summary: Summary) -> Plots:
     if summary.quantiles is not None:
         series["quantiles"] = _days(summary.quantiles.index)
         made["quantiles"] = _quantiles(summary.quantiles)
+    for i, paths in enumerate(summary.paths.values()):
+        index = pd.DatetimeIndex(sorted(set().union(*(path.long_short.index for path in paths))))
+        if len(index):
+            series[f"paths{i}"] = _days(index)
+            made[f"paths{i}"] = _paths(paths, index, f"#paths{i}")
     if summary.portfolio is not None:
         series["portfolio"] = _days(summary.portfolio.index)
         made["portfolio"] = _portfolio(summary.portfolio)
@@ -216,6 +221,26 @@ def _end_labels(ends: Mapping[str, float], day: str) -> Figure:
         "textposition": "middle right", "textfont": {"size": 11, "color": "@ink"}, "cliponaxis": False,
         "hoverinfo": "skip", "showlegend": False,
     }  # fmt: skip
+
+
+def _paths(paths: Sequence[Quality], days: pd.DatetimeIndex, x: str) -> Figure:
+    """Return the cumulative long-short return of each path per day of holding, and of their mean."""
+    curves = pd.DataFrame({p.name: p.long_short / (p.label_days or 1) for p in paths}).reindex(days)
+    data = [
+        _line(x, curves[name].fillna(0).cumsum(), str(name), "@bar", width=1.2, showlegend=False,
+              hovertemplate=f"{name}: %{{y:.1%}}<extra></extra>")
+        for name in curves
+    ]  # fmt: skip
+    mean = curves.mean(axis=1).fillna(0).cumsum()
+    data.append(_line(x, mean, "mean of the paths", "@blue", hovertemplate="mean: %{y:.1%}<extra></extra>"))
+    layout = {
+        "height": 360,
+        "hovermode": "closest",
+        "xaxis": {"type": "date"},
+        "yaxis": {"tickformat": ".0%"},
+        "legend": _LEGEND,
+    }
+    return {"data": data, "layout": layout}
 
 
 def _portfolio(returns: pd.DataFrame) -> Figure:

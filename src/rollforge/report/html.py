@@ -25,6 +25,7 @@ from rollforge.report.tables import (
     failed_tasks,
     models_table,
     month_tables,
+    paths_table,
     quantile_table,
     risk_table,
     windows_table,
@@ -155,6 +156,8 @@ def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
         yield from _quality(summary, plots)
     if summary.quantile_table is not None:
         yield _quantiles(summary, plots)
+    if summary.paths:
+        yield _paths(summary, plots)
     if summary.portfolio_risk is not None:
         yield _portfolio(summary, plots)
     failed = failed_tasks(summary.failed)
@@ -222,6 +225,18 @@ def _quantiles(summary: Summary, plots: Plots) -> _Section:
     )
     table = quantile_table(summary.quantile_table, days) if summary.quantile_table is not None else None
     return _Section("quantiles", "Returns by quantile", lead, join(_plot(plots, "quantiles"), table))
+
+
+def _paths(summary: Summary, plots: Plots) -> _Section:
+    lead = (
+        "Every group of days is tested by several splits. Their predictions recombine to paths, each of which predicts every "
+        "day once; the spread of the paths' figures shows how much a result depends on the training days. Long-short: highest "
+        f"minus lowest fifth, {YEAR} days per year, summed, before costs."
+    )
+    parts: list[Markup | None] = []
+    for i, (model, paths) in enumerate(summary.paths.items()):
+        parts += [tag("h3", model) if model else None, _plot(plots, f"paths{i}"), paths_table(paths)]
+    return _Section("paths", "Backtest paths", lead, join(*parts))
 
 
 def _evaluated_on(summary: Summary) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -94,6 +94,8 @@ class ReportInputs:
     """The models that the prediction is made of; empty for a single model."""
     ensembles: Mapping[str, str] = field(default_factory=dict)
     """What combined the predictions, as in :class:`~rollforge.collect.result.Collected`."""
+    paths: Mapping[str, Sequence[ModelInputs]] = field(default_factory=dict)
+    """Model -> its backtest paths, named ``path 1``, … and evaluated by the label of the model."""
 
 
 def report_inputs(collected: Collected, *, name: str, session: Session, config: str) -> ReportInputs:
@@ -113,6 +115,10 @@ def report_inputs(collected: Collected, *, name: str, session: Session, config: 
     models = tuple(
         ModelInputs(m.name, m.prediction, m.label, m.target.expression, m.target.days) for m in collected.models
     )
+    paths: dict[str, list[ModelInputs]] = {}
+    for path in collected.paths:
+        own = next(m for m in models if m.name == path.model)
+        paths.setdefault(path.model, []).append(replace(own, name=f"path {path.number}", prediction=path.prediction))
     rows = []
     order = {name: i for i, name in enumerate(collected.model_names)}
     pairs = zip(collected.schedule.windows, collected.outcomes, strict=True)
@@ -134,6 +140,7 @@ def report_inputs(collected: Collected, *, name: str, session: Session, config: 
         label_days=collected.target.days,
         models=models if len(models) > 1 else (),
         ensembles=collected.ensembles,
+        paths=paths,
         config=config,
         environment={**_environment(session), "ensemble": ensembles_text(collected.ensembles)},
     )

@@ -22,7 +22,16 @@ from rollforge.record.analysis import (
 )
 from rollforge.report.inputs import ModelInputs, ReportInputs, TaskRow
 
-__all__ = ["Headline", "Quality", "Summary", "by_month", "result_metrics", "summarise"]
+__all__ = [
+    "Headline",
+    "Quality",
+    "Summary",
+    "by_month",
+    "path_distribution",
+    "path_figures",
+    "result_metrics",
+    "summarise",
+]
 
 YEAR = 252
 """Trading days per year for annualised figures of a signal (those of a backtest use Qlib's 238)."""
@@ -132,6 +141,8 @@ class Summary:
     """Index: 1 to 5, then ``5 - 1``; columns label (mean, over the days of the label), annual, excess, sharpe, positive."""
     models: tuple[Quality, ...] = ()
     """Quality of each model, evaluated against its own label; empty for a single model."""
+    paths: Mapping[str, tuple[Quality, ...]] = field(default_factory=dict)
+    """Model -> quality of each of its backtest paths; empty without combinatorial splits."""
     portfolio: pd.DataFrame | None = None
     """Daily returns: columns strategy (after costs), bench, excess (before costs), excess_with_cost."""
     portfolio_about: Mapping[str, str] = field(default_factory=dict)
@@ -181,7 +192,7 @@ def summarise(inputs: ReportInputs) -> Summary:
         if len(quality.long_short):
             table = _quantile_table(quality)
             fifths = None if quality.label_days is None else quality.returns / quality.label_days
-    models = tuple(made for made in map(_quality, inputs.models) if made is not None)
+    models = _qualities(inputs.models)
     qualities = {model.name: model for model in models}
     names = {task.model for task in inputs.tasks}
     if quality is not None and not inputs.models and len(names) == 1:
@@ -196,6 +207,7 @@ def summarise(inputs: ReportInputs) -> Summary:
         quantiles=fifths,
         quantile_table=table,
         models=models,
+        paths={model: made for model, own in inputs.paths.items() if (made := _qualities(own))},
         portfolio=portfolio,
         portfolio_about={k: mask_secrets(v) for k, v in inputs.portfolio_about.items()},
         portfolio_risk=None if portfolio is None else _risk(portfolio),
@@ -217,7 +229,45 @@ def result_metrics(summary: Summary) -> dict[str, float]:
             "Rank ICIR": mean_to_std(model.rank_ic), "IC t": model.ic_t, "IC days": len(model.ic),
         }  # fmt: skip
         values |= {f"{model.name}/{name}": value for name, value in own.items()}
+    for name, paths in summary.paths.items():
+        prefix = f"{name}/paths" if name else "paths"
+        spread = path_distribution(path_figures(paths))
+        values[f"{prefix}/number"] = float(len(paths))
+        for figure in spread:
+            values |= {f"{prefix}/{figure} {row}": float(value) for row, value in spread[figure].items()}
     return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _qualities(given: Sequence[ModelInputs]) -> tuple[Quality, ...]:
+    return tuple(made for made in map(_quality, given) if made is not None)
+
+
+def path_figures(paths: Sequence[Quality]) -> pd.DataFrame:
+    """Return the figures of backtest paths, one row per path.
+
+    Returns
+    -------
+    DataFrame
+        Index: names of the paths. Columns: IC, ICIR, Rank IC, Rank ICIR (means over days), Return (annual, highest minus
+        lowest quintile, before costs), Sharpe (of that return, per year).
+    """
+    rows = {
+        path.name: {
+            "IC": float(path.ic.mean()), "ICIR": mean_to_std(path.ic), "Rank IC": float(path.rank_ic.mean()),
+            "Rank ICIR": mean_to_std(path.rank_ic), "Return": path.annual(path.long_short),
+            "Sharpe": path.sharpe(path.long_short),
+        }
+        for path in paths
+    }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def path_distribution(figures: pd.DataFrame) -> pd.DataFrame:
+    """Return the distribution of figures over backtest paths: rows mean, std, min, median, max.
+
+    The standard deviation is that of a sample; it is NaN for a single path.
+    """
+    return figures.agg(["mean", "std", "min", "median", "max"])
 
 
 def _quality(given: ModelInputs) -> Quality | None:

@@ -12,7 +12,7 @@ from rollforge.generate.timeline import SegmentSpan
 from rollforge.report.headline import HeadlineFigure, combined_words, days_words, duration, label_words
 from rollforge.report.inputs import TaskRow
 from rollforge.report.markup import Markup, join, tag
-from rollforge.report.summary import METRICS, QUANTILES, Headline, Quality, by_month
+from rollforge.report.summary import METRICS, QUANTILES, Headline, Quality, by_month, path_distribution, path_figures
 from rollforge.report.timeline import segment_names
 
 __all__ = [
@@ -222,6 +222,24 @@ def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
         label = label_words(model.label_text, model.label_days)
         rows.append(_model_row(model.name, label, days_words(len(ic), first, last), figures))
     return _table(heads, [combined, *rows], sortable=True)
+
+
+def paths_table(paths: Sequence[Quality]) -> Markup:
+    """Return one row per backtest path with its quality, below their distribution."""
+    heads = [
+        ("path", ""), ("days", "n"), ("IC", "n"), ("ICIR", "n"), ("Rank IC", "n"), ("annual long-short", "n"),
+        ("Sharpe", "n"),
+    ]  # fmt: skip
+    figures = path_figures(paths)
+    rows = [_path_row(str(name), "", row, sums=True) for name, row in path_distribution(figures).iterrows()]
+    rows += [_path_row(path.name, len(path.ic), row) for path, (_, row) in zip(paths, figures.iterrows(), strict=True)]
+    return _table(heads, rows)
+
+
+def _path_row(name: str, days: object, figures: pd.Series, *, sums: bool = False) -> Markup:
+    shown = (("IC", ".4f"), ("ICIR", ".3f"), ("Rank IC", ".4f"), ("Return", ".1%"), ("Sharpe", ".2f"))
+    cells = [_number_cell(figures[column], form) for column, form in shown]
+    return tag("tr", tag("th", name, scope="row"), tag("td", days, class_="n"), *cells, class_="sum" if sums else None)
 
 
 def _model_row(name: str, label: str, days: str, figures: Sequence[float | None]) -> Markup:

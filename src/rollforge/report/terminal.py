@@ -9,9 +9,9 @@ from rich.text import Text
 from rollforge.errors import printable
 from rollforge.generate.timeline import SegmentSpan
 from rollforge.report.headline import duration, headline_figures
-from rollforge.report.summary import Summary
+from rollforge.report.summary import Summary, path_distribution, path_figures
 
-__all__ = ["backtest_table", "headline_table", "models_table", "windows_table"]
+__all__ = ["backtest_table", "headline_table", "models_table", "paths_table", "windows_table"]
 
 
 def headline_table(summary: Summary) -> Table:
@@ -52,6 +52,24 @@ def models_table(summary: Summary) -> Table | None:
         "each evaluated with its own label; long-short: annual, highest minus lowest fifth, before costs", "dim"
     )
     table.caption_justify = "left"
+    return table
+
+
+def paths_table(summary: Summary) -> Table | None:
+    """Return the distribution of the figures over the backtest paths of each model; None without paths."""
+    if not summary.paths:
+        return None
+    table = Table(title=Text("backtest paths", "bold"), title_justify="left", box=None, pad_edge=False)
+    for name in ("model", "paths", ""):
+        table.add_column(name, justify="right" if name == "paths" else "left")
+    shown = (("IC", "{:+.4f}"), ("Rank IC", "{:+.4f}"), ("Return", "{:.1%}"), ("Sharpe", "{:.2f}"))
+    for column, _ in shown:
+        table.add_column("long-short" if column == "Return" else column, justify="right", no_wrap=True)
+    for model, paths in summary.paths.items():
+        for i, (row, figures) in enumerate(path_distribution(path_figures(paths)).iterrows()):
+            cells = [form.format(figures[column]) if np.isfinite(figures[column]) else "n/a" for column, form in shown]
+            head = (model, str(len(paths))) if i == 0 else ("", "")
+            table.add_row(*(Text(printable(cell)) for cell in (*head, str(row), *cells)))
     return table
 
 
