@@ -56,6 +56,7 @@ ROOMS = [
 ]
 EDGE = {
     "yaml12",
+    "generators",
     "workflow",
     "plan",
     "check",
@@ -99,6 +100,7 @@ EDGE_ORDER = [
     "data",
     "rendering",
     "yaml12",
+    "generators",
     "workflow",
     "plan",
     "check",

@@ -86,7 +86,7 @@ def test_a_grid_is_counted_before_it_is_generated() -> None:
     assert grid.count(TEMPLATE) == 10**8
     with (
         soon(),
-        pytest.raises(TooLarge, match="grid: its combinations are 100,000,000 tasks; the limit is 250,000 tasks"),
+        pytest.raises(TooLarge, match="values: its combinations are 100,000,000 tasks; the limit is 250,000 tasks"),
     ):
         grid.generate(TEMPLATE)
     with soon(), pytest.raises(TooLarge, match="100,000,000 by GridGen"):
@@ -124,7 +124,7 @@ def test_too_many_windows_are_refused_with_their_step(monkeypatch: pytest.Monkey
     monkeypatch.setenv("ROLLFORGE_LIMIT_TASKS", "10")
     days = pd.bdate_range("2020-01-01", periods=60)
     task = {"dataset": {"kwargs": {"segments": {"train": (days[0], days[9]), "test": (days[10], days[40])}}}}
-    with pytest.raises(TooLarge, match=r"rolling\.step: test windows of 2 days are 16 tasks"):
+    with pytest.raises(TooLarge, match=r"step: test windows of 2 days are 16 tasks"):
         RollingGen(step=2, calendar=days).generate(task)
     assert len(RollingGen(step=4, calendar=days).generate(task)) == 8
 

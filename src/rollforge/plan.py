@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,8 @@ from rollforge.errors import (
     counted,
     shown,
 )
-from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER, Kind
+from rollforge.generators import Entry, Listed, build_generators, grid_entry, rolling_entry
+from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
 from rollforge.session import Session, using
 from rollforge.task import Definition, Document, digest
 from rollforge.workflow import Template, Workflow, place_of
@@ -30,8 +31,7 @@ from rollforge.yaml12 import line_of
 
 if TYPE_CHECKING:
     from rollforge.collect.combine import Ensembles
-    from rollforge.generate.base import TaskGen
-    from rollforge.generate.grid import GridGen
+    from rollforge.generate.sequence import Named
     from rollforge.generate.timeline import Schedule, Window
 
 
@@ -131,8 +131,7 @@ def _placed(exc: RollforgeError, workflow: Workflow) -> str:
 
 def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
     from rollforge.generate.backtests import backtest_warnings
-    from rollforge.generate.base import check_count, task_generator
-    from rollforge.generate.rolling import RollingGen
+    from rollforge.generate.base import check_count
     from rollforge.generate.segments import validate_segments
     from rollforge.generate.timeline import make_schedule
     from rollforge.market.provider import open_provider
@@ -150,17 +149,21 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
         raise DataNotFound(
             f"{exc} To create a demo market with the names and days of this file, run: {_demo_command(template, uri)}"
         ) from None
-    # In Qlib's format a window's backtest keeps the days of the file; in Rollforge's format it has its own.
-    own: Definition = {"roll_backtest": workflow.form == "rollforge", **(workflow.rolling or {})}
-    rolling = [RollingGen(**own)] if workflow.rolling is not None else []
+    generators = build_generators(_entries(workflow), workflow.form)
+    check_count([one.task for one in workflow.templates], [one.generator for one in generators])
+    variants, windows_of = _split(generators)
     tasks: list[Definition] = []
     names: list[str] = []
-    check_count([one.task for one in workflow.templates], [*_grid(workflow), *rolling])
-    for one in _variants(workflow):
+    for one in _variants(workflow, variants):
         validate_segments(one.task, calendar, path=f"{one.place('dataset')}.kwargs.segments")
-        made = task_generator([_with_exchange(one.task, workflow.session)], rolling)
-        tasks += made
-        names += [one.name] * len(made)
+        made = [(one.name, _with_exchange(one.task, workflow.session))]
+        for listed in windows_of:
+            made = _applied(listed, made, one)
+        names += [name for name, _ in made]
+        tasks += [task for _, task in made]
+    if not tasks:
+        raise ConfigError("its generators make no task.", path=generators[0].entry.place if generators else "task")
+    _check_distinct(tasks, names, generators)
     kept, names = tuple(tasks[:limit]), names[:limit]
     windows = Counter(names)
     return Plan(
@@ -241,55 +244,63 @@ def _values(node: object, name: str) -> Iterator[object]:
             yield from _values(value, name)
 
 
-def _grid(workflow: Workflow) -> list[GridGen]:
-    from rollforge.generate.grid import GridGen
+def _entries(workflow: Workflow) -> list[Entry]:
+    """Return the workflow's generators in the order in which they are applied."""
+    grid = [grid_entry(workflow.grid)] if workflow.grid else []
+    rolling = [rolling_entry(workflow.rolling, workflow.form)] if workflow.rolling is not None else []
+    return [*grid, *workflow.generate, *rolling]
 
-    return [GridGen(workflow.grid)] if workflow.grid else []
+
+def _split(generators: Sequence[Listed]) -> tuple[Sequence[Listed], Sequence[Listed]]:
+    """Return the generators up to the last one that makes models, and those after it, which only make windows."""
+    last = max((i for i, one in enumerate(generators) if not one.generator.only_windows), default=-1)
+    return generators[: last + 1], generators[last + 1 :]
 
 
-def _variants(workflow: Workflow) -> list[Template]:
-    """Return all models of the workflow's ``models`` and ``grid``, with distinct names, after inexpensive checks."""
+def _applied(listed: Listed, tasks: list[Named], template: Template) -> list[Named]:
+    """Return what a generator makes of tasks of a template."""
+    try:
+        return listed.apply(tasks)
+    except ConfigError as exc:
+        start, _, inside = exc.path.partition(".")
+        part, _, rest = inside.partition(".")
+        if start != "task" or part not in template.own:
+            raise
+        raise type(exc)(exc.message, path=f"{template.place(part)}.{rest}".rstrip(".")) from exc
+
+
+def _variants(workflow: Workflow, generators: Sequence[Listed]) -> list[Template]:
+    """Return all models of the workflow's ``models`` and `generators`, with distinct names, after inexpensive checks."""
+    from rollforge.generate.naming import variant
+
+    rolled = any(one.generator.only_windows for one in generators)
+    identify = variant if rolled else digest  # the windows of a model need only one check
     made: list[Template] = []
     checked: set[str] = set()
-    grid, generators = _grid(workflow), _own_generators(workflow)
     for template in workflow.templates:
-        task = dict(template.task)
-        combinations = grid[0].named(task) if grid else [("", task)]
-        for name, variant in _generated(combinations, generators):
-            rest = digest({**variant, "model": None})
-            check_buildable(variant, template.place, model_only=rest in checked)
-            checked.add(rest)
-            made.append(replace(template, task=variant, name=", ".join(filter(None, (template.name, name)))))
+        tasks: list[Named] = [(template.name, dict(template.task))]
+        for listed in generators:
+            tasks = _applied(listed, tasks, template)
+        for name, task in tasks:
+            whole, rest = identify(task), identify({**task, "model": None})
+            if not rolled or whole not in checked:
+                check_buildable(task, template.place, model_only=rest in checked)
+            checked |= {whole, rest}
+            made.append(replace(template, task=task, name=name))
     return made
 
 
-def _own_generators(workflow: Workflow) -> list[TaskGen]:
-    """Return the generators that the workflow names."""
-    from rollforge.generate.base import TaskGen
-
-    kind = Kind("task generator", base=TaskGen)
-    return [build(one, kind=kind, where=f"generators.{i}") for i, one in enumerate(workflow.generators)]
-
-
-def _generated(
-    variants: Iterable[tuple[str, dict[str, object]]], generators: Sequence[TaskGen]
-) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield what the workflow's own generators make of each variant, each as a model with a name of its own."""
-    from rollforge.generate.base import task_generator
-    from rollforge.generate.naming import model_names
-
-    for name, variant in variants:
-        if not generators:
-            yield name, variant
-            continue
-        try:
-            made = task_generator([variant], generators)
-        except RollforgeError:
-            raise
-        except Exception as exc:
-            raise BuildError(f"a generator failed: {describe(exc)}", path="generators") from exc
-        for one, task in zip(model_names(made), made, strict=True):
-            yield ", ".join(filter(None, (name, one if len(made) > 1 else ""))), task
+def _check_distinct(tasks: Sequence[Document], names: Sequence[str], generators: Sequence[Listed]) -> None:
+    """Raise an error if a generator undoes what an earlier one did, so that two models are the same."""
+    makers = [one for one in generators if not one.generator.only_windows]
+    first: dict[str, str] = {}
+    for task, name in zip(tasks, names, strict=True) if makers else ():
+        other = first.setdefault(digest(task), name)
+        if other != name:
+            raise ConfigError(
+                f"the models {other!r} and {name!r} have the same task: a generator replaces what an earlier one set.",
+                path=makers[-1].entry.place,
+            )
 
 
 def _in_task(part: str) -> str:

@@ -27,6 +27,7 @@ from rollforge.errors import (
     shown,
 )
 from rollforge.generate.naming import check_name
+from rollforge.generators import Entry, generate_entries
 from rollforge.limits import LIMITS, parse_size, read_text
 from rollforge.paths import read_path, unfit_name
 from rollforge.plugins import load_plugins
@@ -159,6 +160,7 @@ class _Document(BaseModel):
     models: dict[str | int | float, Any] | None = None
     grid: dict[str, list[Any] | dict[str | int | float, Any]] | None = None
     generators: list[_Object | str] = []
+    generate: Any = None
     ensemble: _Object | _Ensembles | str | None = None
     BASE_CONFIG_PATH: str | None = None
 
@@ -205,8 +207,8 @@ class Workflow:
     """1-based line of each path in the document."""
     models: tuple[Template, ...] = ()
     """The models of the section ``models``, each as a complete task."""
-    generators: tuple[Any, ...] = ()
-    """The user's own generators, as ``{"class": …, "module_path": …, "kwargs": …}``, applied before `rolling`."""
+    generate: tuple[Entry, ...] = ()
+    """The generators of the section ``generate`` (or ``generators``), applied after `grid` and before `rolling`."""
     ensemble: Any = None
     """What combines the predictions, see :func:`~rollforge.collect.combine.build_ensembles`; None for the default."""
 
@@ -328,6 +330,10 @@ def _validate(document: Definition, lines: Lines, path: Path, text: str) -> _Doc
         problems.extend(_problems(exc, document, lines))
     if several:
         problems.extend(_problems_of_models(document, lines))
+    try:
+        _generate(document)
+    except ConfigError as exc:
+        problems.append(f"{line_of(exc.path, lines)}{exc}")
     if problems:
         listed = "\n".join(f"  {p}" for p in problems)
         raise ConfigError(f"{path} has {counted(len(problems), 'mistake')}:\n{listed}")
@@ -389,6 +395,14 @@ def _overridden(base: object, over: object) -> Any:
     if isinstance(base, dict) and isinstance(over, dict) and "class" not in over:
         return {**base, **{k: _overridden(base.get(k), v) for k, v in over.items()}}
     return over
+
+
+def _generate(document: Document) -> tuple[Entry, ...]:
+    """Return the generators of the section ``generate``, or of ``generators``."""
+    listed = generate_entries(document.get("generators"), "generators")
+    if listed and document.get("generate") is not None:
+        raise ConfigError("cannot be combined with generate. List all generators there.", path="generators")
+    return listed or generate_entries(document.get("generate"))
 
 
 def _models(document: Document) -> tuple[Template, ...]:
@@ -545,7 +559,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
         label_days=parsed.label_days,
         lines=lines,
         models=_models(document),
-        generators=tuple(document.get("generators") or ()),
+        generate=_generate(document),
         ensemble=document.get("ensemble"),
     )
 

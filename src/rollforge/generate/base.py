@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from rollforge.errors import RollforgeError
 from rollforge.limits import LIMITS
@@ -28,6 +28,9 @@ def copy_task(value: object) -> Any:
 class TaskGen(abc.ABC):
     """Base class of generators, which make tasks from a template. The template is never modified."""
 
+    only_windows: ClassVar[bool] = False
+    """True if its tasks are windows: they differ from the template in their days only, and all belong to its model."""
+
     @abc.abstractmethod
     def generate(self, task: Definition) -> list[Definition]:
         """Return the tasks generated from the template `task`."""
@@ -35,6 +38,13 @@ class TaskGen(abc.ABC):
     def count(self, task: Document) -> int | None:
         """Return how many tasks :meth:`generate` would return for `task`, without generating them; None if unknown."""
         return None
+
+    def named(self, task: Definition) -> list[tuple[str, Definition]]:
+        """Return the tasks of :meth:`generate` with the names of their models; an empty name means that none is given.
+
+        A workflow names models without a name after their differences.
+        """
+        return [("", made) for made in self.generate(task)]
 
     def __call__(self, *args: Any, **kwargs: Any) -> list[Definition]:
         """Return :meth:`generate`."""
@@ -79,11 +89,9 @@ def check_count(templates: Sequence[Mapping[str, object]], generators: Sequence[
     """
     if not templates:
         return
-    counts = {type(g).__name__: _counted(g, templates[0]) for g in generators}
-    total = len(templates) * math.prod(_counted(g, templates[0]) for g in generators)
-    parts = [f"{len(templates):,} templates"] * (len(templates) > 1) + [
-        f"{n:,} by {name}" for name, n in counts.items()
-    ]
+    counts = [(type(g).__name__, _counted(g, templates[0])) for g in generators]
+    total = len(templates) * math.prod(n for _, n in counts)
+    parts = [f"{len(templates):,} templates"] * (len(templates) > 1) + [f"{n:,} by {name}" for name, n in counts]
     LIMITS["tasks"].check(total, f"{' x '.join(parts)} make")
 
 

@@ -37,6 +37,8 @@ __all__ = ["CombinatorialPurgedGen", "PurgedKFoldGen"]
 class _PurgedGen(TaskGen):
     """Base class of the generators of purged cross-validation."""
 
+    only_windows = True
+
     def __init__(
         self,
         purge: int | Literal["auto"],

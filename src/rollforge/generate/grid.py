@@ -64,7 +64,7 @@ class GridGen(TaskGen):
 
         If there is only one combination and no value has a name, the name is empty.
         """
-        LIMITS["tasks"].check(self.count(task), "its combinations are", path="grid")
+        LIMITS["tasks"].check(self.count(task), "its combinations are", path="values")
         made: list[tuple[tuple[str, ...], dict[str, object]]] = []
         for combination in itertools.product(*self.values.values()):
             new = copy_task(task)
@@ -81,7 +81,7 @@ class GridGen(TaskGen):
 
 def _named_values(path: str, listed: object) -> list[tuple[str, object]]:
     """Return the (name, value) pairs of a path; values of a list have empty names."""
-    where = f"grid.{path}"
+    where = f"values.{path}"
     if isinstance(listed, Mapping) and "class" not in listed:
         pairs = [(check_name(name, where), value) for name, value in listed.items()]
     elif isinstance(listed, (list, tuple)):
@@ -107,13 +107,13 @@ def _put(task: dict[str, object], path: str, value: object) -> None:
             node = node[part]
         else:
             options = list(node) if isinstance(node, dict) else []
-            raise ConfigError(f"does not exist: there is no {part!r}.{nearest(part, options)}", path=f"grid.{path}")
+            raise ConfigError(f"does not exist: there is no {part!r}.{nearest(part, options)}", path=f"values.{path}")
     if isinstance(node, dict):
         node[last] = value
     elif isinstance(node, list) and _is_place(last, node):
         node[int(last)] = value
     else:
-        raise ConfigError(f"does not exist: {last!r} is not a key or position of {_what(node)}.", path=f"grid.{path}")
+        raise ConfigError(f"does not exist: {last!r} is not a key or position of {_what(node)}.", path=f"values.{path}")
 
 
 def _is_place(part: str, listed: list[object]) -> bool:

@@ -122,6 +122,7 @@ class RollingGen(TaskGen):
     train 04 to 05, test 10 to 12
     """
 
+    only_windows = True
     ROLL_EX = TimeAdjuster.SHIFT_EX
     ROLL_SD = TimeAdjuster.SHIFT_SD
 
@@ -141,18 +142,16 @@ class RollingGen(TaskGen):
         calendar: ArrayLike | None = None,
     ) -> None:
         if isinstance(step, bool) or not isinstance(step, int) or step < 1:
-            raise SegmentError(
-                f"must be a whole number of trading days, at least 1; found {step!r}.", path="rolling.step"
-            )
+            raise SegmentError(f"must be a whole number of trading days, at least 1; found {step!r}.", path="step")
         if rtype not in (self.ROLL_EX, self.ROLL_SD):
             kinds = (self.ROLL_EX, self.ROLL_SD)
             raise SegmentError(
                 f"must be {' or '.join(map(repr, kinds))}, found {rtype!r}.{nearest(str(rtype), kinds)}",
-                path="rolling.rtype",
+                path="rtype",
             )
         whole = isinstance(trunc_days, int) and not isinstance(trunc_days, bool) and trunc_days >= 0
         if trunc_days is not None and trunc_days != "auto" and not whole:
-            raise SegmentError(f"must be 'auto' or a number of days, found {trunc_days!r}.", path="rolling.trunc_days")
+            raise SegmentError(f"must be 'auto' or a number of days, found {trunc_days!r}.", path="trunc_days")
         self.step = step
         self.rtype = rtype
         self.ds_extra_mod_func = ds_extra_mod_func
@@ -194,7 +193,7 @@ class RollingGen(TaskGen):
             If the segments are invalid, or nothing is left of one after truncation.
         """
         validate_segments(task, self.ta.cals, needed=(self.train_key, self.test_key))
-        LIMITS["tasks"].check(self.count(task), f"test windows of {self.step} days are", path="rolling.step")
+        LIMITS["tasks"].check(self.count(task), f"test windows of {self.step} days are", path="step")
         template = TaskView(task).segments
         segments: Segments = {}
         for name, segment in template.items():

@@ -95,7 +95,7 @@ def _qrun(config_path: str = "", experiment_name: str = "workflow", uri_folder: 
     if loaded.form == "qlib" and not document.get("experiment_name"):
         name = experiment_name
     session = session.with_(experiment_name=name)
-    if loaded.rolling is not None or loaded.grid:
+    if loaded.rolling is not None or loaded.grid or loaded.generate:
         command.run(loaded.path, tracking_uri=session.tracking_uri, experiment_name=name)
         return
     console.show()

@@ -1,0 +1,261 @@
+"""Generators in a workflow file: the section ``generate``, its short forms, their order and their errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollforge.errors import ConfigError, RollforgeError
+from rollforge.plan import Plan, make_plan
+from rollforge.workflow import load_workflow
+
+BASE = """\
+rollforge: {{data: {data}, store: "sqlite:///{folder}/tasks.db", tracking: "folder:{folder}/runs", experiment: several}}
+task:
+  model: {{class: LGBModel, module_path: qlib.contrib.model.gbdt, kwargs: {{loss: mse, num_leaves: 8}}}}
+  dataset:
+    class: DatasetH
+    module_path: qlib.data.dataset
+    kwargs:
+      handler:
+        class: Alpha158
+        module_path: qlib.contrib.data.handler
+        kwargs: {{instruments: all, start_time: 2022-01-03, end_time: 2023-12-29}}
+      segments:
+        train: [2022-01-03, 2022-10-31]
+        valid: [2022-11-01, 2022-12-30]
+        test: [2023-01-02, 2023-12-29]
+  record:
+    - {{class: SignalRecord, module_path: qlib.workflow.record_temp}}
+"""
+OWN = """
+from rollforge import TaskGen
+from rollforge.generate.base import copy_task
+
+
+class Leaves(TaskGen):
+    def __init__(self, values):
+        self.values = values
+
+    def generate(self, task):
+        made = [copy_task(task) for _ in self.values]
+        for one, value in zip(made, self.values):
+            one["model"]["kwargs"]["num_leaves"] = value
+        return made
+
+
+class Changes(TaskGen):
+    def generate(self, task):
+        task["model"]["kwargs"]["num_leaves"] = 99
+        return []
+
+
+class Breaks(TaskGen):
+    def generate(self, task):
+        return 1 / 0
+
+
+class Nothing(TaskGen):
+    def generate(self, task):
+        return ["task"]
+
+
+class NoGenerator:
+    def generate(self, task):
+        return [task]
+"""
+
+
+class Files:
+    """Writes and plans workflow files for one market."""
+
+    def __init__(self, folder: Path, market: Path) -> None:
+        self.folder = folder
+        self.market = market
+        (folder / "own.py").write_text(OWN, encoding="utf-8")
+
+    def write(self, text: str, base: str = BASE) -> Path:
+        file = self.folder / "workflow.yaml"
+        file.write_text(base.format(data=self.market, folder=self.folder) + text, encoding="utf-8")
+        return file
+
+    def plan(self, text: str, base: str = BASE) -> Plan:
+        return make_plan(load_workflow(self.write(text, base)))
+
+
+@pytest.fixture
+def files(tmp_path: Path, small_market: Path) -> Files:
+    return Files(tmp_path, small_market)
+
+
+def names(plan: Plan) -> list[str]:
+    return list(dict.fromkeys(plan.model_names))
+
+
+def segments(plan: Plan) -> list[Any]:
+    return [t["dataset"]["kwargs"]["segments"] for t in plan.tasks]
+
+
+def test_grid_and_rolling_are_short_forms_of_entries(files: Files) -> None:
+    """They give the same tasks, in the same order, with the same names: purged windows, with backtests of their own."""
+    short = files.plan("grid: {model.kwargs.num_leaves: {few: 4, many: 8}}\nrolling: {step: 90, rtype: sliding}\n")
+    for text in (
+        "generate:\n"
+        "  - GridGen: {values: {model.kwargs.num_leaves: {few: 4, many: 8}}}\n"
+        "  - RollingGen: {step: 90, rtype: sliding}\n",
+        "generate:\n"
+        "  - {class: GridGen, kwargs: {values: {model.kwargs.num_leaves: {few: 4, many: 8}}}}\n"
+        "  - {class: RollingGen, module_path: qlib.workflow.task.gen, kwargs: {step: 90, rtype: sliding}}\n",
+        "grid: {model.kwargs.num_leaves: {few: 4, many: 8}}\n"
+        "generate: [{rollforge.generate.rolling.RollingGen: {step: 90, rtype: sliding}}]\n",
+        "generate: [{GridGen: {values: {model.kwargs.num_leaves: {few: 4, many: 8}}}}]\n"
+        "rolling: {step: 90, rtype: sliding}\n",
+    ):
+        plan = files.plan(text)
+        assert plan.tasks == short.tasks
+        assert plan.ids == short.ids
+        assert plan.model_names == short.model_names == ("few",) * 3 + ("many",) * 3
+        assert plan.windows == short.windows
+
+
+def test_a_window_of_the_list_is_purged_and_has_its_own_backtest(files: Files) -> None:
+    """As with ``rolling`` in Rollforge's format, and as in Qlib's format without; what the entry says counts."""
+    auto = files.plan("generate: [{RollingGen: {step: 90}}]\n")
+    assert str(segments(auto)[0]["valid"][1])[:10] == "2022-12-28", "the label looks 2 days ahead"
+    for kept in ("generate: [{RollingGen: {step: 90, trunc_days: null}}]\n", "rolling: {step: 90, trunc_days: null}\n"):
+        assert str(segments(files.plan(kept))[0]["valid"][1])[:10] == "2022-12-30"
+    qlib = BASE.replace(
+        'rollforge: {{data: {data}, store: "sqlite:///{folder}/tasks.db", tracking: "folder:{folder}/runs", experiment: '
+        "several}}",
+        "qlib_init: {{provider_uri: {data}}}",
+    )
+    assert str(segments(files.plan("generate: [{RollingGen: {step: 90}}]\n", qlib))[0]["valid"][1])[:10] == "2022-12-30"
+
+
+def test_a_backtest_of_the_list_follows_its_window(files: Files) -> None:
+    """In Rollforge's format, as with ``rolling``."""
+    record = (
+        "    - class: PortAnaRecord\n      module_path: qlib.workflow.record_temp\n      kwargs: {{config: {{strategy: "
+        "{{class: TopkDropoutStrategy, module_path: qlib.contrib.strategy, kwargs: {{topk: 3, n_drop: 1}}}}, "
+        "backtest: {{start_time: 2023-01-02, end_time: 2023-12-29, account: 1000000, benchmark: null}}}}}}\n"
+    )
+    plans = [files.plan(t, BASE + record) for t in ("rolling: {step: 90}\n", "generate: [{RollingGen: {step: 90}}]\n")]
+    assert plans[0].ids == plans[1].ids
+    backtest = plans[1].tasks[0]["record"][1]["kwargs"]["config"]["backtest"]
+    assert (backtest["start_time"], backtest["end_time"]) == (None, None)
+    kept = files.plan("generate: [{RollingGen: {step: 90, roll_backtest: false}}]\n", BASE + record)
+    assert str(kept.tasks[0]["record"][1]["kwargs"]["config"]["backtest"]["end_time"])[:10] == "2023-12-29"
+
+
+def test_models_may_be_generated_from_windows(files: Files) -> None:
+    """The order of the tasks follows the list; names and numbers of windows do not depend on it."""
+    plan = files.plan(
+        "generate:\n"
+        "  - RollingGen: {step: 90, rtype: sliding}\n"
+        "  - {class: Leaves, module_path: own.py, kwargs: {values: [4, 8]}}\n"
+    )
+    assert [(w.model, w.index) for w in plan.windows] == [(f"num_leaves={n}", i) for i in range(3) for n in (4, 8)]
+    turned = files.plan(
+        "generators: [{class: Leaves, module_path: own.py, kwargs: {values: [4, 8]}}]\n"
+        "rolling: {step: 90, rtype: sliding}\n"
+    )
+    assert set(turned.ids) == set(plan.ids)
+    assert names(turned) == names(plan)
+
+
+def test_names_of_several_generators_are_joined(files: Files) -> None:
+    """In the order of the list, after the name of the model."""
+    plan = files.plan(
+        "models: {trees: {model: {kwargs: {seed: 1}}}, more: {model: {kwargs: {seed: 2}}}}\n"
+        "grid: {model.kwargs.loss: [mse]}\n"
+        "generate:\n"
+        "  - {class: Leaves, module_path: own.py, kwargs: {values: [4, 8]}}\n"
+        "  - GridGen: {values: {model.kwargs.max_depth: {flat: 2, deep: 6}}}\n"
+    )
+    assert names(plan) == [
+        f"{model}, num_leaves={n}, {depth}" for model in ("trees", "more") for n in (4, 8) for depth in ("flat", "deep")
+    ]
+    assert len(set(plan.ids)) == 8
+
+
+def test_an_entry_may_be_a_name_alone(files: Files) -> None:
+    """It is a generator with its default arguments."""
+    assert len(files.plan("generate: [RollingGen]\n").tasks) == len(files.plan("rolling: {}\n").tasks)
+    assert len(files.plan("generate: [{RollingGen: }]\n").tasks) == len(files.plan("rolling: {}\n").tasks)
+    assert len(files.plan("generate: []\n").tasks) == len(files.plan("generate:\n").tasks) == 1
+
+
+def test_generators_receive_copies(files: Files) -> None:
+    """One that modifies what it receives does not affect the templates of others, and may drop tasks."""
+    workflow = load_workflow(files.write("generate: [{class: Changes, module_path: own.py}]\n"))
+    with pytest.raises(ConfigError, match=r"line 18: generate\.0: its generators make no task"):
+        make_plan(workflow)
+    assert workflow.template["model"]["kwargs"]["num_leaves"] == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("generate: {GridGen: {}}\n", "line 18: generate: must be a list of generators"),
+        ("generate: GridGen\n", "line 18: generate: must be a list of generators"),
+        ("generate:\n  - RollingGen\n  - 5\n", "line 20: generate.1: must be the name of a generator"),
+        ("generate:\n  - RollingGen: {step: 5}\n    GridGen: {}\n", "generate.0: names several generators: RollingGen, Grid"),
+        ("generate:\n  - RollingGen: 5\n", "line 19: generate.0.RollingGen: must be a mapping of arguments, found 5"),
+        ("generate:\n  - {class: A, kwarg: {}}\n", "line 19: generate.0.kwarg: unknown key. Did you mean 'kwargs'?"),
+        ("generate: [RollingGen]\ngenerators: [{class: A}]\n", "line 19: generators: cannot be combined with generate"),
+        ("genrate: [RollingGen]\n", "genrate: unknown key. Did you mean 'generate'?"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_form_of_an_entry_is_reported_with_its_line(files: Files, text: str, said: str) -> None:
+    """When the file is read, together with all other mistakes."""
+    with pytest.raises(ConfigError) as caught:
+        load_workflow(files.write(text + "label_days: 0\n"))
+    assert said in str(caught.value)
+    assert "label_days" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("generate:\n  - RolingGen: {step: 5}\n", r"line 19: generate\.0: there is no generator 'RolingGen'\. Did you mean 'RollingGen'\?"),
+        ("generate:\n  - Leaves\n", r"line 19: generate\.0: there is no generator 'Leaves'\. Rollforge has .*write \{class:"),
+        ("generate:\n  - RollingGen:\n      stpe: 5\n", r"line 19: generate\.0\.RollingGen: .*no argument 'stpe'.*'step'"),
+        ("generate:\n  - RollingGen:\n      rtype: sliding\n      step: 0\n", r"line 21: generate\.0\.RollingGen\.step: must be"),
+        ("generate:\n  - class: RollingGen\n    kwargs:\n      step: 0\n", r"line 21: generate\.0\.kwargs\.step: must be"),
+        ("rolling:\n  step: 0\n", r"line 19: rolling\.step: must be"),
+        ("generate:\n  - GridGen: {}\n", r"line 19: generate\.0\.GridGen: GridGen needs 'values'"),
+        ("generate:\n  - GridGen:\n      values:\n        model.kwargs.x: 5\n", r"line 21: generate\.0\.GridGen\.values\.model\.kwargs\.x"),
+        ("generate:\n  - GridGen:\n      values:\n        model.kwrgs.x: [5]\n", r"line 21: generate\.0\.GridGen\.values\.model\.kwrgs\.x: .*'kwargs'"),
+        ("generate:\n  - RollingGen\n  - PurgedKFoldGen\n", r"line 20: generate\.1: PurgedKFoldGen makes windows, but so does RollingGen \(generate\.0\)"),
+        ("generate:\n  - RollingGen\nrolling: {step: 90}\n", r"line 20: rolling: RollingGen makes windows, but so does RollingGen \(generate\.0\)"),
+        ("generate:\n  - {class: Breaks, module_path: own.py}\n", r"line 19: generate\.0: the generator Breaks failed: ZeroDivisionError"),
+        ("generate:\n  - {class: Nothing, module_path: own.py}\n", r"line 19: generate\.0: Nothing must generate tasks"),
+        ("generate:\n  - {class: NoGenerator, module_path: own.py}\n", r"line 19: generate\.0: NoGenerator is not a task generator"),
+        ("generate:\n  - {class: Leaves, module_path: own.py, kwargs: {values: 5}}\n", r"line 19: generate\.0: the generator Leaves failed: TypeError"),
+        ("generate:\n  - MultiHorizonGenBase\n", r"line 19: generate\.0: MultiHorizonGenBase is an abstract class"),
+        (
+            "grid: {model.kwargs.num_leaves: [2, 3]}\n"
+            "generate:\n  - GridGen: {values: {model.kwargs.num_leaves: [4, 5]}}\n",
+            r"line 20: generate\.0: the models 'num_leaves=2, num_leaves=4' and 'num_leaves=3, num_leaves=4' have the same task",
+        ),
+        ("generate:\n  - GridGen: {values: {model.class: [LGBModle]}}\n", r"Did you mean 'LGBModel'"),
+        ("generate:\n  - RollingGen: {step: 90}\n  - GridGen: {values: {model.class: [LGBModle]}}\n", r"Did you mean 'LGBModel'"),
+        ("generate:\n  - GridGen: {values: {model.kwargs.seed: [%s]}}\n  - RollingGen: {step: 1}\n" % ", ".join(map(str, range(2000))), r"2,000 by GridGen x \d+ by RollingGen make"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_generator_is_reported_with_its_line(files: Files, text: str, said: str) -> None:
+    """When the workflow is planned: names, arguments, what it does, and how many tasks it makes."""
+    with pytest.raises(RollforgeError, match=said):
+        files.plan(text)
+
+
+def test_an_error_in_a_models_segments_has_the_location_of_the_model(files: Files) -> None:
+    """Also if a generator of windows finds it."""
+    text = (
+        "models:\n  late: {dataset: {kwargs: {segments: {train: [2022-10-28, 2022-10-31]}}}}\n"
+        "generate: [{RollingGen: {step: 90, trunc_days: 600}}]\n"
+    )
+    with pytest.raises(ConfigError, match=r"line 19: models\.late\.dataset\.kwargs\.segments"):
+        files.plan(text)
