@@ -67,6 +67,8 @@ class NoGenerator:
         return [task]
 """
 
+SEEDS = list(range(2000))
+
 
 class Files:
     """Writes and plans workflow files for one market."""
@@ -201,13 +203,16 @@ def test_generators_receive_copies(files: Files) -> None:
         ("generate: {GridGen: {}}\n", "line 18: generate: must be a list of generators"),
         ("generate: GridGen\n", "line 18: generate: must be a list of generators"),
         ("generate:\n  - RollingGen\n  - 5\n", "line 20: generate.1: must be the name of a generator"),
-        ("generate:\n  - RollingGen: {step: 5}\n    GridGen: {}\n", "generate.0: names several generators: RollingGen, Grid"),
+        (
+            "generate:\n  - RollingGen: {step: 5}\n    GridGen: {}\n",
+            "generate.0: names several generators: RollingGen, Grid",
+        ),
         ("generate:\n  - RollingGen: 5\n", "line 19: generate.0.RollingGen: must be a mapping of arguments, found 5"),
         ("generate:\n  - {class: A, kwarg: {}}\n", "line 19: generate.0.kwarg: unknown key. Did you mean 'kwargs'?"),
         ("generate: [RollingGen]\ngenerators: [{class: A}]\n", "line 19: generators: cannot be combined with generate"),
         ("genrate: [RollingGen]\n", "genrate: unknown key. Did you mean 'generate'?"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_in_the_form_of_an_entry_is_reported_with_its_line(files: Files, text: str, said: str) -> None:
     """When the file is read, together with all other mistakes."""
     with pytest.raises(ConfigError) as caught:
@@ -219,21 +224,60 @@ def test_a_mistake_in_the_form_of_an_entry_is_reported_with_its_line(files: File
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("generate:\n  - RolingGen: {step: 5}\n", r"line 19: generate\.0: there is no generator 'RolingGen'\. Did you mean 'RollingGen'\?"),
-        ("generate:\n  - Leaves\n", r"line 19: generate\.0: there is no generator 'Leaves'\. Rollforge has .*write \{class:"),
-        ("generate:\n  - RollingGen:\n      stpe: 5\n", r"line 19: generate\.0\.RollingGen: .*no argument 'stpe'.*'step'"),
-        ("generate:\n  - RollingGen:\n      rtype: sliding\n      step: 0\n", r"line 21: generate\.0\.RollingGen\.step: must be"),
-        ("generate:\n  - class: RollingGen\n    kwargs:\n      step: 0\n", r"line 21: generate\.0\.kwargs\.step: must be"),
+        (
+            "generate:\n  - RolingGen: {step: 5}\n",
+            r"line 19: generate\.0: there is no generator 'RolingGen'\. Did you mean 'RollingGen'\?",
+        ),
+        (
+            "generate:\n  - Leaves\n",
+            r"line 19: generate\.0: there is no generator 'Leaves'\. Rollforge has .*write \{class:",
+        ),
+        (
+            "generate:\n  - RollingGen:\n      stpe: 5\n",
+            r"line 19: generate\.0\.RollingGen: .*no argument 'stpe'.*'step'",
+        ),
+        (
+            "generate:\n  - RollingGen:\n      rtype: sliding\n      step: 0\n",
+            r"line 21: generate\.0\.RollingGen\.step: must be",
+        ),
+        (
+            "generate:\n  - class: RollingGen\n    kwargs:\n      step: 0\n",
+            r"line 21: generate\.0\.kwargs\.step: must be",
+        ),
         ("rolling:\n  step: 0\n", r"line 19: rolling\.step: must be"),
         ("generate:\n  - GridGen: {}\n", r"line 19: generate\.0\.GridGen: GridGen needs 'values'"),
-        ("generate:\n  - GridGen:\n      values:\n        model.kwargs.x: 5\n", r"line 21: generate\.0\.GridGen\.values\.model\.kwargs\.x"),
-        ("generate:\n  - GridGen:\n      values:\n        model.kwrgs.x: [5]\n", r"line 21: generate\.0\.GridGen\.values\.model\.kwrgs\.x: .*'kwargs'"),
-        ("generate:\n  - RollingGen\n  - PurgedKFoldGen\n", r"line 20: generate\.1: PurgedKFoldGen makes windows, but so does RollingGen \(generate\.0\)"),
-        ("generate:\n  - RollingGen\nrolling: {step: 90}\n", r"line 20: rolling: RollingGen makes windows, but so does RollingGen \(generate\.0\)"),
-        ("generate:\n  - {class: Breaks, module_path: own.py}\n", r"line 19: generate\.0: the generator Breaks failed: ZeroDivisionError"),
-        ("generate:\n  - {class: Nothing, module_path: own.py}\n", r"line 19: generate\.0: Nothing must generate tasks"),
-        ("generate:\n  - {class: NoGenerator, module_path: own.py}\n", r"line 19: generate\.0: NoGenerator is not a task generator"),
-        ("generate:\n  - {class: Leaves, module_path: own.py, kwargs: {values: 5}}\n", r"line 19: generate\.0: the generator Leaves failed: TypeError"),
+        (
+            "generate:\n  - GridGen:\n      values:\n        model.kwargs.x: 5\n",
+            r"line 21: generate\.0\.GridGen\.values\.model\.kwargs\.x",
+        ),
+        (
+            "generate:\n  - GridGen:\n      values:\n        model.kwrgs.x: [5]\n",
+            r"line 21: generate\.0\.GridGen\.values\.model\.kwrgs\.x: .*'kwargs'",
+        ),
+        (
+            "generate:\n  - RollingGen\n  - PurgedKFoldGen\n",
+            r"line 20: generate\.1: PurgedKFoldGen makes windows, but so does RollingGen \(generate\.0\)",
+        ),
+        (
+            "generate:\n  - RollingGen\nrolling: {step: 90}\n",
+            r"line 20: rolling: RollingGen makes windows, but so does RollingGen \(generate\.0\)",
+        ),
+        (
+            "generate:\n  - {class: Breaks, module_path: own.py}\n",
+            r"line 19: generate\.0: the generator Breaks failed: ZeroDivisionError",
+        ),
+        (
+            "generate:\n  - {class: Nothing, module_path: own.py}\n",
+            r"line 19: generate\.0: Nothing must generate tasks",
+        ),
+        (
+            "generate:\n  - {class: NoGenerator, module_path: own.py}\n",
+            r"line 19: generate\.0: NoGenerator is not a task generator",
+        ),
+        (
+            "generate:\n  - {class: Leaves, module_path: own.py, kwargs: {values: 5}}\n",
+            r"line 19: generate\.0: the generator Leaves failed: TypeError",
+        ),
         ("generate:\n  - MultiHorizonGenBase\n", r"line 19: generate\.0: MultiHorizonGenBase is an abstract class"),
         (
             "grid: {model.kwargs.num_leaves: [2, 3]}\n"
@@ -241,10 +285,16 @@ def test_a_mistake_in_the_form_of_an_entry_is_reported_with_its_line(files: File
             r"line 20: generate\.0: the models 'num_leaves=2, num_leaves=4' and 'num_leaves=3, num_leaves=4' have the same task",
         ),
         ("generate:\n  - GridGen: {values: {model.class: [LGBModle]}}\n", r"Did you mean 'LGBModel'"),
-        ("generate:\n  - RollingGen: {step: 90}\n  - GridGen: {values: {model.class: [LGBModle]}}\n", r"Did you mean 'LGBModel'"),
-        ("generate:\n  - GridGen: {values: {model.kwargs.seed: [%s]}}\n  - RollingGen: {step: 1}\n" % ", ".join(map(str, range(2000))), r"2,000 by GridGen x \d+ by RollingGen make"),
+        (
+            "generate:\n  - RollingGen: {step: 90}\n  - GridGen: {values: {model.class: [LGBModle]}}\n",
+            r"Did you mean 'LGBModel'",
+        ),
+        (
+            f"generate: [{{GridGen: {{values: {{model.kwargs.seed: {SEEDS}}}}}}}, {{RollingGen: {{step: 1}}}}]\n",
+            r"2,000 by GridGen x \d+ by RollingGen make",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_in_a_generator_is_reported_with_its_line(files: Files, text: str, said: str) -> None:
     """When the workflow is planned: names, arguments, what it does, and how many tasks it makes."""
     with pytest.raises(RollforgeError, match=said):
