@@ -25,12 +25,14 @@ from hypothesis.stateful import run_state_machine_as_test
 from pymongo import MongoClient
 
 from rollforge.errors import ConfigError, StoreUnavailable, UntrustedPickle
-from rollforge.store import postgres as postgres_store, sqlite
+from rollforge.store import postgres as postgres_store
 from rollforge.store.base import Clock, TaskStore, open_store
 from rollforge.store.memory import MemoryStore
 from rollforge.store.mongo import MongoStore
-from rollforge.store.postgres import _MIGRATIONS as _POSTGRES_MIGRATIONS, PostgresStore
+from rollforge.store.postgres import PostgresStore
+from rollforge.store.postgres_schema import MIGRATIONS as POSTGRES_MIGRATIONS
 from rollforge.store.sqlite import SQLiteStore
+from rollforge.store.sqlite_schema import MIGRATIONS as SQLITE_MIGRATIONS
 from rollforge.task import Status, TaskRecord, digest
 from rollforge.testing.mongo import real_mongodb
 from rollforge.testing.postgres import PostgresServer
@@ -94,7 +96,7 @@ class TestSQLiteStore(TaskStoreSuite):
         """Its tasks are kept, and all operations work on them."""
         file = tmp_path / "old.db"
         raw = sqlite3.connect(file)
-        raw.executescript(sqlite._MIGRATIONS[0])
+        raw.executescript(SQLITE_MIGRATIONS[0])
         raw.execute("INSERT INTO tasks (pool, id, definition, created_at) VALUES ('pool', 'abc', '{\"x\":1}', 5.0)")
         raw.execute("PRAGMA user_version = 1")
         raw.commit()
@@ -108,7 +110,7 @@ class TestSQLiteStore(TaskStoreSuite):
         """A file of the previous version keeps its tasks and results, and its tasks can be given names."""
         file = tmp_path / "old.db"
         raw = sqlite3.connect(file)
-        raw.executescript(";".join(sqlite._MIGRATIONS[:2]))
+        raw.executescript(";".join(SQLITE_MIGRATIONS[:2]))
         task_id = digest({"x": 1})
         values = ("pool", task_id, '{"x":1}', "done")
         raw.execute("INSERT INTO tasks (pool, id, definition, status, created_at) VALUES (?, ?, ?, ?, 5.0)", values)
@@ -140,7 +142,7 @@ class TestSQLiteStore(TaskStoreSuite):
         """Counts, and the number of prerequisites that are not done, are as if this version had created the tasks."""
         file = tmp_path / "old.db"
         with contextlib.closing(sqlite3.connect(file)) as raw, raw:
-            for script in sqlite._MIGRATIONS[:4]:
+            for script in SQLITE_MIGRATIONS[:4]:
                 raw.executescript(script)
             raw.execute("PRAGMA user_version = 4")
             _fill_old(lambda text, rows: raw.executemany(text, rows), "?")
@@ -304,7 +306,7 @@ class TestPostgresStore(TaskStoreSuite):
             raw.execute(f"CREATE SCHEMA {schema}")
             raw.execute(f"SET search_path TO {schema}")
             raw.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
-            for statement in _POSTGRES_MIGRATIONS[0].split(";"):
+            for statement in POSTGRES_MIGRATIONS[0].split(";"):
                 raw.execute(statement.encode())
             raw.execute("INSERT INTO schema_version VALUES (1)")
             columns = "pool, id, definition, filter, status, created_at"
@@ -320,7 +322,7 @@ class TestPostgresStore(TaskStoreSuite):
             raw.execute(f"CREATE SCHEMA {schema}")
             raw.execute(f"SET search_path TO {schema}")
             raw.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
-            for script in _POSTGRES_MIGRATIONS[:2]:
+            for script in POSTGRES_MIGRATIONS[:2]:
                 for statement in script.split(";"):
                     raw.execute(statement.encode())
             raw.execute("INSERT INTO schema_version VALUES (2)")

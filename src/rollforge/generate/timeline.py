@@ -12,7 +12,7 @@ from rollforge.generate.segments import intervals
 from rollforge.generate.task_view import TaskView
 from rollforge.market.provider import Days
 
-__all__ = ["Schedule", "SegmentSpan", "Window", "draw", "make_schedule", "windows"]
+__all__ = ["Schedule", "SegmentSpan", "Window", "draw", "make_schedule", "window_title", "windows"]
 
 _MARKS = {"train": "░", "valid": "▒", "test": "█"}
 
@@ -39,6 +39,18 @@ class SegmentSpan:
         return ", ".join(f"{start} to {end}" for start, end in self.parts)
 
 
+def window_title(index: int, model: str = "") -> str:
+    """Return a readable title of a window: ``window 3``, or with several models ``ridge, window 3``.
+
+    Examples
+    --------
+    >>> window_title(2), window_title(2, "ridge")
+    ('window 3', 'ridge, window 3')
+    """
+    number = f"window {index + 1}"
+    return f"{model}, {number}" if model else number
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """The segments of one task."""
@@ -52,9 +64,8 @@ class Window:
 
     @property
     def title(self) -> str:
-        """Readable title of the task: ``window 3`` or ``ridge, window 3``."""
-        number = f"window {self.index + 1}"
-        return f"{self.model}, {number}" if self.model else number
+        """Readable title of the task."""
+        return window_title(self.index, self.model)
 
     @property
     def test_days(self) -> str:

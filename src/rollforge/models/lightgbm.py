@@ -15,15 +15,14 @@ from rollforge.arguments import check_rounds
 from rollforge.errors import ConfigError, MissingDependency, ModelError, shown
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import ModelFT, Reweighter
-from rollforge.models.parameters import check_values, library_error, threads_of
+from rollforge.models.boosting import Boosting
+from rollforge.models.parameters import check_values, library_error
 from rollforge.models.samples import prediction_features, training_samples
 from rollforge.session import current_session
 
 __all__ = ["LGBModel"]
 
 log = logging.getLogger(__name__)
-
-_THREAD_NAMES = ("num_threads", "num_thread", "nthread", "nthreads", "n_jobs")
 
 
 class _Silence:
@@ -60,7 +59,7 @@ def _check_stopping(value: object) -> None:
         )
 
 
-class LGBModel(ModelFT):
+class LGBModel(Boosting, ModelFT):
     """LightGBM with early stopping on the valid segment, if there is one.
 
     Parameters
@@ -80,7 +79,7 @@ class LGBModel(ModelFT):
         If an argument has the wrong type.
     """
 
-    _capped: ClassVar[bool] = False
+    THREAD_NAMES: ClassVar[tuple[str, ...]] = ("num_threads", "num_thread", "nthread", "nthreads", "n_jobs")
 
     def __init__(
         self, loss: str = "mse", early_stopping_rounds: int = 50, num_boost_round: int = 1000, **kwargs: Any
@@ -95,25 +94,13 @@ class LGBModel(ModelFT):
                 f"must be the name of an objective or a function, found {shown(objective)}.", path="objective"
             )
         check_values({k: v for k, v in kwargs.items() if not (k == "objective" and callable(v))})
-        threads_of(kwargs, _THREAD_NAMES)
-        self.params: dict[str, Any] = {"objective": loss, "verbosity": -1, **kwargs}
+        super().__init__({"objective": loss, "verbosity": -1, **kwargs})
         self.early_stopping_rounds = early_stopping_rounds
         self.num_boost_round = num_boost_round
-        self.model: Any = None
-        self.fit_seconds = 0.0
-        """Seconds spent in ``lightgbm.train``."""
-        self._curves: dict[str, list[float]] = {}
 
     def _parameters(self) -> dict[str, Any]:
-        """Return the parameters, with the number of threads limited to that of the session."""
-        allowed = current_session().threads
-        params = {k: v for k, v in self.params.items() if k not in _THREAD_NAMES}
-        named = threads_of(self.params, _THREAD_NAMES)
-        wanted = allowed if named is None or named <= 0 else named
-        if wanted > allowed and not LGBModel._capped:
-            LGBModel._capped = True
-            log.info("num_threads=%d is capped to the %d of this process", wanted, allowed)
-        return {**params, "num_threads": min(wanted, allowed)}
+        params, threads = self._parameters_and_threads()
+        return {**params, "num_threads": threads}
 
     def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None, reference: object) -> Any:
         samples = training_samples(dataset, segment, model=type(self).__name__, reweighter=reweighter)
@@ -187,16 +174,11 @@ class LGBModel(ModelFT):
             for metric, values in results.get(name, {}).items()
         }
 
-    def training_metrics(self) -> dict[str, list[float]]:
-        """Return each metric of each segment by round: ``{"l2.train": […], "l2.valid": […]}``."""
-        return self._curves
-
     def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series:
         """Return the scores of a segment, index (datetime, instrument)."""
-        if self.model is None:
-            raise ModelError("LGBModel is not fitted yet.")
+        model = self._fitted()
         features = prediction_features(dataset, segment, model=type(self).__name__)
-        scores = self.model.predict(features.to_numpy(), num_threads=current_session().threads)
+        scores = model.predict(features.to_numpy(), num_threads=current_session().threads)
         return pd.Series(scores, index=features.index)
 
     def finetune(
@@ -207,15 +189,14 @@ class LGBModel(ModelFT):
         reweighter: Reweighter | None = None,
     ) -> None:
         """Train for `num_boost_round` more rounds on the dataset's train segment."""
-        if self.model is None:
-            raise ModelError("LGBModel is not fitted yet.")
+        fitted = self._fitted()
         lightgbm = _library()
         train = self._data(dataset, "train", reweighter, None)
         self.model = lightgbm.train(
             self._parameters(),
             train,
             num_boost_round=num_boost_round,
-            init_model=self.model,
+            init_model=fitted,
             valid_sets=[train],
             valid_names=["train"],
             callbacks=[lightgbm.log_evaluation(period=verbose_eval)],
@@ -223,7 +204,7 @@ class LGBModel(ModelFT):
 
     def get_feature_importance(self, *args: Any, **kwargs: Any) -> pd.Series:
         """Return the importance of each feature in descending order."""
-        if self.model is None:
-            raise ModelError("LGBModel is not fitted yet.")
-        values = self.model.feature_importance(*args, **kwargs)
-        return pd.Series(values, index=self.model.feature_name()).sort_values(ascending=False)
+        model = self._fitted()
+        return pd.Series(model.feature_importance(*args, **kwargs), index=model.feature_name()).sort_values(
+            ascending=False
+        )

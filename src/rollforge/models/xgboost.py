@@ -7,14 +7,15 @@ import logging
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
-from rollforge.errors import MissingDependency, ModelError
+from rollforge.errors import MissingDependency
 from rollforge.features.dataset import DatasetH
-from rollforge.models.base import Model, Reweighter
-from rollforge.models.parameters import check_values, library_error, threads_of
+from rollforge.models.base import Reweighter
+from rollforge.models.boosting import Boosting
+from rollforge.models.parameters import check_values, library_error
 from rollforge.models.samples import prediction_features, training_samples
 from rollforge.models.xgboost_file import check_model_bytes
 from rollforge.session import current_session
@@ -35,16 +36,13 @@ def _library() -> Any:
     return xgboost
 
 
-_THREAD_NAMES = ("nthread", "n_jobs")
-
-
 def _reason(exc: Exception) -> str:
     """Return the first line of an XGBoost error, without the time and the place in its source."""
     lines = re.sub(r"^\[\d\d:\d\d:\d\d\] \S+: ", "", str(exc)).strip().splitlines()
     return lines[0] if lines else type(exc).__name__
 
 
-class XGBModel(Model):
+class XGBModel(Boosting):
     """XGBoost with early stopping on the valid segment, if there is one.
 
     Parameters
@@ -63,22 +61,17 @@ class XGBModel(Model):
     {'max_depth': 4}
     """
 
+    THREAD_NAMES: ClassVar[tuple[str, ...]] = ("nthread", "n_jobs")
+
     def __init__(self, **kwargs: Any) -> None:
         check_values(
             kwargs, names=("objective", "booster"), mappings=("monotone_constraints", "interaction_constraints")
         )
-        threads_of(kwargs, _THREAD_NAMES)
-        self.params: dict[str, Any] = dict(kwargs)
-        self.model: Any = None
-        self.fit_seconds = 0.0
-        """Seconds spent in ``xgboost.train``."""
-        self._curves: dict[str, list[float]] = {}
+        super().__init__(kwargs)
 
     def _parameters(self) -> dict[str, Any]:
-        allowed = current_session().threads
-        params = {k: v for k, v in self.params.items() if k not in _THREAD_NAMES}
-        wanted = threads_of(self.params, _THREAD_NAMES) or allowed
-        return {"verbosity": 0, **params, "nthread": min(wanted, allowed) if wanted > 0 else allowed}
+        params, threads = self._parameters_and_threads()
+        return {"verbosity": 0, **params, "nthread": threads}
 
     def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None) -> object:
         samples = training_samples(dataset, segment, model=type(self).__name__, reweighter=reweighter)
@@ -140,25 +133,18 @@ class XGBModel(Model):
         if evals_result is not None:
             evals_result.update({name: list(next(iter(metrics.values()))) for name, metrics in results.items()})
 
-    def training_metrics(self) -> dict[str, list[float]]:
-        """Return each metric of each segment by round: ``{"rmse.train": […], "rmse.valid": […]}``."""
-        return self._curves
-
     def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series:
         """Return the scores of a segment, index (datetime, instrument), using the trees up to the best round."""
-        if self.model is None:
-            raise ModelError("XGBModel is not fitted yet.")
+        model = self._fitted()
         features = prediction_features(dataset, segment, model=type(self).__name__)
         matrix = _library().DMatrix(features.to_numpy(), feature_names=_names(features))
-        best = getattr(self.model, "best_iteration", None) if self.model.attr("best_iteration") else None
-        scores = self.model.predict(matrix, iteration_range=(0, best + 1) if best is not None else (0, 0))
+        best = getattr(model, "best_iteration", None) if model.attr("best_iteration") else None
+        scores = model.predict(matrix, iteration_range=(0, best + 1) if best is not None else (0, 0))
         return pd.Series(scores, index=features.index)
 
     def get_feature_importance(self, *args: Any, **kwargs: Any) -> pd.Series:
         """Return the importance of each used feature in descending order."""
-        if self.model is None:
-            raise ModelError("XGBModel is not fitted yet.")
-        return pd.Series(self.model.get_score(*args, **kwargs)).sort_values(ascending=False)
+        return pd.Series(self._fitted().get_score(*args, **kwargs)).sort_values(ascending=False)
 
     # -- files: XGBoost's own format, which other programs can read ----------------------------------------------------
 

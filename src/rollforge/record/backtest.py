@@ -83,6 +83,18 @@ class BacktestResult:
     """Description of trade unit, limits and prices."""
 
 
+def check_position_type(pos_type: object, path: str) -> None:
+    """Check Qlib's `pos_type`, of which only one is supported.
+
+    Raises
+    ------
+    ConfigError
+        If it is not ``Position``.
+    """
+    if pos_type != "Position":
+        raise ConfigError(f"{pos_type!r} is not supported; use 'Position'.", path=path)
+
+
 def run_backtest(
     strategy: object,
     *,
@@ -365,8 +377,7 @@ def backtest(
     ConfigError
         If `pos_type` is not ``Position``; also as for :func:`run_backtest`.
     """
-    if pos_type != "Position":
-        raise ConfigError(f"pos_type {pos_type!r} is not supported; use 'Position'.", path="backtest")
+    check_position_type(pos_type, "pos_type")
     executor = make_executor(executor)
     result = run_backtest(
         strategy,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from rollforge.errors import ConfigError
-from rollforge.record.backtest import make_executor, qlib_form, run_by_steps
+from rollforge.record.backtest import check_position_type, make_executor, qlib_form, run_by_steps
 from rollforge.record.decision import BaseTradeDecision
 
 __all__ = ["collect_data", "format_decisions"]
@@ -37,8 +36,7 @@ def collect_data(
     ConfigError
         As for :func:`rollforge.record.backtest.backtest`.
     """
-    if pos_type != "Position":
-        raise ConfigError(f"pos_type {pos_type!r} is not supported; use 'Position'.", path="backtest")
+    check_position_type(pos_type, "pos_type")
     made = make_executor(executor)
     running = run_by_steps(
         strategy,

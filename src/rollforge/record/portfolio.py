@@ -22,6 +22,7 @@ from rollforge.record.backtest import (
     BaseSignalStrategy,
     check_backtest,
     check_benchmark,
+    check_position_type,
     default_benchmark,
     run_backtest,
     strategy_class,
@@ -359,8 +360,7 @@ def _in_current_form(backtest: object) -> dict[str, Any]:
             f"found {backtest['shift']!r}, but orders always use the scores of the previous trading day. Omit it.",
             path=f"{where}.shift",
         )
-    if backtest.get("pos_type", "Position") != "Position":
-        raise ConfigError("the only pos_type is 'Position'.", path=f"{where}.pos_type")
+    check_position_type(backtest.get("pos_type", "Position"), f"{where}.pos_type")
     moved = {key: backtest[key] for key in _MOVED if key in backtest}
     exchange = backtest.get("exchange_kwargs") or {}
     if not isinstance(exchange, Mapping):

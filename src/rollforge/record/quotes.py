@@ -102,11 +102,16 @@ def _read(provider: Provider, codes: Sequence[str], expressions: list[str], days
     return columns
 
 
+def _are_prices(values: Floats) -> Flags:
+    """Return which values are finite and positive."""
+    with np.errstate(invalid="ignore"):
+        return np.isfinite(values) & (values > 0)
+
+
 def _close(columns: _Columns, notes: Notes) -> Floats:
     """Return the closes; values that are not prices (0, negative, infinite) become missing."""
     close = columns["$close"]
-    with np.errstate(invalid="ignore"):
-        usable = np.isfinite(close) & (close > 0)
+    usable = _are_prices(close)
     wrong = ~usable & ~np.isnan(close)
     if wrong.any():
         notes.add(
@@ -222,8 +227,7 @@ def _largest(change: Floats, moves: Floats, wrong: Flags) -> tuple[int, int]:
 def _execution_price(expression: str, columns: _Columns, close: Floats, notes: Notes) -> Floats:
     """Return the execution prices of orders; the close if the requested price is missing."""
     price = columns[expression]
-    with np.errstate(invalid="ignore"):
-        usable = np.isfinite(price) & (price > 0)
+    usable = _are_prices(price)
     lacking = ~usable & ~np.isnan(close)
     if lacking.any():
         notes.add(

@@ -13,7 +13,7 @@ import pandas as pd
 
 from rollforge.collect.combine import ensembles_text
 from rollforge.confidential import mask_secrets
-from rollforge.generate.timeline import Window
+from rollforge.generate.timeline import Window, window_title
 from rollforge.run.failures import error_line
 from rollforge.session import Session, available_cores
 
@@ -41,9 +41,8 @@ class TaskRow:
 
     @property
     def title(self) -> str:
-        """Readable title of the task: ``window 3``, or with several models ``ridge, window 3``."""
-        number = f"window {self.window.index + 1}"
-        return f"{self.model}, {number}" if self.model else number
+        """Readable title of the task."""
+        return window_title(self.window.index, self.model)
 
     @property
     def reason(self) -> str:

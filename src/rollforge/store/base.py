@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
 from rollforge.drivers import STORES
-from rollforge.errors import ArtifactUnreadable, ConfigError, StoreUnavailable, UntrustedPickle, shown
+from rollforge.errors import ArtifactUnreadable, ConfigError, StoreUnavailable, TaskNotFound, UntrustedPickle, shown
 from rollforge.machine import machine_of
 from rollforge.plugins import load_plugins
 from rollforge.session import current_session
@@ -553,6 +553,19 @@ def damaged_result(task: TaskRecord, exc: UntrustedPickle | ArtifactUnreadable) 
 def ending_of(call: str, status: Status | None = None) -> str:
     """Return the text that records a call that ended a claim, so that a repetition of it is recognized."""
     return call if status is None else f"{call} as {status.value}"
+
+
+def require_dependencies(pool: str, missing: Iterable[str]) -> None:
+    """Refuse ids of dependencies that are no tasks of the pool.
+
+    Raises
+    ------
+    TaskNotFound
+        If `missing` contains an id.
+    """
+    first = min(missing, default=None)
+    if first is not None:
+        raise TaskNotFound(f"depends_on: there is no task {first!r} in pool {pool!r}.")
 
 
 def refuse_cycles(ids: set[str], wanted: Iterable[str], dependencies_of: Callable[[list[str]], Iterable[str]]) -> None:

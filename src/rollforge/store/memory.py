@@ -23,6 +23,7 @@ from rollforge.store.base import (
     refuse_cycles,
     refuse_running,
     repeated_answer,
+    require_dependencies,
     stale_message,
     storable_text,
     trim_log,
@@ -92,7 +93,7 @@ class MemoryStore:
         dependencies = tuple(sorted(set(depends_on)))
         with self._lock:
             tasks = self._pools.setdefault(pool, {})
-            self._check_dependencies(tasks, {task_id for task_id, _ in encoded}, dependencies)
+            self._check_dependencies(pool, tasks, {task_id for task_id, _ in encoded}, dependencies)
             created = self._creations.setdefault(pool, {})
             before = {i for i in created if i in tasks and created[i] == creation} if creation else set()
             made = []
@@ -121,10 +122,10 @@ class MemoryStore:
             there = self._pools.get(pool, {}).keys()
             self._batches.setdefault(pool, {}).setdefault(batch, set()).update(there & set(ids))
 
-    def _check_dependencies(self, tasks: Mapping[str, TaskRecord], ids: set[str], dependencies: Sequence[str]) -> None:
-        for task_id in dependencies:
-            if task_id not in tasks and task_id not in ids:
-                raise TaskNotFound(f"depends_on: the pool has no task {task_id!r}.")
+    def _check_dependencies(
+        self, pool: str, tasks: Mapping[str, TaskRecord], ids: set[str], dependencies: Sequence[str]
+    ) -> None:
+        require_dependencies(pool, set(dependencies) - tasks.keys() - ids)
         self._check_acyclic(tasks, ids, dependencies)
 
     def _check_acyclic(self, tasks: Mapping[str, TaskRecord], ids: set[str], dependencies: Sequence[str]) -> None:

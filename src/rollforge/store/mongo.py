@@ -55,6 +55,7 @@ from rollforge.store.base import (
     refuse_newer,
     refuse_running,
     repeated_answer,
+    require_dependencies,
     stale_message,
     storable_text,
     trim_log,
@@ -299,9 +300,7 @@ class MongoStore:
         found = {
             d["digest"] for some in _some_of(dependencies) for d in tasks.find({"digest": {"$in": some}}, {"digest": 1})
         }
-        missing = sorted(set(dependencies) - ids - found)
-        if missing:
-            raise TaskNotFound(f"depends_on: there is no task {missing[0]!r} in pool {pool!r}.")
+        require_dependencies(pool, set(dependencies) - ids - found)
         refuse_cycles(ids, dependencies, lambda some: _dependencies(tasks, some))
         last = self._number("seq", max(1, len(written)))
         now = self._now()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import abc
 from collections.abc import Iterable, Sequence
 
-from rollforge.errors import TaskNotFound
 from rollforge.store.base import (
     refuse_cycles,
+    require_dependencies,
 )
 from rollforge.store.sql_statements import (
     FAILED_DEPENDENCIES,
@@ -51,9 +51,7 @@ class SQLDependencies(abc.ABC):
         known = tx.rows(
             f"SELECT id FROM tasks WHERE pool = :pool AND {self._among('id', 'ids')}", pool=pool, ids=self._list(wanted)
         )
-        missing = sorted(set(wanted) - {r[0] for r in known} - ids)
-        if missing:
-            raise TaskNotFound(f"depends_on: there is no task {missing[0]!r} in pool {pool!r}.")
+        require_dependencies(pool, set(wanted) - {r[0] for r in known} - ids)
 
     def _depend(self, tx: Transaction, pool: str, ids: Iterable[str], wanted: Iterable[str]) -> None:
         """Make each task of `ids` depend on each task of `wanted`."""

@@ -131,6 +131,15 @@ CSI100_RECORD_LGB_TASK_CONFIG = get_record_lgb_config(handler_kwargs={"instrumen
 CSI300_RECORD_LGB_TASK_CONFIG = get_record_lgb_config(handler_kwargs={"instruments": CSI300_MARKET})
 CSI300_RECORD_XGBOOST_TASK_CONFIG = get_record_xgboost_config(handler_kwargs={"instruments": CSI300_MARKET})
 
+
+def _both_models(dataset_kwargs: Config, handler_kwargs: Config) -> tuple[Config, Config]:
+    """Return the tasks of XGBoost and of LightGBM for a dataset."""
+    return (
+        get_record_xgboost_config(dataset_kwargs=dataset_kwargs, handler_kwargs=handler_kwargs),
+        get_record_lgb_config(dataset_kwargs=dataset_kwargs, handler_kwargs=handler_kwargs),
+    )
+
+
 ROLLING_HANDLER_CONFIG: Config = {
     "start_time": "2013-01-01", "end_time": "2020-09-25", "fit_start_time": "2013-01-01", "fit_end_time": "2014-12-31",
     "instruments": CSI100_MARKET,
@@ -138,11 +147,8 @@ ROLLING_HANDLER_CONFIG: Config = {
 ROLLING_DATASET_CONFIG: Config = {
     "train": ("2013-01-01", "2014-12-31"), "valid": ("2015-01-01", "2015-12-31"), "test": ("2016-01-01", "2020-07-10"),
 }  # fmt: skip
-CSI100_RECORD_XGBOOST_TASK_CONFIG_ROLLING = get_record_xgboost_config(
-    dataset_kwargs=ROLLING_DATASET_CONFIG, handler_kwargs=ROLLING_HANDLER_CONFIG
-)
-CSI100_RECORD_LGB_TASK_CONFIG_ROLLING = get_record_lgb_config(
-    dataset_kwargs=ROLLING_DATASET_CONFIG, handler_kwargs=ROLLING_HANDLER_CONFIG
+CSI100_RECORD_XGBOOST_TASK_CONFIG_ROLLING, CSI100_RECORD_LGB_TASK_CONFIG_ROLLING = _both_models(
+    ROLLING_DATASET_CONFIG, ROLLING_HANDLER_CONFIG
 )
 
 ONLINE_HANDLER_CONFIG: Config = {
@@ -152,9 +158,6 @@ ONLINE_HANDLER_CONFIG: Config = {
 ONLINE_DATASET_CONFIG: Config = {
     "train": ("2018-01-01", "2018-03-31"), "valid": ("2018-04-01", "2018-05-31"), "test": ("2018-06-01", "2018-09-10"),
 }  # fmt: skip
-CSI100_RECORD_XGBOOST_TASK_CONFIG_ONLINE = get_record_xgboost_config(
-    dataset_kwargs=ONLINE_DATASET_CONFIG, handler_kwargs=ONLINE_HANDLER_CONFIG
-)
-CSI100_RECORD_LGB_TASK_CONFIG_ONLINE = get_record_lgb_config(
-    dataset_kwargs=ONLINE_DATASET_CONFIG, handler_kwargs=ONLINE_HANDLER_CONFIG
+CSI100_RECORD_XGBOOST_TASK_CONFIG_ONLINE, CSI100_RECORD_LGB_TASK_CONFIG_ONLINE = _both_models(
+    ONLINE_DATASET_CONFIG, ONLINE_HANDLER_CONFIG
 )

@@ -1,0 +1,69 @@
+"""What gradient boosting models of all libraries share: parameters, the number of threads, metrics of each round."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from rollforge.errors import ModelError
+from rollforge.models.base import Model
+from rollforge.models.parameters import threads_of
+from rollforge.session import current_session
+
+log = logging.getLogger(__name__)
+
+
+class Boosting(Model):
+    """Base class of gradient boosting models.
+
+    Parameters
+    ----------
+    params : mapping
+        The library's parameters. A number of threads is capped to the threads of the session.
+
+    Raises
+    ------
+    ConfigError
+        If the number of threads is not a whole number.
+    """
+
+    THREAD_NAMES: ClassVar[tuple[str, ...]]
+    """The library's names for the number of threads."""
+    _capped: ClassVar[bool] = False
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        threads_of(params, self.THREAD_NAMES)
+        self.params: dict[str, Any] = dict(params)
+        self.model: Any = None
+        """The library's model; None before training."""
+        self.fit_seconds = 0.0
+        """Seconds spent in the library's training function."""
+        self._curves: dict[str, list[float]] = {}
+
+    def training_metrics(self) -> dict[str, list[float]]:
+        """Return each metric of each segment by round: ``{"l2.train": […], "l2.valid": […]}``."""
+        return self._curves
+
+    def _parameters_and_threads(self) -> tuple[dict[str, Any], int]:
+        """Return the parameters without the number of threads, and this number, capped to that of the session."""
+        allowed = current_session().threads
+        params = {k: v for k, v in self.params.items() if k not in self.THREAD_NAMES}
+        named = threads_of(self.params, self.THREAD_NAMES)
+        wanted = allowed if named is None or named <= 0 else named
+        if wanted > allowed and not Boosting._capped:
+            Boosting._capped = True
+            log.info("%s=%d is capped to the %d of this process", self.THREAD_NAMES[0], wanted, allowed)
+        return params, min(wanted, allowed)
+
+    def _fitted(self) -> Any:
+        """Return the library's model.
+
+        Raises
+        ------
+        ModelError
+            If it is not fitted yet.
+        """
+        if self.model is None:
+            raise ModelError(f"{type(self).__name__} is not fitted yet.")
+        return self.model
