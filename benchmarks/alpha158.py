@@ -54,11 +54,7 @@ def pyqlib(task: dict[str, str]) -> None:
 def main() -> None:
     """Time both sides and print one line."""
     options = setting.arguments(__doc__ or "")
-    if options.as_pyqlib:
-        pyqlib(json.loads(options.as_pyqlib))
-        return
-    if options.as_child:
-        child(json.loads(options.as_child))
+    if setting.ran_part(options, pyqlib=pyqlib, child=child):
         return
     with setting.workplace() as folder:
         provider = setting.market(options, folder)

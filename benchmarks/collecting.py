@@ -29,12 +29,7 @@ def predictions(recorders: int, rows: int) -> Any:
 
 def pyqlib(task: dict[str, Any]) -> None:
     """Save and collect the same frames with pyqlib."""
-    manager = {
-        "class": "MLflowExpManager",
-        "module_path": "qlib.workflow.expm",
-        "kwargs": {"uri": f"sqlite:///{task['folder']}/theirs.db", "default_exp_name": "Experiment"},
-    }
-    with setting.quiet_pyqlib(task["provider"], exp_manager=manager):
+    with setting.quiet_pyqlib(task["provider"], exp_manager=setting.mlflow_in(task["folder"])):
         from qlib.model.ens.group import RollingGroup
         from qlib.workflow import R
         from qlib.workflow.task.collect import RecorderCollector
@@ -76,11 +71,7 @@ def child(task: dict[str, Any]) -> None:
 def main() -> None:
     """Time both sides and print one line."""
     options = setting.arguments(__doc__ or "")
-    if options.as_child:
-        child(json.loads(options.as_child))
-        return
-    if options.as_pyqlib:
-        pyqlib(json.loads(options.as_pyqlib))
+    if setting.ran_part(options, pyqlib=pyqlib, child=child):
         return
     from rollforge.session import Session, using
     from rollforge.track.base import get_experiment, open_tracker

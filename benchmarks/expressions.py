@@ -55,8 +55,7 @@ def pyqlib(task: dict[str, Any]) -> None:
 def main() -> None:
     """Time both sides and print one line."""
     options = setting.arguments(__doc__ or "")
-    if options.as_pyqlib:
-        pyqlib(json.loads(options.as_pyqlib))
+    if setting.ran_part(options, pyqlib=pyqlib):
         return
     from rollforge.features.engine import features
     from rollforge.session import Session

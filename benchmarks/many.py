@@ -5,28 +5,20 @@ python -m benchmarks.many
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from benchmarks import setting
-from rollforge.yaml12 import Lines
 
 
 def main() -> None:
     """Run the job and print one line."""
     options = setting.arguments(__doc__ or "")
-    from rollforge.collect.combine import build_ensembles
     from rollforge.generate import RollingGen
-    from rollforge.generate.timeline import make_schedule
-    from rollforge.market.universe import session_provider
     from rollforge.pipeline import submit, train
-    from rollforge.plan import Plan
     from rollforge.run.execute import prepare_data
     from rollforge.session import Session, available_cores, using
     from rollforge.store.base import open_store
-    from rollforge.task import digest
     from rollforge.track.base import open_tracker
-    from rollforge.workflow import Workflow
 
     windows, models, trees = (8, 2, 20) if options.small else (200, 5, 20)
     with setting.workplace() as folder:
@@ -56,17 +48,7 @@ def main() -> None:
                 template["dataset"]["kwargs"]["segments"] = segments
                 tasks += RollingGen(step=5, rtype=RollingGen.ROLL_SD).generate(template)[:windows]
             prepare_data(tasks[0], session)
-            workflow = Workflow(
-                Path("many"), "", session, "many", tasks[0], {}, None, "qlib", label_days=None, lines=Lines()
-            )
-            plan = Plan(
-                workflow,
-                tuple(tasks),
-                tuple(digest(t) for t in tasks),
-                make_schedule(tasks, session_provider(session).calendar()),
-                (),
-                build_ensembles(None),
-            )
+            plan = setting.plan(session, "many", tasks, tasks[0])
             submit(plan)
             took = setting.seconds(lambda: train(plan, jobs=available_cores()))
             done = open_store(session.store_uri).count("many")

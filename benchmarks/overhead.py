@@ -59,12 +59,7 @@ def ours(folder: Path, tracking: str, n: int, repeats: int, *, pool: bool) -> Co
 
 def pyqlib(task: dict[str, Any]) -> None:
     """Time pyqlib's TrainerR on MLflow's SQLite store, with a model that does nothing."""
-    manager = {
-        "class": "MLflowExpManager",
-        "module_path": "qlib.workflow.expm",
-        "kwargs": {"uri": f"sqlite:///{task['folder']}/theirs.db", "default_exp_name": "Experiment"},
-    }
-    with setting.quiet_pyqlib(task["provider"], exp_manager=manager):
+    with setting.quiet_pyqlib(task["provider"], exp_manager=setting.mlflow_in(task["folder"])):
         from qlib.model.trainer import TrainerR
 
         trainer = TrainerR("empty")
@@ -81,8 +76,7 @@ def pyqlib(task: dict[str, Any]) -> None:
 def main() -> None:
     """Time all variants and print one line."""
     options = setting.arguments(__doc__ or "")
-    if options.as_pyqlib:
-        pyqlib(json.loads(options.as_pyqlib))
+    if setting.ran_part(options, pyqlib=pyqlib):
         return
     n = 30 if options.small else 100
     with setting.workplace() as folder:

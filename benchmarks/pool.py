@@ -177,8 +177,7 @@ def waiting(uri: str) -> float:
 def main() -> None:
     """Time all operations and print one line."""
     options = setting.arguments(__doc__ or "")
-    if options.as_child:
-        child(json.loads(options.as_child))
+    if setting.ran_part(options, child=child):
         return
     from rollforge.store.base import open_store
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import setting
-from rollforge.yaml12 import Lines
 
 MODULE = "benchmarks.rolling"
 
@@ -21,15 +20,9 @@ def run(
     provider: Path, folder: Path, template: dict[str, Any], windows: int | None, jobs: int | None = None
 ) -> dict[str, float]:
     """Plan, store, train in worker processes and collect, with an empty panel cache and compiled kernels."""
-    from rollforge.collect.combine import build_ensembles
     from rollforge.generate import RollingGen
-    from rollforge.generate.timeline import make_schedule
-    from rollforge.market.universe import session_provider
     from rollforge.pipeline import collect, submit, train
-    from rollforge.plan import Plan
     from rollforge.session import Session, available_cores, using
-    from rollforge.task import digest
-    from rollforge.workflow import Workflow
 
     shutil.rmtree(folder / "cache" / "panels", ignore_errors=True)
     home = folder / f"home-{windows}-{jobs}"
@@ -46,17 +39,7 @@ def run(
     def work() -> None:
         with using(session):
             tasks = RollingGen(step=60, rtype=RollingGen.ROLL_SD).generate(template)[:windows]
-            workflow = Workflow(
-                Path("rolling"), "", session, "rolling", template, {}, None, "qlib", label_days=None, lines=Lines()
-            )
-            plan = Plan(
-                workflow,
-                tuple(tasks),
-                tuple(digest(t) for t in tasks),
-                make_schedule(tasks, session_provider(session).calendar()),
-                (),
-                build_ensembles(None),
-            )
+            plan = setting.plan(session, "rolling", tasks, template)
             submit(plan)
             train(plan, jobs=jobs)
             collected = collect(session, "rolling", plan.ids)
@@ -113,8 +96,7 @@ def main() -> None:
     others = [a for a in sys.argv if a not in ("--ridge", "--uncached", "--windows", str(windows))]
     sys.argv = others
     options = setting.arguments(__doc__ or "")
-    if options.as_pyqlib:
-        pyqlib(json.loads(options.as_pyqlib))
+    if setting.ran_part(options, pyqlib=pyqlib):
         return
     template = setting.job(model=setting.RIDGE if ridge else None)
     with setting.workplace() as folder:

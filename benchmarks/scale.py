@@ -60,8 +60,7 @@ def child(task: dict[str, Any]) -> None:
 def main() -> None:
     """Time both sizes and print one line."""
     options = setting.arguments(__doc__ or "")
-    if options.as_child:
-        child(json.loads(options.as_child))
+    if setting.ran_part(options, child=child):
         return
     sizes = (
         {"small": (100, 500), "large": (400, 1000)} if options.small else {"small": (505, 1259), "large": (5000, 2500)}

@@ -17,10 +17,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rollforge.session import available_cores
+from rollforge.session import Session, available_cores
 
+if TYPE_CHECKING:
+    from rollforge.plan import Plan
+
+_JOB = Path(__file__).parents[1] / "tests" / "golden" / "rolling_job.json"
 LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
 
 
@@ -52,51 +56,26 @@ def market(options: argparse.Namespace, folder: Path) -> Path:
     return target
 
 
-def job(step: int = 60, model: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the rolling job of the reference values as a template."""
-    handler = {
-        "class": "Alpha158",
-        "module_path": "qlib.contrib.data.handler",
-        "kwargs": {
-            "instruments": "all",
-            "start_time": "2013-02-08",
-            "end_time": "2018-02-07",
-            "fit_start_time": "2013-02-08",
-            "fit_end_time": "2014-12-31",
-        },
-    }
-    segments = {
-        "train": ("2013-02-08", "2014-12-31"),
-        "valid": ("2015-01-01", "2015-06-30"),
-        "test": ("2015-07-01", "2018-02-07"),
-    }
-    lightgbm = {
-        "class": "LGBModel",
-        "module_path": "qlib.contrib.model.gbdt",
-        "kwargs": {
-            "loss": "mse",
-            "colsample_bytree": 0.8879,
-            "learning_rate": 0.0421,
-            "subsample": 0.8789,
-            "lambda_l1": 205.6999,
-            "lambda_l2": 580.9768,
-            "max_depth": 8,
-            "num_leaves": 210,
-            "num_threads": available_cores(),
-        },
-    }
-    return {
-        "model": model or lightgbm,
-        "dataset": {
-            "class": "DatasetH",
-            "module_path": "qlib.data.dataset",
-            "kwargs": {"handler": handler, "segments": segments},
-        },
-        "record": [
-            {"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"},
-            {"class": "SigAnaRecord", "module_path": "qlib.workflow.record_temp"},
-        ],
-    }
+def job(model: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the rolling job of the reference values as a template, with all cores or with another model."""
+    template: dict[str, Any] = json.loads(_JOB.read_text(encoding="utf-8"))
+    template["model"]["kwargs"]["num_threads"] = available_cores()
+    return template if model is None else {**template, "model": model}
+
+
+def plan(session: Session, name: str, tasks: list[dict[str, Any]], template: dict[str, Any]) -> Plan:
+    """Return the plan of tasks, as if a workflow file described them."""
+    from rollforge.collect.combine import build_ensembles
+    from rollforge.generate.timeline import make_schedule
+    from rollforge.market.universe import session_provider
+    from rollforge.plan import Plan
+    from rollforge.task import digest
+    from rollforge.workflow import Workflow
+    from rollforge.yaml12 import Lines
+
+    workflow = Workflow(Path(name), "", session, name, template, {}, None, "qlib", label_days=None, lines=Lines())
+    schedule = make_schedule(tasks, session_provider(session).calendar())
+    return Plan(workflow, tuple(tasks), tuple(map(digest, tasks)), schedule, (), build_ensembles(None))
 
 
 RIDGE = {
@@ -164,6 +143,33 @@ def has_pyqlib(options: argparse.Namespace) -> bool:
 def in_pyqlib(module: str, task: dict[str, Any]) -> dict[str, Any]:
     """Run the pyqlib side of a benchmark in a separate process, and return its result."""
     return in_child(module, task, "--as-pyqlib")
+
+
+def ran_part(options: argparse.Namespace, **parts: Callable[[dict[str, Any]], None]) -> bool:
+    """Run the part of a benchmark that this process was started for, and return True; return False in the first process.
+
+    Parameters
+    ----------
+    options : Namespace
+        The parsed command line.
+    **parts
+        The functions for ``--as-pyqlib`` and ``--as-child``, called with the task of :func:`in_child`.
+    """
+    for name, part in parts.items():
+        task = getattr(options, f"as_{name}")
+        if task:
+            part(json.loads(task))
+            return True
+    return False
+
+
+def mlflow_in(folder: str) -> dict[str, Any]:
+    """Return the setting of pyqlib that stores runs in MLflow's SQLite store, as Rollforge does."""
+    return {
+        "class": "MLflowExpManager",
+        "module_path": "qlib.workflow.expm",
+        "kwargs": {"uri": f"sqlite:///{folder}/theirs.db", "default_exp_name": "Experiment"},
+    }
 
 
 def in_child(module: str, task: dict[str, Any], option: str = "--as-child") -> dict[str, Any]:

@@ -78,8 +78,7 @@ def opening(provider: Path, folder: Path, repeats: int) -> dict[str, Any]:
 def main() -> None:
     """Time all operations and print one line."""
     options = setting.arguments(__doc__ or "")
-    if options.as_child:
-        generate(json.loads(options.as_child))
+    if setting.ran_part(options, child=generate):
         return
     with setting.workplace() as folder:
         made = setting.in_child(MODULE, long_calendar(folder / "long", 1_600 if options.small else 10_600))

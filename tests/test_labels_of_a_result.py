@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from definitions import SMALL_MARKET, alpha158, lightgbm, task_definition, write_workflow
 from rollforge import pipeline
 from rollforge.generate.label import LABEL_TAG, Label, labels_to_text
 from rollforge.market.provider import write_folder
@@ -195,46 +196,30 @@ def test_warnings_about_the_plan_are_in_the_report(experiment: Experiment) -> No
     assert html.escape(leak) in experiment.page
 
 
-WORKFLOW = """
-rollforge: {{data: {data}}}
-{extra}
-task:
-  model: {{class: LGBModel, module_path: qlib.contrib.model.gbdt}}
-  dataset:
-    class: DatasetH
-    module_path: qlib.data.dataset
-    kwargs:
-      handler:
-        class: Alpha158
-        module_path: qlib.contrib.data.handler
-        kwargs:
-          start_time: 2022-01-03
-          end_time: 2023-12-29
-          instruments: all
-          label: ["Mean(Ref($close, -5), 5)/$close - 1"]
-          {handler}
-      segments:
-        train: [2022-01-03, 2022-12-20]
-        test: [2023-01-03, 2023-12-29]
-"""
+def _workflow(data: Path, extra: dict[str, int], handler: dict[str, int]) -> dict[str, object]:
+    segments = {"train": ["2022-01-03", "2022-12-20"], "test": ["2023-01-03", "2023-12-29"]}
+    label = ["Mean(Ref($close, -5), 5)/$close - 1"]
+    definition = task_definition(
+        alpha158(**SMALL_MARKET, label=label, **handler), segments, model=lightgbm(), record=[]
+    )
+    return {"rollforge": {"data": str(data)}, **extra, "task": definition}
 
 
 @pytest.mark.parametrize(
     ("extra", "handler", "warnings", "days"),
-    [("", "", 1, None), ("label_days: 5", "", 0, 5), ("", "label_days: 5", 0, None)],
+    [({}, {}, 1, None), ({"label_days": 5}, {}, 0, 5), ({}, {"label_days": 5}, 0, None)],
     ids=["unknown", "in the workflow", "in the handler"],
 )
 def test_a_workflow_can_declare_days_that_cannot_be_derived(
-    extra: str, handler: str, warnings: int, days: int | None, small_market: Path, tmp_path: Path
+    extra: dict[str, int], handler: dict[str, int], warnings: int, days: int | None, small_market: Path, tmp_path: Path
 ) -> None:
     """It is declared at the top level of the workflow, which does not change the tasks, or in the handler, as part of
     the tasks."""
-    file = tmp_path / "mine.yaml"
-    file.write_text(WORKFLOW.format(data=small_market, extra=extra, handler=handler), encoding="utf-8")
+    file = write_workflow(tmp_path / "mine.yaml", _workflow(small_market, extra, handler))
     workflow = load_workflow(file)
     plan = make_plan(workflow)
     assert workflow.label_days == days
     assert len([w for w in plan.warnings if "cannot be determined" in w]) == warnings
     if extra:
-        file.write_text(WORKFLOW.format(data=small_market, extra="", handler=""), encoding="utf-8")
+        write_workflow(file, _workflow(small_market, {}, {}))
         assert make_plan(load_workflow(file)).ids == plan.ids

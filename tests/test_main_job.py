@@ -16,8 +16,18 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
 
+from definitions import (
+    ANALYSIS,
+    FIVE_WINDOWS,
+    LINEAR,
+    SIGNAL,
+    SMALL_MARKET,
+    alpha158,
+    lightgbm,
+    task_definition,
+    write_workflow,
+)
 from rollforge.store.base import open_store
 
 ROLLFORGE = [sys.executable, "-m", "rollforge"]
@@ -36,50 +46,25 @@ def rollforge(*args: object, cwd: Path, **env: str) -> subprocess.CompletedProce
     )
 
 
-def write_workflow(folder: Path, market: Path, *, tracking: str, step: int = 60, **model: Any) -> Path:
+def small_workflow(folder: Path, market: Path, *, tracking: str, step: int = 60, **model: Any) -> Path:
     """Write a rolling workflow with five short windows."""
-    handler = {
-        "class": "Alpha158",
-        "module_path": "qlib.contrib.data.handler",
-        "kwargs": {"instruments": "all", "start_time": "2022-01-03", "end_time": "2023-12-29"},
-    }
-    segments = {
-        "train": ["2022-01-03", "2022-10-31"],
-        "valid": ["2022-11-01", "2022-12-30"],
-        "test": ["2023-01-02", "2023-12-29"],
-    }
     document = {
         "rollforge": {"data": str(market), "store": "sqlite:///tasks.db", "tracking": tracking, "experiment": "small"},
-        "task": {
-            "model": model or {"class": "LinearModel", "module_path": "qlib.contrib.model.linear"},
-            "dataset": {
-                "class": "DatasetH",
-                "module_path": "qlib.data.dataset",
-                "kwargs": {"handler": handler, "segments": segments},
-            },
-            "record": [
-                {"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"},
-                {"class": "SigAnaRecord", "module_path": "qlib.workflow.record_temp"},
-            ],
-        },
+        "task": task_definition(
+            alpha158(**SMALL_MARKET), FIVE_WINDOWS, model=model or LINEAR, record=[SIGNAL, ANALYSIS]
+        ),
         "rolling": {"step": step, "rtype": "sliding"},
     }
-    file = folder / "small.yaml"
-    file.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-    return file
+    return write_workflow(folder / "small.yaml", document)
 
 
-LGB = {
-    "class": "LGBModel",
-    "module_path": "qlib.contrib.model.gbdt",
-    "kwargs": {"num_boost_round": 20, "num_leaves": 8, "num_threads": 64},
-}
+LGB = lightgbm(num_boost_round=20, num_leaves=8, num_threads=64)
 
 
 @pytest.mark.slow
 def test_run_trains_all_windows_and_collects_one_prediction(small_market: Path, tmp_path: Path) -> None:
     """The prediction has no gaps or duplicates, and a report is written; a second run trains nothing."""
-    file = write_workflow(tmp_path, small_market, tracking="sqlite:///mlflow.db", **LGB)
+    file = small_workflow(tmp_path, small_market, tracking="sqlite:///mlflow.db", **LGB)
     first = rollforge("run", file, "--jobs", 2, "--output", "out", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert first.stdout.count("done     window") == 5
@@ -118,7 +103,7 @@ def test_after_a_kill_the_same_command_continues(small_market: Path, tmp_path: P
     """A worker process that is killed is replaced at once; after a kill of the whole run, the same command
     continues."""
     slow = {**LGB, "kwargs": {**LGB["kwargs"], "num_boost_round": 600, "early_stopping_rounds": 600}}
-    file = write_workflow(tmp_path, small_market, tracking="folder:runs", **slow)
+    file = small_workflow(tmp_path, small_market, tracking="folder:runs", **slow)
     command = [*ROLLFORGE, "run", str(file), "--jobs", "2", "--output", "out"]
     log = tmp_path / "out" / "run.log"
     with subprocess.Popen(
@@ -149,7 +134,7 @@ def _handle_ctrl_c() -> None:
 def test_ctrl_c_gives_running_tasks_back(small_market: Path, tmp_path: Path) -> None:
     """The command exits with code 130 and one line, and no task stays running."""
     slow = {**LGB, "kwargs": {**LGB["kwargs"], "num_boost_round": 3000, "early_stopping_rounds": 3000}}
-    file = write_workflow(tmp_path, small_market, tracking="folder:runs", **slow)
+    file = small_workflow(tmp_path, small_market, tracking="folder:runs", **slow)
     process = subprocess.Popen(
         [*ROLLFORGE, "run", str(file), "--jobs", "2", "--output", "out"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -179,7 +164,7 @@ def test_a_failed_window_is_named_and_the_others_are_kept(small_market: Path, tm
         "            raise ValueError('no <b>summer</b> for me')\n"
         "        super().fit(dataset)\n"
     )
-    file = write_workflow(tmp_path, small_market, tracking="folder:runs", step=120, **model)
+    file = small_workflow(tmp_path, small_market, tracking="folder:runs", step=120, **model)
     strict = rollforge("run", file, "--jobs", 2, "--output", "out", cwd=tmp_path)
     assert strict.returncode == 1
     assert "2 of 3 tasks failed" in strict.stderr
@@ -199,7 +184,7 @@ def test_a_failed_window_is_named_and_the_others_are_kept(small_market: Path, tm
 
 def test_plan_shows_the_windows_and_trains_nothing(small_market: Path, tmp_path: Path) -> None:
     """It prints a table and a diagram; no store, run or result is created."""
-    file = write_workflow(tmp_path, small_market, tracking="folder:runs")
+    file = small_workflow(tmp_path, small_market, tracking="folder:runs")
     shown = rollforge("plan", file, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.count("█") > 20
@@ -211,7 +196,7 @@ def test_plan_shows_the_windows_and_trains_nothing(small_market: Path, tmp_path:
 
 def test_brackets_in_the_name_of_an_experiment_are_shown(small_market: Path, tmp_path: Path) -> None:
     """They are not interpreted as markup."""
-    file = write_workflow(tmp_path, small_market, tracking="folder:runs")
+    file = small_workflow(tmp_path, small_market, tracking="folder:runs")
     shown = rollforge("plan", file, "--experiment", "my [b] [/x]", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.startswith("my [b] [/x]  5 tasks")
@@ -219,7 +204,7 @@ def test_brackets_in_the_name_of_an_experiment_are_shown(small_market: Path, tmp
 
 def test_an_unwritable_output_folder_is_detected_before_training(small_market: Path, tmp_path: Path) -> None:
     """If the output folder is a file, there is one message with exit code 2, and no store."""
-    file = write_workflow(tmp_path, small_market, tracking="folder:runs")
+    file = small_workflow(tmp_path, small_market, tracking="folder:runs")
     failed = rollforge("run", file, "--output", file, cwd=tmp_path)
     assert failed.returncode == 2
     assert "cannot be written" in failed.stderr
@@ -229,7 +214,7 @@ def test_an_unwritable_output_folder_is_detected_before_training(small_market: P
 
 def test_a_mistake_ends_with_one_message_and_exit_code_2(small_market: Path, tmp_path: Path) -> None:
     """The message contains the line of the file; there is no traceback, and nothing is written."""
-    file = write_workflow(tmp_path, small_market, tracking="folder:runs")
+    file = small_workflow(tmp_path, small_market, tracking="folder:runs")
     file.write_text(file.read_text().replace("step: 60", "step: 0"))
     failed = rollforge("run", file, cwd=tmp_path)
     assert failed.returncode == 2

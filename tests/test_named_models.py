@@ -10,34 +10,27 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from definitions import (
+    ANALYSIS,
+    FIVE_WINDOWS,
+    LINEAR,
+    SIGNAL,
+    SMALL_MARKET,
+    alpha158,
+    as_text,
+    lightgbm,
+    task_definition,
+)
 from rollforge.track.base import Experiment, get_experiment, open_tracker
 
-WORKFLOW = """\
-rollforge: {{data: {data}, store: "sqlite:///tasks.db", tracking: "sqlite:///mlflow.db", experiment: both}}
-task:
-  dataset:
-    class: DatasetH
-    module_path: qlib.data.dataset
-    kwargs:
-      handler:
-        class: Alpha158
-        module_path: qlib.contrib.data.handler
-        kwargs: {{instruments: all, start_time: 2022-01-03, end_time: 2023-12-29}}
-      segments:
-        train: [2022-01-03, 2022-10-31]
-        valid: [2022-11-01, 2022-12-30]
-        test: [2023-01-02, 2023-12-29]
-  record:
-    - {{class: SignalRecord, module_path: qlib.workflow.record_temp}}
-    - {{class: SigAnaRecord, module_path: qlib.workflow.record_temp}}
-models:
-  lgb:
-    class: LGBModel
-    module_path: qlib.contrib.model.gbdt
-    kwargs: {{num_boost_round: 10, num_leaves: 8}}
-  "ridge [a=1]": {{class: LinearModel, module_path: qlib.contrib.model.linear, kwargs: {{estimator: ridge, alpha: 1.0}}}}
-rolling: {{step: 130, rtype: sliding}}
-"""
+WORKFLOW = {
+    "task": task_definition(alpha158(**SMALL_MARKET), FIVE_WINDOWS, model=None, record=[SIGNAL, ANALYSIS]),
+    "models": {
+        "lgb": lightgbm(num_boost_round=10, num_leaves=8),
+        "ridge [a=1]": {**LINEAR, "kwargs": {"estimator": "ridge", "alpha": 1.0}},
+    },
+    "rolling": {"step": 130, "rtype": "sliding"},
+}
 
 
 class Job:
@@ -45,7 +38,13 @@ class Job:
 
     def __init__(self, folder: Path, market: Path) -> None:
         self.folder = folder
-        self.write(WORKFLOW.format(data=market))
+        places = {
+            "data": str(market),
+            "store": "sqlite:///tasks.db",
+            "tracking": "sqlite:///mlflow.db",
+            "experiment": "both",
+        }
+        self.write(as_text({"rollforge": places, **WORKFLOW}))
 
     def write(self, text: str) -> None:
         self.text = text
@@ -109,9 +108,9 @@ def test_named_models_from_plan_to_report(small_market: Path, tmp_path: Path) ->
     pd.testing.assert_frame_equal(rejoined.load_object("pred.pkl"), prediction)
 
     job.pool("reset-status", "waiting", '{"model_name": "linear"}')
-    data = job.text.split("data: ")[1].split(",")[0]
     output = job.call(
-        "worker", "-t", "both", "--store", "sqlite:///tasks.db", "--tracking", "sqlite:///mlflow.db", "--data", data,
+        "worker", "-t", "both", "--store", "sqlite:///tasks.db", "--tracking", "sqlite:///mlflow.db",
+        "--data", str(small_market),
         "--jobs", "1", "--exit-when-empty",
     )  # fmt: skip
     assert output.count("linear 2023-") == 4, "two tasks, with a line for the start and the end of each"

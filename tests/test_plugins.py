@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from rollforge.task import Status
 
 import rollforge
+from definitions import SIGNAL, SMALL_MARKET, TWO_WINDOWS, expressions, stores, task_definition
 from rollforge import trust
 from rollforge.build import build
 from rollforge.errors import ConfigError, ExpressionError, MissingCode, UnfitWorker
@@ -35,7 +37,6 @@ from rollforge.session import Session, current_session, using
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager
 from rollforge.store.memory import MemoryStore
-from rollforge.task import Status
 from rollforge.track.base import get_experiment, open_reference, open_tracker
 from rollforge.user_code import module_name
 from rollforge.workflow import load_workflow
@@ -91,33 +92,18 @@ class Rows(RecordTemp):
 
 def document(market: Path, place: Path, module: str = "./local.py", plugins: list[str] | None = None) -> dict[str, Any]:
     """Return a workflow that uses everything in ``local.py``."""
-    handler = {
-        "class": "DataHandlerLP", "module_path": "rollforge.features",
-        "kwargs": {
-            "instruments": "all", "start_time": "2022-01-03", "end_time": "2023-12-29",
-            "data_loader": {"class": "QlibDataLoader", "module_path": "rollforge.features", "kwargs": {"config": {
-                "feature": [["Thrice($close)"], ["F"]], "label": [["Ref($close,-2)/Ref($close,-1)-1"], ["LABEL0"]]}}},
-            "infer_processors": [{"class": "Scale", "module_path": module, "kwargs": {"by": 2.0}}],
-            "learn_processors": [{"class": "DropnaLabel"}],
-        },
-    }  # fmt: skip
+    handler = expressions(
+        "Thrice($close)", **SMALL_MARKET,
+        infer_processors=[{"class": "Scale", "module_path": module, "kwargs": {"by": 2.0}}],
+        learn_processors=[{"class": "DropnaLabel"}],
+    )  # fmt: skip
+    model, rows = {"class": "First", "module_path": module}, {"class": "Rows", "module_path": module}
     return {
         "plugins": ["./local.py"] if plugins is None else plugins,
-        "rollforge": {
-            "data": str(market), "store": f"sqlite:///{place}/tasks.db", "tracking": f"folder:{place}/runs", "experiment": "p",
-        },
-        "task": {
-            "model": {"class": "First", "module_path": module},
-            "dataset": {"class": "DatasetH", "module_path": "rollforge.features", "kwargs": {
-                "handler": handler,
-                "segments": {
-                    "train": ["2022-01-03", "2022-12-30"], "valid": ["2023-01-03", "2023-03-31"],
-                    "test": ["2023-04-03", "2023-08-31"],
-                }}},
-            "record": [{"class": "SignalRecord", "module_path": "rollforge.record"}, {"class": "Rows", "module_path": module}],
-        },
+        "rollforge": stores(market, place, "p"),
+        "task": task_definition(handler, TWO_WINDOWS, model=model, record=[SIGNAL, rows]),
         "rolling": {"step": 60},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture

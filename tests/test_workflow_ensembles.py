@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from rich.console import Console
 
+from definitions import SMALL_MARKET, TWO_WINDOWS, expressions, stores, task_definition, write_workflow
 from rollforge import pipeline
 from rollforge.cli.workflow import _show_plan
 from rollforge.collect.combine import Ensembles, build_ensembles
@@ -95,15 +95,7 @@ class NotOne:
     def __call__(self, ensemble_dict):
         return None
 '''
-CLOSE = {
-    "class": "DataHandlerLP", "module_path": "rollforge.features",
-    "kwargs": {
-        "instruments": "all", "start_time": "2022-01-03", "end_time": "2023-12-29",
-        "data_loader": {"class": "QlibDataLoader", "module_path": "rollforge.features", "kwargs": {"config": {
-            "feature": [["$close"], ["F"]], "label": [["Ref($close,-2)/Ref($close,-1)-1"], ["LABEL0"]]}}},
-        "learn_processors": [{"class": "DropnaLabel"}],
-    },
-}  # fmt: skip
+CLOSE = expressions("$close", **SMALL_MARKET, learn_processors=[{"class": "DropnaLabel"}])
 ONE = {"m1": {"class": "Times", "module_path": "./own.py", "kwargs": {"by": 1.0}}}
 TWO = {**ONE, "m2": {"class": "Times", "module_path": "./own.py", "kwargs": {"by": -3.0, "power": 2}}}
 
@@ -114,25 +106,13 @@ def workflow(folder: Path, market: Path, ensemble: Any, models: dict[str, Any] |
     place = folder / "place"
     place.mkdir(mode=0o700, exist_ok=True)
     content = {
-        "rollforge": {
-            "data": str(market), "store": f"sqlite:///{place}/tasks.db", "tracking": f"folder:{place}/runs", "experiment": "e",
-        },
+        "rollforge": stores(market, place, "e"),
         "models": TWO if models is None else models,
-        "task": {
-            "dataset": {"class": "DatasetH", "module_path": "rollforge.features", "kwargs": {
-                "handler": CLOSE,
-                "segments": {
-                    "train": ["2022-01-03", "2022-12-30"], "valid": ["2023-01-03", "2023-03-31"],
-                    "test": ["2023-04-03", "2023-08-31"],
-                }}},
-            "record": [{"class": "SignalRecord", "module_path": "rollforge.record"}],
-        },
+        "task": task_definition(CLOSE, TWO_WINDOWS, model=None),
         "rolling": {"step": 60},
         "ensemble": ensemble,
-    }  # fmt: skip
-    file = folder / "job.yaml"
-    file.write_text(yaml.safe_dump(content))
-    return file
+    }
+    return write_workflow(folder / "job.yaml", content)
 
 
 def train(file: Path) -> Any:

@@ -7,32 +7,14 @@ from typing import Any
 
 import pytest
 
+from definitions import FIVE_WINDOWS, SMALL_MARKET, alpha158, lightgbm, stores, task_definition, write_workflow
 from rollforge import pipeline
 from rollforge.errors import ConfigError, RollforgeError
 from rollforge.plan import Plan, make_plan
 from rollforge.store.base import open_store
 from rollforge.workflow import load_workflow
 
-BASE = """\
-rollforge: {{data: {data}, store: "sqlite:///{folder}/tasks.db", tracking: "folder:{folder}/runs", experiment: several}}
-task:
-{model}  dataset:
-    class: DatasetH
-    module_path: qlib.data.dataset
-    kwargs:
-      handler:
-        class: Alpha158
-        module_path: qlib.contrib.data.handler
-        kwargs: {{instruments: all, start_time: 2022-01-03, end_time: 2023-12-29}}
-      segments:
-        train: [2022-01-03, 2022-10-31]
-        valid: [2022-11-01, 2022-12-30]
-        test: [2023-01-02, 2023-12-29]
-  record:
-    - {{class: SignalRecord, module_path: qlib.workflow.record_temp}}
-rolling: {{step: 90, rtype: sliding}}
-"""
-LGB = "  model: {class: LGBModel, module_path: qlib.contrib.model.gbdt, kwargs: {loss: mse, num_leaves: 8}}\n"
+LGB = lightgbm(loss="mse", num_leaves=8)
 MODELS = """\
 models:
   lgb: {class: LGBModel, module_path: qlib.contrib.model.gbdt, kwargs: {num_leaves: 8}}
@@ -47,13 +29,18 @@ class Files:
         self.folder = folder
         self.market = market
 
-    def write(self, text: str, model: str = "") -> Path:
-        file = self.folder / "workflow.yaml"
-        base = BASE.format(data=self.market, folder=self.folder, model=model)
-        file.write_text(base + text, encoding="utf-8")
+    def write(self, text: str, model: dict[str, Any] | None = None) -> Path:
+        """Write a workflow with a model, if there is one, and with the sections in `text`."""
+        document = {
+            "rollforge": stores(self.market, self.folder, "several"),
+            "task": task_definition(alpha158(**SMALL_MARKET), FIVE_WINDOWS, model=model),
+            "rolling": {"step": 90, "rtype": "sliding"},
+        }
+        file = write_workflow(self.folder / "workflow.yaml", document)
+        file.write_text(file.read_text(encoding="utf-8") + text, encoding="utf-8")
         return file
 
-    def plan(self, text: str, model: str = "", **kwargs: Any) -> Plan:
+    def plan(self, text: str, model: dict[str, Any] | None = None, **kwargs: Any) -> Plan:
         return make_plan(load_workflow(self.write(text, model)), **kwargs)
 
 
@@ -152,14 +139,14 @@ def test_models_in_a_pool_without_names_are_named_by_their_differences(files: Fi
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("models: {}\n", "line 18: models: must map names to models"),
-        ("models: [a]\n", "line 18: models: must be a mapping"),
-        ("models:\n  lgb: 5\n", "line 19: models.lgb: must be a model"),
+        ("models: {}\n", "line 34: models: must map names to models"),
+        ("models: [a]\n", "line 34: models: must be a mapping"),
+        ("models:\n  lgb: 5\n", "line 35: models.lgb: must be a model"),
         ("models:\n  lgb: {}\n", "models.lgb"),
-        ("models:\n  lgb: {clas: LGBModel}\n", "line 19: models.lgb.clas: unknown key. Did you mean 'class'?"),
+        ("models:\n  lgb: {clas: LGBModel}\n", "line 35: models.lgb.clas: unknown key. Did you mean 'class'?"),
         ("models:\n  lgb: {modle: {class: A}}\n", "models.lgb.modle: unknown key. Did you mean 'model'?"),
         ("models:\n  lgb: {class: A, kwarg: {}}\n", "models.lgb.kwarg: unknown key. Did you mean 'kwargs'?"),
-        ("models:\n  lgb: {model: {class: A, kwarg: {}}}\n", "line 19: models.lgb.model.kwarg: unknown key."),
+        ("models:\n  lgb: {model: {class: A, kwarg: {}}}\n", "line 35: models.lgb.model.kwarg: unknown key."),
         ('models:\n  "a\\nb": {class: A}\n', "cannot be the name of a model"),
         (f"models:\n  {'x' * 81}: {{class: A}}\n", "cannot be the name of a model"),
         ("models:\n  lgb: {class: A}\n  lgb: {class: B}\n", "the key 'lgb' appears twice"),
@@ -179,15 +166,15 @@ def test_a_mistake_in_a_model_is_reported_with_its_line(files: Files, text: str,
     [
         (
             "models:\n  lgb: {class: LGBModle, module_path: qlib.contrib.model.gbdt}\n",
-            r"line 19: models\.lgb: .*Did you mean 'LGBModel'",
+            r"line 35: models\.lgb: .*Did you mean 'LGBModel'",
         ),
         (
             MODELS + "  bad: {class: LinearModel, module_path: qlib.contrib.model.linear, kwargs: {estimatr: ols}}\n",
-            r"line 21: models\.bad",
+            r"line 37: models\.bad",
         ),
         (
             MODELS + "grid: {model.kwargs.num_leaves: {a: 4, b: 4}}\n",
-            r"line 21: grid\.model\.kwargs\.num_leaves: .*twice",
+            r"line 37: grid\.model\.kwargs\.num_leaves: .*twice",
         ),
         (MODELS + "grid: {model.kwrgs.num_leaves: [4]}\n", r"grid\.model\.kwrgs.*Did you mean 'kwargs'"),
         (MODELS + "grid: {dataset.kwargs.segments.train.7: [4]}\n", r"'7' is not a key or position of a list of 2"),
@@ -196,7 +183,7 @@ def test_a_mistake_in_a_model_is_reported_with_its_line(files: Files, text: str,
         (
             "models:\n  late: {model: {class: LinearModel, module_path: qlib.contrib.model.linear}, "
             "dataset: {kwargs: {segments: {train: [2023-06-01, 2023-07-01]}}}}\n",
-            r"line 19: models\.late\.dataset",
+            r"line 35: models\.late\.dataset",
         ),
     ],
 )

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
 
+from definitions import LINEAR, SMALL_MARKET, TWO_WINDOWS, expressions, task_definition, write_workflow
 from rollforge.compat.qlib import formulas, operators as own
 from rollforge.compat.qlib.formulas import (
     ElemOperator,
@@ -516,37 +517,6 @@ def test_operators_may_use_each_other(session: Session) -> None:
     np.testing.assert_allclose(frame.iloc[:, 0], frame.iloc[:, 1], rtol=1e-6)
 
 
-WORKFLOW = """
-qlib_init:
-    provider_uri: {market}
-    region: us
-    custom_ops: [{{class: Later, module_path: later.py}}]
-task:
-    model: {{class: LinearModel, module_path: qlib.contrib.model.linear, kwargs: {{estimator: ridge, alpha: 0.1}}}}
-    dataset:
-        class: DatasetH
-        module_path: qlib.data.dataset
-        kwargs:
-            handler:
-                class: DataHandlerLP
-                module_path: qlib.data.dataset.handler
-                kwargs:
-                    instruments: all
-                    start_time: 2022-01-03
-                    end_time: 2023-12-29
-                    data_loader:
-                        class: QlibDataLoader
-                        module_path: qlib.data.dataset.loader
-                        kwargs:
-                            config:
-                                feature: [["Later($close,-2)/$close-1"], [A]]
-                                label: [["Later($close,3)/$close-1"], [LABEL0]]
-                    infer_processors: [{{class: Fillna, kwargs: {{fields_group: feature}}}}]
-                    learn_processors: [{{class: DropnaLabel}}]
-            segments: {{train: [2022-01-03, 2022-12-30], valid: [2023-01-03, 2023-03-31], test: [2023-04-03, 2023-08-31]}}
-    record: [{{class: SignalRecord, module_path: qlib.workflow.record_temp}}]
-rolling: {{step: 60}}
-"""
 LATER = """
 from qlib.data.ops import ElemOperator
 
@@ -568,7 +538,20 @@ class Later(ElemOperator):
 def test_a_workflow_may_name_user_defined_operators(small_market: Path, tmp_path: Path) -> None:
     """With custom_ops in a YAML file: the plan knows their look-ahead, and worker processes compute them."""
     (tmp_path / "later.py").write_text(LATER)
-    (tmp_path / "job.yaml").write_text(WORKFLOW.format(market=small_market))
+    handler = expressions(
+        "Later($close,-2)/$close-1",
+        "Later($close,3)/$close-1",
+        **SMALL_MARKET,
+        infer_processors=[{"class": "Fillna", "kwargs": {"fields_group": "feature"}}],
+        learn_processors=[{"class": "DropnaLabel"}],
+    )
+    operators = [{"class": "Later", "module_path": "later.py"}]
+    document = {
+        "qlib_init": {"provider_uri": str(small_market), "region": "us", "custom_ops": operators},
+        "task": task_definition(handler, TWO_WINDOWS, model={**LINEAR, "kwargs": {"estimator": "ridge", "alpha": 0.1}}),
+        "rolling": {"step": 60},
+    }
+    write_workflow(tmp_path / "job.yaml", document)
 
     def rollforge(*arguments: str) -> str:
         command = [sys.executable, "-m", "rollforge", *arguments]

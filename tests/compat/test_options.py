@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import rollforge.compat.qlib  # noqa: F401 - lets "import qlib" lead here
+from definitions import backtest, expressions, task_definition, write_workflow
 from rollforge import session as session_module
 from rollforge.compat.qlib.config import C, init
 from rollforge.compat.qlib.settings import DEFAULTS
@@ -156,58 +157,39 @@ def test_other_options_that_work(tmp_path: Path) -> None:
 
 # -- workflow files ----------------------------------------------------------------------------------------------------
 
-FILE = """\
-qlib_init:
-  provider_uri: {data}
-  region: cn
-  {options}
-task:
-  model: {{class: LinearModel, module_path: qlib.contrib.model.linear}}
-  dataset:
-    class: DatasetH
-    module_path: qlib.data.dataset
-    kwargs:
-      handler:
-        class: DataHandlerLP
-        module_path: qlib.data.dataset.handler
-        kwargs:
-          instruments: all
-          data_loader:
-            class: QlibDataLoader
-            kwargs: {{config: {{feature: [[$close], [c]], label: [["Ref($close, -2)/Ref($close, -1)-1"], [L]]}}}}
-      segments: {{train: [2014-01-02, 2014-12-31], valid: [2015-01-05, 2015-03-31], test: [2015-04-01, 2015-06-30]}}
-  record:
-    - SignalRecord
-    - class: PortAnaRecord
-      module_path: qlib.workflow.record_temp
-      kwargs:
-        config:
-          strategy: {{class: TopkDropoutStrategy, module_path: qlib.contrib.strategy, kwargs: {{topk: 5, n_drop: 2}}}}
-          backtest: {{account: 100000, exchange_kwargs: {{open_cost: 0.001}}}}
-"""
+SEGMENTS = {
+    "train": ["2014-01-02", "2014-12-31"],
+    "valid": ["2015-01-05", "2015-03-31"],
+    "test": ["2015-04-01", "2015-06-30"],
+}
 
 
-def _file(tmp_path: Path, data: Path, options: str) -> Path:
-    file = tmp_path / "workflow.yaml"
-    file.write_text(FILE.format(data=data, options=options))
-    return file
+def _workflow(section: str, **options: Any) -> dict[str, Any]:
+    """Return a workflow with a backtest, whose first section has the given options."""
+    record = ["SignalRecord", backtest({}, account=100000, exchange_kwargs={"open_cost": 0.001})]
+    return {section: options, "task": task_definition(expressions("$close"), SEGMENTS, record=record)}
+
+
+def _file(tmp_path: Path, data: Path, **options: Any) -> Path:
+    return write_workflow(
+        tmp_path / "workflow.yaml", _workflow("qlib_init", provider_uri=str(data), region="cn", **options)
+    )
 
 
 def test_options_of_a_workflow_file(tmp_path: Path, golden_market: Path) -> None:
     """The exchange's defaults reach the session and the tasks, so that workers on other machines follow them too."""
-    workflow = load_workflow(_file(tmp_path, golden_market, "{trade_unit: 1, limit_threshold: null, redis_port: 1}"
-                                   .strip("{}").replace(", ", "\n  ")))  # fmt: skip
+    workflow = load_workflow(_file(tmp_path, golden_market, trade_unit=1, limit_threshold=None, redis_port=1))
     assert workflow.session.exchange == {"trade_unit": 1, "limit_threshold": None}
     (task,) = make_plan(workflow).tasks
     backtest = task["record"][1]["kwargs"]["config"]["backtest"]
     wanted = {"open_cost": 0.001, "trade_unit": 1, "limit_threshold": math.inf, "deal_price": "close"}
     assert backtest["exchange_kwargs"] == wanted
-    plain = make_plan(load_workflow(_file(tmp_path, golden_market, "kernels: 2")))
+    plain = make_plan(load_workflow(_file(tmp_path, golden_market, kernels=2)))
     assert plain.workflow.session.threads == 2
     assert plain.tasks[0]["record"][1]["kwargs"]["config"]["backtest"]["exchange_kwargs"] == {
         "open_cost": 0.001, "trade_unit": 100, "limit_threshold": 0.095, "deal_price": "close",
     }  # fmt: skip
-    file = _file(tmp_path, golden_market, "kernels: 2")
+    file = _file(tmp_path, golden_market, kernels=2)
     file.write_text(file.read_text().replace("region: cn", "region: us"))
     american = make_plan(load_workflow(file)).tasks[0]["record"][1]["kwargs"]["config"]["backtest"]
     assert american["exchange_kwargs"] == {"open_cost": 0.001}
@@ -215,9 +197,9 @@ def test_options_of_a_workflow_file(tmp_path: Path, golden_market: Path) -> None
 
 def test_errors_in_a_workflow_file(tmp_path: Path, golden_market: Path) -> None:
     """Unknown and refused options are reported at once, with their lines."""
-    options = "trade_units: 1\n  limit_threshold: much\n  feature_provider: Mine"
+    file = _file(tmp_path, golden_market, trade_units=1, limit_threshold="much", feature_provider="Mine")
     with pytest.raises(ConfigError) as caught:
-        load_workflow(_file(tmp_path, golden_market, options))
+        load_workflow(file)
     text = str(caught.value)
     assert "has 3 mistakes" in text
     for words in (
@@ -230,32 +212,42 @@ def test_errors_in_a_workflow_file(tmp_path: Path, golden_market: Path) -> None:
 
 def test_rollforges_own_format(tmp_path: Path, golden_market: Path) -> None:
     """`rollforge: {exchange: …}` has the same effect; an unknown option is reported with its line."""
-    text = FILE.replace("qlib_init:", "rollforge:").replace("provider_uri:", "data:")
-    file = tmp_path / "own.yaml"
-    file.write_text(text.format(data=golden_market, options="exchange: {deal_price: open}"))
+    own = {"data": str(golden_market), "region": "cn"}
+    file = write_workflow(tmp_path / "own.yaml", _workflow("rollforge", **own, exchange={"deal_price": "open"}))
     assert load_workflow(file).session.exchange == {"deal_price": "open"}
     assert Session(exchange={"deal_price": "open"}) != Session()
-    file.write_text(text.format(data=golden_market, options="exchange: {deal_prise: open}"))
-    with pytest.raises(ConfigError, match=r"line 4: rollforge\.exchange\.deal_prise: .*Did you mean 'deal_price'"):
+    write_workflow(file, _workflow("rollforge", **own, exchange={"deal_prise": "open"}))
+    with pytest.raises(ConfigError, match=r"line 5: rollforge\.exchange\.deal_prise: .*Did you mean 'deal_price'"):
         load_workflow(file)
 
 
 # -- what is refused before anything is trained ------------------------------------------------------------------------
 
 
+def _line(text: str, key: str) -> int:
+    """Return the number of the line on which a key is."""
+    return next(
+        i for i, line in enumerate(text.splitlines(), 1) if line.strip() == key or line.strip().startswith(f"{key} ")
+    )
+
+
 def test_a_plan_names_the_line_of_a_backtests_mistake(tmp_path: Path, golden_market: Path) -> None:
     """An unsupported strategy, and an unknown option under `backtest`, are reported with their lines."""
-    file = _file(tmp_path, golden_market, "kernels: 1")
+    file = _file(tmp_path, golden_market, kernels=1)
     good = file.read_text()
     file.write_text(good.replace("class: TopkDropoutStrategy", "class: EnhancedIndexingStrategy"))
+    strategy = _line(good, "strategy:")
     with pytest.raises(
-        ConfigError, match=r"line 26: task\.record\.1\.kwargs\.config\.strategy: EnhancedIndexingStrategy is"
+        ConfigError, match=rf"line {strategy}: task\.record\.1\.kwargs\.config\.strategy: EnhancedIndexingStrategy is"
     ):
         make_plan(load_workflow(file))
-    file.write_text(good.replace("account: 100000", "acount: 100000, verbosse: 1"))
-    with pytest.raises(ConfigError, match=r"line 27: .*config\.backtest\.acount: unknown key\. Did you mean 'account'"):
+    file.write_text(good.replace("account: 100000", "acount: 100000"))
+    with pytest.raises(
+        ConfigError,
+        match=rf"line {_line(good, 'account:')}: .*config\.backtest\.acount: unknown key\. Did you mean 'account'",
+    ):
         make_plan(load_workflow(file))
-    file.write_text(good.replace("class: LinearModel, module_path: qlib.contrib.model.linear",
-                                 "class: MetaModelDS, module_path: qlib.contrib.meta.data_selection.model"))  # fmt: skip
+    good = good.replace("class: LinearModel", "class: MetaModelDS")
+    file.write_text(good.replace("qlib.contrib.model.linear", "qlib.contrib.meta.data_selection.model"))
     with pytest.raises(ConfigError, match=r"task\.model: MetaModelDS is not supported: DDG-DA"):
         make_plan(load_workflow(file))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,50 +18,9 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def template() -> dict[str, Any]:
-    """Return the job of tests/golden/README.md."""
-    handler = {
-        "class": "Alpha158",
-        "module_path": "qlib.contrib.data.handler",
-        "kwargs": {
-            "instruments": "all",
-            "start_time": "2013-02-08",
-            "end_time": "2018-02-07",
-            "fit_start_time": "2013-02-08",
-            "fit_end_time": "2014-12-31",
-        },
-    }
-    segments = {
-        "train": ("2013-02-08", "2014-12-31"),
-        "valid": ("2015-01-01", "2015-06-30"),
-        "test": ("2015-07-01", "2018-02-07"),
-    }
-    model = {
-        "class": "LGBModel",
-        "module_path": "qlib.contrib.model.gbdt",
-        "kwargs": {
-            "loss": "mse",
-            "colsample_bytree": 0.8879,
-            "learning_rate": 0.0421,
-            "subsample": 0.8789,
-            "lambda_l1": 205.6999,
-            "lambda_l2": 580.9768,
-            "max_depth": 8,
-            "num_leaves": 210,
-            "num_threads": 2,
-        },
-    }
-    return {
-        "model": model,
-        "dataset": {
-            "class": "DatasetH",
-            "module_path": "qlib.data.dataset",
-            "kwargs": {"handler": handler, "segments": segments},
-        },
-        "record": [
-            {"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"},
-            {"class": "SigAnaRecord", "module_path": "qlib.workflow.record_temp"},
-        ],
-    }
+    """Return the job whose prediction pyqlib computed."""
+    job: dict[str, Any] = json.loads((GOLDEN / "rolling_job.json").read_text(encoding="utf-8"))
+    return job
 
 
 def collected(market: Path, folder: Path, step: int, windows: int | None = None) -> pd.DataFrame:

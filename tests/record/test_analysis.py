@@ -15,6 +15,7 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings, strategies as st
 
+from definitions import ANALYSIS, SIGNAL, task_definition
 from rollforge.errors import ArtifactNotFound, ConfigError, DataError
 from rollforge.features.alpha import Alpha158
 from rollforge.generate.label import LABEL_TAG, Label, labels_to_text
@@ -563,20 +564,10 @@ def test_a_task_notes_the_label_that_its_handler_computed(small_market: Path, tm
     """With real training: the label is not in the description but saved with the run, and the figures use its days."""
     handler = {"class": "Ahead", "module_path": __name__, "kwargs": {"instruments": "all", "learn_processors": []}}
     segments = {"train": ("2022-01-03", "2022-12-01"), "test": ("2023-01-03", "2023-06-30")}
-    task = {
-        "model": {"class": "Range", "module_path": __name__},
-        "dataset": {
-            "class": "DatasetH",
-            "module_path": "qlib.data.dataset",
-            "kwargs": {"handler": handler, "segments": segments},
-        },
-        "record": [
-            {"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"},
-            {"class": "SigAnaRecord", "module_path": "qlib.workflow.record_temp", "kwargs": {"ana_long_short": True}},
-        ],
-    }
+    model, analysis = {"class": "Range", "module_path": __name__}, {**ANALYSIS, "kwargs": {"ana_long_short": True}}
+    definition = task_definition(handler, segments, model=model, record=[SIGNAL, analysis])
     session = Session(provider_uri=str(small_market), tracking_uri=f"folder:{tmp_path}/runs", experiment_name="mine")
-    recorder = task_train(task, session=session)
+    recorder = task_train(definition, session=session)
     assert recorded_labels(recorder) == (Label("Ref($close, -6)/Ref($close, -1) - 1", 5),)
     pred, label = recorder.load_object("pred.pkl"), recorder.load_object("label.pkl")
     expected = calc_long_short_return(pred["score"], label["LABEL0"])[0]

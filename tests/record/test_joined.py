@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from tests.record.conftest import MakeMarket, scores
 
+from definitions import backtest, expressions, task_definition, write_workflow
 from rollforge import pipeline
 from rollforge.plan import make_plan
 from rollforge.record.backtest import TopkDropoutStrategy, run_backtest
@@ -148,44 +149,38 @@ def test_notes_of_the_backtest_become_warnings_of_the_result(make_market: MakeMa
 
 # -- all the way -------------------------------------------------------------------------------------------------------
 
-FILE = """\
-{session}
-task:
-  model: {{class: LinearModel, module_path: qlib.contrib.model.linear}}
-  dataset:
-    class: DatasetH
-    module_path: qlib.data.dataset
-    kwargs:
-      handler:
-        class: DataHandlerLP
-        module_path: qlib.data.dataset.handler
-        kwargs:
-          instruments: all
-          data_loader:
-            class: QlibDataLoader
-            kwargs: {{config: {{feature: [["$close/Ref($close, 5)-1"], [m]], label: [["Ref($close, -2)/Ref($close, -1)-1"], [L]]}}}}
-          infer_processors: [{{class: Fillna, kwargs: {{fill_value: 0}}}}]
-          learn_processors: [DropnaLabel]
-      segments: {{train: [2014-01-02, 2014-12-31], valid: [2015-01-05, 2015-03-31], test: [2015-04-01, 2015-08-31]}}
-  record:
-    - SignalRecord
-    - class: PortAnaRecord
-      module_path: qlib.workflow.record_temp
-      kwargs:
-        config:
-          strategy: {{class: TopkDropoutStrategy, module_path: qlib.contrib.strategy, kwargs: {{topk: 5, n_drop: 2, signal: <PRED>}}}}
-          backtest: {{start_time: 2015-04-01, end_time: 2015-12-31, account: 1000000, benchmark: X000, exchange_kwargs: {{open_cost: 0.0005, close_cost: 0.0015, min_cost: 5}}}}
-rolling: {{step: 40, rtype: sliding{rolling}}}
-"""  # noqa: E501
+SEGMENTS = {
+    "train": ["2014-01-02", "2014-12-31"],
+    "valid": ["2015-01-05", "2015-03-31"],
+    "test": ["2015-04-01", "2015-08-31"],
+}
+COSTS = {"open_cost": 0.0005, "close_cost": 0.0015, "min_cost": 5}
 
 
-def _workflow(tmp_path: Path, data: Path, form: str, rolling: str = "") -> Path:
+def _workflow(tmp_path: Path, data: Path, form: str, **rolling: object) -> Path:
     own = form == "rollforge"
-    stores = f"store: sqlite:///{tmp_path}/tasks.db\n  tracking: folder:{tmp_path}/runs"
-    session = f"rollforge:\n  data: {data}\n  {stores}" if own else f"qlib_init:\n  provider_uri: {data}\n  region: us"
-    file = tmp_path / f"{form}.yaml"
-    file.write_text(FILE.format(session=session, rolling=rolling))
-    return file
+    session = {
+        "rollforge": {
+            "data": str(data),
+            "store": f"sqlite:///{tmp_path}/tasks.db",
+            "tracking": f"folder:{tmp_path}/runs",
+        }
+    }
+    handler = expressions(
+        "$close/Ref($close, 5)-1",
+        infer_processors=[{"class": "Fillna", "kwargs": {"fill_value": 0}}],
+        learn_processors=["DropnaLabel"],
+    )
+    portfolio = backtest(
+        {"signal": "<PRED>"}, start_time="2015-04-01", end_time="2015-12-31", account=1000000, benchmark="X000",
+        exchange_kwargs=COSTS,
+    )  # fmt: skip
+    document = {
+        **(session if own else {"qlib_init": {"provider_uri": str(data), "region": "us"}}),
+        "task": task_definition(handler, SEGMENTS, record=["SignalRecord", portfolio]),
+        "rolling": {"step": 40, "rtype": "sliding", **rolling},
+    }
+    return write_workflow(tmp_path / f"{form}.yaml", document)
 
 
 def test_from_a_file_to_the_page(tmp_path: Path, golden_market: Path) -> None:
@@ -259,8 +254,8 @@ def test_qlibs_form_keeps_qlibs_days_and_says_so(
     assert str(kept["start_time"])[:10] == "2015-04-01"
     (warning,) = [w for w in plan.warnings if "backtest" in w]
     assert "covers 2015-04-01 to 2015-12-31" in warning
-    moved = make_plan(load_workflow(_workflow(tmp_path, golden_market, "qlib", ", roll_backtest: true")))
+    moved = make_plan(load_workflow(_workflow(tmp_path, golden_market, "qlib", roll_backtest=True)))
     assert moved.tasks[0]["record"][1]["kwargs"]["config"]["backtest"]["start_time"] is None
     assert not any("backtest" in warning for warning in moved.warnings)
-    own = make_plan(load_workflow(_workflow(tmp_path, golden_market, "rollforge", ", roll_backtest: false")))
+    own = make_plan(load_workflow(_workflow(tmp_path, golden_market, "rollforge", roll_backtest=False)))
     assert any("backtest" in warning for warning in own.warnings)
