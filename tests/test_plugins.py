@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from rollforge.task import Status
 
 import rollforge
 from definitions import SIGNAL, SMALL_MARKET, TWO_WINDOWS, expressions, stores, task_definition
@@ -37,6 +36,7 @@ from rollforge.session import Session, current_session, using
 from rollforge.store.base import open_store
 from rollforge.store.manager import TaskManager
 from rollforge.store.memory import MemoryStore
+from rollforge.task import Status
 from rollforge.track.base import get_experiment, open_reference, open_tracker
 from rollforge.user_code import module_name
 from rollforge.workflow import load_workflow
