@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +58,46 @@ class Loader(DataLoader):
 
 class PeekingLoader(Loader):
     ahead = 3
+
+
+class DroppingLoader(Loader):
+    def load(self, instruments, start_time=None, end_time=None):
+        return super().load(instruments, start_time, end_time).dropna()
+
+
+class IndexLoader(Loader):
+    '''Reads an instrument that belongs to no universe, and one that is a member.'''
+
+    def load(self, instruments, start_time=None, end_time=None):
+        frame = super().load(instruments, start_time, end_time)
+        for code in ("DEMO_INDEX", "D0001", "D0029", "D0015"):
+            other = D.features([code], ["Ref($close, -2)"], start_time, end_time).droplevel("instrument").iloc[:, 0]
+            frame[("feature", code)] = other.reindex(frame.index.get_level_values("datetime")).to_numpy()
+        return frame
+
+
+class Plain:
+    '''A dataset without a handler.'''
+
+    def __init__(self, segments, ahead):
+        self.segments, self.ahead = segments, ahead
+
+    def prepare(self, segment, **kwargs):
+        expressions = [f"Ref($close, {-self.ahead})/Ref($close, 3)", "Ref($close, -2)/Ref($close, -1) - 1"]
+        frame = D.features(D.instruments("all"), expressions, *self.segments[segment])
+        return frame.set_axis(["x", "y"], axis=1).swaplevel().sort_index()
+
+    def config(self, **kwargs):
+        pass
+
+
+class Slope(Model):
+    def fit(self, dataset):
+        frame = dataset.prepare("train").dropna()
+        self.slope = float((frame.x * frame.y).sum() / (frame.x**2).sum())
+
+    def predict(self, dataset, segment="test"):
+        return dataset.prepare(segment).x * self.slope
 
 
 class Everything(Processor):
@@ -179,8 +222,12 @@ class Files:
         document = json.loads(json.dumps(BASE))
         document["task"]["dataset"]["kwargs"]["handler"] = handler
         document["task"].update({k: v for k, v in changes.items() if k == "model"})
-        document["task"]["dataset"]["kwargs"].update({k: v for k, v in changes.items() if k == "segments"})
-        document.update({k: v for k, v in changes.items() if k not in ("model", "segments")})
+        dataset = document["task"]["dataset"]
+        dataset["kwargs"].update({k: v for k, v in changes.items() if k == "segments"})
+        if "dataset" in changes:
+            kwargs = {"segments": dataset["kwargs"]["segments"], **changes["dataset"]["kwargs"]}
+            document["task"]["dataset"] = {**changes["dataset"], "kwargs": kwargs}
+        document.update({k: v for k, v in changes.items() if k not in ("model", "segments", "dataset")})
         document["rollforge"] = {
             "data": str(self.market), "store": f"sqlite:///{self.folder}/tasks.db", "tracking": f"folder:{self.folder}/runs",
         }  # fmt: skip
@@ -431,6 +478,31 @@ def test_a_pickled_handler_is_fitted_again(files: Files) -> None:
     assert found["processors"].startswith("RobustZScoreNorm learns from later days")
 
 
+def test_rows_that_a_loader_drops_with_their_label_are_not_known(files: Files) -> None:
+    """That there will be a label is not known on the day itself; nothing else looks ahead."""
+    found = files.check(loaded("DroppingLoader", label_horizon=4))
+    assert leaks(found) == {}
+    assert unknown(found)["universe"].startswith("The loader leaves out days without a label: the row of D0")
+
+
+def test_instruments_that_only_code_names_are_changed_too(files: Files) -> None:
+    """A loader that reads others than the chosen ones gets a copy with all instruments."""
+    found = leaks(files.check(loaded("IndexLoader", label_horizon=4), instruments=4))
+    assert found["features"].startswith("DEMO_INDEX of D0")
+    assert re.search(r", and \d more, when", found["features"])
+
+
+@pytest.mark.parametrize(("ahead", "subjects"), [(0, set()), (2, {"predictions"})])
+def test_a_dataset_without_a_handler_is_checked_by_its_predictions(
+    ahead: int, subjects: set[str], files: Files
+) -> None:
+    """Its features are not known."""
+    dataset = {"class": "Plain", "module_path": "leaky", "kwargs": {"ahead": ahead}}
+    found = files.check({}, model={"class": "Slope", "module_path": "leaky"}, dataset=dataset)
+    assert leaks(found).keys() == subjects
+    assert "features" in unknown(found)
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -463,3 +535,24 @@ def test_a_workflow_that_cannot_be_built_gives_the_error_of_plan(files: Files) -
     assert ended.returncode == 2
     assert "There is no field $nothing" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_copies_are_removed_after_an_interruption(files: Files, tmp_path: Path) -> None:
+    """The code is 130, and nothing is left in the folder for temporary files."""
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, "-m", "rollforge", "check", str(files.write(expressions("$close"))), "--all"]
+    process = subprocess.Popen(
+        command, env={**os.environ, "TMPDIR": str(tmp_path / "temporary")}, text=True, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "temporary").glob("rollforge-check-*/*/data/calendars")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "The temporary copies were removed." in said
+    assert "Traceback" not in said
+    assert not list((tmp_path / "temporary").glob("rollforge-check-*"))

@@ -418,3 +418,9 @@ def test_an_operator_that_returns_another_shape_is_named() -> None:
             compute("Last($x)", x=np.ones(4))
     finally:
         unregister_operator("Last")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("Power($x > 2, -1)", [math.inf, 1]), ("Power($x > 2, 2)", [0, 1])])
+def test_conditions_may_be_raised_to_a_power(text: str, expected: list[float]) -> None:
+    """They count as the numbers 0 and 1; NumPy refuses a negative power of them."""
+    assert compute(text, x=np.array([1, 3], np.float32)).tolist() == expected

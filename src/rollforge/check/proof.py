@@ -377,12 +377,9 @@ class _Proof:
         fits = sum(len(self.fitted(case)) * (2 + self.scope.turns) for case in cases)
         return Cost(len(cases), self.number, builds, fits, builds * seconds * 1.5 + fits * seconds)
 
-    def changed(self, change: Change, case: _Case) -> contextlib.AbstractContextManager[TaskData | None]:
-        """Provide the data of a case, built after a change; None if that fails, which is noted."""
-        return self._changed(change, case)
-
     @contextlib.contextmanager
-    def _changed(self, change: Change, case: _Case) -> Iterator[TaskData | None]:
+    def changed(self, change: Change, case: _Case) -> Iterator[TaskData | None]:
+        """Provide the data of a case, built after a change; None if that fails, which is noted."""
         with self.copy(change) as session:
             try:
                 made = self.data(case.task, session)
@@ -409,7 +406,7 @@ class _Proof:
         if not data.stages:
             return columns
         before = self.calendar[0] - np.timedelta64(1, "D")
-        with self._changed(Change(before, removes=False), case) as other:
+        with self.changed(Change(before, removes=False), case) as other:
             if other is not None:
                 frame = data.raw
                 fixed = ~changed_columns(frame, other.raw) & ~_constant(frame)
@@ -420,7 +417,7 @@ class _Proof:
         if train is not None:
             day = _middle(train.start, train.end, self.calendar)
             for turn in range(TURNS):
-                with self._changed(Change(day, turn), case) as other:
+                with self.changed(Change(day, turn), case) as other:
                     if other is not None:
                         columns.measure(data, other, day, self.calendar)
         return columns
@@ -457,6 +454,8 @@ class _Columns:
     def __init__(self, horizon: LabelHorizon) -> None:
         self.horizon = horizon
         """The horizon of the label according to its definition."""
+        self.has_label = False
+        """Whether there is a label, and its horizon could be measured."""
         self.measured = 0
         """Number of days before a change that labels change, at most."""
         self.measured_rows = 0
@@ -488,6 +487,7 @@ class _Columns:
             a = data.learn
             for _, frame in other.processed(chain):
                 b = frame
+        self.has_label |= bool(_is_label(a).any())
         found = _changed_labels(a, b, day)
         if found is None:
             return
@@ -603,6 +603,8 @@ class _Window:
         self.data = data
         self.columns = columns
         self.last_read = _last_read(case, proof.calendar, columns.ahead)
+        self._common = False
+        """Whether only the rows that both have are compared, because others were reported already."""
 
     def run(self) -> None:
         self._about_columns()
@@ -629,7 +631,7 @@ class _Window:
         if not self.data.stages:
             self.findings.add(
                 "features", CheckResult.UNKNOWN, "no handler",
-                f"{type(self.data.dataset).__name__} has no handler, so only the model and its predictions are checked.",
+                f"{type(self.data.dataset).__name__} has no DataHandler, so only the model and its predictions are checked.",
                 "", titles,
             )  # fmt: skip
             return
@@ -652,6 +654,11 @@ class _Window:
             )  # fmt: skip
             return
         horizon, measured = columns.horizon, columns.measured
+        if not columns.has_label:
+            if horizon.days != 0:
+                text = "No column of the group 'label' was found whose horizon could be measured."
+                self.findings.add("label", CheckResult.UNKNOWN, "none", text, "", titles)
+            return
         rows = (
             f" ({counted(columns.measured_rows, 'row')} of the instrument)" if columns.measured_rows < measured else ""
         )
@@ -711,7 +718,7 @@ class _Window:
             self.proof.failed(subject, self.case, change, exc)
 
     def _rows_and_features(self, day: np.datetime64, other: TaskData) -> bool:
-        """Compare the raw data; return whether they are the same."""
+        """Compare the raw data; return whether the rows that both have are the same."""
         a, b = (until(data.raw.loc[:, ~_is_label(data.raw)], day) for data in (self.data, other))
         columns = a.shape[1] - len(self.columns.fixed)
         self.findings.note(
@@ -720,7 +727,7 @@ class _Window:
             "all later market data change.",
         )  # fmt: skip
         difference = compare(a, b)
-        same = difference is None
+        self._common = difference is not None and not difference.column
         if difference is not None and not difference.column:
             self._row(day, difference)
             both = a.index.intersection(b.index)
@@ -733,15 +740,15 @@ class _Window:
                 f"{difference}{more}, when only market data after {day} change: it looks at least {ahead} ahead.",
                 _SHIFT, self.titles, day,
             )  # fmt: skip
-        return same
+        return difference is None
 
     def _row(self, day: np.datetime64, difference: Difference) -> None:
         within = self._distance(day, difference.day) <= self.columns.ahead
         if difference.after is None and within:
             self.findings.add(
                 "universe", CheckResult.UNKNOWN, "rows",
-                f"{difference}, when market data after {day} are missing: the loader leaves out days without a label, and "
-                "whether there will be one is not known on the day itself.".capitalize(),
+                f"The loader leaves out days without a label: {difference}, when market data after {day} are missing. Whether "
+                "there will be a label is not known on the day itself.",
                 "Keep rows without a label in the loader; DropnaLabel drops them for learning.", self.titles, day,
             )  # fmt: skip
             return
@@ -806,7 +813,7 @@ class _Window:
     def _learned(
         self, stage: str, last: np.datetime64, day: np.datetime64, other: TaskData, fixed: Sequence[Any] | None
     ) -> None:
-        difference = compare(*(_part(data.frame(stage), stage, last) for data in (self.data, other)))
+        difference = self._differ(*(_part(data.frame(stage), stage, last) for data in (self.data, other)))
         if difference is None:
             return
         again = other.chains.get(stage)
@@ -824,20 +831,25 @@ class _Window:
     ) -> tuple[str, Difference] | None:
         """Return the first processor after which the data differ up to day `last`, if those of the last one do."""
         *_, (name, frame) = other.processed(others)
-        difference = compare(_part(self.data.frame(stage), stage, last), _part(frame, stage, last))
+        difference = self._differ(_part(self.data.frame(stage), stage, last), _part(frame, stage, last))
         if difference is None:
             return None
         for (step, a), (_, b) in zip(self.data.processed(own), other.processed(others), strict=True):
-            found = compare(_part(a, stage, last), _part(b, stage, last))
+            found = self._differ(_part(a, stage, last), _part(b, stage, last))
             if found is not None:
                 return step, found
         return name, difference
+
+    def _differ(self, a: pd.DataFrame, b: pd.DataFrame) -> Difference | None:
+        if self._common:
+            both = a.index.intersection(b.index)
+            a, b = a.loc[both], b.loc[both]
+        return compare(a, b)
 
     # -- models --------------------------------------------------------------------------------------------------------
 
     def _models(self) -> Iterator[_Fitted]:
         """Yield the fitted models of which the same data make the same predictions."""
-        few = self.proof.scope.quick
         for title, task in self.proof.fitted(self.case):
             if self.columns.all_fixed:
                 self._unknown_model(title, "No data of the model depend on the market data.")
@@ -856,8 +868,16 @@ class _Window:
                     "Set its random seed.",
                 )
                 continue
-            log.debug("fitted %s%s", title, " for few rounds" if few else "")
+            if not self.data.stages and self._fixed(fitted):
+                self._unknown_model(title, "The predictions stay the same when all market data change.")
+                continue
             yield fitted
+
+    def _fixed(self, fitted: _Fitted) -> bool:
+        """Return whether predictions do not depend on the market data."""
+        before = self.calendar[0] - np.timedelta64(1, "D")
+        with self.proof.changed(Change(before, removes=False), self.case) as other:
+            return other is not None and compare(fitted.prediction, predict(fitted.model, other)) is None
 
     def _fit(self, data: TaskData, task: Mapping[str, Any]) -> tuple[Any, pd.DataFrame]:
         """Return a model fitted on some data, and its prediction of the unchanged data."""
@@ -891,7 +911,7 @@ class _Window:
             "predictions", [fitted.title], day,
             "With the models held fixed, predictions are the same up to each day when all later market data change.",
         )  # fmt: skip
-        difference = compare(until(fitted.prediction, day), until(predict(fitted.model, other), day))
+        difference = self._differ(until(fitted.prediction, day), until(predict(fitted.model, other), day))
         if difference is not None:
             self.findings.leak(
                 "predictions", name,

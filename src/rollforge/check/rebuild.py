@@ -21,6 +21,7 @@ __all__ = ["STAGES", "TaskData", "fit_model", "predict", "restricted", "session_
 
 STAGES = ("raw", "infer", "learn")
 _FEW_ROUNDS = 10
+_FEW_EPOCHS = 2
 
 
 def session_on(session: Session, folder: Path, data: Path) -> Session:
@@ -86,18 +87,16 @@ class TaskData:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The states of the data that the handler has; none without a handler."""
-        if isinstance(self.handler, DataHandlerLP) or (
-            self.handler is not None and not isinstance(self.handler, DataHandler)
-        ):
+        """The states of the data that the handler has; none without a :class:`DataHandler`."""
+        if isinstance(self.handler, DataHandlerLP):
             return STAGES
-        return STAGES[:1] if self.handler is not None else ()
+        return STAGES[:1] if isinstance(self.handler, DataHandler) else ()
 
     @property
     def has_processors(self) -> bool:
-        """Whether the handler has processors, as far as is known."""
+        """Whether the handler has processors."""
         handler = self.handler
-        return bool(handler.steps("learn")) if isinstance(handler, DataHandler) else handler is not None
+        return isinstance(handler, DataHandler) and bool(handler.steps("learn"))
 
     @cached_property
     def raw(self) -> pd.DataFrame:
@@ -163,7 +162,8 @@ def _same(a: pd.DataFrame, b: pd.DataFrame) -> bool:
 def fit_model(data: TaskData, task: Mapping[str, Any], *, few_rounds: bool = False) -> Any:
     """Return the model of a task, whose references are resolved, fitted on `data`.
 
-    With `few_rounds`, a model whose ``fit`` takes ``num_boost_round`` is fitted for at most ten rounds.
+    With `few_rounds`, a model whose ``fit`` takes ``num_boost_round`` is fitted for at most ten rounds, and one with the
+    attribute ``n_epochs`` for at most two epochs.
     """
     with using(data.session):
         made = build(task["model"], kind=MODEL, where="task.model")
@@ -174,6 +174,8 @@ def fit_model(data: TaskData, task: Mapping[str, Any], *, few_rounds: bool = Fal
             own = getattr(made, "num_boost_round", None)
             rounds = [n for n in (default, own) if isinstance(n, int)]
             arguments["num_boost_round"] = min([_FEW_ROUNDS, *rounds])
+        if few_rounds and isinstance(getattr(made, "n_epochs", None), int):
+            made.n_epochs = min(made.n_epochs, _FEW_EPOCHS)
         if task.get("reweighter") is not None:
             arguments["reweighter"] = build(task["reweighter"], kind=REWEIGHTER, where="task.reweighter")
         made.fit(data.dataset, **arguments)

@@ -221,6 +221,13 @@ def elementwise(function: Callable[..., object]) -> Callable[..., Array]:
     return compute
 
 
+def power(x: Any, y: Any) -> Array:
+    """Return ``x ** y``; conditions count as the numbers 0 and 1, also with a negative exponent."""
+    whole = np.asarray(x).dtype.kind in "bi" and np.asarray(y).dtype.kind in "bi"
+    result: Array = np.power(np.asarray(x, np.float32) if whole else x, y)
+    return result
+
+
 def sign(x: Array) -> Array:
     result: Array = np.sign(x.astype(np.float32))
     return result

@@ -79,7 +79,7 @@ def _add(name: str, compute: Callable[..., Array], arguments: str, look: str = "
 
 _ALONE: dict[str, Callable[..., Any]] = {"Abs": np.abs, "Log": np.log, "Sign": formulas.sign}
 _PAIRWISE: dict[str, Callable[..., Any]] = {
-    "Power": np.power, "Add": np.add, "Sub": formulas.difference, "Mul": np.multiply, "Div": np.divide,
+    "Power": formulas.power, "Add": np.add, "Sub": formulas.difference, "Mul": np.multiply, "Div": np.divide,
     "FloorDiv": np.floor_divide, "Mod": np.mod, "Greater": np.maximum, "Less": np.minimum,
     "Gt": np.greater, "Ge": np.greater_equal, "Lt": np.less, "Le": np.less_equal, "Eq": np.equal, "Ne": np.not_equal,
 }  # fmt: skip
