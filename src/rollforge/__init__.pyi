@@ -73,6 +73,9 @@ from .generate.base import (
 from .generate.calendar import (
     TimeAdjuster as TimeAdjuster,
 )
+from .generate.calendar_windows import (
+    CalendarGen as CalendarGen,
+)
 from .generate.cross_validation import (
     CombinatorialPurgedGen as CombinatorialPurgedGen,
     PurgedKFoldGen as PurgedKFoldGen,

@@ -271,7 +271,7 @@ def test_other_labels_have_an_unknown_horizon(kind: str) -> None:
     for generate in (generator.generate, lambda t: list(generator.gen_following_tasks(t, None))):
         with pytest.raises(SegmentError) as refused:
             generate(one)
-        assert refused.value.path == "rolling.trunc_days"
+        assert refused.value.path == "trunc_days"
         for words in ("label_horizon", "label_days", "rollforge check", found.reason):
             assert words in str(refused.value)
     assert RollingGen(10, calendar=DAYS).generate(one)

@@ -7,6 +7,9 @@ from .base import (
 from .calendar import (
     TimeAdjuster as TimeAdjuster,
 )
+from .calendar_windows import (
+    CalendarGen as CalendarGen,
+)
 from .cross_validation import (
     CombinatorialPurgedGen as CombinatorialPurgedGen,
     PurgedKFoldGen as PurgedKFoldGen,

@@ -112,7 +112,7 @@ def task_horizon(task: Mapping[str, object]) -> LabelHorizon:
     return _combined(read, reason, _declared(task, described))
 
 
-def known_horizon(task: Mapping[str, object], path: str = "rolling.trunc_days") -> LabelHorizon:
+def known_horizon(task: Mapping[str, object], path: str = "trunc_days") -> LabelHorizon:
     """Return the label horizon of a task, by which its segments are purged.
 
     Parameters

@@ -19,7 +19,7 @@ from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
 from rollforge.task import Definition
 
-__all__ = ["RollingGen", "handler_mod", "purge_segments", "trunc_segments"]
+__all__ = ["RollingGen", "handler_mod", "purge_segments", "trunc_segments", "truncated_segments"]
 
 Segments = dict[str, tuple[pd.Timestamp | None, pd.Timestamp | None]]
 
@@ -62,6 +62,36 @@ def purge_segments(ta: TimeAdjuster, segments: Segments, days: int) -> None:
             raise OutsideCalendar(f"fewer than {days + 1} trading days lie before the {later} segment.")
         if end is not None and (ta.align_idx(end, "end") or 0) > limit:
             segments[name] = (start, ta.get(limit))
+
+
+def truncated_segments(
+    ta: TimeAdjuster,
+    task: Definition,
+    segments: Segments,
+    trunc_days: int | Literal["auto"] | None,
+    test_key: str = "test",
+) -> Segments:
+    """Return the segments of a window after truncation by `trunc_days`, see :class:`RollingGen`.
+
+    Raises
+    ------
+    SegmentError
+        If nothing is left of a segment, or the label's horizon is needed but unknown.
+    """
+    if trunc_days is None:
+        return segments
+    cut = dict(segments)
+    try:
+        if trunc_days == "auto":
+            purge_segments(ta, cut, known_horizon(task, "trunc_days").days or 0)
+        else:
+            trunc_segments(ta, cut, trunc_days, test_key)
+    except OutsideCalendar as exc:
+        raise SegmentError(f"trunc_days={trunc_days!r}: {exc}", path=PATH) from exc
+    for name, (start, end) in cut.items():
+        if start is not None and end is not None and start > end:
+            raise SegmentError(f"nothing is left after truncation by {trunc_days!r}.", path=f"{PATH}.{name}")
+    return cut
 
 
 class RollingGen(TaskGen):
@@ -202,7 +232,7 @@ class RollingGen(TaskGen):
         last = test_end if test_end is not None else self.ta.max()
         first = self.ta.align_idx(test_start) or 0
         segments[self.test_key] = (self.ta.get(first), self.ta.get(first + self.step - 1))
-        segments = self._truncate(task, segments)
+        segments = truncated_segments(self.ta, task, segments, self.trunc_days, self.test_key)
         made = self._task(task, segments, last)
         return [made, *self._following(task, segments, last)]
 
@@ -215,22 +245,6 @@ class RollingGen(TaskGen):
         if aligned[1] is None and name != self.test_key:
             raise SegmentError("has no end. Only the test segment may be open.", path=f"{PATH}.{name}")
         return aligned
-
-    def _truncate(self, task: Definition, segments: Segments) -> Segments:
-        if self.trunc_days is None:
-            return segments
-        cut = dict(segments)
-        try:
-            if self.trunc_days == "auto":
-                purge_segments(self.ta, cut, known_horizon(task).days or 0)
-            else:
-                trunc_segments(self.ta, cut, self.trunc_days, self.test_key)
-        except OutsideCalendar as exc:
-            raise SegmentError(f"trunc_days={self.trunc_days!r}: {exc}", path=PATH) from exc
-        for name, (start, end) in cut.items():
-            if start is not None and end is not None and start > end:
-                raise SegmentError(f"nothing is left after truncation by {self.trunc_days!r}.", path=f"{PATH}.{name}")
-        return cut
 
     def _task(self, template: Definition, segments: Segments, last: pd.Timestamp) -> Definition:
         task: Definition = self.task_copy_func(template)
@@ -268,7 +282,7 @@ class RollingGen(TaskGen):
         segments = dict(TaskView(task).segments)
         if self.trunc_days == "auto":
             aligned = {name: self._align(name, segment) for name, segment in segments.items()}
-            segments = self._truncate(task, aligned)
+            segments = truncated_segments(self.ta, task, aligned, self.trunc_days, self.test_key)
         yield from self._following(task, segments, read_timestamp(test_end, "test_end"))
 
     def _following(self, template: Definition, segments: Segments, last: pd.Timestamp) -> Iterator[Definition]:
