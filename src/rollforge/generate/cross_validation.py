@@ -24,7 +24,7 @@ from rollforge.generate.folds import (
     hold_out,
     training_days,
 )
-from rollforge.generate.leakage import label_lookahead
+from rollforge.generate.label_horizon import known_horizon
 from rollforge.generate.segments import PATH, pieces, validate_segments
 from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
@@ -84,7 +84,7 @@ class _PurgedGen(TaskGen):
         SegmentError
             If the period has too few days, or no training day is left in a split.
         ConfigError
-            If `purge` is ``"auto"`` and the label's look-ahead is unknown.
+            If `purge` is ``"auto"`` and the label's horizon is unknown.
         TooLarge
             If there would be more tasks than the limit allows.
         """
@@ -123,14 +123,7 @@ class _PurgedGen(TaskGen):
     def _purged_days(self, task: Definition) -> int:
         if self.purge != "auto":
             return self.purge
-        found = label_lookahead(task)
-        if found is None:
-            raise ConfigError(
-                "'auto' needs the number of days that the label looks ahead, which cannot be determined from the "
-                "definition. Write the number of trading days.",
-                path="purge",
-            )
-        return found
+        return known_horizon(task, "purge").days or 0
 
     def _valid_share(self, task: Definition) -> float | int:
         """Return the validation days as a share of the training days (float) or as a number (int)."""
@@ -181,7 +174,8 @@ class PurgedKFoldGen(_PurgedGen):
         Number of folds, at least 2: consecutive days, of which the first folds have one more if there is a remainder.
     purge : int or "auto"
         Trading days left out on both sides of a test fold, so that no label of the training days reaches a day that a
-        label of the test reaches. ``"auto"`` is the number of days that the label looks ahead.
+        label of the test reaches. ``"auto"`` is the label's horizon, see
+        :func:`~rollforge.generate.label_horizon.known_horizon`.
     embargo : int or float
         Further trading days left out after a test fold, whose features depend on it; a float is a fraction of the days
         of the period.
