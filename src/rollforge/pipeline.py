@@ -25,6 +25,7 @@ from rollforge.errors import (
     CodeNotAllowed,
     FailingWorker,
     RecorderElsewhere,
+    RollforgeError,
     TaskNotFound,
     nearest,
 )
@@ -388,6 +389,39 @@ def with_backtest(collected: Collected, session: Session, *, own_code: bool) -> 
     task = collected.outcomes[0].task.definition
     made, notes = backtest_joined(collected.prediction, task, session, own_code=own_code)
     return replace(collected, backtest=made, warnings=(*collected.warnings, *notes))
+
+
+def with_trials(collected: Collected, session: Session, pool: str) -> Collected:
+    """Return `collected` with all variants ever tried in the experiment, if there are several.
+
+    Parameters
+    ----------
+    collected : Collected
+        The result.
+    session : Session
+        The session, with task store, tracking store and data.
+    pool : str
+        The experiment.
+    """
+    from rollforge.collect.trials import make_trials
+
+    if collected.prediction is None:
+        return collected
+    known = {o.task.id: o.task for o in collected.outcomes}
+    stored = {task.id: task for task in open_store(session.store_uri).query(pool, {}, results=False)}
+    others = [task_id for task_id in stored if task_id not in known]
+    rest: tuple[TaskOutcome, ...] = ()
+    try:
+        rest = with_windows(outcomes(session, pool, others))[0] if others else ()
+    except RollforgeError as exc:  # tasks of earlier submissions; the variants without a result are counted
+        log.warning("The other tasks of the experiment cannot be read: %s", exc)
+
+    def collect_again(chosen: Sequence[TaskOutcome]) -> Collected:
+        with using(session), trust.from_origin(Origin.READ):
+            schedule = schedule_of(chosen, session, collected.target.days)
+            return collect_outcomes(session, tuple(chosen), schedule, allow_gaps=True, label_days=collected.target.days)
+
+    return replace(collected, trials=make_trials(collected, [*(known | stored).values()], rest, collect_again))
 
 
 def write_results(collected: Collected, *, name: str, session: Session, config: str, folder: Path) -> Summary:

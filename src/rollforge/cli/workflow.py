@@ -151,6 +151,7 @@ def run(
         plan=made,
     )
     collected = pipeline.with_backtest(collected, session, own_code=pipeline.is_own(collected))
+    collected = pipeline.with_trials(collected, session, made.workflow.experiment_name)
     _finish(collected, made.workflow.experiment_name, session, made.workflow.text, folder, console, keep=True)
 
 
@@ -325,11 +326,17 @@ def _finish(
 ) -> None:
     """Write the result and print its headline; with `keep`, also save it as a run next to the windows' runs."""
     from rollforge import pipeline
-    from rollforge.report.terminal import backtest_table, headline_table, models_table, paths_table
+    from rollforge.report.terminal import (
+        backtest_table,
+        headline_table,
+        models_table,
+        overfitting_table,
+        paths_table,
+    )
 
     summary = pipeline.write_results(collected, name=name, session=session, config=config, folder=folder)
     console.print(headline_table(summary))
-    for table in (models_table(summary), paths_table(summary), backtest_table(summary)):
+    for table in (models_table(summary), overfitting_table(summary), paths_table(summary), backtest_table(summary)):
         if table is not None:
             console.print(table)
     for note in (*collected.coverage.notes, *collected.warnings):
@@ -415,6 +422,7 @@ def _report(
     session = pipeline.with_training_data(session, name)
     collected = pipeline.collect(session, name, allow_gaps=allow_gaps, label_days=label_days, ensembles=ensembles)
     collected = pipeline.with_backtest(collected, session, own_code=pipeline.is_own(collected, templates))
+    collected = pipeline.with_trials(collected, session, name)
     for warning in collected.plan_warnings:
         _warn(warning)
     folder = _output_folder(output, name)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from rollforge.collect.combine import Ensembles
     from rollforge.collect.coverage import Coverage, ExpectedWindow
+    from rollforge.collect.trials import Trials
     from rollforge.generate.timeline import Schedule
     from rollforge.record.joined import JoinedBacktest
     from rollforge.track.base import RunData
@@ -78,6 +79,8 @@ class Collected:
     """The backtest of `prediction`, see :func:`with_backtest`."""
     paths: tuple[PathResult, ...] = ()
     """The backtest paths of combinatorial splits. The prediction of their model is the average over its paths."""
+    trials: Trials | None = None
+    """All variants tried in the experiment, see :func:`~rollforge.pipeline.with_trials`."""
 
     @property
     def model_names(self) -> tuple[str, ...]:

@@ -253,8 +253,7 @@ class _Sums:
         variance = (inside @ self.second - size * mean**2) / (size - 1)
         varies = variance > 1e-14
         ratio = (mean + self.shift) / np.sqrt(np.where(varies, variance, 1.0))
-        made: Floats = np.round(np.where(varies, ratio, 0.0), _DIGITS)
-        return made
+        return np.asarray(np.round(np.where(varies, ratio, 0.0), _DIGITS), np.float64)
 
 
 def _ranks_of_best(inside: Floats, outside: Floats) -> Floats:

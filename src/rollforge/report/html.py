@@ -25,6 +25,7 @@ from rollforge.report.tables import (
     failed_tasks,
     models_table,
     month_tables,
+    overfitting_table,
     paths_table,
     quantile_table,
     risk_table,
@@ -158,6 +159,13 @@ def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
         yield _quantiles(summary, plots)
     if summary.paths:
         yield _paths(summary, plots)
+    if summary.trials is not None:
+        lead = (
+            "Of many variants the best looks good even if none has skill. All variants ever tried in this experiment count, "
+            "also those of earlier submissions. Returns: highest minus lowest fifth, per day of holding, on days whose labels "
+            "do not overlap, before costs."
+        )
+        yield _Section("overfitting", "Overfitting", lead, overfitting_table(summary.trials))
     if summary.portfolio_risk is not None:
         yield _portfolio(summary, plots)
     failed = failed_tasks(summary.failed)

@@ -19,6 +19,7 @@ from rollforge.session import Session, available_cores
 
 if TYPE_CHECKING:
     from rollforge.collect.result import Collected
+    from rollforge.collect.trials import Trials
 
 __all__ = ["ModelInputs", "ReportInputs", "TaskRow", "report_inputs"]
 
@@ -95,6 +96,8 @@ class ReportInputs:
     """What combined the predictions, as in :class:`~rollforge.collect.result.Collected`."""
     paths: Mapping[str, Sequence[ModelInputs]] = field(default_factory=dict)
     """Model -> its backtest paths, named ``path 1``, … and evaluated by the label of the model."""
+    trials: Trials | None = None
+    """All variants tried in the experiment; None for a single one."""
 
 
 def report_inputs(collected: Collected, *, name: str, session: Session, config: str) -> ReportInputs:
@@ -140,6 +143,7 @@ def report_inputs(collected: Collected, *, name: str, session: Session, config: 
         models=models if len(models) > 1 else (),
         ensembles=collected.ensembles,
         paths=paths,
+        trials=collected.trials,
         config=config,
         environment={**_environment(session), "ensemble": ensembles_text(collected.ensembles)},
     )

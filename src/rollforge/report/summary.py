@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
+from rollforge.collect.trials import Trials
 from rollforge.confidential import mask_secrets
 from rollforge.dates import as_timestamp
 from rollforge.errors import DataError
@@ -143,6 +144,8 @@ class Summary:
     """Quality of each model, evaluated against its own label; empty for a single model."""
     paths: Mapping[str, tuple[Quality, ...]] = field(default_factory=dict)
     """Model -> quality of each of its backtest paths; empty without combinatorial splits."""
+    trials: Trials | None = None
+    """As in :class:`ReportInputs`."""
     portfolio: pd.DataFrame | None = None
     """Daily returns: columns strategy (after costs), bench, excess (before costs), excess_with_cost."""
     portfolio_about: Mapping[str, str] = field(default_factory=dict)
@@ -208,6 +211,7 @@ def summarise(inputs: ReportInputs) -> Summary:
         quantile_table=table,
         models=models,
         paths={model: made for model, own in inputs.paths.items() if (made := _qualities(own))},
+        trials=inputs.trials,
         portfolio=portfolio,
         portfolio_about={k: mask_secrets(v) for k, v in inputs.portfolio_about.items()},
         portfolio_risk=None if portfolio is None else _risk(portfolio),
@@ -235,7 +239,24 @@ def result_metrics(summary: Summary) -> dict[str, float]:
         values[f"{prefix}/number"] = float(len(paths))
         for figure in spread:
             values |= {f"{prefix}/{figure} {row}": float(value) for row, value in spread[figure].items()}
+    values |= _trial_metrics(summary.trials)
     return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _trial_metrics(trials: Trials | None) -> dict[str, float | None]:
+    """Return the figures of all variants tried; Sharpe ratios are annual."""
+    if trials is None:
+        return {}
+    values: dict[str, float | None] = {"trials": float(trials.tried)}
+    if trials.deflated is not None:
+        scale = float(np.sqrt(trials.periods))
+        values |= {
+            "deflated Sharpe": trials.deflated.probability, "best Sharpe": trials.deflated.sharpe * scale,
+            "expected max Sharpe": trials.deflated.expected_max * scale,
+        }  # fmt: skip
+    if trials.overfitting is not None:
+        values["PBO"] = trials.overfitting.probability
+    return values
 
 
 def _qualities(given: Sequence[ModelInputs]) -> tuple[Quality, ...]:

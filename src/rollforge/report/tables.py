@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from rollforge.collect.trials import Trials
 from rollforge.errors import counted
 from rollforge.generate.timeline import SegmentSpan
 from rollforge.report.headline import HeadlineFigure, combined_words, days_words, duration, label_words
@@ -222,6 +223,46 @@ def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
         label = label_words(model.label_text, model.label_days)
         rows.append(_model_row(model.name, label, days_words(len(ic), first, last), figures))
     return _table(heads, [combined, *rows], sortable=True)
+
+
+def overfitting_table(trials: Trials) -> Markup:
+    """Return the figures about the choice among all variants, and one row per variant."""
+    scale = trials.periods**0.5
+    facts = [("variants tried", number(float(trials.tried), ".0f"), "")]
+    if trials.deflated is not None:
+        deflated = trials.deflated
+        facts += [
+            ("best variant", deflated.name, f"Sharpe {number(deflated.sharpe * scale, '.2f')} per year"),
+            (
+                "expected maximum Sharpe", number(deflated.expected_max * scale, ".2f"),
+                f"per year, of the best of {deflated.trials} variants without skill",
+            ),
+            (
+                "deflated Sharpe ratio", number(deflated.probability, ".3f"),
+                "probability that the best variant's true Sharpe ratio is above that",
+            ),
+        ]  # fmt: skip
+    if trials.overfitting is not None:
+        found = trials.overfitting
+        facts.append(
+            (
+                "probability of overfitting", number(found.probability, ".3f"),
+                f"that the best of {found.trials} variants in one half of the days is below the median in the other",
+            )
+        )  # fmt: skip
+    shown = tag(
+        "dl",
+        *(tag("div", tag("dt", k), tag("dd", v, f" {hint}" if hint else "")) for k, v, hint in facts),
+        class_="facts",
+    )
+    sharpes = trials.sharpes().sort_values(ascending=False)
+    rows = [
+        tag("tr", tag("th", name, scope="row", class_="text"), tag("td", int(trials.returns[name].count()), class_="n"),
+            _number_cell(float(ratio), ".2f"))
+        for name, ratio in sharpes.items()
+    ]  # fmt: skip
+    notes = tag("ul", *(tag("li", note) for note in trials.notes)) if trials.notes else None
+    return join(shown, notes, _table([("variant", ""), ("observations", "n"), ("Sharpe per year", "n")], rows))
 
 
 def paths_table(paths: Sequence[Quality]) -> Markup:

@@ -11,7 +11,7 @@ from rollforge.generate.timeline import SegmentSpan
 from rollforge.report.headline import duration, headline_figures
 from rollforge.report.summary import Summary, path_distribution, path_figures
 
-__all__ = ["backtest_table", "headline_table", "models_table", "paths_table", "windows_table"]
+__all__ = ["backtest_table", "headline_table", "models_table", "overfitting_table", "paths_table", "windows_table"]
 
 
 def headline_table(summary: Summary) -> Table:
@@ -52,6 +52,38 @@ def models_table(summary: Summary) -> Table | None:
         "each evaluated with its own label; long-short: annual, highest minus lowest fifth, before costs", "dim"
     )
     table.caption_justify = "left"
+    return table
+
+
+def overfitting_table(summary: Summary) -> Table | None:
+    """Return the figures about the choice among all variants tried; None for a single one."""
+    trials = summary.trials
+    if trials is None:
+        return None
+    table = Table(
+        title=Text("choice among all variants tried", "bold"),
+        title_justify="left",
+        show_header=False,
+        box=None,
+        pad_edge=False,
+    )
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_row("variants tried", str(trials.tried))
+    if trials.deflated is not None:
+        deflated, scale = trials.deflated, trials.periods**0.5
+        table.add_row(
+            "best variant", Text(printable(f"{deflated.name}, Sharpe {deflated.sharpe * scale:.2f} per year"))
+        )
+        table.add_row(
+            "deflated Sharpe ratio",
+            f"{deflated.probability:.3f}  probability that it is above {deflated.expected_max * scale:.2f}, the maximum "
+            "expected without skill",
+        )
+    if trials.overfitting is not None:
+        table.add_row("probability of overfitting", f"{trials.overfitting.probability:.3f}")
+    for note in trials.notes:
+        table.add_row("", Text(printable(note)))
     return table
 
 

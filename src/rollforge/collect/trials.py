@@ -1,0 +1,189 @@
+"""All variants ever tried in an experiment, and how much of the best result is due to choosing it.
+
+A variant is a definition without its windows and records. Each has one series of returns: highest minus lowest quintile
+of its joined prediction, per day of holding, on days whose labels do not overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rollforge.errors import DataError, RollforgeError, TaskNotSerializable, counted
+from rollforge.generate.naming import model_names, variant
+from rollforge.record.overfitting import DeflatedSharpe, Overfitting, backtest_overfitting, deflated_sharpe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from rollforge.collect.outcomes import TaskOutcome
+    from rollforge.collect.result import Collected, ModelResult
+    from rollforge.task import TaskRecord
+
+__all__ = ["Trials", "make_trials", "trial_of"]
+
+QUANTILES = 5
+YEAR = 252
+"""Trading days per year."""
+_COVERED = 0.9
+_GROUPS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """The variants tried in an experiment."""
+
+    tried: int
+    """Number of distinct variants among all tasks, trained or not."""
+    returns: pd.DataFrame
+    """One column per variant that has a result; one row per observation, which do not overlap."""
+    days: int | None
+    """Days of holding of one observation; None if unknown."""
+    deflated: DeflatedSharpe | None = None
+    overfitting: Overfitting | None = None
+    notes: tuple[str, ...] = ()
+    """One sentence for each figure that is not defined and each variant that is left out, with the reason."""
+
+    @property
+    def periods(self) -> float:
+        """Observations per year."""
+        return float("nan") if self.days is None else YEAR / self.days
+
+    def sharpes(self) -> pd.Series:
+        """Return the Sharpe ratio of each variant, per year."""
+        ratios: pd.Series = self.returns.mean() / self.returns.std() * self.periods**0.5
+        return ratios
+
+
+def trial_of(definition: Mapping[str, object]) -> str:
+    """Return a hash of a definition without its windows and records: equal for all tasks of one variant.
+
+    Raises
+    ------
+    TaskNotSerializable
+        If the definition contains live objects.
+
+    Examples
+    --------
+    >>> def task(depth, **more):
+    ...     return {"model": {"class": "LGBModel", "kwargs": {"depth": depth}}, **more}
+    >>> trial_of(task(4)) == trial_of(task(4, record=[{"class": "SignalRecord"}])), trial_of(task(4)) == trial_of(task(8))
+    (True, False)
+    """
+    return variant({**definition, "record": None})
+
+
+def make_trials(
+    collected: Collected,
+    tasks: Sequence[TaskRecord],
+    others: Sequence[TaskOutcome],
+    collect: Callable[[Sequence[TaskOutcome]], Collected],
+) -> Trials | None:
+    """Return the variants of an experiment; None if there is only one, of which nothing was chosen.
+
+    Parameters
+    ----------
+    collected : Collected
+        The result.
+    tasks : sequence of TaskRecord
+        All tasks of the experiment, also of earlier submissions.
+    others : sequence of TaskOutcome
+        The tasks of the experiment that are not in the result.
+    collect : callable
+        Collects some of `others`, with gaps.
+    """
+    try:
+        definitions = [task.definition for task in tasks]
+        names: dict[str, str] = {}
+        for definition, name in zip(definitions, model_names(definitions, [t.model_name for t in tasks]), strict=True):
+            names.setdefault(trial_of(definition), name)
+        own = {outcome.model: trial_of(outcome.task.definition) for outcome in reversed(collected.outcomes)}
+        missing: dict[str, list[TaskOutcome]] = {}
+        for outcome in others:
+            if (trial := trial_of(outcome.task.definition)) not in own.values():
+                missing.setdefault(trial, []).append(outcome)
+    except TaskNotSerializable:  # tasks with live objects are never stored
+        return None
+    if len(names) < 2:
+        return None
+    results: dict[str, ModelResult] = {}
+    for model in collected.models:
+        results.setdefault(own[model.name], model)
+    notes: list[str] = []
+    for trial, outcomes in missing.items():
+        try:
+            found = collect(outcomes)
+        except RollforgeError as exc:  # an earlier submission that cannot be read is no reason to have no report
+            notes.append(f"The variant {names[trial] or trial[:6]!r} is left out: {exc}")
+            continue
+        results[trial] = next((m for m in found.models if m.prediction is not None), found.models[0])
+    current = {own[model.name] for model in collected.models}
+    return _evaluated(collected, results, current, names, notes)
+
+
+def _evaluated(
+    collected: Collected,
+    results: Mapping[str, ModelResult],
+    current: set[str],
+    names: Mapping[str, str],
+    notes: list[str],
+) -> Trials:
+    import pandas as pd
+
+    days, tried = collected.target.days, len(names)
+    columns: dict[str, pd.Series] = {}
+    shown: dict[str, str] = {}
+    for trial, model in results.items():
+        series = _returns(model, collected)
+        if series is None or not len(series):
+            continue
+        name = names[trial] if names[trial] not in {"", *columns} else f"{names[trial]} ({trial[:6]})".strip()
+        columns[name], shown[trial] = series, name
+    if len(columns) < tried:
+        without = tried - len(columns)
+        notes.append(f"{counted(without, 'variant')} of {tried} {'has' if without == 1 else 'have'} no result.")
+    returns = pd.DataFrame(columns).sort_index()
+    if days is None:
+        notes.append(
+            "The deflated Sharpe ratio and the probability of overfitting need the number of days that the label spans. "
+            "Set label_days."
+        )
+        return Trials(tried, returns, None, notes=tuple(notes))
+    returns = returns.iloc[::days] / days
+    deflated = overfitting = None
+    try:
+        deflated = deflated_sharpe(returns)
+    except DataError as exc:
+        notes.append(f"The deflated Sharpe ratio is not defined: {exc}")
+    shared, left_out = _comparable(returns, [shown[trial] for trial in current if trial in shown])
+    if left_out:
+        notes.append(
+            f"The probability of overfitting is computed without {', '.join(map(repr, left_out))}, which "
+            f"{'lacks' if len(left_out) == 1 else 'lack'} more than a tenth of the days."
+        )
+    try:
+        overfitting = backtest_overfitting(shared, _GROUPS)
+    except DataError as exc:
+        notes.append(f"The probability of overfitting is not defined: {exc}")
+    return Trials(tried, returns, days, deflated, overfitting, tuple(notes))
+
+
+def _returns(model: ModelResult, collected: Collected) -> pd.Series | None:
+    """Return the daily long-short return of a variant, by its own label if that is of the same kind as the result's."""
+    from rollforge.record.analysis import quantile_returns
+
+    label = model.label if model.label is not None and model.target == collected.target else collected.label
+    if model.prediction is None or label is None:
+        return None
+    returns = quantile_returns(model.prediction.iloc[:, 0], label.iloc[:, 0], QUANTILES)
+    spread: pd.Series = (returns[QUANTILES] - returns[1]).dropna()
+    return spread
+
+
+def _comparable(returns: pd.DataFrame, current: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Return the variants that have most of the days of the current result, and the names of the others."""
+    known = returns[list(current)].notna().any(axis=1) if current else returns.notna().any(axis=1)
+    rows = returns[known.to_numpy()]
+    kept = [name for name in rows if rows[name].notna().mean() >= _COVERED]
+    return rows[kept], [str(name) for name in rows if name not in kept]

@@ -1,0 +1,225 @@
+"""The variants tried in an experiment: which count, which returns they have, and what is said if a figure is undefined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rollforge.collect.coverage import Coverage
+from rollforge.collect.outcomes import TaskOutcome
+from rollforge.collect.result import Collected, ModelResult
+from rollforge.collect.trials import Trials, make_trials, trial_of
+from rollforge.errors import CoverageError
+from rollforge.generate.label import Label
+from rollforge.generate.timeline import make_schedule
+from rollforge.pipeline import collect, keep_result, with_trials, write_results
+from rollforge.plan import make_plan
+from rollforge.record.analysis import quantile_returns
+from rollforge.record.overfitting import backtest_overfitting, deflated_sharpe
+from rollforge.report.summary import result_metrics, summarise
+from rollforge.task import Status, TaskRecord, digest
+
+DAYS = pd.bdate_range("2020-01-01", periods=120)
+INDEX = pd.MultiIndex.from_product([DAYS, [f"s{i:02}" for i in range(20)]], names=["datetime", "instrument"])
+TRUTH = pd.DataFrame({"label": np.random.default_rng(0).normal(size=len(INDEX)) * 0.01}, INDEX)
+
+
+def definition(depth: int, *, step: int = 0, **more: Any) -> dict[str, Any]:
+    """Return a task of a variant; `step` moves its test segment."""
+    test = (str(DAYS[step].date()), str(DAYS[step + 50].date()))
+    return {
+        "model": {"class": "LGBModel", "kwargs": {"depth": depth}},
+        "dataset": {"kwargs": {"segments": {"train": ("2019-01-01", "2019-12-31"), "test": test}}},
+        **more,
+    }
+
+
+def outcome(task: dict[str, Any], model: str = "") -> TaskOutcome:
+    """Return a finished task without a recorder."""
+    record = TaskRecord(id=digest(task), pool="p", definition=task, status=Status.DONE, model_name=model)
+    return TaskOutcome(record, None, model)
+
+
+def result(outcomes: Sequence[TaskOutcome], skill: dict[str, float], days: int | None = 1) -> Collected:
+    """Return a result in which each model predicts the label with some skill."""
+    models = []
+    for i, (name, strength) in enumerate(skill.items()):
+        noise = np.random.default_rng(i + 1).normal(size=len(INDEX)) * 0.01
+        score = pd.DataFrame({"score": TRUTH["label"] * strength + noise}, INDEX)
+        models.append(ModelResult(name, score, TRUTH, Label("x", days)))
+    schedule = make_schedule([o.task.definition for o in outcomes], DAYS.to_numpy().astype("datetime64[D]"))
+    first = models[0].prediction
+    return Collected(tuple(outcomes), schedule, first, TRUTH, Label("x", days), Coverage(), models=tuple(models))
+
+
+def never(_: Sequence[TaskOutcome]) -> Collected:
+    """Fail: there is nothing else to collect."""
+    raise AssertionError("nothing else was to be collected")
+
+
+def trials_of(collected: Collected, others: Sequence[TaskOutcome] = (), collect: Any = never) -> Trials | None:
+    """Return the variants of a result and further tasks."""
+    return make_trials(collected, [o.task for o in (*collected.outcomes, *others)], others, collect)
+
+
+def test_windows_and_records_do_not_make_another_variant() -> None:
+    """Only the model, the data and their processing do."""
+    assert trial_of(definition(4)) == trial_of(definition(4, step=20))
+    assert trial_of(definition(4)) == trial_of(definition(4, record=[{"class": "SigAnaRecord"}]))
+    assert trial_of(definition(4)) != trial_of(definition(8))
+
+
+def test_one_variant_has_no_figures() -> None:
+    """However many windows and records it has."""
+    outcomes = [outcome(definition(4, step=s)) for s in (0, 20)]
+    collected = result(outcomes, {"": 0.1})
+    assert trials_of(collected, [outcome(definition(4, record=[{"class": "SigAnaRecord"}]))]) is None
+
+
+def test_the_figures_are_those_of_the_quintile_spreads() -> None:
+    """By hand from the predictions."""
+    outcomes = [outcome(definition(d), f"d{d}") for d in (1, 2, 3)]
+    collected = result(outcomes, {"d1": 0.0, "d2": 0.2, "d3": 0.1})
+    made = trials_of(collected)
+    assert made is not None
+    spreads = {}
+    for model in collected.models:
+        assert model.prediction is not None
+        returns = quantile_returns(model.prediction["score"], TRUTH["label"])
+        spreads[model.name] = returns[5] - returns[1]
+    frame = pd.DataFrame(spreads)
+    pd.testing.assert_frame_equal(made.returns, frame, check_freq=False)
+    assert (made.tried, made.notes, made.deflated) == (3, (), deflated_sharpe(frame))
+    assert made.overfitting is not None
+    assert made.overfitting.probability == backtest_overfitting(frame).probability
+    assert made.deflated is not None
+    assert made.deflated.name == "d2"
+    assert made.sharpes()["d2"] == pytest.approx(frame["d2"].mean() / frame["d2"].std() * 252**0.5)
+
+
+def test_labels_over_several_days_are_used_without_overlap() -> None:
+    """Every fifth day of a label over five days, per day of holding."""
+    outcomes = [outcome(definition(d), f"d{d}") for d in (1, 2)]
+    daily, weekly = (trials_of(result(outcomes, {"d1": 0.0, "d2": 0.2}, days)) for days in (1, 5))
+    assert daily is not None
+    assert weekly is not None
+    np.testing.assert_allclose(weekly.returns, daily.returns.iloc[::5] / 5)
+    assert weekly.periods == 252 / 5
+    assert weekly.overfitting is None
+    assert "needs at least 32 observations" in weekly.notes[0]
+    unknown = trials_of(result(outcomes, {"d1": 0.0, "d2": 0.2}, None))
+    assert unknown is not None
+    assert (unknown.deflated, unknown.overfitting) == (None, None)
+    assert "label_days" in unknown.notes[0]
+
+
+def test_variants_of_earlier_submissions_count() -> None:
+    """Those with a result are evaluated; failed ones are counted, and unreadable ones named."""
+    collected = result([outcome(definition(1), "d1")], {"d1": 0.1})
+    earlier = [outcome(definition(d, step=s), f"d{d}") for d in (2, 3, 4) for s in (0, 20)]
+
+    def again(chosen: Sequence[TaskOutcome]) -> Collected:
+        assert len(chosen) == 2
+        name = chosen[0].model
+        if name == "d3":
+            raise CoverageError("its files are gone.")
+        found = result(chosen, {name: 0.0})
+        if name == "d4":
+            found = replace(found, models=(replace(found.models[0], prediction=None),))
+        return found
+
+    made = trials_of(collected, earlier, again)
+    assert made is not None
+    assert made.tried == 4
+    assert list(made.returns) == ["d1", "d2"]
+    assert made.deflated is not None
+    assert made.notes == ("The variant 'd3' is left out: its files are gone.", "2 variants of 4 have no result.")
+
+
+def test_a_variant_of_other_days_is_left_out_of_the_comparison() -> None:
+    """It still counts as a trial."""
+    collected = result([outcome(definition(d), f"d{d}") for d in (1, 2)], {"d1": 0.1, "d2": 0.0})
+
+    def again(chosen: Sequence[TaskOutcome]) -> Collected:
+        found = result(chosen, {"d3": 0.3})
+        short = found.models[0].prediction
+        assert short is not None
+        return replace(found, models=(replace(found.models[0], prediction=short.loc[: DAYS[59]]),))
+
+    made = trials_of(collected, [outcome(definition(3), "d3")], again)
+    assert made is not None
+    assert made.deflated is not None
+    assert (made.deflated.trials, made.deflated.observations) == (3, 60)
+    assert made.overfitting is not None
+    assert made.overfitting.trials == 2
+    assert "without 'd3', which lacks" in made.notes[0]
+
+
+WORKFLOW = """
+rollforge: {{data: {market}, store: "sqlite:///{folder}/tasks.db", tracking: "folder:{folder}/runs", experiment: grid}}
+task:
+  model: {{class: LinearModel, module_path: qlib.contrib.model.linear, kwargs: {{estimator: ridge, alpha: 1.0}}}}
+  dataset:
+    class: DatasetH
+    module_path: qlib.data.dataset
+    kwargs:
+      handler:
+        class: Alpha158
+        module_path: qlib.contrib.data.handler
+        kwargs:
+          instruments: all
+          start_time: 2022-06-01
+          end_time: 2023-10-31
+          infer_processors: [{{class: Fillna, kwargs: {{fields_group: feature}}}}]
+      segments: {{train: [2023-01-03, 2023-06-30], test: [2023-07-03, 2023-10-31]}}
+  record: [{{class: SignalRecord, module_path: qlib.workflow.record_temp}}]
+rolling: {{step: 50, rtype: sliding}}
+grid: {{model.kwargs.alpha: [{alphas}]}}
+"""
+
+
+@pytest.mark.slow
+def test_from_a_workflow_to_the_report(small_market: Path, tmp_path: Path) -> None:
+    """Two submissions to one experiment: the second result knows the variants of the first."""
+    from rollforge import pipeline
+    from rollforge.workflow import load_workflow
+
+    def run(alphas: str) -> tuple[Any, Collected]:
+        file = tmp_path / "grid.yaml"
+        file.write_text(WORKFLOW.format(market=small_market, folder=tmp_path, alphas=alphas))
+        plan = make_plan(load_workflow(str(file)))
+        pipeline.submit(plan)
+        pipeline.train(plan, jobs=0)
+        session = plan.workflow.session
+        return session, with_trials(collect(session, "grid", plan.ids, plan=plan), session, "grid")
+
+    session, first = run("1.0")
+    assert first.trials is None
+    session, second = run("100.0, 10000.0")
+    assert second.trials is not None
+    assert second.trials.tried == 3
+    assert sorted(second.trials.returns) == ["alpha=1.0", "alpha=100.0", "alpha=10000.0"]
+    summary = write_results(second, name="grid", session=session, config="", folder=tmp_path / "out")
+    metrics = result_metrics(summary)
+    assert metrics["trials"] == 3
+    assert 0 <= metrics["deflated Sharpe"] <= 1
+    assert 0 <= metrics["PBO"] <= 1
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "probability of overfitting" in page
+    assert "alpha=1.0" in page
+    recorder = keep_result(second, summary, session=session, pool="grid")
+    assert recorder is not None
+    assert recorder.list_metrics()["PBO"] == metrics["PBO"]
+
+
+def test_without_variants_the_metrics_have_no_such_figures() -> None:
+    """The report of one model is unchanged."""
+    from rollforge.report.inputs import ReportInputs
+
+    assert not {"trials", "PBO"} & set(result_metrics(summarise(ReportInputs("t", (), None, None))))
