@@ -485,6 +485,22 @@ def test_rows_that_a_loader_drops_with_their_label_are_not_known(files: Files) -
     assert unknown(found)["universe"].startswith("The loader leaves out days without a label: the row of D0")
 
 
+def test_rows_that_a_processor_drops_with_their_label_are_not_known(files: Files) -> None:
+    """The same, if it is a processor for inference that drops them."""
+    drops = {"class": "DropnaProcessor", "kwargs": {"fields_group": "label"}}
+    found = files.check(expressions("$close", infer_processors=[drops]))
+    assert leaks(found) == {}
+    assert unknown(found)["universe"].startswith("DropnaProcessor leaves out days without a label: the row of D0")
+
+
+def test_a_model_that_reads_the_last_days_of_the_data_is_not_known(files: Files) -> None:
+    """There are no later days to change, as in some windows of a cross-validation."""
+    segments = {"train": ["2022-06-01", "2023-12-29"], "test": ["2022-02-01", "2022-04-29"]}
+    found = files.check(expressions("$close"), segments=segments)
+    assert leaks(found) == {}
+    assert unknown(found).keys() == {"model"}
+
+
 def test_instruments_that_only_code_names_are_changed_too(files: Files) -> None:
     """A loader that reads others than the chosen ones gets a copy with all instruments."""
     found = leaks(files.check(loaded("IndexLoader", label_horizon=4), instruments=4))

@@ -742,21 +742,24 @@ class _Window:
             )  # fmt: skip
         return difference is None
 
-    def _row(self, day: np.datetime64, difference: Difference) -> None:
+    def _row(self, day: np.datetime64, difference: Difference, who: str = "") -> bool:
+        """Report a row that appears or disappears; return whether it only disappears with its label."""
         within = self._distance(day, difference.day) <= self.columns.ahead
         if difference.after is None and within:
             self.findings.add(
-                "universe", CheckResult.UNKNOWN, "rows",
-                f"The loader leaves out days without a label: {difference}, when market data after {day} are missing. Whether "
-                "there will be a label is not known on the day itself.",
-                "Keep rows without a label in the loader; DropnaLabel drops them for learning.", self.titles, day,
+                "universe", CheckResult.UNKNOWN, f"rows {who}",
+                f"{who or 'The loader'} leaves out days without a label: {difference}, when market data after {day} are "
+                "missing. Whether there will be a label is not known on the day itself.",
+                "Keep rows without a label for inference; DropnaLabel drops them for learning.", self.titles, day,
             )  # fmt: skip
-            return
-        self.findings.leak(
-            "universe", "rows",
-            f"Members depend on later days: {difference}, when only market data after {day} change.",
-            "Check the filters of the universe, and what the loader drops.", self.titles, day,
-        )  # fmt: skip
+            return True
+        if not who:
+            self.findings.leak(
+                "universe", "rows",
+                f"Members depend on later days: {difference}, when only market data after {day} change.",
+                "Check the filters of the universe, and what the loader drops.", self.titles, day,
+            )  # fmt: skip
+        return False
 
     def _segments(self, day: np.datetime64, other: TaskData) -> None:
         for border in _borders(self.case, self.calendar):
@@ -798,6 +801,9 @@ class _Window:
                 )  # fmt: skip
             if fixed:
                 found = self._first_step(stage, last, other, fixed, fixed)
+                if found is not None and not found[1].column and self._row(day, found[1], found[0]):
+                    self._common = True
+                    found = self._first_step(stage, last, other, fixed, fixed)
                 if found is not None:
                     name, difference = found
                     ahead = counted(self._distance(day, difference.earliest), "trading day")
@@ -871,6 +877,12 @@ class _Window:
             if not self.data.stages and self._fixed(fitted):
                 self._unknown_model(title, "The predictions stay the same when all market data change.")
                 continue
+            if self.last_read is None:
+                self.findings.add(
+                    "model", CheckResult.UNKNOWN, "no later days",
+                    "The labels of train and valid read the last days of the data, so there are no later days that could be "
+                    "changed.", "", [title],
+                )  # fmt: skip
             yield fitted
 
     def _fixed(self, fitted: _Fitted) -> bool:
