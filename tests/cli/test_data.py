@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
@@ -132,3 +133,26 @@ def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "data"
     make_demo(folder, instruments=3, start="2020-01-02", end="2020-12-31")
     return folder
+
+
+def test_append_adds_days_once(tmp_path: Path) -> None:
+    """The summary is text or JSON; a second time, there is nothing to append; a dry run changes nothing."""
+    rows = [f"A,2021-03-0{day},{10 + day / 10}\n" for day in range(1, 6)]
+    (tmp_path / "old.csv").write_text("symbol,date,close\n" + "".join(rows[:3]))
+    (tmp_path / "new.csv").write_text("symbol,date,close\n" + "".join(rows[2:]))
+    folder, table = str(tmp_path / "d"), str(tmp_path / "new.csv")
+    assert call("data", "import", str(tmp_path / "old.csv"), folder).returncode == Exit.DONE
+    trial = call("data", "append", table, folder, "--dry-run")
+    assert (trial.returncode, "would change: 2 days added, 2021-03-04 to 2021-03-05" in trial.stdout) == (
+        Exit.DONE,
+        True,
+    )
+    made = call("data", "append", table, folder, "--json")
+    assert made.returncode == Exit.DONE, made.stderr
+    found = json.loads(made.stdout)
+    assert (found["last"], found["unchanged_rows"], found["changed"]) == ("2021-03-05", 1, True)
+    again = call("data", "append", table, folder)
+    assert (again.returncode, "nothing to append, the folder ends on 2021-03-05" in again.stdout) == (Exit.DONE, True)
+    (tmp_path / "bad.csv").write_text("symbol,date,close\nA,2021-02-01,1\n")
+    bad = call("data", "append", str(tmp_path / "bad.csv"), folder)
+    assert (bad.returncode, bad.stderr.count("\n")) == (Exit.USAGE, 1)

@@ -1,13 +1,14 @@
-"""``rollforge data``: create a demo market, import tables."""
+"""``rollforge data``: create a demo market, import tables, append to data folders."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rollforge.cli.terminal import echo
+from rollforge.cli.terminal import echo, echo_json
 from rollforge.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True)
@@ -92,6 +93,51 @@ def import_(
         overwrite=overwrite,
     )
     echo(f"{folder}: {summary}")
+
+
+@app.command()
+def append(
+    source: Annotated[Path, typer.Argument(help="A Parquet or CSV table, or a folder with one file per instrument.")],
+    folder: Annotated[Path, typer.Argument(help="Data folder to which the rows are added.")],
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=NAME",
+            help="Meaning of a column: 'instrument', 'datetime' or a field such as 'close'. An empty name "
+            "ignores the column.",
+        ),
+    ] = None,
+    names: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Column names, for CSV files without a header line.")
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="Encoding of CSV files, such as gbk.")] = "utf-8",
+    rescale: Annotated[
+        bool | None,
+        typer.Option(
+            "--rescale/--no-rescale",
+            help="For prices on another scale than the folder's: multiply them so that they continue it, or take them "
+            "as they are. Default: refuse them.",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would change.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Add new days, corrections, instruments or fields from a table to a data folder, in one step."""
+    from rollforge.market.append import append_table
+
+    summary = append_table(
+        source,
+        folder,
+        columns=_columns(column or []),
+        names=None if names is None else [n.strip() for n in names.split(",")],
+        encoding=encoding,
+        rescale=rescale,
+        dry_run=dry_run,
+    )
+    if as_json:
+        echo_json(json.dumps(summary.to_plain()))
+    else:
+        echo(f"{folder}: {summary}")
 
 
 @app.command()

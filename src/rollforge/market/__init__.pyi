@@ -1,5 +1,8 @@
 # The public names and where they live; read by type checkers, and at run time to import each name on first use.
 
+from .append import (
+    append_table as append_table,
+)
 from .demo import (
     make_demo as make_demo,
 )

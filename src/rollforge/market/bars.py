@@ -9,15 +9,17 @@ percent. What a table contains is inferred from the numbers, converted, and repo
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.errors import DataError, counted
+from rollforge.market.conversion import Conversion
 from rollforge.market.provider import Days
 
-__all__ = ["OrderedTable", "complete"]
+__all__ = ["FACTOR_SOURCES", "PRICES", "OrderedTable", "complete"]
 
 Floats = NDArray[np.float64]
 
@@ -27,6 +29,10 @@ _ADJUSTED_CLOSE = ("adj_close", "adjclose", "adjusted_close", "close_adj", "clos
 _CUMULATIVE = ("adj_factor", "adjfactor", "adjust_factor", "adjustment_factor", "hfq_factor")
 _SPLITS = ("stock_splits", "splits", "split", "split_ratio", "split_factor")
 _PREVIOUS = ("pre_close", "preclose", "prev_close")
+PRICES = frozenset(_RAW_PRICES)
+"""Columns that :func:`complete` multiplies by a factor."""
+FACTOR_SOURCES = ("factor", *_ADJUSTED_CLOSE, *_CUMULATIVE)
+"""Columns that determine the factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,8 @@ class OrderedTable:
     """Field -> its values; modified by :func:`complete`."""
     source: NDArray[np.int64]
     """Row number in the source."""
+    carried: Callable[[int, Floats], float] | None = None
+    """For rows that are added to a folder: the factor that holds before a row, given those of all rows; NaN if none."""
 
     def before(self, values: Floats) -> Floats:
         """Return each instrument's value in the previous row; NaN in its first row."""
@@ -65,17 +73,21 @@ class OrderedTable:
         return f"{self.codes[self.code[row]]} on {self.calendar[self.day[row]]}"
 
 
-def complete(rows: OrderedTable) -> list[str]:
-    """Convert the values to Qlib's convention, compute missing vwap and factor, and return notes.
+def complete(rows: OrderedTable, known: Conversion | None = None) -> tuple[Conversion, list[str]]:
+    """Convert the values to Qlib's convention, and compute missing vwap and factor.
 
     Parameters
     ----------
     rows : OrderedTable
         Its `values` are modified in place.
+    known : Conversion, optional
+        How earlier tables of the same source were converted. None infers it from the numbers.
 
     Returns
     -------
-    list of str
+    conversion : Conversion
+        How the values were converted.
+    notes : list of str
         One note for each field that was computed, converted or left out.
 
     Raises
@@ -84,11 +96,19 @@ def complete(rows: OrderedTable) -> list[str]:
         If a factor is zero or negative.
     """
     notes = []
-    for name in [n for n, v in rows.values.items() if np.isnan(v).all()]:
+    expected = () if known is None else known.columns
+    for name in [n for n, v in rows.values.items() if n not in expected and np.isnan(v).all()]:
         del rows.values[name]
         notes.append(f"{name} was left out, because it has no values")
+    for name in expected:
+        rows.values.setdefault(name, np.full(len(rows.code), np.nan))
+    found = replace(known or Conversion(columns=()), columns=tuple(dict.fromkeys([*expected, *rows.values])))
     # Changes and amounts refer to raw prices, so process them first.
-    return [*notes, *_misfits(rows), *_change(rows), *_vwap(rows), *_adjust(rows)]
+    notes += _misfits(rows)
+    found, more = _change(rows, found)
+    found, of_vwap = _vwap(rows, found)
+    found, of_factor = _adjust(rows, found, decided=known is not None)
+    return found, [*notes, *more, *of_vwap, *of_factor]
 
 
 def _misfits(rows: OrderedTable) -> list[str]:
@@ -114,35 +134,38 @@ def _misfits(rows: OrderedTable) -> list[str]:
 # -- change --------------------------------------------------------------------------------------------------------------
 
 
-def _change(rows: OrderedTable) -> list[str]:
+def _change(rows: OrderedTable, known: Conversion) -> tuple[Conversion, list[str]]:
     values = rows.values
     change, close = values.get("change"), values.get("close")
     if change is None:
-        return []
-    found = "" if close is None else _kind_of_change(rows, change, close)
-    if found == "share":
-        return []
-    if found == "percent":
+        return known, []
+    kind = known.change or ("omitted" if close is None else _kind_of_change(rows, change, close))
+    known = replace(known, change=kind)
+    if kind == "share":
+        return known, []
+    if kind == "percent":
         values["change"] = change / 100
-        return ["change was in percent and was converted to a fraction of the previous close, like Qlib's $change"]
-    if found == "money" and close is not None:
-        raw = close / values["factor"] if _raw_by_factor(rows, change, close) else close
+        return known, [
+            "change was in percent and was converted to a fraction of the previous close, like Qlib's $change"
+        ]
+    if kind in ("money", "raw money") and close is not None:
+        raw = close / values["factor"] if kind == "raw money" else close
         with np.errstate(all="ignore"):
             share = change / (raw - change)
         values["change"] = np.where(raw > change, share, np.nan)
-        return [
+        return known, [
             "change was a difference in money and was converted to a fraction of the previous "
             "close, like Qlib's $change"
         ]
     del values["change"]
-    return [
+    return known, [
         "change was left out, because it is not the change of close as a fraction, in percent or in "
         "money; price limits are computed from close"
     ]
 
 
 def _kind_of_change(rows: OrderedTable, change: Floats, close: Floats) -> str:
-    """Return ``share``, ``percent`` or ``money``, whichever fits the closes best; empty if none fits."""
+    """Return ``share``, ``percent``, ``money`` or ``raw money``, whichever fits the closes best, or ``omitted``."""
     errors = {"share": np.inf, "percent": np.inf, "money": np.inf}
     moved = False
     for raw in (close, close / rows.values["factor"]) if "factor" in rows.values else (close,):
@@ -165,9 +188,11 @@ def _kind_of_change(rows: OrderedTable, change: Floats, close: Floats) -> str:
                 error = float(np.median(np.abs(change - expected)[known] / size))
                 errors[kind] = min(errors[kind], error)
     if not moved:  # no moves, or nothing to compare: treat it as a share
-        return "share" if np.nanmax(np.abs(change)) < 1 else ""
+        return "share" if np.nanmax(np.abs(change)) < 1 else "omitted"
     best = min(errors, key=lambda kind: errors[kind])
-    return best if errors[best] <= 0.05 else ""
+    if errors[best] > 0.05:
+        return "omitted"
+    return "raw money" if best == "money" and _raw_by_factor(rows, change, close) else best
 
 
 def _raw_by_factor(rows: OrderedTable, change: Floats, close: Floats) -> bool:
@@ -184,60 +209,85 @@ def _raw_by_factor(rows: OrderedTable, change: Floats, close: Floats) -> bool:
 # -- vwap ----------------------------------------------------------------------------------------------------------------
 
 
-def _vwap(rows: OrderedTable) -> list[str]:
+def _vwap(rows: OrderedTable, known: Conversion) -> tuple[Conversion, list[str]]:
     values = rows.values
-    if "vwap" in values:
-        return []
+    given = values.get("vwap")
+    if given is not None and known.vwap in ("", "given"):
+        return replace(known, vwap="given"), []
+    found, notes = _computed_vwap(rows, known)
+    if given is not None:  # earlier tables had none
+        values["vwap"] = np.where(np.isnan(given), values.get("vwap", given), given)
+    return found, notes
+
+
+def _computed_vwap(rows: OrderedTable, known: Conversion) -> tuple[Conversion, list[str]]:
+    values = rows.values
     mean: Floats | None = None
     if all(f in values for f in _BAR):
         # Round as in storage, so that a CSV file and a Parquet file of the same table give the same bytes.
         mean = functools.reduce(np.add, (_stored(values[f]) for f in _BAR)) / 4
-    if "amount" in values and "volume" in values and "close" in values:
-        found = _from_amount(rows)
-        if found is not None:
-            vwap, how = found
-            gaps = np.isnan(vwap) & ~np.isnan(values["close"])
-            if mean is not None:
-                vwap = np.where(gaps, mean, vwap)
-            values["vwap"] = vwap
-            rest = (
-                f"; in {counted(int(gaps.sum()), 'row')} where that is not between low and high, it is "
-                f"{'the mean of open, high, low and close' if mean is not None else 'missing'}"
-            )
-            return [f"vwap was computed as {how}{rest if gaps.any() else ''}"]
+    has_amount = "amount" in values and "volume" in values and "close" in values
+    if known.vwap == "" and has_amount:
+        known = _unit_of_amount(rows, known)
+    if known.vwap == "amount" and has_amount:
+        vwap = _from_amount(rows, known)
+        gaps = np.isnan(vwap) & ~np.isnan(values["close"])
+        if mean is not None:
+            vwap = np.where(gaps, mean, vwap)
+        values["vwap"] = vwap
+        rest = (
+            f"; in {counted(int(gaps.sum()), 'row')} where that is not between low and high, it is "
+            f"{'the mean of open, high, low and close' if mean is not None else 'missing'}"
+        )
+        how = _unit(-known.vwap_power) + (" x factor" if known.vwap_by_factor else "")
+        return known, [f"vwap was computed as {how}{rest if gaps.any() else ''}"]
     if mean is None:
-        return []
+        return known, []
     values["vwap"] = mean
+    known = replace(known, vwap="mean")
     if "amount" in values and "volume" in values:
-        return [
+        return known, [
             "vwap was computed as the mean of open, high, low and close, because amount / volume is not a "
             "price between low and high in any unit"
         ]
-    return ["vwap was computed as the mean of open, high, low and close, because the table has none"]
+    return known, ["vwap was computed as the mean of open, high, low and close, because the table has none"]
 
 
-def _from_amount(rows: OrderedTable) -> tuple[Floats, str] | None:
-    """Return amount / volume in the unit in which it is a price of the day, with a description; None if none fits."""
+def _unit_of_amount(rows: OrderedTable, known: Conversion) -> Conversion:
+    """Return the conversion with the unit in which amount / volume is a price of the day, if there is one."""
     values = rows.values
-    amount, volume, close = _stored(values["amount"]), _stored(values["volume"]), _stored(values["close"])
-    low, high = (_stored(values.get(f, close)) for f in ("low", "high"))
     with np.errstate(all="ignore"):
-        ratio = np.where((amount > 0) & (volume > 0), amount / volume, np.nan)
-        for factor in (None, values["factor"]) if "factor" in values else (None,):
-            price = ratio if factor is None else ratio * factor
+        for by_factor in (False, True) if "factor" in values else (False,):
+            price, close = _ratio(rows, by_factor=by_factor), _stored(values["close"])
             share = price / close
             share = share[np.isfinite(share) & (share > 0)]
             if not share.size:
-                return None
+                return known
             power = np.log10(np.median(share))
             if abs(power - round(power)) > 0.05:
                 continue
-            price = price / 10.0 ** round(power)
-            inside = (price >= low * 0.995) & (price <= high * 1.005)
-            if inside.sum() < 0.9 * np.isfinite(price).sum():
-                continue
-            return np.where(inside, price, np.nan), _unit(-round(power)) + ("" if factor is None else " x factor")
-    return None
+            found = replace(known, vwap="amount", vwap_power=round(power), vwap_by_factor=by_factor)
+            if np.isfinite(_from_amount(rows, found)).sum() >= 0.9 * np.isfinite(price).sum():
+                return found
+    return known
+
+
+def _from_amount(rows: OrderedTable, known: Conversion) -> Floats:
+    """Return amount / volume as a price; NaN where it is not between low and high."""
+    values = rows.values
+    close = _stored(values["close"])
+    low, high = (_stored(values[f]) if f in values else close for f in ("low", "high"))
+    with np.errstate(all="ignore"):
+        price = _ratio(rows, by_factor=known.vwap_by_factor) / 10.0**known.vwap_power
+        return np.where((price >= low * 0.995) & (price <= high * 1.005), price, np.nan)
+
+
+def _ratio(rows: OrderedTable, *, by_factor: bool) -> Floats:
+    values = rows.values
+    amount, volume = _stored(values["amount"]), _stored(values["volume"])
+    with np.errstate(all="ignore"):
+        ratio = np.where((amount > 0) & (volume > 0), amount / volume, np.nan)
+        return ratio * values["factor"] if by_factor and "factor" in values else ratio
 
 
 def _unit(power: int) -> str:
@@ -258,41 +308,47 @@ def _stored(values: Floats) -> Floats:
 # -- adjusted prices -----------------------------------------------------------------------------------------------------
 
 
-def _adjust(rows: OrderedTable) -> list[str]:
+def _adjust(rows: OrderedTable, known: Conversion, *, decided: bool) -> tuple[Conversion, list[str]]:
     values = rows.values
-    adjusted = next((n for n in _ADJUSTED_CLOSE if n in values), None)
-    cumulative = next((n for n in _CUMULATIVE if n in values), None)
-    if "factor" in values:
-        _check_factor(rows, "factor")
-        if adjusted is not None and _is_product(values[adjusted], values["close"], values["factor"]):
-            del values[adjusted]
-            return [_multiply(rows, values["factor"], f"factor ({adjusted} is close x factor)")]
+    if not decided:
+        known = _kind_of_factor(rows, known)
+    column, kind = known.factor_column, known.factor
+    checked = {"given": "factor", "product": "factor", "raw": column, "adjusted": column}.get(kind)
+    if checked:
+        _check_factor(rows, checked)
+    if kind == "given":
         if _are_raw(rows, values["factor"], certainly=True):
-            return [
+            return known, [
                 "close jumps where factor changes, so it seems to be unadjusted. If it is, import it with "
                 "--column factor=adj_factor, which adjusts it"
             ]
-        return []
-    if adjusted is not None and "close" not in values:
-        values["close"] = values.pop(adjusted)
+        return known, []
+    if kind == "product":
+        adjusted = next((n for n in _ADJUSTED_CLOSE if n in values), None)
+        values.pop(str(adjusted), None)
+        return known, [_multiply(rows, values["factor"], f"factor ({adjusted} is close x factor)")]
+    if kind == "close":
+        values["close"] = values.pop(column)
         values["factor"] = np.ones(len(rows.code))
-        return [f"{adjusted} was used as close, because the table has no other; factor was set to 1"]
-    if adjusted is not None:
+        return known, [f"{column} was used as close, because the table has no other; factor was set to 1"]
+    if kind == "ratio":
         with np.errstate(all="ignore"):
-            share = values[adjusted] / values["close"]
+            share = values.pop(column) / values["close"]
         share[~(np.isfinite(share) & (share > 0))] = np.nan
-        del values[adjusted]
-        return [_multiply(rows, share, f"{adjusted} / close")]
-    if cumulative is not None:
-        _check_factor(rows, cumulative)
-        factor = values.pop(cumulative)
-        if "close" in values and not _are_raw(rows, rows.filled(factor), certainly=False):
-            values["factor"], gaps = _filled(rows, factor)
-            return [
-                f"{cumulative} was used as factor; close does not jump where it changes, so prices are taken as "
-                f"already adjusted{gaps}"
-            ]
-        return [_multiply(rows, factor, cumulative)]
+        return known, [_multiply(rows, share, f"{column} / close")]
+    if kind == "raw":
+        return known, [_multiply(rows, values.pop(column), column)]
+    if kind == "adjusted":
+        values["factor"], gaps = _filled(rows, values.pop(column))
+        return known, [
+            f"{column} was used as factor; close does not jump where it changes, so prices are taken as "
+            f"already adjusted{gaps}"
+        ]
+    return known, _without_factor(rows)
+
+
+def _without_factor(rows: OrderedTable) -> list[str]:
+    values = rows.values
     values["factor"] = np.ones(len(rows.code))
     notes = ["factor was set to 1, because the table has none; prices are taken as adjusted"]
     splits = next((n for n in _SPLITS if n in values), None)
@@ -302,6 +358,23 @@ def _adjust(rows: OrderedTable) -> list[str]:
             "returns over these days are wrong. Provide an adjusted close or a factor"
         )
     return notes
+
+
+def _kind_of_factor(rows: OrderedTable, known: Conversion) -> Conversion:
+    """Return the conversion with the source of the factor, and whether prices are raw."""
+    values = rows.values
+    adjusted = next((n for n in _ADJUSTED_CLOSE if n in values), None)
+    cumulative = next((n for n in _CUMULATIVE if n in values), None)
+    if "factor" in values:
+        product = adjusted is not None and _is_product(values[adjusted], values.get("close"), values["factor"])
+        return replace(known, factor="product" if product else "given")
+    if adjusted is not None:
+        return replace(known, factor="ratio" if "close" in values else "close", factor_column=adjusted)
+    if cumulative is not None:
+        _check_factor(rows, cumulative)
+        raw = "close" not in values or _are_raw(rows, rows.filled(values[cumulative]), certainly=False)
+        return replace(known, factor="raw" if raw else "adjusted", factor_column=cumulative)
+    return replace(known, factor="none")
 
 
 def _is_product(adjusted: Floats, close: Floats | None, factor: Floats) -> bool:
@@ -366,7 +439,15 @@ def _multiply(rows: OrderedTable, factor: Floats, name: str) -> str:
 def _filled(rows: OrderedTable, factor: Floats) -> tuple[Floats, str]:
     """Return a factor without gaps, and a note on how they were filled."""
     gaps = int((np.isnan(factor) & ~np.isnan(rows.values.get("close", factor))).sum())
-    factor = rows.filled(factor)
+    missing = np.flatnonzero(np.isnan(factor))
+    filled = rows.filled(factor)
+    if rows.carried is not None:
+        for row in missing:
+            carried = rows.carried(int(row), factor)
+            filled[row] = filled[row] if np.isnan(carried) else carried
+    # Round as in storage, so that a folder to which rows are added continues with the same factor.
+    filled[missing] = _stored(filled[missing])
+    factor = filled
     without = np.unique(rows.code[np.isnan(factor)])
     factor[np.isnan(factor)] = 1.0
     note = f"; in {counted(gaps, 'row')} without it, that of the previous day was used" if gaps else ""

@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,13 @@ from rollforge.dates import clock
 from rollforge.errors import DataError, DataNotFound, counted, nearest
 from rollforge.market.bars import OrderedTable, complete
 from rollforge.market.columns import CODE, DATE
+from rollforge.market.conversion import CONVERSION_FILE
 from rollforge.market.new_folder import FolderSummary, new_folder
 from rollforge.market.price_table import Table, read_table
 from rollforge.market.provider import check_folders, write_folder
 from rollforge.market.universe_import import check_universe_name
 
-__all__ = ["import_table"]
+__all__ = ["check_values", "import_table", "ordered", "without_zeros"]
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +92,11 @@ def import_table(
         that is not a valid folder name. Nothing has been written.
     """
     table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
-    rows = _ordered(table)
-    _check_values(table, rows)
-    notes = [*table.notes, *_odd_days(table, rows), *_without_zeros(rows), *complete(rows)]
+    rows = ordered(table)
+    check_values(table, rows)
+    notes = [*table.notes, *_odd_days(table, rows), *without_zeros(rows)]
+    conversion, converted = complete(rows)
+    notes += converted
     first = np.searchsorted(rows.code, np.arange(len(rows.codes)), side="left")
     stop = np.searchsorted(rows.code, np.arange(len(rows.codes)), side="right")
     lives = {
@@ -116,6 +120,9 @@ def import_table(
         cells += days
     with new_folder(path, overwrite=overwrite) as draft:
         write_folder(draft, rows.calendar, series, members)
+        whole = tuple(name for name, codes in {market: None, **(universes or {})}.items() if codes is None)
+        kept = replace(conversion, universes=whole)
+        (draft / CONVERSION_FILE).write_text(kept.to_text(), encoding="utf-8")
     summary = FolderSummary(
         path=Path(path),
         instruments=len(rows.codes),
@@ -154,7 +161,14 @@ def _check_codes(codes: Sequence[str]) -> None:
     check_folders(codes)
 
 
-def _ordered(table: Table) -> OrderedTable:
+def ordered(table: Table) -> OrderedTable:
+    """Return a table sorted by instrument and day, with its values as floats.
+
+    Raises
+    ------
+    DataError
+        If a code is not a valid folder name, or there is more than one row per instrument and day.
+    """
     frame = table.frame
     code, names = pd.factorize(frame[CODE], sort=True)
     codes = [str(n) for n in names]
@@ -186,7 +200,14 @@ def _ordered(table: Table) -> OrderedTable:
     return OrderedTable([c.upper() for c in codes], calendar, code, day, values, order)
 
 
-def _check_values(table: Table, rows: OrderedTable) -> None:
+def check_values(table: Table, rows: OrderedTable) -> None:
+    """Check that values are finite, fit float32, and are not negative where they cannot be.
+
+    Raises
+    ------
+    DataError
+        If they are not; the message names the first.
+    """
     for name, values in rows.values.items():
         bad = np.abs(values) > _LARGEST  # files hold float32
         what = "is infinite" if np.isinf(values[bad]).any() else "is too large for a data folder"
@@ -201,7 +222,7 @@ def _check_values(table: Table, rows: OrderedTable) -> None:
             )
 
 
-def _without_zeros(rows: OrderedTable) -> list[str]:
+def without_zeros(rows: OrderedTable) -> list[str]:
     """Replace prices of 0 with NaN: tables use 0 for days without trades, and returns cannot be computed from it."""
     count, where = 0, ""
     names = [name for name in (*_PRICES, "adj_close") if name in rows.values]

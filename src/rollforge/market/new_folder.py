@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import shutil
 import tempfile
@@ -15,7 +17,7 @@ import numpy as np
 from rollforge.errors import DataError
 from rollforge.paths import read_path
 
-__all__ = ["FolderSummary", "new_folder"]
+__all__ = ["FolderSummary", "exchange", "new_folder"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,17 +98,61 @@ def _check_place(target: Path, overwrite: bool) -> None:
 
 
 def _put(draft: Path, target: Path) -> None:
-    """Rename `draft` to `target`; an existing target is deleted only afterwards."""
-    old = draft.with_suffix(".old")
-    if target.is_dir():
-        target.rename(old)
-    try:
+    """Move `draft` to `target`; a folder that is already there is deleted afterwards."""
+    if not target.is_dir():
         draft.rename(target)
+        return
+    exchange(draft, target)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Exchange the names of two folders in one step, so that there is always a folder at both paths.
+
+    File systems that cannot do this (NFS, for example) need three renames; if the process is killed in between, one of
+    the folders keeps the name `one` with the suffix ``.old``.
+
+    Raises
+    ------
+    OSError
+        If it is not possible. Nothing has changed.
+    """
+    try:
+        _swap(os.fsencode(one), os.fsencode(other))
+    except OSError as exc:
+        if exc.errno not in _NO_SWAP:
+            raise
+        _swap_by_renames(one, other)
+
+
+_NO_SWAP = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)  # EPERM: a sandbox that forbids the call
+
+
+def _swap(one: bytes, other: bytes) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    if hasattr(library, "renameat2"):
+        failed = library.renameat2(_HERE, one, _HERE, other, _EXCHANGE)
+    elif hasattr(library, "renamex_np"):  # macOS
+        failed = library.renamex_np(one, other, _EXCHANGE)
+    else:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), os.fsdecode(other))
+    if failed:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), os.fsdecode(other))
+
+
+_HERE = -100  # AT_FDCWD: relative paths are relative to the current folder
+_EXCHANGE = 2  # both RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
+
+
+def _swap_by_renames(one: Path, other: Path) -> None:
+    spare = one.with_name(f"{one.name}.old")
+    other.rename(spare)
+    try:
+        one.rename(other)
     except OSError:
-        if old.exists():
-            old.rename(target)
+        spare.rename(other)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    spare.rename(one)
 
 
 def _umask() -> int:

@@ -326,6 +326,28 @@ def _first_day(head: bytes, size: int, file: str, days: int) -> int:
     return int(first)
 
 
+def check_series(file: str, days: int) -> tuple[int, int]:
+    """Return the half-open range of days of a file of values, in a calendar of `days` days.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, is truncated, or does not match the calendar.
+    """
+    try:
+        handle = os.open(file, _READ)
+    except OSError as exc:
+        raise DataError(f"{file} cannot be read: {exc.strerror}.") from exc
+    try:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            raise DataError(f"{file} is not a regular file.")
+        first = _first_day(os.read(handle, 4), about.st_size, file, days)
+    finally:
+        os.close(handle)
+    return first, first + about.st_size // 4 - 1
+
+
 def _frequency(freq: str) -> str:
     """Return the name of a frequency in the data folder: ``day`` for ``1d`` and so on.
 

@@ -1,0 +1,547 @@
+"""Add the rows of a table to a data folder: new days, new and ended instruments, corrections, new fields.
+
+The folder is changed in one step (:mod:`rollforge.market.folder_change`). It then has the same files as if all rows had
+been imported at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollforge.dates import ONE_DAY
+from rollforge.errors import DataError, counted
+from rollforge.market.append_summary import AppendSummary, Correction, NewDay
+from rollforge.market.bars import FACTOR_SOURCES, PRICES, OrderedTable, complete
+from rollforge.market.conversion import CONVERSION_FILE, Conversion
+from rollforge.market.existing import Existing, Series, read_existing
+from rollforge.market.folder_change import change_files, folder_lock, restore
+from rollforge.market.importer import check_values, ordered, without_zeros
+from rollforge.market.member_lists import extended_list
+from rollforge.market.price_table import Table, read_table
+from rollforge.market.provider import Days, check_folders, folder_name, open_provider
+from rollforge.paths import read_path
+
+__all__ = ["append_table"]
+
+log = logging.getLogger(__name__)
+
+Floats = NDArray[np.float64]
+_SHOWN = 5
+_JUMP = math.log(1.8)
+_OTHER_SCALE = {True: math.log(1.5), False: math.log(5)}  # by whether there are at least five instruments
+_YEARS = 730
+
+
+def append_table(
+    source: object,
+    folder: str | os.PathLike[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    names: Sequence[str] | None = None,
+    encoding: str = "utf-8",
+    rescale: bool | None = None,
+    dry_run: bool = False,
+    wait: float = 60.0,
+) -> AppendSummary:
+    """Add the rows of a table to a data folder, and return a summary.
+
+    Days after the end of the calendar are added to it. A row of an existing day replaces the instrument's values of
+    that day; fields for which the table has no column are kept. Instruments and fields may be new. The table is
+    converted like the one from which the folder was imported. The folder changes in one step: readers and a killed
+    process leave or find the old or the new one.
+
+    Parameters
+    ----------
+    source : path, DataFrame, or a table of Polars or Arrow
+        As for :func:`~rollforge.market.importer.import_table`.
+    folder : path
+        The data folder.
+    columns, names, encoding
+        As for :func:`~rollforge.market.importer.import_table`.
+    rescale : bool, optional
+        What to do with instruments whose prices are on another scale in the table than in the folder, for example
+        because the source adjusts past prices after each dividend. True multiplies their new rows so that they
+        continue the folder's prices; this needs rows of a day that the folder has. False takes the values as they are.
+        None refuses the table.
+    dry_run : bool
+        True only returns the summary.
+    wait : float
+        Seconds to wait for another process that is changing the folder.
+
+    Raises
+    ------
+    DataNotFound
+        If the table or the folder does not exist.
+    DataError
+        If the table is invalid, has days between the folder's days or before them, has bars of another length, is on
+        another scale, or does not have the columns from which the folder's prices are computed; if the folder is
+        damaged, cannot be written, or is being changed by another process. Nothing has been written.
+    """
+    table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
+    rows = ordered(table)
+    check_values(table, rows)
+    given = frozenset(rows.values)
+    notes = [*table.notes, *without_zeros(rows)]
+    target = Path(os.path.realpath(read_path(folder, "data")))
+    with contextlib.nullcontext() if dry_run else folder_lock(_checked(target), wait=wait):
+        restore(target)
+        open_provider(target)
+        old = read_existing(target)
+        change = _Change(old, table, rows, given, rescale)
+        summary = change.summary(notes, dry_run=dry_run)
+        if summary.changed and not dry_run:
+            change_files(target, change.files)
+    log.info("appended %s to %s: %s", table.source, target, summary)
+    return summary
+
+
+def _checked(target: Path) -> Path:
+    """Return a folder in which something can be changed: one that exists, so that no lock is left elsewhere."""
+    restore(target)
+    return open_provider(target).path
+
+
+@dataclass(slots=True)
+class _Change:
+    """The changes that a table makes to a data folder."""
+
+    old: Existing
+    table: Table
+    rows: OrderedTable
+    given: frozenset[str]
+    """Columns of the table."""
+    rescale: bool | None
+    calendar: Days = field(init=False)
+    place: NDArray[np.int64] = field(init=False)
+    """Position of each row's day in `calendar`."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    series: dict[str, dict[str, Series]] = field(default_factory=dict)
+    """Series of the instruments in the table, without the new rows."""
+    lives: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Folder of an instrument -> half-open range of days, with the new rows."""
+    used: Conversion = field(init=False)
+    """How the table was converted."""
+    fields: tuple[str, ...] = ()
+    """New fields."""
+    corrections: int = 0
+    shown: list[Correction] = field(default_factory=list)
+    unchanged: int = 0
+
+    def __post_init__(self) -> None:
+        self._extend_calendar()
+        self.place = np.searchsorted(self.calendar, self.rows.calendar)[self.rows.day]
+        names = [folder_name(code) for code in self.rows.codes]
+        new = [code for code, name in zip(self.rows.codes, names, strict=True) if name not in self.old.heads]
+        check_folders([*(name.removeprefix("_qlib_").upper() for name in self.old.heads), *new])
+        self.series = {name: self.old.series(name) for name in names}
+        self.lives = {name: self.old.life(name) for name in self.old.heads}
+        conversion = self._convert()
+        scales = self._scales()
+        for i, code in enumerate(self.rows.codes):
+            self._merge(code, names[i], *self._range(i), scales.get(code, 1.0))
+        self._fill_new_fields()
+        if not self.files:
+            return
+        listed = new if conversion is None else conversion.universes and new
+        self._extend_universes(list(listed or []), ("all",) if conversion is None else conversion.universes)
+        if conversion is not None and conversion != self.old.conversion:
+            self.files[CONVERSION_FILE] = conversion.to_text().encode()
+        if len(self.calendar) > len(self.old.calendar):
+            if self.old.future is not None:
+                later = self.old.future[self.old.future > self.calendar[-1]]
+                self.files["calendars/day_future.txt"] = _lines(np.concatenate([self.calendar, later]))
+            self.files["calendars/day.txt"] = _lines(self.calendar)
+
+    def _range(self, i: int) -> tuple[int, int]:
+        """Return the half-open range of the rows of an instrument."""
+        return int(np.searchsorted(self.rows.code, i, "left")), int(np.searchsorted(self.rows.code, i, "right"))
+
+    # -- the calendar
+    # ------------------------------------------------------------------------------------------------
+
+    def _extend_calendar(self) -> None:
+        days, calendar, source = self.rows.calendar, self.old.calendar, self.table.source
+        early = days[days < calendar[0]]
+        if early.size:
+            raise DataError(
+                f"{source} has {counted(early.size, 'day')} before {calendar[0]}, the first day of {self.old.path}: "
+                f"{_listed(early)}. Remove these rows, or import all rows as a new folder."
+            )
+        missing = np.setdiff1d(days[days <= calendar[-1]], calendar)
+        if missing.size:
+            raise DataError(
+                f"{source} has {counted(missing.size, 'day')} that the calendar of {self.old.path} lacks, although it "
+                f"ends on {calendar[-1]}: {_listed(missing)}. A day cannot be inserted, because all files count days. "
+                "Remove these rows, or import all rows as a new folder."
+            )
+        new = days[days > calendar[-1]]
+        self.calendar = np.concatenate([calendar, new])
+        if not new.size:
+            return
+        steps = np.diff(self.calendar[len(calendar) - 1 :]).astype(np.int64)
+        before = np.diff(calendar).astype(np.int64)
+        far = np.flatnonzero(steps > _YEARS)
+        if far.size and (self.rows.calendar[self.rows.day] >= new[far[0]]).sum() <= 5:
+            raise DataError(
+                f"{source}: {new[far[0]]} is years after {self.calendar[len(calendar) - 1 + far[0]]}, the day before "
+                "it. Correct the year, or remove the row."
+            )
+        if len(new) >= 3 and len(before) >= 3:
+            usual, now = float(np.median(before)), float(np.median(steps))
+            if now >= 4 * usual or usual >= 4 * now:
+                raise DataError(
+                    f"{source} has bars of another length: its days are {now:g} days apart, those of {self.old.path} "
+                    f"{usual:g}."
+                )
+
+    def _gaps(self) -> tuple[np.datetime64, ...]:
+        """Return the days since the end of the calendar that were expected, but are not in the table."""
+        last = self.old.calendar[-1]
+        expected = np.arange(last + ONE_DAY, self.calendar[-1] + ONE_DAY)
+        future = self.old.future
+        if future is not None and future[-1] > last:
+            known = expected[expected <= future[-1]]
+            expected = np.concatenate([np.intersect1d(known, future), expected[expected > future[-1]]])
+        weekends = _weekend(self.old.calendar).mean() > 0.05
+        usual = expected if weekends else expected[~_weekend(expected)]
+        return tuple(np.setdiff1d(usual, self.calendar))
+
+    # -- values
+    # ------------------------------------------------------------------------------------------------
+
+    def _convert(self) -> Conversion | None:
+        """Convert the values as those of the folder."""
+        known = self.old.conversion
+        self._check_sources(known)
+        self.rows = replace(self.rows, carried=self._carried)
+        found, notes = complete(self.rows, known)
+        self.used = found
+        if known is not None:
+            return replace(found, universes=known.universes)
+        fields = self.old.fields()
+        for name in ("vwap", "factor"):
+            if name not in self.given and name not in fields:
+                self.rows.values.pop(name, None)
+        if found.factor == "none" and "factor" in fields:
+            for row in range(len(self.rows.code)):
+                self.rows.values["factor"][row] = self._last_factor(row)
+            notes = [n for n in notes if not n.startswith("factor was set to 1")]
+            notes.append("the table has no factor: each instrument keeps its last one; prices are taken as adjusted")
+        self.notes += notes
+        return None
+
+    def _check_sources(self, known: Conversion | None) -> None:
+        """Check that the table has the columns from which the folder's prices were computed."""
+        if known is None or not self.given & {*PRICES, "volume", *FACTOR_SOURCES}:
+            return
+        sources = {"given": ["factor"], "product": ["factor"], "none": []}.get(known.factor, [known.factor_column])
+        lacking = [name for name in sources if name not in self.given]
+        if lacking:
+            raise DataError(
+                f"{self.table.source} has no column {lacking[0]!r}, from which the prices of {self.old.path} were "
+                f"adjusted. It has: {', '.join(sorted(self.given))}. Name it with --column 'NAME={lacking[0]}' (in "
+                f"Python: columns={{'NAME': {lacking[0]!r}}})."
+            )
+        more = [name for name in FACTOR_SOURCES if name in self.given and name not in known.columns]
+        if more:
+            how = f"adjusted by {sources[0]}" if sources else "taken as adjusted"
+            raise DataError(
+                f"{self.table.source} has a column {more[0]!r}, but the prices of {self.old.path} were imported "
+                f"without it, and {how}. If those of the table are adjusted in the same way, leave it out with "
+                f"--column '{more[0]}='; otherwise import all rows as a new folder."
+            )
+
+    def _absent(self, name: str) -> bool:
+        """Return whether a field is neither a column of the table nor computed from its columns."""
+        if name in self.given:
+            return False
+        if name == "vwap":
+            return not {"open", "high", "low", "close"} <= self.given and not {"amount", "volume"} <= self.given
+        if (name == "factor" and self.used.factor in ("ratio", "raw", "adjusted")) or (
+            name == "close" and self.used.factor == "close"
+        ):
+            return self.used.factor_column not in self.given
+        return name != "factor"
+
+    def _carried(self, row: int, factor: Floats) -> float:
+        """Return the latest factor of an instrument before the day of a row; NaN if there is none."""
+        rows, at = self.rows, int(self.place[row])
+        start, stop = self._range(int(rows.code[row]))
+        mine = self.place[start:stop]
+        known = np.flatnonzero(~np.isnan(factor[start:row]))
+        of_table = int(mine[known[-1]]) if known.size else -1
+        first, values = self.series[folder_name(rows.codes[rows.code[row]])].get("factor", (0, np.empty(0, np.float32)))
+        past = values[: max(0, at - first)].astype(np.float64)
+        replaced = mine[(mine >= first) & (mine < first + len(past))] - first
+        past[replaced] = np.nan
+        there = np.flatnonzero(~np.isnan(past))
+        if there.size and first + int(there[-1]) > of_table:
+            return float(past[there[-1]])
+        return float(factor[start + known[-1]]) if known.size else math.nan
+
+    def _last_factor(self, row: int) -> float:
+        """Return the folder's factor of an instrument on the day of a row, or else the latest before it, or else 1."""
+        name, at = folder_name(self.rows.codes[self.rows.code[row]]), int(self.place[row])
+        first, values = self.series[name].get("factor", (0, np.empty(0, np.float32)))
+        past = values[: max(0, at + 1 - first)]
+        past = past[~np.isnan(past)]
+        return float(past[-1]) if past.size else 1.0
+
+    def _merge(self, code: str, name: str, start: int, stop: int, scale: float) -> None:
+        """Add the rows of an instrument to its series."""
+        at = self.place[start:stop]
+        had = self.series[name]
+        begin, end = self.lives.get(name, (int(at[0]), int(at[0])))
+        lo, hi = min(begin, int(at[0])), max(end, int(at[-1]) + 1)
+        self.lives[name] = (lo, hi)
+        known, values = set(self.old.fields()), self.rows.values
+        # In a rescaled instrument, rows of existing days differ by rounding only.
+        past = (at < len(self.old.calendar)) & (scale == 1.0)
+        changed = np.zeros(len(at), bool)
+        for field_name in dict.fromkeys([*had, *values, *known]):
+            block = np.full(hi - lo, np.nan, np.float32)
+            if field_name in had:
+                first, series = had[field_name]
+                block[first - lo : first - lo + len(series)] = series
+            before = block[at - lo].copy()
+            if field_name in values and not self._absent(field_name):
+                new = (values[field_name][start:stop] * _power(field_name, scale)).astype(np.float32)
+                if scale != 1.0:
+                    new = np.where(at < end, before, new)
+                block[at - lo] = new
+                differs = before.view(np.int32) != new.view(np.int32)
+                differs &= ~(np.isnan(before) & np.isnan(new))
+                changed |= differs
+                if had and field_name in known:
+                    self._note_corrections(code, field_name, at, before, new, differs & past)
+            if field_name not in had and had and field_name in known and np.isnan(block).all():
+                continue  # not all instruments of a folder by other tools have all fields
+            content = _content(lo, block)
+            if field_name not in had or content != _content(*had[field_name]):
+                self.files[_file(name, field_name)] = content
+        self.unchanged += int((~changed & (at >= begin) & (at < end)).sum())
+
+    def _note_corrections(
+        self,
+        code: str,
+        name: str,
+        at: NDArray[np.int64],
+        old: NDArray[np.float32],
+        new: NDArray[np.float32],
+        differs: NDArray[np.bool_],
+    ) -> None:
+        self.corrections += int(differs.sum())
+        for i in np.flatnonzero(differs)[: max(0, _SHOWN - len(self.shown))]:
+            self.shown.append(Correction(code, self.calendar[at[i]], name, float(old[i]), float(new[i])))
+
+    def _fill_new_fields(self) -> None:
+        """Give all instruments the new fields, as an import does."""
+        there = set(self.old.fields())
+        new = {file.rpartition("/")[2].removesuffix(".day.bin") for file in self.files} - there
+        self.fields = tuple(name for name in self.rows.values if name in new)
+        if self.old.conversion is None:
+            return
+        for name in self.old.heads.keys() - self.series.keys():
+            begin, end = self.lives[name]
+            for field_name in self.fields:
+                self.files[_file(name, field_name)] = _content(begin, np.full(end - begin, np.nan, np.float32))
+
+    # -- scale
+    # ------------------------------------------------------------------------------------------------
+
+    def _scales(self) -> dict[str, float]:
+        """Return the factors by which the rows of instruments are to be multiplied.
+
+        Raises
+        ------
+        DataError
+            If there are such instruments, and the user has not said what to do with them.
+        """
+        if self.rescale is False or len(self.calendar) == len(self.old.calendar):
+            return {}
+        found: dict[str, float] = {}
+        jumps: dict[str, float] = {}
+        for i, code in enumerate(self.rows.codes):
+            start, stop = self._range(i)
+            if not self.series[folder_name(code)] or self.place[stop - 1] < len(self.old.calendar):
+                continue
+            common, scale = self._scale(code, start, stop)
+            if scale is not None:
+                found[code] = scale
+            elif not common:
+                jumps[code] = self._jump(code, start, stop)
+        jumps = {code: jump for code, jump in jumps.items() if np.isfinite(jump)}
+        sizes = [abs(jump) for jump in jumps.values()]
+        if sizes and float(np.median(sizes)) > _OTHER_SCALE[len(sizes) >= 5]:
+            code = next(iter(jumps))
+            raise DataError(
+                f"The prices in {self.table.source} are on another scale than those in {self.old.path}: {code} moves by a "
+                f"factor of {math.exp(jumps[code]):.4g} since its last day there. Give a table with rows of a day that the "
+                "folder has, and --rescale (in Python: rescale=True); or --no-rescale (rescale=False) if the values "
+                "are right."
+            )
+        large = [f"{code} ({math.exp(jump):.3g} x)" for code, jump in jumps.items() if abs(jump) > _JUMP]
+        if large:
+            self.notes.append(f"close jumps since the folder's last day: {_listed(large)}. Check for missing splits")
+        if found and not self.rescale:
+            code = next(iter(found))
+            raise DataError(
+                f"The prices of {counted(len(found), 'instrument')} in {self.table.source} ({_listed(list(found))}) are on "
+                f"another scale than in {self.old.path}: those of {code} there are {found[code]:.6g} times as high on the "
+                "same days. Sources that adjust past prices change all of them after a split or a dividend. Use "
+                "--rescale (in Python: rescale=True) to continue the folder's prices, --no-rescale (rescale=False) "
+                "to take the values as they are, or import all rows as a new folder."
+            )
+        if found:
+            self.notes.append(
+                f"prices continue on the folder's scale: {_listed([f'{c} x {r:.6g}' for c, r in found.items()])}"
+            )
+        return found
+
+    def _scale(self, code: str, start: int, stop: int) -> tuple[bool, float | None]:
+        """Return whether there are common days, and the ratio of the folder's prices to the table's, if not 1."""
+        at, had = self.place[start:stop], self.series[folder_name(code)]
+        ratios, full = [], False
+        for name in PRICES & had.keys() & self.rows.values.keys():
+            first, series = had[name]
+            here = (at >= first) & (at < first + len(series))
+            old, new = series[at[here] - first].astype(np.float64), self.rows.values[name][start:stop][here]
+            with np.errstate(all="ignore"):
+                ratio = old / new
+            ratios.append(ratio[np.isfinite(ratio) & (ratio > 0)])
+            full |= bool(ratios[-1].size) and ratios[-1].size >= int((~np.isnan(series)).sum())
+        all_ratios = np.concatenate([np.empty(0), *ratios])
+        if not all_ratios.size:
+            return False, None
+        scale = float(np.median(all_ratios))
+        same = bool((np.abs(all_ratios / scale - 1) <= 0.2 * abs(scale - 1)).all())
+        if full or all_ratios.size < 2 or abs(scale - 1) < 1e-4 or not same:
+            return True, None
+        return True, scale
+
+    def _jump(self, code: str, start: int, stop: int) -> float:
+        """Return the logarithm of an instrument's first new close over its last one in the folder; NaN if unknown."""
+        _, series = self.series[folder_name(code)].get("close", (0, np.empty(0, np.float32)))
+        old, new = series[~np.isnan(series)], self.rows.values.get("close", np.empty(0))[start:stop]
+        new = new[~np.isnan(new)]
+        if not old.size or not new.size or old[-1] <= 0:
+            return math.nan
+        return math.log(new[0] / float(old[-1]))
+
+    # -- universes
+    # ------------------------------------------------------------------------------------------------
+
+    def _extend_universes(self, listed: Sequence[str], whole: Sequence[str]) -> None:
+        before = self.old.lives()
+        after = {
+            name: (self.calendar[begin], self.calendar[end - 1])
+            for name, (begin, end) in self.lives.items()
+            if end > begin
+        }
+        last = (self.old.calendar[-1], self.calendar[-1])
+        for file in sorted((self.old.path / "instruments").glob("*.txt")):
+            text, extended = extended_list(file, before, after, last, listed if file.stem in whole else ())
+            if text is not None:
+                self.files[f"instruments/{file.name}"] = text.encode()
+            if extended:
+                self.notes.append(
+                    f"universe {file.stem}: {counted(extended, 'membership')} that ended on {last[0]} "
+                    f"{'goes' if extended == 1 else 'go'} on to {last[1]}"
+                )
+
+    # -- summary
+    # ------------------------------------------------------------------------------------------------
+
+    def summary(self, notes: Sequence[str], *, dry_run: bool) -> AppendSummary:
+        """Return what changes."""
+        if not self.files:
+            return AppendSummary(
+                path=self.old.path,
+                dry_run=dry_run,
+                changed=False,
+                first=self.calendar[0],
+                last=self.calendar[-1],
+                unchanged_rows=self.unchanged,
+                notes=(*notes, *self.notes),
+            )
+        former, now = len(self.old.calendar), len(self.calendar)
+        new = [code for code in self.rows.codes if folder_name(code) not in self.old.heads]
+        ended = [
+            name
+            for name in self.old.heads
+            if now > former and self.old.life(name)[1] == former and self.lives[name][1] < now
+        ]
+        resumed = [
+            code
+            for code in self.rows.codes
+            if folder_name(code) in self.old.heads
+            and self.old.life(folder_name(code))[1] < former < self.lives[folder_name(code)][1]
+        ]
+        return AppendSummary(
+            path=self.old.path,
+            dry_run=dry_run,
+            changed=True,
+            first=self.calendar[0],
+            last=self.calendar[-1],
+            days=self._new_days(),
+            listed=tuple(new),
+            ended=tuple(name.removeprefix("_qlib_").upper() for name in ended),
+            resumed=tuple(resumed),
+            fields=self.fields,
+            gaps=self._gaps() if now > former else (),
+            corrections=self.corrections,
+            first_corrections=tuple(self.shown),
+            unchanged_rows=self.unchanged,
+            written=sum(map(len, self.files.values())),
+            notes=(*notes, *self.notes),
+        )
+
+    def _new_days(self) -> tuple[NewDay, ...]:
+        full = ~np.logical_and.reduce([np.isnan(values) for values in self.rows.values.values()])
+        former = len(self.old.calendar)
+        live = {name for name in self.old.heads if self.old.life(name)[1] == former}
+        found = []
+        for at in range(former, len(self.calendar)):
+            listed = sum(begin <= at for name, (begin, _) in self.lives.items() if name not in self.old.heads)
+            have = int((full & (self.place == at)).sum())
+            share = have / max(len(live) + listed, 1)
+            found.append(NewDay(self.calendar[at], have, min(share, 1.0)))
+        return tuple(found)
+
+
+def _power(name: str, scale: float) -> float:
+    """Return what the values of a field are multiplied by if prices are multiplied by `scale`."""
+    if name in PRICES or name == "factor":
+        return scale
+    return 1 / scale if name == "volume" else 1.0
+
+
+def _content(first: int, values: NDArray[np.float32]) -> bytes:
+    return np.concatenate([np.array([first], "<f4"), values.astype("<f4", copy=False)]).tobytes()
+
+
+def _file(name: str, field_name: str) -> str:
+    return f"features/{name}/{field_name}.day.bin"
+
+
+def _lines(days: Days) -> bytes:
+    return "".join(f"{day}\n" for day in days).encode()
+
+
+def _weekend(days: Days) -> NDArray[np.bool_]:
+    return np.asarray((days.astype("datetime64[D]").astype(np.int64) + 3) % 7 >= 5)  # 1970 began on a Thursday
+
+
+def _listed(names: Sequence[object] | Days) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{', '.join(map(str, names[:_SHOWN]))}{more}"

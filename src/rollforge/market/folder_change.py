@@ -1,0 +1,183 @@
+"""Change files of a data folder in one step.
+
+A copy of the folder is made next to it, in which unchanged files are hard links and changed files are new; then the
+copy and the folder exchange their names. Whoever opens the folder finds the old files or the new ones, and a process
+that is killed leaves the one or the other. Files are never modified in place, so open and memory-mapped files keep
+their contents.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rollforge.errors import DataError
+from rollforge.market.new_folder import exchange
+
+__all__ = ["change_files", "folder_lock", "restore"]
+
+log = logging.getLogger(__name__)
+
+_FOLLOWED = ("calendars", "instruments", "features")
+
+
+def _draft(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.change")
+
+
+def restore(folder: Path) -> None:
+    """Put a folder back that a killed process left under another name, on a file system without exchange."""
+    spare = _draft(folder).with_name(f"{_draft(folder).name}.old")
+    if spare.is_dir() and not folder.exists():
+        spare.rename(folder)
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path, *, wait: float = 60.0) -> Iterator[None]:
+    """Hold the right to change a data folder; other processes wait for it.
+
+    Parameters
+    ----------
+    folder : path
+        The data folder. The lock is the file ``.NAME.lock`` next to it.
+    wait : float
+        Seconds after which waiting fails.
+
+    Raises
+    ------
+    DataError
+        If another process holds the lock for that long, or the lock cannot be created. Nothing has changed.
+    """
+    file = folder.with_name(f".{folder.name}.lock")
+    try:
+        handle = _open_lock(file)
+    except OSError as exc:
+        raise DataError(f"{folder} cannot be changed: {exc.strerror} ({file}). Nothing was changed.") from exc
+    try:
+        _acquire(handle, folder, wait)
+        with contextlib.suppress(OSError):  # a lock of another user: others see the name of an earlier holder
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _open_lock(file: Path) -> int:
+    try:
+        return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except PermissionError:
+        return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _acquire(handle: int, folder: Path, wait: float) -> None:
+    deadline = time.monotonic() + wait
+    warned = False
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 200, 0).decode(errors="replace") or "another process"
+        except OSError as exc:
+            raise DataError(f"{folder} cannot be locked: {exc.strerror}. Nothing was changed.") from exc
+        else:
+            return
+        if time.monotonic() >= deadline:
+            raise DataError(f"{folder} is being changed by {holder}. Try again when it has finished.")
+        if not warned:
+            log.warning("waiting for %s, which is changing %s", holder, folder)
+            warned = True
+        time.sleep(0.05)
+
+
+def change_files(folder: Path, changed: Mapping[str, bytes]) -> None:
+    """Write files of a data folder, all of them or none. The caller holds the lock.
+
+    Parameters
+    ----------
+    folder : path
+        The data folder.
+    changed : mapping
+        Path of a file relative to the folder -> its content, in the order in which they are written.
+
+    Raises
+    ------
+    DataError
+        If a file cannot be written, or the folder cannot be exchanged. Nothing has changed.
+    """
+    draft = _draft(folder)
+    try:
+        _remove(draft)  # left by a killed process
+        _remove(draft.with_name(f"{draft.name}.old"))
+        _copy(folder, draft, changed, "")
+        made = set[str]()
+        for name, content in changed.items():
+            _write(folder / name, draft / name, content, made)
+        exchange(draft, folder)
+    except OSError as exc:
+        if exc.errno == errno.EBUSY:
+            raise DataError(
+                f"{folder} is a mount point, which cannot be exchanged with a new version. Use a folder below it. "
+                "Nothing was changed."
+            ) from exc
+        raise DataError(f"{folder} cannot be written: {exc.strerror or exc}. Nothing was changed.") from exc
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _copy(source: Path, target: Path, changed: Mapping[str, bytes], below: str) -> None:
+    """Create a folder with hard links to the files of another, except for changed ones."""
+    target.mkdir()
+    with os.scandir(source) as entries:
+        for entry in entries:
+            name = f"{below}{entry.name}"
+            if name in changed:
+                continue
+            # A linked folder of series is copied, because its files are to be replaced. Other links stay as they are.
+            if entry.is_dir(follow_symlinks=name.partition("/")[0] in _FOLLOWED):
+                _copy(Path(entry.path), target / entry.name, changed, f"{name}/")
+            else:
+                _link(entry, target / entry.name)
+    shutil.copymode(source, target)
+
+
+def _link(entry: os.DirEntry[str], target: Path) -> None:
+    if entry.is_symlink():
+        os.symlink(os.readlink(entry.path), target)
+        return
+    try:
+        os.link(entry.path, target)
+    except OSError as exc:
+        if exc.errno not in (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EACCES, errno.ENOSYS):
+            raise
+        shutil.copy2(entry.path, target)
+
+
+def _write(old: Path, target: Path, content: bytes, made: set[str]) -> None:
+    parent = os.path.dirname(target)
+    if parent not in made:
+        os.makedirs(parent, exist_ok=True)
+        made.add(parent)
+    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(handle, view) :]
+        with contextlib.suppress(FileNotFoundError):  # a new file
+            os.fchmod(handle, stat.S_IMODE(os.stat(old).st_mode))
+    finally:
+        os.close(handle)
