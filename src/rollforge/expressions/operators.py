@@ -33,6 +33,7 @@ __all__ = [
     "fields_of",
     "holding_days",
     "language_version",
+    "last_day_read",
     "lookahead",
     "lookback",
     "operator",
@@ -379,11 +380,15 @@ def lookback(tree: Expression) -> float:
         return math.inf
     if look == "window":
         return inner + n - 1
-    return max(0, inner + n) if look == "shift" else inner
+    if look == "shift":
+        return max(0, inner + n) if tree.name == "Ref" else inner + max(0, n)
+    return inner
 
 
 def lookahead(tree: Expression) -> int:
-    """Return how many later days an expression needs for its value on a day: the horizon of a label.
+    """Return how many later days must be loaded to compute an expression's value on a day.
+
+    The value may use fewer, see :func:`last_day_read`.
 
     Examples
     --------
@@ -398,8 +403,38 @@ def lookahead(tree: Expression) -> int:
         return reach(tree)[1]
     inner = max((lookahead(a) for a in tree.args), default=0) + _TABLE[tree.name].ahead
     if _TABLE[tree.name].look == "shift":
-        return max(0, inner - int(_parameter(tree)))
+        n = int(_parameter(tree))
+        return max(0, inner - n) if tree.name == "Ref" else inner + max(0, -n)
     return inner
+
+
+def last_day_read(tree: Expression) -> float:
+    """Return the last day that an expression reads for its value on a day, as a number of trading days after it.
+
+    Returns
+    -------
+    float
+        A whole number, negative if only earlier days are read; minus infinity if none is.
+
+    Examples
+    --------
+    >>> from rollforge.expressions.expression import parse
+    >>> last_day_read(parse("Ref($close, -2)/Ref($close, -1) - 1")), last_day_read(parse("Ref(Ref($close, 3), -1)"))
+    (2, -2)
+    """
+    if isinstance(tree, Field):
+        return 0
+    if not isinstance(tree, Call):
+        return -math.inf
+    known = _TABLE[tree.name]
+    if known.reach is not None:
+        return known.reach(tree)[1]
+    inner = max((last_day_read(a) for a in tree.args), default=-math.inf) + known.ahead
+    if known.look != "shift":
+        return inner
+    n = int(_parameter(tree))
+    # A shift of 0 means the instrument's first day. Other shifts than Ref also read the day itself.
+    return inner - n if tree.name == "Ref" else max(inner, inner - n)
 
 
 def holding_days(tree: Expression) -> int | None:

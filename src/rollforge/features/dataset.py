@@ -6,15 +6,19 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, TypeGuard, overload
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from rollforge.arguments import fetch_arguments
 from rollforge.build import build
 from rollforge.dates import read_day
-from rollforge.errors import DataError, DateError, SegmentError, nearest
+from rollforge.errors import ConfigError, DataError, DateError, SegmentError, nearest, shown
 from rollforge.features.handler import DataHandler, DataHandlerLP
+from rollforge.features.row_purge import Border, label_rows, rows_before
 from rollforge.features.selection import first_day, last_day
 from rollforge.kinds import HANDLER
 from rollforge.pickling import Serializable
@@ -50,11 +54,31 @@ class DatasetH(Dataset):
         are those of all its intervals.
     fetch_kwargs : mapping, optional
         Further arguments for the handler's ``fetch``.
+    purge_rows : int
+        Number of following rows of the same instrument that a label reads. Rows whose label reads a row of a later
+        segment are left out of the data for learning; 0 leaves out none. Task generators set it for labels that may
+        count rows and not trading days, see :mod:`rollforge.features.row_purge`.
     """
 
+    purge_rows: int = 0
+    rows_purged: Mapping[str, int] = MappingProxyType({})
+    """Segment -> number of rows that were left out when it was prepared for learning."""
+
     def __init__(
-        self, handler: Any, segments: Mapping[str, Any], fetch_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
+        self,
+        handler: Any,
+        segments: Mapping[str, Any],
+        fetch_kwargs: Mapping[str, Any] | None = None,
+        purge_rows: int = 0,
+        **kwargs: Any,
     ) -> None:
+        if isinstance(purge_rows, bool) or not isinstance(purge_rows, int) or purge_rows < 0:
+            raise ConfigError(
+                f"must be a number of rows, at least 0; found {shown(purge_rows)}.",
+                path="task.dataset.kwargs.purge_rows",
+            )
+        if purge_rows:
+            self.purge_rows = purge_rows
         self.handler: DataHandler = build(
             handler,
             kind=HANDLER,
@@ -139,8 +163,65 @@ class DatasetH(Dataset):
         """
         arguments = {"col_set": col_set, "data_key": data_key, **self.fetch_kwargs, **kwargs}
         if isinstance(segments, (list, tuple)) and all(isinstance(s, str) and s in self.segments for s in segments):
-            return [self._prepare_seg(self._days(s), **arguments) for s in segments]
-        return self._prepare_seg(self._days(segments), **arguments)
+            return [self._prepared(s, arguments) for s in segments]
+        return self._prepared(segments, arguments)
+
+    def _prepared(self, segment: object, arguments: Mapping[str, Any]) -> Any:
+        days = self._days(segment)
+        made = self._prepare_seg(days, **arguments)
+        if not self.purge_rows or arguments["data_key"] != DataHandlerLP.DK_L:
+            return made
+        borders = self._borders(days)
+        if not borders:
+            return made
+        index = self._index_of(made)
+        kept = rows_before(index, label_rows(self.handler), borders, self.purge_rows)
+        left_out = len(kept) - int(kept.sum())
+        name = segment if isinstance(segment, str) else f"{borders[0].start} to {borders[-1].end}"
+        self.rows_purged = {**self.rows_purged, name: left_out}
+        log.info(
+            "%d of %d rows of %r are left out, because their labels read %d rows ahead, into the next segment",
+            left_out, len(kept), name, self.purge_rows,
+        )  # fmt: skip
+        if not kept.any():
+            raise DataError(
+                f"No row of {name!r} is left: the labels of all {len(kept)} rows read {self.purge_rows} rows ahead, into "
+                "the next segment. Use a longer segment, or declare a smaller label_horizon."
+            )
+        return self._selected(made, kept)
+
+    def _borders(self, days: object) -> list[Border]:
+        """Return the intervals of the selected days that another segment follows."""
+        selected = days if are_intervals(days) else (days,)
+        others = [self._days(name) for name in self.segments]
+        starts = [
+            first_day(part.start, "start")
+            for other in others
+            if other != days
+            for part in (other if are_intervals(other) else (other,))
+            if isinstance(part, slice)
+        ]
+        found = []
+        for part in selected:
+            end = last_day(part.stop, "end") if isinstance(part, slice) else None
+            behind = [start for start in starts if end is not None and start is not None and start > end]
+            if end is not None and behind and isinstance(part, slice):
+                found.append(Border(first_day(part.start, "start"), end, min(behind)))
+        return found
+
+    def _index_of(self, data: Any) -> pd.Index:
+        """Return the rows of prepared data."""
+        index = getattr(data, "index", None)
+        if not isinstance(index, pd.Index):
+            raise DataError(
+                f"Rows can be purged by instrument only in a frame, but {type(self).__name__} prepares a "
+                f"{type(data).__name__}. Set trunc_days to a number of days instead of 'auto'."
+            )
+        return index
+
+    def _selected(self, data: Any, kept: NDArray[np.bool_]) -> Any:
+        """Return some rows of prepared data."""
+        return data if kept.all() else data[kept]
 
     def _days(self, segment: object) -> object:
         """Return the selector for the handler: the days of a named segment, or the argument itself.

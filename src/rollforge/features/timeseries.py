@@ -134,6 +134,17 @@ class TSDataSampler:
         swapped: pd.MultiIndex = self.data_index.swaplevel()  # type: ignore[attr-defined]
         return swapped
 
+    def keep(self, kept: NDArray[np.bool_]) -> None:
+        """Keep some samples; the rows of the others only serve as history.
+
+        Parameters
+        ----------
+        kept : array of bool, (samples,)
+            Which samples to keep.
+        """
+        self.idx_map = self.idx_map[kept]
+        self.data_index = self.data_index[kept]
+
     def __len__(self) -> int:
         return len(self.idx_map)
 
@@ -309,6 +320,15 @@ class TSDatasetH(DatasetH):
         if samples.empty:
             raise DataError(self._no_rows(slc, kwargs))
         return samples
+
+    def _index_of(self, data: Any) -> pd.Index:
+        return data.get_index() if isinstance(data, TSDataSampler) else super()._index_of(data)
+
+    def _selected(self, data: Any, kept: NDArray[np.bool_]) -> Any:
+        if not isinstance(data, TSDataSampler):
+            return super()._selected(data, kept)
+        data.keep(kept)
+        return data
 
     def _back(self, start: object) -> object:
         """Return the first day of history that the first sample needs; one day more, as in Qlib."""

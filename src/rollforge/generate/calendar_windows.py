@@ -15,8 +15,9 @@ from rollforge.errors import ConfigError, SegmentError, nearest
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import TimeAdjuster
+from rollforge.generate.label_horizon import LabelHorizon
 from rollforge.generate.offsets import Offset, period_starts, read_length, read_offset
-from rollforge.generate.rolling import Segments, truncated_segments
+from rollforge.generate.rolling import Segments, purge_horizon, truncated_segments, with_row_purge
 from rollforge.generate.segments import PATH, bounds, has_intervals, validate_segments
 from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
@@ -172,6 +173,8 @@ class CalendarGen(TaskGen):
         LIMITS["tasks"].check(len(starts), "its windows are", path="retrain")
         test = bounds("test", TaskView(task).segments["test"])
         last = len(self.ta.cals) - 1 if test.end is None else test.positions(self.ta.cals)[1] - 1
+        horizon = purge_horizon(task, self.trunc_days)
+        template = with_row_purge(task, horizon)
         made, fixed = [], None
         cuts = [] if self.predict is None else list(map(self._position, self._starts(task, self.predict)))
         for start, following in zip(starts, [*starts[1:], None], strict=True):
@@ -179,10 +182,10 @@ class CalendarGen(TaskGen):
             segments = self._segments(task, start, stop, fixed)
             if self.rtype == TimeAdjuster.SHIFT_EX:
                 fixed = read_day(segments["train"][0])
-            segments = self._truncated(task, segments)
+            segments = self._truncated(segments, horizon)
             if test.end is None and following is None:
                 segments["test"] = (segments["test"][0], None)
-            made.append(self._task(task, segments, cuts))
+            made.append(self._task(template, segments, cuts))
         return made
 
     def _starts(self, task: Mapping[str, object], offset: Offset) -> list[np.datetime64]:
@@ -226,13 +229,13 @@ class CalendarGen(TaskGen):
             fixed = self._back(task, before, self.train or self._days_in(task, "train"), "train", start)
         return {"train": self._span(self._position(fixed), self._position(before), "train", start), **segments}
 
-    def _truncated(self, task: Definition, segments: Segments) -> Segments:
+    def _truncated(self, segments: Segments, horizon: LabelHorizon | None) -> Segments:
         if isinstance(self.trunc_days, int):
             limit = self._position(read_day(segments["test"][0])) - self.trunc_days
             for name, (start, _) in segments.items():
                 if name != "test" and self._position(read_day(start)) > limit:  # Qlib's rule would begin it earlier
                     raise SegmentError(f"nothing is left after truncation by {self.trunc_days}.", path=f"{PATH}.{name}")
-        return truncated_segments(self.ta, task, segments, self.trunc_days)
+        return truncated_segments(self.ta, segments, self.trunc_days, horizon)
 
     def _days_in(self, task: Definition, name: str) -> int:
         """Return the number of trading days of a segment of the template."""

@@ -24,7 +24,8 @@ from rollforge.generate.folds import (
     hold_out,
     training_days,
 )
-from rollforge.generate.label_horizon import known_horizon
+from rollforge.generate.label_horizon import LabelHorizon, known_horizon
+from rollforge.generate.rolling import with_row_purge
 from rollforge.generate.segments import PATH, pieces, validate_segments
 from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
@@ -90,7 +91,9 @@ class _PurgedGen(TaskGen):
         """
         validate_segments(task, self.ta.cals, needed=())
         LIMITS["tasks"].check(self.count(task) or 0, f"{type(self).__name__} makes", path="generate")
-        days, purge = self._period(task), self._purged_days(task)
+        horizon = known_horizon(task, "purge") if self.purge == "auto" else None
+        days, purge = self._period(task), self._purged_days(horizon)
+        template = with_row_purge(task, horizon, "purge")
         if len(days) < self._groups:
             raise SegmentError(
                 f"{counted(self._groups, 'group')} of days cannot be made of {counted(len(days), 'trading day')}.",
@@ -112,7 +115,7 @@ class _PurgedGen(TaskGen):
                     f"{counted(size, 'validation day')}. Use a longer period, or less of these.",
                     path=f"{PATH}.train",
                 )
-            made.append(self._task(task, days, as_ranges(train), as_ranges(valid), tests))
+            made.append(self._task(template, days, as_ranges(train), as_ranges(valid), tests))
         return made
 
     def _period(self, task: Definition) -> Days:
@@ -120,10 +123,10 @@ class _PurgedGen(TaskGen):
         found: Days = self.ta.cals[min(first for first, _ in spans) : max(stop for _, stop in spans)]
         return found
 
-    def _purged_days(self, task: Definition) -> int:
+    def _purged_days(self, horizon: LabelHorizon | None) -> int:
         if self.purge != "auto":
             return self.purge
-        return known_horizon(task, "purge").days or 0
+        return 0 if horizon is None else horizon.days or 0
 
     def _valid_share(self, task: Definition) -> float | int:
         """Return the validation days as a share of the training days (float) or as a number (int)."""

@@ -14,7 +14,7 @@ from enum import StrEnum
 from rollforge.build import locate
 from rollforge.errors import ExpressionError, RollforgeError, SegmentError, counted
 from rollforge.expressions.expression import parse
-from rollforge.expressions.operators import lookahead
+from rollforge.expressions.operators import last_day_read
 from rollforge.features.handler import check_label_horizon
 from rollforge.features.label_source import LabelSource, dataset_changes_label, label_source
 from rollforge.generate.task_view import TaskView
@@ -142,7 +142,7 @@ def _read(source: LabelSource) -> tuple[int | None, str]:
     if not source.expressions:
         return 0, "there is no label"
     try:
-        days, text = max((lookahead(parse(e)), e) for e in source.expressions)
+        days, text = max((int(max(0, last_day_read(parse(e)))), e) for e in source.expressions)
     except ExpressionError as exc:
         return None, f"the label cannot be parsed: {str(exc).rstrip('.')}"
     return days, f"the label {text} looks {counted(days, 'trading day')} ahead"

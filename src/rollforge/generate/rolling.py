@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from rollforge.build import locate
 from rollforge.dates import DayLike, read_timestamp
-from rollforge.errors import SegmentError, nearest
+from rollforge.errors import RollforgeError, SegmentError, nearest
+from rollforge.features.dataset import DatasetH
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import OutsideCalendar, TimeAdjuster
-from rollforge.generate.label_horizon import known_horizon
+from rollforge.generate.label_horizon import LabelHorizon, known_horizon
 from rollforge.generate.segments import PATH, has_intervals, neighbours, ordered, validate_segments
 from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
 from rollforge.task import Definition
 
-__all__ = ["RollingGen", "handler_mod", "purge_segments", "trunc_segments", "truncated_segments"]
+__all__ = [
+    "RollingGen", "handler_mod", "purge_horizon", "purge_segments", "trunc_segments", "truncated_segments",
+    "with_row_purge",
+]  # fmt: skip
 
 Segments = dict[str, tuple[pd.Timestamp | None, pd.Timestamp | None]]
 
@@ -64,27 +70,43 @@ def purge_segments(ta: TimeAdjuster, segments: Segments, days: int) -> None:
             segments[name] = (start, ta.get(limit))
 
 
-def truncated_segments(
-    ta: TimeAdjuster,
-    task: Definition,
-    segments: Segments,
-    trunc_days: int | Literal["auto"] | None,
-    test_key: str = "test",
-) -> Segments:
-    """Return the segments of a window after truncation by `trunc_days`, see :class:`RollingGen`.
+def purge_horizon(task: Mapping[str, object], trunc_days: int | Literal["auto"] | None) -> LabelHorizon | None:
+    """Return the label horizon by which a task's segments are purged: None unless `trunc_days` is ``"auto"``.
 
     Raises
     ------
     SegmentError
-        If nothing is left of a segment, or the label's horizon is needed but unknown.
+        If the horizon is needed but unknown.
+    """
+    return known_horizon(task, "trunc_days") if trunc_days == "auto" else None
+
+
+def truncated_segments(
+    ta: TimeAdjuster,
+    segments: Segments,
+    trunc_days: int | Literal["auto"] | None,
+    horizon: LabelHorizon | None,
+    test_key: str = "test",
+) -> Segments:
+    """Return the segments of a window after truncation by `trunc_days`, see :class:`RollingGen`.
+
+    Parameters
+    ----------
+    horizon : LabelHorizon, optional
+        Result of :func:`purge_horizon`.
+
+    Raises
+    ------
+    SegmentError
+        If nothing is left of a segment.
     """
     if trunc_days is None:
         return segments
     cut = dict(segments)
     try:
-        if trunc_days == "auto":
-            purge_segments(ta, cut, known_horizon(task, "trunc_days").days or 0)
-        else:
+        if horizon is not None:
+            purge_segments(ta, cut, horizon.days or 0)
+        elif isinstance(trunc_days, int):
             trunc_segments(ta, cut, trunc_days, test_key)
     except OutsideCalendar as exc:
         raise SegmentError(f"trunc_days={trunc_days!r}: {exc}", path=PATH) from exc
@@ -92,6 +114,51 @@ def truncated_segments(
         if start is not None and end is not None and start > end:
             raise SegmentError(f"nothing is left after truncation by {trunc_days!r}.", path=f"{PATH}.{name}")
     return cut
+
+
+def with_row_purge(task: Mapping[str, object], horizon: LabelHorizon | None, path: str = "trunc_days") -> Definition:
+    """Return a task whose dataset leaves out training rows whose labels reach into the next segment.
+
+    A task whose label counts trading days is returned unchanged: truncating its segments is enough.
+
+    Parameters
+    ----------
+    task : mapping
+        A task or template; it is not modified.
+    horizon : LabelHorizon, optional
+        Its known label horizon; None changes nothing.
+    path : str
+        The setting that asks for the purge, for the error.
+
+    Raises
+    ------
+    SegmentError
+        If the dataset's class does not accept `purge_rows`.
+    """
+    made = dict(task)
+    if horizon is None or not horizon.in_rows or not horizon.days:
+        return made
+    dataset: Any = task["dataset"]
+    if not _accepts_row_purge(dataset):
+        raise SegmentError(
+            f"'auto' must leave out rows of each instrument, because {horizon.reason.rstrip('.')}; but the dataset "
+            f"{dataset['class']} does not accept purge_rows. Derive it from DatasetH and pass on its arguments, or write "
+            "a number of days.",
+            path=path,
+        )
+    made["dataset"] = {**dataset, "kwargs": {**dataset["kwargs"], "purge_rows": horizon.days}}
+    return made
+
+
+def _accepts_row_purge(dataset: Mapping[str, Any]) -> bool:
+    try:
+        target = locate(dataset["class"], dataset.get("module_path")) if "class" in dataset else DatasetH
+    except RollforgeError:
+        return True  # the error is reported when the dataset is built
+    if not isinstance(target, type) or not issubclass(target, DatasetH):
+        return False
+    parameters = inspect.signature(target).parameters
+    return "purge_rows" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 class RollingGen(TaskGen):
@@ -232,9 +299,11 @@ class RollingGen(TaskGen):
         last = test_end if test_end is not None else self.ta.max()
         first = self.ta.align_idx(test_start) or 0
         segments[self.test_key] = (self.ta.get(first), self.ta.get(first + self.step - 1))
-        segments = truncated_segments(self.ta, task, segments, self.trunc_days, self.test_key)
-        made = self._task(task, segments, last)
-        return [made, *self._following(task, segments, last)]
+        horizon = purge_horizon(task, self.trunc_days)
+        segments = truncated_segments(self.ta, segments, self.trunc_days, horizon, self.test_key)
+        template = with_row_purge(task, horizon)
+        made = self._task(template, segments, last)
+        return [made, *self._following(template, segments, last)]
 
     def _align(self, name: str, segment: Any) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
         if has_intervals(segment):
@@ -280,9 +349,11 @@ class RollingGen(TaskGen):
             With ``trunc_days="auto"``, if the label's horizon is unknown, or nothing is left of a segment.
         """
         segments = dict(TaskView(task).segments)
-        if self.trunc_days == "auto":
+        horizon = purge_horizon(task, self.trunc_days)
+        if horizon is not None:
             aligned = {name: self._align(name, segment) for name, segment in segments.items()}
-            segments = truncated_segments(self.ta, task, aligned, self.trunc_days, self.test_key)
+            segments = truncated_segments(self.ta, aligned, self.trunc_days, horizon, self.test_key)
+            task = with_row_purge(task, horizon)
         yield from self._following(task, segments, read_timestamp(test_end, "test_end"))
 
     def _following(self, template: Definition, segments: Segments, last: pd.Timestamp) -> Iterator[Definition]:

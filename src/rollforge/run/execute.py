@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import inspect
+import json
 import logging
 import socket
 import time
@@ -41,6 +42,9 @@ MODEL_TAG = "rollforge.model"
 """Recorder tag: the model name, or else the class of the model."""
 TEST_TAG = "rollforge.test"
 """Recorder tag: first and last day of the test segment."""
+PURGED_TAG = "rollforge.rows_purged"
+"""Recorder tag: number of rows of each segment that were left out because their labels reach into the next segment, as
+JSON."""
 
 
 STATUS_KEY = "train_status"
@@ -124,6 +128,9 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
         model.fit(dataset, **_fit_arguments(model, resolved))
         fit_seconds = getattr(model, "fit_seconds", None) or time.perf_counter() - fit_began
         _log_training(model, recorder)
+        purged = getattr(dataset, "rows_purged", None)
+        if purged:
+            recorder.set_tags(**{PURGED_TAG: json.dumps(dict(purged))})
         recorder.save_objects(**{"params.pkl": model})
         _save_dataset(dataset, recorder)
         _generate_records(resolved, model, dataset, recorder)

@@ -1,0 +1,442 @@
+"""Purging: no label of train or valid reads a day of a later segment, in the calendar and in an instrument's own rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+from tests.conftest import FIELDS, write_market
+
+import rollforge
+from rollforge.build import build
+from rollforge.dates import read_timestamp
+from rollforge.errors import ConfigError, DataError, SegmentError
+from rollforge.expressions.expression import parse
+from rollforge.expressions.operators import last_day_read, lookahead
+from rollforge.features import DatasetH, TSDatasetH
+from rollforge.features.handler import DataHandlerLP
+from rollforge.features.loader import DataLoader
+from rollforge.features.processor import Processor
+from rollforge.generate import RollingGen
+from rollforge.generate.label_horizon import task_horizon
+from rollforge.generate.segments import neighbours, ordered
+from rollforge.run.execute import task_train
+from rollforge.session import Session, using
+from rollforge.task import digest
+
+Tree = Any
+"""``"close"``, a number, or (operator, arguments…)."""
+
+# -- reading expressions in the calendar ---------------------------------------------------------------------------------
+
+
+def days_read(tree: Tree, day: int) -> set[int]:
+    """Return the positions of the days that a value reads: a second reading of the language, by its definition."""
+    if tree == "close":
+        return {day}
+    if isinstance(tree, int):
+        return set()
+    name, *args = tree
+    if name == "Ref":
+        return days_read(args[0], day - args[1])
+    if name == "Delta":
+        return days_read(args[0], day) | days_read(args[0], day - args[1])
+    if name in ("Mean", "Max", "Std", "Slope", "Corr"):
+        *series, n = args
+        return {read for x in series for back in range(n) for read in days_read(x, day - back)}
+    return {read for x in args for read in days_read(x, day)}
+
+
+def text(tree: Tree) -> str:
+    if tree == "close":
+        return "$close"
+    if isinstance(tree, int):
+        return str(tree)
+    name, *args = tree
+    signs = {"Sub": "-", "Div": "/", "Gt": ">"}
+    if name in signs:
+        return f"({text(args[0])}{signs[name]}{text(args[1])})"
+    return f"{name}({', '.join(map(text, args))})"
+
+
+def _calls(inner: st.SearchStrategy[Tree]) -> st.SearchStrategy[Tree]:
+    shifts = st.integers(-9, 9).filter(bool)
+    return st.one_of(
+        st.tuples(st.sampled_from(["Ref", "Delta"]), inner, shifts),
+        st.tuples(st.sampled_from(["Mean", "Max", "Std", "Slope"]), inner, st.integers(2, 9)),
+        st.tuples(st.just("Corr"), inner, inner, st.integers(2, 9)),
+        st.tuples(st.sampled_from(["Sub", "Div", "Greater", "Less"]), inner, inner),
+        st.tuples(st.just("If"), st.tuples(st.just("Gt"), inner, inner), inner, inner),
+        st.tuples(st.just("Abs"), inner),
+    )
+
+
+TREES = st.recursive(st.just("close"), _calls, max_leaves=6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(tree=TREES)
+def test_the_last_day_that_an_expression_reads(tree: Tree) -> None:
+    """Is that of the definition of its operators; at least as many days are loaded to compute it."""
+    expression = parse(text(tree))
+    last = max(days_read(tree, 0))
+    assert last_day_read(expression) == last
+    assert lookahead(expression) >= max(0, last)
+
+
+@st.composite
+def calendars(draw: st.DrawFn) -> pd.DatetimeIndex:
+    """Weekdays with random holidays."""
+    every = pd.bdate_range("2019-01-01", periods=240)
+    closed = draw(st.sets(st.integers(0, 239), max_size=60))
+    return every[[i for i in range(240) if i not in closed]]
+
+
+@st.composite
+def templates(draw: st.DrawFn, days: pd.DatetimeIndex, room: int) -> dict[str, Any]:
+    """Segments that abut or leave gaps, with borders on days without trading, and perhaps with another one."""
+    first, last = days[0], days[-1]
+    length = (last - first).days
+    valid_start = draw(st.integers(length // 3 + room, length // 3 + room + 40))
+    test_start = draw(st.integers(valid_start + 3 * room + 20, valid_start + 3 * room + 60))
+    segments = {
+        "train": (0, valid_start - draw(st.integers(1, 5))),
+        "valid": (valid_start, test_start - draw(st.integers(1, 5))),
+        "test": (test_start, min(test_start + draw(st.integers(5, 60)), length)),
+    }
+    if draw(st.booleans()):
+        segments["pretrain"] = (draw(st.integers(0, 5)), test_start - draw(st.integers(1, 9)))
+    if draw(st.booleans()):
+        del segments["valid"]
+    found = {name: tuple(str((first + pd.Timedelta(days=d)).date()) for d in s) for name, s in segments.items()}
+    return {
+        "model": {},
+        "dataset": {"class": "DatasetH", "module_path": "qlib.data.dataset", "kwargs": {"segments": found}},
+    }
+
+
+def with_handler(task: dict[str, Any], handler: dict[str, Any]) -> dict[str, Any]:
+    kwargs = {**task["dataset"]["kwargs"], "handler": handler}
+    return {**task, "dataset": {**task["dataset"], "kwargs": kwargs}}
+
+
+def borders(task: dict[str, Any]) -> list[tuple[str, pd.Timestamp]]:
+    """Return each segment with the first day of the next one."""
+    found = task["dataset"]["kwargs"]["segments"]
+    return [(name, read_timestamp(found[later][0])) for name, later in neighbours(ordered(found))]
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), tree=TREES, sliding=st.booleans(), follow=st.booleans())
+def test_no_label_reads_a_day_of_the_next_segment(data: st.DataObject, tree: Tree, sliding: bool, follow: bool) -> None:
+    """In any calendar, for any expression and any segments; and no more days are left out than needed."""
+    ahead = max(0, *days_read(tree, 0)) if tree != "close" else 0
+    days = data.draw(calendars())
+    template = data.draw(templates(days, 2 * ahead))
+    alpha = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": {"label": [text(tree)]}}
+    template = with_handler(template, alpha)
+    rtype = "sliding" if sliding else "expanding"
+    plain, purging = (RollingGen(17, rtype, trunc_days=t, calendar=days) for t in (None, "auto"))
+    if follow:
+        made = list(purging.gen_following_tasks(plain.generate(template)[0], days[-1]))
+        before = plain.generate(template)[1:]
+    else:
+        made, before = purging.generate(template), plain.generate(template)
+    for one, unpurged in zip(made, before, strict=False):
+        segments = one["dataset"]["kwargs"]["segments"]
+        for name, next_start in borders(one):
+            end, next_day = days.get_loc(segments[name][1]), days.get_loc(next_start)
+            assert max(days_read(tree, end)) < next_day or ahead == 0
+            assert end < next_day
+            kept_all = segments[name][1] == unpurged["dataset"]["kwargs"]["segments"][name][1]
+            assert kept_all or max(days_read(tree, end + 1)) >= next_day
+
+
+def test_a_difference_to_a_later_value_reads_both_days() -> None:
+    """Delta(x, n) reads x on its own day and n days before: if x looks ahead, so does the difference."""
+    for expression, days in (
+        ("Delta(Ref($close, -5), 3)", 5),
+        ("Delta($close, -3)", 3),
+        ("Delta(Ref($close, 5), -3)", 0),
+    ):
+        assert last_day_read(parse(expression)) == {0: -2}.get(days, days)
+    assert lookahead(parse("Delta(Ref($close, -5), 3)")) == 5
+
+
+SUSPENDED_LABELS = [
+    "Ref($close, -4)/$close - 1",
+    "Max(Ref($close, -3), 2)/Mean($close, 2)",
+    "Delta(Ref($close, -5), 2)",
+]
+
+
+@pytest.mark.parametrize("missing", ["rows", "values"])
+def test_expressions_count_days_of_the_calendar_also_for_suspended_instruments(tmp_path: Path, missing: str) -> None:
+    """A suspended day is a day: replacing all data after a day changes only labels that are purged before it."""
+    rng, days = np.random.default_rng(5), pd.bdate_range("2020-01-01", periods=80)
+    index = pd.MultiIndex.from_product([days, ["A", "B", "C"]], names=["datetime", "instrument"])
+    table = pd.DataFrame({name: rng.uniform(9, 11, len(index)) for name in FIELDS}, index)
+    gone = (rng.uniform(size=len(index)) < 0.4) & (np.arange(len(index)) % 3 > 0)
+    border = days[50]
+    changed = table.copy()
+    changed.loc[changed.index.get_level_values(0) >= border, "close"] *= 3
+    labels = []
+    for name, one in (("before", table), ("after", changed)):
+        if missing == "rows":
+            one = one[~gone]
+        else:
+            one.loc[gone, "close"] = np.nan
+        folder = write_market(one.reset_index(), tmp_path / name)
+        with using(Session(provider_uri=str(folder), cache=str(tmp_path / f"cache-{name}"))):
+            labels.append(rollforge.D.features(["A", "B", "C"], SUSPENDED_LABELS).swaplevel().sort_index())
+    for column in labels[0]:
+        ahead = int(last_day_read(parse(column)))
+        kept = labels[0].index.get_level_values("datetime") < days[50 - ahead]
+        pd.testing.assert_series_equal(labels[0][column][kept], labels[1][column][kept])
+        assert not labels[0][column].equals(labels[1][column])
+
+
+# -- an instrument's own rows ----------------------------------------------------------------------------------------------
+
+DAYS = pd.bdate_range("2020-01-01", periods=120)
+
+
+def suspended(seed: int, share: float, instruments: int = 5) -> pd.DataFrame:
+    """Return closing prices on some days, of instruments that start late, end early and are suspended for long."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for code in range(instruments):
+        first, last = rng.integers(0, 40), rng.integers(60, 121)
+        traded = rng.uniform(size=len(DAYS)) >= share
+        pause = rng.integers(0, 110)
+        traded[pause : pause + rng.integers(0, 30)] = False
+        days = DAYS[first:last][traded[first:last]]
+        index = pd.MultiIndex.from_product([days, [f"S{code}"]], names=["datetime", "instrument"])
+        parts.append(pd.DataFrame({"close": rng.uniform(9, 11, len(days))}, index))
+    return pd.concat(parts).sort_index()
+
+
+def labelled(close: pd.DataFrame, ahead: int) -> pd.Series:
+    later = close.groupby(level="instrument")["close"].shift(-ahead)
+    return later / close["close"] - 1
+
+
+class RowLoader(DataLoader):
+    """Labels count the rows of an instrument; a suspended instrument has no rows, or rows without values."""
+
+    def __init__(self, seed: int, share: float, ahead: int, fill: bool = False, label: bool = True) -> None:
+        self.seed, self.share, self.ahead, self.fill, self.label = seed, share, ahead, fill, label
+
+    def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+        """Return the frame."""
+        close = suspended(self.seed, self.share)
+        parts = {"feature": close}
+        if self.label:
+            parts["label"] = labelled(close, self.ahead).to_frame("LABEL0")
+        frame = pd.concat(parts, axis=1)
+        if self.fill:
+            every = pd.MultiIndex.from_product([DAYS, frame.index.levels[1]], names=["datetime", "instrument"])
+            frame = frame.reindex(every)
+        return frame
+
+
+class RowLabel(Processor):
+    """Makes a label that counts the rows of an instrument, after half of the rows are dropped."""
+
+    def __init__(self, ahead: int) -> None:
+        self.ahead = ahead
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return the frame with a label."""
+        df = df.iloc[::2]
+        return pd.concat([df, pd.concat({"label": labelled(df["feature"], self.ahead).to_frame("L")}, axis=1)], axis=1)
+
+
+def last_read(close: pd.DataFrame, ahead: int) -> pd.Series:
+    """Return the day of the row that each label reads, from a loop over the rows."""
+    found = {}
+    for code, rows in close.groupby(level="instrument"):
+        days = list(rows.index.get_level_values("datetime"))
+        for place, day in enumerate(days):
+            found[day, code] = days[place + ahead] if place + ahead < len(days) else pd.NaT
+    return pd.Series(found)
+
+
+def row_task(loader: dict[str, Any], horizon: int | None, dataset: str = "DatasetH", **handler: Any) -> dict[str, Any]:
+    kwargs = {"data_loader": loader, "learn_processors": ["DropnaLabel"], **handler}
+    if horizon is not None:
+        kwargs["label_horizon"] = horizon
+    described = {"class": "DataHandlerLP", "module_path": "qlib.data.dataset.handler", "kwargs": kwargs}
+    segments = {
+        "train": ("2020-01-01", "2020-03-01"),
+        "valid": ("2020-03-02", "2020-04-10"),
+        "test": ("2020-04-13", "2020-06-01"),
+    }
+    return {
+        "model": {"class": "LinearModel", "module_path": "qlib.contrib.model.linear"},
+        "dataset": {
+            "class": dataset,
+            "module_path": "qlib.data.dataset",
+            "kwargs": {"handler": described, "segments": segments},
+        },
+        "record": [],
+    }
+
+
+def own(name: str, **kwargs: Any) -> dict[str, Any]:
+    return {"class": name, "module_path": __name__, "kwargs": kwargs}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), share=st.sampled_from([0.0, 0.2, 0.6]), ahead=st.integers(1, 6), fill=st.booleans(),
+    sliding=st.booleans(),
+)  # fmt: skip
+def test_no_label_that_counts_rows_reads_a_row_of_the_next_segment(
+    seed: int, share: float, ahead: int, fill: bool, sliding: bool
+) -> None:
+    """For random suspensions, as missing rows or missing values; and all other rows with a label are kept."""
+    template = row_task(own("RowLoader", seed=seed, share=share, ahead=ahead, fill=fill), ahead)
+    reads = last_read(suspended(seed, share), ahead)
+    generator = RollingGen(15, "sliding" if sliding else "expanding", trunc_days="auto", calendar=DAYS)
+    for task in generator.generate(template):
+        dataset = build(task["dataset"])
+        for name, next_start in borders(task):
+            start, end = task["dataset"]["kwargs"]["segments"][name]
+            days = reads.index.get_level_values(0)
+            wanted = reads[(days >= start) & (days <= end) & (reads < next_start)]
+            try:
+                found = dataset.prepare(name, data_key="learn")
+            except DataError:
+                assert not len(wanted)
+                continue
+            assert (reads.reindex(found.index) < next_start).all()
+            assert set(found.index) == set(wanted.index)
+
+
+def test_a_processor_that_drops_rows_and_makes_the_label() -> None:
+    """Its labels count the rows that it keeps."""
+    ahead = 3
+    loader = own("RowLoader", seed=3, share=0.3, ahead=ahead, label=False)
+    template = row_task(loader, ahead, learn_processors=[own("RowLabel", ahead=ahead), "DropnaLabel"])
+    frame = RowLoader(3, 0.3, ahead, label=False).load(None)
+    reads = last_read(frame.iloc[::2]["feature"], ahead)
+    for task in RollingGen(15, trunc_days="auto", calendar=DAYS).generate(template):
+        dataset = build(task["dataset"])
+        for name, next_start in borders(task):
+            if name == "valid":
+                continue
+            found = dataset.prepare(name, data_key="learn")
+            assert (reads.reindex(found.index) < next_start).all()
+
+
+def test_samples_of_several_days_are_purged_too() -> None:
+    """The rows left out still serve as history."""
+    template = row_task(own("RowLoader", seed=4, share=0.5, ahead=4), 4, "TSDatasetH")
+    template["dataset"]["kwargs"]["step_len"] = 3
+    task = RollingGen(15, trunc_days="auto", calendar=DAYS).generate(template)[0]
+    flat = build(
+        {
+            **task["dataset"],
+            "class": "DatasetH",
+            "kwargs": {k: v for k, v in task["dataset"]["kwargs"].items() if k != "step_len"},
+        }
+    )
+    samples = build(task["dataset"])
+    assert isinstance(samples, TSDatasetH)
+    for name in ("train", "valid"):
+        made = samples.prepare(name, data_key="learn")
+        assert set(made.get_index()) == set(flat.prepare(name, data_key="learn").index)
+        assert len(made) < len(samples.prepare(name))
+        assert made[0].shape == (3, 2)
+    assert samples.rows_purged == flat.rows_purged
+
+
+def test_the_data_for_inference_and_of_the_last_segment_are_complete() -> None:
+    """Only the data for learning of segments that are followed by another one are purged."""
+    template = row_task(own("RowLoader", seed=4, share=0.5, ahead=4), 4)
+    task = RollingGen(15, trunc_days="auto", calendar=DAYS).generate(template)[0]
+    purged = build(task["dataset"])
+    whole = DatasetH(task["dataset"]["kwargs"]["handler"], task["dataset"]["kwargs"]["segments"])
+    for key, name in (("infer", "train"), ("raw", "train"), ("learn", "test")):
+        pd.testing.assert_frame_equal(purged.prepare(name, data_key=key), whole.prepare(name, data_key=key))
+    assert purged.rows_purged == {}
+    both = purged.prepare(["train", "valid"], col_set=["feature", "label"], data_key="learn")
+    assert [
+        len(whole.prepare(n, data_key="learn")) - len(f) for n, f in zip(["train", "valid"], both, strict=True)
+    ] == [purged.rows_purged[n] for n in ("train", "valid")]
+    assert min(purged.rows_purged.values()) > 0
+    days = task["dataset"]["kwargs"]["segments"]["train"]
+    assert purged.prepare(slice(*days), data_key="learn").index.equals(both[0].index)
+
+
+def test_tasks_without_a_declared_horizon_keep_their_digest() -> None:
+    """Only a label that may count rows is purged by rows."""
+    template = row_task(own("RowLoader", seed=4, share=0.5, ahead=4), None)
+    (plain, *_) = RollingGen(15, trunc_days=4, calendar=DAYS).generate(template)
+    assert "purge_rows" not in plain["dataset"]["kwargs"]
+    template["dataset"]["kwargs"]["handler"] = {
+        "class": "Alpha158",
+        "module_path": "qlib.contrib.data.handler",
+        "kwargs": {},
+    }
+    (read, *_) = RollingGen(15, trunc_days="auto", calendar=DAYS).generate(template)
+    (declared, *_) = RollingGen(15, trunc_days="auto", calendar=DAYS).generate({**template, "label_horizon": 2})
+    assert "purge_rows" not in read["dataset"]["kwargs"]
+    assert digest({k: v for k, v in declared.items() if k != "label_horizon"}) == digest(read)
+    assert "purge_rows" not in template["dataset"]["kwargs"]
+
+
+class NarrowDataset(DatasetH):
+    """Accepts only its own arguments."""
+
+    def __init__(self, handler: Any, segments: Any) -> None:
+        super().__init__(handler, segments)
+
+
+def test_a_dataset_that_cannot_purge_rows_is_refused() -> None:
+    """If the label may count rows; a number of days is accepted."""
+    template = row_task(own("RowLoader", seed=4, share=0.5, ahead=4), 4)
+    template["dataset"] |= {"class": "NarrowDataset", "module_path": __name__}
+    with pytest.raises(SegmentError, match=r"trunc_days: .* NarrowDataset does not accept purge_rows"):
+        RollingGen(15, trunc_days="auto", calendar=DAYS).generate(template)
+    assert RollingGen(15, trunc_days=5, calendar=DAYS).generate(template)
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, True, "2"])
+def test_purge_rows_is_a_number_of_rows(value: Any) -> None:
+    """Anything else is refused when the dataset is built."""
+    with pytest.raises(ConfigError, match="purge_rows: must be a number of rows"):
+        DatasetH(DataHandlerLP(data_loader=RowLoader(1, 0.0, 1)), {}, purge_rows=value)
+
+
+def test_a_segment_of_which_no_row_is_left_is_named() -> None:
+    """With the number of rows and what to do."""
+    handler = DataHandlerLP(data_loader=RowLoader(1, 0.0, 1))
+    dataset = DatasetH(handler, {"train": ("2020-01-01", "2020-02-28"), "test": ("2020-03-02", None)}, purge_rows=70)
+    with pytest.raises(DataError, match=r"No row of 'train' is left: .* read 70 rows ahead"):
+        dataset.prepare("train", data_key="learn")
+
+
+def test_a_trained_task_says_how_many_rows_were_left_out(tmp_path: Path) -> None:
+    """In a tag of its recorder, for each segment that the model is fitted on."""
+    template = row_task(own("RowLoader", seed=4, share=0.5, ahead=4), 4)
+    task = RollingGen(15, trunc_days="auto", calendar=DAYS).generate(template)[0]
+    session = Session(tracking_uri=f"folder:{tmp_path / 'runs'}", cache=str(tmp_path / "cache"))
+    with using(session):
+        recorder = task_train(task, "purged")
+        left_out = json.loads(recorder.list_tags()["rollforge.rows_purged"])
+        dataset = build(task["dataset"])
+        dataset.prepare("train", data_key="learn")
+        assert left_out["train"] == dataset.rows_purged["train"] > 0
+
+
+def test_the_horizon_of_rows_is_the_declared_one() -> None:
+    """A loader of the user's own: unknown without it."""
+    assert task_horizon(row_task(own("RowLoader", seed=1, share=0.1, ahead=2), None)).days is None
+    assert task_horizon(row_task(own("RowLoader", seed=1, share=0.1, ahead=2), 2)).in_rows
