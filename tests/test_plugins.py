@@ -103,6 +103,7 @@ def document(market: Path, place: Path, module: str = "./local.py", plugins: lis
         "rollforge": stores(market, place, "p"),
         "task": task_definition(handler, TWO_WINDOWS, model=model, record=[SIGNAL, rows]),
         "rolling": {"step": 60},
+        "label_horizon": 2,
     }
 
 
