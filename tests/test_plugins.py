@@ -101,9 +101,8 @@ def document(market: Path, place: Path, module: str = "./local.py", plugins: lis
     return {
         "plugins": ["./local.py"] if plugins is None else plugins,
         "rollforge": stores(market, place, "p"),
-        "task": task_definition(handler, TWO_WINDOWS, model=model, record=[SIGNAL, rows]),
+        "task": {**task_definition(handler, TWO_WINDOWS, model=model, record=[SIGNAL, rows]), "label_horizon": 2},
         "rolling": {"step": 60},
-        "label_horizon": 2,
     }
 
 
