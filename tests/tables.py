@@ -1,6 +1,7 @@
-"""Generate files from the code (``make tables``): the stub of ``rollforge.models`` and the page of Qlib's names.
+"""Generate files from the code (``make tables``): the stub of ``rollforge.models``, the page of Qlib's names, and the
+drawings of the page about windows.
 
-``tests/test_extension_points.py`` fails if one of them is out of date.
+``tests/test_extension_points.py`` and ``tests/test_window_drawings.py`` fail if one of them is out of date.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ def main() -> None:
     from rollforge.compat.qlib.coverage import rewrite
 
     rewrite(PAGE)
+    import window_drawings as windows
+
+    windows.PAGE.write_text(windows.redrawn(windows.PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
