@@ -11,6 +11,7 @@ import yaml
 
 from rollforge import pipeline
 from rollforge.generate import leakage, timeline
+from rollforge.generate.findings import warning_texts
 from rollforge.generate.timeline import make_schedule
 from rollforge.market.provider import Provider
 from rollforge.plan import Plan, make_plan
@@ -35,7 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     made = Calls()
     made.watch(monkeypatch, Provider, "calendar")
     made.watch(monkeypatch, timeline, "windows")
-    made.watch(monkeypatch, timeline, "task_warnings")
+    made.watch(monkeypatch, timeline, "static_checks")
     return made
 
 
@@ -73,6 +74,7 @@ def plan(tmp_path: Path, small_market: Path, calls: Calls) -> Plan:
         },
         "models": {"ols": {}, "ridge": {"model": {"kwargs": {"estimator": "ridge", "alpha": 0.1}}}},
         "rolling": {"step": 50, "rtype": "sliding", "trunc_days": 0},
+        "leakage": "warn",
     }
     (tmp_path / "once.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     return make_plan(load_workflow(tmp_path / "once.yaml"))
@@ -84,11 +86,11 @@ def collect(plan: Plan, planned: Plan | None) -> pipeline.Collected:
 
 def test_windows_and_warnings_are_computed_once(plan: Plan, calls: Calls, tmp_path: Path) -> None:
     """After training, the calendar is not read again; the result is the same as without the plan."""
-    assert (calls["windows"], calls["task_warnings"]) == (1, 1)
+    assert (calls["windows"], calls["static_checks"]) == (1, 1)
     session = plan.workflow.session
     pipeline.submit(plan)
     pipeline.train(plan, jobs=0)
-    assert (calls["windows"], calls["task_warnings"]) == (1, 1)
+    assert (calls["windows"], calls["static_checks"]) == (1, 1)
     calls.clear()
     collected = collect(plan, plan)
     summary = pipeline.write_results(collected, name="once", session=session, config="", folder=tmp_path / "out")
@@ -99,7 +101,7 @@ def test_windows_and_warnings_are_computed_once(plan: Plan, calls: Calls, tmp_pa
 
     recomputed = collect(plan, None)
     other = pipeline.write_results(recomputed, name="once", session=session, config="", folder=tmp_path / "other")
-    assert dict(calls) == {"calendar": 1, "windows": 1, "task_warnings": 1}
+    assert dict(calls) == {"calendar": 1, "windows": 1}, "the results of the checks are in the pool"
     assert recomputed.schedule == collected.schedule
     np.testing.assert_array_equal(recomputed.schedule.calendar, collected.schedule.calendar)
     assert (other.headline, other.warnings, other.tasks) == (summary.headline, summary.warnings, summary.tasks)
@@ -121,4 +123,5 @@ def test_a_schedule_contains_windows_and_warnings() -> None:
     tasks = [{"dataset": {"kwargs": {"segments": segments}}}]
     schedule = make_schedule(tasks, calendar, ["m"])
     assert schedule.windows == tuple(timeline.windows(tasks, calendar, ["m"]))
-    assert schedule.warnings == tuple(leakage.task_warnings(tasks, calendar))
+    assert schedule.checks == leakage.static_checks(tasks, calendar, ["m, window 1"])
+    assert schedule.warnings == tuple(warning_texts(schedule.checks, 1))

@@ -93,7 +93,7 @@ def template(market: Path | None = None) -> dict[str, Any]:
             "class": "DatasetH", "module_path": "qlib.data.dataset",
             "kwargs": {
                 "handler": {"class": "DataHandlerLP", "module_path": "qlib.data.dataset.handler", "kwargs": handler},
-                "segments": {"train": ["2022-01-03", "2022-12-30"], "test": ["2023-01-02", "2023-09-29"]},
+                "segments": {"train": ["2022-01-03", "2022-12-28"], "test": ["2023-01-02", "2023-09-29"]},
             },
         },
         "record": [

@@ -26,6 +26,7 @@ __all__ = [
     "ExperimentNotFound",
     "ExpressionError",
     "FailingWorker",
+    "LeakageError",
     "LeaseLost",
     "MissingCode",
     "MissingDependency",
@@ -216,6 +217,10 @@ class CodeNotAllowed(MissingCode):
 
 class SegmentError(ConfigError):
     """Invalid windows: inverted, overlapping, missing, or outside the calendar; an invalid step."""
+
+
+class LeakageError(RollforgeError, ValueError):
+    """The definitions of tasks leak information from the future. The message lists each leak and what to do about it."""
 
 
 class TaskNotSerializable(RollforgeError, TypeError):

@@ -30,6 +30,7 @@ from rollforge.errors import (
     nearest,
 )
 from rollforge.generate.backtests import backtest_config, is_backtest
+from rollforge.generate.checks import CheckMethod
 from rollforge.generate.task_view import TaskView
 from rollforge.plan import Plan
 from rollforge.plugins import load_plugins
@@ -39,7 +40,7 @@ from rollforge.run.failures import FailureGroup, group_failures
 from rollforge.run.fitness import is_private, session_admission
 from rollforge.run.job import Event, Job, ignore_event
 from rollforge.run.review import reviewed
-from rollforge.run.submission import Facts, facts_of, read_facts
+from rollforge.run.submission import Facts, facts_of, load_checks, submissions_of
 from rollforge.run.worker import release_dead_workers
 from rollforge.session import Session, using
 from rollforge.store.base import batch_of, open_store
@@ -82,7 +83,7 @@ def submit(plan: Plan) -> Submission:
     will run with the data, tracking store and packages of this submission.
     """
     session, pool = plan.workflow.session, plan.workflow.experiment_name
-    facts = facts_of(plan.tasks, session, plan.ensembles.config)
+    facts = facts_of(plan.tasks, session, plan.ensembles.config, plan.checks)
     with using(session):
         manager = TaskManager(pool, session=session)
         before = {r.id: r.model_name for r in manager.store.query(pool, _these(plan), results=False)}
@@ -270,13 +271,17 @@ def collect(
     lost = recorded_elsewhere(session, pool, known)
     if lost and not allow_gaps:
         raise RecorderElsewhere(lost)
+    checks = load_checks(open_store(session.store_uri), pool, [o.task for o in known])
     own = all(trust.is_own(o.task.id, o.task.text) for o in known)
     with using(session), trust.from_origin(Origin.OWN if own else Origin.READ):
         planned = _planned(plan, known, label_days) if own else None
-        schedule = schedule_of(known, session, label_days) if planned is None else planned
+        static = tuple(one for one in checks if one.method is CheckMethod.STATIC) or None
+        schedule = schedule_of(known, session, label_days, static) if planned is None else planned
         collected = collect_outcomes(
             session, known, schedule, allow_gaps=allow_gaps, label_days=label_days, ensembles=ensembles
         )
+    measured = (one for one in checks if one.method is CheckMethod.MEASURED)
+    collected = replace(collected, checks=(*schedule.checks, *measured))
     return replace(collected, warnings=(*collected.warnings, *changed, *left_out, *([lost] if lost else [])))
 
 
@@ -296,7 +301,7 @@ def pool_ensembles(session: Session, pool: str) -> tuple[Ensembles, tuple[str, .
     from rollforge.collect.combine import build_ensembles
 
     store = open_store(session.store_uri)
-    submitted = [read_facts(facts) for facts in store.submissions(pool).values()]
+    submitted = list(submissions_of(store, pool).values())
     latest = submitted[-1] if submitted else Facts()
     if not latest.ensemble:
         return build_ensembles(None), ()
@@ -339,7 +344,7 @@ def with_training_data(session: Session, pool: str) -> Session:
     for outcome in outcomes(session, pool):
         if outcome.recorder is not None:
             return session.with_(provider_uri=outcome.recorder.list_tags().get(FOLDER_TAG))
-    submitted = [read_facts(facts).folder for facts in open_store(session.store_uri).submissions(pool).values()]
+    submitted = [facts.folder for facts in submissions_of(open_store(session.store_uri), pool).values()]
     here = [folder for folder in submitted if folder and Path(folder).is_dir()]
     return session.with_(provider_uri=here[-1]) if here else session
 

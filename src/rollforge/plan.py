@@ -22,6 +22,7 @@ from rollforge.errors import (
     counted,
     shown,
 )
+from rollforge.generate.checks import Leakage, read_leakage, refuse_leaks
 from rollforge.generators import Entry, Listed, build_generators, grid_entry, rolling_entry
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
 from rollforge.session import Session, using
@@ -31,6 +32,7 @@ from rollforge.yaml12 import line_of
 
 if TYPE_CHECKING:
     from rollforge.collect.combine import Ensembles
+    from rollforge.generate.checks import Check
     from rollforge.generate.sequence import Named
     from rollforge.generate.timeline import Schedule, Window
 
@@ -58,6 +60,11 @@ class Plan:
         return self.schedule.windows
 
     @property
+    def checks(self) -> tuple[Check, ...]:
+        """What the static checks for leakage found."""
+        return self.schedule.checks
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings about the tasks and their backtests."""
         return (*self.schedule.warnings, *self.backtest_warnings)
@@ -68,7 +75,7 @@ class Plan:
         return tuple(window.model for window in self.windows)
 
 
-def make_plan(workflow: Workflow, *, limit: int | None = None) -> Plan:
+def make_plan(workflow: Workflow, *, limit: int | None = None, leakage: str | None = None) -> Plan:
     """Return the tasks of `workflow`, with warnings. Trains nothing.
 
     Parameters
@@ -77,14 +84,22 @@ def make_plan(workflow: Workflow, *, limit: int | None = None) -> Plan:
         The workflow to plan.
     limit : int, optional
         Maximum number of tasks to keep.
+    leakage : {"error", "warn", "off"}, optional
+        What happens if a static check finds a leak; by default what the workflow says.
 
     Raises
     ------
     SegmentError, ConfigError, DataError
         If the template and these data do not give valid tasks, with the line in the file.
+    LeakageError
+        If there is a leak, unless `leakage` is ``warn`` or ``off``.
     """
+    mode = workflow.leakage if leakage is None else read_leakage(leakage)
     with _placing(workflow), using(workflow.session):
-        return _make_plan(workflow, limit)
+        made = _make_plan(workflow, limit, mode)
+    if mode is Leakage.ERROR:
+        refuse_leaks(made.checks)
+    return made
 
 
 def workflow_ensembles(workflow: Workflow, *, models: int = 1, windows: int = 1) -> Ensembles:
@@ -129,7 +144,7 @@ def _placed(exc: RollforgeError, workflow: Workflow) -> str:
     return f"{line}{exc}{hint}"
 
 
-def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
+def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
     from rollforge.generate.backtests import backtest_warnings
     from rollforge.generate.base import check_count
     from rollforge.generate.segments import validate_segments
@@ -166,13 +181,17 @@ def _make_plan(workflow: Workflow, limit: int | None) -> Plan:
     _check_distinct(tasks, names, generators)
     kept, names = tuple(tasks[:limit]), names[:limit]
     windows = Counter(names)
+    ensembles = workflow_ensembles(workflow, models=len(windows), windows=max(windows.values(), default=0))
+    schedule = make_schedule(
+        kept, calendar, names, workflow.label_days, leakage=leakage, among=tasks, ensembles=ensembles.config
+    )
     return Plan(
         workflow=workflow,
         tasks=kept,
         ids=tuple(digest(t) for t in kept),
-        schedule=make_schedule(kept, calendar, names, workflow.label_days),
+        schedule=schedule,
         backtest_warnings=tuple(backtest_warnings(kept, calendar)),
-        ensembles=workflow_ensembles(workflow, models=len(windows), windows=max(windows.values(), default=0)),
+        ensembles=ensembles,
     )
 
 

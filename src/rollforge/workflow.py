@@ -26,6 +26,7 @@ from rollforge.errors import (
     nearest,
     shown,
 )
+from rollforge.generate.checks import Leakage, read_leakage
 from rollforge.generate.naming import check_name
 from rollforge.generators import Entry, generate_entries
 from rollforge.limits import LIMITS, parse_size, read_text
@@ -155,6 +156,7 @@ class _Document(BaseModel):
     task: _Task
     label_days: int | None = Field(default=None, ge=1)
     label_horizon: _Days | None = None
+    leakage: Leakage | None = None
     plugins: list[str] = []
     rolling: _Rolling | None = None
     models: dict[str | int | float, Any] | None = None
@@ -205,6 +207,8 @@ class Workflow:
     """Number of trading days that the label spans, if its expression does not determine it."""
     lines: Lines = field(repr=False)
     """1-based line of each path in the document."""
+    leakage: Leakage = Leakage.WARN
+    """What happens if a leak is found."""
     models: tuple[Template, ...] = ()
     """The models of the section ``models``, each as a complete task."""
     generate: tuple[Entry, ...] = ()
@@ -521,8 +525,8 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
     path : path
         A workflow in Qlib's or Rollforge's format.
     **overrides
-        Fields of :class:`~rollforge.session.Session`, also as ``store``, ``tracking`` and ``experiment``, that override the
-        file's values; None does not override.
+        ``leakage``, and fields of :class:`~rollforge.session.Session`, also as ``store``, ``tracking`` and ``experiment``,
+        that override the file's values; None does not override.
 
     Raises
     ------
@@ -533,6 +537,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
     document, lines, text = _load_document(file)
     parsed = _validate(document, lines, file, text)
     folders = _extend_path(parsed.sys, file.parent)
+    asked = overrides.pop("leakage", None)
     session, experiment_name = _session(parsed, file, overrides)
     form: Literal["qlib", "rollforge"] = "rollforge" if parsed.qlib_init is None else "qlib"
     rolling = None
@@ -558,10 +563,16 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
         form=form,
         label_days=parsed.label_days,
         lines=lines,
+        leakage=_leakage(parsed, form) if asked is None else read_leakage(asked, "--leakage"),
         models=_models(document),
         generate=_generate(document),
         ensemble=document.get("ensemble"),
     )
+
+
+def _leakage(parsed: _Document, form: str) -> Leakage:
+    """Return what happens if a leak is found: by default an error, but in Qlib's format only a warning."""
+    return parsed.leakage or (Leakage.ERROR if form == "rollforge" else Leakage.WARN)
 
 
 def _load_plugins(session: Session, file: Path, lines: Lines) -> None:

@@ -30,7 +30,7 @@ from rollforge.check.compare import Difference, changed_columns, compare, until
 from rollforge.check.market_copy import TURNS, Change, choose_instruments, write_copy
 from rollforge.check.rebuild import TaskData, fit_model, predict, restricted, session_on
 from rollforge.errors import BuildError, RollforgeError, SegmentError, counted
-from rollforge.generate.checks import Check, CheckMethod, CheckResult
+from rollforge.generate.checks import Check, CheckMethod, CheckResult, Leakage
 from rollforge.generate.label_horizon import HorizonSource, LabelHorizon, task_horizon
 from rollforge.generate.segments import next_pieces, pieces
 from rollforge.generate.task_view import TaskView
@@ -196,6 +196,7 @@ def prove(
     import rollforge.expressions.jit  # noqa: F401  # chooses the folder of compiled code, before the session changes
 
     scope = scope or Scope()
+    workflow = replace(workflow, leakage=Leakage.WARN)  # leaks of the definition are no reason not to measure
     try:
         plan, measured = make_plan(workflow, limit=limit), None
     except SegmentError:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from rollforge.errors import CoverageError, FailingWorker, RollforgeError, TrainingFailed, UnfitWorker
+from rollforge.errors import CoverageError, FailingWorker, LeakageError, RollforgeError, TrainingFailed, UnfitWorker
 
 __all__ = ["Exit", "exit_code"]
 
@@ -50,7 +50,7 @@ def exit_code(exc: RollforgeError) -> Exit:
     >>> exit_code(CoverageError("window 3 failed")).value, exit_code(RollforgeError("no such file")).value
     (1, 2)
     """
-    if isinstance(exc, (CoverageError, TrainingFailed)):
+    if isinstance(exc, (CoverageError, LeakageError, TrainingFailed)):
         return Exit.FAILED
     if isinstance(exc, FailingWorker):
         return Exit.FAILING

@@ -219,10 +219,14 @@ def submissions(
     ] = False,
 ) -> None:
     """List the submissions (host, data, tracking store) and the status of their tasks."""
-    from rollforge.run.submission import read_facts
+    from rollforge.run.submission import read_facts, submissions_of
 
     manager = _existing()
-    for key, facts in manager.store.submissions(str(_STATE["pool"])).items():
+    pool = str(_STATE["pool"])
+    submitted = submissions_of(manager.store, pool)
+    for key, facts in manager.store.submissions(pool).items():
+        if key not in submitted:
+            continue
         counts = {str(status): n for status, n in manager.task_stat({"submission": key}).items()}
         if as_json:
             echo_json(json.dumps({"submission": key, "tasks": counts, **facts}))

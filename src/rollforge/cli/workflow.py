@@ -35,6 +35,13 @@ ExperimentName = Annotated[
     str | None, typer.Option("--experiment", help="Name of the experiment; the one in the file by default.")
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first tasks.")]
+LeakageMode = Annotated[
+    str | None,
+    typer.Option(
+        "--leakage", metavar="error|warn|off",
+        help="What a leak found in the definitions does; by default as in the file.",
+    ),
+]  # fmt: skip
 Output = Annotated[Path | None, typer.Option(help="Folder of the results; results/EXPERIMENT by default.")]
 Coverage = Annotated[
     bool, typer.Option("--allow-gaps", help="Collect even if windows are missing; the report lists them.")
@@ -101,9 +108,12 @@ def plan(
     tracking_uri: TrackingUri = None,
     experiment_name: ExperimentName = None,
     limit: Limit = None,
+    leakage: LeakageMode = None,
 ) -> None:
     """Show the tasks of a workflow as a table and on a time axis. Trains nothing."""
-    made = _load(file, limit, store_uri=store_uri, tracking_uri=tracking_uri, experiment_name=experiment_name)
+    made = _load(
+        file, limit, store_uri=store_uri, tracking_uri=tracking_uri, experiment_name=experiment_name, leakage=leakage
+    )
     _show_plan(made, _console())
 
 
@@ -119,6 +129,7 @@ def run(
     limit: Limit = None,
     output: Output = None,
     allow_gaps: Coverage = False,
+    leakage: LeakageMode = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and which tasks are done; train nothing.")
     ] = False,
@@ -129,7 +140,9 @@ def run(
     command completes the rest.
     """
     console = _console()
-    made = _load(file, limit, store_uri=store_uri, tracking_uri=tracking_uri, experiment_name=experiment_name)
+    made = _load(
+        file, limit, store_uri=store_uri, tracking_uri=tracking_uri, experiment_name=experiment_name, leakage=leakage
+    )
     _show_plan(made, console)
     if dry_run:
         return
@@ -161,6 +174,7 @@ def submit(
     tracking_uri: TrackingUri = None,
     experiment_name: ExperimentName = None,
     limit: Limit = None,
+    leakage: LeakageMode = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Store the tasks of a workflow for workers on this or other machines. Trains nothing.
@@ -171,7 +185,9 @@ def submit(
     """
     from rollforge import pipeline
 
-    made = _load(file, limit, store_uri=store_uri, tracking_uri=tracking_uri, experiment_name=experiment_name)
+    made = _load(
+        file, limit, store_uri=store_uri, tracking_uri=tracking_uri, experiment_name=experiment_name, leakage=leakage
+    )
     for warning in made.warnings:
         _warn(warning)
     found = pipeline.submit(made)
@@ -328,6 +344,7 @@ def _finish(
     from rollforge import pipeline
     from rollforge.report.terminal import (
         backtest_table,
+        checks_table,
         headline_table,
         models_table,
         overfitting_table,
@@ -339,6 +356,7 @@ def _finish(
     for table in (models_table(summary), overfitting_table(summary), paths_table(summary), backtest_table(summary)):
         if table is not None:
             console.print(table)
+    console.print(checks_table(summary))
     for note in (*collected.coverage.notes, *collected.warnings):
         _warn(note)
     written = {"report": "report.html"}

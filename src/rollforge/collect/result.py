@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rollforge.collect.combine import Ensembles
     from rollforge.collect.coverage import Coverage, ExpectedWindow
     from rollforge.collect.trials import Trials
+    from rollforge.generate.checks import Check
     from rollforge.generate.timeline import Schedule
     from rollforge.record.joined import JoinedBacktest
     from rollforge.track.base import RunData
@@ -75,6 +76,8 @@ class Collected:
     """Recorder id -> params, metrics and tags of the run."""
     ensembles: Mapping[str, str] = field(default_factory=dict)
     """What combined the predictions: ``windows``, and ``models`` if they were combined -> description of the ensemble."""
+    checks: tuple[Check, ...] = ()
+    """What the checks of the tasks for leakage found: the static ones, and those that ``rollforge check`` measured."""
     backtest: JoinedBacktest | None = None
     """The backtest of `prediction`, see :func:`with_backtest`."""
     paths: tuple[PathResult, ...] = ()
@@ -193,8 +196,9 @@ def collect_outcomes(
     warnings = (*coverage.remarks, *remarks, *said, *_other_data(runs, session, known))
     combined = used.names(len(models)) | ({"paths": "AverageEnsemble"} if paths else {})
     return Collected(
-        known, schedule, prediction, label, target, coverage, warnings, models, runs, combined, paths=paths
-    )
+        known, schedule, prediction, label, target, coverage, warnings, models, runs, combined, paths=paths,
+        checks=schedule.checks,
+    )  # fmt: skip
 
 
 def _average(model: str, paths: Sequence[PathResult], joined: Mapping[str, pd.DataFrame]) -> pd.DataFrame | None:
@@ -271,7 +275,9 @@ def _other_data(runs: Mapping[str, RunData], session: Session, known: Sequence[T
     )
 
 
-def schedule_of(known: Sequence[TaskOutcome], session: Session, label_days: int | None) -> Schedule:
+def schedule_of(
+    known: Sequence[TaskOutcome], session: Session, label_days: int | None, checks: tuple[Check, ...] | None = None
+) -> Schedule:
     """Return the tasks on the calendar of the session's data.
 
     Parameters
@@ -282,12 +288,15 @@ def schedule_of(known: Sequence[TaskOutcome], session: Session, label_days: int 
         The session, with the data.
     label_days : int or None
         Number of trading days that a label spans, as declared by the user.
+    checks : tuple of Check, optional
+        What the static checks of the tasks found when they were submitted; by default they are made again.
     """
     from rollforge.generate.timeline import make_schedule
     from rollforge.market.universe import session_provider
 
     calendar = session_provider(session).calendar()
-    return make_schedule([o.task.definition for o in known], calendar, [o.model for o in known], label_days)
+    definitions = [o.task.definition for o in known]
+    return make_schedule(definitions, calendar, [o.model for o in known], label_days, checks=checks)
 
 
 @dataclass(frozen=True, slots=True)

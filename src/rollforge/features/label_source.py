@@ -21,7 +21,7 @@ from rollforge.features.loader import DataLoader, DataLoaderDH, NestedDataLoader
 from rollforge.features.processor import Adapted
 from rollforge.kinds import HANDLER, LOADER
 
-__all__ = ["LabelSource", "dataset_changes_label", "label_source"]
+__all__ = ["LabelSource", "dataset_changes_label", "label_source", "overridden"]
 
 _HANDLERS = "rollforge.features.alpha"
 _LOADERS = "rollforge.features.loader"
@@ -94,7 +94,7 @@ def dataset_changes_label(dataset: object) -> str:
         return ""
     if not issubclass(target, DatasetH):
         return f"the dataset {_name(target)} may make a label of its own"
-    changed = _overridden(target) - {"setup_data", "config", "explain_missing"}
+    changed = overridden(target) - {"setup_data", "config", "explain_missing"}
     return f"the dataset {_name(target)} overrides {', '.join(sorted(changed))}" if changed else ""
 
 
@@ -132,7 +132,7 @@ def _of_handler(handler: object) -> LabelSource:
     if not isinstance(handler, DataHandler):
         return LabelSource(None, f"the handler {_name(kind)} is not derived from DataHandler")
     found = _of_loader(getattr(handler, "data_loader", None))
-    changed = _overridden(kind, vars(handler)) - {"config"}
+    changed = overridden(kind, vars(handler)) - {"config"}
     if changed:
         found = _also(found, f"the handler {_name(kind)} overrides {', '.join(sorted(changed))}")
     return _also(found, _changed_by(handler.steps(handler.DK_L)))
@@ -151,7 +151,7 @@ def _columns(loader: object) -> _Columns:
     kind = type(loader)
     if not isinstance(loader, DataLoader):
         return None, "the handler has no loader" if loader is None else f"the label is loaded by {_name(kind)}"
-    if _overridden(kind, vars(loader)):
+    if overridden(kind, vars(loader)):
         return None, f"the label is loaded by {_name(kind)}"
     if isinstance(loader, QlibDataLoader):
         if not loader.is_group:
@@ -235,7 +235,7 @@ def _other_calendar(freq: Any) -> str:
     return "" if other is None else f"its expressions count periods of the calendar {other!r} and not trading days"
 
 
-def _overridden(kind: type, given: Mapping[str, object] = MappingProxyType({})) -> frozenset[str]:
+def overridden(kind: type, given: Mapping[str, object] = MappingProxyType({})) -> frozenset[str]:
     """Return which attributes of this package's classes the user's classes among the bases of `kind` override.
 
     Parameters

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-__all__ = ["Check", "CheckMethod", "CheckResult", "check_from_document", "check_to_document"]
+from rollforge.errors import LONGEST_MESSAGE, ConfigError, LeakageError, counted, excerpt, nearest, shown
+
+__all__ = [
+    "NOT_CHECKED", "Check", "CheckMethod", "CheckResult", "Leakage", "check_from_document", "check_to_document",
+    "read_leakage", "refuse_leaks",
+]  # fmt: skip
+
+
+class Leakage(StrEnum):
+    """What happens if a static check finds a leak."""
+
+    ERROR = "error"
+    """Nothing is stored or trained."""
+    WARN = "warn"
+    """It is reported."""
+    OFF = "off"
+    """No check is made."""
 
 
 class CheckResult(StrEnum):
@@ -53,6 +69,58 @@ class Check:
 
     def __str__(self) -> str:
         return " ".join(filter(None, (f"{self.subject}: {self.result} ({self.method}).", self.text, self.cure)))
+
+
+def read_leakage(value: object, path: str = "leakage") -> Leakage:
+    """Return the setting that `value` names.
+
+    Raises
+    ------
+    ConfigError
+        If it is unknown.
+
+    Examples
+    --------
+    >>> read_leakage("warn").value
+    'warn'
+    """
+    names = [mode.value for mode in Leakage]
+    if value not in names:
+        raise ConfigError(
+            f"must be one of {', '.join(names)}, found {shown(value)}.{nearest(str(value), names)}", path=path
+        )
+    return Leakage(str(value))
+
+
+NOT_CHECKED = Check(
+    "leakage", CheckResult.UNKNOWN, CheckMethod.STATIC, "No checks were made, because leakage is off.",
+    "Set leakage to warn or error.",
+)  # fmt: skip
+"""What stands in place of the static checks of tasks that were planned with ``leakage: off``."""
+
+_LISTED = 8
+
+
+def refuse_leaks(checks: Iterable[Check]) -> None:
+    """Raise an error if there is a leak among the results of checks.
+
+    Raises
+    ------
+    LeakageError
+        With what was found and what to do about it, one line for each leak.
+    """
+    leaks = tuple(c for c in checks if c.result is CheckResult.LEAK)
+    if not leaks:
+        return
+    room = (LONGEST_MESSAGE - 300) // min(len(leaks), _LISTED)
+    lines = [
+        f"  {one.subject}: " + excerpt(f"{one.text} {one.cure}".rstrip(), room, tail=80) for one in leaks[:_LISTED]
+    ]
+    more = f"\n  {len(leaks) - _LISTED} more" if len(leaks) > _LISTED else ""
+    raise LeakageError(
+        f"{counted(len(leaks), 'leak')} found, so nothing was stored or trained:\n" + "\n".join(lines) + more + "\n"
+        "'leakage: warn' in the workflow, or --leakage warn, trains all the same."
+    )
 
 
 def check_to_document(check: Check) -> dict[str, object]:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rollforge.errors import RollforgeError
+import numpy as np
+from numpy.typing import NDArray
+
+from rollforge.errors import DataNotFound, RollforgeError, counted
+from rollforge.generate.checks import Check, CheckResult
+from rollforge.generate.data_checks import feature_findings, fit_findings, processor_findings, universe_findings
+from rollforge.generate.definition import DataParts, data_parts
+from rollforge.generate.findings import Finding, group_findings, warning_texts
 from rollforge.generate.label import declared_days, task_labels
-from rollforge.generate.label_horizon import task_horizon
-from rollforge.generate.segments import Segment, bounds, next_pieces, pieces
+from rollforge.generate.label_horizon import HOW_TO_DECLARE, LabelHorizon, task_horizon
+from rollforge.generate.segments import Segment, next_pieces, pieces
 from rollforge.generate.task_view import TaskView
 from rollforge.market.provider import Days
+from rollforge.market.universe import session_provider
 
-__all__ = ["Leak", "describe_leaks", "label_lookahead", "leaking_segments", "task_warnings"]
+__all__ = [
+    "Leak", "describe_leaks", "label_lookahead", "label_warnings", "leaking_segments", "static_checks", "task_warnings",
+]  # fmt: skip
+
+CLEAN, LEAK, UNKNOWN = CheckResult.CLEAN, CheckResult.LEAK, CheckResult.UNKNOWN
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +55,15 @@ def describe_leaks(leaks: Sequence[Sequence[Leak]]) -> list[str]:
     >>> describe_leaks([[Leak("train", "valid", 2)], [], [Leak("train", "valid", 2)]])
     ["In 2 of 3 tasks the labels of the last 2 days of 'train' reach into 'valid'. trunc_days: auto leaves them out."]
     """
-    return _counted([[_leak_text(leak) for leak in found] for found in leaks])
+    return _counted([[" ".join(_leak_text(leak)) for leak in found] for found in leaks])
 
 
-def _leak_text(leak: Leak) -> str:
+_TRUNCATE = "trunc_days: auto leaves them out."
+
+
+def _leak_text(leak: Leak) -> tuple[str, str]:
     days = "day" if leak.days == 1 else f"{leak.days} days"
-    return (
-        f"the labels of the last {days} of {leak.segment!r} reach into {leak.later!r}. "
-        "trunc_days: auto leaves them out."
-    )
+    return f"the labels of the last {days} of {leak.segment!r} reach into {leak.later!r}.", _TRUNCATE
 
 
 def _counted(found: Sequence[Sequence[str]]) -> list[str]:
@@ -110,11 +123,97 @@ def _leaks(sequence: Sequence[tuple[str, Segment]], calendar: Days, ahead: int) 
     return found
 
 
+def static_checks(
+    tasks: Sequence[Mapping[str, object]],
+    calendar: Days,
+    titles: Sequence[str] = (),
+    *,
+    among: Sequence[Mapping[str, object]] | None = None,
+    ensembles: Mapping[str, object] | None = None,
+) -> tuple[Check, ...]:
+    """Return what the definitions of tasks prove about leakage: leaks first, then what is not known, then what is clean.
+
+    No data are computed. Windows with the same result share one. An invalid task is skipped; its error is reported when
+    it is built.
+
+    Parameters
+    ----------
+    tasks : sequence of mapping
+        Definitions.
+    calendar : array of datetime64[D]
+        The trading days.
+    titles : sequence of str, optional
+        The title of each task, such as ``window 3``.
+    among : sequence of mapping, optional
+        All tasks of the experiment, if `tasks` are only some of them; empty if they are unknown. A model that is tested on
+        days before those to which it was fitted is no leak in a cross-validation.
+    ensembles : mapping, optional
+        What combines the predictions, see :attr:`~rollforge.collect.combine.Ensembles.config`.
+
+    Examples
+    --------
+    >>> handler = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler"}
+    >>> segments = {"train": ("2020-01-01", "2020-12-31"), "test": ("2020-12-01", "2021-12-31")}
+    >>> import numpy as np
+    >>> days = np.arange("2019-01-01", "2022-01-01", dtype="datetime64[D]")
+    >>> print(static_checks([{"dataset": {"kwargs": {"handler": handler, "segments": segments}}}], days)[0])
+    segments: leak (static). 31 of 396 days of 'test' are in 'train' too: the model is tested on days to which it was fitted.
+    """
+    named = list(titles) or [f"task {i}" for i in range(1, len(tasks) + 1)]
+    parts: dict[str, _Parts] = {}
+    features: dict[str, list[Finding]] = {}
+    found: list[list[Finding]] = []
+    forward = _walking_forward(tasks if among is None else among, calendar)
+    for task in tasks:
+        findings: list[Finding] = []
+        found.append(findings)
+        try:
+            handler = TaskView(task).described_handler
+            sequence = pieces(TaskView(task).segments)
+            places = _places(sequence, calendar)
+            findings += _shared_days(places)
+            findings += _trained_later(places, calendar) if _model_of(task) in forward else []
+            if not findings:
+                text = "no day of valid or test is a day to which the model is fitted, or before one."
+                findings.append(Finding("segments", CLEAN, text))
+            key = repr((_without_range(handler), task.get("label_horizon"), _without_segments(task.get("dataset"))))
+            if key not in parts:
+                data = data_parts(handler or TaskView(task).handler)
+                columns = repr((data.expressions, data.ungrouped, data.unread))
+                if columns not in features:  # windows that differ in their fit window have the same features
+                    features[columns] = feature_findings(data)
+                parts[key] = _Parts(task_horizon(task), data, features[columns])
+            known = parts[key]
+            findings += _labels(known.horizon, sequence, calendar)
+            findings += known.features
+            findings += fit_findings(known.data, handler, places, calendar)
+            findings += processor_findings(known.data, _first_day(places, calendar))
+        except RollforgeError as exc:
+            log.debug("a task was not checked: %s", exc)
+    for findings, more in zip(found, _universes(tasks, parts, calendar), strict=True):
+        findings += more
+    for part, class_name in _own_ensembles(ensembles or {}).items():
+        text = (
+            f"whether the ensemble {class_name} of {part} uses later days is not known: it is not one of Rollforge's."
+        )
+        for findings in found:
+            findings.append(
+                Finding("ensemble", UNKNOWN, text, "Make sure that a day's score depends on no later score.")
+            )
+    return group_findings(found, named)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What windows with the same data share."""
+
+    horizon: LabelHorizon
+    data: DataParts
+    features: list[Finding]
+
+
 def task_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, label_days: int | None = None) -> list[str]:
     """Return warnings about a set of tasks whose results may be misleading, one sentence each.
-
-    Reports segments that share days, labels that reach into a later segment, processors that learn from tested days,
-    and labels that span an unknown number of days. An invalid task is skipped; its error is reported when it is built.
 
     Parameters
     ----------
@@ -133,26 +232,60 @@ def task_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, label_d
     >>> task_warnings([{"dataset": {"kwargs": {"segments": segments}}}], days)
     ["31 of 396 days of 'test' are in 'train' too: the model is tested on days to which it was fitted."]
     """
-    labels: dict[str, tuple[int | None, list[str]]] = {}
+    # One task does not tell whether it belongs to a cross-validation.
+    leaks = [check for check in static_checks(tasks, calendar, among=()) if check.result is CheckResult.LEAK]
+    return [*warning_texts(leaks, len(tasks)), *label_warnings(tasks, label_days)]
+
+
+def label_warnings(tasks: Sequence[Mapping[str, object]], label_days: int | None = None) -> list[str]:
+    """Return warnings about labels that span an unknown or a wrongly declared number of days, one sentence each."""
+    known: dict[str, list[str]] = {}
     found = []
     for task in tasks:
         texts: list[str] = []
         try:
-            handler = TaskView(task).described_handler
-            key = repr(_timeless(handler))
-            if key not in labels:  # all windows of a model have the same label
-                labels[key] = label_lookahead(task), _label_texts(task, label_days)
-            ahead, label_texts = labels[key]
-            sequence = pieces(TaskView(task).segments)
-            places = _places(sequence, calendar)
-            texts += _shared_days(places)
-            texts += _fit_beyond(handler, places, calendar)
-            texts += label_texts
-            texts += [_leak_text(leak) for leak in _leaks(sequence, calendar, ahead or 0)]
+            key = repr(_timeless(TaskView(task).described_handler))
+            if key not in known:
+                known[key] = _label_texts(task, label_days)
+            texts = known[key]
         except RollforgeError as exc:
-            log.debug("a task was not checked: %s", exc)
+            log.debug("the label of a task is unknown: %s", exc)
         found.append(texts)
     return _counted(found)
+
+
+def _labels(horizon: LabelHorizon, sequence: Sequence[tuple[str, Segment]], calendar: Days) -> list[Finding]:
+    """Return what is known about a label's horizon, and the segments whose labels reach into the next one."""
+    if horizon.days is None:
+        return [Finding("label", UNKNOWN, f"the label's horizon is not known: {horizon.reason}", HOW_TO_DECLARE)]
+    findings = []
+    if horizon.contradiction:
+        findings.append(Finding("label", UNKNOWN, horizon.contradiction, "Correct label_horizon or remove it."))
+    leaks = _leaks(sequence, calendar, horizon.days)
+    findings += [Finding("label", LEAK, *_leak_text(leak)) for leak in leaks]
+    if not leaks:
+        days = counted(horizon.days, "trading day")
+        findings.append(
+            Finding(
+                "label", CLEAN, f"the label looks {days} ahead ({horizon.source}), and reaches into no later segment."
+            )
+        )
+    return findings
+
+
+def _without_segments(dataset: object) -> object:
+    """Return a dataset's description without its segments and handler."""
+    if not isinstance(dataset, Mapping) or not isinstance(dataset.get("kwargs"), Mapping):
+        return dataset
+    return {**dataset, "kwargs": {k: v for k, v in dataset["kwargs"].items() if k not in ("segments", "handler")}}
+
+
+def _without_range(handler: Mapping[str, object]) -> Mapping[str, object]:
+    """Return a handler's description without its range, which neither changes its label nor its features."""
+    kwargs = handler.get("kwargs")
+    if not isinstance(kwargs, Mapping):
+        return handler
+    return {**handler, "kwargs": {k: v for k, v in kwargs.items() if k not in ("start_time", "end_time")}}
 
 
 def _timeless(handler: Mapping[str, object]) -> Mapping[str, object]:
@@ -163,9 +296,9 @@ def _timeless(handler: Mapping[str, object]) -> Mapping[str, object]:
     return {**handler, "kwargs": {k: v for k, v in kwargs.items() if not str(k).endswith("_time")}}
 
 
-def _shared_days(places: _Places) -> list[str]:
-    """Return sentences about test days that are also in the train or valid segment."""
-    texts = []
+def _shared_days(places: _Places) -> list[Finding]:
+    """Return which test days are also in the train or valid segment."""
+    texts: list[Finding] = []
     other = [name for name in places if name != "train" and "train" in name.lower()]
     for later, earlier, why in (
         ("test", "train", "the model is tested on days to which it was fitted"),
@@ -177,7 +310,8 @@ def _shared_days(places: _Places) -> list[str]:
             shared, days = _shared(places[later], places[earlier]), sum(stop - first for first, stop in places[later])
             if shared > 0:
                 verb = "is" if shared == 1 else "are"
-                texts.append(f"{shared} of {days} days of {later!r} {verb} in {earlier!r} too: {why}.")
+                text = f"{shared} of {days} days of {later!r} {verb} in {earlier!r} too: {why}."
+                texts.append(Finding("segments", LEAK, text, key=f"{later} in {earlier}"))
     return texts
 
 
@@ -186,25 +320,90 @@ def _shared(some: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) 
     return sum(max(0, min(stop, end) - max(first, start)) for first, stop in some for start, end in others)
 
 
-def _fit_beyond(handler: Mapping[str, object], places: _Places, calendar: Days) -> list[str]:
-    """Return sentences about processors whose fit window reaches into the test segment.
+def _trained_later(places: _Places, calendar: Days) -> list[Finding]:
+    """Return whether test days lie before days to which the model is fitted, or by which its fitting is stopped."""
+    test = places.get("test", [])
+    for name in ("train", "valid"):
+        if test and places.get(name):
+            last = places[name][-1][1] - 1
+            early = sum(max(0, min(stop, last) - first) for first, stop in test)
+            if early > _shared(test, places[name]) and last < len(calendar):
+                text = (
+                    f"{early} of {sum(stop - first for first, stop in test)} days of 'test' are before the end of {name!r} "
+                    f"on {calendar[last]}: the model is trained on later days than it predicts."
+                )
+                cure = "Test after train and valid; an average over such windows uses the future as well."
+                return [Finding("segments", LEAK, text, cure, key=f"test before {name}")]
+    return []
 
-    Where the train segment has days after the test segment, the fit window may be within one of its intervals.
-    """
-    kwargs = handler.get("kwargs")
-    end = kwargs.get("fit_end_time") if isinstance(kwargs, Mapping) else None
-    if not isinstance(kwargs, Mapping) or end is None or "test" not in places or places["test"][0][0] >= len(calendar):
-        return []
-    start, last = calendar[places["test"][0][0]], bounds("fit", (None, end))[1]
-    if last is None or last < start:
-        return []
-    if kwargs.get("fit_start_time") is not None:
-        fitted = bounds("fit", (kwargs["fit_start_time"], end)).positions(calendar)
-        if any(first <= fitted[0] and fitted[1] <= stop for first, stop in places.get("train", ())):
-            return []
-    return [
-        f"processors learn until {last}, but the test segment starts on {start}. Set fit_end_time to an earlier day."
-    ]
+
+def _walking_forward(tasks: Sequence[Mapping[str, object]], calendar: Days) -> set[str]:
+    """Return the models of tasks that are no cross-validation, where all training days are tested by other tasks."""
+    trained: dict[str, NDArray[np.bool_]] = {}
+    tested: dict[str, NDArray[np.bool_]] = {}
+    for task in tasks:
+        with contextlib.suppress(RollforgeError):  # a task that is invalid
+            places = _places(pieces(TaskView(task).segments), calendar)
+            model = _model_of(task)
+            for name, marks in (("train", trained), ("valid", trained), ("test", tested)):
+                mask = marks.setdefault(model, np.zeros(len(calendar), bool))
+                for first, stop in places.get(name, ()):
+                    mask[first:stop] = True
+    return {model for model, mask in trained.items() if (mask & ~tested[model]).any()}
+
+
+def _model_of(task: Mapping[str, object]) -> str:
+    """Return what the tasks of a model have in common."""
+    view = TaskView(task)
+    return repr((task.get("model"), _timeless(view.described_handler)))
+
+
+def _first_day(places: _Places, calendar: Days) -> np.datetime64 | None:
+    starts = [ranges[0][0] for ranges in places.values() if ranges[0][0] < len(calendar)]
+    return calendar[min(starts)] if starts else None
+
+
+def _universes(
+    tasks: Sequence[Mapping[str, object]], parts: Mapping[str, _Parts], calendar: Days
+) -> list[list[Finding]]:
+    """Return the findings about the universes of each task."""
+    try:
+        provider = session_provider()
+    except DataNotFound:  # tasks that need data will raise the error
+        return [[] for _ in tasks]
+    lasts = []
+    for task in tasks:
+        with contextlib.suppress(RollforgeError):
+            lasts += [
+                stop for _, segment in pieces(TaskView(task).segments) for _, stop in [segment.positions(calendar)]
+            ]
+    if not lasts or not len(calendar):
+        return [[] for _ in tasks]
+    last = calendar[max(1, *lasts) - 1]
+    known: dict[str, list[Finding]] = {}
+    made = []
+    for task in tasks:
+        findings: list[Finding] = []
+        handler = TaskView(task).described_handler
+        key = repr((_without_range(handler), task.get("label_horizon"), _without_segments(task.get("dataset"))))
+        for universe in parts[key].data.universes if key in parts else ():
+            name = repr(universe)
+            if name not in known:
+                known[name] = universe_findings(universe, provider, last)
+            findings += known[name]
+        made.append(findings)
+    return made
+
+
+def _own_ensembles(ensembles: Mapping[str, object]) -> dict[str, str]:
+    """Return the ensembles of a workflow that are not Rollforge's: part -> class."""
+    found = {}
+    for part, described in ensembles.items():
+        if isinstance(described, Mapping) and "class" in described:
+            module = described.get("module_path")
+            if isinstance(module, str) and module.partition(".")[0] not in ("rollforge", "qlib"):
+                found[part] = str(described["class"])
+    return found
 
 
 def _label_texts(task: Mapping[str, object], declared: int | None) -> list[str]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rollforge.generate.leakage import task_warnings
+from rollforge.generate.checks import NOT_CHECKED, Check, Leakage
+from rollforge.generate.findings import warning_texts
+from rollforge.generate.leakage import label_warnings, static_checks
 from rollforge.generate.segments import intervals
 from rollforge.generate.task_view import TaskView
 from rollforge.market.provider import Days
@@ -83,13 +85,23 @@ class Schedule:
     windows: tuple[Window, ...]
     """The window of each task, in the order of the tasks."""
     warnings: tuple[str, ...]
-    """Warnings about the tasks, see :func:`~rollforge.generate.leakage.task_warnings`."""
+    """Warnings about the tasks: leaks, what is not known about them, and the days that labels span."""
+    checks: tuple[Check, ...] = ()
+    """What :func:`~rollforge.generate.leakage.static_checks` found."""
 
 
 def make_schedule(
-    tasks: Sequence[Mapping[str, object]], calendar: Days, models: Sequence[str] = (), label_days: int | None = None
+    tasks: Sequence[Mapping[str, object]],
+    calendar: Days,
+    models: Sequence[str] = (),
+    label_days: int | None = None,
+    *,
+    leakage: Leakage = Leakage.WARN,
+    checks: tuple[Check, ...] | None = None,
+    among: Sequence[Mapping[str, object]] | None = None,
+    ensembles: Mapping[str, object] | None = None,
 ) -> Schedule:
-    """Return the windows of tasks and the warnings about them.
+    """Return the windows of tasks, the results of their static checks, and the warnings about them.
 
     Parameters
     ----------
@@ -97,10 +109,24 @@ def make_schedule(
         As in :func:`windows`.
     label_days : int, optional
         Number of trading days that a label spans, as declared by the user.
+    leakage : Leakage
+        ``off`` makes no checks.
+    checks : tuple of Check, optional
+        The results of checks that were made before.
+    among, ensembles
+        As in :func:`~rollforge.generate.leakage.static_checks`.
     """
-    return Schedule(
-        calendar, tuple(windows(tasks, calendar, models)), tuple(task_warnings(tasks, calendar, label_days))
-    )
+    made = tuple(windows(tasks, calendar, models))
+    if checks is None:
+        titles = [window.title for window in made]
+        checks = (
+            (NOT_CHECKED,)
+            if leakage is Leakage.OFF
+            else static_checks(tasks, calendar, titles, among=among, ensembles=ensembles)
+        )
+    about = [check for check in checks if check != NOT_CHECKED]
+    warnings = (*warning_texts(about, len(tasks)), *label_warnings(tasks, label_days))
+    return Schedule(calendar, made, warnings, checks)
 
 
 def windows(tasks: Sequence[Mapping[str, object]], calendar: Days, models: Sequence[str] = ()) -> list[Window]:

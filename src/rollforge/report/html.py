@@ -20,6 +20,7 @@ from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import QUANTILES, YEAR, Summary
 from rollforge.report.tables import (
     cards,
+    checks_table,
     dates_table,
     environment_table,
     failed_tasks,
@@ -168,6 +169,8 @@ def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
         yield _Section("overfitting", "Overfitting", lead, overfitting_table(summary.trials))
     if summary.portfolio_risk is not None:
         yield _portfolio(summary, plots)
+    if summary.tasks:
+        yield _checks(summary)
     failed = failed_tasks(summary.failed)
     if failed is not None:
         yield _Section("failed", "Failed tasks", "The last error of each task. Open one to see its traceback.", failed)
@@ -185,6 +188,14 @@ def _windows(summary: Summary) -> _Section:
         "segment that have labels, computed with the task's own label."
     )
     return _Section("windows", "Windows", lead, body)
+
+
+def _checks(summary: Summary) -> _Section:
+    lead = (
+        "Whether the tasks use information from the future. Static checks read the definitions; measured ones, by "
+        "'rollforge check', build everything again from changed data. What is not known is not proved to be clean."
+    )
+    return _Section("checks", "What was checked", lead, checks_table(summary.checks))
 
 
 def _models(summary: Summary) -> _Section:

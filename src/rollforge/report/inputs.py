@@ -13,6 +13,7 @@ import pandas as pd
 
 from rollforge.collect.combine import ensembles_text
 from rollforge.confidential import mask_secrets
+from rollforge.generate.checks import Check
 from rollforge.generate.timeline import Window, window_title
 from rollforge.run.failures import error_line
 from rollforge.session import Session, available_cores
@@ -77,6 +78,8 @@ class ReportInputs:
     """Missing or overlapping windows: one sentence each."""
     warnings: Sequence[str] = ()
     """Other warnings about the result: one sentence each."""
+    checks: Sequence[Check] = ()
+    """What the checks for leakage found."""
     config: str = ""
     """The workflow as YAML."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -136,6 +139,7 @@ def report_inputs(collected: Collected, *, name: str, session: Session, config: 
         label=collected.label,
         notes=collected.coverage.notes,
         warnings=(*collected.plan_warnings, *collected.warnings),
+        checks=collected.checks,
         portfolio=None if collected.backtest is None else collected.backtest.result.report,
         portfolio_about={} if collected.backtest is None else collected.backtest.about(),
         label_text=collected.target.expression,

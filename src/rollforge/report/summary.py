@@ -13,6 +13,7 @@ from rollforge.collect.trials import Trials
 from rollforge.confidential import mask_secrets
 from rollforge.dates import as_timestamp
 from rollforge.errors import DataError
+from rollforge.generate.checks import Check
 from rollforge.record.analysis import (
     calc_ic,
     calc_long_short_return,
@@ -154,6 +155,8 @@ class Summary:
     """Index: excess before costs, excess after costs, strategy after costs; columns those of `risk_analysis`."""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    checks: tuple[Check, ...] = ()
+    """What the checks for leakage found."""
     config: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -217,6 +220,7 @@ def summarise(inputs: ReportInputs) -> Summary:
         portfolio_risk=None if portfolio is None else _risk(portfolio),
         notes=tuple(mask_secrets(n) for n in inputs.notes),
         warnings=tuple(mask_secrets(n) for n in inputs.warnings),
+        checks=tuple(replace(c, text=mask_secrets(c.text), cure=mask_secrets(c.cure)) for c in inputs.checks),
         config=mask_secrets(inputs.config),
         environment={k: mask_secrets(v) for k, v in inputs.environment.items()},
     )

@@ -9,6 +9,7 @@ import pandas as pd
 
 from rollforge.collect.trials import Trials
 from rollforge.errors import counted
+from rollforge.generate.checks import NOT_CHECKED, Check
 from rollforge.generate.timeline import SegmentSpan
 from rollforge.report.headline import HeadlineFigure, combined_words, days_words, duration, label_words
 from rollforge.report.inputs import TaskRow
@@ -17,8 +18,8 @@ from rollforge.report.summary import METRICS, QUANTILES, Headline, Quality, by_m
 from rollforge.report.timeline import segment_names
 
 __all__ = [
-    "cards", "dates_table", "environment_table", "failed_tasks", "models_table", "month_tables", "number", "quantile_table",
-    "risk_table", "windows_table",
+    "cards", "check_rows", "checks_table", "dates_table", "environment_table", "failed_tasks", "models_table", "month_tables",
+    "number", "quantile_table", "risk_table", "windows_table",
 ]  # fmt: skip
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -347,6 +348,33 @@ def failed_tasks(tasks: Sequence[TaskRow]) -> Markup | None:
         body = tag("pre", task.error.strip() or "No traceback was stored.", tabindex="0")
         parts.append(tag("details", tag("summary", head), body, class_="error"))
     return join(*parts) if parts else None
+
+
+def check_rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str, str]]:
+    """Return a row for each result of a check: subject, result, method, days with tasks, and what was found."""
+    rows = []
+    for one in checks:
+        days = ", ".join(one.days) if len(one.days) <= 2 else f"{one.days[0]} … {one.days[-1]}, {len(one.days)} days"
+        tasks = ", ".join(one.tasks[:3]) + (f" and {len(one.tasks) - 3} more" if len(one.tasks) > 3 else "")
+        where = "; ".join(filter(None, (tasks or "all windows", days)))
+        rows.append(
+            (one.subject, one.result.value, one.method.value, where, " ".join(filter(None, (one.text, one.cure))))
+        )
+    return rows
+
+
+def checks_table(checks: Sequence[Check]) -> Markup:
+    """Return the results of the checks for leakage, or a sentence if there are none."""
+    if list(checks) == [NOT_CHECKED]:
+        return tag("p", f"{NOT_CHECKED.text} {NOT_CHECKED.cure}", class_="empty")
+    if not checks:
+        return tag("p", "No results of checks are stored with these tasks.", class_="empty")
+    head = tag("tr", *(tag("th", name, scope="col") for name in ("what", "result", "by", "where", "found")))
+    rows = [
+        tag("tr", tag("th", subject, scope="row"), *(tag("td", cell, class_="text") for cell in cells))
+        for subject, *cells in check_rows(checks)
+    ]
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *rows), class_="checks"), class_="scroll")
 
 
 def _capital(text: str) -> str:

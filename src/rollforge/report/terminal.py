@@ -10,8 +10,9 @@ from rollforge.errors import printable
 from rollforge.generate.timeline import SegmentSpan
 from rollforge.report.headline import duration, headline_figures
 from rollforge.report.summary import Summary, path_distribution, path_figures
+from rollforge.report.tables import check_rows
 
-__all__ = ["backtest_table", "headline_table", "models_table", "overfitting_table", "paths_table", "windows_table"]
+__all__ = ["backtest_table", "checks_table", "headline_table", "models_table", "overfitting_table", "paths_table", "windows_table"]
 
 
 def headline_table(summary: Summary) -> Table:
@@ -129,6 +130,22 @@ def backtest_table(summary: Summary) -> Table | None:
 
 def _span_words(span: SegmentSpan) -> str:
     return "; ".join(f"{start} … {end}" for start, end in span.parts)
+
+
+def checks_table(summary: Summary) -> Table:
+    """Return one row for each result of a check for leakage."""
+    table = Table(title=Text("what was checked", "bold"), title_justify="left", box=None, pad_edge=False)
+    table.add_column("what", no_wrap=True)
+    for name in ("result", "by"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("found", overflow="fold")
+    styles = {"leak": "bold red", "not known": "yellow", "clean": "green"}
+    for subject, result, method, where, found in check_rows(summary.checks):
+        text = f"{found} ({where})" if result != "clean" else found
+        table.add_row(Text(printable(subject)), Text(result, styles[result]), Text(method), Text(printable(text)))
+    if not summary.checks:
+        table.add_row(Text("none"), Text(""), Text(""), Text("No results of checks are stored with these tasks."))
+    return table
 
 
 def windows_table(summary: Summary) -> Table:

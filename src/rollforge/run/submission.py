@@ -9,26 +9,32 @@ from __future__ import annotations
 import contextlib
 import importlib
 import socket
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rollforge import trust
 from rollforge.confidential import without_secrets
-from rollforge.errors import DataError, RollforgeError, printable
+from rollforge.errors import DataError, RollforgeError, excerpt, printable
+from rollforge.generate.checks import Check, CheckMethod, check_from_document, check_to_document
 from rollforge.generate.task_view import TaskView
 from rollforge.machine import machine_of, process_name
 from rollforge.paths import read_path
 from rollforge.session import Session
-from rollforge.task import Document, to_plain
+from rollforge.store.base import TaskStore
+from rollforge.task import Document, TaskRecord, to_plain
 from rollforge.track.base import open_tracker
 from rollforge.user_code import file_digest
 
-__all__ = ["Facts", "facts_of", "packages_of", "read_facts"]
+__all__ = ["Facts", "facts_of", "load_checks", "packages_of", "read_facts", "store_checks", "submissions_of"]
 
 
 def facts_of(
-    tasks: Iterable[Mapping[str, object]], session: Session, ensemble: Mapping[str, Any] | None = None
+    tasks: Iterable[Mapping[str, object]],
+    session: Session,
+    ensemble: Mapping[str, Any] | None = None,
+    checks: Iterable[Check] = (),
 ) -> dict[str, Any]:
     """Return the facts of a submission, for :meth:`~rollforge.store.base.TaskStore.keep_submission`.
 
@@ -40,6 +46,8 @@ def facts_of(
         Provides data folder, tracking store, region and exchange.
     ensemble : mapping, optional
         What combines the predictions, see :attr:`~rollforge.collect.combine.Ensembles.config`.
+    checks : iterable of Check
+        What the checks of the tasks for leakage found.
 
     Returns
     -------
@@ -48,7 +56,7 @@ def facts_of(
         :class:`~rollforge.market.content.DataContent`); ``tracking`` (None if it cannot be opened here); ``region``,
         ``exchange``; ``models`` (class -> package -> version); ``plugins``; if there are any, also ``operators`` and
         ``sys_path``, as in the session, ``files`` (Python file -> SHA-256 digest, for the plugins, operators and classes
-        that are named by path and exist here), ``ensemble`` (as given, with the ``files`` of its classes), and
+        that are named by path and exist here), ``ensemble`` (as given, with the ``files`` of its classes), ``checks``, and
         ``libraries`` that Rollforge's own models import and no task may name.
     """
     import platform
@@ -57,6 +65,7 @@ def facts_of(
     models, libraries = _models(listed)
     added: dict[str, object] = {
         "operators": [list(o) for o in session.operators], "sys_path": list(session.sys_path), "libraries": libraries,
+        "checks": [check_to_document(one) for one in checks],
         "files": _files(listed, (*session.plugins, *(module for _, module in session.operators))),
     }  # fmt: skip
     if ensemble:
@@ -105,6 +114,8 @@ class Facts:
     """What combines the predictions: ``windows`` and ``models``; empty for the default."""
     ensemble_files: Mapping[str, str] = field(default_factory=dict)
     """Python files of the ensembles' classes, as in `files`."""
+    checks: tuple[Check, ...] = ()
+    """What the checks of the tasks for leakage found."""
     libraries: tuple[str, ...] = ()
     """Packages among those of `models` that Rollforge's own models import, so that no permission is needed."""
 
@@ -152,8 +163,84 @@ def read_facts(kept: Mapping[str, object]) -> Facts:
         files=files(kept.get("files")),
         ensemble={part: one for part, one in ensemble.items() if part in ("windows", "models")},
         ensemble_files=files(ensemble.get("files")),
+        checks=_checks(kept.get("checks")),
         libraries=texts(kept.get("libraries")),
     )
+
+
+def _checks(listed: object) -> tuple[Check, ...]:
+    """Return the results of checks that a pool has stored, with their texts in printable characters."""
+    made = map(check_from_document, listed[:_MOST_CHECKS] if isinstance(listed, list) else ())
+    return tuple(
+        replace(
+            one, subject=excerpt(one.subject, 100), text=excerpt(one.text, 2000), cure=excerpt(one.cure, 1000),
+            tasks=tuple(excerpt(title, 200) for title in one.tasks), days=tuple(excerpt(day, 40) for day in one.days),
+        )
+        for one in made if one is not None
+    )  # fmt: skip
+
+
+_MOST_CHECKS = 200
+
+
+def store_checks(store: TaskStore, pool: str, checks: Iterable[Check], ids: Iterable[str]) -> None:
+    """Store the results of checks that were made apart from a submission, such as measured ones, for reports.
+
+    Parameters
+    ----------
+    store : TaskStore
+        Where the tasks are, or will be.
+    pool : str
+        The experiment.
+    checks : iterable of Check
+        The results. Earlier ones that were made by the same method about some of these tasks are no longer reported.
+    ids : iterable of str
+        The tasks that the results are about.
+    """
+    documents = [check_to_document(one) for one in checks]
+    store.keep_submission(pool, {_CHECKED: sorted(set(ids)), "checks": documents, "at": time.time()})
+
+
+def load_checks(store: TaskStore, pool: str, tasks: Iterable[TaskRecord]) -> tuple[Check, ...]:
+    """Return the results of the checks of tasks, as stored when they were submitted or afterwards.
+
+    Parameters
+    ----------
+    store : TaskStore
+        The store of the tasks.
+    pool : str
+        The experiment.
+    tasks : iterable of TaskRecord
+        The tasks.
+    """
+    listed = list(tasks)
+    ids, keys = {task.id for task in listed}, {task.submission for task in listed}
+    found: list[Check] = []
+    later: dict[CheckMethod, tuple[Check, ...]] = {}
+    for key, kept in store.submissions(pool).items():
+        checks = _checks(kept.get("checks"))
+        if key in keys:
+            found += checks
+        about = kept.get(_CHECKED)
+        if isinstance(about, list) and not ids.isdisjoint(filter(_is_text, about)):
+            for method in CheckMethod:
+                own = tuple(one for one in checks if one.method is method)
+                later.update({method: own} if own else {})
+    kept_ones = [one for one in found if one.method not in later]
+    return tuple(dict.fromkeys([*kept_ones, *(one for checks in later.values() for one in checks)]))
+
+
+_CHECKED = "checked"
+"""Key of the ids of the tasks that results are about, in a document that is not a submission."""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def submissions_of(store: TaskStore, pool: str) -> dict[str, Facts]:
+    """Return the facts of all submissions of a pool, by key, oldest first."""
+    return {key: read_facts(kept) for key, kept in store.submissions(pool).items() if _CHECKED not in kept}
 
 
 def _data(session: Session) -> dict[str, Any] | None:

@@ -1,0 +1,257 @@
+"""Static checks of what a task's data are made of: features, processors, filters and universes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rollforge.errors import DateError, ExpressionError, RollforgeError, counted
+from rollforge.expressions.expression import parse
+from rollforge.expressions.operators import is_built_in, lookahead
+from rollforge.expressions.tree import Call, walk
+from rollforge.features.processor import Adapted, TimeRangeFlt
+from rollforge.generate.checks import CheckResult
+from rollforge.generate.definition import DataParts, is_ours, kind_of
+from rollforge.generate.findings import Finding
+from rollforge.generate.segments import bounds
+from rollforge.market.filters import BaseDFilter, ExpressionDFilter, NameDFilter
+from rollforge.market.provider import Days, Provider
+from rollforge.market.universe import resolve_instruments
+
+__all__ = ["Places", "feature_findings", "fit_findings", "processor_findings", "universe_findings"]
+
+CLEAN, LEAK, UNKNOWN = CheckResult.CLEAN, CheckResult.LEAK, CheckResult.UNKNOWN
+Places = Mapping[str, Sequence[tuple[int, int]]]
+"""Segment -> half-open ranges of the positions of its intervals in the calendar, in chronological order."""
+
+_MEASURE = "'rollforge check' measures it on your data."
+_NAMED = 3
+
+
+def feature_findings(parts: DataParts) -> list[Finding]:
+    """Return which features read later days, and which ones cannot be read from the definition."""
+    findings: list[Finding] = []
+    ahead, own = _ahead(parts.expressions), _own_operators([*parts.expressions, *parts.ungrouped])
+    if ahead:
+        named = [f"{_titled(parts.expressions[e], e)} looks {counted(days, 'trading day')} ahead" for e, days in ahead]
+        text = named[0] if len(named) == 1 else f"{len(named)} features look ahead: {_few(named, '; ')}"
+        text = f"the feature {text}." if len(named) == 1 else f"{text}."
+        findings.append(Finding("features", LEAK, text, "Shift it so that it reads only earlier days, or remove it."))
+    loose = _ahead(parts.ungrouped)
+    if loose:
+        text = (
+            f"the columns have no groups, so it is not known whether {loose[0][0]}, which looks "
+            f"{counted(loose[0][1], 'trading day')} ahead, is a label or a feature."
+        )
+        findings.append(Finding("features", UNKNOWN, text, "Give the loader's columns the groups feature and label."))
+    for why in dict.fromkeys(parts.unread):
+        findings.append(Finding("features", UNKNOWN, f"whether features look ahead is not known: {why}.", _MEASURE))
+    for name in own:
+        text = (
+            f"whether features look ahead is not known: the operator {name} is not one of Rollforge's, and what it reads is "
+            "not checked."
+        )
+        findings.append(Finding("features", UNKNOWN, text, _MEASURE))
+    if not findings:
+        count = len(parts.expressions) + len(parts.ungrouped)
+        findings.append(Finding("features", CLEAN, f"no expression of {counted(count, 'feature')} reads a later day."))
+    return findings
+
+
+def _titled(name: str, expression: str) -> str:
+    return expression if name == expression else f"{name} = {expression}"
+
+
+def _few(texts: Sequence[str], between: str = ", ") -> str:
+    more = f" and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
+    return between.join(texts[:_NAMED]) + more
+
+
+def _ahead(expressions: Iterable[str]) -> list[tuple[str, int]]:
+    """Return the expressions that look ahead with their number of days, the furthest first."""
+    found = []
+    for text in expressions:
+        try:
+            days = lookahead(parse(text))
+        except ExpressionError:
+            continue  # the error is reported when the handler is checked
+        if days:
+            found.append((text, days))
+    return sorted(found, key=lambda pair: -pair[1])
+
+
+def _own_operators(expressions: Iterable[str]) -> list[str]:
+    """Return the names of the operators of the user's own."""
+    names: dict[str, None] = {}
+    for text in expressions:
+        try:
+            tree = parse(text)
+        except ExpressionError:
+            continue
+        names |= {part.name: None for part in walk(tree) if isinstance(part, Call) and not is_built_in(part.name)}
+    return list(names)
+
+
+def processor_findings(parts: DataParts, first_day: Any) -> list[Finding]:
+    """Return processors whose rows may depend on later days.
+
+    Parameters
+    ----------
+    parts : DataParts
+        What makes the data.
+    first_day : datetime64 or None
+        The first day of the task's segments.
+    """
+    findings = []
+    for named in parts.processors:
+        kind = kind_of(named.one)
+        if isinstance(named.one, Adapted) or not is_ours(kind):
+            text = f"whether the processor {kind.__name__} uses later days is not known, because it is not one of Rollforge's."
+            findings.append(Finding("processors", UNKNOWN, text, _MEASURE))
+        elif not getattr(kind, "any_range", False):
+            text = f"whether the rows that the processor {kind.__name__} makes depend on later days is not known."
+            findings.append(Finding("processors", UNKNOWN, text, _MEASURE))
+    for one in parts.inst_processors:
+        findings += _inst_processor(one, first_day)
+    return findings or [Finding("processors", CLEAN, "no processor uses later days to change a row.")]
+
+
+def _inst_processor(one: Any, first_day: Any) -> list[Finding]:
+    kind, kwargs = type(one), vars(one) if isinstance(one, TimeRangeFlt) else {}
+    name = kind.__name__
+    if isinstance(one, (Mapping, str)):
+        name = str(one.get("class", "") if isinstance(one, Mapping) else one).rpartition(".")[2]
+        kwargs = (one.get("kwargs") or {}) if isinstance(one, Mapping) else {}
+        module = str(one.get("module_path") or "rollforge") if isinstance(one, Mapping) else "rollforge"
+        ours = name == "TimeRangeFlt" and module.partition(".")[0] in ("rollforge", "qlib")
+    else:
+        ours = isinstance(one, TimeRangeFlt)
+    if not ours:
+        text = f"whether the processor {name} uses later days is not known, because it is not one of Rollforge's."
+        return [Finding("processors", UNKNOWN, text, _MEASURE)]
+    end = bounds("end_time", (None, kwargs.get("end_time"))).end
+    if end is None or first_day is None or end <= first_day:
+        return []
+    text = f"TimeRangeFlt keeps only instruments whose data last until {end}, which is not known before that day."
+    return [Finding("processors", LEAK, text, "Remove its end_time, or set it before the first day of train.")]
+
+
+def fit_findings(parts: DataParts, handler: Mapping[str, object], places: Places, calendar: Days) -> list[Finding]:
+    """Return processors that learn from days that the model is stopped by or tested on.
+
+    Parameters
+    ----------
+    parts : DataParts
+        What makes the data.
+    handler : mapping
+        The description of the handler, with references resolved.
+    places : mapping
+        The segments on the calendar.
+    calendar : array of datetime64[D]
+        The trading days.
+    """
+    fitted = []
+    for named in parts.processors:
+        one = named.one.processor if isinstance(named.one, Adapted) else named.one
+        start, end = getattr(one, "fit_start_time", None), getattr(one, "fit_end_time", None)
+        if end is not None:
+            fitted.append((f"the processor {kind_of(named.one).__name__} learns", start, end))
+    kwargs = handler.get("kwargs")
+    if not fitted and isinstance(kwargs, Mapping) and kwargs.get("fit_end_time") is not None:
+        fitted.append(("processors learn", kwargs.get("fit_start_time"), kwargs["fit_end_time"]))
+    findings = []
+    for what, start, end in fitted:
+        try:
+            beyond = _fit_beyond(start, end, places, calendar)
+        except DateError:
+            continue  # reported when the processor is built
+        if beyond:
+            cure = (
+                "Set fit_end_time to the last day of train at the latest; 'roll_fit_window: true' under rolling does "
+                "that for each window."
+            )
+            findings.append(Finding("fit window", LEAK, f"{what} {beyond}", cure, key=what))
+    if fitted and not findings:
+        findings.append(Finding("fit window", CLEAN, "processors learn only from days before valid and test."))
+    return findings
+
+
+def _fit_beyond(start: object, end: object, places: Places, calendar: Days) -> str:
+    """Return which segment a fit window reaches into, and when; empty if it reaches into none.
+
+    Where the train segment has days after the test segment, the fit window may be within one of its intervals.
+    """
+    window = bounds("fit", (start, end))
+    first, stop = window.positions(calendar)
+    if any(a <= first and stop <= b for a, b in places.get("train", ())):
+        return ""
+    for name in ("valid", "test"):
+        for begin, behind in places.get(name, ()):
+            if begin < len(calendar) and first < behind and stop > begin:
+                return f"until {window.end}, but the {name} segment starts on {calendar[begin]}."
+    test = places.get("test", ())
+    if test and test[0][0] < len(calendar) and stop > test[0][0]:
+        return f"until {window.end}, but the test segment starts on {calendar[test[0][0]]}."
+    return ""
+
+
+def universe_findings(universe: Any, provider: Provider, last: Any) -> list[Finding]:
+    """Return whether a universe and its filters use later days.
+
+    Parameters
+    ----------
+    universe : str, sequence or mapping
+        As the handler has it, with filters.
+    provider : Provider
+        The data folder.
+    last : datetime64
+        The last day of the tasks' segments.
+    """
+    if universe is None:
+        universe = "all"
+    try:
+        members, filters = resolve_instruments(provider, universe)
+    except RollforgeError:
+        return []  # reported when the handler is checked
+    findings = [found for one in filters for found in _filter(one)]
+    name = _universe_name(universe)
+    spans = [s for s in members.values() if s is not None]
+    leaving = sum(max(b for _, b in s) < last for s in spans if s)
+    if leaving:
+        text = f"the members of the universe {name} have dates: {leaving} of {len(members)} leave it before {last}."
+        return [*findings, Finding("universe", CLEAN, text)]
+    if spans:
+        why = f"no member of the universe {name} leaves it before {last}, as in a list of today's members"
+    else:
+        why = f"the universe {name} is a list of instruments without dates"
+    text = f"{why}, so survivorship is not checked: instruments that were members only at the time may be missing."
+    cure = "Use a universe with the days on which each instrument was a member ('rollforge data universe')."
+    return [*findings, Finding("universe", UNKNOWN, text, cure)]
+
+
+def _universe_name(universe: Any) -> str:
+    if isinstance(universe, Mapping) and "market" in universe:
+        return _universe_name(universe["market"])
+    if isinstance(universe, str):
+        return universe
+    codes = [str(code) for code in universe] if isinstance(universe, Iterable) else []
+    return f"of {_few(codes)}"
+
+
+def _filter(one: BaseDFilter) -> list[Finding]:
+    kind = type(one)
+    if isinstance(one, ExpressionDFilter) and is_ours(kind):
+        expression = str(one.rule_expression)
+        ahead = _ahead([expression])
+        if ahead:
+            text = f"the filter {expression} looks {counted(ahead[0][1], 'trading day')} ahead."
+            return [Finding("filters", LEAK, text, "Shift it so that it reads only earlier days, or remove it.")]
+        return [
+            Finding("filters", UNKNOWN, f"whether the filter {expression} looks ahead is not known: the operator {name} is "
+                    "not one of Rollforge's.", _MEASURE)
+            for name in _own_operators([expression])
+        ] or [Finding("filters", CLEAN, "no filter reads a later day.")]  # fmt: skip
+    if isinstance(one, NameDFilter) and is_ours(kind):
+        return [Finding("filters", CLEAN, "no filter reads a later day.")]
+    text = f"whether the filter {kind.__name__} uses later days is not known, because it is not one of Rollforge's."
+    return [Finding("filters", UNKNOWN, text, _MEASURE)]

@@ -1,0 +1,159 @@
+"""The objects that a task's data are made by: its handlers, loaders and processors, built without computing data."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rollforge.build import build
+from rollforge.errors import RollforgeError
+from rollforge.features.handler import DataHandler
+from rollforge.features.label_source import overridden
+from rollforge.features.loader import DataLoader, DataLoaderDH, DLWParser, NestedDataLoader, StaticDataLoader
+from rollforge.features.processor import Adapted
+from rollforge.kinds import HANDLER
+from rollforge.trust import Origin, current_origin
+
+__all__ = ["DataParts", "Named", "data_parts", "is_ours", "kind_of"]
+
+_DEEPEST = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A processor, filter or universe with where it is used."""
+
+    one: Any
+    handler: str = ""
+    """The class of the handler that has it."""
+
+
+@dataclass(slots=True)
+class DataParts:
+    """What determines the data of a task."""
+
+    expressions: dict[str, str] = field(default_factory=dict)
+    """Feature expression -> name of its column."""
+    ungrouped: dict[str, str] = field(default_factory=dict)
+    """Expressions of columns without groups, which may be features or labels."""
+    unread: list[str] = field(default_factory=list)
+    """Why features are not known, one clause for each source."""
+    processors: list[Named] = field(default_factory=list)
+    inst_processors: list[Any] = field(default_factory=list)
+    universes: list[Any] = field(default_factory=list)
+    """Universes, with their filters."""
+
+
+def is_ours(kind: object) -> bool:
+    """Return whether a class belongs to this package (or is Qlib's own, which means the same)."""
+    return (getattr(kind, "__module__", "") or "").partition(".")[0] in ("rollforge", "qlib")
+
+
+def kind_of(one: Any) -> type:
+    """Return the class of an object; of an adapted processor the user's class."""
+    return type(one.processor) if isinstance(one, Adapted) else type(one)
+
+
+def data_parts(handler: object) -> DataParts:
+    """Return what determines the data of a handler.
+
+    Parameters
+    ----------
+    handler : mapping, str or DataHandler
+        A description with resolved references, the address of a file, or an object.
+    """
+    parts = DataParts()
+    if current_origin() is Origin.READ:
+        parts.unread.append("objects that a pool describes are not built for a report")
+        return parts
+    if not handler or (isinstance(handler, Mapping) and "class" not in handler):
+        parts.unread.append("the task describes no handler")
+        return parts
+    try:
+        made = build(handler, kind=HANDLER, default_module="rollforge.features.alpha", accept_types=DataHandler)
+    except Exception as exc:  # noqa: BLE001 - whatever the constructor of a class of the user's raises
+        first = (str(exc) or type(exc).__name__).splitlines()[0].rstrip(".")
+        parts.unread.append(f"the handler cannot be built here: {first}")
+        return parts
+    _add_handler(parts, made, "features", 0)
+    return parts
+
+
+def _add_handler(parts: DataParts, handler: Any, what: str, depth: int) -> None:
+    kind = type(handler)
+    if not isinstance(handler, DataHandler) or depth > _DEEPEST:
+        parts.unread.append(f"the {what} are made by {kind.__name__}, a class of your own")
+        return
+    changed = overridden(kind, vars(handler)) - {"config"}
+    if changed:
+        parts.unread.append(f"the handler {kind.__name__} overrides {', '.join(sorted(changed))}")
+    _add_loader(parts, handler.data_loader, handler.instruments, depth)
+    seen: set[int] = set()
+    for stage in (handler.DK_I, handler.DK_L):
+        for one in _steps(handler, stage):
+            if id(one) not in seen:
+                seen.add(id(one))
+                parts.processors.append(Named(one, kind.__name__))
+
+
+def _steps(handler: DataHandler, stage: str) -> Iterator[Any]:
+    with contextlib.suppress(RollforgeError, AttributeError):  # reported when the handler is used
+        yield from handler.steps(stage)
+
+
+def _add_loader(parts: DataParts, loader: Any, instruments: Any, depth: int) -> None:
+    kind = type(loader)
+    if not isinstance(loader, DataLoader) or overridden(kind, vars(loader)):
+        parts.unread.append(f"features are loaded by {kind.__name__}, a class of your own")
+        parts.universes.append(instruments)
+        return
+    if isinstance(loader, DLWParser):
+        _add_expressions(parts, loader)
+        parts.universes += _universes(loader, instruments)
+        listed = getattr(loader, "inst_processors", None) or []
+        groups = listed.values() if isinstance(listed, Mapping) else [listed]
+        parts.inst_processors += [one for group in groups for one in (group or []) if one]
+    elif isinstance(loader, NestedDataLoader):
+        for one in loader.data_loader_l:
+            _add_loader(parts, one, instruments, depth + 1)
+    elif isinstance(loader, DataLoaderDH):
+        inner = loader.handlers
+        for group, handler in inner.items() if loader.is_group else [("", inner)]:
+            known = DataParts()
+            _add_handler(known, handler, "features", depth + 1)
+            if group == "label":  # its columns are labels
+                known.expressions, known.ungrouped, known.unread = {}, {}, []
+            elif group:
+                known.expressions |= known.ungrouped
+                known.ungrouped = {}
+            _add(parts, known)
+    elif isinstance(loader, StaticDataLoader):
+        parts.unread.append("features are read ready-made from a frame or a file")
+    else:
+        parts.unread.append(f"features are loaded by {kind.__name__}")
+
+
+def _universes(loader: DLWParser, instruments: Any) -> list[Any]:
+    try:
+        return loader.universes(instruments)
+    except RollforgeError:  # reported when the data are loaded
+        return [instruments]
+
+
+def _add_expressions(parts: DataParts, loader: DLWParser) -> None:
+    for group, (fields, names) in loader.groups.items():
+        if not loader.is_group:
+            parts.ungrouped |= dict(zip(fields, names, strict=True))
+        elif group != "label":
+            parts.expressions |= dict(zip(fields, names, strict=True))
+
+
+def _add(parts: DataParts, more: DataParts) -> None:
+    parts.expressions |= more.expressions
+    parts.ungrouped |= more.ungrouped
+    parts.unread += more.unread
+    parts.processors += more.processors
+    parts.inst_processors += more.inst_processors
+    parts.universes += more.universes

@@ -1,0 +1,93 @@
+"""What static checks find in single tasks, and how the findings of many tasks become few results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rollforge.generate.checks import Check, CheckMethod, CheckResult
+
+__all__ = ["Finding", "capitalised", "group_findings", "warning_texts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one static check found in one task."""
+
+    subject: str
+    result: CheckResult
+    text: str
+    """A complete sentence or more, which begins in lower case if its first word is not a name."""
+    cure: str = ""
+    days: tuple[str, ...] = ()
+    key: str = ""
+    """Findings of several tasks with the same key become one result, even if the texts have different days; empty for
+    findings that are only grouped with equal ones."""
+
+
+def group_findings(found: Sequence[Iterable[Finding]], titles: Sequence[str]) -> tuple[Check, ...]:
+    """Return the findings of tasks as results: one for each kind, leaks first, then what is not known.
+
+    A subject is clean only if it is clean in every task in which it was checked.
+
+    Parameters
+    ----------
+    found : sequence of iterable of Finding
+        The findings of each task.
+    titles : sequence of str
+        The title of each task.
+    """
+    groups: dict[tuple[str, CheckResult, str, str], dict[str, Finding]] = {}
+    for title, findings in zip(titles, found, strict=True):
+        for one in findings:
+            group = groups.setdefault((one.subject, one.result, one.key or one.text, one.cure), {})
+            group.setdefault(title, one)
+    doubtful = {subject for subject, result, _, _ in groups if result is not CheckResult.CLEAN}
+    checks = []
+    for (subject, result, _, cure), group in groups.items():
+        if result is CheckResult.CLEAN and subject in doubtful:
+            continue
+        first_title, first = next(iter(group.items()))
+        differ = len({one.text for one in group.values()}) > 1
+        text = f"for example in {first_title}, {first.text}" if differ and first_title else first.text
+        everywhere = len(group) == len(set(titles))
+        days = tuple(sorted({day for one in group.values() for day in one.days}))
+        about = () if everywhere else tuple(group)
+        checks.append(Check(subject, result, CheckMethod.STATIC, capitalised(text), cure, about, days))
+    order = [CheckResult.LEAK, CheckResult.UNKNOWN, CheckResult.CLEAN]
+    return tuple(sorted(checks, key=lambda check: order.index(check.result)))
+
+
+def warning_texts(checks: Iterable[Check], tasks: int) -> list[str]:
+    """Return a warning for each leak and each result that is not known, with the number of tasks that it is about.
+
+    Parameters
+    ----------
+    checks : iterable of Check
+        The results.
+    tasks : int
+        Number of all tasks.
+    """
+    texts = []
+    for check in checks:
+        if check.result is CheckResult.CLEAN:
+            continue
+        text = f"{check.text} {check.cure}".rstrip()
+        if tasks > 1:
+            text = f"In {len(check.tasks) or tasks} of {tasks} tasks {_uncapitalised(text)}"
+        texts.append(text)
+    return texts
+
+
+def capitalised(text: str) -> str:
+    """Return a sentence with a capital letter at its beginning, unless it begins with a symbol."""
+    return text[:1].upper() + text[1:]
+
+
+_ARTICLES = ("The ", "A ", "An ", "For ", "Processors ", "No ")
+
+
+def _uncapitalised(text: str) -> str:
+    if text.startswith(_ARTICLES) or text[:1].isdigit():
+        return text[:1].lower() + text[1:]
+    return text
