@@ -7,7 +7,7 @@ from typing import Any
 
 from rollforge.errors import DateError, ExpressionError, RollforgeError, counted
 from rollforge.expressions.expression import parse
-from rollforge.expressions.operators import is_built_in, lookahead
+from rollforge.expressions.operators import is_built_in, last_day_read
 from rollforge.expressions.tree import Call, walk
 from rollforge.features.processor import Adapted, TimeRangeFlt
 from rollforge.generate.checks import CheckResult
@@ -72,7 +72,7 @@ def _ahead(expressions: Iterable[str]) -> list[tuple[str, int]]:
     found = []
     for text in expressions:
         try:
-            days = lookahead(parse(text))
+            days = int(max(0, last_day_read(parse(text))))
         except ExpressionError:
             continue  # the error is reported when the handler is checked
         if days:

@@ -152,6 +152,7 @@ def _notes(title: str, notes: Sequence[str]) -> Markup:
 def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
     if summary.tasks:
         yield _windows(summary)
+        yield _checks(summary)
     if summary.models:
         yield _models(summary)
     if summary.has_quality:
@@ -169,8 +170,6 @@ def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
         yield _Section("overfitting", "Overfitting", lead, overfitting_table(summary.trials))
     if summary.portfolio_risk is not None:
         yield _portfolio(summary, plots)
-    if summary.tasks:
-        yield _checks(summary)
     failed = failed_tasks(summary.failed)
     if failed is not None:
         yield _Section("failed", "Failed tasks", "The last error of each task. Open one to see its traceback.", failed)

@@ -12,7 +12,15 @@ from rollforge.report.headline import duration, headline_figures
 from rollforge.report.summary import Summary, path_distribution, path_figures
 from rollforge.report.tables import check_rows
 
-__all__ = ["backtest_table", "checks_table", "headline_table", "models_table", "overfitting_table", "paths_table", "windows_table"]
+__all__ = [
+    "backtest_table",
+    "checks_table",
+    "headline_table",
+    "models_table",
+    "overfitting_table",
+    "paths_table",
+    "windows_table",
+]
 
 
 def headline_table(summary: Summary) -> Table:
