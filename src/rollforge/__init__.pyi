@@ -83,6 +83,7 @@ from .generate.cross_validation import (
 )
 from .generate.grid import (
     GridGen as GridGen,
+    SeedGen as SeedGen,
 )
 from .generate.horizon import (
     MultiHorizonGenBase as MultiHorizonGenBase,

@@ -16,6 +16,7 @@ from .cross_validation import (
 )
 from .grid import (
     GridGen as GridGen,
+    SeedGen as SeedGen,
 )
 from .horizon import (
     MultiHorizonGenBase as MultiHorizonGenBase,
