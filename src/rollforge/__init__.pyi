@@ -88,6 +88,9 @@ from .generate.grid import (
 from .generate.horizon import (
     MultiHorizonGenBase as MultiHorizonGenBase,
 )
+from .generate.multi_horizon import (
+    MultiHorizonGen as MultiHorizonGen,
+)
 from .generate.rolling import (
     RollingGen as RollingGen,
 )

@@ -21,6 +21,9 @@ from .grid import (
 from .horizon import (
     MultiHorizonGenBase as MultiHorizonGenBase,
 )
+from .multi_horizon import (
+    MultiHorizonGen as MultiHorizonGen,
+)
 from .rolling import (
     RollingGen as RollingGen,
     handler_mod as handler_mod,
