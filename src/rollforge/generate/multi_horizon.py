@@ -16,7 +16,7 @@ from rollforge.features.alpha import AlphaHandler
 from rollforge.features.label_source import label_source
 from rollforge.generate.base import copy_task
 from rollforge.generate.horizon import MultiHorizonGenBase
-from rollforge.generate.rolling import Segments, truncated_segments
+from rollforge.generate.rolling import Segments, purge_horizon, truncated_segments
 from rollforge.generate.segments import PATH, has_intervals
 from rollforge.generate.task_view import TaskView
 from rollforge.task import Definition
@@ -167,7 +167,8 @@ class MultiHorizonGen(MultiHorizonGenBase):
                 path=f"{PATH}.{split}",
             )
         try:
-            return truncated_segments(self.ta, task, self.ta.align_seg(dict(segments)), "auto")
+            horizon = purge_horizon(task, "auto")
+            return truncated_segments(self.ta, self.ta.align_seg(dict(segments)), "auto", horizon)
         except SegmentError as exc:
             raise type(exc)(f"horizon {hr}: {exc.message}", path=exc.path) from exc
 
