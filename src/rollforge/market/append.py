@@ -409,19 +409,24 @@ class _Change:
         return found
 
     def _scale(self, code: str, start: int, stop: int) -> tuple[bool, float | None]:
-        """Return whether there are common days, and the ratio of the folder's prices to the table's, if not 1."""
+        """Return whether the table has the instrument's last day, and the ratio of the folder's prices to the table's,
+        if not 1. Rows of earlier days alone are corrections.
+        """
         at, had = self.place[start:stop], self.series[folder_name(code)]
-        ratios, full = [], False
+        ratios, full, common = [], False, False
         for name in PRICES & had.keys() & self.rows.values.keys():
             first, series = had[name]
             here = (at >= first) & (at < first + len(series))
             old, new = series[at[here] - first].astype(np.float64), self.rows.values[name][start:stop][here]
             with np.errstate(all="ignore"):
                 ratio = old / new
-            ratios.append(ratio[np.isfinite(ratio) & (ratio > 0)])
-            full |= bool(ratios[-1].size) and ratios[-1].size >= int((~np.isnan(series)).sum())
+            usable = np.isfinite(ratio) & (ratio > 0)
+            ratios.append(ratio[usable])
+            known = first + np.flatnonzero(~np.isnan(series))
+            common |= bool(np.isin(known[-1:], at[here][usable]).any())
+            full |= bool(usable.any()) and int(usable.sum()) >= known.size
         all_ratios = np.concatenate([np.empty(0), *ratios])
-        if not all_ratios.size:
+        if not common:
             return False, None
         scale = float(np.median(all_ratios))
         same = bool((np.abs(all_ratios / scale - 1) <= 0.2 * abs(scale - 1)).all())

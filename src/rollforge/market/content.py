@@ -205,14 +205,14 @@ def _read(provider: Provider) -> DataContent:
     universes = {}
     for name in provider.markets():
         mark = hashlib.blake2b(digest_size=16)
-        for _, line in read_lines(provider.path / "instruments" / f"{name}.txt"):
+        for _, line in read_lines(provider.location() / "instruments" / f"{name}.txt"):
             mark.update(line.strip().encode() + b"\n")
         universes[name] = mark.hexdigest()
         whole.update(f"\0{name}\0{universes[name]}".encode())
     instruments, fields = {}, set[str]()
     for code in sorted(_folders(provider)):
         own = hashlib.blake2b(digest_size=16)
-        folder = provider.path / "features" / code
+        folder = provider.location() / "features" / code
         for name in sorted(f for f in os.listdir(folder) if f.endswith(".day.bin")):
             series = (folder / name).read_bytes()
             label = f"\0{code}\0{name}\0".encode()
@@ -247,5 +247,5 @@ def _first_place(series: bytes) -> int:
 
 
 def _folders(provider: Provider) -> list[str]:
-    root = provider.path / "features"
+    root = provider.location() / "features"
     return [e.name for e in os.scandir(root) if e.is_dir()] if root.is_dir() else []

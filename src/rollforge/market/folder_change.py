@@ -3,12 +3,14 @@
 A copy of the folder is made next to it, in which unchanged files are hard links and changed files are new; then the
 copy and the folder exchange their names. Whoever opens the folder finds the old files or the new ones, and a process
 that is killed leaves the one or the other. Files are never modified in place, so open and memory-mapped files keep
-their contents.
+their contents. The former version is kept until the next change, for readers that opened it before
+(:class:`~rollforge.market.provider.Provider`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import logging
@@ -21,9 +23,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rollforge.errors import DataError
-from rollforge.market.new_folder import exchange
 
-__all__ = ["change_files", "folder_lock", "restore"]
+__all__ = ["change_files", "exchange", "folder_lock", "previous", "remove_folder", "restore"]
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,11 @@ _FOLLOWED = ("calendars", "instruments", "features")
 
 def _draft(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.change")
+
+
+def previous(folder: Path) -> Path:
+    """Return where the former version of a changed folder is kept, for processes that are still reading it."""
+    return folder.with_name(f".{folder.name}.previous")
 
 
 def restore(folder: Path) -> None:
@@ -116,26 +122,36 @@ def change_files(folder: Path, changed: Mapping[str, bytes]) -> None:
     """
     draft = _draft(folder)
     try:
-        _remove(draft)  # left by a killed process
-        _remove(draft.with_name(f"{draft.name}.old"))
+        remove_folder(draft)  # left by a killed process
+        remove_folder(draft.with_name(f"{draft.name}.old"))
         _copy(folder, draft, changed, "")
         made = set[str]()
         for name, content in changed.items():
             _write(folder / name, draft / name, content, made)
         exchange(draft, folder)
     except OSError as exc:
+        shutil.rmtree(draft, ignore_errors=True)
         if exc.errno == errno.EBUSY:
             raise DataError(
                 f"{folder} is a mount point, which cannot be exchanged with a new version. Use a folder below it. "
                 "Nothing was changed."
             ) from exc
         raise DataError(f"{folder} cannot be written: {exc.strerror or exc}. Nothing was changed.") from exc
-    finally:
+    except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
+        raise
+    # The folder is changed. Its former version stays until the next change.
+    try:
+        remove_folder(previous(folder))
+        draft.rename(previous(folder))
+    except OSError as exc:
+        log.warning("the former version of %s could not be kept or removed: %s", folder, exc)
 
 
-def _remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
+    """Delete a data folder, if it exists: the calendar first, so that readers notice it."""
     if folder.exists():
+        (folder / "calendars" / "day.txt").unlink(missing_ok=True)
         shutil.rmtree(folder)
 
 
@@ -181,3 +197,53 @@ def _write(old: Path, target: Path, content: bytes, made: set[str]) -> None:
             os.fchmod(handle, stat.S_IMODE(os.stat(old).st_mode))
     finally:
         os.close(handle)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Exchange the names of two folders in one step, so that there is always a folder at both paths.
+
+    File systems that cannot do this (NFS, for example) need three renames; if the process is killed in between, one of
+    the folders keeps the name `one` with the suffix ``.old``.
+
+    Raises
+    ------
+    OSError
+        If it is not possible. Nothing has changed.
+    """
+    try:
+        _swap(os.fsencode(one), os.fsencode(other))
+    except OSError as exc:
+        if exc.errno not in _NO_SWAP:
+            raise
+        _swap_by_renames(one, other)
+
+
+_NO_SWAP = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)  # EPERM: a sandbox that forbids the call
+
+
+def _swap(one: bytes, other: bytes) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    if hasattr(library, "renameat2"):
+        failed = library.renameat2(_HERE, one, _HERE, other, _EXCHANGE)
+    elif hasattr(library, "renamex_np"):  # macOS
+        failed = library.renamex_np(one, other, _EXCHANGE)
+    else:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), os.fsdecode(other))
+    if failed:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), os.fsdecode(other))
+
+
+_HERE = -100  # AT_FDCWD: relative paths are relative to the current folder
+_EXCHANGE = 2  # both RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
+
+
+def _swap_by_renames(one: Path, other: Path) -> None:
+    spare = one.with_name(f"{one.name}.old")
+    other.rename(spare)
+    try:
+        one.rename(other)
+    except OSError:
+        spare.rename(other)
+        raise
+    spare.rename(one)

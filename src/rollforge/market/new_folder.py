@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
 import os
 import shutil
 import tempfile
@@ -15,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from rollforge.errors import DataError
+from rollforge.market.folder_change import exchange, folder_lock, remove_folder
 from rollforge.paths import read_path
 
-__all__ = ["FolderSummary", "exchange", "new_folder"]
+__all__ = ["FolderSummary", "new_folder"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,57 +101,10 @@ def _put(draft: Path, target: Path) -> None:
     if not target.is_dir():
         draft.rename(target)
         return
-    exchange(draft, target)
-
-
-def exchange(one: Path, other: Path) -> None:
-    """Exchange the names of two folders in one step, so that there is always a folder at both paths.
-
-    File systems that cannot do this (NFS, for example) need three renames; if the process is killed in between, one of
-    the folders keeps the name `one` with the suffix ``.old``.
-
-    Raises
-    ------
-    OSError
-        If it is not possible. Nothing has changed.
-    """
-    try:
-        _swap(os.fsencode(one), os.fsencode(other))
-    except OSError as exc:
-        if exc.errno not in _NO_SWAP:
-            raise
-        _swap_by_renames(one, other)
-
-
-_NO_SWAP = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)  # EPERM: a sandbox that forbids the call
-
-
-def _swap(one: bytes, other: bytes) -> None:
-    library = ctypes.CDLL(None, use_errno=True)
-    if hasattr(library, "renameat2"):
-        failed = library.renameat2(_HERE, one, _HERE, other, _EXCHANGE)
-    elif hasattr(library, "renamex_np"):  # macOS
-        failed = library.renamex_np(one, other, _EXCHANGE)
-    else:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), os.fsdecode(other))
-    if failed:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), os.fsdecode(other))
-
-
-_HERE = -100  # AT_FDCWD: relative paths are relative to the current folder
-_EXCHANGE = 2  # both RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS
-
-
-def _swap_by_renames(one: Path, other: Path) -> None:
-    spare = one.with_name(f"{one.name}.old")
-    other.rename(spare)
-    try:
-        one.rename(other)
-    except OSError:
-        spare.rename(other)
-        raise
-    spare.rename(one)
+    with folder_lock(Path(os.path.realpath(target))):
+        exchange(draft, target)
+    with contextlib.suppress(OSError):
+        remove_folder(draft)
 
 
 def _umask() -> int:

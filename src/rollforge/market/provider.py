@@ -7,6 +7,7 @@ calendar index of the first day, the rest are the values from that day on).
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import errno
 import hashlib
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from rollforge.dates import FIRST_DAY, LAST_DAY, Days, clock, read_day, read_days, read_moment
 from rollforge.errors import DataError, DataNotFound, nearest, shown
 from rollforge.limits import LIMITS, read_bytes
+from rollforge.market.folder_change import previous
 from rollforge.paths import RESERVED, read_path, unfit_name
 
 __all__ = ["OPTIONAL_FIELDS", "Days", "FieldBlock", "Provider", "Span", "open_provider", "read_lines", "write_folder"]
@@ -54,13 +56,24 @@ class FieldBlock:
 
 @dataclass(slots=True)
 class Provider:
-    """Reader of a data folder. Everything is read on demand; calendars and universes are cached."""
+    """Reader of a data folder. Everything is read on demand; calendars and universes are cached.
+
+    If rows are added to the folder (:func:`~rollforge.market.append.append_table`), it continues to read the former version.
+    """
 
     path: Path
+    _pin: _Pin = field(init=False, repr=False, compare=False)
     _calendars: dict[tuple[str, bool], Days] = field(default_factory=dict, repr=False)
     _markets: dict[str, dict[str, list[Span]]] = field(default_factory=dict, repr=False)
     _fingerprint: str = field(default="", repr=False)
     _fingerprint_until: float = field(default=-math.inf, repr=False)
+
+    def __post_init__(self) -> None:
+        self._pin = _Pin(self.path)
+
+    def location(self) -> Path:
+        """Return where the folder is that was opened: at `path`, or at its former version if it has changed since."""
+        return self._pin.location()
 
     def calendar(self, freq: str = "day", *, future: bool = False) -> Days:
         """Return the trading days, ascending, as datetime64[D].
@@ -82,7 +95,7 @@ class Provider:
         freq = _frequency(freq)
         key = (freq, future)
         if key not in self._calendars:
-            file = self.path / "calendars" / f"{freq}{'_future' if future else ''}.txt"
+            file = self.location() / "calendars" / f"{freq}{'_future' if future else ''}.txt"
             if future and not os.path.isfile(file):
                 return self.calendar(freq)
             if not _is_one_name(freq) or not os.path.isfile(file):  # also False for an invalid file name
@@ -95,7 +108,7 @@ class Provider:
 
     def markets(self) -> list[str]:
         """Return the names of the universes."""
-        return sorted(p.stem for p in (self.path / "instruments").glob("*.txt"))
+        return sorted(p.stem for p in (self.location() / "instruments").glob("*.txt"))
 
     def instruments(self, market: str) -> dict[str, list[Span]]:
         """Return the members of a universe with their periods of membership (first, last), sorted by code.
@@ -106,7 +119,7 @@ class Provider:
             If the universe does not exist; the message lists the existing ones.
         """
         if market not in self._markets:
-            file = self.path / "instruments" / f"{market}.txt"
+            file = self.location() / "instruments" / f"{market}.txt"
             if not _is_one_name(market) or not os.path.isfile(file):  # also False for an invalid file name
                 known = self.markets()
                 raise DataNotFound(
@@ -152,10 +165,10 @@ class Provider:
     def has(self, code: str) -> bool:
         """Return whether an instrument has data."""
         name = folder_name(code)
-        return _is_one_name(name) and os.path.isdir(self.path / "features" / name)
+        return _is_one_name(name) and os.path.isdir(self.location() / "features" / name)
 
     def _feature_folders(self) -> Iterable[str]:
-        root = self.path / "features"
+        root = self.location() / "features"
         return [e.path for e in os.scandir(root) if e.is_dir()] if root.is_dir() else []
 
     def spans(
@@ -203,10 +216,11 @@ class Provider:
         for i, code in enumerate(codes):
             path = _series_file(root, code, name, freq)
             try:
-                file = os.open(path, _READ)
+                file = self._pin.open(path)
             except OSError as exc:
                 if exc.errno not in _NO_FILE:
                     raise DataError(f"{path} cannot be read: {exc.strerror}.") from exc
+                self._pin.check()
                 continue
             except ValueError:  # a NUL character or a lone surrogate: not a valid file name
                 continue
@@ -243,7 +257,7 @@ class Provider:
         if now > self._fingerprint_until:
             mark = hashlib.sha256()
             for folder in ("calendars", "instruments"):
-                for file in sorted((self.path / folder).glob("*.txt")):
+                for file in sorted((self.location() / folder).glob("*.txt")):
                     mark.update(file.name.encode() + b":" + read_bytes(file, LIMITS["text_file_size"], error=DataError))
             for folder_path in sorted(self._feature_folders()):
                 with os.scandir(folder_path) as entries:
@@ -258,6 +272,69 @@ class Provider:
         self._calendars.clear()
         self._markets.clear()
         self._fingerprint_until = -math.inf
+
+
+class _Pin:
+    """Keeps a folder that was opened accessible under whatever name it has.
+
+    Parameters
+    ----------
+    path : path
+        The folder; it may be missing.
+    """
+
+    __slots__ = ("_handle", "_inside", "_path")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._inside = len(str(path)) + 1
+        self._handle: int | None = None
+        with contextlib.suppress(OSError):  # missing: an error with a better message follows
+            self._handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def __reduce__(self) -> tuple[type[_Pin], tuple[Path]]:
+        return _Pin, (self._path,)
+
+    def __del__(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+
+    def open(self, file: str) -> int:
+        """Open a file of the folder, given by its path below `path`, for reading."""
+        if self._handle is None:
+            return os.open(file, _READ)
+        return os.open(file[self._inside :], _READ, dir_fd=self._handle)
+
+    def location(self) -> Path:
+        """Return the path at which the folder is now."""
+        if self._handle is None:
+            return self._path
+        mine = os.fstat(self._handle)
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(self._path), mine):
+                return self._path
+            former = previous(Path(os.path.realpath(self._path)))
+            if os.path.samestat(os.stat(former), mine):
+                return former
+        return self._path
+
+    def check(self) -> None:
+        """Check that a file is missing because it never existed, not because the folder has been deleted since.
+
+        Raises
+        ------
+        DataError
+            If it has.
+        """
+        if self._handle is None:
+            return
+        try:
+            os.stat("calendars/day.txt", dir_fd=self._handle)
+        except FileNotFoundError:
+            if os.path.isfile(self._path / "calendars" / "day.txt"):
+                raise DataError(
+                    f"{self._path} has been replaced while it was being read. Start again, to read the new version."
+                ) from None
 
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # opening a named pipe must not wait for a writer
@@ -431,7 +508,7 @@ _open: dict[str, tuple[tuple[int, ...], Provider]] = {}
 def _stamp(folder: Path) -> tuple[int, ...]:
     """Return modification times that change with the calendar, a universe or the list of instruments."""
     parts = [folder / "calendars" / "day.txt", folder / "features", *sorted((folder / "instruments").glob("*.txt"))]
-    return tuple(p.stat().st_mtime_ns for p in parts if p.exists())
+    return (folder.stat().st_ino, *(p.stat().st_mtime_ns for p in parts if p.exists()))
 
 
 def open_provider(path: str | os.PathLike[str]) -> Provider:

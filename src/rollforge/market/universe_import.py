@@ -6,6 +6,7 @@ members on some dates (date, code), each list valid until the next one; or codes
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ import numpy as np
 from rollforge.dates import ONE_DAY, read_day
 from rollforge.errors import DataError, DataNotFound, DateError, counted, nearest, shown
 from rollforge.market.columns import tidy
+from rollforge.market.folder_change import folder_lock
 from rollforge.market.frames import reading
 from rollforge.market.price_table import read_parquet
 from rollforge.market.provider import Provider, Span, open_provider, read_lines
@@ -141,13 +143,16 @@ def import_universe(
         )
     draft = target.with_name(f".{name}.txt.part")
     lines = (f"{code}\t{a}\t{b}\n" for code, stays in sorted(staying.items()) for a, b in stays)
-    try:
-        target.parent.mkdir(exist_ok=True)
-        draft.write_text("".join(lines), encoding="utf-8")
-        os.replace(draft, target)
-    except OSError as exc:
-        draft.unlink(missing_ok=True)
-        raise DataError(f"{target} cannot be written: {exc.strerror or exc}. Nothing was changed.") from exc
+    real = Path(os.path.realpath(provider.path))
+    # Where the parent folder is read-only, nothing can be appended at the same time.
+    with folder_lock(real) if os.access(real.parent, os.W_OK) else contextlib.nullcontext():
+        try:
+            target.parent.mkdir(exist_ok=True)
+            draft.write_text("".join(lines), encoding="utf-8")
+            os.replace(draft, target)
+        except OSError as exc:
+            draft.unlink(missing_ok=True)
+            raise DataError(f"{target} cannot be written: {exc.strerror or exc}. Nothing was changed.") from exc
     count = inside.sum(axis=0)
     days = provider.calendar()[count > 0]
     return UniverseSummary(
