@@ -120,6 +120,7 @@ def test_paths_from_tasks_to_the_report(small_market: Path, tmp_path: Path) -> N
         TrainerRM("cv", "cv").train(tasks)
         collected = collect(session, "cv")
         assert collected.coverage.complete
+        assert any(w.startswith("In 5 of 6 tasks the model is fitted to later days") for w in collected.warnings)
         assert [(p.model, p.number) for p in collected.paths] == [("", 1), ("", 2), ("", 3)]
         days = collected.paths[0].prediction.index.unique("datetime")
         assert all(p.prediction.index.unique("datetime").equals(days) for p in collected.paths)
@@ -142,6 +143,7 @@ def test_paths_from_tasks_to_the_report(small_market: Path, tmp_path: Path) -> N
         page = (tmp_path / "out" / "report.html").read_text()
         assert "Backtest paths" in page
         assert "path 3" in page
+        assert '"paths0":{"data"' in page
         recorder = keep_result(collected, summary, session=session, pool="cv")
         assert recorder is not None
         assert recorder.list_metrics()["paths/Sharpe mean"] == pytest.approx(figures["Sharpe"].mean())

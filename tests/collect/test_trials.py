@@ -201,6 +201,7 @@ def test_from_a_workflow_to_the_report(small_market: Path, tmp_path: Path) -> No
 
     session, first = run("1.0")
     assert first.trials is None
+    assert not any("fitted to later days" in w for w in first.warnings)
     session, second = run("100.0, 10000.0")
     assert second.trials is not None
     assert second.trials.tried == 3

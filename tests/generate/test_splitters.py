@@ -98,7 +98,9 @@ def test_the_form_of_the_rows_does_not_matter(splitter: Any) -> None:
     shuffled = frame.sample(frac=1, random_state=3)
     zoned = frame.set_index(frame.index.set_levels(DAYS.tz_localize("Asia/Shanghai"), level=0))
     swapped = shuffled.swaplevel()
-    for other in (shuffled, zoned, swapped, frame.index.to_frame().assign(x=frame["x"])):
+    texts = frame.set_index(frame.index.set_levels(DAYS.strftime("%Y-%m-%d"), level=0))
+    dated = frame.rename_axis(["date", "code"])
+    for other in (shuffled, zoned, swapped, texts, dated, frame.index.to_frame().assign(x=frame["x"])):
         chosen = other["x"].to_numpy()
         assert [(set(chosen[a]), set(chosen[b])) for a, b in splitter.split(other)] == wanted
     bare = shuffled["x"].to_numpy()

@@ -193,7 +193,7 @@ def collect_outcomes(
     target = next((m.target for m in models if m.label is not None), Label("", label_days))
     runs = {o.recorder.id: o.recorder.read() for o in known if o.recorder is not None}
     remarks = used.remarks(pieces["pred"], joined, prediction)
-    warnings = (*coverage.remarks, *remarks, *said, *_other_data(runs, session, known))
+    warnings = (*coverage.remarks, *remarks, *said, *_trained_later(schedule), *_other_data(runs, session, known))
     combined = used.names(len(models)) | ({"paths": "AverageEnsemble"} if paths else {})
     return Collected(
         known, schedule, prediction, label, target, coverage, warnings, models, runs, combined, paths=paths,
@@ -256,6 +256,22 @@ def _joined_label(
         "The models have different labels: the joined result is evaluated by the label of "
         f"{labels[0].model!r}, which {', '.join(map(repr, joined.others))} "
         f"{'does' if len(joined.others) == 1 else 'do'} not share.",
+    )
+
+
+def _trained_later(schedule: Schedule) -> tuple[str, ...]:
+    """Return a warning if the result is one of cross-validation."""
+    later = 0
+    for window in schedule.windows:
+        test = window.segments.get("test")
+        fitted = [window.segments[name].end for name in ("train", "valid") if name in window.segments]
+        if test is not None and fitted and max(fitted) > test.start:
+            later += 1
+    if not later:
+        return ()
+    return (
+        f"In {later} of {len(schedule.windows)} tasks the model is fitted to later days than it predicts, as in "
+        "cross-validation: the result shows how well the model generalizes, not what trading would have earned.",
     )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from rollforge.collect.ensemble import RollingEnsemble
-from rollforge.dates import read_day
 from rollforge.errors import ArtifactNotFound
+from rollforge.generate.segments import bounds
 from rollforge.generate.task_view import TaskView
 from rollforge.moved import Alias, Aliased
 from rollforge.session import current_session
@@ -116,8 +116,8 @@ class TaskCollector(Aliased):
     ) -> dict[str, Recorder]:
         """Return the recorders with the latest start of the test segment."""
         tasks = {
-            rid: (recorder, read_day(TaskView(recorder.load_object("task")).segments["test"][0]))
+            rid: (recorder, bounds("test", TaskView(recorder.load_object("task")).segments["test"]).start)
             for rid, recorder in self.list_recorders(task_filter_func=task_filter_func, only_have_task=True).items()
         }
-        last = max((start for _, start in tasks.values()), default=None)
+        last = max((start for _, start in tasks.values() if start is not None), default=None)
         return {rid: recorder for rid, (recorder, start) in tasks.items() if start == last}

@@ -41,7 +41,8 @@ class _Split(abc.ABC):
         Parameters
         ----------
         X : DataFrame, Series or array
-            Rows in any order, with the days in its index: a level ``datetime``, or a DatetimeIndex.
+            Rows in any order, with the days in its index: a level ``datetime``, the only level of timestamps, or
+            a DatetimeIndex.
         y : object
             Ignored; if `X` has no days, the index of `y` is used.
         groups : array-like of days, optional
@@ -308,8 +309,11 @@ def _group_days(groups: Any) -> pd.DatetimeIndex:
 
 def _level(rows: object) -> pd.DatetimeIndex | None:
     index = rows if isinstance(rows, pd.Index) else getattr(rows, "index", None)
-    if isinstance(index, pd.MultiIndex) and "datetime" in index.names:
-        index = index.get_level_values("datetime")
+    if isinstance(index, pd.MultiIndex):
+        days = [i for i, level in enumerate(index.levels) if isinstance(level, pd.DatetimeIndex)]
+        if "datetime" in index.names:
+            return _group_days(index.get_level_values("datetime"))
+        index = index.get_level_values(days[0]) if len(days) == 1 else None
     return index if isinstance(index, pd.DatetimeIndex) else None
 
 
