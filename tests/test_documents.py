@@ -106,9 +106,9 @@ def test_every_public_name_exists() -> None:
 # -- Python ------------------------------------------------------------------------------------------------------------
 
 
-def example(folder: Path, market: Path) -> Path:
-    """Write the example workflow for a small market, with few boosting rounds."""
-    document = yaml.safe_load((ROOT / "examples" / "rolling_lightgbm.yaml").read_text(encoding="utf-8"))
+def example(folder: Path, market: Path, name: str = "rolling_lightgbm") -> Path:
+    """Write an example workflow for a small market, with few boosting rounds."""
+    document = yaml.safe_load((ROOT / "examples" / f"{name}.yaml").read_text(encoding="utf-8"))
     document["rollforge"] |= {
         "data": str(market),
         "store": f"sqlite:///{folder}/tasks.db",
@@ -132,6 +132,18 @@ def test_the_example_can_be_planned(small_market: Path, tmp_path: Path) -> None:
     plan = make_plan(load_workflow(example(tmp_path, small_market)))
     assert len(plan.tasks) == 3
     assert plan.warnings == ()
+
+
+def test_the_example_of_generators_can_be_planned(small_market: Path, tmp_path: Path) -> None:
+    """Two horizons and two seeds, trained again every half-year; each label ends before the next segment."""
+    file = example(tmp_path, small_market, "generators")
+    text = file.read_text(encoding="utf-8").replace("30 months", "6 months").replace("6 months\n", "2 months\n", 1)
+    file.write_text(text, encoding="utf-8")
+    plan = make_plan(load_workflow(file))
+    models = [f"horizon {h}, seed {s}" for h in (1, 5) for s in (7, 8)]
+    assert list(dict.fromkeys(plan.model_names)) == models
+    assert [w.index for w in plan.windows] == [0, 1] * 4
+    assert not [w for w in plan.warnings if "reach" in w]
 
 
 SETTING = {

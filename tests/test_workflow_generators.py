@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from rollforge import pipeline
 from rollforge.errors import ConfigError, RollforgeError
+from rollforge.generate.timeline import draw
 from rollforge.plan import Plan, make_plan
 from rollforge.workflow import load_workflow
 
@@ -309,3 +313,86 @@ def test_an_error_in_a_models_segments_has_the_location_of_the_model(files: File
     )
     with pytest.raises(ConfigError, match=r"line 19: models\.late\.dataset\.kwargs\.segments"):
         files.plan(text)
+
+
+WHOLE = """\
+rollforge: {{data: {data}, store: "sqlite:///{folder}/tasks.db", tracking: "folder:{folder}/runs", experiment: whole}}
+task:
+  model: {{class: LGBModel, module_path: qlib.contrib.model.gbdt, kwargs: {{num_boost_round: 2, num_leaves: 4, subsample: 0.5,
+    subsample_freq: 1, verbosity: -1}}}}
+  dataset:
+    class: DatasetH
+    module_path: qlib.data.dataset
+    kwargs:
+      handler:
+        class: DataHandlerLP
+        module_path: qlib.data.dataset.handler
+        kwargs:
+          instruments: all
+          start_time: 2022-01-03
+          end_time: 2023-12-29
+          data_loader:
+            class: QlibDataLoader
+            kwargs:
+              config:
+                feature: [["$close/Ref($close, 5) - 1", "$volume/Mean($volume, 5)"], [MOVE, VOLUME]]
+                label: [["Ref($close, -2)/Ref($close, -1) - 1"], [LABEL0]]
+          learn_processors: [{{class: DropnaLabel}}]
+      segments:
+        train: [2022-01-10, 2022-12-30]
+        valid: [2023-01-02, 2023-05-31]
+        test: [2023-06-15, 2023-11-10]
+  record:
+    - {{class: SignalRecord, module_path: qlib.workflow.record_temp}}
+    - {{class: SigAnaRecord, module_path: qlib.workflow.record_temp}}
+    - class: PortAnaRecord
+      module_path: qlib.workflow.record_temp
+      kwargs:
+        config:
+          strategy:
+            class: TopkDropoutStrategy
+            module_path: qlib.contrib.strategy
+            kwargs: {{signal: <PRED>, topk: 5, n_drop: 1}}
+          backtest: {{start_time: 2023-06-15, end_time: 2023-11-10, account: 1000000, benchmark: null}}
+"""
+
+
+@pytest.mark.slow
+def test_a_workflow_of_generators_runs_from_the_file_to_the_report(files: Files) -> None:
+    """Two horizons, two seeds and quarters of several months each: every test day is predicted once by each model, the
+    figures of a model are divided by the days of its label, and the joined prediction is the average of the models."""
+    plan = files.plan(
+        "generate:\n"
+        "  - MultiHorizonGen: {horizon: [1, 5]}\n"
+        "  - SeedGen: {seeds: [7, 8]}\n"
+        "  - CalendarGen: {retrain: quarter, predict: month, train: 9 months, valid: 40}\n",
+        WHOLE,
+    )
+    models = [f"horizon {h}, seed {s}" for h in (1, 5) for s in (7, 8)]
+    assert list(plan.model_names) == [m for m in models for _ in range(3)]
+    assert [w.index for w in plan.windows] == [0, 1, 2] * 4
+    assert [days for days in (w.segments["test"].days for w in plan.windows[:3]) if days] == [12, 65, 30]
+    assert len(plan.windows[1].segments["test"].parts) == 3
+    assert any("█" in line for line in draw(plan.windows))
+    assert pipeline.submit(plan).new == 12
+    session = plan.workflow.session
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(files.folder)
+        pipeline.train(plan, jobs=0)
+    collected = pipeline.collect(session, "whole", plan.ids)
+    pipeline.write_results(collected, name="whole", session=session, config="", folder=files.folder / "results")
+    prediction = pd.read_parquet(files.folder / "results" / "prediction.parquet")
+    calendar = plan.schedule.calendar
+    days = calendar[(calendar >= np.datetime64("2023-06-15")) & (calendar <= np.datetime64("2023-11-10"))]
+    own = [model.prediction for model in collected.models]
+    for one in (*own, prediction):
+        assert one is not None
+        assert not one.index.duplicated().any()
+        assert list(one.index.get_level_values("datetime").unique()) == list(pd.DatetimeIndex(days))
+    assert [model.target.days for model in collected.models] == [1, 1, 5, 5]
+    scores = pd.concat([one["score"] for one in own if one is not None], axis=1)
+    by_day = scores.groupby(level="datetime")
+    average = ((scores - by_day.transform("mean")) / by_day.transform("std")).mean(axis=1)
+    np.testing.assert_allclose(prediction["score"], average.reindex(prediction.index), rtol=1e-4, atol=1e-5)
+    page = (files.folder / "results" / "report.html").read_text(encoding="utf-8")
+    assert all(model in page for model in models)
