@@ -22,9 +22,9 @@ from rollforge.features import DatasetH, TSDatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import DataLoader
 from rollforge.features.processor import Processor
-from rollforge.generate import RollingGen
+from rollforge.generate import CalendarGen, CombinatorialPurgedGen, PurgedKFoldGen, RollingGen, TaskGen
 from rollforge.generate.label_horizon import task_horizon
-from rollforge.generate.segments import neighbours, ordered
+from rollforge.generate.segments import neighbours, next_pieces, ordered, pieces
 from rollforge.run.execute import task_train
 from rollforge.session import Session, using
 from rollforge.task import digest
@@ -397,6 +397,62 @@ class NarrowDataset(DatasetH):
 
     def __init__(self, handler: Any, segments: Any) -> None:
         super().__init__(handler, segments)
+
+
+@pytest.mark.parametrize("kind", ["calendar", "folds", "combinations"])
+def test_all_generators_purge_rows(kind: str) -> None:
+    """Also in segments of several intervals, before each interval of another segment."""
+    ahead = 3
+    template = row_task(own("RowLoader", seed=8, share=0.4, ahead=ahead), ahead)
+    generator: TaskGen = {
+        "calendar": lambda: CalendarGen("MS", calendar=DAYS),
+        "folds": lambda: PurgedKFoldGen(4, calendar=DAYS),
+        "combinations": lambda: CombinatorialPurgedGen(5, 2, calendar=DAYS),
+    }[kind]()
+    reads = last_read(suspended(8, 0.4), ahead)
+    tasks = generator.generate(template)
+    assert len(tasks) >= 2
+    for task in tasks:
+        dataset = build(task["dataset"])
+        assert dataset.purge_rows == ahead
+        found = dataset.prepare("train", data_key="learn")
+        days = found.index.get_level_values("datetime")
+        sequence = pieces(task["dataset"]["kwargs"]["segments"])
+        for earlier, later in next_pieces(sequence):
+            name, (start, end) = sequence[earlier]
+            next_start = read_timestamp(sequence[later][1].start)
+            if name == "train":
+                inside = np.asarray((days >= start) & (days <= end))
+                assert (reads.reindex(found.index[inside]) < next_start).all()
+
+
+def test_a_handler_from_a_file_is_purged_by_its_declared_horizon(tmp_path: Path) -> None:
+    """Which the file's handler declares itself only when it is loaded, so that the task has to declare it."""
+    template = row_task(own("RowLoader", seed=4, share=0.5, ahead=4), None)
+    handler = DataHandlerLP(data_loader=RowLoader(4, 0.5, 4), learn_processors=["DropnaLabel"])
+    handler.to_pickle(tmp_path / "handler.pkl")
+    file = f"file://{tmp_path / 'handler.pkl'}"
+    from_file = with_handler(template, file)  # type: ignore[arg-type]
+    with pytest.raises(SegmentError, match="the handler is read from a file"):
+        RollingGen(15, trunc_days="auto", calendar=DAYS).generate(from_file)
+    described = with_handler(template, {**template["dataset"]["kwargs"]["handler"]})
+    made = [
+        RollingGen(15, trunc_days="auto", calendar=DAYS).generate({**t, "label_horizon": 4})[0]
+        for t in (from_file, described)
+    ]
+    assert [m["dataset"]["kwargs"]["purge_rows"] for m in made] == [4, 4]
+    segments = made[0]["dataset"]["kwargs"]["segments"]
+    read = DatasetH(handler, segments, purge_rows=4).prepare("train", data_key="learn")
+    pd.testing.assert_frame_equal(read, build(made[1]["dataset"]).prepare("train", data_key="learn"))
+
+
+def test_following_tasks_purge_rows_too() -> None:
+    """Of a task that is not purged."""
+    template = row_task(own("RowLoader", seed=4, share=0.5, ahead=4), 4)
+    (plain, *_) = RollingGen(15, calendar=DAYS).generate(template)
+    (following, *_) = RollingGen(15, trunc_days="auto", calendar=DAYS).gen_following_tasks(plain, DAYS[-1])
+    assert following["dataset"]["kwargs"]["purge_rows"] == 4
+    assert "purge_rows" not in plain["dataset"]["kwargs"]
 
 
 def test_a_dataset_that_cannot_purge_rows_is_refused() -> None:
