@@ -1,0 +1,463 @@
+"""The static checks: each leak that a definition shows is found, what it does not show is not known, and the rest is clean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from rollforge.expressions.operators import register_operator, unregister_operator
+from rollforge.features import processor as processors
+from rollforge.features.handler import DataHandlerLP
+from rollforge.features.loader import DataLoader
+from rollforge.features.processor import InstProcessor, Processor
+from rollforge.generate.checks import Check, CheckMethod, CheckResult
+from rollforge.generate.cross_validation import PurgedKFoldGen
+from rollforge.generate.leakage import static_checks
+from rollforge.generate.rolling import RollingGen
+from rollforge.market.filters import BaseDFilter
+from rollforge.session import Session, using
+
+CALENDAR = pd.bdate_range("2018-01-01", "2022-12-30").to_numpy().astype("datetime64[D]")
+SEGMENTS = {
+    "train": ["2018-01-01", "2019-12-26"],
+    "valid": ["2020-01-01", "2020-06-25"],
+    "test": ["2020-07-01", "2021-12-31"],
+}
+LABEL = "Ref($close, -2)/Ref($close, -1) - 1"
+CLEAN, LEAK, UNKNOWN = CheckResult.CLEAN, CheckResult.LEAK, CheckResult.UNKNOWN
+
+
+def alpha(**kwargs: Any) -> dict[str, Any]:
+    return {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": kwargs}
+
+
+def columns(*features: str, label: str = LABEL, **loader: Any) -> dict[str, Any]:
+    """A QlibDataLoader of these features."""
+    config = {"feature": [list(features), [f"F{i}" for i in range(len(features))]], "label": [[label], ["L"]]}
+    return {"class": "QlibDataLoader", "kwargs": {"config": config, **loader}}
+
+
+def handler(loader: Any, **kwargs: Any) -> dict[str, Any]:
+    module = "qlib.data.dataset.handler"
+    return {"class": "DataHandlerLP", "module_path": module, "kwargs": {"data_loader": loader, **kwargs}}
+
+
+def task(described: Any, segments: Mapping[str, Any] = SEGMENTS, **more: Any) -> dict[str, Any]:
+    dataset = {"class": "DatasetH", "module_path": "qlib.data.dataset"}
+    return {
+        "model": {"class": "M"},
+        "dataset": {**dataset, "kwargs": {"handler": described, "segments": segments}},
+        **more,
+    }
+
+
+def found(described: Any, subject: str, **more: Any) -> list[Check]:
+    """Return what one task's static checks say about a subject."""
+    return [one for one in static_checks([task(described, **more)], CALENDAR) if one.subject == subject]
+
+
+def only(described: Any, subject: str, **more: Any) -> Check:
+    (one,) = found(described, subject, **more)
+    return one
+
+
+# -- features ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expression", "days"),
+    [
+        ("Ref($close, -1)/$close - 1", 1),
+        ("Delta($close, -3)", 3),
+        ("Delta(Ref($close, -1), 1)", 1),
+        ("Slope(Ref($close, -4), 5)", 4),
+        ("Mean(Ref($close, -2), 2)", 2),
+        ("EMA(Ref($close, -1), 12)", 1),
+        ("If($close > 1, $close, Ref($close, -1))", 1),
+        ("Corr($close, Ref($volume, -2), 10)", 2),
+        ("Ref(Ref($close, 1), -2)", 1),
+        ("Mask(Ref($close, -1), 'SH600000')", 1),
+        ("Rolling(Ref($close, -1), 5, 'mean')", 1),
+    ],
+)
+def test_a_feature_that_looks_ahead_is_a_leak(expression: str, days: int) -> None:
+    """It is named with its column and the number of days, with what to do."""
+    one = only(handler(columns("$close", expression)), "features")
+    assert (one.result, one.method) == (LEAK, CheckMethod.STATIC)
+    assert one.text.startswith(f"The feature F1 = {expression} looks {days} trading day")
+    assert "remove it" in one.cure
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["Ref($close, 1)", "Delta($close, 3)", "Ref($close, 0)", "Ref(Ref($close, 3), -1)", "Ref(Ref($close, 3), -3)"],
+)
+def test_a_feature_of_earlier_days_is_clean(expression: str) -> None:
+    """Also one that shifts an earlier value ahead, but not beyond its own day."""
+    assert only(handler(columns(expression)), "features").result is CLEAN
+
+
+@given(st.lists(st.integers(-5, 5).filter(bool), min_size=1, max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_shifts_look_ahead_if_they_sum_to_a_later_day(shifts: list[int]) -> None:
+    """Nested ``Ref`` reads the day that the shifts sum to."""
+    expression = "$close"
+    for shift in shifts:
+        expression = f"Ref({expression}, {shift})"
+    assert (only(handler(columns(expression)), "features").result is LEAK) == (sum(shifts) < 0)
+
+
+def test_many_features_that_look_ahead_are_one_result() -> None:
+    """Three are named, the furthest first."""
+    one = only(handler(columns("$open", *(f"Ref($close, -{i})" for i in range(1, 8)))), "features")
+    assert one.text.startswith("7 features look ahead: F7 = Ref($close, -7) looks 7 trading days ahead; F6")
+    assert one.text.endswith("and 4 more.")
+
+
+def test_every_place_of_expressions_is_read() -> None:
+    """Nested loaders, handlers inside a loader, and columns without groups, of which one may be the label."""
+    ahead = columns("Ref($close, -1)")
+    nested = {"class": "NestedDataLoader", "kwargs": {"dataloader_l": [columns("$close"), ahead]}}
+    assert only(handler(nested), "features").result is LEAK
+    inner = {"class": "DataLoaderDH", "kwargs": {"handler_config": handler(ahead)}}
+    assert only(handler(inner), "features").result is LEAK
+    groups = {"feature": handler(columns("$close")), "label": handler(columns("Ref($close, -1)"))}
+    by_group = {"class": "DataLoaderDH", "kwargs": {"handler_config": groups, "is_group": True}}
+    assert only(handler(by_group), "features").result is CLEAN, "the columns of the group 'label' are labels"
+    loose = {"class": "QlibDataLoader", "kwargs": {"config": [["$close", "Ref($close, -1)"], ["A", "B"]]}}
+    assert only(handler(loose), "features").result is UNKNOWN
+    assert only(alpha(), "features").result is CLEAN
+
+
+class Peeking(DataHandlerLP):
+    """A handler whose constructor sets the expressions."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        config = {"feature": (["Ref($close, -3)"], ["A"]), "label": ([LABEL], ["L"])}
+        super().__init__(data_loader={"class": "QlibDataLoader", "kwargs": {"config": config}}, **kwargs)
+
+
+class Replacing(DataHandlerLP):
+    """A handler that changes the data after they are loaded."""
+
+    def setup_data(self, **kwargs: Any) -> None:
+        super().setup_data(**kwargs)
+
+
+class Frames(DataLoader):
+    """A loader that computes anything."""
+
+
+class Chosen(BaseDFilter):
+    """A filter that computes anything."""
+
+    def apply(self, codes: Any, days: Any, evaluate: Any) -> Any:
+        return np.ones((len(codes), len(days)), bool)
+
+
+class Shifted(Processor):
+    """A processor that computes anything."""
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        return df
+
+
+class Scaled(Processor):
+    """A processor with a fit window."""
+
+    def __init__(self, fit_start_time: Any = None, fit_end_time: Any = None) -> None:
+        self.fit_start_time, self.fit_end_time = fit_start_time, fit_end_time
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        return df
+
+
+class Forward(InstProcessor):
+    """A processor of single instruments that computes anything."""
+
+    def __call__(self, df: pd.DataFrame, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        return df
+
+
+def own(kind: type, **kwargs: Any) -> dict[str, Any]:
+    return {"class": kind.__name__, "module_path": __name__, "kwargs": kwargs}
+
+
+def test_expressions_of_a_handler_of_ones_own_are_read_from_its_object() -> None:
+    assert "looks 3 trading days ahead" in only(own(Peeking), "features").text
+
+
+@pytest.mark.parametrize(
+    ("described", "word"),
+    [
+        (own(Replacing, data_loader=columns("$close")), "Replacing overrides setup_data"),
+        (handler(own(Frames)), "loaded by Frames"),
+        (
+            handler({"class": "StaticDataLoader", "kwargs": {"config": {"feature": "f.pkl", "label": "l.pkl"}}}),
+            "ready-made",
+        ),
+        ("file:///nowhere/handler.pkl", "cannot be built here"),
+        ({"class": "Missing", "module_path": "no_such_module"}, "cannot be built here"),
+    ],
+)
+def test_features_that_no_expression_describes_are_not_known(described: Any, word: str) -> None:
+    """They are never taken for clean; the measured check is named."""
+    one = only(described, "features")
+    assert one.result is UNKNOWN
+    assert word in one.text
+    assert "rollforge check" in one.cure
+
+
+@pytest.fixture
+def operator() -> Iterator[None]:
+    register_operator("Tomorrow", lambda series, x: np.roll(x, -1, axis=1))
+    yield
+    unregister_operator("Tomorrow")
+
+
+@pytest.mark.usefixtures("operator")
+def test_an_operator_of_ones_own_is_not_known_whatever_it_declares() -> None:
+    """In a feature and in a filter; the operator is named."""
+    one = only(handler(columns("$close", "Mean(Tomorrow($close), 5)")), "features")
+    assert one.result is UNKNOWN
+    assert "Tomorrow" in one.text
+
+
+# -- processors and fit windows ----------------------------------------------------------------------------------------
+
+ROBUST = {"class": "RobustZScoreNorm", "kwargs": {"fields_group": "feature"}}
+
+
+@pytest.mark.parametrize(
+    ("end", "result"),
+    [
+        ("2019-12-26", CLEAN), ("2019-12-31", CLEAN), ("2020-01-01", LEAK), ("2020-06-25", LEAK), ("2020-07-01", LEAK),
+        ("2022-12-30", LEAK), ("2018-06-01", CLEAN),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("steps", ["infer_processors", "learn_processors"])
+def test_a_fit_window_must_end_before_valid(end: str, result: CheckResult, steps: str) -> None:
+    """The days between train and valid are neither tested nor used to stop the fitting."""
+    kwargs = {"fit_start_time": "2018-01-01", "fit_end_time": end}
+    assert only(alpha(**kwargs, **{steps: [ROBUST]}), "fit window").result is result
+    named = {"class": "ZScoreNorm", "kwargs": {"fields_group": "feature", **kwargs}}
+    one = only(handler(columns("$close"), **{steps: [named]}), "fit window")
+    assert one.result is result
+    if result is LEAK:
+        assert f"ZScoreNorm learns until {end}, but the" in one.text
+
+
+def test_a_fit_window_that_stays_while_windows_roll_is_a_leak_where_it_is_behind() -> None:
+    """Only the windows that are tested before its end have the leak; they share one result."""
+    segments = {"train": ["2018-01-01", "2018-12-28"], "test": ["2019-01-01", "2021-12-31"]}
+    kwargs = {"fit_start_time": "2018-01-01", "fit_end_time": "2019-12-31", "infer_processors": [ROBUST]}
+    tasks = RollingGen(step=250, trunc_days="auto", calendar=CALENDAR).generate(task(alpha(**kwargs), segments))
+    titles = [f"window {i}" for i in range(1, len(tasks) + 1)]
+    (leak,) = [one for one in static_checks(tasks, CALENDAR, titles) if one.result is LEAK]
+    assert leak.subject == "fit window"
+    assert leak.tasks == ("window 1", "window 2")
+    assert leak.text.startswith("For example in window 1, the processor RobustZScoreNorm learns until 2019-12-31")
+    rolled = RollingGen(step=250, trunc_days="auto", roll_fit_window=True, calendar=CALENDAR)
+    assert not [
+        c for c in static_checks(rolled.generate(task(alpha(**kwargs), segments)), CALENDAR) if c.result is LEAK
+    ]
+
+
+def test_a_fit_window_of_cross_validation_may_be_any_training_interval() -> None:
+    """But it may not contain tested days."""
+    for fit, leaks in ((("2019-01-01", "2019-12-31"), 1), (("2021-06-01", "2021-12-31"), 0)):
+        kwargs = {"fit_start_time": fit[0], "fit_end_time": fit[1], "infer_processors": [ROBUST]}
+        segments = {
+            "train": [["2018-01-01", "2018-06-01"], ["2021-01-01", "2021-12-31"]],
+            "test": ["2019-01-01", "2019-12-31"],
+        }
+        assert [c.result for c in found(alpha(**kwargs), "fit window", segments=segments)] == [LEAK if leaks else CLEAN]
+
+
+def test_a_handler_in_a_file_keeps_its_fit_window(tmp_path: Path) -> None:
+    """A handler that was saved after it was fitted on the whole period is a leak; one of the training days is not."""
+    for end, result in (("2022-12-30", LEAK), ("2019-12-26", CLEAN)):
+        steps = [{"class": "ZScoreNorm", "kwargs": {"fit_start_time": "2018-01-01", "fit_end_time": end}}]
+        made = DataHandlerLP(data_loader=columns("$close"), infer_processors=steps)
+        file = tmp_path / f"{end}.pkl"
+        made.to_pickle(file)
+        one = only(f"file://{file}", "fit window")
+        assert one.result is result
+        assert only(f"file://{file}", "features").result is CLEAN
+
+
+@pytest.mark.parametrize("steps", ["infer_processors", "learn_processors", "shared_processors"])
+def test_a_processor_of_ones_own_is_not_known(steps: str) -> None:
+    """With its name; and if it has a fit window behind train, that is a leak too."""
+    one = only(handler(columns("$close"), **{steps: [own(Shifted)]}), "processors")
+    assert one.result is UNKNOWN
+    assert "Shifted" in one.text
+    window = {"fit_start_time": "2018-01-01", "fit_end_time": "2021-12-31"}
+    fitted = handler(columns("$close"), **{steps: [own(Scaled, **window)]})
+    assert only(fitted, "fit window").result is LEAK
+    assert only(fitted, "processors").result is UNKNOWN
+    inner = handler(columns("$close", inst_processors=[own(Forward)]))
+    assert only(inner, "processors").result is UNKNOWN
+
+
+def test_a_range_filter_of_instruments_knows_the_future() -> None:
+    """``TimeRangeFlt`` keeps the instruments that survive until its end."""
+    for end, result in (("2021-12-31", LEAK), ("2018-01-01", CLEAN), (None, CLEAN)):
+        flt = {"class": "TimeRangeFlt", "kwargs": {"start_time": "2018-01-01", "end_time": end}}
+        assert only(handler(columns("$close", inst_processors=[flt])), "processors").result is result
+
+
+def test_all_processors_of_rollforge_are_known() -> None:
+    """Each either processes a row without later days or has a fit window; none is reported as not known."""
+    kinds = [
+        kind for name in processors.__all__ if isinstance(kind := getattr(processors, name), type)
+        and issubclass(kind, Processor) and kind not in (Processor, processors.Adapted)
+    ]  # fmt: skip
+    assert len(kinds) > 10
+    window = {"fit_start_time": "2018-01-01", "fit_end_time": "2019-12-26"}
+    for kind in kinds:
+        kwargs = window if hasattr(kind, "learn") else {}
+        described = {"class": kind.__name__, "kwargs": kwargs}
+        assert only(handler(columns("$close"), infer_processors=[described]), "processors").result is CLEAN, kind
+
+
+# -- segments and labels -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("segments", "word"),
+    [
+        (
+            {"train": ["2018-01-01", "2020-01-10"], "test": ["2020-01-01", "2020-12-31"]},
+            "8 of 262 days of 'test' are in 'train'",
+        ),
+        ({"train": ["2020-01-01", "2020-12-31"], "test": ["2018-01-01", "2019-12-20"]}, "before the end of 'train'"),
+        (
+            {
+                "train": ["2018-01-01", "2018-12-20"],
+                "valid": ["2020-01-01", "2020-12-31"],
+                "test": ["2019-01-01", "2019-12-20"],
+            },
+            "before the end of 'valid'",
+        ),
+        (
+            {
+                "train": ["2018-01-01", "2019-12-31"],
+                "valid": ["2019-12-01", "2019-12-31"],
+                "test": ["2020-02-03", "2020-12-31"],
+            },
+            "of 'valid' are in 'train'",
+        ),
+        (
+            {"train": ["2018-01-01", "2019-12-31"], "test": ["2020-01-01", "2020-12-31"]},
+            "last 2 days of 'train' reach into 'test'",
+        ),
+    ],
+    ids=["test in train", "test before train", "test before valid", "valid in train", "label"],
+)
+def test_a_model_that_knows_its_test_is_a_leak(segments: dict[str, Any], word: str) -> None:
+    leaks = [one for one in static_checks([task(alpha(), segments)], CALENDAR) if one.result is LEAK]
+    assert any(word in one.text for one in leaks), leaks
+
+
+def test_windows_that_predict_the_days_before_their_training_are_a_leak() -> None:
+    """As in an average over models of which some were trained later than the day that they predict."""
+    test = ["2019-01-01", "2019-12-31"]
+    early = task(alpha(), {"train": ["2018-01-01", "2018-12-20"], "test": test})
+    late = task(alpha(), {"train": ["2020-02-03", "2021-12-31"], "test": test})
+    (leak,) = [one for one in static_checks([early, late], CALENDAR, ["early", "late"]) if one.result is LEAK]
+    assert leak.tasks == ("late",)
+    assert "trained on later days than it predicts" in leak.text
+
+
+def test_cross_validation_is_no_leak() -> None:
+    """All of its folds together, and the first ones alone if the others are known."""
+    made = PurgedKFoldGen(2, calendar=CALENDAR).generate(task(alpha()))
+    assert not [one for one in static_checks(made, CALENDAR) if one.result is LEAK]
+    assert not [one for one in static_checks(made[:1], CALENDAR, among=made) if one.result is LEAK]
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        handler(own(Frames)),
+        handler({"class": "StaticDataLoader", "kwargs": {"config": {"label": "l.pkl"}}}),
+        handler(columns("$close"), learn_processors=[own(Shifted)]),
+        own(Replacing, data_loader=columns("$close")),
+        "file:///nowhere/handler.pkl",
+    ],
+    ids=["loader", "file", "processor", "handler", "pickle"],
+)
+def test_a_label_that_no_expression_determines_is_not_known(described: Any) -> None:
+    """Until its horizon is declared; then its segments are checked."""
+    one = only(described, "label")
+    assert one.result is UNKNOWN
+    assert "label_horizon" in one.cure
+    assert only(described, "label", label_horizon=1).result is CLEAN
+    assert {c.result for c in found(described, "label", label_horizon=5)} == {LEAK}
+
+
+# -- universes and filters ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def universes(small_market: Path) -> Iterator[Path]:
+    """The session's data folder is the demo market."""
+    with using(Session(provider_uri=str(small_market))):
+        yield small_market
+
+
+MARKET = {"train": ["2022-01-03", "2022-12-20"], "test": ["2023-01-02", "2023-11-30"]}
+
+
+def test_a_list_without_dates_is_not_checked_for_survivorship(universes: Path) -> None:
+    """Codes, a universe that no member leaves, and one with dates on which members leave."""
+    codes = sorted(p.name.upper() for p in (universes / "features").iterdir())[:5]
+    dated = {code: [["2022-01-03", "2023-12-29"]] for code in codes}
+    leaving = {**dated, codes[0]: [["2022-01-03", "2022-06-30"]]}
+    for given_universe, result in ((codes, UNKNOWN), (dated, UNKNOWN), (leaving, CLEAN)):
+        one = only(alpha(instruments=given_universe), "universe", segments=MARKET)
+        assert one.result is result
+    assert "survivorship is not checked" in only(alpha(instruments=codes), "universe", segments=MARKET).text
+
+
+def test_filters_are_checked(universes: Path) -> None:
+    """A filter by an expression of later days is a leak; one of a class of one's own is not known."""
+    for pipe, result in (
+        ([{"filter_type": "ExpressionDFilter", "rule_expression": "Ref($close, -5) > $close"}], LEAK),
+        ([{"filter_type": "ExpressionDFilter", "rule_expression": "$close > Ref($close, 5)"}], CLEAN),
+        ([{"filter_type": "NameDFilter", "name_rule_re": ".*"}], CLEAN),
+        ([{"class": "Chosen", "module_path": __name__}], UNKNOWN),
+    ):
+        assert only(alpha(instruments="all", filter_pipe=pipe), "filters", segments=MARKET).result is result
+        market = {"market": "all", "filter_pipe": pipe}
+        assert only(alpha(instruments=market), "filters", segments=MARKET).result is result
+
+
+# -- grouping ----------------------------------------------------------------------------------------------------------
+
+
+def test_sixty_windows_do_not_give_sixty_results() -> None:
+    """Each result is one, without the titles of tasks if it is about all of them."""
+    segments = {"train": ["2018-01-01", "2019-01-01"], "test": ["2019-01-02", "2021-12-31"]}
+    made = RollingGen(step=13, rtype="sliding", trunc_days=0, calendar=CALENDAR).generate(
+        task(handler(columns("Ref($close, -1)")), segments)
+    )
+    assert len(made) >= 60
+    checks = static_checks(made, CALENDAR)
+    assert len(checks) == len({(one.subject, one.result) for one in checks}) <= 6
+    assert {one.tasks for one in checks} == {()}
+
+
+def test_an_ensemble_of_ones_own_is_not_known() -> None:
+    ensembles = {"windows": {"class": "Mine", "module_path": "mine"}, "models": {"class": "AverageEnsemble"}}
+    checks = static_checks([task(alpha())], CALENDAR, ensembles=ensembles)
+    (one,) = [one for one in checks if one.subject == "ensemble"]
+    assert one.result is UNKNOWN
+    assert "Mine" in one.text
