@@ -417,11 +417,14 @@ MARKET = {"train": ["2022-01-03", "2022-12-20"], "test": ["2023-01-02", "2023-11
 
 
 def test_a_list_without_dates_is_not_checked_for_survivorship(universes: Path) -> None:
-    """Codes, a universe that no member leaves, and one with dates on which members leave."""
+    """Codes, a universe that no member joins or leaves, and universes with dates on which members do."""
     codes = sorted(p.name.upper() for p in (universes / "features").iterdir())[:5]
     dated = {code: [["2022-01-03", "2023-12-29"]] for code in codes}
     leaving = {**dated, codes[0]: [["2022-01-03", "2022-06-30"]]}
-    for given_universe, result in ((codes, UNKNOWN), (dated, UNKNOWN), (leaving, CLEAN)):
+    listed_late = {**dated, codes[0]: [["2022-06-30", "2023-12-29"]]}
+    for given_universe, result in (
+        (codes, UNKNOWN), (dated, UNKNOWN), (leaving, CLEAN), (listed_late, CLEAN), ("all", CLEAN),
+    ):  # fmt: skip
         one = only(alpha(instruments=given_universe), "universe", segments=MARKET)
         assert one.result is result
     assert "survivorship is not checked" in only(alpha(instruments=codes), "universe", segments=MARKET).text

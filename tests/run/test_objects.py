@@ -225,7 +225,7 @@ task:
                 label: [["Ref($close, -2)/Ref($close, -1) - 1"], [LABEL0]]
           infer_processors: [{{class: Fillna, kwargs: {{fields_group: feature}}}}]
           learn_processors: [{{class: DropnaLabel}}]
-      segments: {{train: [2022-01-03, 2022-12-30], test: [2023-01-03, 2023-03-31]}}
+      segments: {{train: [2022-01-03, 2022-12-28], test: [2023-01-03, 2023-03-31]}}
   record: [{{class: SignalRecord, module_path: rollforge.record}}]
 """)
     store, tracker = MemoryStore(), Unnamed(tmp_path / "runs")

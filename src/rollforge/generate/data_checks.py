@@ -195,7 +195,7 @@ def _fit_beyond(start: object, end: object, places: Places, calendar: Days) -> s
     return ""
 
 
-def universe_findings(universe: Any, provider: Provider, last: Any) -> list[Finding]:
+def universe_findings(universe: Any, provider: Provider, first: Any, last: Any) -> list[Finding]:
     """Return whether a universe and its filters use later days.
 
     Parameters
@@ -204,8 +204,8 @@ def universe_findings(universe: Any, provider: Provider, last: Any) -> list[Find
         As the handler has it, with filters.
     provider : Provider
         The data folder.
-    last : datetime64
-        The last day of the tasks' segments.
+    first, last : datetime64
+        The first and last day of the tasks' segments.
     """
     if universe is None:
         universe = "all"
@@ -216,12 +216,12 @@ def universe_findings(universe: Any, provider: Provider, last: Any) -> list[Find
     findings = [found for one in filters for found in _filter(one)]
     name = _universe_name(universe)
     spans = [s for s in members.values() if s is not None]
-    leaving = sum(max(b for _, b in s) < last for s in spans if s)
-    if leaving:
-        text = f"the members of the universe {name} have dates: {leaving} of {len(members)} leave it before {last}."
+    changing = sum(not any(a <= first and last <= b for a, b in one) for one in spans)
+    if changing:
+        text = f"the universe {name} is dated: {changing} of {len(members)} members join or leave it from {first} to {last}."
         return [*findings, Finding("universe", CLEAN, text)]
     if spans:
-        why = f"no member of the universe {name} leaves it before {last}, as in a list of today's members"
+        why = f"no member of the universe {name} joins or leaves it from {first} to {last}, as in a list of today's members"
     else:
         why = f"the universe {name} is a list of instruments without dates"
     text = f"{why}, so survivorship is not checked: instruments that were members only at the time may be missing."

@@ -371,15 +371,14 @@ def _universes(
         provider = session_provider()
     except DataNotFound:  # tasks that need data will raise the error
         return [[] for _ in tasks]
-    lasts = []
+    spans: list[tuple[int, int]] = []
     for task in tasks:
-        with contextlib.suppress(RollforgeError):
-            lasts += [
-                stop for _, segment in pieces(TaskView(task).segments) for _, stop in [segment.positions(calendar)]
-            ]
-    if not lasts or not len(calendar):
+        with contextlib.suppress(RollforgeError):  # a task that is invalid
+            spans += [segment.positions(calendar) for _, segment in pieces(TaskView(task).segments)]
+    spans = [(a, b) for a, b in spans if a < b]
+    if not spans:
         return [[] for _ in tasks]
-    last = calendar[max(1, *lasts) - 1]
+    first, last = calendar[min(a for a, _ in spans)], calendar[max(b for _, b in spans) - 1]
     known: dict[str, list[Finding]] = {}
     made = []
     for task in tasks:
@@ -389,7 +388,7 @@ def _universes(
         for universe in parts[key].data.universes if key in parts else ():
             name = repr(universe)
             if name not in known:
-                known[name] = universe_findings(universe, provider, last)
+                known[name] = universe_findings(universe, provider, first, last)
             findings += known[name]
         made.append(findings)
     return made

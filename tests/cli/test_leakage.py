@@ -1,0 +1,317 @@
+"""Leaks planted in workflow files: what ``plan``, ``run``, ``submit``, ``collect`` and the report say about them."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from rollforge import pipeline
+from rollforge.cli.exit_codes import Exit, exit_code
+from rollforge.cli.main import app
+from rollforge.errors import ConfigError, LeakageError
+from rollforge.expressions.operators import unregister_operator
+from rollforge.generate.checks import NOT_CHECKED, Check, CheckMethod, CheckResult
+from rollforge.plan import make_plan
+from rollforge.run.submission import load_checks, store_checks, submissions_of
+from rollforge.store.base import open_store
+from rollforge.workflow import load_workflow
+
+FIELDS = {"feature": [["$close/Ref($close, 5)"], ["MOM"]], "label": [["Ref($close, -2)/Ref($close, -1) - 1"], ["L"]]}
+CODE = """\
+from rollforge.data import Processor
+from rollforge.expressions.operators import register_operator
+from rollforge.features.loader import DataLoader
+import numpy as np
+
+def tomorrow(series, x):
+    return np.roll(x, -1, axis=1)
+
+
+register_operator("Tomorrow", tomorrow)
+
+
+class Loader(DataLoader):
+    pass
+
+
+class Shift(Processor):
+    def __call__(self, df):
+        return df
+"""
+
+
+def document(tmp_path: Path, data: Path) -> dict[str, Any]:
+    """A workflow in Rollforge's format without leaks."""
+    kwargs = {
+        "instruments": {"market": "all"}, "start_time": "2022-01-03", "end_time": "2023-12-29",
+        "data_loader": {"class": "QlibDataLoader", "kwargs": {"config": copy.deepcopy(FIELDS)}},
+        "infer_processors": [{"class": "Fillna", "kwargs": {"fields_group": "feature"}}],
+        "learn_processors": [{"class": "DropnaLabel"}],
+    }  # fmt: skip
+    handler = {"class": "DataHandlerLP", "module_path": "rollforge.data", "kwargs": kwargs}
+    segments = {"train": ["2022-01-03", "2022-12-30"], "test": ["2023-01-02", "2023-06-30"]}
+    return {
+        "rollforge": {
+            "data": str(data), "store": f"sqlite:///{tmp_path}/tasks.db", "tracking": f"folder:{tmp_path}/runs",
+            "experiment": "leaky",
+        },
+        "task": {
+            "model": {"class": "LinearModel", "module_path": "qlib.contrib.model.linear"},
+            "dataset": {
+                "class": "DatasetH", "module_path": "qlib.data.dataset",
+                "kwargs": {"handler": handler, "segments": segments},
+            },
+            "record": [{"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"}],
+        },
+        "rolling": {"step": 60, "rtype": "expanding"},
+    }  # fmt: skip
+
+
+def handler_of(made: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = made["task"]["dataset"]["kwargs"]["handler"]["kwargs"]
+    return found
+
+
+def config_of(made: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = handler_of(made)["data_loader"]["kwargs"]["config"]
+    return found
+
+
+@pytest.fixture
+def write(tmp_path: Path, small_market: Path) -> Callable[..., Path]:
+    """Write the workflow after a change."""
+
+    def written(change: Callable[[dict[str, Any]], object] = lambda made: None, **more: Any) -> Path:
+        made = {**document(tmp_path, small_market), **more}
+        (tmp_path / "mine.py").write_text(CODE, encoding="utf-8")
+        change(made)
+        file = tmp_path / "leaky.yaml"
+        file.write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
+        return file
+
+    return written
+
+
+@pytest.fixture(autouse=True)
+def _without_operator() -> Iterator[None]:
+    yield
+    with contextlib.suppress(ConfigError):
+        unregister_operator("Tomorrow")
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner(env={"COLUMNS": "400"}).invoke(app, [str(one) for one in arguments])
+
+
+def feature(expression: str) -> Callable[[dict[str, Any]], object]:
+    return lambda made: config_of(made).update(feature=[[expression], ["F"]])
+
+
+def fit(end: str) -> Callable[[dict[str, Any]], object]:
+    window = {"fit_start_time": "2022-01-03", "fit_end_time": end, "fields_group": "feature"}
+    return lambda made: handler_of(made).update(infer_processors=[{"class": "ZScoreNorm", "kwargs": window}])
+
+
+def filtered(made: dict[str, Any]) -> None:
+    rule = {"filter_type": "ExpressionDFilter", "rule_expression": "Ref($close, -5) > $close"}
+    handler_of(made)["instruments"]["filter_pipe"] = [rule]
+
+
+LEAKS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "Ref": (feature("Ref($close, -1)"), "features: The feature F = Ref($close, -1) looks 1 trading day ahead."),
+    "Delta": (feature("Delta($close, -3)"), "features: The feature F = Delta($close, -3) looks 3 trading days ahead."),
+    "Slope": (
+        feature("Slope(Ref($close, -4), 5)"),
+        "features: The feature F = Slope(Ref($close, -4), 5) looks 4 trading",
+    ),
+    "fit window": (
+        fit("2023-06-30"),
+        "fit window: For example in window 1, the processor ZScoreNorm learns until 2023-06-30",
+    ),
+    "filter": (filtered, "filters: The filter Ref($close, -5) > $close looks 5 trading days ahead."),
+    "label": (
+        lambda made: made["rolling"].update(trunc_days=0),
+        "label: The labels of the last 2 days of 'train' reach into 'test'.",
+    ),
+    "order": (
+        lambda made: (
+            made.pop("rolling"),
+            made["task"]["dataset"]["kwargs"].update(
+                segments={"train": ["2023-01-02", "2023-06-30"], "test": ["2022-01-03", "2022-12-20"]}
+            ),
+        ),
+        "segments: 252 of 252 days of 'test' are before the end of 'train' on 2023-06-30",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_a_leak_stops_plan_before_anything_is_stored(name: str, write: Callable[..., Path], tmp_path: Path) -> None:
+    """With one error that lists it; as a warning if the file or the option says so, and not at all if it is off."""
+    change, line = LEAKS[name]
+    file = write(change)
+    for command in ("plan", "submit", "run"):
+        refused = call(command, file)
+        assert isinstance(refused.exception, LeakageError)
+        assert exit_code(refused.exception) is Exit.FAILED
+        assert line in str(refused.exception)
+    assert not (tmp_path / "tasks.db").exists()
+    warned = call("plan", file, "--leakage", "warn")
+    assert warned.exit_code == 0
+    assert line.partition(": ")[2].partition(", ")[2][:40] in warned.stderr
+    silent = call("plan", file, "--leakage", "off")
+    assert (silent.exit_code, "leak" in silent.stderr) == (0, False)
+    assert call("plan", write(change, leakage="warn")).exit_code == 0
+
+
+UNKNOWN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "operator": (feature("Mean(Tomorrow($close), 5)"), "operator Tomorrow"),
+    "processor": (
+        lambda made: handler_of(made).update(infer_processors=[{"class": "Shift", "module_path": "mine.py"}]),
+        "processor Shift",
+    ),
+    "loader": (
+        lambda made: handler_of(made).update(data_loader={"class": "Loader", "module_path": "mine.py"}),
+        "loaded by Loader",
+    ),
+    "universe": (lambda made: handler_of(made).update(instruments=["D0001", "D0002"]), "survivorship is not checked"),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_is_not_known_is_a_warning_even_under_error(
+    name: str, write: Callable[..., Path], small_market: Path
+) -> None:
+    """The number of tasks and the cause are named."""
+    change, word = UNKNOWN[name]
+
+    def changed(made: dict[str, Any]) -> None:
+        change(made)
+        made["plugins"] = ["./mine.py"]
+        made["label_horizon"] = 2
+        if name == "universe":
+            codes = sorted(p.name.upper() for p in (small_market / "features").iterdir())[:2]
+            handler_of(made)["instruments"] = codes
+
+    planned = call("plan", write(changed))
+    assert planned.exit_code == 0, planned.output
+    assert word in planned.stderr
+    assert "In 3 of 3 tasks" in planned.stderr
+
+
+def test_the_command_ends_with_one_message_and_code_1(write: Callable[..., Path]) -> None:
+    """No traceback; every leak is listed with what to do about it."""
+
+    def both(made: dict[str, Any]) -> None:
+        feature("Ref($close, -1)")(made)
+        made["rolling"]["trunc_days"] = 0
+
+    command = [sys.executable, "-m", "rollforge", "plan", str(write(both))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ})
+    assert ended.returncode == Exit.FAILED
+    assert "2 leaks found, so nothing was stored or trained:" in ended.stderr
+    assert "Shift it so that it reads only earlier days, or remove it." in ended.stderr
+    assert "trunc_days: auto leaves them out." in ended.stderr
+    assert "--leakage warn" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_default_is_that_of_the_format(write: Callable[..., Path], small_market: Path) -> None:
+    """An error in Rollforge's format, a warning in Qlib's; another word is a mistake with the line."""
+    leak = LEAKS["Ref"][0]
+
+    def in_qlib_format(made: dict[str, Any]) -> None:
+        leak(made)
+        made.pop("rollforge")
+        made["qlib_init"] = {"provider_uri": str(small_market)}
+
+    assert load_workflow(write(leak)).leakage.value == "error"
+    file = write(in_qlib_format)
+    assert load_workflow(file).leakage.value == "warn"
+    assert call("plan", file).exit_code == 0
+    assert isinstance(call("plan", file, "--leakage", "error").exception, LeakageError)
+    with pytest.raises(ConfigError, match=r"line \d+: leakage: must be 'error', 'warn' or 'off'"):
+        load_workflow(write(leakage="none"))
+    with pytest.raises(ConfigError, match="--leakage: must be one of error, warn, off, found 'wran'"):
+        load_workflow(write(), leakage="wran")
+
+
+def test_checks_travel_to_the_result_and_the_report(write: Callable[..., Path], tmp_path: Path) -> None:
+    """From the plan through the pool to a report without the file; the texts are escaped."""
+    expression = "$close<Ref($close, -1)"
+    file = write(feature(expression), leakage="warn")
+    plan = make_plan(load_workflow(file))
+    assert {one.result for one in plan.checks} >= {CheckResult.LEAK, CheckResult.CLEAN}
+    pipeline.submit(plan)
+    pipeline.train(plan, jobs=0)
+    session = plan.workflow.session
+    store = open_store(session.store_uri)
+    text = "<script>alert(1)</script> changes before 2022-06-30."
+    measured = Check(
+        "features", CheckResult.LEAK, CheckMethod.MEASURED, text, "Remove it.", ("window 1",), ("2022-06-30",)
+    )
+    store_checks(store, "leaky", [Check("label", CheckResult.CLEAN, CheckMethod.MEASURED, "Old.")], plan.ids)
+    store_checks(store, "leaky", [measured], plan.ids)
+    store_checks(store, "leaky", [Check("x", CheckResult.LEAK, CheckMethod.MEASURED, "Other tasks.")], ["0" * 64])
+    collected = pipeline.collect(session, "leaky")
+    assert collected.checks == (*plan.checks, measured)
+    assert pipeline.collect(session, "leaky", plan.ids, plan=plan).checks == collected.checks
+    assert len(submissions_of(store, "leaky")) == 1
+
+    out = tmp_path / "out"
+    named = call("report", "leaky", "--store", session.store_uri, "--tracking", session.tracking_uri, "--output", out)
+    assert named.exit_code == 0, named.output
+    assert "what was checked" in named.stdout
+    assert "looks 1 trading day ahead" in " ".join(named.stdout.split())
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "What was checked" in page
+    assert "The feature F = $close&lt;Ref($close, -1) looks 1 trading day ahead." in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; changes before" in page
+    assert "<script>alert(1)" not in page
+    assert "measured" in page
+
+
+def test_a_report_says_that_nothing_was_checked(write: Callable[..., Path], tmp_path: Path) -> None:
+    """If leakage is off; no warning is given."""
+    plan = make_plan(load_workflow(write(LEAKS["Ref"][0], leakage="off")))
+    assert plan.checks == (NOT_CHECKED,)
+    assert plan.warnings == ()
+    pipeline.submit(plan)
+    collected = pipeline.collect(plan.workflow.session, "leaky", allow_gaps=True)
+    assert collected.checks == (NOT_CHECKED,)
+    pipeline.write_results(collected, name="leaky", session=plan.workflow.session, config="", folder=tmp_path / "out")
+    assert "No checks were made, because leakage is off." in (tmp_path / "out" / "report.html").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_stored_checks_are_read_as_data(write: Callable[..., Path]) -> None:
+    """Whatever was written into the pool: what has another form is left out, long texts are shortened."""
+    plan = make_plan(load_workflow(write()))
+    pipeline.submit(plan)
+    store = open_store(plan.workflow.session.store_uri)
+    tasks = list(store.query("leaky", results=False))
+    good = {"subject": "s", "result": "leak", "method": "measured", "cure": "", "text": "\x1b[31m" + "x" * 10_000}
+    store.keep_submission("leaky", {"checked": [t.id for t in tasks], "checks": [good, 7, None, {"subject": []}]})
+    store.keep_submission("leaky", {"checked": 5, "checks": "nothing"})
+    *static, one = load_checks(store, "leaky", tasks)
+    assert tuple(static) == plan.checks
+    assert len(one.text) <= 2000
+    assert "\x1b" not in one.text
+
+
+def test_the_clean_workflow_has_no_finding(write: Callable[..., Path]) -> None:
+    """Every static check of it is clean."""
+    planned = call("plan", write())
+    assert (planned.exit_code, planned.stderr) == (0, "")
+    assert {one.result for one in make_plan(load_workflow(write())).checks} == {CheckResult.CLEAN}
