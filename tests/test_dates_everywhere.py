@@ -254,7 +254,7 @@ CONVERSIONS = {
     ("compat/qlib/resample.py", "resam_calendar"): "of a calendar's times",
     ("dates.py", "as_timestamp"): "of a datetime64",
     ("features/api.py", "_timestamps"): "of datetime64",
-    ("pickled_values.py", "_timestamp"): "of a datetime64",
+    ("pickled_pandas.py", "_timestamp"): "of a datetime64",
     ("record/account.py", "enter"): "of a trading day",
     ("record/context.py", "__init__"): "of trading days",
     ("record/context.py", "get_step_time"): "of trading days",

@@ -15,7 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from rollforge.pickled_values import Pending, Refused, rule_of
+from rollforge.pickle_rules import Pending, Refused
+from rollforge.pickled_values import rule_of
 
 F8, OBJECT = np.dtype("f8"), np.dtype(object)
 NONE = object()

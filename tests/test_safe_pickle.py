@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from rollforge import pickled_values, safe_pickle
+from rollforge import pickled_pandas, pickled_python, safe_pickle
 from rollforge.errors import ArtifactUnreadable, ConfigError, UntrustedPickle
 from rollforge.features.alpha import Alpha158
 from rollforge.features.dataset import DatasetH
@@ -248,15 +248,15 @@ def test_bombs_and_crashes_are_one_error(data: bytes) -> None:
 
 # The complete list of names that a pickle may refer to.
 NAMES = [
-    *((m, n) for m, n in pickled_values._PYTHON),
+    *((m, n) for m, n in pickled_python.PYTHON),
     *(("numpy", n) for n in ("dtype", "ndarray", "float64", "bool_")),
     *(("numpy._core.multiarray", n) for n in ("_reconstruct", "scalar")),
     ("numpy._core.numeric", "_frombuffer"),
-    *(("pandas", n) for n in sorted({*pickled_values._PANDAS, *pickled_values._INDEXES, *pickled_values._BACKED})),
-    *(("pandas", n) for n in ("DataFrame", "Series", "NA", *sorted(pickled_values._NULLABLE))),
+    *(("pandas", n) for n in sorted({*pickled_pandas.PANDAS, *pickled_pandas.INDEXES, *pickled_pandas.BACKED})),
+    *(("pandas", n) for n in ("DataFrame", "Series", "NA", *sorted(pickled_pandas.NULLABLE))),
     ("pandas._libs.tslibs.offsets", "Day"),
     ("pandas._libs.tslibs.offsets", "BusinessDay"),
-    *(("pyarrow.lib", n) for n in pickled_values._ARROW),
+    *(("pyarrow.lib", n) for n in pickled_pandas.ARROW),
     ("lightgbm.basic", "Booster"),
     ("copyreg", "_reconstructor"),
     ("rollforge.models.linear", "LinearModel"),
@@ -269,8 +269,8 @@ NAMES = [
 
 def test_the_list_of_names_is_complete() -> None:
     """It contains no name that calls, imports, opens or looks up something; an addition changes the counts here."""
-    assert len(pickled_values._PYTHON) == 32
-    assert len(pickled_values._PANDAS) == 23
+    assert len(pickled_python.PYTHON) == 32
+    assert len(pickled_pandas.PANDAS) == 23
     named = {name for _, name in NAMES}
     assert named.isdisjoint(
         {"eval", "exec", "compile", "open", "__import__", "import_module", "setattr", "type", "vars", "map"}

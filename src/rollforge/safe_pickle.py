@@ -27,7 +27,8 @@ from rollforge import trust
 from rollforge.errors import ArtifactUnreadable, BuildError, UntrustedPickle
 from rollforge.limits import check_file
 from rollforge.moved import current_name
-from rollforge.pickled_values import Pending, Refused, Rule, count_hashes, rule_of, size_of
+from rollforge.pickle_rules import Pending, Refused, Rule, count_hashes, size_of
+from rollforge.pickled_values import rule_of
 from rollforge.user_code import import_file
 
 __all__ = ["allow", "allow_package", "find_class", "load", "loads"]
