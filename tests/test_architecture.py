@@ -121,7 +121,7 @@ HEAVY: dict[str, str | tuple[str, ...]] = {
     "plotly": "report/",
     "lightgbm": ("models/lightgbm.py", "pickled_values.py"),
     "psycopg": "store/postgres.py",
-    "pymongo": "store/mongo.py",
+    "pymongo": ("store/mongo.py", "store/mongo_database.py", "store/mongo_dependencies.py"),
     "numba": "expressions/",
     "jinja2": "rendering.py",
     "sqlite3": "store/sqlite.py",

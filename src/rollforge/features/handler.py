@@ -22,10 +22,11 @@ from rollforge.code_marks import code_version
 from rollforge.dates import DayLike, read_day, read_timestamp
 from rollforge.errors import ConfigError, DataError, nearest, shown
 from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoader, by_day_and_instrument
+from rollforge.features.missing_data import explain_missing
 from rollforge.features.panel import Panel
 from rollforge.features.panel_cache import PanelCache
 from rollforge.features.panel_key import describe_object, describe_universe, key_of
-from rollforge.features.processor import Adapted, DropnaProcessor, Processor, unknown_group
+from rollforge.features.processor import Adapted, Processor, unknown_group
 from rollforge.features.selection import ALL, RAW, first_day, is_range, last_day, select_columns, select_rows
 from rollforge.kinds import LOADER, PROCESSOR
 from rollforge.market.universe import session_provider
@@ -438,33 +439,12 @@ class DataHandler(DataHandlerABC):
         column : str, optional
             A single column of the group.
         """
-        days = selector if isinstance(selector, slice) else slice(*selector)
-        start, end = self._bounds(days)
-
-        def left(frame: pd.DataFrame) -> int:
-            return _count_left(frame, group, column, start, end)
-
         base = self._stage(self.DK_R)
         frame = (
             base if isinstance(base, pd.DataFrame) else self._frame(base, self.CS_RAW, *self._bounds(slice(None, None)))
         )
-        what = "row" if group is None else f"finite value of {(column or group)!r}"
-        if not left(frame):
-            return f"{type(self.data_loader).__name__} has no {what} there{self.data_loader.describe(group, column)}."
-        for processor in self.steps(data_key):
-            name = type(processor).__name__
-            cause = _emptied_group(processor, frame, start, end) if group is None else None
-            processor.fit(frame)
-            across = processor.across_instruments and _one_a_day(frame, start, end)
-            frame = processor(frame.copy(deep=False))
-            if left(frame):
-                continue
-            if cause is not None:
-                why = self.explain_missing(cause, selector, data_key)
-                return f"{name} drops all rows, because no row has a finite value of {cause!r}. {why}".rstrip()
-            hint = ": it compares the instruments of each day, but each day has only one" if across else ""
-            return f"{name} leaves no {what} there{hint}."
-        return ""
+        days = selector if isinstance(selector, slice) else slice(*selector)
+        return explain_missing(frame, self.data_loader, self.steps(data_key), self._bounds(days), group, column)
 
 
 class DataHandlerLP(DataHandler):
@@ -665,43 +645,6 @@ class DataHandlerLP(DataHandler):
     def from_df(cls, df: pd.DataFrame) -> DataHandlerLP:
         """Return a handler of an existing frame."""
         return cls(data_loader=StaticDataLoader(df))
-
-
-def _inside(frame: pd.DataFrame, start: object, end: object) -> NDArray[np.bool_]:
-    days = frame.index.get_level_values("datetime")
-    inside = np.ones(len(frame), bool)
-    if start is not None:
-        inside &= np.asarray(days >= start)
-    if end is not None:
-        inside &= np.asarray(days <= end)
-    return inside
-
-
-def _count_left(frame: pd.DataFrame, group: str | None, column: str | None, start: object, end: object) -> int:
-    """Return the number of rows, or of finite values of a group or column, in a range of days."""
-    inside = _inside(frame, start, end)
-    if group is None:
-        return int(inside.sum())
-    grouped = isinstance(frame.columns, pd.MultiIndex)
-    if grouped and group not in frame.columns.get_level_values(0):
-        return 0
-    part = frame[group] if grouped else frame
-    if column is not None:
-        part = part.loc[:, [c for c in part.columns if str(c) == column]]
-    return int(np.isfinite(part[inside].to_numpy(np.float64, na_value=np.nan)).sum())
-
-
-def _emptied_group(processor: Processor, frame: pd.DataFrame, start: object, end: object) -> str | None:
-    """Return the group without finite values that makes a dropna processor drop all rows; None if there is none."""
-    if not isinstance(processor, DropnaProcessor) or not isinstance(frame.columns, pd.MultiIndex):
-        return None
-    groups = processor.groups() or list(dict.fromkeys(frame.columns.get_level_values(0)))
-    return next((g for g in groups if not _count_left(frame, g, None, start, end)), None)
-
-
-def _one_a_day(frame: pd.DataFrame, start: object, end: object) -> bool:
-    days = frame.index.get_level_values("datetime")[_inside(frame, start, end)]
-    return bool(days.is_unique)
 
 
 def _touched(chain: Sequence[Processor], panel: Panel) -> list[str]:

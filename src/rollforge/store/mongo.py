@@ -12,35 +12,26 @@ in between, the next process that accesses the pool applies them.
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC
-from typing import Any, TypeVar, cast
 
-from bson import ObjectId
-from pymongo import DESCENDING, MongoClient, ReturnDocument, UpdateOne, errors as mongo
+from pymongo import DESCENDING, ReturnDocument, UpdateOne, errors as mongo
 from pymongo.collection import Collection
-from pymongo.uri_parser import parse_uri
 
-from rollforge import safe_pickle, transitions, trust
-from rollforge.confidential import mask_error, mask_secrets
+from rollforge import transitions
 from rollforge.errors import (
     ConfigError,
     LeaseLost,
-    RollforgeError,
-    StoreUnavailable,
     TaskNotFound,
 )
 from rollforge.store.base import (
     AVOID_SECONDS,
     LATEST_TIME,
     SUBMISSION_SECONDS,
-    Clock,
     CreatedTask,
     Query,
     Work,
@@ -50,9 +41,7 @@ from rollforge.store.base import (
     ending_of,
     failed_workers,
     failure_mark,
-    not_unicode,
     refuse_cycles,
-    refuse_newer,
     refuse_running,
     repeated_answer,
     require_dependencies,
@@ -61,12 +50,13 @@ from rollforge.store.base import (
     trim_log,
 )
 from rollforge.store.codec import encode_result, read_submission
+from rollforge.store.mongo_database import META, translate_errors
+from rollforge.store.mongo_dependencies import UNFINISHED, MongoDependencies, dependencies_of, some_of
 from rollforge.store.mongo_documents import (
     ANY_TASK,
     CANCELLED,
     CLAIMED,
     COMMITTED,
-    DEPENDENCY,
     EXPIRED,
     FAILED,
     FRESH,
@@ -80,8 +70,6 @@ from rollforge.store.mongo_documents import (
     definition_fields,
     fields_of,
     ids_of,
-    moment_of,
-    pickle_bytes,
     record_of,
     result_field,
     result_of,
@@ -103,40 +91,10 @@ from rollforge.task import (
 
 __all__ = ["MongoStore"]
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-SCHEMA_VERSION = 4
-_META = "rollforge_meta"
 _ORDER = [("priority", DESCENDING), ("seq", 1)]
-_UNFINISHED = ["waiting", "running", "part_done"]
-# MongoDB refuses the whole update if the field of one document is not a list, which only other programs write.
-_LISTED = {"unmet": {"$type": "array"}}
-_SECONDS = 10.0
 
 
-def _translate_errors(method: F) -> F:
-    """Translate errors of the driver, and of damaged documents, in a method."""
-
-    @functools.wraps(method)
-    def wrapped(self: MongoStore, *args: object, **kwargs: object) -> object:
-        try:
-            return method(self, *args, **kwargs)
-        except mongo.PyMongoError as exc:
-            raise self._unavailable(exc) from exc
-        except RollforgeError:
-            raise
-        except UnicodeEncodeError as exc:
-            raise not_unicode(exc) from exc
-        except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as exc:
-            raise StoreUnavailable(
-                f"The database {self._database.name!r} contains data that Rollforge did not write "
-                f"({type(exc).__name__}: {exc}). Choose another one with --store, or remove it."
-            ) from exc
-
-    return wrapped  # type: ignore[return-value]
-
-
-class MongoStore:
+class MongoStore(MongoDependencies):
     """Tasks in a MongoDB database.
 
     Parameters
@@ -153,132 +111,9 @@ class MongoStore:
         If the server cannot be reached or refuses the connection, or the database is newer than this program.
     """
 
-    def __init__(self, uri: str, *, clock: Clock | None = None) -> None:
-        self.uri = uri
-        self._given_clock = clock
-        self._offset = (0.0, -1e9)
-        self._adopted: dict[str, float] = {}
-        self._seen: dict[str, Any] = {}
-        try:
-            named = parse_uri(uri)["database"] if not uri.startswith("mongodb+srv") else None
-            options: dict[str, Any] = {"serverSelectionTimeoutMS": 1000 * _SECONDS}
-            if "serverselectiontimeoutms" in uri.lower():
-                options = {}
-            self._client: MongoClient[Document] = MongoClient(uri, tz_aware=True, connect=False, **options)
-            self._database = self._client[named or self._client.get_default_database("rollforge").name]
-        except (mongo.PyMongoError, ValueError, OSError) as exc:  # OSError: a certificate that cannot be read
-            raise ConfigError(f"{mask_secrets(uri)!r}: {mask_error(str(exc), uri)}", path="store") from exc
-        self._meta = self._database[_META]
-        try:
-            self._check_schema()
-        except BaseException:
-            self.close()
-            raise
-
-    # -- the server ----------------------------------------------------------------------------------------------------
-
-    @_translate_errors
-    def _check_schema(self) -> None:
-        found = self._meta.find_one({"_id": "schema"})
-        if found is None:
-            self._meta.update_one({"_id": "schema"}, {"$setOnInsert": {"version": SCHEMA_VERSION}}, upsert=True)
-            return
-        refuse_newer(mask_secrets(self.uri), found["version"], SCHEMA_VERSION)
-        if found["version"] < SCHEMA_VERSION:
-            # Schema 2 added model_name, schema 3 failed_by and submission, schema 4 batches.
-            since: Document = {"model_name": "", "failed_by": "", "submission": "", "batches": []}
-            for pool in self.pools():
-                for added, value in since.items():
-                    lacking = {"digest": {"$exists": True}, added: {"$exists": False}}
-                    self._database[pool].update_many(lacking, {"$set": {added: value}})
-            self._meta.update_one({"_id": "schema"}, {"$max": {"version": SCHEMA_VERSION}})
-
-    def _unavailable(self, exc: mongo.PyMongoError) -> StoreUnavailable:
-        code = getattr(exc, "code", None)
-        if code in (13, 18) or "auth" in str(exc).lower():
-            why = "rejects the user or the password. Check them in the URI"
-        elif isinstance(exc, mongo.ServerSelectionTimeoutError):
-            why = "cannot be reached. Check that the server is running, and the host and port"
-        elif isinstance(exc, mongo.ConnectionFailure):
-            why = "closed the connection. The server was stopped or restarted"
-        elif isinstance(exc, mongo.DocumentTooLarge):
-            why = "does not accept documents larger than 16 MB. Return less data, or a recorder"
-        else:
-            why = "cannot be used"
-        # The driver appends a description of every server.
-        text = mask_error(" ".join(str(exc).split()).partition(", Topology Description:")[0], self.uri)[:300]
-        return StoreUnavailable(f"The task store {mask_secrets(self.uri)} {why} ({text})")
-
-    def _now(self) -> float:
-        """Return the server's time: this machine's clock with an offset that is measured once a minute."""
-        if self._given_clock is not None:
-            return self._given_clock()
-        offset, measured = self._offset
-        if time.monotonic() - measured > 60:
-            before = time.time()
-            server_time = self._client.admin.command("hello")["localTime"].replace(tzinfo=UTC).timestamp()
-            offset = server_time - (before + time.time()) / 2
-            self._offset = (offset, time.monotonic())
-        return time.time() + offset
-
-    def _number(self, name: str, count: int = 1) -> int:
-        """Reserve `count` unique numbers and return the last of them."""
-        found = self._meta.find_one_and_update(
-            {"_id": name}, {"$inc": {"value": count}}, upsert=True, return_document=ReturnDocument.AFTER
-        )
-        return int(cast(Document, found)["value"])
-
-    def _tasks(self, pool: str) -> Collection[Document]:
-        if not pool or "$" in pool or "\x00" in pool or pool.startswith("system.") or pool == _META:
-            raise ConfigError(f"MongoDB does not accept {pool!r} as the name of a collection.", path="pool")
-        tasks = self._database[pool]
-        if pool not in self._adopted:
-            self._adopted[pool] = -1e9
-            tasks.create_index("digest", unique=True, sparse=True)
-            tasks.create_index([("status", 1), ("priority", -1), ("seq", 1)])
-            tasks.create_index([("batches", 1), ("status", 1), ("priority", -1), ("seq", 1)])
-            tasks.create_index([("status", 1), ("claim", 1)])
-            tasks.create_index("needs")
-            tasks.create_index("changed")
-        if time.monotonic() - self._adopted[pool] > 1.0:
-            self._adopted[pool] = time.monotonic()
-            self._adopt(tasks)
-        return tasks
-
-    def _adopt(self, tasks: Collection[Document]) -> None:
-        """Add Rollforge's fields to documents written by Qlib."""
-        for found in list(tasks.find({"digest": {"$exists": False}})):
-            trust.check_allowed()  # a wrong setting of the operator must not make the document unreadable
-            its_id = found["_id"]
-            made = its_id.generation_time.timestamp() if isinstance(its_id, ObjectId) else self._now()
-            ours = {**FRESH, "created_at": made, "seq": self._number("seq")}
-            ours |= {k: v for k, v in found.items() if k in FRESH and v is not None}
-            if ours["status"] == "part_done":
-                ours["stage_from"] = "part_done"
-            try:
-                definition = safe_pickle.loads(pickle_bytes(found.get("def")))
-                ours |= {"plain": encode(definition), "digest": digest(definition)}
-            except (RollforgeError, TypeError, ValueError) as exc:
-                error = storable_text(f"The definition was refused: {exc}")
-                ours |= {
-                    "plain": "{}",
-                    "digest": str(found["_id"]),
-                    "status": "failed",
-                    "error": error,
-                    "cause": "unreadable",
-                }
-            try:
-                tasks.update_one({"_id": found["_id"], "digest": {"$exists": False}}, {"$set": ours})
-            except mongo.DuplicateKeyError:  # Qlib may store a task twice
-                tasks.update_one({"_id": found["_id"]}, {"$set": {**ours, "digest": str(found["_id"])}})
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
-
     # -- putting in ----------------------------------------------------------------------------------------------------
 
-    @_translate_errors
+    @translate_errors
     def create(
         self,
         pool: str,
@@ -298,10 +133,10 @@ class MongoStore:
         tasks, dependencies = self._tasks(pool), sorted(set(depends_on))
         ids = {w["digest"] for w in written}
         found = {
-            d["digest"] for some in _some_of(dependencies) for d in tasks.find({"digest": {"$in": some}}, {"digest": 1})
+            d["digest"] for some in some_of(dependencies) for d in tasks.find({"digest": {"$in": some}}, {"digest": 1})
         }
         require_dependencies(pool, set(dependencies) - ids - found)
-        refuse_cycles(ids, dependencies, lambda some: _dependencies(tasks, some))
+        refuse_cycles(ids, dependencies, lambda some: dependencies_of(tasks, some))
         last = self._number("seq", max(1, len(written)))
         now = self._now()
         fresh = {
@@ -324,7 +159,7 @@ class MongoStore:
         made = [CreatedTask(d["digest"], i in new) for i, d in enumerate(written)]
         if creation and len(new) < len(made):
             rest = list({c.id for c in made} - {c.id for c in made if c.new})
-            before = [d for some in _some_of(rest) for d in ids_of(
+            before = [d for some in some_of(rest) for d in ids_of(
                 tasks.find({"digest": {"$in": some}, "creation": creation}, {"digest": 1}))]  # fmt: skip
             made = repeated_answer(made, set(before))
         if dependencies and any(c.new for c in made):
@@ -333,26 +168,26 @@ class MongoStore:
             self.add_to_batch(pool, batch, [c.id for c in made])
         return made
 
-    @_translate_errors
+    @translate_errors
     def keep_submission(self, pool: str, facts: Mapping[str, object]) -> str:
         key = digest(facts)
         kept = {"pool": pool, "key": key, "facts": encode(facts), "at": self._now()}
         self._meta.update_one({"_id": f"submission:{pool}:{key}"}, {"$set": kept}, upsert=True)
         return key
 
-    @_translate_errors
+    @translate_errors
     def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, Definition]:
         found = self._meta.find({"pool": pool, "key": {"$nin": list(known)}}).sort([("at", 1), ("key", 1)])
         return {d["key"]: read_submission(d.get("facts")) for d in found if isinstance(d.get("key"), str)}
 
-    @_translate_errors
+    @translate_errors
     def open_submissions(self, pool: str) -> set[str]:
-        steps: list[Document] = [{"$match": {"status": {"$in": _UNFINISHED}}}, {"$group": {"_id": "$submission"}}]
+        steps: list[Document] = [{"$match": {"status": {"$in": UNFINISHED}}}, {"$group": {"_id": "$submission"}}]
         return set(texts_in(d["_id"] for d in self._tasks(pool).aggregate(steps)))
 
-    @_translate_errors
+    @translate_errors
     def add_to_batch(self, pool: str, batch: str, ids: Sequence[str]) -> None:
-        for some in _some_of(list(dict.fromkeys(ids))):
+        for some in some_of(list(dict.fromkeys(ids))):
             theirs = {"digest": {"$in": some}, "batches": {"$type": "array"}}
             self._tasks(pool).update_many(theirs, {"$addToSet": {"batches": batch}})
 
@@ -381,7 +216,7 @@ class MongoStore:
             if tasks.bulk_write([insert]).upserted_count or tasks.find_one({"digest": d["digest"], "seq": d["seq"]})
         }
 
-    @_translate_errors
+    @translate_errors
     def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
         tasks, kept = self._tasks(pool), list(records)
         last = self._number("seq", max(1, len(kept)))
@@ -406,79 +241,9 @@ class MongoStore:
         self._propagate(pool, {d for i in new for d in kept[i].depends_on})
         return len(new)
 
-    # -- dependencies --------------------------------------------------------------------------------------------------
-
-    def _propagate(self, pool: str, changed: Iterable[str], *, themselves: Sequence[str] = ()) -> None:
-        """Update the tasks that depend on `changed` ones, which can be claimed, wait or fail, and their dependents.
-
-        Parameters
-        ----------
-        pool : str
-            Name of the pool.
-        changed : iterable of str
-            Tasks whose status has changed or that have been removed.
-        themselves : sequence of str
-            Only these dependents; if empty, all of them.
-        """
-        tasks = self._tasks(pool)
-        only: Document = {"digest": {"$in": list(themselves)}} if themselves else {}
-        states: dict[str, str | None] = dict.fromkeys(sorted(set(changed)))  # of several, the first is named
-        ended: dict[str, float] = {}
-        while states:
-            for some in _some_of(list(states)):
-                found = tasks.find({"digest": {"$in": some}}, {"digest": 1, "status": 1, "finished_at": 1})
-                for known in found:
-                    states[known["digest"]] = known.get("status")
-                    ended[known["digest"]] = moment_of(known.get("finished_at"))
-            # Entries are only added or removed individually, as other processes may see other tasks end at the same
-            # time, and only those that changed, as a task may wait for ten thousand.
-            for some in _some_of([i for i, status in states.items() if status == "done"]):
-                # Processes know the server's clock only to some milliseconds; by its estimate, another process could
-                # start the task before its prerequisite ended.
-                after = {"available_at": max(ended[i] for i in some)}
-                tasks.update_many(
-                    {**only, "needs": {"$in": some}, **_LISTED}, {"$pullAll": {"unmet": some}, "$max": after}
-                )
-            failed: list[str] = []
-            for task_id, status in states.items():
-                if status != "done":
-                    tasks.update_many(
-                        {**only, "needs": {"$in": [task_id]}, **_LISTED}, {"$addToSet": {"unmet": task_id}}
-                    )
-                if status in (None, "failed"):
-                    failed += self._fail_with(tasks, task_id, only)
-            only, states = {}, dict.fromkeys(failed)
-
-    def _fail_with(self, tasks: Collection[Document], task_id: str, only: Document) -> list[str]:
-        """Fail the waiting tasks that depend on one that failed or was removed; return their ids."""
-        theirs = {**only, "needs": {"$in": [task_id]}, "status": "waiting"}
-        ids = ids_of(tasks.find(theirs, {"digest": 1}))
-        if ids:
-            now = self._now()
-            failed = fields_of(transitions.dependency_failed(ANY_TASK, task_id, now=now), *DEPENDENCY) | {
-                "changed": now
-            }
-            tasks.update_many(theirs, {"$set": failed})
-        return ids
-
-    def _repair(self, pool: str) -> None:
-        """Apply the updates that are missing because a worker died right after a commit."""
-        ended: list[Document] = [
-            {"$match": {"status": "waiting", "unmet": {"$ne": []}}},
-            {"$limit": 100},
-            {"$unwind": "$unmet"},
-            {"$group": {"_id": "$unmet"}},
-        ]
-        unmet_dependencies = texts_in(d["_id"] for d in self._tasks(pool).aggregate(ended))
-        over = set(unmet_dependencies)
-        for some in _some_of(unmet_dependencies):
-            moving = {"digest": {"$in": some}, "status": {"$in": _UNFINISHED}}
-            over -= set(ids_of(self._tasks(pool).find(moving, {"digest": 1})))
-        self._propagate(pool, over)
-
     # -- claiming ------------------------------------------------------------------------------------------------------
 
-    @_translate_errors
+    @translate_errors
     def claim(
         self,
         pool: str,
@@ -561,7 +326,7 @@ class MongoStore:
             readable.append(replace(task, result=result))
         return readable
 
-    @_translate_errors
+    @translate_errors
     def expire(self, pool: str) -> None:
         tasks, now = self._tasks(pool), self._now()
         for found in list(tasks.find({"status": "running", "lease_until": {"$lte": now}}, {"res": 0, "def": 0})):
@@ -606,13 +371,13 @@ class MongoStore:
         elif (found := self._tasks(pool).find_one({"digest": task_id, "unmet": {"$ne": []}}, {"unmet": 1})) is not None:
             self._propagate(pool, texts_in(found.get("unmet")), themselves=[task_id])
 
-    @_translate_errors
+    @translate_errors
     def renew(self, task: TaskRecord, lease: float, log: str | None = None) -> None:
         change: Document = {"lease_until": self._now() + lease}
         if not self._end(task, change if log is None else {**change, "log": trim_log(log)}):
             raise LeaseLost(stale_message(task))
 
-    @_translate_errors
+    @translate_errors
     def commit(self, task: TaskRecord, result: object, status: Status = Status.DONE, log: str = "") -> None:
         after = transitions.committed(task, None, status, log=trim_log(log), now=self._now())
         change = fields_of(after, *COMMITTED) | {
@@ -622,7 +387,7 @@ class MongoStore:
             self._ended_before(task, change["ending"])
         self._propagate_end(task.pool, task.id, status.value)
 
-    @_translate_errors
+    @translate_errors
     def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
         found = self._tasks(task.pool).find_one({"digest": task.id}, {"stage_from": 1})
         if found is None:
@@ -635,7 +400,7 @@ class MongoStore:
             self._ended_before(task, ending)
         self._propagate_end(task.pool, task.id, after.status.value)
 
-    @_translate_errors
+    @translate_errors
     def fail(
         self, task: TaskRecord, error: str, cause: Cause = Cause.RAISED, log: str = "", attempts: int = 1
     ) -> Status:
@@ -653,11 +418,11 @@ class MongoStore:
         self._propagate_end(task.pool, task.id, status.value)
         return status
 
-    @_translate_errors
+    @translate_errors
     def restore_attempts(self, pool: str, worker: str, ids: Sequence[str]) -> list[str]:
         tasks, restored, again = self._tasks(pool), list[str](), list[str]()
         theirs: list[Document] = []
-        for some in _some_of(list(dict.fromkeys(ids))):
+        for some in some_of(list(dict.fromkeys(ids))):
             theirs += tasks.find({"digest": {"$in": some}, "failed_by": {"$gt": ""}}, {"res": 0, "def": 0})
         for found in theirs:
             task = record_of(pool, found)
@@ -670,10 +435,10 @@ class MongoStore:
                 restored.append(task.id)
                 again += [task.id] if task.status is Status.FAILED else []
         again += self._dependants_again(pool, again)
-        self._propagate(pool, {*again, *_dependencies(tasks, again)})
+        self._propagate(pool, {*again, *dependencies_of(tasks, again)})
         return sorted(restored)
 
-    @_translate_errors
+    @translate_errors
     def release_worker(
         self, pool: str, worker: str, error: str | None, cause: Cause = Cause.KILLED
     ) -> list[TaskRecord]:
@@ -692,7 +457,7 @@ class MongoStore:
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
-    @_translate_errors
+    @translate_errors
     def get(self, pool: str, task_id: str, *, result: bool = True) -> TaskRecord:
         found = self._tasks(pool).find_one(by_id(task_id))
         if found is None:
@@ -717,7 +482,7 @@ class MongoStore:
             record = record_of(pool, found)
             yield replace(record, result=whole_result(record, found)) if results else record
 
-    @_translate_errors
+    @translate_errors
     def _found(self, pool: str, condition: Document, fields: Document, limit: int, *, latest: bool) -> list[Document]:
         order = [("finished_at", DESCENDING), ("seq", 1)] if latest else [("seq", 1)]
         return list(self._tasks(pool).find(condition, fields or None).sort(order).limit(limit))
@@ -727,17 +492,17 @@ class MongoStore:
         while found := self._next(cursor, size):
             yield ids_of(found)
 
-    @_translate_errors
+    @translate_errors
     def _next(self, cursor: Iterable[Document], size: int) -> list[Document]:
         return list(itertools.islice(cursor, size))
 
-    @_translate_errors
+    @translate_errors
     def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
         free = {"status": status.value, "unmet": {"$size": 0}, **_in_batch(batch)}
         condition = to_condition(parse_query(query))
         return self._tasks(pool).find_one({"$and": [free, condition]} if condition else free, {"_id": 1}) is not None
 
-    @_translate_errors
+    @translate_errors
     def count(self, pool: str, query: Query | None = None, *, batch: str = "") -> dict[Status, int]:
         condition = _of_batch(batch, to_condition(parse_query(query)))
         steps = [{"$match": condition}, {"$group": {"_id": "$status", "n": {"$sum": 1}}}]
@@ -747,12 +512,12 @@ class MongoStore:
             counts[read_status(group["_id"])] += group["n"]
         return {status: n for status, n in counts.items() if n}
 
-    @_translate_errors
+    @translate_errors
     def pools(self) -> list[str]:
-        names = sorted(n for n in self._database.list_collection_names() if n != _META and not n.startswith("system."))
+        names = sorted(n for n in self._database.list_collection_names() if n != META and not n.startswith("system."))
         return [n for n in names if self._database[n].find_one({"status": {"$exists": True}}, {"_id": 1})]
 
-    @_translate_errors
+    @translate_errors
     def workers(self, pool: str, since: float | None) -> dict[str, Work]:
         tasks, found = self._tasks(pool), dict[str, Work]()
 
@@ -772,11 +537,11 @@ class MongoStore:
                 found.setdefault(name, Work()).failed += 1
         return found
 
-    @_translate_errors
+    @translate_errors
     def paused(self, pool: str) -> bool:
         return self._meta.find_one({"_id": f"paused:{pool}"}) is not None
 
-    @_translate_errors
+    @translate_errors
     def wait_for_change(self, pool: str, timeout: float) -> None:
         # Change streams require a replica set; a small indexed query works everywhere.
         deadline, nap = time.monotonic() + timeout, 0.02
@@ -805,7 +570,7 @@ class MongoStore:
         tasks.update_many({"$and": [{"digest": {"$in": ids}}, condition]}, update)
         return ids
 
-    @_translate_errors
+    @translate_errors
     def remove(self, pool: str, query: Query | None = None) -> int:
         tasks = self._tasks(pool)
         ids = ids_of(tasks.find(to_condition(parse_query(query)), {"digest": 1}))
@@ -817,26 +582,26 @@ class MongoStore:
         self._propagate(pool, ids)
         return len(ids)
 
-    @_translate_errors
+    @translate_errors
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
         refuse_running(status)
         change = fields_of(transitions.with_status(ANY_TASK, status), *RESET, "error")
         if status not in (Status.WAITING, Status.PART_DONE):
             del change["stage_from"]
         ids = self._change(pool, to_condition(parse_query(query)), change)
-        self._propagate(pool, {*ids, *_dependencies(self._tasks(pool), ids)})
+        self._propagate(pool, {*ids, *dependencies_of(self._tasks(pool), ids)})
         return len(ids)
 
-    @_translate_errors
+    @translate_errors
     def prioritize(self, pool: str, query: Query | None, priority: int) -> int:
         number = checked_priority(priority)
         return len(self._change(pool, to_condition(parse_query(query)), {"priority": number}, stale=False))
 
-    @_translate_errors
+    @translate_errors
     def retry(self, pool: str, query: Query | None = None) -> int:
         ids = self._wait_again(pool, {"$and": [to_condition(parse_query(query)), {"status": "failed"}]})
         ids = ids + self._dependants_again(pool, ids)
-        self._propagate(pool, {*ids, *_dependencies(self._tasks(pool), ids)})
+        self._propagate(pool, {*ids, *dependencies_of(self._tasks(pool), ids)})
         return len(ids)
 
     def _dependants_again(self, pool: str, ids: list[str]) -> list[str]:
@@ -854,21 +619,21 @@ class MongoStore:
             ids += self._change(pool, {"$and": [condition, {"stage_from": stage.value}]}, change)
         return ids
 
-    @_translate_errors
+    @translate_errors
     def cancel(self, pool: str, query: Query | None = None) -> int:
         change = fields_of(transitions.cancelled(ANY_TASK, now=self._now()), *CANCELLED)
-        ids = self._change(pool, {"$and": [to_condition(parse_query(query)), {"status": {"$in": _UNFINISHED}}]}, change)
+        ids = self._change(pool, {"$and": [to_condition(parse_query(query)), {"status": {"$in": UNFINISHED}}]}, change)
         self._propagate(pool, ids)
         return len(ids)
 
-    @_translate_errors
+    @translate_errors
     def pause(self, pool: str, paused: bool = True) -> None:
         if paused:
             self._meta.update_one({"_id": f"paused:{pool}"}, {"$set": {"at": self._now()}}, upsert=True)
         else:
             self._meta.delete_one({"_id": f"paused:{pool}"})
 
-    @_translate_errors
+    @translate_errors
     def replace(self, pool: str, task_id: str, definition: Mapping[str, object]) -> str:
         tasks, written = self._tasks(pool), definition_fields(definition)
         new_id = str(written["digest"])
@@ -884,11 +649,11 @@ class MongoStore:
             raise ConfigError(f"Task {new_id} would depend on itself.", path="depends_on")
         waiting = set(ids_of(tasks.find({"needs": {"$in": [old_id]}}, {"digest": 1})))
 
-        def dependencies_of(some: list[str]) -> set[str]:
-            found = _dependencies(tasks, some)
+        def renamed_dependencies(some: list[str]) -> set[str]:
+            found = dependencies_of(tasks, some)
             return found | {new_id} if waiting & set(some) else found
 
-        refuse_cycles({new_id}, dependencies, dependencies_of)
+        refuse_cycles({new_id}, dependencies, renamed_dependencies)
         if known:
             change = {
                 "$set": {"needs": dependencies},
@@ -908,24 +673,9 @@ class MongoStore:
         return new_id
 
 
-_AT_ONCE = 10_000
-"""Maximum number of ids in one query: a message to the server is limited to 48 MB, a document to 16 MB."""
-
-
-def _some_of(ids: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(ids), _AT_ONCE):
-        yield ids[start : start + _AT_ONCE]
-
-
 def _in_batch(batch: str) -> Document:
     return {"batches": {"$in": [batch]}} if batch else {}  # $in, as the test double knows no equality in lists
 
 
 def _of_batch(batch: str, condition: Document) -> Document:
     return {"$and": [_in_batch(batch), condition]} if batch else condition
-
-
-def _dependencies(tasks: Collection[Document], ids: Sequence[str]) -> set[str]:
-    """Return the direct dependencies of some tasks."""
-    found = (d for some in _some_of(list(ids)) for d in tasks.find({"digest": {"$in": some}}, {"needs": 1}))
-    return {n for d in found for n in texts_in(d.get("needs"))}
