@@ -120,7 +120,7 @@ HEAVY: dict[str, str | tuple[str, ...]] = {
     "mlflow": "track/mlflow/",
     "plotly": "report/",
     "lightgbm": ("models/lightgbm.py", "pickled_values.py"),
-    "psycopg": "store/postgres.py",
+    "psycopg": ("store/postgres.py", "store/postgres_query.py"),
     "pymongo": ("store/mongo.py", "store/mongo_database.py", "store/mongo_dependencies.py"),
     "numba": "expressions/",
     "jinja2": "rendering.py",

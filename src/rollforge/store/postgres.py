@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import random
 import re
@@ -26,31 +25,30 @@ from urllib.parse import unquote
 import psycopg
 from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.types.json import Jsonb
 
 from rollforge.confidential import mask_error, mask_secrets
 from rollforge.errors import ConfigError, StoreUnavailable
-from rollforge.store.base import Clock, CreatedTask, ending_of, not_unicode, refuse_newer, storable_text
+from rollforge.store.announcements import Announcer, PollDelay
+from rollforge.store.base import Clock, CreatedTask, ending_of, not_unicode, refuse_newer
 from rollforge.store.codec import EncodedResult
+from rollforge.store.postgres_query import filter_of, in_column, in_json, to_json, tree_of
 from rollforge.store.postgres_schema import MIGRATIONS, SCHEMA_VERSION, triggers
-from rollforge.store.query import Compare, is_plain_path
+from rollforge.store.query import Compare
 from rollforge.store.sql import SQLStore
 from rollforge.store.sql_statements import (
     CLAIMED,
     COLUMNS,
     COMMITTED,
-    COMPARISONS,
     DUE,
     GIVEN,
     HELD,
-    NUMBERS,
     Condition,
     Row,
     Transaction,
     Values,
     statements,
 )
-from rollforge.task import Status, TaskRecord, searchable
+from rollforge.task import Status, TaskRecord
 
 __all__ = ["PostgresStore"]
 
@@ -71,12 +69,9 @@ _ALIVE: dict[str, str | int | None] = {
     "tcp_user_timeout": 30_000,
 }
 _PROBE_SECONDS = 1.0
-_ANNOUNCE_SECONDS = 0.1
-_SHORTEST_DELAY, _LONGEST_DELAY = 0.05, 0.9
 # A subquery is evaluated once per statement, so that comparisons with it can use an index.
 _CLOCK = "(SELECT CAST(extract(epoch FROM clock_timestamp()) AS DOUBLE PRECISION))"
 _DSN_SCHEMA = re.compile(r"\bschema\s*=\s*'?(\w+)'?\s*")
-_IN_JSON = {**COMPARISONS, "$eq": "=="}
 
 
 _NAMES = "|".join(
@@ -217,8 +212,8 @@ class PostgresStore(SQLStore):
         self._pooled = False
         self._deaf = False
         self._created = self._analyzed = 0
-        self._poll_delay = _PollDelay()
-        self._announcer = _Announcer(self._announce)
+        self._poll_delay = PollDelay()
+        self._announcer = Announcer(self._announce)
         try:
             self._transact(self._migrate)
         except BaseException:
@@ -415,7 +410,7 @@ class PostgresStore(SQLStore):
         return made
 
     def _definition_columns(self, definition: str) -> Values:
-        return {"definition": definition, "filter": _filter(definition)}
+        return {"definition": definition, "filter": filter_of(definition)}
 
     def _insert(self, tx: Transaction, rows: Sequence[Values]) -> list[bool]:
         text = (
@@ -432,7 +427,7 @@ class PostgresStore(SQLStore):
         for some in _batches(rows):
             texts = [
                 f'{{"id": {json.dumps(r["id"])}, "definition": {json.dumps(r["definition"])}, '
-                f'"filter": {_json(_tree(r["definition"]))}, "model_name": {json.dumps(r["model_name"])}, '
+                f'"filter": {to_json(tree_of(r["definition"]))}, "model_name": {json.dumps(r["model_name"])}, '
                 f'"submission": {json.dumps(r["submission"])}}}'
                 for r in some
             ]
@@ -448,8 +443,8 @@ class PostgresStore(SQLStore):
 
     def _compare(self, node: Compare, name: str, *, in_turn: bool) -> Condition:
         if not node.in_definition:
-            return _in_column(node, name)
-        text, values = _in_json(node, name)
+            return in_column(node, name)
+        text, values = in_json(node, name)
         if in_turn or "filter @@" not in text:
             return text, values
         # In a subquery, so that the index of definitions is used, whatever else the statement contains.
@@ -497,72 +492,6 @@ class PostgresStore(SQLStore):
             self._listener = None
 
 
-class _Announcer:
-    """Announces changes of a pool to waiting processes: the first one at once, then at most ten times a second.
-
-    PostgreSQL serializes the commits of transactions that notify, so not every transaction does.
-    """
-
-    def __init__(self, announce: Callable[[Iterable[str]], None]) -> None:
-        self._announce = announce
-        self._lock = threading.Lock()
-        self._announcing = threading.Lock()
-        self._pid = os.getpid()
-        self._last: dict[str, float] = {}
-        self._pending: set[str] = set()
-        self._timer: threading.Timer | None = None
-
-    def announce(self, pool: str) -> None:
-        """Announce a committed change, or delay it if another one has just been announced."""
-        with self._lock:
-            if self._pid != os.getpid():  # a timer of the parent does not run in a forked process
-                self._pid, self._timer, self._pending = os.getpid(), None, set()
-                self._announcing = threading.Lock()
-            now = time.monotonic()
-            if now - self._last.get(pool, -1e9) < _ANNOUNCE_SECONDS:
-                self._pending.add(pool)
-                if self._timer is None:
-                    self._timer = threading.Timer(_ANNOUNCE_SECONDS, self._announce_pending)
-                    self._timer.daemon = True
-                    self._timer.start()
-                return
-            self._last[pool] = now
-        self._announce([pool])
-
-    def _announce_pending(self) -> None:
-        with self._announcing:
-            with self._lock:
-                pools, self._pending, self._timer = self._pending, set(), None
-                self._last.update(dict.fromkeys(pools, time.monotonic()))
-            self._announce(pools)
-
-    def end(self) -> None:
-        """Announce pending changes now; afterwards no timer uses the connection."""
-        with self._lock:
-            if self._pid != os.getpid():
-                return
-            timer = self._timer
-        if timer is not None:
-            timer.cancel()
-        self._announce_pending()  # waits for an announcement in progress
-
-
-class _PollDelay:
-    """Sleeps between polls of a pool without notifications: short at first, at most a second."""
-
-    def __init__(self) -> None:
-        self._seconds = _SHORTEST_DELAY
-        self._ended = 0.0
-
-    def sleep(self, most: float) -> None:
-        """Sleep; as briefly as the first time, if there was something to do since the last call."""
-        if time.monotonic() - self._ended > max(0.5, self._seconds):
-            self._seconds = _SHORTEST_DELAY
-        time.sleep(max(0.0, min(self._seconds, most)))
-        self._seconds = min(self._seconds * 1.5, _LONGEST_DELAY)
-        self._ended = time.monotonic()
-
-
 _MISTAKES = (
     "invalid regular expression", "integer out of range", "bigint out of range", "number of parameters must be",
     "stack depth limit exceeded", "cannot contain NUL",
@@ -602,148 +531,3 @@ def _batches(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
         if not same or i - start == 1000:
             yield rows[start:i]
             start = i
-
-
-def _in_column(node: Compare, name: str) -> Condition:
-    column, op, value = node.path[0], node.op, node.value
-    number = column in NUMBERS
-    if op == "$exists":
-        return ("(1 = 1)" if value else "(1 = 0)"), {}
-    if op == "$in" and not number:  # one parameter for any number of values: a statement may have at most 65,535
-        found = f"{column} = ANY(CAST(:{name} AS text[]))"
-        missing = f"({found} OR {column} IS NULL)" if None in value else found
-        return missing, {name: [v for v in value if isinstance(v, str)]}
-    if op == "$in":
-        found = f"{column} = ANY(CAST(:{name} AS double precision[]))"
-        missing = f"({found} OR {column} IS NULL)" if None in value else found
-        return missing, {name: [_float(v) for v in value if isinstance(v, (int, float)) and not isinstance(v, bool)]}
-    if op == "$regex":
-        return ("(1 = 0)" if number else f"{column} ~ :{name}"), {name: value}
-    if value is None:
-        return (f"{column} IS NULL" if op == "$eq" else "(1 = 0)"), {}
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) if number else isinstance(value, str)
-    if not fits:
-        return "(1 = 0)", {}
-    # Strings are compared by code point, as in all stores, and not by the server's collation. Equality is the same in
-    # all collations, and can use an index.
-    collate = "" if number or op == "$eq" else ' COLLATE "C"'
-    cast = "DOUBLE PRECISION" if number else "TEXT"
-    return f"{column} {COMPARISONS[op]} CAST(:{name} AS {cast}){collate}", {name: value}
-
-
-def _float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # beyond the range of all columns
-        return math.copysign(math.inf, value)
-
-
-def _json(value: object) -> str:
-    """Return JSON that PostgreSQL accepts, in which equal numbers have the same form.
-
-    A text of a JSONB value cannot hold NUL. A float of 2**60 would be written with fewer digits than the integer.
-    """
-    return json.dumps(_exact(value)).replace("\\u0000", "\\ufffd")
-
-
-def _exact(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _exact(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_exact(v) for v in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _filter(definition: str) -> Jsonb:
-    """Return the searchable form of a definition."""
-    return _jsonb(_tree(definition))
-
-
-def _tree(definition: str) -> Any:
-    """Return the searchable form of a stored definition; empty if it is damaged (copied from another store)."""
-    try:
-        tree = searchable(_DECODER.decode(definition))
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return {}
-    if not isinstance(tree, dict):
-        return {}
-    return _held(tree) if _UNHELD.search(definition) else tree
-
-
-_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
-_UNHELD = re.compile(r"\\ud|[eE]\+?[0-9]{3}")
-"""Values that are valid in JSON but not in JSONB: lone surrogates, and numbers beyond the range of floats."""
-
-
-def _held(value: object) -> Any:
-    if isinstance(value, dict):
-        return {storable_text(key): _held(v) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_held(v) for v in value]
-    if isinstance(value, str):
-        return storable_text(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _jsonb(value: object) -> Jsonb:
-    return Jsonb(value, dumps=_json)
-
-
-def _either(parts: Sequence[str]) -> str:
-    return f"({' OR '.join(parts)})" if parts else "(1 = 0)"
-
-
-_MANY = 1000
-"""Up to this number, values are compared one by one, which can use an index; more of them become one parameter."""
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _among_json(path: tuple[str, ...], values: Sequence[object], name: str) -> Condition:
-    """Return the condition that one of many values is at a path, or in a list there, with one parameter."""
-    exact = is_plain_path(path)
-    target = f"(filter #> CAST(:{name}_at AS text[]))" if exact else "filter"
-    steps = "" if exact else "".join(f".{_json(part)}" for part in path)
-    text = (
-        f"EXISTS (SELECT 1 FROM jsonb_path_query({target}, CAST(:{name}_path AS jsonpath)) AS found (value) WHERE "
-        f"found.value IN (SELECT wanted.value FROM jsonb_array_elements(CAST(:{name} AS jsonb)) AS wanted (value)))"
-    )
-    return text, {
-        **({f"{name}_at": list(path)} if exact else {}), f"{name}_path": f"${steps}[*]", name: _jsonb(list(values)),
-    }  # fmt: skip
-
-
-def _in_json(node: Compare, name: str) -> Condition:
-    """Return a comparison within the definition as a JSON path; lax paths match elements of lists as in MongoDB."""
-    path, op, value = node.path[1:], node.op, node.value
-    if op == "$in":
-        many = [v for v in value if _is_plain(v)] if len(value) > _MANY else []
-        rest = [v for v in value if not _is_plain(v)] if many else value
-        parts = [_in_json(Compare(node.path, "$eq", v), f"{name}_{i}") for i, v in enumerate(rest)]
-        if many:
-            parts.append(_among_json(path, many, name))
-        return _either([p[0] for p in parts]), {k: v for p in parts for k, v in p[1].items()}
-    exact = is_plain_path(path)
-    target = f"(filter #> CAST(:{name}_at AS text[]))" if exact else "filter"
-    steps = "" if exact else "".join(f".{_json(part)}" for part in path)
-    values: Values = {f"{name}_at": list(path)} if exact else {}
-    there = f"jsonb_path_exists({target}, CAST(:{name}_path AS jsonpath))"
-    if op == "$exists":
-        return (there if value else f"NOT COALESCE({there}, FALSE)"), {**values, f"{name}_path": f"${steps}"}
-    if op in ("$gt", "$gte", "$lt", "$lte") and (value is None or isinstance(value, (list, dict))):
-        return "(1 = 0)", {}  # these are not ordered
-    if op == "$eq" and isinstance(value, (list, dict)):
-        plain = f"filter #> CAST(:{name}_at AS text[]) = CAST(:{name} AS jsonb)"
-        return plain, {f"{name}_at": list(path), name: _jsonb(value)}
-    if op == "$eq" and value is not None and not exact:  # the form for which the index can be used
-        return f"filter @@ CAST(:{name}_path AS jsonpath)", {f"{name}_path": f"${steps} == {_json(value)}"}
-    # A predicate unwraps one level of lists; a filter would unwrap a second one.
-    test = f"like_regex {_json(value)}" if op == "$regex" else f"{_IN_JSON[op]} $v"
-    found = f"jsonb_path_match({target}, CAST(:{name}_path AS jsonpath), CAST(:{name}_values AS jsonb), TRUE)"
-    values |= {f"{name}_path": f"${steps} {test}", f"{name}_values": _jsonb({"v": value})}
-    if op == "$eq" and value is None:
-        missing = f"NOT COALESCE(jsonb_path_exists({target}, CAST(:{name}_any AS jsonpath)), FALSE)"
-        return f"({found} OR {missing})", {**values, f"{name}_any": f"${steps}"}
-    return found, values
