@@ -157,7 +157,7 @@ def _locate_in_qlib(name: str, module_path: str, where: str) -> Callable[..., ob
     if name in REFUSED:
         raise BuildError(f"{name} is not supported: {REFUSED[name]}.", path=where)
     try:
-        found: Callable[..., Any] = qlib_imports.load(module_path, name)
+        found: Callable[..., object] = qlib_imports.load(module_path, name)
     except ImportError as exc:
         is_missing = (
             isinstance(exc, ModuleNotFoundError) and exc.name is not None and not qlib_imports.is_qlib(exc.name)
@@ -349,7 +349,7 @@ def _constructed(target: Any, arguments: Document, where: str) -> object:
 _MISTAKES = re.compile(r"\(\) got (an unexpected keyword argument|multiple values for (?:keyword )?argument) '([^']*)'")
 
 
-def _argument_mistake(exc: TypeError, target: Any, arguments: Mapping[str, Any], where: str) -> BuildError | None:
+def _argument_mistake(exc: TypeError, target: object, arguments: Mapping[str, object], where: str) -> BuildError | None:
     """Return the error for an argument that a base class refuses; None for any other TypeError.
 
     The signature of a constructor that passes ``**kwargs`` on does not say which arguments are accepted.
@@ -368,7 +368,7 @@ def _argument_mistake(exc: TypeError, target: Any, arguments: Mapping[str, Any],
     )
 
 
-def _constructor_arguments(cls: Any) -> list[str]:
+def _constructor_arguments(cls: object) -> list[str]:
     """Return the arguments of a class's constructor, with those that ``**kwargs`` passes on to base classes.
 
     An argument of a base class that the constructor sets itself is not one of them.

@@ -183,7 +183,7 @@ def count_values(value: object, most: int) -> int:
         If `value` contains itself, or is nested too deeply.
     """
     if isinstance(value, Mapping):
-        children: Iterable[Any] = value.values()
+        children: Iterable[object] = value.values()
     elif isinstance(value, (list, tuple)):
         children = value
     else:

@@ -97,7 +97,7 @@ def find_class(module: str, name: str, *, trusted: bool = False) -> type:
         _refuse(f"{module}.{name}")
     try:
         file = None if trusted else trust.allowed_file(module)
-        found: Any = importlib.import_module(module) if file is None else import_file(file)
+        found: object = importlib.import_module(module) if file is None else import_file(file)
         for part in name.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError, TypeError, BuildError) as exc:
@@ -132,7 +132,7 @@ def _refuse(what: str) -> NoReturn:
 # -- rules for our own classes, and for those that the user allowed ------------------------------------------------------
 
 
-def _bare(cls: type) -> Callable[..., Any]:
+def _bare(cls: type) -> Callable[..., object]:
     def make(*arguments: object) -> Any:
         if arguments:
             raise Refused(f"a call of {cls.__name__} with arguments")
@@ -141,7 +141,7 @@ def _bare(cls: type) -> Callable[..., Any]:
     return make
 
 
-def _give_state(instance: object, state: object) -> Any:
+def _give_state(instance: object, state: object) -> object:
     """Set attributes of an instance of a Rollforge class; attributes that would hide a method are refused."""
     attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
     for part in (attributes, slots):
@@ -183,7 +183,7 @@ def _allowed_rule(module: str, name: str) -> Rule:
     return Rule(value=cls, make=cls, new=lambda *a, **k: cls.__new__(cls, *a, **k), fill=fill)
 
 
-def _instance(cls: object, base: object, state: object) -> Any:
+def _instance(cls: object, base: object, state: object) -> object:
     """``copyreg._reconstructor``, which creates an empty instance in protocols 0 and 1."""
     if not isinstance(cls, type) or base is not object or state is not None:
         raise Refused("an instance of a builtin type by copyreg")
@@ -284,16 +284,16 @@ class _Reader:
 
     # The stack
 
-    def _pop(self) -> Any:
+    def _pop(self) -> object:
         value = self._stack.pop()
         if value is _MARK:
             raise ValueError("a value is missing")
         return value
 
-    def _pop_plain(self) -> Any:
+    def _pop_plain(self) -> object:
         return self._plain(self._pop())
 
-    def _plain(self, value: object) -> Any:
+    def _plain(self, value: object) -> object:
         """Return the value of a rule or a pending value."""
         if isinstance(value, Pending):
             return self._finish(value, None)
@@ -303,7 +303,7 @@ class _Reader:
             return value.value
         return value
 
-    def _finish(self, pending: Pending, state: object) -> Any:
+    def _finish(self, pending: Pending, state: object) -> object:
         if pending.done:
             return pending.result
         made = self._made(pending.finish(state))
@@ -311,7 +311,7 @@ class _Reader:
             self._memo[key] = made
         return made
 
-    def _made(self, value: Any) -> Any:
+    def _made(self, value: object) -> object:
         """Return what a call created, after counting it."""
         self._left -= size_of(value)
         if self._left < 0:
@@ -322,7 +322,7 @@ class _Reader:
             self._nest(value, value.ravel().tolist())
         return value
 
-    def _nest(self, target: object, values: Iterable[Any]) -> None:
+    def _nest(self, target: object, values: Iterable[object]) -> None:
         """Count how deeply arrays of objects, deques and defaultdicts are nested."""
         inner = [self._nests[id(v)] for v in values if id(v) in self._nests] if self._nests else []
         nest = self._nests.setdefault(id(target), _Nest(target))
@@ -333,8 +333,8 @@ class _Reader:
         for n in inner:
             n.inside = True
 
-    def _to_mark(self) -> list[Any]:
-        values: list[Any] = []
+    def _to_mark(self) -> list[object]:
+        values: list[object] = []
         while (value := self._stack.pop()) is not _MARK:
             values.append(value)
         return [self._plain(v) for v in reversed(values)]
@@ -385,7 +385,7 @@ class _Reader:
             self._nest(target, values)
         target.extend(values)
 
-    def set_items(self, values: list[Any]) -> None:
+    def set_items(self, values: list[object]) -> None:
         target = self._stack[-1]
         if type(target) not in (dict, OrderedDict, defaultdict, Counter):
             raise Refused("setting items of a value that is not a dict")
@@ -397,14 +397,14 @@ class _Reader:
         for key, value in zip(values[::2], values[1::2], strict=True):
             target[key] = value
 
-    def add_items(self, values: list[Any]) -> None:
+    def add_items(self, values: list[object]) -> None:
         target = self._stack[-1]
         if type(target) is not set:
             raise Refused("adding to a value that is not a set")
         self._count_hashes(target, values)
         target.update(values)
 
-    def _count_hashes(self, target: object, keys: list[Any]) -> None:
+    def _count_hashes(self, target: object, keys: list[object]) -> None:
         count_hashes(keys, self._hashes.setdefault(id(target), (target, Counter()))[1])
 
     # Objects
@@ -481,7 +481,7 @@ def _inst(reader: _Reader, argument: str) -> None:
 
 
 def _obj(reader: _Reader, _: object) -> None:
-    values: list[Any] = []
+    values: list[object] = []
     while (value := reader._stack.pop()) is not _MARK:
         values.append(value)
     if not values:
@@ -490,7 +490,7 @@ def _obj(reader: _Reader, _: object) -> None:
     reader.call(rule, tuple(reader._plain(a) for a in arguments))
 
 
-def _tuple_of(size: int) -> Callable[[_Reader, Any], None]:
+def _tuple_of(size: int) -> Callable[[_Reader, object], None]:
     def step(reader: _Reader, _: object) -> None:
         values = [reader._pop_plain() for _ in range(size)]
         reader._stack.append(reader.hashed(tuple(reversed(values))))
@@ -498,12 +498,12 @@ def _tuple_of(size: int) -> Callable[[_Reader, Any], None]:
     return step
 
 
-def _dict_of(values: list[Any]) -> dict[Any, Any]:
+def _dict_of(values: list[object]) -> dict[object, object]:
     count_hashes(values[::2], Counter())
     return dict(zip(values[::2], values[1::2], strict=True))
 
 
-def _frozenset_of(values: list[Any]) -> frozenset[Any]:
+def _frozenset_of(values: list[object]) -> frozenset[object]:
     count_hashes(values, Counter())
     return frozenset(values)
 
@@ -513,7 +513,7 @@ def _set_item(reader: _Reader, _: object) -> None:
     reader.set_items([key, value])
 
 
-def _push(make: Callable[[_Reader], object]) -> Callable[[_Reader, Any], None]:
+def _push(make: Callable[[_Reader], object]) -> Callable[[_Reader, object], None]:
     return lambda reader, _: reader._stack.append(make(reader))
 
 

@@ -239,7 +239,7 @@ def _encodable(text: str) -> bool:
     return True
 
 
-def _mapping_to_plain(value: Mapping[Any, object], path: str) -> object:
+def _mapping_to_plain(value: Mapping[object, object], path: str) -> object:
     for key in value:
         if isinstance(key, str):
             _text_to_plain(key, path)
@@ -298,7 +298,7 @@ def _reference_to_plain(value: object) -> object:
 
 def import_reference(module: str, name: str) -> Any:
     """Import a module and return what ``module:name`` refers to. This runs the module's code."""
-    target: Any = importlib.import_module(module)
+    target: object = importlib.import_module(module)
     for part in name.split("."):
         target = getattr(target, part)
     return target
@@ -310,7 +310,7 @@ def name_reference(module: str, name: str) -> str | type | FunctionType:
     Nothing is imported or called, and only a class or function defined under this name is returned: how a definition is
     displayed must not depend on other contents of a module.
     """
-    target: Any = sys.modules.get(module)
+    target: object = sys.modules.get(module)
     for part in name.split("."):
         target = getattr(target, "__dict__", {}).get(part)
     if isinstance(target, (type, FunctionType)) and (target.__module__, target.__qualname__) == (module, name):

@@ -61,7 +61,7 @@ class BoundedLoader(yaml.SafeLoader):
 class _Loader(BoundedLoader):
     """YAML 1.2's core schema, with duplicate keys refused."""
 
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
         """Return the value of a node; errors of PyYAML's constructors are converted to one error with a location."""
         try:
             return super().construct_object(node, deep)

@@ -250,7 +250,7 @@ def register_operator(
     _count_change()
 
 
-def _home(function: Callable[..., object]) -> tuple[Any, ...]:
+def _home(function: Callable[..., object]) -> tuple[object, ...]:
     """Return where a function is defined; for what has no name there, the function itself."""
     name = getattr(function, "__qualname__", "<lambda>")
     return (function,) if "<" in name else (function.__module__, name)

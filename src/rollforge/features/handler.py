@@ -169,7 +169,7 @@ class DataHandler(DataHandlerABC):
             with trust.of_restored(self):
                 self.data_loader.check(self.instruments, session_provider(session))
 
-    def setup_data(self, **kwargs: Any) -> None:
+    def setup_data(self, **kwargs: object) -> None:
         """Compute the data that :meth:`fetch` returns, or find them in the cache."""
         self._stage(self.DK_R)
 
@@ -188,7 +188,7 @@ class DataHandler(DataHandlerABC):
     def _find(self, stage: str, session: Session) -> Panel | pd.DataFrame:
         return self._raw(session) if stage == self.DK_R else self._stage(self.DK_R)
 
-    def _raw_key(self, session: Session) -> Any:
+    def _raw_key(self, session: Session) -> object:
         loader = self.data_loader
         definition = loader.definition()
         if definition is None:
@@ -240,7 +240,7 @@ class DataHandler(DataHandlerABC):
     def _shown_end(self) -> str:
         return str(None if self.end_time is None else read_day(self.end_time, "end_time"))
 
-    def _ends(self) -> list[tuple[Any, str]]:
+    def _ends(self) -> list[tuple[object, str]]:
         return [(self.start_time, "start_time"), (self.end_time, "end_time")]
 
     @property
@@ -555,7 +555,7 @@ class DataHandlerLP(DataHandler):
             chain += self.infer_processors
         return chain + self.learn_processors if stage == self.DK_L else chain
 
-    def setup_data(self, **kwargs: Any) -> None:
+    def setup_data(self, **kwargs: object) -> None:
         """Compute the data for learning and inference, or find them in the cache."""
         self._stage(self.DK_L)
         self._stage(self.DK_I)

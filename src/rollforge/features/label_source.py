@@ -98,7 +98,7 @@ def dataset_changes_label(dataset: object) -> str:
     return f"the dataset {_name(target)} overrides {', '.join(sorted(changed))}" if changed else ""
 
 
-def _of_description(target: type, kwargs: Mapping[str, Any]) -> LabelSource:
+def _of_description(target: type, kwargs: Mapping[str, object]) -> LabelSource:
     """Return the source of the label of one of this package's handlers, which need not be built."""
     if issubclass(target, AlphaHandler):
         label = kwargs.get("label") or target.get_label_config(None)  # type: ignore[arg-type]  # it does not use self
@@ -185,14 +185,14 @@ def _nested(parts: Iterable[_Columns]) -> _Columns:
     return whole if known else None, " and ".join(dict.fromkeys(why))
 
 
-def _changed_by_inst_processors(processors: Any) -> str:
+def _changed_by_inst_processors(processors: object) -> str:
     """Return why processors of single instruments may change the label, as a clause; empty if they do not."""
     if isinstance(processors, Mapping):
         processors = processors.get("label")
     return _changed_by(processors if isinstance(processors, (list, tuple)) else [processors] if processors else ())
 
 
-def _changed_by(processors: Iterable[Any]) -> str:
+def _changed_by(processors: Iterable[object]) -> str:
     """Return why processors may change the label, as a clause; empty if they do not.
 
     This package's processors do not: they change values within a day, or with what was learned in the fit window.
@@ -201,7 +201,7 @@ def _changed_by(processors: Iterable[Any]) -> str:
     return f"{' and '.join(dict.fromkeys(others))} may make or change the label" if others else ""
 
 
-def _is_own_processor(one: Any) -> bool:
+def _is_own_processor(one: object) -> bool:
     if isinstance(one, Adapted):
         return False
     if not isinstance(one, (str, Mapping)):
@@ -221,7 +221,7 @@ def _is_own_processor(one: Any) -> bool:
         return True  # reported when the handler is built
 
 
-def _processor_name(one: Any) -> str:
+def _processor_name(one: object) -> str:
     if isinstance(one, Adapted):
         one = one.processor
     if isinstance(one, Mapping):
@@ -229,7 +229,7 @@ def _processor_name(one: Any) -> str:
     return str(one).rpartition(".")[2] if isinstance(one, str) else _name(one if isinstance(one, type) else type(one))
 
 
-def _other_calendar(freq: Any) -> str:
+def _other_calendar(freq: object) -> str:
     names = set(freq.values()) if isinstance(freq, Mapping) else {freq}
     other = next((name for name in names if name not in (None, "day")), None)
     return "" if other is None else f"its expressions count periods of the calendar {other!r} and not trading days"
@@ -258,7 +258,7 @@ def _also(found: LabelSource, changed: str) -> LabelSource:
     return replace(found, changed_by=" and ".join(filter(None, (found.changed_by, changed)))) if changed else found
 
 
-def _is_own(target: Any) -> bool:
+def _is_own(target: object) -> bool:
     return _is_own_module(getattr(target, "__module__", "") or "")
 
 

@@ -72,7 +72,7 @@ def unknown_group(groups: Collection[object], known: Collection[object]) -> str:
     return f"{unknown!r} is not a group of this handler's columns.{near} Known groups: {', '.join(names)}."
 
 
-def _listed_columns(given: object) -> list[Any]:
+def _listed_columns(given: object) -> list[object]:
     """Return the names of columns in `col_list`.
 
     Raises

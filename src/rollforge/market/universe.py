@@ -34,7 +34,7 @@ def session_provider(session: Session | None = None) -> Provider:
     return open_provider(session.provider_uri)
 
 
-def upper_codes(codes: Iterable[Any], *, path: str = "") -> dict[Any, str]:
+def upper_codes(codes: Iterable[object], *, path: str = "") -> dict[Any, str]:
     """Return {code: code in upper case}, in which form a data folder names its instruments.
 
     Raises
@@ -42,7 +42,7 @@ def upper_codes(codes: Iterable[Any], *, path: str = "") -> dict[Any, str]:
     ConfigError
         If two are spellings of the same instrument; the message names both.
     """
-    spellings: dict[str, Any] = {}
+    spellings: dict[str, object] = {}
     for code in codes:
         other = spellings.setdefault(str(code).upper(), code)
         if other != code:

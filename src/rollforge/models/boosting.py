@@ -45,7 +45,7 @@ class Boosting(Model):
         """Return each metric of each segment by round: ``{"l2.train": […], "l2.valid": […]}``."""
         return self._curves
 
-    def _parameters_and_threads(self) -> tuple[dict[str, Any], int]:
+    def _parameters_and_threads(self) -> tuple[dict[str, object], int]:
         """Return the parameters without the number of threads, and this number, capped to that of the session."""
         allowed = current_session().threads
         params = {k: v for k, v in self.params.items() if k not in self.THREAD_NAMES}

@@ -10,7 +10,7 @@ import numpy as np
 from rollforge.errors import ConfigError, ModelError, shown
 
 
-def check_values(params: Mapping[str, Any], *, names: Iterable[str] = (), mappings: Iterable[str] = ()) -> None:
+def check_values(params: Mapping[str, object], *, names: Iterable[str] = (), mappings: Iterable[str] = ()) -> None:
     """Check the types of a library's parameters, whose names only the library knows.
 
     Parameters

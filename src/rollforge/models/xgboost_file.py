@@ -122,8 +122,8 @@ class _Reader:
             _refuse("it contains an array of an unknown type")
         return np.frombuffer(self.take(length * kind.itemsize), kind)
 
-    def _object(self, depth: int) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+    def _object(self, depth: int) -> dict[str, object]:
+        made: dict[str, object] = {}
         while self.data[self.place : self.place + 1] != b"}":
             name = self.text()
             if name in made:

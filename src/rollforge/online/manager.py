@@ -211,7 +211,7 @@ class OnlineManager(Serializable):
         signal_kwargs : mapping, optional
             Arguments for `prepare_signals`.
         """
-        before: dict[OnlineStrategy, set[Any]] = {}
+        before: dict[OnlineStrategy, set[object]] = {}
         for day, online in self.history.items():
             self.cur_time, changed = day, False
             for strategy, models in online.items():

@@ -265,7 +265,7 @@ class SoftTopkStrategy(WeightStrategyBase):
         self.buy_method = buy_method
 
     def generate_target_weight_position(
-        self, score: object, current: Position, trade_start_time: DayLike, trade_end_time: DayLike, **kwargs: Any
+        self, score: object, current: Position, trade_start_time: DayLike, trade_end_time: DayLike, **kwargs: object
     ) -> dict[str, float]:
         """Return the target share of the account for each code."""
         if self.topk is None or self.topk <= 0:

@@ -392,7 +392,7 @@ class Admission:
             del self._libraries[tracking_uri]  # check again: it may be repaired while the worker waits
         return tracking_uri
 
-    def _check_plugins(self, facts: Facts, lacks: list[str]) -> dict[str, Any] | None:
+    def _check_plugins(self, facts: Facts, lacks: list[str]) -> dict[str, object] | None:
         """Return the changes of the session by which the plugins, operators and folders of a submission are used here.
 
         None if they cannot be used.
@@ -406,7 +406,7 @@ class Admission:
             if why:
                 lacks.append(why)
             return None if why else {}
-        changes: dict[str, Any] = {}
+        changes: dict[str, object] = {}
         if is_private(self.store):
             changes = {
                 "sys_path": _joined(self.session.sys_path, facts.sys_path), "allow": _joined(self.session.allow, wanted)

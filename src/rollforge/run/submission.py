@@ -33,7 +33,7 @@ __all__ = ["Facts", "facts_of", "load_checks", "packages_of", "read_facts", "sto
 def facts_of(
     tasks: Iterable[Mapping[str, object]],
     session: Session,
-    ensemble: Mapping[str, Any] | None = None,
+    ensemble: Mapping[str, object] | None = None,
     checks: Iterable[Check] = (),
 ) -> dict[str, Any]:
     """Return the facts of a submission, for :meth:`~rollforge.store.base.TaskStore.keep_submission`.

@@ -91,7 +91,7 @@ _UNHELD = re.compile(r"\\ud|[eE]\+?[0-9]{3}")
 """Values that are valid in JSON but not in JSONB: lone surrogates, and numbers beyond the range of floats."""
 
 
-def _held(value: object) -> Any:
+def _held(value: object) -> object:
     if isinstance(value, dict):
         return {storable_text(key): _held(v) for key, v in value.items()}
     if isinstance(value, list):

@@ -87,7 +87,7 @@ def terms_of(text: str, tree: PathTree) -> set[tuple[int, str, Any]]:
         document = searchable(json.loads(text))
     except (ValueError, TypeError, KeyError, RecursionError):
         return set()
-    found: set[tuple[int, str, Any]] = set()
+    found: set[tuple[int, str, object]] = set()
     for number, path in tree.counting:
         for value in found_at(document, path):
             found.update((number, *term) for term in _terms(value, exact=True))

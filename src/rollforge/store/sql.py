@@ -424,7 +424,7 @@ class SQLStore(SQLBatches):
                 readable.append(replace(task, result=result))
         return readable
 
-    def _result(self, tx: Transaction, pool: str, task_id: str) -> Any:
+    def _result(self, tx: Transaction, pool: str, task_id: str) -> object:
         found = tx.rows("SELECT plain, blob FROM results WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
         return decode_result(EncodedResult(found[0][0], found[0][1])) if found else None
 

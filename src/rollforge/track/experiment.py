@@ -400,6 +400,6 @@ def _times(seconds: Sequence[float | None]) -> pd.DatetimeIndex:
 
 def _spread(found: Sequence[RunData], kind: str) -> Iterator[tuple[str, list[object]]]:
     """Yield each name of a kind of values, in order of appearance, with the value of every run (None if missing)."""
-    values: list[Mapping[str, Any]] = [getattr(d, kind) for d in found]
+    values: list[Mapping[str, object]] = [getattr(d, kind) for d in found]
     for name in dict.fromkeys(n for v in values for n in v):
         yield name, [v.get(name) for v in values]

@@ -49,7 +49,7 @@ class Expression(str):
     __hash__ = str.__hash__
     __array_ufunc__ = None  # a numpy scalar on the left defers to the expression on the right
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Expression:
+    def __new__(cls, *args: object, **kwargs: object) -> Expression:
         """Create the text from the operator's name and arguments, which ``__init__`` validates."""
         try:
             bound = signature_of(cls).bind(*args, **kwargs)

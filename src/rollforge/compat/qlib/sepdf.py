@@ -57,7 +57,7 @@ class SepDataFrame:
             raise DataError("There are no common rows, because join=None chooses no leading frame.")
         return self._df_dict[self.join]
 
-    def apply_each(self, method: str, skip_align: bool = True, *args: Any, **kwargs: object) -> SepDataFrame | None:
+    def apply_each(self, method: str, skip_align: bool = True, *args: object, **kwargs: object) -> SepDataFrame | None:
         """Apply a method to each frame; return None if it changes them in place."""
         made = {k: getattr(df, method)(*args, **kwargs) for k, df in self._df_dict.items()}
         return None if any(df is None for df in made.values()) else SepDataFrame(made, self.join, skip_align=skip_align)

@@ -66,7 +66,7 @@ class Connection:
         self._opening = threading.Lock()
 
     @property
-    def _store(self) -> Any:
+    def _store(self) -> object:
         if self._opened is None or self._process != os.getpid():
             self.open()
         return self._opened
