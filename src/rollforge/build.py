@@ -448,7 +448,7 @@ def _replace_strings(node: object, replace: Callable[[str], object], budget: _Bu
     return node
 
 
-def _value_at(root: Any, dotted: str) -> Any:
+def _value_at(root: Any, dotted: str) -> object:
     node = root
     for part in dotted.split("."):
         try:
@@ -548,7 +548,7 @@ def flatten_dict(d: Mapping[Any, object], parent_key: object = "", sep: str = ".
     >>> flatten_dict({"c": {"b": {"x": 5}}}, sep=FLATTEN_TUPLE)
     {('c', 'b', 'x'): 5}
     """
-    flat: dict[Any, Any] = {}
+    flat: dict[object, object] = {}
     for key, value in d.items():
         if sep == FLATTEN_TUPLE:
             parent = parent_key if isinstance(parent_key, tuple) else (parent_key,) if parent_key else ()

@@ -18,15 +18,15 @@ class Refused(Exception):
 class Rule:
     """The meaning of one name in a pickle."""
 
-    NO_VALUE: ClassVar[Any] = object()
+    NO_VALUE: ClassVar[object] = object()
 
-    make: Callable[..., Any] | None = None
+    make: Callable[..., object] | None = None
     """Called with the arguments of a call. Returns the value, or a :class:`Pending` that is completed by its state."""
     value: Any = NO_VALUE
     """The object itself, if the name can be a value (for example a class)."""
-    new: Callable[..., Any] | None = None
+    new: Callable[..., object] | None = None
     """Used instead of `make` if an instance is created without its constructor."""
-    fill: Callable[[Any, Any], Any] | None = None
+    fill: Callable[[object, object], object] | None = None
     """``(instance, state) -> instance``, for a value that is created before its state is known."""
 
 

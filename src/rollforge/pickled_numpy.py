@@ -99,7 +99,7 @@ def _empty_array(cls: object, *_: object) -> Pending:
 
     need(cls is np.ndarray, "an array of another class")
 
-    def finish(state: Any) -> Any:
+    def finish(state: Any) -> object:
         need(isinstance(state, tuple) and len(state) in (4, 5), "an array without its data")
         shape, dtype, fortran, data = state[-4:]
         return _array(data, dtype, shape, "F" if fortran else "C")
@@ -107,7 +107,7 @@ def _empty_array(cls: object, *_: object) -> Pending:
     return Pending(finish)
 
 
-def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C", *_: object) -> Any:
+def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C", *_: object) -> object:
     return _array(data, dtype, shape, order)
 
 

@@ -57,7 +57,7 @@ def _slice(*values: object) -> slice:
     return slice(*values)
 
 
-def _ordered(pairs: Any = ()) -> OrderedDict[Any, Any]:
+def _ordered(pairs: Any = ()) -> OrderedDict[object, object]:
     need(isinstance(pairs, (list, tuple, dict)), "an OrderedDict of something other than pairs")
     if not isinstance(pairs, dict):
         need(
@@ -68,7 +68,7 @@ def _ordered(pairs: Any = ()) -> OrderedDict[Any, Any]:
     return OrderedDict(pairs)
 
 
-def _counter(counts: Any = ()) -> Counter[Any]:
+def _counter(counts: Any = ()) -> Counter[object]:
     need(type(counts) is dict or counts == (), "a Counter of something other than a dict")
     return Counter(counts)
 
@@ -76,12 +76,12 @@ def _counter(counts: Any = ()) -> Counter[Any]:
 _FACTORIES = (int, float, str, list, dict, set, tuple, OrderedDict)
 
 
-def _default_dict(factory: Any = None) -> defaultdict[Any, Any]:
+def _default_dict(factory: Any = None) -> defaultdict[object, object]:
     need(factory is None or factory in _FACTORIES, "a defaultdict of an unknown type")
     return defaultdict(factory)
 
 
-def _deque(values: Any = (), maxlen: Any = None) -> deque[Any]:
+def _deque(values: Any = (), maxlen: Any = None) -> deque[object]:
     need(values in ((), []) and (maxlen is None or type(maxlen) is int), "a deque that is filled by a call")
     return deque(maxlen=maxlen)
 
@@ -101,7 +101,7 @@ def _moment(kind: type[dt.datetime] | type[dt.time]) -> Callable[..., object]:
             are_integers(*numbers) or (len(numbers) == 1 and type(numbers[0]) in (bytes, str)),
             f"a {kind.__name__} of something other than numbers",
         )
-        build: Callable[..., Any] = kind
+        build: Callable[..., object] = kind
         packed = bool(numbers) and type(numbers[0]) is not int
         if packed:
             return build(*numbers, zone) if zone is not None else build(*numbers)

@@ -27,7 +27,7 @@ _BOOSTER_STATE = {
 def _booster(*arguments: Any) -> Pending:
     need(not arguments, "a call of Booster with arguments")
 
-    def finish(state: Any) -> Any:
+    def finish(state: Any) -> object:
         import lightgbm
 
         need(isinstance(state, dict), "a booster without its state")

@@ -359,7 +359,7 @@ def _extend(handler: dict[str, object] | None, key: str, day: pd.Timestamp, *, e
         handler[key] = day
 
 
-def _record_class(config: Any, where: str) -> Callable[..., Any]:
+def _record_class(config: Any, where: str) -> Callable[..., object]:
     name = config.get("class") if isinstance(config, Mapping) else config
     module = config.get("module_path") if isinstance(config, Mapping) else None
     if name is None:

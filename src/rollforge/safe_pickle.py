@@ -133,7 +133,7 @@ def _refuse(what: str) -> NoReturn:
 
 
 def _bare(cls: type) -> Callable[..., object]:
-    def make(*arguments: object) -> Any:
+    def make(*arguments: object) -> object:
         if arguments:
             raise Refused(f"a call of {cls.__name__} with arguments")
         return object.__new__(cls)
@@ -173,7 +173,7 @@ def _allowed_rule(module: str, name: str) -> Rule:
     """Rule for an allowed class: its own methods restore it, as in Python's reader."""
     cls = find_class(module, name)
 
-    def fill(instance: object, state: object) -> Any:
+    def fill(instance: object, state: object) -> object:
         own = getattr(instance, "__setstate__", None)
         if own is None:
             return _give_state(instance, state)
@@ -339,7 +339,7 @@ class _Reader:
             values.append(value)
         return [self._plain(v) for v in reversed(values)]
 
-    def hashed(self, made: Any) -> Any:
+    def hashed(self, made: Any) -> object:
         """Return a tuple or frozenset; refuse it if hashing would take too long or recurse too deeply.
 
         Shared values count each time they are used, because hashing visits them each time.

@@ -78,14 +78,14 @@ def _add(name: str, compute: Callable[..., Array], arguments: str, look: str = "
     _TABLE[name] = Operator(name, compute, arguments, look, **more)
 
 
-_ALONE: dict[str, Callable[..., Any]] = {"Abs": np.abs, "Log": np.log, "Sign": formulas.sign}
-_PAIRWISE: dict[str, Callable[..., Any]] = {
+_ALONE: dict[str, Callable[..., object]] = {"Abs": np.abs, "Log": np.log, "Sign": formulas.sign}
+_PAIRWISE: dict[str, Callable[..., object]] = {
     "Power": formulas.power, "Add": np.add, "Sub": formulas.difference, "Mul": np.multiply, "Div": np.divide,
     "FloorDiv": np.floor_divide, "Mod": np.mod, "Greater": np.maximum, "Less": np.minimum,
     "Gt": np.greater, "Ge": np.greater_equal, "Lt": np.less, "Le": np.less_equal, "Eq": np.equal, "Ne": np.not_equal,
 }  # fmt: skip
 # Name, kernel, extra arguments of the kernel, smallest window.
-_ROLLING: list[tuple[str, str, tuple[Any, ...], int]] = [
+_ROLLING: list[tuple[str, str, tuple[object, ...], int]] = [
     ("Mean", "sum_mean", (True,), 1), ("Sum", "sum_mean", (False,), 1), ("Var", "variance", (False,), 1),
     ("Skew", "skew", (), 3), ("Kurt", "kurt", (), 4), ("Mad", "mad", (), 1),
     ("Rank", "rank", (), 1), ("Count", "count", (), 1), ("WMA", "wma", (), 1),

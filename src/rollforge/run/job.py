@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from rollforge import trust
 from rollforge.store.base import TaskStore
@@ -62,7 +62,7 @@ class Job:
     """
 
     pool: str
-    task_func: Callable[..., Any]
+    task_func: Callable[..., object]
     """``(definition or result, **kwargs) -> result``. It must be importable, because worker processes import it."""
     query: Document = field(default_factory=dict)
     before: Status = Status.WAITING
@@ -75,7 +75,7 @@ class Job:
     """Maximum duration of one task in seconds. Requires worker processes, as only a process can be killed."""
     memory: int | None = None
     """Maximum number of bytes that one worker process may allocate. Requires worker processes."""
-    on_death: Callable[[str], Any] | None = None
+    on_death: Callable[[str], object] | None = None
     """Called in the parent process with the id of a task whose process died, to clean up after it."""
     batch: str = ""
     """Only tasks of this batch; if empty, all tasks of the pool."""

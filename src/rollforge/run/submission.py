@@ -110,7 +110,7 @@ class Facts:
     """Folders of the submitter's machine that contain the modules."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Python files that the tasks need, as path -> SHA-256 digest of the submitter's copy."""
-    ensemble: Mapping[str, Any] = field(default_factory=dict)
+    ensemble: Mapping[str, object] = field(default_factory=dict)
     """What combines the predictions: ``windows`` and ``models``; empty for the default."""
     ensemble_files: Mapping[str, str] = field(default_factory=dict)
     """Python files of the ensembles' classes, as in `files`."""

@@ -411,7 +411,7 @@ class SQLiteStore(SQLStore):
 
     def _keep_terms(self, tx: _Opened, found: Iterable[tuple[int, Iterable[tuple[int, str, Any]]]]) -> None:
         """Store the terms of tasks."""
-        numbers: dict[tuple[int, str, Any], int] = {}
+        numbers: dict[tuple[int, str, object], int] = {}
         rows: list[tuple[int, int]] = []
         for seq, terms in found:
             for term in terms:

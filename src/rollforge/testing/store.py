@@ -985,7 +985,7 @@ class TaskStoreSuite(TransitionSuite):
 
     # -- looking and changing ------------------------------------------------------------------------------------------
 
-    QUERIES: ClassVar[tuple[tuple[dict[str, Any], set[int]], ...]] = (
+    QUERIES: ClassVar[tuple[tuple[dict[str, object], set[int]], ...]] = (
         ({"status": "waiting"}, {1, 2, 3}),
         ({"status": {"$ne": "waiting"}}, {4}),
         ({"def.x": 2}, {2}),
@@ -1027,7 +1027,7 @@ class TaskStoreSuite(TransitionSuite):
         ({"size": {"$gt": 0.5}}, {3}),
         ({}, {1, 2, 3, 4}),
     )
-    MORE: ClassVar[tuple[dict[str, Any], ...]] = (
+    MORE: ClassVar[tuple[dict[str, object], ...]] = (
         {},
         {"record": [{"class": "Signal"}, {"class": "SigAna"}], "flag": True, "since": dt.date(2020, 1, 1)},
         {

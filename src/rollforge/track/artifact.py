@@ -162,7 +162,7 @@ def _exact(value: Any, depth: int = 0) -> bool:
 
 def _is_importable(value: Any) -> bool:
     """Return whether a class or function can be found by its own name, so that a reference to it can be stored."""
-    target: Any = sys.modules.get(value.__module__)
+    target: object = sys.modules.get(value.__module__)
     for part in value.__qualname__.split("."):
         target = getattr(target, part, None)
     return target is value and value.__module__ != "__main__"

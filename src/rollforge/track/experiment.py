@@ -372,7 +372,7 @@ def search_frame(
         raise ConfigError(f"run_view_type {run_view_type!r}: only runs that are not deleted (1) can be searched.")
     query = RunQuery(filter_string=filter_string or "", order_by=tuple(order_by or ()), limit=max_results)
     found = tracker.search(experiment_ids, query)
-    columns: dict[str, Any] = {
+    columns: dict[str, object] = {
         "run_id": [d.info.id for d in found],
         "experiment_id": [d.info.experiment_id for d in found],
         "status": [d.info.status for d in found],

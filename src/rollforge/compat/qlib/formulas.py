@@ -328,7 +328,7 @@ class NpPairOperator(PairOperator):
         return result
 
 
-def _window(series: Any, n: float) -> Any:
+def _window(series: Any, n: float) -> object:
     """Return pandas' window of n days; for 0, an expanding window."""
     return series.expanding(min_periods=1) if n == 0 else series.rolling(n, min_periods=1)
 

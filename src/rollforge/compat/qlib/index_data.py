@@ -275,7 +275,7 @@ class IndexData:
         """Return the mean of the numbers that are not missing, of all or along an axis."""
         return self._reduced(np.nanmean(self.data, axis=axis), axis)
 
-    def _reduced(self, values: object, axis: int | None) -> Any:
+    def _reduced(self, values: object, axis: int | None) -> object:
         if axis is None or self.ndim == 1:
             return values
         return SingleData(values, self.indices[1 - axis])

@@ -136,5 +136,5 @@ class SDFLoc:
         return SepDataFrame({k: self._sdf[k] for k in args}, join, skip_align=True)
 
 
-def _parts(label: object) -> tuple[Any, ...]:
+def _parts(label: object) -> tuple[object, ...]:
     return label if isinstance(label, tuple) else (label,)
