@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rollforge.errors import ConfigError, nearest
 from rollforge.session import EXCHANGE
@@ -102,7 +101,7 @@ def check_option(name: str, value: object, *, path: str = "") -> None:
         raise ConfigError(f"Qlib has no such option.{nearest(name, known)}", path=path)
 
 
-def exchange_options(options: Mapping[str, object]) -> dict[str, Any]:
+def exchange_options(options: Mapping[str, object]) -> dict[str, object]:
     """Return the options that are defaults of a backtest's exchange."""
     return {name: options[name] for name in EXCHANGE if name in options}
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DataError, DataNotFound, nearest, shown
-from rollforge.market.filters import build_filters
+from rollforge.market.filters import BaseDFilter, build_filters
 from rollforge.market.provider import Days, Provider, Span, open_provider
 from rollforge.session import Session, current_session
 
@@ -34,7 +34,7 @@ def session_provider(session: Session | None = None) -> Provider:
     return open_provider(session.provider_uri)
 
 
-def upper_codes(codes: Iterable[object], *, path: str = "") -> dict[Any, str]:
+def upper_codes(codes: Iterable[object], *, path: str = "") -> dict[object, str]:
     """Return {code: code in upper case}, in which form a data folder names its instruments.
 
     Raises
@@ -64,7 +64,9 @@ def _read_spans(days: Any, code: str) -> list[Span]:
     return [(read_day(first, code), read_day(last, code)) for first, last in pairs]
 
 
-def resolve_instruments(provider: Provider, instruments: object) -> tuple[dict[str, list[Span] | None], list[Any]]:
+def resolve_instruments(
+    provider: Provider, instruments: object
+) -> tuple[dict[str, list[Span] | None], list[BaseDFilter]]:
     """Return the members of a universe with their periods of membership (None means all days), and the filters to
     apply.
 

@@ -60,7 +60,7 @@ def collect_data(
         return_value.update(portfolio_dict=metrics, indicator_dict=indicators)
 
 
-Decisions = tuple[str, list[tuple[BaseTradeDecision, Any]]]
+Decisions = tuple[str, list[tuple[BaseTradeDecision, "Decisions | None"]]]
 """A frequency, and each decision with its nested decisions (None if there are none)."""
 
 

@@ -281,7 +281,7 @@ class Admission:
         """Check one submission."""
         lacks: list[str] = []
         notes: list[str] = []
-        changes: dict[str, Any] = {}
+        changes: dict[str, object] = {}
         if not facts.known and not self.only_data:
             notes.append(
                 "Some tasks were stored without information about their submission (TaskManager.create_task), "

@@ -13,7 +13,6 @@ import socket
 import struct
 from collections.abc import Mapping
 from multiprocessing import connection, reduction
-from typing import Any
 
 __all__ = ["Messages", "read_message"]
 
@@ -124,7 +123,7 @@ class _Named(pickle.Unpickler):
         return self._classes[module, name]
 
 
-def read_message(data: bytes, classes: Mapping[tuple[str, str], type]) -> Any:
+def read_message(data: bytes, classes: Mapping[tuple[str, str], type]) -> object:
     """Return the object in a message, which may contain only plain values and instances of `classes`.
 
     Raises

@@ -396,7 +396,7 @@ def _oom_kills() -> int:
 # -- calls in a child process ----------------------------------------------------------------------------------------
 
 
-def call_in_child(func: Callable[..., object], *args: object, **kwargs: object) -> Any:
+def call_in_child(func: Callable[..., object], *args: object, **kwargs: object) -> object:
     """Run ``func(*args, **kwargs)`` in a new child process and return the result.
 
     A recorder is returned as a recorder. Any other result must be plain data, or of a type that may be unpickled.

@@ -85,7 +85,7 @@ def decode_result(kept: EncodedResult | None) -> Any:
         raise ArtifactUnreadable(f"the result is damaged: {exc}") from exc
 
 
-def decode_definition(text: str) -> Any:
+def decode_definition(text: str) -> object:
     """Return a definition as passed to a task function, with the classes and functions that it refers to imported.
 
     Call this only where the task runs, because imports execute code.

@@ -145,12 +145,12 @@ def pickle_bytes(value: object) -> bytes:
     return value
 
 
-def result_of(found: Document) -> Any:
+def result_of(found: Document) -> object:
     kept = found.get("res")
     return None if kept is None else safe_pickle.loads(pickle_bytes(kept))
 
 
-def whole_result(task: TaskRecord, found: Document) -> Any:
+def whole_result(task: TaskRecord, found: Document) -> object:
     try:
         return result_of(found)
     except UNREADABLE as exc:

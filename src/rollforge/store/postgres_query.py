@@ -62,7 +62,7 @@ def to_json(value: object) -> str:
     return json.dumps(_exact(value)).replace("\\u0000", "\\ufffd")
 
 
-def _exact(value: Any) -> object:
+def _exact(value: object) -> object:
     if isinstance(value, dict):
         return {key: _exact(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -51,7 +51,7 @@ _SAMPLE = 100
 _INT64 = 2**63
 _FEW = 10
 
-Term = tuple[str, Any]
+Term = tuple[str, object]
 """Kind and value. The kinds are ``number``, ``big`` (an integer of more than 64 bits, in digits), ``text``, ``truth``,
 ``null``, and ``node`` for a list or an object, whose value is a digest if it is reached without going through the
 elements of lists."""
