@@ -63,6 +63,16 @@ def test_text_is_compared_as_it_is() -> None:
     assert str(compare(a, a.replace({"name": {"d": "z"}}))) == "name of B on 2024-01-02 changes from d to z"
 
 
+def test_numbers_of_pandas_own_types_are_compared() -> None:
+    """Their missing value is equal to itself."""
+    a = frame(x=range(6)).astype("Float64")
+    a.iloc[0, 0] = pd.NA
+    assert compare(a, a.copy()) is None
+    b = a.copy()
+    b.iloc[3, 0] = 9
+    assert str(compare(a, b)) == "x of B on 2024-01-02 changes from 3 to 9"
+
+
 def test_rows_are_restricted_by_day() -> None:
     """Both days are included."""
     a = frame(x=range(6))

@@ -60,6 +60,18 @@ class PeekingLoader(Loader):
     ahead = 3
 
 
+class WeeklyLoader(Loader):
+    '''Each day has the last price of its week.'''
+
+    def load(self, instruments, start_time=None, end_time=None):
+        frame = super().load(instruments, start_time, end_time)
+        close = D.features(D.instruments(instruments), ["$close"], start_time, end_time)["$close"].unstack("instrument")
+        close = close if "datetime" in close.index.names else close.T
+        weekly = close.groupby(pd.PeriodIndex(close.index, freq="W")).transform("last").stack()
+        frame[("feature", "WEEK")] = weekly.reindex(frame.index)
+        return frame
+
+
 class DroppingLoader(Loader):
     def load(self, instruments, start_time=None, end_time=None):
         return super().load(instruments, start_time, end_time).dropna()
@@ -359,6 +371,12 @@ def test_a_loader_that_looks_ahead_is_found(files: Files) -> None:
     found = leaks(files.check(loaded("PeekingLoader")))
     assert found["features"].startswith("AHEAD of D0")
     assert "it looks at least 3 trading days ahead" in found["features"]
+
+
+def test_the_last_price_of_a_week_is_found_on_the_days_before(files: Files) -> None:
+    """On the last day of a week it is no leak."""
+    found = leaks(files.check(loaded("WeeklyLoader", label_horizon=4)))
+    assert found["features"].startswith("WEEK of D0")
 
 
 def test_the_label_of_a_loader_is_measured(files: Files) -> None:

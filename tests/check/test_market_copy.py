@@ -79,3 +79,14 @@ def test_chosen_instruments_have_data_in_all_spans_and_some_have_gaps(source: Pr
     spans = [(DAYS[0], DAYS[2]), (DAYS[3], DAYS[9])]
     assert choose_instruments(source, CODES, spans, 4) == ["A", "B", "C", "E"]
     assert choose_instruments(source, ["F", "B"], spans, 4) == ["B", "F"]
+
+
+def test_other_files_are_linked(source: Provider, tmp_path: Path) -> None:
+    """Code may read them, at any depth; what depends on them is then not known."""
+    (source.path / "financial").mkdir()
+    (source.path / "financial" / "a.csv").write_text("1")
+    (source.path / "features" / "a" / "notes.txt").write_text("2")
+    write_copy(source, tmp_path / "copy", None, ["A"], ["A"])
+    assert (tmp_path / "copy" / "financial" / "a.csv").read_text() == "1"
+    assert (tmp_path / "copy" / "features" / "a" / "notes.txt").read_text() == "2"
+    assert not (tmp_path / "copy" / "features" / "a" / "close.day.bin").is_symlink()

@@ -118,13 +118,14 @@ def changed_columns(a: pd.DataFrame, b: pd.DataFrame) -> NDArray[np.bool_]:
 
 def different(a: pd.DataFrame, b: pd.DataFrame) -> NDArray[np.bool_]:
     """Return which values of two frames of the same rows and columns differ by more than rounding."""
-    if all(dtype.kind in "fiub" for dtype in {*a.dtypes, *b.dtypes}):
+    if all(isinstance(dtype, np.dtype) and dtype.kind in "fiub" for dtype in {*a.dtypes, *b.dtypes}):
         return _numbers_differ(a.to_numpy(), b.to_numpy())
     out = np.zeros(a.shape, bool)
     for i in range(a.shape[1]):
         x, y = a.iloc[:, i], b.iloc[:, i]
-        if x.dtype.kind in "fiub" and y.dtype.kind in "fiub":
-            out[:, i] = _numbers_differ(x.to_numpy()[:, None], y.to_numpy()[:, None])[:, 0]
+        if pd.api.types.is_numeric_dtype(x) and pd.api.types.is_numeric_dtype(y):
+            u, v = (one.to_numpy(np.float64, na_value=np.nan)[:, None] for one in (x, y))
+            out[:, i] = _numbers_differ(u, v)[:, 0]
         else:
             out[:, i] = (x.astype(object) != y.astype(object)).to_numpy() & ~(x.isna() & y.isna()).to_numpy()
     return out

@@ -56,7 +56,7 @@ def write_copy(
     members: Collection[str] | None = None,
     codes: Collection[str] | None = None,
 ) -> None:
-    """Write a copy of a data folder with some instruments. The original is only read.
+    """Write a copy of a data folder with some instruments. The original is only read; its other files are linked.
 
     Parameters
     ----------
@@ -71,8 +71,9 @@ def write_copy(
     codes : collection of str, optional
         The instruments whose data are copied. None means all, for both.
     """
-    for name in ("calendars", "instruments"):
+    for name in ("calendars", "instruments", "features"):
         (target / name).mkdir(parents=True)
+    _link_others(source.path, target)
     for file in sorted((source.path / "calendars").glob("*.txt")):
         (target / "calendars" / file.name).write_bytes(file.read_bytes())
     upper = None if members is None else {code.upper() for code in members}
@@ -88,7 +89,8 @@ def write_copy(
     for folder in sorted(os.listdir(source.path / "features")):
         if (folders is not None and folder not in folders) or not (source.path / "features" / folder).is_dir():
             continue
-        (target / "features" / folder).mkdir(parents=True)
+        (target / "features" / folder).mkdir()
+        _link_others(source.path / "features" / folder, target / "features" / folder)
         for file in sorted((source.path / "features" / folder).glob("*.bin")):
             block = np.fromfile(file, "<f4")
             stop = stops.get(file.name.split(".")[-2])
@@ -96,6 +98,13 @@ def write_copy(
                 block = _replaced(block, stop, change.kind(place), folder, file.name, change.turn)
             block.tofile(target / "features" / folder / file.name)
         place += 1
+
+
+def _link_others(source: Path, target: Path) -> None:
+    """Link what is not market data in Qlib's format. What code reads there does not change, and so is not known."""
+    for entry in source.iterdir():
+        if entry.suffix != ".bin" and not (target / entry.name).exists():
+            (target / entry.name).symlink_to(entry.absolute())
 
 
 def _code(line: str) -> str:

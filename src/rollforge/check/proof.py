@@ -540,10 +540,32 @@ def _name(column: object) -> str:
 
 
 def _middle(start: np.datetime64, end: np.datetime64, calendar: NDArray[np.datetime64]) -> np.datetime64:
-    """Return a day in the middle of a segment, but not its last one."""
+    """Return a day in the middle of a segment, but not its last one.
+
+    If possible, the next day is in the same week and month: the last price of a week or a month looks ahead on the days
+    before it.
+    """
     first, last = int(np.searchsorted(calendar, start)), int(np.searchsorted(calendar, end, "right")) - 1
-    day: np.datetime64 = calendar[first + max(0, (last - first - 1) // 2)]
-    return day
+    place = first + max(0, (last - first - 1) // 2)
+    for day in range(place, min(place + _NEAR, last)):
+        if _week(calendar[day]) == _week(calendar[day + 1]) and _month(calendar[day]) == _month(calendar[day + 1]):
+            place = day
+            break
+    middle: np.datetime64 = calendar[place]
+    return middle
+
+
+_NEAR = 7  # days in which another middle is looked for
+
+
+def _week(day: np.datetime64) -> int:
+    return (
+        int(day.astype("datetime64[D]").astype(np.int64)) + 3
+    ) // 7  # 1970-01-01 was a Thursday; weeks begin on Mondays
+
+
+def _month(day: np.datetime64) -> int:
+    return int(day.astype("datetime64[M]").astype(np.int64))
 
 
 def _last_read(case: _Case, calendar: NDArray[np.datetime64], ahead: int) -> np.datetime64 | None:
