@@ -72,6 +72,20 @@ class WeeklyLoader(Loader):
         return frame
 
 
+class SuspendedLoader(DataLoader):
+    '''Its label counts the rows of an instrument, and each instrument is suspended once for two weeks.'''
+
+    def load(self, instruments, start_time=None, end_time=None):
+        close = D.features(D.instruments(instruments), ["$close"], start_time, end_time)["$close"].rename("CLOSE")
+        days, codes = close.index.get_level_values("datetime"), close.index.get_level_values("instrument")
+        number = codes.factorize()[0]
+        start = pd.Timestamp("2022-10-03") + pd.to_timedelta(7 * number, unit="D")
+        close = close[~((days > start) & (days < start + pd.Timedelta(days=14)))].dropna()
+        ahead = close.groupby(level="instrument").shift(-4)
+        frame = pd.DataFrame({("feature", "CLOSE"): close, ("label", "LABEL0"): ahead / close - 1})
+        return frame.swaplevel().sort_index() if frame.index.names[0] == "instrument" else frame.sort_index()
+
+
 class DroppingLoader(Loader):
     def load(self, instruments, start_time=None, end_time=None):
         return super().load(instruments, start_time, end_time).dropna()
@@ -409,6 +423,20 @@ def test_a_declared_horizon_is_confirmed_or_refuted(declared: int, result: str, 
     (label,) = (c for c in files.check(loaded("Loader", label_horizon=declared)) if c.subject == "label")
     assert label.result.value == result
     assert "at least 4 trading days ahead" in label.text
+
+
+def test_a_label_that_counts_rows_of_suspended_instruments_is_purged(files: Files) -> None:
+    """Four rows are up to fourteen trading days; the rows whose labels reach into the next segment are not used."""
+    segments = {
+        "train": ["2022-02-01", "2022-10-31"],
+        "valid": ["2022-11-01", "2022-12-09"],
+        "test": ["2022-12-12", "2023-03-31"],
+    }
+    handler = loaded("SuspendedLoader", end_time="2023-03-31", label_horizon=4)
+    purged = files.check(handler, segments=segments, rolling={"step": 90, "rtype": "sliding", "trunc_days": "auto"})
+    assert leaks(purged) == {}
+    truncated = files.check(handler, segments=segments, rolling={"step": 90, "rtype": "sliding", "trunc_days": 5})
+    assert "label and segments" in leaks(truncated)
 
 
 def test_a_label_set_in_the_constructor_reaches_into_the_next_segment(files: Files) -> None:

@@ -374,7 +374,7 @@ class _Proof:
         return sum(1 for _ in (self.source.path / "features").iterdir()) if self.members is None else len(self.members)
 
     def _cost(self, cases: Sequence[_Case], columns: _Columns, seconds: float) -> Cost:
-        builds = sum(len(_days_of(case, self.calendar, columns.ahead)) * self.scope.turns for case in cases)
+        builds = sum(len(_days_of(case, self.calendar, columns)) * self.scope.turns for case in cases)
         fits = sum(len(self.fitted(case)) * (2 + self.scope.turns) for case in cases)
         return Cost(len(cases), self.number, builds, fits, builds * seconds * 1.5 + fits * seconds)
 
@@ -568,12 +568,18 @@ def _month(day: np.datetime64) -> int:
     return int(day.astype("datetime64[M]").astype(np.int64))
 
 
-def _last_read(case: _Case, calendar: NDArray[np.datetime64], ahead: int) -> np.datetime64 | None:
-    """Return the last day that the labels of train and valid read; None if it is the last of the calendar or later."""
+def _last_read(case: _Case, calendar: NDArray[np.datetime64], columns: _Columns) -> np.datetime64 | None:
+    """Return the last day that the labels of train and valid read; None if it is the last of the calendar or later.
+
+    Labels that count rows of an instrument may read any day before the next segment.
+    """
     fitted = [case.window.segments[name].end for name in _SEGMENTS[:2] if name in case.window.segments]
     if not fitted:
         return None
-    place = int(np.searchsorted(calendar, max(fitted), "right")) - 1 + ahead
+    place = int(np.searchsorted(calendar, max(fitted), "right")) - 1 + columns.ahead
+    if columns.horizon.source is not HorizonSource.EXPRESSION:
+        behind = [int(np.searchsorted(calendar, b.day)) for b in _borders(case, calendar) if b.end == max(fitted)]
+        place = max([place, *behind])
     return calendar[place] if place < len(calendar) - 1 else None
 
 
@@ -603,7 +609,7 @@ def _borders(case: _Case, calendar: NDArray[np.datetime64]) -> list[_Border]:
     return found
 
 
-def _days_of(case: _Case, calendar: NDArray[np.datetime64], ahead: int) -> list[np.datetime64]:
+def _days_of(case: _Case, calendar: NDArray[np.datetime64], columns: _Columns) -> list[np.datetime64]:
     """Return the days after which the market data are replaced."""
     days = [border.day for border in _borders(case, calendar)]
     days += [
@@ -611,7 +617,7 @@ def _days_of(case: _Case, calendar: NDArray[np.datetime64], ahead: int) -> list[
         for name in ("train", "test")
         if name in case.window.segments
     ]
-    fitted = _last_read(case, calendar, ahead)
+    fitted = _last_read(case, calendar, columns)
     return sorted({*days, *([fitted] if fitted is not None else [])})
 
 
@@ -625,14 +631,14 @@ class _Window:
         self.case = case
         self.data = data
         self.columns = columns
-        self.last_read = _last_read(case, proof.calendar, columns.ahead)
+        self.last_read = _last_read(case, proof.calendar, columns)
         self._common = False
         """Whether only the rows that both have are compared, because others were reported already."""
 
     def run(self) -> None:
         self._about_columns()
         models = list(self._models())
-        for day in _days_of(self.case, self.calendar, self.columns.ahead):
+        for day in _days_of(self.case, self.calendar, self.columns):
             for _ in range(self.proof.scope.turns):
                 change = Change(day, self.proof.turn % TURNS)
                 self.proof.turn += 1
@@ -793,7 +799,9 @@ class _Window:
                 "label and segments", self.titles, day,
                 "The labels of a segment are the same when the market data from the next segment on change.",
             )  # fmt: skip
-            found = _changed_labels(until(self.data.raw, border.end), other.raw, day, border.start)
+            learning = self.data.learning_rows(name)
+            labels = self.data.raw if learning is None else self.data.raw.loc[self.data.raw.index.isin(learning)]
+            found = _changed_labels(until(labels, border.end), other.raw, day, border.start)
             if found is None:
                 continue
             rows, difference = found
@@ -809,9 +817,7 @@ class _Window:
 
     def _processors(self, day: np.datetime64, other: TaskData) -> None:
         """Compare what processors make of the raw data: with what they learned held fixed, and learning again."""
-        place = int(np.searchsorted(self.calendar, day)) - self.columns.ahead
-        labelled = self.calendar[place] if place >= 0 else None
-        for stage, last in (("infer", day), ("learn", labelled)):
+        for stage, last in (("infer", day), ("learn", self._labelled(day, other))):
             if stage not in self.data.stages or last is None:
                 continue
             fixed = self.data.chains.get(stage)
@@ -838,6 +844,17 @@ class _Window:
                     continue
             if learned:
                 self._learned(stage, last, day, other, fixed)
+
+    def _labelled(self, day: np.datetime64, other: TaskData) -> np.datetime64 | None:
+        """Return the last day up to which the labels are the same; None if there is none."""
+        place = int(np.searchsorted(self.calendar, day)) - self.columns.ahead
+        if _is_label(self.data.raw).any():
+            found = _changed_labels(self.data.raw, other.raw, day)
+            if found is None:
+                return day
+            first = found[0].get_level_values("datetime").min().to_datetime64().astype("datetime64[D]")
+            place = int(np.searchsorted(self.calendar, first)) - 1
+        return self.calendar[place] if place >= 0 else None
 
     def _learned(
         self, stage: str, last: np.datetime64, day: np.datetime64, other: TaskData, fixed: Sequence[Any] | None

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from rollforge.build import build, resolve_references
+from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.kinds import DATASET, MODEL, REWEIGHTER
 from rollforge.session import Session, using
@@ -122,6 +123,17 @@ class TaskData:
         with using(self.session):
             made: pd.DataFrame = self.handler.fetch(slice(None, None), col_set=DataHandler.CS_RAW, data_key=stage)
         return made
+
+    def learning_rows(self, segment: str) -> pd.Index | None:
+        """Return the rows of a segment on which a model is fitted; None if the dataset does not tell."""
+        if not isinstance(self.dataset, DatasetH):
+            return None
+        with using(self.session):
+            made: Any = self.dataset.prepare(segment, col_set="label", data_key="learn")
+        index = made.get_index() if hasattr(made, "get_index") else getattr(made, "index", None)
+        if not isinstance(index, pd.MultiIndex):
+            return None
+        return index if index.names == self.raw.index.names else index.reorder_levels(self.raw.index.names)
 
     @cached_property
     def chains(self) -> dict[str, list[Any]]:
