@@ -18,8 +18,11 @@ import pytest
 from rollforge.check.proof import Scope, prove
 from rollforge.errors import SegmentError
 from rollforge.expressions.operators import unregister_operator
-from rollforge.generate.checks import Check, CheckResult
+from rollforge.generate.checks import Check, CheckMethod, CheckResult
+from rollforge.pipeline import submit
 from rollforge.plan import make_plan
+from rollforge.run.submission import load_checks
+from rollforge.store.base import open_store
 from rollforge.workflow import load_workflow
 
 OPERATOR = """\
@@ -254,9 +257,10 @@ class Files:
             kwargs = {"segments": dataset["kwargs"]["segments"], **changes["dataset"]["kwargs"]}
             document["task"]["dataset"] = {**changes["dataset"], "kwargs": kwargs}
         document.update({k: v for k, v in changes.items() if k not in ("model", "segments", "dataset")})
-        document["rollforge"] = {
+        places = {
             "data": str(self.market), "store": f"sqlite:///{self.folder}/tasks.db", "tracking": f"folder:{self.folder}/runs",
         }  # fmt: skip
+        document.setdefault("rollforge", places)
         document["sys"] = {"rel_path": "."}
         document["plugins"] = ["./tomorrow.py"]
         file = self.folder / "workflow.yaml"
@@ -265,7 +269,7 @@ class Files:
 
     def check(self, handler: object, *, instruments: int = 8, **changes: Any) -> list[Check]:
         workflow = load_workflow(self.write(handler, **changes))
-        return prove(workflow, Scope(quick=True, instruments=instruments))
+        return list(prove(workflow, Scope(quick=True, instruments=instruments)).measured)
 
 
 @pytest.fixture(scope="module")
@@ -584,10 +588,26 @@ def test_the_command_exits_with_1_on_a_leak_and_0_otherwise(files: Files, tmp_pa
     assert "F1 of D0" in ended.stdout
     ended = call(files.write(expressions("$close")), "--json")
     assert ended.returncode == 0
-    assert {c["result"] for c in json.loads(ended.stdout)} == {"clean"}
+    assert {c["result"] for c in json.loads(ended.stdout) if c["method"] == "measured"} == {"clean"}
     assert not (files.folder / "tasks.db").exists()
     assert not (files.folder / "runs").exists()
     assert not list(Path(os.environ["ROLLFORGE_CACHE"]).glob("panels/*"))
+
+
+@pytest.mark.slow
+def test_results_are_stored_with_submitted_tasks(files: Files) -> None:
+    """They replace earlier ones; the tasks are unchanged."""
+    uri = f"sqlite:///{files.folder}/submitted.db"
+    file = files.write(expressions("$close"), rollforge={"data": str(files.market), "store": uri, "experiment": "kept"})
+    submit(make_plan(load_workflow(file)))
+    store = open_store(uri)
+    before = list(store.query("kept"))
+    for _ in range(2):
+        assert call(file).returncode == 0
+    assert list(store.query("kept")) == before
+    stored = [c for c in load_checks(store, "kept", before) if c.method is CheckMethod.MEASURED]
+    assert [c.subject for c in stored] == list(dict.fromkeys(c.subject for c in stored))
+    assert "features" in {c.subject for c in stored}
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ from rollforge.session import Session, using
 from rollforge.task import Document, digest
 from rollforge.workflow import Workflow
 
-__all__ = ["Cost", "Scope", "prove"]
+__all__ = ["Cost", "Proof", "Scope", "prove"]
 
 log = logging.getLogger(__name__)
 
@@ -163,14 +163,25 @@ class _Findings:
         return made
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the checks of a workflow found."""
+
+    plan: Plan
+    """The tasks, with the results of the static checks."""
+    measured: tuple[Check, ...]
+    as_written: bool
+    """False if the windows were purged by the measured horizon, so that the tasks are not those of the workflow."""
+
+
 def prove(
     workflow: Workflow,
     scope: Scope | None = None,
     on_cost: Callable[[Cost], object] = lambda cost: None,
     *,
     limit: int | None = None,
-) -> list[Check]:
-    """Return what the measured checks of a workflow found.
+) -> Proof:
+    """Return what the checks of a workflow found.
 
     The user's code is run as by ``rollforge run``, but on temporary copies of the data folder, with a temporary cache
     and tracking store. They are removed at the end, also after an error or Ctrl-C.
@@ -204,7 +215,8 @@ def prove(
             raise
         plan, measured = _plan_with_measured_horizon(workflow, limit, scope)
     with tempfile.TemporaryDirectory(prefix="rollforge-check-") as folder, _quietly():
-        return _Proof(plan, scope, Path(folder), measured).run(on_cost)
+        found = _Proof(plan, scope, Path(folder), measured).run(on_cost)
+    return Proof(plan, tuple(found), measured is None)
 
 
 def _plan_with_measured_horizon(workflow: Workflow, limit: int | None, scope: Scope) -> tuple[Plan, int]:

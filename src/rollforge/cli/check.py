@@ -6,6 +6,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +16,7 @@ from rollforge.cli.terminal import console, echo, echo_error, echo_json, one_lin
 from rollforge.cli.workflow import File, Limit
 
 if TYPE_CHECKING:
+    from rollforge.check.proof import Proof
     from rollforge.generate.checks import Check
 
 __all__ = ["check"]
@@ -49,12 +51,35 @@ def check(
     except KeyboardInterrupt:
         echo_error("rollforge: interrupted. The temporary copies were removed.")
         raise typer.Exit(Exit.INTERRUPTED) from None
+    checks = (*found.plan.checks, *found.measured)
     if as_json:
-        echo_json(json.dumps([check_to_document(one) for one in found]))
+        echo_json(json.dumps([check_to_document(one) for one in checks]))
     else:
-        _show(found)
-    if any(one.result is CheckResult.LEAK for one in found):
+        _show(checks)
+    if found.as_written:
+        _keep(found)
+    if any(one.result is CheckResult.LEAK for one in checks):
         raise typer.Exit(Exit.FAILED)
+
+
+def _keep(found: Proof) -> None:
+    """Store what was measured with the tasks, if they were submitted, so that their report shows it."""
+    from rollforge.errors import StoreError
+    from rollforge.run.submission import store_checks
+    from rollforge.store.base import open_store
+
+    workflow = found.plan.workflow
+    name, uri = workflow.experiment_name, workflow.session.store_uri
+    kind, _, path = uri.partition(":///")
+    if kind == "sqlite" and not Path(path).exists():
+        return  # opening it would create it
+    try:
+        store = open_store(uri)
+        if name in store.pools():
+            store_checks(store, name, found.measured, found.plan.ids)
+            echo_error(f"stored with the tasks of experiment {name}; 'rollforge report' shows the results")
+    except StoreError as exc:  # the results are on the terminal
+        echo_error(f"warning: the results were not stored: {exc}")
 
 
 def _show(checks: Sequence[Check]) -> None:
@@ -64,11 +89,11 @@ def _show(checks: Sequence[Check]) -> None:
     from rollforge.generate.checks import CheckResult
 
     styles = {CheckResult.LEAK: "bold red", CheckResult.UNKNOWN: "yellow", CheckResult.CLEAN: "green"}
-    table = Table("what", "result", "days", "found", box=None, pad_edge=False)
+    table = Table("what", "result", "by", "days", "found", box=None, pad_edge=False)
     for one in checks:
         text = " ".join(filter(None, (one.text, one.cure)))
         table.add_row(
-            Text(one.subject), Text(one.result.value, styles[one.result]),
+            Text(one.subject), Text(one.result.value, styles[one.result]), Text(one.method.value),
             Text(_days(one.days), no_wrap=True).append(f"\n{one_line(_windows(one.tasks))}", "dim"), Text(one_line(text)),
         )  # fmt: skip
     console().print(table)
