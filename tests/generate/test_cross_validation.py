@@ -13,7 +13,8 @@ from hypothesis import given, settings, strategies as st
 
 from rollforge.errors import ConfigError, SegmentError
 from rollforge.generate import CombinatorialPurgedGen, PurgedKFoldGen, RollingGen
-from rollforge.generate.leakage import leaking_segments, task_warnings
+from rollforge.generate.checks import CheckResult
+from rollforge.generate.leakage import leaking_segments, static_checks, task_warnings
 from rollforge.generate.segments import intervals, pieces, validate_segments
 from rollforge.generate.task_view import TaskView
 from rollforge.generate.timeline import draw, windows
@@ -147,6 +148,16 @@ def test_splits_have_no_leak_and_an_unpurged_one_has() -> None:
         ("train", "test", 2),
         ("test", "train", 2),
     ]
+
+
+@pytest.mark.parametrize("generator", [PurgedKFoldGen, CombinatorialPurgedGen])
+def test_the_static_checks_find_no_leak_in_a_cross_validation(generator: Any) -> None:
+    """Neither in all of its tasks, nor in one of them if the others are known."""
+    made = generator(5, embargo=1, valid=0.1, calendar=DAYS).generate(template())
+    for checks in (static_checks(made, CALENDAR), static_checks(made[1:2], CALENDAR, among=made)):
+        assert [check for check in checks if check.result is CheckResult.LEAK] == []
+    unpurged = generator(5, purge=0, calendar=DAYS).generate(template())
+    assert any(check.result is CheckResult.LEAK for check in static_checks(unpurged, CALENDAR))
 
 
 def test_an_unknown_horizon_is_an_error() -> None:
