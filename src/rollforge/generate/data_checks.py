@@ -172,7 +172,11 @@ def fit_findings(parts: DataParts, handler: Mapping[str, object], places: Places
             )
             findings.append(Finding("fit window", LEAK, f"{what} {beyond}", cure, key=what))
     if fitted and not findings:
-        findings.append(Finding("fit window", CLEAN, "processors learn only from days before valid and test."))
+        findings.append(
+            Finding(
+                "fit window", CLEAN, "processors learn only from days before valid and test, or from days of train."
+            )
+        )
     return findings
 
 

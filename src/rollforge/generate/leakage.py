@@ -172,9 +172,15 @@ def static_checks(
             sequence = pieces(TaskView(task).segments)
             places = _places(sequence, calendar)
             findings += _shared_days(places)
-            findings += _trained_later(places, calendar) if _model_of(task) in forward else []
+            later = _trained_later(places, calendar)
+            findings += later if _model_of(task) in forward else []
             if not findings:
-                text = "no day of valid or test is a day to which the model is fitted, or before one."
+                text = (
+                    "no day of valid or test is a day to which the model is fitted. The tasks are a cross-validation, so "
+                    "models are fitted to later days as well."
+                    if later
+                    else "no day of valid or test is a day to which the model is fitted, or before one."
+                )
                 findings.append(Finding("segments", CLEAN, text))
             key = repr((_without_range(handler), task.get("label_horizon"), _without_segments(task.get("dataset"))))
             if key not in parts:
