@@ -13,12 +13,11 @@ import importlib.metadata
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path, PurePath
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
 
 import numpy as np
 
@@ -85,7 +84,7 @@ class _Description:
         self._kept.append(value)
         return self._object(value)
 
-    def _container(self, value: Any) -> object:
+    def _container(self, value: Iterable[object]) -> object:
         if isinstance(value, (set, frozenset)):  # their order differs between processes
             return (type(value).__name__, sorted(repr(_Description().of(v)) for v in value))
         items = [(k, v) for k, v in value.items()] if isinstance(value, Mapping) else value

@@ -14,11 +14,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rollforge.confidential import is_secret_name, remember_secret
 from rollforge.errors import ConfigError, MissingDependency
 from rollforge.limits import LIMITS
+
+if TYPE_CHECKING:
+    import jinja2
 
 __all__ = ["render"]
 
@@ -68,7 +71,7 @@ def render(text: str, name: str) -> str:
     return rendered
 
 
-def _only_names(tree: Any) -> bool:
+def _only_names(tree: jinja2.nodes.Template) -> bool:
     """Return whether a template contains only text and variable names."""
     import jinja2
 

@@ -261,7 +261,7 @@ class _Reader:
         self._left = 0
         """Bytes of values that calls may still create."""
 
-    def read(self, data: bytes) -> Any:
+    def read(self, data: bytes) -> object:
         self._left = _MADE_ANYWAY + _MADE_PER_BYTE * len(data)
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if count > _MOST_STEPS:
@@ -276,7 +276,7 @@ class _Reader:
             elif name == "STOP":
                 return self._pop_plain()
             else:
-                step: Callable[[_Reader, Any], None] | None = _STEPS.get(name)
+                step: Callable[[_Reader, object], None] | None = _STEPS.get(name)
                 if step is None:
                     raise Refused(f"the instruction {name}")
                 step(self, argument)
@@ -410,7 +410,7 @@ class _Reader:
     # Objects
 
     def call(
-        self, rule: object, arguments: object, *, new: bool = False, keywords: dict[str, Any] | None = None
+        self, rule: object, arguments: object, *, new: bool = False, keywords: dict[str, object] | None = None
     ) -> None:
         if not isinstance(rule, Rule):
             rule = self._rule_of_value(rule)

@@ -327,7 +327,7 @@ class RecorderCollector(Collector):
                 missing.append(f"{key!r}: {exc}")
         return found, missing
 
-    def _load(self, recorder: Recorder, name: str) -> Any:
+    def _load(self, recorder: Recorder, name: str) -> object:
         if name == self.ART_KEY_RAW:
             return recorder
         return recorder.load_object(self.artifacts_path[name])
@@ -337,7 +337,7 @@ class RecorderCollector(Collector):
         return self.experiment.name if isinstance(self.experiment, Experiment) else "recorders"
 
 
-def _taken(missing: list[str], key: object, loading: Future[tuple[Objects, list[str]]]) -> tuple[Any, Objects]:
+def _taken(missing: list[str], key: object, loading: Future[tuple[Objects, list[str]]]) -> tuple[object, Objects]:
     found, lacking = loading.result()
     missing += lacking
     return key, found

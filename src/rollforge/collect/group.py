@@ -43,7 +43,7 @@ class Group:
         grouped: dict[Any, Any] = self._group_func(*args, **kwargs)
         return grouped
 
-    def reduce(self, *args: Any, **kwargs: Any) -> Any:
+    def reduce(self, *args: object, **kwargs: object) -> Any:
         """Return the result of reducing one group."""
         return self._ens_func(*args, **kwargs) if self._ens_func is not None else args[0]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
 
 from rollforge import qlib_imports
 from rollforge.build import build, locate
@@ -266,7 +265,7 @@ def _is_own_module(module: str) -> bool:
     return module.partition(".")[0] == "rollforge"
 
 
-def _name(target: Any) -> str:
+def _name(target: object) -> str:
     return str(getattr(target, "__name__", target))
 
 

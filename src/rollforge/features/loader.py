@@ -105,7 +105,7 @@ class DLWParser(DataLoader):
         ``{"feature": (expressions, names), "label": …}``, or the expressions of a single unnamed group.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: object) -> None:
         self.is_group = isinstance(config, Mapping)
         groups = config if isinstance(config, Mapping) else {"feature": config}
         self.groups = {str(k): _fields_and_names(v, f"config.{k}") for k, v in groups.items() if v}
@@ -179,10 +179,10 @@ class QlibDataLoader(DLWParser):
 
     def __init__(
         self,
-        config: Any,
+        config: object,
         filter_pipe: Sequence[object] | None = None,
         swap_level: bool = True,
-        freq: Any = "day",
+        freq: object = "day",
         inst_processors: Sequence[object] | Mapping[str, Sequence[object]] | None = None,
     ) -> None:
         super().__init__(config)
@@ -348,7 +348,7 @@ class StaticDataLoader(DataLoader):
         How the rows of several frames are joined.
     """
 
-    def __init__(self, config: Any, join: Literal["outer", "inner"] = "outer") -> None:
+    def __init__(self, config: object, join: Literal["outer", "inner"] = "outer") -> None:
         self.config = config
         self.join = join
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
 from rollforge.code_marks import code_mark
 from rollforge.errors import TaskNotSerializable
@@ -29,12 +28,12 @@ def describe_universe(instruments: object) -> object:
     return sorted({str(code).upper() for code in instruments})
 
 
-def describe_object(value: object, without: Collection[str] = ()) -> list[Any] | None:
+def describe_object(value: object, without: Collection[str] = ()) -> list[object] | None:
     """Describe a processor or filter by its class, code mark and attributes; None if these are not plain data."""
     kind = type(value)
     state = {k: v for k, v in vars(value).items() if k not in without}
     mark = _own_mark(kind) if kind.__module__.startswith("rollforge.") else code_mark(kind)
-    described = [kind.__qualname__, mark, state]
+    described: list[object] = [kind.__qualname__, mark, state]
     try:
         encode(described)
     except TaskNotSerializable:

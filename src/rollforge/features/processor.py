@@ -424,7 +424,11 @@ class _Fitted(_Columns):
         return values
 
 
-def _columnwise(function: Any, values: NDArray[np.floating], kept: Any = np.isfinite) -> NDArray[np.floating]:
+def _columnwise(
+    function: Callable[..., np.floating],
+    values: NDArray[np.floating],
+    kept: Callable[..., NDArray[np.bool_]] = np.isfinite,
+) -> NDArray[np.floating]:
     """Return ``function`` of each column in float64, over the values that `kept` selects (by default the finite ones).
 
     A column without such values gives NaN. Columns are converted one at a time to avoid a second copy of the block.
@@ -592,7 +596,7 @@ class TimeRangeFlt(InstProcessor):
             raise ConfigError(f"must be the name of a calendar, found {shown(freq)}.", path="freq")
         self.freq = freq
 
-    def _days(self) -> tuple[Any, Any]:
+    def _days(self) -> tuple[object, object]:
         """Return both days aligned to the calendar of the session's data folder."""
         folder = current_session().provider_uri
         if folder is None:
@@ -617,7 +621,7 @@ class TimeRangeFlt(InstProcessor):
 
 # Transformations that reduce the skew of Alpha158's columns before they are standardised, by name prefix. KLOW2 and
 # KUP2 are standardised twice, as in Qlib, because they also match the prefixes KLOW and KUP.
-_EVENED: list[tuple[str, Callable[[Any], Any]]] = [
+_EVENED: list[tuple[str, Callable[..., pd.DataFrame]]] = [
     ("KLEN|KLOW|KUP", lambda x: x**0.25),
     ("KLOW2|KUP2", np.sqrt),
     (
@@ -699,7 +703,7 @@ class ConfigSectionProcessor(Processor):
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         names = df.columns.get_level_values(-1).astype(str)
         out = df.copy(deep=False)
-        sections: list[tuple[str, Callable[[Any], Any] | None]] = [("LABEL", None), *_EVENED]
+        sections: list[tuple[str, Callable[..., pd.DataFrame] | None]] = [("LABEL", None), *_EVENED]
         for beginning, even in sections:
             columns = df.columns[names.str.match(beginning)]
             if not len(columns):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ __all__ = ["ConstantModel", "EmptyDataset"]
 class EmptyDataset(Dataset):
     """A dataset with one row per segment, which needs no data folder."""
 
-    def __init__(self, segments: Any = None) -> None:
+    def __init__(self, segments: Mapping[str, object] | None = None) -> None:
         self.segments = dict(segments or {"train": (None, None), "test": (None, None)})
 
     def prepare(self, *args: object, **kwargs: object) -> pd.DataFrame:

@@ -66,7 +66,7 @@ class FileOrderStrategy(BaseStrategy):
         return TradeDecisionWO(orders, self)
 
 
-def _read(file: Any) -> pd.DataFrame:
+def _read(file: str | Path | IO[str]) -> pd.DataFrame:
     dtype = {"datetime": str, "instrument": str}
     try:
         with reading(file, "a table of orders"):

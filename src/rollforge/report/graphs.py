@@ -239,7 +239,7 @@ def parse_position(position: Mapping[Any, Any]) -> pd.DataFrame:
 
 
 def get_position_data(
-    position: Mapping[Any, object],
+    position: Mapping[object, object],
     label_data: pd.DataFrame,
     report_normal: pd.DataFrame | None = None,
     calculate_label_rank: bool = False,
@@ -308,7 +308,7 @@ def _by_status(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def cumulative_return_graph(
-    position: Mapping[Any, object],
+    position: Mapping[object, object],
     report_normal: pd.DataFrame,
     label_data: pd.DataFrame,
     show_notebook: bool = True,
@@ -349,7 +349,7 @@ def cumulative_return_graph(
 
 
 def rank_label_graph(
-    position: Mapping[Any, object],
+    position: Mapping[object, object],
     label_data: pd.DataFrame,
     start_date: object = None,
     end_date: object = None,

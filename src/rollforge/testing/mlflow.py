@@ -12,7 +12,6 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 from rollforge.testing.server import free_port
 
@@ -80,15 +79,17 @@ class MLflowServer:
             self._process.kill()
             self._process.wait()
 
-    def ask(self, path: str, **body: object) -> Any:
+    def ask(self, path: str, **body: object) -> dict[str, object]:
         """Return the response of the REST API to a POST request."""
         request = urllib.request.Request(
             f"{self.uri}/api/2.0/mlflow/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+            found: dict[str, object] = json.load(answer)
+            return found
 
-    def look(self, path: str) -> Any:
+    def look(self, path: str) -> dict[str, object]:
         """Return the response of the REST API to a GET request."""
         with urllib.request.urlopen(f"{self.uri}/api/2.0/mlflow/{path}", timeout=30) as answer:
-            return json.load(answer)
+            found: dict[str, object] = json.load(answer)
+            return found

@@ -9,11 +9,15 @@ import sqlite3
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rollforge.confidential import private_file, private_folder
 from rollforge.session import current_session
 from rollforge.track.mlflow.library import first_line, import_mlflow, quiet
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
 
 __all__ = ["check_database", "create_database", "is_new", "locked", "tune"]
 
@@ -96,11 +100,11 @@ def is_new(file: Path) -> bool:
         return True
 
 
-def tune(engine: Any) -> None:
+def tune(engine: Engine) -> None:
     """Set up connections: in WAL mode, synchronous=NORMAL loses no committed batch if a process is killed."""
     from sqlalchemy import event
 
-    def settings(connection: Any, record: object) -> None:
+    def settings(connection: DBAPIConnection, record: object) -> None:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
         cursor.execute("PRAGMA synchronous = NORMAL")
