@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from rollforge.expressions.operators import register_operator, unregister_operator
 from rollforge.features import processor as processors
+from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import DataLoader
 from rollforge.features.processor import InstProcessor, Processor
@@ -150,6 +151,13 @@ class Replacing(DataHandlerLP):
         super().setup_data(**kwargs)
 
 
+class Reading(DatasetH):
+    """A dataset that gives a model anything."""
+
+    def prepare(self, *args: Any, **kwargs: Any) -> Any:
+        return super().prepare(*args, **kwargs)
+
+
 class Frames(DataLoader):
     """A loader that computes anything."""
 
@@ -212,6 +220,14 @@ def test_features_that_no_expression_describes_are_not_known(described: Any, wor
     assert one.result is UNKNOWN
     assert word in one.text
     assert "rollforge check" in one.cure
+
+
+def test_a_dataset_of_ones_own_may_change_the_features() -> None:
+    made = task(alpha())
+    made["dataset"] |= {"class": "Reading", "module_path": __name__}
+    (one,) = [c for c in static_checks([made], CALENDAR) if c.subject == "features"]
+    assert one.result is UNKNOWN
+    assert "Reading overrides prepare" in one.text
 
 
 @pytest.fixture

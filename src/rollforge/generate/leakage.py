@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.errors import DataNotFound, RollforgeError, counted
+from rollforge.features.label_source import dataset_changes_label
 from rollforge.generate.checks import Check, CheckResult
 from rollforge.generate.data_checks import feature_findings, fit_findings, processor_findings, universe_findings
 from rollforge.generate.definition import DataParts, data_parts
@@ -185,6 +186,8 @@ def static_checks(
             key = repr((_without_range(handler), task.get("label_horizon"), _without_segments(task.get("dataset"))))
             if key not in parts:
                 data = data_parts(handler or TaskView(task).handler)
+                if changed := dataset_changes_label(task.get("dataset")):
+                    data.unread.append(changed)
                 columns = repr((data.expressions, data.ungrouped, data.unread))
                 if columns not in features:  # windows that differ in their fit window have the same features
                     features[columns] = feature_findings(data)
