@@ -294,6 +294,7 @@ CLEAN = {
     "expressions": expressions("$close/Ref($close, 5)", "Std($close, 10)", "EMA($close, 5)"),
     "loader": loaded("Loader"),
     "Alpha158": own("Alpha158", "qlib.contrib.data.handler", infer_processors=[]),
+    "Alpha360": own("Alpha360", "qlib.contrib.data.handler", infer_processors=[]),
     "normalised": expressions(
         "$close/Ref($close, 5)", "$volume",
         infer_processors=[
@@ -320,6 +321,14 @@ def test_a_workflow_without_leaks_gives_no_finding(name: str, files: Files) -> N
     subjects = {"features", "label", "label and segments", "processors", "model", "predictions"}
     assert {c.subject for c in found} == subjects - ({"processors"} if name == "in __init__" else set())
     assert set(unknown(found)) <= ({"label"} if name == "loader" else set())
+
+
+def test_purged_cross_validation_gives_no_finding(files: Files) -> None:
+    """Train segments lie before and after the test segment. The last days of the data are in all but one of them."""
+    handler = expressions("$close/Ref($close, 5)", end_time="2023-03-31")
+    found = files.check(handler, generate=[{"PurgedKFoldGen": {"n_folds": 3, "embargo": 2}}])
+    assert leaks(found) == {}
+    assert unknown(found).keys() <= {"model"}
 
 
 # -- leaks -------------------------------------------------------------------------------------------------------------
@@ -513,7 +522,7 @@ def test_columns_of_a_file_are_not_known(files: Files) -> None:
     loader = {"class": "StaticDataLoader", "kwargs": {"config": str(files.folder / "ready.parquet")}}
     found = files.check(own("DataHandlerLP", "qlib.data.dataset.handler", data_loader=loader))
     assert leaks(found) == {}
-    assert unknown(found)["features"].startswith("SCORE stay the same when all market data change")
+    assert unknown(found)["features"].startswith("SCORE: the same when all market data change")
     assert {"features", "label", "model", "predictions"} <= unknown(found).keys()
 
 

@@ -679,8 +679,8 @@ class _Window:
         if columns.fixed:
             self.findings.add(
                 "features", CheckResult.UNKNOWN, f"fixed {columns.fixed}",
-                f"{_listed(columns.fixed)} stay the same when all market data change, so they come from elsewhere, such as "
-                "a file.", "Check how they were made: that they use earlier days only cannot be measured.", titles,
+                f"{_listed(columns.fixed)}: the same when all market data change, so these features come from elsewhere, such "
+                "as a file.", "Check how they were made: that they use earlier days only cannot be measured.", titles,
             )  # fmt: skip
         self._about_label()
 
@@ -689,8 +689,8 @@ class _Window:
         if columns.fixed_labels:
             self.findings.add(
                 "label", CheckResult.UNKNOWN, f"fixed {columns.fixed_labels}",
-                f"{_listed(columns.fixed_labels)} stay the same when all market data change, so they come from elsewhere, "
-                "such as a file, and how far they look ahead cannot be measured.",
+                f"{_listed(columns.fixed_labels)}: the same when all market data change, so the label comes from elsewhere, "
+                "such as a file, and how far it looks ahead cannot be measured.",
                 "Set label_horizon, the number of trading days that the label looks ahead.", titles,
             )  # fmt: skip
             return
@@ -764,8 +764,8 @@ class _Window:
         columns = a.shape[1] - len(self.columns.fixed)
         self.findings.note(
             "features", self.titles, day,
-            f"{counted(columns, 'column')} of {counted(self.proof.number, 'instrument')} are the same up to each day when "
-            "all later market data change.",
+            f"{counted(columns, 'column')} of {counted(self.proof.number, 'instrument')} {'is' if columns == 1 else 'are'} the "
+            "same up to each day when all later market data change.",
         )  # fmt: skip
         difference = compare(a, b)
         self._common = difference is not None and not difference.column

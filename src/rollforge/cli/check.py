@@ -91,10 +91,10 @@ def _show(checks: Sequence[Check]) -> None:
     styles = {CheckResult.LEAK: "bold red", CheckResult.UNKNOWN: "yellow", CheckResult.CLEAN: "green"}
     table = Table("what", "result", "by", "days", "found", box=None, pad_edge=False)
     for one in checks:
-        text = " ".join(filter(None, (one.text, one.cure)))
+        text, where = " ".join(filter(None, (one.text, one.cure))), one_line(_windows(one.tasks))
         table.add_row(
             Text(one.subject), Text(one.result.value, styles[one.result]), Text(one.method.value),
-            Text(_days(one.days), no_wrap=True).append(f"\n{one_line(_windows(one.tasks))}", "dim"), Text(one_line(text)),
+            Text(_days(one.days), no_wrap=True).append(f"\n{where}" if where else "", "dim"), Text(one_line(text)),
         )  # fmt: skip
     console().print(table)
     leaks = sum(one.result is CheckResult.LEAK for one in checks)
