@@ -181,7 +181,7 @@ def _split_uri(uri: str) -> tuple[str, str]:
 
 
 class PostgresStore(SQLStore):
-    """Tasks in a PostgreSQL database (version 11 or newer). Leases are timed by the server's clock.
+    """Tasks in a PostgreSQL database (version 12 or newer). Leases are timed by the server's clock.
 
     Parameters
     ----------
