@@ -409,15 +409,15 @@ def test_code_that_is_not_allowed_or_not_installed_is_reported_at_once(folder: P
         store.create(name, [{"x": 1}], submission=store.keep_submission(name, facts))
         admission = Admission(store, name, session)
         admission.refresh()
-        (verdict,) = admission.verdicts.values()
-        assert verdict.session is None
-        assert said in verdict.lacks[0]
+        (one,) = admission.eligibility.values()
+        assert one.session is None
+        assert said in one.lacks[0]
         facts["models"]["Other"] = {}  # one of the models can be run
         store.create(name, [{"x": 1}], submission=store.keep_submission(name, facts))
         admission.refresh(idle=True)
         admission._looked = -1e9
         admission.refresh()
-        assert [v.session is None for v in admission.verdicts.values()] == [True, False]
+        assert [v.session is None for v in admission.eligibility.values()] == [True, False]
 
 
 # -- what the tasks were submitted with --------------------------------------------------------------------------------

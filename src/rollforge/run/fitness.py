@@ -35,7 +35,7 @@ from rollforge.user_code import file_digest, file_state
 if TYPE_CHECKING:
     from rollforge.market.content import DataContent
 
-__all__ = ["Admission", "Verdict", "missing_on_machine", "session_admission"]
+__all__ = ["Admission", "Eligibility", "missing_on_machine", "session_admission"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -95,7 +95,7 @@ def missing_on_machine(session: Session) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Eligibility:
     """The result of checking one submission on this machine."""
 
     session: Session | None
@@ -135,8 +135,8 @@ class Admission:
     """If True, compare only the data: for a process that has everything else, because it submitted the tasks."""
     in_process: bool = False
     """Whether the tasks run in this process, which then imports their plugins itself."""
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-    """Verdicts by submission key; the empty key stands for tasks without a submission."""
+    eligibility: dict[str, Eligibility] = field(default_factory=dict)
+    """Results by submission key; the empty key stands for tasks without a submission."""
     _facts: dict[str, Facts] = field(default_factory=dict)
     _looked: float = -1e9
     _pause: float = 0.0
@@ -156,7 +156,7 @@ class Admission:
             Whether the worker has nothing else to do, so that it may check more often.
         """
         now = time.monotonic()
-        changed = self._file_states(self.verdicts) != self._files
+        changed = self._file_states(self.eligibility) != self._files
         if now - self._looked < max(self._pause, 1.0 if idle else _LOOK_SECONDS) and not changed:
             return
         open_ones = self.store.open_submissions(self.pool)
@@ -166,38 +166,38 @@ class Admission:
         self._looked = time.monotonic()
         self._pause = _LOOK_SHARE * (self._looked - now)
         if changed or self._data_marks() != self._seen:
-            self.verdicts.clear()
-        new = open_ones - set(self.verdicts)
-        self._files = self._file_states(new | set(self.verdicts))
+            self.eligibility.clear()
+        new = open_ones - set(self.eligibility)
+        self._files = self._file_states(new | set(self.eligibility))
         for key in new:
-            self.verdicts[key] = self._check(self._facts.get(key, Facts()))
+            self.eligibility[key] = self._check(self._facts.get(key, Facts()))
         if new:
             self._seen = self._data_marks()
 
     @property
     def query(self) -> dict[str, Any]:
         """Query for the tasks that can run here."""
-        return {"submission": {"$in": sorted(k for k, v in self.verdicts.items() if v.session is not None)}}
+        return {"submission": {"$in": sorted(k for k, v in self.eligibility.items() if v.session is not None)}}
 
     @property
     def fits(self) -> bool:
         """Whether the tasks of at least one submission can run here."""
-        return any(v.session is not None for v in self.verdicts.values())
+        return any(v.session is not None for v in self.eligibility.values())
 
     @property
     def all_fit(self) -> bool:
         """Whether the tasks of every checked submission can run here."""
-        return bool(self.verdicts) and all(v.session is not None for v in self.verdicts.values())
+        return bool(self.eligibility) and all(v.session is not None for v in self.eligibility.values())
 
     def session_for(self, submission: str) -> Session:
         """Return the session in which the tasks of a submission run; that of the operator for an unknown submission."""
-        known = self.verdicts.get(submission)
+        known = self.eligibility.get(submission)
         return self.session if known is None or known.session is None else known.session
 
     def refused(self) -> dict[str, int]:
         """Return the number of waiting tasks of each submission that cannot run here, by submission key."""
         found = {}
-        for key in (k for k, v in self.verdicts.items() if v.session is None):
+        for key in (k for k, v in self.eligibility.items() if v.session is None):
             query = {"submission": key, "status": {"$in": [Status.WAITING.value, Status.PART_DONE.value]}}
             n = sum(self.store.count(self.pool, query).values())
             if n:
@@ -214,7 +214,7 @@ class Admission:
         """
         reasons: dict[str, int] = {}
         for key, n in refused.items():
-            for lack in self.verdicts[key].lacks:
+            for lack in self.eligibility[key].lacks:
                 reasons[lack] = reasons.get(lack, 0) + n
         return "\n".join(f"  {lack}" + (f" ({counted(n, 'task')})" if n else "") for lack, n in reasons.items())
 
@@ -232,17 +232,17 @@ class Admission:
                 "\n".join(["This machine cannot run the tasks. None was claimed.", *(f"  {x}" for x in lacks)])
             )
         self.refresh(idle=True)
-        if not self.verdicts and not self._tasks():
+        if not self.eligibility and not self._tasks():
             return [self._no_tasks()]
         refused = self.refused()
-        fit = [v for v in self.verdicts.values() if v.session is not None]
+        fit = [v for v in self.eligibility.values() if v.session is not None]
         if refused and not fit:
             raise UnfitWorker(
                 trust.advise_once(
                     f"This machine cannot run the tasks of pool {self.pool!r}. None was claimed.\n{self.explain(refused)}"
                 )
             )
-        notes = [note for verdict in fit for note in verdict.notes]
+        notes = [note for one in fit for note in one.notes]
         if refused:
             notes.append(
                 trust.advise_once(f"Some tasks of the pool are left for other workers.\n{self.explain(refused)}")
@@ -264,7 +264,7 @@ class Admission:
         from rollforge.market.provider import open_provider
 
         marks = {}
-        for folder in {v.session.provider_uri for v in self.verdicts.values() if v.session is not None}:
+        for folder in {v.session.provider_uri for v in self.eligibility.values() if v.session is not None}:
             if folder is not None:
                 try:
                     marks[folder] = open_provider(folder).fingerprint()
@@ -277,7 +277,7 @@ class Admission:
         known = [self._facts[key] for key in keys if key in self._facts]
         return {file: file_state(file) for facts in known for file in facts.files}
 
-    def _check(self, facts: Facts) -> Verdict:
+    def _check(self, facts: Facts) -> Eligibility:
         """Check one submission."""
         lacks: list[str] = []
         notes: list[str] = []
@@ -305,7 +305,7 @@ class Admission:
         except RollforgeError as exc:  # for example, an exchange of a newer version
             lacks.append(str(exc))
             session = self.session
-        return Verdict(None if lacks else session, tuple(lacks), tuple(notes))
+        return Eligibility(None if lacks else session, tuple(lacks), tuple(notes))
 
     def _check_data(self, facts: Facts, lacks: list[str], notes: list[str]) -> str | None:
         from rollforge.market.content import session_content
