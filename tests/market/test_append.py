@@ -263,6 +263,51 @@ def test_a_folder_of_other_tools(tmp_path: Path) -> None:
     assert "universe csi: 1 membership that ended on 2021-03-03 goes on to 2021-03-05" in made.notes
 
 
+def test_days_that_hardly_anybody_has(folder: Path) -> None:
+    """Rows without values do not count; the day is named, with the share of the instruments."""
+    table = split(bars(), DAYS[5])[1]
+    table.loc[
+        (table["datetime"] == DAYS[6]) & (table["instrument"] != "A"), ["open", "high", "low", "close", "volume"]
+    ] = np.nan
+    made = append_table(table, folder)
+    assert [round(d.share, 2) for d in made.days] == [1.0, 0.33, 1.0]
+    assert "days that only few instruments have: 2021-03-09 (1 instruments, 33%)" in str(made)
+
+
+def test_codes_that_share_a_folder(folder: Path) -> None:
+    """The folder of CON is _qlib_con, which an instrument of that name would share."""
+    day = split(bars(), DAYS[7])[1]
+    made = append_table(day.assign(instrument=["CON", "A", "B"]), folder)
+    assert made.listed == ("CON",)
+    with pytest.raises(DataError, match="'CON' and '_QLIB_CON' would have the same folder"):
+        append_table(day.assign(instrument=["_QLIB_CON", "A", "B"]), folder)
+
+
+@pytest.mark.parametrize(
+    "file", ["conversion.json", "calendars/day.txt", "instruments/all.txt", "features/b/open.day.bin"]
+)
+def test_a_damaged_folder_is_not_changed(folder: Path, file: str) -> None:
+    """One message names the file."""
+    (folder / file).write_text("x")
+    before = tree(folder)
+    with pytest.raises(DataError, match=file):
+        append_table(bars(), folder)
+    assert tree(folder) == before
+
+
+@pytest.mark.parametrize("form", ["percent", "money", "share"])
+def test_a_new_column_of_changes_on_one_day(folder: Path, form: str) -> None:
+    """Its unit is determined by the folder's last closes, since a single day has no other."""
+    closes = open_provider(folder).read("close", ["A", "B", "C"], 4, 5).values[:, 0].astype(float)
+    table = bars()[lambda f: f["datetime"] == DAYS[5]]
+    expected = table["close"].to_numpy() / closes - 1
+    table["change"] = {"percent": 100 * expected, "share": expected, "money": table["close"].to_numpy() - closes}[form]
+    append_table(table, folder)
+    found = open_provider(folder).read("change", ["A", "B", "C"], 0, 6).values
+    np.testing.assert_allclose(found[:, 5], expected, rtol=1e-4)
+    assert np.isnan(found[:, :5]).all()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_read_only_place_gives_one_message(folder: Path) -> None:
     """The folder next to which the copy would be made cannot be written."""

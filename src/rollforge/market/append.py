@@ -129,6 +129,8 @@ class _Change:
     """Series of the instruments in the table, without the new rows."""
     lives: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Folder of an instrument -> half-open range of days, with the new rows."""
+    full: NDArray[np.bool_] = field(init=False)
+    """Whether a row has any value."""
     used: Conversion = field(init=False)
     """How the table was converted."""
     fields: tuple[str, ...] = ()
@@ -138,11 +140,12 @@ class _Change:
     unchanged: int = 0
 
     def __post_init__(self) -> None:
+        self.full = ~np.logical_and.reduce([np.isnan(values) for values in self.rows.values.values()])
         self._extend_calendar()
         self.place = np.searchsorted(self.calendar, self.rows.calendar)[self.rows.day]
         names = [folder_name(code) for code in self.rows.codes]
         new = [code for code, name in zip(self.rows.codes, names, strict=True) if name not in self.old.heads]
-        check_folders([*(name.removeprefix("_qlib_").upper() for name in self.old.heads), *new])
+        check_folders([*map(_code, self.old.heads), *self.rows.codes])
         self.series = {name: self.old.series(name) for name in names}
         self.lives = {name: self.old.life(name) for name in self.old.heads}
         conversion = self._convert()
@@ -152,8 +155,7 @@ class _Change:
         self._fill_new_fields()
         if not self.files:
             return
-        listed = new if conversion is None else conversion.universes and new
-        self._extend_universes(list(listed or []), ("all",) if conversion is None else conversion.universes)
+        self._extend_universes(new, ("all",) if conversion is None else conversion.universes)
         if conversion is not None and conversion != self.old.conversion:
             self.files[CONVERSION_FILE] = conversion.to_text().encode()
         if len(self.calendar) > len(self.old.calendar):
@@ -223,7 +225,7 @@ class _Change:
         """Convert the values as those of the folder."""
         known = self.old.conversion
         self._check_sources(known)
-        self.rows = replace(self.rows, carried=self._carried)
+        self.rows = replace(self.rows, carried=self._carried, earlier=self._earlier_closes())
         found, notes = complete(self.rows, known)
         self.used = found
         if known is not None:
@@ -288,6 +290,19 @@ class _Change:
         if there.size and first + int(there[-1]) > of_table:
             return float(past[there[-1]])
         return float(factor[start + known[-1]]) if known.size else math.nan
+
+    def _earlier_closes(self) -> tuple[Floats, ...]:
+        """Return the close before the first row of each row's instrument, adjusted, and divided by its factor."""
+        closes, factors = np.full((2, len(self.rows.codes)), np.nan)
+        for i, code in enumerate(self.rows.codes):
+            at, had = int(self.place[self._range(i)[0]]), self.series[folder_name(code)]
+            for found, name in ((closes, "close"), (factors, "factor")):
+                first, values = had.get(name, (0, np.empty(0, np.float32)))
+                past = values[: max(0, at - first)]
+                past = past[~np.isnan(past)]
+                found[i] = past[-1] if past.size else np.nan
+        factors[np.isnan(factors)] = 1.0
+        return closes[self.rows.code], (closes / factors)[self.rows.code]
 
     def _last_factor(self, row: int) -> float:
         """Return the folder's factor of an instrument on the day of a row, or else the latest before it, or else 1."""
@@ -447,6 +462,9 @@ class _Change:
     # ------------------------------------------------------------------------------------------------
 
     def _extend_universes(self, listed: Sequence[str], whole: Sequence[str]) -> None:
+        lists = sorted((self.old.path / "instruments").glob("*.txt"))
+        if listed and not {file.stem for file in lists} & set(whole):
+            self.notes.append("the new instruments are in no universe, because the folder has none of all instruments")
         before = self.old.lives()
         after = {
             name: (self.calendar[begin], self.calendar[end - 1])
@@ -454,7 +472,7 @@ class _Change:
             if end > begin
         }
         last = (self.old.calendar[-1], self.calendar[-1])
-        for file in sorted((self.old.path / "instruments").glob("*.txt")):
+        for file in lists:
             text, extended = extended_list(file, before, after, last, listed if file.stem in whole else ())
             if text is not None:
                 self.files[f"instruments/{file.name}"] = text.encode()
@@ -500,7 +518,7 @@ class _Change:
             last=self.calendar[-1],
             days=self._new_days(),
             listed=tuple(new),
-            ended=tuple(name.removeprefix("_qlib_").upper() for name in ended),
+            ended=tuple(map(_code, ended)),
             resumed=tuple(resumed),
             fields=self.fields,
             gaps=self._gaps() if now > former else (),
@@ -512,16 +530,21 @@ class _Change:
         )
 
     def _new_days(self) -> tuple[NewDay, ...]:
-        full = ~np.logical_and.reduce([np.isnan(values) for values in self.rows.values.values()])
         former = len(self.old.calendar)
         live = {name for name in self.old.heads if self.old.life(name)[1] == former}
         found = []
         for at in range(former, len(self.calendar)):
             listed = sum(begin <= at for name, (begin, _) in self.lives.items() if name not in self.old.heads)
-            have = int((full & (self.place == at)).sum())
+            have = int((self.full & (self.place == at)).sum())
             share = have / max(len(live) + listed, 1)
             found.append(NewDay(self.calendar[at], have, min(share, 1.0)))
         return tuple(found)
+
+
+def _code(name: str) -> str:
+    """Return the code of an instrument from the name of its folder."""
+    plain = name.removeprefix("_qlib_")
+    return (plain if folder_name(plain) == name else name).upper()
 
 
 def _power(name: str, scale: float) -> float:

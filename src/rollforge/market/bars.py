@@ -9,6 +9,7 @@ percent. What a table contains is inferred from the numbers, converted, and repo
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -51,6 +52,8 @@ class OrderedTable:
     """Row number in the source."""
     carried: Callable[[int, Floats], float] | None = None
     """For rows that are added to a folder: the factor that holds before a row, given those of all rows; NaN if none."""
+    earlier: tuple[Floats, ...] = ()
+    """The folder's close before each row's instrument's first row: adjusted, and divided by its factor."""
 
     def before(self, values: Floats) -> Floats:
         """Return each instrument's value in the previous row; NaN in its first row."""
@@ -168,8 +171,10 @@ def _kind_of_change(rows: OrderedTable, change: Floats, close: Floats) -> str:
     """Return ``share``, ``percent``, ``money`` or ``raw money``, whichever fits the closes best, or ``omitted``."""
     errors = {"share": np.inf, "percent": np.inf, "money": np.inf}
     moved = False
-    for raw in (close, close / rows.values["factor"]) if "factor" in rows.values else (close,):
+    prices = (close, close / rows.values["factor"]) if "factor" in rows.values else (close,)
+    for raw, earlier in itertools.product(prices, rows.earlier or (np.full(len(close), np.nan),)):
         before = rows.before(raw)
+        before = np.where(np.isnan(before), earlier, before)
         for name in _PREVIOUS:
             if name in rows.values:
                 before = np.where(np.isnan(rows.values[name]), before, rows.values[name])

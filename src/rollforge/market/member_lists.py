@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rollforge.dates import read_day
-from rollforge.market.provider import Span, folder_name, read_lines
+from rollforge.market.provider import Span, folder_name, read_lines, read_member
 
 __all__ = ["extended_list"]
 
@@ -42,16 +41,13 @@ def extended_list(
     lines: list[tuple[str, str]] = []
     changed, extended = bool(listed), 0
     for number, line in read_lines(file):
-        separator = "\t" if "\t" in line else "," if "," in line else None
-        parts = [p for p in map(str.strip, line.split(separator)) if p]
-        code = parts[0].upper()
-        span = tuple(read_day(part, f"{file}, line {number}") for part in parts[1:3])
-        new = _goes_on((span[0], span[1]), folder_name(code), before, after, last)
+        code, span, rest = read_member(file, number, line)
+        new = _goes_on(span, folder_name(code), before, after, last)
         if new != span:
             changed = True
             extended += before.get(folder_name(code)) != span
-            line = "\t".join([parts[0], str(new[0]), str(new[1]), *parts[3:]])
-        lines.append((code, line))
+            line = "\t".join([code, str(new[0]), str(new[1]), *rest])
+        lines.append((code.upper(), line))
     if not changed:
         return None, 0
     ascending = lines == sorted(lines, key=lambda pair: pair[0])

@@ -475,21 +475,32 @@ def _read_calendar(file: Path) -> Days:
     return days
 
 
+def read_member(file: Path, number: int, line: str) -> tuple[str, Span, list[str]]:
+    """Return the code in a line of a universe, its first and last day, and further columns.
+
+    Raises
+    ------
+    DataError
+        If the line is invalid.
+    """
+    separator = "\t" if "\t" in line else "," if "," in line else None
+    parts = [p for p in map(str.strip, line.split(separator)) if p]
+    if len(parts) < 3:
+        raise DataError(
+            f"{file}, line {number}: expected a code, its first day and its last day, separated by tabs; found {line!r}."
+        )
+    first, last = (read_day(part, f"{file}, line {number}") for part in parts[1:3])
+    return parts[0], (first, last), parts[3:]
+
+
 def _read_market(file: Path) -> dict[str, list[Span]]:
     members: dict[str, list[Span]] = {}
     inverted = []
     for number, line in read_lines(file):
-        separator = "\t" if "\t" in line else "," if "," in line else None
-        parts = [p for p in map(str.strip, line.split(separator)) if p]
-        if len(parts) < 3:
-            raise DataError(
-                f"{file}, line {number}: expected a code, its first day and its last day, separated by tabs; "
-                f"found {line!r}."
-            )
-        first, last = (read_day(part, f"{file}, line {number}") for part in parts[1:3])
+        code, (first, last), _ = read_member(file, number, line)
         if first > last:
             inverted.append(number)
-        members.setdefault(parts[0].upper(), []).append((first, last))
+        members.setdefault(code.upper(), []).append((first, last))
     if inverted:
         log.warning(
             "%s: %d of its spans end before they begin and contain no day (the first in line %s)",
