@@ -32,6 +32,7 @@ from .errors import (
     ExperimentNotFound as ExperimentNotFound,
     ExpressionError as ExpressionError,
     FailingWorker as FailingWorker,
+    FolderBusy as FolderBusy,
     LeakageError as LeakageError,
     LeaseLost as LeaseLost,
     MissingCode as MissingCode,

@@ -26,6 +26,7 @@ __all__ = [
     "ExperimentNotFound",
     "ExpressionError",
     "FailingWorker",
+    "FolderBusy",
     "LeakageError",
     "LeaseLost",
     "MissingCode",
@@ -241,6 +242,10 @@ class DataError(RollforgeError, ValueError):
 
 class DataNotFound(DataError, LookupError):
     """A data folder, calendar, instrument list or field that does not exist."""
+
+
+class FolderBusy(DataError):
+    """Another process is changing the data folder. Nothing was changed; try again when it has finished."""
 
 
 class DateError(ConfigError, DataError):

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rollforge.errors import DataError
+from rollforge.errors import DataError, FolderBusy
 from rollforge.market import folder_change
 from rollforge.market.append import append_table
 from rollforge.market.folder_change import folder_lock, previous
@@ -282,7 +282,7 @@ def test_readers_during_appends_see_one_version(folder: Path) -> None:
 def test_a_second_process_waits_or_names_the_first(folder: Path) -> None:
     """It waits for a while, and then says which process is changing the folder. A dry run does not wait."""
     with folder_lock(folder):
-        with pytest.raises(DataError, match=rf"is being changed by process {os.getpid()} on .* Try again"):
+        with pytest.raises(FolderBusy, match=rf"is being changed by process {os.getpid()} on .* Try again"):
             append_table(update(), folder, wait=0.1)
         assert append_table(update(), folder, dry_run=True).changed
     assert append_table(update(), folder, wait=0).changed

@@ -9,7 +9,7 @@ code   meaning
 3      the data of the day are not available yet (serving)
 4      a check of the data failed (serving)
 5      training failed, and the last good model was used (serving)
-6      another process is doing the same work (serving)
+6      another process is doing the same work (serving), or is changing the data folder
 7      this machine cannot run the tasks, or is not allowed to run their code (workers)
 8      tasks failed on this machine that succeeded on others (workers)
 130    interrupted by Ctrl-C or SIGTERM; running tasks were returned to the pool
@@ -21,7 +21,15 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from rollforge.errors import CoverageError, FailingWorker, LeakageError, RollforgeError, TrainingFailed, UnfitWorker
+from rollforge.errors import (
+    CoverageError,
+    FailingWorker,
+    FolderBusy,
+    LeakageError,
+    RollforgeError,
+    TrainingFailed,
+    UnfitWorker,
+)
 
 __all__ = ["Exit", "exit_code"]
 
@@ -52,6 +60,8 @@ def exit_code(exc: RollforgeError) -> Exit:
     """
     if isinstance(exc, (CoverageError, LeakageError, TrainingFailed)):
         return Exit.FAILED
+    if isinstance(exc, FolderBusy):
+        return Exit.BUSY
     if isinstance(exc, FailingWorker):
         return Exit.FAILING
     return Exit.UNFIT if isinstance(exc, UnfitWorker) else Exit.USAGE

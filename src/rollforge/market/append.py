@@ -81,10 +81,12 @@ def append_table(
     ------
     DataNotFound
         If the table or the folder does not exist.
+    FolderBusy
+        If another process is still changing the folder after `wait` seconds.
     DataError
         If the table is invalid, has days between the folder's days or before them, has bars of another length, is on
         another scale, or does not have the columns from which the folder's prices are computed; if the folder is
-        damaged, cannot be written, or is being changed by another process. Nothing has been written.
+        damaged or cannot be written. Nothing has been written.
     """
     table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
     rows = ordered(table)

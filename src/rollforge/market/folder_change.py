@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rollforge.errors import DataError
+from rollforge.errors import DataError, FolderBusy
 
 __all__ = ["change_files", "exchange", "folder_lock", "previous", "remove_folder", "restore"]
 
@@ -60,8 +60,10 @@ def folder_lock(folder: Path, *, wait: float = 60.0) -> Iterator[None]:
 
     Raises
     ------
+    FolderBusy
+        If another process holds the lock for that long. Nothing has changed.
     DataError
-        If another process holds the lock for that long, or the lock cannot be created. Nothing has changed.
+        If the lock cannot be created. Nothing has changed.
     """
     file = folder.with_name(f".{folder.name}.lock")
     try:
@@ -98,7 +100,7 @@ def _acquire(handle: int, folder: Path, wait: float) -> None:
         else:
             return
         if time.monotonic() >= deadline:
-            raise DataError(f"{folder} is being changed by {holder}. Try again when it has finished.")
+            raise FolderBusy(f"{folder} is being changed by {holder}. Try again when it has finished.")
         if not warned:
             log.warning("waiting for %s, which is changing %s", holder, folder)
             warned = True
