@@ -29,7 +29,7 @@ from rollforge.features.panel_key import describe_object, describe_universe, key
 from rollforge.features.processor import Adapted, Processor, unknown_group
 from rollforge.features.selection import ALL, RAW, first_day, is_range, last_day, select_columns, select_rows
 from rollforge.kinds import LOADER, PROCESSOR
-from rollforge.market.universe import session_provider
+from rollforge.market.universe import one_version, session_provider
 from rollforge.pickling import Serializable
 from rollforge.session import Session, current_session
 
@@ -98,6 +98,7 @@ class DataHandler(DataHandlerABC):
 
     label_days: int | None = None
     label_horizon: int | None = None
+    _loaded: object = None  # what the raw data depend on, as it was when they were loaded; None if unknown
     _restored = False  # whether the object was read from a file; see trust.of_restored
 
     def __init__(
@@ -142,7 +143,7 @@ class DataHandler(DataHandlerABC):
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {k: v for k, v in self.__dict__.items() if k != trust.RESTORED}
-        return {**kept, "_stages": {}, "_frames": {}}  # only the definition is pickled, not the data
+        return {**kept, "_stages": {}, "_frames": {}, "_loaded": None}  # only the definition is pickled, not the data
 
     def _forget(self) -> None:
         self._stages = {}
@@ -206,10 +207,14 @@ class DataHandler(DataHandlerABC):
         return key if loader.any_range else {**key, "end": self._shown_end()}
 
     def _raw(self, session: Session) -> Panel | pd.DataFrame:
+        with one_version():  # otherwise rows that are added now could be read, but the key be that of the data before
+            return self._load(session)
+
+    def _load(self, session: Session) -> Panel | pd.DataFrame:
         loader = self.data_loader
         if loader.reads_folder:
             self._check_range(session)
-        key = self._raw_key(session)
+        key = self._loaded = self._raw_key(session)
         if key is None:
             loaded = loader.load(self.instruments, self.start_time, self.end_time)
             return by_day_and_instrument(loaded, type(loader).__name__)
@@ -583,7 +588,7 @@ class DataHandlerLP(DataHandler):
         whole = self.data_loader.any_range and all(p.any_range for p in chain) and self._fits_inside(chain)
         if described is None:
             return self._process(stage, whole=False)
-        key = {"raw": self._raw_key(session), "processors": described, "end": None if whole else self._shown_end()}
+        key = {"raw": self._loaded, "processors": described, "end": None if whole else self._shown_end()}
         return PanelCache(session.cache, session.cache_limit).get(
             key_of(key), lambda folder: self._process(stage, whole=whole, folder=folder)
         )

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from rollforge.arguments import as_list, check_choice, check_flag, check_number
 from rollforge.dates import DayLike, read_day, read_timestamp
-from rollforge.errors import ConfigError, DataError, DataNotFound, nearest, shown
+from rollforge.errors import ConfigError, DataError, nearest, shown
 from rollforge.features.inst_processor import InstProcessor
-from rollforge.market.provider import open_provider
+from rollforge.market.universe import session_provider
 from rollforge.pickling import Serializable
-from rollforge.session import current_session
 
 __all__ = [
     "CSRankNorm", "CSZFillna", "CSZScoreNorm", "ConfigSectionProcessor", "DropCol", "DropnaLabel", "DropnaProcessor",
@@ -598,10 +597,7 @@ class TimeRangeFlt(InstProcessor):
 
     def _days(self) -> tuple[object, object]:
         """Return both days aligned to the calendar of the session's data folder."""
-        folder = current_session().provider_uri
-        if folder is None:
-            raise DataNotFound("No data folder is given. Call rollforge.init(FOLDER), or set ROLLFORGE_DATA.")
-        calendar = pd.DatetimeIndex(open_provider(folder).calendar(self.freq))
+        calendar = pd.DatetimeIndex(session_provider().calendar(self.freq))
         first, stop = calendar.slice_locs(self.start_time, self.end_time)
         if first >= stop:
             raise DataError(

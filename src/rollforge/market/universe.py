@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -14,10 +16,23 @@ from rollforge.market.filters import BaseDFilter, build_filters
 from rollforge.market.provider import Days, Provider, Span, open_provider
 from rollforge.session import Session, current_session
 
-__all__ = ["ALWAYS", "membership", "resolve_instruments", "session_provider", "spans_of", "upper_codes"]
+__all__ = ["ALWAYS", "membership", "one_version", "resolve_instruments", "session_provider", "spans_of", "upper_codes"]
 
 ALWAYS = [(np.datetime64("0001-01-01"), np.datetime64("9999-12-31"))]
 """Membership period of a member without dates: all days."""
+
+
+_kept: ContextVar[dict[str, Provider] | None] = ContextVar("kept", default=None)
+
+
+@contextlib.contextmanager
+def one_version() -> Iterator[None]:
+    """In this block, read each data folder in the version that is opened first, even if rows are added meanwhile."""
+    token = _kept.set({} if (kept := _kept.get()) is None else kept)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
 
 
 def session_provider(session: Session | None = None) -> Provider:
@@ -31,7 +46,13 @@ def session_provider(session: Session | None = None) -> Provider:
     session = session or current_session()
     if session.provider_uri is None:
         raise DataNotFound("No data folder is given. Call rollforge.init(FOLDER), or set ROLLFORGE_DATA.")
-    return open_provider(session.provider_uri)
+    kept = _kept.get()
+    if kept is None:
+        return open_provider(session.provider_uri)
+    place = str(session.provider_uri)
+    if place not in kept:
+        kept[place] = open_provider(session.provider_uri)
+    return kept[place]
 
 
 def upper_codes(codes: Iterable[object], *, path: str = "") -> dict[object, str]:
