@@ -20,7 +20,11 @@ DAYS = pd.bdate_range("2021-03-01", periods=6)
 
 
 def bars(first: int, stop: int) -> pd.DataFrame:
-    rows = [{"instrument": c, "datetime": DAYS[d], "close": 10.0 + d + i} for i, c in enumerate("AB") for d in range(first, stop)]
+    rows = [
+        {"instrument": c, "datetime": DAYS[d], "close": 10.0 + d + i}
+        for i, c in enumerate("AB")
+        for d in range(first, stop)
+    ]
     return pd.DataFrame(rows)  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from rollforge.errors import DataError, FolderBusy
 
-__all__ = ["change_files", "exchange", "folder_lock", "previous", "remove_folder", "restore"]
+__all__ = ["change_files", "exchange", "folder_lock", "former_places", "previous", "remove_folder", "restore"]
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,22 @@ def previous(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.previous")
 
 
+def _spare(folder: Path) -> Path:
+    return folder.with_name(f"{_draft(folder).name}.old")
+
+
+def _discarded(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.discarded")
+
+
+def former_places(folder: Path) -> tuple[Path, ...]:
+    """Return where the former version of a folder may be, in the order in which a change moves it there."""
+    return _spare(folder), _draft(folder), previous(folder)
+
+
 def restore(folder: Path) -> None:
     """Put a folder back that a killed process left under another name, on a file system without exchange."""
-    spare = _draft(folder).with_name(f"{_draft(folder).name}.old")
+    spare = _spare(folder)
     if spare.is_dir() and not folder.exists():
         spare.rename(folder)
 
@@ -124,8 +137,8 @@ def change_files(folder: Path, changed: Mapping[str, bytes]) -> None:
     """
     draft = _draft(folder)
     try:
-        remove_folder(draft)  # left by a killed process
-        remove_folder(draft.with_name(f"{draft.name}.old"))
+        for left in (draft, _spare(folder), _discarded(folder)):  # by a killed process
+            remove_folder(left)
         _copy(folder, draft, changed, "")
         made = set[str]()
         for name, content in changed.items():
@@ -144,8 +157,10 @@ def change_files(folder: Path, changed: Mapping[str, bytes]) -> None:
         raise
     # The folder is changed. Its former version stays until the next change.
     try:
-        remove_folder(previous(folder))
+        if previous(folder).exists():
+            previous(folder).rename(_discarded(folder))
         draft.rename(previous(folder))
+        remove_folder(_discarded(folder))
     except OSError as exc:
         log.warning("the former version of %s could not be kept or removed: %s", folder, exc)
 

@@ -20,9 +20,10 @@ import stat
 import struct
 import time
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from rollforge.dates import FIRST_DAY, LAST_DAY, Days, clock, read_day, read_days, read_moment
 from rollforge.errors import DataError, DataNotFound, nearest, shown
 from rollforge.limits import LIMITS, read_bytes
-from rollforge.market.folder_change import previous
+from rollforge.market.folder_change import former_places
 from rollforge.paths import RESERVED, read_path, unfit_name
 
 __all__ = ["OPTIONAL_FIELDS", "Days", "FieldBlock", "Provider", "Span", "open_provider", "read_lines", "write_folder"]
@@ -95,16 +96,23 @@ class Provider:
         freq = _frequency(freq)
         key = (freq, future)
         if key not in self._calendars:
-            file = self.location() / "calendars" / f"{freq}{'_future' if future else ''}.txt"
-            if future and not os.path.isfile(file):
+            days = self._pin.read(lambda place: self._read_calendar(place, freq, future=future))
+            if days is None:
                 return self.calendar(freq)
-            if not _is_one_name(freq) or not os.path.isfile(file):  # also False for an invalid file name
-                known = sorted(p.stem for p in (self.path / "calendars").glob("*.txt"))
-                raise DataNotFound(
-                    f"There is no calendar {freq + '_future' * future!r} in {self.path}. Known: {', '.join(known) or 'none'}."
-                )
-            self._calendars[key] = _read_calendar(file)
+            self._calendars[key] = days
         return self._calendars[key]
+
+    def _read_calendar(self, place: Path, freq: str, *, future: bool) -> Days | None:
+        """Return a calendar; None if there is none with future days."""
+        file = place / "calendars" / f"{freq}{'_future' if future else ''}.txt"
+        if future and not os.path.isfile(file):
+            return None
+        if not _is_one_name(freq) or not os.path.isfile(file):  # also False for an invalid file name
+            known = sorted(p.stem for p in (place / "calendars").glob("*.txt"))
+            raise DataNotFound(
+                f"There is no calendar {freq + '_future' * future!r} in {self.path}. Known: {', '.join(known) or 'none'}."
+            )
+        return _read_calendar(file)
 
     def markets(self) -> list[str]:
         """Return the names of the universes."""
@@ -119,18 +127,21 @@ class Provider:
             If the universe does not exist; the message lists the existing ones.
         """
         if market not in self._markets:
-            file = self.location() / "instruments" / f"{market}.txt"
-            if not _is_one_name(market) or not os.path.isfile(file):  # also False for an invalid file name
-                known = self.markets()
-                raise DataNotFound(
-                    f"There is no universe {market!r} in {self.path}.{nearest(market, known)} "
-                    f"Known: {', '.join(known) or 'none'}. 'rollforge data universe {market} FILE' imports one."
-                )
-            members = _read_market(file)
+            members = self._pin.read(lambda place: self._read_market(place, market))
             _check_shared_folder(members, f"The universe {market!r}")
             self._markets[market] = members
             self._warn_of_members_without_data(market)
         return self._markets[market]
+
+    def _read_market(self, place: Path, market: str) -> dict[str, list[Span]]:
+        file = place / "instruments" / f"{market}.txt"
+        if not _is_one_name(market) or not os.path.isfile(file):  # also False for an invalid file name
+            known = self.markets()
+            raise DataNotFound(
+                f"There is no universe {market!r} in {self.path}.{nearest(market, known)} "
+                f"Known: {', '.join(known) or 'none'}. 'rollforge data universe {market} FILE' imports one."
+            )
+        return _read_market(file)
 
     def _warn_of_members_without_data(self, market: str) -> None:
         """Log the members of a universe that have no data, which would otherwise be missing silently."""
@@ -168,8 +179,7 @@ class Provider:
         return _is_one_name(name) and os.path.isdir(self.location() / "features" / name)
 
     def _feature_folders(self) -> Iterable[str]:
-        root = self.location() / "features"
-        return [e.path for e in os.scandir(root) if e.is_dir()] if root.is_dir() else []
+        return _feature_folders(self.location())
 
     def spans(
         self, name: str, codes: Sequence[str], start: int, stop: int, freq: str = "day"
@@ -255,15 +265,7 @@ class Provider:
         """
         now = time.monotonic()
         if now > self._fingerprint_until:
-            mark = hashlib.sha256()
-            for folder in ("calendars", "instruments"):
-                for file in sorted((self.location() / folder).glob("*.txt")):
-                    mark.update(file.name.encode() + b":" + read_bytes(file, LIMITS["text_file_size"], error=DataError))
-            for folder_path in sorted(self._feature_folders()):
-                with os.scandir(folder_path) as entries:
-                    listed = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries)
-                mark.update(f"{os.path.basename(folder_path)}:{listed}".encode())
-            self._fingerprint = mark.hexdigest()[:16]
+            self._fingerprint = self._pin.read(_fingerprint_of)
             self._fingerprint_until = now + 200 * (time.monotonic() - now)
         return self._fingerprint
 
@@ -272,6 +274,26 @@ class Provider:
         self._calendars.clear()
         self._markets.clear()
         self._fingerprint_until = -math.inf
+
+
+def _feature_folders(place: Path) -> list[str]:
+    root = place / "features"
+    return [e.path for e in os.scandir(root) if e.is_dir()] if root.is_dir() else []
+
+
+def _fingerprint_of(place: Path) -> str:
+    mark = hashlib.sha256()
+    for folder in ("calendars", "instruments"):
+        for file in sorted((place / folder).glob("*.txt")):
+            mark.update(file.name.encode() + b":" + read_bytes(file, LIMITS["text_file_size"], error=DataError))
+    for folder_path in sorted(_feature_folders(place)):
+        with os.scandir(folder_path) as entries:
+            listed = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries)
+        mark.update(f"{os.path.basename(folder_path)}:{listed}".encode())
+    return mark.hexdigest()[:16]
+
+
+_T = TypeVar("_T")
 
 
 class _Pin:
@@ -287,7 +309,7 @@ class _Pin:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._inside = len(str(path)) + 1
+        self._inside = len(str(path / "x")) - 1
         self._handle: int | None = None
         with contextlib.suppress(OSError):  # missing: an error with a better message follows
             self._handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -310,13 +332,25 @@ class _Pin:
         if self._handle is None:
             return self._path
         mine = os.fstat(self._handle)
-        with contextlib.suppress(OSError):
-            if os.path.samestat(os.stat(self._path), mine):
-                return self._path
-            former = previous(Path(os.path.realpath(self._path)))
-            if os.path.samestat(os.stat(former), mine):
-                return former
+        for place in (self._path, *former_places(Path(os.path.realpath(self._path)))):
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.stat(place), mine):
+                    return place
+        self.check()
         return self._path
+
+    def read(self, read: Callable[[Path], _T]) -> _T:
+        """Return ``read(location)``; it is read again if the folder got another name meanwhile."""
+        while True:
+            place = self.location()
+            try:
+                found = read(place)
+            except (OSError, DataError):
+                if self.location() == place:
+                    raise
+            else:
+                if self.location() == place:
+                    return found
 
     def check(self) -> None:
         """Check that a file is missing because it never existed, not because the folder has been deleted since.
