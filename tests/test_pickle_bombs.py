@@ -99,6 +99,21 @@ def test_no_pickle_crashes_the_interpreter_or_exhausts_memory(data: bytes) -> No
     assert time.process_time() - began < 10
 
 
+@pytest.mark.parametrize("part", ["start", "stop", "step"])
+@pytest.mark.parametrize("kind", [range, slice])
+def test_a_key_contains_no_very_large_integer(kind: type[range] | type[slice], part: str) -> None:
+    """Nor does a range or slice in it; with a smaller one, the same range is a key."""
+
+    def pickled(number: int) -> bytes:
+        key = kind(*({"start": 1, "stop": 9, "step": 2} | {part: number}).values())
+        return b"}" + pickle.dumps(key, 3)[2:-1] + b"Ns."
+
+    with pytest.raises(UntrustedPickle, match="a very large integer as a key"):
+        safe_pickle.loads(pickled(1 << 80_000))
+    if kind is range:
+        assert safe_pickle.loads(pickled(1 << 9_000)) == {pickle.loads(pickled(1 << 9_000)).popitem()[0]: None}
+
+
 def test_the_attributes_of_a_frame_are_limited() -> None:
     """Their number is limited, because they are copied in each operation and compared when frames are joined."""
     shared: list[Any] = [1]

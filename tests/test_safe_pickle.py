@@ -365,6 +365,19 @@ def test_frames_of_every_kind_are_restored(value: Any, protocol: int) -> None:
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("sign", ["", "U"])
+@pytest.mark.parametrize("bits", [8, 16, 32, 64])
+def test_nullable_integers_of_every_size_are_restored(sign: str, bits: int, protocol: int) -> None:
+    """Their extreme values, a missing one, and the dtype itself."""
+    dtype = f"{sign}Int{bits}"
+    limits = np.iinfo(dtype.lower())
+    value = pd.Series([limits.min, None, limits.max], dtype=dtype)
+    back, kind = safe_pickle.loads(pickle.dumps([value, value.dtype], protocol))
+    pd.testing.assert_series_equal(back, value)
+    assert (kind, back.dtype) == (value.dtype, value.dtype)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
 @pytest.mark.parametrize(
     "value",
     [
