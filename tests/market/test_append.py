@@ -173,6 +173,30 @@ INVALID = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("form", ["given", "product"])
+def test_a_table_without_factor_keeps_the_factor(tmp_path: Path, form: str) -> None:
+    """A field is added to days that have a factor, with which prices were adjusted or not."""
+    frame = in_form(bars(), "factor")
+    if form == "product":
+        frame["adj_close"] = frame["close"] * frame["factor"]
+    import_table(frame, tmp_path / "data")
+    before = tree(tmp_path / "data")
+    summary = append_table(frame[["instrument", "datetime"]].assign(pe=15.0), tmp_path / "data")
+    assert (summary.fields, summary.corrections) == (("pe",), 0)
+    after = tree(tmp_path / "data")
+    changed = {name for name in after if before.get(name) != after[name]}
+    assert changed == {*(f"features/{c}/pe.day.bin" for c in "abc"), "conversion.json"}
+
+
+def test_a_table_without_vwap_keeps_the_given_one(tmp_path: Path) -> None:
+    """Bars are corrected, in a folder whose vwap was a column."""
+    frame = bars()
+    import_table(frame.assign(vwap=frame["close"] + 0.01), tmp_path / "data")
+    append_table(frame[frame["datetime"] == DAYS[3]].assign(open=frame["close"]), tmp_path / "data")
+    vwap = open_provider(tmp_path / "data").read("vwap", ["A"], 0, 8).values[0]
+    np.testing.assert_array_equal(vwap, np.float32(frame["close"][:8] + 0.01))
+
+
 @pytest.mark.parametrize("case", INVALID)
 def test_invalid_tables_change_nothing(folder: Path, case: str) -> None:
     """One message says what is wrong, and all files stay the same."""

@@ -269,13 +269,13 @@ class _Change:
         """Return whether a field is neither a column of the table nor computed from its columns."""
         if name in self.given:
             return False
+        kind = self.used.factor
         if name == "vwap":
-            return not {"open", "high", "low", "close"} <= self.given and not {"amount", "volume"} <= self.given
-        if (name == "factor" and self.used.factor in ("ratio", "raw", "adjusted")) or (
-            name == "close" and self.used.factor == "close"
-        ):
+            computed = {"open", "high", "low", "close"} <= self.given or {"amount", "volume"} <= self.given
+            return self.used.vwap == "given" or not computed
+        if (name == "factor" and kind in ("ratio", "raw", "adjusted")) or (name == "close" and kind == "close"):
             return self.used.factor_column not in self.given
-        return name != "factor"
+        return name != "factor" or kind in ("given", "product")
 
     def _carried(self, row: int, factor: Floats) -> float:
         """Return the latest factor of an instrument before the day of a row; NaN if there is none."""
