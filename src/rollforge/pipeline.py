@@ -423,7 +423,7 @@ def with_trials(collected: Collected, session: Session, pool: str) -> Collected:
 
     def collect_again(chosen: Sequence[TaskOutcome]) -> Collected:
         with using(session), trust.from_origin(Origin.READ):
-            schedule = schedule_of(chosen, session, collected.target.days)
+            schedule = schedule_of(chosen, session, collected.target.days, ())
             return collect_outcomes(session, tuple(chosen), schedule, allow_gaps=True, label_days=collected.target.days)
 
     return replace(collected, trials=make_trials(collected, [*(known | stored).values()], rest, collect_again))

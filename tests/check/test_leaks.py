@@ -331,6 +331,16 @@ def test_purged_cross_validation_gives_no_finding(files: Files) -> None:
     assert unknown(found).keys() <= {"model"}
 
 
+def test_each_label_is_measured_by_its_own_horizon(files: Files) -> None:
+    """The models of two horizons have a result each, which names its own windows only."""
+    found = files.check(expressions("$close"), generate=[{"MultiHorizonGen": {"horizon": [1, 5]}}])
+    labels = {c.tasks: c.text for c in found if c.subject == "label"}
+    assert {tasks: text.partition(",")[0] for tasks, text in labels.items()} == {
+        ("horizon 1, window 1",): "The label looks at least 2 trading days ahead",
+        ("horizon 5, window 1",): "The label looks at least 6 trading days ahead",
+    }
+
+
 # -- leaks -------------------------------------------------------------------------------------------------------------
 
 
@@ -614,6 +624,10 @@ def test_results_are_stored_with_submitted_tasks(files: Files) -> None:
     for _ in range(2):
         assert call(file).returncode == 0
     assert list(store.query("kept")) == before
+    elsewhere = f"{uri}?synchronous=full"
+    submit(make_plan(load_workflow(file, store_uri=elsewhere, experiment_name="renamed")))
+    ended = call(file, "--store", elsewhere, "--experiment", "renamed")
+    assert "stored with the tasks of experiment renamed" in ended.stderr, ended.stderr
     stored = [c for c in load_checks(store, "kept", before) if c.method is CheckMethod.MEASURED]
     assert [c.subject for c in stored] == list(dict.fromkeys(c.subject for c in stored))
     assert "features" in {c.subject for c in stored}

@@ -141,7 +141,7 @@ LEAKS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "filter": (filtered, "filters: The filter Ref($close, -5) > $close looks 5 trading days ahead."),
     "label": (
         lambda made: made["rolling"].update(trunc_days=0),
-        "label: The labels of the last 2 days of 'train' reach into 'test'.",
+        ": The labels of the last 2 days of 'train' reach into 'test'.",
     ),
     "order": (
         lambda made: (
@@ -168,7 +168,7 @@ def test_a_leak_stops_plan_before_anything_is_stored(name: str, write: Callable[
     assert not (tmp_path / "tasks.db").exists()
     warned = call("plan", file, "--leakage", "warn")
     assert warned.exit_code == 0
-    assert line.partition(": ")[2].partition(", ")[2][:40] in warned.stderr
+    assert line.partition(": ")[2].partition(" ")[2][:40] in warned.stderr  # without the capital letter
     silent = call("plan", file, "--leakage", "off")
     assert (silent.exit_code, "leak" in silent.stderr) == (0, False)
     assert call("plan", write(change, leakage="warn")).exit_code == 0
@@ -221,6 +221,7 @@ def test_the_command_ends_with_one_message_and_code_1(write: Callable[..., Path]
     assert ended.returncode == Exit.FAILED
     assert "2 leaks found, so nothing was stored or trained:" in ended.stderr
     assert "Shift it so that it reads only earlier days, or remove it." in ended.stderr
+    assert "label (2022-12-29 … 2023-06-16, 6 days): The labels of the last 2 days" in ended.stderr
     assert "trunc_days: auto leaves them out." in ended.stderr
     assert "--leakage warn" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -114,17 +114,15 @@ class _Findings:
     """What was found, by subject."""
 
     def __init__(self) -> None:
-        self.checked: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+        self.checked: dict[str, dict[str, tuple[dict[str, None], dict[str, None]]]] = {}
+        """Subject -> what is proved if nothing is found -> titles and days."""
         self.found: dict[tuple[str, CheckResult], dict[str, list[_Finding]]] = {}
-        self.clean: dict[str, str] = {}
 
     def note(self, subject: str, titles: Sequence[str], day: object = "", text: str = "") -> None:
         """Note that something was compared; `text` is what it proves if nothing is found."""
-        seen_titles, seen_days = self.checked.setdefault(subject, ({}, {}))
+        seen_titles, seen_days = self.checked.setdefault(subject, {}).setdefault(text, ({}, {}))
         seen_titles.update(dict.fromkeys(titles))
         seen_days.update({str(day): None} if day else {})
-        if text:
-            self.clean[subject] = text
 
     def add(
         self, subject: str, result: CheckResult, key: str, text: str, cure: str, titles: Sequence[str], day: object = ""
@@ -139,7 +137,7 @@ class _Findings:
     def checks(self) -> list[Check]:
         """Return the results, one for each subject that is clean and one for each cause of another result."""
         made = []
-        for subject, (titles, days) in self.checked.items():
+        for subject, proved in self.checked.items():
             groups = [
                 (r, g) for r in (CheckResult.LEAK, CheckResult.UNKNOWN) for g in [self.found.get((subject, r))] if g
             ]
@@ -153,13 +151,11 @@ class _Findings:
                             tuple(sorted({f.day for f in found if f.day})),
                         )
                     )  # fmt: skip
-            if not groups and subject in self.clean:
-                made.append(
-                    Check(
-                        subject, CheckResult.CLEAN, CheckMethod.MEASURED, self.clean[subject], "",
-                        tuple(titles), tuple(sorted(days)),
-                    )
-                )  # fmt: skip
+            made += [
+                Check(subject, CheckResult.CLEAN, CheckMethod.MEASURED, text, "", tuple(titles), tuple(sorted(days)))
+                for text, (titles, days) in proved.items()
+                if text and not groups
+            ]
         return made
 
 

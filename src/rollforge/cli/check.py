@@ -13,7 +13,7 @@ import typer
 
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.terminal import console, echo, echo_error, echo_json, one_line
-from rollforge.cli.workflow import File, Limit
+from rollforge.cli.workflow import ExperimentName, File, Limit, StoreUri
 
 if TYPE_CHECKING:
     from rollforge.check.proof import Proof
@@ -31,6 +31,8 @@ def check(
         bool, typer.Option("--all", help="Check all windows; by default the first, the middle and the last.")
     ] = False,
     instruments: Annotated[int, typer.Option(min=1, help="Number of instruments that are used.")] = 20,
+    store_uri: StoreUri = None,
+    experiment_name: ExperimentName = None,
     limit: Limit = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
 ) -> None:
@@ -43,7 +45,7 @@ def check(
     from rollforge.generate.checks import CheckResult, check_to_document
     from rollforge.workflow import load_workflow
 
-    workflow = load_workflow(file)
+    workflow = load_workflow(file, store_uri=store_uri, experiment_name=experiment_name)
     scope = Scope(quick=quick, every_window=every_window, instruments=instruments)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what the user's code prints
@@ -67,11 +69,11 @@ def _keep(found: Proof) -> None:
     from rollforge.errors import StoreError
     from rollforge.run.submission import store_checks
     from rollforge.store.base import open_store
+    from rollforge.store.sqlite import parse_uri
 
     workflow = found.plan.workflow
     name, uri = workflow.experiment_name, workflow.session.store_uri
-    kind, _, path = uri.partition(":///")
-    if kind == "sqlite" and not Path(path).exists():
+    if uri.startswith("sqlite:///") and not Path(parse_uri(uri)[0]).exists():
         return  # opening it would create it
     try:
         store = open_store(uri)
@@ -91,7 +93,7 @@ def _show(checks: Sequence[Check]) -> None:
     styles = {CheckResult.LEAK: "bold red", CheckResult.UNKNOWN: "yellow", CheckResult.CLEAN: "green"}
     table = Table("what", "result", "by", "days", "found", box=None, pad_edge=False)
     for one in checks:
-        text, where = " ".join(filter(None, (one.text, one.cure))), one_line(_windows(one.tasks))
+        text, where = " ".join(filter(None, (one.text, one.cure))), one_line(one.about)
         table.add_row(
             Text(one.subject), Text(one.result.value, styles[one.result]), Text(one.method.value),
             Text(_days(one.days), no_wrap=True).append(f"\n{where}" if where else "", "dim"), Text(one_line(text)),
@@ -106,7 +108,3 @@ def _days(days: Sequence[str]) -> str:
     if len(days) <= 2:
         return "\n".join(days)
     return f"{days[0]} … {days[-1]}\n{len(days)} days"
-
-
-def _windows(titles: Sequence[str]) -> str:
-    return ", ".join(titles[:3]) + (f" and {len(titles) - 3} more" if len(titles) > 3 else "")

@@ -67,6 +67,19 @@ class Check:
     days: tuple[str, ...] = ()
     """The days that were checked or at which the leak was found, as ``YYYY-MM-DD``."""
 
+    @property
+    def about(self) -> str:
+        """The first titles of the tasks, separated by semicolons because titles contain commas; empty for all tasks."""
+        more = f" and {len(self.tasks) - _TITLES} more" if len(self.tasks) > _TITLES else ""
+        return "; ".join(self.tasks[:_TITLES]) + more
+
+    @property
+    def when(self) -> str:
+        """The days, if there are more than two only the first, the last and their number."""
+        if len(self.days) <= 2:
+            return ", ".join(self.days)
+        return f"{self.days[0]} … {self.days[-1]}, {len(self.days)} days"
+
     def __str__(self) -> str:
         return " ".join(filter(None, (f"{self.subject}: {self.result} ({self.method}).", self.text, self.cure)))
 
@@ -99,6 +112,7 @@ NOT_CHECKED = Check(
 """What stands in place of the static checks of tasks that were planned with ``leakage: off``."""
 
 _LISTED = 8
+_TITLES = 3
 
 
 def refuse_leaks(checks: Iterable[Check]) -> None:
@@ -114,13 +128,19 @@ def refuse_leaks(checks: Iterable[Check]) -> None:
         return
     room = (LONGEST_MESSAGE - 300) // min(len(leaks), _LISTED)
     lines = [
-        f"  {one.subject}: " + excerpt(f"{one.text} {one.cure}".rstrip(), room, tail=80) for one in leaks[:_LISTED]
+        f"  {_headed(one)}: {excerpt(f'{one.text} {one.cure}'.rstrip(), room, tail=80)}" for one in leaks[:_LISTED]
     ]
     more = f"\n  {len(leaks) - _LISTED} more" if len(leaks) > _LISTED else ""
     raise LeakageError(
         f"{counted(len(leaks), 'leak')} found, so nothing was stored or trained:\n" + "\n".join(lines) + more + "\n"
         "'leakage: warn' in the workflow, or --leakage warn, trains all the same."
     )
+
+
+def _headed(check: Check) -> str:
+    """Return what was checked, with the tasks (unless it is about all of them) and the days."""
+    where = ", ".join(filter(None, (excerpt(check.about, 100), check.when)))
+    return f"{check.subject} ({where})" if where else check.subject
 
 
 def check_to_document(check: Check) -> dict[str, object]:

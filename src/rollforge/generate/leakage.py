@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ class Leak:
     later: str
     days: int
     """Number of days at the end of the segment whose labels reach into the later segment."""
+    dates: tuple[str, ...] = field(default=(), compare=False)
+    """The first and the last of these days."""
 
 
 def describe_leaks(leaks: Sequence[Sequence[Leak]]) -> list[str]:
@@ -120,7 +122,8 @@ def _leaks(sequence: Sequence[tuple[str, Segment]], calendar: Days, ahead: int) 
         (first, stop), (start, _) = interval.positions(calendar), next_interval.positions(calendar)
         reaching = min(ahead - (start - stop), stop - first)
         if reaching > 0:
-            found.append(Leak(name, later, reaching))
+            dates = dict.fromkeys(str(calendar[place]) for place in (stop - reaching, stop - 1))
+            found.append(Leak(name, later, reaching, tuple(dates)))
     return found
 
 
@@ -271,7 +274,7 @@ def _labels(horizon: LabelHorizon, sequence: Sequence[tuple[str, Segment]], cale
     if horizon.contradiction:
         findings.append(Finding("label", UNKNOWN, horizon.contradiction, "Correct label_horizon or remove it."))
     leaks = _leaks(sequence, calendar, horizon.days)
-    findings += [Finding("label", LEAK, *_leak_text(leak)) for leak in leaks]
+    findings += [Finding("label", LEAK, *_leak_text(leak), days=leak.dates) for leak in leaks]
     if not leaks:
         days = counted(horizon.days, "trading day")
         findings.append(

@@ -354,9 +354,7 @@ def check_rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str, str]]:
     """Return a row for each result of a check: subject, result, method, days with tasks, and what was found."""
     rows = []
     for one in checks:
-        days = ", ".join(one.days) if len(one.days) <= 2 else f"{one.days[0]} … {one.days[-1]}, {len(one.days)} days"
-        tasks = ", ".join(one.tasks[:3]) + (f" and {len(one.tasks) - 3} more" if len(one.tasks) > 3 else "")
-        where = "; ".join(filter(None, (tasks or "all windows", days)))
+        where = " · ".join(filter(None, (one.about or "all windows", one.when)))
         rows.append(
             (one.subject, one.result.value, one.method.value, where, " ".join(filter(None, (one.text, one.cure))))
         )
