@@ -30,6 +30,7 @@ __all__ = [
     "FLATTEN_TUPLE",
     "S_DROP",
     "build",
+    "constructor_arguments",
     "describe",
     "fill_placeholder",
     "flatten_dict",
@@ -361,14 +362,14 @@ def _argument_mistake(exc: TypeError, target: object, arguments: Mapping[str, ob
     path = f"{where}.kwargs" if where else ""
     if found[1].startswith("multiple"):
         return BuildError(f"{label} sets the argument {key!r} itself. Omit it.", path=path)
-    names = _constructor_arguments(target)
+    names = constructor_arguments(target)
     return BuildError(
         f"{label} takes no argument {key!r}.{nearest(key, names)} Its arguments: {', '.join(names) or 'none'}.",
         path=path,
     )
 
 
-def _constructor_arguments(cls: object) -> list[str]:
+def constructor_arguments(cls: object) -> list[str]:
     """Return the arguments of a class's constructor, with those that ``**kwargs`` passes on to base classes.
 
     An argument of a base class that the constructor sets itself is not one of them.

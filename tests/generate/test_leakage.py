@@ -17,6 +17,7 @@ from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import DataLoader
 from rollforge.features.processor import InstProcessor, Processor
+from rollforge.generate.calendar_windows import CalendarGen
 from rollforge.generate.checks import Check, CheckMethod, CheckResult
 from rollforge.generate.cross_validation import PurgedKFoldGen
 from rollforge.generate.leakage import static_checks
@@ -245,6 +246,17 @@ def test_an_operator_of_ones_own_is_not_known_whatever_it_declares() -> None:
     assert "Tomorrow" in one.text
 
 
+def test_the_look_ahead_of_an_operator_of_ones_own_in_a_label_is_not_known() -> None:
+    """`trunc_days: auto` would purge the declared days, which may be too few; a declared horizon settles it."""
+    loader = columns("$close", label="Tomorrow($close)/$close - 1")
+    one = only(handler(loader), "label")
+    assert one.result is UNKNOWN
+    assert "Tomorrow" in one.text
+    assert "label_horizon" in one.cure
+    assert only(handler(loader, label_horizon=1), "label").result is CLEAN
+    assert only(handler(columns("$close")), "label").result is CLEAN
+
+
 # -- processors and fit windows ----------------------------------------------------------------------------------------
 
 ROBUST = {"class": "RobustZScoreNorm", "kwargs": {"fields_group": "feature"}}
@@ -283,6 +295,46 @@ def test_a_fit_window_that_stays_while_windows_roll_is_a_leak_where_it_is_behind
     assert not [
         c for c in static_checks(rolled.generate(task(alpha(**kwargs), segments)), CALENDAR) if c.result is LEAK
     ]
+
+
+@pytest.mark.parametrize("generator", [RollingGen, CalendarGen, PurgedKFoldGen])
+def test_generators_move_the_fit_windows_of_processors(generator: Any) -> None:
+    """What the leak's message recommends also works where each processor has its own window, and nothing else changes."""
+    kwargs = {"fields_group": "feature", "fit_start_time": "2018-01-01", "fit_end_time": "2021-12-31"}
+    label = {"class": "CSRankNorm", "kwargs": {"fields_group": "label"}}
+    described = handler(
+        columns("$close"), infer_processors=[{"class": "ZScoreNorm", "kwargs": kwargs}, label, "Fillna"]
+    )
+    settings = {
+        RollingGen: {"step": 250, "trunc_days": "auto", "roll_fit_window": True},
+        CalendarGen: {"retrain": "year", "train": 250, "trunc_days": "auto"},
+        PurgedKFoldGen: {"n_folds": 3},
+    }[generator]
+    tasks = generator(**settings, calendar=CALENDAR).generate(
+        task(described, {k: SEGMENTS[k] for k in ("train", "test")})
+    )
+    assert len(tasks) > 1
+    assert not [c for c in static_checks(tasks, CALENDAR) if c.result is not CLEAN]
+    for one in tasks:
+        given = one["dataset"]["kwargs"]["handler"]["kwargs"]
+        assert "fit_end_time" not in given
+        assert given["infer_processors"][1:] == [label, "Fillna"]
+
+
+def test_fit_windows_that_refer_to_the_training_segment_are_no_leak_in_cross_validation() -> None:
+    """The tasks are those of one model, although each of its processors is fitted on other days in each of them."""
+    window = {f"fit_{end}_time": f"<dataset.kwargs.segments.train.{i}>" for i, end in enumerate(("start", "end"))}
+    norm = {"class": "ZScoreNorm", "kwargs": {"fields_group": "feature", **window}}
+    template = task(handler(columns("$close"), infer_processors=[norm]), {k: SEGMENTS[k] for k in ("train", "test")})
+    tasks = [
+        {**one, "dataset": {**one["dataset"], "kwargs": {**one["dataset"]["kwargs"], "segments": segments}}}
+        for one in [template]
+        for segments in (
+            {"train": ["2018-01-01", "2018-12-26"], "test": ["2019-01-01", "2019-12-31"]},
+            {"train": ["2019-01-07", "2019-12-31"], "test": ["2018-01-01", "2018-12-26"]},
+        )
+    ]
+    assert "segments" not in {c.subject for c in static_checks(tasks, CALENDAR) if c.result is LEAK}
 
 
 def test_a_fit_window_of_cross_validation_may_be_any_training_interval() -> None:

@@ -15,6 +15,7 @@ from rollforge.errors import ConfigError, SegmentError, nearest
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import TimeAdjuster
+from rollforge.generate.fit_window import move_fit_window
 from rollforge.generate.label_horizon import LabelHorizon
 from rollforge.generate.offsets import Offset, period_starts, read_length, read_offset
 from rollforge.generate.rolling import Segments, purge_horizon, truncated_segments, with_row_purge
@@ -64,7 +65,8 @@ class CalendarGen(TaskGen):
         segment. int: train and valid end this many trading days before the test starts. None: no truncation. What is
         left out is missing from the end of the segments.
     roll_fit_window : bool
-        If True, ``fit_start_time`` and ``fit_end_time`` of the handler, if it has them, are those of the training segment.
+        If True, ``fit_start_time`` and ``fit_end_time`` of the handler and its processors, where they are given, are those of
+        the training segment.
     roll_backtest : bool
         If True, the days of backtest records are clipped to the test segment.
     calendar : array of dates, optional
@@ -274,12 +276,11 @@ class CalendarGen(TaskGen):
         task: Definition = copy_task(template)
         end = segments["test"][1]
         TaskView(task).dataset_kwargs["segments"] = {**segments, "test": self._intervals(segments["test"], cuts)}
+        if self.roll_fit_window:
+            move_fit_window(task, segments["train"])
         kwargs = TaskView(task).handler_kwargs
-        if kwargs is not None:
-            if self.roll_fit_window and not {"fit_start_time", "fit_end_time"}.isdisjoint(kwargs):
-                kwargs["fit_start_time"], kwargs["fit_end_time"] = segments["train"]
-            if kwargs.get("end_time") is not None and end is None:
-                kwargs["end_time"] = None  # an open test segment has the days that will be added to the data
+        if kwargs is not None and kwargs.get("end_time") is not None and end is None:
+            kwargs["end_time"] = None  # an open test segment has the days that will be added to the data
         if self.roll_backtest and task.get("record"):
             task["record"] = move_backtests(task)
         return task

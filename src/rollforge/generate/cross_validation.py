@@ -15,6 +15,7 @@ from rollforge.errors import ConfigError, SegmentError, counted
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import TimeAdjuster
+from rollforge.generate.fit_window import move_fit_window
 from rollforge.generate.folds import (
     Range,
     as_ranges,
@@ -147,11 +148,9 @@ class _PurgedGen(TaskGen):
         TaskView(task).dataset_kwargs["segments"] = {
             name: _segment([_interval(days, part) for part in ranges]) for name, ranges in parts.items() if ranges
         }
-        kwargs = TaskView(task).handler_kwargs
-        if kwargs is not None and not {"fit_start_time", "fit_end_time"}.isdisjoint(kwargs):
-            # A processor has one fit window, and the days between two training intervals are tested.
-            longest = max(train, key=lambda part: part[1] - part[0])
-            kwargs["fit_start_time"], kwargs["fit_end_time"] = _interval(days, longest)
+        # A processor has one fit window, and the days between two training intervals are tested.
+        longest = max(train, key=lambda part: part[1] - part[0])
+        move_fit_window(task, _interval(days, longest))
         if self.roll_backtest and task.get("record"):
             task["record"] = move_backtests(task)
         return task

@@ -18,7 +18,7 @@ from rollforge.market.filters import BaseDFilter, ExpressionDFilter, NameDFilter
 from rollforge.market.provider import Days, Provider
 from rollforge.market.universe import resolve_instruments
 
-__all__ = ["Places", "feature_findings", "fit_findings", "processor_findings", "universe_findings"]
+__all__ = ["Places", "feature_findings", "fit_findings", "own_operators", "processor_findings", "universe_findings"]
 
 CLEAN, LEAK, UNKNOWN = CheckResult.CLEAN, CheckResult.LEAK, CheckResult.UNKNOWN
 Places = Mapping[str, Sequence[tuple[int, int]]]
@@ -31,7 +31,7 @@ _NAMED = 3
 def feature_findings(parts: DataParts) -> list[Finding]:
     """Return which features read later days, and which ones cannot be read from the definition."""
     findings: list[Finding] = []
-    ahead, own = _ahead(parts.expressions), _own_operators([*parts.expressions, *parts.ungrouped])
+    ahead, own = _ahead(parts.expressions), own_operators([*parts.expressions, *parts.ungrouped])
     if ahead:
         named = [f"{_titled(parts.expressions[e], e)} looks {counted(days, 'trading day')} ahead" for e, days in ahead]
         text = named[0] if len(named) == 1 else f"{len(named)} features look ahead: {_few(named, '; ')}"
@@ -80,8 +80,8 @@ def _ahead(expressions: Iterable[str]) -> list[tuple[str, int]]:
     return sorted(found, key=lambda pair: -pair[1])
 
 
-def _own_operators(expressions: Iterable[str]) -> list[str]:
-    """Return the names of the operators of the user's own."""
+def own_operators(expressions: Iterable[str]) -> list[str]:
+    """Return the names of the operators of the user's own, whose look-ahead is only declared."""
     names: dict[str, None] = {}
     for text in expressions:
         try:
@@ -253,7 +253,7 @@ def _filter(one: BaseDFilter) -> list[Finding]:
         return [
             Finding("filters", UNKNOWN, f"whether the filter {expression} looks ahead is not known: the operator {name} is "
                     "not one of Rollforge's.", _MEASURE)
-            for name in _own_operators([expression])
+            for name in own_operators([expression])
         ] or [Finding("filters", CLEAN, "no filter reads a later day.")]  # fmt: skip
     if isinstance(one, NameDFilter) and is_ours(kind):
         return [Finding("filters", CLEAN, "no filter reads a later day.")]

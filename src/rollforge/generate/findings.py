@@ -84,7 +84,7 @@ def capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-_ARTICLES = ("The ", "A ", "An ", "For ", "Processors ", "No ")
+_ARTICLES = ("The ", "A ", "An ", "For ", "Processors ", "No ", "Whether ")
 
 
 def _uncapitalised(text: str) -> str:

@@ -12,9 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.errors import DataNotFound, RollforgeError, counted
-from rollforge.features.label_source import dataset_changes_label
+from rollforge.features.label_source import dataset_changes_label, label_source
 from rollforge.generate.checks import Check, CheckResult
-from rollforge.generate.data_checks import feature_findings, fit_findings, processor_findings, universe_findings
+from rollforge.generate.data_checks import (
+    feature_findings,
+    fit_findings,
+    own_operators,
+    processor_findings,
+    universe_findings,
+)
 from rollforge.generate.definition import DataParts, data_parts
 from rollforge.generate.findings import Finding, group_findings, warning_texts
 from rollforge.generate.label import declared_days, task_labels
@@ -194,9 +200,10 @@ def static_checks(
                 columns = repr((data.expressions, data.ungrouped, data.unread))
                 if columns not in features:  # windows that differ in their fit window have the same features
                     features[columns] = feature_findings(data)
-                parts[key] = _Parts(task_horizon(task), data, features[columns])
+                operators = own_operators(label_source(handler or TaskView(task).handler).expressions or ())
+                parts[key] = _Parts(task_horizon(task), data, features[columns], operators)
             known = parts[key]
-            findings += _labels(known.horizon, sequence, calendar)
+            findings += _labels(known.horizon, known.label_operators, sequence, calendar)
             findings += known.features
             findings += fit_findings(known.data, handler, places, calendar)
             findings += processor_findings(known.data, _first_day(places, calendar))
@@ -222,6 +229,8 @@ class _Parts:
     horizon: LabelHorizon
     data: DataParts
     features: list[Finding]
+    label_operators: list[str]
+    """Operators of the user's own in the label."""
 
 
 def task_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, label_days: int | None = None) -> list[str]:
@@ -266,13 +275,21 @@ def label_warnings(tasks: Sequence[Mapping[str, object]], label_days: int | None
     return _counted(found)
 
 
-def _labels(horizon: LabelHorizon, sequence: Sequence[tuple[str, Segment]], calendar: Days) -> list[Finding]:
+def _labels(
+    horizon: LabelHorizon, operators: Sequence[str], sequence: Sequence[tuple[str, Segment]], calendar: Days
+) -> list[Finding]:
     """Return what is known about a label's horizon, and the segments whose labels reach into the next one."""
     if horizon.days is None:
         return [Finding("label", UNKNOWN, f"the label's horizon is not known: {horizon.reason}", HOW_TO_DECLARE)]
     findings = []
     if horizon.contradiction:
         findings.append(Finding("label", UNKNOWN, horizon.contradiction, "Correct label_horizon or remove it."))
+    elif operators and horizon.declared is None:
+        text = (
+            f"whether the label looks further ahead than {counted(horizon.days, 'trading day')} is not known: the operator "
+            f"{operators[0]} is not one of Rollforge's, and its declared look-ahead is not checked."
+        )
+        findings.append(Finding("label", UNKNOWN, text, HOW_TO_DECLARE))
     leaks = _leaks(sequence, calendar, horizon.days)
     findings += [Finding("label", LEAK, *_leak_text(leak), days=leak.dates) for leak in leaks]
     if not leaks:
@@ -300,12 +317,14 @@ def _without_range(handler: Mapping[str, object]) -> Mapping[str, object]:
     return {**handler, "kwargs": {k: v for k, v in kwargs.items() if k not in ("start_time", "end_time")}}
 
 
-def _timeless(handler: Mapping[str, object]) -> Mapping[str, object]:
-    """Return a handler's description without its range and fit window, which differ between windows."""
-    kwargs = handler.get("kwargs")
-    if not isinstance(kwargs, Mapping):
-        return handler
-    return {**handler, "kwargs": {k: v for k, v in kwargs.items() if not str(k).endswith("_time")}}
+def _timeless(node: object) -> object:
+    """Return a handler's description without its range and its fit windows, which differ between windows.
+
+    Processors can have fit windows of their own.
+    """
+    if isinstance(node, Mapping):
+        return {k: _timeless(v) for k, v in node.items() if not str(k).endswith("_time")}
+    return [_timeless(v) for v in node] if isinstance(node, (list, tuple)) else node
 
 
 def _shared_days(places: _Places) -> list[Finding]:

@@ -16,6 +16,7 @@ from rollforge.features.dataset import DatasetH
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import OutsideCalendar, TimeAdjuster
+from rollforge.generate.fit_window import move_fit_window
 from rollforge.generate.label_horizon import LabelHorizon, known_horizon
 from rollforge.generate.segments import PATH, has_intervals, neighbours, ordered, validate_segments
 from rollforge.generate.task_view import TaskView
@@ -185,7 +186,8 @@ class RollingGen(TaskGen):
         True clips the last test window at the end of the template's test segment; by default, as in Qlib, it has its
         full length.
     roll_fit_window : bool
-        True moves the handler's ``fit_start_time`` and ``fit_end_time`` with the train segment; Qlib does not.
+        True moves the ``fit_start_time`` and ``fit_end_time`` of the handler and its processors with the train segment;
+        Qlib does not.
     roll_backtest : bool
         True clips the days of backtest records to each window's test segment; Qlib does not, so that each window's
         backtest covers the days of all windows.
@@ -322,9 +324,8 @@ class RollingGen(TaskGen):
         if self.clip_test_end and (end is None or end > last):
             kept[self.test_key] = (start, last)
         TaskView(task).dataset_kwargs["segments"] = kept
-        kwargs = TaskView(task).handler_kwargs
-        if self.roll_fit_window and kwargs is not None:
-            kwargs["fit_start_time"], kwargs["fit_end_time"] = kept[self.train_key]
+        if self.roll_fit_window:
+            move_fit_window(task, kept[self.train_key], add=True)
         if self.roll_backtest and task.get("record"):
             task["record"] = move_backtests(task, self.test_key)
         if self.ds_extra_mod_func is not None:
