@@ -11,7 +11,7 @@ from rollforge.expressions.operators import is_built_in, last_day_read
 from rollforge.expressions.tree import Call, walk
 from rollforge.features.processor import Adapted, TimeRangeFlt
 from rollforge.generate.checks import CheckResult
-from rollforge.generate.definition import DataParts, is_ours, kind_of
+from rollforge.generate.definition import READY_MADE, DataParts, is_ours, kind_of
 from rollforge.generate.findings import Finding
 from rollforge.generate.segments import bounds
 from rollforge.market.filters import BaseDFilter, ExpressionDFilter, NameDFilter
@@ -25,6 +25,7 @@ Places = Mapping[str, Sequence[tuple[int, int]]]
 """Segment -> half-open ranges of the positions of its intervals in the calendar, in chronological order."""
 
 _MEASURE = "'rollforge check' measures it on your data."
+_ORIGIN = "No check can tell; make sure that each row was computed from its own and earlier days."
 _NAMED = 3
 
 
@@ -45,7 +46,8 @@ def feature_findings(parts: DataParts) -> list[Finding]:
         )
         findings.append(Finding("features", UNKNOWN, text, "Give the loader's columns the groups feature and label."))
     for why in dict.fromkeys(parts.unread):
-        findings.append(Finding("features", UNKNOWN, f"whether features look ahead is not known: {why}.", _MEASURE))
+        cure = _ORIGIN if why == READY_MADE else _MEASURE
+        findings.append(Finding("features", UNKNOWN, f"whether features look ahead is not known: {why}.", cure))
     for name in own:
         text = (
             f"whether features look ahead is not known: the operator {name} is not one of Rollforge's, and what it reads is "
@@ -169,6 +171,9 @@ def fit_findings(parts: DataParts, handler: Mapping[str, object], places: Places
             cure = (
                 "Set fit_end_time to the last day of train at the latest; 'roll_fit_window: true' under rolling does "
                 "that for each window."
+                if handler
+                else "The handler keeps its fit window, also when windows roll: save it fitted to days of train only, or "
+                "describe it in the workflow."
             )
             findings.append(Finding("fit window", LEAK, f"{what} {beyond}", cure, key=what))
     if fitted and not findings:

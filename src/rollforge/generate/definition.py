@@ -16,9 +16,12 @@ from rollforge.features.processor import Adapted
 from rollforge.kinds import HANDLER
 from rollforge.trust import Origin, current_origin
 
-__all__ = ["DataParts", "Named", "data_parts", "is_ours", "kind_of"]
+__all__ = ["READY_MADE", "DataParts", "Named", "data_parts", "is_ours", "kind_of"]
 
 _DEEPEST = 5
+
+READY_MADE = "features are read ready-made from a frame or a file"
+"""Why features are not known that neither their definition nor replaced market data can tell anything about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +133,7 @@ def _add_loader(parts: DataParts, loader: Any, instruments: Any, depth: int) -> 
                 known.ungrouped = {}
             _add(parts, known)
     elif isinstance(loader, StaticDataLoader):
-        parts.unread.append("features are read ready-made from a frame or a file")
+        parts.unread.append(READY_MADE)
     else:
         parts.unread.append(f"features are loaded by {kind.__name__}")
 
