@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 
 from rollforge.errors import DataError, FolderBusy
-from rollforge.market import folder_change
+from rollforge.market import folder_change, new_folder
 from rollforge.market.append import append_table
 from rollforge.market.folder_change import folder_lock, previous
 from rollforge.market.importer import import_table
@@ -305,6 +305,18 @@ def test_a_fingerprint_is_of_one_version(folder: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "scandir", then_append)
     assert reader.fingerprint() == mark
     assert open_provider(folder).fingerprint() != mark
+
+
+def test_a_reader_of_an_overwritten_folder_does_not_go_on_with_the_new_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also before the former folder is deleted."""
+    reader = Provider(folder)
+    monkeypatch.setattr(new_folder, "remove_folder", lambda _: None)
+    import_table(bars(1, 5), folder, overwrite=True)
+    with pytest.raises(DataError, match="has been replaced while it was being read"):
+        reader.calendar()
+    assert len(open_provider(folder).calendar()) == 4
 
 
 def test_a_reader_of_the_current_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -328,7 +328,13 @@ class _Pin:
         return os.open(file[self._inside :], _READ, dir_fd=self._handle)
 
     def location(self) -> Path:
-        """Return the path at which the folder is now."""
+        """Return the path at which the folder is now.
+
+        Raises
+        ------
+        DataError
+            If there is another one in its place, and it is none of the former versions.
+        """
         if self._handle is None:
             return self._path
         mine = os.fstat(self._handle)
@@ -336,7 +342,7 @@ class _Pin:
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.stat(place), mine):
                     return place
-        self.check()
+        self._refuse_another()
         return self._path
 
     def read(self, read: Callable[[Path], _T]) -> _T:
@@ -365,10 +371,13 @@ class _Pin:
         try:
             os.stat("calendars/day.txt", dir_fd=self._handle)
         except FileNotFoundError:
-            if os.path.isfile(self._path / "calendars" / "day.txt"):
-                raise DataError(
-                    f"{self._path} has been replaced while it was being read. Start again, to read the new version."
-                ) from None
+            self._refuse_another()
+
+    def _refuse_another(self) -> None:
+        if os.path.isfile(self._path / "calendars" / "day.txt"):
+            raise DataError(
+                f"{self._path} has been replaced while it was being read. Start again, to read the new version."
+            )
 
 
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # opening a named pipe must not wait for a writer
