@@ -188,6 +188,20 @@ def test_a_table_without_factor_keeps_the_factor(tmp_path: Path, form: str) -> N
     assert changed == {*(f"features/{c}/pe.day.bin" for c in "abc"), "conversion.json"}
 
 
+@pytest.mark.parametrize("form", ["given", "product", "raw"])
+def test_a_new_day_without_prices_has_the_factor_of_an_import_at_once(tmp_path: Path, form: str) -> None:
+    """The latest one, if prices are multiplied by it; the table also has a row of the day of a split."""
+    frame = in_form(bars(), "factor").rename(columns={"factor": "adj_factor" if form == "raw" else "factor"})
+    if form == "product":
+        frame["adj_close"] = frame["close"] * frame["factor"]
+    import_table(split(frame, DAYS[5])[0], tmp_path / "data")
+    more = frame[frame["datetime"].isin(DAYS[4:6])][["instrument", "datetime"]].assign(pe=15.0)
+    append_table(more, tmp_path / "data")
+    factor = open_provider(tmp_path / "data").read("factor", ["A"], 0, 6).values[0]
+    last = np.nan if form == "given" else 2 * 1.37
+    np.testing.assert_array_equal(factor, np.float32([1.37] * 4 + [2 * 1.37, last]))
+
+
 def test_a_table_without_vwap_keeps_the_given_one(tmp_path: Path) -> None:
     """Bars are corrected, in a folder whose vwap was a column."""
     frame = bars()

@@ -269,13 +269,12 @@ class _Change:
         """Return whether a field is neither a column of the table nor computed from its columns."""
         if name in self.given:
             return False
-        kind = self.used.factor
         if name == "vwap":
             computed = {"open", "high", "low", "close"} <= self.given or {"amount", "volume"} <= self.given
             return self.used.vwap == "given" or not computed
-        if (name == "factor" and kind in ("ratio", "raw", "adjusted")) or (name == "close" and kind == "close"):
+        if name == "close" and self.used.factor == "close":
             return self.used.factor_column not in self.given
-        return name != "factor" or kind in ("given", "product")
+        return name != "factor"
 
     def _carried(self, row: int, factor: Floats) -> float:
         """Return the latest factor of an instrument before the day of a row; NaN if there is none."""
@@ -287,7 +286,8 @@ class _Change:
         first, values = self.series[folder_name(rows.codes[rows.code[row]])].get("factor", (0, np.empty(0, np.float32)))
         past = values[: max(0, at - first)].astype(np.float64)
         replaced = mine[(mine >= first) & (mine < first + len(past))] - first
-        past[replaced] = np.nan
+        if self.given.intersection(FACTOR_SOURCES):
+            past[replaced] = np.nan
         there = np.flatnonzero(~np.isnan(past))
         if there.size and first + int(there[-1]) > of_table:
             return float(past[there[-1]])
@@ -335,6 +335,8 @@ class _Change:
                 new = (values[field_name][start:stop] * _power(field_name, scale)).astype(np.float32)
                 if scale != 1.0:
                     new = np.where(at < end, before, new)
+                if field_name == "factor" and not self.given.intersection(FACTOR_SOURCES):
+                    new = np.where(np.isnan(before), new, before)
                 block[at - lo] = new
                 differs = before.view(np.int32) != new.view(np.int32)
                 differs &= ~(np.isnan(before) & np.isnan(new))
