@@ -24,6 +24,7 @@ from rollforge.generate.leakage import static_checks
 from rollforge.generate.rolling import RollingGen
 from rollforge.market.filters import BaseDFilter
 from rollforge.session import Session, using
+from rollforge.trust import Origin, from_origin
 
 CALENDAR = pd.bdate_range("2018-01-01", "2022-12-30").to_numpy().astype("datetime64[D]")
 SEGMENTS = {
@@ -375,6 +376,15 @@ def test_a_processor_of_ones_own_is_not_known(steps: str) -> None:
     assert only(inner, "processors").result is UNKNOWN
 
 
+@pytest.mark.parametrize("origin", [Origin.READ, Origin.OWN])
+def test_processors_of_a_handler_that_was_not_built_are_not_known(origin: Origin) -> None:
+    """A report does not build what a pool describes; a file may be missing. Neither is taken for clean."""
+    described: Any = alpha(infer_processors=[{"class": "Mine"}]) if origin is Origin.READ else "file://missing.pkl"
+    with from_origin(origin):
+        checks = static_checks([task(described)], CALENDAR)
+    assert {c.result for c in checks if c.subject in ("features", "processors")} == {UNKNOWN}
+
+
 def test_a_range_filter_of_instruments_knows_the_future() -> None:
     """``TimeRangeFlt`` keeps the instruments that survive until its end."""
     for end, result in (("2021-12-31", LEAK), ("2018-01-01", CLEAN), (None, CLEAN)):
@@ -393,7 +403,7 @@ def test_all_processors_of_rollforge_are_known() -> None:
     for kind in kinds:
         kwargs = window if hasattr(kind, "learn") else {}
         described = {"class": kind.__name__, "kwargs": kwargs}
-        assert only(handler(columns("$close"), infer_processors=[described]), "processors").result is CLEAN, kind
+        assert only(handler(columns("$close"), learn_processors=[described]), "processors").result is CLEAN, kind
 
 
 # -- segments and labels -----------------------------------------------------------------------------------------------

@@ -104,7 +104,10 @@ def processor_findings(parts: DataParts, first_day: Any) -> list[Finding]:
     first_day : datetime64 or None
         The first day of the task's segments.
     """
-    findings = []
+    findings = [
+        Finding("processors", UNKNOWN, f"whether processors use later days is not known: {why}.", _MEASURE)
+        for why in dict.fromkeys(parts.unbuilt)
+    ]
     for named in parts.processors:
         kind = kind_of(named.one)
         if isinstance(named.one, Adapted) or not is_ours(kind):

@@ -43,6 +43,8 @@ class DataParts:
     """Expressions of columns without groups, which may be features or labels."""
     unread: list[str] = field(default_factory=list)
     """Why features are not known, one clause for each source."""
+    unbuilt: list[str] = field(default_factory=list)
+    """Why processors are not known, one clause for each handler that was not built."""
     processors: list[Named] = field(default_factory=list)
     inst_processors: list[Any] = field(default_factory=list)
     universes: list[Any] = field(default_factory=list)
@@ -69,8 +71,7 @@ def data_parts(handler: object) -> DataParts:
     """
     parts = DataParts()
     if current_origin() is Origin.READ:
-        parts.unread.append("objects that a pool describes are not built for a report")
-        return parts
+        return _unbuilt(parts, "objects that a pool describes are not built for a report")
     if not handler or (isinstance(handler, Mapping) and "class" not in handler):
         parts.unread.append("the task describes no handler")
         return parts
@@ -78,16 +79,21 @@ def data_parts(handler: object) -> DataParts:
         made = build(handler, kind=HANDLER, default_module="rollforge.features.alpha", accept_types=DataHandler)
     except Exception as exc:  # noqa: BLE001 - whatever the constructor of a class of the user's raises
         first = (str(exc) or type(exc).__name__).splitlines()[0].rstrip(".")
-        parts.unread.append(f"the handler cannot be built here: {first}")
-        return parts
+        return _unbuilt(parts, f"the handler cannot be built here: {first}")
     _add_handler(parts, made, "features", 0)
+    return parts
+
+
+def _unbuilt(parts: DataParts, why: str) -> DataParts:
+    parts.unread.append(why)
+    parts.unbuilt.append(why)
     return parts
 
 
 def _add_handler(parts: DataParts, handler: Any, what: str, depth: int) -> None:
     kind = type(handler)
     if not isinstance(handler, DataHandler) or depth > _DEEPEST:
-        parts.unread.append(f"the {what} are made by {kind.__name__}, a class of your own")
+        _unbuilt(parts, f"the {what} are made by {kind.__name__}, a class of your own")
         return
     changed = overridden(kind, vars(handler)) - {"config"}
     if changed:
@@ -157,6 +163,7 @@ def _add(parts: DataParts, more: DataParts) -> None:
     parts.expressions |= more.expressions
     parts.ungrouped |= more.ungrouped
     parts.unread += more.unread
+    parts.unbuilt += more.unbuilt
     parts.processors += more.processors
     parts.inst_processors += more.inst_processors
     parts.universes += more.universes
