@@ -109,7 +109,7 @@ parse("Thrice($close)")
 store = open_store("new://x")
 facts = facts_of([{"model": model}], Session())
 store.create("p", [{"model": model}], submission=store.keep_submission("p", facts))
-notes = Admission(store, "p", Session(), ("tracking_uri",), needs_data=False).prove()
+notes = Admission(store, "p", Session(), ("tracking_uri",), needs_data=False).prove(stays=False)
 print(json.dumps([len(NewGen()({})), type(store).__name__, facts["models"], notes]))
 """
 

@@ -75,7 +75,7 @@ task:
     module_path: rollforge.data
     kwargs:
       handler: {class: Alpha158, module_path: rollforge.data, kwargs: {instruments: all}}
-      segments: {train: [2022-01-03, 2022-12-30], valid: [2023-01-02, 2023-06-30], test: [2023-07-03, 2023-12-29]}
+      segments: {train: [2022-01-03, 2022-12-23], valid: [2023-01-06, 2023-06-26], test: [2023-07-03, 2023-12-29]}
 """
 
 COMMANDS: dict[str, tuple[list[str], str]] = {

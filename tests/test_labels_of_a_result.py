@@ -183,9 +183,7 @@ def test_warnings_about_the_plan_are_in_the_report(experiment: Experiment) -> No
     experiment.add(task(WINDOWS[0], WINDOW, train_end="2019-12-31"))
     experiment.add(task(WINDOWS[1], WINDOW, train_end="2020-03-31"))
     summary = experiment.report()
-    leak = (
-        "In 1 of 2 tasks the labels of the last 5 days of 'train' reach into 'test'. trunc_days: auto leaves them out."
-    )
+    leak = "In 1 of 2 tasks the labels of the last 5 days of 'train' reach into 'test'. Use trunc_days: auto, or end it earlier."
     shared = "In 1 of 2 tasks 22 of 44 days of 'test' are in 'train' too: the model is tested on days to which it was fitted."
     assert leak in summary.warnings
     assert shared in summary.warnings

@@ -154,7 +154,7 @@ def test_a_worker_in_another_folder_uses_the_plugins_of_a_workflow(
         (home / "lib").mkdir(parents=True)
         (home / "lib" / "plugin_by_path.py").write_text(LOCAL)
     write(home / "job.yaml", content)
-    submitted = json.loads(command("submit", "job.yaml", "--json", cwd=home))
+    submitted = json.loads(command("submit", "job.yaml", "--json", "--leakage", "off", cwd=home))
     assert submitted["new"] == 2
     store = content["rollforge"]["store"]
     said = command("worker", "-t", "p", "--store", store, "--exit-when-empty", "-j", "1", cwd=away)
@@ -444,7 +444,7 @@ def test_a_shared_pool_cannot_import_plugins_that_are_not_allowed(plugin: Any, t
             store.create(pool, [{"x": 1}], submission=key)
             session = Session(tracking_uri=f"folder:{tmp_path}/runs")
             with pytest.raises(UnfitWorker):
-                Admission(store, pool, session, ("tracking_uri",), needs_data=False).prove()
+                Admission(store, pool, session, ("tracking_uri",), needs_data=False).prove(stays=False)
             with pytest.raises(UnfitWorker):
                 run_task(dict, pool, session=session, store=store)
             assert store.count(pool) == {Status.WAITING: 1}
@@ -465,7 +465,7 @@ def test_an_allowed_plugin_of_a_shared_pool_is_imported_before_a_claim(plugin: A
     store.create("p", [{"x": 1}], submission=store.keep_submission("p", {"host": "elsewhere", "plugins": [module]}))
     session = Session(tracking_uri=f"folder:{tmp_path}/runs", allow=(module,))
     admission = Admission(store, "p", session, ("tracking_uri",), needs_data=False)
-    admission.prove()
+    admission.prove(stays=False)
     assert marker.exists()
     assert module not in sys.modules  # not in this process, which claims tasks
     marker.unlink()
@@ -487,7 +487,7 @@ def test_a_plugin_whose_import_does_not_end_does_not_block_a_worker(
         store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking_uri",), needs_data=False
     )
     with pytest.raises(UnfitWorker, match=r"plugins that cannot be imported here: .*ran for more than 4 s"):
-        admission.prove()
+        admission.prove(stays=False)
     assert store.count("p") == {Status.WAITING: 1}
 
 
@@ -581,7 +581,7 @@ def test_every_file_that_tasks_refer_to_is_compared(
     allowing = Session(allow=(str(mine),))
     admission = kind(store, "p", allowing, in_process=True)
     admission.needs_data = False
-    admission.prove()
+    admission.prove(stays=False)
     for other in (f"{text} ", ""):
         mine.write_text(other)
         admission.refresh()
@@ -589,7 +589,7 @@ def test_every_file_that_tasks_refer_to_is_compared(
         with pytest.raises(
             UnfitWorker, match=f"other contents of {mine} .SHA-256 {sha(other)} here, {sha(text)} there"
         ):
-            admission.prove()
+            admission.prove(stays=False)
         mine.write_text(text)
         admission.refresh()
         assert admission.fits
@@ -608,7 +608,7 @@ def test_several_different_files_are_reported_in_one_message(machines: Machines)
     for name in ("a.py", "b.py", "c.py"):
         (machines.on("gpu1") / name).write_text("x")
     with pytest.raises(UnfitWorker) as caught:
-        session_admission(store, "p", Session()).prove()
+        session_admission(store, "p", Session()).prove(stays=False)
     said = str(caught.value)
     assert (said.count("a.py"), said.count("b.py"), said.count("c.py")) == (1, 1, 0)
     assert "Copy the files from there" in said
@@ -628,7 +628,7 @@ def test_a_file_that_is_not_allowed_is_not_read(tmp_path: Path) -> None:
     admission = Admission(
         store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking_uri",), needs_data=False
     )
-    assert not [note for note in admission.prove() if "secret" in note]
+    assert not [note for note in admission.prove(stays=False) if "secret" in note]
     assert admission.fits
 
 

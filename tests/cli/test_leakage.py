@@ -222,7 +222,7 @@ def test_the_command_ends_with_one_message_and_code_1(write: Callable[..., Path]
     assert "2 leaks found, so nothing was stored or trained:" in ended.stderr
     assert "Shift it so that it reads only earlier days, or remove it." in ended.stderr
     assert "label (2022-12-29 … 2023-06-16, 6 days): The labels of the last 2 days" in ended.stderr
-    assert "trunc_days: auto leaves them out." in ended.stderr
+    assert "Use trunc_days: auto, or end it earlier." in ended.stderr
     assert "--leakage warn" in ended.stderr
     assert "Traceback" not in ended.stderr
 

@@ -72,8 +72,8 @@ def test_a_leak_is_named_with_its_days() -> None:
     leaks = leaking_segments(template(), CALENDAR)
     assert [(x.segment, x.later, x.days) for x in leaks] == [("train", "valid", 2), ("valid", "test", 2)]
     assert describe_leaks([leaks]) == [
-        "The labels of the last 2 days of 'train' reach into 'valid'. trunc_days: auto leaves them out.",
-        "The labels of the last 2 days of 'valid' reach into 'test'. trunc_days: auto leaves them out.",
+        "The labels of the last 2 days of 'train' reach into 'valid'. Use trunc_days: auto, or end it earlier.",
+        "The labels of the last 2 days of 'valid' reach into 'test'. Use trunc_days: auto, or end it earlier.",
     ]
 
 

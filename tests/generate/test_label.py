@@ -219,11 +219,11 @@ def test_labels_fit_into_a_tag() -> None:
         ),
         (
             {"train": ("2020-01-01", "2020-06-30"), "test": ("2020-07-01", "2020-12-31")},
-            ["The labels of the last 2 days of 'train' reach into 'test'. trunc_days: auto leaves them out."],
+            ["The labels of the last 2 days of 'train' reach into 'test'. Use trunc_days: auto, or end it earlier."],
         ),
         (
             {"train": ("2020-06-30", "2020-06-30"), "test": ("2020-07-01", "2020-12-31")},
-            ["The labels of the last day of 'train' reach into 'test'. trunc_days: auto leaves them out."],
+            ["The labels of the last day of 'train' reach into 'test'. Use trunc_days: auto, or end it earlier."],
         ),
         (
             {
@@ -231,7 +231,7 @@ def test_labels_fit_into_a_tag() -> None:
                 "train": ("2020-01-01", "2020-06-26"),
                 "test": ("2020-07-01", None),
             },
-            ["The labels of the last day of 'pretrain' reach into 'test'. trunc_days: auto leaves them out."],
+            ["The labels of the last day of 'pretrain' reach into 'test'. Use trunc_days: auto, or end it earlier."],
         ),
         ({"train": ("2020-01-01", "2020-06-26"), "test": ("2020-07-01", "2020-12-31")}, []),
     ],
@@ -278,7 +278,7 @@ def test_warnings_shared_by_many_tasks_are_given_once() -> None:
     leaking = task(alpha(), train=("2020-01-01", "2020-06-30"), test=("2020-07-01", "2020-12-31"))
     found = task_warnings([leaking, task(alpha(), **CLEAN), leaking, {"x": 1}], CALENDAR)
     assert found == [
-        "In 2 of 4 tasks the labels of the last 2 days of 'train' reach into 'test'. trunc_days: auto leaves them out."
+        "In 2 of 4 tasks the labels of the last 2 days of 'train' reach into 'test'. Use trunc_days: auto, or end it earlier."
     ]
     assert task_warnings([], CALENDAR) == []
     assert task_warnings([leaking], np.empty(0, "datetime64[D]")) == []

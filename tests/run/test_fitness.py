@@ -633,7 +633,7 @@ def test_a_finished_pool_needs_nothing(tmp_path: Path) -> None:
     store = open_store(f"memory://{tmp_path}")
     store.create("p", [{"x": 1}])
     store.cancel("p")
-    assert Admission(store, "p", Session(store_uri=f"memory://{tmp_path}")).prove() == []
+    assert Admission(store, "p", Session(store_uri=f"memory://{tmp_path}")).prove(stays=False) == []
 
 
 def test_a_pool_without_tasks_is_reported_with_the_known_pools(tmp_path: Path) -> None:
@@ -641,14 +641,14 @@ def test_a_pool_without_tasks_is_reported_with_the_known_pools(tmp_path: Path) -
     uri = f"sqlite:///{tmp_path}/tasks.db"
     store = open_store(uri)
     store.create("rolling", [{"x": 1}])
-    told = Admission(store, "roling", Session(store_uri=uri)).prove()
+    told = Admission(store, "roling", Session(store_uri=uri)).prove(stays=False)
     assert told == ["Task pool 'roling' has no tasks. Did you mean 'rolling'? Known pools: rolling."]
     ended = rollforge(tmp_path, "worker", "-t", "roling", "--store", uri, "--exit-when-empty")
     assert ended.returncode == Exit.DONE
     assert told[0] in ended.stderr
     assert "data folder" not in ended.stderr
     with pytest.raises(UnfitWorker, match="no data folder"):  # of a pool with tasks
-        Admission(store, "rolling", Session(store_uri=uri)).prove()
+        Admission(store, "rolling", Session(store_uri=uri)).prove(stays=False)
 
 
 def test_a_waiting_worker_checks_new_submissions(small_market: Path, tmp_path: Path) -> None:
@@ -657,7 +657,7 @@ def test_a_waiting_worker_checks_new_submissions(small_market: Path, tmp_path: P
     session = Session(provider_uri=str(market), tracking_uri=f"folder:{tmp_path}/runs", store_uri="memory://judged")
     store = open_store(session.store_uri)
     admission = Admission(store, "p", session, ("provider_uri",))
-    assert admission.prove() == ["Task pool 'p' has no tasks. Known pools: none."]
+    assert admission.prove(stays=False) == ["Task pool 'p' has no tasks. Known pools: none."]
     key = store.keep_submission("p", facts_of([], session))
     store.create("p", [{"x": 1}], submission=key)
     admission._looked = -1e9

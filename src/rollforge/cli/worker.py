@@ -184,7 +184,7 @@ def _run(
     handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     store = open_store(session.store_uri)
-    notes = admission.prove() if admission is not None else []
+    notes = admission.prove(stays=settings["stay"]) if admission is not None else []
     stopping = _Stopping()
     echo(
         f"worker {socket.gethostname()}:{os.getpid()} takes tasks of {work['pool']!r} "

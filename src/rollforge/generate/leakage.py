@@ -62,12 +62,12 @@ def describe_leaks(leaks: Sequence[Sequence[Leak]]) -> list[str]:
     Examples
     --------
     >>> describe_leaks([[Leak("train", "valid", 2)], [], [Leak("train", "valid", 2)]])
-    ["In 2 of 3 tasks the labels of the last 2 days of 'train' reach into 'valid'. trunc_days: auto leaves them out."]
+    ["In 2 of 3 tasks the labels of the last 2 days of 'train' reach into 'valid'. Use trunc_days: auto, or end it earlier."]
     """
     return _counted([[" ".join(_leak_text(leak)) for leak in found] for found in leaks])
 
 
-_TRUNCATE = "trunc_days: auto leaves them out."
+_TRUNCATE = "Use trunc_days: auto, or end it earlier."
 
 
 def _leak_text(leak: Leak) -> tuple[str, str]:
@@ -447,7 +447,7 @@ def _label_texts(task: Mapping[str, object], declared: int | None) -> list[str]:
             )
         elif declared is not None and label.days is not None and declared != label.days:
             texts.append(
-                f"the label {label.expression} spans {label.days} days, so {label.days} is used instead of the "
+                f"the label {label.expression} spans {counted(label.days, 'day')}, so {label.days} is used instead of the "
                 f"declared label_days: {declared}."
             )
     return texts

@@ -218,8 +218,13 @@ class Admission:
                 reasons[lack] = reasons.get(lack, 0) + n
         return "\n".join(f"  {lack}" + (f" ({counted(n, 'task')})" if n else "") for lack, n in reasons.items())
 
-    def prove(self) -> list[str]:
+    def prove(self, *, stays: bool) -> list[str]:
         """Check the pool before anything is claimed, and return notes for the operator.
+
+        Parameters
+        ----------
+        stays : bool
+            Whether the worker waits for tasks, whose submission then tells the tracking store.
 
         Raises
         ------
@@ -233,6 +238,12 @@ class Admission:
             )
         self.refresh(idle=True)
         if not self.eligibility and not self._tasks():
+            if not stays:
+                self._check_tracking(Facts(), lacks)
+            if lacks:
+                raise UnfitWorker(
+                    "\n".join([self._no_tasks(), "This machine could not run any.", *(f"  {x}" for x in lacks)])
+                )
             return [self._no_tasks()]
         refused = self.refused()
         fit = [v for v in self.eligibility.values() if v.session is not None]
