@@ -304,7 +304,7 @@ def _group_days(groups: Any) -> pd.DatetimeIndex:
         return values
     codes, written = pd.factorize(values)  # many rows have the same day
     days = day_index(read_days(list(written), "groups"))
-    return pd.DatetimeIndex(np.where(codes < 0, np.datetime64("NaT"), days.to_numpy()[codes]))
+    return pd.DatetimeIndex(np.where(codes < 0, np.datetime64("NaT", "D"), days.to_numpy()[codes]))
 
 
 def _level(rows: object) -> pd.DatetimeIndex | None:
