@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from typer.testing import CliRunner
+from tests.documents.command_line import call
 
-from rollforge.cli.main import app
 from rollforge.errors import ConfigError, DataError, DataNotFound, RollforgeError
 from rollforge.market.importer import import_table
 from rollforge.market.provider import Provider, open_provider, write_folder
@@ -70,7 +69,7 @@ def test_results_of_an_experiment_with_a_slash_need_an_output_folder(
     assert _output_folder(Path("here"), "../../x") == Path("here")
     store = f"sqlite:///{inner / 'tasks.db'}"
     open_store(store).create("../../x", [{"model": {"class": "LinearModel"}}])
-    done = CliRunner().invoke(app, ["report", "../../x", "--store", store, "--tracking", f"folder:{inner / 'runs'}"])
+    done = call("report", "../../x", "--store", store, "--tracking", f"folder:{inner / 'runs'}")
     assert done.exit_code != 0
     assert {p.name for p in tmp_path.iterdir()} <= {"inner", "home", "cache"}
 
@@ -151,14 +150,14 @@ def test_names_in_a_definition_do_not_lead_outside_the_folder(name: str, tmp_pat
         place.mkdir()
         (place / "close.day.bin").write_bytes((folder / "features" / "a" / "close.day.bin").read_bytes())
     provider = Provider(folder)
-    for call in (
+    for read in (
         lambda: provider.instruments(name),
         lambda: provider.calendar(name),
         lambda: provider.read(name, ["A"], 0, 3),
         lambda: provider.folder(name),
     ):
         with pytest.raises((DataNotFound, DataError)):
-            call()
+            read()
     assert not provider.has(name)
     assert np.isnan(provider.read("close", [name], 0, 3).values).all()
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
+from tests.documents.command_line import call
 
 from rollforge import pipeline
 from rollforge.cli.exit_codes import Exit, exit_code
-from rollforge.cli.main import app
 from rollforge.errors import ConfigError, LeakageError
 from rollforge.expressions.operators import unregister_operator
 from rollforge.generate.checks import NOT_CHECKED, Check, CheckMethod, CheckResult
@@ -107,10 +106,6 @@ def _without_operator() -> Iterator[None]:
     yield
     with contextlib.suppress(ConfigError):
         unregister_operator("Tomorrow")
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner(env={"COLUMNS": "400"}).invoke(app, [str(one) for one in arguments])
 
 
 def feature(expression: str) -> Callable[[dict[str, Any]], object]:

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
+from tests.documents.command_line import call
 
-from rollforge.cli.main import app
 from rollforge.cli.progress import RunProgress
 from rollforge.cli.watch import _View
 from rollforge.run.job import Event
@@ -50,16 +49,16 @@ def test_watching_shows_models_and_days(manager: TaskManager) -> None:
 def test_listing_shows_models_and_days(manager: TaskManager) -> None:
     """A task without a model name is shown with the model's class; tasks can be queried by model name."""
     uri = manager.store.uri
-    listed = CliRunner().invoke(app, ["pool", "--store", uri, "-t", "p", "query"]).stdout.splitlines()
+    listed = call("pool", "--store", uri, "-t", "p", "query").stdout.splitlines()
     assert [line.partition("attempt 1  ")[2] or line.partition("attempt 0  ")[2] for line in listed] == [
         f"{NAME} 2020-01-01 to 2020-01-28  raised  ValueError: bad",
         f"{NAME} 2020-02-01 to 2020-02-28",
         "LGBModel 2020-03-01 to 2020-03-28",
     ]
-    found = CliRunner().invoke(app, ["pool", "--store", uri, "-t", "p", "query", '{"model_name": ""}']).stdout
+    found = call("pool", "--store", uri, "-t", "p", "query", '{"model_name": ""}').stdout
     assert found.count("\n") == 1
     (failed,) = manager.query({"status": "failed"})
-    logs = CliRunner().invoke(app, ["pool", "--store", uri, "-t", "p", "logs", failed["_id"][:8]]).stdout
+    logs = call("pool", "--store", uri, "-t", "p", "logs", failed["_id"][:8]).stdout
     assert f"{NAME} 2020-01-01 to 2020-01-28" in logs
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from tests.documents.command_line import call
 
-from rollforge.cli.track import app
 from rollforge.errors import ConfigError, ExperimentNotFound, TrackingUnavailable
 from rollforge.track.base import get_experiment, open_tracker
 from rollforge.track.transfer import copy_runs
@@ -39,7 +38,7 @@ def test_a_store_that_does_not_exist_is_not_created(
 ) -> None:
     """Otherwise a mistyped name would create an empty store."""
     monkeypatch.chdir(tmp_path)
-    said = CliRunner().invoke(app, [word.format(store) for word in words])
+    said = call("track", *(word.format(store) for word in words))
     assert isinstance(said.exception, ConfigError)
     assert (
         str(said.exception)
