@@ -187,6 +187,31 @@ def test_names_of_several_generators_are_joined(files: Files) -> None:
     assert len(set(plan.ids)) == 8
 
 
+def test_long_names_are_shortened_and_stay_distinct(files: Files) -> None:
+    """To the 80 characters of a name that is given, and in the same way each time."""
+    long = "gradient boosted trees on all features of the last ten years"
+    text = (
+        f"models: {{'{long}': {{model: {{kwargs: {{max_depth: 1}}}}}}, '{long} too': {{model: {{kwargs: {{max_depth: 2}}}}}}}}\n"
+        "grid: {model.kwargs.num_leaves: [4, 8]}\n"
+        "generate: [{SeedGen: {seeds: [7, 8]}}, {RollingGen: {step: 90}}]\n"
+    )
+    plan = files.plan(text)
+    assert len(names(plan)) == 8
+    assert len(plan.tasks) == 24
+    assert max(map(len, names(plan))) == 80
+    assert all(name.startswith("gradient boosted trees") and ", seed " in name for name in names(plan))
+    assert files.plan(text).model_names == plan.model_names
+    assert set(files.plan(text.replace("[7, 8]", "[8, 9]")).model_names) & set(plan.model_names), "seed 8 has its name"
+
+
+def test_a_grid_of_many_paths_names_each_model(files: Files) -> None:
+    """Also those that differ in the last path only."""
+    varied = ("max_depth", "min_child_samples", "lambda_l1", "lambda_l2", "min_split_gain", "subsample_freq")
+    plan = files.plan(f"grid: {{{', '.join(f'model.kwargs.{key}: [1, 2]' for key in varied)}}}\n")
+    assert len(names(plan)) == len(plan.tasks) == 64
+    assert max(map(len, names(plan))) <= 80
+
+
 def test_an_entry_may_be_a_name_alone(files: Files) -> None:
     """It is a generator with its default arguments."""
     assert len(files.plan("generate: [RollingGen]\n").tasks) == len(files.plan("rolling: {}\n").tasks)

@@ -147,6 +147,7 @@ def _placed(exc: RollforgeError, workflow: Workflow) -> str:
 def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
     from rollforge.generate.backtests import backtest_warnings
     from rollforge.generate.base import check_count
+    from rollforge.generate.naming import short_name
     from rollforge.generate.segments import validate_segments
     from rollforge.generate.timeline import make_schedule
     from rollforge.market.provider import open_provider
@@ -174,7 +175,7 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
         made = [(one.name, _with_exchange(one.task, workflow.session))]
         for listed in windows_of:
             made = _applied(listed, made, one)
-        names += [name for name, _ in made]
+        names += [short_name(name) for name, _ in made]
         tasks += [task for _, task in made]
     if not tasks:
         raise ConfigError("its generators make no task.", path=generators[0].entry.place if generators else "task")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from rollforge.errors import ConfigError
-from rollforge.generate.naming import check_name, describe, differing_parts, model_names, variant
+from rollforge.generate.naming import check_name, describe, differing_parts, model_names, short_name, variant
 from rollforge.generate.task_view import TaskView
 
 
@@ -139,8 +139,25 @@ def test_names_and_models_are_one_to_one(drawn: list[tuple[str, dict[str, Any], 
         by_model.setdefault((variant(one), own if several else ""), set()).add(name)
     assert all(len(n) == 1 for n in by_model.values())
     assert len({next(iter(n)) for n in by_model.values()}) == len(by_model)
-    assert all(len(n) <= 90 and (not n or n.isprintable()) for n in names)
+    assert all(len(n) <= 80 and (not n or n.isprintable()) for n in names)
     assert all(names) or len(by_model) == 1
+
+
+def test_models_that_differ_in_many_values_have_all_of_them_in_their_names() -> None:
+    """The first four differences suffice only if no other model shares them."""
+    tasks = [task(lgb(a=1, b=1, c=1, d=1, e=e)) for e in (1, 2)] + [task(lgb(a=2, b=2, c=2, d=2, e=2))]
+    assert model_names(tasks) == ["a=1, b=1, c=1, d=1, e=1", "a=1, b=1, c=1, d=1, e=2", "a=2, b=2, c=2, d=2"]
+
+
+def test_a_long_name_is_shortened_in_the_middle() -> None:
+    """Always in the same way, and never to the name of another model, even if only the removed part differs."""
+    whole = [f"{'a' * 100}{i}{'b' * 100}, seed 7" for i in range(50)]
+    short = [short_name(name) for name in whole]
+    assert len(set(short)) == 50
+    assert all(len(name) == 80 and name.startswith("aaaa") and ", seed 7 (" in name for name in short)
+    assert short == [short_name(name) for name in whole]
+    assert [short_name(name) for name in short] == short, "what is short stays as it is"
+    assert short_name("x" * 80) == "x" * 80
 
 
 @pytest.mark.parametrize(

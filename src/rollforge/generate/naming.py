@@ -17,7 +17,7 @@ from rollforge.errors import ConfigError, TaskNotSerializable
 from rollforge.generate.task_view import TaskView
 from rollforge.task import digest
 
-__all__ = ["check_name", "describe", "differing_parts", "model_names", "variant"]
+__all__ = ["check_name", "describe", "differing_parts", "model_names", "short_name", "variant"]
 
 MAX_NAME = 80
 _LONGEST_VALUE = 32
@@ -38,6 +38,26 @@ def check_name(name: object, path: str = "") -> str:
             f"{name!r:.100} cannot be the name of a model. Use 1 to {MAX_NAME} printable characters.", path=path
         )
     return text
+
+
+def short_name(name: str) -> str:
+    """Return a name of at most 80 characters: a longer one loses its middle, and ends with a hash of the whole name.
+
+    The same name is always shortened in the same way, and different names to different ones. Beginning and end are kept,
+    because names of generated models begin with the model and end with what distinguishes it from the others.
+
+    Examples
+    --------
+    >>> short_name("lgb, seed 7")
+    'lgb, seed 7'
+    >>> short_name("gradient boosted trees on all features of Alpha158 of the last ten years, num_leaves=16, horizon 5, seed 7")
+    'gradient boosted trees on all feat…, num_leaves=16, horizon 5, seed 7 (6534a98d)'
+    """
+    if len(name) <= MAX_NAME:
+        return name
+    mark = f" ({digest({'name': name})[:8]})"
+    room = MAX_NAME - len(mark) - 1
+    return f"{name[: room - room // 2]}…{name[len(name) - room // 2 :]}{mark}"
 
 
 # -- tasks of the same model -------------------------------------------------------------------------------------------
@@ -135,11 +155,12 @@ def _names_of(examples: Mapping[tuple[str, str], Mapping[str, object]]) -> dict[
         alike = [key for key in models if key[1] == name]
         if name and count > 1:
             parts = differing_parts([_without_windows(examples[key]) for key in alike])
-            names.update((key, f"{name}, {part}"[:MAX_NAME]) for key, part in zip(alike, parts, strict=True))
+            names.update((key, f"{name}, {part}") for key, part in zip(alike, parts, strict=True))
     counts = Counter(names.values())
-    return {
+    distinct = {
         key: name if name and counts[name] == 1 else f"{name} ({key[0][:6]})".strip() for key, name in names.items()
     }
+    return {key: short_name(name) for key, name in distinct.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +174,9 @@ class _Difference:
 
 
 def differing_parts(definitions: Sequence[object]) -> list[str]:
-    """Return a short text for each definition with its differences from the others; empty if there are none.
+    """Return a text for each definition with its differences from the others; empty if there are none.
+
+    It has the first four differences, or all if these are those of another definition too.
 
     Examples
     --------
@@ -164,15 +187,17 @@ def differing_parts(definitions: Sequence[object]) -> list[str]:
     """
     found = list(_differences(dict(enumerate(definitions)), ()))
     labels = _short_paths([d.path for d in found])
-    parts = []
-    for i in range(len(definitions)):
-        own = [
+    parts = [
+        [
             f"{label}={difference.texts[i]}" if label else difference.texts[i]
             for label, difference in zip(labels, found, strict=True)
             if i in difference.texts
         ]
-        parts.append(", ".join(own[:_MOST_PARTS])[:MAX_NAME])
-    return parts
+        for i in range(len(definitions))
+    ]
+    short = [", ".join(own[:_MOST_PARTS]) for own in parts]
+    counts = Counter(short)
+    return [text if counts[text] == 1 else ", ".join(own) for text, own in zip(short, parts, strict=True)]
 
 
 class _Missing:
