@@ -5,14 +5,16 @@ from __future__ import annotations
 import pickle
 import time
 from collections import defaultdict, deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from rollforge import safe_pickle
+from rollforge import pickle_rules, pickled_pandas, safe_pickle
 from rollforge.errors import ArtifactUnreadable, UntrustedPickle
+from rollforge.pickle_rules import size_of
 
 
 def program(module: str, name: str, *arguments: Any) -> bytes:
@@ -140,3 +142,84 @@ def test_containers_may_be_nested_and_shared() -> None:
     frames = {i: pd.DataFrame({"x": 1.0, "y": True, "z": "t"}, index=index) for i in range(20)}
     back = safe_pickle.loads(pickle.dumps(frames))
     assert all(back[i].equals(frames[i]) for i in frames)
+
+
+def _attributes(count: int) -> bytes:
+    frame = pd.DataFrame({"a": [1.0]})
+    frame.attrs = {"a": [1] * count}
+    return pickle.dumps(frame)
+
+
+def _deques(depth: int) -> bytes:
+    value: deque[Any] = deque()
+    for _ in range(depth - 1):
+        value = deque([value])
+    return pickle.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("pickled", "most", "message"),
+    [
+        (lambda n: b"N" * (n - 1) + b".", (safe_pickle, "_MOST_STEPS", 7), "instructions"),
+        (lambda n: b"}(" + b"".join(pickle.dumps(i * (2**61 - 1), 2)[2:-1] + b"N" for i in range(1, n + 1)) + b"u.",
+         (pickle_rules, "_MOST_OF_A_HASH", None), "have the same hash"),
+        (lambda n: b"}" + pickle.dumps(tuple(range(n - 1)), 2)[2:-1] + b"Ns.",
+         (pickle_rules, "_MOST_IN_A_KEY", None), "a key in it consists of more than"),
+        (lambda n: b"}" + pickle.dumps(frozenset([((1,), *range(n - 4))]), 4)[2:-1] + b"Ns.",
+         (pickle_rules, "_MOST_IN_A_KEY", 20), "a key in it consists of more than"),
+        (lambda n: b"}" + pickle.dumps(1 << (n - 1), 2)[2:-1] + b"Ns.",
+         (pickle_rules, "_LARGEST_IN_A_KEY", None), "a very large integer as a key"),
+        (_deques, (safe_pickle, "_DEEPEST", None), "nested more than 100 deep"),
+        (lambda n: _attributes(n - 2), (pickled_pandas, "_MOST_ATTRIBUTES", 50), "very many attributes"),
+    ],
+    ids=["steps", "equal hashes", "values of a key", "nested key", "bits", "deques", "attributes"],
+)  # fmt: skip
+def test_each_limit_is_the_largest_accepted_size(
+    pickled: Callable[[int], bytes], most: tuple[Any, str, int | None], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value of exactly that size is accepted, and one that is larger by one is refused."""
+    module, name, smaller = most
+    if smaller is not None:
+        monkeypatch.setattr(module, name, smaller)
+    limit = getattr(module, name)
+    safe_pickle.loads(pickled(limit))
+    with pytest.raises((UntrustedPickle, ArtifactUnreadable), match=message):
+        safe_pickle.loads(pickled(limit + 1))
+
+
+@pytest.mark.parametrize(
+    ("value", "least"),
+    [
+        (b"x" * 1000, 1000),
+        (bytearray(1000), 1000),
+        ("x" * 1000, 1000),
+        ([None] * 1000, 8000),
+        (set(range(1000)), 8000),
+        (frozenset(range(1000)), 8000),
+        (dict.fromkeys(range(1000)), 8000),
+        (deque([None] * 1000), 8000),
+        (pd.MultiIndex.from_product([range(100), range(10)]), 1000),
+        (pd.DataFrame({"a": np.zeros(1000), "b": np.zeros(1000, "i1")}), 9000),
+        (pd.Series(np.zeros(1000)), 8000),
+        (np.zeros(1000), 8000),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_size_of_a_value_is_estimated(value: Any, least: int) -> None:
+    """At least what its elements take, and not many times as much; a value without a size counts a little."""
+    assert least <= size_of(value) <= 10 * least
+    assert 0 < size_of(None) <= size_of(type) < 1000
+
+
+def test_calls_create_only_a_multiple_of_the_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copying a value again and again is refused once the copies exceed the limit, and not before."""
+    monkeypatch.setattr(safe_pickle, "_MADE_ANYWAY", 20_000)
+    monkeypatch.setattr(safe_pickle, "_MADE_PER_BYTE", 0)
+    # Each call makes another bytearray of 1,000 bytes, which counts as 1,032.
+    once = b"0cbuiltins\nbytearray\nh\x01\x85R"
+    start = b"\x80\x04B" + (1000).to_bytes(4, "little") + bytes(1000) + b"q\x01"
+    assert safe_pickle.loads(start + once * 19 + b".") == bytearray(1000)
+    with pytest.raises(ArtifactUnreadable, match="far larger than the pickle"):
+        safe_pickle.loads(start + once * 20 + b".")
+    monkeypatch.setattr(safe_pickle, "_MADE_PER_BYTE", 1)
+    assert safe_pickle.loads(start + once * 20 + b".") == bytearray(1000)

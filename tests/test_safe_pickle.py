@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import pickle
 import pickletools
+import re
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -427,6 +428,22 @@ def test_an_allowed_class_is_restored_by_its_own_methods(monkeypatch: pytest.Mon
         safe_pickle.loads(other)
     safe_pickle.allow_package("sklearn")
     assert safe_pickle.loads(other).alpha == 0.5
+
+
+def test_an_allowed_package_allows_no_other_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It allows its own module and its submodules; not its parent, and not packages whose names begin like its own."""
+    monkeypatch.setattr(safe_pickle, "_packages", set())
+    safe_pickle.allow_package("hypothesis.strategies")
+    for module in ("hypothesis.strategies", "hypothesis.strategies._internal.strategies"):
+        assert safe_pickle.find_class(module, "SearchStrategy") is st.SearchStrategy
+    for module, name in (
+        ("hypothesis", "settings"),
+        ("hypothesis.errors", "Flaky"),
+        ("hypothesis.strategies_of_mine", "SearchStrategy"),
+        ("my_package", "Mine"),
+    ):
+        with pytest.raises(UntrustedPickle, match=re.escape(f"{module}.{name}")):
+            safe_pickle.find_class(module, name)
 
 
 def _filled(kind: str, keys: list[Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -792,6 +793,56 @@ def test_a_module_belongs_to_the_file_it_was_loaded_from(tmp_path: Path, monkeyp
     assert trust.allowed_file("json") is None
     assert trust.is_allowed_module("as_two")
     assert not trust.is_allowed_module("as_three")
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("rollforge.models.linear", {Origin.OWN, Origin.POOL, Origin.FILE, Origin.READ}),
+        ("qlib.contrib.model", {Origin.OWN, Origin.POOL, Origin.FILE, Origin.READ}),
+        ("lightgbm.sklearn", {Origin.OWN, Origin.POOL, Origin.FILE}),
+        ("permitted.models", {Origin.OWN, Origin.POOL, Origin.FILE}),
+        ("named_before", {Origin.OWN, Origin.FILE}),
+        ("unknown", {Origin.OWN}),
+        ("os", set()),
+    ],
+)
+@pytest.mark.parametrize("origin", list(Origin))
+def test_what_each_origin_may_name(
+    origin: Origin, module: str, allowed: set[Origin], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the import by the name of the module, and after it by the module in which the class is defined."""
+    monkeypatch.setenv("ROLLFORGE_ALLOW", "permitted")
+    monkeypatch.setattr(trust, "_remembered", set())
+    trust.remember("named_before")
+    with from_origin(Origin.POOL):
+        trust.remember("unknown")  # a definition of the pool does not count
+    trust.remember("lightgbm.sklearn")  # nor do libraries, which keep their own rules
+    thing = type("Thing", (), {"__module__": module})
+    for check in (
+        lambda: trust.check_import("Thing", module, where="model"),
+        lambda: trust.check_defined(thing, "Thing", where="model"),
+    ):
+        refusal = BuildError if origin is Origin.OWN else CodeNotAllowed
+        expected = contextlib.nullcontext() if origin in allowed else pytest.raises(refusal, match=r"^model: ")
+        with from_origin(origin), expected:
+            check()
+    assert trust.loads_back(module) is (module in ("permitted.models", "named_before"))
+
+
+def test_only_classes_are_called_for_others() -> None:
+    """The user's own definition may name a function; no definition may name a module or a value."""
+
+    def made() -> None: ...
+
+    made.__module__ = "rollforge.models.linear"
+    trust.check_defined(made, "made")
+    for origin in (Origin.POOL, Origin.FILE, Origin.READ):
+        with from_origin(origin), pytest.raises(CodeNotAllowed, match="made is not a class"):
+            trust.check_defined(made, "made")
+    for value in (json, 3, type("Called", (), {"__call__": print, "__module__": 3})()):
+        with pytest.raises(BuildError, match="'value' is not a model but"):
+            trust.check_defined(value, "value", noun="model")
 
 
 def test_libraries_need_no_permission() -> None:

@@ -263,7 +263,7 @@ class _Reader:
 
     def read(self, data: bytes) -> object:
         self._left = _MADE_ANYWAY + _MADE_PER_BYTE * len(data)
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(data), 1):
             if count > _MOST_STEPS:
                 raise ValueError(f"it has more than {_MOST_STEPS:,} instructions")
             name = opcode.name
