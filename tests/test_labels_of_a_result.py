@@ -183,10 +183,11 @@ def test_warnings_about_the_plan_are_in_the_report(experiment: Experiment) -> No
     experiment.add(task(WINDOWS[0], WINDOW, train_end="2019-12-31"))
     experiment.add(task(WINDOWS[1], WINDOW, train_end="2020-03-31"))
     summary = experiment.report()
-    leak = "In 1 of 2 tasks the labels of the last 5 days of 'train' reach into 'test'. Use trunc_days: auto, or end it earlier."
-    shared = "In 1 of 2 tasks 22 of 44 days of 'test' are in 'train' too: the model is tested on days to which it was fitted."
-    assert leak in summary.warnings
-    assert shared in summary.warnings
+    leak = "the labels of the last 5 days of 'train' reach into 'test'. Use trunc_days: auto, or end it earlier."
+    shared = "22 of 44 days of 'test' are in 'train' too: the model is tested on days to which it was fitted."
+    for text in (leak, shared):
+        (warning,) = [w for w in summary.warnings if text in w]
+        assert warning.startswith("In 1 of 2 tasks (window ")
     assert any(
         w.startswith(f"In 2 of 2 tasks the number of days that the label {WINDOW} spans") for w in summary.warnings
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -136,7 +137,7 @@ LEAKS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "filter": (filtered, "filters: The filter Ref($close, -5) > $close looks 5 trading days ahead."),
     "label": (
         lambda made: made["rolling"].update(trunc_days=0),
-        ": The labels of the last 2 days of 'train' reach into 'test'.",
+        "label: The labels of the last 2 days of 'train' reach into 'test'.",
     ),
     "order": (
         lambda made: (
@@ -159,15 +160,21 @@ def test_a_leak_stops_plan_before_anything_is_stored(name: str, write: Callable[
         refused = call(command, file)
         assert isinstance(refused.exception, LeakageError)
         assert exit_code(refused.exception) is Exit.FAILED
-        assert line in str(refused.exception)
+        subject, _, said = line.partition(": ")
+        assert re.search(
+            rf"^  {subject} \([^)]*\d{{4}}-\d\d-\d\d[^)]*\): {re.escape(said)}", str(refused.exception), re.M
+        )
     assert not (tmp_path / "tasks.db").exists()
     warned = call("plan", file, "--leakage", "warn")
     assert warned.exit_code == 0
     assert line.partition(": ")[2].partition(" ")[2][:40] in warned.stderr  # without the capital letter
+    assert re.search(r"(In 3 of 3 tasks \(window 1, |From )\d{4}-\d\d-\d\d to \d{4}-\d\d-\d\d", warned.stderr)
     silent = call("plan", file, "--leakage", "off")
     assert (silent.exit_code, "leak" in silent.stderr) == (0, False)
     assert call("plan", write(change, leakage="warn")).exit_code == 0
 
+
+TESTED = ("2023-03-24", "2023-06-16", "2023-09-08")  # last day of each window
 
 UNKNOWN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "operator": (feature("Mean(Tomorrow($close), 5)"), "operator Tomorrow"),
@@ -201,7 +208,8 @@ def test_what_is_not_known_is_a_warning_even_under_error(
     planned = call("plan", write(changed))
     assert planned.exit_code == 0, planned.output
     assert word in planned.stderr
-    assert "In 3 of 3 tasks" in planned.stderr
+    days = "; ".join(f"window {i}, 2022-01-03 to {day}" for i, day in enumerate(TESTED, 1))
+    assert f"In 3 of 3 tasks ({days}) " in planned.stderr
 
 
 def test_the_command_ends_with_one_message_and_code_1(write: Callable[..., Path]) -> None:
@@ -216,7 +224,10 @@ def test_the_command_ends_with_one_message_and_code_1(write: Callable[..., Path]
     assert ended.returncode == Exit.FAILED
     assert "2 leaks found, so nothing was stored or trained:" in ended.stderr
     assert "Shift it so that it reads only earlier days, or remove it." in ended.stderr
-    assert "label (2022-12-29 … 2023-06-16, 6 days): The labels of the last 2 days" in ended.stderr
+    assert (
+        "label (window 1, 2022-12-29 to 2022-12-30; window 2, 2023-03-23 to 2023-03-24; window 3, 2023-06-15 to 2023-06-16): "
+        "The labels of the last 2 days"
+    ) in ended.stderr
     assert "Use trunc_days: auto, or end it earlier." in ended.stderr
     assert "--leakage warn" in ended.stderr
     assert "Traceback" not in ended.stderr

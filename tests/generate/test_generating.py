@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from rollforge.errors import ConfigError, SegmentError
 from rollforge.generate import GridGen, RollingGen, TimeAdjuster, task_generator
-from rollforge.generate.leakage import describe_leaks, label_lookahead, leaking_segments, task_warnings
+from rollforge.generate.leakage import label_lookahead, leaking_segments, task_warnings
 from rollforge.generate.segments import validate_segments
 from rollforge.generate.timeline import draw, windows
 
@@ -71,10 +71,9 @@ def test_a_leak_is_named_with_its_days() -> None:
     """Without truncation the labels of the last days reach into the next segment, at both borders."""
     leaks = leaking_segments(template(), CALENDAR)
     assert [(x.segment, x.later, x.days) for x in leaks] == [("train", "valid", 2), ("valid", "test", 2)]
-    assert describe_leaks([leaks]) == [
-        "The labels of the last 2 days of 'train' reach into 'valid'. Use trunc_days: auto, or end it earlier.",
-        "The labels of the last 2 days of 'valid' reach into 'test'. Use trunc_days: auto, or end it earlier.",
-    ]
+    assert [(x.dates, x.later) for x in leaks] == [
+        (("2020-06-29", "2020-06-30"), "valid"), (("2020-09-29", "2020-09-30"), "test"),
+    ]  # fmt: skip
 
 
 def pretrained(**more: Any) -> dict[str, Any]:
@@ -120,8 +119,8 @@ def test_training_on_test_days_in_another_segment_gives_a_warning() -> None:
     validate_segments(task, CALENDAR)
     texts = task_warnings([task], CALENDAR)
     assert (
-        "22 of 195 days of 'test' are in 'pretrain' too: the model is tested on days to which it was fitted before."
-        in texts
+        "From 2020-10-01 to 2020-10-30, 22 of 195 days of 'test' are in 'pretrain' too: the model is tested on days to which "
+        "it was fitted before. Let 'test' begin after 'pretrain' ends." in texts
     )
     assert not [text for text in texts if "last_month" in text and "too" in text]
 

@@ -189,6 +189,9 @@ def test_labels_fit_into_a_tag() -> None:
     assert len(labels_to_text([Label("$close+" * 900, 2)] * 20)) < 5000
 
 
+PURGE = "Use trunc_days: auto, or end it earlier."
+FITTED = ": the model is tested on days to which it was fitted. Let 'test' begin after 'train' ends."
+
 # -- what is said of tasks -----------------------------------------------------------------------------------------------
 
 
@@ -197,11 +200,11 @@ def test_labels_fit_into_a_tag() -> None:
     [
         (
             {"train": ("2020-01-01", "2020-12-31"), "test": ("2020-07-01", "2020-08-31")},
-            ["44 of 44 days of 'test' are in 'train' too: the model is tested on days to which it was fitted."],
+            ["From 2020-07-01 to 2020-08-31, 44 of 44 days of 'test' are in 'train' too" + FITTED],
         ),
         (
             {"train": ("2020-07-01", "2020-08-31"), "test": ("2020-01-01", "2020-12-31")},
-            ["44 of 262 days of 'test' are in 'train' too: the model is tested on days to which it was fitted."],
+            ["From 2020-07-01 to 2020-08-31, 44 of 262 days of 'test' are in 'train' too" + FITTED],
         ),
         (
             {
@@ -210,20 +213,21 @@ def test_labels_fit_into_a_tag() -> None:
                 "test": ("2020-10-05", None),
             },
             [
-                "1 of 67 days of 'valid' is in 'train' too: the days that stop the fitting are days to which the model is fitted."
+                "On 2020-06-30, 1 of 67 days of 'valid' is in 'train' too: the days that stop the fitting are days to which the "
+                "model is fitted. Let 'valid' begin after 'train' ends."
             ],
         ),
         (
             {"train": ("2020-01-01", None), "test": ("2021-12-30", None)},
-            ["2 of 2 days of 'test' are in 'train' too: the model is tested on days to which it was fitted."],
+            ["From 2021-12-30 to 2021-12-31, 2 of 2 days of 'test' are in 'train' too" + FITTED],
         ),
         (
             {"train": ("2020-01-01", "2020-06-30"), "test": ("2020-07-01", "2020-12-31")},
-            ["The labels of the last 2 days of 'train' reach into 'test'. Use trunc_days: auto, or end it earlier."],
+            ["From 2020-06-29 to 2020-06-30, the labels of the last 2 days of 'train' reach into 'test'. " + PURGE],
         ),
         (
             {"train": ("2020-06-30", "2020-06-30"), "test": ("2020-07-01", "2020-12-31")},
-            ["The labels of the last day of 'train' reach into 'test'. Use trunc_days: auto, or end it earlier."],
+            ["On 2020-06-30, the labels of the last day of 'train' reach into 'test'. " + PURGE],
         ),
         (
             {
@@ -231,14 +235,14 @@ def test_labels_fit_into_a_tag() -> None:
                 "train": ("2020-01-01", "2020-06-26"),
                 "test": ("2020-07-01", None),
             },
-            ["The labels of the last day of 'pretrain' reach into 'test'. Use trunc_days: auto, or end it earlier."],
+            ["On 2020-06-29, the labels of the last day of 'pretrain' reach into 'test'. " + PURGE],
         ),
         ({"train": ("2020-01-01", "2020-06-26"), "test": ("2020-07-01", "2020-12-31")}, []),
     ],
     ids=["test in train", "train in test", "valid", "open", "leak", "leak of a day", "extra segment", "clean"],
 )
 def test_leaking_segments_give_warnings(segments: dict[str, Any], words: list[str]) -> None:
-    """With the number of shared days, or how far a label reaches."""
+    """With the days, the number of shared days or how far a label reaches, and what to do."""
     assert task_warnings([task(alpha(), **segments)], CALENDAR) == words
 
 
@@ -249,7 +253,7 @@ def test_processors_fitted_on_test_days_give_a_warning() -> None:
     """If the fit window reaches into the test segment; not if it ends before."""
     (text,) = task_warnings([task(alpha(fit_start_time="2020-01-01", fit_end_time="2020-07-01"), **CLEAN)], CALENDAR)
     assert text.startswith(
-        "Processors learn until 2020-07-01, but the test segment starts on 2020-07-01. Set fit_end_time"
+        "On 2020-07-01, processors learn until 2020-07-01, but the test segment starts on 2020-07-01. Set fit_end_time"
     )
     assert task_warnings([task(alpha(fit_start_time="2020-01-01", fit_end_time="2020-06-30"), **CLEAN)], CALENDAR) == []
 
@@ -278,7 +282,8 @@ def test_warnings_shared_by_many_tasks_are_given_once() -> None:
     leaking = task(alpha(), train=("2020-01-01", "2020-06-30"), test=("2020-07-01", "2020-12-31"))
     found = task_warnings([leaking, task(alpha(), **CLEAN), leaking, {"x": 1}], CALENDAR)
     assert found == [
-        "In 2 of 4 tasks the labels of the last 2 days of 'train' reach into 'test'. Use trunc_days: auto, or end it earlier."
+        "In 2 of 4 tasks (task 1, 2020-06-29 to 2020-06-30; task 3, 2020-06-29 to 2020-06-30) the labels of the last 2 days of "
+        "'train' reach into 'test'. Use trunc_days: auto, or end it earlier."
     ]
     assert task_warnings([], CALENDAR) == []
     assert task_warnings([leaking], np.empty(0, "datetime64[D]")) == []

@@ -470,14 +470,17 @@ def test_a_test_outside_the_calendar_gives_no_warning() -> None:
     untested = task({"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-26"}, train=january(1, 4))
     assert task_warnings([untested], CALENDAR) == []
     unfitted = task({}, train=january(1, 4), valid=january(5, 8), test=january(9, 11))
-    assert [text[:40] for text in task_warnings([unfitted], CALENDAR)] == [
-        "The labels of the last 2 days of 'train'", "The labels of the last 2 days of 'valid'",
+    assert [text[:71] for text in task_warnings([unfitted], CALENDAR)] == [
+        "From 2024-01-03 to 2024-01-04, the labels of the last 2 days of 'train'",
+        "From 2024-01-05 to 2024-01-08, the labels of the last 2 days of 'valid'",
     ]  # fmt: skip
     edge = task(
         {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-26"}, train=january(1, 4), test=january(26, 26)
     )
     (text,) = task_warnings([edge], CALENDAR)
-    assert text.startswith("Processors learn until 2024-01-26, but the test segment starts on 2024-01-26")
+    assert text.startswith(
+        "On 2024-01-26, processors learn until 2024-01-26, but the test segment starts on 2024-01-26"
+    )
 
 
 def test_a_label_of_one_day_can_be_declared() -> None:

@@ -93,10 +93,11 @@ def _show(checks: Sequence[Check]) -> None:
     styles = {CheckResult.LEAK: "bold red", CheckResult.UNKNOWN: "yellow", CheckResult.CLEAN: "green"}
     table = Table("what", "result", "by", "days", "found", box=None, pad_edge=False)
     for one in checks:
-        text, where = " ".join(filter(None, (one.text, one.cure))), one_line(one.about)
+        text, where = " ".join(filter(None, (one.text, one.cure))), "" if one.where else one_line(one.about)
+        days = one_line(one.where).replace("; ", "\n") or _days(one.days)
         table.add_row(
             Text(one.subject), Text(one.result.value, styles[one.result]), Text(one.method.value),
-            Text(_days(one.days), no_wrap=True).append(f"\n{where}" if where else "", "dim"), Text(one_line(text)),
+            Text(days, no_wrap=True).append(f"\n{where}" if where else "", "dim"), Text(one_line(text)),
         )  # fmt: skip
     console().print(table)
     leaks = sum(one.result is CheckResult.LEAK for one in checks)

@@ -66,6 +66,9 @@ class Check:
     """Titles of the tasks (windows) that the result is about; empty if it is about all of them."""
     days: tuple[str, ...] = ()
     """The days that were checked or at which the leak was found, as ``YYYY-MM-DD``."""
+    where: str = ""
+    """The first of the tasks, each with the days that the result is about: ``window 1, 2020-01-02 to 2020-01-03; window 2,
+    2020-02-03; and 5 more``. Empty for ``clean``, and for measured results."""
 
     @property
     def about(self) -> str:
@@ -79,6 +82,11 @@ class Check:
         if len(self.days) <= 2:
             return ", ".join(self.days)
         return f"{self.days[0]} … {self.days[-1]}, {len(self.days)} days"
+
+    @property
+    def place(self) -> str:
+        """The tasks (unless the result is about all of them and has no days) with the days."""
+        return self.where or ", ".join(filter(None, (self.about, self.when)))
 
     def __str__(self) -> str:
         return " ".join(filter(None, (f"{self.subject}: {self.result} ({self.method}).", self.text, self.cure)))
@@ -113,6 +121,7 @@ NOT_CHECKED = Check(
 
 _LISTED = 8
 _TITLES = 3
+_LONGEST_PLACE = 200
 
 
 def refuse_leaks(checks: Iterable[Check]) -> None:
@@ -138,9 +147,9 @@ def refuse_leaks(checks: Iterable[Check]) -> None:
 
 
 def _headed(check: Check) -> str:
-    """Return what was checked, with the tasks (unless it is about all of them) and the days."""
-    where = ", ".join(filter(None, (excerpt(check.about, 100), check.when)))
-    return f"{check.subject} ({where})" if where else check.subject
+    """Return what was checked, with the tasks and days."""
+    place = excerpt(check.place, _LONGEST_PLACE, tail=20)
+    return f"{check.subject} ({place})" if place else check.subject
 
 
 def check_to_document(check: Check) -> dict[str, object]:
@@ -160,7 +169,7 @@ def check_from_document(document: object) -> Check | None:
     """
     if not isinstance(document, Mapping):
         return None
-    texts = [document.get(name) for name in ("subject", "text", "cure")]
+    texts = [document.get("subject"), document.get("text"), document.get("cure"), document.get("where", "")]
     lists = [document.get(name, []) for name in ("tasks", "days")]
     if not all(isinstance(text, str) for text in texts):
         return None
@@ -170,6 +179,6 @@ def check_from_document(document: object) -> Check | None:
         result, method = CheckResult(str(document.get("result"))), CheckMethod(str(document.get("method")))
     except ValueError:
         return None
-    subject, text, cure = map(str, texts)
+    subject, text, cure, where = map(str, texts)
     tasks, days = (tuple(values) for values in lists)
-    return Check(subject, result, method, text, cure, tasks, days)
+    return Check(subject, result, method, text, cure, tasks, days, where)

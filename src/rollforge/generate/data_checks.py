@@ -178,7 +178,8 @@ def fit_findings(parts: DataParts, handler: Mapping[str, object], places: Places
                 else "The handler keeps its fit window, also when windows roll: save it fitted to days of train only, or "
                 "describe it in the workflow."
             )
-            findings.append(Finding("fit window", LEAK, f"{what} {beyond}", cure, key=what))
+            text, days = beyond
+            findings.append(Finding("fit window", LEAK, f"{what} {text}", cure, days, key=what))
     if fitted and not findings:
         findings.append(
             Finding(
@@ -188,23 +189,28 @@ def fit_findings(parts: DataParts, handler: Mapping[str, object], places: Places
     return findings
 
 
-def _fit_beyond(start: object, end: object, places: Places, calendar: Days) -> str:
-    """Return which segment a fit window reaches into, and when; empty if it reaches into none.
+def _fit_beyond(start: object, end: object, places: Places, calendar: Days) -> tuple[str, tuple[str, ...]] | None:
+    """Return which segment a fit window reaches into, with the first and last day of that; None if it reaches into none.
 
     Where the train segment has days after the test segment, the fit window may be within one of its intervals.
     """
     window = bounds("fit", (start, end))
     first, stop = window.positions(calendar)
     if any(a <= first and stop <= b for a, b in places.get("train", ())):
-        return ""
+        return None
+
+    def found(name: str, begin: int) -> tuple[str, tuple[str, ...]]:
+        days = dict.fromkeys(str(calendar[place]) for place in (max(first, begin), stop - 1))
+        return f"until {window.end}, but the {name} segment starts on {calendar[begin]}.", tuple(days)
+
     for name in ("valid", "test"):
         for begin, behind in places.get(name, ()):
             if begin < len(calendar) and first < behind and stop > begin:
-                return f"until {window.end}, but the {name} segment starts on {calendar[begin]}."
+                return found(name, begin)
     test = places.get("test", ())
     if test and test[0][0] < len(calendar) and stop > test[0][0]:
-        return f"until {window.end}, but the test segment starts on {calendar[test[0][0]]}."
-    return ""
+        return found("test", test[0][0])
+    return None
 
 
 def universe_findings(universe: Any, provider: Provider, first: Any, last: Any) -> list[Finding]:

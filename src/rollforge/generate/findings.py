@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rollforge.generate.checks import Check, CheckMethod, CheckResult
 
-__all__ = ["Finding", "capitalised", "group_findings", "warning_texts"]
+__all__ = ["Finding", "capitalised", "group_findings", "placed", "warning_texts"]
+
+_NAMED = 3  # tasks that are named in a result
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class Finding:
     """A complete sentence or more, which begins in lower case if its first word is not a name."""
     cure: str = ""
     days: tuple[str, ...] = ()
+    """The first and the last day that it is about, as ``YYYY-MM-DD``; a single one if they are the same."""
     key: str = ""
     """Findings of several tasks with the same key become one result, even if the texts have different days; empty for
     findings that are only grouped with equal ones."""
@@ -53,13 +56,41 @@ def group_findings(found: Sequence[Iterable[Finding]], titles: Sequence[str]) ->
         everywhere = len(group) == len(set(titles))
         days = tuple(sorted({day for one in group.values() for day in one.days}))
         about = () if everywhere else tuple(group)
-        checks.append(Check(subject, result, CheckMethod.STATIC, capitalised(text), cure, about, days))
+        where = (
+            placed({t: one.days for t, one in group.items()}, len(titles)) if result is not CheckResult.CLEAN else ""
+        )
+        checks.append(Check(subject, result, CheckMethod.STATIC, capitalised(text), cure, about, days, where))
     order = [CheckResult.LEAK, CheckResult.UNKNOWN, CheckResult.CLEAN]
     return tuple(sorted(checks, key=lambda check: order.index(check.result)))
 
 
+def placed(tasks: Mapping[str, Sequence[str]], number: int) -> str:
+    """Return the first of some tasks, each with its first and last day.
+
+    Parameters
+    ----------
+    tasks : mapping
+        Title of each task -> its first and last day, or a single day, or none.
+    number : int
+        Number of all tasks; the title of a single one is left out.
+
+    Examples
+    --------
+    >>> placed({"window 1": ["2020-01-02", "2020-01-03"], "window 2": ["2020-02-03"]}, 2)
+    'window 1, 2020-01-02 to 2020-01-03; window 2, 2020-02-03'
+    >>> placed({f"window {i}": [] for i in range(1, 9)}, 8)
+    'window 1; window 2; window 3; and 5 more'
+    """
+    listed = [
+        ", ".join(filter(None, (title if number > 1 else "", " to ".join(days))))
+        for title, days in list(tasks.items())[:_NAMED]
+    ]
+    more = [f"and {len(tasks) - _NAMED} more"] if len(tasks) > _NAMED else []
+    return "; ".join(filter(None, [*listed, *more]))
+
+
 def warning_texts(checks: Iterable[Check], tasks: int) -> list[str]:
-    """Return a warning for each leak and each result that is not known, with the number of tasks that it is about.
+    """Return a warning for each leak and each result that is not known, with the tasks and days that it is about.
 
     Parameters
     ----------
@@ -74,7 +105,10 @@ def warning_texts(checks: Iterable[Check], tasks: int) -> list[str]:
             continue
         text = f"{check.text} {check.cure}".rstrip()
         if tasks > 1:
-            text = f"In {len(check.tasks) or tasks} of {tasks} tasks {_uncapitalised(text)}"
+            place = f" ({check.place})" if check.place else ""
+            text = f"In {len(check.tasks) or tasks} of {tasks} tasks{place} {_uncapitalised(text)}"
+        elif check.place:
+            text = f"{'From' if ' to ' in check.place else 'On'} {check.place}, {_uncapitalised(text)}"
         texts.append(text)
     return texts
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from rollforge.generate.data_checks import (
     universe_findings,
 )
 from rollforge.generate.definition import DataParts, data_parts
-from rollforge.generate.findings import Finding, group_findings, warning_texts
+from rollforge.generate.findings import Finding, capitalised, group_findings, placed, warning_texts
 from rollforge.generate.label import declared_days, task_labels
 from rollforge.generate.label_horizon import HOW_TO_DECLARE, LabelHorizon, task_horizon
 from rollforge.generate.segments import Segment, next_pieces, pieces
@@ -31,7 +30,7 @@ from rollforge.market.provider import Days
 from rollforge.market.universe import session_provider
 
 __all__ = [
-    "Leak", "describe_leaks", "label_lookahead", "label_warnings", "leaking_segments", "static_checks", "task_warnings",
+    "Leak", "label_lookahead", "label_warnings", "leaking_segments", "static_checks", "task_warnings",
 ]  # fmt: skip
 
 CLEAN, LEAK, UNKNOWN = CheckResult.CLEAN, CheckResult.LEAK, CheckResult.UNKNOWN
@@ -51,36 +50,12 @@ class Leak:
     """The first and the last of these days."""
 
 
-def describe_leaks(leaks: Sequence[Sequence[Leak]]) -> list[str]:
-    """Return one sentence for each kind of leak, with the number of tasks that have it.
-
-    Parameters
-    ----------
-    leaks : sequence
-        Result of :func:`leaking_segments` for each task.
-
-    Examples
-    --------
-    >>> describe_leaks([[Leak("train", "valid", 2)], [], [Leak("train", "valid", 2)]])
-    ["In 2 of 3 tasks the labels of the last 2 days of 'train' reach into 'valid'. Use trunc_days: auto, or end it earlier."]
-    """
-    return _counted([[" ".join(_leak_text(leak)) for leak in found] for found in leaks])
-
-
 _TRUNCATE = "Use trunc_days: auto, or end it earlier."
 
 
 def _leak_text(leak: Leak) -> tuple[str, str]:
     days = "day" if leak.days == 1 else f"{leak.days} days"
     return f"the labels of the last {days} of {leak.segment!r} reach into {leak.later!r}.", _TRUNCATE
-
-
-def _counted(found: Sequence[Sequence[str]]) -> list[str]:
-    """Return each distinct sentence with the number of tasks that it applies to."""
-    counts = Counter(text for texts in found for text in dict.fromkeys(texts))
-    if len(found) == 1:
-        return [text[0].upper() + text[1:] for text in counts]
-    return [f"In {number} of {len(found)} tasks {text}" for text, number in counts.items()]
 
 
 def label_lookahead(task: Mapping[str, object]) -> int | None:
@@ -167,9 +142,10 @@ def static_checks(
     >>> import numpy as np
     >>> days = np.arange("2019-01-01", "2022-01-01", dtype="datetime64[D]")
     >>> print(static_checks([{"dataset": {"kwargs": {"handler": handler, "segments": segments}}}], days)[0])
-    segments: leak (static). 31 of 396 days of 'test' are in 'train' too: the model is tested on days to which it was fitted.
+    segments: leak (static). 31 of 396 days of 'test' are in 'train' too: the model is tested on days to which it was
+    fitted. Let 'test' begin after 'train' ends.
     """
-    named = list(titles) or [f"task {i}" for i in range(1, len(tasks) + 1)]
+    named = _titles(tasks, titles)
     parts: dict[str, _Parts] = {}
     features: dict[str, list[Finding]] = {}
     found: list[list[Finding]] = []
@@ -181,7 +157,7 @@ def static_checks(
             handler = TaskView(task).described_handler
             sequence = pieces(TaskView(task).segments)
             places = _places(sequence, calendar)
-            findings += _shared_days(places)
+            findings += _shared_days(places, calendar)
             later = _trained_later(places, calendar)
             walks = _model_of(task) in forward
             findings += later if walks else []
@@ -221,7 +197,28 @@ def static_checks(
             findings.append(
                 Finding("ensemble", UNKNOWN, text, "Make sure that a day's score depends on no later score.")
             )
-    return group_findings(found, named)
+    return group_findings([_dated(findings, one, calendar) for findings, one in zip(found, tasks, strict=True)], named)
+
+
+def _dated(findings: Sequence[Finding], task: Mapping[str, object], calendar: Days) -> list[Finding]:
+    """Return findings with days: those about a whole task get its first and last day."""
+    days: tuple[str, ...] = ()
+    with contextlib.suppress(RollforgeError):  # a task that is invalid
+        days = _dates(_whole(_places(pieces(TaskView(task).segments), calendar)), calendar)
+    return [one if one.days or one.result is CLEAN else replace(one, days=days) for one in findings]
+
+
+def _whole(places: _Places) -> list[tuple[int, int]]:
+    return [part for ranges in places.values() for part in ranges]
+
+
+def _dates(ranges: Sequence[tuple[int, int]], calendar: Days) -> tuple[str, ...]:
+    """Return the first and the last day of some ranges of positions; one if they are the same, none if there are none."""
+    filled = [(first, stop) for first, stop in ranges if first < stop]
+    if not filled:
+        return ()
+    ends = min(first for first, _ in filled), max(stop for _, stop in filled) - 1
+    return tuple(dict.fromkeys(str(calendar[place]) for place in ends))
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +232,13 @@ class _Parts:
     """Operators of the user's own in the label."""
 
 
-def task_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, label_days: int | None = None) -> list[str]:
+def task_warnings(
+    tasks: Sequence[Mapping[str, object]],
+    calendar: Days,
+    label_days: int | None = None,
+    *,
+    with_places: bool = True,
+) -> list[str]:
     """Return warnings about a set of tasks whose results may be misleading, one sentence each.
 
     Parameters
@@ -246,25 +249,41 @@ def task_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, label_d
         The trading days.
     label_days : int, optional
         Number of trading days that a label spans, as declared by the user.
+    with_places : bool
+        Whether the tasks and days are named; False makes the warnings of similar tasks equal.
 
     Examples
     --------
     >>> segments = {"train": ("2020-01-01", "2020-12-31"), "test": ("2020-12-01", "2021-12-31")}
     >>> import numpy as np
     >>> days = np.arange("2019-01-01", "2022-01-01", dtype="datetime64[D]")
-    >>> task_warnings([{"dataset": {"kwargs": {"segments": segments}}}], days)
-    ["31 of 396 days of 'test' are in 'train' too: the model is tested on days to which it was fitted."]
+    >>> for text in task_warnings([{"dataset": {"kwargs": {"segments": segments}}}], days):
+    ...     print(text)
+    From 2020-12-01 to 2020-12-31, 31 of 396 days of 'test' are in 'train' too: the model is tested on days to which it
+    was fitted. Let 'test' begin after 'train' ends.
     """
     # One task does not tell whether it belongs to a cross-validation.
     leaks = [check for check in static_checks(tasks, calendar, among=()) if check.result is CheckResult.LEAK]
+    if not with_places:
+        leaks = [replace(check, where="", days=()) for check in leaks]
     return [*warning_texts(leaks, len(tasks)), *label_warnings(tasks, label_days)]
 
 
-def label_warnings(tasks: Sequence[Mapping[str, object]], label_days: int | None = None) -> list[str]:
-    """Return warnings about labels that span an unknown or a wrongly declared number of days, one sentence each."""
+def label_warnings(
+    tasks: Sequence[Mapping[str, object]], label_days: int | None = None, titles: Sequence[str] = ()
+) -> list[str]:
+    """Return warnings about labels that span an unknown or a wrongly declared number of days, one sentence each.
+
+    Parameters
+    ----------
+    tasks, label_days
+        As in :func:`task_warnings`.
+    titles : sequence of str, optional
+        The title of each task.
+    """
     known: dict[str, list[str]] = {}
-    found = []
-    for task in tasks:
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for title, task in zip(_titles(tasks, titles), tasks, strict=True):
         texts: list[str] = []
         try:
             key = repr(_timeless(TaskView(task).described_handler))
@@ -273,8 +292,19 @@ def label_warnings(tasks: Sequence[Mapping[str, object]], label_days: int | None
             texts = known[key]
         except RollforgeError as exc:
             log.debug("the label of a task is unknown: %s", exc)
-        found.append(texts)
-    return _counted(found)
+        for text in texts:
+            found.setdefault(text, {})[title] = ()
+    if len(tasks) == 1:
+        return [capitalised(text) for text in found]
+    made = []
+    for text, these in found.items():
+        place = "" if len(these) == len(tasks) else f" ({placed(these, len(tasks))})"
+        made.append(f"In {len(these)} of {len(tasks)} tasks{place} {text}")
+    return made
+
+
+def _titles(tasks: Sequence[object], titles: Sequence[str]) -> list[str]:
+    return list(titles) or [f"task {i}" for i in range(1, len(tasks) + 1)]
 
 
 def _labels(
@@ -329,7 +359,7 @@ def _timeless(node: object) -> object:
     return [_timeless(v) for v in node] if isinstance(node, (list, tuple)) else node
 
 
-def _shared_days(places: _Places) -> list[Finding]:
+def _shared_days(places: _Places, calendar: Days) -> list[Finding]:
     """Return which test days are also in the train or valid segment."""
     texts: list[Finding] = []
     other = [name for name in places if name != "train" and "train" in name.lower()]
@@ -340,17 +370,26 @@ def _shared_days(places: _Places) -> list[Finding]:
         ("valid", "train", "the days that stop the fitting are days to which the model is fitted"),
     ):
         if later in places and earlier in places:
-            shared, days = _shared(places[later], places[earlier]), sum(stop - first for first, stop in places[later])
+            common = _common(places[later], places[earlier])
+            shared, days = _length(common), _length(places[later])
             if shared > 0:
                 verb = "is" if shared == 1 else "are"
                 text = f"{shared} of {days} days of {later!r} {verb} in {earlier!r} too: {why}."
-                texts.append(Finding("segments", LEAK, text, key=f"{later} in {earlier}"))
+                cure = f"Let {later!r} begin after {earlier!r} ends."
+                texts.append(
+                    Finding("segments", LEAK, text, cure, _dates(common, calendar), key=f"{later} in {earlier}")
+                )
     return texts
 
 
-def _shared(some: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> int:
-    """Return the number of positions that are in both of two sets of ranges."""
-    return sum(max(0, min(stop, end) - max(first, start)) for first, stop in some for start, end in others)
+def _common(some: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the ranges of positions that are in both of two sets of ranges."""
+    both = [(max(first, start), min(stop, end)) for first, stop in some for start, end in others]
+    return [(first, stop) for first, stop in both if first < stop]
+
+
+def _length(ranges: Sequence[tuple[int, int]]) -> int:
+    return sum(stop - first for first, stop in ranges)
 
 
 def _trained_later(places: _Places, calendar: Days) -> list[Finding]:
@@ -359,14 +398,16 @@ def _trained_later(places: _Places, calendar: Days) -> list[Finding]:
     for name in ("train", "valid"):
         if test and places.get(name):
             last = places[name][-1][1] - 1
-            early = sum(max(0, min(stop, last) - first) for first, stop in test)
-            if early > _shared(test, places[name]) and last < len(calendar):
+            before = [(first, min(stop, last)) for first, stop in test if first < last]
+            early = _length(before)
+            if early > _length(_common(test, places[name])) and last < len(calendar):
                 text = (
-                    f"{early} of {sum(stop - first for first, stop in test)} days of 'test' are before the end of {name!r} "
+                    f"{early} of {_length(test)} days of 'test' are before the end of {name!r} "
                     f"on {calendar[last]}: the model is trained on later days than it predicts."
                 )
                 cure = "Test after train and valid; an average over such windows uses the future as well."
-                return [Finding("segments", LEAK, text, cure, key=f"test before {name}")]
+                days = _dates(before, calendar)
+                return [Finding("segments", LEAK, text, cure, days, key=f"test before {name}")]
     return []
 
 

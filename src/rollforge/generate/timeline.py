@@ -117,15 +117,15 @@ def make_schedule(
         As in :func:`~rollforge.generate.leakage.static_checks`.
     """
     made = tuple(windows(tasks, calendar, models))
+    titles = [window.title for window in made]
     if checks is None:
-        titles = [window.title for window in made]
         checks = (
             (NOT_CHECKED,)
             if leakage is Leakage.OFF
             else static_checks(tasks, calendar, titles, among=among, ensembles=ensembles)
         )
     about = [check for check in checks if check != NOT_CHECKED]
-    warnings = (*warning_texts(about, len(tasks)), *label_warnings(tasks, label_days))
+    warnings = (*warning_texts(about, len(tasks)), *label_warnings(tasks, label_days, titles))
     return Schedule(calendar, made, warnings, checks)
 
 

@@ -354,7 +354,10 @@ def check_rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str, str]]:
     """Return a row for each result of a check: subject, result, method, days with tasks, and what was found."""
     rows = []
     for one in checks:
-        where = " · ".join(filter(None, (one.about or "all windows", one.when)))
+        about, when = (
+            (one.where, "") if one.where and one.tasks else (one.about or "all windows", one.where or one.when)
+        )
+        where = " · ".join(filter(None, (about, when)))
         rows.append(
             (one.subject, one.result.value, one.method.value, where, " ".join(filter(None, (one.text, one.cure))))
         )

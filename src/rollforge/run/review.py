@@ -62,4 +62,5 @@ def _warnings(tasks: Sequence[Mapping[str, object]], session: Session) -> list[s
         calendar = session_provider(session).calendar()
     except DataNotFound:  # a custom dataset may need no data folder; one that does will raise the error
         return []
-    return task_warnings(tasks, calendar)
+    # A worker is given the tasks of a pool one by one, and warns once about all windows.
+    return task_warnings(tasks, calendar, with_places=current_task.get() is None)

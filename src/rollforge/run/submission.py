@@ -175,6 +175,7 @@ def _checks(listed: object) -> tuple[Check, ...]:
         replace(
             one, subject=excerpt(one.subject, 100), text=excerpt(one.text, 2000), cure=excerpt(one.cure, 1000),
             tasks=tuple(excerpt(title, 200) for title in one.tasks), days=tuple(excerpt(day, 40) for day in one.days),
+            where=excerpt(one.where, 400),
         )
         for one in made if one is not None
     )  # fmt: skip
