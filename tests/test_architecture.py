@@ -50,6 +50,7 @@ ROOMS = [
     "features",
     "generate",
     "store",
+    "ledger",
     "track",
     "models",
     "record",

@@ -18,7 +18,11 @@ from .collect.group import (
 from .collect.task_collector import (
     TaskCollector as TaskCollector,
 )
-from .drivers import register_store as register_store, register_tracker as register_tracker
+from .drivers import (
+    register_ledger as register_ledger,
+    register_store as register_store,
+    register_tracker as register_tracker,
+)
 from .errors import (
     ArtifactNotFound as ArtifactNotFound,
     ArtifactUnreadable as ArtifactUnreadable,
@@ -35,6 +39,7 @@ from .errors import (
     FolderBusy as FolderBusy,
     LeakageError as LeakageError,
     LeaseLost as LeaseLost,
+    LedgerConflict as LedgerConflict,
     MissingCode as MissingCode,
     MissingDependency as MissingDependency,
     ModelError as ModelError,
@@ -42,6 +47,7 @@ from .errors import (
     RecorderNotFound as RecorderNotFound,
     RollforgeError as RollforgeError,
     SegmentError as SegmentError,
+    ServiceBusy as ServiceBusy,
     StoreError as StoreError,
     StoreGone as StoreGone,
     StoreUnavailable as StoreUnavailable,

@@ -1,8 +1,9 @@
-"""URI schemes of task stores and tracking stores: which class opens which URI.
+"""URI schemes of task stores, ledgers and tracking stores: which class opens which URI.
 
 A scheme comes from one of three places, in this order: it is built in, a program registered it (:func:`register_store`,
-:func:`register_tracker`), or an installed package has an entry point with its name in the group ``rollforge.stores`` or
-``rollforge.trackers``. The module of a scheme is imported when a URI with that scheme is first opened.
+:func:`register_ledger`, :func:`register_tracker`), or an installed package has an entry point with its name in the group
+``rollforge.stores``, ``rollforge.ledgers`` or ``rollforge.trackers``. The module of a scheme is imported when a URI with
+that scheme is first opened.
 
 A program may also pass a store or a tracker as an object. Inside the program it is found by its URI
 (:meth:`Drivers.address`), so that a :class:`~rollforge.session.Session` contains only text.
@@ -25,6 +26,7 @@ from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, MissingDependency, nearest, shown
 
 __all__ = [
+    "LEDGERS",
     "STORES",
     "TRACKERS",
     "Driver",
@@ -32,6 +34,7 @@ __all__ = [
     "InstalledName",
     "installed",
     "register_again",
+    "register_ledger",
     "register_store",
     "register_tracker",
     "registered",
@@ -392,6 +395,16 @@ STORES = Drivers(
         "mongodb+srv": ("rollforge.store.mongo:MongoStore", "mongodb"),
     },
 )
+LEDGERS = Drivers(
+    "ledger",
+    "rollforge.ledgers",
+    "register_ledger",
+    "sqlite:///PATH, postgresql://HOST/DATABASE, mongodb://HOST/DATABASE or memory://NAME",
+    ("acquire", "append", "entries"),
+    {
+        "memory": "rollforge.ledger.memory:MemoryLedger",
+    },
+)
 TRACKERS = Drivers(
     "tracking store",
     "rollforge.trackers",
@@ -432,6 +445,32 @@ def register_store(scheme: str, target: str | type, *, replace: bool = False) ->
     >>> STORES.unregister("my-redis")
     """
     STORES.register(scheme, target, replace=replace)
+
+
+def register_ledger(scheme: str, target: str | type, *, replace: bool = False) -> None:
+    """Let a class open ledgers whose URI begins with ``scheme://``, as ``Class(uri, clock=None)``.
+
+    Parameters
+    ----------
+    scheme : str
+        The scheme, in lower case. Built-in schemes cannot be replaced.
+    target : str or type
+        ``"module:Class"``, which is imported when a URI of the scheme is first opened, or the class. It has the methods of
+        :class:`~rollforge.ledger.base.Ledger`.
+    replace : bool
+        If True, another class registered for the scheme before is replaced; URIs that are open stay open.
+
+    Raises
+    ------
+    ConfigError
+        If the scheme is invalid, built in, or registered with another class and `replace` is False.
+
+    Examples
+    --------
+    >>> register_ledger("my-redis", "my_package.redis:RedisLedger")
+    >>> LEDGERS.unregister("my-redis")
+    """
+    LEDGERS.register(scheme, target, replace=replace)
 
 
 def register_tracker(scheme: str, target: str | type, *, replace: bool = False) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "FolderBusy",
     "LeakageError",
     "LeaseLost",
+    "LedgerConflict",
     "MissingCode",
     "MissingDependency",
     "ModelError",
@@ -36,6 +37,7 @@ __all__ = [
     "RecorderNotFound",
     "RollforgeError",
     "SegmentError",
+    "ServiceBusy",
     "StoreError",
     "StoreGone",
     "StoreUnavailable",
@@ -309,7 +311,30 @@ class TaskNotFound(StoreError, LookupError):
 
 
 class LeaseLost(StoreError):
-    """The worker no longer holds the task: its lease expired, and the task was taken over. Its result was rejected."""
+    """The lease of a task or service expired, and another process may have taken over. What was to be stored was rejected."""
+
+
+class ServiceBusy(StoreError):
+    """Another process holds the lease of a service. The message names it and says until when.
+
+    Parameters
+    ----------
+    message : str
+        What was wrong, and what to do.
+    holder : str
+        Who holds the lease.
+    until : float
+        When the lease expires unless it is renewed, in seconds since the epoch.
+    """
+
+    def __init__(self, message: str, *, holder: str = "", until: float = 0.0) -> None:
+        super().__init__(message)
+        self.holder = holder
+        self.until = until
+
+
+class LedgerConflict(StoreError):
+    """An entry of a ledger cannot be appended: its number is taken by another entry, or is not the next one."""
 
 
 class TrackingError(RollforgeError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import operator
-import re
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 from rollforge.drivers import STORES
 from rollforge.errors import ArtifactUnreadable, ConfigError, StoreUnavailable, TaskNotFound, UntrustedPickle, shown
 from rollforge.machine import machine_of
-from rollforge.plugins import load_plugins
-from rollforge.session import current_session
+from rollforge.store.addresses import class_for
 from rollforge.task import Cause, Definition, Status, TaskRecord, digest
 
 __all__ = [
@@ -624,16 +622,7 @@ def open_store(store_uri: str, *, clock: Clock | None = None) -> TaskStore:
         return cast(TaskStore, store_object)
     if clock is None and store_uri in _open:
         return _open[store_uri]
-    scheme, separator, _ = store_uri.partition("://")
-    if re.match(r"\s*(host|hostaddr|port|dbname|user|service)\s*=", store_uri):  # libpq's other form
-        scheme, separator = "postgresql", "://"
-    driver = STORES.find(scheme) if separator else None
-    if driver is None and separator:
-        load_plugins(current_session())  # importing one may register schemes
-        driver = STORES.find(scheme)
-    if driver is None:
-        raise STORES.unknown(store_uri, scheme, "store")
-    store = cast(TaskStore, STORES.load(driver)(store_uri, clock=clock))
+    store = cast(TaskStore, class_for(store_uri, STORES, "store")(store_uri, clock=clock))
     if clock is None:
         _open[store_uri] = store
     return store

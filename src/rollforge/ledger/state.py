@@ -1,0 +1,225 @@
+"""What follows from the entries of a service: a pure function of them, with neither input nor output."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+from rollforge.errors import ConfigError, StoreUnavailable
+from rollforge.ledger.entry import (
+    Content,
+    DayResult,
+    DayState,
+    Entry,
+    Event,
+    Release,
+    Role,
+    ServiceDefinition,
+    Signal,
+    read_body,
+)
+
+__all__ = ["ServiceState"]
+
+
+@dataclass(frozen=True)
+class ServiceState:
+    """The state of a service after some of its entries.
+
+    Parameters
+    ----------
+    entries : tuple of Entry
+        The entries in order.
+    contents : tuple of Content
+        Their bodies; empty for entries of unknown kinds.
+
+    Examples
+    --------
+    >>> from rollforge.ledger.entry import EntryKind, day_body
+    >>> published = DayResult("2024-05-31", DayState.PUBLISHED)
+    >>> champion = Release("9f8a", "exp", "r1", Role.CHAMPION, "2024-05-31")
+    >>> signal = Signal("2024-05-31", 1, ("r1",), "signals/2024-05-31.v1.parquet", "ab12", 500)
+    >>> body = day_body(published, releases=[champion], signals=[signal])
+    >>> state = ServiceState.of([Entry("us", 1, EntryKind.DAY, body, 1, 0.0)])
+    >>> state.last_published, [r.recorder for r in state.champions("2024-06-03")], state.champions("2024-05-30")
+    ('2024-05-31', ['r1'], ())
+    """
+
+    entries: tuple[Entry, ...] = ()
+    contents: tuple[Content, ...] = ()
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Self:
+        """Return the state after all entries of a service, in order from the first.
+
+        Raises
+        ------
+        ConfigError
+            If the entries are not those of one service from number 1 on without gaps, or the body of one is damaged.
+        """
+        known = tuple(entries)
+        for place, entry in enumerate(known, 1):
+            if entry.number != place or entry.service != known[0].service:
+                raise ConfigError(
+                    f"Entry {entry.number} of the service {entry.service!r} follows {place - 1} entries of the service "
+                    f"{known[0].service!r}: a state follows from all entries of one service, in order."
+                )
+        return cls(known, tuple(_content(entry) for entry in known))
+
+    def after(self, entry: Entry) -> Self:
+        """Return the state after one more entry."""
+        if entry.number != self.last + 1:
+            raise ConfigError(f"Entry {entry.number} does not follow entry {self.last}.")
+        return type(self)((*self.entries, entry), (*self.contents, _content(entry)))
+
+    def known(self, as_of: float | int | None) -> ServiceState:
+        """Return the state as it was known at an earlier time.
+
+        Parameters
+        ----------
+        as_of : float, int or None
+            A float is a time in seconds since the epoch by the clock of the ledger, an integer the number of an entry;
+            that entry is included. None means all entries.
+        """
+        if as_of is None:
+            return self
+        count = as_of if isinstance(as_of, int) else bisect.bisect_right(self.entries, as_of, key=lambda e: e.made_at)
+        return ServiceState(self.entries[: max(count, 0)], self.contents[: max(count, 0)])
+
+    # -- the service ---------------------------------------------------------------------------------------------------
+
+    @property
+    def last(self) -> int:
+        """Number of the last entry; 0 if there is none."""
+        return len(self.entries)
+
+    @cached_property
+    def definition(self) -> ServiceDefinition | None:
+        """The service as it was defined last."""
+        return next((c.service for c in reversed(self.contents) if c.service is not None), None)
+
+    @cached_property
+    def unknown(self) -> tuple[Entry, ...]:
+        """Entries that a later version of Rollforge wrote and this one does not know."""
+        return tuple(entry for entry in self.entries if not entry.known)
+
+    def require_known(self) -> None:
+        """Raise an error if there are entries of unknown kinds, since decisions must be based on all entries.
+
+        Raises
+        ------
+        StoreUnavailable
+            If there are.
+        """
+        if self.unknown:
+            first = self.unknown[0]
+            raise StoreUnavailable(
+                f"Entry {first.number} of the service {first.service!r} has the kind {first.kind!r}, which a newer version "
+                "of Rollforge wrote and this one does not know. Update Rollforge."
+            )
+
+    # -- models --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def releases(self) -> tuple[tuple[Entry, Release], ...]:
+        """All releases with their entries, in order."""
+        return tuple((e, r) for e, c in zip(self.entries, self.contents, strict=True) for r in c.releases)
+
+    def online(self, day: str, as_of: float | int | None = None) -> Mapping[Role, tuple[Release, ...]]:
+        """Return the models in use on a day by role; retired models are left out.
+
+        Of several releases of a model from this day or before, the one decided last counts.
+
+        Parameters
+        ----------
+        day : str
+            A trading day.
+        as_of : float, int or None
+            As for :meth:`known`.
+        """
+        latest: dict[tuple[str, str], Release] = {}
+        for _, release in self.known(as_of).releases:
+            if release.from_day <= day:
+                latest.pop((release.experiment_name, release.recorder), None)  # in the order of the decisions
+                latest[release.experiment_name, release.recorder] = release
+        roles = (Role.CHAMPION, Role.CANDIDATE)
+        return {role: found for role in roles if (found := tuple(r for r in latest.values() if r.role is role))}
+
+    def champions(self, day: str, as_of: float | int | None = None) -> tuple[Release, ...]:
+        """Return the models whose predictions are published on a day, see :meth:`online`."""
+        return self.online(day, as_of).get(Role.CHAMPION, ())
+
+    def candidates(self, day: str, as_of: float | int | None = None) -> tuple[Release, ...]:
+        """Return the models that are compared with the champion on a day, see :meth:`online`."""
+        return self.online(day, as_of).get(Role.CANDIDATE, ())
+
+    # -- days ----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def days(self) -> Mapping[str, DayResult]:
+        """The latest result of each day, in the order of the days."""
+        results = {c.day.day: c.day for c in self.contents if c.day is not None}
+        return dict(sorted(results.items()))
+
+    @property
+    def last_published(self) -> str | None:
+        """The last day that was published; None if there is none."""
+        return max((day for day, result in self.days.items() if result.state is DayState.PUBLISHED), default=None)
+
+    def history(self, day: str) -> tuple[Entry, ...]:
+        """Return the entries about a day, in order.
+
+        These are its results, the signals of the day and their corrections, and the releases from that day on.
+        """
+        return tuple(e for e, c in zip(self.entries, self.contents, strict=True) if _concerns(c, day))
+
+    # -- signals -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def published(self) -> tuple[tuple[Entry, Signal], ...]:
+        """All versions of all signals with their entries, in order."""
+        return tuple((e, s) for e, c in zip(self.entries, self.contents, strict=True) for s in c.signals)
+
+    def signals(self, as_of: float | int | None = None) -> Mapping[str, Signal]:
+        """Return the latest version of the signals of each day, in the order of the days.
+
+        What is returned for a time in the past never changes.
+
+        Parameters
+        ----------
+        as_of : float, int or None
+            As for :meth:`known`.
+        """
+        latest = {signal.day: signal for _, signal in self.known(as_of).published}
+        return dict(sorted(latest.items()))
+
+    def versions(self, day: str) -> tuple[Signal, ...]:
+        """Return all versions of the signals of a day, in order."""
+        return tuple(signal for _, signal in self.published if signal.day == day)
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def events(self) -> tuple[tuple[Entry, Event], ...]:
+        """All events with their entries, in order."""
+        return tuple((e, event) for e, c in zip(self.entries, self.contents, strict=True) for event in c.events)
+
+
+def _content(entry: Entry) -> Content:
+    if not entry.known:
+        return Content()
+    try:
+        return read_body(entry.kind, entry.body)
+    except ConfigError as exc:
+        raise ConfigError(f"Entry {entry.number} of the service {entry.service!r} is damaged: {exc}") from exc
+
+
+def _concerns(content: Content, day: str) -> bool:
+    return (
+        (content.day is not None and content.day.day == day)
+        or any(signal.day == day for signal in content.signals)
+        or any(release.from_day == day for release in content.releases)
+    )

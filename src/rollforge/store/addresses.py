@@ -1,0 +1,43 @@
+"""Finding the class that opens the URI of a database."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from rollforge.drivers import Drivers
+from rollforge.plugins import load_plugins
+from rollforge.session import current_session
+
+__all__ = ["class_for"]
+
+
+def class_for(uri: str, drivers: Drivers, path: str) -> Any:
+    """Return the class that opens a URI, after importing the session's plugins if its scheme is unknown.
+
+    Parameters
+    ----------
+    uri : str
+        A URI, or libpq's other form, ``host=… dbname=…``.
+    drivers : Drivers
+        The known schemes.
+    path : str
+        Name of the option that contains the URI, for messages.
+
+    Raises
+    ------
+    ConfigError
+        If the scheme is unknown, or its class cannot be used.
+    MissingDependency
+        If the driver is not installed.
+    """
+    scheme, separator, _ = uri.partition("://")
+    if re.match(r"\s*(host|hostaddr|port|dbname|user|service)\s*=", uri):
+        scheme, separator = "postgresql", "://"
+    driver = drivers.find(scheme) if separator else None
+    if driver is None and separator:
+        load_plugins(current_session())  # importing one may register schemes
+        driver = drivers.find(scheme)
+    if driver is None:
+        raise drivers.unknown(uri, scheme, path)
+    return drivers.load(driver)
