@@ -126,7 +126,12 @@ def run_worker(uri: str, log: Path, kind: str) -> None:
     while True:
         store: Any = LoggingStore(open_store(uri), log, kind)
         worker = Worker(
-            store, Job(POOL, MACHINES[kind]), lease_seconds=LEASE, patience=120.0, name=name, patient=True
+            store,
+            Job(POOL, MACHINES[kind]),
+            lease_seconds=LEASE,
+            reconnect_timeout=120.0,
+            name=name,
+            wait_for_others=True,
         )  # as `rollforge worker` does
         try:
             worker.run()

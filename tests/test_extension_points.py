@@ -99,7 +99,7 @@ from rollforge.expressions.expression import parse
 from rollforge.generate import NewGen
 from rollforge.kinds import MODEL, PROCESSOR
 from rollforge.run.fitness import Admission
-from rollforge.run.submission import facts_of
+from rollforge.run.submission import submission_info
 from rollforge.session import Session
 
 model = {"class": "NewModel", "module_path": "rollforge.models"}
@@ -107,10 +107,10 @@ build(model, kind=MODEL)
 build({"class": "NewProcessor"}, kind=PROCESSOR, default_module="rollforge.features.processor")
 parse("Thrice($close)")
 store = open_store("new://x")
-facts = facts_of([{"model": model}], Session())
-store.create("p", [{"model": model}], submission=store.keep_submission("p", facts))
-notes = Admission(store, "p", Session(), ("tracking_uri",), needs_data=False).prove(stays=False)
-print(json.dumps([len(NewGen()({})), type(store).__name__, facts["models"], notes]))
+info = submission_info([{"model": model}], Session())
+store.create("p", [{"model": model}], submission=store.keep_submission("p", info))
+notes = Admission(store, "p", Session(), ("tracking_uri",), needs_data=False).check_pool(exit_when_empty=True)
+print(json.dumps([len(NewGen()({})), type(store).__name__, info["models"], notes]))
 """
 
 

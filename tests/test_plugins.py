@@ -28,7 +28,7 @@ from rollforge.plan import make_plan
 from rollforge.plugins import load_plugins
 from rollforge.run.fitness import Admission, session_admission
 from rollforge.run.job import Job
-from rollforge.run.submission import facts_of, read_facts
+from rollforge.run.submission import read_submission_info, submission_info
 from rollforge.run.trainer import TrainerRM
 from rollforge.run.worker import Worker, run_task
 from rollforge.run.worker_pool import WorkerPool
@@ -416,7 +416,7 @@ def test_an_installed_plugin_is_not_allowed_by_itself(tmp_path: Path, monkeypatc
     monkeypatch.setenv("ROLLFORGE_ALLOW", "rf-demo")
     with trust.from_origin(trust.Origin.POOL):
         assert build(config, kind=MODEL) is not None
-    assert facts_of([], session)["plugins"] == ["rf_demo_module"]
+    assert submission_info([], session)["plugins"] == ["rf_demo_module"]
     sys.modules.pop("rf_demo_module")
 
 
@@ -430,21 +430,21 @@ def test_a_shared_pool_cannot_import_plugins_that_are_not_allowed(plugin: Any, t
     folder = tmp_path / "shared"
     folder.mkdir()
     store = open_store(f"sqlite:///{folder}/tasks.db")
-    for facts in (
+    for info in (
         {"plugins": [module]}, {"plugins": ["os"]}, {"plugins": ["__main__"]}, {"plugins": ["../no/x.py"]}, {"plugins": ["a b"]},
         {"operators": [["X", module]]}, {"operators": [["system", "os"]]}, {"plugins": [str(tmp_path / "evil" / "plugged_d.py")]},
         {"plugins": ["plugged_d"], "sys_path": [str(tmp_path / "evil")]},
     ):  # fmt: skip
         for mode in (0o700, 0o770):
             folder.chmod(mode)
-            if mode == 0o700 and "os" not in str(facts) and "__main__" not in str(facts) and "x.py" not in str(facts):
+            if mode == 0o700 and "os" not in str(info) and "__main__" not in str(info) and "x.py" not in str(info):
                 continue  # the user's own pool is trusted
             pool = f"p{len(store.pools())}"
-            key = store.keep_submission(pool, {"host": "elsewhere", **facts})
+            key = store.keep_submission(pool, {"host": "elsewhere", **info})
             store.create(pool, [{"x": 1}], submission=key)
             session = Session(tracking_uri=f"folder:{tmp_path}/runs")
             with pytest.raises(UnfitWorker):
-                Admission(store, pool, session, ("tracking_uri",), needs_data=False).prove(stays=False)
+                Admission(store, pool, session, ("tracking_uri",), needs_data=False).check_pool(exit_when_empty=True)
             with pytest.raises(UnfitWorker):
                 run_task(dict, pool, session=session, store=store)
             assert store.count(pool) == {Status.WAITING: 1}
@@ -465,7 +465,7 @@ def test_an_allowed_plugin_of_a_shared_pool_is_imported_before_a_claim(plugin: A
     store.create("p", [{"x": 1}], submission=store.keep_submission("p", {"host": "elsewhere", "plugins": [module]}))
     session = Session(tracking_uri=f"folder:{tmp_path}/runs", allow=(module,))
     admission = Admission(store, "p", session, ("tracking_uri",), needs_data=False)
-    admission.prove(stays=False)
+    admission.check_pool(exit_when_empty=True)
     assert marker.exists()
     assert module not in sys.modules  # not in this process, which claims tasks
     marker.unlink()
@@ -487,7 +487,7 @@ def test_a_plugin_whose_import_does_not_end_does_not_block_a_worker(
         store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking_uri",), needs_data=False
     )
     with pytest.raises(UnfitWorker, match=r"plugins that cannot be imported here: .*ran for more than 4 s"):
-        admission.prove(stays=False)
+        admission.check_pool(exit_when_empty=True)
     assert store.count("p") == {Status.WAITING: 1}
 
 
@@ -576,12 +576,12 @@ def test_every_file_that_tasks_refer_to_is_compared(
     mine.write_text(text)
     used = Session(**here(session))
     store = MemoryStore()
-    store.create("p", [task], submission=store.keep_submission("p", facts_of([here(task)], used)))
+    store.create("p", [task], submission=store.keep_submission("p", submission_info([here(task)], used)))
     (machines.on("gpu1") / "mine.py").write_text(text)
     allowing = Session(allow=(str(mine),))
     admission = kind(store, "p", allowing, in_process=True)
     admission.needs_data = False
-    admission.prove(stays=False)
+    admission.check_pool(exit_when_empty=True)
     for other in (f"{text} ", ""):
         mine.write_text(other)
         admission.refresh()
@@ -589,7 +589,7 @@ def test_every_file_that_tasks_refer_to_is_compared(
         with pytest.raises(
             UnfitWorker, match=f"other contents of {mine} .SHA-256 {sha(other)} here, {sha(text)} there"
         ):
-            admission.prove(stays=False)
+            admission.check_pool(exit_when_empty=True)
         mine.write_text(text)
         admission.refresh()
         assert admission.fits
@@ -601,14 +601,14 @@ def test_several_different_files_are_reported_in_one_message(machines: Machines)
     tasks = [{"model": {"class": "M", "module_path": str(home / name)}} for name in ("a.py", "b.py", "c.py", "a.py")]
     for name in ("a.py", "b.py"):
         (home / name).write_text(name)
-    facts = facts_of(tasks, Session())
-    assert facts["files"] == {str(home / n): hashlib.sha256(n.encode()).hexdigest() for n in ("a.py", "b.py")}
+    info = submission_info(tasks, Session())
+    assert info["files"] == {str(home / n): hashlib.sha256(n.encode()).hexdigest() for n in ("a.py", "b.py")}
     store = MemoryStore()
-    store.create("p", tasks[:3], submission=store.keep_submission("p", facts))
+    store.create("p", tasks[:3], submission=store.keep_submission("p", info))
     for name in ("a.py", "b.py", "c.py"):
         (machines.on("gpu1") / name).write_text("x")
     with pytest.raises(UnfitWorker) as caught:
-        session_admission(store, "p", Session()).prove(stays=False)
+        session_admission(store, "p", Session()).check_pool(exit_when_empty=True)
     said = str(caught.value)
     assert (said.count("a.py"), said.count("b.py"), said.count("c.py")) == (1, 1, 0)
     assert "Copy the files from there" in said
@@ -628,7 +628,7 @@ def test_a_file_that_is_not_allowed_is_not_read(tmp_path: Path) -> None:
     admission = Admission(
         store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking_uri",), needs_data=False
     )
-    assert not [note for note in admission.prove(stays=False) if "secret" in note]
+    assert not [note for note in admission.check_pool(exit_when_empty=True) if "secret" in note]
     assert admission.fits
 
 
@@ -649,7 +649,7 @@ def test_a_worker_process_reloads_a_file_that_has_changed(tmp_path: Path) -> Non
     store = MemoryStore()
     for version in (2, 1):
         file.write_text(text.format(version))
-        key = store.keep_submission("p", facts_of([], session))
+        key = store.keep_submission("p", submission_info([], session))
         task = {"file": str(file), "n": version, "next": text.format(2)}
         store.create("p", [task], submission=key, priority=-version)
     job = Job("p", takes_new_version)
@@ -711,8 +711,8 @@ def test_processes_of_a_trainer_import_the_plugins_of_the_session(plugin: Any, t
     store = MemoryStore()
     trainer = TrainerRM("e", train_func=returns_recorder, jobs=1, store=store, session=session)
     assert len(trainer.train([{"expression": "PluggedG($close)"}])) == 1
-    (facts,) = store.submissions("e").values()
-    assert read_facts(facts).plugins == (module,)
+    (info,) = store.submissions("e").values()
+    assert read_submission_info(info).plugins == (module,)
 
 
 @pytest.mark.parametrize(
@@ -726,14 +726,14 @@ def test_processes_of_a_trainer_import_the_plugins_of_the_session(plugin: Any, t
         {"files": {"a": "1", "b.txt": "2", "/etc/passwd": "3"}},
     ],
 )
-def test_invalid_facts_are_ignored(kept: dict[str, Any]) -> None:
+def test_invalid_information_is_ignored(kept: dict[str, Any]) -> None:
     """Anyone who can write to the pool may have written them."""
-    facts = read_facts(kept)
-    assert (facts.plugins, facts.operators, facts.sys_path, facts.files) == ((), (), (), {})
+    info = read_submission_info(kept)
+    assert (info.plugins, info.operators, info.sys_path, info.files) == ((), (), (), {})
 
 
 def test_tasks_without_plugins_have_no_additional_facts() -> None:
-    """Empty facts are omitted, so that the key of a submission does not change."""
-    assert not {"operators", "sys_path", "files"} & set(facts_of([{"model": {"class": "LGBModel"}}], Session()))
+    """Empty parts are omitted, so that the key of a submission does not change."""
+    assert not {"operators", "sys_path", "files"} & set(submission_info([{"model": {"class": "LGBModel"}}], Session()))
     manager = TaskManager("p", store=MemoryStore())
     assert manager.store.keep_submission("p", {"plugins": []}) == manager.store.keep_submission("p", {"plugins": []})

@@ -24,7 +24,7 @@ from rollforge.collect.ensemble import AverageEnsemble
 from rollforge.errors import BuildError, CodeNotAllowed, ConfigError, CoverageError
 from rollforge.features.api import D
 from rollforge.plan import make_plan
-from rollforge.run.submission import facts_of, read_facts
+from rollforge.run.submission import read_submission_info, submission_info
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
 from rollforge.workflow import load_workflow
@@ -347,7 +347,7 @@ def test_the_plan_shows_the_ensembles(small_market: Path, tmp_path: Path) -> Non
 
 
 def test_the_ensemble_of_the_latest_submission_applies(small_market: Path, tmp_path: Path, close: Any) -> None:
-    """If the ensemble in the file is changed or removed, nothing is trained again, and the latest one applies. Facts of
+    """If the ensemble in the file is changed or removed, nothing is trained again, and the latest one applies. Keys of
     submissions without the key are unchanged."""
     plan = train(workflow(tmp_path, small_market, WEIGHTED))
     session, store = plan.workflow.session, open_store(plan.workflow.session.store_uri)
@@ -355,8 +355,12 @@ def test_the_ensemble_of_the_latest_submission_applies(small_market: Path, tmp_p
         pipeline.submit(make_plan(load_workflow(workflow(tmp_path, small_market, ensemble))))
         assert pipeline.collect(session, "e").ensembles["models"].partition("(")[0] == name
         assert {t.attempts for t in store.query("e")} == {1}
-    assert "ensemble" not in facts_of(plan.tasks, session, {})
-    assert read_facts({"ensemble": 5}).ensemble == read_facts({"ensemble": {"x": 1, "files": 7}}).ensemble == {}
+    assert "ensemble" not in submission_info(plan.tasks, session, {})
+    assert (
+        read_submission_info({"ensemble": 5}).ensemble
+        == read_submission_info({"ensemble": {"x": 1, "files": 7}}).ensemble
+        == {}
+    )
 
 
 def test_the_ensemble_of_a_shared_pool_is_not_run(small_market: Path, tmp_path: Path) -> None:
@@ -375,15 +379,15 @@ def test_the_ensemble_of_a_shared_pool_is_not_run(small_market: Path, tmp_path: 
         {"models": {"class": "RecorderCollector", "kwargs": {"experiment": "e"}}},
         {"models": {"class": "Ridge", "module_path": "sklearn.linear_model"}},
     ):
-        store.keep_submission("e", facts_of(plan.tasks, session, config))
+        store.keep_submission("e", submission_info(plan.tasks, session, config))
         with pytest.raises(ConfigError) as caught:
             pipeline.collect(allowing, "e")
         assert "ROLLFORGE_ALLOW" not in str(caught.value)
     own = make_plan(load_workflow(workflow(tmp_path, small_market, WEIGHTED))).ensembles.config["models"]
     both = {"windows": {"class": "RollingEnsemble", "module_path": "rollforge.collect"}, "models": own}
-    store.keep_submission("e", facts_of(plan.tasks, session, both))
+    store.keep_submission("e", submission_info(plan.tasks, session, both))
     assert pipeline.collect(allowing, "e").ensembles["models"].startswith("Weighted")
-    store.keep_submission("e", facts_of(plan.tasks, session, {"models": {"class": "AverageEnsemble"}}))
+    store.keep_submission("e", submission_info(plan.tasks, session, {"models": {"class": "AverageEnsemble"}}))
     assert pipeline.collect(session, "e").ensembles["models"] == "AverageEnsemble"
 
 

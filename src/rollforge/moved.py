@@ -55,6 +55,7 @@ MOVED = {
         "report.facts": "report.headline",
         "run.claims": "run.leases",
         "run.slot": "run.worker_process",
+        "run.standing": "run.worker_health",
         "run.work": "run.job",
         "serial": "pickling",
         "track.context": "track.provenance",

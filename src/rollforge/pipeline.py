@@ -40,7 +40,7 @@ from rollforge.run.failures import FailureGroup, group_failures
 from rollforge.run.fitness import is_private, session_admission
 from rollforge.run.job import Event, Job, ignore_event
 from rollforge.run.review import reviewed
-from rollforge.run.submission import Facts, facts_of, load_checks, submissions_of
+from rollforge.run.submission import SubmissionInfo, load_checks, submission_info, submissions_of
 from rollforge.run.worker import release_dead_workers
 from rollforge.session import Session, using
 from rollforge.store.base import batch_of, open_store
@@ -72,8 +72,8 @@ class Submission:
     renamed: int = 0
     """Known tasks whose model was renamed."""
     running: int = 0
-    facts: Document = field(default_factory=dict)
-    """Data, tracking store and packages that the tasks were submitted with; see :func:`~rollforge.run.submission.facts_of`."""
+    info: Document = field(default_factory=dict)
+    """Data, tracking store and packages of the submission, see :func:`~rollforge.run.submission.submission_info`."""
 
 
 def submit(plan: Plan) -> Submission:
@@ -83,12 +83,12 @@ def submit(plan: Plan) -> Submission:
     will run with the data, tracking store and packages of this submission.
     """
     session, pool = plan.workflow.session, plan.workflow.experiment_name
-    facts = facts_of(plan.tasks, session, plan.ensembles.config, plan.checks)
+    info = submission_info(plan.tasks, session, plan.ensembles.config, plan.checks)
     with using(session):
         manager = TaskManager(pool, session=session)
         before = {r.id: r.model_name for r in manager.store.query(pool, _these(plan), results=False)}
         names = dict(zip(plan.ids, plan.model_names, strict=True))
-        key = manager.store.keep_submission(pool, facts)
+        key = manager.store.keep_submission(pool, info)
         batch = batch_of(plan.ids)
         manager.create_task([dict(t) for t in plan.tasks], model_names=plan.model_names, submission=key, batch=batch)
         retried = manager.retry(_these(plan)) if manager.task_stat(batch=batch).get(Status.FAILED) else 0
@@ -96,7 +96,7 @@ def submit(plan: Plan) -> Submission:
     renamed = sum(bool(old and names[task_id]) and old != names[task_id] for task_id, old in before.items())
     return Submission(
         new=len(names) - len(before), done=counts.get(Status.DONE, 0), retried=retried, renamed=renamed,
-        running=counts.get(Status.RUNNING, 0), facts=facts,
+        running=counts.get(Status.RUNNING, 0), info=info,
     )  # fmt: skip
 
 
@@ -302,7 +302,7 @@ def pool_ensembles(session: Session, pool: str) -> tuple[Ensembles, tuple[str, .
 
     store = open_store(session.store_uri)
     submitted = list(submissions_of(store, pool).values())
-    latest = submitted[-1] if submitted else Facts()
+    latest = submitted[-1] if submitted else SubmissionInfo()
     if not latest.ensemble:
         return build_ensembles(None), ()
     modules = {module for module, _ in trust.names_in(latest.ensemble)}
@@ -344,7 +344,7 @@ def with_training_data(session: Session, pool: str) -> Session:
     for outcome in outcomes(session, pool):
         if outcome.recorder is not None:
             return session.with_(provider_uri=outcome.recorder.list_tags().get(FOLDER_TAG))
-    submitted = [facts.folder for facts in submissions_of(open_store(session.store_uri), pool).values()]
+    submitted = [info.folder for info in submissions_of(open_store(session.store_uri), pool).values()]
     here = [folder for folder in submitted if folder and Path(folder).is_dir()]
     return session.with_(provider_uri=here[-1]) if here else session
 

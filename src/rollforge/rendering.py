@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["render"]
 
 _MEMORY = 512 * 2**20
-_PATIENCE = 60.0
+_TIMEOUT_SECONDS = 60.0
 """Wall-clock limit of the process in seconds, including its start. The configurable limit is on its processor time."""
 
 
@@ -90,7 +90,7 @@ def _computed(text: str, name: str) -> str:
             [sys.executable, "-P", "-c", _PROGRAM],
             input=json.dumps(asked).encode("ascii"),
             capture_output=True,
-            timeout=_PATIENCE + limit / 1000,
+            timeout=_TIMEOUT_SECONDS + limit / 1000,
             env={k: v for k, v in os.environ.items() if k != "PYTHONSTARTUP"},
         )
     except subprocess.TimeoutExpired:

@@ -62,9 +62,9 @@ def failed(task: TaskRecord, error: str, cause: Cause, *, attempts: int, log: st
     worker, see :func:`counted`.
     """
     attempt = task.attempt + counted(task, attempts)
-    hopeless = attempt >= task.max_attempts or cause is Cause.UNREADABLE
+    final = attempt >= task.max_attempts or cause is Cause.UNREADABLE
     return replace(
-        _ended(task, attempt, hopeless=hopeless, now=now), error=error, cause=cause, log=log,
+        _ended(task, attempt, final=final, now=now), error=error, cause=cause, log=log,
         failed_by=tuple(dict.fromkeys([*task.failed_by, str(task.worker)])),
     )  # fmt: skip
 
@@ -73,15 +73,15 @@ def expired(task: TaskRecord, *, now: float) -> TaskRecord:
     """Return a running task whose lease has expired. This is a failed attempt, but not the worker's fault."""
     attempt = task.attempt + 1
     return replace(
-        _ended(task, attempt, hopeless=attempt >= task.max_attempts, now=now), cause=Cause.LEASE_LOST,
+        _ended(task, attempt, final=attempt >= task.max_attempts, now=now), cause=Cause.LEASE_LOST,
         error=f"The lease of worker {task.worker} expired: the worker was killed, hung, or could not reach the store.",
     )  # fmt: skip
 
 
-def _ended(task: TaskRecord, attempt: int, *, hopeless: bool, now: float) -> TaskRecord:
+def _ended(task: TaskRecord, attempt: int, *, final: bool, now: float) -> TaskRecord:
     return replace(
-        task, status=Status.FAILED if hopeless else task.stage_from, attempt=attempt, lease_until=None, finished_at=now,
-        available_at=now + (0.0 if hopeless else backoff(task.attempt + 1)),
+        task, status=Status.FAILED if final else task.stage_from, attempt=attempt, lease_until=None, finished_at=now,
+        available_at=now + (0.0 if final else backoff(task.attempt + 1)),
     )  # fmt: skip
 
 

@@ -96,8 +96,8 @@ def hostile_pool(tmp_path: Path) -> str:
     manager = TaskManager("p", store=SQLiteStore(uri))
     definitions = [{"model": {"class": f"{HOSTILE}{i}", "module_path": HOSTILE}, HOSTILE: HOSTILE} for i in range(3)]
     content = {"mark": HOSTILE, "last_day": HOSTILE}
-    facts = {"host": HOSTILE, "tracking": HOSTILE, "data": {"folder": HOSTILE, "content": content}}
-    manager.create_task(definitions, max_attempts=1, submission=manager.store.keep_submission("p", facts))
+    info = {"host": HOSTILE, "tracking": HOSTILE, "data": {"folder": HOSTILE, "content": content}}
+    manager.create_task(definitions, max_attempts=1, submission=manager.store.keep_submission("p", info))
     done, failed = manager.store.claim("p", worker="w", lease=600, limit=2)
     manager.store.commit(done, {"x": HOSTILE})
     manager.store.fail(failed, f"Traceback\nValueError: {HOSTILE}", Cause.RAISED, f"a {HOSTILE}\nb")

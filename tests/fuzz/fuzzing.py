@@ -34,7 +34,7 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "50"))
 """Inputs of each test: 200 in `.ci/run`."""
 SECONDS = 2.0
 """Processor time of one input. Waiting on a busy machine does not count."""
-PATIENCE = 5
+TIMEOUT_FACTOR = 5
 """An input is interrupted after this multiple of the limit: the exception of a signal may be caught by the code."""
 MEMORY = 500 * 2**20
 """Bytes of memory that one input may add to the process."""
@@ -135,13 +135,13 @@ def _bounded() -> Iterator[None]:
     # A single request for far more memory than is available must not stop the machine.
     resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + 4 * 2**30, hard))
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)}
-    signal.setitimer(signal.ITIMER_PROF, PATIENCE * SECONDS, 1)
-    signal.setitimer(signal.ITIMER_REAL, 4 * PATIENCE * SECONDS, 1)  # waiting for nothing takes no processor time
+    signal.setitimer(signal.ITIMER_PROF, TIMEOUT_FACTOR * SECONDS, 1)
+    signal.setitimer(signal.ITIMER_REAL, 4 * TIMEOUT_FACTOR * SECONDS, 1)  # waiting for nothing takes no processor time
     began = time.process_time()
     try:
         yield
     except _NoEnd as exc:
-        raise TooSlow(f"no end after {PATIENCE * SECONDS:g} s") from exc
+        raise TooSlow(f"no end after {TIMEOUT_FACTOR * SECONDS:g} s") from exc
     finally:
         took = time.process_time() - began
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -127,7 +127,7 @@ COMMANDS = [
         'pool --store @store@ -t pool cancel {"n":1}',
         "pool copy @store@ sqlite:///copy.db",
         "pool --store @store@ -t pool reset-status failed",
-        "worker -t pool --store @store@ --no-data --jobs 1 --timeout 5 --memory 1G --lease 60 --grace 1 --patience 1",
+        "worker -t pool --store @store@ --no-data --jobs 1 --timeout 5 --memory 1G --lease 60 --grace 1 --reconnect-timeout 1",
         "track list @runs@",
         "track copy @runs@ folder:copied",
         "cache list --cache cache",

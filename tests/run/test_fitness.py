@@ -30,13 +30,13 @@ from rollforge.cli.exit_codes import Exit
 from rollforge.errors import CodeNotAllowed, FailingWorker, TrainingFailed, UnfitWorker
 from rollforge.machine import machine_of, process_name
 from rollforge.market.content import read_content
-from rollforge.run import fitness, standing as standing_module
+from rollforge.run import fitness, worker_health
 from rollforge.run.fitness import Admission
 from rollforge.run.job import Job
 from rollforge.run.leases import Leases
-from rollforge.run.standing import Standing
-from rollforge.run.submission import facts_of
+from rollforge.run.submission import submission_info
 from rollforge.run.worker import Worker, run_task
+from rollforge.run.worker_health import WorkerHealth
 from rollforge.run.worker_pool import WorkerPool
 from rollforge.store.base import TaskStore, open_store
 from rollforge.store.memory import MemoryStore
@@ -187,12 +187,12 @@ def test_a_lone_worker_retries_its_own_failures(folder: Path) -> None:
     assert time.monotonic() - began < 120  # 15 s on a quiet machine: two waits of some seconds, and the start
 
 
-def fail_in_a_row(store: TaskStore, standing: Standing, me: str, n: int) -> list[Any]:
+def fail_in_a_row(store: TaskStore, health: WorkerHealth, me: str, n: int) -> list[Any]:
     """Let `n` tasks in a row fail on a worker."""
     tasks = store.claim("p", worker=me, lease=600, limit=n)
     for task in tasks:
         store.fail(task, "boom")
-        standing.failed(task, "OSError: boom")
+        health.failed(task, "OSError: boom")
     return tasks
 
 
@@ -216,24 +216,24 @@ def forty(monkeypatch: pytest.MonkeyPatch) -> MemoryStore:
 
 def test_a_worker_pauses_after_three_failures_until_others_have_tried(forty: MemoryStore) -> None:
     """If its failed tasks succeed on other workers, it stops claiming tasks."""
-    standing = Standing(forty, "p", "me")
-    assert standing.allowance(5) == 5
-    tasks = fail_in_a_row(forty, standing, "me", 3)
-    assert standing.allowance(5) == 0
-    assert standing.holds()
+    health = WorkerHealth(forty, "p", "me")
+    assert health.claim_limit(5) == 5
+    tasks = fail_in_a_row(forty, health, "me", 3)
+    assert health.claim_limit(5) == 0
+    assert health.holds()
     run_on(forty, "other", [t.id for t in tasks])
     with pytest.raises(FailingWorker, match=r"3 tasks .* 3 of them succeeded on other workers.*boom"):
-        standing.finish()
+        health.finish()
 
 
 def test_tasks_that_fail_on_other_workers_too_do_not_count(forty: MemoryStore) -> None:
     """Their failures are the tasks' fault."""
-    standing = Standing(forty, "p", "me")
-    tasks = fail_in_a_row(forty, standing, "me", 4)
+    health = WorkerHealth(forty, "p", "me")
+    tasks = fail_in_a_row(forty, health, "me", 4)
     run_on(forty, "other", [t.id for t in tasks[:2]], good=False)
     run_on(forty, "other", [t.id for t in tasks[2:]])
-    assert standing.allowance(5) == 5
-    standing.finish()
+    assert health.claim_limit(5) == 5
+    health.finish()
 
 
 def test_a_failure_is_doubtful_while_the_task_may_succeed_elsewhere(forty: MemoryStore) -> None:
@@ -242,9 +242,9 @@ def test_a_failure_is_doubtful_while_the_task_may_succeed_elsewhere(forty: Memor
 
     def doubtful() -> bool:
         (task,) = forty.claim("p", worker="me", lease=600)
-        return standing.is_doubtful(task)
+        return health.is_doubtful(task)
 
-    standing = Standing(forty, "p", "me")
+    health = WorkerHealth(forty, "p", "me")
     assert not doubtful(), "there is no other worker"
     (theirs,) = forty.claim("p", worker="other", lease=600)
     assert doubtful()
@@ -254,67 +254,67 @@ def test_a_failure_is_doubtful_while_the_task_may_succeed_elsewhere(forty: Memor
     for task in forty.claim("p", worker="third", lease=600):
         forty.commit(task, 1)
     assert doubtful()
-    standing.succeeded()
+    health.succeeded()
     assert not doubtful()
-    fail_in_a_row(forty, standing, "me", 2)
+    fail_in_a_row(forty, health, "me", 2)
     assert doubtful(), "it has failed several times in a row"
 
 
 def test_failures_on_two_bad_workers_do_not_clear_either(forty: MemoryStore) -> None:
     """Tasks that failed on two workers and then succeed on a third are evidence against both; until then, both wait."""
-    both = {name: Standing(forty, "p", name) for name in ("bad 1", "bad 2")}
+    both = {name: WorkerHealth(forty, "p", name) for name in ("bad 1", "bad 2")}
     forty.claim("p", worker="good", lease=600, query={"x": 39})
     tasks = fail_in_a_row(forty, both["bad 1"], "bad 1", 3)
     retried = forty.claim("p", worker="bad 2", lease=600, query={"_id": {"$in": [t.id for t in tasks]}}, limit=3)
     for task in retried:
         forty.fail(task, "boom")
         both["bad 2"].failed(task, "OSError: boom")
-    assert [standing.allowance(5) for standing in both.values()] == [0, 0]
+    assert [health.claim_limit(5) for health in both.values()] == [0, 0]
     run_on(forty, "good", [t.id for t in tasks])
-    for standing in both.values():
+    for health in both.values():
         with pytest.raises(FailingWorker):
-            standing.finish()
-        assert sorted(standing.failed_here) == sorted(t.id for t in tasks)
+            health.finish()
+        assert sorted(health.failed_here) == sorted(t.id for t in tasks)
 
 
 def test_a_success_resets_the_count_of_failures(forty: MemoryStore) -> None:
     """Failures before and after a success are not in a row."""
-    standing = Standing(forty, "p", "me")
-    fail_in_a_row(forty, standing, "me", 2)
-    standing.succeeded()
-    fail_in_a_row(forty, standing, "me", 2)
-    assert standing.allowance(5) == 5
+    health = WorkerHealth(forty, "p", "me")
+    fail_in_a_row(forty, health, "me", 2)
+    health.succeeded()
+    fail_in_a_row(forty, health, "me", 2)
+    assert health.claim_limit(5) == 5
 
 
 def test_a_few_failures_are_no_evidence_if_tasks_fail_everywhere(forty: MemoryStore) -> None:
     """A third of the attempts fail on the other workers too, so three tasks that succeed there are no evidence."""
-    standing = Standing(forty, "p", "me")
+    health = WorkerHealth(forty, "p", "me")
     for _ in range(6):
-        standing.succeeded()
-    tasks = fail_in_a_row(forty, standing, "me", 3)
+        health.succeeded()
+    tasks = fail_in_a_row(forty, health, "me", 3)
     mine = [t.id for t in tasks]
     rest = [t.id for t in forty.query("p", {"status": "waiting", "_id": {"$nin": mine}})]
     run_on(forty, "other", rest[:10], good=False)
     run_on(forty, "other", rest[10:20])
     run_on(forty, "other", mine)
-    standing.finish()
+    health.finish()
 
 
 def test_a_worker_continues_if_no_other_worker_is_running(forty: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits longer while another worker runs tasks, and then tries a single one."""
-    standing = Standing(forty, "p", "me")
-    fail_in_a_row(forty, standing, "me", 3)
-    assert standing.allowance(5) == 0
-    monkeypatch.setattr(standing_module, "_HOLD_SECONDS", 0.0)
+    health = WorkerHealth(forty, "p", "me")
+    fail_in_a_row(forty, health, "me", 3)
+    assert health.claim_limit(5) == 0
+    monkeypatch.setattr(worker_health, "_HOLD_SECONDS", 0.0)
     time.sleep(1.1)
-    assert standing.allowance(5) == 5
+    assert health.claim_limit(5) == 5
     forty.claim("p", worker="other", lease=600)
     time.sleep(1.1)
-    assert standing.allowance(5) == 0
-    monkeypatch.setattr(standing_module, "_PROBE_SECONDS", 0.0)
+    assert health.claim_limit(5) == 0
+    monkeypatch.setattr(worker_health, "_PROBE_SECONDS", 0.0)
     time.sleep(1.1)
-    assert standing.allowance(5) == 1
-    assert standing.allowance(5) == 0
+    assert health.claim_limit(5) == 1
+    assert health.claim_limit(5) == 0
 
 
 def test_a_failed_task_goes_to_another_worker_first(forty: MemoryStore) -> None:
@@ -331,7 +331,7 @@ def test_a_failed_task_goes_to_another_worker_first(forty: MemoryStore) -> None:
 
     def run_bad() -> None:
         try:
-            Worker(forty, Job("p", bad), name="bad:1", patient=True).run()
+            Worker(forty, Job("p", bad), name="bad:1", wait_for_others=True).run()
         except FailingWorker as exc:
             left.append(exc)
 
@@ -405,15 +405,15 @@ def test_code_that_is_not_allowed_or_not_installed_is_reported_at_once(folder: P
     store = MemoryStore()
     session = Session(tracking_uri=f"folder:{folder}/runs", store_uri=store.uri)
     for name, said in (("no_such_package", "not installed here"), ("scipy", "--allow scipy")):
-        facts = {**facts_of([], session), "models": {"Model": {name: "1.2"}}}
-        store.create(name, [{"x": 1}], submission=store.keep_submission(name, facts))
+        info = {**submission_info([], session), "models": {"Model": {name: "1.2"}}}
+        store.create(name, [{"x": 1}], submission=store.keep_submission(name, info))
         admission = Admission(store, name, session)
         admission.refresh()
         (one,) = admission.eligibility.values()
         assert one.session is None
-        assert said in one.lacks[0]
-        facts["models"]["Other"] = {}  # one of the models can be run
-        store.create(name, [{"x": 1}], submission=store.keep_submission(name, facts))
+        assert said in one.problems[0]
+        info["models"]["Other"] = {}  # one of the models can be run
+        store.create(name, [{"x": 1}], submission=store.keep_submission(name, info))
         admission.refresh(idle=True)
         admission._looked = -1e9
         admission.refresh()
@@ -463,14 +463,14 @@ def test_a_worker_runs_submitted_tasks_without_further_settings(small_market: Pa
     file = workflow(tmp_path, small_market)
     submitted = rollforge(tmp_path, "submit", str(file), "--json")
     assert submitted.returncode == Exit.DONE, submitted.stderr
-    facts = json.loads(submitted.stdout)
-    assert (facts["pool"], facts["tasks"], facts["new"], facts["done"]) == ("small", 4, 4, 0)
-    assert facts["content"] == read_content(small_market).mark
+    info = json.loads(submitted.stdout)
+    assert (info["pool"], info["tasks"], info["new"], info["done"]) == ("small", 4, 4, 0)
+    assert info["content"] == read_content(small_market).mark
     manager = TaskManager("small", store=open_store(f"sqlite:///{tmp_path}/tasks.db"))
     assert manager.task_stat() == {Status.WAITING: 4}
-    assert facts["ids"] == [t.id for t in manager.store.query("small")]
+    assert info["ids"] == [t.id for t in manager.store.query("small")]
     assert not (tmp_path / "runs").exists()
-    command = shlex.split(facts["worker"])
+    command = shlex.split(info["worker"])
     assert command[0] == "rollforge"
     (tmp_path / "away").mkdir()
     ran = rollforge(tmp_path / "away", *command[1:], "--exit-when-empty", "--jobs", "1")
@@ -568,8 +568,8 @@ def test_a_worker_without_exit_when_empty_waits_for_tasks_that_it_can_run(small_
     }
     store.pause("p")  # otherwise the first worker could finish the task before the second has seen it
     for folder in (small_market, other):
-        facts = facts_of([task], session.with_(provider_uri=str(folder)))
-        store.create("p", [{**task, "n": folder.name}], submission=store.keep_submission("p", facts))
+        info = submission_info([task], session.with_(provider_uri=str(folder)))
+        store.create("p", [{**task, "n": folder.name}], submission=store.keep_submission("p", info))
         if folder is small_market:
             code, said = ended(both[1])
             assert code == Exit.UNFIT
@@ -618,14 +618,14 @@ def test_runs_on_another_machine_are_reported_with_a_remedy(small_market: Path, 
     assert found.returncode == Exit.DONE, found.stderr
 
 
-def test_the_facts_of_a_submission_contain_no_secret(tmp_path: Path) -> None:
+def test_information_about_a_submission_contains_no_secret(tmp_path: Path) -> None:
     """The user and the password are removed from addresses; a worker takes them from its own settings."""
     session = Session(tracking_uri="http://ann:s3cret@127.0.0.1:9/?token=abc", store_uri=f"sqlite:///{tmp_path}/t.db")
-    facts = facts_of([definition(1.0)], session)
-    assert facts["tracking"] == "http://127.0.0.1:9/"
-    assert "s3cret" not in json.dumps(facts)
-    assert facts["data"] is None
-    assert facts["machine"] == machine_of(process_name())
+    info = submission_info([definition(1.0)], session)
+    assert info["tracking"] == "http://127.0.0.1:9/"
+    assert "s3cret" not in json.dumps(info)
+    assert info["data"] is None
+    assert info["machine"] == machine_of(process_name())
 
 
 def test_a_finished_pool_needs_nothing(tmp_path: Path) -> None:
@@ -633,7 +633,7 @@ def test_a_finished_pool_needs_nothing(tmp_path: Path) -> None:
     store = open_store(f"memory://{tmp_path}")
     store.create("p", [{"x": 1}])
     store.cancel("p")
-    assert Admission(store, "p", Session(store_uri=f"memory://{tmp_path}")).prove(stays=False) == []
+    assert Admission(store, "p", Session(store_uri=f"memory://{tmp_path}")).check_pool(exit_when_empty=True) == []
 
 
 def test_a_pool_without_tasks_is_reported_with_the_known_pools(tmp_path: Path) -> None:
@@ -641,14 +641,14 @@ def test_a_pool_without_tasks_is_reported_with_the_known_pools(tmp_path: Path) -
     uri = f"sqlite:///{tmp_path}/tasks.db"
     store = open_store(uri)
     store.create("rolling", [{"x": 1}])
-    told = Admission(store, "roling", Session(store_uri=uri)).prove(stays=False)
+    told = Admission(store, "roling", Session(store_uri=uri)).check_pool(exit_when_empty=True)
     assert told == ["Task pool 'roling' has no tasks. Did you mean 'rolling'? Known pools: rolling."]
     ended = rollforge(tmp_path, "worker", "-t", "roling", "--store", uri, "--exit-when-empty")
     assert ended.returncode == Exit.DONE
     assert told[0] in ended.stderr
     assert "data folder" not in ended.stderr
     with pytest.raises(UnfitWorker, match="no data folder"):  # of a pool with tasks
-        Admission(store, "rolling", Session(store_uri=uri)).prove(stays=False)
+        Admission(store, "rolling", Session(store_uri=uri)).check_pool(exit_when_empty=True)
 
 
 def test_a_waiting_worker_checks_new_submissions(small_market: Path, tmp_path: Path) -> None:
@@ -657,8 +657,8 @@ def test_a_waiting_worker_checks_new_submissions(small_market: Path, tmp_path: P
     session = Session(provider_uri=str(market), tracking_uri=f"folder:{tmp_path}/runs", store_uri="memory://judged")
     store = open_store(session.store_uri)
     admission = Admission(store, "p", session, ("provider_uri",))
-    assert admission.prove(stays=False) == ["Task pool 'p' has no tasks. Known pools: none."]
-    key = store.keep_submission("p", facts_of([], session))
+    assert admission.check_pool(exit_when_empty=True) == ["Task pool 'p' has no tasks. Known pools: none."]
+    key = store.keep_submission("p", submission_info([], session))
     store.create("p", [{"x": 1}], submission=key)
     admission._looked = -1e9
     admission.refresh()
@@ -701,15 +701,15 @@ def test_a_run_does_not_claim_tasks_that_were_resubmitted_with_other_data(small_
         if change:
             file = next((folder / "features").iterdir()) / "open.day.bin"
             file.write_bytes(file.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
-        facts = facts_of([], here.with_(provider_uri=str(folder)))
-        store.create("p", [{"x": 1}], submission=store.keep_submission("p", facts))
+        info = submission_info([], here.with_(provider_uri=str(folder)))
+        store.create("p", [{"x": 1}], submission=store.keep_submission("p", info))
         admission = fitness.session_admission(store, "p", here)
         admission.refresh()
         assert (admission.query["submission"]["$in"] == []) is change
 
 
 @pytest.mark.parametrize(
-    "facts",
+    "info",
     [
         {"data": 7},
         {"models": [1], "host": None},
@@ -719,12 +719,12 @@ def test_a_run_does_not_claim_tasks_that_were_resubmitted_with_other_data(small_
         {"models": {"M": {"os": "1", "a.b.c": "2"}}},
     ],
 )
-def test_invalid_facts_of_a_submission_do_not_stop_a_worker(facts: dict[str, Any], tmp_path: Path) -> None:
+def test_invalid_information_about_a_submission_does_not_stop_a_worker(info: dict[str, Any], tmp_path: Path) -> None:
     """Invalid values are ignored, and nothing reaches the terminal unescaped."""
-    store = open_store("memory://made up facts")
+    store = open_store("memory://invalid info")
     session = Session(tracking_uri=f"folder:{tmp_path}/runs", store_uri=store.uri)
-    name = str(abs(hash(json.dumps(facts))))
-    store.create(name, [{"x": 1}], submission=store.keep_submission(name, facts))
+    name = str(abs(hash(json.dumps(info))))
+    store.create(name, [{"x": 1}], submission=store.keep_submission(name, info))
     admission = Admission(store, name, session, needs_data=False)
     admission.refresh()
     assert "\x1b" not in admission.explain(admission.refused())
@@ -765,7 +765,7 @@ def test_run_task_compares_the_data_with_those_of_the_submission(small_market: P
         provider_uri=str(small_market), store_uri="memory://scripts", tracking_uri=f"folder:{tmp_path}/runs"
     )
     store = open_store(session.store_uri)
-    store.create("p", [{"x": 1}], submission=store.keep_submission("p", facts_of([], session)))
+    store.create("p", [{"x": 1}], submission=store.keep_submission("p", submission_info([], session)))
     with pytest.raises(UnfitWorker, match="differs from"):
         run_task(count_days, "p", session=session.with_(provider_uri=str(other)))
     assert store.count("p") == {Status.WAITING: 1}

@@ -524,5 +524,5 @@ def test_a_worker_does_not_wait_long_for_a_deleted_store(tmp_path: Path, monkeyp
     (tmp_path / "tasks.db").unlink()
     began = time.monotonic()
     with pytest.raises(StoreGone, match="was deleted while it was in use"):
-        Worker(store, Job("p", lambda task: None, query={}), patience=600.0).run()
+        Worker(store, Job("p", lambda task: None, query={}), reconnect_timeout=600.0).run()
     assert time.monotonic() - began < 60

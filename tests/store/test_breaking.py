@@ -433,7 +433,7 @@ def test_a_worker_waits_for_a_store_that_is_unavailable(tmp_path: Path) -> None:
         store.create("p", [{"s": 0.3}, {"s": 0.31}, {"s": 0.32}, {"s": 0.33}])
         outage = threading.Timer(1.0, lambda: _restart(server))
         outage.start()
-        run_pool(store, Job("p", sleepy), jobs=1, patience=60)
+        run_pool(store, Job("p", sleepy), jobs=1, reconnect_timeout=60)
         outage.join()
         assert store.count("p") == {Status.DONE: 4}
         store.close()
@@ -484,7 +484,9 @@ def test_idle_workers_start_a_new_task_at_once(postgres: PostgresServer, monkeyp
     monkeypatch.setattr("rollforge.run.worker_pool.IDLE_SECONDS", 600.0)
     uri = f"{postgres.uri}?schema=idle{os.getpid()}"
     store, stopped = PostgresStore(uri), threading.Event()
-    idle = WorkerPool(PostgresStore(uri), Job("p", sleepy), Session(threads=1), 1, stop=stopped.is_set, stay=True)
+    idle = WorkerPool(
+        PostgresStore(uri), Job("p", sleepy), Session(threads=1), 1, stop=stopped.is_set, exit_when_empty=False
+    )
     working = threading.Thread(target=idle.run, daemon=True)
     working.start()
     for i in range(4):

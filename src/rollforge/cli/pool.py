@@ -219,19 +219,19 @@ def submissions(
     ] = False,
 ) -> None:
     """List the submissions (host, data, tracking store) and the status of their tasks."""
-    from rollforge.run.submission import read_facts, submissions_of
+    from rollforge.run.submission import read_submission_info, submissions_of
 
     manager = _existing()
     pool = str(_STATE["pool"])
     submitted = submissions_of(manager.store, pool)
-    for key, facts in manager.store.submissions(pool).items():
+    for key, info in manager.store.submissions(pool).items():
         if key not in submitted:
             continue
         counts = {str(status): n for status, n in manager.task_stat({"submission": key}).items()}
         if as_json:
-            echo_json(json.dumps({"submission": key, "tasks": counts, **facts}))
+            echo_json(json.dumps({"submission": key, "tasks": counts, **info}))
             continue
-        known = read_facts(facts)
+        known = read_submission_info(info)
         mark, last = known.content.get("mark", ""), known.content.get("last_day", "")
         data = f"data {known.folder} to {last} ({str(mark)[:8]})" if known.folder else "no data"
         tasks = ", ".join(f"{n} {status}" for status, n in counts.items()) or "no tasks left"
@@ -295,8 +295,8 @@ def copy(
     if _STATE["pool"] and _STATE["pool"] not in names:
         raise ConfigError(f"{source} has no pool {_STATE['pool']!r}. Known pools: {', '.join(names) or 'none'}.")
     for name in [str(_STATE["pool"])] if _STATE["pool"] else names:
-        for facts in old.submissions(name).values():
-            new.keep_submission(name, facts)
+        for info in old.submissions(name).values():
+            new.keep_submission(name, info)
         left += _copy_tasks(old, new, name)
     if left:
         raise typer.Exit(Exit.FAILED)

@@ -94,7 +94,9 @@ def worker(
         float, typer.Option(min=1, help="Seconds after which the tasks of an unresponsive worker are taken over.")
     ] = 60.0,
     grace: Annotated[float, typer.Option(min=0, help="Seconds that running tasks get to finish after SIGTERM.")] = 30.0,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a store that cannot be reached.")] = 600.0,
+    reconnect_timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for a store that cannot be reached.")
+    ] = 600.0,
     exit_when_empty: Annotated[bool, typer.Option("--exit-when-empty", help="Exit when no task is left.")] = False,
     func: Annotated[
         str | None,
@@ -142,7 +144,12 @@ def worker(
         "timeout": timeout,
         "memory": parse_size(memory, path="--memory") if memory else None,
     }
-    settings = {"lease_seconds": lease, "grace": grace, "patience": patience, "stay": not exit_when_empty}
+    settings = {
+        "lease_seconds": lease,
+        "grace": grace,
+        "reconnect_timeout": reconnect_timeout,
+        "exit_when_empty": exit_when_empty,
+    }
     if admission is not None:
         work["on_death"] = functools.partial(_tidy_up, admission)
     _run(session, work, side_by_side, options, settings, admission)
@@ -184,7 +191,7 @@ def _run(
     handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     store = open_store(session.store_uri)
-    notes = admission.prove(stays=settings["stay"]) if admission is not None else []
+    notes = admission.check_pool(exit_when_empty=settings["exit_when_empty"]) if admission is not None else []
     stopping = _Stopping()
     echo(
         f"worker {socket.gethostname()}:{os.getpid()} takes tasks of {work['pool']!r} "
@@ -193,7 +200,15 @@ def _run(
     for note in notes:
         echo(f"note: {note}", err=True)
     worker_pool = WorkerPool(
-        store, Job(**work, **options), session, jobs, _show, stopping, **settings, admission=admission, patient=True
+        store,
+        Job(**work, **options),
+        session,
+        jobs,
+        _show,
+        stopping,
+        **settings,
+        admission=admission,
+        wait_for_others=True,
     )
     with stopping:
         worker_pool.run()

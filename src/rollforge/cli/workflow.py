@@ -191,24 +191,24 @@ def submit(
     for warning in made.warnings:
         _warn(warning)
     found = pipeline.submit(made)
-    facts = submission_facts(made, found)
+    summary = submission_summary(made, found)
     if as_json:
         import json
 
-        echo_json(json.dumps(facts))
+        echo_json(json.dumps(summary))
         return
-    _show_submission(facts)
+    _show_submission(summary)
 
 
-def submission_facts(made: Plan, found: Submission) -> dict[str, Any]:
+def submission_summary(made: Plan, found: Submission) -> dict[str, Any]:
     """Return a summary of a submission as plain data, for users and scripts."""
     from rollforge.cli.names import absolute_store, worker_command
     from rollforge.confidential import mask_secrets
 
     session, name, total = made.workflow.session, made.workflow.experiment_name, len(set(made.ids))
-    data = found.facts.get("data") or {}
+    data = found.info.get("data") or {}
     return {
-        "pool": name, "store": mask_secrets(absolute_store(session.store_uri)), "tracking": found.facts.get("tracking"),
+        "pool": name, "store": mask_secrets(absolute_store(session.store_uri)), "tracking": found.info.get("tracking"),
         "data": data.get("folder"), "content": (data.get("content") or {}).get("mark"),
         "tasks": total, "new": found.new, "known": total - found.new, "done": found.done, "running": found.running,
         "retried": found.retried, "ids": list(dict.fromkeys(made.ids)),
@@ -222,36 +222,36 @@ def _to_allow(made: Plan, found: Submission) -> list[str]:
     from rollforge.trust import is_library
 
     session = made.workflow.session
-    named = [package for packages in found.facts.get("models", {}).values() for package in packages]
+    named = [package for packages in found.info.get("models", {}).values() for package in packages]
     named = [*session.plugins, *(module for _, module in session.operators), *named]
     return list(dict.fromkeys(name for name in named if not is_library(name)))
 
 
-def _show_submission(facts: dict[str, Any]) -> None:
-    counts = [f"{facts['new']} new"]
-    counts += [f"{facts[word]} {said}" for word, said in
+def _show_submission(summary: dict[str, Any]) -> None:
+    counts = [f"{summary['new']} new"]
+    counts += [f"{summary[word]} {said}" for word, said in
                (("done", "already done"), ("running", "running"), ("retried", "waiting again after a failure"))
-               if facts[word]]  # fmt: skip
+               if summary[word]]  # fmt: skip
     rows = {
-        "pool": facts["pool"], "store": facts["store"], "tasks": f"{facts['tasks']}: {', '.join(counts)}",
-        "data": facts["data"] or "none", "runs": facts["tracking"] or "chosen by each worker",
+        "pool": summary["pool"], "store": summary["store"], "tasks": f"{summary['tasks']}: {', '.join(counts)}",
+        "data": summary["data"] or "none", "runs": summary["tracking"] or "chosen by each worker",
     }  # fmt: skip
     for label, value in rows.items():
         echo(f"{label:<6} {one_line(value)}")
-    if facts["secret_store"]:
+    if summary["secret_store"]:
         echo(
             "\nOn each machine that should run tasks, set ROLLFORGE_STORE to the store's address, including "
             "its password, and run:"
         )
     else:
         echo("\nRun this on each machine that should run tasks:")
-    echo(f"  {facts['worker']}")
-    if facts["store"].startswith("sqlite:"):
+    echo(f"  {summary['worker']}")
+    if summary["store"].startswith("sqlite:"):
         echo(
             "The store is a file on this machine, so workers must run here. For workers on other machines, "
             "use --store postgresql://HOST/DATABASE."
         )
-    elif not str(facts["tracking"]).startswith("http"):
+    elif not str(summary["tracking"]).startswith("http"):
         echo(
             "Runs are recorded in a file on this machine. For workers on other machines, use --tracking "
             "with a store that all of them can reach."

@@ -232,7 +232,7 @@ def _clustered(rng: np.random.Generator, days: int, columns: int) -> Floats:
     return shocks
 
 
-def _habit(rng: np.random.Generator, days: int, columns: int, keep: float = 0.8) -> Floats:
+def _autoregression(rng: np.random.Generator, days: int, columns: int, keep: float = 0.8) -> Floats:
     """Return deviations of unit variance that decay by the factor `keep` per day."""
     values = rng.standard_normal((days, columns))
     fresh = np.sqrt(1 - keep * keep)
@@ -291,7 +291,7 @@ def _simulate(rng: np.random.Generator, days: int, columns: int) -> _Market:
     volatility = 0.011 + 0.015 * rng.random(columns)
     common = 0.0004 + 0.009 * _clustered(rng, days, 1) * beta
     common = common + 0.004 * _clustered(rng, days, _SECTORS)[:, sector]
-    noise, activity = _clustered(rng, days, columns), _habit(rng, days, columns)
+    noise, activity = _clustered(rng, days, columns), _autoregression(rng, days, columns)
     returns = np.clip(common + volatility * _with_signal(noise, activity), -0.4, 0.6)
 
     start = 8 + 110 * rng.random(columns)

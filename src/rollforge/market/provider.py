@@ -148,9 +148,11 @@ class Provider:
         if multiprocessing.parent_process() is not None:
             return  # a worker process: its parent has already logged it
         there = {os.path.basename(folder) for folder in self._feature_folders()}
-        strangers = [code for code in self._markets[market] if folder_name(code) not in there]
-        if strangers:
-            shown = ", ".join(strangers[:5]) + (f" and {len(strangers) - 5} more" if len(strangers) > 5 else "")
+        without_data = [code for code in self._markets[market] if folder_name(code) not in there]
+        if without_data:
+            shown = ", ".join(without_data[:5]) + (
+                f" and {len(without_data) - 5} more" if len(without_data) > 5 else ""
+            )
             log.warning("the universe %r contains instruments without data in %s: %s", market, self.path, shown)
 
     def fields(self) -> list[str]:

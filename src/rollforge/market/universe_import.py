@@ -312,16 +312,18 @@ def _known(
     provider: Provider, members: Mapping[str, list[Span]], file: Path
 ) -> tuple[dict[str, list[Span]], list[str]]:
     """Return the members that have data, and notes on the others."""
-    strangers = sorted(code for code in members if not provider.has(code))
-    if len(strangers) == len(members):
+    without_data = sorted(code for code in members if not provider.has(code))
+    if len(without_data) == len(members):
         known = sorted(p.name.upper() for p in (provider.path / "features").glob("*"))
         raise DataNotFound(
             f"{provider.path} has no data of any instrument in {file}: the file names "
-            f"{', '.join(strangers[:3])}, the folder has "
-            f"{', '.join(known[:3])}.{nearest(strangers[0], known)}"
+            f"{', '.join(without_data[:3])}, the folder has "
+            f"{', '.join(known[:3])}.{nearest(without_data[0], known)}"
         )
     notes = []
-    if strangers:
-        more = f" and {len(strangers) - 5} more" if len(strangers) > 5 else ""
-        notes.append(f"left out {counted(len(strangers), 'instrument')} without data: {', '.join(strangers[:5])}{more}")
-    return {code: stays for code, stays in sorted(members.items()) if code not in set(strangers)}, notes
+    if without_data:
+        more = f" and {len(without_data) - 5} more" if len(without_data) > 5 else ""
+        notes.append(
+            f"left out {counted(len(without_data), 'instrument')} without data: {', '.join(without_data[:5])}{more}"
+        )
+    return {code: stays for code, stays in sorted(members.items()) if code not in set(without_data)}, notes

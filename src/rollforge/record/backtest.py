@@ -184,9 +184,9 @@ def run_by_steps(
     cash, holdings = _start(account, where)
     market = _market(provider, rules, strategy, list(holdings), calendar, days, where)
     bench = _benchmark(benchmark, days, session, where)
-    purse = _opened(cash, holdings, calendar[begin - 1] if begin else None, days[0], session, where)
+    trading_account = _opened(cash, holdings, calendar[begin - 1] if begin else None, days[0], session, where)
     steps = TradeCalendarManager(calendar, begin, len(days))
-    ledger = yield from _trade(strategy, executor, purse, market, steps)
+    ledger = yield from _trade(strategy, executor, trading_account, market, steps)
     review(market, strategy, ledger, len(days))
     return BacktestResult(
         report=ledger.report(days, bench),
@@ -502,8 +502,8 @@ def _days(calendar: Days, strategy: BaseStrategy, start: object, end: object, wh
             f"there are no trading days from {first} to {last}: the calendar has {calendar[0]} to {calendar[-1]}.",
             path=f"{where}.start_time",
         )
-    eve = calendar[begin - 1] if begin else days[0]
-    if signal is not None and (signal[0] >= days[-1] or signal[-1] < eve):
+    previous_day = calendar[begin - 1] if begin else days[0]
+    if signal is not None and (signal[0] >= days[-1] or signal[-1] < previous_day):
         log.warning(
             "the signal has %s to %s, the backtest %s to %s: it never trades", signal[0], signal[-1], days[0], days[-1]
         )

@@ -389,8 +389,8 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         sells = []
         for i in dropped.tolist():
             code = market.codes[i]
-            ripe = position.get_stock_count(code) >= self.hold_thresh
-            if not ripe or not market.is_tradable(day, i, self._side(OrderDir.SELL)):
+            held_long_enough = position.get_stock_count(code) >= self.hold_thresh
+            if not held_long_enough or not market.is_tradable(day, i, self._side(OrderDir.SELL)):
                 continue
             amount = position.get_stock_amount(code)
             fill = market.fill_order(day, i, OrderDir.SELL, amount, cash=cash, held=amount)

@@ -127,12 +127,12 @@ class OrderGenWOInteract(OrderGenerator):
         """Return the orders, see :class:`OrderGenerator`."""
         if target_weight_position is None:
             return []
-        day, eve = (trade_start_time, trade_end_time), (pred_start_time, pred_end_time)
+        day, signal_period = (trade_start_time, trade_end_time), (pred_start_time, pred_end_time)
         money = risk_degree * current.calculate_value()
         target = {}
         for code, weight in target_weight_position.items():
-            if trade_exchange.is_stock_tradable(code, *day) and trade_exchange.is_stock_tradable(code, *eve):
-                target[code] = money * weight / trade_exchange.get_close(code, *eve)
+            if trade_exchange.is_stock_tradable(code, *day) and trade_exchange.is_stock_tradable(code, *signal_period):
+                target[code] = money * weight / trade_exchange.get_close(code, *signal_period)
             elif current.check_stock(code):
                 target[code] = money * weight / current.get_stock_price(code)
         return trade_exchange.generate_order_for_target_amount_position(target, current.get_stock_amount_dict(), *day)
@@ -175,8 +175,8 @@ class WeightStrategyBase(BaseSignalStrategy):
     def generate_trade_decision(self, execute_result: Executed | None = None) -> BaseTradeDecision:
         """Return the orders that lead to the target weights."""
         step = self.trade_calendar.get_trade_step()
-        eve = self.trade_calendar.get_step_time(step, shift=1)
-        score = self.signal.get_signal(*eve)
+        signal_period = self.trade_calendar.get_step_time(step, shift=1)
+        score = self.signal.get_signal(*signal_period)
         if score is None:
             return TradeDecisionWO([], self)
         day = self.trade_calendar.get_step_time(step)
@@ -188,8 +188,8 @@ class WeightStrategyBase(BaseSignalStrategy):
                 score=score, current=current, trade_start_time=day[0], trade_end_time=day[1]
             ),
             risk_degree=self._degree(step),
-            pred_start_time=eve[0],
-            pred_end_time=eve[1],
+            pred_start_time=signal_period[0],
+            pred_end_time=signal_period[1],
             trade_start_time=day[0],
             trade_end_time=day[1],
         )

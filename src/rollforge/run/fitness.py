@@ -23,7 +23,7 @@ from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, DataError, RollforgeError, UnfitWorker, counted, nearest
 from rollforge.machine import machine_of, process_name
 from rollforge.plugins import are_loaded, load_plugins
-from rollforge.run.submission import Facts, read_facts, version_of
+from rollforge.run.submission import SubmissionInfo, read_submission_info, version_of
 from rollforge.session import REGIONS, Session, using
 from rollforge.store.base import TaskStore
 from rollforge.task import Status
@@ -100,7 +100,7 @@ class Eligibility:
 
     session: Session | None
     """The session in which its tasks run here; None if they cannot run."""
-    lacks: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """Differences that do not prevent running the tasks."""
 
@@ -137,7 +137,7 @@ class Admission:
     """Whether the tasks run in this process, which then imports their plugins itself."""
     eligibility: dict[str, Eligibility] = field(default_factory=dict)
     """Results by submission key; the empty key stands for tasks without a submission."""
-    _facts: dict[str, Facts] = field(default_factory=dict)
+    _submissions: dict[str, SubmissionInfo] = field(default_factory=dict)
     _looked: float = -1e9
     _pause: float = 0.0
     _seen: dict[str, str] = field(default_factory=dict)
@@ -160,9 +160,9 @@ class Admission:
         if now - self._looked < max(self._pause, 1.0 if idle else _LOOK_SECONDS) and not changed:
             return
         open_ones = self.store.open_submissions(self.pool)
-        if open_ones - set(self._facts) - {""}:
-            new_facts = self.store.submissions(self.pool, sorted(self._facts))
-            self._facts.update((key, read_facts(facts)) for key, facts in new_facts.items())
+        if open_ones - set(self._submissions) - {""}:
+            unread = self.store.submissions(self.pool, sorted(self._submissions))
+            self._submissions.update((key, read_submission_info(info)) for key, info in unread.items())
         self._looked = time.monotonic()
         self._pause = _LOOK_SHARE * (self._looked - now)
         if changed or self._data_marks() != self._seen:
@@ -170,7 +170,7 @@ class Admission:
         new = open_ones - set(self.eligibility)
         self._files = self._file_states(new | set(self.eligibility))
         for key in new:
-            self.eligibility[key] = self._check(self._facts.get(key, Facts()))
+            self.eligibility[key] = self._check(self._submissions.get(key, SubmissionInfo()))
         if new:
             self._seen = self._data_marks()
 
@@ -214,35 +214,35 @@ class Admission:
         """
         reasons: dict[str, int] = {}
         for key, n in refused.items():
-            for lack in self.eligibility[key].lacks:
-                reasons[lack] = reasons.get(lack, 0) + n
-        return "\n".join(f"  {lack}" + (f" ({counted(n, 'task')})" if n else "") for lack, n in reasons.items())
+            for problem in self.eligibility[key].problems:
+                reasons[problem] = reasons.get(problem, 0) + n
+        return "\n".join(f"  {problem}" + (f" ({counted(n, 'task')})" if n else "") for problem, n in reasons.items())
 
-    def prove(self, *, stays: bool) -> list[str]:
+    def check_pool(self, *, exit_when_empty: bool) -> list[str]:
         """Check the pool before anything is claimed, and return notes for the operator.
 
         Parameters
         ----------
-        stays : bool
-            Whether the worker waits for tasks, whose submission then tells the tracking store.
+        exit_when_empty : bool
+            Whether the worker ends if there are no tasks. Otherwise the submission of later tasks names the tracking store.
 
         Raises
         ------
         UnfitWorker
             If this machine lacks what every task needs, or can run none of the waiting tasks.
         """
-        lacks = missing_on_machine(self.session)
-        if lacks:
+        problems = missing_on_machine(self.session)
+        if problems:
             raise UnfitWorker(
-                "\n".join(["This machine cannot run the tasks. None was claimed.", *(f"  {x}" for x in lacks)])
+                "\n".join(["This machine cannot run the tasks. None was claimed.", *(f"  {x}" for x in problems)])
             )
         self.refresh(idle=True)
         if not self.eligibility and not self._tasks():
-            if not stays:
-                self._check_tracking(Facts(), lacks)
-            if lacks:
+            if exit_when_empty:
+                self._check_tracking(SubmissionInfo(), problems)
+            if problems:
                 raise UnfitWorker(
-                    "\n".join([self._no_tasks(), "This machine could not run any.", *(f"  {x}" for x in lacks)])
+                    "\n".join([self._no_tasks(), "This machine could not run any.", *(f"  {x}" for x in problems)])
                 )
             return [self._no_tasks()]
         refused = self.refused()
@@ -285,49 +285,49 @@ class Admission:
 
     def _file_states(self, keys: Iterable[str]) -> dict[str, tuple[int, int] | None]:
         """Return the states of the Python files that submissions need, to detect changes since the last check."""
-        known = [self._facts[key] for key in keys if key in self._facts]
-        return {file: file_state(file) for facts in known for file in facts.files}
+        known = [self._submissions[key] for key in keys if key in self._submissions]
+        return {file: file_state(file) for info in known for file in info.files}
 
-    def _check(self, facts: Facts) -> Eligibility:
+    def _check(self, info: SubmissionInfo) -> Eligibility:
         """Check one submission."""
-        lacks: list[str] = []
+        problems: list[str] = []
         notes: list[str] = []
         changes: dict[str, object] = {}
-        if not facts.known and not self.only_data:
+        if not info.known and not self.only_data:
             notes.append(
                 "Some tasks were stored without information about their submission (TaskManager.create_task), "
                 "so it was not checked whether data, tracking store and packages are the same here."
             )
-        if "region" not in self.given and facts.region in REGIONS:
-            changes |= {"region": facts.region, "exchange": facts.exchange}
+        if "region" not in self.given and info.region in REGIONS:
+            changes |= {"region": info.region, "exchange": info.exchange}
         if self.needs_data and not (self.only_data and self.session.provider_uri is None):
-            folder = self._check_data(facts, lacks, notes)
+            folder = self._check_data(info, problems, notes)
             changes["provider_uri"] = folder
         if not self.only_data:
-            tracking_uri = self._check_tracking(facts, lacks)
+            tracking_uri = self._check_tracking(info, problems)
             if tracking_uri is not None:
                 changes["tracking_uri"] = tracking_uri
-        plugins = self._check_plugins(facts, lacks)
+        plugins = self._check_plugins(info, problems)
         changes |= plugins or {}
         if not self.only_data and plugins is not None:
-            self._check_packages(facts, self.session.with_(**plugins), lacks, notes)
+            self._check_packages(info, self.session.with_(**plugins), problems, notes)
         try:
             session = self.session.with_(**changes)
         except RollforgeError as exc:  # for example, an exchange of a newer version
-            lacks.append(str(exc))
+            problems.append(str(exc))
             session = self.session
-        return Eligibility(None if lacks else session, tuple(lacks), tuple(notes))
+        return Eligibility(None if problems else session, tuple(problems), tuple(notes))
 
-    def _check_data(self, facts: Facts, lacks: list[str], notes: list[str]) -> str | None:
+    def _check_data(self, info: SubmissionInfo, problems: list[str], notes: list[str]) -> str | None:
         from rollforge.market.content import session_content
 
         named = "provider_uri" in self.given
-        if facts.known and not facts.folder and not named:
+        if info.known and not info.folder and not named:
             return None  # these tasks read no data folder
-        folder = self.session.provider_uri if named else facts.folder or None
+        folder = self.session.provider_uri if named else info.folder or None
         cure = "Give the folder on this machine with --data FOLDER or ROLLFORGE_DATA"
         if folder is None:
-            lacks.append(
+            problems.append(
                 f"This worker has no data folder, so every task would fail. {cure}, or use --no-data if the "
                 "tasks do not read one."
             )
@@ -337,54 +337,56 @@ class Admission:
         except DataError as exc:
             if self.only_data:  # tasks that need the data will raise the error
                 return folder
-            reason = f"The tasks were submitted with the data folder {folder} on {facts.host}. " if not named else ""
-            lacks.append(f"This worker cannot read its data folder, so every task would fail. {reason}{exc} {cure}.")
+            reason = f"The tasks were submitted with the data folder {folder} on {info.host}. " if not named else ""
+            problems.append(f"This worker cannot read its data folder, so every task would fail. {reason}{exc} {cure}.")
             return None
-        if facts.folder and here is not None:
-            self._compare(here, facts, folder, lacks, notes)
+        if info.folder and here is not None:
+            self._compare(here, info, folder, problems, notes)
         return folder
 
-    def _compare(self, here: DataContent, facts: Facts, folder: str, lacks: list[str], notes: list[str]) -> None:
+    def _compare(
+        self, here: DataContent, info: SubmissionInfo, folder: str, problems: list[str], notes: list[str]
+    ) -> None:
         from rollforge.market.content import DataContent
 
         try:
-            differences = here.differences(DataContent.from_plain(facts.content))
+            differences = here.differences(DataContent.from_plain(info.content))
         except DataError:
             notes.append("The fingerprint of the submitted data has a format that this version cannot compare.")
             return
         if not differences:
             return
         difference = (
-            f"The data folder {folder} differs from {facts.folder} on {facts.host}, with which the tasks "
+            f"The data folder {folder} differs from {info.folder} on {info.host}, with which the tasks "
             f"were submitted: {'; '.join(differences)}."
         )
         if self.accept_other_data:
             notes.append(f"{difference} The tasks are run anyway (--accept-other-data).")
         else:
-            lacks.append(
+            problems.append(
                 f"{difference} Copy that folder to this machine and give it with --data, submit the tasks again with "
                 "the correct data, or use --accept-other-data."
             )
 
-    def _check_tracking(self, facts: Facts, lacks: list[str]) -> str | None:
+    def _check_tracking(self, info: SubmissionInfo, problems: list[str]) -> str | None:
         local_store = self.store.uri.partition(":")[0] in ("sqlite", "memory")
         cure = "Give the tracking store that all machines use with --tracking or ROLLFORGE_TRACKING."
         if "tracking_uri" in self.given:
             tracking_uri = self.session.tracking_uri
-        elif facts.tracking_uri:
-            tracking_uri = known_address(facts.tracking_uri, self.session.tracking_uri)
-            same_machine = facts.machine == machine_of(process_name())
+        elif info.tracking_uri:
+            tracking_uri = known_address(info.tracking_uri, self.session.tracking_uri)
+            same_machine = info.machine == machine_of(process_name())
             place = local_place(tracking_uri)
             if not same_machine and place is not None and not place.exists():
-                lacks.append(
-                    f"The tasks were submitted to record their runs in {tracking_uri} on {facts.host}, which does not exist "
+                problems.append(
+                    f"The tasks were submitted to record their runs in {tracking_uri} on {info.host}, which does not exist "
                     f"on this machine. {cure}"
                 )
                 return None
         elif local_store:
             tracking_uri = self.session.tracking_uri
         else:
-            lacks.append(
+            problems.append(
                 "The pool is on a server, but runs would be recorded in a file on this machine "
                 f"({self.session.tracking_uri}). {cure}"
             )
@@ -399,11 +401,11 @@ class Admission:
             else:
                 self._libraries[tracking_uri] = ""
         if self._libraries[tracking_uri]:
-            lacks.append(self._libraries[tracking_uri])
+            problems.append(self._libraries[tracking_uri])
             del self._libraries[tracking_uri]  # check again: it may be repaired while the worker waits
         return tracking_uri
 
-    def _check_plugins(self, facts: Facts, lacks: list[str]) -> dict[str, object] | None:
+    def _check_plugins(self, info: SubmissionInfo, problems: list[str]) -> dict[str, object] | None:
         """Return the changes of the session by which the plugins, operators and folders of a submission are used here.
 
         None if they cannot be used.
@@ -411,16 +413,16 @@ class Admission:
         Those of a private store count as the operator's own. Those of other stores need the operator's permission, and
         folders are not taken from them, because a folder decides what a permitted name leads to.
         """
-        wanted = tuple(dict.fromkeys((*facts.plugins, *(module for _, module in facts.operators))))
-        if not wanted and not facts.sys_path:
-            why = self._other_files(facts, self.session)
+        wanted = tuple(dict.fromkeys((*info.plugins, *(module for _, module in info.operators))))
+        if not wanted and not info.sys_path:
+            why = self._other_files(info, self.session)
             if why:
-                lacks.append(why)
+                problems.append(why)
             return None if why else {}
         changes: dict[str, object] = {}
         if is_private(self.store):
             changes = {
-                "sys_path": _joined(self.session.sys_path, facts.sys_path), "allow": _joined(self.session.allow, wanted)
+                "sys_path": _joined(self.session.sys_path, info.sys_path), "allow": _joined(self.session.allow, wanted)
             }  # fmt: skip
         permitted = self.session.with_(**changes)
         own = {module for _, module in self.session.operators}  # the operator's own session names them
@@ -430,26 +432,26 @@ class Admission:
             if name not in own and (why := self._not_allowed("A plugin of the tasks", name, permitted))
         ]
         if refused:
-            lacks.append(trust.advise_once(" ".join(dict.fromkeys(refused))))
+            problems.append(trust.advise_once(" ".join(dict.fromkeys(refused))))
             return None
         changes |= {
-            "plugins": _joined(self.session.plugins, facts.plugins),
-            "operators": _joined(self.session.operators, facts.operators),
+            "plugins": _joined(self.session.plugins, info.plugins),
+            "operators": _joined(self.session.operators, info.operators),
         }
         used = self.session.with_(**changes)
-        why = self._other_files(facts, used) or self._plugins_lack(used, wanted, facts)
+        why = self._other_files(info, used) or self._plugin_problem(used, wanted, info)
         if why:
-            lacks.append(why)
+            problems.append(why)
             return None
         return changes
 
-    def _other_files(self, facts: Facts, session: Session) -> str:
+    def _other_files(self, info: SubmissionInfo, session: Session) -> str:
         """Return which Python files have other contents here than where the tasks were submitted; empty if none has.
 
         Files that a session does not allow are not compared: classes of theirs are refused.
         """
         other = []
-        for file, submitted in facts.files.items():
+        for file, submitted in info.files.items():
             here = file_digest(file)
             allowed = self.only_data or not self._not_allowed("A class of the tasks", file, session)
             if here and here != submitted and allowed:
@@ -458,18 +460,18 @@ class Admission:
             return ""
         files = "file" if len(other) == 1 else "files"
         return (
-            f"The tasks were submitted on {facts.host} with other contents of {', '.join(other)}. Copy the {files} from "
+            f"The tasks were submitted on {info.host} with other contents of {', '.join(other)}. Copy the {files} from "
             f"there to this machine, or submit the tasks again from this machine to use its {files}."
         )
 
-    def _plugins_lack(self, session: Session, wanted: Sequence[str], facts: Facts) -> str:
+    def _plugin_problem(self, session: Session, wanted: Sequence[str], info: SubmissionInfo) -> str:
         """Return why plugins cannot be imported here; empty if they can. Another process tries, unless this one has them."""
-        tried = (session.plugins, session.sys_path, *facts.files.items())
-        if are_loaded(session.plugins, facts.operators) or tried in self._imported:
+        tried = (session.plugins, session.sys_path, *info.files.items())
+        if are_loaded(session.plugins, info.operators) or tried in self._imported:
             return ""
         for file in (name for name in wanted if name.endswith(".py") and not os.path.isfile(name)):
             return (
-                f"The tasks need the plugin {file} of {facts.host}, and this machine has no such file. Copy it to the same "
+                f"The tasks need the plugin {file} of {info.host}, and this machine has no such file. Copy it to the same "
                 "path, or put the code into a package that is installed on both machines and name that in 'plugins'."
             )
         try:
@@ -481,24 +483,24 @@ class Admission:
                 import_plugins_in_child(session, START_SECONDS)
         except RollforgeError as exc:
             last = [line for line in str(exc).splitlines() if line.strip()][-1:]
-            folders = "" if not facts.sys_path or session.sys_path else (
-                f" The tasks were submitted with the folders {', '.join(facts.sys_path)} on {facts.host}: add their copies "
+            folders = "" if not info.sys_path or session.sys_path else (
+                f" The tasks were submitted with the folders {', '.join(info.sys_path)} on {info.host}: add their copies "
                 "on this machine to PYTHONPATH."
             )  # fmt: skip
             return f"The tasks need plugins that cannot be imported here: {''.join(last)}{folders}"
         self._imported.add(tried)
         return ""
 
-    def _check_packages(self, facts: Facts, session: Session, lacks: list[str], notes: list[str]) -> None:
-        mine, theirs = version_of("rollforge"), facts.rollforge
+    def _check_packages(self, info: SubmissionInfo, session: Session, problems: list[str], notes: list[str]) -> None:
+        mine, theirs = version_of("rollforge"), info.rollforge
         if mine and theirs and mine != theirs:
             notes.append(f"Rollforge is version {mine} here, but was {theirs} where the tasks were submitted.")
-        models = facts.models
+        models = info.models
         broken: dict[str, str] = {}
         for name, packages in models.items():
             for package, version in packages.items():
-                why = self._package_lacks(package, version, session)
-                if not why and package not in facts.libraries:  # a pool may claim that; what is built is checked again
+                why = self._package_problem(package, version, session)
+                if not why and package not in info.libraries:  # a pool may claim that; what is built is checked again
                     why = self._not_allowed(name, package, session)
                 if why:
                     broken[name] = why
@@ -507,7 +509,7 @@ class Admission:
                         f"{package} is version {version_of(package)} here, but was {version} where the tasks were submitted."
                     )
         if broken and len(broken) == len(models):
-            lacks.extend(dict.fromkeys(broken.values()))
+            problems.extend(dict.fromkeys(broken.values()))
         else:
             notes.extend(f"Tasks of the model {name} are left for other workers. {why}" for name, why in broken.items())
 
@@ -521,7 +523,7 @@ class Admission:
             return str(exc)
         return ""
 
-    def _package_lacks(self, package: str, version: str, session: Session) -> str:
+    def _package_problem(self, package: str, version: str, session: Session) -> str:
         """Return why a package cannot be used here; empty if it can. Code that only the pool names is not imported."""
         key = " ".join((package, *session.sys_path))
         if key not in self._libraries:

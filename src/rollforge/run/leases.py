@@ -15,18 +15,18 @@ from rollforge.errors import FailingWorker, LeaseLost, StoreGone, StoreUnavailab
 from rollforge.generate.naming import describe
 from rollforge.run.fitness import Admission
 from rollforge.run.job import Event, EventKind, Job
-from rollforge.run.standing import Retries, Standing
+from rollforge.run.worker_health import Retries, WorkerHealth
 from rollforge.session import Session
 from rollforge.store.base import PauseNotice, Query, TaskStore
 from rollforge.task import Cause, Status, TaskRecord
 
-__all__ = ["LEASE_SECONDS", "PATIENCE_SECONDS", "Leases"]
+__all__ = ["LEASE_SECONDS", "RECONNECT_SECONDS", "Leases"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LEASE_SECONDS = 60.0
-PATIENCE_SECONDS = 600.0
+RECONNECT_SECONDS = 600.0
 GONE_SECONDS = 20.0
 """Seconds to wait for a database file that was deleted or replaced: enough time to move it back."""
 _RENEW_SECONDS = 5.0
@@ -48,13 +48,13 @@ class Leases:
         Called with each event.
     lease : float
         Seconds that a claim lasts without renewal.
-    patience : float
+    reconnect_timeout : float
         Seconds to retry while the store is unavailable, before giving up.
     log_of : callable
         Returns what a task has logged so far.
     admission : Admission, optional
         Decides which submissions' tasks this machine can run. By default all of them.
-    patient : bool
+    wait_for_others : bool
         If True, workers that have not started yet get time to try tasks that failed here.
     """
 
@@ -65,18 +65,18 @@ class Leases:
         name: str,
         on_event: Callable[[Event], None],
         lease: float = LEASE_SECONDS,
-        patience: float = PATIENCE_SECONDS,
+        reconnect_timeout: float = RECONNECT_SECONDS,
         log_of: Callable[[TaskRecord], str] = lambda task: "",
         *,
         admission: Admission | None = None,
-        patient: bool = False,
+        wait_for_others: bool = False,
     ) -> None:
         self.store = store
         self.job = job
         self.name = name
         self._on_event = on_event
         self._lease = lease
-        self._patience = patience
+        self._reconnect_timeout = reconnect_timeout
         self._log_of = log_of
         self._held: dict[str, TaskRecord] = {}
         self._lost: dict[str, str] = {}
@@ -86,8 +86,8 @@ class Leases:
         self._seen: set[str] = set()
         self._admission = admission
         self._paused = PauseNotice(store, job.pool)
-        self._standing = Standing(store, job.pool, name, patient=patient)
-        self._retries = Retries(store, job.pool, name, patient=patient)
+        self._health = WorkerHealth(store, job.pool, name, wait_for_others=wait_for_others)
+        self._retries = Retries(store, job.pool, name, wait_for_others=wait_for_others)
         self.unfit: dict[str, str] = {}
         """Tasks that this machine cannot run and leaves to other workers: id -> what the machine lacks."""
 
@@ -110,9 +110,9 @@ class Leases:
                 held = list(self._held.values())
             for task in held:
                 text = self._log_of(task)
-                news = text if text and text != known_logs.get(task.id) else None
+                new_log = text if text and text != known_logs.get(task.id) else None
                 try:
-                    self.store.renew(task, self._lease, news)
+                    self.store.renew(task, self._lease, new_log)
                 except LeaseLost as exc:
                     with self._lock:
                         if task.id in self._held:
@@ -128,9 +128,9 @@ class Leases:
         """Return the tasks that were taken over by another worker or cancelled, and stop holding them."""
         with self._lock:
             gone = [self._held.pop(i) for i in list(self._lost) if i in self._held]
-            whys, self._lost = self._lost, {}
+            reasons, self._lost = self._lost, {}
         for task in gone:
-            self._report("lost", task, 0.0, whys[task.id])
+            self._report("lost", task, 0.0, reasons[task.id])
         return gone
 
     # -- claims --------------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class Leases:
         """
         if self._admission is not None:
             self._with_retries(self._admission.refresh)
-        limit = self._with_standing(lambda: self._standing.allowance(limit))
+        limit = self._with_health(lambda: self._health.claim_limit(limit))
         if not limit:
             return []
         claimed = self._claim(limit, self._with_retries(lambda: self._retries.avoid))
@@ -171,12 +171,12 @@ class Leases:
             self._with_retries(lambda: admission.refresh(idle=True))
         return claimed
 
-    def _with_standing(self, check: Callable[[], T]) -> T:
+    def _with_health(self, check: Callable[[], T]) -> T:
         """Call `check` and return its result; if this worker proves to be unfit, give back its failed attempts."""
         try:
             return self._with_retries(check)
         except FailingWorker:
-            failed = self._standing.failed_here
+            failed = self._health.failed_here
             self._with_retries(lambda: self.store.restore_attempts(self.job.pool, self.name, failed))
             raise
 
@@ -203,7 +203,7 @@ class Leases:
 
     def holds(self) -> bool:
         """Return whether to start no more tasks until other workers have tried those that failed here."""
-        return self._standing.holds()
+        return self._health.holds()
 
     def session_for(self, task: TaskRecord) -> Session | None:
         """Return the session in which a task must run; None for the session of its worker."""
@@ -219,7 +219,7 @@ class Leases:
 
     def _commit(self, task: TaskRecord, result: object, log_text: str, seconds: float) -> None:
         self._with_retries(lambda: self.store.commit(task, result, self.job.after, log_text))
-        self._standing.succeeded()
+        self._health.succeeded()
         self._report("done", task, seconds)
 
     def fail(self, task: TaskRecord, error: str, brief: str, cause: Cause, log_text: str, seconds: float) -> None:
@@ -227,12 +227,12 @@ class Leases:
         log.info("task %s failed (%s): %s", task.id, cause, brief)
 
         def fail() -> None:
-            doubtful = cause is not Cause.UNREADABLE and self._with_retries(lambda: self._standing.is_doubtful(task))
+            doubtful = cause is not Cause.UNREADABLE and self._with_retries(lambda: self._health.is_doubtful(task))
             status = self._with_retries(lambda: self.store.fail(task, error, cause, log_text, 0 if doubtful else 1))
             if status is not Status.FAILED:
                 self._retries.failed(task)
             if cause is not Cause.UNREADABLE:
-                self._standing.failed(task, brief)
+                self._health.failed(task, brief)
             self._report("failed" if status is Status.FAILED else "retry", task, seconds, brief)
 
         self._end(task, fail, seconds)
@@ -288,8 +288,8 @@ class Leases:
 
     def only_unfit(self) -> bool:
         """Return whether this machine cannot run any of the tasks that are left."""
-        hopeless = self._admission is not None and not self._admission.fits and bool(self._refused())
-        return (bool(self.unfit) or hopeless) and not self.work_left()
+        none_runnable = self._admission is not None and not self._admission.fits and bool(self._refused())
+        return (bool(self.unfit) or none_runnable) and not self.work_left()
 
     def finish(self) -> None:
         """Check this worker once more when it has nothing left to do.
@@ -301,7 +301,7 @@ class Leases:
         FailingWorker
             If tasks failed here that succeeded elsewhere.
         """
-        self._with_standing(self._standing.finish)
+        self._with_health(self._health.finish)
         self.raise_if_unfit()
 
     def _end(self, task: TaskRecord, call: Callable[[], None], seconds: float) -> None:
@@ -321,20 +321,20 @@ class Leases:
     # -- waiting -------------------------------------------------------------------------------------------------------
 
     def _with_retries(self, call: Callable[[], T]) -> T:
-        """Call, and retry while the store is unavailable, until `patience` runs out."""
-        began, nap = time.monotonic(), 0.1
-        deadline = began + self._patience
+        """Call, and retry while the store is unavailable, until `reconnect_timeout` has passed."""
+        began, delay = time.monotonic(), 0.1
+        deadline = began + self._reconnect_timeout
         while True:
             try:
                 return call()
             except StoreUnavailable as exc:
                 if isinstance(exc, StoreGone):
                     deadline = min(deadline, began + GONE_SECONDS)
-                if time.monotonic() + nap > deadline:
+                if time.monotonic() + delay > deadline:
                     raise
                 log.warning("waiting for the task store: %s", exc)
-                time.sleep(nap)
-                nap = min(nap * 2, 5.0)
+                time.sleep(delay)
+                delay = min(delay * 2, 5.0)
 
     def wait(self, seconds: float) -> None:
         """Wait for a change in the pool."""

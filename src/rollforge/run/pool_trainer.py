@@ -21,7 +21,7 @@ from rollforge.run.fitness import session_admission
 from rollforge.run.job import Job, LogEvents
 from rollforge.run.references import recorder_of
 from rollforge.run.review import review
-from rollforge.run.submission import facts_of
+from rollforge.run.submission import submission_info
 from rollforge.run.trainer import (
     TAGGING,
     OnError,
@@ -139,7 +139,7 @@ class TrainerRM(Aliased, RecorderTrainer):
             return []
         session, experiment_name = self._where(experiment_name)
         manager = self._manager(session, experiment_name)
-        used = manager.store.keep_submission(manager.pool, facts_of(listed, session))
+        used = manager.store.keep_submission(manager.pool, submission_info(listed, session))
         batch = batch_of(digest(task) for task in listed)
         ids = manager.create_task(listed, model_names=_unnamed_only(manager, listed), submission=used, batch=batch)
         elsewhere = self.skip_run_task and not here

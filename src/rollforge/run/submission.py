@@ -27,16 +27,24 @@ from rollforge.task import Document, TaskRecord, to_plain
 from rollforge.track.base import open_tracker
 from rollforge.user_code import file_digest
 
-__all__ = ["Facts", "facts_of", "load_checks", "packages_of", "read_facts", "store_checks", "submissions_of"]
+__all__ = [
+    "SubmissionInfo",
+    "load_checks",
+    "packages_of",
+    "read_submission_info",
+    "store_checks",
+    "submission_info",
+    "submissions_of",
+]
 
 
-def facts_of(
+def submission_info(
     tasks: Iterable[Mapping[str, object]],
     session: Session,
     ensemble: Mapping[str, object] | None = None,
     checks: Iterable[Check] = (),
 ) -> dict[str, Any]:
-    """Return the facts of a submission, for :meth:`~rollforge.store.base.TaskStore.keep_submission`.
+    """Return what is stored about a submission with :meth:`~rollforge.store.base.TaskStore.keep_submission`.
 
     Parameters
     ----------
@@ -87,8 +95,8 @@ def facts_of(
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """Facts about a submission. They are not trusted: anyone with write access to the pool may have written them."""
+class SubmissionInfo:
+    """What a pool stores about a submission. It is not trusted: anyone with write access to the pool may have written it."""
 
     known: bool = False
     """False if nothing was stored for the submission."""
@@ -120,12 +128,13 @@ class Facts:
     """Packages among those of `models` that Rollforge's own models import, so that no permission is needed."""
 
 
-def read_facts(kept: Mapping[str, object]) -> Facts:
-    """Return the facts that :func:`facts_of` wrote; values with an unexpected form are left out.
+def read_submission_info(kept: Mapping[str, object]) -> SubmissionInfo:
+    """Read what :func:`submission_info` returned; values of an unexpected type are left out.
 
     Examples
     --------
-    >>> read_facts({"host": "gpu1", "models": {"M": "?"}, "data": 7}) == Facts(known=True, host="gpu1", models={"M": {}})
+    >>> info = read_submission_info({"host": "gpu1", "models": {"M": "?"}, "data": 7})
+    >>> info == SubmissionInfo(known=True, host="gpu1", models={"M": {}})
     True
     """
 
@@ -143,7 +152,7 @@ def read_facts(kept: Mapping[str, object]) -> Facts:
 
     data, operators, ensemble = mapping(kept.get("data")), kept.get("operators"), mapping(kept.get("ensemble"))
     pairs = map(texts, operators) if isinstance(operators, list) else ()
-    return Facts(
+    return SubmissionInfo(
         known=bool(kept),
         rollforge=text(kept.get("rollforge")),
         host=text(kept.get("host")) or "another machine",
@@ -239,9 +248,9 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def submissions_of(store: TaskStore, pool: str) -> dict[str, Facts]:
-    """Return the facts of all submissions of a pool, by key, oldest first."""
-    return {key: read_facts(kept) for key, kept in store.submissions(pool).items() if _CHECKED not in kept}
+def submissions_of(store: TaskStore, pool: str) -> dict[str, SubmissionInfo]:
+    """Return what is stored about all submissions of a pool, by key, oldest first."""
+    return {key: read_submission_info(kept) for key, kept in store.submissions(pool).items() if _CHECKED not in kept}
 
 
 def _data(session: Session) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ from rollforge.run.job import (
     ignore_event,
     is_own,
 )
-from rollforge.run.leases import LEASE_SECONDS, PATIENCE_SECONDS, Leases
+from rollforge.run.leases import LEASE_SECONDS, RECONNECT_SECONDS, Leases
 from rollforge.run.messages import failure
 from rollforge.run.references import from_reference, is_of_task, to_reference
 from rollforge.run.worker_pool import IDLE_SECONDS, WorkerPool, never
@@ -82,7 +82,7 @@ class Worker:
     admission : Admission, optional
         Decides which submissions' tasks this machine can run and in which session. By default, all tasks run in the
         current session.
-    patient : bool
+    wait_for_others : bool
         If True, workers that have not started yet get time to try tasks that failed here.
 
     Raises
@@ -105,9 +105,9 @@ class Worker:
     stop: Callable[[], bool] = never
     name: str = field(default_factory=process_name)
     lease_seconds: float = LEASE_SECONDS
-    patience: float = PATIENCE_SECONDS
+    reconnect_timeout: float = RECONNECT_SECONDS
     admission: Admission | None = None
-    patient: bool = False
+    wait_for_others: bool = False
 
     def __post_init__(self) -> None:
         given = {
@@ -131,7 +131,7 @@ class Worker:
         FailingWorker
             If several tasks in a row failed here that succeeded elsewhere.
         StoreUnavailable
-            If the store is unavailable for longer than `patience` seconds.
+            If the store is unavailable for longer than `reconnect_timeout` seconds.
         ConfigError
             If a plugin of the session cannot be imported. No task has been claimed.
         """
@@ -139,8 +139,8 @@ class Worker:
         ran = 0
         task_log = TaskLog()
         leases = Leases(
-            self.store, self.job, self.name, self.on_event, self.lease_seconds, self.patience,
-            lambda task: task_log.text(), admission=self.admission, patient=self.patient,
+            self.store, self.job, self.name, self.on_event, self.lease_seconds, self.reconnect_timeout,
+            lambda task: task_log.text(), admission=self.admission, wait_for_others=self.wait_for_others,
         )  # fmt: skip
         with leases, task_log:
             while not self.stop():

@@ -83,7 +83,7 @@ def worker_main(
         if job.preload is not None:
             with contextlib.suppress(Exception):  # the task will raise an import error itself
                 job.preload()
-        _plugins_lack(session)  # the task will return the error
+        _plugin_problem(session)  # the task will return the error
         pipe.send(READY)
         logs = _Logs()
         while (given := pipe.recv()) is not None:
@@ -96,8 +96,8 @@ def worker_main(
             pipe.send(Message(task_id, token, Begun()))
             define_in_main(main)
             with using((other or session).with_(threads=threads)):
-                lacking = _plugins_lack(current_session())
-                answer = Unfit(lacking) if lacking else _answer(job, argument, task_id, own=own)
+                problem = _plugin_problem(current_session())
+                answer = Unfit(problem) if problem else _answer(job, argument, task_id, own=own)
             if os.getpid() != me:
                 os._exit(0)  # a child that the task forked and that returned: it must not send an outcome
             with contextlib.suppress(Exception):  # a task may have closed or replaced sys.stdout
@@ -112,7 +112,7 @@ def worker_main(
         os._exit(0)
 
 
-def _plugins_lack(session: Session) -> str:
+def _plugin_problem(session: Session) -> str:
     """Import the plugins of a session, also files that have changed, and return why one cannot be; empty if all can."""
     try:
         load_plugins(session)

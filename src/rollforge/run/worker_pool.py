@@ -21,7 +21,7 @@ from rollforge.run.job import (
     ignore_event,
     is_own,
 )
-from rollforge.run.leases import LEASE_SECONDS, PATIENCE_SECONDS, Leases
+from rollforge.run.leases import LEASE_SECONDS, RECONNECT_SECONDS, Leases
 from rollforge.run.messages import Done, Failed, Stopped, Unfit, Unreadable
 from rollforge.run.worker_process import WorkerProcess
 from rollforge.session import Session
@@ -86,8 +86,8 @@ class WorkerPool:
         Called with each event.
     stop : callable
         Called regularly. Once it returns True, nothing more is claimed, and running tasks may end within `grace`.
-    stay : bool
-        If True, wait for new tasks when there are none.
+    exit_when_empty : bool
+        If False, wait for new tasks when there are none.
     grace : float
         Seconds that running tasks have to end after `stop`; then they are given back.
     log_file : path, optional
@@ -97,7 +97,7 @@ class WorkerPool:
     admission : Admission, optional
         Decides which submissions' tasks this machine can run and in which session. By default, all tasks run in
         `session`.
-    patient : bool
+    wait_for_others : bool
         If True, workers that have not started yet get time to try tasks that failed here.
 
     Examples
@@ -115,15 +115,15 @@ class WorkerPool:
     jobs: int
     on_event: Callable[[Event], None] = ignore_event
     stop: Callable[[], bool] = never
-    stay: bool = False
+    exit_when_empty: bool = True
     grace: float = 0.0
     log_file: Path | None = None
     while_starting: Callable[[], None] | None = None
     name: str = field(default_factory=process_name)
     lease_seconds: float = LEASE_SECONDS
-    patience: float = PATIENCE_SECONDS
+    reconnect_timeout: float = RECONNECT_SECONDS
     admission: Admission | None = None
-    patient: bool = False
+    wait_for_others: bool = False
     ran: int = 0
     _processes: list[WorkerProcess] = field(default_factory=list)
     _queue: deque[TaskRecord] = field(default_factory=deque)
@@ -142,12 +142,12 @@ class WorkerPool:
         FailingWorker
             If several tasks in a row failed here that succeeded elsewhere.
         StoreUnavailable
-            If the store is unavailable for longer than `patience` seconds.
+            If the store is unavailable for longer than `reconnect_timeout` seconds.
         """
         self._processes = [WorkerProcess(self.session, self.job, self.log_file) for _ in range(self.jobs)]
         leases = Leases(
-            self.store, self.job, self.name, self.on_event, self.lease_seconds, self.patience, self._log_of,
-            admission=self.admission, patient=self.patient,
+            self.store, self.job, self.name, self.on_event, self.lease_seconds, self.reconnect_timeout, self._log_of,
+            admission=self.admission, wait_for_others=self.wait_for_others,
         )  # fmt: skip
         try:
             if self.while_starting is not None:
@@ -184,7 +184,7 @@ class WorkerPool:
             if stopping is None:
                 self._fill(leases)
             if not self._busy():
-                if stopping is not None or leases.only_unfit() or not (self.stay or leases.work_left()):
+                if stopping is not None or leases.only_unfit() or (self.exit_when_empty and not leases.work_left()):
                     return
                 leases.wait(IDLE_SECONDS)
                 continue
@@ -213,7 +213,7 @@ class WorkerPool:
         """Return the threads of the next task: its share, or more for the last tasks, when other processes are idle."""
         share = self.session.threads
         mean = sum(self._recent) / len(self._recent) if self._recent else 0.0
-        if self.stay or mean < _LONG_SECONDS:
+        if not self.exit_when_empty or mean < _LONG_SECONDS:
             return share
         busy = sum(process.seconds < _NEARLY_DONE * mean for process in self._busy())
         side_by_side = min(self.jobs, 1 + busy + len(self._queue) + leases.waiting())

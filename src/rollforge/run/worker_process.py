@@ -133,7 +133,7 @@ class WorkerProcess:
         self._process: SpawnProcess | None = None
         self._pipe: connection.Connection | None = None
         self._messages: Messages | None = None
-        self._distrusted = ""
+        self._invalid_message = ""
         self._oom_kills = 0
         self._timed_out = False
         self._stopped = StoppedFor()
@@ -215,7 +215,7 @@ class WorkerProcess:
         theirs.close()
         # A pickle is slightly longer than the result that it contains.
         self._messages = Messages(ours, 2 * LIMITS["result_size"].value + 2**20)
-        self._process, self._pipe, self.ready, self._distrusted = process, ours, False, ""
+        self._process, self._pipe, self.ready, self._invalid_message = process, ours, False, ""
         self.failed = False
 
     def _forget(self) -> None:
@@ -235,7 +235,7 @@ class WorkerProcess:
         except ValueError as exc:
             # The message cannot be from the code that runs tasks: nothing that this process sends can be trusted.
             log.warning("a worker process is replaced because it sent %s", exc)
-            self._distrusted = str(exc)
+            self._invalid_message = str(exc)
             self.kill()
         else:
             if answer is not None:
@@ -286,8 +286,8 @@ class WorkerProcess:
                 f"was stopped by a signal for more than {_STOPPED_SECONDS:g} s and was terminated",
                 Cause.KILLED,
             )
-        elif self._distrusted:
-            how, cause = f"sent {self._distrusted} and was terminated", Cause.EXITED
+        elif self._invalid_message:
+            how, cause = f"sent {self._invalid_message} and was terminated", Cause.EXITED
         elif code < 0:
             how, cause = f"was killed by {_signal_name(-code)}", Cause.KILLED
             limited = self._job.memory is not None and any(mark in words for mark in _MEMORY_MARKS)

@@ -153,8 +153,8 @@ class TaskStore(Protocol):
             If tasks would depend on each other in a cycle, or a number is out of range.
         """
 
-    def keep_submission(self, pool: str, facts: Mapping[str, object]) -> str:
-        """Store what a submission used (plain data) and return its key. Equal facts have the same key."""
+    def keep_submission(self, pool: str, info: Mapping[str, object]) -> str:
+        """Store what a submission used (plain data) and return its key. Equal submissions have the same key."""
 
     def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, Definition]:
         """Return what the submissions of a pool used, by key, oldest first, except those whose keys are in `known`.

@@ -129,5 +129,5 @@ def read_definition(text: str) -> tuple[Any, str | None]:
 
 
 def read_submission(text: object) -> dict[str, Any]:
-    """Return the facts of a submission; empty if they are damaged, so that other submissions can still be read."""
+    """Return what is stored about a submission; empty if it is damaged, so that other submissions can still be read."""
     return read_definition(text)[0] if isinstance(text, str) else {}

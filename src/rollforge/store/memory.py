@@ -131,12 +131,12 @@ class MemoryStore:
     def _check_acyclic(self, tasks: Mapping[str, TaskRecord], ids: set[str], dependencies: Sequence[str]) -> None:
         refuse_cycles(ids, dependencies, lambda some: {d for t in some if t in tasks for d in tasks[t].depends_on})
 
-    def keep_submission(self, pool: str, facts: Mapping[str, object]) -> str:
-        key = digest(facts)
+    def keep_submission(self, pool: str, info: Mapping[str, object]) -> str:
+        key = digest(info)
         with self._lock:
             kept = self._submissions.setdefault(pool, {})
             kept.pop(key, None)
-            kept[key] = (self._clock(), encode(facts))
+            kept[key] = (self._clock(), encode(info))
         return key
 
     def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, Definition]:
@@ -173,11 +173,11 @@ class MemoryStore:
             for task in [t for t in tasks.values() if changed & set(t.depends_on)]:
                 states = {d: tasks[d].status if d in tasks else Status.FAILED for d in task.depends_on}
                 blocked = any(s is not Status.DONE for s in states.values())
-                guilty = sorted(d for d, s in states.items() if s is Status.FAILED)
+                failed_dependencies = sorted(d for d, s in states.items() if s is Status.FAILED)
                 task = self._put(replace(task, blocked=blocked))
-                if guilty and task.status is Status.WAITING:
+                if failed_dependencies and task.status is Status.WAITING:
                     failed.add(task.id)
-                    self._put(transitions.dependency_failed(task, guilty[0], now=self._clock()))
+                    self._put(transitions.dependency_failed(task, failed_dependencies[0], now=self._clock()))
             changed = failed
 
     # -- working -------------------------------------------------------------------------------------------------------

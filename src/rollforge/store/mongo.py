@@ -169,9 +169,9 @@ class MongoStore(MongoDependencies):
         return made
 
     @translate_errors
-    def keep_submission(self, pool: str, facts: Mapping[str, object]) -> str:
-        key = digest(facts)
-        kept = {"pool": pool, "key": key, "facts": encode(facts), "at": self._now()}
+    def keep_submission(self, pool: str, info: Mapping[str, object]) -> str:
+        key = digest(info)
+        kept = {"pool": pool, "key": key, "facts": encode(info), "at": self._now()}
         self._meta.update_one({"_id": f"submission:{pool}:{key}"}, {"$set": kept}, upsert=True)
         return key
 
@@ -277,7 +277,7 @@ class MongoStore(MongoDependencies):
             wanted.append({"$nor": [{"failed_by": failed_there, "finished_at": {"$gt": now - AVOID_SECONDS}}]})
         token = self._number("token")
         claimed: list[TaskRecord] = []
-        overtaken_by = ""
+        lost_to = ""
         while len(claimed) < limit:
             now = self._now()
             running = transitions.claimed(with_stage(status), worker=worker, token=token, lease=lease, now=now)
@@ -291,9 +291,9 @@ class MongoStore(MongoDependencies):
             else:
                 free_one = tasks.find_one({"$and": wanted}, {"token": 1})
                 # The same one again: it is claimed and given back all the time, or damaged so that no update matches it.
-                if free_one is None or repr(free_one["_id"]) == overtaken_by:
+                if free_one is None or repr(free_one["_id"]) == lost_to:
                     break
-                overtaken_by = repr(free_one["_id"])
+                lost_to = repr(free_one["_id"])
                 token = self._newer_token(tasks, free_one, free)
         return claimed
 
@@ -544,16 +544,16 @@ class MongoStore(MongoDependencies):
     @translate_errors
     def wait_for_change(self, pool: str, timeout: float) -> None:
         # Change streams require a replica set; a small indexed query works everywhere.
-        deadline, nap = time.monotonic() + timeout, 0.02
-        while (sign := self._sign(pool)) == self._seen.get(pool):
+        deadline, delay = time.monotonic() + timeout, 0.02
+        while (token := self._change_token(pool)) == self._seen.get(pool):
             left = deadline - time.monotonic()
             if left <= 0:
                 return
-            time.sleep(min(nap, left))
-            nap = min(nap * 1.5, 0.5)
-        self._seen[pool] = sign
+            time.sleep(min(delay, left))
+            delay = min(delay * 1.5, 0.5)
+        self._seen[pool] = token
 
-    def _sign(self, pool: str) -> object:
+    def _change_token(self, pool: str) -> object:
         tasks = self._tasks(pool)
         latest = tasks.find_one({}, {"changed": 1, "digest": 1, "status": 1}, sort=[("changed", DESCENDING)])
         return latest, tasks.count_documents({}), self.paused(pool)

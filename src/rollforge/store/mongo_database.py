@@ -84,7 +84,7 @@ class MongoDatabase(abc.ABC):
         self.uri = uri
         self._given_clock = clock
         self._offset = (0.0, -1e9)
-        self._adopted: dict[str, float] = {}
+        self._checked_at: dict[str, float] = {}
         self._seen: dict[str, Any] = {}
         try:
             named = parse_uri(uri)["database"] if not uri.startswith("mongodb+srv") else None
@@ -157,20 +157,20 @@ class MongoDatabase(abc.ABC):
         if not pool or "$" in pool or "\x00" in pool or pool.startswith("system.") or pool == META:
             raise ConfigError(f"MongoDB does not accept {pool!r} as the name of a collection.", path="pool")
         tasks = self._database[pool]
-        if pool not in self._adopted:
-            self._adopted[pool] = -1e9
+        if pool not in self._checked_at:
+            self._checked_at[pool] = -1e9
             tasks.create_index("digest", unique=True, sparse=True)
             tasks.create_index([("status", 1), ("priority", -1), ("seq", 1)])
             tasks.create_index([("batches", 1), ("status", 1), ("priority", -1), ("seq", 1)])
             tasks.create_index([("status", 1), ("claim", 1)])
             tasks.create_index("needs")
             tasks.create_index("changed")
-        if time.monotonic() - self._adopted[pool] > 1.0:
-            self._adopted[pool] = time.monotonic()
-            self._adopt(tasks)
+        if time.monotonic() - self._checked_at[pool] > 1.0:
+            self._checked_at[pool] = time.monotonic()
+            self._add_fields(tasks)
         return tasks
 
-    def _adopt(self, tasks: Collection[Document]) -> None:
+    def _add_fields(self, tasks: Collection[Document]) -> None:
         """Add Rollforge's fields to documents written by Qlib."""
         for found in list(tasks.find({"digest": {"$exists": False}})):
             trust.check_allowed()  # a wrong setting of the operator must not make the document unreadable

@@ -210,7 +210,7 @@ class PostgresStore(SQLStore):
         self._connected: _Opened | None = None
         self._listener: _Opened | None = None
         self._pooled = False
-        self._deaf = False
+        self._cannot_listen = False
         self._created = self._analyzed = 0
         self._poll_delay = PollDelay()
         self._announcer = Announcer(self._announce)
@@ -451,7 +451,7 @@ class PostgresStore(SQLStore):
         return f"seq IN (SELECT seq FROM tasks WHERE {text})", values
 
     def wait_for_change(self, pool: str, timeout: float) -> None:
-        if self._pooled or self._deaf:
+        if self._pooled or self._cannot_listen:
             self._poll_delay.sleep(timeout)
             return
         try:
@@ -486,8 +486,8 @@ class PostgresStore(SQLStore):
                 time.sleep(0.02)
                 listener.connection.execute("SELECT 1")
             listener.connection.remove_notify_handler(receive)  # it would consume what notifies() waits for
-            self._deaf = not arrived
-        if self._pooled or self._deaf:
+            self._cannot_listen = not arrived
+        if self._pooled or self._cannot_listen:
             listener.connection.close()
             self._listener = None
 

@@ -225,13 +225,13 @@ class SQLStore(SQLBatches):
             pool=pool, ids=self._list(ids), submission=submission,
         )  # fmt: skip
 
-    def keep_submission(self, pool: str, facts: Mapping[str, object]) -> str:
-        key = digest(facts)
+    def keep_submission(self, pool: str, info: Mapping[str, object]) -> str:
+        key = digest(info)
         keep = (
-            "INSERT INTO submissions (pool, id, facts, created_at) VALUES (:pool, :key, :facts, :now) "
+            "INSERT INTO submissions (pool, id, facts, created_at) VALUES (:pool, :key, :info, :now) "
             "ON CONFLICT (pool, id) DO UPDATE SET created_at = :now"
         )
-        self._write(lambda tx: tx.run(keep, pool=pool, key=key, facts=encode(facts)), "")
+        self._write(lambda tx: tx.run(keep, pool=pool, key=key, info=encode(info)), "")
         return key
 
     def submissions(self, pool: str, known: Sequence[str] = ()) -> dict[str, Definition]:
@@ -240,7 +240,7 @@ class SQLStore(SQLBatches):
             "ORDER BY created_at, id"
         )
         rows = self._read(lambda tx: tx.rows(text, pool=pool, known=self._list(known)))
-        return {key: read_submission(facts) for key, facts in rows if isinstance(key, str)}
+        return {key: read_submission(info) for key, info in rows if isinstance(key, str)}
 
     def open_submissions(self, pool: str) -> set[str]:
         text = (

@@ -461,14 +461,14 @@ class SQLiteStore(SQLStore):
 
     def wait_for_change(self, pool: str, timeout: float) -> None:
         # data_version changes with every commit of another connection; reading it takes microseconds.
-        deadline, nap = time.monotonic() + timeout, 0.002
+        deadline, delay = time.monotonic() + timeout, 0.002
         version = self._data_version()
         if version != getattr(self._local, "seen", None):
             self._local.seen = version
             return
         while (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(nap, left))
-            nap = min(nap * 1.3, 0.05)
+            time.sleep(min(delay, left))
+            delay = min(delay * 1.3, 0.05)
             version = self._data_version()
             if version != self._local.seen:
                 self._local.seen = version

@@ -505,13 +505,13 @@ class TaskStoreSuite(TransitionSuite):
         assert [t.failed_by for t in again if t.failed_by] == [("b",)]  # it failed long ago, and runs again
         assert store.workers(POOL, clock.now)["b"].failed == 1
 
-    def test_the_facts_of_a_submission_are_stored_once(self, store: TaskStore) -> None:
+    def test_information_about_a_submission_is_stored_once(self, store: TaskStore) -> None:
         """Under a key that is stored with its tasks: the new ones, and existing ones that are not done."""
-        facts = {"data": {"days": 7}, "tracking": "http://host:5000", "none": None}
-        key = store.keep_submission(POOL, facts)
-        assert store.keep_submission(POOL, facts) == key
+        info = {"data": {"days": 7}, "tracking": "http://host:5000", "none": None}
+        key = store.keep_submission(POOL, info)
+        assert store.keep_submission(POOL, info) == key
         other = store.keep_submission(POOL, {"data": None})
-        assert store.submissions(POOL) == {key: facts, other: {"data": None}}
+        assert store.submissions(POOL) == {key: info, other: {"data": None}}
         assert list(store.submissions(POOL, [key])) == [other]
         assert store.submissions("other") == {}
         done, waiting = store.create(POOL, [{"x": 1}, {"x": 2}], submission=key)

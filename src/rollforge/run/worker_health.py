@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     pass
 
 
-__all__ = ["Retries", "Standing"]
+__all__ = ["Retries", "WorkerHealth"]
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class _Failure:
     error: str
 
 
-class Standing:
+class WorkerHealth:
     """Decides whether a worker is the cause of its failures, by whether its failed tasks succeed on other workers.
 
     After three consecutive failures the worker claims no more tasks until other workers have had a chance to try the
@@ -78,12 +78,12 @@ class Standing:
         Name of the pool.
     worker : str
         Name of the worker.
-    patient : bool
+    wait_for_others : bool
         If True, also wait for workers that have not started yet.
     """
 
-    def __init__(self, store: TaskStore, pool: str, worker: str, *, patient: bool = True) -> None:
-        self._patient = patient
+    def __init__(self, store: TaskStore, pool: str, worker: str, *, wait_for_others: bool = True) -> None:
+        self._wait_for_others = wait_for_others
         self._store = store
         self._pool = pool
         self._worker = worker
@@ -91,7 +91,7 @@ class Standing:
         self._failed: dict[str, None] = {}
         self._good = self._bad = 0
         self._began = self._looked = self._probed = -1e9
-        self._allowance: int | None = None
+        self._claim_limit: int | None = None
         self._warned = False
         self._lost = 0
 
@@ -152,7 +152,7 @@ class Standing:
             del self._streak[next(iter(self._streak))]
         self._looked = -1e9
 
-    def allowance(self, limit: int) -> int:
+    def claim_limit(self, limit: int) -> int:
         """Return the maximum number of tasks to claim.
 
         Parameters
@@ -170,15 +170,15 @@ class Standing:
             return limit
         if now - self._looked >= 1.0:
             self._looked = now
-            self._allowance = self._decide(now)
-        if self._allowance is None:
+            self._claim_limit = self._decide(now)
+        if self._claim_limit is None:
             return limit
-        granted, self._allowance = min(limit, self._allowance), 0
+        granted, self._claim_limit = min(limit, self._claim_limit), 0
         return granted
 
     def holds(self) -> bool:
         """Return whether no task should be started now."""
-        return len(self._streak) >= _STREAK and self._allowance is not None
+        return len(self._streak) >= _STREAK and self._claim_limit is not None
 
     def finish(self) -> None:
         """Decide once more when nothing is left to do.
@@ -197,7 +197,7 @@ class Standing:
         if len(self._streak) < _STREAK:
             return None
         live = any(work.running for work in others.values())
-        if not live and (not self._patient or now - self._began > _HOLD_SECONDS):
+        if not live and (not self._wait_for_others or now - self._began > _HOLD_SECONDS):
             return None
         if not self._warned:
             self._warned = True
@@ -272,21 +272,21 @@ class Retries:
         Name of the pool.
     worker : str
         Name of the worker.
-    patient : bool
+    wait_for_others : bool
         If True, give idle workers time to take the tasks, even if no other worker is known.
     """
 
     store: TaskStore
     pool: str
     worker: str
-    patient: bool = False
+    wait_for_others: bool = False
     _due: dict[str, float] = field(default_factory=dict)
     _others: frozenset[str] = frozenset()
     _looked: float = -1e9
 
     def failed(self, task: TaskRecord) -> None:
         """Record that an attempt failed here and will be retried."""
-        grace = _GRACE_SECONDS if self.patient or self._others else 0.0
+        grace = _GRACE_SECONDS if self.wait_for_others or self._others else 0.0
         self._due[task.id] = time.monotonic() + (min(60.0, 2.0**task.attempt) + grace if grace else 0.0)
 
     def claimed(self, tasks: Sequence[TaskRecord]) -> None:
