@@ -12,7 +12,12 @@ hash of the seed and the mutant, so that it stays the same while other code chan
 ``rooms`` in ``tests/mutants.toml`` lists which tests have to detect the mutants of which files. The examples in the
 docstrings of these files count as tests. The repository is copied to a temporary folder and mutated there. The tests
 run once to record which lines each of them executes. Then each mutant is run against the tests that execute its line,
-in a forked process, until one fails. A mutant whose line is not executed by any test is run against all of them.
+until one fails. A mutant whose line is not executed by any test is run against all of them.
+
+A mutant that changes only the body of a function is first tried in a fork of a process that has already collected the
+tests, in which the code of the function is replaced: the imports and the collection would take most of the time. Unless
+a test fails there, and for changes of other code, the tests are run in a process that imports the changed file.
+
 Mutants that make no difference to a caller are listed under ``equivalent`` in ``tests/mutants.toml``, each with the
 reason, and are not counted.
 
@@ -24,10 +29,14 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import gc
 import hashlib
 import importlib
+import inspect
 import itertools
 import json
+import marshal
+import multiprocessing
 import os
 import random
 import shutil
@@ -40,8 +49,10 @@ import tomllib
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import parso
@@ -317,18 +328,18 @@ def _docstrings(files: Sequence[str]) -> list[str]:
     return [f"{DOCSTRINGS}[{name}]" for name in names]
 
 
-def forked(copy: Path, room: Room, wanted: Sequence[str] | None, limit: float, *, record: bool = False) -> Outcome:
-    """Run tests of a room in the copy of the repository until one fails."""
-    report, began = copy / "outcome.json", time.monotonic()
-    report.unlink(missing_ok=True)
+def forked(copy: Path, room: Room, wanted: Sequence[str], limit: float) -> Outcome:
+    """Run tests of a room in a process that imports the copy of the repository, until one fails."""
+    (copy / "outcome.json").unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
-        try:
-            _run_here(copy, room, wanted, report, record)
-        except BaseException:  # noqa: BLE001 - this process must not continue with the parent's code
-            (copy / "output.txt").write_text(traceback.format_exc())
-        finally:
-            os._exit(70)
+        _run_here(copy, room, wanted, None)
+    return _outcome(child, copy, limit)
+
+
+def _outcome(child: int, copy: Path, limit: float) -> Outcome:
+    """Wait for a process that runs tests."""
+    report, began = copy / "outcome.json", time.monotonic()
     deadline = began + limit
     while not (done := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > deadline:
@@ -346,7 +357,83 @@ def forked(copy: Path, room: Room, wanted: Sequence[str] | None, limit: float, *
     return Outcome("failed" if found.pop("code") else "passed", seconds=time.monotonic() - began, **found)
 
 
-def _run_here(copy: Path, room: Room, wanted: Sequence[str] | None, report: Path, record: bool) -> None:
+class Collection:
+    """A process that has collected the tests of a room and runs them in forks of itself."""
+
+    def __init__(self, copy: Path, room: Room) -> None:
+        self._here, there = multiprocessing.Pipe()
+        self._process = os.fork()
+        if self._process == 0:
+            self._here.close()
+            _run_here(copy, room, None, Requests(copy, room, there))
+        there.close()
+
+    def run(self, wanted: Sequence[str] | None, limit: float, changes: bytes = b"", *, record: bool = False) -> Outcome:
+        """Run tests until one fails, with the code of some functions replaced."""
+        try:
+            self._here.send((wanted, limit, changes, record))
+            return Outcome(**self._here.recv())
+        except (EOFError, OSError):
+            return Outcome("failed", "the tests cannot be collected")
+
+    def close(self) -> None:
+        self._here.close()
+        os.waitpid(self._process, 0)
+
+
+class Requests:
+    """Waits for requests when the tests are collected; in a fork for each request, pytest continues and runs them."""
+
+    def __init__(self, copy: Path, room: Room, requests: Connection) -> None:
+        self.copy, self.room, self.requests = copy, room, requests
+        self.lines: Lines | None = None
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        if self.lines:
+            self.lines.measured.switch_context(nodeid)
+
+    def pytest_collection_finish(self, session: Any) -> None:
+        while True:
+            try:
+                wanted, limit, changes, record = self.requests.recv()
+            except EOFError:
+                os._exit(0)
+            (self.copy / "outcome.json").unlink(missing_ok=True)
+            child = os.fork()
+            if child == 0:
+                break
+            self.requests.send(asdict(_outcome(child, self.copy, limit)))
+        try:
+            os.setsid()
+            _write_no_bytecode()
+            _replace(changes)
+            if wanted is not None:
+                items = {item.nodeid: item for item in session.items}
+                session.items[:] = [items[name] for name in wanted]
+            if record:
+                self.lines = Lines([self.copy / PACKAGE / f for f in self.room.files])
+                self.lines.measured.start()
+        except BaseException:  # noqa: BLE001 - an error here is not a failed test
+            os._exit(71)
+
+
+def _run_here(copy: Path, room: Room, wanted: Sequence[str] | None, requests: Requests | None) -> None:
+    """Run tests, or serve requests to run them, and exit."""
+    try:
+        code, plugin = _pytest(copy, room, wanted, requests)
+        found = {"code": int(code), "failed": plugin.failed, "by_test": plugin.seconds}
+        if requests and requests.lines:
+            requests.lines.measured.stop()
+            found["by_line"] = requests.lines.by_line()
+        (copy / "outcome.json").write_text(json.dumps(found))
+        os._exit(0)
+    except BaseException:  # noqa: BLE001 - this process must not continue with the parent's code
+        (copy / "output.txt").write_text(traceback.format_exc())
+    finally:
+        os._exit(70)
+
+
+def _pytest(copy: Path, room: Room, wanted: Sequence[str] | None, requests: Requests | None) -> tuple[int, Selection]:
     import pytest
 
     # Worker processes started by the tests import the main module, which has to be that of "python -m pytest".
@@ -359,11 +446,10 @@ def _run_here(copy: Path, room: Room, wanted: Sequence[str] | None, report: Path
     sys.path[:0] = [str(copy), str(copy / "src")]
     os.environ["PYTHONPATH"] = str(copy / "src")
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(copy / ".hypothesis")
-    if not record:
-        sys.dont_write_bytecode = True
-        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    if not requests:
+        _write_no_bytecode()
     files = list(dict.fromkeys(name.partition("::")[0] for name in wanted or ())) or list(room.tests)
-    plugin, plugins = Selection(wanted), []
+    plugin = Selection(wanted)
     arguments = [
         "-x",
         "-q",
@@ -379,17 +465,46 @@ def _run_here(copy: Path, room: Room, wanted: Sequence[str] | None, report: Path
     ]
     if room.keyword:
         arguments += ["-k", f"({room.keyword}) or {DOCSTRINGS.rpartition('::')[2]}"]
-    lines = Lines([copy / PACKAGE / f for f in room.files]) if record else None
-    if lines:
-        lines.measured.start()
-        plugins.append(lines)
-    code = pytest.main([*arguments, *files], plugins=[plugin, *plugins])
-    found = {"code": int(code), "failed": plugin.failed, "by_test": plugin.seconds}
-    if lines:
-        lines.measured.stop()
-        found["by_line"] = lines.by_line()
-    report.write_text(json.dumps(found))
-    os._exit(0)
+    return pytest.main([*arguments, *files], plugins=[plugin, *([requests] if requests else [])]), plugin
+
+
+def _write_no_bytecode() -> None:
+    """The bytecode of a mutant must not be used by the next one."""
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+
+
+def changes_of_functions(path: Path, before: str, after: str) -> bytes | None:
+    """Return the code of the outermost functions that differ, before and after; None if other code differs as well."""
+    pairs = _changed(compile(before, str(path), "exec"), compile(after, str(path), "exec"))
+    return None if pairs is None else marshal.dumps(pairs)
+
+
+def _changed(old: CodeType, new: CodeType) -> list[tuple[CodeType, CodeType]] | None:
+    if old == new:
+        return []
+    if old.co_flags & inspect.CO_OPTIMIZED:
+        return [(old, new)] if old.co_freevars == new.co_freevars else None
+    if _without_inner(old) != _without_inner(new):
+        return None
+    inner = [[c for c in code.co_consts if isinstance(c, CodeType)] for code in (old, new)]
+    parts = [_changed(*pair) for pair in zip(*inner, strict=True)]
+    return None if None in parts else [pair for part in parts for pair in part or ()]
+
+
+def _without_inner(code: CodeType) -> CodeType:
+    return code.replace(co_consts=tuple(None if isinstance(c, CodeType) else c for c in code.co_consts))
+
+
+def _replace(changes: bytes) -> None:
+    """Replace the code of functions in this process."""
+    pairs = marshal.loads(changes) if changes else []  # from :func:`changes_of_functions`
+    new = {(old.co_filename, old): code for old, code in pairs}
+    if not new:
+        return
+    for function in gc.get_objects():
+        if type(function) is FunctionType and (found := new.get((function.__code__.co_filename, function.__code__))):
+            function.__code__ = found
 
 
 class Trial:
@@ -397,7 +512,8 @@ class Trial:
 
     def __init__(self, copy: Path, room: Room) -> None:
         self.copy, self.room = copy, room
-        self.clean = forked(copy, room, None, 1800, record=True)
+        self.collection = Collection(copy, room)
+        self.clean = self.collection.run(None, 3600, record=True)
         times = self.clean.by_test or {}
         executed = self.clean.by_line or {}
         self._tests: dict[tuple[str, int], set[str]] = {}
@@ -414,11 +530,16 @@ class Trial:
         original, stat = target.read_bytes(), target.stat()
         tests = set().union(*(self._tests.get((mutant.file, n), ()) for n in mutant.lines))
         wanted = [t for t in self._all if t in tests] or self._all
+        limit = 60 + 10 * sum(self._times[t] for t in wanted)
+        changes = changes_of_functions(target, original.decode(), source)
         target.write_text(source, encoding="utf-8")
         # Bytecode is looked up by time stamp (in seconds) and size, so each version of the file gets its own time.
         os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns - random.randrange(10**9, 10**16)))
         try:
-            return forked(self.copy, self.room, wanted, 30 + 10 * sum(self._times[t] for t in wanted))
+            outcome = self.collection.run(wanted, limit, changes) if changes is not None else None
+            if outcome is not None and outcome.failed in self._times:
+                return outcome
+            return forked(self.copy, self.room, wanted, limit)
         finally:
             target.write_bytes(original)
             os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -498,6 +619,7 @@ def run_room(
         if outcome.status == "passed":
             print(f"  survived: {mutant.key} {mutant.file}:{mutant.lines[0]} in {mutant.where or 'the module'}")
             print(f"      - {change[0]}\n      + {change[1]}", flush=True)
+    trial.collection.close()
     return counts
 
 

@@ -20,7 +20,8 @@ from rollforge.features.processor import InstProcessor, Processor
 from rollforge.generate.calendar_windows import CalendarGen
 from rollforge.generate.checks import Check, CheckMethod, CheckResult
 from rollforge.generate.cross_validation import PurgedKFoldGen
-from rollforge.generate.leakage import static_checks
+from rollforge.generate.definition import data_parts, kind_of
+from rollforge.generate.leakage import describe_leaks, leaking_segments, static_checks
 from rollforge.generate.rolling import RollingGen
 from rollforge.market.filters import BaseDFilter
 from rollforge.session import Session, using
@@ -121,6 +122,10 @@ def test_many_features_that_look_ahead_are_one_result() -> None:
     one = only(handler(columns("$open", *(f"Ref($close, -{i})" for i in range(1, 8)))), "features")
     assert one.text.startswith("7 features look ahead: F7 = Ref($close, -7) looks 7 trading days ahead; F6")
     assert one.text.endswith("and 4 more.")
+    three = only(handler(columns("$open", *(f"Ref($close, -{i})" for i in range(1, 4)))), "features")
+    assert three.text.endswith("F1 = Ref($close, -1) looks 1 trading day ahead.")
+    clean = only(handler(columns("$open", "$close", "Ref($close, 1)")), "features")
+    assert clean.text == "No expression of 3 features reads a later day."
 
 
 def test_every_place_of_expressions_is_read() -> None:
@@ -247,14 +252,18 @@ def test_an_operator_of_ones_own_is_not_known_whatever_it_declares() -> None:
     assert "Tomorrow" in one.text
 
 
+@pytest.mark.usefixtures("operator")
 def test_the_look_ahead_of_an_operator_of_ones_own_in_a_label_is_not_known() -> None:
     """`trunc_days: auto` would purge the declared days, which may be too few; a declared horizon settles it."""
     loader = columns("$close", label="Tomorrow($close)/$close - 1")
     one = only(handler(loader), "label")
     assert one.result is UNKNOWN
-    assert "Tomorrow" in one.text
+    assert "the operator Tomorrow is not one of Rollforge's, and its declared look-ahead is not checked" in one.text
     assert "label_horizon" in one.cure
     assert only(handler(loader, label_horizon=1), "label").result is CLEAN
+    assert only(handler(loader, label_horizon=0), "label").result is CLEAN
+    further = columns("$close", label="Tomorrow(Ref($close, -2))/$close - 1")
+    assert "but label_horizon: 1 is declared" in only(handler(further, label_horizon=1), "label").text
     assert only(handler(columns("$close")), "label").result is CLEAN
 
 
@@ -392,6 +401,33 @@ def test_a_range_filter_of_instruments_knows_the_future() -> None:
         assert only(handler(columns("$close", inst_processors=[flt])), "processors").result is result
 
 
+def test_a_range_filter_may_end_on_the_first_day_of_the_first_interval() -> None:
+    """Also if a segment has several intervals; a day later, the future of that first day is known."""
+    segments = {
+        "train": [["2018-01-02", "2018-06-29"], ["2019-01-01", "2019-06-28"]],
+        "test": ["2018-08-01", "2018-10-31"],
+    }
+    for end, result in (("2018-01-02", CLEAN), ("2018-01-03", LEAK), ("2018-12-31", LEAK)):
+        for flt in (
+            {"class": "TimeRangeFlt", "kwargs": {"start_time": None, "end_time": end}},
+            {"class": "TimeRangeFlt", "module_path": "qlib.data.dataset.processor", "kwargs": {"end_time": end}},
+        ):
+            described = handler(columns("$close", inst_processors=[flt]))
+            one = only(described, "processors", segments=segments)
+            assert one.result is result
+            assert (f"whose data last until {end}" in one.text) is (result is LEAK)
+
+
+def test_a_processor_of_two_stages_is_one() -> None:
+    """A shared processor of one's own is reported once, with its name."""
+    shared = {"class": "Shifted", "module_path": __name__}
+    described = handler(columns("$close"), shared_processors=[shared], infer_processors=[], learn_processors=[])
+    parts = data_parts(described)
+    assert [kind_of(named.one).__name__ for named in parts.processors] == ["Shifted"]
+    both = handler(columns("$close"), infer_processors=[own(Shifted)], learn_processors=[own(Shifted)])
+    assert len(data_parts(both).processors) == 2
+
+
 def test_all_processors_of_rollforge_are_known() -> None:
     """Each either processes a row without later days or has a fit window; none is reported as not known."""
     kinds = [
@@ -443,6 +479,68 @@ def test_all_processors_of_rollforge_are_known() -> None:
 def test_a_model_that_knows_its_test_is_a_leak(segments: dict[str, Any], word: str) -> None:
     leaks = [one for one in static_checks([task(alpha(), segments)], CALENDAR) if one.result is LEAK]
     assert any(word in one.text for one in leaks), leaks
+
+
+@pytest.mark.parametrize(
+    ("valid", "days"),
+    [
+        (["2020-01-01", "2020-06-25"], ("2019-12-30", "2019-12-31")),
+        (["2020-01-02", "2020-06-25"], ("2019-12-31",)),
+        (["2020-01-03", "2020-06-25"], ()),
+    ],
+)
+def test_a_leak_names_the_first_and_the_last_of_its_days(valid: list[str], days: tuple[str, ...]) -> None:
+    """The label reads two days: each day between the segments saves one day of the first segment."""
+    made = task(alpha(), {"train": ["2019-01-01", "2019-12-31"], "valid": valid, "test": ["2020-07-01", "2020-12-31"]})
+    assert [leak.dates for leak in leaking_segments(made, CALENDAR)] == ([days] if days else [])
+    (one,) = [check for check in static_checks([made], CALENDAR) if check.subject == "label"]
+    assert one.result is (LEAK if days else CLEAN)
+
+
+def test_a_segment_of_one_day_leaks_one_day() -> None:
+    made = task(alpha(), {"train": ["2019-12-31", "2019-12-31"], "test": ["2020-01-01", "2020-12-31"]})
+    (leak,) = leaking_segments(made, CALENDAR)
+    assert (leak.days, leak.dates) == (1, ("2019-12-31",))
+    assert describe_leaks([[leak]])[0].startswith("The labels of the last day of 'train' reach into 'test'.")
+
+
+@pytest.mark.parametrize(
+    ("segments", "words"),
+    [
+        (
+            {"train": ["2018-01-01", "2020-01-01"], "test": ["2020-01-01", "2020-01-10"]},
+            ["1 of 8 days of 'test' is in 'train' too: the model is tested on days to which it was fitted."],
+        ),
+        (
+            {"train": ["2018-01-01", "2019-12-20"], "valid": ["2020-01-01", "2020-01-02"], "test": ["2020-01-02", "2020-01-10"]},
+            ["1 of 7 days of 'test' is in 'valid' too: the model is tested on days that determined when its fitting"],
+        ),
+        (
+            {"train": [["2018-01-01", "2018-01-05"], ["2018-02-01", "2018-02-02"]], "test": ["2018-01-04", "2018-02-01"]},
+            ["3 of 21 days of 'test' are in 'train' too", "21 of 21 days of 'test' are before the end of 'train' on 2018-02-02"],
+        ),
+        (
+            {"train_1": ["2018-01-01", "2018-01-05"], "train": ["2018-01-01", "2018-01-03"],
+             "test": ["2018-01-04", "2018-02-01"]},
+            ["2 of 21 days of 'test' are in 'train_1' too: the model is tested on days to which it was fitted before."],
+        ),
+        (
+            {"train": ["2018-01-01", "2018-12-31"], "test": ["2017-12-25", "2017-12-29"]},
+            [],
+        ),
+        (
+            {"train": ["2019-01-01", "2019-12-31"], "test": ["2018-12-03", "2018-12-07"]},
+            ["5 of 5 days of 'test' are before the end of 'train' on 2019-12-31: the model is trained on later days"],
+        ),
+    ],
+    ids=["one day", "valid", "intervals", "earlier training", "outside the calendar", "before"],
+)  # fmt: skip
+def test_shared_days_are_counted(segments: dict[str, Any], words: list[str]) -> None:
+    """In trading days, over all intervals of a segment."""
+    texts = [one.text for one in found(alpha(), "segments", segments=segments) if one.result is LEAK]
+    assert len(texts) == len(words)
+    for text, word in zip(texts, words, strict=True):
+        assert text.startswith(word)
 
 
 def test_windows_that_predict_the_days_before_their_training_are_a_leak() -> None:
@@ -507,6 +605,9 @@ def test_a_list_without_dates_is_not_checked_for_survivorship(universes: Path) -
         one = only(alpha(instruments=given_universe), "universe", segments=MARKET)
         assert one.result is result
     assert "survivorship is not checked" in only(alpha(instruments=codes), "universe", segments=MARKET).text
+    text = only(alpha(instruments=leaving), "universe", segments=MARKET).text
+    assert text.endswith("is dated: 1 of 5 members join or leave it from 2022-01-03 to 2022-12-20.")
+    assert f"The universe of {', '.join(codes[:3])} and 2 more is dated" in text
 
 
 def test_filters_are_checked(universes: Path) -> None:

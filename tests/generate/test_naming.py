@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from typing import Any
 
 import hypothesis.strategies as st
@@ -74,6 +75,13 @@ def test_differences_in_datasets_and_records_are_named() -> None:
     ]
     weighted = [task(lgb()), task(lgb(), reweighter={"class": "ByAge", "kwargs": {"half": 20}})]
     assert model_names(weighted) == ["reweighter=none", "reweighter=ByAge"]
+
+
+def test_equal_values_are_no_difference() -> None:
+    """They need not be the same objects; values of different types differ, even if Python takes them for equal."""
+    models = [json.loads(json.dumps(lgb(depth=depth, rate=0.125, names=["a", "b"]))) for depth in (4, 8, 8)]
+    assert differing_parts(models) == ["depth=4", "depth=8", "depth=8"]
+    assert differing_parts([lgb(x=1), lgb(x=True), lgb(x=1.0)]) == ["x=1", "x=true", "x=1.0"]
 
 
 def test_an_index_is_not_a_name() -> None:

@@ -88,11 +88,41 @@ def test_more_trials_deflate_more() -> None:
     assert probabilistic_sharpe(0.1, 0.1, 100) == 0.5
 
 
-@pytest.mark.parametrize("trials", [0, 1, True, 1.5])
+@pytest.mark.parametrize("trials", [0, 1, True, 1.5, 2.5])
 def test_the_maximum_of_one_trial_is_not_defined(trials: int) -> None:
     """There is no number for it."""
     with pytest.raises(ConfigError, match="at least 2"):
         expected_max_sharpe(0.1, trials)
+
+
+@pytest.mark.parametrize("variance", [-0.5, -1e-300, math.nan, math.inf])
+def test_a_variance_is_a_number_that_is_not_negative(variance: float) -> None:
+    """Without variance, the expected maximum is 0."""
+    with pytest.raises(ConfigError, match="a variance must be at least 0"):
+        expected_max_sharpe(variance, 5)
+    assert expected_max_sharpe(0.0, 5) == 0.0
+
+
+def test_returns_are_normal_unless_their_moments_are_given() -> None:
+    """0.1 x sqrt(100) / sqrt(1 + 0.1^2 / 2) = 0.9975, where the normal distribution function is 0.8407."""
+    assert probabilistic_sharpe(0.1, 0.0, 101) == pytest.approx(0.84074, abs=1e-5)
+    assert probabilistic_sharpe(0.1, 0.0, 101, 0.0, 3.0) == probabilistic_sharpe(0.1, 0.0, 101)
+
+
+def test_a_sharpe_ratio_needs_three_different_returns() -> None:
+    """A variant with two returns does not count as a trial; one with three does."""
+    frame = table(np.random.default_rng(4).normal(size=(10, 3)))
+    frame.iloc[2:, 2] = np.nan
+    assert deflated_sharpe(frame).trials == 2
+    frame.iloc[2, 2] = 0.5
+    assert deflated_sharpe(frame).trials == 3
+
+
+def test_two_observations_in_each_group_are_enough() -> None:
+    values = np.random.default_rng(4).normal(size=(32, 3))
+    assert backtest_overfitting(table(values), 16).observations == 32
+    assert backtest_overfitting(table(values[:4]), 2).groups == 2
+    assert backtest_overfitting(table(np.tile(values, (2, 1))), 20).groups == 20
 
 
 def test_one_variant_or_equal_returns_have_no_deflated_sharpe() -> None:

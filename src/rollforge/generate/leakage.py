@@ -314,7 +314,9 @@ def _labels(
     if horizon.days is None:
         return [Finding("label", UNKNOWN, f"the label's horizon is not known: {horizon.reason}", HOW_TO_DECLARE)]
     findings = []
-    if horizon.contradiction:
+    # An operator of the user's own may look further ahead than it declares, which a larger declared horizon settles.
+    settled = bool(operators) and horizon.days == horizon.declared
+    if horizon.contradiction and not settled:
         findings.append(Finding("label", UNKNOWN, horizon.contradiction, "Correct label_horizon or remove it."))
     elif operators and horizon.declared is None:
         text = (
