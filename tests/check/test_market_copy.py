@@ -54,6 +54,75 @@ def test_every_instrument_gets_every_kind_of_change(source: Provider, tmp_path: 
     assert kinds == [{"up", "down", "missing"}] * len(CODES)
 
 
+def test_values_change_by_factors(source: Provider, tmp_path: Path) -> None:
+    """They rise to 2 to 4 times or fall to a quarter to a half; a suspended or zero value rises to the usual level."""
+    series: dict[int, list[np.ndarray]] = {}
+    for turn in range(TURNS):
+        write_copy(source, tmp_path / str(turn), Change(DAYS[0], turn, removes=False))
+        for i in range(len(CODES)):
+            series.setdefault(i, []).append(values(tmp_path / str(turn))[i, 1:] / values(source.path)[i, 1:])
+        changed = values(tmp_path / str(turn), "volume")[:5, 1:]
+        assert all(((row >= 2) & (row <= 4)).all() or (row == 0).all() for row in changed), "the usual level is 1"
+        rising = [bool(row.all()) for row in changed]
+        assert {True, False} == set(rising)
+        close = values(tmp_path / str(turn))[4, [2, 7]]
+        if rising[4]:  # E: suspended on two days
+            assert ((close >= 2 * 41) & (close <= 4 * 50)).all()
+        else:
+            assert np.isnan(close).all()
+    for made in series.values():
+        factors = np.array(made)
+        for row in factors:
+            known = row[np.isfinite(row)]
+            assert ((known >= 1.999) & (known <= 4.001)).all() or ((known >= 0.249) & (known <= 0.501)).all()
+        assert len({float(x) for x in factors[np.isfinite(factors)]}) > factors.shape[1], "each day has its own factor"
+
+
+def test_without_removals_no_value_is_lost(source: Provider, tmp_path: Path) -> None:
+    """In all turns together each series rises and falls."""
+    for turn in range(TURNS):
+        write_copy(source, tmp_path / str(turn), Change(DAYS[5], turn, removes=False))
+        assert (np.isnan(values(tmp_path / str(turn))) <= np.isnan(values(source.path))).all()
+
+
+def test_a_change_after_the_last_day_changes_nothing(source: Provider, tmp_path: Path) -> None:
+    for day in (DAYS[-1], DAYS[-1] + 5):
+        write_copy(source, tmp_path / str(day), Change(day))
+        np.testing.assert_array_equal(values(tmp_path / str(day)), values(source.path))
+
+
+def test_a_missing_series_ends_or_has_missing_values(source: Provider, tmp_path: Path) -> None:
+    """Both occur among the instruments, and all fields of an instrument are treated alike."""
+    sizes: dict[str, set[int]] = {}
+    for turn in range(TURNS):
+        write_copy(source, tmp_path / str(turn), Change(DAYS[5], turn))
+        for code in CODES[:4]:
+            files = [tmp_path / str(turn) / "features" / code.lower() / f"{n}.day.bin" for n in ("close", "volume")]
+            assert len({file.stat().st_size for file in files}) == 1
+            sizes.setdefault(code, set()).add(files[0].stat().st_size // 4 - 1)
+    assert {tuple(sorted(found)) for found in sizes.values()} == {(10,), (6, 10)}
+
+
+def test_universes_are_restricted_in_any_spelling(source: Provider, tmp_path: Path) -> None:
+    """Lines may have tabs, commas or blanks, and codes any case."""
+    lists = source.path / "instruments"
+    (lists / "commas.txt").write_text("b,2024-01-01,2024-01-10\nc,2024-01-01,2024-01-10\n")
+    (lists / "blanks.txt").write_text("c 2024-01-01 2024-01-10\n\n  b 2024-01-01 2024-01-10\n")
+    (lists / "tabs.txt").write_text("b\t2024-01-01\t2024-01-10\nC\t2024-01-01\t2024-01-10\n")
+    write_copy(source, tmp_path / "copy", None, ["C"], ["C"])
+    for name in ("commas", "blanks", "tabs"):
+        (line,) = (tmp_path / "copy" / "instruments" / f"{name}.txt").read_text().splitlines()
+        assert line.upper().startswith("C")
+
+
+def test_fewer_members_than_asked_for_are_all_chosen(source: Provider) -> None:
+    """In the order of their names; those without data are left out."""
+    spans = [(DAYS[0], DAYS[9])]
+    assert choose_instruments(source, ["C", "A", "NONE"], spans, 2) == ["A", "C"]
+    assert choose_instruments(source, ["C", "A", "B"], spans, 2) == ["A", "B"]
+    assert choose_instruments(source, CODES, spans, 5) == ["A", "B", "C", "D", "E"]
+
+
 def test_a_series_that_begins_later_is_replaced_as_a_whole(source: Provider, tmp_path: Path) -> None:
     """Its file keeps its first day."""
     write_copy(source, tmp_path / "copy", Change(DAYS[1], removes=False))

@@ -32,7 +32,7 @@ class Difference:
     """The first day with a difference in any column."""
 
     def __str__(self) -> str:
-        place = f"{self.instrument} on {self.day}".strip()
+        place = f"{self.instrument} on {self.day}" if self.instrument else str(self.day)
         if not self.column:
             return f"the row of {place} {'disappears' if self.after is None else 'appears'}"
         return f"{self.column} of {place} changes from {_shown(self.before)} to {_shown(self.after)}"
