@@ -150,7 +150,7 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
     from rollforge.generate.naming import short_name
     from rollforge.generate.segments import validate_segments
     from rollforge.generate.timeline import make_schedule
-    from rollforge.market.provider import open_provider
+    from rollforge.market.universe import session_provider
 
     uri = workflow.session.provider_uri
     if uri is None:
@@ -160,7 +160,7 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
         )
     template = dict(workflow.template)
     try:
-        calendar = open_provider(uri).calendar()
+        calendar = session_provider(workflow.session).calendar()
     except DataNotFound as exc:
         raise DataNotFound(
             f"{exc} To create a demo market with the names and days of this file, run: {_demo_command(template, uri)}"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rollforge.confidential import mask_secrets
 from rollforge.drivers import STORES, TRACKERS
@@ -22,7 +22,12 @@ from rollforge.limits import parse_size
 from rollforge.paths import read_path
 from rollforge.task import Document
 
-__all__ = ["Session", "amend", "available_cores", "current_session", "init", "parse_size", "pool_command", "using"]
+if TYPE_CHECKING:
+    from rollforge.dates import DayLike
+
+__all__ = [
+    "Session", "amend", "available_cores", "bounded", "current_session", "init", "parse_size", "pool_command", "using",
+]  # fmt: skip
 
 REGIONS = ("us", "cn", "tw")
 EXCHANGE = ("trade_unit", "limit_threshold", "deal_price")
@@ -61,6 +66,8 @@ class Session:
 
     provider_uri: str | None = field(default_factory=lambda: os.environ.get("ROLLFORGE_DATA") or None)
     """Data folder in Qlib's binary format; None if not set."""
+    data_until: str | None = None
+    """Last day of the data that this session sees, as ``2024-06-28``; None: all days. See :func:`bounded`."""
     region: str = "us"
     """Trading rules of the backtest: ``us``, ``cn`` or ``tw``."""
     exchange: Mapping[str, object] = field(default_factory=dict)
@@ -102,6 +109,8 @@ class Session:
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(map(str, given)))
         object.__setattr__(self, "cache", os.path.abspath(self.cache))  # also if the working directory changes later
+        if self.data_until is not None:
+            object.__setattr__(self, "data_until", _read_bound(self.data_until, "data_until"))
         if self.region not in REGIONS:
             raise ConfigError(
                 f"region must be one of {', '.join(REGIONS)}, found {self.region!r}.{nearest(self.region, REGIONS)}",
@@ -191,6 +200,36 @@ def using(session: Session) -> Iterator[Session]:
         yield session
     finally:
         _active.reset(token)
+
+
+@contextlib.contextmanager
+def bounded(day: DayLike) -> Iterator[Session]:
+    """In this ``with`` block, the data end on `day`: later days, listings, memberships and rows do not exist.
+
+    This applies to everything that is read through the session: calendars (also that with future days), universes,
+    filters, fields, handlers, benchmarks. The bound is part of the session, so worker processes have it too.
+
+    Parameters
+    ----------
+    day : date
+        The last day; if it is not a trading day, the one before it is. Inside another bound, the earlier one holds.
+
+    Raises
+    ------
+    DateError
+        If `day` is not a day.
+    """
+    session = current_session()
+    until = _read_bound(day, "day")
+    earlier = until if session.data_until is None else min(until, session.data_until)
+    with using(session.with_(data_until=earlier)) as inside:
+        yield inside
+
+
+def _read_bound(day: object, name: str) -> str:
+    from rollforge.dates import read_day  # imports NumPy, which most commands do not need
+
+    return str(read_day(day, name))
 
 
 def pool_command(store_uri: str, pool: str) -> str:

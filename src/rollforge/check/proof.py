@@ -35,8 +35,8 @@ from rollforge.generate.label_horizon import HorizonSource, LabelHorizon, task_h
 from rollforge.generate.segments import next_pieces, pieces
 from rollforge.generate.task_view import TaskView
 from rollforge.generate.timeline import Window
-from rollforge.market.provider import Provider, open_provider
-from rollforge.market.universe import resolve_instruments
+from rollforge.market.provider import Provider
+from rollforge.market.universe import resolve_instruments, session_provider
 from rollforge.plan import Plan, make_plan
 from rollforge.session import Session, using
 from rollforge.task import Document, digest
@@ -258,8 +258,7 @@ class _Proof:
         self.folder = folder
         self.findings = _Findings()
         session = plan.workflow.session
-        assert session.provider_uri is not None  # or else there would be no plan
-        self.source: Provider = open_provider(session.provider_uri)
+        self.source: Provider = session_provider(session)
         self.calendar = plan.schedule.calendar
         self.members: Collection[str] | None = None
         """The instruments to which universes are restricted; None means all."""

@@ -99,6 +99,7 @@ class DataHandler(DataHandlerABC):
     label_days: int | None = None
     label_horizon: int | None = None
     _loaded: object = None  # what the raw data depend on, as it was when they were loaded; None if unknown
+    _until: str | None = None  # the last day of the session's data when they were loaded
     _restored = False  # whether the object was read from a file; see trust.of_restored
 
     def __init__(
@@ -181,10 +182,18 @@ class DataHandler(DataHandlerABC):
 
     def _stage(self, stage: str) -> Panel | pd.DataFrame:
         """Return all data of a stage: a panel if the loader's result can be cached, else the loader's frame."""
+        self._check_bound()
         if stage not in self._stages:
             with trust.of_restored(self):
                 self._stages[stage] = self._find(stage, current_session())
         return self._stages[stage]
+
+    def _check_bound(self) -> None:
+        """Forget data that were loaded while the session's data ended on another day."""
+        until = current_session().data_until
+        if until != self._until:
+            self._forget()
+            self._until = until
 
     def _find(self, stage: str, session: Session) -> Panel | pd.DataFrame:
         return self._raw(session) if stage == self.DK_R else self._stage(self.DK_R)
@@ -215,11 +224,13 @@ class DataHandler(DataHandlerABC):
         if loader.reads_folder:
             self._check_range(session)
         key = self._loaded = self._raw_key(session)
+        until = session.data_until
         if key is None:
-            loaded = loader.load(self.instruments, self.start_time, self.end_time)
-            return by_day_and_instrument(loaded, type(loader).__name__)
+            end = self.end_time if until is None else self._bounds(slice(None, until))[1]
+            loaded = by_day_and_instrument(loader.load(self.instruments, self.start_time, end), type(loader).__name__)
+            return loaded if until is None else _up_to(loaded, until)
         # Load to the end of the calendar, whatever the handler's end: all windows of an experiment share the panel.
-        end = None if loader.any_range else self.end_time
+        end = until if loader.any_range else self.end_time
         return PanelCache(session.cache, session.cache_limit).get(
             key_of(key), lambda folder: loader.panel(self.instruments, self.start_time, end, folder, session)
         )
@@ -268,6 +279,7 @@ class DataHandler(DataHandlerABC):
 
     def _whole(self, stage: str, col_set: object) -> pd.DataFrame:
         """Return some columns of all days of the handler. Cached, because building an index of many rows is slow."""
+        self._check_bound()
         place = (stage, repr(col_set))
         if place not in self._frames:
             self._frames[place] = self._frame(self._stage(stage), col_set, *self._bounds(slice(None, None)))
@@ -650,6 +662,13 @@ class DataHandlerLP(DataHandler):
     def from_df(cls, df: pd.DataFrame) -> DataHandlerLP:
         """Return a handler of an existing frame."""
         return cls(data_loader=StaticDataLoader(df))
+
+
+def _up_to(frame: pd.DataFrame, day: str) -> pd.DataFrame:
+    """Return the rows of the days up to `day`."""
+    days = frame.index.get_level_values("datetime")
+    kept = days <= pd.Timestamp(day)
+    return frame if kept.all() else frame[kept]
 
 
 def _touched(chain: Sequence[Processor], panel: Panel) -> list[str]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from rollforge.dates import DayLike
 from rollforge.errors import DataError, counted
 from rollforge.market.provider import Provider, open_provider, read_lines
 from rollforge.session import Session
@@ -141,13 +142,17 @@ def _listed(noun: str, names: list[str]) -> str:
 
 def session_content(session: Session) -> DataContent | None:
     """Return the content of a session's data folder, cached if possible; None if the session has no data folder."""
-    return None if session.provider_uri is None else read_content(session.provider_uri, session.cache)
+    return (
+        None if session.provider_uri is None else read_content(session.provider_uri, session.cache, session.data_until)
+    )
 
 
 _known: dict[str, DataContent] = {}
 
 
-def read_content(folder: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> DataContent:
+def read_content(
+    folder: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None, until: DayLike | None = None
+) -> DataContent:
     """Return the content of a data folder.
 
     Parameters
@@ -156,6 +161,8 @@ def read_content(folder: str | os.PathLike[str], cache: str | os.PathLike[str] |
         The data folder.
     cache : path, optional
         Folder in which results are cached, by names, sizes and times of the data folder's files.
+    until : date, optional
+        Last day to read; by default all days are.
 
     Raises
     ------
@@ -165,6 +172,8 @@ def read_content(folder: str | os.PathLike[str], cache: str | os.PathLike[str] |
         If a file is damaged.
     """
     provider = open_provider(folder)
+    if until is not None:
+        provider = provider.bounded(until)
     key = f"{_FORMAT}-{provider.fingerprint()}"
     if key not in _known:
         file = None if cache is None else Path(cache) / "content" / f"{key}.json"
@@ -205,8 +214,8 @@ def _read(provider: Provider) -> DataContent:
     universes = {}
     for name in provider.markets():
         mark = hashlib.blake2b(digest_size=16)
-        for _, line in read_lines(provider.location() / "instruments" / f"{name}.txt"):
-            mark.update(line.strip().encode() + b"\n")
+        for line in _members(provider, name):
+            mark.update(line.encode() + b"\n")
         universes[name] = mark.hexdigest()
         whole.update(f"\0{name}\0{universes[name]}".encode())
     instruments, fields = {}, set[str]()
@@ -214,7 +223,9 @@ def _read(provider: Provider) -> DataContent:
         own = hashlib.blake2b(digest_size=16)
         folder = provider.location() / "features" / code
         for name in sorted(f for f in os.listdir(folder) if f.endswith(".day.bin")):
-            series = (folder / name).read_bytes()
+            series = provider.cut(code, (folder / name).read_bytes())
+            if provider.until is not None and len(series) <= 4:
+                continue
             label = f"\0{code}\0{name}\0".encode()
             own.update(label + series)
             fields.add(name.removesuffix(".day.bin"))
@@ -238,6 +249,17 @@ def _read(provider: Provider) -> DataContent:
         },
         fields=tuple(sorted(fields)),
     )
+
+
+def _members(provider: Provider, universe: str) -> list[str]:
+    """Return the lines of a universe."""
+    if provider.until is None:
+        return [line.strip() for _, line in read_lines(provider.location() / "instruments" / f"{universe}.txt")]
+    try:
+        members = provider.instruments(universe)
+    except DataError:  # no members up to the bound
+        return []
+    return [f"{code}\t{first}\t{last}" for code, spans in members.items() for first, last in spans]
 
 
 def _first_place(series: bytes) -> int:

@@ -28,7 +28,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import FIRST_DAY, LAST_DAY, Days, clock, read_day, read_days, read_moment
+from rollforge.dates import FIRST_DAY, LAST_DAY, DayLike, Days, clock, read_day, read_days, read_moment
 from rollforge.errors import DataError, DataNotFound, nearest, shown
 from rollforge.limits import LIMITS, read_bytes
 from rollforge.market.folder_change import former_places
@@ -63,6 +63,11 @@ class Provider:
     """
 
     path: Path
+    until: np.datetime64 | None = field(init=False, default=None)
+    """Last trading day that is read, see :meth:`bounded`; None: all days."""
+    _whole: Provider | None = field(init=False, default=None, repr=False, compare=False)
+    _bounded: dict[np.datetime64, Provider] = field(init=False, default_factory=dict, repr=False, compare=False)
+    _lives: dict[tuple[str, str], tuple[int, int]] = field(init=False, default_factory=dict, repr=False, compare=False)
     _pin: _Pin = field(init=False, repr=False, compare=False)
     _calendars: dict[tuple[str, bool], Days] = field(default_factory=dict, repr=False)
     _markets: dict[str, dict[str, list[Span]]] = field(default_factory=dict, repr=False)
@@ -71,6 +76,37 @@ class Provider:
 
     def __post_init__(self) -> None:
         self._pin = _Pin(self.path)
+
+    def bounded(self, day: DayLike) -> Provider:
+        """Return a reader of the same version of the folder, as it would be if its data ended on `day`.
+
+        An instrument that has values later, but none on the last days, ends on its last day with a value, as it would
+        in a folder that was written then. A membership that ends later ends on the last day, or with these data if it
+        equals the days of the instrument's data.
+
+        Parameters
+        ----------
+        day : date
+            The last day. If it is not a trading day, the data end on the trading day before it.
+
+        Raises
+        ------
+        DataError
+            If there are no data up to this day.
+        """
+        limit = read_day(day, "day")
+        calendar = self.calendar()
+        if limit < calendar[0]:
+            raise DataError(f"There are no data up to {limit}: the calendar of {self.path} starts on {calendar[0]}.")
+        until = calendar[np.searchsorted(calendar, limit, "right") - 1]
+        whole = self._whole or self
+        if until not in whole._bounded:
+            while len(whole._bounded) >= _BOUNDS_KEPT:
+                whole._bounded.pop(next(iter(whole._bounded)), None)
+            made = Provider(self.path)
+            made.until, made._whole, made._pin = until, whole, whole._pin
+            whole._bounded[until] = made
+        return whole._bounded[until]
 
     def location(self) -> Path:
         """Return where the folder is that was opened: at `path`, or at its former version if it has changed since."""
@@ -84,7 +120,8 @@ class Provider:
         freq : str
             Name of the calendar.
         future : bool
-            True reads ``day_future.txt``, which includes future days, if it exists.
+            True reads ``day_future.txt``, which includes future days, if it exists. A bounded provider has none of
+            them, because the folder does not say when they were announced.
 
         Raises
         ------
@@ -95,6 +132,9 @@ class Provider:
         """
         freq = _frequency(freq)
         key = (freq, future)
+        if self._whole is not None and key not in self._calendars:
+            whole = self._whole.calendar(freq, future=future)
+            self._calendars[key] = whole[: int(np.searchsorted(whole, np.asarray(self.until), "right"))]
         if key not in self._calendars:
             days = self._pin.read(lambda place: self._read_calendar(place, freq, future=future))
             if days is None:
@@ -126,12 +166,39 @@ class Provider:
         DataNotFound
             If the universe does not exist; the message lists the existing ones.
         """
+        if market not in self._markets and self._whole is not None:
+            self._markets[market] = self._clipped(market, self._whole.instruments(market))
         if market not in self._markets:
             members = self._pin.read(lambda place: self._read_market(place, market))
             _check_shared_folder(members, f"The universe {market!r}")
             self._markets[market] = members
             self._warn_of_members_without_data(market)
         return self._markets[market]
+
+    def _clipped(self, market: str, members: Mapping[str, Sequence[Span]]) -> dict[str, list[Span]]:
+        """Return the members up to the bound."""
+        assert self._whole is not None
+        calendar = self._whole.calendar()
+        last = calendar[len(self.calendar()) - 1]
+        found: dict[str, list[Span]] = {}
+        for code, spans in members.items():
+            kept = []
+            for start, end in spans:
+                stop = end
+                if end > last:
+                    first, stop_at = self._whole._life(code, "day")
+                    if stop_at > first and (calendar[first], calendar[stop_at - 1]) == (start, end):
+                        stop_at = self._life(code, "day")[1]
+                        stop = calendar[stop_at - 1] if stop_at > first else last
+                    else:
+                        stop = last
+                if start <= stop or start > end:  # a span that ends before it begins is kept, as in the file
+                    kept.append((start, stop))
+            if kept:
+                found[code] = kept
+        if not found:
+            raise DataError(f"The universe {market!r} has no members up to {last}.")
+        return found
 
     def _read_market(self, place: Path, market: str) -> dict[str, list[Span]]:
         file = place / "instruments" / f"{market}.txt"
@@ -159,8 +226,19 @@ class Provider:
         """Return the names of all fields that at least one instrument has."""
         names: set[str] = set()
         for folder in self._feature_folders():
-            names.update(f.split(".")[0] for f in os.listdir(folder) if f.endswith(".bin"))
+            files = [f for f in os.listdir(folder) if f.endswith(".bin") and f.split(".")[0] not in names]
+            names.update(f.split(".")[0] for f in files if self.until is None or self._begins(f"{folder}/{f}"))
         return sorted(names)
+
+    def _begins(self, file: str) -> bool:
+        """Return whether a file of values begins up to the bound."""
+        assert self._whole is not None
+        freq = file.split(".")[-2]
+        try:
+            first, stop = check_series(file, len(self._whole.calendar(freq)))
+            return first < min(stop, len(self.calendar(freq)))
+        except DataError:  # no such calendar, or damaged: an error where the field is read
+            return True
 
     def folder(self, code: str) -> Path:
         """Return the folder of an instrument's series, whether it exists or not.
@@ -178,7 +256,48 @@ class Provider:
     def has(self, code: str) -> bool:
         """Return whether an instrument has data."""
         name = folder_name(code)
-        return _is_one_name(name) and os.path.isdir(self.location() / "features" / name)
+        if not _is_one_name(name) or not os.path.isdir(self.location() / "features" / name):
+            return False
+        if self.until is None:
+            return True
+        begin, end = self._life(code, "day")
+        return end > begin
+
+    def _life(self, code: str, freq: str) -> tuple[int, int]:
+        """Return the half-open range of days on which an instrument has data of any field, up to the bound."""
+        key = (folder_name(code), freq)
+        if key not in self._lives:
+            self._lives[key] = self._pin.read(lambda place: self._read_life(place / "features" / key[0], freq))
+        return self._lives[key]
+
+    def cut(self, code: str, series: bytes) -> bytes:
+        """Return the bytes of a daily series of an instrument up to the bound."""
+        if self._whole is None or len(series) < 4:
+            return series
+        first = struct.unpack("<f", series[:4])[0]
+        limit = len(self.calendar())
+        if not 0 <= first < 2**31 or first + len(series) // 4 - 1 <= limit:
+            return series
+        stop = limit
+        if first < limit and math.isnan(struct.unpack_from("<f", series, 4 * (limit - int(first)))[0]):
+            stop = self._life(code, "day")[1]
+        return series[: 4 * (1 + max(0, stop - int(first)))]
+
+    def _read_life(self, folder: Path, freq: str) -> tuple[int, int]:
+        days = len((self._whole or self).calendar(freq))
+        limit = len(self.calendar(freq))
+        begin, end = limit, 0
+        for name in os.listdir(folder) if folder.is_dir() else []:
+            if not name.endswith(f".{freq}.bin"):
+                continue
+            first, stop = check_series(f"{folder}/{name}", days)
+            if first >= limit:
+                continue
+            if stop > limit:  # it goes on later: up to the bound it ends with its last value
+                known = np.flatnonzero(~np.isnan(np.fromfile(folder / name, "<f4", limit - first, offset=4)))
+                stop = first + int(known[-1]) + 1 if known.size else first
+            begin, end = min(begin, first), max(end, stop)
+        return (begin, end) if end > begin else (0, 0)
 
     def _feature_folders(self) -> Iterable[str]:
         return _feature_folders(self.location())
@@ -222,19 +341,14 @@ class Provider:
         end = np.zeros(len(codes), np.int64)
         freq = _frequency(freq)
         found = False
-        days = len(self.calendar(freq))
+        limit = len(self.calendar(freq))
+        days = limit if self._whole is None else len(self._whole.calendar(freq))
         root = self.path / "features"
         _check_shared_folder(codes, "The list of instruments")
         for i, code in enumerate(codes):
             path = _series_file(root, code, name, freq)
-            try:
-                file = self._pin.open(path)
-            except OSError as exc:
-                if exc.errno not in _NO_FILE:
-                    raise DataError(f"{path} cannot be read: {exc.strerror}.") from exc
-                self._pin.check()
-                continue
-            except ValueError:  # a NUL character or a lone surrogate: not a valid file name
+            file = self._opened(path)
+            if file is None:
                 continue
             try:
                 about = os.fstat(file)
@@ -242,8 +356,12 @@ class Provider:
                     raise DataError(f"{path} is not a regular file.")
                 size = about.st_size
                 first = _first_day(os.read(file, 4), size, path, days)
-                found = True
-                lo, hi = max(first, start), min(first + size // 4 - 1, stop)
+                found |= first < limit or self._whole is None
+                last = first + size // 4 - 1
+                if last > limit > first:
+                    (value,) = struct.unpack("<f", os.pread(file, 4, 4 * (limit - first)))
+                    last = self._life(code, freq)[1] if math.isnan(value) else limit
+                lo, hi = max(first, start), min(last, stop)
                 if hi > lo:
                     begin[i], end[i] = lo - start, hi - start
                     if values is not None:
@@ -259,12 +377,26 @@ class Provider:
                 )
         return begin, end
 
+    def _opened(self, path: str) -> int | None:
+        """Open a file of values; None if there is none."""
+        try:
+            return self._pin.open(path)
+        except OSError as exc:
+            if exc.errno not in _NO_FILE:
+                raise DataError(f"{path} cannot be read: {exc.strerror}.") from exc
+            self._pin.check()
+            return None
+        except ValueError:  # a NUL character or a lone surrogate: not a valid file name
+            return None
+
     def fingerprint(self) -> str:
         """Return a short string that changes when the data change: a hash of names, sizes and times of all files.
 
         Scanning all files takes a while, so the result is cached for two hundred times as long as the scan took (some
         seconds); :meth:`refresh` makes the next call scan again.
         """
+        if self._whole is not None:
+            return f"{self._whole.fingerprint()}-{self.until}"
         now = time.monotonic()
         if now > self._fingerprint_until:
             self._fingerprint = self._pin.read(_fingerprint_of)
@@ -273,8 +405,12 @@ class Provider:
 
     def refresh(self) -> None:
         """Clear the cache: the next access reads the folder again."""
+        if self._whole is not None:
+            self._whole.refresh()
         self._calendars.clear()
         self._markets.clear()
+        self._bounded.clear()
+        self._lives.clear()
         self._fingerprint_until = -math.inf
 
 
@@ -558,6 +694,7 @@ def _read_market(file: Path) -> dict[str, list[Span]]:
     return dict(sorted(members.items()))
 
 
+_BOUNDS_KEPT = 4  # a routine reads the data up to one day, then up to the next
 _open: dict[str, tuple[tuple[int, ...], Provider]] = {}
 
 

@@ -36,23 +36,23 @@ def one_version() -> Iterator[None]:
 
 
 def session_provider(session: Session | None = None) -> Provider:
-    """Return the provider of a session's data folder.
+    """Return the provider of a session's data folder, up to its ``data_until``.
 
     Raises
     ------
     DataNotFound
         If no folder is configured, or it does not exist.
+    DataError
+        If there are no data up to ``data_until``.
     """
     session = session or current_session()
     if session.provider_uri is None:
         raise DataNotFound("No data folder is given. Call rollforge.init(FOLDER), or set ROLLFORGE_DATA.")
-    kept = _kept.get()
-    if kept is None:
-        return open_provider(session.provider_uri)
-    place = str(session.provider_uri)
-    if place not in kept:
-        kept[place] = open_provider(session.provider_uri)
-    return kept[place]
+    kept, place = _kept.get(), str(session.provider_uri)
+    provider = open_provider(place) if kept is None or place not in kept else kept[place]
+    if kept is not None:
+        kept[place] = provider
+    return provider if session.data_until is None else provider.bounded(session.data_until)
 
 
 def upper_codes(codes: Iterable[object], *, path: str = "") -> dict[object, str]:

@@ -137,7 +137,7 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
         if session.provider_uri is not None:
             from rollforge.market.content import read_content
 
-            content = read_content(session.provider_uri, session.cache)
+            content = read_content(session.provider_uri, session.cache, session.data_until)
             recorder.set_tags(**{DATA_TAG: content.mark, FOLDER_TAG: session.provider_uri})
     recorder.log_metrics(fit_seconds=fit_seconds, task_seconds=time.perf_counter() - began)
 

@@ -301,8 +301,9 @@ class Admission:
         if "region" not in self.given and info.region in REGIONS:
             changes |= {"region": info.region, "exchange": info.exchange}
         if self.needs_data and not (self.only_data and self.session.provider_uri is None):
-            folder = self._check_data(info, problems, notes)
-            changes["provider_uri"] = folder
+            bound = {} if self.only_data or not info.until else {"data_until": info.until}
+            folder = self._check_data(info, self.session.with_(**bound), problems, notes)
+            changes |= {"provider_uri": folder, **bound}
         if not self.only_data:
             tracking_uri = self._check_tracking(info, problems)
             if tracking_uri is not None:
@@ -318,7 +319,7 @@ class Admission:
             session = self.session
         return Eligibility(None if problems else session, tuple(problems), tuple(notes))
 
-    def _check_data(self, info: SubmissionInfo, problems: list[str], notes: list[str]) -> str | None:
+    def _check_data(self, info: SubmissionInfo, session: Session, problems: list[str], notes: list[str]) -> str | None:
         from rollforge.market.content import session_content
 
         named = "provider_uri" in self.given
@@ -333,7 +334,7 @@ class Admission:
             )
             return None
         try:
-            here = session_content(self.session.with_(provider_uri=folder))
+            here = session_content(session.with_(provider_uri=folder))
         except DataError as exc:
             if self.only_data:  # tasks that need the data will raise the error
                 return folder

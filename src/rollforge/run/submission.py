@@ -16,7 +16,8 @@ from typing import Any
 
 from rollforge import trust
 from rollforge.confidential import without_secrets
-from rollforge.errors import DataError, RollforgeError, excerpt, printable
+from rollforge.dates import read_day
+from rollforge.errors import DataError, DateError, RollforgeError, excerpt, printable
 from rollforge.generate.checks import Check, CheckMethod, check_from_document, check_to_document
 from rollforge.generate.task_view import TaskView
 from rollforge.machine import machine_of, process_name
@@ -105,6 +106,8 @@ class SubmissionInfo:
     machine: str = ""
     folder: str = ""
     """Data folder; empty if there was none."""
+    until: str = ""
+    """Last day of the data that the tasks may read; empty for all days."""
     content: Document = field(default_factory=dict)
     tracking_uri: str = ""
     region: str = ""
@@ -158,6 +161,7 @@ def read_submission_info(kept: Mapping[str, object]) -> SubmissionInfo:
         host=text(kept.get("host")) or "another machine",
         machine=text(kept.get("machine")),
         folder=text(data.get("folder")),
+        until=_day(data.get("until")),
         content=mapping(data.get("content")),
         tracking_uri=text(kept.get("tracking")),
         region=text(kept.get("region")),
@@ -265,9 +269,17 @@ def _data(session: Session) -> dict[str, Any] | None:
         if content is None
         else {
             "folder": str(read_path(session.provider_uri or "").absolute()),
+            "until": session.data_until or "",
             "content": content.to_plain(),
         }
     )
+
+
+def _day(value: object) -> str:
+    try:
+        return str(read_day(value)) if value else ""
+    except DateError:
+        return ""
 
 
 def _tracking(session: Session) -> str | None:

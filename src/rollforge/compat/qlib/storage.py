@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pandas as pd
 
 from rollforge.dates import as_timestamp, read_day
 from rollforge.errors import DataError, DataNotFound
-from rollforge.market.provider import Provider, open_provider
+from rollforge.market.provider import Provider
 from rollforge.market.universe import session_provider
+from rollforge.session import current_session
 
 __all__ = ["FileCalendarStorage", "FileFeatureStorage", "FileInstrumentStorage"]
 
@@ -33,7 +35,9 @@ class _FileStorage:
         uri = self._provider_uri
         if isinstance(uri, Mapping):
             uri = uri.get(self.freq, uri.get("__DEFAULT_FREQ"))
-        return session_provider() if uri is None else open_provider(os.fspath(uri))
+        if uri is None:
+            return session_provider()
+        return session_provider(replace(current_session(), provider_uri=os.fspath(uri)))
 
     def check(self) -> None:
         """Check that the file exists.
