@@ -14,6 +14,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from rollforge.errors import (
     TaskNotFound,
     nearest,
 )
-from rollforge.generate.backtests import backtest_config, is_backtest
+from rollforge.generate.backtests import backtest_config, first_hole, is_backtest
 from rollforge.generate.checks import CheckMethod
 from rollforge.generate.task_view import TaskView
 from rollforge.plan import Plan
@@ -378,6 +379,9 @@ def _backtested(task: Mapping[str, object]) -> object:
 def with_backtest(collected: Collected, session: Session, *, own_code: bool) -> Collected:
     """Return `collected` with a backtest of its prediction, if its first task has a backtest record.
 
+    Each path of combinatorial splits is backtested too, with the same strategy and account. A path with a hole is not,
+    because on these days nothing tells what to hold.
+
     Parameters
     ----------
     collected : Collected
@@ -392,8 +396,17 @@ def with_backtest(collected: Collected, session: Session, *, own_code: bool) -> 
     from rollforge.record.joined import backtest_joined
 
     task = collected.outcomes[0].task.definition
-    made, notes = backtest_joined(collected.prediction, task, session, own_code=own_code)
-    return replace(collected, backtest=made, warnings=(*collected.warnings, *notes))
+    calendar = collected.schedule.calendar
+    holes = not any(first_hole(o.task.definition, calendar) for o in collected.outcomes)
+    make = partial(backtest_joined, task=task, session=session, own_code=own_code)
+    made, notes = make(collected.prediction, holes=holes)
+    paths = []
+    for path in collected.paths:
+        name = f"Path {path.number}{f' of {path.model}' if path.model else ''}"
+        own, said = make(path.prediction, what=name, holes=False)
+        paths.append(replace(path, backtest=own))
+        notes = (*notes, *(said if own is None and made is not None else ()))
+    return replace(collected, backtest=made, paths=tuple(paths), warnings=(*collected.warnings, *notes))
 
 
 def with_trials(collected: Collected, session: Session, pool: str) -> Collected:

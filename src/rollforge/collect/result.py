@@ -51,6 +51,8 @@ class PathResult:
     """From 1."""
     prediction: pd.DataFrame
     """Index (datetime, instrument), first column the score; each day is predicted by one split."""
+    backtest: JoinedBacktest | None = None
+    """The backtest of `prediction`, see :func:`~rollforge.pipeline.with_backtest`."""
 
 
 @dataclass(frozen=True, slots=True)

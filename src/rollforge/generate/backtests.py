@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.dates import read_day
-from rollforge.generate.segments import Segment, bounds
+from rollforge.generate.segments import Segment, bounds, has_intervals, intervals
 from rollforge.generate.task_view import TaskView
 from rollforge.task import Definition, Document
 
-__all__ = ["backtest_of", "backtest_warnings", "is_backtest", "move_backtests", "with_backtest"]
+__all__ = ["backtest_of", "backtest_warnings", "first_hole", "is_backtest", "move_backtests", "with_backtest"]
 
 Days = NDArray[np.datetime64]
 
@@ -84,8 +85,38 @@ def _day(value: object) -> np.datetime64 | None:
     return None if value is None or (isinstance(value, str) and value.startswith("<")) else read_day(value)
 
 
+def first_hole(task: Mapping[str, object], calendar: Days) -> tuple[np.datetime64, np.datetime64] | None:
+    """Return the first and last of the trading days between two intervals of a task's test segment; None if there are none.
+
+    A backtest of the task would hold through these days, which other tasks test.
+
+    Parameters
+    ----------
+    task : mapping
+        A task.
+    calendar : array of datetime64[D]
+        The trading days.
+
+    Examples
+    --------
+    >>> days = np.arange("2024-01-01", "2024-01-11", dtype="datetime64[D]")
+    >>> test = [("2024-01-01", "2024-01-03"), ("2024-01-06", "2024-01-10")]
+    >>> hole = first_hole({"dataset": {"kwargs": {"segments": {"test": test}}}}, days)
+    >>> str(hole[0]), str(hole[1])
+    ('2024-01-04', '2024-01-05')
+    """
+    segment = TaskView(task).segments["test"] if TaskView(task).days_tested else None
+    if not has_intervals(segment):
+        return None
+    places = [one.positions(calendar) for one in intervals("test", segment)]
+    for (_, stop), (start, _) in pairwise(places):
+        if stop < start:
+            return calendar[stop], calendar[start - 1]
+    return None
+
+
 def backtest_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, test_key: str = "test") -> list[str]:
-    """Return warnings about backtests that cover other days than the test segment of their task.
+    """Return warnings about backtests that are not made, or cover other days than the test segment of their task.
 
     Parameters
     ----------
@@ -94,15 +125,26 @@ def backtest_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, tes
     calendar : array of datetime64[D]
         The trading days.
     """
-    spans = [span for task in tasks if (span := _foreign_span(task, calendar, test_key)) is not None]
+    holes = [hole for task in tasks if any(_backtests(task)) and (hole := first_hole(task, calendar))]
+    found = []
+    if holes:
+        first, last = holes[0]
+        found.append(
+            f"the test segments of {len(holes)} of {len(tasks)} tasks have holes, such as {first} to {last}, so these tasks "
+            "make no backtest: the days of a hole are not theirs to trade. The report backtests each path of the joined "
+            "predictions, and their average."
+        )
+    whole = [task for task in tasks if first_hole(task, calendar) is None]
+    spans = [span for task in whole if (span := _foreign_span(task, calendar, test_key)) is not None]
     if not spans or len(tasks) < 2:
-        return []
+        return found
     start, end = spans[0]
     return [
+        *found,
         f"the backtest of {len(spans)} of {len(tasks)} windows covers {start} to {end}, which are not "
         "the days of the window's test segment. On the other days nothing is traded, but they count in "
         "the metrics. 'rolling: {roll_backtest: true}' backtests each window on its own days. The "
-        "report backtests the joined prediction as a whole."
+        "report backtests the joined prediction as a whole.",
     ]
 
 

@@ -68,7 +68,13 @@ class JoinedBacktest:
 
 
 def backtest_joined(
-    prediction: pd.DataFrame, task: Mapping[str, object], session: Session, *, own_code: bool
+    prediction: pd.DataFrame,
+    task: Mapping[str, object],
+    session: Session,
+    *,
+    own_code: bool,
+    what: str = "The joined prediction",
+    holes: bool = True,
 ) -> tuple[JoinedBacktest | None, tuple[str, ...]]:
     """Backtest a prediction as configured by the first backtest among a task's records; return the result and notes.
 
@@ -86,6 +92,10 @@ def backtest_joined(
     own_code : bool
         False skips a strategy that is not built in, and builds nothing else that the task names, so that making a
         report of tasks written by others does not run their code.
+    what : str
+        The prediction, for the notes.
+    holes : bool
+        Whether the days of the prediction may have holes, through which the strategy holds what it has.
 
     Returns
     -------
@@ -97,13 +107,16 @@ def backtest_joined(
         if found is None:
             return None, ()
         with using(session), trust.from_origin(Origin.OWN if own_code else Origin.READ):
+            hole = None if holes else _first_hole(prediction, session)
+            if hole is not None:
+                return None, (f"{what} was not backtested, because it lacks the days from {hole[0]} to {hole[1]}.",)
             made = _made(found, prediction, session, own_code=own_code)
     except _NotBuiltIn as exc:
         return None, (str(exc),)
     except RollforgeError as exc:
-        return None, (f"The joined prediction was not backtested: {exc}",)
+        return None, (f"{what} was not backtested: {exc}",)
     except Exception as exc:  # noqa: BLE001 - a user's strategy may raise anything; the report continues without it
-        return None, (f"The joined prediction was not backtested: {describe(exc)}",)
+        return None, (f"{what} was not backtested: {describe(exc)}",)
     return made, tuple(f"Backtest: {note}" for note in made.result.notes)
 
 
@@ -170,6 +183,19 @@ def _span(options: Mapping[str, object], prediction: pd.DataFrame, session: Sess
         "start_time": first if start is None else max(first, read_day(start)),
         "end_time": last if end is None else min(last, read_day(end)),
     }
+
+
+def _first_hole(prediction: pd.DataFrame, session: Session) -> tuple[np.datetime64, np.datetime64] | None:
+    """Return the first and last trading day of the first hole in the days of a prediction."""
+    calendar = session_provider(session).calendar()
+    days = np.unique(prediction.index.get_level_values("datetime").to_numpy().astype("datetime64[D]"))
+    if not len(days):
+        return None
+    places = np.searchsorted(calendar, days)
+    after = np.flatnonzero(np.diff(places) > 1)
+    if not len(after):
+        return None
+    return calendar[places[after[0]] + 1], calendar[places[after[0] + 1] - 1]
 
 
 def _words(strategy: object) -> str:

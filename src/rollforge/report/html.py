@@ -251,6 +251,10 @@ def _paths(summary: Summary, plots: Plots) -> _Section:
         "day once; the spread of the paths' figures shows how much a result depends on the training days. Long-short: highest "
         f"minus lowest fifth, {YEAR} days per year, summed, before costs."
     )
+    if any(path.backtest is not None for own in summary.paths.values() for path in own):
+        lead += (
+            " Backtest: each path is backtested as the joined prediction is, after costs, 238 days per year as in Qlib."
+        )
     parts: list[Markup | None] = []
     for i, (model, paths) in enumerate(summary.paths.items()):
         parts += [tag("h3", model) if model else None, _plot(plots, f"paths{i}"), paths_table(paths)]

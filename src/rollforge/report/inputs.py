@@ -62,6 +62,8 @@ class ModelInputs:
     label_text: str = ""
     label_days: int | None = None
     """As in :class:`ReportInputs`."""
+    portfolio: pd.DataFrame | None = None
+    """As in :class:`ReportInputs`, for a backtest path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,9 @@ def report_inputs(collected: Collected, *, name: str, session: Session, config: 
     paths: dict[str, list[ModelInputs]] = {}
     for path in collected.paths:
         own = next(m for m in models if m.name == path.model)
-        paths.setdefault(path.model, []).append(replace(own, name=f"path {path.number}", prediction=path.prediction))
+        portfolio = None if path.backtest is None else path.backtest.result.report
+        made = replace(own, name=f"path {path.number}", prediction=path.prediction, portfolio=portfolio)
+        paths.setdefault(path.model, []).append(made)
     rows = []
     order = {name: i for i, name in enumerate(collected.model_names)}
     pairs = zip(collected.schedule.windows, collected.outcomes, strict=True)

@@ -38,6 +38,7 @@ __all__ = [
 YEAR = 252
 """Trading days per year for annualised figures of a signal (those of a backtest use Qlib's 238)."""
 QUANTILES = 5
+_STRATEGY = "strategy, after costs"
 METRICS = ("IC", "ICIR", "Rank IC", "Rank ICIR")
 """Metrics of a window that are shown, by the names that ``SigAnaRecord`` logs."""
 
@@ -102,6 +103,8 @@ class Quality:
     rank_ic: pd.Series
     returns: pd.DataFrame
     """Mean label of each quintile, columns 1 to 5, and of all, column ``mean``; over the days of the label."""
+    backtest: pd.Series | None = None
+    """Figures of the backtest of a path, after costs: those of ``strategy, after costs`` in `portfolio_risk`."""
 
     @property
     def long_short(self) -> pd.Series:
@@ -274,17 +277,24 @@ def path_figures(paths: Sequence[Quality]) -> pd.DataFrame:
     -------
     DataFrame
         Index: names of the paths. Columns: IC, ICIR, Rank IC, Rank ICIR (means over days), Return (annual, highest minus
-        lowest quintile, before costs), Sharpe (of that return, per year).
+        lowest quintile, before costs), Sharpe (of that return, per year); and if any path has a backtest, Net return
+        (annual, after costs), Net Sharpe (of that return, per year) and Drawdown (the maximum).
     """
+    backtested = any(path.backtest is not None for path in paths)
     rows = {
         path.name: {
             "IC": float(path.ic.mean()), "ICIR": mean_to_std(path.ic), "Rank IC": float(path.rank_ic.mean()),
             "Rank ICIR": mean_to_std(path.rank_ic), "Return": path.annual(path.long_short),
-            "Sharpe": path.sharpe(path.long_short),
+            "Sharpe": path.sharpe(path.long_short), **(_net(path) if backtested else {}),
         }
         for path in paths
     }  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _net(path: Quality) -> dict[str, float]:
+    names = {"Net return": "annualized_return", "Net Sharpe": "information_ratio", "Drawdown": "max_drawdown"}
+    return {k: float("nan") if path.backtest is None else float(path.backtest[v]) for k, v in names.items()}
 
 
 def path_distribution(figures: pd.DataFrame) -> pd.DataFrame:
@@ -303,6 +313,7 @@ def _quality(given: ModelInputs) -> Quality | None:
     if scores is None or truth is None:
         return None
     ic, rank_ic = calc_ic(scores, truth, dropna=True)
+    portfolio = _portfolio(given.portfolio)
     _, mean = calc_long_short_return(scores, truth, dropna=True)
     return Quality(
         name=given.name,
@@ -312,6 +323,7 @@ def _quality(given: ModelInputs) -> Quality | None:
         ic=ic,
         rank_ic=rank_ic,
         returns=quantile_returns(scores, truth, QUANTILES).assign(mean=mean),
+        backtest=None if portfolio is None else _risk(portfolio).T[_STRATEGY],
     )
 
 
@@ -438,7 +450,7 @@ def _risk(portfolio: pd.DataFrame) -> pd.DataFrame:
     kinds = {
         "excess return, before costs": "excess",
         "excess return, after costs": "excess_with_cost",
-        "strategy, after costs": "strategy",
+        _STRATEGY: "strategy",
     }
     with np.errstate(invalid="ignore", divide="ignore"):  # without trades the standard deviation is 0
         return pd.DataFrame({name: risk_analysis(portfolio[column])["risk"] for name, column in kinds.items()}).T

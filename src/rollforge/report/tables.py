@@ -273,13 +273,17 @@ def paths_table(paths: Sequence[Quality]) -> Markup:
         ("Sharpe", "n"),
     ]  # fmt: skip
     figures = path_figures(paths)
+    if "Net return" in figures:
+        heads += [("backtest, annual", "n"), ("its Sharpe", "n"), ("drawdown", "n")]
     rows = [_path_row(str(name), "", row, sums=True) for name, row in path_distribution(figures).iterrows()]
     rows += [_path_row(path.name, len(path.ic), row) for path, (_, row) in zip(paths, figures.iterrows(), strict=True)]
     return _table(heads, rows)
 
 
 def _path_row(name: str, days: object, figures: pd.Series, *, sums: bool = False) -> Markup:
-    shown = (("IC", ".4f"), ("ICIR", ".3f"), ("Rank IC", ".4f"), ("Return", ".1%"), ("Sharpe", ".2f"))
+    shown = [("IC", ".4f"), ("ICIR", ".3f"), ("Rank IC", ".4f"), ("Return", ".1%"), ("Sharpe", ".2f")]
+    if "Net return" in figures:
+        shown += [("Net return", ".1%"), ("Net Sharpe", ".2f"), ("Drawdown", ".1%")]
     cells = [_number_cell(figures[column], form) for column, form in shown]
     return tag("tr", tag("th", name, scope="row"), tag("td", days, class_="n"), *cells, class_="sum" if sums else None)
 

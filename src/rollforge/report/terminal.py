@@ -103,12 +103,17 @@ def paths_table(summary: Summary) -> Table | None:
     table = Table(title=Text("backtest paths", "bold"), title_justify="left", box=None, pad_edge=False)
     for name in ("model", "paths", ""):
         table.add_column(name, justify="right" if name == "paths" else "left")
-    shown = (("IC", "{:+.4f}"), ("Rank IC", "{:+.4f}"), ("Return", "{:.1%}"), ("Sharpe", "{:.2f}"))
+    shown = [("IC", "{:+.4f}"), ("Rank IC", "{:+.4f}"), ("Return", "{:.1%}"), ("Sharpe", "{:.2f}")]
+    if any(path.backtest is not None for paths in summary.paths.values() for path in paths):
+        shown += [("Net return", "{:.1%}"), ("Net Sharpe", "{:.2f}"), ("Drawdown", "{:.1%}")]
+        table.caption = Text("net: the backtest of each path, after costs; a year has 238 days, as in Qlib", "dim")
+        table.caption_justify = "left"
     for column, _ in shown:
         table.add_column("long-short" if column == "Return" else column, justify="right", no_wrap=True)
     for model, paths in summary.paths.items():
         for i, (row, figures) in enumerate(path_distribution(path_figures(paths)).iterrows()):
-            cells = [form.format(figures[column]) if np.isfinite(figures[column]) else "n/a" for column, form in shown]
+            values = [(figures.get(column, np.nan), form) for column, form in shown]
+            cells = [form.format(value) if np.isfinite(value) else "n/a" for value, form in values]
             head = (model, str(len(paths))) if i == 0 else ("", "")
             table.add_row(*(Text(printable(cell)) for cell in (*head, str(row), *cells)))
     return table

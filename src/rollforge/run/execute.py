@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rollforge.build import build, fill_placeholder, flatten_dict, resolve_references
 from rollforge.errors import ConfigError, TrackingError
 from rollforge.generate.naming import describe
+from rollforge.generate.segments import has_intervals
 from rollforge.generate.task_view import TaskView
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
 from rollforge.run.job import current_attempt, current_model, current_task
@@ -165,6 +166,7 @@ def _save_dataset(dataset: Dataset, recorder: Recorder) -> None:
 
 
 def _generate_records(task: Mapping[str, object], model: Model, dataset: Dataset, recorder: Recorder) -> None:
+    hole = _test_hole(task)
     records = task.get("record") or []
     listed = isinstance(records, (list, tuple))
     filled = fill_placeholder(records if listed else [records], {"<MODEL>": model, "<DATASET>": dataset})
@@ -176,7 +178,30 @@ def _generate_records(task: Mapping[str, object], model: Model, dataset: Dataset
             try_kwargs={"model": model, "dataset": dataset, "recorder": recorder},
             where=f"task.record.{i}" if listed else "task.record",
         )
-        record.generate()
+        if hole is not None and _is_backtest(record):
+            log.info(
+                "%s is not made: the test segment has a hole from %s to %s, which other tasks test. The report backtests "
+                "the paths of the joined predictions.", type(record).__name__, *hole,
+            )  # fmt: skip
+        else:
+            record.generate()
+
+
+def _test_hole(task: Mapping[str, object]) -> tuple[object, object] | None:
+    """Return the first and last day of the first hole in the test segment; None if it has none."""
+    from rollforge.generate.backtests import first_hole
+    from rollforge.market.universe import session_provider
+
+    view = TaskView(task)
+    if not view.days_tested or not has_intervals(view.segments["test"]):
+        return None  # the calendar need not be read
+    return first_hole(task, session_provider().calendar())
+
+
+def _is_backtest(record: object) -> bool:
+    from rollforge.record.portfolio import PortAnaRecord
+
+    return isinstance(record, PortAnaRecord)
 
 
 def preload() -> None:
