@@ -35,7 +35,7 @@ from rollforge.generate.checks import CheckMethod
 from rollforge.generate.task_view import TaskView
 from rollforge.plan import Plan
 from rollforge.plugins import load_plugins
-from rollforge.run.execute import FOLDER_TAG, end_unfinished_runs, preload, prepare_data, task_train
+from rollforge.run.execute import FOLDER_TAG, TRIAL_TAG, end_unfinished_runs, preload, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import FailureGroup, group_failures
 from rollforge.run.fitness import is_private, session_admission
@@ -47,7 +47,7 @@ from rollforge.session import Session, using
 from rollforge.store.base import batch_of, open_store
 from rollforge.store.manager import TaskManager
 from rollforge.task import Document, Status, encode
-from rollforge.track.base import get_experiment, open_tracker
+from rollforge.track.base import Recorder, RunQuery, get_experiment, open_tracker
 from rollforge.trust import Origin
 from rollforge.user_code import file_digest
 from rollforge.workflow import Template
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from rollforge.collect.combine import Ensembles
     from rollforge.generate.timeline import Schedule
     from rollforge.report.summary import Summary
-    from rollforge.track.base import Recorder
 
 __all__ = ["collect", "submit", "train"]
 
@@ -434,12 +433,18 @@ def with_trials(collected: Collected, session: Session, pool: str) -> Collected:
     except RollforgeError as exc:  # tasks of earlier submissions; the variants without a result are counted
         log.warning("The other tasks of the experiment cannot be read: %s", exc)
 
+    tracker = open_tracker(session.tracking_uri)
+    found = tracker.find_experiment(name=pool)
+    runs = tracker.search([found[0]], RunQuery()) if found is not None else []
+    recorded = {run.tags[TRIAL_TAG] for run in runs if TRIAL_TAG in run.tags}
+
     def collect_again(chosen: Sequence[TaskOutcome]) -> Collected:
         with using(session), trust.from_origin(Origin.READ):
             schedule = schedule_of(chosen, session, collected.target.days, ())
             return collect_outcomes(session, tuple(chosen), schedule, allow_gaps=True, label_days=collected.target.days)
 
-    return replace(collected, trials=make_trials(collected, [*(known | stored).values()], rest, collect_again))
+    tasks = [*(known | stored).values()]
+    return replace(collected, trials=make_trials(collected, tasks, rest, collect_again, recorded))
 
 
 def write_results(collected: Collected, *, name: str, session: Session, config: str, folder: Path) -> Summary:

@@ -14,9 +14,10 @@ import pytest
 from rollforge.collect.coverage import Coverage
 from rollforge.collect.outcomes import TaskOutcome
 from rollforge.collect.result import Collected, ModelResult
-from rollforge.collect.trials import Trials, make_trials, trial_of
+from rollforge.collect.trials import Trials, make_trials
 from rollforge.errors import CoverageError
 from rollforge.generate.label import Label
+from rollforge.generate.naming import trial_of
 from rollforge.generate.timeline import make_schedule
 from rollforge.pipeline import collect, keep_result, with_trials, write_results
 from rollforge.plan import make_plan
@@ -40,9 +41,9 @@ def definition(depth: int, *, step: int = 0, **more: Any) -> dict[str, Any]:
     }
 
 
-def outcome(task: dict[str, Any], model: str = "") -> TaskOutcome:
+def outcome(task: dict[str, Any], model: str = "", status: Status = Status.DONE) -> TaskOutcome:
     """Return a finished task without a recorder."""
-    record = TaskRecord(id=digest(task), pool="p", definition=task, status=Status.DONE, model_name=model)
+    record = TaskRecord(id=digest(task), pool="p", definition=task, status=status, model_name=model)
     return TaskOutcome(record, None, model)
 
 
@@ -63,9 +64,11 @@ def never(_: Sequence[TaskOutcome]) -> Collected:
     raise AssertionError("nothing else was to be collected")
 
 
-def trials_of(collected: Collected, others: Sequence[TaskOutcome] = (), collect: Any = never) -> Trials | None:
+def trials_of(
+    collected: Collected, others: Sequence[TaskOutcome] = (), collect: Any = never, recorded: Sequence[str] = ()
+) -> Trials | None:
     """Return the variants of a result and further tasks."""
-    return make_trials(collected, [o.task for o in (*collected.outcomes, *others)], others, collect)
+    return make_trials(collected, [o.task for o in (*collected.outcomes, *others)], others, collect, recorded)
 
 
 def test_windows_and_records_do_not_make_another_variant() -> None:
@@ -120,7 +123,7 @@ def test_labels_over_several_days_are_used_without_overlap() -> None:
 
 
 def test_variants_of_earlier_submissions_count() -> None:
-    """Those with a result are evaluated; failed ones are counted, and unreadable ones named."""
+    """Those with a result are evaluated; those whose result is gone still count, and unreadable ones are named."""
     collected = result([outcome(definition(1), "d1")], {"d1": 0.1})
     earlier = [outcome(definition(d, step=s), f"d{d}") for d in (2, 3, 4) for s in (0, 20)]
 
@@ -139,7 +142,71 @@ def test_variants_of_earlier_submissions_count() -> None:
     assert made.tried == 4
     assert list(made.returns) == ["d1", "d2"]
     assert made.deflated is not None
-    assert made.notes == ("The variant 'd3' is left out: its files are gone.", "2 variants of 4 have no result.")
+    assert made.deflated.trials == 4, "two of them are no longer known, but could have been chosen"
+    assert made.deflated == deflated_sharpe(made.returns, 4)
+    assert made.deflated.expected_max > deflated_sharpe(made.returns).expected_max
+    assert made.notes == (
+        "The variant 'd3' is left out: its files are gone.",
+        "2 variants of 4 have no returns any more, because tasks, runs or predictions are missing, but count as trials.",
+    )
+
+
+def test_variants_without_any_result_do_not_count() -> None:
+    """Neither failed nor waiting ones; a variant of which only some windows failed does."""
+    outcomes = [outcome(definition(d), f"d{d}") for d in (1, 2)]
+    partly = [outcome(definition(3, step=s), "d3", status) for s, status in ((0, Status.DONE), (20, Status.FAILED))]
+    collected = result([*outcomes, *partly], {"d1": 0.0, "d2": 0.2, "d3": 0.1})
+    idle = [
+        outcome(definition(d), f"d{d}", status)
+        for d, status in ((4, Status.FAILED), (5, Status.WAITING), (6, Status.RUNNING), (7, Status.PART_DONE))
+    ]
+    made = trials_of(collected, idle)
+    assert made is not None
+    assert made.deflated is not None
+    assert (made.tried, made.deflated.trials, list(made.returns)) == (3, 3, ["d1", "d2", "d3"])
+    assert made.notes == (
+        "4 variants do not count as trials: failed or not trained in all windows, so there was no result to choose.",
+    )
+    alone = result([outcome(definition(1), "d1")], {"d1": 0.1})
+    assert trials_of(alone, [outcome(definition(2), "d2", Status.FAILED)]) is None, "of one result, none was chosen"
+
+
+def test_variants_whose_tasks_were_removed_count() -> None:
+    """A finished run names its variant; also that of a task which is waiting to be trained again."""
+    collected = result([outcome(definition(d), f"d{d}") for d in (1, 2)], {"d1": 0.0, "d2": 0.2})
+    again = [outcome(definition(3), "d3", Status.WAITING)]
+    gone = [trial_of(definition(d)) for d in (2, 3, 4)]
+
+    def nothing(chosen: Sequence[TaskOutcome]) -> Collected:
+        return replace(result(chosen, {"d3": 0.0}), models=(ModelResult("d3", None, None, Label("x", 1)),))
+
+    made = trials_of(collected, again, nothing, gone)
+    assert made is not None
+    assert made.deflated is not None
+    assert (made.tried, made.deflated.trials) == (4, 4)
+    assert made.notes == (
+        "2 variants of 4 have no returns any more, because tasks, runs or predictions are missing, but count as trials.",
+    )
+
+
+def test_each_seed_is_a_trial() -> None:
+    """The best seed could have been chosen, which is said."""
+
+    def seeded(depth: int, seed: int) -> dict[str, Any]:
+        task = definition(depth)
+        task["model"]["kwargs"] |= {"seed": seed, "bagging_seed": seed}
+        return task
+
+    outcomes = [outcome(seeded(d, s), f"d{d}s{s}") for d in (1, 2) for s in (1, 2)]
+    made = trials_of(result(outcomes, {o.model: 0.1 * i for i, o in enumerate(outcomes)}))
+    assert made is not None
+    assert made.tried == 4
+    assert made.notes == (
+        "4 variants are 2 apart from their seeds. Each seed counts as a trial, because the best one could have been chosen.",
+    )
+    made = trials_of(result(outcomes[:2], {"d1s1": 0.1, "d1s2": 0.2}))
+    assert made is not None
+    assert made.notes[0].startswith("2 variants only differ in their seeds. ")
 
 
 def test_a_variant_of_other_days_is_left_out_of_the_comparison() -> None:

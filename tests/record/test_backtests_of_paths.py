@@ -69,7 +69,10 @@ def test_each_path_is_backtested_by_hand(session: Session, tmp_path: Any, caplog
         made = ["portfolio_analysis" in {a.split("/")[0] for a in r.list_artifacts()} for r in recorders if r]
         # Of the splits (1 2) (1 3) (1 4) (2 3) (2 4) (3 4), those that test neighbours have no hole.
         assert made == [True, False, False, True, False, True]
-        assert caplog.text.count("PortAnaRecord is not made: the test segment has a hole from 2021-03-03 to 2021-03-04") == 1
+        assert (
+            caplog.text.count("PortAnaRecord is not made: the test segment has a hole from 2021-03-03 to 2021-03-04")
+            == 1
+        )
 
         collected = with_backtest(collect(session, "cv"), session, own_code=True)
         assert [path.prediction["score"].unstack()["A"].tolist() for path in collected.paths] == [

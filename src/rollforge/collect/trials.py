@@ -1,18 +1,24 @@
 """All variants ever tried in an experiment, and how much of the best result is due to choosing it.
 
-A variant is a definition without its windows and records. Each has one series of returns: highest minus lowest quintile
-of its joined prediction, per day of holding, on days whose labels do not overlap.
+A variant is a definition without its windows and records. It counts as a trial once any of its tasks has given a result,
+because from then on it could have been chosen: also if the result was deleted since, and also if it belongs to an earlier
+submission. A variant that failed everywhere, or was not trained, gave nothing to choose. Variants that differ only in
+their seeds are distinct, because the best seed could have been chosen.
+
+Each variant has one series of returns: highest minus lowest quintile of its joined prediction, per day of holding, on
+days whose labels do not overlap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rollforge.errors import DataError, RollforgeError, TaskNotSerializable, counted
-from rollforge.generate.naming import model_names, variant
+from rollforge.generate.naming import model_names, short_name, trial_of
 from rollforge.record.overfitting import DeflatedSharpe, Overfitting, backtest_overfitting, deflated_sharpe
+from rollforge.task import Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +27,7 @@ if TYPE_CHECKING:
     from rollforge.collect.result import Collected, ModelResult
     from rollforge.task import TaskRecord
 
-__all__ = ["Trials", "make_trials", "trial_of"]
+__all__ = ["Trials", "make_trials"]
 
 QUANTILES = 5
 YEAR = 252
@@ -35,7 +41,7 @@ class Trials:
     """The variants tried in an experiment."""
 
     tried: int
-    """Number of distinct variants among all tasks, trained or not."""
+    """Number of distinct variants that ever gave a result, whether it still exists or not."""
     returns: pd.DataFrame
     """One column per variant that has a result; one row per observation, which do not overlap."""
     days: int | None
@@ -43,7 +49,8 @@ class Trials:
     deflated: DeflatedSharpe | None = None
     overfitting: Overfitting | None = None
     notes: tuple[str, ...] = ()
-    """One sentence for each figure that is not defined and each variant that is left out, with the reason."""
+    """One sentence for each figure that is not defined, and for the variants that are left out or not counted, with the
+    reason."""
 
     @property
     def periods(self) -> float:
@@ -56,31 +63,14 @@ class Trials:
         return ratios
 
 
-def trial_of(definition: Mapping[str, object]) -> str:
-    """Return a hash of a definition without its windows and records: equal for all tasks of one variant.
-
-    Raises
-    ------
-    TaskNotSerializable
-        If the definition contains live objects.
-
-    Examples
-    --------
-    >>> def task(depth, **more):
-    ...     return {"model": {"class": "LGBModel", "kwargs": {"depth": depth}}, **more}
-    >>> trial_of(task(4)) == trial_of(task(4, record=[{"class": "SignalRecord"}])), trial_of(task(4)) == trial_of(task(8))
-    (True, False)
-    """
-    return variant({**definition, "record": None})
-
-
 def make_trials(
     collected: Collected,
     tasks: Sequence[TaskRecord],
     others: Sequence[TaskOutcome],
     collect: Callable[[Sequence[TaskOutcome]], Collected],
+    recorded: Collection[str] = (),
 ) -> Trials | None:
-    """Return the variants of an experiment; None if there is only one, of which nothing was chosen.
+    """Return the variants of an experiment; None if only one gave a result, so that nothing was chosen.
 
     Parameters
     ----------
@@ -92,12 +82,16 @@ def make_trials(
         The tasks of the experiment that are not in the result.
     collect : callable
         Collects some of `others`, with gaps.
+    recorded : collection of str
+        Variants (:func:`~rollforge.generate.naming.trial_of`) of finished runs, whose tasks may have been removed or may be
+        training again.
     """
     try:
         definitions = [task.definition for task in tasks]
         names: dict[str, str] = {}
         for definition, name in zip(definitions, model_names(definitions, [t.model_name for t in tasks]), strict=True):
             names.setdefault(trial_of(definition), name)
+        ran = {trial_of(task.definition) for task in tasks if task.status is Status.DONE} | set(recorded)
         own = {outcome.model: trial_of(outcome.task.definition) for outcome in reversed(collected.outcomes)}
         missing: dict[str, list[TaskOutcome]] = {}
         for outcome in others:
@@ -105,13 +99,15 @@ def make_trials(
                 missing.setdefault(trial, []).append(outcome)
     except TaskNotSerializable:  # tasks with live objects are never stored
         return None
-    if len(names) < 2:
+    if len(ran) < 2:
         return None
     results: dict[str, ModelResult] = {}
     for model in collected.models:
         results.setdefault(own[model.name], model)
     notes: list[str] = []
     for trial, outcomes in missing.items():
+        if trial not in ran:
+            continue
         try:
             found = collect(outcomes)
         except RollforgeError as exc:  # an earlier submission that cannot be read is no reason to have no report
@@ -119,7 +115,28 @@ def make_trials(
             continue
         results[trial] = next((m for m in found.models if m.prediction is not None), found.models[0])
     current = {own[model.name] for model in collected.models}
-    return _evaluated(collected, results, current, names, notes)
+    notes += _counting_notes(definitions, ran)
+    return _evaluated(collected, results, current, names, len(ran), notes)
+
+
+def _counting_notes(definitions: Sequence[Mapping[str, object]], ran: Collection[str]) -> list[str]:
+    """Return what determines the number of trials, where it is not obvious: seeds, and variants without a result."""
+    known = {trial_of(definition): definition for definition in definitions}
+    own = {trial: definition for trial, definition in known.items() if trial in ran}
+    apart = len({trial_of(_without_seeds(definition)) for definition in own.values()})
+    notes = []
+    if apart < len(own):
+        are = "only differ in their seeds" if apart == 1 else f"are {apart} apart from their seeds"
+        notes.append(
+            f"{counted(len(own), 'variant')} {are}. Each seed counts as a trial, because the best one could have been chosen."
+        )
+    idle = len(known) - len(own)
+    if idle:
+        notes.append(
+            f"{counted(idle, 'variant')} {'does' if idle == 1 else 'do'} not count as {'a trial' if idle == 1 else 'trials'}: "
+            "failed or not trained in all windows, so there was no result to choose."
+        )
+    return notes
 
 
 def _evaluated(
@@ -127,11 +144,12 @@ def _evaluated(
     results: Mapping[str, ModelResult],
     current: set[str],
     names: Mapping[str, str],
+    tried: int,
     notes: list[str],
 ) -> Trials:
     import pandas as pd
 
-    days, tried = collected.target.days, len(names)
+    days = collected.target.days
     columns: dict[str, pd.Series] = {}
     shown: dict[str, str] = {}
     for trial, model in results.items():
@@ -139,10 +157,14 @@ def _evaluated(
         if series is None or not len(series):
             continue
         name = names[trial] if names[trial] not in {"", *columns} else f"{names[trial]} ({trial[:6]})".strip()
+        name = short_name(name)
         columns[name], shown[trial] = series, name
     if len(columns) < tried:
         without = tried - len(columns)
-        notes.append(f"{counted(without, 'variant')} of {tried} {'has' if without == 1 else 'have'} no result.")
+        notes.append(
+            f"{counted(without, 'variant')} of {tried} {'has' if without == 1 else 'have'} no returns any more, because tasks, "
+            f"runs or predictions are missing, but {'counts as a trial' if without == 1 else 'count as trials'}."
+        )
     returns = pd.DataFrame(columns).sort_index()
     if days is None:
         notes.append(
@@ -153,7 +175,7 @@ def _evaluated(
     returns = returns.iloc[::days] / days
     deflated = overfitting = None
     try:
-        deflated = deflated_sharpe(returns)
+        deflated = deflated_sharpe(returns, tried)
     except DataError as exc:
         notes.append(f"The deflated Sharpe ratio is not defined: {exc}")
     shared, left_out = _comparable(returns, [shown[trial] for trial in current if trial in shown])
@@ -167,6 +189,20 @@ def _evaluated(
     except DataError as exc:
         notes.append(f"The probability of overfitting is not defined: {exc}")
     return Trials(tried, returns, days, deflated, overfitting, tuple(notes))
+
+
+_SEEDS = ("seed", "random_state")
+
+
+def _without_seeds(definition: Mapping[str, object]) -> dict[str, object]:
+    """Return a definition without the seeds of its model, which are recognised by the names of arguments."""
+
+    def cleaned(node: object) -> object:
+        if isinstance(node, Mapping):
+            return {k: cleaned(v) for k, v in node.items() if not str(k).endswith(_SEEDS)}
+        return [cleaned(v) for v in node] if isinstance(node, (list, tuple)) else node
+
+    return {**definition, "model": cleaned(definition.get("model"))}
 
 
 def _returns(model: ModelResult, collected: Collected) -> pd.Series | None:

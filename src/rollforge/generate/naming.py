@@ -17,7 +17,7 @@ from rollforge.errors import ConfigError, TaskNotSerializable
 from rollforge.generate.task_view import TaskView
 from rollforge.task import digest
 
-__all__ = ["check_name", "describe", "differing_parts", "model_names", "short_name", "variant"]
+__all__ = ["check_name", "describe", "differing_parts", "model_names", "short_name", "trial_of", "variant"]
 
 MAX_NAME = 80
 _LONGEST_VALUE = 32
@@ -77,6 +77,24 @@ def variant(definition: Mapping[str, object]) -> str:
     (True, False)
     """
     return digest(_without_windows(definition))[:12]
+
+
+def trial_of(definition: Mapping[str, object]) -> str:
+    """Return a hash of a definition without its windows and records: equal for all tasks of one variant.
+
+    Raises
+    ------
+    TaskNotSerializable
+        If the definition contains live objects.
+
+    Examples
+    --------
+    >>> def task(depth, **more):
+    ...     return {"model": {"class": "LGBModel", "kwargs": {"depth": depth}}, **more}
+    >>> trial_of(task(4)) == trial_of(task(4, record=[{"class": "SignalRecord"}])), trial_of(task(4)) == trial_of(task(8))
+    (True, False)
+    """
+    return variant({**definition, "record": None})
 
 
 def _without_windows(definition: Mapping[str, object]) -> dict[str, object]:

@@ -116,7 +116,7 @@ class DeflatedSharpe:
     """Number of returns of the best trial."""
 
 
-def deflated_sharpe(returns: pd.DataFrame) -> DeflatedSharpe:
+def deflated_sharpe(returns: pd.DataFrame, trials: int | None = None) -> DeflatedSharpe:
     """Return the deflated Sharpe ratio of the best of several trials.
 
     Parameters
@@ -124,6 +124,9 @@ def deflated_sharpe(returns: pd.DataFrame) -> DeflatedSharpe:
     returns : DataFrame
         One column per trial and one row per observation; returns that do not overlap in time. NaN and infinite values are
         missing; a trial is evaluated on its own observations.
+    trials : int, optional
+        Number of trials, if the returns of some are unknown; by default those with a Sharpe ratio. The variance of the
+        Sharpe ratios is that of the known ones.
 
     Raises
     ------
@@ -146,11 +149,12 @@ def deflated_sharpe(returns: pd.DataFrame) -> DeflatedSharpe:
     best = max(sharpes, key=lambda name: sharpes[name])
     values = own[best]
     unit = (values - values.mean()) / values.std()
-    expected = expected_max_sharpe(float(np.var(list(sharpes.values()), ddof=1)), len(sharpes))
+    number = max(len(sharpes), trials or 0)
+    expected = expected_max_sharpe(float(np.var(list(sharpes.values()), ddof=1)), number)
     probability = probabilistic_sharpe(
         sharpes[best], expected, len(values), float((unit**3).mean()), float((unit**4).mean())
     )
-    return DeflatedSharpe(best, sharpes[best], expected, probability, len(sharpes), len(values))
+    return DeflatedSharpe(best, sharpes[best], expected, probability, number, len(values))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rollforge.build import build, fill_placeholder, flatten_dict, resolve_references
-from rollforge.errors import ConfigError, TrackingError
-from rollforge.generate.naming import describe
+from rollforge.errors import ConfigError, TaskNotSerializable, TrackingError
+from rollforge.generate.naming import describe, trial_of
 from rollforge.generate.segments import has_intervals
 from rollforge.generate.task_view import TaskView
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
@@ -47,6 +47,10 @@ PURGED_TAG = "rollforge.rows_purged"
 """Recorder tag: number of rows of each segment that were left out because their labels reach into the next segment, as
 JSON."""
 
+
+TRIAL_TAG = "rollforge.trial"
+"""Recorder tag: the variant that gave a result, equal for all of its windows. It counts as a trial even after its task was
+removed."""
 
 STATUS_KEY = "train_status"
 STATUS_BEGIN = "begin_task_train"
@@ -140,6 +144,8 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
 
             content = read_content(session.provider_uri, session.cache, session.data_until)
             recorder.set_tags(**{DATA_TAG: content.mark, FOLDER_TAG: session.provider_uri})
+    with contextlib.suppress(TaskNotSerializable):  # a task with live objects has no hash
+        recorder.set_tags(**{TRIAL_TAG: trial_of(task)})
     recorder.log_metrics(fit_seconds=fit_seconds, task_seconds=time.perf_counter() - began)
 
 
