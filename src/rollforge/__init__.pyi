@@ -101,6 +101,9 @@ from .generate.multi_horizon import (
 from .generate.rolling import (
     RollingGen as RollingGen,
 )
+from .generate.sequence import (
+    ChainGen as ChainGen,
+)
 from .generate.splitters import (
     CombinatorialPurgedSplit as CombinatorialPurgedSplit,
     PurgedKFold as PurgedKFold,

@@ -367,6 +367,11 @@ def test_every_test_day_is_predicted_once_by_a_model_trained_before(
                 assert a == intervals("train", made[0]["dataset"]["kwargs"]["segments"]["train"])[0].positions(cals)[0]
             end = a
     assert covered == list(range(first, stop))
+    if retrain in ("5B", "9D"):  # counted from the first trading day of each window
+        ends = [day + pd.tseries.frequencies.to_offset(retrain) for day in days[starts]]
+        assert [int(days.searchsorted(day)) for day in ends[:-1]] == starts[1:]
+        assert ends[-1] > days[stop - 1]
+        return
     begins = {
         int(np.searchsorted(cals, d)) for d in period_starts(read_offset(retrain, ""), cals[first], cals[stop - 1])
     }

@@ -28,6 +28,9 @@ from .rolling import (
     RollingGen as RollingGen,
     handler_mod as handler_mod,
 )
+from .sequence import (
+    ChainGen as ChainGen,
+)
 from .splitters import (
     CombinatorialPurgedSplit as CombinatorialPurgedSplit,
     PurgedKFold as PurgedKFold,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from rollforge.dates import DayLike
 from rollforge.errors import RollforgeError
 from rollforge.limits import LIMITS
 from rollforge.task import Definition, Document
 
-__all__ = ["TaskGen", "copy_task", "task_generator"]
+__all__ = ["SupportsFollowing", "TaskGen", "copy_task", "task_generator"]
 
 
 def copy_task(value: object) -> Any:
@@ -49,6 +50,27 @@ class TaskGen(abc.ABC):
     def __call__(self, *args: Any, **kwargs: Any) -> list[Definition]:
         """Return :meth:`generate`."""
         return self.generate(*args, **kwargs)
+
+
+@runtime_checkable
+class SupportsFollowing(Protocol):
+    """A generator of windows that can continue from one of them, as an online routine does when days are added.
+
+    The windows made step by step are those that :meth:`TaskGen.generate` makes of the template at once, if its test segment
+    ends on the same day. They are purged in the same way.
+    """
+
+    def gen_following_tasks(self, task: Definition, test_end: DayLike | None) -> Iterator[Definition]:
+        """Yield the tasks that follow the window `task`, up to the one that contains `test_end`.
+
+        Parameters
+        ----------
+        task : dict
+            A task whose segments are those of one window; it is not yielded itself. It may be a window of any model: what
+            earlier generators set in it is kept.
+        test_end : date, optional
+            The last day to test. None is the last day of the calendar.
+        """
 
 
 def task_generator(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from rollforge.dates import as_timestamp, read_day
+from rollforge.dates import DayLike, as_timestamp, read_day, read_timestamp
 from rollforge.errors import ConfigError, SegmentError, nearest
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
@@ -162,24 +162,76 @@ class CalendarGen(TaskGen):
         TooLarge
             If there would be more windows than the limit allows.
         """
+        self._check(task)
+        starts = self._starts(task, self.retrain)
+        LIMITS["tasks"].check(len(starts), "its windows are", path="retrain")
+        return list(self._windows(task, starts))
+
+    def gen_following_tasks(self, task: Definition, test_end: DayLike | None) -> Iterator[Definition]:
+        """Yield the tasks that follow a generated task, up to the window that contains `test_end`.
+
+        Parameters
+        ----------
+        task : dict
+            A task whose segments are those of one window; it is not yielded itself. Segments without a length among the
+            arguments keep the trading days that they have in it, with those that were left out before the next segment.
+        test_end : date, optional
+            The last day to test. With None, the last window is open.
+
+        Raises
+        ------
+        SegmentError
+            As for :meth:`generate`.
+        """
+        segments = TaskView(task).segments
+        self._check(task, (name for name in segments if name != "test"))
+        end = None if test_end is None else read_timestamp(test_end, "test_end")
+        spans = {name: bounds(name, segments[name]) for name in _SEGMENTS if name in segments}
+        begins = {name: span.positions(self.ta.cals)[0] for name, span in spans.items()}
+        whole = copy_task(task)
+        if end is not None and read_day(end) < self.ta.cals[min(begins["test"], len(self.ta.cals) - 1)]:
+            return
+        parts: dict[str, Any] = {"test": (spans["test"].start, end)}
+        for (name, first), (later, stop) in pairwise(sorted(begins.items(), key=lambda pair: _SEGMENTS.index(pair[0]))):
+            if stop <= first:
+                raise SegmentError(f"does not begin before {later}.", path=f"{PATH}.{name}")
+            parts[name] = (as_timestamp(self.ta.cals[first]), as_timestamp(self.ta.cals[stop - 1]))
+        TaskView(whole).dataset_kwargs["segments"] = {name: parts[name] for name in _SEGMENTS if name in parts}
+        fixed = spans["train"].start if self.rtype == TimeAdjuster.SHIFT_EX else None
+        yield from self._windows(whole, self._starts(whole, self.retrain)[1:], fixed)
+
+    def _check(self, task: Definition, names: Iterable[str] = _SEGMENTS) -> None:
+        """Raise an error if a segment cannot be moved."""
         validate_segments(task, self.ta.cals, needed=("train", "test"))
+        single = set(names)
         for name, segment in TaskView(task).segments.items():
             if name not in _SEGMENTS:
                 raise SegmentError(
                     "CalendarGen makes the segments train, valid and test, and cannot move others.",
                     path=f"{PATH}.{name}",
                 )
-            if has_intervals(segment):
+            if name in single and has_intervals(segment):
                 raise SegmentError("has several intervals, which CalendarGen cannot move.", path=f"{PATH}.{name}")
-        starts = self._starts(task, self.retrain)
-        LIMITS["tasks"].check(len(starts), "its windows are", path="retrain")
+
+    def _windows(
+        self, task: Definition, starts: Sequence[np.datetime64], fixed: np.datetime64 | None = None
+    ) -> Iterator[Definition]:
+        """Yield the windows whose test segments begin on dates.
+
+        Parameters
+        ----------
+        task : dict
+            The template.
+        starts : sequence of datetime64[D]
+            The dates.
+        fixed : datetime64[D], optional
+            First training day, if it is that of an earlier window.
+        """
         test = bounds("test", TaskView(task).segments["test"])
         last = len(self.ta.cals) - 1 if test.end is None else test.positions(self.ta.cals)[1] - 1
         horizon = purge_horizon(task, self.trunc_days)
         template = with_row_purge(task, horizon)
-        made, fixed = [], None
-        cuts = [] if self.predict is None else list(map(self._position, self._starts(task, self.predict)))
-        for start, following in zip(starts, [*starts[1:], None], strict=True):
+        for start, following in zip(starts, [*starts[1:], None][: len(starts)], strict=True):
             stop = last + 1 if following is None else self._position(following)
             segments = self._segments(task, start, stop, fixed)
             if self.rtype == TimeAdjuster.SHIFT_EX:
@@ -187,19 +239,28 @@ class CalendarGen(TaskGen):
             segments = self._truncated(segments, horizon)
             if test.end is None and following is None:
                 segments["test"] = (segments["test"][0], None)
-            made.append(self._task(template, segments, cuts))
-        return made
+            yield self._task(template, segments)
 
     def _starts(self, task: Mapping[str, object], offset: Offset) -> list[np.datetime64]:
         """Return the dates on which the periods of the test segment begin; each period has at least one trading day."""
         validate_segments(task, self.ta.cals, needed=("test",))
         test = bounds("test", TaskView(task).segments["test"])
         first, stop = test.positions(self.ta.cals)
-        begin = self.ta.cals[first] if test.start is None else test.start
-        found = {first: begin}
-        for day in period_starts(offset, begin, self.ta.cals[stop - 1]):
-            found.setdefault(self._position(day), day)  # of several without trading days between them, the first
-        return list(found.values())
+        found = [self.ta.cals[first] if test.start is None else test.start]
+        position: int | None = first
+        while position is not None:
+            # Counted from a trading day of the window, so that the next one does not depend on those before it.
+            found_next = self._next_start(offset, position, stop)
+            position = None if found_next is None else self._position(found_next)
+            found += [] if found_next is None else [found_next]
+        return found
+
+    def _next_start(self, offset: Offset, position: int, stop: int) -> np.datetime64 | None:
+        """Return the date on which the next period begins that has a trading day before `stop`; None if there is none."""
+        for day in period_starts(offset, self.ta.cals[position], self.ta.cals[stop - 1]):
+            if self._position(day) > position:  # else no trading day lies between
+                return day
+        return None
 
     def _position(self, day: np.datetime64) -> int:
         """Return the position of the first trading day on or after a date."""
@@ -271,24 +332,33 @@ class CalendarGen(TaskGen):
             )
         return max(found, earliest)
 
-    def _task(self, template: Definition, segments: Segments, cuts: Sequence[int]) -> Definition:
-        """Return the task of a window, whose test segment is split at the positions `cuts`."""
+    def _task(self, template: Definition, segments: Segments) -> Definition:
+        """Return the task of a window, whose test segment is split into the periods of `predict`."""
         task: Definition = copy_task(template)
         end = segments["test"][1]
-        TaskView(task).dataset_kwargs["segments"] = {**segments, "test": self._intervals(segments["test"], cuts)}
+        TaskView(task).dataset_kwargs["segments"] = {**segments, "test": self._intervals(segments["test"])}
         if self.roll_fit_window:
             move_fit_window(task, segments["train"])
         kwargs = TaskView(task).handler_kwargs
-        if kwargs is not None and kwargs.get("end_time") is not None and end is None:
-            kwargs["end_time"] = None  # an open test segment has the days that will be added to the data
+        given = None if kwargs is None else kwargs.get("end_time")
+        reference = isinstance(given, str) and given.startswith("<")
+        later = given is not None and (end is None or (not reference and read_day(given) < read_day(end)))
+        if kwargs is not None and later:
+            kwargs["end_time"] = end  # an open test segment has the days that will be added to the data
         if self.roll_backtest and task.get("record"):
             task["record"] = move_backtests(task)
         return task
 
-    def _intervals(self, test: Span, cuts: Sequence[int]) -> Any:
-        """Return a test segment split at positions; a single interval as a pair."""
+    def _intervals(self, test: Span) -> Any:
+        """Return a test segment split into the periods of `predict`; a single interval as a pair."""
+        if self.predict is None:
+            return test
         first, stop = bounds("test", test).positions(self.ta.cals)
-        inside = [first, *(cut for cut in cuts if first < cut < stop), stop]
+        inside, following = [first], self._next_start(self.predict, first, stop)
+        while following is not None:
+            inside.append(self._position(following))
+            following = self._next_start(self.predict, inside[-1], stop)
+        inside.append(stop)
         days = [(as_timestamp(self.ta.cals[a]), as_timestamp(self.ta.cals[b - 1])) for a, b in pairwise(inside)]
         parts = [*days[:-1], (days[-1][0], test[1])]  # whose end may be open
         return parts if len(parts) > 1 else parts[0]

@@ -341,8 +341,8 @@ class RollingGen(TaskGen):
         ----------
         task : dict
             A task whose segments are those of one window; it is not yielded itself.
-        test_end : date
-            The last day to test.
+        test_end : date, optional
+            The last day to test. None is the last day of the calendar.
 
         Raises
         ------
@@ -355,7 +355,12 @@ class RollingGen(TaskGen):
             aligned = {name: self._align(name, segment) for name, segment in segments.items()}
             segments = truncated_segments(self.ta, aligned, self.trunc_days, horizon, self.test_key)
             task = with_row_purge(task, horizon)
-        yield from self._following(task, segments, read_timestamp(test_end, "test_end"))
+        start, end = self._align(self.test_key, segments[self.test_key])
+        if end is None or self.clip_test_end:  # it had fewer days than the windows that follow it
+            first = self.ta.align_idx(start) or 0
+            segments[self.test_key] = (start, self.ta.get(first + self.step - 1))
+        last = self.ta.max() if test_end is None else read_timestamp(test_end, "test_end")
+        yield from self._following(task, segments, last)
 
     def _following(self, template: Definition, segments: Segments, last: pd.Timestamp) -> Iterator[Definition]:
         while True:

@@ -1,16 +1,18 @@
-"""Apply a generator to named tasks, so that each new model has a name of its own."""
+"""Apply generators to named tasks, so that each new model has a name of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
-from rollforge.errors import BuildError, shown
-from rollforge.generate.base import TaskGen, copy_task
+from rollforge.dates import DayLike
+from rollforge.errors import BuildError, ConfigError, shown
+from rollforge.generate.base import SupportsFollowing, TaskGen, check_count, copy_task
 from rollforge.generate.naming import model_names
 from rollforge.limits import LIMITS
 from rollforge.task import Definition
 
-__all__ = ["Named", "apply_generator", "joined_name"]
+__all__ = ["ChainGen", "Named", "apply_generator", "joined_name"]
 
 Named = tuple[str, Definition]
 """The name of a task's model, and the task."""
@@ -63,6 +65,79 @@ def apply_generator(generator: TaskGen, tasks: Sequence[Named]) -> list[Named]:
         for i, differences in zip(unnamed, model_names([made[i][2] for i in unnamed]), strict=True):
             names[i] = differences
     return [(joined_name(name, own), one) for (name, _, one), own in zip(made, names, strict=True)]
+
+
+class ChainGen(TaskGen):
+    """Applies several generators in turn, such as a grid and windows, as the section ``generate`` of a workflow does.
+
+    Parameters
+    ----------
+    generators : sequence of TaskGen
+        At least one.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from rollforge.generate.grid import GridGen
+    >>> from rollforge.generate.rolling import RollingGen
+    >>> days = pd.bdate_range("2024-01-01", periods=10)
+    >>> template = {"model": {"class": "LinearModel", "kwargs": {}}, "dataset": {"kwargs": {"segments": {
+    ...     "train": ("2024-01-01", "2024-01-04"), "test": ("2024-01-05", "2024-01-10")}}}}
+    >>> chain = ChainGen([GridGen({"model.kwargs.alpha": [0.1, 1.0]}), RollingGen(step=2, calendar=days)])
+    >>> tasks = chain.generate(template)
+    >>> len(tasks)
+    4
+    >>> for task in chain.gen_following_tasks(tasks[-1], "2024-01-12"):
+    ...     print(task["model"]["kwargs"], f'{task["dataset"]["kwargs"]["segments"]["test"][0]:%d}')
+    {'alpha': 1.0} 11
+    """
+
+    def __init__(self, generators: Sequence[TaskGen]) -> None:
+        self.generators = list(generators)
+        other = next((one for one in self.generators if not isinstance(one, TaskGen)), None)
+        if not self.generators or other is not None:
+            raise ConfigError(f"must be a list of task generators, found {shown(other)}.", path="generators")
+
+    def count(self, task: Mapping[str, object]) -> int | None:
+        """Return the product of the numbers of tasks that the generators make; None if one of them is unknown."""
+        numbers = [one.count(task) for one in self.generators]
+        known = [number for number in numbers if number is not None]
+        return math.prod(known) if len(known) == len(numbers) else None
+
+    def generate(self, task: Definition) -> list[Definition]:
+        """Return what the last generator makes of the tasks of those before it."""
+        return [made for _, made in self.named(task)]
+
+    def named(self, task: Definition) -> list[Named]:
+        """Return the tasks of :meth:`generate` with the names of their models."""
+        check_count([task], self.generators)
+        made: list[Named] = [("", task)]
+        for generator in self.generators:
+            made = apply_generator(generator, made)
+        return made
+
+    def gen_following_tasks(self, task: Definition, test_end: DayLike | None) -> Iterator[Definition]:
+        """Yield the windows that follow `task`, see :class:`~rollforge.generate.base.SupportsFollowing`.
+
+        Raises
+        ------
+        ConfigError
+            If none, or more than one, of the generators can continue from a window.
+        """
+        able = [one for one in self.generators if isinstance(one, SupportsFollowing)]
+        if len(able) != 1:
+            named = ", ".join(type(one).__name__ for one in able or self.generators)
+            raise ConfigError(
+                f"one generator must be able to continue from a window (gen_following_tasks); of {named}, "
+                f"{'none' if not able else 'several'} can.",
+                path="generators",
+            )
+        yield from able[0].gen_following_tasks(task, test_end)
 
 
 def joined_name(*names: str) -> str:
