@@ -41,7 +41,7 @@ from rollforge.run.failures import FailureGroup, group_failures
 from rollforge.run.fitness import is_private, session_admission
 from rollforge.run.job import Event, Job, ignore_event
 from rollforge.run.review import reviewed
-from rollforge.run.submission import SubmissionInfo, load_checks, submission_info, submissions_of
+from rollforge.run.submission import SubmissionInfo, load_checks, store_checks, submission_info, submissions_of
 from rollforge.run.worker import release_dead_workers
 from rollforge.session import Session, using
 from rollforge.store.base import batch_of, open_store
@@ -83,12 +83,13 @@ def submit(plan: Plan) -> Submission:
     will run with the data, tracking store and packages of this submission.
     """
     session, pool = plan.workflow.session, plan.workflow.experiment_name
-    info = submission_info(plan.tasks, session, plan.ensembles.config, plan.checks)
+    info = submission_info(plan.tasks, session, plan.ensembles.config)
     with using(session):
         manager = TaskManager(pool, session=session)
         before = {r.id: r.model_name for r in manager.store.query(pool, _these(plan), results=False)}
         names = dict(zip(plan.ids, plan.model_names, strict=True))
         key = manager.store.keep_submission(pool, info)
+        store_checks(manager.store, pool, plan.checks, plan.titles)
         batch = batch_of(plan.ids)
         manager.create_task([dict(t) for t in plan.tasks], model_names=plan.model_names, submission=key, batch=batch)
         retried = manager.retry(_these(plan)) if manager.task_stat(batch=batch).get(Status.FAILED) else 0
@@ -281,7 +282,7 @@ def collect(
             session, known, schedule, allow_gaps=allow_gaps, label_days=label_days, ensembles=ensembles
         )
     measured = (one for one in checks if one.method is CheckMethod.MEASURED)
-    collected = replace(collected, checks=(*schedule.checks, *measured))
+    collected = replace(collected, checks=(*(static or schedule.checks), *measured))
     return replace(collected, warnings=(*collected.warnings, *changed, *left_out, *([lost] if lost else [])))
 
 

@@ -70,6 +70,11 @@ class Plan:
         return (*self.schedule.warnings, *self.backtest_warnings)
 
     @property
+    def titles(self) -> dict[str, str]:
+        """The title of each task, by id."""
+        return {i: window.title for i, window in zip(self.ids, self.windows, strict=True)}
+
+    @property
     def model_names(self) -> tuple[str, ...]:
         """The name of each task's model; empty if there is a single unnamed model."""
         return tuple(window.model for window in self.windows)

@@ -24,6 +24,7 @@ from rollforge.generate.checks import NOT_CHECKED, Check, CheckMethod, CheckResu
 from rollforge.plan import make_plan
 from rollforge.run.submission import load_checks, store_checks, submissions_of
 from rollforge.store.base import open_store
+from rollforge.store.memory import MemoryStore
 from rollforge.workflow import load_workflow
 
 FIELDS = {"feature": [["$close/Ref($close, 5)"], ["MOM"]], "label": [["Ref($close, -2)/Ref($close, -1) - 1"], ["L"]]}
@@ -267,9 +268,9 @@ def test_checks_travel_to_the_result_and_the_report(write: Callable[..., Path], 
     measured = Check(
         "features", CheckResult.LEAK, CheckMethod.MEASURED, text, "Remove it.", ("window 1",), ("2022-06-30",)
     )
-    store_checks(store, "leaky", [Check("label", CheckResult.CLEAN, CheckMethod.MEASURED, "Old.")], plan.ids)
-    store_checks(store, "leaky", [measured], plan.ids)
-    store_checks(store, "leaky", [Check("x", CheckResult.LEAK, CheckMethod.MEASURED, "Other tasks.")], ["0" * 64])
+    store_checks(store, "leaky", [Check("label", CheckResult.CLEAN, CheckMethod.MEASURED, "Old.")], plan.titles)
+    store_checks(store, "leaky", [measured], plan.titles)
+    store_checks(store, "leaky", [Check("x", CheckResult.LEAK, CheckMethod.MEASURED, "Others.")], {"0" * 64: "other"})
     collected = pipeline.collect(session, "leaky")
     assert collected.checks == (*plan.checks, measured)
     assert pipeline.collect(session, "leaky", plan.ids, plan=plan).checks == collected.checks
@@ -322,3 +323,66 @@ def test_the_clean_workflow_has_no_finding(write: Callable[..., Path]) -> None:
     planned = call("plan", write())
     assert (planned.exit_code, planned.stderr) == (0, "")
     assert {one.result for one in make_plan(load_workflow(write())).checks} == {CheckResult.CLEAN}
+
+
+def test_the_latest_checks_of_a_task_are_reported(write: Callable[..., Path]) -> None:
+    """Also of tasks that were done when they were submitted again; that no checks were made replaces none."""
+    leak, off = LEAKS["Ref"][0], "off"
+    plan = make_plan(load_workflow(write(leak, leakage=off)))
+    session = plan.workflow.session
+    pipeline.submit(plan)
+    pipeline.train(plan, jobs=0)
+    assert pipeline.collect(session, "leaky").checks == (NOT_CHECKED,)
+    checked = make_plan(load_workflow(write(leak, leakage="warn")))
+    assert pipeline.submit(checked).done == 3
+    assert checked.ids == plan.ids
+    assert pipeline.collect(session, "leaky").checks == checked.checks
+    pipeline.submit(plan)
+    assert pipeline.collect(session, "leaky").checks == checked.checks
+    assert pipeline.collect(session, "leaky", plan.ids, plan=plan).checks == checked.checks
+
+
+def test_each_task_has_the_checks_that_were_made_of_it(write: Callable[..., Path]) -> None:
+    """A later submission of some tasks replaces the results about these only."""
+    plan = make_plan(load_workflow(write(leakage="off")))
+    pipeline.submit(plan)
+    some = make_plan(load_workflow(write(leakage="warn")), limit=1)
+    assert some.ids == plan.ids[:1]
+    pipeline.submit(some)
+    session = plan.workflow.session
+    stored = open_store(session.store_uri)
+    tasks = {task.id: task for task in stored.query("leaky", results=False)}
+    assert load_checks(stored, "leaky", tasks.values()) == (*some.checks, NOT_CHECKED)
+    assert load_checks(stored, "leaky", [tasks[plan.ids[0]]]) == some.checks
+    assert load_checks(stored, "leaky", [tasks[plan.ids[1]]]) == (NOT_CHECKED,)
+
+
+def test_results_about_replaced_tasks_are_left_out() -> None:
+    """A result about other tasks than those for which it is the latest one is not reported."""
+    store = MemoryStore()
+    first, second = store.create("p", [{"x": 1}, {"x": 2}])
+
+    def leak(text: str, *titles: str) -> Check:
+        return Check("label", CheckResult.LEAK, CheckMethod.MEASURED, text, tasks=titles)
+
+    titles = {first.id: "window 1", second.id: "window 2"}
+    store_checks(store, "p", [leak("a", "window 1"), leak("b", "window 2"), leak("c")], titles)
+    store_checks(store, "p", [leak("d", "window 1")], {first.id: "window 1"})
+    assert {one.text for one in load_checks(store, "p", store.query("p"))} == {"b", "c", "d"}
+    assert {one.text for one in load_checks(store, "p", store.query("p", {"x": 1}))} == {"d"}
+
+
+@pytest.mark.parametrize("scheme", ["memory", "sqlite"])
+def test_measured_results_stay_as_long_as_their_tasks(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removing other tasks long afterwards does not delete them."""
+    monkeypatch.setattr(f"rollforge.store.{'sql' if scheme == 'sqlite' else scheme}.SUBMISSION_SECONDS", -1.0)
+    store = MemoryStore() if scheme == "memory" else open_store(f"sqlite:///{tmp_path}/tasks.db")
+    kept, gone = store.create("p", [{"x": 1}, {"x": 2}])
+    measured = Check("label", CheckResult.CLEAN, CheckMethod.MEASURED, "Clean.")
+    store_checks(store, "p", [measured], {kept.id: "window 1", gone.id: "window 2"})
+    store.remove("p", {"x": 2})
+    assert load_checks(store, "p", store.query("p")) == (measured,)
+    store.remove("p")
+    assert store.submissions("p") == {}

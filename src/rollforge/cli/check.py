@@ -78,7 +78,7 @@ def _keep(found: Proof) -> None:
     try:
         store = open_store(uri)
         if name in store.pools():
-            store_checks(store, name, found.measured, found.plan.ids)
+            store_checks(store, name, found.measured, found.plan.titles)
             echo_error(f"stored with the tasks of experiment {name}; 'rollforge report' shows the results")
     except StoreError as exc:  # the results are on the terminal
         echo_error(f"warning: the results were not stored: {exc}")

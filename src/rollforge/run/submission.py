@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import socket
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,12 +17,12 @@ from rollforge import trust
 from rollforge.confidential import without_secrets
 from rollforge.dates import read_day
 from rollforge.errors import DataError, DateError, RollforgeError, excerpt, printable
-from rollforge.generate.checks import Check, CheckMethod, check_from_document, check_to_document
+from rollforge.generate.checks import NOT_CHECKED, Check, CheckMethod, check_from_document, check_to_document
 from rollforge.generate.task_view import TaskView
 from rollforge.machine import machine_of, process_name
 from rollforge.paths import read_path
 from rollforge.session import Session
-from rollforge.store.base import TaskStore
+from rollforge.store.base import ABOUT, TaskStore
 from rollforge.task import Document, TaskRecord, to_plain
 from rollforge.track.base import open_tracker
 from rollforge.user_code import file_digest
@@ -43,7 +42,6 @@ def submission_info(
     tasks: Iterable[Mapping[str, object]],
     session: Session,
     ensemble: Mapping[str, object] | None = None,
-    checks: Iterable[Check] = (),
 ) -> dict[str, Any]:
     """Return what is stored about a submission with :meth:`~rollforge.store.base.TaskStore.keep_submission`.
 
@@ -55,8 +53,6 @@ def submission_info(
         Provides data folder, tracking store, region and exchange.
     ensemble : mapping, optional
         What combines the predictions, see :attr:`~rollforge.collect.combine.Ensembles.config`.
-    checks : iterable of Check
-        What the checks of the tasks for leakage found.
 
     Returns
     -------
@@ -65,8 +61,8 @@ def submission_info(
         :class:`~rollforge.market.content.DataContent`); ``tracking`` (None if it cannot be opened here); ``region``,
         ``exchange``; ``models`` (class -> package -> version); ``plugins``; if there are any, also ``operators`` and
         ``sys_path``, as in the session, ``files`` (Python file -> SHA-256 digest, for the plugins, operators and classes
-        that are named by path and exist here), ``ensemble`` (as given, with the ``files`` of its classes), ``checks``, and
-        ``libraries`` that Rollforge's own models import and no task may name.
+        that are named by path and exist here), ``ensemble`` (as given, with the ``files`` of its classes), and ``libraries`` that
+        Rollforge's own models import and no task may name.
     """
     import platform
 
@@ -74,7 +70,6 @@ def submission_info(
     models, libraries = _models(listed)
     added: dict[str, object] = {
         "operators": [list(o) for o in session.operators], "sys_path": list(session.sys_path), "libraries": libraries,
-        "checks": [check_to_document(one) for one in checks],
         "files": _files(listed, (*session.plugins, *(module for _, module in session.operators))),
     }  # fmt: skip
     if ensemble:
@@ -125,8 +120,6 @@ class SubmissionInfo:
     """What combines the predictions: ``windows`` and ``models``; empty for the default."""
     ensemble_files: Mapping[str, str] = field(default_factory=dict)
     """Python files of the ensembles' classes, as in `files`."""
-    checks: tuple[Check, ...] = ()
-    """What the checks of the tasks for leakage found."""
     libraries: tuple[str, ...] = ()
     """Packages among those of `models` that Rollforge's own models import, so that no permission is needed."""
 
@@ -176,7 +169,6 @@ def read_submission_info(kept: Mapping[str, object]) -> SubmissionInfo:
         files=files(kept.get("files")),
         ensemble={part: one for part, one in ensemble.items() if part in ("windows", "models")},
         ensemble_files=files(ensemble.get("files")),
-        checks=_checks(kept.get("checks")),
         libraries=texts(kept.get("libraries")),
     )
 
@@ -197,8 +189,8 @@ def _checks(listed: object) -> tuple[Check, ...]:
 _MOST_CHECKS = 200
 
 
-def store_checks(store: TaskStore, pool: str, checks: Iterable[Check], ids: Iterable[str]) -> None:
-    """Store the results of checks that were made apart from a submission, such as measured ones, for reports.
+def store_checks(store: TaskStore, pool: str, checks: Iterable[Check], tasks: Mapping[str, str]) -> None:
+    """Store the results of checks with the tasks that they are about, for reports.
 
     Parameters
     ----------
@@ -207,16 +199,20 @@ def store_checks(store: TaskStore, pool: str, checks: Iterable[Check], ids: Iter
     pool : str
         The experiment.
     checks : iterable of Check
-        The results. Earlier ones that were made by the same method about some of these tasks are no longer reported.
-    ids : iterable of str
-        The tasks that the results are about.
+        The results. Earlier ones that were made by the same method about these tasks are no longer reported.
+    tasks : mapping
+        Id -> title of the tasks that were checked.
     """
     documents = [check_to_document(one) for one in checks]
-    store.keep_submission(pool, {_CHECKED: sorted(set(ids)), "checks": documents, "at": time.time()})
+    ids = sorted(tasks)
+    store.keep_submission(pool, {ABOUT: ids, "titles": [tasks[i] for i in ids], "checks": documents})
 
 
 def load_checks(store: TaskStore, pool: str, tasks: Iterable[TaskRecord]) -> tuple[Check, ...]:
-    """Return the results of the checks of tasks, as stored when they were submitted or afterwards.
+    """Return the results of the checks of tasks: for each task the latest ones of each method.
+
+    They belong to the tasks, whichever submission or ``rollforge check`` stored them. That no checks were made is only
+    reported of tasks that were never checked.
 
     Parameters
     ----------
@@ -228,33 +224,64 @@ def load_checks(store: TaskStore, pool: str, tasks: Iterable[TaskRecord]) -> tup
         The tasks.
     """
     listed = list(tasks)
-    ids, keys = {task.id for task in listed}, {task.submission for task in listed}
-    found: list[Check] = []
-    later: dict[CheckMethod, tuple[Check, ...]] = {}
+    submitted: dict[str, set[str]] = {}  # earlier versions stored the results with the submission
+    for task in listed:
+        submitted.setdefault(task.submission, set()).add(task.id)
+    ids = [task.id for task in listed]
+    latest: dict[CheckMethod, dict[str, _Answer]] = {}
     for key, kept in store.submissions(pool).items():
-        checks = _checks(kept.get("checks"))
-        if key in keys:
-            found += checks
-        about = kept.get(_CHECKED)
-        if isinstance(about, list) and not ids.isdisjoint(filter(_is_text, about)):
-            for method in CheckMethod:
-                own = tuple(one for one in checks if one.method is method)
-                later.update({method: own} if own else {})
-    kept_ones = [one for one in found if one.method not in later]
-    return tuple(dict.fromkeys([*kept_ones, *(one for checks in later.values() for one in checks)]))
+        titles = _titles(kept)
+        about = [i for i in ids if i in titles or i in submitted.get(key, ())]
+        for method in CheckMethod:
+            checks = tuple(one for one in _checks(kept.get("checks")) if one.method is method)
+            if checks and about:
+                answers = latest.setdefault(method, {})
+                answer = _Answer(checks, titles)
+                answers |= {i: answer for i in about if i not in answers or not answer.is_empty}
+    return tuple(dict.fromkeys(check for answers in latest.values() for check in _latest(answers, ids)))
 
 
-_CHECKED = "checked"
-"""Key of the ids of the tasks that results are about, in a document that is not a submission."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answer:
+    """What was stored about some tasks."""
+
+    checks: tuple[Check, ...]
+    titles: Mapping[str, str]
+    """Id -> title of the tasks, if they were stored."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no checks were made."""
+        return all(one.text == NOT_CHECKED.text for one in self.checks)
+
+    def about(self, ids: Collection[str]) -> tuple[Check, ...]:
+        """Return the results about some of the tasks."""
+        titles = {self.titles[i] for i in ids if i in self.titles}
+        everything = not self.titles or set(self.titles) <= set(ids)
+        return tuple(one for one in self.checks if everything or not one.tasks or not titles.isdisjoint(one.tasks))
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def _latest(answers: Mapping[str, _Answer], ids: Sequence[str]) -> list[Check]:
+    """Return the results of the answers, each of which is the latest about some tasks, in the order of the tasks."""
+    about: dict[_Answer, list[str]] = {}
+    for task_id in ids:
+        if task_id in answers:
+            about.setdefault(answers[task_id], []).append(task_id)
+    return [one for answer, some in about.items() for one in answer.about(some)]
+
+
+def _titles(kept: Mapping[str, object]) -> dict[str, str]:
+    """Return the ids and titles of the tasks that stored results of checks are about, if not of a submission's tasks."""
+    ids, titles = kept.get(ABOUT), kept.get("titles")
+    if not isinstance(ids, list):
+        return {}
+    texts = titles if isinstance(titles, list) and len(titles) == len(ids) else [""] * len(ids)
+    return {i: str(text) for i, text in zip(ids, texts, strict=True) if isinstance(i, str)}
 
 
 def submissions_of(store: TaskStore, pool: str) -> dict[str, SubmissionInfo]:
     """Return what is stored about all submissions of a pool, by key, oldest first."""
-    return {key: read_submission_info(kept) for key, kept in store.submissions(pool).items() if _CHECKED not in kept}
+    return {key: read_submission_info(kept) for key, kept in store.submissions(pool).items() if ABOUT not in kept}
 
 
 def _data(session: Session) -> dict[str, Any] | None:

@@ -8,9 +8,18 @@ from typing import Any
 from rollforge import safe_pickle, trust
 from rollforge.errors import ArtifactUnreadable, ConfigError, MissingCode, TaskNotSerializable, UntrustedPickle
 from rollforge.limits import LIMITS
+from rollforge.store.base import ABOUT
 from rollforge.task import check_size, decode, encode, import_reference
 
-__all__ = ["EncodedResult", "decode_definition", "decode_result", "encode_result", "read_definition", "read_submission"]
+__all__ = [
+    "EncodedResult",
+    "decode_definition",
+    "decode_result",
+    "encode_result",
+    "read_definition",
+    "read_submission",
+    "tasks_of_info",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,12 @@ def read_definition(text: str) -> tuple[Any, str | None]:
     if not isinstance(definition, dict):
         return {}, f"The definition is of type {type(definition).__name__}, not a mapping."
     return definition, None
+
+
+def tasks_of_info(text: object) -> list[str]:
+    """Return the ids of the tasks that stored information is about, if it is not about a submission; see `ABOUT`."""
+    about = read_submission(text).get(ABOUT)
+    return [one for one in about if isinstance(one, str)] if isinstance(about, list) else []
 
 
 def read_submission(text: object) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from rollforge.store.base import (
     trim_log,
     wall_clock,
 )
-from rollforge.store.codec import decode_result, encode_result
+from rollforge.store.codec import decode_result, encode_result, tasks_of_info
 from rollforge.store.query import COLUMNS, Node, matches, parse_query
 from rollforge.task import Cause, Definition, Status, TaskRecord, decode, digest, encode, searchable, to_plain
 
@@ -401,8 +401,12 @@ class MemoryStore:
 
     def _forget_submissions(self, pool: str) -> None:
         used, old = {t.submission for t in self._pools.get(pool, {}).values()}, self._clock() - SUBMISSION_SECONDS
-        kept = self._submissions.get(pool, {})
-        self._submissions[pool] = {k: (at, text) for k, (at, text) in kept.items() if k in used or at > old}
+        kept, tasks = self._submissions.get(pool, {}), self._pools.get(pool, {})
+        self._submissions[pool] = {
+            key: (at, text)
+            for key, (at, text) in kept.items()
+            if key in used or at > old or not tasks.keys().isdisjoint(tasks_of_info(text))
+        }
 
     def _leave_batches(self, pool: str, ids: set[str]) -> None:
         left = {name: members - ids for name, members in self._batches.get(pool, {}).items()}

@@ -49,7 +49,7 @@ from rollforge.store.base import (
     storable_text,
     trim_log,
 )
-from rollforge.store.codec import encode_result, read_submission
+from rollforge.store.codec import encode_result, read_submission, tasks_of_info
 from rollforge.store.mongo_database import META, translate_errors
 from rollforge.store.mongo_dependencies import UNFINISHED, MongoDependencies, dependencies_of, some_of
 from rollforge.store.mongo_documents import (
@@ -575,9 +575,10 @@ class MongoStore(MongoDependencies):
         tasks = self._tasks(pool)
         ids = ids_of(tasks.find(to_condition(parse_query(query)), {"digest": 1}))
         tasks.delete_many({"digest": {"$in": ids}})
-        old = list(self._meta.find({"pool": pool, "at": {"$lte": self._now() - SUBMISSION_SECONDS}}, {"key": 1}))
+        old = list(self._meta.find({"pool": pool, "at": {"$lte": self._now() - SUBMISSION_SECONDS}}))
         for kept in old:
-            if tasks.find_one({"submission": kept["key"]}, {"_id": 1}) is None:
+            about = {"digest": {"$in": tasks_of_info(kept.get("facts"))}}
+            if tasks.find_one({"$or": [{"submission": kept["key"]}, about]}, {"_id": 1}) is None:
                 self._meta.delete_one({"_id": kept["_id"]})
         self._propagate(pool, ids)
         return len(ids)

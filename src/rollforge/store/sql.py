@@ -33,7 +33,7 @@ from rollforge.store.base import (
     storable_text,
     trim_log,
 )
-from rollforge.store.codec import EncodedResult, decode_result, encode_result, read_submission
+from rollforge.store.codec import EncodedResult, decode_result, encode_result, read_submission, tasks_of_info
 from rollforge.store.query import And, Compare, Node, Not, Or, matches, only_about, parse_query, paths_in
 from rollforge.store.rows import read_record, read_status
 from rollforge.store.sql_batches import SQLBatches
@@ -723,15 +723,29 @@ class SQLStore(SQLBatches):
                 among = self._among("id", "ids")
                 tx.run(f"DELETE FROM {table} WHERE pool = :pool AND {among}", pool=pool, ids=self._list(ids))
             self._forget_empty_batches(tx, pool)
-            tx.run(
-                "DELETE FROM submissions WHERE pool = :pool AND created_at <= :now - :kept AND NOT EXISTS "
-                "(SELECT 1 FROM tasks WHERE tasks.pool = :pool AND submission = submissions.id)",
-                pool=pool, kept=SUBMISSION_SECONDS,
-            )  # fmt: skip
+            self._forget_submissions(tx, pool)
             self._cascade(tx, pool, ids)
             return len(ids)
 
         return self._write(work, pool)
+
+    def _forget_submissions(self, tx: Transaction, pool: str) -> None:
+        """Delete old submissions without tasks, and information about tasks that do not exist."""
+        old = tx.rows(
+            "SELECT id, facts FROM submissions WHERE pool = :pool AND created_at <= :now - :kept AND NOT EXISTS "
+            "(SELECT 1 FROM tasks WHERE tasks.pool = :pool AND submission = submissions.id)",
+            pool=pool, kept=SUBMISSION_SECONDS,
+        )  # fmt: skip
+        exists = f"SELECT 1 FROM tasks WHERE pool = :pool AND {self._among('id', 'ids')} LIMIT 1"
+        unused = []
+        for key, facts in old:
+            about = tasks_of_info(facts)
+            if not about or not tx.rows(exists, pool=pool, ids=self._list(about)):
+                unused.append(key)
+        tx.run(
+            f"DELETE FROM submissions WHERE pool = :pool AND {self._among('id', 'keys')}",
+            pool=pool, keys=self._list(unused),
+        )  # fmt: skip
 
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
         refuse_running(status)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 
 from rollforge.errors import ConfigError, LeaseLost, TaskNotFound, TaskNotSerializable
-from rollforge.store.base import AVOID_SECONDS, SUBMISSION_SECONDS, TaskStore, Work
+from rollforge.store.base import ABOUT, AVOID_SECONDS, SUBMISSION_SECONDS, TaskStore, Work
 from rollforge.task import Cause, Status, TaskRecord, digest
 from rollforge.testing.store_transitions import POOL, ManualClock, TransitionSuite
 
@@ -547,6 +547,21 @@ class TaskStoreSuite(TransitionSuite):
         store.remove(POOL)
         assert store.submissions(POOL) == {}
         assert list(store.submissions("other")) == [apart]
+
+    def test_information_about_tasks_is_kept_as_long_as_the_tasks(self, store: TaskStore, clock: ManualClock) -> None:
+        """Until the last of the tasks that they name is removed, whatever submission it belongs to."""
+        first, second = (one.id for one in store.create(POOL, [{"x": 1}, {"x": 2}], submission="s"))
+        both = store.keep_submission(POOL, {ABOUT: [first, second, "gone"], "found": 1})
+        alone = store.keep_submission(POOL, {ABOUT: [first], "found": 2})
+        odd = [store.keep_submission(POOL, {ABOUT: value}) for value in (5, [7, None], [])]
+        store.create("other", [{"x": 1}])
+        clock.now += SUBMISSION_SECONDS + 1
+        assert len(store.submissions(POOL)) == 2 + len(odd)
+        store.remove(POOL, {"x": 1})
+        assert list(store.submissions(POOL)) == [both]
+        assert alone not in store.submissions(POOL)
+        store.remove(POOL)
+        assert store.submissions(POOL) == {}
 
     def test_all_tasks_are_listed_in_pages(self, store: TaskStore) -> None:
         """Oldest first, each id once, and only those of this pool."""
