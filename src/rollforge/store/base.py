@@ -44,9 +44,9 @@ LATEST_TIME = 1e12
 AVOID_SECONDS = 60.0
 """Seconds after a failure during which a claim with `avoid` leaves the task to other workers."""
 SUBMISSION_SECONDS = 600.0
+"""Minimum number of seconds for which a submission is kept, even if it has no tasks."""
 ABOUT = "checked"
 """Key of the ids of tasks in information that is not about a submission, such as the results of checks."""
-"""Minimum number of seconds for which a submission is kept, even if it has no tasks."""
 _LOG_CHARACTERS = 64_000
 
 
@@ -163,8 +163,9 @@ class TaskStore(Protocol):
         """Return what the submissions of a pool used, by key, oldest first, except those whose keys are in `known`.
 
         When tasks are removed, submissions without tasks are deleted too, but only if they were last kept more than
-        `SUBMISSION_SECONDS` ago: the tasks of a newer one may be about to be created. Information about tasks of other
-        submissions have their ids as a list under the key :data:`ABOUT`, and are kept until the last of them is removed.
+        `SUBMISSION_SECONDS` ago: the tasks of a newer one may be about to be created. Information that is not about
+        a submission names its tasks by a list of ids under the key :data:`ABOUT`; it is kept until the last of them is
+        removed.
         """
 
     def open_submissions(self, pool: str) -> set[str]:
