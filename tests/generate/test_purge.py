@@ -426,6 +426,96 @@ def test_all_generators_purge_rows(kind: str) -> None:
                 assert (reads.reindex(found.index[inside]) < next_start).all()
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), share=st.sampled_from([0.0, 0.3, 0.6]), ahead=st.integers(1, 5), embargo=st.integers(0, 4),
+    combined=st.booleans(), valid=st.sampled_from([0, 12]),
+)  # fmt: skip
+def test_no_row_after_a_test_is_read_by_its_labels(
+    seed: int, share: float, ahead: int, embargo: int, combined: bool, valid: int
+) -> None:
+    """In cross-validation with random suspensions, nor is it one of the embargo's rows; all other rows are kept."""
+    template = row_task(own("RowLoader", seed=seed, share=share, ahead=ahead), ahead)
+    made: dict[str, Any] = {"embargo": embargo, "valid": valid, "calendar": DAYS}
+    generator = CombinatorialPurgedGen(5, 2, **made) if combined else PurgedKFoldGen(3, **made)
+    rows = {code: list(r.index.get_level_values(0)) for code, r in suspended(seed, share).groupby(level="instrument")}
+    for task in generator.generate(template)[:4]:
+        segments = task["dataset"]["kwargs"]["segments"]
+        parts = {name: [(read_timestamp(s.start), read_timestamp(s.end)) for n, s in pieces(segments) if n == name]
+                 for name in segments}  # fmt: skip
+        dataset = build(task["dataset"])
+        for name in {"train", "valid"} & set(segments):
+            wanted = set()
+            for code, days in rows.items():
+                tested = [i for i, day in enumerate(days) if any(a <= day <= b for a, b in parts["test"])]
+                for place, day in enumerate(days):
+                    own_part = next(((a, b) for a, b in parts[name] if a <= day <= b), None)
+                    if own_part is None or place + ahead >= len(days):
+                        continue  # without a label
+                    behind = [a for n, some in parts.items() if n != name for a, _ in some if a > own_part[1]]
+                    if behind and days[place + ahead] >= min(behind):
+                        continue  # the label reaches into the next segment
+                    # Rows that labels of the test read, and the embargo after them
+                    if any(i < place <= i + ahead + embargo for i in tested):
+                        continue
+                    wanted.add((day, code))
+            try:
+                found = set(dataset.prepare(name, data_key="learn").index)
+            except DataError:
+                found = set()
+            assert found == wanted
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), tree=TREES, embargo=st.integers(0, 5), combined=st.booleans())
+def test_no_day_is_read_by_labels_of_test_and_of_train(
+    data: st.DataObject, tree: Tree, embargo: int, combined: bool
+) -> None:
+    """In cross-validation of any label on any calendar; after a test, the embargo follows the days that its labels read."""
+    ahead = max(0, *days_read(tree, 0)) if tree != "close" else 0
+    days = data.draw(calendars())
+    alpha = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": {"label": [text(tree)]}}
+    template = with_handler(data.draw(templates(days, 2 * ahead)), alpha)
+    template["dataset"]["kwargs"]["segments"].pop("valid", None)
+    generator = (
+        CombinatorialPurgedGen(4, 2, embargo=embargo, calendar=days)
+        if combined
+        else PurgedKFoldGen(3, embargo=embargo, calendar=days)
+    )
+    try:
+        tasks = generator.generate(template)
+    except SegmentError:
+        return  # nothing is left to train on
+    for task in tasks:
+        segments = {n: [] for n in ("train", "test")}
+        for name, part in pieces(task["dataset"]["kwargs"]["segments"]):
+            segments[name].append((days.get_loc(part.start), days.get_loc(part.end)))
+        trained = [day for a, b in segments["train"] for day in range(a, b + 1)]
+        reached = {later for day in trained for later in range(day, day + ahead + 1)}
+        for a, b in segments["test"]:
+            assert reached.isdisjoint(range(a, b + ahead + 1)), (
+                "a label spans the days up to the last one that it reads"
+            )
+            assert not [day for day in trained if b < day <= b + ahead + embargo]
+
+
+def test_an_embargo_of_rows_needs_a_dataset_that_has_it() -> None:
+    """The error names the argument; without an embargo the dataset is accepted."""
+    template = row_task(own("RowLoader", seed=4, share=0.5, ahead=4), 4)
+    template["dataset"] |= {"class": "PurgingDataset", "module_path": __name__}
+    with pytest.raises(SegmentError, match=r"PurgingDataset does not accept embargo_rows"):
+        PurgedKFoldGen(3, embargo=2, calendar=DAYS).generate(template)
+    made = PurgedKFoldGen(3, calendar=DAYS).generate(template)
+    assert "embargo_rows" not in made[0]["dataset"]["kwargs"]
+
+
+class PurgingDataset(DatasetH):
+    """Accepts the number of rows to purge."""
+
+    def __init__(self, handler: Any, segments: Any, purge_rows: int = 0) -> None:
+        super().__init__(handler, segments, purge_rows=purge_rows)
+
+
 def test_a_handler_from_a_file_is_purged_by_its_declared_horizon(tmp_path: Path) -> None:
     """Which the file's handler declares itself only when it is loaded, so that the task has to declare it."""
     template = row_task(own("RowLoader", seed=4, share=0.5, ahead=4), None)

@@ -18,7 +18,7 @@ from rollforge.build import build
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DataError, DateError, SegmentError, nearest, shown
 from rollforge.features.handler import DataHandler, DataHandlerLP
-from rollforge.features.row_purge import Border, label_rows, rows_before
+from rollforge.features.row_purge import Border, Interval, label_rows, rows_after, rows_before
 from rollforge.features.selection import first_day, last_day
 from rollforge.kinds import HANDLER
 from rollforge.pickling import Serializable
@@ -56,11 +56,15 @@ class DatasetH(Dataset):
         Further arguments for the handler's ``fetch``.
     purge_rows : int
         Number of following rows of the same instrument that a label reads. Rows whose label reads a row of a later
-        segment are left out of the data for learning; 0 leaves out none. Task generators set it for labels that may
-        count rows and not trading days, see :mod:`rollforge.features.row_purge`.
+        segment are left out of the data for learning, and so are rows after the test segment that its labels read; 0
+        leaves out none. Task generators set it for labels that may count rows and not trading days, see
+        :mod:`rollforge.features.row_purge`.
+    embargo_rows : int
+        Number of further rows of the same instrument to leave out after the test segment, with `purge_rows`.
     """
 
     purge_rows: int = 0
+    embargo_rows: int = 0
     rows_purged: Mapping[str, int] = MappingProxyType({})
     """Segment -> number of rows that were left out when it was prepared for learning."""
 
@@ -70,15 +74,16 @@ class DatasetH(Dataset):
         segments: Mapping[str, Any],
         fetch_kwargs: Mapping[str, Any] | None = None,
         purge_rows: int = 0,
+        embargo_rows: int = 0,
         **kwargs: Any,
     ) -> None:
-        if isinstance(purge_rows, bool) or not isinstance(purge_rows, int) or purge_rows < 0:
-            raise ConfigError(
-                f"must be a number of rows, at least 0; found {shown(purge_rows)}.",
-                path="task.dataset.kwargs.purge_rows",
-            )
-        if purge_rows:
-            self.purge_rows = purge_rows
+        for name, rows in (("purge_rows", purge_rows), ("embargo_rows", embargo_rows)):
+            if isinstance(rows, bool) or not isinstance(rows, int) or rows < 0:
+                raise ConfigError(
+                    f"must be a number of rows, at least 0; found {shown(rows)}.", path=f"task.dataset.kwargs.{name}"
+                )
+            if rows:
+                setattr(self, name, rows)
         self.handler: DataHandler = build(
             handler,
             kind=HANDLER,
@@ -171,22 +176,24 @@ class DatasetH(Dataset):
         made = self._prepare_seg(days, **arguments)
         if not self.purge_rows or arguments["data_key"] != DataHandlerLP.DK_L:
             return made
-        borders = self._borders(days)
-        if not borders:
+        borders, tested = self._borders(days), self._tested(days)
+        if not borders and not tested:
             return made
-        index = self._index_of(made)
-        kept = rows_before(index, label_rows(self.handler), borders, self.purge_rows)
+        index, rows = self._index_of(made), label_rows(self.handler)
+        kept = rows_before(index, rows, borders, self.purge_rows)
+        kept &= rows_after(index, rows, tested, self.purge_rows + self.embargo_rows)
         left_out = len(kept) - int(kept.sum())
         name = segment if isinstance(segment, str) else f"{borders[0].start} to {borders[-1].end}"
         self.rows_purged = {**self.rows_purged, name: left_out}
         log.info(
-            "%d of %d rows of %r are left out, because their labels read %d rows ahead, into the next segment",
+            "%d of %d rows of %r are left out, because labels read %d rows ahead, into the next segment",
             left_out, len(kept), name, self.purge_rows,
         )  # fmt: skip
         if not kept.any():
             raise DataError(
                 f"No row of {name!r} is left: the labels of all {len(kept)} rows read {self.purge_rows} rows ahead, into "
-                "the next segment. Use a longer segment, or declare a smaller label_horizon."
+                "the next segment, or are read by labels of the test segment. Use a longer segment, or declare a smaller "
+                "label_horizon."
             )
         return self._selected(made, kept)
 
@@ -207,6 +214,19 @@ class DatasetH(Dataset):
             behind = [start for start in starts if end is not None and start is not None and start > end]
             if end is not None and behind and isinstance(part, slice):
                 found.append(Border(first_day(part.start, "start"), end, min(behind)))
+        return found
+
+    def _tested(self, days: object) -> list[Interval]:
+        """Return the intervals of the test segment, if the selected days are those of another segment."""
+        named = [name for name in self.segments if self._days(name) == days]
+        if not named or "test" in named or "test" not in self.segments:
+            return []
+        test = self._days("test")
+        found = []
+        for part in test if are_intervals(test) else (test,):
+            end = last_day(part.stop, "end") if isinstance(part, slice) else None
+            if end is not None and isinstance(part, slice):
+                found.append(Interval(first_day(part.start, "start"), end))
         return found
 
     def _index_of(self, data: Any) -> pd.Index:

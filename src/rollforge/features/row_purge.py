@@ -2,8 +2,9 @@
 
 A label from a loader, a file or a processor may count the rows of its instrument: ``close.groupby("instrument").shift(-5)``
 reads the fifth following row, which is more than five trading days later if the instrument was suspended. Truncating a
-segment by five trading days then leaves rows whose labels reach into the next segment. (Expressions count the days of
-the calendar, whether an instrument has data on them or not.)
+segment by five trading days then leaves rows whose labels reach into the next segment. In cross-validation, labels of
+the test segment reach into training rows that follow it for the same reason. (Expressions count the days of the
+calendar, whether an instrument has data on them or not.)
 """
 
 from __future__ import annotations
@@ -19,7 +20,16 @@ from rollforge.errors import DataError
 from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.features.processor import Adapted
 
-__all__ = ["Border", "label_rows", "rows_before"]
+__all__ = ["Border", "Interval", "label_rows", "rows_after", "rows_before"]
+
+
+class Interval(NamedTuple):
+    """The days of a segment, or of one of its intervals."""
+
+    start: pd.Timestamp | None
+    """First day; None if it is open."""
+    end: pd.Timestamp
+    """Last day."""
 
 
 class Border(NamedTuple):
@@ -73,6 +83,48 @@ def rows_before(index: pd.Index, rows: pd.MultiIndex, borders: Sequence[Border],
         limit = found[found.groupby(level=0).cumcount() == ahead - 1]
         limits = limit.reindex(codes[inside]).to_numpy()
         kept[inside] = np.asarray(days[inside]) < limits  # False if there are fewer than `ahead` rows
+    return kept
+
+
+def rows_after(index: pd.Index, rows: pd.MultiIndex, tested: Sequence[Interval], ahead: int) -> NDArray[np.bool_]:
+    """Return which rows are not among the first `ahead` rows of their instrument after a tested interval.
+
+    The label of an instrument's last row in the interval reads these rows. An instrument without a row in it keeps all.
+
+    Parameters
+    ----------
+    index, rows
+        As in :func:`rows_before`.
+    tested : sequence of Interval
+        The intervals of the test segment.
+    ahead : int
+        Number of following rows of the same instrument that a label reads, plus those of an embargo.
+
+    Examples
+    --------
+    The second day is tested. Its label of B reads B's next row, which is on the fourth day:
+
+    >>> days = pd.bdate_range("2024-01-01", periods=5)
+    >>> rows = pd.MultiIndex.from_tuples(
+    ...     [(day, code) for day in days for code in "AB" if code == "A" or day != days[2]], names=["datetime", "instrument"])
+    >>> train = rows[rows.get_level_values("datetime") > days[2]]
+    >>> rows_after(train, rows, [Interval(days[1], days[1])], 1).tolist(), train.get_level_values(1).tolist()
+    ([True, False, True, True], ['A', 'B', 'A', 'B'])
+    """
+    days, codes = _levels(index)
+    row_days, row_codes = _levels(rows)
+    kept = np.ones(len(index), bool)
+    for start, end in tested if ahead else ():
+        inside = np.asarray(row_days <= end)
+        if start is not None:
+            inside &= np.asarray(row_days >= start)
+        own = row_codes[inside].unique()
+        later = np.asarray(row_days > end)
+        found = pd.Series(row_days[later], index=row_codes[later]).sort_values(kind="stable")
+        # The last row that the labels of the interval read; there is none if the data end before.
+        limit = found[found.groupby(level=0).cumcount() == ahead - 1]
+        behind = np.asarray(days > end) & np.asarray(codes.isin(own))
+        kept[behind] &= np.asarray(days[behind]) > limit.reindex(codes[behind]).to_numpy()  # False without a limit
     return kept
 
 

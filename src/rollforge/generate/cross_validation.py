@@ -94,13 +94,13 @@ class _PurgedGen(TaskGen):
         LIMITS["tasks"].check(self.count(task) or 0, f"{type(self).__name__} makes", path="generate")
         horizon = known_horizon(task, "purge") if self.purge == "auto" else None
         days, purge = self._period(task), self._purged_days(horizon)
-        template = with_row_purge(task, horizon, "purge")
         if len(days) < self._groups:
             raise SegmentError(
                 f"{counted(self._groups, 'group')} of days cannot be made of {counted(len(days), 'trading day')}.",
                 path=PATH,
             )
         embargo = embargo_days(self.embargo, len(days))
+        template = with_row_purge(task, horizon, "purge", embargo)
         share = self._valid_share(task)
         made = []
         for tests in self._tests(equal_groups(len(days), self._groups)):

@@ -163,7 +163,7 @@ class MultiHorizonGen(MultiHorizonGenBase):
         split = next((name for name, segment in segments.items() if has_intervals(segment)), None)
         if split is not None:
             raise SegmentError(
-                "has several intervals. Put MultiHorizonGen before the generator that makes them, with trunc_days: null.",
+                "has several intervals. Put MultiHorizonGen before the generator that makes them.",
                 path=f"{PATH}.{split}",
             )
         try:

@@ -117,7 +117,9 @@ def truncated_segments(
     return cut
 
 
-def with_row_purge(task: Mapping[str, object], horizon: LabelHorizon | None, path: str = "trunc_days") -> Definition:
+def with_row_purge(
+    task: Mapping[str, object], horizon: LabelHorizon | None, path: str = "trunc_days", embargo: int = 0
+) -> Definition:
     """Return a task whose dataset leaves out training rows whose labels reach into the next segment.
 
     A task whose label counts trading days is returned unchanged: truncating its segments is enough.
@@ -130,28 +132,32 @@ def with_row_purge(task: Mapping[str, object], horizon: LabelHorizon | None, pat
         Its known label horizon; None changes nothing.
     path : str
         The setting that asks for the purge, for the error.
+    embargo : int
+        Number of further rows of each instrument to leave out after the test segment.
 
     Raises
     ------
     SegmentError
-        If the dataset's class does not accept `purge_rows`.
+        If the dataset's class does not accept `purge_rows`, or `embargo_rows` if there is an embargo.
     """
     made = dict(task)
     if horizon is None or not horizon.in_rows or not horizon.days:
         return made
     dataset: Any = task["dataset"]
-    if not _accepts_row_purge(dataset):
+    rows = {"purge_rows": horizon.days} | ({"embargo_rows": embargo} if embargo else {})
+    refused = next((name for name in rows if not _accepts(dataset, name)), "")
+    if refused:
         raise SegmentError(
             f"'auto' must leave out rows of each instrument, because {horizon.reason.rstrip('.')}; but the dataset "
-            f"{dataset['class']} does not accept purge_rows. Derive it from DatasetH and pass on its arguments, or write "
+            f"{dataset['class']} does not accept {refused}. Derive it from DatasetH and pass on its arguments, or write "
             "a number of days.",
             path=path,
         )
-    made["dataset"] = {**dataset, "kwargs": {**dataset["kwargs"], "purge_rows": horizon.days}}
+    made["dataset"] = {**dataset, "kwargs": {**dataset["kwargs"], **rows}}
     return made
 
 
-def _accepts_row_purge(dataset: Mapping[str, Any]) -> bool:
+def _accepts(dataset: Mapping[str, Any], name: str) -> bool:
     try:
         target = locate(dataset["class"], dataset.get("module_path")) if "class" in dataset else DatasetH
     except RollforgeError:
@@ -159,7 +165,7 @@ def _accepts_row_purge(dataset: Mapping[str, Any]) -> bool:
     if not isinstance(target, type) or not issubclass(target, DatasetH):
         return False
     parameters = inspect.signature(target).parameters
-    return "purge_rows" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 class RollingGen(TaskGen):
