@@ -435,7 +435,11 @@ def _run_here(copy: Path, room: Room, wanted: Sequence[str] | None, requests: Re
 
 def _pytest(copy: Path, room: Room, wanted: Sequence[str] | None, requests: Requests | None) -> tuple[int, Selection]:
     import pytest
+    from hypothesis import HealthCheck, settings
 
+    # Examples that are slow on a busy machine are no failures: these would count as detected mutants.
+    settings.register_profile("mutants", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("mutants")
     # Worker processes started by the tests import the main module, which has to be that of "python -m pytest".
     sys.modules["__main__"] = importlib.import_module("pytest.__main__")
     os.setsid()
@@ -523,13 +527,16 @@ class Trial:
                 self._tests[name, int(line)] = {t for t in tests if t in times}
         self._all = sorted((t for t in times if "::" in t), key=lambda t: times[t])
         self._times = times
+        self._detected: dict[str, Counter[str]] = {}
 
     def run(self, mutant: Mutant, source: str) -> Outcome:
         """Run the tests that execute the lines of a mutant, with the mutant in place."""
         target = self.copy / PACKAGE / mutant.file
         original, stat = target.read_bytes(), target.stat()
         tests = set().union(*(self._tests.get((mutant.file, n), ()) for n in mutant.lines))
-        wanted = [t for t in self._all if t in tests] or self._all
+        # First those that detected other mutants of the file, then the fastest.
+        found = self._detected.setdefault(mutant.file, Counter())
+        wanted = sorted((t for t in self._all if t in tests), key=lambda t: (-found[t], self._times[t])) or self._all
         limit = 60 + 10 * sum(self._times[t] for t in wanted)
         changes = changes_of_functions(target, original.decode(), source)
         target.write_text(source, encoding="utf-8")
@@ -537,9 +544,10 @@ class Trial:
         os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns - random.randrange(10**9, 10**16)))
         try:
             outcome = self.collection.run(wanted, limit, changes) if changes is not None else None
-            if outcome is not None and outcome.failed in self._times:
-                return outcome
-            return forked(self.copy, self.room, wanted, limit)
+            if outcome is None or outcome.failed not in self._times:
+                outcome = forked(self.copy, self.room, wanted, limit)
+            found.update([outcome.failed] if outcome.failed in self._times else [])
+            return outcome
         finally:
             target.write_bytes(original)
             os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns))

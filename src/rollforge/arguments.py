@@ -6,9 +6,10 @@ the document.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import math
 import numbers
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -59,8 +60,11 @@ def check_penalty(name: str, value: object) -> None:
     ConfigError
         If it is anything else.
     """
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not 0 <= value <= sys.float_info.max:  # type: ignore[operator]
+    size = math.nan
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # an integer beyond the largest float
+            size = float(value)
+    if not 0 <= size < math.inf:
         raise ConfigError(f"must be a number that is not negative, found {shown(value)}.", path=name)
 
 
@@ -126,8 +130,8 @@ def fetch_arguments(handler: Any, given: object, *, path: str = "fetch_kwargs") 
         parameters = list(inspect.signature(handler.fetch).parameters.values())
     except (TypeError, ValueError):
         return dict(given)
-    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    allowed = named[1:]  # the first is the days
+    # The first is the days.
+    allowed = [p.name for p in parameters[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for name in given:
         if not isinstance(name, str) or (name not in allowed and not any_name):
