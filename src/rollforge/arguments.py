@@ -61,7 +61,7 @@ def check_penalty(name: str, value: object) -> None:
         If it is anything else.
     """
     size = math.nan
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+    if not isinstance(value, bool) and isinstance(value, numbers.Real):
         with contextlib.suppress(OverflowError):  # an integer beyond the largest float
             size = float(value)
     if not 0 <= size < math.inf:
