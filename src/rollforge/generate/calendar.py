@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, Self, overload
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from rollforge.dates import DayLike, as_timestamp, read_day, read_days
+from rollforge.dates import DayLike, Days, as_timestamp, read_day, read_days
 from rollforge.errors import SegmentError
 from rollforge.market.universe import session_provider
 
-__all__ = ["OutsideCalendar", "TimeAdjuster"]
+__all__ = ["OutsideCalendar", "SessionCalendar", "TimeAdjuster"]
 
 Aligned = tuple[pd.Timestamp | None, pd.Timestamp | None]
 
@@ -197,6 +198,56 @@ class TimeAdjuster:
                 f"{_shown(seg)} moved by {step} days starts after the calendar's end, {self.cals[-1]}."
             )
         return self.get(first), self.get(last)
+
+
+class SessionCalendar:
+    """An attribute that is the calendar of the current session whenever it is read.
+
+    A generator can outlive its calendar by years, in a process or in a file. If a :class:`TimeAdjuster` is assigned to
+    the attribute, it is that one from then on; None makes it the session's again.
+
+    Parameters
+    ----------
+    future : bool
+        Whether the session's calendar includes future days, if the data folder has them.
+
+    Examples
+    --------
+    >>> class Generator:
+    ...     ta = SessionCalendar()
+    >>> generator = Generator()
+    >>> generator.ta = TimeAdjuster(calendar=["2024-01-02", "2024-01-03"])
+    >>> generator.ta.max()
+    Timestamp('2024-01-03 00:00:00')
+    """
+
+    def __init__(self, *, future: bool = True) -> None:
+        self.future = future
+        self._read: WeakKeyDictionary[object, tuple[Days, TimeAdjuster]] = WeakKeyDictionary()
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> Self: ...
+
+    @overload
+    def __get__(self, owner: object, kind: type) -> TimeAdjuster: ...
+
+    def __get__(self, owner: object | None, kind: type) -> Self | TimeAdjuster:
+        if owner is None:
+            return self
+        given: TimeAdjuster | None = vars(owner).get(_GIVEN)
+        if given is not None:
+            return given
+        days = session_provider().calendar(future=self.future)
+        known = self._read.get(owner)
+        if known is None or known[0] is not days:
+            known = self._read[owner] = (days, TimeAdjuster(calendar=days))
+        return known[1]
+
+    def __set__(self, owner: object, given: TimeAdjuster | None) -> None:
+        vars(owner)[_GIVEN] = given
+
+
+_GIVEN = "_given_calendar"
 
 
 def _ends(segment: object) -> tuple[Any, Any]:

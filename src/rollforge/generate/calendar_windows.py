@@ -14,7 +14,7 @@ from rollforge.dates import DayLike, as_timestamp, read_day, read_timestamp
 from rollforge.errors import ConfigError, SegmentError, nearest
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
-from rollforge.generate.calendar import TimeAdjuster
+from rollforge.generate.calendar import SessionCalendar, TimeAdjuster
 from rollforge.generate.fit_window import move_fit_window
 from rollforge.generate.label_horizon import LabelHorizon
 from rollforge.generate.offsets import Offset, period_starts, read_length, read_offset
@@ -103,6 +103,7 @@ class CalendarGen(TaskGen):
 
     only_windows = True
     test_key = "test"
+    ta = SessionCalendar()
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class CalendarGen(TaskGen):
             raise ConfigError(f"must be 'auto' or a number of days, found {trunc_days!r}.", path="trunc_days")
         self.rtype, self.trunc_days = rtype, trunc_days
         self.roll_fit_window, self.roll_backtest = roll_fit_window, roll_backtest
-        self.ta = TimeAdjuster(future=True, calendar=calendar)
+        self.ta = None if calendar is None else TimeAdjuster(calendar=calendar)
 
     def count(self, task: Mapping[str, object]) -> int:
         """Return the number of windows.

@@ -14,7 +14,7 @@ from rollforge.dates import as_timestamp
 from rollforge.errors import ConfigError, SegmentError, counted
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
-from rollforge.generate.calendar import TimeAdjuster
+from rollforge.generate.calendar import SessionCalendar, TimeAdjuster
 from rollforge.generate.fit_window import move_fit_window
 from rollforge.generate.folds import (
     Range,
@@ -41,6 +41,8 @@ class _PurgedGen(TaskGen):
 
     only_windows = True
 
+    ta = SessionCalendar(future=False)
+
     def __init__(
         self,
         purge: int | Literal["auto"],
@@ -61,7 +63,7 @@ class _PurgedGen(TaskGen):
             raise ConfigError(f"a share must be below 1, found {valid!r}. Write days as an int.", path="valid")
         self.purge, self.embargo, self.valid = purge, embargo, valid
         self.roll_backtest = roll_backtest
-        self.ta = TimeAdjuster(future=False, calendar=calendar)
+        self.ta = None if calendar is None else TimeAdjuster(calendar=calendar)
 
     @property
     @abc.abstractmethod

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from rollforge.errors import ConfigError, SegmentError
 from rollforge.generate.base import TaskGen, copy_task
-from rollforge.generate.calendar import OutsideCalendar, TimeAdjuster
+from rollforge.generate.calendar import OutsideCalendar, SessionCalendar, TimeAdjuster
 from rollforge.generate.rolling import trunc_segments
 from rollforge.generate.segments import PATH
 from rollforge.generate.task_view import TaskView
@@ -33,6 +33,8 @@ class MultiHorizonGenBase(TaskGen):
         By default the current session's.
     """
 
+    ta = SessionCalendar()
+
     def __init__(
         self, horizon: Sequence[int] | int = (5,), label_leak_n: int = 2, *, calendar: ArrayLike | None = None
     ) -> None:
@@ -42,7 +44,7 @@ class MultiHorizonGenBase(TaskGen):
         if not self.horizon:
             raise ConfigError("the list of horizons is empty.", path="horizon")
         self.label_leak_n = label_leak_n
-        self.ta = TimeAdjuster(calendar=calendar)
+        self.ta = None if calendar is None else TimeAdjuster(calendar=calendar)
         self.test_key = "test"
 
     def count(self, task: Mapping[str, object]) -> int:

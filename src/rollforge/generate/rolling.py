@@ -15,7 +15,7 @@ from rollforge.errors import RollforgeError, SegmentError, nearest
 from rollforge.features.dataset import DatasetH
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
-from rollforge.generate.calendar import OutsideCalendar, TimeAdjuster
+from rollforge.generate.calendar import OutsideCalendar, SessionCalendar, TimeAdjuster
 from rollforge.generate.fit_window import move_fit_window
 from rollforge.generate.label_horizon import LabelHorizon, known_horizon
 from rollforge.generate.segments import PATH, has_intervals, neighbours, ordered, validate_segments
@@ -230,6 +230,7 @@ class RollingGen(TaskGen):
     only_windows = True
     ROLL_EX = TimeAdjuster.SHIFT_EX
     ROLL_SD = TimeAdjuster.SHIFT_SD
+    ta = SessionCalendar()
 
     def __init__(
         self,
@@ -267,7 +268,7 @@ class RollingGen(TaskGen):
         self.clip_test_end = clip_test_end
         self.roll_fit_window = roll_fit_window
         self.roll_backtest = roll_backtest
-        self.ta = TimeAdjuster(future=True, calendar=calendar)
+        self.ta = None if calendar is None else TimeAdjuster(calendar=calendar)
 
     def count(self, task: Mapping[str, object]) -> int:
         """Return the maximum number of windows that :meth:`generate` returns.

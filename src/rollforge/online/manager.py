@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,9 @@ from rollforge.errors import ConfigError
 from rollforge.features.api import D
 from rollforge.online.strategy import OnlineStrategy
 from rollforge.pickling import Serializable
+from rollforge.run.execute import DATA_UNTIL
 from rollforge.run.trainer import Trainer, TrainerR
+from rollforge.session import bounded, current_session
 
 __all__ = ["OnlineManager"]
 
@@ -68,10 +71,6 @@ class OnlineManager(Serializable):
     def _day(self, time: object, name: str) -> pd.Timestamp:
         return read_timestamp(D.calendar(freq=self.freq)[-1] if time is None else time, name)
 
-    def _postponed(self) -> bool:
-        """Return whether fitting and signals are postponed to the end of a simulation, to run in parallel."""
-        return self.status == self.STATUS_SIMULATING and self.trainer.is_delay()
-
     # -- day by day ----------------------------------------------------------------------------------------------------
 
     def first_train(
@@ -87,8 +86,9 @@ class OnlineManager(Serializable):
             Arguments for `prepare_online_models`.
         """
         chosen = self.strategies if strategies is None else strategies
-        trained = [(s, self._train(s, s.first_tasks(), model_kwargs)) for s in chosen]
-        self._end(trained)
+        with self._data():
+            trained = [(s, self._train(s, s.first_tasks(), model_kwargs)) for s in chosen]
+            self._end(trained)
 
     def routine(
         self,
@@ -107,32 +107,39 @@ class OnlineManager(Serializable):
             Arguments for `prepare_tasks`, `prepare_online_models` and `prepare_signals`.
         """
         self.cur_time = self._day(cur_time, "cur_time")
-        trained = []
-        for strategy in self.strategies:
-            tasks = strategy.prepare_tasks(self.cur_time, **(task_kwargs or {}))
-            trained.append((strategy, self._train(strategy, tasks, model_kwargs)))
-        if self._end(trained):
-            if self.status == self.STATUS_ONLINE:
-                for strategy in self.strategies:
+        with self._data():
+            trained = []
+            for strategy in self.strategies:
+                tasks = strategy.prepare_tasks(self.cur_time, **(task_kwargs or {}))
+                if tasks:  # the outgoing models predict up to the day before
                     strategy.tool.update_online_pred()
+                trained.append((strategy, self._train(strategy, tasks, model_kwargs)))
+            self._end(trained)
+            for strategy in self.strategies:
+                strategy.tool.update_online_pred()
             self.prepare_signals(**(signal_kwargs or {}))
+
+    @contextlib.contextmanager
+    def _data(self) -> Iterator[None]:
+        """In this block, the data end on the current day."""
+        with bounded(self.cur_time):
+            yield
 
     def _train(
         self, strategy: OnlineStrategy, tasks: list[dict[str, object]], model_kwargs: Mapping[str, object] | None
     ) -> list[Any]:
-        models = self.trainer.train(tasks, experiment_name=strategy.experiment_name)
+        until = current_session().data_until
+        dated = [{**task, DATA_UNTIL: until} for task in tasks]
+        models = self.trainer.train(dated, experiment_name=strategy.experiment_name)
         online = strategy.prepare_online_models(models, **(model_kwargs or {}))
         self.history.setdefault(self.cur_time, {})[strategy] = online
         log.info("strategy %s: %d models trained, %d online", strategy.experiment_name, len(models), len(online))
         return models
 
-    def _end(self, trained: Sequence[tuple[OnlineStrategy, list[Any]]]) -> bool:
-        """Finish the training unless it is postponed; return whether it is finished."""
-        if self._postponed():
-            return False
+    def _end(self, trained: Sequence[tuple[OnlineStrategy, list[Any]]]) -> None:
+        """Finish the training."""
         for strategy, models in trained:
             self.trainer.end_train(models, experiment_name=strategy.experiment_name)
-        return True
 
     def add_strategy(self, strategies: OnlineStrategy | list[OnlineStrategy]) -> None:
         """Add strategies: train their first tasks and manage them from now on."""
@@ -183,18 +190,13 @@ class OnlineManager(Serializable):
         model_kwargs: Mapping[str, object] | None = None,
         signal_kwargs: Mapping[str, Any] | None = None,
     ) -> pd.Series | pd.DataFrame | None:
-        """Run the first training and the routine of every day until `end_time`, and return the signals.
-
-        With a delayed trainer, the models of all days are fitted together at the end.
-        """
+        """Run the first training and the routine of every day until `end_time`, and return the signals."""
         self.status = self.STATUS_SIMULATING
         try:
             days = D.calendar(start_time=self.cur_time, end_time=end_time, freq=frequency)
             self.first_train(model_kwargs=model_kwargs)
             for day in days:
                 self.routine(day, task_kwargs, model_kwargs, signal_kwargs)
-            if self._postponed():
-                self.delay_prepare(signal_kwargs=signal_kwargs)
         finally:
             self.status = self.STATUS_ONLINE
         return self.get_signals()

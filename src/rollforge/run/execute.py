@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rollforge.build import build, fill_placeholder, flatten_dict, resolve_references
+from rollforge.dates import read_day
 from rollforge.errors import ConfigError, TaskNotSerializable, TrackingError
 from rollforge.generate.naming import describe, trial_of
 from rollforge.generate.segments import has_intervals
@@ -24,14 +25,17 @@ from rollforge.generate.task_view import TaskView
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
 from rollforge.run.job import current_attempt, current_model, current_task
 from rollforge.run.review import review
-from rollforge.session import Session, current_session, using
+from rollforge.session import Session, bounded, current_session, using
 from rollforge.track.base import Experiment, Recorder, RunQuery, get_experiment, open_tracker
 
 if TYPE_CHECKING:
     from rollforge.features.dataset import Dataset
     from rollforge.models.base import Model
 
-__all__ = ["begin", "begin_task_train", "end_task_train", "end_unfinished_runs", "finish", "prepare_data", "task_train"]
+__all__ = [
+    "begin", "begin_task_train", "end_task_train", "end_unfinished_runs", "finish", "prepare_data", "task_session",
+    "task_train",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +59,9 @@ removed."""
 STATUS_KEY = "train_status"
 STATUS_BEGIN = "begin_task_train"
 TM_ID = "_id in TaskManager"
+DATA_UNTIL = "data_until"
+"""Key of a task: the last day of the data that may be used to train it and for its records; by default that of the
+session."""
 
 
 def begin(task: Mapping[str, object], recorder: Recorder) -> None:
@@ -112,6 +119,21 @@ def end_unfinished_runs(task_id: str, experiment_name: str, session: Session) ->
     return len(left)
 
 
+def task_session(task: Mapping[str, object], session: Session) -> Session:
+    """Return the session in which a task is trained: its data end on the task's ``data_until``, if it has one.
+
+    Examples
+    --------
+    >>> task_session({"data_until": "2024-05-31"}, Session(data_until="2024-06-28")).data_until
+    '2024-05-31'
+    """
+    until = task.get(DATA_UNTIL)
+    if until is None:
+        return session
+    with using(session), bounded(read_day(until, f"task.{DATA_UNTIL}")) as inside:
+        return inside
+
+
 def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> None:
     """Fit the task's model on its dataset and save model, dataset definition, training metrics and records.
 
@@ -125,6 +147,7 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
         Names the data folder and the number of threads that this process may use.
     """
     began = time.perf_counter()
+    session = task_session(task, session)
     with using(session):
         resolved = resolve_references(task)
         model = build(resolved["model"], kind=MODEL, where="task.model")
@@ -220,7 +243,7 @@ def preload() -> None:
 
 def prepare_data(task: Mapping[str, object], session: Session) -> None:
     """Build the panel that `task` reads, so that workers that are starting find it in the cache."""
-    with using(session):
+    with using(task_session(task, session)):
         dataset = build(resolve_references(task)["dataset"], kind=DATASET, where="task.dataset")
         handler = getattr(dataset, "handler", None)
         if handler is not None and hasattr(handler, "setup_data"):

@@ -1,0 +1,107 @@
+"""A market of four instruments that grows by a day at a time, and services on it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import rollforge
+from rollforge.market.provider import write_folder
+from rollforge.online.manager import OnlineManager
+from rollforge.online.strategy import RollingStrategy
+from rollforge.run.pool_trainer import DelayTrainerRM, TrainerRM
+from rollforge.run.trainer import DelayTrainerR, Trainer, TrainerR
+
+DAYS = [str(day.date()) for day in pd.bdate_range("2024-01-01", periods=120) if str(day.date()) != "2024-05-01"]
+"""The trading days. 2024-05-01 is a holiday."""
+CODES = ("A", "B", "C", "D")
+BEGIN = DAYS[60]
+STEP = 4
+TRAINERS: dict[str, Callable[[], Trainer]] = {
+    "TrainerR": TrainerR,
+    "TrainerRM": TrainerRM,
+    "DelayTrainerR": DelayTrainerR,
+    "DelayTrainerRM": DelayTrainerRM,
+}
+
+
+def prices() -> pd.DataFrame:
+    """Return closing prices: a row per day and a column per instrument."""
+    moves = np.random.default_rng(5).normal(0, 0.02, (len(DAYS), len(CODES)))
+    return pd.DataFrame(20 * np.exp(moves.cumsum(axis=0)), pd.DatetimeIndex(DAYS), list(CODES))
+
+
+@dataclass
+class Market:
+    """A data folder whose contents are replaced by those known on a day."""
+
+    folder: Path
+    close: pd.DataFrame
+
+    def show(self, until: str) -> None:
+        """Write the days up to `until`."""
+        close = self.close[:until]
+        calendar = close.index.to_numpy().astype("datetime64[D]")
+        series, spans = {}, {}
+        for code in close.columns:
+            values = close[code].to_numpy(np.float32)
+            series[code] = (0, {"close": values, "factor": np.where(np.isnan(values), np.nan, 1).astype(np.float32)})
+            spans[code] = [(calendar[0], calendar[-1])]
+        shutil.rmtree(self.folder, ignore_errors=True)
+        write_folder(self.folder, calendar, series, {"all": spans})
+
+
+def template(**model: Any) -> dict[str, Any]:
+    """Return the template of a linear model on two features, tested for four days a window from `DAYS[52]` on."""
+    config = {
+        "feature": [["$close/Ref($close,1)-1", "$close/Mean($close,5)-1"], ["R1", "M5"]],
+        "label": [["Ref($close, -2)/Ref($close, -1)-1"], ["LABEL0"]],
+    }
+    handler = {
+        "class": "DataHandlerLP",
+        "module_path": "qlib.data.dataset.handler",
+        "kwargs": {
+            "instruments": "all",
+            "data_loader": {"class": "QlibDataLoader", "kwargs": {"config": config}},
+            "infer_processors": [{"class": "CSZScoreNorm", "kwargs": {"fields_group": "feature"}}],
+            "learn_processors": [{"class": "DropnaLabel"}],
+        },
+    }
+    segments = {"train": (DAYS[10], DAYS[51]), "test": (DAYS[52], DAYS[-1])}
+    return {
+        "model": {"class": "LinearModel", "module_path": "qlib.contrib.model.linear", "kwargs": dict(model)},
+        "dataset": {
+            "class": "DatasetH",
+            "module_path": "qlib.data.dataset",
+            "kwargs": {"handler": handler, "segments": segments},
+        },
+        "record": [{"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"}],
+    }
+
+
+def manager(trainer: Trainer | None = None, name: str = "served", begin: str = BEGIN, **windows: Any) -> OnlineManager:
+    """Return a manager of one rolling strategy."""
+    rolling = rollforge.RollingGen(step=STEP, rtype="sliding", **windows)
+    strategy = RollingStrategy(name, template(), rolling)
+    return OnlineManager(strategy, trainer=trainer, begin_time=begin)
+
+
+def live(market: Market, served: OnlineManager, days: Sequence[str]) -> OnlineManager:
+    """Run the routine of each day with the data of that day."""
+    market.show(days[0])
+    served.first_train()
+    for day in days:
+        market.show(day)
+        served.routine(day)
+    return served
+
+
+def equal(one: Any, other: Any) -> None:
+    """Check that two signals have the same rows and, to the last bit, the same values."""
+    pd.testing.assert_series_equal(one, other, check_exact=True, check_freq=False)
