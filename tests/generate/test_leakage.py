@@ -21,7 +21,7 @@ from rollforge.generate.calendar_windows import CalendarGen
 from rollforge.generate.checks import Check, CheckMethod, CheckResult
 from rollforge.generate.cross_validation import PurgedKFoldGen
 from rollforge.generate.definition import data_parts, kind_of
-from rollforge.generate.leakage import describe_leaks, leaking_segments, static_checks
+from rollforge.generate.leakage import leaking_segments, static_checks
 from rollforge.generate.rolling import RollingGen
 from rollforge.market.filters import BaseDFilter
 from rollforge.session import Session, using
@@ -501,7 +501,6 @@ def test_a_segment_of_one_day_leaks_one_day() -> None:
     made = task(alpha(), {"train": ["2019-12-31", "2019-12-31"], "test": ["2020-01-01", "2020-12-31"]})
     (leak,) = leaking_segments(made, CALENDAR)
     assert (leak.days, leak.dates) == (1, ("2019-12-31",))
-    assert describe_leaks([[leak]])[0].startswith("The labels of the last day of 'train' reach into 'test'.")
 
 
 @pytest.mark.parametrize(
@@ -644,3 +643,82 @@ def test_an_ensemble_of_ones_own_is_not_known() -> None:
     (one,) = [one for one in checks if one.subject == "ensemble"]
     assert one.result is UNKNOWN
     assert "Mine" in one.text
+
+
+# -- code of the user's own outside of the data --------------------------------------------------------------------------
+
+MINE = {"class": "Mine", "module_path": "./mine.py"}
+OURS = {"class": "LGBModel", "module_path": "qlib.contrib.model.gbdt"}
+
+
+def backtest(signal: Any) -> dict[str, Any]:
+    strategy = {"class": "TopkDropoutStrategy", "module_path": "qlib.contrib.strategy", "kwargs": {"signal": signal}}
+    return {"class": "PortAnaRecord", "kwargs": {"config": {"strategy": strategy, "backtest": {}}}}
+
+
+@pytest.mark.parametrize(
+    ("subject", "more", "words"),
+    [
+        ("model", {"model": MINE}, "the model Mine"),
+        ("model", {"model": {"class": "mine.Mine"}}, "the model Mine"),
+        ("model", {"model": OURS, "reweighter": MINE}, "the reweighter Mine"),
+        ("records", {"model": OURS, "record": [{"class": "SignalRecord"}, MINE]}, "the class Mine of the records"),
+        (
+            "records",
+            {"model": OURS, "record": backtest("<PRED>") | {"class": "mine.Mine"}},
+            "the class Mine of the records",
+        ),
+        ("records", {"model": OURS, "record": backtest("file.pkl")}, "the signal of the backtest"),
+        ("records", {"model": OURS, "record": backtest(["<MODEL>", {"class": "S"}])}, "the signal of the backtest"),
+    ],
+)
+def test_models_and_records_of_ones_own_are_not_known(subject: str, more: dict[str, Any], words: str) -> None:
+    """They can read any data; each is named once."""
+    one = only(alpha(), subject, **more)
+    assert one.result is UNKNOWN
+    assert words in one.text
+
+
+@pytest.mark.parametrize("signal", ["<PRED>", ["<MODEL>", "<DATASET>"], None])
+def test_models_and_records_of_qlib_give_no_finding(signal: Any) -> None:
+    for subject in ("model", "records", "ensemble"):
+        assert not found(alpha(), subject, model=OURS, record=[{"class": "SignalRecord"}, backtest(signal)])
+
+
+@pytest.mark.parametrize(
+    ("described", "known"),
+    [
+        ({"class": "mine.Mean"}, False),
+        ({"class": "AverageEnsemble", "kwargs": {"of": {"inner": [MINE]}}}, False),
+        ({"class": "AverageEnsemble"}, True),
+        ({"class": "qlib.model.ens.ensemble.AverageEnsemble"}, True),
+    ],
+)
+def test_an_ensemble_of_ones_own_is_not_known_however_it_is_named(described: dict[str, Any], known: bool) -> None:
+    """By a dotted name, or inside the arguments of another one."""
+    checks = static_checks([task(alpha())], CALENDAR, ensembles={"models": described})
+    assert [c.result for c in checks if c.subject == "ensemble"] == ([] if known else [UNKNOWN])
+
+
+def test_fields_that_are_no_market_data_are_not_known() -> None:
+    """A field that was computed elsewhere may contain later prices, whatever the expression does; labels may read any."""
+    one = only(handler(columns("$close/$open", "Mean($future, 3)", "$Vwap", "$score")), "features")
+    assert one.result is UNKNOWN
+    assert "$future, $score may contain values that were not known on their day" in one.text
+    assert only(handler(columns("$close", label="Ref($future, -1)")), "features").result is CLEAN
+
+
+def test_references_in_fit_windows_are_days_where_the_training_segment_has_holes() -> None:
+    """Each task of a cross-validation can be built, and its processors are fitted on the longest interval of train."""
+    window = {f"fit_{end}_time": f"<dataset.kwargs.segments.train.{i}>" for i, end in enumerate(("start", "end"))}
+    norm = {"class": "ZScoreNorm", "kwargs": {"fields_group": "feature", **window}}
+    template = task(handler(columns("$close"), infer_processors=[norm]), {k: SEGMENTS[k] for k in ("train", "test")})
+    for one in PurgedKFoldGen(3, calendar=CALENDAR).generate(template):
+        train = one["dataset"]["kwargs"]["segments"]["train"]
+        kwargs = one["dataset"]["kwargs"]["handler"]["kwargs"]["infer_processors"][0]["kwargs"]
+        days = kwargs["fit_start_time"], kwargs["fit_end_time"]
+        if isinstance(train, tuple):
+            assert days == tuple(window.values())
+        else:
+            assert days == max(train, key=lambda part: part[1] - part[0])
+        assert [c.subject for c in static_checks([one], CALENDAR) if c.result is UNKNOWN] == []

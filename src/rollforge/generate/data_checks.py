@@ -8,7 +8,7 @@ from typing import Any
 from rollforge.errors import DateError, ExpressionError, RollforgeError, counted
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import is_built_in, last_day_read
-from rollforge.expressions.tree import Call, walk
+from rollforge.expressions.tree import Call, Field, walk
 from rollforge.features.processor import Adapted, TimeRangeFlt
 from rollforge.generate.checks import CheckResult
 from rollforge.generate.definition import READY_MADE, DataParts, is_ours, kind_of
@@ -18,15 +18,25 @@ from rollforge.market.filters import BaseDFilter, ExpressionDFilter, NameDFilter
 from rollforge.market.provider import Days, Provider
 from rollforge.market.universe import resolve_instruments
 
-__all__ = ["Places", "feature_findings", "fit_findings", "own_operators", "processor_findings", "universe_findings"]
+__all__ = [
+    "MEASURE",
+    "Places",
+    "feature_findings",
+    "fit_findings",
+    "own_operators",
+    "processor_findings",
+    "universe_findings",
+]
 
 CLEAN, LEAK, UNKNOWN = CheckResult.CLEAN, CheckResult.LEAK, CheckResult.UNKNOWN
 Places = Mapping[str, Sequence[tuple[int, int]]]
 """Segment -> half-open ranges of the positions of its intervals in the calendar, in chronological order."""
 
-_MEASURE = "'rollforge check' measures it on your data."
+MEASURE = "'rollforge check' measures it on your data."
 _ORIGIN = "No check can tell; make sure that each row was computed from its own and earlier days."
 _NAMED = 3
+_PRICES = frozenset("open high low close vwap volume amount money turnover factor change".split())
+"""Fields of market data, which are known at the end of the day."""
 
 
 def feature_findings(parts: DataParts) -> list[Finding]:
@@ -46,14 +56,21 @@ def feature_findings(parts: DataParts) -> list[Finding]:
         )
         findings.append(Finding("features", UNKNOWN, text, "Give the loader's columns the groups feature and label."))
     for why in dict.fromkeys(parts.unread):
-        cure = _ORIGIN if why == READY_MADE else _MEASURE
+        cure = _ORIGIN if why == READY_MADE else MEASURE
         findings.append(Finding("features", UNKNOWN, f"whether features look ahead is not known: {why}.", cure))
     for name in own:
         text = (
             f"whether features look ahead is not known: the operator {name} is not one of Rollforge's, and what it reads is "
             "not checked."
         )
-        findings.append(Finding("features", UNKNOWN, text, _MEASURE))
+        findings.append(Finding("features", UNKNOWN, text, MEASURE))
+    others = _other_fields([*parts.expressions, *parts.ungrouped])
+    if others:
+        text = (
+            f"whether features look ahead is not known: the data folder's {'field' if len(others) == 1 else 'fields'} "
+            f"{_few(others)} may contain values that were not known on their day."
+        )
+        findings.append(Finding("features", UNKNOWN, text, _ORIGIN))
     if not findings:
         count = len(parts.expressions) + len(parts.ungrouped)
         findings.append(Finding("features", CLEAN, f"no expression of {counted(count, 'feature')} reads a later day."))
@@ -82,6 +99,18 @@ def _ahead(expressions: Iterable[str]) -> list[tuple[str, int]]:
     return sorted(found, key=lambda pair: -pair[1])
 
 
+def _other_fields(expressions: Iterable[str]) -> list[str]:
+    """Return the fields that are not market data, such as those that the user has computed."""
+    names: dict[str, None] = {}
+    for text in expressions:
+        try:
+            tree = parse(text)
+        except ExpressionError:
+            continue
+        names |= {f"${part.name}": None for part in walk(tree) if isinstance(part, Field) and part.name not in _PRICES}
+    return list(names)
+
+
 def own_operators(expressions: Iterable[str]) -> list[str]:
     """Return the names of the operators of the user's own, whose look-ahead is only declared."""
     names: dict[str, None] = {}
@@ -105,17 +134,17 @@ def processor_findings(parts: DataParts, first_day: Any) -> list[Finding]:
         The first day of the task's segments.
     """
     findings = [
-        Finding("processors", UNKNOWN, f"whether processors use later days is not known: {why}.", _MEASURE)
+        Finding("processors", UNKNOWN, f"whether processors use later days is not known: {why}.", MEASURE)
         for why in dict.fromkeys(parts.unbuilt)
     ]
     for named in parts.processors:
         kind = kind_of(named.one)
         if isinstance(named.one, Adapted) or not is_ours(kind):
             text = f"whether the processor {kind.__name__} uses later days is not known, because it is not one of Rollforge's."
-            findings.append(Finding("processors", UNKNOWN, text, _MEASURE))
+            findings.append(Finding("processors", UNKNOWN, text, MEASURE))
         elif not getattr(kind, "any_range", False):
             text = f"whether the rows that the processor {kind.__name__} makes depend on later days is not known."
-            findings.append(Finding("processors", UNKNOWN, text, _MEASURE))
+            findings.append(Finding("processors", UNKNOWN, text, MEASURE))
     for one in parts.inst_processors:
         findings += _inst_processor(one, first_day)
     return findings or [Finding("processors", CLEAN, "no processor uses later days to change a row.")]
@@ -133,7 +162,7 @@ def _inst_processor(one: Any, first_day: Any) -> list[Finding]:
         ours = isinstance(one, TimeRangeFlt)
     if not ours:
         text = f"whether the processor {name} uses later days is not known, because it is not one of Rollforge's."
-        return [Finding("processors", UNKNOWN, text, _MEASURE)]
+        return [Finding("processors", UNKNOWN, text, MEASURE)]
     end = bounds("end_time", (None, kwargs.get("end_time"))).end
     if end is None or first_day is None or end <= first_day:
         return []
@@ -266,10 +295,10 @@ def _filter(one: BaseDFilter) -> list[Finding]:
             return [Finding("filters", LEAK, text, "Shift it so that it reads only earlier days, or remove it.")]
         return [
             Finding("filters", UNKNOWN, f"whether the filter {expression} looks ahead is not known: the operator {name} is "
-                    "not one of Rollforge's.", _MEASURE)
+                    "not one of Rollforge's.", MEASURE)
             for name in own_operators([expression])
         ] or [Finding("filters", CLEAN, "no filter reads a later day.")]  # fmt: skip
     if isinstance(one, NameDFilter) and is_ours(kind):
         return [Finding("filters", CLEAN, "no filter reads a later day.")]
     text = f"whether the filter {kind.__name__} uses later days is not known, because it is not one of Rollforge's."
-    return [Finding("filters", UNKNOWN, text, _MEASURE)]
+    return [Finding("filters", UNKNOWN, text, MEASURE)]

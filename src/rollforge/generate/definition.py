@@ -16,7 +16,7 @@ from rollforge.features.processor import Adapted
 from rollforge.kinds import HANDLER
 from rollforge.trust import Origin, current_origin
 
-__all__ = ["READY_MADE", "DataParts", "Named", "data_parts", "is_ours", "kind_of"]
+__all__ = ["READY_MADE", "DataParts", "Named", "data_parts", "is_ours", "kind_of", "own_classes"]
 
 _DEEPEST = 5
 
@@ -54,6 +54,44 @@ class DataParts:
 def is_ours(kind: object) -> bool:
     """Return whether a class belongs to this package (or is Qlib's own, which means the same)."""
     return (getattr(kind, "__module__", "") or "").partition(".")[0] in ("rollforge", "qlib")
+
+
+def own_classes(described: Any, *, deep: bool = True) -> list[str]:
+    """Return the names of the classes in a description, or of an object, that are not this package's.
+
+    Parameters
+    ----------
+    described : mapping, str, list or object
+        Descriptions ``{"class": …, "module_path": …, "kwargs": …}``; nothing is imported.
+    deep : bool
+        Whether classes among the arguments are returned too.
+
+    Examples
+    --------
+    >>> mine = {"class": "mine.Mean"}
+    >>> own_classes({"class": "AverageEnsemble", "kwargs": {"of": [mine]}}), own_classes({"class": "A", "module_path": "b.py"})
+    (['Mean'], ['A'])
+    """
+    if isinstance(described, (list, tuple)):
+        return [name for one in described for name in own_classes(one, deep=deep)]
+    if not isinstance(described, Mapping):
+        plain = described is None or isinstance(described, (str, int, float))
+        return [] if plain or is_ours(type(described)) else [type(described).__name__]
+    found = []
+    target, module = described.get("class"), described.get("module_path")
+    if isinstance(target, type):
+        found = [] if is_ours(target) else [target.__name__]
+    elif isinstance(target, str):
+        before, _, name = target.rpartition(".")
+        place = str(module or before)  # a module or a file; none means one of this package's
+        found = [] if place.partition(".")[0] in ("rollforge", "qlib") or not place else [name]
+    inner = [value for key, value in described.items() if key not in ("class", "module_path")] if deep else []
+    return [*found, *(name for value in inner for name in own_classes(_contained(value)))]
+
+
+def _contained(value: Any) -> Any:
+    """Return a value if it can contain descriptions."""
+    return value if isinstance(value, (Mapping, list, tuple)) else None
 
 
 def kind_of(one: Any) -> type:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rollforge.build import constructor_arguments, locate
 from rollforge.errors import RollforgeError
+from rollforge.generate.segments import has_intervals
 from rollforge.generate.task_view import TaskView
 from rollforge.task import Definition, Document
 
@@ -19,7 +20,8 @@ _STEPS = ("shared_processors", "infer_processors", "learn_processors")
 def move_fit_window(task: Definition, days: tuple[Any, Any], *, add: bool = False) -> None:
     """Set the fit window wherever the task's handler or one of its processors has one.
 
-    A window written as a reference (``<dataset.kwargs.segments.train.0>``) moves by itself and is left as it is.
+    A window written as a reference (``<dataset.kwargs.segments.train.0>``) moves by itself and is left as it is, except
+    if the training segment has several intervals, so that the reference names no day.
 
     Parameters
     ----------
@@ -43,23 +45,25 @@ def move_fit_window(task: Definition, days: tuple[Any, Any], *, add: bool = Fals
     kwargs, handler = view.handler_kwargs, view.handler
     if kwargs is None or not isinstance(handler, Mapping):
         return
+    segments = view.dataset_kwargs.get("segments")
+    split = isinstance(segments, Mapping) and has_intervals(segments.get("train"))
     moved = False
     for name in _STEPS:
         steps = kwargs.get(name)
         for step in steps if isinstance(steps, (list, tuple)) else ():
             given = step.get("kwargs") if isinstance(step, Mapping) else None
             if isinstance(given, dict):
-                moved |= _move(given, days)
-    if not _move(kwargs, days) and add and not (moved and _refuses_window(handler)):
+                moved |= _move(given, days, split)
+    if not _move(kwargs, days, split) and add and not (moved and _refuses_window(handler)):
         kwargs[_FIRST], kwargs[_LAST] = days
 
 
-def _move(kwargs: dict[str, Any], days: tuple[Any, Any]) -> bool:
+def _move(kwargs: dict[str, Any], days: tuple[Any, Any], references: bool) -> bool:
     """Set the window of some arguments and return True, if they have one."""
     if {_FIRST, _LAST}.isdisjoint(kwargs):
         return False
     for key, day in zip((_FIRST, _LAST), days, strict=True):
-        if not str(kwargs.get(key)).startswith("<"):
+        if references or not str(kwargs.get(key)).startswith("<"):
             kwargs[key] = day
     return True
 

@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 
 from rollforge.errors import DataNotFound, RollforgeError, counted
 from rollforge.features.label_source import dataset_changes_label, label_source
+from rollforge.generate.backtests import backtest_config
 from rollforge.generate.checks import Check, CheckResult
 from rollforge.generate.data_checks import (
+    MEASURE,
     feature_findings,
     fit_findings,
     own_operators,
     processor_findings,
     universe_findings,
 )
-from rollforge.generate.definition import DataParts, data_parts
+from rollforge.generate.definition import DataParts, data_parts, own_classes
 from rollforge.generate.findings import Finding, capitalised, group_findings, placed, warning_texts
 from rollforge.generate.label import declared_days, task_labels
 from rollforge.generate.label_horizon import HOW_TO_DECLARE, LabelHorizon, task_horizon
@@ -189,14 +191,8 @@ def static_checks(
             log.debug("a task was not checked: %s", exc)
     for findings, more in zip(found, _universes(tasks, parts, calendar), strict=True):
         findings += more
-    for part, class_name in _own_ensembles(ensembles or {}).items():
-        text = (
-            f"whether the ensemble {class_name} of {part} uses later days is not known: it is not one of Rollforge's."
-        )
-        for findings in found:
-            findings.append(
-                Finding("ensemble", UNKNOWN, text, "Make sure that a day's score depends on no later score.")
-            )
+    for findings, task in zip(found, tasks, strict=True):
+        findings += _own_code(task, ensembles or {})
     return group_findings([_dated(findings, one, calendar) for findings, one in zip(found, tasks, strict=True)], named)
 
 
@@ -470,15 +466,38 @@ def _universes(
     return made
 
 
-def _own_ensembles(ensembles: Mapping[str, object]) -> dict[str, str]:
-    """Return the ensembles of a workflow that are not Rollforge's: part -> class."""
-    found = {}
-    for part, described in ensembles.items():
-        if isinstance(described, Mapping) and "class" in described:
-            module = described.get("module_path")
-            if isinstance(module, str) and module.partition(".")[0] not in ("rollforge", "qlib"):
-                found[part] = str(described["class"])
+def _own_code(task: Mapping[str, object], ensembles: Mapping[str, object]) -> list[Finding]:
+    """Return that it is not known whether classes of the user's use later days, except those of the data."""
+    listed = [
+        ("model", "the model {}", own_classes(task.get("model"), deep=False), MEASURE),
+        ("model", "the reweighter {}", own_classes(task.get("reweighter"), deep=False), MEASURE),
+        ("records", "the class {} of the records", own_classes(TaskView(task).records), _RECORDS),
+        *(
+            ("ensemble", f"the ensemble {{}} of {part}", own_classes(described), MEASURE)
+            for part, described in ensembles.items()
+        ),
+    ]
+    found = []
+    for subject, what, names, cure in listed:
+        for name in dict.fromkeys(names):
+            text = f"whether {what.format(name)} uses later days is not known: it is not one of Rollforge's."
+            found.append(Finding(subject, UNKNOWN, text, cure))
+    if any(_has_own_signal(record) for record in TaskView(task).records):
+        text = "whether the signal of the backtest uses later days is not known: it is not the prediction of the model."
+        found.append(Finding("records", UNKNOWN, text, _RECORDS))
     return found
+
+
+_RECORDS = "No check runs records; make sure that what they store for a day depends on no later day."
+
+
+def _has_own_signal(record: object) -> bool:
+    """Return whether a backtest's signal is neither the prediction, which is the default, nor made by the model."""
+    strategy = (backtest_config(record) or {}).get("strategy")
+    kwargs = strategy.get("kwargs") if isinstance(strategy, Mapping) else None
+    signal = kwargs.get("signal") if isinstance(kwargs, Mapping) else None
+    parts = signal if isinstance(signal, (list, tuple)) else [] if signal is None else [signal]
+    return not all(isinstance(part, str) and part.startswith("<") for part in parts)
 
 
 def _label_texts(task: Mapping[str, object], declared: int | None) -> list[str]:
