@@ -64,12 +64,12 @@ def serve(client: socket.socket, target: int, seed: int) -> None:
         return
     server.settimeout(60)
     try:
-        why = relay(client, server, random.Random(seed))
+        reason = relay(client, server, random.Random(seed))
     except OSError:
-        why = "closed"
+        reason = "closed"
     cut(client, server)
-    if why != "closed":
-        sys.stdout.write(f"{why}\n")
+    if reason != "closed":
+        sys.stdout.write(f"{reason}\n")
         sys.stdout.flush()
 
 

@@ -485,7 +485,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "store": options.store, "tasks": options.tasks, "workers": options.workers, "seconds": round(seconds, 1),
             **storm.counts, "commits": phases["commit", "accepted"], "refused_commits": phases["commit", "refused"],
             "unknown_commits": phases["commit", "unknown"], "claims": phases["claim", "accepted"],
-            **{f"cut_{why}": n for why, n in cut.items()}, "unreadable": len(unreadable), "lacking": len(lacking),
+            **{f"cut_{reason}": n for reason, n in cut.items()}, "unreadable": len(unreadable), "lacking": len(lacking),
             "fails": phases["fail", "accepted"], "locked": errors.count("database is locked"), "broken": broken[:20],
         }  # fmt: skip
 

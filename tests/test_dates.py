@@ -169,7 +169,7 @@ def test_a_column_is_read_like_single_values() -> None:
     found = read_column(pd.Series([v for v, _ in readable] + ["soon", None], dtype=object))
     assert [str(d) for d in found.days[:-2]] == [d for _, d in readable]
     assert np.isnat(found.days[-2:]).all()
-    assert sorted(found.why) == [len(readable), len(readable) + 1]
+    assert sorted(found.reason) == [len(readable), len(readable) + 1]
 
 
 def test_a_column_with_a_time_zone_keeps_its_days() -> None:
@@ -211,8 +211,8 @@ def test_the_order_of_day_and_month_is_derived_from_the_column(
     found = read_column(pd.Series(texts))
     assert found.year_last == order
     if days is None:
-        assert sorted(found.why) == list(range(len(texts)))
-        assert all("either number could be the month" in why for why in found.why.values())
+        assert sorted(found.reason) == list(range(len(texts)))
+        assert all("either number could be the month" in reason for reason in found.reason.values())
     else:
         assert [str(d) for d in found.days] == days
 

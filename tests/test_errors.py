@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from rollforge.errors import LONGEST_MESSAGE, ConfigError, DataError, ExpressionError, RollforgeError, nearest, shown
+from rollforge.errors import MAX_MESSAGE_LENGTH, ConfigError, DataError, ExpressionError, RollforgeError, nearest, shown
 from rollforge.expressions.expression import parse
 
 
 def test_a_long_message_keeps_its_beginning_and_its_end() -> None:
     message = str(DataError(f"{'x' * 10**6!r} is not a size. Write it as 512M."))
-    assert len(message) <= LONGEST_MESSAGE
+    assert len(message) <= MAX_MESSAGE_LENGTH
     assert message.startswith("'xxx")
     assert "omitted" in message
     assert message.endswith("is not a size. Write it as 512M.")
@@ -32,8 +32,8 @@ def test_line_breaks_in_a_message_are_kept() -> None:
 def test_the_path_of_an_error_is_bounded_too() -> None:
     error = ConfigError("y" * 10**6, path="x" * 10**6)
     assert len(error.path) <= 300
-    assert len(error.message) <= LONGEST_MESSAGE
-    assert len(str(error)) <= LONGEST_MESSAGE
+    assert len(error.message) <= MAX_MESSAGE_LENGTH
+    assert len(str(error)) <= MAX_MESSAGE_LENGTH
 
 
 def test_an_error_in_a_long_expression_shows_its_position() -> None:

@@ -503,7 +503,7 @@ def test_deeply_nested_tuples_are_refused() -> None:
 
 def test_the_size_of_a_tuple_includes_its_tuples(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each value counts as often as hashing visits it."""
-    monkeypatch.setattr(safe_pickle, "_MOST_IN_A_TUPLE", 12)
+    monkeypatch.setattr(safe_pickle, "_MAX_TUPLE_LENGTH", 12)
     inner = (1, 2, 3, 4)
     assert safe_pickle.loads(pickle.dumps((inner, inner, 5))) == (inner, inner, 5)  # 3 of its own and 2 x 4
     assert safe_pickle.loads(pickle.dumps((inner, inner, 5, 6))) == (inner, inner, 5, 6)

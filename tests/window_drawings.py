@@ -18,7 +18,7 @@ from rollforge.generate.base import copy_task
 from rollforge.generate.label_horizon import task_horizon
 from rollforge.generate.segments import days_text, intervals
 from rollforge.generate.task_view import TaskView
-from rollforge.generators import Entry, build_generators, generate_entries, grid_entry, rolling_entry
+from rollforge.generators import GeneratorEntry, build_generators, generate_entries, grid_entry, rolling_entry
 
 PAGE = Path(__file__).parents[1] / "docs" / "windows.md"
 DAYS = pd.bdate_range("2024-01-01", "2024-03-29")
@@ -71,7 +71,7 @@ def drawing(settings: Mapping[str, Any], task: dict[str, Any], *, label: bool = 
 
 
 def _tasks(settings: Mapping[str, Any], task: dict[str, Any]) -> list[tuple[str, Any]]:
-    entries: list[Entry] = []
+    entries: list[GeneratorEntry] = []
     if settings.get("grid"):
         entries.append(grid_entry(settings["grid"]))
     entries += generate_entries(settings.get("generate"))
@@ -83,14 +83,14 @@ def _tasks(settings: Mapping[str, Any], task: dict[str, Any]) -> list[tuple[str,
     return list(named)
 
 
-def _on_days(entry: Entry) -> Entry:
+def _on_days(entry: GeneratorEntry) -> GeneratorEntry:
     """Give a generator the days of the page instead of those of a data folder."""
     import rollforge.generate
 
     config = dict(entry.config)
     if "calendar" in inspect.signature(getattr(rollforge.generate, config["class"])).parameters:
         config["kwargs"] = {**config.get("kwargs", {}), "calendar": DAYS}
-    return Entry(config, entry.place, entry.arguments, entry.only_argument)
+    return GeneratorEntry(config, entry.place, entry.arguments, entry.only_argument)
 
 
 def _without_embargo(settings: Mapping[str, Any]) -> dict[str, Any]:

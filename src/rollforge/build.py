@@ -75,10 +75,10 @@ def import_module(module_path: str, where: str = "") -> ModuleType:
     except ModuleNotFoundError as exc:
         if exc.name is None or not (module_path == exc.name or module_path.startswith(exc.name + ".")):
             is_missing = exc.name is not None and not qlib_imports.is_qlib(exc.name)
-            told = (
+            problem = (
                 f"needs {exc.name!r}, which is not installed." if is_missing else f"cannot be imported: {describe(exc)}"
             )
-            raise MissingCode(f"The module {module_path!r} {told}", path=where) from exc
+            raise MissingCode(f"The module {module_path!r} {problem}", path=where) from exc
         ours = {s for sources in MODULES.values() for s in sources if s.startswith("rollforge.")}
         rooms = {s.rpartition(".")[0] for s in ours}
         raise MissingCode(
@@ -163,10 +163,10 @@ def _locate_in_qlib(name: str, module_path: str, where: str) -> Callable[..., ob
         is_missing = (
             isinstance(exc, ModuleNotFoundError) and exc.name is not None and not qlib_imports.is_qlib(exc.name)
         )
-        told = (
+        problem = (
             f"pyqlib's module {module_path!r} needs {exc.name!r}, which is not installed." if is_missing else str(exc)
         )
-        raise MissingCode(told, path=where) from exc
+        raise MissingCode(problem, path=where) from exc
     return found
 
 

@@ -64,7 +64,7 @@ _TOKEN = re.compile(
 """Tokens recognized by their prefix: GitHub, GitLab, Hugging Face, Slack and others, and JSON web tokens."""
 _CODED_NAME = re.compile(r"([?&;#])([\w.-]{0,64}%[\w.%-]{1,64})=[^&;\s'\"<>]+")
 _WORD = re.compile(r"[^\s'\"<>]+")
-_MOST_CODED = 3
+_MAX_DECODINGS = 3
 """Maximum number of nested percent-encodings."""
 _BEARER = re.compile(r"(?i)\b(?P<name>bearer|basic)\s+[A-Za-z0-9._~+/=-]{8,}")
 _known: set[str] = set()
@@ -139,7 +139,7 @@ def _mask_coded_name(found: re.Match[str]) -> str:
 def _mask_coded(found: re.Match[str]) -> str:
     """Return a percent-encoded word, decoded and masked if the decoded text contains a secret."""
     word = plain = found[0]
-    for _ in range(_MOST_CODED):
+    for _ in range(_MAX_DECODINGS):
         if "%" not in plain or (decoded := unquote(plain)) == plain:
             break
         plain = decoded

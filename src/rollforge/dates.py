@@ -51,7 +51,7 @@ ONE_DAY = np.timedelta64(1, "D")
 FIRST_DAY, LAST_DAY = np.datetime64("1678-01-01"), np.datetime64("2261-12-31")
 """The years that pandas can represent in nanoseconds. Trading days are within them; an open end can be outside."""
 
-_MOST_HOURS = 15  # in use are -12 to +14, and historically up to 15:13
+_MAX_OFFSET_HOURS = 15  # in use are -12 to +14, and historically up to 15:13
 
 _MONTHS = tuple(calendar.month_name[i].lower() for i in range(1, 13))  # import time: the locale is "C"
 _NAME = r"(?P<name>[a-z]{3,9})\.?"
@@ -239,7 +239,7 @@ class DayColumn(NamedTuple):
     """Seconds since midnight, as written; 0 without a time."""
     utc: NDArray[np.bool_]
     """Rows whose time is in UTC, so the exchange's own day can differ."""
-    why: dict[int, str]
+    reason: dict[int, str]
     """Row -> reason why its value is not a day."""
     year_last: str = ""
     """``day first`` or ``month first``, if the column has the year last and some of its values determine the order."""
@@ -273,8 +273,8 @@ def read_column(values: pd.Series | Sequence[Any]) -> DayColumn:
         else:
             days[i], seconds[i], utc_days[i] = moment.day, moment.seconds, moment.offset == 0
     place = np.where(place < 0, len(known), place)
-    why = {int(row): reasons[int(place[row])] for row in np.flatnonzero(np.isin(place, list(reasons)))}
-    return DayColumn(days[place], seconds[place], utc_days[place], why, order)
+    reason = {int(row): reasons[int(place[row])] for row in np.flatnonzero(np.isin(place, list(reasons)))}
+    return DayColumn(days[place], seconds[place], utc_days[place], reason, order)
 
 
 def _order(values: Sequence[object]) -> str:
@@ -332,7 +332,7 @@ def _date(value: dt.date) -> Moment:
     if not 1 <= value.year <= 9999:
         raise _Unreadable(f"{value} is outside the years 1 to 9999.")
     offset = value.utcoffset()
-    if offset is not None and abs(offset) >= dt.timedelta(hours=_MOST_HOURS + 1):
+    if offset is not None and abs(offset) >= dt.timedelta(hours=_MAX_OFFSET_HOURS + 1):
         raise _Unreadable(f"{value} has a UTC offset that does not exist. {_HOW}")
     seconds = value.hour * 3600 + value.minute * 60 + value.second + value.microsecond / 1e6
     return Moment(
@@ -398,7 +398,7 @@ def _offset(parts: dict[str, str | None], text: str) -> float | None:
         return 0.0 if zone.upper() in ("Z", "UTC", "GMT") else None
     digits = zone[1:].replace(":", "").ljust(4, "0")
     hours, minutes = int(digits[:2]), int(digits[2:])
-    if hours > _MOST_HOURS or minutes > 59:
+    if hours > _MAX_OFFSET_HOURS or minutes > 59:
         raise _Unreadable(f"{text!r} has a UTC offset that does not exist. {_HOW}")
     return float((hours * 60 + minutes) * (-1 if zone[0] == "-" else 1))
 

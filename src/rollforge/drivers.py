@@ -247,8 +247,8 @@ class Drivers:
         if driver.origin:
             lacking = [m for m in self._methods if not callable(getattr(found, m, None))]
             if not isinstance(found, type) or lacking:
-                why = f"it has no {lacking[0]}()" if isinstance(found, type) else "it is not a class"
-                raise ConfigError(f"{where} is not a {self.noun}: {why}.")
+                reason = f"it has no {lacking[0]}()" if isinstance(found, type) else "it is not a class"
+                raise ConfigError(f"{where} is not a {self.noun}: {reason}.")
         self._used.add(driver.scheme)
         return found
 

@@ -1,7 +1,7 @@
 """The error classes. Each message says what was wrong, where, and what to do.
 
 All errors derive from :class:`RollforgeError`. Each also derives from the builtin that a caller would expect, so
-``except LookupError`` or ``except ValueError`` works. Messages are at most :data:`LONGEST_MESSAGE` characters long and
+``except LookupError`` or ``except ValueError`` works. Messages are at most :data:`MAX_MESSAGE_LENGTH` characters long and
 contain only printable characters, whatever value caused the error.
 """
 
@@ -13,7 +13,7 @@ import reprlib
 from collections.abc import Iterable
 
 __all__ = [
-    "LONGEST_MESSAGE",
+    "MAX_MESSAGE_LENGTH",
     "ArtifactNotFound",
     "ArtifactUnreadable",
     "BuildError",
@@ -56,10 +56,10 @@ __all__ = [
     "with_article",
 ]
 
-LONGEST_MESSAGE = 1900
+MAX_MESSAGE_LENGTH = 1900
 """Maximum length of an error message, in characters. The middle of a longer message is omitted."""
 _TAIL = 600  # the end says what to do
-_LONGEST_NAME, _MOST_NAMES = 100, 10_000  # comparing names costs the square of their length
+_MAX_NAME_LENGTH, _MAX_NAMES = 100, 10_000  # comparing names costs the square of their length
 
 
 def printable(text: str) -> str:
@@ -77,7 +77,7 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
-def excerpt(text: str, limit: int = LONGEST_MESSAGE, *, tail: int = 0) -> str:
+def excerpt(text: str, limit: int = MAX_MESSAGE_LENGTH, *, tail: int = 0) -> str:
     """Return `text` with its middle omitted if it is longer than `limit`, and with unprintable characters escaped.
 
     Parameters
@@ -144,9 +144,9 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     ''
     """
     name = str(name)
-    if len(name) > _LONGEST_NAME:
+    if len(name) > _MAX_NAME_LENGTH:
         return ""
-    names = sorted({str(a)[: _LONGEST_NAME + 1] for a in itertools.islice(allowed, _MOST_NAMES)})
+    names = sorted({str(a)[: _MAX_NAME_LENGTH + 1] for a in itertools.islice(allowed, _MAX_NAMES)})
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if not close:  # a difference in case only is the most common typo
         close = [a for a in names if a.lower() == name.lower()]
@@ -181,7 +181,7 @@ class RollforgeError(Exception):
     Parameters
     ----------
     message : str
-        What was wrong, which value, where, and what to do. It is shortened to :data:`LONGEST_MESSAGE` characters, and
+        What was wrong, which value, where, and what to do. It is shortened to :data:`MAX_MESSAGE_LENGTH` characters, and
         unprintable characters are escaped.
     """
 

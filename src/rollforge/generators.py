@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from rollforge.generate.base import TaskGen
     from rollforge.generate.sequence import Named
 
-__all__ = ["Entry", "Listed", "build_generators", "generate_entries", "grid_entry", "rolling_entry"]
+__all__ = ["GeneratorEntry", "ListedGenerator", "build_generators", "generate_entries", "grid_entry", "rolling_entry"]
 
 _MODULE = "rollforge.generate"
 _KEYS = ("class", "module_path", "kwargs")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class GeneratorEntry:
     """A generator as a workflow describes it."""
 
     config: Document
@@ -52,19 +52,19 @@ def _inside(path: str, place: str) -> bool:
     return path == place or path.startswith(f"{place}.")
 
 
-def grid_entry(values: Document) -> Entry:
+def grid_entry(values: Document) -> GeneratorEntry:
     """Return the generator of the section ``grid``."""
-    return Entry({"class": "GridGen", "kwargs": {"values": values}}, "grid", "grid", only_argument="values")
+    return GeneratorEntry({"class": "GridGen", "kwargs": {"values": values}}, "grid", "grid", only_argument="values")
 
 
-def rolling_entry(arguments: Document, form: Literal["qlib", "rollforge"]) -> Entry:
+def rolling_entry(arguments: Document, form: Literal["qlib", "rollforge"]) -> GeneratorEntry:
     """Return the generator of the section ``rolling``."""
     # In Qlib's format a window's backtest keeps the days of the file; in Rollforge's format it has its own.
     kwargs = {"trunc_days": None, "roll_backtest": form == "rollforge", **arguments}
-    return Entry({"class": "RollingGen", "kwargs": kwargs}, "rolling", "rolling")
+    return GeneratorEntry({"class": "RollingGen", "kwargs": kwargs}, "rolling", "rolling")
 
 
-def generate_entries(section: object, name: str = "generate") -> tuple[Entry, ...]:
+def generate_entries(section: object, name: str = "generate") -> tuple[GeneratorEntry, ...]:
     """Return the generators of the section ``generate``, or of the section called `name`.
 
     An entry is the name of a generator, ``{NAME: ARGUMENTS}``, or ``{class: …, module_path: …, kwargs: …}``.
@@ -81,9 +81,9 @@ def generate_entries(section: object, name: str = "generate") -> tuple[Entry, ..
     return tuple(_entry(one, f"{name}.{i}") for i, one in enumerate(section))
 
 
-def _entry(given: object, place: str) -> Entry:
+def _entry(given: object, place: str) -> GeneratorEntry:
     if isinstance(given, str):
-        return Entry({"class": given}, place, place)
+        return GeneratorEntry({"class": given}, place, place)
     if not isinstance(given, Mapping) or not given:
         raise ConfigError(
             f"must be the name of a generator, {{NAME: ARGUMENTS}}, or {{class: …, module_path: …, kwargs: …}}; "
@@ -96,7 +96,7 @@ def _entry(given: object, place: str) -> Entry:
             raise ConfigError(
                 f"unknown key.{nearest(str(unknown), _KEYS)} Allowed: {', '.join(_KEYS)}.", path=f"{place}.{unknown}"
             )
-        return Entry(given, place, f"{place}.kwargs")
+        return GeneratorEntry(given, place, f"{place}.kwargs")
     if len(given) > 1:
         raise ConfigError(
             f"names several generators: {', '.join(map(str, given))}. Write each as an entry of its own, with '- '.",
@@ -105,15 +105,15 @@ def _entry(given: object, place: str) -> Entry:
     ((name, arguments),) = given.items()
     if arguments is not None and not isinstance(arguments, Mapping):
         raise ConfigError(f"must be a mapping of arguments, found {shown(arguments)}.", path=f"{place}.{name}")
-    return Entry({"class": name, "kwargs": arguments or {}}, place, f"{place}.{name}")
+    return GeneratorEntry({"class": name, "kwargs": arguments or {}}, place, f"{place}.{name}")
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedGenerator:
     """A generator of a workflow, and where it is described."""
 
     generator: TaskGen
-    entry: Entry
+    entry: GeneratorEntry
 
     @property
     def name(self) -> str:
@@ -140,7 +140,7 @@ class Listed:
             raise BuildError(f"the generator {self.name} failed: {describe(exc)}", path=self.entry.place) from exc
 
 
-def build_generators(entries: Sequence[Entry], form: Literal["qlib", "rollforge"]) -> list[Listed]:
+def build_generators(entries: Sequence[GeneratorEntry], form: Literal["qlib", "rollforge"]) -> list[ListedGenerator]:
     """Return the generators that `entries` describe.
 
     In Rollforge's own format, a ``RollingGen`` purges its windows (``trunc_days: auto``) and moves their backtests
@@ -151,7 +151,7 @@ def build_generators(entries: Sequence[Entry], form: Literal["qlib", "rollforge"
     ConfigError
         If one cannot be built, or if several make windows.
     """
-    made = [Listed(_built(entry, form), entry) for entry in entries]
+    made = [ListedGenerator(_built(entry, form), entry) for entry in entries]
     windows = [one for one in made if one.generator.only_windows]
     if len(windows) > 1:
         first, second = windows[:2]
@@ -162,7 +162,7 @@ def build_generators(entries: Sequence[Entry], form: Literal["qlib", "rollforge"
     return made
 
 
-def _built(entry: Entry, form: str) -> Any:
+def _built(entry: GeneratorEntry, form: str) -> Any:
     from rollforge.generate.base import TaskGen
     from rollforge.generate.rolling import RollingGen
 
@@ -186,7 +186,7 @@ def _built(entry: Entry, form: str) -> Any:
         raise BuildError(f"the generator {name} cannot be built: {describe(exc)}", path=entry.place) from exc
 
 
-def _check_name(entry: Entry) -> None:
+def _check_name(entry: GeneratorEntry) -> None:
     """Check that a generator without a module is one of Rollforge's."""
     from rollforge import generate
     from rollforge.generate.base import TaskGen
@@ -205,6 +205,6 @@ def _check_name(entry: Entry) -> None:
     )
 
 
-def _relocated(exc: ConfigError, entry: Entry) -> ConfigError:
+def _relocated(exc: ConfigError, entry: GeneratorEntry) -> ConfigError:
     place = entry.locate(exc.path)
     return exc if place == exc.path else type(exc)(exc.message, path=place)

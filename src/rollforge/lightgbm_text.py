@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 __all__ = ["check_model_text"]
 
 _HEADER = ("num_class", "num_tree_per_iteration", "max_feature_idx", "objective", "tree_sizes")
-_MOST_LINES = 22
+_MAX_LINES = 22
 """LightGBM reads at most this many lines of a tree, and ignores the rest."""
 _INT = rb"-?[0-9]{1,10}"
 _FLOAT = (
@@ -109,7 +109,7 @@ def _fields(block: bytes, number: int) -> dict[bytes, bytes]:
     place = 0
     while block[place : place + 1] != b"\n":
         line = _LINE.match(block, place)
-        if line is None or line[1] in found or len(found) == _MOST_LINES:
+        if line is None or line[1] in found or len(found) == _MAX_LINES:
             _refuse(f"tree {number} has an invalid line")
         else:
             found[line[1]] = line[2]

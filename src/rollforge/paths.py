@@ -9,7 +9,7 @@ from rollforge.errors import ConfigError, shown
 
 __all__ = ["RESERVED", "read_path", "unfit_name"]
 
-_LONGEST_NAME, _LONGEST_PATH = 255, 4095
+_MAX_NAME_LENGTH, _MAX_PATH_LENGTH = 255, 4095
 """In bytes: the limit of Linux, macOS and their file systems."""
 
 RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)), *(f"lpt{i}" for i in range(10))])
@@ -34,8 +34,8 @@ def unfit_name(name: str) -> str:
         return "it begins or ends with a space, or ends with a dot"
     if name.lower() in RESERVED:
         return "Windows reserves it for a device"
-    if len(os.fsencode(name)) > _LONGEST_NAME:
-        return f"it has more than {_LONGEST_NAME} bytes"
+    if len(os.fsencode(name)) > _MAX_NAME_LENGTH:
+        return f"it has more than {_MAX_NAME_LENGTH} bytes"
     return ""
 
 
@@ -78,9 +78,10 @@ def read_path(given: str | os.PathLike[str], name: str = "") -> Path:
         whole = os.fsencode(path)
     except UnicodeEncodeError:
         raise ConfigError(f"{shown(text)} cannot be a path: it contains an unpaired surrogate.", path=name) from None
-    if len(whole) > _LONGEST_PATH or any(len(part) > _LONGEST_NAME for part in whole.split(os.fsencode(os.sep))):
+    if len(whole) > _MAX_PATH_LENGTH or any(len(part) > _MAX_NAME_LENGTH for part in whole.split(os.fsencode(os.sep))):
         raise ConfigError(
-            f"{shown(text)} cannot be a path: a name has at most {_LONGEST_NAME} bytes, and a path at most {_LONGEST_PATH}.",
+            f"{shown(text)} cannot be a path: a name has at most {_MAX_NAME_LENGTH} bytes, and a path at most "
+            f"{_MAX_PATH_LENGTH}.",
             path=name,
         )
     return path

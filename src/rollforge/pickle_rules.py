@@ -77,9 +77,9 @@ def are_integers(*values: object) -> bool:
     return all(type(v) is int for v in values)
 
 
-_MOST_OF_A_HASH = 500
-_MOST_IN_A_KEY = 1_000
-_LARGEST_IN_A_KEY = 10_000
+_MAX_HASHED = 500
+_MAX_KEY_ITEMS = 1_000
+_MAX_KEY_BYTES = 10_000
 """Bits of an integer in a key."""
 
 
@@ -92,15 +92,15 @@ def _checked_key(key: object) -> object:
     while waiting:
         values = waiting.pop()
         count += len(values)
-        if count > _MOST_IN_A_KEY:
-            raise ValueError(f"a key in it consists of more than {_MOST_IN_A_KEY:,} values")
+        if count > _MAX_KEY_ITEMS:
+            raise ValueError(f"a key in it consists of more than {_MAX_KEY_ITEMS:,} values")
         for value in values:
             if isinstance(value, (tuple, frozenset)):
                 waiting.append(value)
             elif isinstance(value, (range, slice)):
                 waiting.append((value.start, value.stop, value.step))
             elif type(value) is int:
-                need(value.bit_length() <= _LARGEST_IN_A_KEY, "a very large integer as a key")
+                need(value.bit_length() <= _MAX_KEY_BYTES, "a very large integer as a key")
             else:
                 need(not hasattr(value, "construct_array_type"), "a dtype of pandas as a key")
     return key
@@ -120,5 +120,5 @@ def count_hashes(keys: Iterable[object], seen: Counter[int]) -> None:
     numbers = [hash(_checked_key(key)) for key in keys if type(key) not in (str, bytes)]
     if numbers:
         seen.update(numbers)
-        if max(map(seen.__getitem__, set(numbers))) > _MOST_OF_A_HASH:
-            raise ValueError(f"more than {_MOST_OF_A_HASH} keys in it have the same hash")
+        if max(map(seen.__getitem__, set(numbers))) > _MAX_HASHED:
+            raise ValueError(f"more than {_MAX_HASHED} keys in it have the same hash")

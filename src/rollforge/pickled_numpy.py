@@ -10,7 +10,7 @@ from rollforge.pickle_rules import Pending, Rule, are_integers, need
 
 __all__ = ["numpy_rule"]
 
-_LARGEST_ITEM = 2**20
+_MAX_ITEM_SIZE = 2**20
 _TYPE_CODE = re.compile(r"[?a-zA-Z]\d{0,7}|[a-z]+\d{0,3}")
 
 
@@ -25,7 +25,7 @@ def _dtype(code: Any, *_: Any) -> Pending:
         else:
             need(isinstance(state, tuple) and len(state) >= 8, "a dtype with an unknown state")
             made = _dtype_with(code, state)
-        need(made.itemsize <= _LARGEST_ITEM, "a dtype of a very large item")
+        need(made.itemsize <= _MAX_ITEM_SIZE, "a dtype of a very large item")
         return made
 
     return Pending(finish)
@@ -47,7 +47,7 @@ def _dtype_with(code: str, state: tuple[Any, ...]) -> Any:
                 isinstance(p, tuple) and isinstance(p[0], np.dtype) and are_integers(p[1]) and not p[0].names
                 for p in parts
             )
-            and 0 < size <= _LARGEST_ITEM,
+            and 0 < size <= _MAX_ITEM_SIZE,
             "a dtype with unknown fields",
         )
         made: Any = np.dtype(

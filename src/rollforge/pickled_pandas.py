@@ -93,13 +93,13 @@ def _frame_columns(blocks: _Blocks) -> dict[int, Any]:
     return found
 
 
-_MOST_ATTRIBUTES = 10_000
+_MAX_ATTRIBUTES = 10_000
 
 
 def _with_flags(value: Any, state: dict[str, Any]) -> Any:
     attrs, flags = state.get("attrs") or {}, state.get("_flags") or {}
     need(type(attrs) is dict and type(flags) is dict, "a frame with unknown attributes")
-    need(count_values(attrs, _MOST_ATTRIBUTES) <= _MOST_ATTRIBUTES, "a frame with very many attributes")
+    need(count_values(attrs, _MAX_ATTRIBUTES) <= _MAX_ATTRIBUTES, "a frame with very many attributes")
     value.attrs = attrs
     if flags.get("allows_duplicate_labels") is False:
         value.flags.allows_duplicate_labels = False

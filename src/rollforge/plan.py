@@ -23,11 +23,11 @@ from rollforge.errors import (
     shown,
 )
 from rollforge.generate.checks import Leakage, read_leakage, refuse_leaks
-from rollforge.generators import Entry, Listed, build_generators, grid_entry, rolling_entry
+from rollforge.generators import GeneratorEntry, ListedGenerator, build_generators, grid_entry, rolling_entry
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
 from rollforge.session import Session, using
 from rollforge.task import Definition, Document, digest
-from rollforge.workflow import Template, Workflow, place_of
+from rollforge.workflow import Template, Workflow, location_of
 from rollforge.yaml12 import line_of
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def make_plan(workflow: Workflow, *, limit: int | None = None, leakage: str | No
         If there is a leak, unless `leakage` is ``warn`` or ``off``.
     """
     mode = workflow.leakage if leakage is None else read_leakage(leakage)
-    with _placing(workflow), using(workflow.session):
+    with _with_locations(workflow), using(workflow.session):
         made = _make_plan(workflow, limit, mode)
     if mode is Leakage.ERROR:
         refuse_leaks(made.checks)
@@ -117,26 +117,26 @@ def workflow_ensembles(workflow: Workflow, *, models: int = 1, windows: int = 1)
     """
     from rollforge.collect.combine import build_ensembles
 
-    with _placing(workflow), using(workflow.session):
+    with _with_locations(workflow), using(workflow.session):
         return build_ensembles(workflow.ensemble, models=models, windows=windows)
 
 
 @contextlib.contextmanager
-def _placing(workflow: Workflow) -> Iterator[None]:
+def _with_locations(workflow: Workflow) -> Iterator[None]:
     """Add the file and the line to the errors of a workflow."""
     try:
         yield
-    except Mistakes as exc:
-        listed = "\n".join(f"  {_placed(one, workflow)}" for one in exc.found)
+    except ConfigErrors as exc:
+        listed = "\n".join(f"  {_located(one, workflow)}" for one in exc.found)
         raise ConfigError(f"{workflow.path} has {counted(len(exc.found), 'mistake')}:\n{listed}") from exc
     except ConfigError as exc:
-        placed = _placed(exc, workflow)
+        placed = _located(exc, workflow)
         if placed == str(exc) or str(exc).startswith(f"{workflow.path}, "):
             raise
         raise type(exc)(f"{workflow.path}, {placed}") from exc
 
 
-def _placed(exc: RollforgeError, workflow: Workflow) -> str:
+def _located(exc: RollforgeError, workflow: Workflow) -> str:
     """Add the line in the file to an error, and advice if the missing module is next to the file."""
     line = line_of(exc.path, workflow.lines) if isinstance(exc, ConfigError) else ""
     missing = exc.__cause__.name if isinstance(exc.__cause__, ModuleNotFoundError) else None
@@ -269,20 +269,20 @@ def _values(node: object, name: str) -> Iterator[object]:
             yield from _values(value, name)
 
 
-def _entries(workflow: Workflow) -> list[Entry]:
+def _entries(workflow: Workflow) -> list[GeneratorEntry]:
     """Return the workflow's generators in the order in which they are applied."""
     grid = [grid_entry(workflow.grid)] if workflow.grid else []
     rolling = [rolling_entry(workflow.rolling, workflow.form)] if workflow.rolling is not None else []
     return [*grid, *workflow.generate, *rolling]
 
 
-def _split(generators: Sequence[Listed]) -> tuple[Sequence[Listed], Sequence[Listed]]:
+def _split(generators: Sequence[ListedGenerator]) -> tuple[Sequence[ListedGenerator], Sequence[ListedGenerator]]:
     """Return the generators up to the last one that makes models, and those after it, which only make windows."""
     last = max((i for i, one in enumerate(generators) if not one.generator.only_windows), default=-1)
     return generators[: last + 1], generators[last + 1 :]
 
 
-def _applied(listed: Listed, tasks: list[Named], template: Template) -> list[Named]:
+def _applied(listed: ListedGenerator, tasks: list[Named], template: Template) -> list[Named]:
     """Return what a generator makes of tasks of a template."""
     try:
         return listed.apply(tasks)
@@ -294,7 +294,7 @@ def _applied(listed: Listed, tasks: list[Named], template: Template) -> list[Nam
         raise type(exc)(exc.message, path=f"{template.place(part)}.{rest}".rstrip(".")) from exc
 
 
-def _variants(workflow: Workflow, generators: Sequence[Listed]) -> list[Template]:
+def _variants(workflow: Workflow, generators: Sequence[ListedGenerator]) -> list[Template]:
     """Return all models of the workflow's ``models`` and `generators`, with distinct names, after inexpensive checks."""
     from rollforge.generate.naming import variant
 
@@ -315,7 +315,7 @@ def _variants(workflow: Workflow, generators: Sequence[Listed]) -> list[Template
     return made
 
 
-def _check_distinct(tasks: Sequence[Document], names: Sequence[str], generators: Sequence[Listed]) -> None:
+def _check_distinct(tasks: Sequence[Document], names: Sequence[str], generators: Sequence[ListedGenerator]) -> None:
     """Raise an error if a generator undoes what an earlier one did, so that two models are the same."""
     makers = [one for one in generators if not one.generator.only_windows]
     first: dict[str, str] = {}
@@ -349,7 +349,7 @@ def check_buildable(
     Raises
     ------
     RollforgeError
-        The error, or :class:`Mistakes` if there are several.
+        The error, or :class:`ConfigErrors` if there are several.
     """
     found: list[RollforgeError] = []
     resolved = resolve_references(template)
@@ -361,7 +361,7 @@ def check_buildable(
             where = place("reweighter")
             _attempt(found, where, lambda: build(resolved["reweighter"], kind=REWEIGHTER, where=where))
     if len(found) > 1:
-        raise Mistakes(found)
+        raise ConfigErrors(found)
     if found:
         raise found[0]
 
@@ -406,7 +406,7 @@ def _without_path(exc: RollforgeError) -> str:
     return str(exc).removeprefix(f"{exc.path}: ") if isinstance(exc, ConfigError) else str(exc)
 
 
-class Mistakes(ConfigError):
+class ConfigErrors(ConfigError):
     """Several errors in one task."""
 
     def __init__(self, found: Sequence[RollforgeError]) -> None:
@@ -423,7 +423,7 @@ def _checked_dataset(config: object, where: str) -> object:
         try:
             handler.check()
         except ConfigError as exc:  # its path is relative to the handler's arguments
-            place = f"{where}.{place_of(exc.path, config)}".rstrip(".")
+            place = f"{where}.{location_of(exc.path, config)}".rstrip(".")
             if exc.path.startswith(where):
                 raise
             located = type(exc)(exc.message, path=place)

@@ -74,12 +74,12 @@ def _also(module: str) -> Mapping[str, tuple[str, str]]:
     return found
 
 
-def _placed(module: str, name: str) -> str | None:
+def _table_entry(module: str, name: str) -> str | None:
     """Return Rollforge's ``module:name`` or a key of REASONS; None if Qlib's module has no such name."""
     if name in _own(module):
         return _own(module)[name]
     if name in _also(module):
-        return _placed(*_also(module)[name])
+        return _table_entry(*_also(module)[name])
     return _uncovered(module)
 
 
@@ -101,7 +101,7 @@ def target(module: str, name: str) -> str | None:
     >>> target("qlib.contrib.data.handler", "DataHandlerLP")  # which Qlib's module has from another
     'rollforge.features.handler:DataHandlerLP'
     """
-    found = _placed(module, name)
+    found = _table_entry(module, name)
     return found if found is not None and found not in REASONS else None
 
 
@@ -124,7 +124,7 @@ def why_not(module: str, name: str = "") -> str:
     docs/compat.md lists what is covered."
     """
     path = f"{module}.{name}" if name else module
-    reason = _placed(module, name) or _uncovered(path)
+    reason = _table_entry(module, name) or _uncovered(path)
     if reason is not None and reason in REASONS:
         theirs = "pyqlib is not installed" if _top() is None else "the installed pyqlib has none"
         return f"{path} is not covered: {REASONS[reason]}, and {theirs}. {_GUIDE}"

@@ -213,10 +213,10 @@ def _resolve(module: str, name: str) -> Rule:
 # -- the reader --------------------------------------------------------------------------------------------------------
 
 _MARK = object()
-_MOST_STEPS = 20_000_000
-_MOST_IN_A_TUPLE = 5_000_000
-_DEEPEST_TUPLE = 500
-_DEEPEST = 100
+_MAX_STEPS = 20_000_000
+_MAX_TUPLE_LENGTH = 5_000_000
+_MAX_TUPLE_DEPTH = 500
+_MAX_DEPTH = 100
 """How deeply arrays of objects, deques and defaultdicts may be nested directly in each other. Freeing such a nest recurses
 in C and would crash the interpreter; Python bounds this recursion for its other containers."""
 _MADE_ANYWAY, _MADE_PER_BYTE = 2**26, 32
@@ -264,8 +264,8 @@ class _Reader:
     def read(self, data: bytes) -> object:
         self._left = _MADE_ANYWAY + _MADE_PER_BYTE * len(data)
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data), 1):
-            if count > _MOST_STEPS:
-                raise ValueError(f"it has more than {_MOST_STEPS:,} instructions")
+            if count > _MAX_STEPS:
+                raise ValueError(f"it has more than {_MAX_STEPS:,} instructions")
             name = opcode.name
             if name in _LITERALS:
                 self._stack.append(argument)
@@ -327,8 +327,8 @@ class _Reader:
         inner = [self._nests[id(v)] for v in values if id(v) in self._nests] if self._nests else []
         nest = self._nests.setdefault(id(target), _Nest(target))
         depth = 1 + max((n.depth for n in inner), default=0)
-        if depth > _DEEPEST or (depth > nest.depth and nest.inside):
-            raise ValueError(f"its containers are nested more than {_DEEPEST} deep, or contain themselves")
+        if depth > _MAX_DEPTH or (depth > nest.depth and nest.inside):
+            raise ValueError(f"its containers are nested more than {_MAX_DEPTH} deep, or contain themselves")
         nest.depth = max(depth, nest.depth)
         for n in inner:
             n.inside = True
@@ -348,10 +348,10 @@ class _Reader:
         if inner:
             known = [self._nested.get(id(v), (v, len(v), 1)) for v in inner]
             count, depth = len(made) + sum(k[1] for k in known), 1 + max(k[2] for k in known)
-            if count > _MOST_IN_A_TUPLE:
-                raise ValueError(f"it contains a tuple of more than {_MOST_IN_A_TUPLE:,} values")
-            if depth > _DEEPEST_TUPLE:
-                raise ValueError(f"its tuples are nested more than {_DEEPEST_TUPLE} deep")
+            if count > _MAX_TUPLE_LENGTH:
+                raise ValueError(f"it contains a tuple of more than {_MAX_TUPLE_LENGTH:,} values")
+            if depth > _MAX_TUPLE_DEPTH:
+                raise ValueError(f"its tuples are nested more than {_MAX_TUPLE_DEPTH} deep")
             self._nested[id(made)] = (made, count, depth)
         return made
 

@@ -425,7 +425,7 @@ def check_size(value: object, limit: Limit, what: str) -> None:
         size = sizes.of(value)
     except RecursionError:
         raise TaskNotSerializable(_TOO_DEEP) from None
-    except _Beyond:
+    except _LimitExceeded:
         size = limit.value + 1
     if size > limit.value:
         limit.refuse(f"{what} is larger than {limit.shown()}", error=TaskNotSerializable)
@@ -434,7 +434,7 @@ def check_size(value: object, limit: Limit, what: str) -> None:
 _TOO_DEEP = "This value is not plain data: it contains itself or is nested too deeply."
 
 
-class _Beyond(Exception):
+class _LimitExceeded(Exception):
     """The size exceeds the limit."""
 
 
@@ -446,7 +446,7 @@ class _Sizes:
         self._known: dict[int, tuple[int, object]] = {}
 
     def of(self, value: object) -> int:
-        """Return the size of `value`, or raise :class:`_Beyond` if the limit is exceeded."""
+        """Return the size of `value`, or raise :class:`_LimitExceeded` if the limit is exceeded."""
         if not isinstance(value, (Mapping, list, tuple)):
             return self._spent(_leaf(value))
         if id(value) not in self._known:
@@ -466,7 +466,7 @@ class _Sizes:
     def _spent(self, size: int) -> int:
         self._left -= size
         if self._left < 0:
-            raise _Beyond
+            raise _LimitExceeded
         return size
 
 

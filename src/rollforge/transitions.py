@@ -46,13 +46,13 @@ def committed(task: TaskRecord, result: object, status: Status, *, log: str, now
     )  # fmt: skip
 
 
-def given_back(task: TaskRecord, status: Status | None = None, why: str | None = None) -> TaskRecord:
+def given_back(task: TaskRecord, status: Status | None = None, reason: str | None = None) -> TaskRecord:
     """Return a running task after its worker has returned it, without counting an attempt.
 
-    Its status is the one from which it was claimed, or `status`; `why` says what the worker lacks.
+    Its status is the one from which it was claimed, or `status`; `reason` says what the worker lacks.
     """
     given = replace(task, status=status or task.stage_from, lease_until=None)
-    return given if why is None else replace(given, error=why, cause=Cause.UNFIT)
+    return given if reason is None else replace(given, error=reason, cause=Cause.UNFIT)
 
 
 def failed(task: TaskRecord, error: str, cause: Cause, *, attempts: int, log: str, now: float) -> TaskRecord:

@@ -28,7 +28,7 @@ from rollforge.errors import (
 )
 from rollforge.generate.checks import Leakage, read_leakage
 from rollforge.generate.naming import check_name
-from rollforge.generators import Entry, generate_entries
+from rollforge.generators import GeneratorEntry, generate_entries
 from rollforge.limits import LIMITS, parse_size, read_text
 from rollforge.paths import read_path, unfit_name
 from rollforge.plugins import load_plugins
@@ -39,7 +39,7 @@ from rollforge.task import Definition, Document
 from rollforge.trust import checked_plugins
 from rollforge.yaml12 import Lines, anchored_keys, line_of, read_yaml
 
-__all__ = ["Template", "Workflow", "load_workflow", "place_of"]
+__all__ = ["Template", "Workflow", "load_workflow", "location_of"]
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ class Workflow:
     """What happens if a leak is found."""
     models: tuple[Template, ...] = ()
     """The models of the section ``models``, each as a complete task."""
-    generate: tuple[Entry, ...] = ()
+    generate: tuple[GeneratorEntry, ...] = ()
     """The generators of the section ``generate`` (or ``generators``), applied after `grid` and before `rolling`."""
     ensemble: Any = None
     """What combines the predictions, see :func:`~rollforge.collect.combine.build_ensembles`; None for the default."""
@@ -401,7 +401,7 @@ def _overridden(base: object, over: object) -> Any:
     return over
 
 
-def _generate(document: Document) -> tuple[Entry, ...]:
+def _generate(document: Document) -> tuple[GeneratorEntry, ...]:
     """Return the generators of the section ``generate``, or of ``generators``."""
     listed = generate_entries(document.get("generators"), "generators")
     if listed and document.get("generate") is not None:
@@ -590,7 +590,7 @@ def _load_plugins(session: Session, file: Path, lines: Lines) -> None:
 
 def _checked_experiment(name: str) -> str:
     """Validate the name of an experiment, which becomes a folder. Slashes are allowed, because Qlib users have them."""
-    unfit = next((why for part in name.split("/") if (why := unfit_name(part))), "")
+    unfit = next((reason for part in name.split("/") if (reason := unfit_name(part))), "")
     if unfit:
         raise ConfigError(
             f"{shown(name)} cannot be the name of an experiment: {unfit}. The results are written to a "
@@ -600,7 +600,7 @@ def _checked_experiment(name: str) -> str:
     return name
 
 
-def place_of(path: str, config: object) -> str:
+def location_of(path: str, config: object) -> str:
     """Return the path in `config` that ends with `path`, or with the longest existing prefix of it; empty if there is none."""
     parts = path.split(".") if path else []
     for length in range(len(parts), 0, -1):

@@ -138,12 +138,12 @@ NOT_RESOLVED = {
 def test_imports_of_qlibs_repository_resolve(qlib_source: Path) -> None:
     """All of them, except those of reinforcement learning and two others, whose errors give the reason."""
     wanted = sorted(pair for pair in imports(qlib_source) if not pair[0].startswith("qlib.rl"))
-    missing = {pair: why for pair, why in resolve(wanted).items() if why is not None}
+    missing = {pair: reason for pair, reason in resolve(wanted).items() if reason is not None}
     assert len(wanted) >= 144
     assert set(missing) <= set(NOT_RESOLVED)
-    for pair, why in missing.items():
-        assert " is not covered: " in why
-        assert NOT_RESOLVED[pair] in why
+    for pair, reason in missing.items():
+        assert " is not covered: " in reason
+        assert NOT_RESOLVED[pair] in reason
 
 
 def test_the_table_knows_every_name_of_every_module_of_qlibs(qlib_source: Path) -> None:
@@ -170,9 +170,9 @@ def main() -> None:
         sys.exit("Name a checkout of Qlib's repository: QLIB_SOURCE=CHECKOUT")
     found = imports(Path(root))
     answers = resolve(sorted(found))
-    for (module, name), why in answers.items():
-        if why is not None:
-            print(f"{module} {name}: {why} [{', '.join(sorted(set(found[module, name])))}]")
+    for (module, name), reason in answers.items():
+        if reason is not None:
+            print(f"{module} {name}: {reason} [{', '.join(sorted(set(found[module, name])))}]")
     print(f"{sum(w is None for w in answers.values())} of {len(answers)} distinct imports resolve")
 
 

@@ -30,7 +30,7 @@ def left_out() -> dict[str, str]:
     section = section.partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", section, re.MULTILINE))
     three = int(pd.__version__.partition(".")[0]) >= 3
-    return {test: why for test, why in rows.items() if three or not why.startswith("with pandas 3")}
+    return {test: reason for test, reason in rows.items() if three or not reason.startswith("with pandas 3")}
 
 
 def is_left_out(test: str) -> bool:
@@ -98,7 +98,7 @@ def test_qlibs_own_tests_pass(file: str, request: pytest.FixtureRequest) -> None
     """Every test of a file, except for those that are excluded."""
     found = outcomes(request.getfixturevalue("workplace"), file)
     assert found, f"{file} has no tests"
-    wrong = {name: why for name, why in found.items() if why != "passed" and not is_left_out(name)}
-    assert not wrong, "\n\n".join(f"{name}: {why}" for name, why in wrong.items())
-    stale = {name for name, why in found.items() if why == "passed" and name in left_out()}
+    wrong = {name: reason for name, reason in found.items() if reason != "passed" and not is_left_out(name)}
+    assert not wrong, "\n\n".join(f"{name}: {reason}" for name, reason in wrong.items())
+    stale = {name for name, reason in found.items() if reason == "passed" and name in left_out()}
     assert not stale, f"docs/compat.md says that these stay out, but they pass: {sorted(stale)}"

@@ -38,7 +38,7 @@ TIMEOUT_FACTOR = 5
 """An input is interrupted after this multiple of the limit: the exception of a signal may be caught by the code."""
 MEMORY = 500 * 2**20
 """Bytes of memory that one input may add to the process."""
-LONGEST_MESSAGE = 2000
+MAX_MESSAGE_LENGTH = 2000
 CRASHES = Path(__file__).with_name("crashes")
 """Inputs that once broke a promise: ``crashes/TARGET/FILE``. Each is a test case."""
 
@@ -107,7 +107,7 @@ def _outcome(target: Target, data: bytes, folder: Path) -> Any:
 def check_message(exc: RollforgeError) -> str:
     """Return the message of an error, after checking that it is short and printable."""
     message = str(exc)
-    assert len(message) < LONGEST_MESSAGE, f"a message of {len(message)} characters"
+    assert len(message) < MAX_MESSAGE_LENGTH, f"a message of {len(message)} characters"
     assert all(c.isprintable() or c in "\n\t" for c in message), f"a message that cannot be printed: {message!a}"
     assert message.strip(), "an error without a message"
     return message

@@ -56,7 +56,7 @@ def _column(data: bytes, folder: Path) -> Any:
     found = read_column(text_of(data).split("\n"))
     read_column(pd.Series(np.frombuffer(data[: len(data) // 8 * 8], "<f8")))
     read_column(pd.Series(np.frombuffer(data[: len(data) // 8 * 8], "<i8")))
-    return found.why
+    return found.reason
 
 
 DAYS = [b"2015-06-30", b"2015/6/3", b"20150630", b"30 Jun 2015", b"Jun 30, 2015", b"2021-03-01 00:00:00+08:00",

@@ -380,7 +380,7 @@ def size_of(task: dict[str, Any]) -> int:
 
 @pytest.mark.slow
 def test_a_process_that_does_not_read_its_task_does_not_block_its_worker() -> None:
-    """If a task does not fit into the pipe to a stopped process, the rest is sent when the process continues; `give`
+    """If a task does not fit into the pipe to a stopped process, the rest is sent when the process continues; `assign`
     does not wait."""
     process = worker_process.WorkerProcess(Session(threads=1), Job("p", size_of))
 
@@ -393,11 +393,11 @@ def test_a_process_that_does_not_read_its_task_does_not_block_its_worker() -> No
         stopping.start()
         try:
             began = time.perf_counter()
-            process.give(TaskRecord(id="a", pool="p", definition={"text": text}, token=token), 1)
+            process.assign(TaskRecord(id="a", pool="p", definition={"text": text}, token=token), 1)
             assert time.perf_counter() - began < 10
         finally:
             stopping.cancel()
-        if process.taking:
+        if process.is_sending:
             assert process.outcome() is None
             send_signal(signal.SIGCONT)
         deadline = time.monotonic() + 60
@@ -410,7 +410,7 @@ def test_a_process_that_does_not_read_its_task_does_not_block_its_worker() -> No
         send_signal(signal.SIGSTOP)
         assert end_of("x" * 3_000_000, 2) == messages.Done(encode_result(3_000_000))
         send_signal(signal.SIGSTOP)
-        process.give(TaskRecord(id="a", pool="p", definition={"text": "x" * 3_000_000}, token=3), 1)
+        process.assign(TaskRecord(id="a", pool="p", definition={"text": "x" * 3_000_000}, token=3), 1)
     finally:
         began = time.perf_counter()
         process.end(0.5)  # does not wait either
@@ -445,7 +445,7 @@ def test_a_process_that_was_stopped_together_with_its_worker_is_not_killed(monke
     now = [0.0]
     monkeypatch.setattr(worker_process.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(worker_process, "process_is_stopped", lambda pid: True)
-    watch = worker_process.StoppedFor()
+    watch = worker_process.StopTimer()
     assert not watch.check(1)
     now[0] += 3600
     assert not watch.check(1)

@@ -327,8 +327,8 @@ def _copy_tasks(old: TaskStore, new: TaskStore, pool: str) -> int:
     echo(f"{one_line(pool)}: {copied} of {total} tasks copied")
     if running:
         echo(f"{one_line(pool)}: {running} of them are running in the old store and waiting in the new one")
-    for task_id, why in damaged.items():
-        echo(f"{one_line(pool)}: {task_id} was not copied, because its result cannot be read: {one_line(why)}")
+    for task_id, reason in damaged.items():
+        echo(f"{one_line(pool)}: {task_id} was not copied, because its result cannot be read: {one_line(reason)}")
     return len(damaged)
 
 

@@ -15,9 +15,9 @@ app = typer.Typer(no_args_is_help=True)
 def _must_exist(tracking_uri: str) -> None:
     """Refuse a store that does not exist: reading it would create it, so a misspelt name would give an empty store."""
     from rollforge.errors import ConfigError
-    from rollforge.track.tracker import local_place
+    from rollforge.track.tracker import local_path
 
-    if (place := local_place(tracking_uri)) is not None and not place.exists():
+    if (place := local_path(tracking_uri)) is not None and not place.exists():
         raise ConfigError(f"The tracking store {place} does not exist.")
 
 

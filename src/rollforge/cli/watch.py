@@ -110,12 +110,14 @@ class _View:
 
     def _running(self) -> Table:
         running = self._tasks(Status.RUNNING)
-        table = Table("running", "task", "worker", "for", "says", box=None, pad_edge=False, show_header=bool(running))
+        table = Table(
+            "running", "task", "worker", "for", "last line", box=None, pad_edge=False, show_header=bool(running)
+        )
         for task in running[:_SHOWN]:
-            says = task.log.splitlines()[-1] if task.log else ""
+            last_line = task.log.splitlines()[-1] if task.log else ""
             since = clock(time.time() - task.started_at) if task.started_at else ""
-            words = Text(one_line(says), "dim", no_wrap=True, overflow="ellipsis")
-            table.add_row(task.id[:8], _described(task), one_line(task.worker or ""), since, words)
+            shown_text = Text(one_line(last_line), "dim", no_wrap=True, overflow="ellipsis")
+            table.add_row(task.id[:8], _described(task), one_line(task.worker or ""), since, shown_text)
         if len(running) > _SHOWN:
             table.add_row(f"and {len(running) - _SHOWN} more")
         return table
@@ -126,8 +128,8 @@ class _View:
         for task in failed:
             lines = (task.error or "").strip().splitlines() or [""]
             cause = task.cause.value if task.cause else ""
-            words = Text(one_line(lines[-1]), "red", no_wrap=True, overflow="ellipsis")
-            table.add_row(task.id[:8], _described(task), cause, words)
+            shown_text = Text(one_line(lines[-1]), "red", no_wrap=True, overflow="ellipsis")
+            table.add_row(task.id[:8], _described(task), cause, shown_text)
         return table
 
 

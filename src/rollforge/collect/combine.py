@@ -21,7 +21,7 @@ __all__ = ["Ensembles", "build_ensembles", "ensemble_parts", "ensembles_text"]
 ENSEMBLE = Kind("ensemble", base=Ensemble, alone=("__call__",), argument="dict of predictions")
 PARTS = ("windows", "models")
 _OBJECT = ("class", "module_path", "kwargs")
-_LONGEST = 200  # characters of an ensemble's arguments that are shown
+_MAX_LENGTH = 200  # characters of an ensemble's arguments that are shown
 
 Combine = Callable[[Any], Any]
 
@@ -146,8 +146,8 @@ class Ensembles:
 def _name(ensemble: object, config: object) -> str:
     kwargs = config.get("kwargs") if isinstance(config, Mapping) else None
     arguments = mask_secrets(", ".join(f"{key}={value!r}" for key, value in (kwargs or {}).items()))
-    if len(arguments) > _LONGEST:
-        arguments = f"{arguments[:_LONGEST]}…"
+    if len(arguments) > _MAX_LENGTH:
+        arguments = f"{arguments[:_MAX_LENGTH]}…"
     return f"{type(ensemble).__name__}({arguments})" if arguments else type(ensemble).__name__
 
 

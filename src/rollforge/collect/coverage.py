@@ -15,7 +15,7 @@ from rollforge.market.provider import Days
 
 __all__ = ["Coverage", "ExpectedWindow", "check_coverage"]
 
-_MOST_PAIRS = 20
+_MAX_PAIRS = 20
 _FEW_ROWS = 0.1
 _NAMED_INSTRUMENTS = 3
 
@@ -142,7 +142,7 @@ def _overlaps(members: Sequence[ExpectedWindow], calendar: Days) -> list[str]:
             shared = calendar[_within(calendar, window.start, min(earlier.end, window.end))]
             if not len(shared):
                 continue
-            if len(notes) < _MOST_PAIRS:
+            if len(notes) < _MAX_PAIRS:
                 both = counted(len(shared), "trading day")
                 notes.append(f"{earlier.key} and {window.key} overlap: both test {_span(shared)} ({both})")
             else:

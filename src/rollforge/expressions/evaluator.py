@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.errors import DataError
-from rollforge.expressions.formulas import Array, Lifespans, Place
+from rollforge.expressions.formulas import Array, Lifespans, SeriesSource
 from rollforge.expressions.operators import Operator, is_built_in, operator
 from rollforge.expressions.tree import Call, Expression, Field, Number, Text
 from rollforge.market.provider import FieldBlock
@@ -149,7 +149,7 @@ class EvaluationPlan:
         blocks: Mapping[str, FieldBlock],
         shape: tuple[int, int],
         elsewhere: Mapping[Call, OtherInstrument],
-        place: Place | None = None,
+        place: SeriesSource | None = None,
     ) -> Iterator[Array]:
         """Yield the value of each tree, (instruments, days); it is valid until the next one is requested.
 
@@ -161,7 +161,7 @@ class EvaluationPlan:
             Instruments and days.
         elsewhere : mapping
             The values of the calls in `named`.
-        place : Place, optional
+        place : SeriesSource, optional
             Source of the data, for operators that load further series.
         """
         values: list[Any] = [None] * len(self._steps)

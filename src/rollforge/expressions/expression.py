@@ -58,7 +58,7 @@ _FOLDABLE: dict[str, Callable[[Any, Any], Any]] = {
     "Mod": operator.mod,
     "Power": operator.pow,
 }
-_DEEPEST = 200
+_MAX_DEPTH = 200
 _PARAMETERS = {"x": "feature", "c": "feature", "n": "N", "a": "N", "q": "qscore", "t": "instrument"}
 _ROLLING_NAMES = ("Mean", "Sum", "Std", "Var", "Skew", "Kurt", "Max", "Min", "Count", "Rank")
 
@@ -132,8 +132,8 @@ class _Parser:
         if problem:
             raise self.fail(problem, token)
         made = call(name, *args)
-        if made.depth > _DEEPEST:
-            raise self.fail(f"the expression is nested deeper than {_DEEPEST} operators", token)
+        if made.depth > _MAX_DEPTH:
+            raise self.fail(f"the expression is nested deeper than {_MAX_DEPTH} operators", token)
         return made
 
     def comparison(self) -> Expression:

@@ -17,7 +17,7 @@ from rollforge.errors import DataError
 
 __all__ = [
     "Lifespans",
-    "Place",
+    "SeriesSource",
     "conditions",
     "delta",
     "difference",
@@ -41,7 +41,7 @@ _EVERYTHING = 2**31  # a window longer than any calendar: the expanding form, N 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class SeriesSource:
     """Source of a group's series, for operators that load further series."""
 
     provider: Any
@@ -65,7 +65,7 @@ class Lifespans:
     """Results that several operators of an evaluation share, by the id of the array that they are computed from."""
     shares: dict[int, set[float]] = field(default_factory=dict)
     """Window -> the quantiles requested of it, between 0 and 1."""
-    place: Place | None = None
+    place: SeriesSource | None = None
     """None if the values do not come from a data folder."""
 
 

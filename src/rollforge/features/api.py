@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.dates import DayLike, read_day
-from rollforge.features.engine import evaluate, features, load_series, place_range
+from rollforge.features.engine import calendar_range, evaluate, features, load_series
 from rollforge.market.provider import Days
 from rollforge.market.universe import ALWAYS, membership, resolve_instruments, session_provider, spans_of
 
@@ -38,7 +38,7 @@ class _Data:
             Whether to include future trading days, if the data folder has them.
         """
         calendar = session_provider().calendar(freq, future=future)
-        return _timestamps(calendar[slice(*place_range(calendar, start_time, end_time))])
+        return _timestamps(calendar[slice(*calendar_range(calendar, start_time, end_time))])
 
     @staticmethod
     @overload
@@ -143,7 +143,7 @@ class _Data:
         provider = session_provider()
         calendar = provider.calendar(freq)
         members, filters = resolve_instruments(provider, instruments)
-        first, stop = place_range(calendar, start_time, end_time)
+        first, stop = calendar_range(calendar, start_time, end_time)
         days = calendar[first:stop]
         if filters and len(days):
             codes = list(members)
@@ -221,7 +221,7 @@ class _Data:
         import pandas as pd
 
         provider = session_provider()
-        start, stop = place_range(provider.calendar(freq), start_time, end_time)
+        start, stop = calendar_range(provider.calendar(freq), start_time, end_time)
         first, values = load_series(provider, str(instrument).upper(), field, start, stop, freq)
         return pd.Series(values.astype(np.float32), pd.RangeIndex(first, first + len(values)), name=str(field))
 

@@ -23,7 +23,7 @@ from rollforge.dates import DayLike, read_day
 from rollforge.errors import DataError, DataNotFound
 from rollforge.expressions.evaluator import EvaluationPlan, OtherInstrument, named_instrument
 from rollforge.expressions.expression import parse
-from rollforge.expressions.formulas import Place
+from rollforge.expressions.formulas import SeriesSource
 from rollforge.expressions.operators import fields_of, lookahead, lookback
 from rollforge.expressions.tree import Call, Expression, walk
 from rollforge.market.filters import BaseDFilter
@@ -34,7 +34,7 @@ from rollforge.session import Session, current_session
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FeaturePlan", "RowSink", "evaluate", "features", "load_series", "place_range", "session_provider"]
+__all__ = ["FeaturePlan", "RowSink", "calendar_range", "evaluate", "features", "load_series", "session_provider"]
 
 log = logging.getLogger(__name__)
 
@@ -310,7 +310,7 @@ class FeaturePlan:
                 _read(self.provider, self._names, codes, self._from, self._to, self.freq, self._absent),
                 (len(codes), self._to - self._from),
                 self._elsewhere,
-                Place(self.provider, self.freq, codes, self._from),
+                SeriesSource(self.provider, self.freq, codes, self._from),
             )
             columns = _reused(scratch, "columns", _BATCH, *part.shape)
             for block in blocks:
@@ -353,7 +353,7 @@ def _compute_on(provider: Provider, freq: str, start: int, stop: int, code: str,
     elsewhere = {call: _compute_on(provider, freq, start, stop, *named) for call, named in plan.named.items()}
     blocks = _read(provider, sorted(fields_of(tree)), [code], start, stop, freq)
     with np.errstate(all="ignore"):
-        (value,) = plan.run(blocks, (1, stop - start), elsewhere, Place(provider, freq, [code], start))
+        (value,) = plan.run(blocks, (1, stop - start), elsewhere, SeriesSource(provider, freq, [code], start))
     begin, end = plan.life(blocks, 1, elsewhere)
     return OtherInstrument(value, int(begin[0]), int(end[0]))
 
@@ -452,7 +452,7 @@ def evaluate(
     return values, exists
 
 
-def place_range(calendar: Days, start: DayLike | None, end: DayLike | None) -> tuple[int, int]:
+def calendar_range(calendar: Days, start: DayLike | None, end: DayLike | None) -> tuple[int, int]:
     """Return the half-open range of calendar positions from `start` to `end`; it is empty if there are no days."""
     begin = calendar[0] if start is None else read_day(start, "start_time")
     last = calendar[-1] if end is None else read_day(end, "end_time")
@@ -463,8 +463,8 @@ def place_range(calendar: Days, start: DayLike | None, end: DayLike | None) -> t
 
 
 def _range(calendar: Days, start: DayLike | None, end: DayLike | None) -> tuple[int, int]:
-    """Return the same as :func:`place_range`; raise DataError if it is empty."""
-    first, stop = place_range(calendar, start, end)
+    """Return the same as :func:`calendar_range`; raise DataError if it is empty."""
+    first, stop = calendar_range(calendar, start, end)
     if first == stop:
         begin = calendar[0] if start is None else read_day(start, "start_time")
         last = calendar[-1] if end is None else read_day(end, "end_time")

@@ -175,13 +175,13 @@ def _columns(loader: object) -> _Columns:
 
 def _nested(parts: Iterable[_Columns]) -> _Columns:
     whole: dict[str, str] = {}
-    why: list[str] = []
+    reason: list[str] = []
     known = True
     for columns, changed in parts:
         known = known and columns is not None
         whole.update(columns or {})
-        why += [changed] if changed else []
-    return whole if known else None, " and ".join(dict.fromkeys(why))
+        reason += [changed] if changed else []
+    return whole if known else None, " and ".join(dict.fromkeys(reason))
 
 
 def _changed_by_inst_processors(processors: object) -> str:

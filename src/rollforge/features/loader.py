@@ -278,14 +278,14 @@ class QlibDataLoader(DLWParser):
             return self.inst_processors.get(group or "") or []
         return self.inst_processors
 
-    def _place_of(self, group: str | None) -> str:
+    def _config_path(self, group: str | None) -> str:
         return f"inst_processors.{group}" if isinstance(self.inst_processors, Mapping) else "inst_processors"
 
     def _described_processors(self, group: str) -> list[object]:
         """Describe the group's processors with a mark of their code, because nearly all are user-defined classes."""
         described: list[object] = []
         with trust.of_restored(self):
-            processors = build_inst_processors(self._processors_of(group), where=self._place_of(group))
+            processors = build_inst_processors(self._processors_of(group), where=self._config_path(group))
         for made in processors:
             described.append([type(made).__qualname__, code_mark(type(made)), vars(made)])
         return described
@@ -318,7 +318,7 @@ class QlibDataLoader(DLWParser):
         """Return the columns of one group."""
         frame = features(self.universe(instruments), exprs, start_time, end_time, self.freq)
         with trust.of_restored(self):
-            made = process_instruments(frame, self._processors_of(gp_name), where=self._place_of(gp_name))
+            made = process_instruments(frame, self._processors_of(gp_name), where=self._config_path(gp_name))
         frame = made.set_axis(names, axis=1)
         return frame.swaplevel().sort_index() if self.swap_level else frame
 

@@ -54,8 +54,8 @@ def explain_missing(
         if _count_left(now, group, column, *days):
             continue
         if cause is not None:
-            why = explain_missing(frame, loader, processors, days, cause, column)
-            return f"{name} drops all rows, because no row has a finite value of {cause!r}. {why}".rstrip()
+            reason = explain_missing(frame, loader, processors, days, cause, column)
+            return f"{name} drops all rows, because no row has a finite value of {cause!r}. {reason}".rstrip()
         hint = ": it compares the instruments of each day, but each day has only one" if across else ""
         return f"{name} leaves no {what} there{hint}."
     return ""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from rollforge.errors import LONGEST_MESSAGE, ConfigError, LeakageError, counted, excerpt, nearest, shown
+from rollforge.errors import MAX_MESSAGE_LENGTH, ConfigError, LeakageError, counted, excerpt, nearest, shown
 
 __all__ = [
     "NOT_CHECKED", "Check", "CheckMethod", "CheckResult", "Leakage", "check_from_document", "check_to_document",
@@ -135,7 +135,7 @@ def refuse_leaks(checks: Iterable[Check]) -> None:
     leaks = tuple(c for c in checks if c.result is CheckResult.LEAK)
     if not leaks:
         return
-    room = (LONGEST_MESSAGE - 300) // min(len(leaks), _LISTED)
+    room = (MAX_MESSAGE_LENGTH - 300) // min(len(leaks), _LISTED)
     lines = [
         f"  {_headed(one)}: {excerpt(f'{one.text} {one.cure}'.rstrip(), room, tail=80)}" for one in leaks[:_LISTED]
     ]

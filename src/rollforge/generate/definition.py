@@ -18,7 +18,7 @@ from rollforge.trust import Origin, current_origin
 
 __all__ = ["READY_MADE", "DataParts", "Named", "data_parts", "is_ours", "kind_of", "own_classes"]
 
-_DEEPEST = 5
+_MAX_DEPTH = 5
 
 READY_MADE = "features are read ready-made from a frame or a file"
 """Why features are not known that neither their definition nor replaced market data can tell anything about."""
@@ -130,7 +130,7 @@ def _unbuilt(parts: DataParts, why: str) -> DataParts:
 
 def _add_handler(parts: DataParts, handler: Any, what: str, depth: int) -> None:
     kind = type(handler)
-    if not isinstance(handler, DataHandler) or depth > _DEEPEST:
+    if not isinstance(handler, DataHandler) or depth > _MAX_DEPTH:
         _unbuilt(parts, f"the {what} are made by {kind.__name__}, a class of your own")
         return
     changed = overridden(kind, vars(handler)) - {"config"}

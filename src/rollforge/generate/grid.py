@@ -107,8 +107,8 @@ class GridGen(TaskGen):
                     raise ConfigError(f"{path!r:.80} appears twice.", path=f"zip.{i}")
             sizes = {path: len(self.values[path]) for path in group}
             if len(set(sizes.values())) > 1:
-                told = ", ".join(f"{path} has {size}" for path, size in sizes.items())
-                raise ConfigError(f"needs the same number of values for each path, but {told}.", path=f"zip.{i}")
+                described = ", ".join(f"{path} has {size}" for path, size in sizes.items())
+                raise ConfigError(f"needs the same number of values for each path, but {described}.", path=f"zip.{i}")
             group_of.update(dict.fromkeys(group, tuple(group)))
         axes = list(dict.fromkeys(group_of.get(path, (path,)) for path in self.values))
         for axis in axes:
@@ -317,7 +317,7 @@ def _found(task: Mapping[str, object], path: str) -> tuple[str, object] | None:
     """Return the value of a path as a pair without a name; None if the task has no such path."""
     node: Any = task
     for part in path.split("."):
-        if isinstance(node, list) and _is_place(part, node):
+        if isinstance(node, list) and _is_list_index(part, node):
             node = node[int(part)]
         elif isinstance(node, Mapping) and part in node:
             node = node[part]
@@ -343,8 +343,10 @@ def _check_distinct(rows: Sequence[Sequence[object]], axis: tuple[str, ...]) -> 
     twice = [i for i, count in Counter(digest({"value": row}) for row in rows).items() if count > 1]
     if twice:
         values = next(row for row in rows if digest({"value": row}) == twice[0])
-        told = f"the value {values[0]!r:.60}" if len(axis) == 1 else f"the values {', '.join(map(repr, values)):.200}"
-        raise ConfigError(f"has {told} twice.", path=f"values.{axis[0]}")
+        described = (
+            f"the value {values[0]!r:.60}" if len(axis) == 1 else f"the values {', '.join(map(repr, values)):.200}"
+        )
+        raise ConfigError(f"has {described} twice.", path=f"values.{axis[0]}")
 
 
 def put_value(task: dict[str, object], path: str, value: object, *, where: str) -> None:
@@ -363,7 +365,7 @@ def put_value(task: dict[str, object], path: str, value: object, *, where: str) 
     *parents, last = path.split(".")
     node: Any = task
     for i, part in enumerate(parents):
-        if isinstance(node, list) and _is_place(part, node):
+        if isinstance(node, list) and _is_list_index(part, node):
             below = node[int(part)]
             key: Any = int(part)
         elif isinstance(node, dict) and (part in node or (part == "kwargs" and "class" in node)):
@@ -381,7 +383,7 @@ def put_value(task: dict[str, object], path: str, value: object, *, where: str) 
         node = below
     if isinstance(node, dict):
         node[last] = value
-    elif isinstance(node, list) and _is_place(last, node):
+    elif isinstance(node, list) and _is_list_index(last, node):
         node[int(last)] = value
     else:
         raise ConfigError(
@@ -393,7 +395,7 @@ def _of(where: str, path: str) -> str:
     return "" if where.endswith(path) else f"{path!r} "
 
 
-def _is_place(part: str, listed: list[object]) -> bool:
+def _is_list_index(part: str, listed: list[object]) -> bool:
     return part.isascii() and part.isdigit() and len(part) < 10 and int(part) < len(listed)
 
 

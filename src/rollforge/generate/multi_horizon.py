@@ -215,9 +215,9 @@ def _standard_label(handler: Mapping[str, object]) -> str:
         match = _RETURN.fullmatch(re.sub(r"\s", "", found[0]))
         if match is not None:
             return STANDARD_LABEL.replace("$close", match[1])
-    told = "is unknown" if found is None else f"is {', '.join(found):.200}" if found else "is empty"
+    state = "is unknown" if found is None else f"is {', '.join(found):.200}" if found else "is empty"
     raise ConfigError(
-        f"is needed, because the label of the template {told}, not a return such as Ref($close, -2)/Ref($close, -1) - 1. "
+        f"is needed, because the label of the template {state}, not a return such as Ref($close, -2)/Ref($close, -1) - 1. "
         f"Write an expression with {{horizon}}, for example {STANDARD_LABEL}.",
         path="label",
     )

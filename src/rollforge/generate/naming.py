@@ -20,8 +20,8 @@ from rollforge.task import digest
 __all__ = ["check_name", "describe", "differing_parts", "model_names", "short_name", "trial_of", "variant"]
 
 MAX_NAME = 80
-_LONGEST_VALUE = 32
-_MOST_PARTS = 4
+_MAX_VALUE_LENGTH = 32
+_MAX_PARTS = 4
 
 
 def check_name(name: object, path: str = "") -> str:
@@ -213,7 +213,7 @@ def differing_parts(definitions: Sequence[object]) -> list[str]:
         ]
         for i in range(len(definitions))
     ]
-    short = [", ".join(own[:_MOST_PARTS]) for own in parts]
+    short = [", ".join(own[:_MAX_PARTS]) for own in parts]
     counts = Counter(short)
     return [text if counts[text] == 1 else ", ".join(own) for text, own in zip(short, parts, strict=True)]
 
@@ -274,7 +274,7 @@ def _text(value: object) -> str:
     else:
         text = value.isoformat().removesuffix("T00:00:00") if isinstance(value, dt.date) else str(value)
     text = "".join(c if c.isprintable() else " " for c in text)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[: _MAX_VALUE_LENGTH - 1]}…"
 
 
 def _short_paths(paths: Sequence[tuple[str, ...]]) -> list[str]:

@@ -22,7 +22,7 @@ from rollforge.errors import DataError, counted
 from rollforge.market.append_summary import AppendSummary, Correction, NewDay
 from rollforge.market.bars import FACTOR_SOURCES, PRICES, OrderedTable, complete
 from rollforge.market.conversion import CONVERSION_FILE, Conversion
-from rollforge.market.existing import Existing, Series, read_existing
+from rollforge.market.existing import ExistingData, Series, read_existing
 from rollforge.market.folder_change import change_files, folder_lock, restore
 from rollforge.market.importer import check_values, ordered, without_zeros
 from rollforge.market.member_lists import extended_list
@@ -116,7 +116,7 @@ def _checked(target: Path) -> Path:
 class _Change:
     """The changes that a table makes to a data folder."""
 
-    old: Existing
+    old: ExistingData
     table: Table
     rows: OrderedTable
     given: frozenset[str]

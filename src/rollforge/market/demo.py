@@ -35,7 +35,7 @@ INDEX = "DEMO_INDEX"
 UNIVERSES = {"demo300": 300, "demo100": 100}
 """Name -> number of the largest instruments that belong to it after each review."""
 
-_SHORTEST, _LONGEST = 60, 50 * 262  # trading days
+_MIN_DAYS, _MAX_DAYS = 60, 50 * 262  # trading days
 _REVIEW = 126  # trading days from one review of the universes to the next
 _SECTORS = 8
 _EFFECT = 0.07  # expected daily return at a signal of one, in idiosyncratic volatilities
@@ -206,9 +206,9 @@ def _calendar(start: str | dt.date | None, end: str | dt.date, years: int) -> Da
     every: Days = np.arange(np.datetime64(first, "D"), np.datetime64(last, "D") + ONE_DAY)
     holidays = [f"{y}-{d}" for y in range(first.year, last.year + 1) for d in ("01-01", "12-25")]
     open_days: Days = every[np.is_busday(every, holidays=holidays)]
-    if not _SHORTEST <= len(open_days) <= _LONGEST:
+    if not _MIN_DAYS <= len(open_days) <= _MAX_DAYS:
         raise DataError(
-            f"A demo market must have {_SHORTEST} to {_LONGEST} trading days, but from {first} to {last} "
+            f"A demo market must have {_MIN_DAYS} to {_MAX_DAYS} trading days, but from {first} to {last} "
             f"there are {len(open_days)}."
         )
     return open_days

@@ -14,7 +14,7 @@ from rollforge.errors import DataError
 from rollforge.market.conversion import Conversion, read_conversion
 from rollforge.market.provider import Days, Provider, Span, check_series
 
-__all__ = ["Existing", "Series", "read_existing"]
+__all__ = ["ExistingData", "Series", "read_existing"]
 
 Series = tuple[int, NDArray[np.float32]]
 """Position of the first day in the calendar, and the values from that day on."""
@@ -22,7 +22,7 @@ _SUFFIX = ".day.bin"
 
 
 @dataclass(frozen=True, slots=True)
-class Existing:
+class ExistingData:
     """A data folder, without the values of its series."""
 
     path: Path
@@ -63,7 +63,7 @@ class Existing:
         return found
 
 
-def read_existing(folder: Path) -> Existing:
+def read_existing(folder: Path) -> ExistingData:
     """Return the contents of a data folder.
 
     Raises
@@ -88,4 +88,4 @@ def read_existing(folder: Path) -> Existing:
             heads[entry.name] = dict(sorted(found.items()))
     has_future = (folder / "calendars" / "day_future.txt").is_file()
     future = provider.calendar(future=True) if has_future else None
-    return Existing(folder, calendar, future, read_conversion(folder), heads)
+    return ExistingData(folder, calendar, future, read_conversion(folder), heads)

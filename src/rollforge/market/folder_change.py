@@ -24,7 +24,7 @@ from pathlib import Path
 
 from rollforge.errors import DataError, FolderBusy
 
-__all__ = ["change_files", "exchange", "folder_lock", "former_places", "previous", "remove_folder", "restore"]
+__all__ = ["change_files", "exchange", "folder_lock", "previous", "previous_locations", "remove_folder", "restore"]
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def _discarded(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.discarded")
 
 
-def former_places(folder: Path) -> tuple[Path, ...]:
+def previous_locations(folder: Path) -> tuple[Path, ...]:
     """Return where the former version of a folder may be, in the order in which a change moves it there."""
     return _spare(folder), _draft(folder), previous(folder)
 

@@ -219,7 +219,7 @@ def _find(index: pd.Index, name: str, usual: Sequence[str]) -> int | None:
     values = [index.levels[i] if isinstance(index, pd.MultiIndex) else index for i in range(index.nlevels)]
     dated = [i for i, v in enumerate(values) if pd.api.types.is_datetime64_any_dtype(v.dtype)]
     if not dated:
-        dated = [i for i, v in enumerate(values) if len(v) and not read_column(v.to_series()).why]
+        dated = [i for i, v in enumerate(values) if len(v) and not read_column(v.to_series()).reason]
     return dated[0] if len(dated) == 1 else None
 
 
@@ -228,8 +228,8 @@ def _days(level: pd.Index, what: str) -> pd.DatetimeIndex:
     if isinstance(level, pd.DatetimeIndex):
         return level.tz_localize(None)
     found = read_column(level.to_series())
-    if found.why:
-        raise DataError(f"{what}, row {min(found.why) + 1} of the index: {found.why[min(found.why)]}")
+    if found.reason:
+        raise DataError(f"{what}, row {min(found.reason) + 1} of the index: {found.reason[min(found.reason)]}")
     return day_index(found.days, what)
 
 

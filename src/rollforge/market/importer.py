@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _PRICES = ("open", "high", "low", "close", "vwap")
 _NOT_NEGATIVE = (*_PRICES, "adj_close", "volume", "amount", "factor")
-_LARGEST = float(np.finfo(np.float32).max)
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 _UNFIT = frozenset('/\\:*?"<>|')
 
 
@@ -209,7 +209,7 @@ def check_values(table: Table, rows: OrderedTable) -> None:
         If they are not; the message names the first.
     """
     for name, values in rows.values.items():
-        bad = np.abs(values) > _LARGEST  # files hold float32
+        bad = np.abs(values) > _MAX_FLOAT32  # files hold float32
         what = "is infinite" if np.isinf(values[bad]).any() else "is too large for a data folder"
         if not bad.any() and name in _NOT_NEGATIVE:
             bad = values < 0

@@ -67,7 +67,7 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
         If `path` exists and may not be replaced, or is not writable. Nothing has changed.
     """
     target = read_path(path).absolute()
-    _check_place(target, overwrite)
+    _check_target(target, overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
@@ -83,7 +83,7 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _check_place(target: Path, overwrite: bool) -> None:
+def _check_target(target: Path, overwrite: bool) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not target.is_dir():

@@ -8,7 +8,7 @@ __all__ = ["read_numbers"]
 
 _EMPTY = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "<NA>", "-", "--", "#N/A"]
 _WRITTEN = r"(?P<sign>[+-]?)[$€£¥₹]?(?P<whole>[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?P<part>\.[0-9]*)?\s?(?P<unit>[KMBkmb]?)"
-_LONGEST = 400  # characters of a number; float64 ends at 310 digits
+_MAX_LENGTH = 400  # characters of a number; float64 ends at 310 digits
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9}
 
 
@@ -32,7 +32,7 @@ def read_numbers(column: pd.Series, *, semicolons: bool = False) -> tuple[pd.Ser
     text = text.mask(text.isin(_EMPTY) | column.isna())
     if semicolons:
         text = _with_points(text)
-    short = text.where(text.str.len() <= _LONGEST)
+    short = text.where(text.str.len() <= _MAX_LENGTH)
     numbers = pd.to_numeric(short, errors="coerce")
     left = numbers.isna() & text.notna()
     if not left.any():

@@ -251,16 +251,16 @@ def _encoding(file: Path, encoding: str, stream: Any) -> str:
 def _check_first_line(file: Path) -> None:
     """Reject a file that unpacks to too much data or has no line breaks, before a line is split into columns."""
     with reading(file, "CSV"), open_unpacked(file, error=DataError) as stream:
-        head = stream.read(_LONGEST_LINE + 1)
+        head = stream.read(_MAX_LINE_LENGTH + 1)
         while _suffix(file) == ".csv.gz" and stream.read(2**20):
             pass  # unpacking is ten times faster than parsing
-    if len(head) > _LONGEST_LINE and b"\n" not in head and b"\r" not in head:
-        raise DataError(f"{file} is not a table: its first line is longer than {_LONGEST_LINE:,} bytes.")
+    if len(head) > _MAX_LINE_LENGTH and b"\n" not in head and b"\r" not in head:
+        raise DataError(f"{file} is not a table: its first line is longer than {_MAX_LINE_LENGTH:,} bytes.")
     separators = max(head.partition(b"\n")[0].count(s) for s in (b",", b";", b"\t", b"|"))
     LIMITS["table_columns"].check(separators + 1, f"{file} has", error=DataError)
 
 
-_LONGEST_LINE = 2**20
+_MAX_LINE_LENGTH = 2**20
 
 
 def read_parquet(file: Path) -> pd.DataFrame:
@@ -294,10 +294,11 @@ def _codes(table: Table) -> pd.Series:
 def _days(table: Table) -> tuple[DayColumn, list[str]]:
     """Return the days of the rows, and notes."""
     found = read_column(table.frame[DATE])
-    if found.why:
-        row = min(found.why)
+    if found.reason:
+        row = min(found.reason)
         raise DataError(
-            f"{table.source}, {table.where(row)}: {found.why[row]} {len(found.why)} of {len(found.days)} days cannot be read."
+            f"{table.source}, {table.where(row)}: {found.reason[row]} "
+            f"{len(found.reason)} of {len(found.days)} days cannot be read."
         )
     outside = (found.days < FIRST_DAY) | (found.days > LAST_DAY)
     if outside.any():
@@ -345,6 +346,6 @@ def _times(raw: pd.DataFrame, days: DayColumn) -> tuple[pd.DataFrame, DayColumn]
     text = raw["time"].astype(str).str.strip().str.removesuffix(".0")
     digits = text.str.fullmatch(r"\d{1,6}")
     found = read_column("2000-01-01 " + text.mask(digits, text.str.zfill(6)))
-    if found.why:
+    if found.reason:
         return raw, days
     return raw.drop(columns="time"), days._replace(seconds=found.seconds)

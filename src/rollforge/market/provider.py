@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from rollforge.dates import FIRST_DAY, LAST_DAY, DayLike, Days, clock, read_day, read_days, read_moment
 from rollforge.errors import DataError, DataNotFound, nearest, shown
 from rollforge.limits import LIMITS, read_bytes
-from rollforge.market.folder_change import former_places
+from rollforge.market.folder_change import previous_locations
 from rollforge.paths import RESERVED, read_path, unfit_name
 
 __all__ = ["OPTIONAL_FIELDS", "Days", "FieldBlock", "Provider", "Span", "open_provider", "read_lines", "write_folder"]
@@ -476,7 +476,7 @@ class _Pin:
         if self._handle is None:
             return self._path
         mine = os.fstat(self._handle)
-        for place in (self._path, *former_places(Path(os.path.realpath(self._path)))):
+        for place in (self._path, *previous_locations(Path(os.path.realpath(self._path)))):
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.stat(place), mine):
                     return place

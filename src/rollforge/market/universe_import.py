@@ -74,10 +74,10 @@ def check_universe_name(name: str) -> None:
     DataError
         If it is not a valid file name.
     """
-    why = unfit_name(f"{name}.txt.part" if name else "")
-    if why or name != name.strip() or any(c in _UNFIT for c in name):
+    reason = unfit_name(f"{name}.txt.part" if name else "")
+    if reason or name != name.strip() or any(c in _UNFIT for c in name):
         raise DataError(
-            f"{shown(name)} cannot be the name of a universe, which becomes the name of a file{f': {why}' * bool(why)}."
+            f"{shown(name)} cannot be the name of a universe, which becomes the name of a file{f': {reason}' * bool(reason)}."
         )
 
 

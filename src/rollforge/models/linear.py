@@ -14,7 +14,7 @@ from rollforge.errors import MissingDependency, ModelError, nearest
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.models.base import Model, Reweighter
-from rollforge.models.samples import Samples, missing_everywhere, prediction_features, training_samples, why_missing
+from rollforge.models.samples import Samples, missing_everywhere, prediction_features, reason_missing, training_samples
 
 __all__ = ["LinearModel"]
 
@@ -79,7 +79,7 @@ class LinearModel(Model):
         began = time.perf_counter()
         solved = self._solve(parts) if self.estimator in (self.OLS, self.RIDGE) else self._solve_by_library(parts)
         if not solved:
-            raise ModelError(f"{model} has no rows to learn from: {_why_no_row(dataset, names, samples)}")
+            raise ModelError(f"{model} has no rows to learn from: {_reason_for_no_row(dataset, names, samples)}")
         self.fit_seconds = time.perf_counter() - began
 
     def _solve(self, parts: list[tuple[Any, Any, Any]]) -> bool:
@@ -140,13 +140,13 @@ class LinearModel(Model):
         return pd.Series(scores, index=features.index)
 
 
-def _why_no_row(dataset: DatasetH, segments: list[str], samples: list[Samples]) -> str:
+def _reason_for_no_row(dataset: DatasetH, segments: list[str], samples: list[Samples]) -> str:
     """Return why every row has a missing feature, or no weight."""
     for segment, sample in zip(segments, samples, strict=True):
         empty = missing_everywhere(sample.features)
         if empty:
             named = ", ".join(map(repr, empty[:5])) + (", …" if len(empty) > 5 else "")
-            reason = why_missing(dataset, segment, "feature", DataHandlerLP.DK_L, empty[0])
+            reason = reason_missing(dataset, segment, "feature", DataHandlerLP.DK_L, empty[0])
             return f"every row of the {segment!r} segment lacks {named}. {reason}"
     return "every row with a weight lacks a feature. A processor such as Fillna fills missing values."
 

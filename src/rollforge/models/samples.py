@@ -29,7 +29,7 @@ __all__ = ["Samples", "prediction_features", "training_samples"]
 log = logging.getLogger(__name__)
 
 _ROWS = 4096  # rows processed together; they fit the CPU cache
-_LARGEST = float(np.finfo(np.float32).max)
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def training_samples(
     if not known.any():
         raise ModelError(
             f"{model} cannot be fitted: all labels of the {segment!r} segment are missing or infinite. "
-            f"{why_missing(dataset, segment, 'label', data_key)}"
+            f"{reason_missing(dataset, segment, 'label', data_key)}"
         )
     features = frame["feature"]
     if not known.all():
@@ -235,7 +235,7 @@ def _features(frame: pd.DataFrame, dataset: object, segment: object, model: str,
     if not finite:
         raise ModelError(
             f"{model}: all features of {_named(segment)} are missing or infinite. "
-            f"{why_missing(dataset, segment, 'feature', data_key)}"
+            f"{reason_missing(dataset, segment, 'feature', data_key)}"
         )
     if not infinite:
         return frame
@@ -258,7 +258,7 @@ def _named(segment: object) -> str:
     return f"the {segment!r} segment"
 
 
-def why_missing(dataset: object, segment: object, group: str, data_key: str, column: str | None = None) -> str:
+def reason_missing(dataset: object, segment: object, group: str, data_key: str, column: str | None = None) -> str:
     """Explain which step leaves no finite value in a group or column, if the dataset can tell."""
     explain = getattr(dataset, "explain_missing", None)
     reason: str = explain(segment, group, data_key, column) if explain is not None else ""
@@ -283,7 +283,7 @@ def _weights(
             f"{name} gives weights of shape {weight.shape} for the {counted(len(frame), 'row')} of the {segment!r} "
             "segment that have a label; it must give one weight for each row of the frame it is called with."
         )
-    bad = ~((weight >= 0) & (weight <= _LARGEST))
+    bad = ~((weight >= 0) & (weight <= _MAX_FLOAT32))
     if bad.any():
         row = int(np.argmax(bad))
         raise ModelError(

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 _TYPES: Mapping[bytes, str] = {
     b"i": "i1", b"U": "u1", b"I": ">i2", b"l": ">i4", b"L": ">i8", b"d": ">f4", b"D": ">f8",
 }  # fmt: skip
-_DEEPEST = 12
+_MAX_DEPTH = 12
 """XGBoost's own files have nine levels."""
-_MOST_CLASSES = 10_000
+_MAX_CLASSES = 10_000
 _COUNT = re.compile(r"[0-9]{1,9}")
 _FLOAT = r"[-+]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?(?:[eE][-+]?[0-9]{1,3})?|inf|nan)"
 _BASE_SCORE = re.compile(rf"{_FLOAT}|\[{_FLOAT}(?:,{_FLOAT})*\]")
@@ -54,7 +54,7 @@ def check_model_bytes(data: bytes) -> None:
     types = _part(learner, "feature_types", list)
     if len(types) not in (0, features) or not {"float", "int", "q", "i"}.issuperset(map(str, types)):
         _refuse("it has features that are not numbers")
-    if _count(sizes, "num_target", 1) > 1 or classes > _MOST_CLASSES:
+    if _count(sizes, "num_target", 1) > 1 or classes > _MAX_CLASSES:
         _refuse("it predicts several values or too many classes")
     score = _part(sizes, "base_score", str)
     if not _BASE_SCORE.fullmatch(score) or score.count(",") not in (0, classes - 1):
@@ -92,7 +92,7 @@ class _Reader:
         return self.take(self.length()).decode("utf-8")
 
     def value(self, depth: int) -> Any:
-        if depth > _DEEPEST:
+        if depth > _MAX_DEPTH:
             _refuse("it is nested too deeply")
         marker = self.take(1)
         if marker == b"S":

@@ -189,7 +189,7 @@ def calc_ic(
     return (ic.dropna(), ric.dropna()) if dropna else (ic, ric)
 
 
-class _Places:
+class _ScoreRanks:
     """Positions of a day's rows when sorted by score; rows with equal scores share their positions equally.
 
     A mean over some positions is then the average over all orders of equal rows.
@@ -250,13 +250,13 @@ def calc_long_short_return(
     return long_short, days.series(places.mean(truth, none, everything))
 
 
-def _sides(both: pd.DataFrame, quantile: float, date_col: str) -> tuple[_Days, _Places, Floats]:
+def _sides(both: pd.DataFrame, quantile: float, date_col: str) -> tuple[_Days, _ScoreRanks, Floats]:
     """Return the days, the positions of their scores, and the number of instruments on each side."""
     if not 0 < quantile <= 1:
         raise ConfigError(f"must be between 0 and 1, found {quantile!r}.", path="quantile")
     days = _Days(both, date_col)
     # 0.29 of 100 is 29, although the product is 28.999999999999996
-    return days, _Places(days, days.rows(both["pred"])), np.floor(days.size * quantile * (1 + 1e-12))
+    return days, _ScoreRanks(days, days.rows(both["pred"])), np.floor(days.size * quantile * (1 + 1e-12))
 
 
 def calc_long_short_prec(
@@ -334,7 +334,7 @@ def quantile_returns(pred: object, label: object, n: int = 5, date_col: str = "d
     both = _complete(pred, label, date_col)
     days = _Days(both, date_col)
     scores, truth = days.rows(both["pred"]), days.rows(both["label"])
-    places = _Places(days, scores)
+    places = _ScoreRanks(days, scores)
     edges = [-(-days.size * k // n) for k in range(n + 1)]
     without = days.flat(scores) | (days.size < n)
     columns = {k + 1: np.where(without, np.nan, places.mean(truth, edges[k], edges[k + 1])) for k in range(n)}

@@ -49,8 +49,8 @@ class FileOrderStrategy(BaseStrategy):
         if missing:
             raise DataError(f"The orders have no column {', '.join(missing)}; found {', '.join(map(str, table))}.")
         found = read_column(table["datetime"])
-        for row, why in found.why.items():
-            raise DataError(f"Row {row + 1} of the orders: {why}")
+        for row, reason in found.reason.items():
+            raise DataError(f"Row {row + 1} of the orders: {reason}")
         self.order_df = table[[*_COLUMNS[1:]]]
         self._by_day = dict(iter(self.order_df.groupby(day_index(found.days, "the orders"))))
 

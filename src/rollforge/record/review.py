@@ -75,10 +75,10 @@ def _stuck(code: str, position: Position, market: Market) -> str:
         return ""
     quoted = np.flatnonzero(~np.isnan(market.close[:, place]))
     if len(quoted) and quoted[-1] == last:
-        why = "it is not among the codes of the exchange, and is valued at its last close"
+        reason = "it is not among the codes of the exchange, and is valued at its last close"
     else:
         gone = "was delisted" if market.is_gone(last, place) else "has had no price"
         since = f"after {market.days[quoted[-1]]}" if len(quoted) else f"from {market.days[0]} on"
-        why = f"it {gone} {since}, and is valued at its last price"
+        reason = f"it {gone} {since}, and is valued at its last price"
     entry = position[code]
-    return f"{code} ({entry['amount']:g} at {entry['price']:g}, {entry['weight'] * 100:.1f} % of the account: {why})"
+    return f"{code} ({entry['amount']:g} at {entry['price']:g}, {entry['weight'] * 100:.1f} % of the account: {reason})"

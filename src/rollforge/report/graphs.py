@@ -43,7 +43,7 @@ GRAPH_NAME_LIST = [
 """Names of all graphs, as listed by Qlib."""
 
 Figures = list["go.Figure"]
-_SHORTEST_MONTH = 3  # days; figures of months with fewer days are meaningless
+_MIN_DAYS_OF_MONTH = 3  # days; figures of months with fewer days are meaningless
 _STATUS = {"buy": 1, "sell": -1, "hold": 0}
 
 
@@ -194,7 +194,7 @@ def risk_analysis_graph(
         by_month = {
             month: {n: risk_analysis(r)["risk"] for n, r in _excess(days).items()}
             for month, days in report_normal_df.groupby(months)
-            if len(days) >= _SHORTEST_MONTH
+            if len(days) >= _MIN_DAYS_OF_MONTH
         }
         for name in names:
             values = {m: {f"{n}_{name}": risk[name] for n, risk in by.items()} for m, by in by_month.items()}

@@ -10,7 +10,14 @@ from rollforge.collect.combine import ensembles_text
 from rollforge.errors import counted
 from rollforge.report.summary import Headline
 
-__all__ = ["HeadlineFigure", "combined_words", "days_words", "duration", "headline_figures", "label_words"]
+__all__ = [
+    "HeadlineFigure",
+    "combined_text",
+    "duration",
+    "evaluated_days_text",
+    "headline_figures",
+    "label_description",
+]
 
 
 _USUAL = {"windows": "RollingEnsemble", "models": "AverageEnsemble"}
@@ -33,7 +40,7 @@ def headline_figures(headline: Headline) -> list[HeadlineFigure]:
     made = [HeadlineFigure("windows", _statuses(headline))]
     if headline.models:
         between = "; " if any("," in name for name in headline.models) else ", "
-        made.append(HeadlineFigure("models", f"{combined_words(headline)}: {between.join(headline.models)}"))
+        made.append(HeadlineFigure("models", f"{combined_text(headline)}: {between.join(headline.models)}"))
     other = {part: name for part, name in headline.ensembles.items() if name != _USUAL.get(part)}
     if other and (not headline.models or "windows" in other):
         made.append(HeadlineFigure("ensemble", ensembles_text(other)))
@@ -49,7 +56,7 @@ def headline_figures(headline: Headline) -> list[HeadlineFigure]:
             f"{headline.ic_days:,} of {headline.days:,} days, {headline.first_evaluated} to {headline.last_evaluated}"
         )
         made.append(HeadlineFigure("evaluated on", days))
-        made.append(HeadlineFigure("label", label_words(headline.label_text, headline.label_days)))
+        made.append(HeadlineFigure("label", label_description(headline.label_text, headline.label_days)))
     if headline.task_seconds:
         share = headline.fit_seconds / headline.task_seconds
         made.append(
@@ -61,39 +68,39 @@ def headline_figures(headline: Headline) -> list[HeadlineFigure]:
     return made + _quality_figures(headline)
 
 
-def combined_words(headline: Headline) -> str:
+def combined_text(headline: Headline) -> str:
     """Say what the prediction of several models is.
 
     Examples
     --------
     >>> one = Headline(windows=1, statuses={}, task_seconds=0.0, fit_seconds=0.0, models=("a", "b"))
-    >>> combined_words(one)
+    >>> combined_text(one)
     'average of 2'
     """
     name = headline.ensembles.get("models", _USUAL["models"])
     return f"{'average' if name == _USUAL['models'] else name} of {len(headline.models)}"
 
 
-def label_words(text: str, days: int | None) -> str:
+def label_description(text: str, days: int | None) -> str:
     """Describe a label and the number of days it spans.
 
     Examples
     --------
-    >>> label_words("Ref($close, -6)/Ref($close, -1) - 1", 5)
+    >>> label_description("Ref($close, -6)/Ref($close, -1) - 1", 5)
     'Ref($close, -6)/Ref($close, -1) - 1, over 5 trading days'
-    >>> label_words("", None)
+    >>> label_description("", None)
     'unknown label, over an unknown number of days'
     """
     over = counted(days, "trading day") if days is not None else "an unknown number of days"
     return f"{text or 'unknown label'}, over {over}"
 
 
-def days_words(number: int, first: str, last: str) -> str:
+def evaluated_days_text(number: int, first: str, last: str) -> str:
     """Describe a number of days and their range.
 
     Examples
     --------
-    >>> days_words(388, "2016-01-04", "2017-12-27"), days_words(0, "", "")
+    >>> evaluated_days_text(388, "2016-01-04", "2017-12-27"), evaluated_days_text(0, "", "")
     ('388 days, 2016-01-04 to 2017-12-27', 'no days')
     """
     return f"{counted(number, 'day')}, {first} to {last}" if number else "no days"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rollforge.errors import DataError
 from rollforge.report.figures import Figure, Plots, boundaries, figures, rolling_days
-from rollforge.report.headline import days_words, headline_figures, label_words
+from rollforge.report.headline import evaluated_days_text, headline_figures, label_description
 from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import QUANTILES, YEAR, Summary
 from rollforge.report.tables import (
@@ -264,8 +264,8 @@ def _paths(summary: Summary, plots: Plots) -> _Section:
 def _evaluated_on(summary: Summary) -> str:
     """Describe the days and the label of a figure."""
     headline = summary.headline
-    days = days_words(headline.ic_days, headline.first_evaluated, headline.last_evaluated)
-    return f"{days}, label: {label_words(headline.label_text, headline.label_days)}"
+    days = evaluated_days_text(headline.ic_days, headline.first_evaluated, headline.last_evaluated)
+    return f"{days}, label: {label_description(headline.label_text, headline.label_days)}"
 
 
 def _part(days: int) -> str:

@@ -11,7 +11,7 @@ from rollforge.collect.trials import Trials
 from rollforge.errors import counted
 from rollforge.generate.checks import NOT_CHECKED, Check
 from rollforge.generate.timeline import SegmentSpan
-from rollforge.report.headline import HeadlineFigure, combined_words, days_words, duration, label_words
+from rollforge.report.headline import HeadlineFigure, combined_text, duration, label_days_text, label_kind_text
 from rollforge.report.inputs import TaskRow
 from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import METRICS, QUANTILES, Headline, Quality, by_month, path_distribution, path_figures
@@ -135,14 +135,14 @@ def _test_days(task: TaskRow) -> int | None:
     return None if test is None else test.days
 
 
-def span_words(span: SegmentSpan) -> str:
+def span_text(span: SegmentSpan) -> str:
     """Return the first and last day of each interval of a segment."""
     return ", ".join(f"{start} – {end}" for start, end in span.parts)
 
 
 def _test_cell(task: TaskRow) -> Markup:
     test = task.window.segments.get("test")
-    return tag("td", _NOTHING) if test is None else tag("td", span_words(test), data_v=test.start)
+    return tag("td", _NOTHING) if test is None else tag("td", span_text(test), data_v=test.start)
 
 
 def _metric_cells(name: str, tasks: Sequence[TaskRow]) -> list[Markup]:
@@ -168,7 +168,7 @@ def dates_table(tasks: Sequence[TaskRow]) -> Markup:
         cells = [tag("td", task.window.index + 1, class_="n"), *([tag("td", task.model)] if several else [])]
         for name in names:
             span = task.window.segments.get(name)
-            cells.append(tag("td", _NOTHING if span is None else span_words(span)))
+            cells.append(tag("td", _NOTHING if span is None else span_text(span)))
             cells.append(tag("td", _NOTHING if span is None else span.days, class_="n"))
         rows.append(tag("tr", *cells))
     return _table(heads, rows)
@@ -210,9 +210,9 @@ def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
         ("annual long-short", "n"), ("Sharpe", "n"),
     ]  # fmt: skip
     combined = _model_row(
-        combined_words(whole),
-        label_words(whole.label_text, whole.label_days),
-        days_words(whole.ic_days, whole.first_evaluated, whole.last_evaluated),
+        combined_text(whole),
+        label_kind_text(whole.label_text, whole.label_days),
+        label_days_text(whole.ic_days, whole.first_evaluated, whole.last_evaluated),
         [whole.ic, whole.ic_t, whole.rank_ic, whole.long_short_return, whole.long_short_sharpe],
     )
     rows = []
@@ -221,8 +221,8 @@ def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
         first, last = (f"{day:%Y-%m-%d}" for day in ic.index[[0, -1]]) if len(ic) else ("", "")
         figures = [float(ic.mean()), model.ic_t, float(model.rank_ic.mean())]
         figures += [model.annual(spread), model.sharpe(spread)]
-        label = label_words(model.label_text, model.label_days)
-        rows.append(_model_row(model.name, label, days_words(len(ic), first, last), figures))
+        label = label_kind_text(model.label_text, model.label_days)
+        rows.append(_model_row(model.name, label, label_days_text(len(ic), first, last), figures))
     return _table(heads, [combined, *rows], sortable=True)
 
 
@@ -346,7 +346,7 @@ def failed_tasks(tasks: Sequence[TaskRow]) -> Markup | None:
     parts = []
     for task in tasks:
         test = task.window.segments.get("test")
-        where = [f"test {span_words(test)}"] if test is not None else []
+        where = [f"test {span_text(test)}"] if test is not None else []
         where += [counted(task.attempt, "attempt")] if task.attempt else []
         head = join(tag("b", _capital(task.title)), " ", tag("span", " · ".join(where)), tag("code", task.reason))
         body = tag("pre", task.error.strip() or "No traceback was stored.", tabindex="0")

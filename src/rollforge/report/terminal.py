@@ -141,7 +141,7 @@ def backtest_table(summary: Summary) -> Table | None:
     return table
 
 
-def _span_words(span: SegmentSpan) -> str:
+def _span_text(span: SegmentSpan) -> str:
     return "; ".join(f"{start} … {end}" for start, end in span.parts)
 
 
@@ -176,7 +176,7 @@ def windows_table(summary: Summary) -> Table:
         test = task.window.segments.get("test")
         seconds = task.metrics.get("task_seconds")
         cells = [str(task.window.index + 1), *([task.model] if several else [])]
-        cells += [_span_words(test) if test is not None else "", task.status]
+        cells += [_span_text(test) if test is not None else "", task.status]
         cells += [
             f"{v:+.4f}" if np.isfinite(v) else "" for v in (task.metrics.get(k, np.nan) for k in ("IC", "Rank IC"))
         ]

@@ -28,7 +28,7 @@ from rollforge.session import REGIONS, Session, using
 from rollforge.store.base import TaskStore
 from rollforge.task import Status
 from rollforge.track.base import open_tracker
-from rollforge.track.tracker import check_scheme, known_address, local_place
+from rollforge.track.tracker import check_scheme, known_address, local_path
 from rollforge.trust import Origin
 from rollforge.user_code import file_digest, file_state
 
@@ -377,7 +377,7 @@ class Admission:
         elif info.tracking_uri:
             tracking_uri = known_address(info.tracking_uri, self.session.tracking_uri)
             same_machine = info.machine == machine_of(process_name())
-            place = local_place(tracking_uri)
+            place = local_path(tracking_uri)
             if not same_machine and place is not None and not place.exists():
                 problems.append(
                     f"The tasks were submitted to record their runs in {tracking_uri} on {info.host}, which does not exist "
@@ -416,10 +416,10 @@ class Admission:
         """
         wanted = tuple(dict.fromkeys((*info.plugins, *(module for _, module in info.operators))))
         if not wanted and not info.sys_path:
-            why = self._other_files(info, self.session)
-            if why:
-                problems.append(why)
-            return None if why else {}
+            reason = self._other_files(info, self.session)
+            if reason:
+                problems.append(reason)
+            return None if reason else {}
         changes: dict[str, object] = {}
         if is_private(self.store):
             changes = {
@@ -428,9 +428,9 @@ class Admission:
         permitted = self.session.with_(**changes)
         own = {module for _, module in self.session.operators}  # the operator's own session names them
         refused = [
-            why
+            reason
             for name in wanted
-            if name not in own and (why := self._not_allowed("A plugin of the tasks", name, permitted))
+            if name not in own and (reason := self._not_allowed("A plugin of the tasks", name, permitted))
         ]
         if refused:
             problems.append(trust.advise_once(" ".join(dict.fromkeys(refused))))
@@ -440,9 +440,9 @@ class Admission:
             "operators": _joined(self.session.operators, info.operators),
         }
         used = self.session.with_(**changes)
-        why = self._other_files(info, used) or self._plugin_problem(used, wanted, info)
-        if why:
-            problems.append(why)
+        reason = self._other_files(info, used) or self._plugin_problem(used, wanted, info)
+        if reason:
+            problems.append(reason)
             return None
         return changes
 
@@ -500,11 +500,13 @@ class Admission:
         broken: dict[str, str] = {}
         for name, packages in models.items():
             for package, version in packages.items():
-                why = self._package_problem(package, version, session)
-                if not why and package not in info.libraries:  # a pool may claim that; what is built is checked again
-                    why = self._not_allowed(name, package, session)
-                if why:
-                    broken[name] = why
+                reason = self._package_problem(package, version, session)
+                if (
+                    not reason and package not in info.libraries
+                ):  # a pool may claim that; what is built is checked again
+                    reason = self._not_allowed(name, package, session)
+                if reason:
+                    broken[name] = reason
                 elif version and version_of(package) not in ("", version):
                     notes.append(
                         f"{package} is version {version_of(package)} here, but was {version} where the tasks were submitted."
@@ -512,7 +514,9 @@ class Admission:
         if broken and len(broken) == len(models):
             problems.extend(dict.fromkeys(broken.values()))
         else:
-            notes.extend(f"Tasks of the model {name} are left for other workers. {why}" for name, why in broken.items())
+            notes.extend(
+                f"Tasks of the model {name} are left for other workers. {reason}" for name, reason in broken.items()
+            )
 
     @staticmethod
     def _not_allowed(what: str, package: str, session: Session) -> str:
@@ -528,13 +532,13 @@ class Admission:
         """Return why a package cannot be used here; empty if it can. Code that only the pool names is not imported."""
         key = " ".join((package, *session.sys_path))
         if key not in self._libraries:
-            why = ""
+            reason = ""
             if not _is_there(package, session.sys_path):
                 which = f"{package} {version}".strip()
-                why = f"The package {package} is not installed here; the tasks were submitted with {which}."
+                reason = f"The package {package} is not installed here; the tasks were submitted with {which}."
             elif trust.is_library(package):
-                why = _import_failure(package)
-            self._libraries[key] = why
+                reason = _import_failure(package)
+            self._libraries[key] = reason
         return self._libraries[key]
 
 

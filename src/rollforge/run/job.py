@@ -128,8 +128,10 @@ class LogEvents:
             return
         self._ended += 1
         of = "" if self._total is None else f" of {self._total}"
-        why = f": {event.error}" if event.error else ""
-        log.info("task %s: %s in %.1f s (%d%s)%s", event.task_id[:12], event.kind, event.seconds, self._ended, of, why)
+        reason = f": {event.error}" if event.error else ""
+        log.info(
+            "task %s: %s in %.1f s (%d%s)%s", event.task_id[:12], event.kind, event.seconds, self._ended, of, reason
+        )
 
 
 def is_own(job: Job, store: TaskStore, task: TaskRecord) -> bool:

@@ -30,7 +30,7 @@ RECONNECT_SECONDS = 600.0
 GONE_SECONDS = 20.0
 """Seconds to wait for a database file that was deleted or replaced: enough time to move it back."""
 _RENEW_SECONDS = 5.0
-_MOST_UNFIT = 1000
+_MAX_UNFIT = 1000
 
 
 class Leases:
@@ -241,7 +241,7 @@ class Leases:
         """Give a task back with its previous status."""
         self._end(task, lambda: self.store.give_back(task), 0.0)
 
-    def leave(self, task: TaskRecord, why: str) -> None:
+    def leave(self, task: TaskRecord, reason: str) -> None:
         """Leave a task that this machine cannot run to other workers, without counting an attempt.
 
         Raises
@@ -249,11 +249,11 @@ class Leases:
         UnfitWorker
             If there are too many such tasks.
         """
-        self.unfit[task.id] = why
-        log.warning("task %s is left for other workers: %s", task.id, why)
-        self._end(task, lambda: self.store.give_back(task, why=f"Worker {self.name} cannot run it: {why}"), 0.0)
-        self._report("left", task, 0.0, why)
-        if len(self.unfit) >= _MOST_UNFIT:
+        self.unfit[task.id] = reason
+        log.warning("task %s is left for other workers: %s", task.id, reason)
+        self._end(task, lambda: self.store.give_back(task, reason=f"Worker {self.name} cannot run it: {reason}"), 0.0)
+        self._report("left", task, 0.0, reason)
+        if len(self.unfit) >= _MAX_UNFIT:
             self.raise_if_unfit()
 
     def raise_if_unfit(self) -> None:
@@ -268,11 +268,11 @@ class Leases:
         if not self.unfit and not refused:
             return
         tasks: dict[str, list[str]] = {}
-        for task_id, why in self.unfit.items():
-            tasks.setdefault(why, []).append(task_id[:8])
+        for task_id, reason in self.unfit.items():
+            tasks.setdefault(reason, []).append(task_id[:8])
         lacks = "\n".join(
-            f"  {why} ({counted(len(ids), 'task')}: {', '.join(ids[:3])}{' …' if len(ids) > 3 else ''})"
-            for why, ids in tasks.items()
+            f"  {reason} ({counted(len(ids), 'task')}: {', '.join(ids[:3])}{' …' if len(ids) > 3 else ''})"
+            for reason, ids in tasks.items()
         )
         if refused and self._admission is not None:
             lacks = "\n".join(filter(None, [lacks, self._admission.explain(refused)]))

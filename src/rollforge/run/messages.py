@@ -12,11 +12,11 @@ from rollforge.task import Cause
 __all__ = [
     "MESSAGE_TYPES",
     "READY",
-    "Begun",
     "Done",
     "Failed",
     "Message",
     "Outcome",
+    "Started",
     "Stopped",
     "Unfit",
     "Unreadable",
@@ -56,21 +56,21 @@ class Stopped:
 class Unfit:
     """The task could not run, because this machine lacks a module, a package or a recorder that it needs."""
 
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
     """The task was not started, because its definition cannot be decoded on any machine."""
 
-    why: str
+    reason: str
 
 
 Outcome = Done | Failed | Stopped | Unfit | Unreadable
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
+class Started:
     """The process starts the task now."""
 
 
@@ -80,13 +80,13 @@ class Message:
 
     task_id: str
     token: int
-    content: Outcome | Begun
+    content: Outcome | Started
 
 
 READY = "ready"
 MESSAGE_TYPES = {
     (kind.__module__, kind.__name__): kind
-    for kind in (Done, Failed, Stopped, Unfit, Unreadable, Begun, Message, EncodedResult, Cause)
+    for kind in (Done, Failed, Stopped, Unfit, Unreadable, Started, Message, EncodedResult, Cause)
 }
 """Types that a message of a process may contain."""
 
@@ -98,9 +98,9 @@ def is_complete(content: object) -> bool:
             return isinstance(plain, str | None) and isinstance(blob, bytes | None)
         case Failed(error, brief, cause):
             return isinstance(error, str) and isinstance(brief, str) and isinstance(cause, Cause)
-        case Unfit(why) | Unreadable(why):
-            return isinstance(why, str)
-    return isinstance(content, (Stopped, Begun))
+        case Unfit(reason) | Unreadable(reason):
+            return isinstance(reason, str)
+    return isinstance(content, (Stopped, Started))
 
 
 def failure(exc: BaseException) -> Failed:
@@ -121,11 +121,11 @@ def _described(describe: Callable[[], str], instead: str) -> str:
         return instead
 
 
-_LONGEST_ERROR = 64_000
+_MAX_ERROR_LENGTH = 64_000
 
 
 def _cut(text: str) -> str:
     """Return the start and the end of a long text: the message of an exception may contain an entire table."""
-    half = _LONGEST_ERROR // 2
+    half = _MAX_ERROR_LENGTH // 2
     left_out = len(text) - 2 * half
     return text if left_out <= 0 else f"{text[:half]}\n… {left_out:,} characters omitted …\n{text[-half:]}"

@@ -209,9 +209,9 @@ class TrainerRM(Aliased, RecorderTrainer):
         else:
             log.info("%d tasks of pool %s are waiting for workers in other processes", total, manager.pool)
         moving = {before, Status.RUNNING}
-        told = _log_counts if self.skip_run_task else None
+        on_change = _log_counts if self.skip_run_task else None
         manager.wait(
-            on_change=told, batch=batch, settled=lambda counts: not any(counts.get(s) for s in moving if s is not after)
+            on_change=on_change, batch=batch, settled=lambda counts: not any(counts.get(s) for s in moving if s is not after)
         )  # fmt: skip
 
     def _recorders(self, manager: TaskManager, batch: str, ids: Sequence[str]) -> dict[str, Recorder]:

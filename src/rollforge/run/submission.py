@@ -175,7 +175,7 @@ def read_submission_info(kept: Mapping[str, object]) -> SubmissionInfo:
 
 def _checks(listed: object) -> tuple[Check, ...]:
     """Return the results of checks that a pool has stored, with their texts in printable characters."""
-    made = map(check_from_document, listed[:_MOST_CHECKS] if isinstance(listed, list) else ())
+    made = map(check_from_document, listed[:_MAX_CHECKS] if isinstance(listed, list) else ())
     return tuple(
         replace(
             one, subject=excerpt(one.subject, 100), text=excerpt(one.text, 2000), cure=excerpt(one.cure, 1000),
@@ -186,7 +186,7 @@ def _checks(listed: object) -> tuple[Check, ...]:
     )  # fmt: skip
 
 
-_MOST_CHECKS = 200
+_MAX_CHECKS = 200
 
 
 def store_checks(store: TaskStore, pool: str, checks: Iterable[Check], tasks: Mapping[str, str]) -> None:

@@ -158,8 +158,8 @@ class RecorderTrainer(Trainer):
         """Raise an error if tasks failed in a stage, unless failures are skipped."""
         if failures and self.on_error == "raise":
             groups = group_failures(failures)
-            told = "\n\n".join(f"{group.listed()}:\n{group.error.rstrip()}" for group in groups)
-            raise TrainingFailed(f"{len(failures)} of {total} tasks failed.\n\n{told}") from cause
+            details = "\n\n".join(f"{group.listed()}:\n{group.error.rstrip()}" for group in groups)
+            raise TrainingFailed(f"{len(failures)} of {total} tasks failed.\n\n{details}") from cause
 
 
 class TrainerR(RecorderTrainer):

@@ -26,10 +26,10 @@ _STREAK = 3
 """Consecutive failures after which a worker suspects that it is at fault."""
 
 
-_LONGEST_STREAK = 30
+_MAX_STREAK = 30
 
 
-_ENOUGH_LOST = 6
+_MIN_LOST = 6
 """Number of finally failed tasks, which other workers cannot try, that also count as evidence."""
 
 
@@ -148,7 +148,7 @@ class WorkerHealth:
             self._began = time.monotonic()
         self._streak[task.id] = _Failure(task.started_at or 0.0, error)
         self._failed[task.id] = None
-        if len(self._streak) > _LONGEST_STREAK:
+        if len(self._streak) > _MAX_STREAK:
             del self._streak[next(iter(self._streak))]
         self._looked = -1e9
 
@@ -256,8 +256,8 @@ class WorkerHealth:
         rate = (failed + self._bad + 1) / (done + failed + self._good + self._bad + 2)
         if succeeded >= _STREAK:
             return bool(rate**succeeded < (0.001 if self._good else 0.01))  # occasional failures are normal
-        alone = not self._good and not failed and done >= _ENOUGH_LOST
-        return bool(alone and self._lost >= _ENOUGH_LOST and rate**self._lost < 0.0001)
+        alone = not self._good and not failed and done >= _MIN_LOST
+        return bool(alone and self._lost >= _MIN_LOST and rate**self._lost < 0.0001)
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from rollforge.errors import ConfigError, MissingCode, MissingDependency, Record
 from rollforge.plugins import load_plugins
 from rollforge.run.interactive import define_in_main
 from rollforge.run.job import Job, WorkerStopped, current_attempt, current_model, current_task
-from rollforge.run.messages import READY, Begun, Done, Message, Outcome, Stopped, Unfit, Unreadable, failure
+from rollforge.run.messages import READY, Done, Message, Outcome, Started, Stopped, Unfit, Unreadable, failure
 from rollforge.run.references import from_reference, is_of_task, to_reference
 from rollforge.session import Session, current_session, using
 from rollforge.store.codec import decode_definition, encode_result
@@ -56,7 +56,7 @@ def worker_main(
     session: Session,
     job: Job,
     pipe: connection.Connection,
-    words: int,
+    log_descriptor: int,
     log_file: Path | None,
     known_drivers: drivers.Registered,
 ) -> None:
@@ -68,7 +68,7 @@ def worker_main(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, _raise_stopped)
     _die_with_parent()
-    _open_outputs(words)
+    _open_outputs(log_descriptor)
     faulthandler.enable()
     handlers: list[logging.Handler] = [_ToStderr()]
     if log_file is not None:
@@ -91,9 +91,9 @@ def worker_main(
             current_task.set(task_id)
             current_attempt.set(attempt)
             current_model.set(model_name)
-            _open_outputs(words)
-            os.ftruncate(words, 0)
-            pipe.send(Message(task_id, token, Begun()))
+            _open_outputs(log_descriptor)
+            os.ftruncate(log_descriptor, 0)
+            pipe.send(Message(task_id, token, Started()))
             define_in_main(main)
             with using((other or session).with_(threads=threads)):
                 problem = _plugin_problem(current_session())
@@ -121,10 +121,10 @@ def _plugin_problem(session: Session) -> str:
     return ""
 
 
-def _open_outputs(words: int) -> None:
+def _open_outputs(log_descriptor: int) -> None:
     """Redirect standard output and error to the log, whatever the previous task did to them."""
     for stream in (1, 2):
-        os.dup2(words, stream)
+        os.dup2(log_descriptor, stream)
     sys.stdout, sys.stderr = _output(sys.stdout, 1), _output(sys.stderr, 2)
 
 

@@ -39,7 +39,7 @@ IDLE_SECONDS = 1.0
 _SHORT_SECONDS = 0.5
 
 
-_MOST_AT_ONCE = 16
+_MAX_CLAIMED = 16
 
 
 _SENDING_PAUSE = 0.01  # between two pieces of a task that is larger than the buffer to its process
@@ -163,7 +163,7 @@ class WorkerPool:
                 leases.finish()
         finally:
             for process in self._processes:
-                process.dismiss()
+                process.shut_down()
             for process in self._processes:
                 process.end(1.0)
         return self.ran
@@ -207,7 +207,7 @@ class WorkerPool:
                 process.renew_process(_FAILED_GRACE)  # the last attempt must not fail for what another task left
             leases.started(task)
             own = is_own(self.job, self.store, task)
-            process.give(task, self._threads(leases), leases.session_for(task), own=own)
+            process.assign(task, self._threads(leases), leases.session_for(task), own=own)
 
     def _threads(self, leases: Leases) -> int:
         """Return the threads of the next task: its share, or more for the last tasks, when other processes are idle."""
@@ -224,11 +224,11 @@ class WorkerPool:
         if len(self._recent) < 4:
             return 0
         mean = sum(self._recent) / len(self._recent)
-        return 0 if mean > _SHORT_SECONDS else min(_MOST_AT_ONCE, int(_SHORT_SECONDS / max(mean, 0.01)) * self.jobs)
+        return 0 if mean > _SHORT_SECONDS else min(_MAX_CLAIMED, int(_SHORT_SECONDS / max(mean, 0.01)) * self.jobs)
 
     def _watch(self, leases: Leases) -> None:
         """Wait briefly for messages of the processes, kill those that are overdue, and record the outcomes."""
-        pause = _SENDING_PAUSE if any(s.taking for s in self._busy()) else 0.25
+        pause = _SENDING_PAUSE if any(s.is_sending for s in self._busy()) else 0.25
         connection.wait([h for s in self._busy() for h in s.handles], timeout=pause)
         gone = {t.id for t in leases.lost()}
         self._queue = deque(t for t in self._queue if t.id not in gone)
@@ -256,10 +256,10 @@ class WorkerPool:
                 leases.give_back(task)
                 process.renew_process(_FAILED_GRACE)
             else:
-                leases.leave(task, outcome.why)
+                leases.leave(task, outcome.reason)
             return
         elif isinstance(outcome, Unreadable):
-            leases.fail(task, outcome.why, outcome.why, Cause.UNREADABLE, task_log, seconds)
+            leases.fail(task, outcome.reason, outcome.reason, Cause.UNREADABLE, task_log, seconds)
         elif not process.ready:  # the process died before it began the task
             leases.give_back(task)
             self._count_idle_death(outcome)

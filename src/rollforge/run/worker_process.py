@@ -32,11 +32,11 @@ from rollforge.run.job import Job
 from rollforge.run.messages import (
     MESSAGE_TYPES,
     READY,
-    Begun,
     Done,
     Failed,
     Message,
     Outcome,
+    Started,
     Unfit,
     Unreadable,
     is_complete,
@@ -81,7 +81,7 @@ _LOOK_SECONDS = 1.0
 
 
 @dataclass(slots=True)
-class StoppedFor:
+class StopTimer:
     """How long another process has been stopped by a signal.
 
     If this process does not look for a while, because it was stopped too (Ctrl-Z stops both), the time starts again.
@@ -136,7 +136,7 @@ class WorkerProcess:
         self._invalid_message = ""
         self._oom_kills = 0
         self._timed_out = False
-        self._stopped = StoppedFor()
+        self._stopped = StopTimer()
         self.task: TaskRecord | None = None
         self.began = 0.0
         """When the task was given to the process."""
@@ -155,7 +155,7 @@ class WorkerProcess:
         return [self._pipe, self._process.sentinel]
 
     @property
-    def taking(self) -> bool:
+    def is_sending(self) -> bool:
         """Whether part of the task has not been sent to the process yet; each call of :meth:`outcome` sends more."""
         return self._messages is not None and self._messages.sending
 
@@ -179,7 +179,7 @@ class WorkerProcess:
         if self._process is None or not self._process.is_alive():
             self._start()
 
-    def give(self, task: TaskRecord, threads: int, session: Session | None = None, *, own: bool = False) -> None:
+    def assign(self, task: TaskRecord, threads: int, session: Session | None = None, *, own: bool = False) -> None:
         """Send a task to the process, to run with a number of threads.
 
         If `session` is given, the task runs in it instead of the session of the process. What the task may build
@@ -190,7 +190,7 @@ class WorkerProcess:
         second = self._job.before is Status.PART_DONE
         argument = task.result if second else task.text or dict(task.definition)
         self.task, self.began, self._timed_out, self._oom_kills = task, time.perf_counter(), False, _oom_kills()
-        self._running_since, self._stopped = None, StoppedFor()
+        self._running_since, self._stopped = None, StopTimer()
         other = None if session is None else _portable(session)
         with contextlib.suppress(OSError):  # the process has died, which outcome() will report
             main = main_classes(task.text) if own else None
@@ -271,13 +271,13 @@ class WorkerProcess:
                 raise ValueError("an answer for a task that it does not have")
             if messages.sending:
                 raise ValueError("an answer for a task that it has not read")
-            if not isinstance(message.content, Begun):
+            if not isinstance(message.content, Started):
                 return message.content
             self._running_since = time.perf_counter()
         return None
 
     def _death(self, code: int) -> Failed:
-        words = self.log()
+        log_text = self.log()
         pid = self._process.pid if self._process is not None else None
         if self._timed_out:
             how, cause = f"ran for more than {self._job.timeout:g} s and was terminated", Cause.TIMED_OUT
@@ -290,7 +290,7 @@ class WorkerProcess:
             how, cause = f"sent {self._invalid_message} and was terminated", Cause.EXITED
         elif code < 0:
             how, cause = f"was killed by {_signal_name(-code)}", Cause.KILLED
-            limited = self._job.memory is not None and any(mark in words for mark in _MEMORY_MARKS)
+            limited = self._job.memory is not None and any(mark in log_text for mark in _MEMORY_MARKS)
             if limited or (code == -signal.SIGKILL and _oom_kills() > self._oom_kills):
                 how, cause = f"ran out of memory ({_signal_name(-code)})", Cause.OUT_OF_MEMORY
         else:
@@ -331,7 +331,7 @@ class WorkerProcess:
         if self._process is not None:
             self._process.terminate()
 
-    def dismiss(self) -> None:
+    def shut_down(self) -> None:
         """Tell the process to exit, as there are no more tasks."""
         if self._messages is not None:
             with contextlib.suppress(OSError):  # a process that does not read is killed later
@@ -347,7 +347,7 @@ class WorkerProcess:
         self._part(grace)
 
     def _part(self, grace: float) -> None:
-        self.dismiss()
+        self.shut_down()
         if self._process is not None:
             self._process.join(grace)
             self.kill()
@@ -425,7 +425,7 @@ def import_plugins_in_child(session: Session, seconds: float) -> None:
 def _run_in_child(job: Job) -> object:
     process = WorkerProcess(current_session(), job)
     try:
-        process.give(TaskRecord(id="call", pool="", definition={}), current_session().threads, own=True)
+        process.assign(TaskRecord(id="call", pool="", definition={}), current_session().threads, own=True)
         while (outcome := process.outcome()) is None:
             process.overdue()
             connection.wait(process.handles, timeout=1.0)
@@ -434,7 +434,7 @@ def _run_in_child(job: Job) -> object:
     if isinstance(outcome, Done):
         return from_reference(decode_result(outcome.result))
     if isinstance(outcome, (Unfit, Unreadable)):
-        raise TrainingFailed(outcome.why)
+        raise TrainingFailed(outcome.reason)
     raise TrainingFailed(outcome.error if isinstance(outcome, Failed) else "The child process was stopped.")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 __all__ = ["Announcer", "PollDelay"]
 
 _ANNOUNCE_SECONDS = 0.1
-_SHORTEST_DELAY, _LONGEST_DELAY = 0.05, 0.9
+_MIN_DELAY, _MAX_DELAY = 0.05, 0.9
 
 
 class Announcer:
@@ -67,13 +67,13 @@ class PollDelay:
     """Sleeps between polls of a pool without notifications: short at first, at most a second."""
 
     def __init__(self) -> None:
-        self._seconds = _SHORTEST_DELAY
+        self._seconds = _MIN_DELAY
         self._ended = 0.0
 
     def sleep(self, most: float) -> None:
         """Sleep; as briefly as the first time, if there was something to do since the last call."""
         if time.monotonic() - self._ended > max(0.5, self._seconds):
-            self._seconds = _SHORTEST_DELAY
+            self._seconds = _MIN_DELAY
         time.sleep(max(0.0, min(self._seconds, most)))
-        self._seconds = min(self._seconds * 1.5, _LONGEST_DELAY)
+        self._seconds = min(self._seconds * 1.5, _MAX_DELAY)
         self._ended = time.monotonic()

@@ -37,7 +37,7 @@ Clock = Callable[[], float]
 Query = Mapping[str, Any]
 
 LOG_LINES = 200
-MOST_ATTEMPTS = 1_000_000_000
+MAX_ATTEMPTS = 1_000_000_000
 """The largest `max_attempts`. A larger number of attempts in a row is damage."""
 LATEST_TIME = 1e12
 """A time in seconds since the epoch at or after which a task would never become free: such a value is damage."""
@@ -131,7 +131,7 @@ class TaskStore(Protocol):
         priority : int
             Priority of the new tasks, an integer of 64 bits.
         max_attempts : int
-            Maximum number of attempts of the new tasks, from 1 to `MOST_ATTEMPTS`.
+            Maximum number of attempts of the new tasks, from 1 to `MAX_ATTEMPTS`.
         depends_on : sequence of str
             Ids of tasks of this pool that the new tasks wait for.
         model_names : sequence of str
@@ -231,10 +231,10 @@ class TaskStore(Protocol):
     def commit(self, task: TaskRecord, result: object, status: Status = Status.DONE, log: str = "") -> None:
         """Store the result of a stage and end the claim with `status`, ``done`` or ``part_done``."""
 
-    def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
+    def give_back(self, task: TaskRecord, status: Status | None = None, *, reason: str | None = None) -> None:
         """End the claim without counting an attempt; the task gets its previous status, or `status`.
 
-        `why` says what the worker that claimed the task lacks. It is stored as the error, with the cause ``unfit``.
+        `reason` says what the worker that claimed the task lacks. It is stored as the error, with the cause ``unfit``.
         """
 
     def fail(
@@ -419,9 +419,9 @@ def checked_attempts(max_attempts: object) -> int:
     Raises
     ------
     ConfigError
-        If it is not a whole number from 1 to `MOST_ATTEMPTS`.
+        If it is not a whole number from 1 to `MAX_ATTEMPTS`.
     """
-    return _whole_number(max_attempts, "max_attempts", 1, MOST_ATTEMPTS)
+    return _whole_number(max_attempts, "max_attempts", 1, MAX_ATTEMPTS)
 
 
 def _whole_number(value: Any, name: str, least: int, most: int) -> int:

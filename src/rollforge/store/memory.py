@@ -260,13 +260,13 @@ class MemoryStore:
             if status is Status.DONE:
                 self._propagate(task.pool, [task.id])
 
-    def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
+    def give_back(self, task: TaskRecord, status: Status | None = None, *, reason: str | None = None) -> None:
         with self._lock:
             ending = ending_of("give back", status)
             if self._ended_before(task, ending):
                 return
             held = self._held(task)
-            given = transitions.given_back(held, status, None if why is None else storable_text(why))
+            given = transitions.given_back(held, status, None if reason is None else storable_text(reason))
             self._put(replace(given, extra={"ending": ending}))
             self._propagate(task.pool, [task.id, *held.depends_on])
 

@@ -388,14 +388,14 @@ class MongoStore(MongoDependencies):
         self._propagate_end(task.pool, task.id, status.value)
 
     @translate_errors
-    def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
+    def give_back(self, task: TaskRecord, status: Status | None = None, *, reason: str | None = None) -> None:
         found = self._tasks(task.pool).find_one({"digest": task.id}, {"stage_from": 1})
         if found is None:
             raise LeaseLost(stale_message(task))
-        why = None if why is None else storable_text(why)
-        after = transitions.given_back(record_of(task.pool, found), status, why)
+        reason = None if reason is None else storable_text(reason)
+        after = transitions.given_back(record_of(task.pool, found), status, reason)
         ending = ending_of("give back", status)
-        change = fields_of(after, *(GIVEN if why is None else (*GIVEN, "error", "cause")))
+        change = fields_of(after, *(GIVEN if reason is None else (*GIVEN, "error", "cause")))
         if not self._end(task, {**change, "ending": ending}):
             self._ended_before(task, ending)
         self._propagate_end(task.pool, task.id, after.status.value)

@@ -121,18 +121,18 @@ class MongoDatabase(abc.ABC):
     def _unavailable(self, exc: mongo.PyMongoError) -> StoreUnavailable:
         code = getattr(exc, "code", None)
         if code in (13, 18) or "auth" in str(exc).lower():
-            why = "rejects the user or the password. Check them in the URI"
+            reason = "rejects the user or the password. Check them in the URI"
         elif isinstance(exc, mongo.ServerSelectionTimeoutError):
-            why = "cannot be reached. Check that the server is running, and the host and port"
+            reason = "cannot be reached. Check that the server is running, and the host and port"
         elif isinstance(exc, mongo.ConnectionFailure):
-            why = "closed the connection. The server was stopped or restarted"
+            reason = "closed the connection. The server was stopped or restarted"
         elif isinstance(exc, mongo.DocumentTooLarge):
-            why = "does not accept documents larger than 16 MB. Return less data, or a recorder"
+            reason = "does not accept documents larger than 16 MB. Return less data, or a recorder"
         else:
-            why = "cannot be used"
+            reason = "cannot be used"
         # The driver appends a description of every server.
         text = mask_error(" ".join(str(exc).split()).partition(", Topology Description:")[0], self.uri)[:300]
-        return StoreUnavailable(f"The task store {mask_secrets(self.uri)} {why} ({text})")
+        return StoreUnavailable(f"The task store {mask_secrets(self.uri)} {reason} ({text})")
 
     def _now(self) -> float:
         """Return the server's time: this machine's clock with an offset that is measured once a minute."""

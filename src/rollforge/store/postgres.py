@@ -157,9 +157,9 @@ def parse_uri(uri: str) -> tuple[str, str]:
     try:
         options = conninfo_to_dict(known)
     except (psycopg.ProgrammingError, UnicodeError) as exc:  # also text that is not UTF-8, literal or percent-encoded
-        why = mask_error(" ".join(str(exc).split()), uri)
+        reason = mask_error(" ".join(str(exc).split()), uri)
         raise ConfigError(
-            f"{mask_secrets(uri)!r} is not a valid address of a PostgreSQL database: {why}. In a URI, special "
+            f"{mask_secrets(uri)!r} is not a valid address of a PostgreSQL database: {reason}. In a URI, special "
             "characters are written %20 (space), %25 (%), %26 (&), %3A (:), %3F (?), %40 (@).",
             path="store",
         ) from exc
@@ -307,8 +307,8 @@ class PostgresStore(SQLStore):
                     reconnected = True  # it died while idle, so nothing of this work was sent
                     continue
                 if any(mark in str(exc) for mark in _MISTAKES):
-                    why = mask_secrets(" ".join(str(exc).split()))
-                    raise ConfigError(f"PostgreSQL rejected a value or a query: {why}.") from exc
+                    reason = mask_secrets(" ".join(str(exc).split()))
+                    raise ConfigError(f"PostgreSQL rejected a value or a query: {reason}.") from exc
                 raise self._unavailable(exc) from exc
 
     def _unavailable(self, exc: psycopg.Error) -> StoreUnavailable:

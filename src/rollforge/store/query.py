@@ -102,12 +102,12 @@ def parse_query(query: Mapping[str, object] | None) -> Node:
         raise ConfigError("the query is nested too deeply.", path="query") from None
 
 
-_DEEPEST = 50
+_MAX_DEPTH = 50
 
 
 def _parsed(query: Mapping[str, Any] | None, depth: int) -> Node:
-    if depth > _DEEPEST:
-        raise ConfigError(f"the query is nested deeper than {_DEEPEST} levels.", path="query")
+    if depth > _MAX_DEPTH:
+        raise ConfigError(f"the query is nested deeper than {_MAX_DEPTH} levels.", path="query")
     if query is not None and not isinstance(query, Mapping):
         raise ConfigError(f"a query must be a mapping such as {{'status': 'done'}}, found {query!r}.", path="query")
     parts: list[Node] = []
@@ -160,12 +160,12 @@ def _value(value: object) -> object:
     return _storable(searchable(to_plain(value)))
 
 
-_LARGEST = 2**63
+_MAX_INTEGER = 2**63
 
 
 def _storable(value: object) -> object:
     """Return `value` with integers beyond 64 bits replaced by floats: no database holds them, or a value near them."""
-    if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+    if isinstance(value, int) and not -_MAX_INTEGER <= value < _MAX_INTEGER:
         if value.bit_length() <= 1000:
             return float(value)
         return sys.float_info.max if value > 0 else -sys.float_info.max
@@ -218,10 +218,10 @@ def paths_in(node: Node) -> set[tuple[str, ...]]:
 
 def is_plain_path(path: tuple[str, ...]) -> bool:
     """Return whether a path contains a list index, and so does not match all elements of lists."""
-    return any(map(_is_place, path))
+    return any(map(_is_list_index, path))
 
 
-def _is_place(part: str) -> bool:
+def _is_list_index(part: str) -> bool:
     return part.isascii() and part.isdigit() and len(part) < 10
 
 
@@ -234,7 +234,7 @@ def _exactly_at(node: object, path: tuple[str, ...]) -> Iterator[object]:
     for part in path:
         if isinstance(node, dict) and part in node:
             node = node[part]
-        elif isinstance(node, list) and _is_place(part) and int(part) < len(node):
+        elif isinstance(node, list) and _is_list_index(part) and int(part) < len(node):
             node = node[int(part)]
         else:
             return

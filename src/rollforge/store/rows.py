@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rollforge.errors import printable, shown
-from rollforge.store.base import MOST_ATTEMPTS, failed_workers
+from rollforge.store.base import MAX_ATTEMPTS, failed_workers
 from rollforge.store.codec import read_definition
 from rollforge.task import Cause, Status, TaskRecord
 
-__all__ = ["MOST_ATTEMPTS", "read_record", "read_status"]
+__all__ = ["MAX_ATTEMPTS", "read_record", "read_status"]
 
 _STATUSES = frozenset(Status)
 Check = Callable[[Any], object]
@@ -35,12 +35,12 @@ def _whole(value: object) -> int:
 
 
 def _attempts(value: object) -> int:
-    if not 0 <= (number := _whole(value)) <= MOST_ATTEMPTS:
+    if not 0 <= (number := _whole(value)) <= MAX_ATTEMPTS:
         raise ValueError
     return number
 
 
-def _most_attempts(value: object) -> int:
+def _max_attempts(value: object) -> int:
     if not -(2**31) <= (number := _whole(value)) < 2**31:
         raise ValueError
     return number
@@ -65,7 +65,7 @@ _COLUMNS: dict[str, tuple[Check, object]] = {
     "stage_from": (Status, Status.WAITING),
     "priority": (_whole, 0),
     "attempt": (_attempts, 0),
-    "max_attempts": (_most_attempts, 1),
+    "max_attempts": (_max_attempts, 1),
     "token": (_whole, 0),
     "lease_until": (_or_none(_moment), None),
     "available_at": (_moment, 0.0),

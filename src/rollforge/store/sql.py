@@ -500,16 +500,16 @@ class SQLStore(SQLBatches):
 
         return self._write(work, task.pool)
 
-    def give_back(self, task: TaskRecord, status: Status | None = None, *, why: str | None = None) -> None:
-        self._write(lambda tx: self._give_back(tx, task, status, why), task.pool)
+    def give_back(self, task: TaskRecord, status: Status | None = None, *, reason: str | None = None) -> None:
+        self._write(lambda tx: self._give_back(tx, task, status, reason), task.pool)
 
-    def _give_back(self, tx: Transaction, task: TaskRecord, status: Status | None, why: str | None) -> None:
+    def _give_back(self, tx: Transaction, task: TaskRecord, status: Status | None, reason: str | None) -> None:
         change = f"status = COALESCE(:status, {STAGE}), lease_until = NULL, ending = :ending"
         ending = ending_of("give back", status)
         values: Values = {"status": status.value if status else None, "ending": ending}
-        if why is not None:
-            change += ", error = :why, cause = 'unfit'"
-            values["why"] = storable_text(why)
+        if reason is not None:
+            change += ", error = :reason, cause = 'unfit'"
+            values["reason"] = storable_text(reason)
         ended = self._end(tx, task, change, **values)
         if ended:
             self._ended(tx, task.pool, [(task.id, *ended[0])])

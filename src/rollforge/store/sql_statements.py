@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from rollforge.store.base import (
     LATEST_TIME,
 )
-from rollforge.store.rows import MOST_ATTEMPTS
+from rollforge.store.rows import MAX_ATTEMPTS
 from rollforge.task import Status
 
 __all__ = [
@@ -104,7 +104,7 @@ HELD = "pool = :pool AND id = :id AND COALESCE(status, '') = 'running' AND token
 # The statements below follow rollforge.transitions; TaskStoreSuite compares them for all states and options.
 # A damaged row may hold any numbers, on which arithmetic must not overflow: such a number of attempts counts as 0, as in
 # read_record(), and such a token becomes 0, which no claim holds. Likewise for the status before the claim.
-_TRIED = f"(CASE WHEN attempt BETWEEN 0 AND {MOST_ATTEMPTS} THEN attempt ELSE 0 END)"
+_TRIED = f"(CASE WHEN attempt BETWEEN 0 AND {MAX_ATTEMPTS} THEN attempt ELSE 0 END)"
 
 
 STALE_TOKEN = f"CASE WHEN token < {2**62} THEN token + 1 ELSE 0 END"

@@ -295,7 +295,7 @@ class SQLiteStore(SQLStore):
                 ) from exc
 
     def _unavailable(self, exc: sqlite3.DatabaseError, code: int) -> StoreUnavailable:
-        why = {
+        reason = {
             sqlite3.SQLITE_BUSY: f"was locked by another process for {_BUSY_SECONDS:.0f} s",
             sqlite3.SQLITE_READONLY: "is read-only. Make the file and its folder writable, or choose another one with --store",
             sqlite3.SQLITE_CANTOPEN: "cannot be opened. Check that its folder exists and is writable",
@@ -304,7 +304,7 @@ class SQLiteStore(SQLStore):
             sqlite3.SQLITE_CORRUPT: "is corrupted. Restore a copy, or choose another one with --store",
             sqlite3.SQLITE_IOERR: "cannot be read or written. Check that the disk is available and not full",
         }.get(code, "cannot be used")
-        return StoreUnavailable(f"The task store {self.path} {why} ({exc}).")
+        return StoreUnavailable(f"The task store {self.path} {reason} ({exc}).")
 
     # -- methods that SQLStore requires --------------------------------------------------------------------------------
 

@@ -574,7 +574,7 @@ class TaskStoreSuite(TransitionSuite):
     def test_a_task_returned_by_an_unfit_worker_keeps_its_attempts(self, store: TaskStore) -> None:
         """The task waits for another worker and records what the first one lacked; a successful attempt clears that."""
         (created,) = store.create(POOL, [{"x": 1}])
-        store.give_back(self.claim(store), why="it lacks a module")
+        store.give_back(self.claim(store), reason="it lacks a module")
         left = store.get(POOL, created.id)
         assert (left.status, left.attempt, left.cause, left.error) == (
             Status.WAITING, 0, Cause.UNFIT, "it lacks a module",

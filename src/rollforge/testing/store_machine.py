@@ -176,8 +176,8 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), renew=st.booleans())
     def keep_or_give_back(self, data: st.DataObject, renew: bool) -> None:
         """Renew a lease, or give a task back, with or without a reason."""
-        why = data.draw(st.sampled_from([None, "it lacks a module"]))
-        self.end(self.claimed(data), lambda s, t: s.renew(t, 10) if renew else s.give_back(t, why=why))
+        reason = data.draw(st.sampled_from([None, "it lacks a module"]))
+        self.end(self.claimed(data), lambda s, t: s.renew(t, 10) if renew else s.give_back(t, reason=reason))
 
     @rule(seconds=st.sampled_from([1.0, 3.0, 11.0]))
     def pass_time(self, seconds: float) -> None:

@@ -91,8 +91,8 @@ class TransitionSuite:
         held = self.running(store, self.records(stages, (0, 1, 2, 7), (1, 3, 9)))
         clock.now += 3.0
         after = [transitions.failed(t, "boom", cause, attempts=attempts, log="log", now=clock.now) for t in held]
-        told = [store.fail(t, "boom", cause, "log", attempts) for t in held]
-        assert told == [t.status for t in after]
+        returned = [store.fail(t, "boom", cause, "log", attempts) for t in held]
+        assert returned == [t.status for t in after]
         self.follows(store, after)
 
     @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ class TransitionSuite:
             "give back as": (
                 lambda t: store.give_back(t, Status.PART_DONE), lambda t: transitions.given_back(t, Status.PART_DONE)
             ),
-            "unfit": (lambda t: store.give_back(t, why="no torch"), lambda t: transitions.given_back(t, why="no torch")),
+            "unfit": (lambda t: store.give_back(t, reason="no torch"), lambda t: transitions.given_back(t, reason="no torch")),
             "expire": (lambda t: store.expire(POOL), lambda t: transitions.expired(t, now=clock.now)),
         }  # fmt: skip
         end, rule = ends[call]

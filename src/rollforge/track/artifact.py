@@ -234,7 +234,7 @@ def _read_frame(file: Path, trusted: bool) -> object:
     return frame.read_table(file)
 
 
-_LONGEST_AXIS = 2**40
+_MAX_AXIS_LENGTH = 2**40
 """An empty array can have axes of any length."""
 
 
@@ -246,7 +246,7 @@ def _read_array(file: Path, trusted: bool) -> object:
         read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
         shape, _, dtype = read_header(stream)
         # Values of no size, such as empty strings, take memory as soon as they are used.
-        if math.prod(shape) * max(dtype.itemsize, 1) > file.stat().st_size or any(n > _LONGEST_AXIS for n in shape):
+        if math.prod(shape) * max(dtype.itemsize, 1) > file.stat().st_size or any(n > _MAX_AXIS_LENGTH for n in shape):
             raise ArtifactUnreadable(
                 f"The artifact {file} is truncated: according to its header it contains {shape} values of {dtype}."
             )

@@ -14,7 +14,7 @@ from rollforge.errors import ConfigError, RecorderNotFound, TrackingUnavailable,
 __all__ = ["Files", "LocalFiles", "inside", "probe_folder"]
 
 
-_LONGEST = 255
+_MAX_NAME_BYTES = 255
 
 
 class Files(Protocol):
@@ -59,9 +59,9 @@ def inside(path: str) -> str:
         raise ConfigError(
             f"{path!r} cannot be the name of an artifact. Use a relative path without '..' and hidden files."
         )
-    if any(len(p.encode("utf-8", "surrogatepass")) > _LONGEST for p in parts) or not path.isprintable():
+    if any(len(p.encode("utf-8", "surrogatepass")) > _MAX_NAME_BYTES for p in parts) or not path.isprintable():
         raise ConfigError(
-            f"{shown(path)} cannot be the name of an artifact: a name has at most {_LONGEST} bytes and only "
+            f"{shown(path)} cannot be the name of an artifact: a name has at most {_MAX_NAME_BYTES} bytes and only "
             "printable characters."
         )
     return "/".join(parts)

@@ -16,7 +16,7 @@ from rollforge.session import Session, current_session
 from rollforge.store.base import open_store
 from rollforge.task import Status
 from rollforge.track.recorder import COPIED_FROM, Recorder, RunReference, check_reference, open_reference
-from rollforge.track.tracker import RunQuery, Tracker, known_address, local_place, open_tracker
+from rollforge.track.tracker import RunQuery, Tracker, known_address, local_path, open_tracker
 
 __all__ = ["describe_elsewhere", "open_pool_reference", "pool_reference"]
 
@@ -27,7 +27,7 @@ _MOST = 10_000
 def pool_reference(recorder: Recorder) -> RunReference:
     """Return the reference to a recorder that a pool keeps: without secrets, but with the host of a local store."""
     kept: RunReference = {**recorder.reference(), "tracking": without_secrets(recorder.uri)}
-    if local_place(recorder.uri) is not None:
+    if local_path(recorder.uri) is not None:
         kept["host"] = socket.gethostname()
     return kept
 
@@ -42,7 +42,7 @@ def open_pool_reference(kept: Mapping[str, object]) -> Recorder:
     """
     known = check_reference(kept)
     reference: RunReference = {**known, "tracking": known_address(known["tracking"], current_session().tracking_uri)}
-    host, place = known.get("host"), local_place(known["tracking"])
+    host, place = known.get("host"), local_path(known["tracking"])
     if host is None or host == socket.gethostname() or place is None:
         return open_reference(reference, read=False)
     if place.exists():  # the machines may share a disk
@@ -58,7 +58,7 @@ def open_pool_reference(kept: Mapping[str, object]) -> Recorder:
 
 def _copy_of(run_id: str) -> Recorder | None:
     tracking_uri = current_session().tracking_uri
-    place = local_place(tracking_uri)
+    place = local_path(tracking_uri)
     if place is not None and not place.exists():
         return None
     try:

@@ -32,7 +32,7 @@ from rollforge.errors import RecorderNotFound, TrackingError, TrackingUnavailabl
 from rollforge.paths import read_path
 from rollforge.track.artifact_files import Files, LocalFiles, probe_folder
 from rollforge.track.filters import matches, parse_filter, parse_order, sort_runs
-from rollforge.track.run_cache import RunIndex
+from rollforge.track.run_cache import RunCache
 from rollforge.track.tracker import FOLDER_MARK, Metric, RunData, RunInfo, RunQuery, latest_metrics
 
 __all__ = ["FolderTracker"]
@@ -73,7 +73,7 @@ class FolderTracker:
         self.root = Path(os.path.abspath(read_path(uri.removeprefix("folder:").removeprefix("//"), "tracking")))
         self.uri = f"folder:{self.root}"
         self._places: dict[str, Path] = {}
-        self._indexes: dict[Path, RunIndex] = {}
+        self._indexes: dict[Path, RunCache] = {}
         self._writer = (0, "")
         self._broken: set[str] = set()
         self._check_format()
@@ -315,7 +315,7 @@ class FolderTracker:
 
     def _runs(self, folder: Path) -> Iterator[RunData]:
         """Yield the runs of an experiment. They belong to the cache and must not be changed."""
-        index = self._indexes.setdefault(folder, RunIndex(folder))
+        index = self._indexes.setdefault(folder, RunCache(folder))
         try:
             for run_id, changed, known in index.entries():
                 self._places.setdefault(run_id, folder / run_id)

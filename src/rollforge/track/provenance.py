@@ -16,8 +16,8 @@ from rollforge.confidential import mask_secrets
 
 __all__ = ["code_diff", "context_tags", "git_commit"]
 
-_LONGEST = 2000
-_LONGEST_DIFF = 1_000_000
+_MAX_LENGTH = 2000
+_MAX_DIFF_LENGTH = 1_000_000
 _SECRET_FILES = [
     f":(exclude,icase,glob)**/{name}"
     for name in (
@@ -42,7 +42,7 @@ def _of_process() -> dict[str, str]:
         "rollforge.version": str(sys.modules["rollforge"].__version__),
         "rollforge.python": platform.python_version(),
         "rollforge.host": socket.gethostname(),
-        "rollforge.command": mask_secrets(shlex.join(sys.argv))[:_LONGEST],
+        "rollforge.command": mask_secrets(shlex.join(sys.argv))[:_MAX_LENGTH],
     }
     commit = git_commit(Path.cwd())
     if commit:
@@ -64,7 +64,7 @@ def code_diff() -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return mask_secrets(asked.stdout.decode("utf-8", "replace")[:_LONGEST_DIFF]) if asked.returncode == 0 else ""
+    return mask_secrets(asked.stdout.decode("utf-8", "replace")[:_MAX_DIFF_LENGTH]) if asked.returncode == 0 else ""
 
 
 def _user() -> str:

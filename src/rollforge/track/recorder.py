@@ -20,7 +20,7 @@ from rollforge.confidential import mask_secrets
 from rollforge.errors import ArtifactNotFound, ConfigError, TrackingError, TrackingUnavailable, nearest, shown
 from rollforge.limits import LIMITS
 from rollforge.track import artifact
-from rollforge.track.tracker import Metric, RunData, RunInfo, Tracker, check_scheme, local_place, open_tracker
+from rollforge.track.tracker import Metric, RunData, RunInfo, Tracker, check_scheme, local_path, open_tracker
 
 __all__ = ["Recorder", "RunReference", "check_reference", "open_reference"]
 
@@ -489,7 +489,7 @@ def open_reference(reference: Mapping[str, object], *, read: bool = True) -> Rec
         If `reference` is invalid, or names a store on this machine that does not exist (it is not created).
     """
     known = check_reference(reference)
-    place = local_place(known["tracking"])
+    place = local_path(known["tracking"])
     if place is not None and not place.exists():
         raise TrackingUnavailable(
             f"There is no tracking store {mask_secrets(known['tracking'])}, which recorder {known['recorder_id'][:40]!r} "

@@ -18,7 +18,7 @@ from typing import Any
 
 from rollforge.track.tracker import RunData, RunInfo
 
-__all__ = ["RunIndex"]
+__all__ = ["RunCache"]
 
 _FILE = ".runs.json"
 _FORMAT = 1
@@ -28,7 +28,7 @@ _SETTLED_NS = 2 * 10**9
 _WORTH_KEEPING = 100  # number of newly read runs after which the file is written again
 
 
-class RunIndex:
+class RunCache:
     """Cache of the runs of one experiment.
 
     Parameters

@@ -41,7 +41,7 @@ __all__ = [
     "folder_uri",
     "known_address",
     "latest_metrics",
-    "local_place",
+    "local_path",
     "open_tracker",
 ]
 
@@ -258,12 +258,12 @@ def folder_uri(tracking_uri: str | os.PathLike[str], *, create: bool = False) ->
     return f"file:{place}"
 
 
-def local_place(tracking_uri: str) -> Path | None:
+def local_path(tracking_uri: str) -> Path | None:
     """Return the file or folder of a tracking store on this machine; None if the store is on a server.
 
     Examples
     --------
-    >>> str(local_place("sqlite:////srv/runs.db")), str(local_place("folder:/srv/runs")), local_place("http://host:5000")
+    >>> str(local_path("sqlite:////srv/runs.db")), str(local_path("folder:/srv/runs")), local_path("http://host:5000")
     ('/srv/runs.db', '/srv/runs', None)
     """
     scheme, _, rest = folder_uri(tracking_uri).partition(":")

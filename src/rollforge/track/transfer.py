@@ -13,7 +13,7 @@ from rollforge.track.experiment import PARENT_TAG
 from rollforge.track.recorder import COPIED_FROM
 from rollforge.track.tracker import RunData, RunQuery, Tracker
 
-__all__ = ["Copied", "copy_runs"]
+__all__ = ["CopyResult", "copy_runs"]
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +21,12 @@ _COPYING = "rollforge.copying"
 
 
 @dataclass(frozen=True, slots=True)
-class Copied:
+class CopyResult:
     """Result of copying one experiment.
 
     Examples
     --------
-    >>> Copied("demo", runs=3, known=1).runs
+    >>> CopyResult("demo", runs=3, known=1).runs
     3
     """
 
@@ -36,7 +36,7 @@ class Copied:
     """Runs that had been copied before."""
 
 
-def copy_runs(source: Tracker, target: Tracker, experiments: Sequence[str] | None = None) -> Iterator[Copied]:
+def copy_runs(source: Tracker, target: Tracker, experiments: Sequence[str] | None = None) -> Iterator[CopyResult]:
     """Copy the runs that the target does not have yet. An interrupted copy of a run is replaced.
 
     Copies get new ids; their tag ``rollforge.copied_from`` contains the id of the original run.
@@ -65,7 +65,7 @@ def copy_runs(source: Tracker, target: Tracker, experiments: Sequence[str] | Non
         yield _copy_experiment(source, target, name, there[name])
 
 
-def _copy_experiment(source: Tracker, target: Tracker, name: str, experiment_id: str) -> Copied:
+def _copy_experiment(source: Tracker, target: Tracker, name: str, experiment_id: str) -> CopyResult:
     new_id = target.create_experiment(name)
     copies: dict[str, str] = {}
     for run in target.search([new_id], RunQuery()):
@@ -82,7 +82,7 @@ def _copy_experiment(source: Tracker, target: Tracker, name: str, experiment_id:
         parent = copies.get(run.tags.get(PARENT_TAG, ""))
         if parent is not None:
             target.write(copies[run.info.id], {}, [], {PARENT_TAG: parent})
-    return Copied(name, len(fresh), len(runs) - len(fresh))
+    return CopyResult(name, len(fresh), len(runs) - len(fresh))
 
 
 def _copy_run(source: Tracker, target: Tracker, experiment_id: str, run: RunData) -> str:

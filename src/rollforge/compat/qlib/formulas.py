@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from rollforge.compat.qlib.running import Forms, at_work, described
+from rollforge.compat.qlib.running import Forms, current_source, described
 from rollforge.errors import ConfigError
 from rollforge.expressions.expression import argument_names, parse
 from rollforge.expressions.operators import (
@@ -263,7 +263,7 @@ def made(name: str, *arguments: object) -> Expression:
 
 def _loaded(text: str, instrument: str, start: int | None, end: int | None, freq: str = "day") -> pd.Series:
     """Compute an expression on one instrument, indexed by positions in the calendar."""
-    place = at_work.get()
+    place = current_source.get()
     provider = place.provider if place is not None else session_provider()
     stop = len(provider.calendar(freq)) if end is None else int(end) + 1
     first, values = load_series(provider, str(instrument).upper(), text, int(start or 0), stop, freq)

@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 
 from rollforge.errors import ConfigError, DataError, RollforgeError
-from rollforge.expressions.formulas import Lifespans, Place
+from rollforge.expressions.formulas import Lifespans, SeriesSource
 from rollforge.expressions.operators import Operator
 from rollforge.expressions.tree import Call, Expression as Tree, Field, Number, Text
 
-__all__ = ["Forms", "at_work", "described"]
+__all__ = ["Forms", "current_source", "described"]
 
-at_work: ContextVar[Place | None] = ContextVar("at_work", default=None)
+current_source: ContextVar[SeriesSource | None] = ContextVar("current_source", default=None)
 """The data source while a custom operator computes; None means the current session's folder."""
 
 
@@ -81,7 +81,7 @@ def _run(kind: type, forms: Forms, series: Lifespans, tree: Call, *arguments: ob
         raise DataError(f"{kind.__name__} computes on instruments of a data folder.")
     shape = next(a.shape for a in arguments if isinstance(a, np.ndarray))
     found: list[tuple[int, slice, np.ndarray]] = []
-    token = at_work.set(place)
+    token = current_source.set(place)
     try:
         for row, code in enumerate(place.codes):
             begin, end = int(series.begin[row]), int(series.end[row])
@@ -93,7 +93,7 @@ def _run(kind: type, forms: Forms, series: Lifespans, tree: Call, *arguments: ob
                 values = _computed(kind, given, code, days, place.freq)
                 found.append((row, slice(begin, end), _aligned(kind, values, days)))
     finally:
-        at_work.reset(token)
+        current_source.reset(token)
     kinds = {values.dtype for _, _, values in found}
     out = (
         np.zeros(shape, bool)

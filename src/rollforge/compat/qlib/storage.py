@@ -19,7 +19,7 @@ from rollforge.session import current_session
 
 __all__ = ["FileCalendarStorage", "FileFeatureStorage", "FileInstrumentStorage"]
 
-Place = int | slice
+IndexOrSlice = int | slice
 _WRITE = "A data folder can only be written as a whole: use 'rollforge data import'."
 
 
@@ -99,7 +99,7 @@ class FileCalendarStorage(_FileStorage):
         """
         return [str(day) for day in self._provider.calendar(self.freq, future=self.future)]
 
-    def __getitem__(self, i: Place) -> Any:
+    def __getitem__(self, i: IndexOrSlice) -> Any:
         return self.data[i]
 
     def __len__(self) -> int:
@@ -198,7 +198,7 @@ class FileFeatureStorage(_FileStorage):
         """The position of the last value; None if the file does not exist."""
         return self._span()[1] - 1 if self.uri.exists() else None
 
-    def __getitem__(self, i: Place) -> Any:
+    def __getitem__(self, i: IndexOrSlice) -> Any:
         """Return ``(position, value)``, or a series for a slice of positions (empty if the file does not exist)."""
         if not self.uri.exists():
             return pd.Series(dtype=np.float32) if isinstance(i, slice) else (None, None)

@@ -129,10 +129,10 @@ class Connection:
         except OSError as exc:
             raise self.unavailable(f"the server does not answer ({exc.strerror or exc})") from exc
 
-    def unavailable(self, why: str) -> TrackingUnavailable:
+    def unavailable(self, reason: str) -> TrackingUnavailable:
         """Return the error that the store cannot be opened."""
         return TrackingUnavailable(
-            f"The tracking store {mask_secrets(self.uri)} cannot be opened: {why}. Choose another one with --tracking."
+            f"The tracking store {mask_secrets(self.uri)} cannot be opened: {reason}. Choose another one with --tracking."
         )
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:

@@ -238,8 +238,8 @@ class MLflowTracker:
         except (TypeError, ValueError, AttributeError, OverflowError) as exc:
             raise self._damaged_run(run_id, exc) from exc
 
-    def _damaged_run(self, run_id: str, why: object) -> TrackingError:
-        return TrackingError(f"The run {run_id!r} in {mask_secrets(self.uri)} is damaged: {why}.")
+    def _damaged_run(self, run_id: str, reason: object) -> TrackingError:
+        return TrackingError(f"The run {run_id!r} in {mask_secrets(self.uri)} is damaged: {reason}.")
 
     def history(self, run_id: str, name: str) -> list[Metric]:
         found: list[Any] = []
