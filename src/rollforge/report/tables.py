@@ -11,7 +11,7 @@ from rollforge.collect.trials import Trials
 from rollforge.errors import counted
 from rollforge.generate.checks import NOT_CHECKED, Check
 from rollforge.generate.timeline import SegmentSpan
-from rollforge.report.headline import HeadlineFigure, combined_text, duration, label_days_text, label_kind_text
+from rollforge.report.headline import HeadlineFigure, combined_text, duration, evaluated_days_text, label_description
 from rollforge.report.inputs import TaskRow
 from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import METRICS, QUANTILES, Headline, Quality, by_month, path_distribution, path_figures
@@ -211,8 +211,8 @@ def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
     ]  # fmt: skip
     combined = _model_row(
         combined_text(whole),
-        label_kind_text(whole.label_text, whole.label_days),
-        label_days_text(whole.ic_days, whole.first_evaluated, whole.last_evaluated),
+        label_description(whole.label_text, whole.label_days),
+        evaluated_days_text(whole.ic_days, whole.first_evaluated, whole.last_evaluated),
         [whole.ic, whole.ic_t, whole.rank_ic, whole.long_short_return, whole.long_short_sharpe],
     )
     rows = []
@@ -221,8 +221,8 @@ def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
         first, last = (f"{day:%Y-%m-%d}" for day in ic.index[[0, -1]]) if len(ic) else ("", "")
         figures = [float(ic.mean()), model.ic_t, float(model.rank_ic.mean())]
         figures += [model.annual(spread), model.sharpe(spread)]
-        label = label_kind_text(model.label_text, model.label_days)
-        rows.append(_model_row(model.name, label, label_days_text(len(ic), first, last), figures))
+        label = label_description(model.label_text, model.label_days)
+        rows.append(_model_row(model.name, label, evaluated_days_text(len(ic), first, last), figures))
     return _table(heads, [combined, *rows], sortable=True)
 
 

@@ -1,0 +1,68 @@
+"""What the measured checks have found, by subject."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rollforge.generate.checks import Check, CheckMethod, CheckResult
+
+__all__ = ["Finding", "Findings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    key: str
+    text: str
+    cure: str
+    titles: tuple[str, ...]
+    day: str
+
+
+class Findings:
+    """What was found, by subject."""
+
+    def __init__(self) -> None:
+        self.checked: dict[str, dict[str, tuple[dict[str, None], dict[str, None]]]] = {}
+        """Subject -> what is proved if nothing is found -> titles and days."""
+        self.found: dict[tuple[str, CheckResult], dict[str, list[Finding]]] = {}
+
+    def note(self, subject: str, titles: Sequence[str], day: object = "", text: str = "") -> None:
+        """Note that something was compared; `text` is what it proves if nothing is found."""
+        seen_titles, seen_days = self.checked.setdefault(subject, {}).setdefault(text, ({}, {}))
+        seen_titles.update(dict.fromkeys(titles))
+        seen_days.update({str(day): None} if day else {})
+
+    def add(
+        self, subject: str, result: CheckResult, key: str, text: str, cure: str, titles: Sequence[str], day: object = ""
+    ) -> None:
+        self.note(subject, titles, day)
+        group = self.found.setdefault((subject, result), {})
+        group.setdefault(key, []).append(Finding(key, text, cure, tuple(titles), str(day) if day else ""))
+
+    def leak(self, subject: str, key: str, text: str, cure: str, titles: Sequence[str], day: object) -> None:
+        self.add(subject, CheckResult.LEAK, key, text, cure, titles, day)
+
+    def checks(self) -> list[Check]:
+        """Return the results, one for each subject that is clean and one for each cause of another result."""
+        made = []
+        for subject, proved in self.checked.items():
+            groups = [
+                (r, g) for r in (CheckResult.LEAK, CheckResult.UNKNOWN) for g in [self.found.get((subject, r))] if g
+            ]
+            for result, group in groups:
+                for found in group.values():
+                    first = found[0]
+                    made.append(
+                        Check(
+                            subject, result, CheckMethod.MEASURED, first.text, first.cure,
+                            tuple(dict.fromkeys(t for f in found for t in f.titles)),
+                            tuple(sorted({f.day for f in found if f.day})),
+                        )
+                    )  # fmt: skip
+            made += [
+                Check(subject, CheckResult.CLEAN, CheckMethod.MEASURED, text, "", tuple(titles), tuple(sorted(days)))
+                for text, (titles, days) in proved.items()
+                if text and not groups
+            ]
+        return made
