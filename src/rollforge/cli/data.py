@@ -13,6 +13,19 @@ from rollforge.errors import ConfigError
 
 app = typer.Typer(no_args_is_help=True)
 
+Source = Annotated[Path, typer.Argument(help="A Parquet or CSV table, or a folder with one file per instrument.")]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN=NAME",
+        help="Meaning of a column: 'instrument', 'datetime' or a field such as 'close'. An empty name ignores the column.",
+    ),
+]
+NamesOption = Annotated[
+    str | None, typer.Option(metavar="A,B,…", help="Column names, for CSV files without a header line.")
+]
+EncodingOption = Annotated[str, typer.Option(help="Encoding of CSV files, such as gbk.")]
+
 
 @app.command()
 def demo(
@@ -63,21 +76,12 @@ def demo(
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="A Parquet or CSV table, or a folder with one file per instrument.")],
+    source: Source,
     folder: Annotated[Path, typer.Argument(help="Data folder to create.")],
     market: Annotated[str, typer.Option(help="Name of the universe of all instruments.")] = "all",
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN=NAME",
-            help="Meaning of a column: 'instrument', 'datetime' or a field such as 'close'. An empty name "
-            "ignores the column.",
-        ),
-    ] = None,
-    names: Annotated[
-        str | None, typer.Option(metavar="A,B,…", help="Column names, for CSV files without a header line.")
-    ] = None,
-    encoding: Annotated[str, typer.Option(help="Encoding of CSV files, such as gbk.")] = "utf-8",
+    column: ColumnOption = None,
+    names: NamesOption = None,
+    encoding: EncodingOption = "utf-8",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing folder.")] = False,
 ) -> None:
     """Import a table of daily prices into a data folder."""
@@ -88,7 +92,7 @@ def import_(
         folder,
         market=market,
         columns=_columns(column or []),
-        names=None if names is None else [n.strip() for n in names.split(",")],
+        names=_names(names),
         encoding=encoding,
         overwrite=overwrite,
     )
@@ -97,26 +101,17 @@ def import_(
 
 @app.command()
 def append(
-    source: Annotated[Path, typer.Argument(help="A Parquet or CSV table, or a folder with one file per instrument.")],
+    source: Source,
     folder: Annotated[Path, typer.Argument(help="Data folder to which the rows are added.")],
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN=NAME",
-            help="Meaning of a column: 'instrument', 'datetime' or a field such as 'close'. An empty name "
-            "ignores the column.",
-        ),
-    ] = None,
-    names: Annotated[
-        str | None, typer.Option(metavar="A,B,…", help="Column names, for CSV files without a header line.")
-    ] = None,
-    encoding: Annotated[str, typer.Option(help="Encoding of CSV files, such as gbk.")] = "utf-8",
+    column: ColumnOption = None,
+    names: NamesOption = None,
+    encoding: EncodingOption = "utf-8",
     rescale: Annotated[
         bool | None,
         typer.Option(
             "--rescale/--no-rescale",
-            help="For prices on another scale than the folder's: multiply them so that they continue it, or take them "
-            "as they are. Default: refuse them.",
+            help="For prices on another scale than the folder's: multiply them to continue it, or add them unchanged. "
+            "Default: refuse them.",
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would change.")] = False,
@@ -129,7 +124,7 @@ def append(
         source,
         folder,
         columns=_columns(column or []),
-        names=None if names is None else [n.strip() for n in names.split(",")],
+        names=_names(names),
         encoding=encoding,
         rescale=rescale,
         dry_run=dry_run,
@@ -169,6 +164,10 @@ def universe(
 def _listed(values: list[str] | None) -> list[str]:
     """Split values that are given as repeated options or separated by commas."""
     return [part.strip() for value in values or [] for part in value.split(",") if part.strip()]
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 def _columns(pairs: list[str]) -> dict[str, str]:

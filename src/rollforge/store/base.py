@@ -28,6 +28,7 @@ __all__ = [
     "open_store",
     "refuse_running",
     "storable_text",
+    "task_not_found",
     "trim_log",
 ]
 
@@ -103,7 +104,7 @@ class TaskStore(Protocol):
 
     uri: str
 
-    # -- putting in ----------------------------------------------------------------------------------------------------
+    # -- creating ------------------------------------------------------------------------------------------------------
 
     def create(
         self,
@@ -265,7 +266,7 @@ class TaskStore(Protocol):
         Every claim does this first, and so does waiting for tasks.
         """
 
-    # -- looking -------------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def get(self, pool: str, task_id: str) -> TaskRecord:
         """Return one task, including its result."""
@@ -543,6 +544,11 @@ def failed_workers(marks: str) -> tuple[str, ...]:
 def stale_message(task: TaskRecord) -> str:
     """Return the message of :class:`~rollforge.errors.LeaseLost`."""
     return f"Task {task.id} is no longer held by {task.worker}: its claim {task.token} is stale."
+
+
+def task_not_found(pool: str, task_id: str) -> TaskNotFound:
+    """Return the error about a task that does not exist."""
+    return TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
 
 
 def damaged_result(task: TaskRecord, exc: UntrustedPickle | ArtifactUnreadable) -> UntrustedPickle | ArtifactUnreadable:

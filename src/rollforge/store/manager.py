@@ -167,7 +167,7 @@ class TaskManager:
         """Return the names of the pools in the store; ``TaskManager.list()`` uses the current session's store."""
         return self.store.pools()
 
-    # -- putting in ----------------------------------------------------------------------------------------------------
+    # -- creating ------------------------------------------------------------------------------------------------------
 
     def insert_task(self, task: Mapping[str, Any]) -> InsertedId:
         """Store a task in Qlib's form and return its id. An existing task is not changed.
@@ -339,7 +339,7 @@ class TaskManager:
         """Give a fetched task back: to the status it was fetched from, or to `status`."""
         self.store.give_back(_claim(task, self.pool), Status(status) if status else None)
 
-    # -- looking -------------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def query(self, query: Mapping[str, object] | None = None, decode: bool = True) -> Iterator[Document]:
         """Yield the tasks that match, in Qlib's form. With ``decode=False`` their results are not read."""

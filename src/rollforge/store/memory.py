@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from rollforge import transitions
-from rollforge.errors import LeaseLost, TaskNotFound
+from rollforge.errors import LeaseLost
 from rollforge.machine import machine_of
 from rollforge.store.base import (
     AVOID_SECONDS,
@@ -26,6 +26,7 @@ from rollforge.store.base import (
     require_dependencies,
     stale_message,
     storable_text,
+    task_not_found,
     trim_log,
     wall_clock,
 )
@@ -72,7 +73,7 @@ class MemoryStore:
         self._creations: dict[str, dict[str, str]] = {}
         self._token = 0
 
-    # -- putting in ----------------------------------------------------------------------------------------------------
+    # -- creating ------------------------------------------------------------------------------------------------------
 
     def create(
         self,
@@ -293,7 +294,7 @@ class MemoryStore:
             for task in theirs:
                 self._put(transitions.restored(task, worker))
             waiting = [t.id for t in theirs if t.status is Status.FAILED]
-            self._propagate_again(pool, waiting + self._dependants_again(pool, waiting))
+            self._propagate_again(pool, waiting + self._retry_dependents(pool, waiting))
             return sorted(t.id for t in theirs)
 
     def release_worker(
@@ -308,13 +309,13 @@ class MemoryStore:
                     self.fail(task, error, cause, task.log)
             return [self._pools[pool][t.id] for t in held]
 
-    # -- looking -------------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def get(self, pool: str, task_id: str) -> TaskRecord:
         with self._lock:
             task = self._pools.get(pool, {}).get(task_id)
         if task is None:
-            raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
+            raise task_not_found(pool, task_id)
         return task
 
     def query(
@@ -427,11 +428,11 @@ class MemoryStore:
         with self._lock:
             failed: Query = {"$and": [dict(query or {}), {"status": Status.FAILED.value}]}
             ids = self._change(pool, failed, _again, propagate=False)
-            ids = ids + self._dependants_again(pool, ids)
+            ids = ids + self._retry_dependents(pool, ids)
             self._propagate_again(pool, ids)
             return len(ids)
 
-    def _dependants_again(self, pool: str, ids: list[str]) -> list[str]:
+    def _retry_dependents(self, pool: str, ids: list[str]) -> list[str]:
         """Reset tasks that failed only because they depend on tasks that wait again."""
         found: list[str] = []
         while ids:

@@ -26,7 +26,6 @@ from rollforge import transitions
 from rollforge.errors import (
     ConfigError,
     LeaseLost,
-    TaskNotFound,
 )
 from rollforge.store.base import (
     AVOID_SECONDS,
@@ -47,6 +46,7 @@ from rollforge.store.base import (
     require_dependencies,
     stale_message,
     storable_text,
+    task_not_found,
     trim_log,
 )
 from rollforge.store.codec import encode_result, read_submission, tasks_of_info
@@ -111,7 +111,7 @@ class MongoStore(MongoDependencies):
         If the server cannot be reached or refuses the connection, or the database is newer than this program.
     """
 
-    # -- putting in ----------------------------------------------------------------------------------------------------
+    # -- creating ------------------------------------------------------------------------------------------------------
 
     @translate_errors
     def create(
@@ -434,7 +434,7 @@ class MongoStore(MongoDependencies):
             if tasks.update_one(same, {"$set": change}).modified_count:
                 restored.append(task.id)
                 again += [task.id] if task.status is Status.FAILED else []
-        again += self._dependants_again(pool, again)
+        again += self._retry_dependents(pool, again)
         self._propagate(pool, {*again, *dependencies_of(tasks, again)})
         return sorted(restored)
 
@@ -455,13 +455,13 @@ class MongoStore(MongoDependencies):
                 ended.append(task.id)
         return [self.get(pool, task_id, result=False) for task_id in ended]
 
-    # -- looking -------------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     @translate_errors
     def get(self, pool: str, task_id: str, *, result: bool = True) -> TaskRecord:
         found = self._tasks(pool).find_one(by_id(task_id))
         if found is None:
-            raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
+            raise task_not_found(pool, task_id)
         record = record_of(pool, found)
         return replace(record, result=whole_result(record, found)) if result else record
 
@@ -601,11 +601,11 @@ class MongoStore(MongoDependencies):
     @translate_errors
     def retry(self, pool: str, query: Query | None = None) -> int:
         ids = self._wait_again(pool, {"$and": [to_condition(parse_query(query)), {"status": "failed"}]})
-        ids = ids + self._dependants_again(pool, ids)
+        ids = ids + self._retry_dependents(pool, ids)
         self._propagate(pool, {*ids, *dependencies_of(self._tasks(pool), ids)})
         return len(ids)
 
-    def _dependants_again(self, pool: str, ids: list[str]) -> list[str]:
+    def _retry_dependents(self, pool: str, ids: list[str]) -> list[str]:
         """Reset tasks that failed only because they depend on tasks that wait again."""
         found: list[str] = []
         while ids:
@@ -640,7 +640,7 @@ class MongoStore(MongoDependencies):
         new_id = str(written["digest"])
         old = tasks.find_one(by_id(task_id))
         if old is None:
-            raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
+            raise task_not_found(pool, task_id)
         old_id = str(old.get("digest"))
         known = tasks.find_one({"digest": new_id}) if new_id != old_id else None
         dependencies = sorted(
@@ -667,9 +667,9 @@ class MongoStore(MongoDependencies):
             change = {**fresh, **written, "created_at": self._now(), "changed": self._now()}
             change["token"] = self._number("token")
             tasks.update_one({"_id": old["_id"]}, {"$set": change, "$unset": {"res": ""}})
-        for dependant in list(tasks.find({"needs": {"$in": [old_id]}}, {"needs": 1})):
-            renamed = sorted({new_id if n == old_id else n for n in texts_in(dependant.get("needs"))})
-            tasks.update_one({"_id": dependant["_id"]}, {"$set": {"needs": renamed}, "$pullAll": {"unmet": [old_id]}})
+        for dependent in list(tasks.find({"needs": {"$in": [old_id]}}, {"needs": 1})):
+            renamed = sorted({new_id if n == old_id else n for n in texts_in(dependent.get("needs"))})
+            tasks.update_one({"_id": dependent["_id"]}, {"$set": {"needs": renamed}, "$pullAll": {"unmet": [old_id]}})
         self._propagate(pool, {new_id, *dependencies})
         return new_id
 

@@ -302,7 +302,7 @@ class PostgresStore(SQLStore):
                 raise not_unicode(exc) from exc
             except psycopg.Error as exc:
                 dead = self._connected is not None and self._connected.connection.broken
-                waited = any(mark in str(exc) for mark in _NO_TURN)  # the pooler's time limit for waiting
+                waited = any(mark in str(exc) for mark in _POOL_EXHAUSTED)  # the pooler's time limit for waiting
                 if dead and not waited and not began and not reconnected:
                     reconnected = True  # it died while idle, so nothing of this work was sent
                     continue
@@ -336,12 +336,14 @@ class PostgresStore(SQLStore):
             for pool in pools:
                 self._transact(lambda tx, pool=pool: tx.rows(text, channel=self._channel, pool=pool), alone=True)  # type: ignore[misc]
 
-    def _take(self, pool: str, turn: str, values: Values) -> list[Row]:
+    def _take(self, pool: str, selection: str, values: Values) -> list[Row]:
         """Claim in one round trip; see :meth:`SQLStore._take`."""
         # Literals instead of parameters let the server use one generic plan for the other parameters.
-        turn = turn.replace(":most", str(int(values["most"]))).replace(":status", f"'{Status(values['status']).value}'")
+        selection = selection.replace(":most", str(int(values["most"]))).replace(
+            ":status", f"'{Status(values['status']).value}'"
+        )
         text = (
-            f"WITH given AS ({GIVEN}), found AS (SELECT ARRAY({turn} {self._skip_locked}) AS numbers), "
+            f"WITH given AS ({GIVEN}), found AS (SELECT ARRAY({selection} {self._skip_locked}) AS numbers), "
             f"taken AS (UPDATE tasks SET {CLAIMED}, token = nextval('tokens'), "
             "claim_place = array_position((SELECT numbers FROM found), seq) "
             "WHERE NOT EXISTS (SELECT 1 FROM given) AND NOT EXISTS (SELECT 1 FROM paused WHERE paused.pool = :pool) "
@@ -441,11 +443,11 @@ class PostgresStore(SQLStore):
                 new.discard(row["id"])
         return made
 
-    def _compare(self, node: Compare, name: str, *, in_turn: bool) -> Condition:
+    def _compare(self, node: Compare, name: str, *, in_order: bool) -> Condition:
         if not node.in_definition:
             return in_column(node, name)
         text, values = in_json(node, name)
-        if in_turn or "filter @@" not in text:
+        if in_order or "filter @@" not in text:
             return text, values
         # In a subquery, so that the index of definitions is used, whatever else the statement contains.
         return f"seq IN (SELECT seq FROM tasks WHERE {text})", values
@@ -497,7 +499,7 @@ _MISTAKES = (
     "stack depth limit exceeded", "cannot contain NUL",
 )  # fmt: skip
 """Errors of the server or the client that would occur again, so that retrying does not help."""
-_NO_TURN = ("query_wait_timeout", "no more connections allowed", "client_login_timeout")
+_POOL_EXHAUSTED = ("query_wait_timeout", "no more connections allowed", "client_login_timeout")
 _ADVICE: tuple[tuple[tuple[type[psycopg.Error] | tuple[()], tuple[str, ...]], str], ...] = (
     ((errors.InvalidPassword, ("password authentication failed", "no password supplied")),
      "rejects the user or the password. Check them in the URI"),
@@ -507,7 +509,7 @@ _ADVICE: tuple[tuple[tuple[type[psycopg.Error] | tuple[()], tuple[str, ...]], st
      "is behind a pooler in statement mode, which has no transactions. Set pool_mode=transaction for this database"),
     (((), ("unsupported startup parameter",)),
      "is behind a pooler that refuses an option of the URI. Remove it there, or name it in ignore_startup_parameters"),
-    (((), _NO_TURN),
+    (((), _POOL_EXHAUSTED),
      "is behind a pooler that had no free connection in time. Give it more (default_pool_size), or start fewer workers"),
     (((), ("Connection refused", "could not translate host", "Name or service", "timeout expired", "No such file",
            "Network is unreachable", "No route to host", "resolve host", "cannot connect to server")),

@@ -180,7 +180,7 @@ def first_paths(texts: Sequence[str]) -> list[tuple[str, ...]]:
 _COMPARISONS = {"$eq": "=", "$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
 
 
-def condition(node: Compare, name: str, *, in_turn: bool) -> tuple[str, Values]:
+def condition(node: Compare, name: str, *, in_order: bool) -> tuple[str, Values]:
     """Return the SQL of a comparison at an indexed path of pool ``:pool``, and its parameters.
 
     Parameters
@@ -189,23 +189,23 @@ def condition(node: Compare, name: str, *, in_turn: bool) -> tuple[str, Values]:
         The comparison.
     name : str
         Prefix of the names of parameters.
-    in_turn : bool
+    in_order : bool
         If True, optimize for examining tasks in order until one matches, else for finding all that match.
     """
     values: Values = {f"{name}_path": json.dumps(node.path[1:])}
     tests, missing = _tests(node.op, node.value, name, values)
     parts = []
     if tests:
-        parts.append(_among(tests, name, in_turn=in_turn))
+        parts.append(_among(tests, name, in_order=in_order))
     if missing:
-        parts.append(f"NOT {_among(['TRUE'], name, in_turn=in_turn)}")
+        parts.append(f"NOT {_among(['TRUE'], name, in_order=in_order)}")
     return f"({' OR '.join(parts)})" if parts else "(1 = 0)", values
 
 
-def _among(tests: Sequence[str], name: str, *, in_turn: bool) -> str:
+def _among(tests: Sequence[str], name: str, *, in_order: bool) -> str:
     """Return the condition that a task has a term that passes a test. In SQLite, CROSS JOIN fixes the join order."""
     path = f"t.path = (SELECT id FROM search_paths WHERE pool = :pool AND path = :{name}_path)"
-    if in_turn:
+    if in_order:
         return (
             "EXISTS (SELECT 1 FROM search_values v CROSS JOIN search_terms t ON t.id = v.term "
             f"WHERE v.seq = tasks.seq AND {path} AND ({' OR '.join(tests)}))"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from rollforge.errors import ArtifactUnreadable, LeaseLost, TaskNotFound, UntrustedPickle
+from rollforge.errors import ArtifactUnreadable, LeaseLost, UntrustedPickle
 from rollforge.store.base import (
     AVOID_SECONDS,
     SUBMISSION_SECONDS,
@@ -31,6 +31,7 @@ from rollforge.store.base import (
     repeated_answer,
     stale_message,
     storable_text,
+    task_not_found,
     trim_log,
 )
 from rollforge.store.codec import EncodedResult, decode_result, encode_result, read_submission, tasks_of_info
@@ -57,7 +58,7 @@ from rollforge.store.sql_statements import (
     Row,
     Transaction,
     Values,
-    turn_of,
+    next_tasks,
 )
 from rollforge.task import Cause, Definition, Status, TaskRecord, digest, encode, identified
 from rollforge.transitions import backoff
@@ -70,8 +71,8 @@ _NEAR = 200
 """Number of tasks that are examined in order before all matching tasks are searched."""
 _SPARE = 16
 """Number of extra candidates that are searched, as other workers may claim some of them."""
-_FASTER = 20
-"""Seconds for which a batch without unfinished tasks is kept."""
+_MAX_SEARCHES = 20
+"""Number of searches after which a claim gives up, because other workers claim all candidates first."""
 
 
 class SQLStore(SQLBatches):
@@ -115,7 +116,7 @@ class SQLStore(SQLBatches):
         """Update data derived from the definition of a task; `row` has its pool, id and definition."""
 
     @abc.abstractmethod
-    def _compare(self, node: Compare, name: str, *, in_turn: bool) -> Condition:
+    def _compare(self, node: Compare, name: str, *, in_order: bool) -> Condition:
         """Return one comparison as SQL; the names of its parameters start with `name`."""
 
     @abc.abstractmethod
@@ -127,33 +128,33 @@ class SQLStore(SQLBatches):
 
     # -- queries -------------------------------------------------------------------------------------------------------
 
-    def _condition(self, pool: str, query: Query | None, *, in_turn: bool = False) -> Condition:
+    def _condition(self, pool: str, query: Query | None, *, in_order: bool = False) -> Condition:
         """Return a query as a condition for a statement with ``pool = :pool``.
 
-        With `in_turn` it is optimized for examining tasks in order until some match, else for finding all that match.
+        With `in_order` it is optimized for examining tasks in order until some match, else for finding all that match.
         """
         node = parse_query(query)
         self._prepare(pool, node)
         values: Values = {}
-        return self._tree(node, values, in_turn=in_turn), values
+        return self._tree(node, values, in_order=in_order), values
 
     def _prepare(self, pool: str, node: Node) -> None:
         """Create what a query needs, before its transaction if possible."""
 
-    def _tree(self, node: Node, values: Values, *, in_turn: bool) -> str:
+    def _tree(self, node: Node, values: Values, *, in_order: bool) -> str:
         if isinstance(node, (And, Or)):
             if not node.parts:
                 return "(1 = 1)" if isinstance(node, And) else "(1 = 0)"
             word = " AND " if isinstance(node, And) else " OR "
-            return f"({word.join(self._tree(p, values, in_turn=in_turn) for p in node.parts)})"
+            return f"({word.join(self._tree(p, values, in_order=in_order) for p in node.parts)})"
         if isinstance(node, Not):
             # NULL counts as false, so its negation is true.
-            return f"(NOT COALESCE({self._tree(node.part, values, in_turn=in_turn)}, FALSE))"
-        text, more = self._compare(node, f"q{len(values)}", in_turn=in_turn)
+            return f"(NOT COALESCE({self._tree(node.part, values, in_order=in_order)}, FALSE))"
+        text, more = self._compare(node, f"q{len(values)}", in_order=in_order)
         values.update(more)
         return text
 
-    # -- putting in ----------------------------------------------------------------------------------------------------
+    # -- creating ------------------------------------------------------------------------------------------------------
 
     def create(
         self,
@@ -195,7 +196,7 @@ class SQLStore(SQLBatches):
                 self._depend(tx, pool, fresh, wanted)
                 self._cascade(tx, pool, fresh, themselves=True)
             if batch:
-                self._enlist(tx, pool, batch, [c.id for c in made])
+                self._add_to_batch(tx, pool, batch, [c.id for c in made])
             before = [c.id for c in made if not c.new] if creation else []
             if not before:
                 return made
@@ -249,7 +250,7 @@ class SQLStore(SQLBatches):
         return {key for (key,) in self._read(lambda tx: tx.rows(text, pool=pool))}
 
     def add_to_batch(self, pool: str, batch: str, ids: Sequence[str]) -> None:
-        self._write(lambda tx: self._enlist(tx, pool, batch, ids), "")
+        self._write(lambda tx: self._add_to_batch(tx, pool, batch, ids), "")
 
     def put(self, pool: str, records: Iterable[TaskRecord]) -> int:
         kept = list(records)
@@ -300,8 +301,8 @@ class SQLStore(SQLBatches):
         batch: str = "",
         claim: str = "",
     ) -> list[TaskRecord]:
-        def wanted(*, in_turn: bool) -> Condition:
-            condition, values = self._condition(pool, query, in_turn=in_turn)
+        def wanted(*, in_order: bool) -> Condition:
+            condition, values = self._condition(pool, query, in_order=in_order)
             values |= {
                 "pool": pool, "status": status.value, "worker": worker, "lease": lease, "most": limit,
                 "claim": claim or None, **({"batch": batch} if batch else {}),
@@ -315,8 +316,8 @@ class SQLStore(SQLBatches):
             if paths_in(parse_query(query)):
                 rows = self._take_found(pool, wanted, limit)
             else:
-                condition, values = wanted(in_turn=True)
-                rows = self._take(pool, turn_of(condition, batch), values)
+                condition, values = wanted(in_order=True)
+                rows = self._take(pool, next_tasks(condition, batch), values)
             rows.sort(key=lambda r: int(r[0]))  # RETURNING guarantees no order
             claimed = self._readable(sorted((self._record(r[1:]) for r in rows), key=lambda task: -task.priority))
             if status is Status.PART_DONE:
@@ -330,43 +331,43 @@ class SQLStore(SQLBatches):
         Candidates are searched first, and claimed in a short transaction that checks them again. If other workers have
         claimed all of them meanwhile, this is repeated.
         """
-        condition, values = wanted(in_turn=True)
+        condition, values = wanted(in_order=True)
         given = self._read(lambda tx: self._given(tx, values)) if values["claim"] else []
         if given:
             return given
-        for _ in range(_FASTER):
+        for _ in range(_MAX_SEARCHES):
             found = self._candidates(wanted, limit + _SPARE)
-            condition, values = wanted(in_turn=True)
+            condition, values = wanted(in_order=True)
             these = f"seq IN ({', '.join(map(str, found)) or 'NULL'}) AND {condition}"
-            rows = self._take(pool, turn_of(these, False), values)
+            rows = self._take(pool, next_tasks(these, False), values)
             if rows or not found:
                 return rows
         return []
 
     def _candidates(self, wanted: Callable[..., Condition], most: int) -> list[int]:
         """Return the numbers of the first free tasks that match, in order."""
-        condition, values = wanted(in_turn=True)
+        condition, values = wanted(in_order=True)
         batch = "batch" in values
         values["most"] = most
         # The unary plus keeps the database from scanning all tasks in order if an index of definitions is better.
-        turn = "ORDER BY +priority DESC, +seq LIMIT :most"
-        first = turn_of("(1 = 1)", batch).replace(":most", str(_NEAR))
+        order = "ORDER BY +priority DESC, +seq LIMIT :most"
+        first = next_tasks("(1 = 1)", batch).replace(":most", str(_NEAR))
         near = (
             f"SELECT seq FROM ({first.replace('SELECT seq', 'SELECT seq AS number', 1)}) AS near CROSS JOIN tasks "
-            f"WHERE seq = number AND pool = :pool AND {condition} {turn}"
+            f"WHERE seq = number AND pool = :pool AND {condition} {order}"
         )
         found = self._read(lambda tx: tx.rows(near, **values))
         if found:
             return [seq for (seq,) in found]
-        condition, values = wanted(in_turn=False)
+        condition, values = wanted(in_order=False)
         values["most"] = most
         member = f" AND seq IN (SELECT task FROM members WHERE batch = {BATCH})" if batch else ""
-        far = f"SELECT seq FROM tasks WHERE {FREE} AND {condition}{member} {turn}"
+        far = f"SELECT seq FROM tasks WHERE {FREE} AND {condition}{member} {order}"
         found = self._read(lambda tx: tx.rows(far, **values))
         return [seq for (seq,) in found]
 
-    def _take(self, pool: str, turn: str, values: Values) -> list[Row]:
-        """Claim the tasks that the query `turn` finds, and return their rows, each preceded by its number.
+    def _take(self, pool: str, selection: str, values: Values) -> list[Row]:
+        """Claim the tasks that the query `selection` finds, and return their rows, each preceded by its number.
 
         A repeated claim, with the same identity, returns the tasks of the first one.
         """
@@ -379,7 +380,8 @@ class SQLStore(SQLBatches):
             if self._is_paused(tx, pool):
                 return []
             return tx.rows(
-                f"UPDATE tasks SET {CLAIMED}, token = :token WHERE seq IN ({turn} {self._skip_locked}) RETURNING seq, {COLUMNS}",
+                f"UPDATE tasks SET {CLAIMED}, token = :token WHERE seq IN ({selection} {self._skip_locked}) "
+                f"RETURNING seq, {COLUMNS}",
                 token=self._next_token(tx), **values,
             )  # fmt: skip
 
@@ -397,7 +399,7 @@ class SQLStore(SQLBatches):
         return tx.rows(GIVEN, pool=values["pool"], claim=values["claim"])
 
     def _something_to_do(self, tx: Transaction, pool: str, values: Mapping[str, object]) -> bool:
-        free = turn_of("(1 = 1)", "batch" in values)
+        free = next_tasks("(1 = 1)", "batch" in values)
         asked = {name: values[name] for name in ("status", "batch") if name in values}
         return bool(
             tx.rows(free, pool=pool, most=1, **asked)
@@ -539,7 +541,7 @@ class SQLStore(SQLBatches):
             values = {"pool": pool, "mark": failure_mark(worker), "ids": self._list(dict.fromkeys(ids))}
             failed = [r[0] for r in tx.rows(text.format(of="= 'failed'"), **values)]
             others = [r[0] for r in tx.rows(text.format(of="NOT IN ('done', 'failed')"), **values)]
-            self._cascade(tx, pool, failed + self._dependants_again(tx, pool, failed), themselves=True)
+            self._cascade(tx, pool, failed + self._retry_dependents(tx, pool, failed), themselves=True)
             return sorted([*failed, *others])
 
         return self._write(work, pool)
@@ -573,12 +575,12 @@ class SQLStore(SQLBatches):
             return []
         return self._write(work, pool)
 
-    # -- looking -------------------------------------------------------------------------------------------------------
+    # -- reading -------------------------------------------------------------------------------------------------------
 
     def _get(self, tx: Transaction, pool: str, task_id: str, *, lock: str = "") -> TaskRecord:
         rows = tx.rows(f"SELECT {COLUMNS} FROM tasks WHERE pool = :pool AND id = :id {lock}", pool=pool, id=task_id)
         if not rows:
-            raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
+            raise task_not_found(pool, task_id)
         return self._record(rows[0])
 
     def _columns(self, *, results: bool) -> str:
@@ -604,7 +606,7 @@ class SQLStore(SQLBatches):
         text = f"SELECT {self._columns(results=True)} FROM tasks WHERE pool = :pool AND id = :id"
         rows = self._read(lambda tx: tx.rows(text, pool=pool, id=task_id))
         if not rows:
-            raise TaskNotFound(f"There is no task {task_id!r} in pool {pool!r}.")
+            raise task_not_found(pool, task_id)
         return self._whole(rows[0])
 
     def query(
@@ -640,10 +642,10 @@ class SQLStore(SQLBatches):
             yield [task_id for _, task_id in rows if isinstance(task_id, str)]
 
     def has_free(self, pool: str, status: Status, query: Query | None = None, *, batch: str = "") -> bool:
-        condition, values = self._condition(pool, query, in_turn=True)
-        turn = turn_of(condition, batch, now=False)
+        condition, values = self._condition(pool, query, in_order=True)
+        selection = next_tasks(condition, batch, now=False)
         values |= {"pool": pool, "status": status.value, "batch": batch, "most": 1}
-        return bool(self._read(lambda tx: tx.rows(turn, **values)))
+        return bool(self._read(lambda tx: tx.rows(selection, **values)))
 
     def count(self, pool: str, query: Query | None = None, *, batch: str = "") -> dict[Status, int]:
         node = parse_query(query)
@@ -774,13 +776,13 @@ class SQLStore(SQLBatches):
         def work(tx: Transaction) -> int:
             failed: Query = {"$and": [dict(query or {}), {"status": Status.FAILED.value}]}
             ids = self._changed(tx, pool, failed, RETRIED)
-            ids = ids + self._dependants_again(tx, pool, ids)
+            ids = ids + self._retry_dependents(tx, pool, ids)
             self._cascade(tx, pool, ids, themselves=True)
             return len(ids)
 
         return self._write(work, pool)
 
-    def _dependants_again(self, tx: Transaction, pool: str, ids: list[str]) -> list[str]:
+    def _retry_dependents(self, tx: Transaction, pool: str, ids: list[str]) -> list[str]:
         """Reset tasks that failed only because they depend on tasks that wait again."""
         found: list[str] = []
         while ids:
@@ -820,22 +822,22 @@ class SQLStore(SQLBatches):
         def work(tx: Transaction) -> str:
             # Locked, so that from here on no other transaction can make a task depend on the old id.
             self._get(tx, pool, task_id, lock=self._lock_rows)
-            dependencies, dependants = (
+            dependencies, dependents = (
                 self._dependencies_of(tx, pool, [task_id]),
-                self._dependants_of(tx, pool, task_id),
+                self._dependents_of(tx, pool, task_id),
             )
             # Removed and inserted again below, so that the triggers count the prerequisites of the new task.
             tx.run("DELETE FROM needs WHERE pool = :pool AND (id = :id OR needs = :id)", pool=pool, id=task_id)
             known = tx.rows("SELECT seq FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=new_id)
             if new_id != task_id and known:
-                self._enter_batches_of(tx, pool, task_id, known[0][0])
+                self._join_batches_of(tx, pool, task_id, known[0][0])
                 tx.run("DELETE FROM tasks WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
             else:
                 self._redefine(tx, pool, task_id, {"id": new_id, "definition": text})
             if dependencies:
                 self._depend(tx, pool, [new_id], dependencies)
-            if dependants:
-                self._depend(tx, pool, dependants, [new_id])
+            if dependents:
+                self._depend(tx, pool, dependents, [new_id])
             self._check_dependencies(tx, pool, {new_id}, self._dependencies_of(tx, pool, [new_id]), known=True)
             tx.run("DELETE FROM results WHERE pool = :pool AND id = :id", pool=pool, id=task_id)
             self._cascade(tx, pool, [new_id], themselves=True)

@@ -20,7 +20,7 @@ class SQLBatches(SQLDependencies):
     _lock_rows = ""
     """Clause of a SELECT whose rows are about to be changed, which makes other transactions wait for them."""
 
-    def _enlist(self, tx: Transaction, pool: str, batch: str, ids: Sequence[str]) -> None:
+    def _add_to_batch(self, tx: Transaction, pool: str, batch: str, ids: Sequence[str]) -> None:
         self._forget_batches(tx, pool)
         number = tx.rows(
             "INSERT INTO batches (pool, name, used_at) VALUES (:pool, :batch, :now) "
@@ -35,7 +35,7 @@ class SQLBatches(SQLDependencies):
             number=number, pool=pool, ids=self._list(dict.fromkeys(ids)),
         )  # fmt: skip
 
-    def _enter_batches_of(self, tx: Transaction, pool: str, task_id: str, seq: int) -> None:
+    def _join_batches_of(self, tx: Transaction, pool: str, task_id: str, seq: int) -> None:
         """Add the task with a number to the batches of another task."""
         tx.run(
             "INSERT INTO members (batch, task, state, held, urgency) SELECT m.batch, t.seq, t.status, t.blocked, t.priority "

@@ -83,7 +83,7 @@ class SQLDependencies(abc.ABC):
         self._cascade(tx, pool, [task_id for task_id, status, _ in tasks if status == Status.FAILED.value])
         self._cascade(tx, pool, [task_id for task_id, _, blocked in tasks if blocked], themselves=True)
 
-    def _dependants_of(self, tx: Transaction, pool: str, task_id: str) -> list[str]:
+    def _dependents_of(self, tx: Transaction, pool: str, task_id: str) -> list[str]:
         rows = tx.rows("SELECT id FROM needs WHERE pool = :pool AND needs = :id", pool=pool, id=task_id)
         return [r[0] for r in rows]
 

@@ -33,8 +33,8 @@ __all__ = [
     "SUMS",
     "Condition",
     "Transaction",
+    "next_tasks",
     "statements",
-    "turn_of",
 ]
 
 
@@ -62,7 +62,7 @@ _DUE = f"NOT (available_at > :now AND available_at < {LATEST_TIME})"
 FREE = f"{_LATER} AND {_DUE}"
 
 
-_TURN = "SELECT seq FROM tasks WHERE {free} AND {condition} ORDER BY priority DESC, seq LIMIT :most"
+_NEXT_TASKS = "SELECT seq FROM tasks WHERE {free} AND {condition} ORDER BY priority DESC, seq LIMIT :most"
 
 
 # The same within a batch: scan its members in order and look up each in the table of tasks. COALESCE keeps a planner
@@ -73,7 +73,7 @@ _LATER_MEMBER = "COALESCE(status, '') = :status AND COALESCE(blocked, TRUE) = FA
 BATCH = "(SELECT number FROM batches WHERE batches.pool = :pool AND name = :batch)"
 
 
-_TURN_OF_BATCH = (
+_NEXT_TASKS_OF_BATCH = (
     f"SELECT seq FROM members CROSS JOIN tasks WHERE seq = task AND batch = {BATCH} AND state = :status "
     "AND held = FALSE AND {free} AND {condition} ORDER BY urgency DESC, task LIMIT :most"
 )
@@ -114,12 +114,12 @@ STAGE = "CASE WHEN stage_from = 'part_done' THEN 'part_done' ELSE 'waiting' END"
 
 
 # Delay after a failed attempt, see transitions.backoff(); `_TRIED` is the number of previous failed attempts.
-_PAUSE = f":jitter * CASE WHEN {_TRIED} > 5 THEN 60 ELSE (1 << {_TRIED}) END"
+_BACKOFF = f":jitter * CASE WHEN {_TRIED} > 5 THEN 60 ELSE (1 << {_TRIED}) END"
 
 
 EXPIRED = f"""
 UPDATE tasks SET attempt = {_TRIED} + 1, lease_until = NULL, finished_at = :now, cause = 'lease_lost',
-    available_at = :now + CASE WHEN {_TRIED} + 1 >= max_attempts THEN 0 ELSE {_PAUSE} END,
+    available_at = :now + CASE WHEN {_TRIED} + 1 >= max_attempts THEN 0 ELSE {_BACKOFF} END,
     status = CASE WHEN {_TRIED} + 1 >= max_attempts THEN 'failed' ELSE {STAGE} END,
     error = 'The lease of worker ' || worker || ' expired: the worker was killed, hung, or could not reach the store.'
 WHERE seq IN (
@@ -140,7 +140,7 @@ UPDATE tasks SET attempt = {_TRIED} + {_COUNTED}, error = :error, cause = :cause
     finished_at = :now, ending = 'fail',
     failed_by = CASE WHEN {{position}}(failed_by, :mark) > 0 THEN failed_by ELSE failed_by || :mark END,
     status = CASE WHEN {_SPENT} THEN 'failed' ELSE {STAGE} END,
-    available_at = :now + CASE WHEN {_SPENT} THEN 0 ELSE {_PAUSE} END
+    available_at = :now + CASE WHEN {_SPENT} THEN 0 ELSE {_BACKOFF} END
 WHERE {HELD} RETURNING status, blocked
 """
 
@@ -176,12 +176,12 @@ STATUSES = tuple(
 SUMS = ", ".join(f"SUM({name})" for name in STATUSES)
 
 
-def turn_of(condition: str, batch: object, *, now: bool = True) -> str:
+def next_tasks(condition: str, batch: object, *, now: bool = True) -> str:
     """Return the query for the numbers of the tasks to claim next; without `now`, also of those in backoff."""
     if not batch:
-        return _TURN.format(free=FREE if now else _LATER, condition=condition)
+        return _NEXT_TASKS.format(free=FREE if now else _LATER, condition=condition)
     free = f"{_LATER_MEMBER} AND {_DUE}" if now else _LATER_MEMBER
-    return _TURN_OF_BATCH.format(free=free, condition=condition)
+    return _NEXT_TASKS_OF_BATCH.format(free=free, condition=condition)
 
 
 def statements(script: str) -> list[str]:

@@ -335,9 +335,9 @@ class SQLiteStore(SQLStore):
 
     # -- queries -------------------------------------------------------------------------------------------------------
 
-    def _compare(self, node: Compare, name: str, *, in_turn: bool) -> Condition:
+    def _compare(self, node: Compare, name: str, *, in_order: bool) -> Condition:
         if node.in_definition:
-            return condition(node, name, in_turn=in_turn)
+            return condition(node, name, in_order=in_order)
         return _in_column(node, name)
 
     def _prepare(self, pool: str, node: Node) -> None:

@@ -998,7 +998,7 @@ class TaskStoreSuite(TransitionSuite):
             store.commit(task, NotAllowed())
         store.commit(task, "plain")
 
-    # -- looking and changing ------------------------------------------------------------------------------------------
+    # -- reading and changing ------------------------------------------------------------------------------------------
 
     QUERIES: ClassVar[tuple[tuple[dict[str, object], set[int]], ...]] = (
         ({"status": "waiting"}, {1, 2, 3}),
