@@ -9,6 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from definitions import (
+    ANALYSIS,
+    SIGNAL,
+    SMALL_MARKET,
+    as_text,
+    backtest,
+    expressions,
+    lightgbm,
+    stores,
+    task_definition,
+)
 from rollforge import pipeline
 from rollforge.errors import ConfigError, RollforgeError
 from rollforge.generate.timeline import draw
@@ -341,46 +352,28 @@ def test_an_error_in_a_models_segments_has_the_location_of_the_model(files: File
         files.plan(text)
 
 
-WHOLE = """\
-rollforge: {{data: {data}, store: "sqlite:///{folder}/tasks.db", tracking: "folder:{folder}/runs", experiment: whole}}
-task:
-  model: {{class: LGBModel, module_path: qlib.contrib.model.gbdt, kwargs: {{num_boost_round: 2, num_leaves: 4, subsample: 0.5,
-    subsample_freq: 1, verbosity: -1}}}}
-  dataset:
-    class: DatasetH
-    module_path: qlib.data.dataset
-    kwargs:
-      handler:
-        class: DataHandlerLP
-        module_path: qlib.data.dataset.handler
-        kwargs:
-          instruments: all
-          start_time: 2022-01-03
-          end_time: 2023-12-29
-          data_loader:
-            class: QlibDataLoader
-            kwargs:
-              config:
-                feature: [["$close/Ref($close, 5) - 1", "$volume/Mean($volume, 5)"], [MOVE, VOLUME]]
-                label: [["Ref($close, -2)/Ref($close, -1) - 1"], [LABEL0]]
-          learn_processors: [{{class: DropnaLabel}}]
-      segments:
-        train: [2022-01-10, 2022-12-30]
-        valid: [2023-01-02, 2023-05-31]
-        test: [2023-06-15, 2023-11-10]
-  record:
-    - {{class: SignalRecord, module_path: qlib.workflow.record_temp}}
-    - {{class: SigAnaRecord, module_path: qlib.workflow.record_temp}}
-    - class: PortAnaRecord
-      module_path: qlib.workflow.record_temp
-      kwargs:
-        config:
-          strategy:
-            class: TopkDropoutStrategy
-            module_path: qlib.contrib.strategy
-            kwargs: {{signal: <PRED>, topk: 5, n_drop: 1}}
-          backtest: {{start_time: 2023-06-15, end_time: 2023-11-10, account: 1000000, benchmark: null}}
-"""
+WHOLE = as_text({
+    "rollforge": stores("{data}", "{folder}", "whole"),
+    "task": task_definition(
+        expressions(
+            "$close/Ref($close, 5) - 1", "Ref($close, -2)/Ref($close, -1) - 1", **SMALL_MARKET,
+            learn_processors=[{"class": "DropnaLabel"}],
+        ),
+        {
+            "train": ["2022-01-10", "2022-12-30"],
+            "valid": ["2023-01-02", "2023-05-31"],
+            "test": ["2023-06-15", "2023-11-10"],
+        },
+        model=lightgbm(num_boost_round=2, num_leaves=4, subsample=0.5, subsample_freq=1, verbosity=-1),
+        record=[
+            SIGNAL, ANALYSIS,
+            backtest(
+                {"signal": "<PRED>", "n_drop": 1},
+                start_time="2023-06-15", end_time="2023-11-10", account=1000000, benchmark=None,
+            ),
+        ],
+    ),
+})  # fmt: skip
 
 
 @pytest.mark.slow

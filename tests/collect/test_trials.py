@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from definitions import LINEAR, alpha158, stores, task_definition, write_workflow
 from rollforge.collect.coverage import Coverage
 from rollforge.collect.outcomes import TaskOutcome
 from rollforge.collect.result import Collected, ModelResult
@@ -228,27 +229,19 @@ def test_a_variant_of_other_days_is_left_out_of_the_comparison() -> None:
     assert "without 'd3', which lacks" in made.notes[0]
 
 
-WORKFLOW = """
-rollforge: {{data: {market}, store: "sqlite:///{folder}/tasks.db", tracking: "folder:{folder}/runs", experiment: grid}}
-task:
-  model: {{class: LinearModel, module_path: qlib.contrib.model.linear, kwargs: {{estimator: ridge, alpha: 1.0}}}}
-  dataset:
-    class: DatasetH
-    module_path: qlib.data.dataset
-    kwargs:
-      handler:
-        class: Alpha158
-        module_path: qlib.contrib.data.handler
-        kwargs:
-          instruments: all
-          start_time: 2022-06-01
-          end_time: 2023-10-31
-          infer_processors: [{{class: Fillna, kwargs: {{fields_group: feature}}}}]
-      segments: {{train: [2023-01-03, 2023-06-30], test: [2023-07-03, 2023-10-31]}}
-  record: [{{class: SignalRecord, module_path: qlib.workflow.record_temp}}]
-rolling: {{step: 50, rtype: sliding}}
-grid: {{model.kwargs.alpha: [{alphas}]}}
-"""
+def write_grid(folder: Path, market: Path, alphas: list[float]) -> Path:
+    """Write a workflow with a ridge regression for each penalty."""
+    fillna = {"class": "Fillna", "kwargs": {"fields_group": "feature"}}
+    handler = alpha158(instruments="all", start_time="2022-06-01", end_time="2023-10-31", infer_processors=[fillna])
+    segments = {"train": ["2023-01-03", "2023-06-30"], "test": ["2023-07-03", "2023-10-31"]}
+    model = {**LINEAR, "kwargs": {"estimator": "ridge", "alpha": 1.0}}
+    document = {
+        "rollforge": stores(market, folder, "grid"),
+        "task": task_definition(handler, segments, model=model),
+        "rolling": {"step": 50, "rtype": "sliding"},
+        "grid": {"model.kwargs.alpha": alphas},
+    }
+    return write_workflow(folder / "grid.yaml", document)
 
 
 @pytest.mark.slow
@@ -257,19 +250,17 @@ def test_from_a_workflow_to_the_report(small_market: Path, tmp_path: Path) -> No
     from rollforge import pipeline
     from rollforge.workflow import load_workflow
 
-    def run(alphas: str) -> tuple[Any, Collected]:
-        file = tmp_path / "grid.yaml"
-        file.write_text(WORKFLOW.format(market=small_market, folder=tmp_path, alphas=alphas))
-        plan = make_plan(load_workflow(str(file)))
+    def run(alphas: list[float]) -> tuple[Any, Collected]:
+        plan = make_plan(load_workflow(str(write_grid(tmp_path, small_market, alphas))))
         pipeline.submit(plan)
         pipeline.train(plan, jobs=0)
         session = plan.workflow.session
         return session, with_trials(collect(session, "grid", plan.ids, plan=plan), session, "grid")
 
-    session, first = run("1.0")
+    session, first = run([1.0])
     assert first.trials is None
     assert not any("fitted to later days" in w for w in first.warnings)
-    session, second = run("100.0, 10000.0")
+    session, second = run([100.0, 10000.0])
     assert second.trials is not None
     assert second.trials.tried == 3
     assert sorted(second.trials.returns) == ["alpha=1.0", "alpha=100.0", "alpha=10000.0"]

@@ -231,11 +231,11 @@ def test_every_figure_names_its_days_its_label_and_its_costs(days: int | None) -
     for text in (judged, FIVE):
         assert text in shown
         assert text in page
-    for fact in headline_figures(summary.headline):
-        if fact.quality:
-            assert "day" in fact.hint or "√" in fact.hint
-            assert fact.hint in shown
-            assert fact.hint in page
+    for figure in headline_figures(summary.headline):
+        if figure.quality:
+            assert "day" in figure.hint or "√" in figure.hint
+            assert figure.hint in shown
+            assert figure.hint in page
     hints = {f.name: f.hint for f in headline_figures(summary.headline)}
     assert ("before costs" in hints["annual long-short return"]) is (days is not None)
     assert ("before costs" in hints["long-short Sharpe"]) is (days is not None)

@@ -121,9 +121,9 @@ def test_the_terminal_shows_the_same_headline() -> None:
     console.print(headline_table(summary))
     console.print(windows_table(summary))
     shown = console.export_text()
-    for fact in headline_figures(summary.headline):
-        assert fact.name in shown
-        assert fact.text[:20] in shown
+    for figure in headline_figures(summary.headline):
+        assert figure.name in shown
+        assert figure.text[:20] in shown
     assert "2020-03-01 … 2020-03-28" in shown
 
 

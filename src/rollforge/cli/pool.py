@@ -194,7 +194,7 @@ def _attempts(task: Document) -> int:
 
 @app.command()
 def logs(
-    task_id: Annotated[str, typer.Argument(help="Id of the task, or the beginning of it.")],
+    task_id: Annotated[str, typer.Argument(help="Id of the task, or a prefix of it.")],
 ) -> None:
     """Show the status of a task, its last error, and the last lines that it logged or printed."""
     from rollforge.generate.naming import describe
@@ -372,7 +372,7 @@ def reset_status(
 
 @app.command()
 def prioritize(
-    task_id: Annotated[str, typer.Argument(help="Id of the task, or the beginning of it.")],
+    task_id: Annotated[str, typer.Argument(help="Id of the task, or a prefix of it.")],
     priority: Annotated[int, typer.Argument(help="Tasks with a higher priority are taken first.")],
 ) -> None:
     """Change the priority of a task."""

@@ -39,7 +39,7 @@ LeakageMode = Annotated[
     str | None,
     typer.Option(
         "--leakage", metavar="error|warn|off",
-        help="What a leak found in the definitions does; by default as in the file.",
+        help="How to treat a leak found in the definitions; by default as in the file.",
     ),
 ]  # fmt: skip
 Output = Annotated[Path | None, typer.Option(help="Folder of the results; results/EXPERIMENT by default.")]

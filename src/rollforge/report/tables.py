@@ -51,11 +51,15 @@ def cards(quality: Sequence[HeadlineFigure]) -> Markup | None:
     made = [
         tag(
             "div",
-            tag("dt", fact.name),
-            tag("dd", fact.text.replace("-", "−") if fact.text[:1] == "-" else fact.text, tag("small", fact.hint)),
+            tag("dt", figure.name),
+            tag(
+                "dd",
+                figure.text.replace("-", "−") if figure.text[:1] == "-" else figure.text,
+                tag("small", figure.hint),
+            ),
             class_="card",
         )
-        for fact in quality
+        for figure in quality
     ]
     return tag("dl", *made, class_="cards")
 
@@ -229,10 +233,10 @@ def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
 def overfitting_table(trials: Trials) -> Markup:
     """Return the figures about the choice among all variants, and one row per variant."""
     scale = trials.periods**0.5
-    facts = [("variants tried", number(float(trials.tried), ".0f"), "")]
+    figures = [("variants tried", number(float(trials.tried), ".0f"), "")]
     if trials.deflated is not None:
         deflated = trials.deflated
-        facts += [
+        figures += [
             ("best variant", deflated.name, f"Sharpe {number(deflated.sharpe * scale, '.2f')} per year"),
             (
                 "expected maximum Sharpe", number(deflated.expected_max * scale, ".2f"),
@@ -245,7 +249,7 @@ def overfitting_table(trials: Trials) -> Markup:
         ]  # fmt: skip
     if trials.overfitting is not None:
         found = trials.overfitting
-        facts.append(
+        figures.append(
             (
                 "probability of overfitting", number(found.probability, ".3f"),
                 f"that the best of {found.trials} variants in one half of the days is below the median in the other",
@@ -253,7 +257,7 @@ def overfitting_table(trials: Trials) -> Markup:
         )  # fmt: skip
     shown = tag(
         "dl",
-        *(tag("div", tag("dt", k), tag("dd", v, f" {hint}" if hint else "")) for k, v, hint in facts),
+        *(tag("div", tag("dt", k), tag("dd", v, f" {hint}" if hint else "")) for k, v, hint in figures),
         class_="facts",
     )
     sharpes = trials.sharpes().sort_values(ascending=False)

@@ -32,11 +32,11 @@ def headline_table(summary: Summary) -> Table:
     table.add_column(overflow="fold")
     shown = headline_figures(summary.headline)
     width = max((len(f.text) for f in shown if f.quality), default=0)
-    for fact in shown:
-        text = Text(fact.text.rjust(width) if fact.quality else fact.text)
-        if fact.hint:
-            text.append(f"  {fact.hint}", "dim")
-        table.add_row(fact.name, text)
+    for figure in shown:
+        text = Text(figure.text.rjust(width) if figure.quality else figure.text)
+        if figure.hint:
+            text.append(f"  {figure.hint}", "dim")
+        table.add_row(figure.name, text)
     return table
 
 
