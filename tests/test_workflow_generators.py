@@ -356,7 +356,8 @@ WHOLE = as_text({
     "rollforge": stores("{data}", "{folder}", "whole"),
     "task": task_definition(
         expressions(
-            "$close/Ref($close, 5) - 1", "Ref($close, -2)/Ref($close, -1) - 1", **SMALL_MARKET,
+            {"MOVE": "$close/Ref($close, 5) - 1", "VOLUME": "$volume/Mean($volume, 5)"},
+            "Ref($close, -2)/Ref($close, -1) - 1", **SMALL_MARKET,
             learn_processors=[{"class": "DropnaLabel"}],
         ),
         {

@@ -44,9 +44,10 @@ def alpha158(**kwargs: Any) -> Document:
     return {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": kwargs}
 
 
-def expressions(feature: str, label: str = NEXT_RETURN, **kwargs: Any) -> Document:
-    """Return a handler with one feature and one label, which are expressions, without processors."""
-    config = {"feature": [[feature], ["F"]], "label": [[label], ["LABEL0"]]}
+def expressions(feature: str | Mapping[str, str], label: str = NEXT_RETURN, **kwargs: Any) -> Document:
+    """Return a handler without processors: one feature, or several by name, and one label, which are expressions."""
+    features = {"F": feature} if isinstance(feature, str) else feature
+    config = {"feature": [list(features.values()), list(features)], "label": [[label], ["LABEL0"]]}
     loader = {"class": "QlibDataLoader", "module_path": "qlib.data.dataset.loader", "kwargs": {"config": config}}
     arguments = {"instruments": "all", "data_loader": loader, **kwargs}
     return {"class": "DataHandlerLP", "module_path": "qlib.data.dataset.handler", "kwargs": arguments}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +23,9 @@ _SEGMENTS = ("train", "valid", "test")
 class Case:
     """A window of one or several models with the same data."""
 
-    task: Mapping[str, Any]
+    task: Mapping[str, object]
     window: Window
-    models: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    models: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
     """Title and task of each model."""
 
     @property

@@ -16,7 +16,7 @@ from rollforge.generate.label_horizon import LabelHorizon
 __all__ = ["Columns", "changed_labels", "column_name", "constant_columns", "is_label", "without_times"]
 
 
-def without_times(node: Any) -> Any:
+def without_times(node: object) -> Any:
     """Return a handler's description without its range and fit window, which differ between windows."""
     if isinstance(node, Mapping):
         return {k: without_times(v) for k, v in node.items() if not str(k).endswith("_time")}

@@ -72,7 +72,7 @@ class Measurement:
 
     def cases(self) -> list[Case]:
         """Return the windows to check, those of models with the same data together."""
-        by_model: dict[str, list[tuple[Window, Mapping[str, Any]]]] = {}
+        by_model: dict[str, list[tuple[Window, Mapping[str, object]]]] = {}
         for window, task in zip(self.plan.windows, self.plan.tasks, strict=True):
             by_model.setdefault(window.model, []).append((window, task))
         cases: dict[str, Case] = {}
@@ -86,7 +86,7 @@ class Measurement:
                 case.models.append((window.title, definition))
         return list(cases.values())
 
-    def fitted(self, case: Case) -> list[tuple[str, Mapping[str, Any]]]:
+    def fitted(self, case: Case) -> list[tuple[str, Mapping[str, object]]]:
         """Return the models of a case that are fitted: with `quick`, one of each class."""
         if not self.scope.quick:
             return case.models
@@ -119,14 +119,14 @@ class Measurement:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def data(self, task: Mapping[str, Any], session: Session) -> TaskData:
+    def data(self, task: Mapping[str, object], session: Session) -> TaskData:
         """Return the data of a task, built from a copy."""
         data = TaskData(task if self.members is None else restricted(task, self.members), session)
         for stage in data.stages[:1]:
             data.frame(stage)
         return data
 
-    def original(self, task: Mapping[str, Any], session: Session) -> TaskData:
+    def original(self, task: Mapping[str, object], session: Session) -> TaskData:
         try:
             return self.data(task, session)
         except RollforgeError:

@@ -72,7 +72,7 @@ class TaskData:
         Names the data folder.
     """
 
-    task: Mapping[str, Any]
+    task: Mapping[str, object]
     session: Session
     dataset: Any = field(init=False)
 
@@ -171,7 +171,7 @@ def _same(a: pd.DataFrame, b: pd.DataFrame) -> bool:
     return a.shape == b.shape and compare(a, b) is None
 
 
-def fit_model(data: TaskData, task: Mapping[str, Any], *, few_rounds: bool = False) -> Any:
+def fit_model(data: TaskData, task: Mapping[str, object], *, few_rounds: bool = False) -> Any:
     """Return the model of a task, whose references are resolved, fitted on `data`.
 
     With `few_rounds`, a model whose ``fit`` takes ``num_boost_round`` is fitted for at most ten rounds, and one with the

@@ -264,7 +264,7 @@ class WindowCheck:
         return self.calendar[place] if place >= 0 else None
 
     def _learned(
-        self, stage: str, last: np.datetime64, day: np.datetime64, other: TaskData, fixed: Sequence[Any] | None
+        self, stage: str, last: np.datetime64, day: np.datetime64, other: TaskData, fixed: Sequence[object] | None
     ) -> None:
         difference = self._differ(*(_part(data.frame(stage), stage, last) for data in (self.data, other)))
         if difference is None:
@@ -280,7 +280,7 @@ class WindowCheck:
         )  # fmt: skip
 
     def _first_step(
-        self, stage: str, last: np.datetime64, other: TaskData, own: Sequence[Any], others: Sequence[Any]
+        self, stage: str, last: np.datetime64, other: TaskData, own: Sequence[object], others: Sequence[object]
     ) -> tuple[str, Difference] | None:
         """Return the first processor after which the data differ up to day `last`, if those of the last one do."""
         *_, (name, frame) = other.processed(others)
@@ -338,7 +338,7 @@ class WindowCheck:
         with self.measurement.changed(Change(before, removes=False), self.case) as other:
             return other is not None and compare(fitted.prediction, predict(fitted.model, other)) is None
 
-    def _fit(self, data: TaskData, task: Mapping[str, Any]) -> tuple[Any, pd.DataFrame]:
+    def _fit(self, data: TaskData, task: Mapping[str, object]) -> tuple[Any, pd.DataFrame]:
         """Return a model fitted on some data, and its prediction of the unchanged data."""
         model = fit_model(data, task, few_rounds=self.measurement.scope.quick)
         return model, predict(model, self.data)
@@ -385,9 +385,9 @@ class FittedModel:
     """A model, fitted on the unchanged data."""
 
     title: str
-    task: Mapping[str, Any]
+    task: Mapping[str, object]
     """With references resolved."""
-    model: Any
+    model: object
     prediction: pd.DataFrame
     """Of the unchanged data."""
 

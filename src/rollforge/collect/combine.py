@@ -35,7 +35,7 @@ class Ensembles:
     models: Combine | None = None
     """``{model: frame} -> frame or series``, also called for a single model. None averages several models and leaves a
     single one unchanged."""
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, object] = field(default_factory=dict)
     """Those that were named, as plain data: ``windows`` or ``models`` -> ``{"class": …, "module_path": …, "kwargs": …}``."""
 
     def join(self, frames: Mapping[tuple[str, str], pd.DataFrame]) -> dict[str, pd.DataFrame]:

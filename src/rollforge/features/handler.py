@@ -526,7 +526,7 @@ class DataHandlerLP(DataHandler):
             made.append(processor if isinstance(processor, Processor) else Adapted(processor))
         return made
 
-    def config(self, processor_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def config(self, processor_kwargs: Mapping[str, object] | None = None, **kwargs: Any) -> None:
         """Change the handler's range and the arguments of its processors, such as their fit window.
 
         Parameters

@@ -573,7 +573,7 @@ class DataLoaderDH(DataLoader):
     """
 
     def __init__(
-        self, handler_config: Any, fetch_kwargs: Mapping[str, Any] | None = None, is_group: bool = False
+        self, handler_config: Any, fetch_kwargs: Mapping[str, object] | None = None, is_group: bool = False
     ) -> None:
         if is_group and (not isinstance(handler_config, Mapping) or "class" in handler_config):
             raise ConfigError(

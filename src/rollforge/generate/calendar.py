@@ -136,9 +136,9 @@ class TimeAdjuster:
     def align_seg(self, segment: dict[str, Any]) -> dict[str, Aligned]: ...
 
     @overload
-    def align_seg(self, segment: Sequence[Any]) -> Aligned: ...
+    def align_seg(self, segment: Sequence[object]) -> Aligned: ...
 
-    def align_seg(self, segment: dict[str, Any] | Sequence[Any]) -> dict[str, Any] | Aligned:
+    def align_seg(self, segment: dict[str, Any] | Sequence[object]) -> dict[str, Any] | Aligned:
         """Return a segment, or a dict of segments, with both ends aligned to trading days."""
         if isinstance(segment, dict):
             return {k: self.align_seg(seg) for k, seg in segment.items()}

@@ -128,7 +128,7 @@ def _unbuilt(parts: DataParts, why: str) -> DataParts:
     return parts
 
 
-def _add_handler(parts: DataParts, handler: Any, what: str, depth: int) -> None:
+def _add_handler(parts: DataParts, handler: object, what: str, depth: int) -> None:
     kind = type(handler)
     if not isinstance(handler, DataHandler) or depth > _MAX_DEPTH:
         _unbuilt(parts, f"the {what} are made by {kind.__name__}, a class of your own")

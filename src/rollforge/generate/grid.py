@@ -297,7 +297,7 @@ class SeedGen(TaskGen):
         return made
 
 
-def _mapping(given: object, where: str) -> Mapping[str, Any]:
+def _mapping(given: object, where: str) -> Mapping[str, object]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):

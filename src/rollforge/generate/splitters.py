@@ -331,7 +331,7 @@ def _on_calendar(rows: pd.DatetimeIndex, calendar: Any) -> tuple[Positions, pd.D
     return codes, days
 
 
-def _length(value: Any, name: str) -> Any:
+def _length(value: object, name: str) -> Any:
     """Return a length as a number of days or as a pandas offset."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         try:

@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rollforge.errors import DataError
 from rollforge.limits import LIMITS, read_text
@@ -68,7 +67,7 @@ class Conversion:
         ValueError
             If the text is not one that :meth:`to_text` returns.
         """
-        plain: Mapping[str, Any] = json.loads(text)
+        plain: Mapping[str, object] = json.loads(text)
         if not isinstance(plain, dict) or plain.get("format") != _FORMAT:
             raise ValueError(f"its format is not {_FORMAT}")
         try:

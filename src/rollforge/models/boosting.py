@@ -32,7 +32,7 @@ class Boosting(Model):
     """The library's names for the number of threads."""
     _capped: ClassVar[bool] = False
 
-    def __init__(self, params: Mapping[str, Any]) -> None:
+    def __init__(self, params: Mapping[str, object]) -> None:
         threads_of(params, self.THREAD_NAMES)
         self.params: dict[str, Any] = dict(params)
         self.model: Any = None

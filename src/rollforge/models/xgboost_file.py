@@ -155,21 +155,21 @@ def _count(of: object, name: str, default: int | None = None) -> int:
     return int(value)
 
 
-def _check_objective(objective: Mapping[str, Any], classes: int) -> None:
+def _check_objective(objective: Mapping[str, object], classes: int) -> None:
     name = _part(objective, "name", str)
     stated = objective.get("softmax_multiclass_param")
     if (name.startswith("multi:") or stated is not None) and _count(stated, "num_class") != classes:
         _refuse("its objective has another number of classes")
 
 
-def _check_linear(model: Mapping[str, Any], features: int, classes: int) -> int:
+def _check_linear(model: Mapping[str, object], features: int, classes: int) -> int:
     weights = model.get("weights")
     if not isinstance(weights, np.ndarray) or weights.dtype.kind != "f" or len(weights) != (features + 1) * classes:
         _refuse("it does not have one weight for each feature")
     return int(_part(model, "boosted_rounds", int))
 
 
-def _check_trees(booster: Mapping[str, Any], features: int, classes: int) -> int:
+def _check_trees(booster: Mapping[str, object], features: int, classes: int) -> int:
     inner = booster.get("gbtree", booster)  # DART wraps the trees
     model = _part(inner, "model", dict)
     if booster.get("name") not in ("gbtree", "dart") or _part(inner, "name", str) not in ("gbtree", "dart"):

@@ -220,8 +220,8 @@ class Experiment:
         filter_string: str = "",
         *,
         name: str | None = None,
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, Any] | None = None,
+        params: Mapping[str, object] | None = None,
+        tags: Mapping[str, object] | None = None,
         order_by: Sequence[str] = (),
         joined: bool = False,
     ) -> dict[str, Recorder]: ...
@@ -235,8 +235,8 @@ class Experiment:
         filter_string: str = "",
         *,
         name: str | None = None,
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, Any] | None = None,
+        params: Mapping[str, object] | None = None,
+        tags: Mapping[str, object] | None = None,
         order_by: Sequence[str] = (),
         joined: bool = False,
     ) -> list[Recorder]: ...
