@@ -133,16 +133,16 @@ def import_universe(
     spans, notes = _spans(file, rows, place, provider)
     members, left_out = _known(provider, _merged(spans), file)
     inside = membership(members, provider.calendar())
-    staying = {code: spans for (code, spans), row in zip(members.items(), inside, strict=True) if row.any()}
-    if not staying:
+    remaining = {code: spans for (code, spans), row in zip(members.items(), inside, strict=True) if row.any()}
+    if not remaining:
         raise DataError(f"No instrument in {file} is a member on any trading day of {provider.path}.")
     notes += left_out
-    if len(staying) < len(members):
+    if len(remaining) < len(members):
         notes.append(
-            f"left out {counted(len(members) - len(staying), 'instrument')} without a trading day of membership"
+            f"left out {counted(len(members) - len(remaining), 'instrument')} without a trading day of membership"
         )
     draft = target.with_name(f".{name}.txt.part")
-    lines = (f"{code}\t{a}\t{b}\n" for code, stays in sorted(staying.items()) for a, b in stays)
+    lines = (f"{code}\t{a}\t{b}\n" for code, periods in sorted(remaining.items()) for a, b in periods)
     real = Path(os.path.realpath(provider.path))
     # Where the parent folder is read-only, nothing can be appended at the same time.
     with folder_lock(real) if os.access(real.parent, os.W_OK) else contextlib.nullcontext():
@@ -157,8 +157,8 @@ def import_universe(
     days = provider.calendar()[count > 0]
     return UniverseSummary(
         name=name,
-        members=len(staying),
-        spans=sum(map(len, staying.values())),
+        members=len(remaining),
+        spans=sum(map(len, remaining.values())),
         first=days[0],
         last=days[-1],
         largest=int(count.max()),
@@ -297,9 +297,9 @@ def _code(file: Path, where: str, row: Sequence[object], place: Mapping[str, int
 def _merged(spans: Mapping[str, list[Span]]) -> dict[str, list[Span]]:
     """Merge membership periods that are adjacent or overlap."""
     merged: dict[str, list[Span]] = {}
-    for code, stays in spans.items():
+    for code, periods in spans.items():
         joined: list[Span] = []
-        for first, last in sorted(stays):
+        for first, last in sorted(periods):
             if joined and first <= joined[-1][1] + ONE_DAY:
                 joined[-1] = (joined[-1][0], max(joined[-1][1], last))
             else:
@@ -326,4 +326,4 @@ def _known(
         notes.append(
             f"left out {counted(len(without_data), 'instrument')} without data: {', '.join(without_data[:5])}{more}"
         )
-    return {code: stays for code, stays in sorted(members.items()) if code not in set(without_data)}, notes
+    return {code: periods for code, periods in sorted(members.items()) if code not in set(without_data)}, notes

@@ -740,8 +740,8 @@ class SQLStore(SQLBatches):
         )  # fmt: skip
         exists = f"SELECT 1 FROM tasks WHERE pool = :pool AND {self._among('id', 'ids')} LIMIT 1"
         unused = []
-        for key, facts in old:
-            about = tasks_of_info(facts)
+        for key, info in old:
+            about = tasks_of_info(info)
             if not about or not tx.rows(exists, pool=pool, ids=self._list(about)):
                 unused.append(key)
         tx.run(
