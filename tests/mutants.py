@@ -393,6 +393,9 @@ class Requests:
             self.lines.measured.switch_context(nodeid)
 
     def pytest_collection_finish(self, session: Any) -> None:
+        files = {str(self.copy / PACKAGE / f) for f in self.room.files}
+        functions = [f for f in gc.get_objects() if type(f) is FunctionType and f.__code__.co_filename in files]
+        gc.freeze()  # or else each fork copies the memory of all objects
         while True:
             try:
                 wanted, limit, changes, record = self.requests.recv()
@@ -406,7 +409,7 @@ class Requests:
         try:
             os.setsid()
             _write_no_bytecode()
-            _replace(changes)
+            _replace(changes, functions)
             if wanted is not None:
                 items = {item.nodeid: item for item in session.items}
                 session.items[:] = [items[name] for name in wanted]
@@ -500,15 +503,12 @@ def _without_inner(code: CodeType) -> CodeType:
     return code.replace(co_consts=tuple(None if isinstance(c, CodeType) else c for c in code.co_consts))
 
 
-def _replace(changes: bytes) -> None:
+def _replace(changes: bytes, functions: Sequence[FunctionType]) -> None:
     """Replace the code of functions in this process."""
-    pairs = marshal.loads(changes) if changes else []  # from :func:`changes_of_functions`
-    new = {(old.co_filename, old): code for old, code in pairs}
-    if not new:
-        return
-    for function in gc.get_objects():
-        if type(function) is FunctionType and (found := new.get((function.__code__.co_filename, function.__code__))):
-            function.__code__ = found
+    for old, new in marshal.loads(changes) if changes else ():  # from :func:`changes_of_functions`
+        for function in functions:
+            if function.__code__.co_filename == old.co_filename and function.__code__ == old:
+                function.__code__ = new
 
 
 class Trial:
@@ -558,7 +558,7 @@ def copied(folder: Path) -> Path:
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / name)  # with the bytecode, which remains valid
         else:
             shutil.copy2(source, folder / name)
     subprocess.run([sys.executable, "-m", "compileall", "-q", folder / "src"], check=True)
