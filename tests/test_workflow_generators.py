@@ -77,6 +77,51 @@ class Nothing(TaskGen):
         return ["task"]
 
 
+class Odd(TaskGen):
+    # What a person may return by mistake.
+
+    def __init__(self, what):
+        self.what = what
+
+    def generate(self, task):
+        one = copy_task(task)
+        if self.what == "no model":
+            one.pop("model")
+        if self.what == "live":
+            one["model"]["kwargs"]["x"] = object()
+        return {"none": None, "one": one, "twice": [one, copy_task(one)]}.get(self.what, [one])
+
+
+class Named(TaskGen):
+    def __init__(self, what):
+        self.what = what
+
+    def generate(self, task):
+        return [made for _, made in self.named(task)]
+
+    def named(self, task):
+        return {"task": [task], "number": [(3, task)], "control": [("a\\x07", task)]}[self.what]
+
+
+class Counts(Odd):
+    def count(self, task):
+        return 1 / 0 if self.what == "raises" else "many"
+
+
+class Quarters(TaskGen):
+    only_windows = True
+
+    def __init__(self, year=2023):
+        self.year = year
+
+    def generate(self, task):
+        made = [copy_task(task) for _ in range(4)]
+        for i, one in enumerate(made):
+            test = (f"{self.year}-{3 * i + 1:02}-05", f"{self.year}-{3 * i + 3:02}-27")
+            one["dataset"]["kwargs"]["segments"] = {"train": ("2022-01-03", "2022-12-20"), "test": test}
+        return made
+
+
 class NoGenerator:
     def generate(self, task):
         return [task]
@@ -307,6 +352,48 @@ def test_a_mistake_in_the_form_of_an_entry_is_reported_with_its_line(files: File
             "generate:\n  - {class: Breaks, module_path: own.py}\n",
             r"line 19: generate\.0: the generator Breaks failed: ZeroDivisionError",
         ),
+        *(
+            (
+                f"generate:\n  - {{class: {cls}, module_path: own.py, kwargs: {{{kwargs}}}}}\n",
+                rf"line 19: generate\.0: {said}",
+            )
+            for cls, kwargs, said in (
+                ("Odd", "what: none", "Odd must return a list of tasks, found None"),
+                ("Odd", "what: one", "Odd must return a list of tasks, found {'dataset'"),
+                ("Odd", "what: twice", "the generators make a task twice: LGBModel 2023-01-02 to 2023-12-29"),
+                ("Odd", "what: no model", "Odd made a task without a model"),
+                ("Odd", "what: live", "A task must be plain data, but model.kwargs.x is a live object"),
+                ("Named", "what: task", r"named\(\) of Named must return pairs of a name and a task, found {'dataset'"),
+                ("Named", "what: number", r"named\(\) of Named must return pairs .*, found \(3, {"),
+                ("Named", "what: control", "Named gave a model a name with characters that cannot be printed"),
+                (
+                    "Quarters",
+                    "year: 2030",
+                    r"window 1 of Quarters: task\.dataset\.kwargs\.segments\.test: .*no trading day",
+                ),
+            )
+        ),
+        (
+            "generate:\n  - CalendarGen: {retrain: 0 months}\n",
+            r"line 19: .*retrain: must move a date forward by whole days",
+        ),
+        ("generate:\n  - GridGen: {values: {}}\n", r"line 19: generate\.0\.GridGen\.values: has no paths"),
+        (
+            "generate:\n  - GridGen: {values: {model.kwargs.x: [1, 2]}, when: {model.kwargs.x: {model.kwargs.loss: huber}}}\n",
+            r"line 19: generate\.0\.GridGen\.when\.model\.kwargs\.x: is never true",
+        ),
+        (
+            "generate:\n  - GridGen: {values: {model.kwargs.lr: [1, 2]}, when: {model.kwargs.lr: {model.kwargs.l: 1}}}\n",
+            r"line 19: generate\.0\.GridGen\.when\.model\.kwargs\.lr",
+        ),
+        (
+            "generate:\n  - RollingGen: {ds_extra_mod_func: f}\n",
+            r"line 19: .*ds_extra_mod_func: must be a function, found 'f'",
+        ),
+        (
+            "generate:\n  - CombinatorialPurgedGen: {n_groups: 60, n_tested: 30}\n",
+            r"line 19: generate\.0: CombinatorialPurgedGen makes about 10\^17 tasks",
+        ),
         (
             "generate:\n  - {class: Nothing, module_path: own.py}\n",
             r"line 19: generate\.0: Nothing must generate tasks",
@@ -340,6 +427,33 @@ def test_a_mistake_in_a_generator_is_reported_with_its_line(files: Files, text: 
     """When the workflow is planned: names, arguments, what it does, and how many tasks it makes."""
     with pytest.raises(RollforgeError, match=said):
         files.plan(text)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [("{class: Quarters, module_path: own.py}", 4), ("{class: Quarters, module_path: own}", 4), ("own.Quarters", 4)]
+    + [(f"{{class: Counts, module_path: own.py, kwargs: {{what: {what}}}}}", 1) for what in ("raises", "many")],
+)
+def test_a_generator_of_the_users_own(files: Files, entry: str, said: int) -> None:
+    """By file or by module, also a plugin's; one whose count is unusable is not counted."""
+    assert len(files.plan(f"sys: {{rel_path: .}}\nplugins: [own.py]\ngenerate: [{entry}]\n").tasks) == said
+    combined = files.plan(f"sys: {{rel_path: .}}\ngenerate: [{entry}, {{SeedGen: {{seeds: 2}}}}]\n")
+    assert len(combined.tasks) == 2 * said
+
+
+def test_a_condition_may_name_a_path_that_is_similar_to_a_varied_one(files: Files) -> None:
+    """It exists in the task, so it is not taken for a misspelt one."""
+    text = (
+        "generate: [{GridGen: {values: {model.kwargs.lr: [0.1, 1]}, when: {model.kwargs.lr: {model.kwargs.l1: 0}}}}]\n"
+    )
+    plan = files.plan(text, BASE.replace("num_leaves: 8", "num_leaves: 8, l1: 0"))
+    assert names(plan) == ["lr=0.1", "lr=1"]
+
+
+def test_a_model_that_is_trained_once_is_mentioned(files: Files, caplog: pytest.LogCaptureFixture) -> None:
+    """If no period ends within the test segment."""
+    assert len(files.plan("generate: [{SeedGen: {seeds: 2}}, {CalendarGen: {retrain: 2 years}}]\n").tasks) == 2
+    assert caplog.text.count("No period of 2YE-DEC ends between the first and the last test day") == 1
 
 
 def test_an_error_in_a_models_segments_has_the_location_of_the_model(files: Files) -> None:

@@ -19,6 +19,8 @@ from rollforge.errors import (
     DataNotFound,
     ModelError,
     RollforgeError,
+    SegmentError,
+    TaskNotSerializable,
     counted,
     shown,
 )
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from rollforge.generate.checks import Check
     from rollforge.generate.sequence import Named
     from rollforge.generate.timeline import Schedule, Window
+    from rollforge.market.provider import Days
 
 
 __all__ = ["Plan", "make_plan", "workflow_ensembles"]
@@ -171,7 +174,10 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
             f"{exc} To create a demo market with the names and days of this file, run: {_demo_command(template, uri)}"
         ) from None
     generators = build_generators(_entries(workflow), workflow.form)
-    check_count([one.task for one in workflow.templates], [one.generator for one in generators])
+    check_count(
+        [one.task for one in workflow.templates], [one.generator for one in generators],
+        generators[-1].entry.place if generators else "",
+    )  # fmt: skip
     variants, windows_of = _split(generators)
     tasks: list[Definition] = []
     names: list[str] = []
@@ -180,6 +186,8 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
         made = [(one.name, _with_exchange(one.task, workflow.session))]
         for listed in windows_of:
             made = _applied(listed, made, one)
+            if not type(listed.generator).__module__.startswith("rollforge."):
+                _check_windows(listed, made, calendar)
         names += [short_name(name) for name, _ in made]
         tasks += [task for _, task in made]
     if not tasks:
@@ -298,6 +306,7 @@ def _variants(workflow: Workflow, generators: Sequence[ListedGenerator]) -> list
     """Return all models of the workflow's ``models`` and `generators`, with distinct names, after inexpensive checks."""
     from rollforge.generate.naming import variant
 
+    _check_conditions(workflow, generators)
     rolled = any(one.generator.only_windows for one in generators)
     identify = variant if rolled else digest  # the windows of a model need only one check
     made: list[Template] = []
@@ -307,7 +316,10 @@ def _variants(workflow: Workflow, generators: Sequence[ListedGenerator]) -> list
         for listed in generators:
             tasks = _applied(listed, tasks, template)
         for name, task in tasks:
-            whole, rest = identify(task), identify({**task, "model": None})
+            try:
+                whole, rest = identify(task), identify({**task, "model": None})
+            except TaskNotSerializable as exc:
+                raise BuildError(str(exc), path=generators[-1].entry.place if generators else "task") from exc
             if not rolled or whole not in checked:
                 check_buildable(task, template.place, model_only=rest in checked)
             checked |= {whole, rest}
@@ -315,16 +327,55 @@ def _variants(workflow: Workflow, generators: Sequence[ListedGenerator]) -> list
     return made
 
 
+def _check_conditions(workflow: Workflow, generators: Sequence[ListedGenerator]) -> None:
+    """Raise an error if a condition of a grid holds for none of the workflow's models."""
+    from rollforge.generate.grid import GridGen
+
+    for i, listed in enumerate(generators):
+        if isinstance(listed.generator, GridGen) and listed.generator.when:
+            before: list[Named] = []
+            for template in workflow.templates:
+                tasks: list[Named] = [(template.name, dict(template.task))]
+                for earlier in generators[:i]:
+                    tasks = _applied(earlier, tasks, template)
+                before += tasks
+            never = listed.generator.never_set([task for _, task in before])
+            if never:
+                raise ConfigError(
+                    "is never true, so the values of this path are not used: correct the condition, or remove the path.",
+                    path=listed.entry.locate(f"when.{never[0]}"),
+                )
+
+
+def _check_windows(listed: ListedGenerator, tasks: Sequence[Named], calendar: Days) -> None:
+    """Raise an error if the windows of a user's generator are invalid."""
+    from rollforge.generate.segments import validate_segments
+
+    for i, (_, task) in enumerate(tasks, 1):
+        try:
+            validate_segments(task, calendar)
+        except SegmentError as exc:
+            raise BuildError(f"window {i} of {listed.name}: {exc}", path=listed.entry.place) from exc
+
+
 def _check_distinct(tasks: Sequence[Document], names: Sequence[str], generators: Sequence[ListedGenerator]) -> None:
-    """Raise an error if a generator undoes what an earlier one did, so that two models are the same."""
+    """Raise an error if two tasks are the same, for example because a generator undoes what an earlier one did."""
+    from rollforge.generate.naming import describe as describe_task
+
     makers = [one for one in generators if not one.generator.only_windows]
     first: dict[str, str] = {}
-    for task, name in zip(tasks, names, strict=True) if makers else ():
-        other = first.setdefault(digest(task), name)
-        if other != name:
+    for task, name in zip(tasks, names, strict=True) if generators else ():
+        mark = digest(task)
+        if mark not in first:
+            first[mark] = name
+        elif first[mark] == name:
             raise ConfigError(
-                f"the models {other!r} and {name!r} have the same task: a generator replaces what an earlier one set.",
-                path=makers[-1].entry.place,
+                f"the generators make a task twice: {describe_task(task, name)}.", path=generators[-1].entry.place
+            )
+        else:
+            raise ConfigError(
+                f"the models {first[mark]!r} and {name!r} have the same task: a generator replaces what an earlier one set.",
+                path=(makers or generators)[-1].entry.place,
             )
 
 

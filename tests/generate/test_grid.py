@@ -157,7 +157,7 @@ def test_missing_arguments_of_an_object_are_added() -> None:
 def test_a_mistake_in_a_group_or_condition_is_named(arguments: dict[str, Any], said: str) -> None:
     values = {LR: [0.1, 0.01], ROUNDS: [1, 2], BOOSTING: ["gbdt", "dart", "rf"]}
     with pytest.raises(ConfigError) as caught:
-        GridGen(**{"values": values, **arguments})
+        GridGen(**{"values": values, **arguments}).generate(TASK)
     assert str(caught.value).startswith(said)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from rollforge.dates import DayLike
-from rollforge.errors import RollforgeError
 from rollforge.limits import LIMITS
 from rollforge.task import Definition, Document
 
@@ -101,8 +100,17 @@ def task_generator(
     return made
 
 
-def check_count(templates: Sequence[Mapping[str, object]], generators: Sequence[TaskGen]) -> None:
+def check_count(templates: Sequence[Mapping[str, object]], generators: Sequence[TaskGen], path: str = "") -> None:
     """Check that templates and generators do not make more tasks than the limit allows.
+
+    Parameters
+    ----------
+    templates : sequence of mapping
+        The templates.
+    generators : sequence of TaskGen
+        They are applied in turn.
+    path : str
+        Their location in the document, for errors.
 
     Raises
     ------
@@ -114,11 +122,13 @@ def check_count(templates: Sequence[Mapping[str, object]], generators: Sequence[
     counts = [(type(g).__name__, _counted(g, templates[0])) for g in generators]
     total = len(templates) * math.prod(n for _, n in counts)
     parts = [f"{len(templates):,} templates"] * (len(templates) > 1) + [f"{n:,} by {name}" for name, n in counts]
-    LIMITS["tasks"].check(total, f"{' x '.join(parts)} make")
+    told = f"{' x '.join(parts)} make" if len(parts) > 1 else f"{counts[0][0]} makes" if counts else "there are"
+    LIMITS["tasks"].check(total, told, path=path)
 
 
 def _counted(generator: TaskGen, task: Mapping[str, object]) -> int:
     try:
-        return generator.count(task) or 1
-    except RollforgeError:  # an earlier generator may fix the template; if not, generate() raises
+        number = generator.count(task)
+    except Exception:  # noqa: BLE001 - an earlier generator may fix the template; if not, generate() raises
         return 1
+    return number if isinstance(number, int) and number > 0 else 1

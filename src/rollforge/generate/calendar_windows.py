@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from rollforge.limits import LIMITS
 from rollforge.task import Definition
 
 __all__ = ["CalendarGen"]
+
+log = logging.getLogger(__name__)
 
 Span = tuple[pd.Timestamp | None, pd.Timestamp | None]
 
@@ -132,6 +135,7 @@ class CalendarGen(TaskGen):
         whole = isinstance(trunc_days, int) and not isinstance(trunc_days, bool) and trunc_days >= 0
         if trunc_days is not None and trunc_days != "auto" and not whole:
             raise ConfigError(f"must be 'auto' or a number of days, found {trunc_days!r}.", path="trunc_days")
+        self._said = False
         self.rtype, self.trunc_days = rtype, trunc_days
         self.roll_fit_window, self.roll_backtest = roll_fit_window, roll_backtest
         self.ta = None if calendar is None else TimeAdjuster(calendar=calendar)
@@ -166,6 +170,12 @@ class CalendarGen(TaskGen):
         self._check(task)
         starts = self._starts(task, self.retrain)
         LIMITS["tasks"].check(len(starts), "its windows are", path="retrain")
+        if len(starts) == 1 and not self._said:
+            self._said = True
+            log.warning(
+                "No period of %s ends between the first and the last test day, so each model is trained only once.",
+                self.retrain.freqstr,
+            )
         return list(self._windows(task, starts))
 
     def gen_following_tasks(self, task: Definition, test_end: DayLike | None) -> Iterator[Definition]:

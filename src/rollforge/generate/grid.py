@@ -83,6 +83,8 @@ class GridGen(TaskGen):
     ) -> None:
         if not isinstance(values, Mapping):
             raise ConfigError(f"must be a mapping of paths to values, found {shown(values)}.", path="values")
+        if not values:
+            raise ConfigError("has no paths. Write paths and their values, or remove the grid.", path="values")
         self.values = {path: _named_values(path, listed) for path, listed in values.items()}
         self.axes = self._read_axes(zip)
         self.when = {path: self._conditions(given, f"when.{path}") for path, given in _mapping(when, "when").items()}
@@ -133,8 +135,6 @@ class GridGen(TaskGen):
                             f"{', '.join(known[:20]):.300}.",
                             path=f"{where}.{path}",
                         )
-            elif nearest(path, self.values) and path.rpartition(".")[0] in {p.rpartition(".")[0] for p in self.values}:
-                raise ConfigError(f"has no values.{nearest(path, self.values)}", path=f"{where}.{path}")
             conditions[path] = wanted
         if not conditions:
             raise ConfigError("has no conditions.", path=where)
@@ -150,6 +150,24 @@ class GridGen(TaskGen):
                     if other not in seen:
                         seen.add(other)
                         later.append(other)
+
+    def _check_conditions(self, task: Mapping[str, object]) -> None:
+        """Raise an error if a condition is about a path that the task lacks, and that looks like a misspelt one."""
+        listed = [(f"when.{path}", given) for path, given in self.when.items()]
+        for where, conditions in [*listed, *((f"exclude.{i}", given) for i, given in enumerate(self.exclude))]:
+            for path in conditions:
+                alike = nearest(path, self.values)
+                beside = path.rpartition(".")[0] in {p.rpartition(".")[0] for p in self.values}
+                if path not in self.values and alike and beside and _found(task, path) is None:
+                    raise ConfigError(f"has no values.{alike}", path=f"{where}.{path}")
+
+    def never_set(self, tasks: Sequence[Mapping[str, object]]) -> list[str]:
+        """Return the paths of `when` that no combination of any of these tasks sets."""
+        never = list(self.when)
+        for task in tasks:
+            for chosen in self._chosen(task) if never else ():
+                never = [path for path in never if path not in chosen]
+        return never
 
     def count(self, task: Mapping[str, object]) -> int:
         """Return the number of combinations; without regard to conditions if that is more than the limit of tasks."""
@@ -210,6 +228,7 @@ class GridGen(TaskGen):
 
         If there is only one combination and no value has a name, the name is empty.
         """
+        self._check_conditions(task)
         LIMITS["tasks"].check(self.count(task), "its combinations are", path="values")
         made: list[tuple[tuple[str, ...], dict[str, object]]] = []
         for chosen in self._chosen(task):

@@ -18,8 +18,9 @@ __all__ = ["Offset", "period_starts", "read_length", "read_offset"]
 
 Offset = offsets.BaseOffset
 
-_WORDS = re.compile(r"(?:(?P<number>\d{1,6})\s*)?(?P<unit>week|month|quarter|year|M|Q|Y|A)s?", re.ASCII)
+_WORDS = re.compile(r"(?:(?P<number>\d{1,6})\s*)?(?P<unit>day|week|month|quarter|year|M|Q|Y|A)s?", re.ASCII)
 _ALIASES = {
+    "day": "D",
     "week": "W",
     "month": "ME",
     "quarter": "QE",
@@ -44,7 +45,9 @@ _MONTHS: tuple[tuple[tuple[type[Any], ...], int], ...] = (
     ((offsets.QuarterEnd, offsets.QuarterBegin, offsets.BQuarterEnd, offsets.BQuarterBegin), 3),
     ((offsets.YearEnd, offsets.YearBegin, offsets.BYearEnd, offsets.BYearBegin), 12),
 )
-_HOW = "Write 'week', 'month', 'quarter', 'year', '2 months', or an offset of pandas, such as 'W-FRI' or '20B'."
+_HOW = (
+    "Write 'week', 'month', 'quarter', 'year', '2 months', '90 days', or an offset of pandas, such as 'W-FRI' or '20B'."
+)
 
 
 def read_offset(value: object, path: str) -> Offset:
@@ -78,6 +81,8 @@ def read_offset(value: object, path: str) -> Offset:
         offset = to_offset(text)
     except (ValueError, TypeError, OverflowError) as exc:
         raise ConfigError(f"{shown(value)} is not an offset. {_HOW}", path=path) from exc
+    if getattr(offset, "n", 1) < 1:
+        raise ConfigError(f"must move a date forward by whole days, found {shown(value)}.", path=path)
     start = pd.Timestamp("2023-03-07")
     try:
         later = start + offset

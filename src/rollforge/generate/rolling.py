@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from rollforge.build import locate
 from rollforge.dates import DayLike, read_timestamp
-from rollforge.errors import RollforgeError, SegmentError, nearest
+from rollforge.errors import RollforgeError, SegmentError, nearest, shown
 from rollforge.features.dataset import DatasetH
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
@@ -258,6 +258,9 @@ class RollingGen(TaskGen):
         whole = isinstance(trunc_days, int) and not isinstance(trunc_days, bool) and trunc_days >= 0
         if trunc_days is not None and trunc_days != "auto" and not whole:
             raise SegmentError(f"must be 'auto' or a number of days, found {trunc_days!r}.", path="trunc_days")
+        for name, func in (("ds_extra_mod_func", ds_extra_mod_func), ("task_copy_func", task_copy_func)):
+            if not callable(func) and not (func is None and name == "ds_extra_mod_func"):
+                raise SegmentError(f"must be a function, found {shown(func)}.", path=name)
         self.step = step
         self.rtype = rtype
         self.ds_extra_mod_func = ds_extra_mod_func

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rollforge.dates import DayLike
 from rollforge.errors import BuildError, ConfigError, shown
@@ -51,10 +51,7 @@ def apply_generator(generator: TaskGen, tasks: Sequence[Named]) -> list[Named]:
     noun = type(generator).__name__
     made: list[tuple[str, str, Definition]] = []  # (name before, name given by the generator, task)
     for name, task in tasks:
-        new = generator.named(copy_task(task))
-        for given, one in new:
-            if not isinstance(one, dict):
-                raise BuildError(f"{noun} must generate tasks, which are mappings; found {shown(one)}.")
+        for given, one in _checked(generator, task):
             made.append((name, given, one))
         LIMITS["tasks"].check(len(made), f"{noun} makes")
     if generator.only_windows:
@@ -65,6 +62,36 @@ def apply_generator(generator: TaskGen, tasks: Sequence[Named]) -> list[Named]:
         for i, differences in zip(unnamed, model_names([made[i][2] for i in unnamed]), strict=True):
             names[i] = differences
     return [(joined_name(name, own), one) for (name, _, one), own in zip(made, names, strict=True)]
+
+
+def _checked(generator: TaskGen, task: Definition) -> list[Named]:
+    """Return the named tasks that a generator, which may be the user's, makes of a copy of `task`.
+
+    Raises
+    ------
+    BuildError
+        If they are not tasks, or if a name is not printable.
+    """
+    noun = type(generator).__name__
+    overrides = type(generator).named is not TaskGen.named
+    new: object = generator.named(copy_task(task)) if overrides else generator.generate(copy_task(task))
+    if new is None or isinstance(new, (Mapping, str)) or not isinstance(new, Iterable):
+        raise BuildError(f"{noun} must return a list of tasks, found {shown(new)}.")
+    made: list[Named] = []
+    for entry in new:
+        pair = entry if overrides else ("", entry)
+        if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise BuildError(f"named() of {noun} must return pairs of a name and a task, found {shown(pair)}.")
+        name, one = pair
+        if not isinstance(one, dict):
+            raise BuildError(f"{noun} must generate tasks, which are mappings; found {shown(one)}.")
+        lost = next((part for part in ("model", "dataset") if part in task and part not in one), None)
+        if lost is not None:
+            raise BuildError(f"{noun} made a task without a {lost}.")
+        if not name.isprintable():
+            raise BuildError(f"{noun} gave a model a name with characters that cannot be printed: {name!r:.80}.")
+        made.append((name, one))
+    return made
 
 
 class ChainGen(TaskGen):
