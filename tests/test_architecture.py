@@ -125,7 +125,7 @@ HEAVY: dict[str, str | tuple[str, ...]] = {
     "pymongo": ("store/mongo.py", "store/mongo_database.py", "store/mongo_dependencies.py"),
     "numba": "expressions/",
     "jinja2": "rendering.py",
-    "sqlite3": "store/sqlite.py",
+    "sqlite3": ("store/sqlite.py", "store/sqlite_database.py"),
 }
 for _file in sorted((SOURCE / "models").glob("*.py")):  # the library of a model is imported in the model's file
     for _library in re.findall(r'^LIBRARY = "(\w+)"$', _file.read_text(encoding="utf-8"), re.MULTILINE):

@@ -403,6 +403,7 @@ LEDGERS = Drivers(
     ("acquire", "append", "entries"),
     {
         "memory": "rollforge.ledger.memory:MemoryLedger",
+        "sqlite": "rollforge.ledger.sqlite:SQLiteLedger",
     },
 )
 TRACKERS = Drivers(

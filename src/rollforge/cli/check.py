@@ -69,7 +69,7 @@ def _keep(found: Proof) -> None:
     from rollforge.errors import StoreError
     from rollforge.run.submission import store_checks
     from rollforge.store.base import open_store
-    from rollforge.store.sqlite import parse_uri
+    from rollforge.store.sqlite_database import parse_uri
 
     workflow = found.plan.workflow
     name, uri = workflow.experiment_name, workflow.session.store_uri

@@ -55,7 +55,7 @@ def _manager(*, needs_pool: bool = True) -> TaskManager:
 
 def _must_exist(store_uri: str) -> None:
     """Refuse a file that does not exist: opening it would create it, so a misspelt name would give an empty store."""
-    from rollforge.store.sqlite import parse_uri
+    from rollforge.store.sqlite_database import parse_uri
 
     if store_uri.startswith("sqlite:") and not (path := parse_uri(store_uri)[0].absolute()).exists():
         raise ConfigError(f"The task store {path} does not exist. Give another one with 'rollforge pool --store URI'.")

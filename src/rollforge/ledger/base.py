@@ -47,8 +47,8 @@ class Ledger(Protocol):
       returns the entry that is there, even if the lease has expired since. A holder that acquires its lease again gets
       a new one at once; its former one is stale.
     * **Time is the clock of the ledger**, not that of each process. No entry has an earlier time than the one before, even
-      if the clock was set back. A clock that is set back does not extend a lease: a
-      lease that would last longer than when it was given has expired.
+      if the clock was set back. A clock that is set back extends a lease at most
+      to twice its duration.
     * **Bodies are plain JSON**. Those of known kinds are checked before they are stored, see
       :func:`~rollforge.ledger.entry.read_body`. In texts, NUL and lone surrogates are replaced by escapes.
     * **Entries of later versions can be read.** Their kind is a plain string.
@@ -89,7 +89,7 @@ class Ledger(Protocol):
         """End a lease. Nothing happens if it has ended already."""
 
     def held_by(self, service: str) -> ServiceLease | None:
-        """Return the current lease of a service; None if nobody holds it."""
+        """Return the current lease of a service; None if there is none."""
 
     def append(self, lease: ServiceLease, number: int, kind: str, body: Mapping[str, object], *, by: str = "") -> Entry:
         """Append an entry.
@@ -275,12 +275,15 @@ def checked_seconds(seconds: float) -> float:
 def lasts(until: float, seconds: float, now: float) -> bool:
     """Return whether a lease of `seconds` that ends at `until` is valid.
 
+    A lease that would last more than twice as long as it was given for has expired: the clock was set back. A little
+    is tolerated, as servers adjust their clocks.
+
     Examples
     --------
     >>> lasts(100.0, 60.0, now=50.0), lasts(100.0, 60.0, now=100.0), lasts(100.0, 60.0, now=-1000.0)
     (True, False, False)
     """
-    return now < until <= now + seconds
+    return now < until <= now + 2 * seconds
 
 
 def busy(service: str, holder: str, until: float) -> ServiceBusy:

@@ -256,7 +256,6 @@ class Content:
 
 
 _REQUIRED: dict[str, tuple[str, ...]] = {
-    EntryKind.SERVICE: ("name", "workflow"),
     EntryKind.DAY: ("day",),
     EntryKind.PROMOTION: ("releases",),
     EntryKind.ROLLBACK: ("releases",),

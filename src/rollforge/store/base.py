@@ -456,7 +456,7 @@ def not_unicode(exc: UnicodeEncodeError) -> ConfigError:
     return ConfigError(f"{shown(exc.object)} cannot be stored, because it is not valid Unicode.")
 
 
-def refuse_newer(place: str, found: int, known: int) -> None:
+def refuse_newer(place: str, found: int, known: int, noun: str = "task store") -> None:
     """Raise an error if the schema of a store has a newer version than the latest known one.
 
     Raises
@@ -466,7 +466,7 @@ def refuse_newer(place: str, found: int, known: int) -> None:
     """
     if found > known:
         raise StoreUnavailable(
-            f"The task store {place} was made by a newer Rollforge (schema {found}, this one knows {known}). Update Rollforge."
+            f"The {noun} {place} was made by a newer Rollforge (schema {found}, this one knows {known}). Update Rollforge."
         )
 
 

@@ -2,108 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import math
-import os
-import random
 import re
-import sqlite3
-import threading
 import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, TypeVar, cast
-from urllib.parse import unquote
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar, cast
 
-from rollforge.confidential import private_file
-from rollforge.errors import ConfigError, RollforgeError, StoreGone, StoreUnavailable
-from rollforge.machine import boot_id, uptime
-from rollforge.paths import read_path
-from rollforge.store.base import Clock, not_unicode, refuse_newer
+from rollforge.store.base import Clock
 from rollforge.store.query import Compare, Node, compare, paths_in
 from rollforge.store.search import PathTree, condition, first_paths, terms_of
 from rollforge.store.sql import SQLStore
-from rollforge.store.sql_statements import COMPARISONS, NUMBERS, Condition, Row, Transaction, Values, statements
+from rollforge.store.sql_statements import COMPARISONS, NUMBERS, Condition, Transaction, Values
+from rollforge.store.sqlite_database import LEDGER_TABLES, Connected, SQLiteDatabase
 from rollforge.store.sqlite_schema import MIGRATIONS, SCHEMA_VERSION
 
 __all__ = ["SQLiteStore"]
 
 T = TypeVar("T")
 
-_BUSY_SECONDS = 60.0
-_LEVELS = ("FULL", "NORMAL", "OFF", "EXTRA")
+
+def _regex(pattern: str, text: object) -> int:
+    """Implement the SQL function ``rf_regex``."""
+    return int(isinstance(text, str) and _compiled(pattern).search(text) is not None)
 
 
-def parse_uri(uri: str) -> tuple[Path, str]:
-    """Return the file of a ``sqlite:///`` URI and its ``synchronous`` level.
-
-    The file name is used literally, including spaces and percent signs, as in SQLAlchemy and MLflow.
-
-    Raises
-    ------
-    ConfigError
-        If the URI names no file, or has an unknown option.
-
-    Examples
-    --------
-    >>> parse_uri("sqlite:///my tasks.db?synchronous=NORMAL")
-    (PosixPath('my tasks.db'), 'NORMAL')
-    """
-    text, _, options = uri.removeprefix("sqlite://").partition("?")
-    if not text.startswith("/") or not Path(text[1:]).name:
-        raise ConfigError(
-            f"{uri!r} does not name a file. Write sqlite:///relative.db or sqlite:////absolute.db.", path="store"
-        )
-    level = "FULL"
-    for option in filter(None, options.split("&")):
-        name, _, value = option.partition("=")
-        if name != "synchronous":
-            raise ConfigError(
-                f"{uri!r}: there is no option {name!r}, only synchronous. The name of the file must not contain "
-                "a question mark.",
-                path="store",
-            )
-        level = unquote(value).upper()
-    if level not in _LEVELS:
-        raise ConfigError(f"synchronous must be one of {', '.join(_LEVELS)}, found {level!r}.", path="store")
-    return read_path(text[1:], "store"), level
+@functools.lru_cache(maxsize=256)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(json.loads(pattern))
 
 
-_any_text: object = functools.partial(str, encoding="utf-8", errors="backslashreplace")
-"""Decodes text columns, even if they are damaged: one invalid byte must not make the other tasks unreadable."""
+def _number(spec: str, value: object) -> int:
+    """Implement the SQL function ``rf_number``: exact comparison if an integer on either side exceeds 64 bits."""
+    op, wanted = json.loads(spec)
+    return int(compare({"value": int(value)}, ("value",), op, wanted) if isinstance(value, str)
+               else compare({"value": value}, ("value",), op, wanted))  # fmt: skip
 
 
-def _close(connection: sqlite3.Connection, pid: int) -> None:
-    """Close a connection, unless it belongs to the parent process, whose locks would be released."""
-    if pid == os.getpid():
-        with contextlib.suppress(sqlite3.Error):
-            connection.close()
-
-
-class _Opened:
-    """The connection of one thread of one process, with the interface of a transaction."""
-
-    def __init__(self, connection: sqlite3.Connection, clock: Clock, place: str) -> None:
-        self.connection = connection
-        self.place = place
-        """Resolved path of the database file, next to which SQLite keeps its other files."""
-        self.companions: dict[str, tuple[int, int]] = {}
-        self.pid = os.getpid()
-        self._clock = clock
-        # Stores may be dropped, and threads may end, without close(). __del__ could run after that of the connection.
-        weakref.finalize(self, _close, connection, self.pid)
-
-    def rows(self, sql: str, **values: Any) -> list[Row]:
-        return self.connection.execute(sql, {**values, "now": self._clock()}).fetchall()
-
-    def run(self, sql: str, **values: object) -> int:
-        return self.connection.execute(sql, {**values, "now": self._clock()}).rowcount
-
-
-class SQLiteStore(SQLStore):
+class SQLiteStore(SQLiteDatabase, SQLStore):
     """Tasks in one file in WAL mode, for the processes of one machine. Do not use it on a network file system.
 
     Parameters
@@ -133,178 +70,26 @@ class SQLiteStore(SQLStore):
     _position = "instr"
     _concatenate = "group_concat"
 
+    _noun = "task store"
+    _option = "--store"
+    _clock_table = "clock"
+    _migrations = MIGRATIONS
+    _functions: ClassVar[Mapping[str, Callable[..., int]]] = {"rf_regex": _regex, "rf_number": _number}
+
     def __init__(self, uri: str, *, clock: Clock | None = None) -> None:
-        self.uri = uri
-        path, self._synchronous = parse_uri(uri)
-        self.path = path.absolute()
-        self._given_clock = clock
-        self._offset: tuple[str, float] | None = None
-        self._file: tuple[int, int] | None = None
-        self._filled = False
         self._searched: set[tuple[str, tuple[str, ...]]] = set()
-        self._local = threading.local()
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise StoreUnavailable(
-                f"The folder of the task store {self.path} cannot be created: {exc.strerror}."
-            ) from exc
-        self._retry(self._migrate)
+        super().__init__(uri, clock=clock)
 
-    # -- time ----------------------------------------------------------------------------------------------------------
+    # -- tables --------------------------------------------------------------------------------------------------------
 
-    def _clock(self) -> float:
-        """Return the store's time: the uptime plus an offset that the first process since boot wrote to the file.
-
-        So all processes agree on the time, whatever their clocks say, and adjusting the clock does not end leases.
-        """
-        if self._given_clock is not None:
-            return self._given_clock()
-        if self._offset is None or self._offset[0] != boot_id():
-            return time.time()  # the offset has not been read yet
-        return self._offset[1] + uptime()
-
-    def _set_clock(self, tx: _Opened) -> None:
-        boot, offset = boot_id(), time.time() - uptime()
-        found = tx.rows("SELECT start FROM clock WHERE boot = :boot", boot=boot)
-        if not found:
-            with _transaction(tx.connection):
-                tx.run("INSERT OR IGNORE INTO clock (boot, start) VALUES (:boot, :start)", boot=boot, start=offset)
-                tx.run("DELETE FROM clock WHERE boot <> :boot", boot=boot)
-            found = tx.rows("SELECT start FROM clock WHERE boot = :boot", boot=boot)
-        self._offset = (boot, float(found[0][0]))
-
-    # -- opening -------------------------------------------------------------------------------------------------------
-
-    def _migrate(self, tx: _Opened) -> None:
-        self._update_schema(tx)
-        if self._given_clock is None:
-            self._set_clock(tx)
-
-    def _update_schema(self, tx: _Opened) -> None:
-        if tx.rows("PRAGMA user_version")[0][0] == SCHEMA_VERSION:
-            return
-        with _transaction(tx.connection):  # the version may change until the transaction begins
-            for script in MIGRATIONS[self._version(tx) :]:
-                for statement in statements(script):
-                    tx.run(statement)
-            tx.run(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    def _version(self, tx: _Opened) -> int:
+    def _version(self, tx: Connected) -> int:
         version: int = tx.rows("PRAGMA user_version")[0][0]
-        refuse_newer(str(self.path), version, SCHEMA_VERSION)
-        if version == 0 and tx.rows("SELECT name FROM sqlite_master LIMIT 1"):
-            raise StoreUnavailable(f"{self.path} is the database of another program. Name another file by --store.")
+        if version == 0 and set(self._tables(tx)) - set(LEDGER_TABLES):
+            self._refuse_other_program()
         return version
 
-    def _opened(self) -> _Opened:
-        """Return the connection of this thread and process; neither must share SQLite connections."""
-        opened: _Opened | None = getattr(self._local, "opened", None)
-        if opened is None or opened.pid != os.getpid():
-            if self._file is not None and _identity(self.path)[0] is None:
-                self._refuse(self.path, "deleted")  # opening it would create an empty file
-            with contextlib.suppress(OSError):  # SQLite reports the error below
-                # Definitions and logs may contain secrets. SQLite's other files get the mode of this one.
-                private_file(Path(os.path.realpath(self.path)))
-            # After a fork, the parent's connection is not closed, as that would release the parent's locks.
-            self._kept = opened
-            opened = self._connect()
-            self._local.opened = opened
-        else:
-            self._check_same_file(opened)
-        return opened
-
-    def _connect(self) -> _Opened:
-        # Only this thread uses it, but another thread may drop the store.
-        connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None, check_same_thread=False)
-        try:
-            connection.text_factory = _any_text
-            connection.create_function("rf_regex", 2, _regex, deterministic=True)
-            connection.create_function("rf_number", 2, _number, deterministic=True)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            # Read once: until then, another process that closes the file may delete the write-ahead log.
-            connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
-            opened = _Opened(connection, self._clock, os.path.realpath(self.path))
-            self._check_same_file(opened)
-        except BaseException:
-            connection.close()
-            raise
-        return opened
-
-    def _check_same_file(self, opened: _Opened) -> None:
-        """Raise an error if the file was deleted, emptied or replaced, as writes to the open file would be lost."""
-        file, size = _identity(self.path)
-        if self._file is None:
-            self._file = file
-        self._filled = self._filled or size > 0
-        if file is None or file != self._file or (self._filled and not size):
-            self._refuse(self.path, "deleted" if file is None else "emptied" if file == self._file else "replaced")
-        for ending in (
-            "-wal",
-            "-shm",
-        ):  # SQLite itself deletes them when the last connection is closed, and this one is open
-            identity, _ = _identity(f"{opened.place}{ending}")
-            known = (
-                opened.companions.setdefault(ending, identity)
-                if identity is not None
-                else opened.companions.get(ending)
-            )
-            if known is not None and identity != known:
-                self._refuse(f"{opened.place}{ending}", "deleted" if identity is None else "replaced")
-
-    def _refuse(self, file: Path | str, what: str) -> None:
-        raise StoreGone(
-            f"The task store {self.path}: {file} was {what} while it was in use. The latest changes may be "
-            "lost, and no more changes are written. Restore the file, or stop all processes that use the "
-            "store and start them again."
-        )
-
-    def close(self) -> None:
-        opened: _Opened | None = getattr(self._local, "opened", None)
-        if opened is not None and opened.pid == os.getpid():
-            opened.connection.close()
-        self._local.opened = None
-
-    def _retry(self, work: Callable[[_Opened], T]) -> T:
-        """Do `work`, retry while the file is busy, and translate other errors."""
-        deadline = time.monotonic() + _BUSY_SECONDS
-        while True:
-            try:
-                return work(self._opened())
-            except sqlite3.DatabaseError as exc:
-                code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-                if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() < deadline:
-                    # Without jitter, one of four saturating workers gets nearly all tasks.
-                    time.sleep(random.uniform(0.001, 0.02))
-                    continue
-                if code == sqlite3.SQLITE_ERROR and any(mark in str(exc) for mark in ("too large", "too many")):
-                    # Retrying would not help.
-                    raise ConfigError(
-                        f"The query has too many parts for SQLite ({exc}). Use $in for long lists."
-                    ) from exc
-                raise self._unavailable(exc, code) from exc
-            except RollforgeError:
-                raise
-            except UnicodeEncodeError as exc:
-                raise not_unicode(exc) from exc
-            except (OverflowError, TypeError, ValueError, IndexError) as exc:
-                raise StoreUnavailable(
-                    f"The task store {self.path} contains data that Rollforge did not write ({type(exc).__name__}: "
-                    f"{exc}). Restore a copy, or choose another one with --store."
-                ) from exc
-
-    def _unavailable(self, exc: sqlite3.DatabaseError, code: int) -> StoreUnavailable:
-        reason = {
-            sqlite3.SQLITE_BUSY: f"was locked by another process for {_BUSY_SECONDS:.0f} s",
-            sqlite3.SQLITE_READONLY: "is read-only. Make the file and its folder writable, or choose another one with --store",
-            sqlite3.SQLITE_CANTOPEN: "cannot be opened. Check that its folder exists and is writable",
-            sqlite3.SQLITE_FULL: "is on a full disk. Nothing was changed",
-            sqlite3.SQLITE_NOTADB: "is not a task store, or is corrupted",
-            sqlite3.SQLITE_CORRUPT: "is corrupted. Restore a copy, or choose another one with --store",
-            sqlite3.SQLITE_IOERR: "cannot be read or written. Check that the disk is available and not full",
-        }.get(code, "cannot be used")
-        return StoreUnavailable(f"The task store {self.path} {reason} ({exc}).")
+    def _set_version(self, tx: Connected) -> None:
+        tx.run(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     # -- methods that SQLStore requires --------------------------------------------------------------------------------
 
@@ -331,7 +116,7 @@ class SQLiteStore(SQLStore):
     def _redefined(self, tx: Transaction, row: Values) -> None:
         (seq,) = tx.rows("SELECT seq FROM tasks WHERE pool = :pool AND id = :id", pool=row["pool"], id=row["id"])[0]
         tx.run("DELETE FROM search_values WHERE seq = :seq", seq=seq)
-        self._keep_terms_of(cast(_Opened, tx), [row], first=False)
+        self._keep_terms_of(cast(Connected, tx), [row], first=False)
 
     # -- queries -------------------------------------------------------------------------------------------------------
 
@@ -357,7 +142,7 @@ class SQLiteStore(SQLStore):
         """Create the index of a path in small transactions, so that other processes wait only for milliseconds."""
         text = json.dumps(path)
 
-        def begin(tx: _Opened) -> tuple[int, int, int]:
+        def begin(tx: Connected) -> tuple[int, int, int]:
             tx.run(
                 "INSERT OR IGNORE INTO search_paths (pool, path, built, upto) "
                 "VALUES (:pool, :path, 0, (SELECT COALESCE(MAX(seq), 0) FROM tasks))",
@@ -384,7 +169,7 @@ class SQLiteStore(SQLStore):
             built = rows[-1][0] if rows else upto
             terms = [(seq, task_id, terms_of(definition, tree)) for seq, task_id, definition in rows]
 
-            def keep(tx: _Opened, terms: Any = terms, built: int = built) -> None:
+            def keep(tx: Connected, terms: Any = terms, built: int = built) -> None:
                 there = {(seq, i) for seq, i in tx.rows(
                     "SELECT seq, id FROM tasks WHERE seq IN (SELECT value FROM json_each(:seqs))",
                     seqs=json.dumps([seq for seq, _, _ in terms]),
@@ -396,20 +181,7 @@ class SQLiteStore(SQLStore):
 
             self._changing(keep)
 
-    def _changing(self, work: Callable[[_Opened], T]) -> T:
-        """Do `work` in the current transaction, or in a new one if there is none."""
-
-        def transaction(tx: _Opened) -> T:
-            if tx.connection.in_transaction:
-                return work(tx)
-            with _transaction(tx.connection):
-                done = work(tx)
-            self._check_same_file(tx)  # a commit to a deleted file is lost
-            return done
-
-        return self._retry(transaction)
-
-    def _keep_terms(self, tx: _Opened, found: Iterable[tuple[int, Iterable[tuple[int, str, Any]]]]) -> None:
+    def _keep_terms(self, tx: Connected, found: Iterable[tuple[int, Iterable[tuple[int, str, Any]]]]) -> None:
         """Store the terms of tasks."""
         numbers: dict[tuple[int, str, object], int] = {}
         rows: list[tuple[int, int]] = []
@@ -424,7 +196,7 @@ class SQLiteStore(SQLStore):
                 rows.append((seq, numbers[term]))
         tx.connection.executemany("INSERT OR IGNORE INTO search_values (seq, term) VALUES (?, ?)", rows)
 
-    def _keep_terms_of(self, tx: _Opened, rows: Sequence[Values], *, first: bool) -> None:
+    def _keep_terms_of(self, tx: Connected, rows: Sequence[Values], *, first: bool) -> None:
         """Store the terms of new tasks; the first tasks of a pool determine the paths that are always indexed."""
         pool = rows[0]["pool"]
         if first:
@@ -456,7 +228,7 @@ class SQLiteStore(SQLStore):
         made = [tx.run(text, **row) == 1 for row in rows]
         new = [row for row, is_new in zip(rows, made, strict=True) if is_new]
         if new:
-            self._keep_terms_of(cast(_Opened, tx), new, first=first)
+            self._keep_terms_of(cast(Connected, tx), new, first=first)
         return made
 
     def wait_for_change(self, pool: str, timeout: float) -> None:
@@ -518,41 +290,3 @@ def _in_column(node: Compare, name: str) -> Condition:
     if isinstance(value, int) and not -(2**63) <= value < 2**63:  # more than any column holds
         value = math.copysign(math.inf, value)
     return f"{column} {COMPARISONS[op]} :{name}", {name: value}
-
-
-def _regex(pattern: str, text: object) -> int:
-    """Implement the SQL function ``rf_regex``."""
-    return int(isinstance(text, str) and _compiled(pattern).search(text) is not None)
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(json.loads(pattern))
-
-
-def _number(spec: str, value: object) -> int:
-    """Implement the SQL function ``rf_number``: exact comparison if an integer on either side exceeds 64 bits."""
-    op, wanted = json.loads(spec)
-    return int(compare({"value": int(value)}, ("value",), op, wanted) if isinstance(value, str)
-               else compare({"value": value}, ("value",), op, wanted))  # fmt: skip
-
-
-def _identity(path: Path | str) -> tuple[tuple[int, int] | None, int]:
-    """Return the device and inode of the file at a path (None if there is none), and its size."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None, 0
-    return (found.st_dev, found.st_ino), found.st_size
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(sqlite3.Error):  # SQLite has rolled back already if the disk is full
-            connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
