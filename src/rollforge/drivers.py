@@ -404,6 +404,10 @@ LEDGERS = Drivers(
     {
         "memory": "rollforge.ledger.memory:MemoryLedger",
         "sqlite": "rollforge.ledger.sqlite:SQLiteLedger",
+        "postgresql": ("rollforge.ledger.postgres:PostgresLedger", "postgres"),
+        "postgres": ("rollforge.ledger.postgres:PostgresLedger", "postgres"),
+        "mongodb": ("rollforge.ledger.mongo:MongoLedger", "mongodb"),
+        "mongodb+srv": ("rollforge.ledger.mongo:MongoLedger", "mongodb"),
     },
 )
 TRACKERS = Drivers(

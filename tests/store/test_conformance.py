@@ -25,7 +25,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from pymongo import MongoClient
 
 from rollforge.errors import ConfigError, StoreUnavailable, UntrustedPickle
-from rollforge.store import postgres as postgres_store
+from rollforge.store import postgres_database
 from rollforge.store.base import Clock, TaskStore, open_store
 from rollforge.store.memory import MemoryStore
 from rollforge.store.mongo import MongoStore
@@ -283,8 +283,8 @@ class TestPostgresStore(TaskStoreSuite):
         schema = self.uri.rpartition("=")[2]
         for query in ({"status": "failed"}, {"_id": "abc"}, {"_id": {"$in": ["abc"]}}):
             condition, values = store._condition(POOL, query)  # type: ignore[attr-defined]
-            text = postgres_store._translated(
-                f"EXPLAIN SELECT 1 FROM tasks WHERE pool = 'pool' AND {condition}", schema, True
+            text = postgres_database.translated(
+                f"EXPLAIN SELECT 1 FROM tasks WHERE pool = 'pool' AND {condition}", schema, True, PostgresStore._names
             )
             with psycopg.connect(postgres.uri) as raw:
                 plan = "\n".join(str(row[0]) for row in raw.execute(text.encode(), values))
@@ -468,7 +468,7 @@ class TestPostgresStore(TaskStoreSuite):
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The server rolls back its transaction, and other workers get the task; when resumed it gets an error."""
-        monkeypatch.setattr("rollforge.store.postgres._IDLE_SECONDS", 2)
+        monkeypatch.setattr("rollforge.store.postgres_database._IDLE_SECONDS", 2)
         stopped, other = self.make_store(None), self.make_store(None)
         stopped.create(POOL, [{"x": 1}])
         locked, woken = threading.Event(), threading.Event()

@@ -50,7 +50,8 @@ from rollforge.store.base import (
     trim_log,
 )
 from rollforge.store.codec import encode_result, read_submission, tasks_of_info
-from rollforge.store.mongo_database import META, translate_errors
+from rollforge.store.mongo_connection import translate_errors
+from rollforge.store.mongo_database import META
 from rollforge.store.mongo_dependencies import UNFINISHED, MongoDependencies, dependencies_of, some_of
 from rollforge.store.mongo_documents import (
     ANY_TASK,

@@ -304,7 +304,7 @@ class SQLiteDatabase(abc.ABC):
                 ) from exc
 
     def _unavailable(self, exc: sqlite3.DatabaseError, code: int) -> StoreUnavailable:
-        why = {
+        reason = {
             sqlite3.SQLITE_BUSY: f"was locked by another process for {_BUSY_SECONDS:.0f} s",
             sqlite3.SQLITE_READONLY: "is read-only. Make the file and its folder writable, or choose another one with "
             f"{self._option}",
@@ -314,7 +314,7 @@ class SQLiteDatabase(abc.ABC):
             sqlite3.SQLITE_CORRUPT: f"is corrupted. Restore a copy, or choose another one with {self._option}",
             sqlite3.SQLITE_IOERR: "cannot be read or written. Check that the disk is available and not full",
         }.get(code, "cannot be used")
-        return StoreUnavailable(f"The {self._noun} {self.path} {why} ({exc}).")
+        return StoreUnavailable(f"The {self._noun} {self.path} {reason} ({exc}).")
 
     # -- transactions --------------------------------------------------------------------------------------------------
 

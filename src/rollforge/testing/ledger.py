@@ -331,8 +331,6 @@ class LedgerSuite:
             except BaseException as exc:
                 errors.append(exc)
                 raise
-            finally:
-                ledger.close()
 
         _together([partial(work, name) for name in ("a", "b", "c")])
         assert errors == []
@@ -352,8 +350,6 @@ class LedgerSuite:
                 made.append(ledger.append(lease, 1, "later", {"name": name}))
             except LedgerConflict as exc:
                 refused.append(exc)
-            finally:
-                ledger.close()
 
         _together([partial(work, name) for name in ("a", "a", "b", "b")])
         assert len(made) == len(refused) == 2

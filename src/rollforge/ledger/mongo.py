@@ -1,0 +1,195 @@
+"""A ledger in a MongoDB database. It needs no transactions, so a single server is enough.
+
+The document of a service holds its lease, the number of its last entry, and a copy of that entry until it is in the
+collection of entries. One conditional update of this document decides an entry; whoever comes next completes the copying.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Mapping
+
+from pymongo import ReturnDocument, errors as mongo
+
+from rollforge.confidential import mask_secrets
+from rollforge.ledger.base import (
+    NewEntry,
+    ServiceLease,
+    busy,
+    checked_entry,
+    checked_lease,
+    checked_seconds,
+    checked_service,
+    conflict,
+    lost,
+)
+from rollforge.ledger.entry import Entry, kind_of
+from rollforge.store.base import refuse_newer
+from rollforge.store.mongo_connection import LEDGER_COLLECTIONS, MongoConnection, translate_errors
+from rollforge.store.mongo_documents import Document
+
+__all__ = ["MongoLedger"]
+
+SCHEMA_VERSION = 1
+_SCHEMA = "/schema"
+"""Id of the document with the version, which cannot be the name of a service."""
+
+
+class MongoLedger(MongoConnection):
+    """Entries in a MongoDB database: that of a task store, or another one. Leases are timed by the server's clock.
+
+    Parameters
+    ----------
+    uri : str
+        ``mongodb://user:password@host:port/database``.
+    clock : callable, optional
+        Returns seconds since the epoch; by default the server's clock is used.
+
+    Raises
+    ------
+    StoreUnavailable
+        If the server cannot be reached, or the database is newer than this program.
+    """
+
+    _noun = "ledger"
+    _option = "--ledger"
+
+    @translate_errors
+    def _check_schema(self) -> None:
+        self._entries, self._services = (self._database[name] for name in LEDGER_COLLECTIONS)
+        new = {"$setOnInsert": {"version": SCHEMA_VERSION}}
+        self._services.update_one({"_id": _SCHEMA}, new, upsert=True)
+        found = self._services.find_one({"_id": _SCHEMA}) or {}
+        refuse_newer(mask_secrets(self.uri), int(found["version"]), SCHEMA_VERSION, self._noun)
+        self._entries.create_index([("service", 1), ("number", 1)], unique=True)
+
+    # -- leases --------------------------------------------------------------------------------------------------------
+
+    @translate_errors
+    def acquire(self, service: str, *, holder: str, seconds: float) -> ServiceLease:
+        service = checked_service(service)
+        holder, seconds = checked_lease(holder, seconds)
+        fresh = {"holder": "", "token": 0, "until": 0.0, "since": 0.0, "last": 0, "made_at": 0.0, "pending": None}
+        with contextlib.suppress(mongo.DuplicateKeyError):  # another process has inserted it at the same time
+            self._services.update_one({"_id": service}, {"$setOnInsert": fresh}, upsert=True)
+        now = self._now()
+        free = {"$or": [{"holder": holder}, {"until": {"$lte": now}}, {"since": {"$gt": now}}]}
+        found = self._services.find_one_and_update(
+            {"_id": service, **free},
+            {"$set": {"holder": holder, **_times(now, seconds)}, "$inc": {"token": 1}},
+            projection={"pending": 0},
+            return_document=ReturnDocument.AFTER,
+        )
+        if found is None:
+            other = self._services.find_one({"_id": service}, {"pending": 0}) or {}
+            raise busy(service, str(other["holder"]), float(other["until"]))
+        return _lease(found)
+
+    @translate_errors
+    def renew(self, lease: ServiceLease, seconds: float) -> ServiceLease:
+        seconds, now = checked_seconds(seconds), self._now()
+        found = self._services.find_one_and_update(
+            _held(lease, now),
+            {"$set": _times(now, seconds)},
+            projection={"pending": 0},
+            return_document=ReturnDocument.AFTER,
+        )
+        if found is None:
+            raise lost(lease)
+        return _lease(found)
+
+    @translate_errors
+    def release(self, lease: ServiceLease) -> None:
+        self._services.update_one({"_id": lease.service, "token": lease.token}, {"$set": {"until": 0.0}})
+
+    @translate_errors
+    def held_by(self, service: str) -> ServiceLease | None:
+        found = self._services.find_one({"_id": service, **_valid(self._now())}, {"pending": 0})
+        return None if found is None else _lease(found)
+
+    # -- entries -------------------------------------------------------------------------------------------------------
+
+    @translate_errors
+    def append(self, lease: ServiceLease, number: int, kind: str, body: Mapping[str, object], *, by: str = "") -> Entry:
+        new = checked_entry(lease, number, kind, body, by)
+        while True:
+            state = self._complete(new.service)
+            now = self._now()
+            entry = {
+                "service": new.service, "number": new.number, "kind": new.kind, "body": new.text, "token": new.token,
+                "made_at": max(now, float(state.get("made_at", 0.0))), "by": new.by,
+            }  # fmt: skip
+            decided = self._services.update_one(
+                {**_held(lease, now), "last": new.number - 1, "pending": None},
+                {"$set": {"last": new.number, "made_at": entry["made_at"], "pending": entry}},
+            )
+            if decided.modified_count:
+                self._complete(new.service)
+                return _entry(entry)
+            state = self._complete(new.service)
+            found = self._entries.find_one({"service": new.service, "number": new.number})
+            if found is not None and _is_same(new, found):
+                return _entry(found)
+            if self._services.find_one(_held(lease, self._now()), {"_id": 1}) is None:
+                raise lost(lease)
+            if state["last"] != new.number - 1:
+                raise conflict(new, int(state["last"]))
+
+    def _complete(self, service: str) -> Document:
+        """Copy the last entry of a service to the collection of entries if it is not there; return its document before."""
+        state: Document | None = self._services.find_one({"_id": service})
+        if state is None:
+            return {}
+        if state["pending"] is not None:
+            with contextlib.suppress(mongo.DuplicateKeyError):  # another process has copied it
+                self._entries.insert_one(dict(state["pending"]))
+            copied = {"_id": service, "pending.number": state["pending"]["number"]}
+            self._services.update_one(copied, {"$set": {"pending": None}})
+        return state
+
+    @translate_errors
+    def entries(self, service: str, *, after: int = 0, kinds: Collection[str] = ()) -> list[Entry]:
+        state = self._services.find_one({"_id": service})
+        if state is None:
+            return []
+        # Entries up to `last` are in the collection, except one that is not copied yet. Later ones are left out, as
+        # reading is not atomic: one might be found without the one before it.
+        some = {"service": service, "number": {"$gt": after, "$lte": state["last"]}}
+        found = {int(row["number"]): row for row in self._entries.find(some).sort("number", 1)}
+        pending = state["pending"]
+        if pending is not None and pending["number"] > after:
+            found.setdefault(int(pending["number"]), pending)
+        return [_entry(row) for row in found.values() if not kinds or row["kind"] in kinds]
+
+    @translate_errors
+    def services(self) -> list[str]:
+        return sorted(str(found["_id"]) for found in self._services.find({"last": {"$gt": 0}}, {"_id": 1}))
+
+
+def _times(now: float, seconds: float) -> Document:
+    """Return when a lease begins and ends to be valid, as :func:`~rollforge.ledger.base.lasts`."""
+    return {"until": now + seconds, "since": now - seconds}
+
+
+def _valid(now: float) -> Document:
+    return {"until": {"$gt": now}, "since": {"$lte": now}}
+
+
+def _held(lease: ServiceLease, now: float) -> Document:
+    return {"_id": lease.service, "token": lease.token, **_valid(now)}
+
+
+def _lease(found: Document) -> ServiceLease:
+    return ServiceLease(str(found["_id"]), str(found["holder"]), int(found["token"]), float(found["until"]))
+
+
+def _is_same(new: NewEntry, found: Document) -> bool:
+    return new.is_same(found["kind"], found["body"], found["token"])
+
+
+def _entry(found: Document) -> Entry:
+    return Entry(
+        service=str(found["service"]), number=int(found["number"]), kind=kind_of(found["kind"]),
+        body=json.loads(found["body"]), token=int(found["token"]), made_at=float(found["made_at"]), by=str(found["by"]),
+    )  # fmt: skip
