@@ -9,7 +9,7 @@ from typing import Protocol, cast, runtime_checkable
 
 from rollforge.drivers import LEDGERS
 from rollforge.errors import ConfigError, LeaseLost, LedgerConflict, ServiceBusy, shown
-from rollforge.ledger.entry import Entry, body_text, read_body
+from rollforge.ledger.entry import Entry, EntryKind, body_text, kind_of, read_body
 from rollforge.store.addresses import class_for
 from rollforge.store.base import Clock, storable_text
 
@@ -215,7 +215,8 @@ def checked_entry(lease: ServiceLease, number: int, kind: str, body: Mapping[str
     if isinstance(number, bool) or not isinstance(number, int):
         raise ConfigError(f"{shown(number)} is not the number of an entry.", path="number")
     text = body_text(body)
-    read_body(kind, body)
+    if isinstance(kind_of(kind), EntryKind):
+        read_body(kind, body)
     return NewEntry(checked_service(lease.service), number, str(kind), text, lease.token, storable_text(by))
 
 

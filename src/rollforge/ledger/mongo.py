@@ -74,9 +74,9 @@ class MongoLedger(MongoConnection):
         with contextlib.suppress(mongo.DuplicateKeyError):  # another process has inserted it at the same time
             self._services.update_one({"_id": service}, {"$setOnInsert": fresh}, upsert=True)
         now = self._now()
-        free = {"$or": [{"holder": holder}, {"until": {"$lte": now}}, {"since": {"$gt": now}}]}
+        free: Document = {"$or": [{"holder": holder}, {"until": {"$lte": now}}, {"since": {"$gt": now}}]}
         found = self._services.find_one_and_update(
-            {"_id": service, **free},
+            {"$and": [{"_id": service}, free]},  # the test double does not combine $or with other conditions
             {"$set": {"holder": holder, **_times(now, seconds)}, "$inc": {"token": 1}},
             projection={"pending": 0},
             return_document=ReturnDocument.AFTER,

@@ -1,0 +1,262 @@
+"""What follows from the entries of a service."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+import hypothesis.strategies as st
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from rollforge.errors import ConfigError
+from rollforge.ledger.base import Ledger
+from rollforge.ledger.entry import (
+    DayResult,
+    DayState,
+    Entry,
+    EntryKind,
+    Event,
+    Level,
+    Release,
+    Role,
+    Signal,
+    correction_body,
+    day_body,
+    event_body,
+    release_body,
+    service_body,
+)
+from rollforge.ledger.memory import MemoryLedger
+from rollforge.ledger.postgres import PostgresLedger
+from rollforge.ledger.sqlite import SQLiteLedger
+from rollforge.ledger.state import ServiceState
+from rollforge.testing.postgres import PostgresServer
+
+DAYS = [f"2024-06-{day:02}" for day in (3, 4, 5, 6, 7)]
+
+
+def release(recorder: str, role: Role, day: str, strategy: str = "") -> Release:
+    return Release(f"task-{recorder}", "exp", recorder, role, day, "ann", "", strategy)
+
+
+def signal(day: str, version: int = 1, why: str = "") -> Signal:
+    return Signal(day, version, ("r1", "r2"), f"signals/{day}.v{version}.parquet", "ab" * 32, 500, why)
+
+
+def published(day: str, **parts: Any) -> Any:
+    return day_body(DayResult(day, DayState.PUBLISHED, "f00", 1.25, trained=("r1",)), **parts)
+
+
+def entries_of(*decisions: tuple[str, Any]) -> list[Entry]:
+    """Return entries made at 100, 200, …."""
+    ledger = MemoryLedger(clock=lambda: 100.0 * (1 + len(ledger.entries("us"))))
+    lease = ledger.acquire("us", holder="me", seconds=86_400)
+    for number, (kind, body) in enumerate(decisions, 1):
+        ledger.append(lease, number, kind, body, by="ann")
+    return ledger.entries("us")
+
+
+CHANGED = DayResult("2024-06-03", DayState.PUBLISHED, "f01")
+EXAMPLE = (
+    ("service", service_body("us", "old")),
+    ("day", published("2024-06-03", releases=[release("a", Role.CHAMPION, "2024-06-03")], signals=[signal("2024-06-03")])),
+    ("day", published("2024-06-04", signals=[signal("2024-06-04")], events=[Event(Level.WARNING, "few rows", {"share": 0.4})])),
+    ("service", service_body("us", {"new": 1}, {"days": 20})),
+    ("correction", correction_body([signal("2024-06-03", 2, "late bars")], "late bars", day=CHANGED)),
+    ("day", day_body(DayResult("2024-06-05", DayState.FAILED, error="no prices"))),
+    ("promotion", release_body([release("b", Role.CHAMPION, "2024-06-05"), release("a", Role.RETIRED, "2024-06-05")], "better")),
+    ("event", event_body([Event(Level.INFO, "note", {"psi": float("nan")})])),
+    ("rollback", release_body([release("b", Role.RETIRED, "2024-06-06"), release("a", Role.CHAMPION, "2024-06-06")], "worse")),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def state() -> ServiceState:
+    return ServiceState.of(entries_of(*EXAMPLE))
+
+
+def champions(state: ServiceState, day: str, **known: Any) -> list[str]:
+    return [r.recorder for r in state.champions(day, **known)]
+
+
+def test_models_are_online_from_their_day_on(state: ServiceState) -> None:
+    """A promotion and a rollback are entries; retired models are left out."""
+    assert [champions(state, day) for day in ["2024-06-02", *DAYS]] == [[], ["a"], ["a"], ["b"], ["a"], ["a"]]
+    assert state.online("2024-06-05") == {Role.CHAMPION: (release("b", Role.CHAMPION, "2024-06-05"),)}
+    assert champions(state, "2024-06-07", as_of=8) == ["b"]
+    assert champions(state, "2024-06-07", as_of=850.0) == ["b"]
+    assert champions(state, "2024-06-07", as_of=0) == []
+
+
+def test_the_decision_made_last_counts() -> None:
+    """Also if it holds from an earlier day than one that was made before."""
+    decisions = [
+        ("day", published("2024-06-03", releases=[release("a", Role.CHAMPION, "2024-06-03")])),
+        ("promotion", release_body([release("a", Role.RETIRED, "2024-06-06")], "planned")),
+        ("promotion", release_body([release("a", Role.CANDIDATE, "2024-06-05")], "changed")),
+    ]
+    state = ServiceState.of(entries_of(*decisions))
+    assert [champions(state, day) for day in DAYS] == [["a"], ["a"], [], [], []]
+    assert [len(state.candidates(day)) for day in DAYS] == [0, 0, 1, 1, 1]
+
+
+def test_several_models_can_be_online() -> None:
+    """In the order of the decisions; recorders of several experiments may have the same id."""
+    other = Release("t", "other", "a", Role.CHAMPION, "2024-06-03", strategy="second")
+    state = ServiceState.of(entries_of(("day", published("2024-06-03", releases=[
+        release("b", Role.CHAMPION, "2024-06-03"), release("a", Role.CHAMPION, "2024-06-03"), other,
+    ]))))  # fmt: skip
+    assert [(r.experiment_name, r.recorder) for r in state.champions("2024-06-03")] == [
+        ("exp", "b"),
+        ("exp", "a"),
+        ("other", "a"),
+    ]
+
+
+def test_a_correction_is_a_new_version(state: ServiceState) -> None:
+    """What was known earlier does not change."""
+    assert {day: s.version for day, s in state.signals().items()} == {"2024-06-03": 2, "2024-06-04": 1}
+    assert {day: s.version for day, s in state.signals(as_of=3).items()} == {"2024-06-03": 1, "2024-06-04": 1}
+    assert {day: s.version for day, s in state.signals(as_of=250.0).items()} == {"2024-06-03": 1}
+    assert [s.why for s in state.versions("2024-06-03")] == ["", "late bars"]
+    assert state.versions("2024-06-05") == ()
+    for count in range(len(EXAMPLE)):
+        earlier = ServiceState.of(state.entries[:count])
+        assert state.signals(as_of=count) == earlier.signals() == state.signals(as_of=100.0 * count)
+
+
+def test_days_and_their_history(state: ServiceState) -> None:
+    """The latest result of each day, and everything that was said about one."""
+    assert [(d, r.state, r.data) for d, r in state.days.items()] == [
+        ("2024-06-03", "published", "f01"), ("2024-06-04", "published", "f00"), ("2024-06-05", "failed", ""),
+    ]  # fmt: skip
+    assert state.last_published == "2024-06-04"
+    assert [e.number for e in state.history("2024-06-03")] == [2, 5]
+    assert [e.number for e in state.history("2024-06-05")] == [6, 7]
+    assert state.history("2024-06-10") == ()
+
+
+def test_the_definition_and_the_events(state: ServiceState) -> None:
+    """The latest definition; numbers that JSON lacks are texts in events."""
+    assert state.definition is not None
+    assert (state.definition.workflow, state.definition.policy) == ({"new": 1}, {"days": 20})
+    assert [(e.number, event.text, event.data) for e, event in state.events] == [
+        (3, "few rows", {"share": 0.4}), (8, "note", {"psi": "nan"}),
+    ]  # fmt: skip
+    assert ServiceState.of([]).definition is None
+    assert (ServiceState().last, ServiceState().last_published) == (0, None)
+
+
+def test_one_more_entry(state: ServiceState) -> None:
+    """The state after it equals the one of all entries; an entry that does not follow is refused."""
+    before = ServiceState.of(state.entries[:-1])
+    assert before.after(state.entries[-1]) == state
+    with pytest.raises(ConfigError, match="does not follow"):
+        state.after(state.entries[-1])
+
+
+@pytest.mark.parametrize("numbers", [[2], [1, 3], [1, 1], [2, 1]])
+def test_all_entries_are_needed(numbers: list[int]) -> None:
+    """From the first on, without gaps."""
+    body = service_body("us", "")
+    with pytest.raises(ConfigError, match="in order"):
+        ServiceState.of([Entry("us", n, EntryKind.SERVICE, body, 1, 0.0) for n in numbers])
+
+
+def test_a_damaged_entry_is_named() -> None:
+    """With the field that is wrong."""
+    body: dict[str, Any] = {"day": {"day": "2024-06-03", "state": "published", "seconds": "long"}}
+    with pytest.raises(ConfigError, match=r"Entry 1 .* day\.seconds: must be a number, found 'long'"):
+        ServiceState.of([Entry("us", 1, EntryKind.DAY, body, 1, 0.0)])
+
+
+# -- views -------------------------------------------------------------------------------------------------------------
+
+ROLES = st.sampled_from(list(Role))
+RELEASE = st.builds(release, st.sampled_from("abc"), ROLES, st.sampled_from(DAYS))
+RELEASES = st.lists(RELEASE, max_size=3)
+DECISIONS = st.one_of(
+    st.builds(
+        lambda day, state, releases, n: ("day", day_body(
+            DayResult(day, state, f"f{n}", n / 4, "é\x00'"[:n]), releases=releases,
+            signals=[signal(day, n)] if n else [], events=[Event(Level.INFO, "x", {"n": n})] * n,
+        )),
+        st.sampled_from(DAYS), st.sampled_from(list(DayState)), RELEASES, st.integers(0, 3),
+    ),
+    st.builds(lambda r: ("rollback", release_body([r], "why")), RELEASE),
+    st.builds(lambda day, n: ("correction", correction_body([signal(day, n)], "late")), st.sampled_from(DAYS), st.integers(1, 3)),
+    st.just(("audit", {"releases": [{"recorder": "z"}], "signals": 3, "day": {"day": "2024-06-03"}})),
+    st.builds(lambda n: ("service", service_body("us", {"n": n})), st.integers(0, 9)),
+)  # fmt: skip
+ONLINE = """
+SELECT recorder, role FROM {0}release AS r WHERE service = 'us' AND from_day <= '{1}' AND role <> 'retired' AND NOT EXISTS (
+    SELECT 1 FROM {0}release AS later WHERE later.service = r.service AND later.experiment_name = r.experiment_name
+    AND later.recorder = r.recorder AND later.from_day <= '{1}'
+    AND (later.entry > r.entry OR (later.entry = r.entry AND later.place > r.place)))
+ORDER BY role DESC, entry, place
+"""
+
+
+def check_views(ledger: Ledger, query: Any, decisions: list[Any], schema: str = "") -> None:
+    """Compare the answers of the views with those of the state."""
+    lease = ledger.acquire("us", holder="me", seconds=60)
+    for number, (kind, body) in enumerate(decisions, 1):
+        ledger.append(lease, number, kind, body)
+    state = ServiceState.of(ledger.entries("us"))
+    where = "WHERE service = 'us'"
+    for day in DAYS:
+        models = [
+            (r.recorder, role.value)
+            for role in (Role.CANDIDATE, Role.CHAMPION)
+            for r in state.online(day).get(role, ())
+        ]
+        assert sorted(query(ONLINE.format(schema, day))) == sorted(models)
+    days = [(d, r.state.value, r.data, r.seconds, r.error, list(r.trained)) for d, r in state.days.items()]
+    rows = query(f"SELECT day, state, data, seconds, error, trained FROM {schema}day {where} ORDER BY day")
+    assert [(*row[:-1], json.loads(row[-1])) for row in rows] == days
+    signals = [(e.number, s.day, s.version, s.file, s.sha256, s.rows, s.why) for e, s in state.published]
+    assert (
+        query(f"SELECT entry, day, version, file, sha256, rows, why FROM {schema}signal {where} ORDER BY entry")
+        == signals
+    )
+    rows = query(f"SELECT entry, level, text, data FROM {schema}event {where} ORDER BY entry, place")
+    assert [(*row[:-1], json.loads(row[-1])) for row in rows] == [
+        (e.number, v.level.value, v.text, v.data) for e, v in state.events
+    ]
+    rows = query(f"SELECT name, workflow FROM {schema}service WHERE name = 'us'")
+    assert [json.loads(w) for _, w in rows] == ([state.definition.workflow] if state.definition else [])
+    ledger.release(lease)
+
+
+CHEAP = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@CHEAP
+@given(decisions=st.lists(DECISIONS, max_size=8))
+def test_sqlite_views_equal_the_state(tmp_path_factory: pytest.TempPathFactory, decisions: list[Any]) -> None:
+    """For any entries, also of unknown kinds; the query for the models online on a day is that of docs/ledger.md."""
+    file = tmp_path_factory.mktemp("views") / "ledger.db"
+    ledger = SQLiteLedger(f"sqlite:///{file}?synchronous=OFF")
+    with closing(sqlite3.connect(file)) as raw:
+        check_views(ledger, lambda text: raw.execute(text).fetchall(), decisions)
+    ledger.close()
+
+
+def test_postgres_views_equal_the_state(postgres: PostgresServer) -> None:
+    """For any entries, also of unknown kinds."""
+    numbers = iter(range(1000))
+    with psycopg.connect(postgres.uri, autocommit=True) as raw:
+
+        @CHEAP
+        @given(decisions=st.lists(DECISIONS, max_size=8))
+        def check(decisions: list[Any]) -> None:
+            schema = f"views{next(numbers)}"
+            ledger = PostgresLedger(f"{postgres.uri}?schema={schema}")
+            check_views(ledger, lambda text: raw.execute(text.encode()).fetchall(), decisions, f"{schema}.")
+            ledger.close()
+
+        check()
