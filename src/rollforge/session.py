@@ -39,7 +39,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _home() -> Path:
+def home() -> Path:
     return read_path(os.environ.get("ROLLFORGE_HOME", ".rollforge"), "ROLLFORGE_HOME").absolute()
 
 
@@ -73,10 +73,10 @@ class Session:
     exchange: Mapping[str, object] = field(default_factory=dict)
     """Defaults of the backtest's exchange that override the region's: ``trade_unit`` and ``limit_threshold`` (None:
     none), ``deal_price``."""
-    store_uri: str = field(default_factory=lambda: os.environ.get("ROLLFORGE_STORE", f"sqlite:///{_home()}/tasks.db"))
+    store_uri: str = field(default_factory=lambda: os.environ.get("ROLLFORGE_STORE", f"sqlite:///{home()}/tasks.db"))
     """URI of the task store: ``sqlite:///PATH``, ``postgresql://…``, ``mongodb://…``, ``memory://NAME``."""
     tracking_uri: str = field(
-        default_factory=lambda: os.environ.get("ROLLFORGE_TRACKING", f"sqlite:///{_home()}/mlflow.db")
+        default_factory=lambda: os.environ.get("ROLLFORGE_TRACKING", f"sqlite:///{home()}/mlflow.db")
     )
     """URI of the tracking store: ``sqlite:///PATH`` or ``http://…`` (MLflow), ``folder:PATH`` (plain files)."""
     experiment_name: str = "Experiment"
