@@ -192,7 +192,8 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
         tasks += [task for _, task in made]
     if not tasks:
         raise ConfigError("its generators make no task.", path=generators[0].entry.place if generators else "task")
-    _check_distinct(tasks, names, generators)
+    ids = tuple(digest(task) for task in tasks)
+    _check_distinct(ids, tasks, names, generators)
     kept, names = tuple(tasks[:limit]), names[:limit]
     windows = Counter(names)
     ensembles = workflow_ensembles(workflow, models=len(windows), windows=max(windows.values(), default=0))
@@ -202,7 +203,7 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
     return Plan(
         workflow=workflow,
         tasks=kept,
-        ids=tuple(digest(t) for t in kept),
+        ids=ids[:limit],
         schedule=schedule,
         backtest_warnings=tuple(backtest_warnings(kept, calendar)),
         ensembles=ensembles,
@@ -358,14 +359,15 @@ def _check_windows(listed: ListedGenerator, tasks: Sequence[Named], calendar: Da
             raise BuildError(f"window {i} of {listed.name}: {exc}", path=listed.entry.place) from exc
 
 
-def _check_distinct(tasks: Sequence[Document], names: Sequence[str], generators: Sequence[ListedGenerator]) -> None:
+def _check_distinct(
+    ids: Sequence[str], tasks: Sequence[Document], names: Sequence[str], generators: Sequence[ListedGenerator]
+) -> None:
     """Raise an error if two tasks are the same, for example because a generator undoes what an earlier one did."""
     from rollforge.generate.naming import describe as describe_task
 
     makers = [one for one in generators if not one.generator.only_windows]
     first: dict[str, str] = {}
-    for task, name in zip(tasks, names, strict=True) if generators else ():
-        mark = digest(task)
+    for mark, task, name in zip(ids, tasks, names, strict=True) if generators else ():
         if mark not in first:
             first[mark] = name
         elif first[mark] == name:

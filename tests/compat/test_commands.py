@@ -116,12 +116,23 @@ def test_qrun_trains_once_and_prints_the_results(market: Path, tmp_path: Path) -
     assert run(tmp_path, *LAYER, "look.py")[0].split() == ["1"]
 
 
-def test_qrun_of_a_file_with_windows_trains_them_all(market: Path, tmp_path: Path) -> None:
-    """With a ``rolling`` section it does what ``rollforge run`` does: windows and a report, in the file's experiment."""
-    file = workflow(market, name="rolled.yaml", rolling={"step": 70}, experiment_name="named")
+@pytest.mark.parametrize(
+    ("sections", "tasks"),
+    [
+        ({"rolling": {"step": 70}}, 2),
+        ({"generate": [{"CalendarGen": {"retrain": "quarter", "train": 120}}, {"SeedGen": {"seeds": 2}}]}, 4),
+    ],
+    ids=["rolling", "generate"],
+)
+def test_qrun_of_a_file_with_windows_trains_them_all(
+    sections: dict[str, object], tasks: int, market: Path, tmp_path: Path
+) -> None:
+    """It does what ``rollforge run`` does: windows, models and a report, in the file's experiment."""
+    file = workflow(market, name="rolled.yaml", experiment_name="named", **sections)
     out, _ = run(tmp_path, *LAYER, "-m", "qlib.workflow.cli", file, "other")
-    assert "2 of 2 done" in out
-    assert (tmp_path / "results" / "named" / "report.html").is_file()
+    assert f"{tasks} of {tasks} done" in out
+    for name in ("report.html", "prediction.parquet"):
+        assert (tmp_path / "results" / "named" / name).is_file()
 
 
 @pytest.mark.parametrize(

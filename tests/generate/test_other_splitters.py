@@ -46,6 +46,31 @@ def test_rolling_windows_are_skfolios_walk_forward(
     assert pairs(ours.split(rows(count))) == pairs(theirs.split(rows(count)))
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 20), st.integers(1, 12), st.integers(0, 4), st.booleans(), st.sampled_from(["ABC", "A"]), st.data()
+)
+def test_panels_are_split_as_their_days(
+    train: int, test: int, purge: int, expanding: bool, codes: str, data: st.DataObject
+) -> None:
+    """skfolio and purgedcv count rows; ours count days, whatever the number and order of the rows of a day."""
+    selection = pytest.importorskip("skfolio.model_selection", reason=WHY)
+    days = rows(70).index
+    wide = pd.MultiIndex.from_product([days, list(codes)], names=["datetime", "instrument"])
+    kept = data.draw(st.sets(st.integers(0, len(wide) - 1), max_size=40))
+    panel = pd.DataFrame(index=wide.delete(sorted(kept))).sample(frac=1, random_state=len(kept))
+    own = panel.index.get_level_values("datetime").unique().sort_values()
+    theirs = selection.WalkForward(
+        test_size=test, train_size=train, purged_size=purge, expand_train=expanding, reduce_test=True
+    )
+    ours = RollingSplit(train, test, expanding=expanding, purge=purge).split(panel)
+    found = [
+        tuple(sorted(own.get_indexer(panel.index[part].get_level_values("datetime").unique())) for part in pair)
+        for pair in ours
+    ]
+    assert found == pairs(theirs.split(pd.DataFrame(index=own)))
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(3, 7), st.integers(2, 4), st.integers(0, 3), st.integers(0, 3), st.integers(6, 12))
 def test_combinatorial_splits_are_skfolios(groups: int, tested: int, purge: int, embargo: int, size: int) -> None:
@@ -113,3 +138,16 @@ def test_rolling_windows_are_those_of_purgedcv(test: int, splits: int, ahead: in
     )  # fmt: skip
     ours = RollingSplit(train, test, expanding=expanding, purge=ahead)
     assert pairs(ours.split(rows(count))) == pairs(theirs.split(rows(count)))
+
+
+def test_rows_that_are_no_pandas_objects() -> None:
+    """Such as those of polars, in which the days of the rows are a series."""
+    polars = pytest.importorskip("polars", reason=WHY)
+    frame = rows(60)
+    days = frame.index
+    table = polars.DataFrame({"x": frame["x"].to_numpy()})
+    expected = [(a.tolist(), b.tolist()) for a, b in PurgedKFold(4, 2, 1).split(frame)]
+    series = polars.Series(list(days.date))
+    for groups in (series, series.cast(polars.Datetime), series.to_list(), series.to_numpy()):
+        found = PurgedKFold(4, 2, 1).split(table, groups=groups)
+        assert [(a.tolist(), b.tolist()) for a, b in found] == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -216,3 +217,73 @@ def test_scikit_learn_takes_the_splitters() -> None:
         search = selection.GridSearchCV(linear.Ridge(), {"alpha": [0.1, 1000.0]}, cv=splitter).fit(inputs, target)
         assert search.best_params_ == {"alpha": 0.1}
         assert search.n_splits_ == len(scores)
+
+
+FORMS: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
+    "unsorted": lambda frame: frame.sample(frac=1, random_state=1),
+    "twice": lambda frame: pd.concat([frame, frame.iloc[::3]]),
+    "time zone": lambda frame: frame.set_index(frame.index.set_levels(DAYS.tz_localize("America/New_York"), level=0)),
+    "one instrument": lambda frame: frame.xs("A", level="instrument", drop_level=False),
+    "minutes": lambda frame: frame.set_index(
+        pd.MultiIndex.from_arrays([frame.index.get_level_values(0) + pd.Timedelta("9h31min"), frame.index.get_level_values(1)],
+                                  names=frame.index.names)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "splitter", [RollingSplit(20, 10, purge=2), PurgedKFold(4, 2, 1), CombinatorialPurgedSplit(4, 2, 1)], ids=repr
+)
+def test_scikit_learn_takes_any_form_of_the_rows(form: str, splitter: Any) -> None:
+    """In a search over a pipeline and in cross_validate, by its index, as arrays with days as groups, and by hand."""
+    selection, linear = pytest.importorskip("sklearn.model_selection"), pytest.importorskip("sklearn.linear_model")
+    pipeline, preprocessing = pytest.importorskip("sklearn.pipeline"), pytest.importorskip("sklearn.preprocessing")
+    rng = np.random.default_rng(0)
+    frame = FORMS[form](rows())
+    inputs = pd.DataFrame(rng.normal(size=(len(frame), 3)), frame.index, list("abc"))
+    target = inputs["a"] * 2 + rng.normal(size=len(frame)) * 0.1
+    days = pd.DatetimeIndex(inputs.index.get_level_values("datetime")).tz_localize(None).normalize()
+    model = pipeline.make_pipeline(preprocessing.StandardScaler(), linear.Ridge())
+    expected = []
+    for train, test in splitter.split(inputs):
+        assert not set(days[train]) & set(days[test]), "the rows of a day are together"
+        expected.append(model.fit(inputs.iloc[train], target.iloc[train]).score(inputs.iloc[test], target.iloc[test]))
+    found = selection.cross_validate(model, inputs, target, cv=splitter, return_train_score=True)
+    np.testing.assert_allclose(found["test_score"], expected)
+    for groups in (days, days.strftime("%Y-%m-%d").tolist(), days.to_numpy()):
+        arrays = inputs.to_numpy(), target.to_numpy()
+        again = selection.cross_validate(model, *arrays, groups=groups, cv=splitter)["test_score"]
+        np.testing.assert_allclose(again, expected)
+    search = selection.GridSearchCV(model, {"ridge__alpha": [0.1, 1000.0]}, cv=splitter).fit(inputs, target)
+    assert (search.best_params_, search.n_splits_) == ({"ridge__alpha": 0.1}, len(expected))
+    by_groups = selection.GridSearchCV(model, {"ridge__alpha": [1.0]}, cv=splitter).fit(
+        inputs.to_numpy(), target.to_numpy(), groups=days
+    )
+    assert by_groups.best_score_ == pytest.approx(np.mean(expected))
+
+
+def test_scikit_learn_counts_the_splits_that_there_are() -> None:
+    """Of a calendar with days without rows, a group may have none; a search would fail if the numbers differed."""
+    selection, linear = pytest.importorskip("sklearn.model_selection"), pytest.importorskip("sklearn.linear_model")
+    frame = rows().loc[[*DAYS[:12], *DAYS[24:]]]
+    inputs = pd.DataFrame(np.arange(float(len(frame)))[:, None], frame.index, ["a"])
+    for splitter, number in ((PurgedKFold(5, calendar=DAYS), 4), (CombinatorialPurgedSplit(5, 2, calendar=DAYS), 10)):
+        assert len(list(splitter.split(inputs))) == splitter.get_n_splits(inputs) == number
+        search = selection.GridSearchCV(linear.Ridge(), {"alpha": [1.0]}, cv=splitter).fit(inputs, inputs["a"])
+        assert search.n_splits_ == number
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 6), st.integers(1, 9), st.integers(0, 4), st.integers(1, 15), st.booleans())
+def test_rolling_windows_are_those_of_scikit_learn(
+    splits: int, test: int, gap: int, train: int, expanding: bool
+) -> None:
+    """TimeSeriesSplit counts rows and ends with the last one: the same for one row a day and as many as are needed."""
+    selection = pytest.importorskip("sklearn.model_selection")
+    count = train + gap + test * splits
+    theirs = selection.TimeSeriesSplit(splits, test_size=test, gap=gap, max_train_size=None if expanding else train)
+    frame = pd.DataFrame(index=pd.bdate_range("2020-01-01", periods=count))
+    ours = RollingSplit(train, test, purge=gap, expanding=expanding).split(frame)
+    for own, other in zip(ours, theirs.split(frame), strict=True):
+        assert [part.tolist() for part in own] == [part.tolist() for part in other]

@@ -177,7 +177,9 @@ class _PurgedSplit(_Split):
         """Return the number of groups, and how many of them a split tests."""
 
     def get_n_splits(self, X: Any = None, y: object = None, groups: Any = None) -> int:  # noqa: N803
-        """Return the number of splits."""
+        """Return the number of splits; without rows, that of data with a row on each day of the calendar."""
+        if self.calendar is not None and (X is not None or groups is not None):
+            return super().get_n_splits(X, y, groups)  # splits without rows are left out
         return math.comb(*self._numbers())
 
     def _windows(self, days: pd.DatetimeIndex) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
