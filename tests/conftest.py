@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, settings
 
 from rollforge import trust
 from rollforge.market.provider import write_folder
@@ -24,6 +25,10 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(current_session().cache) / "ke
 
 # What is recorded for a run must not depend on uncommitted changes in the project.
 os.environ["ROLLFORGE_CODE_STATE"] = "off"
+
+# How long an example takes depends on what else the machine is doing.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 GOLDEN = Path(__file__).parent / "golden"
 FIELDS = ["open", "high", "low", "close", "volume", "vwap"]

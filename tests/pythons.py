@@ -148,6 +148,7 @@ def main() -> int:
         if time.monotonic() > end:
             results[name] = "not run: no time left"
             continue
+        begin = time.monotonic()
         try:
             python = installed(name, file)
         except subprocess.CalledProcessError as exc:
@@ -155,7 +156,9 @@ def main() -> int:
             continue
         # The first run leaves half of the time to the second, so that the newest and the lowest versions are tested.
         left = (end - time.monotonic()) / min(2, len(listed) - number)
-        passed, results[name] = tested(python, options.tests, max(left, 0.0))
+        ready = (time.monotonic() - begin) / 60
+        passed, tests = tested(python, options.tests, max(left, 0.0))
+        results[name] = f"{tests}, after {ready:.1f} minutes of installing"
         good = good and passed
     for name, result in results.items():
         print(f"{name}: {result}")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
+from tests.documents.command_line import run
 
-ROLLFORGE = [sys.executable, "-m", "rollforge"]
 STORES = ["--store", "sqlite:///tasks.db", "--tracking", "folder:runs"]
 
 
@@ -36,16 +34,11 @@ def trained(small_market: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     }
     where = {"data": str(small_market), "store": "sqlite:///tasks.db", "tracking": "folder:runs", "experiment": "p"}
     (folder / "own.yaml").write_text(yaml.safe_dump({"rollforge": where, "task": task, "rolling": {"step": 60}}))
-    done = run("run", "own.yaml", "--jobs", "1", folder=folder)
+    done = run("run", "own.yaml", "--jobs", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
     with closing(sqlite3.connect(folder / "tasks.db")) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return folder
-
-
-def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command of Rollforge in a folder."""
-    return subprocess.run([*ROLLFORGE, *command], capture_output=True, text=True, cwd=folder, timeout=200, check=False)
 
 
 @pytest.mark.slow
@@ -78,7 +71,7 @@ def test_a_report_omits_an_invalid_row_with_a_warning(
         if column == "blob":
             connection.execute("UPDATE results SET plain = NULL")
         connection.execute(f"UPDATE {table} SET {column} = ? WHERE id = ?", (value, task_id))
-    done = run("report", "p", *STORES, folder=tmp_path / "copy")
+    done = run("report", "p", *STORES, cwd=tmp_path / "copy")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert task_id in done.stdout + done.stderr
@@ -99,7 +92,7 @@ def test_a_missing_tracking_store_is_an_error(trained: Path, tmp_path: Path) -> 
             "sqlite:///tasks.db",
             "--tracking",
             f"folder:{trained}/runs",
-            folder=tmp_path / "copy",
+            cwd=tmp_path / "copy",
         )
     finally:
         hidden.rename(trained)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from tests.documents.command_line import run
 
 from definitions import (
     ANALYSIS,
@@ -35,15 +36,7 @@ ROLLFORGE = [sys.executable, "-m", "rollforge"]
 
 def rollforge(*args: object, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    return subprocess.run(
-        [*ROLLFORGE, *map(str, args)],
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "120", **env},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    return run(*args, cwd=cwd, env={"COLUMNS": "120", **env}, timeout=300)
 
 
 def small_workflow(folder: Path, market: Path, *, tracking: str, step: int = 60, **model: Any) -> Path:

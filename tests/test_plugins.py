@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from tests.documents.command_line import run
 
 import rollforge
 from definitions import SIGNAL, SMALL_MARKET, TWO_WINDOWS, expressions, stores, task_definition
@@ -40,8 +40,6 @@ from rollforge.task import Status
 from rollforge.track.base import get_experiment, open_reference, open_tracker
 from rollforge.user_code import module_name
 from rollforge.workflow import load_workflow
-
-ROLLFORGE = [sys.executable, "-m", "rollforge"]
 
 LOCAL = '''
 """A model, an operator, a processor and a record, in one file."""
@@ -121,15 +119,7 @@ def write(file: Path, content: dict[str, Any]) -> Path:
 
 
 def command(*arguments: str, cwd: Path, code: int = 0, **env: str) -> str:
-    done = subprocess.run(
-        [*ROLLFORGE, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=120,
-        env={**os.environ, **env},
-        check=False,
-    )
+    done = run(*arguments, cwd=cwd, env=env)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.documents.command_line import run as rollforge
 
 from rollforge import safe_pickle, trust
 from rollforge.build import build, locate
@@ -33,8 +34,6 @@ from rollforge.store.manager import TaskManager
 from rollforge.task import Cause, Status, digest, encode
 from rollforge.trust import Origin, from_origin
 from rollforge.workflow import load_workflow
-
-ROLLFORGE = [sys.executable, "-m", "rollforge"]
 
 
 def attacks(marker: Path) -> dict[str, dict[str, Any]]:
@@ -169,7 +168,7 @@ def test_the_command_reports_an_object_of_another_kind(small_market: Path, marke
     file = tmp_path / "own.yaml"
     task = put(template(), ("model",), attacks(marker)["function"])
     file.write_text(yaml.safe_dump({"rollforge": {"data": str(small_market)}, "task": task}))
-    done = subprocess.run([*ROLLFORGE, "plan", str(file)], capture_output=True, text=True, cwd=tmp_path)
+    done = rollforge("plan", file, cwd=tmp_path)
     assert done.returncode == 2
     assert "task.model: system is not a model: os belongs to the standard library" in done.stderr
     assert "Traceback" not in done.stderr
@@ -231,11 +230,8 @@ def mine(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def worker(store: str, *options: str, cwd: Path, data: Path | None = None, **env: str) -> Any:
     where = ["--data", str(data)] if data is not None else ["--no-data"]
-    command = [*ROLLFORGE, "worker", "-t", "p", "--store", store, "--exit-when-empty", "-j", "1", *where, *options]
-    command += ["--tracking", f"folder:{cwd / 'runs'}"]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **env}, timeout=120, check=False
-    )
+    command = ["worker", "-t", "p", "--store", store, "--exit-when-empty", "-j", "1", *where, *options]
+    return rollforge(*command, "--tracking", f"folder:{cwd / 'runs'}", cwd=cwd, env=env)
 
 
 @pytest.mark.slow
@@ -493,9 +489,7 @@ def test_commands_report_that_python_itself_cannot_be_allowed(small_market: Path
         (["worker", "-t", "p", "--store", store, "--exit-when-empty"], {"ROLLFORGE_ALLOW": "os"}),
         (["worker", "-t", "p", "--store", store, "--exit-when-empty", "--allow", "os"], {}),
     ):
-        done = subprocess.run(
-            [*ROLLFORGE, *command], env={**os.environ, **environment}, capture_output=True, text=True, check=False
-        )
+        done = rollforge(*command, env=environment)
         assert done.returncode == 2
         assert "'os' cannot be allowed, because it belongs to the standard library" in done.stderr
         assert "Traceback" not in done.stderr
@@ -623,7 +617,7 @@ def test_a_run_does_not_build_replaced_definitions(
     done: Any = None
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*ROLLFORGE, *command], capture_output=True, text=True, cwd=tmp_path, timeout=200)
+        return rollforge(*command, cwd=tmp_path)
 
     assert run("run", str(file), "--jobs", "1").returncode == 0
     import sqlite3
@@ -681,7 +675,7 @@ def test_submitted_plugins_are_allowed_in_the_users_own_pool(
     (tmp_path / "own").mkdir(mode=0o700)
     document = {"rollforge": {"data": str(small_market), **where}, "plugins": ["my_model"], "task": task}
     file.write_text(yaml.safe_dump(document))
-    done = subprocess.run([*ROLLFORGE, "submit", str(file)], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = rollforge("submit", file, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     marker.unlink()  # planning the user's own file imports its plugins
     (tmp_path / "own" / "tasks.db").chmod(0o660)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.documents.command_line import run
 
 from rollforge.build import build, import_file, locate
 from rollforge.errors import BuildError, ConfigError, MissingCode, RollforgeError
@@ -125,8 +125,7 @@ def test_worker_processes_import_it_too(elsewhere: Path, small_market: Path, tmp
     (elsewhere / "lib" / "mine_of_workers.py").write_text(MINE)
     content = {**document(small_market, "mine_of_workers"), "sys": {"rel_path": "lib"}}
     tracking = f"folder:{tmp_path / 'runs'}"
-    command = [sys.executable, "-m", "rollforge", "run", str(write(elsewhere, content)), "--jobs", "2"]
-    done = subprocess.run([*command, "--tracking", tracking], capture_output=True, text=True, env=dict(os.environ))
+    done = run("run", write(elsewhere, content), "--jobs", "2", "--tracking", tracking)
     assert done.returncode == 0, done.stdout + done.stderr
     with using(Session(tracking_uri=tracking)):
         found = get_experiment(open_tracker(tracking), experiment_name="own").list_recorders(Experiment.RT_L)

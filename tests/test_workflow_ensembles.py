@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
+from tests.documents.command_line import run
 
 from definitions import SMALL_MARKET, TWO_WINDOWS, expressions, stores, task_definition, write_workflow
 from rollforge import pipeline
@@ -426,10 +424,7 @@ def test_the_command_line_uses_the_ensemble(small_market: Path, tmp_path: Path, 
     ):
         folder = tmp_path / str(i)
         folder.mkdir()
-        done = subprocess.run(
-            [sys.executable, "-m", "rollforge", *words, "--output", "out"],
-            capture_output=True, text=True, cwd=folder, timeout=120, env=dict(os.environ), check=False,
-        )  # fmt: skip
+        done = run(*words, "--output", "out", cwd=folder)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Weighted" in done.stdout
         pred = pd.read_parquet(folder / "out" / "prediction.parquet")["score"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.documents.command_line import run
 
 from rollforge.check.proof import Scope, prove
 from rollforge.errors import SegmentError
@@ -592,10 +593,7 @@ def test_a_dataset_without_a_handler_is_checked_by_its_predictions(
 
 
 def call(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rollforge", "check", str(file), "--quick", "--instruments", "5", *options],
-        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "COLUMNS": "200"},
-    )  # fmt: skip
+    return run("check", file, "--quick", "--instruments", "5", *options, env={"COLUMNS": "200"})
 
 
 @pytest.mark.slow

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
+from tests.documents.command_line import run
 
 from rollforge import Session, TaskManager, TrainerRM
 from rollforge.cli.exit_codes import Exit
@@ -18,13 +16,6 @@ from rollforge.run.failures import error_line, group_failures
 from rollforge.store.sqlite import SQLiteStore
 from rollforge.testing.postgres import PostgresServer
 from rollforge.track.base import open_tracker
-
-
-def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rollforge", *arguments],
-        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment},
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -37,25 +28,25 @@ def uri(tmp_path: Path) -> str:
 @pytest.mark.parametrize("name", ["task-stat", "task_stat"])
 def test_hyphens_and_underscores_are_equivalent(name: str, uri: str) -> None:
     """Qlib's names have underscores and Rollforge's hyphens; both are accepted."""
-    assert call("pool", "--store", uri, "-t", "p", name).stdout == '{"waiting": 2}\n'
-    assert call("pool", "--store", uri, "--task_pool", "p", name).stdout == '{"waiting": 2}\n'
+    assert run("pool", "--store", uri, "-t", "p", name).stdout == '{"waiting": 2}\n'
+    assert run("pool", "--store", uri, "--task_pool", "p", name).stdout == '{"waiting": 2}\n'
 
 
 def test_ls_is_an_alias_of_list(uri: str, tmp_path: Path) -> None:
     """Every command group has it."""
     open_tracker(f"folder:{tmp_path}/runs").prepare()
-    assert call("pool", "--store", uri, "ls").stdout == "p\n"
+    assert run("pool", "--store", uri, "ls").stdout == "p\n"
     for word in ("ls", "list"):
-        assert call("cache", word, "--cache", str(tmp_path / "panels")).returncode == Exit.DONE
-        assert call("track", word, f"folder:{tmp_path}/runs").returncode == Exit.DONE
+        assert run("cache", word, "--cache", str(tmp_path / "panels")).returncode == Exit.DONE
+        assert run("track", word, f"folder:{tmp_path}/runs").returncode == Exit.DONE
 
 
 def test_a_typo_and_a_failed_task_have_different_exit_codes(uri: str) -> None:
     """The code is 2 for a command that does not exist, and 1 for a pool with failed tasks."""
-    assert call("pool", "--store", uri, "-t", "p", "task-stats").returncode == Exit.USAGE
+    assert run("pool", "--store", uri, "-t", "p", "task-stats").returncode == Exit.USAGE
     manager = TaskManager("p", store=SQLiteStore(uri))
     manager.cancel({})
-    assert call("pool", "--store", uri, "-t", "p", "wait").returncode == Exit.FAILED
+    assert run("pool", "--store", uri, "-t", "p", "wait").returncode == Exit.FAILED
 
 
 def test_a_listing_shows_the_number_of_attempts(uri: str) -> None:
@@ -63,7 +54,7 @@ def test_a_listing_shows_the_number_of_attempts(uri: str) -> None:
     store = SQLiteStore(uri)
     (task,) = store.claim("p", worker="host:1", lease=60, limit=1)
     store.commit(task, 1)
-    lines = call("pool", "--store", uri, "-t", "p", "query").stdout.splitlines()
+    lines = run("pool", "--store", uri, "-t", "p", "query").stdout.splitlines()
     assert sorted(line.split(maxsplit=1)[1].split() for line in lines) == [
         ["done", "attempt", "1"], ["waiting", "attempt", "0"]
     ]  # fmt: skip
@@ -77,9 +68,10 @@ def test_a_listing_shows_the_number_of_attempts(uri: str) -> None:
     [((), "--data FOLDER"), (("--data", "nowhere"), "cannot read its data folder")],
     ids=["no folder given", "no such folder"],
 )
-def test_a_worker_without_data_claims_nothing(options: tuple[str, ...], said: str, uri: str) -> None:
+def test_a_worker_without_data_claims_nothing(options: tuple[str, ...], said: str, uri: str, tmp_path: Path) -> None:
     """It exits with code 7 and one message, and no attempt is counted."""
-    ended = call("worker", "-t", "p", "--store", uri, "--exit-when-empty", *options)
+    where = ("--store", uri, "--tracking", f"folder:{tmp_path}/runs")
+    ended = run("worker", "-t", "p", *where, "--exit-when-empty", *options)
     assert ended.returncode == Exit.UNFIT
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -92,11 +84,11 @@ def test_a_worker_with_a_remote_store_needs_a_tracking_store(
 ) -> None:
     """A file on the worker's machine would not be available to others, so there is no default."""
     command = ("worker", "-t", "p", "--store", postgres.uri, "--data", str(small_market), "--exit-when-empty")
-    ended = call(*command)
+    ended = run(*command)
     assert ended.returncode == Exit.UNFIT
     assert "--tracking" in ended.stderr
-    assert call(*command, "--tracking", f"folder:{tmp_path}/runs").returncode == Exit.DONE
-    assert call(*command, ROLLFORGE_TRACKING=f"folder:{tmp_path}/runs").returncode == Exit.DONE
+    assert run(*command, "--tracking", f"folder:{tmp_path}/runs").returncode == Exit.DONE
+    assert run(*command, env={"ROLLFORGE_TRACKING": f"folder:{tmp_path}/runs"}).returncode == Exit.DONE
 
 
 # -- failures ----------------------------------------------------------------------------------------------------------

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.documents.command_line import call
+from tests.documents.command_line import call, run
 
 from rollforge import pipeline
 from rollforge.cli.exit_codes import Exit, exit_code
@@ -220,8 +217,7 @@ def test_the_command_ends_with_one_message_and_code_1(write: Callable[..., Path]
         feature("Ref($close, -1)")(made)
         made["rolling"]["trunc_days"] = 0
 
-    command = [sys.executable, "-m", "rollforge", "plan", str(write(both))]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ})
+    ended = run("plan", write(both))
     assert ended.returncode == Exit.FAILED
     assert "2 leaks found, so nothing was stored or trained:" in ended.stderr
     assert "Shift it so that it reads only earlier days, or remove it." in ended.stderr

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.documents.command_line import run
 
 from rollforge.cli import pool
 from rollforge.store.manager import TaskManager
@@ -38,17 +39,15 @@ def manager(uri: str) -> TaskManager:
     return manager
 
 
-def call(uri: str, *arguments: str, module: str = "rollforge") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", module, *(["pool"] if module == "rollforge" else []), *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, "ROLLFORGE_STORE": uri}
-    )
+def call(uri: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run("pool", *arguments, env={"ROLLFORGE_STORE": uri})
 
 
 def test_the_state_of_a_pool_is_printed(manager: TaskManager, uri: str) -> None:
     """``task_stat`` prints counts as JSON and ``query`` one line per task; Qlib's module form works too."""
     assert json.loads(call(uri, "-t", "p", "task_stat").stdout) == {"done": 1, "failed": 1, "running": 1, "waiting": 2}
-    as_module = call(uri, "-t", "p", "task_stat", module="rollforge.store.manager")
+    command = [sys.executable, "-m", "rollforge.store.manager", "-t", "p", "task_stat"]
+    as_module = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ROLLFORGE_STORE": uri})
     assert as_module.stdout == call(uri, "-t", "p", "task_stat").stdout
     (line,) = call(uri, "-t", "p", "query", '{"status": "failed"}').stdout.splitlines()
     assert line.endswith("raised  ValueError: bad")
@@ -205,8 +204,7 @@ def test_a_large_pool_is_copied_in_chunks(uri: str, tmp_path: Path, monkeypatch:
 def test_remove_without_confirmation_removes_nothing(manager: TaskManager, uri: str) -> None:
     """The exit code is 1, also if there is no input to answer the question."""
     for answer in ("n\n", ""):
-        command = [sys.executable, "-m", "rollforge", "pool", "--store", uri, "-t", "p", "remove"]
-        done = subprocess.run(command, input=answer, capture_output=True, text=True, timeout=60, check=False)
+        done = run("pool", "--store", uri, "-t", "p", "remove", input=answer)
         assert (done.returncode, "nothing was changed" in done.stderr) == (1, True)
     assert sum(manager.task_stat().values()) == 5
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
+from tests.documents.command_line import run
 
 from definitions import LINEAR, SMALL_MARKET, TWO_WINDOWS, expressions, task_definition, write_workflow
 from rollforge.compat.qlib import formulas, operators as own
@@ -554,8 +555,7 @@ def test_a_workflow_may_name_user_defined_operators(small_market: Path, tmp_path
     write_workflow(tmp_path / "job.yaml", document)
 
     def rollforge(*arguments: str) -> str:
-        command = [sys.executable, "-m", "rollforge", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        done = run(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 

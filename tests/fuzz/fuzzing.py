@@ -196,6 +196,8 @@ WORDS: tuple[bytes, ...] = (
 """Words that are difficult for readers of any language."""
 
 _TOKEN = re.compile(rb"[A-Za-z_$][\w$]*|[-+]?[0-9][\w.:+-]*|\s+|[^\w\s]", re.DOTALL)
+_PART = 8192
+"""Bytes of an input that are split into tokens at a time."""
 
 
 def mutate(data: bytes, seed: int, words: Sequence[bytes] = (), others: Sequence[bytes] = ()) -> bytes:
@@ -241,22 +243,28 @@ def _splice(data: bytes, rng: random.Random, words: Sequence[bytes], others: Seq
     return data[: rng.randrange(len(data) + 1)] + other[rng.randrange(len(other) + 1) :]
 
 
+def _tokens(data: bytes, rng: random.Random) -> tuple[bytes, list[bytes], bytes]:
+    """Return the tokens of a part of `data`, and what is before and after it: a database has a hundred thousand."""
+    start = rng.randrange(len(data) - _PART) if len(data) > _PART else 0
+    return data[:start], _TOKEN.findall(data[start : start + _PART]), data[start + _PART :]
+
+
 def _swap_tokens(data: bytes, rng: random.Random, words: Sequence[bytes], others: Sequence[bytes]) -> bytes:
-    tokens = _TOKEN.findall(data)
+    before, tokens, after = _tokens(data, rng)
     if len(tokens) < 2:
         return data + data
     a, b = rng.randrange(len(tokens)), rng.randrange(len(tokens))
     tokens[a], tokens[b] = tokens[b], tokens[a]
-    return b"".join(tokens)
+    return b"".join((before, *tokens, after))
 
 
 def _replace_token(data: bytes, rng: random.Random, words: Sequence[bytes], others: Sequence[bytes]) -> bytes:
-    tokens = _TOKEN.findall(data)
+    before, tokens, after = _tokens(data, rng)
     places = [i for i, token in enumerate(tokens) if not token.isspace()]
     if not places:
         return rng.choice(words)
     tokens[rng.choice(places)] = rng.choice(words)
-    return b"".join(tokens)
+    return b"".join((before, *tokens, after))
 
 
 def _swap_lines(data: bytes, rng: random.Random, words: Sequence[bytes], others: Sequence[bytes]) -> bytes:

@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.documents.command_line import run
 
 from rollforge import Session, TaskManager, trust
 from rollforge.cli.exit_codes import Exit
@@ -450,10 +451,7 @@ def workflow(folder: Path, market: Path, **rollforge: Any) -> Path:
 
 
 def rollforge(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rollforge", *arguments], cwd=folder, capture_output=True, text=True, timeout=200, check=False,
-        env={**os.environ, "COLUMNS": "200", **environment},
-    )  # fmt: skip
+    return run(*arguments, cwd=folder, env={"COLUMNS": "200", **environment})
 
 
 @pytest.mark.slow
