@@ -18,6 +18,7 @@ from rollforge.store.base import open_store
 from rollforge.store.manager import Lease, TaskManager
 from rollforge.store.sqlite import SQLiteStore
 from rollforge.task import Status
+from rollforge.testing.store import ManualClock
 
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -92,17 +93,38 @@ def test_the_task_of_a_killed_worker_is_taken_over(tmp_path: Path) -> None:
     assert TaskManager("p", store=store).wait() == {Status.FAILED: 1}
 
 
-def test_a_lease_is_renewed_while_the_task_runs(tmp_path: Path) -> None:
+def test_a_lease_is_renewed_while_the_task_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that takes longer than the lease keeps it; if the lease was lost, an error is raised at the end."""
-    store = open_store(f"sqlite:///{tmp_path}/tasks.db")
+    clock = ManualClock()
+    store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db", clock=clock)
     store.create("p", [{"x": 1}])
-    (task,) = store.claim("p", worker="w", lease=1.2)
-    with Lease(store, task, 1.2):
-        time.sleep(1.6)  # renewals every 0.4 s may be late by 0.8 s on a busy machine
-        assert store.claim("p", worker="thief", lease=1) == []
+    (task,) = store.claim("p", worker="w", lease=0.3)
+    renew, renewed = store.renew, threading.Semaphore(0)
+
+    def renew_and_tell(*arguments: Any) -> None:
+        try:
+            renew(*arguments)
+        finally:
+            renewed.release()
+
+    monkeypatch.setattr(store, "renew", renew_and_tell)
+
+    def wait_for_renewal() -> None:
+        while renewed.acquire(blocking=False):
+            pass
+        for _ in range(2):  # the first one may have begun before
+            assert renewed.acquire(timeout=60)
+
+    with Lease(store, task, 0.3):
+        for _ in range(3):
+            clock.now += 0.2
+            wait_for_renewal()
+            assert store.claim("p", worker="thief", lease=1) == []
     store.set_status("p", {}, Status.WAITING)
+    while renewed.acquire(blocking=False):
+        pass
     with pytest.raises(LeaseLost), Lease(store, task, 0.3):
-        time.sleep(1.0)
+        assert renewed.acquire(timeout=60)
 
 
 def test_waiting_ends_when_the_last_task_is_committed(tmp_path: Path) -> None:
