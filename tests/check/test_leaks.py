@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,19 +11,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.documents.command_line import run
 
+from rollforge.check.ensembles import ensemble_checks
+from rollforge.check.market_copy import Change
 from rollforge.check.proof import Scope, prove
+from rollforge.collect.combine import build_ensembles
 from rollforge.errors import SegmentError
 from rollforge.expressions.operators import unregister_operator
 from rollforge.generate.checks import Check, CheckMethod, CheckResult
 from rollforge.pipeline import submit
 from rollforge.plan import make_plan
 from rollforge.run.submission import load_checks
+from rollforge.session import Session
 from rollforge.store.base import open_store
 from rollforge.workflow import load_workflow
 
@@ -44,7 +50,8 @@ import numpy as np
 import pandas as pd
 from rollforge.data import D, DataHandlerLP, DataLoader, Processor
 from rollforge.features.loader import QlibDataLoader
-from rollforge.models.base import Model
+from rollforge.collect.ensemble import Ensemble
+from rollforge.models.base import Model, Reweighter
 
 
 class Loader(DataLoader):
@@ -74,6 +81,49 @@ class WeeklyLoader(Loader):
         weekly = close.groupby(pd.PeriodIndex(close.index, freq="W")).transform("last").stack()
         frame[("feature", "WEEK")] = weekly.reindex(frame.index)
         return frame
+
+
+class TodaysMembers(Loader):
+    '''Loads those who are members on the last day of the data.'''
+
+    def load(self, instruments, start_time=None, end_time=None):
+        frame = super().load(instruments, start_time, end_time)
+        last = D.calendar()[-1]
+        codes = D.list_instruments(D.instruments(instruments), start_time=last, end_time=last, as_list=True)
+        return frame[frame.index.get_level_values("instrument").isin(codes)]
+
+
+class Scaled(Ensemble):
+    '''Divides by the largest score of all windows.'''
+
+    def __call__(self, predictions):
+        whole = pd.concat(predictions.values()).sort_index()
+        return whole / whole.abs().max()
+
+
+class Smooth(Ensemble):
+    '''The mean of each instrument's last three scores.'''
+
+    def __call__(self, predictions):
+        whole = pd.concat(predictions.values()).sort_index()
+        return whole.groupby(level="instrument").transform(lambda s: s.rolling(3, min_periods=1).mean())
+
+
+class Unstable(Ensemble):
+    def __call__(self, predictions):
+        return pd.concat(predictions.values()).sort_index() + np.random.default_rng().normal()
+
+
+class Refuses(Ensemble):
+    def __call__(self, predictions):
+        raise ValueError("no")
+
+
+class FutureWeights(Reweighter):
+    def reweight(self, data):
+        later = D.features(D.instruments("all"), ["Ref($close, -120)/$close"]).iloc[:, 0]
+        later = later.swaplevel() if later.index.names[0] == "instrument" else later
+        return later.reindex(data.index).fillna(1).abs() + 0.001
 
 
 class SuspendedLoader(DataLoader):
@@ -319,7 +369,7 @@ def test_a_workflow_without_leaks_gives_no_finding(name: str, files: Files) -> N
     """All subjects are clean, except that the horizon of a loader's label is not in its definition."""
     found = files.check(CLEAN[name])
     assert leaks(found) == {}
-    subjects = {"features", "label", "label and segments", "processors", "model", "predictions"}
+    subjects = {"features", "label", "label and segments", "universe", "processors", "model", "predictions"}
     assert {c.subject for c in found} == subjects - ({"processors"} if name == "in __init__" else set())
     assert set(unknown(found)) <= ({"label"} if name == "loader" else set())
 
@@ -587,6 +637,48 @@ def test_a_dataset_without_a_handler_is_checked_by_its_predictions(
     found = files.check({}, model={"class": "Slope", "module_path": "leaky"}, dataset=dataset)
     assert leaks(found).keys() == subjects
     assert "features" in unknown(found)
+
+
+def test_members_chosen_on_the_last_day_are_a_leak(files: Files) -> None:
+    """A loader that asks for today's members loses rows of the past when a member leaves later."""
+    found = files.check(loaded("TodaysMembers"), label_horizon=4)
+    assert "when only market data and members after" in leaks(found)["universe"]
+    assert "universe" not in leaks(files.check(loaded("Loader"), label_horizon=4))
+
+
+@pytest.mark.parametrize(
+    ("name", "result", "words"),
+    [
+        ("Scaled", CheckResult.LEAK, "Scaled looks ahead: of the windows, score of D0"),
+        ("Smooth", CheckResult.CLEAN, "The scores of Smooth are the same up to each day"),
+        ("Unstable", CheckResult.UNKNOWN, "Called twice with the same predictions, Unstable returns different scores"),
+        ("Refuses", CheckResult.UNKNOWN, "failed on random predictions"),
+    ],
+)
+def test_an_ensemble_of_ones_own_is_measured(name: str, result: CheckResult, words: str, files: Files) -> None:
+    """By changing later predictions and market data; those of this package are not measured."""
+    named = {"windows": {"class": f"leaky.{name}"}}
+    workflow = load_workflow(files.write(expressions("$close"), rolling={"step": 25}, ensemble=named))
+    plan = make_plan(workflow, leakage="warn")
+
+    @contextlib.contextmanager
+    def copy(change: Change | None) -> Iterator[Session]:
+        yield workflow.session
+
+    (one,) = ensemble_checks(plan, plan.schedule.calendar, [f"D000{i}" for i in range(6)], copy)
+    assert (one.result, words in one.text) == (result, True)
+    ours = replace(plan, ensembles=build_ensembles("AverageEnsemble"))
+    assert ensemble_checks(ours, plan.schedule.calendar, ["D0001"], copy) == []
+
+
+def test_sample_weights_from_later_days_are_a_leak(files: Files) -> None:
+    """The model is then fitted differently when only days after the labels of train and valid change."""
+    file = files.write(expressions("$close/Ref($close, 5)", "Std($close, 10)/$close"))
+    document = json.loads(file.read_text())
+    document["task"]["reweighter"] = {"class": "FutureWeights", "module_path": "leaky"}
+    file.write_text(json.dumps(document))
+    found = prove(load_workflow(file), Scope(quick=True, instruments=8)).measured
+    assert leaks(list(found)).keys() == {"model"}
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def test_without_removals_no_value_is_lost(source: Provider, tmp_path: Path) -> 
 
 
 def test_a_change_after_the_last_day_changes_nothing(source: Provider, tmp_path: Path) -> None:
-    for day in (DAYS[-1], DAYS[-1] + 5):
+    for day in (DAYS[-1], DAYS[-1] + np.timedelta64(5, "D")):
         write_copy(source, tmp_path / str(day), Change(day))
         np.testing.assert_array_equal(values(tmp_path / str(day)), values(source.path))
 
@@ -159,3 +159,29 @@ def test_other_files_are_linked(source: Provider, tmp_path: Path) -> None:
     assert (tmp_path / "copy" / "financial" / "a.csv").read_text() == "1"
     assert (tmp_path / "copy" / "features" / "a" / "notes.txt").read_text() == "2"
     assert not (tmp_path / "copy" / "features" / "a" / "close.day.bin").is_symlink()
+
+
+def test_members_leave_and_join_after_the_day(source: Provider, tmp_path: Path) -> None:
+    """A third of the members in each turn; nothing about earlier days changes, nor lines without days."""
+    lines = {
+        "few": "A\t2024-01-01\t2024-01-10\nB\t2024-01-01\t2024-01-04\nB\t2024-01-08\t2024-01-10\nF\t2024-01-09\t2024-01-10\n",
+        "codes": "A\nB\n",
+    }
+    for name, text in lines.items():
+        (source.path / "instruments" / f"{name}.txt").write_text(text)
+    day, seen = DAYS[5], set()
+    for turn in range(TURNS):
+        assert write_copy(source, tmp_path / str(turn), Change(day, turn))
+        copy = Provider(tmp_path / str(turn))
+        assert (copy.path / "instruments" / "codes.txt").read_text() == lines["codes"]
+        for name in ("all", "few"):
+            before, after = source.instruments(name), copy.instruments(name)
+            for code in before:
+                old, new = before[code] or [], after.get(code) or []
+                assert [(a, min(b, day)) for a, b in old if a <= day] == [(a, min(b, day)) for a, b in new if a <= day]
+                if new != old:
+                    assert all(b <= day for _, b in new)
+                    seen.add((name, code))
+    assert seen == {("all", code) for code in CODES} | {("few", code) for code in "ABF"}
+    for change in (None, Change(day, removes=False), Change(DAYS[-1])):
+        assert not write_copy(source, tmp_path / repr(change), change)

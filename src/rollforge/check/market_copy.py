@@ -7,6 +7,8 @@ of a copy take turns:
 * ``up``: each value is multiplied by its own random factor between 2 and 4; missing values and zeros become values
 * ``down``: each value is multiplied by its own random factor between 0.25 and 0.5
 * ``missing``: the values of every second instrument are missing; the series of the others end
+
+Members of universes change as well: those of the kind ``down`` leave on the day, and those that join later do not.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.errors import DataError
+from rollforge.dates import read_day
+from rollforge.errors import DataError, DateError
 from rollforge.market.provider import Provider, folder_name, read_lines
 
 __all__ = ["TURNS", "Change", "choose_instruments", "write_copy"]
@@ -55,7 +58,7 @@ def write_copy(
     change: Change | None,
     members: Collection[str] | None = None,
     codes: Collection[str] | None = None,
-) -> None:
+) -> bool:
     """Write a copy of a data folder with some instruments. The original is only read; its other files are linked.
 
     Parameters
@@ -70,25 +73,39 @@ def write_copy(
         The instruments to which universes are restricted; a universe that has none of them is copied as it is.
     codes : collection of str, optional
         The instruments whose data are copied. None means all, for both.
+
+    Returns
+    -------
+    bool
+        Whether the members of a universe were changed.
     """
     for name in ("calendars", "instruments", "features"):
         (target / name).mkdir(parents=True)
     _link_others(source.path, target)
     for file in sorted((source.path / "calendars").glob("*.txt")):
         (target / "calendars" / file.name).write_bytes(file.read_bytes())
-    upper = None if members is None else {code.upper() for code in members}
+    folders = None if codes is None else {folder_name(code) for code in codes}
+    copied = [
+        folder
+        for folder in sorted(os.listdir(source.path / "features"))
+        if (folders is None or folder in folders) and (source.path / "features" / folder).is_dir()
+    ]
+    leaving = {
+        folder
+        for place, folder in enumerate(copied)
+        if change is not None and change.removes and change.kind(place) == "down"
+    }
+    upper, left = None if members is None else {code.upper() for code in members}, False
     for file in sorted((source.path / "instruments").glob("*.txt")):
         lines = [line for _, line in read_lines(file)]
-        kept = lines if upper is None else [line for line in lines if _code(line) in upper]
-        (target / "instruments" / file.name).write_text(
-            "".join(f"{line}\n" for line in kept or lines), encoding="utf-8"
-        )
-    folders = None if codes is None else {folder_name(code) for code in codes}
+        kept = (lines if upper is None else [line for line in lines if _code(line) in upper]) or lines
+        if change is not None:
+            new = [end for line in kept for end in _until(line, change.after, folder_name(_code(line)) in leaving)]
+            left |= bool(new) and new != kept
+            kept = new or kept
+        (target / "instruments" / file.name).write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     stops = {freq: _stop(source, freq, change.after) for freq in _frequencies(source)} if change is not None else {}
-    place = 0
-    for folder in sorted(os.listdir(source.path / "features")):
-        if (folders is not None and folder not in folders) or not (source.path / "features" / folder).is_dir():
-            continue
+    for place, folder in enumerate(copied):
         (target / "features" / folder).mkdir()
         _link_others(source.path / "features" / folder, target / "features" / folder)
         for file in sorted((source.path / "features" / folder).glob("*.bin")):
@@ -97,7 +114,7 @@ def write_copy(
             if change is not None and stop is not None and len(block):
                 block = _replaced(block, stop, change.kind(place), folder, file.name, change.turn)
             block.tofile(target / "features" / folder / file.name)
-        place += 1
+    return left
 
 
 def _link_others(source: Path, target: Path) -> None:
@@ -108,7 +125,26 @@ def _link_others(source: Path, target: Path) -> None:
 
 
 def _code(line: str) -> str:
-    return line.split("\t" if "\t" in line else "," if "," in line else None)[0].strip().upper()
+    return line.split(_separator(line))[0].strip().upper()
+
+
+def _separator(line: str) -> str | None:
+    return "\t" if "\t" in line else "," if "," in line else None
+
+
+def _until(line: str, day: np.datetime64, leaves: bool) -> list[str]:
+    """Return a line of a universe, ended on a day if the member leaves then; none if it is about later days only.
+
+    A line without days is returned as it is.
+    """
+    parts = line.split(_separator(line))
+    try:
+        start, end = (read_day(part.strip()) for part in parts[1:3])
+    except (DateError, ValueError):
+        return [line]
+    if not leaves or end <= day:
+        return [line]
+    return [(_separator(line) or "\t").join([*parts[:2], str(day), *parts[3:]])] if start <= day else []
 
 
 def _frequencies(source: Provider) -> list[str]:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import re
 import shutil
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,12 @@ class Measurement:
         self.codes: Collection[str] | None = None
         """The instruments whose data are copied; None means all."""
         self.copies = 0
+        self.members_left = False
+        """Whether members of universes left in the latest copy."""
+        self.durations: list[float] = []
+        """Seconds that each build of changed data took."""
+        self.repeatable: set[str] = set()
+        """Classes of models that gave the same prediction when they were fitted twice."""
         self.turn = 0
 
     # -- what is checked -----------------------------------------------------------------------------------------------
@@ -114,7 +121,7 @@ class Measurement:
         self.copies += 1
         folder = self.folder / str(self.copies)
         try:
-            write_copy(self.source, folder / "data", change, self.members, self.codes)
+            self.members_left = write_copy(self.source, folder / "data", change, self.members, self.codes)
             yield session_on(self.plan.workflow.session, folder, folder / "data")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -157,9 +164,11 @@ class Measurement:
     @contextlib.contextmanager
     def changed(self, change: Change, case: Case) -> Iterator[TaskData | None]:
         """Provide the data of a case, built after a change; None if that fails, which is noted."""
+        began = time.perf_counter()
         with self.copy(change) as session:
             try:
                 made = self.data(case.task, session)
+                self.durations.append(time.perf_counter() - began)
             except Exception as exc:  # noqa: BLE001 - user code on unusual values; the result is then not known
                 self.failed("features", case, change, exc)
                 made = None

@@ -22,6 +22,7 @@ import numpy as np
 from rollforge.check.cases import Case, days_of, middle_day
 from rollforge.check.columns import Columns, column_name, constant_columns, is_label, without_times
 from rollforge.check.compare import changed_columns
+from rollforge.check.ensembles import ensemble_checks
 from rollforge.check.market_copy import TURNS, Change
 from rollforge.check.measurement import Measurement, Scope
 from rollforge.check.rebuild import TaskData
@@ -155,12 +156,18 @@ def _run(measurement: Measurement, on_cost: Callable[[Cost], object]) -> list[Ch
             data = first if case is cases[0] else measurement.original(case.task, session)
             key = repr(without_times(TaskView(case.task).handler))
             if key not in originals:
-                began = time.perf_counter()
                 originals[key] = _columns(measurement, case, data)
-                if case is cases[0]:
-                    on_cost(_cost(measurement, cases, originals[key], (time.perf_counter() - began) / (1 + TURNS)))
-            WindowCheck(measurement, case, data, originals[key]).run()
-    return measurement.findings.checks()
+            built = time.perf_counter()
+            window = WindowCheck(measurement, case, data, originals[key])
+            models = window.fitted()
+            if case is cases[0]:
+                building = float(np.median(measurement.durations or [1.0]))  # the first one may compile kernels
+                fitting = (time.perf_counter() - built) / max(1, 2 * len(models))
+                on_cost(_cost(measurement, cases, originals[key], building, fitting))
+            window.run(models)
+    codes = sorted(measurement.members or measurement.codes or measurement.source.instruments("all"))
+    ensembles = ensemble_checks(measurement.plan, measurement.calendar, codes, measurement.copy)
+    return [*measurement.findings.checks(), *ensembles]
 
 
 def _measured_horizon(measurement: Measurement) -> int:
@@ -172,10 +179,20 @@ def _measured_horizon(measurement: Measurement) -> int:
         return _columns(measurement, cases[0], data).reach
 
 
-def _cost(measurement: Measurement, cases: Sequence[Case], columns: Columns, seconds: float) -> Cost:
-    builds = sum(len(days_of(case, measurement.calendar, columns)) * measurement.scope.turns for case in cases)
-    fits = sum(len(measurement.fitted(case)) * (2 + measurement.scope.turns) for case in cases)
-    return Cost(len(cases), measurement.number, builds, fits, builds * seconds * 1.5 + fits * seconds)
+_COMPARING = 1.5  # time for building and comparing the data of a change, relative to building them
+
+
+def _cost(measurement: Measurement, cases: Sequence[Case], columns: Columns, building: float, fitting: float) -> Cost:
+    """Return the cost, from the seconds that one build and one fit took for the first case."""
+    turns = measurement.scope.turns
+    builds = sum(len(days_of(case, measurement.calendar, columns)) * turns for case in cases)
+    first, *others = [len(measurement.fitted(case)) for case in cases]
+    twice = 1 if measurement.scope.quick else 2  # with quick, models that are known to be repeatable are fitted once
+    to_come = first * turns + sum(n * (twice + turns) for n in others)
+    handlers = {repr(without_times(TaskView(case.task).handler)) for case in cases}
+    others_built = len(cases) - 1 + (1 + TURNS) * (len(handlers) - 1)
+    seconds = building * (builds * _COMPARING + others_built) + fitting * to_come
+    return Cost(len(cases), measurement.number, builds, 2 * first + to_come, seconds)
 
 
 def _columns(measurement: Measurement, case: Case, data: TaskData) -> Columns:

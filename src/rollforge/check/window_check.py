@@ -42,9 +42,13 @@ class WindowCheck:
         self._common = False
         """Whether only the rows that both have are compared, because others were reported already."""
 
-    def run(self) -> None:
+    def fitted(self) -> list[FittedModel]:
+        """Report what is known about the columns, and return the fitted models."""
         self._about_columns()
-        models = list(self._models())
+        return list(self._models())
+
+    def run(self, models: Sequence[FittedModel]) -> None:
+        """Compare the data and models with those of changed copies of the market."""
         for day in days_of(self.case, self.calendar, self.columns):
             for _ in range(self.measurement.scope.turns):
                 change = Change(day, self.measurement.turn % TURNS)
@@ -162,6 +166,13 @@ class WindowCheck:
             f"{counted(columns, 'column')} of {counted(self.measurement.number, 'instrument')} "
             f"{'is' if columns == 1 else 'are'} the same up to each day when all later market data change.",
         )  # fmt: skip
+        if self.measurement.members_left:
+            self.findings.note(
+                "universe",
+                self.titles,
+                day,
+                "Up to each day, the rows are the same when members leave the universe later.",
+            )
         difference = compare(a, b)
         self._common = difference is not None and not difference.column
         if difference is not None and not difference.column:
@@ -192,7 +203,7 @@ class WindowCheck:
         if not who:
             self.findings.leak(
                 "universe", "rows",
-                f"Members depend on later days: {difference}, when only market data after {day} change.",
+                f"Members depend on later days: {difference}, when only market data and members after {day} change.",
                 "Check the filters of the universe, and what the loader drops.", self.titles, day,
             )  # fmt: skip
         return False
@@ -310,7 +321,9 @@ class WindowCheck:
             resolved = resolve_references(task)
             try:
                 fitted = FittedModel(title, resolved, *self._fit(self.data, resolved))
-                again = self._fit(self.data, resolved)[1]
+                kind = TaskView(task).model_class
+                known = self.measurement.scope.quick and kind in self.measurement.repeatable
+                again = fitted.prediction if known else self._fit(self.data, resolved)[1]
             except Exception as exc:  # noqa: BLE001 - few instruments may be too few for the model
                 self._unknown_model(title, f"Fitting on {self.measurement.number} instruments failed: {describe(exc)}")
                 continue
@@ -321,6 +334,7 @@ class WindowCheck:
                     "Set its random seed.",
                 )
                 continue
+            self.measurement.repeatable.add(kind)
             if not self.data.stages and self._fixed(fitted):
                 self._unknown_model(title, "The predictions stay the same when all market data change.")
                 continue
