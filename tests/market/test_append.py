@@ -355,3 +355,41 @@ def test_a_read_only_place_gives_one_message(folder: Path) -> None:
             append_table(bars(), folder)
     finally:
         folder.parent.chmod(0o755)
+
+
+def test_a_correction_without_amount_keeps_a_vwap_from_amount(tmp_path: Path) -> None:
+    """vwap stays what amount and volume gave, unless it is not a price of the corrected bar; new rows have the mean."""
+    rows = bars("AB").assign(amount=lambda f: (f["close"] + 0.1) * f["volume"])
+    early, late = split(rows, DAYS[6])
+    import_table(early, tmp_path / "data")
+    before = open_provider(tmp_path / "data").read("vwap", ["A"], 0, 6).values[0]
+    prices = ["instrument", "datetime", "open", "high", "low", "close"]
+    fix = early[(early["instrument"] == "A") & early["datetime"].isin(DAYS[[1, 2]])][prices].copy()
+    fix["close"] += 0.01
+    fix.loc[fix["datetime"] == DAYS[2], ["open", "high", "low", "close"]] += 5.0
+    append_table(fix, tmp_path / "data", rescale=False)
+    append_table(late[late["datetime"] == DAYS[6]][prices], tmp_path / "data")
+    found = open_provider(tmp_path / "data").read("vwap", ["A"], 0, 7).values[0]
+    moved = fix[fix["datetime"] == DAYS[2]][["open", "high", "low", "close"]].to_numpy()
+    new = late[(late["datetime"] == DAYS[6]) & (late["instrument"] == "A")][["open", "high", "low", "close"]].to_numpy()
+    np.testing.assert_array_equal(found[[0, 1, 3, 4, 5]], before[[0, 1, 3, 4, 5]])
+    np.testing.assert_allclose(found[[2, 6]], [moved.mean(), new.mean()], rtol=1e-6)
+    append_table(late[late["datetime"] == DAYS[7]], tmp_path / "data")  # with amount again
+    (last,) = late[(late["datetime"] == DAYS[7]) & (late["instrument"] == "A")]["close"]
+    assert open_provider(tmp_path / "data").read("vwap", ["A"], 7, 8).values[0, 0] == pytest.approx(last + 0.1)
+
+
+@pytest.mark.parametrize(("form", "column"), [("adj_factor", "adj_factor"), ("adj_close", "adj_close")])
+def test_a_factor_needs_the_prices_that_it_adjusts(tmp_path: Path, form: str, column: str) -> None:
+    """Another factor for a day of the folder, without its prices, is refused; the folder is unchanged."""
+    early, _ = split(in_form(bars(), form), DAYS[6])
+    import_table(early, tmp_path / "data")
+    before = tree(tmp_path / "data")
+    table = early.loc[early["datetime"] == DAYS[3], ["instrument", "datetime", column]].assign(pe=10.0)
+    table[column] *= 3
+    with pytest.raises(DataError, match=r"changes the factor of A on 2021-03-04.*no close|but no close"):
+        append_table(table, tmp_path / "data")
+    assert tree(tmp_path / "data") == before
+    if column == "adj_factor":
+        append_table(table.assign(adj_factor=table[column] / 3), tmp_path / "data")  # the same factor as there
+        assert open_provider(tmp_path / "data").fields()[-3] == "pe"

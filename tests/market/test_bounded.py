@@ -105,7 +105,9 @@ def test_a_bound_equals_a_folder_that_ends_there(data: st.DataObject) -> None:
     last = data.draw(st.integers(1, 8))
     early = frame[frame["datetime"] <= DAYS[last]]
     with tempfile.TemporaryDirectory() as place:
-        import_table(frame, Path(place) / "whole", universes={"some": ["A", "B"]})
+        import_table(
+            frame, Path(place) / "whole", universes={"some": [c for c in "AB" if c in set(frame["instrument"])]}
+        )
         import_table(
             early, Path(place) / "early", universes={"some": [c for c in "AB" if c in set(early["instrument"])]}
         )

@@ -256,6 +256,12 @@ class _Change:
                 f"adjusted. It has: {', '.join(sorted(self.given))}. Name it with --column 'NAME={lacking[0]}' (in "
                 f"Python: columns={{'NAME': {lacking[0]!r}}})."
             )
+        if known.factor == "ratio" and "close" not in self.given:
+            raise DataError(
+                f"{self.table.source} has a column {known.factor_column!r} but no close, and the prices of "
+                f"{self.old.path} were adjusted by {known.factor_column} / close. Add close, or leave the column out with "
+                f"--column '{known.factor_column}='."
+            )
         more = [name for name in FACTOR_SOURCES if name in self.given and name not in known.columns]
         if more:
             how = f"adjusted by {sources[0]}" if sources else "taken as adjusted"
@@ -335,12 +341,13 @@ class _Change:
                 new = (values[field_name][start:stop] * _power(field_name, scale)).astype(np.float32)
                 if scale != 1.0:
                     new = np.where(at < end, before, new)
-                if field_name == "factor" and not self.given.intersection(FACTOR_SOURCES):
-                    new = np.where(np.isnan(before), new, before)
+                new = self._keep_computed(field_name, before, new, slice(start, stop))
                 block[at - lo] = new
                 differs = before.view(np.int32) != new.view(np.int32)
                 differs &= ~(np.isnan(before) & np.isnan(new))
                 changed |= differs
+                if field_name == "factor":
+                    self._check_factors(code, at, had, differs & past & ~np.isnan(before))
                 if had and field_name in known:
                     self._note_corrections(code, field_name, at, before, new, differs & past)
             if field_name not in had and had and field_name in known and np.isnan(block).all():
@@ -349,6 +356,39 @@ class _Change:
             if field_name not in had or content != _content(*had[field_name]):
                 self.files[_file(name, field_name)] = content
         self.unchanged += int((~changed & (at >= begin) & (at < end)).sum())
+
+    def _keep_computed(
+        self, name: str, before: NDArray[np.float32], new: NDArray[np.float32], rows: slice
+    ) -> NDArray[np.float32]:
+        """Return new values in which those of the folder stay that this table cannot compute."""
+        if name == "vwap" and self.used.vwap == "amount" and not {"amount", "volume"} <= self.given:
+            return np.where(self._between(before, rows), before, new)
+        if name == "factor" and not self.given.intersection(FACTOR_SOURCES):
+            return np.where(np.isnan(before), new, before)
+        return new
+
+    def _between(self, price: NDArray[np.float32], rows: slice) -> NDArray[np.bool_]:
+        """Return where prices of the folder are between the low and the high of rows of the table."""
+        low, high = (self.rows.values[name][rows].astype(np.float32) for name in ("low", "high"))
+        with np.errstate(invalid="ignore"):
+            return np.asarray((price >= low * 0.995) & (price <= high * 1.005))
+
+    def _check_factors(
+        self, code: str, at: NDArray[np.int64], had: Mapping[str, Series], differs: NDArray[np.bool_]
+    ) -> None:
+        """Check that the prices of rows whose factor changes are in the table, if they are multiplied by it."""
+        if self.used.factor not in ("raw", "product", "ratio"):
+            return
+        for name in sorted({*PRICES, "volume"} & had.keys()):
+            first, series = had[name]
+            known = differs & (at >= first) & (at < first + len(series))
+            known[known] = ~np.isnan(series[at[known] - first])
+            if self._absent(name) and known.any():
+                day = self.calendar[at[np.argmax(known)]]
+                raise DataError(
+                    f"{self.table.source} changes the factor of {code} on {day}, by which prices and volume are adjusted, "
+                    f"but has no {name}. Add the prices and the volume of these rows, or leave out the factor."
+                )
 
     def _note_corrections(
         self,

@@ -249,6 +249,9 @@ def _computed_vwap(rows: OrderedTable, known: Conversion) -> tuple[Conversion, l
     if mean is None:
         return known, []
     values["vwap"] = mean
+    if known.vwap == "amount":
+        return known, ["vwap of rows that have none yet is the mean of open, high, low and close, because the table has "
+                       "no amount"]  # fmt: skip
     known = replace(known, vwap="mean")
     if "amount" in values and "volume" in values:
         return known, [
