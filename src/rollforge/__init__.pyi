@@ -33,6 +33,7 @@ from .errors import (
     DataError as DataError,
     DataNotFound as DataNotFound,
     DateError as DateError,
+    DayFailed as DayFailed,
     ExperimentNotFound as ExperimentNotFound,
     ExpressionError as ExpressionError,
     FailingWorker as FailingWorker,
@@ -123,6 +124,9 @@ from .models.xgboost import (
 )
 from .online.manager import (
     OnlineManager as OnlineManager,
+)
+from .online.model_updater import (
+    ModelUpdater as ModelUpdater,
 )
 from .online.strategy import (
     RollingStrategy as RollingStrategy,

@@ -23,6 +23,7 @@ __all__ = [
     "DataError",
     "DataNotFound",
     "DateError",
+    "DayFailed",
     "ExperimentNotFound",
     "ExpressionError",
     "FailingWorker",
@@ -331,6 +332,10 @@ class ServiceBusy(StoreError):
         super().__init__(message)
         self.holder = holder
         self.until = until
+
+
+class DayFailed(RollforgeError):
+    """A service has published nothing for a day: its data are missing, or its models have no predictions for it."""
 
 
 class LedgerConflict(StoreError):

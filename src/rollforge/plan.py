@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rollforge.build import build, describe, resolve_references
-from rollforge.dates import ONE_DAY, read_day
+from rollforge.dates import ONE_DAY, Days, as_timestamp, read_day
 from rollforge.errors import (
     BuildError,
     ConfigError,
@@ -189,7 +189,7 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
             if not type(listed.generator).__module__.startswith("rollforge."):
                 _check_windows(listed, made, calendar)
         names += [short_name(name) for name, _ in made]
-        tasks += [task for _, task in made]
+        tasks += [_closed(task, calendar) for _, task in made]
     if not tasks:
         raise ConfigError("its generators make no task.", path=generators[0].entry.place if generators else "task")
     ids = tuple(digest(task) for task in tasks)
@@ -208,6 +208,25 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
         backtest_warnings=tuple(backtest_warnings(kept, calendar)),
         ensembles=ensembles,
     )
+
+
+def _closed(task: Definition, calendar: Days) -> Definition:
+    """Return a task whose test segment, if it is open-ended, ends on the last day of the calendar.
+
+    Its id then says which days it predicts: when data arrive, it is another task, and the next run trains it.
+    """
+    from rollforge.generate.segments import has_intervals
+    from rollforge.generate.task_view import TaskView
+
+    kwargs = TaskView(task).dataset_kwargs
+    segments: Any = kwargs.get("segments")
+    test: Any = segments.get("test") if isinstance(segments, Mapping) else None
+    if not isinstance(test, (list, tuple)) or has_intervals(test) or len(test) != 2 or test[1] is not None:
+        return task
+    end = as_timestamp(calendar[-1])
+    ended = {**segments, "test": (test[0], end) if isinstance(test, tuple) else [test[0], end]}
+    dataset: Any = task["dataset"]
+    return {**task, "dataset": {**dataset, "kwargs": {**kwargs, "segments": ended}}}
 
 
 def _with_exchange(template: Document, session: Session) -> dict[str, object]:

@@ -668,6 +668,9 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "rollforge.store.manager": "TaskManager",
         "also": "auto_init C get_module_logger get_mongodb restricted_pickle_loads",
     },
+    "qlib.workflow.task.update": {
+        "rollforge.online.model_updater": "ModelUpdater",
+    },
     "qlib.workflow.task.utils": {
         "rollforge.compat.qlib.runs": "get_mongodb list_recorders replace_task_handler_with_cache",
         "rollforge.generate.calendar": "TimeAdjuster",

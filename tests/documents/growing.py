@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import rollforge
+from rollforge.generate.rolling import RollingGen
 from rollforge.market.provider import write_folder
 from rollforge.online.manager import OnlineManager
 from rollforge.online.strategy import RollingStrategy
 from rollforge.run.pool_trainer import DelayTrainerRM, TrainerRM
 from rollforge.run.trainer import DelayTrainerR, Trainer, TrainerR
+from rollforge.session import current_session
+from rollforge.track.base import Recorder, get_experiment, open_tracker
 
 DAYS = [str(day.date()) for day in pd.bdate_range("2024-01-01", periods=120) if str(day.date()) != "2024-05-01"]
 """The trading days. 2024-05-01 is a holiday."""
@@ -57,8 +59,16 @@ class Market:
         write_folder(self.folder, calendar, series, {"all": spans})
 
 
-def template(**model: Any) -> dict[str, Any]:
-    """Return the template of a linear model on two features, tested for four days a window from `DAYS[52]` on."""
+def template(processors: Sequence[dict[str, Any]] = (), **model: Any) -> dict[str, Any]:
+    """Return the template of a linear model on two features, tested from `DAYS[52]` on.
+
+    Parameters
+    ----------
+    processors : sequence
+        Processors of the features.
+    **model
+        Arguments of the model.
+    """
     config = {
         "feature": [["$close/Ref($close,1)-1", "$close/Mean($close,5)-1"], ["R1", "M5"]],
         "label": [["Ref($close, -2)/Ref($close, -1)-1"], ["LABEL0"]],
@@ -69,7 +79,7 @@ def template(**model: Any) -> dict[str, Any]:
         "kwargs": {
             "instruments": "all",
             "data_loader": {"class": "QlibDataLoader", "kwargs": {"config": config}},
-            "infer_processors": [{"class": "CSZScoreNorm", "kwargs": {"fields_group": "feature"}}],
+            "infer_processors": list(processors),
             "learn_processors": [{"class": "DropnaLabel"}],
         },
     }
@@ -85,11 +95,22 @@ def template(**model: Any) -> dict[str, Any]:
     }
 
 
-def manager(trainer: Trainer | None = None, name: str = "served", begin: str = BEGIN, **windows: Any) -> OnlineManager:
+def strategy(name: str = "served", templates: Any = None, **windows: Any) -> RollingStrategy:
+    """Return a rolling strategy with windows of four days."""
+    return RollingStrategy(name, templates or template(), RollingGen(step=STEP, rtype="sliding", **windows))
+
+
+def manager(
+    trainer: Trainer | None = None,
+    name: str = "served",
+    begin: str = BEGIN,
+    templates: Any = None,
+    service: str | None = None,
+    **windows: Any,
+) -> OnlineManager:
     """Return a manager of one rolling strategy."""
-    rolling = rollforge.RollingGen(step=STEP, rtype="sliding", **windows)
-    strategy = RollingStrategy(name, template(), rolling)
-    return OnlineManager(strategy, trainer=trainer, begin_time=begin)
+    served = strategy(name, templates, **windows)
+    return OnlineManager(served, trainer=trainer, begin_time=begin, service=service)
 
 
 def live(market: Market, served: OnlineManager, days: Sequence[str]) -> OnlineManager:
@@ -100,6 +121,23 @@ def live(market: Market, served: OnlineManager, days: Sequence[str]) -> OnlineMa
         market.show(day)
         served.routine(day)
     return served
+
+
+def days_of(signals: Any) -> list[str]:
+    """Return the days of signals."""
+    return sorted({str(day.date()) for day in signals.index.get_level_values("datetime")})
+
+
+def recorders(name: str = "served") -> list[Recorder]:
+    """Return all recorders of an experiment, the earliest window first."""
+    tracker = open_tracker(current_session().tracking_uri)
+    found = get_experiment(tracker, experiment_name=name, create=False).list_recorders("list")
+    return sorted(found, key=start_of)
+
+
+def start_of(recorder: Recorder) -> str:
+    """Return the first test day of a recorder."""
+    return str(recorder.load_object("task")["dataset"]["kwargs"]["segments"]["test"][0].date())
 
 
 def equal(one: Any, other: Any) -> None:

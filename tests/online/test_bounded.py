@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import pickle
 
-import numpy as np
-import pandas as pd
 import pytest
 
-from growing import BEGIN, DAYS, STEP, TRAINERS, Market, equal, live, manager
+from growing import BEGIN, DAYS, STEP, TRAINERS, Market, days_of, equal, live, manager, recorders, start_of
 from rollforge.generate.rolling import RollingGen
-from rollforge.generate.task_view import TaskView
 from rollforge.models.linear import LinearModel
-from rollforge.online.manager import OnlineManager
 
-RUN = DAYS[60:72]
-"""Twelve days from `BEGIN` on; windows begin on 60, 64 and 68."""
-
-
-def days_of(signals: pd.Series) -> list[str]:
-    return sorted({str(day.date()) for day in signals.index.get_level_values("datetime")})
+RUN = DAYS[60:69]
+"""Nine days from `BEGIN` on; windows begin on 60, 64 and 68."""
 
 
-def windows(served: OnlineManager) -> list[str]:
-    """Return the first test days of all recorders of the first strategy, sorted."""
-    from rollforge.session import current_session
-    from rollforge.track.base import get_experiment, open_tracker
-
-    experiment = get_experiment(open_tracker(current_session().tracking_uri), experiment_name="served")
-    tasks = [r.load_object("task") for r in experiment.list_recorders("list")]
-    return sorted(str(TaskView(t).segments["test"][0].date()) for t in tasks)
+def windows() -> list[str]:
+    """Return the first test days of all recorders, sorted."""
+    return [start_of(recorder) for recorder in recorders()]
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -37,8 +24,8 @@ def test_new_windows_are_trained_as_the_calendar_grows(market: Market, trainer: 
     """A generator made when the calendar was shorter sees the new days, and each window is trained on its first day."""
     market.show(RUN[0])
     served = live(market, manager(TRAINERS[trainer]()), RUN)
-    assert windows(served) == [DAYS[i] for i in (52, 56, 60, 64, 68)]
-    assert days_of(served.get_signals()) == DAYS[52:72]
+    assert windows() == [DAYS[i] for i in (52, 56, 60, 64, 68)]
+    assert days_of(served.get_signals()) == DAYS[52:69]
 
 
 def test_a_generator_from_a_file_uses_the_calendar_of_the_day(market: Market) -> None:
@@ -57,7 +44,7 @@ def test_the_first_tasks_end_at_the_beginning(market: Market) -> None:
     market.show(DAYS[100])
     served = manager(begin=DAYS[61])
     served.first_train()
-    assert windows(served) == [DAYS[i] for i in (52, 56, 60)]
+    assert windows() == [DAYS[i] for i in (52, 56, 60)]
 
 
 def test_a_calendar_with_future_days_does_not_train_in_the_future(market: Market) -> None:
@@ -67,7 +54,7 @@ def test_a_calendar_with_future_days_does_not_train_in_the_future(market: Market
     (calendars / "day_future.txt").write_text("\n".join(DAYS) + "\n")
     served = manager(begin=DAYS[61])
     served.first_train()
-    assert windows(served) == [DAYS[i] for i in (52, 56, 60)]
+    assert windows() == [DAYS[i] for i in (52, 56, 60)]
 
 
 def test_a_routine_ends_on_its_day(market: Market) -> None:
@@ -111,4 +98,4 @@ def test_labels_are_known_on_the_day(market: Market, monkeypatch: pytest.MonkeyP
     assert [day for day, _ in fitted] == [BEGIN] * 3 + [DAYS[64], DAYS[68]]
     for day, last in fitted:
         assert DAYS.index(last) + 2 <= DAYS.index(day), (day, last)
-    assert np.unique([DAYS.index(day) - DAYS.index(last) for day, last in fitted[2:]]).tolist() == [3 - 1]
+    assert {DAYS.index(day) - DAYS.index(last) for day, last in fitted[2:]} == {2}

@@ -26,10 +26,7 @@ from rollforge.errors import (
     FailingWorker,
     FolderBusy,
     LeakageError,
-    LeaseLost,
-    LedgerConflict,
     RollforgeError,
-    ServiceBusy,
     TrainingFailed,
     UnfitWorker,
 )
@@ -63,7 +60,7 @@ def exit_code(exc: RollforgeError) -> Exit:
     """
     if isinstance(exc, (CoverageError, LeakageError, TrainingFailed)):
         return Exit.FAILED
-    if isinstance(exc, (FolderBusy, LeaseLost, LedgerConflict, ServiceBusy)):
+    if isinstance(exc, FolderBusy):
         return Exit.BUSY
     if isinstance(exc, FailingWorker):
         return Exit.FAILING

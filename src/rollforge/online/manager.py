@@ -1,32 +1,42 @@
-"""The online manager: initial training, then a daily routine of new tasks, predictions and signals."""
+"""The online manager: Qlib's interface to a service, with initial training and a daily routine."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from rollforge.collect.collector import MergeCollector
-from rollforge.collect.ensemble import AverageEnsemble
-from rollforge.dates import DayLike, read_timestamp
-from rollforge.errors import ConfigError
+from rollforge.dates import DayLike, read_day, read_timestamp
+from rollforge.errors import ConfigError, DayFailed
 from rollforge.features.api import D
+from rollforge.ledger.entry import DayResult, DayState, EntryKind, Signal, day_body, service_body
+from rollforge.ledger.state import ServiceState
+from rollforge.online import signal_files
+from rollforge.online.routine import Options, catch_up, first_train, publish
+from rollforge.online.service import Service, changed_releases, check_names, recorder_of
 from rollforge.online.strategy import OnlineStrategy
 from rollforge.pickling import Serializable
-from rollforge.run.execute import DATA_UNTIL
 from rollforge.run.trainer import Trainer, TrainerR
-from rollforge.session import bounded, current_session
+from rollforge.track.base import Recorder
 
 __all__ = ["OnlineManager"]
 
 log = logging.getLogger(__name__)
 
+_LONGEST_NAME = 60
+
 
 class OnlineManager(Serializable):
     """Runs strategies over time, and records which models were online when.
+
+    What was trained, released and published is in the ledger of its :class:`~rollforge.online.service.Service`. The
+    manager and its file hold only the definition; a manager that is loaded from a file finds its ledger again.
 
     Parameters
     ----------
@@ -38,6 +48,12 @@ class OnlineManager(Serializable):
         The first day; by default the last of the calendar.
     freq : str
         Name of the calendar.
+    service : str, optional
+        Name of the service in the ledger; by default a new one, so that two managers are two services.
+    ledger : str, optional
+        URI of the ledger; by default that of the session's task store.
+    folder : path, optional
+        Folder of the signals' files; by default ``services/NAME`` in the project's folder ``.rollforge``.
 
     Examples
     --------
@@ -55,28 +71,118 @@ class OnlineManager(Serializable):
         trainer: Trainer | None = None,
         begin_time: DayLike | None = None,
         freq: str = "day",
+        *,
+        service: str | None = None,
+        ledger: str | None = None,
+        folder: str | Path | None = None,
     ) -> None:
-        self.strategies = _as_list(strategies)
-        if not self.strategies:
+        listed = _as_list(strategies)
+        if not listed:
             raise ConfigError("An OnlineManager needs at least one strategy.", path="strategies")
         self.freq = freq
-        self.begin_time = self._day(begin_time, "begin_time")
+        self.begin_time = read_timestamp(D.calendar(freq=freq)[-1] if begin_time is None else begin_time, "begin_time")
         self.cur_time = self.begin_time
-        self.history: dict[pd.Timestamp, dict[OnlineStrategy, list[Any]]] = {}
-        """Day -> strategy -> the models that were online from then on."""
-        self.trainer = trainer if trainer is not None else TrainerR()
-        self.signals: pd.Series | pd.DataFrame | None = None
         self.status = self.STATUS_ONLINE
+        self.service = Service(
+            service or _new_name(listed), listed, trainer if trainer is not None else TrainerR(), self.begin_time, freq,
+            ledger, None if folder is None else Path(folder),
+        )  # fmt: skip
+        self._online: dict[pd.Timestamp, dict[OnlineStrategy, list[Any]]] = {}
 
-    def _day(self, time: object, name: str) -> pd.Timestamp:
-        return read_timestamp(D.calendar(freq=self.freq)[-1] if time is None else time, name)
+    @property
+    def strategies(self) -> list[OnlineStrategy]:
+        """The strategies."""
+        return self.service.strategies
+
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer."""
+        return self.service.trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Trainer) -> None:
+        self.service.trainer = trainer
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        service = self.service
+        return {
+            "strategies": service.strategies, "trainer": service.trainer, "begin_time": self.begin_time, "freq": self.freq,
+            "cur_time": self.cur_time, "status": self.status, "service": service.name, "ledger": service.ledger_uri,
+            "folder": service.folder,
+        }  # fmt: skip
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.freq, self.begin_time = state["freq"], state["begin_time"]
+        self.cur_time, self.status = state["cur_time"], state["status"]
+        self.service = Service(
+            state.get("service") or _new_name(state["strategies"]), state["strategies"], state["trainer"],
+            self.begin_time, self.freq, state.get("ledger"), state.get("folder"),
+        )  # fmt: skip
+        self._online = {}
+        if state.get("history") or state.get("signals") is not None:  # saved by an earlier version
+            self._import(state.get("history") or {}, state.get("signals"))
+
+    def _import(self, history: Mapping[pd.Timestamp, Mapping[OnlineStrategy, list[Any]]], signals: Any) -> None:
+        """Enter what an earlier version kept in the manager's file into the ledger."""
+        with self.service.hold() as held:
+            held.append(EntryKind.SERVICE, service_body(self.service.name, {"strategies": self._names()}))
+            for time, online in sorted(history.items(), key=lambda item: item[0]):
+                day = str(time.date())
+                releases = []
+                for strategy, models in online.items():
+                    now = [model for model in models if isinstance(model, Recorder)]
+                    name, first = strategy.experiment_name, dict.fromkeys([r.id for r in now], day)
+                    if now:
+                        before = self.service.champions(name, day)
+                        releases += changed_releases(before, now, name, first, day, "from the manager's file")
+                held.append(EntryKind.DAY, day_body(DayResult(day, DayState.PUBLISHED), releases=releases))
+            if signals is not None and len(signals):
+                days = signal_files.days_of(signals)
+                rows = signal_files.rows_of(signals, days)
+                file, mark = signal_files.write(self.service.place, f"{days[-1]}.v1", rows)
+                counts = pd.DatetimeIndex(rows.index.get_level_values("datetime")).value_counts()
+                made = [Signal(d, 1, (), file, mark, int(counts[pd.Timestamp(d)]), "") for d in days]
+                held.append(EntryKind.DAY, day_body(DayResult(days[-1], DayState.PUBLISHED), signals=made))
+
+    def _names(self) -> list[str]:
+        return [strategy.experiment_name for strategy in self.strategies]
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> ServiceState:
+        """What follows from the entries of the ledger."""
+        return self.service.state()
+
+    @property
+    def history(self) -> dict[pd.Timestamp, dict[OnlineStrategy, list[Any]]]:
+        """Day of a routine -> strategy -> the models that were online from then on."""
+        state = self.state
+        found: dict[pd.Timestamp, dict[OnlineStrategy, list[Any]]] = {}
+        for day, result in state.days.items():
+            if result.state is DayState.FAILED:
+                continue
+            online = found.setdefault(pd.Timestamp(day), {})
+            for strategy in self.strategies:
+                releases = self.service.champions(strategy.experiment_name, day)
+                online[strategy] = [recorder_of(release) for release in releases]
+        return found
+
+    @property
+    def signals(self) -> pd.Series | pd.DataFrame | None:
+        """The published signals, see :meth:`get_signals`."""
+        return self.get_signals()
 
     # -- day by day ----------------------------------------------------------------------------------------------------
 
     def first_train(
         self, strategies: list[OnlineStrategy] | None = None, model_kwargs: Mapping[str, object] | None = None
     ) -> None:
-        """Train the first tasks of the strategies and put their models online.
+        """Train the first tasks of the strategies with the data up to the first day, and put their models online.
+
+        Tasks that are trained already are not trained again, and a strategy that has begun is not changed.
 
         Parameters
         ----------
@@ -85,10 +191,7 @@ class OnlineManager(Serializable):
         model_kwargs : mapping, optional
             Arguments for `prepare_online_models`.
         """
-        chosen = self.strategies if strategies is None else strategies
-        with self._data():
-            trained = [(s, self._train(s, s.first_tasks(), model_kwargs)) for s in chosen]
-            self._end(trained)
+        first_train(self.service, Options(models=model_kwargs or {}, adopt=False), strategies)
 
     def routine(
         self,
@@ -97,53 +200,80 @@ class OnlineManager(Serializable):
         model_kwargs: Mapping[str, object] | None = None,
         signal_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Run the routine of a day: train new tasks, update online models and predictions, and prepare signals.
+        """Run the routine of a day, and before it those of earlier days that are not published yet.
+
+        The routine of a day trains new tasks, puts their models online, updates the predictions and publishes the
+        signals. It uses the data up to its day. For a day that is published, nothing changes.
 
         Parameters
         ----------
         cur_time : date-like, optional
-            The day; by default the last of the calendar.
+            The day; by default the last of the calendar. If it is not a trading day, the one before it is meant.
         task_kwargs, model_kwargs, signal_kwargs : mapping, optional
             Arguments for `prepare_tasks`, `prepare_online_models` and `prepare_signals`.
+
+        Raises
+        ------
+        ConfigError
+            If there is no trading day up to `cur_time`, or it is before the first day.
+        DayFailed
+            If nothing can be published for the day, because its data are missing.
+        ServiceBusy
+            If another process runs the routine.
         """
-        self.cur_time = self._day(cur_time, "cur_time")
-        with self._data():
-            trained = []
-            for strategy in self.strategies:
-                tasks = strategy.prepare_tasks(self.cur_time, **(task_kwargs or {}))
-                if tasks:  # the outgoing models predict up to the day before
-                    strategy.tool.update_online_pred()
-                trained.append((strategy, self._train(strategy, tasks, model_kwargs)))
-            self._end(trained)
-            for strategy in self.strategies:
-                strategy.tool.update_online_pred()
-            self.prepare_signals(**(signal_kwargs or {}))
+        day = self._trading_day(cur_time)
+        self._catch_up(day, task_kwargs, model_kwargs, signal_kwargs, adopt=True)
 
-    @contextlib.contextmanager
-    def _data(self) -> Iterator[None]:
-        """In this block, the data end on the current day."""
-        with bounded(self.cur_time):
-            yield
+    def _catch_up(
+        self,
+        day: pd.Timestamp,
+        task_kwargs: Mapping[str, object] | None,
+        model_kwargs: Mapping[str, object] | None,
+        signal_kwargs: Mapping[str, Any] | None,
+        *,
+        adopt: bool,
+    ) -> None:
+        given = dict(signal_kwargs or {})
+        own = getattr(self.prepare_signals, "__func__", None) is not OnlineManager.prepare_signals
+        options = Options(
+            task_kwargs or {}, model_kwargs or {}, given.get("prepare_func"), publish=not own, adopt=adopt
+        )  # fmt: skip
+        self.cur_time = day
+        catch_up(self.service, day, options)
+        last = self.state.days.get(str(day.date()))
+        if last is not None and last.state is DayState.FAILED:
+            raise DayFailed(last.error)
+        if own or given.get("over_write"):
+            self.prepare_signals(**given)
 
-    def _train(
-        self, strategy: OnlineStrategy, tasks: list[dict[str, object]], model_kwargs: Mapping[str, object] | None
-    ) -> list[Any]:
-        until = current_session().data_until
-        dated = [{**task, DATA_UNTIL: until} for task in tasks]
-        models = self.trainer.train(dated, experiment_name=strategy.experiment_name)
-        online = strategy.prepare_online_models(models, **(model_kwargs or {}))
-        self.history.setdefault(self.cur_time, {})[strategy] = online
-        log.info("strategy %s: %d models trained, %d online", strategy.experiment_name, len(models), len(online))
-        return models
-
-    def _end(self, trained: Sequence[tuple[OnlineStrategy, list[Any]]]) -> None:
-        """Finish the training."""
-        for strategy, models in trained:
-            self.trainer.end_train(models, experiment_name=strategy.experiment_name)
+    def _trading_day(self, time: DayLike | None) -> pd.Timestamp:
+        """Return the last trading day up to a time."""
+        calendar = D.calendar(freq=self.freq)
+        if time is None:
+            day = pd.Timestamp(calendar[-1])
+        else:
+            until = read_timestamp(time, "cur_time")
+            known = calendar[calendar <= until]
+            if not len(known):
+                raise ConfigError(f"There is no trading day up to {read_day(until)}.", path="cur_time")
+            day = pd.Timestamp(known[-1])
+        first = [d for d in calendar if d >= self.begin_time]
+        if first and day < first[0]:
+            raise ConfigError(f"{read_day(day)} is before the first day, {read_day(self.begin_time)}.", path="cur_time")
+        return day
 
     def add_strategy(self, strategies: OnlineStrategy | list[OnlineStrategy]) -> None:
-        """Add strategies: train their first tasks and manage them from now on."""
+        """Add strategies: train their first tasks with the data up to the last published day, and manage them from now on.
+
+        Raises
+        ------
+        ConfigError
+            If a strategy has the name of another one.
+        """
         added = _as_list(strategies)
+        check_names([*self._names(), *(s.experiment_name for s in added)])
+        for strategy in added:
+            strategy.bind(self.service)
         self.first_train(added)
         self.strategies.extend(added)
 
@@ -156,29 +286,23 @@ class OnlineManager(Serializable):
     def prepare_signals(
         self, prepare_func: Callable[..., Any] | None = None, over_write: bool = False
     ) -> pd.Series | pd.DataFrame:
-        """Prepare the trading signals from the results so far, and return the new ones.
+        """Make the trading signals from the predictions so far without a routine, and return the new ones.
 
         Parameters
         ----------
         prepare_func : callable, optional
             Converts the collected results to signals; by default their average after standardising each day.
         over_write : bool
-            Whether to replace earlier signals; if False, only later signals are added.
+            Whether earlier signals that differ get a new version; if False, only later days are added. Earlier versions
+            are kept in the ledger.
         """
-        results = self.get_collector(artifacts_key=["pred"])()
-        made = (prepare_func or AverageEnsemble())(results)
-        new = made
-        if self.signals is not None and not over_write:
-            last = self.signals.index.get_level_values("datetime").max()
-            new = made[made.index.get_level_values("datetime") > last]
-            made = pd.concat([self.signals, new])
+        new: pd.Series | pd.DataFrame = publish(self.service, prepare_func, over_write=over_write)
         log.info("%d new signals", len(new))
-        self.signals = made
         return new
 
     def get_signals(self) -> pd.Series | pd.DataFrame | None:
-        """Return the prepared signals, index (datetime, instrument); None if there are none yet."""
-        return self.signals
+        """Return the latest version of the published signals, index (datetime, instrument); None if there are none yet."""
+        return self.service.signals()
 
     # -- simulation ----------------------------------------------------------------------------------------------------
 
@@ -190,42 +314,38 @@ class OnlineManager(Serializable):
         model_kwargs: Mapping[str, object] | None = None,
         signal_kwargs: Mapping[str, Any] | None = None,
     ) -> pd.Series | pd.DataFrame | None:
-        """Run the first training and the routine of every day until `end_time`, and return the signals."""
+        """Run the first training and the routine of every day until `end_time`, and return the signals.
+
+        Each day uses the data up to it, so that the result equals that of serving day by day.
+        """
+        with self._simulating():
+            self.first_train(model_kwargs=model_kwargs)
+            days = D.calendar(start_time=self.begin_time, end_time=end_time, freq=frequency)
+            if len(days):
+                self._catch_up(pd.Timestamp(days[-1]), task_kwargs, model_kwargs, signal_kwargs, adopt=False)
+        return self.get_signals()
+
+    @contextlib.contextmanager
+    def _simulating(self) -> Iterator[None]:
         self.status = self.STATUS_SIMULATING
         try:
-            days = D.calendar(start_time=self.cur_time, end_time=end_time, freq=frequency)
-            self.first_train(model_kwargs=model_kwargs)
-            for day in days:
-                self.routine(day, task_kwargs, model_kwargs, signal_kwargs)
+            yield
         finally:
             self.status = self.STATUS_ONLINE
-        return self.get_signals()
 
     def delay_prepare(
         self, model_kwargs: Mapping[str, Any] | None = None, signal_kwargs: Mapping[str, Any] | None = None
     ) -> None:
-        """Fit the models that a simulation has postponed, and prepare its signals.
+        """Do nothing: a simulation fits its models on the days on which they are needed, with any trainer.
 
-        Parameters
-        ----------
-        model_kwargs : mapping, optional
-            Arguments for the trainer's `end_train`.
-        signal_kwargs : mapping, optional
-            Arguments for `prepare_signals`.
+        Exists for compatibility with Qlib, where a simulation with a delayed trainer postpones fitting.
         """
-        before: dict[OnlineStrategy, set[object]] = {}
-        for day, online in self.history.items():
-            self.cur_time, changed = day, False
-            for strategy, models in online.items():
-                if before.get(strategy, set()) != set(models):
-                    ended = self.trainer.end_train(
-                        models, experiment_name=strategy.experiment_name, **(model_kwargs or {})
-                    )
-                    strategy.tool.reset_online_tag(ended)
-                    changed = True
-                before[strategy] = set(models)
-            if changed:
-                self.prepare_signals(**(signal_kwargs or {}))
+
+
+def _new_name(strategies: list[OnlineStrategy]) -> str:
+    """Return a name for a new service."""
+    named = "+".join(strategy.experiment_name for strategy in strategies)[:_LONGEST_NAME]
+    return f"{named}-{uuid.uuid4().hex[:8]}"
 
 
 def _as_list(strategies: OnlineStrategy | list[OnlineStrategy]) -> list[OnlineStrategy]:

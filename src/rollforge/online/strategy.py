@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from rollforge import trust
 from rollforge.collect.collector import Collector, RecorderCollector
 from rollforge.collect.group import RollingGroup
 from rollforge.dates import DayLike, read_day, read_timestamp
-from rollforge.errors import ConfigError
+from rollforge.errors import ArtifactNotFound, ConfigError, TaskNotSerializable
 from rollforge.generate.base import task_generator
 from rollforge.generate.calendar import TimeAdjuster
+from rollforge.generate.naming import variant
 from rollforge.generate.rolling import RollingGen
+from rollforge.generate.segments import bounds
 from rollforge.generate.task_view import TaskView
+from rollforge.ledger.entry import EntryKind, Role
 from rollforge.moved import Alias, Aliased
+from rollforge.online.service import recorder_of
 from rollforge.online.tool import OnlineTool, OnlineToolR
+from rollforge.run.execute import DATA_UNTIL, TASK_TAG
+from rollforge.run.trainer import default_names
+from rollforge.session import current_session
 from rollforge.task import Definition
-from rollforge.track.base import Recorder
+from rollforge.track.base import Experiment, Recorder, get_experiment, open_tracker
+
+if TYPE_CHECKING:
+    from rollforge.online.service import Service
 
 __all__ = ["OnlineStrategy", "RollingStrategy"]
 
 log = logging.getLogger(__name__)
+
+Span = tuple[str, str | None]
+"""First day, and the day after the last; None: until today."""
 
 
 class OnlineStrategy(Aliased):
@@ -52,6 +67,16 @@ class OnlineStrategy(Aliased):
         self.experiment_name = name_id
         self.tool: OnlineTool = OnlineTool()
 
+    _service: Service | None = None
+
+    def bind(self, service: Service) -> None:
+        """Let the strategy and its tool find out from a service which models are online."""
+        self._service = service
+        self.tool.bind(service, self.experiment_name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_service"}
+
     def prepare_tasks(self, cur_time: Any, **kwargs: Any) -> list[Definition]:
         """Return the new tasks to train at `cur_time`; None means the last day of the calendar."""
         raise NotImplementedError(f"{type(self).__name__} must implement prepare_tasks().")
@@ -70,11 +95,6 @@ class OnlineStrategy(Aliased):
     def get_collector(self, **kwargs: Any) -> Collector:
         """Return the collector of this strategy's results."""
         raise NotImplementedError(f"{type(self).__name__} must implement get_collector().")
-
-
-def _model_and_test(recorder: Recorder) -> tuple[Any, Any]:
-    task = TaskView(recorder.load_object("task"))
-    return task.model_class, task.segments["test"]
 
 
 class RollingStrategy(OnlineStrategy):
@@ -129,27 +149,156 @@ class RollingStrategy(OnlineStrategy):
         artifacts_key : sequence of str, optional
             Artifacts to collect; by default all that the collector knows.
         """
-        return RecorderCollector(
-            experiment=self.experiment_name,
+        named = self._names()
+        return _Released(
+            experiment=self._recorders,
+            spans=self._spans,
             process_list=[RollingGroup()] if process_list is None else list(process_list),
-            rec_key_func=rec_key_func or _model_and_test,
+            rec_key_func=rec_key_func or (lambda recorder: self._key(recorder, named)),
             rec_filter_func=rec_filter_func,
             artifacts_key=artifacts_key,
             **kwargs,
         )
 
+    def _spans(self) -> dict[str, list[Span]] | None:
+        """Return the days on which each recorder was online; None if no service says it."""
+        service = self._service
+        if service is None:
+            return None
+        if service.days is not None:
+            days = sorted(service.days)
+            return (
+                {
+                    r.recorder: [(day, _day_after(day))]
+                    for day in days
+                    for r in service.champions(self.experiment_name, day)
+                }
+                if len(days) == 1
+                else service.spans(self.experiment_name)
+            )
+        return service.spans(self.experiment_name) or None
+
+    def _recorders(self) -> list[Recorder]:
+        """Return the recorders to collect: those that were online, or else one of each window of the experiment."""
+        tracker = open_tracker(current_session().tracking_uri)
+        experiment = get_experiment(tracker, experiment_name=self.experiment_name, create=False)
+        spans = self._spans()
+        if spans is not None:
+            return [experiment.get_recorder(recorder_id=recorder) for recorder in spans]
+        windows: dict[Any, Recorder] = {}
+        for recorder in experiment.list_recorders(Experiment.RT_L, status=Recorder.STATUS_FI):  # latest first
+            with contextlib.suppress(ArtifactNotFound):  # not a trained task
+                windows[recorder.list_tags().get(TASK_TAG, recorder.id)] = recorder
+        return list(windows.values())
+
+    def _names(self) -> list[str]:
+        """Return the key of each template's model: its class, or if templates share it, what differs between them."""
+        classes = [TaskView(template).model_class for template in self.task_template]
+        distinct = default_names(self.task_template)
+        return [
+            c if classes.count(c) == 1 else n or f"{c} {i}"
+            for i, (c, n) in enumerate(zip(classes, distinct, strict=True), 1)
+        ]
+
+    def _key(self, recorder: Recorder, names: Sequence[str]) -> tuple[Any, Any]:
+        definition = recorder.load_object("task")
+        task = TaskView(definition)
+        place = self._template_of(definition)
+        return (task.model_class if place is None else names[place]), task.segments[self.rg.test_key]
+
+    def _template_of(self, task: Definition) -> int | None:
+        """Return the number of the template from which a task was made; None if it is unknown."""
+        mark = _mark(task)
+        found = [i for i, template in enumerate(self.task_template) if _mark(template) == mark and mark]
+        return found[0] if found else 0 if len(self.task_template) == 1 else None
+
     def first_tasks(self) -> list[Definition]:
-        """Return the windows of the templates."""
-        return task_generator(tasks=self.task_template, generators=self.rg)
+        """Return the windows of the templates: those that have begun, if the data end before the last."""
+        return [task for template in self.task_template for task in self._begun(template)]
+
+    def _begun(self, template: Definition) -> list[Definition]:
+        until = current_session().data_until
+        if until is not None and self._start(template) > read_day(until):
+            return []
+        return task_generator(tasks=template, generators=self.rg)
 
     def prepare_tasks(self, cur_time: DayLike | None = None, **kwargs: Any) -> list[Definition]:
-        """Return the windows that follow the latest online ones and begin before `cur_time`."""
-        latest, test = self._latest(self.tool.online_models())
-        if test is None:
+        """Return the windows that follow the latest ones and begin on `cur_time` or before.
+
+        The latest windows are those of the models that were put online last: in a service those of its ledger, else those
+        of the recorders that are tagged as online.
+        """
+        until = _last_day(cur_time)
+        latest = self._latest()
+        if self._service is None and not latest:
             log.warning("strategy %s has no online model yet, so there are no further tasks", self.experiment_name)
             return []
-        until = _last_day(cur_time)
-        return [t for recorder in latest for t in self.rg.gen_following_tasks(self._task_of(recorder), until)]
+        tasks: list[Definition] = []
+        for place, template in enumerate(self.task_template):
+            if place in latest:
+                tasks += self.rg.gen_following_tasks(latest[place], until)
+            elif self._service is not None:
+                tasks += self._begun(template)
+        return tasks
+
+    def prepare_online_models(self, trained_models: list[Any], cur_time: Any = None) -> list[Any]:
+        """Put the model of the latest trained window of each template online, and return the models that are online."""
+        if not trained_models:
+            return self.tool.online_models()
+        latest: dict[int | None, tuple[Any, Any]] = {}
+        for model in trained_models:
+            task = self._task_of(model)
+            place, start = self._template_of(task), self._start(task)
+            if place not in latest or latest[place][0] <= start:
+                latest[place] = (start, model)
+        kept = (
+            []
+            if len(latest) == len(self.task_template)
+            else [model for model in self.tool.online_models() if self._template_of(self._task_of(model)) not in latest]
+        )
+        online = [*kept, *(model for _, model in latest.values())]
+        self.tool.reset_online_tag(online)
+        return online
+
+    def _start(self, task: Definition) -> np.datetime64:
+        """Return the first day of a task's test segment."""
+        start = bounds(self.rg.test_key, TaskView(task).segments[self.rg.test_key]).start
+        if start is None:
+            raise ConfigError("a rolling strategy needs the first day of the test segment.", path="task_template")
+        return start
+
+    def windows(self, recorders: Sequence[Recorder]) -> dict[int, list[tuple[str, Recorder]]]:
+        """Return the recorders by the number of their template, with the first days of their windows, in order."""
+        found: dict[int, list[tuple[str, Recorder]]] = {}
+        for recorder in recorders:
+            task = self._task_of(recorder)
+            place = self._template_of(task)
+            found.setdefault(-1 if place is None else place, []).append((str(self._start(task)), recorder))
+        return {place: sorted(held, key=lambda w: w[0]) for place, held in found.items()}
+
+    def _latest(self) -> dict[int, Definition]:
+        """Return the task of the latest window of each template, by the template's number."""
+        latest: dict[int, Definition] = {}
+        for recorder in self._known():
+            task = self._task_of(recorder)
+            place = self._template_of(task)
+            if place is not None and (place not in latest or self._start(latest[place]) < self._start(task)):
+                latest[place] = {key: value for key, value in task.items() if key != DATA_UNTIL}
+            if self._service is not None and len(latest) == len(self.task_template):
+                break  # the ledger has the latest windows first
+        return latest
+
+    def _known(self) -> Iterator[Recorder]:
+        """Yield the recorders that are or were online, the latest windows first where a service says it."""
+        if self._service is None:
+            yield from self.tool.online_models()
+            return
+        seen: set[str] = set()
+        for entry, release in reversed(self._service.state().releases):
+            decided = entry.kind == EntryKind.DAY and release.role is not Role.RETIRED
+            if release.strategy == self.experiment_name and decided and release.recorder not in seen:
+                seen.add(release.recorder)
+                yield recorder_of(release)
 
     def _task_of(self, recorder: Recorder) -> Definition:
         """Return the task of an online model after checking that it names no other code than the templates.
@@ -160,12 +309,47 @@ class RollingStrategy(OnlineStrategy):
         trust.check_names(task, self.task_template, f"The task of recorder {recorder.id}")
         return task
 
-    def _latest(self, recorders: Sequence[Recorder]) -> tuple[list[Recorder], Any]:
-        tests = [(r, _model_and_test(r)[1]) for r in recorders]
-        if not tests:
-            return [], None
-        last = max((t for _, t in tests), key=lambda t: read_day(t[0]))
-        return [r for r, t in tests if read_day(t[0]) == read_day(last[0])], last
+
+class _Released(RecorderCollector):
+    """Collects recorders, each on the days on which it was online."""
+
+    def __init__(self, *args: Any, spans: Callable[[], dict[str, list[Span]] | None], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._spans = spans
+
+    def collect(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return ``{name: {key: object}}``."""
+        self._online = self._spans()
+        return super().collect(*args, **kwargs)
+
+    _online: dict[str, list[Span]] | None = None
+
+    def _load(self, recorder: Recorder, name: str) -> object:
+        found = super()._load(recorder, name)
+        spans = None if self._online is None else self._online.get(recorder.id)
+        if spans is None or not isinstance(found, (pd.DataFrame, pd.Series)) or "datetime" not in found.index.names:
+            return found
+        days = found.index.get_level_values("datetime")
+        inside = np.zeros(len(found), bool)
+        for first, after in spans:
+            inside |= (days >= pd.Timestamp(first)) & (days < pd.Timestamp(after or pd.Timestamp.max))
+        return found if inside.all() else found[inside]
+
+
+def _day_after(day: str) -> str:
+    return str((pd.Timestamp(day) + pd.Timedelta(days=1)).date())
+
+
+def _mark(task: Definition) -> str:
+    """Return a hash of a task that is the same for all windows of a template; empty if it has live objects."""
+    dataset = task.get("dataset")
+    if isinstance(dataset, Mapping) and isinstance(dataset.get("kwargs"), Mapping):
+        plain = {key: value for key, value in dataset["kwargs"].items() if key != "purge_rows"}
+        task = {**task, "dataset": {**dataset, "kwargs": plain}}
+    try:
+        return variant(task)
+    except TaskNotSerializable:
+        return ""
 
 
 def _last_day(cur_time: object) -> pd.Timestamp:

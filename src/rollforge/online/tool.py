@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rollforge.dates import DayLike
-from rollforge.errors import ArtifactNotFound, ConfigError
+from rollforge.errors import ArtifactNotFound, ConfigError, nearest
 from rollforge.moved import Alias, Aliased
 from rollforge.online.update import PredUpdater
 from rollforge.session import current_session
 from rollforge.track.base import Recorder, get_experiment, open_tracker
+
+if TYPE_CHECKING:
+    from rollforge.online.service import Service
 
 __all__ = ["OnlineTool", "OnlineToolR"]
 
@@ -38,6 +41,16 @@ class OnlineTool:
     ONLINE_KEY = "online_status"
     ONLINE_TAG = "online"
     OFFLINE_TAG = "offline"
+
+    _service: Service | None = None
+    _strategy = ""
+
+    def bind(self, service: Service, strategy: str) -> None:
+        """Let the tool change the models of a strategy through the ledger of a service."""
+        self._service, self._strategy = service, strategy
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("_service", "_strategy")}
 
     def set_online_tag(self, tag: str, recorder: Any) -> None:
         """Mark models as online or offline."""
@@ -85,11 +98,26 @@ class OnlineToolR(Aliased, OnlineTool):
             raise ConfigError(
                 "OnlineToolR needs an experiment. Give default_exp_name to the tool, or exp_name to the method."
             )
-        experiment = get_experiment(open_tracker(current_session().tracking_uri), experiment_name=experiment_name)
+        tracker = open_tracker(current_session().tracking_uri)
+        if self._service is not None and tracker.find_experiment(name=experiment_name) is None:
+            return []  # nothing is trained yet
+        experiment = get_experiment(tracker, experiment_name=experiment_name, create=False)
         return list(experiment.list_recorders(tags=tags).values())
 
     def set_online_tag(self, tag: str, recorder: Recorder | list[Recorder]) -> None:
-        """Mark recorders as online or offline."""
+        """Mark recorders as online or offline.
+
+        The tag of a model that belongs to a service only shows what its ledger says, and is written again by its next
+        routine; :meth:`reset_online_tag` changes the ledger.
+
+        Raises
+        ------
+        ConfigError
+            If `tag` is neither `ONLINE_TAG` nor `OFFLINE_TAG`.
+        """
+        words = (self.ONLINE_TAG, self.OFFLINE_TAG)
+        if tag not in words:
+            raise ConfigError(f"A model is 'online' or 'offline', found {tag!r}.{nearest(str(tag), words)}", path="tag")
         for one in _as_list(recorder):
             one.set_tags(**{self.ONLINE_KEY: tag})
 
@@ -98,11 +126,32 @@ class OnlineToolR(Aliased, OnlineTool):
         return recorder.list_tags().get(self.ONLINE_KEY, self.OFFLINE_TAG)
 
     def reset_online_tag(self, recorder: Recorder | list[Recorder], exp_name: str | None = None) -> None:
-        """Put these recorders online and all others of the experiment offline."""
+        """Put these recorders online and all others of the experiment offline.
+
+        If the tool belongs to a strategy of a service that has begun, this is an entry of its ledger: the recorders are
+        used from the next day on, until the next window begins.
+
+        Raises
+        ------
+        ConfigError
+            If there is no recorder: then no model would be online.
+        """
         wanted = _as_list(recorder)
+        if not wanted:
+            raise ConfigError("There is no recorder to put online. At least one is needed.", path="recorder")
+        experiment_name = exp_name or self.experiment_name
+        service = self._service
+        if service is not None and not service.deciding and experiment_name == self._strategy:
+            service.replace_champions(self._strategy, wanted)
+        self.mark(wanted, experiment_name)
+
+    def mark(self, wanted: list[Recorder], experiment_name: str | None = None) -> None:
+        """Write the tags: first of the recorders that are online, so that at no time none is."""
         ids = {r.id for r in wanted}
-        self.set_online_tag(self.OFFLINE_TAG, [r for r in self.online_models(exp_name) if r.id not in ids])
-        self.set_online_tag(self.ONLINE_TAG, wanted)
+        marked = self._recorders(experiment_name, {self.ONLINE_KEY: self.ONLINE_TAG})
+        there = {r.id for r in marked}
+        self.set_online_tag(self.ONLINE_TAG, [r for r in wanted if r.id not in there])
+        self.set_online_tag(self.OFFLINE_TAG, [r for r in marked if r.id not in ids])
 
     def online_models(self, exp_name: str | None = None) -> list[Recorder]:
         """Return the recorders of the experiment that are online."""

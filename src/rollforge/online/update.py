@@ -10,9 +10,9 @@ from typing import Any, Literal, overload
 import pandas as pd
 
 from rollforge.dates import DayLike, read_day, read_timestamp
+from rollforge.errors import ConfigError
 from rollforge.features.api import D
 from rollforge.features.dataset import DatasetH
-from rollforge.features.handler import DataHandlerLP
 from rollforge.market.frames import day_rows
 from rollforge.models.base import Model
 from rollforge.record.signal import SignalRecord
@@ -48,7 +48,7 @@ class RMDLoader:
         if not _reaches_back(dataset, start_time):
             handler_kwargs["start_time"] = start_time
         dataset.config(handler_kwargs=handler_kwargs, segments=segments or {"test": (start_time, end_time)})
-        dataset.setup_data(handler_kwargs={"init_type": DataHandlerLP.IT_LS})
+        dataset.setup_data()
         return dataset
 
     def get_model(self) -> Model:
@@ -88,11 +88,13 @@ class DSBasedUpdater(RecordUpdater):
     record : Recorder
         A trained recorder.
     to_date : date-like, optional
-        The last day; None, or a day past the end of the calendar, means the calendar's last day.
+        The last day; None, or a day past the end of the calendar, means the calendar's last day. If it is not a trading
+        day, the one before it is meant.
     from_date : date-like, optional
-        The first day to compute again; None means the day after the last existing one.
+        The first day to compute again, or the trading day after it; None means the day after the last existing one.
+        Missing days before it are computed too.
     hist_ref : int, optional
-        Number of trading days of history that the dataset needs; 0 by default.
+        Number of trading days of history that the dataset needs, at least 0; 0 by default.
     freq : str
         Name of the calendar.
     fname : str
@@ -104,6 +106,8 @@ class DSBasedUpdater(RecordUpdater):
     ------
     ArtifactNotFound
         If the recorder does not have the artifact yet.
+    ConfigError
+        If `hist_ref` is negative, or there is no trading day up to `to_date`.
     """
 
     def __init__(
@@ -117,29 +121,53 @@ class DSBasedUpdater(RecordUpdater):
         loader_cls: type[RMDLoader] = RMDLoader,
     ) -> None:
         super().__init__(record)
+        if hist_ref is not None and hist_ref < 0:
+            raise ConfigError(f"must be a number of trading days, at least 0; found {hist_ref}.", path="hist_ref")
         self.hist_ref = hist_ref or 0
         self.freq = freq
         self.fname = fname
         self.rmdl = loader_cls(record)
         self._calendar = pd.DatetimeIndex(D.calendar(freq=freq))
-        latest = self._calendar[-1]
-        self.to_date = latest if to_date is None else min(read_timestamp(to_date, "to_date"), latest)
+        self.to_date = self._last_day(to_date)
         self.old_data: pd.DataFrame = record.load_object(fname)
-        if from_date is None:
-            # Labels at the end are missing until their days are known: recompute them.
-            self.last_end = self.old_data.dropna().index.get_level_values("datetime").max()
-        else:
-            self.last_end = self._shifted(read_timestamp(from_date, "from_date"), -1)
+        first = self._first_missing()
+        if from_date is not None:
+            again = self._place(read_timestamp(from_date, "from_date"))
+            first = again if first is None else min(first, again)
+        if first is None:
+            raise ConfigError(f"{fname} of recorder {record.id} is empty. Give from_date, the first day to compute.")
+        self._first = first
+        self.last_end = self._shifted(self._first, -1) if self._first else self._calendar[0] - pd.Timedelta(days=1)
 
-    def _shifted(self, day: pd.Timestamp, days: int) -> pd.Timestamp:
-        place = int(self._calendar.searchsorted(day)) + days
-        return self._calendar[min(max(place, 0), len(self._calendar) - 1)]
+    def _last_day(self, to_date: DayLike | None) -> pd.Timestamp:
+        if to_date is None:
+            return self._calendar[-1]
+        until = read_timestamp(to_date, "to_date")
+        place = int(self._calendar.searchsorted(until, side="right")) - 1
+        if place < 0:
+            raise ConfigError(f"There is no trading day up to {read_day(until)}.", path="to_date")
+        return self._calendar[place]
+
+    def _place(self, day: pd.Timestamp, side: Literal["left", "right"] = "left") -> int:
+        """Return the position of the first trading day on or after a day; with ``side="right"``, after it."""
+        return int(self._calendar.searchsorted(day, side=side))
+
+    def _first_missing(self) -> int | None:
+        """Return the position of the first day to compute; None if there is no day yet."""
+        days = self.old_data.dropna().index.get_level_values("datetime")
+        if len(days):
+            return self._place(days.max(), "right")
+        days = self.old_data.index.get_level_values("datetime")
+        return self._place(days.min()) if len(days) else None
+
+    def _shifted(self, place: int, days: int) -> pd.Timestamp:
+        return self._calendar[min(max(place + days, 0), len(self._calendar) - 1)]
 
     def prepare_data(self, unprepared_dataset: DatasetH | None = None) -> DatasetH:
         """Return the dataset for the missing days."""
-        first = self._shifted(self.last_end, 1)
-        segments = {"test": (first, self.to_date)}
-        return self.rmdl.get_dataset(self._shifted(first, -self.hist_ref), self.to_date, segments, unprepared_dataset)
+        segments = {"test": (self._shifted(self._first, 0), self.to_date)}
+        start = self._shifted(self._first, -self.hist_ref)
+        return self.rmdl.get_dataset(start, self.to_date, segments, unprepared_dataset)
 
     @overload
     def update(self, dataset: DatasetH | None = None, write: bool = True, ret_new: Literal[False] = False) -> None: ...
@@ -159,8 +187,8 @@ class DSBasedUpdater(RecordUpdater):
         ret_new : bool
             Whether to return the full updated frame.
         """
-        if self.last_end >= self.to_date:
-            log.info("%s of recorder %s reaches to %s already", self.fname, self.record.id, self.last_end)
+        if self._first >= len(self._calendar) or self._calendar[self._first] > self.to_date:
+            log.info("%s of recorder %s reaches to %s already", self.fname, self.record.id, self.to_date)
             return None
         updated = self.get_update_data(self.prepare_data() if dataset is None else dataset)
         if write:
@@ -172,14 +200,19 @@ class DSBasedUpdater(RecordUpdater):
     def get_update_data(self, dataset: DatasetH) -> pd.DataFrame:
         """Return the old frame updated with the new days."""
 
-
-def _with_new(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """Return the new rows and the old rows outside their range of days."""
-    days = new.index.get_level_values("datetime")
-    there = old.index.get_level_values("datetime")
-    kept = old[(there < days.min()) | (there > days.max())] if len(days) else old
-    joined: pd.DataFrame = pd.concat([kept, new]).sort_index()
-    return joined
+    def _with_new(self, new: pd.DataFrame) -> pd.DataFrame:
+        """Return the new rows and the old rows of other days, without days that are no longer in the calendar."""
+        if list(new.columns) != list(self.old_data.columns):
+            raise ConfigError(
+                f"{self.fname} of recorder {self.record.id} has the columns {list(self.old_data.columns)}, but its update "
+                f"by {type(self).__name__} has {list(new.columns)}. Each artifact has its own updater.",
+                path="fname",
+            )
+        days, calendar = self.old_data.index.get_level_values("datetime"), self._calendar
+        gone = (days <= calendar[-1]) & (days >= calendar[0]) & ~days.isin(calendar)
+        again = (days >= self._calendar[self._first]) & (days <= self.to_date)
+        joined: pd.DataFrame = pd.concat([self.old_data[~gone & ~again], new]).sort_index()
+        return joined
 
 
 class PredUpdater(DSBasedUpdater):
@@ -189,16 +222,25 @@ class PredUpdater(DSBasedUpdater):
         """Return the prediction updated with the new days."""
         model = self.rmdl.get_model()
         prediction = day_rows(model.predict(dataset), f"The prediction of {type(model).__name__}")
-        frame = prediction.to_frame("score") if isinstance(prediction, pd.Series) else prediction
-        return _with_new(self.old_data, frame)
+        return self._with_new(prediction.to_frame("score") if isinstance(prediction, pd.Series) else prediction)
 
 
 class LabelUpdater(DSBasedUpdater):
-    """Updates the labels saved by `SignalRecord`."""
+    """Updates the labels saved by `SignalRecord`.
+
+    Without `from_date`, all days are computed again from the first with a missing label on: labels that look ahead are
+    known later than their day, and those of an instrument can arrive later than those of others.
+    """
 
     def __init__(self, record: Recorder, to_date: DayLike | None = None, **kwargs: Any) -> None:
         super().__init__(record, to_date=to_date, **{"fname": "label.pkl", **kwargs})
 
+    def _first_missing(self) -> int | None:
+        missing = self.old_data.isna().any(axis=1)
+        if not missing.any():
+            return super()._first_missing()
+        return self._place(self.old_data.index.get_level_values("datetime")[missing].min())
+
     def get_update_data(self, dataset: DatasetH) -> pd.DataFrame:
         """Return the labels updated with the new days."""
-        return _with_new(self.old_data, SignalRecord.generate_label(dataset))
+        return self._with_new(SignalRecord.generate_label(dataset))

@@ -23,9 +23,11 @@ from rollforge.generate.naming import describe, trial_of
 from rollforge.generate.segments import has_intervals
 from rollforge.generate.task_view import TaskView
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
+from rollforge.machine import process_name
 from rollforge.run.job import current_attempt, current_model, current_task
 from rollforge.run.review import review
 from rollforge.session import Session, bounded, current_session, using
+from rollforge.task import digest
 from rollforge.track.base import Experiment, Recorder, RunQuery, get_experiment, open_tracker
 
 if TYPE_CHECKING:
@@ -59,6 +61,10 @@ removed."""
 STATUS_KEY = "train_status"
 STATUS_BEGIN = "begin_task_train"
 TM_ID = "_id in TaskManager"
+TASK_TAG = "rollforge.task"
+"""Recorder tag: digest of the task."""
+PROCESS_TAG = "rollforge.process"
+"""Recorder tag: name of the process that trains it, see :func:`~rollforge.machine.process_name`."""
 DATA_UNTIL = "data_until"
 """Key of a task: the last day of the data that may be used to train it and for its records; by default that of the
 session."""
@@ -277,6 +283,7 @@ def end_task_train(rec: Recorder, experiment_name: str | None = None, *, session
         Ignored; exists for compatibility with Qlib's signature.
     """
     rec.start_run()
+    rec.set_tags(**{PROCESS_TAG: process_name()})
     return _run(rec, rec.load_object("task"), session or current_session(), first_half=False)
 
 
@@ -322,12 +329,15 @@ def _create_recorder(
     task_id = current_task.get()
     if task_id is not None and current_attempt.get():  # the previous attempt may have been killed
         end_unfinished_runs(task_id, experiment_name, session)
+    tags = {PROCESS_TAG: process_name()}
+    with contextlib.suppress(TaskNotSerializable):  # a task with live objects
+        tags[TASK_TAG] = digest(task)
     known = _experiments.get((tracker.uri, experiment_name))
     if known is not None:
         with contextlib.suppress(TrackingError):  # the experiment has been deleted: opened again below
-            return known.create_recorder(recorder_name)
+            return known.create_recorder(recorder_name, tags)
     _experiments[tracker.uri, experiment_name] = experiment = get_experiment(tracker, experiment_name=experiment_name)
-    return experiment.create_recorder(recorder_name)
+    return experiment.create_recorder(recorder_name, tags)
 
 
 _experiments: dict[tuple[str, str], Experiment] = {}

@@ -1,0 +1,501 @@
+"""The routine of a service: from its ledger and the data up to a day to one more entry of the ledger.
+
+Days that were missed are due days like any other, so that catching up, simulating the past and serving day by day are the
+same loop. A process can be killed anywhere: the next one finds the same entries and the trained models, and repeats the
+day.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rollforge.collect.collector import MergeCollector
+from rollforge.collect.ensemble import AverageEnsemble
+from rollforge.dates import DayLike, read_day
+from rollforge.errors import ConfigError, DataError, DataNotFound, DayFailed
+from rollforge.features.api import D
+from rollforge.generate.task_view import TaskView
+from rollforge.ledger.entry import (
+    DayResult,
+    DayState,
+    EntryKind,
+    Release,
+    Role,
+    Signal,
+    author,
+    correction_body,
+    day_body,
+    service_body,
+)
+from rollforge.market.universe import resolve_instruments, session_provider
+from rollforge.online import signal_files
+from rollforge.online.service import Hold, Service, changed_releases, next_version, recorder_of
+from rollforge.online.strategy import OnlineStrategy, RollingStrategy
+from rollforge.online.tool import OnlineToolR
+from rollforge.online.training import train_missing
+from rollforge.online.update import PredUpdater
+from rollforge.run.execute import DATA_UNTIL, TASK_TAG
+from rollforge.session import bounded, current_session
+from rollforge.task import Definition
+from rollforge.track.base import Recorder
+
+__all__ = ["Options", "catch_up", "correct", "first_train", "publish"]
+
+log = logging.getLogger(__name__)
+
+PrepareFunc = Callable[..., Any]
+"""Makes signals from the collected results ``{(strategy, "pred"): {model: frame}}``."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments for the parts of a routine."""
+
+    tasks: Mapping[str, Any] = field(default_factory=dict)
+    """For ``prepare_tasks`` of the strategies."""
+    models: Mapping[str, Any] = field(default_factory=dict)
+    """For ``prepare_online_models`` of the strategies."""
+    prepare_func: PrepareFunc | None = None
+    """Makes the signals; by default the average of the models after standardising each day."""
+    publish: bool = True
+    """Whether the days are published; False leaves that to a manager with its own ``prepare_signals``."""
+    adopt: bool = True
+    """Whether a service without entries begins with the models that are tagged as online, if there are any."""
+
+
+def calendar_days(service: Service, first: DayLike | None, until: DayLike | None) -> list[str]:
+    """Return trading days as text."""
+    return [str(day.date()) for day in D.calendar(first, until, freq=service.freq)]
+
+
+def first_train(
+    service: Service, options: Options | None = None, strategies: Sequence[OnlineStrategy] | None = None
+) -> None:
+    """Train the first tasks of strategies with the data up to the service's first day, and release their models.
+
+    A strategy that has released models already is left alone. Strategies that are added later begin on the last
+    published day.
+
+    Raises
+    ------
+    ServiceBusy
+        If another process holds the lease of the service.
+    TrainingFailed
+        If a task fails.
+    """
+    options = options or Options(adopt=False)
+    with service.hold() as held:
+        _Day(service, held, options, _first_day(service, held)).begin(strategies or service.strategies)
+
+
+def _first_day(service: Service, held: Hold) -> str:
+    return held.state.last_published or str(service.begin_day.date())
+
+
+def catch_up(service: Service, until: DayLike | None = None, options: Options | None = None) -> list[DayResult]:
+    """Run the routine of every due day, oldest first, and return what happened.
+
+    A day is due from the service's first day on, if it is not published. A day on which nothing can be published (no
+    instrument has data) is recorded as failed, and is due again the next time; the days after it go on.
+
+    Parameters
+    ----------
+    service : Service
+        The service.
+    until : date, optional
+        The last day; by default the last of the calendar. Later data are not used.
+    options : Options, optional
+        Arguments for its parts.
+
+    Raises
+    ------
+    ServiceBusy
+        If another process holds the lease of the service.
+    TrainingFailed
+        If a task fails; the day is recorded as failed.
+    """
+    options = options or Options()
+    results = []
+    with service.hold() as held:
+        begun = {r.strategy for _, r in held.state.releases}
+        missing = [s for s in service.strategies if s.experiment_name not in begun]
+        if missing and (not held.state.days or begun):
+            _Day(service, held, options, _first_day(service, held)).begin(missing)
+        for day in calendar_days(service, service.begin_day, until):
+            known = held.state.days.get(day)
+            if day in held.state.signals() or (known is not None and known.state is DayState.PUBLISHED):
+                continue
+            results.append(_Day(service, held, options, day).run())
+        _Day(service, held, options, "").mirror()
+    return results
+
+
+class _Day:
+    """One day of a service, with the data up to it."""
+
+    def __init__(self, service: Service, held: Hold, options: Options, day: str) -> None:
+        self.service, self.held, self.options, self.day = service, held, options, day
+        self.trained: list[str] = []
+        self.releases: list[Release] = []
+        self.began = time.perf_counter()
+
+    # -- the first training --------------------------------------------------------------------------------------------
+
+    def begin(self, strategies: Sequence[OnlineStrategy]) -> None:
+        """Release the first models of strategies."""
+        begun = {r.strategy for _, r in self.held.state.releases}
+        fresh = [s for s in strategies if s.experiment_name not in begun]
+        if not self.held.state.entries:
+            workflow = self.service.workflow or {s.experiment_name: type(s).__name__ for s in strategies}
+            self.held.append(EntryKind.SERVICE, service_body(self.service.name, workflow))
+        if not fresh:
+            return
+        with bounded(self.day):
+            for strategy in fresh:
+                there = strategy.tool.online_models() if self.options.adopt and _keeps_recorders(strategy) else []
+                models = there or self._trained(strategy, strategy.first_tasks())
+                online = strategy.prepare_online_models(models, **self.options.models)
+                self._release(strategy, models, online, "was online before" if there else "first training")
+            known = self.held.state.days.get(self.day)
+            result = replace(known, trained=tuple(self.trained)) if known else self._result(DayState.TRAINED)
+            self.held.append(EntryKind.DAY, day_body(result, releases=self.releases))
+        self.mirror()
+
+    # -- every day -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> DayResult:
+        """Train what is due, release it, predict and publish; return the result, which is in the ledger."""
+        log.info("service %s: %s", self.service.name, self.day)
+        with bounded(self.day):
+            try:
+                body = self._body()
+            except Exception as exc:
+                self.held.forget()
+                self._failed(str(exc))
+                if not isinstance(exc, DayFailed):
+                    raise
+                return self._result(DayState.FAILED, str(exc))
+            finally:
+                self.held.forget()
+            self.held.append(EntryKind.DAY, body)
+        return DayResult.of_document(body["day"])
+
+    def _body(self) -> Mapping[str, Any]:
+        """Return the entry of the day."""
+        self._check_data()
+        self.mirror()
+        for strategy in self.service.strategies:
+            tasks = strategy.prepare_tasks(pd.Timestamp(self.day), **self.options.tasks)
+            models = self._trained(strategy, tasks)
+            if models:
+                self._fill(strategy)
+            online = strategy.prepare_online_models(models, **self.options.models)
+            self._release(strategy, models, online, "new window" if models else "")
+        for strategy in self.service.strategies:
+            self._predict(strategy)
+        signals = self._signals() if self.options.publish else []
+        result = self._result(DayState.PUBLISHED)
+        return day_body(result, releases=self.releases, signals=signals)
+
+    def _result(self, state: DayState, error: str = "") -> DayResult:
+        seconds = round(time.perf_counter() - self.began, 3)
+        return DayResult(self.day, state, data_mark(self.day), seconds, error, tuple(self.trained))
+
+    def _failed(self, error: str) -> None:
+        """Record that the day has failed, unless the last entry about it says the same."""
+        result = self._result(DayState.FAILED, error)
+        known = self.held.state.days.get(self.day)
+        log.warning("service %s: %s failed: %s", self.service.name, self.day, error)
+        if known is None or (known.state, known.error, known.data) != (result.state, result.error, result.data):
+            self.held.forget()
+            self.held.append(EntryKind.DAY, day_body(result))
+
+    def _check_data(self) -> None:
+        """Raise an error if no instrument has a price on the day."""
+        try:
+            provider = session_provider()
+        except DataNotFound:  # strategies with data of their own
+            return
+        place = int(np.searchsorted(provider.calendar(self.service.freq), read_day(self.day)))
+        if "close" not in provider.fields():
+            return
+        for universe in self._universes():
+            codes = list(resolve_instruments(provider, universe)[0])
+            block = provider.read("close", codes, place, place + 1, self.service.freq)
+            if not np.isfinite(block.values).any():
+                raise DayFailed(
+                    f"No instrument of {universe!r} has a price on {self.day}. Add the day's data, or remove the day from "
+                    "the calendar, and run the routine again."
+                )
+
+    def _universes(self) -> list[Any]:
+        found = []
+        for strategy in self.service.strategies:
+            for template in getattr(strategy, "task_template", []):
+                kwargs = TaskView(template).handler_kwargs
+                universe = (kwargs or {}).get("instruments")
+                if universe is not None and universe not in found:
+                    found.append(universe)
+        return found
+
+    def _trained(self, strategy: OnlineStrategy, tasks: Sequence[Definition]) -> list[Any]:
+        until = current_session().data_until
+        dated = [{**task, DATA_UNTIL: until} for task in tasks]
+        trainer, name = self.service.trainer, strategy.experiment_name
+        if _keeps_recorders(strategy):
+            models = train_missing(trainer, dated, name)
+        else:
+            models = trainer.end_train(trainer.train(dated, experiment_name=name), experiment_name=name)
+        self.trained += [model.id for model in models if isinstance(model, Recorder)]
+        log.info("strategy %s: %d models of %d tasks", name, len(models), len(tasks))
+        return models
+
+    def _release(self, strategy: OnlineStrategy, models: Sequence[Any], online: Sequence[Any], reason: str) -> None:
+        """Decide which recorders of a strategy are used from when on."""
+        name = strategy.experiment_name
+        if isinstance(strategy, RollingStrategy):
+            self.releases += self._of_windows(strategy, models, reason)
+            self._decide()
+        now = [model for model in online if isinstance(model, Recorder)]
+        if now:
+            first = dict.fromkeys([r.id for r in now], self.day)
+            self.releases += changed_releases(
+                self.service.champions(name, self.day), now, name, first, self.day, reason
+            )
+            self._decide()
+
+    def _decide(self) -> None:
+        self.held.decide(EntryKind.DAY, day_body(DayResult(self.day, DayState.DUE), releases=self.releases))
+
+    def _of_windows(self, strategy: RollingStrategy, models: Sequence[Any], reason: str) -> list[Release]:
+        """Return the releases of new windows: each is used from its first day on, if that is not published yet."""
+        by, name = author(), strategy.experiment_name
+        last = self.held.state.last_published
+        floor = "" if last is None else str((pd.Timestamp(last) + pd.Timedelta(days=1)).date())
+        before = strategy.windows([recorder_of(r) for r in self.service.champions(name, self.day)])
+        found: list[Release] = []
+
+        def add(recorder: Recorder, role: Role, day: str) -> None:
+            found.append(
+                Release(recorder.list_tags().get(TASK_TAG, ""), name, recorder.id, role, day, by, reason, name)
+            )
+
+        for template, windows in strategy.windows([m for m in models if isinstance(m, Recorder)]).items():
+            starts = {max(start, floor): recorder for start, recorder in windows}  # of several on a day, the latest
+            used = sorted(starts.items())
+            for _, recorder in before.get(template, []):
+                if recorder.id not in {r.id for _, r in used}:
+                    add(recorder, Role.RETIRED, used[0][0])
+            for (start, recorder), (after, _) in zip(used, [*used[1:], ("", None)], strict=True):
+                add(recorder, Role.CHAMPION, start)
+                if after:
+                    add(recorder, Role.RETIRED, after)
+        return found
+
+    def _fill(self, strategy: OnlineStrategy) -> None:
+        """Let the outgoing models predict up to the day before."""
+        for release in self.service.champions(strategy.experiment_name, self.day):
+            calendar = D.calendar(freq=self.service.freq)
+            if len(calendar) > 1:
+                _update(recorder_of(release), calendar[-2])
+
+    def _predict(self, strategy: OnlineStrategy) -> None:
+        """Let the models of a strategy predict up to the day."""
+        tool = strategy.tool
+        if not _keeps_recorders(strategy) or type(tool).update_online_pred is not OnlineToolR.update_online_pred:
+            tool.update_online_pred()
+            return
+        used = self.service.state().online(self.day)
+        for release in [r for role in (Role.CHAMPION, Role.CANDIDATE) for r in used.get(role, ())]:
+            if release.strategy == strategy.experiment_name and release.recorder not in self.trained:
+                _update(recorder_of(release), pd.Timestamp(self.day), again=True)
+
+    # -- signals -------------------------------------------------------------------------------------------------------
+
+    def _signals(self) -> list[Signal]:
+        """Write the signals of the day, and of earlier days that have predictions and no signals."""
+        state = self.held.state
+        first = not state.signals()
+        made = _made(self.service, self.options.prepare_func, None if first else {self.day})
+        ready = [day for day in signal_files.days_of(made) if day <= self.day and day not in state.signals()]
+        if self.day not in ready:
+            raise DayFailed(f"The models have no predictions for {self.day}.")
+        found = self._written(signal_files.rows_of(made, ready), "")
+        return found
+
+    def _written(self, rows: Any, why: str) -> list[Signal]:
+        """Write rows as a file, and return the signals of its days."""
+        days = signal_files.days_of(rows)
+        versions = {day: next_version(self.held.state, day) for day in days}
+        last = days[-1]
+        file, mark = signal_files.write(self.service.place, f"{last}.v{versions[last]}", rows)
+        counts = pd.DatetimeIndex(rows.index.get_level_values("datetime")).value_counts()
+        return [
+            Signal(day, versions[day], self._used(day), file, mark, int(counts[pd.Timestamp(day)]), why) for day in days
+        ]
+
+    def _used(self, day: str) -> tuple[str, ...]:
+        return tuple(r.recorder for r in self.service.state().champions(day))
+
+    # -- tags ----------------------------------------------------------------------------------------------------------
+
+    def mirror(self) -> None:
+        """Let the tags of the recorders show what the ledger says, so that they are right again after a crash."""
+        state = self.held.state
+        last = max((r.from_day for _, r in state.releases), default="")
+        for strategy in self.service.strategies:
+            if not isinstance(strategy.tool, OnlineToolR):
+                continue
+            day = max(last, self.day)
+            wanted = {r.recorder: r for r in state.champions(day) if r.strategy == strategy.experiment_name}
+            if wanted and {r.id for r in strategy.tool.online_models()} != set(wanted):
+                log.info("strategy %s: the tags of its recorders are written again", strategy.experiment_name)
+                strategy.tool.mark([recorder_of(r) for r in wanted.values()])
+
+
+def _keeps_recorders(strategy: OnlineStrategy) -> bool:
+    return isinstance(strategy.tool, OnlineToolR)
+
+
+def _update(recorder: Recorder, until: pd.Timestamp, *, again: bool = False) -> None:
+    """Let a recorder predict up to a day; with `again`, also if it has a prediction for that day."""
+    updater = PredUpdater(recorder, to_date=until)
+    if again and updater.last_end >= updater.to_date:
+        updater = PredUpdater(recorder, to_date=until, from_date=until)
+    updater.update()
+
+
+def data_mark(day: str) -> str:
+    """Return a hash of all values of a day; empty without a data folder."""
+    try:
+        provider = session_provider()
+        codes = sorted(provider.instruments("all"))
+    except DataError:
+        return ""
+    calendar = provider.calendar()
+    place = int(np.searchsorted(calendar, read_day(day)))
+    if place >= len(calendar) or calendar[place] != read_day(day):
+        return ""
+    mark = hashlib.blake2b(digest_size=16)
+    for name in provider.fields():
+        values = np.ascontiguousarray(provider.read(name, codes, place, place + 1).values)
+        mark.update(f"\0{name}\0".encode() + values.tobytes())
+    mark.update("\0".join(codes).encode())
+    return mark.hexdigest()
+
+
+def _made(service: Service, prepare_func: PrepareFunc | None, days: set[str] | None) -> Any:
+    """Return signals from the results of the strategies, by default of some days only."""
+    service.days = days if prepare_func is None else None
+    try:
+        collectors = {s.experiment_name: s.get_collector(artifacts_key=["pred"]) for s in service.strategies}
+        return (prepare_func or AverageEnsemble())(MergeCollector(collectors, process_list=[])())
+    finally:
+        service.days = None
+
+
+# -- past days ---------------------------------------------------------------------------------------------------------
+
+
+def publish(service: Service, prepare_func: PrepareFunc | None = None, *, over_write: bool = False) -> Any:
+    """Make signals from the predictions that exist, without a routine, and return the new ones.
+
+    Days after the last one with signals are added. With `over_write`, the signals of other days that differ are
+    published as new versions too.
+    """
+    with service.hold() as held:
+        made = _made(service, prepare_func, None)
+        known = held.state.signals()
+        days = signal_files.days_of(made)
+        last = max(known, default="")
+        fresh = [day for day in days if day > last]
+        new = made if over_write else signal_files.rows_of(made, fresh)
+        old = signal_files.read(service.place, known.values())
+        changed = [day for day in days if over_write and day in known and not _same(old, made, day)]
+        gone = [day for day, signal in known.items() if over_write and signal.rows and day not in days]
+        day = _Day(service, held, Options(), last)
+        signals = []
+        wanted = sorted({*(days if over_write else fresh)} - ({*known} - {*changed}))
+        if wanted:
+            signals += day._written(signal_files.rows_of(made, wanted), "made again" if over_write else "")
+        signals += [_withdrawn(held, one, "made again") for one in gone]
+        if signals:
+            held.append(EntryKind.CORRECTION, correction_body(signals, "made from the predictions that exist"))
+        return new
+
+
+def _withdrawn(held: Hold, day: str, why: str) -> Signal:
+    """Return a version of a day's signals without rows."""
+    known = held.state.signals()[day]
+    return Signal(day, next_version(held.state, day), known.recorders, known.file, known.sha256, 0, why)
+
+
+def _same(old: Any, new: Any, day: str) -> bool:
+    return old is not None and signal_files.rows_of(old, [day]).equals(signal_files.rows_of(new, [day]))
+
+
+def correct(
+    service: Service, day: DayLike | None = None, why: str = "", prepare_func: PrepareFunc | None = None
+) -> list[Signal]:
+    """Publish new versions of the signals of past days whose data have changed since, and return them.
+
+    The models that were champions on the day predict it again, with the data up to the day as they are now. A day whose
+    signals stay the same gets no new version. The signals of a day that is no longer a trading day are withdrawn by a
+    version without rows. Earlier versions are never changed.
+
+    Parameters
+    ----------
+    day : date, optional
+        The day; by default all days whose data have changed since they were published.
+    why : str
+        The reason.
+    """
+    corrected: list[Signal] = []
+    with service.hold() as held:
+        calendar = set(calendar_days(service, None, None))
+        days = [str(read_day(day, "day"))] if day is not None else changed_days(service)
+        for one in days:
+            known = held.state.signals().get(one)
+            if known is None:
+                raise ConfigError(f"There are no signals of {one} to correct.", path="day")
+            if one not in calendar:
+                if known.rows:
+                    corrected.append(_corrected(held, [_withdrawn(held, one, why or "no longer a trading day")], None))
+                continue
+            with bounded(one):
+                work = _Day(service, held, Options(prepare_func=prepare_func), one)
+                for release in held.state.champions(one):
+                    PredUpdater(recorder_of(release), to_date=one, from_date=one).update()
+                made = _made(service, prepare_func, {one})
+                earlier = signal_files.read(service.place, [known])
+                if _same(earlier, made, one):
+                    continue
+                result = work._result(DayState.PUBLISHED)
+                signals = work._written(signal_files.rows_of(made, [one]), why or "the data have changed")
+                corrected.append(_corrected(held, signals, result))
+    return corrected
+
+
+def _corrected(held: Hold, signals: Sequence[Signal], result: DayResult | None) -> Signal:
+    held.append(EntryKind.CORRECTION, correction_body(signals, signals[0].why, day=result))
+    return signals[0]
+
+
+def changed_days(service: Service) -> list[str]:
+    """Return the published days whose data have changed since, or that are no longer trading days."""
+    state = service.state()
+    calendar = set(calendar_days(service, None, None))
+    return [
+        day
+        for day, signal in state.signals().items()
+        if (day not in calendar and signal.rows)
+        or (day in calendar and day in state.days and state.days[day].data not in ("", data_mark(day)))
+    ]

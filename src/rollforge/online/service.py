@@ -1,0 +1,359 @@
+"""A service: strategies, their trainer, and the ledger in which every decision about them is an entry."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from rollforge.dates import DayLike, read_timestamp
+from rollforge.errors import ConfigError, LeaseLost, ServiceBusy, StoreUnavailable
+from rollforge.ledger.base import Ledger, ServiceLease, open_ledger
+from rollforge.ledger.entry import Entry, EntryKind, Release, Role, author, release_body
+from rollforge.ledger.state import ServiceState
+from rollforge.machine import process_is_gone, process_name
+from rollforge.online import signal_files
+from rollforge.run.execute import TASK_TAG
+from rollforge.session import current_session, home
+from rollforge.track.base import Recorder, get_experiment, open_tracker
+
+if TYPE_CHECKING:
+    from rollforge.online.strategy import OnlineStrategy
+    from rollforge.run.trainer import Trainer
+
+__all__ = ["Hold", "Service"]
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 120.0
+"""How long a lease lasts without renewal. It is renewed three times as often."""
+_ATTEMPTS = 3
+
+
+@dataclass(eq=False)
+class Service:
+    """Strategies that are kept online under one name.
+
+    What it trained, released and published follows from its entries in the ledger alone, see
+    :class:`~rollforge.ledger.state.ServiceState`. The object holds only the definition.
+
+    Parameters
+    ----------
+    name : str
+        Name of the service in the ledger.
+    strategies : list of OnlineStrategy
+        What is trained, and which models are used.
+    trainer : Trainer
+        Trains the tasks of the strategies.
+    begin : date
+        The first day to publish.
+    freq : str
+        Name of the calendar.
+    ledger_uri : str, optional
+        URI of the ledger; by default that of the session's task store.
+    folder : Path, optional
+        Folder of the service's files; by default ``services/NAME`` in the project's folder ``.rollforge``.
+    workflow : object
+        Text or definition of the workflow, recorded in the ledger.
+    """
+
+    name: str
+    strategies: list[OnlineStrategy]
+    trainer: Trainer
+    begin: DayLike
+    freq: str = "day"
+    ledger_uri: str | None = None
+    folder: Path | None = None
+    workflow: object = None
+    days: Collection[str] | None = field(default=None, init=False)
+    """Days to which results are restricted while they are collected; None: all."""
+    _state: ServiceState | None = field(default=None, init=False, repr=False)
+    _hold: Hold | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.ledger_uri = self.ledger_uri or current_session().store_uri
+        self.folder = Path(self.folder).absolute() if self.folder else home() / "services" / self.name
+        names = [s.experiment_name for s in self.strategies]
+        check_names(names)
+        for strategy in self.strategies:
+            strategy.bind(self)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger."""
+        assert self.ledger_uri is not None
+        return open_ledger(self.ledger_uri)
+
+    @property
+    def place(self) -> Path:
+        """Folder of the service's files."""
+        assert self.folder is not None
+        return self.folder
+
+    @property
+    def begin_day(self) -> pd.Timestamp:
+        """The first day to publish."""
+        return read_timestamp(self.begin, "begin_time")
+
+    def state(self) -> ServiceState:
+        """Return the state of the service: what follows from its entries, including one that is being decided."""
+        if self._hold is not None:
+            return self._hold.pending
+        known = self._state or ServiceState()
+        for entry in self.ledger.entries(self.name, after=known.last):
+            known = known.after(entry)
+        self._state = known
+        return known
+
+    @property
+    def deciding(self) -> bool:
+        """Whether this process is deciding about an entry."""
+        return self._hold is not None
+
+    @contextlib.contextmanager
+    def hold(self, seconds: float = LEASE_SECONDS) -> Iterator[Hold]:
+        """Hold the lease of the service in a ``with`` block.
+
+        Raises
+        ------
+        ServiceBusy
+            If another process holds it. The lease of a process of this machine that has ended is taken over at once.
+        """
+        if self._hold is not None:
+            yield self._hold
+            return
+        holder = f"{process_name()}#{uuid.uuid4().hex[:8]}"
+        ledger = self.ledger
+        try:
+            lease = ledger.acquire(self.name, holder=holder, seconds=seconds)
+        except ServiceBusy:
+            other = ledger.held_by(self.name)
+            if other is not None and not process_is_gone(other.holder.partition("#")[0]):
+                raise
+            if other is not None:
+                log.info("the holder %s of the service %s has ended; its lease is taken over", other.holder, self.name)
+                ledger.release(other)
+            lease = ledger.acquire(self.name, holder=holder, seconds=seconds)
+        held = Hold(self, ledger, lease, seconds)
+        try:
+            with held.renewed():
+                held.state.require_known()
+                self._hold = held
+                yield held
+        finally:
+            self._hold = None
+            self._state = held.state
+            with contextlib.suppress(StoreUnavailable):  # it expires by itself
+                ledger.release(held.lease)
+
+    # -- models --------------------------------------------------------------------------------------------------------
+
+    def champions(self, strategy: str, day: str) -> tuple[Release, ...]:
+        """Return the models of a strategy whose predictions are published on a day."""
+        return tuple(r for r in self.state().champions(day) if r.strategy == strategy)
+
+    def spans(self, strategy: str) -> dict[str, list[tuple[str, str | None]]]:
+        """Return when the models of a strategy were champions.
+
+        Returns
+        -------
+        dict
+            Id of the recorder -> spans of days; the first day is included, and the last is not. None: until today.
+        """
+        state = self.state()
+        changes = sorted({r.from_day for _, r in state.releases if r.strategy == strategy})
+        found: dict[str, list[tuple[str, str | None]]] = {}
+        for first, after in zip(changes, [*changes[1:], None], strict=True):
+            for release in self.champions(strategy, first):
+                spans = found.setdefault(release.recorder, [])
+                if spans and spans[-1][1] == first:
+                    spans[-1] = (spans[-1][0], after)
+                else:
+                    spans.append((first, after))
+        return found
+
+    def replace_champions(self, strategy: str, recorders: Sequence[Recorder], reason: str = "") -> list[Release]:
+        """Make recorders the champions of a strategy from the next day on, by an entry of its own.
+
+        The entry is a rollback if all of them were champions before, else a promotion. A service without champions has
+        not begun and is not changed.
+
+        Returns
+        -------
+        list of Release
+            What has changed.
+        """
+        with self.hold() as held:
+            day = self.next_day()
+            now = self.champions(strategy, day)
+            if not now:
+                return []
+            known = {r.recorder for _, r in held.state.releases if r.strategy == strategy}
+            kind = EntryKind.ROLLBACK if {r.id for r in recorders} <= known else EntryKind.PROMOTION
+            reason = reason or "set by hand"
+            changed = changed_releases(
+                now, recorders, strategy, dict.fromkeys([r.id for r in recorders], day), day, reason
+            )
+            if changed:
+                held.append(kind, release_body(changed, reason))
+            return changed
+
+    def next_day(self) -> str:
+        """Return the day after the last published one as text; the first day if none is published."""
+        last = self.state().last_published
+        if last is None:
+            return str(self.begin_day.date())
+        return str((pd.Timestamp(last) + pd.Timedelta(days=1)).date())
+
+    # -- signals -------------------------------------------------------------------------------------------------------
+
+    def signals(self, as_of: float | int | None = None) -> pd.Series | pd.DataFrame | None:
+        """Return the signals of all days as they are known now, or were known at an earlier time; None: none yet.
+
+        Parameters
+        ----------
+        as_of : float, int or None
+            A time in seconds since the epoch by the clock of the ledger, or the number of an entry.
+
+        Raises
+        ------
+        ArtifactUnreadable
+            If a file is missing, or was changed since it was published.
+        """
+        return signal_files.read(self.place, self.state().signals(as_of).values())
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise an error if two strategies have the same name.
+
+    Raises
+    ------
+    ConfigError
+        If they do: their models would be in one experiment, and their results under one key.
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"Two strategies are named {twice[0]!r}. The name is that of the experiment; give each its own.",
+            path="strategies",
+        )
+
+
+def changed_releases(
+    before: Iterable[Release],
+    now: Sequence[Recorder],
+    strategy: str,
+    first: Mapping[str, str],
+    day: str,
+    reason: str,
+) -> list[Release]:
+    """Return the releases by which the champions `before` are replaced by the recorders `now`.
+
+    Parameters
+    ----------
+    first : mapping
+        Id of a recorder -> the first day on which it is used.
+    day : str
+        The day from which on former champions are not used.
+    """
+    ids = {r.id for r in now}
+    earlier = {r.recorder: r for r in before}
+    by = author()
+    retired = [
+        Release(r.task, r.experiment_name, r.recorder, Role.RETIRED, day, by, reason, strategy)
+        for r in earlier.values()
+        if r.recorder not in ids
+    ]
+    return retired + [
+        Release(r.list_tags().get(TASK_TAG, ""), strategy, r.id, Role.CHAMPION, first[r.id], by, reason, strategy)
+        for r in now
+        if r.id not in earlier
+    ]
+
+
+class Hold:
+    """The lease of a service, held and renewed by this process."""
+
+    def __init__(self, service: Service, ledger: Ledger, lease: ServiceLease, seconds: float) -> None:
+        self.service, self.ledger, self.lease, self.seconds = service, ledger, lease, seconds
+        self.state = ServiceState.of(ledger.entries(service.name))
+        self.pending = self.state
+        """The state with an entry that is not appended yet."""
+
+    def decide(self, kind: EntryKind, body: Mapping[str, object]) -> None:
+        """Let the state contain an entry that is not appended yet."""
+        draft = Entry(self.service.name, self.state.last + 1, kind, dict(body), self.lease.token, self._now())
+        self.pending = self.state.after(draft)
+
+    def _now(self) -> float:
+        return self.state.entries[-1].made_at if self.state.entries else 0.0
+
+    def forget(self) -> None:
+        """Drop what was decided and not appended."""
+        self.pending = self.state
+
+    def append(self, kind: EntryKind, body: Mapping[str, object]) -> Entry:
+        """Append an entry.
+
+        Raises
+        ------
+        LeaseLost
+            If another process has taken over.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                entry = self.ledger.append(self.lease, self.state.last + 1, kind, body, by=author())
+                break
+            except StoreUnavailable:  # the answer may have been lost: the same call returns the entry that is there
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        self.state = self.pending = self.state.after(entry)
+        return entry
+
+    @contextlib.contextmanager
+    def renewed(self) -> Iterator[None]:
+        """Renew the lease in a thread."""
+        ended = threading.Event()
+
+        def renew() -> None:
+            while not ended.wait(self.seconds / 3):
+                try:
+                    self.lease = self.ledger.renew(self.lease, self.seconds)
+                except LeaseLost:
+                    log.warning("the lease of the service %s was lost", self.service.name)
+                    return
+                except StoreUnavailable as exc:
+                    log.warning("the lease of the service %s could not be renewed: %s", self.service.name, exc)
+
+        thread = threading.Thread(target=copy_context().run, args=(renew,), name="service-lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def recorder_of(release: Release) -> Recorder:
+    """Return the recorder of a release.
+
+    Raises
+    ------
+    RecorderNotFound
+        If it no longer exists.
+    """
+    tracker = open_tracker(current_session().tracking_uri)
+    return get_experiment(tracker, experiment_name=release.experiment_name, create=False).get_recorder(release.recorder)
+
+
+def next_version(state: ServiceState, day: str) -> int:
+    """Return the number of the next version of a day's signals."""
+    return 1 + max((s.version for s in state.versions(day)), default=0)

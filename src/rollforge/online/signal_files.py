@@ -1,0 +1,134 @@
+"""Signals in Parquet files, each written once: completely or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rollforge.errors import ArtifactUnreadable, DataError
+from rollforge.ledger.entry import Signal
+
+__all__ = ["days_of", "file_of", "read", "rows_of", "write"]
+
+
+def days_of(signals: Any) -> list[str]:
+    """Return the days of signals as text, in order."""
+    return [str(day.date()) for day in sorted(pd.DatetimeIndex(signals.index.get_level_values("datetime")).unique())]
+
+
+def rows_of(signals: Any, days: Collection[str]) -> Any:
+    """Return the rows of some days, sorted by index."""
+    inside = signals.index.get_level_values("datetime").isin(pd.DatetimeIndex(list(days)))
+    kept = signals[inside]
+    return kept if kept.index.is_monotonic_increasing else kept.sort_index()
+
+
+def write(folder: Path, name: str, signals: pd.Series | pd.DataFrame) -> tuple[str, str]:
+    """Write a file, and return its path relative to `folder` and its SHA-256.
+
+    A file that exists already is kept if it has the same bytes; a file with others, which a process left that ended
+    before its entry, or that has lost its lease, is left alone too, and this one gets another name.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the service.
+    name : str
+        Name of the file without its suffix, ``2024-05-31.v1``.
+
+    Raises
+    ------
+    DataError
+        If the signals cannot be stored as a table.
+    """
+    from rollforge.track.frame import to_arrow, write_table
+
+    table = to_arrow(signals)
+    if table is None:
+        raise DataError(f"Signals must be a table of plain values, found the types {_types(signals)}.")
+    target = folder / "signals"
+    target.mkdir(parents=True, exist_ok=True)
+    draft = target / f".{uuid.uuid4().hex}.part"
+    try:
+        write_table(table, draft)
+        _to_disk(draft)
+        content = draft.read_bytes()
+        mark = hashlib.sha256(content).hexdigest()
+        for file in (f"{name}.parquet", f"{name}.{mark[:12]}.parquet"):
+            if _put(draft, target / file) or (target / file).read_bytes() == content:
+                _to_disk(target)
+                return f"signals/{file}", mark
+    finally:
+        draft.unlink(missing_ok=True)
+    raise DataError(f"{target / file} exists with other contents than its name says.")
+
+
+def _put(draft: Path, file: Path) -> bool:
+    """Let a file have the contents of a draft unless it exists; return whether it did not."""
+    try:
+        os.link(draft, file)  # fails if it exists, as a rename does not
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        if file.exists():
+            return False
+        os.replace(draft, file)
+    return True
+
+
+def _types(signals: Any) -> str:
+    found = [signals.dtype] if isinstance(signals, pd.Series) else getattr(signals, "dtypes", [type(signals).__name__])
+    return ", ".join(map(str, found))
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_of(folder: Path, signal: Signal) -> pd.Series | pd.DataFrame:
+    """Return the contents of a signal's file, which may have other days too.
+
+    Raises
+    ------
+    ArtifactUnreadable
+        If the file is missing, or was changed since it was published.
+    """
+    from rollforge.track.frame import read_table
+
+    file = folder / signal.file
+    try:
+        content = file.read_bytes()
+    except OSError as exc:
+        raise ArtifactUnreadable(f"The signals of {signal.day} cannot be read: {file}: {exc.strerror}.") from exc
+    if hashlib.sha256(content).hexdigest() != signal.sha256:
+        raise ArtifactUnreadable(f"The signals of {signal.day} were changed after they were published: {file}.")
+    return read_table(file)
+
+
+def read(folder: Path, signals: Iterable[Signal]) -> pd.Series | pd.DataFrame | None:
+    """Return the rows of signals of several days, sorted by index; None if there are none.
+
+    Raises
+    ------
+    ArtifactUnreadable
+        If a file is missing, or was changed since it was published.
+    """
+    days: dict[str, list[Signal]] = {}
+    for signal in signals:
+        if signal.rows:
+            days.setdefault(signal.file, []).append(signal)
+    parts: list[Any] = [rows_of(file_of(folder, held[0]), [s.day for s in held]) for held in days.values()]
+    if not parts:
+        return None
+    joined: pd.Series | pd.DataFrame = pd.concat(parts) if len(parts) > 1 else parts[0]
+    return joined if joined.index.is_monotonic_increasing else joined.sort_index()

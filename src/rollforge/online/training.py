@@ -1,0 +1,124 @@
+"""Training tasks once: a task that has a finished recorder in its experiment is not trained again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from rollforge.errors import TaskNotSerializable
+from rollforge.machine import process_is_gone
+from rollforge.run.execute import PROCESS_TAG, TASK_TAG
+from rollforge.run.trainer import Trainer
+from rollforge.session import current_session
+from rollforge.task import Definition, digest
+from rollforge.track.base import Experiment, Recorder, get_experiment, open_tracker
+
+__all__ = ["close_killed", "task_digest", "train_missing"]
+
+log = logging.getLogger(__name__)
+
+MODEL_FILE = "params.pkl"
+ENDED_TAG = "rollforge.ended"
+"""Recorder tag: why a run that did not end by itself has ended."""
+
+
+def task_digest(task: Definition) -> str:
+    """Return the digest of a task; empty if it contains live objects."""
+    try:
+        return digest(task)
+    except TaskNotSerializable:
+        return ""
+
+
+def train_missing(trainer: Trainer, tasks: Sequence[Definition], experiment_name: str) -> list[Any]:
+    """Return the finished models of tasks, and train those that have none.
+
+    A task has a model if a finished recorder of the experiment has the task's digest; of several, it is the one that
+    was started first. Runs whose process was killed are closed.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Trains the others, both stages.
+    tasks : sequence of dict
+        The tasks.
+    experiment_name : str
+        Name of the experiment.
+
+    Returns
+    -------
+    list
+        What the trainer returns, in the order of the tasks; without tasks that failed, if it skips failures.
+    """
+    if not tasks:
+        return []
+    experiment = _experiment(experiment_name)
+    marks = [task_digest(task) for task in tasks]
+    found: dict[str, Any] = {}
+    if experiment is not None:
+        close_killed(experiment, unfinished=not trainer.is_delay() and not trainer.has_worker())
+        for mark in {*marks} - {""}:
+            recorder = _trained(experiment, mark, trainer)
+            if recorder is not None:
+                found[mark] = recorder
+    missing = [task for task, mark in zip(tasks, marks, strict=True) if mark not in found]
+    models = list(found.values())
+    if missing:
+        models += trainer.train(missing, experiment_name=experiment_name)
+    log.info("experiment %s: %d of %d tasks were trained already", experiment_name, len(found), len(tasks))
+    ended = trainer.end_train(models, experiment_name=experiment_name)
+    return _ordered(ended, marks)
+
+
+def _ordered(models: Sequence[Any], marks: Sequence[str]) -> list[Any]:
+    """Return models in the order of their tasks; as they are, if they do not say which task they belong to."""
+    if not all(isinstance(model, Recorder) for model in models):
+        return list(models)
+    own = {model.list_tags().get(TASK_TAG, ""): model for model in models}
+    if "" in own or len(own) != len(models):
+        return list(models)
+    return [own[mark] for mark in marks if mark in own]
+
+
+def _experiment(name: str) -> Experiment | None:
+    tracker = open_tracker(current_session().tracking_uri)
+    found = tracker.find_experiment(name=name)
+    return None if found is None else get_experiment(tracker, experiment_name=name)
+
+
+def _trained(experiment: Experiment, mark: str, trainer: Trainer) -> Recorder | None:
+    """Return the recorder of a task; None if it has to be trained."""
+    known = sorted(
+        experiment.list_recorders(Experiment.RT_L, tags={TASK_TAG: mark}), key=lambda r: (r.start_time, r.id)
+    )
+    for recorder in known:
+        if recorder.status == Recorder.STATUS_FI and MODEL_FILE in recorder.list_artifacts():
+            return recorder
+    if trainer.is_delay():  # its second stage fits it
+        return next((r for r in known if r.status == Recorder.STATUS_S), None)
+    return None
+
+
+def close_killed(experiment: Experiment, *, unfinished: bool = False) -> int:
+    """Mark runs that a killed process left running as failed, and return how many.
+
+    Parameters
+    ----------
+    unfinished : bool
+        Also close runs that were prepared and not fitted, if no delayed trainer will fit them.
+    """
+    statuses = (Recorder.STATUS_R, Recorder.STATUS_S) if unfinished else (Recorder.STATUS_R,)
+    closed = 0
+    for status in statuses:
+        for recorder in experiment.list_recorders(Experiment.RT_L, status=status):
+            process = recorder.list_tags().get(PROCESS_TAG)
+            if process is None or not process_is_gone(process):
+                continue
+            recorder.set_tags(**{ENDED_TAG: f"process {process} was killed"})
+            recorder.end_run(Recorder.STATUS_FA)
+            log.warning(
+                "recorder %s was left %s by the process %s, which has ended; closed", recorder.id, status, process
+            )
+            closed += 1
+    return closed

@@ -1,0 +1,125 @@
+"""Data that arrive late or are corrected: what was published stays, and a correction is a new version."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from growing import DAYS, Market, days_of, equal, live, manager, recorders
+from rollforge.errors import ConfigError, DayFailed
+from rollforge.ledger.entry import DayState
+from rollforge.online.routine import changed_days, correct
+from rollforge.online.update import LabelUpdater, PredUpdater
+
+RUN = DAYS[60:63]
+
+
+def test_late_bars_are_a_new_version(market: Market) -> None:
+    """An instrument whose bar arrives a day late is missing in the first version, and has a score in the second."""
+    whole = live(market, manager(name="whole"), RUN[:2]).get_signals()
+    full = market.close.copy()
+    market.close.loc[RUN[1], "A"] = np.nan
+    served = live(market, manager(), RUN[:2])
+    first = served.get_signals()
+    assert ("A" in first.dropna().loc[RUN[1]].index, first.loc[RUN[0]].equals(whole.loc[RUN[0]])) == (False, True)
+    market.close = full
+    market.show(RUN[2])
+    assert changed_days(served.service) == [RUN[1]]
+    number = served.state.last
+    (signal,) = correct(served.service)
+    assert (signal.day, signal.version) == (RUN[1], 2)
+    assert served.get_signals().loc[RUN[1]].equals(whole.loc[RUN[1]])
+    equal(served.service.signals(as_of=number), first)
+    assert correct(served.service) == []
+    served.routine()
+    assert days_of(served.get_signals())[-1] == RUN[2]
+
+
+def test_a_corrected_price_is_a_new_version(market: Market) -> None:
+    """Only the days that are asked for change; a day that stays the same gets no version."""
+    served = live(market, manager(), RUN)
+    before = served.get_signals()
+    market.close.loc[RUN[1], "B"] *= 1.1
+    market.show(RUN[2])
+    assert correct(served.service, RUN[0]) == []
+    (signal,) = correct(served.service, RUN[1], "the exchange corrected a price")
+    assert (signal.version, signal.why) == (2, "the exchange corrected a price")
+    after = served.get_signals()
+    assert after.loc[RUN[0]].equals(before.loc[RUN[0]])
+    assert not after.loc[RUN[1]].equals(before.loc[RUN[1]])
+    with pytest.raises(ConfigError, match="no signals of 2024-01-02"):
+        correct(served.service, "2024-01-02")
+
+
+def test_a_day_that_is_removed_from_the_calendar_is_withdrawn(market: Market) -> None:
+    """Its signals get a version without rows, and the day after it is predicted."""
+    served = live(market, manager(), RUN[:2])
+    market.close = market.close.drop(pd.Timestamp(RUN[1]))
+    market.show(RUN[2])
+    served.routine()
+    assert [signal.rows for signal in correct(served.service)] == [0]
+    assert days_of(served.get_signals())[-2:] == [RUN[0], RUN[2]]
+    prediction = served.strategies[0].tool.online_models()[0].load_object("pred.pkl")
+    assert days_of(prediction) == [RUN[0], RUN[2]]
+    assert correct(served.service) == []
+
+
+def test_a_day_without_data_fails_and_is_made_up(market: Market) -> None:
+    """It is recorded once with its reason; later days go on, and it is published when its data arrive."""
+    full = market.close.copy()
+    served = live(market, manager(), RUN[:1])
+    market.close.loc[RUN[1]] = np.nan
+    market.show(RUN[1])
+    for _ in range(2):
+        with pytest.raises(DayFailed, match=f"No instrument of 'all' has a price on {RUN[1]}"):
+            served.routine()
+    results = [c.day for c in served.state.contents if c.day is not None]
+    assert [r.state for r in results if r.day == RUN[1]] == [DayState.FAILED]
+    market.show(RUN[2])
+    served.routine()
+    assert days_of(served.get_signals())[-2:] == [RUN[0], RUN[2]]
+    market.close = full
+    market.show(RUN[2])
+    served.routine()
+    assert days_of(served.get_signals())[-3:] == RUN
+
+
+def test_a_day_of_equal_scores_has_signals(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are 0, not missing."""
+    from rollforge.models.linear import LinearModel
+
+    predict = LinearModel.predict
+    monkeypatch.setattr(LinearModel, "predict", lambda self, *a, **k: predict(self, *a, **k) * 0 + 0.1)
+    signals = live(market, manager(), RUN[:1]).get_signals()
+    assert signals.loc[RUN[0]].tolist() == [0.0] * 4
+
+
+def test_late_labels_are_filled(market: Market) -> None:
+    """Labels are computed again from the first missing one on, also if other instruments have theirs already."""
+    full = market.close.copy()
+    market.close.loc[DAYS[56], "C"] = np.nan
+    market.show(DAYS[61])
+    served = manager(begin=DAYS[60])
+    served.first_train()
+    first = recorders()[0]
+    assert first.load_object("label.pkl")["LABEL0"].isna().sum() > 0
+    market.close = full
+    market.show(DAYS[61])
+    LabelUpdater(first, to_date=DAYS[55]).update()
+    label = first.load_object("label.pkl")["LABEL0"]
+    close = full[: DAYS[61]]
+    expected = (close.shift(-2) / close.shift(-1) - 1).loc[DAYS[52] : DAYS[55]].stack()
+    np.testing.assert_allclose(label.to_numpy(), expected.to_numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_day_that_is_gone_is_removed_from_a_prediction(market: Market) -> None:
+    """The day after it is predicted too."""
+    market.show(DAYS[61])
+    served = manager(begin=DAYS[61])
+    served.first_train()
+    recorder = recorders()[-1]
+    market.close = market.close.drop(pd.Timestamp(DAYS[61]))
+    market.show(DAYS[63])
+    PredUpdater(recorder).update()
+    assert days_of(recorder.load_object("pred.pkl")) == [DAYS[60], DAYS[62], DAYS[63]]

@@ -1,0 +1,202 @@
+"""What is online is decided by one entry, and a task is trained once, however often a routine is interrupted."""
+
+from __future__ import annotations
+
+import pytest
+
+from growing import DAYS, TRAINERS, Market, days_of, equal, live, manager, recorders, start_of
+from rollforge.errors import ConfigError, ServiceBusy
+from rollforge.ledger.entry import EntryKind
+from rollforge.online.manager import OnlineManager
+from rollforge.online.tool import OnlineToolR
+from rollforge.run.execute import PROCESS_TAG, TASK_TAG, task_train
+from rollforge.run.trainer import DelayTrainerR, TrainerR
+from rollforge.session import current_session
+from rollforge.track.base import Recorder, get_experiment, open_tracker
+
+RUN = DAYS[60:66]
+"""Windows begin on the first and on the fifth day."""
+
+
+class Killed(BaseException):
+    """Ends a routine as if its process were killed."""
+
+
+def interrupted(served: OnlineManager, day: str, monkeypatch: pytest.MonkeyPatch, place: object, name: str) -> None:
+    """Run the routine of a day up to a call of a function."""
+
+    def killed(*args: object, **kwargs: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, killed)
+        with pytest.raises(Killed):
+            served.routine(day)
+
+
+def online(served: OnlineManager) -> list[str]:
+    """Return the first test days of the models that are tagged as online."""
+    return sorted(start_of(recorder) for recorder in served.strategies[0].tool.online_models())
+
+
+def test_a_routine_killed_between_the_tags_goes_on(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if the tags of all recorders are lost, the next routine writes them again and signals go on."""
+    served = live(market, manager(), RUN[:5])
+    for recorder in recorders():
+        served.strategies[0].tool.set_online_tag(OnlineToolR.OFFLINE_TAG, recorder)
+    assert online(served) == []
+    market.show(RUN[5])
+    served.routine(RUN[5])
+    assert online(served) == [DAYS[64]]
+    assert days_of(served.get_signals())[-1] == RUN[5]
+
+
+def test_no_models_cannot_be_put_online(market: Market) -> None:
+    """An empty list would leave the strategy without a model."""
+    served = live(market, manager(), RUN[:1])
+    with pytest.raises(ConfigError, match="no recorder to put online"):
+        served.strategies[0].tool.reset_online_tag([])
+    assert online(served) == [DAYS[60]]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_what_is_trained_is_not_trained_again(market: Market, trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted after training, before anything is released: the next routine uses the recorder that is there."""
+    expected = live(market, manager(TRAINERS[trainer](), name="undisturbed"), RUN).get_signals()
+    served = live(market, manager(TRAINERS[trainer]()), RUN[:4])
+    market.show(RUN[4])
+    interrupted(served, RUN[4], monkeypatch, type(served.strategies[0]), "prepare_online_models")
+    trained = {recorder.id for recorder in recorders()}
+    market.show(RUN[5])
+    served.first_train()
+    served.routine(RUN[5])
+    assert {recorder.id for recorder in recorders()} == trained
+    equal(served.get_signals(), expected)
+
+
+@pytest.mark.parametrize("trainer", [TrainerR, DelayTrainerR])
+def test_interrupted_while_fitting_the_day_is_repeated(
+    market: Market, trainer: type[TrainerR], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delayed trainer that has prepared the recorders and not fitted them leaves nothing online that has no model."""
+    from rollforge.models.linear import LinearModel
+
+    expected = live(market, manager(trainer(), name="undisturbed"), RUN).get_signals()
+    served = live(market, manager(trainer()), RUN[:4])
+    market.show(RUN[4])
+    interrupted(served, RUN[4], monkeypatch, LinearModel, "fit")
+    assert online(served) == [DAYS[60]]
+    market.show(RUN[5])
+    served.routine(RUN[5])
+    assert online(served) == [DAYS[64]]
+    equal(served.get_signals(), expected)
+
+
+def test_two_managers_share_what_is_trained(market: Market) -> None:
+    """A second service on the same experiment, and a simulation, train nothing that is trained with the same data."""
+    served = live(market, manager(), RUN[:5])
+    trained = {recorder.id for recorder in recorders()}
+    again = manager()
+    equal(again.simulate(RUN[4]), served.get_signals())
+    assert {recorder.id for recorder in recorders()} == trained
+    market.show(RUN[5])
+    served.routine(RUN[5])
+    assert days_of(served.get_signals())[-1] == RUN[5]
+
+
+def test_a_window_trained_with_later_data_is_not_used(market: Market) -> None:
+    """A simulation on an experiment whose windows were trained later trains its own, with the data of its days."""
+    market.show(DAYS[70])
+    expected = manager(name="alone").simulate(RUN[-1])
+    live(market, manager(begin=DAYS[70]), [DAYS[70]])
+    equal(manager().simulate(RUN[-1]), expected)
+
+
+def test_a_rollback_is_an_entry_and_holds_until_the_next_window(market: Market) -> None:
+    """Former models put online predict from the next day on, and the next window replaces them."""
+    run = DAYS[60:69]
+    plain = live(market, manager(name="plain"), run).get_signals()
+    served = live(market, manager(), run[:5])
+    former = next(r for r in recorders() if start_of(r) == DAYS[60])
+    served.strategies[0].tool.reset_online_tag([former])
+    assert served.state.entries[-1].kind == EntryKind.ROLLBACK
+    for day in run[5:]:
+        market.show(day)
+        served.routine(day)
+        assert online(served) == ([DAYS[68]] if day == DAYS[68] else [DAYS[60]])
+    signals = served.get_signals()
+    for day in DAYS[52:69]:
+        same = signals.loc[day].equals(plain.loc[day])
+        assert same is (day not in run[5:8]), day
+    for day, models in served.history.items():
+        (used,) = models.values()
+        first = DAYS[68] if str(day.date()) >= DAYS[68] else DAYS[64] if str(day.date()) == DAYS[64] else DAYS[60]
+        assert [start_of(recorder) for recorder in used] == [first], day
+
+
+def test_missed_days_are_made_up(market: Market) -> None:
+    """After a week without a routine, the models of each day predict it, also the last day of an outgoing one."""
+    expected = live(market, manager(name="undisturbed"), DAYS[60:70]).get_signals()
+    served = live(market, manager(), DAYS[60:63])
+    market.show(DAYS[69])
+    served.routine()
+    equal(served.get_signals(), expected)
+    assert [start_of(r) for r in recorders()] == [DAYS[i] for i in (52, 56, 60, 64, 68)]
+
+
+def test_a_day_twice_changes_nothing(market: Market) -> None:
+    """Neither the ledger nor the recorders change."""
+    served = live(market, manager(), RUN[:2])
+    entries, trained = served.state.last, len(recorders())
+    served.routine(RUN[1])
+    served.routine(RUN[0])
+    served.first_train()
+    served.simulate(RUN[1])
+    assert (served.state.last, len(recorders())) == (entries, trained)
+
+
+def test_of_two_at_once_one_names_the_other(market: Market) -> None:
+    """The second fails with the name of the holder, and nothing changes."""
+    served = live(market, manager(), RUN[:1])
+    other = manager(service=served.service.name)
+    market.show(RUN[1])
+    with served.service.hold() as held, pytest.raises(ServiceBusy) as caught:
+        other.routine(RUN[1])
+    assert held.lease.holder in str(caught.value)
+    other.routine(RUN[1])
+    equal(other.get_signals(), served.get_signals())
+
+
+def test_a_killed_training_is_closed(market: Market) -> None:
+    """A recorder that a process left running that has ended is marked as failed by the next training."""
+    served = live(market, manager(), RUN[:4])
+    experiment = get_experiment(open_tracker(current_session().tracking_uri), experiment_name="served")
+    left = experiment.create_recorder("left", {PROCESS_TAG: _gone(), TASK_TAG: "0" * 32})
+    mine = experiment.create_recorder("mine", {TASK_TAG: "1" * 32})
+    market.show(RUN[4])
+    served.routine(RUN[4])
+    assert experiment.get_recorder(left.id).status == Recorder.STATUS_FA
+    assert experiment.get_recorder(mine.id).status == Recorder.STATUS_R
+    mine.end_run()
+
+
+def _gone() -> str:
+    """Return the name of a process of this machine that has ended."""
+    import subprocess
+    import sys
+
+    code = "from rollforge.machine import process_name; print(process_name())"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_models_online_before_the_ledger_are_adopted(market: Market) -> None:
+    """A routine without a first training goes on with the models that are tagged as online."""
+    market.show(DAYS[60])
+    earlier = manager()
+    (task,) = earlier.strategies[0].first_tasks()[2:3] or earlier.strategies[0].first_tasks()[-1:]
+    recorder = task_train(task, experiment_name="served")
+    OnlineToolR("served").reset_online_tag(recorder)
+    served = manager()
+    served.routine(DAYS[60])
+    assert [r.id for r in recorders()] == [recorder.id]
+    assert [r.recorder for r in served.state.champions(DAYS[60])] == [recorder.id]

@@ -1,0 +1,162 @@
+"""Arguments of online serving are checked, and days mean trading days."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from growing import DAYS, Market, days_of, live, manager, recorders, strategy, template
+from rollforge.errors import ConfigError, DateError, ExperimentNotFound
+from rollforge.online.manager import OnlineManager
+from rollforge.online.tool import OnlineToolR
+from rollforge.online.update import LabelUpdater, PredUpdater
+
+RUN = DAYS[60:62]
+
+
+def trained(market: Market, until: str = DAYS[61]) -> Any:
+    """Return the recorder of the window that begins on `DAYS[60]`, trained on that day."""
+    market.show(DAYS[60])
+    manager().first_train()
+    market.show(until)
+    return recorders()[-1]
+
+
+@pytest.mark.parametrize(
+    "time",
+    [RUN[1], int(RUN[1].replace("-", "")), dt.date.fromisoformat(RUN[1]), pd.Timestamp(RUN[1], tz="Asia/Shanghai"),
+     "2030-01-01", f"{RUN[1]} 15:30:00", None],
+)  # fmt: skip
+def test_a_time_means_the_last_trading_day_up_to_it(market: Market, time: Any) -> None:
+    """In every spelling, with a time zone, and after the last day."""
+    market.show(RUN[1])
+    served = manager(begin=RUN[1])
+    served.routine(time)
+    assert [str(day.date()) for day in served.history] == [RUN[1]]
+    assert served.cur_time == pd.Timestamp(RUN[1])
+
+
+def test_a_weekend_is_the_friday_before_it(market: Market) -> None:
+    """It does not become a day of the history."""
+    friday, saturday = DAYS[64], "2024-03-30"
+    assert (friday, DAYS[65]) == ("2024-03-29", "2024-04-01")
+    market.show(DAYS[66])
+    served = manager(begin=friday)
+    served.routine(saturday)
+    assert [str(day.date()) for day in served.history] == [friday]
+
+
+@pytest.mark.parametrize("time", ["soon", 1.5, "2024-13-01", float("nan")])
+def test_a_time_that_is_no_day_is_refused(market: Market, time: Any) -> None:
+    """Nothing is trained."""
+    market.show(RUN[1])
+    served = manager()
+    with pytest.raises(DateError):
+        served.routine(time)
+    assert served.state.last == 0
+
+
+@pytest.mark.parametrize("time", ["2023-12-29", DAYS[59]])
+def test_a_time_before_the_first_day_is_refused(market: Market, time: str) -> None:
+    """Before the calendar, or before the first day of the service."""
+    market.show(RUN[1])
+    with pytest.raises(ConfigError, match="cur_time"):
+        manager().routine(time)
+
+
+def test_names_are_unique(market: Market) -> None:
+    """Two strategies of one name would share an experiment."""
+    with pytest.raises(ConfigError, match="Two strategies are named 'a'"):
+        OnlineManager([strategy("a"), strategy("a")], begin_time=RUN[0])
+    served = OnlineManager([strategy("a")], begin_time=RUN[0])
+    with pytest.raises(ConfigError, match="Two strategies are named 'a'"):
+        served.add_strategy(strategy("a"))
+    assert len(served.strategies) == 1
+
+
+def test_an_added_strategy_begins_on_the_last_day(market: Market) -> None:
+    """Its models are used from the next day on, and the signals of both are averaged."""
+    served = live(market, manager(), RUN[:1])
+    served.add_strategy(strategy("second", template(estimator="ridge", alpha=1.0)))
+    market.show(RUN[1])
+    served.routine()
+    assert {r.strategy for r in served.state.champions(RUN[1])} == {"served", "second"}
+    assert len(served.get_collector()()) == 2
+    assert days_of(served.get_signals())[-1] == RUN[1]
+
+
+def test_templates_of_one_class_are_two_models(market: Market) -> None:
+    """They have separate keys and windows, and both stay online."""
+    templates = [template(estimator="ridge", alpha=alpha) for alpha in (0.1, 10.0)]
+    served = live(market, manager(templates=templates), DAYS[60:65])
+    assert len(served.strategies[0].tool.online_models()) == 2
+    models = served.get_collector()()["served", "pred"]
+    assert len(models) == 2
+    assert all(days_of(prediction) == DAYS[52:65] for prediction in models.values())
+    assert len(recorders()) == 8
+
+
+def test_a_tag_is_online_or_offline(market: Market) -> None:
+    """Any other word would hide a model."""
+    recorder = trained(market)
+    with pytest.raises(ConfigError, match="'onlin'"):
+        OnlineToolR("served").set_online_tag("onlin", recorder)
+
+
+def test_a_mistyped_experiment_is_not_created(market: Market) -> None:
+    """It is an error that names the existing ones."""
+    trained(market)
+    with pytest.raises(ExperimentNotFound, match="served"):
+        OnlineToolR("serve").online_models()
+    with pytest.raises(ExperimentNotFound):
+        OnlineToolR("serve").update_online_pred()
+
+
+def test_an_artifact_is_updated_by_its_own_updater(market: Market) -> None:
+    """Scores are not written into the labels, or labels into the scores."""
+    recorder = trained(market)
+    with pytest.raises(ConfigError, match=r"label.pkl .*LABEL0"):
+        PredUpdater(recorder, fname="label.pkl", from_date=DAYS[60]).update()
+    with pytest.raises(ConfigError, match=r"pred.pkl .*score"):
+        LabelUpdater(recorder, fname="pred.pkl", from_date=DAYS[60]).update()
+    assert list(recorder.load_object("label.pkl").columns) == ["LABEL0"]
+
+
+def test_the_history_is_not_negative(market: Market) -> None:
+    """A negative number of days would drop the first days to predict."""
+    with pytest.raises(ConfigError, match="hist_ref"):
+        PredUpdater(trained(market), hist_ref=-1)
+
+
+def test_a_holiday_is_a_valid_end_of_an_update(market: Market) -> None:
+    """From a holiday means from the next trading day; up to it, up to the trading day before."""
+    holiday = "2024-05-01"
+    market.show(DAYS[90])
+    manager(begin=DAYS[84]).first_train()
+    recorder = recorders()[-1]
+    before = recorder.load_object("pred.pkl")
+    PredUpdater(recorder, to_date=holiday).update()
+    assert days_of(recorder.load_object("pred.pkl"))[-1] == "2024-04-30"
+    PredUpdater(recorder, from_date=holiday, to_date=holiday).update()
+    assert len(recorder.load_object("pred.pkl")) > len(before)
+    PredUpdater(recorder, from_date=holiday).update()
+    assert days_of(recorder.load_object("pred.pkl"))[-1] == DAYS[90]
+
+
+def test_a_later_first_day_leaves_no_gap(market: Market) -> None:
+    """Missing days before it are predicted too, or no later update would."""
+    recorder = trained(market, DAYS[70])
+    PredUpdater(recorder, from_date=DAYS[68], to_date=DAYS[69]).update()
+    assert days_of(recorder.load_object("pred.pkl")) == DAYS[60:70]
+
+
+def test_a_strategy_needs_a_generator_of_windows(market: Market) -> None:
+    """And a template with a first test day."""
+    market.show(RUN[0])
+    open_ended = template()
+    open_ended["dataset"]["kwargs"]["segments"]["test"] = (None, DAYS[-1])
+    with pytest.raises(ConfigError, match="first day of the test segment"):
+        manager(templates=open_ended).first_train()

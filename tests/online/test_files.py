@@ -1,0 +1,61 @@
+"""The state of a service is its ledger: files of managers hold the definition only, and signals are kept as published."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from growing import DAYS, Market, days_of, equal, live, manager
+from rollforge.errors import ArtifactUnreadable
+from rollforge.online.manager import OnlineManager
+
+RUN = DAYS[60:63]
+
+
+def test_a_loaded_manager_finds_its_ledger(market: Market, tmp_path: Path) -> None:
+    """The file contains neither signals nor history; the loaded manager has both, and goes on."""
+    served = live(market, manager(), RUN[:2])
+    served.to_pickle(tmp_path / "manager.pkl")
+    assert not {"history", "signals", "_online"} & set(served.__getstate__())
+    loaded = OnlineManager.load(tmp_path / "manager.pkl")
+    equal(loaded.get_signals(), served.get_signals())
+    assert [[r.id for r in models] for day in loaded.history.values() for models in day.values()] == [
+        [r.id for r in models] for day in served.history.values() for models in day.values()
+    ]
+    market.show(RUN[2])
+    loaded.routine()
+    assert days_of(served.get_signals())[-1] == RUN[2]
+    assert list(map(str, served.history)) == [f"{day} 00:00:00" for day in RUN]
+
+
+def test_a_file_of_an_earlier_version_loads(market: Market) -> None:
+    """Its signals and history are entered into a ledger; its generator's frozen calendar is not used."""
+    market.show(DAYS[64])
+    loaded = OnlineManager.load(Path(__file__).parent / "earlier_manager.pkl")
+    assert days_of(loaded.get_signals()) == DAYS[52:61]
+    assert loaded.get_signals().tolist() == [0.5, -0.5] * 9
+    assert {str(day.date()): list(models.values()) for day, models in loaded.history.items()} == {DAYS[60]: [[]]}
+    assert loaded.strategies[0].rg.ta.max() == pd.Timestamp(DAYS[64])
+    equal(pickle.loads(pickle.dumps(loaded)).get_signals(), loaded.get_signals())
+
+
+def test_published_signals_do_not_change(market: Market) -> None:
+    """What was known at an entry stays known at it; a file that was changed or removed is an error."""
+    served = live(market, manager(), RUN[:2])
+    number, before = served.state.last, served.get_signals()
+    market.show(RUN[2])
+    served.routine()
+    equal(served.service.signals(as_of=number), before)
+    signal = served.state.signals()[RUN[2]]
+    file = served.service.place / signal.file
+    assert pd.read_parquet(file).index.get_level_values("datetime").unique() == [pd.Timestamp(RUN[2])]
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"?")
+    with pytest.raises(ArtifactUnreadable, match="changed after they were published"):
+        served.get_signals()
+    file.unlink()
+    with pytest.raises(ArtifactUnreadable, match=RUN[2]):
+        served.get_signals()
