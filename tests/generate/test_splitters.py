@@ -198,6 +198,61 @@ def test_too_few_days_are_an_error() -> None:
         list(PurgedKFold(61).split(rows()))
 
 
+TWO_LEVELS = pd.DataFrame(index=pd.MultiIndex.from_arrays([DAYS, DAYS, range(60)], names=["listed", "traded", "row"]))
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (lambda: RollingSplit(58, 5, purge=1, embargo=1).split(rows()),
+         "a training window of 58 days and 2 days between it and the test need more than 60 days"),
+        (lambda: PurgedKFold(2, purge=29, embargo=2).split(rows()),
+         "no training day is left for the test of 2020-01-01 to 2020-02-11 after leaving out 29 days on each side and an "
+         "embargo of 2 days."),
+        (lambda: PurgedKFold(61).split(rows()), "61 groups of days cannot be made of 60 days."),
+        (lambda: CombinatorialPurgedSplit(3, 3), "found 3 of 3."),
+        (lambda: CombinatorialPurgedSplit(3, 0), "n_tested: must be a whole number of at least 1, found 0."),
+        (lambda: PurgedKFold(2).split(np.zeros((4, 1)), groups=["2020-01-01"] * 3), "There are 4 rows and 3 days in groups."),
+        (lambda: PurgedKFold(2).split(np.zeros((3, 1)), groups=pd.DatetimeIndex(["2020-01-01", None, None])),
+         "2 rows of 3 have no day."),
+        (lambda: RollingSplit(5, 5, calendar=DAYS.delete([30, 40])).split(rows()), "2020-02-12 is not a day of the calendar."),
+        (lambda: PurgedKFold(2).split(TWO_LEVELS), "the rows have no days."),
+    ],
+)  # fmt: skip
+def test_errors_state_the_numbers(split: Any, message: str) -> None:
+    """Of days, rows and groups, and the first day that is wrong."""
+    with pytest.raises(RollforgeError) as caught:
+        list(split())
+    assert message in str(caught.value)
+
+
+def test_one_day_less_is_enough() -> None:
+    """One window is left whose test has a single day."""
+    ((train, test),) = RollingSplit(57, 5, purge=1, embargo=1).split(pd.DataFrame(index=DAYS))
+    assert (train.tolist(), test.tolist()) == (list(range(57)), [59])
+    assert len(list(PurgedKFold(60).split(rows()))) == 60
+    assert len(list(PurgedKFold(2, purge=29).split(rows()))) == 2
+
+
+def test_offsets_may_be_shorter_than_the_days_between_rows() -> None:
+    """A training window of one day has one day; a step may be longer than the test."""
+    found = [(a.tolist(), b.tolist()) for a, b in RollingSplit("1D", "3D", "7D").split(pd.DataFrame(index=DAYS[:15]))]
+    assert found == [([0], [1, 2]), ([5], [6, 7]), ([10], [11, 12])]
+    step = [(int(a[0]), int(b[0]), int(b[-1])) for a, b in RollingSplit(20, 10, 15).split(pd.DataFrame(index=DAYS))]
+    assert step == [(0, 20, 29), (15, 35, 44), (30, 50, 59)]
+
+
+def test_days_are_found_in_the_rows_or_in_the_target() -> None:
+    """In the level datetime, the only level of days, or the index of `y`; numbers of NumPy are numbers."""
+    named = TWO_LEVELS.rename_axis(["listed", "datetime", "row"])
+    right = [b.tolist() for _, b in PurgedKFold(2).split(pd.DataFrame(index=DAYS))]
+    assert [b.tolist() for _, b in PurgedKFold(2).split(named)] == right
+    assert [b.tolist() for _, b in PurgedKFold(np.int64(2)).split(np.zeros((60, 1)), y=pd.Series(0, DAYS))] == right
+    assert repr(RollingSplit(5, 3, 2, expanding=True, calendar=DAYS)) == (
+        "RollingSplit(train_size=5, test_size=3, step=2, expanding=True, purge=0, embargo=0, drop_last=False)"
+    )
+
+
 def test_scikit_learn_takes_the_splitters() -> None:
     """cross_val_score, GridSearchCV, and with days as groups."""
     selection, linear = pytest.importorskip("sklearn.model_selection"), pytest.importorskip("sklearn.linear_model")
