@@ -36,9 +36,11 @@ import inspect
 import itertools
 import json
 import marshal
+import math
 import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -333,24 +335,32 @@ def forked(copy: Path, room: Room, wanted: Sequence[str], limit: float) -> Outco
     (copy / "outcome.json").unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
+        _limit_processor_time(limit)
         _run_here(copy, room, wanted, None)
     return _outcome(child, copy, limit)
 
 
+def _limit_processor_time(limit: float) -> None:
+    """End this process after `limit` seconds of processor time: on a busy machine, no mutant may seem to hang."""
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit), math.ceil(limit) + 5))
+
+
 def _outcome(child: int, copy: Path, limit: float) -> Outcome:
-    """Wait for a process that runs tests."""
+    """Wait for a process that runs tests; one that waits itself is ended after a longer time."""
     report, began = copy / "outcome.json", time.monotonic()
-    deadline = began + limit
+    deadline = began + 20 * limit
     while not (done := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > deadline:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
             os.waitpid(child, 0)
-            return Outcome("timeout", seconds=limit)
+            return Outcome("timeout", seconds=time.monotonic() - began)
         time.sleep(0.02)
     status = os.waitstatus_to_exitcode(done[1])
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)  # processes that its tests left behind
+    if status == -signal.SIGXCPU:
+        return Outcome("timeout", seconds=time.monotonic() - began)
     if not report.exists():
         return Outcome("failed", f"the process exited with {status}", time.monotonic() - began)
     found = json.loads(report.read_text())
@@ -408,6 +418,7 @@ class Requests:
             self.requests.send(asdict(_outcome(child, self.copy, limit)))
         try:
             os.setsid()
+            _limit_processor_time(limit)
             _write_no_bytecode()
             _replace(changes, functions)
             if wanted is not None:
@@ -537,7 +548,7 @@ class Trial:
         # First those that detected other mutants of the file, then the fastest.
         found = self._detected.setdefault(mutant.file, Counter())
         wanted = sorted((t for t in self._all if t in tests), key=lambda t: (-found[t], self._times[t])) or self._all
-        limit = 60 + 10 * sum(self._times[t] for t in wanted)
+        limit = 30 + 5 * sum(self._times[t] for t in wanted)
         changes = changes_of_functions(target, original.decode(), source)
         target.write_text(source, encoding="utf-8")
         # Bytecode is looked up by time stamp (in seconds) and size, so each version of the file gets its own time.
