@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from command_line import call
 from definitions import (
     ANALYSIS,
     SIGNAL,
@@ -530,3 +531,39 @@ def test_a_workflow_of_generators_runs_from_the_file_to_the_report(files: Files)
     np.testing.assert_allclose(prediction["score"], average.reindex(prediction.index), rtol=1e-4, atol=1e-5)
     page = (files.folder / "results" / "report.html").read_text(encoding="utf-8")
     assert all(model in page for model in models)
+
+
+@pytest.mark.slow
+def test_the_example_runs_from_the_file_to_the_report(
+    small_market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its first lines say, on two years instead of six and with few rounds: two horizons, two seeds, two half-years."""
+    text = (Path(__file__).parents[1] / "examples" / "generators.yaml").read_text(encoding="utf-8")
+    for old, new in (
+        ("demo/market", str(small_market)), ("num_boost_round: 100", "num_boost_round: 2"),
+        ("train: [2018-01-02, 2020-06-30]", "train: [2022-01-03, 2022-09-30]"),
+        ("valid: [2020-07-01, 2020-12-31]", "valid: [2022-10-03, 2022-12-30]"),
+        ("test: [2021-01-01, 2023-12-29]", "test: [2023-01-01, 2023-12-29]"),
+        ("start_time: 2018-01-02", "start_time: 2022-01-03"), ("train: 30 months", "train: 9 months"),
+        ("valid: 6 months", "valid: 3 months"),
+    ):  # fmt: skip
+        assert old in text
+        text = text.replace(old, new)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    file = tmp_path / "generators.yaml"
+    file.write_text(text, encoding="utf-8")
+    planned = call("plan", file)
+    assert planned.exit_code == 0, planned.stderr
+    assert "8 tasks" in planned.stdout
+    done = call("run", file, "--jobs", "0")
+    assert done.exit_code == 0, done.stderr
+    assert "8 of 8 done" in done.stdout
+    folder = tmp_path / "results" / "generators"
+    prediction = pd.read_parquet(folder / "prediction.parquet")
+    days = prediction.index.get_level_values("datetime")
+    assert (f"{days.min():%Y-%m-%d}", f"{days.max():%Y-%m-%d}") == ("2023-01-02", "2023-12-29")
+    assert not prediction.index.duplicated().any()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(f"horizon {h}, seed {s}" in page for h in (1, 5) for s in (7, 8))
+    assert "4 variants are 2 apart from their seeds" in page
