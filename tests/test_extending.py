@@ -40,6 +40,7 @@ RECIPES = (
     "generator",
     "ensemble",
     "task store",
+    "ledger",
     "tracking store",
 )
 
@@ -65,7 +66,7 @@ def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(name.removesuffix(".py"), None)
     for name in set(operators._TABLE) - known:
         operators.unregister_operator(name)
-    for one in (drivers.STORES, drivers.TRACKERS):
+    for one in (drivers.STORES, drivers.LEDGERS, drivers.TRACKERS):
         one._used.discard("box")
 
 

@@ -197,18 +197,20 @@ def test_panels_are_verified_once_after_each_boot(session: Session) -> None:
     pd.testing.assert_frame_equal(handler().fetch(data_key="raw"), expected, check_exact=True)
 
 
-def test_the_key_depends_on_the_data_and_not_on_their_path(session: Session, tmp_path: Path) -> None:
-    """A copy of the folder uses the same panel; a file with another time does not."""
+def test_the_key_depends_on_the_folder_and_not_on_its_data(session: Session, tmp_path: Path) -> None:
+    """A copy of the folder has a panel of its own, under whatever name it is opened; it is kept when the data change."""
     handler().setup_data()
     copy = tmp_path / "copy"
     shutil.copytree(session.provider_uri or "", copy)
-    with using(session.with_(provider_uri=str(copy))):
-        handler().setup_data()
-        assert len(list_panels(session.cache)) == 1
-        (copy / "features" / "d0001" / "close.day.bin").touch()
-        open_provider(copy).refresh()
-        handler().setup_data()
-        assert len(list_panels(session.cache)) == 2
+    (tmp_path / "link").symlink_to(copy)
+    for name in ("copy", "link"):
+        with using(session.with_(provider_uri=str(tmp_path / name))):
+            handler().setup_data()
+            assert len(list_panels(session.cache)) == 2
+            (copy / "features" / "d0001" / "close.day.bin").touch()
+            open_provider(copy).refresh()
+            handler().setup_data()
+            assert len(list_panels(session.cache)) == 2
 
 
 def test_changes_of_the_data_are_detected_by_running_processes(session: Session, tmp_path: Path) -> None:
@@ -337,8 +339,8 @@ def build_in_process(session: Session, pipe: Any) -> None:
     built: list[str] = []
     get = PanelCache.get
 
-    def counting(self: PanelCache, key: str, build: Any) -> Any:
-        return get(self, key, lambda folder: (built.append(key), build(folder))[1])
+    def counting(self: PanelCache, key: str, build: Any, *others: Any) -> Any:
+        return get(self, key, lambda folder: (built.append(key), build(folder))[1], *others)
 
     PanelCache.get = counting  # type: ignore[method-assign]
     with using(session):

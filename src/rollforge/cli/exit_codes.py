@@ -26,7 +26,10 @@ from rollforge.errors import (
     FailingWorker,
     FolderBusy,
     LeakageError,
+    LeaseLost,
+    LedgerConflict,
     RollforgeError,
+    ServiceBusy,
     TrainingFailed,
     UnfitWorker,
 )
@@ -60,7 +63,7 @@ def exit_code(exc: RollforgeError) -> Exit:
     """
     if isinstance(exc, (CoverageError, LeakageError, TrainingFailed)):
         return Exit.FAILED
-    if isinstance(exc, FolderBusy):
+    if isinstance(exc, (FolderBusy, LeaseLost, LedgerConflict, ServiceBusy)):
         return Exit.BUSY
     if isinstance(exc, FailingWorker):
         return Exit.FAILING

@@ -109,9 +109,14 @@ class DatasetH(Dataset):
 
     def setup_data(self, handler_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Compute the handler's data, or find them in the cache."""
-        if handler_kwargs:
-            self.handler.config(**handler_kwargs)
-        self.handler.setup_data()
+        options = dict(handler_kwargs or {})
+        init_type = options.pop("init_type", None)
+        if options:
+            self.handler.config(**options)
+        if init_type is not None and isinstance(self.handler, DataHandlerLP):
+            self.handler.setup_data(init_type=init_type)
+        else:
+            self.handler.setup_data()
 
     @overload
     def prepare(

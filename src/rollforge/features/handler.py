@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import abc
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -23,10 +25,11 @@ from rollforge.dates import DayLike, read_day, read_timestamp
 from rollforge.errors import ConfigError, DataError, nearest, shown
 from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoader, by_day_and_instrument
 from rollforge.features.missing_data import explain_missing
-from rollforge.features.panel import Panel
+from rollforge.features.panel import Group, Panel
 from rollforge.features.panel_cache import PanelCache
+from rollforge.features.panel_growth import GrownGroup, Index, commit, first_change, first_changed_day
 from rollforge.features.panel_key import describe_object, describe_universe, key_of
-from rollforge.features.processor import Adapted, Processor, unknown_group
+from rollforge.features.processor import Adapted, Processor, days_needed, learned_by, restore, unknown_group
 from rollforge.features.selection import ALL, RAW, first_day, is_range, last_day, select_columns, select_rows
 from rollforge.kinds import LOADER, PROCESSOR
 from rollforge.market.universe import one_version, session_provider
@@ -99,6 +102,7 @@ class DataHandler(DataHandlerABC):
     label_days: int | None = None
     label_horizon: int | None = None
     _loaded: object = None  # what the raw data depend on, as it was when they were loaded; None if unknown
+    _state = ""  # the data folder's fingerprint, as it was then
     _until: str | None = None  # the last day of the session's data when they were loaded
     _restored = False  # whether the object was read from a file; see trust.of_restored
 
@@ -206,9 +210,11 @@ class DataHandler(DataHandlerABC):
         universes = [describe_universe(u) for u in loader.universes(self.instruments)]
         if None in universes:
             return None
+        provider = session_provider(session)
+        self._state = provider.fingerprint()
         key = {
             "code": code_version(),
-            "data": session_provider(session).fingerprint(),
+            "data": [os.path.realpath(provider.path), provider.until is not None],
             "universe": universes,
             "start": None if self.start_time is None else str(read_day(self.start_time, "start_time")),
             "loader": definition,
@@ -232,7 +238,10 @@ class DataHandler(DataHandlerABC):
         # Load to the end of the calendar, whatever the handler's end: all windows of an experiment share the panel.
         end = until if loader.any_range else self.end_time
         return PanelCache(session.cache, session.cache_limit).get(
-            key_of(key), lambda folder: loader.panel(self.instruments, self.start_time, end, folder, session)
+            key_of(key),
+            lambda folder: loader.panel(self.instruments, self.start_time, end, folder, session),
+            self._state,
+            lambda old: loader.grow(old, self.instruments, self.start_time, end, session, self._state),
         )
 
     def _check_range(self, session: Session) -> None:
@@ -573,8 +582,16 @@ class DataHandlerLP(DataHandler):
         return chain + self.learn_processors if stage == self.DK_L else chain
 
     def setup_data(self, **kwargs: object) -> None:
-        """Compute the data for learning and inference, or find them in the cache."""
-        self._stage(self.DK_L)
+        """Compute the data for learning and inference, or find them in the cache.
+
+        Parameters
+        ----------
+        **kwargs
+            ``init_type="load_state"`` computes only the data for inference; those for learning are computed when they
+            are fetched.
+        """
+        if kwargs.get("init_type") != self.IT_LS:
+            self._stage(self.DK_L)
         self._stage(self.DK_I)
 
     @property
@@ -601,9 +618,15 @@ class DataHandlerLP(DataHandler):
         if described is None:
             return self._process(stage, whole=False)
         key = {"raw": self._loaded, "processors": described, "end": None if whole else self._shown_end()}
-        return PanelCache(session.cache, session.cache_limit).get(
-            key_of(key), lambda folder: self._process(stage, whole=whole, folder=folder)
+        panel = PanelCache(session.cache, session.cache_limit).get(
+            key_of(key),
+            lambda folder: self._process(stage, whole=whole, folder=folder),
+            self._state,
+            (lambda old: self._grow(stage, old)) if whole else None,
+            lambda: None if (stored := self._source(stage)[1].stored) is None else stored.version,
         )
+        restore(self._own_steps(stage), panel.learned)
+        return panel
 
     def _fits_inside(self, chain: Sequence[Processor]) -> bool:
         ends = [getattr(p, "fit_end_time", None) for p in chain]
@@ -617,19 +640,97 @@ class DataHandlerLP(DataHandler):
 
     def _process(self, stage: str, *, whole: bool, folder: Path | None = None) -> Panel:
         """Return the panel of a stage; given a folder, unchanged column groups are copied there without loading."""
-        chain, base = self.steps(stage), self.panel(self.DK_R)
-        infer = self.steps(self.DK_I)
-        if folder is not None and stage == self.DK_L and infer and chain[: len(infer)] == infer:
-            chain, base = chain[len(infer) :], self.panel(self.DK_I)
+        chain, base = (self.steps(stage), self.panel(self.DK_R)) if folder is None else self._source(stage)
         start, end = (None, None) if whole else self._bounds(slice(None, None))
         touched = _touched(chain, base) if folder is not None else list(base.groups)
         frame = base.frame(touched if self._grouped else touched[0], start, end)
         rows, index = base.rows(start, end), frame.index
         frame = self._run(chain, frame, stage)
-        made = Panel.from_frame(frame)
+        made = replace(Panel.from_frame(frame), learned=learned_by(chain))
         if folder is None or len(touched) == len(base.groups):
             return made
         return made.with_groups(base, rows.start + _kept(index, frame.index), folder)
+
+    def _own_steps(self, stage: str) -> list[Processor]:
+        """Return the processors that are applied to another stage to obtain a stage."""
+        chain, infer = self.steps(stage), self.steps(self.DK_I)
+        return chain[len(infer) :] if self._follows_infer(stage) else chain
+
+    def _follows_infer(self, stage: str) -> bool:
+        infer = self.steps(self.DK_I)
+        return stage == self.DK_L and bool(infer) and self.steps(stage)[: len(infer)] == infer
+
+    def _source(self, stage: str) -> tuple[list[Processor], Panel]:
+        """Return the processors that are applied to obtain a stage, and the panel to which they are applied."""
+        return self._own_steps(stage), self.panel(self.DK_I if self._follows_infer(stage) else self.DK_R)
+
+    def _grow(self, stage: str, old: Panel) -> bool:
+        """Process the days of a stage that have changed; return whether this is possible."""
+        chain, base = self._source(stage)
+        assert old.stored is not None
+        if base.stored is None or old.learned is None:
+            return False
+        touched = _touched(chain, base)
+        version = old.stored.meta["base"]
+        own = first_changed_day(base.stored, version, touched)
+        cut = first_changed_day(base.stored, version, list(base.groups))
+        back = days_needed(chain, own)
+        if cut is False or own is False or back is None:
+            return False
+        restore(chain, old.learned)
+        groups = {n: GrownGroup(len(old), np.empty((0, len(g.names)), np.float32)) for n, g in old.groups.items()}
+        if cut is True:
+            commit(old, Index.of(old), groups, self._state, base.stored.version)
+            return True
+        try:
+            part = self._process_from(chain, base, touched, cut, back)
+        except DataError:  # such as too few rows: the error, if it is one, is that of all days
+            return False
+        kept = int(np.searchsorted(old.dates, cut))
+        first = int(old.offsets[kept])
+        for name, group in old.groups.items():
+            made = part.groups.get(name)
+            if made is None or made.names != group.names:
+                return False
+            same = first_change(group.values[first:], made.values)
+            groups[name] = GrownGroup(first + same, made.values[same:])
+        used = {old.codes[i] for i in np.unique(old.row_code[:first])} | set(part.codes)
+        codes = tuple(sorted(used))
+        place = {code: i for i, code in enumerate(codes)}
+        row_code = [
+            np.array([place.get(code, -1) for code in index.codes], np.int32)[index.row_code[rows]]
+            for index, rows in ((old, slice(first)), (part, slice(None)))
+            if len(index.codes)
+        ]
+        index = Index(
+            np.concatenate([old.dates[:kept], part.dates]),
+            np.concatenate([old.offsets[: kept + 1], part.offsets[1:] + first]),
+            codes,
+            np.concatenate(row_code),
+        )
+        commit(old, index, groups, self._state, base.stored.version)
+        return True
+
+    def _process_from(
+        self, chain: Sequence[Processor], base: Panel, touched: list[str], cut: np.datetime64, back: int
+    ) -> Panel:
+        """Return the rows of the days from `cut` on, processed by fitted processors."""
+        at = int(np.searchsorted(base.dates, cut))
+        if at == len(base.dates):
+            none = {name: Group(g.names, g.values[:0]) for name, g in base.groups.items()}
+            return Panel(base.dates[:0], np.zeros(1, np.int64), (), np.zeros(0, np.int32), none)
+        start = base.dates[max(0, at - back)]
+        frame = base.frame(touched if self._grouped else touched[0], start)
+        begin, index = base.rows(start).start, frame.index
+        for processor in chain:
+            frame = processor.apply(frame)
+        frame = frame[frame.index.get_level_values("datetime") >= pd.Timestamp(cut)]
+        if frame.empty:
+            raise DataError("no rows")
+        made = Panel.from_frame(frame)
+        rows = begin + _kept(index, frame.index)
+        others = {n: Group(g.names, g.values[rows]) for n, g in base.groups.items() if n not in made.groups}
+        return replace(made, groups={**made.groups, **others})
 
     def _process_frame(self, stage: str) -> pd.DataFrame:
         """Return the frame of a stage, computed from the loader's frame."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -19,10 +20,11 @@ from rollforge.code_marks import code_mark
 from rollforge.dates import DayLike, read_timestamp
 from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest, shown
 from rollforge.expressions.expression import parse
-from rollforge.expressions.operators import custom_operators, fields_of
+from rollforge.expressions.operators import custom_operators, fields_of, lookahead
 from rollforge.features.engine import FeaturePlan, features
 from rollforge.features.inst_processor import build_inst_processors, process_instruments
 from rollforge.features.panel import Group, Panel
+from rollforge.features.panel_growth import ComparedRows, Index, TailOfFile, commit
 from rollforge.features.row_file import RowFile, group_file
 from rollforge.kinds import HANDLER, LOADER
 from rollforge.limits import LIMITS, check_file, check_parquet
@@ -36,6 +38,10 @@ from rollforge.task import encode
 __all__ = ["DLWParser", "DataLoader", "DataLoaderDH", "NestedDataLoader", "QlibDataLoader", "StaticDataLoader"]
 
 log = logging.getLogger(__name__)
+
+_MOST_AHEAD = 250
+_DAYS_AGAIN = 5  # before those whose labels were not known; rows of these days are kept in memory
+_MEMORY_TO_GROW = 2**27
 
 
 class DataLoader:
@@ -69,6 +75,21 @@ class DataLoader:
     def panel(self, instruments: Any, start: Any, end: Any, folder: Path, session: Session) -> Panel:
         """Return the result of :meth:`load` as a panel; a loader may write the values into files in `folder`."""
         return Panel.from_frame(self.load(instruments, start, end))
+
+    def grow(self, old: Panel, instruments: Any, start: Any, end: Any, session: Session, state: str) -> bool:
+        """Make a stored panel of other data the one that :meth:`panel` returns, if that is possible without computing
+        everything in a new file; return whether it was.
+
+        Parameters
+        ----------
+        old : Panel
+            The stored panel.
+        instruments, start, end, session
+            See :meth:`panel`.
+        state : str
+            The present data, see :meth:`Panel.save`.
+        """
+        return False
 
     def expressions(self, group: str) -> list[str] | None:
         """Return the expressions of a group of columns; None if the columns are not expressions."""
@@ -305,6 +326,45 @@ class QlibDataLoader(DLWParser):
             for (name, (_, names)), file in zip(self.groups.items(), files, strict=True)
         }
         return Panel(plan.dates, plan.offsets, tuple(plan.codes), plan.row_code, groups)
+
+    def grow(
+        self, old: Panel, instruments: Any, start: DayLike | None, end: DayLike | None, session: Session, state: str
+    ) -> bool:
+        """Compute all values, and write those that are not in the stored panel; False with instrument processors."""
+        if self.inst_processors or old.stored is None:
+            return False
+        if [(n, g.names) for n, g in old.groups.items()] != [(n, tuple(g[1])) for n, g in self.groups.items()]:
+            return False
+        expressions = [e for fields, _ in self.groups.values() for e in fields]
+        plan = FeaturePlan(session_provider(session), self.universe(instruments), expressions, start, end, self.freq)
+        ahead = int(min(_MOST_AHEAD, max(lookahead(tree) for tree in plan.trees)))
+        from_day = max(0, min(len(old.dates), len(plan.dates)) - ahead - _DAYS_AGAIN)
+        tail = int(plan.offsets[from_day])
+        memory = min(session.memory, _MEMORY_TO_GROW)
+        if 4 * len(expressions) * (len(plan) - tail) > memory:
+            return False
+        stored = old.stored
+        shapes = {name: (len(plan), len(group.names)) for name, group in old.groups.items()}
+        compared = {name: ComparedRows(old.groups[name].values, shape, tail) for name, shape in shapes.items()}
+        try:
+            plan.fill(*compared.values(), threads=session.threads, memory=memory)
+        finally:
+            for one in compared.values():
+                one.close()
+        groups = {name: one.result for name, one in compared.items()}
+        if None in groups.values():  # earlier days have changed: write from the first of them on
+            version = int(stored.meta["version"]) + 1
+            with contextlib.ExitStack() as opened:
+                tails = []
+                for i, (name, shape) in enumerate(shapes.items()):
+                    file = stored.folder / f"group{i}-{version}.npy"
+                    tail_file = TailOfFile(file, old.groups[name].values, shape, compared[name].first)
+                    tails.append(opened.enter_context(contextlib.closing(tail_file)))
+                plan.fill(*tails, threads=session.threads, memory=memory)
+            groups = {name: one.result for name, one in zip(groups, tails, strict=True)}
+        index = Index(plan.dates, plan.offsets, tuple(plan.codes), plan.row_code)
+        commit(old, index, {n: g for n, g in groups.items() if g is not None}, state, None)
+        return True
 
     def load_group_df(
         self,

@@ -4,7 +4,8 @@ A panel's rows are sorted by (day, instrument). Each group of columns ("feature"
 map, so a range of days is one contiguous block that reaches the model without a copy.
 
 The cache builds a panel under a lock, so two processes that need the same panel build it once. It is built in a
-temporary folder that is renamed when it is complete. Damaged panels are detected and rebuilt: opening a panel checks
+temporary folder that is renamed when it is complete. When the data change, it grows (:mod:`~.panel_growth`): rows are
+added at the end of its files, which a new description commits. Damaged panels are detected and rebuilt: opening a panel checks
 the size, the modification time and samples of every file. A file is read in full if its time differs from the recorded
 one, and once after each boot, because writes are not synced to disk. When the size limit is exceeded, the least
 recently used panels are deleted; a process that has one open keeps its pages.
@@ -17,10 +18,11 @@ import functools
 import json
 import logging
 import os
+import uuid
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +35,17 @@ from rollforge.errors import DataError, nearest
 from rollforge.features.row_file import RowFile, group_file
 from rollforge.session import available_cores
 
-__all__ = ["META", "Group", "Panel"]
+__all__ = ["META", "Group", "Panel", "Stored", "file_notes", "write_meta"]
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
+_EARLIER = 2  # without versions; it is read, but does not grow
 META = "meta.json"
 _BLOCK = 2**16  # bytes in one block of a checksum
-_PIECE = 2**26  # bytes that one thread reads at a time
+_PIECE = 2**24  # bytes of a file that have a checksum of their own
+_EARLIER_PIECE = 2**26
+_SAMPLES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,24 @@ class Group:
     names: tuple[str, ...]
     values: NDArray[np.float32]
     """(rows, columns), C order; read-only if it is a memory map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where a panel is stored, and its description there."""
+
+    folder: Path
+    meta: Mapping[str, Any]
+
+    @property
+    def state(self) -> str:
+        """The data from which it was computed, as :meth:`~rollforge.market.provider.Provider.fingerprint`."""
+        return str(self.meta.get("state", ""))
+
+    @property
+    def version(self) -> list[Any]:
+        """Build and number of changes since then."""
+        return [self.meta.get("build"), self.meta.get("version")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +87,9 @@ class Panel:
     row_code: NDArray[np.int32]
     """(rows,): position in `codes`."""
     groups: Mapping[str, Group]
+    learned: list[dict[str, list[float]]] | None = None
+    """What each of the processors learnt that computed it, by attribute; None if that cannot be kept."""
+    stored: Stored | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.row_code)
@@ -163,10 +189,20 @@ class Panel:
             for at, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(rows)], strict=True):
                 file.copy(at, group.values, int(rows[at]), int(rows[stop - 1]) + 1)
             groups[name] = Group(group.names, file.finished())
-        return Panel(self.dates, self.offsets, self.codes, self.row_code, groups)
+        return replace(self, groups=groups)
 
-    def save(self, folder: Path) -> None:
-        """Write the panel into `folder`; groups that are already mapped from there are not rewritten."""
+    def save(self, folder: Path, state: str = "", base: Sequence[Any] | None = None) -> None:
+        """Write the panel into `folder`; groups that are already mapped from there are not rewritten.
+
+        Parameters
+        ----------
+        folder : path
+            An existing folder.
+        state : str
+            The data from which it was computed.
+        base : sequence, optional
+            Version of the panel from which it was computed.
+        """
         np.save(folder / "dates.npy", self.dates)
         np.save(folder / "offsets.npy", self.offsets)
         np.save(folder / "row_code.npy", self.row_code)
@@ -175,18 +211,21 @@ class Panel:
             file = group_file(folder, i)
             if not _is_mapped_from(group.values, file):
                 np.save(file, group.values)
-            listed.append({"name": name, "columns": group.names, "file": file.name})
-        marks = {p.name: [*_file_state(p), _checksum(p)] for p in sorted(folder.glob("*.npy"))}
-        meta = {"format": FORMAT, "codes": self.codes, "groups": listed, "files": marks}
-        (folder / META).write_text(json.dumps(meta), encoding="utf-8")
-        (folder / _verified_mark()).touch()
+            listed.append({"name": name, "columns": group.names, "file": file.name, "offset": _data_offset(file)})
+        meta = {
+            "format": FORMAT, "codes": self.codes, "rows": len(self), "groups": listed, "dates": "dates.npy",
+            "offsets": "offsets.npy", "row_code": {"file": "row_code.npy", "offset": _data_offset(folder / "row_code.npy")},
+            "files": {p.name: file_notes(p) for p in sorted(folder.glob("*.npy"))},
+            "state": state, "build": uuid.uuid4().hex, "version": 0, "changes": [], "base": base, "learned": self.learned,
+        }  # fmt: skip
+        write_meta(folder, meta)
 
     @classmethod
     def load(cls, folder: Path) -> Panel | None:
         """Return the memory-mapped panel in `folder`; None if it is missing, damaged, or of another format."""
         try:
             meta = json.loads((folder / META).read_text(encoding="utf-8"))
-            if meta["format"] != FORMAT:
+            if meta["format"] not in (FORMAT, _EARLIER):
                 return None
             for name, noted in meta["files"].items():
                 if not _is_intact(folder / name, noted):
@@ -194,14 +233,65 @@ class Panel:
                     return None
             with contextlib.suppress(OSError):  # a read-only cache is checked each time
                 (folder / _verified_mark()).touch()
-            groups = {
-                g["name"]: Group(tuple(g["columns"]), np.load(folder / g["file"], mmap_mode="r"))
-                for g in meta["groups"]
-            }
-            small = [np.load(folder / f"{name}.npy") for name in ("dates", "offsets", "row_code")]
+            return cls._mapped(folder, meta) if meta["format"] == FORMAT else cls._earlier(folder, meta)
         except Exception:  # noqa: BLE001 - damaged bytes can raise anything; the panel is rebuilt
             return None
+
+    @classmethod
+    def _mapped(cls, folder: Path, meta: Mapping[str, Any]) -> Panel:
+        rows = int(meta["rows"])
+        groups = {}
+        for g in meta["groups"]:
+            shape = (rows, len(g["columns"]))
+            values = np.memmap(folder / g["file"], "<f4", "r", int(g["offset"]), shape)
+            groups[g["name"]] = Group(tuple(g["columns"]), values)
+        dates, offsets = (np.load(folder / meta[name]) for name in ("dates", "offsets"))
+        place = meta["row_code"]
+        row_code = np.fromfile(folder / place["file"], "<i4", rows, offset=int(place["offset"]))
+        if rows < 1 or len(row_code) != rows or offsets[-1] != rows or len(offsets) != len(dates) + 1:
+            raise ValueError("its files do not belong together")
+        return cls(dates, offsets, tuple(meta["codes"]), row_code, groups, meta["learned"], Stored(folder, meta))
+
+    @classmethod
+    def _earlier(cls, folder: Path, meta: Mapping[str, Any]) -> Panel:
+        groups = {
+            g["name"]: Group(tuple(g["columns"]), np.load(folder / g["file"], mmap_mode="r")) for g in meta["groups"]
+        }
+        small = [np.load(folder / f"{name}.npy") for name in ("dates", "offsets", "row_code")]
         return cls(small[0], small[1], tuple(meta["codes"]), small[2], groups)
+
+
+def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Write the description of a panel in one step, which makes it the current version."""
+    (folder / _verified_mark()).touch()
+    draft = folder / f".{uuid.uuid4().hex}"
+    draft.write_text(json.dumps(meta), encoding="utf-8")
+    draft.replace(folder / META)
+
+
+def file_notes(file: Path, size: int | None = None, known: Sequence[Any] = ()) -> list[Any]:
+    """Return what is recorded of a file: size, modification time, a checksum of samples, and those of all its pieces.
+
+    Parameters
+    ----------
+    file : path
+        The file.
+    size : int, optional
+        Number of bytes that belong to the panel; by default all of them.
+    known : sequence, optional
+        The notes of a shorter version of the file, whose complete pieces have not changed.
+    """
+    state = _file_state(file, size)
+    full = int(known[0]) // _PIECE if known else 0
+    return [*state, [*(known[3][:full] if known else []), *_checksums(file, state[0], full)]]
+
+
+def _data_offset(file: Path) -> int:
+    """Return where the values of an ``.npy`` file begin."""
+    with file.open("rb") as handle:
+        np.lib.format.read_magic(handle)
+        np.lib.format.read_array_header_1_0(handle)
+        return handle.tell()
 
 
 def _is_mapped_from(values: np.ndarray, file: Path) -> bool:
@@ -229,34 +319,42 @@ def _multi_index(levels: list[Any], codes: list[Any]) -> pd.MultiIndex:
     return pd.MultiIndex(levels=levels, codes=codes, names=names, verify_integrity=False)
 
 
-def _file_state(file: Path) -> list[int]:
+def _file_state(file: Path, size: int | None = None) -> list[int]:
     """Return size, modification time and a checksum of 64 samples of a file: cheap enough for each opening."""
     about = file.stat()
-    mark = 0
+    mark, size = 0, about.st_size if size is None else size
     with file.open("rb") as handle:
-        for at in sorted({*range(0, about.st_size, max(1, about.st_size // 64)), max(0, about.st_size - 4096)}):
+        for at in sorted({*range(0, size, max(1, size // _SAMPLES)), max(0, size - 4096)}):
             handle.seek(at)
-            mark = zlib.crc32(handle.read(4096), mark)
-    return [about.st_size, about.st_mtime_ns, mark]
+            mark = zlib.crc32(handle.read(min(4096, size - at)), mark)
+    return [size, about.st_mtime_ns, mark]
 
 
 def _checksum(file: Path) -> int:
-    """Return a checksum of a whole file, computed over pieces in parallel."""
-    pieces = range(0, max(1, file.stat().st_size), _PIECE)
-    with ThreadPoolExecutor(min(4, available_cores(), len(pieces))) as pool:
-        marks = list(pool.map(lambda at: _checksum_of_piece(file, at), pieces))
+    """Return the checksum of a file of a panel of the earlier format."""
+    pieces = range(0, max(1, file.stat().st_size), _EARLIER_PIECE)
+    marks = [_checksum_of_piece(file, at, _EARLIER_PIECE) for at in pieces]
     return zlib.crc32(np.array(marks, np.uint32).tobytes())
 
 
-def _checksum_of_piece(file: Path, start: int) -> int:
+def _checksums(file: Path, size: int, first: int = 0) -> list[int]:
+    """Return the checksums of the pieces of a file from piece `first` on, computed in parallel."""
+    starts = range(first * _PIECE, size, _PIECE)
+    if not starts:
+        return []
+    with ThreadPoolExecutor(min(4, available_cores(), len(starts))) as pool:
+        return list(pool.map(lambda at: _checksum_of_piece(file, at, min(_PIECE, size - at)), starts))
+
+
+def _checksum_of_piece(file: Path, start: int, size: int) -> int:
     """Return a checksum of block sums, which numpy computes at memory speed."""
     mark = 0
     numbers = np.empty(16 * _BLOCK // 8, np.uint64)
     content = numbers.data.cast("B")
     with file.open("rb") as handle:  # read, not mapped: mapped pages would count as memory of this process
         handle.seek(start)
-        for _ in range(0, _PIECE, content.nbytes):
-            got = handle.readinto(content)
+        for at in range(0, size, content.nbytes):
+            got = handle.readinto(content[: min(content.nbytes, size - at)])
             blocks = got // _BLOCK
             sums = numbers[: blocks * _BLOCK // 8].reshape(blocks, -1).sum(axis=1) if blocks else numbers[:0]
             mark = zlib.crc32(content[blocks * _BLOCK : got], zlib.crc32(sums.tobytes(), mark))
@@ -265,14 +363,16 @@ def _checksum_of_piece(file: Path, start: int) -> int:
     return mark
 
 
-def _is_intact(file: Path, noted: Sequence[int]) -> bool:
+def _is_intact(file: Path, noted: Sequence[Any]) -> bool:
     """Return whether a file matches its recorded state."""
     size, time_ns, mark, checksum = noted
-    state = _file_state(file)
+    if isinstance(checksum, list) and file.stat().st_size < size:  # rows that were not committed may follow
+        return False
+    state = _file_state(file, size if isinstance(checksum, list) else None)
     if state[0] != size or state[2] != mark:
         return False
     verified = state[1] == time_ns and (file.parent / _verified_mark()).exists()
-    return verified or _checksum(file) == checksum
+    return verified or (_checksums(file, size) if isinstance(checksum, list) else _checksum(file)) == checksum
 
 
 @functools.cache

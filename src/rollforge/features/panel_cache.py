@@ -10,14 +10,16 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rollforge.errors import DataError
 from rollforge.features.panel import META, Panel
+from rollforge.market.folder_change import exchange
 
 __all__ = ["PanelCache", "PanelInfo", "clear_panels", "list_panels"]
 
@@ -51,8 +53,28 @@ class PanelCache:
         self.root = Path(folder) / "panels"
         self.limit = limit
 
-    def get(self, key: str, build: Callable[[Path], Panel]) -> Panel:
+    def get(
+        self,
+        key: str,
+        build: Callable[[Path], Panel],
+        state: str = "",
+        grow: Callable[[Panel], bool] | None = None,
+        base: Callable[[], Sequence[Any] | None] | None = None,
+    ) -> Panel:
         """Return the panel of `key`; if it is missing, `build` builds it in the folder that it is given.
+
+        Parameters
+        ----------
+        key : str
+            What determines the panel, apart from the data.
+        build : callable
+            Computes the panel; it may write values into the folder.
+        state : str
+            The data. A panel of other data grows or is built again.
+        grow : callable, optional
+            Makes a panel of other data one of these data, and returns True; False if it must be built again.
+        base : callable, optional
+            Returns the version of the panel from which it is computed.
 
         Raises
         ------
@@ -60,12 +82,16 @@ class PanelCache:
             If the cache folder is not writable; the message names the setting for another folder.
         """
         place = self.root / key
-        panel = Panel.load(place)
+        panel = _of_state(Panel.load(place), state)
         if panel is None:
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
                 with self._lock(key):
-                    panel = Panel.load(place) or self._build(place, build)
+                    there = Panel.load(place)
+                    panel = _of_state(there, state)
+                    if panel is None and there is not None and there.stored is not None and grow is not None:
+                        panel = self._grown(there, grow)
+                    panel = panel or self._build(place, build, state, base)
             except PermissionError as exc:
                 raise self._unwritable(exc) from exc
             except OSError as exc:
@@ -80,17 +106,39 @@ class PanelCache:
             "with ROLLFORGE_CACHE or 'rollforge: {cache: FOLDER}'."
         )
 
-    def _build(self, place: Path, build: Callable[[Path], Panel]) -> Panel:
+    def _grown(self, panel: Panel, grow: Callable[[Panel], bool]) -> Panel | None:
+        """Return the panel after it has grown; None if it must be built again."""
+        assert panel.stored is not None
+        began = time.perf_counter()
+        if not grow(panel):
+            return None
+        place = panel.stored.folder
+        made = Panel.load(place)
+        if made is not None:
+            rows, seconds = len(made.row_code) - len(panel.row_code), time.perf_counter() - began
+            log.info("panel %s: %d more rows in %.1f s", place.name[:12], rows, seconds)
+            self._shrink(keep=place.name)
+        return made
+
+    def _build(
+        self,
+        place: Path,
+        build: Callable[[Path], Panel],
+        state: str,
+        base: Callable[[], Sequence[Any] | None] | None,
+    ) -> Panel:
         for left in self.root.glob(f".{place.name}-*"):  # left by a killed process: we hold the lock
             shutil.rmtree(left, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=self.root))
         log.info("computing panel %s, once for these data and this definition", place.name[:12])
         began = time.perf_counter()
         try:
-            build(draft).save(draft)
+            build(draft).save(draft, state, None if base is None else base())
             if place.exists():
-                shutil.rmtree(place)
-            draft.rename(place)
+                exchange(draft, place)
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.rename(place)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
@@ -125,7 +173,7 @@ class PanelCache:
         for meta_file in self.root.glob(f"[!.]*/{META}"):
             try:
                 meta = json.loads(meta_file.read_text(encoding="utf-8"))
-                rows = np.load(meta_file.parent / "row_code.npy", mmap_mode="r").shape[0]
+                rows = meta.get("rows") or np.load(meta_file.parent / "row_code.npy", mmap_mode="r").shape[0]
                 used = meta_file.stat().st_mtime
                 size = sum(int(noted[0]) for noted in meta["files"].values())
                 columns = sum(len(g["columns"]) for g in meta["groups"])
@@ -139,6 +187,12 @@ class PanelCache:
         freed = sum(p.bytes for p in self.list())
         shutil.rmtree(self.root, ignore_errors=True)
         return freed
+
+
+def _of_state(panel: Panel | None, state: str) -> Panel | None:
+    if panel is None or state in ("", panel.stored.state if panel.stored is not None else ""):
+        return panel
+    return None
 
 
 def list_panels(cache: str | os.PathLike[str]) -> list[PanelInfo]:

@@ -27,7 +27,7 @@ from rollforge.pickling import Serializable
 __all__ = [
     "CSRankNorm", "CSZFillna", "CSZScoreNorm", "ConfigSectionProcessor", "DropCol", "DropnaLabel", "DropnaProcessor",
     "Fillna", "FilterCol", "HashStockFormat", "MinMaxNorm", "ProcessInf", "Processor", "RobustZScoreNorm", "TanhProcess",
-    "TimeRangeFlt", "ZScoreNorm", "get_group_columns",
+    "TimeRangeFlt", "ZScoreNorm", "days_needed", "get_group_columns", "learned_by", "restore",
 ]  # fmt: skip
 
 
@@ -97,6 +97,10 @@ class Processor(Serializable):
     left out of the cache key."""
     across_instruments: ClassVar[bool] = False
     """Whether the processor compares the instruments of a day and so needs several of them; used in error messages."""
+    earlier_days: ClassVar[int | None] = None
+    """Number of earlier days that a processed row depends on, besides what was learned in the fit window; None: all.
+    With a number, new days are processed without the old ones, and what was learned before is kept. A subclass that
+    changes what is computed must declare its own."""
 
     def fit(self, df: pd.DataFrame) -> object:
         """Learn from the frame; the processor selects the rows of its fit window itself."""
@@ -129,6 +133,51 @@ class Processor(Serializable):
     def readonly(self) -> bool:
         """Return whether calling the processor leaves its argument unchanged; False by default."""
         return False
+
+
+def days_needed(chain: Sequence[Processor], changed: np.datetime64 | bool) -> int | None:
+    """Return how many earlier days processors need to process days from `changed` on; None if all must be processed.
+
+    Parameters
+    ----------
+    chain : sequence of Processor
+        The processors, which are applied one after another.
+    changed : datetime64 or bool
+        First day whose data have changed since the processors were fitted; True if none have.
+    """
+    days = 0
+    for processor in chain:
+        kind = type(processor)
+        own = kind.__module__.startswith("rollforge.") or "earlier_days" in vars(kind)
+        if not own or processor.earlier_days is None:
+            return None
+        days += processor.earlier_days
+        if kind.fit is Processor.fit or changed is True:
+            continue
+        end = getattr(processor, "fit_end_time", None)
+        if end is None or read_day(end, "fit_end_time") >= changed:
+            return None  # it learns from days that have changed
+    return days
+
+
+def learned_by(chain: Sequence[Processor]) -> list[dict[str, list[float]]] | None:
+    """Return what fitted processors have learned, as plain data; None if it cannot be represented exactly."""
+    found: list[dict[str, list[float]]] = []
+    for processor in chain:
+        if type(processor).fit is not Processor.fit and not processor.learned:
+            return None
+        values = {name: getattr(processor, name, None) for name in processor.learned}
+        if not all(isinstance(v, np.ndarray) and v.dtype == np.float64 and v.ndim == 1 for v in values.values()):
+            return None
+        found.append({name: v.tolist() for name, v in sorted(values.items()) if isinstance(v, np.ndarray)})
+    return found
+
+
+def restore(chain: Sequence[Processor], learned: Sequence[dict[str, list[float]]] | None) -> None:
+    """Set what processors have learned to the result of :func:`learned_by`."""
+    for processor, values in zip(chain, learned or [{}] * len(chain), strict=True):
+        for name, value in values.items():
+            setattr(processor, name, np.array(value, np.float64))
 
 
 class Adapted(Processor):
@@ -203,6 +252,7 @@ class _OfGroup(Processor):
     """Base class of processors of one group of columns, or several; None means all."""
 
     any_range = True
+    earlier_days = 0
 
     def __init__(self, fields_group: str | list[str] | None = None) -> None:
         _listed_groups(fields_group)  # report a mistake now, not when the data are processed
@@ -283,6 +333,7 @@ class DropCol(_ReadOnly):
     """Drops columns by name."""
 
     any_range = True
+    earlier_days = 0
 
     def __init__(self, col_list: Sequence[str] = ()) -> None:
         self.col_list = _listed_columns(col_list)
@@ -295,6 +346,7 @@ class FilterCol(_ReadOnly):
     """Keeps only the named columns of a group; other groups are unchanged."""
 
     any_range = True
+    earlier_days = 0
 
     def __init__(self, fields_group: str | list[str] | None = "feature", col_list: Sequence[str] = ()) -> None:
         _listed_groups(fields_group)
@@ -310,6 +362,7 @@ class TanhProcess(_Replacing):
     """``tanh(x - 1)`` of every column whose name does not contain LABEL."""
 
     any_range = True
+    earlier_days = 0
 
     def changed(self, df: pd.DataFrame) -> pd.DataFrame:
         out = df.copy()
@@ -322,6 +375,7 @@ class ProcessInf(_Replacing):
     """Replaces infinite values with the mean of the column's finite values on that day."""
 
     any_range = True
+    earlier_days = 0
 
     def changed(self, df: pd.DataFrame) -> pd.DataFrame:
         infinite = np.isinf(df.to_numpy())
@@ -562,6 +616,7 @@ class HashStockFormat(_ReadOnly):
     """Does nothing: in Qlib it speeds up access to the data of one instrument, which is not needed here."""
 
     any_range = True
+    earlier_days = 0
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         return df
@@ -652,6 +707,7 @@ class ConfigSectionProcessor(Processor):
     """
 
     any_range = True
+    earlier_days = 0
     across_instruments = True
 
     def __init__(

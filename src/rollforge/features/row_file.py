@@ -72,8 +72,12 @@ class RowFile:
                     raise OSError(errno.EIO, "the file is truncated", str(values.filename))
                 left, source, place = left - copied, source + copied, place + copied
 
+    def close(self) -> None:
+        """Close the file."""
+        self._handle.close()
+
     def finished(self) -> NDArray[np.float32]:
         """Close the file and return the matrix, memory-mapped."""
-        self._handle.close()
+        self.close()
         values: NDArray[np.float32] = np.load(self.file, mmap_mode="r")
         return values

@@ -13,6 +13,7 @@ from rollforge.dates import DayLike, read_day, read_timestamp
 from rollforge.errors import ConfigError
 from rollforge.features.api import D
 from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandlerLP
 from rollforge.market.frames import day_rows
 from rollforge.models.base import Model
 from rollforge.record.signal import SignalRecord
@@ -48,7 +49,7 @@ class RMDLoader:
         if not _reaches_back(dataset, start_time):
             handler_kwargs["start_time"] = start_time
         dataset.config(handler_kwargs=handler_kwargs, segments=segments or {"test": (start_time, end_time)})
-        dataset.setup_data()
+        dataset.setup_data(handler_kwargs={"init_type": DataHandlerLP.IT_LS})
         return dataset
 
     def get_model(self) -> Model:

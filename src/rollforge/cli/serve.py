@@ -1,0 +1,362 @@
+"""``rollforge serve``: a service that is kept up to date day by day, and what its ledger says."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rollforge.cli.names import ANY_SPELLING
+from rollforge.cli.terminal import console, echo, echo_json, one_line
+
+if TYPE_CHECKING:
+    from rollforge.ledger.base import Ledger
+    from rollforge.ledger.entry import Entry, Release, Signal
+    from rollforge.ledger.state import ServiceState
+
+__all__ = ["app"]
+
+LEASE_SECONDS = 60.0
+
+app = typer.Typer(no_args_is_help=True, context_settings=ANY_SPELLING)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why; recorded in the ledger.")]
+FromDay = Annotated[
+    str | None,
+    typer.Option("--from", metavar="DAY", help="First day; by default the day after the last published one."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The service that the options of ``serve`` name."""
+
+    service: str | None
+    ledger_uri: str | None
+
+    def ledger(self, *, create: bool = False) -> Ledger:
+        """Open the ledger; unless `create`, refuse a file that does not exist, as opening it would create it."""
+        from rollforge.errors import ConfigError
+        from rollforge.ledger.base import open_ledger
+        from rollforge.session import Session
+        from rollforge.store.sqlite_database import parse_uri
+
+        uri = Session().with_(store_uri=self.ledger_uri).store_uri
+        if not create and uri.startswith("sqlite:///") and not Path(parse_uri(uri)[0]).exists():
+            raise ConfigError(
+                f"There is no ledger at {parse_uri(uri)[0]}. Name another one by --ledger, or run 'rollforge serve init'."
+            )
+        return open_ledger(uri)
+
+    def name(self, ledger: Ledger) -> str:
+        """Return the name of the service; without ``--service`` the only one of the ledger."""
+        from rollforge.errors import ConfigError, nearest
+
+        known = ledger.services()
+        if self.service is not None:
+            if self.service not in known:
+                raise ConfigError(f"There is no service {self.service!r} in the ledger.{nearest(self.service, known)}")
+            return self.service
+        if len(known) != 1:
+            which = f"several services: {', '.join(known)}. Name one by --service" if known else "no service yet"
+            raise ConfigError(f"The ledger has {which}.")
+        return known[0]
+
+    def state(self) -> tuple[Ledger, str, ServiceState]:
+        """Return the ledger, the name of the service and its state."""
+        from rollforge.ledger.state import ServiceState
+
+        ledger = self.ledger()
+        name = self.name(ledger)
+        return ledger, name, ServiceState.of(ledger.entries(name))
+
+
+@app.callback()
+def _serve(
+    context: typer.Context,
+    service: Annotated[
+        str | None, typer.Option("--service", help="Name of the service; by default the only one.")
+    ] = None,
+    ledger_uri: Annotated[
+        str | None, typer.Option("--ledger", help="URI of the ledger; by default that of the task store.")
+    ] = None,
+) -> None:
+    context.obj = Place(service, ledger_uri)
+
+
+@app.command()
+def status(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show the last published day, the models in use, and who is running the service."""
+    ledger, name, state = context.obj.state()
+    today = _next_day(state)
+    lease, days = ledger.held_by(name), state.days
+    failed = [day for day, result in days.items() if result.state == "failed"]
+    latest = state.signals().get(state.last_published or "")
+    found = {
+        "service": name,
+        "entries": state.last,
+        "last_published": state.last_published,
+        "signal": latest.to_document() if latest else None,
+        "failed": failed,
+        "champions": [release.to_document() for release in state.champions(today)],
+        "candidates": [release.to_document() for release in state.candidates(today)],
+        "running": {"holder": lease.holder, "until": _time(lease.until)} if lease else None,
+        "unknown_entries": [entry.number for entry in state.unknown],
+    }
+    if as_json:
+        echo_json(json.dumps(found))
+        return
+    echo(f"service {one_line(name)}: {state.last} entries, last published {state.last_published or 'never'}")
+    if latest:
+        echo(f"signals {latest.day} version {latest.version}: {latest.rows} rows, {one_line(latest.file)}")
+    if failed:
+        echo(f"failed days: {', '.join(failed)}: {one_line(days[failed[-1]].error)}")
+    if lease:
+        echo(f"being run by {one_line(lease.holder)}")
+    _show_models([*state.champions(today), *state.candidates(today)])
+    if state.unknown:
+        echo(f"entries of a newer version of Rollforge: {', '.join(str(e.number) for e in state.unknown)}")
+
+
+@app.command()
+def history(
+    context: typer.Context,
+    day: Annotated[str | None, typer.Option("--day", help="Only entries about this day; by default all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was decided, when and why; with --day, what was said about a day and which models were used."""
+    _, _, state = context.obj.state()
+    day = _day(day) if day is not None else None
+    entries = state.entries if day is None else state.history(day)
+    models = state.champions(day) if day is not None else ()
+    if as_json:
+        shown: dict[str, Any] = {"entries": [_document(entry) for entry in entries]}
+        if day is not None:
+            shown |= {"day": day, "champions": [release.to_document() for release in models]}
+        echo_json(json.dumps(shown))
+        return
+    for entry in entries:
+        echo(f"{entry.number:5}  {_time(entry.made_at)}  {entry.kind:10}  {one_line(entry.by)}")
+        for line in _lines(state, entry):
+            echo(f"       {one_line(line)}")
+    if day is not None:
+        echo(f"models used on {day}:" if models else f"no model was used on {day}")
+        _show_models(models)
+
+
+@app.command()
+def signals(
+    context: typer.Context,
+    day: Annotated[str, typer.Argument(metavar="DAY", help="A trading day.")],
+    version: Annotated[int | None, typer.Option("--version", min=1, help="By default the latest.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Folder of the service's files.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the signals of a day as they were published, or as they were corrected later."""
+    from rollforge.errors import ConfigError
+
+    _, name, state = context.obj.state()
+    day = _day(day)
+    versions = {signal.version: signal for signal in state.versions(day)}
+    if not versions:
+        raise ConfigError(f"There are no signals of {day}. The last published day is {state.last_published}.")
+    signal = versions.get(version if version is not None else max(versions))
+    if signal is None:
+        raise ConfigError(f"There is no version {version} of the signals of {day}, only {_listed(versions)}.")
+    rows = _rows(folder if folder is not None else _folder(name), signal)
+    if as_json:
+        echo_json(
+            json.dumps(
+                {
+                    **signal.to_document(),
+                    "signals": {code: score if math.isfinite(score) else None for code, score in rows},
+                }
+            )
+        )
+        return
+    for code, score in rows:
+        echo(f"{one_line(code)}\t{score!r}")
+
+
+@app.command()
+def promote(
+    context: typer.Context,
+    recorder: Annotated[str, typer.Argument(metavar="RECORDER", help="Id of the recorder of a model of the service.")],
+    reason: Reason = "promoted by hand",
+    from_day: FromDay = None,
+) -> None:
+    """Make a model the champion, and retire the champion of its strategy. One entry in the ledger."""
+    from rollforge.errors import ConfigError, nearest
+    from rollforge.ledger.entry import EntryKind
+
+    ledger, name, state = context.obj.state()
+    known = {release.recorder: release for _, release in state.releases}
+    if recorder not in known:
+        raise ConfigError(f"The service has never released the recorder {recorder!r}.{nearest(recorder, known)}")
+    _replace(ledger, name, EntryKind.PROMOTION, [known[recorder]], reason, from_day)
+
+
+@app.command()
+def rollback(
+    context: typer.Context,
+    strategy: Annotated[
+        str | None, typer.Option("--strategy", help="Name of the strategy; by default the only one.")
+    ] = None,
+    reason: Reason = "rolled back by hand",
+    from_day: FromDay = None,
+) -> None:
+    """Make the models champions again that were replaced by the last change. One entry in the ledger."""
+    from rollforge.errors import ConfigError
+    from rollforge.ledger.entry import EntryKind
+
+    ledger, name, state = context.obj.state()
+    strategies = sorted({release.strategy for _, release in state.releases})
+    if strategy is None and len(strategies) > 1:
+        raise ConfigError(f"The service has several strategies: {', '.join(strategies)}. Name one by --strategy.")
+    chosen = strategy if strategy is not None else "".join(strategies)
+    day = _day(from_day) if from_day is not None else _next_day(state)
+    now = {r.recorder for r in _of(state.champions(day), chosen)}
+    for number in range(state.last - 1, 0, -1):
+        before = _of(state.champions(day, as_of=number), chosen)
+        if before and {r.recorder for r in before} != now:
+            _replace(ledger, name, EntryKind.ROLLBACK, before, reason, day)
+            return
+    raise ConfigError(f"The service {name!r} has no earlier champions to go back to.")
+
+
+def _replace(
+    ledger: Ledger, name: str, kind: str, models: Sequence[Release], reason: str, from_day: str | None
+) -> None:
+    """Make models the champions of their strategy by one entry, under the lease of the service."""
+    import uuid
+    from dataclasses import replace
+
+    from rollforge.ledger.entry import Role, author, release_body
+    from rollforge.ledger.state import ServiceState
+    from rollforge.machine import process_name
+
+    lease = ledger.acquire(name, holder=f"{process_name()}#{uuid.uuid4().hex[:8]}", seconds=LEASE_SECONDS)
+    try:
+        state = ServiceState.of(ledger.entries(name))
+        state.require_known()
+        day = _day(from_day) if from_day is not None else _next_day(state)
+        told = {"from_day": day, "by": author(), "reason": reason}
+        wanted = {(m.experiment_name, m.recorder) for m in models}
+        present = _of(state.champions(day), models[0].strategy)
+        there = {(r.experiment_name, r.recorder) for r in present}
+        changed = [
+            replace(r, role=Role.RETIRED, **told) for r in present if (r.experiment_name, r.recorder) not in wanted
+        ]
+        changed += [
+            replace(m, role=Role.CHAMPION, **told) for m in models if (m.experiment_name, m.recorder) not in there
+        ]
+        if not changed:
+            echo(f"nothing to do: {_listed(sorted(m.recorder for m in models))} is the champion already")
+            return
+        entry = ledger.append(lease, state.last + 1, kind, release_body(changed, reason), by=author())
+    finally:
+        ledger.release(lease)
+    for release in changed:
+        echo(f"entry {entry.number}: {release.recorder} is {release.role.value} from {day}")
+
+
+def _of(releases: Sequence[Release], strategy: str) -> list[Release]:
+    return [release for release in releases if release.strategy == strategy]
+
+
+def _next_day(state: ServiceState) -> str:
+    """Return the day after the last published one; without one, today."""
+    if state.last_published is None:
+        return max((release.from_day for _, release in state.releases), default=dt.date.today().isoformat())
+    return (dt.date.fromisoformat(state.last_published) + dt.timedelta(days=1)).isoformat()
+
+
+def _day(text: str) -> str:
+    from rollforge.dates import read_day
+
+    return str(read_day(text, "day"))
+
+
+def _time(seconds: float) -> str:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _listed(values: Any) -> str:
+    return ", ".join(map(str, values))
+
+
+def _document(entry: Entry) -> dict[str, Any]:
+    shown = {"number": entry.number, "kind": str(entry.kind), "made_at": _time(entry.made_at), "by": entry.by}
+    return {**shown, "body": entry.body}
+
+
+def _lines(state: ServiceState, entry: Entry) -> list[str]:
+    """Return what an entry says."""
+    content = state.contents[entry.number - 1]
+    if not entry.known:
+        return ["of a newer version of Rollforge"]
+    lines = []
+    if content.day is not None:
+        error = f": {content.day.error}" if content.day.error else ""
+        lines.append(f"{content.day.day} {content.day.state.value} in {content.day.seconds:.1f} s{error}")
+    if content.reason:
+        lines.append(content.reason)
+    lines += [f"{r.recorder} {r.role.value} from {r.from_day} {r.reason}".rstrip() for r in content.releases]
+    lines += [f"signals {s.day} version {s.version}: {s.rows} rows {s.why}".rstrip() for s in content.signals]
+    return lines + [f"{event.level.value}: {event.text}" for event in content.events]
+
+
+def _show_models(models: Sequence[Release]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    if not models:
+        return
+    table = Table("role", "recorder", "experiment", "from", "task", "reason", box=None, pad_edge=False)
+    for model in models:
+        cells = (model.role.value, model.recorder, model.experiment_name, model.from_day, model.task[:12], model.reason)
+        table.add_row(*(Text(one_line(cell)) for cell in cells))
+    console().print(table)
+
+
+def _folder(name: str) -> Path:
+    from rollforge.session import home
+
+    return home() / "services" / name
+
+
+def _rows(folder: Path, signal: Signal) -> list[tuple[str, float]]:
+    """Return the scores of a signal's day by instrument, after checking that the file was not changed.
+
+    Raises
+    ------
+    ArtifactUnreadable
+        If the file is missing, or was changed since it was published.
+    """
+    import hashlib
+
+    import pandas as pd
+
+    from rollforge.errors import ArtifactUnreadable
+    from rollforge.track.frame import read_table
+
+    if not signal.rows:
+        return []
+    file = folder / signal.file
+    try:
+        content = file.read_bytes()
+    except OSError as exc:
+        raise ArtifactUnreadable(f"The signals of {signal.day} cannot be read: {file}: {exc.strerror}.") from exc
+    if hashlib.sha256(content).hexdigest() != signal.sha256:
+        raise ArtifactUnreadable(f"The signals of {signal.day} were changed after they were published: {file}.")
+    table = read_table(file)
+    scores = table.iloc[:, 0] if isinstance(table, pd.DataFrame) else table
+    day = scores[scores.index.get_level_values("datetime") == pd.Timestamp(signal.day)]
+    return sorted(zip(map(str, day.index.get_level_values("instrument")), map(float, day), strict=True))
