@@ -231,7 +231,7 @@ def test_a_segment_does_not_begin_before_the_data() -> None:
         ({"train": 0}, "train: must be at least one trading day"),
         ({"train": -5}, "train: must be a number of trading days or a duration, found -5"),
         ({"train": True}, "train: must be an offset, found True"),
-        ({"train": "WOM-3FRI"}, "train: 'WOM-3FRI' is no length"),
+        ({"train": "WOM-3FRI"}, "train: 'WOM-3FRI' is not a length"),
         ({"valid": 2.5}, "valid: must be an offset, found 2.5"),
         ({"rtype": "expand"}, "rtype: must be 'sliding' or 'expanding', found 'expand'. Did you mean 'expanding'"),
         ({"trunc_days": -1}, "trunc_days: must be 'auto' or a number of days, found -1"),

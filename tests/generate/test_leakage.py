@@ -215,7 +215,7 @@ def test_expressions_of_a_handler_of_ones_own_are_read_from_its_object() -> None
         (handler(own(Frames)), "loaded by Frames"),
         (
             handler({"class": "StaticDataLoader", "kwargs": {"config": {"feature": "f.pkl", "label": "l.pkl"}}}),
-            "ready-made",
+            "precomputed",
         ),
         ("file:///nowhere/handler.pkl", "cannot be built here"),
         ({"class": "Missing", "module_path": "no_such_module"}, "cannot be built here"),
@@ -226,7 +226,7 @@ def test_features_that_no_expression_describes_are_not_known(described: Any, wor
     one = only(described, "features")
     assert one.result is UNKNOWN
     assert word in one.text
-    assert ("rollforge check" in one.cure) is (word != "ready-made")
+    assert ("rollforge check" in one.cure) is (word != "precomputed")
 
 
 def test_a_dataset_of_ones_own_may_change_the_features() -> None:

@@ -161,7 +161,7 @@ INVALID = {
     "twice": (lambda t: pd.concat([t, t]), "more than one row per instrument and day"),
     "years": (lambda t: t.assign(datetime=pd.Timestamp("2031-03-06")), "is years after 2021-03-05"),
     "factor": (lambda t: t.assign(adj_factor=2.0), "has a column 'adj_factor'.*imported without it"),
-    "scale": (lambda t: t.assign(close=t["close"] * 10), "another scale.*by a factor of 9.95"),
+    "scale": (lambda t: t.assign(close=t["close"] * 10), "a different scale.*by a factor of 9.95"),
     "negative": (lambda t: t.assign(close=-1.0), "close of A on 2021-03-08 is negative"),
     "same days, other scale": (
         lambda t: pd.concat([t, bars().iloc[3:5]]).assign(

@@ -110,7 +110,7 @@ def append(
         bool | None,
         typer.Option(
             "--rescale/--no-rescale",
-            help="For prices on another scale than the folder's: multiply them to continue it, or add them unchanged. "
+            help="For prices on a different scale from the folder's: multiply them to continue it, or add them unchanged. "
             "Default: refuse them.",
         ),
     ] = None,

@@ -169,7 +169,7 @@ def _columns(loader: object) -> _Columns:
     if isinstance(loader, StaticDataLoader):
         if isinstance(loader.config, Mapping) and "label" not in loader.config:
             return {}, ""
-        return None, "the label is read ready-made from a frame or a file"
+        return None, "the label is read precomputed from a frame or a file"
     return None, f"the label is loaded by {_name(kind)}"
 
 

@@ -115,7 +115,7 @@ class _PurgedGen(TaskGen):
                 raise SegmentError(
                     f"no training day is left for the test of {days[first]} to {days[stop - 1]} after leaving out "
                     f"{counted(purge, 'day')} on each side, an embargo of {counted(embargo, 'day')} and "
-                    f"{counted(size, 'validation day')}. Use a longer period, or less of these.",
+                    f"{counted(size, 'validation day')}. Use a longer period, or reduce these.",
                     path=f"{PATH}.train",
                 )
             made.append(self._task(template, days, as_ranges(train), as_ranges(valid), tests))

@@ -11,7 +11,7 @@ from rollforge.expressions.operators import is_built_in, last_day_read
 from rollforge.expressions.tree import Call, Field, walk
 from rollforge.features.processor import Adapted, TimeRangeFlt
 from rollforge.generate.checks import CheckResult
-from rollforge.generate.definition import READY_MADE, DataParts, is_ours, kind_of
+from rollforge.generate.definition import PRECOMPUTED, DataParts, is_ours, kind_of
 from rollforge.generate.findings import Finding
 from rollforge.generate.segments import bounds
 from rollforge.market.filters import BaseDFilter, ExpressionDFilter, NameDFilter
@@ -56,7 +56,7 @@ def feature_findings(parts: DataParts) -> list[Finding]:
         )
         findings.append(Finding("features", UNKNOWN, text, "Give the loader's columns the groups feature and label."))
     for why in dict.fromkeys(parts.unread):
-        cure = _ORIGIN if why == READY_MADE else MEASURE
+        cure = _ORIGIN if why == PRECOMPUTED else MEASURE
         findings.append(Finding("features", UNKNOWN, f"whether features look ahead is not known: {why}.", cure))
     for name in own:
         text = (

@@ -16,11 +16,11 @@ from rollforge.features.processor import Adapted
 from rollforge.kinds import HANDLER
 from rollforge.trust import Origin, current_origin
 
-__all__ = ["READY_MADE", "DataParts", "Named", "data_parts", "is_ours", "kind_of", "own_classes"]
+__all__ = ["PRECOMPUTED", "DataParts", "Named", "data_parts", "is_ours", "kind_of", "own_classes"]
 
 _MAX_DEPTH = 5
 
-READY_MADE = "features are read ready-made from a frame or a file"
+PRECOMPUTED = "features are read precomputed from a frame or a file"
 """Why features are not known that neither their definition nor replaced market data can tell anything about."""
 
 
@@ -177,7 +177,7 @@ def _add_loader(parts: DataParts, loader: Any, instruments: Any, depth: int) -> 
                 known.ungrouped = {}
             _add(parts, known)
     elif isinstance(loader, StaticDataLoader):
-        parts.unread.append(READY_MADE)
+        parts.unread.append(PRECOMPUTED)
     else:
         parts.unread.append(f"features are loaded by {kind.__name__}")
 

@@ -127,7 +127,7 @@ def read_length(value: object, path: str) -> int | Offset:
     if isinstance(offset, (offsets.Day, offsets.Tick, offsets.BusinessDay)) or type(offset) is pd.DateOffset:
         return offset
     raise ConfigError(
-        f"{shown(value)} is no length. Write a number of trading days, or a duration such as '3 years'.", path=path
+        f"{shown(value)} is not a length. Write a number of trading days, or a duration such as '3 years'.", path=path
     )
 
 

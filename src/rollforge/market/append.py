@@ -68,7 +68,7 @@ def append_table(
     columns, names, encoding
         As for :func:`~rollforge.market.importer.import_table`.
     rescale : bool, optional
-        What to do with instruments whose prices are on another scale in the table than in the folder, for example
+        What to do with instruments whose prices are on a different scale in the table from that of the folder, for example
         because the source adjusts past prices after each dividend. True multiplies their new rows so that they
         continue the folder's prices; this needs rows of a day that the folder has. False takes the values as they are.
         None refuses the table.
@@ -85,7 +85,7 @@ def append_table(
         If another process is still changing the folder after `wait` seconds.
     DataError
         If the table is invalid, has days between the folder's days or before them, has bars of another length, is on
-        another scale, or does not have the columns from which the folder's prices are computed; if the folder is
+        a different scale, or does not have the columns from which the folder's prices are computed; if the folder is
         damaged or cannot be written. Nothing has been written.
     """
     table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
@@ -444,7 +444,7 @@ class _Change:
         if sizes and float(np.median(sizes)) > _OTHER_SCALE[len(sizes) >= 5]:
             code = next(iter(jumps))
             raise DataError(
-                f"The prices in {self.table.source} are on another scale than those in {self.old.path}: {code} moves by a "
+                f"The prices in {self.table.source} are on a different scale from those in {self.old.path}: {code} moves by a "
                 f"factor of {math.exp(jumps[code]):.4g} since its last day there. Give a table with rows of a day that the "
                 "folder has, and --rescale (in Python: rescale=True); or --no-rescale (rescale=False) if the values "
                 "are right."

@@ -261,7 +261,7 @@ class TaskStoreSuite(TransitionSuite):
         assert store.count(POOL, batch="b") == {}
         assert list(store.query(POOL, batch="b")) == []
 
-    # -- asking again --------------------------------------------------------------------------------------------------
+    # -- repeated calls ------------------------------------------------------------------------------------------------
 
     def test_a_repeated_claim_returns_the_same_tasks(self, store: TaskStore, clock: ManualClock) -> None:
         """The same tokens in the same order, and no attempt is counted; tasks that are no longer held are left out."""
@@ -923,7 +923,7 @@ class TaskStoreSuite(TransitionSuite):
         assert [t.id for t in store.query(POOL, batch="b")] == [new.id], "the old id is in no batch"
 
     def test_a_task_can_be_replaced_by_an_existing_one(self, store: TaskStore) -> None:
-        """The other task stays as it is, takes over what depended on the replaced one, and waits for what that waited for."""
+        """The other task is not changed, but inherits the dependents and dependencies of the replaced one."""
         done, other, first = (c.id for c in store.create(POOL, [{"x": 0}, {"x": 1}, {"x": "first"}], batch="b"))
         (old,) = store.create(POOL, [{"x": "old"}], depends_on=[first], batch="old")
         (last,) = store.create(POOL, [{"x": "last"}], depends_on=[old.id])
@@ -943,7 +943,7 @@ class TaskStoreSuite(TransitionSuite):
         assert store.get(POOL, other).token > token
 
     def test_a_name_that_is_not_valid_unicode_is_an_error_about_the_name(self, store: TaskStore) -> None:
-        """As from a command line with bytes of another encoding. A store may keep it, but does not claim to be damaged."""
+        """As from a command line with bytes of another encoding. A store may keep it, but must not report that it is damaged."""
         name = "pool\udcff"
         calls: list[Callable[[], object]] = [
             lambda: store.count(name),
