@@ -456,8 +456,8 @@ class _Change:
             code = next(iter(found))
             raise DataError(
                 f"The prices of {counted(len(found), 'instrument')} in {self.table.source} ({_listed(list(found))}) are on "
-                f"another scale than in {self.old.path}: those of {code} there are {found[code]:.6g} times as high on the "
-                "same days. Sources that adjust past prices change all of them after a split or a dividend. Use "
+                f"a different scale from that of {self.old.path}: those of {code} there are {found[code]:.6g} times as "
+                "high on the same days. Sources that adjust past prices change all of them after a split or a dividend. Use "
                 "--rescale (in Python: rescale=True) to continue the folder's prices, --no-rescale (rescale=False) "
                 "to take the values as they are, or import all rows as a new folder."
             )
