@@ -55,9 +55,9 @@ def feature_findings(parts: DataParts) -> list[Finding]:
             f"{counted(loose[0][1], 'trading day')} ahead, is a label or a feature."
         )
         findings.append(Finding("features", UNKNOWN, text, "Give the loader's columns the groups feature and label."))
-    for why in dict.fromkeys(parts.unread):
-        cure = _ORIGIN if why == PRECOMPUTED else MEASURE
-        findings.append(Finding("features", UNKNOWN, f"whether features look ahead is not known: {why}.", cure))
+    for reason in dict.fromkeys(parts.unread):
+        cure = _ORIGIN if reason == PRECOMPUTED else MEASURE
+        findings.append(Finding("features", UNKNOWN, f"whether features look ahead is not known: {reason}.", cure))
     for name in own:
         text = (
             f"whether features look ahead is not known: the operator {name} is not one of Rollforge's, and what it reads is "
@@ -134,8 +134,8 @@ def processor_findings(parts: DataParts, first_day: Any) -> list[Finding]:
         The first day of the task's segments.
     """
     findings = [
-        Finding("processors", UNKNOWN, f"whether processors use later days is not known: {why}.", MEASURE)
-        for why in dict.fromkeys(parts.unbuilt)
+        Finding("processors", UNKNOWN, f"whether processors use later days is not known: {reason}.", MEASURE)
+        for reason in dict.fromkeys(parts.unbuilt)
     ]
     for named in parts.processors:
         kind = kind_of(named.one)
@@ -268,10 +268,10 @@ def universe_findings(universe: Any, provider: Provider, first: Any, last: Any) 
         text = f"the universe {name} is dated: {changing} of {len(members)} members join or leave it from {first} to {last}."
         return [*findings, Finding("universe", CLEAN, text)]
     if spans:
-        why = f"no member of the universe {name} joins or leaves it from {first} to {last}, as in a list of today's members"
+        reason = f"no member of the universe {name} joins or leaves it from {first} to {last}, as in a list of today's members"
     else:
-        why = f"the universe {name} is a list of instruments without dates"
-    text = f"{why}, so survivorship is not checked: instruments that were members only at the time may be missing."
+        reason = f"the universe {name} is a list of instruments without dates"
+    text = f"{reason}, so survivorship is not checked: instruments that were members only at the time may be missing."
     cure = "Use a universe with the days on which each instrument was a member ('rollforge data universe')."
     return [*findings, Finding("universe", UNKNOWN, text, cure)]
 

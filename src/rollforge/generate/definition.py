@@ -122,9 +122,9 @@ def data_parts(handler: object) -> DataParts:
     return parts
 
 
-def _unbuilt(parts: DataParts, why: str) -> DataParts:
-    parts.unread.append(why)
-    parts.unbuilt.append(why)
+def _unbuilt(parts: DataParts, reason: str) -> DataParts:
+    parts.unread.append(reason)
+    parts.unbuilt.append(reason)
     return parts
 
 

@@ -361,7 +361,7 @@ def _shared_days(places: _Places, calendar: Days) -> list[Finding]:
     """Return which test days are also in the train or valid segment."""
     texts: list[Finding] = []
     other = [name for name in places if name != "train" and "train" in name.lower()]
-    for later, earlier, why in (
+    for later, earlier, reason in (
         ("test", "train", "the model is tested on days to which it was fitted"),
         *(("test", name, "the model is tested on days to which it was fitted before") for name in other),
         ("test", "valid", "the model is tested on days that determined when its fitting stopped"),
@@ -372,7 +372,7 @@ def _shared_days(places: _Places, calendar: Days) -> list[Finding]:
             shared, days = _length(common), _length(places[later])
             if shared > 0:
                 verb = "is" if shared == 1 else "are"
-                text = f"{shared} of {days} days of {later!r} {verb} in {earlier!r} too: {why}."
+                text = f"{shared} of {days} days of {later!r} {verb} in {earlier!r} too: {reason}."
                 cure = f"Let {later!r} begin after {earlier!r} ends."
                 texts.append(
                     Finding("segments", LEAK, text, cure, _dates(common, calendar), key=f"{later} in {earlier}")
