@@ -157,8 +157,8 @@ class GridGen(TaskGen):
         for where, conditions in [*listed, *((f"exclude.{i}", given) for i, given in enumerate(self.exclude))]:
             for path in conditions:
                 alike = nearest(path, self.values)
-                beside = path.rpartition(".")[0] in {p.rpartition(".")[0] for p in self.values}
-                if path not in self.values and alike and beside and _found(task, path) is None:
+                same_parent = path.rpartition(".")[0] in {p.rpartition(".")[0] for p in self.values}
+                if path not in self.values and alike and same_parent and _found(task, path) is None:
                     raise ConfigError(f"has no values.{alike}", path=f"{where}.{path}")
 
     def never_set(self, tasks: Sequence[Mapping[str, object]]) -> list[str]:
