@@ -6,7 +6,9 @@ import operator
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -332,3 +334,27 @@ def test_killed_at_any_write(
     assert not before.equals(after)
     assert old.is_dir()
     assert len(built) == 4  # both panels, of the old and of the new data
+
+
+def go_through_days(session: Session, days: list[int], folder: Path) -> None:
+    """Compare the data of several days with those that were stored for them."""
+    with using(session):
+        for day in days:
+            with bounded(DAYS[day]):
+                made = handler(CHAINS["robust"])
+                for stage in ("infer", "learn"):
+                    wanted = pd.read_pickle(folder / f"{day}-{stage}.pkl")
+                    pd.testing.assert_frame_equal(made.fetch(data_key=stage), wanted, check_exact=True)
+
+
+@pytest.mark.slow
+def test_several_processes_grow_one_panel(session: Session, tmp_path: Path) -> None:
+    """Processes that need different days at the same time, in different orders, each get the values of their day."""
+    for day in range(7, 14):
+        with using(session.with_(cache=str(tmp_path / f"cache{day}"))), bounded(DAYS[day]):
+            for stage in ("infer", "learn"):
+                handler(CHAINS["robust"]).fetch(data_key=stage).to_pickle(tmp_path / f"{day}-{stage}.pkl")
+    orders = [[7, 8, 9, 10, 11, 12, 13] * 3, [13, 12, 11, 10, 9, 8, 7] * 3, [7, 13, 8, 12, 9, 11, 10] * 3]
+    with ProcessPoolExecutor(3, get_context("spawn")) as pool:
+        for done in [pool.submit(go_through_days, session, order, tmp_path) for order in orders]:
+            done.result()

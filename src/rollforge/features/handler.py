@@ -674,8 +674,10 @@ class DataHandlerLP(DataHandler):
         version = old.stored.meta["base"]
         own = first_changed_day(base.stored, version, touched)
         cut = first_changed_day(base.stored, version, list(base.groups))
+        if cut is False or own is False:
+            return False  # another panel was built meanwhile, or this one is older
         back = days_needed(chain, own)
-        if cut is False or own is False or back is None:
+        if back is None:
             return False
         restore(chain, old.learned)
         groups = {n: GrownGroup(len(old), np.empty((0, len(g.names)), np.float32)) for n, g in old.groups.items()}

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 _MOST_AHEAD = 250
 _DAYS_AGAIN = 5  # before those whose labels were not known; rows of these days are kept in memory
-_MEMORY_TO_GROW = 2**27
+_MEMORY_TO_GROW = 2**26
 
 
 class DataLoader:
@@ -341,7 +341,7 @@ class QlibDataLoader(DLWParser):
         from_day = max(0, min(len(old.dates), len(plan.dates)) - ahead - _DAYS_AGAIN)
         tail = int(plan.offsets[from_day])
         memory = min(session.memory, _MEMORY_TO_GROW)
-        if 4 * len(expressions) * (len(plan) - tail) > memory:
+        if 4 * len(expressions) * (len(plan) - tail) > session.memory // 4:
             return False
         stored = old.stored
         shapes = {name: (len(plan), len(group.names)) for name, group in old.groups.items()}
