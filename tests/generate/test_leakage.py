@@ -645,6 +645,22 @@ def test_an_ensemble_of_ones_own_is_not_known() -> None:
     assert "Mine" in one.text
 
 
+@pytest.mark.parametrize(
+    ("groups", "steps", "known"),
+    [
+        (None, "infer_processors", False), ("label", "infer_processors", False),
+        (["feature", "label"], "infer_processors", False),
+        (None, "shared_processors", False), ("feature", "infer_processors", True), (None, "learn_processors", True),
+    ],
+)  # fmt: skip
+def test_rows_without_a_label_stay_in_the_data_for_inference(groups: Any, steps: str, known: bool) -> None:
+    """Whether there will be a label is not known on the day; for learning they may be dropped."""
+    drop = {"class": "DropnaProcessor", "kwargs": {"fields_group": groups}}
+    one = only(handler(columns("$close"), **{steps: [drop]}), "processors")
+    assert one.result is (CLEAN if known else UNKNOWN)
+    assert known or "DropnaLabel to learn_processors" in one.cure
+
+
 # -- code of the user's own outside of the data --------------------------------------------------------------------------
 
 MINE = {"class": "Mine", "module_path": "./mine.py"}

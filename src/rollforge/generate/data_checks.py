@@ -9,7 +9,7 @@ from rollforge.errors import DateError, ExpressionError, RollforgeError, counted
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import is_built_in, last_day_read
 from rollforge.expressions.tree import Call, Field, walk
-from rollforge.features.processor import Adapted, TimeRangeFlt
+from rollforge.features.processor import Adapted, DropnaProcessor, TimeRangeFlt
 from rollforge.generate.checks import CheckResult
 from rollforge.generate.definition import PRECOMPUTED, DataParts, is_ours, kind_of
 from rollforge.generate.findings import Finding
@@ -145,9 +145,22 @@ def processor_findings(parts: DataParts, first_day: Any) -> list[Finding]:
         elif not getattr(kind, "any_range", False):
             text = f"whether the rows that the processor {kind.__name__} makes depend on later days is not known."
             findings.append(Finding("processors", UNKNOWN, text, MEASURE))
+        elif named.inferring and isinstance(named.one, DropnaProcessor) and _of_labels(named.one):
+            text = (
+                f"{kind.__name__} drops rows without a label from the data for inference, too: whether there will be a label "
+                "is not known on the day itself."
+            )
+            cure = "Set fields_group: feature, and add DropnaLabel to learn_processors."
+            findings.append(Finding("processors", UNKNOWN, text, cure))
     for one in parts.inst_processors:
         findings += _inst_processor(one, first_day)
     return findings or [Finding("processors", CLEAN, "no processor uses later days to change a row.")]
+
+
+def _of_labels(one: DropnaProcessor) -> bool:
+    """Return whether a processor drops rows without a label."""
+    groups = one.fields_group
+    return groups is None or "label" in ([groups] if isinstance(groups, str) else groups)
 
 
 def _inst_processor(one: Any, first_day: Any) -> list[Finding]:

@@ -31,6 +31,8 @@ class Named:
     one: Any
     handler: str = ""
     """The class of the handler that has it."""
+    inferring: bool = False
+    """Whether it makes the data for inference."""
 
 
 @dataclass(slots=True)
@@ -142,7 +144,7 @@ def _add_handler(parts: DataParts, handler: object, what: str, depth: int) -> No
         for one in _steps(handler, stage):
             if id(one) not in seen:
                 seen.add(id(one))
-                parts.processors.append(Named(one, kind.__name__))
+                parts.processors.append(Named(one, kind.__name__, stage == handler.DK_I))
 
 
 def _steps(handler: DataHandler, stage: str) -> Iterator[Any]:
