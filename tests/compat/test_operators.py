@@ -560,7 +560,7 @@ def test_a_workflow_may_name_user_defined_operators(small_market: Path, tmp_path
         return done.stdout + done.stderr
 
     assert "the last 3 days of 'valid' reach into 'test'" in rollforge("plan", "job.yaml")
-    rollforge("run", "job.yaml", "--jobs", "2", "--output", "out")
+    rollforge("run", "job.yaml", "--jobs", "1", "--tracking", "folder:runs", "--output", "out")
     prediction = pd.read_parquet(tmp_path / "out" / "prediction.parquet").iloc[:, 0]
     feature = features("all", ["$close/Ref($close,2)-1"], session=Session(provider_uri=str(small_market))).iloc[:, 0]
     feature = 1 / (1 + feature.swaplevel().reindex(prediction.index)) - 1
