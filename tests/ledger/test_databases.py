@@ -1,0 +1,169 @@
+"""What is particular to each database of a ledger: its file or tables, what else is there, and lost answers."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from pymongo import MongoClient, errors as mongo
+
+from rollforge.drivers import LEDGERS
+from rollforge.errors import ConfigError, StoreUnavailable
+from rollforge.ledger.base import open_ledger
+from rollforge.ledger.memory import MemoryLedger
+from rollforge.ledger.mongo import MongoLedger
+from rollforge.ledger.postgres import PostgresLedger
+from rollforge.ledger.sqlite import SQLiteLedger
+from rollforge.store.mongo import MongoStore
+from rollforge.store.postgres import PostgresStore
+from rollforge.store.sqlite import SQLiteStore
+from rollforge.task import Status
+from rollforge.testing.postgres import PostgresServer
+
+NOTE = {"text": "note"}
+
+
+def append(ledger: Any, number: int) -> None:
+    lease = ledger.acquire("us", holder="me", seconds=60)
+    ledger.append(lease, number, "later", NOTE)
+    ledger.release(lease)
+
+
+@pytest.mark.parametrize("ledger_first", [True, False])
+def test_a_ledger_and_a_task_store_share_a_file(tmp_path: Path, ledger_first: bool) -> None:
+    """Whichever is made first; neither changes what is the other's."""
+    uri = f"sqlite:///{tmp_path}/tasks.db"
+    if ledger_first:
+        append(SQLiteLedger(uri), 1)
+    store = SQLiteStore(uri)
+    store.create("pool", [{"x": 1}])
+    ledger = SQLiteLedger(uri)
+    append(ledger, len(ledger.entries("us")) + 1)
+    assert (store.count("pool"), store.pools(), ledger.services()) == ({Status.WAITING: 1}, ["pool"], ["us"])
+    assert len(SQLiteLedger(uri).entries("us")) == 1 + ledger_first
+
+
+def test_the_file_is_private_and_its_entries_do_not_change(tmp_path: Path) -> None:
+    """Even another program cannot change or delete them by mistake."""
+    file = tmp_path / "ledger.db"
+    append(SQLiteLedger(f"sqlite:///{file}"), 1)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    with closing(sqlite3.connect(file)) as raw:
+        for statement in ("UPDATE ledger_entries SET body = ''", "DELETE FROM ledger_entries"):
+            with pytest.raises(sqlite3.IntegrityError, match="never changed"):
+                raw.execute(statement)
+
+
+def test_files_of_other_programs_and_versions_are_refused(tmp_path: Path) -> None:
+    """Nothing is added to them."""
+    with closing(sqlite3.connect(tmp_path / "theirs.db")) as raw:
+        raw.execute("CREATE TABLE runs (id)")
+    with pytest.raises(StoreUnavailable, match="another program.*--ledger"):
+        SQLiteLedger(f"sqlite:///{tmp_path}/theirs.db")
+    uri = f"sqlite:///{tmp_path}/newer.db"
+    append(SQLiteLedger(uri), 1)
+    with closing(sqlite3.connect(tmp_path / "newer.db")) as raw, raw:
+        raw.execute("UPDATE ledger_version SET version = 99")
+    with pytest.raises(StoreUnavailable, match="The ledger .* newer Rollforge"):
+        SQLiteLedger(uri)
+
+
+def test_a_ledger_and_a_task_store_share_a_schema(postgres: PostgresServer) -> None:
+    """Entries cannot be changed there either, and a newer version is refused."""
+    uri = f"{postgres.uri}?schema=shared_ledger"
+    ledger, store = PostgresLedger(uri), PostgresStore(uri)
+    store.create("pool", [{"x": 1}])
+    append(ledger, 1)
+    assert (store.pools(), ledger.services()) == (["pool"], ["us"])
+    with psycopg.connect(postgres.uri, autocommit=True) as raw:
+        for statement in (b"UPDATE shared_ledger.ledger_entries SET body = ''", b"TRUNCATE shared_ledger.ledger_entries"):
+            with pytest.raises(psycopg.errors.RaiseException, match="never changed"):
+                raw.execute(statement)
+        raw.execute("UPDATE shared_ledger.ledger_version SET version = 99")
+    with pytest.raises(StoreUnavailable, match="newer Rollforge"):
+        PostgresLedger(uri)
+    store.close()
+    ledger.close()
+
+
+def test_leases_use_the_clock_of_the_server(postgres: PostgresServer) -> None:
+    """Not that of this machine."""
+    ledger = PostgresLedger(f"{postgres.uri}?schema=ledger_clock_test")
+    lease = ledger.acquire("us", holder="me", seconds=30)
+    with psycopg.connect(postgres.uri) as raw:
+        ((now,),) = raw.execute("SELECT CAST(extract(epoch FROM clock_timestamp()) AS double precision)").fetchall()
+    assert now + 20 < lease.until <= now + 30
+    ledger.close()
+
+
+@pytest.fixture
+def database(mongodb: str) -> Iterator[str]:
+    uri = f"{mongodb.rstrip('/')}/rollforge_ledger_{os.getpid()}_own"
+    yield uri
+    with MongoClient(mongodb) as client:
+        client.drop_database(uri.rpartition("/")[2])
+
+
+@pytest.mark.parametrize("dies", ["before the copy", "after the copy"])
+def test_an_entry_that_was_decided_is_complete(database: str, dies: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies while it copies the entry to its collection: readers see it, and the next process goes on."""
+    ledger = MongoLedger(database)
+    lease = ledger.acquire("us", holder="me", seconds=60)
+    ledger.append(lease, 1, "later", NOTE)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise mongo.AutoReconnect("the connection was closed")
+
+    with monkeypatch.context() as patched:
+        if dies == "before the copy":
+            patched.setattr(type(ledger._entries), "insert_one", fail)
+        else:
+            update = type(ledger._services).update_one
+
+            def update_one(self: Any, condition: Any, change: Any, **options: Any) -> Any:
+                return fail() if "pending.number" in condition else update(self, condition, change, **options)
+
+            patched.setattr(type(ledger._services), "update_one", update_one)
+        with pytest.raises(StoreUnavailable):
+            ledger.append(lease, 2, "later", NOTE)
+        other = MongoLedger(database)
+        assert [e.number for e in other.entries("us")] == [1, 2]
+        assert [e.number for e in other.entries("us", after=1)] == [2]
+    assert ledger.append(lease, 2, "later", NOTE) == other.entries("us")[1]
+    ledger.release(lease)
+    append(other, 3)
+    assert [e.number for e in ledger.entries("us")] == [1, 2, 3]
+    assert ledger._entries.count_documents({}) == 3
+    ledger.close()
+    other.close()
+
+
+def test_a_ledger_and_a_task_store_share_a_database(database: str) -> None:
+    """The collections of the ledger are no pools."""
+    store, ledger = MongoStore(database), MongoLedger(database)
+    store.create("pool", [{"x": 1}])
+    append(ledger, 1)
+    assert (store.pools(), ledger.services()) == (["pool"], ["us"])
+    with pytest.raises(ConfigError, match="name of a collection"):
+        store.create("rollforge_ledger", [{"x": 1}])
+    store.close()
+    ledger.close()
+
+
+def test_ledgers_are_opened_by_their_uri(tmp_path: Path) -> None:
+    """The same URI is the same ledger in a process; others can register schemes."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    assert open_ledger(uri) is open_ledger(uri)
+    assert isinstance(open_ledger("memory://opened"), MemoryLedger)
+    with pytest.raises(ConfigError, match="does not name a ledger"):
+        open_ledger("sqlit:///x.db")
+    LEDGERS.register("heap", "rollforge.ledger.memory:MemoryLedger")
+    assert isinstance(open_ledger("heap://x"), MemoryLedger)
+    LEDGERS.unregister("heap")
