@@ -35,12 +35,13 @@ from rollforge.yaml12 import line_of
 if TYPE_CHECKING:
     from rollforge.collect.combine import Ensembles
     from rollforge.generate.checks import Check
+    from rollforge.generate.rolling import RollingGen
     from rollforge.generate.sequence import Named
     from rollforge.generate.timeline import Schedule, Window
     from rollforge.market.provider import Days
 
 
-__all__ = ["Plan", "make_plan", "workflow_ensembles"]
+__all__ = ["Plan", "make_plan", "rolling_templates", "workflow_ensembles"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,24 @@ def make_plan(workflow: Workflow, *, limit: int | None = None, leakage: str | No
     if mode is Leakage.ERROR:
         refuse_leaks(made.checks)
     return made
+
+
+def rolling_templates(workflow: Workflow) -> tuple[list[Definition], RollingGen]:
+    """Return the models of `workflow` as templates of tasks, and the generator of their windows.
+
+    Raises
+    ------
+    ConfigError
+        If the windows of the workflow are not those of a :class:`~rollforge.generate.rolling.RollingGen`.
+    """
+    from rollforge.generate.rolling import RollingGen
+
+    with _with_locations(workflow), using(workflow.session):
+        variants, windows = _split(build_generators(_entries(workflow), workflow.form))
+        if len(windows) != 1 or not isinstance(windows[0].generator, RollingGen):
+            raise ConfigError("needs rolling windows, which are added as time goes on.", path="rolling")
+        models = [_with_exchange(one.task, workflow.session) for one in _variants(workflow, variants)]
+        return models, windows[0].generator
 
 
 def workflow_ensembles(workflow: Workflow, *, models: int = 1, windows: int = 1) -> Ensembles:

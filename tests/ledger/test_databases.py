@@ -65,13 +65,13 @@ def test_files_of_other_programs_and_versions_are_refused(tmp_path: Path) -> Non
     """Nothing is added to them."""
     with closing(sqlite3.connect(tmp_path / "theirs.db")) as raw:
         raw.execute("CREATE TABLE runs (id)")
-    with pytest.raises(StoreUnavailable, match="another program.*--ledger"):
+    with pytest.raises(StoreUnavailable, match=r"another program.*--ledger"):
         SQLiteLedger(f"sqlite:///{tmp_path}/theirs.db")
     uri = f"sqlite:///{tmp_path}/newer.db"
     append(SQLiteLedger(uri), 1)
     with closing(sqlite3.connect(tmp_path / "newer.db")) as raw, raw:
         raw.execute("UPDATE ledger_version SET version = 99")
-    with pytest.raises(StoreUnavailable, match="The ledger .* newer Rollforge"):
+    with pytest.raises(StoreUnavailable, match=r"The ledger .* newer Rollforge"):
         SQLiteLedger(uri)
 
 
@@ -83,7 +83,10 @@ def test_a_ledger_and_a_task_store_share_a_schema(postgres: PostgresServer) -> N
     append(ledger, 1)
     assert (store.pools(), ledger.services()) == (["pool"], ["us"])
     with psycopg.connect(postgres.uri, autocommit=True) as raw:
-        for statement in (b"UPDATE shared_ledger.ledger_entries SET body = ''", b"TRUNCATE shared_ledger.ledger_entries"):
+        for statement in (
+            b"UPDATE shared_ledger.ledger_entries SET body = ''",
+            b"TRUNCATE shared_ledger.ledger_entries",
+        ):
             with pytest.raises(psycopg.errors.RaiseException, match="never changed"):
                 raw.execute(statement)
         raw.execute("UPDATE shared_ledger.ledger_version SET version = 99")

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import ANY_SPELLING
 from rollforge.cli.terminal import console, echo, echo_json, one_line
 
 if TYPE_CHECKING:
-    from rollforge.ledger.base import Ledger
+    from rollforge.ledger.base import Ledger, ServiceLease
     from rollforge.ledger.entry import Entry, Release, Signal
     from rollforge.ledger.state import ServiceState
+    from rollforge.session import Session
 
 __all__ = ["app"]
 
@@ -40,6 +44,10 @@ class Place:
 
     service: str | None
     ledger_uri: str | None
+
+    def of(self, session: Session) -> Place:
+        """Return the place with the task store of a session as ledger unless ``--ledger`` names another."""
+        return replace(self, ledger_uri=self.ledger_uri or session.store_uri)
 
     def ledger(self, *, create: bool = False) -> Ledger:
         """Open the ledger; unless `create`, refuse a file that does not exist, as opening it would create it."""
@@ -89,6 +97,106 @@ def _serve(
     ] = None,
 ) -> None:
     context.obj = Place(service, ledger_uri)
+
+
+@app.command()
+def init(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="WORKFLOW.yaml", help="A workflow file with rolling windows.")],
+    begin: Annotated[
+        str | None,
+        typer.Option("--begin", metavar="DAY", help="First day to publish; by default the last one with data."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create a service from a workflow file, or record that its file has changed. Trains nothing."""
+    from rollforge.cli.service import definition_of
+    from rollforge.confidential import mask_secrets
+    from rollforge.ledger.entry import EntryKind, author, service_body
+    from rollforge.ledger.state import ServiceState
+    from rollforge.market.universe import session_provider
+    from rollforge.plan import rolling_templates
+    from rollforge.session import using
+    from rollforge.workflow import load_workflow
+
+    workflow = load_workflow(file)
+    rolling_templates(workflow)
+    place: Place = context.obj
+    ledger, name = place.of(workflow.session).ledger(create=True), place.service or workflow.experiment_name
+    with _held(ledger, name) as lease:
+        state = ServiceState.of(ledger.entries(name))
+        state.require_known()
+        known = state.definition.workflow if state.definition is not None else None
+        if begin is None and isinstance(known, dict) and "begin" in known:
+            first = str(known["begin"])  # a service that has begun keeps its first day
+        else:
+            with using(workflow.session):
+                first = _day(begin) if begin is not None else str(session_provider().calendar()[-1])
+        recorded, policy = definition_of(workflow, first), state.definition.policy if state.definition else {}
+        changed = known != recorded
+        if changed:
+            body = service_body(name, recorded, policy)
+            ledger.append(lease, state.last + 1, EntryKind.SERVICE, body, by=author())
+    if as_json:
+        echo_json(json.dumps({"service": name, "begin": first, "changed": changed, "ledger": mask_secrets(ledger.uri)}))
+    else:
+        echo(f"service {one_line(name)}: {'recorded' if changed else 'unchanged'}, first day {first}")
+        echo(f"ledger {one_line(mask_secrets(ledger.uri))}")
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    until: Annotated[
+        str | None,
+        typer.Option("--until", metavar="DAY", help="Last day to publish; by default the last one with data."),
+    ] = None,
+) -> None:
+    """Publish all due days in order: train the windows that are due, predict, and record each day in the ledger.
+
+    Prints one line of JSON. Exits with 3 if the data do not reach the last day yet, and with 4 if a day failed.
+    """
+    from rollforge.cli.service import read_workflow, service_of
+    from rollforge.ledger.entry import DayState
+    from rollforge.market.universe import session_provider
+    from rollforge.online.routine import catch_up
+    from rollforge.session import using
+
+    ledger, name, state = context.obj.state()
+    workflow, begin = read_workflow(state.definition)
+    last = _day(until) if until is not None else None
+    with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
+        service = service_of(name, workflow, begin, ledger.uri)
+        known = str(session_provider().calendar()[-1])
+        results = catch_up(service, last)
+        published = service.state().last_published
+    line = {"service": name, "until": last or known, "last_published": published, "data_until": known}
+    echo_json(json.dumps({**line, "days": [result.to_document() for result in results]}))
+    if any(result.state is DayState.FAILED for result in results):
+        raise typer.Exit(Exit.CHECK_FAILED)
+    if last is not None and known < last:
+        raise typer.Exit(Exit.NO_DATA_YET)
+
+
+@app.command()
+def check(context: typer.Context, as_json: AsJson = False) -> None:
+    """List published days whose data have changed since, without changing anything. Exits with 4 if there are any."""
+    from rollforge.cli.service import read_workflow, service_of
+    from rollforge.online.routine import changed_days
+    from rollforge.session import using
+
+    ledger, name, state = context.obj.state()
+    workflow, begin = read_workflow(state.definition)
+    with contextlib.redirect_stdout(sys.stderr), using(workflow.session):
+        changed = changed_days(service_of(name, workflow, begin, ledger.uri))
+    if as_json:
+        echo_json(json.dumps({"service": name, "changed": changed}))
+    else:
+        for day in changed:
+            echo(f"{day}: the data have changed since it was published")
+        echo(f"{len(state.signals())} days checked, {len(changed) or 'none'} changed")
+    if changed:
+        raise typer.Exit(Exit.CHECK_FAILED)
 
 
 @app.command()
@@ -235,15 +343,10 @@ def _replace(
     ledger: Ledger, name: str, kind: str, models: Sequence[Release], reason: str, from_day: str | None
 ) -> None:
     """Make models the champions of their strategy by one entry, under the lease of the service."""
-    import uuid
-    from dataclasses import replace
-
     from rollforge.ledger.entry import Role, author, release_body
     from rollforge.ledger.state import ServiceState
-    from rollforge.machine import process_name
 
-    lease = ledger.acquire(name, holder=f"{process_name()}#{uuid.uuid4().hex[:8]}", seconds=LEASE_SECONDS)
-    try:
+    with _held(ledger, name) as lease:
         state = ServiceState.of(ledger.entries(name))
         state.require_known()
         day = _day(from_day) if from_day is not None else _next_day(state)
@@ -261,10 +364,22 @@ def _replace(
             echo(f"nothing to do: {_listed(sorted(m.recorder for m in models))} is the champion already")
             return
         entry = ledger.append(lease, state.last + 1, kind, release_body(changed, reason), by=author())
-    finally:
-        ledger.release(lease)
     for release in changed:
         echo(f"entry {entry.number}: {release.recorder} is {release.role.value} from {day}")
+
+
+@contextlib.contextmanager
+def _held(ledger: Ledger, name: str) -> Iterator[ServiceLease]:
+    """Hold the lease of a service; refuse if another process holds it."""
+    import uuid
+
+    from rollforge.machine import process_name
+
+    lease = ledger.acquire(name, holder=f"{process_name()}#{uuid.uuid4().hex[:8]}", seconds=LEASE_SECONDS)
+    try:
+        yield lease
+    finally:
+        ledger.release(lease)
 
 
 def _of(releases: Sequence[Release], strategy: str) -> list[Release]:
