@@ -1,0 +1,110 @@
+"""``rollforge serve init``, ``run`` and ``check``: from a workflow file to rows in the ledger and signal files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollforge.cli.exit_codes import Exit
+from rollforge.errors import ServiceBusy
+from rollforge.ledger.base import open_ledger
+from rollforge.ledger.state import ServiceState
+from rollforge.testing.postgres import PostgresServer
+
+from ..documents.command_line import call
+from ..documents.definitions import write_workflow
+from ..documents.growing import BEGIN, DAYS, STEP, Market, prices, template
+
+FIRST = DAYS.index(BEGIN)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/ledger.db"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return f"{server.uri}?schema=serve_run_{abs(hash(str(tmp_path))) % 10**9}"
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Market:
+    return Market(tmp_path / "data", prices())
+
+
+@pytest.fixture
+def workflow(tmp_path: Path, market: Market) -> Path:
+    """A workflow with a linear model and windows of four days."""
+    rollforge = {"data": str(market.folder), "tracking": f"folder:{tmp_path}/runs", "experiment": "served"}
+    rolling = {"step": STEP, "rtype": "sliding"}
+    return write_workflow(tmp_path / "job.yaml", {"rollforge": rollforge, "task": template(), "rolling": rolling})
+
+
+def serve(uri: str, *arguments: object, code: int = 0) -> Any:
+    result = call("serve", "--ledger", uri, *arguments)
+    assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
+    return json.loads(result.stdout) if result.stdout.startswith("{") else result.stdout
+
+
+def test_from_a_workflow_file_to_rows_and_signal_files(uri: str, workflow: Path, market: Market) -> None:
+    """Missed days are published in order, each once; new windows are trained when they are due."""
+    market.show(BEGIN)
+    assert "first day" in serve(uri, "init", workflow)
+    first = serve(uri, "run")
+    assert [day["day"] for day in first["days"]] == [BEGIN]
+    market.show(DAYS[FIRST + 6])
+    line = serve(uri, "run")
+    assert [(day["day"], day["state"]) for day in line["days"]] == [
+        (d, "published") for d in DAYS[FIRST + 1 : FIRST + 7]
+    ]
+    assert serve(uri, "run")["days"] == []
+    ledger = open_ledger(uri)
+    state = ServiceState.of(ledger.entries("served"))
+    assert list(state.signals()) == DAYS[FIRST : FIRST + 7] or list(state.signals())[-7:] == DAYS[FIRST : FIRST + 7]
+    assert len({r.recorder for _, r in state.releases}) >= 2
+    found = serve(uri, "signals", DAYS[FIRST + 3], "--json")
+    assert sorted(found["signals"]) == ["A", "B", "C", "D"]
+    assert serve(uri, "status", "--json")["last_published"] == DAYS[FIRST + 6]
+    assert "none changed" in serve(uri, "check")
+
+
+def test_exit_codes(tmp_path: Path, workflow: Path, market: Market) -> None:
+    """3 if the data do not reach the day, 4 if data of published days have changed, 6 if the service is running."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    market.show(BEGIN)
+    serve(uri, "init", workflow)
+    line = serve(uri, "run", "--until", DAYS[FIRST + 1], code=Exit.NO_DATA_YET)
+    assert (line["last_published"], line["data_until"]) == (BEGIN, BEGIN)
+    market.close.loc[BEGIN, "A"] *= 1.5
+    market.show(BEGIN)
+    assert serve(uri, "check", "--json", code=Exit.CHECK_FAILED)["changed"] == [BEGIN]
+    ledger = open_ledger(uri)
+    lease = ledger.acquire("served", holder="host:7", seconds=60)
+    assert isinstance(call("serve", "--ledger", uri, "run").exception, ServiceBusy)
+    ledger.release(lease)
+
+
+def test_a_changed_workflow_must_be_recorded(tmp_path: Path, workflow: Path, market: Market) -> None:
+    """Nothing is run before; recording it is one entry, and recording it again none."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    market.show(BEGIN)
+    serve(uri, "init", workflow)
+    assert serve(uri, "init", workflow, "--json")["changed"] is False
+    workflow.write_text(workflow.read_text() + "\n# a comment\n")
+    assert "has changed" in str(call("serve", "--ledger", uri, "run").exception)
+    assert serve(uri, "init", workflow, "--json") == {
+        "service": "served", "begin": BEGIN, "changed": True, "ledger": uri,
+    }  # fmt: skip
+    assert [e.kind for e in open_ledger(uri).entries("served")] == ["service", "service"]
+
+
+def test_a_workflow_without_rolling_windows_is_refused(tmp_path: Path, market: Market) -> None:
+    """With the reason; nothing is recorded."""
+    market.show(BEGIN)
+    rollforge = {"data": str(market.folder), "experiment": "served"}
+    file = write_workflow(tmp_path / "job.yaml", {"rollforge": rollforge, "task": template()})
+    result = call("serve", "--ledger", f"sqlite:///{tmp_path}/ledger.db", "init", file)
+    assert "rolling windows" in str(result.exception)
+    assert not (tmp_path / "ledger.db").exists()
