@@ -39,14 +39,14 @@ FromDay = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ServiceOptions:
     """The service that the options of ``serve`` name."""
 
     service: str | None
     ledger_uri: str | None
 
-    def of(self, session: Session) -> Place:
-        """Return the place with the task store of a session as ledger unless ``--ledger`` names another."""
+    def of(self, session: Session) -> ServiceOptions:
+        """Return the options with the task store of a session as ledger unless ``--ledger`` names another."""
         return replace(self, ledger_uri=self.ledger_uri or session.store_uri)
 
     def ledger(self, *, create: bool = False) -> Ledger:
@@ -96,7 +96,7 @@ def _serve(
         str | None, typer.Option("--ledger", help="URI of the ledger; by default that of the task store.")
     ] = None,
 ) -> None:
-    context.obj = Place(service, ledger_uri)
+    context.obj = ServiceOptions(service, ledger_uri)
 
 
 @app.command()
@@ -121,8 +121,8 @@ def init(
 
     workflow = load_workflow(file)
     rolling_templates(workflow)
-    place: Place = context.obj
-    ledger, name = place.of(workflow.session).ledger(create=True), place.service or workflow.experiment_name
+    options: ServiceOptions = context.obj
+    ledger, name = options.of(workflow.session).ledger(create=True), options.service or workflow.experiment_name
     with _held(ledger, name) as lease:
         state = ServiceState.of(ledger.entries(name))
         state.require_known()
