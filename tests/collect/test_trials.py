@@ -25,6 +25,7 @@ from rollforge.plan import make_plan
 from rollforge.record.analysis import quantile_returns
 from rollforge.record.overfitting import backtest_overfitting, deflated_sharpe
 from rollforge.report.summary import result_metrics, summarise
+from rollforge.store.manager import TaskManager
 from rollforge.task import Status, TaskRecord, digest
 
 DAYS = pd.bdate_range("2020-01-01", periods=120)
@@ -275,6 +276,14 @@ def test_from_a_workflow_to_the_report(small_market: Path, tmp_path: Path) -> No
     recorder = keep_result(second, summary, session=session, pool="grid")
     assert recorder is not None
     assert recorder.list_metrics()["PBO"] == metrics["PBO"]
+
+    # The first variant's tasks are removed: its runs, one per window, say that it was tried.
+    manager = TaskManager("grid", session=session)
+    assert manager.remove({"_id": {"$in": [o.task.id for o in first.outcomes]}}) == 2
+    third = with_trials(second, session, "grid").trials
+    assert third is not None
+    assert third.deflated is not None
+    assert (third.tried, third.deflated.trials, len(third.returns.columns)) == (3, 3, 2)
 
 
 def test_without_variants_the_metrics_have_no_such_figures() -> None:
