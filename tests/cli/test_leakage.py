@@ -14,6 +14,8 @@ import yaml
 from tests.documents.command_line import call, run
 
 from rollforge import pipeline
+from rollforge.check.proof import Proof
+from rollforge.cli.check import keep_results
 from rollforge.cli.exit_codes import Exit, exit_code
 from rollforge.errors import ConfigError, LeakageError
 from rollforge.expressions.operators import unregister_operator
@@ -382,3 +384,20 @@ def test_measured_results_stay_as_long_as_their_tasks(
     assert load_checks(store, "p", store.query("p")) == (measured,)
     store.remove("p")
     assert store.submissions("p") == {}
+
+
+def test_results_that_were_measured_before_the_tasks_are_submitted_are_reported(
+    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If there is a store; a new one is not created for them."""
+    plan = make_plan(load_workflow(write()))
+    uri = plan.workflow.session.store_uri
+    measured = Check("label", CheckResult.CLEAN, CheckMethod.MEASURED, "Clean.")
+    keep_results(Proof(plan, (measured,), as_written=True))
+    assert not Path(uri.removeprefix("sqlite:///")).exists()
+    open_store(uri).create("other", [{"x": 1}])
+    keep_results(Proof(plan, (measured,), as_written=True))
+    assert "experiment leaky, which are not submitted yet" in capsys.readouterr().err
+    assert open_store(uri).pools() == ["other"]
+    pipeline.submit(plan)
+    assert pipeline.collect(plan.workflow.session, "leaky", allow_gaps=True).checks == (*plan.checks, measured)

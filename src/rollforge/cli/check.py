@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rollforge.check.proof import Proof
     from rollforge.generate.checks import Check
 
-__all__ = ["check"]
+__all__ = ["check", "keep_results"]
 
 
 def check(
@@ -59,13 +59,13 @@ def check(
     else:
         _show(checks)
     if found.as_written:
-        _keep(found)
+        keep_results(found)
     if any(one.result is CheckResult.LEAK for one in checks):
         raise typer.Exit(Exit.FAILED)
 
 
-def _keep(found: Proof) -> None:
-    """Store what was measured with the tasks, if they were submitted, so that their report shows it."""
+def keep_results(found: Proof) -> None:
+    """Store what was measured for the tasks, which may be submitted later, so that their report shows it."""
     from rollforge.errors import StoreError
     from rollforge.run.submission import store_checks
     from rollforge.store.base import open_store
@@ -77,9 +77,9 @@ def _keep(found: Proof) -> None:
         return  # opening it would create it
     try:
         store = open_store(uri)
-        if name in store.pools():
-            store_checks(store, name, found.measured, found.plan.titles)
-            echo_error(f"stored with the tasks of experiment {name}; 'rollforge report' shows the results")
+        store_checks(store, name, found.measured, found.plan.titles)
+        later = "" if name in store.pools() else ", which are not submitted yet"
+        echo_error(f"stored with the tasks of experiment {name}{later}; 'rollforge report' shows the results")
     except StoreError as exc:  # the results are on the terminal
         echo_error(f"warning: the results were not stored: {exc}")
 
