@@ -3,6 +3,9 @@
 from copy import deepcopy
 
 BEGIN = "2023-06-30"
+"""End of the first windows."""
+SERVED = "2023-12-15"
+"""The first day of the online models: the routine makes up every day from it on."""
 
 
 def fit_dates(template):

@@ -26,7 +26,7 @@ class RollingOnlineExample:
             name_id = task["model"]["class"]
             strategies.append(RollingStrategy(name_id, task, RollingGen(step=rolling_step, rtype=RollingGen.ROLL_SD)))
         self.trainer = trainer
-        self.rolling_online_manager = OnlineManager(strategies, trainer=self.trainer, begin_time=options.BEGIN)
+        self.rolling_online_manager = OnlineManager(strategies, trainer=self.trainer, begin_time=options.SERVED)
 
     _ROLLING_MANAGER_PATH = ".RollingOnlineExample"
 
