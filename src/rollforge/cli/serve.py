@@ -455,23 +455,12 @@ def _rows(folder: Path, signal: Signal) -> list[tuple[str, float]]:
     ArtifactUnreadable
         If the file is missing, or was changed since it was published.
     """
-    import hashlib
-
     import pandas as pd
 
-    from rollforge.errors import ArtifactUnreadable
-    from rollforge.track.frame import read_table
+    from rollforge.online import signal_files
 
-    if not signal.rows:
+    table = signal_files.read(folder, [signal])
+    if table is None:
         return []
-    file = folder / signal.file
-    try:
-        content = file.read_bytes()
-    except OSError as exc:
-        raise ArtifactUnreadable(f"The signals of {signal.day} cannot be read: {file}: {exc.strerror}.") from exc
-    if hashlib.sha256(content).hexdigest() != signal.sha256:
-        raise ArtifactUnreadable(f"The signals of {signal.day} were changed after they were published: {file}.")
-    table = read_table(file)
     scores = table.iloc[:, 0] if isinstance(table, pd.DataFrame) else table
-    day = scores[scores.index.get_level_values("datetime") == pd.Timestamp(signal.day)]
-    return sorted(zip(map(str, day.index.get_level_values("instrument")), map(float, day), strict=True))
+    return sorted(zip(map(str, scores.index.get_level_values("instrument")), map(float, scores), strict=True))
