@@ -19,6 +19,7 @@ from rich.table import Table
 RUNS: dict[str, list[str]] = {
     "alpha158": ["alpha158", "--repeats", "5"],
     "expressions": ["expressions"],
+    "growing": ["growing"],
     "scale": ["scale", "--repeats", "3"],
     "windows": ["windows"],
     "overhead": ["overhead"],
