@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from rollforge.collect.coverage import Coverage, ExpectedWindow, check_coverage
 from rollforge.collect.ensemble import SingleKeyEnsemble
 from rollforge.collect.join import join_in_order
 from rollforge.collect.labels import ModelLabel, join_labels, label_kind
-from rollforge.collect.outcomes import TaskOutcome
+from rollforge.collect.outcomes import TaskOutcome, outcomes
 from rollforge.collect.result import Collected
-from rollforge.errors import ConfigError, CoverageError
+from rollforge.errors import ArtifactUnreadable, ConfigError, CoverageError, UntrustedPickle
 from rollforge.session import Session, using
+from rollforge.store.base import open_store
 from rollforge.task import Status, TaskRecord
 from rollforge.track.base import Experiment, get_experiment, open_tracker
 
@@ -487,3 +490,27 @@ def test_a_result_knows_its_models_and_failures() -> None:
         "# The first of 4 tasks, model ridge. A report made from the workflow file shows the file.\nmodel:\n  class: ridge\n"
     )
     assert Collected(outcomes=(), **nothing).template_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("blob", "error"), [(b"\x80\x04", ArtifactUnreadable), (b"cos\nsystem\n(S'true'\ntR.", UntrustedPickle)]
+)
+def test_a_task_with_a_damaged_or_hostile_result_is_collected_without_it(
+    blob: bytes, error: type[Exception], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a warning that names the task; the results of the others are read."""
+    session = Session(store_uri=f"sqlite:///{tmp_path}/tasks.db", tracking_uri=f"folder:{tmp_path}/runs")
+    store = open_store(session.store_uri)
+    ids = [created.id for created in store.create("p", [{"n": 1}, {"n": 2}])]
+    for task in store.claim("p", worker="w", lease=60, limit=2):
+        store.commit(task, {"n": task.definition["n"]})
+    with closing(sqlite3.connect(tmp_path / "tasks.db")) as connection:
+        connection.execute("UPDATE results SET plain = NULL, blob = ? WHERE id = ?", (blob, ids[0]))
+        connection.commit()
+    with pytest.raises(error):
+        store.get("p", ids[0])
+    found = outcomes(session, "p")
+    assert {one.task.id: one.task.result for one in found} == {ids[0]: None, ids[1]: {"n": 2}}
+    assert f"{ids[0]}" in caplog.text
+    assert "It is omitted." in caplog.text
+    store.close()
