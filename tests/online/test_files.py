@@ -11,6 +11,7 @@ import pytest
 from growing import DAYS, Market, days_of, equal, live, manager
 from rollforge.errors import ArtifactUnreadable
 from rollforge.online.manager import OnlineManager
+from rollforge.session import amend
 
 RUN = DAYS[60:63]
 
@@ -59,3 +60,11 @@ def test_published_signals_do_not_change(market: Market) -> None:
     file.unlink()
     with pytest.raises(ArtifactUnreadable, match=RUN[2]):
         served.get_signals()
+
+
+def test_a_store_without_a_ledger_has_one_in_a_file(market: Market, tmp_path: Path) -> None:
+    """A task store of a scheme of its own does not keep services from being served."""
+    amend(store_uri="own://tasks")
+    assert manager().service.ledger_uri == f"sqlite:///{tmp_path / 'home'}/ledger.db"
+    amend(store_uri=f"sqlite:///{tmp_path}/tasks.db")
+    assert manager().service.ledger_uri == f"sqlite:///{tmp_path}/tasks.db"

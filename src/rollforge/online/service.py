@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from rollforge.dates import DayLike, read_timestamp
+from rollforge.drivers import LEDGERS
 from rollforge.errors import ConfigError, LeaseLost, ServiceBusy, StoreUnavailable
 from rollforge.ledger.base import Ledger, ServiceLease, open_ledger
 from rollforge.ledger.entry import Entry, EntryKind, Release, Role, author, release_body
@@ -79,7 +80,7 @@ class Service:
     _hold: Hold | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.ledger_uri = self.ledger_uri or current_session().store_uri
+        self.ledger_uri = self.ledger_uri or _default_ledger()
         self.folder = Path(self.folder).absolute() if self.folder else home() / "services" / self.name
         names = [s.experiment_name for s in self.strategies]
         check_names(names)
@@ -229,6 +230,14 @@ class Service:
             If a file is missing, or was changed since it was published.
         """
         return signal_files.read(self.place, self.state().signals(as_of).values())
+
+
+def _default_ledger() -> str:
+    """Return the URI of the session's task store, or of a file of the project if its scheme has no ledger."""
+    uri = current_session().store_uri
+    scheme, separator, _ = uri.partition("://")
+    known = not separator or LEDGERS.registered_object(uri) is not None or LEDGERS.find(scheme) is not None
+    return uri if known else f"sqlite:///{home()}/ledger.db"
 
 
 def check_names(names: Sequence[str]) -> None:
