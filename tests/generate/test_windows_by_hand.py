@@ -271,7 +271,7 @@ def test_too_many_tasks_are_refused_before_they_are_generated() -> None:
     grid = GridGen({"a": list(range(1000)), "b": list(range(1000))})
     with pytest.raises(TooLarge, match=r"2 templates x 1,000,000 by GridGen make"):
         task_generator([{}, {}], [grid])
-    with pytest.raises(TooLarge, match=r"^(?!.*templates).*1,000,000 by GridGen make"):
+    with pytest.raises(TooLarge, match=r"^GridGen makes 1,000,000 tasks"):
         task_generator({}, [grid])
 
 
