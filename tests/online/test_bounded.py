@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 
 import pytest
 
 from growing import BEGIN, DAYS, STEP, TRAINERS, Market, days_of, equal, live, manager, recorders, start_of
 from rollforge.generate.rolling import RollingGen
 from rollforge.models.linear import LinearModel
+from rollforge.session import amend
 
 RUN = DAYS[60:69]
 """Nine days from `BEGIN` on; windows begin on 60, 64 and 68."""
@@ -99,3 +101,14 @@ def test_labels_are_known_on_the_day(market: Market, monkeypatch: pytest.MonkeyP
     for day, last in fitted:
         assert DAYS.index(last) + 2 <= DAYS.index(day), (day, last)
     assert {DAYS.index(day) - DAYS.index(last) for day, last in fitted[2:]} == {2}
+
+
+@pytest.mark.slow
+def test_a_tracking_store_in_mlflow_gives_the_same(market: Market, tracking_in: Callable[[str], str]) -> None:
+    """Served day by day with a missed day, and simulated."""
+    amend(tracking_uri=tracking_in("mlflow"))
+    served = live(market, manager(), RUN[:4])
+    market.show(RUN[5])
+    served.routine()
+    equal(manager(name="simulated").simulate(RUN[5]), served.get_signals())
+    assert windows() == [DAYS[i] for i in (52, 56, 60, 64)]
