@@ -86,6 +86,34 @@ def test_exit_codes(tmp_path: Path, workflow: Path, market: Market) -> None:
     ledger.release(lease)
 
 
+def test_a_correction_is_a_new_version(tmp_path: Path, workflow: Path, market: Market) -> None:
+    """Only of days whose data have changed, in a file of its own; the earlier version can still be read."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    market.show(BEGIN)
+    serve(uri, "init", workflow)
+    serve(uri, "run")
+    assert "no signals have changed" in serve(uri, "correct")
+    before = serve(uri, "signals", BEGIN, "--json")
+    market.close.loc[BEGIN, "A"] *= 1.5
+    market.show(BEGIN)
+    (corrected,) = serve(uri, "correct", "--reason", "wrong close of A", "--json")["corrected"]
+    assert (corrected["day"], corrected["version"], corrected["why"]) == (BEGIN, 2, "wrong close of A")
+    after = serve(uri, "signals", BEGIN, "--json")
+    assert (after["file"], after["sha256"]) == (corrected["file"], corrected["sha256"])
+    assert after["file"] != before["file"] and after["signals"] != before["signals"]
+    assert serve(uri, "signals", BEGIN, "--version", 1, "--json") == before
+    entry = serve(uri, "history", "--day", BEGIN, "--json")["entries"][-1]
+    assert (entry["kind"], entry["body"]["signals"][0]) == ("correction", corrected)
+    assert "none changed" in serve(uri, "check")
+    assert serve(uri, "correct", BEGIN, "--json")["corrected"] == []
+    refused = call("serve", "--ledger", uri, "correct", DAYS[FIRST + 1])
+    assert "no signals" in str(refused.exception)
+    ledger = open_ledger(uri)
+    lease = ledger.acquire("served", holder="host:7", seconds=60)
+    assert isinstance(call("serve", "--ledger", uri, "correct").exception, ServiceBusy)
+    ledger.release(lease)
+
+
 def test_a_changed_workflow_must_be_recorded(tmp_path: Path, workflow: Path, market: Market) -> None:
     """Nothing is run before; recording it is one entry, and recording it again none."""
     uri = f"sqlite:///{tmp_path}/ledger.db"

@@ -200,6 +200,39 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def correct(
+    context: typer.Context,
+    day: Annotated[
+        str | None,
+        typer.Argument(metavar="[DAY]", help="A published day; by default all whose data have changed since."),
+    ] = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why; recorded in the ledger.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Publish new versions of the signals of past days, predicted from the data as they are now.
+
+    The models are those that were used on the day. Earlier versions are kept, and a day whose signals stay the same
+    gets no new version.
+    """
+    from rollforge.cli.service import read_workflow, service_of
+    from rollforge.online import routine
+    from rollforge.session import using
+
+    ledger, name, state = context.obj.state()
+    workflow, begin = read_workflow(state.definition)
+    chosen = _day(day) if day is not None else None
+    with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
+        corrected = routine.correct(service_of(name, workflow, begin, ledger.uri), chosen, reason)
+    if as_json:
+        echo_json(json.dumps({"service": name, "corrected": [signal.to_document() for signal in corrected]}))
+        return
+    for signal in corrected:
+        echo(f"signals {signal.day} version {signal.version}: {signal.rows} rows, {one_line(signal.file)}")
+    if not corrected:
+        echo("no signals have changed")
+
+
+@app.command()
 def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Show the last published day, the models in use, and who is running the service."""
     ledger, name, state = context.obj.state()
