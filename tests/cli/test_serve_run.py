@@ -100,7 +100,8 @@ def test_a_correction_is_a_new_version(tmp_path: Path, workflow: Path, market: M
     assert (corrected["day"], corrected["version"], corrected["why"]) == (BEGIN, 2, "wrong close of A")
     after = serve(uri, "signals", BEGIN, "--json")
     assert (after["file"], after["sha256"]) == (corrected["file"], corrected["sha256"])
-    assert after["file"] != before["file"] and after["signals"] != before["signals"]
+    assert after["file"] != before["file"]
+    assert after["signals"] != before["signals"]
     assert serve(uri, "signals", BEGIN, "--version", 1, "--json") == before
     entry = serve(uri, "history", "--day", BEGIN, "--json")["entries"][-1]
     assert (entry["kind"], entry["body"]["signals"][0]) == ("correction", corrected)

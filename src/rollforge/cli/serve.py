@@ -204,7 +204,7 @@ def correct(
     context: typer.Context,
     day: Annotated[
         str | None,
-        typer.Argument(metavar="[DAY]", help="A published day; by default all whose data have changed since."),
+        typer.Argument(metavar="DAY", help="A published day; by default all whose data have changed since."),
     ] = None,
     reason: Annotated[str, typer.Option("--reason", help="Why; recorded in the ledger.")] = "",
     as_json: AsJson = False,
