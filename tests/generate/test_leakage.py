@@ -677,6 +677,10 @@ def backtest(signal: Any) -> dict[str, Any]:
     [
         ("model", {"model": MINE}, "the model Mine"),
         ("model", {"model": {"class": "mine.Mine"}}, "the model Mine"),
+        ("model", {"model": "mine.Mine"}, "the model Mine"),
+        ("model", {"model": OURS, "reweighter": "mine.Mine"}, "the reweighter Mine"),
+        ("records", {"model": OURS, "record": ["mine.Mine"]}, "the class Mine of the records"),
+        ("records", {"model": OURS, "record": "mine.Mine"}, "the class Mine of the records"),
         ("model", {"model": OURS, "reweighter": MINE}, "the reweighter Mine"),
         ("records", {"model": OURS, "record": [{"class": "SignalRecord"}, MINE]}, "the class Mine of the records"),
         (
@@ -704,13 +708,15 @@ def test_models_and_records_of_qlib_give_no_finding(signal: Any) -> None:
 @pytest.mark.parametrize(
     ("described", "known"),
     [
+        ("mine.Mean", False),
+        ("qlib.model.ens.ensemble.AverageEnsemble", True),
         ({"class": "mine.Mean"}, False),
         ({"class": "AverageEnsemble", "kwargs": {"of": {"inner": [MINE]}}}, False),
         ({"class": "AverageEnsemble"}, True),
         ({"class": "qlib.model.ens.ensemble.AverageEnsemble"}, True),
     ],
 )
-def test_an_ensemble_of_ones_own_is_not_known_however_it_is_named(described: dict[str, Any], known: bool) -> None:
+def test_an_ensemble_of_ones_own_is_not_known_however_it_is_named(described: Any, known: bool) -> None:
     """By a dotted name, or inside the arguments of another one."""
     checks = static_checks([task(alpha())], CALENDAR, ensembles={"models": described})
     assert [c.result for c in checks if c.subject == "ensemble"] == ([] if known else [UNKNOWN])

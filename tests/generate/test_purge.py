@@ -466,6 +466,18 @@ def test_no_row_after_a_test_is_read_by_its_labels(
             assert found == wanted
 
 
+def test_days_select_the_rows_that_the_segment_of_these_days_has() -> None:
+    """Rows after a test are left out of the first training segment of a cross-validation, which no segment follows."""
+    template = row_task(own("RowLoader", seed=1, share=0.2, ahead=3), 3)
+    dataset = build(PurgedKFoldGen(3, embargo=1, calendar=DAYS).generate(template)[0]["dataset"])
+    del dataset.segments["valid"]
+    named = dataset.prepare("train", data_key="learn")
+    left_out = dict(dataset.rows_purged)
+    assert left_out["train"] > 0
+    assert dataset.prepare(slice(*dataset.segments["train"]), data_key="learn").equals(named)
+    assert dataset.rows_purged == left_out
+
+
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), tree=TREES, embargo=st.integers(0, 5), combined=st.booleans())
 def test_no_day_is_read_by_labels_of_test_and_of_train(

@@ -188,7 +188,8 @@ class DatasetH(Dataset):
         kept = rows_before(index, rows, borders, self.purge_rows)
         kept &= rows_after(index, rows, tested, self.purge_rows + self.embargo_rows)
         left_out = len(kept) - int(kept.sum())
-        name = segment if isinstance(segment, str) else f"{borders[0].start} to {borders[-1].end}"
+        name = segment if isinstance(segment, str) else next((n for n in self.segments if self._days(n) == days), "")
+        name = name or f"{borders[0].start} to {borders[-1].end}"
         self.rows_purged = {**self.rows_purged, name: left_out}
         log.info(
             "%d of %d rows of %r are left out, because labels read %d rows ahead, into the next segment",

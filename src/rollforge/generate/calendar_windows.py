@@ -107,6 +107,7 @@ class CalendarGen(TaskGen):
     only_windows = True
     test_key = "test"
     ta = SessionCalendar()
+    _said = False  # that a model is trained only once
 
     def __init__(
         self,
@@ -135,7 +136,6 @@ class CalendarGen(TaskGen):
         whole = isinstance(trunc_days, int) and not isinstance(trunc_days, bool) and trunc_days >= 0
         if trunc_days is not None and trunc_days != "auto" and not whole:
             raise ConfigError(f"must be 'auto' or a number of days, found {trunc_days!r}.", path="trunc_days")
-        self._said = False
         self.rtype, self.trunc_days = rtype, trunc_days
         self.roll_fit_window, self.roll_backtest = roll_fit_window, roll_backtest
         self.ta = None if calendar is None else TimeAdjuster(calendar=calendar)

@@ -469,11 +469,11 @@ def _universes(
 def _own_code(task: Mapping[str, object], ensembles: Mapping[str, object]) -> list[Finding]:
     """Return that it is not known whether classes of the user's use later days, except those of the data."""
     listed = [
-        ("model", "the model {}", own_classes(task.get("model"), deep=False), MEASURE),
-        ("model", "the reweighter {}", own_classes(task.get("reweighter"), deep=False), MEASURE),
-        ("records", "the class {} of the records", own_classes(TaskView(task).records), _RECORDS),
+        ("model", "the model {}", own_classes(_described(task.get("model")), deep=False), MEASURE),
+        ("model", "the reweighter {}", own_classes(_described(task.get("reweighter")), deep=False), MEASURE),
+        ("records", "the class {} of the records", own_classes(list(map(_described, TaskView(task).records))), _RECORDS),
         *(
-            ("ensemble", f"the ensemble {{}} of {part}", own_classes(described), MEASURE)
+            ("ensemble", f"the ensemble {{}} of {part}", own_classes(_described(described)), MEASURE)
             for part, described in ensembles.items()
         ),
     ]
@@ -486,6 +486,11 @@ def _own_code(task: Mapping[str, object], ensembles: Mapping[str, object]) -> li
         text = "whether the signal of the backtest uses later days is not known: it is not the prediction of the model."
         found.append(Finding("records", UNKNOWN, text, _RECORDS))
     return found
+
+
+def _described(value: object) -> object:
+    """Return a class that is named by its dotted path alone as a description."""
+    return {"class": value} if isinstance(value, str) and not value.startswith("file://") else value
 
 
 _RECORDS = "No check runs records; make sure that what they store for a day depends on no later day."
