@@ -471,7 +471,12 @@ def _own_code(task: Mapping[str, object], ensembles: Mapping[str, object]) -> li
     listed = [
         ("model", "the model {}", own_classes(_described(task.get("model")), deep=False), MEASURE),
         ("model", "the reweighter {}", own_classes(_described(task.get("reweighter")), deep=False), MEASURE),
-        ("records", "the class {} of the records", own_classes(list(map(_described, TaskView(task).records))), _RECORDS),
+        (
+            "records",
+            "the class {} of the records",
+            own_classes(list(map(_described, TaskView(task).records))),
+            _RECORDS,
+        ),
         *(
             ("ensemble", f"the ensemble {{}} of {part}", own_classes(_described(described)), MEASURE)
             for part, described in ensembles.items()
