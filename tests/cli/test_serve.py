@@ -144,6 +144,16 @@ def test_promotion_and_rollback_are_one_entry_each(uri: str, folder: Path) -> No
     ledger.close()
 
 
+def test_models_of_published_days_are_not_changed(tmp_path: Path, folder: Path) -> None:
+    """What the ledger says about the models of a day stays what was used for its signals."""
+    ledger = fill(f"sqlite:///{tmp_path}/tasks.db", folder)
+    for command in (["promote", "r1"], ["rollback"]):
+        refused = serve(ledger.uri, *command, "--from", SECOND)
+        assert "is not after" in str(refused.exception)
+    assert len(ledger.entries("us")) == 5
+    ledger.close()
+
+
 def test_a_service_that_is_running_is_not_changed(tmp_path: Path, folder: Path) -> None:
     """The command ends with the code for another process that does the same work."""
     uri = f"sqlite:///{tmp_path}/tasks.db"

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rollforge.cli.exit_codes import Exit
 from rollforge.errors import ServiceBusy
 from rollforge.ledger.base import open_ledger
 from rollforge.ledger.state import ServiceState
 from rollforge.testing.postgres import PostgresServer
+from rollforge.track.base import get_experiment, open_tracker
 
 from ..documents.command_line import call
 from ..documents.definitions import write_workflow
@@ -137,3 +139,33 @@ def test_a_workflow_without_rolling_windows_is_refused(tmp_path: Path, market: M
     result = call("serve", "--ledger", f"sqlite:///{tmp_path}/ledger.db", "init", file)
     assert "rolling windows" in str(result.exception)
     assert not (tmp_path / "ledger.db").exists()
+
+
+def test_a_changed_model_is_used_from_the_next_window_on(tmp_path: Path, workflow: Path, market: Market) -> None:
+    """The following windows are those of the workflow that the ledger has recorded last, with its model."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    market.show(BEGIN)
+    serve(uri, "init", workflow)
+    serve(uri, "run")
+    changed = yaml.safe_load(workflow.read_text())
+    changed["task"]["model"]["kwargs"] = {"estimator": "ridge", "alpha": 0.5}
+    workflow.write_text(yaml.safe_dump(changed))
+    serve(uri, "init", workflow)
+    market.show(DAYS[FIRST + 9])
+    serve(uri, "run")
+    tracker = open_tracker(f"folder:{tmp_path}/runs")
+    tasks = [r.load_object("task") for r in get_experiment(tracker, experiment_name="served").list_recorders("list")]
+    kept = {str(t["dataset"]["kwargs"]["segments"]["test"][0].date()): t["model"].get("kwargs") for t in tasks}
+    windows = sorted(kept)
+    assert [kept[day] for day in windows if day > BEGIN] == 2 * [{"estimator": "ridge", "alpha": 0.5}]
+    assert [DAYS.index(day) for day in windows] == [DAYS.index(windows[0]) + STEP * i for i in range(len(windows))]
+    assert [kept[day] for day in windows if day <= BEGIN] == len(windows[:-2]) * [{}]
+
+
+def test_a_day_before_the_first_one_is_refused(tmp_path: Path, workflow: Path, market: Market) -> None:
+    """With both days."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    market.show(BEGIN)
+    serve(uri, "init", workflow)
+    error = str(call("serve", "--ledger", uri, "run", "--until", DAYS[FIRST - 1]).exception)
+    assert error == f"--until {DAYS[FIRST - 1]} lies before {BEGIN}, the first day of the service."

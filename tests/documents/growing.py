@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class Market:
 
     folder: Path
     close: pd.DataFrame
+    begins: dict[str, str] = field(default_factory=dict)
+    """First days of instruments that are listed later than the first day."""
 
     def show(self, until: str) -> None:
         """Write the days up to `until`."""
@@ -52,9 +54,12 @@ class Market:
         calendar = close.index.to_numpy().astype("datetime64[D]")
         series, spans = {}, {}
         for code in close.columns:
-            values = close[code].to_numpy(np.float32)
-            series[code] = (0, {"close": values, "factor": np.where(np.isnan(values), np.nan, 1).astype(np.float32)})
-            spans[code] = [(calendar[0], calendar[-1])]
+            first = int(np.searchsorted(calendar, np.datetime64(self.begins.get(code, DAYS[0]))))
+            values = close[code].to_numpy(np.float32)[first:]
+            if not len(values):
+                continue
+            series[code] = (first, {"close": values, "factor": np.where(np.isnan(values), np.nan, 1).astype(np.float32)})
+            spans[code] = [(calendar[first], calendar[-1])]
         shutil.rmtree(self.folder, ignore_errors=True)
         write_folder(self.folder, calendar, series, {"all": spans})
 

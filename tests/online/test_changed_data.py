@@ -52,6 +52,42 @@ def test_a_corrected_price_is_a_new_version(market: Market) -> None:
         correct(served.service, "2024-01-02")
 
 
+def test_days_after_a_changed_day_are_corrected_too(market: Market) -> None:
+    """Their features are computed from it; afterwards no day counts as changed, also if its signals stayed the same."""
+    served = live(market, manager(), RUN)
+    market.close.loc[RUN[1], "B"] *= 1.1
+    market.show(RUN[2])
+    assert changed_days(served.service) == [RUN[1]]
+    assert [signal.day for signal in correct(served.service)] == RUN[1:]
+    again = live(market, manager(name="again", service="again"), RUN).get_signals()
+    equal(served.get_signals().loc[RUN[1] :], again.loc[RUN[1] :])
+    assert (changed_days(served.service), correct(served.service)) == ([], [])
+
+
+def test_a_change_that_leaves_the_signals_as_they_are_is_recorded(market: Market) -> None:
+    """So that the day does not count as changed for ever."""
+    served = live(market, manager(), RUN[:1])
+    before = served.state
+    file = next(market.folder.glob("features/*/factor.day.bin"))
+    factors = np.fromfile(file, "<f4")
+    factors[-1] = 2  # no feature contains it
+    factors.tofile(file)
+    assert changed_days(served.service) == [RUN[0]]
+    assert correct(served.service) == []
+    assert (served.state.last, served.state.signals()) == (before.last + 1, before.signals())
+    assert changed_days(served.service) == []
+    assert served.state.days[RUN[0]].trained == before.days[RUN[0]].trained
+
+
+def test_a_new_listing_changes_no_earlier_day(market: Market) -> None:
+    """A published day is compared with what was there on that day."""
+    market.close["E"] = 2 * market.close["A"]
+    market.begins["E"] = RUN[2]
+    served = live(market, manager(), RUN[:2])
+    market.show(RUN[2])
+    assert changed_days(served.service) == []
+
+
 def test_a_day_that_is_removed_from_the_calendar_is_withdrawn(market: Market) -> None:
     """Its signals get a version without rows, and the day after it is predicted."""
     served = live(market, manager(), RUN[:2])

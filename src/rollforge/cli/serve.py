@@ -157,6 +157,7 @@ def run(
     Prints one line of JSON. Exits with 3 if the data do not reach the last day yet, and with 4 if a day failed.
     """
     from rollforge.cli.service import read_workflow, service_of
+    from rollforge.errors import ConfigError
     from rollforge.ledger.entry import DayState
     from rollforge.market.universe import session_provider
     from rollforge.online.routine import catch_up
@@ -165,6 +166,8 @@ def run(
     ledger, name, state = context.obj.state()
     workflow, begin = read_workflow(state.definition)
     last = _day(until) if until is not None else None
+    if last is not None and last < begin:
+        raise ConfigError(f"--until {last} lies before {begin}, the first day of the service.")
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
         service = service_of(name, workflow, begin, ledger.uri)
         known = str(session_provider().calendar()[-1])
@@ -204,7 +207,7 @@ def correct(
     context: typer.Context,
     day: Annotated[
         str | None,
-        typer.Argument(metavar="DAY", help="A published day; by default all whose data have changed since."),
+        typer.Argument(metavar="DAY", help="A published day; by default all from the first changed one on."),
     ] = None,
     reason: Annotated[str, typer.Option("--reason", help="Why; recorded in the ledger.")] = "",
     as_json: AsJson = False,
@@ -376,6 +379,7 @@ def _replace(
     ledger: Ledger, name: str, kind: str, models: Sequence[Release], reason: str, from_day: str | None
 ) -> None:
     """Make models the champions of their strategy by one entry, under the lease of the service."""
+    from rollforge.errors import ConfigError
     from rollforge.ledger.entry import Role, author, release_body
     from rollforge.ledger.state import ServiceState
 
@@ -383,6 +387,11 @@ def _replace(
         state = ServiceState.of(ledger.entries(name))
         state.require_known()
         day = _day(from_day) if from_day is not None else _next_day(state)
+        if state.last_published is not None and day <= state.last_published:
+            raise ConfigError(
+                f"{day} is not after {state.last_published}, the last published day: the models of published days are "
+                "not changed. Give a later day."
+            )
         told = {"from_day": day, "by": author(), "reason": reason}
         wanted = {(m.experiment_name, m.recorder) for m in models}
         present = _of(state.champions(day), models[0].strategy)
@@ -462,14 +471,16 @@ def _lines(state: ServiceState, entry: Entry) -> list[str]:
 
 
 def _show_models(models: Sequence[Release]) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     if not models:
         return
-    table = Table("role", "recorder", "experiment", "from", "task", "reason", box=None, pad_edge=False)
+    whole = [Column(name, no_wrap=True) for name in ("role", "recorder", "from")]
+    others = [Column(name, overflow="fold") for name in ("experiment", "task", "reason")]
+    table = Table(*whole, *others, box=None, pad_edge=False)
     for model in models:
-        cells = (model.role.value, model.recorder, model.experiment_name, model.from_day, model.task[:12], model.reason)
+        cells = (model.role.value, model.recorder, model.from_day, model.experiment_name, model.task[:12], model.reason)
         table.add_row(*(Text(one_line(cell)) for cell in cells))
     console().print(table)
 

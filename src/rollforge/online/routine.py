@@ -27,6 +27,8 @@ from rollforge.ledger.entry import (
     DayResult,
     DayState,
     EntryKind,
+    Event,
+    Level,
     Release,
     Role,
     Signal,
@@ -448,20 +450,23 @@ def correct(
     """Publish new versions of the signals of past days whose data have changed since, and return them.
 
     The models that were champions on the day predict it again, with the data up to the day as they are now. A day whose
-    signals stay the same gets no new version. The signals of a day that is no longer a trading day are withdrawn by a
-    version without rows. Earlier versions are never changed.
+    signals stay the same gets no new version; that they do is recorded, so that :func:`changed_days` omits the day. The
+    signals of a day that is no longer a trading day are withdrawn by a version without rows. Earlier versions are never
+    changed.
 
     Parameters
     ----------
     day : date, optional
-        The day; by default all days whose data have changed since they were published.
+        The day; by default all published days from the first one whose data have changed since: features of a day are
+        computed from earlier days too.
     why : str
         The reason.
     """
     corrected: list[Signal] = []
     with service.hold() as held:
         calendar = set(calendar_days(service, None, None))
-        days = [str(read_day(day, "day"))] if day is not None else changed_days(service)
+        changed = changed_days(service)
+        days = [str(read_day(day, "day"))] if day is not None else _from_first(changed, held)
         for one in days:
             known = held.state.signals().get(one)
             if known is None:
@@ -476,12 +481,24 @@ def correct(
                     PredUpdater(recorder_of(release), to_date=one, from_date=one).update()
                 made = _made(service, prepare_func, {one})
                 earlier = signal_files.read(service.place, [known])
+                before = held.state.days.get(one)
+                result = replace(work._result(DayState.PUBLISHED), trained=before.trained if before else ())
                 if _same(earlier, made, one):
+                    if one in changed:
+                        event = Event(Level.INFO, why or "the data have changed, and the signals are the same")
+                        held.append(EntryKind.DAY, day_body(result, events=[event]))
                     continue
-                result = work._result(DayState.PUBLISHED)
                 signals = work._written(signal_files.rows_of(made, [one]), why or "the data have changed")
                 corrected.append(_corrected(held, signals, result))
     return corrected
+
+
+def _from_first(changed: Sequence[str], held: Hold) -> list[str]:
+    """Return the days with signals from the first changed day on; of withdrawn days, only the changed ones."""
+    first = min(changed, default=None)
+    if first is None:
+        return []
+    return [day for day, signal in held.state.signals().items() if day in changed or (day > first and signal.rows)]
 
 
 def _corrected(held: Hold, signals: Sequence[Signal], result: DayResult | None) -> Signal:
@@ -497,5 +514,11 @@ def changed_days(service: Service) -> list[str]:
         day
         for day, signal in state.signals().items()
         if (day not in calendar and signal.rows)
-        or (day in calendar and day in state.days and state.days[day].data not in ("", data_mark(day)))
+        or (day in calendar and day in state.days and state.days[day].data not in ("", _mark_then(day)))
     ]
+
+
+def _mark_then(day: str) -> str:
+    """Return :func:`data_mark` as on the day itself: without instruments and fields that begin later."""
+    with bounded(day):
+        return data_mark(day)

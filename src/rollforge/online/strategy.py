@@ -236,10 +236,19 @@ class RollingStrategy(OnlineStrategy):
         tasks: list[Definition] = []
         for place, template in enumerate(self.task_template):
             if place in latest:
-                tasks += self.rg.gen_following_tasks(latest[place], until)
+                tasks += self.rg.gen_following_tasks(self._as_defined(latest[place], template), until)
             elif self._service is not None:
                 tasks += self._begun(template)
         return tasks
+
+    def _as_defined(self, latest: Definition, template: Definition) -> Definition:
+        """Return the task of the latest window; in a service whose template has changed since, by the new template."""
+        if self._service is None or not _mark(template) or _mark(latest) == _mark(template):
+            return latest
+        log.info("strategy %s: its template has changed; the next window is made from it", self.experiment_name)
+        dataset: Any = template["dataset"]
+        kwargs = {**TaskView(template).dataset_kwargs, "segments": TaskView(latest).segments}
+        return {**template, "dataset": {**dataset, "kwargs": kwargs}}
 
     def prepare_online_models(self, trained_models: list[Any], cur_time: Any = None) -> list[Any]:
         """Put the model of the latest trained window of each template online, and return the models that are online."""
