@@ -58,7 +58,10 @@ class Market:
             values = close[code].to_numpy(np.float32)[first:]
             if not len(values):
                 continue
-            series[code] = (first, {"close": values, "factor": np.where(np.isnan(values), np.nan, 1).astype(np.float32)})
+            series[code] = (
+                first,
+                {"close": values, "factor": np.where(np.isnan(values), np.nan, 1).astype(np.float32)},
+            )
             spans[code] = [(calendar[first], calendar[-1])]
         shutil.rmtree(self.folder, ignore_errors=True)
         write_folder(self.folder, calendar, series, {"all": spans})
