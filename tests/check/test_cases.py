@@ -1,7 +1,8 @@
-"""The days after which the market data of a window are replaced."""
+"""The days after which the market data of a window are replaced, and the models that are fitted."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from rollforge.check.cases import Border, Case, borders_of, days_of, last_read, middle_day
 from rollforge.check.columns import Columns, column_name, constant_columns, is_label, without_times
+from rollforge.check.measurement import Measurement, Scope
 from rollforge.generate.label_horizon import HorizonSource, LabelHorizon
 from rollforge.generate.timeline import windows
 
@@ -125,3 +127,19 @@ def test_a_label_reaches_as_far_as_its_horizon_is_counted() -> None:
         assert (made.reach, made.ahead) == (reach, 5)
     assert columns(4).ahead == 4
     assert columns(None, HorizonSource.UNKNOWN).ahead == 0
+
+
+def test_quick_fits_one_model_of_each_class() -> None:
+    """Classes of different modules are different, whatever their names and however they are given."""
+    given = [
+        ("first", "a.py", 1), ("again", "a.py", 2), ("other module", "b.py", 1),
+    ]  # fmt: skip
+    tasks: list[tuple[str, dict[str, Any]]] = [
+        (title, {"model": {"class": "Model", "module_path": module, "kwargs": {"seed": seed}}})
+        for title, module, seed in given
+    ]
+    tasks += [("by path", {"model": "mine.Model"}), ("another", {"model": "mine.Other"})]
+    listed = Case({}, case(SEGMENTS).window, list(tasks))
+    quick = Measurement.fitted(SimpleNamespace(scope=Scope(quick=True)), listed)
+    assert [title for title, _ in quick] == ["first", "other module", "by path", "another"]
+    assert Measurement.fitted(SimpleNamespace(scope=Scope()), listed) == tasks

@@ -59,6 +59,7 @@ def test_a_part_that_is_missing_or_damaged_is_empty_or_a_clear_error(task: dict[
     """Never a KeyError or TypeError: the error for a required part says what is missing, and where."""
     view = TaskView(task)
     assert (view.model, view.model_class) == (None, "")
+    assert TaskView({"model": "mine.Model"}).model_class == "mine.Model"  # a dotted path alone
     assert (view.handler_kwargs, view.described_handler, view.days_tested, view.records) == (None, {}, "", [])
     with pytest.raises(SegmentError, match=r"task\.dataset\.kwargs\.segments"):
         _ = view.segments

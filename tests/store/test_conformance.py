@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,8 +26,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from pymongo import MongoClient
 
 from rollforge.errors import ConfigError, StoreUnavailable, UntrustedPickle
-from rollforge.store import postgres_database
-from rollforge.store.base import Clock, TaskStore, open_store
+from rollforge.store import mongo, postgres_database, sql
+from rollforge.store.base import SUBMISSION_SECONDS, Clock, TaskStore, open_store
 from rollforge.store.memory import MemoryStore
 from rollforge.store.mongo import MongoStore
 from rollforge.store.postgres import PostgresStore
@@ -235,6 +236,26 @@ def _sqlite(folder: Path, clock: Clock) -> TaskStore:
     return SQLiteStore(f"sqlite:///{folder}/{next(_names)}.db?synchronous=OFF", clock=clock)
 
 
+def _check_kept_meanwhile(make_store: Callable[[Clock], TaskStore], module: ModuleType, monkeypatch: Any) -> None:
+    """Keep an old submission once more while another process removes those without tasks."""
+    clock = ManualClock()
+    store, other = make_store(clock), make_store(clock)
+    key = store.keep_submission(POOL, {"data": 1})
+    clock.now += SUBMISSION_SECONDS + 1
+
+    def tasks_of_info(info: object) -> list[str]:
+        other.keep_submission(POOL, {"data": 1})
+        return []
+
+    monkeypatch.setattr(module, "tasks_of_info", tasks_of_info)
+    store.remove(POOL)
+    assert list(store.submissions(POOL)) == [key]
+    clock.now += SUBMISSION_SECONDS + 1
+    monkeypatch.undo()
+    store.remove(POOL)
+    assert store.submissions(POOL) == {}
+
+
 class TestPostgresStore(TaskStoreSuite):
     """Each test uses its own schema on a real server."""
 
@@ -249,6 +270,10 @@ class TestPostgresStore(TaskStoreSuite):
     def make_store(self, clock: Clock | None) -> TaskStore:
         self.made.append(PostgresStore(self.uri, clock=clock))
         return self.made[-1]
+
+    def test_a_submission_that_is_kept_while_others_are_removed_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its tasks are about to be created."""
+        _check_kept_meanwhile(self.make_store, sql, monkeypatch)
 
     def test_leases_use_the_clock_of_the_server(self) -> None:
         """The local clock has no effect."""
@@ -548,6 +573,10 @@ class TestMongoStore(TaskStoreSuite):
     def make_store(self, clock: Clock | None) -> TaskStore:
         self.made.append(MongoStore(self.uri, clock=clock))
         return self.made[-1]
+
+    def test_a_submission_that_is_kept_while_others_are_removed_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its tasks are about to be created."""
+        _check_kept_meanwhile(self.make_store, mongo, monkeypatch)
 
     @pytest.mark.parametrize(("query", "expected"), TaskStoreSuite.QUERIES)
     def test_a_query_has_mongodbs_meaning(self, store: TaskStore, query: dict[str, Any], expected: set[int]) -> None:

@@ -27,7 +27,7 @@ from rollforge.plan import Plan
 from rollforge.session import Session, using
 from rollforge.task import digest
 
-__all__ = ["Measurement", "Scope"]
+__all__ = ["Measurement", "Scope", "model_kind"]
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Measurement:
         self.durations: list[float] = []
         """Seconds that each build of changed data took."""
         self.repeatable: set[str] = set()
-        """Classes of models that gave the same prediction when they were fitted twice."""
+        """Classes of models (:func:`model_kind`) that gave the same prediction when they were fitted twice."""
         self.turn = 0
 
     # -- what is checked -----------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class Measurement:
         """Return the models of a case that are fitted: with `quick`, one of each class."""
         if not self.scope.quick:
             return case.models
-        return list({TaskView(task).model_class: (title, task) for title, task in reversed(case.models)}.values())[::-1]
+        return list({model_kind(task): (title, task) for title, task in reversed(case.models)}.values())[::-1]
 
     # -- building ------------------------------------------------------------------------------------------------------
 
@@ -182,6 +182,12 @@ class Measurement:
             f"On market data that were replaced after {change.after}, building failed: {describe(exc)}", "",
             case.titles, change.after,
         )  # fmt: skip
+
+
+def model_kind(task: Mapping[str, object]) -> str:
+    """Return a text that is equal for models of the same class; classes of several modules may have the same name."""
+    view = TaskView(task)
+    return f"{view.model_class} of {'' if view.model is None else view.model.get('module_path')}"
 
 
 _OTHERS = 50  # instruments outside of the universe

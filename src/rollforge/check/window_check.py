@@ -16,7 +16,7 @@ from rollforge.check.cases import Case, borders_of, days_of, last_read
 from rollforge.check.columns import Columns, changed_labels, is_label
 from rollforge.check.compare import Difference, compare, until
 from rollforge.check.market_copy import TURNS, Change
-from rollforge.check.measurement import Measurement
+from rollforge.check.measurement import Measurement, model_kind
 from rollforge.check.rebuild import TaskData, fit_model, predict
 from rollforge.errors import counted
 from rollforge.generate.checks import CheckResult
@@ -321,7 +321,7 @@ class WindowCheck:
             resolved = resolve_references(task)
             try:
                 fitted = FittedModel(title, resolved, *self._fit(self.data, resolved))
-                kind = TaskView(task).model_class
+                kind = model_kind(task)
                 known = self.measurement.scope.quick and kind in self.measurement.repeatable
                 again = fitted.prediction if known else self._fit(self.data, resolved)[1]
             except Exception as exc:  # noqa: BLE001 - few instruments may be too few for the model

@@ -46,8 +46,11 @@ class TaskView:
 
     @property
     def model_class(self) -> str:
-        """The name of the model's class; empty if it is unknown."""
-        return "" if self.model is None else str(self.model.get("class", ""))
+        """The class of the model, as it is written: a name or a dotted path; empty if it is unknown."""
+        model = self.definition.get("model")
+        if isinstance(model, str) and "." in model:
+            return model
+        return str(model.get("class", "")) if isinstance(model, Mapping) else ""
 
     @property
     def dataset_kwargs(self) -> Definition:

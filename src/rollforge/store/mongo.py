@@ -580,7 +580,8 @@ class MongoStore(MongoDependencies):
         for kept in old:
             about = {"digest": {"$in": tasks_of_info(kept.get("facts"))}}
             if tasks.find_one({"$or": [{"submission": kept["key"]}, about]}, {"_id": 1}) is None:
-                self._meta.delete_one({"_id": kept["_id"]})
+                # Unless it has been kept meanwhile, for tasks that are about to be created.
+                self._meta.delete_one({"_id": kept["_id"], "at": kept["at"]})
         self._propagate(pool, ids)
         return len(ids)
 

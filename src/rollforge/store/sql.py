@@ -733,20 +733,21 @@ class SQLStore(SQLBatches):
 
     def _forget_submissions(self, tx: Transaction, pool: str) -> None:
         """Delete old submissions without tasks, and information about tasks that do not exist."""
-        old = tx.rows(
-            "SELECT id, facts FROM submissions WHERE pool = :pool AND created_at <= :now - :kept AND NOT EXISTS "
-            "(SELECT 1 FROM tasks WHERE tasks.pool = :pool AND submission = submissions.id)",
-            pool=pool, kept=SUBMISSION_SECONDS,
-        )  # fmt: skip
+        unused_now = (
+            "pool = :pool AND created_at <= :now - :kept AND NOT EXISTS "
+            "(SELECT 1 FROM tasks WHERE tasks.pool = :pool AND submission = submissions.id)"
+        )
+        old = tx.rows(f"SELECT id, facts FROM submissions WHERE {unused_now}", pool=pool, kept=SUBMISSION_SECONDS)
         exists = f"SELECT 1 FROM tasks WHERE pool = :pool AND {self._among('id', 'ids')} LIMIT 1"
         unused = []
         for key, info in old:
             about = tasks_of_info(info)
             if not about or not tx.rows(exists, pool=pool, ids=self._list(about)):
                 unused.append(key)
+        # Conditions again: one of them may have been kept meanwhile, for tasks that are about to be created.
         tx.run(
-            f"DELETE FROM submissions WHERE pool = :pool AND {self._among('id', 'keys')}",
-            pool=pool, keys=self._list(unused),
+            f"DELETE FROM submissions WHERE {unused_now} AND {self._among('id', 'keys')}",
+            pool=pool, kept=SUBMISSION_SECONDS, keys=self._list(unused),
         )  # fmt: skip
 
     def set_status(self, pool: str, query: Query | None, status: Status) -> int:
