@@ -358,3 +358,42 @@ def test_several_processes_grow_one_panel(session: Session, tmp_path: Path) -> N
     with ProcessPoolExecutor(3, get_context("spawn")) as pool:
         for done in [pool.submit(go_through_days, session, order, tmp_path) for order in orders]:
             done.result()
+
+
+def test_a_reader_of_a_version_that_was_replaced_goes_on_with_it(session: Session) -> None:
+    """A process that has loaded a stage computes the next one from it, also if another process has meanwhile built that
+    stage anew from other data, with files of the same names.
+    """
+    chain = [{"class": "ZScoreNorm", "kwargs": {**WINDOW, "fit_end_time": str(DAYS[12].date())}}]
+    with bounded(DAYS[8]):
+        with using(session.with_(cache=session.cache + "-fresh", data_until=str(DAYS[8].date()))):
+            wanted = handler(chain).fetch(data_key="learn")
+        early = handler(chain)
+        early.fetch(data_key="infer")
+    with bounded(DAYS[10]):  # the fit window contains the new days
+        later = handler(chain).fetch(data_key="infer")
+    with bounded(DAYS[8]):
+        assert not later.loc[: DAYS[6]].equals(early.fetch(data_key="infer").loc[: DAYS[6]])
+        pd.testing.assert_frame_equal(early.fetch(data_key="learn"), wanted, check_exact=True)
+
+
+def test_a_panel_that_is_built_anew_while_it_is_loaded_is_loaded_again(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files and its description belong to one build."""
+    chain = CHAINS["late fit"]
+    before = handler(chain).panel("infer").stored
+    mapped = Panel._mapped
+
+    def replaced(place: Path, meta: Any) -> Panel:
+        monkeypatch.setattr(Panel, "_mapped", mapped)
+        corrected = bars().assign(close=lambda bars: bars["close"].where(bars.index != 40, 10.05))
+        import_table(corrected, session.provider_uri, overwrite=True)
+        open_provider(session.provider_uri).refresh()
+        handler(chain).panel("infer")
+        return mapped(place, meta)
+
+    monkeypatch.setattr(Panel, "_mapped", replaced)
+    assert Panel.load(before.folder) is None
+    after = Panel.load(before.folder).stored
+    assert (after.version == before.version, after.state == before.state) == (False, False)

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from rollforge.dates import DayLike, read_day
 from rollforge.errors import DataError, nearest
-from rollforge.features.row_file import RowFile, group_file
+from rollforge.features.row_file import RowFile, group_file, mapped_rows
 from rollforge.session import available_cores
 
 __all__ = ["META", "Group", "Panel", "Stored", "file_notes", "write_meta"]
@@ -233,7 +233,9 @@ class Panel:
                     return None
             with contextlib.suppress(OSError):  # a read-only cache is checked each time
                 (folder / _verified_mark()).touch()
-            return cls._mapped(folder, meta) if meta["format"] == FORMAT else cls._earlier(folder, meta)
+            found = cls._mapped(folder, meta) if meta["format"] == FORMAT else cls._earlier(folder, meta)
+            now = json.loads((folder / META).read_text(encoding="utf-8"))
+            return found if now.get("build") == meta.get("build") else None  # built anew while it was being mapped
         except Exception:  # noqa: BLE001 - damaged bytes can raise anything; the panel is rebuilt
             return None
 
@@ -242,8 +244,7 @@ class Panel:
         rows = int(meta["rows"])
         groups = {}
         for g in meta["groups"]:
-            shape = (rows, len(g["columns"]))
-            values = np.memmap(folder / g["file"], "<f4", "r", int(g["offset"]), shape)
+            values = mapped_rows(folder / g["file"], int(g["offset"]), (rows, len(g["columns"])))
             groups[g["name"]] = Group(tuple(g["columns"]), values)
         dates, offsets = (np.load(folder / meta[name]) for name in ("dates", "offsets"))
         place = meta["row_code"]

@@ -9,12 +9,28 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RowFile", "group_file"]
+__all__ = ["RowFile", "group_file", "mapped_rows"]
 
 
 def group_file(folder: Path, place: int) -> Path:
     """Return the file of a panel's group of columns, by position from 0."""
     return folder / f"group{place}.npy"
+
+
+def mapped_rows(file: Path, offset: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return a matrix that is memory-mapped from a file, and knows which file that is if another one takes its name."""
+    with file.open("rb") as handle:
+        values = np.memmap(handle, "<f4", "r", offset, shape)
+        values.__dict__[_FILE] = _identity(handle.fileno())
+    return values
+
+
+_FILE = "mapped_file"
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    about = os.fstat(descriptor)
+    return about.st_dev, about.st_ino
 
 
 class RowFile:
@@ -56,13 +72,25 @@ class RowFile:
             data, place = data[written:], place + written
 
     def copy(self, at: int, values: NDArray[np.float32], start: int, stop: int) -> None:
-        """Copy rows of another matrix; if that is a file too, the operating system copies them without using memory."""
+        """Copy rows of another matrix; if that is a file too, the operating system copies them without using memory.
+
+        If the file was replaced or deleted after it was mapped (its panel was built anew by another process), the rows
+        are those of the mapped file.
+        """
         if not isinstance(values, np.memmap):
             self.put(at, values[start:stop])
             return
         row = 4 * self.shape[1]
         left, source, place = (stop - start) * row, values.offset + start * row, self._offset + at * row
-        with open(str(values.filename), "rb") as other:
+        try:
+            other = open(str(values.filename), "rb")  # noqa: SIM115
+        except FileNotFoundError:
+            self.put(at, values[start:stop])
+            return
+        with other:
+            if vars(values).get(_FILE, _identity(other.fileno())) != _identity(other.fileno()):
+                self.put(at, values[start:stop])
+                return
             while left:
                 try:
                     copied = os.copy_file_range(other.fileno(), self._handle.fileno(), left, source, place)
