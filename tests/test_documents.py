@@ -156,8 +156,8 @@ SETTING = {
 
 def python_blocks() -> Iterator[Any]:
     for page in GUIDES:
-        if page.name == "extending.md":
-            continue  # its blocks are files; test_extending.py runs them
+        if page.name in ("extending.md", "online.md"):
+            continue  # tests/test_extending.py and tests/cli/test_online_page.py run their blocks
         blocks = re.findall(r"```python\n(.*?)```", text_of(page), re.DOTALL)
         if blocks:
             slow = [pytest.mark.slow] if page.name == "README.md" else []
