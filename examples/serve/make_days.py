@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
     days["history"] = bars[bars["datetime"] <= HISTORY_ENDS]
     for name, rows in days.items():
         rows.to_csv(folder / f"{name}.csv", index=False)
-    print(f"{folder}: history.csv until {HISTORY_ENDS}, and a table for each day until {LAST_DAY}")
+    print(f"{folder}: history.csv until {HISTORY_ENDS}, and a table for each day until {LAST_DAY}")  # noqa: T201
 
 
 if __name__ == "__main__":

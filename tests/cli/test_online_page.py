@@ -129,7 +129,7 @@ def test_the_commands_print_what_the_page_shows(tmp_path: Path, monkeypatch: pyt
         commands += 1
     assert commands > 20
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
-        exec(block, names)  # noqa: S102 - the page is part of the project
+        exec(block, names)
     assert len(names["simulated"]) == 8 * 17
 
 
