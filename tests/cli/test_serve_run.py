@@ -169,3 +169,25 @@ def test_a_day_before_the_first_one_is_refused(tmp_path: Path, workflow: Path, m
     serve(uri, "init", workflow)
     error = str(call("serve", "--ledger", uri, "run", "--until", DAYS[FIRST - 1]).exception)
     assert error == f"--until {DAYS[FIRST - 1]} lies before {BEGIN}, the first day of the service."
+
+
+def test_the_folder_in_which_a_command_is_run_does_not_matter(
+    tmp_path: Path, workflow: Path, market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All signals of a service are in the folder that init has recorded, also if cron runs it elsewhere."""
+    uri, one, other = f"sqlite:///{tmp_path}/ledger.db", tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        folder.mkdir()
+    monkeypatch.delenv("ROLLFORGE_HOME", raising=False)
+    market.show(BEGIN)
+    monkeypatch.chdir(one)
+    serve(uri, "init", workflow)
+    serve(uri, "run")
+    market.show(DAYS[FIRST + 1])
+    monkeypatch.chdir(other)
+    assert serve(uri, "init", workflow, "--json")["changed"] is False
+    serve(uri, "run")
+    for day in DAYS[FIRST : FIRST + 2]:
+        assert (one / f".rollforge/services/served/signals/{day}.v1.parquet").exists()
+        assert len(serve(uri, "signals", day, "--json")["signals"]) == 4
+    assert not (other / ".rollforge/services").exists()

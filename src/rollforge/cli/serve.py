@@ -110,7 +110,7 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Create a service from a workflow file, or record that its file has changed. Trains nothing."""
-    from rollforge.cli.service import definition_of
+    from rollforge.cli.service import definition_of, service_folder
     from rollforge.confidential import mask_secrets
     from rollforge.ledger.entry import EntryKind, author, service_body
     from rollforge.ledger.state import ServiceState
@@ -132,7 +132,10 @@ def init(
         else:
             with using(workflow.session):
                 first = _day(begin) if begin is not None else str(session_provider().calendar()[-1])
-        recorded, policy = definition_of(workflow, first), state.definition.policy if state.definition else {}
+        folder = service_folder(name, state.definition)
+        if not folder.exists():  # it has no files yet, or was moved together with the project
+            folder = service_folder(name, None)
+        recorded, policy = definition_of(workflow, first, folder), state.definition.policy if state.definition else {}
         changed = known != recorded
         if changed:
             body = service_body(name, recorded, policy)
@@ -156,7 +159,7 @@ def run(
 
     Prints one line of JSON. Exits with 3 if the data do not reach the last day yet, and with 4 if a day failed.
     """
-    from rollforge.cli.service import read_workflow, service_of
+    from rollforge.cli.service import read_workflow, service_folder, service_of
     from rollforge.errors import ConfigError
     from rollforge.ledger.entry import DayState
     from rollforge.market.universe import session_provider
@@ -169,7 +172,7 @@ def run(
     if last is not None and last < begin:
         raise ConfigError(f"--until {last} lies before {begin}, the first day of the service.")
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
-        service = service_of(name, workflow, begin, ledger.uri)
+        service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition))
         known = str(session_provider().calendar()[-1])
         results = catch_up(service, last)
         published = service.state().last_published
@@ -184,14 +187,14 @@ def run(
 @app.command()
 def check(context: typer.Context, as_json: AsJson = False) -> None:
     """List published days whose data have changed since, without changing anything. Exits with 4 if there are any."""
-    from rollforge.cli.service import read_workflow, service_of
+    from rollforge.cli.service import read_workflow, service_folder, service_of
     from rollforge.online.routine import changed_days
     from rollforge.session import using
 
     ledger, name, state = context.obj.state()
     workflow, begin = read_workflow(state.definition)
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):
-        changed = changed_days(service_of(name, workflow, begin, ledger.uri))
+        changed = changed_days(service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition)))
     if as_json:
         echo_json(json.dumps({"service": name, "changed": changed}))
     else:
@@ -217,7 +220,7 @@ def correct(
     The models are those that were used on the day. Earlier versions are kept, and a day whose signals stay the same
     gets no new version.
     """
-    from rollforge.cli.service import read_workflow, service_of
+    from rollforge.cli.service import read_workflow, service_folder, service_of
     from rollforge.online import routine
     from rollforge.session import using
 
@@ -225,7 +228,9 @@ def correct(
     workflow, begin = read_workflow(state.definition)
     chosen = _day(day) if day is not None else None
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
-        corrected = routine.correct(service_of(name, workflow, begin, ledger.uri), chosen, reason)
+        corrected = routine.correct(
+            service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition)), chosen, reason
+        )
     if as_json:
         echo_json(json.dumps({"service": name, "corrected": [signal.to_document() for signal in corrected]}))
         return
@@ -304,6 +309,7 @@ def signals(
     as_json: AsJson = False,
 ) -> None:
     """Print the signals of a day as they were published, or as they were corrected later."""
+    from rollforge.cli.service import service_folder
     from rollforge.errors import ConfigError
 
     _, name, state = context.obj.state()
@@ -314,7 +320,7 @@ def signals(
     signal = versions.get(version if version is not None else max(versions))
     if signal is None:
         raise ConfigError(f"There is no version {version} of the signals of {day}, only {_listed(versions)}.")
-    rows = _rows(folder if folder is not None else _folder(name), signal)
+    rows = _rows(folder if folder is not None else service_folder(name, state.definition), signal)
     if as_json:
         echo_json(
             json.dumps(
@@ -483,12 +489,6 @@ def _show_models(models: Sequence[Release]) -> None:
         cells = (model.role.value, model.recorder, model.from_day, model.experiment_name, model.task[:12], model.reason)
         table.add_row(*(Text(one_line(cell)) for cell in cells))
     console().print(table)
-
-
-def _folder(name: str) -> Path:
-    from rollforge.session import home
-
-    return home() / "services" / name
 
 
 def _rows(folder: Path, signal: Signal) -> list[tuple[str, float]]:

@@ -6,18 +6,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollforge.errors import ConfigError, RollforgeError
+from rollforge.session import home
 
 if TYPE_CHECKING:
     from rollforge.ledger.entry import ServiceDefinition
     from rollforge.online.service import Service
     from rollforge.workflow import Workflow
 
-__all__ = ["definition_of", "read_workflow", "service_of"]
+__all__ = ["definition_of", "read_workflow", "service_folder", "service_of"]
 
 
-def definition_of(workflow: Workflow, begin: str) -> dict[str, Any]:
-    """Return what the ledger records of a workflow: its path, its text, and the first day to publish."""
-    return {"path": str(workflow.path.absolute()), "text": workflow.text, "begin": begin}
+def definition_of(workflow: Workflow, begin: str, folder: Path) -> dict[str, Any]:
+    """Return what the ledger records of a service: path and text of its workflow, its first day, and its folder."""
+    return {"path": str(workflow.path.absolute()), "text": workflow.text, "begin": begin, "folder": str(folder)}
+
+
+def service_folder(name: str, definition: ServiceDefinition | None) -> Path:
+    """Return the folder of a service's files, which does not depend on the folder in which a command is run.
+
+    It is the one that ``serve init`` has recorded; that of the project if there is none.
+    """
+    recorded = definition.workflow if definition is not None else None
+    known = recorded.get("folder") if isinstance(recorded, dict) else None
+    return Path(str(known)) if known is not None else home() / "services" / name
 
 
 def read_workflow(definition: ServiceDefinition | None) -> tuple[Workflow, str]:
@@ -47,7 +58,7 @@ def read_workflow(definition: ServiceDefinition | None) -> tuple[Workflow, str]:
     return workflow, str(recorded["begin"])
 
 
-def service_of(name: str, workflow: Workflow, begin: str, ledger_uri: str) -> Service:
+def service_of(name: str, workflow: Workflow, begin: str, ledger_uri: str, folder: Path) -> Service:
     """Return the service, to be used in the session of the workflow."""
     from rollforge.online.service import Service
     from rollforge.online.strategy import RollingStrategy
@@ -57,6 +68,6 @@ def service_of(name: str, workflow: Workflow, begin: str, ledger_uri: str) -> Se
     templates, windows = rolling_templates(workflow)
     strategy = RollingStrategy(workflow.experiment_name, templates, windows)
     return Service(
-        name, [strategy], TrainerR(workflow.experiment_name), begin, ledger_uri=ledger_uri,
-        workflow=definition_of(workflow, begin),
+        name, [strategy], TrainerR(workflow.experiment_name), begin, ledger_uri=ledger_uri, folder=folder,
+        workflow=definition_of(workflow, begin, folder),
     )  # fmt: skip
