@@ -88,7 +88,7 @@ ADDED: dict[str, list[Edit]] = {
     ],
     "a task store": [
         ("store/newstore.py", "", STORE),
-        ("drivers.py", '        "memory": ', '        "new": "rollforge.store.newstore:NewStore",\n'),
+        ("drivers.py", '        "memory": "rollforge.store', '        "new": "rollforge.store.newstore:NewStore",\n'),
     ],
 }
 USES = """

@@ -32,6 +32,7 @@ __all__ = [
     "Moment",
     "as_timestamp",
     "clock",
+    "day_after",
     "day_index",
     "read_clock",
     "read_column",
@@ -202,6 +203,17 @@ def as_timestamp(day: np.datetime64) -> pd.Timestamp:
     import pandas as pd
 
     return pd.Timestamp(day).as_unit("ns") if FIRST_DAY <= day <= LAST_DAY else pd.Timestamp(day)
+
+
+def day_after(day: DayLike) -> str:
+    """Return the next day, in any notation, as text such as ``2020-01-31``.
+
+    Examples
+    --------
+    >>> day_after("2020-02-29")
+    '2020-03-01'
+    """
+    return str(read_day(day) + ONE_DAY)
 
 
 def day_index(days: Days, name: str = "") -> pd.DatetimeIndex:

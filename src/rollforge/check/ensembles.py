@@ -13,6 +13,7 @@ from rollforge.build import describe
 from rollforge.check.compare import Difference, compare, until
 from rollforge.check.market_copy import TURNS, Change
 from rollforge.collect.combine import Ensembles, build_ensembles
+from rollforge.dates import as_timestamp
 from rollforge.generate.checks import Check, CheckMethod, CheckResult
 from rollforge.generate.definition import own_classes
 from rollforge.plan import Plan
@@ -106,7 +107,7 @@ def _changed(predictions: Predictions, change: Change) -> Predictions:
     """Return the predictions with other scores after a day; those of some instruments are missing."""
     made = {}
     for key, frame in predictions.items():
-        later = frame.index.get_level_values("datetime") > pd.Timestamp(change.after)
+        later = frame.index.get_level_values("datetime") > as_timestamp(change.after)
         kinds = np.array([change.kind(i) for i in frame.index.get_level_values("instrument").factorize()[0]])
         factor = np.where(kinds == "up", 3.0, -2.0)
         new = frame.assign(score=np.where(later, frame["score"] * factor + 1, frame["score"]))

@@ -436,9 +436,11 @@ def _of(releases: Sequence[Release], strategy: str) -> list[Release]:
 
 def _next_day(state: ServiceState) -> str:
     """Return the day after the last published one; without one, today."""
+    from rollforge.dates import day_after
+
     if state.last_published is None:
         return max((release.from_day for _, release in state.releases), default=dt.date.today().isoformat())
-    return (dt.date.fromisoformat(state.last_published) + dt.timedelta(days=1)).isoformat()
+    return day_after(state.last_published)
 
 
 def _day(text: str) -> str:

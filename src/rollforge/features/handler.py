@@ -21,7 +21,7 @@ from rollforge import trust
 from rollforge.arguments import as_list
 from rollforge.build import build
 from rollforge.code_marks import code_version
-from rollforge.dates import DayLike, read_day, read_timestamp
+from rollforge.dates import DayLike, as_timestamp, read_day, read_timestamp
 from rollforge.errors import ConfigError, DataError, nearest, shown
 from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoader, by_day_and_instrument
 from rollforge.features.missing_data import explain_missing
@@ -726,7 +726,7 @@ class DataHandlerLP(DataHandler):
         begin, index = base.rows(start).start, frame.index
         for processor in chain:
             frame = processor.apply(frame)
-        frame = frame[frame.index.get_level_values("datetime") >= pd.Timestamp(cut)]
+        frame = frame[frame.index.get_level_values("datetime") >= as_timestamp(cut)]
         if frame.empty:
             raise DataError("no rows")
         made = Panel.from_frame(frame)
@@ -770,7 +770,7 @@ class DataHandlerLP(DataHandler):
 def _up_to(frame: pd.DataFrame, day: str) -> pd.DataFrame:
     """Return the rows of the days up to `day`."""
     days = frame.index.get_level_values("datetime")
-    kept = days <= pd.Timestamp(day)
+    kept = days <= read_timestamp(day)
     return frame if kept.all() else frame[kept]
 
 

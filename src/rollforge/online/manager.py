@@ -143,7 +143,7 @@ class OnlineManager(Serializable):
                 rows = signal_files.rows_of(signals, days)
                 file, mark = signal_files.write(self.service.place, f"{days[-1]}.v1", rows)
                 counts = pd.DatetimeIndex(rows.index.get_level_values("datetime")).value_counts()
-                made = [Signal(d, 1, (), file, mark, int(counts[pd.Timestamp(d)]), "") for d in days]
+                made = [Signal(d, 1, (), file, mark, int(counts[read_timestamp(d)]), "") for d in days]
                 held.append(EntryKind.DAY, day_body(DayResult(days[-1], DayState.PUBLISHED), signals=made))
 
     def _names(self) -> list[str]:
@@ -164,7 +164,7 @@ class OnlineManager(Serializable):
         for day, result in state.days.items():
             if result.state is DayState.FAILED:
                 continue
-            online = found.setdefault(pd.Timestamp(day), {})
+            online = found.setdefault(read_timestamp(day), {})
             for strategy in self.strategies:
                 releases = self.service.champions(strategy.experiment_name, day)
                 online[strategy] = [recorder_of(release) for release in releases]
@@ -250,13 +250,13 @@ class OnlineManager(Serializable):
         """Return the last trading day up to a time."""
         calendar = D.calendar(freq=self.freq)
         if time is None:
-            day = pd.Timestamp(calendar[-1])
+            day = read_timestamp(calendar[-1])
         else:
             until = read_timestamp(time, "cur_time")
             known = calendar[calendar <= until]
             if not len(known):
                 raise ConfigError(f"There is no trading day up to {read_day(until)}.", path="cur_time")
-            day = pd.Timestamp(known[-1])
+            day = read_timestamp(known[-1])
         first = [d for d in calendar if d >= self.begin_time]
         if first and day < first[0]:
             raise ConfigError(f"{read_day(day)} is before the first day, {read_day(self.begin_time)}.", path="cur_time")
@@ -322,7 +322,7 @@ class OnlineManager(Serializable):
             self.first_train(model_kwargs=model_kwargs)
             days = D.calendar(start_time=self.begin_time, end_time=end_time, freq=frequency)
             if len(days):
-                self._catch_up(pd.Timestamp(days[-1]), task_kwargs, model_kwargs, signal_kwargs, adopt=False)
+                self._catch_up(read_timestamp(days[-1]), task_kwargs, model_kwargs, signal_kwargs, adopt=False)
         return self.get_signals()
 
     @contextlib.contextmanager

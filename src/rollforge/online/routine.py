@@ -19,7 +19,7 @@ import pandas as pd
 
 from rollforge.collect.collector import MergeCollector
 from rollforge.collect.ensemble import AverageEnsemble
-from rollforge.dates import DayLike, read_day
+from rollforge.dates import DayLike, day_after, read_day, read_timestamp
 from rollforge.errors import ConfigError, DataError, DataNotFound, DayFailed
 from rollforge.features.api import D
 from rollforge.generate.task_view import TaskView
@@ -195,7 +195,7 @@ class _Day:
         self._check_data()
         self.mirror()
         for strategy in self.service.strategies:
-            tasks = strategy.prepare_tasks(pd.Timestamp(self.day), **self.options.tasks)
+            tasks = strategy.prepare_tasks(read_timestamp(self.day), **self.options.tasks)
             models = self._trained(strategy, tasks)
             if models:
                 self._fill(strategy)
@@ -281,7 +281,7 @@ class _Day:
         """Return the releases of new windows: each is used from its first day on, if that is not published yet."""
         by, name = author(), strategy.experiment_name
         last = self.held.state.last_published
-        floor = "" if last is None else str((pd.Timestamp(last) + pd.Timedelta(days=1)).date())
+        floor = "" if last is None else day_after(last)
         before = strategy.windows([recorder_of(r) for r in self.service.champions(name, self.day)])
         found: list[Release] = []
 
@@ -318,7 +318,7 @@ class _Day:
         used = self.service.state().online(self.day)
         for release in [r for role in (Role.CHAMPION, Role.CANDIDATE) for r in used.get(role, ())]:
             if release.strategy == strategy.experiment_name and release.recorder not in self.trained:
-                _update(recorder_of(release), pd.Timestamp(self.day), again=True)
+                _update(recorder_of(release), read_timestamp(self.day), again=True)
 
     # -- signals -------------------------------------------------------------------------------------------------------
 
@@ -341,7 +341,8 @@ class _Day:
         file, mark = signal_files.write(self.service.place, f"{last}.v{versions[last]}", rows)
         counts = pd.DatetimeIndex(rows.index.get_level_values("datetime")).value_counts()
         return [
-            Signal(day, versions[day], self._used(day), file, mark, int(counts[pd.Timestamp(day)]), why) for day in days
+            Signal(day, versions[day], self._used(day), file, mark, int(counts[read_timestamp(day)]), why)
+            for day in days
         ]
 
     def _used(self, day: str) -> tuple[str, ...]:

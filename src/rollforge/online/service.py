@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from rollforge.dates import DayLike, read_timestamp
+from rollforge.dates import DayLike, day_after, read_timestamp
 from rollforge.drivers import LEDGERS
 from rollforge.errors import ConfigError, LeaseLost, ServiceBusy, StoreUnavailable
 from rollforge.ledger.base import Ledger, ServiceLease, open_ledger
@@ -212,7 +212,7 @@ class Service:
         last = self.state().last_published
         if last is None:
             return str(self.begin_day.date())
-        return str((pd.Timestamp(last) + pd.Timedelta(days=1)).date())
+        return day_after(last)
 
     # -- signals -------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import pandas as pd
 from rollforge import trust
 from rollforge.collect.collector import Collector, RecorderCollector
 from rollforge.collect.group import RollingGroup
-from rollforge.dates import DayLike, read_day, read_timestamp
+from rollforge.dates import DayLike, day_after, read_day, read_timestamp
 from rollforge.errors import ArtifactNotFound, ConfigError, TaskNotSerializable
 from rollforge.generate.base import task_generator
 from rollforge.generate.calendar import TimeAdjuster
@@ -169,7 +169,7 @@ class RollingStrategy(OnlineStrategy):
             days = sorted(service.days)
             return (
                 {
-                    r.recorder: [(day, _day_after(day))]
+                    r.recorder: [(day, day_after(day))]
                     for day in days
                     for r in service.champions(self.experiment_name, day)
                 }
@@ -341,12 +341,8 @@ class _Released(RecorderCollector):
         days = found.index.get_level_values("datetime")
         inside = np.zeros(len(found), bool)
         for first, after in spans:
-            inside |= (days >= pd.Timestamp(first)) & (days < pd.Timestamp(after or pd.Timestamp.max))
+            inside |= (days >= read_timestamp(first)) & (days < (read_timestamp(after) if after else pd.Timestamp.max))
         return found if inside.all() else found[inside]
-
-
-def _day_after(day: str) -> str:
-    return str((pd.Timestamp(day) + pd.Timedelta(days=1)).date())
 
 
 def _mark(task: Definition) -> str:
