@@ -34,8 +34,8 @@ from rollforge.yaml12 import line_of
 
 if TYPE_CHECKING:
     from rollforge.collect.combine import Ensembles
+    from rollforge.generate.base import TaskGen
     from rollforge.generate.checks import Check
-    from rollforge.generate.rolling import RollingGen
     from rollforge.generate.sequence import Named
     from rollforge.generate.timeline import Schedule, Window
     from rollforge.market.provider import Days
@@ -111,19 +111,19 @@ def make_plan(workflow: Workflow, *, limit: int | None = None, leakage: str | No
     return made
 
 
-def rolling_templates(workflow: Workflow) -> tuple[list[Definition], RollingGen]:
+def rolling_templates(workflow: Workflow) -> tuple[list[Definition], TaskGen]:
     """Return the models of `workflow` as templates of tasks, and the generator of their windows.
 
     Raises
     ------
     ConfigError
-        If the windows of the workflow are not those of a :class:`~rollforge.generate.rolling.RollingGen`.
+        If the windows of the workflow are not those of a generator that can continue from the last one.
     """
-    from rollforge.generate.rolling import RollingGen
+    from rollforge.generate.base import SupportsFollowing
 
     with _with_locations(workflow), using(workflow.session):
         variants, windows = _split(build_generators(_entries(workflow), workflow.form))
-        if len(windows) != 1 or not isinstance(windows[0].generator, RollingGen):
+        if len(windows) != 1 or not isinstance(windows[0].generator, SupportsFollowing):
             raise ConfigError("needs rolling windows, which are added as time goes on.", path="rolling")
         models = [_with_exchange(one.task, workflow.session) for one in _variants(workflow, variants)]
         return models, windows[0].generator

@@ -131,6 +131,19 @@ def test_a_changed_workflow_must_be_recorded(tmp_path: Path, workflow: Path, mar
     assert [e.kind for e in open_ledger(uri).entries("served")] == ["service", "service"]
 
 
+def test_windows_by_the_calendar_are_served(tmp_path: Path, market: Market) -> None:
+    """A model is trained again on the first day of each week."""
+    market.show(BEGIN)
+    rollforge = {"data": str(market.folder), "tracking": f"folder:{tmp_path}/runs", "experiment": "served"}
+    weekly = [{"CalendarGen": {"retrain": "week"}}]
+    file = write_workflow(tmp_path / "job.yaml", {"rollforge": rollforge, "task": template(), "generate": weekly})
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    serve(uri, "init", file)
+    serve(uri, "run")
+    market.show(DAYS[FIRST + 5])
+    assert [day["day"] for day in serve(uri, "run")["days"] if day["trained"]] == [DAYS[FIRST + 5]]  # a Monday
+
+
 def test_a_workflow_without_rolling_windows_is_refused(tmp_path: Path, market: Market) -> None:
     """With the reason; nothing is recorded."""
     market.show(BEGIN)

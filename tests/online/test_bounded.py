@@ -7,9 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
-from growing import BEGIN, DAYS, STEP, TRAINERS, Market, days_of, equal, live, manager, recorders, start_of
+from growing import BEGIN, DAYS, STEP, TRAINERS, Market, days_of, equal, live, manager, recorders, start_of, template
+from rollforge.errors import ConfigError
+from rollforge.generate.calendar_windows import CalendarGen
+from rollforge.generate.cross_validation import PurgedKFoldGen
+from rollforge.generate.grid import SeedGen
 from rollforge.generate.rolling import RollingGen
+from rollforge.generate.sequence import ChainGen
 from rollforge.models.linear import LinearModel
+from rollforge.online.manager import OnlineManager
+from rollforge.online.strategy import RollingStrategy
 from rollforge.session import amend
 
 RUN = DAYS[60:69]
@@ -28,6 +35,26 @@ def test_new_windows_are_trained_as_the_calendar_grows(market: Market, trainer: 
     served = live(market, manager(TRAINERS[trainer]()), RUN)
     assert windows() == [DAYS[i] for i in (52, 56, 60, 64, 68)]
     assert days_of(served.get_signals()) == DAYS[52:69]
+
+
+def test_windows_by_the_calendar_go_on_too(market: Market) -> None:
+    """A strategy takes any generator that can continue from its last window. A simulation gives the same signals."""
+
+    def weekly(name: str) -> OnlineManager:
+        return OnlineManager(RollingStrategy(name, template(), CalendarGen("week")), begin_time=BEGIN)
+
+    served = live(market, weekly("served"), RUN)
+    assert windows() == [DAYS[i] for i in (52, 55, 60, 65)]  # three begin on Mondays
+    assert days_of(served.get_signals()) == DAYS[52:69]
+    equal(weekly("simulated").simulate(RUN[-1]), served.get_signals())
+
+
+def test_a_strategy_refuses_windows_that_do_not_go_on(market: Market) -> None:
+    """Such as those of a cross-validation or of several models, and what is no generator."""
+    market.show(BEGIN)
+    for other in (PurgedKFoldGen(2), ChainGen([SeedGen([1, 2]), RollingGen(step=STEP)]), 5):
+        with pytest.raises(ConfigError, match="makes only windows .* continue from the last one"):
+            RollingStrategy("served", template(), other)  # type: ignore[arg-type]
 
 
 def test_a_generator_from_a_file_uses_the_calendar_of_the_day(market: Market) -> None:

@@ -15,10 +15,9 @@ from rollforge.collect.collector import Collector, RecorderCollector
 from rollforge.collect.group import RollingGroup
 from rollforge.dates import DayLike, day_after, read_day, read_timestamp
 from rollforge.errors import ArtifactNotFound, ConfigError, TaskNotSerializable
-from rollforge.generate.base import task_generator
+from rollforge.generate.base import SupportsFollowing, TaskGen, task_generator
 from rollforge.generate.calendar import TimeAdjuster
 from rollforge.generate.naming import variant
-from rollforge.generate.rolling import RollingGen
 from rollforge.generate.segments import bounds
 from rollforge.generate.task_view import TaskView
 from rollforge.ledger.entry import EntryKind, Role
@@ -106,27 +105,39 @@ class RollingStrategy(OnlineStrategy):
         A unique name, which is also the name of the experiment.
     task_template : dict or list of dict
         Templates of the tasks to roll.
-    rolling_gen : RollingGen
-        Generator of the windows.
+    rolling_gen : TaskGen
+        Generator of the windows, which can continue from the last one (:class:`~rollforge.generate.base.SupportsFollowing`):
+        a :class:`~rollforge.generate.rolling.RollingGen` or a
+        :class:`~rollforge.generate.calendar_windows.CalendarGen`.
 
     Examples
     --------
     >>> template = {"model": {"class": "LinearModel"}, "dataset": {}}
+    >>> from rollforge.generate.rolling import RollingGen
     >>> RollingStrategy("demo", template, RollingGen(step=20, calendar=["2020-01-01"])).experiment_name
     'demo'
     """
 
     exp_name = Alias("experiment_name")
 
-    def __init__(self, name_id: str, task_template: Definition | list[Definition], rolling_gen: RollingGen) -> None:
+    def __init__(self, name_id: str, task_template: Definition | list[Definition], rolling_gen: TaskGen) -> None:
         super().__init__(name_id)
-        if not isinstance(rolling_gen, RollingGen):
+        windows = isinstance(rolling_gen, TaskGen) and rolling_gen.only_windows
+        if not windows or not isinstance(rolling_gen, SupportsFollowing):
             raise ConfigError(
-                f"rolling_gen must be a RollingGen, found {type(rolling_gen).__name__}.", path="rolling_gen"
+                "rolling_gen must be a generator that makes only windows (only_windows) and can continue from the last one "
+                f"(gen_following_tasks), such as RollingGen or CalendarGen, found {type(rolling_gen).__name__}. Give several "
+                "models as several templates.",
+                path="rolling_gen",
             )
         self.task_template = task_template if isinstance(task_template, list) else [task_template]
         self.rg = rolling_gen
         self.tool: OnlineToolR = OnlineToolR(self.experiment_name)
+
+    @property
+    def _test_key(self) -> str:
+        """Name of the test segment, which some generators let users choose."""
+        return str(getattr(self.rg, "test_key", "test"))
 
     def get_collector(
         self,
@@ -204,7 +215,7 @@ class RollingStrategy(OnlineStrategy):
         definition = recorder.load_object("task")
         task = TaskView(definition)
         place = self._template_of(definition)
-        return (task.model_class if place is None else names[place]), task.segments[self.rg.test_key]
+        return (task.model_class if place is None else names[place]), task.segments[self._test_key]
 
     def _template_of(self, task: Definition) -> int | None:
         """Return the number of the template from which a task was made; None if it is unknown."""
@@ -271,7 +282,7 @@ class RollingStrategy(OnlineStrategy):
 
     def _start(self, task: Definition) -> np.datetime64:
         """Return the first day of a task's test segment."""
-        start = bounds(self.rg.test_key, TaskView(task).segments[self.rg.test_key]).start
+        start = bounds(self._test_key, TaskView(task).segments[self._test_key]).start
         if start is None:
             raise ConfigError("a rolling strategy needs the first day of the test segment.", path="task_template")
         return start
