@@ -53,7 +53,7 @@ def test_a_strategy_refuses_windows_that_do_not_go_on(market: Market) -> None:
     """Such as those of a cross-validation or of several models, and what is no generator."""
     market.show(BEGIN)
     for other in (PurgedKFoldGen(2), ChainGen([SeedGen([1, 2]), RollingGen(step=STEP)]), 5):
-        with pytest.raises(ConfigError, match="makes only windows .* continue from the last one"):
+        with pytest.raises(ConfigError, match=r"makes only windows .* continue from the last one"):
             RollingStrategy("served", template(), other)  # type: ignore[arg-type]
 
 
