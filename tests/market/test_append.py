@@ -77,6 +77,9 @@ def test_appending_in_parts_equals_importing_at_once(data: st.DataObject) -> Non
     frame = in_form(bars("ABCDEF"), form)
     rows = data.draw(st.sets(st.integers(0, len(frame) - 1), min_size=len(frame) // 2))
     frame = frame.iloc[sorted(rows | set(range(8)))]  # A is complete
+    if form == "adj_close":  # before an instrument's first factor an import takes the next one, which later days bring
+        begins = ~frame["instrument"].duplicated()
+        frame["adj_close"] = frame["adj_close"].fillna(frame["close"] * 1.37).where(begins, frame["adj_close"])
     cuts = sorted(data.draw(st.sets(st.integers(5, 7), min_size=1, max_size=3)))
     edges = [DAYS[0], *(DAYS[c] for c in cuts), DAYS[-1] + pd.Timedelta(days=1)]
     parts = [frame[(frame["datetime"] >= a) & (frame["datetime"] < b)] for a, b in itertools.pairwise(edges)]

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from rollforge.errors import ConfigError
-from rollforge.store import sqlite as sqlite_store
+from rollforge.store import sqlite as sqlite_store, sqlite_database
 from rollforge.store.base import TaskStore
 from rollforge.store.memory import MemoryStore
 from rollforge.store.mongo import MongoStore
@@ -273,7 +273,7 @@ def test_a_claim_that_reads_all_definitions_does_not_block_renewals(
 
     monkeypatch.setattr(sqlite_store, "terms_of", parse_and_renew)
     monkeypatch.setattr(worker, "_keep_terms", keep_and_count)
-    monkeypatch.setattr(sqlite_store, "_BUSY_SECONDS", 0.0)  # a renewal that has to wait is an error
+    monkeypatch.setattr(sqlite_database, "_BUSY_SECONDS", 0.0)  # a renewal that has to wait is an error
     assert worker.claim("p", worker="w", lease=60, query={"model.class": "B"}) == []
     assert len(parsed) == sum(stored) == 5001
     assert max(stored) <= 2000
