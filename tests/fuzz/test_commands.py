@@ -19,7 +19,10 @@ from test_expressions import market
 from test_workflows import VALID, _as_yaml
 
 from rollforge.cli.main import app
+from rollforge.ledger import base as ledgers
+from rollforge.ledger.entry import DayResult, DayState, EntryKind, Release, Role, Signal, day_body, service_body
 from rollforge.market.provider import open_provider
+from rollforge.online import signal_files
 from rollforge.session import Session
 from rollforge.store import base as stores
 from rollforge.store.manager import TaskManager
@@ -48,6 +51,26 @@ def runs() -> str:
     return tracker.uri
 
 
+@functools.cache
+def ledger() -> str:
+    """A ledger with a service that published two days with two models."""
+    uri = f"sqlite:///{_folder.name}/ledger.db"
+    opened = ledgers.open_ledger(uri)
+    lease = opened.acquire("small", holder="host:1", seconds=60)
+    opened.append(lease, 1, EntryKind.SERVICE, service_body("small", "by hand"))
+    for number, (day, recorder) in enumerate((("2023-12-28", "r1"), ("2023-12-29", "r2")), 2):
+        releases = [Release("9f8a", "small", recorder, Role.CHAMPION, day, strategy="small")]
+        if recorder == "r2":
+            releases.append(Release("9f8a", "small", "r1", Role.RETIRED, day, strategy="small"))
+        index = pd.MultiIndex.from_product([[pd.Timestamp(day)], ["A", "B"]], names=["datetime", "instrument"])
+        file, mark = signal_files.write(Path(_folder.name), f"{day}.v1", pd.Series([0.5, -0.5], index))
+        signals = [Signal(day, 1, (recorder,), file, mark, 2)]
+        body = day_body(DayResult(day, DayState.PUBLISHED), releases=releases, signals=signals)
+        opened.append(lease, number, EntryKind.DAY, body)
+    opened.release(lease)
+    return uri
+
+
 @contextlib.contextmanager
 def _place(folder: Path, variables: Mapping[str, str] = {}) -> Iterator[None]:
     """Provide a working folder and an environment for one command, with streams like those of a terminal."""
@@ -64,7 +87,7 @@ def _place(folder: Path, variables: Mapping[str, str] = {}) -> Iterator[None]:
     os.chdir(folder / "out")
     sys.stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")
     sys.stderr = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")
-    known = (dict(stores._open), dict(trackers._open))
+    known = (dict(stores._open), dict(trackers._open), dict(ledgers._open))
     try:
         yield
     finally:
@@ -73,7 +96,7 @@ def _place(folder: Path, variables: Mapping[str, str] = {}) -> Iterator[None]:
         os.environ.clear()
         os.environ.update(before)
         sys.path[:] = path
-        for opened, old in zip((stores._open, trackers._open), known, strict=True):
+        for opened, old in zip((stores._open, trackers._open, ledgers._open), known, strict=True):
             for uri in [u for u in opened if u not in old]:
                 closing = opened.pop(uri)  # type: ignore[attr-defined]
                 if hasattr(closing, "close"):
@@ -87,11 +110,17 @@ def _command(data: bytes, folder: Path) -> Any:
     table.to_csv(folder / "out" / "table.csv", index=False)
     (folder / "out" / "members.csv").write_text("D0001,2023-06-01,2023-09-01\n")
     (folder / "out" / "workflow.yaml").write_bytes(_as_yaml(VALID[0]).replace(b"@market@", os.fsencode(market())))
-    given = {"@store@": pool(), "@runs@": runs(), "@market@": str(market())}
+    given = {
+        "@store@": pool(),
+        "@ledger@": ledger(),
+        "@runs@": runs(),
+        "@folder@": _folder.name,
+        "@market@": str(market()),
+    }
     words = [functools.reduce(lambda w, p: w.replace(*p), given.items(), word) for word in words]
     if "worker" in words:
         words.append("--exit-when-empty")
-    if "run" in words:
+    if "run" in words and "serve" not in words:
         words.append("--dry-run")
     words = [w for w in words if w != "--stay"]
     before = {p.name for p in (folder / "out").iterdir()}
@@ -99,7 +128,7 @@ def _command(data: bytes, folder: Path) -> Any:
         try:
             app(words)
         except SystemExit as exc:
-            if exc.code not in (0, 1, 2, 7, None):
+            if exc.code not in (0, 1, 2, 7, None, *((3, 4, 6) if "serve" in words else ())):
                 raise AssertionError(f"exit code {exc.code}") from exc
         finally:
             sys.stdout.flush()
@@ -136,9 +165,15 @@ COMMANDS = [
         "data demo market --instruments 2 --start 2023-01-02 --universe csi300=1 --code A",
         "data import table.csv market --market all --column close=price --encoding utf-8",
         "data universe csi --data @market@ members.csv --overwrite",
+        "serve --ledger sqlite:///new.db --service other init workflow.yaml --begin 2023-12-28 --json",
+        "serve --ledger @ledger@ --service small status --json",
+        "serve --ledger @ledger@ history --day 2023-12-28 --json",
+        "serve --ledger @ledger@ signals 2023-12-28 --version 1 --folder @folder@ --json",
+        "serve --ledger @ledger@ promote r1 --reason better --from 2024-01-02",
+        "serve --ledger @ledger@ rollback --strategy small --reason worse --from 2024-01-02",
     )
 ]
-COMMAND_WORDS = [b"--help", b"-t", b"--store", b"--tracking", b"--limit", b"--jobs", b"--output", b"--names", b"--column", b"a=b", b"=", b"worker", b"plan", b"pool",
+COMMAND_WORDS = [b"--help", b"-t", b"--store", b"--tracking", b"--limit", b"--jobs", b"--output", b"--names", b"--column", b"a=b", b"=", b"worker", b"plan", b"pool", b"run", b"check", b"correct",
                  b"sqlite:///", b"sqlite:///\x00", b"sqlite:////dev/null", b"sqlite:///~nobody_of_that_name/x.db", b"mongodb://", b"memory://x", b"folder:", b"file:", b"http://127.0.0.1:1",
                  b"sqlite:///" + b"a" * 300, b'{"status": "don"}', b"[1]", b"\xff\xfe", b"-1", b"0", b"1e999", b"nan", b"99999999999999999999", b"../x", b"/proc/x/y"]  # fmt: skip
 _arguments = st.one_of(
