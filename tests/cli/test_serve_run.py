@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from rollforge.cli.exit_codes import Exit
-from rollforge.errors import ServiceBusy
+from rollforge.errors import LeakageError, ServiceBusy
 from rollforge.ledger.base import open_ledger
 from rollforge.ledger.state import ServiceState
 from rollforge.testing.postgres import PostgresServer
@@ -40,7 +40,7 @@ def market(tmp_path: Path) -> Market:
 def workflow(tmp_path: Path, market: Market) -> Path:
     """A workflow with a linear model and windows of four days."""
     rollforge = {"data": str(market.folder), "tracking": f"folder:{tmp_path}/runs", "experiment": "served"}
-    rolling = {"step": STEP, "rtype": "sliding"}
+    rolling = {"step": STEP, "rtype": "sliding", "trunc_days": "auto"}
     return write_workflow(tmp_path / "job.yaml", {"rollforge": rollforge, "task": template(), "rolling": rolling})
 
 
@@ -48,6 +48,18 @@ def serve(uri: str, *arguments: object, code: int = 0) -> Any:
     result = call("serve", "--ledger", uri, *arguments)
     assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
     return json.loads(result.stdout) if result.stdout.startswith("{") else result.stdout
+
+
+def test_a_workflow_that_leaks_is_not_recorded(tmp_path: Path, workflow: Path, market: Market) -> None:
+    """A service is checked for leakage before it is created, as a run is before it trains."""
+    market.show(BEGIN)
+    workflow.write_text(workflow.read_text().replace("trunc_days: auto", "trunc_days: null"))
+    refused = call("serve", "--ledger", f"sqlite:///{tmp_path}/ledger.db", "init", workflow)
+    assert isinstance(refused.exception, LeakageError)
+    assert "the last 2 days" in str(refused.exception)
+    assert not (tmp_path / "ledger.db").exists()
+    warned = call("serve", "--ledger", f"sqlite:///{tmp_path}/ledger.db", "init", workflow, "--leakage", "warn")
+    assert (warned.exit_code, "the last 2 days" in warned.stderr) == (0, True)
 
 
 def test_from_a_workflow_file_to_rows_and_signal_files(uri: str, workflow: Path, market: Market) -> None:

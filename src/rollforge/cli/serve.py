@@ -16,7 +16,8 @@ import typer
 
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import ANY_SPELLING
-from rollforge.cli.terminal import console, echo, echo_json, one_line
+from rollforge.cli.terminal import console, echo, echo_error, echo_json, one_line
+from rollforge.cli.workflow import LeakageMode
 
 if TYPE_CHECKING:
     from rollforge.ledger.base import Ledger, ServiceLease
@@ -107,20 +108,26 @@ def init(
         str | None,
         typer.Option("--begin", metavar="DAY", help="First day to publish; by default the last one with data."),
     ] = None,
+    leakage: LeakageMode = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create a service from a workflow file, or record that its file has changed. Trains nothing."""
+    """Create a service from a workflow file, or record that its file has changed. Trains nothing.
+
+    Its definition is checked for leakage, as by ``rollforge run``.
+    """
     from rollforge.cli.service import definition_of, service_folder
     from rollforge.confidential import mask_secrets
     from rollforge.ledger.entry import EntryKind, author, service_body
     from rollforge.ledger.state import ServiceState
     from rollforge.market.universe import session_provider
-    from rollforge.plan import rolling_templates
+    from rollforge.plan import make_plan, rolling_templates
     from rollforge.session import using
     from rollforge.workflow import load_workflow
 
     workflow = load_workflow(file)
     rolling_templates(workflow)
+    for warning in make_plan(workflow, leakage=leakage).warnings:
+        echo_error(f"warning: {warning}")
     options: ServiceOptions = context.obj
     ledger, name = options.of(workflow.session).ledger(create=True), options.service or workflow.experiment_name
     with _held(ledger, name) as lease:
