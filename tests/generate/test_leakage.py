@@ -678,6 +678,12 @@ def backtest(signal: Any) -> dict[str, Any]:
         ("model", {"model": MINE}, "the model Mine"),
         ("model", {"model": {"class": "mine.Mine"}}, "the model Mine"),
         ("model", {"model": "mine.Mine"}, "the model Mine"),
+        ("model", {"model": "file:///nowhere/model.pkl"}, "the model model.pkl"),
+        (
+            "records",
+            {"model": OURS, "record": {"class": "SignalRecord", "kwargs": {"of": ["mine.parts.Mine"]}}},
+            "the class Mine of the records",
+        ),
         ("model", {"model": OURS, "reweighter": "mine.Mine"}, "the reweighter Mine"),
         ("records", {"model": OURS, "record": ["mine.Mine"]}, "the class Mine of the records"),
         ("records", {"model": OURS, "record": "mine.Mine"}, "the class Mine of the records"),
@@ -702,7 +708,8 @@ def test_models_and_records_of_ones_own_are_not_known(subject: str, more: dict[s
 @pytest.mark.parametrize("signal", ["<PRED>", ["<MODEL>", "<DATASET>"], None])
 def test_models_and_records_of_qlib_give_no_finding(signal: Any) -> None:
     for subject in ("model", "records", "ensemble"):
-        assert not found(alpha(), subject, model=OURS, record=[{"class": "SignalRecord"}, backtest(signal)])
+        named = {"class": "SigAnaRecord", "kwargs": {"of": ["BRK.B", "sh600000.XSHG", "pred.pkl", "qlib.model.Model"]}}
+        assert not found(alpha(), subject, model=OURS, record=[{"class": "SignalRecord"}, named, backtest(signal)])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,13 +59,18 @@ def is_ours(kind: object) -> bool:
     return (getattr(kind, "__module__", "") or "").partition(".")[0] in ("rollforge", "qlib")
 
 
+_CLASS_PATH = re.compile(r"([a-z_]\w*\.)+[A-Z]\w*[a-z]\w*")
+"""A path such as ``my_package.MyModel``, but not a ticker such as ``BRK.B`` or ``sh600000.XSHG``."""
+
+
 def own_classes(described: Any, *, deep: bool = True) -> list[str]:
     """Return the names of the classes in a description, or of an object, that are not this package's.
 
     Parameters
     ----------
     described : mapping, str, list or object
-        Descriptions ``{"class": …, "module_path": …, "kwargs": …}``; nothing is imported.
+        Descriptions ``{"class": …, "module_path": …, "kwargs": …}``, or paths such as ``my_package.MyModel`` and
+        ``file:///path/object.pkl``; nothing is imported.
     deep : bool
         Whether classes among the arguments are returned too.
 
@@ -76,8 +82,12 @@ def own_classes(described: Any, *, deep: bool = True) -> list[str]:
     """
     if isinstance(described, (list, tuple)):
         return [name for one in described for name in own_classes(one, deep=deep)]
+    if isinstance(described, str):
+        if described.startswith("file://"):
+            return [described.rpartition("/")[2]]
+        return own_classes({"class": described}) if _CLASS_PATH.fullmatch(described) else []
     if not isinstance(described, Mapping):
-        plain = described is None or isinstance(described, (str, int, float))
+        plain = described is None or isinstance(described, (int, float))
         return [] if plain or is_ours(type(described)) else [type(described).__name__]
     found = []
     target, module = described.get("class"), described.get("module_path")
@@ -92,8 +102,9 @@ def own_classes(described: Any, *, deep: bool = True) -> list[str]:
 
 
 def _contained(value: Any) -> Any:
-    """Return a value if it can contain descriptions."""
-    return value if isinstance(value, (Mapping, list, tuple)) else None
+    """Return a value if it can contain descriptions, or is the path of a class."""
+    path = isinstance(value, str) and _CLASS_PATH.fullmatch(value)
+    return value if path or isinstance(value, (Mapping, list, tuple)) else None
 
 
 def kind_of(one: Any) -> type:

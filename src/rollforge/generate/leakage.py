@@ -494,7 +494,7 @@ def _own_code(task: Mapping[str, object], ensembles: Mapping[str, object]) -> li
 
 
 def _described(value: object) -> object:
-    """Return a class that is named by its dotted path alone as a description."""
+    """Return a class that is named by its path alone as a description, whatever the case of its name."""
     return {"class": value} if isinstance(value, str) and not value.startswith("file://") else value
 
 
