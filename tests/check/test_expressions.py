@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from rollforge.check.market_copy import TURNS, Change, write_copy
 from rollforge.errors import DataError
@@ -84,6 +84,8 @@ EXPRESSIONS = st.recursive(LEAVES, calls, max_leaves=4)
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=EXPRESSIONS)
+@example(text="Ref(Ref($close, 1), -1)")
+@example(text="Delta(Ref($close, 3), -2)")
 def test_no_expression_looks_further_ahead_than_the_table_says(
     text: str, copies: tuple[Provider, list[Provider]]
 ) -> None:

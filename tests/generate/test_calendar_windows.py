@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -308,6 +309,17 @@ def markets(draw: st.DrawFn) -> pd.DatetimeIndex:
     return days[kept]
 
 
+def assert_counted_from_each(retrain: str, days: pd.DatetimeIndex, bounds: list[int]) -> None:
+    """The next window begins with the first period, counted from a window's first day, that leaves it a trading day."""
+    cals, offset = days.to_numpy().astype("datetime64[D]"), read_offset(retrain, "")
+    for start, following in itertools.pairwise(bounds):
+        later = (int(np.searchsorted(cals, d)) for d in period_starts(offset, cals[start], cals[bounds[-1] - 1]))
+        assert next((at for at in later if at > start), bounds[-1]) == following
+        if retrain in ("5B", "9D"):
+            end = int(days.searchsorted(days[start] + pd.tseries.frequencies.to_offset(retrain)))
+            assert min(end, bounds[-1]) == following
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     days=markets(),
@@ -367,10 +379,8 @@ def test_every_test_day_is_predicted_once_by_a_model_trained_before(
                 assert a == intervals("train", made[0]["dataset"]["kwargs"]["segments"]["train"])[0].positions(cals)[0]
             end = a
     assert covered == list(range(first, stop))
-    if retrain in ("5B", "9D"):  # counted from the first trading day of each window
-        ends = [day + pd.tseries.frequencies.to_offset(retrain) for day in days[starts]]
-        assert [int(days.searchsorted(day)) for day in ends[:-1]] == starts[1:]
-        assert ends[-1] > days[stop - 1]
+    if retrain[0].isdigit():  # several units are counted from the first trading day of each window
+        assert_counted_from_each(retrain, days, [*starts, stop])
         return
     begins = {
         int(np.searchsorted(cals, d)) for d in period_starts(read_offset(retrain, ""), cals[first], cals[stop - 1])

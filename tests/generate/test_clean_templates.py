@@ -95,14 +95,17 @@ def test_handlers_of_qlibs_examples_have_no_finding_when_purged(name: str, step:
     assert {"segments", "label", "features", "processors"} <= {one.subject for one in checks}
 
 
-@pytest.mark.parametrize(
-    "file", sorted(Path(__file__).parents[2].glob("examples/**/*.yaml")), ids=lambda file: file.name
-)
+EXAMPLES = [f for f in sorted(Path(__file__).parents[2].glob("examples/**/*.yaml")) if "\ntask:" in f.read_text()]
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
 def test_the_examples_have_no_finding(file: Path, tmp_path: Path) -> None:
     """On a demo market with the days and names of the file."""
     from rollforge.market.demo import make_demo
 
     make_demo(tmp_path / "data", instruments=30, years=6, end="2023-12-29")
     plan = make_plan(load_workflow(file, provider_uri=str(tmp_path / "data")))
-    assert findings(plan.checks) == []
-    assert plan.warnings == ()
+    # The example of a service imports a table without an index's members, so survivorship is not checked.
+    unknown = ["universe"] if file.parent.name == "serve" else []
+    assert [one.subject for one in findings(plan.checks)] == unknown
+    assert len(plan.warnings) == len(unknown)

@@ -411,6 +411,8 @@ def lookahead(tree: Expression) -> int:
 def last_day_read(tree: Expression) -> float:
     """Return the last day that an expression reads for its value on a day, as a number of trading days after it.
 
+    A shift to a later day reads that day even if it uses an earlier price there: without a row on it, there is no value.
+
     Returns
     -------
     float
@@ -420,7 +422,7 @@ def last_day_read(tree: Expression) -> float:
     --------
     >>> from rollforge.expressions.expression import parse
     >>> last_day_read(parse("Ref($close, -2)/Ref($close, -1) - 1")), last_day_read(parse("Ref(Ref($close, 3), -1)"))
-    (2, -2)
+    (2, 1)
     """
     if isinstance(tree, Field):
         return 0
@@ -433,8 +435,9 @@ def last_day_read(tree: Expression) -> float:
     if known.look != "shift":
         return inner
     n = int(_parameter(tree))
+    shifted = max(inner, 0) - n if n < 0 and inner > -math.inf else inner - n
     # A shift of 0 means the instrument's first day. Other shifts than Ref also read the day itself.
-    return inner - n if tree.name == "Ref" else max(inner, inner - n)
+    return shifted if tree.name == "Ref" else max(inner, shifted)
 
 
 def holding_days(tree: Expression) -> int | None:
