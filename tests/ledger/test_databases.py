@@ -75,6 +75,40 @@ def test_files_of_other_programs_and_versions_are_refused(tmp_path: Path) -> Non
         SQLiteLedger(uri)
 
 
+def views_of_version_1(prefix: str = "") -> list[str]:
+    """Return what makes a ledger look as version 1 left it: with fewer views, and with one of other columns."""
+    return [
+        f"DROP VIEW {prefix}check_result",
+        f"DROP VIEW {prefix}day",
+        f"CREATE VIEW {prefix}day AS SELECT service, number AS entry FROM {prefix}ledger_entries",
+        f"UPDATE {prefix}ledger_version SET version = 1",
+    ]
+
+
+def test_a_ledger_of_version_1_gets_the_current_views(tmp_path: Path, postgres: PostgresServer) -> None:
+    """Its entries stay, in both databases."""
+    file, place = tmp_path / "tasks.db", f"{postgres.uri}?schema=ledger_of_version_1"
+    for cls, uri in ((SQLiteLedger, f"sqlite:///{file}"), (PostgresLedger, place)):
+        ledger = cls(uri)
+        append(ledger, 1)
+        ledger.close()
+    with closing(sqlite3.connect(file)) as raw, raw:
+        for statement in views_of_version_1():
+            raw.execute(statement)
+    with psycopg.connect(postgres.uri, autocommit=True) as server:
+        for statement in views_of_version_1("ledger_of_version_1."):
+            server.execute(statement.encode())
+    for cls, uri in ((SQLiteLedger, f"sqlite:///{file}"), (PostgresLedger, place)):
+        ledger = cls(uri)
+        append(ledger, 2)
+        assert len(ledger.entries("us")) == 2
+        ledger.close()
+    text = "SELECT d.fallback, c.outcome FROM {0}day AS d LEFT JOIN {0}check_result AS c ON c.service = d.service"
+    with closing(sqlite3.connect(file)) as raw, psycopg.connect(postgres.uri) as server:
+        assert raw.execute(text.format("")).fetchall() == []
+        assert server.execute(text.format("ledger_of_version_1.").encode()).fetchall() == []
+
+
 def test_a_ledger_and_a_task_store_share_a_schema(postgres: PostgresServer) -> None:
     """Entries cannot be changed there either, and a newer version is refused."""
     uri = f"{postgres.uri}?schema=shared_ledger"

@@ -15,12 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from rollforge.errors import ConfigError
 from rollforge.ledger.base import Ledger
 from rollforge.ledger.entry import (
+    CheckResult,
     DayResult,
     DayState,
     Entry,
     EntryKind,
     Event,
     Level,
+    Outcome,
     Release,
     Role,
     Signal,
@@ -174,6 +176,33 @@ def test_a_damaged_entry_is_named() -> None:
         ServiceState.of([Entry("us", 1, EntryKind.DAY, body, 1, 0.0)])
 
 
+def test_checks_of_a_day(state: ServiceState) -> None:
+    """The latest result of each check counts, and a check of an earlier day is part of that day's history."""
+    early = CheckResult("ic", "2024-06-03", 0.25, Outcome.OK)
+    later = CheckResult("ic", "2024-06-03", -0.5, Outcome.WARN, 0.0, "negative", {"low": -0.75})
+    other = CheckResult("stale", "2024-06-06", 1.0, Outcome.FAIL, 0.5)
+    known = ServiceState.of(
+        entries_of(
+            *EXAMPLE,
+            ("day", published("2024-06-06", checks=[early, other])),
+            ("day", published("2024-06-07", checks=[later])),
+        )
+    )
+    assert known.checked("2024-06-03") == {"ic": later}
+    assert known.checked("2024-06-03", as_of=state.last + 1) == {"ic": early}
+    assert known.checked("2024-06-06") == {"stale": other}
+    assert (known.checked("2024-06-04"), state.checks) == ({}, ())
+    assert [e.number for e in known.history("2024-06-03")][-2:] == [state.last + 1, state.last + 2]
+
+
+@pytest.mark.parametrize("part", [{"value": "nan"}, {"value": True}, {"outcome": "bad"}, {"limit": "0"}, {"day": "x"}])
+def test_a_check_that_is_not_one_is_refused(part: dict[str, Any]) -> None:
+    """With the place in the entry."""
+    document = {**CheckResult("ic", "2024-06-03", 0.25, Outcome.OK, 0.5).to_document(), **part}
+    with pytest.raises(ConfigError, match=rf"checks\[0\]\.{next(iter(part))}"):
+        entries_of(("day", {**published("2024-06-03"), "checks": [document]}))
+
+
 # -- views -------------------------------------------------------------------------------------------------------------
 
 ROLES = st.sampled_from(list(Role))
@@ -182,8 +211,9 @@ RELEASES = st.lists(RELEASE, max_size=3)
 DECISIONS = st.one_of(
     st.builds(
         lambda day, state, releases, n: ("day", day_body(
-            DayResult(day, state, f"f{n}", n / 4, "é\x00'"[:n]), releases=releases,
+            DayResult(day, state, f"f{n}", n / 4, "é\x00'"[:n], fallback="old model"[:n]), releases=releases,
             signals=[signal(day, n)] if n else [], events=[Event(Level.INFO, "x", {"n": n})] * n,
+            checks=[CheckResult("stale", day, n / 8, Outcome.WARN, n / 4 if n > 1 else None, "é'", {"n": n})] * n,
         )),
         st.sampled_from(DAYS), st.sampled_from(list(DayState)), RELEASES, st.integers(0, 3),
     ),
@@ -215,8 +245,8 @@ def check_views(ledger: Ledger, query: Any, decisions: list[Any], schema: str = 
             for r in state.online(day).get(role, ())
         ]
         assert sorted(query(ONLINE.format(schema, day))) == sorted(models)
-    days = [(d, r.state.value, r.data, r.seconds, r.error, list(r.trained)) for d, r in state.days.items()]
-    rows = query(f"SELECT day, state, data, seconds, error, trained FROM {schema}day {where} ORDER BY day")
+    days = [(d, r.state.value, r.data, r.seconds, r.error, r.fallback, list(r.trained)) for d, r in state.days.items()]
+    rows = query(f"SELECT day, state, data, seconds, error, fallback, trained FROM {schema}day {where} ORDER BY day")
     assert [(*row[:-1], json.loads(row[-1])) for row in rows] == days
     signals = [(e.number, s.day, s.version, s.file, s.sha256, s.rows, s.why) for e, s in state.published]
     assert (
@@ -226,6 +256,11 @@ def check_views(ledger: Ledger, query: Any, decisions: list[Any], schema: str = 
     rows = query(f"SELECT entry, level, text, data FROM {schema}event {where} ORDER BY entry, place")
     assert [(*row[:-1], json.loads(row[-1])) for row in rows] == [
         (e.number, v.level.value, v.text, v.data) for e, v in state.events
+    ]
+    columns = 'entry, name, day, value, outcome, "limit", text, data'
+    rows = query(f"SELECT {columns} FROM {schema}check_result {where} ORDER BY entry, place")
+    assert [(*row[:-1], json.loads(row[-1])) for row in rows] == [
+        (e.number, c.name, c.day, c.value, c.outcome.value, c.limit, c.text, c.data) for e, c in state.checks
     ]
     rows = query(f"SELECT name, workflow FROM {schema}service WHERE name = 'us'")
     assert [json.loads(w) for _, w in rows] == ([state.definition.workflow] if state.definition else [])

@@ -8,7 +8,7 @@ code   meaning
 2      usage: a mistake in a file, an option or a name; nothing was started
 3      the data of the day are not available yet (serving)
 4      a check of the data failed (serving)
-5      reserved for serving; no command exits with it yet
+5      training failed, and the earlier models were used (serving)
 6      another process is doing the same work (serving), or is changing the data folder
 7      this machine cannot run the tasks, or is not allowed to run their code (workers)
 8      tasks failed on this machine that succeeded on others (workers)

@@ -164,13 +164,14 @@ def run(
 ) -> None:
     """Publish all due days in order: train the windows that are due, predict, and record each day in the ledger.
 
-    Prints one line of JSON. Exits with 3 if the data do not reach the last day yet, and with 4 if a day failed.
+    Prints one line of JSON. Exits with 3 if the data do not reach the last day yet, with 4 if a day failed, and with 5 if
+    training failed and the earlier models were used.
     """
     from rollforge.cli.service import read_workflow, service_folder, service_of
     from rollforge.errors import ConfigError
     from rollforge.ledger.entry import DayState
     from rollforge.market.universe import session_provider
-    from rollforge.online.routine import catch_up
+    from rollforge.online.routine import Options, catch_up
     from rollforge.session import using
 
     ledger, name, state = context.obj.state()
@@ -181,7 +182,7 @@ def run(
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
         service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition))
         known = str(session_provider().calendar()[-1])
-        results = catch_up(service, last)
+        results = catch_up(service, last, Options(fallback=True))
         published = service.state().last_published
     line = {"service": name, "until": last or known, "last_published": published, "data_until": known}
     echo_json(json.dumps({**line, "days": [result.to_document() for result in results]}))
@@ -189,6 +190,8 @@ def run(
         raise typer.Exit(Exit.CHECK_FAILED)
     if last is not None and known < last:
         raise typer.Exit(Exit.NO_DATA_YET)
+    if any(result.fallback for result in results):
+        raise typer.Exit(Exit.SERVED_OLD_MODEL)
 
 
 @app.command()
@@ -255,12 +258,14 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
     lease, days = ledger.held_by(name), state.days
     failed = [day for day, result in days.items() if result.state == "failed"]
     latest = state.signals().get(state.last_published or "")
+    fallback = days[state.last_published].fallback if state.last_published in days else ""
     found = {
         "service": name,
         "entries": state.last,
         "last_published": state.last_published,
         "signal": latest.to_document() if latest else None,
         "failed": failed,
+        "fallback": fallback,
         "champions": [release.to_document() for release in state.champions(today)],
         "candidates": [release.to_document() for release in state.candidates(today)],
         "running": {"holder": lease.holder, "until": _time(lease.until)} if lease else None,
@@ -274,6 +279,8 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
         echo(f"signals {latest.day} version {latest.version}: {latest.rows} rows, {one_line(latest.file)}")
     if failed:
         echo(f"failed days: {', '.join(failed)}: {one_line(days[failed[-1]].error)}")
+    if fallback:
+        echo(f"fallback: {one_line(fallback)}")
     if lease:
         echo(f"being run by {one_line(lease.holder)}")
     _show_models([*state.champions(today), *state.candidates(today)])

@@ -24,6 +24,7 @@ from rollforge.task import Document
 
 __all__ = [
     "LARGEST_BODY",
+    "CheckResult",
     "Content",
     "DayResult",
     "DayState",
@@ -31,6 +32,7 @@ __all__ = [
     "EntryKind",
     "Event",
     "Level",
+    "Outcome",
     "Release",
     "Role",
     "ServiceDefinition",
@@ -97,6 +99,16 @@ class Level(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class Outcome(StrEnum):
+    """What a check has found."""
+
+    OK = "ok"
+    WARN = "warn"
+    """The limit is exceeded; the day was published all the same."""
+    FAIL = "fail"
+    """The limit of a check that fails a day is exceeded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +229,27 @@ class DayResult(_Value):
     error: str = ""
     trained: tuple[str, ...] = ()
     """Ids of the recorders trained on this day."""
+    fallback: str = ""
+    """Why earlier models were used instead of new ones, whose training failed; empty if they were not."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult(_Value):
+    """What a check has found about a day."""
+
+    noun: ClassVar[str] = "check"
+
+    name: str
+    day: Day
+    """The trading day that was checked. It can be before the day of the entry: labels are known later."""
+    value: float
+    outcome: Outcome
+    limit: float | None = None
+    """The limit that was not to be exceeded; None if there is none."""
+    text: str = ""
+    """What was found, in words."""
+    data: Document = field(default_factory=dict)
+    """Further figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +285,7 @@ class Content:
     releases: tuple[Release, ...] = ()
     signals: tuple[Signal, ...] = ()
     events: tuple[Event, ...] = ()
+    checks: tuple[CheckResult, ...] = ()
     reason: str = ""
 
 
@@ -275,9 +309,10 @@ def day_body(
     releases: Iterable[Release] = (),
     signals: Iterable[Signal] = (),
     events: Iterable[Event] = (),
+    checks: Iterable[CheckResult] = (),
 ) -> Document:
     """Return the body of a ``day`` entry: everything that was decided on the day."""
-    parts = {"releases": releases, "signals": signals, "events": events}
+    parts = {"releases": releases, "signals": signals, "events": events, "checks": checks}
     return {"day": day.to_document(), **{k: [v.to_document() for v in values] for k, values in parts.items()}}
 
 
@@ -326,6 +361,7 @@ def read_body(kind: str, body: object) -> Content:
         releases=tuple(Release.of_document(v, w) for w, v in _items(body, "releases")),
         signals=tuple(Signal.of_document(v, w) for w, v in _items(body, "signals")),
         events=tuple(Event.of_document(v, w) for w, v in _items(body, "events")),
+        checks=tuple(CheckResult.of_document(v, w) for w, v in _items(body, "checks")),
         reason=_checked(body.get("why", body.get("reason", "")), "str", "reason"),
     )
 
@@ -466,10 +502,11 @@ _TYPES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "Day": (_day, "a day such as '2024-05-31'"),
     "Document": (_mapping, "a mapping"),
     "float": (_number, "a number"),
+    "float | None": (lambda value: None if value is None else _number(value), "a number or null"),
     "int": (_count, "a whole number of 0 or more"),
     "object": (lambda value: value, "a value"),
     "str": (_text, "a string"),
     "tuple[str, ...]": (_texts, "a list of strings"),
-    **{e.__name__: (e, f"one of {', '.join(e)}") for e in (Role, DayState, Level)},
+    **{e.__name__: (e, f"one of {', '.join(e)}") for e in (Role, DayState, Level, Outcome)},
 }
 """The types of fields as in the source: how a value is read, and what it must be."""

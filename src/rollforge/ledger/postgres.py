@@ -34,7 +34,7 @@ CREATE TABLE ledger_entries (
     author  TEXT NOT NULL,
     PRIMARY KEY (service, number)
 )"""
-_MIGRATIONS = (";\n".join([_TABLES, *views(sqlite=False)]),)
+_MIGRATIONS = (_TABLES, ";\n".join(views(sqlite=False)))  # version 1 had fewer views
 _UNCHANGING = (
     "CREATE OR REPLACE FUNCTION $schema.ledger_refuse() RETURNS trigger LANGUAGE plpgsql AS "
     "$$BEGIN RAISE EXCEPTION 'entries of a ledger are never changed or deleted'; END$$",

@@ -1,4 +1,5 @@
-"""Views of the entries of a ledger that a person can read with SQL: ``service``, ``release``, ``day``, ``signal``, ``event``.
+"""Views of the entries of a ledger that a person can read with SQL: ``service``, ``release``, ``day``, ``signal``, ``event``
+and ``check_result``.
 
 They show the same as :class:`~rollforge.ledger.state.ServiceState`. Times are UTC.
 """
@@ -9,15 +10,16 @@ from rollforge.ledger.entry import EntryKind
 
 __all__ = ["VIEWS", "views"]
 
-VIEWS = ("service", "release", "day", "signal", "event")
+VIEWS = ("service", "release", "day", "signal", "event", "check_result")
 _KNOWN = f"kind IN ({', '.join(repr(kind.value) for kind in EntryKind)})"
 _RELEASE = ("task", "experiment_name", "recorder", "role", "from_day", "by", "reason", "strategy")
-_DAY = ("state", "data", "error")
+_DAY = ("state", "data", "error", "fallback")
 _SIGNAL = ("day", "file", "sha256", "why")
+_CHECK = ("name", "day", "outcome", "text")
 
 
 def views(sqlite: bool) -> list[str]:
-    """Return the statements that create the views, in the SQL of SQLite or PostgreSQL."""
+    """Return the statements that replace the views by the current ones, in the SQL of SQLite or PostgreSQL."""
     dialect = _SQLITE if sqlite else _POSTGRES
 
     def text(document: str, key: str) -> str:
@@ -40,6 +42,7 @@ def views(sqlite: bool) -> list[str]:
     of_day = dialect["part"].format("e.body", "day")
     later = dialect["part"].format("later.body", "day")
     return [
+        *(f"DROP VIEW IF EXISTS {name}" for name in VIEWS),
         f"CREATE VIEW service AS SELECT e.service AS name, e.number AS entry, {json(body, 'workflow')} AS workflow, "
         f"{json(body, 'policy')} AS policy, {when} AS made_at, e.author FROM ledger_entries AS e WHERE kind = 'service' "
         "AND NOT EXISTS (SELECT 1 FROM ledger_entries AS later WHERE later.service = e.service AND "
@@ -56,6 +59,9 @@ def views(sqlite: bool) -> list[str]:
         f"{json(value, 'recorders')} AS recorders, {when} AS made_at {each('signals')}",
         f"CREATE VIEW event AS SELECT e.service, e.number AS entry, {place} AS place, {text(value, 'level')} AS level, "
         f"{text(value, 'text')} AS text, {json(value, 'data')} AS data, {when} AS made_at {each('events')}",
+        f"CREATE VIEW check_result AS SELECT e.service, e.number AS entry, {place} AS place, {named(_CHECK, value)}, "
+        f"{number(value, 'value', 'DOUBLE PRECISION')} AS value, {number(value, 'limit', 'DOUBLE PRECISION')} AS "
+        f'"limit", {json(value, "data")} AS data, {when} AS made_at {each("checks")}',
     ]
 
 

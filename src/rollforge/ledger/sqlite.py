@@ -39,7 +39,10 @@ CREATE TABLE ledger_entries (
     author  TEXT NOT NULL,
     PRIMARY KEY (service, number)
 )"""
-_MIGRATIONS = (";\n".join([_TABLES, _UNCHANGING.format("UPDATE"), _UNCHANGING.format("DELETE"), *views(sqlite=True)]),)
+_MIGRATIONS = (
+    ";\n".join([_TABLES, _UNCHANGING.format("UPDATE"), _UNCHANGING.format("DELETE")]),
+    ";\n".join(views(sqlite=True)),  # version 1 had fewer views
+)
 
 
 class SQLiteLedger(SQLiteDatabase, SQLLedger):

@@ -10,6 +10,7 @@ from typing import Self
 
 from rollforge.errors import ConfigError, StoreUnavailable
 from rollforge.ledger.entry import (
+    CheckResult,
     Content,
     DayResult,
     DayState,
@@ -172,7 +173,8 @@ class ServiceState:
     def history(self, day: str) -> tuple[Entry, ...]:
         """Return the entries about a day, in order.
 
-        These are its results, the signals of the day and their corrections, and the releases from that day on.
+        These are its results, the signals of the day and their corrections, the releases from that day on, and checks of
+        the day that were made later.
         """
         return tuple(e for e, c in zip(self.entries, self.contents, strict=True) if _concerns(c, day))
 
@@ -207,6 +209,25 @@ class ServiceState:
         """All events with their entries, in order."""
         return tuple((e, event) for e, c in zip(self.entries, self.contents, strict=True) for event in c.events)
 
+    # -- checks --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def checks(self) -> tuple[tuple[Entry, CheckResult], ...]:
+        """All results of checks with their entries, in order."""
+        return tuple((e, check) for e, c in zip(self.entries, self.contents, strict=True) for check in c.checks)
+
+    def checked(self, day: str, as_of: float | int | None = None) -> Mapping[str, CheckResult]:
+        """Return the latest result of each check of a day, by the name of the check.
+
+        Parameters
+        ----------
+        day : str
+            A trading day.
+        as_of : float, int or None
+            As for :meth:`known`.
+        """
+        return {check.name: check for _, check in self.known(as_of).checks if check.day == day}
+
 
 def _content(entry: Entry) -> Content:
     if not entry.known:
@@ -222,4 +243,5 @@ def _concerns(content: Content, day: str) -> bool:
         (content.day is not None and content.day.day == day)
         or any(signal.day == day for signal in content.signals)
         or any(release.from_day == day for release in content.releases)
+        or any(check.day == day for check in content.checks)
     )

@@ -20,7 +20,7 @@ import pandas as pd
 from rollforge.collect.collector import MergeCollector
 from rollforge.collect.ensemble import AverageEnsemble
 from rollforge.dates import DayLike, day_after, read_day, read_timestamp
-from rollforge.errors import ConfigError, DataError, DataNotFound, DayFailed
+from rollforge.errors import ConfigError, DataError, DataNotFound, DayFailed, TrainingFailed
 from rollforge.features.api import D
 from rollforge.generate.task_view import TaskView
 from rollforge.ledger.entry import (
@@ -71,6 +71,8 @@ class Options:
     """Whether the days are published; False leaves that to a manager with its own ``prepare_signals``."""
     adopt: bool = True
     """Whether a service without entries begins with the models that are tagged as online, if there are any."""
+    fallback: bool = False
+    """Whether the earlier models are used if training fails; by default the day fails."""
 
 
 def calendar_days(service: Service, first: DayLike | None, until: DayLike | None) -> list[str]:
@@ -122,7 +124,7 @@ def catch_up(service: Service, until: DayLike | None = None, options: Options | 
     ServiceBusy
         If another process holds the lease of the service.
     TrainingFailed
-        If a task fails; the day is recorded as failed.
+        If a task fails and there is no earlier model, or it is not to be used; the day is recorded as failed.
     """
     options = options or Options()
     results = []
@@ -147,6 +149,8 @@ class _Day:
         self.service, self.held, self.options, self.day = service, held, options, day
         self.trained: list[str] = []
         self.releases: list[Release] = []
+        self.events: list[Event] = []
+        self.fallbacks: list[str] = []
         self.began = time.perf_counter()
 
     # -- the first training --------------------------------------------------------------------------------------------
@@ -195,8 +199,7 @@ class _Day:
         self._check_data()
         self.mirror()
         for strategy in self.service.strategies:
-            tasks = strategy.prepare_tasks(read_timestamp(self.day), **self.options.tasks)
-            models = self._trained(strategy, tasks)
+            models = self._of_due_windows(strategy)
             if models:
                 self._fill(strategy)
             online = strategy.prepare_online_models(models, **self.options.models)
@@ -205,11 +208,36 @@ class _Day:
             self._predict(strategy)
         signals = self._signals() if self.options.publish else []
         result = self._result(DayState.PUBLISHED)
-        return day_body(result, releases=self.releases, signals=signals)
+        return day_body(result, releases=self.releases, signals=signals, events=self.events)
+
+    def _of_due_windows(self, strategy: OnlineStrategy) -> list[Any]:
+        """Return the models of the windows that are due; none if training fails and the earlier models are used."""
+        tasks = strategy.prepare_tasks(read_timestamp(self.day), **self.options.tasks)
+        if isinstance(strategy, RollingStrategy):
+            tasks = strategy.used_windows(tasks, self._floor())
+        try:
+            return self._trained(strategy, tasks)
+        except TrainingFailed as exc:
+            name = strategy.experiment_name
+            if not self.options.fallback or not self.service.champions(name, self.day):
+                raise
+            cause = exc.__cause__
+            reason = str(exc).partition("\n")[0] if cause is None else f"{type(cause).__name__}: {cause}"
+            text = f"training of {name} failed, and the earlier models were used: {' '.join(reason.split())}"
+            log.warning("service %s: %s: %s", self.service.name, self.day, text)
+            self.fallbacks.append(text)
+            self.events.append(Event(Level.WARNING, text, {"error": str(exc), "strategy": name}))
+            return []
+
+    def _floor(self) -> str:
+        """Return the first day whose models can still change: the one after the last published day."""
+        last = self.held.state.last_published
+        return "" if last is None else day_after(last)
 
     def _result(self, state: DayState, error: str = "") -> DayResult:
         seconds = round(time.perf_counter() - self.began, 3)
-        return DayResult(self.day, state, data_mark(self.day), seconds, error, tuple(self.trained))
+        used = "; ".join(self.fallbacks) if state is DayState.PUBLISHED else ""
+        return DayResult(self.day, state, data_mark(self.day), seconds, error, tuple(self.trained), used)
 
     def _failed(self, error: str) -> None:
         """Record that the day has failed, unless the last entry about it says the same."""
@@ -280,8 +308,7 @@ class _Day:
     def _of_windows(self, strategy: RollingStrategy, models: Sequence[Any], reason: str) -> list[Release]:
         """Return the releases of new windows: each is used from its first day on, if that is not published yet."""
         by, name = author(), strategy.experiment_name
-        last = self.held.state.last_published
-        floor = "" if last is None else day_after(last)
+        floor = self._floor()
         before = strategy.windows([recorder_of(r) for r in self.service.champions(name, self.day)])
         found: list[Release] = []
 

@@ -287,6 +287,20 @@ class RollingStrategy(OnlineStrategy):
             raise ConfigError("a rolling strategy needs the first day of the test segment.", path="task_template")
         return start
 
+    def used_windows(self, tasks: Sequence[Definition], first: str) -> list[Definition]:
+        """Return tasks without those whose model would be replaced by that of a later window on its first day.
+
+        Parameters
+        ----------
+        tasks : sequence of dict
+            Tasks of windows, in order.
+        first : str
+            The first day on which a model can be used. If training has failed for longer than a window, several windows
+            of a template have begun before that day, and only the last one is used.
+        """
+        used = {(self._template_of(task), max(str(self._start(task)), first)): task for task in tasks}
+        return [task for task in tasks if any(task is kept for kept in used.values())]
+
     def windows(self, recorders: Sequence[Recorder]) -> dict[int, list[tuple[str, Recorder]]]:
         """Return the recorders by the number of their template, with the first days of their windows, in order."""
         found: dict[int, list[tuple[str, Recorder]]] = {}

@@ -57,8 +57,8 @@ def names_in(migrations: Iterable[str], version_table: str) -> str:
 def _place(names: str) -> re.Pattern[str]:
     """Return the pattern of the places in statements where such a name stands."""
     return re.compile(
-        r"\b(?P<before>(?:FROM|JOIN|INTO|UPDATE|USING|ON|REFERENCES|ANALYZE|VIEW|"
-        rf"(?:TABLE|SEQUENCE)(?: IF(?: NOT)? EXISTS)?)\s+)(?P<table>{names})\b(?!\.)"
+        r"\b(?P<before>(?:FROM|JOIN|INTO|UPDATE|USING|ON|REFERENCES|ANALYZE|"
+        rf"(?:TABLE|SEQUENCE|VIEW)(?: IF(?: NOT)? EXISTS)?)\s+)(?P<table>{names})\b(?!\.)"
         rf"|\bnextval\('(?P<sequence>{names})'\)|\bDROP INDEX (?P<index>\w+)"
     )
 
