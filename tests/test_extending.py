@@ -153,11 +153,14 @@ def test_the_package_is_found(recipes: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_suites_of_the_page_pass(recipes: Path) -> None:
-    """The tests that the page shows for the store and the tracker pass."""
+def test_the_suites_of_the_page_pass(recipes: Path, tmp_path: Path) -> None:
+    """The tests that the page shows for the store and the tracker pass, without a warning."""
+    # Without a folder of its own, it would delete the temporary files of earlier runs when it ends.
+    options = ["-q", "-p", "no:cacheprovider", "-W", "error", "--rootdir", recipes, "--basetemp", tmp_path / "pytest"]
+    traces = ["-o", "faulthandler_timeout=300"]  # says where it stands if it never ends
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(recipes), str(recipes)],
-        capture_output=True, text=True, cwd=recipes, timeout=200, check=False,
+        [sys.executable, "-m", "pytest", *options, *traces, recipes],
+        capture_output=True, text=True, cwd=recipes, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 100

@@ -68,7 +68,8 @@ def outcomes(place: Path, *arguments: str) -> dict[str, str]:
     report = place / "report.xml"
     report.unlink(missing_ok=True)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "pytest.ini", f"--junitxml={report}", *arguments],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "pytest.ini", f"--junitxml={report}",
+         f"--basetemp={place / 'temporary'}", *arguments],
         cwd=place / "tests", env=environment(place), capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
     assert report.is_file(), done.stdout[-3000:] + done.stderr[-3000:]

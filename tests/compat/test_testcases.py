@@ -64,6 +64,10 @@ if __name__ == "__main__":
 """
 
 
+# Otherwise pytest would delete the temporary files of earlier runs when it ends.
+OWN_FOLDERS = ("-p", "no:cacheprovider", "--basetemp=temporary")
+
+
 def start(folder: Path, home: Path, *command: str) -> subprocess.Popen[str]:
     env = {**os.environ, "HOME": str(home)}
     return subprocess.Popen(
@@ -76,7 +80,7 @@ def test_tests_that_derive_from_them_run_on_a_synthetic_market(tmp_path: Path) -
     """Two simultaneous test runs, by unittest and by pytest, share one market; minute data are a skip with a reason."""
     (tmp_path / "test_cases.py").write_text(CASES)
     by_unittest = start(tmp_path, tmp_path, "test_cases.py", "-v")
-    by_pytest = start(tmp_path, tmp_path, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "test_cases.py")
+    by_pytest = start(tmp_path, tmp_path, "-m", "pytest", "-q", "-rs", *OWN_FOLDERS, "test_cases.py")
     _, err = by_unittest.communicate(timeout=240)
     out, _ = by_pytest.communicate(timeout=240)
     assert by_unittest.returncode == 0, err[-3000:]
@@ -100,8 +104,6 @@ def test_data_in_qlibs_own_folder_take_precedence(small_market: Path, tmp_path: 
         "    def test_days(self):\n"
         "        print('DAYS', str(D.calendar()[-1])[:10], self.provider_uri)\n"
     )
-    out, err = start(
-        tmp_path, tmp_path, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "test_own.py"
-    ).communicate()
+    out, err = start(tmp_path, tmp_path, "-m", "pytest", "-q", "-s", *OWN_FOLDERS, "test_own.py").communicate()
     assert "DAYS 2023-12-29 ~/.qlib/qlib_data/cn_data_simple" in out, err[-2000:]
     assert not (Path(os.environ["ROLLFORGE_CACHE"]) / "demo").exists()

@@ -1065,7 +1065,6 @@ class TaskStoreSuite(TransitionSuite):
         assert {t.definition["x"] for t in claimed} == expected - {4}
         assert repr(query) == before
 
-    @pytest.mark.slow
     def test_a_query_with_many_ids(self, store: TaskStore) -> None:
         """More values than any database accepts as parameters of one statement."""
         first, second = store.create(POOL, [{"x": 1}, {"x": 2}])
