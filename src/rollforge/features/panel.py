@@ -46,6 +46,7 @@ _BLOCK = 2**16  # bytes in one block of a checksum
 _PIECE = 2**24  # bytes of a file that have a checksum of their own
 _EARLIER_PIECE = 2**26
 _SAMPLES = 64
+_SAMPLE = 4096  # bytes of a sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,14 +222,22 @@ class Panel:
         write_meta(folder, meta)
 
     @classmethod
-    def load(cls, folder: Path) -> Panel | None:
-        """Return the memory-mapped panel in `folder`; None if it is missing, damaged, or of another format."""
+    def load(cls, folder: Path, *, written: bool = False) -> Panel | None:
+        """Return the memory-mapped panel in `folder`; None if it is missing, damaged, or of another format.
+
+        Parameters
+        ----------
+        folder : path
+            The panel's folder.
+        written : bool
+            Whether this process has just written it, so that its files need not be checked.
+        """
         try:
             meta = json.loads((folder / META).read_text(encoding="utf-8"))
             if meta["format"] not in (FORMAT, _EARLIER):
                 return None
             for name, noted in meta["files"].items():
-                if not _is_intact(folder / name, noted):
+                if not written and not _is_intact(folder / name, noted):
                     log.warning("panel %s: %s is damaged; it is rebuilt", folder.name, name)
                     return None
             with contextlib.suppress(OSError):  # a read-only cache is checked each time
@@ -325,9 +334,9 @@ def _file_state(file: Path, size: int | None = None) -> list[int]:
     about = file.stat()
     mark, size = 0, about.st_size if size is None else size
     with file.open("rb") as handle:
-        for at in sorted({*range(0, size, max(1, size // _SAMPLES)), max(0, size - 4096)}):
+        for at in sorted({*range(0, size, max(_SAMPLE, size // _SAMPLES)), max(0, size - _SAMPLE)}):
             handle.seek(at)
-            mark = zlib.crc32(handle.read(min(4096, size - at)), mark)
+            mark = zlib.crc32(handle.read(min(_SAMPLE, size - at)), mark)
     return [size, about.st_mtime_ns, mark]
 
 
@@ -341,8 +350,8 @@ def _checksum(file: Path) -> int:
 def _checksums(file: Path, size: int, first: int = 0) -> list[int]:
     """Return the checksums of the pieces of a file from piece `first` on, computed in parallel."""
     starts = range(first * _PIECE, size, _PIECE)
-    if not starts:
-        return []
+    if len(starts) < 2:
+        return [_checksum_of_piece(file, at, size - at) for at in starts]
     with ThreadPoolExecutor(min(4, available_cores(), len(starts))) as pool:
         return list(pool.map(lambda at: _checksum_of_piece(file, at, min(_PIECE, size - at)), starts))
 

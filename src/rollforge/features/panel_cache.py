@@ -82,13 +82,15 @@ class PanelCache:
             If the cache folder is not writable; the message names the setting for another folder.
         """
         place = self.root / key
-        panel = _of_state(Panel.load(place), state)
+        seen, there = _version(place), Panel.load(place)
+        panel = _of_state(there, state)
         if panel is None:
             try:
                 self.root.mkdir(parents=True, exist_ok=True)
                 with self._lock(key):
-                    there = Panel.load(place)
-                    panel = _of_state(there, state)
+                    if there is None or seen != _version(place):  # another process was faster
+                        there = Panel.load(place)
+                        panel = _of_state(there, state)
                     if panel is None and there is not None and there.stored is not None and grow is not None:
                         panel = self._grown(there, grow)
                     panel = panel or self._build(place, build, state, base)
@@ -113,7 +115,7 @@ class PanelCache:
         if not grow(panel):
             return None
         place = panel.stored.folder
-        made = Panel.load(place)
+        made = Panel.load(place, written=True)
         if made is not None:
             rows, seconds = len(made.row_code) - len(panel.row_code), time.perf_counter() - began
             log.info("panel %s: %d more rows in %.1f s", place.name[:12], rows, seconds)
@@ -143,7 +145,7 @@ class PanelCache:
             shutil.rmtree(draft, ignore_errors=True)
             raise
         self._shrink(keep=place.name)
-        panel = Panel.load(place)
+        panel = Panel.load(place, written=True)
         if panel is None:
             raise DataError(f"The panel {place} cannot be read after it was written. Check that the disk is not full.")
         columns = sum(len(g.names) for g in panel.groups.values())
@@ -187,6 +189,15 @@ class PanelCache:
         freed = sum(p.bytes for p in self.list())
         shutil.rmtree(self.root, ignore_errors=True)
         return freed
+
+
+def _version(place: Path) -> tuple[int, int] | None:
+    """Return what changes when another version of a panel is written; None if there is none."""
+    try:
+        about = (place / META).stat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns
 
 
 def _of_state(panel: Panel | None, state: str) -> Panel | None:

@@ -267,7 +267,14 @@ class Provider:
         """Return the half-open range of days on which an instrument has data of any field, up to the bound."""
         key = (folder_name(code), freq)
         if key not in self._lives:
-            self._lives[key] = self._pin.read(lambda place: self._read_life(place / "features" / key[0], freq))
+            whole = self._whole
+            self._lives[key] = self._pin.read(
+                lambda place: (
+                    self._read_life(place / "features" / key[0], freq)
+                    if whole is None
+                    else self._clipped_life(whole, code, place / "features" / key[0], freq)
+                )
+            )
         return self._lives[key]
 
     def cut(self, code: str, series: bytes) -> bytes:
@@ -284,19 +291,26 @@ class Provider:
         return series[: 4 * (1 + max(0, stop - int(first)))]
 
     def _read_life(self, folder: Path, freq: str) -> tuple[int, int]:
-        days = len((self._whole or self).calendar(freq))
-        limit = len(self.calendar(freq))
-        begin, end = limit, 0
+        days = len(self.calendar(freq))
+        begin, end = days, 0
         for name in os.listdir(folder) if folder.is_dir() else []:
-            if not name.endswith(f".{freq}.bin"):
-                continue
-            first, stop = check_series(f"{folder}/{name}", days)
-            if first >= limit:
-                continue
-            if stop > limit:  # it goes on later: up to the bound it ends with its last value
-                known = np.flatnonzero(~np.isnan(np.fromfile(folder / name, "<f4", limit - first, offset=4)))
-                stop = first + int(known[-1]) + 1 if known.size else first
-            begin, end = min(begin, first), max(end, stop)
+            if name.endswith(f".{freq}.bin"):
+                first, stop = check_series(f"{folder}/{name}", days)
+                begin, end = min(begin, first), max(end, stop)
+        return (begin, end) if end > begin else (0, 0)
+
+    def _clipped_life(self, whole: Provider, code: str, folder: Path, freq: str) -> tuple[int, int]:
+        """Return the range of days up to the bound: an instrument that has data later ends with its last value."""
+        begin, last = whole._life(code, freq)
+        days, limit = len(whole.calendar(freq)), len(self.calendar(freq))
+        if last <= limit or begin >= limit:
+            return (begin, last) if last <= limit else (0, 0)
+        end = 0
+        for name in os.listdir(folder) if folder.is_dir() else []:
+            if name.endswith(f".{freq}.bin"):
+                end = max(end, _last_value(f"{folder}/{name}", days, limit))
+                if end == limit:
+                    break
         return (begin, end) if end > begin else (0, 0)
 
     def _feature_folders(self) -> Iterable[str]:
@@ -604,6 +618,21 @@ def check_series(file: str, days: int) -> tuple[int, int]:
     finally:
         os.close(handle)
     return first, first + about.st_size // 4 - 1
+
+
+def _last_value(file: str, days: int, limit: int) -> int:
+    """Return one past the last day before `limit` on which a file has a value; its first day if it has none."""
+    first, stop = check_series(file, days)
+    if first >= limit:
+        return 0
+    if stop <= limit:
+        return stop
+    with open(file, "rb") as handle:
+        handle.seek(4 * (limit - first))
+        if not math.isnan(struct.unpack("<f", handle.read(4))[0]):
+            return limit
+    known = np.flatnonzero(~np.isnan(np.fromfile(file, "<f4", limit - first, offset=4)))
+    return first + int(known[-1]) + 1 if known.size else first
 
 
 def _frequency(freq: str) -> str:

@@ -39,7 +39,7 @@ from rollforge.ledger.entry import (
 )
 from rollforge.market.universe import resolve_instruments, session_provider
 from rollforge.online import signal_files
-from rollforge.online.service import Hold, Service, changed_releases, next_version, recorder_of
+from rollforge.online.service import Hold, Service, changed_releases, next_version
 from rollforge.online.strategy import OnlineStrategy, RollingStrategy
 from rollforge.online.tool import OnlineToolR
 from rollforge.online.training import train_missing
@@ -202,8 +202,9 @@ class _Day:
             models = self._of_due_windows(strategy)
             if models:
                 self._fill(strategy)
-            online = strategy.prepare_online_models(models, **self.options.models)
-            self._release(strategy, models, online, "new window" if models else "")
+            if models or not _keeps_models(strategy):
+                online = strategy.prepare_online_models(models, **self.options.models)
+                self._release(strategy, models, online, "new window" if models else "")
         for strategy in self.service.strategies:
             self._predict(strategy)
         signals = self._signals() if self.options.publish else []
@@ -309,7 +310,7 @@ class _Day:
         """Return the releases of new windows: each is used from its first day on, if that is not published yet."""
         by, name = author(), strategy.experiment_name
         floor = self._floor()
-        before = strategy.windows([recorder_of(r) for r in self.service.champions(name, self.day)])
+        before = strategy.windows([self.service.recorder(r) for r in self.service.champions(name, self.day)])
         found: list[Release] = []
 
         def add(recorder: Recorder, role: Role, day: str) -> None:
@@ -334,7 +335,7 @@ class _Day:
         for release in self.service.champions(strategy.experiment_name, self.day):
             calendar = D.calendar(freq=self.service.freq)
             if len(calendar) > 1:
-                _update(recorder_of(release), calendar[-2])
+                _update(self.service.recorder(release), calendar[-2])
 
     def _predict(self, strategy: OnlineStrategy) -> None:
         """Let the models of a strategy predict up to the day."""
@@ -345,7 +346,7 @@ class _Day:
         used = self.service.state().online(self.day)
         for release in [r for role in (Role.CHAMPION, Role.CANDIDATE) for r in used.get(role, ())]:
             if release.strategy == strategy.experiment_name and release.recorder not in self.trained:
-                _update(recorder_of(release), read_timestamp(self.day), again=True)
+                _update(self.service.recorder(release), read_timestamp(self.day), again=True)
 
     # -- signals -------------------------------------------------------------------------------------------------------
 
@@ -388,11 +389,17 @@ class _Day:
             wanted = {r.recorder: r for r in state.champions(day) if r.strategy == strategy.experiment_name}
             if wanted and {r.id for r in strategy.tool.online_models()} != set(wanted):
                 log.info("strategy %s: the tags of its recorders are written again", strategy.experiment_name)
-                strategy.tool.mark([recorder_of(r) for r in wanted.values()])
+                strategy.tool.mark([self.service.recorder(r) for r in wanted.values()])
 
 
 def _keeps_recorders(strategy: OnlineStrategy) -> bool:
     return isinstance(strategy.tool, OnlineToolR)
+
+
+def _keeps_models(strategy: OnlineStrategy) -> bool:
+    """Return whether a strategy without new models keeps those of the ledger."""
+    own = type(strategy).prepare_online_models is not RollingStrategy.prepare_online_models
+    return _keeps_recorders(strategy) and not own
 
 
 def _update(recorder: Recorder, until: pd.Timestamp, *, again: bool = False) -> None:
@@ -506,7 +513,7 @@ def correct(
             with bounded(one):
                 work = _Day(service, held, Options(prepare_func=prepare_func), one)
                 for release in held.state.champions(one):
-                    PredUpdater(recorder_of(release), to_date=one, from_date=one).update()
+                    PredUpdater(service.recorder(release), to_date=one, from_date=one).update()
                 made = _made(service, prepare_func, {one})
                 earlier = signal_files.read(service.place, [known])
                 before = held.state.days.get(one)

@@ -6,11 +6,11 @@ import contextlib
 import logging
 import threading
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Hold", "Service"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LEASE_SECONDS = 120.0
 """How long a lease lasts without renewal. It is renewed three times as often."""
@@ -155,7 +156,24 @@ class Service:
             with contextlib.suppress(StoreUnavailable):  # it expires by itself
                 ledger.release(held.lease)
 
+    def remembered(self, key: tuple[str, ...], read: Callable[[], T]) -> T:
+        """Return what `read` returns; while the lease is held, it is called once for each key.
+
+        For values that do not change: recorders of releases and the definitions of their tasks.
+        """
+        if self._hold is None:
+            return read()
+        known = self._hold.known
+        if key not in known:
+            known[key] = read()
+        value: T = known[key]
+        return value
+
     # -- models --------------------------------------------------------------------------------------------------------
+
+    def recorder(self, release: Release) -> Recorder:
+        """Return the recorder of a release."""
+        return self.remembered(("recorder", release.experiment_name, release.recorder), lambda: recorder_of(release))
 
     def champions(self, strategy: str, day: str) -> tuple[Release, ...]:
         """Return the models of a strategy whose predictions are published on a day."""
@@ -296,6 +314,8 @@ class Hold:
         self.state = ServiceState.of(ledger.entries(service.name))
         self.pending = self.state
         """The state with an entry that is not appended yet."""
+        self.known: dict[tuple[str, ...], Any] = {}
+        """See :meth:`Service.remembered`."""
 
     def decide(self, kind: EntryKind, body: Mapping[str, object]) -> None:
         """Let the state contain an entry that is not appended yet."""

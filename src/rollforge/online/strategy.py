@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,7 +24,6 @@ from rollforge.generate.segments import bounds
 from rollforge.generate.task_view import TaskView
 from rollforge.ledger.entry import EntryKind, Role
 from rollforge.moved import Alias, Aliased
-from rollforge.online.service import recorder_of
 from rollforge.online.tool import OnlineTool, OnlineToolR
 from rollforge.run.execute import DATA_UNTIL, TASK_TAG
 from rollforge.run.trainer import default_names
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["OnlineStrategy", "RollingStrategy"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 Span = tuple[str, str | None]
 """First day, and the day after the last; None: until today."""
@@ -160,16 +162,21 @@ class RollingStrategy(OnlineStrategy):
         artifacts_key : sequence of str, optional
             Artifacts to collect; by default all that the collector knows.
         """
-        named = self._names()
+        named = self._remembered(("names", self.experiment_name), self._names)
         return _Released(
             experiment=self._recorders,
             spans=self._spans,
             process_list=[RollingGroup()] if process_list is None else list(process_list),
-            rec_key_func=rec_key_func or (lambda recorder: self._key(recorder, named)),
+            rec_key_func=rec_key_func
+            or (lambda recorder: self._remembered(("key", recorder.id), partial(self._key, recorder, named))),
             rec_filter_func=rec_filter_func,
             artifacts_key=artifacts_key,
             **kwargs,
         )
+
+    def _remembered(self, key: tuple[str, ...], read: Callable[[], T]) -> T:
+        """Return what `read` returns; a service calls it once while it holds its lease."""
+        return read() if self._service is None else self._service.remembered(key, read)
 
     def _spans(self) -> dict[str, list[Span]] | None:
         """Return the days on which each recorder was online; None if no service says it."""
@@ -191,16 +198,22 @@ class RollingStrategy(OnlineStrategy):
 
     def _recorders(self) -> list[Recorder]:
         """Return the recorders to collect: those that were online, or else one of each window of the experiment."""
-        tracker = open_tracker(current_session().tracking_uri)
-        experiment = get_experiment(tracker, experiment_name=self.experiment_name, create=False)
+        experiment = self._remembered(("experiment", self.experiment_name), self._experiment)
         spans = self._spans()
         if spans is not None:
-            return [experiment.get_recorder(recorder_id=recorder) for recorder in spans]
+            return [
+                self._remembered(("recorder", self.experiment_name, one), partial(experiment.get_recorder, one))
+                for one in spans
+            ]
         windows: dict[Any, Recorder] = {}
         for recorder in experiment.list_recorders(Experiment.RT_L, status=Recorder.STATUS_FI):  # latest first
             with contextlib.suppress(ArtifactNotFound):  # not a trained task
                 windows[recorder.list_tags().get(TASK_TAG, recorder.id)] = recorder
         return list(windows.values())
+
+    def _experiment(self) -> Experiment:
+        tracker = open_tracker(current_session().tracking_uri)
+        return get_experiment(tracker, experiment_name=self.experiment_name, create=False)
 
     def _names(self) -> list[str]:
         """Return the key of each template's model: its class, or if templates share it, what differs between them."""
@@ -267,14 +280,13 @@ class RollingStrategy(OnlineStrategy):
             return self.tool.online_models()
         latest: dict[int | None, tuple[Any, Any]] = {}
         for model in trained_models:
-            task = self._task_of(model)
-            place, start = self._template_of(task), self._start(task)
+            place, start = self._place_of(model), self._start(self._task_of(model))
             if place not in latest or latest[place][0] <= start:
                 latest[place] = (start, model)
         kept = (
             []
             if len(latest) == len(self.task_template)
-            else [model for model in self.tool.online_models() if self._template_of(self._task_of(model)) not in latest]
+            else [model for model in self.tool.online_models() if self._place_of(model) not in latest]
         )
         online = [*kept, *(model for _, model in latest.values())]
         self.tool.reset_online_tag(online)
@@ -305,19 +317,17 @@ class RollingStrategy(OnlineStrategy):
         """Return the recorders by the number of their template, with the first days of their windows, in order."""
         found: dict[int, list[tuple[str, Recorder]]] = {}
         for recorder in recorders:
-            task = self._task_of(recorder)
-            place = self._template_of(task)
-            found.setdefault(-1 if place is None else place, []).append((str(self._start(task)), recorder))
+            place, start = self._place_of(recorder), self._start(self._task_of(recorder))
+            found.setdefault(-1 if place is None else place, []).append((str(start), recorder))
         return {place: sorted(held, key=lambda w: w[0]) for place, held in found.items()}
 
     def _latest(self) -> dict[int, Definition]:
         """Return the task of the latest window of each template, by the template's number."""
         latest: dict[int, Definition] = {}
         for recorder in self._known():
-            task = self._task_of(recorder)
-            place = self._template_of(task)
+            task, place = self._task_of(recorder), self._place_of(recorder)
             if place is not None and (place not in latest or self._start(latest[place]) < self._start(task)):
-                latest[place] = {key: value for key, value in task.items() if key != DATA_UNTIL}
+                latest[place] = copy.deepcopy({key: value for key, value in task.items() if key != DATA_UNTIL})
             if self._service is not None and len(latest) == len(self.task_template):
                 break  # the ledger has the latest windows first
         return latest
@@ -332,16 +342,24 @@ class RollingStrategy(OnlineStrategy):
             decided = entry.kind == EntryKind.DAY and release.role is not Role.RETIRED
             if release.strategy == self.experiment_name and decided and release.recorder not in seen:
                 seen.add(release.recorder)
-                yield recorder_of(release)
+                yield self._service.recorder(release)
 
     def _task_of(self, recorder: Recorder) -> Definition:
         """Return the task of an online model after checking that it names no other code than the templates.
 
         Others may be able to write to its tracking store.
         """
-        task: Definition = recorder.load_object("task")
-        trust.check_names(task, self.task_template, f"The task of recorder {recorder.id}")
-        return task
+
+        def read() -> Definition:
+            task: Definition = recorder.load_object("task")
+            trust.check_names(task, self.task_template, f"The task of recorder {recorder.id}")
+            return task
+
+        return self._remembered(("task", recorder.id), read)
+
+    def _place_of(self, recorder: Recorder) -> int | None:
+        """Return the number of the template of an online model; None if it is unknown."""
+        return self._remembered(("template", recorder.id), lambda: self._template_of(self._task_of(recorder)))
 
 
 class _Released(RecorderCollector):

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from rollforge.dates import DayLike
-from rollforge.errors import ArtifactNotFound, ConfigError, nearest
+from rollforge.errors import ArtifactNotFound, ConfigError, ExperimentNotFound, nearest
 from rollforge.moved import Alias, Aliased
 from rollforge.online.update import PredUpdater
 from rollforge.session import current_session
@@ -99,9 +99,12 @@ class OnlineToolR(Aliased, OnlineTool):
                 "OnlineToolR needs an experiment. Give default_exp_name to the tool, or exp_name to the method."
             )
         tracker = open_tracker(current_session().tracking_uri)
-        if self._service is not None and tracker.find_experiment(name=experiment_name) is None:
+        try:
+            experiment = get_experiment(tracker, experiment_name=experiment_name, create=False)
+        except ExperimentNotFound:
+            if self._service is None:
+                raise
             return []  # nothing is trained yet
-        experiment = get_experiment(tracker, experiment_name=experiment_name, create=False)
         return list(experiment.list_recorders(tags=tags).values())
 
     def set_online_tag(self, tag: str, recorder: Recorder | list[Recorder]) -> None:
