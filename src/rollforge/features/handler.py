@@ -9,27 +9,24 @@ import abc
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from rollforge import trust
 from rollforge.arguments import as_list
 from rollforge.build import build
 from rollforge.code_marks import code_version
-from rollforge.dates import DayLike, as_timestamp, read_day, read_timestamp
+from rollforge.dates import DayLike, read_day, read_timestamp
 from rollforge.errors import ConfigError, DataError, nearest, shown
 from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoader, by_day_and_instrument
 from rollforge.features.missing_data import explain_missing
-from rollforge.features.panel import Group, Panel
+from rollforge.features.panel import Panel
 from rollforge.features.panel_cache import PanelCache
-from rollforge.features.panel_growth import GrownGroup, Index, commit, first_change, first_changed_day
 from rollforge.features.panel_key import describe_object, describe_universe, key_of
-from rollforge.features.processor import Adapted, Processor, days_needed, learned_by, restore, unknown_group
+from rollforge.features.panel_processing import PanelProcessing, fit_and_apply
+from rollforge.features.processor import Adapted, Processor, restore, unknown_group
 from rollforge.features.selection import ALL, RAW, first_day, is_range, last_day, select_columns, select_rows
 from rollforge.kinds import LOADER, PROCESSOR
 from rollforge.market.universe import one_version, session_provider
@@ -616,14 +613,15 @@ class DataHandlerLP(DataHandler):
         described = self._describe(chain)
         whole = self.data_loader.any_range and all(p.any_range for p in chain) and self._fits_inside(chain)
         if described is None:
-            return self._process(stage, whole=False)
+            return self._process_raw(stage)
+        days = (None, None) if whole else self._bounds(slice(None, None))
         key = {"raw": self._loaded, "processors": described, "end": None if whole else self._shown_end()}
         panel = PanelCache(session.cache, session.cache_limit).get(
             key_of(key),
-            lambda folder: self._process(stage, whole=whole, folder=folder),
+            lambda folder: self._processing(stage).compute(*days, folder),
             self._state,
-            (lambda old: self._grow(stage, old)) if whole else None,
-            lambda: None if (stored := self._source(stage)[1].stored) is None else stored.version,
+            (lambda old: self._processing(stage).grow(old, self._state)) if whole else None,
+            lambda: None if (stored := self._base(stage).stored) is None else stored.version,
         )
         restore(self._own_steps(stage), panel.learned)
         return panel
@@ -638,18 +636,25 @@ class DataHandlerLP(DataHandler):
         described = [describe_object(p, without=p.learned) for p in chain]
         return None if None in described else described
 
-    def _process(self, stage: str, *, whole: bool, folder: Path | None = None) -> Panel:
-        """Return the panel of a stage; given a folder, unchanged column groups are copied there without loading."""
-        chain, base = (self.steps(stage), self.panel(self.DK_R)) if folder is None else self._source(stage)
-        start, end = (None, None) if whole else self._bounds(slice(None, None))
-        touched = _touched(chain, base) if folder is not None else list(base.groups)
-        frame = base.frame(touched if self._grouped else touched[0], start, end)
-        rows, index = base.rows(start, end), frame.index
-        frame = self._run(chain, frame, stage)
-        made = replace(Panel.from_frame(frame), learned=learned_by(chain))
-        if folder is None or len(touched) == len(base.groups):
-            return made
-        return made.with_groups(base, rows.start + _kept(index, frame.index), folder)
+    def _base(self, stage: str) -> Panel:
+        """Return the panel that the processors of a stage are applied to."""
+        return self.panel(self.DK_I if self._follows_infer(stage) else self.DK_R)
+
+    def _processing(self, stage: str) -> PanelProcessing:
+        return PanelProcessing(
+            self._own_steps(stage),
+            self._base(stage),
+            self._grouped,
+            lambda: self.explain_missing(data_key=stage),
+        )
+
+    def _process_raw(self, stage: str) -> Panel:
+        """Return the panel of a stage whose processors cannot be described, computed for the handler's days only."""
+        base = self.panel(self.DK_R)
+        frame = base.frame(
+            list(base.groups) if self._grouped else next(iter(base.groups)), *self._bounds(slice(None, None))
+        )
+        return Panel.from_frame(self._run(self.steps(stage), frame, stage))
 
     def _own_steps(self, stage: str) -> list[Processor]:
         """Return the processors that are applied to another stage to obtain a stage."""
@@ -659,80 +664,6 @@ class DataHandlerLP(DataHandler):
     def _follows_infer(self, stage: str) -> bool:
         infer = self.steps(self.DK_I)
         return stage == self.DK_L and bool(infer) and self.steps(stage)[: len(infer)] == infer
-
-    def _source(self, stage: str) -> tuple[list[Processor], Panel]:
-        """Return the processors that are applied to obtain a stage, and the panel to which they are applied."""
-        return self._own_steps(stage), self.panel(self.DK_I if self._follows_infer(stage) else self.DK_R)
-
-    def _grow(self, stage: str, old: Panel) -> bool:
-        """Process the days of a stage that have changed; return whether this is possible."""
-        chain, base = self._source(stage)
-        assert old.stored is not None
-        if base.stored is None or old.learned is None:
-            return False
-        touched = _touched(chain, base)
-        version = old.stored.meta["base"]
-        own = first_changed_day(base.stored, version, touched)
-        cut = first_changed_day(base.stored, version, list(base.groups))
-        if cut is False or own is False:
-            return False  # another panel was built meanwhile, or this one is older
-        back = days_needed(chain, own)
-        if back is None:
-            return False
-        restore(chain, old.learned)
-        groups = {n: GrownGroup(len(old), np.empty((0, len(g.names)), np.float32)) for n, g in old.groups.items()}
-        if cut is True:
-            commit(old, Index.of(old), groups, self._state, base.stored.version)
-            return True
-        try:
-            part = self._process_from(chain, base, touched, cut, back)
-        except DataError:  # such as too few rows: the error, if it is one, is that of all days
-            return False
-        kept = int(np.searchsorted(old.dates, cut))
-        first = int(old.offsets[kept])
-        for name, group in old.groups.items():
-            made = part.groups.get(name)
-            if made is None or made.names != group.names:
-                return False
-            same = first_change(group.values[first:], made.values)
-            groups[name] = GrownGroup(first + same, made.values[same:])
-        used = {old.codes[i] for i in np.unique(old.row_code[:first])} | set(part.codes)
-        codes = tuple(sorted(used))
-        place = {code: i for i, code in enumerate(codes)}
-        row_code = [
-            np.array([place.get(code, -1) for code in index.codes], np.int32)[index.row_code[rows]]
-            for index, rows in ((old, slice(first)), (part, slice(None)))
-            if len(index.codes)
-        ]
-        index = Index(
-            np.concatenate([old.dates[:kept], part.dates]),
-            np.concatenate([old.offsets[: kept + 1], part.offsets[1:] + first]),
-            codes,
-            np.concatenate(row_code),
-        )
-        commit(old, index, groups, self._state, base.stored.version)
-        return True
-
-    def _process_from(
-        self, chain: Sequence[Processor], base: Panel, touched: list[str], cut: np.datetime64, back: int
-    ) -> Panel:
-        """Return the rows of the days from `cut` on, processed by fitted processors."""
-        at = int(np.searchsorted(base.dates, cut))
-        if at == len(base.dates):
-            none = {name: Group(g.names, g.values[:0]) for name, g in base.groups.items()}
-            return Panel(base.dates[:0], np.zeros(1, np.int64), (), np.zeros(0, np.int32), none)
-        start = base.dates[max(0, at - back)]
-        frame = base.frame(touched if self._grouped else touched[0], start)
-        begin, index = base.rows(start).start, frame.index
-        for processor in chain:
-            frame = processor.apply(frame)
-        frame = frame[frame.index.get_level_values("datetime") >= as_timestamp(cut)]
-        if frame.empty:
-            raise DataError("no rows")
-        made = Panel.from_frame(frame)
-        rows = begin + _kept(index, frame.index)
-        others = {n: Group(g.names, g.values[rows]) for n, g in base.groups.items() if n not in made.groups}
-        return replace(made, groups={**made.groups, **others})
 
     def _process_frame(self, stage: str) -> pd.DataFrame:
         """Return the frame of a stage, computed from the loader's frame."""
@@ -744,14 +675,7 @@ class DataHandlerLP(DataHandler):
         return self._run(chain, base, stage)
 
     def _run(self, chain: Sequence[Processor], frame: pd.DataFrame, stage: str) -> pd.DataFrame:
-        for processor in chain:
-            processor.fit(frame.copy(deep=False))
-            frame = processor.apply(frame)
-        if frame.empty:
-            names = ", ".join(type(p).__name__ for p in chain)
-            reason = self.explain_missing(data_key=stage)
-            raise DataError(f"The processors leave no rows: {names}. {reason}".rstrip())
-        return frame
+        return fit_and_apply(chain, frame, lambda: self.explain_missing(data_key=stage))
 
     def _stage_named(self, data_key: str) -> str:
         keys = (self.DK_R, self.DK_I, self.DK_L)
@@ -772,22 +696,3 @@ def _up_to(frame: pd.DataFrame, day: str) -> pd.DataFrame:
     days = frame.index.get_level_values("datetime")
     kept = days <= read_timestamp(day)
     return frame if kept.all() else frame[kept]
-
-
-def _touched(chain: Sequence[Processor], panel: Panel) -> list[str]:
-    """Return the groups of columns that the processors read or change."""
-    named: set[str] = set()
-    for processor in chain:
-        groups = processor.groups()
-        if groups is None:
-            return list(panel.groups)
-        named.update(groups)
-    return [name for name in panel.groups if name in named] if named <= set(panel.groups) else list(panel.groups)
-
-
-def _kept(before: pd.Index, after: pd.Index) -> NDArray[np.int64]:
-    """Return the positions in `before` of the remaining rows; both indexes are in the same order."""
-    if len(after) == len(before):
-        return np.arange(len(before))
-    assert isinstance(before, pd.MultiIndex)
-    return np.flatnonzero(before.isin(after))
