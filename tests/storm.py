@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rollforge.errors import FailingWorker, LeaseLost, MissingCode, StoreUnavailable, UnfitWorker
+from rollforge.errors import FailingWorker, LeaseLost, MissingCode, RequirementsNotMet, StoreUnavailable
 from rollforge.machine import process_name
 from rollforge.run.job import Job
 from rollforge.run.worker import Worker
@@ -138,7 +138,7 @@ def run_worker(uri: str, log: Path, kind: str) -> None:
         except StoreUnavailable:
             time.sleep(0.2)
             continue
-        except (FailingWorker, UnfitWorker) as exc:  # expected on a bad machine
+        except (FailingWorker, RequirementsNotMet) as exc:  # expected on a bad machine
             sys.stderr.write(f"{kind}: {exc}\n")
         return
 

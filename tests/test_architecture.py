@@ -95,7 +95,7 @@ NAMES_FROM_DATA = {
     "moved",  # the tables of earlier names
     "plugins",  # the session's list
     "qlib_imports",  # the table of Qlib's names
-    "run.fitness",  # packages of a submission, in a child process
+    "run.requirements",  # packages of a submission, in a child process
     "run.submission",  # modules of models
     "safe_pickle",  # the names in a pickle, after they were checked
     "store.manager",  # the program of a Qlib name, from the table

@@ -98,7 +98,7 @@ from rollforge.build import build
 from rollforge.expressions.expression import parse
 from rollforge.generate import NewGen
 from rollforge.kinds import MODEL, PROCESSOR
-from rollforge.run.fitness import Admission
+from rollforge.run.requirements import Admission
 from rollforge.run.submission import submission_info
 from rollforge.session import Session
 

@@ -39,7 +39,19 @@ OTHER_NAMES = {
     "Circle": "Origin",
     "lent": "registered_object",
     "told_again": "repeated_answer",
-    "said_elsewhere": "describe_elsewhere",
+    "said_elsewhere": "describe_unreachable_runs",
+    "describe_elsewhere": "describe_unreachable_runs",
+    "elsewhere": "other_instruments",
+    "RecorderElsewhere": "RecorderUnreachable",
+    "cure": "advice",
+    "fitness": "requirements",
+    "Eligibility": "RequirementsCheck",
+    "eligibility": "checked",
+    "UnfitWorker": "RequirementsNotMet",
+    "Unfit": "CannotRun",
+    "UNFIT": "REQUIREMENTS_NOT_MET",
+    "unfit": "cannot_run",
+    "unfit_name": "name_problem",
     "Facts": "SubmissionInfo",
     "facts": "info",
     "facts_of": "submission_info",
@@ -156,6 +168,8 @@ def other_names(file: str, code: str) -> dict[Place, int]:
             found.setdefault((file, around, name), getattr(node, "lineno", 0))
         for text in texts_named_as_objects(node):
             found.setdefault((file, around, text), getattr(node, "lineno", 0))
+    if Path(file).stem in OTHER_NAMES:
+        found[file, "", Path(file).stem] = 1
     return found
 
 
@@ -216,6 +230,10 @@ def test_a_border_hands_the_value_on_at_once() -> None:
 def test_another_name_is_found(code: str, name: str) -> None:
     """As a parameter, an attribute, a local, and as the name of a text."""
     assert [place[2] for place in other_names("planted.py", code)] == [name]
+
+
+def test_a_file_with_another_name_is_found() -> None:
+    assert other_names("run/fitness.py", "") == {("run/fitness.py", "", "fitness"): 1}
 
 
 @pytest.mark.parametrize(

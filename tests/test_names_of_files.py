@@ -15,7 +15,7 @@ from tests.documents.command_line import call
 from rollforge.errors import ConfigError, DataError, DataNotFound, RollforgeError
 from rollforge.market.importer import import_table
 from rollforge.market.provider import Provider, open_provider, write_folder
-from rollforge.paths import unfit_name
+from rollforge.paths import name_problem
 from rollforge.store.base import open_store
 from rollforge.track.base import get_experiment, open_tracker
 from rollforge.workflow import load_workflow
@@ -35,7 +35,7 @@ def test_an_experiment_name_that_cannot_be_a_folder_is_refused(
 ) -> None:
     """Invalid names are refused when the workflow is loaded, in both file formats and as an option, before anything is
     written."""
-    assert unfit_name(name) or "/" in name
+    assert name_problem(name) or "/" in name
     monkeypatch.chdir(tmp_path)
     task = {"model": "rollforge.models.linear.LinearModel", "dataset": {"class": "DatasetH"}}
     file = tmp_path / "own.yaml"
@@ -197,6 +197,6 @@ def test_values_outside_the_range_of_float32_are_refused(tmp_path: Path) -> None
 def test_unusual_names_are_accepted(tmp_path: Path) -> None:
     """Unusual but harmless names are accepted."""
     for name in ("lgb 158", "~x", "-x", "a.b", "con2", "CON.DE", "日本", "x:y", ".hidden"):
-        assert unfit_name(name) == ""
+        assert name_problem(name) == ""
         (tmp_path / name).mkdir()
     assert len(os.listdir(tmp_path)) == 9

@@ -16,7 +16,7 @@ from rollforge.store.base import open_store
 from rollforge.track.base import open_tracker
 from rollforge.workflow import load_workflow
 
-UNFIT = {
+INVALID = {
     "unknown user": "~no_such_user/data",
     "NUL": "data\0",
     "name of 256 bytes": "x" * 256,
@@ -26,7 +26,7 @@ UNFIT = {
 }
 
 
-@pytest.mark.parametrize("text", UNFIT.values(), ids=UNFIT)
+@pytest.mark.parametrize("text", INVALID.values(), ids=INVALID)
 def test_every_function_refuses_a_string_that_cannot_be_a_path(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

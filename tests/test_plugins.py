@@ -19,15 +19,15 @@ import rollforge
 from definitions import SIGNAL, SMALL_MARKET, TWO_WINDOWS, expressions, stores, task_definition
 from rollforge import trust
 from rollforge.build import build
-from rollforge.errors import ConfigError, ExpressionError, MissingCode, UnfitWorker
+from rollforge.errors import ConfigError, ExpressionError, MissingCode, RequirementsNotMet
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import custom_operators, operator_names, unregister_operator
 from rollforge.features.api import D
 from rollforge.kinds import MODEL
 from rollforge.plan import make_plan
 from rollforge.plugins import load_plugins
-from rollforge.run.fitness import Admission, session_admission
 from rollforge.run.job import Job
+from rollforge.run.requirements import Admission, session_admission
 from rollforge.run.submission import read_submission_info, submission_info
 from rollforge.run.trainer import TrainerRM
 from rollforge.run.worker import Worker, run_task
@@ -433,9 +433,9 @@ def test_a_shared_pool_cannot_import_plugins_that_are_not_allowed(plugin: Any, t
             key = store.keep_submission(pool, {"host": "elsewhere", **info})
             store.create(pool, [{"x": 1}], submission=key)
             session = Session(tracking_uri=f"folder:{tmp_path}/runs")
-            with pytest.raises(UnfitWorker):
+            with pytest.raises(RequirementsNotMet):
                 Admission(store, pool, session, ("tracking_uri",), needs_data=False).check_pool(exit_when_empty=True)
-            with pytest.raises(UnfitWorker):
+            with pytest.raises(RequirementsNotMet):
                 run_task(dict, pool, session=session, store=store)
             assert store.count(pool) == {Status.WAITING: 1}
     folder.chmod(0o700)
@@ -476,7 +476,7 @@ def test_a_plugin_whose_import_does_not_end_does_not_block_a_worker(
     admission = Admission(
         store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking_uri",), needs_data=False
     )
-    with pytest.raises(UnfitWorker, match=r"plugins that cannot be imported here: .*ran for more than 4 s"):
+    with pytest.raises(RequirementsNotMet, match=r"plugins that cannot be imported here: .*ran for more than 4 s"):
         admission.check_pool(exit_when_empty=True)
     assert store.count("p") == {Status.WAITING: 1}
 
@@ -575,14 +575,14 @@ def test_every_file_that_tasks_refer_to_is_compared(
     for other in (f"{text} ", ""):
         mine.write_text(other)
         admission.refresh()
-        assert not admission.fits
+        assert not admission.can_run_any
         with pytest.raises(
-            UnfitWorker, match=f"other contents of {mine} .SHA-256 {sha(other)} here, {sha(text)} there"
+            RequirementsNotMet, match=f"other contents of {mine} .SHA-256 {sha(other)} here, {sha(text)} there"
         ):
             admission.check_pool(exit_when_empty=True)
         mine.write_text(text)
         admission.refresh()
-        assert admission.fits
+        assert admission.can_run_any
 
 
 def test_several_different_files_are_reported_in_one_message(machines: Machines) -> None:
@@ -597,7 +597,7 @@ def test_several_different_files_are_reported_in_one_message(machines: Machines)
     store.create("p", tasks[:3], submission=store.keep_submission("p", info))
     for name in ("a.py", "b.py", "c.py"):
         (machines.on("gpu1") / name).write_text("x")
-    with pytest.raises(UnfitWorker) as caught:
+    with pytest.raises(RequirementsNotMet) as caught:
         session_admission(store, "p", Session()).check_pool(exit_when_empty=True)
     said = str(caught.value)
     assert (said.count("a.py"), said.count("b.py"), said.count("c.py")) == (1, 1, 0)
@@ -619,7 +619,7 @@ def test_a_file_that_is_not_allowed_is_not_read(tmp_path: Path) -> None:
         store, "p", Session(tracking_uri=f"folder:{tmp_path}/runs"), ("tracking_uri",), needs_data=False
     )
     assert not [note for note in admission.check_pool(exit_when_empty=True) if "secret" in note]
-    assert admission.fits
+    assert admission.can_run_any
 
 
 def takes_new_version(task: Any) -> Any:
@@ -676,7 +676,7 @@ def test_a_worker_in_process_imports_plugins_before_it_claims(plugin: Any) -> No
     assert store.count("p") == {Status.WAITING: 1}
     key = store.keep_submission("q", {"plugins": ["nothing_of_that_name"]})
     store.create("q", [{"x": 1}], submission=key)
-    with pytest.raises(UnfitWorker, match="nothing_of_that_name"):
+    with pytest.raises(RequirementsNotMet, match="nothing_of_that_name"):
         run_task(len, "q", store=store)
     assert store.count("q") == {Status.WAITING: 1}
     module = plugin("plugged_f")

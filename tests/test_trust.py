@@ -20,7 +20,14 @@ from tests.documents.command_line import run as rollforge
 
 from rollforge import safe_pickle, trust
 from rollforge.build import build, locate
-from rollforge.errors import BuildError, CodeNotAllowed, ConfigError, RollforgeError, UnfitWorker, UntrustedPickle
+from rollforge.errors import (
+    BuildError,
+    CodeNotAllowed,
+    ConfigError,
+    RequirementsNotMet,
+    RollforgeError,
+    UntrustedPickle,
+)
 from rollforge.kinds import DATASET, HANDLER, INST_PROCESSOR, MODEL, PROCESSOR, RECORD
 from rollforge.plan import make_plan
 from rollforge.run.job import Job
@@ -250,7 +257,7 @@ def test_a_worker_runs_nothing_that_was_not_allowed(
     assert done.returncode == 7, done.stderr
     assert not marker.exists()
     assert "Traceback" not in done.stderr
-    left = [t for t in open_store(uri).query("p") if t.cause is Cause.UNFIT]
+    left = [t for t in open_store(uri).query("p") if t.cause is Cause.REQUIREMENTS_NOT_MET]
     assert left
     assert all(t.status is Status.WAITING and t.attempt == 0 for t in left)
 
@@ -269,7 +276,7 @@ def test_a_task_that_is_not_allowed_waits_for_a_worker_that_allows_it(
     assert "belongs to 'my_model', which this worker is not allowed to run" in done.stderr
     assert "--allow my_model or ROLLFORGE_ALLOW=my_model" in done.stderr
     (row,) = open_store(uri).query("p")
-    assert (row.status, row.attempt, row.cause) == (Status.WAITING, 0, Cause.UNFIT)
+    assert (row.status, row.attempt, row.cause) == (Status.WAITING, 0, Cause.REQUIREMENTS_NOT_MET)
     assert not marker.exists()
     done = worker(uri, "--allow", "my_model", cwd=tmp_path, data=small_market)
     assert done.returncode == 0, done.stderr
@@ -320,7 +327,7 @@ def test_tasks_submitted_by_a_script_may_use_its_own_code(
     def run() -> None:
         job = Job("p", built)
         worker_pool: Any = Worker(store, job) if in_process else WorkerPool(store, job, session, 1)
-        with using(session), pytest.raises(UnfitWorker, match="my_model"):
+        with using(session), pytest.raises(RequirementsNotMet, match="my_model"):
             worker_pool.run()
 
     run()

@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_imported_is_reported_once(
 
 
 def test_missing_code_is_distinguished_from_wrong_code(tmp_path: Path) -> None:
-    """A missing file or package makes a worker unfit; a mistake in the code is a failure of the task."""
+    """A missing file or package is reported before the task runs; a mistake in the code is a failure of the task."""
     needs = tmp_path / "needs.py"
     needs.write_text("import surely_not_installed\n")
     for path in (str(tmp_path / "not_there.py"), str(needs), "no_such_module"):

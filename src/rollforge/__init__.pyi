@@ -44,8 +44,9 @@ from .errors import (
     MissingCode as MissingCode,
     MissingDependency as MissingDependency,
     ModelError as ModelError,
-    RecorderElsewhere as RecorderElsewhere,
     RecorderNotFound as RecorderNotFound,
+    RecorderUnreachable as RecorderUnreachable,
+    RequirementsNotMet as RequirementsNotMet,
     RollforgeError as RollforgeError,
     SegmentError as SegmentError,
     ServiceBusy as ServiceBusy,
@@ -57,7 +58,6 @@ from .errors import (
     TrackingError as TrackingError,
     TrackingUnavailable as TrackingUnavailable,
     TrainingFailed as TrainingFailed,
-    UnfitWorker as UnfitWorker,
     UntrustedPickle as UntrustedPickle,
 )
 from .expressions.operators import register_operator as register_operator

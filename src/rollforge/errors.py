@@ -34,8 +34,9 @@ __all__ = [
     "MissingCode",
     "MissingDependency",
     "ModelError",
-    "RecorderElsewhere",
     "RecorderNotFound",
+    "RecorderUnreachable",
+    "RequirementsNotMet",
     "RollforgeError",
     "SegmentError",
     "ServiceBusy",
@@ -47,7 +48,6 @@ __all__ = [
     "TrackingError",
     "TrackingUnavailable",
     "TrainingFailed",
-    "UnfitWorker",
     "UntrustedPickle",
     "counted",
     "excerpt",
@@ -358,7 +358,7 @@ class RecorderNotFound(TrackingError, LookupError):
     """There is no recorder (run) with that name or id."""
 
 
-class RecorderElsewhere(RecorderNotFound):
+class RecorderUnreachable(RecorderNotFound):
     """The run is in a tracking store on another machine. The message names the machine and the store."""
 
 
@@ -374,8 +374,8 @@ class TrainingFailed(RollforgeError, RuntimeError):
     """One or more tasks failed. The message lists them with the last line of each traceback."""
 
 
-class UnfitWorker(RollforgeError, RuntimeError):
-    """This machine lacks something that the tasks of a pool need. No task was claimed, so no attempt was counted."""
+class RequirementsNotMet(RollforgeError, RuntimeError):
+    """This machine does not meet the requirements of the tasks of a pool. No attempt was counted."""
 
 
 class FailingWorker(RollforgeError, RuntimeError):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rollforge.errors import ConfigError, shown
 
-__all__ = ["RESERVED", "read_path", "unfit_name"]
+__all__ = ["RESERVED", "name_problem", "read_path"]
 
 _MAX_NAME_LENGTH, _MAX_PATH_LENGTH = 255, 4095
 """In bytes: the limit of Linux, macOS and their file systems."""
@@ -16,12 +16,12 @@ RESERVED = frozenset(["con", "prn", "aux", "nul", *(f"com{i}" for i in range(10)
 """Names, in lower case, that Windows reserves for devices."""
 
 
-def unfit_name(name: str) -> str:
+def name_problem(name: str) -> str:
     """Return why a string cannot be a file or folder name on every system, or an empty string if it can.
 
     Examples
     --------
-    >>> unfit_name("lgb 158"), unfit_name("../x"), unfit_name("CON")
+    >>> name_problem("lgb 158"), name_problem("../x"), name_problem("CON")
     ('', 'it contains a slash', 'Windows reserves it for a device')
     """
     if not name or name in (".", ".."):

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rollforge import trust
-from rollforge.collect.outcomes import TaskOutcome, outcomes, recorded_elsewhere, with_windows
+from rollforge.collect.outcomes import TaskOutcome, outcomes, unreachable_runs, with_windows
 from rollforge.collect.result import Collected, collect_outcomes, schedule_of
 from rollforge.confidential import mask_secrets
 from rollforge.errors import (
     CodeNotAllowed,
     FailingWorker,
-    RecorderElsewhere,
+    RecorderUnreachable,
     RollforgeError,
     TaskNotFound,
     nearest,
@@ -38,8 +38,8 @@ from rollforge.plugins import load_plugins
 from rollforge.run.execute import FOLDER_TAG, TRIAL_TAG, end_unfinished_runs, preload, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import FailureGroup, group_failures
-from rollforge.run.fitness import is_private, session_admission
 from rollforge.run.job import Event, Job, ignore_event
+from rollforge.run.requirements import is_private, session_admission
 from rollforge.run.review import reviewed
 from rollforge.run.submission import SubmissionInfo, load_checks, store_checks, submission_info, submissions_of
 from rollforge.run.worker import release_dead_workers
@@ -258,7 +258,7 @@ def collect(
     ------
     CoverageError
         If windows are missing, failed, overlapping or partly predicted, and `allow_gaps` is False.
-    RecorderElsewhere
+    RecorderUnreachable
         If the runs of some tasks are only on other machines, and `allow_gaps` is False.
     BuildError, CodeNotAllowed
         If an ensemble fails, or belongs to code that this program may not run.
@@ -269,9 +269,9 @@ def collect(
     elif ensembles is None:
         ensembles, changed = pool_ensembles(session, pool)
     known, left_out = with_windows(outcomes(session, pool, ids))
-    lost = recorded_elsewhere(session, pool, known)
+    lost = unreachable_runs(session, pool, known)
     if lost and not allow_gaps:
-        raise RecorderElsewhere(lost)
+        raise RecorderUnreachable(lost)
     checks = load_checks(open_store(session.store_uri), pool, [o.task for o in known])
     own = all(trust.is_own(o.task.id, o.task.text) for o in known)
     with using(session), trust.from_origin(Origin.OWN if own else Origin.READ):

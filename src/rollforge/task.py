@@ -89,7 +89,7 @@ class Cause(StrEnum):
     """A task that it depends on failed."""
     UNREADABLE = "unreadable"
     """Its stored definition is damaged: no worker can decode it."""
-    UNFIT = "unfit"
+    REQUIREMENTS_NOT_MET = "unfit"
     """The worker that claimed it lacks a module or package that the task needs; no attempt was counted."""
 
 

@@ -52,7 +52,7 @@ def given_back(task: TaskRecord, status: Status | None = None, reason: str | Non
     Its status is the one from which it was claimed, or `status`; `reason` says what the worker lacks.
     """
     given = replace(task, status=status or task.stage_from, lease_until=None)
-    return given if reason is None else replace(given, error=reason, cause=Cause.UNFIT)
+    return given if reason is None else replace(given, error=reason, cause=Cause.REQUIREMENTS_NOT_MET)
 
 
 def failed(task: TaskRecord, error: str, cause: Cause, *, attempts: int, log: str, now: float) -> TaskRecord:
@@ -119,7 +119,7 @@ def cancelled(task: TaskRecord, *, now: float) -> TaskRecord:
 
 
 def restored(task: TaskRecord, worker: str) -> TaskRecord:
-    """Return a task without the attempt that failed on a worker which turned out to be unfit.
+    """Return a task without the attempt that failed on a worker that turned out to be faulty.
 
     The task is unchanged if it did not fail there, or if it is done or cancelled. A ``failed`` task waits again.
     """

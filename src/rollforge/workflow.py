@@ -30,7 +30,7 @@ from rollforge.generate.checks import Leakage, read_leakage
 from rollforge.generate.naming import check_name
 from rollforge.generators import GeneratorEntry, generate_entries
 from rollforge.limits import LIMITS, parse_size, read_text
-from rollforge.paths import read_path, unfit_name
+from rollforge.paths import name_problem, read_path
 from rollforge.plugins import load_plugins
 from rollforge.qlib_options import check_option, data_folder, exchange_options
 from rollforge.rendering import render
@@ -590,10 +590,10 @@ def _load_plugins(session: Session, file: Path, lines: Lines) -> None:
 
 def _checked_experiment(name: str) -> str:
     """Validate the name of an experiment, which becomes a folder. Slashes are allowed, because Qlib users have them."""
-    unfit = next((reason for part in name.split("/") if (reason := unfit_name(part))), "")
-    if unfit:
+    problem = next((reason for part in name.split("/") if (reason := name_problem(part))), "")
+    if problem:
         raise ConfigError(
-            f"{shown(name)} cannot be the name of an experiment: {unfit}. The results are written to a "
+            f"{shown(name)} cannot be the name of an experiment: {problem}. The results are written to a "
             "folder of this name.",
             path="experiment",
         )

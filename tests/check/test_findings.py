@@ -9,8 +9,8 @@ CLEAN, LEAK, UNKNOWN = CheckResult.CLEAN, CheckResult.LEAK, CheckResult.UNKNOWN
 PROVED = "Nothing changes."
 
 
-def measured(subject: str, result: CheckResult, text: str, cure: str = "", tasks: str = "", days: str = "") -> Check:
-    return Check(subject, result, CheckMethod.MEASURED, text, cure, tuple(tasks.split()), tuple(days.split()))
+def measured(subject: str, result: CheckResult, text: str, advice: str = "", tasks: str = "", days: str = "") -> Check:
+    return Check(subject, result, CheckMethod.MEASURED, text, advice, tuple(tasks.split()), tuple(days.split()))
 
 
 def test_a_subject_without_findings_is_clean() -> None:

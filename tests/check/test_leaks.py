@@ -488,7 +488,7 @@ def test_windows_are_purged_by_the_measured_horizon_if_it_is_unknown(files: File
     found = files.check(handler, segments=segments, rolling=rolling)
     assert leaks(found) == {}
     (label,) = (c for c in found if c.result is CheckResult.UNKNOWN)
-    assert label.cure.startswith("If it looks no further ahead, set label_horizon: 4,")
+    assert label.advice.startswith("If it looks no further ahead, set label_horizon: 4,")
 
 
 @pytest.mark.parametrize(("declared", "result"), [(3, "leak"), (4, "clean"), (5, "clean")])

@@ -72,7 +72,7 @@ def test_a_worker_without_data_claims_nothing(options: tuple[str, ...], said: st
     """It exits with code 7 and one message, and no attempt is counted."""
     where = ("--store", uri, "--tracking", f"folder:{tmp_path}/runs")
     ended = run("worker", "-t", "p", *where, "--exit-when-empty", *options)
-    assert ended.returncode == Exit.UNFIT
+    assert ended.returncode == Exit.REQUIREMENTS_NOT_MET
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
     assert [(t.status.value, t.attempts) for t in SQLiteStore(uri).query("p")] == [("waiting", 0)] * 2
@@ -85,7 +85,7 @@ def test_a_worker_with_a_remote_store_needs_a_tracking_store(
     """A file on the worker's machine would not be available to others, so there is no default."""
     command = ("worker", "-t", "p", "--store", postgres.uri, "--data", str(small_market), "--exit-when-empty")
     ended = run(*command)
-    assert ended.returncode == Exit.UNFIT
+    assert ended.returncode == Exit.REQUIREMENTS_NOT_MET
     assert "--tracking" in ended.stderr
     assert run(*command, "--tracking", f"folder:{tmp_path}/runs").returncode == Exit.DONE
     assert run(*command, env={"ROLLFORGE_TRACKING": f"folder:{tmp_path}/runs"}).returncode == Exit.DONE

@@ -45,7 +45,7 @@ def test_days_and_tasks_are_abbreviated() -> None:
     assert check(tasks=tasks[:1], days=days[:1]).place == "a, 2020-01-02"
     assert check(days=days[:1]).place == "2020-01-02"
     assert check(tasks=tasks, days=days, where="elsewhere").place == "elsewhere"
-    assert str(check(cure="Mend it.")) == "label: leak (static). The label leaks. Mend it."
+    assert str(check(advice="Mend it.")) == "label: leak (static). The label leaks. Mend it."
     assert str(check()) == "label: leak (static). The label leaks."
 
 
@@ -53,7 +53,7 @@ def test_days_and_tasks_are_abbreviated() -> None:
 def test_leaks_are_refused_with_one_line_each(count: int, listed: int) -> None:
     """Eight lines, the number of all, and of those that are not listed; other results are no reason to refuse."""
     refuse_leaks([check(UNKNOWN), check(CLEAN)])
-    leaks = [check(text=f"Leak {i}.", cure="Mend it.", tasks=(f"w{i}",)) for i in range(count)]
+    leaks = [check(text=f"Leak {i}.", advice="Mend it.", tasks=(f"w{i}",)) for i in range(count)]
     with pytest.raises(LeakageError) as caught:
         refuse_leaks([check(UNKNOWN, "Not known."), *leaks, check(CLEAN, "Fine.")])
     lines = str(caught.value).splitlines()
@@ -64,9 +64,9 @@ def test_leaks_are_refused_with_one_line_each(count: int, listed: int) -> None:
 
 
 def test_a_long_leak_is_shortened_in_the_middle() -> None:
-    """Its cure stays, and its tasks are shortened too."""
+    """Its advice stays, and its tasks are shortened too."""
     for count, where in ((3, "w"), (1, "w" * 500)):
-        long = check(text="x" * 5000 + ".", cure="Mend it.", where=where)
+        long = check(text="x" * 5000 + ".", advice="Mend it.", where=where)
         with pytest.raises(LeakageError) as caught:
             refuse_leaks([long] * count)
         text = str(caught.value)
@@ -77,11 +77,11 @@ def test_a_long_leak_is_shortened_in_the_middle() -> None:
 
 def test_checks_are_stored_as_documents() -> None:
     """A document of another form is no check, whichever of its parts is wrong."""
-    made = check(cure="Mend it.", tasks=("a",), days=("2020-01-02",), where="a, 2020-01-02")
+    made = check(advice="Mend it.", tasks=("a",), days=("2020-01-02",), where="a, 2020-01-02")
     document = check_to_document(made)
     assert check_from_document(document) == made
     assert check_from_document({k: v for k, v in document.items() if k not in ("tasks", "days", "where")}) == check(
-        cure="Mend it."
+        advice="Mend it."
     )
     for key, wrong in (
         ("subject", 1), ("text", None), ("cure", ["x"]), ("where", 1), ("tasks", "a"), ("days", [1]), ("result", "fine"),
@@ -100,7 +100,7 @@ def test_the_setting_is_one_of_three() -> None:
 
 def test_findings_of_tasks_are_grouped() -> None:
     """Leaks first, then what is not known, then what is clean; a subject is clean only if it is so in every task."""
-    leak = finding(LEAK, cure="Mend it.", days=("2020-01-02", "2020-01-03"))
+    leak = finding(LEAK, advice="Mend it.", days=("2020-01-02", "2020-01-03"))
     fine, doubt = finding(CLEAN, "no leak.", "features"), finding(UNKNOWN, "not known.", "processors")
     checks = group_findings([[fine, doubt], [fine, leak], [fine, finding(CLEAN, "clean.")]], ["a", "b", "c"])
     assert [(c.subject, c.result, c.text, c.tasks, c.days) for c in checks] == [
@@ -113,7 +113,7 @@ def test_findings_of_tasks_are_grouped() -> None:
 
 
 def test_findings_with_a_common_key_are_one_result() -> None:
-    """One of the texts is an example; the days of all are kept. Different cures are different results."""
+    """One of the texts is an example; the days of all are kept. Different advice makes different results."""
     one, two = (finding(LEAK, f"until {d}.", key="fit", days=(d,)) for d in ("2020-02-03", "2020-01-02"))
     (made,) = group_findings([[one], [two]], ["a", "b"])
     assert (made.text, made.tasks, made.days) == (
@@ -123,7 +123,7 @@ def test_findings_with_a_common_key_are_one_result() -> None:
     )
     assert group_findings([[one], [one]], ["", ""])[0].text == "Until 2020-02-03."
     assert group_findings([[one], [two]], ["", "b"])[0].text == "Until 2020-02-03."
-    assert len(group_findings([[one, finding(LEAK, "until 2020-02-03.", key="fit", cure="Other.")]], ["a"])) == 2
+    assert len(group_findings([[one, finding(LEAK, "until 2020-02-03.", key="fit", advice="Other.")]], ["a"])) == 2
     assert len(group_findings([[finding(LEAK, "x."), finding(LEAK, "y.")]], ["a"])) == 2
 
 
@@ -137,7 +137,7 @@ def test_three_tasks_are_placed() -> None:
 
 def test_warnings_name_tasks_and_days() -> None:
     """The number of tasks if there are several, else the days; nothing is said about what is clean."""
-    several = check(cure="Mend it.", tasks=("a", "b"), where="a; b")
+    several = check(advice="Mend it.", tasks=("a", "b"), where="a; b")
     assert warning_texts([check(CLEAN), several, check(UNKNOWN, "Alpha leaks.")], 5) == [
         "In 2 of 5 tasks (a; b) the label leaks. Mend it.",
         "In 5 of 5 tasks Alpha leaks.",

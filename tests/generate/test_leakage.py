@@ -97,7 +97,7 @@ def test_a_feature_that_looks_ahead_is_a_leak(expression: str, days: int) -> Non
     one = only(handler(columns("$close", expression)), "features")
     assert (one.result, one.method) == (LEAK, CheckMethod.STATIC)
     assert one.text.startswith(f"The feature F1 = {expression} looks {days} trading day")
-    assert "remove it" in one.cure
+    assert "remove it" in one.advice
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_features_that_no_expression_describes_are_not_known(described: Any, wor
     one = only(described, "features")
     assert one.result is UNKNOWN
     assert word in one.text
-    assert ("rollforge check" in one.cure) is (word != "precomputed")
+    assert ("rollforge check" in one.advice) is (word != "precomputed")
 
 
 def test_a_dataset_of_ones_own_may_change_the_features() -> None:
@@ -262,7 +262,7 @@ def test_the_look_ahead_of_an_operator_of_ones_own_in_a_label_is_not_known() -> 
     one = only(handler(loader), "label")
     assert one.result is UNKNOWN
     assert "the operator Tomorrow is not one of Rollforge's, and its declared look-ahead is not checked" in one.text
-    assert "label_horizon" in one.cure
+    assert "label_horizon" in one.advice
     assert only(handler(loader, label_horizon=1), "label").result is CLEAN
     assert only(handler(loader, label_horizon=0), "label").result is CLEAN
     further = columns("$close", label="Tomorrow(Ref($close, -2))/$close - 1")
@@ -370,7 +370,7 @@ def test_a_handler_in_a_file_keeps_its_fit_window(tmp_path: Path) -> None:
         made.to_pickle(file)
         one = only(f"file://{file}", "fit window")
         assert one.result is result
-        assert "roll_fit_window" not in one.cure  # a handler in a file does not move
+        assert "roll_fit_window" not in one.advice  # a handler in a file does not move
         assert only(f"file://{file}", "features").result is CLEAN
 
 
@@ -577,7 +577,7 @@ def test_a_label_that_no_expression_determines_is_not_known(described: Any) -> N
     """Until its horizon is declared; then its segments are checked."""
     one = only(described, "label")
     assert one.result is UNKNOWN
-    assert "label_horizon" in one.cure
+    assert "label_horizon" in one.advice
     assert only(described, "label", label_horizon=1).result is CLEAN
     assert {c.result for c in found(described, "label", label_horizon=5)} == {LEAK}
 
@@ -661,7 +661,7 @@ def test_rows_without_a_label_stay_in_the_data_for_inference(groups: Any, steps:
     drop = {"class": "DropnaProcessor", "kwargs": {"fields_group": groups}}
     one = only(handler(columns("$close"), **{steps: [drop]}), "processors")
     assert one.result is (CLEAN if known else UNKNOWN)
-    assert known or "DropnaLabel to learn_processors" in one.cure
+    assert known or "DropnaLabel to learn_processors" in one.advice
 
 
 # -- code of the user's own outside of the data --------------------------------------------------------------------------

@@ -469,8 +469,8 @@ def test_a_test_outside_the_calendar_gives_no_warning() -> None:
     assert task_warnings([beyond], CALENDAR) == []
     untested = task({"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-26"}, train=january(1, 4))
     assert task_warnings([untested], CALENDAR) == []
-    unfitted = task({}, train=january(1, 4), valid=january(5, 8), test=january(9, 11))
-    assert [text[:71] for text in task_warnings([unfitted], CALENDAR)] == [
+    without_fit = task({}, train=january(1, 4), valid=january(5, 8), test=january(9, 11))
+    assert [text[:71] for text in task_warnings([without_fit], CALENDAR)] == [
         "From 2024-01-03 to 2024-01-04, the labels of the last 2 days of 'train'",
         "From 2024-01-05 to 2024-01-08, the labels of the last 2 days of 'valid'",
     ]  # fmt: skip

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 from rollforge import trust
-from rollforge.errors import StoreUnavailable, UnfitWorker
+from rollforge.errors import RequirementsNotMet, StoreUnavailable
 from rollforge.run.job import Event, Job
 from rollforge.run.worker import Worker
 from rollforge.run.worker_pool import WorkerPool
@@ -336,12 +336,12 @@ def test_a_task_whose_code_is_missing_is_left_to_other_workers(any_store: TaskSt
     worker: Any = (
         Worker(any_store, Job("p", odd)) if in_process else WorkerPool(any_store, Job("p", odd), Session(threads=1), 2)
     )
-    with pytest.raises(UnfitWorker, match="nowhere_module") as raised:
+    with pytest.raises(RequirementsNotMet, match="nowhere_module") as raised:
         worker.run()
     assert "json:NoSuchClass" in str(raised.value)
     assert "No attempt was counted" in str(raised.value)
     tasks = list(any_store.query("p"))
-    assert [(t.status, t.cause, t.attempts) for t in tasks[:2]] == [(Status.WAITING, Cause.UNFIT, 0)] * 2
+    assert [(t.status, t.cause, t.attempts) for t in tasks[:2]] == [(Status.WAITING, Cause.REQUIREMENTS_NOT_MET, 0)] * 2
     assert all(t.status is Status.DONE for t in tasks[2:])
     assert TaskManager("p", store=any_store).wait() == {Status.WAITING: 2, Status.DONE: 4}
     for created in made[:2]:
@@ -361,7 +361,7 @@ def test_a_missing_module_does_not_count_as_an_attempt(any_store: TaskStore) -> 
     any_store.create(
         "p", [{"class": "Model", "module_path": "nowhere_module"}, {"class": "rollforge.models.linear.LinearModel"}]
     )
-    with pytest.raises(UnfitWorker, match="nowhere_module"):
+    with pytest.raises(RequirementsNotMet, match="nowhere_module"):
         run_pool(any_store, Job("p", builds_something), jobs=1)
     assert [(t.status, t.attempts) for t in any_store.query("p")] == [(Status.WAITING, 0), (Status.DONE, 1)]
 

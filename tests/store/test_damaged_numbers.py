@@ -139,11 +139,11 @@ def _try_all(store: TaskStore, pool: str, damage: Callable[[str], None], clock: 
     store.set_status(pool, {"_id": {"$in": [t.id for t in hopeless]}}, Status.FAILED)
     damage(hopeless[0].id)
     assert store.retry(pool, {"_id": {"$in": [t.id for t in hopeless]}}) == 2
-    unfit = claimed("restore", "f:1")
-    for task in unfit:
+    restored = claimed("restore", "f:1")
+    for task in restored:
         _outcome(lambda t=task: store.fail(t, "boom"))  # type: ignore[misc]
-    damage(unfit[0].id)
-    assert unfit[1].id in store.restore_attempts(pool, "f:1", [t.id for t in unfit])
+    damage(restored[0].id)
+    assert restored[1].id in store.restore_attempts(pool, "f:1", [t.id for t in restored])
     before = pair("prerequisite")
     after = pair("dependent", depends_on=before)
     damage(after[0])
@@ -155,7 +155,7 @@ def _try_all(store: TaskStore, pool: str, damage: Callable[[str], None], clock: 
     new = [store.replace(pool, task_id, {"again": i, "pool": pool}) for i, task_id in enumerate(replaced)]
     everything = [t.id for t in store.query(pool, results=False)]
     _drain(store, pool, clock)
-    good = [failed[1].id, committed[1].id, dead[1].id, given[1].id, lapsed[1].id, hopeless[1].id, unfit[1].id]
+    good = [failed[1].id, committed[1].id, dead[1].id, given[1].id, lapsed[1].id, hopeless[1].id, restored[1].id]
     good += [before[0], before[1], after[1], fresh[1], changed[1], new[1]]
     assert {store.get(pool, task_id).status for task_id in good} == {Status.DONE}
     assert store.has_free(pool, Status.WAITING) is False

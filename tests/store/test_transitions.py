@@ -61,7 +61,7 @@ def test_a_task_given_back_keeps_its_attempts() -> None:
     assert changes(RUNNING, transitions.given_back(RUNNING)) == given
     assert changes(RUNNING, transitions.given_back(RUNNING, Status.WAITING)) == {**given, "status": Status.WAITING}
     assert changes(RUNNING, transitions.given_back(RUNNING, None, "no GPU")) == {
-        **given, "error": "no GPU", "cause": Cause.UNFIT,
+        **given, "error": "no GPU", "cause": Cause.REQUIREMENTS_NOT_MET,
     }  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def test_tasks_fail_with_a_dependency_or_by_cancellation() -> None:
     }  # fmt: skip
 
 
-def test_an_attempt_on_an_unfit_worker_is_restored() -> None:
+def test_an_attempt_on_a_faulty_worker_is_restored() -> None:
     """Only there, and not if the task is done or cancelled; a failed task is free at its stage again."""
     failed = replace(RUNNING, status=Status.FAILED, attempt=3, failed_by=("v", "w", "u"))
     made = transitions.restored(failed, "w")

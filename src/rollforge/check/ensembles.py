@@ -69,8 +69,8 @@ def ensemble_checks(
             for where, found in _difference(before, after, day).items():
                 if found is not None:
                     text = f"{name} looks ahead: of {where}, {found}, when only predictions and market data after {day} change."
-                    cure = "Compute a day's score from the predictions of that day and earlier days."
-                    return [Check(_SUBJECT, CheckResult.LEAK, CheckMethod.MEASURED, text, cure, days=(str(day),))]
+                    advice = "Compute a day's score from the predictions of that day and earlier days."
+                    return [Check(_SUBJECT, CheckResult.LEAK, CheckMethod.MEASURED, text, advice, days=(str(day),))]
     except Exception as exc:  # noqa: BLE001 - user code; the result is then not known
         return [_unknown(f"{name} failed on random predictions: {describe(exc)}")]
     text = f"The scores of {name} are the same up to each day when all later predictions and market data change."

@@ -14,7 +14,7 @@ __all__ = ["Finding", "Findings"]
 class Finding:
     key: str
     text: str
-    cure: str
+    advice: str
     titles: tuple[str, ...]
     day: str
 
@@ -34,14 +34,21 @@ class Findings:
         seen_days.update({str(day): None} if day else {})
 
     def add(
-        self, subject: str, result: CheckResult, key: str, text: str, cure: str, titles: Sequence[str], day: object = ""
+        self,
+        subject: str,
+        result: CheckResult,
+        key: str,
+        text: str,
+        advice: str,
+        titles: Sequence[str],
+        day: object = "",
     ) -> None:
         self.note(subject, titles, day)
         group = self.found.setdefault((subject, result), {})
-        group.setdefault(key, []).append(Finding(key, text, cure, tuple(titles), str(day) if day else ""))
+        group.setdefault(key, []).append(Finding(key, text, advice, tuple(titles), str(day) if day else ""))
 
-    def leak(self, subject: str, key: str, text: str, cure: str, titles: Sequence[str], day: object) -> None:
-        self.add(subject, CheckResult.LEAK, key, text, cure, titles, day)
+    def leak(self, subject: str, key: str, text: str, advice: str, titles: Sequence[str], day: object) -> None:
+        self.add(subject, CheckResult.LEAK, key, text, advice, titles, day)
 
     def checks(self) -> list[Check]:
         """Return the results, one for each subject that is clean and one for each cause of another result."""
@@ -55,7 +62,7 @@ class Findings:
                     first = found[0]
                     made.append(
                         Check(
-                            subject, result, CheckMethod.MEASURED, first.text, first.cure,
+                            subject, result, CheckMethod.MEASURED, first.text, first.advice,
                             tuple(dict.fromkeys(t for f in found for t in f.titles)),
                             tuple(sorted({f.day for f in found if f.day})),
                         )

@@ -357,9 +357,9 @@ class WindowCheck:
         model = fit_model(data, task, few_rounds=self.measurement.scope.quick)
         return model, predict(model, self.data)
 
-    def _unknown_model(self, title: str, text: str, cure: str = "") -> None:
+    def _unknown_model(self, title: str, text: str, advice: str = "") -> None:
         for subject in ("model", "predictions"):
-            self.findings.add(subject, CheckResult.UNKNOWN, text, text, cure, [title])
+            self.findings.add(subject, CheckResult.UNKNOWN, text, text, advice, [title])
 
     def _refit(self, fitted: FittedModel, day: np.datetime64, other: TaskData) -> None:
         """Fit on data that change only after the last day that labels of train and valid read."""

@@ -93,7 +93,7 @@ def _show(checks: Sequence[Check]) -> None:
     styles = {CheckResult.LEAK: "bold red", CheckResult.UNKNOWN: "yellow", CheckResult.CLEAN: "green"}
     table = Table("what", "result", "by", "days", "found", box=None, pad_edge=False)
     for one in checks:
-        text, where = " ".join(filter(None, (one.text, one.cure))), "" if one.where else one_line(one.about)
+        text, where = " ".join(filter(None, (one.text, one.advice))), "" if one.where else one_line(one.about)
         days = one_line(one.where).replace("; ", "\n") or _days(one.days)
         table.add_row(
             Text(one.subject), Text(one.result.value, styles[one.result]), Text(one.method.value),

@@ -28,10 +28,10 @@ from rollforge.errors import (
     LeakageError,
     LeaseLost,
     LedgerConflict,
+    RequirementsNotMet,
     RollforgeError,
     ServiceBusy,
     TrainingFailed,
-    UnfitWorker,
 )
 
 __all__ = ["Exit", "exit_code"]
@@ -47,7 +47,7 @@ class Exit(IntEnum):
     CHECK_FAILED = 4
     SERVED_OLD_MODEL = 5
     BUSY = 6
-    UNFIT = 7
+    REQUIREMENTS_NOT_MET = 7
     FAILING = 8
     INTERRUPTED = 130
     BROKEN_PIPE = 141
@@ -67,4 +67,4 @@ def exit_code(exc: RollforgeError) -> Exit:
         return Exit.BUSY
     if isinstance(exc, FailingWorker):
         return Exit.FAILING
-    return Exit.UNFIT if isinstance(exc, UnfitWorker) else Exit.USAGE
+    return Exit.REQUIREMENTS_NOT_MET if isinstance(exc, RequirementsNotMet) else Exit.USAGE

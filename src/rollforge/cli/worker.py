@@ -18,8 +18,8 @@ from rollforge.cli.terminal import SafeFormatter, echo, one_line
 from rollforge.errors import ConfigError, counted, nearest
 
 if TYPE_CHECKING:
-    from rollforge.run.fitness import Admission
     from rollforge.run.job import Event
+    from rollforge.run.requirements import Admission
     from rollforge.session import Session
 
 
@@ -118,7 +118,7 @@ def worker(
     On SIGTERM (or Ctrl-C), running tasks may finish within --grace seconds, and the others are returned; a second
     signal returns them at once. If this process dies, no task is lost: other workers take over its tasks.
     """
-    from rollforge.run.fitness import Admission
+    from rollforge.run.requirements import Admission
     from rollforge.session import Session, available_cores, parse_size
     from rollforge.store.base import open_store
     from rollforge.trust import checked_plugins

@@ -11,7 +11,7 @@ import typer
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.terminal import echo, echo_error, echo_json, one_line
 from rollforge.errors import ConfigError, counted, shown
-from rollforge.paths import unfit_name
+from rollforge.paths import name_problem
 from rollforge.session import Session, pool_command
 
 if TYPE_CHECKING:
@@ -266,10 +266,10 @@ def _output_folder(output: Path | None, experiment_name: str) -> Path:
     ConfigError
         If it cannot be created, or if no folder is given and the experiment's name is not a valid folder name.
     """
-    unfit = unfit_name(experiment_name)
-    if output is None and unfit:
+    problem = name_problem(experiment_name)
+    if output is None and problem:
         raise ConfigError(
-            f"The name of experiment {shown(experiment_name)} cannot be the name of its results folder: {unfit}. "
+            f"The name of experiment {shown(experiment_name)} cannot be the name of its results folder: {problem}. "
             "Give another folder with --output."
         )
     folder = output or Path("results") / experiment_name

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from rollforge.errors import (
     ArtifactUnreadable,
     ConfigError,
-    RecorderElsewhere,
     RecorderNotFound,
+    RecorderUnreachable,
     TrackingError,
     TrainingFailed,
     UntrustedPickle,
@@ -22,14 +22,14 @@ from rollforge.session import Session, using
 from rollforge.store.base import open_store
 from rollforge.task import Status, TaskRecord
 from rollforge.track.base import open_tracker
-from rollforge.track.elsewhere import describe_elsewhere
+from rollforge.track.pool_references import describe_unreachable_runs
 
 if TYPE_CHECKING:
     from rollforge.store.base import TaskStore
     from rollforge.track.base import Recorder
 
 
-__all__ = ["TaskOutcome", "outcomes", "recorded_elsewhere", "with_windows"]
+__all__ = ["TaskOutcome", "outcomes", "unreachable_runs", "with_windows"]
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def _recorder_of(task: TaskRecord, session: Session) -> Recorder | None:
         recorder = recorder_of(task.result)
         recorder.read()  # a reference need not exist
         return recorder
-    except (TrainingFailed, RecorderElsewhere):
+    except (TrainingFailed, RecorderUnreachable):
         return None
     except (ConfigError, TrackingError) as exc:
         kept = task.result.get("recorder") if isinstance(task.result, Mapping) else None
@@ -104,10 +104,10 @@ def _is_away(session: Session, kept_uri: object, exc: Exception) -> bool:
     return kept_uri in (tracking_uri, session.tracking_uri) and not isinstance(exc, RecorderNotFound)
 
 
-def recorded_elsewhere(session: Session, pool: str, known: Sequence[TaskOutcome]) -> str:
+def unreachable_runs(session: Session, pool: str, known: Sequence[TaskOutcome]) -> str:
     """Describe where the runs are that this machine does not have; empty if it has all of them."""
     lacking = any(o.recorder is None and o.task.status is Status.DONE for o in known)
-    return describe_elsewhere(session, pool) if lacking else ""
+    return describe_unreachable_runs(session, pool) if lacking else ""
 
 
 def with_windows(known: tuple[TaskOutcome, ...]) -> tuple[tuple[TaskOutcome, ...], list[str]]:

@@ -148,7 +148,7 @@ class EvaluationPlan:
         self,
         blocks: Mapping[str, FieldBlock],
         shape: tuple[int, int],
-        elsewhere: Mapping[Call, OtherInstrument],
+        other_instruments: Mapping[Call, OtherInstrument],
         place: SeriesSource | None = None,
     ) -> Iterator[Array]:
         """Yield the value of each tree, (instruments, days); it is valid until the next one is requested.
@@ -159,7 +159,7 @@ class EvaluationPlan:
             Field -> its values, and the range of days on which each instrument has it.
         shape : (int, int)
             Instruments and days.
-        elsewhere : mapping
+        other_instruments : mapping
             The values of the calls in `named`.
         place : SeriesSource, optional
             Source of the data, for operators that load further series.
@@ -171,10 +171,10 @@ class EvaluationPlan:
         for (steps, slot), frees in zip(self._ends, self._frees_after, strict=True):
             for step in self._steps[done:steps]:
                 if step.operator is None:
-                    values[done] = _given(step.tree, blocks, shape, elsewhere)
+                    values[done] = _given(step.tree, blocks, shape, other_instruments)
                 else:
                     if step.sources not in known:
-                        begin, end = _lifespan(step.sources, blocks, shape[0], elsewhere)
+                        begin, end = _lifespan(step.sources, blocks, shape[0], other_instruments)
                         known[step.sources] = Lifespans(begin, end, shared, self.shares, place)
                     arguments = [values[a.at] if isinstance(a, _Slot) else a for a in step.arguments]
                     if not is_built_in(step.operator.name):  # user-defined operators may modify their arguments
@@ -193,28 +193,28 @@ class EvaluationPlan:
                 _forget(values, unneeded, shared)
 
     def life(
-        self, blocks: Mapping[str, FieldBlock], instruments: int, elsewhere: Mapping[Call, OtherInstrument]
+        self, blocks: Mapping[str, FieldBlock], instruments: int, other_instruments: Mapping[Call, OtherInstrument]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the half-open range of days on which any of the trees exists, as two (instruments,) arrays.
 
         Arguments are those of :meth:`run`.
         """
         sources = frozenset[str | Call]().union(*(self._steps[slot].sources for _, slot in self._ends))
-        return _lifespan(sources, blocks, instruments, elsewhere)
+        return _lifespan(sources, blocks, instruments, other_instruments)
 
 
 def _given(
     tree: Expression,
     blocks: Mapping[str, FieldBlock],
     shape: tuple[int, int],
-    elsewhere: Mapping[Call, OtherInstrument],
+    other_instruments: Mapping[Call, OtherInstrument],
 ) -> Array:
     if isinstance(tree, Number):
         return np.full(shape, tree.value, np.float32)
     if isinstance(tree, Field):
         return blocks[tree.name].values
     assert isinstance(tree, Call)
-    return np.repeat(elsewhere[tree].value, shape[0], axis=0)
+    return np.repeat(other_instruments[tree].value, shape[0], axis=0)
 
 
 def _forget(values: list[Any], slot: int, shared: dict[int, Any]) -> None:
@@ -224,12 +224,15 @@ def _forget(values: list[Any], slot: int, shared: dict[int, Any]) -> None:
 
 
 def _lifespan(
-    sources: Sources, blocks: Mapping[str, FieldBlock], instruments: int, elsewhere: Mapping[Call, OtherInstrument]
+    sources: Sources,
+    blocks: Mapping[str, FieldBlock],
+    instruments: int,
+    other_instruments: Mapping[Call, OtherInstrument],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the half-open range of days on which any of the sources exists."""
     begin, end = np.full(instruments, np.iinfo(np.int64).max), np.zeros(instruments, np.int64)
     for source in sources:
-        there: Any = elsewhere[source] if isinstance(source, Call) else blocks[source]
+        there: Any = other_instruments[source] if isinstance(source, Call) else blocks[source]
         begin = np.where(there.end > there.begin, np.minimum(begin, there.begin), begin)
         end = np.maximum(end, there.end)
     return np.minimum(begin, end), end

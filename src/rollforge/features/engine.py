@@ -210,7 +210,7 @@ class FeaturePlan:
         return np.broadcast_to(codes, self._exists.T.shape)[self._exists.T]
 
     @functools.cached_property
-    def _elsewhere(self) -> dict[Call, OtherInstrument]:
+    def _other_instruments(self) -> dict[Call, OtherInstrument]:
         """Return the values of calls that name another instrument."""
         return {call: self._on(*named) for call, named in self._evaluation.named.items()}
 
@@ -309,7 +309,7 @@ class FeaturePlan:
             values = self._evaluation.run(
                 _read(self.provider, self._names, codes, self._from, self._to, self.freq, self._absent),
                 (len(codes), self._to - self._from),
-                self._elsewhere,
+                self._other_instruments,
                 SeriesSource(self.provider, self.freq, codes, self._from),
             )
             columns = _reused(scratch, "columns", _BATCH, *part.shape)
@@ -350,11 +350,11 @@ def _read(
 def _compute_on(provider: Provider, freq: str, start: int, stop: int, code: str, tree: Expression) -> OtherInstrument:
     """Compute a tree on one instrument for the days [start, stop) of the calendar."""
     plan = EvaluationPlan([tree])
-    elsewhere = {call: _compute_on(provider, freq, start, stop, *named) for call, named in plan.named.items()}
+    other_instruments = {call: _compute_on(provider, freq, start, stop, *named) for call, named in plan.named.items()}
     blocks = _read(provider, sorted(fields_of(tree)), [code], start, stop, freq)
     with np.errstate(all="ignore"):
-        (value,) = plan.run(blocks, (1, stop - start), elsewhere, SeriesSource(provider, freq, [code], start))
-    begin, end = plan.life(blocks, 1, elsewhere)
+        (value,) = plan.run(blocks, (1, stop - start), other_instruments, SeriesSource(provider, freq, [code], start))
+    begin, end = plan.life(blocks, 1, other_instruments)
     return OtherInstrument(value, int(begin[0]), int(end[0]))
 
 

@@ -50,7 +50,7 @@ class Check:
     Examples
     --------
     >>> text = "Ref($close, -1) looks 1 trading day ahead."
-    >>> print(Check("features", CheckResult.LEAK, CheckMethod.STATIC, text, cure="Remove the feature."))
+    >>> print(Check("features", CheckResult.LEAK, CheckMethod.STATIC, text, advice="Remove the feature."))
     features: leak (static). Ref($close, -1) looks 1 trading day ahead. Remove the feature.
     """
 
@@ -60,7 +60,7 @@ class Check:
     method: CheckMethod
     text: str
     """One or more complete sentences: what was found, with days, columns and numbers."""
-    cure: str = ""
+    advice: str = ""
     """What to do about a leak or an unknown result, as complete sentences; empty for ``clean``."""
     tasks: tuple[str, ...] = ()
     """Titles of the tasks (windows) that the result is about; empty if it is about all of them."""
@@ -89,7 +89,7 @@ class Check:
         return self.where or ", ".join(filter(None, (self.about, self.when)))
 
     def __str__(self) -> str:
-        return " ".join(filter(None, (f"{self.subject}: {self.result} ({self.method}).", self.text, self.cure)))
+        return " ".join(filter(None, (f"{self.subject}: {self.result} ({self.method}).", self.text, self.advice)))
 
 
 def read_leakage(value: object, path: str = "leakage") -> Leakage:
@@ -137,7 +137,7 @@ def refuse_leaks(checks: Iterable[Check]) -> None:
         return
     room = (MAX_MESSAGE_LENGTH - 300) // min(len(leaks), _LISTED)
     lines = [
-        f"  {_headed(one)}: {excerpt(f'{one.text} {one.cure}'.rstrip(), room, tail=80)}" for one in leaks[:_LISTED]
+        f"  {_headed(one)}: {excerpt(f'{one.text} {one.advice}'.rstrip(), room, tail=80)}" for one in leaks[:_LISTED]
     ]
     more = f"\n  {len(leaks) - _LISTED} more" if len(leaks) > _LISTED else ""
     raise LeakageError(
@@ -154,7 +154,9 @@ def _headed(check: Check) -> str:
 
 def check_to_document(check: Check) -> dict[str, object]:
     """Return a check as a JSON document."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(check).items()}
+    document = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(check).items()}
+    document["cure"] = document.pop("advice")  # the stored name of the key
+    return document
 
 
 def check_from_document(document: object) -> Check | None:
@@ -179,6 +181,6 @@ def check_from_document(document: object) -> Check | None:
         result, method = CheckResult(str(document.get("result"))), CheckMethod(str(document.get("method")))
     except ValueError:
         return None
-    subject, text, cure, where = map(str, texts)
+    subject, text, advice, where = map(str, texts)
     tasks, days = (tuple(values) for values in lists)
-    return Check(subject, result, method, text, cure, tasks, days, where)
+    return Check(subject, result, method, text, advice, tasks, days, where)

@@ -56,8 +56,8 @@ def feature_findings(parts: DataParts) -> list[Finding]:
         )
         findings.append(Finding("features", UNKNOWN, text, "Give the loader's columns the groups feature and label."))
     for reason in dict.fromkeys(parts.unread):
-        cure = _ORIGIN if reason == PRECOMPUTED else MEASURE
-        findings.append(Finding("features", UNKNOWN, f"whether features look ahead is not known: {reason}.", cure))
+        advice = _ORIGIN if reason == PRECOMPUTED else MEASURE
+        findings.append(Finding("features", UNKNOWN, f"whether features look ahead is not known: {reason}.", advice))
     for name in own:
         text = (
             f"whether features look ahead is not known: the operator {name} is not one of Rollforge's, and what it reads is "
@@ -150,8 +150,8 @@ def processor_findings(parts: DataParts, first_day: Any) -> list[Finding]:
                 f"{kind.__name__} drops rows without a label from the data for inference, too: whether there will be a label "
                 "is not known on the day itself."
             )
-            cure = "Set fields_group: feature, and add DropnaLabel to learn_processors."
-            findings.append(Finding("processors", UNKNOWN, text, cure))
+            advice = "Set fields_group: feature, and add DropnaLabel to learn_processors."
+            findings.append(Finding("processors", UNKNOWN, text, advice))
     for one in parts.inst_processors:
         findings += _inst_processor(one, first_day)
     return findings or [Finding("processors", CLEAN, "no processor uses later days to change a row.")]
@@ -213,7 +213,7 @@ def fit_findings(parts: DataParts, handler: Mapping[str, object], places: Places
         except DateError:
             continue  # reported when the processor is built
         if beyond:
-            cure = (
+            advice = (
                 "Set fit_end_time to the last day of train at the latest; 'roll_fit_window: true' under rolling does "
                 "that for each window."
                 if handler
@@ -221,7 +221,7 @@ def fit_findings(parts: DataParts, handler: Mapping[str, object], places: Places
                 "describe it in the workflow."
             )
             text, days = beyond
-            findings.append(Finding("fit window", LEAK, f"{what} {text}", cure, days, key=what))
+            findings.append(Finding("fit window", LEAK, f"{what} {text}", advice, days, key=what))
     if fitted and not findings:
         findings.append(
             Finding(
@@ -285,8 +285,8 @@ def universe_findings(universe: Any, provider: Provider, first: Any, last: Any) 
     else:
         reason = f"the universe {name} is a list of instruments without dates"
     text = f"{reason}, so survivorship is not checked: instruments that were members only at the time may be missing."
-    cure = "Use a universe with the days on which each instrument was a member ('rollforge data universe')."
-    return [*findings, Finding("universe", UNKNOWN, text, cure)]
+    advice = "Use a universe with the days on which each instrument was a member ('rollforge data universe')."
+    return [*findings, Finding("universe", UNKNOWN, text, advice)]
 
 
 def _universe_name(universe: Any) -> str:

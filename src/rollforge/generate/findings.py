@@ -20,7 +20,7 @@ class Finding:
     result: CheckResult
     text: str
     """A complete sentence or more, which begins in lower case if its first word is not a name."""
-    cure: str = ""
+    advice: str = ""
     days: tuple[str, ...] = ()
     """The first and the last day that it is about, as ``YYYY-MM-DD``; a single one if they are the same."""
     key: str = ""
@@ -43,11 +43,11 @@ def group_findings(found: Sequence[Iterable[Finding]], titles: Sequence[str]) ->
     groups: dict[tuple[str, CheckResult, str, str], dict[str, Finding]] = {}
     for title, findings in zip(titles, found, strict=True):
         for one in findings:
-            group = groups.setdefault((one.subject, one.result, one.key or one.text, one.cure), {})
+            group = groups.setdefault((one.subject, one.result, one.key or one.text, one.advice), {})
             group.setdefault(title, one)
     doubtful = {subject for subject, result, _, _ in groups if result is not CheckResult.CLEAN}
     checks = []
-    for (subject, result, _, cure), group in groups.items():
+    for (subject, result, _, advice), group in groups.items():
         if result is CheckResult.CLEAN and subject in doubtful:
             continue
         first_title, first = next(iter(group.items()))
@@ -59,7 +59,7 @@ def group_findings(found: Sequence[Iterable[Finding]], titles: Sequence[str]) ->
         where = (
             placed({t: one.days for t, one in group.items()}, len(titles)) if result is not CheckResult.CLEAN else ""
         )
-        checks.append(Check(subject, result, CheckMethod.STATIC, capitalised(text), cure, about, days, where))
+        checks.append(Check(subject, result, CheckMethod.STATIC, capitalised(text), advice, about, days, where))
     order = [CheckResult.LEAK, CheckResult.UNKNOWN, CheckResult.CLEAN]
     return tuple(sorted(checks, key=lambda check: order.index(check.result)))
 
@@ -103,7 +103,7 @@ def warning_texts(checks: Iterable[Check], tasks: int) -> list[str]:
     for check in checks:
         if check.result is CheckResult.CLEAN:
             continue
-        text = f"{check.text} {check.cure}".rstrip()
+        text = f"{check.text} {check.advice}".rstrip()
         if tasks > 1:
             place = f" ({check.place})" if check.place else ""
             text = f"In {len(check.tasks) or tasks} of {tasks} tasks{place} {_uncapitalised(text)}"

@@ -373,9 +373,9 @@ def _shared_days(places: _Places, calendar: Days) -> list[Finding]:
             if shared > 0:
                 verb = "is" if shared == 1 else "are"
                 text = f"{shared} of {days} days of {later!r} {verb} in {earlier!r} too: {reason}."
-                cure = f"Let {later!r} begin after {earlier!r} ends."
+                advice = f"Let {later!r} begin after {earlier!r} ends."
                 texts.append(
-                    Finding("segments", LEAK, text, cure, _dates(common, calendar), key=f"{later} in {earlier}")
+                    Finding("segments", LEAK, text, advice, _dates(common, calendar), key=f"{later} in {earlier}")
                 )
     return texts
 
@@ -403,9 +403,9 @@ def _trained_later(places: _Places, calendar: Days) -> list[Finding]:
                     f"{early} of {_length(test)} days of 'test' are before the end of {name!r} "
                     f"on {calendar[last]}: the model is trained on later days than it predicts."
                 )
-                cure = "Test after train and valid; an average over such windows uses the future as well."
+                advice = "Test after train and valid; an average over such windows uses the future as well."
                 days = _dates(before, calendar)
-                return [Finding("segments", LEAK, text, cure, days, key=f"test before {name}")]
+                return [Finding("segments", LEAK, text, advice, days, key=f"test before {name}")]
     return []
 
 
@@ -483,10 +483,10 @@ def _own_code(task: Mapping[str, object], ensembles: Mapping[str, object]) -> li
         ),
     ]
     found = []
-    for subject, what, names, cure in listed:
+    for subject, what, names, advice in listed:
         for name in dict.fromkeys(names):
             text = f"whether {what.format(name)} uses later days is not known: it is not one of Rollforge's."
-            found.append(Finding(subject, UNKNOWN, text, cure))
+            found.append(Finding(subject, UNKNOWN, text, advice))
     if any(_has_own_signal(record) for record in TaskView(task).records):
         text = "whether the signal of the backtest uses later days is not known: it is not the prediction of the model."
         found.append(Finding("records", UNKNOWN, text, _RECORDS))

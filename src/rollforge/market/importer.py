@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _PRICES = ("open", "high", "low", "close", "vwap")
 _NOT_NEGATIVE = (*_PRICES, "adj_close", "volume", "amount", "factor")
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
-_UNFIT = frozenset('/\\:*?"<>|')
+_FORBIDDEN = frozenset('/\\:*?"<>|')
 
 
 def import_table(
@@ -144,7 +144,7 @@ def _check_codes(codes: Sequence[str]) -> None:
         bad = (
             not code
             or not code.isprintable()
-            or any(c in _UNFIT or c.isspace() for c in code)
+            or any(c in _FORBIDDEN or c.isspace() for c in code)
             or code.strip(".") != code
         )
         if bad or code.upper().lower() != code.lower():

@@ -32,7 +32,7 @@ from rollforge.dates import FIRST_DAY, LAST_DAY, DayLike, Days, clock, read_day,
 from rollforge.errors import DataError, DataNotFound, nearest, shown
 from rollforge.limits import LIMITS, read_bytes
 from rollforge.market.folder_change import previous_locations
-from rollforge.paths import RESERVED, read_path, unfit_name
+from rollforge.paths import RESERVED, name_problem, read_path
 
 __all__ = ["OPTIONAL_FIELDS", "Days", "FieldBlock", "Provider", "Span", "open_provider", "read_lines", "write_folder"]
 
@@ -809,10 +809,10 @@ def _check_names(
     fields = dict.fromkeys(name for _, values in series.values() for name in values)
     for what, names in (("instrument", map(folder_name, series)), ("field", fields), ("universe", universes)):
         for name in names:
-            unfit = unfit_name(name)
-            if unfit:
+            problem = name_problem(name)
+            if problem:
                 raise DataError(
-                    f"{shown(name)} cannot be the name of a {what}, which becomes the name of a file: {unfit}."
+                    f"{shown(name)} cannot be the name of a {what}, which becomes the name of a file: {problem}."
                 )
     check_folders(series)
 

@@ -24,11 +24,11 @@ from rollforge.market.frames import reading
 from rollforge.market.price_table import read_parquet
 from rollforge.market.provider import Provider, Span, open_provider, read_lines
 from rollforge.market.universe import membership
-from rollforge.paths import read_path, unfit_name
+from rollforge.paths import name_problem, read_path
 
 __all__ = ["UniverseSummary", "check_universe_name", "import_universe"]
 
-_UNFIT = frozenset('/\\:*?"<>|')
+_FORBIDDEN = frozenset('/\\:*?"<>|')
 _USUAL = {
     "instrument": ("instrument", "con_code", "member", "constituent", "symbol", "ticker", "code", "ts_code", "stock_code"),
     "start": ("start", "start_date", "start_time", "first", "from", "in_date", "date_added", "added", "begin", "begin_date"),
@@ -74,8 +74,8 @@ def check_universe_name(name: str) -> None:
     DataError
         If it is not a valid file name.
     """
-    reason = unfit_name(f"{name}.txt.part" if name else "")
-    if reason or name != name.strip() or any(c in _UNFIT for c in name):
+    reason = name_problem(f"{name}.txt.part" if name else "")
+    if reason or name != name.strip() or any(c in _FORBIDDEN for c in name):
         raise DataError(
             f"{shown(name)} cannot be the name of a universe, which becomes the name of a file{f': {reason}' * bool(reason)}."
         )

@@ -223,7 +223,7 @@ def summarise(inputs: ReportInputs) -> Summary:
         portfolio_risk=None if portfolio is None else _risk(portfolio),
         notes=tuple(mask_secrets(n) for n in inputs.notes),
         warnings=tuple(mask_secrets(n) for n in inputs.warnings),
-        checks=tuple(replace(c, text=mask_secrets(c.text), cure=mask_secrets(c.cure)) for c in inputs.checks),
+        checks=tuple(replace(c, text=mask_secrets(c.text), advice=mask_secrets(c.advice)) for c in inputs.checks),
         config=mask_secrets(inputs.config),
         environment={k: mask_secrets(v) for k, v in inputs.environment.items()},
     )

@@ -367,7 +367,7 @@ def check_rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str, str]]:
         )
         where = " · ".join(filter(None, (about, when)))
         rows.append(
-            (one.subject, one.result.value, one.method.value, where, " ".join(filter(None, (one.text, one.cure))))
+            (one.subject, one.result.value, one.method.value, where, " ".join(filter(None, (one.text, one.advice))))
         )
     return rows
 
@@ -375,7 +375,7 @@ def check_rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str, str]]:
 def checks_table(checks: Sequence[Check]) -> Markup:
     """Return the results of the checks for leakage, or a sentence if there are none."""
     if list(checks) == [NOT_CHECKED]:
-        return tag("p", f"{NOT_CHECKED.text} {NOT_CHECKED.cure}", class_="empty")
+        return tag("p", f"{NOT_CHECKED.text} {NOT_CHECKED.advice}", class_="empty")
     if not checks:
         return tag("p", "No results of checks are stored with these tasks.", class_="empty")
     head = tag("tr", *(tag("th", name, scope="col") for name in ("what", "result", "by", "where", "found")))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rollforge.run.fitness import Admission
 from rollforge.run.job import Event, Job, ignore_event
+from rollforge.run.requirements import Admission
 from rollforge.run.worker import Worker
 from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session, using

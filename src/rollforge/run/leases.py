@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import TypeVar
 
 from rollforge import trust
-from rollforge.errors import FailingWorker, LeaseLost, StoreGone, StoreUnavailable, UnfitWorker, counted
+from rollforge.errors import FailingWorker, LeaseLost, RequirementsNotMet, StoreGone, StoreUnavailable, counted
 from rollforge.generate.naming import describe
-from rollforge.run.fitness import Admission
 from rollforge.run.job import Event, EventKind, Job
+from rollforge.run.requirements import Admission
 from rollforge.run.worker_health import Retries, WorkerHealth
 from rollforge.session import Session
 from rollforge.store.base import PauseNotice, Query, TaskStore
@@ -30,7 +30,7 @@ RECONNECT_SECONDS = 600.0
 GONE_SECONDS = 20.0
 """Seconds to wait for a database file that was deleted or replaced: enough time to move it back."""
 _RENEW_SECONDS = 5.0
-_MAX_UNFIT = 1000
+_MAX_LEFT = 1000
 
 
 class Leases:
@@ -88,7 +88,7 @@ class Leases:
         self._paused = PauseNotice(store, job.pool)
         self._health = WorkerHealth(store, job.pool, name, wait_for_others=wait_for_others)
         self._retries = Retries(store, job.pool, name, wait_for_others=wait_for_others)
-        self.unfit: dict[str, str] = {}
+        self.cannot_run: dict[str, str] = {}
         """Tasks that this machine cannot run and leaves to other workers: id -> what the machine lacks."""
 
     def __enter__(self) -> Leases:
@@ -138,11 +138,11 @@ class Leases:
     def query(self, *, counted: bool = False) -> Query:
         """Return the query for claims; if `counted`, without a condition that all tasks meet, as totals are cheaper."""
         # part_done -> part_done: run each task only once, although its status does not change.
-        left_out = set(self.unfit) if self.job.before is not self.job.after else self._seen | set(self.unfit)
+        left_out = set(self.cannot_run) if self.job.before is not self.job.after else self._seen | set(self.cannot_run)
         parts = [dict(self.job.query)] if self.job.query else []
         if left_out:
             parts.append({"_id": {"$nin": sorted(left_out)}})
-        if self._admission is not None and not (counted and self._admission.all_fit):
+        if self._admission is not None and not (counted and self._admission.can_run_all):
             parts.append(self._admission.query)
         return {"$and": parts} if len(parts) > 1 else parts[0] if parts else {}
 
@@ -154,7 +154,7 @@ class Leases:
         Raises
         ------
         FailingWorker
-            If tasks fail here that succeed elsewhere.
+            If tasks fail here that succeed on other machines.
         """
         if self._admission is not None:
             self._with_retries(self._admission.refresh)
@@ -172,7 +172,7 @@ class Leases:
         return claimed
 
     def _with_health(self, check: Callable[[], T]) -> T:
-        """Call `check` and return its result; if this worker proves to be unfit, give back its failed attempts."""
+        """Call `check` and return its result; if this worker proves to be faulty, give back its failed attempts."""
         try:
             return self._with_retries(check)
         except FailingWorker:
@@ -246,29 +246,29 @@ class Leases:
 
         Raises
         ------
-        UnfitWorker
+        RequirementsNotMet
             If there are too many such tasks.
         """
-        self.unfit[task.id] = reason
+        self.cannot_run[task.id] = reason
         log.warning("task %s is left for other workers: %s", task.id, reason)
         self._end(task, lambda: self.store.give_back(task, reason=f"Worker {self.name} cannot run it: {reason}"), 0.0)
         self._report("left", task, 0.0, reason)
-        if len(self.unfit) >= _MAX_UNFIT:
-            self.raise_if_unfit()
+        if len(self.cannot_run) >= _MAX_LEFT:
+            self.raise_if_cannot_run()
 
-    def raise_if_unfit(self) -> None:
+    def raise_if_cannot_run(self) -> None:
         """Raise an error if there are tasks that this machine cannot run.
 
         Raises
         ------
-        UnfitWorker
+        RequirementsNotMet
             If there are such tasks; the message names them and what the machine lacks.
         """
         refused = self._refused()
-        if not self.unfit and not refused:
+        if not self.cannot_run and not refused:
             return
         tasks: dict[str, list[str]] = {}
-        for task_id, reason in self.unfit.items():
+        for task_id, reason in self.cannot_run.items():
             tasks.setdefault(reason, []).append(task_id[:8])
         lacks = "\n".join(
             f"  {reason} ({counted(len(ids), 'task')}: {', '.join(ids[:3])}{' …' if len(ids) > 3 else ''})"
@@ -276,7 +276,7 @@ class Leases:
         )
         if refused and self._admission is not None:
             lacks = "\n".join(filter(None, [lacks, self._admission.explain(refused)]))
-        raise UnfitWorker(
+        raise RequirementsNotMet(
             trust.advise_once(
                 f"This machine cannot run the remaining tasks of pool {self.job.pool!r}. No attempt was "
                 f"counted.\n{lacks}"
@@ -286,23 +286,23 @@ class Leases:
     def _refused(self) -> dict[str, int]:
         return {} if self._admission is None else self._with_retries(self._admission.refused)
 
-    def only_unfit(self) -> bool:
+    def cannot_run_the_rest(self) -> bool:
         """Return whether this machine cannot run any of the tasks that are left."""
-        none_runnable = self._admission is not None and not self._admission.fits and bool(self._refused())
-        return (bool(self.unfit) or none_runnable) and not self.work_left()
+        none_runnable = self._admission is not None and not self._admission.can_run_any and bool(self._refused())
+        return (bool(self.cannot_run) or none_runnable) and not self.work_left()
 
     def finish(self) -> None:
         """Check this worker once more when it has nothing left to do.
 
         Raises
         ------
-        UnfitWorker
+        RequirementsNotMet
             If tasks are left that this machine cannot run.
         FailingWorker
-            If tasks failed here that succeeded elsewhere.
+            If tasks failed here that succeeded on other machines.
         """
         self._with_health(self._health.finish)
-        self.raise_if_unfit()
+        self.raise_if_cannot_run()
 
     def _end(self, task: TaskRecord, call: Callable[[], None], seconds: float) -> None:
         try:

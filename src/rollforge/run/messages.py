@@ -12,13 +12,13 @@ from rollforge.task import Cause
 __all__ = [
     "MESSAGE_TYPES",
     "READY",
+    "CannotRun",
     "Done",
     "Failed",
     "Message",
     "Outcome",
     "Started",
     "Stopped",
-    "Unfit",
     "Unreadable",
     "failure",
     "is_complete",
@@ -53,7 +53,7 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
-class Unfit:
+class CannotRun:
     """The task could not run, because this machine lacks a module, a package or a recorder that it needs."""
 
     reason: str
@@ -66,7 +66,7 @@ class Unreadable:
     reason: str
 
 
-Outcome = Done | Failed | Stopped | Unfit | Unreadable
+Outcome = Done | Failed | Stopped | CannotRun | Unreadable
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Message:
 READY = "ready"
 MESSAGE_TYPES = {
     (kind.__module__, kind.__name__): kind
-    for kind in (Done, Failed, Stopped, Unfit, Unreadable, Started, Message, EncodedResult, Cause)
+    for kind in (Done, Failed, Stopped, CannotRun, Unreadable, Started, Message, EncodedResult, Cause)
 }
 """Types that a message of a process may contain."""
 
@@ -98,7 +98,7 @@ def is_complete(content: object) -> bool:
             return isinstance(plain, str | None) and isinstance(blob, bytes | None)
         case Failed(error, brief, cause):
             return isinstance(error, str) and isinstance(brief, str) and isinstance(cause, Cause)
-        case Unfit(reason) | Unreadable(reason):
+        case CannotRun(reason) | Unreadable(reason):
             return isinstance(reason, str)
     return isinstance(content, (Stopped, Started))
 

@@ -17,9 +17,9 @@ from rollforge.run.execute import (
     task_train,
 )
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
-from rollforge.run.fitness import session_admission
 from rollforge.run.job import Job, LogEvents
 from rollforge.run.references import recorder_of
+from rollforge.run.requirements import session_admission
 from rollforge.run.review import review
 from rollforge.run.submission import submission_info
 from rollforge.run.trainer import (
@@ -142,12 +142,12 @@ class TrainerRM(Aliased, RecorderTrainer):
         used = manager.store.keep_submission(manager.pool, submission_info(listed, session))
         batch = batch_of(digest(task) for task in listed)
         ids = manager.create_task(listed, model_names=_unnamed_only(manager, listed), submission=used, batch=batch)
-        elsewhere = self.skip_run_task and not here
+        by_workers = self.skip_run_task and not here
         with review(listed, session):
-            self._run(manager, batch, func, before, after, session, experiment_name, arguments, elsewhere=elsewhere)
+            self._run(manager, batch, func, before, after, session, experiment_name, arguments, by_workers=by_workers)
         with using(session):
             recorders = self._recorders(manager, batch, ids)
-        if func not in TAGGING or elsewhere:
+        if func not in TAGGING or by_workers:
             for task_id, recorder in recorders.items():
                 recorder.set_tags(**{self.STATUS_KEY: self.STATUS_BEGIN, self.TM_ID: task_id})
         return [recorders[i] for i in ids if i in recorders]
@@ -185,11 +185,11 @@ class TrainerRM(Aliased, RecorderTrainer):
         experiment_name: str,
         arguments: Mapping[str, object],
         *,
-        elsewhere: bool,
+        by_workers: bool,
     ) -> None:
-        """Run one stage, or leave it to workers `elsewhere`, and wait until none of its tasks can make progress."""
+        """Run one stage, unless it is left to workers (`by_workers`), and wait until none of its tasks can make progress."""
         before, after, total = Status(before), Status(after), sum(manager.task_stat(batch=batch).values())
-        if not elsewhere:
+        if not by_workers:
             open_tracker(session.tracking_uri).prepare()
             kwargs = {"experiment_name": experiment_name, **arguments}
             job = Job(
@@ -321,7 +321,7 @@ class DelayTrainerRM(TrainerRM):
             session,
             experiment_name,
             kwargs,
-            elsewhere=self.skip_run_task,
+            by_workers=self.skip_run_task,
         )
         with using(session):
             trained = self._recorders(manager, batch, ids)

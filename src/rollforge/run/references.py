@@ -8,7 +8,7 @@ from typing import Any
 from rollforge.errors import RollforgeError, TrainingFailed
 from rollforge.task import digest
 from rollforge.track.base import Recorder
-from rollforge.track.elsewhere import open_pool_reference, pool_reference
+from rollforge.track.pool_references import open_pool_reference, pool_reference
 
 __all__ = ["from_reference", "is_of_task", "recorder_of", "to_reference"]
 

@@ -1,7 +1,7 @@
 """What a submission used: data, tracking store, trading rules, packages and files of code. The pool keeps it for workers.
 
 It is plain data without secrets: passwords and tokens are removed from addresses. For its use by workers, see
-:class:`~rollforge.run.fitness.Admission`.
+:class:`~rollforge.run.requirements.Admission`.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def _checks(listed: object) -> tuple[Check, ...]:
     made = map(check_from_document, listed[:_MAX_CHECKS] if isinstance(listed, list) else ())
     return tuple(
         replace(
-            one, subject=excerpt(one.subject, 100), text=excerpt(one.text, 2000), cure=excerpt(one.cure, 1000),
+            one, subject=excerpt(one.subject, 100), text=excerpt(one.text, 2000), advice=excerpt(one.advice, 1000),
             tasks=tuple(excerpt(title, 200) for title in one.tasks), days=tuple(excerpt(day, 40) for day in one.days),
             where=excerpt(one.where, 400),
         )

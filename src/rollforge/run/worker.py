@@ -17,13 +17,12 @@ from rollforge.errors import (
     ConfigError,
     MissingCode,
     MissingDependency,
-    RecorderElsewhere,
+    RecorderUnreachable,
     StoreUnavailable,
     TrackingError,
 )
 from rollforge.machine import process_is_gone, process_name
 from rollforge.plugins import load_plugins
-from rollforge.run.fitness import Admission, session_admission
 from rollforge.run.job import (
     Event,
     Job,
@@ -38,6 +37,7 @@ from rollforge.run.job import (
 from rollforge.run.leases import LEASE_SECONDS, RECONNECT_SECONDS, Leases
 from rollforge.run.messages import failure
 from rollforge.run.references import from_reference, is_of_task, to_reference
+from rollforge.run.requirements import Admission, session_admission
 from rollforge.run.worker_pool import IDLE_SECONDS, WorkerPool, never
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore, open_store, trim_log
@@ -126,10 +126,10 @@ class Worker:
 
         Raises
         ------
-        UnfitWorker
+        RequirementsNotMet
             If tasks are left that this machine cannot run.
         FailingWorker
-            If several tasks in a row failed here that succeeded elsewhere.
+            If several tasks in a row failed here that succeeded on other machines.
         StoreUnavailable
             If the store is unavailable for longer than `reconnect_timeout` seconds.
         ConfigError
@@ -168,7 +168,7 @@ class Worker:
             else:
                 with from_origin(Origin.OWN if own else Origin.POOL):
                     argument = decode_definition(task.text)
-        except (MissingCode, RecorderElsewhere) as exc:
+        except (MissingCode, RecorderUnreachable) as exc:
             leases.leave(task, str(exc))
             return
         except ConfigError as exc:
@@ -192,7 +192,7 @@ class Worker:
             leases.commit(task, result, task_log.text(), time.perf_counter() - began)
         except StoreUnavailable:
             raise
-        except (MissingCode, MissingDependency, ModuleNotFoundError, RecorderElsewhere) as exc:
+        except (MissingCode, MissingDependency, ModuleNotFoundError, RecorderUnreachable) as exc:
             leases.leave(task, str(exc))
         except (KeyboardInterrupt, WorkerStopped):
             # Ctrl-C or SIGTERM: the task is not at fault and is given back unchanged.
@@ -283,10 +283,10 @@ def run_task(
     ------
     ValueError
         If `before_status` is neither waiting nor part_done.
-    UnfitWorker
+    RequirementsNotMet
         If tasks are left that this machine cannot run, or that were submitted with other data than the session's.
     FailingWorker
-        If several tasks in a row failed here that succeeded elsewhere.
+        If several tasks in a row failed here that succeeded on other machines.
     """
     pool, before, after = task_pool, Status(before_status), Status(after_status)
     if before not in (Status.WAITING, Status.PART_DONE):

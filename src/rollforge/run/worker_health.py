@@ -225,11 +225,11 @@ class WorkerHealth:
         undecided = any(others[name].running for name in self._evidence(others))
         succeeded = self._lost = 0
         for task in self._store.query(self._pool, {"_id": {"$in": sorted(self._streak)}}, results=False):
-            failed_elsewhere = [name for name in task.failed_by if name != self._worker]
+            failed_on_others = [name for name in task.failed_by if name != self._worker]
             if task.status in (Status.DONE, Status.PART_DONE) and task.worker != self._worker:
                 succeeded += 1  # even if it failed on other workers too
-            elif failed_elsewhere and (
-                not undecided or any(name in others and others[name].done for name in failed_elsewhere)
+            elif failed_on_others and (
+                not undecided or any(name in others and others[name].done for name in failed_on_others)
             ):
                 del self._streak[task.id]  # the task is at fault
                 self._failed.pop(task.id, None)

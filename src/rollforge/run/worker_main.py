@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from rollforge import drivers, trust
-from rollforge.errors import ConfigError, MissingCode, MissingDependency, RecorderElsewhere, RollforgeError
+from rollforge.errors import ConfigError, MissingCode, MissingDependency, RecorderUnreachable, RollforgeError
 from rollforge.plugins import load_plugins
 from rollforge.run.interactive import define_in_main
 from rollforge.run.job import Job, WorkerStopped, current_attempt, current_model, current_task
-from rollforge.run.messages import READY, Done, Message, Outcome, Started, Stopped, Unfit, Unreadable, failure
+from rollforge.run.messages import READY, CannotRun, Done, Message, Outcome, Started, Stopped, Unreadable, failure
 from rollforge.run.references import from_reference, is_of_task, to_reference
 from rollforge.session import Session, current_session, using
 from rollforge.store.codec import decode_definition, encode_result
@@ -97,7 +97,7 @@ def worker_main(
             define_in_main(main)
             with using((other or session).with_(threads=threads)):
                 problem = _plugin_problem(current_session())
-                answer = Unfit(problem) if problem else _answer(job, argument, task_id, own=own)
+                answer = CannotRun(problem) if problem else _answer(job, argument, task_id, own=own)
             if os.getpid() != me:
                 os._exit(0)  # a child that the task forked and that returned: it must not send an outcome
             with contextlib.suppress(Exception):  # a task may have closed or replaced sys.stdout
@@ -200,7 +200,7 @@ def _answer(job: Job, argument: object, task_id: str, *, own: bool) -> Outcome:
         try:
             argument = decode_definition(argument)
         except MissingCode as exc:
-            return Unfit(str(exc))
+            return CannotRun(str(exc))
         except ConfigError as exc:
             return Unreadable(str(exc))
     try:
@@ -212,8 +212,8 @@ def _answer(job: Job, argument: object, task_id: str, *, own: bool) -> Outcome:
         return Done(encode_result(to_reference(job.task_func(given, **job.kwargs))))
     except WorkerStopped:
         return Stopped()
-    except (MissingCode, MissingDependency, ModuleNotFoundError, RecorderElsewhere) as exc:
-        return Unfit(str(exc))
+    except (MissingCode, MissingDependency, ModuleNotFoundError, RecorderUnreachable) as exc:
+        return CannotRun(str(exc))
     except BaseException as exc:  # noqa: BLE001 - anything a task raises (SystemExit, KeyboardInterrupt) is its failure
         return failure(exc)
 

@@ -14,7 +14,6 @@ from rollforge.errors import (
     TrainingFailed,
 )
 from rollforge.machine import process_name
-from rollforge.run.fitness import Admission
 from rollforge.run.job import (
     Event,
     Job,
@@ -22,7 +21,8 @@ from rollforge.run.job import (
     is_own,
 )
 from rollforge.run.leases import LEASE_SECONDS, RECONNECT_SECONDS, Leases
-from rollforge.run.messages import Done, Failed, Stopped, Unfit, Unreadable
+from rollforge.run.messages import CannotRun, Done, Failed, Stopped, Unreadable
+from rollforge.run.requirements import Admission
 from rollforge.run.worker_process import WorkerProcess
 from rollforge.session import Session
 from rollforge.store.base import TaskStore
@@ -137,10 +137,10 @@ class WorkerPool:
         ------
         TrainingFailed
             If worker processes die before they can run a task; the message contains the last one's error.
-        UnfitWorker
+        RequirementsNotMet
             If tasks are left that this machine cannot run.
         FailingWorker
-            If several tasks in a row failed here that succeeded elsewhere.
+            If several tasks in a row failed here that succeeded on other machines.
         StoreUnavailable
             If the store is unavailable for longer than `reconnect_timeout` seconds.
         """
@@ -184,7 +184,11 @@ class WorkerPool:
             if stopping is None:
                 self._fill(leases)
             if not self._busy():
-                if stopping is not None or leases.only_unfit() or (self.exit_when_empty and not leases.work_left()):
+                if (
+                    stopping is not None
+                    or leases.cannot_run_the_rest()
+                    or (self.exit_when_empty and not leases.work_left())
+                ):
                     return
                 leases.wait(IDLE_SECONDS)
                 continue
@@ -251,7 +255,7 @@ class WorkerPool:
             leases.commit(task, outcome.result, task_log, seconds)
         elif isinstance(outcome, Stopped):
             leases.give_back(task)
-        elif isinstance(outcome, Unfit):
+        elif isinstance(outcome, CannotRun):
             if process.failed:  # a task that failed there may have broken its imports: a new process decides
                 leases.give_back(task)
                 process.renew_process(_FAILED_GRACE)

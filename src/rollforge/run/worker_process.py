@@ -32,12 +32,12 @@ from rollforge.run.job import Job
 from rollforge.run.messages import (
     MESSAGE_TYPES,
     READY,
+    CannotRun,
     Done,
     Failed,
     Message,
     Outcome,
     Started,
-    Unfit,
     Unreadable,
     is_complete,
 )
@@ -433,7 +433,7 @@ def _run_in_child(job: Job) -> object:
         process.end(5.0)
     if isinstance(outcome, Done):
         return from_reference(decode_result(outcome.result))
-    if isinstance(outcome, (Unfit, Unreadable)):
+    if isinstance(outcome, (CannotRun, Unreadable)):
         raise TrainingFailed(outcome.reason)
     raise TrainingFailed(outcome.error if isinstance(outcome, Failed) else "The child process was stopped.")
 

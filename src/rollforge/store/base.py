@@ -94,7 +94,7 @@ class TaskStore(Protocol):
       `max_attempts` the task is ``failed`` and keeps its error and its cause.
     * **A failure is recorded with its worker.** A task keeps the workers at which it failed, and a claim can leave it
       to other workers. A failure that may be the fault of the worker does not count as an attempt, once per task and
-      worker. If a worker proves to be unfit, the attempts that failed there are given back.
+      worker. If a worker proves to be faulty, the attempts that failed there are given back.
     * **A task waits for its dependencies.** It can be claimed once all of them are ``done``, and fails if one of them
       fails.
     * **Results are stored separately.** Counting and claiming never read them.
@@ -249,7 +249,7 @@ class TaskStore(Protocol):
         """
 
     def restore_attempts(self, pool: str, worker: str, ids: Sequence[str]) -> list[str]:
-        """Give back the attempts that tasks failed at a worker that proved to be unfit; return the ids of those tasks.
+        """Give back the attempts that tasks failed at a worker that proved to be faulty; return the ids of those tasks.
 
         Tasks that are ``failed`` wait again, as do tasks that failed only because they depend on one of them. Done and
         cancelled tasks do not change.

@@ -434,7 +434,7 @@ class TaskManager:
                 if on_change is not None:
                     on_change(counts)
             over = settled(counts) if settled else not (counts.get(Status.WAITING) or counts.get(Status.RUNNING))
-            if over or self._only_unfit(query, batch, counts):
+            if over or self._none_can_run(query, batch, counts):
                 failed = counts.get(Status.FAILED, 0)
                 if failed and warn:
                     log.warning("%s: %s failed", self, counted(failed, "task"))
@@ -442,20 +442,22 @@ class TaskManager:
             pause.check()
             self.store.wait_for_change(self.pool, poll)
 
-    def _only_unfit(self, query: Mapping[str, object] | None, batch: str, counts: Mapping[Status, int]) -> bool:
+    def _none_can_run(self, query: Mapping[str, object] | None, batch: str, counts: Mapping[Status, int]) -> bool:
         """Return whether all tasks that could still be run were given back by workers that lack what they need."""
         if counts.get(Status.RUNNING):
             return False
-        others = {"$and": [dict(query or {}), {"cause": {"$ne": Cause.UNFIT.value}}]}
+        others = {"$and": [dict(query or {}), {"cause": {"$ne": Cause.REQUIREMENTS_NOT_MET.value}}]}
         if self.store.has_free(self.pool, Status.WAITING, others, batch=batch):
             return False
-        waiting = {"$and": [dict(query or {}), {"status": Status.WAITING.value, "cause": Cause.UNFIT.value}]}
-        unfit = self.store.count(self.pool, waiting, batch=batch).get(Status.WAITING, 0)
-        if not unfit:
+        waiting = {
+            "$and": [dict(query or {}), {"status": Status.WAITING.value, "cause": Cause.REQUIREMENTS_NOT_MET.value}]
+        }
+        left = self.store.count(self.pool, waiting, batch=batch).get(Status.WAITING, 0)
+        if not left:
             return False
         log.warning(
-            "%s: %d task%s for a worker that can run %s", self, unfit,
-            *(("s wait", "them") if unfit > 1 else (" waits", "it")),
+            "%s: %d task%s for a worker that can run %s", self, left,
+            *(("s wait", "them") if left > 1 else (" waits", "it")),
         )  # fmt: skip
         return True
 

@@ -310,7 +310,7 @@ class SQLStore(SQLBatches):
             if not avoid:
                 return condition, values
             more = {"avoid": f"|{avoid}|", "avoided": AVOID_SECONDS}
-            return f"{condition} AND {self._failed_elsewhere()}", {**values, **more}
+            return f"{condition} AND {self._failed_on_other_workers()}", {**values, **more}
 
         while True:
             if paths_in(parse_query(query)):
@@ -390,7 +390,7 @@ class SQLStore(SQLBatches):
             return self._write(work, pool)
         return []
 
-    def _failed_elsewhere(self) -> str:
+    def _failed_on_other_workers(self) -> str:
         there = f"{self._position}(failed_by, :avoid) > 0 AND finished_at > :now - :avoided"
         return f"(failed_by = '' OR NOT COALESCE({there}, FALSE))"
 

@@ -442,7 +442,7 @@ class TaskStoreSuite(TransitionSuite):
         store.create(POOL, [{"x": 3}])
         assert store.fail(self.claim(store), "damaged", Cause.UNREADABLE, attempts=0) is Status.FAILED
 
-    def test_attempts_at_an_unfit_worker_are_given_back(self, store: TaskStore, clock: ManualClock) -> None:
+    def test_attempts_at_a_faulty_worker_are_given_back(self, store: TaskStore, clock: ManualClock) -> None:
         """Failed tasks wait again, as do tasks that failed because of them; repeating the call changes nothing.
         Failures on other workers, results and cancelled tasks do not change."""
 
@@ -571,13 +571,13 @@ class TaskStoreSuite(TransitionSuite):
         assert list(store.pages(POOL, 5)) == [ids]
         assert list(store.pages("empty", 5)) == []
 
-    def test_a_task_returned_by_an_unfit_worker_keeps_its_attempts(self, store: TaskStore) -> None:
+    def test_a_task_that_a_worker_cannot_run_keeps_its_attempts(self, store: TaskStore) -> None:
         """The task waits for another worker and records what the first one lacked; a successful attempt clears that."""
         (created,) = store.create(POOL, [{"x": 1}])
         store.give_back(self.claim(store), reason="it lacks a module")
         left = store.get(POOL, created.id)
         assert (left.status, left.attempt, left.cause, left.error) == (
-            Status.WAITING, 0, Cause.UNFIT, "it lacks a module",
+            Status.WAITING, 0, Cause.REQUIREMENTS_NOT_MET, "it lacks a module",
         )  # fmt: skip
         assert store.count(POOL, {"cause": "unfit"}) == {Status.WAITING: 1}
         store.commit(self.claim(store), 1)

@@ -96,7 +96,7 @@ class TransitionSuite:
         self.follows(store, after)
 
     @pytest.mark.parametrize(
-        "call", ["claim", "commit", "commit in part", "give back", "give back as", "unfit", "expire"]
+        "call", ["claim", "commit", "commit in part", "give back", "give back as", "give back with a reason", "expire"]
     )
     def test_the_end_of_a_claim_follows_the_rules(
         self, store: TaskStore, clock: ManualClock, call: str, monkeypatch: pytest.MonkeyPatch
@@ -122,7 +122,9 @@ class TransitionSuite:
             "give back as": (
                 lambda t: store.give_back(t, Status.PART_DONE), lambda t: transitions.given_back(t, Status.PART_DONE)
             ),
-            "unfit": (lambda t: store.give_back(t, reason="no torch"), lambda t: transitions.given_back(t, reason="no torch")),
+            "give back with a reason": (
+                lambda t: store.give_back(t, reason="no torch"), lambda t: transitions.given_back(t, reason="no torch")
+            ),
             "expire": (lambda t: store.expire(POOL), lambda t: transitions.expired(t, now=clock.now)),
         }  # fmt: skip
         end, rule = ends[call]

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollforge.confidential import mask_secrets
-from rollforge.errors import ConfigError, ExperimentNotFound, RecorderElsewhere, RecorderNotFound, TrackingError
+from rollforge.errors import ConfigError, ExperimentNotFound, RecorderNotFound, RecorderUnreachable, TrackingError
 from rollforge.session import current_session, init, using
-from rollforge.track.elsewhere import describe_elsewhere
 from rollforge.track.experiment import Experiment, active_recorders, get_experiment, search_frame
+from rollforge.track.pool_references import describe_unreachable_runs
 from rollforge.track.recorder import Recorder
 from rollforge.track.tracker import Tracker, folder_uri, open_tracker
 
@@ -214,7 +214,7 @@ class QlibRecorder:
         ------
         RecorderNotFound
             If it does not exist.
-        RecorderElsewhere
+        RecorderUnreachable
             If a worker recorded it on another machine.
         """
         try:
@@ -228,9 +228,9 @@ class QlibRecorder:
         except (RecorderNotFound, ExperimentNotFound) as exc:
             session = current_session()
             pool = experiment_name or (None if recorder_id else session.experiment_name)
-            message = describe_elsewhere(session, pool, recorder_id)
+            message = describe_unreachable_runs(session, pool, recorder_id)
             if message:
-                raise RecorderElsewhere(message) from exc
+                raise RecorderUnreachable(message) from exc
             raise
 
     def _latest(self) -> Recorder:

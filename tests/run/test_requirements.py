@@ -28,13 +28,13 @@ from tests.documents.command_line import run
 
 from rollforge import Session, TaskManager, trust
 from rollforge.cli.exit_codes import Exit
-from rollforge.errors import CodeNotAllowed, FailingWorker, TrainingFailed, UnfitWorker
+from rollforge.errors import CodeNotAllowed, FailingWorker, RequirementsNotMet, TrainingFailed
 from rollforge.machine import machine_of, process_name
 from rollforge.market.content import read_content
-from rollforge.run import fitness, worker_health
-from rollforge.run.fitness import Admission
+from rollforge.run import requirements, worker_health
 from rollforge.run.job import Job
 from rollforge.run.leases import Leases
+from rollforge.run.requirements import Admission
 from rollforge.run.submission import submission_info
 from rollforge.run.worker import Worker, run_task
 from rollforge.run.worker_health import WorkerHealth
@@ -395,7 +395,7 @@ def test_a_full_disk_is_detected_before_a_task_is_claimed(variable: str, folder:
         else:
             process = worker(folder, *RUNS, **{variable: str(place)})
         code, said = ended(process)
-    assert code == Exit.UNFIT, said
+    assert code == Exit.REQUIREMENTS_NOT_MET, said
     assert str(place) in said
     assert "Traceback" not in said
     assert [(t.status, t.attempts) for t in manager.store.query("p")] == [(Status.WAITING, 0)]
@@ -410,7 +410,7 @@ def test_code_that_is_not_allowed_or_not_installed_is_reported_at_once(folder: P
         store.create(name, [{"x": 1}], submission=store.keep_submission(name, info))
         admission = Admission(store, name, session)
         admission.refresh()
-        (one,) = admission.eligibility.values()
+        (one,) = admission.checked.values()
         assert one.session is None
         assert said in one.problems[0]
         info["models"]["Other"] = {}  # one of the models can be run
@@ -418,7 +418,7 @@ def test_code_that_is_not_allowed_or_not_installed_is_reported_at_once(folder: P
         admission.refresh(idle=True)
         admission._looked = -1e9
         admission.refresh()
-        assert [v.session is None for v in admission.eligibility.values()] == [True, False]
+        assert [v.session is None for v in admission.checked.values()] == [True, False]
 
 
 # -- what the tasks were submitted with --------------------------------------------------------------------------------
@@ -496,7 +496,7 @@ def test_a_worker_with_other_data_claims_nothing_unless_that_is_accepted(small_m
     series.write_bytes(series.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
     command = ("worker", "-t", "small", "--store", store, "--exit-when-empty", "--jobs", "1", "--data")
     refused = rollforge(tmp_path, *command, str(other))
-    assert refused.returncode == Exit.UNFIT
+    assert refused.returncode == Exit.REQUIREMENTS_NOT_MET
     assert f"values of the instrument {name} differ in 2023" in refused.stderr
     assert str(small_market) in refused.stderr
     assert "--accept-other-data" in refused.stderr
@@ -531,7 +531,7 @@ def test_two_submissions_in_one_pool_may_use_different_data(small_market: Path, 
     assert rollforge(tmp_path, "submit", str(file), "--limit", "2").returncode == Exit.DONE
     command = ("worker", "-t", "small", "--store", store, "--exit-when-empty", "--jobs", "1")
     one = rollforge(tmp_path, *command, "--data", str(small_market))
-    assert one.returncode == Exit.UNFIT, one.stderr
+    assert one.returncode == Exit.REQUIREMENTS_NOT_MET, one.stderr
     assert "2 tasks" in one.stderr
     assert {t.id for t in manager.store.query("small", {"status": "done"})} == first
     both = rollforge(tmp_path, *command)
@@ -570,7 +570,7 @@ def test_a_worker_without_exit_when_empty_waits_for_tasks_that_it_can_run(small_
         store.create("p", [{**task, "n": folder.name}], submission=store.keep_submission("p", info))
         if folder is small_market:
             code, said = ended(both[1])
-            assert code == Exit.UNFIT
+            assert code == Exit.REQUIREMENTS_NOT_MET
             assert "differs from" in said
     store.pause("p", paused=False)
     TaskManager("p", store=store).wait(warn=False, settled=lambda counts: counts.get(Status.DONE) == 1)
@@ -606,7 +606,7 @@ def test_runs_on_another_machine_are_reported_with_a_remedy(small_market: Path, 
         "import rollforge\nfrom rollforge import R, init\n"
         f"init(store={store!r}, tracking='folder:{tmp_path}/runs')\n"
         "try:\n    R.get_recorder(experiment_name='small', recorder_name='x')\n"
-        "except rollforge.errors.RecorderElsewhere as exc:\n    print(exc)\n"
+        "except rollforge.errors.RecorderUnreachable as exc:\n    print(exc)\n"
     )
     asked = subprocess.run([sys.executable, "-c", code_text], capture_output=True, text=True, check=True, timeout=60)
     assert "recorded on gpu1" in asked.stdout
@@ -645,7 +645,7 @@ def test_a_pool_without_tasks_is_reported_with_the_known_pools(tmp_path: Path) -
     assert ended.returncode == Exit.DONE
     assert told[0] in ended.stderr
     assert "data folder" not in ended.stderr
-    with pytest.raises(UnfitWorker, match="no data folder"):  # of a pool with tasks
+    with pytest.raises(RequirementsNotMet, match="no data folder"):  # of a pool with tasks
         Admission(store, "rolling", Session(store_uri=uri)).check_pool(exit_when_empty=True)
 
 
@@ -701,7 +701,7 @@ def test_a_run_does_not_claim_tasks_that_were_resubmitted_with_other_data(small_
             file.write_bytes(file.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
         info = submission_info([], here.with_(provider_uri=str(folder)))
         store.create("p", [{"x": 1}], submission=store.keep_submission("p", info))
-        admission = fitness.session_admission(store, "p", here)
+        admission = requirements.session_admission(store, "p", here)
         admission.refresh()
         assert (admission.query["submission"]["$in"] == []) is change
 
@@ -741,9 +741,9 @@ def test_the_advice_what_to_allow_is_given_once() -> None:
         with trust.from_origin(trust.Origin.POOL), pytest.raises(CodeNotAllowed) as refused:
             trust.check_import("Thing", f"{package}.things", where=place)
         leases.leave(task, str(refused.value))
-    with pytest.raises(UnfitWorker) as unfit:
-        leases.raise_if_unfit()
-    said = str(unfit.value)
+    with pytest.raises(RequirementsNotMet) as raised:
+        leases.raise_if_cannot_run()
+    said = str(raised.value)
     assert said.count("allow it:") == 1
     assert said.splitlines()[-1].endswith("--allow mine --allow theirs or ROLLFORGE_ALLOW=mine,theirs.")
     assert "dataset.kwargs.handler" in said
@@ -764,7 +764,7 @@ def test_run_task_compares_the_data_with_those_of_the_submission(small_market: P
     )
     store = open_store(session.store_uri)
     store.create("p", [{"x": 1}], submission=store.keep_submission("p", submission_info([], session)))
-    with pytest.raises(UnfitWorker, match="differs from"):
+    with pytest.raises(RequirementsNotMet, match="differs from"):
         run_task(count_days, "p", session=session.with_(provider_uri=str(other)))
     assert store.count("p") == {Status.WAITING: 1}
     assert run_task(count_days, "p", session=session)

@@ -1,4 +1,4 @@
-"""Runs that only another machine has: find them, and explain how to copy them.
+"""References to runs as a pool keeps them, and messages about runs that only another machine has.
 
 If a worker records runs in a file on its own machine, the reference in the pool also contains the name of the host.
 """
@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rollforge.confidential import mask_secrets, without_secrets
-from rollforge.errors import RecorderElsewhere, RollforgeError, TrackingError
+from rollforge.errors import RecorderUnreachable, RollforgeError, TrackingError
 from rollforge.session import Session, current_session
 from rollforge.store.base import open_store
 from rollforge.task import Status
 from rollforge.track.recorder import COPIED_FROM, Recorder, RunReference, check_reference, open_reference
 from rollforge.track.tracker import RunQuery, Tracker, known_address, local_path, open_tracker
 
-__all__ = ["describe_elsewhere", "open_pool_reference", "pool_reference"]
+__all__ = ["describe_unreachable_runs", "open_pool_reference", "pool_reference"]
 
 _MOST = 10_000
 """Maximum number of tasks of a pool that are searched for a missing run."""
@@ -37,7 +37,7 @@ def open_pool_reference(kept: Mapping[str, object]) -> Recorder:
 
     Raises
     ------
-    RecorderElsewhere
+    RecorderUnreachable
         If only another machine has it, and the current session's tracking store has no copy.
     """
     known = check_reference(kept)
@@ -52,7 +52,7 @@ def open_pool_reference(kept: Mapping[str, object]) -> Recorder:
             pass
     copy = _copy_of(known["recorder_id"])
     if copy is None:
-        raise RecorderElsewhere(_message(1, host, known["tracking"]))
+        raise RecorderUnreachable(_message(1, host, known["tracking"]))
     return copy
 
 
@@ -80,7 +80,7 @@ def _message(count: int, host: str, tracking_uri: str) -> str:
     )
 
 
-def describe_elsewhere(session: Session, pool: str | None, run_id: str | None = None) -> str:
+def describe_unreachable_runs(session: Session, pool: str | None, run_id: str | None = None) -> str:
     """Return a message about runs that are only on another machine; empty if there are none.
 
     Parameters
@@ -93,13 +93,13 @@ def describe_elsewhere(session: Session, pool: str | None, run_id: str | None = 
         Only this run.
     """
     try:
-        found = list(_elsewhere(session, pool, run_id))
+        found = list(_unreachable(session, pool, run_id))
     except RollforgeError:  # the caller is about to report another error
         return ""
     return _message(len(found), found[0].get("host", ""), found[0]["tracking"]) if found else ""
 
 
-def _elsewhere(session: Session, pool: str | None, run_id: str | None) -> Iterator[Mapping[str, str]]:
+def _unreachable(session: Session, pool: str | None, run_id: str | None) -> Iterator[Mapping[str, str]]:
     scheme, _, path = session.store_uri.partition(":///")
     if scheme == "sqlite" and not Path(path.partition("?")[0]).expanduser().exists():
         return
@@ -116,7 +116,7 @@ def _elsewhere(session: Session, pool: str | None, run_id: str | None) -> Iterat
                 continue
             try:
                 open_pool_reference(kept)
-            except RecorderElsewhere:
+            except RecorderUnreachable:
                 yield kept
             except TrackingError:
                 continue  # the pool contains something else in its place

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rollforge import trust
 from rollforge.confidential import mask_secrets
-from rollforge.errors import ConfigError, DataError, RollforgeError, UnfitWorker, counted, nearest
+from rollforge.errors import ConfigError, DataError, RequirementsNotMet, RollforgeError, counted, nearest
 from rollforge.machine import machine_of, process_name
 from rollforge.plugins import are_loaded, load_plugins
 from rollforge.run.submission import SubmissionInfo, read_submission_info, version_of
@@ -35,7 +35,7 @@ from rollforge.user_code import file_digest, file_state
 if TYPE_CHECKING:
     from rollforge.market.content import DataContent
 
-__all__ = ["Admission", "Eligibility", "missing_on_machine", "session_admission"]
+__all__ = ["Admission", "RequirementsCheck", "missing_on_machine", "session_admission"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -95,7 +95,7 @@ def missing_on_machine(session: Session) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Eligibility:
+class RequirementsCheck:
     """The result of checking one submission on this machine."""
 
     session: Session | None
@@ -135,7 +135,7 @@ class Admission:
     """If True, compare only the data: for a process that has everything else, because it submitted the tasks."""
     in_process: bool = False
     """Whether the tasks run in this process, which then imports their plugins itself."""
-    eligibility: dict[str, Eligibility] = field(default_factory=dict)
+    checked: dict[str, RequirementsCheck] = field(default_factory=dict)
     """Results by submission key; the empty key stands for tasks without a submission."""
     _submissions: dict[str, SubmissionInfo] = field(default_factory=dict)
     _looked: float = -1e9
@@ -156,7 +156,7 @@ class Admission:
             Whether the worker has nothing else to do, so that it may check more often.
         """
         now = time.monotonic()
-        changed = self._file_states(self.eligibility) != self._files
+        changed = self._file_states(self.checked) != self._files
         if now - self._looked < max(self._pause, 1.0 if idle else _LOOK_SECONDS) and not changed:
             return
         open_ones = self.store.open_submissions(self.pool)
@@ -166,38 +166,38 @@ class Admission:
         self._looked = time.monotonic()
         self._pause = _LOOK_SHARE * (self._looked - now)
         if changed or self._data_marks() != self._seen:
-            self.eligibility.clear()
-        new = open_ones - set(self.eligibility)
-        self._files = self._file_states(new | set(self.eligibility))
+            self.checked.clear()
+        new = open_ones - set(self.checked)
+        self._files = self._file_states(new | set(self.checked))
         for key in new:
-            self.eligibility[key] = self._check(self._submissions.get(key, SubmissionInfo()))
+            self.checked[key] = self._check(self._submissions.get(key, SubmissionInfo()))
         if new:
             self._seen = self._data_marks()
 
     @property
     def query(self) -> dict[str, Any]:
         """Query for the tasks that can run here."""
-        return {"submission": {"$in": sorted(k for k, v in self.eligibility.items() if v.session is not None)}}
+        return {"submission": {"$in": sorted(k for k, v in self.checked.items() if v.session is not None)}}
 
     @property
-    def fits(self) -> bool:
+    def can_run_any(self) -> bool:
         """Whether the tasks of at least one submission can run here."""
-        return any(v.session is not None for v in self.eligibility.values())
+        return any(v.session is not None for v in self.checked.values())
 
     @property
-    def all_fit(self) -> bool:
+    def can_run_all(self) -> bool:
         """Whether the tasks of every checked submission can run here."""
-        return bool(self.eligibility) and all(v.session is not None for v in self.eligibility.values())
+        return bool(self.checked) and all(v.session is not None for v in self.checked.values())
 
     def session_for(self, submission: str) -> Session:
         """Return the session in which the tasks of a submission run; that of the operator for an unknown submission."""
-        known = self.eligibility.get(submission)
+        known = self.checked.get(submission)
         return self.session if known is None or known.session is None else known.session
 
     def refused(self) -> dict[str, int]:
         """Return the number of waiting tasks of each submission that cannot run here, by submission key."""
         found = {}
-        for key in (k for k, v in self.eligibility.items() if v.session is None):
+        for key in (k for k, v in self.checked.items() if v.session is None):
             query = {"submission": key, "status": {"$in": [Status.WAITING.value, Status.PART_DONE.value]}}
             n = sum(self.store.count(self.pool, query).values())
             if n:
@@ -214,7 +214,7 @@ class Admission:
         """
         reasons: dict[str, int] = {}
         for key, n in refused.items():
-            for problem in self.eligibility[key].problems:
+            for problem in self.checked[key].problems:
                 reasons[problem] = reasons.get(problem, 0) + n
         return "\n".join(f"  {problem}" + (f" ({counted(n, 'task')})" if n else "") for problem, n in reasons.items())
 
@@ -228,27 +228,27 @@ class Admission:
 
         Raises
         ------
-        UnfitWorker
+        RequirementsNotMet
             If this machine lacks what every task needs, or can run none of the waiting tasks.
         """
         problems = missing_on_machine(self.session)
         if problems:
-            raise UnfitWorker(
+            raise RequirementsNotMet(
                 "\n".join(["This machine cannot run the tasks. None was claimed.", *(f"  {x}" for x in problems)])
             )
         self.refresh(idle=True)
-        if not self.eligibility and not self._tasks():
+        if not self.checked and not self._tasks():
             if exit_when_empty:
                 self._check_tracking(SubmissionInfo(), problems)
             if problems:
-                raise UnfitWorker(
+                raise RequirementsNotMet(
                     "\n".join([self._no_tasks(), "This machine could not run any.", *(f"  {x}" for x in problems)])
                 )
             return [self._no_tasks()]
         refused = self.refused()
-        fit = [v for v in self.eligibility.values() if v.session is not None]
+        fit = [v for v in self.checked.values() if v.session is not None]
         if refused and not fit:
-            raise UnfitWorker(
+            raise RequirementsNotMet(
                 trust.advise_once(
                     f"This machine cannot run the tasks of pool {self.pool!r}. None was claimed.\n{self.explain(refused)}"
                 )
@@ -275,7 +275,7 @@ class Admission:
         from rollforge.market.provider import open_provider
 
         marks = {}
-        for folder in {v.session.provider_uri for v in self.eligibility.values() if v.session is not None}:
+        for folder in {v.session.provider_uri for v in self.checked.values() if v.session is not None}:
             if folder is not None:
                 try:
                     marks[folder] = open_provider(folder).fingerprint()
@@ -288,7 +288,7 @@ class Admission:
         known = [self._submissions[key] for key in keys if key in self._submissions]
         return {file: file_state(file) for info in known for file in info.files}
 
-    def _check(self, info: SubmissionInfo) -> Eligibility:
+    def _check(self, info: SubmissionInfo) -> RequirementsCheck:
         """Check one submission."""
         problems: list[str] = []
         notes: list[str] = []
@@ -317,7 +317,7 @@ class Admission:
         except RollforgeError as exc:  # for example, an exchange of a newer version
             problems.append(str(exc))
             session = self.session
-        return Eligibility(None if problems else session, tuple(problems), tuple(notes))
+        return RequirementsCheck(None if problems else session, tuple(problems), tuple(notes))
 
     def _check_data(self, info: SubmissionInfo, session: Session, problems: list[str], notes: list[str]) -> str | None:
         from rollforge.market.content import session_content
@@ -326,10 +326,10 @@ class Admission:
         if info.known and not info.folder and not named:
             return None  # these tasks read no data folder
         folder = self.session.provider_uri if named else info.folder or None
-        cure = "Give the folder on this machine with --data FOLDER or ROLLFORGE_DATA"
+        advice = "Give the folder on this machine with --data FOLDER or ROLLFORGE_DATA"
         if folder is None:
             problems.append(
-                f"This worker has no data folder, so every task would fail. {cure}, or use --no-data if the "
+                f"This worker has no data folder, so every task would fail. {advice}, or use --no-data if the "
                 "tasks do not read one."
             )
             return None
@@ -339,7 +339,9 @@ class Admission:
             if self.only_data:  # tasks that need the data will raise the error
                 return folder
             reason = f"The tasks were submitted with the data folder {folder} on {info.host}. " if not named else ""
-            problems.append(f"This worker cannot read its data folder, so every task would fail. {reason}{exc} {cure}.")
+            problems.append(
+                f"This worker cannot read its data folder, so every task would fail. {reason}{exc} {advice}."
+            )
             return None
         if info.folder and here is not None:
             self._compare(here, info, folder, problems, notes)
@@ -371,7 +373,7 @@ class Admission:
 
     def _check_tracking(self, info: SubmissionInfo, problems: list[str]) -> str | None:
         local_store = self.store.uri.partition(":")[0] in ("sqlite", "memory")
-        cure = "Give the tracking store that all machines use with --tracking or ROLLFORGE_TRACKING."
+        advice = "Give the tracking store that all machines use with --tracking or ROLLFORGE_TRACKING."
         if "tracking_uri" in self.given:
             tracking_uri = self.session.tracking_uri
         elif info.tracking_uri:
@@ -381,7 +383,7 @@ class Admission:
             if not same_machine and place is not None and not place.exists():
                 problems.append(
                     f"The tasks were submitted to record their runs in {tracking_uri} on {info.host}, which does not exist "
-                    f"on this machine. {cure}"
+                    f"on this machine. {advice}"
                 )
                 return None
         elif local_store:
@@ -389,7 +391,7 @@ class Admission:
         else:
             problems.append(
                 "The pool is on a server, but runs would be recorded in a file on this machine "
-                f"({self.session.tracking_uri}). {cure}"
+                f"({self.session.tracking_uri}). {advice}"
             )
             return None
         if tracking_uri not in self._libraries:
