@@ -132,6 +132,8 @@ HEAVY: dict[str, str | tuple[str, ...]] = {
     ),
     "numba": "expressions/",
     "jinja2": "rendering.py",
+    "starlette": "online/http.py",
+    "uvicorn": "online/http.py",
     "sqlite3": ("store/sqlite.py", "store/sqlite_database.py"),
 }
 for _file in sorted((SOURCE / "models").glob("*.py")):  # the library of a model is imported in the model's file

@@ -92,6 +92,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "a worker that tracks with MLflow": (
         ["worker", "-t", "p", "--store", "sqlite:///tasks.db", "--no-data", "--exit-when-empty"], "mlflow",
     ),
+    "a service over HTTP": (["serve", "--ledger", "sqlite:///tasks.db", "http"], "serve"),
     "a workflow that is a template": (["plan", "template.yaml"], "templates"),
     **{f"training with {name}": (["run", f"{name}.yaml", "--jobs", "0"], library) for name, library in MODELS.items()},
 }  # fmt: skip

@@ -10,6 +10,8 @@ import shlex
 import shutil
 import sqlite3
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import yaml
 from rollforge.cli.exit_codes import exit_code
 from rollforge.errors import RollforgeError
 from rollforge.ledger.base import open_ledger
+from rollforge.online.overview import Reader
 
 from ..documents.command_line import call
 
@@ -28,7 +31,7 @@ PAGE = ROOT / "docs" / "online.md"
 SCHEDULES = ("crontab", "rollforge-serve.service", "cronjob.yaml")
 LEDGER = "sqlite:///.rollforge/tasks.db"
 VARIES = (
-    r"\b(?:[0-9a-f]{32}|[0-9a-f]{12}|[0-9a-f]{8})\b",  # hashes and ids
+    r"\b(?:[0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f]{12}|[0-9a-f]{8})\b",  # hashes and ids
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?: UTC)?",  # times
     r"-?\d+\.\d+(?:e-\d+)?",  # seconds and scores
     r"\S+@\S+:\d+:\S+",  # the user and the process
@@ -54,6 +57,8 @@ class Shell:
 
     def __init__(self) -> None:
         self.code = 0
+        self.background = contextlib.ExitStack()
+        self.port = 0
 
     def run(self, line: str) -> list[str]:
         """Return the lines that a command prints."""
@@ -64,7 +69,11 @@ class Shell:
             return self._python(words[1:])
         if words[0] == "sqlite3":
             return _query(*words[1:])
+        if words[0] == "curl":
+            return self._curl(*words[1:])
         assert words[0] == "rollforge", line
+        if words[-1] == "&":
+            return self._serve()
         with _running() if "# while" in line else contextlib.nullcontext():
             return self._rollforge(words[1:])
 
@@ -77,6 +86,26 @@ class Shell:
         finally:
             sys.argv = before
         return printed.getvalue().splitlines()
+
+    def _serve(self) -> list[str]:
+        """Serve the ledger over HTTP until the end of the page, on any port."""
+        pytest.importorskip("uvicorn", reason="pip install 'rollforge[serve]'")
+        from rollforge.cli.serve_http import HttpService
+
+        service = self.background.enter_context(HttpService.listening("127.0.0.1", 0, None))
+        reader = self.background.enter_context(contextlib.closing(Reader(LEDGER)))
+        self.background.enter_context(service.running(reader))
+        self.port = service.socket.getsockname()[1]
+        return [f"serving sqlite:///{Path('.rollforge/tasks.db').absolute()} on http://127.0.0.1:8765"]
+
+    def _curl(self, *words: str) -> list[str]:
+        address = words[-1].replace(":8765/", f":{self.port}/")
+        try:
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                text: str = answer.read().decode()
+        except urllib.error.HTTPError as exc:
+            text = exc.read().decode()
+        return text.splitlines()
 
     def _rollforge(self, words: list[str]) -> list[str]:
         result = call(*words, columns=100)
@@ -119,6 +148,7 @@ def test_the_commands_print_what_the_page_shows(tmp_path: Path, monkeypatch: pyt
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ROLLFORGE_HOME", str(tmp_path / ".rollforge"))
+    monkeypatch.delenv("ROLLFORGE_HTTP_TOKEN", raising=False)
     shell, known, commands = Shell(), dict[str, str](), 0
     names: dict[str, Any] = {}
     for line, shown in steps(PAGE.read_text(encoding="utf-8")):
@@ -127,6 +157,7 @@ def test_the_commands_print_what_the_page_shows(tmp_path: Path, monkeypatch: pyt
         ids = (re.findall(r"\b[0-9a-f]{32}\b", "\n".join(text)) for text in (shown, printed))
         known.update(zip(*ids, strict=True))  # the recorders of this run by those of the page
         commands += 1
+    shell.background.close()
     assert commands > 20
     for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
         exec(block, names)

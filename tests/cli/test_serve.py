@@ -12,7 +12,7 @@ import pytest
 
 from rollforge.cli.exit_codes import Exit, exit_code
 from rollforge.errors import LedgerConflict, ServiceBusy
-from rollforge.ledger.base import Ledger
+from rollforge.ledger.base import Ledger, open_ledger
 from rollforge.ledger.entry import (
     DayResult,
     DayState,
@@ -25,8 +25,6 @@ from rollforge.ledger.entry import (
     day_body,
     service_body,
 )
-from rollforge.ledger.postgres import PostgresLedger
-from rollforge.ledger.sqlite import SQLiteLedger
 from rollforge.ledger.state import ServiceState
 from rollforge.testing.postgres import PostgresServer
 from rollforge.track.frame import to_arrow, write_table
@@ -69,7 +67,7 @@ def folder(tmp_path: Path) -> Path:
 
 def fill(uri: str, folder: Path) -> Ledger:
     """Two published days, a failed one and a correction; `r1` was replaced by `r2` on the second day."""
-    ledger: Ledger = SQLiteLedger(uri) if uri.startswith("sqlite") else PostgresLedger(uri)
+    ledger = open_ledger(uri)
     lease = ledger.acquire("us", holder="test", seconds=60)
     one, two = published(folder, FIRST, 1, {"A": 0.5, "B": -0.25}), published(folder, SECOND, 1, {"A": 1.0})
     change = [release("r2", Role.CHAMPION, SECOND), release("r1", Role.RETIRED, SECOND)]

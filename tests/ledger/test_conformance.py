@@ -35,6 +35,9 @@ class TestSQLiteLedger(LedgerSuite):
     def make_ledger(self, clock: Clock) -> Ledger:
         return SQLiteLedger(f"sqlite:///{self.file}?synchronous=OFF", clock=clock)
 
+    def make_reader(self, clock: Clock) -> Ledger:
+        return SQLiteLedger(f"sqlite:///{self.file}", clock=clock, read_only=True)
+
 
 class TestPostgresLedger(LedgerSuite):
     """Each test uses its own schema on a real server."""
@@ -49,6 +52,10 @@ class TestPostgresLedger(LedgerSuite):
 
     def make_ledger(self, clock: Clock | None) -> Ledger:
         self.made.append(PostgresLedger(self.uri, clock=clock))
+        return self.made[-1]
+
+    def make_reader(self, clock: Clock) -> Ledger:
+        self.made.append(PostgresLedger(self.uri, clock=clock, read_only=True))
         return self.made[-1]
 
 
@@ -67,4 +74,8 @@ class TestMongoLedger(LedgerSuite):
 
     def make_ledger(self, clock: Clock | None) -> Ledger:
         self.made.append(MongoLedger(self.uri, clock=clock))
+        return self.made[-1]
+
+    def make_reader(self, clock: Clock) -> Ledger:
+        self.made.append(MongoLedger(self.uri, clock=clock, read_only=True))
         return self.made[-1]

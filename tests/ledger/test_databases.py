@@ -61,6 +61,28 @@ def test_the_file_is_private_and_its_entries_do_not_change(tmp_path: Path) -> No
                 raw.execute(statement)
 
 
+def test_a_reader_changes_no_file_and_no_table(tmp_path: Path, postgres: PostgresServer) -> None:
+    """A missing file is not created, nor its folder; writing is refused by the database."""
+    with pytest.raises(StoreUnavailable, match="There is no ledger at"):
+        SQLiteLedger(f"sqlite:///{tmp_path}/no/ledger.db", read_only=True)
+    with closing(sqlite3.connect(tmp_path / "empty.db")) as raw:
+        raw.execute("PRAGMA user_version = 1")
+    with pytest.raises(StoreUnavailable, match="There is no ledger in"):
+        SQLiteLedger(f"sqlite:///{tmp_path}/empty.db", read_only=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.db"]
+    uris = {SQLiteLedger: f"sqlite:///{tmp_path}/100%25 ?.db".replace("?", "ä"),
+            PostgresLedger: f"{postgres.uri}?schema=ledger_reader"}  # fmt: skip
+    for kind, uri in uris.items():
+        ledger = kind(uri)
+        append(ledger, 1)
+        reader = kind(uri, read_only=True)
+        with pytest.raises(StoreUnavailable, match=r"read-?only"):
+            reader.acquire("us", holder="me", seconds=60)
+        assert (len(reader.entries("us")), reader.held_by("us")) == (1, None)
+        reader.close()
+        ledger.close()
+
+
 def test_files_of_other_programs_and_versions_are_refused(tmp_path: Path) -> None:
     """Nothing is added to them."""
     with closing(sqlite3.connect(tmp_path / "theirs.db")) as raw:

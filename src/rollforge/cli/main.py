@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rollforge import __version__
-from rollforge.cli import cache, check, data, pool, serve, track, worker, workflow
+from rollforge.cli import cache, check, data, pool, serve, serve_http, track, worker, workflow
 from rollforge.cli.names import ANY_SPELLING
 from rollforge.cli.program import guarded, run_app
 from rollforge.cli.terminal import SafeFormatter, echo
@@ -36,6 +36,7 @@ app.add_typer(data.app, name="data", help="Create a demo market, or import Parqu
 app.add_typer(pool.app, name="pool", help="Inspect a pool of tasks and change its tasks.")
 app.add_typer(track.app, name="track", help="List and copy the experiments and runs of a tracking store.")
 app.add_typer(serve.app, name="serve", help="Show and change what a service publishes day by day, from its ledger.")
+serve.app.command("http")(serve_http.http)
 app.add_typer(cache.app, name="cache", help="List and clear the feature panels on disk.")
 
 

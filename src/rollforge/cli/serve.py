@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +19,7 @@ from rollforge.cli.workflow import LeakageMode
 
 if TYPE_CHECKING:
     from rollforge.ledger.base import Ledger, ServiceLease
-    from rollforge.ledger.entry import Entry, Release, Signal
+    from rollforge.ledger.entry import Entry, Release
     from rollforge.ledger.state import ServiceState
     from rollforge.session import Session
 
@@ -50,14 +48,20 @@ class ServiceOptions:
         """Return the options with the task store of a session as ledger unless ``--ledger`` names another."""
         return replace(self, ledger_uri=self.ledger_uri or session.store_uri)
 
+    @property
+    def uri(self) -> str:
+        """The URI of the ledger."""
+        from rollforge.session import Session
+
+        return Session().with_(store_uri=self.ledger_uri).store_uri
+
     def ledger(self, *, create: bool = False) -> Ledger:
         """Open the ledger; unless `create`, refuse a file that does not exist, as opening it would create it."""
         from rollforge.errors import ConfigError
         from rollforge.ledger.base import open_ledger
-        from rollforge.session import Session
         from rollforge.store.sqlite_database import parse_uri
 
-        uri = Session().with_(store_uri=self.ledger_uri).store_uri
+        uri = self.uri
         if not create and uri.startswith("sqlite:///") and not Path(parse_uri(uri)[0]).exists():
             raise ConfigError(
                 f"There is no ledger at {parse_uri(uri)[0]}. Name another one by --ledger, or run 'rollforge serve init'."
@@ -115,11 +119,12 @@ def init(
 
     Its definition is checked for leakage, as by ``rollforge run``.
     """
-    from rollforge.cli.service import definition_of, service_folder
+    from rollforge.cli.service import definition_of
     from rollforge.confidential import mask_secrets
     from rollforge.ledger.entry import EntryKind, author, service_body
     from rollforge.ledger.state import ServiceState
     from rollforge.market.universe import session_provider
+    from rollforge.online.overview import service_folder
     from rollforge.plan import make_plan, rolling_templates
     from rollforge.session import using
     from rollforge.workflow import load_workflow
@@ -167,10 +172,11 @@ def run(
     Prints one line of JSON. Exits with 3 if the data do not reach the last day yet, with 4 if a day failed, and with 5 if
     training failed and the earlier models were used.
     """
-    from rollforge.cli.service import read_workflow, service_folder, service_of
+    from rollforge.cli.service import read_workflow, service_of
     from rollforge.errors import ConfigError
     from rollforge.ledger.entry import DayState
     from rollforge.market.universe import session_provider
+    from rollforge.online.overview import service_folder
     from rollforge.online.routine import Options, catch_up
     from rollforge.session import using
 
@@ -197,7 +203,8 @@ def run(
 @app.command()
 def check(context: typer.Context, as_json: AsJson = False) -> None:
     """List published days whose data have changed since, without changing anything. Exits with 4 if there are any."""
-    from rollforge.cli.service import read_workflow, service_folder, service_of
+    from rollforge.cli.service import read_workflow, service_of
+    from rollforge.online.overview import service_folder
     from rollforge.online.routine import changed_days
     from rollforge.session import using
 
@@ -230,8 +237,9 @@ def correct(
     The models are those that were used on the day. Earlier versions are kept, and a day whose signals stay the same
     gets no new version.
     """
-    from rollforge.cli.service import read_workflow, service_folder, service_of
+    from rollforge.cli.service import read_workflow, service_of
     from rollforge.online import routine
+    from rollforge.online.overview import service_folder
     from rollforge.session import using
 
     ledger, name, state = context.obj.state()
@@ -253,24 +261,14 @@ def correct(
 @app.command()
 def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Show the last published day, the models in use, and who is running the service."""
+    from rollforge.online import overview
+
     ledger, name, state = context.obj.state()
-    today = _next_day(state)
-    lease, days = ledger.held_by(name), state.days
-    failed = [day for day, result in days.items() if result.state == "failed"]
+    today, lease, days = overview.next_day(state), ledger.held_by(name), state.days
+    failed = overview.failed_days(state)
     latest = state.signals().get(state.last_published or "")
-    fallback = days[state.last_published].fallback if state.last_published in days else ""
-    found = {
-        "service": name,
-        "entries": state.last,
-        "last_published": state.last_published,
-        "signal": latest.to_document() if latest else None,
-        "failed": failed,
-        "fallback": fallback,
-        "champions": [release.to_document() for release in state.champions(today)],
-        "candidates": [release.to_document() for release in state.candidates(today)],
-        "running": {"holder": lease.holder, "until": _time(lease.until)} if lease else None,
-        "unknown_entries": [entry.number for entry in state.unknown],
-    }
+    found = overview.status(name, state, lease)
+    fallback = found["fallback"]
     if as_json:
         echo_json(json.dumps(found))
         return
@@ -295,18 +293,20 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """Show what was decided, when and why; with --day, what was said about a day and which models were used."""
+    from rollforge.online.overview import entry_document, utc
+
     _, _, state = context.obj.state()
     day = _day(day) if day is not None else None
     entries = state.entries if day is None else state.history(day)
     models = state.champions(day) if day is not None else ()
     if as_json:
-        shown: dict[str, Any] = {"entries": [_document(entry) for entry in entries]}
+        shown: dict[str, Any] = {"entries": [entry_document(entry) for entry in entries]}
         if day is not None:
             shown |= {"day": day, "champions": [release.to_document() for release in models]}
         echo_json(json.dumps(shown))
         return
     for entry in entries:
-        echo(f"{entry.number:5}  {_time(entry.made_at)}  {entry.kind:10}  {one_line(entry.by)}")
+        echo(f"{entry.number:5}  {utc(entry.made_at)}  {entry.kind:10}  {one_line(entry.by)}")
         for line in _lines(state, entry):
             echo(f"       {one_line(line)}")
     if day is not None:
@@ -323,8 +323,9 @@ def signals(
     as_json: AsJson = False,
 ) -> None:
     """Print the signals of a day as they were published, or as they were corrected later."""
-    from rollforge.cli.service import service_folder
     from rollforge.errors import ConfigError
+    from rollforge.online import signal_files
+    from rollforge.online.overview import service_folder, signal_document
 
     _, name, state = context.obj.state()
     day = _day(day)
@@ -334,18 +335,11 @@ def signals(
     signal = versions.get(version if version is not None else max(versions))
     if signal is None:
         raise ConfigError(f"There is no version {version} of the signals of {day}, only {_listed(versions)}.")
-    rows = _rows(folder if folder is not None else service_folder(name, state.definition), signal)
+    place = folder if folder is not None else service_folder(name, state.definition)
     if as_json:
-        echo_json(
-            json.dumps(
-                {
-                    **signal.to_document(),
-                    "signals": {code: score if math.isfinite(score) else None for code, score in rows},
-                }
-            )
-        )
+        echo_json(json.dumps(signal_document(place, signal)))
         return
-    for code, score in rows:
+    for code, score in signal_files.scores(place, signal):
         echo(f"{one_line(code)}\t{score!r}")
 
 
@@ -379,13 +373,14 @@ def rollback(
     """Make the models champions again that were replaced by the last change. One entry in the ledger."""
     from rollforge.errors import ConfigError
     from rollforge.ledger.entry import EntryKind
+    from rollforge.online.overview import next_day
 
     ledger, name, state = context.obj.state()
     strategies = sorted({release.strategy for _, release in state.releases})
     if strategy is None and len(strategies) > 1:
         raise ConfigError(f"The service has several strategies: {', '.join(strategies)}. Name one by --strategy.")
     chosen = strategy if strategy is not None else "".join(strategies)
-    day = _day(from_day) if from_day is not None else _next_day(state)
+    day = _day(from_day) if from_day is not None else next_day(state)
     now = {r.recorder for r in _of(state.champions(day), chosen)}
     for number in range(state.last - 1, 0, -1):
         before = _of(state.champions(day, as_of=number), chosen)
@@ -402,11 +397,12 @@ def _replace(
     from rollforge.errors import ConfigError
     from rollforge.ledger.entry import Role, author, release_body
     from rollforge.ledger.state import ServiceState
+    from rollforge.online.overview import next_day
 
     with _held(ledger, name) as lease:
         state = ServiceState.of(ledger.entries(name))
         state.require_known()
-        day = _day(from_day) if from_day is not None else _next_day(state)
+        day = _day(from_day) if from_day is not None else next_day(state)
         if state.last_published is not None and day <= state.last_published:
             raise ConfigError(
                 f"{day} is not after {state.last_published}, the last published day: the models of published days are "
@@ -448,32 +444,14 @@ def _of(releases: Sequence[Release], strategy: str) -> list[Release]:
     return [release for release in releases if release.strategy == strategy]
 
 
-def _next_day(state: ServiceState) -> str:
-    """Return the day after the last published one; without one, today."""
-    from rollforge.dates import day_after
-
-    if state.last_published is None:
-        return max((release.from_day for _, release in state.releases), default=dt.date.today().isoformat())
-    return day_after(state.last_published)
-
-
 def _day(text: str) -> str:
     from rollforge.dates import read_day
 
     return str(read_day(text, "day"))
 
 
-def _time(seconds: float) -> str:
-    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
 def _listed(values: Any) -> str:
     return ", ".join(map(str, values))
-
-
-def _document(entry: Entry) -> dict[str, Any]:
-    shown = {"number": entry.number, "kind": str(entry.kind), "made_at": _time(entry.made_at), "by": entry.by}
-    return {**shown, "body": entry.body}
 
 
 def _lines(state: ServiceState, entry: Entry) -> list[str]:
@@ -505,22 +483,3 @@ def _show_models(models: Sequence[Release]) -> None:
         cells = (model.role.value, model.recorder, model.from_day, model.experiment_name, model.task[:12], model.reason)
         table.add_row(*(Text(one_line(cell)) for cell in cells))
     console().print(table)
-
-
-def _rows(folder: Path, signal: Signal) -> list[tuple[str, float]]:
-    """Return the scores of a signal's day by instrument, after checking that the file was not changed.
-
-    Raises
-    ------
-    ArtifactUnreadable
-        If the file is missing, or was changed since it was published.
-    """
-    import pandas as pd
-
-    from rollforge.online import signal_files
-
-    table = signal_files.read(folder, [signal])
-    if table is None:
-        return []
-    scores = table.iloc[:, 0] if isinstance(table, pd.DataFrame) else table
-    return sorted(zip(map(str, scores.index.get_level_values("instrument")), map(float, scores), strict=True))

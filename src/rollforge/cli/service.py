@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollforge.errors import ConfigError, RollforgeError
-from rollforge.session import home
 
 if TYPE_CHECKING:
     from rollforge.ledger.entry import ServiceDefinition
     from rollforge.online.service import Service
     from rollforge.workflow import Workflow
 
-__all__ = ["definition_of", "read_workflow", "service_folder", "service_of"]
+__all__ = ["definition_of", "read_workflow", "service_of"]
 
 
 def definition_of(workflow: Workflow, begin: str, folder: Path) -> dict[str, Any]:
-    """Return what the ledger records of a service: path and text of its workflow, its first day, and its folder."""
-    return {"path": str(workflow.path.absolute()), "text": workflow.text, "begin": begin, "folder": str(folder)}
-
-
-def service_folder(name: str, definition: ServiceDefinition | None) -> Path:
-    """Return the folder of a service's files, which does not depend on the folder in which a command is run.
-
-    It is the one that ``serve init`` has recorded; that of the project if there is none.
-    """
-    recorded = definition.workflow if definition is not None else None
-    known = recorded.get("folder") if isinstance(recorded, dict) else None
-    return Path(str(known)) if known is not None else home() / "services" / name
+    """Return what the ledger records of a service: its workflow, its first day, its folder and that of its data."""
+    data = workflow.session.provider_uri
+    recorded = {"path": str(workflow.path.absolute()), "text": workflow.text, "begin": begin, "folder": str(folder)}
+    return {**recorded, "data": os.path.abspath(Path(data).expanduser())} if data is not None else recorded
 
 
 def read_workflow(definition: ServiceDefinition | None) -> tuple[Workflow, str]:

@@ -52,6 +52,8 @@ class Ledger(Protocol):
     * **Bodies are plain JSON**. Those of known kinds are checked before they are stored, see
       :func:`~rollforge.ledger.entry.read_body`. In texts, NUL and lone surrogates are replaced by escapes.
     * **Entries of later versions can be read.** Their kind is a plain string.
+    * **A ledger can be opened read-only**, by calling its class with ``read_only=True``: it creates no database, table or
+      file of its own. If there is no ledger, opening it raises :class:`~rollforge.errors.StoreUnavailable`.
     """
 
     uri: str
@@ -142,7 +144,7 @@ class Ledger(Protocol):
 _open: dict[str, Ledger] = {}
 
 
-def open_ledger(uri: str, *, clock: Clock | None = None) -> Ledger:
+def open_ledger(uri: str, *, clock: Clock | None = None, read_only: bool = False) -> Ledger:
     """Return the ledger at a URI. Within a process, the same URI returns the same ledger unless `clock` is given.
 
     Parameters
@@ -152,6 +154,9 @@ def open_ledger(uri: str, *, clock: Clock | None = None) -> Ledger:
         tables.
     clock : callable, optional
         Returns seconds since the epoch. By default the ledger's own clock is used.
+    read_only : bool
+        Whether the ledger must exist, and opening it creates and migrates nothing. Each call opens it anew, except one
+        in memory.
 
     Raises
     ------
@@ -174,10 +179,11 @@ def open_ledger(uri: str, *, clock: Clock | None = None) -> Ledger:
     ledger_object = LEDGERS.registered_object(uri)
     if ledger_object is not None and clock is None:
         return cast(Ledger, ledger_object)
-    if clock is None and uri in _open:
+    if clock is None and uri in _open and (not read_only or uri.startswith("memory:")):
         return _open[uri]
-    ledger = cast(Ledger, class_for(uri, LEDGERS, "ledger")(uri, clock=clock))
-    if clock is None:
+    options = {"read_only": True} if read_only else {}  # others' classes need the option only if it is used
+    ledger = cast(Ledger, class_for(uri, LEDGERS, "ledger")(uri, clock=clock, **options))
+    if clock is None and not read_only:
         _open[uri] = ledger
     return ledger
 

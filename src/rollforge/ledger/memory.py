@@ -43,6 +43,8 @@ class MemoryLedger:
         ``memory://NAME``.
     clock : callable, optional
         Returns seconds since the epoch.
+    read_only : bool
+        Ignored: there is nothing to protect.
 
     Examples
     --------
@@ -56,7 +58,7 @@ class MemoryLedger:
     [1]
     """
 
-    def __init__(self, uri: str = "memory://", *, clock: Clock | None = None) -> None:
+    def __init__(self, uri: str = "memory://", *, clock: Clock | None = None, read_only: bool = False) -> None:
         self.uri = uri
         self._clock = wall_clock(clock)
         self._lock = threading.RLock()

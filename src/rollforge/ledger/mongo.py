@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from pymongo import ReturnDocument, errors as mongo
 
 from rollforge.confidential import mask_secrets
+from rollforge.errors import StoreUnavailable
 from rollforge.ledger.base import (
     NewEntry,
     ServiceLease,
@@ -45,6 +46,8 @@ class MongoLedger(MongoConnection):
         ``mongodb://user:password@host:port/database``.
     clock : callable, optional
         Returns seconds since the epoch; by default the server's clock is used.
+    read_only : bool
+        Whether the ledger must exist and only its reading methods are used.
 
     Raises
     ------
@@ -58,11 +61,15 @@ class MongoLedger(MongoConnection):
     @translate_errors
     def _check_schema(self) -> None:
         self._entries, self._services = (self._database[name] for name in LEDGER_COLLECTIONS)
-        new = {"$setOnInsert": {"version": SCHEMA_VERSION}}
-        self._services.update_one({"_id": _SCHEMA}, new, upsert=True)
-        found = self._services.find_one({"_id": _SCHEMA}) or {}
+        if not self._read_only:
+            new = {"$setOnInsert": {"version": SCHEMA_VERSION}}
+            self._services.update_one({"_id": _SCHEMA}, new, upsert=True)
+        found = self._services.find_one({"_id": _SCHEMA})
+        if found is None:
+            raise StoreUnavailable(f"There is no ledger in {mask_secrets(self.uri)}.")
         refuse_newer(mask_secrets(self.uri), int(found["version"]), SCHEMA_VERSION, self._noun)
-        self._entries.create_index([("service", 1), ("number", 1)], unique=True)
+        if not self._read_only:
+            self._entries.create_index([("service", 1), ("number", 1)], unique=True)
 
     # -- leases --------------------------------------------------------------------------------------------------------
 

@@ -53,6 +53,8 @@ class PostgresLedger(PostgresDatabase, SQLLedger):
         ``postgresql://user:password@host:port/database``, with libpq's options after a ``?``, and ``schema=NAME``.
     clock : callable, optional
         Returns seconds since the epoch; by default the server's clock is used.
+    read_only : bool
+        Whether the tables must exist and are never changed.
 
     Raises
     ------

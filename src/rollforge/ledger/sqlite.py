@@ -54,6 +54,8 @@ class SQLiteLedger(SQLiteDatabase, SQLLedger):
         ``sqlite:///relative.db`` or ``sqlite:////absolute.db``, the file of a task store or another one.
     clock : callable, optional
         Returns seconds since the epoch.
+    read_only : bool
+        Whether the file must exist and is never changed.
 
     Raises
     ------

@@ -170,6 +170,11 @@ class ServiceState:
         """The last day that was published; None if there is none."""
         return max((day for day, result in self.days.items() if result.state is DayState.PUBLISHED), default=None)
 
+    def due(self, days: Iterable[str]) -> list[str]:
+        """Return which of some trading days are not published."""
+        done = {day for day, result in self.days.items() if result.state is DayState.PUBLISHED} | self.signals().keys()
+        return [day for day in days if day not in done]
+
     def history(self, day: str) -> tuple[Entry, ...]:
         """Return the entries about a day, in order.
 

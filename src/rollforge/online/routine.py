@@ -69,6 +69,8 @@ class Options:
     """Makes the signals; by default the average of the models after standardising each day."""
     publish: bool = True
     """Whether the days are published; False leaves that to a manager with its own ``prepare_signals``."""
+    stop: Callable[[], bool] = lambda: False
+    """Whether to end before the next day."""
     adopt: bool = True
     """Whether a service without entries begins with the models that are tagged as online, if there are any."""
     fallback: bool = False
@@ -133,10 +135,9 @@ def catch_up(service: Service, until: DayLike | None = None, options: Options | 
         missing = [s for s in service.strategies if s.experiment_name not in begun]
         if missing and (not held.state.days or begun):
             _Day(service, held, options, _first_day(service, held)).begin(missing)
-        for day in calendar_days(service, service.begin_day, until):
-            known = held.state.days.get(day)
-            if day in held.state.signals() or (known is not None and known.state is DayState.PUBLISHED):
-                continue
+        for day in held.state.due(calendar_days(service, service.begin_day, until)):
+            if options.stop():
+                break
             results.append(_Day(service, held, options, day).run())
         _Day(service, held, options, "").mirror()
     return results

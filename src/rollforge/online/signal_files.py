@@ -14,7 +14,7 @@ import pandas as pd
 from rollforge.errors import ArtifactUnreadable, DataError
 from rollforge.ledger.entry import Signal
 
-__all__ = ["days_of", "file_of", "read", "rows_of", "write"]
+__all__ = ["content", "days_of", "file_of", "read", "rows_of", "scores", "write"]
 
 
 def days_of(signals: Any) -> list[str]:
@@ -105,14 +105,41 @@ def file_of(folder: Path, signal: Signal) -> pd.Series | pd.DataFrame:
     """
     from rollforge.track.frame import read_table
 
+    content(folder, signal)
+    return read_table(folder / signal.file)
+
+
+def content(folder: Path, signal: Signal) -> bytes:
+    """Return the bytes of a signal's file.
+
+    Raises
+    ------
+    ArtifactUnreadable
+        If the file is missing, or was changed since it was published.
+    """
     file = folder / signal.file
     try:
-        content = file.read_bytes()
+        found = file.read_bytes()
     except OSError as exc:
         raise ArtifactUnreadable(f"The signals of {signal.day} cannot be read: {file}: {exc.strerror}.") from exc
-    if hashlib.sha256(content).hexdigest() != signal.sha256:
+    if hashlib.sha256(found).hexdigest() != signal.sha256:
         raise ArtifactUnreadable(f"The signals of {signal.day} were changed after they were published: {file}.")
-    return read_table(file)
+    return found
+
+
+def scores(folder: Path, signal: Signal) -> list[tuple[str, float]]:
+    """Return the scores of a signal's day by instrument, sorted; of several columns, the first one.
+
+    Raises
+    ------
+    ArtifactUnreadable
+        If the file is missing, or was changed since it was published.
+    """
+    table = read(folder, [signal])
+    if table is None:
+        return []
+    column = table.iloc[:, 0] if isinstance(table, pd.DataFrame) else table
+    return sorted(zip(map(str, column.index.get_level_values("instrument")), map(float, column), strict=True))
 
 
 def read(folder: Path, signals: Iterable[Signal]) -> pd.Series | pd.DataFrame | None:

@@ -57,6 +57,8 @@ class MongoConnection(abc.ABC):
         ``mongodb://user:password@host:port/database``.
     clock : callable, optional
         Returns seconds since the epoch; by default the server's clock is used.
+    read_only : bool
+        Whether the collections must exist and are not changed.
 
     Raises
     ------
@@ -73,8 +75,9 @@ class MongoConnection(abc.ABC):
     def _check_schema(self) -> None:
         """Migrate the database; refuse one that is newer than this program."""
 
-    def __init__(self, uri: str, *, clock: Clock | None = None) -> None:
+    def __init__(self, uri: str, *, clock: Clock | None = None, read_only: bool = False) -> None:
         self.uri = uri
+        self._read_only = read_only
         self._given_clock = clock
         self._offset = (0.0, -1e9)
         try:

@@ -170,6 +170,8 @@ class PostgresDatabase(abc.ABC):
         ``postgresql://user:password@host:port/database``, with libpq's options after a ``?``, and ``schema=NAME``.
     clock : callable, optional
         Returns seconds since the epoch; by default the server's clock is used.
+    read_only : bool
+        Whether the tables must exist and are never changed.
 
     Raises
     ------
@@ -189,16 +191,17 @@ class PostgresDatabase(abc.ABC):
     def _triggers(self) -> Iterable[str]:
         """Return the statements that replace the triggers of any version by those of this one."""
 
-    def __init__(self, uri: str, *, clock: Clock | None = None) -> None:
+    def __init__(self, uri: str, *, clock: Clock | None = None, read_only: bool = False) -> None:
         self.uri = uri
         self._address, self._schema = parse_uri(uri)
         self._clock = clock
+        self._read_only = read_only
         # One connection per process, shared by its threads, as servers allow only about a hundred.
         self._lock = threading.RLock()
         self._connected: Connected | None = None
         self._pooled = False
         try:
-            self._transact(self._migrate)
+            self._transact(self._check_tables if read_only else self._migrate)
         except BaseException:
             self.close()
             raise
@@ -217,6 +220,8 @@ class PostgresDatabase(abc.ABC):
         if not self._pooled:
             connection.prepare_threshold = _PREPARE_AFTER
             connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
+            if self._read_only:
+                connection.execute("SET default_transaction_read_only = on")
         return Connected(connection, self._schema, self._clock, self._names)
 
     def _opened(self) -> Connected:
@@ -236,6 +241,12 @@ class PostgresDatabase(abc.ABC):
     def _close(self, opened: Connected | None) -> None:
         if opened is not None and opened.pid == os.getpid():
             opened.connection.close()
+
+    def _check_tables(self, tx: Connected) -> None:
+        if not self._version(tx):
+            raise StoreUnavailable(
+                f"There is no {self._noun} in the schema {self._schema!r} of {mask_secrets(self.uri)}."
+            )
 
     def _migrate(self, tx: Connected) -> None:
         latest = len(self._migrations)

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, TypeVar
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from rollforge.confidential import private_file
 from rollforge.errors import ConfigError, RollforgeError, StoreGone, StoreUnavailable
@@ -111,6 +111,8 @@ class SQLiteDatabase(abc.ABC):
         ``sqlite:///relative.db`` or ``sqlite:////absolute.db``, with ``?synchronous=LEVEL``.
     clock : callable, optional
         Returns seconds since the epoch.
+    read_only : bool
+        Whether the file must exist and is never changed.
 
     Raises
     ------
@@ -137,15 +139,21 @@ class SQLiteDatabase(abc.ABC):
     def _set_version(self, tx: Connected) -> None:
         """Write the latest version."""
 
-    def __init__(self, uri: str, *, clock: Clock | None = None) -> None:
+    def __init__(self, uri: str, *, clock: Clock | None = None, read_only: bool = False) -> None:
         self.uri = uri
         path, self._synchronous = parse_uri(uri)
         self.path = path.absolute()
+        self._read_only = read_only
         self._given_clock = clock
         self._offset: tuple[str, float] | None = None
         self._file: tuple[int, int] | None = None
         self._filled = False
         self._local = threading.local()
+        if read_only:
+            if not self.path.exists():
+                raise StoreUnavailable(f"There is no {self._noun} at {self.path}. Name another one by {self._option}.")
+            self._retry(self._check_tables)
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
@@ -188,6 +196,16 @@ class SQLiteDatabase(abc.ABC):
         if self._given_clock is None:
             self._set_clock(tx)
 
+    def _check_tables(self, tx: Connected) -> None:
+        """Refuse a file without tables of this version or an earlier one, and read its clock."""
+        version = self._version(tx)
+        refuse_newer(str(self.path), version, len(self._migrations), self._noun)
+        if not version:
+            raise StoreUnavailable(f"There is no {self._noun} in {self.path}. Name another file by {self._option}.")
+        boot = boot_id()
+        found = tx.rows(f"SELECT start FROM {self._clock_table} WHERE boot = :boot", boot=boot)
+        self._offset = (boot, float(found[0][0])) if found else None
+
     def _update_schema(self, tx: Connected) -> None:
         latest = len(self._migrations)
         if self._version(tx) == latest:
@@ -212,9 +230,10 @@ class SQLiteDatabase(abc.ABC):
         if opened is None or opened.pid != os.getpid():
             if self._file is not None and _identity(self.path)[0] is None:
                 self._refuse(self.path, "deleted")  # opening it would create an empty file
-            with contextlib.suppress(OSError):  # SQLite reports the error below
-                # Definitions and logs may contain secrets. SQLite's other files get the mode of this one.
-                private_file(Path(os.path.realpath(self.path)))
+            if not self._read_only:
+                with contextlib.suppress(OSError):  # SQLite reports the error below
+                    # Definitions and logs may contain secrets. SQLite's other files get the mode of this one.
+                    private_file(Path(os.path.realpath(self.path)))
             # After a fork, the parent's connection is not closed, as that would release the parent's locks.
             self._kept = opened
             opened = self._connect()
@@ -225,13 +244,17 @@ class SQLiteDatabase(abc.ABC):
 
     def _connect(self) -> Connected:
         # Only this thread uses it, but another thread may drop the store.
-        connection = sqlite3.connect(self.path, timeout=5.0, isolation_level=None, check_same_thread=False)
+        file = f"file:{quote(os.fsencode(self.path))}?mode=ro" if self._read_only else self.path
+        connection = sqlite3.connect(
+            file, timeout=5.0, isolation_level=None, check_same_thread=False, uri=self._read_only
+        )
         try:
             connection.text_factory = _any_text
             for name, function in self._functions.items():
                 connection.create_function(name, 2, function, deterministic=True)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+            if not self._read_only:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             # Read once: until then, another process that closes the file may delete the write-ahead log.
             connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
             opened = Connected(connection, self._clock, os.path.realpath(self.path))

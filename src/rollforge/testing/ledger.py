@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rollforge.errors import ConfigError, LeaseLost, LedgerConflict, ServiceBusy
+from rollforge.errors import ConfigError, LeaseLost, LedgerConflict, ServiceBusy, StoreUnavailable
 from rollforge.ledger.base import Ledger, ServiceLease
 from rollforge.ledger.entry import (
     LARGEST_BODY,
@@ -49,6 +49,13 @@ class LedgerSuite:
 
     def make_ledger(self, clock: Clock) -> Ledger:
         """Return a new, empty ledger that uses a clock."""
+        raise NotImplementedError
+
+    def make_reader(self, clock: Clock) -> Ledger:
+        """Open the ledger of :meth:`make_ledger` read-only; before that is called, there is none.
+
+        A ledger that cannot be opened twice does not define it.
+        """
         raise NotImplementedError
 
     @pytest.fixture
@@ -89,6 +96,23 @@ class LedgerSuite:
         assert [e.number for e in ledger.entries(SERVICE, kinds=[EntryKind.EVENT])] == [2, 4]
         assert [e.number for e in ledger.entries(SERVICE, after=2, kinds={"day", "rollback"})] == [3, 5]
         assert ledger.entries(SERVICE, after=5) == ledger.entries("other") == []
+
+    def test_a_ledger_can_be_opened_read_only(self, clock: ManualClock) -> None:
+        """Only if there is one: nothing is created. Entries that others append are seen, and it appends none itself."""
+        if type(self).make_reader is LedgerSuite.make_reader:
+            pytest.skip("the ledger cannot be opened twice")
+        with pytest.raises(StoreUnavailable, match="There is no ledger"):
+            self.make_reader(clock)
+        ledger = self.make_ledger(clock)
+        lease = self.acquire(ledger)
+        ledger.append(lease, 1, "day", a_day("2024-05-31"))
+        reader = self.make_reader(clock)
+        ledger.append(lease, 2, "day", a_day("2024-06-03"))
+        assert (reader.entries(SERVICE), reader.services()) == (ledger.entries(SERVICE), [SERVICE])
+        assert reader.held_by(SERVICE) == lease
+        ledger.close()
+        assert len(reader.entries(SERVICE)) == 2
+        reader.close()
 
     def test_services_with_entries_are_listed(self, ledger: Ledger) -> None:
         """A service that only has a lease is not; the entries of services are independent."""

@@ -1,0 +1,367 @@
+"""What a ledger says about its services, as plain JSON and as metrics: for programs that only read.
+
+A :class:`Reader` opens the ledger read-only and keeps what it has read, so that each question costs a query for the
+entries that were appended since.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rollforge.dates import day_after
+from rollforge.errors import ArtifactUnreadable, DataError, StoreGone
+from rollforge.ledger.base import Ledger, ServiceLease, open_ledger
+from rollforge.ledger.entry import DayState, Entry, Level, Outcome, ServiceDefinition, Signal
+from rollforge.ledger.state import ServiceState
+from rollforge.session import home
+
+__all__ = [
+    "Reader",
+    "data_folder",
+    "due_days",
+    "entry_document",
+    "health",
+    "metrics",
+    "service_folder",
+    "signal_document",
+    "status",
+    "utc",
+]
+
+
+class Reader:
+    """Reads a ledger without changing it. Threads can share it.
+
+    Parameters
+    ----------
+    uri : str
+        URI of the ledger.
+
+    Raises
+    ------
+    StoreUnavailable
+        If it cannot be opened, or there is no ledger.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._lock = threading.Lock()
+        self._states: dict[str, ServiceState] = {}
+        self._ledger: Ledger | None = open_ledger(uri, read_only=True)
+
+    def _opened(self) -> Ledger:
+        if self._ledger is None:
+            self._ledger = open_ledger(self.uri, read_only=True)
+        return self._ledger
+
+    def services(self) -> list[str]:
+        """Return the names of the services, sorted."""
+        with self._lock:
+            try:
+                return self._opened().services()
+            except StoreGone:
+                self._forget()
+                raise
+
+    def state(self, service: str) -> ServiceState | None:
+        """Return the state of a service; None if it has no entries."""
+        with self._lock:
+            try:
+                state = self._read(service)
+            except StoreGone:
+                self._forget()
+                raise
+            return state if state.last else None
+
+    def held_by(self, service: str) -> ServiceLease | None:
+        """Return the current lease of a service; None if there is none."""
+        with self._lock:
+            return self._opened().held_by(service)
+
+    def _read(self, service: str) -> ServiceState:
+        ledger, known = self._opened(), self._states.get(service)
+        if known is not None:
+            # The last known entry is read again: a ledger that was restored from a copy may have another one.
+            found = ledger.entries(service, after=known.last - 1)
+            if found[:1] == [known.entries[-1]]:
+                for entry in found[1:]:
+                    known = known.after(entry)
+            else:
+                known = None
+        if known is None:
+            known = ServiceState.of(ledger.entries(service))
+        if known.last:
+            self._states[service] = known
+        return known
+
+    def _forget(self) -> None:
+        """Open the file again for the next question: it was deleted or replaced."""
+        if self._ledger is not None:
+            self._ledger.close()
+        self._ledger = None
+        self._states.clear()
+
+    def close(self) -> None:
+        """Close the ledger; a later call opens it again."""
+        with self._lock:
+            self._forget()
+
+
+# -- where a service's files and data are ------------------------------------------------------------------------------
+
+
+def service_folder(name: str, definition: ServiceDefinition | None) -> Path:
+    """Return the folder of a service's files, which does not depend on the folder in which a command is run.
+
+    It is the one that ``serve init`` has recorded; that of the project if there is none.
+    """
+    known = _recorded(definition, "folder")
+    return Path(known) if known is not None else home() / "services" / name
+
+
+def data_folder(definition: ServiceDefinition | None) -> Path | None:
+    """Return the data folder that ``serve init`` has recorded; None if there is none."""
+    known = _recorded(definition, "data")
+    return Path(known) if known is not None else None
+
+
+def _recorded(definition: ServiceDefinition | None, key: str) -> str | None:
+    workflow = definition.workflow if definition is not None else None
+    value = workflow.get(key) if isinstance(workflow, dict) else None
+    return str(value) if value else None
+
+
+def due_days(state: ServiceState) -> list[str] | None:
+    """Return the days that are in the calendar of the data and not published; None if the data folder is not recorded.
+
+    Raises
+    ------
+    DataError
+        If the calendar cannot be read.
+    """
+    from rollforge.market.provider import open_provider
+
+    folder, begin = data_folder(state.definition), _recorded(state.definition, "begin")
+    if folder is None or begin is None:
+        return None
+    return state.due(day for day in map(str, open_provider(folder).calendar()) if day >= begin)
+
+
+# -- documents ---------------------------------------------------------------------------------------------------------
+
+
+def utc(seconds: float) -> str:
+    """Return a time in UTC as text.
+
+    Examples
+    --------
+    >>> utc(0.0)
+    '1970-01-01 00:00:00'
+    """
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def status(name: str, state: ServiceState, lease: ServiceLease | None) -> dict[str, Any]:
+    """Return the last published day of a service, its models on the next day, and which process is running it."""
+    after = next_day(state)
+    latest = state.signals().get(state.last_published or "")
+    return {
+        "service": name,
+        "entries": state.last,
+        "last_published": state.last_published,
+        "signal": latest.to_document() if latest else None,
+        "failed": failed_days(state),
+        "fallback": fallback(state),
+        "champions": [release.to_document() for release in state.champions(after)],
+        "candidates": [release.to_document() for release in state.candidates(after)],
+        "running": running(lease),
+        "unknown_entries": [entry.number for entry in state.unknown],
+    }
+
+
+def next_day(state: ServiceState) -> str:
+    """Return the day after the last published one; without one, that of the latest release, or today."""
+    if state.last_published is None:
+        return max((release.from_day for _, release in state.releases), default=dt.date.today().isoformat())
+    return day_after(state.last_published)
+
+
+def failed_days(state: ServiceState) -> list[str]:
+    """Return the days whose latest result is a failure."""
+    return [day for day, result in state.days.items() if result.state is DayState.FAILED]
+
+
+def fallback(state: ServiceState) -> str:
+    """Return why the last published day uses earlier models; empty if it does not."""
+    last = state.last_published
+    return state.days[last].fallback if last in state.days else ""
+
+
+def running(lease: ServiceLease | None) -> dict[str, str] | None:
+    """Return which process is running a service, and until when its lease lasts."""
+    return {"holder": lease.holder, "until": utc(lease.until)} if lease else None
+
+
+def entry_document(entry: Entry) -> dict[str, Any]:
+    """Return an entry with its body."""
+    shown = {"number": entry.number, "kind": str(entry.kind), "made_at": utc(entry.made_at), "by": entry.by}
+    return {**shown, "body": entry.body}
+
+
+def signal_document(folder: Path, signal: Signal) -> dict[str, Any]:
+    """Return a version of a day's signals with the scores by instrument; a score that is no number is None.
+
+    Raises
+    ------
+    ArtifactUnreadable
+        If the file is missing, or was changed since it was published.
+    """
+    from rollforge.online import signal_files  # imports pandas
+
+    scores = signal_files.scores(folder, signal)
+    return {
+        **signal.to_document(),
+        "signals": {code: score if math.isfinite(score) else None for code, score in scores},
+    }
+
+
+def health(reader: Reader) -> tuple[bool, dict[str, Any]]:
+    """Return whether all services are in order, and why not.
+
+    A service is not in order if its last attempt at a due day failed, its data cannot be read, or the latest signals are
+    missing or were changed. Days that are due and were not tried yet are in order: the next run publishes them.
+
+    Raises
+    ------
+    StoreUnavailable
+        If the ledger cannot be read.
+    """
+    found = {}
+    for name in reader.services():
+        state = reader.state(name)
+        if state is not None:
+            found[name] = _health(name, state, reader.held_by(name))
+    healthy = all(not service["problems"] for service in found.values())
+    return healthy, {"healthy": healthy, "services": found}
+
+
+def _health(name: str, state: ServiceState, lease: ServiceLease | None) -> dict[str, Any]:
+    from rollforge.online import signal_files
+
+    problems = [f"{day} failed: {state.days[day].error}" for day in failed_days(state)]
+    try:
+        due = due_days(state)
+    except DataError as exc:
+        due = None
+        problems.append(str(exc))
+    latest = state.signals().get(state.last_published or "")
+    try:
+        if latest is not None and latest.rows:
+            signal_files.content(service_folder(name, state.definition), latest)
+    except ArtifactUnreadable as exc:
+        problems.append(str(exc))
+    shown = {"last_published": state.last_published, "due": due, "fallback": fallback(state)}
+    return {**shown, "running": running(lease), "problems": problems}
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------
+
+_METRICS = {
+    "last_published_day_timestamp_seconds": "Midnight UTC of the last published day.",
+    "entries": "Number of entries in the ledger.",
+    "days_due": "Trading days with data that are not published.",
+    "days_failed": "Days whose latest result is a failure.",
+    "champions": "Models whose predictions are published on the next day.",
+    "candidates": "Models that are compared with the champions on the next day.",
+    "signal_rows": "Rows of the latest signals.",
+    "day_duration_seconds": "Duration of the routine of the last published day.",
+    "fallback": "Whether the last published day uses earlier models, because training failed.",
+    "check_value": "Results of the checks of the last published day.",
+    "check_exceeded": "Whether a check of the last published day exceeds its limit.",
+    "running": "Whether a process holds the lease of the service.",
+    "events": "Events in the ledger by level.",
+}
+
+
+def metrics(reader: Reader) -> str:
+    """Return the state of all services in the text format of Prometheus, version 0.0.4.
+
+    The format is written here: ``prometheus_client`` keeps counters of its own process, and these values are computed
+    from the ledger at each request.
+
+    Raises
+    ------
+    StoreUnavailable
+        If the ledger cannot be read.
+    """
+    samples: dict[str, list[str]] = {name: [] for name in _METRICS}
+    for service in reader.services():
+        state = reader.state(service)
+        if state is None:
+            continue
+        for name, labels, value in _samples(state, reader.held_by(service)):
+            shown = ",".join(f'{key}="{_escaped(text)}"' for key, text in [("service", service), *labels])
+            samples[name].append(f"rollforge_{name}{{{shown}}} {_number(value)}\n")
+    lines = []
+    for name, values in samples.items():
+        if values:
+            lines += [f"# HELP rollforge_{name} {_METRICS[name]}\n", f"# TYPE rollforge_{name} gauge\n", *values]
+    return "".join(lines)
+
+
+def _samples(
+    state: ServiceState, lease: ServiceLease | None
+) -> Iterator[tuple[str, Iterable[tuple[str, str]], float | int]]:
+    after, last = next_day(state), state.last_published
+    if last is not None:
+        midnight = dt.datetime.fromisoformat(last).replace(tzinfo=dt.UTC)
+        yield "last_published_day_timestamp_seconds", (), int(midnight.timestamp())
+        yield "day_duration_seconds", (), state.days[last].seconds
+        latest = state.signals().get(last)
+        yield "signal_rows", (), latest.rows if latest else 0
+        yield "fallback", (), int(bool(fallback(state)))
+        for check in state.checked(last).values():
+            yield "check_value", [("check", check.name)], check.value
+            yield "check_exceeded", [("check", check.name)], int(check.outcome is not Outcome.OK)
+    try:
+        due = due_days(state)
+    except DataError:  # reported by /health; the other metrics do not depend on the data
+        due = None
+    if due is not None:
+        yield "days_due", (), len(due)
+    yield "entries", (), state.last
+    yield "days_failed", (), len(failed_days(state))
+    yield "champions", (), len(state.champions(after))
+    yield "candidates", (), len(state.candidates(after))
+    yield "running", (), int(lease is not None)
+    for level in Level:
+        yield "events", [("level", level.value)], sum(event.level is level for _, event in state.events)
+
+
+def _number(value: float) -> str:
+    """Return a number as Prometheus reads it.
+
+    Examples
+    --------
+    >>> [_number(value) for value in (3, 0.25, float("inf"), float("nan"))]
+    ['3', '0.25', '+Inf', 'NaN']
+    """
+    if math.isnan(value):
+        return "NaN"
+    return repr(value) if math.isfinite(value) else "+Inf" if value > 0 else "-Inf"
+
+
+def _escaped(text: str) -> str:
+    """Return the value of a label.
+
+    Examples
+    --------
+    >>> print(_escaped('a "b"'))
+    a \\"b\\"
+    """
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')

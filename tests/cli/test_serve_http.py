@@ -1,0 +1,460 @@
+"""``rollforge serve http``: what the ledger says over HTTP, and who may ask."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollforge.errors import ConfigError, StoreUnavailable
+from rollforge.ledger.base import open_ledger
+from rollforge.ledger.entry import DayResult, DayState, Event, Level, day_body, event_body, service_body
+from rollforge.testing.postgres import PostgresServer
+
+from ..documents.command_line import call
+from ..documents.growing import Market, prices
+from .test_serve import FIRST, SECOND, fill
+
+pytest.importorskip("starlette", reason="pip install 'rollforge[serve]'")
+pytest.importorskip("uvicorn", reason="pip install 'rollforge[serve]'")
+
+from rollforge.cli.serve_http import HttpService
+from rollforge.online.http import TOKEN_VARIABLE, listen, read_token
+from rollforge.online.overview import Reader
+
+TOKEN = "a-token-of-some-length"
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mongodb", "memory"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    name = f"http_{abs(hash(str(tmp_path))) % 10**9}"
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/tasks.db"
+    if request.param == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        return f"{server.uri}?schema={name}"
+    return (
+        f"{request.getfixturevalue('mongodb').rstrip('/')}/{name}" if request.param == "mongodb" else f"memory://{name}"
+    )
+
+
+@pytest.fixture
+def file_uri(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/tasks.db"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "services" / "us"
+
+
+class Client:
+    """Asks an HTTP service."""
+
+    def __init__(self, service: HttpService) -> None:
+        self.host, self.port = service.socket.getsockname()[:2]
+
+    def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
+        """Return the status, the headers and the text of an answer."""
+        with closing(http.client.HTTPConnection(self.host, self.port, timeout=60)) as connection:
+            connection.request(method, path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read().decode()
+
+    def get(self, path: str, **headers: str) -> Any:
+        """Return the JSON of an answer without an error."""
+        status, found, text = self.ask(path, **headers)
+        assert (status, found["content-type"]) == (200, "application/json"), text
+        return json.loads(text)
+
+    def error(self, path: str, method: str = "GET", **headers: str) -> tuple[int, str]:
+        """Return the status and the message of an error."""
+        status, found, text = self.ask(path, method, **headers)
+        assert found["content-type"] == "application/json", text
+        (message,) = json.loads(text).values()
+        return status, message
+
+
+@contextmanager
+def serving(uri: str, host: str = "127.0.0.1", token_file: Path | None = None) -> Iterator[Client]:
+    with (
+        HttpService.listening(host, 0, token_file) as service,
+        closing(Reader(uri)) as reader,
+        service.running(reader),
+    ):
+        yield Client(service)
+
+
+def test_every_ledger_is_served(uri: str, folder: Path) -> None:
+    """The same answers as those of the commands."""
+    ledger = fill(uri, folder)
+    with serving(uri) as client:
+        assert client.get("/") == {"services": ["us"]}
+        shown = json.loads(call("serve", "--ledger", uri, "status", "--json").stdout)
+        assert client.get("/services/us") == shown
+        latest = client.get("/services/us/signals")
+        assert (latest["day"], latest["version"], latest["signals"]) == (SECOND, 1, {"A": 1.0})
+        corrected = client.get(f"/services/us/signals?day={FIRST}")
+        assert (corrected["version"], corrected["why"], corrected["signals"]) == (
+            2,
+            "late bars",
+            {"A": 0.75, "B": None},
+        )
+        assert client.get(f"/services/us/signals?day={FIRST}&version=1")["signals"] == {"A": 0.5, "B": -0.25}
+        assert client.get(f"/services/us/signals?day={FIRST}&as_of=3")["version"] == 1
+        releases = [client.get(f"/services/us/releases?day={day}")["champions"] for day in (FIRST, SECOND)]
+        assert [[r["recorder"] for r in found] for found in releases] == [["r1"], ["r2"]]
+        assert client.get("/services/us/releases?as_of=2")["champions"][0]["recorder"] == "r1"
+        history = client.get(f"/services/us/history?day={FIRST}")
+        shown = json.loads(call("serve", "--ledger", uri, "history", "--day", FIRST, "--json").stdout)
+        assert history == {"service": "us", **shown}
+        status, _, text = client.ask("/health")
+        assert (status, json.loads(text)["services"]["us"]["problems"]) == (503, ["2024-06-05 failed: no prices"])
+        lease = ledger.acquire("us", holder="host:7", seconds=60)
+        ledger.append(lease, 6, "day", day_body(DayResult("2024-06-05", DayState.PUBLISHED)))
+        health = client.get("/health")
+        assert (health["healthy"], health["services"]["us"]["running"]["holder"]) == (True, "host:7")
+        assert client.get("/services/us")["last_published"] == "2024-06-05"
+        ledger.release(lease)
+    ledger.close()
+
+
+def test_what_is_known_at_a_time_does_not_change(file_uri: str, folder: Path) -> None:
+    """``as_of`` is the number of an entry, or a time, by default in UTC."""
+    ledger = fill(file_uri, folder)
+    after = ledger.entries("us")[-1].made_at + 1
+    text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(after))
+    with serving(file_uri) as client:
+        for known in (text, f"{text}Z", f"{text}%2B00:00"):
+            assert client.get(f"/services/us/signals?day={FIRST}&as_of={known}")["version"] == 2
+        assert client.error(f"/services/us/signals?as_of={text}%2B12:00")[0] == 404
+        assert client.error("/services/us/signals?as_of=2020-01-01")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "message"),
+    [
+        ("/nothing", 404, "There is nothing at /nothing."),
+        ("/services/us/", 404, "There is nothing at"),
+        ("/services/eu", 404, "There is no service 'eu'."),
+        ("/services/%F0%9F%8D%8F%00/signals", 404, "There is no service"),
+        ("/services/..%2F..%2Fetc/signals", 404, ""),
+        ("/services/us/signals?day=2024-06-04T", 400, "day"),
+        ("/services/us/signals?day=tomorrow", 400, "day"),
+        ("/services/us/signals?day=", 400, "day"),
+        (
+            "/services/us/signals?day=2024-06-30",
+            404,
+            "There are no signals of 2024-06-30. The last day with signals is",
+        ),
+        (f"/services/us/signals?day={FIRST}&version=3", 404, "no version 3 of the signals of 2024-06-03, only 1, 2"),
+        ("/services/us/signals?version=-1", 400, "version must be a whole number"),
+        ("/services/us/signals?version=1e3", 400, "version must be a whole number"),
+        ("/services/us/signals?version=99999999999", 400, "version must be a whole number"),
+        ("/services/us/signals?as_of=0", 404, "has no signals"),
+        ("/services/us/signals?as_of=now", 400, "as_of must be"),
+        ("/services/us/signals?version=1&as_of=2", 400, "Give either"),
+        ("/services/us/signals?days=2024-06-03", 400, "Unknown argument 'days'; known: day, version, as_of."),
+        (f"/services/us/signals?day={FIRST}&day={SECOND}", 400, "occurs twice"),
+        ("/services/us/releases?day=31.31.2024", 400, "day"),
+        ("/health?verbose=1", 400, "Unknown argument"),
+    ],
+)
+def test_mistakes_in_a_request(file_uri: str, folder: Path, path: str, status: int, message: str) -> None:
+    """One message as JSON."""
+    fill(file_uri, folder).close()
+    with serving(file_uri) as client:
+        found = client.error(path)
+        assert found[0] == status, found
+        assert message in found[1]
+        assert "Traceback" not in found[1]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
+def test_nothing_can_be_changed(file_uri: str, folder: Path, method: str) -> None:
+    """Only GET and HEAD are allowed; HEAD has the headers of GET and no body."""
+    fill(file_uri, folder).close()
+    with serving(file_uri) as client:
+        status, headers, text = client.ask("/services/us", method)
+        assert (status, json.loads(text)) == (405, {"error": f"{method} is not allowed, only GET and HEAD."})
+        assert set(headers["allow"].split(", ")) == {"GET", "HEAD"}
+        assert "access-control-allow-origin" not in headers
+        status, headers, text = client.ask("/services/us", "HEAD")
+        assert (status, text, headers["content-length"]) == (200, "", client.ask("/services/us")[1]["content-length"])
+
+
+def test_wrong_signals_are_not_served(file_uri: str, folder: Path) -> None:
+    """A file that was changed or is missing is an error, also of the service's health."""
+    ledger = fill(file_uri, folder)
+    lease = ledger.acquire("us", holder="me", seconds=60)
+    ledger.append(lease, 6, "day", day_body(DayResult("2024-06-05", DayState.PUBLISHED)))
+    file = folder / "signals" / f"{SECOND}.v1.parquet"
+    content = file.read_bytes()
+    with serving(file_uri) as client:
+        file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+        status, message = client.error(f"/services/us/signals?day={SECOND}")
+        assert (status, "were changed after they were published" in message) == (500, True)
+        file.unlink()
+        status, message = client.error(f"/services/us/signals?day={SECOND}")
+        assert (status, "cannot be read" in message) == (500, True)
+        assert client.get(f"/services/us/signals?day={FIRST}")["version"] == 2
+    ledger.close()
+
+
+def test_the_latest_signals_belong_to_the_health(file_uri: str, folder: Path) -> None:
+    """503 if their file is missing."""
+    fill(file_uri, folder).close()
+    (folder / "signals" / f"{SECOND}.v1.parquet").unlink()
+    with serving(file_uri) as client:
+        status, _, text = client.ask("/health")
+        problems = json.loads(text)["services"]["us"]["problems"]
+        assert (status, len(problems), "cannot be read" in problems[1]) == (503, 2, True)
+
+
+def test_days_that_are_due(file_uri: str, tmp_path: Path) -> None:
+    """Those of the calendar from the first day of the service on that are not published, as they arrive."""
+    market, ledger = Market(tmp_path / "data", prices()), open_ledger(file_uri)
+    market.show("2024-06-04")
+    lease = ledger.acquire("us", holder="me", seconds=60)
+    workflow = {
+        "path": "w.yaml",
+        "text": "",
+        "begin": "2024-06-03",
+        "folder": str(tmp_path),
+        "data": str(market.folder),
+    }
+    ledger.append(lease, 1, "service", service_body("us", workflow))
+    with serving(file_uri) as client:
+        assert client.get("/health")["services"]["us"]["due"] == ["2024-06-03", "2024-06-04"]
+        ledger.append(lease, 2, "day", day_body(DayResult("2024-06-03", DayState.PUBLISHED)))
+        market.show("2024-06-05")
+        assert client.get("/health")["services"]["us"]["due"] == ["2024-06-04", "2024-06-05"]
+        assert 'rollforge_days_due{service="us"} 2\n' in client.ask("/metrics")[2]
+        (market.folder / "calendars" / "day.txt").unlink()
+        status, _, text = client.ask("/health")
+        assert (status, "calendars/day.txt" in text) == (503, True)
+        assert "rollforge_days_due" not in client.ask("/metrics")[2]
+    ledger.close()
+
+
+def test_metrics(file_uri: str, folder: Path) -> None:
+    """In the text format of Prometheus: a line for each service, after its help and its type."""
+    ledger = fill(file_uri, folder)
+    lease = (
+        ledger.acquire('b "x"\\', holder="me", seconds=60)
+        if os.sep == "\\"
+        else ledger.acquire('b "x"', holder="me", seconds=60)
+    )
+    ledger.append(lease, 1, "event", event_body([Event(Level.WARNING, "a"), Event(Level.WARNING, "b")]))
+    with serving(file_uri) as client:
+        status, headers, text = client.ask("/metrics")
+    assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    line = re.compile(
+        r'rollforge_[a-z_]+\{service="(?:[^"\\\n]|\\.)*"(?:,level="[a-z]+")?\} -?\d+(?:\.\d+)?(?:e-?\d+)?'
+    )
+    values: dict[str, float] = {}
+    described: set[str] = set()
+    for one in text.splitlines():
+        if one.startswith("#"):
+            _, what, name, *_ = one.split(" ")
+            described.add(f"{what} {name}")
+            continue
+        assert line.fullmatch(one), one
+        name, _, value = one.rpartition(" ")
+        assert {f"HELP {name.partition('{')[0]}", f"TYPE {name.partition('{')[0]}"} <= described
+        assert name not in values
+        values[name] = float(value)
+    assert text.endswith("\n")
+    assert values['rollforge_last_published_day_timestamp_seconds{service="us"}'] == 1717459200  # 2024-06-04
+    for name, value in {"entries": 5, "days_failed": 1, "champions": 1, "signal_rows": 1, "running": 0}.items():
+        assert values[f'rollforge_{name}{{service="us"}}'] == value
+    assert values['rollforge_events{service="us",level="error"}'] == 1
+    assert values['rollforge_events{service="b \\"x\\"",level="warning"}'] == 2
+    assert values['rollforge_running{service="b \\"x\\""}'] == 1
+    assert 'rollforge_last_published_day_timestamp_seconds{service="b \\"x\\""}' not in values
+    ledger.close()
+
+
+# -- who may ask -------------------------------------------------------------------------------------------------------
+
+
+def test_other_addresses_require_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Before anything listens; a token is long and has no spaces."""
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    for host in ("0.0.0.0", "::", "10.0.0.1", "example.com"):
+        with pytest.raises(ConfigError, match="must contain a token"):
+            listen(host, 0, read_token(None))
+    for text in ("", "short", "a token with spaces in it", "tökens-are-ascii-characters"):
+        (tmp_path / "token").write_text(text)
+        monkeypatch.setenv(TOKEN_VARIABLE, text)
+        for file in (None, tmp_path / "token"):
+            with pytest.raises(ConfigError, match="at least 16 characters") as info:
+                read_token(file)
+            assert not text or text not in str(info.value)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_token(tmp_path / "none")
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    assert read_token(tmp_path / "token") == TOKEN
+
+
+def test_with_a_token(file_uri: str, folder: Path, tmp_path: Path) -> None:
+    """Every address requires it, also /health and unknown ones; any host name is allowed then."""
+    fill(file_uri, folder).close()
+    (tmp_path / "token").write_text(TOKEN)
+    with serving(file_uri, "0.0.0.0", tmp_path / "token") as client:
+        wrong = [
+            "",
+            TOKEN,
+            "Bearer",
+            "Bearer ",
+            f"Bearer {TOKEN}x",
+            f"Bearer {TOKEN[:-1]}",
+            f"Basic {TOKEN}",
+            "Bearer \xe4",
+        ]
+        for path in ("/health", "/services/us", "/nothing", "/metrics"):
+            status, headers, text = client.ask(path)
+            assert (status, headers["www-authenticate"], "token" in text) == (401, "Bearer", True)
+            for value in wrong:
+                assert client.error(path, Authorization=value)[0] == 401, value
+        assert client.error("/services/us", "POST")[0] == 401
+        for scheme in ("Bearer", "bearer"):
+            found = client.get("/services/us", Authorization=f"{scheme} {TOKEN}", Host="dash.example.com")
+            assert found["service"] == "us"
+
+
+def test_a_page_of_another_site_cannot_read_it(file_uri: str, folder: Path) -> None:
+    """On this machine, requests must name it as their host, so that no name of another site leads here."""
+    fill(file_uri, folder).close()
+    with serving(file_uri) as client:
+        for host in (
+            "evil.example",
+            "evil.example:80",
+            "127.0.0.1.evil.example",
+            "",
+            "localhost.",
+            "[::2]",
+            "[::1].evil",
+        ):
+            status, message = client.error("/services/us", Host=host)
+            assert (status, message) == (400, "The Host header does not name this machine."), host
+        for host in ("localhost", "LOCALHOST:99", "127.0.0.1:1", "[::1]:8765"):
+            assert client.get("/services/us", Host=host)["service"] == "us"
+
+
+def test_secrets_are_masked(file_uri: str, folder: Path, tmp_path: Path) -> None:
+    """Those of a workflow's text, which the history contains."""
+    ledger = fill(file_uri, folder)
+    lease = ledger.acquire("us", holder="me", seconds=60)
+    error = "postgresql://ann:hunter22@db/x refused"
+    ledger.append(lease, 6, "day", day_body(DayResult("2024-06-06", DayState.FAILED, error=error)))
+    with serving(file_uri) as client:
+        for path in ("/services/us/history?day=2024-06-06", "/health"):
+            text = client.ask(path)[2]
+            assert ("hunter22" in text, "ann:***@db" in text) == (False, True)
+    ledger.close()
+
+
+# -- failures ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_ledger_that_does_not_exist(file_uri: str, tmp_path: Path) -> None:
+    """It is an error at the start, and is not created."""
+    with pytest.raises(StoreUnavailable, match="There is no ledger at"):
+        Reader(file_uri)
+    failed = call("serve", "--ledger", file_uri, "http", "--port", 0)
+    assert isinstance(failed.exception, StoreUnavailable)
+    assert not (tmp_path / "tasks.db").exists()
+
+
+def test_a_ledger_that_cannot_be_read(file_uri: str, folder: Path, tmp_path: Path) -> None:
+    """503 with one message, until it is there again; then what it says now, also if it was replaced."""
+    fill(file_uri, folder).close()
+    with serving(file_uri) as client:
+        assert client.get("/services/us")["entries"] == 5
+        for ending in ("", "-wal", "-shm"):
+            (tmp_path / f"tasks.db{ending}").unlink(missing_ok=True)
+        for path in ("/health", "/metrics", "/services/us"):
+            status, message = client.error(path)
+            assert (status, "ledger cannot be read" in message, str(tmp_path) in message) == (503, True, False)
+        other = open_ledger(f"sqlite:///{tmp_path}/other.db")
+        lease = other.acquire("us", holder="me", seconds=60)
+        other.append(lease, 1, "event", event_body([Event(Level.INFO, "a")]))
+        other.close()
+        os.replace(tmp_path / "other.db", tmp_path / "tasks.db")
+        assert client.get("/services/us")["entries"] == 1
+
+
+@pytest.mark.slow
+def test_reading_while_a_routine_appends(file_uri: str, folder: Path) -> None:
+    """Requests from several threads see whole entries, in order, while a process appends them."""
+    fill(file_uri, folder).close()
+    script = (
+        "import sys\nfrom rollforge.ledger.base import open_ledger\n"
+        "from rollforge.ledger.entry import DayResult, DayState, day_body\n"
+        "ledger = open_ledger(sys.argv[1])\n"
+        "for number in range(6, 206):\n"
+        "    lease = ledger.acquire('us', holder='routine', seconds=60)\n"
+        "    ledger.append(lease, number, 'day', day_body(DayResult('2024-07-01', DayState.FAILED, error=str(number))))\n"
+        "    ledger.release(lease)\n"
+    )
+    seen: list[list[int]] = []
+    with serving(file_uri) as client:
+        done = threading.Event()
+
+        def ask() -> None:
+            counts = []
+            while not done.is_set():
+                counts.append(client.get("/services/us")["entries"])
+            seen.append(counts)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        writer = subprocess.run([sys.executable, "-c", script, file_uri], capture_output=True, text=True, timeout=300)
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert writer.returncode == 0, writer.stderr
+        assert client.get("/services/us")["entries"] == 205
+    assert all(counts == sorted(counts) for counts in seen)
+    assert len({count for counts in seen for count in counts}) > 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command(file_uri: str, folder: Path, number: signal.Signals) -> None:
+    """It says where it listens, and ends with 0 when it is interrupted."""
+    fill(file_uri, folder).close()
+    command = [sys.executable, "-m", "rollforge", "serve", "--ledger", file_uri, "http", "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"on http://127.0.0.1:(\d+)$", line)
+        assert found, (line, process.stderr and process.stderr.read())
+        with closing(http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)) as connection:
+            connection.request("GET", "/services/us/signals")
+            assert json.loads(connection.getresponse().read())["signals"] == {"A": 1.0}
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_an_address_that_is_in_use(file_uri: str, folder: Path) -> None:
+    """One message."""
+    fill(file_uri, folder).close()
+    with serving(file_uri) as client:
+        failed = call("serve", "--ledger", file_uri, "http", "--port", client.port)
+        assert re.match(rf"Cannot listen on 127.0.0.1 port {client.port}: .*in use", str(failed.exception))
