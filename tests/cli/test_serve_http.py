@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
 import re
 import signal
@@ -20,7 +21,17 @@ import pytest
 
 from rollforge.errors import ConfigError, StoreUnavailable
 from rollforge.ledger.base import open_ledger
-from rollforge.ledger.entry import DayResult, DayState, Event, Level, day_body, event_body, service_body
+from rollforge.ledger.entry import (
+    CheckResult,
+    DayResult,
+    DayState,
+    Event,
+    Level,
+    Outcome,
+    day_body,
+    event_body,
+    service_body,
+)
 from rollforge.testing.postgres import PostgresServer
 
 from ..documents.command_line import call
@@ -258,12 +269,15 @@ def test_metrics(file_uri: str, folder: Path) -> None:
         else ledger.acquire('b "x"', holder="me", seconds=60)
     )
     ledger.append(lease, 1, "event", event_body([Event(Level.WARNING, "a"), Event(Level.WARNING, "b")]))
+    other = ledger.acquire("checked", holder="me", seconds=60)
+    checks = [CheckResult("psi", FIRST, 0.5, Outcome.WARN, 0.25), CheckResult("ic", FIRST, float("nan"), Outcome.OK)]
+    published = DayResult(FIRST, DayState.PUBLISHED, seconds=2.5, fallback="training failed")
+    ledger.append(other, 1, "day", day_body(published, checks=checks))
     with serving(file_uri) as client:
         status, headers, text = client.ask("/metrics")
     assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
-    line = re.compile(
-        r'rollforge_[a-z_]+\{service="(?:[^"\\\n]|\\.)*"(?:,level="[a-z]+")?\} -?\d+(?:\.\d+)?(?:e-?\d+)?'
-    )
+    number = r"(?:-?\d+(?:\.\d+)?(?:e-?\d+)?|NaN|[+-]Inf)"
+    line = re.compile(r'rollforge_[a-z_]+\{service="(?:[^"\\\n]|\\.)*"(?:,[a-z]+="[a-z]+")?\} ' + number)
     values: dict[str, float] = {}
     described: set[str] = set()
     for one in text.splitlines():
@@ -284,6 +298,12 @@ def test_metrics(file_uri: str, folder: Path) -> None:
     assert values['rollforge_events{service="b \\"x\\"",level="warning"}'] == 2
     assert values['rollforge_running{service="b \\"x\\""}'] == 1
     assert 'rollforge_last_published_day_timestamp_seconds{service="b \\"x\\""}' not in values
+    assert (values['rollforge_fallback{service="us"}'], values['rollforge_fallback{service="checked"}']) == (0, 1)
+    assert values['rollforge_day_duration_seconds{service="checked"}'] == 2.5
+    assert values['rollforge_check_value{service="checked",check="psi"}'] == 0.5
+    assert math.isnan(values['rollforge_check_value{service="checked",check="ic"}'])
+    exceeded = [values[f'rollforge_check_exceeded{{service="checked",check="{name}"}}'] for name in ("psi", "ic")]
+    assert exceeded == [1, 0]
     ledger.close()
 
 
