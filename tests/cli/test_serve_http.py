@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import math
 import os
 import re
 import signal
@@ -270,7 +269,7 @@ def test_metrics(file_uri: str, folder: Path) -> None:
     )
     ledger.append(lease, 1, "event", event_body([Event(Level.WARNING, "a"), Event(Level.WARNING, "b")]))
     other = ledger.acquire("checked", holder="me", seconds=60)
-    checks = [CheckResult("psi", FIRST, 0.5, Outcome.WARN, 0.25), CheckResult("ic", FIRST, float("nan"), Outcome.OK)]
+    checks = [CheckResult("psi", FIRST, 0.5, Outcome.WARN, 0.25), CheckResult("ic", FIRST, -1e-07, Outcome.OK)]
     published = DayResult(FIRST, DayState.PUBLISHED, seconds=2.5, fallback="training failed")
     ledger.append(other, 1, "day", day_body(published, checks=checks))
     with serving(file_uri) as client:
@@ -301,7 +300,7 @@ def test_metrics(file_uri: str, folder: Path) -> None:
     assert (values['rollforge_fallback{service="us"}'], values['rollforge_fallback{service="checked"}']) == (0, 1)
     assert values['rollforge_day_duration_seconds{service="checked"}'] == 2.5
     assert values['rollforge_check_value{service="checked",check="psi"}'] == 0.5
-    assert math.isnan(values['rollforge_check_value{service="checked",check="ic"}'])
+    assert values['rollforge_check_value{service="checked",check="ic"}'] == -1e-07
     exceeded = [values[f'rollforge_check_exceeded{{service="checked",check="{name}"}}'] for name in ("psi", "ic")]
     assert exceeded == [1, 0]
     ledger.close()

@@ -199,7 +199,7 @@ def failed_days(state: ServiceState) -> list[str]:
 def fallback(state: ServiceState) -> str:
     """Return why the last published day uses earlier models; empty if it does not."""
     last = state.last_published
-    return state.days[last].fallback if last in state.days else ""
+    return state.days[last].fallback if last is not None and last in state.days else ""
 
 
 def running(lease: ServiceLease | None) -> dict[str, str] | None:
