@@ -111,7 +111,7 @@ def listen(host: str, port: int, token: str | None) -> socket.socket:
     """
     if not is_loopback(host) and token is None:
         raise ConfigError(
-            f"{host} can be reached from other machines, so requests must contain a token. Name a file with one by "
+            f"The address {host} can be reached from other machines, so requests must contain a token. Name a file with one by "
             f"--token-file, or set {TOKEN_VARIABLE}."
         )
     try:
