@@ -529,14 +529,15 @@ class Trial:
         self.copy, self.room = copy, room
         self.collection = Collection(copy, room)
         self.clean = self.collection.run(None, 3600, record=True)
-        times = self.clean.by_test or {}
+        # Without those of collecting files and the session, whose name is empty as that of no failed test is.
+        times = {t: seconds for t, seconds in (self.clean.by_test or {}).items() if "::" in t}
         executed = self.clean.by_line or {}
         self._tests: dict[tuple[str, int], set[str]] = {}
         for file, lines in executed.items():
             name = Path(file).relative_to(copy / PACKAGE).as_posix()
             for line, tests in lines.items():
                 self._tests[name, int(line)] = {t for t in tests if t in times}
-        self._all = sorted((t for t in times if "::" in t), key=lambda t: times[t])
+        self._all = sorted(times, key=lambda t: times[t])
         self._times = times
         self._detected: dict[str, Counter[str]] = {}
 

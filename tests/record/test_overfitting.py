@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -109,6 +110,32 @@ def test_returns_are_normal_unless_their_moments_are_given() -> None:
     assert probabilistic_sharpe(0.1, 0.0, 101, 0.0, 3.0) == probabilistic_sharpe(0.1, 0.0, 101)
 
 
+@pytest.mark.parametrize(("skew", "right"), [(0.5, 0.999989), (1.0, math.nan), (1.5, math.nan)])
+def test_moments_that_no_returns_have(skew: float, right: float) -> None:
+    """With a kurtosis of 1, the root in the formula is that of 1 - skew x 1: of 0.5, of 0 and of -0.5.
+
+    3 / sqrt(0.5) = 4.2426, where the normal distribution function is 0.999989.
+    """
+    assert probabilistic_sharpe(1.0, 0.0, 10, skew, 1.0) == pytest.approx(right, abs=1e-6, nan_ok=True)
+
+
+def test_deflated_sharpe_has_no_unit() -> None:
+    """Returns in percent and as numbers have the same one."""
+    values = np.random.default_rng(10).normal(size=(100, 4)) + 0.1
+    percent, number = deflated_sharpe(table(values)), deflated_sharpe(table(values / 100))
+    assert number.sharpe == pytest.approx(percent.sharpe)
+    assert number.probability == pytest.approx(percent.probability)
+
+
+def test_trials_whose_returns_are_unknown_count() -> None:
+    """But there are never fewer trials than those with a Sharpe ratio."""
+    frame = table(np.random.default_rng(11).normal(size=(100, 4)))
+    variance = float((frame.mean() / frame.std()).var())
+    for given_trials, counted in ((None, 4), (3, 4), (4, 4), (50, 50)):
+        made = deflated_sharpe(frame, given_trials)
+        assert (made.trials, made.expected_max) == (counted, pytest.approx(expected_max_sharpe(variance, counted)))
+
+
 def test_a_sharpe_ratio_needs_three_different_returns() -> None:
     """A variant with two returns does not count as a trial; one with three does."""
     frame = table(np.random.default_rng(4).normal(size=(10, 3)))
@@ -206,9 +233,24 @@ def test_rows_with_a_missing_value_are_left_out() -> None:
         backtest_overfitting(table(values[:31]))
     with pytest.raises(DataError, match="there is 1"):
         backtest_overfitting(table(values[:, :1]))
-    for groups in (3, 0, 22, True):
-        with pytest.raises(ConfigError, match="even number"):
-            backtest_overfitting(table(values), groups)
+
+
+@pytest.mark.parametrize("groups", [3, 0, -2, 22, True, False, 4.0, "4", None])
+def test_the_number_of_groups_is_even(groups: Any) -> None:
+    """And an integer from 2 to 20."""
+    values = np.random.default_rng(12).normal(size=(100, 3))
+    with pytest.raises(ConfigError, match=f"groups.*must be an even number from 2 to 20, found {groups!r}"):
+        backtest_overfitting(table(values), groups)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, -0.1])
+def test_the_sharpe_ratio_of_equal_returns_is_zero(constant: float) -> None:
+    """The other trial has 0.35 in the first half and -0.35 in the second, so the best of each half is the worst in the
+    other."""
+    values = np.column_stack([[1.5, -0.5, -1.5, 0.5], [constant] * 4])
+    made = backtest_overfitting(table(values), 2)
+    assert made.probability == 1.0
+    np.testing.assert_allclose(made.logits, -math.log(2))
 
 
 def test_agrees_with_purgedcv() -> None:

@@ -204,7 +204,7 @@ def backtest_overfitting(returns: pd.DataFrame, groups: int = 16) -> Overfitting
     >>> found.probability, len(found.logits)
     (0.0, 70)
     """
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups % 2 or not 2 <= groups <= 20:
+    if not isinstance(groups, int) or groups % 2 or not 2 <= groups <= 20:
         raise ConfigError(f"must be an even number from 2 to 20, found {groups!r}.", path="groups")
     values = returns.to_numpy(np.float64)
     values = values[np.isfinite(values).all(axis=1)]
