@@ -361,6 +361,17 @@ def test_booleans_are_zero_or_one() -> None:
     ]
 
 
+def test_a_frequency_is_that_of_one_column() -> None:
+    """Two columns of a block are not days in a row, so a block of dates has no frequency."""
+    days = np.array(["2020-01-01", "2020-01-02"], "M8[ns]")
+    parts = {"_freq": pd.offsets.Day()}
+    one = made("pandas", "DatetimeArray", state=(days.dtype, days, parts))
+    assert getattr(one, "freq", pd.offsets.Day()) == pd.offsets.Day()  # arrays of recent versions have none
+    two = made("pandas", "DatetimeArray", state=(days.dtype, np.stack([days, days]), parts))
+    assert getattr(two, "freq", None) is None
+    assert list(two[1]) == list(one)
+
+
 def test_an_array_keeps_its_memory_order() -> None:
     """Column-major and row-major arrays are restored, and are writable."""
     data = np.arange(6.0).tobytes()

@@ -511,6 +511,14 @@ def test_the_size_of_a_tuple_includes_its_tuples(monkeypatch: pytest.MonkeyPatch
         safe_pickle.loads(pickle.dumps((inner, inner, 5, 6, 7)))
 
 
+def test_the_module_and_the_name_of_a_global_are_strings() -> None:
+    """Each of them."""
+    one, text = b"K\x01", b"\x8c\x08builtins"
+    for module, name in ((text, one), (one, text), (one, one)):
+        with pytest.raises(UntrustedPickle, match="a name that is not a string"):
+            safe_pickle.loads(b"\x80\x04" + module + name + b"\x93.")
+
+
 def test_a_state_is_a_dict_or_a_pair_of_dicts() -> None:
     """The second dict has the attributes in slots; other states are refused."""
     start = b"\x80\x04crollforge.models.linear\nLinearModel\n)\x81"

@@ -796,6 +796,15 @@ def test_a_module_belongs_to_the_file_it_was_loaded_from(tmp_path: Path, monkeyp
     assert not trust.is_allowed_module("as_three")
 
 
+@pytest.mark.parametrize("name", ["no\0path.py", "~nobody has this name/mine.py"])
+def test_a_name_that_is_no_path_allows_no_file(name: str) -> None:
+    """Nor does it prevent that another name allows one."""
+    with using(Session(allow=(name,))), from_origin(Origin.POOL), pytest.raises(CodeNotAllowed):
+        trust.check_import("Mean", "/home/me/mine.py", where="model")
+    with using(Session(allow=(name, "/home/me/mine.py"))), from_origin(Origin.POOL):
+        trust.check_import("Mean", "/home/me/mine.py", where="model")
+
+
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [

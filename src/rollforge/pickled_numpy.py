@@ -60,7 +60,7 @@ def _dtype_with(code: str, state: tuple[Any, ...]) -> Any:
         need(isinstance(unit, (bytes, str)) and type(number) is int, "a dtype with an unknown unit")
         unit = unit.decode("ascii") if isinstance(unit, bytes) else unit
         need(re.fullmatch(r"[a-zA-Zμ]{1,7}", unit), "a dtype with an unknown unit")
-        code = code if unit == "generic" else f"{code}[{number if number != 1 else ''}{unit}]"
+        code = code if unit == "generic" else f"{code}[{number}{unit}]"
     made = np.dtype(code)
     return made.newbyteorder(order) if order in "<>" and made.byteorder != "|" else made
 

@@ -109,6 +109,14 @@ def test_a_feature_of_earlier_days_is_clean(expression: str) -> None:
     assert only(handler(columns(expression)), "features").result is CLEAN
 
 
+@pytest.mark.parametrize("invalid", ["Ref($close", "Nope($close)"])
+def test_an_invalid_expression_does_not_hide_the_others(invalid: str) -> None:
+    """It is no finding: it is an error when the handler is built."""
+    one = only(handler(columns(invalid, "Ref($close, -1)")), "features")
+    assert (one.result, one.text) == (LEAK, "The feature F1 = Ref($close, -1) looks 1 trading day ahead.")
+    assert only(handler(columns(invalid, "$mine")), "features").result is UNKNOWN
+
+
 @given(st.lists(st.integers(-5, 5).filter(bool), min_size=1, max_size=4))
 @settings(max_examples=40, deadline=None)
 def test_shifts_look_ahead_if_one_of_them_leads_to_a_later_day(shifts: list[int]) -> None:

@@ -75,7 +75,7 @@ def _checked(generator: TaskGen, task: Definition) -> list[Named]:
     noun = type(generator).__name__
     overrides = type(generator).named is not TaskGen.named
     new: object = generator.named(copy_task(task)) if overrides else generator.generate(copy_task(task))
-    if new is None or isinstance(new, (Mapping, str)) or not isinstance(new, Iterable):
+    if isinstance(new, (Mapping, str)) or not isinstance(new, Iterable):
         raise BuildError(f"{noun} must return a list of tasks, found {shown(new)}.")
     made: list[Named] = []
     for entry in new:

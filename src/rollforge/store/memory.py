@@ -369,9 +369,10 @@ class MemoryStore:
                 found.setdefault(str(task.worker), Work()).running += 1
             if since is None:
                 continue
-            if task.status in (Status.DONE, Status.PART_DONE) and (task.finished_at or 0.0) >= since:
+            ended = task.finished_at is not None and task.finished_at >= since
+            if task.status in (Status.DONE, Status.PART_DONE) and ended:
                 found.setdefault(str(task.worker), Work()).done += 1
-            if task.finished_at is None or task.finished_at >= since:
+            if task.finished_at is None or ended:
                 for name in task.failed_by:
                     found.setdefault(name, Work()).failed += 1
         return found

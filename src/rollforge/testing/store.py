@@ -6,6 +6,7 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -505,6 +506,12 @@ class TaskStoreSuite(TransitionSuite):
         assert [t.failed_by for t in again if t.failed_by] == [("b",)]  # it failed long ago, and runs again
         assert store.workers(POOL, clock.now)["b"].failed == 1
 
+    def test_a_task_set_to_done_is_no_work_of_a_worker(self, store: TaskStore) -> None:
+        """No worker has committed it, and it has no end."""
+        store.create(POOL, [{"x": 1}])
+        store.set_status(POOL, None, Status.DONE)
+        assert store.workers(POOL, 0.0) == {}
+
     def test_information_about_a_submission_is_stored_once(self, store: TaskStore) -> None:
         """Under a key that is stored with its tasks: the new ones, and existing ones that are not done."""
         info = {"data": {"days": 7}, "tracking": "http://host:5000", "none": None}
@@ -540,7 +547,7 @@ class TaskStoreSuite(TransitionSuite):
         assert set(store.submissions(POOL)) == {used, unused, other}
         clock.now += SUBMISSION_SECONDS - 1
         assert store.keep_submission(POOL, {"n": 1}) == unused, "it is used again"
-        clock.now += 2
+        clock.now += 1  # exactly long enough
         store.remove(POOL, {"x": 1})
         assert list(store.submissions(POOL)) == [used, unused]
         clock.now += SUBMISSION_SECONDS
@@ -700,6 +707,17 @@ class TaskStoreSuite(TransitionSuite):
         assert self.claim(store).id == new
         assert store.claim(POOL, worker="w", lease=60) == []
         assert store.get(POOL, self.id_of(store, "b")).depends_on == (new,)
+
+    def test_a_replacement_that_would_wait_for_itself_is_refused(self, store: TaskStore) -> None:
+        """An existing task that depends on the replaced one, also through others; nothing is changed."""
+        (a,) = store.create(POOL, [{"x": "a"}])
+        (b,) = store.create(POOL, [{"x": "b"}], depends_on=[a.id])
+        store.create(POOL, [{"x": "c"}], depends_on=[b.id])
+        before = list(store.query(POOL))
+        for x in ("b", "c"):
+            with pytest.raises(ConfigError, match="depend on itself"):
+                store.replace(POOL, a.id, {"x": x})
+        assert list(store.query(POOL)) == before
 
     def test_many_prerequisites_and_many_dependents(self, store: TaskStore) -> None:
         """One task waits for many, and many for one; the last commit unblocks them, a reset task blocks them again."""
@@ -1079,12 +1097,22 @@ class TaskStoreSuite(TransitionSuite):
     def test_latest_returns_the_last_ended_tasks_first(self, store: TaskStore, clock: ManualClock) -> None:
         """The tasks that ended last come first, up to the limit."""
         store.create(POOL, [{"x": i} for i in range(4)], max_attempts=1)
-        for task in reversed(store.claim(POOL, worker="w", lease=600, limit=3)):
+        tasks = store.claim(POOL, worker="w", lease=600, limit=3)
+        for i in (1, 0, 2):
             clock.now += 1
-            store.fail(task, "boom")
+            store.fail(tasks[i], "boom")
         found = store.query(POOL, {"status": "failed"}, results=False, latest=True, limit=2)
-        assert [t.definition["x"] for t in found] == [0, 1]
+        assert [t.definition["x"] for t in found] == [2, 0]
+        assert [t.definition["x"] for t in store.query(POOL, latest=True)] == [2, 0, 1, 3]
         assert list(store.query(POOL, limit=0)) == []
+
+    def test_results_are_read_unless_they_are_not_wanted(self, store: TaskStore) -> None:
+        """Without its result, a task is otherwise the same."""
+        store.create(POOL, [{"x": 1}])
+        store.commit(self.claim(store), {"recorder": "r1"})
+        (task,) = store.query(POOL)
+        assert task.result == {"recorder": "r1"}
+        assert list(store.query(POOL, results=False)) == [replace(task, result=None)]
 
     def test_has_free(self, store: TaskStore) -> None:
         """Now or after a backoff, but not tasks that wait for others; also within a batch."""
