@@ -86,7 +86,7 @@ def mongo(mongodb: str, clock: ManualClock) -> Iterator[tuple[TaskStore, Damage]
                     store._database[pool].update_one({"digest": task_id}, {"$set": {column: value}})
 
         yield store, damage
-        store._client.drop_database("damaged_numbers")
+        store._database.client.drop_database("damaged_numbers")
 
 
 STORES = {"sqlite": SQLITE, "postgresql": POSTGRES, "mongo": MONGO}

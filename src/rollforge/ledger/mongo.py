@@ -10,7 +10,7 @@ import contextlib
 import json
 from collections.abc import Collection, Mapping
 
-from pymongo import ReturnDocument, errors as mongo
+from pymongo import ReturnDocument, collection, errors as mongo
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import StoreUnavailable
@@ -58,9 +58,16 @@ class MongoLedger(MongoConnection):
     _noun = "ledger"
     _option = "--ledger"
 
+    @property
+    def _entries(self) -> collection.Collection[Document]:
+        return self._database[LEDGER_COLLECTIONS[0]]
+
+    @property
+    def _services(self) -> collection.Collection[Document]:
+        return self._database[LEDGER_COLLECTIONS[1]]
+
     @translate_errors
     def _check_schema(self) -> None:
-        self._entries, self._services = (self._database[name] for name in LEDGER_COLLECTIONS)
         if not self._read_only:
             new = {"$setOnInsert": {"version": SCHEMA_VERSION}}
             self._services.update_one({"_id": _SCHEMA}, new, upsert=True)

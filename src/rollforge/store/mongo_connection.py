@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import abc
 import functools
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC
 from typing import Any, ClassVar, TypeVar
 
 from pymongo import MongoClient, errors as mongo
+from pymongo.database import Database
 from pymongo.uri_parser import parse_uri
 
 from rollforge.confidential import mask_error, mask_secrets
@@ -41,7 +43,7 @@ def translate_errors(method: F) -> F:
             raise not_unicode(exc) from exc
         except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as exc:
             raise StoreUnavailable(
-                f"The database {self._database.name!r} contains data that Rollforge did not write "
+                f"The database {self._name!r} contains data that Rollforge did not write "
                 f"({type(exc).__name__}: {exc}). Choose another one with {self._option}, or remove it."
             ) from exc
 
@@ -80,13 +82,12 @@ class MongoConnection(abc.ABC):
         self._read_only = read_only
         self._given_clock = clock
         self._offset = (0.0, -1e9)
+        self._lock = threading.Lock()
+        self._client: MongoClient[Document] | None = None
         try:
             named = parse_uri(uri)["database"] if not uri.startswith("mongodb+srv") else None
-            options: dict[str, Any] = {"serverSelectionTimeoutMS": 1000 * _SECONDS}
-            if "serverselectiontimeoutms" in uri.lower():
-                options = {}
-            self._client: MongoClient[Document] = MongoClient(uri, tz_aware=True, connect=False, **options)
-            self._database = self._client[named or self._client.get_default_database("rollforge").name]
+            self._client = self._new_client()
+            self._name: str = named or self._client.get_default_database("rollforge").name
         except (mongo.PyMongoError, ValueError, OSError) as exc:  # OSError: a certificate that cannot be read
             raise ConfigError(f"{mask_secrets(uri)!r}: {mask_error(str(exc), uri)}", path="store") from exc
         try:
@@ -94,6 +95,19 @@ class MongoConnection(abc.ABC):
         except BaseException:
             self.close()
             raise
+
+    def _new_client(self) -> MongoClient[Document]:
+        options: dict[str, Any] = {"serverSelectionTimeoutMS": 1000 * _SECONDS}
+        if "serverselectiontimeoutms" in self.uri.lower():
+            options = {}
+        return MongoClient(self.uri, tz_aware=True, connect=False, **options)
+
+    @property
+    def _database(self) -> Database[Document]:
+        with self._lock:
+            if self._client is None:  # after close(): the driver's clients cannot be opened again
+                self._client = self._new_client()
+            return self._client[self._name]
 
     def _unavailable(self, exc: mongo.PyMongoError) -> StoreUnavailable:
         code = getattr(exc, "code", None)
@@ -118,11 +132,14 @@ class MongoConnection(abc.ABC):
         offset, measured = self._offset
         if time.monotonic() - measured > 60:
             before = time.time()
-            server_time = self._client.admin.command("hello")["localTime"].replace(tzinfo=UTC).timestamp()
+            server_time = self._database.client.admin.command("hello")["localTime"].replace(tzinfo=UTC).timestamp()
             offset = server_time - (before + time.time()) / 2
             self._offset = (offset, time.monotonic())
         return time.time() + offset
 
     def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
+        """Close the connections; a later call opens others."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()

@@ -380,6 +380,15 @@ class LedgerSuite:
         assert made == 2 * ledger.entries(SERVICE)
         ledger.close()
 
+    def test_a_closed_ledger_opens_again(self, ledger: Ledger) -> None:
+        """With the entries and the lease that it had; closing twice does nothing more."""
+        lease = self.acquire(ledger)
+        ledger.append(lease, 1, "later", {"text": "before"})
+        ledger.close()
+        ledger.close()
+        ledger.append(lease, 2, "later", {"text": "after"})
+        assert [entry.body["text"] for entry in ledger.entries(SERVICE)] == ["before", "after"]
+
     # -- the state -----------------------------------------------------------------------------------------------------
 
     def test_a_rollback_is_one_entry(self, ledger: Ledger) -> None:

@@ -1162,3 +1162,12 @@ class TaskStoreSuite(TransitionSuite):
             store.get(POOL, created.id)
         assert store.remove(POOL, {"x": 2}) == 1
         assert store.count(POOL) == {}
+
+    def test_a_closed_store_opens_again(self, store: TaskStore) -> None:
+        """With the tasks and claims that it had; closing twice does nothing more."""
+        store.create(POOL, [{"x": 1}])
+        task = self.claim(store)
+        store.close()
+        store.close()
+        store.commit(task, "result")
+        assert [t.result for t in store.query(POOL)] == ["result"]
