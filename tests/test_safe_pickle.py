@@ -511,6 +511,25 @@ def test_the_size_of_a_tuple_includes_its_tuples(monkeypatch: pytest.MonkeyPatch
         safe_pickle.loads(pickle.dumps((inner, inner, 5, 6, 7)))
 
 
+@pytest.mark.parametrize(
+    "dtype", ["boolean", "Float32", "Float64", *(f"{u}Int{bits}" for u in ("", "U") for bits in (8, 16, 32, 64))]
+)
+def test_arrays_with_missing_values_are_restored(dtype: str) -> None:
+    """Of each type of pandas that has them."""
+    value = pd.Series([1, 0, None], dtype=dtype)
+    pd.testing.assert_series_equal(safe_pickle.loads(pickle.dumps(value)), value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "state"), [("list", object, None), (LinearModel, dict, None), (LinearModel, object, {})]
+)
+def test_an_instance_of_a_builtin_type_is_not_made(kind: Any, base: type, state: Any) -> None:
+    """The old protocols call the constructor of `base` with `state`, for any class other than object."""
+    assert type(safe_pickle.loads(program("copyreg", "_reconstructor", LinearModel, object, None))) is LinearModel
+    with pytest.raises(UntrustedPickle, match="an instance of a builtin type"):
+        safe_pickle.loads(program("copyreg", "_reconstructor", kind, base, state))
+
+
 def test_the_module_and_the_name_of_a_global_are_strings() -> None:
     """Each of them."""
     one, text = b"K\x01", b"\x8c\x08builtins"

@@ -150,7 +150,12 @@ def test_every_place_of_expressions_is_read() -> None:
     by_group = {"class": "DataLoaderDH", "kwargs": {"handler_config": groups, "is_group": True}}
     assert only(handler(by_group), "features").result is CLEAN, "the columns of the group 'label' are labels"
     loose = {"class": "QlibDataLoader", "kwargs": {"config": [["$close", "Ref($close, -1)"], ["A", "B"]]}}
-    assert only(handler(loose), "features").result is UNKNOWN
+    one = only(handler(loose), "features")
+    assert one.result is UNKNOWN
+    assert one.text == (
+        "The columns have no groups, so it is not known whether Ref($close, -1), which looks 1 trading day ahead, is a "
+        "label or a feature."
+    )
     assert only(alpha(), "features").result is CLEAN
 
 

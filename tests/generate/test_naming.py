@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from typing import Any
 
 import hypothesis.strategies as st
@@ -34,6 +35,7 @@ def test_windows_of_a_model_have_the_same_model() -> None:
     backtest = [{"class": "PortAnaRecord", "kwargs": {"config": {"backtest": {"start_time": "2020-01-01", "topk": 5}}}}]
     later = [{"class": "PortAnaRecord", "kwargs": {"config": {"backtest": {"start_time": "2021-01-01", "topk": 5}}}}]
     assert variant(task(lgb(), 2020, record=backtest)) == variant(task(lgb(), 2021, record=later))
+    assert re.fullmatch("[0-9a-f]{12}", variant(task(lgb()))), "it is stored, so its length does not change"
     assert variant(task(lgb())) != variant(task(lgb(max_time=5)))
     assert variant(task(lgb())) != variant(task(lgb(), reweighter={"class": "Mine"}))
 

@@ -19,6 +19,7 @@ from rollforge.errors import ConfigError, DataError, SegmentError
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import last_day_read, lookahead
 from rollforge.features import DatasetH, TSDatasetH
+from rollforge.features.dataset import Dataset
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import DataLoader
 from rollforge.features.processor import Processor
@@ -558,11 +559,19 @@ def test_following_tasks_purge_rows_too() -> None:
     assert "purge_rows" not in plain["dataset"]["kwargs"]
 
 
-def test_a_dataset_that_cannot_purge_rows_is_refused() -> None:
+class OtherDataset(Dataset):
+    """Accepts any argument, and may ignore it: only a DatasetH purges rows."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize("name", ["NarrowDataset", "OtherDataset"])
+def test_a_dataset_that_cannot_purge_rows_is_refused(name: str) -> None:
     """If the label may count rows; a number of days is accepted."""
     template = row_task(own("RowLoader", seed=4, share=0.5, ahead=4), 4)
-    template["dataset"] |= {"class": "NarrowDataset", "module_path": __name__}
-    with pytest.raises(SegmentError, match=r"trunc_days: .* NarrowDataset does not accept purge_rows"):
+    template["dataset"] |= {"class": name, "module_path": __name__}
+    with pytest.raises(SegmentError, match=rf"trunc_days: .* {name} does not accept purge_rows"):
         RollingGen(15, trunc_days="auto", calendar=DAYS).generate(template)
     assert RollingGen(15, trunc_days=5, calendar=DAYS).generate(template)
 

@@ -155,6 +155,15 @@ def test_truncation_is_auto_or_a_number(trunc_days: Any) -> None:
         RollingGen(True, calendar=DAYS)
 
 
+def test_the_functions_of_a_generator_can_be_called() -> None:
+    """There may be no function that changes the dataset, but there must be one that copies a task."""
+    assert RollingGen(3, ds_extra_mod_func=None, calendar=DAYS).ds_extra_mod_func is None
+    for wrong in ({"ds_extra_mod_func": "trunc_segments"}, {"task_copy_func": "copy"}, {"task_copy_func": None}):
+        (name,) = wrong
+        with pytest.raises(SegmentError, match=f"{name}: must be a function, found"):
+            RollingGen(3, calendar=DAYS, **wrong)  # type: ignore[arg-type]
+
+
 def test_a_segment_that_is_open_or_unknown_is_named() -> None:
     """Only the test segment may be open-ended; a label may not look ahead further than the days before a segment allow."""
     pretrained = task(train=january(1, 4), test=january(9, 11), pretrain=january(1, None))

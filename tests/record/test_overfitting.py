@@ -110,6 +110,11 @@ def test_returns_are_normal_unless_their_moments_are_given() -> None:
     assert probabilistic_sharpe(0.1, 0.0, 101, 0.0, 3.0) == probabilistic_sharpe(0.1, 0.0, 101)
 
 
+def test_two_returns_are_enough_for_a_probability() -> None:
+    """0.1 x sqrt(1) / sqrt(1 + 0.1^2 / 2) = 0.09975, where the normal distribution function is 0.53973."""
+    assert probabilistic_sharpe(0.1, 0.0, 2) == pytest.approx(0.53973, abs=1e-5)
+
+
 @pytest.mark.parametrize(("skew", "right"), [(0.5, 0.999989), (1.0, math.nan), (1.5, math.nan)])
 def test_moments_that_no_returns_have(skew: float, right: float) -> None:
     """With a kurtosis of 1, the root in the formula is that of 1 - skew x 1: of 0.5, of 0 and of -0.5.
@@ -251,6 +256,12 @@ def test_the_sharpe_ratio_of_equal_returns_is_zero(constant: float) -> None:
     made = backtest_overfitting(table(values), 2)
     assert made.probability == 1.0
     np.testing.assert_allclose(made.logits, -math.log(2))
+
+
+def test_the_sharpe_ratio_of_returns_that_are_equal_in_each_half_is_zero() -> None:
+    """As above, also where rounding errors add up: over 1000 returns of 0.1, and 1000 of 0.3."""
+    values = np.column_stack([np.repeat([1.5, -0.5, -1.5, 0.5], 500), np.repeat([0.1, 0.3], 1000)])
+    assert backtest_overfitting(table(values), 2).probability == 1.0
 
 
 def test_agrees_with_purgedcv() -> None:
