@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rollforge import trust
-from rollforge.collect.outcomes import TaskOutcome, outcomes, unreachable_runs, with_windows
+from rollforge.collect.outcomes import TaskOutcome, outcomes, unreachable_runs, with_windows, without_superseded
 from rollforge.collect.result import Collected, collect_outcomes, schedule_of
 from rollforge.confidential import mask_secrets
 from rollforge.errors import (
@@ -244,7 +244,7 @@ def collect(
     pool : str
         The experiment.
     ids : sequence of str, optional
-        Only these tasks; by default all tasks of the pool.
+        Only these tasks; by default all tasks of the pool, without windows that were predicted again with more days.
     allow_gaps : bool
         If True, missing windows are skipped and listed in the result's `coverage`.
     label_days : int, optional
@@ -269,6 +269,8 @@ def collect(
     elif ensembles is None:
         ensembles, changed = pool_ensembles(session, pool)
     known, left_out = with_windows(outcomes(session, pool, ids))
+    if ids is None:
+        known = without_superseded(known)
     lost = unreachable_runs(session, pool, known)
     if lost and not allow_gaps:
         raise RecorderUnreachable(lost)

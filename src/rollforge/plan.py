@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from rollforge.market.provider import Days
 
 
-__all__ = ["Plan", "make_plan", "rolling_templates", "workflow_ensembles"]
+__all__ = ["Plan", "make_plan", "rolling_names", "rolling_templates", "workflow_ensembles"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +119,24 @@ def rolling_templates(workflow: Workflow) -> tuple[list[Definition], TaskGen]:
     ConfigError
         If the windows of the workflow are not those of a generator that can continue from the last one.
     """
+    named, windows = _rolling(workflow)
+    return [task for _, task in named], windows
+
+
+def rolling_names(workflow: Workflow) -> list[str]:
+    """Return the names of the templates of :func:`rolling_templates`; empty if the workflow does not name its models."""
+    return [name for name, _ in _rolling(workflow)[0]]
+
+
+def _rolling(workflow: Workflow) -> tuple[list[Named], TaskGen]:
+    """Return the templates with their names, and the generator of their windows."""
     from rollforge.generate.base import SupportsFollowing
 
     with _with_locations(workflow), using(workflow.session):
         variants, windows = _split(build_generators(_entries(workflow), workflow.form))
         if len(windows) != 1 or not isinstance(windows[0].generator, SupportsFollowing):
             raise ConfigError("needs rolling windows, which are added as time goes on.", path="rolling")
-        models = [_with_exchange(one.task, workflow.session) for one in _variants(workflow, variants)]
+        models = [(one.name, _with_exchange(one.task, workflow.session)) for one in _variants(workflow, variants)]
         return models, windows[0].generator
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,22 @@ def test_status(uri: str, folder: Path) -> None:
     text = serve(uri, "status").stdout
     assert all(part in text for part in ("us: 5 entries", SECOND, "r2", "host:7", "2024-06-05: no prices"))
     ledger.release(lease)
+    ledger.close()
+
+
+def test_a_holder_that_was_killed_is_shown_as_ended(tmp_path: Path, folder: Path) -> None:
+    """With the end of its lease; the next run need not wait for it."""
+    ledger = fill(f"sqlite:///{tmp_path}/tasks.db", folder)
+    held = subprocess.run(
+        [sys.executable, "-c", "from rollforge.machine import process_name; print(process_name())"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    lease = ledger.acquire("us", holder=f"{held}#1", seconds=60)
+    assert json.loads(serve(ledger.uri, "status", "--json").stdout)["running"]["ended"] is True
+    text = serve(ledger.uri, "status").stdout
+    assert f"{held}#1 has ended without releasing its lease, which lasts until 20" in text
+    ledger.release(lease)
+    assert json.loads(serve(ledger.uri, "status", "--json").stdout)["running"] is None
     ledger.close()
 
 

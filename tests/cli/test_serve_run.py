@@ -196,6 +196,42 @@ def test_a_day_before_the_first_one_is_refused(tmp_path: Path, workflow: Path, m
     assert error == f"--until {DAYS[FIRST - 1]} lies before {BEGIN}, the first day of the service."
 
 
+def test_nothing_is_trained_before_a_first_day_in_the_future(tmp_path: Path, workflow: Path, market: Market) -> None:
+    """The service waits for it."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    market.show(BEGIN)
+    serve(uri, "init", workflow, "--begin", DAYS[FIRST + 2])
+    for day in (BEGIN, DAYS[FIRST + 1]):
+        market.show(day)
+        assert serve(uri, "run")["days"] == []
+        assert [e.kind for e in open_ledger(uri).entries("served")] == ["service"]
+    market.show(DAYS[FIRST + 2])
+    assert [day["day"] for day in serve(uri, "run")["days"]] == [DAYS[FIRST + 2]]
+
+
+def test_the_days_before_the_first_one_are_shown_like_others(tmp_path: Path, workflow: Path, market: Market) -> None:
+    """The test segment begins before: these days have signals, models and a history, and their data are compared."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    market.show(BEGIN)
+    serve(uri, "init", workflow)
+    serve(uri, "run")
+    day = DAYS[FIRST - 5]
+    found = serve(uri, "signals", day, "--json")
+    assert (sorted(found["signals"]), found["version"]) == (["A", "B", "C", "D"], 1)
+    history = serve(uri, "history", "--day", day, "--json")
+    assert [r["recorder"] for r in history["champions"]] == found["recorders"]
+    assert len(history["entries"]) == 1
+    market.close.loc[day, "A"] *= 1.5
+    market.close.loc[DAYS[20], "A"] *= 1.5
+    market.show(BEGIN)
+    changed = serve(uri, "check", "--json", code=Exit.CHECK_FAILED)
+    assert (changed["changed"], changed["changed_history"]) == ([day], sorted({DAYS[20][:7], day[:7]}))
+    text = serve(uri, "check", code=Exit.CHECK_FAILED)
+    assert f"{DAYS[20][:7]}: data before the first day, {BEGIN}, have changed since the models were trained" in text
+    assert day in [signal["day"] for signal in serve(uri, "correct", "--json")["corrected"]]
+    assert "none changed" in serve(uri, "check")
+
+
 def test_the_folder_in_which_a_command_is_run_does_not_matter(
     tmp_path: Path, workflow: Path, market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from growing import DAYS, Market, days_of, equal, live, manager, recorders
 from rollforge.errors import ConfigError, DayFailed
 from rollforge.ledger.entry import DayState
+from rollforge.online.data_marks import changed_history
 from rollforge.online.routine import changed_days, correct
 from rollforge.online.update import LabelUpdater, PredUpdater
 
@@ -99,6 +100,65 @@ def test_a_day_that_is_removed_from_the_calendar_is_withdrawn(market: Market) ->
     prediction = served.strategies[0].tool.online_models()[0].load_object("pred.pkl")
     assert days_of(prediction) == [RUN[0], RUN[2]]
     assert correct(served.service) == []
+
+
+def test_a_withdrawn_day_that_returns_is_published_again(market: Market) -> None:
+    """With the same data and the same signals, as a third version."""
+    full = market.close.copy()
+    served = live(market, manager(), RUN)
+    before = served.get_signals()
+    market.close = market.close.drop(pd.Timestamp(RUN[1]))
+    market.show(RUN[2])
+    correct(served.service)
+    market.close = full
+    market.show(RUN[2])
+    assert RUN[1] in changed_days(served.service)
+    assert served.service.signals(as_of=served.state.last).loc[RUN[0]].equals(before.loc[RUN[0]])
+    corrected = {signal.day: (signal.version, signal.rows) for signal in correct(served.service)}
+    assert corrected[RUN[1]] == (3, 4)
+    equal(served.get_signals(), before)
+    assert (changed_days(served.service), correct(served.service)) == ([], [])
+
+
+def test_corrections_before_the_first_day_are_noticed(market: Market) -> None:
+    """The months of the data that the models were trained on; after a correction they are acknowledged."""
+    served = live(market, manager(), RUN)
+    before = served.get_signals()
+    assert changed_history(served.service) == []
+    market.close.loc[DAYS[20], "B"] *= 1.1
+    market.show(RUN[2])
+    month = DAYS[20][:7]
+    assert (changed_days(served.service), changed_history(served.service)) == ([], [month])
+    assert correct(served.service) == []  # no signal depends on it
+    assert served.state.events[-1][1].data["months"] == [month]
+    assert changed_history(served.service) == []
+    market.close.loc[DAYS[51], "B"] *= 1.1
+    market.show(RUN[2])
+    assert changed_history(served.service) == [DAYS[51][:7]]
+    assert [signal.day for signal in correct(served.service)] == DAYS[52:56]  # whose averages read it
+    assert changed_history(served.service) == []
+    assert served.get_signals().loc[RUN[0] :].equals(before.loc[RUN[0] :])
+
+
+def test_models_trained_after_a_correction_are_not_concerned(market: Market) -> None:
+    """The next window is trained on the data as they are then."""
+    served = live(market, manager(), DAYS[60:64])
+    market.close.loc[DAYS[20], "B"] *= 1.1
+    market.show(DAYS[63])
+    assert changed_history(served.service) == [DAYS[20][:7]]
+    market.show(DAYS[64])
+    served.routine()
+    assert changed_history(served.service) == []
+
+
+def test_days_published_with_the_first_one_are_compared_too(market: Market) -> None:
+    """The test segment began before the first day, and its days have signals."""
+    served = live(market, manager(), RUN)
+    market.close.loc[DAYS[55], "B"] *= 1.1
+    market.show(RUN[2])
+    assert changed_days(served.service) == [DAYS[55]]
+    assert correct(served.service)[0].day == DAYS[55]
+    assert (changed_days(served.service), correct(served.service)) == ([], [])
 
 
 def test_a_day_without_data_fails_and_is_made_up(market: Market) -> None:

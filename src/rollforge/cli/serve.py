@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -202,8 +202,11 @@ def run(
 
 @app.command()
 def check(context: typer.Context, as_json: AsJson = False) -> None:
-    """List published days whose data have changed since, without changing anything. Exits with 4 if there are any."""
+    """List published days whose data have changed since, and months before the first day whose data the models were
+    trained on. Changes nothing. Exits with 4 if there are any.
+    """
     from rollforge.cli.service import read_workflow, service_of
+    from rollforge.online.data_marks import changed_history
     from rollforge.online.overview import service_folder
     from rollforge.online.routine import changed_days
     from rollforge.session import using
@@ -211,14 +214,19 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
     ledger, name, state = context.obj.state()
     workflow, begin = read_workflow(state.definition)
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):
-        changed = changed_days(service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition)))
+        service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition))
+        changed, months = changed_days(service), changed_history(service)
     if as_json:
-        echo_json(json.dumps({"service": name, "changed": changed}))
+        echo_json(json.dumps({"service": name, "changed": changed, "changed_history": months}))
     else:
+        signals = state.signals()
+        for month in months:
+            echo(f"{month}: data before the first day, {begin}, have changed since the models were trained")
         for day in changed:
-            echo(f"{day}: the data have changed since it was published")
-        echo(f"{len(state.signals())} days checked, {len(changed) or 'none'} changed")
-    if changed:
+            again = not signals[day].rows
+            echo(f"{day}: {'a trading day again' if again else 'the data have changed since it was published'}")
+        echo(f"{len(signals)} days checked, {len(changed) or 'none'} changed")
+    if changed or months:
         raise typer.Exit(Exit.CHECK_FAILED)
 
 
@@ -279,8 +287,8 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
         echo(f"failed days: {', '.join(failed)}: {one_line(days[failed[-1]].error)}")
     if fallback:
         echo(f"fallback: {one_line(fallback)}")
-    if lease:
-        echo(f"being run by {one_line(lease.holder)}")
+    if found["running"]:
+        echo(_running(found["running"]))
     _show_models([*state.champions(today), *state.candidates(today)])
     if state.unknown:
         echo(f"entries of a newer version of Rollforge: {', '.join(str(e.number) for e in state.unknown)}")
@@ -350,7 +358,7 @@ def promote(
     reason: Reason = "promoted by hand",
     from_day: FromDay = None,
 ) -> None:
-    """Make a model the champion, and retire the champion of its strategy. One entry in the ledger."""
+    """Make a model the champion, and retire that of its template. One entry in the ledger."""
     from rollforge.errors import ConfigError, nearest
     from rollforge.ledger.entry import EntryKind
 
@@ -395,9 +403,10 @@ def _replace(
 ) -> None:
     """Make models the champions of their strategy by one entry, under the lease of the service."""
     from rollforge.errors import ConfigError
-    from rollforge.ledger.entry import Role, author, release_body
+    from rollforge.ledger.entry import EntryKind, author, release_body
     from rollforge.ledger.state import ServiceState
     from rollforge.online.overview import next_day
+    from rollforge.online.releases import replaced_by, replaced_in_template
 
     with _held(ledger, name) as lease:
         state = ServiceState.of(ledger.entries(name))
@@ -408,22 +417,14 @@ def _replace(
                 f"{day} is not after {state.last_published}, the last published day: the models of published days are "
                 "not changed. Give a later day."
             )
-        told = {"from_day": day, "by": author(), "reason": reason}
-        wanted = {(m.experiment_name, m.recorder) for m in models}
-        present = _of(state.champions(day), models[0].strategy)
-        there = {(r.experiment_name, r.recorder) for r in present}
-        changed = [
-            replace(r, role=Role.RETIRED, **told) for r in present if (r.experiment_name, r.recorder) not in wanted
-        ]
-        changed += [
-            replace(m, role=Role.CHAMPION, **told) for m in models if (m.experiment_name, m.recorder) not in there
-        ]
+        outgoing = replaced_in_template(state, models[0], day) if kind == EntryKind.PROMOTION else None
+        changed = replaced_by(state, models, day, reason, outgoing)
         if not changed:
             echo(f"nothing to do: {_listed(sorted(m.recorder for m in models))} is the champion already")
             return
         entry = ledger.append(lease, state.last + 1, kind, release_body(changed, reason), by=author())
     for release in changed:
-        echo(f"entry {entry.number}: {release.recorder} is {release.role.value} from {day}")
+        echo(f"entry {entry.number}: {release.recorder} is {release.role.value} from {release.from_day}")
 
 
 @contextlib.contextmanager
@@ -438,6 +439,14 @@ def _held(ledger: Ledger, name: str) -> Iterator[ServiceLease]:
         yield lease
     finally:
         ledger.release(lease)
+
+
+def _running(running: Mapping[str, Any]) -> str:
+    """Return who is running the service, and how long the lease lasts."""
+    holder, until = one_line(running["holder"]), f"{running['until']} UTC"
+    if running["ended"]:
+        return f"{holder} has ended without releasing its lease, which lasts until {until}; the next run takes it over"
+    return f"being run by {holder}, which holds its lease until {until} unless it renews it"
 
 
 def _of(releases: Sequence[Release], strategy: str) -> list[Release]:

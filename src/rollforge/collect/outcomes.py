@@ -12,6 +12,7 @@ from rollforge.errors import (
     ConfigError,
     RecorderNotFound,
     RecorderUnreachable,
+    TaskNotSerializable,
     TrackingError,
     TrainingFailed,
     UntrustedPickle,
@@ -25,11 +26,13 @@ from rollforge.track.base import open_tracker
 from rollforge.track.pool_references import describe_unreachable_runs
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from rollforge.store.base import TaskStore
     from rollforge.track.base import Recorder
 
 
-__all__ = ["TaskOutcome", "outcomes", "unreachable_runs", "with_windows"]
+__all__ = ["TaskOutcome", "outcomes", "unreachable_runs", "with_windows", "without_superseded"]
 
 log = logging.getLogger(__name__)
 
@@ -131,3 +134,42 @@ def with_windows(known: tuple[TaskOutcome, ...]) -> tuple[tuple[TaskOutcome, ...
     return tuple(fitting), [
         f"task {task_id} is omitted, because its definition is damaged: {exc}" for task_id, exc in damaged
     ]
+
+
+def without_superseded(known: Sequence[TaskOutcome]) -> tuple[TaskOutcome, ...]:
+    """Return the tasks without those whose window was predicted again with more days.
+
+    A test segment with an open end ends on the last day of the data, so that each update of the data makes a new task. It
+    supersedes the earlier one if it is done, and differs from it only by a later last day of the test segment.
+
+    Parameters
+    ----------
+    known : sequence of TaskOutcome
+        Tasks with segments, see :func:`with_windows`.
+    """
+    latest: dict[str, np.datetime64] = {}
+    windows = [_window(outcome) for outcome in known]
+    for outcome, (window, end) in zip(known, windows, strict=True):
+        if window and end is not None and outcome.recorder is not None:
+            latest[window] = max(latest.get(window, end), end)
+    return tuple(
+        outcome
+        for outcome, (window, end) in zip(known, windows, strict=True)
+        if not window or end is None or window not in latest or end >= latest[window]
+    )
+
+
+def _window(outcome: TaskOutcome) -> tuple[str, np.datetime64 | None]:
+    """Return what a window and its longer versions have in common, and its last day; empty if it has no such form."""
+    from rollforge.generate.naming import variant
+
+    definition = outcome.task.definition
+    segments = {name: bounds(name, segment) for name, segment in TaskView(definition).segments.items()}
+    if "test" not in segments:
+        return "", None
+    test = segments.pop("test")
+    try:
+        others = sorted((name, str(segment)) for name, segment in segments.items())
+        return f"{variant(definition)} {outcome.model} {others} {test.start}", test.end
+    except TaskNotSerializable:
+        return "", None

@@ -193,6 +193,15 @@ class Release(_Value):
     reason: str = ""
     strategy: str = ""
     """Name of the strategy whose model it is; empty if the service has only one."""
+    template: str = ""
+    """Name of its template. Of a strategy's models with the same name, one is the champion on a day."""
+    definition: str = ""
+    """Hash of the template and of the rule of its windows; empty if unknown."""
+
+    def replaces(self, other: Release) -> bool:
+        """Return whether this champion takes the place of another one, of the same strategy and template."""
+        same = (self.strategy, self.template) == (other.strategy, other.template)
+        return same and bool(self.template) and self.role is other.role is Role.CHAMPION
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +240,8 @@ class DayResult(_Value):
     """Ids of the recorders trained on this day."""
     fallback: str = ""
     """Why earlier models were used instead of new ones, whose training failed; empty if they were not."""
+    history: Document = field(default_factory=dict)
+    """If models were trained: fingerprints of the data before the service's first day, by month."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ __all__ = ["VIEWS", "views"]
 
 VIEWS = ("service", "release", "day", "signal", "event", "check_result")
 _KNOWN = f"kind IN ({', '.join(repr(kind.value) for kind in EntryKind)})"
-_RELEASE = ("task", "experiment_name", "recorder", "role", "from_day", "by", "reason", "strategy")
+_RELEASE = ("task", "experiment_name", "recorder", "role", "from_day", "by", "reason", "strategy", "template")
 _DAY = ("state", "data", "error", "fallback")
 _SIGNAL = ("day", "file", "sha256", "why")
 _CHECK = ("name", "day", "outcome", "text")

@@ -129,10 +129,16 @@ class ServiceState:
         """All releases with their entries, in order."""
         return tuple((e, r) for e, c in zip(self.entries, self.contents, strict=True) for r in c.releases)
 
+    @cached_property
+    def latest_releases(self) -> Mapping[str, Release]:
+        """The release of each recorder that was decided last, by the recorder's id."""
+        return {release.recorder: release for _, release in self.releases}
+
     def online(self, day: str, as_of: float | int | None = None) -> Mapping[Role, tuple[Release, ...]]:
         """Return the models in use on a day by role; retired models are left out.
 
-        Of several releases of a model from this day or before, the one decided last counts.
+        Of several releases of a model from this day or before, the one decided last counts. A champion replaces the
+        former one of its strategy and template, so that there is one at most.
 
         Parameters
         ----------
@@ -141,13 +147,14 @@ class ServiceState:
         as_of : float, int or None
             As for :meth:`known`.
         """
-        latest: dict[tuple[str, str], Release] = {}
+        used: dict[tuple[str, str], Release] = {}
         for _, release in self.known(as_of).releases:
             if release.from_day <= day:
-                latest.pop((release.experiment_name, release.recorder), None)  # in the order of the decisions
-                latest[release.experiment_name, release.recorder] = release
+                used.pop((release.experiment_name, release.recorder), None)  # in the order of the decisions
+                used = {key: other for key, other in used.items() if not release.replaces(other)}
+                used[release.experiment_name, release.recorder] = release
         roles = (Role.CHAMPION, Role.CANDIDATE)
-        return {role: found for role in roles if (found := tuple(r for r in latest.values() if r.role is role))}
+        return {role: found for role in roles if (found := tuple(r for r in used.values() if r.role is role))}
 
     def champions(self, day: str, as_of: float | int | None = None) -> tuple[Release, ...]:
         """Return the models whose predictions are published on a day, see :meth:`online`."""
@@ -156,6 +163,10 @@ class ServiceState:
     def candidates(self, day: str, as_of: float | int | None = None) -> tuple[Release, ...]:
         """Return the models that are compared with the champion on a day, see :meth:`online`."""
         return self.online(day, as_of).get(Role.CANDIDATE, ())
+
+    def planned(self, day: str) -> list[str]:
+        """Return the later days from which on releases are decided already, in order."""
+        return sorted({release.from_day for _, release in self.releases if release.from_day > day})
 
     # -- days ----------------------------------------------------------------------------------------------------------
 

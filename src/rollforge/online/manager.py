@@ -18,8 +18,9 @@ from rollforge.features.api import D
 from rollforge.ledger.entry import DayResult, DayState, EntryKind, Signal, day_body, service_body
 from rollforge.ledger.state import ServiceState
 from rollforge.online import signal_files
+from rollforge.online.releases import replaced_by
 from rollforge.online.routine import Options, catch_up, first_train, publish
-from rollforge.online.service import Service, changed_releases, check_names, recorder_of
+from rollforge.online.service import Service, check_names, recorder_of
 from rollforge.online.strategy import OnlineStrategy
 from rollforge.pickling import Serializable
 from rollforge.run.trainer import Trainer, TrainerR
@@ -133,10 +134,10 @@ class OnlineManager(Serializable):
                 releases = []
                 for strategy, models in online.items():
                     now = [model for model in models if isinstance(model, Recorder)]
-                    name, first = strategy.experiment_name, dict.fromkeys([r.id for r in now], day)
                     if now:
-                        before = self.service.champions(name, day)
-                        releases += changed_releases(before, now, name, first, day, "from the manager's file")
+                        reason = "from the manager's file"
+                        models = self.service.released(strategy.experiment_name, now, day, reason)
+                        releases += replaced_by(held.state, models, day, reason)
                 held.append(EntryKind.DAY, day_body(DayResult(day, DayState.PUBLISHED), releases=releases))
             if signals is not None and len(signals):
                 days = signal_files.days_of(signals)

@@ -18,6 +18,7 @@ from rollforge.errors import ArtifactUnreadable, DataError, StoreGone
 from rollforge.ledger.base import Ledger, ServiceLease, open_ledger
 from rollforge.ledger.entry import DayState, Entry, Level, Outcome, ServiceDefinition, Signal
 from rollforge.ledger.state import ServiceState
+from rollforge.machine import process_is_gone
 from rollforge.session import home
 
 __all__ = [
@@ -202,9 +203,15 @@ def fallback(state: ServiceState) -> str:
     return state.days[last].fallback if last is not None and last in state.days else ""
 
 
-def running(lease: ServiceLease | None) -> dict[str, str] | None:
-    """Return which process is running a service, and until when its lease lasts."""
-    return {"holder": lease.holder, "until": utc(lease.until)} if lease else None
+def running(lease: ServiceLease | None) -> dict[str, Any] | None:
+    """Return which process is running a service, until when its lease lasts, and whether the process has ended.
+
+    That can be known of a process of this machine only. The next run takes over the lease of one that has ended.
+    """
+    if lease is None:
+        return None
+    ended = process_is_gone(lease.holder.partition("#")[0])
+    return {"holder": lease.holder, "until": utc(lease.until), "ended": ended}
 
 
 def entry_document(entry: Entry) -> dict[str, Any]:

@@ -7,7 +7,6 @@ day.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ import pandas as pd
 from rollforge.collect.collector import MergeCollector
 from rollforge.collect.ensemble import AverageEnsemble
 from rollforge.dates import DayLike, day_after, read_day, read_timestamp
-from rollforge.errors import ConfigError, DataError, DataNotFound, DayFailed, TrainingFailed
+from rollforge.errors import ConfigError, DataNotFound, DayFailed, TrainingFailed
 from rollforge.features.api import D
 from rollforge.generate.task_view import TaskView
 from rollforge.ledger.entry import (
@@ -35,16 +34,19 @@ from rollforge.ledger.entry import (
     author,
     correction_body,
     day_body,
+    event_body,
     service_body,
 )
 from rollforge.market.universe import resolve_instruments, session_provider
 from rollforge.online import signal_files
-from rollforge.online.service import Hold, Service, changed_releases, next_version
+from rollforge.online.data_marks import HISTORY, changed_history, data_mark, first_marks, history_marks, mark_then
+from rollforge.online.releases import after_planned, replaced_by
+from rollforge.online.service import Hold, Service, next_version
 from rollforge.online.strategy import OnlineStrategy, RollingStrategy
 from rollforge.online.tool import OnlineToolR
 from rollforge.online.training import train_missing
 from rollforge.online.update import PredUpdater
-from rollforge.run.execute import DATA_UNTIL, TASK_TAG
+from rollforge.run.execute import DATA_UNTIL
 from rollforge.session import bounded, current_session
 from rollforge.task import Definition
 from rollforge.track.base import Recorder
@@ -133,9 +135,10 @@ def catch_up(service: Service, until: DayLike | None = None, options: Options | 
     with service.hold() as held:
         begun = {r.strategy for _, r in held.state.releases}
         missing = [s for s in service.strategies if s.experiment_name not in begun]
-        if missing and (not held.state.days or begun):
+        days = calendar_days(service, service.begin_day, until)
+        if missing and (begun or (days and not held.state.days)):  # before the first day, nothing is due
             _Day(service, held, options, _first_day(service, held)).begin(missing)
-        for day in held.state.due(calendar_days(service, service.begin_day, until)):
+        for day in held.state.due(days):
             if options.stop():
                 break
             results.append(_Day(service, held, options, day).run())
@@ -172,7 +175,9 @@ class _Day:
                 online = strategy.prepare_online_models(models, **self.options.models)
                 self._release(strategy, models, online, "was online before" if there else "first training")
             known = self.held.state.days.get(self.day)
-            result = replace(known, trained=tuple(self.trained)) if known else self._result(DayState.TRAINED)
+            result = self._result(known.state if known else DayState.TRAINED)
+            if known:
+                result = replace(result, data=known.data, seconds=known.seconds, error=known.error)
             self.held.append(EntryKind.DAY, day_body(result, releases=self.releases))
         self.mirror()
 
@@ -210,6 +215,8 @@ class _Day:
             self._predict(strategy)
         signals = self._signals() if self.options.publish else []
         result = self._result(DayState.PUBLISHED)
+        earlier = {s.day: mark_then(s.day) for s in signals if s.day < str(self.service.begin_day.date())}
+        result = replace(result, history={**result.history, **earlier})
         return day_body(result, releases=self.releases, signals=signals, events=self.events)
 
     def _of_due_windows(self, strategy: OnlineStrategy) -> list[Any]:
@@ -239,7 +246,9 @@ class _Day:
     def _result(self, state: DayState, error: str = "") -> DayResult:
         seconds = round(time.perf_counter() - self.began, 3)
         used = "; ".join(self.fallbacks) if state is DayState.PUBLISHED else ""
-        return DayResult(self.day, state, data_mark(self.day), seconds, error, tuple(self.trained), used)
+        history = history_marks(self.service) if self.trained else {}
+        trained = tuple(self.trained)
+        return DayResult(self.day, state, data_mark(self.day), seconds, error, trained, fallback=used, history=history)
 
     def _failed(self, error: str) -> None:
         """Record that the day has failed, unless the last entry about it says the same."""
@@ -292,43 +301,55 @@ class _Day:
 
     def _release(self, strategy: OnlineStrategy, models: Sequence[Any], online: Sequence[Any], reason: str) -> None:
         """Decide which recorders of a strategy are used from when on."""
-        name = strategy.experiment_name
         if isinstance(strategy, RollingStrategy):
             self.releases += self._of_windows(strategy, models, reason)
             self._decide()
+            if type(strategy).prepare_online_models is RollingStrategy.prepare_online_models:
+                return
         now = [model for model in online if isinstance(model, Recorder)]
         if now:
-            first = dict.fromkeys([r.id for r in now], self.day)
-            self.releases += changed_releases(
-                self.service.champions(name, self.day), now, name, first, self.day, reason
-            )
+            released = self.service.released(strategy.experiment_name, now, self.day, reason)
+            self.releases += replaced_by(self.service.state(), released, self.day, reason)
             self._decide()
 
     def _decide(self) -> None:
         self.held.decide(EntryKind.DAY, day_body(DayResult(self.day, DayState.DUE), releases=self.releases))
 
     def _of_windows(self, strategy: RollingStrategy, models: Sequence[Any], reason: str) -> list[Release]:
-        """Return the releases of new windows: each is used from its first day on, if that is not published yet."""
-        by, name = author(), strategy.experiment_name
+        """Return the releases of new windows: each is used from its first day on, if that is not published yet.
+
+        A model without a template of the strategy, because it was removed or the model was put online by hand, is used until
+        a window begins.
+        """
         floor = self._floor()
-        before = strategy.windows([self.service.recorder(r) for r in self.service.champions(name, self.day)])
+        new = strategy.windows([m for m in models if isinstance(m, Recorder)])
+        if not new:
+            return []
+        by, name, state = author(), strategy.experiment_name, self.service.state()
+        champions = {r.recorder: r for r in self.service.champions(name, self.day)}
+        before = strategy.windows([self.service.recorder(r) for r in champions.values()])
         found: list[Release] = []
 
-        def add(recorder: Recorder, role: Role, day: str) -> None:
-            found.append(
-                Release(recorder.list_tags().get(TASK_TAG, ""), name, recorder.id, role, day, by, reason, name)
-            )
+        def retire(recorder: Recorder, day: str) -> None:
+            release = champions[recorder.id]
+            found.append(replace(release, role=Role.RETIRED, from_day=day, by=by, reason=reason))
 
-        for template, windows in strategy.windows([m for m in models if isinstance(m, Recorder)]).items():
+        firsts = []
+        for template, windows in new.items():
             starts = {max(start, floor): recorder for start, recorder in windows}  # of several on a day, the latest
             used = sorted(starts.items())
+            firsts.append(used[0][0])
             for _, recorder in before.get(template, []):
                 if recorder.id not in {r.id for _, r in used}:
-                    add(recorder, Role.RETIRED, used[0][0])
+                    retire(recorder, used[0][0])
             for (start, recorder), (after, _) in zip(used, [*used[1:], ("", None)], strict=True):
-                add(recorder, Role.CHAMPION, start)
+                (release,) = self.service.released(name, [recorder], start, reason)
+                found += after_planned(state, release, after or None)
                 if after:
-                    add(recorder, Role.RETIRED, after)
+                    found.append(replace(release, role=Role.RETIRED, from_day=after))
+        for _, recorder in before.get(-1, []):
+            if -1 not in new:
+                retire(recorder, min(firsts))
         return found
 
     def _fill(self, strategy: OnlineStrategy) -> None:
@@ -381,12 +402,10 @@ class _Day:
 
     def mirror(self) -> None:
         """Let the tags of the recorders show what the ledger says, so that they are right again after a crash."""
-        state = self.held.state
-        last = max((r.from_day for _, r in state.releases), default="")
+        state, day = self.held.state, self.day or self.service.next_day()
         for strategy in self.service.strategies:
             if not isinstance(strategy.tool, OnlineToolR):
                 continue
-            day = max(last, self.day)
             wanted = {r.recorder: r for r in state.champions(day) if r.strategy == strategy.experiment_name}
             if wanted and {r.id for r in strategy.tool.online_models()} != set(wanted):
                 log.info("strategy %s: the tags of its recorders are written again", strategy.experiment_name)
@@ -409,25 +428,6 @@ def _update(recorder: Recorder, until: pd.Timestamp, *, again: bool = False) -> 
     if again and updater.last_end >= updater.to_date:
         updater = PredUpdater(recorder, to_date=until, from_date=until)
     updater.update()
-
-
-def data_mark(day: str) -> str:
-    """Return a hash of all values of a day; empty without a data folder."""
-    try:
-        provider = session_provider()
-        codes = sorted(provider.instruments("all"))
-    except DataError:
-        return ""
-    calendar = provider.calendar()
-    place = int(np.searchsorted(calendar, read_day(day)))
-    if place >= len(calendar) or calendar[place] != read_day(day):
-        return ""
-    mark = hashlib.blake2b(digest_size=16)
-    for name in provider.fields():
-        values = np.ascontiguousarray(provider.read(name, codes, place, place + 1).values)
-        mark.update(f"\0{name}\0".encode() + values.tobytes())
-    mark.update("\0".join(codes).encode())
-    return mark.hexdigest()
 
 
 def _made(service: Service, prepare_func: PrepareFunc | None, days: set[str] | None) -> Any:
@@ -502,7 +502,8 @@ def correct(
     with service.hold() as held:
         calendar = set(calendar_days(service, None, None))
         changed = changed_days(service)
-        days = [str(read_day(day, "day"))] if day is not None else _from_first(changed, held)
+        months = changed_history(service) if day is None else []
+        days = [str(read_day(day, "day"))] if day is not None else _from_first([*changed, *months], held)
         for one in days:
             known = held.state.signals().get(one)
             if known is None:
@@ -518,7 +519,9 @@ def correct(
                 made = _made(service, prepare_func, {one})
                 earlier = signal_files.read(service.place, [known])
                 before = held.state.days.get(one)
-                result = replace(work._result(DayState.PUBLISHED), trained=before.trained if before else ())
+                result = work._result(DayState.PUBLISHED)
+                if before:
+                    result = replace(result, trained=before.trained, history=before.history)
                 if _same(earlier, made, one):
                     if one in changed:
                         event = Event(Level.INFO, why or "the data have changed, and the signals are the same")
@@ -526,6 +529,10 @@ def correct(
                     continue
                 signals = work._written(signal_files.rows_of(made, [one]), why or "the data have changed")
                 corrected.append(_corrected(held, signals, result))
+        if months:
+            text = why or "data before the first day have changed; the models are those trained before"
+            event = Event(Level.INFO, text, {"months": months, HISTORY: history_marks(service)})
+            held.append(EntryKind.EVENT, event_body([event]))
     return corrected
 
 
@@ -543,18 +550,15 @@ def _corrected(held: Hold, signals: Sequence[Signal], result: DayResult | None) 
 
 
 def changed_days(service: Service) -> list[str]:
-    """Return the published days whose data have changed since, or that are no longer trading days."""
+    """Return the published days whose data have changed since, that are no longer trading days, or are again."""
     state = service.state()
     calendar = set(calendar_days(service, None, None))
-    return [
-        day
-        for day, signal in state.signals().items()
-        if (day not in calendar and signal.rows)
-        or (day in calendar and day in state.days and state.days[day].data not in ("", _mark_then(day)))
-    ]
-
-
-def _mark_then(day: str) -> str:
-    """Return :func:`data_mark` as on the day itself: without instruments and fields that begin later."""
-    with bounded(day):
-        return data_mark(day)
+    known = first_marks(state) | {day: result.data for day, result in state.days.items()}
+    changed = []
+    for day, signal in state.signals().items():
+        withdrawn = not signal.rows
+        if day not in calendar:
+            changed += [] if withdrawn else [day]
+        elif withdrawn or known.get(day, "") not in ("", mark_then(day)):
+            changed.append(day)
+    return changed

@@ -22,6 +22,7 @@ from rollforge.ledger.entry import Entry, EntryKind, Release, Role, author, rele
 from rollforge.ledger.state import ServiceState
 from rollforge.machine import process_is_gone, process_name
 from rollforge.online import signal_files
+from rollforge.online.releases import replaced_by
 from rollforge.run.execute import TASK_TAG
 from rollforge.session import current_session, home
 from rollforge.track.base import Recorder, get_experiment, open_tracker
@@ -218,12 +219,23 @@ class Service:
             known = {r.recorder for _, r in held.state.releases if r.strategy == strategy}
             kind = EntryKind.ROLLBACK if {r.id for r in recorders} <= known else EntryKind.PROMOTION
             reason = reason or "set by hand"
-            changed = changed_releases(
-                now, recorders, strategy, dict.fromkeys([r.id for r in recorders], day), day, reason
-            )
+            models = self.released(strategy, recorders, day, reason)
+            changed = replaced_by(held.state, models, day, reason)
             if changed:
                 held.append(kind, release_body(changed, reason))
             return changed
+
+    def released(self, strategy: str, recorders: Iterable[Recorder], day: str, reason: str) -> list[Release]:
+        """Return recorders of a strategy as champions from a day on."""
+        by, known = author(), {r.recorder: r for _, r in self.state().releases if r.strategy == strategy}
+        own = next((s for s in self.strategies if s.experiment_name == strategy), None)
+        found = []
+        for recorder in recorders:
+            earlier = known.get(recorder.id)
+            origin = (earlier.template, earlier.definition) if earlier else own.origin(recorder) if own else ("", "")
+            task = recorder.list_tags().get(TASK_TAG, "")
+            found.append(Release(task, strategy, recorder.id, Role.CHAMPION, day, by, reason, strategy, *origin))
+        return found
 
     def next_day(self) -> str:
         """Return the day after the last published one as text; the first day if none is published."""
@@ -272,38 +284,6 @@ def check_names(names: Sequence[str]) -> None:
             f"Two strategies are named {twice[0]!r}. The name is that of the experiment; give each its own.",
             path="strategies",
         )
-
-
-def changed_releases(
-    before: Iterable[Release],
-    now: Sequence[Recorder],
-    strategy: str,
-    first: Mapping[str, str],
-    day: str,
-    reason: str,
-) -> list[Release]:
-    """Return the releases by which the champions `before` are replaced by the recorders `now`.
-
-    Parameters
-    ----------
-    first : mapping
-        Id of a recorder -> the first day on which it is used.
-    day : str
-        The day from which on former champions are not used.
-    """
-    ids = {r.id for r in now}
-    earlier = {r.recorder: r for r in before}
-    by = author()
-    retired = [
-        Release(r.task, r.experiment_name, r.recorder, Role.RETIRED, day, by, reason, strategy)
-        for r in earlier.values()
-        if r.recorder not in ids
-    ]
-    return retired + [
-        Release(r.list_tags().get(TASK_TAG, ""), strategy, r.id, Role.CHAMPION, first[r.id], by, reason, strategy)
-        for r in now
-        if r.id not in earlier
-    ]
 
 
 class Hold:

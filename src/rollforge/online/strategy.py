@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,20 +15,20 @@ import pandas as pd
 from rollforge import trust
 from rollforge.collect.collector import Collector, RecorderCollector
 from rollforge.collect.group import RollingGroup
-from rollforge.dates import DayLike, day_after, read_day, read_timestamp
+from rollforge.dates import DayLike, as_timestamp, day_after, read_day, read_timestamp
 from rollforge.errors import ArtifactNotFound, ConfigError, TaskNotSerializable
 from rollforge.generate.base import SupportsFollowing, TaskGen, task_generator
 from rollforge.generate.calendar import TimeAdjuster
 from rollforge.generate.naming import variant
 from rollforge.generate.segments import bounds
 from rollforge.generate.task_view import TaskView
-from rollforge.ledger.entry import EntryKind, Role
+from rollforge.ledger.entry import DayState, EntryKind, Release, Role
 from rollforge.moved import Alias, Aliased
 from rollforge.online.tool import OnlineTool, OnlineToolR
 from rollforge.run.execute import DATA_UNTIL, TASK_TAG
 from rollforge.run.trainer import default_names
 from rollforge.session import current_session
-from rollforge.task import Definition
+from rollforge.task import Definition, digest
 from rollforge.track.base import Experiment, Recorder, get_experiment, open_tracker
 
 if TYPE_CHECKING:
@@ -78,6 +78,10 @@ class OnlineStrategy(Aliased):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_service"}
 
+    def origin(self, recorder: Recorder) -> tuple[str, str]:
+        """Return the name of the template of a model and the hash of its definition; empty if they are unknown."""
+        return "", ""
+
     def prepare_tasks(self, cur_time: Any, **kwargs: Any) -> list[Definition]:
         """Return the new tasks to train at `cur_time`; None means the last day of the calendar."""
         raise NotImplementedError(f"{type(self).__name__} must implement prepare_tasks().")
@@ -111,6 +115,10 @@ class RollingStrategy(OnlineStrategy):
         Generator of the windows, which can continue from the last one (:class:`~rollforge.generate.base.SupportsFollowing`):
         a :class:`~rollforge.generate.rolling.RollingGen` or a
         :class:`~rollforge.generate.calendar_windows.CalendarGen`.
+    names : sequence of str, optional
+        Names of the templates. A service recognizes a template by its name when its definition has changed: the changed one
+        counts from its next window on. By default a template has the name of its model's class or, if templates share it, of
+        what differs between them; a single template is always the same one.
 
     Examples
     --------
@@ -122,7 +130,13 @@ class RollingStrategy(OnlineStrategy):
 
     exp_name = Alias("experiment_name")
 
-    def __init__(self, name_id: str, task_template: Definition | list[Definition], rolling_gen: TaskGen) -> None:
+    def __init__(
+        self,
+        name_id: str,
+        task_template: Definition | list[Definition],
+        rolling_gen: TaskGen,
+        names: Sequence[str] | None = None,
+    ) -> None:
         super().__init__(name_id)
         windows = isinstance(rolling_gen, TaskGen) and rolling_gen.only_windows
         if not windows or not isinstance(rolling_gen, SupportsFollowing):
@@ -134,6 +148,13 @@ class RollingStrategy(OnlineStrategy):
             )
         self.task_template = task_template if isinstance(task_template, list) else [task_template]
         self.rg = rolling_gen
+        self.template_names = None if names is None or not all(names) else list(names)
+        if self.template_names is not None and len(set(self.template_names)) != len(self.task_template):
+            raise ConfigError(
+                f"must be a different name for each of the {len(self.task_template)} templates, found {list(names or ())}.",
+                path="names",
+            )
+        self._made: dict[str, int] = {}
         self.tool: OnlineToolR = OnlineToolR(self.experiment_name)
 
     @property
@@ -227,30 +248,72 @@ class RollingStrategy(OnlineStrategy):
     def _key(self, recorder: Recorder, names: Sequence[str]) -> tuple[Any, Any]:
         definition = recorder.load_object("task")
         task = TaskView(definition)
-        place = self._template_of(definition)
+        place = self._template_of(definition, recorder.id)
         return (task.model_class if place is None else names[place]), task.segments[self._test_key]
 
-    def _template_of(self, task: Definition) -> int | None:
-        """Return the number of the template from which a task was made; None if it is unknown."""
+    def _named(self) -> list[str]:
+        """Return the names of the templates in the ledger."""
+        if len(self.task_template) == 1:
+            return [self.experiment_name]
+        return self.template_names or self._names()
+
+    def _template_of(self, task: Definition, recorder: str = "") -> int | None:
+        """Return the number of the template of a model; None if it is unknown.
+
+        It is known for tasks that this strategy has made. Otherwise it is the template with the name in the ledger, or the
+        one that the task was made from.
+        """
+        if len(self.task_template) == 1:
+            return 0
+        made = self._made.get(_task_mark(task))
+        if made is not None:
+            return made
+        released = self._service.state().latest_releases.get(recorder) if self._service is not None else None
+        if released is not None and released.template:
+            names = self._named()
+            return names.index(released.template) if released.template in names else None
         mark = _mark(task)
-        found = [i for i, template in enumerate(self.task_template) if _mark(template) == mark and mark]
-        return found[0] if found else 0 if len(self.task_template) == 1 else None
+        return next((i for i, template in enumerate(self.task_template) if mark and _mark(template) == mark), None)
+
+    def origin(self, recorder: Recorder) -> tuple[str, str]:
+        """Return the name of the template of a model, and the hash of the template and of the rule of the windows."""
+        place = self._place_of(recorder)
+        return ("", "") if place is None else (self._named()[place], self._definition(place))
+
+    def _definition(self, place: int) -> str:
+        """Return a hash of a template and of the rule of the windows; empty if they contain live objects."""
+        rule = {name: value for name, value in vars(self.rg).items() if name != "ta" and not name.startswith("_")}
+        plain = {name: getattr(value, "__qualname__", str(value)) for name, value in rule.items()}
+        try:
+            return digest({"template": self.task_template[place], "rule": {**plain, "class": type(self.rg).__name__}})[
+                :12
+            ]
+        except TaskNotSerializable:
+            return ""
 
     def first_tasks(self) -> list[Definition]:
         """Return the windows of the templates: those that have begun, if the data end before the last."""
-        return [task for template in self.task_template for task in self._begun(template)]
+        return [task for place in range(len(self.task_template)) for task in self._begun(place)]
 
-    def _begun(self, template: Definition) -> list[Definition]:
+    def _begun(self, place: int) -> list[Definition]:
         until = current_session().data_until
+        template = self.task_template[place]
         if until is not None and self._start(template) > read_day(until):
             return []
-        return task_generator(tasks=template, generators=self.rg)
+        return self._noted(place, task_generator(tasks=template, generators=self.rg))
+
+    def _noted(self, place: int, tasks: Iterable[Definition]) -> list[Definition]:
+        """Remember the template of tasks, which may differ from others only in its segments."""
+        listed = list(tasks)
+        self._made.update((mark, place) for task in listed if (mark := _task_mark(task)))
+        return listed
 
     def prepare_tasks(self, cur_time: DayLike | None = None, **kwargs: Any) -> list[Definition]:
         """Return the windows that follow the latest ones and begin on `cur_time` or before.
 
         The latest windows are those of the models that were put online last: in a service those of its ledger, else those
-        of the recorders that are tagged as online.
+        of the recorders that are tagged as online. In a service, the windows of a template that is new, or whose definition
+        or rule of windows has changed, are those that begin after the last published day.
         """
         until = _last_day(cur_time)
         latest = self._latest()
@@ -259,20 +322,37 @@ class RollingStrategy(OnlineStrategy):
             return []
         tasks: list[Definition] = []
         for place, template in enumerate(self.task_template):
-            if place in latest:
-                tasks += self.rg.gen_following_tasks(self._as_defined(latest[place], template), until)
+            task, definition = latest.get(place, (None, ""))
+            known = self._service is None or (
+                task is not None and _mark(task) == _mark(template) and definition in ("", self._definition(place))
+            )
+            if task is not None and known:
+                tasks += self._noted(place, self.rg.gen_following_tasks(task, until))
             elif self._service is not None:
-                tasks += self._begun(template)
+                tasks += self._next_windows(place, until)
         return tasks
 
-    def _as_defined(self, latest: Definition, template: Definition) -> Definition:
-        """Return the task of the latest window; in a service whose template has changed since, by the new template."""
-        if self._service is None or not _mark(template) or _mark(latest) == _mark(template):
-            return latest
-        log.info("strategy %s: its template has changed; the next window is made from it", self.experiment_name)
+    def _next_windows(self, place: int, until: pd.Timestamp) -> list[Definition]:
+        """Return the windows of a new or changed template that begin after the last published day, up to a day."""
+        assert self._service is not None
+        days = self._service.state().days.values()
+        # A window whose training has failed is due until it succeeds.
+        done = [r.day for r in days if r.state is DayState.PUBLISHED and not r.fallback]
+        published = max(done, default=None)
+        if published is None:
+            return self._begun(place)
+        template = self.task_template[place]
+        start = self._start(template)
+        if start > read_day(until):
+            return []
+        segments = {**TaskView(template).segments, self._test_key: (as_timestamp(start), until)}
         dataset: Any = template["dataset"]
-        kwargs = {**TaskView(template).dataset_kwargs, "segments": TaskView(latest).segments}
-        return {**template, "dataset": {**dataset, "kwargs": kwargs}}
+        open_ended = {**template, "dataset": {**dataset, "kwargs": {**dataset["kwargs"], "segments": segments}}}
+        made = task_generator(tasks=open_ended, generators=self.rg)
+        following = [task for task in made if self._start(task) > read_day(published)]
+        if following:
+            log.info("strategy %s: a template is new or has changed; its windows begin", self.experiment_name)
+        return self._noted(place, following)
 
     def prepare_online_models(self, trained_models: list[Any], cur_time: Any = None) -> list[Any]:
         """Put the model of the latest trained window of each template online, and return the models that are online."""
@@ -283,14 +363,14 @@ class RollingStrategy(OnlineStrategy):
             place, start = self._place_of(model), self._start(self._task_of(model))
             if place not in latest or latest[place][0] <= start:
                 latest[place] = (start, model)
-        kept = (
-            []
-            if len(latest) == len(self.task_template)
-            else [model for model in self.tool.online_models() if self._place_of(model) not in latest]
-        )
+        kept = [] if len(latest) == len(self.task_template) else self._others_online({None, *latest})
         online = [*kept, *(model for _, model in latest.values())]
         self.tool.reset_online_tag(online)
         return online
+
+    def _others_online(self, places: Collection[int | None]) -> list[Recorder]:
+        """Return the models online of other templates than those with these numbers."""
+        return [model for model in self.tool.online_models() if self._place_of(model) not in places]
 
     def _start(self, task: Definition) -> np.datetime64:
         """Return the first day of a task's test segment."""
@@ -321,28 +401,30 @@ class RollingStrategy(OnlineStrategy):
             found.setdefault(-1 if place is None else place, []).append((str(start), recorder))
         return {place: sorted(held, key=lambda w: w[0]) for place, held in found.items()}
 
-    def _latest(self) -> dict[int, Definition]:
-        """Return the task of the latest window of each template, by the template's number."""
-        latest: dict[int, Definition] = {}
-        for recorder in self._known():
+    def _latest(self) -> dict[int, tuple[Definition, str]]:
+        """Return the task of the latest window of each template and the hash of its definition, by the template's number."""
+        latest: dict[int, tuple[Definition, str]] = {}
+        for recorder, definition in self._known():
             task, place = self._task_of(recorder), self._place_of(recorder)
-            if place is not None and (place not in latest or self._start(latest[place]) < self._start(task)):
-                latest[place] = copy.deepcopy({key: value for key, value in task.items() if key != DATA_UNTIL})
+            if place is not None and (place not in latest or self._start(latest[place][0]) < self._start(task)):
+                plain = copy.deepcopy({key: value for key, value in task.items() if key != DATA_UNTIL})
+                latest[place] = plain, definition
             if self._service is not None and len(latest) == len(self.task_template):
                 break  # the ledger has the latest windows first
         return latest
 
-    def _known(self) -> Iterator[Recorder]:
+    def _known(self) -> Iterator[tuple[Recorder, str]]:
         """Yield the recorders that are or were online, the latest windows first where a service says it."""
         if self._service is None:
-            yield from self.tool.online_models()
+            yield from ((recorder, "") for recorder in self.tool.online_models())
             return
-        seen: set[str] = set()
-        for entry, release in reversed(self._service.state().releases):
+        first: dict[str, Release] = {}  # the entry of its day is that of its window; it may be released again
+        for entry, release in self._service.state().releases:
             decided = entry.kind == EntryKind.DAY and release.role is not Role.RETIRED
-            if release.strategy == self.experiment_name and decided and release.recorder not in seen:
-                seen.add(release.recorder)
-                yield self._service.recorder(release)
+            if release.strategy == self.experiment_name and decided:
+                first.setdefault(release.recorder, release)
+        for release in reversed(first.values()):
+            yield self._service.recorder(release), release.definition
 
     def _task_of(self, recorder: Recorder) -> Definition:
         """Return the task of an online model after checking that it names no other code than the templates.
@@ -359,7 +441,9 @@ class RollingStrategy(OnlineStrategy):
 
     def _place_of(self, recorder: Recorder) -> int | None:
         """Return the number of the template of an online model; None if it is unknown."""
-        return self._remembered(("template", recorder.id), lambda: self._template_of(self._task_of(recorder)))
+        return self._remembered(
+            ("template", recorder.id), lambda: self._template_of(self._task_of(recorder), recorder.id)
+        )
 
 
 class _Released(RecorderCollector):
@@ -396,6 +480,14 @@ def _mark(task: Definition) -> str:
         task = {**task, "dataset": {**dataset, "kwargs": plain}}
     try:
         return variant(task)
+    except TaskNotSerializable:
+        return ""
+
+
+def _task_mark(task: Definition) -> str:
+    """Return the digest of a task, whatever the last day of the data on which it was trained; empty if it has live objects."""
+    try:
+        return digest({key: value for key, value in task.items() if key != DATA_UNTIL})
     except TaskNotSerializable:
         return ""
 

@@ -1,0 +1,111 @@
+"""Who is the champion from when on: the releases by which models replace others, from the state of a service alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from rollforge.errors import ConfigError
+from rollforge.ledger.entry import Release, Role, author
+from rollforge.ledger.state import ServiceState
+
+__all__ = ["after_planned", "replaced_by", "replaced_in_template"]
+
+
+def replaced_by(
+    state: ServiceState,
+    models: Sequence[Release],
+    day: str,
+    reason: str,
+    outgoing: Callable[[Release], bool] | None = None,
+) -> list[Release]:
+    """Return the releases by which models become champions from a day on. Changes that were planned for later are dropped.
+
+    Parameters
+    ----------
+    state : ServiceState
+        The state of the service.
+    models : sequence of Release
+        The models, of one strategy.
+    day : str
+        The first day.
+    reason : str
+        Why.
+    outgoing : callable, optional
+        Whether a champion is replaced; by default every one of the strategy.
+
+    Returns
+    -------
+    list of Release
+        Empty if the models are the champions already.
+    """
+    by, wanted = author(), {(m.experiment_name, m.recorder) for m in models}
+    strategy = models[0].strategy
+
+    def leaves(release: Release) -> bool:
+        same = release.strategy == strategy and (outgoing is None or outgoing(release))
+        return same and (release.experiment_name, release.recorder) not in wanted
+
+    def told(release: Release, role: Role, first: str) -> Release:
+        return replace(release, role=role, from_day=first, by=by, reason=reason)
+
+    present = state.champions(day)
+    there = {(r.experiment_name, r.recorder) for r in present}
+    changed = [told(r, Role.RETIRED, day) for r in present if leaves(r)]
+    changed += [told(m, Role.CHAMPION, day) for m in models if (m.experiment_name, m.recorder) not in there]
+    decided = {(r.experiment_name, r.recorder) for r in changed}
+    for later in state.planned(day):  # what was planned for that day no longer holds
+        then = state.champions(later)
+        undone = [r for r in then if leaves(r) and (r.experiment_name, r.recorder) not in decided]
+        missing = wanted - {(r.experiment_name, r.recorder) for r in then} - decided
+        again = [m for m in models if (m.experiment_name, m.recorder) in missing]
+        changed += [*(told(r, Role.RETIRED, later) for r in undone), *(told(m, Role.CHAMPION, later) for m in again)]
+        decided |= {(r.experiment_name, r.recorder) for r in (*undone, *again)}
+    return changed
+
+
+def replaced_in_template(state: ServiceState, model: Release, day: str) -> Callable[[Release], bool]:
+    """Return whether a champion is replaced by a model that is promoted alone: it is the one of the same template.
+
+    Raises
+    ------
+    ConfigError
+        If it is not clear which one is meant.
+    """
+    present = [r for r in state.champions(day) if r.strategy == model.strategy]
+    if not model.template or len(present) < 2:
+        return lambda release: True
+    if model.template in {r.template for r in present}:
+        return lambda release: release.template == model.template
+    listed = ", ".join(sorted(r.template for r in present))
+    raise ConfigError(
+        f"The model {model.recorder} belongs to the template {model.template!r}, which the service no longer has, so it "
+        f"cannot replace a model of {listed}. Use 'rollback' to return to all earlier models."
+    )
+
+
+def after_planned(state: ServiceState, new: Release, until: str | None = None) -> list[Release]:
+    """Return the releases of a new champion, after which changes of its template that were planned for later still hold.
+
+    A window that begins before the day for which somebody planned a promotion does not cancel it.
+
+    Parameters
+    ----------
+    state : ServiceState
+        The state before.
+    new : Release
+        The release of the champion.
+    until : str, optional
+        The day from which on it is replaced.
+    """
+    released, holder = [new], new
+    for day in state.planned(new.from_day):
+        if until is not None and day >= until:
+            break
+        for release in state.champions(day):
+            if (release.strategy, release.template) != (new.strategy, new.template) or release.from_day != day:
+                continue
+            if release.recorder != holder.recorder:
+                released += [replace(holder, role=Role.RETIRED, from_day=day, reason=release.reason), release]
+                holder = release
+    return released

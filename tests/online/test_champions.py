@@ -1,0 +1,147 @@
+"""On each day one model of a template is the champion, whatever was decided in which order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from command_line import call
+from growing import DAYS, Market, live, manager, recorders, start_of, template
+from rollforge.dates import day_after
+from rollforge.errors import ConfigError
+from rollforge.ledger.base import open_ledger
+from rollforge.ledger.entry import DayResult, DayState, Entry, EntryKind, Release, Role, day_body, release_body
+from rollforge.ledger.state import ServiceState
+from rollforge.online.releases import after_planned, replaced_by, replaced_in_template
+from rollforge.session import current_session
+
+FIRST = [f"2024-01-{day:02}" for day in range(1, 29)]
+TEMPLATES = ("a", "b")
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(["day", "window", "promote", "rollback"]), st.integers(0, 5), st.integers(0, 9)),
+    max_size=25,
+)
+
+
+def release(recorder: str, day: str, template: str, role: Role = Role.CHAMPION) -> Release:
+    return Release("t", "exp", recorder, role, day, "", "", "s", template)
+
+
+class Decided:
+    """A service of two templates, decided about in memory as the routine and the commands do."""
+
+    def __init__(self) -> None:
+        self.state, self.names, self.place = ServiceState(), count(), 0
+        self.append(EntryKind.DAY, [release(f"first-{t}", FIRST[0], t) for t in TEMPLATES])
+
+    def append(self, kind: str, releases: Sequence[Release]) -> None:
+        day = DayResult(FIRST[self.place], DayState.PUBLISHED)
+        body = day_body(day, releases=releases) if kind == EntryKind.DAY else release_body(releases, "")
+        self.state = self.state.after(Entry("us", self.state.last + 1, kind, body, 1, 0.0))
+
+    def decide(self, action: str, number: int, choice: int) -> None:
+        """Publish a day, begin a window on it, promote a former model from a later day on, or return to earlier models."""
+        today, later = FIRST[self.place], FIRST[min(self.place + 1 + number, len(FIRST) - 1)]
+        if action in ("day", "window"):
+            self.place = min(self.place + 1, len(FIRST) - 1)
+            releases = [] if action == "day" or FIRST[self.place] == today else self.window(TEMPLATES[choice % 2])
+            self.append(EntryKind.DAY, releases)
+        elif later > today:
+            known = list({r.recorder: r for _, r in self.state.releases}.values())
+            models, outgoing = [known[choice % len(known)]], None
+            if action == "rollback":
+                models = list(self.state.champions(later, as_of=1 + choice % self.state.last))
+            else:
+                outgoing = replaced_in_template(self.state, models[0], later)
+            releases = replaced_by(self.state, models, later, "by hand", outgoing)
+            if releases:
+                self.append(EntryKind.PROMOTION, releases)
+
+    def window(self, template: str) -> list[Release]:
+        day = FIRST[self.place]
+        before = [r for r in self.state.champions(day) if r.template == template]
+        retired = [release(r.recorder, day, template, Role.RETIRED) for r in before]
+        return [*retired, *after_planned(self.state, release(f"w{next(self.names)}", day, template))]
+
+
+def by_rows(state: ServiceState, day: str) -> list[str]:
+    """Return the champions of a day as a program finds them that reads the rows only: the last one of each model counts."""
+    latest = {r.recorder: r for _, r in state.releases if r.from_day <= day}
+    return sorted(r.template for r in latest.values() if r.role is Role.CHAMPION)
+
+
+@given(ACTIONS)
+def test_one_champion_of_each_template_on_any_day(actions: list[tuple[str, int, int]]) -> None:
+    """After any sequence of windows, promotions for later days and rollbacks. The past is never changed."""
+    served = Decided()
+    for action in actions:
+        before, published = served.state, FIRST[: served.place + 1]
+        served.decide(*action)
+        for day in FIRST:
+            assert sorted(r.template for r in served.state.champions(day)) == list(TEMPLATES), (day, action)
+            assert by_rows(served.state, day) == list(TEMPLATES), (day, action)
+        for day in published:
+            assert served.state.champions(day) == before.champions(day)
+
+
+def test_a_window_does_not_cancel_a_planned_promotion() -> None:
+    """It is used until then. A later window replaces the promoted model, and a change by hand replaces the plan."""
+    served = Decided()
+    model = served.state.champions(FIRST[0])[0]
+    served.append(EntryKind.DAY, [release(model.recorder, FIRST[0], "a", Role.RETIRED), release("new", FIRST[0], "a")])
+    served.append(EntryKind.PROMOTION, replaced_by(served.state, [model], FIRST[5], "", lambda r: r.template == "a"))
+    served.place = 2
+    served.append(EntryKind.DAY, served.window("a"))
+    used = [next(r.recorder for r in served.state.champions(day) if r.template == "a") for day in FIRST[:7]]
+    assert used == ["new", "new", "w0", "w0", "w0", "first-a", "first-a"]
+    other = release("new", FIRST[4], "a")
+    served.append(EntryKind.PROMOTION, replaced_by(served.state, [other], FIRST[4], "", lambda r: r.template == "a"))
+    assert [r.recorder for r in served.state.champions(FIRST[6]) if r.template == "a"] == ["new"]
+
+
+def test_a_model_of_a_removed_template_cannot_be_promoted_alone() -> None:
+    """It is not clear which of several champions it would replace."""
+    served = Decided()
+    with pytest.raises(ConfigError, match=r"template 'c', which the service no longer has, .* of a, b"):
+        replaced_in_template(served.state, release("old", FIRST[0], "c"), FIRST[1])
+
+
+def test_a_promotion_for_a_later_day_takes_effect_on_it(market: Market) -> None:
+    """Not on the next day, also if a window begins in between; on each day one model predicts."""
+    market.show(DAYS[62])
+    served = live(market, manager(), DAYS[60:63])
+    starts = {r.id: start_of(r) for r in recorders()}
+    former = next(key for key, day in starts.items() if day == DAYS[56])
+    day = DAYS[66]
+    result = call("serve", "--ledger", current_session().store_uri, "promote", former, "--from", day)
+    assert result.exit_code == 0, result.exception
+    market.show(DAYS[69])
+    served.routine()
+    starts = {r.id: start_of(r) for r in recorders()}
+    used = {d: [starts[r.recorder] for r in served.state.champions(d)] for d in DAYS[60:70]}
+    windows = {60: 60, 61: 60, 62: 60, 63: 60, 64: 64, 65: 64, 66: 56, 67: 56, 68: 68, 69: 68}
+    assert used == {DAYS[d]: [DAYS[w]] for d, w in windows.items()}
+    assert {s.day: len(s.recorders) for s in served.state.signals().values()} == dict.fromkeys(DAYS[52:70], 1)
+    assert day_after(served.state.last_published or "") > DAYS[69]
+
+
+def test_a_model_replaces_that_of_its_template_only(market: Market) -> None:
+    """A model of the other template stays the champion; a rollback returns to both."""
+    templates = [template(estimator="ridge", alpha=alpha) for alpha in (0.1, 10.0)]
+    served = live(market, manager(templates=templates), DAYS[60:62])
+    uri = current_session().store_uri
+    first, second = served.state.champions(DAYS[61])
+    known: Any = {r.recorder: r for _, r in served.state.releases}
+    former = next(r for r in known.values() if r.template == first.template and r.recorder != first.recorder)
+    assert call("serve", "--ledger", uri, "promote", former.recorder).exit_code == 0
+    state = ServiceState.of(open_ledger(uri).entries(served.service.name))
+    assert {r.recorder for r in state.champions(DAYS[62])} == {former.recorder, second.recorder}
+    assert call("serve", "--ledger", uri, "rollback").exit_code == 0
+    found = json.loads(call("serve", "--ledger", uri, "status", "--json").stdout)
+    assert {r["recorder"] for r in found["champions"]} == {first.recorder, second.recorder}
