@@ -42,6 +42,7 @@ def _check_report(folder: Path, windows: int) -> None:
         result = call(*command)
         assert result.exit_code == 0, result.exception
         assert "overlap" not in result.stderr
-    collected = collect(Session(store_uri=with_stores[1], tracking_uri=with_stores[3]), "x")
+    session = Session(provider_uri=str(folder / "data"), store_uri=with_stores[1], tracking_uri=with_stores[3])
+    collected = collect(session, "x")
     assert len(collected.outcomes) == windows
     assert days_of(collected.prediction) == DAYS[52:65]

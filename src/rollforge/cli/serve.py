@@ -191,7 +191,8 @@ def run(
         results = catch_up(service, last, Options(fallback=True))
         published = service.state().last_published
     line = {"service": name, "until": last or known, "last_published": published, "data_until": known}
-    echo_json(json.dumps({**line, "days": [result.to_document() for result in results]}))
+    shown = [{key: value for key, value in r.to_document().items() if key != "history"} for r in results]
+    echo_json(json.dumps({**line, "days": shown}))
     if any(result.state is DayState.FAILED for result in results):
         raise typer.Exit(Exit.CHECK_FAILED)
     if last is not None and known < last:
