@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 import rollforge
-from rollforge.drivers import STORES, TRACKERS, register_again, register_store, register_tracker, registered
+from rollforge.drivers import (
+    LEDGERS,
+    STORES,
+    TRACKERS,
+    register_again,
+    register_ledger,
+    register_store,
+    register_tracker,
+    registered,
+)
 from rollforge.errors import CodeNotAllowed, ConfigError, MissingDependency, RollforgeError
 from rollforge.session import Session, using
 from rollforge.store import base as stores
@@ -28,11 +37,16 @@ Install = Callable[..., Path]
 BOXES = '''
 """A store and a tracker with their own scheme."""
 
+from rollforge.ledger.memory import MemoryLedger
 from rollforge.store.memory import MemoryStore
 from rollforge.track.folder import FolderTracker
 
 
 class BoxStore(MemoryStore):
+    pass
+
+
+class BoxLedger(MemoryLedger):
     pass
 
 
@@ -242,10 +256,14 @@ def test_worker_processes_inherit_registrations(install: Install) -> None:
     """Registrations of a process are passed on to the processes that it starts, and replace those made there."""
     install("j", "", boxes_j=BOXES)
     register_store("box", "boxes_j:BoxStore")
+    register_ledger("box", "boxes_j:BoxLedger")
     known = registered()
     STORES.register("box", "rollforge.store.memory:MemoryStore", replace=True)
+    LEDGERS.unregister("box")
     register_again(known)
     assert STORES.registered() == (("box", "boxes_j:BoxStore"),)
+    assert LEDGERS.registered() == (("box", "boxes_j:BoxLedger"),)
+    LEDGERS.unregister("box")
 
 
 def test_a_pool_cannot_select_a_third_party_tracker(

@@ -457,18 +457,10 @@ def register_ledger(scheme: str, target: str | type, *, replace: bool = False) -
 
     Parameters
     ----------
-    scheme : str
-        The scheme, in lower case. Built-in schemes cannot be replaced.
+    scheme, replace
+        As for :func:`register_store`.
     target : str or type
-        ``"module:Class"``, which is imported when a URI of the scheme is first opened, or the class. It has the methods of
-        :class:`~rollforge.ledger.base.Ledger`.
-    replace : bool
-        If True, another class registered for the scheme before is replaced; URIs that are open stay open.
-
-    Raises
-    ------
-    ConfigError
-        If the scheme is invalid, built in, or registered with another class and `replace` is False.
+        ``"module:Class"``, or the class. It has the methods of :class:`~rollforge.ledger.base.Ledger`.
 
     Examples
     --------
@@ -483,18 +475,10 @@ def register_tracker(scheme: str, target: str | type, *, replace: bool = False) 
 
     Parameters
     ----------
-    scheme : str
-        The scheme, in lower case. Built-in schemes cannot be replaced.
+    scheme, replace
+        As for :func:`register_store`.
     target : str or type
-        ``"module:Class"``, which is imported when a URI of the scheme is first opened, or the class. It has the methods of
-        :class:`~rollforge.track.tracker.Tracker`.
-    replace : bool
-        If True, another class registered for the scheme before is replaced; URIs that are open stay open.
-
-    Raises
-    ------
-    ConfigError
-        If the scheme is invalid, built in, or registered with another class and `replace` is False.
+        ``"module:Class"``, or the class. It has the methods of :class:`~rollforge.track.tracker.Tracker`.
 
     Examples
     --------
@@ -504,16 +488,17 @@ def register_tracker(scheme: str, target: str | type, *, replace: bool = False) 
     TRACKERS.register(scheme, target, replace=replace)
 
 
-Registered = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
+_ALL = (STORES, LEDGERS, TRACKERS)
+Registered = tuple[tuple[tuple[str, str], ...], ...]
 
 
 def registered() -> Registered:
     """Return what this process registered, for :func:`register_again` in a worker process."""
-    return STORES.registered(), TRACKERS.registered()
+    return tuple(drivers.registered() for drivers in _ALL)
 
 
 def register_again(known: Registered) -> None:
     """Register what the parent process registered."""
-    for drivers, pairs in zip((STORES, TRACKERS), known, strict=True):
+    for drivers, pairs in zip(_ALL, known, strict=True):
         for scheme, target in pairs:
             drivers.register(scheme, target, replace=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rollforge.errors import DateError, ExpressionError, RollforgeError, counted
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import is_built_in, last_day_read
-from rollforge.expressions.tree import Call, Field, walk
+from rollforge.expressions.tree import Call, Expression, Field, walk
 from rollforge.features.processor import Adapted, DropnaProcessor, TimeRangeFlt
 from rollforge.generate.checks import CheckResult
 from rollforge.generate.definition import PRECOMPUTED, DataParts, is_ours, kind_of
@@ -101,26 +102,21 @@ def _ahead(expressions: Iterable[str]) -> list[tuple[str, int]]:
 
 def _other_fields(expressions: Iterable[str]) -> list[str]:
     """Return the fields that are not market data, such as those that the user has computed."""
-    names: dict[str, None] = {}
-    for text in expressions:
-        try:
-            tree = parse(text)
-        except ExpressionError:
-            continue
-        names |= {f"${part.name}": None for part in walk(tree) if isinstance(part, Field) and part.name not in _PRICES}
-    return list(names)
+    fields = (part.name for part in _parts(expressions) if isinstance(part, Field))
+    return list(dict.fromkeys(f"${name}" for name in fields if name not in _PRICES))
 
 
 def own_operators(expressions: Iterable[str]) -> list[str]:
     """Return the names of the operators of the user's own, whose look-ahead is only declared."""
-    names: dict[str, None] = {}
+    calls = (part.name for part in _parts(expressions) if isinstance(part, Call))
+    return list(dict.fromkeys(name for name in calls if not is_built_in(name)))
+
+
+def _parts(expressions: Iterable[str]) -> Iterator[Expression]:
+    """Yield all parts of the trees of expressions; invalid ones are reported when the handler is checked."""
     for text in expressions:
-        try:
-            tree = parse(text)
-        except ExpressionError:
-            continue
-        names |= {part.name: None for part in walk(tree) if isinstance(part, Call) and not is_built_in(part.name)}
-    return list(names)
+        with contextlib.suppress(ExpressionError):
+            yield from walk(parse(text))
 
 
 def processor_findings(parts: DataParts, first_day: Any) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""Finding the class that opens the URI of a database."""
+"""Finding the class that opens a URI."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rollforge.session import current_session
 __all__ = ["class_for"]
 
 
-def class_for(uri: str, drivers: Drivers, path: str) -> Any:
+def class_for(uri: str, drivers: Drivers, path: str, separator: str = "://") -> Any:
     """Return the class that opens a URI, after importing the session's plugins if its scheme is unknown.
 
     Parameters
@@ -23,6 +23,8 @@ def class_for(uri: str, drivers: Drivers, path: str) -> Any:
         The known schemes.
     path : str
         Name of the option that contains the URI, for messages.
+    separator : str
+        What follows the scheme.
 
     Raises
     ------
@@ -31,11 +33,11 @@ def class_for(uri: str, drivers: Drivers, path: str) -> Any:
     MissingDependency
         If the driver is not installed.
     """
-    scheme, separator, _ = uri.partition("://")
+    scheme, found, _ = uri.partition(separator)
     if re.match(r"\s*(host|hostaddr|port|dbname|user|service)\s*=", uri):
-        scheme, separator = "postgresql", "://"
-    driver = drivers.find(scheme) if separator else None
-    if driver is None and separator:
+        scheme, found = "postgresql", separator
+    driver = drivers.find(scheme) if found else None
+    if driver is None and found:
         load_plugins(current_session())  # importing one may register schemes
         driver = drivers.find(scheme)
     if driver is None:

@@ -27,8 +27,8 @@ from rollforge.confidential import mask_secrets, without_secrets
 from rollforge.drivers import TRACKERS
 from rollforge.errors import CodeNotAllowed, TrackingUnavailable, nearest
 from rollforge.paths import read_path
-from rollforge.plugins import load_plugins
 from rollforge.session import current_session
+from rollforge.store.addresses import class_for
 from rollforge.track.artifact_files import Files
 
 __all__ = [
@@ -341,14 +341,7 @@ def open_tracker(tracking_uri: str | os.PathLike[str]) -> Tracker:
     if not (is_name and nearest(tracking_uri, TRACKERS.schemes())):  # else it is a misspelt scheme
         tracking_uri = folder_uri(tracking_uri)
     if tracking_uri not in _open:
-        scheme, colon, _ = tracking_uri.partition(":")
-        driver = TRACKERS.find(scheme) if colon else None
-        if driver is None and colon:
-            load_plugins(current_session())  # importing one may register schemes
-            driver = TRACKERS.find(scheme)
-        if driver is None:
-            raise TRACKERS.unknown(tracking_uri, scheme, "tracking")
-        tracker = cast(Tracker, TRACKERS.load(driver)(tracking_uri))
+        tracker = cast(Tracker, class_for(tracking_uri, TRACKERS, "tracking", ":")(tracking_uri))
         # A relative path and its absolute form are one store.
         _open[tracking_uri] = _open.setdefault(tracker.uri, tracker)
     return _open[tracking_uri]
