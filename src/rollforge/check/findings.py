@@ -12,6 +12,8 @@ __all__ = ["Finding", "Findings"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
+    """A leak, or something that is not known, of some tasks."""
+
     key: str
     text: str
     advice: str

@@ -78,8 +78,8 @@ class WindowCheck:
         if columns.fixed:
             self.findings.add(
                 "features", CheckResult.UNKNOWN, f"fixed {columns.fixed}",
-                f"{_listed(columns.fixed)}: the same when all market data change, so these features come from elsewhere, such "
-                "as a file.", "Check how they were made: that they use earlier days only cannot be measured.", titles,
+                f"{_listed(columns.fixed)}: the same when all market data change, so these features come from another source, "
+                "such as a file.", "Check how they were made: that they use earlier days only cannot be measured.", titles,
             )  # fmt: skip
         self._about_label()
 
@@ -88,7 +88,7 @@ class WindowCheck:
         if columns.fixed_labels:
             self.findings.add(
                 "label", CheckResult.UNKNOWN, f"fixed {columns.fixed_labels}",
-                f"{_listed(columns.fixed_labels)}: the same when all market data change, so the label comes from elsewhere, "
+                f"{_listed(columns.fixed_labels)}: the same when all market data change, so the label comes from another source, "
                 "such as a file, and how far it looks ahead cannot be measured.",
                 "Set label_horizon, the number of trading days that the label looks ahead.", titles,
             )  # fmt: skip

@@ -64,7 +64,7 @@ class ServiceOptions:
         uri = self.uri
         if not create and uri.startswith("sqlite:///") and not Path(parse_uri(uri)[0]).exists():
             raise ConfigError(
-                f"There is no ledger at {parse_uri(uri)[0]}. Name another one by --ledger, or run 'rollforge serve init'."
+                f"There is no ledger at {parse_uri(uri)[0]}. Give another one with --ledger, or run 'rollforge serve init'."
             )
         return open_ledger(uri)
 
@@ -78,7 +78,7 @@ class ServiceOptions:
                 raise ConfigError(f"There is no service {self.service!r} in the ledger.{nearest(self.service, known)}")
             return self.service
         if len(known) != 1:
-            which = f"several services: {', '.join(known)}. Name one by --service" if known else "no service yet"
+            which = f"several services: {', '.join(known)}. Choose one with --service" if known else "no service yet"
             raise ConfigError(f"The ledger has {which}.")
         return known[0]
 
@@ -292,7 +292,7 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
         echo(_running(found["running"]))
     _show_models([*state.champions(today), *state.candidates(today)])
     if state.unknown:
-        echo(f"entries of a newer version of Rollforge: {', '.join(str(e.number) for e in state.unknown)}")
+        echo(f"entries written by a newer version of Rollforge: {', '.join(str(e.number) for e in state.unknown)}")
 
 
 @app.command()
@@ -301,7 +301,7 @@ def history(
     day: Annotated[str | None, typer.Option("--day", help="Only entries about this day; by default all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was decided, when and why; with --day, what was said about a day and which models were used."""
+    """Show what was decided, when and why; with --day, only what concerns a day, and which models were used."""
     from rollforge.online.overview import entry_document, utc
 
     _, _, state = context.obj.state()
@@ -379,7 +379,7 @@ def rollback(
     reason: Reason = "rolled back by hand",
     from_day: FromDay = None,
 ) -> None:
-    """Make the models champions again that were replaced by the last change. One entry in the ledger."""
+    """Undo the last change of champions: the models that it replaced are champions again. One entry in the ledger."""
     from rollforge.errors import ConfigError
     from rollforge.ledger.entry import EntryKind
     from rollforge.online.overview import next_day
@@ -387,7 +387,7 @@ def rollback(
     ledger, name, state = context.obj.state()
     strategies = sorted({release.strategy for _, release in state.releases})
     if strategy is None and len(strategies) > 1:
-        raise ConfigError(f"The service has several strategies: {', '.join(strategies)}. Name one by --strategy.")
+        raise ConfigError(f"The service has several strategies: {', '.join(strategies)}. Choose one with --strategy.")
     chosen = strategy if strategy is not None else "".join(strategies)
     day = _day(from_day) if from_day is not None else next_day(state)
     now = {r.recorder for r in _of(state.champions(day), chosen)}
@@ -421,7 +421,7 @@ def _replace(
         outgoing = replaced_in_template(state, models[0], day) if kind == EntryKind.PROMOTION else None
         changed = replaced_by(state, models, day, reason, outgoing)
         if not changed:
-            echo(f"nothing to do: {_listed(sorted(m.recorder for m in models))} is the champion already")
+            echo(f"nothing to do: {_listed(sorted(m.recorder for m in models))} is already the champion")
             return
         entry = ledger.append(lease, state.last + 1, kind, release_body(changed, reason), by=author())
     for release in changed:
@@ -465,10 +465,10 @@ def _listed(values: Any) -> str:
 
 
 def _lines(state: ServiceState, entry: Entry) -> list[str]:
-    """Return what an entry says."""
+    """Return the contents of an entry as lines of text."""
     content = state.contents[entry.number - 1]
     if not entry.known:
-        return ["of a newer version of Rollforge"]
+        return ["written by a newer version of Rollforge"]
     lines = []
     if content.day is not None:
         error = f": {content.day.error}" if content.day.error else ""

@@ -89,7 +89,7 @@ class Panel:
     """(rows,): position in `codes`."""
     groups: Mapping[str, Group]
     learned: list[dict[str, list[float]]] | None = None
-    """What each of the processors learnt that computed it, by attribute; None if that cannot be kept."""
+    """What each processor that computed the panel has learned, by attribute; None if that cannot be stored."""
     stored: Stored | None = field(default=None, compare=False)
 
     def __len__(self) -> int:

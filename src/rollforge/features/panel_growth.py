@@ -5,9 +5,9 @@ those on disk. A file whose rows are unchanged is continued at its end, where no
 rows have changed, the file is copied up to the first of them, and readers of the earlier version keep the old one. The
 new description commits everything in one step (:func:`~rollforge.features.panel.write_meta`).
 
-Each change records the first day that it touched, by group of columns. A panel that is computed from another one by
-processors so knows from which day on to process again, if its processors need only some earlier days
-(``Processor.earlier_days``) and their fit windows lie before that day.
+Each change records the first day that it touched, by group of columns. A panel that processors compute from another one
+(:mod:`~rollforge.features.panel_processing`) therefore has to be processed again only from that day on, if the processors
+need only some earlier days (``Processor.earlier_days``) and their fit windows end before it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class GrownGroup:
     rows: NDArray[np.float32]
     """The rows from `first` on."""
     file: Path | None = None
-    """A file of the panel's folder that has all rows already."""
+    """A file in the panel's folder that already contains all rows."""
 
 
 class ComparedRows:

@@ -1,7 +1,7 @@
 """What the entries of a ledger say: typed values, and reading and writing them as plain JSON.
 
 A ledger stores the body of an entry as JSON, so that it can be read with SQL and by later versions of Rollforge. Programs
-write bodies with the functions here (:func:`day_body`, :func:`release_body`, …) and read them with :func:`read_body`.
+create bodies with the functions here (:func:`day_body`, :func:`release_body`, …) and read them with :func:`read_body`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Role(StrEnum):
 
 
 class DayState(StrEnum):
-    """How far a trading day has come."""
+    """The progress of a trading day."""
 
     DUE = "due"
     DATA_OK = "data_ok"
@@ -265,7 +265,7 @@ class CheckResult(_Value):
 
 @dataclass(frozen=True, slots=True)
 class Event(_Value):
-    """Something worth knowing, such as a failed check. Numbers that JSON lacks are stored as the texts nan, inf and -inf."""
+    """Something worth knowing, such as a failed check. NaN and infinity, which JSON lacks, are stored as strings."""
 
     noun: ClassVar[str] = "event"
 
@@ -423,7 +423,7 @@ def body_text(body: object) -> str:
 
 
 def _plain(value: object, where: str, depth: int) -> object:
-    """Return a value as JSON has it."""
+    """Return a value in the types of JSON."""
     if depth > _DEEPEST:
         raise ConfigError(f"more than {_DEEPEST} levels of nesting.", path=where)
     if isinstance(value, str):
@@ -443,7 +443,7 @@ def _plain(value: object, where: str, depth: int) -> object:
 
 
 def _to_json(value: Any) -> Any:
-    """Return the value of a field as JSON; numbers that JSON lacks become texts."""
+    """Return the value of a field as JSON; NaN and infinity, which JSON lacks, become strings."""
     if isinstance(value, StrEnum):
         return value.value
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,7 +1,8 @@
 """A ledger in a MongoDB database. It needs no transactions, so a single server is enough.
 
 The document of a service holds its lease, the number of its last entry, and a copy of that entry until it is in the
-collection of entries. One conditional update of this document decides an entry; whoever comes next completes the copying.
+collection of entries. One conditional update of this document decides an entry; if the process is killed then, the next
+append copies the entry.
 """
 
 from __future__ import annotations

@@ -36,11 +36,11 @@ class SQLLedger(abc.ABC):
 
     @abc.abstractmethod
     def _read(self, work: Callable[[Transaction], T]) -> T:
-        """Do `work`, which changes nothing."""
+        """Run `work`, which changes nothing."""
 
     @abc.abstractmethod
     def _write(self, work: Callable[[Transaction], T]) -> T:
-        """Do `work` in one transaction, which is repeated after a conflict with another one."""
+        """Run `work` in one transaction, which is repeated after a conflict with another one."""
 
     # -- leases --------------------------------------------------------------------------------------------------------
 

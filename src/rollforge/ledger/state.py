@@ -1,4 +1,4 @@
-"""What follows from the entries of a service: a pure function of them, with neither input nor output."""
+"""The state of a service, computed from its entries alone."""
 
 from __future__ import annotations
 

@@ -151,7 +151,9 @@ class SQLiteDatabase(abc.ABC):
         self._local = threading.local()
         if read_only:
             if not self.path.exists():
-                raise StoreUnavailable(f"There is no {self._noun} at {self.path}. Name another one by {self._option}.")
+                raise StoreUnavailable(
+                    f"There is no {self._noun} at {self.path}. Give another one with {self._option}."
+                )
             self._retry(self._check_tables)
             return
         try:
