@@ -230,6 +230,19 @@ def test_a_variant_of_other_days_is_left_out_of_the_comparison() -> None:
     assert "without 'd3', which lacks" in made.notes[0]
 
 
+def test_a_variant_of_more_days_is_compared_on_those_of_the_result() -> None:
+    """An earlier variant does not make the current ones lack days."""
+    whole = result([outcome(definition(d), f"d{d}") for d in (1, 2)], {"d1": 0.1, "d2": 0.0})
+    first = whole.models[0].prediction
+    assert first is not None
+    models = tuple(replace(m, prediction=first.loc[: DAYS[59]]) for m in whole.models)
+    made = trials_of(replace(whole, models=models), [outcome(definition(3), "d3")], lambda c: result(c, {"d3": 0.3}))
+    assert made is not None
+    assert made.overfitting is not None
+    assert (made.overfitting.trials, made.overfitting.observations) == (3, 60)
+    assert made.notes == ()
+
+
 def write_grid(folder: Path, market: Path, alphas: list[float]) -> Path:
     """Write a workflow with a ridge regression for each penalty."""
     fillna = {"class": "Fillna", "kwargs": {"fields_group": "feature"}}

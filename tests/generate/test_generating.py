@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 
 from rollforge.errors import ConfigError, SegmentError
 from rollforge.generate import GridGen, RollingGen, TimeAdjuster, task_generator
+from rollforge.generate.fit_window import move_fit_window
 from rollforge.generate.leakage import label_lookahead, leaking_segments, task_warnings
 from rollforge.generate.segments import validate_segments
 from rollforge.generate.timeline import draw, windows
@@ -152,6 +153,25 @@ def test_one_shared_day_is_an_overlap(first: str, refused: bool) -> None:
 def test_the_horizon_is_read_from_the_label(label: str | None, days: int) -> None:
     """From the handler's arguments, or from its class."""
     assert label_lookahead(template(label)) == days
+
+
+@pytest.mark.parametrize(
+    "described",
+    [{}, {"class": "Missing", "module_path": "no_such_module"}, {"class": 5}, {"class": "Alpha158"}],
+    ids=["without a class", "not importable", "not a name", "with the argument"],
+)
+def test_a_handler_is_given_a_fit_window_unless_it_is_known_to_have_none(described: dict[str, Any]) -> None:
+    """A class that cannot be read is an error when the handler is built. One that is read has the argument, or has not."""
+
+    def moved(handler: dict[str, Any]) -> set[str]:
+        norm = {"class": "ZScoreNorm", "kwargs": {"fit_start_time": "2019-01-01", "fit_end_time": "2019-12-31"}}
+        task = {"dataset": {"kwargs": {"handler": {**handler, "kwargs": {"learn_processors": [norm]}}}}}
+        move_fit_window(task, ("2020-01-01", "2020-12-31"), add=True)
+        assert norm["kwargs"] == {"fit_start_time": "2020-01-01", "fit_end_time": "2020-12-31"}
+        return set(task["dataset"]["kwargs"]["handler"]["kwargs"])
+
+    assert moved(described) == {"learn_processors", "fit_start_time", "fit_end_time"}
+    assert moved({"class": "DataHandlerLP", "module_path": "rollforge.features.handler"}) == {"learn_processors"}
 
 
 def test_fit_windows_move_on_request() -> None:
