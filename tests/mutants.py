@@ -676,12 +676,12 @@ def main() -> int:
                 room, queue, size, copied(Path(folder)), table["equivalent"], verbose=options.verbose
             )
     print(
-        f"{'room':10} {'mutants':>8} {'equivalent':>11} {'killed':>7} {'timeouts':>9} {'survived':>9} {'detected':>8}"
+        f"{'room':12} {'mutants':>8} {'equivalent':>11} {'killed':>7} {'timeouts':>9} {'survived':>9} {'detected':>8}"
     )
     for name, counts in totals.items():
         if counts is not None:
             columns = f"{counts['mutants']:8} {counts['equivalent']:11} {counts['killed']:7} {counts['timeout']:9}"
-            print(f"{name:10} {columns} {counts['survived']:9} {share(counts):7.1f}%")
+            print(f"{name:12} {columns} {counts['survived']:9} {share(counts):7.1f}%")
     if None in totals.values():
         return 2
     return 1 if any(share(counts) < MINIMUM for counts in totals.values() if counts is not None) else 0
