@@ -113,6 +113,15 @@ class _Rolling(_Section):
     roll_backtest: bool | None = None
 
 
+class _Policy(_Section):
+    """When the model of a new window replaces the champion of a service."""
+
+    shadow_days: int = Field(strict=True, ge=1)
+    metric: Literal["rank_ic", "ic"] = "rank_ic"
+    margin: float = Field(default=0.0, strict=True, ge=0, allow_inf_nan=False)
+    lost: Literal["retire", "keep"] = "retire"
+
+
 class _Object(_Section):
     class_: str = Field(alias="class")
     module_path: str | None = None
@@ -164,6 +173,7 @@ class _Document(BaseModel):
     generators: list[_Object | str] = []
     generate: Any = None
     ensemble: _Object | _Ensembles | str | None = None
+    policy: _Policy | None = None
     BASE_CONFIG_PATH: str | None = None
 
 
@@ -215,6 +225,8 @@ class Workflow:
     """The generators of the section ``generate`` (or ``generators``), applied after `grid` and before `rolling`."""
     ensemble: Any = None
     """What combines the predictions, see :func:`~rollforge.collect.combine.build_ensembles`; None for the default."""
+    policy: Document | None = None
+    """When the model of a new window replaces the champion of a service, see :class:`~rollforge.online.policy.Policy`."""
 
     @property
     def templates(self) -> tuple[Template, ...]:
@@ -285,6 +297,7 @@ def _is_branch(part: str) -> bool:
 _ALLOWED_AT = {
     "rollforge": list(_Rollforge.model_fields),
     "rolling": list(_Rolling.model_fields),
+    "policy": list(_Policy.model_fields),
     "task": list(_Task.model_fields),
 }
 _OBJECT_KEYS = ["class", "module_path", "kwargs"]
@@ -567,6 +580,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
         models=_models(document),
         generate=_generate(document),
         ensemble=document.get("ensemble"),
+        policy=None if parsed.policy is None else parsed.policy.model_dump(),
     )
 
 

@@ -125,6 +125,7 @@ def init(
     from rollforge.ledger.state import ServiceState
     from rollforge.market.universe import session_provider
     from rollforge.online.overview import service_folder
+    from rollforge.online.policy import read_policy
     from rollforge.plan import make_plan, rolling_templates
     from rollforge.session import using
     from rollforge.workflow import load_workflow
@@ -147,7 +148,8 @@ def init(
         folder = service_folder(name, state.definition)
         if not folder.exists():  # it has no files yet, or was moved together with the project
             folder = service_folder(name, None)
-        recorded, policy = definition_of(workflow, first, folder), state.definition.policy if state.definition else {}
+        made = read_policy(workflow.policy)
+        recorded, policy = definition_of(workflow, first, folder), {} if made is None else made.to_document()
         changed = known != recorded
         if changed:
             body = service_body(name, recorded, policy)
@@ -270,6 +272,7 @@ def correct(
 @app.command()
 def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Show the last published day, the models in use, and who is running the service."""
+    from rollforge.ledger.entry import Comparison
     from rollforge.online import overview
 
     ledger, name, state = context.obj.state()
@@ -291,6 +294,8 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
     if found["running"]:
         echo(_running(found["running"]))
     _show_models([*state.champions(today), *state.candidates(today)])
+    for one in found["comparisons"]:
+        echo(f"{one['candidate']}: {overview.described(Comparison.of_document(one))}")
     if state.unknown:
         echo(f"entries written by a newer version of Rollforge: {', '.join(str(e.number) for e in state.unknown)}")
 
@@ -466,6 +471,8 @@ def _listed(values: Any) -> str:
 
 def _lines(state: ServiceState, entry: Entry) -> list[str]:
     """Return the contents of an entry as lines of text."""
+    from rollforge.online.overview import described
+
     content = state.contents[entry.number - 1]
     if not entry.known:
         return ["written by a newer version of Rollforge"]
@@ -476,6 +483,7 @@ def _lines(state: ServiceState, entry: Entry) -> list[str]:
     if content.reason:
         lines.append(content.reason)
     lines += [f"{r.recorder} {r.role.value} from {r.from_day} {r.reason}".rstrip() for r in content.releases]
+    lines += [f"{one.candidate} {one.verdict.value}: {described(one)}" for one in content.comparisons]
     lines += [f"signals {s.day} version {s.version}: {s.rows} rows {s.why}".rstrip() for s in content.signals]
     return lines + [f"{event.level.value}: {event.text}" for event in content.events]
 

@@ -52,6 +52,7 @@ def read_workflow(definition: ServiceDefinition | None) -> tuple[Workflow, str]:
 
 def service_of(name: str, workflow: Workflow, begin: str, ledger_uri: str, folder: Path) -> Service:
     """Return the service, to be used in the session of the workflow."""
+    from rollforge.online.policy import read_policy
     from rollforge.online.service import Service
     from rollforge.online.strategy import RollingStrategy
     from rollforge.plan import rolling_templates
@@ -61,5 +62,5 @@ def service_of(name: str, workflow: Workflow, begin: str, ledger_uri: str, folde
     strategy = RollingStrategy(workflow.experiment_name, templates, windows)
     return Service(
         name, [strategy], TrainerR(workflow.experiment_name), begin, ledger_uri=ledger_uri, folder=folder,
-        workflow=definition_of(workflow, begin, folder),
+        workflow=definition_of(workflow, begin, folder), policy=read_policy(workflow.policy),
     )  # fmt: skip

@@ -25,6 +25,7 @@ from rollforge.task import Document
 __all__ = [
     "LARGEST_BODY",
     "CheckResult",
+    "Comparison",
     "Content",
     "DayResult",
     "DayState",
@@ -36,7 +37,9 @@ __all__ = [
     "Release",
     "Role",
     "ServiceDefinition",
+    "Shadow",
     "Signal",
+    "Verdict",
     "author",
     "correction_body",
     "day_body",
@@ -109,6 +112,17 @@ class Outcome(StrEnum):
     """The limit is exceeded; the day was published all the same."""
     FAIL = "fail"
     """The limit of a check that fails a day is exceeded."""
+
+
+class Verdict(StrEnum):
+    """The result of a comparison of a candidate with the champion."""
+
+    SHADOW = "shadow"
+    """There are too few days yet."""
+    PROMOTED = "promoted"
+    """The candidate is not worse, and is the champion from the next day on."""
+    LOST = "lost"
+    """The candidate is worse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +278,39 @@ class CheckResult(_Value):
 
 
 @dataclass(frozen=True, slots=True)
+class Shadow(_Value):
+    """The predictions of candidates and of their champions for one day, which are compared and not published."""
+
+    noun: ClassVar[str] = "shadow"
+
+    day: Day
+    recorders: tuple[str, ...]
+    """Ids of the recorders, which are the columns of the file."""
+    file: str
+    """Path of the Parquet file relative to the folder of the service."""
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison(_Value):
+    """How a candidate compares with the champion on the days on which both have predicted and the labels are known."""
+
+    noun: ClassVar[str] = "comparison"
+
+    candidate: str
+    """Id of its recorder."""
+    champion: str
+    metric: str
+    days: int
+    """Number of these days."""
+    candidate_mean: float
+    """Mean of the daily metric over these days."""
+    champion_mean: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
 class Event(_Value):
     """Something worth knowing, such as a failed check. NaN and infinity, which JSON lacks, are stored as strings."""
 
@@ -284,7 +331,7 @@ class ServiceDefinition(_Value):
     workflow: object
     """The text of the workflow file, or its definition."""
     policy: Document = field(default_factory=dict)
-    """When a candidate is promoted."""
+    """When a candidate is promoted; empty if the model of a new window is the champion at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +344,8 @@ class Content:
     signals: tuple[Signal, ...] = ()
     events: tuple[Event, ...] = ()
     checks: tuple[CheckResult, ...] = ()
+    shadows: tuple[Shadow, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
     reason: str = ""
 
 
@@ -321,9 +370,18 @@ def day_body(
     signals: Iterable[Signal] = (),
     events: Iterable[Event] = (),
     checks: Iterable[CheckResult] = (),
+    shadows: Iterable[Shadow] = (),
+    comparisons: Iterable[Comparison] = (),
 ) -> Document:
     """Return the body of a ``day`` entry: everything that was decided on the day."""
-    parts = {"releases": releases, "signals": signals, "events": events, "checks": checks}
+    parts: dict[str, Iterable[_Value]] = {
+        "releases": releases, "signals": signals, "events": events, "checks": checks,
+    }  # fmt: skip
+    shadow: dict[str, list[Any]] = {
+        "shadows": list(shadows),
+        "comparisons": list(comparisons),
+    }  # only of services with a policy
+    parts |= {name: values for name, values in shadow.items() if values}
     return {"day": day.to_document(), **{k: [v.to_document() for v in values] for k, values in parts.items()}}
 
 
@@ -373,6 +431,8 @@ def read_body(kind: str, body: object) -> Content:
         signals=tuple(Signal.of_document(v, w) for w, v in _items(body, "signals")),
         events=tuple(Event.of_document(v, w) for w, v in _items(body, "events")),
         checks=tuple(CheckResult.of_document(v, w) for w, v in _items(body, "checks")),
+        shadows=tuple(Shadow.of_document(v, w) for w, v in _items(body, "shadows")),
+        comparisons=tuple(Comparison.of_document(v, w) for w, v in _items(body, "comparisons")),
         reason=_checked(body.get("why", body.get("reason", "")), "str", "reason"),
     )
 
@@ -518,6 +578,6 @@ _TYPES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "object": (lambda value: value, "a value"),
     "str": (_text, "a string"),
     "tuple[str, ...]": (_texts, "a list of strings"),
-    **{e.__name__: (e, f"one of {', '.join(e)}") for e in (Role, DayState, Level, Outcome)},
+    **{e.__name__: (e, f"one of {', '.join(e)}") for e in (Role, DayState, Level, Outcome, Verdict)},
 }
 """The types of fields as in the source: how a value is read, and what it must be."""

@@ -1,5 +1,5 @@
-"""Views of the entries of a ledger that a person can read with SQL: ``service``, ``release``, ``day``, ``signal``, ``event``
-and ``check_result``.
+"""Views of the entries of a ledger that a person can read with SQL: ``service``, ``release``, ``day``, ``signal``, ``event``,
+``check_result``, ``shadow`` and ``comparison``.
 
 They show the same as :class:`~rollforge.ledger.state.ServiceState`. Times are UTC.
 """
@@ -10,11 +10,13 @@ from rollforge.ledger.entry import EntryKind
 
 __all__ = ["VIEWS", "views"]
 
-VIEWS = ("service", "release", "day", "signal", "event", "check_result")
+VIEWS = ("service", "release", "day", "signal", "event", "check_result", "shadow", "comparison")
 _KNOWN = f"kind IN ({', '.join(repr(kind.value) for kind in EntryKind)})"
 _RELEASE = ("task", "experiment_name", "recorder", "role", "from_day", "by", "reason", "strategy", "template")
 _DAY = ("state", "data", "error", "fallback")
 _SIGNAL = ("day", "file", "sha256", "why")
+_SHADOW = ("day", "file", "sha256")
+_COMPARISON = ("candidate", "champion", "metric", "verdict")
 _CHECK = ("name", "day", "outcome", "text")
 
 
@@ -62,6 +64,13 @@ def views(sqlite: bool) -> list[str]:
         f"CREATE VIEW check_result AS SELECT e.service, e.number AS entry, {place} AS place, {named(_CHECK, value)}, "
         f"{number(value, 'value', 'DOUBLE PRECISION')} AS value, {number(value, 'limit', 'DOUBLE PRECISION')} AS "
         f'"limit", {json(value, "data")} AS data, {when} AS made_at {each("checks")}',
+        f"CREATE VIEW shadow AS SELECT e.service, e.number AS entry, {named(_SHADOW, value)}, "
+        f"{number(value, 'rows', 'INTEGER')} AS rows, {json(value, 'recorders')} AS recorders, {when} AS made_at "
+        f"{each('shadows')}",
+        f"CREATE VIEW comparison AS SELECT e.service, e.number AS entry, {place} AS place, {text(of_day, 'day')} AS day, "
+        f"{named(_COMPARISON, value)}, {number(value, 'days', 'INTEGER')} AS days, "
+        f"{number(value, 'candidate_mean', 'DOUBLE PRECISION')} AS candidate_mean, "
+        f"{number(value, 'champion_mean', 'DOUBLE PRECISION')} AS champion_mean, {when} AS made_at {each('comparisons')}",
     ]
 
 

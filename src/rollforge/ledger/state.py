@@ -11,6 +11,7 @@ from typing import Self
 from rollforge.errors import ConfigError, StoreUnavailable
 from rollforge.ledger.entry import (
     CheckResult,
+    Comparison,
     Content,
     DayResult,
     DayState,
@@ -19,6 +20,7 @@ from rollforge.ledger.entry import (
     Release,
     Role,
     ServiceDefinition,
+    Shadow,
     Signal,
     read_body,
 )
@@ -224,6 +226,24 @@ class ServiceState:
     def events(self) -> tuple[tuple[Entry, Event], ...]:
         """All events with their entries, in order."""
         return tuple((e, event) for e, c in zip(self.entries, self.contents, strict=True) for event in c.events)
+
+    # -- candidates ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def shadows(self) -> Mapping[str, Shadow]:
+        """The predictions of candidates and champions that were stored for each day, in the order of the days."""
+        stored = {shadow.day: shadow for content in self.contents for shadow in content.shadows}
+        return dict(sorted(stored.items()))
+
+    @cached_property
+    def comparisons(self) -> tuple[tuple[Entry, Comparison], ...]:
+        """All comparisons of candidates with champions with their entries, in order."""
+        return tuple((e, one) for e, c in zip(self.entries, self.contents, strict=True) for one in c.comparisons)
+
+    @cached_property
+    def compared(self) -> Mapping[str, Comparison]:
+        """The latest comparison of each candidate, by the id of its recorder."""
+        return {one.candidate: one for _, one in self.comparisons}
 
     # -- checks --------------------------------------------------------------------------------------------------------
 

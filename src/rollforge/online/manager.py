@@ -18,6 +18,7 @@ from rollforge.features.api import D
 from rollforge.ledger.entry import DayResult, DayState, EntryKind, Signal, day_body, service_body
 from rollforge.ledger.state import ServiceState
 from rollforge.online import signal_files
+from rollforge.online.policy import Policy
 from rollforge.online.releases import replaced_by
 from rollforge.online.routine import Options, catch_up, first_train, publish
 from rollforge.online.service import Service, check_names, recorder_of
@@ -55,6 +56,9 @@ class OnlineManager(Serializable):
         URI of the ledger; by default that of the session's task store.
     folder : path, optional
         Folder of the signals' files; by default ``services/NAME`` in the project's folder ``.rollforge``.
+    policy : Policy, optional
+        When the model of a new window replaces the champion; by default at once, see
+        :class:`~rollforge.online.policy.Policy`.
 
     Examples
     --------
@@ -76,6 +80,7 @@ class OnlineManager(Serializable):
         service: str | None = None,
         ledger: str | None = None,
         folder: str | Path | None = None,
+        policy: Policy | None = None,
     ) -> None:
         listed = _as_list(strategies)
         if not listed:
@@ -86,7 +91,7 @@ class OnlineManager(Serializable):
         self.status = self.STATUS_ONLINE
         self.service = Service(
             service or _new_name(listed), listed, trainer if trainer is not None else TrainerR(), self.begin_time, freq,
-            ledger, None if folder is None else Path(folder),
+            ledger, None if folder is None else Path(folder), policy=policy,
         )  # fmt: skip
         self._online: dict[pd.Timestamp, dict[OnlineStrategy, list[Any]]] = {}
 
@@ -111,7 +116,7 @@ class OnlineManager(Serializable):
         return {
             "strategies": service.strategies, "trainer": service.trainer, "begin_time": self.begin_time, "freq": self.freq,
             "cur_time": self.cur_time, "status": self.status, "service": service.name, "ledger": service.ledger_uri,
-            "folder": service.folder,
+            "folder": service.folder, "policy": service.policy,
         }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -119,7 +124,7 @@ class OnlineManager(Serializable):
         self.cur_time, self.status = state["cur_time"], state["status"]
         self.service = Service(
             state.get("service") or _new_name(state["strategies"]), state["strategies"], state["trainer"],
-            self.begin_time, self.freq, state.get("ledger"), state.get("folder"),
+            self.begin_time, self.freq, state.get("ledger"), state.get("folder"), policy=state.get("policy"),
         )  # fmt: skip
         self._online = {}
         if state.get("history") or state.get("signals") is not None:  # saved by an earlier version

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from rollforge.dates import day_after
-from rollforge.errors import ArtifactUnreadable, DataError, StoreGone
+from rollforge.errors import ArtifactUnreadable, DataError, StoreGone, counted
 from rollforge.ledger.base import Ledger, ServiceLease, open_ledger
-from rollforge.ledger.entry import DayState, Entry, Level, Outcome, ServiceDefinition, Signal
+from rollforge.ledger.entry import Comparison, DayState, Entry, Level, Outcome, ServiceDefinition, Signal
 from rollforge.ledger.state import ServiceState
 from rollforge.machine import process_is_gone
 from rollforge.session import home
@@ -24,6 +24,7 @@ from rollforge.session import home
 __all__ = [
     "Reader",
     "data_folder",
+    "described",
     "due_days",
     "entry_document",
     "health",
@@ -33,6 +34,10 @@ __all__ = [
     "status",
     "utc",
 ]
+
+
+METRICS = {"rank_ic": "rank IC", "ic": "IC"}
+"""Metrics by which candidates are compared, with their names in messages."""
 
 
 class Reader:
@@ -170,6 +175,7 @@ def utc(seconds: float) -> str:
 def status(name: str, state: ServiceState, lease: ServiceLease | None) -> dict[str, Any]:
     """Return the last published day of a service, its models on the next day, and which process is running it."""
     after = next_day(state)
+    candidates = state.candidates(after)
     latest = state.signals().get(state.last_published or "")
     return {
         "service": name,
@@ -179,7 +185,9 @@ def status(name: str, state: ServiceState, lease: ServiceLease | None) -> dict[s
         "failed": failed_days(state),
         "fallback": fallback(state),
         "champions": [release.to_document() for release in state.champions(after)],
-        "candidates": [release.to_document() for release in state.candidates(after)],
+        "candidates": [release.to_document() for release in candidates],
+        "comparisons": [state.compared[r.recorder].to_document() for r in candidates if r.recorder in state.compared],
+        "policy": dict(state.definition.policy) if state.definition else {},
         "running": running(lease),
         "unknown_entries": [entry.number for entry in state.unknown],
     }
@@ -201,6 +209,13 @@ def fallback(state: ServiceState) -> str:
     """Return why the last published day uses earlier models; empty if it does not."""
     last = state.last_published
     return state.days[last].fallback if last is not None and last in state.days else ""
+
+
+def described(one: Comparison, margin: float = 0.0) -> str:
+    """Return a comparison of a candidate with the champion in words, with its figures."""
+    name = METRICS.get(one.metric, one.metric)
+    allowed = f", {margin:g} less is allowed" if margin else ""
+    return f"{name} {one.candidate_mean:.4f} against {one.champion_mean:.4f} over {counted(one.days, 'day')}{allowed}"
 
 
 def running(lease: ServiceLease | None) -> dict[str, Any] | None:

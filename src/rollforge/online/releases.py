@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rollforge.errors import ConfigError
-from rollforge.ledger.entry import Release, Role, author
+from rollforge.ledger.entry import Release, Role, Verdict, author
 from rollforge.ledger.state import ServiceState
 
-__all__ = ["after_planned", "replaced_by", "replaced_in_template"]
+__all__ = ["after_planned", "of_windows", "replaced_by", "replaced_in_template"]
 
 
 def replaced_by(
@@ -82,6 +82,44 @@ def replaced_in_template(state: ServiceState, model: Release, day: str) -> Calla
         f"The model {model.recorder} belongs to the template {model.template!r}, which the service no longer has, so it "
         f"cannot replace a model of {listed}. Use 'rollback' to return to all earlier models."
     )
+
+
+def of_windows(
+    state: ServiceState, new: Sequence[Release], former: Sequence[Release], *, shadow: bool
+) -> list[Release]:
+    """Return the releases of new windows of a template: each is the champion from its first day on, in place of the former.
+
+    Parameters
+    ----------
+    state : ServiceState
+        The state before.
+    new : sequence of Release
+        The models of the windows as champions, in order.
+    former : sequence of Release
+        The champions of the template.
+    shadow : bool
+        Whether the model of the last window becomes a candidate if there is a champion, see
+        :class:`~rollforge.online.policy.Policy`. Candidates that are worse than the champion end then; otherwise all end.
+    """
+    first, last = new[0], new[-1]
+
+    def retired(release: Release, day: str) -> Release:
+        return replace(release, role=Role.RETIRED, from_day=day, by=last.by, reason=last.reason)
+
+    verdicts = {name: one.verdict for name, one in state.compared.items()}
+    slot = (last.strategy, last.template)
+    candidates = [r for r in state.candidates(last.from_day) if (r.strategy, r.template) == slot]
+    found = [retired(r, last.from_day) for r in candidates if not shadow or verdicts.get(r.recorder) is Verdict.LOST]
+    if shadow and former:
+        known = last.recorder in {r.recorder for r in former}
+        return found if known else [*found, replace(last, role=Role.CANDIDATE)]
+    names = {r.recorder for r in new}
+    found += [retired(r, first.from_day) for r in former if r.recorder not in names]
+    for release, after in zip(new, [*new[1:], None], strict=True):
+        found += after_planned(state, release, after.from_day if after else None)
+        if after:
+            found.append(retired(release, after.from_day))
+    return found
 
 
 def after_planned(state: ServiceState, new: Release, until: str | None = None) -> list[Release]:

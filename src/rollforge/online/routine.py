@@ -19,10 +19,11 @@ import pandas as pd
 from rollforge.collect.collector import MergeCollector
 from rollforge.collect.ensemble import AverageEnsemble
 from rollforge.dates import DayLike, day_after, read_day, read_timestamp
-from rollforge.errors import ConfigError, DataNotFound, DayFailed, TrainingFailed
+from rollforge.errors import ConfigError, DataNotFound, DayFailed, RollforgeError, TrainingFailed
 from rollforge.features.api import D
 from rollforge.generate.task_view import TaskView
 from rollforge.ledger.entry import (
+    Comparison,
     DayResult,
     DayState,
     EntryKind,
@@ -30,6 +31,7 @@ from rollforge.ledger.entry import (
     Level,
     Release,
     Role,
+    Shadow,
     Signal,
     author,
     correction_body,
@@ -40,7 +42,8 @@ from rollforge.ledger.entry import (
 from rollforge.market.universe import resolve_instruments, session_provider
 from rollforge.online import signal_files
 from rollforge.online.data_marks import HISTORY, changed_history, data_mark, first_marks, history_marks, mark_then
-from rollforge.online.releases import after_planned, replaced_by
+from rollforge.online.policy import candidates_of, compared, decided, shadow_of
+from rollforge.online.releases import of_windows, replaced_by
 from rollforge.online.service import Hold, Service, next_version
 from rollforge.online.strategy import OnlineStrategy, RollingStrategy
 from rollforge.online.tool import OnlineToolR
@@ -165,7 +168,7 @@ class _Day:
         fresh = [s for s in strategies if s.experiment_name not in begun]
         if not self.held.state.entries:
             workflow = self.service.workflow or {s.experiment_name: type(s).__name__ for s in strategies}
-            self.held.append(EntryKind.SERVICE, service_body(self.service.name, workflow))
+            self.held.append(EntryKind.SERVICE, service_body(self.service.name, workflow, _document(self.service)))
         if not fresh:
             return
         with bounded(self.day):
@@ -209,15 +212,25 @@ class _Day:
             if models:
                 self._fill(strategy)
             if models or not _keeps_models(strategy):
-                online = strategy.prepare_online_models(models, **self.options.models)
+                # With a policy, the models of new windows are candidates, which are not online.
+                challenged = self.service.policy is not None and _keeps_models(strategy)
+                online = [] if challenged else strategy.prepare_online_models(models, **self.options.models)
                 self._release(strategy, models, online, "new window" if models else "")
         for strategy in self.service.strategies:
             self._predict(strategy)
         signals = self._signals() if self.options.publish else []
+        shadows, comparisons = self._shadow()
         result = self._result(DayState.PUBLISHED)
         earlier = {s.day: mark_then(s.day) for s in signals if s.day < str(self.service.begin_day.date())}
         result = replace(result, history={**result.history, **earlier})
-        return day_body(result, releases=self.releases, signals=signals, events=self.events)
+        return day_body(
+            result,
+            releases=self.releases,
+            signals=signals,
+            events=self.events,
+            shadows=shadows,
+            comparisons=comparisons,
+        )
 
     def _of_due_windows(self, strategy: OnlineStrategy) -> list[Any]:
         """Return the models of the windows that are due; none if training fails and the earlier models are used."""
@@ -323,33 +336,20 @@ class _Day:
         """
         floor = self._floor()
         new = strategy.windows([m for m in models if isinstance(m, Recorder)])
-        if not new:
-            return []
-        by, name, state = author(), strategy.experiment_name, self.service.state()
+        name, state = strategy.experiment_name, self.service.state()
         champions = {r.recorder: r for r in self.service.champions(name, self.day)}
         before = strategy.windows([self.service.recorder(r) for r in champions.values()])
         found: list[Release] = []
-
-        def retire(recorder: Recorder, day: str) -> None:
-            release = champions[recorder.id]
-            found.append(replace(release, role=Role.RETIRED, from_day=day, by=by, reason=reason))
-
         firsts = []
         for template, windows in new.items():
             starts = {max(start, floor): recorder for start, recorder in windows}  # of several on a day, the latest
-            used = sorted(starts.items())
-            firsts.append(used[0][0])
-            for _, recorder in before.get(template, []):
-                if recorder.id not in {r.id for _, r in used}:
-                    retire(recorder, used[0][0])
-            for (start, recorder), (after, _) in zip(used, [*used[1:], ("", None)], strict=True):
-                (release,) = self.service.released(name, [recorder], start, reason)
-                found += after_planned(state, release, after or None)
-                if after:
-                    found.append(replace(release, role=Role.RETIRED, from_day=after))
-        for _, recorder in before.get(-1, []):
-            if -1 not in new:
-                retire(recorder, min(firsts))
+            releases = [self.service.released(name, [r], start, reason)[0] for start, r in sorted(starts.items())]
+            former = [champions[r.id] for _, r in before.get(template, [])]
+            found += of_windows(state, releases, former, shadow=self.service.policy is not None)
+            firsts.append(releases[0].from_day)
+        if firsts and -1 not in new:
+            ended = [champions[r.id] for _, r in before.get(-1, [])]
+            found += [replace(r, role=Role.RETIRED, from_day=min(firsts), by=author(), reason=reason) for r in ended]
         return found
 
     def _fill(self, strategy: OnlineStrategy) -> None:
@@ -367,8 +367,39 @@ class _Day:
             return
         used = self.service.state().online(self.day)
         for release in [r for role in (Role.CHAMPION, Role.CANDIDATE) for r in used.get(role, ())]:
-            if release.strategy == strategy.experiment_name and release.recorder not in self.trained:
+            if release.strategy != strategy.experiment_name or release.recorder in self.trained:
+                continue
+            try:
                 _update(self.service.recorder(release), read_timestamp(self.day), again=True)
+            except Exception as exc:
+                if release.role is Role.CHAMPION:
+                    raise
+                # A model that is not used must not prevent the publication.
+                self._warn(f"the candidate {release.recorder} has no prediction for {self.day}: {exc}")
+
+    # -- candidates ----------------------------------------------------------------------------------------------------
+
+    def _shadow(self) -> tuple[list[Shadow], list[Comparison]]:
+        """Store the predictions of the candidates, compare them with the champions, and promote or retire them."""
+        policy, state = self.service.policy, self.service.state()
+        pairs = [] if policy is None else candidates_of(state, self.day)
+        last = self.held.state.last_published
+        if (
+            policy is None or not pairs or (last is not None and self.day < last)
+        ):  # a day that is made up decides nothing
+            return [], []
+        try:
+            today = shadow_of(self.service, self.day, pairs)
+            comparisons = compared(self.service, policy, pairs, today)
+        except RollforgeError as exc:  # the day is published all the same
+            self._warn(f"the candidates were not compared: {exc}")
+            return [], []
+        self.releases += decided(state, policy, self.day, pairs, comparisons)
+        return [today[0]] if today else [], comparisons
+
+    def _warn(self, text: str) -> None:
+        log.warning("service %s: %s: %s", self.service.name, self.day, text)
+        self.events.append(Event(Level.WARNING, text))
 
     # -- signals -------------------------------------------------------------------------------------------------------
 
@@ -410,6 +441,10 @@ class _Day:
             if wanted and {r.id for r in strategy.tool.online_models()} != set(wanted):
                 log.info("strategy %s: the tags of its recorders are written again", strategy.experiment_name)
                 strategy.tool.mark([self.service.recorder(r) for r in wanted.values()])
+
+
+def _document(service: Service) -> Mapping[str, Any]:
+    return {} if service.policy is None else service.policy.to_document()
 
 
 def _keeps_recorders(strategy: OnlineStrategy) -> bool:

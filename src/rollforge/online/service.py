@@ -28,6 +28,7 @@ from rollforge.session import current_session, home
 from rollforge.track.base import Recorder, get_experiment, open_tracker
 
 if TYPE_CHECKING:
+    from rollforge.online.policy import Policy
     from rollforge.online.strategy import OnlineStrategy
     from rollforge.run.trainer import Trainer
 
@@ -66,6 +67,8 @@ class Service:
         Folder of the service's files; by default ``services/NAME`` in the project's folder ``.rollforge``.
     workflow : object
         Text or definition of the workflow, recorded in the ledger.
+    policy : Policy, optional
+        When the model of a new window replaces the champion; by default at once.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Service:
     ledger_uri: str | None = None
     folder: Path | None = None
     workflow: object = None
+    policy: Policy | None = None
     days: Collection[str] | None = field(default=None, init=False)
     """Days to which results are restricted while they are collected; None: all."""
     _state: ServiceState | None = field(default=None, init=False, repr=False)

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from rollforge.errors import ArtifactUnreadable, DataError
-from rollforge.ledger.entry import Signal
+from rollforge.ledger.entry import Shadow, Signal
 
 __all__ = ["content", "days_of", "file_of", "read", "rows_of", "scores", "write"]
 
@@ -29,7 +29,7 @@ def rows_of(signals: Any, days: Collection[str]) -> Any:
     return kept if kept.index.is_monotonic_increasing else kept.sort_index()
 
 
-def write(folder: Path, name: str, signals: pd.Series | pd.DataFrame) -> tuple[str, str]:
+def write(folder: Path, name: str, signals: pd.Series | pd.DataFrame, inside: str = "signals") -> tuple[str, str]:
     """Write a file, and return its path relative to `folder` and its SHA-256.
 
     A file that exists already is kept if it has the same bytes; a file with others, which a process left that ended
@@ -41,6 +41,10 @@ def write(folder: Path, name: str, signals: pd.Series | pd.DataFrame) -> tuple[s
         Folder of the service.
     name : str
         Name of the file without its suffix, ``2024-05-31.v1``.
+    signals : Series or DataFrame
+        Its contents.
+    inside : str
+        Name of the folder in `folder`.
 
     Raises
     ------
@@ -52,7 +56,7 @@ def write(folder: Path, name: str, signals: pd.Series | pd.DataFrame) -> tuple[s
     table = to_arrow(signals)
     if table is None:
         raise DataError(f"Signals must be a table of plain values, found the types {_types(signals)}.")
-    target = folder / "signals"
+    target = folder / inside
     target.mkdir(parents=True, exist_ok=True)
     draft = target / f".{uuid.uuid4().hex}.part"
     try:
@@ -63,7 +67,7 @@ def write(folder: Path, name: str, signals: pd.Series | pd.DataFrame) -> tuple[s
         for file in (f"{name}.parquet", f"{name}.{mark[:12]}.parquet"):
             if _put(draft, target / file) or (target / file).read_bytes() == content:
                 _to_disk(target)
-                return f"signals/{file}", mark
+                return f"{inside}/{file}", mark
     finally:
         draft.unlink(missing_ok=True)
     raise DataError(f"{target / file} exists with other contents than its name says.")
@@ -95,7 +99,7 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def file_of(folder: Path, signal: Signal) -> pd.Series | pd.DataFrame:
+def file_of(folder: Path, signal: Signal | Shadow) -> pd.Series | pd.DataFrame:
     """Return the contents of a signal's file, which may have other days too.
 
     Raises
@@ -109,7 +113,7 @@ def file_of(folder: Path, signal: Signal) -> pd.Series | pd.DataFrame:
     return read_table(folder / signal.file)
 
 
-def content(folder: Path, signal: Signal) -> bytes:
+def content(folder: Path, signal: Signal | Shadow) -> bytes:
     """Return the bytes of a signal's file.
 
     Raises
@@ -118,12 +122,13 @@ def content(folder: Path, signal: Signal) -> bytes:
         If the file is missing, or was changed since it was published.
     """
     file = folder / signal.file
+    what = f"{'signals' if isinstance(signal, Signal) else 'shadow predictions'} of {signal.day}"
     try:
         found = file.read_bytes()
     except OSError as exc:
-        raise ArtifactUnreadable(f"The signals of {signal.day} cannot be read: {file}: {exc.strerror}.") from exc
+        raise ArtifactUnreadable(f"The {what} cannot be read: {file}: {exc.strerror}.") from exc
     if hashlib.sha256(found).hexdigest() != signal.sha256:
-        raise ArtifactUnreadable(f"The signals of {signal.day} were changed after they were published: {file}.")
+        raise ArtifactUnreadable(f"The {what} were changed after they were published: {file}.")
     return found
 
 

@@ -1,0 +1,238 @@
+"""Whether a new model may replace the champion: it runs in shadow for some days, and both are compared.
+
+In shadow, a candidate predicts each day like the champion. Both predictions are stored in a file beside the signals, whose
+hash is in the entry of the day, and they are not published. As labels become known, the two are compared on the days on
+which both have predicted.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from rollforge.dates import day_after, read_timestamp
+from rollforge.errors import ConfigError, nearest
+from rollforge.ledger.entry import Comparison, Release, Role, Shadow, Verdict, author
+from rollforge.ledger.state import ServiceState
+from rollforge.online import signal_files
+from rollforge.online.overview import METRICS, described
+from rollforge.online.releases import after_planned
+from rollforge.online.update import RMDLoader
+from rollforge.record.analysis import calc_ic
+from rollforge.record.signal import SignalRecord
+
+if TYPE_CHECKING:
+    from rollforge.online.service import Service
+    from rollforge.track.base import Recorder
+
+__all__ = ["LOST", "Policy", "candidates_of", "compared", "daily_metric", "decided", "read_policy", "shadow_of"]
+
+log = logging.getLogger(__name__)
+
+LOST = ("retire", "keep")
+"""What happens to a candidate that is worse."""
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When the model of a new window replaces the champion: by default at once; with a policy, after a time in shadow.
+
+    Parameters
+    ----------
+    shadow_days : int
+        Number of trading days on which both models have predicted and the labels are known.
+    metric : {"rank_ic", "ic"}
+        The daily metric whose means over these days are compared.
+    margin : float
+        The candidate is promoted if its mean is at most this much lower than that of the champion.
+    lost : {"retire", "keep"}
+        What happens to a candidate that is worse: it is retired, or compared each further day until a new window begins.
+
+    Examples
+    --------
+    >>> Policy(10, margin=0.005).is_promoted(0.021, 0.025), Policy(10).is_promoted(0.021, 0.025)
+    (True, False)
+    """
+
+    shadow_days: int
+    metric: str = "rank_ic"
+    margin: float = 0.0
+    lost: str = "retire"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.shadow_days, bool) or not isinstance(self.shadow_days, int) or self.shadow_days < 1:
+            raise ConfigError(f"must be a number of days, at least 1; found {self.shadow_days!r}.", path="shadow_days")
+        number = isinstance(self.margin, (int, float)) and not isinstance(self.margin, bool)
+        if not number or not math.isfinite(self.margin) or self.margin < 0:
+            raise ConfigError(f"must be a number, at least 0; found {self.margin!r}.", path="margin")
+        for name, value, known in (("metric", self.metric, METRICS), ("lost", self.lost, LOST)):
+            if value not in known:
+                raise ConfigError(
+                    f"must be one of {', '.join(known)}; found {value!r}.{nearest(str(value), known)}", path=name
+                )
+
+    def to_document(self) -> dict[str, Any]:
+        """Return the policy as plain JSON, as the ledger stores it."""
+        return asdict(self)
+
+    def is_promoted(self, candidate: float, champion: float) -> bool:
+        """Return whether a candidate with this mean is not worse than the champion. Equal up to rounding is equal."""
+        return candidate >= champion - self.margin - _ROUNDING
+
+
+def candidates_of(state: ServiceState, day: str) -> list[tuple[Release, Release]]:
+    """Return the candidates of a day, each with the champion of its strategy and template, the earliest candidate first."""
+    champions = {(r.strategy, r.template): r for r in state.champions(day)}
+    return [(r, champion) for r in state.candidates(day) if (champion := champions.get((r.strategy, r.template)))]
+
+
+def shadow_of(
+    service: Service, day: str, pairs: Sequence[tuple[Release, Release]]
+) -> tuple[Shadow, pd.DataFrame] | None:
+    """Write the predictions of candidates and champions for a day into a file; None if no candidate has any.
+
+    Returns
+    -------
+    (Shadow, DataFrame)
+        The frame has a row per day and instrument, and a column per recorder.
+    """
+    releases = {release.recorder: release for pair in pairs for release in pair}
+    scores = {name: _scores(service.recorder(release), day) for name, release in releases.items()}
+    known = {name: series for name, series in scores.items() if len(series)}
+    if not any(candidate.recorder in known for candidate, _ in pairs):
+        return None
+    frame = pd.DataFrame(known).sort_index()
+    frame.index.names = ["datetime", "instrument"]
+    file, mark = signal_files.write(service.place, f"{day}.v1", frame, "shadow")
+    return Shadow(day, tuple(known), file, mark, len(frame)), frame
+
+
+def _scores(recorder: Recorder, day: str) -> pd.Series:
+    prediction = recorder.load_object("pred.pkl")
+    rows = signal_files.rows_of(prediction, [day])
+    return rows.iloc[:, 0] if isinstance(rows, pd.DataFrame) else rows
+
+
+def compared(
+    service: Service,
+    policy: Policy,
+    pairs: Sequence[tuple[Release, Release]],
+    today: tuple[Shadow, pd.DataFrame] | None,
+) -> list[Comparison]:
+    """Return how candidates and champions compare on the days on which both have predicted and the labels are known.
+
+    Pairs without such a day are left out.
+    """
+    frames: dict[str, pd.DataFrame] = {} if today is None else {today[0].day: today[1]}
+    found = []
+    for candidate, champion in pairs:
+        both = {candidate.recorder, champion.recorder}
+        shadows = [
+            s for s in (*service.state().shadows.values(), *([today[0]] if today else ())) if both <= {*s.recorders}
+        ]
+        if not shadows:
+            continue
+        for one in shadows:
+            if one.day not in frames:
+                frames[one.day] = pd.DataFrame(signal_files.file_of(service.place, one))
+        scores = pd.concat([frames[s.day][[candidate.recorder, champion.recorder]] for s in shadows])
+        labels = known_labels(service.recorder(candidate), shadows[0].day, shadows[-1].day)
+        means, days = daily_metric(scores, labels, policy.metric)
+        if days:
+            found.append(_comparison(policy, candidate, champion, means, days))
+    return found
+
+
+def _comparison(
+    policy: Policy, candidate: Release, champion: Release, means: tuple[float, float], days: int
+) -> Comparison:
+    verdict = Verdict.SHADOW
+    if days >= policy.shadow_days:
+        verdict = Verdict.PROMOTED if policy.is_promoted(*means) else Verdict.LOST
+    return Comparison(candidate.recorder, champion.recorder, policy.metric, days, means[0], means[1], verdict)
+
+
+def known_labels(recorder: Recorder, first: str, last: str) -> pd.Series:
+    """Return the labels of a model's dataset for some days, as they are known with the data so far."""
+    span = (read_timestamp(first), read_timestamp(last))
+    dataset = RMDLoader(recorder).get_dataset(*span, {"test": span})
+    return SignalRecord.generate_label(dataset).iloc[:, 0]
+
+
+def daily_metric(scores: pd.DataFrame, labels: pd.Series, metric: str) -> tuple[tuple[float, float], int]:
+    """Return the means of a daily metric of two models, and the number of days.
+
+    On each day, the instruments with both scores and a label count. A day without two such instruments, or whose labels are
+    all equal, does not count. A model whose scores are all equal on a day has 0 there: it says nothing.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        A column per model.
+    labels : Series
+        The labels.
+    metric : {"rank_ic", "ic"}
+        The metric.
+    """
+    together = pd.concat([scores.set_axis(["one", "other"], axis=1), labels.rename("label")], axis=1, join="inner")
+    rows = together[np.isfinite(together.to_numpy(np.float64)).all(axis=1)]
+    place = 1 if metric == "rank_ic" else 0
+    counts = calc_ic(rows["label"], rows["label"])[0].notna()
+    daily = [calc_ic(rows[name], rows["label"])[place][counts].fillna(0.0) for name in ("one", "other")]
+    days = int(counts.sum())
+    return (float(daily[0].mean()), float(daily[1].mean())) if days else (0.0, 0.0), days
+
+
+def decided(
+    state: ServiceState,
+    policy: Policy,
+    day: str,
+    pairs: Sequence[tuple[Release, Release]],
+    comparisons: Iterable[Comparison],
+) -> list[Release]:
+    """Return the releases by which candidates are promoted or retired from the day after on.
+
+    Of several candidates that may be promoted, the latest is; earlier ones are retired.
+    """
+    verdicts = {(c.candidate, c.champion): c for c in comparisons}
+    after, by = day_after(day), author()
+    found: list[Release] = []
+    slots: dict[tuple[str, str], list[tuple[Release, Release]]] = {}
+    for candidate, champion in pairs:
+        slots.setdefault((candidate.strategy, candidate.template), []).append((candidate, champion))
+
+    def told(release: Release, role: Role, reason: str) -> Release:
+        return replace(release, role=role, from_day=after, by=by, reason=reason)
+
+    for members in slots.values():
+        best = -1
+        for place, (candidate, champion) in enumerate(members):
+            one = verdicts.get((candidate.recorder, champion.recorder))
+            if one is not None and one.verdict is Verdict.PROMOTED:
+                best = place
+        for place, (candidate, champion) in enumerate(members):
+            one = verdicts.get((candidate.recorder, champion.recorder))
+            if place < best:
+                found.append(told(candidate, Role.RETIRED, "a later candidate is promoted"))
+            elif place == best and one is not None:
+                reason = described(one, policy.margin)
+                found.append(told(champion, Role.RETIRED, reason))
+                found += after_planned(state, told(candidate, Role.CHAMPION, reason))
+            elif one is not None and one.verdict is Verdict.LOST and policy.lost == "retire":
+                found.append(told(candidate, Role.RETIRED, described(one, policy.margin)))
+    return found
+
+
+def read_policy(section: Mapping[str, object] | None) -> Policy | None:
+    """Return the policy of a ``policy`` section of a workflow or of the ledger; None if there is none."""
+    if not section:
+        return None
+    known = {name: section[name] for name in ("shadow_days", "metric", "margin", "lost") if name in section}
+    return Policy(**known)  # type: ignore[arg-type]
