@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import re
@@ -28,7 +29,9 @@ from ..documents.command_line import call
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "online.md"
-SCHEDULES = ("crontab", "rollforge-serve.service", "cronjob.yaml")
+SCHEDULES = (
+    "crontab", "rollforge-serve.service", "rollforge-watch.service", "cronjob.yaml", "deployment.yaml", "prefect_flow.py",
+)  # fmt: skip
 LEDGER = "sqlite:///.rollforge/tasks.db"
 VARIES = (
     r"\b(?:[0-9a-f]{64}|[0-9a-f]{32}|[0-9a-f]{12}|[0-9a-f]{8})\b",  # hashes and ids
@@ -169,8 +172,13 @@ def test_the_commands_of_a_schedule_exist(file: str) -> None:
     """With their options."""
     text = (ROOT / "examples" / "serve" / file).read_text(encoding="utf-8")
     if file.endswith(".yaml"):
-        pod = yaml.safe_load(text)["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        spec = yaml.safe_load(text)["spec"]
+        pod = spec.get("jobTemplate", {"spec": spec})["spec"]["template"]["spec"]
         lines = [shlex.join(container["command"]) for container in pod["containers"]]
+    elif file.endswith(".py"):
+        lists = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.List)]
+        words = [[one.value if isinstance(one, ast.Constant) else "x" for one in each.elts] for each in lists]
+        lines = [shlex.join(each) for each in words if each[0] == "rollforge"]
     else:
         settings = [line for line in text.splitlines() if not line.startswith("#")]
         lines = re.findall(r"rollforge (?:serve|data) [^;&>|\n]+", "\n".join(settings))

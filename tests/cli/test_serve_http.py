@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -49,9 +50,9 @@ TOKEN = "a-token-of-some-length"
 
 @pytest.fixture(params=["sqlite", "postgres", "mongodb", "memory"])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    name = f"http_{abs(hash(str(tmp_path))) % 10**9}"
+    name = f"http_{uuid.uuid4().hex}"
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/tasks.db"
+        return f"sqlite:///{tmp_path}/{name}.db"
     if request.param == "postgres":
         server: PostgresServer = request.getfixturevalue("postgres")
         return f"{server.uri}?schema={name}"
@@ -62,7 +63,8 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def file_uri(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/tasks.db"
+    """A file of its own: the folders of tests can have the same name one after the other."""
+    return f"sqlite:///{tmp_path}/{uuid.uuid4().hex}.db"
 
 
 @pytest.fixture
@@ -395,16 +397,17 @@ def test_a_ledger_that_does_not_exist(file_uri: str, tmp_path: Path) -> None:
         Reader(file_uri)
     failed = call("serve", "--ledger", file_uri, "http", "--port", 0)
     assert isinstance(failed.exception, StoreUnavailable)
-    assert not (tmp_path / "tasks.db").exists()
+    assert not list(tmp_path.glob("*.db"))
 
 
 def test_a_ledger_that_cannot_be_read(file_uri: str, folder: Path, tmp_path: Path) -> None:
     """503 with one message, until it is there again; then what it says now, also if it was replaced."""
     fill(file_uri, folder).close()
+    file = Path(file_uri.removeprefix("sqlite:///"))
     with serving(file_uri) as client:
         assert client.get("/services/us")["entries"] == 5
         for ending in ("", "-wal", "-shm"):
-            (tmp_path / f"tasks.db{ending}").unlink(missing_ok=True)
+            Path(f"{file}{ending}").unlink(missing_ok=True)
         for path in ("/health", "/metrics", "/services/us"):
             status, message = client.error(path)
             assert (status, "ledger cannot be read" in message, str(tmp_path) in message) == (503, True, False)
@@ -412,7 +415,7 @@ def test_a_ledger_that_cannot_be_read(file_uri: str, folder: Path, tmp_path: Pat
         lease = other.acquire("us", holder="me", seconds=60)
         other.append(lease, 1, "event", event_body([Event(Level.INFO, "a")]))
         other.close()
-        os.replace(tmp_path / "other.db", tmp_path / "tasks.db")
+        os.replace(tmp_path / "other.db", file)
         assert client.get("/services/us")["entries"] == 1
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Annotated
 
 import typer
 
 from rollforge import __version__
-from rollforge.cli import cache, check, data, pool, serve, serve_http, track, worker, workflow
+from rollforge.cli import cache, check, data, pool, serve, serve_http, serve_watch, track, worker, workflow
 from rollforge.cli.names import ANY_SPELLING
 from rollforge.cli.program import guarded, run_app
-from rollforge.cli.terminal import SafeFormatter, echo
+from rollforge.cli.terminal import echo, show_logs
 
 __all__ = ["app", "main"]
 
@@ -36,6 +35,7 @@ app.add_typer(data.app, name="data", help="Create a demo market, or import Parqu
 app.add_typer(pool.app, name="pool", help="Inspect a pool of tasks and change its tasks.")
 app.add_typer(track.app, name="track", help="List and copy the experiments and runs of a tracking store.")
 app.add_typer(serve.app, name="serve", help="Show and change what a service publishes day by day, from its ledger.")
+serve.app.command("watch")(serve_watch.watch)
 serve.app.command("http")(serve_http.http)
 app.add_typer(cache.app, name="cache", help="List and clear the feature panels on disk.")
 
@@ -55,9 +55,7 @@ def _root(
 ) -> None:
     if verbose:
         os.environ["ROLLFORGE_VERBOSE"] = "1"
-        handler = logging.StreamHandler()
-        handler.setFormatter(SafeFormatter("%(levelname)s %(name)s: %(message)s"))
-        logging.basicConfig(level=logging.INFO, handlers=[handler])
+        show_logs()
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rollforge.ledger.base import Ledger, ServiceLease
     from rollforge.ledger.entry import Entry, Release
     from rollforge.ledger.state import ServiceState
+    from rollforge.online.overview import Reader
     from rollforge.session import Session
 
 __all__ = ["app"]
@@ -68,7 +69,7 @@ class ServiceOptions:
             )
         return open_ledger(uri)
 
-    def name(self, ledger: Ledger) -> str:
+    def name(self, ledger: Ledger | Reader) -> str:
         """Return the name of the service; without ``--service`` the only one of the ledger."""
         from rollforge.errors import ConfigError, nearest
 
@@ -174,33 +175,13 @@ def run(
     Prints one line of JSON. Exits with 3 if the data do not reach the last day yet, with 4 if a day failed, and with 5 if
     training failed and the earlier models were used.
     """
-    from rollforge.cli.service import read_workflow, service_of
-    from rollforge.errors import ConfigError
-    from rollforge.ledger.entry import DayState
-    from rollforge.market.universe import session_provider
-    from rollforge.online.overview import service_folder
-    from rollforge.online.routine import Options, catch_up
-    from rollforge.session import using
+    from rollforge.cli.service import publish_due
 
-    ledger, name, state = context.obj.state()
-    workflow, begin = read_workflow(state.definition)
-    last = _day(until) if until is not None else None
-    if last is not None and last < begin:
-        raise ConfigError(f"--until {last} lies before {begin}, the first day of the service.")
-    with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
-        service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition))
-        known = str(session_provider().calendar()[-1])
-        results = catch_up(service, last, Options(fallback=True))
-        published = service.state().last_published
-    line = {"service": name, "until": last or known, "last_published": published, "data_until": known}
-    shown = [{key: value for key, value in r.to_document().items() if key != "history"} for r in results]
-    echo_json(json.dumps({**line, "days": shown}))
-    if any(result.state is DayState.FAILED for result in results):
-        raise typer.Exit(Exit.CHECK_FAILED)
-    if last is not None and known < last:
-        raise typer.Exit(Exit.NO_DATA_YET)
-    if any(result.fallback for result in results):
-        raise typer.Exit(Exit.SERVED_OLD_MODEL)
+    ledger, name, _ = context.obj.state()
+    line, code = publish_due(ledger, name, _day(until) if until is not None else None)
+    echo_json(json.dumps(line))
+    if code is not Exit.DONE:
+        raise typer.Exit(code)
 
 
 @app.command()

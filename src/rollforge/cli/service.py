@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollforge.cli.exit_codes import Exit
 from rollforge.errors import ConfigError, RollforgeError
 
 if TYPE_CHECKING:
+    from rollforge.ledger.base import Ledger
     from rollforge.ledger.entry import ServiceDefinition
     from rollforge.online.service import Service
     from rollforge.workflow import Workflow
 
-__all__ = ["definition_of", "read_workflow", "service_of"]
+__all__ = ["definition_of", "publish_due", "read_workflow", "service_of"]
 
 
 def definition_of(workflow: Workflow, begin: str, folder: Path) -> dict[str, Any]:
@@ -64,3 +69,45 @@ def service_of(name: str, workflow: Workflow, begin: str, ledger_uri: str, folde
         name, [strategy], TrainerR(workflow.experiment_name), begin, ledger_uri=ledger_uri, folder=folder,
         workflow=definition_of(workflow, begin, folder), policy=read_policy(workflow.policy),
     )  # fmt: skip
+
+
+def publish_due(
+    ledger: Ledger, name: str, last: str | None = None, *, stop: Callable[[], bool] = lambda: False
+) -> tuple[dict[str, Any], Exit]:
+    """Publish all due days of a service in order, and return what happened as JSON, and the exit code.
+
+    Parameters
+    ----------
+    last : str, optional
+        The last day; by default the last one with data.
+    stop : callable
+        Asked before each day whether to end.
+
+    Raises
+    ------
+    ConfigError
+        If the workflow has changed since it was recorded, or `last` lies before the first day of the service.
+    """
+    from rollforge.ledger.entry import DayState
+    from rollforge.ledger.state import ServiceState
+    from rollforge.market.universe import session_provider
+    from rollforge.online.overview import service_folder
+    from rollforge.online.routine import Options, catch_up
+    from rollforge.session import using
+
+    state = ServiceState.of(ledger.entries(name))
+    workflow, begin = read_workflow(state.definition)
+    if last is not None and last < begin:
+        raise ConfigError(f"--until {last} lies before {begin}, the first day of the service.")
+    with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
+        service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition))
+        known = str(session_provider().calendar()[-1])
+        results = catch_up(service, last, Options(fallback=True, stop=stop))
+        published = service.state().last_published
+    line: dict[str, Any] = {"service": name, "until": last or known, "last_published": published, "data_until": known}
+    line["days"] = [{key: value for key, value in r.to_document().items() if key != "history"} for r in results]
+    if any(result.state is DayState.FAILED for result in results):
+        return line, Exit.CHECK_FAILED
+    if last is not None and known < last:
+        return line, Exit.NO_DATA_YET
+    return line, Exit.SERVED_OLD_MODEL if any(result.fallback for result in results) else Exit.DONE

@@ -7,6 +7,7 @@ checks that there are no other ways.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -30,6 +31,7 @@ __all__ = [
     "one_line",
     "protect_streams",
     "show_exception",
+    "show_logs",
 ]
 
 
@@ -104,6 +106,14 @@ def protect_streams() -> None:
 
         formatted.__wrapped__ = original  # type: ignore[attr-defined]
         warnings.formatwarning = formatted
+
+
+def show_logs() -> None:
+    """Show log messages if ``--verbose`` was given, which other processes of the command inherit by a variable."""
+    if os.environ.get("ROLLFORGE_VERBOSE"):
+        handler = logging.StreamHandler()
+        handler.setFormatter(SafeFormatter("%(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
 def show_exception(exc: BaseException) -> None:

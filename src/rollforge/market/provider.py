@@ -34,7 +34,17 @@ from rollforge.limits import LIMITS, read_bytes
 from rollforge.market.folder_change import previous_locations
 from rollforge.paths import RESERVED, name_problem, read_path
 
-__all__ = ["OPTIONAL_FIELDS", "Days", "FieldBlock", "Provider", "Span", "open_provider", "read_lines", "write_folder"]
+__all__ = [
+    "OPTIONAL_FIELDS",
+    "Days",
+    "FieldBlock",
+    "Provider",
+    "Span",
+    "folder_stamp",
+    "open_provider",
+    "read_lines",
+    "write_folder",
+]
 
 log = logging.getLogger(__name__)
 
@@ -727,7 +737,7 @@ _BOUNDS_KEPT = 4  # a routine reads the data up to one day, then up to the next
 _open: dict[str, tuple[tuple[int, ...], Provider]] = {}
 
 
-def _stamp(folder: Path) -> tuple[int, ...]:
+def folder_stamp(folder: Path) -> tuple[int, ...]:
     """Return modification times that change with the calendar, a universe or the list of instruments."""
     parts = [folder / "calendars" / "day.txt", folder / "features", *sorted((folder / "instruments").glob("*.txt"))]
     return (folder.stat().st_ino, *(p.stat().st_mtime_ns for p in parts if p.exists()))
@@ -750,7 +760,7 @@ def open_provider(path: str | os.PathLike[str]) -> Provider:
         )
     if not os.path.isfile(calendar):
         raise DataNotFound(f"{folder} is not a data folder: it has no calendars/day.txt.")
-    stamp = _stamp(folder)
+    stamp = folder_stamp(folder)
     known = _open.get(str(folder))
     if known is None or known[0] != stamp:
         known = _open[str(folder)] = (stamp, Provider(folder))
