@@ -33,10 +33,11 @@ TRAINERS: dict[str, Callable[[], Trainer]] = {
 }
 
 
-def prices() -> pd.DataFrame:
+def prices(instruments: int = len(CODES)) -> pd.DataFrame:
     """Return closing prices: a row per day and a column per instrument."""
-    moves = np.random.default_rng(5).normal(0, 0.02, (len(DAYS), len(CODES)))
-    return pd.DataFrame(20 * np.exp(moves.cumsum(axis=0)), pd.DatetimeIndex(DAYS), list(CODES))
+    moves = np.random.default_rng(5).normal(0, 0.02, (len(DAYS), instruments))
+    codes = [chr(ord("A") + i) for i in range(instruments)]
+    return pd.DataFrame(20 * np.exp(moves.cumsum(axis=0)), pd.DatetimeIndex(DAYS), codes)
 
 
 @dataclass
