@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from rollforge.disk import sync, sync_file_system
 from rollforge.errors import DataError, FolderBusy
 
 __all__ = ["change_files", "exchange", "folder_lock", "previous", "previous_locations", "remove_folder", "restore"]
@@ -143,6 +144,7 @@ def change_files(folder: Path, changed: Mapping[str, bytes]) -> None:
         made = set[str]()
         for name, content in changed.items():
             _write(folder / name, draft / name, content, made)
+        sync_file_system(draft)  # otherwise a power failure could leave the new folder with empty files
         exchange(draft, folder)
     except OSError as exc:
         shutil.rmtree(draft, ignore_errors=True)
@@ -157,6 +159,7 @@ def change_files(folder: Path, changed: Mapping[str, bytes]) -> None:
         raise
     # The folder is changed. Its former version stays until the next change.
     try:
+        sync(folder.parent)
         if previous(folder).exists():
             previous(folder).rename(_discarded(folder))
         draft.rename(previous(folder))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rollforge.disk import sync, sync_file_system
 from rollforge.errors import DataError
 from rollforge.market.folder_change import exchange, folder_lock, remove_folder
 from rollforge.paths import read_path
@@ -102,7 +103,9 @@ def _put(draft: Path, target: Path) -> None:
         draft.rename(target)
         return
     with folder_lock(Path(os.path.realpath(target))):
+        sync_file_system(draft)  # otherwise a power failure could replace good files by empty ones
         exchange(draft, target)
+        sync(target.parent)
     with contextlib.suppress(OSError):
         remove_folder(draft)
 

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ import pandas as pd
 from rollforge.collect.collector import MergeCollector
 from rollforge.collect.ensemble import AverageEnsemble
 from rollforge.dates import DayLike, day_after, read_day, read_timestamp
-from rollforge.errors import ConfigError, DataNotFound, DayFailed, RollforgeError, TrainingFailed
+from rollforge.disk import sync_tree
+from rollforge.errors import ArtifactNotFound, ConfigError, DataNotFound, DayFailed, RollforgeError, TrainingFailed
 from rollforge.features.api import D
 from rollforge.generate.task_view import TaskView
 from rollforge.ledger.entry import (
@@ -156,6 +158,8 @@ class _Day:
         self.service, self.held, self.options, self.day = service, held, options, day
         self.trained: list[str] = []
         self.releases: list[Release] = []
+        self.written: dict[str, Recorder] = {}
+        """The recorders whose predictions were written."""
         self.events: list[Event] = []
         self.fallbacks: list[str] = []
         self.began = time.perf_counter()
@@ -181,6 +185,7 @@ class _Day:
             result = self._result(known.state if known else DayState.TRAINED)
             if known:
                 result = replace(result, data=known.data, seconds=known.seconds, error=known.error)
+            self._sync()
             self.held.append(EntryKind.DAY, day_body(result, releases=self.releases))
         self.mirror()
 
@@ -200,6 +205,7 @@ class _Day:
                 return self._result(DayState.FAILED, str(exc))
             finally:
                 self.held.forget()
+            self._sync()
             self.held.append(EntryKind.DAY, body)
         return DayResult.of_document(body["day"])
 
@@ -262,6 +268,26 @@ class _Day:
         history = history_marks(self.service) if self.trained else {}
         trained = tuple(self.trained)
         return DayResult(self.day, state, data_mark(self.day), seconds, error, trained, fallback=used, history=history)
+
+    def _update(self, release: Release, until: pd.Timestamp, *, again: bool = False) -> None:
+        """Let a model predict up to a day; with `again`, also if it has a prediction for that day."""
+        recorder = self.service.recorder(release)
+        updater = PredUpdater(recorder, to_date=until)
+        if again and updater.last_end >= updater.to_date:
+            updater = PredUpdater(recorder, to_date=until, from_date=until)
+        updater.update()
+        self.written[recorder.id] = recorder
+
+    def _sync(self) -> None:
+        """Wait until the models that the next entry names, and their predictions, are on the disk."""
+        released = [self.service.recorder(r) for r in self.releases if r.role is not Role.RETIRED]
+        for recorder in {**self.written, **{r.id: r for r in released}}.values():
+            recorder.flush()
+            try:
+                folder = recorder.get_local_dir()
+            except ArtifactNotFound:  # on a server, which answers for it
+                continue
+            sync_tree(Path(folder))
 
     def _failed(self, error: str) -> None:
         """Record that the day has failed, unless the last entry about it says the same."""
@@ -357,7 +383,7 @@ class _Day:
         for release in self.service.champions(strategy.experiment_name, self.day):
             calendar = D.calendar(freq=self.service.freq)
             if len(calendar) > 1:
-                _update(self.service.recorder(release), calendar[-2])
+                self._update(release, calendar[-2])
 
     def _predict(self, strategy: OnlineStrategy) -> None:
         """Let the models of a strategy predict up to the day."""
@@ -370,7 +396,7 @@ class _Day:
             if release.strategy != strategy.experiment_name or release.recorder in self.trained:
                 continue
             try:
-                _update(self.service.recorder(release), read_timestamp(self.day), again=True)
+                self._update(release, read_timestamp(self.day), again=True)
             except Exception as exc:
                 if release.role is Role.CHAMPION:
                     raise
@@ -455,14 +481,6 @@ def _keeps_models(strategy: OnlineStrategy) -> bool:
     """Return whether a strategy without new models keeps those of the ledger."""
     own = type(strategy).prepare_online_models is not RollingStrategy.prepare_online_models
     return _keeps_recorders(strategy) and not own
-
-
-def _update(recorder: Recorder, until: pd.Timestamp, *, again: bool = False) -> None:
-    """Let a recorder predict up to a day; with `again`, also if it has a prediction for that day."""
-    updater = PredUpdater(recorder, to_date=until)
-    if again and updater.last_end >= updater.to_date:
-        updater = PredUpdater(recorder, to_date=until, from_date=until)
-    updater.update()
 
 
 def _made(service: Service, prepare_func: PrepareFunc | None, days: set[str] | None) -> Any:
@@ -551,6 +569,8 @@ def correct(
                 work = _Day(service, held, Options(prepare_func=prepare_func), one)
                 for release in held.state.champions(one):
                     PredUpdater(service.recorder(release), to_date=one, from_date=one).update()
+                    work.written[release.recorder] = service.recorder(release)
+                work._sync()
                 made = _made(service, prepare_func, {one})
                 earlier = signal_files.read(service.place, [known])
                 before = held.state.days.get(one)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from rollforge.disk import sync
 from rollforge.errors import ArtifactUnreadable, DataError
 from rollforge.ledger.entry import Shadow, Signal
 
@@ -61,12 +62,14 @@ def write(folder: Path, name: str, signals: pd.Series | pd.DataFrame, inside: st
     draft = target / f".{uuid.uuid4().hex}.part"
     try:
         write_table(table, draft)
-        _to_disk(draft)
+        sync(draft)
         content = draft.read_bytes()
         mark = hashlib.sha256(content).hexdigest()
         for file in (f"{name}.parquet", f"{name}.{mark[:12]}.parquet"):
             if _put(draft, target / file) or (target / file).read_bytes() == content:
-                _to_disk(target)
+                draft.unlink(missing_ok=True)
+                for place in (target, folder, folder.parent):  # they may be new
+                    sync(place)
                 return f"{inside}/{file}", mark
     finally:
         draft.unlink(missing_ok=True)
@@ -89,14 +92,6 @@ def _put(draft: Path, file: Path) -> bool:
 def _types(signals: Any) -> str:
     found = [signals.dtype] if isinstance(signals, pd.Series) else getattr(signals, "dtypes", [type(signals).__name__])
     return ", ".join(map(str, found))
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def file_of(folder: Path, signal: Signal | Shadow) -> pd.Series | pd.DataFrame:
