@@ -18,6 +18,7 @@ _GROUND = [
     "arguments",
     "limits",
     "paths",
+    "disk",
     "dates",
     "task",
     "transitions",

@@ -99,5 +99,5 @@ def test_a_data_folder_is_on_the_disk_before_it_takes_its_place(
     (tmp_path / "day.csv").write_text(
         "instrument,datetime,open,high,low,close,volume\nD0001,2023-04-04,10,11,9,10,100\n"
     )
-    append_table(tmp_path / "day.csv", tmp_path / "data")
+    append_table(tmp_path / "day.csv", tmp_path / "data", rescale=False)
     assert done == ["sync_file_system", "exchange", "sync"]

@@ -293,3 +293,30 @@ def test_a_trainer_queries_its_batch_and_not_single_tasks(session: Session, monk
     assert [r.list_metrics()["x"] for r in recorders] == [0, 1, 2]
     assert set(batches) == {batch_of(manager.create_task(tasks, dry_run=True))}
     assert manager.task_stat() == {"waiting": 1, "done": 3}
+
+
+@pytest.mark.parametrize("kind", [TrainerRM, DelayTrainerRM])
+def test_a_task_of_a_worker_that_died_meanwhile_is_trained_here(session: Session, kind: type[TrainerRM]) -> None:
+    """When its lease expires while the trainer waits for it. The trainer is alone, so nobody else would run it."""
+    store = SQLiteStore(session.store_uri)
+    made = trainer(kind)
+    store.create("exp", [{"x": 1}])
+    assert store.claim("exp", worker="elsewhere:1:0badc0de-1", lease=1.0)
+    recorders = made([{"x": 1}, {"x": 2}])
+    assert [recorder.list_metrics() for recorder in recorders] == [{"x": 1.0}, {"x": 2.0}]
+
+
+@pytest.mark.parametrize("kind", [TrainerRM, DelayTrainerRM])
+def test_a_task_of_a_killed_trainer_is_trained_at_once(session: Session, kind: type[TrainerRM]) -> None:
+    """Without waiting for its lease, and without counting an attempt: the task was not the cause."""
+    store = SQLiteStore(session.store_uri)
+    made = trainer(kind)
+    store.create("exp", [{"x": 1}], max_attempts=1)
+    script = (
+        "import sys; from rollforge.machine import process_name; from rollforge.store.sqlite import SQLiteStore;"
+        "SQLiteStore(sys.argv[1]).claim('exp', worker=process_name(), lease=3600.0)"
+    )
+    subprocess.run([sys.executable, "-c", script, session.store_uri], check=True)
+    (recorder,) = made([{"x": 1}])
+    assert recorder.list_metrics() == {"x": 1.0}
+    assert [task.attempt for task in store.query("exp")] == [0]

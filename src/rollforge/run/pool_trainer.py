@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rollforge import trust
@@ -32,7 +32,7 @@ from rollforge.run.trainer import (
     reason_of,
     task_key,
 )
-from rollforge.run.worker import run_task
+from rollforge.run.worker import release_dead_workers, run_task
 from rollforge.session import Session, using
 from rollforge.store.base import TaskStore, batch_of
 from rollforge.store.manager import TaskManager
@@ -189,6 +189,11 @@ class TrainerRM(Aliased, RecorderTrainer):
     ) -> None:
         """Run one stage, unless it is left to workers (`by_workers`), and wait until none of its tasks can make progress."""
         before, after, total = Status(before), Status(after), sum(manager.task_stat(batch=batch).values())
+        moving = {before, Status.RUNNING} - {after}
+
+        def settled(counts: Mapping[Status, int]) -> bool:
+            return not any(counts.get(status) for status in moving)
+
         if not by_workers:
             open_tracker(session.tracking_uri).prepare()
             kwargs = {"experiment_name": experiment_name, **arguments}
@@ -202,17 +207,15 @@ class TrainerRM(Aliased, RecorderTrainer):
                 if self.jobs is None
                 else LocalProcesses(session, self.jobs, admission=admission)
             )
+            for task in release_dead_workers(manager.store, manager.pool, counted=False):
+                end_unfinished_runs(task.id, experiment_name, session)
             try:
-                executor.run(job, LogEvents(total))
+                _run_until(settled, manager, executor, job, total)
             except FailingWorker as exc:
                 log.warning("%s The other workers continue.", exc)
         else:
             log.info("%d tasks of pool %s are waiting for workers in other processes", total, manager.pool)
-        moving = {before, Status.RUNNING}
-        on_change = _log_counts if self.skip_run_task else None
-        manager.wait(
-            on_change=on_change, batch=batch, settled=lambda counts: not any(counts.get(s) for s in moving if s is not after)
-        )  # fmt: skip
+        manager.wait(on_change=_log_counts if self.skip_run_task else None, batch=batch, settled=settled)
 
     def _recorders(self, manager: TaskManager, batch: str, ids: Sequence[str]) -> dict[str, Recorder]:
         """Return the recorders by task id; record failed tasks, and raise an error unless failures are skipped."""
@@ -230,6 +233,20 @@ class TrainerRM(Aliased, RecorderTrainer):
                 recorders[task_id] = recorder_of(task.result)
         self._raise_failures(failures, len(ids))
         return recorders
+
+
+def _run_until(
+    settled: Callable[[Mapping[Status, int]], bool], manager: TaskManager, executor: Executor, job: Job, total: int
+) -> None:
+    """Run tasks, and those of other processes that die before they have finished them."""
+    while True:
+        executor.run(job, LogEvents(total))
+        counts = manager.wait(
+            batch=job.batch, warn=False, settled=lambda counts: settled(counts) or bool(counts.get(job.before))
+        )
+        if settled(counts) or not counts.get(job.before):
+            return
+        manager.store.wait_for_change(manager.pool, 1.0)
 
 
 class DelayTrainerRM(TrainerRM):

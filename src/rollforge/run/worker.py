@@ -51,17 +51,23 @@ __all__ = ["TaskLog", "Worker", "release_dead_workers", "run_task"]
 log = logging.getLogger(__name__)
 
 
-def release_dead_workers(store: TaskStore, pool: str) -> list[TaskRecord]:
+def release_dead_workers(store: TaskStore, pool: str, *, counted: bool = True) -> list[TaskRecord]:
     """End the claims of dead workers of this machine and return their tasks, without waiting for the leases to expire.
 
     This cleans up after a run that was killed with ``kill -9``. Claims of workers in other containers end only when
     their leases expire, even if the containers have the same host name.
+
+    Parameters
+    ----------
+    counted : bool
+        Whether each is a failed attempt at its task.
     """
     released = []
     running = store.query(pool, {"status": Status.RUNNING.value}, results=False)
     for name in sorted({task.worker or "" for task in running}):
         if process_is_gone(name):
-            released += store.release_worker(pool, name, f"Worker {name} no longer exists: its process was killed.")
+            error = f"Worker {name} no longer exists: its process was killed." if counted else None
+            released += store.release_worker(pool, name, error)
     return released
 
 
