@@ -40,7 +40,7 @@ def restricted(task: Mapping[str, object], codes: Collection[str]) -> dict[str, 
     """Return a task in which lists of instruments contain only those of `codes`; a list without any is unchanged."""
     upper = {code.upper() for code in codes}
 
-    def instruments(value: Any) -> Any:
+    def instruments(value: object) -> object:
         if isinstance(value, Mapping) and "market" in value:
             return {**value, "market": instruments(value["market"])}
         if isinstance(value, Mapping):
@@ -49,7 +49,7 @@ def restricted(task: Mapping[str, object], codes: Collection[str]) -> dict[str, 
             return [code for code in value if str(code).upper() in upper] or value
         return value
 
-    def walk(node: Any) -> Any:
+    def walk(node: object) -> Any:
         if isinstance(node, Mapping):
             return {k: instruments(v) if k == "instruments" else walk(v) for k, v in node.items()}
         if isinstance(node, (list, tuple)):

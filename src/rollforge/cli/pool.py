@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -89,7 +89,7 @@ def _wait_again(count: int) -> None:
     echo(f"{_tasks(count)} {'waits' if count == 1 else 'wait'} again")
 
 
-def parse_query(text: str | None) -> dict[str, Any]:
+def parse_query(text: str | None) -> dict[str, object]:
     """Parse the query given on the command line.
 
     Raises
@@ -239,7 +239,7 @@ def submissions(
         echo("  ".join(one_line(cell) for cell in cells))
 
 
-def _one(manager: TaskManager, start: str) -> dict[str, Any]:
+def _one(manager: TaskManager, start: str) -> Document:
     """Return the task whose id starts with the given characters."""
     from rollforge.errors import TaskNotFound
 

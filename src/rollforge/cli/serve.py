@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -295,7 +295,7 @@ def history(
     entries = state.entries if day is None else state.history(day)
     models = state.champions(day) if day is not None else ()
     if as_json:
-        shown: dict[str, Any] = {"entries": [entry_document(entry) for entry in entries]}
+        shown: dict[str, object] = {"entries": [entry_document(entry) for entry in entries]}
         if day is not None:
             shown |= {"day": day, "champions": [release.to_document() for release in models]}
         echo_json(json.dumps(shown))
@@ -446,7 +446,7 @@ def _day(text: str) -> str:
     return str(read_day(text, "day"))
 
 
-def _listed(values: Any) -> str:
+def _listed(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
 
 

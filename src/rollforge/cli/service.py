@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rollforge.cli.exit_codes import Exit
 from rollforge.errors import ConfigError, RollforgeError
@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["definition_of", "publish_due", "read_workflow", "service_of"]
 
 
-def definition_of(workflow: Workflow, begin: str, folder: Path) -> dict[str, Any]:
+def definition_of(workflow: Workflow, begin: str, folder: Path) -> dict[str, object]:
     """Return what the ledger records of a service: its workflow, its first day, its folder and that of its data."""
     data = workflow.session.provider_uri
-    recorded = {"path": str(workflow.path.absolute()), "text": workflow.text, "begin": begin, "folder": str(folder)}
+    recorded: dict[str, object] = {
+        "path": str(workflow.path.absolute()),
+        "text": workflow.text,
+        "begin": begin,
+        "folder": str(folder),
+    }
     return {**recorded, "data": os.path.abspath(Path(data).expanduser())} if data is not None else recorded
 
 

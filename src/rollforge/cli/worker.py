@@ -9,8 +9,9 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +19,7 @@ from rollforge.cli.terminal import SafeFormatter, echo, one_line
 from rollforge.errors import ConfigError, counted, nearest
 
 if TYPE_CHECKING:
-    from rollforge.run.job import Event
+    from rollforge.run.job import Event, Job
     from rollforge.run.requirements import Admission
     from rollforge.session import Session
 
@@ -129,8 +130,13 @@ def worker(
         experiment_name=experiment_name or pool, threads=threads or max(1, available_cores() // side_by_side),
         allow=checked_plugins(allow or (), path="--allow"),
     )  # fmt: skip
-    arguments: dict[str, Any] = {} if func else {"experiment_name": session.experiment_name}
-    work = _job(pool, func, before, after, arguments)
+    arguments: dict[str, object] = {} if func else {"experiment_name": session.experiment_name}
+    job = replace(
+        _job(pool, func, before, after, arguments),
+        force_release=isolate,
+        timeout=timeout,
+        memory=parse_size(memory, path="--memory") if memory else None,
+    )
     admission = None
     if func is None:
         given = {"provider_uri": session.provider_uri, "tracking_uri": tracking_uri or os.environ.get("ROLLFORGE_TRACKING"),
@@ -139,20 +145,21 @@ def worker(
             open_store(session.store_uri), pool, session, [name for name, value in given.items() if value],
             needs_data=not no_data, accept_other_data=accept_other_data,
         )  # fmt: skip
-    options = {
-        "force_release": isolate,
-        "timeout": timeout,
-        "memory": parse_size(memory, path="--memory") if memory else None,
-    }
-    settings = {
-        "lease_seconds": lease,
-        "grace": grace,
-        "reconnect_timeout": reconnect_timeout,
-        "exit_when_empty": exit_when_empty,
-    }
     if admission is not None:
-        work["on_death"] = functools.partial(_tidy_up, admission)
-    _run(session, work, side_by_side, options, settings, admission)
+        job = replace(job, on_death=functools.partial(_tidy_up, admission))
+    settings = _Settings(side_by_side, lease, grace, reconnect_timeout, exit_when_empty)
+    _run(session, job, settings, admission)
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """The settings of a worker pool that are options of the command."""
+
+    jobs: int
+    lease_seconds: float
+    grace: float
+    reconnect_timeout: float
+    exit_when_empty: bool
 
 
 def _tidy_up(admission: Admission, task_id: str) -> None:
@@ -162,8 +169,9 @@ def _tidy_up(admission: Admission, task_id: str) -> None:
     end_unfinished_runs(task_id, admission.session.experiment_name, admission.session_for(task.submission))
 
 
-def _job(pool: str, func: str | None, before: str, after: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _job(pool: str, func: str | None, before: str, after: str, arguments: dict[str, object]) -> Job:
     from rollforge.run.execute import task_train
+    from rollforge.run.job import Job
     from rollforge.task import Status
 
     for name, value, allowed in (
@@ -172,18 +180,12 @@ def _job(pool: str, func: str | None, before: str, after: str, arguments: dict[s
     ):
         if value not in allowed:
             raise ConfigError(f"{value!r} must be one of {', '.join(allowed)}.{nearest(value, allowed)}", path=name)
-    return {
-        "pool": pool, "task_func": load_function(func) if func else task_train, "before": Status(before),
-        "after": Status(after), "kwargs": arguments,
-    }  # fmt: skip
+    task_func = load_function(func) if func else task_train
+    return Job(pool, task_func, before=Status(before), after=Status(after), kwargs=arguments)
 
 
-def _run(
-    session: Session, work: dict[str, Any], jobs: int, options: dict[str, Any], settings: dict[str, Any],
-    admission: Admission | None,
-) -> None:  # fmt: skip
+def _run(session: Session, job: Job, settings: _Settings, admission: Admission | None) -> None:
     from rollforge.confidential import mask_secrets
-    from rollforge.run.job import Job
     from rollforge.run.worker_pool import WorkerPool
     from rollforge.store.base import open_store
 
@@ -191,22 +193,25 @@ def _run(
     handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     store = open_store(session.store_uri)
-    notes = admission.check_pool(exit_when_empty=settings["exit_when_empty"]) if admission is not None else []
+    notes = admission.check_pool(exit_when_empty=settings.exit_when_empty) if admission is not None else []
     stopping = _Stopping()
     echo(
-        f"worker {socket.gethostname()}:{os.getpid()} takes tasks of {work['pool']!r} "
-        f"from {mask_secrets(session.store_uri)}, {jobs} in parallel"
+        f"worker {socket.gethostname()}:{os.getpid()} takes tasks of {job.pool!r} "
+        f"from {mask_secrets(session.store_uri)}, {settings.jobs} in parallel"
     )
     for note in notes:
         echo(f"note: {note}", err=True)
     worker_pool = WorkerPool(
         store,
-        Job(**work, **options),
+        job,
         session,
-        jobs,
+        settings.jobs,
         _show,
         stopping,
-        **settings,
+        lease_seconds=settings.lease_seconds,
+        grace=settings.grace,
+        reconnect_timeout=settings.reconnect_timeout,
+        exit_when_empty=settings.exit_when_empty,
         admission=admission,
         wait_for_others=True,
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
     from rollforge.collect.combine import Ensembles
     from rollforge.collect.result import Collected
+    from rollforge.generate.timeline import Window
     from rollforge.pipeline import Submission
     from rollforge.plan import Plan
     from rollforge.report.summary import Summary
     from rollforge.run.failures import FailureGroup
+    from rollforge.session import Session
     from rollforge.workflow import Template
 
 File = Annotated[Path, typer.Argument(metavar="WORKFLOW.yaml", help="The workflow file.")]
@@ -58,7 +60,7 @@ def _warn(text: str) -> None:
     echo_error(f"warning: {text}")
 
 
-def _load(file: Path, limit: int | None, **overrides: Any) -> Plan:
+def _load(file: Path, limit: int | None, **overrides: object) -> Plan:
     from rollforge.plan import make_plan
     from rollforge.workflow import load_workflow
 
@@ -94,7 +96,7 @@ def _show_plan(plan: Plan, console: Console) -> None:
         _warn(warning)
 
 
-def window_cells(window: Any) -> list[str]:
+def window_cells(window: Window) -> list[str]:
     """Return a window as the cells of a table row: number, and train, valid and test with their trading days."""
     spans = [(window.segments.get(key)) for key in ("train", "valid", "test")]
     shown = ["; ".join(f"{start} … {end}" for start, end in span.parts) if span is not None else "" for span in spans]
@@ -200,7 +202,7 @@ def submit(
     _show_submission(summary)
 
 
-def submission_summary(made: Plan, found: Submission) -> dict[str, Any]:
+def submission_summary(made: Plan, found: Submission) -> dict[str, object]:
     """Return a summary of a submission as plain data, for users and scripts."""
     from rollforge.cli.names import absolute_store, worker_command
     from rollforge.confidential import mask_secrets
@@ -227,7 +229,7 @@ def _to_allow(made: Plan, found: Submission) -> list[str]:
     return list(dict.fromkeys(name for name in named if not is_library(name)))
 
 
-def _show_submission(summary: dict[str, Any]) -> None:
+def _show_submission(summary: Mapping[str, object]) -> None:
     counts = [f"{summary['new']} new"]
     counts += [f"{summary[word]} {said}" for word, said in
                (("done", "already done"), ("running", "running"), ("retried", "waiting again after a failure"))
@@ -246,7 +248,7 @@ def _show_submission(summary: dict[str, Any]) -> None:
     else:
         echo("\nRun this on each machine that should run tasks:")
     echo(f"  {summary['worker']}")
-    if summary["store"].startswith("sqlite:"):
+    if str(summary["store"]).startswith("sqlite:"):
         echo(
             "The store is a file on this machine, so workers must run here. For workers on other machines, "
             "use --store postgresql://HOST/DATABASE."
@@ -329,7 +331,7 @@ def _show_failures(made: Plan, groups: Sequence[FailureGroup]) -> None:
     )
 
 
-def window_label(window: Any) -> str:
+def window_label(window: Window) -> str:
     """Return the label of a task: ``window 3, test 2016-01-04 … 2016-03-30``, with the model's name if there are several."""
     test = window.segments.get("test")
     days = "" if test is None else "; ".join(f"{start} … {end}" for start, end in test.parts)
@@ -338,7 +340,7 @@ def window_label(window: Any) -> str:
 
 
 def _finish(
-    collected: Collected, name: str, session: Any, config: str, folder: Path, console: Console, *, keep: bool
+    collected: Collected, name: str, session: Session, config: str, folder: Path, console: Console, *, keep: bool
 ) -> None:
     """Write the result and print its headline; with `keep`, also save it as a run next to the windows' runs."""
     from rollforge import pipeline

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -186,7 +186,7 @@ def _scored(frame: pd.DataFrame) -> pd.MultiIndex:
     return index
 
 
-def _listed(given: Mapping[Any, object]) -> str:
+def _listed(given: Collection[object]) -> str:
     return ", ".join(repr(key) for key in list(given)[:3]) + (", …" if len(given) > 3 else "")
 
 

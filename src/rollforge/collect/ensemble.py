@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -109,7 +109,7 @@ def _dated(parts: Mapping[Any, object], what: str) -> dict[Any, Any]:
     return found
 
 
-def _names(part: object) -> list[Any]:
+def _names(part: object) -> list[Hashable]:
     return list(part.index.names) if isinstance(part, (pd.DataFrame, pd.Series)) else []
 
 
@@ -139,7 +139,7 @@ def _same_columns(windows: Sequence[tuple[Any, Any]]) -> list[Any]:
     return joined
 
 
-def _in_time(window: tuple[Any, Any]) -> tuple[Any, Any, str]:
+def _in_time(window: tuple[object, pd.DataFrame | pd.Series]) -> tuple[pd.Timestamp, pd.Timestamp, str]:
     """Return the sort key of a window: first day, last day, and its key, so that the dict's order does not matter."""
     key, part = window
     days = part.index.get_level_values("datetime")
@@ -192,7 +192,7 @@ class AverageEnsemble(Ensemble):
         return _row_means(standard.mask(values.notna() & (high == low), 0.0))
 
 
-def _sorted(key: Any, part: Any, levels: Sequence[Any]) -> Any:
+def _sorted(key: object, part: Any, levels: Sequence[Hashable]) -> Any:
     """Return a result sorted by its index, with the levels in the given order."""
     names = list(part.index.names)
     if sorted(map(str, names)) != sorted(map(str, levels)):

@@ -75,7 +75,7 @@ def _alike(parts: Sequence[Any]) -> bool:
     return _kind(first) is not None
 
 
-def _kind(part: Any) -> Any:
+def _kind(part: pd.DataFrame | pd.Series) -> tuple[object, ...] | None:
     """Return columns and dtype; None if there are several dtypes, or a non-numpy dtype."""
     if isinstance(part, pd.Series):
         return (part.name, part.dtype) if isinstance(part.dtype, np.dtype) else None

@@ -182,7 +182,7 @@ _INFER: tuple[dict[str, object], ...] = (
 
 def check_transform_proc(
     processors: Sequence[object], fit_start_time: object, fit_end_time: object, *, path: str = "processors"
-) -> list[Any]:
+) -> list[object]:
     """Return descriptions of processors, with the handler's fit window added to those that need one.
 
     Raises
@@ -190,7 +190,7 @@ def check_transform_proc(
     ConfigError
         If a processor needs a fit window and the handler has none.
     """
-    made: list[Any] = []
+    made: list[object] = []
     for i, one in enumerate(as_list(processors, "processors", path=path)):
         if not isinstance(one, str) and not (isinstance(one, Mapping) and "class" in one):
             made.append(one)  # the handler builds it, or reports what is wrong
@@ -204,7 +204,7 @@ def check_transform_proc(
             if not isinstance(given, Mapping):
                 made.append(config)  # the handler reports it
                 continue
-            kwargs: dict[str, Any] = {"fit_start_time": None, "fit_end_time": None, **given}
+            kwargs: dict[str, object] = {"fit_start_time": None, "fit_end_time": None, **given}
             if fit_start_time is not None or fit_end_time is not None:
                 kwargs.update(fit_start_time=fit_start_time, fit_end_time=fit_end_time)
             if kwargs["fit_start_time"] is None or kwargs["fit_end_time"] is None:

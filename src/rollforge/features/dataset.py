@@ -70,8 +70,8 @@ class DatasetH(Dataset):
 
     def __init__(
         self,
-        handler: Any,
-        segments: Mapping[str, Any],
+        handler: object,
+        segments: Mapping[str, object],
         fetch_kwargs: Mapping[str, Any] | None = None,
         purge_rows: int = 0,
         embargo_rows: int = 0,
@@ -99,7 +99,10 @@ class DatasetH(Dataset):
             log.warning("%s ignores unknown arguments: %s", type(self).__name__, ", ".join(kwargs))
 
     def config(
-        self, handler_kwargs: Mapping[str, Any] | None = None, segments: Mapping[str, Any] | None = None, **kwargs: Any
+        self,
+        handler_kwargs: Mapping[str, Any] | None = None,
+        segments: Mapping[str, object] | None = None,
+        **kwargs: Any,
     ) -> None:
         """Change the handler's arguments or the segments."""
         if handler_kwargs is not None:
@@ -235,7 +238,7 @@ class DatasetH(Dataset):
                 found.append(Interval(first_day(part.start, "start"), end))
         return found
 
-    def _index_of(self, data: Any) -> pd.Index:
+    def _index_of(self, data: object) -> pd.Index:
         """Return the rows of prepared data."""
         index = getattr(data, "index", None)
         if not isinstance(index, pd.Index):
@@ -273,7 +276,7 @@ class DatasetH(Dataset):
 
     def explain_missing(
         self,
-        segment: Any,
+        segment: object,
         group: str | None = None,
         data_key: str = DataHandlerLP.DK_I,
         column: str | None = None,
@@ -302,7 +305,7 @@ class DatasetH(Dataset):
             raise DataError(self._no_rows(slc, kwargs))
         return frame
 
-    def _no_rows(self, days: Any, kwargs: Mapping[str, Any]) -> str:
+    def _no_rows(self, days: object, kwargs: Mapping[str, object]) -> str:
         shown = f"for {days!r}"
         if are_intervals(days):
             names = [name for name in self.segments if self._days(name) == days]
@@ -311,7 +314,7 @@ class DatasetH(Dataset):
         elif isinstance(days, slice):
             names = [name for name in self.segments if self._days(name) == days]
             shown = f"between {days.start} and {days.stop}" + (f" (the {names[0]!r} segment)" if names else "")
-        data_key = kwargs.get("data_key", DataHandlerLP.DK_I)
+        data_key = str(kwargs.get("data_key", DataHandlerLP.DK_I))
         return f"There are no rows {shown} for {data_key!r}. {self.explain_missing(days, None, data_key)}".rstrip()
 
 

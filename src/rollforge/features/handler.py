@@ -27,7 +27,7 @@ from rollforge.features.panel_cache import PanelCache
 from rollforge.features.panel_key import describe_object, describe_universe, key_of
 from rollforge.features.panel_processing import PanelProcessing, fit_and_apply
 from rollforge.features.processor import Adapted, Processor, restore, unknown_group
-from rollforge.features.selection import ALL, RAW, first_day, is_range, last_day, select_columns, select_rows
+from rollforge.features.selection import ALL, RAW, ColumnSet, first_day, is_range, last_day, select_columns, select_rows
 from rollforge.kinds import LOADER, PROCESSOR
 from rollforge.market.universe import one_version, session_provider
 from rollforge.pickling import Serializable
@@ -69,9 +69,9 @@ class DataHandlerABC(Serializable):
     @abc.abstractmethod
     def fetch(
         self,
-        selector: Any = slice(None, None),
+        selector: object = slice(None, None),
         level: str | int | None = "datetime",
-        col_set: Any = CS_ALL,
+        col_set: ColumnSet = CS_ALL,
         data_key: Any = DK_I,
     ) -> Any:
         """Return the data of some days; see :meth:`DataHandler.fetch`."""
@@ -141,9 +141,9 @@ class DataHandler(DataHandlerABC):
         if start is not None and end is not None and start > end:
             raise DataError(f"The handler's range is inverted: it starts on {start} and ends on {end}.")
         self._stages: dict[str, Panel | pd.DataFrame] = {}
-        self._frames: dict[Any, pd.DataFrame] = {}
+        self._frames: dict[tuple[str, str], pd.DataFrame] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         kept = {k: v for k, v in self.__dict__.items() if k != trust.RESTORED}
         return {**kept, "_stages": {}, "_frames": {}, "_loaded": None}  # only the definition is pickled, not the data
 
@@ -252,7 +252,7 @@ class DataHandler(DataHandlerABC):
                     f"The handler's {name} {day} leaves no data: the calendar has {calendar[0]} to {calendar[-1]}."
                 )
 
-    def _bounds(self, selector: Any) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
+    def _bounds(self, selector: slice) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
         """Return the first and last day of a slice of days, clipped to the handler's range."""
         own = [None if t is None else read_timestamp(t, n) for t, n in self._ends()]
         lows = [t for t in (first_day(selector.start, "start"), own[0]) if t is not None]
@@ -271,7 +271,7 @@ class DataHandler(DataHandlerABC):
         return bool(getattr(self.data_loader, "is_group", True))
 
     def _frame(
-        self, data: Panel | pd.DataFrame, col_set: Any, start: DayLike | None, end: DayLike | None
+        self, data: Panel | pd.DataFrame, col_set: ColumnSet, start: DayLike | None, end: DayLike | None
     ) -> pd.DataFrame:
         """Return some columns of a stage. The days apply to panels only; a frame already has the handler's range."""
         if isinstance(data, pd.DataFrame):
@@ -283,7 +283,7 @@ class DataHandler(DataHandlerABC):
             return data.frame(col_set, start, end)
         return select_columns(data.frame(None, start, end), col_set)
 
-    def _whole(self, stage: str, col_set: object) -> pd.DataFrame:
+    def _whole(self, stage: str, col_set: ColumnSet) -> pd.DataFrame:
         """Return some columns of all days of the handler. Cached, because building an index of many rows is slow."""
         self._check_bound()
         place = (stage, repr(col_set))
@@ -294,9 +294,9 @@ class DataHandler(DataHandlerABC):
     @overload
     def fetch(
         self,
-        selector: Any = slice(None, None),
+        selector: object = slice(None, None),
         level: str | int | None = "datetime",
-        col_set: Any = DataHandlerABC.CS_ALL,
+        col_set: ColumnSet = DataHandlerABC.CS_ALL,
         data_key: str = DataHandlerABC.DK_I,
         squeeze: Literal[False] = False,
         proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
@@ -305,9 +305,9 @@ class DataHandler(DataHandlerABC):
     @overload
     def fetch(
         self,
-        selector: Any = slice(None, None),
+        selector: object = slice(None, None),
         level: str | int | None = "datetime",
-        col_set: Any = DataHandlerABC.CS_ALL,
+        col_set: ColumnSet = DataHandlerABC.CS_ALL,
         data_key: str = DataHandlerABC.DK_I,
         *,
         squeeze: bool,
@@ -316,9 +316,9 @@ class DataHandler(DataHandlerABC):
 
     def fetch(
         self,
-        selector: Any = slice(None, None),
+        selector: object = slice(None, None),
         level: str | int | None = "datetime",
-        col_set: Any = DataHandlerABC.CS_ALL,
+        col_set: ColumnSet = DataHandlerABC.CS_ALL,
         data_key: str = DataHandlerABC.DK_I,
         squeeze: bool = False,
         proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
@@ -376,7 +376,7 @@ class DataHandler(DataHandlerABC):
         """Return the stage that a `data_key` of :meth:`fetch` selects: this handler has raw data only."""
         return self.DK_R
 
-    def get_cols(self, col_set: Any = DataHandlerABC.CS_ALL) -> list[Any]:
+    def get_cols(self, col_set: ColumnSet = DataHandlerABC.CS_ALL) -> list[Any]:
         """Return the column names as in the result of :meth:`fetch`."""
         data = self._stage(self.DK_R)
         frame = data.head(0) if isinstance(data, pd.DataFrame) else data
@@ -443,7 +443,7 @@ class DataHandler(DataHandlerABC):
     def explain_missing(
         self,
         group: str | None = None,
-        selector: Any = slice(None, None),
+        selector: slice | Sequence[DayLike | None] = slice(None, None),
         data_key: str = DataHandlerABC.DK_I,
         column: str | None = None,
     ) -> str:
@@ -631,7 +631,7 @@ class DataHandlerLP(DataHandler):
         return self.end_time is None or all(e is None or read_day(e) <= read_day(self.end_time) for e in ends)
 
     @staticmethod
-    def _describe(chain: Sequence[Processor]) -> list[Any] | None:
+    def _describe(chain: Sequence[Processor]) -> list[list[object] | None] | None:
         """Describe the processors as plain data; None if an attribute of one is not plain data."""
         described = [describe_object(p, without=p.learned) for p in chain]
         return None if None in described else described

@@ -57,26 +57,32 @@ class DataLoader:
     """Whether the loader computes expressions over the session's data folder."""
     _restored = False  # whether the object was read from a file; see trust.of_restored
 
-    def load(self, instruments: Any, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+    def load(
+        self, instruments: object, start_time: DayLike | None = None, end_time: DayLike | None = None
+    ) -> pd.DataFrame:
         """Return a frame with rows (datetime, instrument) and columns (group, name)."""
         raise NotImplementedError(f"{type(self).__name__} must implement load().")
 
-    def definition(self) -> dict[str, Any] | None:
+    def definition(self) -> dict[str, object] | None:
         """Return what the result depends on besides universe, days and data folder, as plain data; None if unknown."""
         return None
 
-    def universes(self, instruments: Any) -> list[Any]:
+    def universes(self, instruments: object) -> list[object]:
         """Return the universes that are loaded for `instruments`, with the loader's filters; one for each source."""
         return [instruments]
 
-    def check(self, instruments: Any, provider: Provider) -> None:
+    def check(self, instruments: object, provider: Provider) -> None:
         """Check that the data folder has what the loader reads."""
 
-    def panel(self, instruments: Any, start: Any, end: Any, folder: Path, session: Session) -> Panel:
+    def panel(
+        self, instruments: object, start: DayLike | None, end: DayLike | None, folder: Path, session: Session
+    ) -> Panel:
         """Return the result of :meth:`load` as a panel; a loader may write the values into files in `folder`."""
         return Panel.from_frame(self.load(instruments, start, end))
 
-    def grow(self, old: Panel, instruments: Any, start: Any, end: Any, session: Session, state: str) -> bool:
+    def grow(
+        self, old: Panel, instruments: object, start: DayLike | None, end: DayLike | None, session: Session, state: str
+    ) -> bool:
         """Make a stored panel of other data the one that :meth:`panel` returns, if that is possible without computing
         everything in a new file; return whether it was.
 
@@ -134,23 +140,25 @@ class DLWParser(DataLoader):
             raise ConfigError("there are no expressions to load.", path="config")
 
     @property
-    def fields(self) -> Any:
+    def fields(self) -> dict[str, tuple[list[str], list[str]]] | tuple[list[str], list[str]]:
         """Expressions and names: ``{group: (expressions, names)}``, or a single pair if there are no groups."""
         return self.groups if self.is_group else next(iter(self.groups.values()))
 
     def load_group_df(
         self,
-        instruments: Any,
+        instruments: object,
         exprs: list[str],
         names: list[str],
-        start_time: Any = None,
-        end_time: Any = None,
+        start_time: DayLike | None = None,
+        end_time: DayLike | None = None,
         gp_name: str | None = None,
     ) -> pd.DataFrame:
         """Return the columns of one group, named `names`."""
         raise NotImplementedError(f"{type(self).__name__} must implement load_group_df().")
 
-    def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:
+    def load(
+        self, instruments: object = None, start_time: DayLike | None = None, end_time: DayLike | None = None
+    ) -> pd.DataFrame:
         """Return the columns of all groups side by side."""
         if not self.is_group:
             ((expressions, names),) = self.groups.values()
@@ -244,7 +252,7 @@ class QlibDataLoader(DLWParser):
         """Whether rows do not depend on later days: False with instrument processors, which may read all days."""
         return not self.inst_processors
 
-    def universes(self, instruments: Any) -> list[Any]:
+    def universes(self, instruments: object) -> list[object]:
         """Return `instruments` with the loader's filters."""
         return [self.universe(instruments)]
 
@@ -261,7 +269,7 @@ class QlibDataLoader(DLWParser):
             return instruments
         return {"market": instruments, "filter_pipe": self.filter_pipe}
 
-    def check(self, instruments: Any, provider: Provider) -> None:
+    def check(self, instruments: object, provider: Provider) -> None:
         """Check that all expressions can be parsed, and that the data folder has their fields and the universe.
 
         Features may read standard fields that the folder lacks, such as ``$vwap``; labels may not.
@@ -277,14 +285,18 @@ class QlibDataLoader(DLWParser):
                         f"There is no field ${name} in {provider.path}, which {text!r} reads.{nearest(name, known)}"
                     )
 
-    def definition(self) -> dict[str, Any] | None:
+    def definition(self) -> dict[str, object] | None:
         """Return what the result depends on, as plain data; None if a subclass overrides the loading."""
         own = type(self)
         if own.load is not QlibDataLoader.load or own.load_group_df is not QlibDataLoader.load_group_df:
             return None
         if not self.swap_level:
             return None
-        definition = {"groups": list(self.groups.items()), "freq": self.freq, "operators": custom_operators()}
+        definition: dict[str, object] = {
+            "groups": list(self.groups.items()),
+            "freq": self.freq,
+            "operators": custom_operators(),
+        }
         if not self.inst_processors:
             return definition
         described = {group: self._described_processors(group) for group in self.groups}
@@ -312,7 +324,7 @@ class QlibDataLoader(DLWParser):
         return described
 
     def panel(
-        self, instruments: Any, start: DayLike | None, end: DayLike | None, folder: Path, session: Session
+        self, instruments: object, start: DayLike | None, end: DayLike | None, folder: Path, session: Session
     ) -> Panel:
         """Return the panel; its values are written into files in `folder` as they are computed."""
         if self.inst_processors:
@@ -328,7 +340,7 @@ class QlibDataLoader(DLWParser):
         return Panel(plan.dates, plan.offsets, tuple(plan.codes), plan.row_code, groups)
 
     def grow(
-        self, old: Panel, instruments: Any, start: DayLike | None, end: DayLike | None, session: Session, state: str
+        self, old: Panel, instruments: object, start: DayLike | None, end: DayLike | None, session: Session, state: str
     ) -> bool:
         """Compute all values, and write those that are not in the stored panel; False with instrument processors."""
         if self.inst_processors or old.stored is None:
@@ -368,7 +380,7 @@ class QlibDataLoader(DLWParser):
 
     def load_group_df(
         self,
-        instruments: Any,
+        instruments: object,
         exprs: list[str],
         names: list[str],
         start_time: DayLike | None = None,
@@ -383,7 +395,7 @@ class QlibDataLoader(DLWParser):
         return frame.swaplevel().sort_index() if self.swap_level else frame
 
     def load(
-        self, instruments: Any = None, start_time: DayLike | None = None, end_time: DayLike | None = None
+        self, instruments: object = None, start_time: DayLike | None = None, end_time: DayLike | None = None
     ) -> pd.DataFrame:
         """Return the frame of the expressions."""
         import tempfile
@@ -430,7 +442,7 @@ class StaticDataLoader(DataLoader):
         return {k: v for k, v in self.__dict__.items() if k != "_frame"}
 
     def load(
-        self, instruments: Any = None, start_time: DayLike | None = None, end_time: DayLike | None = None
+        self, instruments: object = None, start_time: DayLike | None = None, end_time: DayLike | None = None
     ) -> pd.DataFrame:
         """Return the frame, restricted to some instruments and days.
 
@@ -549,7 +561,7 @@ class NestedDataLoader(DataLoader):
         """Whether one of the loaders computes expressions over the session's data folder."""
         return any(one.reads_folder for one in self.data_loader_l)
 
-    def universes(self, instruments: object) -> list[Any]:
+    def universes(self, instruments: object) -> list[object]:
         """Return the universes of all loaders."""
         return [universe for one in self.data_loader_l for universe in one.universes(instruments)]
 
@@ -558,7 +570,7 @@ class NestedDataLoader(DataLoader):
         for one in self.data_loader_l:
             one.check(instruments, provider)
 
-    def definition(self) -> dict[str, Any] | None:
+    def definition(self) -> dict[str, object] | None:
         """Return what the result depends on, as plain data; None if unknown for one of the loaders."""
         definitions = [one.definition() for one in self.data_loader_l]
         return None if None in definitions else {"nested": definitions, "join": self.join}
@@ -661,7 +673,7 @@ class DataLoaderDH(DataLoader):
         return made
 
     def load(
-        self, instruments: Any, start_time: DayLike | None = None, end_time: DayLike | None = None
+        self, instruments: object, start_time: DayLike | None = None, end_time: DayLike | None = None
     ) -> pd.DataFrame:
         """Return the handlers' data of the given days. They have their own universes, so `instruments` must be None.
 

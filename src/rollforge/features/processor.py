@@ -530,8 +530,8 @@ class RobustZScoreNorm(_Fitted):
 
     def __init__(
         self,
-        fit_start_time: Any = None,
-        fit_end_time: Any = None,
+        fit_start_time: DayLike | None = None,
+        fit_end_time: DayLike | None = None,
         fields_group: str | list[str] | None = None,
         clip_outlier: bool = True,
     ) -> None:

@@ -10,7 +10,7 @@ calendar, whether an instrument has data on them or not.)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -128,7 +128,7 @@ def rows_after(index: pd.Index, rows: pd.MultiIndex, tested: Sequence[Interval],
     return kept
 
 
-def label_rows(handler: Any) -> pd.MultiIndex:
+def label_rows(handler: DataHandler) -> pd.MultiIndex:
     """Return the rows of a handler that the label may count: those on which the instrument is not suspended.
 
     These are the rows with a finite label, and those after the instrument's last finite label that have any value. The
@@ -153,7 +153,8 @@ def label_rows(handler: Any) -> pd.MultiIndex:
     if tail.any():
         whole = handler.fetch(slice(None, None), col_set=DataHandler.CS_RAW, data_key=stage)
         labelled[tail] = _has_value(whole[tail])
-    found: pd.MultiIndex = label.index[labelled]
+    found = label.index[labelled]
+    assert isinstance(found, pd.MultiIndex)
     return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -11,12 +12,14 @@ import pandas as pd
 from rollforge.dates import as_timestamp, read_span, read_timestamp
 from rollforge.errors import DataError, nearest
 
-__all__ = ["ALL", "RAW", "first_day", "is_range", "last_day", "select_columns", "select_rows"]
+__all__ = ["ALL", "RAW", "ColumnSet", "first_day", "is_range", "last_day", "select_columns", "select_rows"]
 
 ALL = "__all"
 """All columns, without group names."""
 RAW = "__raw"
 """All columns, as (group, name)."""
+ColumnSet = str | Sequence[str]
+"""A group of columns, several groups, or one of the names above."""
 
 
 def first_day(value: object, name: str) -> pd.Timestamp | None:
@@ -29,12 +32,12 @@ def last_day(value: object, name: str) -> pd.Timestamp | None:
     return None if value is None else as_timestamp(read_span(value, name)[1])
 
 
-def is_range(selector: object) -> bool:
+def is_range(selector: object) -> TypeGuard[slice]:
     """Return whether a selector is a slice without a step."""
     return isinstance(selector, slice) and selector.step is None
 
 
-def select_columns(frame: pd.DataFrame, col_set: Any) -> pd.DataFrame:
+def select_columns(frame: pd.DataFrame, col_set: ColumnSet) -> pd.DataFrame:
     """Return columns by Qlib's rules; see :meth:`~rollforge.features.handler.DataHandler.fetch`."""
     if not isinstance(frame.columns, pd.MultiIndex) or (isinstance(col_set, str) and col_set == RAW):
         return frame
@@ -44,7 +47,8 @@ def select_columns(frame: pd.DataFrame, col_set: Any) -> pd.DataFrame:
     for name in [col_set] if isinstance(col_set, str) else col_set if isinstance(col_set, list) else []:
         if isinstance(name, str) and name not in known:
             raise DataError(f"There are no columns {name!r}.{nearest(name, known)} There are: {', '.join(known)}.")
-    chosen: pd.DataFrame = frame.loc(axis=1)[col_set]
+    columns: Any = col_set  # a tuple is one column
+    chosen: pd.DataFrame = frame.loc(axis=1)[columns]
     return chosen
 
 

@@ -321,7 +321,7 @@ class TSDatasetH(DatasetH):
             raise DataError(self._no_rows(slc, kwargs))
         return samples
 
-    def _index_of(self, data: Any) -> pd.Index:
+    def _index_of(self, data: object) -> pd.Index:
         return data.get_index() if isinstance(data, TSDataSampler) else super()._index_of(data)
 
     def _selected(self, data: Any, kept: NDArray[np.bool_]) -> Any:

@@ -50,7 +50,7 @@ class DataParts:
     """Why processors are not known, one clause for each handler that was not built."""
     processors: list[Named] = field(default_factory=list)
     inst_processors: list[Any] = field(default_factory=list)
-    universes: list[Any] = field(default_factory=list)
+    universes: list[object] = field(default_factory=list)
     """Universes, with their filters."""
 
 
@@ -101,13 +101,13 @@ def own_classes(described: Any, *, deep: bool = True) -> list[str]:
     return [*found, *(name for value in inner for name in own_classes(_contained(value)))]
 
 
-def _contained(value: Any) -> Any:
+def _contained(value: object) -> object:
     """Return a value if it can contain descriptions, or is the path of a class."""
     path = isinstance(value, str) and _CLASS_PATH.fullmatch(value)
     return value if path or isinstance(value, (Mapping, list, tuple)) else None
 
 
-def kind_of(one: Any) -> type:
+def kind_of(one: object) -> type:
     """Return the class of an object; of an adapted processor the user's class."""
     return type(one.processor) if isinstance(one, Adapted) else type(one)
 
@@ -163,7 +163,7 @@ def _steps(handler: DataHandler, stage: str) -> Iterator[Any]:
         yield from handler.steps(stage)
 
 
-def _add_loader(parts: DataParts, loader: Any, instruments: Any, depth: int) -> None:
+def _add_loader(parts: DataParts, loader: Any, instruments: object, depth: int) -> None:
     kind = type(loader)
     if not isinstance(loader, DataLoader) or overridden(kind, vars(loader)):
         parts.unread.append(f"features are loaded by {kind.__name__}, a class of your own")
@@ -195,7 +195,7 @@ def _add_loader(parts: DataParts, loader: Any, instruments: Any, depth: int) -> 
         parts.unread.append(f"features are loaded by {kind.__name__}")
 
 
-def _universes(loader: DLWParser, instruments: Any) -> list[Any]:
+def _universes(loader: DLWParser, instruments: object) -> list[object]:
     try:
         return loader.universes(instruments)
     except RollforgeError:  # reported when the data are loaded

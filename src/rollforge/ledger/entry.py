@@ -155,7 +155,7 @@ class _Value:
     __slots__ = ()
     noun: ClassVar[str]
 
-    def to_document(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, object]:
         """Return the value as plain JSON."""
         return {f.name: _to_json(getattr(self, f.name)) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
 
@@ -394,7 +394,7 @@ def correction_body(
     signals: Iterable[Signal], why: str, *, day: DayResult | None = None, events: Iterable[Event] = ()
 ) -> Document:
     """Return the body of a ``correction`` entry. `day` replaces what was recorded of the day, such as its data."""
-    body: dict[str, Any] = {"signals": [s.to_document() for s in signals], "why": why}
+    body: dict[str, object] = {"signals": [s.to_document() for s in signals], "why": why}
     if day is not None:
         body["day"] = day.to_document()
     return {**body, "events": [e.to_document() for e in events]}
@@ -502,7 +502,7 @@ def _plain(value: object, where: str, depth: int) -> object:
     raise ConfigError(f"{shown(value)} is not a value that JSON can represent.", path=where)
 
 
-def _to_json(value: Any) -> Any:
+def _to_json(value: object) -> object:
     """Return the value of a field as JSON; NaN and infinity, which JSON lacks, become strings."""
     if isinstance(value, StrEnum):
         return value.value
@@ -513,14 +513,14 @@ def _to_json(value: Any) -> Any:
     return [_to_json(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-def _items(body: Document, name: str) -> list[tuple[str, Any]]:
+def _items(body: Document, name: str) -> list[tuple[str, object]]:
     values = body.get(name, ())
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise ConfigError(f"expected a list, found {shown(values)}.", path=name)
     return [(f"{name}[{i}]", value) for i, value in enumerate(values)]
 
 
-def _checked(value: Any, kind: str, path: str) -> Any:
+def _checked(value: object, kind: str, path: str) -> Any:
     """Return the value of a field with its type, which `kind` names as in the source.
 
     Raises
@@ -533,43 +533,45 @@ def _checked(value: Any, kind: str, path: str) -> Any:
     raise ConfigError(f"must be {_TYPES[kind][1]}, found {shown(value)}.", path=path)
 
 
-def _day(value: Any) -> str:
+def _day(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
     if dt.date.fromisoformat(value).isoformat() != value:  # newer versions of Python read other notations too
         raise ValueError
     return str(value)
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def _texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(text, str) for text in value):
         raise TypeError
     return tuple(value)
 
 
-def _count(value: Any) -> int:
+def _count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise TypeError
     return value
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError
     return float(value)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError
     return value
 
 
-def _mapping(value: Any) -> Document:
+def _mapping(value: object) -> Document:
     if not isinstance(value, Mapping):
         raise TypeError
     return value
 
 
-_TYPES: dict[str, tuple[Callable[[Any], Any], str]] = {
+_TYPES: dict[str, tuple[Callable[[Any], object], str]] = {
     "Day": (_day, "a day such as '2024-05-31'"),
     "Document": (_mapping, "a mapping"),
     "float": (_number, "a number"),

@@ -193,9 +193,9 @@ class PortAnaRecord(ACRecordTemp):
             **options,
         )
 
-    def _generate(self, *args: object, **kwargs: object) -> dict[str, Any]:
+    def _generate(self, *args: object, **kwargs: object) -> dict[str, object]:
         result = self._backtest(self.load("pred.pkl"))
-        made: dict[str, Any] = {
+        made: dict[str, object] = {
             f"report_normal_{FREQ}.pkl": result.report,
             f"positions_normal_{FREQ}.pkl": result.positions,
             f"indicators_normal_{FREQ}.pkl": result.indicators,
@@ -284,7 +284,7 @@ class MultiPassPortAnaRecord(PortAnaRecord):
             self.strategy_config = {**self.strategy_config, "kwargs": {**given, "signal": "<PRED>"}}
         self.pass_num, self.shuffle_init_score, self.seed = pass_num, shuffle_init_score, seed
 
-    def _generate(self, *args: object, **kwargs: object) -> dict[str, Any]:
+    def _generate(self, *args: object, **kwargs: object) -> dict[str, object]:
         prediction, random = self.load("pred.pkl"), np.random.default_rng(self.seed)
         passes = []
         for _ in range(self.pass_num):

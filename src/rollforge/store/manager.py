@@ -215,7 +215,7 @@ class TaskManager:
         dry_run: bool = False,
         print_nt: bool = False,
         *,
-        depends_on: Mapping[str, Any] | Sequence[str] = (),
+        depends_on: Mapping[str, object] | Sequence[str] = (),
         priority: int = 0,
         max_attempts: int = 3,
         model_names: Sequence[str] = (),
@@ -286,7 +286,7 @@ class TaskManager:
             for task_id, definition in new.items():
                 print(f"new task {task_id}: {dict(definition)}")  # noqa: T201 - what `print_nt` asks for
 
-    def replace_task(self, task: Mapping[str, Any], new_task: Mapping[str, Any]) -> str:
+    def replace_task(self, task: Mapping[str, object], new_task: Mapping[str, Any]) -> str:
         """Replace `task` by `new_task` (``{"def": …}``) and return the new id."""
         made = self.store.replace(self.pool, str(task["_id"]), new_task["def"])
         trust.mark_as_own([made])
@@ -325,7 +325,7 @@ class TaskManager:
                     return
                 yield task
 
-    def commit_task_res(self, task: Mapping[str, Any], res: Any, status: Status | str | None = None) -> None:
+    def commit_task_res(self, task: Mapping[str, Any], res: object, status: Status | str | None = None) -> None:
         """Store the result of a fetched task, which becomes ``done`` or `status`.
 
         Raises
@@ -373,7 +373,7 @@ class TaskManager:
             raise ConfigError(f"{status!r} is not a status. Valid values: {', '.join(Status)}.") from None
         return self.store.set_status(self.pool, query, wanted)
 
-    def prioritize(self, task: Mapping[str, Any], priority: int) -> None:
+    def prioritize(self, task: Mapping[str, object], priority: int) -> None:
         """Change the priority of a task; higher comes first."""
         self.store.prioritize(self.pool, {"_id": str(task["_id"])}, priority)
 
