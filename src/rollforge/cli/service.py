@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rollforge.cli.exit_codes import Exit
 from rollforge.errors import ConfigError, RollforgeError
