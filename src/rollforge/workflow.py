@@ -122,6 +122,12 @@ class _Policy(_Section):
     lost: Literal["retire", "keep"] = "retire"
 
 
+class _Signals(_Section):
+    """How the signals of a service are published."""
+
+    table: bool = Field(default=False, strict=True)
+
+
 class _Object(_Section):
     class_: str = Field(alias="class")
     module_path: str | None = None
@@ -174,6 +180,7 @@ class _Document(BaseModel):
     generate: Any = None
     ensemble: _Object | _Ensembles | str | None = None
     policy: _Policy | None = None
+    signals: _Signals | None = None
     BASE_CONFIG_PATH: str | None = None
 
 
@@ -227,6 +234,8 @@ class Workflow:
     """What combines the predictions, see :func:`~rollforge.collect.combine.build_ensembles`; None for the default."""
     policy: Document | None = None
     """When the model of a new window replaces the champion of a service, see :class:`~rollforge.online.policy.Policy`."""
+    signal_table: bool = False
+    """Whether the ledger of a service also keeps the rows of its signals."""
 
     @property
     def templates(self) -> tuple[Template, ...]:
@@ -298,6 +307,7 @@ _ALLOWED_AT = {
     "rollforge": list(_Rollforge.model_fields),
     "rolling": list(_Rolling.model_fields),
     "policy": list(_Policy.model_fields),
+    "signals": list(_Signals.model_fields),
     "task": list(_Task.model_fields),
 }
 _OBJECT_KEYS = ["class", "module_path", "kwargs"]
@@ -581,6 +591,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
         generate=_generate(document),
         ensemble=document.get("ensemble"),
         policy=None if parsed.policy is None else parsed.policy.model_dump(),
+        signal_table=parsed.signals is not None and parsed.signals.table,
     )
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import yaml
 
 from rollforge.cli.exit_codes import Exit
 from rollforge.errors import LeakageError, ServiceBusy
-from rollforge.ledger.base import open_ledger
+from rollforge.ledger.base import SupportsScores, open_ledger
 from rollforge.ledger.state import ServiceState
 from rollforge.testing.postgres import PostgresServer
 from rollforge.track.base import get_experiment, open_tracker
@@ -82,6 +85,34 @@ def test_from_a_workflow_file_to_rows_and_signal_files(uri: str, workflow: Path,
     assert sorted(found["signals"]) == ["A", "B", "C", "D"]
     assert serve(uri, "status", "--json")["last_published"] == DAYS[FIRST + 6]
     assert "none changed" in serve(uri, "check")
+
+
+def test_signals_in_a_table(uri: str, workflow: Path, market: Market) -> None:
+    """The view shows the values of the files, of each version, and joins with the others."""
+    workflow.write_text(workflow.read_text() + "\nsignals: {table: true}\n")
+    market.show(BEGIN)
+    serve(uri, "init", workflow)
+    serve(uri, "run")
+    before = serve(uri, "signals", BEGIN, "--json")["signals"]
+    market.close.loc[BEGIN, "A"] *= 1.5
+    market.show(BEGIN)
+    serve(uri, "correct")
+    after = serve(uri, "signals", BEGIN, "--json")["signals"]
+    text = (
+        "SELECT s.version, c.instrument, c.score FROM {0}signal AS s JOIN {0}score AS c ON c.service = s.service AND "
+        "c.day = s.day AND c.version = s.version AND c.entry = s.entry WHERE s.day = '" + BEGIN + "' ORDER BY 1, 2"
+    )
+    if uri.startswith("sqlite"):
+        with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as raw:
+            rows = raw.execute(text.format("")).fetchall()
+    else:
+        address, _, schema = uri.partition("?schema=")
+        with psycopg.connect(address) as server:
+            rows = server.execute(text.format(f"{schema}.").encode()).fetchall()
+    assert rows == [(1, *item) for item in sorted(before.items())] + [(2, *item) for item in sorted(after.items())]
+    ledger = open_ledger(uri)
+    assert isinstance(ledger, SupportsScores)
+    assert dict(ledger.scores("served", BEGIN, 2)) == after
 
 
 def test_exit_codes(tmp_path: Path, workflow: Path, market: Market) -> None:

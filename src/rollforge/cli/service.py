@@ -72,7 +72,7 @@ def service_of(name: str, workflow: Workflow, begin: str, ledger_uri: str, folde
     strategy = RollingStrategy(workflow.experiment_name, templates, windows)
     return Service(
         name, [strategy], TrainerR(workflow.experiment_name), begin, ledger_uri=ledger_uri, folder=folder,
-        workflow=definition_of(workflow, begin, folder), policy=read_policy(workflow.policy),
+        workflow=definition_of(workflow, begin, folder), policy=read_policy(workflow.policy), signal_table=workflow.signal_table,
     )  # fmt: skip
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from rollforge.drivers import LEDGERS
 from rollforge.errors import ConfigError, LeaseLost, LedgerConflict, ServiceBusy, shown
@@ -13,7 +13,7 @@ from rollforge.ledger.entry import Entry, EntryKind, body_text, kind_of, read_bo
 from rollforge.store.addresses import class_for
 from rollforge.store.base import Clock, storable_text
 
-__all__ = ["Ledger", "ServiceLease", "open_ledger"]
+__all__ = ["Ledger", "Score", "ServiceLease", "SupportsScores", "open_ledger"]
 
 _LONGEST_NAME = 100
 _LONGEST_LEASE = 86_400.0
@@ -138,6 +138,39 @@ class Ledger(Protocol):
 
     def close(self) -> None:
         """Close connections; a later call opens them again."""
+
+
+class Score(NamedTuple):
+    """One row of a version of a day's signals."""
+
+    day: str
+    version: int
+    instrument: str
+    score: float | None
+    """None if it is no finite number."""
+
+
+@runtime_checkable
+class SupportsScores(Ledger, Protocol):
+    """A ledger that can also keep the rows of signals, for programs that join them with other tables.
+
+    They are stored with their entry: scores can be read if and only if their entry exists.
+    """
+
+    def append(
+        self,
+        lease: ServiceLease,
+        number: int,
+        kind: str,
+        body: Mapping[str, object],
+        *,
+        by: str = "",
+        scores: Sequence[Score] = (),
+    ) -> Entry:
+        """Append an entry as :meth:`Ledger.append`, with rows of its signals."""
+
+    def scores(self, service: str, day: str, version: int) -> list[tuple[str, float | None]]:
+        """Return the scores of a version of a day's signals by instrument, sorted; empty if none were stored."""
 
 
 # URI -> the ledger that this process has open

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rollforge.ledger.base import (
+    Score,
     ServiceLease,
     busy,
     checked_entry,
@@ -32,6 +33,7 @@ class _Service:
     seconds: float = 0.0
     entries: list[tuple[Entry, str]] = field(default_factory=list)
     """Entries with their bodies as JSON."""
+    scores: list[Score] = field(default_factory=list)
 
 
 class MemoryLedger:
@@ -100,7 +102,16 @@ class MemoryLedger:
                 return None
             return ServiceLease(service, kept.holder, kept.token, kept.until)
 
-    def append(self, lease: ServiceLease, number: int, kind: str, body: Mapping[str, object], *, by: str = "") -> Entry:
+    def append(
+        self,
+        lease: ServiceLease,
+        number: int,
+        kind: str,
+        body: Mapping[str, object],
+        *,
+        by: str = "",
+        scores: Sequence[Score] = (),
+    ) -> Entry:
         new = checked_entry(lease, number, kind, body, by)
         with self._lock:
             entries = self._services.setdefault(new.service, _Service()).entries
@@ -116,12 +127,18 @@ class MemoryLedger:
             made_at = max(self._clock(), entries[-1][0].made_at if entries else 0.0)
             entry = Entry(new.service, number, kind_of(new.kind), {}, new.token, made_at, new.by)
             entries.append((entry, new.text))
+            self._services[new.service].scores.extend(scores)
             return _read(entry, new.text)
 
     def entries(self, service: str, *, after: int = 0, kinds: Collection[str] = ()) -> list[Entry]:
         with self._lock:
             kept = list(self._services[service].entries) if service in self._services else []
         return [_read(e, text) for e, text in kept if e.number > after and (not kinds or e.kind in kinds)]
+
+    def scores(self, service: str, day: str, version: int) -> list[tuple[str, float | None]]:
+        with self._lock:
+            kept = list(self._services[service].scores) if service in self._services else []
+        return sorted((s.instrument, s.score) for s in kept if (s.day, s.version) == (day, version))
 
     def services(self) -> list[str]:
         with self._lock:

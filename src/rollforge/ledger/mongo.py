@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from pymongo import ReturnDocument, collection, errors as mongo
 
@@ -17,6 +17,7 @@ from rollforge.confidential import mask_secrets
 from rollforge.errors import StoreUnavailable
 from rollforge.ledger.base import (
     NewEntry,
+    Score,
     ServiceLease,
     busy,
     checked_entry,
@@ -67,6 +68,10 @@ class MongoLedger(MongoConnection):
     def _services(self) -> collection.Collection[Document]:
         return self._database[LEDGER_COLLECTIONS[1]]
 
+    @property
+    def _scores(self) -> collection.Collection[Document]:
+        return self._database[LEDGER_COLLECTIONS[2]]
+
     @translate_errors
     def _check_schema(self) -> None:
         if not self._read_only:
@@ -78,6 +83,7 @@ class MongoLedger(MongoConnection):
         refuse_newer(mask_secrets(self.uri), int(found["version"]), SCHEMA_VERSION, self._noun)
         if not self._read_only:
             self._entries.create_index([("service", 1), ("number", 1)], unique=True)
+            self._scores.create_index([("service", 1), ("day", 1), ("version", 1)])
 
     # -- leases --------------------------------------------------------------------------------------------------------
 
@@ -126,8 +132,18 @@ class MongoLedger(MongoConnection):
     # -- entries -------------------------------------------------------------------------------------------------------
 
     @translate_errors
-    def append(self, lease: ServiceLease, number: int, kind: str, body: Mapping[str, object], *, by: str = "") -> Entry:
+    def append(
+        self,
+        lease: ServiceLease,
+        number: int,
+        kind: str,
+        body: Mapping[str, object],
+        *,
+        by: str = "",
+        scores: Sequence[Score] = (),
+    ) -> Entry:
         new = checked_entry(lease, number, kind, body, by)
+        self._insert(new, scores)
         while True:
             state = self._complete(new.service)
             now = self._now()
@@ -150,6 +166,24 @@ class MongoLedger(MongoConnection):
                 raise lost(lease)
             if state["last"] != new.number - 1:
                 raise conflict(new, int(state["last"]))
+
+    def _insert(self, new: NewEntry, scores: Sequence[Score]) -> None:
+        """Insert scores before their entry. Those of a call that is refused belong to no entry, and are not read."""
+        signals: dict[tuple[str, int], list[list[object]]] = {}
+        for score in scores:
+            signals.setdefault((score.day, score.version), []).append([score.instrument, score.score])
+        for (day, version), rows in signals.items():
+            of = {"service": new.service, "day": day, "version": version, "entry": new.number, "token": new.token}
+            self._scores.update_one(of, {"$set": {"rows": rows}}, upsert=True)
+
+    @translate_errors
+    def scores(self, service: str, day: str, version: int) -> list[tuple[str, float | None]]:
+        some = {"service": service, "day": day, "version": version}
+        stored = {(int(row["entry"]), int(row["token"])): row["rows"] for row in self._scores.find(some)}
+        for entry in self.entries(service, after=min(stored, default=(1, 0))[0] - 1) if stored else ():
+            if (entry.number, entry.token) in stored:
+                return sorted((str(code), score) for code, score in stored[entry.number, entry.token])
+        return []
 
     def _complete(self, service: str) -> Document:
         """Copy the last entry of a service to the collection of entries if it is not there; return its document before."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from rollforge.ledger.sql import SQLLedger
-from rollforge.ledger.sql_views import views
+from rollforge.ledger.sql_views import SCORES, views
 from rollforge.store.postgres_database import PostgresDatabase, names_in
 from rollforge.store.sql_statements import Transaction
 
@@ -34,7 +34,7 @@ CREATE TABLE ledger_entries (
     author  TEXT NOT NULL,
     PRIMARY KEY (service, number)
 )"""
-_MIGRATIONS = (_TABLES, ";\n".join(views(sqlite=False)))  # version 1 had fewer views
+_MIGRATIONS = (_TABLES, "", ";\n".join([SCORES, *views(sqlite=False)]))  # version 2 had more views than version 1
 _UNCHANGING = (
     "CREATE OR REPLACE FUNCTION $schema.ledger_refuse() RETURNS trigger LANGUAGE plpgsql AS "
     "$$BEGIN RAISE EXCEPTION 'entries of a ledger are never changed or deleted'; END$$",

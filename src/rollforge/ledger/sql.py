@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from rollforge.ledger.base import (
     NewEntry,
+    Score,
     ServiceLease,
     busy,
     checked_entry,
@@ -28,11 +29,12 @@ T = TypeVar("T")
 _LASTS = "(until > :now AND until <= :now + 2 * seconds)"
 """As :func:`~rollforge.ledger.base.lasts`."""
 _HELD = f"service = :service AND token = :token AND {_LASTS}"
+_SCORES_AT_ONCE = 200
 _COLUMNS = "service, number, kind, body, token, made_at, author"
 
 
 class SQLLedger(abc.ABC):
-    """A ledger in two tables: ``ledger_services`` with the leases, and ``ledger_entries``."""
+    """A ledger in three tables: ``ledger_services`` with the leases, ``ledger_entries``, and ``ledger_scores``."""
 
     @abc.abstractmethod
     def _read(self, work: Callable[[Transaction], T]) -> T:
@@ -91,21 +93,37 @@ class SQLLedger(abc.ABC):
 
     # -- entries -------------------------------------------------------------------------------------------------------
 
-    def append(self, lease: ServiceLease, number: int, kind: str, body: Mapping[str, object], *, by: str = "") -> Entry:
+    def append(
+        self,
+        lease: ServiceLease,
+        number: int,
+        kind: str,
+        body: Mapping[str, object],
+        *,
+        by: str = "",
+        scores: Sequence[Score] = (),
+    ) -> Entry:
         new = checked_entry(lease, number, kind, body, by)
-        return self._write(lambda tx: _append(tx, lease, new))
+        return self._write(lambda tx: _append(tx, lease, new, scores))
 
     def entries(self, service: str, *, after: int = 0, kinds: Collection[str] = ()) -> list[Entry]:
         text = f"SELECT {_COLUMNS} FROM ledger_entries WHERE service = :service AND number > :after ORDER BY number"
         rows = self._read(lambda tx: tx.rows(text, service=service, after=after))
         return [_entry(row) for row in rows if not kinds or row[2] in kinds]
 
+    def scores(self, service: str, day: str, version: int) -> list[tuple[str, float | None]]:
+        text = (
+            "SELECT instrument, score FROM ledger_scores WHERE service = :service AND day = :day AND version = :version"
+        )
+        rows = self._read(lambda tx: tx.rows(text, service=service, day=day, version=version))
+        return sorted((str(instrument), score) for instrument, score in rows)
+
     def services(self) -> list[str]:
         rows = self._read(lambda tx: tx.rows("SELECT service FROM ledger_services WHERE last > 0"))
         return sorted(str(name) for (name,) in rows)
 
 
-def _append(tx: Transaction, lease: ServiceLease, new: NewEntry) -> Entry:
+def _append(tx: Transaction, lease: ServiceLease, new: NewEntry, scores: Sequence[Score]) -> Entry:
     # This statement locks the row, so that what follows sees what another append of the service has committed.
     made = tx.rows(
         "UPDATE ledger_services SET last = last + 1, made_at = CASE WHEN made_at > :now THEN made_at ELSE :now END "
@@ -118,6 +136,8 @@ def _append(tx: Transaction, lease: ServiceLease, new: NewEntry) -> Entry:
             "made_at": float(made[0][0]), "author": new.by,
         }  # fmt: skip
         tx.run(f"INSERT INTO ledger_entries ({_COLUMNS}) VALUES (:{_COLUMNS.replace(', ', ', :')})", **values)
+        for start in range(0, len(scores), _SCORES_AT_ONCE):
+            _insert(tx, new, scores[start : start + _SCORES_AT_ONCE])
         return _entry(list(values.values()))
     found = tx.rows(
         f"SELECT {_COLUMNS} FROM ledger_entries WHERE service = :service AND number = :number",
@@ -129,6 +149,14 @@ def _append(tx: Transaction, lease: ServiceLease, new: NewEntry) -> Entry:
         raise lost(lease)
     last = tx.rows("SELECT last FROM ledger_services WHERE service = :service", service=new.service)
     raise conflict(new, int(last[0][0]))
+
+
+def _insert(tx: Transaction, new: NewEntry, scores: Sequence[Score]) -> None:
+    """Insert rows by one statement, as each is a round trip to a server."""
+    rows = ", ".join(f"(:service, :entry, :day{i}, :version{i}, :instrument{i}, :score{i})" for i in range(len(scores)))
+    values = {f"{name}{i}": value for i, score in enumerate(scores) for name, value in score._asdict().items()}
+    columns = "service, entry, day, version, instrument, score"
+    tx.run(f"INSERT INTO ledger_scores ({columns}) VALUES {rows}", service=new.service, entry=new.number, **values)
 
 
 def _entry(row: Sequence[Any]) -> Entry:

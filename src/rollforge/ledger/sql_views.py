@@ -1,5 +1,5 @@
 """Views of the entries of a ledger that a person can read with SQL: ``service``, ``release``, ``day``, ``signal``, ``event``,
-``check_result``, ``shadow`` and ``comparison``.
+``check_result``, ``shadow``, ``comparison`` and ``score``.
 
 They show the same as :class:`~rollforge.ledger.state.ServiceState`. Times are UTC.
 """
@@ -8,9 +8,19 @@ from __future__ import annotations
 
 from rollforge.ledger.entry import EntryKind
 
-__all__ = ["VIEWS", "views"]
+__all__ = ["SCORES", "VIEWS", "views"]
 
-VIEWS = ("service", "release", "day", "signal", "event", "check_result", "shadow", "comparison")
+VIEWS = ("service", "release", "day", "signal", "event", "check_result", "shadow", "comparison", "score")
+SCORES = """CREATE TABLE IF NOT EXISTS ledger_scores (
+    service    TEXT NOT NULL,
+    entry      BIGINT NOT NULL,
+    day        TEXT NOT NULL,
+    version    INTEGER NOT NULL,
+    instrument TEXT NOT NULL,
+    score      DOUBLE PRECISION,
+    PRIMARY KEY (service, day, version, instrument)
+)"""
+"""The table of scores, which are stored in the transaction of their entry."""
 _KNOWN = f"kind IN ({', '.join(repr(kind.value) for kind in EntryKind)})"
 _RELEASE = ("task", "experiment_name", "recorder", "role", "from_day", "by", "reason", "strategy", "template")
 _DAY = ("state", "data", "error", "fallback")
@@ -64,6 +74,8 @@ def views(sqlite: bool) -> list[str]:
         f"CREATE VIEW check_result AS SELECT e.service, e.number AS entry, {place} AS place, {named(_CHECK, value)}, "
         f"{number(value, 'value', 'DOUBLE PRECISION')} AS value, {number(value, 'limit', 'DOUBLE PRECISION')} AS "
         f'"limit", {json(value, "data")} AS data, {when} AS made_at {each("checks")}',
+        "CREATE VIEW score AS SELECT s.service, s.entry, s.day, s.version, s.instrument, s.score FROM ledger_scores AS s "
+        "JOIN ledger_entries AS e ON e.service = s.service AND e.number = s.entry",
         f"CREATE VIEW shadow AS SELECT e.service, e.number AS entry, {named(_SHADOW, value)}, "
         f"{number(value, 'rows', 'INTEGER')} AS rows, {json(value, 'recorders')} AS recorders, {when} AS made_at "
         f"{each('shadows')}",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from rollforge.ledger.sql import SQLLedger
-from rollforge.ledger.sql_views import views
+from rollforge.ledger.sql_views import SCORES, views
 from rollforge.store.sql_statements import Transaction
 from rollforge.store.sqlite_database import LEDGER_TABLES, Connected, SQLiteDatabase
 
@@ -41,7 +41,8 @@ CREATE TABLE ledger_entries (
 )"""
 _MIGRATIONS = (
     ";\n".join([_TABLES, _UNCHANGING.format("UPDATE"), _UNCHANGING.format("DELETE")]),
-    ";\n".join(views(sqlite=True)),  # version 1 had fewer views
+    "",  # version 2 had more views than version 1
+    ";\n".join([SCORES, *views(sqlite=True)]),
 )
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pandas as pd
 
+from rollforge.confidential import mask_secrets
 from rollforge.dates import DayLike, day_after, read_timestamp
 from rollforge.drivers import LEDGERS
 from rollforge.errors import ConfigError, LeaseLost, ServiceBusy, StoreUnavailable
-from rollforge.ledger.base import Ledger, ServiceLease, open_ledger
-from rollforge.ledger.entry import Entry, EntryKind, Release, Role, author, release_body
+from rollforge.ledger.base import Ledger, Score, ServiceLease, SupportsScores, open_ledger
+from rollforge.ledger.entry import Entry, EntryKind, Release, Role, Signal, author, release_body
 from rollforge.ledger.state import ServiceState
 from rollforge.machine import process_is_gone, process_name
 from rollforge.online import signal_files
@@ -69,6 +71,8 @@ class Service:
         Text or definition of the workflow, recorded in the ledger.
     policy : Policy, optional
         When the model of a new window replaces the champion; by default at once.
+    signal_table : bool
+        Whether the ledger also keeps the rows of the signals, for programs that read SQL.
     """
 
     name: str
@@ -80,6 +84,7 @@ class Service:
     folder: Path | None = None
     workflow: object = None
     policy: Policy | None = None
+    signal_table: bool = False
     days: Collection[str] | None = field(default=None, init=False)
     """Days to which results are restricted while they are collected; None: all."""
     _state: ServiceState | None = field(default=None, init=False, repr=False)
@@ -321,15 +326,35 @@ class Hold:
         LeaseLost
             If another process has taken over.
         """
+        number, by = self.state.last + 1, author()
         for attempt in range(_ATTEMPTS):
             try:
-                entry = self.ledger.append(self.lease, self.state.last + 1, kind, body, by=author())
+                if self.service.signal_table:
+                    entry = self._scored().append(self.lease, number, kind, body, by=by, scores=self._scores(body))
+                else:
+                    entry = self.ledger.append(self.lease, number, kind, body, by=by)
                 break
             except StoreUnavailable:  # the answer may have been lost: the same call returns the entry that is there
                 if attempt == _ATTEMPTS - 1:
                     raise
         self.state = self.pending = self.state.after(entry)
         return entry
+
+    def _scored(self) -> SupportsScores:
+        if not isinstance(self.ledger, SupportsScores):
+            raise ConfigError(
+                f"The ledger {mask_secrets(self.ledger.uri)} cannot store the rows of signals. Remove 'table' from the "
+                "section signals of the workflow."
+            )
+        return self.ledger
+
+    def _scores(self, body: Mapping[str, object]) -> list[Score]:
+        """Return the rows of the signals of an entry, from their files."""
+        found = []
+        for signal in (Signal.of_document(one) for one in cast(list[object], body.get("signals", []))):
+            for code, score in signal_files.scores(self.service.place, signal):
+                found.append(Score(signal.day, signal.version, code, score if math.isfinite(score) else None))
+        return found
 
     @contextlib.contextmanager
     def renewed(self) -> Iterator[None]:

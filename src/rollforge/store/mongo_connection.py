@@ -23,7 +23,7 @@ __all__ = ["LEDGER_COLLECTIONS", "MongoConnection", "translate_errors"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-LEDGER_COLLECTIONS = ("rollforge_ledger", "rollforge_ledger_services")
+LEDGER_COLLECTIONS = ("rollforge_ledger", "rollforge_ledger_services", "rollforge_ledger_scores")
 """The collections of a ledger, which may be in the database of a task store."""
 _SECONDS = 10.0
 

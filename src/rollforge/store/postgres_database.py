@@ -50,7 +50,9 @@ _DSN_SCHEMA = re.compile(r"\bschema\s*=\s*'?(\w+)'?\s*")
 
 def names_in(migrations: Iterable[str], version_table: str) -> str:
     """Return the names of tables, sequences and views that scripts create, as alternatives of a regular expression."""
-    return "|".join([version_table, *re.findall(r"CREATE (?:TABLE|SEQUENCE|VIEW) (\w+)", ";".join(migrations))])
+    return "|".join(
+        [version_table, *re.findall(r"CREATE (?:TABLE|SEQUENCE|VIEW) (?:IF NOT EXISTS )?(\w+)", ";".join(migrations))]
+    )
 
 
 @lru_cache

@@ -30,7 +30,7 @@ __all__ = ["LEDGER_TABLES", "Connected", "SQLiteDatabase", "parse_uri"]
 
 T = TypeVar("T")
 
-LEDGER_TABLES = ("ledger_version", "ledger_clock", "ledger_services", "ledger_entries")
+LEDGER_TABLES = ("ledger_version", "ledger_clock", "ledger_services", "ledger_entries", "ledger_scores")
 """The tables of a ledger, which may be in the file of a task store."""
 _BUSY_SECONDS = 60.0
 _LEVELS = ("FULL", "NORMAL", "OFF", "EXTRA")

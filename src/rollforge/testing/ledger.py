@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rollforge.errors import ConfigError, LeaseLost, LedgerConflict, ServiceBusy, StoreUnavailable
-from rollforge.ledger.base import Ledger, ServiceLease
+from rollforge.ledger.base import Ledger, Score, ServiceLease, SupportsScores
 from rollforge.ledger.entry import (
     LARGEST_BODY,
     DayResult,
@@ -113,6 +113,26 @@ class LedgerSuite:
         ledger.close()
         assert len(reader.entries(SERVICE)) == 2
         reader.close()
+
+    def test_scores_belong_to_their_entry(self, ledger: Ledger, clock: ManualClock) -> None:
+        """They are stored with it, once, and not at all if it is refused. A ledger need not keep scores."""
+        if not isinstance(ledger, SupportsScores):
+            pytest.skip("the ledger keeps no scores")
+        lease = self.acquire(ledger)
+        first = [Score("2024-05-31", 1, code, float(i)) for i, code in enumerate(["B", "A", "ä b"])]
+        many = [Score("2024-06-03", 1, f"C{i:04}", i / 7) for i in range(450)] + [Score("2024-06-03", 1, "none", None)]
+        for _ in range(2):
+            ledger.append(lease, 1, "day", a_day("2024-05-31"), scores=first)
+        assert ledger.scores(SERVICE, "2024-05-31", 1) == [("A", 1.0), ("B", 0.0), ("ä b", 2.0)]
+        with pytest.raises(LedgerConflict):
+            ledger.append(lease, 3, "day", a_day("2024-06-03"), scores=many[:2])
+        clock.now += 100
+        with pytest.raises(LeaseLost):
+            ledger.append(lease, 2, "day", a_day("2024-06-03"), scores=many[:2])
+        assert ledger.scores(SERVICE, "2024-06-03", 1) == []
+        ledger.append(self.acquire(ledger), 2, "day", a_day("2024-06-03"), scores=many)
+        assert ledger.scores(SERVICE, "2024-06-03", 1) == [(s.instrument, s.score) for s in many]
+        assert ledger.scores(SERVICE, "2024-06-03", 2) == ledger.scores("other", "2024-06-03", 1) == []
 
     def test_services_with_entries_are_listed(self, ledger: Ledger) -> None:
         """A service that only has a lease is not; the entries of services are independent."""
