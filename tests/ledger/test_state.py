@@ -16,6 +16,7 @@ from rollforge.errors import ConfigError
 from rollforge.ledger.base import Ledger
 from rollforge.ledger.entry import (
     CheckResult,
+    Comparison,
     DayResult,
     DayState,
     Entry,
@@ -25,7 +26,9 @@ from rollforge.ledger.entry import (
     Outcome,
     Release,
     Role,
+    Shadow,
     Signal,
+    Verdict,
     correction_body,
     day_body,
     event_body,
@@ -214,6 +217,8 @@ DECISIONS = st.one_of(
             DayResult(day, state, f"f{n}", n / 4, "é\x00'"[:n], fallback="old model"[:n]), releases=releases,
             signals=[signal(day, n)] if n else [], events=[Event(Level.INFO, "x", {"n": n})] * n,
             checks=[CheckResult("stale", day, n / 8, Outcome.WARN, n / 4 if n > 1 else None, "é'", {"n": n})] * n,
+            shadows=[Shadow(day, ("a", "é'"), f"shadow/{day}.parquet", "ab", n)] * n,
+            comparisons=[Comparison("a", "b", "ic", n, n / 8, -n / 4, Verdict.LOST)] * n,
         )),
         st.sampled_from(DAYS), st.sampled_from(list(DayState)), RELEASES, st.integers(0, 3),
     ),
@@ -262,6 +267,18 @@ def check_views(ledger: Ledger, query: Any, decisions: list[Any], schema: str = 
     assert [(*row[:-1], json.loads(row[-1])) for row in rows] == [
         (e.number, c.name, c.day, c.value, c.outcome.value, c.limit, c.text, c.data) for e, c in state.checks
     ]
+    rows = query(f"SELECT entry, day, file, sha256, rows, recorders FROM {schema}shadow {where} ORDER BY entry")
+    assert {(*row[:-1], *json.loads(row[-1])) for row in rows} == {
+        (e.number, s.day, s.file, s.sha256, s.rows, *s.recorders)
+        for e, c in zip(state.entries, state.contents, strict=True)
+        for s in c.shadows
+    }
+    columns = "entry, day, candidate, champion, metric, days, candidate_mean, champion_mean, verdict"
+    assert query(f"SELECT {columns} FROM {schema}comparison {where} ORDER BY entry, place") == [
+        (e.number, e.body["day"]["day"], c.candidate, c.champion, c.metric, c.days, c.candidate_mean, c.champion_mean,
+         c.verdict.value)
+        for e, c in state.comparisons
+    ]  # fmt: skip
     rows = query(f"SELECT name, workflow FROM {schema}service WHERE name = 'us'")
     assert [json.loads(w) for _, w in rows] == ([state.definition.workflow] if state.definition else [])
     ledger.release(lease)

@@ -16,16 +16,32 @@ from growing import DAYS, Market, live, manager, recorders, start_of, template
 from rollforge.dates import day_after
 from rollforge.errors import ConfigError
 from rollforge.ledger.base import open_ledger
-from rollforge.ledger.entry import DayResult, DayState, Entry, EntryKind, Release, Role, day_body, release_body
+from rollforge.ledger.entry import (
+    Comparison,
+    DayResult,
+    DayState,
+    Entry,
+    EntryKind,
+    Release,
+    Role,
+    Verdict,
+    day_body,
+    release_body,
+)
 from rollforge.ledger.state import ServiceState
-from rollforge.online.releases import after_planned, replaced_by, replaced_in_template
+from rollforge.online.policy import Policy, candidates_of, decided
+from rollforge.online.releases import of_windows, replaced_by, replaced_in_template
 from rollforge.session import current_session
 
-FIRST = [f"2024-01-{day:02}" for day in range(1, 29)]
+FIRST = [f"2024-01-{day:02}" for day in range(1, 15)]
 TEMPLATES = ("a", "b")
 ACTIONS = st.lists(
-    st.tuples(st.sampled_from(["day", "window", "promote", "rollback"]), st.integers(0, 5), st.integers(0, 9)),
-    max_size=25,
+    st.tuples(
+        st.sampled_from(["day", "window", "shadow", "policy", "promote", "rollback"]),
+        st.integers(0, 5),
+        st.integers(0, 9),
+    ),
+    max_size=12,
 )
 
 
@@ -46,11 +62,17 @@ class Decided:
         self.state = self.state.after(Entry("us", self.state.last + 1, kind, body, 1, 0.0))
 
     def decide(self, action: str, number: int, choice: int) -> None:
-        """Publish a day, begin a window on it, promote a former model from a later day on, or return to earlier models."""
+        """Publish a day and begin a window on it, also in shadow; promote a candidate; promote a former model from a later
+        day on, or return to earlier models.
+        """
         today, later = FIRST[self.place], FIRST[min(self.place + 1 + number, len(FIRST) - 1)]
-        if action in ("day", "window"):
+        if action in ("day", "window", "shadow", "policy"):
             self.place = min(self.place + 1, len(FIRST) - 1)
-            releases = [] if action == "day" or FIRST[self.place] == today else self.window(TEMPLATES[choice % 2])
+            releases = []
+            if FIRST[self.place] != today and action in ("window", "shadow"):
+                releases = self.window(TEMPLATES[choice % 2], shadow=action == "shadow")
+            elif FIRST[self.place] != today and action == "policy":
+                releases = self.compare(number, choice)
             self.append(EntryKind.DAY, releases)
         elif later > today:
             known = list({r.recorder: r for _, r in self.state.releases}.values())
@@ -63,11 +85,19 @@ class Decided:
             if releases:
                 self.append(EntryKind.PROMOTION, releases)
 
-    def window(self, template: str) -> list[Release]:
+    def window(self, template: str, *, shadow: bool = False) -> list[Release]:
         day = FIRST[self.place]
-        before = [r for r in self.state.champions(day) if r.template == template]
-        retired = [release(r.recorder, day, template, Role.RETIRED) for r in before]
-        return [*retired, *after_planned(self.state, release(f"w{next(self.names)}", day, template))]
+        former = [r for r in self.state.champions(day) if r.template == template]
+        return of_windows(self.state, [release(f"w{next(self.names)}", day, template)], former, shadow=shadow)
+
+    def compare(self, number: int, choice: int) -> list[Release]:
+        day = FIRST[self.place]
+        pairs = candidates_of(self.state, day)
+        results = [
+            Comparison(c.recorder, h.recorder, "ic", 1, 0.0, 0.0, list(Verdict)[(number + choice * i) % len(Verdict)])
+            for i, (c, h) in enumerate(pairs)
+        ]
+        return decided(self.state, Policy(1), day, pairs, results)
 
 
 def by_rows(state: ServiceState, day: str) -> list[str]:
@@ -78,7 +108,7 @@ def by_rows(state: ServiceState, day: str) -> list[str]:
 
 @given(ACTIONS)
 def test_one_champion_of_each_template_on_any_day(actions: list[tuple[str, int, int]]) -> None:
-    """After any sequence of windows, promotions for later days and rollbacks. The past is never changed."""
+    """After any sequence of windows, candidates, promotions for later days and rollbacks. The past is never changed."""
     served = Decided()
     for action in actions:
         before, published = served.state, FIRST[: served.place + 1]

@@ -11,7 +11,18 @@ import pytest
 
 from growing import DAYS, Market, days_of, equal, live, manager, recorders, start_of, strategy
 from rollforge.errors import ConfigError
-from rollforge.ledger.entry import Comparison, Level, Release, Role, Verdict
+from rollforge.ledger.entry import (
+    Comparison,
+    DayResult,
+    DayState,
+    Entry,
+    EntryKind,
+    Level,
+    Release,
+    Role,
+    Verdict,
+    day_body,
+)
 from rollforge.ledger.state import ServiceState
 from rollforge.models.linear import LinearModel
 from rollforge.online.manager import OnlineManager
@@ -124,7 +135,9 @@ def test_the_latest_candidate_that_is_not_worse_is_promoted(
     """From the next day on; earlier ones are retired, later ones go on."""
     old = candidate("old", Role.CHAMPION)
     pairs = [(candidate(name), old) for name in ("c1", "c2") if name in verdicts]
-    found = decided(ServiceState(), Policy(5, lost=lost), DAYS[4], pairs, [verdict(n, v) for n, v in verdicts.items()])
+    body = day_body(DayResult(DAYS[0], DayState.PUBLISHED), releases=[old])
+    state = ServiceState.of([Entry("us", 1, EntryKind.DAY, body, 1, 0.0)])
+    found = decided(state, Policy(5, lost=lost), DAYS[4], pairs, [verdict(n, v) for n, v in verdicts.items()])
     assert {(r.recorder, r.role.value) for r in found} == changes
     assert {r.from_day for r in found} <= {"2024-01-06"}  # the day after Friday
     assert all("rank IC 0.2500 against 0.1250 over 5 days" in r.reason for r in found if r.role is Role.CHAMPION)

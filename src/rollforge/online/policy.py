@@ -22,7 +22,7 @@ from rollforge.ledger.entry import Comparison, Release, Role, Shadow, Verdict, a
 from rollforge.ledger.state import ServiceState
 from rollforge.online import signal_files
 from rollforge.online.overview import METRICS, described
-from rollforge.online.releases import after_planned
+from rollforge.online.releases import after_planned, planned_champions
 from rollforge.online.update import RMDLoader
 from rollforge.record.analysis import calc_ic
 from rollforge.record.signal import SignalRecord
@@ -199,34 +199,41 @@ def decided(
 ) -> list[Release]:
     """Return the releases by which candidates are promoted or retired from the day after on.
 
-    Of several candidates that may be promoted, the latest is; earlier ones are retired.
+    Of several candidates that may be promoted, the latest is; earlier ones are retired. Nothing is decided if the champion of
+    the day after is another one, because it was changed manually for that day, and a candidate that is planned to be the
+    champion later is not retired.
     """
-    verdicts = {(c.candidate, c.champion): c for c in comparisons}
-    after, by = day_after(day), author()
-    found: list[Release] = []
-    slots: dict[tuple[str, str], list[tuple[Release, Release]]] = {}
+    results = {(c.candidate, c.champion): c for c in comparisons}
+    after = day_after(day)
+    remaining = {r.recorder for r in state.champions(after)}
+    templates: dict[tuple[str, str], list[tuple[Release, Release, Comparison | None]]] = {}
     for candidate, champion in pairs:
-        slots.setdefault((candidate.strategy, candidate.template), []).append((candidate, champion))
+        if champion.recorder in remaining and candidate.recorder not in remaining:
+            one = results.get((candidate.recorder, champion.recorder))
+            templates.setdefault((candidate.strategy, candidate.template), []).append((candidate, champion, one))
+    return [release for members in templates.values() for release in _of_template(state, policy, after, members)]
 
-    def told(release: Release, role: Role, reason: str) -> Release:
-        return replace(release, role=role, from_day=after, by=by, reason=reason)
 
-    for members in slots.values():
-        best = -1
-        for place, (candidate, champion) in enumerate(members):
-            one = verdicts.get((candidate.recorder, champion.recorder))
-            if one is not None and one.verdict is Verdict.PROMOTED:
-                best = place
-        for place, (candidate, champion) in enumerate(members):
-            one = verdicts.get((candidate.recorder, champion.recorder))
-            if place < best:
-                found.append(told(candidate, Role.RETIRED, "a later candidate is promoted"))
-            elif place == best and one is not None:
-                reason = described(one, policy.margin)
-                found.append(told(champion, Role.RETIRED, reason))
-                found += after_planned(state, told(candidate, Role.CHAMPION, reason))
-            elif one is not None and one.verdict is Verdict.LOST and policy.lost == "retire":
-                found.append(told(candidate, Role.RETIRED, described(one, policy.margin)))
+def _of_template(
+    state: ServiceState, policy: Policy, after: str, members: Sequence[tuple[Release, Release, Comparison | None]]
+) -> list[Release]:
+    """Return the releases of the candidates of one template, see :func:`decided`."""
+    by, planned = author(), planned_champions(state, after)
+    winners = [place for place, (_, _, one) in enumerate(members) if one and one.verdict is Verdict.PROMOTED]
+    best = winners[-1] if winners else -1
+    found: list[Release] = []
+    for place, (candidate, champion, one) in enumerate(members):
+        reason = described(one, policy.margin) if one else ""
+        retired = replace(candidate, role=Role.RETIRED, from_day=after, by=by, reason=reason)
+        if place == best:
+            found.append(replace(champion, role=Role.RETIRED, from_day=after, by=by, reason=reason))
+            found += after_planned(state, replace(retired, role=Role.CHAMPION))
+        elif candidate.recorder in planned:
+            continue
+        elif place < best:
+            found.append(replace(retired, reason="a later candidate is promoted"))
+        elif one and one.verdict is Verdict.LOST and policy.lost == "retire":
+            found.append(retired)
     return found
 
 

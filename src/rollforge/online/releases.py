@@ -9,7 +9,7 @@ from rollforge.errors import ConfigError
 from rollforge.ledger.entry import Release, Role, Verdict, author
 from rollforge.ledger.state import ServiceState
 
-__all__ = ["after_planned", "of_windows", "replaced_by", "replaced_in_template"]
+__all__ = ["after_planned", "of_windows", "planned_champions", "replaced_by", "replaced_in_template"]
 
 
 def replaced_by(
@@ -108,7 +108,10 @@ def of_windows(
 
     verdicts = {name: one.verdict for name, one in state.compared.items()}
     slot = (last.strategy, last.template)
-    candidates = [r for r in state.candidates(last.from_day) if (r.strategy, r.template) == slot]
+    later = planned_champions(state, last.from_day)
+    candidates = [
+        r for r in state.candidates(last.from_day) if (r.strategy, r.template) == slot and r.recorder not in later
+    ]
     found = [retired(r, last.from_day) for r in candidates if not shadow or verdicts.get(r.recorder) is Verdict.LOST]
     if shadow and former:
         known = last.recorder in {r.recorder for r in former}
@@ -120,6 +123,11 @@ def of_windows(
         if after:
             found.append(retired(release, after.from_day))
     return found
+
+
+def planned_champions(state: ServiceState, day: str) -> set[str]:
+    """Return the recorders that are the champions of later days by what is decided already."""
+    return {release.recorder for later in state.planned(day) for release in state.champions(later)}
 
 
 def after_planned(state: ServiceState, new: Release, until: str | None = None) -> list[Release]:
