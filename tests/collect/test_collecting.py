@@ -18,10 +18,12 @@ from rollforge.collect import (
     RollingGroup,
 )
 from rollforge.collect.coverage import ExpectedWindow, check_coverage
+from rollforge.collect.outcomes import TaskOutcome, with_windows
 from rollforge.collect.parquet_stream import write_stream
 from rollforge.collect.task_collector import TaskCollector
 from rollforge.errors import ArtifactUnreadable, ConfigError, CoverageError
 from rollforge.session import Session, using
+from rollforge.task import TaskRecord, digest
 from rollforge.track.base import Experiment, get_experiment, open_tracker
 
 CALENDAR = np.arange(np.datetime64("2020-01-01"), np.datetime64("2020-03-01"))
@@ -290,3 +292,21 @@ def test_the_fast_join_equals_the_slow_one(data: st.DataObject) -> None:
     pd.testing.assert_frame_equal(joined.sort_index().reset_index(), slow.reset_index())
     assert joined.index.is_monotonic_increasing
     assert joined.index.is_unique
+
+
+def test_tasks_without_readable_windows_are_left_out() -> None:
+    """Unless there is no other one; without any task there is nothing to leave out."""
+
+    def outcome(segments: dict[str, object]) -> TaskOutcome:
+        definition = {"dataset": {"kwargs": {"segments": segments}}}
+        return TaskOutcome(TaskRecord(id=digest(definition), pool="p", definition=definition), None, "")
+
+    good, bad = outcome({"test": ["2020-01-01", "2020-01-31"]}), outcome({"test": ["2020-01-32", None]})
+    kept, errors = with_windows((bad, good))
+    assert kept == (good,)
+    assert len(errors) == 1
+    assert bad.task.id in errors[0]
+    assert with_windows((good,)) == ((good,), [])
+    assert with_windows(()) == ((), [])
+    with pytest.raises(ConfigError, match="2020-01-32"):
+        with_windows((bad, bad))

@@ -914,6 +914,23 @@ class TaskStoreSuite(TransitionSuite):
         assert store.retry(POOL, {"x": "a"}) == 2
         assert [store.get(POOL, i).status for i in (a, c, b, d)] == [Status.WAITING] * 2 + [Status.FAILED] * 2
 
+    def test_a_dependent_at_several_distances_is_retried_once(self, store: TaskStore) -> None:
+        """Whichever of the tasks that it depends on waits again first."""
+
+        def add(x: str, *needed: str) -> str:
+            (task,) = store.create(POOL, [{"x": x}], depends_on=needed, max_attempts=1)
+            return task.id
+
+        first = add("first")
+        near, far = add("near", first), add("far", first)
+        farther, beside = add("farther", far), add("beside", far)
+        farthest = add("farthest", farther)
+        add("last", near, beside, farthest)
+        store.fail(self.claim(store), "boom")
+        assert store.count(POOL) == {Status.FAILED: 7}
+        assert store.retry(POOL, {"x": "first"}) == 7
+        assert store.count(POOL) == {Status.WAITING: 7}
+
     def test_a_repeated_claim_has_the_result_of_the_previous_stage(self, store: TaskStore) -> None:
         """A second stage needs it; a first stage that is run again does not get the old one."""
         store.create(POOL, [{"x": 1}])
