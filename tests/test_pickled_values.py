@@ -345,6 +345,7 @@ def test_a_zoneinfo_is_restored() -> None:
         ("m8", dtype_state(">", unit=("ns", 25, 1, 1)), ">m8[25ns]"),
         ("M8", dtype_state("<", unit=(b"generic", 1, 1, 1)), "<M8"),
         ("M8", (*dtype_state("<"), None), "<M8"),
+        ("M8", dtype_state("<"), "<M8"),
     ],
 )
 def test_a_dtype_is_restored(code: str, state: tuple[Any, ...], dtype: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -170,3 +171,20 @@ def test_windows_are_rolled_into_the_future(folder_with_future: Session) -> None
     assert [shown(t["dataset"]["kwargs"]["segments"]["test"]) for t in made] == [
         ("2024-01-04", "2024-01-05"), ("2024-01-08", "2024-01-09"),
     ]  # fmt: skip
+
+
+def test_a_generator_uses_the_calendar_of_the_session(folder_with_future: Session, tmp_path: Path) -> None:
+    """It is read once while it stays the same, and again where a session has another one."""
+    from rollforge.generate import RollingGen
+
+    days = np.array(DAYS[:3], "datetime64[D]")
+    write_folder(
+        tmp_path / "other", days, {"A": (0, {"close": np.ones(3, np.float32)})}, {"all": {"A": [(days[0], days[-1])]}}
+    )
+    generator = RollingGen(2, "sliding")
+    with using(folder_with_future):
+        read = generator.ta
+        assert read.max() == pd.Timestamp("2024-01-09")
+        assert generator.ta is read
+    with using(Session(provider_uri=str(tmp_path / "other"), cache=str(tmp_path / "cache"))):
+        assert generator.ta.max() == pd.Timestamp("2024-01-04")

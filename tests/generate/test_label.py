@@ -15,7 +15,7 @@ from rollforge.expressions.operators import holding_days, register_operator, unr
 from rollforge.features.alpha import Alpha158
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import DataLoaderDH, NestedDataLoader, QlibDataLoader
-from rollforge.generate.label import Label, handler_labels, labels_from_text, labels_to_text, task_labels
+from rollforge.generate.label import Label, declared_days, handler_labels, labels_from_text, labels_to_text, task_labels
 from rollforge.generate.leakage import label_lookahead, task_warnings
 
 CALENDAR = pd.bdate_range("2020-01-01", "2021-12-31").to_numpy().astype("datetime64[D]")
@@ -87,6 +87,12 @@ class Declared(Alpha158):
     def get_label_config(self) -> Any:
         """Return a label over a window."""
         return ["Mean(Ref($close, -7), 7)/$close - 1"], ["LABEL0"]
+
+
+@pytest.mark.parametrize(("given", "days"), [(1, 1), (20, 20), (0, None), (-1, None), ("5", None), (None, None)])
+def test_declared_label_days_are_at_least_one(given: Any, days: int | None) -> None:
+    """Other values are errors when the handler is built."""
+    assert declared_days({"class": "Alpha158", "kwargs": {"label_days": given}}) == days
 
 
 class Own(Alpha158):

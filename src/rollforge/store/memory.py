@@ -383,8 +383,8 @@ class MemoryStore:
     def wait_for_change(self, pool: str, timeout: float) -> None:
         with self._lock:
             seen = self._seen.__dict__
-            self._changed.wait_for(lambda: self._changes.get(pool, 0) != seen.get(pool), timeout)
-            seen[pool] = self._changes.get(pool, 0)
+            self._changed.wait_for(lambda: self._changes.get(pool) != seen.get(pool), timeout)
+            seen[pool] = self._changes.get(pool)
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
