@@ -923,9 +923,9 @@ class TaskStoreSuite(TransitionSuite):
 
         first = add("first")
         near, far = add("near", first), add("far", first)
-        farther, beside = add("farther", far), add("beside", far)
+        farther, also_far = add("farther", far), add("also far", far)
         farthest = add("farthest", farther)
-        add("last", near, beside, farthest)
+        add("last", near, also_far, farthest)
         store.fail(self.claim(store), "boom")
         assert store.count(POOL) == {Status.FAILED: 7}
         assert store.retry(POOL, {"x": "first"}) == 7
