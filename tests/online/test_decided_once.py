@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from growing import DAYS, TRAINERS, Market, days_of, equal, live, manager, recorders, start_of
-from rollforge.errors import ConfigError, ServiceBusy
+from rollforge.errors import ConfigError, ServiceBusy, TrackingUnavailable
 from rollforge.ledger.entry import EntryKind
 from rollforge.online.manager import OnlineManager
 from rollforge.online.tool import OnlineToolR
@@ -49,6 +49,28 @@ def test_a_routine_killed_between_the_tags_goes_on(market: Market, monkeypatch: 
     served.routine(RUN[5])
     assert online(served) == [DAYS[64]]
     assert days_of(served.get_signals())[-1] == RUN[5]
+
+
+def test_tags_that_cannot_be_written_again_are_a_warning(
+    market: Market, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The day is published, and the next one writes them."""
+    served = live(market, manager(), RUN[:2])
+    for recorder in recorders():
+        served.strategies[0].tool.set_online_tag(OnlineToolR.OFFLINE_TAG, recorder)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise TrackingUnavailable("the tracking store is read-only")
+
+    market.show(RUN[2])
+    with monkeypatch.context() as patched:
+        patched.setattr(OnlineToolR, "mark", fail)
+        served.routine(RUN[2])
+        assert "tags could not be written: the tracking store is read-only" in caplog.text
+    assert (served.state.last_published, online(served)) == (RUN[2], [])
+    market.show(RUN[3])
+    served.routine(RUN[3])
+    assert online(served) == [DAYS[60]]
 
 
 def test_no_models_cannot_be_put_online(market: Market) -> None:

@@ -21,7 +21,15 @@ from rollforge.collect.collector import MergeCollector
 from rollforge.collect.ensemble import AverageEnsemble
 from rollforge.dates import DayLike, day_after, read_day, read_timestamp
 from rollforge.disk import sync_tree
-from rollforge.errors import ArtifactNotFound, ConfigError, DataNotFound, DayFailed, RollforgeError, TrainingFailed
+from rollforge.errors import (
+    ArtifactNotFound,
+    ConfigError,
+    DataNotFound,
+    DayFailed,
+    RollforgeError,
+    TrackingError,
+    TrainingFailed,
+)
 from rollforge.features.api import D
 from rollforge.generate.task_view import TaskView
 from rollforge.ledger.entry import (
@@ -458,15 +466,21 @@ class _Day:
     # -- tags ----------------------------------------------------------------------------------------------------------
 
     def mirror(self) -> None:
-        """Let the tags of the recorders show what the ledger says, so that they are right again after a crash."""
+        """Let the tags of the recorders show what the ledger says, so that they are right again after a crash.
+
+        They decide nothing, so a tracking store that does not take them is a warning; the next day tries again.
+        """
         state, day = self.held.state, self.day or self.service.next_day()
         for strategy in self.service.strategies:
             if not isinstance(strategy.tool, OnlineToolR):
                 continue
             wanted = {r.recorder: r for r in state.champions(day) if r.strategy == strategy.experiment_name}
-            if wanted and {r.id for r in strategy.tool.online_models()} != set(wanted):
-                log.info("strategy %s: the tags of its recorders are written again", strategy.experiment_name)
-                strategy.tool.mark([self.service.recorder(r) for r in wanted.values()])
+            try:
+                if wanted and {r.id for r in strategy.tool.online_models()} != set(wanted):
+                    log.info("strategy %s: the tags of its recorders are written again", strategy.experiment_name)
+                    strategy.tool.mark([self.service.recorder(r) for r in wanted.values()])
+            except TrackingError as exc:
+                log.warning("strategy %s: its tags could not be written: %s", strategy.experiment_name, exc)
 
 
 def _document(service: Service) -> Mapping[str, Any]:
