@@ -293,6 +293,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
         ("datetime.datetime", (2020, 1, 2), dt.datetime(2020, 1, 2)),
         ("datetime.datetime", (2020, 1, 2, 3, 4, 5, 6, BERLIN), dt.datetime(2020, 1, 2, 3, 4, 5, 6, BERLIN)),
         ("datetime.datetime", (2020, 1, 2, 3, 4, 5, 6, None), dt.datetime(2020, 1, 2, 3, 4, 5, 6)),
+        ("datetime.datetime", (2020, 1, 2, dt.UTC), dt.datetime(2020, 1, 2, tzinfo=dt.UTC)),
         ("datetime.datetime", (b"\x07\xe4\x01\x02\x03\x04\x05\0\0\x06",), dt.datetime(2020, 1, 2, 3, 4, 5, 6)),
         (
             "datetime.datetime",

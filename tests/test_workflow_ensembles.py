@@ -17,8 +17,8 @@ from tests.documents.command_line import run
 from definitions import SMALL_MARKET, TWO_WINDOWS, expressions, stores, task_definition, write_workflow
 from rollforge import pipeline
 from rollforge.cli.workflow import _show_plan
-from rollforge.collect.combine import Ensembles, build_ensembles
-from rollforge.collect.ensemble import AverageEnsemble
+from rollforge.collect.combine import Ensembles, build_ensembles, ensemble_parts
+from rollforge.collect.ensemble import AverageEnsemble, RollingEnsemble
 from rollforge.errors import BuildError, CodeNotAllowed, ConfigError, CoverageError
 from rollforge.features.api import D
 from rollforge.plan import make_plan
@@ -410,6 +410,39 @@ def test_an_average_over_a_model_without_results_is_an_average() -> None:
     pd.testing.assert_series_equal(made["score"], AverageEnsemble()({"m": frame}), check_names=False)
     assert build_ensembles(None).combine({"m": frame}, models=1) is frame
     assert build_ensembles("AverageEnsemble").combine({}, models=1) is None
+
+
+class Renamed:
+    """Returns the first frame, whose scores have another name, or nothing."""
+
+    def __init__(self, *, nothing: bool = False) -> None:
+        self.nothing = nothing
+
+    def __call__(self, given: dict[Any, pd.DataFrame]) -> Any:
+        return None if self.nothing else next(iter(given.values())).rename(columns={"score": "mine"})
+
+
+def test_only_the_combination_of_models_is_named() -> None:
+    """Its scores are the prediction; joined windows keep their names. An error lists up to three frames."""
+    index = pd.MultiIndex.from_product([[pd.Timestamp("2023-01-02")], ["A", "B"]], names=["datetime", "instrument"])
+    frame = pd.DataFrame({"score": [1.0, 3.0]}, index)
+    combined = Ensembles(models=Renamed()).combine({"m": frame}, models=1)
+    assert combined is not None
+    assert list(combined) == ["score"]
+    assert list(Ensembles(windows=Renamed(), config={"windows": {}}).join({("m", "w"): frame})["m"]) == ["mine"]
+    for names, listed in (("abc", "'a', 'b', 'c', found"), ("abcd", "'a', 'b', 'c', …, found")):
+        with pytest.raises(BuildError, match=listed):
+            Ensembles(models=Renamed(nothing=True)).combine(dict.fromkeys(names, frame), models=len(names))
+
+
+def test_the_parts_of_an_ensemble_are_windows_and_models() -> None:
+    """A part without a class is left out; windows of one model may be joined anywhere."""
+    assert ensemble_parts({"windows": None, "models": "AverageEnsemble"}) == {"models": "AverageEnsemble"}
+    with pytest.raises(ConfigError, match="unknown key 'model'"):
+        ensemble_parts({"model": {"class": "AverageEnsemble"}})
+    assert type(build_ensembles({"models": "RollingEnsemble"}, models=1).models) is RollingEnsemble
+    with pytest.raises(ConfigError, match="Of 2 models it would keep only one"):
+        build_ensembles({"models": "RollingEnsemble"}, models=2)
 
 
 @pytest.mark.slow
