@@ -25,7 +25,7 @@ from rollforge.features.loader import DataLoader
 from rollforge.features.processor import Processor
 from rollforge.generate import CalendarGen, CombinatorialPurgedGen, PurgedKFoldGen, RollingGen, TaskGen
 from rollforge.generate.label_horizon import task_horizon
-from rollforge.generate.segments import neighbours, next_pieces, ordered, pieces
+from rollforge.generate.segments import bounds, neighbours, next_pieces, ordered, pieces
 from rollforge.run.execute import task_train
 from rollforge.session import Session, using
 from rollforge.task import digest
@@ -608,3 +608,13 @@ def test_the_horizon_of_rows_is_the_declared_one() -> None:
     """A loader of the user's own: unknown without it."""
     assert task_horizon(row_task(own("RowLoader", seed=1, share=0.1, ahead=2), None)).days is None
     assert task_horizon(row_task(own("RowLoader", seed=1, share=0.1, ahead=2), 2)).in_rows
+
+
+def test_a_segment_without_an_end_has_no_next_one() -> None:
+    """Those after it have."""
+    sequence = [
+        ("test", bounds("test", ("2020-01-01", None))),
+        ("train", bounds("train", ("2020-02-01", "2020-02-28"))),
+        ("valid", bounds("valid", ("2020-03-02", "2020-03-31"))),
+    ]
+    assert next_pieces(sequence) == [(1, 2)]

@@ -238,8 +238,18 @@ def test_offsets_may_be_shorter_than_the_days_between_rows() -> None:
     """A training window of one day has one day; a step may be longer than the test."""
     found = [(a.tolist(), b.tolist()) for a, b in RollingSplit("1D", "3D", "7D").split(pd.DataFrame(index=DAYS[:15]))]
     assert found == [([0], [1, 2]), ([5], [6, 7]), ([10], [11, 12])]
+    found = [(a.tolist(), b.tolist()) for a, b in RollingSplit("1D", "1D", "7D").split(pd.DataFrame(index=DAYS[:15]))]
+    assert found == [([0], [1]), ([5], [6]), ([10], [11])]
     step = [(int(a[0]), int(b[0]), int(b[-1])) for a, b in RollingSplit(20, 10, 15).split(pd.DataFrame(index=DAYS))]
     assert step == [(0, 20, 29), (15, 35, 44), (30, 50, 59)]
+
+
+def test_days_of_a_calendar_outside_of_the_rows_do_not_count() -> None:
+    """Neither earlier nor later ones."""
+    wide = pd.bdate_range(DAYS[0] - pd.Timedelta(days=30), DAYS[-1] + pd.Timedelta(days=30))
+    rows = pd.DataFrame(index=DAYS)
+    own, given = (RollingSplit(20, 10, 10, calendar=calendar).split(rows) for calendar in (None, wide))
+    assert [(a.tolist(), b.tolist()) for a, b in given] == [(a.tolist(), b.tolist()) for a, b in own]
 
 
 def test_days_are_found_in_the_rows_or_in_the_target() -> None:
