@@ -24,7 +24,7 @@ from rollforge.generate.cross_validation import PurgedKFoldGen
 from rollforge.generate.definition import data_parts, kind_of
 from rollforge.generate.leakage import leaking_segments, static_checks
 from rollforge.generate.rolling import RollingGen
-from rollforge.market.filters import BaseDFilter
+from rollforge.market.filters import BaseDFilter, NameDFilter
 from rollforge.session import Session, using
 from rollforge.trust import Origin, from_origin
 
@@ -192,6 +192,10 @@ class Chosen(BaseDFilter):
         return np.ones((len(codes), len(days)), bool)
 
 
+class ChosenByName(NameDFilter):
+    """May do more than its base class."""
+
+
 class Shifted(Processor):
     """A processor that computes anything."""
 
@@ -305,6 +309,14 @@ def test_a_fit_window_must_end_before_valid(end: str, result: CheckResult, steps
     assert one.result is result
     if result is LEAK:
         assert f"ZScoreNorm learns until {end}, but the" in one.text
+
+
+def test_a_fit_window_behind_the_test_is_a_leak() -> None:
+    """Also if it shares no day with a segment: it ends after the test begins."""
+    kwargs = {"fit_start_time": "2022-01-03", "fit_end_time": "2022-06-30", "infer_processors": [ROBUST]}
+    one = only(alpha(**kwargs), "fit window")
+    assert one.result is LEAK
+    assert "until 2022-06-30, but the test segment starts on 2020-07-01" in one.text
 
 
 def test_a_fit_window_that_stays_while_windows_roll_is_a_leak_where_it_is_behind() -> None:
@@ -632,6 +644,7 @@ def test_filters_are_checked(universes: Path) -> None:
         ([{"filter_type": "ExpressionDFilter", "rule_expression": "$close > Ref($close, 5)"}], CLEAN),
         ([{"filter_type": "NameDFilter", "name_rule_re": ".*"}], CLEAN),
         ([{"class": "Chosen", "module_path": __name__}], UNKNOWN),
+        ([{"class": "ChosenByName", "module_path": __name__, "kwargs": {"name_rule_re": ".*"}}], UNKNOWN),
     ):
         assert only(alpha(instruments="all", filter_pipe=pipe), "filters", segments=MARKET).result is result
         market = {"market": "all", "filter_pipe": pipe}
