@@ -1,7 +1,7 @@
 """Whether a new model may replace the champion: it runs in shadow for some days, and both are compared.
 
-In shadow, a candidate predicts each day like the champion. Both predictions are stored in a file beside the signals, whose
-hash is in the entry of the day, and they are not published. As labels become known, the two are compared on the days on
+In shadow, a candidate predicts each day like the champion. Both predictions are stored in a file next to the signals, and
+not published; its hash is in the entry of the day. As labels become known, the two are compared on the days on
 which both have predicted.
 """
 

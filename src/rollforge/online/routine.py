@@ -102,8 +102,7 @@ def first_train(
 ) -> None:
     """Train the first tasks of strategies with the data up to the service's first day, and release their models.
 
-    A strategy that has released models already is left alone. Strategies that are added later begin on the last
-    published day.
+    Strategies that have already released models are skipped. Those that are added later begin on the last published day.
 
     Raises
     ------
@@ -125,7 +124,7 @@ def catch_up(service: Service, until: DayLike | None = None, options: Options | 
     """Run the routine of every due day, oldest first, and return what happened.
 
     A day is due from the service's first day on, if it is not published. A day on which nothing can be published (no
-    instrument has data) is recorded as failed, and is due again the next time; the days after it go on.
+    instrument has data) is recorded as failed and remains due; the following days are still run.
 
     Parameters
     ----------
@@ -141,7 +140,7 @@ def catch_up(service: Service, until: DayLike | None = None, options: Options | 
     ServiceBusy
         If another process holds the lease of the service.
     TrainingFailed
-        If a task fails and there is no earlier model, or it is not to be used; the day is recorded as failed.
+        If a task fails, and there is no earlier model or `options` do not allow using it. The day is recorded as failed.
     """
     options = options or Options()
     results = []

@@ -302,12 +302,12 @@ class Hold:
         self.service, self.ledger, self.lease, self.seconds = service, ledger, lease, seconds
         self.state = ServiceState.of(ledger.entries(service.name))
         self.pending = self.state
-        """The state with an entry that is not appended yet."""
+        """The state, including an entry that is not appended yet."""
         self.known: dict[tuple[str, ...], Any] = {}
         """See :meth:`Service.remembered`."""
 
     def decide(self, kind: EntryKind, body: Mapping[str, object]) -> None:
-        """Let the state contain an entry that is not appended yet."""
+        """Add an entry to the pending state before it is appended."""
         draft = Entry(self.service.name, self.state.last + 1, kind, dict(body), self.lease.token, self._now())
         self.pending = self.state.after(draft)
 
@@ -315,7 +315,7 @@ class Hold:
         return self.state.entries[-1].made_at if self.state.entries else 0.0
 
     def forget(self) -> None:
-        """Drop what was decided and not appended."""
+        """Drop entries that were not appended."""
         self.pending = self.state
 
     def append(self, kind: EntryKind, body: Mapping[str, object]) -> Entry:

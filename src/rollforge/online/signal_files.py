@@ -33,8 +33,8 @@ def rows_of(signals: Any, days: Collection[str]) -> Any:
 def write(folder: Path, name: str, signals: pd.Series | pd.DataFrame, inside: str = "signals") -> tuple[str, str]:
     """Write a file, and return its path relative to `folder` and its SHA-256.
 
-    A file that exists already is kept if it has the same bytes; a file with others, which a process left that ended
-    before its entry, or that has lost its lease, is left alone too, and this one gets another name.
+    An existing file with the same bytes is used. One with other bytes, left by a process that was killed before it appended
+    its entry or that lost its lease, is kept too, and the new file gets another name.
 
     Parameters
     ----------
@@ -73,7 +73,9 @@ def write(folder: Path, name: str, signals: pd.Series | pd.DataFrame, inside: st
                 return f"{inside}/{file}", mark
     finally:
         draft.unlink(missing_ok=True)
-    raise DataError(f"{target / file} exists with other contents than its name says.")
+    raise DataError(
+        f"{target / file} exists, but its contents do not have the hash in its name. Move it away, and run the service again."
+    )
 
 
 def _put(draft: Path, file: Path) -> bool:
