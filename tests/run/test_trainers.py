@@ -296,8 +296,8 @@ def test_a_trainer_queries_its_batch_and_not_single_tasks(session: Session, monk
 
 
 @pytest.mark.parametrize("kind", [TrainerRM, DelayTrainerRM])
-def test_a_task_of_a_worker_that_died_meanwhile_is_trained_here(session: Session, kind: type[TrainerRM]) -> None:
-    """When its lease expires while the trainer waits for it. The trainer is alone, so nobody else would run it."""
+def test_dead_worker(session: Session, kind: type[TrainerRM]) -> None:
+    """Its task is trained here when its lease expires, because the trainer that waits for it may be alone."""
     store = SQLiteStore(session.store_uri)
     made = trainer(kind)
     store.create("exp", [{"x": 1}])
@@ -307,8 +307,8 @@ def test_a_task_of_a_worker_that_died_meanwhile_is_trained_here(session: Session
 
 
 @pytest.mark.parametrize("kind", [TrainerRM, DelayTrainerRM])
-def test_a_task_of_a_killed_trainer_is_trained_at_once(session: Session, kind: type[TrainerRM]) -> None:
-    """Without waiting for its lease, and without counting an attempt: the task was not the cause."""
+def test_dead_trainer(session: Session, kind: type[TrainerRM]) -> None:
+    """Its task is trained by the next one without waiting for the lease, and without counting an attempt."""
     store = SQLiteStore(session.store_uri)
     made = trainer(kind)
     store.create("exp", [{"x": 1}], max_attempts=1)
