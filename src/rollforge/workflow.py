@@ -30,6 +30,7 @@ from rollforge.generate.checks import Leakage, read_leakage
 from rollforge.generate.naming import check_name
 from rollforge.generators import GeneratorEntry, generate_entries
 from rollforge.limits import LIMITS, parse_size, read_text
+from rollforge.online.check_rules import Rules, read_rules
 from rollforge.paths import name_problem, read_path
 from rollforge.plugins import load_plugins
 from rollforge.qlib_options import check_option, data_folder, exchange_options
@@ -181,6 +182,7 @@ class _Document(BaseModel):
     ensemble: _Object | _Ensembles | str | None = None
     policy: _Policy | None = None
     signals: _Signals | None = None
+    checks: Any = None
     BASE_CONFIG_PATH: str | None = None
 
 
@@ -230,6 +232,8 @@ class Workflow:
     """The models of the section ``models``, each as a complete task."""
     generate: tuple[GeneratorEntry, ...] = ()
     """The generators of the section ``generate`` (or ``generators``), applied after `grid` and before `rolling`."""
+    checks: Rules = field(default_factory=Rules)
+    """What a service checks every day."""
     ensemble: Any = None
     """What combines the predictions, see :func:`~rollforge.collect.combine.build_ensembles`; None for the default."""
     policy: Document | None = None
@@ -357,6 +361,7 @@ def _validate(document: Definition, lines: Lines, path: Path, text: str) -> _Doc
         problems.extend(_problems(exc, document, lines))
     if several:
         problems.extend(_problems_of_models(document, lines))
+    problems.extend(f"{line_of(where, lines)}{where}: {text}" for where, text in read_rules(document.get("checks"))[1])
     try:
         _generate(document)
     except ConfigError as exc:
@@ -592,6 +597,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
         ensemble=document.get("ensemble"),
         policy=None if parsed.policy is None else parsed.policy.model_dump(),
         signal_table=parsed.signals is not None and parsed.signals.table,
+        checks=read_rules(document.get("checks"))[0],
     )
 
 

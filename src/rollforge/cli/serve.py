@@ -172,8 +172,8 @@ def run(
 ) -> None:
     """Publish all due days in order: train the windows that are due, predict, and record each day in the ledger.
 
-    Prints one line of JSON. Exits with 3 if the data do not reach the last day yet, with 4 if a day failed, and with 5 if
-    training failed and the earlier models were used.
+    Prints one line of JSON. Exits with 3 if the data do not reach the last day yet, with 4 if a day or a check failed, and
+    with 5 if training failed and the earlier models were used.
     """
     from rollforge.cli.service import publish_due
 
@@ -252,9 +252,10 @@ def correct(
 
 @app.command()
 def status(context: typer.Context, as_json: AsJson = False) -> None:
-    """Show the last published day, the models in use, and who is running the service."""
+    """Show the last published day, the models in use, what checks have found, and who is running the service."""
     from rollforge.ledger.entry import Comparison
     from rollforge.online import overview
+    from rollforge.online.check_rules import described
 
     ledger, name, state = context.obj.state()
     today, lease, days = overview.next_day(state), ledger.held_by(name), state.days
@@ -272,6 +273,9 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
         echo(f"failed days: {', '.join(failed)}: {one_line(days[failed[-1]].error)}")
     if fallback:
         echo(f"fallback: {one_line(fallback)}")
+    for check in state.checks_made_on(max(days, default="")):
+        if check.outcome != "ok":
+            echo(f"{check.outcome.value}: {one_line(described(check))}")
     if found["running"]:
         echo(_running(found["running"]))
     _show_models([*state.champions(today), *state.candidates(today)])
@@ -287,7 +291,10 @@ def history(
     day: Annotated[str | None, typer.Option("--day", help="Only entries about this day; by default all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was decided, when and why; with --day, only what concerns a day, and which models were used."""
+    """Show what was decided, when and why; with --day, only what concerns a day, its checks, and which models were used.
+
+    Without --day, only checks that warned or failed are shown.
+    """
     from rollforge.online.overview import entry_document, utc
 
     _, _, state = context.obj.state()
@@ -302,7 +309,7 @@ def history(
         return
     for entry in entries:
         echo(f"{entry.number:5}  {utc(entry.made_at)}  {entry.kind:10}  {one_line(entry.by)}")
-        for line in _lines(state, entry):
+        for line in _lines(state, entry, day):
             echo(f"       {one_line(line)}")
     if day is not None:
         echo(f"models used on {day}:" if models else f"no model was used on {day}")
@@ -450,13 +457,22 @@ def _listed(values: Iterable[object]) -> str:
     return ", ".join(map(str, values))
 
 
-def _lines(state: ServiceState, entry: Entry) -> list[str]:
-    """Return the contents of an entry as lines of text."""
+def _lines(state: ServiceState, entry: Entry, day: str | None) -> list[str]:
+    """Return the contents of an entry as lines of text; with a day, only the checks of this day."""
+    from rollforge.ledger.state import concerns
+    from rollforge.online import check_rules
     from rollforge.online.overview import described
 
     content = state.contents[entry.number - 1]
     if not entry.known:
         return ["written by a newer version of Rollforge"]
+    checks = [check for check in content.checks if day in (None, check.day)]
+    said = [f"{check.outcome.value}: {check_rules.described(check)}" for check in checks if check.outcome != "ok"]
+    fine = [f"{check.name} {check.value:.4g}" for check in checks if check.outcome == "ok"]
+    if day is not None and fine:
+        said.append(f"checks ok: {', '.join(fine)}")
+    if day is not None and not concerns(replace(content, checks=()), day):
+        return said  # the entry of a later day, on which a label of this day became known
     lines = []
     if content.day is not None:
         error = f": {content.day.error}" if content.day.error else ""
@@ -466,7 +482,7 @@ def _lines(state: ServiceState, entry: Entry) -> list[str]:
     lines += [f"{r.recorder} {r.role.value} from {r.from_day} {r.reason}".rstrip() for r in content.releases]
     lines += [f"{one.candidate} {one.verdict.value}: {described(one)}" for one in content.comparisons]
     lines += [f"signals {s.day} version {s.version}: {s.rows} rows {s.why}".rstrip() for s in content.signals]
-    return lines + [f"{event.level.value}: {event.text}" for event in content.events]
+    return [*lines, *(f"{event.level.value}: {event.text}" for event in content.events), *said]
 
 
 def _show_models(models: Sequence[Release]) -> None:

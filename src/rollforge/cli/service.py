@@ -66,9 +66,12 @@ def service_of(name: str, workflow: Workflow, begin: str, ledger_uri: str, folde
     from rollforge.online.service import Service
     from rollforge.online.strategy import RollingStrategy
     from rollforge.plan import rolling_templates
+    from rollforge.record.drift import with_reference
     from rollforge.run.trainer import TrainerR
 
     templates, windows = rolling_templates(workflow)
+    if {"score_psi", "feature_psi"} & workflow.checks.checks.keys():
+        templates = [with_reference(template) for template in templates]
     strategy = RollingStrategy(workflow.experiment_name, templates, windows)
     return Service(
         name, [strategy], TrainerR(workflow.experiment_name), begin, ledger_uri=ledger_uri, folder=folder,
@@ -93,7 +96,7 @@ def publish_due(
     ConfigError
         If the workflow has changed since it was recorded, or `last` lies before the first day of the service.
     """
-    from rollforge.ledger.entry import DayState
+    from rollforge.ledger.entry import DayState, Outcome
     from rollforge.ledger.state import ServiceState
     from rollforge.market.universe import session_provider
     from rollforge.online.overview import service_folder
@@ -107,11 +110,24 @@ def publish_due(
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
         service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition))
         known = str(session_provider().calendar()[-1])
-        results = catch_up(service, last, Options(fallback=True, stop=stop))
-        published = service.state().last_published
-    line: dict[str, Any] = {"service": name, "until": last or known, "last_published": published, "data_until": known}
-    line["days"] = [{key: value for key, value in r.to_document().items() if key != "history"} for r in results]
-    if any(result.state is DayState.FAILED for result in results):
+        results = catch_up(service, last, Options(fallback=True, stop=stop, rules=workflow.checks))
+        after = service.state()
+    line: dict[str, Any] = {
+        "service": name,
+        "until": last or known,
+        "last_published": after.last_published,
+        "data_until": known,
+    }
+    checks = {r.day: [c for c in after.checks_made_on(r.day) if c.outcome is not Outcome.OK] for r in results}
+    line["days"] = [
+        {
+            **{key: value for key, value in r.to_document().items() if key != "history"},
+            "checks": [check.to_document() for check in checks[r.day]],
+        }
+        for r in results
+    ]
+    failed = any(check.outcome is Outcome.FAIL for found in checks.values() for check in found)
+    if failed or any(result.state is DayState.FAILED for result in results):
         return line, Exit.CHECK_FAILED
     if last is not None and known < last:
         return line, Exit.NO_DATA_YET

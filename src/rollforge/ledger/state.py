@@ -25,7 +25,7 @@ from rollforge.ledger.entry import (
     read_body,
 )
 
-__all__ = ["ServiceState"]
+__all__ = ["ServiceState", "concerns"]
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class ServiceState:
         These are its results, the signals of the day and their corrections, the releases from that day on, and checks of
         the day that were made later.
         """
-        return tuple(e for e, c in zip(self.entries, self.contents, strict=True) if _concerns(c, day))
+        return tuple(e for e, c in zip(self.entries, self.contents, strict=True) if concerns(c, day))
 
     # -- signals -------------------------------------------------------------------------------------------------------
 
@@ -252,6 +252,10 @@ class ServiceState:
         """All results of checks with their entries, in order."""
         return tuple((e, check) for e, c in zip(self.entries, self.contents, strict=True) for check in c.checks)
 
+    def checks_made_on(self, day: str) -> tuple[CheckResult, ...]:
+        """Return what the checks have found in the routine of a day, also about earlier days, by its latest result."""
+        return next((c.checks for c in reversed(self.contents) if c.day is not None and c.day.day == day), ())
+
     def checked(self, day: str, as_of: float | int | None = None) -> Mapping[str, CheckResult]:
         """Return the latest result of each check of a day, by the name of the check.
 
@@ -274,7 +278,8 @@ def _content(entry: Entry) -> Content:
         raise ConfigError(f"Entry {entry.number} of the service {entry.service!r} is damaged: {exc}") from exc
 
 
-def _concerns(content: Content, day: str) -> bool:
+def concerns(content: Content, day: str) -> bool:
+    """Return whether an entry is about a day."""
     return (
         (content.day is not None and content.day.day == day)
         or any(signal.day == day for signal in content.signals)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rollforge.dates import ONE_DAY, read_day
 from rollforge.errors import DataError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 HISTORY = "history"
 """Key of an event's data: the hashes after a change of data before the first day."""
 
-__all__ = ["HISTORY", "changed_history", "data_mark", "first_marks", "history_marks", "mark_then"]
+__all__ = ["HISTORY", "changed_history", "data_mark", "first_marks", "history_marks", "mark_then", "values_mark"]
 
 
 def data_mark(day: str) -> str:
@@ -34,10 +35,15 @@ def data_mark(day: str) -> str:
     place = int(np.searchsorted(calendar, read_day(day)))
     if place >= len(calendar) or calendar[place] != read_day(day):
         return ""
+    values = ((name, provider.read(name, codes, place, place + 1).values) for name in provider.fields())
+    return values_mark(values, codes)
+
+
+def values_mark(values: Iterable[tuple[str, NDArray[np.float32]]], codes: Sequence[str]) -> str:
+    """Return a hash of the values of a day: fields in order, each with a row per instrument."""
     mark = hashlib.blake2b(digest_size=16)
-    for name in provider.fields():
-        values = np.ascontiguousarray(provider.read(name, codes, place, place + 1).values)
-        mark.update(f"\0{name}\0".encode() + values.tobytes())
+    for name, block in values:
+        mark.update(f"\0{name}\0".encode() + np.ascontiguousarray(block).tobytes())
     mark.update("\0".join(codes).encode())
     return mark.hexdigest()
 

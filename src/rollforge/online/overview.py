@@ -184,6 +184,7 @@ def status(name: str, state: ServiceState, lease: ServiceLease | None) -> dict[s
         "signal": latest.to_document() if latest else None,
         "failed": failed_days(state),
         "fallback": fallback(state),
+        "checks": [check.to_document() for check in state.checks_made_on(max(state.days, default=""))],
         "champions": [release.to_document() for release in state.champions(after)],
         "candidates": [release.to_document() for release in candidates],
         "comparisons": [state.compared[r.recorder].to_document() for r in candidates if r.recorder in state.compared],

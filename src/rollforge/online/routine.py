@@ -33,12 +33,14 @@ from rollforge.errors import (
 from rollforge.features.api import D
 from rollforge.generate.task_view import TaskView
 from rollforge.ledger.entry import (
+    CheckResult,
     Comparison,
     DayResult,
     DayState,
     EntryKind,
     Event,
     Level,
+    Outcome,
     Release,
     Role,
     Shadow,
@@ -51,10 +53,13 @@ from rollforge.ledger.entry import (
 )
 from rollforge.market.universe import resolve_instruments, session_provider
 from rollforge.online import signal_files
+from rollforge.online.check_rules import DATA_CHECKS, SCORE_CHECKS, Rules, described
+from rollforge.online.data_checks import check_data, first_days, read_recent
 from rollforge.online.data_marks import HISTORY, changed_history, data_mark, first_marks, history_marks, mark_then
 from rollforge.online.policy import candidates_of, compared, decided, shadow_of
 from rollforge.online.releases import of_windows, replaced_by
-from rollforge.online.service import Hold, Service, next_version
+from rollforge.online.score_checks import drift_and_ic, equal_scores
+from rollforge.online.service import Hold, Service, next_version, recorder_of
 from rollforge.online.strategy import OnlineStrategy, RollingStrategy
 from rollforge.online.tool import OnlineToolR
 from rollforge.online.training import train_missing
@@ -90,6 +95,8 @@ class Options:
     """Whether a service without entries begins with the models that are tagged as online, if there are any."""
     fallback: bool = False
     """Whether the earlier models are used if training fails; by default the day fails."""
+    rules: Rules = field(default_factory=lambda: Rules({}))
+    """What is checked every day; by default nothing but that there are prices."""
 
 
 def calendar_days(service: Service, first: DayLike | None, until: DayLike | None) -> list[str]:
@@ -169,6 +176,7 @@ class _Day:
         """The recorders whose predictions were written."""
         self.events: list[Event] = []
         self.fallbacks: list[str] = []
+        self.checks: list[CheckResult] = []
         self.began = time.perf_counter()
 
     # -- the first training --------------------------------------------------------------------------------------------
@@ -219,6 +227,7 @@ class _Day:
     def _body(self) -> Mapping[str, Any]:
         """Return the entry of the day."""
         self._check_data()
+        self._watch_data()
         self.mirror()
         for strategy in self.service.strategies:
             models = self._of_due_windows(strategy)
@@ -243,6 +252,7 @@ class _Day:
             events=self.events,
             shadows=shadows,
             comparisons=comparisons,
+            checks=self.checks,
         )
 
     def _of_due_windows(self, strategy: OnlineStrategy) -> list[Any]:
@@ -303,7 +313,7 @@ class _Day:
         log.warning("service %s: %s failed: %s", self.service.name, self.day, error)
         if known is None or (known.state, known.error, known.data) != (result.state, result.error, result.data):
             self.held.forget()
-            self.held.append(EntryKind.DAY, day_body(result))
+            self.held.append(EntryKind.DAY, day_body(result, events=self.events, checks=self.checks))
 
     def _check_data(self) -> None:
         """Raise an error if no instrument has a price on the day."""
@@ -322,6 +332,56 @@ class _Day:
                     f"No instrument of {universe!r} has a price on {self.day}. Add the day's data, or remove the day from "
                     "the calendar, and run the routine again."
                 )
+
+    def _watch_data(self) -> None:
+        """Check the data of the day and of the days before it.
+
+        Raises
+        ------
+        DayFailed
+            If a check fails.
+        """
+        if not self.options.rules.checks.keys() & DATA_CHECKS.keys():
+            return
+        try:
+            provider = session_provider()
+        except DataNotFound:  # strategies with data of their own
+            return
+        recent = read_recent(provider, self.day, self._universes())
+        if recent is not None:
+            self._take(check_data(recent, self.options.rules, self.held.state, mark_then, first_days(provider)))
+
+    def _watch_scores(self, rows: Any) -> None:
+        """Check the scores of the day, and those of earlier days whose labels have become known.
+
+        Raises
+        ------
+        DayFailed
+            If a check fails and the rules say that such a day is not published.
+        """
+        rules, service = self.options.rules, self.service
+        if not rules.checks.keys() & SCORE_CHECKS.keys():
+            return
+        champions = [recorder_of(release) for release in service.state().champions(self.day)]
+        calendar = session_provider().calendar(service.freq)
+        found = equal_scores(rules, self.day, rows)
+        try:
+            found += drift_and_ic(rules, self.day, champions, self.held.state, service.place, calendar)
+        except Exception as exc:  # noqa: BLE001 - the user's own classes; a day that cannot be watched is still published
+            text = f"the checks of drift and IC could not be made: {type(exc).__name__}: {exc}"
+            log.warning("service %s: %s: %s", service.name, self.day, text)
+            self.events.append(Event(Level.WARNING, text))
+        self._take(found, block=rules.block)
+
+    def _take(self, found: Sequence[CheckResult], *, block: bool = True) -> None:
+        """Add the results of checks to the entry of the day; with `block`, raise an error if one has failed."""
+        self.checks += found
+        for check in found:
+            if check.outcome is not Outcome.OK:
+                log.warning("service %s: %s: %s", self.service.name, self.day, described(check))
+        failed = [check for check in found if check.outcome is Outcome.FAIL]
+        if failed and block:
+            raise DayFailed("; ".join(described(check) for check in failed))
 
     def _universes(self) -> list[Any]:
         found = []
@@ -444,8 +504,8 @@ class _Day:
         ready = [day for day in signal_files.days_of(made) if day <= self.day and day not in state.signals()]
         if self.day not in ready:
             raise DayFailed(f"The models have no predictions for {self.day}.")
-        found = self._written(signal_files.rows_of(made, ready), "")
-        return found
+        self._watch_scores(signal_files.rows_of(made, [self.day]))
+        return self._written(signal_files.rows_of(made, ready), "")
 
     def _written(self, rows: Any, why: str) -> list[Signal]:
         """Write rows as a file, and return the signals of its days."""

@@ -25,6 +25,7 @@ from rollforge.generate.task_view import TaskView
 from rollforge.ledger.entry import DayState, EntryKind, Release, Role
 from rollforge.moved import Alias, Aliased
 from rollforge.online.tool import OnlineTool, OnlineToolR
+from rollforge.record.drift import without_reference
 from rollforge.run.execute import DATA_UNTIL, TASK_TAG
 from rollforge.run.trainer import default_names
 from rollforge.session import current_session
@@ -479,7 +480,7 @@ def _mark(task: Definition) -> str:
         plain = {key: value for key, value in dataset["kwargs"].items() if key != "purge_rows"}
         task = {**task, "dataset": {**dataset, "kwargs": plain}}
     try:
-        return variant(task)
+        return variant(without_reference(task))
     except TaskNotSerializable:
         return ""
 

@@ -1,0 +1,180 @@
+"""The distribution of features and scores in training, and how far later ones are from it.
+
+The population stability index (PSI) compares the shares ``a`` of values in bins with the shares ``e`` expected:
+``sum((a - e) * log(a / e))``. Common rules of thumb call values below 0.1 small and above 0.25 large.
+"""
+
+from __future__ import annotations
+
+import builtins
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge.errors import ConfigError
+from rollforge.features.dataset import Dataset, DatasetH
+from rollforge.features.handler import DataHandlerLP
+from rollforge.models.base import Model
+from rollforge.record.base import RecordTemp
+from rollforge.task import Definition, Document
+from rollforge.track.base import Recorder
+
+__all__ = [
+    "REFERENCE", "Bins", "DriftReference", "feature_names", "read_bins", "reference_of", "score_values", "with_reference",
+    "without_reference",
+]  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+REFERENCE = "drift_reference.pkl"
+"""Artifact with the bins of each feature and of the scores."""
+_BINS = 10
+_SMALLEST = 1e-4
+"""Shares are not counted as smaller: a bin without values would make the index infinite."""
+_ROWS = 50_000
+"""Largest number of rows from which the bins of features are made; of more rows, these are chosen at random."""
+
+_RECORD = {"class": "DriftReference", "module_path": "rollforge.record.drift"}
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Bins:
+    """Bins of values, and the share of the training's values in each.
+
+    Examples
+    --------
+    >>> bins = Bins.of(np.arange(100.0))
+    >>> bins.psi(np.arange(100.0)), round(bins.psi(np.arange(50.0)), 3)
+    (0.0, 3.797)
+    """
+
+    edges: Floats
+    """In ascending order. A value belongs to the first bin whose edge is not below it; there is one more bin for larger
+    values, and one for missing values."""
+    shares: Floats
+    """One more than bins by edges, the last of missing values: ``len(edges) + 2``."""
+
+    @classmethod
+    def of(cls, values: NDArray[Any]) -> Bins:
+        """Return ten bins with equal numbers of values, fewer if values are equal.
+
+        If many values equal the smallest one, values below it have a bin of their own.
+        """
+        values = np.asarray(values, np.float64)
+        known = values[np.isfinite(values)]
+        edges = (
+            np.unique(np.quantile(known, np.arange(1, _BINS) / _BINS, method="inverted_cdf")) if len(known) else known
+        )
+        if len(edges) and edges[0] == known.min():
+            edges = np.concatenate([[np.nextafter(edges[0], -np.inf)], edges])
+        return cls(edges, _shares(values, edges))
+
+    def psi(self, values: NDArray[Any]) -> float:
+        """Return the population stability index of values; NaN if there are none. Shares count as at least 0.0001."""
+        if not len(values):
+            return float("nan")
+        actual = np.maximum(_shares(np.asarray(values, np.float64), self.edges), _SMALLEST)
+        expected = np.maximum(self.shares, _SMALLEST)
+        return float(((actual - expected) * np.log(actual / expected)).sum())
+
+
+def _shares(values: Floats, edges: Floats) -> Floats:
+    """Return the share of values in each bin; infinite values count as missing."""
+    known = values[np.isfinite(values)]
+    counts = np.bincount(np.searchsorted(edges, known, side="left"), minlength=len(edges) + 1)
+    shares: Floats = np.append(counts, len(values) - len(known)) / max(len(values), 1)
+    return shares
+
+
+def feature_names(features: pd.DataFrame) -> list[str]:
+    """Return the names of the columns of a handler's features."""
+    return [str(name) for name in features.columns.get_level_values(-1)]
+
+
+def score_values(prediction: pd.Series | pd.DataFrame) -> Floats:
+    """Return the scores of a prediction, of a table those in its first column."""
+    column = prediction.iloc[:, 0] if isinstance(prediction, pd.DataFrame) else prediction
+    return column.to_numpy(np.float64)
+
+
+def reference_of(features: pd.DataFrame, scores: Floats) -> dict[str, Any]:
+    """Return the bins of features and scores as plain data, for :data:`REFERENCE`."""
+    if len(features) > _ROWS:  # not at equal distances, which can be those of a few instruments
+        features = features.iloc[np.sort(np.random.default_rng(0).choice(len(features), _ROWS, replace=False))]
+    values = features.to_numpy(np.float64)
+    named = {name: Bins.of(values[:, place]) for place, name in enumerate(feature_names(features))}
+    return {"features": {name: _plain(bins) for name, bins in named.items()}, "score": _plain(Bins.of(scores))}
+
+
+def _plain(bins: Bins) -> dict[str, Floats]:
+    return {"edges": bins.edges, "shares": bins.shares}
+
+
+def read_bins(plain: Mapping[str, Any]) -> Bins:
+    """Return bins that were saved."""
+    return Bins(np.asarray(plain["edges"], np.float64), np.asarray(plain["shares"], np.float64))
+
+
+def with_reference(task: Definition) -> Definition:
+    """Return a task that also saves a :class:`DriftReference`."""
+    return {**task, "record": [*_records(task), _RECORD]}
+
+
+def without_reference(task: Document) -> Definition:
+    """Return a task without the record of :func:`with_reference`; its records are a list."""
+    return {**task, "record": [record for record in _records(task) if record != _RECORD]}
+
+
+def _records(task: Document) -> builtins.list[Any]:
+    records = task.get("record") or []
+    return builtins.list(records) if isinstance(records, (tuple, builtins.list)) else [records]
+
+
+class DriftReference(RecordTemp):
+    """Saves the distribution of the features and scores of the training segment, with which later days are compared.
+
+    ``rollforge serve`` adds it to the tasks that it trains. A task whose dataset has no training segment of features is
+    not compared.
+
+    Parameters
+    ----------
+    model : Model
+        A fitted model.
+    dataset : Dataset
+        Its dataset.
+    recorder : Recorder
+        The run.
+    """
+
+    def __init__(
+        self, model: Model | None = None, dataset: Dataset | None = None, recorder: Recorder | None = None
+    ) -> None:
+        super().__init__(recorder)
+        self.model = model
+        self.dataset = dataset
+
+    def generate(self, **kwargs: object) -> None:
+        """Save the reference, unless the dataset has none."""
+        if self.model is None or self.dataset is None:
+            raise ConfigError("DriftReference needs a model and a dataset.")
+        if not isinstance(self.dataset, DatasetH):
+            return
+        try:
+            features = self.dataset.prepare("train", col_set="feature", data_key=DataHandlerLP.DK_I)
+            scores = score_values(self.model.predict(self.dataset, segment="train"))
+        except Exception as exc:  # noqa: BLE001 - the user's own classes; a model that cannot be watched is still trained
+            log.warning("the distribution of the training data is not saved: %s: %s", type(exc).__name__, exc)
+            return
+        if isinstance(features, pd.DataFrame) and len(features):
+            self.save(**{REFERENCE: reference_of(features, scores)})
+
+    def list(self) -> builtins.list[str]:
+        """Return the names of the artifacts."""
+        return [REFERENCE]

@@ -1,0 +1,244 @@
+"""Checks of a service: from thresholds in a workflow file to rows, messages and exit codes."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rollforge.cli.exit_codes import Exit
+from rollforge.ledger.base import open_ledger
+from rollforge.ledger.entry import CheckResult, DayState, Outcome
+from rollforge.ledger.state import ServiceState
+from rollforge.record.drift import REFERENCE
+from rollforge.session import Session, using
+
+from ..documents.command_line import call
+from ..documents.definitions import write_workflow
+from ..documents.growing import BEGIN, DAYS, STEP, Market, prices, recorders, template
+
+FIRST = DAYS.index(BEGIN)
+Serve = Callable[..., Any]
+
+
+@pytest.fixture
+def market(tmp_path: Path) -> Market:
+    return Market(tmp_path / "data", prices())
+
+
+@pytest.fixture
+def serve(tmp_path: Path, market: Market) -> Serve:
+    """Runs a command of a service, and returns its line of JSON or its text; ``init`` writes the workflow first."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+
+    def run(*words: object, code: int = 0, checks: Any = None, model: Any = None) -> Any:
+        if words[0] == "init":
+            rollforge = {"data": str(market.folder), "tracking": f"folder:{tmp_path}/runs", "experiment": "served"}
+            rolling = {"step": STEP, "rtype": "sliding", "trunc_days": "auto"}
+            task = {**template(), **({"model": model} if model else {})}
+            content = {"rollforge": rollforge, "task": task, "rolling": rolling, "checks": checks}
+            words = ("init", write_workflow(tmp_path / "job.yaml", content))
+        result = call("serve", "--ledger", uri, *words)
+        assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
+        return json.loads(result.stdout) if result.stdout.startswith("{") else result.stdout
+
+    return run
+
+
+def state(tmp_path: Path) -> ServiceState:
+    return ServiceState.of(open_ledger(f"sqlite:///{tmp_path}/ledger.db").entries("served"))
+
+
+def rows(tmp_path: Path, name: str) -> list[tuple[Any, ...]]:
+    """Return what a person finds about a check with SQL."""
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
+        text = "SELECT day, outcome, value FROM check_result WHERE name = ? ORDER BY entry, place"
+        return connection.execute(text, (name,)).fetchall()
+
+
+def test_every_published_day_has_its_checks(tmp_path: Path, serve: Serve, market: Market) -> None:
+    """By default all of them, as part of the entry of the day; nothing is remarkable."""
+    market.show(BEGIN)
+    serve("init")
+    (day,) = serve("run")["days"]
+    assert day["checks"] == []
+    names = ["universe", "missing", "jumps", "stale", "gap", "changed", "constant"]
+    known = state(tmp_path)
+    assert [c.name for c in known.checks_made_on(BEGIN) if c.name != "score_psi"][:7] == names
+    assert {c.outcome for c in known.checks_made_on(BEGIN) if c.name in names} == {Outcome.OK}
+    assert rows(tmp_path, "universe") == [(BEGIN, "ok", 1.0)]
+    assert "checks ok: universe 1, missing 0, " in serve("history", "--day", BEGIN)
+    assert "checks ok" not in serve("history")
+
+
+def test_a_check_that_fails_keeps_the_day_from_being_published(tmp_path: Path, serve: Serve, market: Market) -> None:
+    """Until its data have arrived. The result is a row of the failed day, and repeating the run adds none."""
+    market.show(BEGIN)
+    serve("init", checks={"universe": {"limit": 0.9, "level": "fail"}})
+    serve("run")
+    late, day = market.close.copy(), DAYS[FIRST + 1]
+    market.close.loc[day, ["A", "B"]] = np.nan
+    market.show(day)
+    (line,) = serve("run", code=Exit.CHECK_FAILED)["days"]
+    reason = f"check universe of {day}: 0.5, limit 0.9 (2 of 4 instruments have a price)"
+    assert (line["state"], line["error"], [c["name"] for c in line["checks"]]) == ("failed", reason, ["universe"])
+    assert rows(tmp_path, "universe") == [(BEGIN, "ok", 1.0), (day, "fail", 0.5)]
+    entries = state(tmp_path).last
+    serve("run", code=Exit.CHECK_FAILED)
+    assert state(tmp_path).last == entries
+    assert f"fail: {reason}" in serve("status")
+    assert serve("status", "--json")["checks"][0]["outcome"] == "fail"
+    assert f"fail: {reason}" in serve("history", "--day", day)
+    market.close = late
+    market.show(day)
+    assert [d["state"] for d in serve("run")["days"]] == ["published"]
+    assert rows(tmp_path, "universe")[-1] == (day, "ok", 1.0)
+
+
+def test_a_check_that_warns_does_not_keep_the_day_from_being_published(
+    tmp_path: Path, serve: Serve, market: Market
+) -> None:
+    """A price that nearly doubles; the warning is in the line, the status, the history and the view."""
+    market.show(BEGIN)
+    serve("init", checks={"jumps": 0.8, "feature_psi": False, "score_psi": False})
+    serve("run")
+    day = DAYS[FIRST + 1]
+    market.close.loc[day:, "B"] *= 1.9
+    market.show(day)
+    (line,) = serve("run")["days"]
+    assert (line["state"], [(c["name"], c["outcome"]) for c in line["checks"]]) == ("published", [("jumps", "warn")])
+    assert line["checks"][0]["data"] == {"instruments": ["B"]}
+    for words in (("status",), ("history", "--day", day), ("history",)):
+        assert f"warn: check jumps of {day}: " in serve(*words)
+    assert [row[:2] for row in rows(tmp_path, "jumps")] == [(BEGIN, "ok"), (day, "warn")]
+    assert rows(tmp_path, "feature_psi") == []
+
+
+def test_a_changed_past_is_reported_once(tmp_path: Path, serve: Serve, market: Market) -> None:
+    """On the next day; correcting it is up to the user."""
+    market.show(BEGIN)
+    serve("init", checks={"score_psi": False, "feature_psi": False})
+    serve("run")
+    market.close.loc[BEGIN, "A"] *= 1.01
+    market.show(DAYS[FIRST + 1])
+    ((check,),) = [day["checks"] for day in serve("run")["days"]]
+    assert (check["name"], list(check["data"]["days"])) == ("changed", [BEGIN])
+    market.show(DAYS[FIRST + 2])
+    ((day),) = serve("run")["days"]
+    assert day["checks"] == []
+    serve("correct")
+    assert "none changed" in serve("check")
+
+
+@pytest.mark.parametrize("block", [False, True])
+def test_scores_that_are_all_equal(tmp_path: Path, serve: Serve, market: Market, block: bool) -> None:
+    """The check fails; the day is published all the same unless the workflow says otherwise."""
+    (tmp_path / "same.py").write_text(
+        "import pandas as pd\nfrom rollforge.models.base import Model\n\n\nclass Same(Model):\n"
+        "    def fit(self, dataset, **kwargs):\n        pass\n\n"
+        "    def predict(self, dataset, segment='test'):\n"
+        "        return pd.Series(0.5, dataset.prepare(segment, col_set='label', data_key='raw').index)\n"
+    )
+    market.show(BEGIN)
+    model = {"class": "Same", "module_path": str(tmp_path / "same.py")}
+    serve("init", checks={"constant": {"level": "fail"}, "block": block}, model=model)
+    (line,) = serve("run", code=Exit.CHECK_FAILED)["days"]
+    assert line["state"] == ("failed" if block else "published")
+    assert [(c["name"], c["value"], c["outcome"]) for c in line["checks"] if c["name"] == "constant"] == [
+        ("constant", 1.0, "fail")
+    ]
+    assert (BEGIN in state(tmp_path).signals()) is not block
+    if not block:
+        assert serve("run")["days"] == []
+
+
+def test_scores_and_features_are_compared_with_the_training(tmp_path: Path, serve: Serve, market: Market) -> None:
+    """The reference is saved by the training; prices that are no longer like those of the training are found."""
+    market.close.iloc[FIRST + 1 :] = (
+        market.close.iloc[FIRST].to_numpy() * np.linspace(1.3, 8, len(DAYS) - FIRST - 1)[:, None]
+    )
+    market.show(BEGIN)
+    serve("init", checks={"feature_psi": {"limit": 0.25, "days": 30}, "score_psi": {"limit": 0.25, "days": 30}})
+    serve("run")
+    with using(Session(tracking_uri=f"folder:{tmp_path}/runs")):
+        assert all(REFERENCE in recorder.list_artifacts() for recorder in recorders())
+    assert [row[:2] for row in rows(tmp_path, "feature_psi")] == [(BEGIN, "ok")]
+    market.show(DAYS[FIRST + 15])
+    last = serve("run")["days"][-1]
+    found = {check["name"]: check for check in last["checks"]}
+    assert {"score_psi", "feature_psi"} <= found.keys()
+    assert found["feature_psi"]["text"].startswith("2 of 2 features beyond the limit: ")
+    (model,) = found["feature_psi"]["data"]["models"].values()
+    assert (model["rows"], model["beyond"]) == (120, 2)
+
+
+def test_the_ic_of_a_day_belongs_to_the_day_on_which_its_label_is_known(
+    tmp_path: Path, serve: Serve, market: Market
+) -> None:
+    """The label of a day looks two days ahead. After 20 days the mean has an interval, which has a limit."""
+    market.show(BEGIN)
+    serve("init", checks={"ic": {"limit": 1, "days": 25}})
+    serve("run")
+    assert (rows(tmp_path, "daily_ic"), rows(tmp_path, "ic")) == ([], [])
+    market.show(DAYS[FIRST + 1])
+    serve("run")
+    known = state(tmp_path)
+    assert [c.day for c in known.checks_made_on(DAYS[FIRST + 1]) if c.name == "daily_ic"] == DAYS[52:FIRST]
+    market.show(DAYS[FIRST + 14])
+    days = serve("run")["days"]
+    known = state(tmp_path)
+    for place in range(FIRST + 2, FIRST + 15):
+        made = [c for c in known.checks_made_on(DAYS[place]) if c.name == "daily_ic"]
+        assert [c.day for c in made] == [DAYS[place - 2]], place
+    (mean,) = [c for c in known.checks_made_on(DAYS[FIRST + 14]) if c.name == "ic"]
+    daily = [c.value for c in known.checks_made_on(DAYS[FIRST + 1]) if c.name == "daily_ic"]
+    daily += [
+        c.value for p in range(FIRST + 2, FIRST + 15) for c in known.checks_made_on(DAYS[p]) if c.name == "daily_ic"
+    ]
+    assert (mean.day, mean.outcome, mean.value) == (DAYS[FIRST + 12], Outcome.WARN, pytest.approx(np.mean(daily)))
+    assert (mean.data["days"], mean.data["low"] < mean.value < mean.data["high"] < 1) == (len(daily), True)
+    assert [c["name"] for c in days[-1]["checks"] if c["name"] == "ic"] == ["ic"]
+    text = serve("history", "--day", DAYS[FIRST + 5])
+    assert text.count("checks ok: daily_ic ") == 1
+    assert DAYS[FIRST + 7] not in text
+    assert_ic(tmp_path, serve, market, known.checked(DAYS[FIRST + 5])["daily_ic"])
+
+
+def assert_ic(tmp_path: Path, serve: Serve, market: Market, check: CheckResult) -> None:
+    """Compare an IC with the rank correlation of the published scores with the returns of the prices."""
+    place = DAYS.index(check.day)
+    scores = serve("signals", check.day, "--json")["signals"]
+    returns = market.close.iloc[place + 2] / market.close.iloc[place + 1] - 1
+    ranks = [np.argsort(np.argsort([values[code] for code in "ABCD"])) for values in (scores, returns)]
+    assert check.value == pytest.approx(np.corrcoef(*ranks)[0, 1])
+
+
+def test_a_day_that_cannot_be_watched_is_published(tmp_path: Path, serve: Serve, market: Market) -> None:
+    """The reason is an event of the entry."""
+    market.show(BEGIN)
+    serve("init")
+    serve("run")
+    with using(Session(tracking_uri=f"folder:{tmp_path}/runs")):
+        for recorder in recorders():
+            recorder.save_objects(**{REFERENCE: "damaged"})
+    market.show(DAYS[FIRST + 1])
+    serve("run")
+    known = state(tmp_path)
+    assert known.days[DAYS[FIRST + 1]].state is DayState.PUBLISHED
+    assert "drift and IC could not be made" in known.events[-1][1].text
+
+
+def test_without_checks_nothing_is_checked(tmp_path: Path, serve: Serve, market: Market) -> None:
+    """And the training saves no reference."""
+    market.show(BEGIN)
+    serve("init", checks=False)
+    serve("run")
+    assert state(tmp_path).checks == ()
+    with using(Session(tracking_uri=f"folder:{tmp_path}/runs")):
+        assert not any(REFERENCE in recorder.list_artifacts() for recorder in recorders())

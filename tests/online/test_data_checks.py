@@ -1,0 +1,248 @@
+"""Checks of a day's data: every number is computed by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rollforge.errors import ConfigError
+from rollforge.ledger.entry import CheckResult, DayResult, DayState, Entry, EntryKind, Outcome, day_body
+from rollforge.ledger.state import ServiceState
+from rollforge.market.provider import open_provider
+from rollforge.online.check_rules import Rule, Rules, read_rules
+from rollforge.online.data_checks import (
+    Recent,
+    calendar_gap,
+    changed_days,
+    check_data,
+    first_days,
+    largest_jump,
+    missing_share,
+    read_recent,
+    stale_share,
+    universe_share,
+)
+from rollforge.online.data_marks import data_mark
+
+from ..documents.growing import BEGIN, DAYS, Market
+
+NAN = np.nan
+MONDAY = np.datetime64("2024-06-03")
+
+
+def recent(members: Any = None, **fields: Any) -> Recent:
+    """Return the data of instruments A, B, …: a row of values each, the last on the day that is checked."""
+    values = {name: np.array(rows, np.float32) for name, rows in fields.items()}
+    count, days = next(iter(values.values())).shape
+    inside = np.ones((count, days), bool) if members is None else np.array(members, bool)
+    return Recent(MONDAY + np.arange(days), tuple("ABCDEFGH"[:count]), inside, values)
+
+
+def test_the_share_of_the_universe_is_that_of_its_members() -> None:
+    """Two of four have a price; on the first day nothing else is known; a day without prices has a share of 0."""
+    assert universe_share(recent(close=[[1, 1], [1, 1], [1, NAN], [NAN, NAN]])) == (
+        0.5, "2 of 4 instruments have a price", {},
+    )  # fmt: skip
+    assert universe_share(recent(close=[[1], [1], [1], [NAN]])) == (0.75, "3 of 4 instruments have a price", {})
+    assert universe_share(recent(close=[[1, NAN], [1, NAN]])) == (0.0, "0 of 2 instruments have a price", {})
+    assert universe_share(recent(close=[[1, 1]])) == (1.0, "1 of 1 instruments have a price", {})
+    assert universe_share(recent([[False], [False]], close=[[1], [1]])) is None
+
+
+def test_instruments_that_a_delivery_lacks_are_expected_although_they_are_no_members() -> None:
+    """Their membership ends with their data; a usual day had three of them."""
+    members = [[1, 1, 1, 1], [1, 1, 1, 0], [0, 1, 1, 0]]
+    close = [[1, 1, 1, 1], [1, 1, 1, NAN], [NAN, 1, 1, NAN]]
+    assert universe_share(recent(members, close=close)) == (1 / 3, "1 of 3 instruments have a price", {})
+
+
+def test_without_closing_prices_any_value_counts() -> None:
+    """Of folders with other fields."""
+    found = universe_share(recent(score=[[1, 1], [1, NAN]], rank=[[1, NAN], [1, 2]]))
+    assert found is not None
+    assert found[0] == 1.0
+
+
+def test_the_share_of_missing_values_counts_instruments_with_a_price() -> None:
+    """One of three volumes among six values; D has no price and is not counted."""
+    data = recent(close=[[1], [1], [1], [NAN]], volume=[[5], [NAN], [5], [NAN]])
+    assert missing_share(data) == (1 / 6, "volume 1 of 3", {"fields": {"volume": 1}})
+    assert missing_share(recent(close=[[1]])) == (0.0, "", {})
+    assert missing_share(recent(close=[[NAN]])) is None
+
+
+def test_jumps_are_moves_without_a_change_of_the_factor() -> None:
+    """A +60 %; B tripled by a split; C since its last price two days before; D has no earlier price."""
+    close = [[10, 10, 16], [10, 10, 30], [10, NAN, 4], [NAN, NAN, 7]]
+    factor = [[1, 1, 1], [1, 1, 3], [1, NAN, 1], [NAN, NAN, 1]]
+    found = largest_jump(recent(close=close, factor=factor), 0.5)
+    assert found is not None
+    assert (round(found[0], 12), found[1:]) == (0.6, ("A +60.0%, C -60.0%", {"instruments": ["A", "C"]}))
+
+
+def test_a_move_up_to_the_limit_is_no_jump() -> None:
+    """Nor is one that cannot be computed."""
+    assert largest_jump(recent(close=[[10, 15]]), 0.5) == (0.5, "", {})
+    assert largest_jump(recent(close=[[10, 15]]), 0.499) == (0.5, "A +50.0%", {"instruments": ["A"]})
+    assert largest_jump(recent(close=[[0, 15], [NAN, 15], [10, NAN]]), 0.5) is None
+    assert largest_jump(recent(close=[[10]]), 0.5) is None
+    assert largest_jump(recent(volume=[[10, 15]]), 0.5) is None
+
+
+def test_many_jumps_are_counted() -> None:
+    """Five are named."""
+    found = largest_jump(recent(close=[[10, 20 + i] for i in range(7)]), 0.5)
+    assert found is not None
+    assert found[1] == "G +160.0%, F +150.0%, E +140.0%, D +130.0%, C +120.0% and 2 more"
+
+
+def test_stale_instruments_repeat_all_values_of_the_day_before() -> None:
+    """A repeats both values, B only its close, and C has no volume on both days; D has no price."""
+    data = recent(close=[[3, 3], [3, 3], [3, 3], [3, NAN]], volume=[[9, 9], [9, 8], [NAN, NAN], [9, 9]])
+    assert stale_share(data) == (2 / 3, "2 of 3 instruments repeat the day before", {"instruments": ["A", "C"]})
+    assert stale_share(recent(close=[[3, 4]])) == (0.0, "", {})
+    assert stale_share(recent(close=[[3, NAN]])) is None
+    assert stale_share(recent(close=[[3]])) is None
+
+
+@pytest.mark.parametrize(
+    ("days", "missing"),
+    [
+        (["2024-05-31", "2024-06-03"], 0),  # Friday and Monday
+        (["2024-05-30", "2024-06-03"], 1),
+        (["2024-06-03", "2024-06-10"], 4),
+        (["2024-06-01", "2024-06-02"], 0),  # a market that trades on weekends
+    ],
+)
+def test_gaps_count_weekdays(days: list[str], missing: int) -> None:
+    """Between the day and the one before it."""
+    found = calendar_gap(np.array(days, "M8[D]"))
+    assert found is not None
+    assert found[0] == missing
+    assert calendar_gap(np.array(days[:1], "M8[D]")) is None
+
+
+def known(*days: tuple[str, str], checks: Any = ()) -> ServiceState:
+    """Return the state in which days were published with these fingerprints."""
+    bodies = [day_body(DayResult(day, DayState.PUBLISHED, mark)) for day, mark in days]
+    bodies.append(day_body(DayResult("2024-01-01", DayState.FAILED, "x"), checks=checks))
+    return ServiceState.of([Entry("us", n, EntryKind.DAY, body, 1, 0.0) for n, body in enumerate(bodies, 1)])
+
+
+def test_fingerprints_of_the_last_days_equal_those_of_the_days_themselves(market: Market) -> None:
+    """From one reading of the folder, also where an instrument was listed since; then nothing is read again."""
+    market.begins = {"C": DAYS[58]}
+    published = []
+    for place in (55, 57, 58, 60):
+        market.show(DAYS[place])
+        published.append((DAYS[place], data_mark(DAYS[place])))
+    provider = open_provider(market.folder)
+    data = read_recent(provider, BEGIN, ["all"])
+    assert data is not None
+
+    def never(day: str) -> str:
+        raise AssertionError(day)
+
+    starts = first_days(provider)
+    assert changed_days(data, known(*published), 5, never, starts) == (0.0, "", {})
+    wrong = known((DAYS[55], "00"), (DAYS[56], "01"), *published[1:])
+    found = changed_days(data, wrong, 5, lambda day: "now", starts)
+    assert found is not None
+    assert (found[0], found[2]) == (2.0, {"days": {DAYS[55]: "now", DAYS[56]: "now"}})
+
+
+def test_a_change_is_reported_once_and_only_of_the_last_days(market: Market) -> None:
+    """Another change of the same day is reported again."""
+    market.show(BEGIN)
+    provider = open_provider(market.folder)
+    data = read_recent(provider, BEGIN, ["all"])
+    assert data is not None
+    starts = first_days(provider)
+    days = [(DAYS[58], "old"), (DAYS[59], "old")]
+    before = CheckResult("changed", BEGIN, 1.0, Outcome.WARN, 0.0, data={"days": {DAYS[59]: "now"}})
+    assert changed_days(data, known(*days), 1, lambda day: "now", starts)[2] == {"days": {DAYS[59]: "now"}}  # type: ignore[index]
+    reported = known(*days, checks=[before])
+    assert changed_days(data, reported, 1, lambda day: "now", starts) == (0.0, "", {})
+    assert changed_days(data, reported, 1, lambda day: "newer", starts)[0] == 1.0  # type: ignore[index]
+    assert changed_days(data, known(), 5, lambda day: "now", starts) == (0.0, "", {})
+
+
+def test_the_results_have_the_limits_and_levels_of_the_rules() -> None:
+    """A share below its limit and a move above it; a check that is left out has no result."""
+    rules = Rules({"universe": Rule(0.9, Outcome.FAIL), "jumps": Rule(0.5), "missing": Rule(0.0)})
+    found = check_data(recent(close=[[10, 16], [10, NAN]]), rules, ServiceState(), str, {})
+    assert [(c.name, c.day, c.value, c.outcome, c.limit) for c in found] == [
+        ("universe", "2024-06-04", 0.5, Outcome.FAIL, 0.9),
+        ("missing", "2024-06-04", 0.0, Outcome.OK, 0.0),
+        ("jumps", "2024-06-04", pytest.approx(0.6), Outcome.WARN, 0.5),
+    ]
+
+
+def test_a_day_that_is_not_in_the_calendar_has_no_data(market: Market) -> None:
+    """Nothing is checked then."""
+    market.show(BEGIN)
+    assert read_recent(open_provider(market.folder), "2024-05-01", ["all"]) is None
+
+
+# -- the section of the workflow ---------------------------------------------------------------------------------------
+
+
+def test_a_section_changes_what_it_names() -> None:
+    """The other checks have their defaults."""
+    rules, wrong = read_rules(
+        {"universe": 0.5, "gap": False, "ic": {"days": 30, "level": "fail"}, "stale": None, "block": True}
+    )
+    assert not wrong
+    assert (rules.block, rules.checks["universe"], rules.checks["ic"]) == (
+        True, Rule(0.5), Rule(0, Outcome.FAIL, 30),
+    )  # fmt: skip
+    assert "gap" not in rules.checks
+    assert rules.checks["stale"] == Rules().checks["stale"]
+    assert (read_rules(None), read_rules(False)) == ((Rules(), []), (Rules({}), []))
+
+
+@pytest.mark.parametrize(
+    ("section", "where", "text"),
+    [
+        ({"univers": 1}, "checks.univers", "unknown key. Did you mean 'universe'?"),
+        ({"universe": 1.1}, "checks.universe", "a share from 0 to 1"),
+        ({"universe": -0.1}, "checks.universe", "a share from 0 to 1"),
+        ({"jumps": "half"}, "checks.jumps", "must be a number"),
+        ({"jumps": float("nan")}, "checks.jumps", "must be a number"),
+        ({"jumps": {"limit": True}}, "checks.jumps.limit", "must be a number"),
+        ({"jumps": -1}, "checks.jumps", "0 or more"),
+        ({"jumps": {"level": "error"}}, "checks.jumps.level", "must be 'warn' or 'fail', found 'error'"),
+        ({"jumps": {"days": 3}}, "checks.jumps.days", "unknown key. Allowed: limit, level"),
+        ({"ic": {"days": 0}}, "checks.ic.days", "from 1 to 1000"),
+        ({"ic": {"days": 1.5}}, "checks.ic.days", "from 1 to 1000"),
+        ({"ic": {"day": 5}}, "checks.ic.day", "unknown key. Did you mean 'days'?"),
+        ({"block": 1}, "checks.block", "must be true or false"),
+        ([], "checks", "must map checks to their limits"),
+        (True, "checks", "must map checks to their limits"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_section_is_named(section: Any, where: str, text: str) -> None:
+    """With its place."""
+    ((place, message),) = read_rules(section)[1]
+    assert place == where
+    assert text in message
+
+
+def test_the_file_is_refused_with_all_mistakes_and_their_lines(tmp_path: Any) -> None:
+    """Like those of the other sections."""
+    from rollforge.workflow import load_workflow
+
+    from ..documents.definitions import write_workflow
+    from ..documents.growing import template
+
+    file = write_workflow(tmp_path / "job.yaml", {"task": template(), "checks": {"jumps": "half", "univers": 1}})
+    lines = file.read_text().splitlines()
+    jumps, univers = (
+        next(n for n, line in enumerate(lines, 1) if f"  {name}:" in line) for name in ("jumps", "univers")
+    )
+    with pytest.raises(ConfigError) as error:
+        load_workflow(file)
+    assert f"line {jumps}: checks.jumps: must be a number" in str(error.value)
+    assert f"line {univers}: checks.univers: unknown key" in str(error.value)
