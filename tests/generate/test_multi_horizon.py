@@ -159,6 +159,16 @@ def test_names_of_columns_are_kept() -> None:
     assert [task_horizon(task).days for task in two] == [2, 6], "the larger of the columns"
 
 
+def test_two_expressions_without_names_are_not_an_expression_and_its_name() -> None:
+    """The new labels have no names either."""
+    plain = {"feature": [["$close"], ["C"]], "label": ["Ref($close, -2)/$close - 1", "Ref($open, -2)/$open - 1"]}
+    loader = {"class": "QlibDataLoader", "kwargs": {"config": plain}}
+    for label in (["Ref($close, -{horizon})"], ["Ref($close, -{horizon})", "Ref($open, -{horizon})"]):
+        task = made(with_loader(loader), label=label)[1]
+        config = task["dataset"]["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"]["config"]
+        assert config["label"] == [one.replace("{horizon}", "5") for one in label]
+
+
 def test_a_label_of_the_users_own_has_the_horizon_where_it_says() -> None:
     """With numbers added or subtracted, in braces, also with spaces."""
     tasks = made(

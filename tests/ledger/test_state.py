@@ -29,9 +29,11 @@ from rollforge.ledger.entry import (
     Shadow,
     Signal,
     Verdict,
+    body_text,
     correction_body,
     day_body,
     event_body,
+    read_body,
     release_body,
     service_body,
 )
@@ -94,7 +96,8 @@ def test_models_are_online_from_their_day_on(state: ServiceState) -> None:
     assert state.online("2024-06-05") == {Role.CHAMPION: (release("b", Role.CHAMPION, "2024-06-05"),)}
     assert champions(state, "2024-06-07", as_of=8) == ["b"]
     assert champions(state, "2024-06-07", as_of=850.0) == ["b"]
-    assert champions(state, "2024-06-07", as_of=0) == []
+    assert champions(state, "2024-06-07", as_of=0) == champions(state, "2024-06-07", as_of=-1) == []
+    assert state.known(-1) == ServiceState()
 
 
 def test_the_decision_made_last_counts() -> None:
@@ -107,6 +110,7 @@ def test_the_decision_made_last_counts() -> None:
     state = ServiceState.of(entries_of(*decisions))
     assert [champions(state, day) for day in DAYS] == [["a"], ["a"], [], [], []]
     assert [len(state.candidates(day)) for day in DAYS] == [0, 0, 1, 1, 1]
+    assert [state.planned(day) for day in DAYS] == [[*DAYS[2:4]], [*DAYS[2:4]], [DAYS[3]], [], []]
 
 
 def test_several_models_can_be_online() -> None:
@@ -164,12 +168,35 @@ def test_one_more_entry(state: ServiceState) -> None:
         state.after(state.entries[-1])
 
 
-@pytest.mark.parametrize("numbers", [[2], [1, 3], [1, 1], [2, 1]])
-def test_all_entries_are_needed(numbers: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ([2], "Expected entry 1 of the service 'us', found entry 2"),
+        ([1, 3], "Expected entry 2 of the service 'us', found entry 3"),
+        ([1, 1], "Expected entry 2 of the service 'us', found entry 1"),
+        ([2, 1], "Expected entry 1 of the service 'us', found entry 2"),
+    ],
+)
+def test_all_entries_are_needed(numbers: list[int], message: str) -> None:
     """From the first on, without gaps."""
     body = service_body("us", "")
-    with pytest.raises(ConfigError, match="in order"):
+    with pytest.raises(ConfigError, match=f"{message} of the service 'us': .* in order"):
         ServiceState.of([Entry("us", n, EntryKind.SERVICE, body, 1, 0.0) for n in numbers])
+
+
+def test_the_largest_body_can_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body of exactly the largest size, but not one with a byte more."""
+    monkeypatch.setattr("rollforge.ledger.entry.LARGEST_BODY", 20)
+    assert len(body_text({"reason": "x" * 7}).encode()) == 20
+    with pytest.raises(ConfigError, match="has 21 bytes, more than the 20"):
+        body_text({"reason": "x" * 8})
+
+
+@pytest.mark.parametrize("value", ["text", 3, {"a": 1}])
+def test_a_part_that_is_no_list_is_refused(value: object) -> None:
+    """A text is not taken for a list of its characters."""
+    with pytest.raises(ConfigError, match=r"releases: expected a list, found "):
+        read_body("promotion", {"reason": "better", "releases": value})
 
 
 def test_a_damaged_entry_is_named() -> None:

@@ -67,8 +67,8 @@ class ServiceState:
         for place, entry in enumerate(known, 1):
             if entry.number != place or entry.service != known[0].service:
                 raise ConfigError(
-                    f"Entry {entry.number} of the service {entry.service!r} follows {place - 1} entries of the service "
-                    f"{known[0].service!r}: a state follows from all entries of one service, in order."
+                    f"Expected entry {place} of the service {known[0].service!r}, found entry {entry.number} of the service "
+                    f"{entry.service!r}: a state follows from all entries of one service, in order."
                 )
         return cls(known, tuple(_content(entry) for entry in known))
 

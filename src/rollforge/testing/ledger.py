@@ -267,13 +267,21 @@ class LedgerSuite:
 
     def test_times_never_decrease(self, ledger: Ledger, clock: ManualClock) -> None:
         """An entry that is appended after the clock was set back has the time of the one before."""
-        first = ledger.append(self.acquire(ledger), 1, "day", a_day("2024-05-31"))
+        first = ledger.append(self.acquire(ledger), 1, "day", a_day("2024-05-30"))
+        clock.now += 100
+        second = ledger.append(self.acquire(ledger), 2, "day", a_day("2024-05-31"))
         clock.now -= 1000
         lease = self.acquire(ledger)
-        assert ledger.append(lease, 2, "day", a_day("2024-06-03")).made_at == first.made_at
+        assert ledger.append(lease, 3, "day", a_day("2024-06-03")).made_at == second.made_at > first.made_at
         clock.now += 2000
-        third = ledger.append(self.acquire(ledger), 3, "day", a_day("2024-06-04"))
-        assert [e.made_at for e in ledger.entries(SERVICE)] == [first.made_at, first.made_at, third.made_at]
+        fourth = ledger.append(self.acquire(ledger), 4, "day", a_day("2024-06-04"))
+        assert [e.made_at for e in ledger.entries(SERVICE)] == [
+            first.made_at,
+            second.made_at,
+            second.made_at,
+            fourth.made_at,
+        ]
+        assert fourth.made_at > second.made_at
 
     # -- what is stored ------------------------------------------------------------------------------------------------
 
