@@ -23,6 +23,7 @@ _GROUND = [
     "task",
     "transitions",
     "confidential",
+    "notify",
     "machine",
     "drivers",
     "session",

@@ -105,6 +105,12 @@ def _these(plan: Plan) -> dict[str, object]:
     return {"_id": {"$in": list(plan.ids)}}
 
 
+def done_tasks(plan: Plan) -> int:
+    """Return how many tasks of `plan` are done."""
+    store = open_store(plan.workflow.session.store_uri)
+    return store.count(plan.workflow.experiment_name, batch=batch_of(plan.ids)).get(Status.DONE, 0)
+
+
 def failures(plan: Plan) -> tuple[FailureGroup, ...]:
     """Return the failed tasks of `plan`, by id, grouped by error."""
     store = open_store(plan.workflow.session.store_uri)

@@ -30,6 +30,7 @@ from rollforge.generate.checks import Leakage, read_leakage
 from rollforge.generate.naming import check_name
 from rollforge.generators import GeneratorEntry, generate_entries
 from rollforge.limits import LIMITS, parse_size, read_text
+from rollforge.notify import Target, read_targets, without_addresses
 from rollforge.online.check_rules import Rules, read_rules
 from rollforge.paths import name_problem, read_path
 from rollforge.plugins import load_plugins
@@ -183,6 +184,7 @@ class _Document(BaseModel):
     policy: _Policy | None = None
     signals: _Signals | None = None
     checks: Any = None
+    notify: Any = None
     BASE_CONFIG_PATH: str | None = None
 
 
@@ -234,6 +236,8 @@ class Workflow:
     """The generators of the section ``generate`` (or ``generators``), applied after `grid` and before `rolling`."""
     checks: Rules = field(default_factory=Rules)
     """What a service checks every day."""
+    notify: tuple[Target, ...] = ()
+    """Commands and webhooks that are notified of failures, see :mod:`rollforge.notify`."""
     ensemble: Any = None
     """What combines the predictions, see :func:`~rollforge.collect.combine.build_ensembles`; None for the default."""
     policy: Document | None = None
@@ -245,6 +249,11 @@ class Workflow:
     def templates(self) -> tuple[Template, ...]:
         """The task templates: one, or one per entry of `models`."""
         return self.models or (Template(self.template),)
+
+    @property
+    def public_text(self) -> str:
+        """`text` without the addresses of webhooks, which often contain a secret."""
+        return without_addresses(self.text, self.notify)
 
 
 def _merge(base: object, over: object) -> Any:
@@ -361,7 +370,8 @@ def _validate(document: Definition, lines: Lines, path: Path, text: str) -> _Doc
         problems.extend(_problems(exc, document, lines))
     if several:
         problems.extend(_problems_of_models(document, lines))
-    problems.extend(f"{line_of(where, lines)}{where}: {text}" for where, text in read_rules(document.get("checks"))[1])
+    wrong = [*read_rules(document.get("checks"))[1], *read_targets(document.get("notify"))[1]]
+    problems.extend(f"{line_of(where, lines)}{where}: {message}" for where, message in wrong)
     try:
         _generate(document)
     except ConfigError as exc:
@@ -598,6 +608,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
         policy=None if parsed.policy is None else parsed.policy.model_dump(),
         signal_table=parsed.signals is not None and parsed.signals.table,
         checks=read_rules(document.get("checks"))[0],
+        notify=read_targets(document.get("notify"))[0],
     )
 
 

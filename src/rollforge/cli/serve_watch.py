@@ -118,6 +118,8 @@ class _Watch:
     _process: Any = None
     _told: object = None
     """What was printed last without a run, so that it is printed once."""
+    _error: str = ""
+    """The error of the last run, about which a notification is sent once."""
 
     def run(self) -> None:
         """Run until a signal arrives."""
@@ -180,7 +182,9 @@ class _Watch:
         """Publish what is due in a process of its own, and return what it says."""
         spawn = multiprocessing.get_context("spawn")
         receiver, sender = spawn.Pipe(duplex=False)
-        process = spawn.Process(target=_publish, args=(self.reader.uri, self.name, sender), name="serve-run")
+        process = spawn.Process(
+            target=_publish, args=(self.reader.uri, self.name, sender, self._error), name="serve-run"
+        )
         # The process starts with blocked signals, and receives them when it is ready for them.
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
@@ -202,7 +206,11 @@ class _Watch:
             self._process = None
         code = process.exitcode or 0
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-        return answer if answer is not None else {"error": f"The process of the run was ended {how}."}
+        if answer is None:
+            return {"error": f"The process of the run was ended {how}."}
+        if "running" not in answer:
+            self._error = answer.get("error", "")
+        return answer
 
     def _say(self, answer: dict[str, Any]) -> None:
         from rollforge.online.overview import utc
@@ -217,7 +225,7 @@ def _has_failed(answer: dict[str, Any]) -> bool:
 # -- the process of a run ----------------------------------------------------------------------------------------------
 
 
-def _publish(uri: str, name: str, sender: Connection) -> None:
+def _publish(uri: str, name: str, sender: Connection, known_error: str) -> None:
     """Publish what is due, as ``rollforge serve run``, until a signal arrives or the parent process has ended."""
     ended = threading.Event()  # set by a thread only
     asked: list[int] = []
@@ -229,7 +237,7 @@ def _publish(uri: str, name: str, sender: Connection) -> None:
     os.dup2(2, 1)  # what the user's code and libraries print
     protect_streams()
     show_logs()
-    sender.send(_published(uri, name, lambda: bool(asked) or ended.is_set()))
+    sender.send(_published(uri, name, lambda: bool(asked) or ended.is_set(), known_error))
 
 
 def _wait_for_parent(ended: threading.Event) -> None:
@@ -239,12 +247,12 @@ def _wait_for_parent(ended: threading.Event) -> None:
     ended.set()
 
 
-def _published(uri: str, name: str, stop: Callable[[], bool]) -> dict[str, Any]:
+def _published(uri: str, name: str, stop: Callable[[], bool], known_error: str) -> dict[str, Any]:
     from rollforge.cli.service import publish_due
     from rollforge.ledger.base import open_ledger
 
     try:
-        line, _ = publish_due(open_ledger(uri), name, stop=stop)
+        line, _ = publish_due(open_ledger(uri), name, stop=stop, known_error=known_error)
     except ServiceBusy as exc:
         return {"running": {"holder": exc.holder}}
     except RollforgeError as exc:

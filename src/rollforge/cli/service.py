@@ -26,7 +26,7 @@ def definition_of(workflow: Workflow, begin: str, folder: Path) -> dict[str, obj
     data = workflow.session.provider_uri
     recorded: dict[str, object] = {
         "path": str(workflow.path.absolute()),
-        "text": workflow.text,
+        "text": workflow.public_text,
         "begin": begin,
         "folder": str(folder),
     }
@@ -53,7 +53,7 @@ def read_workflow(definition: ServiceDefinition | None) -> tuple[Workflow, str]:
         workflow = load_workflow(path)
     except RollforgeError as exc:
         raise ConfigError(f"The workflow of the service cannot be read: {exc}") from exc
-    if workflow.text != recorded["text"]:
+    if workflow.public_text != recorded["text"]:
         raise ConfigError(
             f"{path} has changed since it was recorded. If that is intended, run 'rollforge serve init {path}' again."
         )
@@ -80,7 +80,12 @@ def service_of(name: str, workflow: Workflow, begin: str, ledger_uri: str, folde
 
 
 def publish_due(
-    ledger: Ledger, name: str, last: str | None = None, *, stop: Callable[[], bool] = lambda: False
+    ledger: Ledger,
+    name: str,
+    last: str | None = None,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    known_error: str = "",
 ) -> tuple[dict[str, Any], Exit]:
     """Publish all due days of a service in order, and return what happened as JSON, and the exit code.
 
@@ -90,12 +95,15 @@ def publish_due(
         The last day; by default the last one with data.
     stop : callable
         Asked before each day whether to end.
+    known_error : str
+        An error of the run before, about which no notification is sent again.
 
     Raises
     ------
     ConfigError
         If the workflow has changed since it was recorded, or `last` lies before the first day of the service.
     """
+    from rollforge.cli.notifications import reported_days
     from rollforge.ledger.entry import DayState, Outcome
     from rollforge.ledger.state import ServiceState
     from rollforge.market.universe import session_provider
@@ -109,9 +117,10 @@ def publish_due(
         raise ConfigError(f"--until {last} lies before {begin}, the first day of the service.")
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
         service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition))
-        known = str(session_provider().calendar()[-1])
-        results = catch_up(service, last, Options(fallback=True, stop=stop, rules=workflow.checks))
-        after = service.state()
+        with reported_days(workflow, state, service.state, name, known_error):
+            known = str(session_provider().calendar()[-1])
+            results = catch_up(service, last, Options(fallback=True, stop=stop, rules=workflow.checks))
+            after = service.state()
     line: dict[str, Any] = {
         "service": name,
         "until": last or known,

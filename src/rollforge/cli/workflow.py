@@ -149,9 +149,17 @@ def run(
     if dry_run:
         return
     folder = _output_folder(output, made.workflow.experiment_name)
-    _train(made, jobs, folder, console)
+    from rollforge.cli.notifications import reported_run
+
+    with reported_run(made, _labels(made)):
+        _run(made, jobs, folder, console, allow_gaps=allow_gaps)
+
+
+def _run(made: Plan, jobs: int | None, folder: Path, console: Console, *, allow_gaps: bool) -> None:
+    """Train, collect and report."""
     from rollforge import pipeline
 
+    _train(made, jobs, folder, console)
     failed = pipeline.failures(made)
     _show_failures(made, failed)
     if failed and not allow_gaps:

@@ -1,0 +1,295 @@
+"""Notifications about jobs: a run with failed tasks, a day of a service that failed, a check that warned.
+
+The section ``notify`` of a workflow lists commands and webhooks. Each gets one JSON document: a command on its standard
+input, a webhook as the body of a POST. Targets are read from the workflow file that the user runs, and never from a pool
+or the text in a ledger. A notification that fails is reported, and changes nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import http.client
+import json
+import logging
+import math
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from rollforge.confidential import mask_secrets, remember_secret
+from rollforge.errors import nearest, shown
+
+__all__ = ["Command", "Target", "Webhook", "read_targets", "send", "without_addresses"]
+
+log = logging.getLogger(__name__)
+
+SECONDS = 30.0
+"""After this time a target is given up, and the job goes on."""
+ANSWER_SECONDS = 8.0
+"""Longest wait for an answer of a webhook in one attempt."""
+PAUSE_SECONDS = 1.0
+"""Pause before the second attempt; it doubles."""
+_ATTEMPTS = 3
+_MOST_TARGETS = 20
+_LONGEST_TEXT = 4000
+_FROM_VARIABLE = "env:"
+_WRONG_COMMAND = "must be a command line, or a list of its words."
+_WRONG_URL = "must begin with http:// or https:// and name a host, without user and password, or be env:NAME."
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A program that gets the document on its standard input. It is started without a shell."""
+
+    words: tuple[str, ...] = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"command {self.words[0]}"  # the other words can contain a secret
+
+    def deliver(self, payload: bytes) -> str:
+        """Run the program, and return why that failed; empty if it did not."""
+        with tempfile.TemporaryFile() as said:
+            try:
+                process = subprocess.Popen(
+                    self.words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
+                )
+            except (OSError, ValueError) as exc:  # ValueError: the words cannot be encoded
+                return getattr(exc, "strerror", None) or type(exc).__name__
+            try:
+                process.communicate(payload, timeout=SECONDS)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError, PermissionError):  # it has just ended
+                    os.killpg(process.pid, signal.SIGKILL)  # with what it has started
+                process.wait()
+                return f"it did not end within {SECONDS:g} seconds"
+            if process.returncode == 0:
+                return ""
+            said.seek(0)
+            lines = said.read(10_000).decode(errors="replace").split("\n")
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+            return f"exit code {process.returncode}{': ' if last else ''}{mask_secrets(last)[:200]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """An address to which the document is posted."""
+
+    url: str = field(repr=False)
+    """``http://`` or ``https://``, or ``env:NAME`` for the value of a variable."""
+
+    def __str__(self) -> str:
+        if self.url.startswith(_FROM_VARIABLE):
+            return f"webhook {self.url}"
+        return f"webhook {urlsplit(self.url).hostname}"  # the path can contain a secret, too
+
+    def address(self) -> tuple[str, str]:
+        """Return the address, and what is wrong with it. It is a secret from now on."""
+        if not self.url.startswith(_FROM_VARIABLE):
+            return self.url, ""
+        value = os.environ.get(self.url.removeprefix(_FROM_VARIABLE), "").strip()
+        if not value:
+            return "", "the variable is not set"
+        problem = _url_problem(value)
+        if problem or value.startswith(_FROM_VARIABLE):
+            return "", f"the value of the variable {_WRONG_URL.partition(', or be')[0]}"
+        remember_secret(value)
+        return value, ""
+
+    def deliver(self, payload: bytes) -> str:
+        """Post the document, and return why that failed; empty if it did not."""
+        url, problem = self.address()
+        for attempt in range(0 if problem else _ATTEMPTS):
+            if attempt:
+                time.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+            problem, again = _post(url, payload)
+            if not again:
+                break
+        return problem
+
+
+Target = Command | Webhook
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect is a failure: following it would turn the POST into a GET, without the document."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def _post(url: str, payload: bytes) -> tuple[str, bool]:
+    """Post a document, and return why that failed, and whether another attempt may succeed."""
+    headers = {"Content-Type": "application/json", "User-Agent": "rollforge"}
+    request = urllib.request.Request(url, payload, headers, method="POST")
+    opener = urllib.request.build_opener(_NoRedirects)
+    try:
+        with opener.open(request, timeout=ANSWER_SECONDS):
+            return "", False
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return f"HTTP status {exc.code}", exc.code >= 500 or exc.code in (408, 429)
+    except (OSError, http.client.HTTPException, ValueError) as exc:  # ValueError: http.client refuses the address
+        reason = getattr(exc, "reason", exc)
+        if isinstance(reason, TimeoutError):
+            return f"no answer within {ANSWER_SECONDS:g} seconds", True
+        return str(getattr(reason, "strerror", None) or type(reason).__name__), not isinstance(exc, ValueError)
+
+
+def send(targets: Sequence[Target], document: Mapping[str, Any]) -> dict[Target, str]:
+    """Send a document to all targets at the same time, and return those that failed, each with a message.
+
+    Never raises an error, and returns within a minute. Secrets in the document are masked.
+
+    Parameters
+    ----------
+    targets : sequence of Command or Webhook
+        Where to.
+    document : mapping
+        Plain JSON. The host and the time are added.
+    """
+    if not targets:
+        return {}
+    for target in targets:
+        if isinstance(target, Webhook):
+            target.address()  # known as a secret before anything is masked
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    payload = json.dumps(_masked({**document, "host": socket.gethostname(), "time": now})).encode()
+    answers: dict[int, str] = {}
+
+    def deliver(place: int, target: Target) -> None:
+        try:
+            answers[place] = target.deliver(payload)
+        except Exception as exc:  # a notification must not change what happens to the job
+            log.debug("a notification failed", exc_info=True)
+            answers[place] = type(exc).__name__
+
+    threads = [
+        threading.Thread(target=deliver, args=(place, target), name="notify", daemon=True)
+        for place, target in enumerate(targets)
+    ]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + SECONDS + 5
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    late = f"no answer within {SECONDS:g} seconds"
+    problems = {target: answers.get(place, late) for place, target in enumerate(targets)}
+    failed = {target: problem for target, problem in problems.items() if problem}
+    return {target: mask_secrets(f"the notification by {target} failed: {text}") for target, text in failed.items()}
+
+
+def _masked(value: Any) -> Any:
+    """Return plain JSON with secrets masked, long texts shortened, and None for numbers that JSON does not have."""
+    if isinstance(value, str):
+        text = mask_secrets(value)
+        return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
+    if isinstance(value, Mapping):
+        return {key: _masked(one) for key, one in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return [_masked(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def without_addresses(text: str, targets: Sequence[Target]) -> str:
+    """Return the text of a workflow without the addresses of its webhooks, as others may see it.
+
+    Examples
+    --------
+    >>> without_addresses("notify: [{webhook: https://host/T0/B1}]", [Webhook("https://host/T0/B1")])
+    'notify: [{webhook: ***}]'
+    """
+    addresses = {target.url for target in targets if isinstance(target, Webhook)}
+    for address in sorted(addresses, key=len, reverse=True):
+        if not address.startswith(_FROM_VARIABLE):
+            text = text.replace(address, "***")
+    return text
+
+
+def read_targets(section: object) -> tuple[tuple[Target, ...], list[tuple[str, str]]]:
+    """Return the targets of the section ``notify``, and what is wrong with it: the location and the message.
+
+    Examples
+    --------
+    >>> read_targets([{"command": "mail -s 'a job' me"}, {"webhook": "https://host/hook"}])[0][0].words
+    ('mail', '-s', 'a job', 'me')
+    >>> read_targets([{"mail": "me"}])[1]
+    [('notify.0.mail', 'unknown key. Allowed: command, webhook.')]
+    """
+    if section is None:
+        return (), []
+    if not isinstance(section, list):
+        return (), [("notify", f"must be a list of {{command: …}} and {{webhook: …}}, found {shown(section)}.")]
+    if len(section) > _MOST_TARGETS:
+        return (), [("notify", f"must have at most {_MOST_TARGETS} entries, found {len(section)}.")]
+    targets: list[Target] = []
+    wrong: list[tuple[str, str]] = []
+    for place, given in enumerate(section):
+        path = f"notify.{place}"
+        if not isinstance(given, Mapping) or len(given) != 1:
+            wrong.append((path, "must be {command: …} or {webhook: …}."))
+            continue
+        ((kind, value),) = given.items()
+        target, problem = _read_target(str(kind), value)
+        if target is None:
+            wrong.append((f"{path}.{kind}", problem))
+        else:
+            targets.append(target)
+    return tuple(dict.fromkeys(targets)), wrong
+
+
+def _read_target(kind: str, value: object) -> tuple[Target | None, str]:
+    """Return a target, or what is wrong with it."""
+    if kind == "command":
+        words = _words(value)
+        return (Command(words), "") if words is not None else (None, _WRONG_COMMAND)
+    if kind != "webhook":
+        allowed = ["command", "webhook"]
+        return None, f"unknown key.{nearest(kind, allowed)} Allowed: {', '.join(allowed)}."
+    problem = _url_problem(value)
+    if problem or not isinstance(value, str):
+        return None, problem
+    if not value.startswith(_FROM_VARIABLE):
+        remember_secret(value)
+    return Webhook(value), ""
+
+
+def _words(value: object) -> tuple[str, ...] | None:
+    """Return the words of a command; None if it is none."""
+    if isinstance(value, str):
+        try:
+            words = shlex.split(value)
+        except ValueError:
+            return None
+    elif isinstance(value, list) and all(isinstance(word, str) for word in value):
+        words = value
+    else:
+        return None
+    return tuple(words) if words and words[0] and not any("\0" in word for word in words) else None
+
+
+def _url_problem(value: object) -> str:
+    """Return why a value is no address of a webhook, without repeating it; empty if it is one."""
+    if not isinstance(value, str):
+        return _WRONG_URL
+    if value.startswith(_FROM_VARIABLE):
+        return "" if value.removeprefix(_FROM_VARIABLE).isidentifier() else _WRONG_URL
+    try:
+        parts = urlsplit(value)
+        good = (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
+        )
+    except ValueError:
+        good = False
+    return "" if good and value.isascii() and value.isprintable() and " " not in value else _WRONG_URL
