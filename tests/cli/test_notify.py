@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,9 @@ from ..documents.growing import BEGIN, DAYS, STEP, Market, prices, template
 from ..documents.hook import Hook, listening
 
 FIRST = DAYS.index(BEGIN)
+PATIENCE = 240.0
 MODEL = '''
+import time
 from pathlib import Path
 
 from rollforge.models.linear import LinearModel
@@ -32,15 +36,18 @@ from rollforge.models.linear import LinearModel
 class Flaky(LinearModel):
     """Cannot be fitted while a file exists."""
 
-    def __init__(self, broken, interrupted="", **kwargs):
+    def __init__(self, broken, interrupted="", seconds=0, **kwargs):
         super().__init__(**kwargs)
-        self.broken, self.interrupted = broken, interrupted
+        self.broken, self.interrupted, self.seconds = broken, interrupted, seconds
 
     def fit(self, dataset, *args, **kwargs):
         if Path(self.broken).exists():
             raise ValueError("no convergence; see https://ann:s3cret@host/log")
         if self.interrupted:
             raise KeyboardInterrupt
+        if self.seconds:
+            Path(f"{self.broken}.training").touch()
+            time.sleep(self.seconds)
         return super().fit(dataset, *args, **kwargs)
 '''
 REASON = "ValueError: no convergence; see https://ann:***@host/log"
@@ -158,6 +165,32 @@ def test_planning_sends_nothing(tmp_path: Path, small_market: Path, broken: Path
     assert call("plan", file).exit_code == Exit.DONE
     assert run(tmp_path, file, "--dry-run").exit_code == Exit.DONE
     assert hook.requests == []
+
+
+@pytest.mark.slow
+def test_a_run_with_worker_processes_that_is_terminated_says_so(
+    tmp_path: Path, small_market: Path, broken: Path, hook: Hook
+) -> None:
+    """SIGTERM while a worker trains."""
+    file = job(tmp_path, small_market, [{"webhook": hook.url}], flaky(broken, seconds=600))
+    words = ["run", str(file), "--jobs", "2", "--output", str(tmp_path / "results")]
+    with subprocess.Popen([sys.executable, "-m", "rollforge", *words]) as process:
+        try:
+            wait_for((tmp_path / "broken.training").exists)
+            process.terminate()
+            assert process.wait(timeout=PATIENCE) == Exit.INTERRUPTED
+        finally:
+            process.kill()
+    (got,) = hook.documents
+    assert (got["event"], got["tasks"], got["done"], got["failed"]) == ("interrupted", 2, 0, 0)
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until something is the case."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 # -- rollforge serve ---------------------------------------------------------------------------------------------------
@@ -288,3 +321,25 @@ def test_a_run_after_one_with_the_same_error_sends_nothing(
             service.publish_due(ledger, "served", known_error=known)
         known = hook.documents[0]["error"]
     assert len(hook.requests) == 1
+
+
+@pytest.mark.slow
+def test_a_watch_sends_the_error_of_its_attempts_once(
+    tmp_path: Path, serve: Serve, market: Market, broken: Path, hook: Hook
+) -> None:
+    """And the day is published as soon as training succeeds."""
+    market.show(BEGIN)
+    serve("init", model=flaky(broken))
+    broken.touch()
+    words = ["serve", "--ledger", f"sqlite:///{tmp_path}/ledger.db", "watch", "--interval", "0.2"]
+    with subprocess.Popen([sys.executable, "-m", "rollforge", *words], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            for _ in range(2):
+                assert "no convergence" in json.loads(process.stdout.readline())["error"]
+            broken.unlink()
+            lines = iter(process.stdout.readline, "")
+            assert next(line for line in map(json.loads, lines) if "error" not in line)["last_published"] == BEGIN
+        finally:
+            process.kill()
+    assert [got["event"] for got in hook.documents] == ["error"]
