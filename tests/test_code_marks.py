@@ -34,6 +34,7 @@ COMPUTES_NOTHING = {
     "arguments",
     "build",
     "confidential",
+    "disk",
     "errors",
     "kinds",
     "limits",
