@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rollforge.confidential import mask_secrets, remember_secret
-from rollforge.dates import read_day
+from rollforge.dates import read_day, read_moment
 from rollforge.errors import ConfigError, DateError, MissingDependency, RollforgeError, StoreUnavailable
 from rollforge.ledger.state import ServiceState
 from rollforge.online.overview import (
@@ -372,12 +372,13 @@ def _as_of(given: dict[str, str]) -> float | int | None:
     if text.isascii() and text.isdigit():
         return _whole(text, "as_of")
     try:
-        time = dt.datetime.fromisoformat(text)
-    except ValueError:
+        moment = read_moment(text)
+    except DateError:
         raise _Refused(
             400, f"as_of must be the number of an entry or a time such as 2024-05-31T18:00:00Z, found {text!r}."
         ) from None
-    return (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp()
+    midnight = dt.datetime.combine(moment.day, dt.time(), dt.UTC)
+    return midnight.timestamp() + moment.seconds - 60 * (moment.offset or 0.0)
 
 
 def _masked(value: Any) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rollforge.dates import day_after
+from rollforge.dates import day_after, read_timestamp
 from rollforge.errors import ArtifactUnreadable, DataError, StoreGone, counted
 from rollforge.ledger.base import Ledger, ServiceLease, open_ledger
 from rollforge.ledger.entry import Comparison, DayState, Entry, Level, Outcome, ServiceDefinition, Signal
@@ -342,8 +342,7 @@ def _samples(
 ) -> Iterator[tuple[str, Iterable[tuple[str, str]], float | int]]:
     after, last = next_day(state), state.last_published
     if last is not None:
-        midnight = dt.datetime.fromisoformat(last).replace(tzinfo=dt.UTC)
-        yield "last_published_day_timestamp_seconds", (), int(midnight.timestamp())
+        yield "last_published_day_timestamp_seconds", (), int(read_timestamp(last).timestamp())  # midnight, UTC
         yield "day_duration_seconds", (), state.days[last].seconds
         latest = state.signals().get(last)
         yield "signal_rows", (), latest.rows if latest else 0

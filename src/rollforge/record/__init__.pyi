@@ -7,6 +7,9 @@ from .base import (
     ACRecordTemp as ACRecordTemp,
     RecordTemp as RecordTemp,
 )
+from .drift import (
+    DriftReference as DriftReference,
+)
 from .portfolio import (
     MultiPassPortAnaRecord as MultiPassPortAnaRecord,
     PortAnaRecord as PortAnaRecord,
