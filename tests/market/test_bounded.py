@@ -93,7 +93,7 @@ def assert_equal(found: Any, wanted: Any, name: str = "") -> None:
         assert found == wanted, name
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_a_bound_equals_a_folder_that_ends_there(data: st.DataObject) -> None:
     """Random tables with suspensions, listings and delistings: calendars, members, fields, features with look-ahead,
@@ -161,6 +161,15 @@ def test_members_and_their_days(folder: Path) -> None:
         bounded(DAYS[3]),
     ):
         D.features(["C"], ["$close"])
+
+
+def test_an_instrument_that_is_listed_later_is_no_content(folder: Path) -> None:
+    """It does not count until its first day."""
+    assert [sorted(read_content(folder, None, DAYS[last]).instruments) for last in (4, 5, 8)] == [
+        ["a", "b", "d"],
+        ["a", "b", "c", "d"],
+        ["a", "b", "c", "d"],
+    ]
 
 
 def test_a_bound_on_any_day(folder: Path) -> None:

@@ -220,6 +220,8 @@ def _read(provider: Provider) -> DataContent:
         whole.update(f"\0{name}\0{universes[name]}".encode())
     instruments, fields = {}, set[str]()
     for code in sorted(_folders(provider)):
+        if provider.until is not None and not provider.has(code):
+            continue  # listed later
         own = hashlib.blake2b(digest_size=16)
         folder = provider.location() / "features" / code
         for name in sorted(f for f in os.listdir(folder) if f.endswith(".day.bin")):

@@ -87,7 +87,8 @@ class MongoConnection(abc.ABC):
         try:
             named = parse_uri(uri)["database"] if not uri.startswith("mongodb+srv") else None
             self._client = self._new_client()
-            self._name: str = named or self._client.get_default_database("rollforge").name
+            database = self._client[named] if named else self._client.get_default_database("rollforge")
+            self._name: str = database.name
         except (mongo.PyMongoError, ValueError, OSError) as exc:  # OSError: a certificate that cannot be read
             raise ConfigError(f"{mask_secrets(uri)!r}: {mask_error(str(exc), uri)}", path="store") from exc
         try:
