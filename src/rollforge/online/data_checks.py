@@ -218,7 +218,7 @@ def calendar_gap(days: Days) -> Finding | None:
     """
     if len(days) < 2:
         return None
-    missing = int(np.busday_count(days[-2] + 1, days[-1]))
+    missing = int(np.busday_count(days[-2] + np.timedelta64(1, "D"), days[-1]))
     text = f"{missing} weekdays after {days[-2]} are not in the calendar" if missing else ""
     return float(missing), text, {}
 
