@@ -13,6 +13,7 @@ from rollforge.errors import ConfigError, DateError, ExperimentNotFound
 from rollforge.online.manager import OnlineManager
 from rollforge.online.tool import OnlineToolR
 from rollforge.online.update import LabelUpdater, PredUpdater
+from rollforge.run.trainer import TrainerR
 
 RUN = DAYS[60:62]
 
@@ -160,3 +161,24 @@ def test_a_strategy_needs_a_generator_of_windows(market: Market) -> None:
     open_ended["dataset"]["kwargs"]["segments"]["test"] = (None, DAYS[-1])
     with pytest.raises(ConfigError, match="first day of the test segment"):
         manager(templates=open_ended).first_train()
+
+
+def test_a_simulation_returns_no_day_after_its_end(market: Market) -> None:
+    """Not even if the service has published later days before; the days that it published remain."""
+    market.show(DAYS[63])
+    served = manager(begin=DAYS[60])
+    served.routine(DAYS[63])
+    whole = served.get_signals()
+    assert whole is not None
+    for end, expected in [(DAYS[61], DAYS[61]), (DAYS[62], DAYS[62]), (None, DAYS[63]), ("2030-01-01", DAYS[63])]:
+        part = served.simulate(end)
+        assert days_of(part)[-1] == expected
+        pd.testing.assert_series_equal(part, whole[whole.index.get_level_values("datetime") <= expected])
+    pd.testing.assert_series_equal(served.get_signals(), whole)
+
+
+@pytest.mark.parametrize("trainer", ["TrainerR", 5, TrainerR])
+def test_a_trainer_is_an_object(market: Market, trainer: Any) -> None:
+    """Its name or its class is refused when the manager is made, not on the first day."""
+    with pytest.raises(ConfigError, match="trainer: must be a trainer"):
+        OnlineManager([strategy("a")], trainer=trainer, begin_time=RUN[0])

@@ -85,6 +85,8 @@ class OnlineManager(Serializable):
         listed = _as_list(strategies)
         if not listed:
             raise ConfigError("An OnlineManager needs at least one strategy.", path="strategies")
+        if trainer is not None and (isinstance(trainer, type) or not callable(getattr(trainer, "train", None))):
+            raise ConfigError(f"must be a trainer, such as TrainerR(), found {trainer!r}.", path="trainer")
         self.freq = freq
         self.begin_time = read_timestamp(D.calendar(freq=freq)[-1] if begin_time is None else begin_time, "begin_time")
         self.cur_time = self.begin_time
@@ -265,7 +267,9 @@ class OnlineManager(Serializable):
             day = read_timestamp(known[-1])
         first = [d for d in calendar if d >= self.begin_time]
         if first and day < first[0]:
-            raise ConfigError(f"{read_day(day)} is before the first day, {read_day(self.begin_time)}.", path="cur_time")
+            asked = "" if time is None or until == day else f", the last trading day up to {read_day(until)},"
+            message = f"{read_day(day)}{asked} is before the first day, {read_day(self.begin_time)}."
+            raise ConfigError(message, path="cur_time")
         return day
 
     def add_strategy(self, strategies: OnlineStrategy | list[OnlineStrategy]) -> None:
@@ -322,14 +326,18 @@ class OnlineManager(Serializable):
     ) -> pd.Series | pd.DataFrame | None:
         """Run the first training and the routine of every day until `end_time`, and return the signals.
 
-        Each day uses the data up to it, so that the result equals that of serving day by day.
+        Each day uses the data up to it, so that the result equals that of serving day by day. Days after `end_time` that
+        the service has published before are not returned.
         """
         with self._simulating():
             self.first_train(model_kwargs=model_kwargs)
             days = D.calendar(start_time=self.begin_time, end_time=end_time, freq=frequency)
             if len(days):
                 self._catch_up(read_timestamp(days[-1]), task_kwargs, model_kwargs, signal_kwargs, adopt=False)
-        return self.get_signals()
+        signals = self.get_signals()
+        if signals is None or end_time is None:
+            return signals
+        return signals[signals.index.get_level_values("datetime") <= read_timestamp(end_time, "end_time")]
 
     @contextlib.contextmanager
     def _simulating(self) -> Iterator[None]:
