@@ -9,8 +9,8 @@ import pytest
 from growing import DAYS, Market, days_of, equal, live, manager, recorders
 from rollforge.errors import ConfigError, DayFailed
 from rollforge.ledger.entry import DayState
+from rollforge.online.corrections import changed_days, correct
 from rollforge.online.data_marks import changed_history
-from rollforge.online.routine import changed_days, correct
 from rollforge.online.update import LabelUpdater, PredUpdater
 
 RUN = DAYS[60:63]

@@ -11,8 +11,9 @@ from growing import DAYS, STEP, Market, live, manager, recorders, start_of, temp
 from rollforge.errors import ConfigError
 from rollforge.generate.rolling import RollingGen
 from rollforge.models.linear import LinearModel
+from rollforge.online.day import Options
 from rollforge.online.manager import OnlineManager
-from rollforge.online.routine import Options, catch_up
+from rollforge.online.routine import catch_up
 from rollforge.online.strategy import RollingStrategy
 from rollforge.track.base import Recorder
 

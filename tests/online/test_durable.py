@@ -13,7 +13,7 @@ from rollforge.ledger.memory import MemoryLedger
 from rollforge.market import folder_change
 from rollforge.market.append import append_table
 from rollforge.market.demo import make_demo
-from rollforge.online.routine import correct
+from rollforge.online.corrections import correct
 from rollforge.session import amend, current_session
 from rollforge.track.base import Recorder
 

@@ -13,7 +13,8 @@ from rollforge.errors import TrainingFailed
 from rollforge.ledger.base import open_ledger
 from rollforge.ledger.entry import DayState, Level, Role
 from rollforge.ledger.state import ServiceState
-from rollforge.online.routine import Options, catch_up
+from rollforge.online.day import Options
+from rollforge.online.routine import catch_up
 
 from ..documents.command_line import call
 from ..documents.definitions import write_workflow

@@ -190,9 +190,9 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
     trained on. Changes nothing. Exits with 4 if there are any.
     """
     from rollforge.cli.service import read_workflow, service_of
+    from rollforge.online.corrections import changed_days
     from rollforge.online.data_marks import changed_history
     from rollforge.online.overview import service_folder
-    from rollforge.online.routine import changed_days
     from rollforge.session import using
 
     ledger, name, state = context.obj.state()
@@ -230,7 +230,7 @@ def correct(
     gets no new version.
     """
     from rollforge.cli.service import read_workflow, service_of
-    from rollforge.online import routine
+    from rollforge.online import corrections
     from rollforge.online.overview import service_folder
     from rollforge.session import using
 
@@ -238,7 +238,7 @@ def correct(
     workflow, begin = read_workflow(state.definition)
     chosen = _day(day) if day is not None else None
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
-        corrected = routine.correct(
+        corrected = corrections.correct(
             service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition)), chosen, reason
         )
     if as_json:

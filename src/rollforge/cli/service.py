@@ -107,8 +107,9 @@ def publish_due(
     from rollforge.ledger.entry import DayState, Outcome
     from rollforge.ledger.state import ServiceState
     from rollforge.market.universe import session_provider
+    from rollforge.online.day import Options
     from rollforge.online.overview import service_folder
-    from rollforge.online.routine import Options, catch_up
+    from rollforge.online.routine import catch_up
     from rollforge.session import using
 
     state = ServiceState.of(ledger.entries(name))

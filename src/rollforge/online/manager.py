@@ -18,9 +18,11 @@ from rollforge.features.api import D
 from rollforge.ledger.entry import DayResult, DayState, EntryKind, Signal, day_body, service_body
 from rollforge.ledger.state import ServiceState
 from rollforge.online import signal_files
+from rollforge.online.corrections import publish
+from rollforge.online.day import Options
 from rollforge.online.policy import Policy
 from rollforge.online.releases import replaced_by
-from rollforge.online.routine import Options, catch_up, first_train, publish
+from rollforge.online.routine import catch_up, first_train
 from rollforge.online.service import Service, check_names, recorder_of
 from rollforge.online.strategy import OnlineStrategy
 from rollforge.pickling import Serializable

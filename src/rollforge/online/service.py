@@ -19,6 +19,7 @@ from rollforge.confidential import mask_secrets
 from rollforge.dates import DayLike, day_after, read_timestamp
 from rollforge.drivers import LEDGERS
 from rollforge.errors import ConfigError, LeaseLost, ServiceBusy, StoreUnavailable
+from rollforge.features.api import D
 from rollforge.ledger.base import Ledger, Score, ServiceLease, SupportsScores, open_ledger
 from rollforge.ledger.entry import Entry, EntryKind, Release, Role, Signal, author, release_body
 from rollforge.ledger.state import ServiceState
@@ -114,6 +115,10 @@ class Service:
     def begin_day(self) -> pd.Timestamp:
         """The first day to publish."""
         return read_timestamp(self.begin, "begin_time")
+
+    def calendar_days(self, first: DayLike | None = None, until: DayLike | None = None) -> list[str]:
+        """Return the trading days of a range as text."""
+        return [str(day.date()) for day in D.calendar(first, until, freq=self.freq)]
 
     def state(self) -> ServiceState:
         """Return the state of the service: what follows from its entries, including one that is being decided."""

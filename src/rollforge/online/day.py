@@ -1,0 +1,414 @@
+"""One day of a service: train what is due, release it, predict and publish."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rollforge.collect.collector import MergeCollector
+from rollforge.collect.ensemble import AverageEnsemble
+from rollforge.dates import day_after, read_timestamp
+from rollforge.disk import sync_tree
+from rollforge.errors import ArtifactNotFound, DayFailed, RollforgeError, TrackingError, TrainingFailed
+from rollforge.features.api import D
+from rollforge.ledger.entry import (
+    Comparison,
+    DayResult,
+    DayState,
+    EntryKind,
+    Event,
+    Level,
+    Release,
+    Role,
+    Shadow,
+    Signal,
+    author,
+    day_body,
+    service_body,
+)
+from rollforge.online import signal_files
+from rollforge.online.check_rules import Rules
+from rollforge.online.data_marks import data_mark, history_marks, mark_then
+from rollforge.online.day_checks import DayChecks
+from rollforge.online.policy import candidates_of, compared, decided, shadow_of
+from rollforge.online.releases import of_windows, replaced_by
+from rollforge.online.service import Hold, Service, next_version
+from rollforge.online.strategy import OnlineStrategy, RollingStrategy
+from rollforge.online.tool import OnlineToolR
+from rollforge.online.training import train_missing
+from rollforge.online.update import PredUpdater
+from rollforge.run.execute import DATA_UNTIL
+from rollforge.session import bounded, current_session
+from rollforge.task import Definition
+from rollforge.track.base import Recorder
+
+__all__ = ["DayRun", "Options", "PrepareFunc", "made_signals"]
+
+log = logging.getLogger(__name__)
+
+PrepareFunc = Callable[..., Any]
+"""Makes signals from the collected results ``{(strategy, "pred"): {model: frame}}``."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments for the parts of a routine."""
+
+    tasks: Mapping[str, Any] = field(default_factory=dict)
+    """For ``prepare_tasks`` of the strategies."""
+    models: Mapping[str, Any] = field(default_factory=dict)
+    """For ``prepare_online_models`` of the strategies."""
+    prepare_func: PrepareFunc | None = None
+    """Makes the signals; by default the average of the models after standardising each day."""
+    publish: bool = True
+    """Whether the days are published; False leaves that to a manager with its own ``prepare_signals``."""
+    stop: Callable[[], bool] = lambda: False
+    """Whether to end before the next day."""
+    adopt: bool = True
+    """Whether a service without entries begins with the models that are tagged as online, if there are any."""
+    fallback: bool = False
+    """Whether the earlier models are used if training fails; by default the day fails."""
+    rules: Rules = field(default_factory=lambda: Rules({}))
+    """What is checked every day; by default nothing but that there are prices."""
+
+
+class DayRun:
+    """One day of a service, with the data up to it.
+
+    Parameters
+    ----------
+    service : Service
+        The service.
+    held : Hold
+        Its lease, with which entries are appended.
+    options : Options
+        Arguments for the parts of the routine.
+    day : str
+        The day.
+    """
+
+    def __init__(self, service: Service, held: Hold, options: Options, day: str) -> None:
+        self.service, self.held, self.options, self.day = service, held, options, day
+        self.trained: list[str] = []
+        self.releases: list[Release] = []
+        self.written: dict[str, Recorder] = {}
+        """The recorders whose predictions were written."""
+        self.events: list[Event] = []
+        self.fallbacks: list[str] = []
+        self.checks = DayChecks(service, held.state, options.rules, day, self._warn)
+        self.began = time.perf_counter()
+
+    # -- the first training --------------------------------------------------------------------------------------------
+
+    def begin(self, strategies: Sequence[OnlineStrategy]) -> None:
+        """Release the first models of strategies."""
+        begun = {r.strategy for _, r in self.held.state.releases}
+        fresh = [s for s in strategies if s.experiment_name not in begun]
+        if not self.held.state.entries:
+            workflow = self.service.workflow or {s.experiment_name: type(s).__name__ for s in strategies}
+            self.held.append(EntryKind.SERVICE, service_body(self.service.name, workflow, _document(self.service)))
+        if not fresh:
+            return
+        with bounded(self.day):
+            for strategy in fresh:
+                there = strategy.tool.online_models() if self.options.adopt and _keeps_recorders(strategy) else []
+                models = there or self._trained(strategy, strategy.first_tasks())
+                online = strategy.prepare_online_models(models, **self.options.models)
+                self._release(strategy, models, online, "was online before" if there else "first training")
+            known = self.held.state.days.get(self.day)
+            result = self.result(known.state if known else DayState.TRAINED)
+            if known:
+                result = replace(result, data=known.data, seconds=known.seconds, error=known.error)
+            self.sync()
+            self.held.append(EntryKind.DAY, day_body(result, releases=self.releases))
+        self.mirror()
+
+    # -- every day -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> DayResult:
+        """Train what is due, release it, predict and publish; return the result, which is in the ledger."""
+        log.info("service %s: %s", self.service.name, self.day)
+        with bounded(self.day):
+            try:
+                body = self._body()
+            except Exception as exc:
+                self.held.forget()
+                self._failed(str(exc))
+                if not isinstance(exc, DayFailed):
+                    raise
+                return self.result(DayState.FAILED, str(exc))
+            finally:
+                self.held.forget()
+            self.sync()
+            self.held.append(EntryKind.DAY, body)
+        return DayResult.of_document(body["day"])
+
+    def _body(self) -> Mapping[str, Any]:
+        """Return the entry of the day."""
+        self.checks.prices()
+        self.checks.data()
+        self.mirror()
+        for strategy in self.service.strategies:
+            models = self._of_due_windows(strategy)
+            if models:
+                self._fill(strategy)
+            if models or not _keeps_models(strategy):
+                # With a policy, the models of new windows are candidates, which are not online.
+                challenged = self.service.policy is not None and _keeps_models(strategy)
+                online = [] if challenged else strategy.prepare_online_models(models, **self.options.models)
+                self._release(strategy, models, online, "new window" if models else "")
+        for strategy in self.service.strategies:
+            self._predict(strategy)
+        signals = self._signals() if self.options.publish else []
+        shadows, comparisons = self._shadow()
+        result = self.result(DayState.PUBLISHED)
+        earlier = {s.day: mark_then(s.day) for s in signals if s.day < str(self.service.begin_day.date())}
+        result = replace(result, history={**result.history, **earlier})
+        return day_body(
+            result,
+            releases=self.releases,
+            signals=signals,
+            events=self.events,
+            shadows=shadows,
+            comparisons=comparisons,
+            checks=self.checks.results,
+        )
+
+    def _of_due_windows(self, strategy: OnlineStrategy) -> list[Any]:
+        """Return the models of the windows that are due; none if training fails and the earlier models are used."""
+        tasks = strategy.prepare_tasks(read_timestamp(self.day), **self.options.tasks)
+        if isinstance(strategy, RollingStrategy):
+            tasks = strategy.used_windows(tasks, self._floor())
+        try:
+            return self._trained(strategy, tasks)
+        except TrainingFailed as exc:
+            name = strategy.experiment_name
+            if not self.options.fallback or not self.service.champions(name, self.day):
+                raise
+            cause = exc.__cause__
+            reason = str(exc).partition("\n")[0] if cause is None else f"{type(cause).__name__}: {cause}"
+            text = f"training of {name} failed, and the earlier models were used: {' '.join(reason.split())}"
+            log.warning("service %s: %s: %s", self.service.name, self.day, text)
+            self.fallbacks.append(text)
+            self.events.append(Event(Level.WARNING, text, {"error": str(exc), "strategy": name}))
+            return []
+
+    def _floor(self) -> str:
+        """Return the first day whose models can still change: the one after the last published day."""
+        last = self.held.state.last_published
+        return "" if last is None else day_after(last)
+
+    def result(self, state: DayState, error: str = "") -> DayResult:
+        """Return what is recorded about the day in a state."""
+        seconds = round(time.perf_counter() - self.began, 3)
+        used = "; ".join(self.fallbacks) if state is DayState.PUBLISHED else ""
+        history = history_marks(self.service) if self.trained else {}
+        trained = tuple(self.trained)
+        return DayResult(self.day, state, data_mark(self.day), seconds, error, trained, fallback=used, history=history)
+
+    def _update(self, release: Release, until: pd.Timestamp, *, again: bool = False) -> None:
+        """Let a model predict up to a day; with `again`, also if it has a prediction for that day."""
+        recorder = self.service.recorder(release)
+        updater = PredUpdater(recorder, to_date=until)
+        if again and updater.last_end >= updater.to_date:
+            updater = PredUpdater(recorder, to_date=until, from_date=until)
+        updater.update()
+        self.written[recorder.id] = recorder
+
+    def sync(self) -> None:
+        """Wait until the models that the next entry names, and their predictions, are on the disk."""
+        released = [self.service.recorder(r) for r in self.releases if r.role is not Role.RETIRED]
+        for recorder in {**self.written, **{r.id: r for r in released}}.values():
+            recorder.flush()
+            try:
+                folder = recorder.get_local_dir()
+            except ArtifactNotFound:  # on a server, which answers for it
+                continue
+            sync_tree(Path(folder))
+
+    def _failed(self, error: str) -> None:
+        """Record that the day has failed, unless the last entry about it says the same."""
+        result = self.result(DayState.FAILED, error)
+        known = self.held.state.days.get(self.day)
+        log.warning("service %s: %s failed: %s", self.service.name, self.day, error)
+        if known is None or (known.state, known.error, known.data) != (result.state, result.error, result.data):
+            self.held.forget()
+            self.held.append(EntryKind.DAY, day_body(result, events=self.events, checks=self.checks.results))
+
+    def _trained(self, strategy: OnlineStrategy, tasks: Sequence[Definition]) -> list[Any]:
+        until = current_session().data_until
+        dated = [{**task, DATA_UNTIL: until} for task in tasks]
+        trainer, name = self.service.trainer, strategy.experiment_name
+        if _keeps_recorders(strategy):
+            models = train_missing(trainer, dated, name)
+        else:
+            models = trainer.end_train(trainer.train(dated, experiment_name=name), experiment_name=name)
+        self.trained += [model.id for model in models if isinstance(model, Recorder)]
+        log.info("strategy %s: %d models of %d tasks", name, len(models), len(tasks))
+        return models
+
+    def _release(self, strategy: OnlineStrategy, models: Sequence[Any], online: Sequence[Any], reason: str) -> None:
+        """Decide which recorders of a strategy are used from when on."""
+        if isinstance(strategy, RollingStrategy):
+            self.releases += self._of_windows(strategy, models, reason)
+            self._decide()
+            if type(strategy).prepare_online_models is RollingStrategy.prepare_online_models:
+                return
+        now = [model for model in online if isinstance(model, Recorder)]
+        if now:
+            released = self.service.released(strategy.experiment_name, now, self.day, reason)
+            self.releases += replaced_by(self.service.state(), released, self.day, reason)
+            self._decide()
+
+    def _decide(self) -> None:
+        self.held.decide(EntryKind.DAY, day_body(DayResult(self.day, DayState.DUE), releases=self.releases))
+
+    def _of_windows(self, strategy: RollingStrategy, models: Sequence[Any], reason: str) -> list[Release]:
+        """Return the releases of new windows: each is used from its first day on, if that is not published yet.
+
+        A model without a template of the strategy, because it was removed or the model was put online by hand, is used until
+        a window begins.
+        """
+        floor = self._floor()
+        new = strategy.windows([m for m in models if isinstance(m, Recorder)])
+        name, state = strategy.experiment_name, self.service.state()
+        champions = {r.recorder: r for r in self.service.champions(name, self.day)}
+        before = strategy.windows([self.service.recorder(r) for r in champions.values()])
+        found: list[Release] = []
+        firsts = []
+        for template, windows in new.items():
+            starts = {max(start, floor): recorder for start, recorder in windows}  # of several on a day, the latest
+            releases = [self.service.released(name, [r], start, reason)[0] for start, r in sorted(starts.items())]
+            former = [champions[r.id] for _, r in before.get(template, [])]
+            found += of_windows(state, releases, former, shadow=self.service.policy is not None)
+            firsts.append(releases[0].from_day)
+        if firsts and -1 not in new:
+            ended = [champions[r.id] for _, r in before.get(-1, [])]
+            found += [replace(r, role=Role.RETIRED, from_day=min(firsts), by=author(), reason=reason) for r in ended]
+        return found
+
+    def _fill(self, strategy: OnlineStrategy) -> None:
+        """Let the outgoing models predict up to the day before."""
+        for release in self.service.champions(strategy.experiment_name, self.day):
+            calendar = D.calendar(freq=self.service.freq)
+            if len(calendar) > 1:
+                self._update(release, calendar[-2])
+
+    def _predict(self, strategy: OnlineStrategy) -> None:
+        """Let the models of a strategy predict up to the day."""
+        tool = strategy.tool
+        if not _keeps_recorders(strategy) or type(tool).update_online_pred is not OnlineToolR.update_online_pred:
+            tool.update_online_pred()
+            return
+        used = self.service.state().online(self.day)
+        for release in [r for role in (Role.CHAMPION, Role.CANDIDATE) for r in used.get(role, ())]:
+            if release.strategy != strategy.experiment_name or release.recorder in self.trained:
+                continue
+            try:
+                self._update(release, read_timestamp(self.day), again=True)
+            except Exception as exc:
+                if release.role is Role.CHAMPION:
+                    raise
+                # A model that is not used must not prevent the publication.
+                self._warn(f"the candidate {release.recorder} has no prediction for {self.day}: {exc}")
+
+    # -- candidates ----------------------------------------------------------------------------------------------------
+
+    def _shadow(self) -> tuple[list[Shadow], list[Comparison]]:
+        """Store the predictions of the candidates, compare them with the champions, and promote or retire them."""
+        policy, state = self.service.policy, self.service.state()
+        pairs = [] if policy is None else candidates_of(state, self.day)
+        last = self.held.state.last_published
+        if (
+            policy is None or not pairs or (last is not None and self.day < last)
+        ):  # a day that is made up decides nothing
+            return [], []
+        try:
+            today = shadow_of(self.service, self.day, pairs)
+            comparisons = compared(self.service, policy, pairs, today)
+        except RollforgeError as exc:  # the day is published all the same
+            self._warn(f"the candidates were not compared: {exc}")
+            return [], []
+        self.releases += decided(state, policy, self.day, pairs, comparisons)
+        return [today[0]] if today else [], comparisons
+
+    def _warn(self, text: str) -> None:
+        log.warning("service %s: %s: %s", self.service.name, self.day, text)
+        self.events.append(Event(Level.WARNING, text))
+
+    # -- signals -------------------------------------------------------------------------------------------------------
+
+    def _signals(self) -> list[Signal]:
+        """Write the signals of the day, and of earlier days that have predictions and no signals."""
+        state = self.held.state
+        first = not state.signals()
+        made = made_signals(self.service, self.options.prepare_func, None if first else {self.day})
+        ready = [day for day in signal_files.days_of(made) if day <= self.day and day not in state.signals()]
+        if self.day not in ready:
+            raise DayFailed(f"The models have no predictions for {self.day}.")
+        self.checks.scores(signal_files.rows_of(made, [self.day]))
+        return self.write(signal_files.rows_of(made, ready), "")
+
+    def write(self, rows: Any, why: str) -> list[Signal]:
+        """Write rows as a file, and return the signals of its days."""
+        days = signal_files.days_of(rows)
+        versions = {day: next_version(self.held.state, day) for day in days}
+        last = days[-1]
+        file, mark = signal_files.write(self.service.place, f"{last}.v{versions[last]}", rows)
+        counts = pd.DatetimeIndex(rows.index.get_level_values("datetime")).value_counts()
+        return [
+            Signal(day, versions[day], self._used(day), file, mark, int(counts[read_timestamp(day)]), why)
+            for day in days
+        ]
+
+    def _used(self, day: str) -> tuple[str, ...]:
+        return tuple(r.recorder for r in self.service.state().champions(day))
+
+    # -- tags ----------------------------------------------------------------------------------------------------------
+
+    def mirror(self) -> None:
+        """Let the tags of the recorders show what the ledger says, so that they are right again after a crash.
+
+        They decide nothing, so a tracking store that does not take them is a warning; the next day tries again.
+        """
+        state, day = self.held.state, self.day or self.service.next_day()
+        for strategy in self.service.strategies:
+            if not isinstance(strategy.tool, OnlineToolR):
+                continue
+            wanted = {r.recorder: r for r in state.champions(day) if r.strategy == strategy.experiment_name}
+            try:
+                if wanted and {r.id for r in strategy.tool.online_models()} != set(wanted):
+                    log.info("strategy %s: the tags of its recorders are written again", strategy.experiment_name)
+                    strategy.tool.mark([self.service.recorder(r) for r in wanted.values()])
+            except TrackingError as exc:
+                log.warning("strategy %s: its tags could not be written: %s", strategy.experiment_name, exc)
+
+
+def _document(service: Service) -> Mapping[str, Any]:
+    return {} if service.policy is None else service.policy.to_document()
+
+
+def _keeps_recorders(strategy: OnlineStrategy) -> bool:
+    return isinstance(strategy.tool, OnlineToolR)
+
+
+def _keeps_models(strategy: OnlineStrategy) -> bool:
+    """Return whether a strategy without new models keeps those of the ledger."""
+    own = type(strategy).prepare_online_models is not RollingStrategy.prepare_online_models
+    return _keeps_recorders(strategy) and not own
+
+
+def made_signals(service: Service, prepare_func: PrepareFunc | None, days: set[str] | None) -> Any:
+    """Return signals from the results of the strategies, by default of some days only."""
+    service.days = days if prepare_func is None else None
+    try:
+        collectors = {s.experiment_name: s.get_collector(artifacts_key=["pred"]) for s in service.strategies}
+        return (prepare_func or AverageEnsemble())(MergeCollector(collectors, process_list=[])())
+    finally:
+        service.days = None

@@ -1,0 +1,132 @@
+"""The checks of a day: whether it has prices, and those that the rules of the service name."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from rollforge.dates import read_day
+from rollforge.errors import DataNotFound, DayFailed
+from rollforge.generate.task_view import TaskView
+from rollforge.ledger.entry import CheckResult, Outcome
+from rollforge.ledger.state import ServiceState
+from rollforge.market.universe import resolve_instruments, session_provider
+from rollforge.online.check_rules import DATA_CHECKS, SCORE_CHECKS, Rules, described
+from rollforge.online.data_checks import check_data, first_days, read_recent
+from rollforge.online.data_marks import mark_then
+from rollforge.online.score_checks import drift_and_ic, equal_scores
+from rollforge.online.service import Service, recorder_of
+
+__all__ = ["DayChecks"]
+
+log = logging.getLogger(__name__)
+
+
+class DayChecks:
+    """The checks of one day, and their results.
+
+    Parameters
+    ----------
+    service : Service
+        The service.
+    known : ServiceState
+        What its entries say before the day.
+    rules : Rules
+        What is checked.
+    day : str
+        The day.
+    warn : callable
+        Called with the reason if checks could not be made.
+    """
+
+    def __init__(
+        self, service: Service, known: ServiceState, rules: Rules, day: str, warn: Callable[[str], None]
+    ) -> None:
+        self.service, self.known, self.rules, self.day, self.warn = service, known, rules, day, warn
+        self.results: list[CheckResult] = []
+
+    def prices(self) -> None:
+        """Raise an error if no instrument has a price on the day.
+
+        Raises
+        ------
+        DayFailed
+            If no instrument of a universe has one.
+        """
+        try:
+            provider = session_provider()
+        except DataNotFound:  # strategies with data of their own
+            return
+        place = int(np.searchsorted(provider.calendar(self.service.freq), read_day(self.day)))
+        if "close" not in provider.fields():
+            return
+        for universe in _universes(self.service):
+            codes = list(resolve_instruments(provider, universe)[0])
+            block = provider.read("close", codes, place, place + 1, self.service.freq)
+            if not np.isfinite(block.values).any():
+                raise DayFailed(
+                    f"No instrument of {universe!r} has a price on {self.day}. Add the day's data, or remove the day from "
+                    "the calendar, and run the routine again."
+                )
+
+    def data(self) -> None:
+        """Check the data of the day and of the days before it.
+
+        Raises
+        ------
+        DayFailed
+            If a check fails.
+        """
+        if not self.rules.checks.keys() & DATA_CHECKS.keys():
+            return
+        try:
+            provider = session_provider()
+        except DataNotFound:  # strategies with data of their own
+            return
+        recent = read_recent(provider, self.day, _universes(self.service))
+        if recent is not None:
+            self._take(check_data(recent, self.rules, self.known, mark_then, first_days(provider)))
+
+    def scores(self, rows: Any) -> None:
+        """Check the scores of the day, and those of earlier days whose labels have become known.
+
+        Raises
+        ------
+        DayFailed
+            If a check fails and the rules say that such a day is not published.
+        """
+        rules, service = self.rules, self.service
+        if not rules.checks.keys() & SCORE_CHECKS.keys():
+            return
+        champions = [recorder_of(release) for release in service.state().champions(self.day)]
+        calendar = session_provider().calendar(service.freq)
+        found = equal_scores(rules, self.day, rows)
+        try:
+            found += drift_and_ic(rules, self.day, champions, self.known, service.place, calendar)
+        except Exception as exc:  # noqa: BLE001 - the user's own classes; a day that cannot be watched is still published
+            self.warn(f"the checks of drift and IC could not be made: {type(exc).__name__}: {exc}")
+        self._take(found, block=rules.block)
+
+    def _take(self, found: Sequence[CheckResult], *, block: bool = True) -> None:
+        """Add the results of checks to the entry of the day; with `block`, raise an error if one has failed."""
+        self.results += found
+        for check in found:
+            if check.outcome is not Outcome.OK:
+                log.warning("service %s: %s: %s", self.service.name, self.day, described(check))
+        failed = [check for check in found if check.outcome is Outcome.FAIL]
+        if failed and block:
+            raise DayFailed("; ".join(described(check) for check in failed))
+
+
+def _universes(service: Service) -> list[Any]:
+    """Return the universes of the service's templates."""
+    found: list[Any] = []
+    for strategy in service.strategies:
+        for template in getattr(strategy, "task_template", []):
+            universe = (TaskView(template).handler_kwargs or {}).get("instruments")
+            if universe is not None and universe not in found:
+                found.append(universe)
+    return found
