@@ -318,6 +318,9 @@ def test_rows_that_an_ensemble_leaves_out_or_adds_are_a_warning(tmp_path: Path) 
     made = added.combine({"m": frame}, models=1)
     (text,) = added.remarks({("m", "w"): frame}, {"m": frame}, made)
     assert "added 1 row, such as B on 2023-01-03." in text
+    ours = build_ensembles({"windows": "RollingEnsemble"}, models=1, windows=2)
+    frames = {("m", "w1"): frame, ("m", "w2"): frame[2:] * np.nan}
+    assert ours.remarks(frames, ours.join(frames), None) == ()  # the later window's row has no score
 
 
 def test_the_plan_shows_the_ensembles(small_market: Path, tmp_path: Path) -> None:
