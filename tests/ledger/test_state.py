@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import sqlite3
 from contextlib import closing
@@ -12,7 +13,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from rollforge.errors import ConfigError
+from rollforge.errors import ConfigError, StoreUnavailable
 from rollforge.ledger.base import Ledger
 from rollforge.ledger.entry import (
     CheckResult,
@@ -29,6 +30,7 @@ from rollforge.ledger.entry import (
     Shadow,
     Signal,
     Verdict,
+    author,
     body_text,
     correction_body,
     day_body,
@@ -41,6 +43,7 @@ from rollforge.ledger.memory import MemoryLedger
 from rollforge.ledger.postgres import PostgresLedger
 from rollforge.ledger.sqlite import SQLiteLedger
 from rollforge.ledger.state import ServiceState
+from rollforge.machine import process_name
 from rollforge.testing.postgres import PostgresServer
 
 DAYS = [f"2024-06-{day:02}" for day in (3, 4, 5, 6, 7)]
@@ -124,6 +127,34 @@ def test_several_models_can_be_online() -> None:
         ("exp", "a"),
         ("other", "a"),
     ]
+    again = release_body([release("b", Role.CHAMPION, "2024-06-04")], "confirmed")
+    entry = Entry("us", 2, EntryKind.PROMOTION, again, 1, 0.0)
+    assert champions(state.after(entry), "2024-06-04") == ["a", "a", "b"]
+    assert state.after(entry).latest_releases["b"].from_day == "2024-06-04"
+
+
+def test_a_champion_replaces_that_of_its_strategy_and_template() -> None:
+    """From its day on; a candidate replaces none, and models without the name of a template replace none."""
+
+    def of_template(
+        recorder: str, day: str, role: Role = Role.CHAMPION, name: str = "t", strategy: str = "s"
+    ) -> Release:
+        return Release("task", "exp", recorder, role, day, strategy=strategy, template=name)
+
+    first = of_template("a", "2024-06-03")
+    for other, replaces in (
+        (of_template("b", "2024-06-05"), True),
+        (of_template("b", "2024-06-05", Role.CANDIDATE), False),
+        (of_template("b", "2024-06-05", name="u"), False),
+        (of_template("b", "2024-06-05", strategy="x"), False),
+    ):
+        assert other.replaces(first) is replaces
+        state = ServiceState.of(entries_of(("day", published("2024-06-03", releases=[first, other]))))
+        kept = [] if replaces else ["a"]
+        assert champions(state, "2024-06-04") == ["a"]
+        assert champions(state, "2024-06-05") == [*kept, *(["b"] if other.role is Role.CHAMPION else [])]
+    assert not first.replaces(of_template("b", "2024-06-03", Role.CANDIDATE))
+    assert not of_template("b", "2024-06-05", name="").replaces(of_template("a", "2024-06-03", name=""))
 
 
 def test_a_correction_is_a_new_version(state: ServiceState) -> None:
@@ -144,6 +175,11 @@ def test_days_and_their_history(state: ServiceState) -> None:
         ("2024-06-03", "published", "f01"), ("2024-06-04", "published", "f00"), ("2024-06-05", "failed", ""),
     ]  # fmt: skip
     assert state.last_published == "2024-06-04"
+    assert state.due(["2024-06-05", "2024-06-04", "2024-06-06", "2024-06-03"]) == ["2024-06-05", "2024-06-06"]
+    changed = DayResult("2024-06-04", DayState.FAILED, error="no prices")
+    entry = Entry("us", state.last + 1, EntryKind.DAY, day_body(changed), 1, 0.0)
+    assert state.after(entry).due(DAYS[:2]) == []  # its signals are published
+    assert (changed.seconds, state.after(entry).last_published) == (0.0, "2024-06-03")
     assert [e.number for e in state.history("2024-06-03")] == [2, 5]
     assert [e.number for e in state.history("2024-06-05")] == [6, 7]
     assert state.history("2024-06-10") == ()
@@ -182,14 +218,59 @@ def test_all_entries_are_needed(numbers: list[int], message: str) -> None:
     body = service_body("us", "")
     with pytest.raises(ConfigError, match=f"{message} of the service 'us': .* in order"):
         ServiceState.of([Entry("us", n, EntryKind.SERVICE, body, 1, 0.0) for n in numbers])
+    mixed = [Entry(name, n, EntryKind.SERVICE, body, 1, 0.0) for n, name in enumerate(["us", "eu"], 1)]
+    with pytest.raises(ConfigError, match="Expected entry 2 of the service 'us', found entry 2 of the service 'eu'"):
+        ServiceState.of(mixed)
+
+
+def test_the_first_unknown_entry_is_named() -> None:
+    """If there are several."""
+    known = ServiceState.of(entries_of(("audit", {}), ("service", service_body("us", "")), ("review", {})))
+    assert [entry.kind for entry in known.unknown] == ["audit", "review"]
+    with pytest.raises(StoreUnavailable, match="Entry 1 of the service 'us' has the kind 'audit'"):
+        known.require_known()
 
 
 def test_the_largest_body_can_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body of exactly the largest size, but not one with a byte more."""
+    """A body of exactly the largest size in UTF-8, but not one with a byte more."""
+    assert body_text({"reason": "é"}) == '{"reason":"é"}'
     monkeypatch.setattr("rollforge.ledger.entry.LARGEST_BODY", 20)
     assert len(body_text({"reason": "x" * 7}).encode()) == 20
     with pytest.raises(ConfigError, match="has 21 bytes, more than the 20"):
         body_text({"reason": "x" * 8})
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: {"a": inner}, lambda inner: [inner]])
+def test_the_deepest_body_can_be_stored(wrap: Any) -> None:
+    """A value below 50 mappings or lists, but not one below 51."""
+    value: object = 1
+    for _ in range(49):
+        value = wrap(value)
+    assert json.loads(body_text({"value": value})) == {"value": value}
+    with pytest.raises(ConfigError, match="more than 50 levels of nesting"):
+        body_text({"value": wrap(value)})
+
+
+@pytest.mark.parametrize("rows", [True, "3", 1.5, -1, None])
+def test_a_number_of_rows_is_a_whole_number(rows: object) -> None:
+    """Of 0 or more."""
+    document = signal("2024-06-03").to_document()
+    assert Signal.of_document({**document, "rows": 0}).rows == 0
+    with pytest.raises(ConfigError, match=r"signal\.rows: must be a whole number of 0 or more, found"):
+        Signal.of_document({**document, "rows": rows})
+
+
+@pytest.mark.parametrize("error", [OSError, KeyError, ImportError])
+def test_the_author_is_the_user_and_the_process(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    """The process alone if the user has no name; the error depends on the version of Python."""
+    monkeypatch.setattr(getpass, "getuser", lambda: "ann")
+    assert author() == f"ann@{process_name()}"
+
+    def fail() -> str:
+        raise error("no entry for the user")
+
+    monkeypatch.setattr(getpass, "getuser", fail)
+    assert author() == process_name()
 
 
 @pytest.mark.parametrize("value", ["text", 3, {"a": 1}])
@@ -222,7 +303,27 @@ def test_checks_of_a_day(state: ServiceState) -> None:
     assert known.checked("2024-06-03", as_of=state.last + 1) == {"ic": early}
     assert known.checked("2024-06-06") == {"stale": other}
     assert (known.checked("2024-06-04"), state.checks) == ({}, ())
+    made = [known.checks_made_on(day) for day in ("2024-06-06", "2024-06-07", "2024-06-03", "2024-06-10")]
+    assert made == [(early, other), (later,), (), ()]
     assert [e.number for e in known.history("2024-06-03")][-2:] == [state.last + 1, state.last + 2]
+
+
+def test_candidates_and_their_comparisons() -> None:
+    """The latest comparison of each candidate, and the stored predictions in the order of the days."""
+    early, later, other = (
+        Comparison(candidate, "a", "ic", days, 0.1, 0.2, Verdict.SHADOW)
+        for candidate, days in (("b", 3), ("b", 4), ("c", 4))
+    )
+    shadows = [Shadow(day, ("a", "b"), f"shadow/{day}.parquet", "ab", 2) for day in ("2024-06-04", "2024-06-03")]
+    known = ServiceState.of(
+        entries_of(
+            ("day", published("2024-06-04", comparisons=[early, other], shadows=shadows[:1])),
+            ("day", published("2024-06-05", comparisons=[later], shadows=shadows[1:])),
+        )
+    )
+    assert known.compared == {"b": later, "c": other}
+    assert [(entry.number, one.days) for entry, one in known.comparisons] == [(1, 3), (1, 4), (2, 4)]
+    assert list(known.shadows.values()) == shadows[::-1]
 
 
 @pytest.mark.parametrize("part", [{"value": "nan"}, {"value": True}, {"outcome": "bad"}, {"limit": "0"}, {"day": "x"}])
