@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import os
 import tempfile
@@ -312,7 +313,39 @@ def test_days_that_hardly_anybody_has(folder: Path) -> None:
     ] = np.nan
     made = append_table(table, folder)
     assert [round(d.share, 2) for d in made.days] == [1.0, 0.33, 1.0]
-    assert "days that only few instruments have: 2021-03-09 (1 instruments, 33%)" in str(made)
+    assert "days that only few instruments have: 2021-03-09 (1 instrument, 33%)" in str(made)
+
+
+def test_fields_that_nobody_has_on_a_new_day(folder: Path) -> None:
+    """A column that is missing or empty on a day is named; a value of a single instrument, or a day without rows, is not."""
+    table = split(bars(), DAYS[5])[1]
+    on = [table["datetime"] == day for day in DAYS[5:8]]
+    table.loc[on[0], "close"] = np.nan
+    table.loc[on[1] & (table["instrument"] != "B"), "close"] = np.nan
+    made = append_table(table[~on[2]].drop(columns="volume"), folder)
+    day, next_day = (str(d.date()) for d in DAYS[5:7])
+    expected = {("close", day), ("vwap", day), ("volume", day), ("volume", next_day)}
+    assert {(name, str(d)) for name, d in made.empty} == expected
+    assert f"close on {day}" in str(made) and "fields without values: " in str(made)
+    assert {"field": "close", "day": day} in made.to_plain()["empty"]
+    again = append_table(table[on[2]].drop(columns="volume"), folder)
+    assert again.empty == (), "nobody had a volume on the day before either"
+
+
+def test_a_day_in_the_future_is_refused(tmp_path: Path) -> None:
+    """The days until then could not be added any more. Data that begin in the future, as synthetic ones may, go on."""
+    today = pd.Timestamp(dt.datetime.now(dt.UTC).date())
+    import_table(bars("A", pd.bdate_range(end=today, periods=8)), tmp_path / "data")
+    before = tree(tmp_path / "data")
+    row = bars("A").iloc[:1]
+    with pytest.raises(DataError, match=f"{(today + pd.Timedelta(days=4)).date()} is in the future; today is"):
+        append_table(row.assign(datetime=today + pd.Timedelta(days=4)), tmp_path / "data")
+    assert tree(tmp_path / "data") == before
+    append_table(row.assign(datetime=today + pd.Timedelta(days=1)), tmp_path / "data")  # tomorrow has begun elsewhere
+    days = pd.bdate_range(today + pd.Timedelta(days=10), periods=8)
+    first, later = split(bars("AB", days), days[5])
+    import_table(first, tmp_path / "synthetic")
+    assert len(append_table(later, tmp_path / "synthetic").days) == 3
 
 
 def test_codes_that_share_a_folder(folder: Path) -> None:

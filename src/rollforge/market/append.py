@@ -7,6 +7,7 @@ been imported at once.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import logging
 import math
 import os
@@ -137,6 +138,8 @@ class _Change:
     """How the table was converted."""
     fields: tuple[str, ...] = ()
     """New fields."""
+    filled: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """Field -> whether any instrument of the table has a value on a day from the former last day on."""
     corrections: int = 0
     shown: list[Correction] = field(default_factory=list)
     unchanged: int = 0
@@ -199,6 +202,12 @@ class _Change:
             raise DataError(
                 f"{source}: {new[far[0]]} is years after {self.calendar[len(calendar) - 1 + far[0]]}, the day before "
                 "it. Correct the year, or remove the row."
+            )
+        # The calendar could never be extended by the days before it.
+        today = np.datetime64(dt.datetime.now(dt.UTC).date())
+        if calendar[-1] <= today + ONE_DAY < new[-1]:
+            raise DataError(
+                f"{source}: {new[-1]} is in the future; today is {today}. Correct the date, or remove the row."
             )
         if len(new) >= 3 and len(before) >= 3:
             usual, now = float(np.median(before)), float(np.median(steps))
@@ -350,6 +359,7 @@ class _Change:
                     self._check_factors(code, at, had, differs & past & ~np.isnan(before))
                 if had and field_name in known:
                     self._note_corrections(code, field_name, at, before, new, differs & past)
+            self._note_filled(field_name, lo, block)
             if field_name not in had and had and field_name in known and np.isnan(block).all():
                 continue  # not all instruments of a folder by other tools have all fields
             content = _content(lo, block)
@@ -402,6 +412,13 @@ class _Change:
         self.corrections += int(differs.sum())
         for i in np.flatnonzero(differs)[: max(0, _SHOWN - len(self.shown))]:
             self.shown.append(Correction(code, self.calendar[at[i]], name, float(old[i]), float(new[i])))
+
+    def _note_filled(self, name: str, lo: int, block: NDArray[np.float32]) -> None:
+        former = len(self.old.calendar) - 1
+        filled = self.filled.setdefault(name, np.zeros(len(self.calendar) - former, bool))
+        there = ~np.isnan(block[max(0, former - lo) :])
+        at = max(0, lo - former)
+        filled[at : at + len(there)] |= there
 
     def _fill_new_fields(self) -> None:
         """Give all instruments the new fields, as an import does."""
@@ -565,6 +582,7 @@ class _Change:
             ended=tuple(map(_code, ended)),
             resumed=tuple(resumed),
             fields=self.fields,
+            empty=self._empty(),
             gaps=self._gaps() if now > former else (),
             corrections=self.corrections,
             first_corrections=tuple(self.shown),
@@ -583,6 +601,17 @@ class _Change:
             share = have / max(len(live) + listed, 1)
             found.append(NewDay(self.calendar[at], have, min(share, 1.0)))
         return tuple(found)
+
+
+    def _empty(self) -> tuple[tuple[str, np.datetime64], ...]:
+        days = self.calendar[len(self.old.calendar) :]
+        rows = np.bincount(self.place[self.full], minlength=len(self.calendar))[-len(days) :] if len(days) else []
+        return tuple(
+            (name, day)
+            for name, filled in self.filled.items()
+            for day, has_rows, value in zip(days, rows, filled[1:], strict=True)
+            if filled[0] and has_rows and not value
+        )
 
 
 def _code(name: str) -> str:

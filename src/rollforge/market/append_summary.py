@@ -60,6 +60,8 @@ class AppendSummary:
     """Instruments without data on the former last day that have some on a later one."""
     fields: tuple[str, ...] = ()
     """New fields."""
+    empty: tuple[tuple[str, np.datetime64], ...] = ()
+    """Field and new day on which no instrument of the table has a value, although some had one on the former last day."""
     gaps: tuple[np.datetime64, ...] = ()
     """Days since the former last day that are probably trading days, and that the table lacks."""
     corrections: int = 0
@@ -89,11 +91,12 @@ class AppendSummary:
                 (f"no rows on {self.last}", self.ended),
                 ("rows after a suspension", self.resumed),
                 ("new fields", self.fields),
+                ("fields without values", [f"{name} on {day}" for name, day in self.empty]),
                 ("days without rows that are probably trading days", [str(day) for day in self.gaps]),
             )
             if names
         ]
-        few = [f"{d.day} ({d.instruments} instruments, {d.share:.0%})" for d in self.days if d.share < 0.5]
+        few = [f"{d.day} ({counted(d.instruments, 'instrument')}, {d.share:.0%})" for d in self.days if d.share < 0.5]
         if few:
             findings.append(f"days that only few instruments have: {_listed(few)}")
         findings += [f"{c.field} of {c.instrument} on {c.day}: {c.old:g} -> {c.new:g}" for c in self.first_corrections]
@@ -117,6 +120,7 @@ class AppendSummary:
             "ended": list(self.ended),
             "resumed": list(self.resumed),
             "fields": list(self.fields),
+            "empty": [{"field": name, "day": str(day)} for name, day in self.empty],
             "gaps": [str(day) for day in self.gaps],
             "corrections": self.corrections,
             "first_corrections": [
