@@ -602,15 +602,14 @@ class _Change:
             found.append(NewDay(self.calendar[at], have, min(share, 1.0)))
         return tuple(found)
 
-
     def _empty(self) -> tuple[tuple[str, np.datetime64], ...]:
-        days = self.calendar[len(self.old.calendar) :]
-        rows = np.bincount(self.place[self.full], minlength=len(self.calendar))[-len(days) :] if len(days) else []
+        former = len(self.old.calendar)
+        there = set(self.place[self.full].tolist())
         return tuple(
-            (name, day)
+            (name, self.calendar[former + i])
             for name, filled in self.filled.items()
-            for day, has_rows, value in zip(days, rows, filled[1:], strict=True)
-            if filled[0] and has_rows and not value
+            for i in np.flatnonzero(~filled[1:]).tolist()
+            if filled[0] and former + i in there
         )
 
 
