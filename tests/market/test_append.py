@@ -326,7 +326,8 @@ def test_fields_that_nobody_has_on_a_new_day(folder: Path) -> None:
     day, next_day = (str(d.date()) for d in DAYS[5:7])
     expected = {("close", day), ("vwap", day), ("volume", day), ("volume", next_day)}
     assert {(name, str(d)) for name, d in made.empty} == expected
-    assert f"close on {day}" in str(made) and "fields without values: " in str(made)
+    assert f"close on {day}" in str(made)
+    assert "fields without values: " in str(made)
     assert {"field": "close", "day": day} in made.to_plain()["empty"]
     again = append_table(table[on[2]].drop(columns="volume"), folder)
     assert again.empty == (), "nobody had a volume on the day before either"
