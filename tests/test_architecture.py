@@ -6,6 +6,7 @@ import ast
 import functools
 import re
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -91,6 +92,7 @@ NAMES_MODULES = {
 NAMES_FROM_DATA = {
     "build",  # definitions
     "cli.worker",  # the function on the command line
+    "compat.qlib.__main__",  # the user's program on the command line
     "compat.qlib.objects",  # definitions
     "data",  # the table _HOMES
     "drivers",  # registered schemes
@@ -102,8 +104,22 @@ NAMES_FROM_DATA = {
     "safe_pickle",  # the names in a pickle, after they were checked
     "store.manager",  # the program of a Qlib name, from the table
     "task",  # references in definitions, after they were checked
+    "user_code",  # users' files
 }
-"""Modules that import by a name that is no string in their code."""
+"""Modules that import by a name that is no string in their code, or run code."""
+IMPORTS_BY_NAME = {
+    "import_module",
+    "__import__",
+    "resolve_name",
+    "run_module",
+    "run_path",
+    "spec_from_file_location",
+    "load_module",
+    "exec_module",
+    "exec",
+    "eval",
+}
+"""Functions that import a module by its name, or run code that may."""
 EDGE_ORDER = [
     "data",
     "rendering",
@@ -119,7 +135,7 @@ EDGE_ORDER = [
     "compat",
     "testing",
 ]
-"""Modules of the edge import only those before them; the package itself and ``__main__`` may import all."""
+"""Modules of the edge import only those before them; the package itself, which comes last, and ``__main__`` may import all."""
 HEAVY: dict[str, str | tuple[str, ...]] = {
     "mlflow": "track/mlflow/",
     "plotly": "report/",
@@ -146,15 +162,18 @@ VAGUE = {"utils", "util", "common", "helpers", "misc"}
 
 @functools.cache
 def parsed(path: Path) -> ast.Module:
-    """Return the syntax tree of a source file."""
-    return ast.parse(path.read_text(encoding="utf-8"))
+    """Return the syntax tree of a source file; of a package, with the stub that lists its lazy imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if (stub := path.with_suffix(".pyi")).exists():
+        tree.body += ast.parse(stub.read_text(encoding="utf-8")).body
+    return tree
 
 
 @functools.cache
 def libraries(path: Path) -> frozenset[str]:
     """Return the top-level packages that a file imports anywhere, also by ``import_module("name")``."""
     tree = parsed(path)
-    names = [ast.literal_eval(call.args[0]) for call in import_calls(tree) if is_text(call.args[0])]
+    names = [text for call in import_calls(tree) for text in texts_of(call)[:1]]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [a.name for a in node.names]
@@ -177,8 +196,8 @@ def room(module: str) -> str:
     return "ground" if top in GROUND else "edge" if top in EDGE else top
 
 
-def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+def is_type_checking(node: ast.AST) -> TypeGuard[ast.If]:
+    return isinstance(node, ast.If) and last_part(node.test) == "TYPE_CHECKING"
 
 
 def imports(path: Path, module: str, known: set[str]) -> set[str]:
@@ -198,10 +217,11 @@ def named(tree: ast.AST, module: str, known: set[str]) -> set[str]:
     constants = (n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str))
     texts = set() if module in NAMES_MODULES else {str(n.value) for n in constants}
     for call in import_calls(tree):
-        words = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        words = texts_of(call)
         texts.add(words[1] + words[0] if len(words) == 2 and words[0].startswith(".") else "".join(words[:1]))
+    programs = {name for text in texts - docstrings(tree) for name in _STATEMENT.findall(text)}
     found = set()
-    for text in filter(is_name, texts):
+    for text in [*filter(is_name, texts), *programs]:
         name = current_name(text.partition(":")[0])
         while name not in known and name.count(".") > 1:
             name = name.rpartition(".")[0]
@@ -209,18 +229,58 @@ def named(tree: ast.AST, module: str, known: set[str]) -> set[str]:
     return found
 
 
+_STATEMENT = re.compile(r"^[ >.]*(?:from|import) (rollforge(?:\.\w+)+)", re.MULTILINE)
+"""An import in a text: a program for another process."""
+
+
+def docstrings(tree: ast.AST) -> set[str]:
+    """Return the docstrings of a module, also those of attributes. Their examples are no code of the package."""
+    return {
+        str(n.value.value)
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) and isinstance(n.value.value, str)
+    }
+
+
+def by_name(tree: ast.AST) -> set[str]:
+    """Return the names under which a module has the functions of `IMPORTS_BY_NAME`."""
+    aliases = [a for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names]
+    return IMPORTS_BY_NAME | {a.asname for a in aliases if a.asname and a.name in IMPORTS_BY_NAME}
+
+
 def import_calls(tree: ast.AST) -> list[ast.Call]:
     """Return the calls that import a module by its name."""
-    functions = {"import_module", "__import__", "resolve_name"}
-    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
-    return [c for c in calls if ast.unparse(c.func).rpartition(".")[2] in functions and c.args]
+    functions = by_name(tree)
+    return [n for n in ast.walk(tree) if isinstance(n, ast.Call) and last_part(n.func) in functions]
+
+
+def last_part(node: ast.AST) -> str:
+    """Return ``f`` of ``f`` and of ``module.f``."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def texts_of(call: ast.Call) -> list[str]:
+    """Return the strings among the arguments of a call, also those that are passed by name."""
+    values = [*call.args, *(keyword.value for keyword in call.keywords)]
+    return [v.value for v in values if isinstance(v, ast.Constant) and isinstance(v.value, str)]
+
+
+def imports_by_unknown_names(tree: ast.AST) -> bool:
+    """Return whether a module imports by a name that is no string in its code, or passes such a function on."""
+    calls = import_calls(tree)
+    if any(not texts_of(call) or last_part(call.func) in ("exec", "eval") for call in calls):
+        return True
+    used = [n for n in ast.walk(tree) if isinstance(n, ast.Name | ast.Attribute) and isinstance(n.ctx, ast.Load)]
+    functions, called = by_name(tree), {id(call.func) for call in calls}
+    return any(last_part(n) in functions and id(n) not in called for n in used)
 
 
 def run_time_imports(path: Path, module: str, known: set[str], *, strings: bool = False) -> set[str]:
     """Return the modules that `path` imports by statements, and if asked by strings, except those under ``TYPE_CHECKING``."""
     tree = parsed(path)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    ignored = {part for node in ast.walk(tree) if is_type_checking(node) for part in ast.walk(node)}
+    blocks = [node for node in ast.walk(tree) if is_type_checking(node)]
+    ignored = {part for block in blocks for line in block.body for part in ast.walk(line)}
     found = {name for node in ast.walk(tree) if node not in ignored for name in imported(node, package, known)}
     if strings:
         found |= named(tree, module, known)
@@ -238,7 +298,7 @@ def imported(node: ast.AST, package: str, known: set[str]) -> set[str]:
         parents = package.split(".")[: len(package.split(".")) - node.level + 1]
         base = ".".join([*parents, *([node.module] if node.module else [])])
     base = current_name(base)
-    names = [current_name(f"{base}.{alias.name}") for alias in node.names]
+    names = [current_name(f"{base}.{alias.name}") for alias in node.names if alias.name != "__version__"]
     return {name if name in known else base for name in names}
 
 
@@ -326,7 +386,7 @@ def test_the_edge_is_ordered() -> None:
         for module, path in known.items()
         if (own := places.get(module.split(".")[1] if "." in module else "")) is not None
         for target in run_time_imports(path, module, set(known), strings=True)
-        if places.get(target.split(".")[1] if "." in target else "", -1) > own
+        if (places.get(target.split(".")[1], -1) if "." in target else len(places)) > own
     ]
     assert wrong == []
 
@@ -342,12 +402,52 @@ def test_the_edge_is_ordered() -> None:
         "TARGET = 'rollforge.online.manager:OnlineManager'",
         "import pkgutil\npkgutil.resolve_name('rollforge.online.manager:OnlineManager')",
         "from ..online import manager",
+        "from importlib import import_module as load\nload('.online.manager', 'rollforge')",
+        "import importlib\nimportlib.import_module('.online.manager', package='rollforge')",
+        "import runpy\nrunpy.run_module('rollforge.online.manager')",
+        "COMMAND = ['python', '-c', 'from rollforge.online.manager import OnlineManager']",
     ],
 )
 def test_an_import_is_found_however_it_is_written(source: str, tmp_path: Path) -> None:
     """Imports in functions, in strings, and relative imports are found."""
     (tmp_path / "x.py").write_text(source)
     assert imports(tmp_path / "x.py", "rollforge.store.x", set(modules())) == {"rollforge.online.manager"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import importlib\ndef f(name):\n    importlib.import_module(name=name)",
+        "from importlib import import_module as load\ndef f(name):\n    load(name)",
+        "import importlib\nload = importlib.import_module",
+        "from importlib import import_module\nmodules = map(import_module, names)",
+        "import runpy\nrunpy.run_module('rollforge.' + 'online')",
+        "exec('from rollforge.online import manager')",
+    ],
+)
+def test_an_import_by_an_unknown_name_is_found(source: str) -> None:
+    assert imports_by_unknown_names(ast.parse(source))
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("if TYPE_CHECKING:\n    from rollforge.online import manager", False),
+        ("if TYPE_CHECKING:\n    pass\nelse:\n    from rollforge.online import manager", True),
+        ("if not TYPE_CHECKING:\n    from rollforge.online import manager", True),
+    ],
+)
+def test_only_imports_for_type_checking_are_ignored(source: str, found: bool, tmp_path: Path) -> None:
+    """The other branch is imported when the program runs."""
+    (tmp_path / "x.py").write_text(source)
+    assert bool(run_time_imports(tmp_path / "x.py", "rollforge.store.x", set(modules()))) == found
+
+
+def test_lazy_imports_of_a_package_are_found(tmp_path: Path) -> None:
+    """Those that its stub lists, by which ``from rollforge.store import …`` works."""
+    (tmp_path / "__init__.py").write_text("")
+    (tmp_path / "__init__.pyi").write_text("from rollforge.online.manager import OnlineManager as OnlineManager")
+    assert imports(tmp_path / "__init__.py", "rollforge.store", set(modules())) == {"rollforge.online.manager"}
 
 
 @pytest.mark.parametrize(("library", "home"), HEAVY.items())
@@ -357,17 +457,9 @@ def test_a_heavy_library_is_imported_in_one_place(library: str, home: str | tupl
     assert {u for u in users if not u.startswith(home)} <= {"track/mlflow/database.py", "track/mlflow/connection.py"}
 
 
-def is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
-
-
 def test_modules_are_imported_by_names_that_can_be_read() -> None:
     """A name that is put together, or comes from elsewhere, escapes the other tests; the exceptions read data or tables."""
-    found = set()
-    for module, path in modules().items():
-        tree = parsed(path)
-        if any(not is_text(call.args[0]) for call in import_calls(tree)):
-            found.add(module.removeprefix("rollforge."))
+    found = {m.removeprefix("rollforge.") for m, path in modules().items() if imports_by_unknown_names(parsed(path))}
     assert found == NAMES_FROM_DATA
 
 

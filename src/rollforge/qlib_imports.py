@@ -332,7 +332,7 @@ class _Install:
             If pyqlib itself has already been imported.
         """
         if _is_pyqlib_imported():
-            raise ImportError("import rollforge.compat.qlib before qlib: pyqlib itself has already been imported.")
+            raise ImportError("Import rollforge.compat.qlib before qlib: pyqlib itself has already been imported.")
         if self._finder not in sys.meta_path:
             sys.meta_path.insert(0, self._finder)
         if _SITE not in sys.path:

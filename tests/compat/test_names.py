@@ -255,7 +255,7 @@ def test_a_program_that_has_imported_pyqlib_keeps_it(tmp_path: Path) -> None:
     )  # fmt: skip
     first, second = out.splitlines()
     assert first == "rollforge.models.lightgbm qlib.mine"
-    assert second == "import rollforge.compat.qlib before qlib: pyqlib itself has already been imported."
+    assert second == "Import rollforge.compat.qlib before qlib: pyqlib itself has already been imported."
 
 
 def test_loading_by_name_gives_the_reason() -> None:

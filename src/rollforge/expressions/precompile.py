@@ -46,7 +46,7 @@ def compile_in_background(expressions: Sequence[str]) -> Iterator[None]:
     helper: subprocess.Popen[str] | None = None
     with contextlib.suppress(OSError):
         helper = subprocess.Popen(
-            [sys.executable, "-c", "from rollforge.data import warm; warm.main()"],
+            [sys.executable, "-m", "rollforge.expressions.precompile"],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True,
             env={**os.environ, "NUMBA_CACHE_DIR": str(cache_folder())},
         )  # fmt: skip
@@ -83,3 +83,7 @@ def main() -> None:
         blocks = {name: FieldBlock(random.random(shape, np.float32), *life) for name in fields_of(tree)}
         with contextlib.suppress(Exception), np.errstate(all="ignore"):
             list(EvaluationPlan([tree]).run(blocks, shape, {}))
+
+
+if __name__ == "__main__":
+    main()
