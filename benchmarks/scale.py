@@ -20,7 +20,7 @@ MEMORY = 2**30
 
 def make_market(folder: Path, stocks: int, days: int) -> Path:
     """Write a data folder of random walks, one stock at a time."""
-    from rollforge.market.provider import write_folder
+    from rollforge.market.folder_writer import write_folder
 
     random = np.random.default_rng(1)
     calendar = np.arange(np.datetime64("2000-01-03"), np.datetime64("2000-01-03") + np.timedelta64(2 * days, "D"))

@@ -37,7 +37,7 @@ def generate(task: dict[str, Any]) -> None:
 
 def long_calendar(folder: Path, days: int) -> dict[str, Any]:
     """Write a data folder of one stock and many days, and return it with the segments of a template."""
-    from rollforge.market.provider import write_folder
+    from rollforge.market.folder_writer import write_folder
 
     calendar = np.arange(np.datetime64("1960-01-04"), np.datetime64("1960-01-04") + np.timedelta64(2 * days, "D"))
     calendar = calendar[np.is_busday(calendar)][:days]

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from rollforge import trust
-from rollforge.market.provider import write_folder
+from rollforge.market.folder_writer import write_folder
 from rollforge.session import current_session
 from rollforge.testing.mongo import MongoServer, real_mongodb
 from rollforge.testing.postgres import PostgresServer, postgres_binaries

@@ -15,7 +15,7 @@ import pytest
 from definitions import SMALL_MARKET, alpha158, lightgbm, task_definition, write_workflow
 from rollforge import pipeline
 from rollforge.generate.label import LABEL_TAG, Label, labels_to_text
-from rollforge.market.provider import write_folder
+from rollforge.market.folder_writer import write_folder
 from rollforge.plan import make_plan
 from rollforge.report.summary import Summary
 from rollforge.run.references import to_reference

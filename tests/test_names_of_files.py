@@ -13,8 +13,9 @@ import yaml
 from tests.documents.command_line import call
 
 from rollforge.errors import ConfigError, DataError, DataNotFound, RollforgeError
+from rollforge.market.folder_writer import write_folder
 from rollforge.market.importer import import_table
-from rollforge.market.provider import Provider, open_provider, write_folder
+from rollforge.market.provider import Provider, open_provider
 from rollforge.paths import name_problem
 from rollforge.store.base import open_store
 from rollforge.track.base import get_experiment, open_tracker

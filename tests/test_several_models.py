@@ -13,7 +13,7 @@ import pytest
 from rollforge import pipeline
 from rollforge.collect import RecorderCollector
 from rollforge.errors import CoverageError
-from rollforge.market.provider import write_folder
+from rollforge.market.folder_writer import write_folder
 from rollforge.run.references import to_reference
 from rollforge.session import Session
 from rollforge.store.base import open_store

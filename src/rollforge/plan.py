@@ -34,11 +34,11 @@ from rollforge.yaml12 import line_of
 
 if TYPE_CHECKING:
     from rollforge.collect.combine import Ensembles
+    from rollforge.dates import Days
     from rollforge.generate.base import TaskGen
     from rollforge.generate.checks import Check
     from rollforge.generate.sequence import Named
     from rollforge.generate.timeline import Schedule, Window
-    from rollforge.market.provider import Days
 
 
 __all__ = ["Plan", "make_plan", "rolling_names", "rolling_templates", "workflow_ensembles"]

@@ -11,7 +11,8 @@ from rollforge.errors import DataError
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import last_day_read, lookahead, operator, operator_names
 from rollforge.features.engine import evaluate
-from rollforge.market.provider import Provider, write_folder
+from rollforge.market.folder_writer import write_folder
+from rollforge.market.provider import Provider
 
 DAYS = np.arange("2024-01-01", "2024-04-10", dtype="datetime64[D]")
 CODES = ["A", "B", "C", "D"]

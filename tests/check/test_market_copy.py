@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rollforge.check.market_copy import TURNS, Change, choose_instruments, write_copy
-from rollforge.market.provider import Provider, write_folder
+from rollforge.market.folder_writer import write_folder
+from rollforge.market.provider import Provider
 
 DAYS = np.arange("2024-01-01", "2024-01-11", dtype="datetime64[D]")
 CODES = ["A", "B", "C", "D", "E", "F"]

@@ -35,7 +35,8 @@ from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import custom_operators, lookahead, lookback, operator_names, unregister_operator
 from rollforge.expressions.tree import Call, Text
 from rollforge.features.engine import features
-from rollforge.market.provider import open_provider, write_folder
+from rollforge.market.folder_writer import write_folder
+from rollforge.market.provider import open_provider
 from rollforge.session import Session, current_session, using
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "operators"

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge.generate.rolling import RollingGen
-from rollforge.market.provider import write_folder
+from rollforge.market.folder_writer import write_folder
 from rollforge.online.manager import OnlineManager
 from rollforge.online.strategy import RollingStrategy
 from rollforge.run.pool_trainer import DelayTrainerRM, TrainerRM

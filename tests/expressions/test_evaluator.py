@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings, strategies as st
 from rollforge.expressions.formulas import Lifespans
 from rollforge.expressions.operators import register_operator, unregister_operator
 from rollforge.features.engine import features
-from rollforge.market.provider import write_folder
+from rollforge.market.folder_writer import write_folder
 from rollforge.session import Session
 
 DAYS = np.arange("2021-01-01", "2021-02-10", dtype="datetime64[D]")  # 40 days

@@ -18,7 +18,8 @@ from rollforge.features.api import D
 from rollforge.features.engine import FeaturePlan, features
 from rollforge.features.inst_processor import InstProcessor
 from rollforge.market.filters import ExpressionDFilter, NameDFilter
-from rollforge.market.provider import Provider, open_provider, write_folder
+from rollforge.market.folder_writer import write_folder
+from rollforge.market.provider import Provider, open_provider
 from rollforge.market.universe import resolve_instruments
 from rollforge.session import Session, using
 from rollforge.task import encode

@@ -19,7 +19,8 @@ from rollforge.features.engine import features
 from rollforge.features.panel import Panel
 from rollforge.features.panel_cache import list_panels
 from rollforge.generate.calendar import TimeAdjuster
-from rollforge.market.provider import open_provider, write_folder
+from rollforge.market.folder_writer import write_folder
+from rollforge.market.provider import open_provider
 from rollforge.session import Session
 
 _folder = tempfile.TemporaryDirectory(prefix="fuzz-folder-")

@@ -15,8 +15,8 @@ from fuzzing import Target, as_json, fuzzed, json_values
 from hypothesis import strategies as st
 
 from rollforge.features.loader import StaticDataLoader
+from rollforge.market.folder_writer import write_folder
 from rollforge.market.importer import import_table
-from rollforge.market.provider import write_folder
 from rollforge.market.universe_import import import_universe
 from rollforge.record.file_orders import FileOrderStrategy
 from rollforge.track.artifact import load_file

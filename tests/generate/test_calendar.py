@@ -12,7 +12,7 @@ import pytest
 from rollforge.errors import SegmentError
 from rollforge.generate import TimeAdjuster
 from rollforge.generate.calendar import OutsideCalendar
-from rollforge.market.provider import write_folder
+from rollforge.market.folder_writer import write_folder
 from rollforge.session import Session, using
 
 DAYS = ["2024-01-02", "2024-01-03", "2024-01-04", "2024-01-05", "2024-01-08", "2024-01-09", "2024-01-10", "2024-01-11"]

@@ -16,8 +16,9 @@ from hypothesis import given, settings, strategies as st
 from rollforge.errors import DataError, DataNotFound
 from rollforge.market.append import append_table
 from rollforge.market.content import read_content
+from rollforge.market.folder_writer import write_folder
 from rollforge.market.importer import import_table
-from rollforge.market.provider import open_provider, write_folder
+from rollforge.market.provider import open_provider
 
 DAYS = pd.bdate_range("2021-03-01", periods=8)
 

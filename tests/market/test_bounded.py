@@ -20,8 +20,9 @@ from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import QlibDataLoader, StaticDataLoader
 from rollforge.generate.calendar import TimeAdjuster
 from rollforge.market.content import read_content, session_content
+from rollforge.market.folder_writer import write_folder
 from rollforge.market.importer import import_table
-from rollforge.market.provider import Provider, open_provider, write_folder
+from rollforge.market.provider import Provider, open_provider
 from rollforge.market.universe import session_provider
 from rollforge.session import Session, bounded, current_session, using
 

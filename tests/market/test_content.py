@@ -11,7 +11,7 @@ import pytest
 
 from rollforge.errors import DataError, DataNotFound
 from rollforge.market.content import DataContent, read_content
-from rollforge.market.provider import write_folder
+from rollforge.market.folder_writer import write_folder
 
 DAYS = np.array(["2019-12-30", "2019-12-31", "2020-01-02", "2020-01-03"], "datetime64[D]")
 

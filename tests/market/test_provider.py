@@ -10,7 +10,8 @@ import pytest
 
 from rollforge.errors import DataError, DataNotFound
 from rollforge.features.loader import QlibDataLoader
-from rollforge.market.provider import Provider, open_provider, write_folder
+from rollforge.market.folder_writer import write_folder
+from rollforge.market.provider import Provider, open_provider
 
 DAYS = np.arange("2020-01-01", "2020-01-11", dtype="datetime64[D]")
 

@@ -10,7 +10,8 @@ import pytest
 
 from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.features.api import D
-from rollforge.market.provider import open_provider, write_folder
+from rollforge.market.folder_writer import write_folder
+from rollforge.market.provider import open_provider
 from rollforge.market.universe import resolve_instruments
 from rollforge.market.universe_import import import_universe
 from rollforge.session import Session, using

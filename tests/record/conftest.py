@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from rollforge.market.provider import write_folder
+from rollforge.market.folder_writer import write_folder
 from rollforge.session import Session
 
 FREE: dict[str, Any] = {"open_cost": 0, "close_cost": 0, "min_cost": 0, "trade_unit": None}

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from rollforge.dates import read_day
 from rollforge.errors import DataError, DateError
-from rollforge.market.provider import Provider, folder_name, read_lines
+from rollforge.market.folder_files import folder_name, read_lines
+from rollforge.market.provider import Provider
 
 __all__ = ["TURNS", "Change", "choose_instruments", "write_copy"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rollforge.dates import Days
 from rollforge.errors import CoverageError, counted
-from rollforge.market.provider import Days
 
 __all__ = ["Coverage", "ExpectedWindow", "check_coverage"]
 

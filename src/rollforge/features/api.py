@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import DayLike, read_day
+from rollforge.dates import DayLike, Days, read_day
 from rollforge.features.engine import calendar_range, evaluate, features, load_series
-from rollforge.market.provider import Days
 from rollforge.market.universe import ALWAYS, membership, resolve_instruments, session_provider, spans_of
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import DayLike, read_day
+from rollforge.dates import DayLike, Days, read_day
 from rollforge.errors import DataError, DataNotFound
 from rollforge.expressions.evaluator import EvaluationPlan, OtherInstrument, named_instrument
 from rollforge.expressions.expression import parse
@@ -27,7 +27,8 @@ from rollforge.expressions.formulas import SeriesSource
 from rollforge.expressions.operators import fields_of, lookahead, lookback
 from rollforge.expressions.tree import Call, Expression, walk
 from rollforge.market.filters import BaseDFilter
-from rollforge.market.provider import OPTIONAL_FIELDS, Days, FieldBlock, Provider, Span
+from rollforge.market.folder_files import Span
+from rollforge.market.provider import OPTIONAL_FIELDS, FieldBlock, Provider
 from rollforge.market.universe import ALWAYS, membership, resolve_instruments, session_provider
 from rollforge.session import Session, current_session
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rollforge.dates import as_timestamp
+from rollforge.dates import Days, as_timestamp
 from rollforge.errors import ConfigError, SegmentError, counted
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
@@ -30,7 +30,6 @@ from rollforge.generate.rolling import with_row_purge
 from rollforge.generate.segments import PATH, pieces, validate_segments
 from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
-from rollforge.market.provider import Days
 from rollforge.task import Definition
 
 __all__ = ["CombinatorialPurgedGen", "PurgedKFoldGen"]

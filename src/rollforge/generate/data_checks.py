@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rollforge.dates import Days
 from rollforge.errors import DateError, ExpressionError, RollforgeError, counted
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import is_built_in, last_day_read
@@ -16,7 +17,7 @@ from rollforge.generate.definition import PRECOMPUTED, DataParts, is_ours, kind_
 from rollforge.generate.findings import Finding
 from rollforge.generate.segments import bounds
 from rollforge.market.filters import BaseDFilter, ExpressionDFilter, NameDFilter
-from rollforge.market.provider import Days, Provider
+from rollforge.market.provider import Provider
 from rollforge.market.universe import resolve_instruments
 
 __all__ = [

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from rollforge.dates import Days
 from rollforge.errors import DataNotFound, RollforgeError, counted
 from rollforge.features.label_source import dataset_changes_label, label_source
 from rollforge.generate.backtests import backtest_config
@@ -28,7 +29,6 @@ from rollforge.generate.label import declared_days, task_labels
 from rollforge.generate.label_horizon import HOW_TO_DECLARE, LabelHorizon, task_horizon
 from rollforge.generate.segments import Segment, next_pieces, pieces
 from rollforge.generate.task_view import TaskView
-from rollforge.market.provider import Days
 from rollforge.market.universe import session_provider
 
 __all__ = [

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rollforge.dates import Days
 from rollforge.generate.checks import NOT_CHECKED, Check, Leakage
 from rollforge.generate.findings import warning_texts
 from rollforge.generate.leakage import label_warnings, static_checks
 from rollforge.generate.segments import intervals
 from rollforge.generate.task_view import TaskView
-from rollforge.market.provider import Days
 
 __all__ = ["Schedule", "SegmentSpan", "Window", "draw", "make_schedule", "window_title", "windows"]
 

@@ -18,17 +18,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import ONE_DAY
+from rollforge.dates import ONE_DAY, Days
 from rollforge.errors import DataError, counted
 from rollforge.market.append_summary import AppendSummary, Correction, NewDay
 from rollforge.market.bars import FACTOR_SOURCES, PRICES, OrderedTable, complete
 from rollforge.market.conversion import CONVERSION_FILE, Conversion
 from rollforge.market.existing import ExistingData, Series, read_existing
 from rollforge.market.folder_change import change_files, folder_lock, restore
+from rollforge.market.folder_files import check_folders, folder_name
 from rollforge.market.importer import check_values, ordered, without_zeros
 from rollforge.market.member_lists import extended_list
 from rollforge.market.price_table import Table, read_table
-from rollforge.market.provider import Days, check_folders, folder_name, open_provider
+from rollforge.market.provider import open_provider
 from rollforge.paths import read_path
 
 __all__ = ["append_table"]

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from rollforge.dates import Days
 from rollforge.errors import DataError, counted
 from rollforge.market.conversion import Conversion
-from rollforge.market.provider import Days
 
 __all__ = ["FACTOR_SOURCES", "PRICES", "OrderedTable", "complete"]
 

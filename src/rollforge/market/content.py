@@ -22,7 +22,8 @@ import numpy as np
 
 from rollforge.dates import DayLike
 from rollforge.errors import DataError, counted
-from rollforge.market.provider import Provider, open_provider, read_lines
+from rollforge.market.folder_files import read_lines
+from rollforge.market.provider import Provider, open_provider
 from rollforge.session import Session
 
 __all__ = ["DataContent", "read_content", "session_content"]

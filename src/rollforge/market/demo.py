@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import FIRST_DAY, LAST_DAY, ONE_DAY, read_moment
+from rollforge.dates import FIRST_DAY, LAST_DAY, ONE_DAY, Days, read_moment
 from rollforge.errors import DataError, counted
+from rollforge.market.folder_writer import write_folder
 from rollforge.market.new_folder import FolderSummary, new_folder
-from rollforge.market.provider import Days, write_folder
 from rollforge.market.universe_import import check_universe_name
 
 __all__ = ["INDEX", "UNIVERSES", "demo_command", "make_demo"]

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rollforge.dates import Days
 from rollforge.errors import DataError
 from rollforge.market.conversion import Conversion, read_conversion
-from rollforge.market.provider import Days, Provider, Span, check_series
+from rollforge.market.folder_files import Span, check_series
+from rollforge.market.provider import Provider
 
 __all__ = ["ExistingData", "Series", "read_existing"]
 

@@ -22,9 +22,10 @@ from rollforge.errors import DataError, DataNotFound, counted, nearest
 from rollforge.market.bars import OrderedTable, complete
 from rollforge.market.columns import CODE, DATE
 from rollforge.market.conversion import CONVERSION_FILE
+from rollforge.market.folder_files import check_folders
+from rollforge.market.folder_writer import write_folder
 from rollforge.market.new_folder import FolderSummary, new_folder
 from rollforge.market.price_table import Table, read_table
-from rollforge.market.provider import check_folders, write_folder
 from rollforge.market.universe_import import check_universe_name
 
 __all__ = ["check_values", "import_table", "ordered", "without_zeros"]

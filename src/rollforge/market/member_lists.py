@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rollforge.market.provider import Span, folder_name, read_lines, read_member
+from rollforge.market.folder_files import Span, folder_name, read_lines, read_member
 
 __all__ = ["extended_list"]
 

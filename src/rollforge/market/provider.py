@@ -1,4 +1,4 @@
-"""Reader and writer of Qlib's data folder.
+"""Reader of Qlib's data folder.
 
 ``calendars/day.txt`` (one day per line), ``instruments/NAME.txt`` (tab-separated code, first day, last day; a code may
 have several lines), ``features/<code in lower case>/<field>.day.bin`` (little-endian float32; the first value is the
@@ -8,18 +8,15 @@ calendar index of the first day, the rest are the values from that day on).
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import errno
 import hashlib
 import logging
 import math
 import multiprocessing
 import os
-import re
 import stat
 import struct
 import time
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,27 +25,36 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import FIRST_DAY, LAST_DAY, DayLike, Days, clock, read_day, read_days, read_moment
+from rollforge.dates import DayLike, Days, read_day
 from rollforge.errors import DataError, DataNotFound, nearest, shown
 from rollforge.limits import LIMITS, read_bytes
 from rollforge.market.folder_change import previous_locations
-from rollforge.paths import RESERVED, name_problem, read_path
+from rollforge.market.folder_files import (
+    READ,
+    Span,
+    check_series,
+    check_shared_folder,
+    first_day,
+    folder_name,
+    frequency,
+    is_one_name,
+    last_value,
+    read_calendar,
+    read_market,
+    series_file,
+)
+from rollforge.paths import read_path
 
 __all__ = [
     "OPTIONAL_FIELDS",
-    "Days",
     "FieldBlock",
     "Provider",
-    "Span",
     "folder_stamp",
     "open_provider",
-    "read_lines",
-    "write_folder",
 ]
 
 log = logging.getLogger(__name__)
 
-Span = tuple[np.datetime64, np.datetime64]
 OPTIONAL_FIELDS = frozenset({"open", "high", "low", "volume", "vwap", "factor", "change"})
 """Standard fields that a folder may lack; expressions that read them are then missing. Other unknown fields fail."""
 
@@ -140,7 +146,7 @@ class Provider:
         DataError
             If a line is not a date, the days are not ascending, or `freq` is shorter than a day.
         """
-        freq = _frequency(freq)
+        freq = frequency(freq)
         key = (freq, future)
         if self._whole is not None and key not in self._calendars:
             whole = self._whole.calendar(freq, future=future)
@@ -157,12 +163,12 @@ class Provider:
         file = place / "calendars" / f"{freq}{'_future' if future else ''}.txt"
         if future and not os.path.isfile(file):
             return None
-        if not _is_one_name(freq) or not os.path.isfile(file):  # also False for an invalid file name
+        if not is_one_name(freq) or not os.path.isfile(file):  # also False for an invalid file name
             known = sorted(p.stem for p in (place / "calendars").glob("*.txt"))
             raise DataNotFound(
                 f"There is no calendar {freq + '_future' * future!r} in {self.path}. Known: {', '.join(known) or 'none'}."
             )
-        return _read_calendar(file)
+        return read_calendar(file)
 
     def markets(self) -> list[str]:
         """Return the names of the universes."""
@@ -180,7 +186,7 @@ class Provider:
             self._markets[market] = self._clipped(market, self._whole.instruments(market))
         if market not in self._markets:
             members = self._pin.read(lambda place: self._read_market(place, market))
-            _check_shared_folder(members, f"The universe {market!r}")
+            check_shared_folder(members, f"The universe {market!r}")
             self._markets[market] = members
             self._warn_of_members_without_data(market)
         return self._markets[market]
@@ -212,13 +218,13 @@ class Provider:
 
     def _read_market(self, place: Path, market: str) -> dict[str, list[Span]]:
         file = place / "instruments" / f"{market}.txt"
-        if not _is_one_name(market) or not os.path.isfile(file):  # also False for an invalid file name
+        if not is_one_name(market) or not os.path.isfile(file):  # also False for an invalid file name
             known = self.markets()
             raise DataNotFound(
                 f"There is no universe {market!r} in {self.path}.{nearest(market, known)} "
                 f"Known: {', '.join(known) or 'none'}. 'rollforge data universe {market} FILE' imports one."
             )
-        return _read_market(file)
+        return read_market(file)
 
     def _warn_of_members_without_data(self, market: str) -> None:
         """Log the members of a universe that have no data, which would otherwise be missing silently."""
@@ -259,14 +265,14 @@ class Provider:
             If the code is invalid.
         """
         name = folder_name(code)
-        if not _is_one_name(name):
+        if not is_one_name(name):
             raise DataNotFound(f"{shown(code)} cannot be the code of an instrument, which is the name of its folder.")
         return self.path / "features" / name
 
     def has(self, code: str) -> bool:
         """Return whether an instrument has data."""
         name = folder_name(code)
-        if not _is_one_name(name) or not os.path.isdir(self.location() / "features" / name):
+        if not is_one_name(name) or not os.path.isdir(self.location() / "features" / name):
             return False
         if self.until is None:
             return True
@@ -318,7 +324,7 @@ class Provider:
         end = 0
         for name in os.listdir(folder) if folder.is_dir() else []:
             if name.endswith(f".{freq}.bin"):
-                end = max(end, _last_value(f"{folder}/{name}", days, limit))
+                end = max(end, last_value(f"{folder}/{name}", days, limit))
                 if end == limit:
                     break
         return (begin, end) if end > begin else (0, 0)
@@ -363,14 +369,14 @@ class Provider:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         begin = np.zeros(len(codes), np.int64)
         end = np.zeros(len(codes), np.int64)
-        freq = _frequency(freq)
+        freq = frequency(freq)
         found = False
         limit = len(self.calendar(freq))
         days = limit if self._whole is None else len(self._whole.calendar(freq))
         root = self.path / "features"
-        _check_shared_folder(codes, "The list of instruments")
+        check_shared_folder(codes, "The list of instruments")
         for i, code in enumerate(codes):
-            path = _series_file(root, code, name, freq)
+            path = series_file(root, code, name, freq)
             file = self._opened(path)
             if file is None:
                 continue
@@ -379,7 +385,7 @@ class Provider:
                 if not stat.S_ISREG(about.st_mode):
                     raise DataError(f"{path} is not a regular file.")
                 size = about.st_size
-                first = _first_day(os.read(file, 4), size, path, days)
+                first = first_day(os.read(file, 4), size, path, days)
                 found |= first < limit or self._whole is None
                 last = first + size // 4 - 1
                 if last > limit > first:
@@ -486,8 +492,8 @@ class _Pin:
     def open(self, file: str) -> int:
         """Open a file of the folder, given by its path below `path`, for reading."""
         if self._handle is None:
-            return os.open(file, _READ)
-        return os.open(file[self._inside :], _READ, dir_fd=self._handle)
+            return os.open(file, READ)
+        return os.open(file[self._inside :], READ, dir_fd=self._handle)
 
     def location(self) -> Path:
         """Return the path at which the folder is now.
@@ -542,197 +548,7 @@ class _Pin:
             )
 
 
-_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # opening a named pipe must not wait for a writer
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
-_PREFIX = "_qlib_"
-
-
-def folder_name(code: str) -> str:
-    """Return the name of an instrument's folder: the code in lower case. Names that Windows reserves for devices get a
-    prefix, as in Qlib's folders.
-
-    Examples
-    --------
-    >>> folder_name("SH600000"), folder_name("CON")
-    ('sh600000', '_qlib_con')
-    """
-    name = code.lower()
-    return f"{_PREFIX}{name}" if name in RESERVED else name
-
-
-def _series_file(root: Path, code: str, name: str, freq: str) -> str:
-    """Return the file of an instrument's field; an empty path if it would be outside the folder."""
-    folder = folder_name(code)
-    return f"{root}/{folder}/{name}.{freq}.bin" if _is_one_name(folder) and _is_one_name(name) else ""
-
-
-def _is_one_name(text: str) -> bool:
-    """Return whether a string is the name of an entry in a folder, so that nothing outside the folder is read."""
-    return os.sep not in text and "\0" not in text and text not in ("", os.curdir, os.pardir)
-
-
-def _check_shared_folder(codes: Iterable[str], source: str) -> None:
-    """Check that no two instruments share a folder, because each would read the other's prices.
-
-    Raises
-    ------
-    DataError
-        If two do; the message names both.
-    """
-    listed = list(codes)
-    for code in listed:
-        plain = code.lower().removeprefix(_PREFIX)
-        if plain != code.lower() and plain in RESERVED:  # other codes have a folder of the same name
-            other = next((c for c in listed if c.lower() == plain), None)
-            if other is not None:
-                raise DataError(
-                    f"{source} contains {other} and {code}, and both would have the folder {folder_name(other)!r}, "
-                    "so that one of them would have the prices of the other. Rename one in the source, and import "
-                    "it again."
-                )
-
-
-def _first_day(head: bytes, size: int, file: str, days: int) -> int:
-    """Return the first value of a file: the position of its first day in a calendar of `days` days."""
-    if size % 4:
-        raise DataError(f"{file} is truncated: its size is not a multiple of 4 bytes. Import the data again.")
-    if size == 0:
-        raise DataError(f"{file} is empty: it lacks even the index of its first day. Import the data again.")
-    first: float = struct.unpack("<f", head)[0]
-    count = size // 4 - 1
-    if not (first >= 0 and first.is_integer()) or first + count > days:
-        raise DataError(
-            f"{file} does not fit the calendar: it starts at day {first:g} and holds {count} days, but the "
-            f"calendar has {days}. Import the data again."
-        )
-    return int(first)
-
-
-def check_series(file: str, days: int) -> tuple[int, int]:
-    """Return the half-open range of days of a file of values, in a calendar of `days` days.
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read, is truncated, or does not match the calendar.
-    """
-    try:
-        handle = os.open(file, _READ)
-    except OSError as exc:
-        raise DataError(f"{file} cannot be read: {exc.strerror}.") from exc
-    try:
-        about = os.fstat(handle)
-        if not stat.S_ISREG(about.st_mode):
-            raise DataError(f"{file} is not a regular file.")
-        first = _first_day(os.read(handle, 4), about.st_size, file, days)
-    finally:
-        os.close(handle)
-    return first, first + about.st_size // 4 - 1
-
-
-def _last_value(file: str, days: int, limit: int) -> int:
-    """Return one past the last day before `limit` on which a file has a value; its first day if it has none."""
-    first, stop = check_series(file, days)
-    if first >= limit:
-        return 0
-    if stop <= limit:
-        return stop
-    with open(file, "rb") as handle:
-        handle.seek(4 * (limit - first))
-        if not math.isnan(struct.unpack("<f", handle.read(4))[0]):
-            return limit
-    known = np.flatnonzero(~np.isnan(np.fromfile(file, "<f4", limit - first, offset=4)))
-    return first + int(known[-1]) + 1 if known.size else first
-
-
-def _frequency(freq: str) -> str:
-    """Return the name of a frequency in the data folder: ``day`` for ``1d`` and so on.
-
-    Raises
-    ------
-    DataError
-        If the frequency is shorter than a day.
-    """
-    name = re.sub(r"\s", "", str(freq)).lower()
-    if re.fullmatch(r"1?d(ay)?", name):
-        return "day"
-    if re.fullmatch(r"\d*(m|min|minute|h|hour|s|sec|second|tick)s?", name):
-        raise DataError(f"Rollforge works with daily bars; the frequency {freq!r} is shorter than a day. Use 'day'.")
-    return name
-
-
-def read_lines(file: Path) -> list[tuple[int, str]]:
-    """Return the nonempty lines of a text file with their numbers; a byte order mark is skipped."""
-    raw = read_bytes(file, LIMITS["text_file_size"], error=DataError)
-    try:
-        text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise DataError(f"{file} is not UTF-8 text: {exc}. Save it as UTF-8.") from None
-    return [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
-
-
-def _read_calendar(file: Path) -> Days:
-    lines = read_lines(file)
-    LIMITS["calendar_lines"].check(len(lines), f"{file} has", error=DataError)
-    moments = [read_moment(line, f"{file}, line {number}") for number, line in lines]
-    if not moments:
-        raise DataError(f"{file} contains no days.")
-    days = np.array([m.day for m in moments], "datetime64[D]")
-    steps = np.diff(days)
-    if not (steps > np.timedelta64(0, "D")).all():
-        at = int(np.argmin(steps)) + 1
-        if days[at] == days[at - 1] and moments[at].seconds != moments[at - 1].seconds:
-            raise DataError(
-                f"{file} contains several times of one day ({clock(moments[at - 1].seconds)} and "
-                f"{clock(moments[at].seconds)} of {days[at]}), but Rollforge needs daily bars: one line per day."
-            )
-        raise DataError(f"{file}: the days must be in ascending order, but {days[at]} comes after {days[at - 1]}.")
-    if days[0] < FIRST_DAY or days[-1] > LAST_DAY:
-        wrong = days[0] if days[0] < FIRST_DAY else days[-1]
-        raise DataError(
-            f"{file}: {wrong} is outside {FIRST_DAY} to {LAST_DAY}, the range of days that a calendar may contain."
-        )
-    return days
-
-
-def read_member(file: Path, number: int, line: str) -> tuple[str, Span, list[str]]:
-    """Return the code in a line of a universe, its first and last day, and further columns.
-
-    Raises
-    ------
-    DataError
-        If the line is invalid.
-    """
-    separator = "\t" if "\t" in line else "," if "," in line else None
-    parts = [p for p in map(str.strip, line.split(separator)) if p]
-    if len(parts) < 3:
-        raise DataError(
-            f"{file}, line {number}: expected a code, its first day and its last day, separated by tabs; found {line!r}."
-        )
-    first, last = (read_day(part, f"{file}, line {number}") for part in parts[1:3])
-    return parts[0], (first, last), parts[3:]
-
-
-def _read_market(file: Path) -> dict[str, list[Span]]:
-    members: dict[str, list[Span]] = {}
-    inverted = []
-    for number, line in read_lines(file):
-        code, (first, last), _ = read_member(file, number, line)
-        if first > last:
-            inverted.append(number)
-        members.setdefault(code.upper(), []).append((first, last))
-    if inverted:
-        log.warning(
-            "%s: %d of its spans end before they begin and contain no day (the first in line %s)",
-            file,
-            len(inverted),
-            inverted[0],
-        )
-    if not members:
-        raise DataError(f"The universe {file.stem!r} is empty: {file} contains no instruments.")
-    return dict(sorted(members.items()))
-
-
 _BOUNDS_KEPT = 4  # a routine reads the data up to one day, then up to the next
 _open: dict[str, tuple[tuple[int, ...], Provider]] = {}
 
@@ -765,98 +581,3 @@ def open_provider(path: str | os.PathLike[str]) -> Provider:
     if known is None or known[0] != stamp:
         known = _open[str(folder)] = (stamp, Provider(folder))
     return known[1]
-
-
-def write_folder(
-    path: str | os.PathLike[str],
-    calendar: Days | Sequence[str | dt.date],
-    series: Mapping[str, tuple[int, Mapping[str, NDArray[np.generic]]]],
-    universes: Mapping[str, Mapping[str, Sequence[tuple[object, object]]]],
-) -> None:
-    """Write a data folder.
-
-    Parameters
-    ----------
-    path : path
-        The folder; it is created if it does not exist.
-    calendar : array of datetime64
-        All trading days, ascending.
-    series : mapping
-        Code -> (position of its first day in the calendar, {field: values from that day on}).
-    universes : mapping
-        Name -> {code: [(first day, last day), …]}.
-
-    Raises
-    ------
-    DataError
-        If a code, field or universe is not a valid file name, two codes have the same folder, or a value is too large
-        for float32. Nothing has been written.
-    """
-    root = Path(path)
-    _check_names(series, universes)
-    for code, (_, fields) in series.items():
-        _check_sizes(code, fields)
-    days = read_days(calendar, "calendar")
-    for folder in ("calendars", "instruments", "features"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    (root / "calendars" / "day.txt").write_text("".join(f"{d}\n" for d in days), encoding="utf-8")
-    for name, members in universes.items():
-        lines = (f"{code}\t{read_day(a)}\t{read_day(b)}\n" for code, spans in sorted(members.items()) for a, b in spans)
-        (root / "instruments" / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
-    for code, (first, fields) in series.items():
-        place = root / "features" / folder_name(code)
-        place.mkdir(exist_ok=True)
-        for name, values in fields.items():
-            block = np.empty(len(values) + 1, "<f4")
-            block[0] = first
-            block[1:] = values
-            block.tofile(place / f"{name}.day.bin")
-
-
-def _check_names(
-    series: Mapping[str, tuple[int, Mapping[str, object]]], universes: Mapping[str, Mapping[str, object]]
-) -> None:
-    fields = dict.fromkeys(name for _, values in series.values() for name in values)
-    for what, names in (("instrument", map(folder_name, series)), ("field", fields), ("universe", universes)):
-        for name in names:
-            problem = name_problem(name)
-            if problem:
-                raise DataError(
-                    f"{shown(name)} cannot be the name of a {what}, which becomes the name of a file: {problem}."
-                )
-    check_folders(series)
-
-
-def check_folders(codes: Iterable[str]) -> None:
-    """Check that no two instruments would have the same folder.
-
-    File systems may treat names as equal that differ in case or in the encoding of accents.
-
-    Raises
-    ------
-    DataError
-        If two do; the message names both.
-    """
-    taken: dict[str, str] = {}
-    for code in codes:
-        folder = unicodedata.normalize("NFC", unicodedata.normalize("NFC", folder_name(code)).casefold())
-        other = taken.setdefault(folder, code)
-        if other != code:
-            raise DataError(
-                f"The instruments {other!r} and {code!r} would have the same folder, {folder!r}. Rename one of them."
-            )
-
-
-def _check_sizes(code: str, fields: Mapping[str, NDArray[np.generic]]) -> None:
-    largest = float(np.finfo(np.float32).max)
-    for name, values in fields.items():
-        given = np.asarray(values)
-        if given.dtype == np.float32 or not given.size:
-            continue  # infinite values were infinite before
-        bad = np.abs(given.astype(np.float64)) > largest
-        bad &= np.isfinite(given.astype(np.float64))
-        if bad.any():
-            raise DataError(
-                f"{name} of {code} is too large for a data folder, which stores float32: {given[bad][0]:g}. "
-                "Correct the source."
-            )

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import read_day
+from rollforge.dates import Days, read_day
 from rollforge.errors import ConfigError, DataError, DataNotFound, nearest, shown
 from rollforge.market.filters import BaseDFilter, build_filters
-from rollforge.market.provider import Days, Provider, Span, open_provider
+from rollforge.market.folder_files import Span
+from rollforge.market.provider import Provider, open_provider
 from rollforge.session import Session, current_session
 
 __all__ = ["ALWAYS", "membership", "one_version", "resolve_instruments", "session_provider", "spans_of", "upper_codes"]

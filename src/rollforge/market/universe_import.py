@@ -20,9 +20,10 @@ from rollforge.dates import ONE_DAY, read_day
 from rollforge.errors import DataError, DataNotFound, DateError, counted, nearest, shown
 from rollforge.market.columns import tidy
 from rollforge.market.folder_change import folder_lock
+from rollforge.market.folder_files import Span, read_lines
 from rollforge.market.frames import reading
 from rollforge.market.price_table import read_parquet
-from rollforge.market.provider import Provider, Span, open_provider, read_lines
+from rollforge.market.provider import Provider, open_provider
 from rollforge.market.universe import membership
 from rollforge.paths import name_problem, read_path
 

@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 
 from rollforge.build import build, locate, target_of
-from rollforge.dates import ONE_DAY, read_day
+from rollforge.dates import ONE_DAY, Days, read_day
 from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.features.engine import features
 from rollforge.kinds import Kind
 from rollforge.market.frames import day_rows
-from rollforge.market.provider import Days, Provider
+from rollforge.market.provider import Provider
 from rollforge.market.universe import resolve_instruments, session_provider, upper_codes
 from rollforge.record.account import Account, Ledger, Positions
 from rollforge.record.context import CommonInfrastructure, LevelInfrastructure, TradeCalendarManager

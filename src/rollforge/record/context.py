@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rollforge.dates import ONE_DAY, DayLike, read_days
+from rollforge.dates import ONE_DAY, DayLike, Days, read_days
 from rollforge.errors import ConfigError
-from rollforge.market.provider import Days
 
 __all__ = ["CommonInfrastructure", "LevelInfrastructure", "TradeCalendarManager"]
 

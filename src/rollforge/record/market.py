@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.market.provider import Days
+from rollforge.dates import Days
 from rollforge.record.decision import OrderDir
 from rollforge.record.notes import Notes
 from rollforge.record.rules import Rules

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rollforge.dates import Days
 from rollforge.features.engine import FeaturePlan
-from rollforge.market.provider import Days, Provider
+from rollforge.market.provider import Provider
 from rollforge.record.market import Flags, Floats, Market
 from rollforge.record.notes import Notes, shown
 from rollforge.record.rules import Rules, VolumeLimit

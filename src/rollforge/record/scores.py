@@ -12,12 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.build import build
-from rollforge.dates import DayLike, read_day
+from rollforge.dates import DayLike, Days, read_day
 from rollforge.errors import ConfigError, DataError
 from rollforge.features.dataset import Dataset
 from rollforge.kinds import SIGNAL
 from rollforge.market.frames import day_rows
-from rollforge.market.provider import Days
 
 __all__ = ["ModelSignal", "Scores", "Signal", "SignalWCache", "create_signal_from"]
 

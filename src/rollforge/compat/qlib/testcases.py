@@ -23,8 +23,9 @@ from rollforge.compat.qlib.names import exists_qlib_data
 from rollforge.dates import read_days
 from rollforge.features.api import D
 from rollforge.market.filters import NameDFilter
+from rollforge.market.folder_writer import write_folder
 from rollforge.market.new_folder import new_folder
-from rollforge.market.provider import open_provider, write_folder
+from rollforge.market.provider import open_provider
 from rollforge.session import current_session
 from rollforge.task import Document
 

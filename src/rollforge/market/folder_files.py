@@ -1,0 +1,266 @@
+"""The files of a data folder: their names, and what they contain."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import stat
+import struct
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from rollforge.dates import FIRST_DAY, LAST_DAY, Days, clock, read_day, read_moment
+from rollforge.errors import DataError
+from rollforge.limits import LIMITS, read_bytes
+from rollforge.paths import RESERVED
+
+__all__ = [
+    "READ",
+    "Span",
+    "check_folders",
+    "check_series",
+    "check_shared_folder",
+    "first_day",
+    "folder_name",
+    "frequency",
+    "is_one_name",
+    "last_value",
+    "read_calendar",
+    "read_lines",
+    "read_market",
+    "read_member",
+    "series_file",
+]
+
+log = logging.getLogger(__name__)
+
+Span = tuple[np.datetime64, np.datetime64]
+"""First and last day."""
+READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+"""Flags for opening a file: a named pipe is opened without waiting for a writer, and then refused."""
+_PREFIX = "_qlib_"
+
+
+def folder_name(code: str) -> str:
+    """Return the name of an instrument's folder: the code in lower case. Names that Windows reserves for devices get a
+    prefix, as in Qlib's folders.
+
+    Examples
+    --------
+    >>> folder_name("SH600000"), folder_name("CON")
+    ('sh600000', '_qlib_con')
+    """
+    name = code.lower()
+    return f"{_PREFIX}{name}" if name in RESERVED else name
+
+
+def series_file(root: Path, code: str, name: str, freq: str) -> str:
+    """Return the file of an instrument's field; an empty path if it would be outside the folder."""
+    folder = folder_name(code)
+    return f"{root}/{folder}/{name}.{freq}.bin" if is_one_name(folder) and is_one_name(name) else ""
+
+
+def is_one_name(text: str) -> bool:
+    """Return whether a string is the name of an entry in a folder, so that nothing outside the folder is read."""
+    return os.sep not in text and "\0" not in text and text not in ("", os.curdir, os.pardir)
+
+
+def check_shared_folder(codes: Iterable[str], source: str) -> None:
+    """Check that no two instruments share a folder, because each would read the other's prices.
+
+    Raises
+    ------
+    DataError
+        If two do; the message names both.
+    """
+    listed = list(codes)
+    for code in listed:
+        plain = code.lower().removeprefix(_PREFIX)
+        if plain != code.lower() and plain in RESERVED:  # other codes have a folder of the same name
+            other = next((c for c in listed if c.lower() == plain), None)
+            if other is not None:
+                raise DataError(
+                    f"{source} contains {other} and {code}, and both would have the folder {folder_name(other)!r}, "
+                    "so that one of them would have the prices of the other. Rename one in the source, and import "
+                    "it again."
+                )
+
+
+def check_folders(codes: Iterable[str]) -> None:
+    """Check that no two instruments would have the same folder.
+
+    File systems may treat names as equal that differ in case or in the encoding of accents.
+
+    Raises
+    ------
+    DataError
+        If two do; the message names both.
+    """
+    taken: dict[str, str] = {}
+    for code in codes:
+        folder = unicodedata.normalize("NFC", unicodedata.normalize("NFC", folder_name(code)).casefold())
+        other = taken.setdefault(folder, code)
+        if other != code:
+            raise DataError(
+                f"The instruments {other!r} and {code!r} would have the same folder, {folder!r}. Rename one of them."
+            )
+
+
+def first_day(head: bytes, size: int, file: str, days: int) -> int:
+    """Return the first value of a file: the position of its first day in a calendar of `days` days."""
+    if size % 4:
+        raise DataError(f"{file} is truncated: its size is not a multiple of 4 bytes. Import the data again.")
+    if size == 0:
+        raise DataError(f"{file} is empty: it lacks even the index of its first day. Import the data again.")
+    first: float = struct.unpack("<f", head)[0]
+    count = size // 4 - 1
+    if not (first >= 0 and first.is_integer()) or first + count > days:
+        raise DataError(
+            f"{file} does not fit the calendar: it starts at day {first:g} and holds {count} days, but the "
+            f"calendar has {days}. Import the data again."
+        )
+    return int(first)
+
+
+def check_series(file: str, days: int) -> tuple[int, int]:
+    """Return the half-open range of days of a file of values, in a calendar of `days` days.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, is truncated, or does not match the calendar.
+    """
+    try:
+        handle = os.open(file, READ)
+    except OSError as exc:
+        raise DataError(f"{file} cannot be read: {exc.strerror}.") from exc
+    try:
+        about = os.fstat(handle)
+        if not stat.S_ISREG(about.st_mode):
+            raise DataError(f"{file} is not a regular file.")
+        first = first_day(os.read(handle, 4), about.st_size, file, days)
+    finally:
+        os.close(handle)
+    return first, first + about.st_size // 4 - 1
+
+
+def last_value(file: str, days: int, limit: int) -> int:
+    """Return one past the last day before `limit` on which a file has a value; its first day if it has none."""
+    first, stop = check_series(file, days)
+    if first >= limit:
+        return 0
+    if stop <= limit:
+        return stop
+    with open(file, "rb") as handle:
+        handle.seek(4 * (limit - first))
+        if not math.isnan(struct.unpack("<f", handle.read(4))[0]):
+            return limit
+    known = np.flatnonzero(~np.isnan(np.fromfile(file, "<f4", limit - first, offset=4)))
+    return first + int(known[-1]) + 1 if known.size else first
+
+
+def frequency(freq: str) -> str:
+    """Return the name of a frequency in the data folder: ``day`` for ``1d`` and so on.
+
+    Raises
+    ------
+    DataError
+        If the frequency is shorter than a day.
+    """
+    name = re.sub(r"\s", "", str(freq)).lower()
+    if re.fullmatch(r"1?d(ay)?", name):
+        return "day"
+    if re.fullmatch(r"\d*(m|min|minute|h|hour|s|sec|second|tick)s?", name):
+        raise DataError(f"Rollforge works with daily bars; the frequency {freq!r} is shorter than a day. Use 'day'.")
+    return name
+
+
+def read_lines(file: Path) -> list[tuple[int, str]]:
+    """Return the nonempty lines of a text file with their numbers; a byte order mark is skipped."""
+    raw = read_bytes(file, LIMITS["text_file_size"], error=DataError)
+    try:
+        text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{file} is not UTF-8 text: {exc}. Save it as UTF-8.") from None
+    return [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+
+
+def read_calendar(file: Path) -> Days:
+    """Return the days of a calendar file.
+
+    Raises
+    ------
+    DataError
+        If a line is not a day, or the days are not in ascending order, one line each.
+    """
+    lines = read_lines(file)
+    LIMITS["calendar_lines"].check(len(lines), f"{file} has", error=DataError)
+    moments = [read_moment(line, f"{file}, line {number}") for number, line in lines]
+    if not moments:
+        raise DataError(f"{file} contains no days.")
+    days = np.array([m.day for m in moments], "datetime64[D]")
+    steps = np.diff(days)
+    if not (steps > np.timedelta64(0, "D")).all():
+        at = int(np.argmin(steps)) + 1
+        if days[at] == days[at - 1] and moments[at].seconds != moments[at - 1].seconds:
+            raise DataError(
+                f"{file} contains several times of one day ({clock(moments[at - 1].seconds)} and "
+                f"{clock(moments[at].seconds)} of {days[at]}), but Rollforge needs daily bars: one line per day."
+            )
+        raise DataError(f"{file}: the days must be in ascending order, but {days[at]} comes after {days[at - 1]}.")
+    if days[0] < FIRST_DAY or days[-1] > LAST_DAY:
+        wrong = days[0] if days[0] < FIRST_DAY else days[-1]
+        raise DataError(
+            f"{file}: {wrong} is outside {FIRST_DAY} to {LAST_DAY}, the range of days that a calendar may contain."
+        )
+    return days
+
+
+def read_member(file: Path, number: int, line: str) -> tuple[str, Span, list[str]]:
+    """Return the code in a line of a universe, its first and last day, and further columns.
+
+    Raises
+    ------
+    DataError
+        If the line is invalid.
+    """
+    separator = "\t" if "\t" in line else "," if "," in line else None
+    parts = [p for p in map(str.strip, line.split(separator)) if p]
+    if len(parts) < 3:
+        raise DataError(
+            f"{file}, line {number}: expected a code, its first day and its last day, separated by tabs; found {line!r}."
+        )
+    first, last = (read_day(part, f"{file}, line {number}") for part in parts[1:3])
+    return parts[0], (first, last), parts[3:]
+
+
+def read_market(file: Path) -> dict[str, list[Span]]:
+    """Return the members of a universe with their spans, sorted by code.
+
+    Raises
+    ------
+    DataError
+        If a line is invalid, or there are no members.
+    """
+    members: dict[str, list[Span]] = {}
+    inverted = []
+    for number, line in read_lines(file):
+        code, (first, last), _ = read_member(file, number, line)
+        if first > last:
+            inverted.append(number)
+        members.setdefault(code.upper(), []).append((first, last))
+    if inverted:
+        log.warning(
+            "%s: %d of its spans end before they begin and contain no day (the first in line %s)",
+            file,
+            len(inverted),
+            inverted[0],
+        )
+    if not members:
+        raise DataError(f"The universe {file.stem!r} is empty: {file} contains no instruments.")
+    return dict(sorted(members.items()))
