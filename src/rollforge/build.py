@@ -94,7 +94,7 @@ def _public(module: ModuleType) -> list[str]:
 
 
 def locate(
-    name: str | Callable[..., Any], module_path: str | None = None, *, noun: str = "", where: str = ""
+    name: str | Callable[..., object], module_path: str | None = None, *, noun: str = "", where: str = ""
 ) -> Callable[..., Any]:
     """Return the class or function called `name`; Rollforge's own if the path is one of Qlib's.
 
@@ -400,7 +400,7 @@ def _passed_to_base(cls: type) -> set[str]:
 
 
 def init_instance_by_config(
-    config: Any,
+    config: object,
     default_module: str | None = None,
     accept_types: type | tuple[type, ...] = (),
     try_kwargs: Document | None = None,

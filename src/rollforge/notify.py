@@ -147,7 +147,7 @@ def _post(url: str, payload: bytes) -> tuple[str, bool]:
         return str(getattr(reason, "strerror", None) or type(reason).__name__), not isinstance(exc, ValueError)
 
 
-def send(targets: Sequence[Target], document: Mapping[str, Any]) -> dict[Target, str]:
+def send(targets: Sequence[Target], document: Mapping[str, object]) -> dict[Target, str]:
     """Send a document to all targets at the same time, and return those that failed, each with a message.
 
     Never raises an error, and returns within a minute. Secrets in the document are masked.
@@ -190,7 +190,7 @@ def send(targets: Sequence[Target], document: Mapping[str, Any]) -> dict[Target,
     return {target: mask_secrets(f"the notification by {target} failed: {text}") for target, text in failed.items()}
 
 
-def _masked(value: Any) -> Any:
+def _masked(value: object) -> Any:
     """Return plain JSON with secrets masked, long texts shortened, and None for numbers that JSON does not have."""
     if isinstance(value, str):
         text = mask_secrets(value)

@@ -47,7 +47,7 @@ class Pending:
         self.done = False
         self.result: object = None
 
-    def finish(self, state: Any) -> Any:
+    def finish(self, state: object) -> Any:
         """Return the value."""
         self.result, self.done = self._finish(state), True
         return self.result

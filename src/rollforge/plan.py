@@ -468,7 +468,7 @@ def check_buildable(
         raise found[0]
 
 
-def _check_records(found: list[RollforgeError], records: Any, dataset: Any, place: str) -> None:
+def _check_records(found: list[RollforgeError], records: object, dataset: object, place: str) -> None:
     earlier: list[Any] = []
     if not isinstance(records, (dict, str, list, tuple)):
         found.append(ConfigError(f"expected a record or a list of records, found {shown(records)}.", path=place))

@@ -322,7 +322,7 @@ _DAMAGED = (ValueError, TypeError, AttributeError, LookupError, OverflowError, R
 """Errors raised by tags with contents that :func:`to_plain` does not produce."""
 
 
-def from_plain(plain: object, *, resolve: Callable[[str, str], Any] = name_reference) -> Any:
+def from_plain(plain: object, *, resolve: Callable[[str, str], object] = name_reference) -> Any:
     """Invert :func:`to_plain` (numpy scalars become Python scalars, paths become strings).
 
     Parameters

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -435,7 +435,7 @@ def _held(ledger: Ledger, name: str) -> Iterator[ServiceLease]:
         ledger.release(lease)
 
 
-def _running(running: Mapping[str, Any]) -> str:
+def _running(running: Mapping[str, object]) -> str:
     """Return who is running the service, and how long the lease lasts."""
     holder, until = one_line(running["holder"]), f"{running['until']} UTC"
     if running["ended"]:

@@ -83,7 +83,7 @@ class _Data:
     @staticmethod
     @overload
     def list_instruments(
-        instruments: Any,
+        instruments: object,
         start_time: DayLike | None = None,
         end_time: DayLike | None = None,
         freq: str = "day",
@@ -93,7 +93,7 @@ class _Data:
     @staticmethod
     @overload
     def list_instruments(
-        instruments: Any,
+        instruments: object,
         start_time: DayLike | None = None,
         end_time: DayLike | None = None,
         freq: str = "day",
@@ -104,7 +104,7 @@ class _Data:
     @staticmethod
     @overload
     def list_instruments(
-        instruments: Any,
+        instruments: object,
         start_time: DayLike | None = None,
         end_time: DayLike | None = None,
         freq: str = "day",

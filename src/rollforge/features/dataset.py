@@ -72,7 +72,7 @@ class DatasetH(Dataset):
         self,
         handler: object,
         segments: Mapping[str, object],
-        fetch_kwargs: Mapping[str, Any] | None = None,
+        fetch_kwargs: Mapping[str, object] | None = None,
         purge_rows: int = 0,
         embargo_rows: int = 0,
         **kwargs: Any,
@@ -100,7 +100,7 @@ class DatasetH(Dataset):
 
     def config(
         self,
-        handler_kwargs: Mapping[str, Any] | None = None,
+        handler_kwargs: Mapping[str, object] | None = None,
         segments: Mapping[str, object] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -110,7 +110,7 @@ class DatasetH(Dataset):
         if segments is not None:
             self.segments = dict(segments)
 
-    def setup_data(self, handler_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    def setup_data(self, handler_kwargs: Mapping[str, object] | None = None, **kwargs: Any) -> None:
         """Compute the handler's data, or find them in the cache."""
         options = dict(handler_kwargs or {})
         init_type = options.pop("init_type", None)
@@ -150,7 +150,7 @@ class DatasetH(Dataset):
 
     def prepare(
         self,
-        segments: Any,
+        segments: object,
         col_set: str | Sequence[str] = DataHandler.CS_ALL,
         data_key: str = DataHandlerLP.DK_I,
         **kwargs: Any,
@@ -179,7 +179,7 @@ class DatasetH(Dataset):
             return [self._prepared(s, arguments) for s in segments]
         return self._prepared(segments, arguments)
 
-    def _prepared(self, segment: object, arguments: Mapping[str, Any]) -> Any:
+    def _prepared(self, segment: object, arguments: Mapping[str, object]) -> Any:
         days = self._days(segment)
         made = self._prepare_seg(days, **arguments)
         if not self.purge_rows or arguments["data_key"] != DataHandlerLP.DK_L:

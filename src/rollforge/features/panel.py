@@ -192,7 +192,7 @@ class Panel:
             groups[name] = Group(group.names, file.finished())
         return replace(self, groups=groups)
 
-    def save(self, folder: Path, state: str = "", base: Sequence[Any] | None = None) -> None:
+    def save(self, folder: Path, state: str = "", base: Sequence[object] | None = None) -> None:
         """Write the panel into `folder`; groups that are already mapped from there are not rewritten.
 
         Parameters

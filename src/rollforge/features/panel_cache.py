@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -59,7 +58,7 @@ class PanelCache:
         build: Callable[[Path], Panel],
         state: str = "",
         grow: Callable[[Panel], bool] | None = None,
-        base: Callable[[], Sequence[Any] | None] | None = None,
+        base: Callable[[], Sequence[object] | None] | None = None,
     ) -> Panel:
         """Return the panel of `key`; if it is missing, `build` builds it in the folder that it is given.
 
@@ -127,7 +126,7 @@ class PanelCache:
         place: Path,
         build: Callable[[Path], Panel],
         state: str,
-        base: Callable[[], Sequence[Any] | None] | None,
+        base: Callable[[], Sequence[object] | None] | None,
     ) -> Panel:
         for left in self.root.glob(f".{place.name}-*"):  # left by a killed process: we hold the lock
             shutil.rmtree(left, ignore_errors=True)

@@ -183,7 +183,7 @@ def _day_of_row(index: Index, row: int) -> np.datetime64 | None:
     return index.dates[int(np.searchsorted(index.offsets, row, "right")) - 1] if row < rows else None
 
 
-def commit(old: Panel, new: Index, groups: Mapping[str, GrownGroup], state: str, base: Sequence[Any] | None) -> None:
+def commit(old: Panel, new: Index, groups: Mapping[str, GrownGroup], state: str, base: Sequence[object] | None) -> None:
     """Make new rows the current version of a stored panel.
 
     Parameters
@@ -286,7 +286,7 @@ def _clean(folder: Path, used: set[str]) -> None:
             Path(entry.path).unlink(missing_ok=True)
 
 
-def first_changed_day(now: Stored, version: Sequence[Any] | None, groups: Sequence[str]) -> np.datetime64 | bool:
+def first_changed_day(now: Stored, version: Sequence[object] | None, groups: Sequence[str]) -> np.datetime64 | bool:
     """Return the first day that was touched in some groups since a version of a panel.
 
     Returns

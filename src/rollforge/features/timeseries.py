@@ -148,7 +148,7 @@ class TSDataSampler:
     def __len__(self) -> int:
         return len(self.idx_map)
 
-    def __getitem__(self, idx: Any) -> np.ndarray:
+    def __getitem__(self, idx: object) -> np.ndarray:
         """Return samples.
 
         Parameters
@@ -258,7 +258,7 @@ class TSDatasetH(DatasetH):
 
     DEFAULT_STEP_LEN = 30
 
-    def __init__(self, step_len: int = DEFAULT_STEP_LEN, flt_col: Any = None, **kwargs: Any) -> None:
+    def __init__(self, step_len: int = DEFAULT_STEP_LEN, flt_col: object = None, **kwargs: Any) -> None:
         self.step_len = step_len
         self.flt_col = flt_col
         super().__init__(**kwargs)
@@ -324,7 +324,7 @@ class TSDatasetH(DatasetH):
     def _index_of(self, data: object) -> pd.Index:
         return data.get_index() if isinstance(data, TSDataSampler) else super()._index_of(data)
 
-    def _selected(self, data: Any, kept: NDArray[np.bool_]) -> Any:
+    def _selected(self, data: object, kept: NDArray[np.bool_]) -> Any:
         if not isinstance(data, TSDataSampler):
             return super()._selected(data, kept)
         data.keep(kept)

@@ -146,7 +146,7 @@ class TimeAdjuster:
         return self.align_time(start, "start"), self.align_time(end, "end")
 
     def truncate(
-        self, segment: Any, test_start: DayLike | None, days: int
+        self, segment: object, test_start: DayLike | None, days: int
     ) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
         """Return a segment that ends at least `days` trading days before `test_start`.
 
@@ -173,7 +173,7 @@ class TimeAdjuster:
             self.get(min(end_idx if end_idx is not None else last, last)),
         )
 
-    def shift(self, seg: Any, step: int, rtype: str = SHIFT_SD) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
+    def shift(self, seg: object, step: int, rtype: str = SHIFT_SD) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
         """Return a segment moved by `step` trading days; ``expanding`` moves only its end.
 
         Returns

@@ -120,7 +120,7 @@ def _parts(expressions: Iterable[str]) -> Iterator[Expression]:
             yield from walk(parse(text))
 
 
-def processor_findings(parts: DataParts, first_day: Any) -> list[Finding]:
+def processor_findings(parts: DataParts, first_day: object) -> list[Finding]:
     """Return processors whose rows may depend on later days.
 
     Parameters
@@ -286,7 +286,7 @@ def universe_findings(universe: Any, provider: Provider, first: Any, last: Any) 
     return [*findings, Finding("universe", UNKNOWN, text, advice)]
 
 
-def _universe_name(universe: Any) -> str:
+def _universe_name(universe: object) -> str:
     if isinstance(universe, Mapping) and "market" in universe:
         return _universe_name(universe["market"])
     if isinstance(universe, str):

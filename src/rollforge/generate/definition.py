@@ -63,7 +63,7 @@ _CLASS_PATH = re.compile(r"([a-z_]\w*\.)+[A-Z]\w*[a-z]\w*")
 """A path such as ``my_package.MyModel``, but not a ticker such as ``BRK.B`` or ``sh600000.XSHG``."""
 
 
-def own_classes(described: Any, *, deep: bool = True) -> list[str]:
+def own_classes(described: object, *, deep: bool = True) -> list[str]:
     """Return the names of the classes in a description, or of an object, that are not this package's.
 
     Parameters
@@ -163,7 +163,7 @@ def _steps(handler: DataHandler, stage: str) -> Iterator[Any]:
         yield from handler.steps(stage)
 
 
-def _add_loader(parts: DataParts, loader: Any, instruments: object, depth: int) -> None:
+def _add_loader(parts: DataParts, loader: object, instruments: object, depth: int) -> None:
     kind = type(loader)
     if not isinstance(loader, DataLoader) or overridden(kind, vars(loader)):
         parts.unread.append(f"features are loaded by {kind.__name__}, a class of your own")

@@ -17,7 +17,7 @@ _FIRST, _LAST = "fit_start_time", "fit_end_time"
 _STEPS = ("shared_processors", "infer_processors", "learn_processors")
 
 
-def move_fit_window(task: Definition, days: tuple[Any, Any], *, add: bool = False) -> None:
+def move_fit_window(task: Definition, days: tuple[object, object], *, add: bool = False) -> None:
     """Set the fit window wherever the task's handler or one of its processors has one.
 
     A window written as a reference (``<dataset.kwargs.segments.train.0>``) moves by itself and is left as it is, except
@@ -58,7 +58,7 @@ def move_fit_window(task: Definition, days: tuple[Any, Any], *, add: bool = Fals
         kwargs[_FIRST], kwargs[_LAST] = days
 
 
-def _move(kwargs: dict[str, Any], days: tuple[Any, Any], references: bool) -> bool:
+def _move(kwargs: dict[str, Any], days: tuple[object, object], references: bool) -> bool:
     """Set the window of some arguments and return True, if they have one."""
     if {_FIRST, _LAST}.isdisjoint(kwargs):
         return False

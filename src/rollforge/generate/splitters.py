@@ -35,7 +35,7 @@ class _Split(abc.ABC):
     def _windows(self, days: pd.DatetimeIndex) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
         """Yield which days are trained on and which are tested, in chronological order of the tests."""
 
-    def split(self, X: Any, y: object = None, groups: Any = None) -> Iterator[tuple[Positions, Positions]]:  # noqa: N803
+    def split(self, X: object, y: object = None, groups: object = None) -> Iterator[tuple[Positions, Positions]]:  # noqa: N803
         """Yield the positions of the training rows and of the test rows of each split.
 
         Parameters
@@ -62,7 +62,7 @@ class _Split(abc.ABC):
             if all(map(len, taken)):  # a calendar may have days without rows
                 yield taken
 
-    def get_n_splits(self, X: Any = None, y: object = None, groups: Any = None) -> int:  # noqa: N803
+    def get_n_splits(self, X: object = None, y: object = None, groups: object = None) -> int:  # noqa: N803
         """Return the number of splits.
 
         Raises
@@ -176,7 +176,7 @@ class _PurgedSplit(_Split):
     def _numbers(self) -> tuple[int, int]:
         """Return the number of groups, and how many of them a split tests."""
 
-    def get_n_splits(self, X: Any = None, y: object = None, groups: Any = None) -> int:  # noqa: N803
+    def get_n_splits(self, X: object = None, y: object = None, groups: object = None) -> int:  # noqa: N803
         """Return the number of splits; without rows, that of data with a row on each day of the calendar."""
         if self.calendar is not None and (X is not None or groups is not None):
             return super().get_n_splits(X, y, groups)  # splits without rows are left out
@@ -278,7 +278,7 @@ class CombinatorialPurgedSplit(_PurgedSplit):
 # -- days --------------------------------------------------------------------------------------------------------------
 
 
-def _days_of(rows: Any, y: object, groups: Any) -> pd.DatetimeIndex:
+def _days_of(rows: object, y: object, groups: object) -> pd.DatetimeIndex:
     """Return the day of each row."""
     if groups is not None:
         made = _group_days(groups)
@@ -319,7 +319,7 @@ def _level(rows: object) -> pd.DatetimeIndex | None:
     return index if isinstance(index, pd.DatetimeIndex) else None
 
 
-def _on_calendar(rows: pd.DatetimeIndex, calendar: Any) -> tuple[Positions, pd.DatetimeIndex]:
+def _on_calendar(rows: pd.DatetimeIndex, calendar: object) -> tuple[Positions, pd.DatetimeIndex]:
     """Return the position of each row's day, and the days."""
     if calendar is None:
         codes, days = pd.factorize(rows, sort=True)
@@ -361,7 +361,7 @@ def _whole(value: object, least: int, name: str) -> int:
     return int(value)
 
 
-def _shown(length: Any) -> str:
+def _shown(length: object) -> str:
     return counted(length, "day") if isinstance(length, int) else str(length)
 
 

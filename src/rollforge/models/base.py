@@ -49,5 +49,5 @@ class Reweighter(abc.ABC):
     """Base class of reweighters, which assign a weight to each sample."""
 
     @abc.abstractmethod
-    def reweight(self, data: Any) -> Any:
+    def reweight(self, data: object) -> Any:
         """Return a weight for each row of `data`, a frame with features and labels."""

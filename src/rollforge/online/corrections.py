@@ -62,7 +62,7 @@ def _withdrawn(held: Hold, day: str, why: str) -> Signal:
     return Signal(day, next_version(held.state, day), known.recorders, known.file, known.sha256, 0, why)
 
 
-def _same(old: Any, new: Any, day: str) -> bool:
+def _same(old: object, new: object, day: str) -> bool:
     return old is not None and signal_files.rows_of(old, [day]).equals(signal_files.rows_of(new, [day]))
 
 

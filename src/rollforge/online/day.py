@@ -253,7 +253,9 @@ class DayRun:
         log.info("strategy %s: %d models of %d tasks", name, len(models), len(tasks))
         return models
 
-    def _release(self, strategy: OnlineStrategy, models: Sequence[Any], online: Sequence[Any], reason: str) -> None:
+    def _release(
+        self, strategy: OnlineStrategy, models: Sequence[object], online: Sequence[object], reason: str
+    ) -> None:
         """Decide which recorders of a strategy are used from when on."""
         if isinstance(strategy, RollingStrategy):
             self.releases += self._of_windows(strategy, models, reason)
@@ -269,7 +271,7 @@ class DayRun:
     def _decide(self) -> None:
         self.held.decide(EntryKind.DAY, day_body(DayResult(self.day, DayState.DUE), releases=self.releases))
 
-    def _of_windows(self, strategy: RollingStrategy, models: Sequence[Any], reason: str) -> list[Release]:
+    def _of_windows(self, strategy: RollingStrategy, models: Sequence[object], reason: str) -> list[Release]:
         """Return the releases of new windows: each is used from its first day on, if that is not published yet.
 
         A model without a template of the strategy, because it was removed or the model was put online by hand, is used until

@@ -381,7 +381,7 @@ def _as_of(given: dict[str, str]) -> float | int | None:
     return midnight.timestamp() + moment.seconds - 60 * (moment.offset or 0.0)
 
 
-def _masked(value: Any) -> Any:
+def _masked(value: object) -> Any:
     """Return plain JSON with secrets masked: entries contain texts of workflows, which others may have written."""
     if isinstance(value, str):
         return mask_secrets(value)
@@ -390,7 +390,7 @@ def _masked(value: Any) -> Any:
     return [_masked(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-def _json(document: Any, code: int = 200) -> Response:
+def _json(document: object, code: int = 200) -> Response:
     text = json.dumps(_masked(document), ensure_ascii=False, allow_nan=False)
     return _response(text + "\n", code, "application/json")
 

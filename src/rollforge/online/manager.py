@@ -208,7 +208,7 @@ class OnlineManager(Serializable):
         cur_time: DayLike | None = None,
         task_kwargs: Mapping[str, object] | None = None,
         model_kwargs: Mapping[str, object] | None = None,
-        signal_kwargs: Mapping[str, Any] | None = None,
+        signal_kwargs: Mapping[str, object] | None = None,
     ) -> None:
         """Run the routine of a day, and before it those of earlier days that are not published yet.
 
@@ -296,7 +296,7 @@ class OnlineManager(Serializable):
         return MergeCollector({s.experiment_name: s.get_collector(**kwargs) for s in self.strategies}, process_list=[])
 
     def prepare_signals(
-        self, prepare_func: Callable[..., Any] | None = None, over_write: bool = False
+        self, prepare_func: Callable[..., object] | None = None, over_write: bool = False
     ) -> pd.Series | pd.DataFrame:
         """Make the trading signals from the predictions so far without a routine, and return the new ones.
 
@@ -324,7 +324,7 @@ class OnlineManager(Serializable):
         frequency: str = "day",
         task_kwargs: Mapping[str, object] | None = None,
         model_kwargs: Mapping[str, object] | None = None,
-        signal_kwargs: Mapping[str, Any] | None = None,
+        signal_kwargs: Mapping[str, object] | None = None,
     ) -> pd.Series | pd.DataFrame | None:
         """Run the first training and the routine of every day until `end_time`, and return the signals.
 
@@ -350,7 +350,7 @@ class OnlineManager(Serializable):
             self.status = self.STATUS_ONLINE
 
     def delay_prepare(
-        self, model_kwargs: Mapping[str, Any] | None = None, signal_kwargs: Mapping[str, Any] | None = None
+        self, model_kwargs: Mapping[str, object] | None = None, signal_kwargs: Mapping[str, object] | None = None
     ) -> None:
         """Do nothing: a simulation fits its models on the days on which they are needed, with any trainer.
 

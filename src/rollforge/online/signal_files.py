@@ -91,7 +91,7 @@ def _put(draft: Path, file: Path) -> bool:
     return True
 
 
-def _types(signals: Any) -> str:
+def _types(signals: object) -> str:
     found = [signals.dtype] if isinstance(signals, pd.Series) else getattr(signals, "dtypes", [type(signals).__name__])
     return ", ".join(map(str, found))
 

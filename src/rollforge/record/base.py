@@ -72,7 +72,7 @@ class RecordTemp:
                 raise
             return self.depend_cls(recorder=self.recorder).load(name)
 
-    def report(self, title: str, result: Any) -> None:
+    def report(self, title: str, result: object) -> None:
         """Log a result under a title, through the logger :data:`RESULTS`."""
         results = logging.getLogger(RESULTS)
         if results.isEnabledFor(logging.INFO):

@@ -117,7 +117,7 @@ def _plain(bins: Bins) -> dict[str, Floats]:
     return {"edges": bins.edges, "shares": bins.shares}
 
 
-def read_bins(plain: Mapping[str, Any]) -> Bins:
+def read_bins(plain: Mapping[str, object]) -> Bins:
     """Return bins that were saved."""
     return Bins(np.asarray(plain["edges"], np.float64), np.asarray(plain["shares"], np.float64))
 

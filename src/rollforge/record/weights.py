@@ -158,7 +158,7 @@ class WeightStrategyBase(BaseSignalStrategy):
 
     @abstractmethod
     def generate_target_weight_position(
-        self, score: Any, current: Position, trade_start_time: pd.Timestamp, trade_end_time: pd.Timestamp
+        self, score: object, current: Position, trade_start_time: pd.Timestamp, trade_end_time: pd.Timestamp
     ) -> Mapping[str, float] | None:
         """Return the target share of the account for each code; None trades nothing.
 

@@ -325,7 +325,7 @@ class TaskManager:
                     return
                 yield task
 
-    def commit_task_res(self, task: Mapping[str, Any], res: object, status: Status | str | None = None) -> None:
+    def commit_task_res(self, task: Mapping[str, object], res: object, status: Status | str | None = None) -> None:
         """Store the result of a fetched task, which becomes ``done`` or `status`.
 
         Raises
@@ -335,7 +335,7 @@ class TaskManager:
         """
         self.store.commit(_claim(task, self.pool), res, Status(status) if status else Status.DONE)
 
-    def return_task(self, task: Mapping[str, Any], status: Status | str | None = None) -> None:
+    def return_task(self, task: Mapping[str, object], status: Status | str | None = None) -> None:
         """Give a fetched task back: to the status it was fetched from, or to `status`."""
         self.store.give_back(_claim(task, self.pool), Status(status) if status else None)
 

@@ -181,7 +181,7 @@ class SQLiteStore(SQLiteDatabase, SQLStore):
 
             self._changing(keep)
 
-    def _keep_terms(self, tx: Connected, found: Iterable[tuple[int, Iterable[tuple[int, str, Any]]]]) -> None:
+    def _keep_terms(self, tx: Connected, found: Iterable[tuple[int, Iterable[tuple[int, str, object]]]]) -> None:
         """Store the terms of tasks."""
         numbers: dict[tuple[int, str, object], int] = {}
         rows: list[tuple[int, int]] = []

@@ -43,7 +43,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if hasattr(self, "ledger"):
             self.ledger.close()
 
-    def both(self, call: Callable[[Ledger], Any]) -> Any:
+    def both(self, call: Callable[[Ledger], object]) -> Any:
         """Return the result of a call on both ledgers; results and errors must agree."""
         answers: list[tuple[Any, type | None]] = []
         for ledger in (self.model, self.ledger):

@@ -75,7 +75,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.store.pause(POOL, False)
             self.store.close()
 
-    def both(self, call: Callable[[TaskStore], Any]) -> Any:
+    def both(self, call: Callable[[TaskStore], object]) -> Any:
         """Return the result of a call on both stores; results and errors must agree."""
         answers = []
         for store in (self.model, self.store):
