@@ -8,9 +8,9 @@ import signal
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from growing import Market, start_of
+from growing import start_of
 from rollforge.errors import ServiceBusy
 from rollforge.ledger.postgres import PostgresLedger
 from rollforge.ledger.sqlite import SQLiteLedger
@@ -99,8 +99,15 @@ def two_at_once(work: Work, *, write: int | None = None, seconds: float | None =
     return Counter(map(ended, children))
 
 
+class Shown(Protocol):
+    """A market whose data folder can be replaced by what is known on a day."""
+
+    def show(self, until: str) -> None:
+        """Write the days up to `until`."""
+
+
 def serve(
-    market: Market,
+    market: Shown,
     served: OnlineManager,
     days: Sequence[str],
     *,
@@ -110,6 +117,8 @@ def serve(
     seed: int = 0,
 ) -> Counter[str]:
     """Serve days by two routines at once, which are killed; a week in the middle is missed.
+
+    The kills are spread over the days. A day that ends before it has had its share leaves it to the next days.
 
     Parameters
     ----------
@@ -127,26 +136,27 @@ def serve(
     """
     chance = random.Random(seed)
     half = len(days) // 2
-    missed = set(days[half : half + 5])
+    run = [*days[:half], *days[half + 5 :]]
+    wanted = {"writes": writes, "times": times}
     counts: Counter[str] = Counter()
     place = 1
-    for number, day in enumerate(days):
-        if day in missed:
-            continue
+    for number, day in enumerate(run, 1):
         market.show(day)
         work = lambda day=day: served.routine(day)  # noqa: E731
-        found = Counter[str]()
-        if number % 2 == 0 and counts["writes"] < writes:
-            found = two_at_once(work, write=place)
-            place = 1 + (place + 4) % 23
-            counts["writes"] += found["killed"]
-        elif counts["times"] < times:
-            found = two_at_once(work, seconds=chance.uniform(0.001, seconds))
-            counts["times"] += found["killed"]
-        counts["busy"] += found["busy"]
-        while not found["done"]:
-            found = two_at_once(work)
+        share = {kind: -(-total * number // len(run)) for kind, total in wanted.items()}
+        done = False
+        while not done:
+            missing = [kind for kind in wanted if counts[kind] < share[kind]]
+            if not missing:
+                kind, found = "none", two_at_once(work)
+            elif max(missing, key=lambda kind: share[kind] - counts[kind]) == "writes":
+                kind, found = "writes", two_at_once(work, write=place)
+                place = 1 + (place + 4) % 23
+            else:
+                kind, found = "times", two_at_once(work, seconds=chance.uniform(0.001, seconds))
+            counts[kind] += found["killed"]
             counts["busy"] += found["busy"]
+            done = bool(found["done"])
     return counts
 
 
