@@ -91,12 +91,15 @@ pythons: $(VENV)/dev ## Run the fast tests on every other installed Python, and 
 lowest: $(VENV)/dev ## Run the fast tests with the lowest supported versions of the dependencies
 	$(BIN)/python tests/pythons.py --only lowest
 
-# The stress test at full size: 2,000 tasks and 8 workers; then 64 processes that share one file for a minute.
-storm: $(VENV)/dev ## Kill workers and servers while thousands of tasks run
+# The stress tests at full size: 2,000 tasks and 8 workers; 64 processes that share one file for a minute; online serving
+# for 20 days with 200 kills and for 250 days undisturbed, by each trainer, with the S&P table in ROLLFORGE_SHARED.
+storm: $(VENV)/dev ## Kill workers and servers while thousands of tasks run, and routines of online services
 	$(BIN)/python tests/storm.py --store sqlite
 	$(BIN)/python tests/storm.py --store postgres
 	$(BIN)/python tests/storm.py --store mongodb --tasks 500
 	ROLLFORGE_CROWD=64,60 $(BIN)/python -m pytest -q tests/store/test_breaking.py -k "many_processes"
+	$(BIN)/python tests/storm_online.py
+	$(BIN)/python tests/storm_online.py --case kills --store postgres --tracker mlflow
 
 splits: $(VENV)/splits ## Compare the splits of cross-validation with those of skfolio and purgedcv
 	$(BIN)/python -m pytest -q tests/generate/test_other_splitters.py

@@ -278,7 +278,7 @@ def run_kills(options: argparse.Namespace, setting: Setting, folder: Path, repor
                 setting.prices, served, setting.days, writes=options.writes, times=options.times,
                 seconds=options.seconds, seed=options.seed,
             )  # fmt: skip
-            finished = [start_of(r) for r in recorders("storm") if r.status == Recorder.STATUS_FI]
+            finished = [start_of(r) for r in recorders("storm", Recorder.STATUS_FI)]
             problems = [
                 difference(served.get_signals(), expected),
                 "" if decisions(served.state, windows_of(served)) == decided else "the ledger has other decisions",
@@ -287,7 +287,8 @@ def run_kills(options: argparse.Namespace, setting: Setting, folder: Path, repor
             ]  # fmt: skip
         report(
             "kills", problems, trainer=trainer, store=options.store, tracker=options.tracker, days=len(setting.days),
-            killed_before_a_write=counts["writes"], killed_at_random=counts["times"], found_another=counts["busy"],
+            killed_before_a_write=counts["writes"], places=counts["places"], killed_at_random=counts["times"],
+            found_another=counts["busy"],
             seconds=round(time.monotonic() - began), cpu_seconds=round(cpu_seconds() - used),
         )  # fmt: skip
     wrong = [line for line in trainings(audit) if line["wrong"] or line["reach"] > line["day"]]
@@ -298,52 +299,75 @@ def run_kills(options: argparse.Namespace, setting: Setting, folder: Path, repor
 
 
 def run_days(options: argparse.Namespace, setting: Setting, folder: Path, report: Report) -> None:
-    """Serve day by day, simulate, and compute anew."""
-    data, first = setting.prices, setting.days[0]
-    cases = [(trainer, trunc) for trunc in options.trunc for trainer in options.trainer]
-    live: dict[tuple[str, str], Any] = {}
-    audits = {case: folder / "audit" / f"{case[0]}-{case[1]}" for case in cases}
-    data.show(first)
-    began, used = time.monotonic(), cpu_seconds()
-    with session(folder / "live", data.folder, store=options.store, tracker=options.tracker):
-        services = {case: setting.manager(*case, f"live-{case[0]}-{case[1]}") for case in cases}
-        for number, day in enumerate(setting.days):
-            if number:
-                data.append(day)
-            for case, served in services.items():
-                start_audit(audits[case], data.close)
-                served.routine(day)
-        live = {case: served.get_signals() for case, served in services.items()}
-    for case, signals in live.items():
-        same = [difference(signals, other) for other in live.values()] if case[1] == "none" else []
-        del same
-        found = sorted({str(day.date()) for day in signals.index.get_level_values("datetime")})
-        problems = [] if found == setting.days else [f"there are signals of {len(found)} days"]
-        report("day by day", problems, trainer=case[0], trunc_days=case[1], days=len(found), rows=len(signals))
-        lines = trainings(audits[case])
-        report(
-            "labels", label_problems(lines, len(setting.windows), case[1]), trainer=case[0], trunc_days=case[1],
-            trainings=len(lines), rows=sum(line["rows"] for line in lines),
-        )  # fmt: skip
-    report("time", [], of="day by day", seconds=round(time.monotonic() - began), cpu_seconds=round(cpu_seconds() - used))
-    data.show(data.days[-1])  # the days after the last one exist
+    """Compute anew, serve day by day, and simulate."""
+    data = setting.prices
+    data.show(data.days[-1])  # also the days after the last one
+    expected = {}
     for trunc in options.trunc:
         began, used = time.monotonic(), cpu_seconds()
-        expected = computed_anew(setting, trunc, folder / f"anew-{trunc}")
-        for trainer in options.trainer:
-            report("computed anew", [difference(live[trainer, trunc], expected)], trainer=trainer, trunc_days=trunc)
-        report("time", [], of="computed anew", seconds=round(time.monotonic() - began), cpu_seconds=round(cpu_seconds() - used))
-    for trainer, trunc in cases:
-        began, used = time.monotonic(), cpu_seconds()
-        start_audit(audits[trainer, trunc] / "simulated", data.close)
-        with session(folder / f"simulated-{trainer}-{trunc}", data.folder, store=options.store, tracker=options.tracker):
-            simulated = setting.manager(trainer, trunc, "simulated").simulate(setting.days[-1])
-        lines = trainings(audits[trainer, trunc] / "simulated")
-        problems = [difference(live[trainer, trunc], simulated), *label_problems(lines, len(setting.windows), trunc)]
+        expected[trunc] = computed_anew(setting, trunc, folder / f"anew-{trunc}")
         report(
-            "simulated", problems, trainer=trainer, trunc_days=trunc, trainings=len(lines),
+            "computed anew", [], trunc_days=trunc, rows=len(expected[trunc]),
             seconds=round(time.monotonic() - began), cpu_seconds=round(cpu_seconds() - used),
         )  # fmt: skip
+    for trainer in options.trainer:
+        began, used = time.monotonic(), cpu_seconds()
+        audits = {trunc: folder / "audit" / f"{trainer}-{trunc}" for trunc in options.trunc}
+        with session(folder / trainer, data.folder, store=options.store, tracker=options.tracker):
+            live = day_by_day(setting, trainer, audits)
+        report(
+            "days served", [], trainer=trainer, seconds=round(time.monotonic() - began),
+            cpu_seconds=round(cpu_seconds() - used),
+        )  # fmt: skip
+        for trunc, signals in live.items():
+            check("day by day and anew", setting, trainer, trunc, audits[trunc], signals, expected[trunc], report)
+        for trunc, signals in live.items():
+            began, used = time.monotonic(), cpu_seconds()
+            audit = audits[trunc] / "simulated"
+            start_audit(audit, data.close)
+            place = folder / f"simulated-{trainer}-{trunc}"
+            with session(place, data.folder, store=options.store, tracker=options.tracker):
+                simulated = setting.manager(trainer, trunc, "simulated").simulate(setting.days[-1])
+            check("day by day and simulated", setting, trainer, trunc, audit, signals, simulated, report)
+            report(
+                "days simulated", [], trainer=trainer, seconds=round(time.monotonic() - began),
+                cpu_seconds=round(cpu_seconds() - used),
+            )  # fmt: skip
+
+
+def day_by_day(setting: Setting, trainer: str, audits: dict[str, Path]) -> dict[str, Any]:
+    """Serve days while the folder grows by a day at a time; return the signals by `trunc_days`, and let the folder have all
+    days again.
+    """
+    data = setting.prices
+    data.show(setting.days[0])
+    services = {trunc: setting.manager(trainer, trunc, f"live-{trunc}") for trunc in audits}
+    for number, day in enumerate(setting.days):
+        if number:
+            data.append(day)
+        for trunc, served in services.items():
+            start_audit(audits[trunc], data.close)
+            served.routine(day)
+    signals = {trunc: served.get_signals() for trunc, served in services.items()}
+    data.show(data.days[-1])
+    return signals
+
+
+def check(
+    result: str, setting: Setting, trainer: str, trunc: str, audit: Path, signals: Any, other: Any, report: Report
+) -> None:
+    """Report whether signals are those of all days and equal others, and whether the labels of the trainings were known."""
+    days = sorted({str(day.date()) for day in signals.index.get_level_values("datetime")})
+    lines = trainings(audit)
+    problems = [
+        difference(signals, other),
+        "" if days == setting.days else f"there are signals of {len(days)} days",
+        *label_problems(lines, len(setting.windows), trunc),
+    ]
+    report(
+        result, problems, trainer=trainer, trunc_days=trunc, days=len(days), rows=len(signals), trainings=len(lines),
+        labels=sum(line["rows"] for line in lines),
+    )  # fmt: skip
 
 
 def computed_anew(setting: Setting, trunc: str, folder: Path) -> Any:
@@ -390,6 +414,7 @@ def main() -> int:
     parser.add_argument("--instruments", type=int, help="number of instruments; by default all, or 30 of a demo market")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    os.environ["ROLLFORGE_CODE_STATE"] = "off"  # the state of the code is not read at each training
     report = Report()
     with tempfile.TemporaryDirectory(prefix="rollforge-storm-") as name:
         folder = Path(name)

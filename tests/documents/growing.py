@@ -137,10 +137,10 @@ def days_of(signals: Any) -> list[str]:
     return sorted({str(day.date()) for day in signals.index.get_level_values("datetime")})
 
 
-def recorders(name: str = "served") -> list[Recorder]:
-    """Return all recorders of an experiment, the earliest window first."""
+def recorders(name: str = "served", status: str | None = None) -> list[Recorder]:
+    """Return the recorders of an experiment, with a status if one is given, the earliest window first."""
     tracker = open_tracker(current_session().tracking_uri)
-    found = get_experiment(tracker, experiment_name=name, create=False).list_recorders("list")
+    found = get_experiment(tracker, experiment_name=name, create=False).list_recorders("list", status=status)
     return sorted(found, key=start_of)
 
 

@@ -116,48 +116,55 @@ def serve(
     seconds: float,
     seed: int = 0,
 ) -> Counter[str]:
-    """Serve days by two routines at once, which are killed; a week in the middle is missed.
+    """Serve days by two routines at once, which are killed; a week is missed after a third of the days.
 
-    The kills are spread over the days. A day that ends before it has had its share leaves it to the next days.
+    The kills are spread over the days. A day that ends before it has had its share leaves it to the next ones, and the last
+    day has what is left at its beginning. How late a routine is killed adapts to how long routines are.
 
     Parameters
     ----------
     writes : int
-        Number of kills before a write. The place moves on with each kill.
+        Number of kills before a write.
     times : int
         Number of kills at random times.
     seconds : float
-        The processor time within which these happen.
+        The processor time within which the first of these happen.
 
     Returns
     -------
     Counter
-        Number of kills by kind, and of routines that found another one at work ("busy").
+        Number of kills by kind, of routines that found another one at work ("busy"), and of different places of a write.
     """
     chance = random.Random(seed)
-    half = len(days) // 2
-    run = [*days[:half], *days[half + 5 :]]
+    third = len(days) // 3
+    run = [*days[:third], *days[third + 5 :]]
     wanted = {"writes": writes, "times": times}
     counts: Counter[str] = Counter()
-    place = 1
+    places = set()
+    reach = 20
     for number, day in enumerate(run, 1):
         market.show(day)
         work = lambda day=day: served.routine(day)  # noqa: E731
         share = {kind: -(-total * number // len(run)) for kind, total in wanted.items()}
-        done = False
+        last, done = number == len(run), False
         while not done:
             missing = [kind for kind in wanted if counts[kind] < share[kind]]
-            if not missing:
-                kind, found = "none", two_at_once(work)
-            elif max(missing, key=lambda kind: share[kind] - counts[kind]) == "writes":
-                kind, found = "writes", two_at_once(work, write=place)
-                place = 1 + (place + 4) % 23
-            else:
-                kind, found = "times", two_at_once(work, seconds=chance.uniform(0.001, seconds))
+            kind = max(missing, key=lambda kind: share[kind] - counts[kind], default="none")
+            at, after = None, None
+            if kind == "writes":
+                at = chance.randint(1, 2 if last else reach)
+            elif kind == "times":
+                after = chance.uniform(0.0005, 0.005 if last else seconds)
+            found = two_at_once(work, write=at, seconds=after)
             counts[kind] += found["killed"]
             counts["busy"] += found["busy"]
             done = bool(found["done"])
-    return counts
+            if kind == "writes":
+                places |= {at} if found["killed"] else set()
+                reach = max(2, reach * 2 // 3) if done else reach + 1
+            elif kind == "times":
+                seconds *= 0.7 if done else 1.05
+    return Counter({**counts, "places": len(places)})
 
 
 def decisions(state: ServiceState, windows: dict[str, str]) -> dict[str, Any]:
