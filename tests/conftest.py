@@ -23,6 +23,10 @@ from rollforge.testing.postgres import PostgresServer, postgres_binaries
 # Each test has its own cache (see below), but compiled kernels are kept between runs: compiling takes ten seconds.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(current_session().cache) / "kernels"))
 
+# Tests run in more processes than there are cores. By default, OpenMP's idle threads spin, and keep the others from the
+# core that they wait for: training takes up to ten times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # What is recorded for a run must not depend on uncommitted changes in the project.
 os.environ["ROLLFORGE_CODE_STATE"] = "off"
 
