@@ -17,6 +17,7 @@ import bisect
 import contextlib
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -26,6 +27,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,6 +49,13 @@ _FEW_FAILURES = 15
 """How many tasks may fail on a bad machine before its worker exits: three in a row, and single ones while it waits."""
 _OTHERS_SECONDS = 5.0
 """How long after a commit some worker counts as working."""
+CONTEXT = multiprocessing.get_context("forkserver")
+"""Workers are forks of a process that has imported what they need: three of them are killed each second, and importing
+takes a second of processor time. None of these modules starts a thread."""
+CONTEXT.set_forkserver_preload(
+    ["psycopg", "pymongo", "rollforge.run.worker", "rollforge.store.sqlite", "rollforge.store.postgres",
+     "rollforge.store.mongo", "rollforge.testing.mongo", "rollforge.testing.postgres"]
+)  # fmt: skip
 
 
 # -- a worker ----------------------------------------------------------------------------------------------------------
@@ -121,6 +130,9 @@ MACHINES = {"good": work, "no data": no_data, "no module": no_module}
 
 def run_worker(uri: str, log: Path, kind: str) -> None:
     """Run tasks until there are none left, or the worker exits because its machine is bad."""
+    with log.with_name("errors.txt").open("ab") as errors:
+        os.dup2(errors.fileno(), 1)
+        os.dup2(errors.fileno(), 2)
     log.with_name(f"started-{os.getpid()}").touch()
     name = process_name() if kind == "good" else f"{kind.replace(' ', '-')}:{os.getpid()}"
     while True:
@@ -153,17 +165,17 @@ class Storm:
         self.uri = uri
         self.folder = folder
         self.random = random.Random(seed)
-        self.bad: dict[str, subprocess.Popen[bytes] | None] = dict.fromkeys(("no data", "no module") if bad else ())
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.bad: dict[str, ForkServerProcess | None] = dict.fromkeys(("no data", "no module") if bad else ())
+        self.processes: list[ForkServerProcess] = []
         self.paused: dict[int, float] = {}
         self.counts: Counter[str] = Counter()
         for _ in range(workers):
             self.start()
 
-    def _worker(self, kind: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, __file__, "--run-worker", self.uri, str(self.folder / "history.jsonl"), kind]
-        with (self.folder / "errors.txt").open("ab") as errors:
-            return subprocess.Popen(command, stdout=errors, stderr=errors)
+    def _worker(self, kind: str) -> ForkServerProcess:
+        process = CONTEXT.Process(target=run_worker, args=(self.uri, self.folder / "history.jsonl", kind), daemon=True)
+        process.start()
+        return process
 
     def start(self) -> None:
         """Start a worker."""
@@ -172,11 +184,11 @@ class Storm:
     def start_bad(self) -> None:
         """Start a worker on each kind of bad machine that has none."""
         for kind, process in self.bad.items():
-            if process is None or process.poll() is not None:
+            if process is None or not process.is_alive():
                 self.bad[kind] = self._worker(kind)
                 self.counts[kind.replace(" ", "_")] += 1
 
-    def _victim(self) -> subprocess.Popen[bytes] | None:
+    def _victim(self) -> ForkServerProcess | None:
         """Return a random worker that started at least half a second ago, or None.
 
         Otherwise, on a busy machine, workers would be killed before they have started.
@@ -191,18 +203,18 @@ class Storm:
         if victim is None:
             return
         victim.kill()
-        victim.wait()
+        victim.join()
         self.processes.remove(victim)
-        self.paused.pop(victim.pid, None)
+        self.paused.pop(_pid(victim), None)
         self.counts["kills"] += 1
         self.start()
 
     def pause_one(self) -> None:
         """Stop a random worker with SIGSTOP for longer than its lease."""
         victim = self._victim()
-        if victim is not None and victim.poll() is None and victim.pid not in self.paused:
-            victim.send_signal(signal.SIGSTOP)
-            self.paused[victim.pid] = time.monotonic() + LEASE * 1.5
+        if victim is not None and victim.is_alive() and _pid(victim) not in self.paused:
+            os.kill(_pid(victim), signal.SIGSTOP)
+            self.paused[_pid(victim)] = time.monotonic() + LEASE * 1.5
             self.counts["pauses"] += 1
 
     def resume(self) -> None:
@@ -216,7 +228,7 @@ class Storm:
     def replace_ended(self) -> None:
         """Replace workers that have exited: they may have started before there were tasks that they could claim."""
         for process in list(self.processes):
-            if process.poll() is not None:
+            if not process.is_alive():
                 self.processes.remove(process)
                 self.start()
 
@@ -224,7 +236,12 @@ class Storm:
         """Kill all workers."""
         for process in [*self.processes, *(p for p in self.bad.values() if p is not None)]:
             process.kill()
-            process.wait()
+            process.join()
+
+
+def _pid(process: ForkServerProcess) -> int:
+    assert process.pid is not None, "it was started"
+    return process.pid
 
 
 def run_storm(storm: Storm, store: TaskStore, server: Any, total: int, options: argparse.Namespace) -> float:
@@ -502,13 +519,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=900.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faulty", type=int, default=4, help="number of tasks of each kind that cannot run")
-    parser.add_argument("--run-worker", nargs=3)
-    options = parser.parse_args()
-    if options.run_worker:
-        uri, log, kind = options.run_worker
-        run_worker(uri, Path(log), kind)
-        return
-    result = run(options)
+    result = run(parser.parse_args())
     sys.stdout.write(json.dumps(result) + "\n")
     sys.exit(1 if result["broken"] or result["locked"] else 0)
 

@@ -122,7 +122,7 @@ def test_windows_over_data_that_are_computed_once(market: Path, tmp_path: Path) 
     assert line(out, "WINDOW") == ["0 159 True", "1 159 True", "2 159 True"]
 
 
-@pytest.mark.parametrize("trainer", ["TrainerR", "DelayTrainerR", "DelayTrainerRM"])
+@pytest.mark.parametrize("trainer", ["TrainerR", "DelayTrainerRM"])
 def test_models_kept_online(trainer: str, market: Path, tmp_path: Path) -> None:
     """The first training, and the routine of a later day: new windows are trained, online, and predicted to the last
     day.

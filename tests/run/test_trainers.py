@@ -124,7 +124,11 @@ def test_a_failure_is_reported_with_its_task_and_traceback(kind: type[Trainer], 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize(
+    ("session", "kind"),
+    [*(("folder", kind) for kind in ALL), ("mlflow", TrainerR), ("mlflow", TrainerRM)],
+    indirect=["session"],
+)
 def test_jobs_run_in_parallel_processes(kind: type[Trainer], session: Session) -> None:
     """Models are fitted in other processes, with and without a pool."""
     recorders = trainer(kind, jobs=2)([{"x": i} for i in range(4)])
