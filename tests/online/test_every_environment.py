@@ -26,7 +26,7 @@ from rollforge.errors import ConfigError, DayFailed, ServiceBusy
 from rollforge.ledger.entry import DayState
 from rollforge.models.linear import LinearModel
 from rollforge.online.manager import OnlineManager
-from rollforge.online.routine import correct
+from rollforge.online.corrections import correct
 from rollforge.online.strategy import RollingStrategy
 from rollforge.online.tool import OnlineToolR
 from rollforge.session import Session, current_session, using
