@@ -25,8 +25,8 @@ from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DayFailed, ServiceBusy
 from rollforge.ledger.entry import DayState
 from rollforge.models.linear import LinearModel
-from rollforge.online.manager import OnlineManager
 from rollforge.online.corrections import correct
+from rollforge.online.manager import OnlineManager
 from rollforge.online.strategy import RollingStrategy
 from rollforge.online.tool import OnlineToolR
 from rollforge.session import Session, current_session, using
