@@ -46,7 +46,8 @@ from rollforge.generate.rolling import RollingGen
 from rollforge.generate.task_view import TaskView
 from rollforge.market.append import append_table
 from rollforge.market.demo import make_demo
-from rollforge.market.provider import open_provider, write_folder
+from rollforge.market.folder_writer import write_folder
+from rollforge.market.provider import open_provider
 from rollforge.online.manager import OnlineManager
 from rollforge.online.strategy import RollingStrategy
 from rollforge.session import Session, bounded, using

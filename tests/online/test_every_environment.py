@@ -82,7 +82,7 @@ _PARAMS = [pytest.param(e, marks=pytest.mark.slow if "mlflow" in e else (), id="
 def life(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     """What a service went through in an environment."""
     trainer, tracker, store = request.param
-    folder = tmp_path_factory.mktemp("life")
+    folder = tmp_path_factory.mktemp("-".join(request.param))
     market = Market(folder / "data", prices())
     runs, uri = f"folder:{folder}/runs", f"sqlite:///{folder}/tasks.db"
     if tracker == "mlflow":
