@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
+
 import pytest
 
+import rollforge
 from growing import DAYS, TRAINERS, Market, days_of, equal, live, manager, recorders, start_of
+from killed_routines import ended, start
 from rollforge.errors import ConfigError, ServiceBusy, TrackingUnavailable
 from rollforge.ledger.entry import EntryKind
 from rollforge.online.manager import OnlineManager
 from rollforge.online.tool import OnlineToolR
 from rollforge.run.execute import PROCESS_TAG, TASK_TAG, task_train
+from rollforge.run.leases import Leases
 from rollforge.run.trainer import DelayTrainerR, TrainerR
 from rollforge.session import current_session
 from rollforge.track.base import Recorder, get_experiment, open_tracker
@@ -112,6 +119,26 @@ def test_interrupted_while_fitting_the_day_is_repeated(
     served.routine(RUN[5])
     assert online(served) == [DAYS[64]]
     equal(served.get_signals(), expected)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("trainer", ["TrainerRM", "DelayTrainerRM"])
+def test_killed_before_a_task_is_committed(market: Market, tmp_path: Path, trainer: str) -> None:
+    """The recorder exists and the pool does not know it: the next routine prepares another one, and trains once."""
+    rollforge.init(
+        market.folder, tracking_uri=f"folder:{tmp_path / 'runs'}", store_uri=f"sqlite:///{tmp_path}/tasks.db", threads=1
+    )
+    served = live(market, manager(TRAINERS[trainer]()), RUN[:4])
+    market.show(RUN[4])
+
+    def work() -> None:
+        Leases.commit = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        served.routine(RUN[4])
+
+    assert ended(start(work)) == "killed"
+    served.routine(RUN[4])
+    assert [start_of(r) for r in recorders(status=Recorder.STATUS_FI)] == [DAYS[i] for i in (52, 56, 60, 64)]
+    assert days_of(served.get_signals()) == DAYS[52:65]
 
 
 def test_two_managers_share_what_is_trained(market: Market) -> None:

@@ -95,7 +95,9 @@ def _trained(experiment: Experiment, mark: str, trainer: Trainer) -> Recorder | 
     for recorder in known:
         if recorder.status == Recorder.STATUS_FI and MODEL_FILE in recorder.list_artifacts():
             return recorder
-    if trainer.is_delay():  # its second stage fits it
+    # The second stage fits it. A trainer with a pool prepares it again, unless the pool has it: a process may have been killed
+    # after it had prepared the recorder and before its task was committed.
+    if trainer.is_delay() and not trainer.has_worker():
         return next((r for r in known if r.status == Recorder.STATUS_S), None)
     return None
 
