@@ -18,7 +18,7 @@ from benchmarks import setting
 MODULE = "benchmarks.serving"
 SERVICES = (1, 5, 10)
 SMALL_SERVICES = (1, 4)
-WORKFLOW = """
+WORKFLOW: str = """
 rollforge: {{data: {data}, tracking: "folder:runs", experiment: {name}, cache: {cache}}}
 task:
   model: {{class: LinearModel, module_path: qlib.contrib.model.linear, kwargs: {{estimator: ridge, alpha: 1.0}}}}
@@ -63,7 +63,9 @@ def alpha158(train: list[str]) -> dict[str, Any]:
     return {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": kwargs}
 
 
-def workflow(folder: Path, name: str, data: Path, handler: dict[str, Any], segments: dict[str, list[str | None]]) -> Path:
+def workflow(
+    folder: Path, name: str, data: Path, handler: dict[str, Any], segments: dict[str, list[str | None]]
+) -> Path:
     """Write the workflow of a service, and return its file."""
     file = folder / f"{name}.yaml"
     shown = {key: json.dumps(value) for key, value in segments.items()}
@@ -77,14 +79,16 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     line = [sys.executable, "-m", MODULE, "--as-child", json.dumps(list(arguments))]
     root = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))}
-    return subprocess.Popen(line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        line, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
     """Wait for a command, and return what it cost."""
     out, err = process.communicate()
     if process.returncode:
-        raise SystemExit(f"{process.args} failed:\n{out}\n{err[-3000:]}")
+        raise SystemExit(f"{MODULE} failed:\n{out}\n{err[-3000:]}")
     cost: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     return cost
 

@@ -30,6 +30,7 @@ _LIBRARIES = ("numpy", "pandas", "numba")
 _PLAIN = (bool, int, float, complex, str, bytes, range, slice, type(...), np.generic, Decimal, Fraction, dt.date, dt.time,
           dt.timedelta, PurePath, re.Pattern)  # fmt: skip
 """Types whose repr is complete."""
+_IMPORT_NAME = dis.opmap["IMPORT_NAME"]
 _NOT_CODE = frozenset(
     """__dict__ __weakref__ __doc__ __module__ __annotations__ __qualname__ __firstlineno__ __static_attributes__
     __abstractmethods__ _abc_impl __annotate_func__ __annotations_cache__ __classcell__""".split()
@@ -166,7 +167,8 @@ def _named(function: FunctionType) -> Iterator[tuple[str, object]]:
     for code in codes:
         codes += [c for c in code.co_consts if isinstance(c, CodeType)]
         names.update(dict.fromkeys(code.co_names))
-        imported.update(dict.fromkeys(i.argval for i in dis.get_instructions(code) if i.opname == "IMPORT_NAME"))
+        if _IMPORT_NAME in code.co_code[::2]:  # disassembling takes long, and few functions import anything
+            imported.update(dict.fromkeys(i.argval for i in dis.get_instructions(code) if i.opname == "IMPORT_NAME"))
     for name in names:
         if name not in function.__globals__:
             continue

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from rollforge.generate.timeline import Schedule, Window
 
 
-__all__ = ["Plan", "make_plan", "rolling_names", "rolling_templates", "workflow_ensembles"]
+__all__ = ["Plan", "make_plan", "named_templates", "rolling_templates", "workflow_ensembles"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +119,20 @@ def rolling_templates(workflow: Workflow) -> tuple[list[Definition], TaskGen]:
     ConfigError
         If the windows of the workflow are not those of a generator that can continue from the last one.
     """
-    named, windows = _rolling(workflow)
+    named, windows = named_templates(workflow)
     return [task for _, task in named], windows
 
 
-def rolling_names(workflow: Workflow) -> list[str]:
-    """Return the names of the templates of :func:`rolling_templates`; empty if the workflow does not name its models."""
-    return [name for name, _ in _rolling(workflow)[0]]
+def named_templates(workflow: Workflow) -> tuple[list[Named], TaskGen]:
+    """Return the same as :func:`rolling_templates`, with the names of the models.
 
+    The name is empty if the workflow has a single model without a name.
 
-def _rolling(workflow: Workflow) -> tuple[list[Named], TaskGen]:
-    """Return the templates with their names, and the generator of their windows."""
+    Raises
+    ------
+    ConfigError
+        If the windows of the workflow are not those of a generator that can continue from the last one.
+    """
     from rollforge.generate.base import SupportsFollowing
 
     with _with_locations(workflow), using(workflow.session):

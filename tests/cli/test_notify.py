@@ -18,6 +18,7 @@ from rollforge.cli import service
 from rollforge.cli.exit_codes import Exit
 from rollforge.errors import ConfigError
 from rollforge.ledger.base import open_ledger
+from rollforge.online.day import DayRun
 
 from ..documents.command_line import call
 from ..documents.definitions import SMALL_MARKET, TWO_WINDOWS, expressions, stores, task_definition, write_workflow
@@ -343,3 +344,25 @@ def test_a_watch_sends_the_error_of_its_attempts_once(
         finally:
             process.kill()
     assert [got["event"] for got in hook.documents] == ["error"]
+
+
+def test_days_of_a_long_run_are_sent_as_they_end(
+    serve: Serve, market: Market, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the next day is run, not at the end of the command."""
+    market.show(BEGIN)
+    serve("init", checks={"jumps": 0.8, "feature_psi": False, "score_psi": False})
+    serve("run")
+    market.close.loc[DAYS[FIRST + 1] :, "B"] *= 1.9
+    market.show(DAYS[FIRST + 3])
+    sent: dict[str, int] = {}
+    run = DayRun.run
+
+    def noted(self: DayRun) -> Any:
+        sent[self.day] = len(hook.requests)
+        return run(self)
+
+    monkeypatch.setattr(DayRun, "run", noted)
+    serve("run")
+    assert sent == {DAYS[FIRST + 1]: 0, DAYS[FIRST + 2]: 1, DAYS[FIRST + 3]: 1}
+    assert len(hook.requests) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import math
 import sqlite3
 from contextlib import closing
 from typing import Any
@@ -440,3 +441,25 @@ def test_postgres_views_equal_the_state(postgres: PostgresServer) -> None:
             ledger.close()
 
         check()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_check_without_a_finite_value_is_stored_without_one(value: float) -> None:
+    """JSON has no such numbers."""
+    check = CheckResult("ic", "2024-06-03", value, Outcome.UNKNOWN)
+    assert check.value is None
+    assert CheckResult.of_document(json.loads(json.dumps(check.to_document()))) == check
+
+
+def test_a_correction_does_not_hide_the_checks_of_the_day(state: ServiceState) -> None:
+    """Results that it adds about the day are found by their name."""
+    day = DayResult("2024-06-10", DayState.PUBLISHED)
+    made = CheckResult("stale", day.day, 0.0, Outcome.OK)
+    again = CheckResult("daily_ic", day.day, 0.5, Outcome.OK)
+    bodies = [
+        (EntryKind.DAY, day_body(day, checks=[made])),
+        (EntryKind.CORRECTION, correction_body([signal(day.day, 2)], "late", day=day, checks=[again])),
+    ]
+    known = ServiceState.of(entries_of(*bodies))
+    assert known.checks_made_on(day.day) == (made,)
+    assert known.checked(day.day) == {"stale": made, "daily_ic": again}

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 
 from command_line import call
-from growing import DAYS, Market, live, manager, recorders, start_of, template
+from growing import BEGIN, DAYS, STEP, Market, live, manager, recorders, start_of, template
 from rollforge.dates import day_after
-from rollforge.errors import ConfigError
+from rollforge.errors import ConfigError, TrackingError
+from rollforge.generate.rolling import RollingGen
 from rollforge.ledger.base import open_ledger
 from rollforge.ledger.entry import (
     Comparison,
@@ -29,9 +30,13 @@ from rollforge.ledger.entry import (
     release_body,
 )
 from rollforge.ledger.state import ServiceState
+from rollforge.online.manager import OnlineManager
 from rollforge.online.policy import Policy, candidates_of, decided
 from rollforge.online.releases import of_windows, replaced_by, replaced_in_template
+from rollforge.online.strategy import RollingStrategy
+from rollforge.online.tool import OnlineToolR
 from rollforge.session import current_session
+from rollforge.track.base import Recorder
 
 FIRST = [f"2024-01-{day:02}" for day in range(1, 15)]
 TEMPLATES = ("a", "b")
@@ -175,3 +180,34 @@ def test_a_model_replaces_that_of_its_template_only(market: Market) -> None:
     assert call("serve", "--ledger", uri, "rollback").exit_code == 0
     found = json.loads(call("serve", "--ledger", uri, "status", "--json").stdout)
     assert {r["recorder"] for r in found["champions"]} == {first.recorder, second.recorder}
+
+
+def test_tags_that_cannot_be_written_fail_no_day(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if a strategy of its own reads back which models it has put online. The next day writes the tags."""
+
+    class Own(RollingStrategy):
+        def prepare_online_models(self, trained_models: Any, cur_time: Any = None) -> Any:
+            super().prepare_online_models(trained_models, cur_time)
+            return self.tool.online_models()
+
+    def refused(recorder: Recorder, **tags: object) -> None:
+        raise TrackingError("the server is not available")
+
+    rolling = RollingGen(step=STEP, rtype="sliding")
+    services = [
+        OnlineManager(kind(kind.__name__, template(), rolling), begin_time=BEGIN) for kind in (Own, RollingStrategy)
+    ]
+    for served in services:
+        live(market, served, [BEGIN])
+    broken = list(DAYS[61:70])
+    with monkeypatch.context() as patched:
+        patched.setattr(OnlineToolR, "set_online_tag", lambda tool, tag, recorder: refused(recorder))
+        for served in services:
+            live(market, served, broken)
+    own = services[0]
+    starts = [[start_of(own.service.recorder(r)) for r in served.state.champions(broken[-1])] for served in services]
+    assert starts[0] == starts[1] != [start_of(r) for r in own.strategies[0].tool.online_models()]
+    for served in services:
+        live(market, served, [DAYS[70]])
+        (champion,) = served.state.champions(DAYS[70])
+        assert [r.id for r in served.strategies[0].tool.online_models()] == [champion.recorder]

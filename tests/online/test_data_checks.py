@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ from rollforge.errors import ConfigError
 from rollforge.ledger.entry import CheckResult, DayResult, DayState, Entry, EntryKind, Outcome, day_body
 from rollforge.ledger.state import ServiceState
 from rollforge.market.provider import open_provider
-from rollforge.online.check_rules import Rule, Rules, read_rules
+from rollforge.market.universe import session_provider
+from rollforge.online.check_rules import Rule, Rules, described, read_rules
 from rollforge.online.data_checks import (
     Recent,
     calendar_gap,
     changed_days,
     check_data,
+    day_mark,
     first_days,
     largest_jump,
     missing_share,
@@ -25,6 +28,7 @@ from rollforge.online.data_checks import (
     universe_share,
 )
 from rollforge.online.data_marks import data_mark
+from rollforge.session import bounded
 
 from ..documents.growing import BEGIN, DAYS, Market
 
@@ -246,3 +250,26 @@ def test_the_file_is_refused_with_all_mistakes_and_their_lines(tmp_path: Any) ->
         load_workflow(file)
     assert f"line {jumps}: checks.jumps: must be a number" in str(error.value)
     assert f"line {univers}: checks.univers: unknown key" in str(error.value)
+
+
+def test_a_value_that_is_not_a_number_is_unknown() -> None:
+    """Whatever the limit and the level, so that it fails no day; an infinite one exceeds every limit."""
+    rules = Rules({"jumps": Rule(0.5, Outcome.FAIL)})
+    found = rules.result("jumps", DAYS[0], math.nan)
+    assert (found.value, found.outcome) == (None, Outcome.UNKNOWN)
+    assert described(found) == f"check jumps of {DAYS[0]}: no value, limit 0.5 (it could not be computed)"
+    found = rules.result("jumps", DAYS[0], math.inf)
+    assert (found.value, found.outcome) == (None, Outcome.FAIL)
+
+
+def test_the_fingerprint_of_the_values_that_were_read_is_that_of_the_day(market: Market) -> None:
+    """Also with an instrument that is listed later, and one that is in no universe of the service."""
+    market.begins["D"] = DAYS[70]
+    market.show(DAYS[75])
+    for day in (DAYS[69], DAYS[70], DAYS[75]):
+        with bounded(day):
+            provider = session_provider()
+            for universe in ("all", ["A"]):
+                read = read_recent(provider, day, [universe])
+                assert read is not None
+                assert day_mark(read, provider) == data_mark(day) != ""

@@ -14,11 +14,13 @@ from rollforge.ledger.base import open_ledger
 from rollforge.ledger.entry import DayState, Level, Role
 from rollforge.ledger.state import ServiceState
 from rollforge.online.day import Options
+from rollforge.online.manager import OnlineManager
+from rollforge.online.policy import Policy
 from rollforge.online.routine import catch_up
 
 from ..documents.command_line import call
 from ..documents.definitions import write_workflow
-from ..documents.growing import BEGIN, DAYS, STEP, Market, live, manager, prices, recorders, template
+from ..documents.growing import BEGIN, DAYS, STEP, Market, live, manager, prices, recorders, strategy, template
 
 FIRST = DAYS.index(BEGIN)
 FLAKY = '''
@@ -164,3 +166,26 @@ def test_from_a_workflow_file_to_exit_code_5(tmp_path: Path, broken: Path) -> No
     market.show(DAYS[due + 1])
     serve("run")
     assert "fallback" not in serve("status")
+
+
+def test_with_a_policy_the_model_is_a_candidate_once_it_can_be_trained(
+    market: Market, tmp_path: Path, broken: Path
+) -> None:
+    """Until then the champion is used, and nothing is compared."""
+    served = OnlineManager(strategy(templates=flaky(tmp_path)), begin_time=BEGIN, policy=Policy(2, margin=2.0))
+    live(market, served, [BEGIN])
+    (due,) = windows(FIRST + 1, 1)
+    champion = served.state.champions(BEGIN)
+    broken.touch()
+    market.show(DAYS[due + 1])
+    results = catch_up(served.service, None, Options(fallback=True))
+    assert [bool(result.fallback) for result in results[-2:]] == [True, True]
+    assert not served.state.shadows
+    assert not served.state.candidates(DAYS[due + 1])
+    broken.unlink()
+    market.show(DAYS[due + 2])
+    (result,) = catch_up(served.service, None, Options(fallback=True))
+    assert (result.state, result.fallback, len(result.trained)) == (DayState.PUBLISHED, "", 1)
+    assert served.state.champions(DAYS[due + 2]) == champion
+    assert [r.from_day for r in served.state.candidates(DAYS[due + 2])] == [DAYS[due + 2]]
+    assert list(served.state.shadows) == [DAYS[due + 2]]

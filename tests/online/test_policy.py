@@ -25,6 +25,7 @@ from rollforge.ledger.entry import (
 )
 from rollforge.ledger.state import ServiceState
 from rollforge.models.linear import LinearModel
+from rollforge.online.corrections import correct
 from rollforge.online.manager import OnlineManager
 from rollforge.online.policy import Policy, daily_metric, decided
 from rollforge.track.frame import read_table
@@ -295,3 +296,37 @@ def test_a_manager_keeps_its_policy_in_its_file(market: Market) -> None:
     assert served.state.definition is not None
     assert served.state.definition.policy == {"shadow_days": 7, "metric": "ic", "margin": 0.5, "lost": "keep"}
     assert manager(name="other").service.policy is None
+
+
+def test_a_policy_that_is_given_later_is_recorded(market: Market) -> None:
+    """Once, as an entry of its own before the day on which it is used; also that there is none any more."""
+    live(market, with_policy(None, service="one"), RUN[:2])
+    served = live(market, with_policy(Policy(3), service="one"), RUN[2:4])
+    assert served.state.definition is not None
+    assert served.state.definition.policy == Policy(3).to_document()
+    assert [e.kind for e in served.state.entries].count(EntryKind.SERVICE) == 2
+    later = live(market, with_policy(None, service="one"), RUN[4:5])
+    assert later.state.definition is not None
+    assert later.state.definition.policy == {}
+    assert later.state.last_published == RUN[4]
+
+
+def test_a_correction_makes_the_predictions_of_candidates_again(market: Market) -> None:
+    """Those of a day whose data have changed, from the data as they are now; the earlier file is kept."""
+    served = live(market, with_policy(Policy(9)), RUN[:8])
+    before = served.state.shadows
+    market.close.loc[DAYS[65], "B"] *= 1.1
+    market.show(RUN[7])
+    corrected = correct(served.service)
+    assert [signal.day for signal in corrected] == DAYS[65:68]
+    after = served.state.shadows
+    assert {day for day, shadow in after.items() if shadow != before[day]} == {*DAYS[65:68]}
+    assert after[DAYS[65]].file.endswith(f"{DAYS[65]}.v2.parquet")
+    (champion,) = served.state.champions(DAYS[65])
+    for day in DAYS[65:68]:
+        stored = read_table(served.service.place / after[day].file)[champion.recorder]
+        assert stored.equals(
+            served.service.recorder(champion).load_object("pred.pkl").loc[[day], "score"].rename(stored.name)
+        )
+        assert (served.service.place / before[day].file).exists()
+    assert correct(served.service) == []

@@ -24,15 +24,7 @@ _MOST_CAUSES = 5
 
 
 def _send(workflow: Workflow, *documents: Mapping[str, Any]) -> None:
-    """Send documents in order. A target that fails gets no more of them, so that it delays the command only once."""
-    from rollforge.notify import send
-
-    targets = workflow.notify
-    for document in documents:
-        failed = send(targets, document)
-        for problem in failed.values():
-            echo_error(f"warning: {one_line(problem)}")
-        targets = tuple(target for target in targets if target not in failed)
+    _Sender(workflow).send(*documents)
 
 
 @contextlib.contextmanager
@@ -92,11 +84,30 @@ def _run_document(made: Plan, labels: Mapping[str, str], event: str, error: str 
     }  # fmt: skip
 
 
+class _Sender:
+    """Sends documents in order. A target that fails gets no more of them, so that it delays the command only once."""
+
+    def __init__(self, workflow: Workflow) -> None:
+        self.targets = workflow.notify
+
+    def send(self, *documents: Mapping[str, Any]) -> None:
+        """Send documents; print a warning for each target that fails."""
+        from rollforge.notify import send
+
+        for document in documents:
+            failed = send(self.targets, document)
+            for problem in failed.values():
+                echo_error(f"warning: {one_line(problem)}")
+            self.targets = tuple(target for target in self.targets if target not in failed)
+
+
 @contextlib.contextmanager
 def reported_days(
     workflow: Workflow, before: ServiceState, current: Callable[[], ServiceState], name: str, known_error: str = ""
-) -> Iterator[None]:
-    """Send a document for each day that needs attention when the context ends, and for an error that is no day's.
+) -> Iterator[Callable[[], None]]:
+    """Send a document for each day that needs attention, and for an error that is no day's when the context ends.
+
+    The context is a function that sends the documents of the days that were entered since its last call.
 
     Parameters
     ----------
@@ -111,25 +122,35 @@ def reported_days(
     known_error : str
         An error that was sent before, and is not sent again.
     """
-    try:
-        yield
-    except BaseException as exc:
+    sender, sent = _Sender(workflow), before.last
+
+    def report() -> None:
+        nonlocal sent
         if workflow.notify:
-            _send(workflow, *_alerts(before, current), *_error_alert(exc, current, name, known_error))
+            documents, sent = _alerts(current, sent)
+            sender.send(*documents)
+
+    try:
+        yield report
+    except BaseException as exc:
+        report()
+        if workflow.notify:
+            sender.send(*_error_alert(exc, current, name, known_error))
         raise
-    if workflow.notify:
-        _send(workflow, *_alerts(before, current))
+    report()
 
 
-def _alerts(before: ServiceState, current: Callable[[], ServiceState]) -> list[dict[str, Any]]:
+def _alerts(current: Callable[[], ServiceState], after: int) -> tuple[list[dict[str, Any]], int]:
+    """Return the documents about the entries after a number, and the number of the last entry."""
     from rollforge.ledger.entry import author
     from rollforge.online.alerts import day_alerts
 
     try:
-        return day_alerts(current(), before.last, author())
+        state = current()
+        return day_alerts(state, after, author()), state.last
     except RollforgeError as exc:
         echo_error(f"warning: no notifications about single days, because the ledger cannot be read: {exc}")
-        return []
+        return [], after
 
 
 def _error_alert(

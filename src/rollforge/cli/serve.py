@@ -468,7 +468,7 @@ def _lines(state: ServiceState, entry: Entry, day: str | None) -> list[str]:
         return ["written by a newer version of Rollforge"]
     checks = [check for check in content.checks if day in (None, check.day)]
     said = [f"{check.outcome.value}: {check_rules.described(check)}" for check in checks if check.outcome != "ok"]
-    fine = [f"{check.name} {check.value:.4g}" for check in checks if check.outcome == "ok"]
+    fine = [f"{check.name} {check.value:.4g}" for check in checks if check.outcome == "ok" and check.value is not None]
     if day is not None and fine:
         said.append(f"checks ok: {', '.join(fine)}")
     if day is not None and not concerns(replace(content, checks=()), day):
@@ -486,15 +486,21 @@ def _lines(state: ServiceState, entry: Entry, day: str | None) -> list[str]:
 
 
 def _show_models(models: Sequence[Release]) -> None:
-    from rich.table import Column, Table
-    from rich.text import Text
+    """Print models, each in two lines: what identifies it, then why it has its role, folded between words."""
+    import textwrap
 
     if not models:
         return
-    whole = [Column(name, no_wrap=True) for name in ("role", "recorder", "from")]
-    others = [Column(name, overflow="fold") for name in ("experiment", "task", "reason")]
-    table = Table(*whole, *others, box=None, pad_edge=False)
-    for model in models:
-        cells = (model.role.value, model.recorder, model.from_day, model.experiment_name, model.task[:12], model.reason)
-        table.add_row(*(Text(one_line(cell)) for cell in cells))
-    console().print(table)
+    lines = [("role", "recorder", "from", "task")]
+    lines += [(m.role.value, one_line(m.recorder), m.from_day, one_line(m.task[:12])) for m in models]
+    widths = [max(len(line[place]) for line in lines) for place in range(4)]
+    shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    indent, width = " " * (widths[0] + 2), console().width
+    echo(shown[0])
+    for model, line in zip(models, shown[1:], strict=True):
+        echo(line)
+        why = one_line(f"{model.experiment_name}: {model.reason}" if model.reason else model.experiment_name)
+        folded = textwrap.wrap(
+            why, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+        echo("\n".join(folded))

@@ -65,14 +65,15 @@ def service_of(name: str, workflow: Workflow, begin: str, ledger_uri: str, folde
     from rollforge.online.policy import read_policy
     from rollforge.online.service import Service
     from rollforge.online.strategy import RollingStrategy
-    from rollforge.plan import rolling_templates
+    from rollforge.plan import named_templates
     from rollforge.record.drift import with_reference
     from rollforge.run.trainer import TrainerR
 
-    templates, windows = rolling_templates(workflow)
+    named, windows = named_templates(workflow)
+    templates = [template for _, template in named]
     if {"score_psi", "feature_psi"} & workflow.checks.checks.keys():
         templates = [with_reference(template) for template in templates]
-    strategy = RollingStrategy(workflow.experiment_name, templates, windows)
+    strategy = RollingStrategy(workflow.experiment_name, templates, windows, [name for name, _ in named])
     return Service(
         name, [strategy], TrainerR(workflow.experiment_name), begin, ledger_uri=ledger_uri, folder=folder,
         workflow=definition_of(workflow, begin, folder), policy=read_policy(workflow.policy), signal_table=workflow.signal_table,
@@ -118,9 +119,9 @@ def publish_due(
         raise ConfigError(f"--until {last} lies before {begin}, the first day of the service.")
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
         service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition))
-        with reported_days(workflow, state, service.state, name, known_error):
+        with reported_days(workflow, state, service.state, name, known_error) as report:
             known = str(session_provider().calendar()[-1])
-            results = catch_up(service, last, Options(fallback=True, stop=stop, rules=workflow.checks))
+            results = catch_up(service, last, Options(fallback=True, stop=stop, report=report, rules=workflow.checks))
             after = service.state()
     line: dict[str, Any] = {
         "service": name,

@@ -112,6 +112,8 @@ class Outcome(StrEnum):
     """The limit is exceeded; the day was published all the same."""
     FAIL = "fail"
     """The limit of a check that fails a day is exceeded."""
+    UNKNOWN = "unknown"
+    """The value could not be computed; the day was published all the same."""
 
 
 class Verdict(StrEnum):
@@ -267,7 +269,8 @@ class CheckResult(_Value):
     name: str
     day: Day
     """The trading day that was checked. It can be before the day of the entry: labels are known later."""
-    value: float
+    value: float | None
+    """None if it is not a finite number: JSON has no others."""
     outcome: Outcome
     limit: float | None = None
     """The limit that was not to be exceeded; None if there is none."""
@@ -275,6 +278,10 @@ class CheckResult(_Value):
     """What was found, in words."""
     data: Document = field(default_factory=dict)
     """Further figures."""
+
+    def __post_init__(self) -> None:
+        if self.value is not None and not math.isfinite(self.value):
+            object.__setattr__(self, "value", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,12 +398,20 @@ def release_body(releases: Iterable[Release], reason: str) -> Document:
 
 
 def correction_body(
-    signals: Iterable[Signal], why: str, *, day: DayResult | None = None, events: Iterable[Event] = ()
+    signals: Iterable[Signal],
+    why: str,
+    *,
+    day: DayResult | None = None,
+    events: Iterable[Event] = (),
+    checks: Iterable[CheckResult] = (),
+    shadows: Iterable[Shadow] = (),
 ) -> Document:
     """Return the body of a ``correction`` entry. `day` replaces what was recorded of the day, such as its data."""
     body: dict[str, object] = {"signals": [s.to_document() for s in signals], "why": why}
     if day is not None:
         body["day"] = day.to_document()
+    parts: dict[str, list[Any]] = {"checks": list(checks), "shadows": list(shadows)}
+    body |= {name: [value.to_document() for value in values] for name, values in parts.items() if values}
     return {**body, "events": [e.to_document() for e in events]}
 
 

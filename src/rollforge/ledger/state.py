@@ -16,6 +16,7 @@ from rollforge.ledger.entry import (
     DayResult,
     DayState,
     Entry,
+    EntryKind,
     Event,
     Release,
     Role,
@@ -254,7 +255,9 @@ class ServiceState:
 
     def checks_made_on(self, day: str) -> tuple[CheckResult, ...]:
         """Return what the checks have found in the routine of a day, also about earlier days, by its latest result."""
-        return next((c.checks for c in reversed(self.contents) if c.day is not None and c.day.day == day), ())
+        made = ((e, c) for e, c in zip(reversed(self.entries), reversed(self.contents), strict=True))
+        days = (c for e, c in made if e.kind == EntryKind.DAY and c.day is not None and c.day.day == day)
+        return next((c.checks for c in days), ())
 
     def checked(self, day: str, as_of: float | int | None = None) -> Mapping[str, CheckResult]:
         """Return the latest result of each check of a day, by the name of the check.

@@ -39,8 +39,8 @@ DATA_CHECKS: Mapping[str, Rule] = {
 """Checks of the data before a day is trained, predicted and published."""
 SCORE_CHECKS: Mapping[str, Rule] = {
     "constant": Rule(0.5),
-    "score_psi": Rule(0.25, days=20),
-    "feature_psi": Rule(1, days=20),  # the largest of many features
+    "score_psi": Rule(0.6, days=20),
+    "feature_psi": Rule(2.5, days=20),  # the largest of many features
     "ic": Rule(0, days=60),
 }
 """Checks of the scores of a day, and of those of earlier days whose labels have become known."""
@@ -60,7 +60,7 @@ class Rules:
     def result(
         self, name: str, day: str, value: float, text: str = "", *, beyond: bool | None = None, **data: Any
     ) -> CheckResult:
-        """Return the result of a check.
+        """Return the result of a check. If the value is not a number, the outcome is unknown.
 
         Parameters
         ----------
@@ -70,6 +70,8 @@ class Rules:
             Further figures.
         """
         rule = self.checks[name]
+        if math.isnan(value):
+            return CheckResult(name, day, None, Outcome.UNKNOWN, rule.limit, text or "it could not be computed", data)
         if beyond is None:
             beyond = value < rule.limit if name in _MINIMUM else value > rule.limit
         return CheckResult(name, day, float(value), rule.level if beyond else Outcome.OK, rule.limit, text, data)
@@ -85,7 +87,8 @@ def described(check: CheckResult) -> str:
     """
     limit = "" if check.limit is None else f", limit {check.limit:g}"
     text = f" ({check.text})" if check.text else ""
-    return f"check {check.name} of {check.day}: {check.value:.4g}{limit}{text}"
+    value = "no value" if check.value is None else f"{check.value:.4g}"
+    return f"check {check.name} of {check.day}: {value}{limit}{text}"
 
 
 def read_rules(section: object) -> tuple[Rules, list[tuple[str, str]]]:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from rollforge.dates import DayLike, read_day
 from rollforge.errors import ConfigError
 from rollforge.ledger.entry import (
+    CheckResult,
     DayResult,
     DayState,
     EntryKind,
     Event,
     Level,
+    Shadow,
     Signal,
     correction_body,
     day_body,
@@ -22,6 +27,8 @@ from rollforge.ledger.entry import (
 from rollforge.online import signal_files
 from rollforge.online.data_marks import HISTORY, changed_history, first_marks, history_marks, mark_then
 from rollforge.online.day import DayRun, Options, PrepareFunc, made_signals
+from rollforge.online.policy import shadow_frame
+from rollforge.online.score_checks import DAILY_IC, daily_ics, labels_of
 from rollforge.online.service import Hold, Service, next_version
 from rollforge.online.update import PredUpdater
 from rollforge.session import bounded
@@ -90,6 +97,7 @@ def correct(
         changed = changed_days(service)
         months = changed_history(service) if day is None else []
         days = [str(read_day(day, "day"))] if day is not None else _from_first([*changed, *months], held)
+        ics = _DailyIcs(service, held, days)
         for one in days:
             known = held.state.signals().get(one)
             if known is None:
@@ -103,6 +111,8 @@ def correct(
                 for release in held.state.champions(one):
                     PredUpdater(service.recorder(release), to_date=one, from_date=one).update()
                     work.written[release.recorder] = service.recorder(release)
+                events: list[Event] = []
+                shadows = _shadows(service, held, work, one, events)
                 work.sync()
                 made = made_signals(service, prepare_func, {one})
                 earlier = signal_files.read(service.place, [known])
@@ -110,13 +120,16 @@ def correct(
                 result = work.result(DayState.PUBLISHED)
                 if before:
                     result = replace(result, trained=before.trained, history=before.history)
+                rows = signal_files.rows_of(made, [one])
+                checks = ics.until(one, rows, events)
                 if _same(earlier, made, one):
-                    if one in changed:
-                        event = Event(Level.INFO, why or "the data have changed, and the signals are the same")
-                        held.append(EntryKind.DAY, day_body(result, events=[event]))
+                    if one in changed or checks or shadows:
+                        same = Event(Level.INFO, why or "the data have changed, and the signals are the same")
+                        body = day_body(result, events=[same, *events], checks=checks, shadows=shadows)
+                        held.append(EntryKind.DAY, body)
                     continue
-                signals = work.write(signal_files.rows_of(made, [one]), why or "the data have changed")
-                corrected.append(_corrected(held, signals, result))
+                signals = work.write(rows, why or "the data have changed")
+                corrected.append(_corrected(held, signals, result, events, checks, shadows))
         if months:
             text = why or "data before the first day have changed; the models are those trained before"
             event = Event(Level.INFO, text, {"months": months, HISTORY: history_marks(service)})
@@ -132,9 +145,93 @@ def _from_first(changed: Sequence[str], held: Hold) -> list[str]:
     return [day for day, signal in held.state.signals().items() if day in changed or (day > first and signal.rows)]
 
 
-def _corrected(held: Hold, signals: Sequence[Signal], result: DayResult | None) -> Signal:
-    held.append(EntryKind.CORRECTION, correction_body(signals, signals[0].why, day=result))
+def _corrected(
+    held: Hold,
+    signals: Sequence[Signal],
+    result: DayResult | None,
+    events: Sequence[Event] = (),
+    checks: Sequence[CheckResult] = (),
+    shadows: Sequence[Shadow] = (),
+) -> Signal:
+    why = signals[0].why
+    body = correction_body(signals, why, day=result, events=events, checks=checks, shadows=shadows)
+    held.append(EntryKind.CORRECTION, body)
     return signals[0]
+
+
+def _shadows(service: Service, held: Hold, work: DayRun, day: str, events: list[Event]) -> list[Shadow]:
+    """Return the predictions of a day's candidates and champions, made again; empty if they are the same as before."""
+    known = held.state.shadows.get(day)
+    if known is None:
+        return []
+    try:
+        for name in known.recorders:
+            if name not in work.written:
+                recorder = service.recorder(held.state.latest_releases[name])
+                PredUpdater(recorder, to_date=day, from_date=day).update()
+                work.written[name] = recorder
+        frame = shadow_frame({name: work.written[name] for name in known.recorders}, day)
+        count = sum(shadow.day == day for content in held.state.contents for shadow in content.shadows)
+        file, mark = signal_files.write(service.place, f"{day}.v{count + 1}", frame, "shadow")
+    except Exception as exc:  # noqa: BLE001 - a candidate is not used, and must not prevent a correction
+        events.append(Event(Level.WARNING, f"the predictions of candidates were not made again: {exc}"))
+        return []
+    return [] if mark == known.sha256 else [Shadow(day, tuple(frame.columns), file, mark, len(frame))]
+
+
+class _DailyIcs:
+    """The daily IC of days whose scores or labels a correction changes; labels reach over later days."""
+
+    def __init__(self, service: Service, held: Hold, days: Sequence[str]) -> None:
+        self.service, self.held = service, held
+        self.known = {check.day: check for _, check in held.state.checks if check.name == DAILY_IC}
+        self.waiting = sorted(self.known) if days else []
+        self.labels: pd.Series | None = None
+
+    def until(self, day: str, rows: Any, events: list[Event]) -> list[CheckResult]:
+        """Return the results up to a day that differ from the known ones.
+
+        Parameters
+        ----------
+        day : str
+            The day that is corrected.
+        rows : Series or DataFrame
+            Its signals as they are predicted now.
+        events : list of Event
+            Gets a warning if the results cannot be computed.
+        """
+        due = [one for one in self.waiting if one <= day]
+        if not due:
+            return []
+        try:
+            signals = self.held.state.signals()
+            scores = [_column(signal_files.read(self.service.place, [signals[one] for one in due if one != day]))]
+            scores += [_column(rows)] if day in due else []
+            made = daily_ics(pd.concat([one for one in scores if one is not None]), self._labels(), due)
+        except Exception as exc:  # noqa: BLE001 - the user's own classes; a day that cannot be watched is still corrected
+            events.append(Event(Level.WARNING, f"the daily IC was not computed again: {type(exc).__name__}: {exc}"))
+            return []
+        finally:
+            self.waiting = [one for one in self.waiting if one > day]
+        return [check for check in made if not _close(check, self.known[check.day])]
+
+    def _labels(self) -> pd.Series:
+        """Return the labels as they are known with the data up to the last published day."""
+        if self.labels is None:
+            last = self.held.state.last_published
+            assert last is not None
+            with bounded(last):
+                champion = self.held.state.champions(last)[0]
+                self.labels = labels_of(self.service.recorder(champion), min(self.known), last)
+        return self.labels
+
+
+def _column(table: Any) -> pd.Series | None:
+    return table.iloc[:, 0] if isinstance(table, pd.DataFrame) else table
+
+
+def _close(one: CheckResult, other: CheckResult) -> bool:
+    return other.value is not None and one.value is not None and math.isclose(one.value, other.value, abs_tol=1e-12)
 
 
 def changed_days(service: Service) -> list[str]:

@@ -18,7 +18,7 @@ from rollforge.market.universe import resolve_instruments
 from rollforge.online.check_rules import DATA_CHECKS, Rules
 from rollforge.online.data_marks import values_mark
 
-__all__ = ["Recent", "check_data", "first_days", "read_recent"]
+__all__ = ["Recent", "check_data", "day_mark", "first_days", "read_recent"]
 
 _HISTORY = 20
 """Number of trading days before the day that are read."""
@@ -88,6 +88,19 @@ def read_recent(provider: Provider, day: str, universes: Sequence[object]) -> Re
             members[row, np.searchsorted(days, start) : np.searchsorted(days, end, "right")] = True
     values = {name: provider.read(name, codes, first, place + 1).values for name in provider.fields()}
     return Recent(days, codes, members, values)
+
+
+def day_mark(recent: Recent, provider: Provider) -> str:
+    """Return :func:`~rollforge.online.data_marks.data_mark` of the day that was read; empty if that has other instruments."""
+    try:
+        listed = sorted(provider.instruments("all"))
+    except DataError:  # a folder without the universe
+        return ""
+    rows = {code: row for row, code in enumerate(recent.codes)}
+    if not set(listed) <= rows.keys():
+        return ""
+    chosen = [rows[code] for code in listed]
+    return values_mark(((name, block[chosen, -1:]) for name, block in recent.values.items()), listed)
 
 
 def first_days(provider: Provider) -> dict[str, np.datetime64]:

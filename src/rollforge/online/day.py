@@ -40,7 +40,7 @@ from rollforge.online.policy import candidates_of, compared, decided, shadow_of
 from rollforge.online.releases import of_windows, replaced_by
 from rollforge.online.service import Hold, Service, next_version
 from rollforge.online.strategy import OnlineStrategy, RollingStrategy
-from rollforge.online.tool import OnlineToolR
+from rollforge.online.tool import TAGS_NOT_WRITTEN, OnlineToolR
 from rollforge.online.training import train_missing
 from rollforge.online.update import PredUpdater
 from rollforge.run.execute import DATA_UNTIL
@@ -70,6 +70,8 @@ class Options:
     """Whether the days are published; False leaves that to a manager with its own ``prepare_signals``."""
     stop: Callable[[], bool] = lambda: False
     """Whether to end before the next day."""
+    report: Callable[[], None] = lambda: None
+    """Called after the entry of each day."""
     adopt: bool = True
     """Whether a service without entries begins with the models that are tagged as online, if there are any."""
     fallback: bool = False
@@ -110,9 +112,7 @@ class DayRun:
         """Release the first models of strategies."""
         begun = {r.strategy for _, r in self.held.state.releases}
         fresh = [s for s in strategies if s.experiment_name not in begun]
-        if not self.held.state.entries:
-            workflow = self.service.workflow or {s.experiment_name: type(s).__name__ for s in strategies}
-            self.held.append(EntryKind.SERVICE, service_body(self.service.name, workflow, _document(self.service)))
+        self.define(strategies)
         if not fresh:
             return
         with bounded(self.day):
@@ -129,11 +129,24 @@ class DayRun:
             self.held.append(EntryKind.DAY, day_body(result, releases=self.releases))
         self.mirror()
 
+    def define(self, strategies: Sequence[OnlineStrategy]) -> None:
+        """Record the service if it is new, or its policy if that has changed."""
+        known, policy = self.held.state.definition, _document(self.service)
+        if known is None:
+            workflow = self.service.workflow or {s.experiment_name: type(s).__name__ for s in strategies}
+        elif dict(known.policy) != policy:
+            workflow = known.workflow
+        else:
+            return
+        self.held.append(EntryKind.SERVICE, service_body(self.service.name, workflow, policy))
+
     # -- every day -----------------------------------------------------------------------------------------------------
 
     def run(self) -> DayResult:
         """Train what is due, release it, predict and publish; return the result, which is in the ledger."""
         log.info("service %s: %s", self.service.name, self.day)
+        self.define(self.service.strategies)
+        self.held.day = self.day
         with bounded(self.day):
             try:
                 body = self._body()
@@ -210,7 +223,8 @@ class DayRun:
         used = "; ".join(self.fallbacks) if state is DayState.PUBLISHED else ""
         history = history_marks(self.service) if self.trained else {}
         trained = tuple(self.trained)
-        return DayResult(self.day, state, data_mark(self.day), seconds, error, trained, fallback=used, history=history)
+        mark = self.checks.mark or data_mark(self.day)
+        return DayResult(self.day, state, mark, seconds, error, trained, fallback=used, history=history)
 
     def _update(self, release: Release, until: pd.Timestamp, *, again: bool = False) -> None:
         """Let a model predict up to a day; with `again`, also if it has a prediction for that day."""
@@ -385,11 +399,11 @@ class DayRun:
                 continue
             wanted = {r.recorder: r for r in state.champions(day) if r.strategy == strategy.experiment_name}
             try:
-                if wanted and {r.id for r in strategy.tool.online_models()} != set(wanted):
+                if wanted and {r.id for r in strategy.tool.tagged()} != set(wanted):
                     log.info("strategy %s: the tags of its recorders are written again", strategy.experiment_name)
                     strategy.tool.mark([self.service.recorder(r) for r in wanted.values()])
             except TrackingError as exc:
-                log.warning("strategy %s: its tags could not be written: %s", strategy.experiment_name, exc)
+                log.warning(TAGS_NOT_WRITTEN, strategy.experiment_name, exc)
 
 
 def _document(service: Service) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from rollforge.ledger.entry import CheckResult, Outcome
 from rollforge.ledger.state import ServiceState
 from rollforge.market.universe import resolve_instruments, session_provider
 from rollforge.online.check_rules import DATA_CHECKS, SCORE_CHECKS, Rules, described
-from rollforge.online.data_checks import check_data, first_days, read_recent
+from rollforge.online.data_checks import check_data, day_mark, first_days, read_recent
 from rollforge.online.data_marks import mark_then
 from rollforge.online.score_checks import drift_and_ic, equal_scores
 from rollforge.online.service import Service, recorder_of
@@ -47,6 +47,8 @@ class DayChecks:
     ) -> None:
         self.service, self.known, self.rules, self.day, self.warn = service, known, rules, day, warn
         self.results: list[CheckResult] = []
+        self.mark = ""
+        """Fingerprint of the data of the day; empty if they were not read."""
 
     def prices(self) -> None:
         """Raise an error if no instrument has a price on the day.
@@ -88,6 +90,7 @@ class DayChecks:
             return
         recent = read_recent(provider, self.day, _universes(self.service))
         if recent is not None:
+            self.mark = day_mark(recent, provider)
             self._take(check_data(recent, self.rules, self.known, mark_then, first_days(provider)))
 
     def scores(self, rows: Any) -> None:

@@ -348,8 +348,9 @@ def _samples(
         yield "signal_rows", (), latest.rows if latest else 0
         yield "fallback", (), int(bool(fallback(state)))
         for check in state.checked(last).values():
-            yield "check_value", [("check", check.name)], check.value
-            yield "check_exceeded", [("check", check.name)], int(check.outcome is not Outcome.OK)
+            if check.value is not None:
+                yield "check_value", [("check", check.name)], check.value
+            yield "check_exceeded", [("check", check.name)], int(check.outcome in (Outcome.WARN, Outcome.FAIL))
     try:
         due = due_days(state)
     except DataError:  # reported by /health; the other metrics do not depend on the data

@@ -31,7 +31,17 @@ if TYPE_CHECKING:
     from rollforge.online.service import Service
     from rollforge.track.base import Recorder
 
-__all__ = ["LOST", "Policy", "candidates_of", "compared", "daily_metric", "decided", "read_policy", "shadow_of"]
+__all__ = [
+    "LOST",
+    "Policy",
+    "candidates_of",
+    "compared",
+    "daily_metric",
+    "decided",
+    "read_policy",
+    "shadow_frame",
+    "shadow_of",
+]
 
 log = logging.getLogger(__name__)
 
@@ -104,14 +114,20 @@ def shadow_of(
         The frame has a row per day and instrument, and a column per recorder.
     """
     releases = {release.recorder: release for pair in pairs for release in pair}
-    scores = {name: _scores(service.recorder(release), day) for name, release in releases.items()}
-    known = {name: series for name, series in scores.items() if len(series)}
-    if not any(candidate.recorder in known for candidate, _ in pairs):
+    frame = shadow_frame({name: service.recorder(release) for name, release in releases.items()}, day)
+    if not any(candidate.recorder in frame for candidate, _ in pairs):
         return None
-    frame = pd.DataFrame(known).sort_index()
-    frame.index.names = ["datetime", "instrument"]
     file, mark = signal_files.write(service.place, f"{day}.v1", frame, "shadow")
-    return Shadow(day, tuple(known), file, mark, len(frame)), frame
+    return Shadow(day, tuple(frame.columns), file, mark, len(frame)), frame
+
+
+def shadow_frame(recorders: Mapping[str, Recorder], day: str) -> pd.DataFrame:
+    """Return the predictions of models for a day: a row per instrument, and a column per model that has any."""
+    scores = {name: _scores(recorder, day) for name, recorder in recorders.items()}
+    frame = pd.DataFrame({name: series for name, series in scores.items() if len(series)}).sort_index()
+    if len(frame):
+        frame.index.names = ["datetime", "instrument"]
+    return frame
 
 
 def _scores(recorder: Recorder, day: str) -> pd.Series:

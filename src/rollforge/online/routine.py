@@ -75,5 +75,6 @@ def catch_up(service: Service, until: DayLike | None = None, options: Options | 
             if options.stop():
                 break
             results.append(DayRun(service, held, options, day).run())
+            options.report()
         DayRun(service, held, options, "").mirror()
     return results

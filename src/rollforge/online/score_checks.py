@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from rollforge.record.analysis import calc_ic, evaluated_column, newey_west_t, r
 from rollforge.record.drift import REFERENCE, feature_names, read_bins, score_values
 from rollforge.track.base import Recorder
 
-__all__ = ["constant_share", "drift_and_ic", "equal_scores"]
+__all__ = ["DAILY_IC", "constant_share", "daily_ics", "drift_and_ic", "equal_scores", "labels_of"]
 
 _LISTED = 5
 """Number of features that a message names."""
@@ -153,6 +153,24 @@ def _add_drift(
             found["feature_psi"].append((indices[worst[0]], text, {**who, "rows": len(values), "beyond": len(beyond)}))
 
 
+def daily_ics(scores: pd.Series, label: pd.Series, days: Iterable[str]) -> list[CheckResult]:
+    """Return the IC of the scores of days whose labels are known; days without one are left out."""
+    normal, ranked = calc_ic(scores, label)
+    return [
+        CheckResult(DAILY_IC, day, float(value), Outcome.OK, data={"pearson": float(pearson)})
+        for day in days
+        if math.isfinite(value := ranked.get(read_timestamp(day), math.nan))
+        and math.isfinite(pearson := normal.get(read_timestamp(day), math.nan))
+    ]
+
+
+def labels_of(recorder: Recorder, first: str, last: str) -> pd.Series:
+    """Return the labels with which the scores of a model are compared, for some days."""
+    dataset = RMDLoader(recorder).get_dataset(first, last, {"labels": (first, last)})
+    labels: pd.DataFrame = dataset.prepare("labels", col_set="label", data_key=DataHandlerLP.DK_R)
+    return labels.iloc[:, evaluated_column(recorder.load_object("task"))]
+
+
 class _Labels:
     """The published days whose IC is not known yet, and the results for those whose labels are."""
 
@@ -179,19 +197,13 @@ class _Labels:
             return []
         if isinstance(scores, pd.DataFrame):
             scores = scores.iloc[:, 0]
-        normal, ranked = calc_ic(scores, label)
-        found = [
-            CheckResult(DAILY_IC, s.day, float(value), Outcome.OK, data={"pearson": float(pearson)})
-            for s in ready
-            if math.isfinite(value := ranked.get(read_timestamp(s.day), math.nan))
-            and math.isfinite(pearson := normal.get(read_timestamp(s.day), math.nan))
-        ]
+        found = daily_ics(scores, label, [signal.day for signal in ready])
         if not found:
             return []
         named = recorded_labels(recorder)
         span = (named[column].days if column < len(named) else None) or 1
         values = {**self.known, **{check.day: check for check in found}}
-        last = [values[day].value for day in sorted(values)[-rules.checks["ic"].days :]]
+        last = [v for day in sorted(values)[-rules.checks["ic"].days :] if (v := values[day].value) is not None]
         mean = mean_with_interval(last, span)
         if mean is None:
             return found

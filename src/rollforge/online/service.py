@@ -194,6 +194,21 @@ class Service:
         """Return the models of a strategy whose predictions are published on a day."""
         return tuple(r for r in self.state().champions(day) if r.strategy == strategy)
 
+    def put_online(self, strategy: str, recorders: Sequence[Recorder]) -> None:
+        """Remember the models that a strategy puts online in the routine of a day, until its entry is appended."""
+        if self._hold is not None:
+            self._hold.online[strategy] = list(recorders)
+
+    def put_online_now(self, strategy: str) -> list[Recorder]:
+        """Return the models that are online in the routine of a day: those just put online, or else the champions.
+
+        Empty outside of a routine, and before a strategy has models.
+        """
+        hold = self._hold
+        if hold is None or not hold.day:
+            return []
+        return hold.online.get(strategy) or [self.recorder(r) for r in self.champions(strategy, hold.day)]
+
     def spans(self, strategy: str) -> dict[str, list[tuple[str, str | None]]]:
         """Return when the models of a strategy were champions.
 
@@ -310,6 +325,10 @@ class Hold:
         """The state, including an entry that is not appended yet."""
         self.known: dict[tuple[str, ...], Any] = {}
         """See :meth:`Service.remembered`."""
+        self.day = ""
+        """The day whose routine is running."""
+        self.online: dict[str, list[Recorder]] = {}
+        """See :meth:`Service.put_online`."""
 
     def decide(self, kind: EntryKind, body: Mapping[str, object]) -> None:
         """Add an entry to the pending state before it is appended."""
@@ -322,6 +341,7 @@ class Hold:
     def forget(self) -> None:
         """Drop entries that were not appended."""
         self.pending = self.state
+        self.day, self.online = "", {}
 
     def append(self, kind: EntryKind, body: Mapping[str, object]) -> Entry:
         """Append an entry.

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from rollforge.dates import DayLike
-from rollforge.errors import ArtifactNotFound, ConfigError, ExperimentNotFound, nearest
+from rollforge.errors import ArtifactNotFound, ConfigError, ExperimentNotFound, TrackingError, nearest
 from rollforge.moved import Alias, Aliased
 from rollforge.online.update import PredUpdater
 from rollforge.session import current_session
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["OnlineTool", "OnlineToolR"]
 
 log = logging.getLogger(__name__)
+
+TAGS_NOT_WRITTEN = "strategy %s: its tags could not be written: %s"
+"""A warning: the tags repeat what the ledger says, and the next day writes them again."""
 
 
 class OnlineTool:
@@ -146,7 +149,14 @@ class OnlineToolR(Aliased, OnlineTool):
         service = self._service
         if service is not None and not service.deciding and experiment_name == self._strategy:
             service.replace_champions(self._strategy, wanted)
-        self.mark(wanted, experiment_name)
+        if service is None or not service.deciding or experiment_name != self._strategy:
+            self.mark(wanted, experiment_name)
+            return
+        service.put_online(self._strategy, wanted)
+        try:
+            self.mark(wanted, experiment_name)
+        except TrackingError as exc:  # the entry of the day decides
+            log.warning(TAGS_NOT_WRITTEN, self._strategy, exc)
 
     def mark(self, wanted: list[Recorder], experiment_name: str | None = None) -> None:
         """Write the tags: first of the recorders that are online, so that at no time none is."""
@@ -157,7 +167,16 @@ class OnlineToolR(Aliased, OnlineTool):
         self.set_online_tag(self.OFFLINE_TAG, [r for r in marked if r.id not in ids])
 
     def online_models(self, exp_name: str | None = None) -> list[Recorder]:
-        """Return the recorders of the experiment that are online."""
+        """Return the recorders of the experiment that are online; in a routine, those of the ledger or put online by it."""
+        service = self._service
+        if service is not None and exp_name in (None, self._strategy) and self.experiment_name == self._strategy:
+            decided = service.put_online_now(self._strategy)
+            if decided:
+                return decided
+        return self.tagged(exp_name)
+
+    def tagged(self, exp_name: str | None = None) -> list[Recorder]:
+        """Return the recorders of the experiment whose tag says that they are online."""
         return self._recorders(exp_name, {self.ONLINE_KEY: self.ONLINE_TAG})
 
     def update_online_pred(
