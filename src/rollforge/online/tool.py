@@ -168,16 +168,16 @@ class OnlineToolR(Aliased, OnlineTool):
 
     def online_models(self, exp_name: str | None = None) -> list[Recorder]:
         """Return the recorders of the experiment that are online; in a routine, those of the ledger or put online by it."""
-        service = self._service
-        if service is not None and exp_name in (None, self._strategy) and self.experiment_name == self._strategy:
-            decided = service.put_online_now(self._strategy)
+        experiment_name = exp_name or self.experiment_name
+        if self._service is not None and experiment_name == self._strategy:
+            decided = self._service.put_online_now(self._strategy)
             if decided:
                 return decided
-        return self.tagged(exp_name)
+        return self.tagged(experiment_name)
 
-    def tagged(self, exp_name: str | None = None) -> list[Recorder]:
+    def tagged(self, experiment_name: str | None = None) -> list[Recorder]:
         """Return the recorders of the experiment whose tag says that they are online."""
-        return self._recorders(exp_name, {self.ONLINE_KEY: self.ONLINE_TAG})
+        return self._recorders(experiment_name, {self.ONLINE_KEY: self.ONLINE_TAG})
 
     def update_online_pred(
         self, to_date: DayLike | None = None, from_date: DayLike | None = None, exp_name: str | None = None
