@@ -268,6 +268,13 @@ def test_collecting_by_task(experiment: Experiment, tmp_path: Path) -> None:
         (latest,) = collector.collect_latest_records().values()
         assert latest.list_tags()["start"] == "2020-01-07"
         assert len(collector.list_recorders(only_finished=False)) == 4
+        assert (
+            len(collector.list_recorders())
+            == len(collector.list_recorders(only_finished=False, only_have_task=True))
+            == 3
+        )
+        (b,) = collector.list_recorders(task_filter_func=lambda task: task["model"]["class"] == "B").values()
+        assert b.load_object("task")["model"]["class"] == "B"
 
 
 @given(st.data())

@@ -324,6 +324,15 @@ def test_windows_that_both_models_predict_alike_count_in_the_share() -> None:
     )
 
 
+def test_a_row_without_a_day_is_not_a_row_of_the_last_day() -> None:
+    """The row of its instrument on that day is still missing."""
+    windows = [expected("a1", 1, 2, "a"), expected("b1", 1, 2, "b")]
+    unplaced = pd.MultiIndex.from_tuples([(pd.NaT, "E")], names=["datetime", "instrument"])
+    found = {"a1": predicted(1, 2, "ABCDE"), "b1": predicted(1, 2, "ABCDE")[:-1].append(unplaced)}
+    (remark,) = check_coverage(windows, CALENDAR, found).remarks
+    assert "1 of 5 instruments (E) on 1 day (2024-01-02)" in remark
+
+
 def test_a_small_share_is_not_shown_as_zero() -> None:
     """Below half a thousandth it is "less than 0.1%"."""
     codes = [f"{i:04}" for i in range(2001)]

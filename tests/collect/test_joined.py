@@ -137,6 +137,26 @@ def test_two_simultaneous_collections_leave_one_run(experiment: Experiment) -> N
     assert list(experiment.list_recorders(joined=True)) == [kept.id]
 
 
+def test_a_superfluous_run_that_was_not_deleted_is_deleted_by_the_next_collection(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two collections began at the same time, and the later one was interrupted before it deleted its run."""
+    kept = save(experiment)
+    listed, unseen = experiment.list_recorders, [[]]
+
+    def fail(recorder: str) -> None:
+        raise ConnectionError("interrupted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(experiment, "list_recorders", lambda *a, **k: unseen.pop() if unseen else listed(*a, **k))
+        patched.setattr(experiment, "delete_recorder", fail)
+        with pytest.raises(ConnectionError):
+            save(experiment)
+    assert len(experiment.list_recorders(joined=True)) == 2
+    assert save(experiment).id == kept.id
+    assert list(experiment.list_recorders(joined=True)) == [kept.id]
+
+
 def test_a_copy_of_the_runs_keeps_them_below_their_parent(experiment: Experiment, tmp_path: Path) -> None:
     """The ids differ in the other store, including the parent's."""
     runs = [trained(experiment, 1), trained(experiment, 2)]

@@ -261,6 +261,13 @@ def test_a_number_of_rows_is_a_whole_number(rows: object) -> None:
         Signal.of_document({**document, "rows": rows})
 
 
+@pytest.mark.parametrize("recorders", ["r1", ["r1", 2], {"r1": 1}, None])
+def test_the_recorders_of_a_signal_are_a_list_of_texts(recorders: object) -> None:
+    """A text is not taken for a list of its characters."""
+    with pytest.raises(ConfigError, match=r"signal\.recorders: must be a list of strings, found"):
+        Signal.of_document({**signal("2024-06-03").to_document(), "recorders": recorders})
+
+
 @pytest.mark.parametrize("error", [OSError, KeyError, ImportError])
 def test_the_author_is_the_user_and_the_process(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
     """The process alone if the user has no name; the error depends on the version of Python."""
