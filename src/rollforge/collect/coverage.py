@@ -112,7 +112,7 @@ def _days(rows: Days | pd.MultiIndex | None) -> Days:
     if rows is None:
         return np.empty(0, "datetime64[D]")
     values = rows.unique("datetime") if isinstance(rows, pd.MultiIndex) else rows
-    days = np.unique(np.asarray(values).astype("datetime64[D]"))
+    days: Days = np.unique(np.asarray(values).astype("datetime64[D]"))
     return days[~np.isnat(days)]  # rows without a day are on none
 
 
