@@ -36,9 +36,9 @@ __all__ = ["Command", "Target", "Webhook", "read_targets", "send", "without_addr
 log = logging.getLogger(__name__)
 
 SECONDS = 30.0
-"""After this time a target is given up, and the job goes on."""
+"""Time after which a target that has not accepted the document is given up."""
 ANSWER_SECONDS = 8.0
-"""Longest wait for an answer of a webhook in one attempt."""
+"""Longest wait for a webhook's answer in one attempt."""
 PAUSE_SECONDS = 1.0
 """Pause before the second attempt; it doubles."""
 _ATTEMPTS = 3

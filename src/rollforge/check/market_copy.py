@@ -119,7 +119,10 @@ def write_copy(
 
 
 def _link_others(source: Path, target: Path) -> None:
-    """Link what is not market data in Qlib's format. What code reads there does not change, and so is not known."""
+    """Link what is not market data in Qlib's format.
+
+    What code reads there does not change, so the check cannot tell whether results depend on it.
+    """
     for entry in source.iterdir():
         if entry.suffix != ".bin" and not (target / entry.name).exists():
             (target / entry.name).symlink_to(entry.absolute())

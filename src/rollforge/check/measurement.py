@@ -194,7 +194,7 @@ _OTHERS = 50  # instruments outside of the universe
 
 
 def _members(source: Provider, handler: Any, every: Sequence[str]) -> list[str]:
-    """Return the instruments that a handler loads; all if it does not tell."""
+    """Return the instruments that a handler loads; all if it does not say which."""
     while getattr(handler, "instruments", None) is None:
         inner = getattr(getattr(handler, "data_loader", None), "handlers", None)  # of a DataLoaderDH
         handler = next(iter(inner.values()), None) if isinstance(inner, Mapping) else inner

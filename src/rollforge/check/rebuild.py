@@ -125,7 +125,7 @@ class TaskData:
         return made
 
     def learning_rows(self, segment: str) -> pd.Index | None:
-        """Return the rows of a segment on which a model is fitted; None if the dataset does not tell."""
+        """Return the rows of a segment on which a model is fitted; None if the dataset does not say which."""
         if not isinstance(self.dataset, DatasetH):
             return None
         with using(self.session):

@@ -288,8 +288,8 @@ class DayRun:
     def _of_windows(self, strategy: RollingStrategy, models: Sequence[object], reason: str) -> list[Release]:
         """Return the releases of new windows: each is used from its first day on, if that is not published yet.
 
-        A model without a template of the strategy, because it was removed or the model was put online by hand, is used until
-        a window begins.
+        A model without a template of the strategy, because it was removed or the model was put online manually, is
+        used until a window begins.
         """
         floor = self._floor()
         new = strategy.windows([m for m in models if isinstance(m, Recorder)])
@@ -341,14 +341,13 @@ class DayRun:
         policy, state = self.service.policy, self.service.state()
         pairs = [] if policy is None else candidates_of(state, self.day)
         last = self.held.state.last_published
-        if (
-            policy is None or not pairs or (last is not None and self.day < last)
-        ):  # a day that is made up decides nothing
+        belated = last is not None and self.day < last  # later days have been published, so this one decides nothing
+        if policy is None or not pairs or belated:
             return [], []
         try:
             today = shadow_of(self.service, self.day, pairs)
             comparisons = compared(self.service, policy, pairs, today)
-        except RollforgeError as exc:  # the day is published all the same
+        except RollforgeError as exc:  # the day is published without a comparison
             self._warn(f"the candidates were not compared: {exc}")
             return [], []
         self.releases += decided(state, policy, self.day, pairs, comparisons)
