@@ -360,6 +360,10 @@ class RollingGen(TaskGen):
             With ``trunc_days="auto"``, if the label's horizon is unknown, or nothing is left of a segment.
         """
         segments = dict(TaskView(task).segments)
+        test = segments[self.test_key]
+        first_day = test.start if isinstance(test, slice) else test[0]
+        if first_day is not None and read_timestamp(first_day, f"{PATH}.{self.test_key}") > self.ta.max():
+            return  # the data are bounded by a day before the task's test segment
         horizon = purge_horizon(task, self.trunc_days)
         if horizon is not None:
             aligned = {name: self._align(name, segment) for name, segment in segments.items()}

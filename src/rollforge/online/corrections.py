@@ -119,7 +119,7 @@ def correct(
                 before = held.state.days.get(one)
                 result = work.result(DayState.PUBLISHED)
                 if before:
-                    result = replace(result, trained=before.trained, history=before.history)
+                    result = replace(result, trained=before.trained, history=before.history, fallback=before.fallback)
                 rows = signal_files.rows_of(made, [one])
                 checks = ics.until(one, rows, events)
                 if _same(earlier, made, one):
