@@ -219,3 +219,27 @@ def test_a_day_that_is_gone_is_removed_from_a_prediction(market: Market) -> None
     market.show(DAYS[63])
     PredUpdater(recorder).update()
     assert days_of(recorder.load_object("pred.pkl")) == [DAYS[60], DAYS[62], DAYS[63]]
+
+
+def test_a_failed_day_is_published_after_a_window_has_begun(market: Market) -> None:
+    """Its data are bounded by it, so the champion's test segment begins after their end; later days are published too."""
+    days = DAYS[60:68]
+    expected = live(market, manager(name="whole"), days)
+    full = market.close.copy()
+    market.close.loc[days[2]] = np.nan
+    served = manager()
+    market.show(days[0])
+    served.first_train()
+    for day in days[:6]:
+        market.show(day)
+        if day == days[2]:
+            with pytest.raises(DayFailed):
+                served.routine(day)
+        else:
+            served.routine(day)
+    assert served.state.champions(days[2]) != served.state.champions(days[5]), "a window begins in between"
+    market.close = full
+    market.show(days[7])
+    served.routine()
+    assert days_of(served.get_signals()) == days_of(expected.get_signals())
+    assert not served.state.due(days)
