@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -90,7 +91,8 @@ def life(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         runs = f"sqlite:///{folder}/mlflow.db"
     if store == "postgres":
         server: PostgresServer = request.getfixturevalue("postgres")
-        uri = f"{server.uri}?schema=life_{tracker}_{trainer.lower()}"
+        # A parallel run may set an environment up a second time in the same process, with the same server.
+        uri = f"{server.uri}?schema=life_{uuid.uuid4().hex[:12]}"
     session = Session(
         provider_uri=str(market.folder), tracking_uri=runs, store_uri=uri, cache=str(folder / "cache"), threads=1
     )
