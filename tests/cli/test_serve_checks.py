@@ -136,6 +136,22 @@ def test_a_changed_past_is_reported_once(tmp_path: Path, serve: Serve, market: M
     assert "none changed" in serve("check")
 
 
+def test_a_changed_past_that_fails_a_day_does_so_until_it_is_corrected(
+    tmp_path: Path, serve: Serve, market: Market
+) -> None:
+    """The result of a failed attempt is not a report after which the change is known."""
+    market.show(BEGIN)
+    serve("init", checks={"changed": {"level": "fail"}, "score_psi": False, "feature_psi": False})
+    serve("run")
+    market.close.loc[BEGIN, "A"] *= 1.01
+    market.show(DAYS[FIRST + 1])
+    for _ in range(3):
+        (day,) = serve("run", code=Exit.CHECK_FAILED)["days"]
+        assert [check["name"] for check in day["checks"]] == ["changed"]
+    serve("correct")
+    assert [day["state"] for day in serve("run")["days"]] == ["published"]
+
+
 @pytest.mark.parametrize("block", [False, True])
 def test_scores_that_are_all_equal(tmp_path: Path, serve: Serve, market: Market, block: bool) -> None:
     """The check fails; the day is published all the same unless the workflow says otherwise."""

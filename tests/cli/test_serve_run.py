@@ -240,6 +240,22 @@ def test_nothing_is_trained_before_a_first_day_in_the_future(tmp_path: Path, wor
     assert [day["day"] for day in serve(uri, "run")["days"]] == [DAYS[FIRST + 2]]
 
 
+def test_a_service_that_has_begun_does_not_begin_earlier(tmp_path: Path, workflow: Path, market: Market) -> None:
+    """It has no model for the days before. Until its first day is run, the day can be changed."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    market.show(DAYS[FIRST + 2])
+    serve(uri, "init", workflow)
+    serve(uri, "init", workflow, "--begin", DAYS[FIRST + 1])
+    serve(uri, "run")
+    before = open_ledger(uri).entries("served")
+    error = str(call("serve", "--ledger", uri, "init", workflow, "--begin", BEGIN).exception)
+    assert error.startswith(
+        f"The service 'served' began on {DAYS[FIRST + 1]}, and no model was released for an earlier"
+    )
+    assert open_ledger(uri).entries("served") == before
+    assert serve(uri, "run")["days"] == []
+
+
 def test_the_days_before_the_first_one_are_shown_like_others(tmp_path: Path, workflow: Path, market: Market) -> None:
     """The test segment begins before: these days have signals, models and a history, and their data are compared."""
     uri = f"sqlite:///{tmp_path}/ledger.db"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,11 @@ import pytest
 from growing import DAYS, Market, days_of, equal, live, manager, recorders
 from rollforge.errors import ConfigError, DayFailed
 from rollforge.ledger.entry import DayState
+from rollforge.market.append import append_table
 from rollforge.online.corrections import changed_days, correct
 from rollforge.online.data_marks import changed_history
+from rollforge.online.day import DayRun
+from rollforge.online.service import Hold
 from rollforge.online.update import LabelUpdater, PredUpdater
 
 RUN = DAYS[60:63]
@@ -100,6 +105,18 @@ def test_a_day_that_is_removed_from_the_calendar_is_withdrawn(market: Market) ->
     prediction = served.strategies[0].tool.online_models()[0].load_object("pred.pkl")
     assert days_of(prediction) == [RUN[0], RUN[2]]
     assert correct(served.service) == []
+
+
+def test_a_withdrawn_day_is_not_the_last_published_one(market: Market) -> None:
+    """Windows and manual changes begin after the last day that was not withdrawn."""
+    served = live(market, manager(), RUN[:2])
+    market.close = market.close.drop(pd.Timestamp(RUN[1]))
+    market.show(RUN[2])
+    assert served.state.last_published == RUN[1]
+    correct(served.service)
+    assert served.state.last_published == RUN[0]
+    served.routine()
+    assert served.state.last_published == RUN[2]
 
 
 def test_a_withdrawn_day_that_returns_is_published_again(market: Market) -> None:
@@ -243,3 +260,47 @@ def test_a_failed_day_is_published_after_a_window_has_begun(market: Market) -> N
     served.routine()
     assert days_of(served.get_signals()) == days_of(expected.get_signals())
     assert not served.state.due(days)
+
+
+def test_a_killed_correction_is_completed_by_the_next_one(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it ends: until all later days are corrected, the first changed day still counts as changed."""
+    undisturbed, served = live(market, manager(name="undisturbed"), RUN), live(market, manager(), RUN)
+    market.close.loc[RUN[0], "B"] *= 1.1
+    market.show(RUN[2])
+    correct(undisturbed.service)
+    append = Hold.append
+
+    def killed(hold: Hold, *args: Any, **kwargs: Any) -> None:
+        append(hold, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    versions = []
+    for _ in RUN[:-1]:
+        monkeypatch.setattr(Hold, "append", killed)
+        with pytest.raises(KeyboardInterrupt):
+            correct(served.service)
+        monkeypatch.setattr(Hold, "append", append)
+        versions.append([signal.day for signal in served.state.signals().values() if signal.version == 2])
+        assert RUN[0] in changed_days(served.service)
+    assert versions == [[RUN[2]], [RUN[1], RUN[2]]]
+    assert [signal.day for signal in correct(served.service)] == [RUN[0]]
+    assert (changed_days(served.service), correct(served.service)) == ([], [])
+    equal(served.get_signals(), undisturbed.get_signals())
+
+
+def test_data_that_arrive_during_a_day_are_not_part_of_it(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fingerprint is that of the data from which the signals were made, so that the day counts as changed."""
+    served = live(market, manager(), RUN[:1])
+    market.show(RUN[1])
+    predict = DayRun._predict
+
+    def disturbed(day: DayRun, *args: Any) -> None:
+        predict(day, *args)
+        table = pd.DataFrame({"datetime": [RUN[1]], "instrument": ["B"], "close": [99.0]})
+        append_table(table, market.folder, rescale=False)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DayRun, "_predict", disturbed)
+        served.routine()
+    assert changed_days(served.service) == [RUN[1]]
+    assert [signal.day for signal in correct(served.service)] == [RUN[1]]

@@ -13,6 +13,7 @@ from rollforge.errors import TrainingFailed
 from rollforge.ledger.base import open_ledger
 from rollforge.ledger.entry import DayState, Level, Role
 from rollforge.ledger.state import ServiceState
+from rollforge.online.corrections import correct
 from rollforge.online.day import Options
 from rollforge.online.manager import OnlineManager
 from rollforge.online.policy import Policy
@@ -88,6 +89,10 @@ def test_the_earlier_model_predicts_until_training_succeeds(market: Market, tmp_
     warnings = [event for _, event in served.state.events if event.level is Level.WARNING]
     assert [event.data["strategy"] for event in warnings] == ["served", "served"]
     assert "Traceback" in warnings[0].data["error"]
+    market.close.loc[DAYS[due], "B"] *= 1.1
+    market.show(DAYS[due + 1])
+    correct(served.service)
+    assert [served.state.days[day].fallback for day in failed] == list(failed.values()), "a correction keeps it"
     broken.unlink()
     market.show(DAYS[due + 2])
     (result,) = catch_up(served.service, None, Options(fallback=True))

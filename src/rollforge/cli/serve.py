@@ -122,6 +122,7 @@ def init(
     """
     from rollforge.cli.service import definition_of
     from rollforge.confidential import mask_secrets
+    from rollforge.errors import ConfigError
     from rollforge.ledger.entry import EntryKind, author, service_body
     from rollforge.ledger.state import ServiceState
     from rollforge.market.universe import session_provider
@@ -146,6 +147,12 @@ def init(
         else:
             with using(workflow.session):
                 first = _day(begin) if begin is not None else str(session_provider().calendar()[-1])
+        begun = str(known["begin"]) if state.days and isinstance(known, dict) and "begin" in known else first
+        if first < begun:
+            raise ConfigError(
+                f"The service {name!r} began on {begun}, and no model was released for an earlier day. Use --service NAME "
+                f"to create another service that begins on {first}."
+            )
         folder = service_folder(name, state.definition)
         if not folder.exists():  # it has no files yet, or was moved together with the project
             folder = service_folder(name, None)

@@ -181,8 +181,11 @@ class ServiceState:
 
     @property
     def last_published(self) -> str | None:
-        """The last day that was published; None if there is none."""
-        return max((day for day, result in self.days.items() if result.state is DayState.PUBLISHED), default=None)
+        """The last day that was published, and whose signals were not withdrawn; None if there is none."""
+        signals = self.signals()
+        withdrawn = {day for day, signal in signals.items() if not signal.rows}
+        days = (day for day, result in self.days.items() if result.state is DayState.PUBLISHED)
+        return max((day for day in days if day not in withdrawn), default=None)
 
     def due(self, days: Iterable[str]) -> list[str]:
         """Return which of some trading days are not published."""
@@ -252,6 +255,12 @@ class ServiceState:
     def checks(self) -> tuple[tuple[Entry, CheckResult], ...]:
         """All results of checks with their entries, in order."""
         return tuple((e, check) for e, c in zip(self.entries, self.contents, strict=True) for check in c.checks)
+
+    @cached_property
+    def final_checks(self) -> tuple[CheckResult, ...]:
+        """The results of checks without those of attempts that failed, which are made again by the next attempt."""
+        failed = (c.day is not None and c.day.state is DayState.FAILED for c in self.contents)
+        return tuple(check for c, bad in zip(self.contents, failed, strict=True) if not bad for check in c.checks)
 
     def checks_made_on(self, day: str) -> tuple[CheckResult, ...]:
         """Return what the checks have found in the routine of a day, also about earlier days, by its latest result."""

@@ -24,6 +24,7 @@ from rollforge.ledger.entry import (
     day_body,
     event_body,
 )
+from rollforge.market.universe import one_version
 from rollforge.online import signal_files
 from rollforge.online.data_marks import HISTORY, changed_history, first_marks, history_marks, mark_then
 from rollforge.online.day import DayRun, Options, PrepareFunc, made_signals
@@ -83,6 +84,9 @@ def correct(
     signals of a day that is no longer a trading day are withdrawn by a version without rows. Earlier versions are never
     changed.
 
+    The latest day is corrected first. A process that is killed leaves the first changed day as it was, so that the next
+    correction begins with it again.
+
     Parameters
     ----------
     day : date, optional
@@ -97,8 +101,8 @@ def correct(
         changed = changed_days(service)
         months = changed_history(service) if day is None else []
         days = [str(read_day(day, "day"))] if day is not None else _from_first([*changed, *months], held)
-        ics = _DailyIcs(service, held, days)
-        for one in days:
+        predicted = [one for one in reversed(days) if one in calendar]
+        for one in [*predicted, *(one for one in reversed(days) if one not in calendar)]:
             known = held.state.signals().get(one)
             if known is None:
                 raise ConfigError(f"There are no signals of {one} to correct.", path="day")
@@ -106,7 +110,7 @@ def correct(
                 if known.rows:
                     corrected.append(_corrected(held, [_withdrawn(held, one, why or "no longer a trading day")], None))
                 continue
-            with bounded(one):
+            with bounded(one), one_version():
                 work = DayRun(service, held, Options(prepare_func=prepare_func), one)
                 for release in held.state.champions(one):
                     PredUpdater(service.recorder(release), to_date=one, from_date=one).update()
@@ -121,7 +125,7 @@ def correct(
                 if before:
                     result = replace(result, trained=before.trained, history=before.history, fallback=before.fallback)
                 rows = signal_files.rows_of(made, [one])
-                checks = ics.until(one, rows, events)
+                checks = _daily_ics(service, held, one, rows, events) if one == predicted[-1] else []
                 if _same(earlier, made, one):
                     if one in changed or checks or shadows:
                         same = Event(Level.INFO, why or "the data have changed, and the signals are the same")
@@ -134,7 +138,7 @@ def correct(
             text = why or "data before the first day have changed; the models are those trained before"
             event = Event(Level.INFO, text, {"months": months, HISTORY: history_marks(service)})
             held.append(EntryKind.EVENT, event_body([event]))
-    return corrected
+    return sorted(corrected, key=lambda signal: signal.day)
 
 
 def _from_first(changed: Sequence[str], held: Hold) -> list[str]:
@@ -179,51 +183,37 @@ def _shadows(service: Service, held: Hold, work: DayRun, day: str, events: list[
     return [] if mark == known.sha256 else [Shadow(day, tuple(frame.columns), file, mark, len(frame))]
 
 
-class _DailyIcs:
-    """The daily IC of days whose scores or labels a correction changes; labels reach over later days."""
+def _daily_ics(service: Service, held: Hold, day: str, rows: Any, events: list[Event]) -> list[CheckResult]:
+    """Return the daily ICs that differ from the known ones, because scores or labels have changed.
 
-    def __init__(self, service: Service, held: Hold, days: Sequence[str]) -> None:
-        self.service, self.held = service, held
-        self.known = {check.day: check for _, check in held.state.checks if check.name == DAILY_IC}
-        self.waiting = sorted(self.known) if days else []
-        self.labels: pd.Series | None = None
-
-    def until(self, day: str, rows: Any, events: list[Event]) -> list[CheckResult]:
-        """Return the results up to a day that differ from the known ones.
-
-        Parameters
-        ----------
-        day : str
-            The day that is corrected.
-        rows : Series or DataFrame
-            Its signals as they are predicted now.
-        events : list of Event
-            Gets a warning if the results cannot be computed.
-        """
-        due = [one for one in self.waiting if one <= day]
-        if not due:
-            return []
-        try:
-            signals = self.held.state.signals()
-            scores = [_column(signal_files.read(self.service.place, [signals[one] for one in due if one != day]))]
-            scores += [_column(rows)] if day in due else []
-            made = daily_ics(pd.concat([one for one in scores if one is not None]), self._labels(), due)
-        except Exception as exc:  # noqa: BLE001 - the user's own classes; a day that cannot be watched is still corrected
-            events.append(Event(Level.WARNING, f"the daily IC was not computed again: {type(exc).__name__}: {exc}"))
-            return []
-        finally:
-            self.waiting = [one for one in self.waiting if one > day]
-        return [check for check in made if not _close(check, self.known[check.day])]
-
-    def _labels(self) -> pd.Series:
-        """Return the labels as they are known with the data up to the last published day."""
-        if self.labels is None:
-            last = self.held.state.last_published
-            assert last is not None
-            with bounded(last):
-                champion = self.held.state.champions(last)[0]
-                self.labels = labels_of(self.service.recorder(champion), min(self.known), last)
-        return self.labels
+    Parameters
+    ----------
+    service, held
+        The service and its lease.
+    day : str
+        The day that is corrected last.
+    rows : Series or DataFrame
+        Its signals as they are predicted now.
+    events : list of Event
+        Gets a warning if they cannot be computed.
+    """
+    known = {check.day: check for check in held.state.final_checks if check.name == DAILY_IC}
+    last = held.state.last_published
+    if not known or last is None:
+        return []
+    try:
+        signals = held.state.signals()
+        others = [signals[one] for one in sorted(known) if one != day and signals[one].rows]
+        parts = [_column(signal_files.read(service.place, others)), *([_column(rows)] if day in known else [])]
+        scores = pd.concat([part for part in parts if part is not None])
+        with bounded(last):  # the labels of a day reach over later days
+            champion = held.state.champions(last)[0]
+            labels = labels_of(service.recorder(champion), min(known), last)
+        made = daily_ics(scores, labels, sorted(known))
+    except Exception as exc:  # noqa: BLE001 - the user's own classes; a day that cannot be watched is still corrected
+        events.append(Event(Level.WARNING, f"the daily IC was not computed again: {type(exc).__name__}: {exc}"))
+        return []
+    return [check for check in made if not _close(check, known[check.day])]
 
 
 def _column(table: Any) -> pd.Series | None:

@@ -245,7 +245,7 @@ def changed_days(
     """
     reported = {
         (day, mark)
-        for _, check in state.checks
+        for check in state.final_checks
         if check.name == "changed"
         for day, mark in (check.data.get("days") or {}).items()
     }

@@ -32,6 +32,7 @@ from rollforge.ledger.entry import (
     day_body,
     service_body,
 )
+from rollforge.market.universe import one_version
 from rollforge.online import signal_files
 from rollforge.online.check_rules import Rules
 from rollforge.online.data_marks import data_mark, history_marks, mark_then
@@ -115,7 +116,7 @@ class DayRun:
         self.define(strategies)
         if not fresh:
             return
-        with bounded(self.day):
+        with bounded(self.day), one_version():
             for strategy in fresh:
                 there = strategy.tool.online_models() if self.options.adopt and _keeps_recorders(strategy) else []
                 models = there or self._trained(strategy, strategy.first_tasks())
@@ -147,7 +148,7 @@ class DayRun:
         log.info("service %s: %s", self.service.name, self.day)
         self.define(self.service.strategies)
         self.held.day = self.day
-        with bounded(self.day):
+        with bounded(self.day), one_version():
             try:
                 body = self._body()
             except Exception as exc:

@@ -176,7 +176,7 @@ class _Labels:
 
     def __init__(self, rules: Rules, state: ServiceState, calendar: Days) -> None:
         self.pending: list[Signal] = []
-        self.known = {check.day: check for _, check in state.checks if check.name == DAILY_IC}
+        self.known = {check.day: check for check in state.final_checks if check.name == DAILY_IC}
         if "ic" not in rules.checks:
             return
         self.first = _shifted(calendar, 2 * rules.checks["ic"].days)
