@@ -131,7 +131,7 @@ def test_gaps_count_weekdays(days: list[str], missing: int) -> None:
 def known(*days: tuple[str, str], checks: Any = ()) -> ServiceState:
     """Return the state in which days were published with these fingerprints."""
     bodies = [day_body(DayResult(day, DayState.PUBLISHED, mark)) for day, mark in days]
-    bodies.append(day_body(DayResult("2024-01-01", DayState.FAILED, "x"), checks=checks))
+    bodies.append(day_body(DayResult("2024-01-01", DayState.PUBLISHED), checks=checks))
     return ServiceState.of([Entry("us", n, EntryKind.DAY, body, 1, 0.0) for n, body in enumerate(bodies, 1)])
 
 

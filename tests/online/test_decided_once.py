@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from killed_routines import ended, start
 from rollforge.errors import ConfigError, ServiceBusy, TrackingUnavailable
 from rollforge.ledger.entry import EntryKind
 from rollforge.online.manager import OnlineManager
+from rollforge.online.service import Hold
 from rollforge.online.tool import OnlineToolR
 from rollforge.run.execute import PROCESS_TAG, TASK_TAG, task_train
 from rollforge.run.leases import Leases
@@ -249,3 +251,28 @@ def test_models_online_before_the_ledger_are_adopted(market: Market) -> None:
     served.routine(DAYS[60])
     assert [r.id for r in recorders()] == [recorder.id]
     assert [r.recorder for r in served.state.champions(DAYS[60])] == [recorder.id]
+
+
+def test_models_of_a_killed_first_day_are_not_models_online_before(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process is killed after it has tagged the latest of the first models, and before it has recorded any of them."""
+    market.show(DAYS[60])
+    undisturbed = manager(name="undisturbed")
+    undisturbed.routine(DAYS[60])
+    served = manager()
+    append = Hold.append
+
+    def killed(hold: Hold, kind: EntryKind, *args: Any, **kwargs: Any) -> None:
+        if kind is EntryKind.DAY:
+            raise KeyboardInterrupt
+        append(hold, kind, *args, **kwargs)
+
+    monkeypatch.setattr(Hold, "append", killed)
+    with pytest.raises(KeyboardInterrupt):
+        served.routine(DAYS[60])
+    monkeypatch.setattr(Hold, "append", append)
+    assert served.strategies[0].tool.tagged()
+    served.routine(DAYS[60])
+    equal(served.get_signals(), undisturbed.get_signals())
+    assert {r.reason for _, r in served.state.releases} == {"first training"}

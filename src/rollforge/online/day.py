@@ -42,9 +42,9 @@ from rollforge.online.releases import of_windows, replaced_by
 from rollforge.online.service import Hold, Service, next_version
 from rollforge.online.strategy import OnlineStrategy, RollingStrategy
 from rollforge.online.tool import TAGS_NOT_WRITTEN, OnlineToolR
-from rollforge.online.training import train_missing
+from rollforge.online.training import task_digest, train_missing
 from rollforge.online.update import PredUpdater
-from rollforge.run.execute import DATA_UNTIL
+from rollforge.run.execute import DATA_UNTIL, TASK_TAG
 from rollforge.session import bounded, current_session
 from rollforge.task import Definition
 from rollforge.track.base import Recorder
@@ -118,8 +118,9 @@ class DayRun:
             return
         with bounded(self.day), one_version():
             for strategy in fresh:
-                there = strategy.tool.online_models() if self.options.adopt and _keeps_recorders(strategy) else []
-                models = there or self._trained(strategy, strategy.first_tasks())
+                tasks = strategy.first_tasks()
+                there = self._online_before(strategy, tasks)
+                models = there or self._trained(strategy, tasks)
                 online = strategy.prepare_online_models(models, **self.options.models)
                 self._release(strategy, models, online, "was online before" if there else "first training")
             known = self.held.state.days.get(self.day)
@@ -129,6 +130,17 @@ class DayRun:
             self.sync()
             self.held.append(EntryKind.DAY, day_body(result, releases=self.releases))
         self.mirror()
+
+    def _online_before(self, strategy: OnlineStrategy, tasks: Sequence[Definition]) -> list[Any]:
+        """Return the models that were online before there was a ledger; none if this service has trained them.
+
+        A process may have been killed after it had tagged its first models, and before it recorded them.
+        """
+        if not self.options.adopt or not _keeps_recorders(strategy):
+            return []
+        there = strategy.tool.online_models()
+        own = {task_digest(task) for task in self._dated(tasks)}
+        return [] if all(model.list_tags().get(TASK_TAG, "") in own for model in there) else list(there)
 
     def define(self, strategies: Sequence[OnlineStrategy]) -> None:
         """Record the service if it is new, or its policy if that has changed."""
@@ -257,8 +269,7 @@ class DayRun:
             self.held.append(EntryKind.DAY, day_body(result, events=self.events, checks=self.checks.results))
 
     def _trained(self, strategy: OnlineStrategy, tasks: Sequence[Definition]) -> list[Any]:
-        until = current_session().data_until
-        dated = [{**task, DATA_UNTIL: until} for task in tasks]
+        dated = self._dated(tasks)
         trainer, name = self.service.trainer, strategy.experiment_name
         if _keeps_recorders(strategy):
             models = train_missing(trainer, dated, name)
@@ -267,6 +278,12 @@ class DayRun:
         self.trained += [model.id for model in models if isinstance(model, Recorder)]
         log.info("strategy %s: %d models of %d tasks", name, len(models), len(tasks))
         return models
+
+    @staticmethod
+    def _dated(tasks: Sequence[Definition]) -> list[Definition]:
+        """Return tasks with the last day of the data that they may use, which is part of their digests."""
+        until = current_session().data_until
+        return [{**task, DATA_UNTIL: until} for task in tasks]
 
     def _release(
         self, strategy: OnlineStrategy, models: Sequence[object], online: Sequence[object], reason: str
