@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint fast coverage changelog bench bench-full clean storm fuzz mutants pythons lowest tables splits
+.PHONY: help setup demo test slow check lint coverage changelog bench bench-full clean storm fuzz mutants pythons lowest tables splits
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -55,9 +55,13 @@ demo: $(VENV)/run ## Create a demo market, train a rolling LightGBM experiment, 
 # bytecode is compiled first.
 JOBS ?= 3
 PARALLEL := -n $(JOBS) --dist worksteal
-test: $(VENV)/dev ## Run all tests, JOBS=3 at a time
+test: $(VENV)/dev ## Run all tests except the slow ones, JOBS=3 at a time
 	@$(BIN)/python -m compileall -q src
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
+
+slow: $(VENV)/dev ## Run the slow tests: complete jobs, killed processes and servers, many processes
+	@$(BIN)/python -m compileall -q src
+	$(BIN)/python -m pytest $(PARALLEL) -m slow
 
 lint: $(VENV)/dev ## Check format, style, types and changelog fragments
 	$(BIN)/ruff format --check src tests benchmarks
@@ -65,11 +69,7 @@ lint: $(VENV)/dev ## Check format, style, types and changelog fragments
 	$(BIN)/mypy
 	$(BIN)/towncrier build --draft --version next >/dev/null
 
-fast: $(VENV)/dev ## Run all tests except the slow ones
-	@$(BIN)/python -m compileall -q src
-	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" -q
-
-check: lint fast ## Run lint and the fast tests, which a pull request has to pass
+check: lint test ## Run lint and the tests, which a pull request has to pass
 
 # The data file has an absolute path, because the tests start processes in other folders.
 coverage: export COVERAGE_FILE = $(CURDIR)/.coverage

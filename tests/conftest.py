@@ -72,7 +72,7 @@ def shared_folder() -> Path:
     """The folder with the S&P table and its reference values, which are not part of the project."""
     folder = os.environ.get("ROLLFORGE_SHARED")
     if not folder or not (Path(folder) / "data" / "sp500_5yr.parquet").is_file():
-        pytest.skip("the S&P 500 table is not part of the project: ROLLFORGE_SHARED=FOLDER make test")
+        pytest.skip("the S&P 500 table is not part of the project: ROLLFORGE_SHARED=FOLDER make test slow")
     return Path(folder)
 
 
