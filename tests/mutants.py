@@ -19,7 +19,8 @@ tests, in which the code of the function is replaced: the imports and the collec
 a test fails there, and for changes of other code, the tests are run in a process that imports the changed file.
 
 Mutants that make no difference to a caller are listed under ``equivalent`` in ``tests/mutants.toml``, each with the
-reason, and are not counted.
+reason, and are not counted. A mutant whose tests use too much processor time, or none for a minute, is a timeout and
+counts as detected.
 
 The exit code is 1 if a room is below the minimum share of detected mutants, and 2 if its tests fail without a mutant.
 """
@@ -58,6 +59,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 import parso
+import psutil
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.operators.operator import Operator
@@ -70,6 +72,8 @@ COPIED = ("src", "tests", "docs", "examples", "pyproject.toml", "README.md")
 HEAVY = ("numpy", "pandas", "pyarrow.parquet", "pydantic", "hypothesis", "numba", "lightgbm", "mlflow", "pytest")
 DOCSTRINGS = "tests/test_docstrings.py::test_examples_in_docstrings_are_correct"
 MINIMUM = 90.0
+WAITING = 60.0
+"""Seconds after which tests that do not use the processor are considered to wait forever, for a lock for example."""
 
 
 class DeleteCall(Operator):
@@ -349,13 +353,17 @@ def _limit_processor_time(limit: float) -> None:
 
 
 def _outcome(child: int, copy: Path, limit: float) -> Outcome:
-    """Wait for a process that runs tests; one that waits itself is ended after a longer time."""
+    """Wait for a process that runs tests; one that only waits, or that takes too long, is ended."""
     report, began = copy / "outcome.json", time.monotonic()
-    deadline = began + 20 * limit
+    process, used, active, seen = psutil.Process(child), 0.0, began, began
     while not (done := os.waitpid(child, os.WNOHANG))[0]:
-        if time.monotonic() > deadline:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child, signal.SIGKILL)
+        now = time.monotonic()
+        if now > seen + 1:
+            total, seen = _processor_time(process), now
+            if abs(total - used) > 0.2:  # less is used by threads that only look for work now and then
+                used, active = total, now
+        if now > active + WAITING or now > began + 20 * limit:
+            _end(process)
             os.waitpid(child, 0)
             return Outcome("timeout", seconds=time.monotonic() - began)
         time.sleep(0.02)
@@ -368,6 +376,24 @@ def _outcome(child: int, copy: Path, limit: float) -> Outcome:
         return Outcome("failed", f"the process exited with {status}", time.monotonic() - began)
     found = json.loads(report.read_text())
     return Outcome("failed" if found.pop("code") else "passed", seconds=time.monotonic() - began, **found)
+
+
+def _processor_time(process: psutil.Process) -> float:
+    """Return the processor time of a process and its descendants, including those that have ended."""
+    total = 0.0
+    with contextlib.suppress(psutil.Error):  # a process that ends meanwhile
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += sum(one.cpu_times()[:4])
+    return total
+
+
+def _end(process: psutil.Process) -> None:
+    """End a process and its descendants, including those with a session of their own."""
+    with contextlib.suppress(psutil.Error):
+        for one in (*process.children(recursive=True), process):
+            with contextlib.suppress(psutil.Error):
+                one.kill()
 
 
 class Collection:
