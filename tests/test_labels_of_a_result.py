@@ -57,7 +57,7 @@ class Experiment:
     def add(self, definition: dict[str, Any], recorded: Sequence[Label] = (), *, fails: bool = False) -> pd.DataFrame:
         """Store a task and its result; return its prediction and label in one frame.
 
-        If the task's record has a `label_col`, the label has another column before it.
+        If the task's record has a `label_col`, the label is the second of three columns.
         """
         column = next((r["kwargs"]["label_col"] for r in definition.get("record", ())), None)
         (made,) = self.store.create("mine", [definition], max_attempts=1)
@@ -75,7 +75,11 @@ class Experiment:
             return both[:0]
         with self.runs.create_recorder() as recorder:
             other = both["LABEL0"].rename("OTHER")[::-1].set_axis(both.index)
-            label = both[["LABEL0"]] if column is None else pd.concat([other, both["LABEL0"]], axis=1)
+            label = (
+                both[["LABEL0"]]
+                if column is None
+                else pd.concat([other, both["LABEL0"], -other.rename("MORE")], axis=1)
+            )
             recorder.save_objects(**{"pred.pkl": both[["score"]], "label.pkl": label})
             if recorded:
                 recorder.set_tags(**{LABEL_TAG: labels_to_text(recorded)})
@@ -150,15 +154,26 @@ def test_the_report_uses_the_days_of_the_label(
         assert headline.long_short_return == pytest.approx(annual_spread(both, days))
 
 
-@pytest.mark.parametrize("column", [1, -1])
+@pytest.mark.parametrize("column", [1, -2])
 def test_the_record_selects_the_column_of_a_label_with_several(experiment: Experiment, column: int) -> None:
     """Values, expression and days are those of ``label_col``, as in the figures of each window."""
     record = [{"class": "SigAnaRecord", "kwargs": {"label_col": column}}]
-    definitions = [{**task(window, [[ONE, FIVE], ["OTHER", "LABEL0"]]), "record": record} for window in WINDOWS]
+    label = [[ONE, FIVE, WINDOW], ["OTHER", "LABEL0", "MORE"]]
+    definitions = [{**task(window, label), "record": record} for window in WINDOWS]
     both = pd.concat([experiment.add(d) for d in definitions])
     headline = experiment.report().headline
     assert (headline.label_text, headline.label_days) == (FIVE, 5)
     assert headline.long_short_return == pytest.approx(annual_spread(both, 5))
+
+
+@pytest.mark.parametrize("column", [0, -3, 3, -4])
+def test_a_label_without_the_column_has_no_description(experiment: Experiment, column: int) -> None:
+    """Days that were declared apply to it, as to any other label without a known number of days."""
+    record = [{"class": "SigAnaRecord", "kwargs": {"label_col": column}}]
+    label = [[FIVE, ONE, WINDOW], ["OTHER", "LABEL0", "MORE"]]
+    experiment.add({**task(WINDOWS[0], label), "record": record})
+    headline = experiment.report(label_days=7).headline
+    assert (headline.label_text, headline.label_days) == ((FIVE, 5) if column in (0, -3) else ("", 7))
 
 
 def test_each_model_is_evaluated_with_its_own_label(experiment: Experiment) -> None:

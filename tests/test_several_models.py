@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,12 @@ import pandas as pd
 import pytest
 
 from rollforge import pipeline
-from rollforge.collect import RecorderCollector
-from rollforge.errors import CoverageError
+from rollforge.collect import AverageEnsemble, RecorderCollector
+from rollforge.errors import CoverageError, DataError
+from rollforge.market.content import session_content
 from rollforge.market.folder_writer import write_folder
+from rollforge.market.universe import session_provider
+from rollforge.run.execute import DATA_TAG
 from rollforge.run.references import to_reference
 from rollforge.session import Session
 from rollforge.store.base import open_store
@@ -32,9 +35,15 @@ def day(number: int) -> np.datetime64:
     return CALENDAR[number - 1]
 
 
-def task(model: Any, window: tuple[int, int], label: str = "Ref($close,-2)/Ref($close,-1)-1") -> dict[str, Any]:
+def dates(window: tuple[int, int]) -> tuple[str, str]:
+    return str(day(window[0])), str(day(window[1]))
+
+
+def task(
+    model: Any, window: tuple[int, int], label: str = "Ref($close,-2)/Ref($close,-1)-1", **segments: Any
+) -> dict[str, Any]:
     """Return a task that is never trained; its prediction is made by the test."""
-    segments = {"train": ("2019-01-01", "2019-12-31"), "test": (str(day(window[0])), str(day(window[1])))}
+    segments = {"train": ("2019-01-01", "2019-12-31"), "test": dates(window), **segments}
     handler = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": {"label": [label]}}
     dataset = {"class": "DatasetH", "kwargs": {"handler": handler, "segments": segments}}
     return {"model": {"class": "LGBModel", "kwargs": {"depth": model}}, "dataset": dataset}
@@ -65,19 +74,26 @@ class Experiment:
         scores: Sequence[float] | None = None,
         truth: Sequence[float] | None = TRUTH,
         codes: Sequence[str] = CODES,
+        labelled: Sequence[str] | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> str:
-        """Store a task that is done with these scores on each of its days or, without scores, has failed."""
+        """Store a task that is done with these scores on each of its days or, without scores, has failed.
+
+        The labels have the instruments of the scores, or those that are `labelled`.
+        """
         (made,) = self.store.create(POOL, [definition], max_attempts=1)
         (claim,) = self.store.claim(POOL, worker="w", lease=60, query={"_id": made.id})
         if scores is None:
             self.store.fail(claim, "Traceback\nValueError: no")
             return made.id
         segment = definition["dataset"]["kwargs"]["segments"]["test"]
-        window = (int(segment[0][-2:]), int(segment[1][-2:]))
-        with self.runs.create_recorder() as recorder:
-            recorder.save_objects(**{"pred.pkl": frame(window, scores, "score", codes)})
+        windows = [(int(a[-2:]), int(b[-2:])) for a, b in (segment if isinstance(segment, list) else [segment])]
+        pred = pd.concat([frame(window, scores, "score", codes) for window in windows])
+        with self.runs.create_recorder(tags=dict(tags or {})) as recorder:
+            recorder.save_objects(**{"pred.pkl": pred})
             if truth is not None:
-                recorder.save_objects(**{"label.pkl": frame(window, truth, "LABEL0", codes)})
+                label = pd.concat([frame(window, truth, "LABEL0", labelled or codes) for window in windows])
+                recorder.save_objects(**{"label.pkl": label})
         self.store.commit(claim, to_reference(recorder))
         return made.id
 
@@ -208,9 +224,12 @@ def test_a_model_with_some_of_the_instruments_is_named(experiment: Experiment) -
 
 
 def test_missing_scores_are_not_a_prediction(experiment: Experiment) -> None:
-    """A window with only NaN counts as empty."""
+    """A window with only NaN counts as empty, even if another column has values; the first column is the score."""
     experiment.add(task(4, WINDOWS[0]), (float("nan"),) * 3)
     experiment.add(task(4, WINDOWS[1]), (1, 2, 3))
+    first, second = experiment.runs.list_recorders("list")
+    for recorder, other in ((first, 1.0), (second, float("nan"))):
+        recorder.save_objects(**{"pred.pkl": recorder.load_object("pred.pkl").assign(other=other)})
     assert experiment.collect(allow_gaps=True).coverage.notes == (
         "window 1 (2020-01-01 to 2020-01-04) is done but has no prediction",
     )
@@ -228,13 +247,14 @@ def test_two_tasks_for_the_same_days_are_two_windows(experiment: Experiment) -> 
 
 
 def test_a_task_without_a_trading_day_is_named(experiment: Experiment) -> None:
-    """Its segment is after the end of the calendar, so its run is not part of the result."""
-    beyond = task(4, WINDOWS[0])
-    beyond["dataset"]["kwargs"]["segments"]["test"] = ("2031-01-01", "2031-01-04")
+    """Its segment is after the end of the calendar, so its run is not part of the result. The others are."""
     experiment.add(task(4, WINDOWS[0]), (1, 2, 3))
-    task_id = experiment.add(beyond)
-    notes = experiment.collect(allow_gaps=True).coverage.notes
-    assert notes == (f"task {task_id[:8]} is failed, and no trading day is in its test segment",)
+    task_id = experiment.add(task(4, WINDOWS[0], test=("2031-01-01", "2031-01-04")))
+    experiment.add(task(4, WINDOWS[1]), (1, 2, 3))
+    collected = experiment.collect(allow_gaps=True)
+    assert collected.coverage.notes == (f"task {task_id[:8]} is failed, and no trading day is in its test segment",)
+    assert collected.prediction is not None
+    assert len(collected.prediction) == 24
 
 
 # The labels 1, 2, 4 have the deviations -4/3, -1/3, 5/3, whose squares sum to 14/3.
@@ -356,3 +376,92 @@ def test_no_joined_run_is_created_without_predictions(experiment: Experiment, tm
     collected, summary = results(experiment, tmp_path)
     assert pipeline.keep_result(collected, summary, session=experiment.session, pool=POOL) is None
     assert experiment.runs.list_recorders(joined=True) == {}
+
+
+# -- other data, later data and test segments of several intervals -----------------------------------------------------
+
+
+def test_an_invalid_prediction_is_named(experiment: Experiment) -> None:
+    """With its window."""
+    experiment.add(task(4, WINDOWS[0]), (1, 2, 3))
+    (recorder,) = experiment.runs.list_recorders("list")
+    recorder.save_objects(**{"pred.pkl": recorder.load_object("pred.pkl").astype(str)})
+    with pytest.raises(DataError, match=r"The pred of window 1 \(2020-01-01 to 2020-01-04\)"):
+        experiment.collect()
+
+
+def test_rows_of_the_data_that_are_not_predicted_are_a_warning(experiment: Experiment) -> None:
+    """The result is complete."""
+    experiment.add(task(4, WINDOWS[0]), (1,), codes=CODES[:1], labelled=CODES)
+    collected = experiment.collect()
+    assert collected.warnings == ("window 1 (2020-01-01 to 2020-01-04) leaves out up to 67% of the rows of the data",)
+
+
+def test_tasks_that_were_trained_on_other_data_are_counted(experiment: Experiment) -> None:
+    """Runs of the current data do not count, and neither do those of earlier versions, which did not record theirs."""
+    content, provider = session_content(experiment.session), session_provider(experiment.session)
+    marks = [None, "other", provider.fingerprint(), *([] if content is None else [content.mark])]
+    for start, mark in enumerate(marks, 1):
+        experiment.add(task(4, (start, start)), (1, 2, 3), tags={} if mark is None else {DATA_TAG: mark})
+    (warning,) = experiment.collect().warnings
+    assert warning.startswith(
+        f"1 of {len(marks)} windows were trained on other data than {experiment.session.provider_uri} holds now. "
+    )
+    assert f" {POOL} " in warning
+    (warning,) = experiment.collect(ids=[t.id for t in experiment.store.query(POOL)][1:2]).warnings
+    assert warning.startswith("1 of 1 windows")
+
+
+@pytest.mark.parametrize("segment", ["train", "valid"])
+def test_tasks_that_are_fitted_to_later_days_are_counted(experiment: Experiment, segment: str) -> None:
+    """As in cross-validation; a task whose last day of fitting is its first day of testing does not count."""
+    first, second, third = WINDOWS
+    experiment.add(task(4, first, **{segment: dates(third)}), (1, 2, 3))
+    experiment.add(task(4, second, **{segment: dates((1, second[0]))}), (1, 2, 3))
+    experiment.add(task(4, third), (1, 2, 3))
+    experiment.add(task(4, third, test=("2031-01-01", "2031-01-04")))
+    (warning,) = [w for w in experiment.collect(allow_gaps=True).warnings if "fitted" in w]
+    assert warning.startswith("In 1 of 4 tasks the model is fitted to later days than it predicts")
+
+
+def test_the_parts_of_combinatorial_splits_become_paths(experiment: Experiment) -> None:
+    """Each path predicts every day once, and the model's prediction is their average; other models have no paths."""
+    a, b, c = WINDOWS
+    scores = {(a, b): (1, 2, 3), (a, c): (3, 1, 2), (b, c): (2, 3, 1)}
+    for parts, values in scores.items():
+        (train,) = {a, b, c} - set(parts)
+        experiment.add(task(4, a, train=dates(train), test=[dates(part) for part in parts]), values)
+    for window in WINDOWS:
+        experiment.add(task(8, window), (5, 6, 7))
+    collected = experiment.collect()
+    assert [(path.model, path.number) for path in collected.paths] == [("depth=4", 1), ("depth=4", 2)]
+    for path, splits in zip(collected.paths, ([(a, b), (a, b), (a, c)], [(a, c), (b, c), (b, c)]), strict=True):
+        assert list(path.prediction["score"]) == [score for split in splits for score in scores[split] * 4]
+    first, second = collected.models
+    average = AverageEnsemble()({path.number: path.prediction for path in collected.paths})
+    assert first.prediction is not None
+    assert second.prediction is not None
+    pd.testing.assert_series_equal(first.prediction["score"], average, check_names=False)
+    assert list(second.prediction["score"]) == [5, 6, 7] * 12
+    assert collected.ensembles == {
+        "windows": "RollingEnsemble", "models": "AverageEnsemble", "paths": "AverageEnsemble",
+    }  # fmt: skip
+    (warning,) = collected.warnings
+    assert warning.startswith("In 2 of 6 tasks the model is fitted to later days")
+
+
+def test_a_fold_of_several_intervals_is_no_path(experiment: Experiment) -> None:
+    """Each day is tested once; an interval that lacks a prediction is named."""
+    a, b, c = WINDOWS
+    experiment.add(task(4, a, test=[dates(a), dates(c)]), (1, 2, 3))
+    experiment.add(task(4, b), (4, 5, 6))
+    collected = experiment.collect()
+    assert collected.paths == ()
+    assert collected.ensembles == {"windows": "RollingEnsemble"}
+    assert collected.prediction is not None
+    assert list(collected.prediction["score"]) == [1, 2, 3] * 4 + [4, 5, 6] * 4 + [1, 2, 3] * 4
+    (recorder,) = [o.recorder for o in collected.outcomes if o.task.definition["dataset"] != task(4, b)["dataset"]][:1]
+    assert recorder is not None
+    recorder.save_objects(**{"pred.pkl": frame(a, (1, 2, 3), "score")})
+    notes = experiment.collect(allow_gaps=True).coverage.notes
+    assert notes == ("window 1 (2020-01-09 to 2020-01-12) is done but has no prediction",)

@@ -18,7 +18,7 @@ from definitions import SMALL_MARKET, TWO_WINDOWS, expressions, stores, task_def
 from rollforge import pipeline
 from rollforge.cli.workflow import _show_plan
 from rollforge.collect.combine import Ensembles, build_ensembles, ensemble_parts
-from rollforge.collect.ensemble import AverageEnsemble, RollingEnsemble
+from rollforge.collect.ensemble import AverageEnsemble, RollingEnsemble, SingleKeyEnsemble
 from rollforge.errors import BuildError, CodeNotAllowed, ConfigError, CoverageError
 from rollforge.features.api import D
 from rollforge.plan import make_plan
@@ -79,8 +79,9 @@ class Returns(Ensemble):
         first = next(iter(ensemble_dict.values()))
         return {
             "nothing": None, "dict": ensemble_dict, "number": 1.0, "no rows": first.iloc[:0],
-            "texts": first.astype(str), "complex": first * 1j, "same names": pd.concat([first, first], axis=1),
-            "twice": pd.concat([first, first]), "no days": first.reset_index(drop=True),
+            "no columns": first[[]], "texts": first.astype(str), "complex": first * 1j,
+            "same names": pd.concat([first, first], axis=1), "twice": pd.concat([first, first]),
+            "no days": first.reset_index(drop=True),
         }[self.what]
 
 
@@ -261,6 +262,7 @@ def test_a_wrong_ensemble_is_an_error_in_the_file(
         ("nothing", BuildError, "must return a frame or a series of scores"),
         ("dict", BuildError, "must return a frame or a series of scores"),
         ("number", BuildError, "must return a frame or a series of scores"),
+        ("no columns", BuildError, "must return a frame or a series of scores"),
         ("texts", BuildError, "not all values are real numbers"),
         ("complex", BuildError, "not all values are real numbers"),
         ("same names", BuildError, "several columns"),
@@ -298,7 +300,7 @@ def test_rows_that_an_ensemble_leaves_out_or_adds_are_a_warning(tmp_path: Path) 
     )
     days = [pd.Timestamp("2023-01-02"), pd.Timestamp("2023-01-03")]
     index = pd.MultiIndex.from_product([days, ["A", "B"]], names=["datetime", "instrument"])
-    frame = pd.DataFrame({"score": [1.0, 2.0, 3.0, np.nan]}, index)
+    frame = pd.DataFrame({"score": [1.0, 2.0, 3.0, np.nan], "of a user": [np.nan, 1.0, 1.0, 1.0]}, index)
     other = pd.MultiIndex.from_tuples([(days[0], "A"), (days[1], "C")], names=index.names)
     for part in ("windows", "models"):
         for rows, expected in (
@@ -345,6 +347,16 @@ def test_the_plan_shows_the_ensembles(small_market: Path, tmp_path: Path) -> Non
         out = io.StringIO()
         _show_plan(plan, Console(file=out, width=60))
         assert [x for x in out.getvalue().splitlines() if x.startswith("ensemble")] == ([] if line is None else [line])
+
+
+def test_long_arguments_of_an_ensemble_are_shortened() -> None:
+    """To 200 characters."""
+    for more, end in ((0, "a')"), (1, "a…)")):
+        kwargs = {"x": "a" * (200 - len("x=''") + more)}
+        named = Ensembles(config={"windows": {"kwargs": kwargs}}).names(1)["windows"]
+        assert named.startswith("RollingEnsemble(x='aaa")
+        assert named.endswith(end)
+        assert len(named) == len("RollingEnsemble()") + 200 + more
 
 
 def test_the_ensemble_of_the_latest_submission_applies(small_market: Path, tmp_path: Path, close: Any) -> None:
@@ -428,14 +440,17 @@ class Renamed:
 def test_only_the_combination_of_models_is_named() -> None:
     """Its scores are the prediction; joined windows keep their names. An error lists up to three frames."""
     index = pd.MultiIndex.from_product([[pd.Timestamp("2023-01-02")], ["A", "B"]], names=["datetime", "instrument"])
-    frame = pd.DataFrame({"score": [1.0, 3.0]}, index)
+    frame = pd.DataFrame({"score": [1.0, 3.0], "other": 0.0}, index)
     combined = Ensembles(models=Renamed()).combine({"m": frame}, models=1)
     assert combined is not None
-    assert list(combined) == ["score"]
-    assert list(Ensembles(windows=Renamed(), config={"windows": {}}).join({("m", "w"): frame})["m"]) == ["mine"]
+    assert list(combined) == ["score", "other"]
+    joined = Ensembles(windows=Renamed(), config={"windows": {}}).join({("m", "w"): frame})["m"]
+    assert list(joined) == ["mine", "other"]
     for names, listed in (("abc", "'a', 'b', 'c', found"), ("abcd", "'a', 'b', 'c', …, found")):
         with pytest.raises(BuildError, match=listed):
             Ensembles(models=Renamed(nothing=True)).combine(dict.fromkeys(names, frame), models=len(names))
+    with pytest.raises(CoverageError, match=r"^The result 'm' has the row .* twice"):  # an error with its own message
+        Ensembles(models=AverageEnsemble()).combine({"m": pd.concat([frame, frame])}, models=1)
 
 
 def test_the_parts_of_an_ensemble_are_windows_and_models() -> None:
@@ -443,7 +458,13 @@ def test_the_parts_of_an_ensemble_are_windows_and_models() -> None:
     assert ensemble_parts({"windows": None, "models": "AverageEnsemble"}) == {"models": "AverageEnsemble"}
     with pytest.raises(ConfigError, match="unknown key 'model'"):
         ensemble_parts({"model": {"class": "AverageEnsemble"}})
-    assert type(build_ensembles({"models": "RollingEnsemble"}, models=1).models) is RollingEnsemble
+    assert type(build_ensembles({"models": "RollingEnsemble"}).models) is RollingEnsemble
+    only = build_ensembles(dict.fromkeys(("windows", "models"), "SingleKeyEnsemble"))
+    assert {type(only.windows), type(only.models)} == {SingleKeyEnsemble}
+    for config, path in (({"models": "file://x"}, "ensemble.models"), ("file://x", "ensemble")):
+        with pytest.raises(ConfigError) as caught:
+            build_ensembles(config)
+        assert caught.value.path == path
     with pytest.raises(ConfigError, match="Of 2 models it would keep only one"):
         build_ensembles({"models": "RollingEnsemble"}, models=2)
 

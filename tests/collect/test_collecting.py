@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -21,7 +22,7 @@ from rollforge.collect.coverage import ExpectedWindow, check_coverage
 from rollforge.collect.outcomes import TaskOutcome, with_windows
 from rollforge.collect.parquet_stream import write_stream
 from rollforge.collect.task_collector import TaskCollector
-from rollforge.errors import ArtifactUnreadable, ConfigError, CoverageError
+from rollforge.errors import ArtifactUnreadable, ConfigError, CoverageError, ExperimentNotFound
 from rollforge.session import Session, using
 from rollforge.task import TaskRecord, digest
 from rollforge.track.base import Experiment, get_experiment, open_tracker
@@ -226,7 +227,9 @@ def test_a_result_of_other_level_names_is_written_too(experiment: Experiment, tm
     pd.testing.assert_frame_equal(written, pd.concat([frame("2021-01-01"), frame("2021-01-04")]), check_freq=False)
 
 
-def test_a_result_larger_than_memory_is_written_window_by_window(experiment: Experiment, tmp_path: Path) -> None:
+def test_a_result_larger_than_memory_is_written_window_by_window(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file has what RollingEnsemble would return, with overlaps resolved in the same way."""
     late = experiment.create_recorder("overlaps")
     late.set_tags(start="2020-01-05")
@@ -234,7 +237,10 @@ def test_a_result_larger_than_memory_is_written_window_by_window(experiment: Exp
     late.end_run()
     collector = RecorderCollector(experiment, RollingGroup(), rec_key_func=by_window)
     (expected,) = collector()["pred"].values()
-    rows = write_stream(collector, tmp_path / "all.parquet")
+    with monkeypatch.context() as patched:
+        # When the file gets its name, it is complete.
+        patched.setattr(Path, "replace", lambda draft, target: (pd.read_parquet(draft), os.replace(draft, target))[1])
+        rows = write_stream(collector, tmp_path / "all.parquet")
     written = pd.read_parquet(tmp_path / "all.parquet")
     assert rows == len(written) == len(expected)
     pd.testing.assert_frame_equal(written, expected)
@@ -245,6 +251,12 @@ def test_a_result_larger_than_memory_is_written_window_by_window(experiment: Exp
     )
     assert write_stream(with_gaps, tmp_path / "gaps.parquet") == rows
     assert len(with_gaps.missing) == 1
+    strict = RecorderCollector(experiment, rec_key_func=with_gaps.rec_key_func)
+    # If a window is missing, the file is not replaced by a part of the result.
+    with pytest.raises(CoverageError, match="1 results are missing"):
+        write_stream(strict, tmp_path / "gaps.parquet")
+    assert len(pd.read_parquet(tmp_path / "gaps.parquet")) == rows
+    assert [p.name for p in tmp_path.iterdir() if "draft" in p.name] == []
     nothing = RecorderCollector(lambda: [], rec_key_func=by_window)
     with pytest.raises(CoverageError, match="no windows"):
         write_stream(nothing, tmp_path / "none.parquet")
@@ -273,8 +285,19 @@ def test_collecting_by_task(experiment: Experiment, tmp_path: Path) -> None:
             == len(collector.list_recorders(only_finished=False, only_have_task=True))
             == 3
         )
+        assert [r.name for r in collector.list_recorders(lambda r: r.name != "r2").values()] == ["r1", "r0"]
+        assert [r.name for r in collector.list_recorders(lambda r: r.name != "r1").values()] == ["r2", "r0"]
         (b,) = collector.list_recorders(task_filter_func=lambda task: task["model"]["class"] == "B").values()
         assert b.load_object("task")["model"]["class"] == "B"
+        # A run without a task, such as one that a user logged, is in neither result.
+        experiment.create_recorder("by hand").end_run()
+        assert len(collector.list_recorders()) == 4
+        again = collector.collect_predictions(lambda task: task["model"]["class"])
+        assert {k: len(v) for k, v in again.items()} == {"A": 12, "B": 6}
+        assert list(collector.collect_latest_records().values()) == [latest]
+        for unknown in (TaskCollector("unknown").list_recorders, lambda: RecorderCollector("unknown")):
+            with pytest.raises(ExperimentNotFound):
+                unknown()
 
 
 @given(st.data())

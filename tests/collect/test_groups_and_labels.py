@@ -487,7 +487,11 @@ def test_a_result_knows_its_models_and_failures() -> None:
     """Each model once, in the order of the tasks, and the number of failed tasks."""
     tasks = [("ridge", Status.DONE), ("trees", Status.FAILED), ("ridge", Status.FAILED), ("trees", Status.WAITING)]
     outcomes = tuple(
-        TaskOutcome(TaskRecord(id=str(i), pool="p", definition={"model": {"class": name}}, status=status), None, name)
+        TaskOutcome(
+            TaskRecord(id=str(i), pool="p", definition={"model": {"class": name}, "dataset": {}}, status=status),
+            None,
+            name,
+        )
         for i, (name, status) in enumerate(tasks)
     )
     required = [f.name for f in fields(Collected) if f.default is MISSING and f.default_factory is MISSING]
@@ -497,6 +501,7 @@ def test_a_result_knows_its_models_and_failures() -> None:
     assert result.failed == 2
     assert result.template_text() == (
         "# The first of 4 tasks, model ridge. A report made from the workflow file shows the file.\nmodel:\n  class: ridge\n"
+        "dataset: {}\n"
     )
     assert Collected(outcomes=(), **nothing).template_text() == ""
 

@@ -54,8 +54,8 @@ def result(outcomes: Sequence[TaskOutcome], skill: dict[str, float], days: int |
     models = []
     for i, (name, strength) in enumerate(skill.items()):
         noise = np.random.default_rng(i + 1).normal(size=len(INDEX)) * 0.01
-        score = pd.DataFrame({"score": TRUTH["label"] * strength + noise}, INDEX)
-        models.append(ModelResult(name, score, TRUTH, Label("x", days)))
+        score = pd.DataFrame({"score": TRUTH["label"] * strength + noise, "further": 0.0}, INDEX)
+        models.append(ModelResult(name, score, TRUTH.assign(further=0.0), Label("x", days)))
     schedule = make_schedule([o.task.definition for o in outcomes], DAYS.to_numpy().astype("datetime64[D]"))
     first = models[0].prediction
     return Collected(tuple(outcomes), schedule, first, TRUTH, Label("x", days), Coverage(), models=tuple(models))
@@ -108,6 +108,45 @@ def test_the_figures_are_those_of_the_quintile_spreads() -> None:
     assert made.sharpes()["d2"] == pytest.approx(frame["d2"].mean() / frame["d2"].std() * 252**0.5)
 
 
+def test_a_variant_is_evaluated_by_its_own_label() -> None:
+    """If it is of the same kind as that of the result; else by that of the result, so that returns are comparable."""
+    outcomes = [outcome(definition(d), f"d{d}") for d in (1, 2, 3, 4)]
+    collected = result(outcomes, {"d1": 0.0, "d2": 0.2, "d3": 0.2, "d4": 0.2})
+    first, *rest = collected.models
+    opposite, same = -TRUTH, Label("x", 1)
+    labels = ((opposite, same), (opposite, Label("y", 1)), (None, same))
+    others = [
+        replace(model, prediction=rest[0].prediction, label=label, target=target)
+        for model, (label, target) in zip(rest, labels, strict=True)
+    ]
+    made = trials_of(replace(collected, models=(first, *others)))
+    assert made is not None
+    plain = trials_of(collected)
+    assert plain is not None
+    np.testing.assert_allclose(made.returns["d2"], -plain.returns["d2"])
+    for name in ("d3", "d4"):
+        np.testing.assert_allclose(made.returns[name], plain.returns["d2"])
+
+
+def test_definitions_with_live_objects_have_no_figures() -> None:
+    """They are never stored, so that earlier variants are unknown."""
+    outcomes = [outcome(definition(d), f"d{d}") for d in (1, 2)]
+    collected = result(outcomes, {"d1": 0.0, "d2": 0.2})
+    live = TaskRecord(id="live", pool="p", definition={"model": object()}, status=Status.DONE)
+    assert make_trials(collected, [*(o.task for o in outcomes), live], [], never) is None
+
+
+def test_variants_without_varying_returns_have_no_figures() -> None:
+    """The notes say which figures are not defined, and why."""
+    outcomes = [outcome(definition(d), f"d{d}") for d in (1, 2)]
+    collected = result(outcomes, {"d1": 0.0, "d2": 0.2})
+    constant = tuple(replace(m, label=TRUTH * 0.0) for m in collected.models)
+    made = trials_of(replace(collected, models=constant))
+    assert made is not None
+    assert made.deflated is None
+    assert made.notes[0].startswith("The deflated Sharpe ratio is not defined: ")
+
+
 def test_labels_over_several_days_are_used_without_overlap() -> None:
     """Every fifth day of a label over five days, per day of holding."""
     outcomes = [outcome(definition(d), f"d{d}") for d in (1, 2)]
@@ -127,7 +166,8 @@ def test_labels_over_several_days_are_used_without_overlap() -> None:
 def test_variants_of_earlier_submissions_count() -> None:
     """Those with a result are evaluated; those whose result is gone still count, and unreadable ones are named."""
     collected = result([outcome(definition(1), "d1")], {"d1": 0.1})
-    earlier = [outcome(definition(d, step=s), f"d{d}") for d in (2, 3, 4) for s in (0, 20)]
+    idle = outcome(definition(9), "d9", Status.FAILED)
+    earlier = [outcome(definition(d, step=s), f"d{d}") for d in (2, 3, 4, 5) for s in (0, 20)]
 
     def again(chosen: Sequence[TaskOutcome]) -> Collected:
         assert len(chosen) == 2
@@ -137,19 +177,22 @@ def test_variants_of_earlier_submissions_count() -> None:
         found = result(chosen, {name: 0.0})
         if name == "d4":
             found = replace(found, models=(replace(found.models[0], prediction=None),))
+        if name == "d5":  # its first name has no result
+            found = replace(found, models=(replace(found.models[0], name="old", prediction=None), *found.models))
         return found
 
-    made = trials_of(collected, earlier, again)
+    made = trials_of(collected, [idle, *earlier], again)
     assert made is not None
-    assert made.tried == 4
-    assert list(made.returns) == ["d1", "d2"]
+    assert made.tried == 5
+    assert list(made.returns) == ["d1", "d2", "d5"]
     assert made.deflated is not None
-    assert made.deflated.trials == 4, "two of them are no longer known, but could have been chosen"
-    assert made.deflated == deflated_sharpe(made.returns, 4)
+    assert made.deflated.trials == 5, "two of them are no longer known, but could have been chosen"
+    assert made.deflated == deflated_sharpe(made.returns, 5)
     assert made.deflated.expected_max > deflated_sharpe(made.returns).expected_max
     assert made.notes == (
         "The variant 'd3' is left out: its files are gone.",
-        "2 variants of 4 have no returns any more, because tasks, runs or predictions are missing, but count as trials.",
+        "1 variant does not count as a trial: failed or not trained in all windows, so there was no result to choose.",
+        "2 variants of 5 have no returns any more, because tasks, runs or predictions are missing, but count as trials.",
     )
 
 
@@ -177,7 +220,7 @@ def test_variants_whose_tasks_were_removed_count() -> None:
     """A finished run names its variant; also that of a task which is waiting to be trained again."""
     collected = result([outcome(definition(d), f"d{d}") for d in (1, 2)], {"d1": 0.0, "d2": 0.2})
     again = [outcome(definition(3), "d3", Status.WAITING)]
-    gone = [trial_of(definition(d)) for d in (2, 3, 4)]
+    gone = [trial_of(definition(d)) for d in (2, 3)]
 
     def nothing(chosen: Sequence[TaskOutcome]) -> Collected:
         return replace(result(chosen, {"d3": 0.0}), models=(ModelResult("d3", None, None, Label("x", 1)),))
@@ -185,9 +228,9 @@ def test_variants_whose_tasks_were_removed_count() -> None:
     made = trials_of(collected, again, nothing, gone)
     assert made is not None
     assert made.deflated is not None
-    assert (made.tried, made.deflated.trials) == (4, 4)
+    assert (made.tried, made.deflated.trials) == (3, 3)
     assert made.notes == (
-        "2 variants of 4 have no returns any more, because tasks, runs or predictions are missing, but count as trials.",
+        "1 variant of 3 has no returns any more, because tasks, runs or predictions are missing, but counts as a trial.",
     )
 
 
