@@ -227,7 +227,7 @@ def test_missing_scores_are_not_a_prediction(experiment: Experiment) -> None:
     """A window with only NaN counts as empty, even if another column has values; the first column is the score."""
     experiment.add(task(4, WINDOWS[0]), (float("nan"),) * 3)
     experiment.add(task(4, WINDOWS[1]), (1, 2, 3))
-    first, second = experiment.runs.list_recorders("list")
+    second, first = experiment.runs.list_recorders("list")
     for recorder, other in ((first, 1.0), (second, float("nan"))):
         recorder.save_objects(**{"pred.pkl": recorder.load_object("pred.pkl").assign(other=other)})
     assert experiment.collect(allow_gaps=True).coverage.notes == (

@@ -134,9 +134,10 @@ def test_labels_near_zero_are_not_the_same() -> None:
         assert joined is not None
         assert (joined.others == ()) is same
     several = column([7.0, 8.0], OTHER=[0.0, 1e-7])
-    joined = join_labels([ModelLabel("a", first, "x"), ModelLabel("b", several, "y")])
-    assert joined is not None
-    assert joined.others == ("b",)
+    for one, other in ((first, several), (several, first)):
+        joined = join_labels([ModelLabel("a", one, "x"), ModelLabel("b", other, "y")])
+        assert joined is not None
+        assert joined.others == ("b",)
 
 
 def test_labels_without_a_common_row_are_compared_by_definition() -> None:

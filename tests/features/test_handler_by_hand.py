@@ -17,7 +17,7 @@ from rollforge.errors import ConfigError, DataError
 from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.features.loader import QlibDataLoader, StaticDataLoader
 from rollforge.features.panel_cache import PanelCache, list_panels
-from rollforge.features.processor import Processor
+from rollforge.features.processor import Processor, ZScoreNorm
 from rollforge.session import Session, using
 
 DAYS = pd.bdate_range("2024-01-01", periods=5)
@@ -329,8 +329,33 @@ def test_learning_is_computed_from_inference(session: Session, monkeypatch: pyte
     ran.clear()
     market(infer_processors=[Noted(1)], learn_processors=[Noted(2, "label")]).setup_data()
     assert ran == []
+    market(infer_processors=[Noted(3)], learn_processors=[Noted(4, "label")]).setup_data(init_type="load_state")
+    assert ran == [(3, ["feature"])]
+    ran.clear()
+    independent = market(infer_processors=[Noted(5)], learn_processors=[Noted(6, "label")], process_type="independent")
+    independent.setup_data()
+    assert sorted(ran) == [(5, ["feature"]), (6, ["label"])]
     monkeypatch.setattr(PanelCache, "get", lambda *_: pytest.fail("the cache is not asked again"))
     handler.fetch(data_key="learn")
+
+
+def test_what_was_learned_is_known_if_the_panel_is_in_the_cache(session: Session) -> None:
+    """As after fitting, so that a processor can be used for further data. A fit window that ends with the handler does not
+    need a panel of its own for each end."""
+
+    def scaled(end: str = "2022-06-30") -> DataHandlerLP:
+        scale = {"class": "ZScoreNorm", "kwargs": {"fit_start_time": "2022-02-01", "fit_end_time": "2022-03-31"}}
+        return market(infer_processors=[scale], end_time=end)
+
+    fitted, found = scaled(), scaled()
+    assert panels(session, fitted, found, scaled("2022-03-31")) == 2
+    (one,), (other,) = fitted.infer_processors, found.infer_processors
+    assert isinstance(one, ZScoreNorm)
+    assert isinstance(other, ZScoreNorm)
+    assert one.shift is not None
+    np.testing.assert_array_equal(other.shift, one.shift)
+    np.testing.assert_array_equal(other.scale, one.scale)
+    assert panels(session, scaled("2022-03-30")) == 3  # it learns from fewer days
 
 
 def test_a_range_outside_the_calendar_is_refused(session: Session) -> None:
@@ -342,8 +367,11 @@ def test_a_range_outside_the_calendar_is_refused(session: Session) -> None:
     assert str(caught.value) == (
         f"The handler's start_time 2024-01-01 leaves no data: the calendar has {first.date()} to {last.date()}."
     )
-    with pytest.raises(DataError, match="end_time 2010-01-01 leaves no data"):
-        market(start_time=None, end_time="2010-01-01").check()
+    with pytest.raises(DataError, match="start_time 2023-12-30 leaves no data"):
+        market(start_time=last + pd.Timedelta(days=1), end_time=None).check()
+    for early in ("2010-01-01", first - pd.Timedelta(days=1)):
+        with pytest.raises(DataError, match=r"end_time .* leaves no data"):
+            market(start_time=None, end_time=early).check()
     for edge in (first, last):
         assert set(market(start_time=edge, end_time=edge).fetch().index.get_level_values(0)) == {edge}
         market(start_time=edge, end_time=edge).check()

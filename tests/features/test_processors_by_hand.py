@@ -30,7 +30,10 @@ from rollforge.features.processor import (
     TanhProcess,
     TimeRangeFlt,
     ZScoreNorm,
+    days_needed,
     get_group_columns,
+    learned_by,
+    restore,
 )
 from rollforge.session import Session, using
 
@@ -112,6 +115,74 @@ def test_properties_of_processors() -> None:
     assert Fillna().groups() is TanhProcess().groups() is None
     with pytest.raises(NotImplementedError, match=r"Processor must implement __call__\(\)"):
         Processor()(TWO_DAYS)
+
+
+class Smoothed(Fillna):
+    """A user's processor that reads three earlier days."""
+
+    earlier_days = 3
+
+
+class Undeclared(Fillna):
+    """A user's processor that does not declare how many earlier days it reads."""
+
+
+class LearnedElsewhere(Processor):
+    """A user's processor that learns something, and does not declare what."""
+
+    earlier_days = 1
+
+    def fit(self, df: pd.DataFrame) -> None:
+        """Learn the number of rows."""
+        self.rows = len(df)
+
+
+def test_the_days_that_new_days_depend_on() -> None:
+    """None for the processors of this package, those that a user's declares, or all if it does not, or if what was
+    learned is from days that have changed."""
+    fit = {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-04"}
+    ours: list[Processor] = [
+        DropnaProcessor(), DropnaLabel(), DropCol(), FilterCol(), TanhProcess(), ProcessInf(), Fillna(), MinMaxNorm(**fit),
+        ZScoreNorm(**fit), RobustZScoreNorm(**fit), CSRankNorm(), CSZScoreNorm(), CSZFillna(), HashStockFormat(),
+        ConfigSectionProcessor(),
+    ]  # fmt: skip
+    fifth, fourth = np.datetime64("2024-01-05"), np.datetime64("2024-01-04")
+    for processor in ours:
+        assert days_needed([processor], True) == 0
+        assert days_needed([processor], fifth) == 0
+        fitted = isinstance(processor, (MinMaxNorm, ZScoreNorm, RobustZScoreNorm))
+        assert days_needed([processor], fourth) == (None if fitted else 0)
+    assert days_needed(ours, True) == days_needed(ours, fifth) == days_needed([], fifth) == 0
+    assert days_needed([*ours, Smoothed(), Fillna(), Smoothed()], fifth) == 6
+    assert days_needed([Smoothed(), Undeclared()], fifth) is None
+    assert days_needed([Smoothed(), Undeclared()], True) is None
+    assert days_needed([Adapted(Configured())], True) is None
+    assert days_needed([LearnedElsewhere()], fifth) is None
+    assert days_needed([LearnedElsewhere()], True) == 1
+
+
+def test_what_was_learned_is_kept_exactly() -> None:
+    """As plain data, from which an equal processor gives the same values without being fitted."""
+    fit = {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-02"}
+    chain: list[Processor] = [Fillna(), ZScoreNorm(**fit), CSRankNorm(), MinMaxNorm(**fit, fields_group="feature")]
+    df = rows([[1, 10, 0.1], [3, 20, 0.3]], [[5, 30, 0.5], [7, 40, 0.1]])
+    assert learned_by(chain) is None  # nothing yet
+    assert learned_by([Fillna(), CSRankNorm()]) == [{}, {}]
+    for processor in chain:
+        processor.fit(df)
+    learned = learned_by(chain)
+    assert learned is not None
+    assert [sorted(values) for values in learned] == [[], ["scale", "shift"], [], ["scale", "shift"]]
+    assert learned[3] == {"scale": [6.0, 30.0], "shift": [1.0, 10.0]}
+    again = [Fillna(), ZScoreNorm(**fit), CSRankNorm(), MinMaxNorm(**fit, fields_group="feature")]
+    restore(again, learned)
+    for processor, other in zip(chain, again, strict=True):
+        pd.testing.assert_frame_equal(processor.apply(df), other.apply(df))
+    restore(again, None)
+    assert learned_by(again) == learned
+    own = LearnedElsewhere()
+    own.fit(df)
+    assert learned_by([Fillna(), own]) is None
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -291,6 +362,7 @@ def test_missing_values_of_sections() -> None:
     )
     assert ConfigSectionProcessor()(many).iloc[-1, 0] == pytest.approx(9.9)
     assert ConfigSectionProcessor(clip_label_outlier=True)(many).iloc[-1, 0] == 3
+    assert ConfigSectionProcessor(clip_label_outlier=True)(-many).iloc[-1, 0] == -3
 
 
 # -- of one instrument, and of one's own -------------------------------------------------------------------------------

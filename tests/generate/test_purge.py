@@ -23,6 +23,7 @@ from rollforge.features.dataset import Dataset
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import DataLoader
 from rollforge.features.processor import Processor
+from rollforge.features.row_purge import label_rows
 from rollforge.generate import CalendarGen, CombinatorialPurgedGen, PurgedKFoldGen, RollingGen, TaskGen
 from rollforge.generate.label_horizon import task_horizon
 from rollforge.generate.segments import bounds, neighbours, next_pieces, ordered, pieces
@@ -335,6 +336,23 @@ def test_a_processor_that_drops_rows_and_makes_the_label() -> None:
                 continue
             found = dataset.prepare(name, data_key="learn")
             assert (reads.reindex(found.index) < next_start).all()
+
+
+class Halved(Processor):
+    """Drops half of the rows."""
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return every second row."""
+        return df.iloc[::2]
+
+
+@pytest.mark.parametrize("processors", [[], [Halved()]])
+def test_a_handler_without_a_label_has_no_rows_to_count(processors: list[Any]) -> None:
+    """Whether a processor of the user's might have made the label or not."""
+    loader = RowLoader(3, 0.3, 1, label=False)
+    handler = DataHandlerLP(data_loader=loader, learn_processors=processors)
+    with pytest.raises(DataError, match="label"):
+        label_rows(handler)
 
 
 def test_samples_of_several_days_are_purged_too() -> None:
