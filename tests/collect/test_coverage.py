@@ -190,6 +190,14 @@ def test_each_model_may_lack_what_the_other_has() -> None:
     assert [n[:14] for n in notes] == ["a lacks 50.0% ", "b lacks 50.0% "]
 
 
+def test_days_that_only_one_model_predicts_are_no_missing_rows() -> None:
+    """Also if there is a single instrument."""
+    windows = [window("a, 1", 1, 3, "a"), window("b, 1", 1, 3, "b")]
+    for codes in ("P", "PQ"):
+        coverage = check_coverage(windows, CALENDAR, {"a, 1": rows(1, 2, codes), "b, 1": rows(2, 3, codes)})
+        assert [n for n in (*coverage.notes, *coverage.remarks) if "lacks" in n] == []
+
+
 def test_rows_that_a_window_leaves_out_of_its_data_are_a_remark() -> None:
     """For a single model: a window that predicts half of the rows of its data."""
     windows = [window("w1", 1, 10), window("w2", 11, 20)]

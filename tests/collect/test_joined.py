@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from rollforge.collect.joined import WindowRun, save_joined
+from rollforge.errors import RecorderNotFound
 from rollforge.run.execute import MODEL_TAG, TEST_TAG
 from rollforge.track.base import JOINED_TAG, PARENT_TAG, Experiment, Recorder, get_experiment, open_tracker
 from rollforge.track.transfer import copy_runs
@@ -135,6 +136,23 @@ def test_two_simultaneous_collections_leave_one_run(experiment: Experiment) -> N
     assert len(found) == 4
     kept = save(experiment)
     assert list(experiment.list_recorders(joined=True)) == [kept.id]
+
+
+def test_a_run_that_is_deleted_again_and_again_is_an_error(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a few attempts."""
+    attempts = []
+
+    def deleted(recorder: Recorder, *args: Any, **kwargs: Any) -> None:
+        attempts.append(recorder.id)
+        assert len(attempts) < 10
+        raise RecorderNotFound("The run was deleted.")
+
+    monkeypatch.setattr(Recorder, "start_run", deleted)
+    with pytest.raises(RecorderNotFound, match="was deleted"):
+        save(experiment)
+    assert len(attempts) > 1
 
 
 def test_a_superfluous_run_that_was_not_deleted_is_deleted_by_the_next_collection(

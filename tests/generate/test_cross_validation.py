@@ -196,6 +196,9 @@ def test_a_period_that_is_too_short_is_an_error() -> None:
         PurgedKFoldGen(2, embargo=40, calendar=DAYS).generate(template())
     with pytest.raises(ConfigError, match="n_tested"):
         CombinatorialPurgedGen(3, 3, calendar=DAYS)
+    for invalid in ({"test": (DAYS[30], DAYS[20])}, {"train": (DAYS[0], DAYS[30]), "test": (DAYS[30], DAYS[-1])}):
+        with pytest.raises(SegmentError, match=r"dataset\.kwargs\.segments"):
+            PurgedKFoldGen(3, calendar=DAYS).generate(template(**invalid))
 
 
 def test_too_many_splits_are_refused_before_they_are_made() -> None:

@@ -130,6 +130,14 @@ def test_windows_that_were_clipped_are_followed_by_whole_ones() -> None:
         assert tests == [(days[30], ends[0]), (days[35], ends[1])]
 
 
+def test_a_window_from_the_first_day_is_followed_by_the_next_one() -> None:
+    """If it has no end, it is taken to have the usual number of days."""
+    days = WEEKDAYS[:12]
+    task = {"dataset": {"kwargs": {"segments": {"test": (days[0], None)}}}}
+    made = RollingGen(4, calendar=days).gen_following_tasks(task, days[-1])
+    assert [TaskView(one).segments["test"] for one in made] == [(days[4], days[7]), (days[8], days[11])]
+
+
 def test_auto_purges_what_follows() -> None:
     """Also if the window that is continued is not purged: the label looks 4 days ahead."""
     days = WEEKDAYS

@@ -172,6 +172,7 @@ def test_a_handler_is_given_a_fit_window_unless_it_is_known_to_have_none(describ
 
     assert moved(described) == {"learn_processors", "fit_start_time", "fit_end_time"}
     assert moved({"class": "DataHandlerLP", "module_path": "rollforge.features.handler"}) == {"learn_processors"}
+    assert moved({"class": "DataHandlerLP"}) == {"learn_processors"}
 
 
 def test_fit_windows_move_on_request() -> None:

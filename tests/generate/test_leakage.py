@@ -317,6 +317,13 @@ def test_a_fit_window_behind_the_test_is_a_leak() -> None:
     one = only(alpha(**kwargs), "fit window")
     assert one.result is LEAK
     assert "until 2022-06-30, but the test segment starts on 2020-07-01" in one.text
+    between = {
+        "train": ["2018-01-01", "2019-06-28"],
+        "test": [["2020-07-01", "2020-12-31"], ["2022-07-01", "2022-12-30"]],
+    }
+    one = only(alpha(**kwargs), "fit window", segments=between)
+    assert one.result is LEAK
+    assert "until 2022-06-30, but the test segment starts on 2020-07-01" in one.text
 
 
 def test_a_fit_window_that_stays_while_windows_roll_is_a_leak_where_it_is_behind() -> None:

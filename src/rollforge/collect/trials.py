@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rollforge.errors import DataError, RollforgeError, TaskNotSerializable, counted
-from rollforge.generate.naming import model_names, short_name, trial_of
+from rollforge.generate.naming import model_names, trial_of
 from rollforge.record.overfitting import DeflatedSharpe, Overfitting, backtest_overfitting, deflated_sharpe
 from rollforge.task import Status
 
@@ -111,7 +111,7 @@ def make_trials(
         try:
             found = collect(outcomes)
         except RollforgeError as exc:  # an earlier submission that cannot be read is no reason to have no report
-            notes.append(f"The variant {names[trial] or trial[:6]!r} is left out: {exc}")
+            notes.append(f"The variant {names[trial]!r} is left out: {exc}")
             continue
         results[trial] = next((m for m in found.models if m.prediction is not None), found.models[0])
     current = {own[model.name] for model in collected.models}
@@ -156,9 +156,7 @@ def _evaluated(
         series = _returns(model, collected)
         if series is None or not len(series):
             continue
-        name = names[trial] if names[trial] not in {"", *columns} else f"{names[trial]} ({trial[:6]})".strip()
-        name = short_name(name)
-        columns[name], shown[trial] = series, name
+        columns[names[trial]], shown[trial] = series, names[trial]
     if len(columns) < tried:
         without = tried - len(columns)
         notes.append(

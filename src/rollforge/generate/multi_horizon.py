@@ -241,7 +241,7 @@ def _takes_label(handler: Mapping[str, Any]) -> bool:
         if isinstance(target, type) and issubclass(target, AlphaHandler):
             return True
         return "label" in inspect.signature(target).parameters
-    except (RollforgeError, TypeError, ValueError):
+    except (RollforgeError, ValueError):  # ValueError: a built-in class without a signature
         return False  # reported when the handler is built
 
 
