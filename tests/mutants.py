@@ -313,8 +313,6 @@ class Room:
     files: tuple[str, ...]
     tests: tuple[str, ...]
     keyword: str = ""
-    without: tuple[str, ...] = ()
-    """Slow files among the tests that belong to another room."""
 
     @classmethod
     def of(cls, name: str, entry: Mapping[str, Any]) -> Room:
@@ -324,7 +322,7 @@ class Room:
             found = sorted(p for p in path.rglob("*.py") if p.name != "__init__.py") if path.is_dir() else [path]
             files += [p.relative_to(ROOT / PACKAGE).as_posix() for p in found]
         tests = (*entry["tests"], *_docstrings(files))
-        return cls(name, tuple(files), tests, entry.get("keyword", ""), tuple(entry.get("without", ())))
+        return cls(name, tuple(files), tests, entry.get("keyword", ""))
 
 
 def _docstrings(files: Sequence[str]) -> list[str]:
@@ -509,7 +507,6 @@ def _pytest(copy: Path, room: Room, wanted: Sequence[str] | None, requests: Requ
         "no:cacheprovider",
         "--basetemp",
         str(copy / "tmp"),
-        *(f"--ignore={name}" for name in room.without),
     ]
     if room.keyword:
         arguments += ["-k", f"({room.keyword}) or {DOCSTRINGS.rpartition('::')[2]}"]

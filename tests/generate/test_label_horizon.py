@@ -11,7 +11,7 @@ import pytest
 from rollforge.errors import ConfigError, SegmentError
 from rollforge.features.alpha import Alpha158
 from rollforge.features.dataset import DatasetH
-from rollforge.features.handler import DataHandlerLP
+from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.features.inst_processor import InstProcessor
 from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoader
 from rollforge.features.processor import CSRankNorm, Processor
@@ -54,6 +54,13 @@ class LabelInInit(Alpha158):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(label=[[FIFTEEN], ["LABEL0"]], **kwargs)
+
+
+class WithoutLoader(DataHandler):
+    """Loads its data by itself."""
+
+    def __init__(self) -> None:
+        pass
 
 
 class LoaderInInit(Alpha158):
@@ -241,6 +248,7 @@ UNKNOWN = {
         plain(nested(qlib_loader(**LABEL), static("f.parquet"))),
         "precomputed",
     ),
+    "a handler without a loader": (own("WithoutLoader"), "has no loader"),
     "a loader set by the constructor": (own("LoaderInInit"), "loaded by OwnLoader"),
     "a loader patched by the constructor": (own("PatchedInInit"), "loaded by QlibDataLoader"),
     "a processor added by the constructor": (own("ProcessorInInit"), "MakesLabel may make or change"),
