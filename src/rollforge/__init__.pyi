@@ -182,6 +182,7 @@ from .track.base import (
 from .track.r import (
     R as R,
 )
+from .walk_forward import WalkForward as WalkForward, walk_forward as walk_forward
 from .workflow import Workflow as Workflow, load_workflow as load_workflow
 
 __version__: str

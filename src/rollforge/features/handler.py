@@ -232,6 +232,9 @@ class DataHandler(DataHandlerABC):
             end = self.end_time if until is None else self._bounds(slice(None, until))[1]
             loaded = by_day_and_instrument(loader.load(self.instruments, self.start_time, end), type(loader).__name__)
             return loaded if until is None else _up_to(loaded, until)
+        stored = loader.stored_panel() if until is None else None
+        if stored is not None:
+            return stored
         # Load to the end of the calendar, whatever the handler's end: all windows of an experiment share the panel.
         end = until if loader.any_range else self.end_time
         return PanelCache(session.cache, session.cache_limit).get(

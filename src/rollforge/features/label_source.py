@@ -15,6 +15,7 @@ from rollforge.build import build, locate
 from rollforge.errors import RollforgeError, shown
 from rollforge.features.alpha import AlphaHandler
 from rollforge.features.dataset import DatasetH
+from rollforge.features.frame_folder import FrameLoader
 from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.features.loader import DataLoader, DataLoaderDH, NestedDataLoader, QlibDataLoader, StaticDataLoader
 from rollforge.features.processor import Adapted
@@ -40,6 +41,8 @@ class LabelSource:
     """One per column; None if the label is not computed from expressions, or that is unknown."""
     changed_by: str = ""
     """Why the expressions do not determine the label, as a clause; empty if they do."""
+    counts_days: bool = False
+    """Whether a label that is not computed from expressions nevertheless counts the days of the calendar."""
 
 
 def label_source(handler: object) -> LabelSource:
@@ -54,8 +57,8 @@ def label_source(handler: object) -> LabelSource:
     --------
     >>> label_source({"class": "Alpha158", "module_path": "qlib.contrib.data.handler"}).expressions
     ('Ref($close, -2)/Ref($close, -1) - 1',)
-    >>> label_source("file://handler.pkl")
-    LabelSource(expressions=None, changed_by='the handler is read from a file')
+    >>> label_source("file://handler.pkl").changed_by
+    'the handler is read from a file'
     """
     if isinstance(handler, str):
         return LabelSource(None, "the handler is read from a file")
@@ -139,7 +142,8 @@ def _of_handler(handler: object) -> LabelSource:
 
 def _of_loader(loader: object) -> LabelSource:
     columns, changed = _columns(loader)
-    return LabelSource(None if columns is None else tuple(columns.values()), changed)
+    counts_days = isinstance(loader, FrameLoader)
+    return LabelSource(None if columns is None else tuple(columns.values()), changed, counts_days)
 
 
 _Columns = tuple[dict[str, str] | None, str]
@@ -166,9 +170,9 @@ def _columns(loader: object) -> _Columns:
         found = label_source(loader.handlers["label"] if loader.is_group else loader.handlers)
         expressions = found.expressions
         return None if expressions is None else dict(zip(expressions, expressions, strict=True)), found.changed_by
-    if isinstance(loader, StaticDataLoader):
-        if isinstance(loader.config, Mapping) and "label" not in loader.config:
-            return {}, ""
+    if isinstance(loader, StaticDataLoader) and isinstance(loader.config, Mapping) and "label" not in loader.config:
+        return {}, ""
+    if isinstance(loader, (StaticDataLoader, FrameLoader)):
         return None, "the label is read precomputed from a frame or a file"
     return None, f"the label is loaded by {_name(kind)}"
 

@@ -74,6 +74,10 @@ class DataLoader:
     def check(self, instruments: object, provider: Provider) -> None:
         """Check that the data folder has what the loader reads."""
 
+    def stored_panel(self) -> Panel | None:
+        """Return the data as a panel that is stored already, so that no cache is needed; None if it has to be made."""
+        return None
+
     def panel(
         self, instruments: object, start: DayLike | None, end: DayLike | None, folder: Path, session: Session
     ) -> Panel:

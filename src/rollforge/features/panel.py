@@ -54,8 +54,9 @@ class Group:
     """The columns of one group."""
 
     names: tuple[str, ...]
-    values: NDArray[np.float32]
-    """(rows, columns), C order; read-only if it is a memory map."""
+    values: NDArray[Any]
+    """(rows, columns), C order; read-only if it is a memory map. Computed panels are float32; that of a user's frame
+    (:mod:`~.frame_folder`) has the precision of its columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +213,10 @@ class Panel:
             file = group_file(folder, i)
             if not _is_mapped_from(group.values, file):
                 np.save(file, group.values)
-            listed.append({"name": name, "columns": group.names, "file": file.name, "offset": _data_offset(file)})
+            listed.append({
+                "name": name, "columns": group.names, "file": file.name, "offset": _data_offset(file),
+                "dtype": group.values.dtype.str,
+            })  # fmt: skip
         meta = {
             "format": FORMAT, "codes": self.codes, "rows": len(self), "groups": listed, "dates": "dates.npy",
             "offsets": "offsets.npy", "row_code": {"file": "row_code.npy", "offset": _data_offset(folder / "row_code.npy")},
@@ -253,7 +257,8 @@ class Panel:
         rows = int(meta["rows"])
         groups = {}
         for g in meta["groups"]:
-            values = mapped_rows(folder / g["file"], int(g["offset"]), (rows, len(g["columns"])))
+            shape = (rows, len(g["columns"]))
+            values = mapped_rows(folder / g["file"], int(g["offset"]), shape, g.get("dtype", "<f4"))
             groups[g["name"]] = Group(tuple(g["columns"]), values)
         dates, offsets = (np.load(folder / meta[name]) for name in ("dates", "offsets"))
         place = meta["row_code"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,10 @@ def group_file(folder: Path, place: int) -> Path:
     return folder / f"group{place}.npy"
 
 
-def mapped_rows(file: Path, offset: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+def mapped_rows(file: Path, offset: int, shape: tuple[int, int], dtype: str = "<f4") -> NDArray[Any]:
     """Return a matrix that is memory-mapped from a file, and knows which file that is if another one takes its name."""
     with file.open("rb") as handle:
-        values = np.memmap(handle, "<f4", "r", offset, shape)
+        values = np.memmap(handle, dtype, "r", offset, shape)
         values.__dict__[_FILE] = _identity(handle.fileno())
     return values
 

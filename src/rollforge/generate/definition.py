@@ -10,6 +10,7 @@ from typing import Any
 
 from rollforge.build import build
 from rollforge.errors import RollforgeError
+from rollforge.features.frame_folder import FrameLoader
 from rollforge.features.handler import DataHandler
 from rollforge.features.label_source import overridden
 from rollforge.features.loader import DataLoader, DataLoaderDH, DLWParser, NestedDataLoader, StaticDataLoader
@@ -189,7 +190,7 @@ def _add_loader(parts: DataParts, loader: object, instruments: object, depth: in
                 known.expressions |= known.ungrouped
                 known.ungrouped = {}
             _add(parts, known)
-    elif isinstance(loader, StaticDataLoader):
+    elif isinstance(loader, (StaticDataLoader, FrameLoader)):
         parts.unread.append(PRECOMPUTED)
     else:
         parts.unread.append(f"features are loaded by {kind.__name__}")

@@ -8,7 +8,7 @@ is not computed from expressions alone has an unknown horizon unless one is decl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from rollforge.build import locate
@@ -109,7 +109,8 @@ def task_horizon(task: Mapping[str, object]) -> LabelHorizon:
     read, reason = _read(source)
     if changed:
         read, reason = None, " and ".join(filter(None, ("" if read is not None else reason, changed)))
-    return _combined(read, reason, _declared(task, described))
+    found = _combined(read, reason, _declared(task, described))
+    return replace(found, in_rows=False) if source.counts_days and not changed else found
 
 
 def known_horizon(task: Mapping[str, object], path: str = "trunc_days") -> LabelHorizon:

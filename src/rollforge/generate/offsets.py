@@ -18,9 +18,12 @@ __all__ = ["Offset", "period_starts", "read_length", "read_offset"]
 
 Offset = offsets.BaseOffset
 
-_WORDS = re.compile(r"(?:(?P<number>\d{1,6})\s*)?(?P<unit>day|week|month|quarter|year|M|Q|Y|A)s?", re.ASCII)
+_WORDS = re.compile(r"(?:(?P<number>\d{1,6})\s*)?(?P<unit>(?:day|week|month|quarter|year)s?|[MQYAywd])", re.ASCII)
 _ALIASES = {
     "day": "D",
+    "d": "D",
+    "w": "W",
+    "y": "YE",
     "week": "W",
     "month": "ME",
     "quarter": "QE",
@@ -74,7 +77,7 @@ def read_offset(value: object, path: str) -> Offset:
     text = value
     if isinstance(value, str):
         found = _WORDS.fullmatch(value.strip())
-        text = f"{found['number'] or ''}{_ALIASES[found['unit']]}" if found else value.strip()
+        text = f"{found['number'] or ''}{_ALIASES[found['unit'].rstrip('s')]}" if found else value.strip()
     if not isinstance(text, (str, Offset)):
         raise ConfigError(f"must be an offset, found {shown(value)}. {_HOW}", path=path)
     try:

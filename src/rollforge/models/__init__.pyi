@@ -21,6 +21,11 @@ from .samples import (
     prediction_features as prediction_features,
     training_samples as training_samples,
 )
+from .sklearn import (
+    SklearnModel as SklearnModel,
+    describe_estimator as describe_estimator,
+    is_classifier as is_classifier,
+)
 from .xgboost import (
     XGBModel as XGBModel,
 )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import weakref
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,10 +39,12 @@ class Samples:
 
     features: pd.DataFrame
     """(rows, features), index (datetime, instrument). Finite, or NaN for missing values."""
-    label: NDArray[np.float32]
-    """(rows,), or (rows, labels) with `several_labels`. Finite."""
+    label: NDArray[Any]
+    """(rows,), or (rows, labels) with `several_labels`. Finite; float32, or with `exact_labels` as in the data."""
     weight: NDArray[np.float64] | None
     """(rows,), finite and non-negative; None without a reweighter."""
+    label_names: tuple[str, ...] = ()
+    """The names of the labels."""
 
 
 def training_samples(
@@ -51,6 +54,7 @@ def training_samples(
     model: str,
     reweighter: Reweighter | None = None,
     several_labels: bool = False,
+    exact_labels: bool = False,
     data_key: str = DataHandlerLP.DK_L,
 ) -> Samples:
     """Return the rows of a segment that have a finite label.
@@ -69,6 +73,8 @@ def training_samples(
         Receives the rows with a finite label, and returns one weight for each.
     several_labels : bool
         True accepts any number of labels; a row is kept if all of them are finite.
+    exact_labels : bool
+        True keeps the precision of the labels, instead of converting them to float32.
     data_key : str
         State of the data.
 
@@ -100,7 +106,7 @@ def training_samples(
             f"{', '.join(map(str, list(frame.columns)[:5]))}. Put the columns in groups: "
             "pd.concat({'feature': …, 'label': …}, axis=1), or the loader's config: {feature: …, label: …}."
         )
-    label = _labels(frame["label"], model, several_labels)
+    label = _labels(frame["label"], model, several_labels, exact_labels)
     known = np.logical_and.reduce(np.isfinite(label.reshape(len(label), -1)), axis=1)
     if not known.any():
         raise ModelError(
@@ -119,7 +125,8 @@ def training_samples(
             model, segment, label.ravel()[0],
         )  # fmt: skip
     features = _features(features, dataset, segment, model, data_key)
-    return Samples(features, label, _weights(reweighter, frame, model, segment))
+    names = tuple(map(str, frame["label"].columns))
+    return Samples(features, label, _weights(reweighter, frame, model, segment), names)
 
 
 def prediction_features(
@@ -184,15 +191,15 @@ def _framed(values: np.ndarray, index: pd.Index, columns: pd.Index) -> pd.DataFr
     return pd.DataFrame(values, index=index, columns=columns, copy=False)
 
 
-def _labels(frame: pd.DataFrame, model: str, several: bool) -> NDArray[np.float32]:
+def _labels(frame: pd.DataFrame, model: str, several: bool, exact: bool) -> NDArray[Any]:
     values = _matrix(frame)
     if values.shape[1] != 1 and not several:
         raise ModelError(
             f"{model} accepts one label, but the dataset has {values.shape[1]}: {', '.join(map(str, frame.columns))}."
         )
+    wanted = values if several else values[:, 0]
     with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are counted as such
-        label: NDArray[np.float32] = np.ascontiguousarray(values if several else values[:, 0], np.float32)
-    return label
+        return np.ascontiguousarray(wanted, values.dtype if exact else np.float32)
 
 
 def _at(frame: pd.DataFrame, row: int) -> str:

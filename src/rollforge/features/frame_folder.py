@@ -1,0 +1,290 @@
+"""A user's table as a data folder: its days and entities, and its columns as one panel that all windows share.
+
+The folder holds ``calendars/day.txt`` and ``instruments/all.txt`` like any data folder, so windows, checks and reports work
+on it, and ``panel/``, from which :class:`FrameLoader` loads. Its name is a hash of its contents, so the same table is
+written once, and a task that names it always means the same data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge.dates import DayLike
+from rollforge.errors import DataError, DataNotFound, counted
+from rollforge.features.loader import DataLoader
+from rollforge.features.panel import Group, Panel
+from rollforge.features.row_file import group_file
+from rollforge.market.folder_writer import write_folder
+from rollforge.market.universe import session_provider
+from rollforge.market.user_table import Keys, Table, batches, common_dtype
+from rollforge.session import Session, available_cores, current_session
+
+__all__ = ["FrameFolder", "FrameLoader", "write_frame_folder"]
+
+_PANEL, _ABOUT = "panel", "frame.json"
+_ROWS = 4096
+_PIECE = 2**24  # bytes hashed at a time, in parallel
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFolder:
+    """Where a table is stored, and what it holds."""
+
+    path: Path
+    mark: str
+    """The hash of its contents."""
+    codes: tuple[str, ...]
+    """(entities,): the names of the entities in the panel, in the order of the keys' entities."""
+    source_rows: NDArray[np.int64] | None
+    """(rows of the panel,): their positions in the table; None if they are the same."""
+
+
+def write_frame_folder(
+    table: Table,
+    keys: Keys,
+    groups: Mapping[str, Sequence[Any]],
+    place: Path,
+    static: pd.DataFrame | None = None,
+) -> FrameFolder:
+    """Store a table as a data folder inside `place`, unless it is there already.
+
+    Parameters
+    ----------
+    table : Table
+        The table.
+    keys : Keys
+        Its keys.
+    groups : mapping
+        Group of columns of the panel ("feature", "label", …) -> columns of the table.
+    place : path
+        The folder of all such folders; it is created if it does not exist.
+    static : DataFrame, optional
+        (entities, columns): further features, which do not change over time.
+
+    Raises
+    ------
+    DataError
+        If a column has infinite values, or a feature is a copy of a label.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    draft = place / f".{uuid.uuid4().hex}"
+    panel_folder = draft / _PANEL
+    panel_folder.mkdir(parents=True)
+    try:
+        order = keys.order
+        labels = _labels(table, groups.get("label", ()))
+        made = {}
+        for number, (name, columns) in enumerate(groups.items()):
+            given = static if name == "feature" else None
+            values = _write_group(table, keys, columns, given, group_file(panel_folder, number), name, labels)
+            extra = [] if given is None else list(map(str, given.columns))
+            made[name] = Group((*map(str, columns), *extra), values)
+        codes = _codes(keys.entities)
+        entity = keys.entity if order is None else keys.entity[order]
+        counts = np.bincount(keys.time, minlength=len(keys.days))
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        panel = Panel(keys.days, offsets, codes, entity.astype(np.int32), made)
+        panel.save(panel_folder)
+        mark = _mark(panel_folder, codes, made)
+        _write_days(draft, keys, codes)
+        (draft / _ABOUT).write_text(json.dumps({"format": 1, "mark": mark}), encoding="utf-8")
+        target = place / mark
+        if not (target / _ABOUT).is_file():
+            try:
+                os.replace(draft, target)
+            except OSError:
+                if not (target / _ABOUT).is_file():  # otherwise another process has just written the same
+                    raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return FrameFolder(target, mark, codes, order)
+
+
+def _labels(table: Table, names: Sequence[Any]) -> dict[Any, NDArray[Any]]:
+    return {name: table.numbers([name], common_dtype(table, [name]))[0] for name in names}
+
+
+def _write_group(
+    table: Table,
+    keys: Keys,
+    columns: Sequence[Any],
+    static: pd.DataFrame | None,
+    file: Path,
+    group: str,
+    labels: Mapping[Any, NDArray[Any]],
+) -> NDArray[Any]:
+    """Write columns side by side into a file, in the order of (time, entity), and return them memory-mapped."""
+    dtype = common_dtype(table, columns)
+    if group == "label" and all((kind := table.dtype(name)) is not None and kind.kind in "iub" for name in columns):
+        dtype = np.dtype(np.int64)  # classes
+    if static is not None and len(static.columns):
+        dtype = np.result_type(dtype, static.to_numpy().dtype)
+    extra = 0 if static is None else len(static.columns)
+    values = np.lib.format.open_memmap(file, "w+", dtype, (len(table), len(columns) + extra))
+    at = 0
+    for names in batches(columns):
+        block = table.numbers(names, dtype)
+        for name, column in zip(names, block, strict=True):
+            _check_values(column, name, keys)
+            if group == "feature":
+                _check_copy(column, name, labels)
+        _put(values, at, block, keys.order)
+        at += len(names)
+    if extra and static is not None:
+        entity = keys.entity if keys.order is None else keys.entity[keys.order]
+        values[:, at:] = static.to_numpy(dtype)[entity]
+    return values
+
+
+def _put(values: NDArray[Any], at: int, block: Sequence[NDArray[Any]], order: NDArray[np.int64] | None) -> None:
+    """Write columns side by side, from column `at` on, some rows at a time, which fit the CPU cache."""
+    for start in range(0, len(values), _ROWS):
+        rows = slice(start, start + _ROWS) if order is None else order[start : start + _ROWS]
+        values[start : start + _ROWS, at : at + len(block)] = np.stack([column[rows] for column in block], axis=1)
+
+
+def _check_values(column: NDArray[Any], name: object, keys: Keys) -> None:
+    if column.dtype.kind != "f":
+        return
+    bad = np.isinf(column)
+    if bad.any():
+        row = int(np.argmax(bad))
+        number = counted(int(bad.sum()), "infinite value")
+        raise DataError(
+            f"The column {str(name)!r} has {number}, the first in {keys.describe(row)}. Correct them, or replace them by NaN: "
+            "frame.replace([np.inf, -np.inf], np.nan)."
+        )
+
+
+def _check_copy(column: NDArray[Any], name: object, labels: Mapping[Any, NDArray[Any]]) -> None:
+    """Raise an error if a feature is a copy of a label: a model would learn to read the answer."""
+    for label, values in labels.items():
+        if len(column) < 2 or not _may_equal(column, values):
+            continue
+        known = np.isfinite(column) & np.isfinite(values)
+        same = values[known].astype(column.dtype)
+        if known.any() and np.ptp(same) > 0 and (column[known] == same).all():
+            raise DataError(
+                f"The feature {str(name)!r} has the values of the label {str(label)!r}, so a model would read the answer. "
+                "Leave it out: features=[…]."
+            )
+
+
+def _may_equal(column: NDArray[Any], values: NDArray[Any]) -> bool:
+    some = slice(None, None, max(1, len(column) // 1000))
+    one, other = column[some], values[some].astype(column.dtype)
+    return bool(((one == other) | ~np.isfinite(one) | ~np.isfinite(other)).all())
+
+
+def _codes(entities: Sequence[Any]) -> tuple[str, ...]:
+    """Return names of the entities that can be codes of a data folder and sort like them: their own, or their numbers."""
+    names = ["all" if entity is None else str(entity) for entity in entities]
+    distinct = len({name.upper() for name in names}) == len(names)
+    if distinct and names == sorted(names) and all(_PLAIN.fullmatch(name) for name in names):
+        return tuple(names)
+    width = len(str(len(names)))
+    return tuple(f"{number:0{width}d}" for number in range(1, len(names) + 1))
+
+
+def _write_days(folder: Path, keys: Keys, codes: Sequence[str]) -> None:
+    first = np.full(len(codes), len(keys.days), np.int64)
+    last = np.zeros(len(codes), np.int64)
+    first[keys.entity[::-1]] = keys.time[::-1]  # the rows of an entity are in the order of time
+    last[keys.entity] = keys.time
+    spans = {
+        code: [(keys.days[a], keys.days[b])]
+        for code, a, b in zip(codes, first.tolist(), last.tolist(), strict=True)
+        if a < len(keys.days)
+    }
+    write_folder(folder, keys.days, {}, {"all": spans})
+
+
+def _mark(folder: Path, codes: Sequence[str], groups: Mapping[str, Group]) -> str:
+    """Return a hash of a panel: its rows, its columns and their names."""
+    found = hashlib.blake2b(digest_size=12)
+    found.update(json.dumps([list(codes), [[name, list(g.names)] for name, g in groups.items()]]).encode())
+    for file in sorted(folder.glob("*.npy")):
+        size = file.stat().st_size
+        with ThreadPoolExecutor(min(4, available_cores())) as pool:
+            for digest in pool.map(lambda at, file=file: _hash_of(file, at), range(0, size, _PIECE)):
+                found.update(digest)
+    return found.hexdigest()
+
+
+def _hash_of(file: Path, start: int) -> bytes:
+    with file.open("rb") as handle:
+        handle.seek(start)
+        return hashlib.blake2b(handle.read(_PIECE), digest_size=16).digest()
+
+
+class FrameLoader(DataLoader):
+    """Loads a table that :func:`write_frame_folder` has stored in the session's data folder.
+
+    Parameters
+    ----------
+    frame : str
+        The hash of its contents.
+    """
+
+    def __init__(self, frame: str) -> None:
+        self.frame = frame
+
+    def stored_panel(self) -> Panel:
+        """Return the stored panel, memory-mapped.
+
+        Raises
+        ------
+        DataNotFound
+            If the session's data folder does not hold this table.
+        DataError
+            If it is damaged.
+        """
+        provider = session_provider()
+        folder = Path(provider.path)
+        try:
+            mark = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))["mark"]
+        except (OSError, ValueError, KeyError, TypeError):
+            mark = None
+        if mark != self.frame:
+            raise DataNotFound(
+                f"The data folder {folder} does not hold the table {self.frame}, on which this task was defined. Use the "
+                "folder that walk_forward() has written."
+            )
+        panel = Panel.load(folder / _PANEL)
+        if panel is None:
+            raise DataError(f"The table in {folder} is damaged. Delete the folder and call walk_forward() again.")
+        return panel
+
+    def load(
+        self, instruments: object = None, start_time: DayLike | None = None, end_time: DayLike | None = None
+    ) -> pd.DataFrame:
+        """Return all entities of the table between two days."""
+        return self.stored_panel().frame(None, start_time, end_time)
+
+    def definition(self) -> dict[str, object] | None:
+        """Return the hash of the table."""
+        return {"frame": self.frame}
+
+    def column_groups(self) -> list[str] | None:
+        """Return the groups of columns."""
+        return list(self.stored_panel().groups)
+
+
+def frame_session(folder: FrameFolder, session: Session | None = None) -> Session:
+    """Return a session whose data folder is that of a table."""
+    return (current_session() if session is None else session).with_(provider_uri=str(folder.path))

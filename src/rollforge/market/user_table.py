@@ -1,0 +1,487 @@
+"""Tables of a user: rows of entities (stocks, stores, sensors) over time, with features and labels.
+
+A table is a pandas frame with an index or columns of times and entities, a Polars or Arrow table, or a Parquet file, of
+which only the needed columns are read, some at a time. Everything that a model could not use is found here, before any
+model is trained, and reported with its column and row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge.dates import FIRST_DAY, LAST_DAY, Days, read_days
+from rollforge.errors import DataError, DataNotFound, DateError, counted, nearest, shown
+from rollforge.market.frames import reading
+from rollforge.paths import read_path
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Keys", "Table", "batches", "check_columns", "common_dtype", "open_table", "read_keys"]
+
+_TOGETHER = 32
+"""Number of columns that are read and checked together."""
+
+
+class Table(Protocol):
+    """A table whose columns are read on demand."""
+
+    names: list[Any]
+    """The names of the columns; those of an index come first."""
+    index: list[Any]
+    """The names of the columns that are the index."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def dtype(self, name: object) -> np.dtype[Any] | None:
+        """Return the numeric dtype of a column; None if it does not hold numbers."""
+
+    def key(self, name: object) -> pd.Index:
+        """Return a column of times or entities."""
+
+    def numbers(self, names: Sequence[object], dtype: np.dtype[Any]) -> list[NDArray[Any]]:
+        """Return numeric columns, (rows,) each, with NaN for missing values."""
+
+
+class PandasTable:
+    """A pandas frame."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.frame = frame
+        # A default index is no data.
+        levels = [] if isinstance(frame.index, pd.RangeIndex) and frame.index.name is None else list(frame.index.names)
+        self._levels = {_level_name(name, i, len(levels)): i for i, name in enumerate(levels)}
+        self.index = list(self._levels)
+        self.names = [*self.index, *frame.columns]
+        if len(set(map(str, self.names))) < len(self.names):
+            twice = next(n for i, n in enumerate(self.names) if str(n) in set(map(str, self.names[:i])))
+            raise DataError(f"The frame has two columns {str(twice)!r}. Rename one of them.")
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def dtype(self, name: object) -> np.dtype[Any] | None:
+        return _numeric(self.frame[name].dtype)
+
+    def key(self, name: object) -> pd.Index:
+        if name in self._levels:
+            level: pd.Index = self.frame.index.get_level_values(self._levels[name])
+            return level
+        column: pd.Index = pd.Index(self.frame[name])
+        return column
+
+    def numbers(self, names: Sequence[object], dtype: np.dtype[Any]) -> list[NDArray[Any]]:
+        found = []
+        for name in names:
+            column = self.frame[name]
+            plain = isinstance(column.dtype, np.dtype)
+            found.append(column.to_numpy(dtype) if plain else column.to_numpy(dtype, na_value=np.nan))
+        return found
+
+
+class ArrowTable:
+    """An Arrow table, or a Parquet file whose columns are read when they are needed."""
+
+    index: list[Any]
+
+    def __init__(self, table: pa.Table | None = None, path: str | None = None) -> None:
+        import pyarrow.parquet as pq
+
+        self._table, self._path = table, path
+        if table is None:
+            with reading(path, "Parquet"):
+                self._schema, self._rows = pq.read_schema(path), int(pq.read_metadata(path).num_rows)
+        else:
+            self._schema, self._rows = table.schema, int(table.num_rows)
+        self.names = list(self._schema.names)
+        written = (self._schema.pandas_metadata or {}).get("index_columns", [])
+        self.index = [n for n in written if isinstance(n, str) and n in self.names]
+
+    def __len__(self) -> int:
+        return int(self._rows)
+
+    def dtype(self, name: object) -> np.dtype[Any] | None:
+        import pyarrow as pa
+
+        kind = self._schema.field(name).type
+        if pa.types.is_dictionary(kind):
+            return None
+        if pa.types.is_decimal(kind):
+            return np.dtype(np.float64)
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+            return None
+        found: np.dtype[Any] = np.dtype(kind.to_pandas_dtype())
+        return found
+
+    def _columns(self, names: Sequence[Any]) -> pa.Table:
+        import pyarrow.parquet as pq
+
+        if self._table is not None:
+            return self._table.select(names)
+        with reading(self._path, "Parquet"):
+            return pq.read_table(self._path, columns=list(names), partitioning=None)
+
+    def key(self, name: object) -> pd.Index:
+        found: pd.Index = pd.Index(self._columns([name]).column(0).to_pandas())
+        return found
+
+    def numbers(self, names: Sequence[object], dtype: np.dtype[Any]) -> list[NDArray[Any]]:
+        table, found = self._columns(names), []
+        for place in range(len(names)):
+            column = table.column(place)
+            if column.null_count and dtype.kind != "f":  # the dtype was chosen for columns without missing values
+                raise DataError(f"The column {str(names[place])!r} has missing values, but its type is {column.type}.")
+            values = column.to_numpy()
+            found.append(values.astype(dtype, copy=False))
+        return found
+
+
+def open_table(frame: object) -> Table:
+    """Return a table of the user.
+
+    Parameters
+    ----------
+    frame : DataFrame, Table or path
+        A pandas or Polars frame, an Arrow table or anything else that exports one (``__arrow_c_stream__``), or the path of
+        a Parquet file.
+
+    Raises
+    ------
+    DataNotFound
+        If the file does not exist.
+    DataError
+        If it is none of these, or has no rows.
+    """
+    table: Table
+    if isinstance(frame, pd.DataFrame):
+        table = PandasTable(frame)
+    elif isinstance(frame, (str, os.PathLike)):
+        path = read_path(frame, "frame")
+        if not os.path.exists(path):
+            raise DataNotFound(f"The file {str(path)!r} does not exist.")
+        table = ArrowTable(path=str(path))
+    elif hasattr(frame, "__arrow_c_stream__"):
+        import pyarrow as pa
+
+        table = ArrowTable(pa.table(frame))
+    else:
+        raise DataError(
+            f"A frame must be a pandas or Polars DataFrame, an Arrow table, or the path of a Parquet file; found a "
+            f"{type(frame).__name__}."
+        )
+    if not len(table):
+        raise DataError("The frame has no rows.")
+    return table
+
+
+def _level_name(name: object, place: int, levels: int) -> object:
+    if name is not None:
+        return name
+    return "index" if levels == 1 else f"level_{place}"  # pandas' own names for them
+
+
+def _numeric(dtype: Any) -> np.dtype[Any] | None:
+    """Return the numpy dtype of numbers; None for text, categories, times and other objects."""
+    if isinstance(dtype, np.dtype):
+        return dtype if dtype.kind in "fiub" else None
+    if pd.api.types.is_bool_dtype(dtype) or pd.api.types.is_numeric_dtype(dtype):
+        kind = getattr(dtype, "numpy_dtype", None)
+        return kind if isinstance(kind, np.dtype) and kind.kind in "fiub" else np.dtype(np.float64)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The times and entities of a table's rows."""
+
+    days: Days
+    """(times,): the day of each distinct time, ascending."""
+    times: pd.Index
+    """(times,): the distinct times as in the table, ascending."""
+    time: NDArray[np.int32]
+    """(rows of the table,): position in `times`."""
+    entities: list[Any]
+    """The distinct entities, sorted; [None] if there is no column of entities."""
+    entity: NDArray[np.int32]
+    """(rows of the table,): position in `entities`."""
+    order: NDArray[np.int64] | None
+    """(rows,): the table's rows by (time, entity); None if they are in this order."""
+    names: tuple[Any, ...]
+    """The names of the key columns, in the table's order: one or two, which include `time_name`."""
+    time_name: Any
+
+    def describe(self, row: int) -> str:
+        """Describe the location of a row of the table, for messages."""
+        entity = self.entities[self.entity[row]]
+        of = "" if entity is None else f", {shown(entity)}"
+        return f"row {row} ({self.times[self.time[row]]}{of})"
+
+    def index(self, rows: NDArray[np.int64]) -> pd.Index:
+        """Return the index of some rows, with the table's names and values."""
+        times = self.times.take(self.time[rows])
+        if len(self.names) == 1:
+            return times.rename(self.names[0])
+        entities = pd.Index(self.entities).take(self.entity[rows])
+        parts = [times if name == self.time_name else entities for name in self.names]
+        return pd.MultiIndex.from_arrays(parts, names=[_given_name(n) for n in self.names])
+
+
+def _given_name(name: object) -> Any:
+    return None if isinstance(name, str) and (name == "index" or name.startswith("level_")) else name
+
+
+def read_keys(table: Table, time: object = None, entity: object = None) -> Keys:
+    """Find and check the times and entities of a table's rows.
+
+    Parameters
+    ----------
+    table : Table
+        The table.
+    time : str, optional
+        Name of the column or index level of times; by default the only one that holds times.
+    entity : str, optional
+        Name of the column or index level of entities; by default the other level of the index, or the only column of
+        text. Without any, the table has one entity.
+
+    Raises
+    ------
+    DataError
+        If the columns are not found or ambiguous, times or entities are missing or invalid, an entity has two rows at one
+        time, or its rows are not in the order of time.
+    """
+    time = _find_time(table) if time is None else _named(table, time, "time")
+    entity = _find_entity(table, time) if entity is None else _named(table, entity, "entity")
+    times, time_codes, days = _times(table, time)
+    entities, entity_codes = _entities(table, entity)
+    names = (time,) if entity is None else tuple(sorted((time, entity), key=table.names.index))
+    keys = Keys(days, times, time_codes, entities, entity_codes, None, names, time)
+    place = time_codes.astype(np.int64) * len(entities) + entity_codes
+    steps = np.diff(place)
+    order = None
+    if not (steps > 0).all():
+        order = np.argsort(place, kind="stable")
+        _check_twice(keys, place, order, entity)
+        _check_sorted(keys, entity)
+    if (np.diff(days) <= np.timedelta64(0, "D")).any():
+        first = int(np.flatnonzero(np.diff(days) <= np.timedelta64(0, "D"))[0])
+        raise DataError(
+            f"The column {str(time)!r} has several times on one day, such as {times[first]} and {times[first + 1]}. Only "
+            "one row a day (or week, month, …) of an entity is supported: aggregate the rows of each day."
+        )
+    return Keys(days, times, time_codes, entities, entity_codes, order, names, time)
+
+
+def _named(table: Table, name: object, argument: str) -> Any:
+    if name in table.names:
+        return name
+    raise DataError(
+        f"{argument}={shown(name)}: the frame has no such column.{nearest(str(name), list(map(str, table.names)))} "
+        f"There are: {_listed(table.names)}."
+    )
+
+
+def _listed(names: Sequence[object]) -> str:
+    return ", ".join(map(str, names[:8])) + (f", … ({len(names)} columns)" if len(names) > 8 else "")
+
+
+def _find_time(table: Table) -> Any:
+    for names in (table.index, table.names):
+        found = [name for name in names if _holds_times(table, name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise DataError(f"Several columns hold times: {_listed(found)}. Name the right one with time=….")
+    raise DataError(
+        f"No column holds times ({_listed(table.names)}). Name the column of days with time=…, or convert it: "
+        "pd.to_datetime(frame[…])."
+    )
+
+
+def _holds_times(table: Table, name: object) -> bool:
+    if name not in table.index and table.dtype(name) is not None:
+        return False
+    key = table.key(name)
+    return isinstance(key, (pd.DatetimeIndex, pd.PeriodIndex)) or (
+        key.dtype == object and len(key) > 0 and hasattr(key[0], "isoformat")
+    )
+
+
+def _find_entity(table: Table, time: object) -> Any:
+    others = [name for name in table.index if name != time]
+    if len(others) == 1 and time in table.index:
+        return others[0]
+    if len(others) > 1:
+        raise DataError(f"The index has several levels besides the time: {_listed(others)}. Name one with entity=….")
+    text = [n for n in table.names if n not in (time, *table.index) and table.dtype(n) is None]
+    text = [n for n in text if not isinstance(table.key(n), pd.DatetimeIndex)]
+    if len(text) > 1:
+        raise DataError(f"Several columns could be the entity: {_listed(text)}. Name the right one with entity=….")
+    return text[0] if text else None
+
+
+def _times(table: Table, name: Any) -> tuple[pd.Index, NDArray[np.int32], Days]:
+    """Return the distinct times, ascending; the position of each row's; and their days."""
+    key = table.key(name)
+    if isinstance(key, pd.PeriodIndex):
+        days: pd.Index = key.to_timestamp()
+    elif isinstance(key, pd.DatetimeIndex):
+        days = key
+    else:
+        days = _read_times(key, name)
+    missing = np.flatnonzero(days.isna())
+    if len(missing):
+        raise DataError(
+            f"The column {str(name)!r} has {counted(len(missing), 'missing time')}, the first in row {missing[0]}."
+        )
+    wall = pd.DatetimeIndex(days)
+    if wall.tz is not None:
+        wall = wall.tz_localize(None)
+    codes, unique = pd.factorize(wall, sort=True)
+    first = np.full(len(unique), -1, np.int64)
+    first[codes[::-1]] = np.arange(len(codes))[::-1]
+    found: Days = unique.to_numpy().astype("datetime64[D]")
+    if found[0] < FIRST_DAY or found[-1] > LAST_DAY:
+        row = int(first[0] if found[0] < FIRST_DAY else first[-1])
+        raise DataError(
+            f"The column {str(name)!r} has a day outside {FIRST_DAY} to {LAST_DAY} in row {row}: {shown(key[row])}."
+        )
+    return key.take(first), codes.astype(np.int32), found
+
+
+def _read_times(key: pd.Index, name: object) -> pd.DatetimeIndex:
+    """Return times that are given as text or as objects."""
+    zones: dict[str, int] = {}
+    for row, value in enumerate(key):
+        zone = getattr(value, "tzinfo", None)
+        zones.setdefault(str(zone), row)
+        if len(zones) > 1:
+            (one, _), (other, at) = zones.items()
+            raise DataError(
+                f"The column {str(name)!r} mixes time zones: {_zone(one)} and, in row {at}, {_zone(other)}. Convert it: "
+                "pd.to_datetime(frame[…], utc=True).dt.tz_convert(…)."
+            )
+    try:
+        return pd.DatetimeIndex(read_days(list(key), str(name)).astype("datetime64[ns]"))
+    except DateError as exc:
+        raise DataError(f"The column {str(name)!r} does not hold times: {exc}") from exc
+
+
+def _zone(name: str) -> str:
+    return "none" if name == "None" else name
+
+
+def _entities(table: Table, name: Any) -> tuple[list[Any], NDArray[np.int32]]:
+    """Return the distinct entities, sorted, and the position of each row's."""
+    if name is None:
+        return [None], np.zeros(len(table), np.int32)
+    key = table.key(name)
+    missing = np.flatnonzero(key.isna())
+    if len(missing):
+        raise DataError(
+            f"The column {str(name)!r} names no entity in {counted(len(missing), 'row')}, the first of which is row {missing[0]}."
+        )
+    if isinstance(key, pd.CategoricalIndex):
+        key = pd.Index(key.categories).take(key.codes)
+    try:
+        codes, found = pd.factorize(key)
+    except TypeError as exc:
+        raise DataError(f"The column {str(name)!r} has entities that are not hashable: {exc}.") from exc
+    values = list(found)
+    try:
+        order = sorted(range(len(values)), key=values.__getitem__)
+    except TypeError:  # values of several types
+        order = sorted(range(len(values)), key=lambda i: (type(values[i]).__name__, str(values[i])))
+    place = np.empty(len(values), np.int32)
+    place[order] = np.arange(len(values), dtype=np.int32)
+    return [values[i] for i in order], place[codes]
+
+
+def _check_twice(keys: Keys, place: NDArray[np.int64], order: NDArray[np.int64], entity: object) -> None:
+    same = np.flatnonzero(np.diff(place[order]) == 0)
+    if not len(same):
+        return
+    first, second = int(order[same[0]]), int(order[same[0] + 1])
+    advice = (
+        " If the rows belong to several entities, name their column with entity=…."
+        if entity is None
+        else " Keep one of them: frame.drop_duplicates(…)."
+    )
+    of = "" if entity is None else f"{shown(keys.entities[keys.entity[first]])} has "
+    raise DataError(
+        f"{of}two rows at {keys.times[keys.time[first]]}: rows {first} and {second} "
+        f"({counted(len(same), 'row')} in all like this).{advice}".strip()
+    )
+
+
+def _check_sorted(keys: Keys, entity: object) -> None:
+    """Raise an error if the rows of an entity are not in the order of time."""
+    by_entity = np.argsort(keys.entity, kind="stable")
+    back = np.diff(keys.time[by_entity]) <= 0
+    back &= np.diff(keys.entity[by_entity]) == 0
+    if back.any():
+        at = int(np.flatnonzero(back)[0])
+        row, before = int(by_entity[at + 1]), int(by_entity[at])
+        of = "" if entity is None else f" of {shown(keys.entities[keys.entity[row]])}"
+        raise DataError(
+            f"The rows{of} are not in the order of time: {keys.times[keys.time[row]]} (row {row}) follows "
+            f"{keys.times[keys.time[before]]} (row {before}). Sort them: frame.sort_values(…) or frame.sort_index()."
+        )
+
+
+def batches(names: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Yield the names of columns that are read together."""
+    for start in range(0, len(names), _TOGETHER):
+        yield names[start : start + _TOGETHER]
+
+
+def common_dtype(table: Table, names: Iterable[Any]) -> np.dtype[Any]:
+    """Return the dtype in which columns lie side by side: float32 where it holds all of their values, or else float64."""
+    kinds = [kind for name in names if (kind := table.dtype(name)) is not None]
+    return np.result_type(np.float32, *kinds)
+
+
+def check_columns(table: Table, names: Mapping[str, Sequence[Any]], keys: Keys) -> None:
+    """Raise an error if a column does not exist, or does not hold numbers.
+
+    Parameters
+    ----------
+    table : Table
+        The table.
+    names : mapping
+        The argument that names columns -> the columns.
+    keys : Keys
+        Its keys, for messages.
+
+    Raises
+    ------
+    DataError
+        With the column, and the first row whose value is not a number.
+    """
+    for argument, given in names.items():
+        for name in given:
+            _named(table, name, argument)
+            if name in keys.names:
+                raise DataError(f"{argument}={shown(name)} is a key of the rows, and cannot be used as numbers.")
+            if table.dtype(name) is None:
+                raise _not_numbers(table, name, keys)
+
+
+def _not_numbers(table: Table, name: object, keys: Keys) -> DataError:
+    column = table.key(name)
+    if isinstance(column, pd.DatetimeIndex):
+        what = "holds times"
+    elif isinstance(column, pd.CategoricalIndex):
+        what = "holds categories, whose codes are numbers (frame[…].cat.codes)"
+    else:
+        bad = pd.to_numeric(pd.Series(column, dtype=object), errors="coerce").isna() & ~pd.isna(pd.Series(column))
+        row = int(np.argmax(bad)) if bad.any() else 0
+        what = f"has the dtype {column.dtype}, with {shown(column[row])} in {keys.describe(row)}"
+    return DataError(f"The column {str(name)!r} does not hold numbers: it {what}. Convert it, or leave it out.")

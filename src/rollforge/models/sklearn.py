@@ -1,0 +1,387 @@
+"""Estimators with scikit-learn's interface."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import pickle
+import sys
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge import trust
+from rollforge.build import build, describe
+from rollforge.errors import CodeNotAllowed, ConfigError, MissingDependency, ModelError, TaskNotSerializable, shown
+from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandlerLP
+from rollforge.models.base import Model, Reweighter
+from rollforge.models.samples import Samples, prediction_features, training_samples
+from rollforge.session import current_session
+from rollforge.task import encode
+
+__all__ = ["SklearnModel", "describe_estimator", "is_classifier", "keep_estimator"]
+
+LIBRARY = "sklearn"
+
+_BOOSTING = ("lightgbm", "xgboost")
+"""Packages whose estimators use all cores if `n_jobs` is not given, and to which the order in memory does not matter."""
+
+
+class SklearnModel(Model):
+    """Any regressor, classifier or pipeline with scikit-learn's interface.
+
+    The estimator is fitted on the train segment's features, as a frame with the columns' names, and on its labels in their
+    own precision. A classifier of two classes is asked for the probability of the larger one; other estimators predict
+    values, one column for each label. If the estimator stops early (``early_stopping_rounds``), it is given the valid
+    segment as ``eval_set``.
+
+    Parameters
+    ----------
+    estimator : estimator or description
+        An unfitted estimator, of which a copy is fitted; or ``{class, module_path, kwargs}``, as :func:`describe_estimator`
+        returns it.
+    weight_group : str, optional
+        The group of columns of the dataset whose only column has the weights of the rows (``sample_weight``).
+
+    Raises
+    ------
+    ConfigError
+        If the estimator cannot be built, or has no ``fit`` and ``predict``.
+
+    Examples
+    --------
+    >>> SklearnModel({"class": "Ridge", "module_path": "sklearn.linear_model", "kwargs": {"alpha": 2.0}}).estimator
+    Ridge(alpha=2.0)
+    """
+
+    def __init__(self, estimator: object, weight_group: str | None = None) -> None:
+        built = _build(estimator)
+        for method in ("fit", "predict", "get_params"):
+            if not callable(getattr(built, method, None)):
+                raise ConfigError(
+                    f"must be an estimator with fit(), predict() and get_params(), found a {type(built).__name__}.",
+                    path="estimator",
+                )
+        self.estimator: Any = built
+        self.weight_group = weight_group
+        self.labels: list[str] = []
+        """The names of the labels on which it was fitted."""
+
+    def fit(self, dataset: DatasetH, reweighter: Reweighter | None = None) -> None:
+        """Fit on the rows of the train segment that have a label.
+
+        Raises
+        ------
+        ModelError
+            If the estimator fails, the data are not suitable for training
+            (:func:`~rollforge.models.samples.training_samples`), or a classifier has more or fewer than two classes.
+        """
+        samples, weight = self._samples(dataset, "train", reweighter)
+        self.labels = list(samples.label_names)
+        estimator = self._limited(_copy(self.estimator))
+        arguments: dict[str, Any] = {} if weight is None else self._weighted(estimator, weight)
+        if "valid" in dataset.segments and _stops_early(estimator):
+            valid, _ = self._samples(dataset, "valid", None)
+            accepted = inspect.signature(estimator.fit).parameters
+            if "eval_X" in accepted:  # LightGBM from version 4.7 on
+                arguments |= {"eval_X": valid.features, "eval_y": _target(valid)}
+            else:
+                arguments["eval_set"] = [(valid.features, _target(valid))]
+        try:
+            estimator.fit(_by_column(samples.features, estimator), _target(samples), **arguments)
+        except Exception as exc:
+            raise ModelError(
+                f"{_name(estimator)} cannot be fitted{_missing(samples.features)}: {describe(exc)}"
+            ) from exc
+        classes = getattr(estimator, "classes_", None)
+        if is_classifier(estimator) and classes is not None and len(classes) != 2:
+            raise ModelError(
+                f"{_name(estimator)} is a classifier, and the labels of the train segment have {len(classes)} "
+                f"{'class' if len(classes) == 1 else 'classes'}: {shown(list(classes))}. Two are supported."
+            )
+        self.estimator = estimator
+
+    def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series | pd.DataFrame:
+        """Return the scores of a segment, index (datetime, instrument); a frame if there are several labels.
+
+        Raises
+        ------
+        ModelError
+            If the estimator is not fitted, or fails.
+        """
+        if not self.labels:
+            raise ModelError(f"{type(self).__name__} is not fitted yet.")
+        features = prediction_features(dataset, segment, model=_name(self.estimator))
+        features = _by_column(features, self.estimator)
+        try:
+            if is_classifier(self.estimator):
+                found = np.asarray(self.estimator.predict_proba(features))[:, 1]
+            else:
+                found = np.asarray(self.estimator.predict(features))
+        except Exception as exc:
+            raise ModelError(
+                f"{_name(self.estimator)} cannot predict {shown(segment)}{_missing(features)}: {describe(exc)}"
+            ) from exc
+        if found.shape == (len(features), len(self.labels)) and len(self.labels) > 1:
+            return pd.DataFrame(found, index=features.index, columns=self.labels)
+        if found.size != len(features):
+            raise ModelError(
+                f"{_name(self.estimator)} predicts values of shape {found.shape} for {len(features)} rows and "
+                f"{len(self.labels)} labels."
+            )
+        return pd.Series(found.reshape(-1), index=features.index)
+
+    def _samples(
+        self, dataset: DatasetH, segment: str, reweighter: Reweighter | None
+    ) -> tuple[Samples, NDArray[np.float64] | None]:
+        samples = training_samples(
+            dataset, segment, model=_name(self.estimator), reweighter=reweighter, several_labels=True, exact_labels=True
+        )
+        if self.weight_group is None or reweighter is not None:
+            return samples, samples.weight
+        frame = dataset.prepare(segment, col_set=self.weight_group, data_key=DataHandlerLP.DK_L)
+        weight = frame.iloc[:, 0].reindex(samples.features.index).to_numpy(np.float64)
+        bad = ~((weight >= 0) & (weight < np.inf))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ModelError(
+                f"The weights of the {segment!r} segment must be finite and not negative, but {int(bad.sum())} are not; the "
+                f"first is {weight[row]:g} for {samples.features.index[row]}."
+            )
+        if not weight.any():
+            raise ModelError(f"All weights of the {segment!r} segment are 0, so {_name(self.estimator)} cannot learn.")
+        return samples, weight
+
+    def _weighted(self, estimator: Any, weight: NDArray[np.float64]) -> dict[str, Any]:
+        """Return the arguments of ``fit`` with the weights: those of the last step of a pipeline are named after it."""
+        steps = getattr(estimator, "steps", None)
+        last = steps[-1][1] if steps else estimator
+        if "sample_weight" not in inspect.signature(last.fit).parameters:
+            raise ModelError(f"{_name(last)} does not support weights: its fit() has no sample_weight.")
+        return {f"{steps[-1][0]}__sample_weight" if steps else "sample_weight": weight}
+
+    def _limited(self, estimator: Any) -> Any:
+        """Return an estimator that uses at most the threads of the session."""
+        threads = current_session().threads
+        changed = {}
+        for name, value in estimator.get_params(deep=True).items():
+            if name.rpartition("__")[2] != "n_jobs":
+                continue
+            owner = _owner(estimator, name)
+            everything = value is None and type(owner).__module__.partition(".")[0] in _BOOSTING
+            if everything or (isinstance(value, int) and (value < 1 or value > threads)):
+                changed[name] = threads
+        return estimator.set_params(**changed) if changed else estimator
+
+
+def _owner(estimator: Any, parameter: str) -> Any:
+    """Return the estimator inside a pipeline to which a parameter such as ``step__n_jobs`` belongs."""
+    inside, _, _ = parameter.rpartition("__")
+    return estimator.get_params(deep=True).get(inside, estimator) if inside else estimator
+
+
+def _missing(features: pd.DataFrame) -> str:
+    """Return a clause that names the features with missing values, which many estimators do not accept."""
+    lacking = features.columns[np.isnan(features.to_numpy()).any(axis=0)]
+    if not len(lacking):
+        return ""
+    named = ", ".join(map(repr, map(str, lacking[:5]))) + (", …" if len(lacking) > 5 else "")
+    return f", and values are missing in {named} (SimpleImputer, in a pipeline before the estimator, fills them)"
+
+
+def _by_column(features: pd.DataFrame, estimator: object) -> pd.DataFrame:
+    """Return features that lie in memory column by column, as in a frame that a user selects.
+
+    The sums of linear algebra are rounded in the order of the memory, so predictions are those of the estimator on the
+    user's own frame to the last bit. Boosting bins the values, and needs no copy.
+    """
+    if type(estimator).__module__.partition(".")[0] in _BOOSTING:
+        return features
+    values = np.asfortranarray(features.to_numpy())
+    return pd.DataFrame(values, index=features.index, columns=features.columns, copy=False)
+
+
+def _target(samples: Samples) -> NDArray[Any]:
+    """Return what an estimator is fitted on: (rows,) for one label, otherwise (rows, labels)."""
+    return samples.label[:, 0] if samples.label.shape[1] == 1 else np.asfortranarray(samples.label)
+
+
+def _name(estimator: object) -> str:
+    return type(estimator).__name__
+
+
+def _copy(estimator: Any) -> Any:
+    """Return an unfitted estimator with the same parameters."""
+    return _library().clone(estimator)
+
+
+def _library() -> Any:
+    try:
+        import sklearn.base
+    except ImportError as exc:
+        raise MissingDependency(
+            "SklearnModel needs scikit-learn. Install it: pip install 'rollforge[sklearn]'"
+        ) from exc
+    return sklearn.base
+
+
+def is_classifier(estimator: object) -> bool:
+    return bool(_library().is_classifier(estimator)) and hasattr(estimator, "predict_proba")
+
+
+def _stops_early(estimator: Any) -> bool:
+    """Return whether an estimator, such as LightGBM's, stops when the score on ``eval_set`` no longer improves."""
+    wanted = estimator.get_params(deep=False).get("early_stopping_rounds")
+    return bool(wanted) and "eval_set" in inspect.signature(estimator.fit).parameters
+
+
+def _build(described: object) -> Any:
+    """Build an estimator, and the estimators among its arguments, from a description."""
+    if isinstance(described, Mapping) and "class" in described:
+        kwargs = {name: _build(value) for name, value in (described.get("kwargs") or {}).items()}
+        config = {**described, "kwargs": kwargs}
+        return build(config, where="estimator")
+    if isinstance(described, tuple):
+        return tuple(map(_build, described))
+    if isinstance(described, list):
+        return list(map(_build, described))
+    return described
+
+
+def keep_estimator(estimator: Any, folder: Path) -> dict[str, Any]:
+    """Return the description of an estimator whose class is not in a module, such as one of a notebook.
+
+    The estimator and the code of its class are written into a file, which only tasks that this user's own program has
+    submitted may read.
+
+    Parameters
+    ----------
+    estimator : estimator
+        An unfitted estimator.
+    folder : path
+        An existing folder for the file.
+    """
+    import cloudpickle
+
+    content = cloudpickle.dumps(_copy(estimator))
+    mark = hashlib.sha256(content).hexdigest()[:24]
+    draft = folder / f".{uuid.uuid4().hex}"
+    draft.write_bytes(content)
+    draft.replace(folder / f"{mark}.estimator")
+    kwargs = {"file": str(folder / f"{mark}.estimator"), "mark": mark}
+    return {"class": "kept_estimator", "module_path": "rollforge.models.sklearn", "kwargs": kwargs}
+
+
+def kept_estimator(file: str, mark: str) -> Any:
+    """Return an estimator that :func:`keep_estimator` has written. This runs the code in the file.
+
+    Raises
+    ------
+    CodeNotAllowed
+        If the task was not submitted by this user's own program.
+    ConfigError
+        If the file is missing or has changed.
+    """
+    if trust.current_origin() is not trust.Origin.OWN:
+        raise CodeNotAllowed(
+            f"The estimator in {file} is code of the program that submitted the task, and only worker processes of that "
+            "program may run it. To train on other machines, put its class into a module."
+        )
+    try:
+        content = Path(file).read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"the file {file!r} cannot be read: {exc.strerror}.", path="estimator") from exc
+    if hashlib.sha256(content).hexdigest()[:24] != mark:
+        raise ConfigError(f"the file {file!r} has changed since the task was submitted.", path="estimator")
+    return pickle.loads(content)
+
+
+def describe_estimator(estimator: Any, path: str = "estimator") -> dict[str, Any]:
+    """Return the description of an unfitted estimator, from which :class:`SklearnModel` builds an equal one.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Its parameters (``get_params``) can be numbers, text, classes, functions of a module, other estimators, and lists,
+        tuples and mappings of these. Those with their default values are left out.
+    path : str
+        Its location, for errors.
+
+    Raises
+    ------
+    ConfigError
+        If it has no ``get_params``.
+    NotInModule
+        If its class, or a class or function among its parameters, cannot be imported by name.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import Ridge
+    >>> describe_estimator(Ridge(alpha=2.0))
+    {'class': 'Ridge', 'module_path': 'sklearn.linear_model', 'kwargs': {'alpha': 2.0}}
+    """
+    if isinstance(estimator, type) or not callable(getattr(estimator, "get_params", None)):
+        hint = f" Write {estimator.__name__}()." if isinstance(estimator, type) else ""
+        raise ConfigError(f"must be an estimator, found {shown(estimator)}.{hint}", path=path)
+    kind = type(estimator)
+    _check_importable(kind, path)
+    defaults = {n: p.default for n, p in inspect.signature(kind.__init__).parameters.items()}
+    kwargs = {
+        name: _described(value, f"{path}.{name}")
+        for name, value in estimator.get_params(deep=False).items()
+        if not (name in defaults and _is_default(value, defaults[name]))
+    }
+    return {"class": kind.__qualname__, "module_path": _public_module(kind), "kwargs": kwargs}
+
+
+def _is_default(value: object, default: object) -> bool:
+    plain = (bool, int, float, str, type(None))
+    return isinstance(value, plain) and type(value) is type(default) and value == default
+
+
+def _described(value: object, path: str) -> Any:
+    if hasattr(value, "get_params") and hasattr(value, "fit") and not isinstance(value, type):
+        return describe_estimator(value, path)
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(_described(one, f"{path}.{i}") for i, one in enumerate(value))
+    if isinstance(value, dict):
+        return {key: _described(one, f"{path}.{key}") for key, one in value.items()}
+    if isinstance(value, (type, FunctionType)):
+        _check_importable(value, path)
+    elif not _is_plain(value):
+        raise NotInModule(f"{shown(value)} cannot be written into a task.", path=path)
+    return value
+
+
+def _is_plain(value: object) -> bool:
+    try:
+        encode(value)
+    except TaskNotSerializable:
+        return False
+    return True
+
+
+class NotInModule(ConfigError):
+    """A class, function or object cannot be described by a name that another process can import."""
+
+
+def _check_importable(thing: type | FunctionType, path: str) -> None:
+    if thing.__module__ in ("__main__", "__mp_main__") or "<" in thing.__qualname__:
+        raise NotInModule(f"{thing.__qualname__} is not defined in a module.", path=path)
+
+
+def _public_module(kind: type) -> str:
+    """Return the shortest module from which a class can be imported, which rarely changes between versions."""
+    parts = kind.__module__.split(".")
+    for length in range(1, len(parts)):
+        module = sys.modules.get(".".join(parts[:length]))
+        if module is not None and getattr(module, kind.__qualname__, None) is kind:
+            return module.__name__
+    return kind.__module__

@@ -1,0 +1,488 @@
+"""Walk-forward on a user's table: the same numbers as a loop by hand, and the table's own index in everything."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from lightgbm import LGBMClassifier, LGBMRegressor
+from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import brier_score_loss, log_loss, r2_score, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+
+import rollforge
+from rollforge.errors import CodeNotAllowed, ConfigError, DataError, DataNotFound, SegmentError, TrainingFailed
+from rollforge.models.sklearn import describe_estimator, keep_estimator, kept_estimator
+from rollforge.session import Session
+from rollforge.store.base import open_store
+from rollforge.trust import Origin, from_origin
+from rollforge.walk_forward import WalkForward, walk_forward
+
+DAYS = pd.bdate_range("2020-01-01", "2021-06-30")
+FEATURES = ["a", "b", "c"]
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    monkeypatch.setenv("ROLLFORGE_HOME", str(tmp_path / "home"))
+    return Session(
+        tracking_uri=f"folder:{tmp_path}/runs",
+        store_uri=f"sqlite:///{tmp_path}/tasks.db",
+        cache=str(tmp_path / "cache"),
+        threads=2,
+    )
+
+
+def table(
+    entities: list[Any], names: tuple[str, str] = ("day", "stock"), days: pd.DatetimeIndex = DAYS
+) -> pd.DataFrame:
+    """A table by (time, entity), whose label follows its first feature; some labels are missing."""
+    rng = np.random.default_rng(0)
+    index = pd.MultiIndex.from_product([days, entities], names=names)
+    frame = pd.DataFrame(rng.normal(size=(len(index), 3)), index, FEATURES)
+    frame["y"] = 0.3 * frame["a"] + rng.normal(size=len(index))
+    frame.loc[rng.random(len(index)) < 0.05, "y"] = np.nan
+    return frame
+
+
+def run(estimator: object, frame: object, session: Session, **arguments: Any) -> WalkForward:
+    given = {"label": "y", "train": "6 months", "step": "quarter", "horizon": 2, "jobs": 0, **arguments}
+    return walk_forward(estimator, frame, session=session, **given)
+
+
+def by_hand(estimator: Any, frame: pd.DataFrame, result: WalkForward, method: str = "predict") -> pd.Series:
+    """The same windows as a loop: `frame` by (time, entity), sorted."""
+    parts = []
+    for _, window in result.windows.iterrows():
+        train = frame.loc[window["train_start"] : window["train_end"]].dropna(subset="y")
+        test = frame.loc[window["test_start"] : window["test_end"]]
+        predicted = getattr(clone(estimator).fit(train[FEATURES], train["y"]), method)(test[FEATURES])
+        parts.append(pd.Series(predicted if predicted.ndim == 1 else predicted[:, 1], test.index))
+    return pd.concat(parts)
+
+
+PIPELINE = make_pipeline(SimpleImputer(), MinMaxScaler(feature_range=(-1, 1)), Ridge(alpha=2.0))
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        LGBMRegressor(n_estimators=5, verbose=-1, num_leaves=7),
+        PIPELINE,
+        TransformedTargetRegressor(Ridge(), func=np.arcsinh, inverse_func=np.sinh),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_the_prediction_is_that_of_a_loop(estimator: Any, session: Session) -> None:
+    """To the last bit, with missing features and labels."""
+    frame = table(list("ABCDEF"))
+    if estimator is PIPELINE:
+        frame.iloc[::7, 1] = np.nan
+    result = run(estimator, frame, session)
+    expected = by_hand(estimator, frame, result)
+    pd.testing.assert_series_equal(result.prediction, expected.rename("prediction"), check_exact=True)
+    assert len(result.windows) == 4
+    assert (result.windows["status"] == "done").all()
+
+
+def test_the_windows_end_before_the_labels_look_ahead(session: Session) -> None:
+    """With a horizon of 5, five days lie between the last training day and the first test day, and between valid and test."""
+    result = run(Ridge(), table(["A", "B"]), session, valid="1M", horizon=5)
+    place = {day: i for i, day in enumerate(DAYS)}
+    for _, window in result.windows.iterrows():
+        assert place[window["valid_start"]] - place[window["train_end"]] == 6
+        assert place[window["test_start"]] - place[window["valid_end"]] == 6
+    assert result.windows["test_end"].iloc[-1] == DAYS[-1]
+
+
+@pytest.mark.parametrize(
+    ("form", "entities"),
+    [
+        ("by time", list("ABCDE")),
+        ("by time", [("x", 1), ("a", 2)]),
+        ("by entity", [3, 20, 100]),
+        ("by entity", [1.5, "two"]),
+        ("columns", ["ß", "a b", "A"]),
+        ("columns", [("x", 1), ("a", 2)]),
+        ("arrow", [3, 20, 100]),
+        ("parquet", ["ß", "a b", "A"]),
+    ],
+)
+def test_the_index_of_the_table_comes_back(form: str, entities: list[Any], session: Session, tmp_path: Path) -> None:
+    """In the table's own order, whatever the entities are."""
+    frame = table(entities, ("when", "store"))
+    given: Any = frame
+    if form == "by entity":
+        given = frame.swaplevel().sort_index(level="when", kind="stable")
+        given = given.iloc[np.argsort(np.tile(np.arange(len(entities)), len(DAYS)), kind="stable")]
+    elif form != "by time":
+        given = frame.reset_index()
+        if form == "arrow":
+            given = pa.Table.from_pandas(given)
+        elif form == "parquet":
+            given.to_parquet(tmp_path / "table.parquet")
+            given = str(tmp_path / "table.parquet")
+    names = {} if form.startswith("by") else {"time": "when", "entity": "store"}
+    result = run(Ridge(), given, session, train=300, step=100, **names)
+    expected = frame["y"].loc[DAYS[300] :]
+    labels = result.label
+    assert labels.index.names == (["store", "when"] if form == "by entity" else ["when", "store"])
+    if form == "by entity":
+        assert labels.index.equals(given.index[given.index.get_level_values("when") >= DAYS[300]])
+        labels = labels.swaplevel().reindex(expected.index)
+    pd.testing.assert_series_equal(labels, expected, check_exact=True)
+    assert result.prediction.index.equals(result.label.index)
+    assert result.prediction.name == "prediction"
+
+
+def test_times_keep_their_zone_and_type(session: Session) -> None:
+    """A table in Tokyo's time, and one of periods, come back as they were."""
+    frame = table(["A", "B"]).reset_index()
+    for days in (frame["day"].dt.tz_localize("Asia/Tokyo"), frame["day"].dt.to_period("D")):
+        found = run(Ridge(), frame.assign(day=days), session).prediction
+        assert found.index.get_level_values("day").dtype == days.dtype
+        first = frame["day"].searchsorted(pd.Timestamp("2020-07-01"))
+        assert found.index[0] == (days.iloc[first], "A")
+
+
+def test_weeks_of_stores(session: Session) -> None:
+    """Weekly rows: lengths and the horizon count weeks."""
+    weeks = pd.date_range("2018-01-05", "2021-12-31", freq="W-FRI")
+    frame = table(["north", "south", "west"], ("week", "store"), weeks)
+    result = run(Ridge(), frame, session, train=104, step=13, horizon=4)
+    place = {day: i for i, day in enumerate(weeks)}
+    first = result.windows.iloc[0]
+    assert place[first["test_start"]] == 104
+    assert place[first["train_end"]] == 104 - 5
+    assert place[first["test_end"]] == 104 + 12
+    pd.testing.assert_series_equal(
+        result.prediction, by_hand(Ridge(), frame, result).rename("prediction"), check_exact=True
+    )
+
+
+def test_one_series_without_entities(session: Session, tmp_path: Path) -> None:
+    """A frame by time alone; the correlation is over all rows, because no day has several."""
+    frame = table(["A"]).droplevel("stock")
+    result = run(Ridge(), frame, session)
+    assert result.prediction.index.equals(frame.loc["2020-07-01":].index)
+    known = result.label.notna()
+    expected = np.corrcoef(result.prediction[known], result.label[known])[0, 1]
+    assert result.metrics["correlation"] == pytest.approx(expected, rel=1e-12)
+    assert np.isnan(result.metrics["ic"])
+    assert result.report(tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_metrics_of_a_regression(session: Session) -> None:
+    """Of the whole prediction and of a window, compared with scikit-learn and pandas."""
+    result = run(Ridge(), table(list("ABCDEF")), session)
+    both = pd.concat([result.prediction, result.label], axis=1, keys=["p", "y"])
+    window = result.windows.iloc[1]
+    parts = {
+        "whole": (result.metrics, both.dropna()),
+        "window": (window, both.loc[window["test_start"] : window["test_end"]].dropna()),
+    }
+    for metrics, rows in parts.values():
+        assert metrics["rmse"] == pytest.approx(np.sqrt(((rows["p"] - rows["y"]) ** 2).mean()), rel=1e-12)
+        assert metrics["mae"] == pytest.approx((rows["p"] - rows["y"]).abs().mean(), rel=1e-12)
+        assert metrics["r2"] == pytest.approx(r2_score(rows["y"], rows["p"]), rel=1e-9)
+        by_day = rows.groupby(level="day")
+        assert metrics["ic"] == pytest.approx(by_day.apply(lambda d: d["p"].corr(d["y"])).mean(), rel=1e-9)
+        ranks = by_day.apply(lambda d: d["p"].corr(d["y"], method="spearman"))
+        assert metrics["rank_ic"] == pytest.approx(ranks.mean(), rel=1e-9)
+
+
+@pytest.mark.parametrize("classes", [(False, True), (0, 1), (-1, 1), (3, 7)])
+def test_a_classifier_predicts_the_probability_of_the_larger_class(classes: tuple[Any, Any], session: Session) -> None:
+    frame = table(list("ABCDEF")).dropna()
+    frame["y"] = np.where(frame["y"] > 0, classes[1], classes[0])
+    result = run(LogisticRegression(), frame, session)
+    expected = by_hand(LogisticRegression(), frame, result, "predict_proba")
+    pd.testing.assert_series_equal(result.prediction, expected.rename("prediction"), check_exact=True)
+    positive = frame["y"].loc[expected.index] == classes[1]
+    assert result.metrics["auc"] == pytest.approx(roc_auc_score(positive, expected), rel=1e-12)
+    assert result.metrics["log_loss"] == pytest.approx(log_loss(positive, expected), rel=1e-12)
+    assert result.metrics["brier"] == pytest.approx(brier_score_loss(positive, expected), rel=1e-12)
+    assert set(result.windows) >= {"auc", "log_loss", "brier"}
+
+
+def test_several_labels(session: Session) -> None:
+    """One column of predictions for each; rows that lack one of the labels are not learned from."""
+    frame = table(list("ABC"))
+    frame["z"] = frame["c"] - frame["a"]
+    result = run(Ridge(), frame, session, label=["y", "z"], features=["a", "c"])
+    assert list(result.prediction) == ["y", "z"]
+    window = result.windows.iloc[-1]
+    train = frame.loc[window["train_start"] : window["train_end"]].dropna()
+    test = frame.loc[window["test_start"] : window["test_end"]]
+    expected = Ridge().fit(train[["a", "c"]], train[["y", "z"]]).predict(test[["a", "c"]])
+    np.testing.assert_array_equal(result.prediction.loc[test.index], expected)
+
+
+def test_weights_and_static_features(session: Session) -> None:
+    """Weights count in training only; a static feature has the entity's value in each row."""
+    frame = table(list("ABC")).dropna()
+    frame["w"] = np.random.default_rng(1).random(len(frame))
+    static = pd.DataFrame({"size": [1.0, 5.0, 2.0]}, index=list("CAB"))
+    for estimator, name in (
+        (Ridge(), "sample_weight"),
+        (make_pipeline(MinMaxScaler(), Ridge()), "ridge__sample_weight"),
+    ):
+        result = run(estimator, frame, session, weight="w", static=static)
+        whole = frame.join(static, on="stock")
+        window = result.windows.iloc[0]
+        train = whole.loc[window["train_start"] : window["train_end"]]
+        test = whole.loc[window["test_start"] : window["test_end"]]
+        columns = [*FEATURES, "size"]
+        fitted = clone(estimator).fit(train[columns], train["y"], **{name: train["w"].to_numpy()})
+        np.testing.assert_array_equal(result.prediction.loc[test.index], fitted.predict(test[columns]))
+
+
+def test_early_stopping_uses_the_valid_segment(session: Session) -> None:
+    frame = table(list("ABCDEF")).dropna()
+    estimator = LGBMRegressor(n_estimators=200, early_stopping_rounds=3, verbose=-1, num_leaves=7)
+    result = run(estimator, frame, session, valid="2 months", train="4 months")
+    window = result.windows.iloc[0]
+    train, valid, test = (
+        frame.loc[window[f"{name}_start"] : window[f"{name}_end"]] for name in ("train", "valid", "test")
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # LightGBM's newer name for it
+        fitted = clone(estimator).fit(train[FEATURES], train["y"], eval_set=[(valid[FEATURES], valid["y"])])
+    assert fitted.best_iteration_ < 200
+    np.testing.assert_array_equal(result.prediction.loc[test.index], fitted.predict(test[FEATURES]))
+
+
+def test_models_of_rollforge(session: Session) -> None:
+    """Given as a description."""
+    model = {"class": "LinearModel", "module_path": "rollforge.models", "kwargs": {"fit_intercept": True}}
+    frame = table(list("ABC"))
+    result = run(model, frame, session)
+    linear = by_hand(Ridge(alpha=1e-9), frame, result)
+    np.testing.assert_allclose(result.prediction, linear, atol=1e-5)
+
+
+def test_worker_processes_predict_the_same(session: Session) -> None:
+    """Two processes; the tasks and runs are those of an experiment, and are not trained again."""
+    frame = table(list("ABC"))
+    alone = run(Ridge(), frame, session, experiment="alone")
+    together = run(Ridge(), frame, session, experiment="together", jobs=2)
+    pd.testing.assert_series_equal(alone.prediction, together.prediction, check_exact=True)
+    store = open_store(session.store_uri)
+    assert store.count("together") == {"done": 4}
+    before = {r.id: r.finished_at for r in store.query("together")}
+    again = run(Ridge(), frame, session, experiment="together")
+    assert {r.id: r.finished_at for r in store.query("together")} == before
+    pd.testing.assert_series_equal(again.prediction, together.prediction, check_exact=True)
+    recorders = again.experiment.list_recorders()
+    assert len(recorders) == 4
+    assert run(Ridge(alpha=3.0), frame, session).experiment_name != run(Ridge(), frame, session).experiment_name
+
+
+SCRIPT = """
+import os, sys
+import numpy as np
+import pandas as pd
+import rollforge
+from sklearn.base import BaseEstimator, RegressorMixin
+
+class Constant(RegressorMixin, BaseEstimator):
+    def __init__(self, times=1.0):
+        self.times = times
+    def fit(self, X, y):
+        with open("pids", "a") as file:
+            file.write(f"{os.getpid()}\\n")
+        self.value_ = self.times * float(y.mean())
+        return self
+    def predict(self, X):
+        return np.full(len(X), self.value_)
+
+frame = pd.read_parquet("table.parquet")
+session = rollforge.Session(tracking_uri="folder:runs", store_uri="sqlite:///tasks.db", threads=2)
+result = rollforge.walk_forward(
+    Constant(2.0), frame, label="y", train="6 months", step="quarter", jobs=2, session=session
+)
+result.prediction.to_frame().to_parquet("prediction.parquet")
+assert str(os.getpid()) not in open("pids").read().split(), "trained in the main process"
+assert __file__ and "__main__" in sys.modules
+"""
+
+
+@pytest.mark.slow
+def test_a_class_of_a_script_is_trained_in_worker_processes(tmp_path: Path) -> None:
+    """The class is not in a module, and the script has no ``if __name__ == "__main__"``."""
+    frame = table(list("AB"))
+    frame.to_parquet(tmp_path / "table.parquet")
+    (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
+    environment = {**os.environ, "ROLLFORGE_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = pd.read_parquet(tmp_path / "prediction.parquet")["prediction"]
+    train = frame.loc[:"2020-06-29"]["y"].dropna()
+    assert found.iloc[0] == pytest.approx(2 * train.mean(), rel=1e-12)
+
+
+def test_kept_code_runs_only_for_the_users_own_tasks(tmp_path: Path) -> None:
+    """A task of a pool that others write to cannot name such a file; a changed file is refused."""
+    config = keep_estimator(Ridge(alpha=3.0), tmp_path)
+    assert kept_estimator(**config["kwargs"]).alpha == 3.0
+    with from_origin(Origin.POOL), pytest.raises(CodeNotAllowed, match="put its class into a module"):
+        kept_estimator(**config["kwargs"])
+    Path(config["kwargs"]["file"]).write_bytes(b"something else")
+    with pytest.raises(ConfigError, match="has changed since the task was submitted"):
+        kept_estimator(**config["kwargs"])
+
+
+def test_the_description_of_an_estimator_builds_an_equal_one() -> None:
+    """Pipelines, nested estimators, functions of modules, tuples."""
+    from rollforge.models.sklearn import SklearnModel
+
+    nested = TransformedTargetRegressor(PIPELINE, func=np.linalg.norm.__wrapped__, check_inverse=False)
+    built = SklearnModel(describe_estimator(nested)).estimator
+    assert repr(built) == repr(nested)
+    assert built.regressor.steps[1][1].feature_range == (-1, 1)
+    assert describe_estimator(LGBMClassifier(n_estimators=7))["kwargs"] == {"n_estimators": 7}
+
+
+# -- tables and arguments that cannot be used --------------------------------------------------------------------------
+
+
+def columns() -> pd.DataFrame:
+    return table(list("ABCDE")).reset_index()
+
+
+def with_value(column: str, row: int, value: object) -> pd.DataFrame:
+    frame = columns()
+    if isinstance(value, str):
+        frame[column] = frame[column].astype(object)
+    frame.loc[row, column] = value
+    return frame
+
+
+def mixed_zones() -> pd.DataFrame:
+    frame = columns()
+    zones = ["UTC", "Asia/Tokyo"]
+    return frame.assign(day=[day.tz_localize(zones[i == 9]) for i, day in enumerate(frame["day"])])
+
+
+UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
+    (lambda: pd.concat([columns(), columns().iloc[[7]]]), {}, r"'C' has two rows at 2020-01-02.*rows 7 and \d+"),
+    (lambda: columns().drop(columns="stock"), {}, "two rows at 2020-01-01.*name their column with entity="),
+    (lambda: columns().iloc[::-1], {}, r"rows of 'A' are not in the order of time: .*\(row 9\) follows .*\(row 4\)"),
+    (mixed_zones, {}, "'day' mixes time zones: UTC and, in row 9, Asia/Tokyo"),
+    (lambda: columns().assign(d="x"), {}, "Several columns could be the entity: stock, d"),
+    (
+        lambda: columns().assign(d="x"),
+        {"entity": "stock"},
+        r"'d' does not hold numbers: .*'x' in row 0 \(2020-01-01.*'A'",
+    ),
+    (lambda: with_value("a", 3, "bad"), {"entity": "stock"}, r"'a' does not hold numbers: .*'bad' in row 3 .*'D'"),
+    (lambda: columns().assign(d=pd.Categorical(["x"] * len(columns()))), {"entity": "stock"}, "'d'.*categories"),
+    (lambda: with_value("b", 9, np.inf), {}, r"'b' has 1 infinite value, the first in row 9 \(2020-01-02.*'E'"),
+    (lambda: with_value("y", 9, -np.inf), {}, r"'y' has 1 infinite value, the first in row 9"),
+    (lambda: columns().assign(d=columns()["y"]), {}, "feature 'd' has the values of the label 'y'"),
+    (columns, {"features": ["a", "y"]}, "features: contains the label 'y'"),
+    (columns, {"features": ["a", "d"]}, "features='d': the frame has no such column"),
+    (columns, {"label": "z"}, "label='z': the frame has no such column"),
+    (columns, {"label": "stock"}, "label='stock' is a key of the rows"),
+    (columns, {"entity": "shop"}, "entity='shop': the frame has no such column"),
+    (lambda: with_value("stock", 4, None), {}, "'stock' names no entity in 1 row, the first of which is row 4"),
+    (lambda: with_value("day", 4, pd.NaT), {}, "'day' has 1 missing time, the first in row 4"),
+    (
+        lambda: columns().assign(day=pd.date_range("2020-01-01", periods=len(columns()), freq="h")),
+        {},
+        "several times on one day",
+    ),
+    (lambda: columns().assign(day="soon"), {"time": "day"}, "'day' does not hold times: .*soon"),
+    (lambda: columns()[["day", "stock", "y"]], {}, "no column of features"),
+    (lambda: columns().iloc[:0], {}, "has no rows"),
+    (lambda: columns().rename(columns={"b": "a"}), {}, "two columns 'a'"),
+    (lambda: [1, 2], {}, "found a list"),
+    (lambda: "nowhere.parquet", {}, "'nowhere.parquet' does not exist"),
+    (columns, {"train": "9y"}, "frame has 391 periods, from 2020-01-01 to 2021-06-30, and train='9y' need all"),
+    (columns, {"train": 380, "valid": 20}, "train=380 and valid=20 need all of them"),
+    (columns, {"train": "blue"}, "train: 'blue' is not an offset"),
+    (columns, {"step": "blue"}, "step: 'blue' is not an offset"),
+    (columns, {"step": 0}, "step: must be at least 1 period"),
+    (columns, {"horizon": -1}, "horizon: must be a number, at least 0"),
+    (columns, {"horizon": 300}, r"horizon=300 leaves nothing of the train segment, which has \d+ periods"),
+    (
+        columns,
+        {"start": "2020-02-03"},
+        "^train: in the window that tests from 2020-02-03, the segment would begin before",
+    ),
+    (columns, {"start": "2030-01-01"}, "Nothing is left to predict"),
+    (columns, {"rtype": "slide"}, "Did you mean 'sliding'"),
+    (columns, {"jobs": "2"}, "jobs: must be a number"),
+    (columns, {"estimator": Ridge}, r"estimator: must be an estimator.*Write Ridge\(\)"),
+    (columns, {"estimator": rollforge.LinearModel()}, "estimator: must be a description of a LinearModel"),
+    (columns, {"estimator": LogisticRegression()}, "classifier needs a label with two classes"),
+    (
+        columns,
+        {"static": pd.DataFrame({"s": [1.0]}, ["A"])},
+        "static has no row for 4 entities|static has no row for 4",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("frame", "arguments", "message"), UNUSABLE, ids=[re.sub(r"\W+", "_", m)[:40] for *_, m in UNUSABLE]
+)
+def test_what_cannot_be_used_is_one_message(
+    frame: Any, arguments: dict[str, Any], message: str, session: Session, tmp_path: Path
+) -> None:
+    """It names the column, the row or the argument, and nothing is stored."""
+    given = dict(arguments)
+    estimator = given.pop("estimator", Ridge())
+    with pytest.raises((DataError, ConfigError, DataNotFound, SegmentError), match=message) as caught:
+        run(estimator, frame(), session, **given)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "tasks.db").exists()
+    assert not list((tmp_path / "home").glob("frames/.*"))
+
+
+def test_a_failed_window_names_its_cause(session: Session) -> None:
+    """A feature with missing values is named; with allow_gaps, the other windows are returned."""
+    frame = table(list("ABC"))
+    frame.loc["2020-01-02", "b"] = np.nan
+    with pytest.raises(TrainingFailed, match=r"1 of 4 windows failed.*values are missing in 'b'"):
+        run(Ridge(), frame, session)
+    result = run(Ridge(), frame, session, allow_gaps=True)
+    assert result.windows["status"].tolist() == ["failed", "done", "done", "done"]
+    assert result.prediction.index[0][0] == result.windows["test_start"].iloc[1]
+    assert np.isnan(result.windows["rmse"].iloc[0])
+    assert any("failed" in warning for warning in result.warnings)
+
+
+def test_the_figures_have_the_ic_of_each_day(session: Session) -> None:
+    result = run(Ridge(), table(list("ABCDEF")), session)
+    figure = result.plot.ic()
+    assert np.nanmean(np.asarray(figure.data[0].y, float)) == pytest.approx(result.metrics["ic"], rel=1e-6)
+    assert len(result.plot.performance()) > 1
+
+
+def test_the_report_has_the_ic_of_the_metrics(session: Session, tmp_path: Path) -> None:
+    result = run(Ridge(), table(list("ABCDEF")), session)
+    page = result.report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"{result.metrics['ic']:.4f}" in page
+    assert result.experiment_name in page
