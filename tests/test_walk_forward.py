@@ -277,13 +277,13 @@ def test_models_of_rollforge(session: Session) -> None:
 def test_worker_processes_predict_the_same(session: Session) -> None:
     """Two processes; the tasks and runs are those of an experiment, and are not trained again."""
     frame = table(list("ABC"))
-    alone = run(Ridge(), frame, session, experiment="alone")
-    together = run(Ridge(), frame, session, experiment="together", jobs=2)
+    alone = run(Ridge(), frame, session, experiment_name="alone")
+    together = run(Ridge(), frame, session, experiment_name="together", jobs=2)
     pd.testing.assert_series_equal(alone.prediction, together.prediction, check_exact=True)
     store = open_store(session.store_uri)
     assert store.count("together") == {"done": 4}
     before = {r.id: r.finished_at for r in store.query("together")}
-    again = run(Ridge(), frame, session, experiment="together")
+    again = run(Ridge(), frame, session, experiment_name="together")
     assert {r.id: r.finished_at for r in store.query("together")} == before
     pd.testing.assert_series_equal(again.prediction, together.prediction, check_exact=True)
     recorders = again.experiment.list_recorders()

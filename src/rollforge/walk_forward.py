@@ -29,14 +29,13 @@ from rollforge.task import Document, digest, to_plain
 from rollforge.workflow import load_workflow
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
     from rollforge.collect.result import Collected
     from rollforge.plan import Plan
+    from rollforge.report.result_plots import ResultPlots
     from rollforge.report.summary import Summary
     from rollforge.track.base import Experiment
 
-__all__ = ["WalkForward", "WalkForwardPlots", "walk_forward"]
+__all__ = ["WalkForward", "walk_forward"]
 
 log = logging.getLogger(__name__)
 
@@ -165,9 +164,13 @@ class WalkForward:
         return write_report(self.summary, file)
 
     @property
-    def plot(self) -> WalkForwardPlots:
-        """Plotly figures of the result: ``plot.ic()``, ``plot.performance()``."""
-        return WalkForwardPlots(self)
+    def plot(self) -> ResultPlots:
+        """Plotly figures of the first label: ``plot.ic()``, ``plot.performance()``."""
+        from rollforge.report.result_plots import ResultPlots
+
+        if self.collected.prediction is None or self.collected.label is None:
+            raise TrainingFailed("No window is done, so there is nothing to plot.")
+        return ResultPlots(self.collected.prediction.iloc[:, 0], self.collected.label.iloc[:, 0])
 
     def _in_order(self, found: pd.DataFrame | None) -> pd.DataFrame:
         """Return rows of the panel as rows of the table, in its order."""
@@ -185,35 +188,6 @@ class WalkForward:
         made = found.iloc[back]
         made.index = self.keys.index(rows[back])
         return made
-
-
-@dataclass(frozen=True, slots=True)
-class WalkForwardPlots:
-    """Plotly figures of a result, which need the extra ``report``."""
-
-    result: WalkForward = field(repr=False)
-
-    def ic(self) -> go.Figure:
-        """Return the IC and the Rank IC of each day."""
-        from rollforge.record.analysis import calc_ic
-        from rollforge.report.graphs import ic_figure
-
-        ic, rank_ic = calc_ic(*self._scores())
-        return ic_figure(pd.DataFrame({"ic": ic, "rank_ic": rank_ic}))
-
-    def performance(self, quantiles: int = 5) -> list[go.Figure]:
-        """Return the figures of Qlib's ``model_performance_graph``: returns by quantile, IC, autocorrelation."""
-        from rollforge.report.graphs import model_performance_graph
-
-        scores, labels = self._scores()
-        both = pd.DataFrame({"score": scores, "label": labels}).dropna()
-        return model_performance_graph(both, N=quantiles, show_notebook=False) or []
-
-    def _scores(self) -> tuple[pd.Series, pd.Series]:
-        collected = self.result.collected
-        if collected.prediction is None or collected.label is None:
-            raise TrainingFailed("No window is done, so there is nothing to plot.")
-        return collected.prediction.iloc[:, 0], collected.label.iloc[:, 0]
 
 
 def walk_forward(
@@ -235,7 +209,7 @@ def walk_forward(
     end: DayLike | None = None,
     rtype: Literal["sliding", "expanding"] = "sliding",
     jobs: int | None = None,
-    experiment: str | None = None,
+    experiment_name: str | None = None,
     session: Session | None = None,
     allow_gaps: bool = False,
 ) -> WalkForward:
@@ -285,7 +259,7 @@ def walk_forward(
         Whether the training segment keeps its length or its first day.
     jobs : int, optional
         Number of worker processes; 0 trains in this process. By default one per core, or 0 if there is little to train.
-    experiment : str, optional
+    experiment_name : str, optional
         Name of the experiment; by default one made of the estimator's name and a hash of the definition.
     session : Session, optional
         Task store, tracking store, threads; by default the current session's.
@@ -332,7 +306,7 @@ def walk_forward(
     task = Task(tuple(labels), _classes(table, labels[0]) if classifier else None)
     template = _template(model, folder, segments, horizon, label_periods)
     windows = _windows(segments, keys.days, train, valid, step, rtype)
-    plan = _plan(template, windows, segments, frame_session(folder, session), experiment, name)
+    plan = _plan(template, windows, segments, frame_session(folder, session), experiment_name, name)
     from rollforge import pipeline
 
     pipeline.submit(plan)
@@ -567,7 +541,7 @@ def _plan(
     windows: Document,
     segments: Mapping[str, object],
     session: Session,
-    experiment: str | None,
+    experiment_name: str | None,
     name: str,
 ) -> Plan:
     """Return the plan of a workflow of these tasks, which is also written as a file."""
@@ -575,15 +549,15 @@ def _plan(
 
     # Tuples and other values that YAML lacks are in the template itself; the file is for people.
     document = {"rollforge": {"data": session.provider_uri}, "task": to_plain(template), **windows}
-    if experiment is None:
-        experiment = f"{name}-{digest({'task': template, 'windows': dict(windows)})[:8]}"
+    if experiment_name is None:
+        experiment_name = f"{name}-{digest({'task': template, 'windows': dict(windows)})[:8]}"
     file = home() / "frames" / f"{digest({'document': document})[:24]}.yaml"
     file.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    workflow = load_workflow(file, experiment=experiment)
+    workflow = load_workflow(file, experiment_name=experiment_name)
     workflow = replace(
         workflow,
         template=template,
-        session=session.with_(experiment_name=experiment, provider_uri=session.provider_uri),
+        session=session.with_(experiment_name=experiment_name, provider_uri=session.provider_uri),
     )
     try:
         return make_plan(workflow)
