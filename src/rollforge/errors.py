@@ -338,6 +338,10 @@ class DayFailed(RollforgeError):
     """A service has published nothing for a day: its data are missing, or its models have no predictions for it."""
 
 
+class DataChanged(DayFailed):
+    """The data of a service changed while its models were being trained, which may have read both versions."""
+
+
 class LedgerConflict(StoreError):
     """An entry of a ledger cannot be appended: its number is taken by another entry, or is not the next one."""
 

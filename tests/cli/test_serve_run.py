@@ -299,3 +299,30 @@ def test_the_folder_in_which_a_command_is_run_does_not_matter(
         assert (one / f".rollforge/services/served/signals/{day}.v1.parquet").exists()
         assert len(serve(uri, "signals", day, "--json")["signals"]) == 4
     assert not (other / ".rollforge/services").exists()
+
+
+def test_services_of_one_experiment_with_other_data_are_independent(
+    tmp_path: Path, workflow: Path, market: Market
+) -> None:
+    """Also if the data are the same so far: neither uses a model of the other one, or changes its tags."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    other = Market(tmp_path / "other", market.close)
+    second = tmp_path / "second.yaml"
+    second.write_text(workflow.read_text().replace(str(market.folder), str(other.folder)))
+    market.show(BEGIN)
+    other.show(BEGIN)
+    for name, file in (("one", workflow), ("two", second)):
+        serve(uri, "--service", name, "init", file)
+    used: dict[str, set[str]] = {"one": set(), "two": set()}
+    for day in (BEGIN, DAYS[FIRST + STEP]):
+        market.show(day)
+        other.show(day)
+        for name, recorders in used.items():
+            assert serve(uri, "--service", name, "run")["last_published"] == day
+            recorders |= {r.recorder for _, r in ServiceState.of(open_ledger(uri).entries(name)).releases}
+    assert not used["one"] & used["two"]
+    champions = {serve(uri, "--service", name, "status", "--json")["champions"][0]["recorder"] for name in used}
+    experiment = get_experiment(open_tracker(f"folder:{tmp_path}/runs"), experiment_name="served", create=False)
+    assert {
+        r for r, one in experiment.list_recorders().items() if one.list_tags().get("online_status") == "online"
+    } == champions

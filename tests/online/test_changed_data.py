@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from growing import DAYS, Market, days_of, equal, live, manager, recorders
+from growing import DAYS, TRAINERS, Market, days_of, equal, live, manager, recorders, start_of
 from rollforge.errors import ConfigError, DayFailed
 from rollforge.ledger.entry import DayState
 from rollforge.market.append import append_table
@@ -17,6 +17,7 @@ from rollforge.online.data_marks import changed_history
 from rollforge.online.day import DayRun
 from rollforge.online.service import Hold
 from rollforge.online.update import LabelUpdater, PredUpdater
+from rollforge.run.trainer import TrainerR
 
 RUN = DAYS[60:63]
 
@@ -304,3 +305,57 @@ def test_data_that_arrive_during_a_day_are_not_part_of_it(market: Market, monkey
         served.routine()
     assert changed_days(served.service) == [RUN[1]]
     assert [signal.day for signal in correct(served.service)] == [RUN[1]]
+
+
+@pytest.mark.parametrize("trainer", ["TrainerR", "DelayTrainerRM"])
+def test_a_model_of_a_failed_attempt_is_trained_again_if_its_data_have_changed(
+    market: Market, trainer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The day fails after training, and then a price in the training segment is corrected."""
+    days = DAYS[60:66]
+    expected = live(market, manager(TRAINERS[trainer](), name="undisturbed"), days).get_signals()
+    right = market.close.copy()
+    served = live(market, manager(TRAINERS[trainer]()), days[:4])
+    market.close.loc[DAYS[30], "B"] *= 1.2
+    market.show(days[4])
+
+    def fail(day: DayRun, *args: Any) -> None:
+        raise DayFailed("the scores are implausible")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DayRun, "_predict", fail)
+        with pytest.raises(DayFailed):
+            served.routine()
+    market.close = right
+    market.show(days[5])
+    served.routine()
+    assert [start_of(recorder) for recorder in recorders()][-2:] == [days[4], days[4]]
+    equal(served.get_signals(), expected)
+
+
+@pytest.mark.parametrize("changes", [1, 3])
+def test_a_day_whose_data_change_during_training_is_run_again(market: Market, changes: int) -> None:
+    """Worker processes read the data as they are then, so models of different data might be published together."""
+
+    class Disturbed(TrainerR):
+        def end_train(self, *args: Any, **kwargs: Any) -> Any:
+            nonlocal changes
+            if day == DAYS[64] and changes:
+                changes -= 1
+                market.close.loc[DAYS[30], "B"] *= 1.2
+                market.show(day)
+            return super().end_train(*args, **kwargs)
+
+    total, served = changes, manager(Disturbed())
+    for day in DAYS[60:65]:
+        market.show(day)
+        if day == DAYS[64] and changes == 3:
+            with pytest.raises(DayFailed, match="changed while models were being trained"):
+                served.routine()
+            assert served.state.days[day].state is DayState.FAILED
+        served.routine()
+    assert len([r for r in recorders() if start_of(r) == day]) == total + 1
+    again = manager(name="again")
+    again.first_train()
+    again.routine()
+    equal(served.get_signals().loc[[day]], again.get_signals().loc[[day]])

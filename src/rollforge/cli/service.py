@@ -121,7 +121,9 @@ def publish_due(
         service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition))
         with reported_days(workflow, state, service.state, name, known_error) as report:
             known = str(session_provider().calendar()[-1])
-            results = catch_up(service, last, Options(fallback=True, stop=stop, report=report, rules=workflow.checks))
+            # Tags decide nothing: services may share an experiment.
+            options = Options(adopt=False, fallback=True, stop=stop, report=report, rules=workflow.checks)
+            results = catch_up(service, last, options)
             after = service.state()
     line: dict[str, Any] = {
         "service": name,

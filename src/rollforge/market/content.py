@@ -173,8 +173,11 @@ def read_content(
         If a file is damaged.
     """
     provider = open_provider(folder)
-    if until is not None:
-        provider = provider.bounded(until)
+    return provider_content(provider if until is None else provider.bounded(until), cache)
+
+
+def provider_content(provider: Provider, cache: str | os.PathLike[str] | None = None) -> DataContent:
+    """Return the content of the version of a data folder that a provider reads, up to its bound, as :func:`read_content`."""
     key = f"{_FORMAT}-{provider.fingerprint()}"
     if key not in _known:
         file = None if cache is None else Path(cache) / "content" / f"{key}.json"

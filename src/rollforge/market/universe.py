@@ -17,7 +17,16 @@ from rollforge.market.folder_files import Span
 from rollforge.market.provider import Provider, open_provider
 from rollforge.session import Session, current_session
 
-__all__ = ["ALWAYS", "membership", "one_version", "resolve_instruments", "session_provider", "spans_of", "upper_codes"]
+__all__ = [
+    "ALWAYS",
+    "membership",
+    "newest_version",
+    "one_version",
+    "resolve_instruments",
+    "session_provider",
+    "spans_of",
+    "upper_codes",
+]
 
 ALWAYS = [(np.datetime64("0001-01-01"), np.datetime64("9999-12-31"))]
 """Membership period of a member without dates: all days."""
@@ -30,6 +39,16 @@ _kept: ContextVar[dict[str, Provider] | None] = ContextVar("kept", default=None)
 def one_version() -> Iterator[None]:
     """In this block, read each data folder in the version that is opened first, even if rows are added meanwhile."""
     token = _kept.set({} if (kept := _kept.get()) is None else kept)
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+@contextlib.contextmanager
+def newest_version() -> Iterator[None]:
+    """In this block, read data folders as they are now, also inside of :func:`one_version`."""
+    token = _kept.set(None)
     try:
         yield
     finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,8 +14,9 @@ from numpy.typing import NDArray
 from rollforge.dates import ONE_DAY, read_day
 from rollforge.errors import DataError
 from rollforge.ledger.state import ServiceState
-from rollforge.market.universe import session_provider
-from rollforge.session import bounded
+from rollforge.market.content import provider_content
+from rollforge.market.universe import newest_version, session_provider
+from rollforge.session import bounded, current_session
 
 if TYPE_CHECKING:
     from rollforge.online.service import Service
@@ -21,7 +24,17 @@ if TYPE_CHECKING:
 HISTORY = "history"
 """Key of an event's data: the hashes after a change of data before the first day."""
 
-__all__ = ["HISTORY", "changed_history", "data_mark", "first_marks", "history_marks", "mark_then", "values_mark"]
+__all__ = [
+    "HISTORY",
+    "changed_history",
+    "data_mark",
+    "first_marks",
+    "history_marks",
+    "mark_then",
+    "training_mark",
+    "training_mark_now",
+    "values_mark",
+]
 
 
 def data_mark(day: str) -> str:
@@ -37,6 +50,28 @@ def data_mark(day: str) -> str:
         return ""
     values = ((name, provider.read(name, codes, place, place + 1).values) for name in provider.fields())
     return values_mark(values, codes)
+
+
+def training_mark() -> str:
+    """Return a hash of all data up to the session's bound, and of the path of their folder; empty without a data folder.
+
+    Services with other folders do not use each other's models, even if their data are the same so far.
+    """
+    session = current_session()
+    try:
+        provider = session_provider(session)
+        content = provider_content(provider, session.cache)
+    except DataError:
+        return ""
+    return hashlib.blake2b(f"{os.path.abspath(provider.path)}\0{content.mark}".encode(), digest_size=16).hexdigest()
+
+
+def training_mark_now() -> str:
+    """Return :func:`training_mark` of the data as they are now, also while an earlier version is being read."""
+    with newest_version():
+        with contextlib.suppress(DataError):
+            session_provider().refresh()  # files may have been replaced within a second
+        return training_mark()
 
 
 def values_mark(values: Iterable[tuple[str, NDArray[np.float32]]], codes: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -15,7 +15,15 @@ from rollforge.collect.collector import MergeCollector
 from rollforge.collect.ensemble import AverageEnsemble
 from rollforge.dates import day_after, read_timestamp
 from rollforge.disk import sync_tree
-from rollforge.errors import ArtifactNotFound, DayFailed, RollforgeError, TrackingError, TrainingFailed
+from rollforge.errors import (
+    ArtifactNotFound,
+    DataChanged,
+    DataError,
+    DayFailed,
+    RollforgeError,
+    TrackingError,
+    TrainingFailed,
+)
 from rollforge.features.api import D
 from rollforge.ledger.entry import (
     Comparison,
@@ -35,24 +43,25 @@ from rollforge.ledger.entry import (
 from rollforge.market.universe import one_version
 from rollforge.online import signal_files
 from rollforge.online.check_rules import Rules
-from rollforge.online.data_marks import data_mark, history_marks, mark_then
+from rollforge.online.data_marks import data_mark, history_marks, mark_then, training_mark, training_mark_now
 from rollforge.online.day_checks import DayChecks
 from rollforge.online.policy import candidates_of, compared, decided, shadow_of
 from rollforge.online.releases import of_windows, replaced_by
 from rollforge.online.service import Hold, Service, next_version
 from rollforge.online.strategy import OnlineStrategy, RollingStrategy
 from rollforge.online.tool import TAGS_NOT_WRITTEN, OnlineToolR
-from rollforge.online.training import task_digest, train_missing
+from rollforge.online.training import train_missing, window_digest
 from rollforge.online.update import PredUpdater
-from rollforge.run.execute import DATA_UNTIL, TASK_TAG
+from rollforge.run.execute import DATA_MARK, DATA_UNTIL
 from rollforge.session import bounded, current_session
 from rollforge.task import Definition
 from rollforge.track.base import Recorder
 
-__all__ = ["DayRun", "Options", "PrepareFunc", "made_signals"]
+__all__ = ["DayRun", "Options", "PrepareFunc", "begin", "made_signals", "run_day"]
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 PrepareFunc = Callable[..., Any]
 """Makes signals from the collected results ``{(strategy, "pred"): {model: frame}}``."""
 
@@ -79,6 +88,30 @@ class Options:
     """Whether the earlier models are used if training fails; by default the day fails."""
     rules: Rules = field(default_factory=lambda: Rules({}))
     """What is checked every day; by default nothing but that there are prices."""
+
+
+_ATTEMPTS = 3
+"""How often a day is tried if its data change while models are trained."""
+
+
+def begin(service: Service, held: Hold, options: Options, day: str, strategies: Sequence[OnlineStrategy]) -> None:
+    """Release the first models of strategies; begin again if the data change meanwhile."""
+    _repeated(lambda last: DayRun(service, held, options, day).begin(strategies))
+
+
+def run_day(service: Service, held: Hold, options: Options, day: str) -> DayResult:
+    """Run a day and return its result, which is in the ledger; run it again if the data change meanwhile."""
+    return _repeated(lambda last: DayRun(service, held, options, day).run(last=last))
+
+
+def _repeated(attempt: Callable[[bool], T]) -> T:
+    """Return what an attempt returns, which is given whether it is the last one."""
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return attempt(False)
+        except DataChanged as exc:
+            log.warning("%s", exc)
+    return attempt(True)
 
 
 class DayRun:
@@ -132,15 +165,19 @@ class DayRun:
         self.mirror()
 
     def _online_before(self, strategy: OnlineStrategy, tasks: Sequence[Definition]) -> list[Any]:
-        """Return the models that were online before there was a ledger; none if this service has trained them.
+        """Return the models that were online before there was a ledger.
 
-        A process may have been killed after it had tagged its first models, and before it recorded them.
+        None if a service of the ledger has released one of them, or this one has trained all: a process may have been
+        killed after it had tagged its first models, and before it recorded them.
         """
         if not self.options.adopt or not _keeps_recorders(strategy):
             return []
         there = strategy.tool.online_models()
-        own = {task_digest(task) for task in self._dated(tasks)}
-        return [] if all(model.list_tags().get(TASK_TAG, "") in own for model in there) else list(there)
+        others = self.service.released_by_others()
+        own = {window_digest(task) for task in self._dated(tasks)}
+        if any(model.id in others for model in there):
+            return []
+        return [] if all(_digest_of(model) in own for model in there) else list(there)
 
     def define(self, strategies: Sequence[OnlineStrategy]) -> None:
         """Record the service if it is new, or its policy if that has changed."""
@@ -155,8 +192,14 @@ class DayRun:
 
     # -- every day -----------------------------------------------------------------------------------------------------
 
-    def run(self) -> DayResult:
-        """Train what is due, release it, predict and publish; return the result, which is in the ledger."""
+    def run(self, *, last: bool = True) -> DayResult:
+        """Train what is due, release it, predict and publish; return the result, which is in the ledger.
+
+        Raises
+        ------
+        DataChanged
+            If the data change while models are trained, and this is not the `last` attempt.
+        """
         log.info("service %s: %s", self.service.name, self.day)
         self.define(self.service.strategies)
         self.held.day = self.day
@@ -165,6 +208,8 @@ class DayRun:
                 body = self._body()
             except Exception as exc:
                 self.held.forget()
+                if isinstance(exc, DataChanged) and not last:
+                    raise
                 self._failed(str(exc))
                 if not isinstance(exc, DayFailed):
                     raise
@@ -234,9 +279,14 @@ class DayRun:
         """Return what is recorded about the day in a state."""
         seconds = round(time.perf_counter() - self.began, 3)
         used = "; ".join(self.fallbacks) if state is DayState.PUBLISHED else ""
-        history = history_marks(self.service) if self.trained else {}
-        trained = tuple(self.trained)
-        mark = self.checks.mark or data_mark(self.day)
+        history: dict[str, str] = {}
+        mark, trained = self.checks.mark, tuple(self.trained)
+        try:
+            mark = mark or data_mark(self.day)
+            history = history_marks(self.service) if trained else {}
+        except DataError:  # the folder was replaced while it was being read, which may be why the day has failed
+            if state is not DayState.FAILED:
+                raise
         return DayResult(self.day, state, mark, seconds, error, trained, fallback=used, history=history)
 
     def _update(self, release: Release, until: pd.Timestamp, *, again: bool = False) -> None:
@@ -269,21 +319,35 @@ class DayRun:
             self.held.append(EntryKind.DAY, day_body(result, events=self.events, checks=self.checks.results))
 
     def _trained(self, strategy: OnlineStrategy, tasks: Sequence[Definition]) -> list[Any]:
-        dated = self._dated(tasks)
+        mark = training_mark() if tasks else ""
+        dated = self._dated(tasks, mark)
         trainer, name = self.service.trainer, strategy.experiment_name
-        if _keeps_recorders(strategy):
-            models = train_missing(trainer, dated, name)
-        else:
-            models = trainer.end_train(trainer.train(dated, experiment_name=name), experiment_name=name)
+        try:
+            if _keeps_recorders(strategy):
+                models = train_missing(trainer, dated, name)
+            else:
+                models = trainer.end_train(trainer.train(dated, experiment_name=name), experiment_name=name)
+        except TrainingFailed as exc:
+            self._require_unchanged(mark, exc)
+            raise
+        self._require_unchanged(mark)
         self.trained += [model.id for model in models if isinstance(model, Recorder)]
         log.info("strategy %s: %d models of %d tasks", name, len(models), len(tasks))
         return models
 
+    def _require_unchanged(self, mark: str, cause: Exception | None = None) -> None:
+        """Raise an error if the data have changed since they had a mark: worker processes read them as they are then."""
+        if mark and training_mark_now() != mark:
+            raise DataChanged(
+                f"The data up to {self.day} changed while models were being trained. Run the routine again when no process "
+                "writes to the data folder."
+            ) from cause
+
     @staticmethod
-    def _dated(tasks: Sequence[Definition]) -> list[Definition]:
-        """Return tasks with the last day of the data that they may use, which is part of their digests."""
+    def _dated(tasks: Sequence[Definition], mark: str = "") -> list[Definition]:
+        """Return tasks with the last day of the data that they may use, and their mark, which are part of their digests."""
         until = current_session().data_until
-        return [{**task, DATA_UNTIL: until} for task in tasks]
+        return [{**task, DATA_UNTIL: until, **({DATA_MARK: mark} if mark else {})} for task in tasks]
 
     def _release(
         self, strategy: OnlineStrategy, models: Sequence[object], online: Sequence[object], reason: str
@@ -416,11 +480,24 @@ class DayRun:
                 continue
             wanted = {r.recorder: r for r in state.champions(day) if r.strategy == strategy.experiment_name}
             try:
-                if wanted and {r.id for r in strategy.tool.tagged()} != set(wanted):
+                tagged = {r.id for r in strategy.tool.tagged()}
+                if wanted and (set(wanted) - tagged or not self._of_others(tagged - set(wanted))):
                     log.info("strategy %s: the tags of its recorders are written again", strategy.experiment_name)
                     strategy.tool.mark([self.service.recorder(r) for r in wanted.values()])
             except TrackingError as exc:
                 log.warning(TAGS_NOT_WRITTEN, strategy.experiment_name, exc)
+
+    def _of_others(self, recorders: set[str]) -> bool:
+        """Return whether all of some recorders are those of other services, which share the experiment."""
+        return not recorders or recorders <= self.service.released_by_others(of_files=True)
+
+
+def _digest_of(model: Recorder) -> str:
+    """Return the digest of a model's task, see :func:`window_digest`; empty if it has none."""
+    try:
+        return window_digest(model.load_object("task"))
+    except ArtifactNotFound:
+        return ""
 
 
 def _document(service: Service) -> Mapping[str, Any]:

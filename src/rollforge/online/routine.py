@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rollforge.dates import DayLike
 from rollforge.ledger.entry import DayResult
-from rollforge.online.day import DayRun, Options
+from rollforge.online.day import DayRun, Options, begin, run_day
 from rollforge.online.service import Hold, Service
 from rollforge.online.strategy import OnlineStrategy
 
@@ -34,7 +34,7 @@ def first_train(
     """
     options = options or Options(adopt=False)
     with service.hold() as held:
-        DayRun(service, held, options, _first_day(service, held)).begin(strategies or service.strategies)
+        begin(service, held, options, _first_day(service, held), strategies or service.strategies)
 
 
 def _first_day(service: Service, held: Hold) -> str:
@@ -70,11 +70,11 @@ def catch_up(service: Service, until: DayLike | None = None, options: Options | 
         missing = [s for s in service.strategies if s.experiment_name not in begun]
         days = service.calendar_days(service.begin_day, until)
         if missing and (begun or (days and not held.state.days)):  # before the first day, nothing is due
-            DayRun(service, held, options, _first_day(service, held)).begin(missing)
+            begin(service, held, options, _first_day(service, held), missing)
         for day in held.state.due(days):
             if options.stop():
                 break
-            results.append(DayRun(service, held, options, day).run())
+            results.append(run_day(service, held, options, day))
             options.report()
         DayRun(service, held, options, "").mirror()
     return results

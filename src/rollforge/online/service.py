@@ -194,6 +194,25 @@ class Service:
         """Return the models of a strategy whose predictions are published on a day."""
         return tuple(r for r in self.state().champions(day) if r.strategy == strategy)
 
+    def released_by_others(self, *, of_files: bool = False) -> frozenset[str]:
+        """Return the ids of the recorders that other services of the ledger have released.
+
+        With `of_files`, only those of services of workflow files. Several of them can share an experiment, while a service
+        that was made in Python may only be the one of an earlier run of a program.
+        """
+        return self.remembered(("released by others", str(of_files)), lambda: self._released_by_others(of_files))
+
+    def _released_by_others(self, of_files: bool) -> frozenset[str]:
+        ledger = self.ledger
+        states = [ServiceState.of(ledger.entries(name)) for name in ledger.services() if name != self.name]
+        if of_files:
+            states = [
+                s
+                for s in states
+                if s.definition and isinstance(s.definition.workflow, dict) and "path" in s.definition.workflow
+            ]
+        return frozenset(recorder for state in states for recorder in state.latest_releases)
+
     def put_online(self, strategy: str, recorders: Sequence[Recorder]) -> None:
         """Remember the models that a strategy puts online in the routine of a day, until its entry is appended."""
         if self._hold is not None:

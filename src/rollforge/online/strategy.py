@@ -26,7 +26,7 @@ from rollforge.ledger.entry import DayState, EntryKind, Release, Role
 from rollforge.moved import Alias, Aliased
 from rollforge.online.tool import OnlineTool, OnlineToolR
 from rollforge.record.drift import without_reference
-from rollforge.run.execute import DATA_UNTIL, TASK_TAG
+from rollforge.run.execute import DATA_MARK, DATA_UNTIL, TASK_TAG
 from rollforge.run.trainer import default_names
 from rollforge.session import current_session
 from rollforge.task import Definition, digest
@@ -408,7 +408,7 @@ class RollingStrategy(OnlineStrategy):
         for recorder, definition in self._known():
             task, place = self._task_of(recorder), self._place_of(recorder)
             if place is not None and (place not in latest or self._start(latest[place][0]) < self._start(task)):
-                plain = copy.deepcopy({key: value for key, value in task.items() if key != DATA_UNTIL})
+                plain = copy.deepcopy(_undated(task))
                 latest[place] = plain, definition
             if self._service is not None and len(latest) == len(self.task_template):
                 break  # the ledger has the latest windows first
@@ -485,10 +485,15 @@ def _mark(task: Definition) -> str:
         return ""
 
 
+def _undated(task: Definition) -> Definition:
+    """Return a task as the strategy has made it, without the data on which it was trained."""
+    return {key: value for key, value in task.items() if key not in (DATA_UNTIL, DATA_MARK)}
+
+
 def _task_mark(task: Definition) -> str:
-    """Return the digest of a task, whatever the last day of the data on which it was trained; empty if it has live objects."""
+    """Return the digest of a task, whatever the data on which it was trained; empty if it has live objects."""
     try:
-        return digest({key: value for key, value in task.items() if key != DATA_UNTIL})
+        return digest(_undated(task))
     except TaskNotSerializable:
         return ""
 

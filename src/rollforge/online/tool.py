@@ -159,12 +159,19 @@ class OnlineToolR(Aliased, OnlineTool):
             log.warning(TAGS_NOT_WRITTEN, self._strategy, exc)
 
     def mark(self, wanted: list[Recorder], experiment_name: str | None = None) -> None:
-        """Write the tags: first of the recorders that are online, so that at no time none is."""
+        """Write the tags: first of the recorders that are online, so that at no time none is.
+
+        The models of other services of workflow files that share the experiment keep their tags.
+        """
         ids = {r.id for r in wanted}
         marked = self._recorders(experiment_name, {self.ONLINE_KEY: self.ONLINE_TAG})
         there = {r.id for r in marked}
         self.set_online_tag(self.ONLINE_TAG, [r for r in wanted if r.id not in there])
-        self.set_online_tag(self.OFFLINE_TAG, [r for r in marked if r.id not in ids])
+        former = [r for r in marked if r.id not in ids]
+        others = (
+            self._service.released_by_others(of_files=True) if self._service is not None and former else frozenset()
+        )
+        self.set_online_tag(self.OFFLINE_TAG, [r for r in former if r.id not in others])
 
     def online_models(self, exp_name: str | None = None) -> list[Recorder]:
         """Return the recorders of the experiment that are online; in a routine, those of the ledger or put online by it."""

@@ -8,13 +8,13 @@ from typing import Any
 
 from rollforge.errors import TaskNotSerializable
 from rollforge.machine import process_is_gone
-from rollforge.run.execute import PROCESS_TAG, TASK_TAG
+from rollforge.run.execute import DATA_MARK, PROCESS_TAG, TASK_TAG
 from rollforge.run.trainer import Trainer
 from rollforge.session import current_session
 from rollforge.task import Definition, digest
 from rollforge.track.base import Experiment, Recorder, get_experiment, open_tracker
 
-__all__ = ["close_killed", "task_digest", "train_missing"]
+__all__ = ["close_killed", "task_digest", "train_missing", "window_digest"]
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +31,16 @@ def task_digest(task: Definition) -> str:
         return ""
 
 
+def window_digest(task: Definition) -> str:
+    """Return the digest of a task, whatever the contents of its data folder; empty if it contains live objects."""
+    return task_digest({key: value for key, value in task.items() if key != DATA_MARK})
+
+
 def train_missing(trainer: Trainer, tasks: Sequence[Definition], experiment_name: str) -> list[Any]:
     """Return the finished models of tasks, and train those that have none.
 
-    A task has a model if a finished recorder of the experiment has the task's digest; of several, it is the one that
-    was started first. Runs whose process was killed are closed.
+    A task has a model if a finished recorder of the experiment has the task's digest, which includes the fingerprint of its
+    data; of several, it is the one that was started first. Runs whose process was killed are closed.
 
     Parameters
     ----------

@@ -68,6 +68,9 @@ PROCESS_TAG = "rollforge.process"
 DATA_UNTIL = "data_until"
 """Key of a task: the last day of the data that may be used to train it and for its records; by default that of the
 session."""
+DATA_MARK = "data_mark"
+"""Key of a task: fingerprint of the data folder up to that day. It is part of the task's digest, so that a model that was
+trained with other data belongs to another task."""
 
 
 def begin(task: Mapping[str, object], recorder: Recorder) -> None:
