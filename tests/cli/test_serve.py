@@ -110,7 +110,7 @@ def test_status(uri: str, folder: Path) -> None:
 
 
 def test_a_holder_that_was_killed_is_shown_as_ended(tmp_path: Path, folder: Path) -> None:
-    """With the end of its lease; the next run need not wait for it."""
+    """With the end of its lease; neither a run nor a command that changes the service waits for it."""
     ledger = fill(f"sqlite:///{tmp_path}/tasks.db", folder)
     held = subprocess.run(
         [sys.executable, "-c", "from rollforge.machine import process_name; print(process_name())"],
@@ -120,7 +120,9 @@ def test_a_holder_that_was_killed_is_shown_as_ended(tmp_path: Path, folder: Path
     assert json.loads(serve(ledger.uri, "status", "--json").stdout)["running"]["ended"] is True
     text = serve(ledger.uri, "status").stdout
     assert f"{held}#1 has ended without releasing its lease, which lasts until 20" in text
-    ledger.release(lease)
+    assert serve(ledger.uri, "rollback").exit_code == 0
+    assert lease.token < ledger.acquire("us", holder="me", seconds=60).token
+    ledger.release(ledger.acquire("us", holder="me", seconds=60))
     assert json.loads(serve(ledger.uri, "status", "--json").stdout)["running"] is None
     ledger.close()
 

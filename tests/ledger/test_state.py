@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import json
 import math
@@ -313,6 +314,13 @@ def test_checks_of_a_day(state: ServiceState) -> None:
     assert (known.checked("2024-06-04"), state.checks) == ({}, ())
     made = [known.checks_made_on(day) for day in ("2024-06-06", "2024-06-07", "2024-06-03", "2024-06-10")]
     assert made == [(early, other), (later,), (), ()]
+    same = Entry("us", known.last + 1, EntryKind.DAY, day_body(DayResult("2024-06-06", DayState.PUBLISHED)), 1, 900.0)
+    again = dataclasses.replace(same, number=same.number + 1, body=published("2024-06-06", checks=[later]))
+    corrected = known.after(same)
+    assert corrected.checks_made_on("2024-06-06") == (early, other), (
+        "a correction that changes no signals hides nothing"
+    )
+    assert corrected.after(again).checks_made_on("2024-06-06") == (later, other)
     assert [e.number for e in known.history("2024-06-03")][-2:] == [state.last + 1, state.last + 2]
 
 

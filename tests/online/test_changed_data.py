@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,17 @@ def test_a_change_that_leaves_the_signals_as_they_are_is_recorded(market: Market
     assert (served.state.last, served.state.signals()) == (before.last + 1, before.signals())
     assert changed_days(served.service) == []
     assert served.state.days[RUN[0]].trained == before.days[RUN[0]].trained
+
+
+def test_an_entry_or_a_time_that_is_not_there_yet_is_refused(market: Market) -> None:
+    """Integers of other libraries are the numbers of entries too."""
+    service = live(market, manager(), RUN[:1]).service
+    last = service.state().last
+    equal(service.signals(as_of=np.int64(last)), service.signals())
+    equal(service.signals(as_of=np.float64(time.time())), service.signals())
+    for wrong in (last + 1, -1, True, time.time() + 3600, float("nan")):
+        with pytest.raises(ConfigError, match=f"an entry, at most {last}, or a time in the past"):
+            service.signals(as_of=wrong)
 
 
 def test_a_new_listing_changes_no_earlier_day(market: Market) -> None:

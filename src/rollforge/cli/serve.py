@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,7 @@ from rollforge.cli.terminal import console, echo, echo_error, echo_json, one_lin
 from rollforge.cli.workflow import LeakageMode
 
 if TYPE_CHECKING:
-    from rollforge.ledger.base import Ledger, ServiceLease
+    from rollforge.ledger.base import Ledger
     from rollforge.ledger.entry import Entry, Release
     from rollforge.ledger.state import ServiceState
     from rollforge.online.overview import Reader
@@ -123,6 +123,7 @@ def init(
     from rollforge.cli.service import definition_of
     from rollforge.confidential import mask_secrets
     from rollforge.errors import ConfigError
+    from rollforge.ledger.base import holding
     from rollforge.ledger.entry import EntryKind, author, service_body
     from rollforge.ledger.state import ServiceState
     from rollforge.market.universe import session_provider
@@ -138,7 +139,7 @@ def init(
         echo_error(f"warning: {warning}")
     options: ServiceOptions = context.obj
     ledger, name = options.of(workflow.session).ledger(create=True), options.service or workflow.experiment_name
-    with _held(ledger, name) as lease:
+    with holding(ledger, name, LEASE_SECONDS) as lease:
         state = ServiceState.of(ledger.entries(name))
         state.require_known()
         known = state.definition.workflow if state.definition is not None else None
@@ -404,12 +405,13 @@ def _replace(
 ) -> None:
     """Make models the champions of their strategy by one entry, under the lease of the service."""
     from rollforge.errors import ConfigError
+    from rollforge.ledger.base import holding
     from rollforge.ledger.entry import EntryKind, author, release_body
     from rollforge.ledger.state import ServiceState
     from rollforge.online.overview import next_day
     from rollforge.online.releases import replaced_by, replaced_in_template
 
-    with _held(ledger, name) as lease:
+    with holding(ledger, name, LEASE_SECONDS) as lease:
         state = ServiceState.of(ledger.entries(name))
         state.require_known()
         day = _day(from_day) if from_day is not None else next_day(state)
@@ -426,20 +428,6 @@ def _replace(
         entry = ledger.append(lease, state.last + 1, kind, release_body(changed, reason), by=author())
     for release in changed:
         echo(f"entry {entry.number}: {release.recorder} is {release.role.value} from {release.from_day}")
-
-
-@contextlib.contextmanager
-def _held(ledger: Ledger, name: str) -> Iterator[ServiceLease]:
-    """Hold the lease of a service; refuse if another process holds it."""
-    import uuid
-
-    from rollforge.machine import process_name
-
-    lease = ledger.acquire(name, holder=f"{process_name()}#{uuid.uuid4().hex[:8]}", seconds=LEASE_SECONDS)
-    try:
-        yield lease
-    finally:
-        ledger.release(lease)
 
 
 def _running(running: Mapping[str, object]) -> str:

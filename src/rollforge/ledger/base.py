@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from rollforge.drivers import LEDGERS
-from rollforge.errors import ConfigError, LeaseLost, LedgerConflict, ServiceBusy, shown
+from rollforge.errors import ConfigError, LeaseLost, LedgerConflict, ServiceBusy, StoreUnavailable, shown
 from rollforge.ledger.entry import Entry, EntryKind, body_text, kind_of, read_body
+from rollforge.machine import process_is_gone, process_name
 from rollforge.store.addresses import class_for
 from rollforge.store.base import Clock, storable_text
 
-__all__ = ["Ledger", "Score", "ServiceLease", "SupportsScores", "open_ledger"]
+__all__ = ["Ledger", "Score", "ServiceLease", "SupportsScores", "holding", "open_ledger"]
+
+log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 100
 _LONGEST_LEASE = 86_400.0
@@ -219,6 +225,42 @@ def open_ledger(uri: str, *, clock: Clock | None = None, read_only: bool = False
     if clock is None and not read_only:
         _open[uri] = ledger
     return ledger
+
+
+@contextlib.contextmanager
+def holding(ledger: Ledger, service: str, seconds: float) -> Iterator[ServiceLease]:
+    """Hold the lease of a service for this process in a ``with`` block.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        The ledger.
+    service : str
+        Name of the service.
+    seconds : float
+        How long the lease lasts without renewal.
+
+    Raises
+    ------
+    ServiceBusy
+        If another process holds it. The lease of a process of this machine that has ended is taken over at once.
+    """
+    holder = f"{process_name()}#{uuid.uuid4().hex[:8]}"
+    try:
+        lease = ledger.acquire(service, holder=holder, seconds=seconds)
+    except ServiceBusy:
+        other = ledger.held_by(service)
+        if other is not None and not process_is_gone(other.holder.partition("#")[0]):
+            raise
+        if other is not None:
+            log.info("the holder %s of the service %s has ended; its lease is taken over", other.holder, service)
+            ledger.release(other)
+        lease = ledger.acquire(service, holder=holder, seconds=seconds)
+    try:
+        yield lease
+    finally:
+        with contextlib.suppress(StoreUnavailable):  # it expires by itself
+            ledger.release(lease)
 
 
 # -- rules that all implementations share ------------------------------------------------------------------------------

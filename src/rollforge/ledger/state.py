@@ -90,7 +90,10 @@ class ServiceState:
         """
         if as_of is None:
             return self
-        count = as_of if isinstance(as_of, int) else bisect.bisect_right(self.entries, as_of, key=lambda e: e.made_at)
+        if isinstance(as_of, float):
+            count = bisect.bisect_right(self.entries, as_of, key=lambda e: e.made_at)
+        else:
+            count = int(as_of)  # an integer of NumPy too
         return ServiceState(self.entries[: max(count, 0)], self.contents[: max(count, 0)])
 
     # -- the service ---------------------------------------------------------------------------------------------------
@@ -263,10 +266,22 @@ class ServiceState:
         return tuple(check for c, bad in zip(self.contents, failed, strict=True) if not bad for check in c.checks)
 
     def checks_made_on(self, day: str) -> tuple[CheckResult, ...]:
-        """Return what the checks have found in the routine of a day, also about earlier days, by its latest result."""
-        made = ((e, c) for e, c in zip(reversed(self.entries), reversed(self.contents), strict=True))
-        days = (c for e, c in made if e.kind == EntryKind.DAY and c.day is not None and c.day.day == day)
-        return next((c.checks for c in days), ())
+        """Return what the checks have found in the routine of a day, also about earlier days.
+
+        Of several attempts, it is the one that published the day, or else the last one. Results that a correction has made
+        again replace those of the routine.
+        """
+        made: tuple[CheckResult, ...] = ()
+        published = False
+        for entry, content in zip(self.entries, self.contents, strict=True):
+            if content.day is None or content.day.day != day:
+                continue
+            if published:
+                again = {(check.name, check.day): check for check in content.checks}
+                made = tuple(again.get((check.name, check.day), check) for check in made)
+            elif entry.kind == EntryKind.DAY:
+                made, published = content.checks, content.day.state is DayState.PUBLISHED
+        return made
 
     def checked(self, day: str, as_of: float | int | None = None) -> Mapping[str, CheckResult]:
         """Return the latest result of each check of a day, by the name of the check.

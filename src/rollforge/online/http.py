@@ -5,7 +5,6 @@ It never changes the ledger or a file, and runs no code of a workflow. The only 
 
 from __future__ import annotations
 
-import datetime as dt
 import hmac
 import ipaddress
 import json
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rollforge.confidential import mask_secrets, remember_secret
-from rollforge.dates import read_day, read_moment
+from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DateError, MissingDependency, RollforgeError, StoreUnavailable
 from rollforge.ledger.state import ServiceState
 from rollforge.online.overview import (
@@ -27,6 +26,7 @@ from rollforge.online.overview import (
     health,
     metrics,
     next_day,
+    read_as_of,
     service_folder,
     signal_document,
     status,
@@ -205,7 +205,7 @@ class _Answers:
         """Return the scores of a day, by default the latest version of the latest one."""
         name, state = self._service(request)
         given = _options(request, "day", "version", "as_of")
-        known = state.known(_as_of(given))
+        known = state.known(_as_of(given, state))
         latest = known.signals()
         day = _day(given, max(latest, default=None))
         if day is None:
@@ -228,7 +228,7 @@ class _Answers:
         """Return the champions and candidates on a day, by default on the day after the last published one."""
         name, state = self._service(request)
         given = _options(request, "day", "as_of")
-        known = state.known(_as_of(given))
+        known = state.known(_as_of(given, state))
         day = _day(given, next_day(known))
         assert day is not None
         champions, candidates = known.champions(day), known.candidates(day)
@@ -364,21 +364,14 @@ def _whole(text: str, name: str) -> int:
     return int(text)
 
 
-def _as_of(given: dict[str, str]) -> float | int | None:
-    """Return the number of an entry, or a time; a time without an offset is UTC."""
-    text = given.get("as_of")
-    if text is None:
+def _as_of(given: dict[str, str], state: ServiceState) -> float | int | None:
+    """Return the number of an entry, or a time in the past."""
+    if "as_of" not in given:
         return None
-    if text.isascii() and text.isdigit():
-        return _whole(text, "as_of")
     try:
-        moment = read_moment(text)
-    except DateError:
-        raise _Refused(
-            400, f"as_of must be the number of an entry or a time such as 2024-05-31T18:00:00Z, found {text!r}."
-        ) from None
-    midnight = dt.datetime.combine(moment.day, dt.time(), dt.UTC)
-    return midnight.timestamp() + moment.seconds - 60 * (moment.offset or 0.0)
+        return read_as_of(given["as_of"], state)
+    except ConfigError as exc:
+        raise _Refused(400, str(exc)) from None
 
 
 def _masked(value: object) -> Any:

@@ -6,15 +6,18 @@ entries that were appended since.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import math
+import numbers
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rollforge.dates import day_after, read_timestamp
-from rollforge.errors import ArtifactUnreadable, DataError, StoreGone, counted
+from rollforge.dates import day_after, read_moment, read_timestamp
+from rollforge.errors import ArtifactUnreadable, ConfigError, DataError, DateError, StoreGone, counted, shown
 from rollforge.ledger.base import Ledger, ServiceLease, open_ledger
 from rollforge.ledger.entry import Comparison, DayState, Entry, Level, Outcome, ServiceDefinition, Signal
 from rollforge.ledger.state import ServiceState
@@ -29,6 +32,7 @@ __all__ = [
     "entry_document",
     "health",
     "metrics",
+    "read_as_of",
     "service_folder",
     "signal_document",
     "status",
@@ -36,6 +40,8 @@ __all__ = [
 ]
 
 
+_CLOCKS_DIFFER = 60.0
+"""Seconds by which the clock of the ledger may be ahead of that of this machine."""
 METRICS = {"rank_ic": "rank IC", "ic": "IC"}
 """Metrics by which candidates are compared, with their names in messages."""
 
@@ -170,6 +176,53 @@ def utc(seconds: float) -> str:
     '1970-01-01 00:00:00'
     """
     return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def read_as_of(value: object, state: ServiceState) -> float | int:
+    """Return the number of an entry or a time in the past, in seconds since the epoch.
+
+    Parameters
+    ----------
+    value : int, float or str
+        An integer is the number of an entry, a float a time. A text of digits is the number of an entry if there is one,
+        and otherwise a time such as ``20240531``; without an offset, it is UTC.
+    state : ServiceState
+        The present state of the service.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither, or there is no such entry yet, or the time is in the future.
+
+    Examples
+    --------
+    >>> read_as_of("0", ServiceState()), read_as_of("20240531", ServiceState())
+    (0, 1717113600.0)
+    """
+    found: float | int | None = None
+    if isinstance(value, bool):
+        pass
+    elif isinstance(value, numbers.Integral):
+        found = int(value)
+    elif isinstance(value, numbers.Real):
+        found = float(value)
+    elif (
+        isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10 and int(value) <= state.last
+    ):
+        found = int(value)
+    elif isinstance(value, str):
+        with contextlib.suppress(DateError):
+            moment = read_moment(value)
+            midnight = dt.datetime.combine(moment.day, dt.time(), dt.UTC)
+            found = midnight.timestamp() + moment.seconds - 60 * (moment.offset or 0.0)
+    latest = max(time.time(), state.entries[-1].made_at if state.entries else 0.0) + _CLOCKS_DIFFER
+    known = found is not None and (0 <= found <= state.last if isinstance(found, int) else found <= latest)
+    if found is None or not known:
+        raise ConfigError(
+            f"as_of must be the number of an entry, at most {state.last}, or a time in the past such as "
+            f"2024-05-31T18:00:00Z, found {shown(value)}."
+        )
+    return found
 
 
 def status(name: str, state: ServiceState, lease: ServiceLease | None) -> dict[str, Any]:

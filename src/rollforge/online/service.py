@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import threading
-import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -18,13 +17,13 @@ import pandas as pd
 from rollforge.confidential import mask_secrets
 from rollforge.dates import DayLike, day_after, read_timestamp
 from rollforge.drivers import LEDGERS
-from rollforge.errors import ConfigError, LeaseLost, ServiceBusy, StoreUnavailable
+from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable
 from rollforge.features.api import D
-from rollforge.ledger.base import Ledger, Score, ServiceLease, SupportsScores, open_ledger
+from rollforge.ledger.base import Ledger, Score, ServiceLease, SupportsScores, holding, open_ledger
 from rollforge.ledger.entry import Entry, EntryKind, Release, Role, Signal, author, release_body
 from rollforge.ledger.state import ServiceState
-from rollforge.machine import process_is_gone, process_name
 from rollforge.online import signal_files
+from rollforge.online.overview import read_as_of
 from rollforge.online.releases import replaced_by
 from rollforge.run.execute import TASK_TAG
 from rollforge.session import current_session, home
@@ -147,29 +146,17 @@ class Service:
         if self._hold is not None:
             yield self._hold
             return
-        holder = f"{process_name()}#{uuid.uuid4().hex[:8]}"
         ledger = self.ledger
-        try:
-            lease = ledger.acquire(self.name, holder=holder, seconds=seconds)
-        except ServiceBusy:
-            other = ledger.held_by(self.name)
-            if other is not None and not process_is_gone(other.holder.partition("#")[0]):
-                raise
-            if other is not None:
-                log.info("the holder %s of the service %s has ended; its lease is taken over", other.holder, self.name)
-                ledger.release(other)
-            lease = ledger.acquire(self.name, holder=holder, seconds=seconds)
-        held = Hold(self, ledger, lease, seconds)
-        try:
-            with held.renewed():
-                held.state.require_known()
-                self._hold = held
-                yield held
-        finally:
-            self._hold = None
-            self._state = held.state
-            with contextlib.suppress(StoreUnavailable):  # it expires by itself
-                ledger.release(held.lease)
+        with holding(ledger, self.name, seconds) as lease:
+            held = Hold(self, ledger, lease, seconds)
+            try:
+                with held.renewed():
+                    held.state.require_known()
+                    self._hold = held
+                    yield held
+            finally:
+                self._hold = None
+                self._state = held.state
 
     def remembered(self, key: tuple[str, ...], read: Callable[[], T]) -> T:
         """Return what `read` returns; while the lease is held, it is called once for each key.
@@ -300,14 +287,18 @@ class Service:
         Parameters
         ----------
         as_of : float, int or None
-            A time in seconds since the epoch by the clock of the ledger, or the number of an entry.
+            A time in seconds since the epoch by the clock of the ledger, or the number of an entry; also as text.
 
         Raises
         ------
+        ConfigError
+            If there is no such entry yet, or the time is in the future.
         ArtifactUnreadable
             If a file is missing, or was changed since it was published.
         """
-        return signal_files.read(self.place, self.state().signals(as_of).values())
+        state = self.state()
+        known = None if as_of is None else read_as_of(as_of, state)
+        return signal_files.read(self.place, state.signals(known).values())
 
 
 def _default_ledger() -> str:
