@@ -90,10 +90,8 @@ class ServiceState:
         """
         if as_of is None:
             return self
-        if isinstance(as_of, float):
-            count = bisect.bisect_right(self.entries, as_of, key=lambda e: e.made_at)
-        else:
-            count = int(as_of)  # an integer of NumPy too
+        timed = isinstance(as_of, float)  # otherwise an integer, also one of NumPy
+        count = bisect.bisect_right(self.entries, as_of, key=lambda e: e.made_at) if timed else int(as_of)
         return ServiceState(self.entries[: max(count, 0)], self.contents[: max(count, 0)])
 
     # -- the service ---------------------------------------------------------------------------------------------------
