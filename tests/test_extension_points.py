@@ -81,7 +81,7 @@ ADDED: dict[str, list[Edit]] = {
         ("expressions/formulas.py", "def elementwise(", "def thrice(series, x):\n    return 3 * x\n\n\n"),
         ("expressions/operators.py", "_BUILT_IN = ", '_add("Thrice", formulas.thrice, "x")\n'),
     ],
-    "a processor": [("features/processor.py", "\n\nclass Adapted(", PROCESSOR)],
+    "a processor": [("features/processor.py", "\n\nclass DropnaProcessor(", PROCESSOR)],
     "a task generator": [
         ("generate/new.py", "", GENERATOR),
         ("generate/__init__.pyi", "from .rolling import", "from .new import NewGen as NewGen\n"),

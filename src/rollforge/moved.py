@@ -69,6 +69,10 @@ MOVED = {
 """Earlier name -> current name."""
 
 MOVED_NAMES = {
+    "rollforge.features.processor": dict.fromkeys(
+        ("Adapted", "Processor", "days_needed", "get_group_columns", "learned_by", "restore", "unknown_group"),
+        "rollforge.features.processor_base",
+    ),
     "rollforge.run.trainer": {
         "DelayTrainerRM": "rollforge.run.pool_trainer",
         "TrainerRM": "rollforge.run.pool_trainer",

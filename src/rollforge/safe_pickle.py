@@ -40,6 +40,7 @@ _OWN_MODULES = (
     "rollforge.features.loader",
     "rollforge.features.alpha",
     "rollforge.features.processor",
+    "rollforge.features.processor_base",
     "rollforge.record.position",
     "rollforge.market.filters",
     "rollforge.features.timeseries",

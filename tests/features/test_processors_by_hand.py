@@ -12,7 +12,6 @@ import pytest
 
 from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.features.processor import (
-    Adapted,
     ConfigSectionProcessor,
     CSRankNorm,
     CSZFillna,
@@ -25,16 +24,12 @@ from rollforge.features.processor import (
     HashStockFormat,
     MinMaxNorm,
     ProcessInf,
-    Processor,
     RobustZScoreNorm,
     TanhProcess,
     TimeRangeFlt,
     ZScoreNorm,
-    days_needed,
-    get_group_columns,
-    learned_by,
-    restore,
 )
+from rollforge.features.processor_base import Adapted, Processor, days_needed, get_group_columns, learned_by, restore
 from rollforge.session import Session, using
 
 COLUMNS = [("feature", "x"), ("feature", "y"), ("label", "LABEL0")]

@@ -15,7 +15,7 @@ _NAMES = {
     "rollforge.market.importer": "import_table",
     "rollforge.features.inst_processor": "InstProcessor",
     "rollforge.features.loader": "DataLoader DataLoaderDH NestedDataLoader QlibDataLoader StaticDataLoader",
-    "rollforge.features.processor": "Processor",
+    "rollforge.features.processor_base": "Processor",
     "rollforge.market.provider": "Provider open_provider",
     "rollforge.features.timeseries": "TSDataSampler TSDatasetH",
 }

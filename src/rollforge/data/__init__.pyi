@@ -27,7 +27,7 @@ from rollforge.features.loader import (
     QlibDataLoader as QlibDataLoader,
     StaticDataLoader as StaticDataLoader,
 )
-from rollforge.features.processor import (
+from rollforge.features.processor_base import (
     Processor as Processor,
 )
 from rollforge.features.timeseries import (

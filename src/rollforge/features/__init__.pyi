@@ -29,7 +29,7 @@ from .loader import (
     QlibDataLoader as QlibDataLoader,
     StaticDataLoader as StaticDataLoader,
 )
-from .processor import (
+from .processor_base import (
     Processor as Processor,
 )
 from .timeseries import (

@@ -26,7 +26,7 @@ from rollforge.features.panel import Panel
 from rollforge.features.panel_cache import PanelCache
 from rollforge.features.panel_key import describe_object, describe_universe, key_of
 from rollforge.features.panel_processing import PanelProcessing, fit_and_apply
-from rollforge.features.processor import Adapted, Processor, restore, unknown_group
+from rollforge.features.processor_base import Adapted, Processor, restore, unknown_group
 from rollforge.features.selection import ALL, RAW, ColumnSet, first_day, is_range, last_day, select_columns, select_rows
 from rollforge.kinds import LOADER, PROCESSOR
 from rollforge.market.universe import one_version, session_provider

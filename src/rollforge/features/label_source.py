@@ -18,7 +18,7 @@ from rollforge.features.dataset import DatasetH
 from rollforge.features.frame_folder import FrameLoader
 from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.features.loader import DataLoader, DataLoaderDH, NestedDataLoader, QlibDataLoader, StaticDataLoader
-from rollforge.features.processor import Adapted
+from rollforge.features.processor_base import Adapted
 from rollforge.kinds import HANDLER, LOADER
 
 __all__ = ["LabelSource", "dataset_changes_label", "label_source", "overridden"]

@@ -9,7 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.features.loader import DataLoader
-from rollforge.features.processor import DropnaProcessor, Processor
+from rollforge.features.processor import DropnaProcessor
+from rollforge.features.processor_base import Processor
 
 __all__ = ["explain_missing"]
 

@@ -18,7 +18,7 @@ from rollforge.dates import DayLike, as_timestamp
 from rollforge.errors import DataError
 from rollforge.features.panel import Group, Panel
 from rollforge.features.panel_growth import GrownGroup, Index, commit, first_change, first_changed_day
-from rollforge.features.processor import Processor, days_needed, learned_by, restore
+from rollforge.features.processor_base import Processor, days_needed, learned_by, restore
 
 __all__ = ["PanelProcessing", "fit_and_apply"]
 

@@ -1,8 +1,4 @@
-"""Processors: transformations of a handler's raw features and labels before they reach a model.
-
-A processor takes a frame with rows (datetime, instrument) and columns (group, name) and returns the processed frame.
-When called directly, processors that replace values modify the given frame in place, as Qlib's do.
-:meth:`Processor.apply`, which handlers use, does not modify it. `fit` reads the fit window only.
+"""Qlib's processors: transformations of a handler's raw features and labels before they reach a model.
 
 Infinite values are treated as missing: means, deviations, ranks, minima and maxima are computed over the finite values,
 and an infinite value becomes missing.
@@ -10,8 +6,8 @@ and an infinite value becomes missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,56 +15,32 @@ from numpy.typing import NDArray
 
 from rollforge.arguments import as_list, check_choice, check_flag, check_number
 from rollforge.dates import DayLike, read_day, read_timestamp
-from rollforge.errors import ConfigError, DataError, nearest, shown
+from rollforge.errors import ConfigError, DataError, shown
 from rollforge.features.inst_processor import InstProcessor
+from rollforge.features.processor_base import (
+    OfColumns,
+    OfGroup,
+    Processor,
+    ReadOnly,
+    Replacing,
+    by_day,
+    finite_only,
+    get_group_columns,
+    listed_groups,
+    precision,
+    with_days,
+)
 from rollforge.market.universe import session_provider
-from rollforge.pickling import Serializable
+from rollforge.moved import earlier_names
 
 __all__ = [
     "CSRankNorm", "CSZFillna", "CSZScoreNorm", "ConfigSectionProcessor", "DropCol", "DropnaLabel", "DropnaProcessor",
     "Fillna", "FilterCol", "HashStockFormat", "MinMaxNorm", "ProcessInf", "Processor", "RobustZScoreNorm", "TanhProcess",
-    "TimeRangeFlt", "ZScoreNorm", "days_needed", "get_group_columns", "learned_by", "restore",
+    "TimeRangeFlt", "ZScoreNorm", "get_group_columns",
 ]  # fmt: skip
 
-
-def get_group_columns(df: pd.DataFrame, group: str | list[str] | None) -> pd.Index:
-    """Return the columns of one or several groups; None returns all columns."""
-    groups = _listed_groups(group)
-    if groups is None:
-        return df.columns
-    level = df.columns.get_level_values(0)
-    mistake = unknown_group(groups, list(level.unique()))
-    if mistake:
-        raise DataError(f"fields_group: {mistake}")
-    return df.columns[level.isin(groups)]
-
-
-def _listed_groups(group: object) -> list[str] | None:
-    """Return `fields_group` as a list of groups; None, which means all columns, is returned unchanged.
-
-    Raises
-    ------
-    ConfigError
-        If it is neither a name nor a list of names.
-    """
-    if group is None or isinstance(group, str):
-        return None if group is None else [group]
-    if not isinstance(group, (list, tuple)):
-        raise ConfigError(f"must be a group of columns or a list of groups, found {shown(group)}.", path="fields_group")
-    for one in group:
-        if isinstance(one, bool) or not isinstance(one, (str, int)):
-            raise ConfigError(f"must contain names of groups, found {shown(one)}.", path="fields_group")
-    return list(group)
-
-
-def unknown_group(groups: Collection[object], known: Collection[object]) -> str:
-    """Return an error message for the first group of columns that does not exist; empty if all exist."""
-    unknown = next((g for g in groups if g not in known), None)
-    if unknown is None:
-        return ""
-    names = list(map(str, known))
-    near = nearest(str(unknown), names)
-    return f"{unknown!r} is not a group of this handler's columns.{near} Known groups: {', '.join(names)}."
+if not TYPE_CHECKING:
+    __getattr__ = earlier_names(__name__)
 
 
 def _listed_columns(given: object) -> list[object]:
@@ -86,228 +58,7 @@ def _listed_columns(given: object) -> list[object]:
     return columns
 
 
-class Processor(Serializable):
-    """Base class of processors; subclasses override :meth:`__call__`, and :meth:`fit` if they learn something."""
-
-    any_range: ClassVar[bool] = False
-    """Whether a processed row does not depend on later days. If True, the panel of a longer range is reused for a
-    shorter one. Leave it False if in doubt."""
-    learned: ClassVar[frozenset[str]] = frozenset()
-    """Names of the attributes that :meth:`fit` sets. They follow from the data and the other attributes, so they are
-    left out of the cache key."""
-    across_instruments: ClassVar[bool] = False
-    """Whether the processor compares the instruments of a day and so needs several of them; used in error messages."""
-    earlier_days: ClassVar[int | None] = None
-    """Number of earlier days that a processed row depends on, besides what was learned in the fit window; None: all.
-    With a number, new days are processed without the old ones, and what was learned before is kept. A subclass that
-    changes what is computed must declare its own."""
-
-    def fit(self, df: pd.DataFrame) -> object:
-        """Learn from the frame; the processor selects the rows of its fit window itself."""
-
-    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Return the processed frame; `df` may be modified in place."""
-        raise NotImplementedError(f"{type(self).__name__} must implement __call__().")
-
-    def apply(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Return the processed frame without modifying `df`."""
-        return self(df.copy(deep=False))  # pandas copies on write, so `df` stays unchanged
-
-    def is_for_infer(self) -> bool:
-        """Return whether the processor may be used for inference; False if it drops rows by their label."""
-        return True
-
-    def config(self, **kwargs: Any) -> None:
-        """Set those of the processor's attributes that are given, such as its fit window; other names are ignored."""
-        for name, value in kwargs.items():
-            if name in vars(self):
-                setattr(self, name, value)
-
-    def groups(self) -> list[str] | None:
-        """Return the groups of columns that the processor reads, changes, or drops rows by; None means all.
-
-        Groups that no processor of a handler names are not passed to its processors.
-        """
-        return None
-
-    def readonly(self) -> bool:
-        """Return whether calling the processor leaves its argument unchanged; False by default."""
-        return False
-
-
-def days_needed(chain: Sequence[Processor], changed: np.datetime64 | bool) -> int | None:
-    """Return how many earlier days processors need to process days from `changed` on; None if all must be processed.
-
-    Parameters
-    ----------
-    chain : sequence of Processor
-        The processors, which are applied one after another.
-    changed : datetime64 or bool
-        First day whose data have changed since the processors were fitted; True if none have.
-    """
-    days = 0
-    for processor in chain:
-        kind = type(processor)
-        own = kind.__module__.startswith("rollforge.") or "earlier_days" in vars(kind)
-        if not own or processor.earlier_days is None:
-            return None
-        days += processor.earlier_days
-        if kind.fit is Processor.fit or changed is True:
-            continue
-        end = getattr(processor, "fit_end_time", None)
-        if end is None or read_day(end, "fit_end_time") >= changed:
-            return None  # it learns from days that have changed
-    return days
-
-
-def learned_by(chain: Sequence[Processor]) -> list[dict[str, list[float]]] | None:
-    """Return what fitted processors have learned, as plain data; None if it cannot be represented exactly."""
-    found: list[dict[str, list[float]]] = []
-    for processor in chain:
-        if type(processor).fit is not Processor.fit and not processor.learned:
-            return None
-        values = {name: getattr(processor, name, None) for name in processor.learned}
-        if not all(isinstance(v, np.ndarray) and v.dtype == np.float64 and v.ndim == 1 for v in values.values()):
-            return None
-        found.append({name: v.tolist() for name, v in sorted(values.items()) if isinstance(v, np.ndarray)})
-    return found
-
-
-def restore(chain: Sequence[Processor], learned: Sequence[dict[str, list[float]]] | None) -> None:
-    """Set what processors have learned to the result of :func:`learned_by`."""
-    for processor, values in zip(chain, learned or [{}] * len(chain), strict=True):
-        for name, value in values.items():
-            setattr(processor, name, np.array(value, np.float64))
-
-
-class Adapted(Processor):
-    """Wraps a processor whose class does not derive from :class:`Processor`; its panels are not cached.
-
-    Parameters
-    ----------
-    processor : object
-        An object with ``fit``, ``__call__`` and ``is_for_infer``. Its other attributes are accessible here too.
-    """
-
-    def __init__(self, processor: Any) -> None:
-        self.processor = processor
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "processor" or name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self.processor, name)
-
-    def fit(self, df: pd.DataFrame) -> object:
-        """Fit the wrapped processor."""
-        return self.processor.fit(df)
-
-    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Return the frame processed by the wrapped processor."""
-        made: pd.DataFrame = self.processor(df)
-        return made
-
-    def is_for_infer(self) -> bool:
-        """Return the wrapped processor's answer."""
-        return bool(self.processor.is_for_infer())
-
-    def config(self, **kwargs: Any) -> None:
-        """Set those of the wrapped processor's attributes that are given."""
-        if hasattr(self.processor, "config"):
-            self.processor.config(**kwargs)
-            return
-        for name, value in kwargs.items():
-            if name in getattr(self.processor, "__dict__", {}):
-                setattr(self.processor, name, value)
-
-
-class _ReadOnly(Processor):
-    """Base class of processors that do not modify their argument."""
-
-    def readonly(self) -> bool:
-        """Return True."""
-        return True
-
-
-class _Replacing(Processor):
-    """Base class of processors that replace values and keep rows and columns."""
-
-    def changed(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Return a frame with the new values."""
-        raise NotImplementedError
-
-    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Write the new values into `df` and return it."""
-        new = self.changed(df)
-        for place in range(df.shape[1]):
-            df.isetitem(place, new.iloc[:, place].array)
-        return df
-
-    def apply(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Return the processed frame without modifying `df`."""
-        own = type(self).__call__ is _Replacing.__call__
-        return self.changed(df) if own else super().apply(df)
-
-
-class _OfGroup(Processor):
-    """Base class of processors of one group of columns, or several; None means all."""
-
-    any_range = True
-    earlier_days = 0
-
-    def __init__(self, fields_group: str | list[str] | None = None) -> None:
-        _listed_groups(fields_group)  # report a mistake now, not when the data are processed
-        self.fields_group = fields_group
-
-    def groups(self) -> list[str] | None:
-        """Return the groups in `fields_group`; None means all."""
-        return _listed_groups(self.fields_group)
-
-
-class _Columns(_OfGroup, _Replacing):
-    """Base class of processors that replace the columns of a group with others of the same shape."""
-
-    def change(self, x: pd.DataFrame) -> pd.DataFrame | NDArray[np.floating]:
-        """Return the new values of the columns `x`."""
-        raise NotImplementedError
-
-    def changed(self, df: pd.DataFrame) -> pd.DataFrame:
-        """Return a frame with the new values in the columns of the group."""
-        columns = get_group_columns(df, self.fields_group)
-        if len(columns) == df.shape[1]:
-            changed = np.asarray(self.change(df), _precision(df))
-            return pd.DataFrame(changed, index=df.index, columns=df.columns, copy=False)
-        out = df.copy(deep=False)  # columns are replaced as a whole, so the old ones are not modified
-        part = df[columns]
-        out[columns] = np.asarray(self.change(part), _precision(part))
-        return out
-
-
-def _with_days(x: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame after checking that its index has the level datetime."""
-    if "datetime" not in x.index.names:
-        raise DataError(
-            f"A processor needs an index with the level datetime, found {', '.join(map(repr, x.index.names))}. Name the "
-            "levels with rename_axis(index=['datetime', 'instrument'])."
-        )
-    return x
-
-
-def _by_day(x: pd.DataFrame) -> pd.api.typing.DataFrameGroupBy[Any, Any]:
-    return _with_days(x).groupby(level="datetime")
-
-
-def _precision(x: pd.DataFrame) -> type[np.floating]:
-    """Return the dtype of results: float32 if all columns are float32, else float64."""
-    return np.float32 if all(dtype == np.float32 for dtype in set(x.dtypes)) else np.float64
-
-
-def _finite(x: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with infinite values replaced by NaN."""
-    infinite = np.isinf(x.to_numpy())
-    return x.mask(infinite) if infinite.any() else x
-
-
-class DropnaProcessor(_OfGroup, _ReadOnly):
+class DropnaProcessor(OfGroup, ReadOnly):
     """Drops rows with a missing or infinite value in a group."""
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
@@ -329,7 +80,7 @@ class DropnaLabel(DropnaProcessor):
         return False
 
 
-class DropCol(_ReadOnly):
+class DropCol(ReadOnly):
     """Drops columns by name."""
 
     any_range = True
@@ -342,14 +93,14 @@ class DropCol(_ReadOnly):
         return df.loc[:, ~df.columns.get_level_values(-1).isin(self.col_list)]
 
 
-class FilterCol(_ReadOnly):
+class FilterCol(ReadOnly):
     """Keeps only the named columns of a group; other groups are unchanged."""
 
     any_range = True
     earlier_days = 0
 
     def __init__(self, fields_group: str | list[str] | None = "feature", col_list: Sequence[str] = ()) -> None:
-        _listed_groups(fields_group)
+        listed_groups(fields_group)
         self.fields_group = fields_group
         self.col_list = _listed_columns(col_list)
 
@@ -358,7 +109,7 @@ class FilterCol(_ReadOnly):
         return df.loc[:, ~inside | df.columns.get_level_values(-1).isin(self.col_list)]
 
 
-class TanhProcess(_Replacing):
+class TanhProcess(Replacing):
     """``tanh(x - 1)`` of every column whose name does not contain LABEL."""
 
     any_range = True
@@ -371,7 +122,7 @@ class TanhProcess(_Replacing):
         return out
 
 
-class ProcessInf(_Replacing):
+class ProcessInf(Replacing):
     """Replaces infinite values with the mean of the column's finite values on that day."""
 
     any_range = True
@@ -385,12 +136,12 @@ class ProcessInf(_Replacing):
         out = df.copy()
         columns = df.columns[touched]
         finite = df[columns].mask(infinite[:, touched])
-        means = _by_day(finite).transform("mean")
+        means = by_day(finite).transform("mean")
         out[columns] = finite.where(~infinite[:, touched], means)
         return out
 
 
-class Fillna(_Columns):
+class Fillna(OfColumns):
     """Replaces missing values with a constant."""
 
     def __init__(self, fields_group: str | list[str] | None = None, fill_value: float = 0) -> None:
@@ -411,7 +162,7 @@ class Fillna(_Columns):
         return np.where(np.isnan(values), np.asarray(self.fill_value, values.dtype), values)
 
 
-class _Fitted(_Columns):
+class _Fitted(OfColumns):
     """Base class of processors that shift and scale each column by values learned in the fit window."""
 
     learned = frozenset({"shift", "scale"})
@@ -448,7 +199,7 @@ class _Fitted(_Columns):
         DataError
             If the window has no rows.
         """
-        days = _with_days(df).index.get_level_values("datetime")
+        days = with_days(df).index.get_level_values("datetime")
         start = read_timestamp(self.fit_start_time, "fit_start_time")
         end = read_timestamp(self.fit_end_time, "fit_end_time")
         inside = df[(days >= start) & (days <= end)]
@@ -463,13 +214,13 @@ class _Fitted(_Columns):
     def change(self, x: pd.DataFrame) -> pd.DataFrame | NDArray[np.floating]:
         if self.shift is None or self.scale is None:
             raise DataError(f"{type(self).__name__} is not fitted yet.")
-        dtype = _precision(x)
+        dtype = precision(x)
         values = self.clean(x).to_numpy(dtype)
         return self.divide(values - self.shift.astype(dtype), self.scale.astype(dtype))
 
     def clean(self, x: pd.DataFrame) -> pd.DataFrame:
         """Return the columns with infinite values replaced by NaN."""
-        return _finite(x)
+        return finite_only(x)
 
     def divide(self, off: NDArray[np.floating], scale: NDArray[np.floating]) -> NDArray[np.floating]:
         """Return the shifted values divided by the scale."""
@@ -558,7 +309,7 @@ def _known(values: NDArray[np.floating]) -> NDArray[np.bool_]:
     return known
 
 
-class _OfDay(_Columns):
+class _OfDay(OfColumns):
     """Base class of processors that compare the finite values of each column within each day. If a day has only one, it
     becomes missing."""
 
@@ -569,8 +320,8 @@ class _OfDay(_Columns):
         raise NotImplementedError
 
     def change(self, x: pd.DataFrame) -> pd.DataFrame | NDArray[np.floating]:
-        finite = _finite(x)
-        return self.compare(finite).where(_by_day(finite).transform("count") > 1)
+        finite = finite_only(x)
+        return self.compare(finite).where(by_day(finite).transform("count") > 1)
 
 
 class CSZScoreNorm(_OfDay):
@@ -588,12 +339,12 @@ class CSZScoreNorm(_OfDay):
         self.method = method
 
     def compare(self, x: pd.DataFrame) -> pd.DataFrame:
-        days = _by_day(x.astype(np.float64))
+        days = by_day(x.astype(np.float64))
         if self.method == "zscore":
             spread = days.transform("std")
             return (x - days.transform("mean")) / spread.where(spread > 0)
         off = x - days.transform("median")
-        spread = _by_day(off.abs()).transform("median")
+        spread = by_day(off.abs()).transform("median")
         return pd.DataFrame(np.clip(_measured(off, spread * 1.4826), -3, 3), index=x.index, columns=x.columns)
 
 
@@ -601,18 +352,18 @@ class CSRankNorm(_OfDay):
     """Ranks each column within each day and scales to (-1.73, 1.73]: (percentile rank - 0.5) x 3.46."""
 
     def compare(self, x: pd.DataFrame) -> pd.DataFrame:
-        return (_by_day(x).rank(pct=True) - 0.5) * 3.46
+        return (by_day(x).rank(pct=True) - 0.5) * 3.46
 
 
-class CSZFillna(_Columns):
+class CSZFillna(OfColumns):
     """Replaces missing and infinite values with the column's mean of the day."""
 
     def change(self, x: pd.DataFrame) -> pd.DataFrame | NDArray[np.floating]:
-        finite = _finite(x)
-        return finite.fillna(_by_day(finite).transform("mean"))
+        finite = finite_only(x)
+        return finite.fillna(by_day(finite).transform("mean"))
 
 
-class HashStockFormat(_ReadOnly):
+class HashStockFormat(ReadOnly):
     """Does nothing: in Qlib it speeds up access to the data of one instrument, which is not needed here."""
 
     any_range = True
@@ -720,7 +471,7 @@ class ConfigSectionProcessor(Processor):
         shrink_feature_outlier: bool = True,
         clip_label_outlier: bool = False,
     ) -> None:
-        _listed_groups(fields_group)
+        listed_groups(fields_group)
         for name, value in (
             ("fillna_feature", fillna_feature),
             ("fillna_label", fillna_label),
@@ -736,19 +487,19 @@ class ConfigSectionProcessor(Processor):
         self.clip_label_outlier = clip_label_outlier
 
     def _label(self, x: pd.DataFrame) -> pd.DataFrame:
-        days = _by_day(x)
+        days = by_day(x)
         out = (x - days.transform("mean")) / days.transform("std")
         out = out.clip(-3, 3) if self.clip_label_outlier else out
         return out.fillna(0) if self.fillna_label else out
 
     def _feature(self, x: pd.DataFrame) -> pd.DataFrame:
-        out = x - _by_day(x).transform("median")
-        out = out / (_by_day(out.abs()).transform("median") * 1.4826)
+        out = x - by_day(x).transform("median")
+        out = out / (by_day(out.abs()).transform("median") * 1.4826)
         out = out.clip(-3, 3) if self.clip_feature_outlier else out
         if self.shrink_feature_outlier:
-            top = _by_day(out).transform("max")
+            top = by_day(out).transform("max")
             out = out.where(~(out > 3), 3 + (out - 3) / (top - 3) * 0.5)
-            bottom = _by_day(out).transform("min")
+            bottom = by_day(out).transform("min")
             out = out.where(~(out < -3), -3 - (out + 3) / (bottom + 3) * 0.5)
         return out.fillna(0) if self.fillna_feature else out
 
@@ -760,8 +511,8 @@ class ConfigSectionProcessor(Processor):
             columns = df.columns[names.str.match(beginning)]
             if not len(columns):
                 continue
-            x = _finite(out[columns].astype(np.float64))
+            x = finite_only(out[columns].astype(np.float64))
             with np.errstate(all="ignore"):
-                made = self._label(x) if even is None else self._feature(_finite(even(x)))
-            out[columns] = made.to_numpy(_precision(df[columns]))
+                made = self._label(x) if even is None else self._feature(finite_only(even(x)))
+            out[columns] = made.to_numpy(precision(df[columns]))
         return out

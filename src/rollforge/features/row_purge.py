@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rollforge.errors import DataError
 from rollforge.features.handler import DataHandler, DataHandlerLP
-from rollforge.features.processor import Adapted
+from rollforge.features.processor_base import Adapted
 
 __all__ = ["Border", "Interval", "label_rows", "rows_after", "rows_before"]
 

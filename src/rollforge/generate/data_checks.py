@@ -11,7 +11,8 @@ from rollforge.errors import DateError, ExpressionError, RollforgeError, counted
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import is_built_in, last_day_read
 from rollforge.expressions.tree import Call, Expression, Field, walk
-from rollforge.features.processor import Adapted, DropnaProcessor, TimeRangeFlt
+from rollforge.features.processor import DropnaProcessor, TimeRangeFlt
+from rollforge.features.processor_base import Adapted
 from rollforge.generate.checks import CheckResult
 from rollforge.generate.definition import PRECOMPUTED, DataParts, is_ours, kind_of
 from rollforge.generate.findings import Finding

@@ -14,7 +14,7 @@ from rollforge.features.frame_folder import FrameLoader
 from rollforge.features.handler import DataHandler
 from rollforge.features.label_source import overridden
 from rollforge.features.loader import DataLoader, DataLoaderDH, DLWParser, NestedDataLoader, StaticDataLoader
-from rollforge.features.processor import Adapted
+from rollforge.features.processor_base import Adapted
 from rollforge.kinds import HANDLER
 from rollforge.trust import Origin, current_origin
 
