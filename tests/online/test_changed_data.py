@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from growing import DAYS, TRAINERS, Market, days_of, equal, live, manager, recorders, start_of
-from rollforge.errors import ConfigError, DayFailed
+from rollforge.errors import ConfigError, DataError, DayFailed
 from rollforge.ledger.entry import DayState
 from rollforge.market.append import append_table
 from rollforge.online.corrections import changed_days, correct
@@ -118,6 +118,20 @@ def test_a_day_that_is_removed_from_the_calendar_is_withdrawn(market: Market) ->
     prediction = served.strategies[0].tool.online_models()[0].load_object("pred.pkl")
     assert days_of(prediction) == [RUN[0], RUN[2]]
     assert correct(served.service) == []
+
+
+def test_an_older_copy_of_the_data_withdraws_nothing(market: Market) -> None:
+    """The days that it lacks are not removed from the calendar. A last day that is no trading day is named."""
+    served = live(market, manager(), RUN)
+    before, last = served.get_signals(), served.state.last
+    market.close.loc[RUN[0], "B"] *= 1.1
+    market.show(RUN[1])
+    with pytest.raises(DataError, match=f"The data end on {RUN[1]}, and {RUN[2]} is published"):
+        correct(served.service)
+    assert served.state.last == last
+    equal(served.get_signals(), before)
+    assert [(signal.day, signal.rows) for signal in correct(served.service, RUN[2])] == [(RUN[2], 0)]
+    assert [signal.day for signal in correct(served.service)] == RUN[:2]
 
 
 def test_a_withdrawn_day_is_not_the_last_published_one(market: Market) -> None:

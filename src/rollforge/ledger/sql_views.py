@@ -52,7 +52,6 @@ def views(sqlite: bool) -> list[str]:
     value, body, place = "item.value", dialect["body"].format("e.body"), dialect["place"]
     when = dialect["time"].format("e.made_at")
     of_day = dialect["part"].format("e.body", "day")
-    later = dialect["part"].format("later.body", "day")
     return [
         *(f"DROP VIEW IF EXISTS {name}" for name in VIEWS),
         f"CREATE VIEW service AS SELECT e.service AS name, e.number AS entry, {json(body, 'workflow')} AS workflow, "
@@ -63,9 +62,9 @@ def views(sqlite: bool) -> list[str]:
         f"{when} AS made_at {each('releases')}",
         f"CREATE VIEW day AS SELECT e.service, {text(of_day, 'day')} AS day, e.number AS entry, {named(_DAY, of_day)}, "
         f"{number(of_day, 'seconds', 'DOUBLE PRECISION')} AS seconds, {json(of_day, 'trained')} AS trained, "
-        f"{when} AS made_at FROM ledger_entries AS e WHERE {_KNOWN} AND {of_day} IS NOT NULL AND NOT EXISTS (SELECT 1 FROM "
-        f"ledger_entries AS later WHERE later.service = e.service AND later.{_KNOWN} AND later.number > e.number AND "
-        f"{text(later, 'day')} = {text(of_day, 'day')})",
+        f"{when} AS made_at FROM (SELECT service, MAX(number) AS number FROM ledger_entries AS e WHERE {_KNOWN} AND {of_day} IS "
+        f"NOT NULL GROUP BY service, {text(of_day, 'day')}) AS latest JOIN ledger_entries AS e ON e.service = latest.service "
+        "AND e.number = latest.number",
         f"CREATE VIEW signal AS SELECT e.service, e.number AS entry, {named(_SIGNAL, value)}, "
         f"{number(value, 'version', 'INTEGER')} AS version, {number(value, 'rows', 'INTEGER')} AS rows, "
         f"{json(value, 'recorders')} AS recorders, {when} AS made_at {each('signals')}",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from rollforge.dates import DayLike, read_day
-from rollforge.errors import ConfigError
+from rollforge.errors import ConfigError, DataError
 from rollforge.ledger.entry import (
     CheckResult,
     DayResult,
@@ -94,13 +94,18 @@ def correct(
         computed from earlier days too.
     why : str
         The reason.
+
+    Raises
+    ------
+    DataError
+        If the data end before the last published day, unless `day` is given.
     """
     corrected: list[Signal] = []
     with service.hold() as held:
         calendar = set(service.calendar_days())
         changed = changed_days(service)
         months = changed_history(service) if day is None else []
-        days = [str(read_day(day, "day"))] if day is not None else _from_first([*changed, *months], held)
+        days = [str(read_day(day, "day"))] if day is not None else _from_first([*changed, *months], held, calendar)
         predicted = [one for one in reversed(days) if one in calendar]
         for one in [*predicted, *(one for one in reversed(days) if one not in calendar)]:
             known = held.state.signals().get(one)
@@ -141,8 +146,26 @@ def correct(
     return sorted(corrected, key=lambda signal: signal.day)
 
 
-def _from_first(changed: Sequence[str], held: Hold) -> list[str]:
+def _require_all_days(held: Hold, known: str | None) -> None:
+    """Raise an error if the data end before the published days: all later days would be withdrawn.
+
+    Raises
+    ------
+    DataError
+        If they do.
+    """
+    last = max((day for day, signal in held.state.signals().items() if signal.rows), default="")
+    if known is None or known < last:
+        raise DataError(
+            f"The data end on {known or 'no day'}, and {last} is published: the data folder may be an older copy, and nothing "
+            f"was corrected. Add the days after {known or 'that'}. If {last} is no trading day, withdraw it by 'rollforge serve "
+            f"correct {last}'."
+        )
+
+
+def _from_first(changed: Sequence[str], held: Hold, calendar: Collection[str]) -> list[str]:
     """Return the days with signals from the first changed day on; of withdrawn days, only the changed ones."""
+    _require_all_days(held, max(calendar, default=None))
     first = min(changed, default=None)
     if first is None:
         return []
