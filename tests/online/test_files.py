@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from growing import DAYS, Market, days_of, equal, live, manager
-from rollforge.errors import ArtifactUnreadable
+from rollforge.errors import ArtifactUnreadable, ServiceBusy
 from rollforge.online.manager import OnlineManager
 from rollforge.session import amend
 
@@ -60,6 +60,24 @@ def test_published_signals_do_not_change(market: Market) -> None:
     file.unlink()
     with pytest.raises(ArtifactUnreadable, match=RUN[2]):
         served.get_signals()
+
+
+def test_files_that_a_killed_process_left_incomplete_are_removed(market: Market) -> None:
+    """By the next process that holds the lease of the service; those of another service are its own."""
+    served, other = live(market, manager(), RUN[:1]), manager(name="other").service
+    left = [service.place / "signals" / f".{'0a' * 16}.part" for service in (served.service, other)]
+    for file in left:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"PAR1")
+    lease = other.ledger.acquire(served.service.name, holder="host:7", seconds=60)
+    with pytest.raises(ServiceBusy):
+        served.routine()
+    assert all(file.exists() for file in left)
+    other.ledger.release(lease)
+    market.show(RUN[1])
+    served.routine()
+    assert [file.exists() for file in left] == [False, True]
+    assert len(list(left[0].parent.iterdir())) == len({signal.file for signal in served.state.signals().values()})
 
 
 def test_a_store_without_a_ledger_has_one_in_a_file(market: Market, tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ append copies the entry.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 
 from pymongo import ReturnDocument, collection, errors as mongo
 
 from rollforge.confidential import mask_secrets
-from rollforge.errors import StoreUnavailable
+from rollforge.errors import LeaseLost, LedgerConflict, StoreUnavailable
 from rollforge.ledger.base import (
     NewEntry,
     Score,
@@ -144,6 +145,14 @@ class MongoLedger(MongoConnection):
     ) -> Entry:
         new = checked_entry(lease, number, kind, body, by)
         self._insert(new, scores)
+        try:
+            return self._decide(lease, new)
+        except (LeaseLost, LedgerConflict):
+            if scores:
+                self._scores.delete_many(_origin(new))
+            raise
+
+    def _decide(self, lease: ServiceLease, new: NewEntry) -> Entry:
         while True:
             state = self._complete(new.service)
             now = self._now()
@@ -173,17 +182,28 @@ class MongoLedger(MongoConnection):
         for score in scores:
             signals.setdefault((score.day, score.version), []).append([score.instrument, score.score])
         for (day, version), rows in signals.items():
-            of = {"service": new.service, "day": day, "version": version, "entry": new.number, "token": new.token}
-            self._scores.update_one(of, {"$set": {"rows": rows}}, upsert=True)
+            of = {**_origin(new), "day": day, "version": version}
+            self._scores.update_one(of, {"$setOnInsert": {"rows": rows}}, upsert=True)
 
     @translate_errors
     def scores(self, service: str, day: str, version: int) -> list[tuple[str, float | None]]:
         some = {"service": service, "day": day, "version": version}
-        stored = {(int(row["entry"]), int(row["token"])): row["rows"] for row in self._scores.find(some)}
-        for entry in self.entries(service, after=min(stored, default=(1, 0))[0] - 1) if stored else ():
-            if (entry.number, entry.token) in stored:
-                return sorted((str(code), score) for code, score in stored[entry.number, entry.token])
+        for stored in sorted(self._scores.find(some), key=lambda row: int(row["entry"])):
+            entry = self._stored(service, int(stored["entry"]))
+            # Scores of earlier versions do not name the body.
+            same = entry is not None and stored.get("body") in (None, _body_mark(str(entry["body"])))
+            if same and entry is not None and entry["token"] == stored["token"]:
+                return sorted((str(code), score) for code, score in stored["rows"])
         return []
+
+    def _stored(self, service: str, number: int) -> Document | None:
+        """Return an entry as it is stored; None if there is none."""
+        found: Document | None = self._entries.find_one({"service": service, "number": number})
+        if found is not None:
+            return found
+        state = self._services.find_one({"_id": service}) or {}
+        pending: Document | None = state.get("pending")
+        return pending if pending is not None and pending["number"] == number else None
 
     def _complete(self, service: str) -> Document:
         """Copy the last entry of a service to the collection of entries if it is not there; return its document before."""
@@ -231,6 +251,16 @@ def _held(lease: ServiceLease, now: float) -> Document:
 
 def _lease(found: Document) -> ServiceLease:
     return ServiceLease(str(found["_id"]), str(found["holder"]), int(found["token"]), float(found["until"]))
+
+
+def _origin(new: NewEntry) -> Document:
+    """Return the fields by which scores name their entry."""
+    mark = _body_mark(new.text)
+    return {"service": new.service, "entry": new.number, "token": new.token, "body": mark}
+
+
+def _body_mark(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _is_same(new: NewEntry, found: Document) -> bool:

@@ -152,6 +152,7 @@ class Service:
             try:
                 with held.renewed():
                     held.state.require_known()
+                    signal_files.remove_drafts(self.place)
                     self._hold = held
                     yield held
             finally:

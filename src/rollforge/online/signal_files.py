@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import uuid
@@ -15,7 +16,7 @@ from rollforge.disk import sync
 from rollforge.errors import ArtifactUnreadable, DataError
 from rollforge.ledger.entry import Shadow, Signal
 
-__all__ = ["content", "days_of", "file_of", "read", "rows_of", "scores", "write"]
+__all__ = ["content", "days_of", "file_of", "read", "remove_drafts", "rows_of", "scores", "write"]
 
 
 def days_of(signals: Any) -> list[str]:
@@ -76,6 +77,14 @@ def write(folder: Path, name: str, signals: pd.Series | pd.DataFrame, inside: st
     raise DataError(
         f"{target / file} exists, but its contents do not have the hash in its name. Move it away, and run the service again."
     )
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove the files that killed processes have left incomplete. The caller holds the lease of the service."""
+    for inside in ("signals", "shadow"):
+        for file in (folder / inside).glob(".*.part"):
+            with contextlib.suppress(OSError):  # a folder that this user cannot change; the files are not read
+                file.unlink()
 
 
 def _put(draft: Path, file: Path) -> bool:

@@ -124,6 +124,10 @@ class LedgerSuite:
         for _ in range(2):
             ledger.append(lease, 1, "day", a_day("2024-05-31"), scores=first)
         assert ledger.scores(SERVICE, "2024-05-31", 1) == [("A", 1.0), ("B", 0.0), ("ä b", 2.0)]
+        other = [Score("2024-05-31", 1, "A", -1.0)]
+        with pytest.raises(LedgerConflict):
+            ledger.append(lease, 1, "day", a_day("2024-06-07"), scores=other)
+        assert ledger.scores(SERVICE, "2024-05-31", 1) == [("A", 1.0), ("B", 0.0), ("ä b", 2.0)]
         with pytest.raises(LedgerConflict):
             ledger.append(lease, 3, "day", a_day("2024-06-03"), scores=many[:2])
         clock.now += 100
