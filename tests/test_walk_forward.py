@@ -31,6 +31,8 @@ from rollforge.store.base import open_store
 from rollforge.trust import Origin, from_origin
 from rollforge.walk_forward import WalkForward, walk_forward
 
+pytestmark = pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # of scikit-learn 1.5
+
 DAYS = pd.bdate_range("2020-01-01", "2021-06-30")
 FEATURES = ["a", "b", "c"]
 
