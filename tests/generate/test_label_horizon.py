@@ -300,6 +300,9 @@ def test_a_dataset_of_the_users_own_may_change_the_label() -> None:
     assert "OwnLoader may make a label" in task_horizon(task(alpha(), "OwnLoader")).reason
     assert task_horizon(task(alpha(), "QuietDataset")).days == 2
     assert task_horizon({**task(alpha(), "OwnDataset"), "label_horizon": 2}).days == 2
+    without = task(alpha())
+    del without["dataset"]["class"]  # reported when the dataset is built
+    assert task_horizon(without).days == 2
 
 
 @pytest.mark.parametrize(
