@@ -76,6 +76,8 @@ def test_columns_are_dropped_and_kept_by_name() -> None:
     """DropCol in every group; FilterCol in its group, where it keeps the listed columns."""
     assert list(DropCol(["x", "LABEL0"])(TWO_DAYS).columns) == COLUMNS[1:2]
     assert list(DropCol()(TWO_DAYS).columns) == COLUMNS
+    flat = TWO_DAYS.droplevel(0, axis=1)
+    assert list(DropCol(["x", "LABEL0"])(flat).columns) == ["y"]
     assert list(FilterCol("feature", ["y"])(TWO_DAYS).columns) == COLUMNS[1:]
     assert list(FilterCol(["feature", "label"], ["y"])(TWO_DAYS).columns) == COLUMNS[1:2]
     assert list(FilterCol()(TWO_DAYS).columns) == COLUMNS[2:]

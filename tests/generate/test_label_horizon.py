@@ -116,6 +116,21 @@ class DeclaresFifteen(LoaderInInit):
     label_horizon = 15
 
 
+class Bare:
+    """A processor without a base class."""
+
+    def fit(self, df: pd.DataFrame) -> None:
+        """Learn nothing."""
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return the frame."""
+        return df
+
+    def is_for_infer(self) -> bool:
+        """Return True."""
+        return True
+
+
 class MakesLabel(Processor):
     """Could make the label."""
 
@@ -252,6 +267,7 @@ UNKNOWN = {
     "a loader set by the constructor": (own("LoaderInInit"), "loaded by OwnLoader"),
     "a loader patched by the constructor": (own("PatchedInInit"), "loaded by QlibDataLoader"),
     "a processor added by the constructor": (own("ProcessorInInit"), "MakesLabel may make or change"),
+    "a processor without a base class": (own("LabelInInit", learn_processors=[own("Bare")]), "Bare may make"),
     "a handler that cannot be built": (own("NotBuildable"), "NotBuildable cannot be built"),
     "a handler that cannot be imported": (own("Missing"), "cannot be imported"),
     "a handler that overrides fetch": (own("Fetching"), "Fetching overrides fetch"),
