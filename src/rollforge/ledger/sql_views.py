@@ -60,11 +60,11 @@ def views(sqlite: bool) -> list[str]:
         "later.kind = 'service' AND later.number > e.number)",
         f"CREATE VIEW release AS SELECT e.service, e.number AS entry, {place} AS place, {named(_RELEASE, value)}, "
         f"{when} AS made_at {each('releases')}",
-        f"CREATE VIEW day AS SELECT e.service, {text(of_day, 'day')} AS day, e.number AS entry, {named(_DAY, of_day)}, "
-        f"{number(of_day, 'seconds', 'DOUBLE PRECISION')} AS seconds, {json(of_day, 'trained')} AS trained, "
-        f"{when} AS made_at FROM (SELECT service, MAX(number) AS number FROM ledger_entries AS e WHERE {_KNOWN} AND {of_day} IS "
-        f"NOT NULL GROUP BY service, {text(of_day, 'day')}) AS latest JOIN ledger_entries AS e ON e.service = latest.service "
-        "AND e.number = latest.number",
+        f"CREATE VIEW day AS SELECT latest.service, latest.day, latest.number AS entry, {named(_DAY, of_day)}, "
+        f"{number(of_day, 'seconds', 'DOUBLE PRECISION')} AS seconds, {json(of_day, 'trained')} AS trained, {when} AS made_at "
+        f"FROM (SELECT service, {text(of_day, 'day')} AS day, MAX(number) AS number FROM ledger_entries AS e WHERE {_KNOWN} AND "
+        f"{of_day} IS NOT NULL GROUP BY 1, 2) AS latest JOIN ledger_entries AS e ON e.service = latest.service AND "
+        "e.number = latest.number",
         f"CREATE VIEW signal AS SELECT e.service, e.number AS entry, {named(_SIGNAL, value)}, "
         f"{number(value, 'version', 'INTEGER')} AS version, {number(value, 'rows', 'INTEGER')} AS rows, "
         f"{json(value, 'recorders')} AS recorders, {when} AS made_at {each('signals')}",
