@@ -215,6 +215,17 @@ def test_a_correction_writes_from_its_day(session: Session, built: list[str]) ->
         assert len(built) == again
 
 
+def test_columns_that_no_processor_reads_grow_too(session: Session, built: list[str]) -> None:
+    """Those of the rows that are kept, although the processors only see the label."""
+    for day in (9, 10, 12):
+        built.clear()
+        with bounded(DAYS[day]):
+            found = handler([]).fetch(data_key="learn")
+            assert len(built) == (2 if day == 9 else 0)
+            with using(session.with_(cache=f"{session.cache}-{day}", data_until=str(DAYS[day].date()))):
+                pd.testing.assert_frame_equal(found, handler([]).fetch(data_key="learn"), check_exact=True)
+
+
 class Before(Processor):
     """Adds the value of the row before, of the same instrument."""
 
