@@ -17,7 +17,7 @@ from rollforge.online.check_rules import Rule, Rules, described, read_rules
 from rollforge.online.data_checks import (
     Recent,
     calendar_gap,
-    changed_days,
+    data_changes,
     check_data,
     day_mark,
     first_days,
@@ -150,9 +150,9 @@ def test_fingerprints_of_the_last_days_equal_those_of_the_days_themselves(market
         raise AssertionError(day)
 
     starts = first_days(provider)
-    assert changed_days(data, known(*published), 5, never, starts) == (0.0, "", {})
+    assert data_changes(data, known(*published), 5, never, starts) == (0.0, "", {})
     wrong = known((DAYS[55], "00"), (DAYS[56], "01"), *published[1:])
-    found = changed_days(data, wrong, 5, lambda day: "now", starts)
+    found = data_changes(data, wrong, 5, lambda day: "now", starts)
     assert found is not None
     assert (found[0], found[2]) == (2.0, {"days": {DAYS[55]: "now", DAYS[56]: "now"}})
 
@@ -166,11 +166,11 @@ def test_a_change_is_reported_once_and_only_of_the_last_days(market: Market) -> 
     starts = first_days(provider)
     days = [(DAYS[58], "old"), (DAYS[59], "old")]
     before = CheckResult("changed", BEGIN, 1.0, Outcome.WARN, 0.0, data={"days": {DAYS[59]: "now"}})
-    assert changed_days(data, known(*days), 1, lambda day: "now", starts)[2] == {"days": {DAYS[59]: "now"}}  # type: ignore[index]
+    assert data_changes(data, known(*days), 1, lambda day: "now", starts)[2] == {"days": {DAYS[59]: "now"}}  # type: ignore[index]
     reported = known(*days, checks=[before])
-    assert changed_days(data, reported, 1, lambda day: "now", starts) == (0.0, "", {})
-    assert changed_days(data, reported, 1, lambda day: "newer", starts)[0] == 1.0  # type: ignore[index]
-    assert changed_days(data, known(), 5, lambda day: "now", starts) == (0.0, "", {})
+    assert data_changes(data, reported, 1, lambda day: "now", starts) == (0.0, "", {})
+    assert data_changes(data, reported, 1, lambda day: "newer", starts)[0] == 1.0  # type: ignore[index]
+    assert data_changes(data, known(), 5, lambda day: "now", starts) == (0.0, "", {})
 
 
 def test_the_results_have_the_limits_and_levels_of_the_rules() -> None:

@@ -32,7 +32,7 @@ class Columns:
         self.has_label = False
         """Whether there is a label, and its horizon could be measured."""
         self.measured = 0
-        """Number of days before a change that labels change, at most."""
+        """Largest number of days before a change on which labels change."""
         self.measured_rows = 0
         """The same in rows of the instrument."""
         self.example: Difference | None = None
@@ -53,7 +53,7 @@ class Columns:
         return self.measured_rows if self.horizon.in_rows else self.measured
 
     def measure(self, data: TaskData, other: TaskData, day: np.datetime64, calendar: NDArray[np.datetime64]) -> None:
-        """Find how far before a change labels change: in the raw data, or if a processor makes them, after it."""
+        """Find how far before a change labels change: in the raw data or, if a processor computes them, in the processed data."""
         a, b = data.raw, other.raw
         if not is_label(a).any():
             chain = data.chains.get("learn")

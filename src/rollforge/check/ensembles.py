@@ -35,7 +35,7 @@ def ensemble_checks(
     codes: Sequence[str],
     copy: Callable[[Change | None], contextlib.AbstractContextManager[Session]],
 ) -> list[Check]:
-    """Return what changes before a day when only the predictions and market data after it do.
+    """Check whether scores up to a day change when only the predictions and market data after it do.
 
     The predictions are random numbers on the tested days of all windows, because an ensemble accepts any. Ensembles of
     this package are not measured.

@@ -12,7 +12,7 @@ __all__ = ["Finding", "Findings"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A leak, or something that is not known, of some tasks."""
+    """A leak or an unknown result of some tasks."""
 
     key: str
     text: str

@@ -31,8 +31,8 @@ __all__ = ["TURNS", "Change", "choose_instruments", "write_copy"]
 
 _KINDS = ("up", "down", "missing")
 TURNS = len(_KINDS)
-"""After this many turns, each instrument has had each kind of replacement."""
-_CANDIDATES = 400  # members of a universe that are looked at
+"""Number of turns after which each instrument has had each kind of replacement."""
+_CANDIDATES = 400  # members of a universe from which the instruments are chosen
 _GAPS = 4  # every fourth chosen instrument has missing days, if there are such instruments
 
 
@@ -73,7 +73,7 @@ def write_copy(
     members : collection of str, optional
         The instruments to which universes are restricted; a universe that has none of them is copied as it is.
     codes : collection of str, optional
-        The instruments whose data are copied. None means all, for both.
+        The instruments whose data are copied. For both, None means all.
 
     Returns
     -------
@@ -119,9 +119,9 @@ def write_copy(
 
 
 def _link_others(source: Path, target: Path) -> None:
-    """Link what is not market data in Qlib's format.
+    """Link the files that are not market data in Qlib's format.
 
-    What code reads there does not change, so the check cannot tell whether results depend on it.
+    They are not changed, so the check cannot find out whether results depend on them.
     """
     for entry in source.iterdir():
         if entry.suffix != ".bin" and not (target / entry.name).exists():
@@ -137,7 +137,7 @@ def _separator(line: str) -> str | None:
 
 
 def _until(line: str, day: np.datetime64, leaves: bool) -> list[str]:
-    """Return a line of a universe, ended on a day if the member leaves then; none if it is about later days only.
+    """Return a line of a universe, which ends on the day if the member leaves then; nothing if all of its days are later.
 
     A line without days is returned as it is.
     """

@@ -45,7 +45,7 @@ class Scope:
 
     @property
     def turns(self) -> int:
-        """How often the data after a day are replaced."""
+        """Number of times that the data after a day are replaced."""
         return 1 if self.quick else TURNS
 
 
@@ -110,7 +110,7 @@ class Measurement:
         spans = [(s.start, s.end) for case in cases for s in case.window.segments.values()]
         self.members = choose_instruments(self.source, members, spans, self.scope.instruments)
         listed = {code for name in self.source.markets() if name != "all" for code in self.source.instruments(name)}
-        # Indexes and the like, which are no members: code may read them. So may an expression name a member.
+        # Code may read instruments that are not members, such as indexes; an expression may name any instrument.
         others = [code for code in every if code not in set(members) and code not in listed][:_OTHERS]
         words = set(re.findall(r"[^\s'\"()\[\],:]+", (repr([c.task for c in cases]) + self.plan.workflow.text).upper()))
         self.codes = {*self.members, *others, *(code for code in every if code in words)}
@@ -144,8 +144,8 @@ class Measurement:
     def first(self, case: Case, held: contextlib.ExitStack) -> tuple[Session, TaskData]:
         """Return the session of an unchanged copy, and the data of a case built from it.
 
-        Code may read other instruments than the chosen ones, and filters may leave none of them. Then the copy has the
-        data of all instruments, and at last universes are not restricted either.
+        Code may read instruments that were not chosen, and filters may remove all that were. The copy then has the data
+        of all instruments; if that does not help, universes are not restricted either.
         """
         for codes, members in ((self.codes, self.members), (None, self.members)):
             self.codes, self.members = codes, members
@@ -179,7 +179,7 @@ class Measurement:
         log.debug("a check failed", exc_info=exc)
         self.findings.add(
             subject, CheckResult.UNKNOWN, f"failed {describe(exc)}",
-            f"On market data that were replaced after {change.after}, building failed: {describe(exc)}", "",
+            f"With market data replaced after {change.after}, building failed: {describe(exc)}", "",
             case.titles, change.after,
         )  # fmt: skip
 
@@ -194,7 +194,7 @@ _OTHERS = 50  # instruments outside of the universe
 
 
 def _members(source: Provider, handler: Any, every: Sequence[str]) -> list[str]:
-    """Return the instruments that a handler loads; all if it does not say which."""
+    """Return the instruments that a handler loads; all if it does not name them."""
     while getattr(handler, "instruments", None) is None:
         inner = getattr(getattr(handler, "data_loader", None), "handlers", None)  # of a DataLoaderDH
         handler = next(iter(inner.values()), None) if isinstance(inner, Mapping) else inner

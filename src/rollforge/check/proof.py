@@ -40,7 +40,7 @@ __all__ = ["Cost", "Proof", "Scope", "prove"]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a check will take."""
+    """The cost of a check."""
 
     windows: int
     instruments: int
@@ -115,7 +115,7 @@ def prove(
 
 
 def _plan_with_measured_horizon(workflow: Workflow, limit: int | None, scope: Scope) -> tuple[Plan, int]:
-    """Return a plan whose windows are purged by the measured horizon of the label, and that."""
+    """Return a plan whose windows are purged by the measured horizon of the label, and this horizon."""
     plan = make_plan(_with_horizon(workflow, 0), limit=limit)
     with tempfile.TemporaryDirectory(prefix="rollforge-check-") as folder, _quietly():
         measured = _measured_horizon(Measurement(plan, scope, Path(folder), 0))
@@ -134,7 +134,7 @@ def _with_horizon(workflow: Workflow, days: int) -> Workflow:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Leave out logs and warnings about the copies: planning and running report them about the data themselves."""
+    """Suppress logs and warnings about the copies; planning and running report those about the original data."""
     logger = logging.getLogger("rollforge")
     level = logger.level
     logger.setLevel(max(level, logging.ERROR))
@@ -171,7 +171,7 @@ def _run(measurement: Measurement, on_cost: Callable[[Cost], object]) -> list[Ch
 
 
 def _measured_horizon(measurement: Measurement) -> int:
-    """Return how many days before a change the labels of the first window change, at most."""
+    """Return the largest number of days before a change on which labels of the first window change."""
     cases = measurement.cases()
     measurement.restrict(cases)
     with contextlib.ExitStack() as held:

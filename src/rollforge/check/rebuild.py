@@ -139,7 +139,7 @@ class TaskData:
     def chains(self) -> dict[str, list[Any]]:
         """The processors of each stage, in order, fitted on these data; none if they cannot be fitted one by one.
 
-        The handler's own ones may not be fitted, if its data were found in the cache.
+        Those of the handler itself may not be fitted if its data were found in the cache.
         """
         handler = self.handler
         if not isinstance(handler, DataHandlerLP):

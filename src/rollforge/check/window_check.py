@@ -40,7 +40,7 @@ class WindowCheck:
         self.columns = columns
         self.last_read = last_read(case, measurement.calendar, columns)
         self._common = False
-        """Whether only the rows that both have are compared, because others were reported already."""
+        """Whether only common rows are compared, because the other rows were reported already."""
 
     def fitted(self) -> list[FittedModel]:
         """Report what is known about the columns, and return the fitted models."""
@@ -234,7 +234,7 @@ class WindowCheck:
     # -- processors ----------------------------------------------------------------------------------------------------
 
     def _processors(self, day: np.datetime64, other: TaskData) -> None:
-        """Compare what processors make of the raw data: with what they learned held fixed, and learning again."""
+        """Compare the processed data: with the learned parameters held fixed, and learned again."""
         for stage, last in (("infer", day), ("learn", self._labelled(day, other))):
             if stage not in self.data.stages or last is None:
                 continue
@@ -293,7 +293,7 @@ class WindowCheck:
     def _first_step(
         self, stage: str, last: np.datetime64, other: TaskData, own: Sequence[object], others: Sequence[object]
     ) -> tuple[str, Difference] | None:
-        """Return the first processor after which the data differ up to day `last`, if those of the last one do."""
+        """Return the first processor after which the data differ up to day `last`; None if they are equal after the last one."""
         *_, (name, frame) = other.processed(others)
         difference = self._differ(_part(self.data.frame(stage), stage, last), _part(frame, stage, last))
         if difference is None:
@@ -313,7 +313,7 @@ class WindowCheck:
     # -- models --------------------------------------------------------------------------------------------------------
 
     def _models(self) -> Iterator[FittedModel]:
-        """Yield the fitted models of which the same data make the same predictions."""
+        """Yield the fitted models that predict the same when they are fitted again on the same data."""
         for title, task in self.measurement.fitted(self.case):
             if self.columns.all_fixed:
                 self._unknown_model(title, "No data of the model depend on the market data.")
@@ -341,8 +341,8 @@ class WindowCheck:
             if self.last_read is None:
                 self.findings.add(
                     "model", CheckResult.UNKNOWN, "no later days",
-                    "The labels of train and valid read the last days of the data, so there are no later days that could be "
-                    "changed.", "", [title],
+                    "The labels of train and valid read the last days of the data, so there are no later days to "
+                    "change.", "", [title],
                 )  # fmt: skip
             yield fitted
 

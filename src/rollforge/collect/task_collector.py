@@ -12,7 +12,7 @@ from rollforge.generate.task_view import TaskView
 from rollforge.moved import Alias, Aliased
 from rollforge.session import current_session
 from rollforge.task import Definition
-from rollforge.track.base import Recorder, Tracker, get_experiment, open_tracker
+from rollforge.track.base import Experiment, Recorder, Tracker, get_experiment, open_tracker
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +52,11 @@ class TaskCollector(Aliased):
         self.experiment_name = experiment_name
         self.tracker = tracker
 
+    def _experiment(self) -> Experiment:
+        """Return the experiment; an error if it does not exist."""
+        tracker = open_tracker(current_session().with_(tracker=self.tracker).tracking_uri)
+        return get_experiment(tracker, experiment_name=self.experiment_name, create=False)
+
     def list_recorders(
         self,
         rec_filter_func: Callable[[Recorder], bool] | None = None,
@@ -72,12 +77,7 @@ class TaskCollector(Aliased):
         only_have_task : bool
             Whether to skip recorders without a task; implied by `task_filter_func`.
         """
-        experiment = get_experiment(
-            open_tracker(current_session().with_(tracker=self.tracker).tracking_uri),
-            experiment_name=self.experiment_name,
-            create=False,
-        )
-        found: dict[str, Recorder] = experiment.list_recorders(status=Recorder.STATUS_FI if only_finished else None)
+        found: dict[str, Recorder] = self._experiment().list_recorders(status=Recorder.STATUS_FI if only_finished else None)
         kept = {}
         for rid, recorder in found.items():
             if rec_filter_func is not None and not rec_filter_func(recorder):

@@ -89,9 +89,7 @@ class DayState(StrEnum):
     """The progress of a trading day."""
 
     DUE = "due"
-    DATA_OK = "data_ok"
     TRAINED = "trained"
-    PREDICTED = "predicted"
     PUBLISHED = "published"
     FAILED = "failed"
 

@@ -141,7 +141,7 @@ def check_data(
         "jumps": lambda: largest_jump(recent, rules.checks["jumps"].limit),
         "stale": lambda: stale_share(recent),
         "gap": lambda: calendar_gap(recent.days),
-        "changed": lambda: changed_days(recent, state, rules.checks["changed"].days, mark_then, starts),
+        "changed": lambda: data_changes(recent, state, rules.checks["changed"].days, mark_then, starts),
     }
     found = []
     for name in DATA_CHECKS:
@@ -236,7 +236,7 @@ def calendar_gap(days: Days) -> Finding | None:
     return float(missing), text, {}
 
 
-def changed_days(
+def data_changes(
     recent: Recent, state: ServiceState, days: int, mark_then: Callable[[str], str], starts: Mapping[str, np.datetime64]
 ) -> Finding | None:
     """Return how many of the last published days have other data than when they were published.

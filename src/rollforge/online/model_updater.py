@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable
 from rollforge.collect.task_collector import TaskCollector
 from rollforge.errors import ConfigError
 from rollforge.online.update import PredUpdater
-from rollforge.session import current_session
-from rollforge.track.base import Recorder, Tracker, get_experiment, open_tracker
+from rollforge.track.base import Recorder, Tracker
 
 __all__ = ["ModelUpdater"]
 
@@ -29,6 +28,7 @@ class ModelUpdater(TaskCollector):
     --------
     >>> import tempfile
     >>> from rollforge.session import Session, using
+    >>> from rollforge.track.base import get_experiment, open_tracker
     >>> folder = tempfile.TemporaryDirectory()
     >>> with using(Session(tracking_uri=f"folder:{folder.name}")) as session:
     ...     experiment = get_experiment(open_tracker(session.tracking_uri), experiment_name="demo")
@@ -47,18 +47,12 @@ class ModelUpdater(TaskCollector):
 
     def __init__(self, experiment_name: str, *, tracker: Tracker | str | None = None) -> None:
         super().__init__(experiment_name, tracker=tracker)
-        self._open()  # raises an error for a name that does not exist
-
-    def _open(self) -> Tracker:
-        opened = open_tracker(current_session().with_(tracker=self.tracker).tracking_uri)
-        get_experiment(opened, experiment_name=self.experiment_name, create=False)
-        return opened
+        self._experiment()  # raises an error for a name that does not exist
 
     def _recorder(self, recorder: str | Recorder) -> Recorder:
         if isinstance(recorder, Recorder):
             return recorder
-        experiment = get_experiment(self._open(), experiment_name=self.experiment_name, create=False)
-        return experiment.get_recorder(recorder_id=recorder)
+        return self._experiment().get_recorder(recorder_id=recorder)
 
     def set_online_model(self, recorder: str | Recorder) -> None:
         """Mark a recorder, or the one with an id, as online."""

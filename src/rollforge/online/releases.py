@@ -46,20 +46,20 @@ def replaced_by(
         same = release.strategy == strategy and (outgoing is None or outgoing(release))
         return same and (release.experiment_name, release.recorder) not in wanted
 
-    def told(release: Release, role: Role, first: str) -> Release:
+    def changed_to(release: Release, role: Role, first: str) -> Release:
         return replace(release, role=role, from_day=first, by=by, reason=reason)
 
     present = state.champions(day)
     there = {(r.experiment_name, r.recorder) for r in present}
-    changed = [told(r, Role.RETIRED, day) for r in present if leaves(r)]
-    changed += [told(m, Role.CHAMPION, day) for m in models if (m.experiment_name, m.recorder) not in there]
+    changed = [changed_to(r, Role.RETIRED, day) for r in present if leaves(r)]
+    changed += [changed_to(m, Role.CHAMPION, day) for m in models if (m.experiment_name, m.recorder) not in there]
     decided = {(r.experiment_name, r.recorder) for r in changed}
     for later in state.planned(day):  # what was planned for that day no longer holds
         then = state.champions(later)
         undone = [r for r in then if leaves(r) and (r.experiment_name, r.recorder) not in decided]
         missing = wanted - {(r.experiment_name, r.recorder) for r in then} - decided
         again = [m for m in models if (m.experiment_name, m.recorder) in missing]
-        changed += [*(told(r, Role.RETIRED, later) for r in undone), *(told(m, Role.CHAMPION, later) for m in again)]
+        changed += [*(changed_to(r, Role.RETIRED, later) for r in undone), *(changed_to(m, Role.CHAMPION, later) for m in again)]
         decided |= {(r.experiment_name, r.recorder) for r in (*undone, *again)}
     return changed
 

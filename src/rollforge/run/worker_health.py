@@ -6,16 +6,11 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from rollforge.errors import FailingWorker
 from rollforge.machine import machine_of, process_is_gone
 from rollforge.store.base import AVOID_SECONDS, TaskStore, Work
 from rollforge.task import Status, TaskRecord
-
-if TYPE_CHECKING:
-    pass
-
 
 __all__ = ["Retries", "WorkerHealth"]
 
