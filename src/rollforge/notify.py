@@ -125,7 +125,7 @@ Target = Command | Webhook
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """A redirect is a failure: following it would turn the POST into a GET, without the document."""
 
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+    def redirect_request(self, *args: object, **kwargs: object) -> None:
         return None
 
 

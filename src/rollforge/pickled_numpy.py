@@ -107,7 +107,7 @@ def _empty_array(cls: object, *_: object) -> Pending:
     return Pending(finish)
 
 
-def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any = "C", *_: object) -> object:
+def _array_from_buffer(data: object, dtype: Any, shape: Any, order: Any = "C", *_: object) -> object:
     return _array(data, dtype, shape, order)
 
 

@@ -24,7 +24,7 @@ _BOOSTER_STATE = {
 }  # fmt: skip
 
 
-def _booster(*arguments: Any) -> Pending:
+def _booster(*arguments: object) -> Pending:
     need(not arguments, "a call of Booster with arguments")
 
     def finish(state: Any) -> object:

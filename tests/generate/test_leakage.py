@@ -640,7 +640,7 @@ def test_a_list_without_dates_is_not_checked_for_survivorship(universes: Path) -
         assert one.result is result
     assert "survivorship is not checked" in only(alpha(instruments=codes), "universe", segments=MARKET).text
     text = only(alpha(instruments=leaving), "universe", segments=MARKET).text
-    assert text.endswith("is dated: 1 of 5 members join or leave it from 2022-01-03 to 2022-12-20.")
+    assert text.endswith("is dated: 1 of 5 members joins or leaves it from 2022-01-03 to 2022-12-20.")
     assert f"The universe of {', '.join(codes[:3])} and 2 more is dated" in text
 
 

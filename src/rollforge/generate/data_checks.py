@@ -161,7 +161,7 @@ def _of_labels(one: DropnaProcessor) -> bool:
     return groups is None or "label" in ([groups] if isinstance(groups, str) else groups)
 
 
-def _inst_processor(one: Any, first_day: Any) -> list[Finding]:
+def _inst_processor(one: object, first_day: Any) -> list[Finding]:
     kind, kwargs = type(one), vars(one) if isinstance(one, TimeRangeFlt) else {}
     name = kind.__name__
     if isinstance(one, (Mapping, str)):
@@ -276,7 +276,7 @@ def universe_findings(universe: Any, provider: Provider, first: Any, last: Any) 
     spans = [s for s in members.values() if s is not None]
     changing = sum(not any(a <= first and last <= b for a, b in one) for one in spans)
     if changing:
-        text = f"the universe {name} is dated: {changing} of {len(members)} members join or leave it from {first} to {last}."
+        text = f"the universe {name} is dated: {changing} of {len(members)} members {"joins or leaves" if changing == 1 else "join or leave"} it from {first} to {last}."
         return [*findings, Finding("universe", CLEAN, text)]
     if spans:
         reason = f"no member of the universe {name} joins or leaves it from {first} to {last}, as in a list of today's members"

@@ -308,7 +308,7 @@ class DelayTrainerRM(TrainerRM):
         models: list[Recorder] | Recorder,
         end_train_func: TrainFunc | None = None,
         experiment_name: str | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> list[Recorder]:
         """Fit the models of the recorders through the pool, and return the recorders.
 

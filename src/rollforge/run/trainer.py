@@ -343,7 +343,7 @@ class DelayTrainerR(TrainerR):
         models: list[Recorder] | Recorder,
         end_train_func: TrainFunc | None = None,
         experiment_name: str | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> list[Recorder]:
         """Fit the models of the recorders that are not finished, and return all finished recorders.
 

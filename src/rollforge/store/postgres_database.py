@@ -103,10 +103,10 @@ class Connected:
             values["now"] = self._clock()
         return self.connection.execute(translated(statement, self._schema, self._clock is None, self._names), values)
 
-    def rows(self, sql: str, **values: Any) -> list[Row]:
+    def rows(self, sql: str, **values: object) -> list[Row]:
         return self._execute(sql, values).fetchall()
 
-    def run(self, sql: str, **values: Any) -> int:
+    def run(self, sql: str, **values: object) -> int:
         return self._execute(sql, values).rowcount
 
 

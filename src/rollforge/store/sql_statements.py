@@ -198,7 +198,7 @@ def statements(script: str) -> list[str]:
 class Transaction(Protocol):
     """The interface of a database transaction for operations."""
 
-    def rows(self, sql: str, **values: Any) -> list[Row]:
+    def rows(self, sql: str, **values: object) -> list[Row]:
         """Return the rows of a statement."""
 
     def run(self, sql: str, **values: object) -> int:

@@ -95,7 +95,7 @@ class Connected:
         # Stores may be dropped, and threads may end, without close(). __del__ could run after that of the connection.
         weakref.finalize(self, _close, connection, self.pid)
 
-    def rows(self, sql: str, **values: Any) -> list[Row]:
+    def rows(self, sql: str, **values: object) -> list[Row]:
         return self.connection.execute(sql, {**values, "now": self._clock()}).fetchall()
 
     def run(self, sql: str, **values: object) -> int:

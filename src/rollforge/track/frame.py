@@ -231,7 +231,7 @@ def _restore_index(about: About, arrays: list[pa.ChunkedArray], dtypes: list[str
     return index  # type: ignore[no-any-return]
 
 
-def _plain_index(values: Any, dtype: str, name: Any) -> pd.Index:
+def _plain_index(values: Any, dtype: str, name: object) -> pd.Index:
     index: pd.Index = pd.Index(values, dtype="object" if dtype == "object" else None, name=name)
     return index
 

@@ -315,15 +315,15 @@ class QlibRecorder:
 
     # -- values and artifacts of the active recorder -------------------------------------------------------------------
 
-    def log_params(self, **kwargs: Any) -> None:
+    def log_params(self, **kwargs: object) -> None:
         """Log parameters in the active recorder."""
         self._started.log_params(**kwargs)
 
-    def log_metrics(self, step: int | None = None, **kwargs: Any) -> None:
+    def log_metrics(self, step: int | None = None, **kwargs: object) -> None:
         """Log metrics in the active recorder."""
         self._started.log_metrics(step=step, **kwargs)
 
-    def set_tags(self, **kwargs: Any) -> None:
+    def set_tags(self, **kwargs: object) -> None:
         """Set tags of the active recorder."""
         self._started.set_tags(**kwargs)
 

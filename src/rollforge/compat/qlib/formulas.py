@@ -59,7 +59,7 @@ class Expression(str):
             bound.apply_defaults()
         return str.__new__(cls, _call(cls.__name__, *bound.args, *bound.kwargs.values()))
 
-    def __init__(self, *args: object, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         pass
 
     @classmethod

@@ -44,7 +44,7 @@ class MemCacheUnit(MutableMapping[Any, Any]):
         """Set the limit; it applies from the next value on."""
         self.size_limit = limit
 
-    def __setitem__(self, key: Any, value: Any) -> None:
+    def __setitem__(self, key: object, value: object) -> None:
         if key in self._values:
             del self[key]
         size = self._size_of(value)

@@ -58,14 +58,14 @@ class Serializable(_Serializable):
     pickle_backend = "pickle"
 
     @classmethod
-    def general_dump(cls, obj: Any, path: str | Path) -> None:
+    def general_dump(cls, obj: object, path: str | Path) -> None:
         """Save any object."""
         import cloudpickle
 
         with open(path, "wb") as stream:
             cloudpickle.dump(obj, stream)
 
-    def config(self, **kwargs: Any) -> None:
+    def config(self, **kwargs: object) -> None:
         """Do nothing."""
 
 
@@ -80,7 +80,7 @@ def get_module_by_module_path(module_path: str | ModuleType) -> ModuleType:
     return importlib.import_module(module_path)
 
 
-def get_callable_kwargs(config: Any, default_module: Any = None) -> tuple[Callable[..., Any], dict[str, Any]]:
+def get_callable_kwargs(config: object, default_module: Any = None) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Return the callable of a description and its arguments.
 
     Parameters

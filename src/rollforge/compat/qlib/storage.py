@@ -79,7 +79,7 @@ class FileCalendarStorage(_FileStorage):
         The data folder, or a mapping by frequency; by default the session's.
     """
 
-    def __init__(self, freq: str, future: bool, provider_uri: Any = None, **kwargs: Any) -> None:
+    def __init__(self, freq: str, future: bool, provider_uri: Any = None, **kwargs: object) -> None:
         super().__init__(freq, provider_uri)
         self.future = future
 
@@ -108,7 +108,7 @@ class FileCalendarStorage(_FileStorage):
     def __iter__(self) -> Iterator[str]:
         return iter(self.data)
 
-    def index(self, value: Any) -> int:
+    def index(self, value: object) -> int:
         """Return the position of a day."""
         return self.data.index(str(read_day(value, "value")))
 
@@ -126,7 +126,7 @@ class FileInstrumentStorage(_FileStorage):
         The data folder; the session's by default.
     """
 
-    def __init__(self, market: str, freq: str, provider_uri: Any = None, **kwargs: Any) -> None:
+    def __init__(self, market: str, freq: str, provider_uri: Any = None, **kwargs: object) -> None:
         super().__init__(freq, provider_uri)
         self.market = market
 
@@ -167,7 +167,7 @@ class FileFeatureStorage(_FileStorage):
         The data folder; the session's by default.
     """
 
-    def __init__(self, instrument: str, field: str, freq: str, provider_uri: Any = None, **kwargs: Any) -> None:
+    def __init__(self, instrument: str, field: str, freq: str, provider_uri: Any = None, **kwargs: object) -> None:
         super().__init__(freq, provider_uri)
         self.instrument, self.field = instrument, field
 

@@ -135,7 +135,7 @@ class Connection:
             f"The tracking store {mask_secrets(self.uri)} cannot be opened: {reason}. Choose another one with --tracking."
         )
 
-    def call(self, name: str, *args: object, **kwargs: Any) -> Any:
+    def call(self, name: str, *args: object, **kwargs: object) -> Any:
         """Call a method of MLflow's store, translate its errors, and retry while the database is locked."""
         from mlflow.exceptions import MlflowException
 
