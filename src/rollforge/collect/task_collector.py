@@ -77,7 +77,9 @@ class TaskCollector(Aliased):
         only_have_task : bool
             Whether to skip recorders without a task; implied by `task_filter_func`.
         """
-        found: dict[str, Recorder] = self._experiment().list_recorders(status=Recorder.STATUS_FI if only_finished else None)
+        found: dict[str, Recorder] = self._experiment().list_recorders(
+            status=Recorder.STATUS_FI if only_finished else None
+        )
         kept = {}
         for rid, recorder in found.items():
             if rec_filter_func is not None and not rec_filter_func(recorder):

@@ -276,7 +276,8 @@ def universe_findings(universe: Any, provider: Provider, first: Any, last: Any) 
     spans = [s for s in members.values() if s is not None]
     changing = sum(not any(a <= first and last <= b for a, b in one) for one in spans)
     if changing:
-        text = f"the universe {name} is dated: {changing} of {len(members)} members {"joins or leaves" if changing == 1 else "join or leave"} it from {first} to {last}."
+        verb = "joins or leaves" if changing == 1 else "join or leave"
+        text = f"the universe {name} is dated: {changing} of {len(members)} members {verb} it from {first} to {last}."
         return [*findings, Finding("universe", CLEAN, text)]
     if spans:
         reason = f"no member of the universe {name} joins or leaves it from {first} to {last}, as in a list of today's members"

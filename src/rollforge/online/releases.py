@@ -59,7 +59,10 @@ def replaced_by(
         undone = [r for r in then if leaves(r) and (r.experiment_name, r.recorder) not in decided]
         missing = wanted - {(r.experiment_name, r.recorder) for r in then} - decided
         again = [m for m in models if (m.experiment_name, m.recorder) in missing]
-        changed += [*(changed_to(r, Role.RETIRED, later) for r in undone), *(changed_to(m, Role.CHAMPION, later) for m in again)]
+        changed += [
+            *(changed_to(r, Role.RETIRED, later) for r in undone),
+            *(changed_to(m, Role.CHAMPION, later) for m in again),
+        ]
         decided |= {(r.experiment_name, r.recorder) for r in (*undone, *again)}
     return changed
 
