@@ -17,8 +17,8 @@ from rollforge.online.check_rules import Rule, Rules, described, read_rules
 from rollforge.online.data_checks import (
     Recent,
     calendar_gap,
-    data_changes,
     check_data,
+    data_changes,
     day_mark,
     first_days,
     largest_jump,
