@@ -282,6 +282,11 @@ UNKNOWN = {
     ),
     "another calendar": (alpha(freq="week"), "calendar 'week'"),
     "columns without groups": (plain(["$close", TWO]), "no groups"),
+    "labels that are no expressions": (alpha(label=[5]), "is not a list of expressions"),
+    "a processor of an invalid module": (
+        alpha(learn_processors=[{"class": "Mine", "module_path": 5}]),
+        "Mine may make or change",
+    ),
     "an expression with a mistake": (alpha(label=["Ref($close"]), "cannot be parsed"),
 }
 
