@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import pickle
 import sys
 import uuid
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -95,7 +97,8 @@ class SklearnModel(Model):
             else:
                 arguments["eval_set"] = [(valid.features, _target(valid))]
         try:
-            estimator.fit(_by_column(samples.features, estimator), _target(samples), **arguments)
+            with _quiet():
+                estimator.fit(_by_column(samples.features, estimator), _target(samples), **arguments)
         except Exception as exc:
             raise ModelError(
                 f"{_name(estimator)} cannot be fitted{_missing(samples.features)}: {describe(exc)}"
@@ -121,10 +124,11 @@ class SklearnModel(Model):
         features = prediction_features(dataset, segment, model=_name(self.estimator))
         features = _by_column(features, self.estimator)
         try:
-            if is_classifier(self.estimator):
-                found = np.asarray(self.estimator.predict_proba(features))[:, 1]
-            else:
-                found = np.asarray(self.estimator.predict(features))
+            with _quiet():
+                if is_classifier(self.estimator):
+                    found = np.asarray(self.estimator.predict_proba(features))[:, 1]
+                else:
+                    found = np.asarray(self.estimator.predict(features))
         except Exception as exc:
             raise ModelError(
                 f"{_name(self.estimator)} cannot predict {shown(segment)}{_missing(features)}: {describe(exc)}"
@@ -185,6 +189,14 @@ def _owner(estimator: Any, parameter: str) -> Any:
     """Return the estimator inside a pipeline to which a parameter such as ``step__n_jobs`` belongs."""
     inside, _, _ = parameter.rpartition("__")
     return estimator.get_params(deep=True).get(inside, estimator) if inside else estimator
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress a warning of LightGBM's about data that are a part of a larger array, as those of a window are."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Usage of np.ndarray subset")
+        yield
 
 
 def _missing(features: pd.DataFrame) -> str:
