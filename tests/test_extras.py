@@ -78,6 +78,8 @@ task:
       segments: {train: [2022-01-03, 2022-12-23], valid: [2023-01-06, 2023-06-26], test: [2023-07-03, 2023-12-29]}
 """
 
+REQUIRED = {"SklearnModel": "{estimator: {class: Ridge, module_path: sklearn.linear_model}}"}
+"""Arguments without which a model cannot be built."""
 COMMANDS: dict[str, tuple[list[str], str]] = {
     "runs of MLflow": (["track", "list", "sqlite:///runs.db"], "mlflow"),
     "runs on a server": (["track", "list", "http://127.0.0.1:9"], "mlflow"),
@@ -107,7 +109,8 @@ def test_every_command_names_a_missing_extra(tmp_path: Path) -> None:
     make_demo(tmp_path / "market", instruments=20, years=2)
     SQLiteStore(f"sqlite:///{tmp_path}/tasks.db").close()
     for name in MODELS:
-        (tmp_path / f"{name}.yaml").write_text(WORKFLOW.replace("LGBModel", name))
+        model = f"{name}, kwargs: {REQUIRED[name]}" if name in REQUIRED else name
+        (tmp_path / f"{name}.yaml").write_text(WORKFLOW.replace("LGBModel", model))
     (tmp_path / "template.yaml").write_text(WORKFLOW + "# {{ HOME }}\n")
     blocked = sorted({MODULES.get(p, p) for extra in extras() for p in packages(extra)} | {"psycopg_binary", "sklearn"})
     for what, (arguments, extra) in COMMANDS.items():

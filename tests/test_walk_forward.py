@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from lightgbm import LGBMClassifier, LGBMRegressor
+from lightgbm import LGBMRegressor
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.impute import SimpleImputer
@@ -24,11 +24,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 import rollforge
-from rollforge.errors import CodeNotAllowed, ConfigError, DataError, DataNotFound, SegmentError, TrainingFailed
-from rollforge.models.sklearn import describe_estimator, keep_estimator, kept_estimator
+from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError, TrainingFailed
 from rollforge.session import Session
 from rollforge.store.base import open_store
-from rollforge.trust import Origin, from_origin
 from rollforge.walk_forward import WalkForward, walk_forward
 
 pytestmark = pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # of scikit-learn 1.5
@@ -342,28 +340,6 @@ def test_a_class_of_a_script_is_trained_in_worker_processes(tmp_path: Path) -> N
     found = pd.read_parquet(tmp_path / "prediction.parquet")["prediction"]
     train = frame.loc[:"2020-06-29"]["y"].dropna()
     assert found.iloc[0] == pytest.approx(2 * train.mean(), rel=1e-12)
-
-
-def test_kept_code_runs_only_for_the_users_own_tasks(tmp_path: Path) -> None:
-    """A task of a pool that others write to cannot name such a file; a changed file is refused."""
-    config = keep_estimator(Ridge(alpha=3.0), tmp_path)
-    assert kept_estimator(**config["kwargs"]).alpha == 3.0
-    with from_origin(Origin.POOL), pytest.raises(CodeNotAllowed, match="put its class into a module"):
-        kept_estimator(**config["kwargs"])
-    Path(config["kwargs"]["file"]).write_bytes(b"something else")
-    with pytest.raises(ConfigError, match="has changed since the task was submitted"):
-        kept_estimator(**config["kwargs"])
-
-
-def test_the_description_of_an_estimator_builds_an_equal_one() -> None:
-    """Pipelines, nested estimators, functions of modules, tuples."""
-    from rollforge.models.sklearn import SklearnModel
-
-    nested = TransformedTargetRegressor(PIPELINE, func=np.linalg.norm.__wrapped__, check_inverse=False)
-    built = SklearnModel(describe_estimator(nested)).estimator
-    assert repr(built) == repr(nested)
-    assert built.regressor.steps[1][1].feature_range == (-1, 1)
-    assert describe_estimator(LGBMClassifier(n_estimators=7))["kwargs"] == {"n_estimators": 7}
 
 
 # -- tables and arguments that cannot be used --------------------------------------------------------------------------

@@ -24,7 +24,6 @@ from .samples import (
 from .sklearn import (
     SklearnModel as SklearnModel,
     describe_estimator as describe_estimator,
-    is_classifier as is_classifier,
 )
 from .xgboost import (
     XGBModel as XGBModel,

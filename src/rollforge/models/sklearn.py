@@ -28,7 +28,7 @@ from rollforge.models.samples import Samples, prediction_features, training_samp
 from rollforge.session import current_session
 from rollforge.task import encode
 
-__all__ = ["SklearnModel", "describe_estimator", "is_classifier", "keep_estimator"]
+__all__ = ["SklearnModel", "describe_estimator"]
 
 LIBRARY = "sklearn"
 
@@ -64,9 +64,10 @@ class SklearnModel(Model):
     """
 
     def __init__(self, estimator: object, weight_group: str | None = None) -> None:
+        _library()  # also what other packages' estimators need
         built = _build(estimator)
         for method in ("fit", "predict", "get_params"):
-            if not callable(getattr(built, method, None)):
+            if isinstance(built, type) or not callable(getattr(built, method, None)):
                 raise ConfigError(
                     f"must be an estimator with fit(), predict() and get_params(), found a {type(built).__name__}.",
                     path="estimator",
