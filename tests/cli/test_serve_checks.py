@@ -24,6 +24,7 @@ from ..documents.definitions import write_workflow
 from ..documents.growing import BEGIN, DAYS, STEP, Market, prices, recorders, template
 
 FIRST = DAYS.index(BEGIN)
+NAMED = (("plain", "ols"), ("penalized", "ridge"))
 Serve = Callable[..., Any]
 
 
@@ -37,12 +38,14 @@ def serve(tmp_path: Path, market: Market) -> Serve:
     """Runs a command of a service, and returns its line of JSON or its text; ``init`` writes the workflow first."""
     uri = f"sqlite:///{tmp_path}/ledger.db"
 
-    def run(*words: object, code: int = 0, checks: Any = None, model: Any = None) -> Any:
+    def run(*words: object, code: int = 0, checks: Any = None, model: Any = None, models: Any = None) -> Any:
         if words[0] == "init":
             rollforge = {"data": str(market.folder), "tracking": f"folder:{tmp_path}/runs", "experiment": "served"}
             rolling = {"step": STEP, "rtype": "sliding", "trunc_days": "auto"}
             task = {**template(), **({"model": model} if model else {})}
             content = {"rollforge": rollforge, "task": task, "rolling": rolling, "checks": checks}
+            if models:
+                content["models"] = models
             words = ("init", write_workflow(tmp_path / "job.yaml", content))
         result = call("serve", "--ledger", uri, *words)
         assert result.exit_code == code, (result.stdout, result.stderr, result.exception)
@@ -180,7 +183,10 @@ def test_scores_and_features_are_compared_with_the_training(tmp_path: Path, serv
         market.close.iloc[FIRST].to_numpy() * np.linspace(1.3, 8, len(DAYS) - FIRST - 1)[:, None]
     )
     market.show(BEGIN)
-    serve("init", checks={"feature_psi": {"limit": 0.25, "days": 30}, "score_psi": {"limit": 0.25, "days": 30}})
+    serve(
+        "init",
+        checks={"feature_psi": {"limit": 0.25, "days": 25}, "score_psi": {"limit": 0.25, "days": 25}, "ic": False},
+    )
     serve("run")
     with using(Session(tracking_uri=f"folder:{tmp_path}/runs")):
         assert all(REFERENCE in recorder.list_artifacts() for recorder in recorders())
@@ -191,7 +197,7 @@ def test_scores_and_features_are_compared_with_the_training(tmp_path: Path, serv
     assert {"score_psi", "feature_psi"} <= found.keys()
     assert found["feature_psi"]["text"].startswith("2 of 2 features beyond the limit: ")
     (model,) = found["feature_psi"]["data"]["models"].values()
-    assert (model["rows"], model["beyond"]) == (120, 2)
+    assert (model["rows"], model["beyond"]) == (100, 2)
 
 
 def test_the_ic_of_a_day_belongs_to_the_day_on_which_its_label_is_known(
@@ -224,6 +230,49 @@ def test_the_ic_of_a_day_belongs_to_the_day_on_which_its_label_is_known(
     assert text.count("checks ok: daily_ic ") == 1
     assert DAYS[FIRST + 7] not in text
     assert_ic(tmp_path, serve, market, known.checked(DAYS[FIRST + 5])["daily_ic"])
+    market.close.loc[DAYS[FIRST + 10], "A"] *= 1.3
+    market.show(DAYS[FIRST + 14])
+    serve("correct")
+    corrected = state(tmp_path)
+    for place in (
+        FIRST + 5,
+        FIRST + 8,
+        FIRST + 9,
+        FIRST + 10,
+        FIRST + 11,
+    ):  # 8 and 9 by their labels, later ones by scores
+        assert_ic(tmp_path, serve, market, corrected.checked(DAYS[place])["daily_ic"])
+    same = [
+        corrected.checked(DAYS[p])["daily_ic"] == known.checked(DAYS[p])["daily_ic"] for p in (FIRST + 5, FIRST + 8)
+    ]
+    assert same == [True, False]
+
+
+def test_an_ic_that_fails_a_day_does_so_at_every_attempt(tmp_path: Path, serve: Serve, market: Market) -> None:
+    """The ICs of the failed attempt are not taken for known ones, after which nothing would be checked."""
+    market.show(BEGIN)
+    serve("init", checks={"ic": {"limit": 1, "days": 25, "level": "fail"}, "block": True})
+    market.show(DAYS[FIRST + 13])
+    for _ in range(2):
+        day = serve("run", code=Exit.CHECK_FAILED)["days"][-1]
+        assert (day["day"], day["state"]) == (DAYS[FIRST + 13], "failed")
+        assert [check["name"] for check in day["checks"] if check["outcome"] == "fail"] == ["ic"]
+    assert max(state(tmp_path).signals()) == DAYS[FIRST + 12]
+
+
+def test_two_models_have_their_names_and_one_ic(tmp_path: Path, serve: Serve, market: Market) -> None:
+    """The releases have the names of ``models``; the IC is that of the published signals, once for each day."""
+    market.show(BEGIN)
+    models = {name: {"model": {**template()["model"], "kwargs": {"estimator": kind}}} for name, kind in NAMED}
+    serve("init", checks={"ic": {"limit": 1, "days": 25}}, models=models)
+    serve("run")
+    market.show(DAYS[FIRST + 1])
+    serve("run")
+    known = state(tmp_path)
+    assert {release.template for _, release in known.releases} == {name for name, _ in NAMED}
+    assert len(known.champions(BEGIN)) == 2
+    made = known.checks_made_on(DAYS[FIRST + 1])
+    assert [check.day for check in made if check.name == "daily_ic"] == DAYS[52:FIRST]
 
 
 def assert_ic(tmp_path: Path, serve: Serve, market: Market, check: CheckResult) -> None:

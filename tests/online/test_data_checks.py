@@ -53,6 +53,8 @@ def test_the_share_of_the_universe_is_that_of_its_members() -> None:
     assert universe_share(recent(close=[[1, NAN], [1, NAN]])) == (0.0, "0 of 2 instruments have a price", {})
     assert universe_share(recent(close=[[1, 1]])) == (1.0, "1 of 1 instruments have a price", {})
     assert universe_share(recent([[False], [False]], close=[[1], [1]])) is None
+    joined = universe_share(recent([[1, 1], [0, 1]], close=[[1, 1], [NAN, NAN]]))
+    assert joined == (0.5, "1 of 2 instruments have a price", {})
 
 
 def test_instruments_that_a_delivery_lacks_are_expected_although_they_are_no_members() -> None:
@@ -171,6 +173,7 @@ def test_a_change_is_reported_once_and_only_of_the_last_days(market: Market) -> 
     assert data_changes(data, reported, 1, lambda day: "now", starts) == (0.0, "", {})
     assert data_changes(data, reported, 1, lambda day: "newer", starts)[0] == 1.0  # type: ignore[index]
     assert data_changes(data, known(), 5, lambda day: "now", starts) == (0.0, "", {})
+    assert data_changes(data, known((DAYS[59], "")), 5, lambda day: "now", starts) == (0.0, "", {})
 
 
 def test_the_results_have_the_limits_and_levels_of_the_rules() -> None:

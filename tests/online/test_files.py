@@ -9,8 +9,11 @@ import pandas as pd
 import pytest
 
 from growing import DAYS, Market, days_of, equal, live, manager
-from rollforge.errors import ArtifactUnreadable, ServiceBusy
+from rollforge.errors import ArtifactUnreadable, DataError, ServiceBusy
+from rollforge.online import signal_files
 from rollforge.online.manager import OnlineManager
+from rollforge.online.training import task_digest
+from rollforge.run.trainer import TrainerR
 from rollforge.session import amend
 
 RUN = DAYS[60:63]
@@ -22,6 +25,8 @@ def test_a_loaded_manager_finds_its_ledger(market: Market, tmp_path: Path) -> No
     served.to_pickle(tmp_path / "manager.pkl")
     assert not {"history", "signals", "_online"} & set(served.__getstate__())
     loaded = OnlineManager.load(tmp_path / "manager.pkl")
+    loaded.trainer = trainer = TrainerR()
+    assert loaded.service.trainer is trainer
     equal(loaded.get_signals(), served.get_signals())
     assert [[r.id for r in models] for day in loaded.history.values() for models in day.values()] == [
         [r.id for r in models] for day in served.history.values() for models in day.values()
@@ -60,6 +65,33 @@ def test_published_signals_do_not_change(market: Market) -> None:
     file.unlink()
     with pytest.raises(ArtifactUnreadable, match=RUN[2]):
         served.get_signals()
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    """Other contents of the same name get a name with their hash, also on file systems without hard links."""
+
+    def refused(*args: object) -> None:
+        raise PermissionError("no hard links here")
+
+    if not links:
+        monkeypatch.setattr("os.link", refused)
+    index = pd.MultiIndex.from_product([[pd.Timestamp(RUN[0])], ["A", "B"]], names=["datetime", "instrument"])
+    one, other = pd.Series([1.0, 2.0], index, name="score"), pd.Series([3.0, 4.0], index, name="score")
+    first, second = (signal_files.write(tmp_path, "day.v1", signals) for signals in (one, other))
+    assert (first[0], second[0]) == ("signals/day.v1.parquet", f"signals/day.v1.{second[1][:12]}.parquet")
+    assert [signal_files.write(tmp_path, "day.v1", signals) for signals in (one, other)] == [first, second]
+    assert [pd.read_parquet(tmp_path / file)["score"].tolist() for file, _ in (first, second)] == [[1, 2], [3, 4]]
+    (tmp_path / second[0]).write_bytes(b"damaged")
+    with pytest.raises(DataError, match=f"{tmp_path / second[0]} exists, but its contents do not have the hash"):
+        signal_files.write(tmp_path, "day.v1", other)
+    assert len(list((tmp_path / "signals").iterdir())) == 2
+
+
+def test_a_task_with_live_objects_has_no_digest() -> None:
+    """It cannot be recognized later, and is trained again."""
+    assert task_digest({"model": object()}) == ""
+    assert task_digest({"model": "linear"}) != ""
 
 
 def test_files_that_a_killed_process_left_incomplete_are_removed(market: Market) -> None:
