@@ -32,7 +32,7 @@ from rollforge.online.policy import shadow_frame
 from rollforge.online.score_checks import DAILY_IC, daily_ics, labels_of
 from rollforge.online.service import Hold, Service, next_version
 from rollforge.online.update import PredUpdater
-from rollforge.session import bounded
+from rollforge.session import Session, bounded, current_session, using
 
 __all__ = ["changed_days", "correct", "publish"]
 
@@ -101,6 +101,7 @@ def correct(
         If the data end before the last published day, unless `day` is given.
     """
     corrected: list[Signal] = []
+    session = current_session()
     with service.hold() as held:
         calendar = set(service.calendar_days())
         changed = changed_days(service)
@@ -130,7 +131,7 @@ def correct(
                 if before:
                     result = replace(result, trained=before.trained, history=before.history, fallback=before.fallback)
                 rows = signal_files.rows_of(made, [one])
-                checks = _daily_ics(service, held, one, rows, events) if one == predicted[-1] else []
+                checks = _daily_ics(service, held, session, one, rows, events) if one == predicted[-1] else []
                 if _same(earlier, made, one):
                     if one in changed or checks or shadows:
                         same = Event(Level.INFO, why or "the data have changed, and the signals are the same")
@@ -206,13 +207,17 @@ def _shadows(service: Service, held: Hold, work: DayRun, day: str, events: list[
     return [] if mark == known.sha256 else [Shadow(day, tuple(frame.columns), file, mark, len(frame))]
 
 
-def _daily_ics(service: Service, held: Hold, day: str, rows: Any, events: list[Event]) -> list[CheckResult]:
+def _daily_ics(
+    service: Service, held: Hold, session: Session, day: str, rows: Any, events: list[Event]
+) -> list[CheckResult]:
     """Return the daily ICs that differ from the known ones, because scores or labels have changed.
 
     Parameters
     ----------
     service, held
         The service and its lease.
+    session : Session
+        The session outside of the bound of the corrected day.
     day : str
         The day that is corrected last.
     rows : Series or DataFrame
@@ -229,7 +234,7 @@ def _daily_ics(service: Service, held: Hold, day: str, rows: Any, events: list[E
         others = [signals[one] for one in sorted(known) if one != day and signals[one].rows]
         parts = [_column(signal_files.read(service.place, others)), *([_column(rows)] if day in known else [])]
         scores = pd.concat([part for part in parts if part is not None])
-        with bounded(last):  # the labels of a day reach over later days
+        with using(session), bounded(last):  # the labels of a day reach over later days
             champion = held.state.champions(last)[0]
             labels = labels_of(service.recorder(champion), min(known), last)
         made = daily_ics(scores, labels, sorted(known))
