@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow check lint coverage changelog bench bench-full clean storm fuzz mutants pythons lowest tables splits
+.PHONY: help setup demo test slow check lint coverage changelog bench bench-full clean storm fuzz mutants pythons lowest tables splits signals
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,10 @@ $(VENV)/fuzz: $(VENV)/pip pyproject.toml
 
 $(VENV)/splits: $(VENV)/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[splits]'
+	@touch $@ $(VENV)/dev $(VENV)/run
+
+$(VENV)/signals: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[signals]'
 	@touch $@ $(VENV)/dev $(VENV)/run
 
 $(VENV)/mutants: $(VENV)/pip pyproject.toml
@@ -103,6 +107,9 @@ storm: $(VENV)/dev ## Kill workers and servers while thousands of tasks run, and
 
 splits: $(VENV)/splits ## Compare the splits of cross-validation with those of skfolio and purgedcv
 	$(BIN)/python -m pytest -q tests/generate/test_other_splitters.py
+
+signals: $(VENV)/signals ## Compare figures about signals with those of alphalens and empyrical
+	$(BIN)/python -m pytest -q tests/record/test_persistence.py
 
 # Every reader of external input gets invalid input for some seconds: make fuzz SECONDS=300 TARGETS="yaml csv"
 # or a number of inputs, which are the same each time: make fuzz RUNS=100

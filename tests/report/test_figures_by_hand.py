@@ -286,3 +286,33 @@ def test_names_of_models_with_commas_are_kept_apart() -> None:
         ReportInputs("mine", [one_task()], *pair, label_text=ONE, label_days=1, models=models)  # type: ignore[arg-type]
     )
     assert texts_by_name(headline_figures(summary.headline))["models"] == "average of 2: small, seed=1; small, seed=2"
+
+
+@pytest.mark.parametrize("days", [1, 5, None])
+def test_the_persistence_of_a_signal_is_shown(days: int | None) -> None:
+    """Lag 0 is the headline; other lags and the turnover are counted on the calendar, which spans a failed window."""
+    prediction, label = market(days=60, horizon=days or 1, gaps=True)
+    calendar = pd.bdate_range("2019-12-02", periods=100)
+    kept = ~prediction.index.get_level_values("datetime").isin(calendar[40:55])
+    prediction, label = prediction[kept], label[kept]
+    summary = summary_of(prediction, label, days, calendar=calendar)
+    found = summary.persistence
+    assert found is not None
+    assert found.by_lag.loc[0, "IC"] == pytest.approx(summary.headline.ic)
+    wide = prediction["score"].unstack().reindex(calendar)
+    days_of_pairs = (wide.notna() & wide.shift(5).notna()).sum(axis=1) > 1
+    pairs = (pd.concat([wide.loc[d], wide.shift(5).loc[d]], axis=1).dropna() for d in calendar[days_of_pairs])
+    correlations = [scipy.stats.spearmanr(pair).statistic for pair in pairs]
+    assert found.by_lag.loc[5, "autocorrelation"] == pytest.approx(np.mean(correlations))
+    assert calendar[55] not in found.turnover.index  # the first day after the gap
+    page = render(summary)
+    assert "Persistence of the signal" in page
+    assert ("95 % interval of the mean IC" in page) == (days is not None)
+    assert f"{found.turnover['highest'].mean():.1%}, mean share that was not in it on the day before" in page
+    if days is not None:
+        low, high = found.interval
+        assert low < (summary.headline.ic or 0.0) < high
+        assert f"{low:.4f} to {high:.4f}".replace("-", "−") in page
+    other = summary_of(prediction, label, days, calendar=calendar[:30]).persistence
+    assert other is not None
+    assert len(other.turnover) == len(found.turnover) + 1  # by the days of the prediction

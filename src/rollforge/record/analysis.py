@@ -42,7 +42,7 @@ _EQUAL_RETURNS = 1e-9
 _EQUAL_SCORES = 1e-13
 
 
-def _one_column(value: object, what: str, date_col: str) -> pd.Series:
+def one_column(value: object, what: str, date_col: str) -> pd.Series:
     """Return a series whose index level `date_col` holds the days as timestamps without time zone."""
     if isinstance(value, (pd.Series, pd.DataFrame)) and date_col != DATE and date_col in value.index.names:
         value = value.rename_axis(index={date_col: DATE})
@@ -71,7 +71,7 @@ def paired(pred: object, label: object, date_col: str = "datetime") -> pd.DataFr
     DataError
         If an index lacks the days or contains a row twice, or a table has several columns.
     """
-    pred, label = _one_column(pred, "The prediction", date_col), _one_column(label, "The label", date_col)
+    pred, label = one_column(pred, "The prediction", date_col), one_column(label, "The label", date_col)
     for name, series in (("prediction", pred), ("label", label)):
         twice = series.index.duplicated()
         if twice.any():
@@ -93,7 +93,7 @@ def _complete(pred: object, label: object, date_col: str) -> pd.DataFrame:
     return paired(pred, label, date_col).dropna()
 
 
-class _Days:
+class Days:
     """Rows of a sorted frame grouped by day: sums, extremes and ranks of blocks of rows."""
 
     def __init__(self, rows: pd.DataFrame | pd.Series, date_col: str) -> None:
@@ -139,7 +139,8 @@ class _Days:
         return pd.Series(values, self.index)
 
 
-def _correlation(days: _Days, left: Floats, right: Floats) -> Floats:
+def correlation(days: Days, left: Floats, right: Floats) -> Floats:
+    """Return the correlation of two columns on each day; NaN with fewer than two rows, or if all values are equal."""
     size = days.size.astype(np.float64)
     centred = []
     for values in (left, right):
@@ -177,36 +178,41 @@ def calc_ic(
     DataError
         If an index lacks the days or contains a row twice.
     """
-    pred = _one_column(pred, "The prediction", date_col)
+    pred = one_column(pred, "The prediction", date_col)
     both = _complete(pred, label, date_col)
-    days = _Days(both, date_col)
+    days = Days(both, date_col)
     x, y = days.rows(both["pred"]), days.rows(both["label"])
-    ic = days.series(_correlation(days, x, y))
-    ranks = _correlation(days, days.rank(x, "average"), days.rank(y, "average"))
+    ic = days.series(correlation(days, x, y))
+    ranks = correlation(days, days.rank(x, "average"), days.rank(y, "average"))
     ric = days.series(ranks).where(ic.notna())  # ranks of values that differ only by rounding are meaningless
     asked = pd.Index(pred.index.get_level_values(date_col).unique(), name=date_col).sort_values()
     ic, ric = ic.reindex(asked), ric.reindex(asked)
     return (ic.dropna(), ric.dropna()) if dropna else (ic, ric)
 
 
-class _ScoreRanks:
+class ScoreRanks:
     """Positions of a day's rows when sorted by score; rows with equal scores share their positions equally.
 
     A mean over some positions is then the average over all orders of equal rows.
     """
 
-    def __init__(self, days: _Days, scores: Floats) -> None:
+    def __init__(self, days: Days, scores: Floats) -> None:
         self._days = days
         lowest = days.rank(scores, "min")
         self._below = lowest - 1
         self._equal = days.rank(scores, "max") - self._below
 
-    def mean(self, values: Floats, first: np.ndarray, stop: np.ndarray) -> Floats:
-        """Return the mean of the values at the positions [`first`, `stop`) of each day, ignoring missing values."""
+    def share(self, first: np.ndarray, stop: np.ndarray) -> Floats:
+        """Return the share of each row that lies at the positions [`first`, `stop`) of its day."""
         days = self._days
         low = np.maximum(self._below, days.each(np.asarray(first, np.float64)))
         high = np.minimum(self._below + self._equal, days.each(np.asarray(stop, np.float64)))
-        share = np.where(np.isnan(values), 0.0, np.maximum(high - low, 0.0) / self._equal)
+        return np.asarray(np.maximum(high - low, 0.0) / self._equal, np.float64)
+
+    def mean(self, values: Floats, first: np.ndarray, stop: np.ndarray) -> Floats:
+        """Return the mean of the values at the positions [`first`, `stop`) of each day, ignoring missing values."""
+        days = self._days
+        share = np.where(np.isnan(values), 0.0, self.share(first, stop))
         weight = days.sum(share)
         total = days.sum(share * np.nan_to_num(values))
         return np.where(weight > 0, total / np.where(weight > 0, weight, 1.0), np.nan)
@@ -250,13 +256,13 @@ def calc_long_short_return(
     return long_short, days.series(places.mean(truth, none, everything))
 
 
-def _sides(both: pd.DataFrame, quantile: float, date_col: str) -> tuple[_Days, _ScoreRanks, Floats]:
+def _sides(both: pd.DataFrame, quantile: float, date_col: str) -> tuple[Days, ScoreRanks, Floats]:
     """Return the days, the positions of their scores, and the number of instruments on each side."""
     if not 0 < quantile <= 1:
         raise ConfigError(f"must be between 0 and 1, found {quantile!r}.", path="quantile")
-    days = _Days(both, date_col)
+    days = Days(both, date_col)
     # 0.29 of 100 is 29, although the product is 28.999999999999996
-    return days, _ScoreRanks(days, days.rows(both["pred"])), np.floor(days.size * quantile * (1 + 1e-12))
+    return days, ScoreRanks(days, days.rows(both["pred"])), np.floor(days.size * quantile * (1 + 1e-12))
 
 
 def calc_long_short_prec(
@@ -306,6 +312,19 @@ def calc_long_short_prec(
     return best, worst
 
 
+def quantile_edges(days: Days, n: int) -> list[NDArray[np.intp]]:
+    """Return the first position of each of `n` quantiles of the days' rows, and the end of the last.
+
+    Raises
+    ------
+    ConfigError
+        If `n` is not an integer of at least 1.
+    """
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise ConfigError(f"must be a positive integer, found {n!r}.", path="n")
+    return [-(-days.size * k // n) for k in range(n + 1)]
+
+
 def quantile_returns(pred: object, label: object, n: int = 5, date_col: str = "datetime") -> pd.DataFrame:
     """Return the daily mean label of each quantile of the prediction.
 
@@ -329,13 +348,11 @@ def quantile_returns(pred: object, label: object, n: int = 5, date_col: str = "d
     DataError
         If an index lacks the days or contains a row twice.
     """
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-        raise ConfigError(f"must be a positive integer, found {n!r}.", path="n")
     both = _complete(pred, label, date_col)
-    days = _Days(both, date_col)
+    days = Days(both, date_col)
     scores, truth = days.rows(both["pred"]), days.rows(both["label"])
-    places = _ScoreRanks(days, scores)
-    edges = [-(-days.size * k // n) for k in range(n + 1)]
+    places = ScoreRanks(days, scores)
+    edges = quantile_edges(days, n)
     without = days.flat(scores) | (days.size < n)
     columns = {k + 1: np.where(without, np.nan, places.mean(truth, edges[k], edges[k + 1])) for k in range(n)}
     return pd.DataFrame(columns, index=days.index)
@@ -437,11 +454,11 @@ def risk_analysis(
             annual = (1 + mean) ** periods - 1
             drawdown = (curve / np.maximum.accumulate(curve) - 1).min()
         std = gained.std(ddof=1) if len(returns) > 1 else np.nan
-        ratio = mean / std * np.sqrt(periods) if not _equal(gained) else np.nan
+        ratio = mean / std * np.sqrt(periods) if not all_equal(gained) else np.nan
     return pd.Series((mean, std, annual, ratio, drawdown), names).to_frame("risk")
 
 
-def _equal(values: Floats) -> bool:
+def all_equal(values: Floats) -> bool:
     """Return whether all values are equal up to rounding, so that their spread cannot be divided by."""
     if not len(values):
         return True
@@ -454,7 +471,7 @@ def mean_to_std(values: pd.Series) -> float:
     Missing values are ignored.
     """
     there = values.dropna().to_numpy(np.float64)
-    if len(there) < 2 or _equal(there):
+    if len(there) < 2 or all_equal(there):
         return float("nan")
     return float(there.mean() / there.std(ddof=1))
 
@@ -481,7 +498,7 @@ def newey_west_t(values: pd.Series, days: int) -> float:
     """
     there = values.dropna().to_numpy(np.float64)
     n = len(there)
-    if n <= days or n < 2 or _equal(there):
+    if n <= days or n < 2 or all_equal(there):
         return float("nan")
     if days <= 1:
         return mean_to_std(values) * float(np.sqrt(n))

@@ -50,6 +50,12 @@ def figures(summary: Summary) -> Plots:
     if summary.quantiles is not None:
         series["quantiles"] = _days(summary.quantiles.index)
         made["quantiles"] = _quantiles(summary.quantiles)
+    if summary.persistence is not None:
+        made["persistence"] = _persistence(summary.persistence.by_lag)
+        if len(summary.persistence.turnover):
+            days = _with_gaps(summary.persistence.turnover.index)
+            series["turnover"] = _days(days)
+            made["turnover"] = _turnover(summary.persistence.turnover.reindex(days))
     for i, paths in enumerate(summary.paths.values()):
         index = pd.DatetimeIndex(sorted(set().union(*(path.long_short.index for path in paths))))
         if len(index):
@@ -81,7 +87,7 @@ def _floats(values: object) -> list[float | None]:
     return [None if not np.isfinite(v) else round(float(v), 5) for v in np.asarray(values, np.float64)]
 
 
-def _line(x: str, values: object, name: str, colour: str, **more: object) -> Figure:
+def _line(x: str | list[str], values: object, name: str, colour: str, **more: object) -> Figure:
     width, dash = more.pop("width", 2), more.pop("dash", "solid")
     return {
         "type": "scatter", "mode": "lines", "x": x, "y": _floats(values), "name": name,
@@ -207,6 +213,47 @@ def _quantiles(by_day: pd.DataFrame) -> Figure:
         "legend": _LEGEND | {"traceorder": "normal"},
     }
     return {"data": data, "layout": layout, "views": list(views)}
+
+
+def _persistence(by_lag: pd.DataFrame) -> Figure:
+    lags = [str(lag) for lag in by_lag.index]
+    data = [
+        {"type": "bar", "x": lags, "y": _floats(by_lag[name]), "name": name, "marker": {"color": colour},
+         "hovertemplate": f"{name} %{{y:.4f}}<extra></extra>"}
+        for name, colour in (("IC", "@blue"), ("Rank IC", "@orange"))
+    ]  # fmt: skip
+    data.append(
+        _line(lags, by_lag["autocorrelation"], "autocorrelation of the scores", "@ink", dash="dot", yaxis="y2",
+              hovertemplate="autocorrelation %{y:.3f}<extra></extra>")
+    )  # fmt: skip
+    layout = {
+        "height": 380,
+        "hovermode": "x unified",
+        "xaxis": {"type": "category", "anchor": "y2", "title": {"text": "lag in days"}},
+        "yaxis": {"domain": [0.42, 1], "title": {"text": "IC"}},
+        "yaxis2": {"domain": [0, 0.34], "title": {"text": "autocorrelation"}},
+        "legend": _LEGEND,
+    }
+    return {"data": data, "layout": layout}
+
+
+def _turnover(by_day: pd.DataFrame) -> Figure:
+    window = rolling_days(int(by_day["highest"].count()))
+    data = []
+    for name, colour in (("highest", "@q5"), ("lowest", "@q1")):
+        mean = by_day[name].rolling(window, min_periods=1).mean().where(by_day[name].notna())
+        data.append(
+            _line("#turnover", mean, f"{name} fifth, mean of the last {window} days", colour,
+                  hovertemplate=f"{name} fifth %{{y:.1%}}<extra></extra>")
+        )  # fmt: skip
+    layout = {
+        "height": 380,
+        "hovermode": "x unified",
+        "xaxis": {"type": "date"},
+        "yaxis": {"tickformat": ".0%", "rangemode": "tozero"},
+        "legend": _LEGEND,
+    }
+    return {"data": data, "layout": layout}
 
 
 def _end_labels(ends: Mapping[str, float], day: str) -> Figure:

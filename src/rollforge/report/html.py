@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from rollforge.errors import DataError
+from rollforge.errors import DataError, counted
 from rollforge.report.figures import Figure, Plots, boundaries, figures, rolling_days
 from rollforge.report.headline import evaluated_days_text, headline_figures, label_description
 from rollforge.report.markup import Markup, join, tag
-from rollforge.report.summary import QUANTILES, YEAR, Summary
+from rollforge.report.summary import QUANTILES, YEAR, Persistence, Summary
 from rollforge.report.tables import (
     cards,
     checks_table,
@@ -26,8 +26,10 @@ from rollforge.report.tables import (
     failed_tasks,
     models_table,
     month_tables,
+    number,
     overfitting_table,
     paths_table,
+    persistence_table,
     quantile_table,
     risk_table,
     windows_table,
@@ -227,6 +229,8 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
         "use the same scale."
     )
     yield _Section("monthly", "IC by month", lead, months)
+    if summary.persistence is not None:
+        yield _persistence(summary, summary.persistence, plots)
 
 
 def _quantiles(summary: Summary, plots: Plots) -> _Section:
@@ -243,6 +247,31 @@ def _quantiles(summary: Summary, plots: Plots) -> _Section:
     )
     table = quantile_table(summary.quantile_table, days) if summary.quantile_table is not None else None
     return _Section("quantiles", "Returns by quantile", lead, join(_plot(plots, "quantiles"), table))
+
+
+def _persistence(summary: Summary, found: Persistence, plots: Plots) -> _Section:
+    lead = (
+        "Lag k compares the scores of a day with the labels of k trading days later, and with the scores of k trading days "
+        f"before, by rank. Label: {label_description(summary.headline.label_text, summary.headline.label_days)}."
+    )
+    facts = []
+    if summary.headline.label_days is not None:
+        ends = f"{number(found.interval.low, '.4f')} to {number(found.interval.high, '.4f')}"
+        facts.append(("95 % interval of the mean IC", f"{ends}, by a block bootstrap"))
+    if len(found.turnover):
+        over = f"mean share that was not in it on the day before, {counted(len(found.turnover), 'day')}"
+        for side in found.turnover:
+            share = number(float(found.turnover[side].mean()), ".1%")
+            facts.append((f"turnover of the {side} fifth", f"{share}, {over}"))
+    shown = tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in facts), class_="facts") if facts else None
+    pair = tag(
+        "div",
+        _plot(plots, "persistence", "IC and autocorrelation by lag"),
+        _plot(plots, "turnover", "Turnover by day"),
+        class_="pair",
+    )
+    body = join(shown, pair if "persistence" in plots.figures else None, persistence_table(found))
+    return _Section("persistence", "Persistence of the signal", lead, body)
 
 
 def _paths(summary: Summary, plots: Plots) -> _Section:

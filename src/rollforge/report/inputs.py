@@ -103,6 +103,8 @@ class ReportInputs:
     """Model -> its backtest paths, named ``path 1``, … and evaluated by the label of the model."""
     trials: Trials | None = None
     """All variants tried in the experiment; None for a single one."""
+    calendar: pd.DatetimeIndex | None = None
+    """The trading days, by which lags are counted; None if they are unknown: then those of the prediction."""
 
 
 def report_inputs(collected: Collected, *, name: str, session: Session, config: str) -> ReportInputs:
@@ -152,6 +154,7 @@ def report_inputs(collected: Collected, *, name: str, session: Session, config: 
         ensembles=collected.ensembles,
         paths=paths,
         trials=collected.trials,
+        calendar=pd.DatetimeIndex(collected.schedule.calendar),
         config=config,
         environment={**_environment(session), "ensemble": ensembles_text(collected.ensembles)},
     )

@@ -22,10 +22,18 @@ from rollforge.record.analysis import (
     quantile_returns,
     risk_analysis,
 )
+from rollforge.record.persistence import (
+    Interval,
+    autocorrelation,
+    bootstrap_interval,
+    ic_decay,
+    quantile_turnover,
+)
 from rollforge.report.inputs import ModelInputs, ReportInputs, TaskRow
 
 __all__ = [
     "Headline",
+    "Persistence",
     "Quality",
     "Summary",
     "by_month",
@@ -39,6 +47,8 @@ YEAR = 252
 """Trading days per year for annualised figures of a signal (those of a backtest use Qlib's 238)."""
 QUANTILES = 5
 _STRATEGY = "strategy, after costs"
+LAGS = (1, 2, 5, 10, 20)
+"""Lags in days at which the persistence of a signal is shown."""
 METRICS = ("IC", "ICIR", "Rank IC", "Rank ICIR")
 """Metrics of a window that are shown, by the names that ``SigAnaRecord`` logs."""
 
@@ -131,6 +141,20 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Persistence:
+    """How certain the IC of a prediction is, how long it lasts, and how fast the scores change."""
+
+    interval: Interval
+    """95 % bootstrap interval of the mean IC; NaN if the days of the label are unknown."""
+    by_lag: pd.DataFrame
+    """Index: lags in days, from 0; columns IC, Rank IC, t, days (see
+    :func:`~rollforge.record.persistence.ic_decay`), and autocorrelation, the mean over days; NaN for lag 0."""
+    turnover: pd.DataFrame
+    """Share of the highest and of the lowest quintile that was not in it on the day before: columns highest and lowest,
+    by day, without days that have none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
     """The numbers of a report. Series and frames are sorted by day."""
 
@@ -144,6 +168,8 @@ class Summary:
     of all. None if there are no quintiles, or the days of the label are unknown."""
     quantile_table: pd.DataFrame | None = None
     """Index: 1 to 5, then ``5 - 1``; columns label (mean, over the days of the label), annual, excess, sharpe, positive."""
+    persistence: Persistence | None = None
+    """None if prediction and label can be compared on no day."""
     models: tuple[Quality, ...] = ()
     """Quality of each model, evaluated against its own label; empty for a single model."""
     paths: Mapping[str, tuple[Quality, ...]] = field(default_factory=dict)
@@ -201,6 +227,7 @@ def summarise(inputs: ReportInputs) -> Summary:
         if len(quality.long_short):
             table = _quantile_table(quality)
             fifths = None if quality.label_days is None else quality.returns / quality.label_days
+    persistence = None if quality is None or quality.ic.empty else _persistence(inputs, quality)
     models = _qualities(inputs.models)
     qualities = {model.name: model for model in models}
     names = {task.model for task in inputs.tasks}
@@ -215,6 +242,7 @@ def summarise(inputs: ReportInputs) -> Summary:
         rank_ic=rank_ic,
         quantiles=fifths,
         quantile_table=table,
+        persistence=persistence,
         models=models,
         paths={model: made for model, own in inputs.paths.items() if (made := _qualities(own))},
         trials=inputs.trials,
@@ -226,6 +254,22 @@ def summarise(inputs: ReportInputs) -> Summary:
         checks=tuple(replace(c, text=mask_secrets(c.text), advice=mask_secrets(c.advice)) for c in inputs.checks),
         config=mask_secrets(inputs.config),
         environment={k: mask_secrets(v) for k, v in inputs.environment.items()},
+    )
+
+
+def _persistence(inputs: ReportInputs, quality: Quality) -> Persistence:
+    scores, truth = _column(inputs.prediction, "prediction"), _column(inputs.label, "label")
+    calendar, h = inputs.calendar, quality.label_days
+    if calendar is not None and scores is not None:
+        days = pd.DatetimeIndex(scores.index.get_level_values("datetime").unique())
+        # Days that the calendar lacks, such as those of data other than the tasks', cannot be counted by it.
+        calendar = calendar if days.isin(calendar).all() else None
+    by_lag = ic_decay(scores, truth, (0, *LAGS), calendar, days=h)
+    turnover = quantile_turnover(scores, QUANTILES, 1, calendar)[[QUANTILES, 1]].set_axis(["highest", "lowest"], axis=1)
+    return Persistence(
+        interval=Interval(np.nan, np.nan) if h is None else bootstrap_interval(quality.ic, h),
+        by_lag=by_lag.assign(autocorrelation=autocorrelation(scores, LAGS, calendar).mean()),
+        turnover=turnover.dropna(),
     )
 
 

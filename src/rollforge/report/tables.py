@@ -14,12 +14,21 @@ from rollforge.generate.timeline import SegmentSpan
 from rollforge.report.headline import HeadlineFigure, combined_text, duration, evaluated_days_text, label_description
 from rollforge.report.inputs import TaskRow
 from rollforge.report.markup import Markup, join, tag
-from rollforge.report.summary import METRICS, QUANTILES, Headline, Quality, by_month, path_distribution, path_figures
+from rollforge.report.summary import (
+    METRICS,
+    QUANTILES,
+    Headline,
+    Persistence,
+    Quality,
+    by_month,
+    path_distribution,
+    path_figures,
+)
 from rollforge.report.timeline import segment_names
 
 __all__ = [
     "cards", "check_rows", "checks_table", "dates_table", "environment_table", "failed_tasks", "models_table", "month_tables",
-    "number", "quantile_table", "risk_table", "windows_table",
+    "number", "persistence_table", "quantile_table", "risk_table", "windows_table",
 ]  # fmt: skip
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -319,6 +328,20 @@ def quantile_table(table: pd.DataFrame, label_days: int | None) -> Markup:
         cells += [_number_cell(row["annual"], ".1%"), bar, _number_cell(row["sharpe"], ".2f")] if yearly else []
         cells += [_number_cell(row["positive"], ".1%")]
         rows.append(tag("tr", *cells, class_="sum" if last else None))
+    return _table(heads, rows)
+
+
+def persistence_table(found: Persistence) -> Markup:
+    """Return one row per lag: IC, Rank IC, t statistic and autocorrelation."""
+    heads = [
+        ("lag in days", "n"), ("IC", "n"), ("IC t-stat", "n"), ("Rank IC", "n"), ("days", "n"),
+        ("autocorrelation of the scores", "n"),
+    ]  # fmt: skip
+    forms = (("IC", ".4f"), ("t", ".2f"), ("Rank IC", ".4f"), ("days", ".0f"), ("autocorrelation", ".3f"))
+    rows = [
+        tag("tr", tag("th", lag, scope="row", class_="n"), *(_number_cell(row[name], form) for name, form in forms))
+        for lag, row in found.by_lag.iterrows()
+    ]
     return _table(heads, rows)
 
 
