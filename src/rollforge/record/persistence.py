@@ -150,9 +150,9 @@ def _calendar(calendar: Iterable[object] | None, *columns: pd.Series) -> pd.Date
 
 
 def _names(*columns: pd.Series) -> pd.Index:
-    return pd.Index(
-        np.concatenate([c.index.get_level_values(CODE).unique().to_numpy(object) for c in columns])
-    ).unique()
+    codes = [c.index.get_level_values(CODE).unique().to_numpy(object) for c in columns]
+    made: pd.Index = pd.Index(np.concatenate(codes)).unique()
+    return made
 
 
 def _check_lags(lags: Sequence[int], least: int) -> None:
