@@ -254,23 +254,23 @@ def _persistence(summary: Summary, found: Persistence, plots: Plots) -> _Section
         "Lag k compares the scores of a day with the labels of k trading days later, and with the scores of k trading days "
         f"before, by rank. Label: {label_description(summary.headline.label_text, summary.headline.label_days)}."
     )
-    facts = []
+    shown = []
     if summary.headline.label_days is not None:
         ends = f"{number(found.interval.low, '.4f')} to {number(found.interval.high, '.4f')}"
-        facts.append(("95 % interval of the mean IC", f"{ends}, by a block bootstrap"))
+        shown.append(("95 % interval of the mean IC", f"{ends}, by a block bootstrap"))
     if len(found.turnover):
         over = f"mean share that was not in it on the day before, {counted(len(found.turnover), 'day')}"
         for side in found.turnover:
             share = number(float(found.turnover[side].mean()), ".1%")
-            facts.append((f"turnover of the {side} fifth", f"{share}, {over}"))
-    shown = tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in facts), class_="facts") if facts else None
+            shown.append((f"turnover of the {side} fifth", f"{share}, {over}"))
+    listed = tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in shown), class_="facts") if shown else None
     pair = tag(
         "div",
         _plot(plots, "persistence", "IC and autocorrelation by lag"),
         _plot(plots, "turnover", "Turnover by day"),
         class_="pair",
     )
-    body = join(shown, pair if "persistence" in plots.figures else None, persistence_table(found))
+    body = join(listed, pair if "persistence" in plots.figures else None, persistence_table(found))
     return _Section("persistence", "Persistence of the signal", lead, body)
 
 
