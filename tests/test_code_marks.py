@@ -38,6 +38,7 @@ COMPUTES_NOTHING = {
     "errors",
     "kinds",
     "limits",
+    "moved",
     "paths",
     "qlib_imports",
     "qlib_names",

@@ -30,6 +30,7 @@ from .errors import (
     CodeNotAllowed as CodeNotAllowed,
     ConfigError as ConfigError,
     CoverageError as CoverageError,
+    DataChanged as DataChanged,
     DataError as DataError,
     DataNotFound as DataNotFound,
     DateError as DateError,

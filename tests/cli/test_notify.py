@@ -358,9 +358,9 @@ def test_days_of_a_long_run_are_sent_as_they_end(
     sent: dict[str, int] = {}
     run = DayRun.run
 
-    def noted(self: DayRun) -> Any:
+    def noted(self: DayRun, **arguments: Any) -> Any:
         sent[self.day] = len(hook.requests)
-        return run(self)
+        return run(self, **arguments)
 
     monkeypatch.setattr(DayRun, "run", noted)
     serve("run")

@@ -300,8 +300,8 @@ def _find_time(table: Table) -> Any:
         if found:
             raise DataError(f"Several columns hold times: {_listed(found)}. Name the right one with time=….")
     raise DataError(
-        f"No column holds times ({_listed(table.names)}). Name the column of days with time=…, or convert it: "
-        "pd.to_datetime(frame[…])."
+        f"No column holds times ({_listed(table.names)}). Name the column of days with time=…, or convert it "
+        "with pandas.to_datetime."
     )
 
 
@@ -365,8 +365,8 @@ def _read_times(key: pd.Index, name: object) -> pd.DatetimeIndex:
         if len(zones) > 1:
             (one, _), (other, at) = zones.items()
             raise DataError(
-                f"The column {str(name)!r} mixes time zones: {_zone(one)} and, in row {at}, {_zone(other)}. Convert it: "
-                "pd.to_datetime(frame[…], utc=True).dt.tz_convert(…)."
+                f"The column {str(name)!r} mixes time zones: {_zone(one)} and, in row {at}, {_zone(other)}. Convert it "
+                "with utc=True of pandas.to_datetime."
             )
     try:
         return pd.DatetimeIndex(read_days(list(key), str(name)).astype("datetime64[ns]"))
