@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from rollforge.dates import DayLike, Days, as_timestamp, read_day
+from rollforge.dates import DayLike, Days, as_timestamp, read_day, read_timestamp
 from rollforge.errors import ConfigError, DataError, SegmentError, TrainingFailed, counted, nearest, shown
 from rollforge.features.frame_folder import FrameFolder, frame_session, write_frame_folder
 from rollforge.generate.offsets import read_length, read_offset
@@ -102,8 +102,8 @@ class WalkForward:
             row: dict[str, Any] = {}
             for name, segment in window.segments.items():
                 parts = segment.parts
-                row[f"{name}_start"] = pd.Timestamp(parts[0][0])
-                row[f"{name}_end"] = pd.Timestamp(parts[-1][1])
+                row[f"{name}_start"] = read_timestamp(parts[0][0])
+                row[f"{name}_end"] = read_timestamp(parts[-1][1])
             row["status"] = outcome.task.status.value
             if prediction is not None and label is not None:
                 days = slice(row["test_start"], row["test_end"])
