@@ -26,6 +26,8 @@ from rollforge.models.sklearn import keep_estimator, kept_estimator
 from rollforge.session import Session, using
 from rollforge.trust import Origin, from_origin
 
+pytestmark = pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # of scikit-learn 1.5
+
 SEGMENTS = {"train": ("2022-01-03", "2022-02-11"), "test": ("2022-02-14", "2022-03-11")}
 PIPELINE = make_pipeline(SimpleImputer(), MinMaxScaler(feature_range=(-1, 1)), Ridge(alpha=2.0))
 
