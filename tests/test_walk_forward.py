@@ -148,6 +148,13 @@ def test_the_index_of_the_table_comes_back(form: str, entities: list[Any], sessi
     assert result.prediction.name == "prediction"
 
 
+@pytest.mark.parametrize("names", [(None, None), ("index", "level_1"), (0, None)])
+def test_names_of_the_index_come_back(names: tuple[Any, Any], session: Session) -> None:
+    """Also none, and those that pandas gives to columns without a name."""
+    frame = table(["A", "B"]).rename_axis(index=list(names))
+    assert run(Ridge(), frame, session, train=300, step=100).prediction.index.names == list(names)
+
+
 def test_times_keep_their_zone_and_type(session: Session) -> None:
     """A table in Tokyo's time, and one of periods, come back as they were."""
     frame = table(["A", "B"]).reset_index()
@@ -418,7 +425,7 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (
         columns,
         {"static": pd.DataFrame({"s": [1.0]}, ["A"])},
-        "static has no row for 4 entities|static has no row for 4",
+        "static has no row for 4 of the frame's 5 entities, such as 'B'",
     ),
 ]
 

@@ -44,7 +44,7 @@ _SMALL = 2 * 10**7
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Target:
     """What :func:`walk_forward` predicts, and how it is scored."""
 
     labels: tuple[Any, ...]
@@ -69,7 +69,7 @@ class WalkForward:
     """Their joined result, as of any experiment."""
     keys: Keys = field(repr=False)
     folder: FrameFolder = field(repr=False)
-    task: Task = field(repr=False)
+    target: Target = field(repr=False)
 
     @property
     def prediction(self) -> pd.Series | pd.DataFrame:
@@ -79,17 +79,17 @@ class WalkForward:
         probability of the larger class.
         """
         found = self._in_order(self.collected.prediction)
-        if len(self.task.labels) == 1:
+        if len(self.target.labels) == 1:
             return found.iloc[:, 0].rename("prediction")
-        return found.set_axis(list(self.task.labels), axis=1)
+        return found.set_axis(list(self.target.labels), axis=1)
 
     @property
     def label(self) -> pd.Series | pd.DataFrame:
         """The label of each row of :attr:`prediction`, in the same form."""
         found = self._in_order(self.collected.label)
-        if len(self.task.labels) == 1:
-            return found.iloc[:, 0].rename(self.task.labels[0])
-        return found.set_axis(list(self.task.labels), axis=1)
+        if len(self.target.labels) == 1:
+            return found.iloc[:, 0].rename(self.target.labels[0])
+        return found.set_axis(list(self.target.labels), axis=1)
 
     @functools.cached_property
     def windows(self) -> pd.DataFrame:
@@ -109,7 +109,7 @@ class WalkForward:
                 days = slice(row["test_start"], row["test_end"])
                 part = prediction.loc[days]
                 row["rows"] = len(part)
-                row |= self.task.metrics(part, label.loc[days])
+                row |= self.target.metrics(part, label.loc[days])
             rows.append(row)
         return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="window"))
 
@@ -123,7 +123,7 @@ class WalkForward:
         """
         if self.collected.prediction is None or self.collected.label is None:
             return pd.Series(dtype=float)
-        return pd.Series(self.task.metrics(self.collected.prediction, self.collected.label))
+        return pd.Series(self.target.metrics(self.collected.prediction, self.collected.label))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -303,7 +303,7 @@ def walk_forward(
     segments = _segments(keys.days, train, valid, start, end, horizon)
     further = None if static is None else _static(static, keys, columns)
     folder = write_frame_folder(table, keys, groups, home() / "frames", further)
-    task = Task(tuple(labels), _classes(table, labels[0]) if classifier else None)
+    target = Target(tuple(labels), _classes(table, labels[0]) if classifier else None)
     template = _template(model, folder, segments, horizon, label_periods)
     windows = _windows(segments, keys.days, train, valid, step, rtype)
     plan = _plan(template, windows, segments, frame_session(folder, session), experiment_name, name)
@@ -322,7 +322,7 @@ def walk_forward(
     collected = pipeline.collect(
         plan.workflow.session, plan.workflow.experiment_name, plan.ids, allow_gaps=allow_gaps, plan=plan
     )
-    return WalkForward(plan, collected, keys, folder, task)
+    return WalkForward(plan, collected, keys, folder, target)
 
 
 def _check_numbers(**given: int | None) -> None:
@@ -415,7 +415,7 @@ def _static(static: pd.DataFrame, keys: Keys, columns: Sequence[Any]) -> pd.Data
     lacking = [e for e in keys.entities if e not in static.index]
     if lacking:
         raise DataError(
-            f"static has no row for {counted(len(lacking), 'entity of the frame')}, such as {shown(lacking[0])}."
+            f"static has no row for {len(lacking)} of the frame's {len(keys.entities)} entities, such as {shown(lacking[0])}."
         )
     for name in static.columns:
         if str(name) in set(map(str, columns)):

@@ -37,6 +37,8 @@ class Table(Protocol):
     """The names of the columns; those of an index come first."""
     index: list[Any]
     """The names of the columns that are the index."""
+    unnamed: frozenset[Any]
+    """Those of them that have no name, and are called as pandas calls them as columns."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -60,6 +62,7 @@ class PandasTable:
         levels = [] if isinstance(frame.index, pd.RangeIndex) and frame.index.name is None else list(frame.index.names)
         self._levels = {_level_name(name, i, len(levels)): i for i, name in enumerate(levels)}
         self.index = list(self._levels)
+        self.unnamed = frozenset(called for called, i in self._levels.items() if levels[i] is None)
         self.names = [*self.index, *frame.columns]
         if len(set(map(str, self.names))) < len(self.names):
             twice = next(n for i, n in enumerate(self.names) if str(n) in set(map(str, self.names[:i])))
@@ -91,6 +94,7 @@ class ArrowTable:
     """An Arrow table, or a Parquet file whose columns are read when they are needed."""
 
     index: list[Any]
+    unnamed: frozenset[Any] = frozenset()
 
     def __init__(self, table: pa.Table | None = None, path: str | None = None) -> None:
         import pyarrow.parquet as pq
@@ -217,6 +221,8 @@ class Keys:
     names: tuple[Any, ...]
     """The names of the key columns, in the table's order: one or two, which include `time_name`."""
     time_name: Any
+    unnamed: frozenset[Any]
+    """Those of the names that the table does not have."""
 
     def describe(self, row: int) -> str:
         """Describe the location of a row of the table, for messages."""
@@ -228,14 +234,13 @@ class Keys:
         """Return the index of some rows, with the table's names and values."""
         times = self.times.take(self.time[rows])
         if len(self.names) == 1:
-            return times.rename(self.names[0])
+            return times.rename(self._given(self.names[0]))
         entities = pd.Index(self.entities).take(self.entity[rows])
         parts = [times if name == self.time_name else entities for name in self.names]
-        return pd.MultiIndex.from_arrays(parts, names=[_given_name(n) for n in self.names])
+        return pd.MultiIndex.from_arrays(parts, names=list(map(self._given, self.names)))
 
-
-def _given_name(name: object) -> Any:
-    return None if isinstance(name, str) and (name == "index" or name.startswith("level_")) else name
+    def _given(self, name: Any) -> Any:
+        return None if name in self.unnamed else name
 
 
 def read_keys(table: Table, time: object = None, entity: object = None) -> Keys:
@@ -262,7 +267,7 @@ def read_keys(table: Table, time: object = None, entity: object = None) -> Keys:
     times, time_codes, days = _times(table, time)
     entities, entity_codes = _entities(table, entity)
     names = (time,) if entity is None else tuple(sorted((time, entity), key=table.names.index))
-    keys = Keys(days, times, time_codes, entities, entity_codes, None, names, time)
+    keys = Keys(days, times, time_codes, entities, entity_codes, None, names, time, table.unnamed)
     place = time_codes.astype(np.int64) * len(entities) + entity_codes
     steps = np.diff(place)
     order = None
@@ -276,7 +281,7 @@ def read_keys(table: Table, time: object = None, entity: object = None) -> Keys:
             f"The column {str(time)!r} has several times on one day, such as {times[first]} and {times[first + 1]}. Only "
             "one row a day (or week, month, …) of an entity is supported: aggregate the rows of each day."
         )
-    return Keys(days, times, time_codes, entities, entity_codes, order, names, time)
+    return Keys(days, times, time_codes, entities, entity_codes, order, names, time, table.unnamed)
 
 
 def _named(table: Table, name: object, argument: str) -> Any:
