@@ -223,9 +223,11 @@ def _label(
     labels = (recorded_labels(run) if run is not None else ()) or task_labels(definition)
     column = evaluated_column(definition)
     found = labels[column] if -len(labels) <= column < len(labels) else Label("", None)
-    target = Label(found.expression, declared if found.days is None else found.days)
+    days = declared if found.days is None else found.days
     if label is None or not -label.shape[1] <= column < label.shape[1]:
-        return label, target
+        return label, Label(found.expression, days)
+    # A label that is no expression, such as a column of a user's table, is described by its name.
+    target = Label(found.expression or str(label.columns[column]), days)
     order = list(range(label.shape[1]))
     order.insert(0, order.pop(column))
     return (label.iloc[:, order] if order[0] else label), target

@@ -35,6 +35,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
+Codes = NDArray[np.intp]
 
 # Values of a series, or of a day, are equal up to rounding if they differ by less than this share of the largest. A
 # return of 1e-6 computed from prices has a relative error of about 1e-10; scores are compared as they are.
@@ -93,17 +94,73 @@ def _complete(pred: object, label: object, date_col: str) -> pd.DataFrame:
     return paired(pred, label, date_col).dropna()
 
 
+def by_value(day: Codes, values: Floats) -> Codes:
+    """Return the order of rows by day, and within a day by value.
+
+    Parameters
+    ----------
+    day : array of int
+        Number of the day of each row.
+    values : array
+        Values of the rows.
+    """
+    order = np.argsort(values)
+    # NumPy sorts 16-bit integers by radix, several times faster than others.
+    key = day[order].astype(np.uint16) if len(day) and day.max() < 2**16 else day[order]
+    return order[np.argsort(key, kind="stable")]
+
+
+def _runs(day: Codes, values: Floats, order: Codes) -> tuple[Codes, Codes]:
+    """Return for each run of equal values of a day how many of the day's rows are lower, and how many rows it has."""
+    if not len(order):
+        return np.empty(0, np.intp), np.empty(0, np.intp)
+    days, ordered = day[order], values[order]
+    begins = np.concatenate([[True], days[1:] != days[:-1]])
+    starts = np.flatnonzero(begins | np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    first = np.maximum.accumulate(np.where(begins[starts], starts, 0))
+    return starts - first, np.diff(np.append(starts, len(order)))
+
+
+def mean_ranks(day: Codes, values: Floats, order: Codes) -> Floats:
+    """Return the rank of each row on its day, from 1; equal values share their mean rank.
+
+    Parameters
+    ----------
+    day : array of int
+        Number of the day of each row.
+    values : array
+        Values of the rows.
+    order : array of int
+        The rows in the order of :func:`by_value`.
+    """
+    below, count = _runs(day, values, order)
+    ranks = np.empty(len(order))
+    ranks[order] = np.repeat(below + (count + 1) / 2, count)
+    return ranks
+
+
 class Days:
     """Rows of a sorted frame grouped by day: sums, extremes and ranks of blocks of rows."""
 
-    def __init__(self, rows: pd.DataFrame | pd.Series, date_col: str) -> None:
-        level = rows.index.get_level_values(date_col)
-        codes, days = pd.factorize(level, sort=True)
-        self.order: NDArray[np.intp] = np.argsort(codes, kind="stable")
-        self.codes: NDArray[np.intp] = codes[self.order]
-        self.index = pd.Index(days, name=date_col)
-        self.size: NDArray[np.intp] = np.bincount(codes, minlength=len(days))
+    def __init__(self, codes: Codes, days: pd.Index) -> None:
+        """Group rows by `codes`, the places of their days in `days`, each of which has a row."""
+        self.order: Codes = np.argsort(codes, kind="stable")
+        self.codes: Codes = codes[self.order]
+        self.index = days
+        self.size: Codes = np.bincount(codes, minlength=len(days))
         self._starts = np.concatenate([[0], np.cumsum(self.size)[:-1]]) if len(days) else np.empty(0, np.intp)
+
+    @classmethod
+    def of(cls, rows: pd.DataFrame | pd.Series, date_col: str) -> Days:
+        """Group the rows of a table by its index level `date_col`."""
+        codes, days = pd.factorize(rows.index.get_level_values(date_col), sort=True)
+        return cls(codes, pd.Index(days, name=date_col))
+
+    @classmethod
+    def numbered(cls, numbers: Codes, calendar: pd.Index) -> Days:
+        """Group rows by the numbers of their days in a calendar."""
+        used = np.flatnonzero(np.bincount(numbers, minlength=len(calendar)))
+        return cls(np.searchsorted(used, numbers), calendar[used])
 
     def rows(self, column: pd.Series) -> Floats:
         """Return the values of a column ordered by day."""
@@ -129,10 +186,9 @@ class Days:
         """Broadcast one value per day to the rows of the day."""
         return by_day[self.codes]
 
-    def rank(self, values: Floats, method: Literal["average", "min", "max"]) -> Floats:
-        """Return ranks within the day, from 1."""
-        ranks = pd.Series(values).groupby(self.codes).rank(method=method)
-        return np.asarray(ranks, np.float64)
+    def rank(self, values: Floats) -> Floats:
+        """Return ranks within the day, from 1; equal values share their mean rank."""
+        return mean_ranks(self.codes, values, by_value(self.codes, values))
 
     def series(self, values: Floats) -> pd.Series:
         """Return one value per day as a series."""
@@ -180,10 +236,10 @@ def calc_ic(
     """
     pred = one_column(pred, "The prediction", date_col)
     both = _complete(pred, label, date_col)
-    days = Days(both, date_col)
+    days = Days.of(both, date_col)
     x, y = days.rows(both["pred"]), days.rows(both["label"])
     ic = days.series(correlation(days, x, y))
-    ranks = correlation(days, days.rank(x, "average"), days.rank(y, "average"))
+    ranks = correlation(days, days.rank(x), days.rank(y))
     ric = days.series(ranks).where(ic.notna())  # ranks of values that differ only by rounding are meaningless
     asked = pd.Index(pred.index.get_level_values(date_col).unique(), name=date_col).sort_values()
     ic, ric = ic.reindex(asked), ric.reindex(asked)
@@ -198,9 +254,10 @@ class ScoreRanks:
 
     def __init__(self, days: Days, scores: Floats) -> None:
         self._days = days
-        lowest = days.rank(scores, "min")
-        self._below = lowest - 1
-        self._equal = days.rank(scores, "max") - self._below
+        order = by_value(days.codes, scores)
+        below, count = _runs(days.codes, scores, order)
+        self._below, self._equal = np.empty(len(order)), np.empty(len(order))
+        self._below[order], self._equal[order] = np.repeat(below, count), np.repeat(count, count)
 
     def share(self, first: np.ndarray, stop: np.ndarray) -> Floats:
         """Return the share of each row that lies at the positions [`first`, `stop`) of its day."""
@@ -260,7 +317,7 @@ def _sides(both: pd.DataFrame, quantile: float, date_col: str) -> tuple[Days, Sc
     """Return the days, the positions of their scores, and the number of instruments on each side."""
     if not 0 < quantile <= 1:
         raise ConfigError(f"must be between 0 and 1, found {quantile!r}.", path="quantile")
-    days = Days(both, date_col)
+    days = Days.of(both, date_col)
     # 0.29 of 100 is 29, although the product is 28.999999999999996
     return days, ScoreRanks(days, days.rows(both["pred"])), np.floor(days.size * quantile * (1 + 1e-12))
 
@@ -349,7 +406,7 @@ def quantile_returns(pred: object, label: object, n: int = 5, date_col: str = "d
         If an index lacks the days or contains a row twice.
     """
     both = _complete(pred, label, date_col)
-    days = Days(both, date_col)
+    days = Days.of(both, date_col)
     scores, truth = days.rows(both["pred"]), days.rows(both["label"])
     places = ScoreRanks(days, scores)
     edges = quantile_edges(days, n)

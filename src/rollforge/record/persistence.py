@@ -5,22 +5,25 @@ Lags are counted in days of a calendar, so that a failed window is a gap and not
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from rollforge.errors import ConfigError, DataError
 from rollforge.market.columns import CODE, DATE
 from rollforge.record.analysis import (
+    Codes,
     Days,
     Floats,
     ScoreRanks,
+    by_value,
     calc_ic,
     correlation,
+    mean_ranks,
     mean_to_std,
     newey_west_t,
     one_column,
@@ -29,8 +32,6 @@ from rollforge.record.analysis import (
 )
 
 __all__ = ["Interval", "autocorrelation", "bootstrap_interval", "ic_by_group", "ic_decay", "quantile_turnover"]
-
-Codes = NDArray[np.int64]
 
 
 class Interval(NamedTuple):
@@ -114,23 +115,44 @@ class _Rows:
 
     def __init__(self, values: pd.Series, calendar: pd.DatetimeIndex, names: pd.Index) -> None:
         self.values = values.to_numpy(np.float64)
-        self.day: Codes = calendar.get_indexer(pd.DatetimeIndex(values.index.get_level_values(DATE))).astype(np.int64)
+        self.calendar = calendar
+        (days, day), (codes, code) = _level(values.index, DATE), _level(values.index, CODE)
+        # The last place stands for a missing value, which has the code -1.
+        self.day: Codes = np.append(calendar.get_indexer(pd.DatetimeIndex(days)), -1)[day]
         if (self.day < 0).any():
-            day = values.index.get_level_values(DATE)[self.day < 0][0]
-            raise DataError(f"The calendar lacks {day:%Y-%m-%d}, which has values.")
-        self._width = len(names)
-        self.key: Codes = self.day * self._width + names.get_indexer(values.index.get_level_values(CODE))
+            lacking = values.index.get_level_values(DATE)[self.day < 0][0]
+            raise DataError(f"The calendar lacks {lacking:%Y-%m-%d}, which has values.")
+        self._width = len(names) + 1
+        self.key: Codes = self.day * self._width + np.append(names.get_indexer(codes), len(names))[code]
         self._order = np.argsort(self.key, kind="stable")
 
-    def find(self, other: _Rows, lag: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    @functools.cached_property
+    def _by_value(self) -> Codes:
+        return by_value(self.day, self.values)
+
+    def by_day(self, rows: Codes) -> Days:
+        """Return some rows grouped by day."""
+        return Days.numbered(self.day[rows], self.calendar)
+
+    def ranks(self, rows: Codes) -> Floats:
+        """Return the ranks of some rows among those of the same day; equal values share their mean rank.
+
+        All rows are sorted only once: the order of some of them is a part of that of all.
+        """
+        place = np.full(len(self.values), -1)
+        place[rows] = np.arange(len(rows))
+        order = place[self._by_value]
+        return mean_ranks(self.day[rows], self.values[rows], order[order >= 0])
+
+    def find(self, other: _Rows, lag: int) -> tuple[Codes, Codes]:
         """Return pairs of rows: those of this table, and those of `other` of the same instrument `lag` days later."""
         wanted = self.key + lag * self._width
         keys = other.key[other._order]
         if not len(keys):
             return np.empty(0, np.intp), np.empty(0, np.intp)
-        places = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        found = np.flatnonzero(keys[places] == wanted)
-        return found, other._order[places[found]]
+        at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+        found = np.flatnonzero(keys[at] == wanted)
+        return found, other._order[at[found]]
 
 
 def _known(values: pd.Series) -> pd.Series:
@@ -138,19 +160,25 @@ def _known(values: pd.Series) -> pd.Series:
     return known
 
 
+def _level(index: pd.Index, name: str) -> tuple[pd.Index, Codes]:
+    """Return the distinct values of an index level, and the place of each row's value among them; -1 if it is missing."""
+    if isinstance(index, pd.MultiIndex):
+        level = index.names.index(name)
+        return index.levels[level], np.asarray(index.codes[level], np.intp)
+    codes, values = pd.factorize(index)
+    return pd.Index(values), codes
+
+
 def _calendar(calendar: Iterable[object] | None, *columns: pd.Series) -> pd.DatetimeIndex:
     """Return the days by which lags are counted."""
     if calendar is not None:
-        return pd.DatetimeIndex(pd.Index(list(calendar))).unique().sort_values()
-    days = [pd.DatetimeIndex(c.index.get_level_values(DATE).unique()) for c in columns]
-    made = days[0]
-    for more in days[1:]:
-        made = made.union(more)
-    return made.sort_values()
+        return pd.DatetimeIndex(pd.Index(list(calendar)), name=DATE).unique().sort_values()
+    days = [values[np.unique(codes[codes >= 0])] for values, codes in (_level(c.index, DATE) for c in columns)]
+    return pd.DatetimeIndex(np.concatenate([np.asarray(found) for found in days]), name=DATE).unique().sort_values()
 
 
 def _names(*columns: pd.Series) -> pd.Index:
-    codes = [c.index.get_level_values(CODE).unique().to_numpy(object) for c in columns]
+    codes = [_level(c.index, CODE)[0].to_numpy(object) for c in columns]
     made: pd.Index = pd.Index(np.concatenate(codes)).unique()
     return made
 
@@ -193,25 +221,23 @@ def autocorrelation(pred: object, lags: Sequence[int] = (1,), calendar: Iterable
     """
     _check_lags(lags, 1)
     scores = _scores(pred)
-    days = pd.DatetimeIndex(scores.index.get_level_values(DATE))
     rows = _Rows(scores, _calendar(calendar, scores), _names(scores))
     columns = {}
     for lag in lags:
         before, now = rows.find(rows, lag)
-        columns[lag] = _rank_correlation(days[now], rows.values[now], rows.values[before])
-    return pd.DataFrame(columns, index=pd.Index(days.unique(), name=DATE).sort_values())
+        columns[lag] = _rank_correlation(rows.by_day(now), (rows, now), (rows, before))
+    days = Days.numbered(rows.day, rows.calendar).index
+    return pd.DataFrame(columns, index=days)
 
 
-def _by_day(days: pd.DatetimeIndex) -> Days:
-    return Days(pd.Series(0.0, index=days.rename(DATE)), DATE)
-
-
-def _rank_correlation(days: pd.DatetimeIndex, x: Floats, y: Floats) -> pd.Series:
-    by_day = _by_day(days)
-    x, y = x[by_day.order], y[by_day.order]
-    flat = by_day.flat(x) | by_day.flat(y)
-    ranks = correlation(by_day, by_day.rank(x, "average"), by_day.rank(y, "average"))
-    return by_day.series(np.where(flat, np.nan, ranks))
+def _rank_correlation(days: Days, left: tuple[_Rows, Codes], right: tuple[_Rows, Codes]) -> pd.Series:
+    """Return the rank correlation on each day of some rows of two tables."""
+    flat = np.zeros(len(days.index), np.bool_)
+    ranks = []
+    for table, rows in (left, right):
+        flat |= days.flat(table.values[rows][days.order])
+        ranks.append(table.ranks(rows)[days.order])
+    return days.series(np.where(flat, np.nan, correlation(days, *ranks)))
 
 
 def quantile_turnover(pred: object, n: int = 5, lag: int = 1, calendar: Iterable[object] | None = None) -> pd.DataFrame:
@@ -244,10 +270,10 @@ def quantile_turnover(pred: object, n: int = 5, lag: int = 1, calendar: Iterable
     """
     _check_lags([lag], 1)
     scores = _scores(pred)
-    by_day = Days(scores, DATE)
+    by_day = Days.of(scores, DATE)
     values = by_day.rows(scores)
     scores = scores.iloc[by_day.order]
-    places, edges = ScoreRanks(by_day, values), quantile_edges(by_day, n)
+    positions, edges = ScoreRanks(by_day, values), quantile_edges(by_day, n)
     dates = _calendar(calendar, scores)
     rows = _Rows(scores, dates, _names(scores))
     before, now = rows.find(rows, lag)
@@ -258,7 +284,7 @@ def quantile_turnover(pred: object, n: int = 5, lag: int = 1, calendar: Iterable
     both = there & valid[position]
     columns = {}
     for k in range(n):
-        share = places.share(edges[k], edges[k + 1])
+        share = positions.share(edges[k], edges[k + 1])
         kept = np.bincount(by_day.codes[now], np.minimum(share[now], share[before]), minlength=len(by_day.index))
         columns[k + 1] = np.where(both, 1 - kept / np.where(both, by_day.sum(share), 1.0), np.nan)
     return pd.DataFrame(columns, index=by_day.index)
@@ -309,11 +335,10 @@ def ic_decay(
     figures = {}
     for lag in lags:
         early, late = left.find(right, lag)
-        on = pd.DatetimeIndex(scores.index.get_level_values(DATE))[early]
-        by_day = _by_day(on)
+        by_day = left.by_day(early)
         x, y = left.values[early][by_day.order], right.values[late][by_day.order]
         ic = by_day.series(correlation(by_day, x, y)).dropna()
-        rank_ic = _rank_correlation(on, left.values[early], right.values[late]).dropna()
+        rank_ic = _rank_correlation(by_day, (left, early), (right, late)).dropna()
         t = math.nan if days is None else newey_west_t(ic, days)
         figures[lag] = {"IC": float(ic.mean()), "Rank IC": float(rank_ic.mean()), "t": t, "days": float(len(ic))}
     return pd.DataFrame.from_dict(figures, orient="index", columns=["IC", "Rank IC", "t", "days"]).rename_axis("lag")
