@@ -471,4 +471,4 @@ def test_the_report_has_the_ic_of_the_metrics(session: Session, tmp_path: Path) 
     page = result.report(tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"{result.metrics['ic']:.4f}" in page
     assert result.experiment_name in page
-    assert "<dd>y, over 5 trading days</dd>" in page
+    assert "<dd>y, over 2 trading days</dd>" in page

@@ -11,6 +11,7 @@ import scipy.stats
 
 from rollforge.errors import ConfigError, DataError
 from rollforge.record.analysis import calc_ic, quantile_returns, risk_analysis
+from rollforge.record.performance import cumulative_returns, monthly_returns, performance
 from rollforge.record.persistence import (
     autocorrelation,
     bootstrap_interval,
@@ -171,7 +172,7 @@ def test_lags_are_positive_integers(lags: list[int]) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_other_libraries_compute_the_same() -> None:
     """IC, returns by quantile, turnover and autocorrelation as alphalens, risks as empyrical, where they are installed."""
-    performance = pytest.importorskip("alphalens.performance", reason="not installed: make signals")
+    alphalens = pytest.importorskip("alphalens.performance", reason="not installed: make signals")
     empyrical = pytest.importorskip("empyrical", reason="not installed: make signals")
     scores, label = random_table(60), random_table(60, seed=1) / 100
     factor = pd.DataFrame({"factor": scores, "1D": label}).rename_axis(["date", "asset"])
@@ -179,19 +180,19 @@ def test_other_libraries_compute_the_same() -> None:
     factor["factor_quantile"] = np.ceil(ranks / 4).astype(int).to_numpy()
     factor["group"] = np.where(factor.index.get_level_values("asset") < "I07", "a", "b")
 
-    ic = performance.factor_information_coefficient(factor)["1D"]
+    ic = alphalens.factor_information_coefficient(factor)["1D"]
     np.testing.assert_allclose(calc_ic(scores, label)[1], ic, atol=1e-12)
-    by_quantile, _ = performance.mean_return_by_quantile(factor, by_date=True, demeaned=False)
+    by_quantile, _ = alphalens.mean_return_by_quantile(factor, by_date=True, demeaned=False)
     np.testing.assert_allclose(
         quantile_returns(scores, label), by_quantile["1D"].unstack("factor_quantile"), atol=1e-12
     )
     groups = pd.Series(factor["group"].to_numpy(), scores.index)
-    by_group = performance.mean_information_coefficient(factor, by_group=True)["1D"]
+    by_group = alphalens.mean_information_coefficient(factor, by_group=True)["1D"]
     np.testing.assert_allclose(ic_by_group(scores, label, groups)["Rank IC"], by_group, atol=1e-12)
     for lag in (1, 4):
-        correlated = performance.factor_rank_autocorrelation(factor, lag)
+        correlated = alphalens.factor_rank_autocorrelation(factor, lag)
         np.testing.assert_allclose(autocorrelation(scores, [lag])[lag], correlated, atol=1e-12)
-        turnover = performance.quantile_turnover(factor["factor_quantile"], 5, lag)
+        turnover = alphalens.quantile_turnover(factor["factor_quantile"], 5, lag)
         np.testing.assert_allclose(quantile_turnover(scores, lag=lag)[5], turnover, atol=1e-12)
 
     returns = label.unstack()["I00"]
@@ -199,3 +200,18 @@ def test_other_libraries_compute_the_same() -> None:
     assert compounded["max_drawdown"] == pytest.approx(empyrical.max_drawdown(returns))
     assert compounded["annualized_return"] == pytest.approx(empyrical.annual_return(returns))
     assert risk_analysis(returns, N=252)["risk"]["information_ratio"] == pytest.approx(empyrical.sharpe_ratio(returns))
+    np.testing.assert_allclose(cumulative_returns(returns, mode="product"), empyrical.cum_returns(returns), atol=1e-12)
+    months = monthly_returns(returns, mode="product")
+    for name, found in (("monthly", months.drop(columns="year").stack()), ("yearly", months["year"])):
+        np.testing.assert_allclose(found.dropna(), empyrical.aggregate_returns(returns, name), atol=1e-12)
+    report = pd.DataFrame({"return": returns, "cost": 0.001, "bench": label.unstack()["I01"]})
+    by_name = performance(report)
+    for name, series in (("strategy, after costs", returns - 0.001), ("benchmark", report["bench"])):
+        assert by_name.loc[name, "information_ratio"] == pytest.approx(
+            empyrical.sharpe_ratio(series, annualization=238)
+        )
+        assert by_name.loc[name, "std"] * 238**0.5 == pytest.approx(
+            empyrical.annual_volatility(series, annualization=238)
+        )
+    tracking = by_name.loc["excess return, before costs"]
+    assert tracking["information_ratio"] == pytest.approx(empyrical.excess_sharpe(returns, report["bench"]) * 238**0.5)

@@ -260,7 +260,7 @@ def test_the_drawn_drawdown_begins_on_the_first_day() -> None:
     summary = summarise(ReportInputs("mine", [one_task()], None, None, portfolio=report))
     assert summary.portfolio_risk is not None
     assert summary.portfolio_risk.loc["strategy, after costs", "max_drawdown"] == pytest.approx(-0.1)
-    (down,) = [t for t in figures(summary).figures["portfolio"]["data"] if t["name"] == "drawdown of the excess"]
+    (down,) = [t for t in figures(summary).figures["portfolio"]["data"] if t["name"] == "drawdown, after costs"]
     assert down["y"] == pytest.approx([-0.1, -0.1, -0.05])
 
 

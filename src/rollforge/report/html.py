@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+import pandas as pd
+
 from rollforge.errors import DataError, counted
-from rollforge.report.figures import Figure, Plots, boundaries, figures, rolling_days
+from rollforge.report.drawing import Figure, rolling_days
+from rollforge.report.figures import Plots, boundaries, figures
 from rollforge.report.headline import evaluated_days_text, headline_figures, label_description
 from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import QUANTILES, YEAR, Persistence, Summary
@@ -31,6 +34,7 @@ from rollforge.report.tables import (
     paths_table,
     persistence_table,
     quantile_table,
+    return_months,
     risk_table,
     windows_table,
 )
@@ -266,11 +270,16 @@ def _persistence(summary: Summary, found: Persistence, plots: Plots) -> _Section
     listed = tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in shown), class_="facts") if shown else None
     pair = tag(
         "div",
-        _plot(plots, "persistence", "IC and autocorrelation by lag"),
-        _plot(plots, "turnover", "Turnover by day"),
+        _plot(plots, "decay", "IC by lag"),
+        _plot(plots, "autocorrelation", "Autocorrelation of the scores by lag"),
         class_="pair",
     )
-    body = join(listed, pair if "persistence" in plots.figures else None, persistence_table(found))
+    body = join(
+        listed,
+        pair if "decay" in plots.figures else None,
+        persistence_table(found),
+        _plot(plots, "turnover", "Turnover by day"),
+    )
     return _Section("persistence", "Persistence of the signal", lead, body)
 
 
@@ -303,8 +312,8 @@ def _part(days: int) -> str:
 
 def _portfolio(summary: Summary, plots: Plots) -> _Section:
     lead = (
-        "The backtest of the joined prediction. Daily returns are summed, not compounded; these "
-        "figures use 238 days per year, as in Qlib."
+        "The backtest of the joined prediction. Daily returns are summed, not compounded, also in the drawdown and the "
+        "months; these figures use 238 days per year, as in Qlib."
     )
     about = tag(
         "dl",
@@ -312,8 +321,31 @@ def _portfolio(summary: Summary, plots: Plots) -> _Section:
         class_="facts",
     )
     table = risk_table(summary.portfolio_risk) if summary.portfolio_risk is not None else None
-    body = join(about if summary.portfolio_about else None, _plot(plots, "portfolio"), table)
+    body = join(
+        about if summary.portfolio_about else None,
+        _plot(plots, "portfolio"),
+        table,
+        return_months(summary.portfolio, benchmark=summary.has_benchmark) if summary.portfolio is not None else None,
+        _exposure(summary.exposure, plots) if summary.exposure is not None else None,
+    )
     return _Section("portfolio", "Backtest", lead, body)
+
+
+def _exposure(exposure: pd.DataFrame, plots: Plots) -> Markup:
+    mean = exposure.mean()
+    shown = {
+        "turnover": f"{number(mean['turnover'], '.1%')} of the account on a day, {number(mean['turnover'] * 238, '.1f')} "
+        "times in a year; purchases and sales both count",
+        "gross exposure": f"{number(mean['gross'], '.1%')}, at most {number(exposure['gross'].max(), '.1%')}",
+        "net exposure": f"{number(mean['net'], '.1%')}, from {number(exposure['net'].min(), '.1%')} to "
+        f"{number(exposure['net'].max(), '.1%')}",
+        "positions": f"{number(mean['positions'], '.1f')}, at most {number(exposure['positions'].max(), '.0f')}",
+        "largest position": f"{number(mean['largest'], '.1%')} of the account, at most "
+        f"{number(exposure['largest'].max(), '.1%')}",
+    }
+    facts = tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in shown.items()), class_="facts")
+    title = tag("h3", f"Turnover and exposure, means over {counted(len(exposure), 'day')}")
+    return join(title, facts, _plot(plots, "exposure"))
 
 
 def _plot(plots: Plots, name: str, title: str | None = None) -> Markup | None:

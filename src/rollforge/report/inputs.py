@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -88,6 +88,8 @@ class ReportInputs:
     """Versions, cores, folders, stores."""
     portfolio: pd.DataFrame | None = None
     """Daily report of a backtest, as saved by ``PortAnaRecord``: columns return, bench, cost; index of days."""
+    positions: Mapping[Any, Any] | None = None
+    """Day -> position of the backtest, as saved by ``PortAnaRecord``; None if they are unknown."""
     portfolio_about: Mapping[str, str] = field(default_factory=dict)
     """Description of the backtest: days, strategy, costs, benchmark, account."""
     label_text: str = ""
@@ -147,6 +149,7 @@ def report_inputs(collected: Collected, *, name: str, session: Session, config: 
         warnings=(*collected.plan_warnings, *collected.warnings),
         checks=collected.checks,
         portfolio=None if collected.backtest is None else collected.backtest.result.report,
+        positions=None if collected.backtest is None else collected.backtest.result.positions,
         portfolio_about={} if collected.backtest is None else collected.backtest.about(),
         label_text=collected.target.expression,
         label_days=collected.target.days,

@@ -11,7 +11,10 @@ function resolved(value, colours) {
     if (value[0] === "#") return PLOTS.series[value.slice(1)];
     return value;
   }
-  if (Array.isArray(value)) return typeof value[0] === "object" && value[0] ? value.map(v => resolved(v, colours)) : value;
+  if (Array.isArray(value)) {
+    const first = value[0];
+    return first && (typeof first === "object" || first[0] === "@") ? value.map(v => resolved(v, colours)) : value;
+  }
   if (value === null || typeof value !== "object") return value;
   return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, resolved(inner, colours)]));
 }
@@ -30,13 +33,12 @@ function draw(name, width) {
     hoverlabel: resolved({ bgcolor: "@paper", bordercolor: "@line", font: { color: "@ink", size: 12 }, namelength: -1 }, colours),
     ...given,
     margin: { l: 46, r: 10, t: 40, b: 30, ...given.margin },
-    height: narrow ? Math.min(given.height, 380) : given.height,
+    height: narrow && !given.xaxis2 ? Math.min(given.height, 380) : given.height,
   };
-  for (const key of ["xaxis", "yaxis", "yaxis2"]) {
+  for (const key of new Set(["xaxis", "yaxis", ...Object.keys(given).filter(name => /^[xy]axis/.test(name))])) {
     const own = given[key] || {};
-    if (key !== "yaxis2" || given[key]) layout[key] = { ...axis, ...own, title: { ...axis.title, ...own.title } };
+    layout[key] = { ...axis, ...own, title: { ...axis.title, ...own.title }, ...(key[0] === "x" && { showgrid: false }) };
   }
-  layout.xaxis.showgrid = false;
   if (width) layout.width = width;
   place.style.minHeight = layout.height + "px";
   const view = figure.views && (chosen[name] || figure.views[0]);

@@ -20,8 +20,8 @@ from rollforge.record.analysis import (
     mean_to_std,
     newey_west_t,
     quantile_returns,
-    risk_analysis,
 )
+from rollforge.record.performance import RETURNS, daily_returns, exposure, performance
 from rollforge.record.persistence import (
     Interval,
     autocorrelation,
@@ -46,7 +46,6 @@ __all__ = [
 YEAR = 252
 """Trading days per year for annualised figures of a signal (those of a backtest use Qlib's 238)."""
 QUANTILES = 5
-_STRATEGY = "strategy, after costs"
 LAGS = (1, 2, 5, 10, 20)
 """Lags in days at which the persistence of a signal is shown."""
 METRICS = ("IC", "ICIR", "Rank IC", "Rank ICIR")
@@ -177,11 +176,14 @@ class Summary:
     trials: Trials | None = None
     """As in :class:`ReportInputs`."""
     portfolio: pd.DataFrame | None = None
-    """Daily returns: columns strategy (after costs), bench, excess (before costs), excess_with_cost."""
+    """Daily returns of the backtest, see :func:`~rollforge.record.performance.daily_returns`."""
     portfolio_about: Mapping[str, str] = field(default_factory=dict)
     """As in :class:`ReportInputs`."""
     portfolio_risk: pd.DataFrame | None = None
-    """Index: excess before costs, excess after costs, strategy after costs; columns those of `risk_analysis`."""
+    """See :func:`~rollforge.record.performance.performance`."""
+    exposure: pd.DataFrame | None = None
+    """Columns of :func:`~rollforge.record.performance.exposure`, and turnover (value traded on the day, divided by that of
+    the account); None if the positions are unknown."""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
@@ -193,6 +195,11 @@ class Summary:
     def failed(self) -> tuple[TaskRow, ...]:
         """The tasks that failed."""
         return tuple(t for t in self.tasks if t.status == "failed")
+
+    @property
+    def has_benchmark(self) -> bool:
+        """Whether the backtest has a benchmark."""
+        return self.portfolio is not None and bool((self.portfolio["bench"] != 0).any())
 
     @property
     def has_quality(self) -> bool:
@@ -248,7 +255,8 @@ def summarise(inputs: ReportInputs) -> Summary:
         trials=inputs.trials,
         portfolio=portfolio,
         portfolio_about={k: mask_secrets(v) for k, v in inputs.portfolio_about.items()},
-        portfolio_risk=None if portfolio is None else _risk(portfolio),
+        portfolio_risk=None if inputs.portfolio is None or portfolio is None else performance(inputs.portfolio),
+        exposure=None if portfolio is None else _exposure(inputs),
         notes=tuple(mask_secrets(n) for n in inputs.notes),
         warnings=tuple(mask_secrets(n) for n in inputs.warnings),
         checks=tuple(replace(c, text=mask_secrets(c.text), advice=mask_secrets(c.advice)) for c in inputs.checks),
@@ -367,7 +375,9 @@ def _quality(given: ModelInputs) -> Quality | None:
         ic=ic,
         rank_ic=rank_ic,
         returns=quantile_returns(scores, truth, QUANTILES).assign(mean=mean),
-        backtest=None if portfolio is None else _risk(portfolio).T[_STRATEGY],
+        backtest=None
+        if given.portfolio is None or portfolio is None
+        else performance(given.portfolio).T[RETURNS["strategy"]],
     )
 
 
@@ -473,31 +483,14 @@ def _between(name: str, values: pd.Series, start: np.datetime64, end: np.datetim
 
 
 def _portfolio(report: pd.DataFrame | None) -> pd.DataFrame | None:
-    if report is None or not len(report):
+    return None if report is None or not len(report) else daily_returns(report)
+
+
+def _exposure(inputs: ReportInputs) -> pd.DataFrame | None:
+    if inputs.portfolio is None or inputs.positions is None or "turnover" not in inputs.portfolio:
         return None
-    missing = [name for name in ("return", "bench", "cost") if name not in report]
-    if missing:
-        raise DataError(f"The report of a backtest lacks {', '.join(missing)}; it has {', '.join(map(str, report))}.")
-    returns = report.astype(np.float64)
-    excess = returns["return"] - returns["bench"]
-    return pd.DataFrame(
-        {
-            "strategy": returns["return"] - returns["cost"],
-            "bench": returns["bench"],
-            "excess": excess,
-            "excess_with_cost": excess - returns["cost"],
-        }
-    )
-
-
-def _risk(portfolio: pd.DataFrame) -> pd.DataFrame:
-    kinds = {
-        "excess return, before costs": "excess",
-        "excess return, after costs": "excess_with_cost",
-        _STRATEGY: "strategy",
-    }
-    with np.errstate(invalid="ignore", divide="ignore"):  # without trades the standard deviation is 0
-        return pd.DataFrame({name: risk_analysis(portfolio[column])["risk"] for name, column in kinds.items()}).T
+    report = inputs.portfolio.sort_index()
+    return exposure(inputs.positions).reindex(report.index).assign(turnover=report["turnover"])
 
 
 def by_month(values: pd.Series) -> pd.DataFrame:

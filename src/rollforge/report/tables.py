@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from rollforge.collect.trials import Trials
 from rollforge.errors import counted
 from rollforge.generate.checks import NOT_CHECKED, Check
 from rollforge.generate.timeline import SegmentSpan
+from rollforge.record.performance import monthly_returns
 from rollforge.report.headline import HeadlineFigure, combined_text, duration, evaluated_days_text, label_description
 from rollforge.report.inputs import TaskRow
 from rollforge.report.markup import Markup, join, tag
@@ -28,7 +29,7 @@ from rollforge.report.timeline import segment_names
 
 __all__ = [
     "cards", "check_rows", "checks_table", "dates_table", "environment_table", "failed_tasks", "models_table", "month_tables",
-    "number", "persistence_table", "quantile_table", "risk_table", "windows_table",
+    "number", "persistence_table", "quantile_table", "return_months", "risk_table", "windows_table",
 ]  # fmt: skip
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -188,32 +189,50 @@ def dates_table(tasks: Sequence[TaskRow]) -> Markup:
 
 
 def month_tables(series: Mapping[str, pd.Series]) -> Markup:
-    """Return a heat map of years by months for each named daily series, with a common colour scale."""
+    """Return a heat map of years by months for each named daily IC, with a common colour scale."""
     tables = {name: by_month(values) for name, values in series.items()}
-    largest = max((_largest(table.to_numpy().ravel().tolist()) for table in tables.values()), default=0.0)
-    return tag("div", *(_month_table(name, table, largest) for name, table in tables.items()), class_="pair")
+    largest = _largest([value for table in tables.values() for value in table.to_numpy().ravel().tolist()])
+    return tag("div", *(_month_table(name, table, largest, _ic_text) for name, table in tables.items()), class_="pair")
 
 
-def _month_table(name: str, table: pd.DataFrame, largest: float) -> Markup:
+def return_months(returns: pd.DataFrame, *, benchmark: bool) -> Markup:
+    """Return a heat map of years by months of the returns after costs, and of the excess over a benchmark."""
+    columns = {"strategy": "Return by month, after costs"}
+    if benchmark:
+        columns["excess_with_cost"] = "Excess over the benchmark by month, after costs"
+    tables = {title: monthly_returns(returns[column]) for column, title in columns.items()}
+    # Years are larger than months: the colours are those of months.
+    largest = _largest([value for table in tables.values() for value in table.to_numpy()[:, :12].ravel().tolist()])
+    return join(*(_month_table(title, table, largest, _return_text) for title, table in tables.items()))
+
+
+def _month_table(name: str, table: pd.DataFrame, largest: float, text: Callable[[float], str]) -> Markup:
     heads = [tag("th", "", scope="col"), *(tag("th", m, scope="col") for m in _MONTHS), tag("th", "year", scope="col")]
     rows = []
     for year, values in zip(table.index, table.to_numpy(np.float64), strict=True):
         labels = [f"{m} {year}" for m in _MONTHS] + [str(year)]
-        cells = [_heat_cell(v, f"{name}, {label}", largest) for v, label in zip(values, labels, strict=True)]
+        cells = [_heat_cell(v, f"{name}, {label}", largest, text) for v, label in zip(values, labels, strict=True)]
         rows.append(tag("tr", tag("th", year, scope="row"), *cells))
     caption = tag("caption", name)
     made = tag("table", caption, tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_="heat")
     return tag("div", made, class_="scroll", tabindex="0")
 
 
-def _heat_cell(value: float, label: str, largest: float) -> Markup:
+def _ic_text(value: float) -> str:
+    # A correlation is below 1: without the leading zero, twelve months fit in a row.
+    return number(value, ".3f").replace("0.", ".", 1)
+
+
+def _return_text(value: float) -> str:
+    return number(value, ".1%")
+
+
+def _heat_cell(value: float, label: str, largest: float, text: Callable[[float], str]) -> Markup:
     if not np.isfinite(value):
         return tag("td", "", class_="none", title=f"{label}: no days")
-    strength = abs(value) / largest if largest > 0 else 0.0
-    # A correlation is below 1: without the leading zero, twelve months fit in a row.
-    text = number(value, ".3f").replace("0.", ".", 1)
+    strength = min(abs(value) / largest, 1.0) if largest > 0 else 0.0
     side = "pos" if value >= 0 else "neg"
-    return tag("td", text, class_=side, style=f"--a:{strength:.2f}", title=f"{label}: {number(value, '.4f')}")
+    return tag("td", text(value), class_=side, style=f"--a:{strength:.2f}", title=f"{label}: {number(value, '.4f')}")
 
 
 def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:

@@ -1,0 +1,130 @@
+"""The parts of plots as plain data for Plotly: lines, axes, plots one below the other.
+
+The same data make the plots of a page and the figures of :mod:`rollforge.plot`. Two kinds of strings are placeholders:
+``@name`` is a colour of the style sheet, so that the plots of a page follow the light, dark and print themes, and
+``#name`` is one of the lists of days that a page stores only once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+__all__ = ["LEGEND", "Figure", "day_texts", "end_labels", "floats", "line", "rolling_days", "stacked", "with_gaps"]
+
+Figure = dict[str, Any]
+
+LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+_GAP = np.timedelta64(15, "D")
+
+
+def rolling_days(days: int) -> int:
+    """Return the window of a rolling mean in a plot of `days`: 60 days (a quarter) from 180 days on, else 20."""
+    return 60 if days >= 180 else 20
+
+
+def with_gaps(index: pd.Index) -> pd.DatetimeIndex:
+    """Return the days plus one in each long gap (such as a failed window), so that lines break there."""
+    days = pd.DatetimeIndex(index)
+    before = days[:-1][np.diff(days.to_numpy()) > _GAP]
+    return days.union(before + pd.Timedelta(days=1))
+
+
+def day_texts(index: pd.Index) -> list[str]:
+    """Return days as text."""
+    return [f"{d:%Y-%m-%d}" for d in pd.DatetimeIndex(index)]
+
+
+def floats(values: object) -> list[float | None]:
+    """Return numbers, and None for missing and infinite ones."""
+    return [float(v) if np.isfinite(v) else None for v in np.asarray(values, np.float64)]
+
+
+def line(x: str | list[str], values: object, name: str, colour: str, **more: object) -> Figure:
+    """Return a line; `more` are `width`, `dash`, and options of Plotly's scatter traces."""
+    width, dash = more.pop("width", 2), more.pop("dash", "solid")
+    return {
+        "type": "scatter", "mode": "lines", "x": x, "y": floats(values), "name": name,
+        "line": {"color": colour, "width": width, "dash": dash}, **more,
+    }  # fmt: skip
+
+
+def end_labels(ends: Mapping[str, float], day: str) -> Figure:
+    """Return labels at the right ends of curves, moved apart so that they do not overlap."""
+    order = sorted(ends, key=lambda name: ends[name])
+    gap = (max(ends.values()) - min(ends.values())) * 0.045
+    places: list[float] = []
+    for name in order:
+        places.append(max(ends[name], places[-1] + gap) if places else ends[name])
+    return {
+        "type": "scatter", "mode": "text", "x": [day] * len(order), "y": floats(places), "text": [f"  {name}" for name in order],
+        "textposition": "middle right", "textfont": {"size": 11, "color": "@ink"}, "cliponaxis": False,
+        "hoverinfo": "skip", "showlegend": False,
+    }  # fmt: skip
+
+
+def stacked(parts: Sequence[Figure], heights: Sequence[int], *, gap: int = 50) -> Figure:
+    """Return plots as one plot, the first one at the top; those over days have the same range of days.
+
+    Parameters
+    ----------
+    parts : sequence of Figure
+        The plots; each may have several y axes.
+    heights : sequence of int
+        Their heights in pixels.
+    gap : int
+        Pixels between two plots.
+    """
+    total = sum(heights) + gap * (len(parts) - 1)
+    data: list[Figure] = []
+    layout: Figure = {"height": total, "hovermode": parts[0]["layout"].get("hovermode", "closest"), "legend": LEGEND}
+    dated = all(part["layout"].get("xaxis", {}).get("type") == "date" for part in parts)
+    top, axes = total, 0
+    for number, (part, height) in enumerate(zip(parts, heights, strict=True), 1):
+        given = part["layout"]
+        span = (top - height) / total, top / total
+        top -= height + gap
+        own = sorted({"yaxis", *(name for name in given if name.startswith("yaxis"))})
+        names = {_short(name): f"y{axes + i if axes + i > 1 else ''}" for i, name in enumerate(own, 1)}
+        names["x"] = f"x{number if number > 1 else ''}"
+        axes += len(own)
+        lowest = min(own, key=lambda name: given.get(name, {}).get("domain", (0.0, 1.0))[0])
+        for name in own:
+            axis = {**given.get(name, {}), "anchor": names["x"]}
+            axis["domain"] = [_within(span, share) for share in axis.get("domain", (0.0, 1.0))]
+            if "matches" in axis:
+                axis["matches"] = names[axis["matches"]]
+            layout[_long(names[_short(name)])] = axis
+        across = {**given.get("xaxis", {}), "anchor": names[_short(lowest)]}
+        layout[_long(names["x"])] = across | ({"matches": "x"} if dated and number > 1 else {})
+        data += [{**trace, "xaxis": names["x"], "yaxis": names[trace.get("yaxis", "y")]} for trace in part["data"]]
+        for kind in ("shapes", "annotations"):
+            if given.get(kind):
+                layout[kind] = [*layout.get(kind, ()), *(_moved(item, names, span) for item in given[kind])]
+        if "margin" in given:
+            layout["margin"] = given["margin"]
+    views = list(dict.fromkeys(view for part in parts for view in part.get("views", ())))
+    return {"data": data, "layout": layout, **({"views": views} if views else {})}
+
+
+def _short(axis: str) -> str:
+    return axis.replace("axis", "")
+
+
+def _long(axis: str) -> str:
+    return f"{axis[0]}axis{axis[1:]}"
+
+
+def _within(span: tuple[float, float], share: float) -> float:
+    return span[0] + (span[1] - span[0]) * share
+
+
+def _moved(item: Figure, names: Mapping[str, str], span: tuple[float, float]) -> Figure:
+    """Return a shape or an annotation of a plot that is now a part of another."""
+    moved = {**item, "xref": names[item.get("xref", "x")]}
+    if item.get("yref") != "paper":
+        return {**moved, "yref": names[item.get("yref", "y")]}
+    return {**moved, **{key: _within(span, item[key]) for key in ("y", "y0", "y1") if key in item}}
