@@ -343,9 +343,9 @@ def _exposure(exposure: pd.DataFrame, plots: Plots) -> Markup:
         "largest position": f"{number(mean['largest'], '.1%')} of the account, at most "
         f"{number(exposure['largest'].max(), '.1%')}",
     }
-    facts = tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in shown.items()), class_="facts")
+    listed = tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in shown.items()), class_="facts")
     title = tag("h3", f"Turnover and exposure, means over {counted(len(exposure), 'day')}")
-    return join(title, facts, _plot(plots, "exposure"))
+    return join(title, listed, _plot(plots, "exposure"))
 
 
 def _plot(plots: Plots, name: str, title: str | None = None) -> Markup | None:
