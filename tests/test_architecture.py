@@ -72,6 +72,7 @@ EDGE = {
     "rendering",
     "rolling",
     "pipeline",
+    "plot",
     "walk_forward",
     "data",
     "report",
@@ -135,6 +136,7 @@ EDGE_ORDER = [
     "check",
     "report",
     "pipeline",
+    "plot",
     "rolling",
     "walk_forward",
     "cli",
@@ -144,7 +146,7 @@ EDGE_ORDER = [
 """Modules of the edge import only those before them; the package itself, which comes last, and ``__main__`` may import all."""
 HEAVY: dict[str, str | tuple[str, ...]] = {
     "mlflow": "track/mlflow/",
-    "plotly": "report/",
+    "plotly": ("report/", "plot/"),
     "lightgbm": ("models/lightgbm.py", "pickled_values.py"),
     "psycopg": ("store/postgres.py", "store/postgres_database.py", "store/postgres_query.py"),
     "pymongo": (

@@ -1,5 +1,6 @@
 # The public names and where they live; read by type checkers, and at run time to import each name on first use.
 
+from . import plot as plot
 from .collect.collector import (
     Collector as Collector,
     MergeCollector as MergeCollector,

@@ -31,7 +31,7 @@ from rollforge.workflow import load_workflow
 if TYPE_CHECKING:
     from rollforge.collect.result import Collected
     from rollforge.plan import Plan
-    from rollforge.report.result_plots import ResultPlots
+    from rollforge.plot import ResultPlots
     from rollforge.report.summary import Summary
     from rollforge.track.base import Experiment
 
@@ -165,12 +165,30 @@ class WalkForward:
 
     @property
     def plot(self) -> ResultPlots:
-        """Plotly figures of the first label: ``plot.ic()``, ``plot.performance()``."""
-        from rollforge.report.result_plots import ResultPlots
+        """The figures of :mod:`rollforge.plot`, such as ``plot.ic()`` and ``plot.quantiles()``, of the first label."""
+        from rollforge.plot import ResultPlots
 
-        if self.collected.prediction is None or self.collected.label is None:
-            raise TrainingFailed("No window is done, so there is nothing to plot.")
-        return ResultPlots(self.collected.prediction.iloc[:, 0], self.collected.label.iloc[:, 0])
+        return ResultPlots(self)
+
+    def row_groups(self, groups: pd.Series | None) -> pd.Series | None:
+        """Return the group of each row of the collected prediction.
+
+        Parameters
+        ----------
+        groups : Series, optional
+            Group of each entity, or of each row of :attr:`prediction`, with its index.
+        """
+        found = self.collected.prediction
+        if groups is None or found is None:
+            return None
+        if not groups.index.is_unique:
+            raise DataError(f"groups has two rows for {shown(groups.index[groups.index.duplicated()][0])}.")
+        if groups.index.nlevels == 1 and len(self.keys.names) == 2:
+            return pd.Series(groups.reindex(self.keys.entities).to_numpy(), list(self.folder.codes))
+        rows = self._in_order(pd.DataFrame({"row": np.arange(len(found))}, found.index))["row"]
+        made = np.empty(len(found), object)
+        made[rows] = groups.reindex(rows.index)
+        return pd.Series(made, found.index)
 
     def _in_order(self, found: pd.DataFrame | None) -> pd.DataFrame:
         """Return rows of the panel as rows of the table, in its order."""

@@ -11,11 +11,11 @@ import pytest
 from tests.record.conftest import MakeMarket, scores
 
 from definitions import backtest, expressions, task_definition, write_workflow
-from rollforge import pipeline
+from rollforge import pipeline, plot
 from rollforge.plan import make_plan
 from rollforge.record.backtest import TopkDropoutStrategy, run_backtest
 from rollforge.record.joined import JoinedBacktest, backtest_joined
-from rollforge.session import Session
+from rollforge.session import Session, using
 from rollforge.workflow import load_workflow
 
 COSTS = {"open_cost": 0.0005, "close_cost": 0.0015, "min_cost": 5}
@@ -242,6 +242,14 @@ def test_from_a_file_to_the_page(tmp_path: Path, golden_market: Path) -> None:
         assert words in shown
     assert f"{after['annualized_return']:.2%}" in shown
     assert np.isfinite(after["max_drawdown"])
+    for words in (
+        f"{direct.report['turnover'].mean():.1%} of the account on a day",
+        f"at most {max(len(p.get_stock_list()) for p in direct.positions.values())}</dd>",
+    ):
+        assert words in page
+    with using(session):  # a figure of the experiment, by its name
+        drawn = plot.equity(name)
+    assert drawn.data[0].y[-1] == pytest.approx(direct.report["return"].sum())
 
 
 def test_qlibs_form_keeps_qlibs_days_and_says_so(

@@ -9,6 +9,7 @@ import pandas as pd
 
 from rollforge.report import portfolio_figures, signal_figures
 from rollforge.report.drawing import Figure, day_texts, stacked, with_gaps
+from rollforge.report.inputs import TaskRow
 from rollforge.report.summary import Summary
 
 __all__ = ["Plots", "boundaries", "figures"]
@@ -34,7 +35,7 @@ def figures(summary: Summary) -> Plots:
     if summary.has_quality and summary.ic is not None and summary.rank_ic is not None:
         days = with_gaps(summary.ic.index)
         series["ic"] = day_texts(days)
-        made["daily"] = signal_figures.daily_ic(summary.ic, summary.rank_ic, days, "#ic", boundaries(summary))
+        made["daily"] = signal_figures.daily_ic(summary.ic, summary.rank_ic, days, "#ic", boundaries(summary.tasks))
         made["cumulative"] = signal_figures.cumulative_ic(summary.ic, summary.rank_ic, days, "#ic")
         made["histogram"] = signal_figures.histogram(summary.ic, summary.rank_ic)
     if summary.quantiles is not None:
@@ -55,11 +56,13 @@ def figures(summary: Summary) -> Plots:
             made[f"paths{i}"] = signal_figures.paths(returns, f"#paths{i}")
     if summary.portfolio is not None:
         series["portfolio"] = day_texts(summary.portfolio.index)
-        parts = [
+        above, below = (
             draw(summary.portfolio, "#portfolio", benchmark=summary.has_benchmark)
             for draw in (portfolio_figures.equity, portfolio_figures.drawdowns)
-        ]
-        made["portfolio"] = stacked(parts, [290, 120])
+        )
+        # The colours of the drawdowns are those of the curves above.
+        below["data"] = [{**trace, "showlegend": False} for trace in below["data"]]
+        made["portfolio"] = stacked([above, below], [290, 120])
         if summary.exposure is not None:
             traded = summary.exposure["turnover"]
             made["exposure"] = portfolio_figures.exposures(summary.exposure, traded, "#portfolio")
@@ -82,8 +85,8 @@ def _short(value: object) -> object:
     return round(value, 5) if isinstance(value, float) else value
 
 
-def boundaries(summary: Summary) -> list[tuple[str, str]]:
+def boundaries(tasks: Sequence[TaskRow]) -> list[tuple[str, str]]:
     """Return the starts of test windows as (day, number of the window); empty if there would be too many."""
-    tests = [(t.window.segments.get("test"), t.window.index + 1) for t in summary.tasks]
+    tests = [(t.window.segments.get("test"), t.window.index + 1) for t in tasks]
     starts = sorted({str(span.start): str(number) for span, number in reversed(tests) if span is not None}.items())
     return starts if 1 < len(starts) <= _MAX_BOUNDARIES else []

@@ -224,7 +224,7 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
         lead = (
             f"Correlation of the scores with the label across instruments, on {_evaluated_on(summary)}; "
             f"the line is the mean of the last {rolling_days(len(summary.ic))} days."
-            + (" Dotted lines mark the starts of test windows." if boundaries(summary) else "")
+            + (" Dotted lines mark the starts of test windows." if boundaries(summary.tasks) else "")
         )
         yield _Section("daily", "IC by day", lead, join(_plot(plots, "daily"), pair))
     months = month_tables({"IC": summary.ic, "Rank IC": summary.rank_ic})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rollforge.collect.result import Collected
     from rollforge.collect.trials import Trials
 
-__all__ = ["ModelInputs", "ReportInputs", "TaskRow", "report_inputs"]
+__all__ = ["ModelInputs", "ReportInputs", "TaskRow", "report_inputs", "task_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,17 +132,9 @@ def report_inputs(collected: Collected, *, name: str, session: Session, config: 
         portfolio = None if path.backtest is None else path.backtest.result.report
         made = replace(own, name=f"path {path.number}", prediction=path.prediction, portfolio=portfolio)
         paths.setdefault(path.model, []).append(made)
-    rows = []
-    order = {name: i for i, name in enumerate(collected.model_names)}
-    pairs = zip(collected.schedule.windows, collected.outcomes, strict=True)
-    for window, outcome in sorted(pairs, key=lambda pair: (order[pair[1].model], pair[0].index)):
-        task, recorder = outcome.task, outcome.recorder
-        metrics = collected.runs[recorder.id].metrics if recorder is not None else {}
-        run = recorder.id if recorder else ""
-        rows.append(TaskRow(window, task.status.value, metrics, run, task.attempts, task.error or "", outcome.model))
     return ReportInputs(
         title=name,
-        tasks=rows,
+        tasks=task_rows(collected),
         prediction=collected.prediction,
         label=collected.label,
         notes=collected.coverage.notes,
@@ -161,6 +153,19 @@ def report_inputs(collected: Collected, *, name: str, session: Session, config: 
         config=config,
         environment={**_environment(session), "ensemble": ensembles_text(collected.ensembles)},
     )
+
+
+def task_rows(collected: Collected) -> list[TaskRow]:
+    """Return the tasks of a result, those of each model in the order of their windows."""
+    rows = []
+    order = {name: i for i, name in enumerate(collected.model_names)}
+    pairs = zip(collected.schedule.windows, collected.outcomes, strict=True)
+    for window, outcome in sorted(pairs, key=lambda pair: (order[pair[1].model], pair[0].index)):
+        task, recorder = outcome.task, outcome.recorder
+        metrics = collected.runs[recorder.id].metrics if recorder is not None else {}
+        run = recorder.id if recorder else ""
+        rows.append(TaskRow(window, task.status.value, metrics, run, task.attempts, task.error or "", outcome.model))
+    return rows
 
 
 def _environment(session: Session) -> dict[str, str]:

@@ -54,14 +54,13 @@ def equity(returns: pd.DataFrame, x: str | list[str], *, benchmark: bool, mode: 
 def drawdowns(returns: pd.DataFrame, x: str | list[str], *, benchmark: bool, mode: Mode = "sum") -> Figure:
     """Return the drawdowns after costs of a backtest, and of the excess over its benchmark; see :func:`equity`."""
     data = [
-        line(x, drawdown(returns["strategy"], mode=mode), "drawdown, after costs", "@orange", width=1.5, showlegend=False,
+        line(x, drawdown(returns["strategy"], mode=mode), "drawdown, after costs", "@orange", width=1.5,
              hovertemplate="drawdown %{y:.1%}<extra></extra>")
     ]  # fmt: skip
     if benchmark:
         data.append(
             line(x, drawdown(returns["excess_with_cost"], mode=mode), "drawdown of the excess, after costs", "@blue", width=1,
-                 fill="tozeroy", fillcolor="@fill", showlegend=False,
-                 hovertemplate="drawdown of the excess %{y:.1%}<extra></extra>")
+                 fill="tozeroy", fillcolor="@fill", hovertemplate="drawdown of the excess %{y:.1%}<extra></extra>")
         )  # fmt: skip
     layout = {
         "height": 220,

@@ -39,8 +39,11 @@ __all__ = [
     "by_month",
     "path_distribution",
     "path_figures",
+    "quantiles_by_day",
     "result_metrics",
     "summarise",
+    "tasks_with_metrics",
+    "usable_calendar",
 ]
 
 YEAR = 252
@@ -243,7 +246,7 @@ def summarise(inputs: ReportInputs) -> Summary:
     portfolio = _portfolio(inputs.portfolio)
     return Summary(
         title=mask_secrets(inputs.title),
-        tasks=_tasks(inputs.tasks, qualities),
+        tasks=tasks_with_metrics(inputs.tasks, {name: (q.ic, q.rank_ic) for name, q in qualities.items()}),
         headline=headline,
         ic=ic,
         rank_ic=rank_ic,
@@ -267,11 +270,7 @@ def summarise(inputs: ReportInputs) -> Summary:
 
 def _persistence(inputs: ReportInputs, quality: Quality) -> Persistence:
     scores, truth = _column(inputs.prediction, "prediction"), _column(inputs.label, "label")
-    calendar, h = inputs.calendar, quality.label_days
-    if calendar is not None and scores is not None:
-        days = pd.DatetimeIndex(scores.index.get_level_values("datetime").unique())
-        # Days that the calendar lacks, such as those of data other than the tasks', cannot be counted by it.
-        calendar = calendar if days.isin(calendar).all() else None
+    calendar, h = usable_calendar(inputs.calendar, scores), quality.label_days
     by_lag = ic_decay(scores, truth, (0, *LAGS), calendar, days=h)
     turnover = quantile_turnover(scores, QUANTILES, 1, calendar)[[QUANTILES, 1]].set_axis(["highest", "lowest"], axis=1)
     return Persistence(
@@ -279,6 +278,17 @@ def _persistence(inputs: ReportInputs, quality: Quality) -> Persistence:
         by_lag=by_lag.assign(autocorrelation=autocorrelation(scores, LAGS, calendar).mean()),
         turnover=turnover.dropna(),
     )
+
+
+def usable_calendar(calendar: pd.DatetimeIndex | None, scores: pd.Series | None) -> pd.DatetimeIndex | None:
+    """Return the calendar by which the days of a prediction are counted; None if it lacks some of them.
+
+    This happens if the data are other ones now than those of the tasks.
+    """
+    if calendar is None or scores is None:
+        return None
+    days = pd.DatetimeIndex(scores.index.get_level_values("datetime").unique())
+    return calendar if days.isin(calendar).all() else None
 
 
 def result_metrics(summary: Summary) -> dict[str, float]:
@@ -366,7 +376,6 @@ def _quality(given: ModelInputs) -> Quality | None:
         return None
     ic, rank_ic = calc_ic(scores, truth, dropna=True)
     portfolio = _portfolio(given.portfolio)
-    _, mean = calc_long_short_return(scores, truth, dropna=True)
     return Quality(
         name=given.name,
         label_text=given.label_text,
@@ -374,11 +383,17 @@ def _quality(given: ModelInputs) -> Quality | None:
         days=int(scores.index.get_level_values("datetime").nunique()),
         ic=ic,
         rank_ic=rank_ic,
-        returns=quantile_returns(scores, truth, QUANTILES).assign(mean=mean),
+        returns=quantiles_by_day(scores, truth, QUANTILES),
         backtest=None
         if given.portfolio is None or portfolio is None
         else performance(given.portfolio).T[RETURNS["strategy"]],
     )
+
+
+def quantiles_by_day(scores: pd.Series, truth: pd.Series, n: int) -> pd.DataFrame:
+    """Return the mean label of each of `n` quantiles and, in the column ``mean``, of all, by day."""
+    _, mean = calc_long_short_return(scores, truth, dropna=True)
+    return quantile_returns(scores, truth, n).assign(mean=mean)
 
 
 def _column(frame: pd.DataFrame | None, what: str) -> pd.Series | None:
@@ -455,22 +470,30 @@ def _figures(quality: Quality, returns: pd.Series, excess: pd.Series) -> dict[st
     }
 
 
-def _tasks(tasks: Sequence[TaskRow], qualities: Mapping[str, Quality]) -> tuple[TaskRow, ...]:
+def tasks_with_metrics(tasks: Sequence[TaskRow], ics: Mapping[str, tuple[pd.Series, pd.Series]]) -> tuple[TaskRow, ...]:
     """Return the tasks with masked errors, and with metrics of their test days if no record logged them.
 
-    `qualities` has the quality of each model by name. If windows of one model test the same days, the joined prediction
-    contains only one of them, so none of them gets metrics.
+    If windows of one model test the same days, the joined prediction contains only one of them, so none of them gets
+    metrics.
+
+    Parameters
+    ----------
+    tasks : sequence of TaskRow
+        The tasks.
+    ics : mapping
+        Name of each model -> its daily IC and Rank IC.
     """
     starts = Counter((t.model, s.start) for t in tasks if (s := t.window.segments.get("test")) is not None)
     made = []
     for task in tasks:
         test, metrics = task.window.segments.get("test"), task.metrics
-        quality = qualities.get(task.model)
+        found = ics.get(task.model)
         alone = test is not None and not test.intervals and starts[task.model, test.start] == 1
-        if alone and test is not None and quality is not None and task.status == "done" and "IC" not in metrics:
+        if alone and test is not None and found is not None and task.status == "done" and "IC" not in metrics:
+            ic, rank_ic = found
             metrics = {
-                **_between("", quality.ic, test.start, test.end),
-                **_between("Rank ", quality.rank_ic, test.start, test.end),
+                **_between("", ic, test.start, test.end),
+                **_between("Rank ", rank_ic, test.start, test.end),
                 **metrics,
             }
         made.append(replace(task, metrics=metrics, error=mask_secrets(task.error)))

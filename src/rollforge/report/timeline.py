@@ -8,10 +8,11 @@ import numpy as np
 
 from rollforge.dates import ONE_DAY
 from rollforge.generate.timeline import SegmentSpan
+from rollforge.report.drawing import LEGEND, Figure
 from rollforge.report.inputs import TaskRow
 from rollforge.report.markup import Markup, join, tag
 
-__all__ = ["segment_names", "timeline"]
+__all__ = ["segment_names", "timeline", "window_bars"]
 
 _KNOWN = ("train", "valid", "test")
 # With more rows, each gets thinner and fewer are numbered, but all remain visible.
@@ -65,6 +66,59 @@ def timeline(tasks: Sequence[TaskRow]) -> Markup | None:
         role="img",
         aria_label=f"{', '.join(names)} of {len(tasks)} windows from {low} to {high - ONE_DAY}",
     )
+
+
+def window_bars(tasks: Sequence[TaskRow]) -> Figure:
+    """Return the same as a plot."""
+    several = any(task.model for task in tasks)
+    rows = [f"{task.window.index + 1}{f' {task.model}' if several else ''}" for task in tasks]
+    data: list[Figure] = []
+    for name in segment_names(tasks):
+        colour = f"@{_kind(name)}" if name in _KNOWN else "@soft"
+        parts = [
+            (row, task, span, start, end)
+            for row, task in zip(rows, tasks, strict=True)
+            if (span := task.window.segments.get(name)) is not None
+            for start, end in span.parts
+        ]
+        data.append(
+            {
+                "type": "bar", "orientation": "h", "name": name, "y": [row for row, *_ in parts],
+                "base": [str(start) for *_, start, _ in parts],
+                # The length of a bar over days is in milliseconds.
+                "x": [float((end - start + ONE_DAY) / np.timedelta64(1, "ms")) for *_, start, end in parts],
+                "marker": {"color": [_bar_colour(colour, task.status if name == "test" else "done") for _, task, *_ in parts]},
+                "customdata": [_bar_text(task, name, span) for _, task, span, *_ in parts],
+                "hovertemplate": "%{customdata}<extra></extra>",
+            }
+        )  # fmt: skip
+    layout = {
+        "height": 100 + 24 * len(rows),
+        "barmode": "overlay",
+        "bargap": 0.25,
+        "hovermode": "closest",
+        "xaxis": {"type": "date"},
+        "yaxis": {
+            "type": "category",
+            "categoryarray": rows[::-1],
+            "categoryorder": "array",
+            "title": {"text": "window"},
+        },
+        "legend": LEGEND,
+    }
+    return {"data": data, "layout": layout}
+
+
+def _bar_colour(colour: str, status: str) -> str:
+    return {"done": colour, "failed": "@red"}.get(status, "@line")
+
+
+def _bar_text(task: TaskRow, name: str, span: SegmentSpan) -> str:
+    text = f"{task.title}, {name}: {span} · {span.days} trading days"
+    if name != "test":
+        return text
+    ic = task.metrics.get("IC")
+    return f"{text} · {task.status}" + (f" · IC {ic:.4f}" if ic is not None else "")
 
 
 def _kind(name: str) -> str:

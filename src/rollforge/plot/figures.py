@@ -1,0 +1,314 @@
+"""The functions of :mod:`rollforge.plot`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from rollforge.errors import DataError, DataNotFound
+from rollforge.plot.source import HasGroups, Signal, backtest_of, collected_of, signal_of
+from rollforge.record import performance as figures_of, persistence
+from rollforge.record.analysis import calc_ic
+from rollforge.record.performance import Mode
+from rollforge.report import portfolio_figures, signal_figures
+from rollforge.report.drawing import day_texts, stacked, with_gaps
+from rollforge.report.figures import boundaries
+from rollforge.report.headline import label_description
+from rollforge.report.inputs import task_rows
+from rollforge.report.plotly_figure import to_plotly
+from rollforge.report.summary import LAGS, QUANTILES, quantiles_by_day, tasks_with_metrics, usable_calendar
+from rollforge.report.timeline import window_bars
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+__all__ = [
+    "autocorrelation", "drawdown", "equity", "exposure", "ic", "ic_by_group", "ic_decay", "monthly", "performance", "quantiles",
+    "turnover", "windows",
+]  # fmt: skip
+
+
+def ic(
+    result: object,
+    label: object = None,
+    *,
+    model: str | None = None,
+    label_days: int | None = None,
+    rolling: int | None = None,
+) -> go.Figure:
+    """Return the IC and the Rank IC of each day, their rolling means, and their sums since the first day.
+
+    Parameters
+    ----------
+    result : result, experiment name, Series or table
+        A result of :func:`~rollforge.walk_forward.walk_forward`, a :class:`~rollforge.collect.result.Collected`, the name
+        of an experiment in the current session, or a prediction by day and instrument.
+    label : Series or table, optional
+        The label of a prediction that is a table; results have theirs.
+    model : str, optional
+        The model of an experiment with several models; by default the joined prediction.
+    label_days : int, optional
+        Number of days that a label spans; by default that of the result.
+    rolling : int, optional
+        Days of the rolling mean; by default 60, or 20 if there are fewer than 180 days.
+
+    Returns
+    -------
+    Figure
+        The values are those of :func:`~rollforge.record.analysis.calc_ic`; days without a value are omitted.
+    """
+    signal = signal_of(result, label, label_days=label_days, model=model)
+    daily, rank = calc_ic(signal.prediction, signal.known_label, dropna=True)
+    if daily.empty:
+        raise DataNotFound("There is no IC: on no day with labels do the scores of two instruments differ.")
+    days = with_gaps(daily.index)
+    x = day_texts(days)
+    collected = collected_of(result) if not isinstance(result, str) else None
+    starts = [] if collected is None else boundaries(task_rows(collected))
+    parts = [
+        signal_figures.daily_ic(daily, rank, days, x, starts, rolling),
+        signal_figures.cumulative_ic(daily, rank, days, x),
+    ]
+    return to_plotly(stacked(parts, [380, 170]), _title("IC by day, and cumulative", signal))
+
+
+def ic_decay(
+    result: object,
+    label: object = None,
+    *,
+    lags: Sequence[int] = (0, *LAGS),
+    model: str | None = None,
+    label_days: int | None = None,
+) -> go.Figure:
+    """Return the mean IC and Rank IC of the scores with the labels of later days.
+
+    Parameters
+    ----------
+    result, label, model, label_days
+        See :func:`ic`.
+    lags : sequence of int
+        Numbers of days, see :func:`~rollforge.record.persistence.ic_decay`.
+    """
+    signal = signal_of(result, label, label_days=label_days, model=model)
+    calendar = usable_calendar(signal.calendar, signal.prediction)
+    table = persistence.ic_decay(signal.prediction, signal.known_label, lags, calendar, days=signal.label_days)
+    return to_plotly(signal_figures.ic_decay(table), _title("IC by lag", signal))
+
+
+def autocorrelation(result: object, *, lags: Sequence[int] = LAGS, model: str | None = None) -> go.Figure:
+    """Return the mean rank correlation of the scores of a day with those of earlier days.
+
+    Parameters
+    ----------
+    result, model
+        See :func:`ic`.
+    lags : sequence of int
+        Numbers of days, see :func:`~rollforge.record.persistence.autocorrelation`.
+    """
+    signal = signal_of(result, model=model)
+    calendar = usable_calendar(signal.calendar, signal.prediction)
+    by_lag = persistence.autocorrelation(signal.prediction, lags, calendar).mean()
+    return to_plotly(signal_figures.autocorrelation(by_lag), "Autocorrelation of the scores by lag")
+
+
+def turnover(
+    result: object, *, n: int = QUANTILES, lag: int = 1, model: str | None = None, rolling: int | None = None
+) -> go.Figure:
+    """Return the share of the highest and of the lowest quantile that was not in it some days before.
+
+    Parameters
+    ----------
+    result, model
+        See :func:`ic`.
+    n, lag : int
+        Number of quantiles, and of days; see :func:`~rollforge.record.persistence.quantile_turnover`.
+    rolling : int, optional
+        See :func:`ic`.
+    """
+    signal = signal_of(result, model=model)
+    calendar = usable_calendar(signal.calendar, signal.prediction)
+    table = persistence.quantile_turnover(signal.prediction, n, lag, calendar)
+    ends = pd.DataFrame({"highest": table[n], "lowest": table[1]}).dropna()
+    if ends.empty:
+        raise DataNotFound(f"There is no turnover: no two days, {lag} apart, have {n} quantiles.")
+    days = with_gaps(ends.index)
+    part = "fifth" if n == QUANTILES else f"of {n} quantiles"
+    return to_plotly(
+        signal_figures.turnover(ends.reindex(days), day_texts(days), part, rolling), f"Turnover of quantiles, lag {lag}"
+    )
+
+
+def quantiles(
+    result: object,
+    label: object = None,
+    *,
+    n: int = QUANTILES,
+    model: str | None = None,
+    label_days: int | None = None,
+) -> go.Figure:
+    """Return the mean and the cumulative return of each quantile of the scores, absolute and minus the mean of all.
+
+    Parameters
+    ----------
+    result, label, model, label_days
+        See :func:`ic`. Returns over several days are divided by the number of days before they are summed; if it is
+        unknown, only the mean labels are drawn.
+    n : int
+        Number of quantiles, see :func:`~rollforge.record.analysis.quantile_returns`.
+    """
+    signal = signal_of(result, label, label_days=label_days, model=model)
+    returns = quantiles_by_day(signal.prediction, signal.known_label, n)
+    if returns.drop(columns="mean").isna().all(axis=None):
+        raise DataNotFound(f"No day has {n} quantiles: too few instruments, or all scores are equal.")
+    holding = signal.label_days is not None
+    figure = signal_figures.quantiles(returns / (signal.label_days or 1), day_texts(returns.index), holding=holding)
+    return to_plotly(figure, _title("Returns by quantile, before costs", signal))
+
+
+def ic_by_group(
+    result: object,
+    label: object = None,
+    *,
+    groups: pd.Series | None = None,
+    model: str | None = None,
+    label_days: int | None = None,
+) -> go.Figure:
+    """Return the mean IC and Rank IC within each group of instruments.
+
+    Parameters
+    ----------
+    result, label, model, label_days
+        See :func:`ic`.
+    groups : Series, optional
+        Group of each instrument, by instrument or by day and instrument; by default those of the result, see
+        :func:`~rollforge.record.persistence.ic_by_group`.
+    """
+    signal = signal_of(result, label, label_days=label_days, model=model)
+    if isinstance(result, HasGroups):
+        groups = result.row_groups(groups)
+    if groups is None:
+        raise DataNotFound("This result has no groups: pass groups=, a series by instrument, or by day and instrument.")
+    table = persistence.ic_by_group(signal.prediction, signal.known_label, groups, days=signal.label_days)
+    if table.empty:
+        raise DataNotFound("No instrument of the prediction has a group.")
+    return to_plotly(signal_figures.groups(table), _title("IC by group", signal))
+
+
+def performance(
+    result: object, label: object = None, *, n: int = QUANTILES, model: str | None = None
+) -> list[go.Figure]:
+    """Return the figures of Qlib's ``model_performance_graph``: returns by quantile, IC, autocorrelation.
+
+    Parameters
+    ----------
+    result, label, model
+        See :func:`ic`.
+    n : int
+        Number of quantiles.
+    """
+    from rollforge.report.graphs import model_performance_graph
+
+    signal = signal_of(result, label, model=model)
+    both = pd.DataFrame({"score": signal.prediction, "label": signal.known_label}).dropna()
+    return model_performance_graph(both, N=n, show_notebook=False) or []
+
+
+def windows(result: object) -> go.Figure:
+    """Return the segments of each window on a time axis, with its status and its IC.
+
+    Parameters
+    ----------
+    result : result or experiment name
+        See :func:`ic`.
+    """
+    collected = collected_of(result)
+    if collected is None:
+        raise DataError(f"Windows are those of a result or an experiment; found a {type(result).__name__}.")
+    ics = {
+        model.name: calc_ic(model.prediction.iloc[:, 0], model.label.iloc[:, 0], dropna=True)
+        for model in collected.models
+        if model.prediction is not None and model.label is not None
+    }
+    return to_plotly(window_bars(tasks_with_metrics(task_rows(collected), ics)), "Windows")
+
+
+def equity(result: object, *, mode: Mode = "sum") -> go.Figure:
+    """Return the cumulative return of a backtest before and after costs, of its benchmark, and of the excess over it.
+
+    Parameters
+    ----------
+    result : result, experiment name, or DataFrame
+        A result with a backtest, or the daily report of a backtest: columns return, cost and bench, as saved by
+        ``PortAnaRecord`` (``portfolio_analysis/report_normal_1day.pkl``) or beside a report (``backtest.parquet``).
+    mode : str
+        ``sum`` adds returns, as the report does; ``product`` compounds them.
+    """
+    returns, benchmark = _returns(result)
+    figure = portfolio_figures.equity(returns, day_texts(returns.index), benchmark=benchmark, mode=mode)
+    return to_plotly(figure, "Cumulative return")
+
+
+def drawdown(result: object, *, mode: Mode = "sum") -> go.Figure:
+    """Return the drawdowns after costs of a backtest, and of the excess over its benchmark.
+
+    Parameters
+    ----------
+    result, mode
+        See :func:`equity`.
+    """
+    returns, benchmark = _returns(result)
+    figure = portfolio_figures.drawdowns(returns, day_texts(returns.index), benchmark=benchmark, mode=mode)
+    return to_plotly(figure, "Drawdown, after costs")
+
+
+def exposure(result: object, positions: Mapping[Any, Any] | None = None) -> go.Figure:
+    """Return the gross and net exposure of a backtest, its number of positions, and its turnover, by day.
+
+    Parameters
+    ----------
+    result
+        See :func:`equity`.
+    positions : mapping, optional
+        Day -> position, for a daily report: ``portfolio_analysis/positions_normal_1day.pkl``. Results have theirs.
+    """
+    found = backtest_of(result, positions)
+    if found.positions is None:
+        raise DataNotFound("The exposure needs the positions of the backtest: pass them as the second argument.")
+    if "turnover" not in found.report:
+        raise DataError(f"The report of a backtest lacks turnover; it has {', '.join(map(str, found.report))}.")
+    report = found.report.sort_index()
+    table = figures_of.exposure(found.positions).reindex(report.index)
+    figure = portfolio_figures.exposures(table, report["turnover"], day_texts(report.index))
+    return to_plotly(figure, "Exposure and turnover")
+
+
+def monthly(result: object, *, excess: bool = False, mode: Mode = "sum") -> go.Figure:
+    """Return a heat map of a backtest's returns after costs by month and year.
+
+    Parameters
+    ----------
+    result, mode
+        See :func:`equity`.
+    excess : bool
+        Whether to draw the excess over the benchmark.
+    """
+    returns, _ = _returns(result)
+    table = figures_of.monthly_returns(returns["excess_with_cost" if excess else "strategy"], mode=mode)
+    title = "Excess over the benchmark" if excess else "Return"
+    return to_plotly(portfolio_figures.months(table), f"{title} by month, after costs")
+
+
+def _returns(result: object) -> tuple[pd.DataFrame, bool]:
+    """Return the daily returns of a backtest, and whether it has a benchmark."""
+    returns = figures_of.daily_returns(backtest_of(result).report)
+    if not np.isfinite(returns.to_numpy(np.float64)).any():
+        raise DataNotFound("The backtest has no returns.")
+    return returns, bool((returns["bench"] != 0).any())
+
+
+def _title(title: str, signal: Signal) -> str:
+    known = signal.label_text or signal.label_days is not None
+    return f"{title}; label: {label_description(signal.label_text, signal.label_days)}" if known else title

@@ -1,0 +1,171 @@
+"""What is drawn: predictions with their labels, and backtests, from everything that a figure accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import pandas as pd
+
+from rollforge.errors import ConfigError, DataError, DataNotFound, nearest
+from rollforge.market.columns import DATE
+from rollforge.record.analysis import one_column
+from rollforge.session import Session, current_session
+
+if TYPE_CHECKING:
+    from rollforge.collect.result import Collected
+
+__all__ = ["Backtested", "HasCollected", "HasGroups", "Signal", "backtest_of", "collected_of", "signal_of"]
+
+
+@runtime_checkable
+class HasCollected(Protocol):
+    """An object with the joined result of an experiment."""
+
+    @property
+    def collected(self) -> Collected:
+        """The result."""
+
+
+@runtime_checkable
+class HasGroups(Protocol):
+    """A result whose rows belong to groups, or whose entities have other names than those of its prediction."""
+
+    def row_groups(self, groups: pd.Series | None) -> pd.Series | None:
+        """Return the group of each row of the prediction: `groups`, or by default those of the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A prediction, with what is known about its label."""
+
+    prediction: pd.Series
+    """Index (datetime, instrument)."""
+    label: pd.Series | None
+    label_text: str = ""
+    label_days: int | None = None
+    calendar: pd.DatetimeIndex | None = None
+    """The trading days; None if they are unknown."""
+
+    @property
+    def known_label(self) -> pd.Series:
+        """The label.
+
+        Raises
+        ------
+        DataNotFound
+            If there is none.
+        """
+        if self.label is None:
+            raise DataNotFound("This figure needs the labels of the prediction: pass them as the second argument.")
+        return self.label
+
+
+@dataclass(frozen=True, slots=True)
+class Backtested:
+    """The daily report of a backtest, and its positions, if they are known."""
+
+    report: pd.DataFrame
+    positions: Mapping[Any, Any] | None
+
+
+def signal_of(
+    result: object, label: object = None, *, label_days: int | None = None, model: str | None = None
+) -> Signal:
+    """Return the prediction of a result, or of one of its models.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such model, `label_days` is below 1, or `label` is given for a result that has labels.
+    DataNotFound
+        If the result has no prediction.
+    """
+    if label_days is not None and label_days < 1:
+        raise ConfigError(f"must be at least 1 day, found {label_days}.", path="label_days")
+    collected = collected_of(result)
+    if collected is None:
+        if model is not None:
+            raise ConfigError("selects a model of an experiment, but the prediction is a table.", path="model")
+        truth = None if label is None else one_column(label, "The label", DATE)
+        return Signal(one_column(result, "The prediction", DATE), truth, "", label_days)
+    if label is not None:
+        raise ConfigError("is used with tables of predictions; this result has its own labels.", path="label")
+    chosen: Any = collected
+    if model is not None:
+        models = {found.name: found for found in collected.models}
+        if model not in models:
+            known = ", ".join(map(repr, models))
+            raise ConfigError(
+                f"there is no model {model!r}.{nearest(model, list(models))} Known: {known}.", path="model"
+            )
+        chosen = models[model]
+    if chosen.prediction is None:
+        raise DataNotFound("No window is done, so there is nothing to plot.")
+    return Signal(
+        chosen.prediction.iloc[:, 0],
+        None if chosen.label is None else chosen.label.iloc[:, 0],
+        chosen.target.expression,
+        chosen.target.days if label_days is None else label_days,
+        pd.DatetimeIndex(collected.schedule.calendar),
+    )
+
+
+def collected_of(result: object, *, backtest: bool = False) -> Collected | None:
+    """Return the joined result of an experiment, or None for a table.
+
+    Parameters
+    ----------
+    result : object
+        A result, or the name of an experiment in the stores of the current session. Windows that are not done are left
+        out.
+    backtest : bool
+        Whether the prediction of a named experiment is backtested, as its report does.
+    """
+    from rollforge.collect.result import Collected
+
+    if isinstance(result, HasCollected):
+        return result.collected
+    if isinstance(result, Collected):
+        return result
+    return _experiment(result, current_session(), backtest=backtest) if isinstance(result, str) else None
+
+
+def _experiment(name: str, session: Session, *, backtest: bool) -> Collected:
+    from rollforge import pipeline
+
+    pipeline.require_pool(session, name)
+    session = pipeline.with_training_data(session.with_(experiment_name=name), name)
+    collected = pipeline.collect(session, name, allow_gaps=True)
+    if not backtest:
+        return collected
+    return pipeline.with_backtest(collected, session, own_code=pipeline.is_own(collected))
+
+
+def backtest_of(result: object, positions: Mapping[Any, Any] | None = None) -> Backtested:
+    """Return the backtest of a result, or the one that a report and `positions` describe.
+
+    Raises
+    ------
+    DataNotFound
+        If the result has no backtest.
+    """
+    if isinstance(result, pd.DataFrame):
+        return Backtested(result, positions)
+    if hasattr(result, "report") and hasattr(result, "positions"):  # the result of a backtest
+        return Backtested(result.report, result.positions)
+    collected = collected_of(result, backtest=True)
+    if collected is None:
+        raise DataError(
+            "A backtest is drawn from a result, the name of an experiment, or a daily report with the columns return, cost "
+            f"and bench; found a {type(result).__name__}."
+        )
+    if collected.backtest is None:
+        notes = [note for note in collected.warnings if "not backtested" in note]
+        raise DataNotFound(
+            "This result has no backtest. "
+            + (" ".join(notes) or "A PortAnaRecord among the records of the tasks makes one; it needs prices.")
+        )
+    made = collected.backtest.result
+    return Backtested(made.report, made.positions)
