@@ -456,21 +456,43 @@ def with_trials(collected: Collected, session: Session, pool: str) -> Collected:
     return replace(collected, trials=make_trials(collected, tasks, rest, collect_again, recorded))
 
 
-def write_results(collected: Collected, *, name: str, session: Session, config: str, folder: Path) -> Summary:
+def write_results(
+    collected: Collected, *, name: str, session: Session, config: str, folder: Path, groups: str | None = None
+) -> Summary:
     """Write ``prediction.parquet``, ``backtest.parquet`` (if there is a backtest) and ``report.html`` into `folder`.
 
     The metadata of the prediction's file names the ensembles, as JSON under the key ``rollforge``.
+
+    Parameters
+    ----------
+    collected : Collected
+        The result.
+    name : str
+        Title of the report.
+    session : Session
+        The session, with the data.
+    config : str
+        The workflow as YAML.
+    folder : Path
+        The folder, which is created if necessary.
+    groups : str, optional
+        A file or a universe, see :func:`~rollforge.report.groups.read_groups`, for the IC by group.
 
     Returns
     -------
     Summary
         The numbers of the report.
     """
+    from rollforge.market.universe import session_provider
+    from rollforge.report.groups import read_groups
     from rollforge.report.html import write_report
     from rollforge.report.inputs import report_inputs
     from rollforge.report.summary import summarise
     from rollforge.track.frame import write_described
 
+    found = None
+    if groups is not None and collected.prediction is not None:
+        found = read_groups(groups, collected.prediction, session_provider(session))
     folder.mkdir(parents=True, exist_ok=True)
     if collected.prediction is not None:
         draft = folder / ".prediction.parquet"
@@ -480,7 +502,7 @@ def write_results(collected: Collected, *, name: str, session: Session, config: 
         draft = folder / ".backtest.parquet"
         collected.backtest.result.report.to_parquet(draft)
         draft.replace(folder / "backtest.parquet")
-    summary = summarise(report_inputs(collected, name=name, session=session, config=config))
+    summary = summarise(report_inputs(collected, name=name, session=session, config=config, groups=found))
     write_report(summary, folder / "report.html")
     return summary
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from tests.documents.command_line import call
 from tests.record.conftest import MakeMarket, scores
 
 from definitions import backtest, expressions, task_definition, write_workflow
@@ -247,6 +248,13 @@ def test_from_a_file_to_the_page(tmp_path: Path, golden_market: Path) -> None:
         f"at most {max(len(p.get_stock_list()) for p in direct.positions.values())}</dd>",
     ):
         assert words in page
+    stores = ["--store", session.store_uri, "--tracking", session.tracking_uri]
+    again = tmp_path / "again"
+    named = call("report", name, *stores, "--output", again, "--group", "all")
+    assert named.exit_code == 0, named.output
+    page = (again / "report.html").read_text()
+    assert summary.headline.ic is not None
+    assert f'class="figure">{summary.headline.ic:.4f}<'.replace("-", "−") in page.partition('id="groups"')[2]
     with using(session):  # a figure of the experiment, by its name
         drawn = plot.equity(name)
     assert drawn.data[0].y[-1] == pytest.approx(direct.report["return"].sum())

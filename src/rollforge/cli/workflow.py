@@ -348,7 +348,15 @@ def window_label(window: Window) -> str:
 
 
 def _finish(
-    collected: Collected, name: str, session: Session, config: str, folder: Path, console: Console, *, keep: bool
+    collected: Collected,
+    name: str,
+    session: Session,
+    config: str,
+    folder: Path,
+    console: Console,
+    *,
+    keep: bool,
+    groups: str | None = None,
 ) -> None:
     """Write the result and print its headline; with `keep`, also save it as a run next to the windows' runs."""
     from rollforge import pipeline
@@ -361,7 +369,7 @@ def _finish(
         paths_table,
     )
 
-    summary = pipeline.write_results(collected, name=name, session=session, config=config, folder=folder)
+    summary = pipeline.write_results(collected, name=name, session=session, config=config, folder=folder, groups=groups)
     console.print(headline_table(summary))
     for table in (models_table(summary), overfitting_table(summary), paths_table(summary), backtest_table(summary)):
         if table is not None:
@@ -418,13 +426,28 @@ def report(
     tracking_uri: TrackingUri = None,
     output: Output = None,
     allow_gaps: Coverage = True,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|FILE:COLUMN|UNIVERSE",
+            help="Add the IC within groups of instruments: a CSV or Parquet file with a column of instruments and one of groups, "
+            "or a universe.",
+        ),
+    ] = None,
 ) -> None:
     """Write a report of the current state of an experiment, as one HTML file."""
-    _report(name, store_uri, tracking_uri, output, allow_gaps, keep=False)
+    _report(name, store_uri, tracking_uri, output, allow_gaps, keep=False, groups=group)
 
 
 def _report(
-    name: str, store_uri: str | None, tracking_uri: str | None, output: Path | None, allow_gaps: bool, *, keep: bool
+    name: str,
+    store_uri: str | None,
+    tracking_uri: str | None,
+    output: Path | None,
+    allow_gaps: bool,
+    *,
+    keep: bool,
+    groups: str | None = None,
 ) -> None:
     from rollforge import pipeline
     from rollforge.plan import workflow_ensembles
@@ -454,4 +477,4 @@ def _report(
     for warning in collected.plan_warnings:
         _warn(warning)
     folder = _output_folder(output, name)
-    _finish(collected, name, session, config or collected.template_text(), folder, _console(), keep=keep)
+    _finish(collected, name, session, config or collected.template_text(), folder, _console(), keep=keep, groups=groups)

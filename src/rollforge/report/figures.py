@@ -16,6 +16,8 @@ __all__ = ["Plots", "boundaries", "figures"]
 
 # With more windows than this, lines between them would hide the plot.
 _MAX_BOUNDARIES = 24
+# The table has all groups.
+_MAX_GROUPS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ def figures(summary: Summary) -> Plots:
             days = with_gaps(summary.persistence.turnover.index)
             series["turnover"] = day_texts(days)
             made["turnover"] = signal_figures.turnover(summary.persistence.turnover.reindex(days), "#turnover")
+    if summary.groups is not None and len(summary.groups) <= _MAX_GROUPS:
+        made["groups"] = signal_figures.groups(summary.groups)
     for i, paths in enumerate(summary.paths.values()):
         returns = pd.DataFrame({path.name: path.long_short / (path.label_days or 1) for path in paths}).sort_index()
         if len(returns):

@@ -27,6 +27,7 @@ from rollforge.report.tables import (
     dates_table,
     environment_table,
     failed_tasks,
+    groups_table,
     models_table,
     month_tables,
     number,
@@ -235,6 +236,13 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
     yield _Section("monthly", "IC by month", lead, months)
     if summary.persistence is not None:
         yield _persistence(summary, summary.persistence, plots)
+    if summary.groups is not None:
+        lead = (
+            f"IC and Rank IC within each group by {summary.groups.index.name}: means over the days on which the scores of two of its "
+            f"instruments differ. Label: {label_description(summary.headline.label_text, summary.headline.label_days)}."
+        )
+        body = join(_plot(plots, "groups"), groups_table(summary.groups))
+        yield _Section("groups", "IC by group", lead, body)
 
 
 def _quantiles(summary: Summary, plots: Plots) -> _Section:

@@ -107,9 +107,13 @@ class ReportInputs:
     """All variants tried in the experiment; None for a single one."""
     calendar: pd.DatetimeIndex | None = None
     """The trading days, by which lags are counted; None if they are unknown: then those of the prediction."""
+    groups: pd.Series | None = None
+    """Group of each instrument, by instrument or by day and instrument, for the IC within groups; its name is the title."""
 
 
-def report_inputs(collected: Collected, *, name: str, session: Session, config: str) -> ReportInputs:
+def report_inputs(
+    collected: Collected, *, name: str, session: Session, config: str, groups: pd.Series | None = None
+) -> ReportInputs:
     """Return the inputs of the report of a result.
 
     Parameters
@@ -122,6 +126,8 @@ def report_inputs(collected: Collected, *, name: str, session: Session, config: 
         The session that the result was made with.
     config : str
         The workflow as YAML.
+    groups : Series, optional
+        As in :class:`ReportInputs`.
     """
     models = tuple(
         ModelInputs(m.name, m.prediction, m.label, m.target.expression, m.target.days) for m in collected.models
@@ -150,6 +156,7 @@ def report_inputs(collected: Collected, *, name: str, session: Session, config: 
         paths=paths,
         trials=collected.trials,
         calendar=pd.DatetimeIndex(collected.schedule.calendar),
+        groups=groups,
         config=config,
         environment={**_environment(session), "ensemble": ensembles_text(collected.ensembles)},
     )

@@ -26,6 +26,7 @@ from rollforge.record.persistence import (
     Interval,
     autocorrelation,
     bootstrap_interval,
+    ic_by_group,
     ic_decay,
     quantile_turnover,
 )
@@ -172,6 +173,9 @@ class Summary:
     """Index: 1 to 5, then ``5 - 1``; columns label (mean, over the days of the label), annual, excess, sharpe, positive."""
     persistence: Persistence | None = None
     """None if prediction and label can be compared on no day."""
+    groups: pd.DataFrame | None = None
+    """IC within each group, see :func:`~rollforge.record.persistence.ic_by_group`; its index is called as the groups. None if
+    there are no groups."""
     models: tuple[Quality, ...] = ()
     """Quality of each model, evaluated against its own label; empty for a single model."""
     paths: Mapping[str, tuple[Quality, ...]] = field(default_factory=dict)
@@ -253,6 +257,7 @@ def summarise(inputs: ReportInputs) -> Summary:
         quantiles=fifths,
         quantile_table=table,
         persistence=persistence,
+        groups=None if quality is None or quality.ic.empty else _groups(inputs, quality),
         models=models,
         paths={model: made for model, own in inputs.paths.items() if (made := _qualities(own))},
         trials=inputs.trials,
@@ -278,6 +283,14 @@ def _persistence(inputs: ReportInputs, quality: Quality) -> Persistence:
         by_lag=by_lag.assign(autocorrelation=autocorrelation(scores, LAGS, calendar).mean()),
         turnover=turnover.dropna(),
     )
+
+
+def _groups(inputs: ReportInputs, quality: Quality) -> pd.DataFrame | None:
+    if inputs.groups is None:
+        return None
+    scores, truth = _column(inputs.prediction, "prediction"), _column(inputs.label, "label")
+    table = ic_by_group(scores, truth, inputs.groups, days=quality.label_days)
+    return None if table.empty else table.rename_axis(str(inputs.groups.name or "group"))
 
 
 def usable_calendar(calendar: pd.DatetimeIndex | None, scores: pd.Series | None) -> pd.DatetimeIndex | None:

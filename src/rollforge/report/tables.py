@@ -28,8 +28,9 @@ from rollforge.report.summary import (
 from rollforge.report.timeline import segment_names
 
 __all__ = [
-    "cards", "check_rows", "checks_table", "dates_table", "environment_table", "failed_tasks", "models_table", "month_tables",
-    "number", "persistence_table", "quantile_table", "return_months", "risk_table", "windows_table",
+    "cards", "check_rows", "checks_table", "dates_table", "environment_table", "failed_tasks", "groups_table",
+    "models_table", "month_tables", "number", "persistence_table", "quantile_table", "return_months", "risk_table",
+    "windows_table",
 ]  # fmt: skip
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -362,6 +363,21 @@ def persistence_table(found: Persistence) -> Markup:
         for lag, row in found.by_lag.iterrows()
     ]
     return _table(heads, rows)
+
+
+def groups_table(table: pd.DataFrame) -> Markup:
+    """Return one row for each group of instruments, with its IC."""
+    heads = [
+        (str(table.index.name), ""), ("IC", "n"), ("IC t-stat", "n"), ("ICIR", "n"), ("Rank IC", "n"), ("days", "n"),
+        ("rows", "n"),
+    ]  # fmt: skip
+    forms = (("t", ".2f"), ("ICIR", ".3f"), ("Rank IC", ".4f"), ("days", ",.0f"), ("rows", ",.0f"))
+    bars = _bar_cells(table["IC"].tolist(), ".4f")
+    rows = [
+        tag("tr", tag("th", str(name), scope="row"), bar, *(_number_cell(row[column], form) for column, form in forms))
+        for (name, row), bar in zip(table.iterrows(), bars, strict=True)
+    ]
+    return _table(heads, rows, sortable=True)
 
 
 def risk_table(risk: pd.DataFrame) -> Markup:
