@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -168,7 +169,7 @@ def test_each_model_is_drawn_with_its_own_label(result: WalkForward) -> None:
         plot.ic(several, model="othr")
 
 
-def test_groups_have_the_names_of_the_table(result: WalkForward) -> None:
+def test_groups_have_the_names_of_the_table(result: WalkForward, tmp_path: Path) -> None:
     """By entity, or by row of the prediction; both are those of the user's table."""
     kinds = {"30": "big", "4": "small", "x": "big", "7": "small", "5": "big", "6": "small"}
     figure = plot.ic_by_group(result, groups=pd.Series(kinds))
@@ -180,6 +181,10 @@ def test_groups_have_the_names_of_the_table(result: WalkForward) -> None:
         expected.append(np.mean([scipy.stats.pearsonr(d["score"], d["label"]).statistic for d in daily]))
     assert list(figure.data[0].y) == ["big", "small"]
     assert list(figure.data[0].x) == pytest.approx(expected)
+    page = result.report(tmp_path / "report.html", groups=pd.Series(kinds, name="kind")).read_text(encoding="utf-8")
+    section = page.partition('id="groups"')[2]
+    assert "within each group by kind" in section
+    assert [f'class="figure">{v:.4f}<'.replace("-", "−") in section for v in expected] == [True, True]
     rows = both["kind"].sample(frac=1, random_state=0)
     assert list(result.plot.ic_by_group(groups=rows).data[0].x) == pytest.approx(expected)
     with pytest.raises(DataNotFound, match="This result has no groups: pass groups="):

@@ -150,18 +150,31 @@ class WalkForward:
     @functools.cached_property
     def summary(self) -> Summary:
         """The figures of the report."""
+        return self._summary(None)
+
+    def _summary(self, groups: pd.Series | None) -> Summary:
         from rollforge.report.inputs import report_inputs
         from rollforge.report.summary import summarise
 
-        config = self.plan.workflow.public_text
-        inputs = report_inputs(self.collected, name=self.experiment_name, session=self.session, config=config)
+        inputs = report_inputs(
+            self.collected, name=self.experiment_name, session=self.session, config=self.plan.workflow.public_text,
+            groups=self.row_groups(groups),
+        )  # fmt: skip
         return summarise(inputs)
 
-    def report(self, file: str | Path) -> Path:
-        """Write the report as one HTML file, and return its path."""
+    def report(self, file: str | Path, *, groups: pd.Series | None = None) -> Path:
+        """Write the report as one HTML file, and return its path.
+
+        Parameters
+        ----------
+        file : path
+            The file.
+        groups : Series, optional
+            Group of each entity, or of each row of :attr:`prediction`, for the IC within groups.
+        """
         from rollforge.report.html import write_report
 
-        return write_report(self.summary, file)
+        return write_report(self.summary if groups is None else self._summary(groups), file)
 
     @property
     def plot(self) -> ResultPlots:
@@ -184,11 +197,11 @@ class WalkForward:
         if not groups.index.is_unique:
             raise DataError(f"groups has two rows for {shown(groups.index[groups.index.duplicated()][0])}.")
         if groups.index.nlevels == 1 and len(self.keys.names) == 2:
-            return pd.Series(groups.reindex(self.keys.entities).to_numpy(), list(self.folder.codes))
+            return pd.Series(groups.reindex(self.keys.entities).to_numpy(), list(self.folder.codes), name=groups.name)
         rows = self._in_order(pd.DataFrame({"row": np.arange(len(found))}, found.index))["row"]
         made = np.empty(len(found), object)
         made[rows] = groups.reindex(rows.index)
-        return pd.Series(made, found.index)
+        return pd.Series(made, found.index, name=groups.name)
 
     def _in_order(self, found: pd.DataFrame | None) -> pd.DataFrame:
         """Return rows of the panel as rows of the table, in its order."""

@@ -34,8 +34,10 @@ def with_gaps(index: pd.Index) -> pd.DatetimeIndex:
 
 
 def day_texts(index: pd.Index) -> list[str]:
-    """Return days as text."""
-    return [f"{d:%Y-%m-%d}" for d in pd.DatetimeIndex(index)]
+    """Return days as text, with their time if there are times."""
+    days = pd.DatetimeIndex(index)
+    form = "%Y-%m-%d" if (days == days.normalize()).all() else "%Y-%m-%d %H:%M"
+    return [f"{d:{form}}" for d in days]
 
 
 def floats(values: object) -> list[float | None]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from rollforge.record.performance import Mode, cumulative_returns, drawdown
 from rollforge.report.drawing import LEGEND, Figure, floats, line, rolling_days
+from rollforge.report.tables import number
 
 __all__ = ["drawdowns", "equity", "exposures", "months"]
 
@@ -113,7 +114,7 @@ def months(table: pd.DataFrame) -> Figure:
     values = table.to_numpy(np.float64)
     # Years are larger than months: the colours are those of months.
     largest = float(np.nanmax(np.abs(values[:, :12]), initial=0.0)) or 1.0
-    texts = [["" if not np.isfinite(v) else f"{v:.1%}".replace("-", "−") for v in row] for row in values]
+    texts = [["" if not np.isfinite(v) else number(v, ".1%") for v in row] for row in values]
     data = [
         {"type": "heatmap", "x": [*_MONTHS, "year"], "y": [str(year) for year in table.index],
          "z": [floats(row) for row in values], "text": texts, "texttemplate": "%{text}", "zmin": -largest, "zmax": largest,
@@ -123,7 +124,7 @@ def months(table: pd.DataFrame) -> Figure:
     layout = {
         "height": 110 + 34 * len(table),
         "xaxis": {"type": "category", "side": "top"},
-        "yaxis": {"type": "category", "autorange": "reversed"},
+        "yaxis": {"type": "category", "autorange": "reversed", "showgrid": False},
         "hovermode": "closest",
         "legend": LEGEND,
     }
