@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from rich.console import Console
 
 from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.market.folder_writer import write_folder
@@ -16,6 +19,7 @@ from rollforge.report.groups import read_groups
 from rollforge.report.html import render
 from rollforge.report.inputs import ReportInputs
 from rollforge.report.summary import summarise
+from rollforge.report.terminal import groups_table
 
 DAYS = pd.bdate_range("2020-01-01", periods=6)
 CODES = ["A", "B", "C", "D"]
@@ -78,10 +82,12 @@ def test_a_universe_is_a_group_by_day(provider: Provider) -> None:
         ("sector,size\ntech,1\n", "", DataError, "no column of instruments, such as instrument or symbol. It has: sector, size"),
         ("code,sector,size\nA,tech,1\n", "", ConfigError, "--group: .* must be named: .*csv:COLUMN. It has: code, sector"),
         ("code,sector,size\nA,tech,1\n", ":sctor", DataError, r"no column of groups 'sctor'\. Did you mean 'sector'\?"),
-        ("code,sector\nA,tech\na,oil\n", "", DataError, r"row 2: 'a' has a group already"),
+        ("code,sector\n,tech\nA,tech\na,oil\n", "", DataError, r"row 3: 'a' has a group already"),
         ("code,sector\nQ,tech\n", "", DataError, "names no instrument .* the first one is 'Q' .* 'A' in the pred"),
         ("code,sector\n", "", DataError, "has no rows"),
         ("", "", DataError, "is empty"),
+        ("code,sector\n\nA,tech\nB,oil,gas\n", "", DataError, "line 4: there are 3 cells, but 2 columns"),
+        ("code,code\nA,tech\n", "", DataError, "two columns of the same name"),
         ("code,date,sector\nA,soon,tech\n", "", DataError, "row 1: "),
         ("code,date,sector\nA,2020-01-02,x\nA,2020-01-02,y\n", "", DataError, "row 2: 'A' has a group already"),
     ],
@@ -99,6 +105,21 @@ def test_a_missing_file_is_no_universe(tmp_path: Path, provider: Provider) -> No
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         read_groups(str(tmp_path / "bad.parquet"), scores(), provider)
+    pd.DataFrame({"code": ["A"], "tags": [["x", "y"]]}).to_parquet(tmp_path / "lists.parquet")
+    with pytest.raises(DataError, match=r"lists.parquet, column 'tags': .* cannot be the name of a group"):
+        read_groups(str(tmp_path / "lists.parquet"), scores(), provider)
+
+
+def test_a_damaged_file_is_an_error_of_the_data(tmp_path: Path, provider: Provider) -> None:
+    """Whatever its bytes are, no other error escapes."""
+    text, random = b"date,code,sector\n2019-12-30,A,tech\n2020-01-04,A,oil\n", np.random.default_rng(0)
+    for _ in range(150):
+        damaged = bytearray(text)
+        for place in random.integers(0, len(text), 3):
+            damaged[place] = random.choice([0, 10, 34, 44, 59, 255, int(random.integers(256))])
+        (tmp_path / "g.csv").write_bytes(bytes(damaged))
+        with contextlib.suppress(DataError, ConfigError):
+            assert len(read_groups(str(tmp_path / "g.csv"), scores(), provider)) == len(INDEX)
 
 
 def test_the_page_has_the_ic_of_each_group(tmp_path: Path, provider: Provider) -> None:
@@ -117,6 +138,12 @@ def test_the_page_has_the_ic_of_each_group(tmp_path: Path, provider: Provider) -
     assert summary.groups.loc["<i>", "days"] == len(expected)
     assert summary.groups.loc["<i>", "t"] == pytest.approx(scipy.stats.ttest_1samp(expected, 0).statistic)
     assert summary.groups.loc["solo", ["days", "rows"]].tolist() == [0, 6]
+    console = Console(width=100, record=True, file=io.StringIO())
+    shown = groups_table(summary)
+    assert shown is not None
+    console.print(shown)
+    (line,) = [line.split() for line in console.export_text().splitlines() if line.startswith("<i>")]
+    assert line[1:3] == [f"{np.mean(expected):+.4f}", f"{summary.groups.loc['<i>', 't']:.2f}"]
     page = render(summary)
     assert 'id="groups"' in page
     assert f'class="figure">{np.mean(expected):.4f}<'.replace("-", "−") in page

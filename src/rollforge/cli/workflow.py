@@ -363,6 +363,7 @@ def _finish(
     from rollforge.report.terminal import (
         backtest_table,
         checks_table,
+        groups_table,
         headline_table,
         models_table,
         overfitting_table,
@@ -371,7 +372,8 @@ def _finish(
 
     summary = pipeline.write_results(collected, name=name, session=session, config=config, folder=folder, groups=groups)
     console.print(headline_table(summary))
-    for table in (models_table(summary), overfitting_table(summary), paths_table(summary), backtest_table(summary)):
+    for make in (models_table, groups_table, overfitting_table, paths_table, backtest_table):
+        table = make(summary)
         if table is not None:
             console.print(table)
     console.print(checks_table(summary))

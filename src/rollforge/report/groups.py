@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import csv
 import os
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge.dates import day_index, read_column
-from rollforge.errors import ConfigError, DataError, DataNotFound, nearest, shown
+from rollforge.errors import ConfigError, DataError, DataNotFound, counted, nearest, shown
 from rollforge.market.columns import CODE, CODES, DATE, DATES, tidy
 from rollforge.market.folder_files import read_lines
 from rollforge.market.frames import reading
@@ -88,6 +88,10 @@ def _of_file(file: Path, column: str, index: pd.Index) -> pd.Series:
             path="--group",
         )
     chosen = column or rest[0]
+    table = table[table[code].notna() & (table[code].astype(str).str.strip() != "")]
+    odd = [value for value in table[chosen] if not pd.api.types.is_hashable(value)]
+    if odd:
+        raise DataError(f"{file}, column {shown(chosen)}: {shown(odd[0])} cannot be the name of a group.")
     found = pd.DataFrame({CODE: _codes(table[code], index), "group": table[chosen].where(table[chosen] != "")})
     if not found[CODE].isin(index.get_level_values(CODE).unique()).any():
         first = index.get_level_values(CODE)[0] if len(index) else "none"
@@ -104,7 +108,7 @@ def _of_file(file: Path, column: str, index: pd.Index) -> pd.Series:
     days = read_column(table[day])
     if days.reason:
         row = min(days.reason)
-        raise DataError(f"{file}, row {row + 1}: {days.reason[row]}")
+        raise DataError(f"{file}, row {table.index[row] + 1}: {days.reason[row]}")
     found[DATE] = day_index(days.days, str(file))
     _check_twice(pd.MultiIndex.from_frame(found[[CODE, DATE]]), table[code], file)
     return _as_of(found, index).rename(chosen)
@@ -128,9 +132,15 @@ def _read(file: Path) -> pd.DataFrame:
         raise DataError(f"{file} is empty.")
     separator = next((s for s in "\t;," if s in lines[0][1]), ",")
     with reading(file, "CSV"):
-        return pd.read_csv(
-            io.StringIO("\n".join(line for _, line in lines)), sep=separator, dtype=str, keep_default_na=False
-        )
+        header, *rows = csv.reader((line for _, line in lines), delimiter=separator)
+    for (number, _), row in zip(lines[1:], rows, strict=False):
+        if len(row) != len(header):
+            raise DataError(
+                f"{file}, line {number}: there are {counted(len(row), 'cell')}, but {counted(len(header), 'column')}."
+            )
+    if len(set(header)) < len(header):
+        raise DataError(f"{file} has two columns of the same name. It has: {', '.join(header)}.")
+    return pd.DataFrame(rows, columns=header, dtype=object)
 
 
 def _codes(codes: pd.Series, index: pd.Index) -> pd.Series:
@@ -144,7 +154,7 @@ def _check_twice(keys: pd.Series | pd.Index, codes: pd.Series, file: Path) -> No
     twice = np.asarray(keys.duplicated())
     if twice.any():
         row = int(np.argmax(twice))
-        raise DataError(f"{file}, row {row + 1}: {shown(codes.iloc[row])} has a group already.")
+        raise DataError(f"{file}, row {codes.index[row] + 1}: {shown(codes.iloc[row])} has a group already.")
 
 
 def _listed(table: pd.DataFrame) -> str:

@@ -15,6 +15,7 @@ from rollforge.report.tables import check_rows
 __all__ = [
     "backtest_table",
     "checks_table",
+    "groups_table",
     "headline_table",
     "models_table",
     "overfitting_table",
@@ -61,6 +62,21 @@ def models_table(summary: Summary) -> Table | None:
         "each evaluated with its own label; long-short: annual, highest minus lowest fifth, before costs", "dim"
     )
     table.caption_justify = "left"
+    return table
+
+
+def groups_table(summary: Summary) -> Table | None:
+    """Return one row for each group of instruments, with its IC; None without groups."""
+    if summary.groups is None:
+        return None
+    table = Table(title=Text("IC by group", "bold"), title_justify="left", box=None, pad_edge=False)
+    table.add_column(printable(str(summary.groups.index.name)), max_width=32, overflow="fold")
+    forms = {"IC": "{:+.4f}", "t": "{:.2f}", "Rank IC": "{:+.4f}", "days": "{:,.0f}", "rows": "{:,.0f}"}
+    for name in forms:
+        table.add_column("IC t-stat" if name == "t" else name, justify="right", no_wrap=True)
+    for group, row in summary.groups.iterrows():
+        cells = [form.format(row[name]) if np.isfinite(row[name]) else "n/a" for name, form in forms.items()]
+        table.add_row(*(Text(printable(cell)) for cell in (str(group), *cells)))
     return table
 
 
