@@ -148,6 +148,11 @@ def test_a_result_its_experiment_and_its_tables_give_the_same(result: WalkForwar
     given = named(scores.sample(frac=1, random_state=0), label.iloc[::-1, 0], label_days=2)
     lags = ic_decay(scores, label, (0, 1, 2, 5, 10, 20))["IC"]  # without the calendar, the failed window is no gap
     assert series_of(given, "IC") == pytest.approx(lags.tolist())
+    named_so = scores.set_axis(["collected"], axis=1)
+    assert plot.ic(named_so, label).data[0].y == plot.ic(result).data[0].y
+    for figure in (plot.ic, plot.turnover):
+        with pytest.raises(ConfigError, match="rolling: must be a number of days, at least 1; found 0"):
+            figure(result, rolling=0)
     with pytest.raises(ConfigError, match="label: is used with tables of predictions"):
         plot.ic(result, label)
     with pytest.raises(DataNotFound, match="pass them as the second argument"):

@@ -100,3 +100,7 @@ def test_mistakes_are_named() -> None:
         daily_returns(report.drop(columns="cost"))
     with pytest.raises(ConfigError, match="mode: must be 'sum' or 'product', found 'prod'"):
         cumulative_returns(report["return"], mode="prod")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="must map days to positions, found a DataFrame"):
+        exposure(report)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"The position of 2020-01-02 must be a Position, or a dict .* found 0\.5"):
+        exposure({"2020-01-02": 0.5})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from rollforge.errors import DataError, DataNotFound
+from rollforge.errors import ConfigError, DataError, DataNotFound, shown
 from rollforge.plot.source import HasGroups, Signal, backtest_of, collected_of, signal_of
 from rollforge.record import performance as figures_of, persistence
 from rollforge.record.analysis import calc_ic
@@ -60,13 +60,14 @@ def ic(
     Figure
         The values are those of :func:`~rollforge.record.analysis.calc_ic`; days without a value are omitted.
     """
-    signal = signal_of(result, label, label_days=label_days, model=model)
+    _check_rolling(rolling)
+    collected = collected_of(result)
+    signal = signal_of(result if collected is None else collected, label, label_days=label_days, model=model)
     daily, rank = calc_ic(signal.prediction, signal.known_label, dropna=True)
     if daily.empty:
         raise DataNotFound("There is no IC: on no day with labels do the scores of two instruments differ.")
     days = with_gaps(daily.index)
     x = day_texts(days)
-    collected = collected_of(result) if not isinstance(result, str) else None
     starts = [] if collected is None else boundaries(task_rows(collected))
     parts = [
         signal_figures.daily_ic(daily, rank, days, x, starts, rolling),
@@ -128,6 +129,7 @@ def turnover(
     rolling : int, optional
         See :func:`ic`.
     """
+    _check_rolling(rolling)
     signal = signal_of(result, model=model)
     calendar = usable_calendar(signal.calendar, signal.prediction)
     table = persistence.quantile_turnover(signal.prediction, n, lag, calendar)
@@ -299,6 +301,11 @@ def monthly(result: object, *, excess: bool = False, mode: Mode = "sum") -> go.F
     table = figures_of.monthly_returns(returns["excess_with_cost" if excess else "strategy"], mode=mode)
     title = "Excess over the benchmark" if excess else "Return"
     return to_plotly(portfolio_figures.months(table), f"{title} by month, after costs")
+
+
+def _check_rolling(rolling: object) -> None:
+    if rolling is not None and (isinstance(rolling, bool) or not isinstance(rolling, int) or rolling < 1):
+        raise ConfigError(f"must be a number of days, at least 1; found {shown(rolling)}.", path="rolling")
 
 
 def _returns(result: object) -> tuple[pd.DataFrame, bool]:

@@ -125,6 +125,8 @@ def collected_of(result: object, *, backtest: bool = False) -> Collected | None:
     """
     from rollforge.collect.result import Collected
 
+    if isinstance(result, (pd.Series, pd.DataFrame)):  # whose columns are attributes, too
+        return None
     if isinstance(result, HasCollected):
         return result.collected
     if isinstance(result, Collected):

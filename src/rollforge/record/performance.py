@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge.dates import read_timestamp
-from rollforge.errors import ConfigError, DataError, nearest
+from rollforge.errors import ConfigError, DataError, nearest, shown
 from rollforge.record.analysis import risk_analysis
 
 __all__ = ["cumulative_returns", "daily_returns", "drawdown", "exposure", "monthly_returns", "performance"]
@@ -205,6 +205,11 @@ def exposure(positions: Mapping[Any, Any]) -> pd.DataFrame:
         Sorted by day. Columns: gross (value of the holdings, without their signs, divided by that of the account), net
         (with their signs), largest (share of the largest holding), positions (number of instruments held).
 
+    Raises
+    ------
+    DataError
+        If a position is none.
+
     Examples
     --------
     >>> from rollforge.record.position import Position
@@ -212,9 +217,15 @@ def exposure(positions: Mapping[Any, Any]) -> pd.DataFrame:
     >>> exposure({"2020-01-02": held}).iloc[0].to_dict()
     {'gross': 0.5, 'net': 0.5, 'largest': 0.4, 'positions': 2.0}
     """
+    if not isinstance(positions, Mapping):
+        raise DataError(f"Positions must map days to positions, found a {type(positions).__name__}.")
     rows = {}
     for day, position in positions.items():
         entry = getattr(position, "position", position)
+        if not isinstance(entry, Mapping) or "cash" not in entry:
+            raise DataError(
+                f"The position of {day} must be a Position, or a dict with the key cash; found {shown(position)}."
+            )
         held = np.array([v["amount"] * v["price"] for v in entry.values() if isinstance(v, Mapping)], np.float64)
         account = float(held.sum()) + entry["cash"] + entry.get("cash_delay", 0.0)
         shares = held / account if account else np.full(len(held), np.nan)
