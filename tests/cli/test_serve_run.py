@@ -224,7 +224,7 @@ def test_a_day_before_the_first_one_is_refused(tmp_path: Path, workflow: Path, m
     market.show(BEGIN)
     serve(uri, "init", workflow)
     error = str(call("serve", "--ledger", uri, "run", "--until", DAYS[FIRST - 1]).exception)
-    assert error == f"--until {DAYS[FIRST - 1]} lies before {BEGIN}, the first day of the service."
+    assert error == f"--until {DAYS[FIRST - 1]} is before {BEGIN}, the first day of the service."
 
 
 def test_nothing_is_trained_before_a_first_day_in_the_future(tmp_path: Path, workflow: Path, market: Market) -> None:

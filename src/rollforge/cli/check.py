@@ -25,12 +25,12 @@ __all__ = ["check", "keep_results"]
 def check(
     file: File,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fit models for few rounds, and change the data after each day once only.")
+        bool, typer.Option("--quick", help="Fit models for only a few rounds, and change the data after each day only once.")
     ] = False,
     every_window: Annotated[
         bool, typer.Option("--all", help="Check all windows; by default the first, the middle and the last.")
     ] = False,
-    instruments: Annotated[int, typer.Option(min=1, help="Number of instruments that are used.")] = 20,
+    instruments: Annotated[int, typer.Option(min=1, help="Number of instruments to use.")] = 20,
     store_uri: StoreUri = None,
     experiment_name: ExperimentName = None,
     limit: Limit = None,
@@ -65,7 +65,7 @@ def check(
 
 
 def keep_results(found: Proof) -> None:
-    """Store what was measured for the tasks, which may be submitted later, so that their report shows it."""
+    """Store the measurements for the tasks, which may be submitted later, so that their report shows them."""
     from rollforge.errors import StoreError
     from rollforge.run.submission import store_checks
     from rollforge.store.base import open_store

@@ -6,7 +6,7 @@ code   meaning
 0      done
 1      tasks failed, the result is incomplete, a leak was found, or a confirmation was declined
 2      usage: a mistake in a file, an option or a name; nothing was started
-3      the data of the day are not available yet (serving)
+3      the data for the day are not available yet (serving)
 4      a check of the data failed (serving)
 5      training failed, and the earlier models were used (serving)
 6      another process is doing the same work (serving), or is changing the data folder

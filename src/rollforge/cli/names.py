@@ -22,7 +22,7 @@ def _canonical(word: str) -> str:
 
 
 ANY_SPELLING: dict[str, Any] = {"token_normalize_func": _canonical}
-"""Context settings with which ``task_stat`` means ``task-stat`` and ``ls`` means ``list``."""
+"""Context settings that accept ``task_stat`` for ``task-stat`` and ``ls`` for ``list``."""
 
 
 def worker_command(session: Session, pool: str, allowed: Iterable[str] = ()) -> str:
@@ -36,7 +36,7 @@ def worker_command(session: Session, pool: str, allowed: Iterable[str] = ()) -> 
     pool : str
         Name.
     allowed : iterable of str
-        The user's packages and files that the tasks name.
+        The user's packages and files that the tasks refer to.
 
     Examples
     --------

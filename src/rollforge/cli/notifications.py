@@ -1,4 +1,4 @@
-"""What commands send to the targets of ``notify``. A notification that fails is a warning, and changes no exit code."""
+"""What commands send to the targets of ``notify``. If a notification fails, a warning is printed; the exit code stays the same."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _run_document(made: Plan, labels: Mapping[str, str], event: str, error: str 
 
 
 class _Sender:
-    """Sends documents in order. A target that fails gets no more of them, so that it delays the command only once."""
+    """Sends documents in order. A target that fails gets no further documents, so that it delays the command only once."""
 
     def __init__(self, workflow: Workflow) -> None:
         self.targets = workflow.notify
@@ -105,18 +105,18 @@ class _Sender:
 def reported_days(
     workflow: Workflow, before: ServiceState, current: Callable[[], ServiceState], name: str, known_error: str = ""
 ) -> Iterator[Callable[[], None]]:
-    """Send a document for each day that needs attention, and for an error that is no day's when the context ends.
+    """Send a document for each day that needs attention, and for an error that belongs to no day when the context ends.
 
-    The context is a function that sends the documents of the days that were entered since its last call.
+    The context manager yields a function that sends the documents about the days recorded since its last call.
 
     Parameters
     ----------
     workflow : Workflow
         The workflow of the service.
     before : ServiceState
-        The service when the run began.
+        The state of the service when the run began.
     current : callable
-        Returns the service as it is now.
+        Returns the current state of the service.
     name : str
         The name of the service.
     known_error : str
@@ -156,7 +156,7 @@ def _alerts(current: Callable[[], ServiceState], after: int) -> tuple[list[dict[
 def _error_alert(
     exc: BaseException, current: Callable[[], ServiceState], name: str, known_error: str
 ) -> list[dict[str, Any]]:
-    """Return the document about an error, unless it was sent already or is recorded as that of a failed day."""
+    """Return the document about an error, unless it was already sent or is recorded as that of a failed day."""
     error = mask_secrets(_message(exc))
     if not isinstance(exc, Exception) or isinstance(exc, ServiceBusy) or error == known_error:
         return []

@@ -121,7 +121,7 @@ def task_stat(query: Annotated[str | None, _QUERY] = None) -> None:
 
 @app.command()
 def wait(query: Annotated[str | None, _QUERY] = None) -> None:
-    """Wait until no task can make progress any more. The exit code is 1 if some are not done then."""
+    """Wait until no task can make progress. Exits with 1 if some tasks are not done then."""
     manager = _existing()
     manager.wait(parse_query(query), warn=False)
     counts = manager.task_stat(parse_query(query))

@@ -1,4 +1,4 @@
-"""``rollforge serve``: a service that is kept up to date day by day, and what its ledger says."""
+"""``rollforge serve``: a service that is kept up to date day by day, and the contents of its ledger."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LEASE_SECONDS = 60.0
 app = typer.Typer(no_args_is_help=True, context_settings=ANY_SPELLING)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; recorded in the ledger.")]
+Reason = Annotated[str, typer.Option("--reason", help="The reason, recorded in the ledger.")]
 FromDay = Annotated[
     str | None,
     typer.Option("--from", metavar="DAY", help="First day; by default the day after the last published one."),
@@ -40,13 +40,13 @@ FromDay = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class ServiceOptions:
-    """The service that the options of ``serve`` name."""
+    """The service that the options of ``serve`` select."""
 
     service: str | None
     ledger_uri: str | None
 
     def of(self, session: Session) -> ServiceOptions:
-        """Return the options with the task store of a session as ledger unless ``--ledger`` names another."""
+        """Return the options with the task store of a session as the ledger, unless ``--ledger`` was given."""
         return replace(self, ledger_uri=self.ledger_uri or session.store_uri)
 
     @property
@@ -57,7 +57,7 @@ class ServiceOptions:
         return Session().with_(store_uri=self.ledger_uri).store_uri
 
     def ledger(self, *, create: bool = False) -> Ledger:
-        """Open the ledger; unless `create`, refuse a file that does not exist, as opening it would create it."""
+        """Open the ledger; unless `create` is true, refuse a file that does not exist, because opening would create it."""
         from rollforge.errors import ConfigError
         from rollforge.ledger.base import open_ledger
         from rollforge.store.sqlite_database import parse_uri
@@ -70,7 +70,7 @@ class ServiceOptions:
         return open_ledger(uri)
 
     def name(self, ledger: Ledger | Reader) -> str:
-        """Return the name of the service; without ``--service`` the only one of the ledger."""
+        """Return the name of the service; without ``--service``, that of the ledger's only service."""
         from rollforge.errors import ConfigError, nearest
 
         known = ledger.services()
@@ -118,7 +118,7 @@ def init(
 ) -> None:
     """Create a service from a workflow file, or record that its file has changed. Trains nothing.
 
-    Its definition is checked for leakage, as by ``rollforge run``.
+    Its definition is checked for leakage, as ``rollforge run`` does.
     """
     from rollforge.cli.service import definition_of
     from rollforge.confidential import mask_secrets
@@ -229,10 +229,10 @@ def correct(
         str | None,
         typer.Argument(metavar="DAY", help="A published day; by default all from the first changed one on."),
     ] = None,
-    reason: Annotated[str, typer.Option("--reason", help="Why; recorded in the ledger.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="The reason, recorded in the ledger.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Publish new versions of the signals of past days, predicted from the data as they are now.
+    """Publish new versions of the signals of past days, predicted from the current data.
 
     The models are those that were used on the day. Earlier versions are kept, and a day whose signals stay the same
     gets no new version.
@@ -260,7 +260,7 @@ def correct(
 
 @app.command()
 def status(context: typer.Context, as_json: AsJson = False) -> None:
-    """Show the last published day, the models in use, what checks have found, and who is running the service."""
+    """Show the last published day, the models in use, the findings of checks, and who is running the service."""
     from rollforge.ledger.entry import Comparison
     from rollforge.online import overview
     from rollforge.online.check_rules import described
@@ -299,7 +299,7 @@ def history(
     day: Annotated[str | None, typer.Option("--day", help="Only entries about this day; by default all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was decided, when and why; with --day, only what concerns a day, its checks, and which models were used.
+    """Show what was decided, when and why; with --day, only what concerns that day, its checks, and the models in use.
 
     Without --day, only checks that warned or failed are shown.
     """
@@ -357,10 +357,10 @@ def signals(
 def promote(
     context: typer.Context,
     recorder: Annotated[str, typer.Argument(metavar="RECORDER", help="Id of the recorder of a model of the service.")],
-    reason: Reason = "promoted by hand",
+    reason: Reason = "promoted manually",
     from_day: FromDay = None,
 ) -> None:
-    """Make a model the champion, and retire that of its template. One entry in the ledger."""
+    """Make a model the champion, and retire that of its template. Adds one ledger entry."""
     from rollforge.errors import ConfigError, nearest
     from rollforge.ledger.entry import EntryKind
 
@@ -377,10 +377,10 @@ def rollback(
     strategy: Annotated[
         str | None, typer.Option("--strategy", help="Name of the strategy; by default the only one.")
     ] = None,
-    reason: Reason = "rolled back by hand",
+    reason: Reason = "rolled back manually",
     from_day: FromDay = None,
 ) -> None:
-    """Undo the last change of champions: the models that it replaced are champions again. One entry in the ledger."""
+    """Undo the last change of champions: the models that were replaced become champions again. Adds one ledger entry."""
     from rollforge.errors import ConfigError
     from rollforge.ledger.entry import EntryKind
     from rollforge.online.overview import next_day
@@ -403,7 +403,7 @@ def rollback(
 def _replace(
     ledger: Ledger, name: str, kind: str, models: Sequence[Release], reason: str, from_day: str | None
 ) -> None:
-    """Make models the champions of their strategy by one entry, under the lease of the service."""
+    """Make models the champions of their strategy with one entry, under the lease of the service."""
     from rollforge.errors import ConfigError
     from rollforge.ledger.base import holding
     from rollforge.ledger.entry import EntryKind, author, release_body
@@ -453,7 +453,7 @@ def _listed(values: Iterable[object]) -> str:
 
 
 def _lines(state: ServiceState, entry: Entry, day: str | None) -> list[str]:
-    """Return the contents of an entry as lines of text; with a day, only the checks of this day."""
+    """Return the contents of an entry as lines of text; if a day is given, only the checks of that day."""
     from rollforge.ledger.state import concerns
     from rollforge.online import check_rules
     from rollforge.online.overview import described
@@ -481,7 +481,7 @@ def _lines(state: ServiceState, entry: Entry, day: str | None) -> list[str]:
 
 
 def _show_models(models: Sequence[Release]) -> None:
-    """Print models, each in two lines: what identifies it, then why it has its role, folded between words."""
+    """Print each model in two lines: what identifies it, then why it has its role, wrapped between words."""
     import textwrap
 
     if not models:

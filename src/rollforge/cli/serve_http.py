@@ -36,12 +36,12 @@ TokenFile = Annotated[
 def http(
     context: typer.Context,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on. Others than those of this machine require a token.")
+        str, typer.Option("--host", help="Address to listen on. Any other than a loopback address requires a token.")
     ] = DEFAULT_HOST,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = DEFAULT_PORT,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 chooses a free one.")] = DEFAULT_PORT,
     token_file: TokenFile = None,
 ) -> None:
-    """Serve what the ledger says over HTTP, read-only: health, signals, releases, history and metrics.
+    """Serve the contents of the ledger over HTTP, read-only: health, signals, releases, history and metrics.
 
     Runs until it is interrupted.
     """
@@ -57,7 +57,7 @@ def http(
 
 @dataclass(frozen=True)
 class HttpService:
-    """The HTTP service on a socket that listens already."""
+    """The HTTP service on a socket that is already listening."""
 
     socket: socket.socket
     token: str | None

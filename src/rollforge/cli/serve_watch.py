@@ -1,8 +1,8 @@
 """``rollforge serve watch``: run a service whenever its data have a new day.
 
-The loop only looks, and each run is a process of its own. So the HTTP service beside it answers while a model is trained,
-memory and modules of a run do not stay, and a run that ends with its process (out of memory, a fault in a library) is
-tried again.
+The loop only checks for changes, and each run is a separate process. The HTTP service therefore answers while a model is
+being trained, memory and modules are released after each run, and a run whose process dies (out of memory, a crash in a
+library) is retried.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["watch"]
 
 LONGEST_WAIT = 3600.0
-"""Most seconds between two attempts, unless the interval is longer."""
+"""Maximum number of seconds between two attempts, unless the interval is longer."""
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
@@ -47,21 +47,21 @@ def watch(
         typer.Option("--http", metavar="[HOST:]PORT", help="Also serve the ledger over HTTP, as 'serve http'."),
     ] = None,
     interval: Annotated[
-        float, typer.Option("--interval", min=0.1, help="Seconds between two looks at the data folder.")
+        float, typer.Option("--interval", min=0.1, help="Seconds between two checks of the data folder.")
     ] = 60.0,
     token_file: TokenFile = None,
 ) -> None:
     """Run the service whenever its data have a new day, until interrupted. Prints one line of JSON for each run.
 
-    A run that fails is tried again when the data change, and otherwise after the interval, which doubles up to an hour.
-    SIGTERM or Ctrl-C ends it after the current day.
+    A run that fails is retried when the data change, and otherwise after the interval, which doubles up to an hour.
+    SIGTERM or Ctrl-C ends the command after the current day.
     """
     from rollforge.drivers import LEDGERS
     from rollforge.online.overview import Reader
 
     uri = context.obj.uri
     if uri.startswith("memory:") or LEDGERS.registered_object(uri) is not None:
-        raise ConfigError(f"The ledger {uri} is in the memory of this process, and each run is another process.")
+        raise ConfigError(f"The ledger {uri} exists only in the memory of this process, but each run is a separate process.")
     with contextlib.ExitStack() as stack:
         service = stack.enter_context(HttpService.listening(*_address(http), token_file)) if http is not None else None
         reader = stack.enter_context(contextlib.closing(Reader(uri)))
@@ -89,7 +89,7 @@ def _address(text: str) -> tuple[str, int]:
 
 
 class _Stop:
-    """Whether the program is to end: after the first signal; a second one ends it at once."""
+    """Whether the program should end: true after the first signal; a second one ends it at once."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -108,7 +108,7 @@ class _Stop:
 
 @dataclass
 class _Watch:
-    """Looks at the data of a service and runs it."""
+    """Watches the data of a service and runs it."""
 
     reader: Reader
     name: str
@@ -117,9 +117,9 @@ class _Watch:
     _stop: _Stop = field(default_factory=_Stop)
     _process: Any = None
     _told: object = None
-    """What was printed last without a run, so that it is printed once."""
+    """The last line that was printed without a run, so that it is not repeated."""
     _error: str = ""
-    """The error of the last run, about which a notification is sent once."""
+    """The error of the last run; a notification about it is sent only once."""
 
     def run(self) -> None:
         """Run until a signal arrives."""
@@ -158,7 +158,7 @@ class _Watch:
                 self._stop.wait(self.interval)
 
     def _look(self) -> tuple[object, dict[str, Any] | None]:
-        """Return what changes with the data and the definition of the service, and why it cannot be run now."""
+        """Return a value that changes with the data and the definition of the service, and why it cannot be run now."""
         from rollforge.market.provider import folder_stamp
         from rollforge.online.overview import data_folder
 
@@ -174,12 +174,12 @@ class _Watch:
         folder, stamp = data_folder(state.definition), None
         if folder is None:  # recorded by an earlier version
             return (defined, time.monotonic()), None
-        with contextlib.suppress(OSError):  # the run has the reason
+        with contextlib.suppress(OSError):  # the run reports the reason
             stamp = folder_stamp(folder)
         return (defined, stamp), None
 
     def _run_days(self) -> dict[str, Any]:
-        """Publish what is due in a process of its own, and return what it says."""
+        """Publish what is due in a separate process, and return its answer."""
         spawn = multiprocessing.get_context("spawn")
         receiver, sender = spawn.Pipe(duplex=False)
         process = spawn.Process(
@@ -226,7 +226,7 @@ def _has_failed(answer: dict[str, Any]) -> bool:
 
 
 def _publish(uri: str, name: str, sender: Connection, known_error: str) -> None:
-    """Publish what is due, as ``rollforge serve run``, until a signal arrives or the parent process has ended."""
+    """Publish what is due, as ``rollforge serve run`` does, until a signal arrives or the parent process has ended."""
     ended = threading.Event()  # set by a thread only
     asked: list[int] = []
     for number in _SIGNALS:

@@ -22,7 +22,7 @@ __all__ = ["definition_of", "publish_due", "read_workflow", "service_of"]
 
 
 def definition_of(workflow: Workflow, begin: str, folder: Path) -> dict[str, object]:
-    """Return what the ledger records of a service: its workflow, its first day, its folder and that of its data."""
+    """Return what the ledger records about a service: its workflow, its first day, its folder and that of its data."""
     data = workflow.session.provider_uri
     recorded: dict[str, object] = {
         "path": str(workflow.path.absolute()),
@@ -39,14 +39,14 @@ def read_workflow(definition: ServiceDefinition | None) -> tuple[Workflow, str]:
     Raises
     ------
     ConfigError
-        If the service was not made by ``serve init``, or the file has changed since.
+        If the service was not created by ``serve init``, or the file has changed since.
     """
     from rollforge.workflow import load_workflow
 
     recorded = definition.workflow if definition is not None else None
     if not isinstance(recorded, dict) or not {"path", "text", "begin"} <= recorded.keys():
         raise ConfigError(
-            "The service was not made from a workflow file. Record one by 'rollforge serve init WORKFLOW.yaml'."
+            "The service was not created from a workflow file. Record one with 'rollforge serve init WORKFLOW.yaml'."
         )
     path = Path(str(recorded["path"]))
     try:
@@ -95,14 +95,14 @@ def publish_due(
     last : str, optional
         The last day; by default the last one with data.
     stop : callable
-        Asked before each day whether to end.
+        Called before each day; returns whether to stop.
     known_error : str
-        An error of the run before, about which no notification is sent again.
+        An error of the previous run, about which no further notification is sent.
 
     Raises
     ------
     ConfigError
-        If the workflow has changed since it was recorded, or `last` lies before the first day of the service.
+        If the workflow has changed since it was recorded, or `last` is before the first day of the service.
     """
     from rollforge.cli.notifications import reported_days
     from rollforge.ledger.entry import DayState, Outcome
@@ -116,12 +116,12 @@ def publish_due(
     state = ServiceState.of(ledger.entries(name))
     workflow, begin = read_workflow(state.definition)
     if last is not None and last < begin:
-        raise ConfigError(f"--until {last} lies before {begin}, the first day of the service.")
+        raise ConfigError(f"--until {last} is before {begin}, the first day of the service.")
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
         service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition))
         with reported_days(workflow, state, service.state, name, known_error) as report:
             known = str(session_provider().calendar()[-1])
-            # Tags decide nothing: services may share an experiment.
+            # Tags are not taken into account: services may share an experiment.
             options = Options(adopt=False, fallback=True, stop=stop, report=report, rules=workflow.checks)
             results = catch_up(service, last, options)
             after = service.state()

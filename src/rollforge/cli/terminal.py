@@ -109,7 +109,7 @@ def protect_streams() -> None:
 
 
 def show_logs() -> None:
-    """Show log messages if ``--verbose`` was given, which other processes of the command inherit by a variable."""
+    """Show log messages if ``--verbose`` was given; other processes of the command inherit this by a variable."""
     if os.environ.get("ROLLFORGE_VERBOSE"):
         handler = logging.StreamHandler()
         handler.setFormatter(SafeFormatter("%(levelname)s %(name)s: %(message)s"))

@@ -110,7 +110,7 @@ def worker(
     before: Annotated[str, typer.Option(help="Status of the tasks to take: waiting or part_done.")] = "waiting",
     after: Annotated[str, typer.Option(help="Status of tasks after success: done or part_done.")] = "done",
 ) -> None:
-    """Run the tasks of a pool until told to stop.
+    """Run the tasks of a pool until stopped.
 
     Before it takes a task, the worker checks that this machine can run the tasks: data, tracking store, packages, disk
     space. Options that are not given are taken from the submission of the tasks. Exit code 7: this machine cannot run

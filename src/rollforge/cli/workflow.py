@@ -189,9 +189,9 @@ def submit(
 ) -> None:
     """Store the tasks of a workflow for workers on this or other machines. Trains nothing.
 
-    The pool stores what the tasks were submitted with: the contents of the data folder, the tracking store, the trading
-    rules and the packages. Workers use the same, or report what differs. Finished tasks are kept; failed tasks wait
-    again. When the workers are done, 'rollforge run' or 'collect' makes the result without training.
+    The pool also stores information about the submission: the contents of the data folder, the tracking store, the
+    trading rules and the packages. Workers use the same, or report what differs. Finished tasks are kept; failed tasks
+    wait again. When the workers are done, 'rollforge run' or 'collect' produces the result without training.
     """
     from rollforge import pipeline
 
