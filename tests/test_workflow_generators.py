@@ -279,7 +279,7 @@ def test_an_entry_may_be_a_name_alone(files: Files) -> None:
 def test_generators_receive_copies(files: Files) -> None:
     """One that modifies what it receives does not affect the templates of others, and may drop tasks."""
     workflow = load_workflow(files.write("generate: [{class: Changes, module_path: own.py}]\n"))
-    with pytest.raises(ConfigError, match=r"line 18: generate\.0: its generators make no task"):
+    with pytest.raises(ConfigError, match=r"line 18: generate\.0: its generators create no tasks"):
         make_plan(workflow)
     assert workflow.template["model"]["kwargs"]["num_leaves"] == 8
 
@@ -361,7 +361,7 @@ def test_a_mistake_in_the_form_of_an_entry_is_reported_with_its_line(files: File
             for cls, kwargs, said in (
                 ("Odd", "what: none", "Odd must return a list of tasks, found None"),
                 ("Odd", "what: one", "Odd must return a list of tasks, found {'dataset'"),
-                ("Odd", "what: twice", "the generators make a task twice: LGBModel 2023-01-02 to 2023-12-29"),
+                ("Odd", "what: twice", "the generators create the same task twice: LGBModel 2023-01-02 to 2023-12-29"),
                 ("Odd", "what: no model", "Odd made a task without a model"),
                 ("Odd", "what: live", "A task must be plain data, but model.kwargs.x is a live object"),
                 ("Named", "what: task", r"named\(\) of Named must return pairs of a name and a task, found {'dataset'"),

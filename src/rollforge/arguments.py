@@ -130,7 +130,7 @@ def fetch_arguments(handler: Any, given: object, *, path: str = "fetch_kwargs") 
         parameters = list(inspect.signature(handler.fetch).parameters.values())
     except (TypeError, ValueError):
         return dict(given)
-    # The first is the days.
+    # The first argument is the days.
     allowed = [p.name for p in parameters[1:] if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for name in given:

@@ -51,7 +51,7 @@ S_DROP = "__DROP__"
 
 
 def import_module(module_path: str, where: str = "") -> ModuleType:
-    """Import a module of the user: a dotted path, or the path of a ``.py`` file. It is not checked whether this is allowed.
+    """Import a user's module, given by a dotted path or the path of a ``.py`` file. Does not check whether it is allowed.
 
     Raises
     ------

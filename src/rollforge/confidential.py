@@ -28,7 +28,7 @@ _SECRET_WORDS = (
 _TEXT = r"'(?:[^'\\]|\\.){0,9999}'|\"(?:[^\"\\]|\\.){0,9999}\""
 _NAME = rf"(?:{_SECRET_WORDS})[\w.-]{{0,64}}"
 _QUOTED_TEXT = rf"\w{{0,32}}\(?(?:{_TEXT}){{1,9}}"
-"""A text as Python writes it, also as bytes or as the argument of a type; texts that follow each other are one in SQL."""
+"""A string as Python writes it, also as bytes or as the argument of a type. In SQL, adjacent strings are one string."""
 _IN_QUERY = re.compile(
     rf"(?i)(?P<name>[?&;#](?:[\w.%-]{{0,64}}?(?:{_NAME}|signature)|(?:[\w.%-]{{0,64}}[_.-])?key|auth|sig|jwt|sas)=)[^&;\s'\"<>]+"
 )

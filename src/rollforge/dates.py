@@ -1,7 +1,7 @@
 """Parsing days in every accepted notation. Files, workflows, options and arguments all use this module.
 
 The result is the day as written. A time of day and an offset from UTC never move it: ``2021-03-01 00:00:00+08:00`` is
-1 March, although it was still February in Greenwich. A value that does not name exactly one day
+1 March, although it was still February in Greenwich. A value that does not denote exactly one day
 (``2021-03``, ``01/02/2021``, ``2021-02-30``) is an error.
 """
 
@@ -100,7 +100,7 @@ class _Unreadable(Exception):
 
 
 def read_day(value: object, name: str = "") -> np.datetime64:
-    """Return the day that a value names, as datetime64[D].
+    """Return the day that a value denotes, as datetime64[D].
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def read_day(value: object, name: str = "") -> np.datetime64:
     Raises
     ------
     DateError
-        If it does not name exactly one day.
+        If it does not denote exactly one day.
 
     Examples
     --------
@@ -124,7 +124,7 @@ def read_day(value: object, name: str = "") -> np.datetime64:
 
 
 def read_moment(value: object, name: str = "") -> Moment:
-    """Return the day and the time of day that a value names; see :func:`read_day`."""
+    """Return the day and the time of day that a value denotes; see :func:`read_day`."""
     try:
         return _moment(value)
     except _Unreadable as exc:
@@ -132,12 +132,12 @@ def read_moment(value: object, name: str = "") -> Moment:
 
 
 def read_timestamp(value: object, name: str = "") -> pd.Timestamp:
-    """Return the day that a value names as a Timestamp at midnight without time zone; see :func:`read_day`."""
+    """Return the day that a value denotes as a Timestamp at midnight without time zone; see :func:`read_day`."""
     return as_timestamp(read_day(value, name))
 
 
 def read_time(value: object, name: str = "") -> pd.Timestamp:
-    """Return the day and the time of day that a value names as a Timestamp without time zone; see :func:`read_day`.
+    """Return the day and the time of day that a value denotes as a Timestamp without time zone; see :func:`read_day`.
 
     Examples
     --------
@@ -151,12 +151,12 @@ def read_time(value: object, name: str = "") -> pd.Timestamp:
 
 
 def read_span(value: object, name: str = "") -> tuple[np.datetime64, np.datetime64]:
-    """Return the first and the last day that a value names: of a year (``2021``), of a month (``2021-03``), or a day.
+    """Return the first and the last day that a value denotes: of a year (``2021``), of a month (``2021-03``), or a day.
 
     Raises
     ------
     DateError
-        If it names none of them.
+        If it denotes none of them.
 
     Examples
     --------
@@ -177,12 +177,12 @@ def read_span(value: object, name: str = "") -> tuple[np.datetime64, np.datetime
 
 
 def read_clock(value: str | dt.time, name: str = "") -> dt.time:
-    """Return the time of day that a text names: ``9:30``, ``09:30:15``.
+    """Return the time of day that a text denotes: ``9:30``, ``09:30:15``.
 
     Raises
     ------
     DateError
-        If it does not name one.
+        If it does not denote one.
 
     Examples
     --------
@@ -234,7 +234,7 @@ def day_index(days: Days, name: str = "") -> pd.DatetimeIndex:
 
 
 def read_days(values: Any, name: str = "") -> Days:
-    """Return the days that the values of a sequence name; see :func:`read_day`."""
+    """Return the days that the values of a sequence denote; see :func:`read_day`."""
     if isinstance(values, np.ndarray) and values.dtype.kind == "M":
         unit = np.datetime_data(values.dtype)[0]
         if unit not in _SPANS and not np.isnat(values).any():

@@ -1,7 +1,7 @@
 """Waiting until files are on the disk, so that they survive a power failure.
 
 A program that has written a file has handed it to the operating system, which writes it some seconds later, in any order.
-What refers to a file, such as an entry of a ledger, is therefore written after the file is on the disk.
+Anything that refers to a file, such as a ledger entry, is therefore written only when the file is on the disk.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ class Drivers:
     # -- schemes -------------------------------------------------------------------------------------------------------
 
     def register(self, scheme: str, target: str | type, *, replace: bool = False) -> None:
-        """Let a class open the URIs of a scheme, in this process and in the worker processes that it starts.
+        """Register a class that opens the URIs of a scheme, in this process and in the worker processes that it starts.
 
         Raises
         ------
@@ -145,7 +145,7 @@ class Drivers:
         self._registered[scheme] = Driver(scheme, target, f"{self._function}()")
 
     def unregister(self, scheme: str) -> None:
-        """Undo :meth:`register`. URIs that are open stay open.
+        """Undo :meth:`register`. URIs that are already open stay open.
 
         Raises
         ------
@@ -332,7 +332,7 @@ class Drivers:
 class InstalledName:
     """An entry point of an installed package.
 
-    The standard library's ``EntryPoint`` is not used, because where the package ``importlib_metadata`` has been imported,
+    The standard library's ``EntryPoint`` is not used, because if the package ``importlib_metadata`` has been imported,
     one invalid entry of any installed package makes reading all of them fail.
     """
 
@@ -427,7 +427,7 @@ TRACKERS = Drivers(
 
 
 def register_store(scheme: str, target: str | type, *, replace: bool = False) -> None:
-    """Let a class open task stores whose URI begins with ``scheme://``, as ``Class(uri, clock=None)``.
+    """Register a class that opens task stores whose URI begins with ``scheme://``, as ``Class(uri, clock=None)``.
 
     Parameters
     ----------
@@ -437,7 +437,7 @@ def register_store(scheme: str, target: str | type, *, replace: bool = False) ->
         ``"module:Class"``, which is imported when a URI of the scheme is first opened, or the class. It has the methods of
         :class:`~rollforge.store.base.TaskStore`.
     replace : bool
-        If True, another class registered for the scheme before is replaced; URIs that are open stay open.
+        If True, a class that was registered for the scheme before is replaced; URIs that are already open stay open.
 
     Raises
     ------
@@ -453,7 +453,7 @@ def register_store(scheme: str, target: str | type, *, replace: bool = False) ->
 
 
 def register_ledger(scheme: str, target: str | type, *, replace: bool = False) -> None:
-    """Let a class open ledgers whose URI begins with ``scheme://``, as ``Class(uri, clock=None)``.
+    """Register a class that opens ledgers whose URI begins with ``scheme://``, as ``Class(uri, clock=None)``.
 
     Parameters
     ----------
@@ -471,7 +471,7 @@ def register_ledger(scheme: str, target: str | type, *, replace: bool = False) -
 
 
 def register_tracker(scheme: str, target: str | type, *, replace: bool = False) -> None:
-    """Let a class open tracking stores whose URI begins with ``scheme:``, as ``Class(uri)``.
+    """Register a class that opens tracking stores whose URI begins with ``scheme:``, as ``Class(uri)``.
 
     Parameters
     ----------

@@ -252,11 +252,11 @@ class FolderBusy(DataError):
 
 
 class DateError(ConfigError, DataError):
-    """A value, in user input or in a file, does not name exactly one day."""
+    """A value, in user input or in a file, does not denote exactly one day."""
 
 
 class ExpressionError(DataError):
-    """A feature expression cannot be parsed or evaluated. Holds the text and the position of the error.
+    """A feature expression cannot be parsed or evaluated. Contains the text and the position of the error.
 
     Parameters
     ----------
@@ -312,11 +312,11 @@ class TaskNotFound(StoreError, LookupError):
 
 
 class LeaseLost(StoreError):
-    """The lease of a task or service expired, and another process may have taken over. What was to be stored was rejected."""
+    """The lease of a task or service expired, and another process may have taken over. Nothing was stored."""
 
 
 class ServiceBusy(StoreError):
-    """Another process holds the lease of a service. The message names it and says until when.
+    """Another process holds the lease of a service. The message says which process, and until when.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ class GeneratorEntry:
     arguments: str
     """The location of its arguments."""
     only_argument: str = ""
-    """The argument whose value is at that location itself; empty if each argument is below it."""
+    """The argument whose value is at that location itself; empty if every argument is below it."""
 
     def locate(self, path: str) -> str:
         """Return the location in the document of `path`, as an error of the generator gives it."""
@@ -121,12 +121,12 @@ class ListedGenerator:
         return type(self.generator).__name__
 
     def apply(self, tasks: Sequence[Named]) -> list[Named]:
-        """Return what it makes of named tasks, see :func:`~rollforge.generate.sequence.apply_generator`.
+        """Apply the generator to named tasks, see :func:`~rollforge.generate.sequence.apply_generator`.
 
         Raises
         ------
         RollforgeError
-            Whatever it raises, with its location in the document.
+            Any error that it raises, with its location in the document.
         """
         from rollforge.generate.sequence import apply_generator
 

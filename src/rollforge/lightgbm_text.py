@@ -1,7 +1,7 @@
 """Checking the text of a LightGBM model before the library parses it.
 
-LightGBM trusts the text of a model: arrays of the wrong length end the interpreter, and a node that is its own child or
-refers to a node, a leaf or a feature that does not exist makes it read foreign memory, or predict forever.
+LightGBM trusts the text of a model: arrays of the wrong length crash the interpreter, and a node that is its own child or
+refers to a node, a leaf or a feature that does not exist makes it read memory out of bounds, or never return.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def check_model_text(text: str) -> None:
     Parameters
     ----------
     text : str
-        What ``Booster.model_to_string`` returns.
+        The text returned by ``Booster.model_to_string``.
 
     Raises
     ------
     ValueError
-        With what is inconsistent.
+        The message says what is inconsistent.
     """
     data = text.encode("utf-8")
     if b"\0" in data or b"\r" in data:
@@ -73,7 +73,7 @@ def _refuse(what: str) -> None:
 
 
 def _header(lines: bytes) -> dict[str, bytes]:
-    """Return the lines that decide how much memory a prediction takes, as LightGBM reads them."""
+    """Return the lines that determine how much memory a prediction takes, as LightGBM reads them."""
     found: dict[str, bytes] = {}
     for line in lines.split(b"\n"):
         parts = [part for part in line.split(b"=") if part]

@@ -1,7 +1,7 @@
 """The table of limits, and functions that open files within them.
 
-Each limit is far above real use. A mistake, or a file made to exhaust a machine, then ends with one message instead of
-using up hours or all memory. Every limit can be changed by an environment variable, which worker processes
+Each limit is far above real use. A mistake, or a file made to exhaust a machine, then causes one error message instead of
+taking hours or using all memory. Every limit can be changed by an environment variable, which worker processes
 inherit: ``ROLLFORGE_LIMIT_TASKS=2000000``. The table for users is in ``docs/limits.md``.
 """
 
@@ -127,12 +127,12 @@ class Limit:
         path : str
             Location in the document.
         error : callable, optional
-            Makes the error from a message; by default :class:`TooLarge`.
+            Creates the error from a message; by default :class:`TooLarge`.
 
         Raises
         ------
         TooLarge
-            Or the error made by `error`, if the limit is exceeded.
+            If the limit is exceeded; or the error created by `error`.
         """
         if amount > self.value:
             self.refuse(f"{what} {self.shown(amount)}", path=path, error=error)
@@ -160,12 +160,12 @@ LIMITS: Mapping[str, Limit] = {
         Limit("run_value_size", 16 * 2**20, "size of one parameter or tag of a run", "bytes"),
         Limit("expression_length", 20_000, "length of a feature expression", "characters"),
         Limit("text_file_size", 64 * 2**20, "size of a calendar, a list of instruments or a list of members", "bytes"),
-        Limit("calendar_lines", 250_000, "lines of a calendar, which exceeds the number of days from 1678 to 2261", "lines"),
+        Limit("calendar_lines", 250_000, "lines of a calendar; more than the number of days from 1678 to 2261", "lines"),
         Limit("file_size", 64 * 2**30, "size of any other file that is read", "bytes"),
         Limit("table_columns", 5_000, "columns of an imported table", "columns"),
         Limit("table_rows", 250_000_000, "rows of an imported table", "rows"),
-        Limit("table_size", 32 * 2**30, "memory for the columns of a Parquet file, or text of a CSV file", "bytes"),
-        Limit("compression_ratio", 100, "ratio by which a compressed file may expand (above 32 MiB)", "times"),
+        Limit("table_size", 32 * 2**30, "memory for the columns of a Parquet file, or size of a CSV file's text", "bytes"),
+        Limit("compression_ratio", 100, "factor by which a compressed file may expand (above 32 MiB)", "times"),
         Limit("archive_files", 10_000, "files in an archive", "files"),
     )
 }  # fmt: skip
@@ -285,7 +285,7 @@ class BoundedReader(io.RawIOBase):
     name : str
         Name of the file, for the message.
     error : callable
-        Makes the error from a message.
+        Creates the error from a message.
     """
 
     def __init__(

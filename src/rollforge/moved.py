@@ -79,7 +79,7 @@ MOVED_NAMES = {
         "recorder_of": "rollforge.run.references",
     },
 }
-"""Module that is still there -> names that have moved from it -> their current module."""
+"""Module that still exists -> names that have moved from it -> their current module."""
 
 
 def current_name(module: str, name: str = "") -> str:

@@ -2,7 +2,7 @@
 
 The section ``notify`` of a workflow lists commands and webhooks. Each gets one JSON document: a command on its standard
 input, a webhook as the body of a POST. Targets are read from the workflow file that the user runs, and never from a pool
-or the text in a ledger. A notification that fails is reported, and changes nothing else.
+or the text in a ledger. A failed notification is reported and has no other effect.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ __all__ = ["Command", "Target", "Webhook", "read_targets", "send", "without_addr
 log = logging.getLogger(__name__)
 
 SECONDS = 30.0
-"""Time after which a target that has not accepted the document is given up."""
+"""Seconds after which delivery to a target that has not accepted the document is abandoned."""
 ANSWER_SECONDS = 8.0
-"""Longest wait for a webhook's answer in one attempt."""
+"""Maximum wait for a webhook's response in one attempt."""
 PAUSE_SECONDS = 1.0
 """Pause before the second attempt; it doubles."""
 _ATTEMPTS = 3
@@ -95,7 +95,7 @@ class Webhook:
         return f"webhook {urlsplit(self.url).hostname}"  # the path can contain a secret, too
 
     def address(self) -> tuple[str, str]:
-        """Return the address, and what is wrong with it. It is a secret from now on."""
+        """Return the address, and what is wrong with it. From now on it is masked as a secret."""
         if not self.url.startswith(_FROM_VARIABLE):
             return self.url, ""
         value = os.environ.get(self.url.removeprefix(_FROM_VARIABLE), "").strip()
@@ -155,7 +155,7 @@ def send(targets: Sequence[Target], document: Mapping[str, object]) -> dict[Targ
     Parameters
     ----------
     targets : sequence of Command or Webhook
-        Where to.
+        The recipients.
     document : mapping
         Plain JSON. The host and the time are added.
     """
@@ -163,7 +163,7 @@ def send(targets: Sequence[Target], document: Mapping[str, object]) -> dict[Targ
         return {}
     for target in targets:
         if isinstance(target, Webhook):
-            target.address()  # known as a secret before anything is masked
+            target.address()  # register it as a secret before anything is masked
     now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     payload = json.dumps(_masked({**document, "host": socket.gethostname(), "time": now})).encode()
     answers: dict[int, str] = {}
@@ -266,7 +266,7 @@ def _read_target(kind: str, value: object) -> tuple[Target | None, str]:
 
 
 def _words(value: object) -> tuple[str, ...] | None:
-    """Return the words of a command; None if it is none."""
+    """Return the words of a command; None if it is not a valid command."""
     if isinstance(value, str):
         try:
             words = shlex.split(value)
@@ -280,7 +280,7 @@ def _words(value: object) -> tuple[str, ...] | None:
 
 
 def _url_problem(value: object) -> str:
-    """Return why a value is no address of a webhook, without repeating it; empty if it is one."""
+    """Return why a value is not a valid webhook address, without repeating it; empty if it is valid."""
     if not isinstance(value, str):
         return _WRONG_URL
     if value.startswith(_FROM_VARIABLE):

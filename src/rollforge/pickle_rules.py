@@ -1,4 +1,4 @@
-"""What a rule for reading one name of a pickle is, and what a pickle may not make: values that are slow to hash."""
+"""The types of rules for reading the names in a pickle, and checks against values that are slow to hash."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Pending:
 
 
 def size_of(value: Any) -> int:
-    """Return roughly how many bytes a value that a call created takes, without the values in a container."""
+    """Return the approximate size in bytes of a value created by a call, not counting the values in a container."""
     if isinstance(value, (bytes, bytearray, str)):
         return 32 + len(value)
     if isinstance(value, (list, set, frozenset, dict, deque)):

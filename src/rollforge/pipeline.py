@@ -239,9 +239,9 @@ def collect(
 ) -> Collected:
     """Collect one out-of-sample prediction from the tasks of an experiment.
 
-    Windows of the same model are joined; then several models (a grid) are averaged. A workflow can name other ensembles
-    for both. Objects that the pool names are built only if this process submitted all of the tasks; for ensembles see
-    :func:`pool_ensembles`.
+    Windows of the same model are joined; then several models (a grid) are averaged. A workflow can specify other
+    ensembles for both. Objects that the pool refers to are built only if this process submitted all of the tasks; for
+    ensembles see :func:`pool_ensembles`.
 
     Parameters
     ----------
@@ -256,9 +256,9 @@ def collect(
     label_days : int, optional
         Number of trading days that a label spans, for labels whose expression does not determine it.
     plan : Plan, optional
-        The plan of these tasks; if this process submitted it, its calendar, windows and warnings are used again.
+        The plan of these tasks; if this process submitted it, its calendar, windows and warnings are reused.
     ensembles : Ensembles, optional
-        What combines the predictions; by default that of the plan, or else that of the latest submission.
+        The ensembles that combine the predictions; by default those of the plan, or else of the latest submission.
 
     Raises
     ------
@@ -295,7 +295,7 @@ def collect(
 
 
 def pool_ensembles(session: Session, pool: str) -> tuple[Ensembles, tuple[str, ...]]:
-    """Return what combines the predictions of a pool according to its latest submission, and warnings.
+    """Return the ensembles that combine the predictions of a pool according to its latest submission, and warnings.
 
     Rollforge's own ensembles are always built. Others are built if nobody else can write to the pool, so that the
     submission is this user's own, or if they are allowed (``ROLLFORGE_ALLOW``).
@@ -320,7 +320,7 @@ def pool_ensembles(session: Session, pool: str) -> tuple[Ensembles, tuple[str, .
     if is_private(store):
         here = Origin.OWN
         session = session.with_(sys_path=(*session.sys_path, *latest.sys_path))
-    else:  # libraries that a worker builds models of are not for a report
+    else:  # the libraries whose models a worker may build are not used in a report
         here = Origin.POOL if allowable else Origin.READ
     with using(session), trust.from_origin(here):
         load_plugins(session)
@@ -347,7 +347,7 @@ def _planned(plan: Plan | None, known: Sequence[TaskOutcome], label_days: int | 
 
 
 def with_training_data(session: Session, pool: str) -> Session:
-    """Return `session`; if it has no data folder, with the one that the tasks were trained on or submitted with."""
+    """Return `session`; if it has no data folder, add the one that the tasks were trained on or submitted with."""
     if session.provider_uri is not None:
         return session
     for outcome in outcomes(session, pool):
@@ -388,7 +388,7 @@ def with_backtest(collected: Collected, session: Session, *, own_code: bool) -> 
     """Return `collected` with a backtest of its prediction, if its first task has a backtest record.
 
     Each path of combinatorial splits is backtested too, with the same strategy and account. A path with a hole is not,
-    because on these days nothing tells what to hold.
+    because on the missing days nothing determines what to hold.
 
     Parameters
     ----------
@@ -461,7 +461,7 @@ def write_results(
 ) -> Summary:
     """Write ``prediction.parquet``, ``backtest.parquet`` (if there is a backtest) and ``report.html`` into `folder`.
 
-    The metadata of the prediction's file names the ensembles, as JSON under the key ``rollforge``.
+    The metadata of the prediction's file lists the ensembles, as JSON under the key ``rollforge``.
 
     Parameters
     ----------

@@ -56,7 +56,7 @@ class Plan:
     backtest_warnings: tuple[str, ...]
     """Warnings about the backtests of the tasks."""
     ensembles: Ensembles
-    """What combines the predictions of the tasks."""
+    """The ensembles that combine the predictions of the tasks."""
 
     @property
     def windows(self) -> tuple[Window, ...]:
@@ -65,7 +65,7 @@ class Plan:
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """What the static checks for leakage found."""
+        """The results of the static checks for leakage."""
         return self.schedule.checks
 
     @property
@@ -94,7 +94,7 @@ def make_plan(workflow: Workflow, *, limit: int | None = None, leakage: str | No
     limit : int, optional
         Maximum number of tasks to keep.
     leakage : {"error", "warn", "off"}, optional
-        What happens if a static check finds a leak; by default what the workflow says.
+        What happens if a static check finds a leak; by default as set in the workflow.
 
     Raises
     ------
@@ -197,7 +197,7 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
     if uri is None:
         raise ConfigError(
             "No data folder is given. Add 'rollforge: {data: FOLDER}' to the file, or set ROLLFORGE_DATA; "
-            "'rollforge data demo FOLDER' makes one."
+            "'rollforge data demo FOLDER' creates one."
         )
     template = dict(workflow.template)
     try:
@@ -224,7 +224,7 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
         names += [short_name(name) for name, _ in made]
         tasks += [_closed(task, calendar) for _, task in made]
     if not tasks:
-        raise ConfigError("its generators make no task.", path=generators[0].entry.place if generators else "task")
+        raise ConfigError("its generators create no tasks.", path=generators[0].entry.place if generators else "task")
     ids = tuple(digest(task) for task in tasks)
     _check_distinct(ids, tasks, names, generators)
     kept, names = tuple(tasks[:limit]), names[:limit]
@@ -246,7 +246,8 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
 def _closed(task: Definition, calendar: Days) -> Definition:
     """Return a task whose test segment, if it is open-ended, ends on the last day of the calendar.
 
-    Its id then says which days it predicts: when data arrive, it is another task, and the next run trains it.
+    Its id then depends on the days that it predicts: when new data arrive, it is a different task, which the next run
+    trains.
     """
     from rollforge.generate.segments import has_intervals
     from rollforge.generate.task_view import TaskView
@@ -338,13 +339,13 @@ def _entries(workflow: Workflow) -> list[GeneratorEntry]:
 
 
 def _split(generators: Sequence[ListedGenerator]) -> tuple[Sequence[ListedGenerator], Sequence[ListedGenerator]]:
-    """Return the generators up to the last one that makes models, and those after it, which only make windows."""
+    """Return the generators up to the last one that creates models, and those after it, which only create windows."""
     last = max((i for i, one in enumerate(generators) if not one.generator.only_windows), default=-1)
     return generators[: last + 1], generators[last + 1 :]
 
 
 def _applied(listed: ListedGenerator, tasks: list[Named], template: Template) -> list[Named]:
-    """Return what a generator makes of tasks of a template."""
+    """Apply a generator to tasks of a template."""
     try:
         return listed.apply(tasks)
     except ConfigError as exc:
@@ -424,7 +425,8 @@ def _check_distinct(
             first[mark] = name
         elif first[mark] == name:
             raise ConfigError(
-                f"the generators make a task twice: {describe_task(task, name)}.", path=generators[-1].entry.place
+                f"the generators create the same task twice: {describe_task(task, name)}.",
+                path=generators[-1].entry.place,
             )
         else:
             raise ConfigError(

@@ -5,7 +5,7 @@ package. Its classes can be named by ``module_path``; on import it may add opera
 (:func:`~rollforge.expressions.operators.register_operator`, :func:`~rollforge.drivers.register_store`).
 
 Plugins are listed in the session, from a workflow's ``plugins`` or from :func:`rollforge.init`, and are kept with the tasks
-that are submitted. An installed package is never imported only because it has an entry point: see ``docs/security.md``.
+that are submitted. An installed package is never imported just because it has an entry point: see ``docs/security.md``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["are_loaded", "load_plugins"]
 
 
 def load_plugins(session: Session) -> None:
-    """Import the plugins of a session, after adding its folders to ``sys.path``. Those imported before are kept.
+    """Import the plugins of a session, after adding its folders to ``sys.path``. Those already imported are kept.
 
     Raises
     ------

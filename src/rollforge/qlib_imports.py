@@ -1,6 +1,6 @@
-"""The import hook for ``import qlib…``, which returns Rollforge's own objects by the table :mod:`rollforge.qlib_names`.
+"""The import hook for ``import qlib…``, which returns Rollforge's own objects (table: :mod:`rollforge.qlib_names`).
 
-A name of Qlib's is looked up first in the table, then in pyqlib if it is installed. Otherwise an error says why it is
+A Qlib name is looked up first in the table, then in pyqlib if it is installed. Otherwise an error says why it is
 not available. pyqlib's own modules run on top of Rollforge: their imports from Qlib also go through this hook. If the
 table has a name that pyqlib's module also defines, Rollforge's object replaces it, so that pyqlib's classes derive from
 it.
@@ -98,7 +98,7 @@ def target(module: str, name: str) -> str | None:
     --------
     >>> target("qlib.contrib.model.gbdt", "LGBModel")
     'rollforge.models.lightgbm:LGBModel'
-    >>> target("qlib.contrib.data.handler", "DataHandlerLP")  # which Qlib's module has from another
+    >>> target("qlib.contrib.data.handler", "DataHandlerLP")  # which Qlib's module imports from another
     'rollforge.features.handler:DataHandlerLP'
     """
     found = _table_entry(module, name)
@@ -126,7 +126,7 @@ def why_not(module: str, name: str = "") -> str:
     path = f"{module}.{name}" if name else module
     reason = _table_entry(module, name) or _uncovered(path)
     if reason is not None and reason in REASONS:
-        theirs = "pyqlib is not installed" if _top() is None else "the installed pyqlib has none"
+        theirs = "pyqlib is not installed" if _top() is None else "the installed pyqlib does not have it"
         return f"{path} is not covered: {REASONS[reason]}, and {theirs}. {_GUIDE}"
     if name and module in MODULES:
         inner = [m.removeprefix(f"{module}.") for m in MODULES if m.startswith(f"{module}.")]

@@ -716,7 +716,7 @@ NOT_COVERED: Mapping[str, str] = {
     "qlib.backtest.profit_attribution": "nested",
     "qlib.utils.objm": "internal",
 }
-"""Qlib module of which Rollforge has nothing, including submodules -> key of :data:`REASONS`; ``*`` ends a prefix."""
+"""Qlib module that Rollforge does not cover, with its submodules -> key of :data:`REASONS`; ``*`` ends a prefix."""
 
 REASONS: Mapping[str, str] = {
     "intraday": "it is for intraday bars, and Rollforge uses daily data",

@@ -320,7 +320,7 @@ class Rolling(Aliased):
 
 
 class DDGDA(Rolling):
-    """Qlib's DDG-DA, which learns weights of the training days. Not supported yet.
+    """Qlib's DDG-DA, which learns weights for the training days. Not supported yet.
 
     Raises
     ------
@@ -331,8 +331,8 @@ class DDGDA(Rolling):
     def __init__(self, *args: object, **kwargs: object) -> None:
         raise ConfigError(
             "DDG-DA is not supported: its meta-model needs PyTorch, and Rollforge has no counterpart of it yet. Without "
-            "it, the same experiment rolls by qlib.contrib.rolling.base.Rolling ('python -m qlib.contrib.rolling base "
-            "--conf_path FILE run'), or by 'rollforge run' with a rolling section; or run DDG-DA with pyqlib itself."
+            "it, run the same experiment with qlib.contrib.rolling.base.Rolling ('python -m qlib.contrib.rolling base "
+            "--conf_path FILE run'), or with 'rollforge run' and a rolling section; or run DDG-DA with pyqlib itself."
         )
 
 

@@ -164,7 +164,7 @@ def current_session() -> Session:
 
 
 def init(provider_uri: str | os.PathLike[str] | None = None, **options: object) -> Session:
-    """Set the default session of short public calls, and return it.
+    """Set the default session that short public calls use, and return it.
 
     Parameters
     ----------
@@ -186,7 +186,7 @@ def init(provider_uri: str | os.PathLike[str] | None = None, **options: object) 
 
 
 def amend(**changes: object) -> Session:
-    """Change some fields of the default session of short public calls, and return it."""
+    """Change some fields of the default session that short public calls use, and return it."""
     global _default
     _default = (_default or Session()).with_(**changes)
     return _default
@@ -206,13 +206,13 @@ def using(session: Session) -> Iterator[Session]:
 def bounded(day: DayLike) -> Iterator[Session]:
     """In this ``with`` block, the data end on `day`: later days, listings, memberships and rows do not exist.
 
-    This applies to everything that is read through the session: calendars (also that with future days), universes,
-    filters, fields, handlers, benchmarks. The bound is part of the session, so worker processes have it too.
+    This applies to everything that is read through the session: calendars (including that with future days), universes,
+    filters, fields, handlers, benchmarks. The bound is part of the session, so it also applies in worker processes.
 
     Parameters
     ----------
     day : date
-        The last day; if it is not a trading day, the one before it is. Inside another bound, the earlier one holds.
+        The last day; if it is not a trading day, the one before it. Inside another bound, the earlier one applies.
 
     Raises
     ------

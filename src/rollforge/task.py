@@ -44,9 +44,9 @@ __all__ = [
 
 
 Definition = dict[str, Any]
-"""A task, or a part of one, as it is written: JSON-like, with values of any kind in it."""
+"""A task definition, or part of one: JSON-like data that can contain values of any kind."""
 Document = Mapping[str, Any]
-"""A definition that is only read, a part of one, or another document of its kind."""
+"""A definition that is only read, part of one, or a similar document."""
 
 
 class Status(StrEnum):

@@ -12,7 +12,7 @@ There are four origins (``docs/security.md``):
 ====================  ====================================================================================================
 
 Classes of Python's standard library are never built, whatever the origin. Functions named in a definition are called only
-for the first origin. What counts is where a class is *defined*, because a module also exposes the names that it imported.
+for the first origin. What matters is where a class is *defined*, because a module also exposes the names that it imported.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def check_allowable(package: str, *, path: str) -> None:
 
 
 PLUGIN_GROUP = "rollforge.plugins"
-"""Group of the entry points by which installed packages offer plugins."""
+"""Group of the entry points through which installed packages provide plugins."""
 
 
 def plugin_module(name: str) -> str:

@@ -66,7 +66,7 @@ class WalkForward:
     plan: Plan
     """The tasks."""
     collected: Collected
-    """Their joined result, as of any experiment."""
+    """Their joined result, in the same form as for any experiment."""
     keys: Keys = field(repr=False)
     folder: FrameFolder = field(repr=False)
     target: Target = field(repr=False)
@@ -248,7 +248,7 @@ def walk_forward(
 
     The model of each window is fitted on the rows of its training segment and predicts the days after it, until the next
     model is trained. Labels of the last training days that look into the following segment are left out. The tasks, runs and
-    results are those of a workflow, so every command and class works with them; windows that are trained already are not
+    results are those of a workflow, so every command and class works with them; windows that are already trained are not
     trained again.
 
     Parameters
@@ -257,9 +257,9 @@ def walk_forward(
         A regressor, classifier or pipeline with scikit-learn's interface, or the description of a model:
         ``{"class": "LGBModel", "module_path": "rollforge.models", "kwargs": {…}}``.
     frame : DataFrame, Table or path
-        Rows of entities (stocks, stores, sensors) over time: a pandas frame whose index or columns have the times and the
-        entities, a Polars or Arrow table, or the path of a Parquet file. One entity needs no column. The rows of an entity
-        must be in the order of time.
+        Rows of entities (stocks, stores, sensors) over time: a pandas frame whose index or columns contain the times and
+        the entities, a Polars or Arrow table, or the path of a Parquet file. A single entity needs no column. The rows of
+        an entity must be in chronological order.
     label : name or sequence of names
         The column to predict, or several. A missing label excludes the row from training. The metrics are those of the
         first one.
@@ -273,17 +273,16 @@ def walk_forward(
         How often a model is trained: after each ``"week"``, ``"month"`` (``"1M"``), ``"quarter"`` or ``"year"``, or a number of
         periods of the table.
     horizon : int
-        Number of periods after its own that the label of a row looks ahead. As many are left out before the next segment.
+        Number of periods that the label of a row looks ahead of the row. As many are left out before the next segment.
     label_periods : int, optional
-        Number of periods over which the label's return runs, for figures that need independent labels; by default
-        `horizon`.
+        Number of periods that the label's return spans, for figures that need independent labels; by default `horizon`.
     features : sequence of names, optional
         The columns from which the estimator predicts; by default all numeric ones that have no other role.
     time, entity, weight : name, optional
-        The column or index level of times, that of entities, and the column with the weights of the rows. Times and entities
-        are found if there is no doubt.
+        The column or index level of times, that of entities, and the column with the weights of the rows. Times and
+        entities are found automatically if they are unambiguous.
     static : DataFrame, optional
-        Further features of the entities, which do not change; its index holds the entities.
+        Further features of the entities, which do not change over time; its index contains the entities.
     start, end : date, optional
         First and last day to predict; by default as early as the training segment allows, and the last day.
     rtype : {"sliding", "expanding"}
@@ -550,7 +549,7 @@ def _windows(
     step: object,
     rtype: str,
 ) -> dict[str, Any]:
-    """Return the part of a workflow that makes the windows."""
+    """Return the part of a workflow that defines the windows."""
     if rtype not in ("sliding", "expanding"):
         raise ConfigError(
             f"must be 'sliding' or 'expanding', found {shown(rtype)}.{nearest(str(rtype), ('sliding', 'expanding'))}",
@@ -601,7 +600,7 @@ def _plan(
 def _without_main() -> Iterator[None]:
     """Start worker processes that do not run the user's script again.
 
-    What they need of it comes with the estimator, so a script needs no ``if __name__ == "__main__":``.
+    What they need from it comes with the estimator, so a script needs no ``if __name__ == "__main__":``.
     """
     main = sys.modules["__main__"]
     kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}

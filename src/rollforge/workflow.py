@@ -235,15 +235,15 @@ class Workflow:
     generate: tuple[GeneratorEntry, ...] = ()
     """The generators of the section ``generate`` (or ``generators``), applied after `grid` and before `rolling`."""
     checks: Rules = field(default_factory=Rules)
-    """What a service checks every day."""
+    """The checks that a service runs every day."""
     notify: tuple[Target, ...] = ()
     """Commands and webhooks that are notified of failures, see :mod:`rollforge.notify`."""
     ensemble: Any = None
-    """What combines the predictions, see :func:`~rollforge.collect.combine.build_ensembles`; None for the default."""
+    """The ensembles of the predictions, see :func:`~rollforge.collect.combine.build_ensembles`; None for the default."""
     policy: Document | None = None
     """When the model of a new window replaces the champion of a service, see :class:`~rollforge.online.policy.Policy`."""
     signal_table: bool = False
-    """Whether the ledger of a service also keeps the rows of its signals."""
+    """Whether the ledger of a service also stores the rows of its signals."""
 
     @property
     def templates(self) -> tuple[Template, ...]:
@@ -618,7 +618,7 @@ def _leakage(parsed: _Document, form: str) -> Leakage:
 
 
 def _load_plugins(session: Session, file: Path, lines: Lines) -> None:
-    """Import the plugins of a workflow, because the operators that they add decide what the file means."""
+    """Import the plugins of a workflow, because the operators that they add determine what the file means."""
     try:
         load_plugins(session)
     except ConfigError as exc:

@@ -29,14 +29,14 @@ class BoundedLoader(yaml.SafeLoader):
         self._limits = {name: LIMITS[name].value for name in ("depth", "values", "expanded_values")}
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Return a node, and count its expanded size: an alias counts as much as the node that it names."""
+        """Return a node, and count its expanded size: an alias counts as much as the node that it refers to."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         before = self._count
         if isinstance(event, yaml.AliasEvent):
             node = super().compose_node(parent, index)
             if event.anchor not in self._counts:
                 raise TooLarge(
-                    f"the alias *{event.anchor} is used inside the value that it names.", path=_line_at(event)
+                    f"the alias *{event.anchor} is used inside the value that it refers to.", path=_line_at(event)
                 )
             self._count += self._counts[event.anchor]
             self._check("expanded_values", self._count, "expands to more than", event)

@@ -231,7 +231,7 @@ def test_names_in_neither_are_errors(tmp_path: Path, pyqlib: Path) -> None:
     )  # fmt: skip
     first, second, third = out.splitlines()
     assert "Qlib's module qlib.data.dataset.handler has no 'DATA_KEY_TYPE_'" in first
-    assert "and the installed pyqlib has none" in second
+    assert "and the installed pyqlib does not have it" in second
     assert third == (
         "pyqlib's own module qlib.utils.paral does not run on top of Rollforge: ModuleNotFoundError: No module named "
         "'a_package_that_is_not_there'"

@@ -25,7 +25,8 @@ __all__ = ["check", "keep_results"]
 def check(
     file: File,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Fit models for only a few rounds, and change the data after each day only once.")
+        bool,
+        typer.Option("--quick", help="Fit models for only a few rounds, and change the data after each day only once."),
     ] = False,
     every_window: Annotated[
         bool, typer.Option("--all", help="Check all windows; by default the first, the middle and the last.")

@@ -1,4 +1,4 @@
-"""What commands send to the targets of ``notify``. If a notification fails, a warning is printed; the exit code stays the same."""
+"""What commands send to the targets of ``notify``. A failed notification causes a warning; the exit code stays the same."""
 
 from __future__ import annotations
 

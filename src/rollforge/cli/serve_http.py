@@ -38,7 +38,7 @@ def http(
     host: Annotated[
         str, typer.Option("--host", help="Address to listen on. Any other than a loopback address requires a token.")
     ] = DEFAULT_HOST,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 chooses a free one.")] = DEFAULT_PORT,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 chooses a free one.")] = DEFAULT_PORT,
     token_file: TokenFile = None,
 ) -> None:
     """Serve the contents of the ledger over HTTP, read-only: health, signals, releases, history and metrics.

@@ -61,7 +61,9 @@ def watch(
 
     uri = context.obj.uri
     if uri.startswith("memory:") or LEDGERS.registered_object(uri) is not None:
-        raise ConfigError(f"The ledger {uri} exists only in the memory of this process, but each run is a separate process.")
+        raise ConfigError(
+            f"The ledger {uri} exists only in the memory of this process, but each run is a separate process."
+        )
     with contextlib.ExitStack() as stack:
         service = stack.enter_context(HttpService.listening(*_address(http), token_file)) if http is not None else None
         reader = stack.enter_context(contextlib.closing(Reader(uri)))
