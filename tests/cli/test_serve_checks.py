@@ -296,7 +296,7 @@ def test_a_day_that_cannot_be_watched_is_published(tmp_path: Path, serve: Serve,
     serve("run")
     known = state(tmp_path)
     assert known.days[DAYS[FIRST + 1]].state is DayState.PUBLISHED
-    assert "drift and IC could not be made" in known.events[-1][1].text
+    assert "drift and IC could not be run" in known.events[-1][1].text
 
 
 def test_without_checks_nothing_is_checked(tmp_path: Path, serve: Serve, market: Market) -> None:

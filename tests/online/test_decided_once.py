@@ -171,7 +171,7 @@ def test_a_rollback_is_an_entry_and_holds_until_the_next_window(market: Market) 
     former = next(r for r in recorders() if start_of(r) == DAYS[60])
     served.strategies[0].tool.reset_online_tag([former])
     assert served.state.entries[-1].kind == EntryKind.ROLLBACK
-    assert served.state.releases[-1][1].reason == "set by hand"
+    assert served.state.releases[-1][1].reason == "set manually"
     for day in run[5:]:
         market.show(day)
         served.routine(day)

@@ -70,7 +70,7 @@ def test_each_path_is_backtested_by_hand(session: Session, tmp_path: Any, caplog
         # Of the splits (1 2) (1 3) (1 4) (2 3) (2 4) (3 4), those that test neighbours have no hole.
         assert made == [True, False, False, True, False, True]
         assert (
-            caplog.text.count("PortAnaRecord is not made: the test segment has a hole from 2021-03-03 to 2021-03-04")
+            caplog.text.count("PortAnaRecord is skipped: the test segment has a hole from 2021-03-03 to 2021-03-04")
             == 1
         )
 

@@ -49,7 +49,7 @@ def middle_day(start: np.datetime64, end: np.datetime64, calendar: NDArray[np.da
     return middle
 
 
-_NEAR = 7  # number of days that are searched for another middle
+_NEAR = 7  # number of days that are searched for a better middle day
 
 
 def _week(day: np.datetime64) -> int:

@@ -44,7 +44,7 @@ class Columns:
 
     @property
     def ahead(self) -> int:
-        """Number of days that labels look ahead, as far as is known."""
+        """Number of days that labels look ahead, as far as known."""
         return max(self.horizon.days or 0, self.measured)
 
     @property
@@ -53,7 +53,7 @@ class Columns:
         return self.measured_rows if self.horizon.in_rows else self.measured
 
     def measure(self, data: TaskData, other: TaskData, day: np.datetime64, calendar: NDArray[np.datetime64]) -> None:
-        """Find how far before a change labels change: in the raw data or, if a processor computes them, in the processed data."""
+        """Measure how far before a change labels change: in the raw data, or in those of a processor that computes them."""
         a, b = data.raw, other.raw
         if not is_label(a).any():
             chain = data.chains.get("learn")

@@ -18,7 +18,7 @@ market data differ by factors, so what depends on them changes by far more."""
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where two frames differ first: the first column in their order, and its first row."""
+    """The first difference of two frames: the first column in their order that differs, and its first row."""
 
     column: str
     """Empty if a row exists in one frame only."""

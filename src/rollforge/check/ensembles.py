@@ -1,4 +1,4 @@
-"""Measuring ensembles of the user's own: whether a day's score depends on later predictions or market data."""
+"""Measuring the user's own ensembles: whether a day's score depends on later predictions or market data."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ensemble_checks(
     codes: Sequence[str],
     copy: Callable[[Change | None], contextlib.AbstractContextManager[Session]],
 ) -> list[Check]:
-    """Check whether scores up to a day change when only the predictions and market data after it do.
+    """Check whether scores up to a day change when only the predictions and market data after it change.
 
     The predictions are random numbers on the tested days of all windows, because an ensemble accepts any. Ensembles of
     this package are not measured.
@@ -43,7 +43,7 @@ def ensemble_checks(
     Parameters
     ----------
     plan : Plan
-        The tasks, with what combines their predictions.
+        The tasks, with the ensembles that combine their predictions.
     calendar : array of datetime64[D]
         The trading days.
     codes : sequence of str

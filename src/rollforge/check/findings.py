@@ -1,4 +1,4 @@
-"""What the measured checks have found, by subject."""
+"""The findings of the measured checks, by subject."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Finding:
 
 
 class Findings:
-    """What was found, by subject."""
+    """The findings, by subject."""
 
     def __init__(self) -> None:
         self.checked: dict[str, dict[str, tuple[dict[str, None], dict[str, None]]]] = {}
-        """Subject -> what is proved if nothing is found -> titles and days."""
+        """Subject -> what is shown if nothing is found -> titles and days."""
         self.found: dict[tuple[str, CheckResult], dict[str, list[Finding]]] = {}
 
     def note(self, subject: str, titles: Sequence[str], day: object = "", text: str = "") -> None:
-        """Note that something was compared; `text` is what it proves if nothing is found."""
+        """Record that something was compared; `text` is what this shows if nothing is found."""
         seen_titles, seen_days = self.checked.setdefault(subject, {}).setdefault(text, ({}, {}))
         seen_titles.update(dict.fromkeys(titles))
         seen_days.update({str(day): None} if day else {})

@@ -1,8 +1,8 @@
 """Temporary copies of a data folder in which the market data after a day are replaced.
 
-What is computed for a day must not change when only later data do. A single replacement could miss that: a maximum
-hides values that fall, a condition hides those that stay on one side of it. So there are three kinds, and the instruments
-of a copy take turns:
+What is computed for a day must not change when only later data change. A single kind of replacement could miss a change: a
+maximum hides values that fall, and a condition hides those that stay on one side of it. There are therefore three kinds,
+and the instruments of a copy take turns:
 
 * ``up``: each value is multiplied by its own random factor between 2 and 4; missing values and zeros become values
 * ``down``: each value is multiplied by its own random factor between 0.25 and 0.5
@@ -71,7 +71,7 @@ def write_copy(
     change : Change, optional
         The values to replace; None replaces none.
     members : collection of str, optional
-        The instruments to which universes are restricted; a universe that has none of them is copied as it is.
+        The instruments to which universes are restricted; a universe that has none of them is copied unchanged.
     codes : collection of str, optional
         The instruments whose data are copied. For both, None means all.
 
@@ -139,7 +139,7 @@ def _separator(line: str) -> str | None:
 def _until(line: str, day: np.datetime64, leaves: bool) -> list[str]:
     """Return a line of a universe, which ends on the day if the member leaves then; nothing if all of its days are later.
 
-    A line without days is returned as it is.
+    A line without days is returned unchanged.
     """
     parts = line.split(_separator(line))
     try:

@@ -1,4 +1,4 @@
-"""Building the data of a plan from copies of the market, and noting what was found."""
+"""Building the data of a plan from copies of the market, and recording the findings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Scope:
     every_window: bool = False
     """Whether all windows are checked; by default the first, the middle and the last of each model."""
     quick: bool = False
-    """Whether models are fitted for few rounds, one of each class, and the data after a day are replaced once only."""
+    """Whether only one model of each class is fitted, for few rounds, and the data after a day are replaced only once."""
     instruments: int = 20
     """Number of instruments."""
 
@@ -163,7 +163,7 @@ class Measurement:
 
     @contextlib.contextmanager
     def changed(self, change: Change, case: Case) -> Iterator[TaskData | None]:
-        """Provide the data of a case, built after a change; None if that fails, which is noted."""
+        """Provide the data of a case, built after a change; None if that fails, which is recorded."""
         began = time.perf_counter()
         with self.copy(change) as session:
             try:
@@ -175,7 +175,7 @@ class Measurement:
             yield made
 
     def failed(self, subject: str, case: Case, change: Change, exc: Exception) -> None:
-        """Note that something could not be computed on changed data."""
+        """Record that something could not be computed on changed data."""
         log.debug("a check failed", exc_info=exc)
         self.findings.add(
             subject, CheckResult.UNKNOWN, f"failed {describe(exc)}",
@@ -194,7 +194,7 @@ _OTHERS = 50  # instruments outside of the universe
 
 
 def _members(source: Provider, handler: Any, every: Sequence[str]) -> list[str]:
-    """Return the instruments that a handler loads; all if it does not name them."""
+    """Return the instruments that a handler loads; all if it does not specify them."""
     while getattr(handler, "instruments", None) is None:
         inner = getattr(getattr(handler, "data_loader", None), "handlers", None)  # of a DataLoaderDH
         handler = next(iter(inner.values()), None) if isinstance(inner, Mapping) else inner

@@ -1,4 +1,4 @@
-"""The measured proof: which results change before a day when only the market data after it do.
+"""The measured proof: which results change before a day when only the market data after it change.
 
 For some windows of a workflow and some days of each, the market data after the day are replaced, the data are built
 again and compared up to the day, as in :mod:`rollforge.check.market_copy` and :mod:`rollforge.check.compare`. The days
@@ -60,7 +60,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What the checks of a workflow found."""
+    """The results of the checks of a workflow."""
 
     plan: Plan
     """The tasks, with the results of the static checks."""
@@ -76,10 +76,10 @@ def prove(
     *,
     limit: int | None = None,
 ) -> Proof:
-    """Return what the checks of a workflow found.
+    """Return the results of the checks of a workflow.
 
     The user's code is run as by ``rollforge run``, but on temporary copies of the data folder, with a temporary cache
-    and tracking store. They are removed at the end, also after an error or Ctrl-C.
+    and tracking store. They are removed at the end, even after an error or Ctrl-C.
 
     If windows cannot be purged because the label's horizon is unknown, they are purged by the measured one.
 
@@ -102,7 +102,7 @@ def prove(
     import rollforge.expressions.jit  # noqa: F401  # chooses the folder of compiled code, before the session changes
 
     scope = scope or Scope()
-    workflow = replace(workflow, leakage=Leakage.WARN)  # leaks of the definition are no reason not to measure
+    workflow = replace(workflow, leakage=Leakage.WARN)  # leaks in the definition do not prevent measuring
     try:
         plan, measured = make_plan(workflow, limit=limit), None
     except SegmentError:

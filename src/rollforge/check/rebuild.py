@@ -69,7 +69,7 @@ class TaskData:
     task : mapping
         The task.
     session : Session
-        Names the data folder.
+        Provides the data folder.
     """
 
     task: Mapping[str, object]

@@ -43,7 +43,7 @@ class WindowCheck:
         """Whether only common rows are compared, because the other rows were reported already."""
 
     def fitted(self) -> list[FittedModel]:
-        """Report what is known about the columns, and return the fitted models."""
+        """Report what is already known about the columns, and return the fitted models."""
         self._about_columns()
         return list(self._models())
 
@@ -79,7 +79,7 @@ class WindowCheck:
             self.findings.add(
                 "features", CheckResult.UNKNOWN, f"fixed {columns.fixed}",
                 f"{_listed(columns.fixed)}: the same when all market data change, so these features come from another source, "
-                "such as a file.", "Check how they were made: that they use earlier days only cannot be measured.", titles,
+                "such as a file.", "Check how they were computed: whether they use only earlier days cannot be measured.", titles,
             )  # fmt: skip
         self._about_label()
 
@@ -117,7 +117,7 @@ class WindowCheck:
                 "label", "horizon",
                 f"The label looks at least {days} ahead, not {horizon.days} ({source}): {columns.example}, when only market "
                 f"data after {columns.day} change.",
-                f"Set label_horizon: {columns.reach} or more, and correct the look-ahead of operators of your own.",
+                f"Set label_horizon: {columns.reach} or more, and correct the look-ahead of your own operators.",
                 titles, columns.day or "",
             )  # fmt: skip
         else:

@@ -1,4 +1,4 @@
-"""The ledger of a service: what was decided on each day, as entries that are only ever appended."""
+"""The ledger of a service: the decisions of each day, as entries that are only ever appended."""
 
 from __future__ import annotations
 

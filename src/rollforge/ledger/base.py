@@ -107,14 +107,14 @@ class Ledger(Protocol):
         lease : ServiceLease
             A current lease of the service.
         number : int
-            Number of the entry: that of the last entry plus one. So an entry that was decided without knowing the last
-            one is not stored.
+            Number of the entry: that of the last entry plus one. An entry that was decided without knowledge of the last
+            one is therefore not stored.
         kind : str
             An :class:`~rollforge.ledger.entry.EntryKind`.
         body : mapping
-            What was decided, plain JSON.
+            The decision, as plain JSON.
         by : str
-            Who decided.
+            Who made the decision.
 
         Raises
         ------
@@ -153,7 +153,7 @@ class Score(NamedTuple):
     version: int
     instrument: str
     score: float | None
-    """None if it is no finite number."""
+    """None if it is not a finite number."""
 
 
 @runtime_checkable
@@ -220,7 +220,7 @@ def open_ledger(uri: str, *, clock: Clock | None = None, read_only: bool = False
         return cast(Ledger, ledger_object)
     if clock is None and uri in _open and (not read_only or uri.startswith("memory:")):
         return _open[uri]
-    options = {"read_only": True} if read_only else {}  # others' classes need the option only if it is used
+    options = {"read_only": True} if read_only else {}  # third-party classes need the option only if it is used
     ledger = cast(Ledger, class_for(uri, LEDGERS, "ledger")(uri, clock=clock, **options))
     if clock is None and not read_only:
         _open[uri] = ledger

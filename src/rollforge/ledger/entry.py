@@ -1,4 +1,4 @@
-"""What the entries of a ledger say: typed values, and reading and writing them as plain JSON.
+"""The contents of a ledger's entries as typed values, and reading and writing them as plain JSON.
 
 A ledger stores the body of an entry as JSON, so that it can be read with SQL and by later versions of Rollforge. Programs
 create bodies with the functions here (:func:`day_body`, :func:`release_body`, …) and read them with :func:`read_body`.
@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 LARGEST_BODY = 7_000_000
-"""Largest size of a body in bytes of JSON. MongoDB accepts documents of 16 MB, in which a body may occur twice."""
+"""Maximum size of a body in bytes of JSON. MongoDB accepts documents of 16 MB, in which a body may occur twice."""
 _DEEPEST = 50
 
 Day = str
@@ -58,7 +58,7 @@ Day = str
 
 
 class EntryKind(StrEnum):
-    """What an entry decided."""
+    """The kind of decision that an entry records."""
 
     SERVICE = "service"
     """The service was created, or its workflow or policy has changed."""
@@ -103,15 +103,15 @@ class Level(StrEnum):
 
 
 class Outcome(StrEnum):
-    """What a check has found."""
+    """The result of a check."""
 
     OK = "ok"
     WARN = "warn"
-    """The limit is exceeded; the day was published all the same."""
+    """The limit is exceeded; the day was published anyway."""
     FAIL = "fail"
     """The limit of a check that fails a day is exceeded."""
     UNKNOWN = "unknown"
-    """The value could not be computed; the day was published all the same."""
+    """The value could not be computed; the day was published anyway."""
 
 
 class Verdict(StrEnum):
@@ -120,7 +120,7 @@ class Verdict(StrEnum):
     SHADOW = "shadow"
     """There are too few days yet."""
     PROMOTED = "promoted"
-    """The candidate is not worse, and is the champion from the next day on."""
+    """The candidate is not worse, and becomes the champion from the next day on."""
     LOST = "lost"
     """The candidate is worse."""
 
@@ -166,9 +166,9 @@ class _Value:
         Parameters
         ----------
         document : mapping
-            What :meth:`to_document` returned.
+            The value returned by :meth:`to_document`.
         where : str
-            Where the document is, for messages.
+            Location of the document, for messages.
 
         Raises
         ------
@@ -190,7 +190,7 @@ class _Value:
 
 @dataclass(frozen=True, slots=True)
 class Release(_Value):
-    """The role of a trained model from a day on."""
+    """The role of a trained model from a given day on."""
 
     noun: ClassVar[str] = "release"
 
@@ -239,7 +239,7 @@ class Signal(_Value):
 
 @dataclass(frozen=True, slots=True)
 class DayResult(_Value):
-    """What happened to a trading day."""
+    """The outcome of a trading day."""
 
     noun: ClassVar[str] = "day"
 
@@ -260,7 +260,7 @@ class DayResult(_Value):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult(_Value):
-    """What a check has found about a day."""
+    """The result of a check of a day."""
 
     noun: ClassVar[str] = "check"
 
@@ -271,9 +271,9 @@ class CheckResult(_Value):
     """None if it is not a finite number: JSON has no others."""
     outcome: Outcome
     limit: float | None = None
-    """The limit that was not to be exceeded; None if there is none."""
+    """The limit that must not be exceeded; None if there is none."""
     text: str = ""
-    """What was found, in words."""
+    """The finding, in words."""
     data: Document = field(default_factory=dict)
     """Further figures."""
 
@@ -299,7 +299,7 @@ class Shadow(_Value):
 
 @dataclass(frozen=True, slots=True)
 class Comparison(_Value):
-    """How a candidate compares with the champion on the days on which both have predicted and the labels are known."""
+    """The comparison of a candidate with the champion on the days on which both have predicted and labels are known."""
 
     noun: ClassVar[str] = "comparison"
 
@@ -317,7 +317,7 @@ class Comparison(_Value):
 
 @dataclass(frozen=True, slots=True)
 class Event(_Value):
-    """Something worth knowing, such as a failed check. NaN and infinity, which JSON lacks, are stored as strings."""
+    """A noteworthy event, such as a failed check. NaN and infinity, which JSON lacks, are stored as strings."""
 
     noun: ClassVar[str] = "event"
 
@@ -341,7 +341,7 @@ class ServiceDefinition(_Value):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The body of an entry, read."""
+    """The body of an entry, parsed."""
 
     service: ServiceDefinition | None = None
     day: DayResult | None = None

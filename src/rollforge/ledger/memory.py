@@ -149,5 +149,5 @@ class MemoryLedger:
 
 
 def _read(entry: Entry, text: str) -> Entry:
-    """Return an entry with a body of its own, so that a caller who changes it does not change the ledger."""
+    """Return an entry with its own copy of the body, so that a caller who changes it does not change the ledger."""
     return Entry(entry.service, entry.number, entry.kind, json.loads(text), entry.token, entry.made_at, entry.by)

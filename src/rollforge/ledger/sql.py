@@ -152,7 +152,7 @@ def _append(tx: Transaction, lease: ServiceLease, new: NewEntry, scores: Sequenc
 
 
 def _insert(tx: Transaction, new: NewEntry, scores: Sequence[Score]) -> None:
-    """Insert rows by one statement, as each is a round trip to a server."""
+    """Insert rows with one statement, because each statement is a round trip to a server."""
     rows = ", ".join(f"(:service, :entry, :day{i}, :version{i}, :instrument{i}, :score{i})" for i in range(len(scores)))
     values = {f"{name}{i}": value for i, score in enumerate(scores) for name, value in score._asdict().items()}
     columns = "service, entry, day, version, instrument, score"

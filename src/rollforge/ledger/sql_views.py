@@ -1,7 +1,7 @@
-"""Views of the entries of a ledger that a person can read with SQL: ``service``, ``release``, ``day``, ``signal``, ``event``,
-``check_result``, ``shadow``, ``comparison`` and ``score``.
+"""SQL views of the entries of a ledger: ``service``, ``release``, ``day``, ``signal``, ``event``, ``check_result``,
+``shadow``, ``comparison`` and ``score``.
 
-They show the same as :class:`~rollforge.ledger.state.ServiceState`. Times are UTC.
+They show the same data as :class:`~rollforge.ledger.state.ServiceState`. Times are UTC.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class ServiceState:
 
     @cached_property
     def definition(self) -> ServiceDefinition | None:
-        """The service as it was defined last."""
+        """The latest definition of the service."""
         return next((c.service for c in reversed(self.contents) if c.service is not None), None)
 
     @cached_property
@@ -142,7 +142,7 @@ class ServiceState:
         """Return the models in use on a day by role; retired models are left out.
 
         Of several releases of a model from this day or before, the one decided last counts. A champion replaces the
-        former one of its strategy and template, so that there is one at most.
+        former one of its strategy and template, so there is at most one.
 
         Parameters
         ----------
@@ -169,7 +169,7 @@ class ServiceState:
         return self.online(day, as_of).get(Role.CANDIDATE, ())
 
     def planned(self, day: str) -> list[str]:
-        """Return the later days from which on releases are decided already, in order."""
+        """Return the later days from which on releases have already been decided, in order."""
         return sorted({release.from_day for _, release in self.releases if release.from_day > day})
 
     # -- days ----------------------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ class ServiceState:
     def signals(self, as_of: float | int | None = None) -> Mapping[str, Signal]:
         """Return the latest version of the signals of each day, in the order of the days.
 
-        What is returned for a time in the past never changes.
+        The result for a time in the past never changes.
 
         Parameters
         ----------
@@ -259,15 +259,15 @@ class ServiceState:
 
     @cached_property
     def final_checks(self) -> tuple[CheckResult, ...]:
-        """The results of checks without those of attempts that failed, which are made again by the next attempt."""
+        """The results of checks, without those of attempts that failed, which the next attempt repeats."""
         failed = (c.day is not None and c.day.state is DayState.FAILED for c in self.contents)
         return tuple(check for c, bad in zip(self.contents, failed, strict=True) if not bad for check in c.checks)
 
     def checks_made_on(self, day: str) -> tuple[CheckResult, ...]:
-        """Return what the checks have found in the routine of a day, also about earlier days.
+        """Return the results of the checks in the routine of a day, including those about earlier days.
 
-        Of several attempts, it is the one that published the day, or else the last one. Results that a correction has made
-        again replace those of the routine.
+        Of several attempts, it is the one that published the day, or else the last one. Results that a correction has
+        recomputed replace those of the routine.
         """
         made: tuple[CheckResult, ...] = ()
         published = False

@@ -1,4 +1,4 @@
-"""What is sent to the targets of ``notify`` about the days of a service."""
+"""The documents about the days of a service that are sent to the targets of ``notify``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def day_alerts(state: ServiceState, after: int, by: str) -> list[dict[str, Any]]
     state : ServiceState
         The service.
     after : int
-        Only entries with a higher number. A failure that repeats adds no entry, so that it is reported once.
+        Only entries with a higher number. A repeated failure adds no entry, so it is reported once.
     by : str
-        Only entries of this author: another process reports its own.
+        Only entries of this author: other processes report their own.
     """
     found = []
     for entry, content in zip(state.entries[after:], state.contents[after:], strict=True):
@@ -31,7 +31,7 @@ def day_alerts(state: ServiceState, after: int, by: str) -> list[dict[str, Any]]
         checks = [check for check in content.checks if check.outcome is not Outcome.OK]
         failed = day.state is DayState.FAILED
         said = [text for text in (day.error, day.fallback) if text]
-        # The error of a day that a check has failed is the check in words.
+        # If a check made the day fail, the error of the day is the check in words.
         said += [text for text in map(described, checks) if text not in said]
         if not (failed or said):
             continue

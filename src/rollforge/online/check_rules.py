@@ -1,4 +1,4 @@
-"""The section ``checks`` of a workflow: which checks a service makes every day, and their limits.
+"""The section ``checks`` of a workflow: which checks a service runs every day, and their limits.
 
 A check is written as ``name: limit``, ``name: {limit: …, level: warn|fail, days: …}``, or ``name: false`` to leave it out.
 Checks that are not mentioned have their defaults.
@@ -23,9 +23,9 @@ class Rule:
 
     limit: float
     level: Outcome = Outcome.WARN
-    """What happens beyond the limit."""
+    """What happens if the limit is exceeded."""
     days: int = 0
-    """Number of trading days that the check looks at; 0 if it has no such setting."""
+    """Number of trading days that the check covers; 0 if it has no such setting."""
 
 
 DATA_CHECKS: Mapping[str, Rule] = {
@@ -51,7 +51,7 @@ _MINIMUM = ("universe",)
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The checks that a service makes."""
+    """The checks that a service runs."""
 
     checks: Mapping[str, Rule] = field(default_factory=lambda: {**DATA_CHECKS, **SCORE_CHECKS})
     block: bool = False
@@ -65,7 +65,7 @@ class Rules:
         Parameters
         ----------
         beyond : bool, optional
-            Whether the limit is exceeded; by default found by comparing the value with it.
+            Whether the limit is exceeded; by default determined by comparing the value with it.
         **data
             Further figures.
         """

@@ -1,4 +1,4 @@
-"""Signals of past days: publishing what was predicted, and correcting days whose data have changed since."""
+"""Signals of past days: publishing existing predictions, and correcting days whose data have changed since."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = ["changed_days", "correct", "publish"]
 
 
 def publish(service: Service, prepare_func: PrepareFunc | None = None, *, over_write: bool = False) -> Any:
-    """Make signals from the predictions that exist, without a routine, and return the new ones.
+    """Compute signals from existing predictions, without a routine, and return the new ones.
 
     Days after the last one with signals are added. With `over_write`, the signals of other days that differ are
     published as new versions too.
@@ -79,12 +79,11 @@ def correct(
 ) -> list[Signal]:
     """Publish new versions of the signals of past days whose data have changed since, and return them.
 
-    The models that were champions on the day predict it again, with the data up to the day as they are now. A day whose
-    signals stay the same gets no new version; that they do is recorded, so that :func:`changed_days` omits the day. The
-    signals of a day that is no longer a trading day are withdrawn by a version without rows. Earlier versions are never
-    changed.
+    The models that were champions on the day predict it again, from the current data up to the day. A day whose signals
+    stay the same gets no new version; this is recorded, so that :func:`changed_days` omits the day. The signals of a day
+    that is no longer a trading day are withdrawn by a version without rows. Earlier versions are never changed.
 
-    The latest day is corrected first. A process that is killed leaves the first changed day as it was, so that the next
+    The latest day is corrected first. If the process is killed, the first changed day is still uncorrected, so the next
     correction begins with it again.
 
     Parameters
@@ -165,7 +164,7 @@ def _require_all_days(held: Hold, known: str | None) -> None:
 
 
 def _from_first(changed: Sequence[str], held: Hold, calendar: Collection[str]) -> list[str]:
-    """Return the days with signals from the first changed day on; of withdrawn days, only the changed ones."""
+    """Return the days with signals from the first changed day on; withdrawn days are included only if they changed."""
     _require_all_days(held, max(calendar, default=None))
     first = min(changed, default=None)
     if first is None:
@@ -188,7 +187,7 @@ def _corrected(
 
 
 def _shadows(service: Service, held: Hold, work: DayRun, day: str, events: list[Event]) -> list[Shadow]:
-    """Return the predictions of a day's candidates and champions, made again; empty if they are the same as before."""
+    """Return the recomputed predictions of a day's candidates and champions; empty if they are the same as before."""
     known = held.state.shadows.get(day)
     if known is None:
         return []
@@ -202,7 +201,7 @@ def _shadows(service: Service, held: Hold, work: DayRun, day: str, events: list[
         count = sum(shadow.day == day for content in held.state.contents for shadow in content.shadows)
         file, mark = signal_files.write(service.place, f"{day}.v{count + 1}", frame, "shadow")
     except Exception as exc:  # noqa: BLE001 - a candidate is not used, and must not prevent a correction
-        events.append(Event(Level.WARNING, f"the predictions of candidates were not made again: {exc}"))
+        events.append(Event(Level.WARNING, f"the predictions of candidates were not recomputed: {exc}"))
         return []
     return [] if mark == known.sha256 else [Shadow(day, tuple(frame.columns), file, mark, len(frame))]
 
@@ -221,9 +220,9 @@ def _daily_ics(
     day : str
         The day that is corrected last.
     rows : Series or DataFrame
-        Its signals as they are predicted now.
+        Its newly predicted signals.
     events : list of Event
-        Gets a warning if they cannot be computed.
+        Receives a warning if they cannot be computed.
     """
     known = {check.day: check for check in held.state.final_checks if check.name == DAILY_IC}
     last = held.state.last_published
@@ -234,12 +233,12 @@ def _daily_ics(
         others = [signals[one] for one in sorted(known) if one != day and signals[one].rows]
         parts = [_column(signal_files.read(service.place, others)), *([_column(rows)] if day in known else [])]
         scores = pd.concat([part for part in parts if part is not None])
-        with using(session), bounded(last):  # the labels of a day reach over later days
+        with using(session), bounded(last):  # the labels of a day reach into later days
             champion = held.state.champions(last)[0]
             labels = labels_of(service.recorder(champion), min(known), last)
         made = daily_ics(scores, labels, sorted(known))
     except Exception as exc:  # noqa: BLE001 - the user's own classes; a day that cannot be watched is still corrected
-        events.append(Event(Level.WARNING, f"the daily IC was not computed again: {type(exc).__name__}: {exc}"))
+        events.append(Event(Level.WARNING, f"the daily IC was not recomputed: {type(exc).__name__}: {exc}"))
         return []
     return [check for check in made if not _close(check, known[check.day])]
 

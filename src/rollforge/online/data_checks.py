@@ -23,12 +23,12 @@ __all__ = ["Recent", "check_data", "day_mark", "first_days", "read_recent"]
 _HISTORY = 20
 """Number of trading days before the day that are read."""
 _LISTED = 5
-"""Number of instruments that a message names."""
+"""Number of instruments that a message lists."""
 _BARS = ("open", "high", "low", "close", "volume")
 _EQUAL_FACTORS = 1e-6
 
 Finding = tuple[float, str, dict[str, Any]]
-"""The value of a check, what was found in words, and further figures."""
+"""The value of a check, the finding in words, and further figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Recent:
 
 
 def read_recent(provider: Provider, day: str, universes: Sequence[object]) -> Recent | None:
-    """Return the data of a day and of the days before it; None if it is no trading day.
+    """Return the data of a day and of the days before it; None if it is not a trading day.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def read_recent(provider: Provider, day: str, universes: Sequence[object]) -> Re
     day : str
         The day.
     universes : sequence
-        What the handlers of the service have as instruments; together they are the universe.
+        The instruments of the service's handlers; together they are the universe.
     """
     calendar = provider.calendar()
     place = int(np.searchsorted(calendar, read_day(day)))
@@ -126,11 +126,11 @@ def check_data(
     recent : Recent
         The data.
     rules : Rules
-        What is checked, and the limits.
+        The checks and their limits.
     state : ServiceState
-        What is known of earlier days.
+        The state, which contains the results for earlier days.
     mark_then : callable
-        Returns the fingerprint of a past day's data, as they are now.
+        Returns the current fingerprint of a past day's data.
     starts : mapping
         Code -> first day, of all instruments; for the fingerprints of past days.
     """
@@ -154,8 +154,9 @@ def check_data(
 def universe_share(recent: Recent) -> Finding | None:
     """Return how many instruments have a price on the day, as a share of those expected.
 
-    Expected are the members of the universe on the day, or as many as had a price on a usual (the median) day before it if
-    those were more: in many folders, an instrument that a delivery lacks is no longer a member on that day.
+    The expected number is that of the members of the universe on the day, or, if larger, the median number of instruments
+    with a price on the days before: in many folders, an instrument missing from a delivery is no longer a member on that
+    day.
     """
     counts = recent.present.sum(axis=0)
     usual = float(np.median(counts[:-1])) if len(counts) > 1 else 0.0
@@ -239,7 +240,7 @@ def calendar_gap(days: Days) -> Finding | None:
 def data_changes(
     recent: Recent, state: ServiceState, days: int, mark_then: Callable[[str], str], starts: Mapping[str, np.datetime64]
 ) -> Finding | None:
-    """Return how many of the last published days have other data than when they were published.
+    """Return how many of the last published days have data that differ from those when they were published.
 
     A change that an earlier check has reported is not counted again. ``rollforge serve check`` compares all days.
     """

@@ -1,4 +1,4 @@
-"""Fingerprints of the data on which a service is based, by which a later change of them is noticed."""
+"""Fingerprints of the data on which a service is based, used to detect later changes of the data."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def data_mark(day: str) -> str:
 
 
 def training_mark() -> str:
-    """Return a hash of all data up to the session's bound, and of the path of their folder; empty without a data folder.
+    """Return a hash of all data up to the session's bound and of their folder's path; empty without a data folder.
 
-    Services with other folders do not use each other's models, even if their data are the same so far.
+    Services with different folders do not use each other's models, even if their data are the same so far.
     """
     session = current_session()
     try:
@@ -67,7 +67,7 @@ def training_mark() -> str:
 
 
 def training_mark_now() -> str:
-    """Return :func:`training_mark` of the data as they are now, also while an earlier version is being read."""
+    """Return :func:`training_mark` of the current data, even while an earlier version is being read."""
     with newest_version():
         with contextlib.suppress(DataError):
             session_provider().refresh()  # files may have been replaced within a second
@@ -84,7 +84,7 @@ def values_mark(values: Iterable[tuple[str, NDArray[np.float32]]], codes: Sequen
 
 
 def mark_then(day: str) -> str:
-    """Return :func:`data_mark` as on the day itself: without instruments and fields that begin later."""
+    """Return :func:`data_mark` as it was on the day itself: without instruments and fields that begin later."""
     with bounded(day):
         return data_mark(day)
 

@@ -63,7 +63,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 PrepareFunc = Callable[..., Any]
-"""Makes signals from the collected results ``{(strategy, "pred"): {model: frame}}``."""
+"""Computes signals from the collected results ``{(strategy, "pred"): {model: frame}}``."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Options:
     models: Mapping[str, Any] = field(default_factory=dict)
     """For ``prepare_online_models`` of the strategies."""
     prepare_func: PrepareFunc | None = None
-    """Makes the signals; by default the average of the models after standardising each day."""
+    """Computes the signals; by default the average of the models after standardizing each day."""
     publish: bool = True
     """Whether the days are published; False leaves that to a manager with its own ``prepare_signals``."""
     stop: Callable[[], bool] = lambda: False
@@ -87,11 +87,11 @@ class Options:
     fallback: bool = False
     """Whether the earlier models are used if training fails; by default the day fails."""
     rules: Rules = field(default_factory=lambda: Rules({}))
-    """What is checked every day; by default nothing but that there are prices."""
+    """The daily checks; by default it is only checked that there are prices."""
 
 
 _ATTEMPTS = 3
-"""How often a day is tried if its data change while models are trained."""
+"""How many times a day is attempted if its data change while models are trained."""
 
 
 def begin(service: Service, held: Hold, options: Options, day: str, strategies: Sequence[OnlineStrategy]) -> None:
@@ -105,7 +105,7 @@ def run_day(service: Service, held: Hold, options: Options, day: str) -> DayResu
 
 
 def _repeated(attempt: Callable[[bool], T]) -> T:
-    """Return what an attempt returns, which is given whether it is the last one."""
+    """Repeat an attempt until the data do not change; it is told whether it is the last one."""
     for _ in range(_ATTEMPTS - 1):
         try:
             return attempt(False)
@@ -167,8 +167,8 @@ class DayRun:
     def _online_before(self, strategy: OnlineStrategy, tasks: Sequence[Definition]) -> list[Any]:
         """Return the models that were online before there was a ledger.
 
-        None if a service of the ledger has released one of them, or this one has trained all: a process may have been
-        killed after it had tagged its first models, and before it recorded them.
+        None if a service of the ledger has released one of them, or this one has trained all of them: a process may have
+        been killed after it had tagged its first models and before it recorded them.
         """
         if not self.options.adopt or not _keeps_recorders(strategy):
             return []
@@ -276,7 +276,7 @@ class DayRun:
         return "" if last is None else day_after(last)
 
     def result(self, state: DayState, error: str = "") -> DayResult:
-        """Return what is recorded about the day in a state."""
+        """Return the result to record for the day with a given state."""
         seconds = round(time.perf_counter() - self.began, 3)
         used = "; ".join(self.fallbacks) if state is DayState.PUBLISHED else ""
         history: dict[str, str] = {}
@@ -290,7 +290,7 @@ class DayRun:
         return DayResult(self.day, state, mark, seconds, error, trained, fallback=used, history=history)
 
     def _update(self, release: Release, until: pd.Timestamp, *, again: bool = False) -> None:
-        """Let a model predict up to a day; with `again`, also if it has a prediction for that day."""
+        """Make a model predict up to a day; with `again`, even if it has a prediction for that day."""
         recorder = self.service.recorder(release)
         updater = PredUpdater(recorder, to_date=until)
         if again and updater.last_end >= updater.to_date:
@@ -299,18 +299,18 @@ class DayRun:
         self.written[recorder.id] = recorder
 
     def sync(self) -> None:
-        """Wait until the models that the next entry names, and their predictions, are on the disk."""
+        """Wait until the models that the next entry refers to, and their predictions, are on the disk."""
         released = [self.service.recorder(r) for r in self.releases if r.role is not Role.RETIRED]
         for recorder in {**self.written, **{r.id: r for r in released}}.values():
             recorder.flush()
             try:
                 folder = recorder.get_local_dir()
-            except ArtifactNotFound:  # on a server, which answers for it
+            except ArtifactNotFound:  # on a server, which is responsible for it
                 continue
             sync_tree(Path(folder))
 
     def _failed(self, error: str) -> None:
-        """Record that the day has failed, unless the last entry about it says the same."""
+        """Record that the day has failed, unless the last entry about it already says so."""
         result = self.result(DayState.FAILED, error)
         known = self.held.state.days.get(self.day)
         log.warning("service %s: %s failed: %s", self.service.name, self.day, error)
@@ -336,7 +336,7 @@ class DayRun:
         return models
 
     def _require_unchanged(self, mark: str, cause: Exception | None = None) -> None:
-        """Raise an error if the data have changed since they had a mark: worker processes read them as they are then."""
+        """Raise an error if the data no longer have a mark: worker processes may have read the changed data."""
         if mark and training_mark_now() != mark:
             raise DataChanged(
                 f"The data up to {self.day} changed while models were being trained. Run the routine again when no process "
@@ -352,7 +352,7 @@ class DayRun:
     def _release(
         self, strategy: OnlineStrategy, models: Sequence[object], online: Sequence[object], reason: str
     ) -> None:
-        """Decide which recorders of a strategy are used from when on."""
+        """Decide which recorders of a strategy are used, and from which day on."""
         if isinstance(strategy, RollingStrategy):
             self.releases += self._of_windows(strategy, models, reason)
             self._decide()
@@ -392,14 +392,14 @@ class DayRun:
         return found
 
     def _fill(self, strategy: OnlineStrategy) -> None:
-        """Let the outgoing models predict up to the day before."""
+        """Make the outgoing models predict up to the day before."""
         for release in self.service.champions(strategy.experiment_name, self.day):
             calendar = D.calendar(freq=self.service.freq)
             if len(calendar) > 1:
                 self._update(release, calendar[-2])
 
     def _predict(self, strategy: OnlineStrategy) -> None:
-        """Let the models of a strategy predict up to the day."""
+        """Make the models of a strategy predict up to the day."""
         tool = strategy.tool
         if not _keeps_recorders(strategy) or type(tool).update_online_pred is not OnlineToolR.update_online_pred:
             tool.update_online_pred()
@@ -470,9 +470,9 @@ class DayRun:
     # -- tags ----------------------------------------------------------------------------------------------------------
 
     def mirror(self) -> None:
-        """Let the tags of the recorders show what the ledger says, so that they are right again after a crash.
+        """Write the tags of the recorders from the ledger, so that they are correct again after a crash.
 
-        They decide nothing, so a tracking store that does not take them is a warning; the next day tries again.
+        They have no effect themselves, so a tracking store that rejects them only causes a warning; the next day retries.
         """
         state, day = self.held.state, self.day or self.service.next_day()
         for strategy in self.service.strategies:

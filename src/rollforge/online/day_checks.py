@@ -1,4 +1,4 @@
-"""The checks of a day: whether it has prices, and those that the rules of the service name."""
+"""The checks of a day: whether it has prices, and those in the rules of the service."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class DayChecks:
     service : Service
         The service.
     known : ServiceState
-        What its entries say before the day.
+        Its state before the day.
     rules : Rules
-        What is checked.
+        The checks to run.
     day : str
         The day.
     warn : callable
-        Called with the reason if checks could not be made.
+        Called with the reason if checks could not be run.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class DayChecks:
         """
         try:
             provider = session_provider()
-        except DataNotFound:  # strategies with data of their own
+        except DataNotFound:  # strategies with their own data
             return
         place = int(np.searchsorted(provider.calendar(self.service.freq), read_day(self.day)))
         if "close" not in provider.fields():
@@ -86,7 +86,7 @@ class DayChecks:
             return
         try:
             provider = session_provider()
-        except DataNotFound:  # strategies with data of their own
+        except DataNotFound:  # strategies with their own data
             return
         recent = read_recent(provider, self.day, _universes(self.service))
         if recent is not None:
@@ -110,7 +110,7 @@ class DayChecks:
         try:
             found += drift_and_ic(rules, self.day, champions, self.known, service.place, calendar)
         except Exception as exc:  # noqa: BLE001 - the user's own classes; a day that cannot be watched is still published
-            self.warn(f"the checks of drift and IC could not be made: {type(exc).__name__}: {exc}")
+            self.warn(f"the checks of drift and IC could not be run: {type(exc).__name__}: {exc}")
         self._take(found, block=rules.block)
 
     def _take(self, found: Sequence[CheckResult], *, block: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""A read-only HTTP service: what the ledger says, as JSON, and as metrics for Prometheus.
+"""A read-only HTTP service: the contents of the ledger as JSON, and as metrics for Prometheus.
 
 It never changes the ledger or a file, and runs no code of a workflow. The only module that imports Starlette and uvicorn.
 """
@@ -66,7 +66,7 @@ def read_token(file: Path | None) -> str | None:
     Raises
     ------
     ConfigError
-        If the file cannot be read, or the token is shorter than 16 characters or contains others than visible ASCII.
+        If the file cannot be read, or the token has fewer than 16 characters or contains any but visible ASCII characters.
     """
     if file is not None:
         try:
@@ -111,8 +111,8 @@ def listen(host: str, port: int, token: str | None) -> socket.socket:
     """
     if not is_loopback(host) and token is None:
         raise ConfigError(
-            f"The address {host} can be reached from other machines, so requests must contain a token. Name a file with one by "
-            f"--token-file, or set {TOKEN_VARIABLE}."
+            f"The address {host} can be reached from other machines, so requests must contain a token. Pass a file that "
+            f"contains one with --token-file, or set {TOKEN_VARIABLE}."
         )
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -143,8 +143,8 @@ def make_app(reader: Reader, token: str | None = None, *, local: bool = True) ->
     token : str, optional
         What ``Authorization: Bearer`` must contain; None: nothing.
     local : bool
-        Whether it listens on a loopback address. Then requests must name one as their host, so that a page in a browser
-        cannot read it under a name of its own (DNS rebinding).
+        Whether it listens on a loopback address. The host of a request must then be a loopback address too, so that a web
+        page cannot read the service through a domain of its own (DNS rebinding).
     """
     answers = _Answers(reader)
     routes = [
@@ -174,7 +174,7 @@ class _Refused(Exception):
 
 
 class _Answers:
-    """The answer to each kind of request."""
+    """The response to each kind of request."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -185,7 +185,7 @@ class _Answers:
         return _json({"services": self.reader.services()})
 
     def health(self, request: Request) -> Response:
-        """Return the state of all services; 503 if one is not in order."""
+        """Return the state of all services; the status is 503 if one has a problem."""
         _options(request)
         healthy, document = health(self.reader)
         return _json(document, 200 if healthy else 503)
@@ -266,7 +266,7 @@ class _Answers:
 
 
 def _answered(answer: Callable[[Request], Response]) -> Callable[[Request], Response]:
-    """Let an answer that fails be a JSON error. Starlette runs it in a thread, as it is not a coroutine."""
+    """Convert errors to JSON responses. Starlette runs the endpoint in a thread, because it is not a coroutine."""
 
     def endpoint(request: Request) -> Response:
         try:

@@ -37,10 +37,10 @@ _LONGEST_NAME = 60
 
 
 class OnlineManager(Serializable):
-    """Runs strategies over time, and records which models were online when.
+    """Runs strategies over time, and records which models were online at which time.
 
     What was trained, released and published is in the ledger of its :class:`~rollforge.online.service.Service`. The
-    manager and its file hold only the definition; a manager that is loaded from a file finds its ledger again.
+    manager and its file contain only the definition; a manager that is loaded from a file finds its ledger again.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ class OnlineManager(Serializable):
             self._import(state.get("history") or {}, state.get("signals"))
 
     def _import(self, history: Mapping[pd.Timestamp, Mapping[OnlineStrategy, list[Any]]], signals: Any) -> None:
-        """Enter what an earlier version kept in the manager's file into the ledger."""
+        """Add to the ledger what an earlier version kept in the manager's file."""
         with self.service.hold() as held:
             held.append(EntryKind.SERVICE, service_body(self.service.name, {"strategies": self._names()}))
             for time, online in sorted(history.items(), key=lambda item: item[0]):
@@ -163,7 +163,7 @@ class OnlineManager(Serializable):
 
     @property
     def state(self) -> ServiceState:
-        """What follows from the entries of the ledger."""
+        """The state that follows from the entries of the ledger."""
         return self.service.state()
 
     @property
@@ -192,7 +192,7 @@ class OnlineManager(Serializable):
     ) -> None:
         """Train the first tasks of the strategies with the data up to the first day, and put their models online.
 
-        Tasks that are trained already are not trained again, and a strategy that has begun is not changed.
+        Tasks that are already trained are not trained again, and a strategy that has begun is not changed.
 
         Parameters
         ----------
@@ -213,12 +213,12 @@ class OnlineManager(Serializable):
         """Run the routine of a day, and before it those of earlier days that are not published yet.
 
         The routine of a day trains new tasks, puts their models online, updates the predictions and publishes the
-        signals. It uses the data up to its day. For a day that is published, nothing changes.
+        signals. It uses the data up to its day. For a day that is already published, nothing changes.
 
         Parameters
         ----------
         cur_time : date-like, optional
-            The day; by default the last of the calendar. If it is not a trading day, the one before it is meant.
+            The day; by default the last of the calendar. If it is not a trading day, the previous one is used.
         task_kwargs, model_kwargs, signal_kwargs : mapping, optional
             Arguments for `prepare_tasks`, `prepare_online_models` and `prepare_signals`.
 
@@ -298,12 +298,12 @@ class OnlineManager(Serializable):
     def prepare_signals(
         self, prepare_func: Callable[..., object] | None = None, over_write: bool = False
     ) -> pd.Series | pd.DataFrame:
-        """Make the trading signals from the predictions so far without a routine, and return the new ones.
+        """Compute the trading signals from the predictions so far without a routine, and return the new ones.
 
         Parameters
         ----------
         prepare_func : callable, optional
-            Converts the collected results to signals; by default their average after standardising each day.
+            Converts the collected results to signals; by default their average after standardizing each day.
         over_write : bool
             Whether earlier signals that differ get a new version; if False, only later days are added. Earlier versions
             are kept in the ledger.
@@ -328,7 +328,7 @@ class OnlineManager(Serializable):
     ) -> pd.Series | pd.DataFrame | None:
         """Run the first training and the routine of every day until `end_time`, and return the signals.
 
-        Each day uses the data up to it, so that the result equals that of serving day by day. Days after `end_time` that
+        Each day uses the data up to it, so the result is the same as that of serving day by day. Days after `end_time` that
         the service has published before are not returned.
         """
         with self._simulating():
@@ -352,7 +352,7 @@ class OnlineManager(Serializable):
     def delay_prepare(
         self, model_kwargs: Mapping[str, object] | None = None, signal_kwargs: Mapping[str, object] | None = None
     ) -> None:
-        """Do nothing: a simulation fits its models on the days on which they are needed, with any trainer.
+        """Do nothing: a simulation fits each model on the day on which it is needed, with any trainer.
 
         Exists for compatibility with Qlib, where a simulation with a delayed trainer postpones fitting.
         """

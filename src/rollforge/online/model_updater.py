@@ -15,7 +15,7 @@ __all__ = ["ModelUpdater"]
 class ModelUpdater(TaskCollector):
     """Marks which recorders of an experiment are online, and updates their predictions.
 
-    Qlib documented it before :class:`~rollforge.online.tool.OnlineToolR`, whose tag is another one.
+    Qlib documented it before :class:`~rollforge.online.tool.OnlineToolR`, which uses a different tag.
 
     Parameters
     ----------

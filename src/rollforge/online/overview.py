@@ -1,6 +1,6 @@
-"""What a ledger says about its services, as plain JSON and as metrics: for programs that only read.
+"""The state of a ledger's services, as plain JSON and as metrics, for programs that only read.
 
-A :class:`Reader` opens the ledger read-only and keeps what it has read, so that each question costs a query for the
+A :class:`Reader` opens the ledger read-only and keeps what it has read, so that each request costs only a query for the
 entries that were appended since.
 """
 
@@ -98,7 +98,7 @@ class Reader:
     def _read(self, service: str) -> ServiceState:
         ledger, known = self._opened(), self._states.get(service)
         if known is not None:
-            # The last known entry is read again: a ledger that was restored from a copy may have another one.
+            # The last known entry is read again: a ledger that was restored from a backup may have a different one.
             found = ledger.entries(service, after=known.last - 1)
             if found[:1] == [known.entries[-1]]:
                 for entry in found[1:]:
@@ -112,7 +112,7 @@ class Reader:
         return known
 
     def _forget(self) -> None:
-        """Open the file again for the next question: it was deleted or replaced."""
+        """Reopen the file for the next request: it was deleted or replaced."""
         if self._ledger is not None:
             self._ledger.close()
         self._ledger = None
@@ -130,7 +130,7 @@ class Reader:
 def service_folder(name: str, definition: ServiceDefinition | None) -> Path:
     """Return the folder of a service's files, which does not depend on the folder in which a command is run.
 
-    It is the one that ``serve init`` has recorded; that of the project if there is none.
+    It is the one that ``serve init`` recorded, or else that of the project.
     """
     known = _recorded(definition, "folder")
     return Path(known) if known is not None else home() / "services" / name
@@ -187,7 +187,7 @@ def read_as_of(value: object, state: ServiceState) -> float | int:
         An integer is the number of an entry, a float a time. A text of digits is the number of an entry if there is one,
         and otherwise a time such as ``20240531``; without an offset, it is UTC.
     state : ServiceState
-        The present state of the service.
+        The current state of the service.
 
     Raises
     ------
@@ -275,7 +275,7 @@ def described(one: Comparison, margin: float = 0.0) -> str:
 def running(lease: ServiceLease | None) -> dict[str, Any] | None:
     """Return which process is running a service, until when its lease lasts, and whether the process has ended.
 
-    That can be known of a process of this machine only. The next run takes over the lease of one that has ended.
+    This is only known for processes on this machine. The next run takes over the lease of a process that has ended.
     """
     if lease is None:
         return None
@@ -290,7 +290,7 @@ def entry_document(entry: Entry) -> dict[str, Any]:
 
 
 def signal_document(folder: Path, signal: Signal) -> dict[str, Any]:
-    """Return a version of a day's signals with the scores by instrument; a score that is no number is None.
+    """Return a version of a day's signals with the scores by instrument; a score that is not a number is None.
 
     Raises
     ------
@@ -307,10 +307,10 @@ def signal_document(folder: Path, signal: Signal) -> dict[str, Any]:
 
 
 def health(reader: Reader) -> tuple[bool, dict[str, Any]]:
-    """Return whether all services are in order, and why not.
+    """Return whether all services are healthy, and their problems.
 
-    A service is not in order if its last attempt at a due day failed, its data cannot be read, or the latest signals are
-    missing or were changed. Days that are due and were not tried yet are in order: the next run publishes them.
+    A service has a problem if its last attempt at a due day failed, its data cannot be read, or the latest signals are
+    missing or were changed. Days that are due and have not been tried yet are not a problem: the next run publishes them.
 
     Raises
     ------

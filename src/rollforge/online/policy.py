@@ -1,8 +1,8 @@
-"""Whether a new model may replace the champion: it runs in shadow for some days, and both are compared.
+"""Whether a new model may replace the champion: it runs in shadow mode for some days, and both are compared.
 
-In shadow, a candidate predicts each day like the champion. Both predictions are stored in a file next to the signals, and
-not published; its hash is in the entry of the day. As labels become known, the two are compared on the days on
-which both have predicted.
+In shadow mode, a candidate predicts each day like the champion. Both predictions are stored in a file next to the signals
+and are not published; the file's hash is in the entry of the day. As labels become known, the two are compared on the days
+on which both have predicted.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """When the model of a new window replaces the champion: by default at once; with a policy, after a time in shadow.
+    """When the model of a new window replaces the champion: at once without a policy, else after some days in shadow mode.
 
     Parameters
     ----------
@@ -61,9 +61,9 @@ class Policy:
     metric : {"rank_ic", "ic"}
         The daily metric whose means over these days are compared.
     margin : float
-        The candidate is promoted if its mean is at most this much lower than that of the champion.
+        The candidate is promoted if its mean is lower than the champion's by at most this much.
     lost : {"retire", "keep"}
-        What happens to a candidate that is worse: it is retired, or compared each further day until a new window begins.
+        What happens to a candidate that is worse: it is retired, or compared again each day until a new window begins.
 
     Examples
     --------
@@ -142,7 +142,7 @@ def compared(
     pairs: Sequence[tuple[Release, Release]],
     today: tuple[Shadow, pd.DataFrame] | None,
 ) -> list[Comparison]:
-    """Return how candidates and champions compare on the days on which both have predicted and the labels are known.
+    """Return comparisons of candidates and champions on the days on which both have predicted and the labels are known.
 
     Pairs without such a day are left out.
     """
@@ -176,7 +176,7 @@ def _comparison(
 
 
 def known_labels(recorder: Recorder, first: str, last: str) -> pd.Series:
-    """Return the labels of a model's dataset for some days, as they are known with the data so far."""
+    """Return the labels of a model's dataset for some days, as far as they are known from the data so far."""
     span = (read_timestamp(first), read_timestamp(last))
     dataset = RMDLoader(recorder).get_dataset(*span, {"test": span})
     return SignalRecord.generate_label(dataset).iloc[:, 0]
@@ -186,7 +186,7 @@ def daily_metric(scores: pd.DataFrame, labels: pd.Series, metric: str) -> tuple[
     """Return the means of a daily metric of two models, and the number of days.
 
     On each day, the instruments with both scores and a label count. A day without two such instruments, or whose labels are
-    all equal, does not count. A model whose scores are all equal on a day has 0 there: it says nothing.
+    all equal, does not count. A model whose scores are all equal on a day gets 0 for it, because it ranks nothing.
 
     Parameters
     ----------
@@ -215,9 +215,9 @@ def decided(
 ) -> list[Release]:
     """Return the releases by which candidates are promoted or retired from the day after on.
 
-    Of several candidates that may be promoted, the latest is; earlier ones are retired. Nothing is decided if the champion of
-    the day after is another one, because it was changed manually for that day, and a candidate that is planned to be the
-    champion later is not retired.
+    Of several candidates that may be promoted, the latest one is promoted and earlier ones are retired. Nothing is decided
+    if the champion of the day after is a different one, because it was changed manually for that day. A candidate that is
+    planned to become the champion later is not retired.
     """
     results = {(c.candidate, c.champion): c for c in comparisons}
     after = day_after(day)

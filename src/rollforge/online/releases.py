@@ -1,4 +1,4 @@
-"""Who is the champion from when on: the releases by which models replace others, from the state of a service alone."""
+"""Which model is the champion from which day on: the releases that replace models, computed from a service's state alone."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def replaced_by(
     day : str
         The first day.
     reason : str
-        Why.
+        The reason.
     outgoing : callable, optional
         Whether a champion is replaced; by default every one of the strategy.
 
     Returns
     -------
     list of Release
-        Empty if the models are the champions already.
+        Empty if the models are already the champions.
     """
     by, wanted = author(), {(m.experiment_name, m.recorder) for m in models}
     strategy = models[0].strategy
@@ -54,7 +54,7 @@ def replaced_by(
     changed = [changed_to(r, Role.RETIRED, day) for r in present if leaves(r)]
     changed += [changed_to(m, Role.CHAMPION, day) for m in models if (m.experiment_name, m.recorder) not in there]
     decided = {(r.experiment_name, r.recorder) for r in changed}
-    for later in state.planned(day):  # what was planned for that day no longer holds
+    for later in state.planned(day):  # what was planned for that day is no longer valid
         then = state.champions(later)
         undone = [r for r in then if leaves(r) and (r.experiment_name, r.recorder) not in decided]
         missing = wanted - {(r.experiment_name, r.recorder) for r in then} - decided
@@ -68,12 +68,12 @@ def replaced_by(
 
 
 def replaced_in_template(state: ServiceState, model: Release, day: str) -> Callable[[Release], bool]:
-    """Return whether a champion is replaced by a model that is promoted alone: it is the one of the same template.
+    """Return a function that says whether a champion is replaced by a single promoted model: that of the same template.
 
     Raises
     ------
     ConfigError
-        If it is not clear which one is meant.
+        If it is ambiguous which one is to be replaced.
     """
     present = [r for r in state.champions(day) if r.strategy == model.strategy]
     if not model.template or len(present) < 2:
@@ -102,7 +102,7 @@ def of_windows(
         The champions of the template.
     shadow : bool
         Whether the model of the last window becomes a candidate if there is a champion, see
-        :class:`~rollforge.online.policy.Policy`. Candidates that are worse than the champion end then; otherwise all end.
+        :class:`~rollforge.online.policy.Policy`. Candidates that are worse than the champion then end; otherwise all end.
     """
     first, last = new[0], new[-1]
 
@@ -129,12 +129,12 @@ def of_windows(
 
 
 def planned_champions(state: ServiceState, day: str) -> set[str]:
-    """Return the recorders that are the champions of later days by what is decided already."""
+    """Return the recorders that become champions on later days according to decisions already made."""
     return {release.recorder for later in state.planned(day) for release in state.champions(later)}
 
 
 def after_planned(state: ServiceState, new: Release, until: str | None = None) -> list[Release]:
-    """Return the releases of a new champion, after which changes of its template that were planned for later still hold.
+    """Return the releases of a new champion such that changes of its template planned for later remain valid.
 
     A window that begins before the day for which somebody planned a promotion does not cancel it.
 

@@ -1,8 +1,7 @@
 """The routine of a service: every due day, oldest first, becomes one more entry of its ledger.
 
-Days that were missed are due days like any other, so that catching up, simulating the past and serving day by day are the
-same loop. A process can be killed anywhere: the next one finds the same entries and the trained models, and repeats the
-day.
+Missed days are due days like any others, so catching up, simulating the past and serving day by day are the same loop. A
+process can be killed at any point: the next one finds the same entries and the trained models, and repeats the day.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def _first_day(service: Service, held: Hold) -> str:
 
 
 def catch_up(service: Service, until: DayLike | None = None, options: Options | None = None) -> list[DayResult]:
-    """Run the routine of every due day, oldest first, and return what happened.
+    """Run the routine of every due day, oldest first, and return the results.
 
     A day is due from the service's first day on, if it is not published. A day on which nothing can be published (no
     instrument has data) is recorded as failed and remains due; the following days are still run.

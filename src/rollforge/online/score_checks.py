@@ -25,11 +25,11 @@ from rollforge.track.base import Recorder
 __all__ = ["DAILY_IC", "constant_share", "daily_ics", "drift_and_ic", "equal_scores", "labels_of"]
 
 _LISTED = 5
-"""Number of features that a message names."""
+"""Number of features that a message lists."""
 _FEWEST_DAYS = 20
-"""Fewest days from whose IC a mean is judged."""
+"""Minimum number of days for judging the mean IC."""
 _FEWEST_ROWS = 100
-"""Fewest values that are compared with those of the training. Without drift, the index of n values in ten bins is about
+"""Minimum number of values to compare with those of the training. Without drift, the index of n values in ten bins is about
 9 / n."""
 _QUANTILE = 1.96
 """Of the normal distribution, for an interval of 95 %."""
@@ -69,13 +69,13 @@ def drift_and_ic(
     Parameters
     ----------
     rules : Rules
-        What is checked, and the limits.
+        The checks and their limits.
     day : str
         The day; it is the last one with data.
     recorders : sequence of Recorder
         The recorders of the champions of the day.
     state : ServiceState
-        What is known of earlier days.
+        The state, which contains the results for earlier days.
     folder : Path
         Folder of the service's files, with the published signals.
     calendar : array
@@ -114,7 +114,7 @@ def _shifted(calendar: Days, days: int) -> str:
 
 
 def _reference(recorder: Recorder, rules: Rules) -> Mapping[str, Any] | None:
-    """Return the distribution of a model's training data; None if it has none, or nothing is compared with it."""
+    """Return the distribution of a model's training data; None if there is none, or it is not needed."""
     if not {"score_psi", "feature_psi"} & rules.checks.keys() or REFERENCE not in recorder.list_artifacts():
         return None
     reference: Mapping[str, Any] = recorder.load_object(REFERENCE)

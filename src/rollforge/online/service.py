@@ -49,14 +49,14 @@ class Service:
     """Strategies that are kept online under one name.
 
     What it trained, released and published follows from its entries in the ledger alone, see
-    :class:`~rollforge.ledger.state.ServiceState`. The object holds only the definition.
+    :class:`~rollforge.ledger.state.ServiceState`. The object contains only the definition.
 
     Parameters
     ----------
     name : str
         Name of the service in the ledger.
     strategies : list of OnlineStrategy
-        What is trained, and which models are used.
+        They determine what is trained, and which models are used.
     trainer : Trainer
         Trains the tasks of the strategies.
     begin : date
@@ -72,7 +72,7 @@ class Service:
     policy : Policy, optional
         When the model of a new window replaces the champion; by default at once.
     signal_table : bool
-        Whether the ledger also keeps the rows of the signals, for programs that read SQL.
+        Whether the ledger also stores the rows of the signals, for programs that use SQL.
     """
 
     name: str
@@ -160,9 +160,9 @@ class Service:
                 self._state = held.state
 
     def remembered(self, key: tuple[str, ...], read: Callable[[], T]) -> T:
-        """Return what `read` returns; while the lease is held, it is called once for each key.
+        """Return the result of `read`, which is called only once for each key while the lease is held.
 
-        For values that do not change: recorders of releases and the definitions of their tasks.
+        Use it for values that do not change: recorders of releases and the definitions of their tasks.
         """
         if self._hold is None:
             return read()
@@ -185,8 +185,8 @@ class Service:
     def released_by_others(self, *, of_files: bool = False) -> frozenset[str]:
         """Return the ids of the recorders that other services of the ledger have released.
 
-        With `of_files`, only those of services of workflow files. Several of them can share an experiment, while a service
-        that was made in Python may only be the one of an earlier run of a program.
+        With `of_files`, only those of services created from workflow files. Several of these can share an experiment, while
+        a service created in Python may just be that of an earlier run of the same program.
         """
         return self.remembered(("released by others", str(of_files)), lambda: self._released_by_others(of_files))
 
@@ -237,7 +237,7 @@ class Service:
         return found
 
     def replace_champions(self, strategy: str, recorders: Sequence[Recorder], reason: str = "") -> list[Release]:
-        """Make recorders the champions of a strategy from the next day on, by an entry of its own.
+        """Make recorders the champions of a strategy from the next day on, with a separate entry.
 
         The entry is a rollback if all of them were champions before, else a promotion. A service without champions has
         not begun and is not changed.
@@ -245,7 +245,7 @@ class Service:
         Returns
         -------
         list of Release
-            What has changed.
+            The changes.
         """
         with self.hold() as held:
             day = self.next_day()
@@ -254,7 +254,7 @@ class Service:
                 return []
             known = {r.recorder for _, r in held.state.releases if r.strategy == strategy}
             kind = EntryKind.ROLLBACK if {r.id for r in recorders} <= known else EntryKind.PROMOTION
-            reason = reason or "set by hand"
+            reason = reason or "set manually"
             models = self.released(strategy, recorders, day, reason)
             changed = replaced_by(held.state, models, day, reason)
             if changed:
@@ -283,7 +283,7 @@ class Service:
     # -- signals -------------------------------------------------------------------------------------------------------
 
     def signals(self, as_of: float | int | None = None) -> pd.Series | pd.DataFrame | None:
-        """Return the signals of all days as they are known now, or were known at an earlier time; None: none yet.
+        """Return the signals of all days as known now, or at an earlier time; None if there are none yet.
 
         Parameters
         ----------
@@ -321,7 +321,7 @@ def check_names(names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ConfigError(
-            f"Two strategies are named {twice[0]!r}. The name is that of the experiment; give each its own.",
+            f"Two strategies are named {twice[0]!r}. It is also the name of the experiment, so each strategy needs its own name.",
             path="strategies",
         )
 

@@ -34,8 +34,8 @@ def rows_of(signals: Any, days: Collection[str]) -> Any:
 def write(folder: Path, name: str, signals: pd.Series | pd.DataFrame, inside: str = "signals") -> tuple[str, str]:
     """Write a file, and return its path relative to `folder` and its SHA-256.
 
-    An existing file with the same bytes is used. One with other bytes, left by a process that was killed before it appended
-    its entry or that lost its lease, is kept too, and the new file gets another name.
+    An existing file with the same bytes is reused. A file with different bytes, left by a process that was killed before it
+    appended its entry or that lost its lease, is kept too, and the new file gets another name.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ def write(folder: Path, name: str, signals: pd.Series | pd.DataFrame, inside: st
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove the files that killed processes have left incomplete. The caller holds the lease of the service."""
+    """Remove incomplete files left by killed processes. The caller holds the lease of the service."""
     for inside in ("signals", "shadow"):
         for file in (folder / inside).glob(".*.part"):
             with contextlib.suppress(OSError):  # a folder that this user cannot change; the files are not read
@@ -88,7 +88,7 @@ def remove_drafts(folder: Path) -> None:
 
 
 def _put(draft: Path, file: Path) -> bool:
-    """Let a file have the contents of a draft unless it exists; return whether it did not."""
+    """Give a file the contents of a draft unless it already exists; return whether it was created."""
     try:
         os.link(draft, file)  # fails if it exists, as a rename does not
     except FileExistsError:
@@ -106,7 +106,7 @@ def _types(signals: object) -> str:
 
 
 def file_of(folder: Path, signal: Signal | Shadow) -> pd.Series | pd.DataFrame:
-    """Return the contents of a signal's file, which may have other days too.
+    """Return the contents of a signal's file, which may contain other days too.
 
     Raises
     ------

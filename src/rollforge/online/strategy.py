@@ -72,7 +72,7 @@ class OnlineStrategy(Aliased):
     _service: Service | None = None
 
     def bind(self, service: Service) -> None:
-        """Let the strategy and its tool find out from a service which models are online."""
+        """Connect the strategy and its tool to a service, which determines the models that are online."""
         self._service = service
         self.tool.bind(service, self.experiment_name)
 
@@ -117,9 +117,9 @@ class RollingStrategy(OnlineStrategy):
         a :class:`~rollforge.generate.rolling.RollingGen` or a
         :class:`~rollforge.generate.calendar_windows.CalendarGen`.
     names : sequence of str, optional
-        Names of the templates. A service recognizes a template by its name when its definition has changed: the changed one
-        counts from its next window on. By default a template has the name of its model's class or, if templates share it, of
-        what differs between them; a single template is always the same one.
+        Names of the templates. A service recognizes a template by its name when its definition has changed: the change
+        applies from the template's next window on. By default a template is named after its model's class or, if several
+        templates share it, after what differs between them; a single template is always recognized.
 
     Examples
     --------
@@ -197,11 +197,11 @@ class RollingStrategy(OnlineStrategy):
         )
 
     def _remembered(self, key: tuple[str, ...], read: Callable[[], T]) -> T:
-        """Return what `read` returns; a service calls it once while it holds its lease."""
+        """Return the result of `read`, which a service calls only once while it holds its lease."""
         return read() if self._service is None else self._service.remembered(key, read)
 
     def _spans(self) -> dict[str, list[Span]] | None:
-        """Return the days on which each recorder was online; None if no service says it."""
+        """Return the days on which each recorder was online; None outside of a service."""
         service = self._service
         if service is None:
             return None
@@ -219,7 +219,7 @@ class RollingStrategy(OnlineStrategy):
         return service.spans(self.experiment_name) or None
 
     def _recorders(self) -> list[Recorder]:
-        """Return the recorders to collect: those that were online, or else one of each window of the experiment."""
+        """Return the recorders to collect: those that were online, or else one per window of the experiment."""
         experiment = self._remembered(("experiment", self.experiment_name), self._experiment)
         spans = self._spans()
         if spans is not None:
@@ -261,8 +261,8 @@ class RollingStrategy(OnlineStrategy):
     def _template_of(self, task: Definition, recorder: str = "") -> int | None:
         """Return the number of the template of a model; None if it is unknown.
 
-        It is known for tasks that this strategy has made. Otherwise it is the template with the name in the ledger, or the
-        one that the task was made from.
+        It is known for tasks that this strategy has created. Otherwise it is the template with the name in the ledger, or
+        the one from which the task was created.
         """
         if len(self.task_template) == 1:
             return 0
@@ -277,12 +277,12 @@ class RollingStrategy(OnlineStrategy):
         return next((i for i, template in enumerate(self.task_template) if mark and _mark(template) == mark), None)
 
     def origin(self, recorder: Recorder) -> tuple[str, str]:
-        """Return the name of the template of a model, and the hash of the template and of the rule of the windows."""
+        """Return the name of a model's template, and the hash of the template and of the generator of its windows."""
         place = self._place_of(recorder)
         return ("", "") if place is None else (self._named()[place], self._definition(place))
 
     def _definition(self, place: int) -> str:
-        """Return a hash of a template and of the rule of the windows; empty if they contain live objects."""
+        """Return a hash of a template and of the generator of its windows; empty if they contain live objects."""
         rule = {name: value for name, value in vars(self.rg).items() if name != "ta" and not name.startswith("_")}
         plain = {name: getattr(value, "__qualname__", str(value)) for name, value in rule.items()}
         try:
@@ -314,7 +314,7 @@ class RollingStrategy(OnlineStrategy):
 
         The latest windows are those of the models that were put online last: in a service those of its ledger, else those
         of the recorders that are tagged as online. In a service, the windows of a template that is new, or whose definition
-        or rule of windows has changed, are those that begin after the last published day.
+        or generator of windows has changed, are those that begin after the last published day.
         """
         until = _last_day(cur_time)
         latest = self._latest()
@@ -370,7 +370,7 @@ class RollingStrategy(OnlineStrategy):
         return online
 
     def _others_online(self, places: Collection[int | None]) -> list[Recorder]:
-        """Return the models online of other templates than those with these numbers."""
+        """Return the online models of templates other than those with these numbers."""
         return [model for model in self.tool.online_models() if self._place_of(model) not in places]
 
     def _start(self, task: Definition) -> np.datetime64:
@@ -415,7 +415,7 @@ class RollingStrategy(OnlineStrategy):
         return latest
 
     def _known(self) -> Iterator[tuple[Recorder, str]]:
-        """Yield the recorders that are or were online, the latest windows first where a service says it."""
+        """Yield the recorders that are or were online; in a service, the latest windows first."""
         if self._service is None:
             yield from ((recorder, "") for recorder in self.tool.online_models())
             return
@@ -428,7 +428,7 @@ class RollingStrategy(OnlineStrategy):
             yield self._service.recorder(release), release.definition
 
     def _task_of(self, recorder: Recorder) -> Definition:
-        """Return the task of an online model after checking that it names no other code than the templates.
+        """Return the task of an online model after checking that it refers to no code other than that of the templates.
 
         Others may be able to write to its tracking store.
         """
@@ -486,12 +486,12 @@ def _mark(task: Definition) -> str:
 
 
 def _undated(task: Definition) -> Definition:
-    """Return a task as the strategy has made it, without the data on which it was trained."""
+    """Return a task as the strategy created it, without the data on which it was trained."""
     return {key: value for key, value in task.items() if key not in (DATA_UNTIL, DATA_MARK)}
 
 
 def _task_mark(task: Definition) -> str:
-    """Return the digest of a task, whatever the data on which it was trained; empty if it has live objects."""
+    """Return the digest of a task, regardless of the data on which it was trained; empty if it has live objects."""
     try:
         return digest(_undated(task))
     except TaskNotSerializable:

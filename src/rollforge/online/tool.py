@@ -20,7 +20,7 @@ __all__ = ["OnlineTool", "OnlineToolR"]
 log = logging.getLogger(__name__)
 
 TAGS_NOT_WRITTEN = "strategy %s: its tags could not be written: %s"
-"""A warning: the tags repeat what the ledger says, and the next day writes them again."""
+"""A warning: the tags repeat the contents of the ledger, and the next day writes them again."""
 
 
 class OnlineTool:
@@ -49,7 +49,7 @@ class OnlineTool:
     _strategy = ""
 
     def bind(self, service: Service, strategy: str) -> None:
-        """Let the tool change the models of a strategy through the ledger of a service."""
+        """Connect the tool to the ledger of a service, through which it changes the models of a strategy."""
         self._service, self._strategy = service, strategy
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class OnlineToolR(Aliased, OnlineTool):
     Parameters
     ----------
     default_exp_name : str, optional
-        Experiment to use if a method is not given one.
+        Experiment to use if none is passed to a method.
 
     Examples
     --------
@@ -113,8 +113,8 @@ class OnlineToolR(Aliased, OnlineTool):
     def set_online_tag(self, tag: str, recorder: Recorder | list[Recorder]) -> None:
         """Mark recorders as online or offline.
 
-        The tag of a model that belongs to a service only shows what its ledger says, and is written again by its next
-        routine; :meth:`reset_online_tag` changes the ledger.
+        The tag of a model that belongs to a service only reflects its ledger, and is rewritten by the next routine;
+        :meth:`reset_online_tag` changes the ledger.
 
         Raises
         ------
@@ -134,8 +134,8 @@ class OnlineToolR(Aliased, OnlineTool):
     def reset_online_tag(self, recorder: Recorder | list[Recorder], exp_name: str | None = None) -> None:
         """Put these recorders online and all others of the experiment offline.
 
-        If the tool belongs to a strategy of a service that has begun, this is an entry of its ledger: the recorders are
-        used from the next day on, until the next window begins.
+        If the tool belongs to a strategy of a service that has begun, this appends an entry to its ledger: the recorders
+        are used from the next day on, until the next window begins.
 
         Raises
         ------
@@ -159,7 +159,7 @@ class OnlineToolR(Aliased, OnlineTool):
             log.warning(TAGS_NOT_WRITTEN, self._strategy, exc)
 
     def mark(self, wanted: list[Recorder], experiment_name: str | None = None) -> None:
-        """Write the tags: first of the recorders that are online, so that at no time none is.
+        """Write the tags, first those of the recorders that are online, so that there is always one online.
 
         The models of other services of workflow files that share the experiment keep their tags.
         """

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 MODEL_FILE = "params.pkl"
 ENDED_TAG = "rollforge.ended"
-"""Recorder tag: why a run that did not end by itself has ended."""
+"""Recorder tag: why a run was closed that did not end by itself."""
 
 
 def task_digest(task: Definition) -> str:
@@ -32,7 +32,7 @@ def task_digest(task: Definition) -> str:
 
 
 def window_digest(task: Definition) -> str:
-    """Return the digest of a task, whatever the contents of its data folder; empty if it contains live objects."""
+    """Return the digest of a task, regardless of the contents of its data folder; empty if it contains live objects."""
     return task_digest({key: value for key, value in task.items() if key != DATA_MARK})
 
 
@@ -54,7 +54,7 @@ def train_missing(trainer: Trainer, tasks: Sequence[Definition], experiment_name
     Returns
     -------
     list
-        What the trainer returns, in the order of the tasks; without tasks that failed, if it skips failures.
+        The results of the trainer, in the order of the tasks; without tasks that failed, if it skips failures.
     """
     if not tasks:
         return []
@@ -71,13 +71,13 @@ def train_missing(trainer: Trainer, tasks: Sequence[Definition], experiment_name
     models = list(found.values())
     if missing:
         models += trainer.train(missing, experiment_name=experiment_name)
-    log.info("experiment %s: %d of %d tasks were trained already", experiment_name, len(found), len(tasks))
+    log.info("experiment %s: %d of %d tasks were already trained", experiment_name, len(found), len(tasks))
     ended = trainer.end_train(models, experiment_name=experiment_name)
     return _ordered(ended, marks)
 
 
 def _ordered(models: Sequence[Any], marks: Sequence[str]) -> list[Any]:
-    """Return models in the order of their tasks; as they are, if they do not say which task they belong to."""
+    """Return models in the order of their tasks; unchanged if it is not known which task they belong to."""
     if not all(isinstance(model, Recorder) for model in models):
         return list(models)
     own = {model.list_tags().get(TASK_TAG, ""): model for model in models}

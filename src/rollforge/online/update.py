@@ -90,7 +90,7 @@ class DSBasedUpdater(RecordUpdater):
         A trained recorder.
     to_date : date-like, optional
         The last day; None, or a day past the end of the calendar, means the calendar's last day. If it is not a trading
-        day, the one before it is meant.
+        day, the previous one is used.
     from_date : date-like, optional
         The first day to compute again, or the trading day after it; None means the day after the last existing one.
         Missing days before it are computed too.
@@ -189,7 +189,7 @@ class DSBasedUpdater(RecordUpdater):
             Whether to return the full updated frame.
         """
         if self._first >= len(self._calendar) or self._calendar[self._first] > self.to_date:
-            log.info("%s of recorder %s reaches to %s already", self.fname, self.record.id, self.to_date)
+            log.info("%s of recorder %s already reaches to %s", self.fname, self.record.id, self.to_date)
             return None
         updated = self.get_update_data(self.prepare_data() if dataset is None else dataset)
         if write:
@@ -229,8 +229,8 @@ class PredUpdater(DSBasedUpdater):
 class LabelUpdater(DSBasedUpdater):
     """Updates the labels saved by `SignalRecord`.
 
-    Without `from_date`, all days are computed again from the first with a missing label on: labels that look ahead are
-    known later than their day, and those of an instrument can arrive later than those of others.
+    Without `from_date`, all days are recomputed from the first one with a missing label on: labels that look ahead become
+    known later than their day, and those of one instrument can arrive later than those of others.
     """
 
     def __init__(self, record: Recorder, to_date: DayLike | None = None, **kwargs: Any) -> None:

@@ -74,7 +74,7 @@ trained with other data belongs to another task."""
 
 
 def begin(task: Mapping[str, object], recorder: Recorder) -> None:
-    """Write what is known before the model is fitted: the task, its flattened parameters and the host."""
+    """Record what is known before the model is fitted: the task, its flattened parameters and the host."""
     recorder.log_params(**{name: _with_iso_dates(value) for name, value in flatten_dict(task).items()})
     recorder.save_objects(task=dict(task))
     # Written in the same batch, so that a trainer need not write them separately.
@@ -153,7 +153,7 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
     recorder : Recorder
         A started run, in which the results are saved.
     session : Session
-        Names the data folder and the number of threads that this process may use.
+        Provides the data folder and the number of threads that this process may use.
     """
     began = time.perf_counter()
     session = task_session(task, session)
@@ -218,7 +218,7 @@ def _generate_records(task: Mapping[str, object], model: Model, dataset: Dataset
         )
         if hole is not None and _is_backtest(record):
             log.info(
-                "%s is not made: the test segment has a hole from %s to %s, which other tasks test. The report backtests "
+                "%s is skipped: the test segment has a hole from %s to %s, which other tasks test. The report backtests "
                 "the paths of the joined predictions.", type(record).__name__, *hole,
             )  # fmt: skip
         else:

@@ -18,7 +18,7 @@ _RECORDER = '{"recorder":'
 
 
 def main_classes(text: str) -> bytes | None:
-    """Return the pickled classes of ``__main__`` that a definition names; None if a worker process can import them.
+    """Return the pickled classes of ``__main__`` in a definition; None if a worker process can import them.
 
     Parameters
     ----------

@@ -224,7 +224,8 @@ class Admission:
         Parameters
         ----------
         exit_when_empty : bool
-            Whether the worker ends if there are no tasks. Otherwise the submission of later tasks names the tracking store.
+            Whether the worker ends if there are no tasks. Otherwise the tracking store is given by the submission of later
+            tasks.
 
         Raises
         ------
@@ -261,7 +262,7 @@ class Admission:
         return list(dict.fromkeys(notes))
 
     def _tasks(self) -> int:
-        """Return how many tasks the pool has, also if none is open."""
+        """Return how many tasks the pool has, including finished ones."""
         return sum(self.store.count(self.pool).values())
 
     def _no_tasks(self) -> str:
@@ -414,7 +415,7 @@ class Admission:
         None if they cannot be used.
 
         Those of a private store count as the operator's own. Those of other stores need the operator's permission, and
-        folders are not taken from them, because a folder decides what a permitted name leads to.
+        folders are not taken from them, because a folder determines which code a permitted name refers to.
         """
         wanted = tuple(dict.fromkeys((*info.plugins, *(module for _, module in info.operators))))
         if not wanted and not info.sys_path:
@@ -449,9 +450,9 @@ class Admission:
         return changes
 
     def _other_files(self, info: SubmissionInfo, session: Session) -> str:
-        """Return which Python files have other contents here than where the tasks were submitted; empty if none has.
+        """Return which Python files differ from those on the machine where the tasks were submitted; empty if none does.
 
-        Files that a session does not allow are not compared: classes of theirs are refused.
+        Files that a session does not allow are not compared: their classes are refused.
         """
         other = []
         for file, submitted in info.files.items():

@@ -1,4 +1,4 @@
-"""What a submission used: data, tracking store, trading rules, packages and files of code. The pool keeps it for workers.
+"""Information about a submission: data, tracking store, trading rules, packages, code files. The pool keeps it for workers.
 
 It is plain data without secrets: passwords and tokens are removed from addresses. For its use by workers, see
 :class:`~rollforge.run.requirements.Admission`.
@@ -52,7 +52,7 @@ def submission_info(
     session : Session
         Provides data folder, tracking store, region and exchange.
     ensemble : mapping, optional
-        What combines the predictions, see :attr:`~rollforge.collect.combine.Ensembles.config`.
+        The ensembles of the predictions, see :attr:`~rollforge.collect.combine.Ensembles.config`.
 
     Returns
     -------
@@ -117,7 +117,7 @@ class SubmissionInfo:
     files: Mapping[str, str] = field(default_factory=dict)
     """Python files that the tasks need, as path -> SHA-256 digest of the submitter's copy."""
     ensemble: Mapping[str, object] = field(default_factory=dict)
-    """What combines the predictions: ``windows`` and ``models``; empty for the default."""
+    """The ensembles of the predictions: ``windows`` and ``models``; empty for the default."""
     ensemble_files: Mapping[str, str] = field(default_factory=dict)
     """Python files of the ensembles' classes, as in `files`."""
     libraries: tuple[str, ...] = ()
@@ -125,7 +125,7 @@ class SubmissionInfo:
 
 
 def read_submission_info(kept: Mapping[str, object]) -> SubmissionInfo:
-    """Read what :func:`submission_info` returned; values of an unexpected type are left out.
+    """Read the information returned by :func:`submission_info`; values of an unexpected type are left out.
 
     Examples
     --------
@@ -195,11 +195,11 @@ def store_checks(store: TaskStore, pool: str, checks: Iterable[Check], tasks: Ma
     Parameters
     ----------
     store : TaskStore
-        Where the tasks are, or will be.
+        The store in which the tasks are, or will be.
     pool : str
         The experiment.
     checks : iterable of Check
-        The results. Earlier ones that were made by the same method about these tasks are no longer reported.
+        The results. Earlier results of the same method about these tasks are no longer reported.
     tasks : mapping
         Id -> title of the tasks that were checked.
     """
@@ -211,8 +211,8 @@ def store_checks(store: TaskStore, pool: str, checks: Iterable[Check], tasks: Ma
 def load_checks(store: TaskStore, pool: str, tasks: Iterable[TaskRecord]) -> tuple[Check, ...]:
     """Return the results of the checks of tasks: for each task the latest ones of each method.
 
-    They belong to the tasks, whichever submission or ``rollforge check`` stored them. That no checks were made is only
-    reported of tasks that were never checked.
+    They belong to the tasks, regardless of which submission or ``rollforge check`` stored them. A lack of checks is only
+    reported for tasks that were never checked.
 
     Parameters
     ----------
@@ -243,7 +243,7 @@ def load_checks(store: TaskStore, pool: str, tasks: Iterable[TaskRecord]) -> tup
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Answer:
-    """What was stored about some tasks."""
+    """The stored results about some tasks."""
 
     checks: tuple[Check, ...]
     titles: Mapping[str, str]

@@ -113,7 +113,7 @@ def worker_main(
 
 
 def _plugin_problem(session: Session) -> str:
-    """Import the plugins of a session, also files that have changed, and return why one cannot be; empty if all can."""
+    """Import the plugins of a session, including changed files, and return why one cannot be imported; empty if all can."""
     try:
         load_plugins(session)
     except RollforgeError as exc:

@@ -208,7 +208,9 @@ class WorkerPool:
                 return
             task = self._queue.popleft()
             if process.failed and task.attempt + 1 >= task.max_attempts:
-                process.renew_process(_FAILED_GRACE)  # the last attempt must not fail for what another task left
+                process.renew_process(
+                    _FAILED_GRACE
+                )  # the last attempt must not fail because of what another task left behind
             leases.started(task)
             own = is_own(self.job, self.store, task)
             process.assign(task, self._threads(leases), leases.session_for(task), own=own)

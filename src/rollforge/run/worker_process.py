@@ -84,7 +84,7 @@ _LOOK_SECONDS = 1.0
 class StopTimer:
     """How long another process has been stopped by a signal.
 
-    If this process does not look for a while, because it was stopped too (Ctrl-Z stops both), the time starts again.
+    If this process does not check for a while, because it was stopped too (Ctrl-Z stops both), the time starts again.
     """
 
     too_long: bool = False
@@ -92,7 +92,7 @@ class StopTimer:
     _looked: float = -1e9
 
     def check(self, pid: int) -> bool:
-        """Look at the process at most once a second, and return whether it has been stopped for too long."""
+        """Check the process at most once a second, and return whether it has been stopped for too long."""
         now = time.monotonic()
         if now - self._looked < _LOOK_SECONDS:
             return self.too_long

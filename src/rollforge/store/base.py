@@ -39,9 +39,9 @@ Query = Mapping[str, Any]
 
 LOG_LINES = 200
 MAX_ATTEMPTS = 1_000_000_000
-"""The largest `max_attempts`. A larger number of attempts in a row is damage."""
+"""The largest `max_attempts`. A larger number of attempts in a row indicates damage."""
 LATEST_TIME = 1e12
-"""A time in seconds since the epoch at or after which a task would never become free: such a value is damage."""
+"""A time in seconds since the epoch at or after which a task would never become free: such a value indicates damage."""
 AVOID_SECONDS = 60.0
 """Seconds after a failure during which a claim with `avoid` leaves the task to other workers."""
 SUBMISSION_SECONDS = 600.0
@@ -89,10 +89,10 @@ class TaskStore(Protocol):
       Creating existing tasks changes nothing, and a repeated creation with an identity again reports which tasks it
       stored.
     * **A batch is a set of tasks** of a pool: those of one submission. A task may be in several batches; removing it
-      removes it from them. Claiming and counting cost the same in a batch as in a pool, whatever else the pool holds.
+      removes it from them. Claiming and counting cost the same in a batch as in a pool, whatever else the pool contains.
     * **Attempts are counted** when a stage fails or its lease expires, but not when a task is given back. After
       `max_attempts` the task is ``failed`` and keeps its error and its cause.
-    * **A failure is recorded with its worker.** A task keeps the workers at which it failed, and a claim can leave it
+    * **A failure is recorded with its worker.** A task keeps the workers on which it failed, and a claim can leave it
       to other workers. A failure that may be the fault of the worker does not count as an attempt, once per task and
       worker. If a worker proves to be faulty, the attempts that failed there are given back.
     * **A task waits for its dependencies.** It can be claimed once all of them are ``done``, and fails if one of them
@@ -249,7 +249,7 @@ class TaskStore(Protocol):
         """
 
     def restore_attempts(self, pool: str, worker: str, ids: Sequence[str]) -> list[str]:
-        """Give back the attempts that tasks failed at a worker that proved to be faulty; return the ids of those tasks.
+        """Give back the attempts that failed on a worker that proved to be faulty; return the ids of those tasks.
 
         Tasks that are ``failed`` wait again, as do tasks that failed only because they depend on one of them. Done and
         cancelled tasks do not change.
@@ -466,7 +466,7 @@ def refuse_newer(place: str, found: int, known: int, noun: str = "task store") -
     """
     if found > known:
         raise StoreUnavailable(
-            f"The {noun} {place} was made by a newer Rollforge (schema {found}, this one knows {known}). Update Rollforge."
+            f"The {noun} {place} was created by a newer Rollforge (schema {found}; this version knows {known}). Update Rollforge."
         )
 
 
@@ -526,7 +526,7 @@ def repeated_answer(made: Sequence[CreatedTask], stored_before: Container[str]) 
 
 
 def failure_mark(worker: str) -> str:
-    """Return the mark that records a failure at a worker: ``|machine|worker|``."""
+    """Return the mark that records a failure on a worker: ``|machine|worker|``."""
     return f"|{machine_of(worker)}|{worker}|"
 
 
@@ -565,7 +565,7 @@ def ending_of(call: str, status: Status | None = None) -> str:
 
 
 def require_dependencies(pool: str, missing: Iterable[str]) -> None:
-    """Refuse ids of dependencies that are no tasks of the pool.
+    """Refuse ids of dependencies that are not tasks of the pool.
 
     Raises
     ------

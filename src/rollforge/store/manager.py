@@ -246,7 +246,7 @@ class TaskManager:
             Model name of each task, for display. A name is not part of a task: a new name for an existing task changes
             only the name. Empty names, or no names, change nothing.
         submission : str
-            Key of what was used to plan the tasks, from :meth:`TaskStore.keep_submission
+            Key of the information about the submission, from :meth:`TaskStore.keep_submission
             <rollforge.store.base.TaskStore.keep_submission>`; also stored with existing tasks that are not done.
         batch : str
             Name of the batch to which all these tasks are added, see :func:`~rollforge.store.base.batch_of`.

@@ -71,7 +71,7 @@ class MongoConnection(abc.ABC):
     _noun: ClassVar[str]
     """What the database is, for messages."""
     _option: ClassVar[str]
-    """The option that names another database, for messages."""
+    """The option that selects another database, for messages."""
 
     @abc.abstractmethod
     def _check_schema(self) -> None:

@@ -48,7 +48,7 @@ _SECONDS = 10.0
 
 
 class MongoDatabase(MongoConnection):
-    """The database of a task store, one collection a pool; see :class:`~rollforge.store.mongo.MongoStore`."""
+    """The database of a task store, one collection per pool; see :class:`~rollforge.store.mongo.MongoStore`."""
 
     @abc.abstractmethod
     def pools(self) -> list[str]:

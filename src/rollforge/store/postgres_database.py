@@ -185,7 +185,7 @@ class PostgresDatabase(abc.ABC):
     """What the database is, for messages."""
     _version_table: ClassVar[str]
     _migrations: ClassVar[Sequence[str]]
-    """The scripts that make the tables of each version from those of the one before."""
+    """The scripts that migrate the tables from each version to the next."""
     _names: ClassVar[str]
     """See :func:`names_in`."""
 
@@ -328,20 +328,20 @@ _ADVICE: tuple[tuple[tuple[type[psycopg.Error] | tuple[()], tuple[str, ...]], st
     ((errors.InvalidPassword, ("password authentication failed", "no password supplied")),
      "rejects the user or the password. Check them in the URI"),
     ((errors.InvalidCatalogName, (r'(database|role) "[^"]*" does not exist', "no such (database|user)")),
-     "has no such database, or no such user. Create it, or name another"),
+     "has no such database, or no such user. Create it, or use another one"),
     (((), ("statement pooling mode",)),
      "is behind a pooler in statement mode, which has no transactions. Set pool_mode=transaction for this database"),
     (((), ("unsupported startup parameter",)),
-     "is behind a pooler that refuses an option of the URI. Remove it there, or name it in ignore_startup_parameters"),
+     "is behind a pooler that refuses an option of the URI. Remove it there, or add it to ignore_startup_parameters"),
     (((), _POOL_EXHAUSTED),
-     "is behind a pooler that had no free connection in time. Give it more (default_pool_size), or start fewer workers"),
+     "is behind a pooler that had no free connection in time. Increase its default_pool_size, or start fewer workers"),
     (((), ("Connection refused", "could not translate host", "Name or service", "timeout expired", "No such file",
            "Network is unreachable", "No route to host", "resolve host", "cannot connect to server")),
      "cannot be reached. Check that the server is running, and the host and port"),
     ((errors.DiskFull, ("No space left",)), "is on a full disk. Nothing was changed"),
     ((errors.TooManyConnections, ("too many clients", "remaining connection slots")), "has no connection left"),
-    ((errors.InsufficientPrivilege, ()), "does not let this user do that. Grant it CREATE on the database"),
-    ((errors.ReadOnlySqlTransaction, ()), "is read-only (a standby?). Name the primary server"),
+    ((errors.InsufficientPrivilege, ()), "does not permit this to this user. Grant the user CREATE on the database"),
+    ((errors.ReadOnlySqlTransaction, ()), "is read-only (a standby?). Use the address of the primary server"),
     (((), ("server closed the connection", "terminating connection", "the connection is closed", "starting up",
            "shutting down", "recovery mode", "server conn crashed", "Connection reset")),
      "closed the connection. The server was stopped or restarted"),

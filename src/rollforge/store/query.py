@@ -164,7 +164,7 @@ _MAX_INTEGER = 2**63
 
 
 def _storable(value: object) -> object:
-    """Return `value` with integers beyond 64 bits replaced by floats: no database holds them, or a value near them."""
+    """Return `value` with integers beyond 64 bits replaced by floats: no database can store them, or a value close to them."""
     if isinstance(value, int) and not -_MAX_INTEGER <= value < _MAX_INTEGER:
         if value.bit_length() <= 1000:
             return float(value)

@@ -41,7 +41,7 @@ class SQLDependencies(abc.ABC):
     ) -> None:
         if not known:
             self._check_known(tx, pool, ids, wanted)
-        # Tasks on which nothing depends are in no cycle.
+        # Tasks on which nothing depends cannot be part of a cycle.
         among = f"SELECT DISTINCT needs FROM needs WHERE pool = :pool AND {self._among('needs', 'ids')}"
         needed = {r[0] for r in tx.rows(among, pool=pool, ids=self._list(ids))} | ids.intersection(wanted)
         if needed:

@@ -1,4 +1,4 @@
-"""The SQL that SQLite and PostgreSQL have in common: turns, claims, and the transitions of a task."""
+"""The SQL that SQLite and PostgreSQL have in common: the order of tasks, claims, and the transitions of a task."""
 
 from __future__ import annotations
 

@@ -123,10 +123,10 @@ class SQLiteDatabase(abc.ABC):
     _noun: ClassVar[str]
     """What the database is, for messages."""
     _option: ClassVar[str]
-    """The option that names another file, for messages."""
+    """The option that selects another file, for messages."""
     _clock_table: ClassVar[str]
     _migrations: ClassVar[Sequence[str]]
-    """The scripts that make the tables of each version from those of the one before."""
+    """The scripts that migrate the tables from each version to the next."""
 
     _functions: ClassVar[Mapping[str, Callable[..., int]]] = {}
     """SQL functions of two arguments."""
@@ -169,7 +169,7 @@ class SQLiteDatabase(abc.ABC):
     def _clock(self) -> float:
         """Return the store's time: the uptime plus an offset that the first process since boot wrote to the file.
 
-        So all processes agree on the time, whatever their clocks say, and adjusting the clock does not end leases.
+        All processes therefore agree on the time, regardless of their clocks, and adjusting the clock does not end leases.
         """
         if self._given_clock is not None:
             return self._given_clock()
@@ -203,7 +203,7 @@ class SQLiteDatabase(abc.ABC):
         version = self._version(tx)
         refuse_newer(str(self.path), version, len(self._migrations), self._noun)
         if not version:
-            raise StoreUnavailable(f"There is no {self._noun} in {self.path}. Name another file by {self._option}.")
+            raise StoreUnavailable(f"There is no {self._noun} in {self.path}. Give another file with {self._option}.")
         boot = boot_id()
         found = tx.rows(f"SELECT start FROM {self._clock_table} WHERE boot = :boot", boot=boot)
         self._offset = (boot, float(found[0][0])) if found else None
@@ -224,7 +224,9 @@ class SQLiteDatabase(abc.ABC):
         return [str(name) for (name,) in tx.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
 
     def _refuse_other_program(self) -> NoReturn:
-        raise StoreUnavailable(f"{self.path} is the database of another program. Name another file by {self._option}.")
+        raise StoreUnavailable(
+            f"{self.path} is the database of another program. Give another file with {self._option}."
+        )
 
     def _opened(self) -> Connected:
         """Return the connection of this thread and process; neither must share SQLite connections."""

@@ -1,4 +1,4 @@
-"""The tables, indexes and triggers of a task store in SQLite, as the migrations that make them."""
+"""The tables, indexes and triggers of a task store in SQLite, as the migrations that create them."""
 
 from __future__ import annotations
 

@@ -261,7 +261,9 @@ def _read_plain(file: Path, trusted: bool) -> object:
         try:
             return find_reference(module, name)
         except (ImportError, AttributeError) as exc:
-            raise ArtifactUnreadable(f"The artifact {file} names {module}:{name}, which does not exist: {exc}") from exc
+            raise ArtifactUnreadable(
+                f"The artifact {file} refers to {module}:{name}, which does not exist: {exc}"
+            ) from exc
 
     return from_plain(plain, resolve=resolve)
 
@@ -271,17 +273,17 @@ def _known_reference(module: str, name: str) -> object:
     package = module.partition(".")[0]
     if package != "rollforge" and module not in sys.modules and not trust.loads_back(module):
         raise ArtifactRefused(
-            f"The artifact names {module}:{name}, and module {module!r} is not imported. Import it first, "
+            f"The artifact refers to {module}:{name}, and module {module!r} is not imported. Import it first, "
             "or load the artifact with trusted=True, which imports it."
         )
     found = import_reference(module, name)
     if not isinstance(found, (type, FunctionType)) or (found.__module__, found.__qualname__) != (module, name):
         raise ArtifactRefused(
-            f"The artifact names {module}:{name}, which is not a class or function defined in that module."
+            f"The artifact refers to {module}:{name}, which is not a class or function defined in that module."
         )
     if package in sys.stdlib_module_names and not isinstance(found, type):
         raise ArtifactRefused(
-            f"The artifact names the function {module}:{name} of the standard library. Load it with "
+            f"The artifact refers to the function {module}:{name} of the standard library. Load it with "
             "trusted=True if you trust its source."
         )
     return found

@@ -91,7 +91,7 @@ class FolderTracker:
             ) from exc
         if noted > _FORMAT:
             raise TrackingUnavailable(
-                f"The tracking folder {self.root} was written by a newer Rollforge (form {noted}, this one "
+                f"The tracking folder {self.root} was written by a newer Rollforge (format {noted}; this version "
                 f"knows {_FORMAT}). Update Rollforge, or choose another folder with --tracking."
             )
 

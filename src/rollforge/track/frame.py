@@ -37,7 +37,7 @@ class _NotExact(Exception):
     """A value that Parquet would change."""
 
 
-About = dict[str, Any]  # what the schema says of an index, of columns or of a series
+About = dict[str, Any]  # the schema's description of an index, of columns or of a series
 
 
 def _no_reference(module: str, name: str) -> object:

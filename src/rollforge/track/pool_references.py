@@ -74,9 +74,9 @@ def _message(count: int, host: str, tracking_uri: str) -> str:
     what = "The run was" if count == 1 else f"{count} runs were"
     return (
         f"{what} recorded on {host}, in {address}, which this machine ({socket.gethostname()}) does not have. Copy "
-        f"{'it' if count == 1 else 'them'} on {host} to a tracking store that both reach, and name that store here with "
-        f"--tracking: rollforge track copy {shlex.quote(address)} http://HOST:5000. Start workers with --tracking "
-        "to have them record there at once."
+        f"{'it' if count == 1 else 'them'} on {host} to a tracking store that both can reach, and pass that store here with "
+        f"--tracking: rollforge track copy {shlex.quote(address)} http://HOST:5000. To record runs there "
+        "directly, start workers with --tracking."
     )
 
 

@@ -30,7 +30,7 @@ _SECRET_FILES = [
 
 
 def context_tags() -> dict[str, str]:
-    """Return the tags that every new run gets; MLflow's user interface shows those with names in ``mlflow.``."""
+    """Return the tags of every new run; MLflow's user interface shows those whose names begin with ``mlflow.``."""
     return {**_of_process(), "mlflow.source.name": Path(sys.argv[0]).name or "python"}
 
 

@@ -281,7 +281,7 @@ class QlibRecorder:
         return self._written.get(current_session().tracking_uri) or self._tracker.uri
 
     def set_uri(self, uri: str | os.PathLike[str] | None) -> None:
-        """Use another tracking store in this process from now on; None selects the one that the environment names.
+        """Use another tracking store in this process from now on; None selects the one given by the environment.
 
         A path or ``file:PATH`` is an ``mlruns`` folder, which is created if it does not exist.
 

@@ -287,10 +287,10 @@ def known_address(tracking_uri: str, *others: str) -> str:
 
 
 def check_scheme(tracking_uri: str) -> None:
-    """Raise an error if a URI that a pool or a file names would import code that this program has not chosen.
+    """Raise an error if a URI from a pool or a file would import code that this program has not chosen.
 
-    Built-in and registered schemes, and those that the program has opened itself, may be named. The scheme of an installed
-    package may be named if the package is allowed, as for classes (:mod:`rollforge.trust`).
+    Built-in and registered schemes, and those that the program has opened itself, may be used. The scheme of an installed
+    package may be used if the package is allowed, as for classes (:mod:`rollforge.trust`).
 
     Raises
     ------
@@ -305,7 +305,7 @@ def check_scheme(tracking_uri: str) -> None:
         package = driver.module.partition(".")[0]
         raise CodeNotAllowed(
             f"The tracking store {mask_secrets(tracking_uri)} is opened by code of {driver.origin}, which this program has "
-            f"not chosen. If you trust whoever named it, allow it: --allow {package} or ROLLFORGE_ALLOW={package}."
+            f"not chosen. If you trust its origin, allow it: --allow {package} or ROLLFORGE_ALLOW={package}."
         )
 
 

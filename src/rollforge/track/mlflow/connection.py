@@ -124,7 +124,7 @@ class Connection:
             raise self.unavailable(f"it is not a valid address ({mask_error(str(exc), self.uri)})") from exc
         try:
             socket.create_connection((host, port), timeout=10).close()
-        except UnicodeError as exc:  # what no host is called
+        except UnicodeError as exc:  # not a valid host name
             raise self.unavailable(f"{host!r} is not the name of a host") from exc
         except OSError as exc:
             raise self.unavailable(f"the server does not answer ({exc.strerror or exc})") from exc
