@@ -362,7 +362,7 @@ def test_a_mistake_in_the_form_of_an_entry_is_reported_with_its_line(files: File
                 ("Odd", "what: none", "Odd must return a list of tasks, found None"),
                 ("Odd", "what: one", "Odd must return a list of tasks, found {'dataset'"),
                 ("Odd", "what: twice", "the generators create the same task twice: LGBModel 2023-01-02 to 2023-12-29"),
-                ("Odd", "what: no model", "Odd made a task without a model"),
+                ("Odd", "what: no model", "Odd generated a task without a model"),
                 ("Odd", "what: live", "A task must be plain data, but model.kwargs.x is a live object"),
                 ("Named", "what: task", r"named\(\) of Named must return pairs of a name and a task, found {'dataset'"),
                 ("Named", "what: number", r"named\(\) of Named must return pairs .*, found \(3, {"),

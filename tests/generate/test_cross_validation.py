@@ -190,7 +190,7 @@ def test_invalid_arguments_are_named(arguments: dict[str, Any], path: str) -> No
 
 def test_a_period_that_is_too_short_is_an_error() -> None:
     """More folds than days; or nothing left to train on."""
-    with pytest.raises(SegmentError, match="61 groups of days cannot be made of 60 trading days"):
+    with pytest.raises(SegmentError, match="61 groups of days cannot be formed from 60 trading days"):
         PurgedKFoldGen(61, calendar=DAYS).generate(template())
     with pytest.raises(SegmentError, match="no training day is left for the test of 2020-01-01 to"):
         PurgedKFoldGen(2, embargo=40, calendar=DAYS).generate(template())

@@ -139,14 +139,14 @@ def test_missing_arguments_of_an_object_are_added() -> None:
         ({"when": {DROP: {LR: 0.1}}}, "when.model.kwargs.drop: has no values"),
         (
             {"when": {LR: {BOOSTING: "drat"}}},
-            "when.model.kwargs.lr.model.kwargs.boosting: 'drat' is none of its values. Did you mean 'dart'? They are",
+            "when.model.kwargs.lr.model.kwargs.boosting: 'drat' is not one of its values. Did you mean 'dart'? They are",
         ),
         ({"when": {LR: {}}}, "when.model.kwargs.lr: has no conditions"),
         ({"when": {LR: 5}}, "when.model.kwargs.lr: must be a mapping of paths, found 5"),
         ({"when": {LR: {LR: 0.1}}}, "when.model.kwargs.lr: depends on itself"),
         ({"when": {LR: {ROUNDS: 1}, ROUNDS: {LR: 0.1}}}, "when.model.kwargs.lr: depends on itself"),
         ({"exclude": {LR: 0.1}}, "exclude: must be a list of mappings"),
-        ({"exclude": [{LR: 0.2}]}, "exclude.0.model.kwargs.lr: 0.2 is none of its values"),
+        ({"exclude": [{LR: 0.2}]}, "exclude.0.model.kwargs.lr: 0.2 is not one of its values"),
         (
             {"exclude": [{"model.kwargs.roundz": 1}]},
             "exclude.0.model.kwargs.roundz: has no values. Did you mean 'model.kwargs.rounds'",

@@ -209,7 +209,7 @@ TWO_LEVELS = pd.DataFrame(index=pd.MultiIndex.from_arrays([DAYS, DAYS, range(60)
         (lambda: PurgedKFold(2, purge=29, embargo=2).split(rows()),
          "no training day is left for the test of 2020-01-01 to 2020-02-11 after leaving out 29 days on each side and an "
          "embargo of 2 days."),
-        (lambda: PurgedKFold(61).split(rows()), "61 groups of days cannot be made of 60 days."),
+        (lambda: PurgedKFold(61).split(rows()), "61 groups of days cannot be formed from 60 days."),
         (lambda: CombinatorialPurgedSplit(3, 3), "found 3 of 3."),
         (lambda: CombinatorialPurgedSplit(3, 0), "n_tested: must be a whole number of at least 1, found 0."),
         (lambda: PurgedKFold(2).split(np.zeros((4, 1)), groups=["2020-01-01"] * 3), "There are 4 rows and 3 days in groups."),

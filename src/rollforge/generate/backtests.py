@@ -88,7 +88,7 @@ def _day(value: object) -> np.datetime64 | None:
 def first_hole(task: Mapping[str, object], calendar: Days) -> tuple[np.datetime64, np.datetime64] | None:
     """Return the first and last of the trading days between two intervals of a task's test segment; None if there are none.
 
-    A backtest of the task would hold through these days, which other tasks test.
+    A backtest of the task would hold its positions through these days, which other tasks test.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ def first_hole(task: Mapping[str, object], calendar: Days) -> tuple[np.datetime6
 
 
 def backtest_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, test_key: str = "test") -> list[str]:
-    """Return warnings about backtests that are not made, or cover other days than the test segment of their task.
+    """Return warnings about backtests that are skipped, or cover other days than the test segment of their task.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def backtest_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, tes
         first, last = holes[0]
         found.append(
             f"the test segments of {len(holes)} of {len(tasks)} tasks have holes, such as {first} to {last}, so these tasks "
-            "make no backtest: the days of a hole are not theirs to trade. The report backtests each path of the joined "
+            "are not backtested: other tasks test the days of a hole. The report backtests each path of the joined "
             "predictions, and their average."
         )
     whole = [task for task in tasks if first_hole(task, calendar) is None]

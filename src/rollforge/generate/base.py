@@ -26,7 +26,7 @@ def copy_task(value: object) -> Any:
 
 
 class TaskGen(abc.ABC):
-    """Base class of generators, which make tasks from a template. The template is never modified."""
+    """Base class of generators, which create tasks from a template. The template is never modified."""
 
     only_windows: ClassVar[bool] = False
     """True if its tasks are windows: they differ from the template in their days only, and all belong to its model."""
@@ -55,8 +55,8 @@ class TaskGen(abc.ABC):
 class SupportsFollowing(Protocol):
     """A generator of windows that can continue from one of them, as an online routine does when days are added.
 
-    The windows made step by step are those that :meth:`TaskGen.generate` makes of the template at once, if its test segment
-    ends on the same day. They are purged in the same way.
+    The windows generated step by step are the same as those that :meth:`TaskGen.generate` generates at once, if the test
+    segment of the template ends on the same day. They are purged in the same way.
     """
 
     def gen_following_tasks(self, task: Definition, test_end: DayLike | None) -> Iterator[Definition]:
@@ -82,7 +82,7 @@ def task_generator(
     tasks : dict or sequence of dict
         Templates.
     generators : TaskGen or sequence of TaskGen
-        A horizon generator of 2 and a rolling generator of 5 make 10 tasks per template.
+        A horizon generator with 2 horizons and a rolling generator with 5 windows create 10 tasks per template.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def task_generator(
 
 
 def check_count(templates: Sequence[Mapping[str, object]], generators: Sequence[TaskGen], path: str = "") -> None:
-    """Check that templates and generators do not make more tasks than the limit allows.
+    """Check that templates and generators do not create more tasks than the limit allows.
 
     Parameters
     ----------

@@ -204,7 +204,7 @@ class SessionCalendar:
     """An attribute that is the calendar of the current session whenever it is read.
 
     A generator can outlive its calendar by years, in a process or in a file. If a :class:`TimeAdjuster` is assigned to
-    the attribute, it is that one from then on; None makes it the session's again.
+    the attribute, that one is used from then on; assigning None restores the session's.
 
     Parameters
     ----------

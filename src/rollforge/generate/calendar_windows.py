@@ -40,14 +40,14 @@ class CalendarGen(TaskGen):
     """Generates one task per training, which takes place at the end of each week, month, quarter or year.
 
     A model is trained after the close of the last trading day of a period, and predicts every trading day until it is
-    trained again. So the test segments have no gaps and do not overlap, and the last one ends where that of the template
-    ends.
+    trained again. The test segments therefore have no gaps and do not overlap, and the last one ends where that of the
+    template ends.
 
     Parameters
     ----------
     retrain : str or offset
         How often a model is trained: ``"week"`` (the same as ``"W"``), ``"month"``, ``"quarter"`` or ``"year"``, also
-        with a number (``"2 months"``), or any offset of pandas, such as ``"W-FRI"``, ``"QE-FEB"`` or ``"20B"``. After an
+        with a number (``"2 months"``), or any pandas offset, such as ``"W-FRI"``, ``"QE-FEB"`` or ``"20B"``. After an
         offset to the beginning of a period (``"MS"``), a test segment begins on its date instead of the day after it.
         The first test segment begins where that of the template begins.
     train : int, str or offset, optional
@@ -65,8 +65,8 @@ class CalendarGen(TaskGen):
         "sliding": the training segment keeps its length. "expanding": it keeps its first day.
     trunc_days : int, "auto" or None
         "auto": every segment ends as many days before the next as the label looks ahead, so no label reaches into a later
-        segment. int: train and valid end this many trading days before the test starts. None: no truncation. What is
-        left out is missing from the end of the segments.
+        segment. int: train and valid end this many trading days before the test starts. None: no truncation. The days
+        left out are taken from the end of the segments.
     roll_fit_window : bool
         If True, ``fit_start_time`` and ``fit_end_time`` of the handler and its processors, where they are given, are those of
         the training segment.
@@ -184,8 +184,8 @@ class CalendarGen(TaskGen):
         Parameters
         ----------
         task : dict
-            A task whose segments are those of one window; it is not yielded itself. Segments without a length among the
-            arguments keep the trading days that they have in it, with those that were left out before the next segment.
+            A task whose segments are those of one window; it is not yielded itself. Segments whose length is not an
+            argument keep their number of trading days in it, including those left out before the next segment.
         test_end : date, optional
             The last day to test. With None, the last window is open.
 
@@ -218,7 +218,7 @@ class CalendarGen(TaskGen):
         for name, segment in TaskView(task).segments.items():
             if name not in _SEGMENTS:
                 raise SegmentError(
-                    "CalendarGen makes the segments train, valid and test, and cannot move others.",
+                    "CalendarGen creates the segments train, valid and test, and cannot move others.",
                     path=f"{PATH}.{name}",
                 )
             if name in single and has_intervals(segment):

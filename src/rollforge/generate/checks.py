@@ -22,7 +22,7 @@ class Leakage(StrEnum):
     WARN = "warn"
     """It is reported."""
     OFF = "off"
-    """No check is made."""
+    """No checks are run."""
 
 
 class CheckResult(StrEnum):
@@ -31,11 +31,11 @@ class CheckResult(StrEnum):
     CLEAN = "clean"
     LEAK = "leak"
     UNKNOWN = "not known"
-    """The check could not decide; this is never a proof that there is no leak."""
+    """The check was inconclusive; this never proves that there is no leak."""
 
 
 class CheckMethod(StrEnum):
-    """How a check was made."""
+    """How a check was performed."""
 
     STATIC = "static"
     """Read from the definition."""
@@ -45,7 +45,7 @@ class CheckMethod(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What one leakage check found.
+    """The result of one leakage check.
 
     Examples
     --------
@@ -93,7 +93,7 @@ class Check:
 
 
 def read_leakage(value: object, path: str = "leakage") -> Leakage:
-    """Return the setting that `value` names.
+    """Return the setting that `value` denotes.
 
     Raises
     ------
@@ -117,7 +117,7 @@ NOT_CHECKED = Check(
     "leakage", CheckResult.UNKNOWN, CheckMethod.STATIC, "No checks were made, because leakage is off.",
     "Set leakage to warn or error.",
 )  # fmt: skip
-"""What stands in place of the static checks of tasks that were planned with ``leakage: off``."""
+"""Shown instead of the static checks of tasks that were planned with ``leakage: off``."""
 
 _LISTED = 8
 _TITLES = 3
@@ -130,7 +130,7 @@ def refuse_leaks(checks: Iterable[Check]) -> None:
     Raises
     ------
     LeakageError
-        With what was found and what to do about it, one line for each leak.
+        The message has one line for each leak, with what to do about it.
     """
     leaks = tuple(c for c in checks if c.result is CheckResult.LEAK)
     if not leaks:
@@ -142,7 +142,7 @@ def refuse_leaks(checks: Iterable[Check]) -> None:
     more = f"\n  {len(leaks) - _LISTED} more" if len(leaks) > _LISTED else ""
     raise LeakageError(
         f"{counted(len(leaks), 'leak')} found, so nothing was stored or trained:\n" + "\n".join(lines) + more + "\n"
-        "'leakage: warn' in the workflow, or --leakage warn, trains all the same."
+        "'leakage: warn' in the workflow, or --leakage warn, trains anyway."
     )
 
 

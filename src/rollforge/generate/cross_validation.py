@@ -97,7 +97,7 @@ class _PurgedGen(TaskGen):
         days, purge = self._period(task), self._purged_days(horizon)
         if len(days) < self._groups:
             raise SegmentError(
-                f"{counted(self._groups, 'group')} of days cannot be made of {counted(len(days), 'trading day')}.",
+                f"{counted(self._groups, 'group')} of days cannot be formed from {counted(len(days), 'trading day')}.",
                 path=PATH,
             )
         embargo = embargo_days(self.embargo, len(days))
@@ -168,8 +168,8 @@ def _segment(parts: list[tuple[Any, Any]]) -> Any:
 class PurgedKFoldGen(_PurgedGen):
     """Generates one task per fold of a period: each tests its fold and trains on the others, with purge and embargo.
 
-    Unlike a rolling window, a fold is also predicted by models that were trained on later days. The result tells how a
-    model generalizes, but not what trading it would have earned.
+    Unlike a rolling window, a fold is also predicted by models that were trained on later days. The result shows how well
+    a model generalizes, but not what trading it would have earned.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ class PurgedKFoldGen(_PurgedGen):
 class CombinatorialPurgedGen(_PurgedGen):
     """Generates a task for every choice of `n_tested` out of `n_groups` groups of days, with purge and embargo.
 
-    There are C(`n_groups`, `n_tested`) tasks. Each group is tested by several of them, so their predictions recombine to
+    There are C(`n_groups`, `n_tested`) tasks. Each group is tested by several of them, so their predictions recombine into
     `n_tested` / `n_groups` x C(`n_groups`, `n_tested`) backtest paths, each of which predicts every day once; collecting
     the tasks gives the paths and the distribution of their metrics.
 

@@ -1,4 +1,4 @@
-"""Static checks of what a task's data are made of: features, processors, filters and universes."""
+"""Static checks of the components of a task's data: features, processors, filters and universes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _other_fields(expressions: Iterable[str]) -> list[str]:
 
 
 def own_operators(expressions: Iterable[str]) -> list[str]:
-    """Return the names of the operators of the user's own, whose look-ahead is only declared."""
+    """Return the names of the user's own operators, whose look-ahead is only declared."""
     calls = (part.name for part in _parts(expressions) if isinstance(part, Call))
     return list(dict.fromkeys(name for name in calls if not is_built_in(name)))
 
@@ -141,7 +141,7 @@ def processor_findings(parts: DataParts, first_day: object) -> list[Finding]:
             text = f"whether the processor {kind.__name__} uses later days is not known, because it is not one of Rollforge's."
             findings.append(Finding("processors", UNKNOWN, text, MEASURE))
         elif not getattr(kind, "any_range", False):
-            text = f"whether the rows that the processor {kind.__name__} makes depend on later days is not known."
+            text = f"whether the rows that the processor {kind.__name__} returns depend on later days is not known."
             findings.append(Finding("processors", UNKNOWN, text, MEASURE))
         elif named.inferring and isinstance(named.one, DropnaProcessor) and _of_labels(named.one):
             text = (
@@ -182,7 +182,7 @@ def _inst_processor(one: object, first_day: Any) -> list[Finding]:
 
 
 def fit_findings(parts: DataParts, handler: Mapping[str, object], places: Places, calendar: Days) -> list[Finding]:
-    """Return processors that learn from days that the model is stopped by or tested on.
+    """Return processors that learn from days of the valid or test segment.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def fit_findings(parts: DataParts, handler: Mapping[str, object], places: Places
                 "Set fit_end_time to the last day of train at the latest; 'roll_fit_window: true' under rolling does "
                 "that for each window."
                 if handler
-                else "The handler keeps its fit window, also when windows roll: save it fitted to days of train only, or "
+                else "The handler keeps its fit window, even when windows roll: save it fitted to days of train only, or "
                 "describe it in the workflow."
             )
             text, days = beyond
@@ -259,7 +259,7 @@ def universe_findings(universe: Any, provider: Provider, first: Any, last: Any) 
     Parameters
     ----------
     universe : str, sequence or mapping
-        As the handler has it, with filters.
+        The universe of the handler, with filters.
     provider : Provider
         The data folder.
     first, last : datetime64

@@ -1,4 +1,4 @@
-"""The objects that a task's data are made by: its handlers, loaders and processors, built without computing data."""
+"""The objects that produce a task's data: its handlers, loaders and processors, built without computing data."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ __all__ = ["PRECOMPUTED", "DataParts", "Named", "data_parts", "is_ours", "kind_o
 _MAX_DEPTH = 5
 
 PRECOMPUTED = "features are read precomputed from a frame or a file"
-"""Why features are not known that neither their definition nor replaced market data can tell anything about."""
+"""Why nothing is known about features, neither from their definition nor by replacing market data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A processor, filter or universe with where it is used."""
+    """A processor, filter or universe, and where it is used."""
 
     one: Any
     handler: str = ""
     """The class of the handler that has it."""
     inferring: bool = False
-    """Whether it makes the data for inference."""
+    """Whether it is used for the data for inference."""
 
 
 @dataclass(slots=True)

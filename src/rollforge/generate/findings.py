@@ -1,4 +1,4 @@
-"""What static checks find in single tasks, and how the findings of many tasks become few results."""
+"""The findings of static checks in single tasks, and grouping those of many tasks into a few results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAMED = 3  # tasks that are named in a result
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one static check found in one task."""
+    """A finding of one static check in one task."""
 
     subject: str
     result: CheckResult

@@ -1,4 +1,4 @@
-"""The days on which a task's processors are fitted, as its definition writes them."""
+"""The days on which a task's processors are fitted, as written in its definition."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _STEPS = ("shared_processors", "infer_processors", "learn_processors")
 def move_fit_window(task: Definition, days: tuple[object, object], *, add: bool = False) -> None:
     """Set the fit window wherever the task's handler or one of its processors has one.
 
-    A window written as a reference (``<dataset.kwargs.segments.train.0>``) moves by itself and is left as it is, except
-    if the training segment has several intervals, so that the reference names no day.
+    A window written as a reference (``<dataset.kwargs.segments.train.0>``) moves by itself and is left unchanged, except
+    if the training segment has several intervals, so that the reference does not refer to a day.
 
     Parameters
     ----------
     task : dict
-        A task, which is changed. A handler that is not described by a mapping is left as it is.
+        A task, which is changed. A handler that is not described by a mapping is left unchanged.
     days : tuple
         The first and the last day.
     add : bool

@@ -34,7 +34,7 @@ class GridGen(TaskGen):
         Path -> conditions {other path: value, or list of values}: only combinations that have one of these values at
         each of the other paths set this path; in the others it stays as it is in the template.
     exclude : sequence of mapping, optional
-        Conditions in the same form; a combination that fulfils all conditions of one of them is left out.
+        Conditions in the same form; a combination that meets all conditions of one of them is left out.
 
     Raises
     ------
@@ -44,8 +44,8 @@ class GridGen(TaskGen):
 
     Notes
     -----
-    A condition may name a value of `values` by its name or by the value itself. It may also refer to a path that is not
-    varied, such as ``model.class`` in a workflow of several models; a path that a task does not have fulfils none.
+    A condition may refer to a value of `values` by its name or by the value itself. It may also refer to a path that is not
+    varied, such as ``model.class`` in a workflow of several models; a path that a task does not have meets none.
 
     Examples
     --------
@@ -131,7 +131,7 @@ class GridGen(TaskGen):
                     if not any(_is_meant(value, pair) for pair in self.values[path]):
                         known = [name or str(known) for name, known in self.values[path]]
                         raise ConfigError(
-                            f"{shown(value)} is none of its values.{nearest(str(value), known)} They are "
+                            f"{shown(value)} is not one of its values.{nearest(str(value), known)} They are "
                             f"{', '.join(known[:20]):.300}.",
                             path=f"{where}.{path}",
                         )
@@ -152,7 +152,7 @@ class GridGen(TaskGen):
                         later.append(other)
 
     def _check_conditions(self, task: Mapping[str, object]) -> None:
-        """Raise an error if a condition is about a path that the task lacks, and that looks like a misspelt one."""
+        """Raise an error if a condition is about a path that the task lacks and that looks misspelt."""
         listed = [(f"when.{path}", given) for path, given in self.when.items()]
         for where, conditions in [*listed, *((f"exclude.{i}", given) for i, given in enumerate(self.exclude))]:
             for path in conditions:

@@ -1,8 +1,8 @@
 """The label horizon of a task: how many trading days after its own day a label value uses.
 
-The horizon decides how many days are purged between segments. It is read from the label's expressions, or declared as
+The horizon determines how many days are purged between segments. It is read from the label's expressions, or declared as
 ``label_horizon``: in the task, among the handler's arguments, or as an attribute of the handler's class. A label that
-is not computed from expressions alone has an unknown horizon unless one is declared; unknown is never taken for 0.
+is not computed from expressions alone has an unknown horizon unless one is declared; unknown is never treated as 0.
 """
 
 from __future__ import annotations

@@ -133,9 +133,9 @@ def static_checks(
         The title of each task, such as ``window 3``.
     among : sequence of mapping, optional
         All tasks of the experiment, if `tasks` are only some of them; empty if they are unknown. A model that is tested on
-        days before those to which it was fitted is no leak in a cross-validation.
+        days before those to which it was fitted is not a leak in cross-validation.
     ensembles : mapping, optional
-        What combines the predictions, see :attr:`~rollforge.collect.combine.Ensembles.config`.
+        The ensembles of the predictions, see :attr:`~rollforge.collect.combine.Ensembles.config`.
 
     Examples
     --------
@@ -225,7 +225,7 @@ class _Parts:
     data: DataParts
     features: list[Finding]
     label_operators: list[str]
-    """Operators of the user's own in the label."""
+    """The user's own operators in the label."""
 
 
 def task_warnings(
@@ -258,7 +258,7 @@ def task_warnings(
     From 2020-12-01 to 2020-12-31, 31 of 396 days of 'test' are in 'train' too: the model is tested on days to which it
     was fitted. Let 'test' begin after 'train' ends.
     """
-    # One task does not tell whether it belongs to a cross-validation.
+    # A single task does not show whether it belongs to a cross-validation.
     leaks = [check for check in static_checks(tasks, calendar, among=()) if check.result is CheckResult.LEAK]
     if not with_places:
         leaks = [replace(check, where="", days=()) for check in leaks]
@@ -310,7 +310,7 @@ def _labels(
     if horizon.days is None:
         return [Finding("label", UNKNOWN, f"the label's horizon is not known: {horizon.reason}", HOW_TO_DECLARE)]
     findings = []
-    # An operator of the user's own may look further ahead than it declares, which a larger declared horizon settles.
+    # The user's own operator may look further ahead than it declares, unless a larger horizon is declared.
     settled = bool(operators) and horizon.days == horizon.declared
     if horizon.contradiction and not settled:
         findings.append(Finding("label", UNKNOWN, horizon.contradiction, "Correct label_horizon or remove it."))
@@ -350,7 +350,7 @@ def _without_range(handler: Mapping[str, object]) -> Mapping[str, object]:
 def _timeless(node: object) -> object:
     """Return a handler's description without its range and its fit windows, which differ between windows.
 
-    Processors can have fit windows of their own.
+    Processors can have their own fit windows.
     """
     if isinstance(node, Mapping):
         return {k: _timeless(v) for k, v in node.items() if not str(k).endswith("_time")}
@@ -410,7 +410,7 @@ def _trained_later(places: _Places, calendar: Days) -> list[Finding]:
 
 
 def _walking_forward(tasks: Sequence[Mapping[str, object]], calendar: Days) -> set[str]:
-    """Return the models of tasks that are no cross-validation, where all training days are tested by other tasks."""
+    """Return the models of tasks that are not a cross-validation, in which other tasks test all training days."""
     trained: dict[str, NDArray[np.bool_]] = {}
     tested: dict[str, NDArray[np.bool_]] = {}
     for task in tasks:
@@ -467,7 +467,7 @@ def _universes(
 
 
 def _own_code(task: Mapping[str, object], ensembles: Mapping[str, object]) -> list[Finding]:
-    """Return that it is not known whether classes of the user's use later days, except those of the data."""
+    """Return which of the user's own classes may use later days, apart from those that produce the data."""
     listed = [
         ("model", "the model {}", own_classes(_described(task.get("model")), deep=False), MEASURE),
         ("model", "the reweighter {}", own_classes(_described(task.get("reweighter")), deep=False), MEASURE),
@@ -494,11 +494,11 @@ def _own_code(task: Mapping[str, object], ensembles: Mapping[str, object]) -> li
 
 
 def _described(value: object) -> object:
-    """Return a class that is named by its path alone as a description, whatever the case of its name."""
+    """Return a class that is given by its path alone as a description, whatever the case of its name."""
     return {"class": value} if isinstance(value, str) and not value.startswith("file://") else value
 
 
-_RECORDS = "No check runs records; make sure that what they store for a day depends on no later day."
+_RECORDS = "No check runs records; make sure that what they store for a day does not depend on later days."
 
 
 def _has_own_signal(record: object) -> bool:

@@ -43,7 +43,7 @@ class MultiHorizonGen(MultiHorizonGenBase):
     label : str or sequence of str, optional
         The label as an expression in which ``{horizon}``, ``{horizon+1}`` and so on stand for numbers; several for several
         columns. By default the return over as many days as the horizon, bought at the close of the next day:
-        ``Ref($close, -{horizon+1})/Ref($close, -1) - 1``, or of another price if the template's label is such a return of it.
+        ``Ref($close, -{horizon+1})/Ref($close, -1) - 1``; another price if the template's label is such a return of that price.
     trunc_days : "auto" or None
         "auto": every segment ends as many days before the next as the new label looks ahead. None: the segments stay as they
         are, for a generator of windows that purges them later.
@@ -163,7 +163,7 @@ class MultiHorizonGen(MultiHorizonGenBase):
         split = next((name for name, segment in segments.items() if has_intervals(segment)), None)
         if split is not None:
             raise SegmentError(
-                "has several intervals. Put MultiHorizonGen before the generator that makes them.",
+                "has several intervals. Put MultiHorizonGen before the generator that creates them.",
                 path=f"{PATH}.{split}",
             )
         try:

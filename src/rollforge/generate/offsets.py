@@ -48,9 +48,7 @@ _MONTHS: tuple[tuple[tuple[type[Any], ...], int], ...] = (
     ((offsets.QuarterEnd, offsets.QuarterBegin, offsets.BQuarterEnd, offsets.BQuarterBegin), 3),
     ((offsets.YearEnd, offsets.YearBegin, offsets.BYearEnd, offsets.BYearBegin), 12),
 )
-_HOW = (
-    "Write 'week', 'month', 'quarter', 'year', '2 months', '90 days', or an offset of pandas, such as 'W-FRI' or '20B'."
-)
+_HOW = "Write 'week', 'month', 'quarter', 'year', '2 months', '90 days', or a pandas offset, such as 'W-FRI' or '20B'."
 
 
 def read_offset(value: object, path: str) -> Offset:
@@ -60,7 +58,7 @@ def read_offset(value: object, path: str) -> Offset:
     ----------
     value : str or offset
         ``"week"`` (its end, as ``"W"``), ``"month"``, ``"quarter"`` and ``"year"``, also with a number (``"2 weeks"``);
-        an alias of pandas, such as ``"W-FRI"``, ``"QE-FEB"`` or ``"20B"``; or an offset object.
+        a pandas alias, such as ``"W-FRI"``, ``"QE-FEB"`` or ``"20B"``; or an offset object.
     path : str
         Location of `value` in its document, for errors.
 

@@ -131,7 +131,7 @@ def with_row_purge(
     horizon : LabelHorizon, optional
         Its known label horizon; None changes nothing.
     path : str
-        The setting that asks for the purge, for the error.
+        The setting that requires the purge, for the error.
     embargo : int
         Number of further rows of each instrument to leave out after the test segment.
 

@@ -1,4 +1,4 @@
-"""Apply generators to named tasks, so that each new model has a name of its own."""
+"""Apply generators to named tasks, so that each new model has its own name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Named = tuple[str, Definition]
 
 
 def apply_generator(generator: TaskGen, tasks: Sequence[Named]) -> list[Named]:
-    """Return what `generator` makes of each task, with the names of the models.
+    """Apply `generator` to each task, and return the generated tasks with the names of the models.
 
     The name of a new model is that of the task from which it was generated, followed by the name that the generator gives
     it (:meth:`~rollforge.generate.base.TaskGen.named`) or, if it gives none, by its differences from the other tasks
@@ -65,7 +65,7 @@ def apply_generator(generator: TaskGen, tasks: Sequence[Named]) -> list[Named]:
 
 
 def _checked(generator: TaskGen, task: Definition) -> list[Named]:
-    """Return the named tasks that a generator, which may be the user's, makes of a copy of `task`.
+    """Return the named tasks that a generator, which may be the user's own, generates from a copy of `task`.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def _checked(generator: TaskGen, task: Definition) -> list[Named]:
             raise BuildError(f"{noun} must generate tasks, which are mappings; found {shown(one)}.")
         lost = next((part for part in ("model", "dataset") if part in task and part not in one), None)
         if lost is not None:
-            raise BuildError(f"{noun} made a task without a {lost}.")
+            raise BuildError(f"{noun} generated a task without a {lost}.")
         if not name.isprintable():
             raise BuildError(f"{noun} gave a model a name with characters that cannot be printed: {name!r:.80}.")
         made.append((name, one))
@@ -131,13 +131,13 @@ class ChainGen(TaskGen):
             raise ConfigError(f"must be a list of task generators, found {shown(other)}.", path="generators")
 
     def count(self, task: Mapping[str, object]) -> int | None:
-        """Return the product of the numbers of tasks that the generators make; None if one of them is unknown."""
+        """Return the product of the numbers of tasks that the generators create; None if one of them is unknown."""
         numbers = [one.count(task) for one in self.generators]
         known = [number for number in numbers if number is not None]
         return math.prod(known) if len(known) == len(numbers) else None
 
     def generate(self, task: Definition) -> list[Definition]:
-        """Return what the last generator makes of the tasks of those before it."""
+        """Apply the generators in turn, and return the tasks of the last one."""
         return [made for _, made in self.named(task)]
 
     def named(self, task: Definition) -> list[Named]:

@@ -51,9 +51,9 @@ class _Split(abc.ABC):
         Raises
         ------
         DataError
-            If the rows have no days, or there are other rows than days.
+            If the rows have no days, or the number of rows differs from that of the days.
         SegmentError
-            If the days are too few for a split.
+            If there are too few days for a split.
         """
         rows = _days_of(X, y, groups)
         codes, days = _on_calendar(rows, self.calendar)
@@ -83,7 +83,7 @@ class RollingSplit(_Split):
     Parameters
     ----------
     train_size, test_size : int or offset
-        Length of the training and of the test window: trading days, or an offset of pandas such as ``"365D"`` or
+        Length of the training and of the test window: trading days, or a pandas offset such as ``"365D"`` or
         ``pd.DateOffset(years=1)``.
     step : int or offset, optional
         From the start of a test window to that of the next; by default `test_size`.
@@ -186,7 +186,7 @@ class _PurgedSplit(_Split):
         (groups, tested), count = self._numbers(), len(days)
         LIMITS["tasks"].check(math.comb(groups, tested), f"{type(self).__name__} makes")
         if count < groups:
-            raise SegmentError(f"{counted(groups, 'group')} of days cannot be made of {counted(count, 'day')}.")
+            raise SegmentError(f"{counted(groups, 'group')} of days cannot be formed from {counted(count, 'day')}.")
         embargo = embargo_days(self.embargo, count)
         for tests in combined_tests(equal_groups(count, groups), tested):
             train = training_days(count, tests, self.purge, embargo)
@@ -342,7 +342,7 @@ def _length(value: object, name: str) -> Any:
             made = None
         if not isinstance(made, (pd.offsets.BaseOffset, pd.Timedelta)) or not _moves_forward(made):
             raise ConfigError(
-                f"must be a number of trading days, at least 1, or an offset of pandas such as '365D'; found "
+                f"must be a number of trading days, at least 1, or a pandas offset such as '365D'; found "
                 f"{shown(value)}.",
                 path=name,
             )

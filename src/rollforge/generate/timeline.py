@@ -85,9 +85,9 @@ class Schedule:
     windows: tuple[Window, ...]
     """The window of each task, in the order of the tasks."""
     warnings: tuple[str, ...]
-    """Warnings about the tasks: leaks, what is not known about them, and the days that labels span."""
+    """Warnings about the tasks: leaks, what is not known, and the days that labels span."""
     checks: tuple[Check, ...] = ()
-    """What :func:`~rollforge.generate.leakage.static_checks` found."""
+    """The results of :func:`~rollforge.generate.leakage.static_checks`."""
 
 
 def make_schedule(
@@ -110,9 +110,9 @@ def make_schedule(
     label_days : int, optional
         Number of trading days that a label spans, as declared by the user.
     leakage : Leakage
-        ``off`` makes no checks.
+        ``off`` runs no checks.
     checks : tuple of Check, optional
-        The results of checks that were made before.
+        The results of checks that were run before.
     among, ensembles
         As in :func:`~rollforge.generate.leakage.static_checks`.
     """

@@ -191,7 +191,7 @@ class LedgerSuite:
     # -- leases --------------------------------------------------------------------------------------------------------
 
     def test_one_holder_at_a_time(self, ledger: Ledger, clock: ManualClock) -> None:
-        """Another one gets an error that names the holder, until the lease is released or has expired."""
+        """Any other holder gets an error that names the current one, until the lease is released or has expired."""
         lease = self.acquire(ledger, "host:1", seconds=60)
         assert (lease.service, lease.holder, lease.until) == (SERVICE, "host:1", clock.now + 60)
         assert ledger.held_by(SERVICE) == lease
@@ -208,7 +208,7 @@ class LedgerSuite:
         assert ledger.held_by("other") is None
 
     def test_leases_of_services_are_independent(self, ledger: Ledger) -> None:
-        """Holding one does not keep others from another."""
+        """Holding one lease does not prevent others from holding another."""
         self.acquire(ledger, "a")
         assert ledger.acquire("other", holder="b", seconds=60).holder == "b"
 
@@ -234,7 +234,7 @@ class LedgerSuite:
 
     @pytest.mark.parametrize("end", ["expired", "taken over", "released", "taken over and released", "unknown"])
     def test_a_lease_that_has_ended_changes_nothing(self, ledger: Ledger, clock: ManualClock, end: str) -> None:
-        """Its holder comes back: neither appending nor renewing works, and releasing does not harm the new holder."""
+        """When its holder returns, neither appending nor renewing works, and releasing does not affect the new holder."""
         lease = self.acquire(ledger, "old", seconds=10)
         ledger.append(lease, 1, "day", a_day("2024-05-31"))
         if end == "released":
@@ -257,7 +257,7 @@ class LedgerSuite:
         assert (ledger.held_by(SERVICE) is not None) == (end in ("taken over", "unknown"))
 
     def test_a_clock_that_is_set_back_does_not_keep_a_lease_for_long(self, ledger: Ledger, clock: ManualClock) -> None:
-        """By seconds, the lease stays valid; by more than its duration, another holder can have it."""
+        """If set back by seconds, the lease stays valid; by more than its duration, another holder can acquire it."""
         lease = self.acquire(ledger, "old", seconds=60)
         clock.now -= 5
         assert ledger.append(lease, 1, "day", a_day("2024-05-31")).number == 1
@@ -335,13 +335,13 @@ class LedgerSuite:
         ],
     )
     def test_bodies_are_checked(self, ledger: Ledger, kind: str, body: Any) -> None:
-        """What a kind requires is there, and everything is JSON; otherwise nothing is stored."""
+        """The parts that a kind requires are present, and everything is JSON; otherwise nothing is stored."""
         with pytest.raises(ConfigError):
             ledger.append(self.acquire(ledger), 1, kind, body)
         assert ledger.entries(SERVICE) == []
 
     def test_the_entry_of_a_large_universe_can_be_stored(self, ledger: Ledger) -> None:
-        """The signals of 1,000 instruments are in a file; a body of nearly the largest size works too."""
+        """The signals of 1,000 instruments are in a file; a body of nearly the maximum size works too."""
         lease = self.acquire(ledger)
         releases = [Release(f"{i:064x}", "exp", f"{i:032x}", Role.CHAMPION, "2024-05-31") for i in range(20)]
         signal = Signal(
@@ -356,7 +356,7 @@ class LedgerSuite:
         assert len(ledger.entries(SERVICE)) == 2
 
     def test_entries_of_a_later_version_can_be_read(self, ledger: Ledger) -> None:
-        """Their kind is a text; the state names the entry that this version does not know."""
+        """Their kind is a string; the state lists the entry that this version does not know."""
         lease = self.acquire(ledger)
         ledger.append(lease, 1, "service", service_body(SERVICE, ""))
         ledger.append(lease, 2, "audit", {"anything": [1, {"x": None}]})

@@ -1,6 +1,6 @@
 """A MongoDB server for tests: a real server if its URI is given, else the most faithful emulator that can be installed.
 
-``ROLLFORGE_TEST_MONGODB=mongodb://…`` names a real server. The emulator, ``nx-27017``, implements MongoDB's wire
+``ROLLFORGE_TEST_MONGODB=mongodb://…`` selects a real server. The emulator, ``nx-27017``, implements MongoDB's wire
 protocol (the real driver connects to it, from several processes) and stores its documents in SQLite. It does not cover
 replica sets, write concerns, failover or change streams, nor the behaviour of a real server under contention or when it
 is killed.

@@ -20,7 +20,7 @@ __all__ = ["ManualClock", "TaskStoreSuite"]
 
 
 class NotAllowed:
-    """A type that is on no allow-list."""
+    """A type that is not on any allow-list."""
 
 
 class TaskStoreSuite(TransitionSuite):
@@ -430,7 +430,7 @@ class TaskStoreSuite(TransitionSuite):
             claim = self.claim(store, worker=worker)
             for _ in range(2):  # the answer may be lost
                 assert store.fail(claim, "boom", attempts=0) is Status.WAITING
-            assert store.claim(POOL, worker=worker, lease=60) == [], "there is a backoff all the same"
+            assert store.claim(POOL, worker=worker, lease=60) == [], "there is a backoff anyway"
             clock.now += 100
         kept = store.get(POOL, created.id)
         assert (kept.attempt, kept.failed_by, kept.error) == (0, ("a", "b", "c"), "boom")
@@ -444,7 +444,7 @@ class TaskStoreSuite(TransitionSuite):
         assert store.fail(self.claim(store), "damaged", Cause.UNREADABLE, attempts=0) is Status.FAILED
 
     def test_attempts_at_a_faulty_worker_are_given_back(self, store: TaskStore, clock: ManualClock) -> None:
-        """Failed tasks wait again, as do tasks that failed because of them; repeating the call changes nothing.
+        """Failed tasks wait again, and so do tasks that failed because of them; repeating the call changes nothing.
         Failures on other workers, results and cancelled tasks do not change."""
 
         def attempt(x: int, worker: str, *, good: bool = False) -> None:
@@ -507,7 +507,7 @@ class TaskStoreSuite(TransitionSuite):
         assert store.workers(POOL, clock.now)["b"].failed == 1
 
     def test_a_task_set_to_done_is_no_work_of_a_worker(self, store: TaskStore) -> None:
-        """No worker has committed it, and it has no end."""
+        """No worker has committed it, and it has no end time."""
         store.create(POOL, [{"x": 1}])
         store.set_status(POOL, None, Status.DONE)
         assert store.workers(POOL, 0.0) == {}
@@ -556,7 +556,7 @@ class TaskStoreSuite(TransitionSuite):
         assert list(store.submissions("other")) == [apart]
 
     def test_information_about_tasks_is_kept_as_long_as_the_tasks(self, store: TaskStore, clock: ManualClock) -> None:
-        """Until the last of the tasks that they name is removed, whatever submission it belongs to."""
+        """Until the last of the tasks that it is about is removed, whatever submission that task belongs to."""
         first, second = (one.id for one in store.create(POOL, [{"x": 1}, {"x": 2}], submission="s"))
         both = store.keep_submission(POOL, {ABOUT: [first, second, "gone"], "found": 1})
         alone = store.keep_submission(POOL, {ABOUT: [first], "found": 2})
@@ -651,7 +651,7 @@ class TaskStoreSuite(TransitionSuite):
         assert self.claim(store).id == last.id
 
     def test_a_failed_prerequisite_fails_its_dependents(self, store: TaskStore) -> None:
-        """All dependents fail with that reason, also indirect ones; a retry of the first task resets all of them."""
+        """All dependents fail with that reason, including indirect ones; a retry of the first task resets all of them."""
         (a,) = store.create(POOL, [{"x": "a"}], max_attempts=1)
         (b,) = store.create(POOL, [{"x": "b"}], depends_on=[a.id])
         store.create(POOL, [{"x": "c"}], depends_on=[b.id])
@@ -661,7 +661,7 @@ class TaskStoreSuite(TransitionSuite):
         assert a.id in str(tasks[1].error)
         assert b.id in str(tasks[2].error)
         assert store.retry(POOL, {"x": "b"}) == 2
-        assert store.count(POOL) == {Status.FAILED: 3}, "what it depends on has failed still"
+        assert store.count(POOL) == {Status.FAILED: 3}, "its prerequisite is still failed"
         assert store.retry(POOL, {"x": "a"}) == 3
         for _ in range(3):
             store.commit(self.claim(store), 1)
@@ -709,7 +709,7 @@ class TaskStoreSuite(TransitionSuite):
         assert store.get(POOL, self.id_of(store, "b")).depends_on == (new,)
 
     def test_a_replacement_that_would_wait_for_itself_is_refused(self, store: TaskStore) -> None:
-        """An existing task that depends on the replaced one, also through others; nothing is changed."""
+        """An existing task that depends on the replaced one, even indirectly; nothing is changed."""
         (a,) = store.create(POOL, [{"x": "a"}])
         (b,) = store.create(POOL, [{"x": "b"}], depends_on=[a.id])
         store.create(POOL, [{"x": "c"}], depends_on=[b.id])
@@ -893,7 +893,7 @@ class TaskStoreSuite(TransitionSuite):
             assert (task.status, task.stage_from) == (status, stage)
 
     def test_a_reset_task_fails_again_if_its_dependency_failed(self, store: TaskStore) -> None:
-        """As a retry does; of several that failed, the one with the smallest id is named, in whichever order."""
+        """As after a retry; of several that failed, the one with the smallest id is named, whatever the order."""
         ids = sorted(c.id for c in store.create(POOL, [{"x": i} for i in range(4)]))
         (last,) = store.create(POOL, [{"x": "last"}], depends_on=ids)
         store.cancel(POOL, {"_id": {"$in": ids[1:3]}})
@@ -996,7 +996,7 @@ class TaskStoreSuite(TransitionSuite):
             assert "pool\\udcff' cannot be stored, because it is not valid Unicode" in said
 
     def test_a_replacement_is_a_change(self, store: TaskStore) -> None:
-        """A thread that waits for changes of others sees it; so with a removal, and a pause."""
+        """A thread that waits for changes made by others sees it, as it sees a removal and a pause."""
         (created,) = store.create(POOL, [{"x": 1}])
         for change in (
             lambda: store.replace(POOL, created.id, {"x": 2}),

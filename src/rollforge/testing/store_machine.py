@@ -169,7 +169,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(worker=st.sampled_from("abc"), xs=st.lists(NUMBERS, min_size=1, max_size=6))
     def restore(self, worker: str, xs: list[int]) -> None:
-        """Restore the attempts at a worker that proved to be faulty."""
+        """Restore the attempts that failed on a worker that proved to be faulty."""
         self.both(lambda s: s.restore_attempts(POOL, worker, [digest({"x": x}) for x in xs]))
 
     @precondition(lambda self: self.claims)

@@ -52,7 +52,7 @@ class TransitionSuite:
         return task
 
     def records(self, statuses: Iterable[Status], attempts: Sequence[int], most: Sequence[int]) -> list[TaskRecord]:
-        """Return a record for each combination of status, stage, attempts and workers at which it failed."""
+        """Return a record for each combination of status, stage, attempts and workers on which it failed."""
         marks = ((), ("w:1",), ("v:2",), ("v:2", "w:1"))
         causes = {Status.FAILED: (None, Cause.RAISED, Cause.CANCELLED), Status.WAITING: (None, Cause.RAISED)}
         kinds = itertools.product(statuses, (Status.WAITING, Status.PART_DONE), attempts, most, marks)
@@ -85,7 +85,7 @@ class TransitionSuite:
     def test_a_failure_follows_the_rules(
         self, store: TaskStore, clock: ManualClock, attempts: int, cause: Cause, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """For all stages, numbers of attempts, and workers at which the task failed before."""
+        """For all stages, numbers of attempts, and workers on which the task failed before."""
         monkeypatch.setattr("random.uniform", lambda low, high: 1.0)
         stages = (Status.WAITING, Status.PART_DONE)
         held = self.running(store, self.records(stages, (0, 1, 2, 7), (1, 3, 9)))
@@ -134,7 +134,7 @@ class TransitionSuite:
 
     @pytest.mark.parametrize("call", ["waiting", "part_done", "done", "failed", "retry", "cancel", "restore"])
     def test_an_administrative_change_follows_the_rules(self, store: TaskStore, clock: ManualClock, call: str) -> None:
-        """For all statuses, stages, numbers of attempts, causes, and workers at which the task failed before."""
+        """For all statuses, stages, numbers of attempts, causes, and workers on which the task failed before."""
         others = (Status.DONE, Status.FAILED)
         held = self.running(store, self.records((Status.WAITING, Status.PART_DONE), (0, 2), (3,)))
         free = self.records(Status, (0, 1, 2), (4,))

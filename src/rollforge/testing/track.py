@@ -1,4 +1,4 @@
-"""Conformance test suite for trackers: Rollforge's own, and yours.
+"""Conformance test suite for trackers, including your own.
 
 ::
 
