@@ -247,7 +247,7 @@ def test_a_wrong_argument_is_named(arguments: dict[str, Any], said: str) -> None
 
 def test_segments_that_cannot_be_moved_are_refused() -> None:
     base = {"train": ("2020-01-02", "2022-12-30"), "test": ("2023-01-03", "2023-04-28")}
-    with pytest.raises(SegmentError, match=r"pretrain: CalendarGen makes"):
+    with pytest.raises(SegmentError, match=r"pretrain: CalendarGen creates"):
         CalendarGen(calendar=DAYS).generate(template(**base, pretrain=("2020-01-02", "2020-12-31")))
     split = [("2020-01-02", "2020-12-31"), ("2022-01-03", "2022-12-30")]
     with pytest.raises(SegmentError, match=r"train: has several intervals"):
