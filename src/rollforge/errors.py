@@ -59,7 +59,7 @@ __all__ = [
 
 MAX_MESSAGE_LENGTH = 1900
 """Maximum length of an error message, in characters. The middle of a longer message is omitted."""
-_TAIL = 600  # the end says what to do
+_TAIL = 600  # the end of a message says what to do
 _MAX_NAME_LENGTH, _MAX_NAMES = 100, 10_000  # comparing names costs the square of their length
 
 

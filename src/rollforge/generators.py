@@ -99,7 +99,7 @@ def _entry(given: object, place: str) -> GeneratorEntry:
         return GeneratorEntry(given, place, f"{place}.kwargs")
     if len(given) > 1:
         raise ConfigError(
-            f"names several generators: {', '.join(map(str, given))}. Write each as an entry of its own, with '- '.",
+            f"names several generators: {', '.join(map(str, given))}. Write each as a separate entry, with '- '.",
             path=place,
         )
     ((name, arguments),) = given.items()

@@ -200,5 +200,5 @@ def _check_categories(fields: Mapping[bytes, bytes], categories: int, number: in
             _refuse(f"cat_boundaries of tree {number} do not match its cat_threshold")
     if chosen.any():
         places = np.array([float(part) for part in fields[b"threshold"].split()])[chosen]
-        if not ((places >= 0) & (places < categories)).all():  # also if it is not a number
+        if not ((places >= 0) & (places < categories)).all():  # true for NaN too
             _refuse(f"tree {number} uses categories that it does not have")

@@ -147,7 +147,7 @@ class Limit:
 LIMITS: Mapping[str, Limit] = {
     limit.name: limit
     for limit in (
-        Limit("workflow_size", 2**20, "size of a workflow file, also after its template is rendered", "bytes"),
+        Limit("workflow_size", 2**20, "size of a workflow file, before and after its template is rendered", "bytes"),
         Limit("template_ms", 500, "CPU time for rendering a workflow file's template", "ms"),
         Limit("values", 50_000, "values written in a workflow file", "values"),
         Limit("expanded_values", 300_000, "values of a workflow file after its aliases are expanded", "values"),
@@ -212,7 +212,7 @@ def check_file(
     OSError
         If the file does not exist or cannot be accessed.
     RollforgeError
-        The error made by `error`, if the check fails.
+        The error created by `error`, if the check fails.
     """
     return _check_stat(os.stat(path), path, limit, error)
 
@@ -334,7 +334,7 @@ def open_unpacked(
     OSError, EOFError, zipfile.BadZipFile, lzma.LZMAError
         If the file does not exist or is damaged.
     RollforgeError
-        The error made by `error`, if it is not a regular file or its contents are too large (also while reading).
+        The error created by `error`, if it is not a regular file or its contents are too large (even during reading).
     """
     packed = check_file(path, error=error)
     kind = os.fspath(path).lower().rpartition(".")[2]
@@ -366,7 +366,7 @@ def check_parquet(path: str | os.PathLike[str], *, error: Callable[[str], Rollfo
     OSError, pyarrow.ArrowInvalid
         If the file does not exist or is not a Parquet file.
     RollforgeError
-        The error made by `error`, if the file is too large.
+        The error created by `error`, if the file is too large.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -404,7 +404,7 @@ def check_archive(
     Raises
     ------
     RollforgeError
-        The error made by `error`.
+        The error created by `error`.
     """
     entries = archive.infolist()
     LIMITS["archive_files"].check(len(entries), f"{name} contains", error=error)

@@ -1,4 +1,4 @@
-"""The values that a pickle may contain, by the names that stand for them.
+"""The values that a pickle may contain, by the names that represent them.
 
 A :class:`~rollforge.pickle_rules.Rule` replaces one name in a pickle (a class or function that Python's reader would
 call) and builds the value with public constructors, after checking the parts. The names are those written by Python,

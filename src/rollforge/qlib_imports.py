@@ -31,7 +31,7 @@ _GUIDE = "docs/compat.md lists what is covered."
 
 
 class NotCovered(RollforgeError, ModuleNotFoundError):
-    """A module or name of Qlib's is neither in Rollforge nor in an installed pyqlib."""
+    """A Qlib module or name is neither in Rollforge nor in an installed pyqlib."""
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------

@@ -108,7 +108,9 @@ class Session:
         for name in ("plugins", "allow", "sys_path"):
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(map(str, given)))
-        object.__setattr__(self, "cache", os.path.abspath(self.cache))  # also if the working directory changes later
+        object.__setattr__(
+            self, "cache", os.path.abspath(self.cache)
+        )  # stays valid if the working directory changes later
         if self.data_until is not None:
             object.__setattr__(self, "data_until", _read_bound(self.data_until, "data_until"))
         if self.region not in REGIONS:

@@ -415,7 +415,7 @@ def collect(
     output: Output = None,
     allow_gaps: Coverage = False,
 ) -> None:
-    """Collect the finished tasks of an experiment into one prediction (with --allow-gaps, also while others still run).
+    """Collect the finished tasks of an experiment into one prediction (with --allow-gaps, even while others still run).
 
     The result is saved as a run next to the windows' runs; collecting again updates it.
     """

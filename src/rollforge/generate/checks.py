@@ -65,7 +65,7 @@ class Check:
     tasks: tuple[str, ...] = ()
     """Titles of the tasks (windows) that the result is about; empty if it is about all of them."""
     days: tuple[str, ...] = ()
-    """The days that were checked or at which the leak was found, as ``YYYY-MM-DD``."""
+    """The days that were checked or on which the leak was found, as ``YYYY-MM-DD``."""
     where: str = ""
     """The first of the tasks, each with the days that the result is about: ``window 1, 2020-01-02 to 2020-01-03; window 2,
     2020-02-03; and 5 more``. Empty for ``clean``, and for measured results."""

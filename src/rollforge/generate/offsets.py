@@ -137,7 +137,7 @@ def period_starts(offset: Offset, first: np.datetime64, last: np.datetime64) -> 
 
     Periods of an offset to an end (``"ME"``, ``"W-FRI"``) begin on the day after it, and those of an offset to a
     beginning (``"MS"``) on it. Several units (``"2QE"``) are counted from the beginning of the period of one unit that
-    contains `first`; lengths without dates of their own (``"20D"``, ``"20B"``) are counted from `first`.
+    contains `first`; lengths without fixed dates (``"20D"``, ``"20B"``) are counted from `first`.
 
     Examples
     --------

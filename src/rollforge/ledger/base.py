@@ -58,8 +58,8 @@ class Ledger(Protocol):
     * **Bodies are plain JSON**. Those of known kinds are checked before they are stored, see
       :func:`~rollforge.ledger.entry.read_body`. In texts, NUL and lone surrogates are replaced by escapes.
     * **Entries of later versions can be read.** Their kind is a plain string.
-    * **A ledger can be opened read-only**, by calling its class with ``read_only=True``: it creates no database, table or
-      file of its own. If there is no ledger, opening it raises :class:`~rollforge.errors.StoreUnavailable`.
+    * **A ledger can be opened read-only**, by calling its class with ``read_only=True``: it does not create a
+      database, table or file. If there is no ledger, opening it raises :class:`~rollforge.errors.StoreUnavailable`.
     """
 
     uri: str

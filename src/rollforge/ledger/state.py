@@ -90,7 +90,7 @@ class ServiceState:
         """
         if as_of is None:
             return self
-        timed = isinstance(as_of, float)  # otherwise an integer, also one of NumPy
+        timed = isinstance(as_of, float)  # otherwise an integer, possibly NumPy's
         count = bisect.bisect_right(self.entries, as_of, key=lambda e: e.made_at) if timed else int(as_of)
         return ServiceState(self.entries[: max(count, 0)], self.contents[: max(count, 0)])
 

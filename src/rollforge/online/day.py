@@ -105,7 +105,7 @@ def run_day(service: Service, held: Hold, options: Options, day: str) -> DayResu
 
 
 def _repeated(attempt: Callable[[bool], T]) -> T:
-    """Repeat an attempt until the data do not change; it is told whether it is the last one."""
+    """Repeat an attempt until the data do not change; its argument is whether it is the last one."""
     for _ in range(_ATTEMPTS - 1):
         try:
             return attempt(False)
@@ -423,7 +423,9 @@ class DayRun:
         policy, state = self.service.policy, self.service.state()
         pairs = [] if policy is None else candidates_of(state, self.day)
         last = self.held.state.last_published
-        belated = last is not None and self.day < last  # later days have been published, so this one decides nothing
+        belated = (
+            last is not None and self.day < last
+        )  # later days have been published, so nothing is decided on this one
         if policy is None or not pairs or belated:
             return [], []
         try:

@@ -45,7 +45,7 @@ Span = tuple[str, str | None]
 
 
 class OnlineStrategy(Aliased):
-    """Base class of online strategies, which decide what is trained and what goes online.
+    """Base class of online strategies, which determine what is trained and what goes online.
 
     Parameters
     ----------

@@ -98,7 +98,7 @@ def model_tags(task: Mapping[str, object], model_name: str) -> dict[str, str]:
 
 
 def _with_iso_dates(value: object) -> object:
-    """Return `value` with dates, also those in lists, tuples and dicts, as strings such as 2020-01-02."""
+    """Return `value` with dates, including those in lists, tuples and dicts, as strings such as 2020-01-02."""
     if isinstance(value, dt.date):
         return value.isoformat().removesuffix("T00:00:00")
     if isinstance(value, (list, tuple)):
@@ -355,5 +355,5 @@ def _run(recorder: Recorder, task: Mapping[str, object], session: Session, *, fi
         finish(task, recorder, session)
         status = Recorder.STATUS_FI
     finally:
-        recorder.end_run(status)  # also if a signal ends the task, so that no run stays RUNNING
+        recorder.end_run(status)  # even if a signal ends the task, so that no run stays RUNNING
     return recorder

@@ -11,7 +11,7 @@ _NAMED = 3
 
 
 def error_line(error: str) -> str:
-    """Return the line of a traceback that names the exception, also when its message has several lines.
+    """Return the line of a traceback that names the exception, even if its message has several lines.
 
     Examples
     --------

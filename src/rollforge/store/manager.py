@@ -307,7 +307,7 @@ class TaskManager:
     def safe_fetch_task(
         self, query: Mapping[str, object] | None = None, status: Status | str = STATUS_WAITING
     ) -> Iterator[Document | None]:
-        """Claim a task for a ``with`` block. An exception in the block, also Ctrl-C, gives the task back."""
+        """Claim a task for a ``with`` block. An exception in the block, including Ctrl-C, gives the task back."""
         task = self.fetch_task(query, status)
         try:
             yield task

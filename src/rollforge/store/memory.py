@@ -491,7 +491,7 @@ class MemoryStore:
             self._pools[pool] = tasks
             created = self._creations.setdefault(pool, {})
             creation = created.pop(task_id, "")
-            if new_id == task_id or new_id not in known:  # it takes the place of the old task, also in its creation
+            if new_id == task_id or new_id not in known:  # it takes the place of the old task, including its creation
                 created[new_id] = creation
             for members in self._batches.get(pool, {}).values():
                 if task_id in members:

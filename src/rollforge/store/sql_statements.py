@@ -177,7 +177,7 @@ SUMS = ", ".join(f"SUM({name})" for name in STATUSES)
 
 
 def next_tasks(condition: str, batch: object, *, now: bool = True) -> str:
-    """Return the query for the numbers of the tasks to claim next; without `now`, also of those in backoff."""
+    """Return the query for the numbers of the tasks to claim next; without `now`, including those in backoff."""
     if not batch:
         return _NEXT_TASKS.format(free=FREE if now else _LATER, condition=condition)
     free = f"{_LATER_MEMBER} AND {_DUE}" if now else _LATER_MEMBER

@@ -267,7 +267,7 @@ class TrackerSuite:
         assert recorder.list_tags()["u"] == "1"
 
     def test_nan_and_infinity_are_preserved(self, experiment: Experiment, uri: str) -> None:
-        """NaN and infinite metrics are restored exactly, also on a curve."""
+        """NaN and infinite metrics are restored exactly, even on a curve."""
         recorder = experiment.create_recorder("r")
         recorder.log_metrics(a=math.nan, b=math.inf, c=-math.inf)
         recorder.log_metrics(step=1, curve=math.nan)
@@ -390,7 +390,7 @@ class TrackerSuite:
     def test_objects_are_loaded_by_the_names_under_which_they_were_saved(
         self, experiment: Experiment, uri: str
     ) -> None:
-        """Tables, arrays, plain data and pickles are listed under their names, also in folders."""
+        """Tables, arrays, plain data and pickles are listed under their names, including those in folders."""
         index = pd.MultiIndex.from_product(
             [pd.date_range("2020-01-01", periods=3), ["A", "B"]], names=["datetime", "i"]
         )
