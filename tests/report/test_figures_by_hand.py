@@ -14,6 +14,7 @@ from rich.console import Console
 
 from rollforge.errors import DataError
 from rollforge.generate.timeline import SegmentSpan, Window
+from rollforge.record.position import Position
 from rollforge.report.figures import figures
 from rollforge.report.headline import HeadlineFigure, headline_figures
 from rollforge.report.html import render
@@ -262,6 +263,39 @@ def test_the_drawn_drawdown_begins_on_the_first_day() -> None:
     assert summary.portfolio_risk.loc["strategy, after costs", "max_drawdown"] == pytest.approx(-0.1)
     (down,) = [t for t in figures(summary).figures["portfolio"]["data"] if t["name"] == "drawdown, after costs"]
     assert down["y"] == pytest.approx([-0.1, -0.1, -0.05])
+
+
+def test_months_and_exposure_of_a_backtest_are_on_the_page() -> None:
+    """Returns after costs, summed by month and year; what is held and traded as means over the days."""
+    days = pd.DatetimeIndex(["2019-12-31", "2020-01-02", "2020-01-03"])
+    report = pd.DataFrame(
+        {
+            "return": [-0.1, 0.02, 0.05],
+            "bench": [0.0, 0.01, 0.01],
+            "cost": [0.0, 0.01, 0.0],
+            "turnover": [0.9, 0.0, 0.3],
+        },
+        days,
+    )
+    held = {"A": {"amount": 1, "price": 30.0}, "B": {"amount": 2, "price": 10.0}}
+    positions = {day: Position(50.0, held if i else {}) for i, day in enumerate(days)}
+    summary = summarise(ReportInputs("mine", [one_task()], None, None, portfolio=report, positions=positions))
+    page = render(summary)
+    for words in (
+        'title="Return by month, after costs, Dec 2019: −0.1000">−10.0%<',
+        'title="Return by month, after costs, Jan 2020: 0.0600">6.0%<',
+        'title="Return by month, after costs, Feb 2020: no days"',
+        'title="Excess over the benchmark by month, after costs, 2020: 0.0400">4.0%<',
+        f"40.0% of the account on a day, {0.4 * 238:.1f} times in a year",
+        "<dt>gross exposure</dt><dd>33.3%, at most 50.0%</dd>",
+        "<dt>net exposure</dt><dd>33.3%, from 0.0% to 50.0%</dd>",
+        "<dt>positions</dt><dd>1.3, at most 2</dd>",
+        "<dt>largest position</dt><dd>20.0% of the account, at most 30.0%</dd>",
+    ):
+        assert words in page
+    alone = summarise(ReportInputs("mine", [one_task()], None, None, portfolio=report.assign(bench=0.0)))
+    assert "Excess over the benchmark by month" not in render(alone)
+    assert "gross exposure" not in render(alone)
 
 
 def test_ties_are_the_mean_over_their_orders() -> None:
