@@ -204,10 +204,12 @@ def return_months(returns: pd.DataFrame, *, benchmark: bool) -> Markup:
     tables = {title: monthly_returns(returns[column]) for column, title in columns.items()}
     # Years are larger than months: the colours are those of months.
     largest = _largest([value for table in tables.values() for value in table.to_numpy()[:, :12].ravel().tolist()])
-    return join(*(_month_table(title, table, largest, _return_text) for title, table in tables.items()))
+    return join(*(_month_table(title, table, largest, _return_text, "heat wide") for title, table in tables.items()))
 
 
-def _month_table(name: str, table: pd.DataFrame, largest: float, text: Callable[[float], str]) -> Markup:
+def _month_table(
+    name: str, table: pd.DataFrame, largest: float, text: Callable[[float], str], class_: str = "heat"
+) -> Markup:
     heads = [tag("th", "", scope="col"), *(tag("th", m, scope="col") for m in _MONTHS), tag("th", "year", scope="col")]
     rows = []
     for year, values in zip(table.index, table.to_numpy(np.float64), strict=True):
@@ -215,7 +217,7 @@ def _month_table(name: str, table: pd.DataFrame, largest: float, text: Callable[
         cells = [_heat_cell(v, f"{name}, {label}", largest, text) for v, label in zip(values, labels, strict=True)]
         rows.append(tag("tr", tag("th", year, scope="row"), *cells))
     caption = tag("caption", name)
-    made = tag("table", caption, tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_="heat")
+    made = tag("table", caption, tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_=class_)
     return tag("div", made, class_="scroll", tabindex="0")
 
 
