@@ -245,9 +245,10 @@ def test_from_a_file_to_the_page(tmp_path: Path, golden_market: Path) -> None:
     assert np.isfinite(after["max_drawdown"])
     for words in (
         f"{direct.report['turnover'].mean():.1%} of the account on a day",
-        f"at most {max(len(p.get_stock_list()) for p in direct.positions.values())}</dd>",
+        f"at most {max(len(p.get_stock_list()) for p in direct.positions.values())}",
     ):
         assert words in page
+        assert words in shown
     stores = ["--store", session.store_uri, "--tracking", session.tracking_uri]
     again = tmp_path / "again"
     named = call("report", name, *stores, "--output", again, "--group", "all")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from rollforge.generate.timeline import SegmentSpan, Window
 from rollforge.report.drawing import day_texts, line, stacked, with_gaps
+from rollforge.report.inputs import TaskRow
 from rollforge.report.plotly_figure import to_plotly
+from rollforge.report.timeline import window_bars
 
 
 def part(name: str, *, axes: int = 1, **layout: Any) -> dict[str, Any]:
@@ -67,3 +71,29 @@ def test_a_line_breaks_in_a_long_gap() -> None:
     """After a gap of 15 days it goes on, after one of 16 it does not."""
     days = pd.DatetimeIndex(["2020-01-01", "2020-01-16", "2020-02-01"])
     assert with_gaps(days).difference(days).tolist() == [pd.Timestamp("2020-01-17")]
+
+
+def test_windows_of_several_models_have_rows_of_their_own() -> None:
+    """A bar for each interval of a segment; the colour of a test segment shows the status."""
+
+    def span(*days: str) -> SegmentSpan:
+        parts = tuple((np.datetime64(a), np.datetime64(b)) for a, b in zip(days[::2], days[1::2], strict=True))
+        return SegmentSpan(parts[0][0], parts[-1][1], 5, parts if len(parts) > 1 else ())
+
+    test = span("2020-02-03", "2020-02-07", "2020-03-02", "2020-03-02")
+    window = Window(0, {"train": span("2020-01-01", "2020-01-31"), "test": test})
+    tasks = [
+        TaskRow(window, status, {"IC": 0.5}, model=model)
+        for model, status in (("a", "done"), ("b", "failed"), ("c", "waiting"))
+    ]
+    found = window_bars(tasks)
+    train, tested = found["data"]
+    assert train["y"] == ["1 a", "1 b", "1 c"]
+    assert tested["y"] == ["1 a", "1 a", "1 b", "1 b", "1 c", "1 c"]
+    assert tested["base"] == ["2020-02-03", "2020-03-02"] * 3
+    assert tested["x"] == [5 * 86_400_000, 86_400_000] * 3
+    assert tested["marker"]["color"] == ["@test"] * 2 + ["@red"] * 2 + ["@line"] * 2
+    assert set(train["marker"]["color"]) == {"@train"}
+    assert tested["customdata"][0].endswith("5 trading days · done · IC 0.5000")
+    assert found["layout"]["yaxis"]["categoryarray"] == ["1 c", "1 b", "1 a"]
+    assert len(to_plotly(found, "Windows").data) == 2

@@ -26,6 +26,7 @@ from rollforge.report.tables import (
     checks_table,
     dates_table,
     environment_table,
+    exposure_texts,
     failed_tasks,
     groups_table,
     models_table,
@@ -340,17 +341,7 @@ def _portfolio(summary: Summary, plots: Plots) -> _Section:
 
 
 def _exposure(exposure: pd.DataFrame, plots: Plots) -> Markup:
-    mean = exposure.mean()
-    shown = {
-        "turnover": f"{number(mean['turnover'], '.1%')} of the account on a day, {number(mean['turnover'] * 238, '.1f')} "
-        "times in a year; purchases and sales both count",
-        "gross exposure": f"{number(mean['gross'], '.1%')}, at most {number(exposure['gross'].max(), '.1%')}",
-        "net exposure": f"{number(mean['net'], '.1%')}, from {number(exposure['net'].min(), '.1%')} to "
-        f"{number(exposure['net'].max(), '.1%')}",
-        "positions": f"{number(mean['positions'], '.1f')}, at most {number(exposure['positions'].max(), '.0f')}",
-        "largest position": f"{number(mean['largest'], '.1%')} of the account, at most "
-        f"{number(exposure['largest'].max(), '.1%')}",
-    }
+    shown = exposure_texts(exposure)
     listed = tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in shown.items()), class_="facts")
     title = tag("h3", f"Turnover and exposure, means over {counted(len(exposure), 'day')}")
     return join(title, listed, _plot(plots, "exposure"))

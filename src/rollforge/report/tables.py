@@ -28,7 +28,7 @@ from rollforge.report.summary import (
 from rollforge.report.timeline import segment_names
 
 __all__ = [
-    "cards", "check_rows", "checks_table", "dates_table", "environment_table", "failed_tasks", "groups_table",
+    "cards", "check_rows", "checks_table", "dates_table", "environment_table", "exposure_texts", "failed_tasks", "groups_table",
     "models_table", "month_tables", "number", "persistence_table", "quantile_table", "return_months", "risk_table",
     "windows_table",
 ]  # fmt: skip
@@ -403,6 +403,20 @@ def risk_table(risk: pd.DataFrame) -> Markup:
         for name, row in risk.iterrows()
     ]
     return _table(heads, rows)
+
+
+def exposure_texts(exposure: pd.DataFrame) -> dict[str, str]:
+    """Return the turnover and the exposure of a backtest as text, means over its days; see :class:`Summary`."""
+    mean, low, high = exposure.mean(), exposure.min(), exposure.max()
+    traded = f"{number(mean['turnover'], '.1%')} of the account on a day, {number(mean['turnover'] * 238, '.1f')} times in a year"
+    net = f"{number(mean['net'], '.1%')}, from {number(low['net'], '.1%')} to {number(high['net'], '.1%')}"
+    return {
+        "turnover": f"{traded}; purchases and sales both count",
+        "gross exposure": f"{number(mean['gross'], '.1%')}, at most {number(high['gross'], '.1%')}",
+        "net exposure": net,
+        "positions": f"{number(mean['positions'], '.1f')}, at most {number(high['positions'], '.0f')}",
+        "largest position": f"{number(mean['largest'], '.1%')} of the account, at most {number(high['largest'], '.1%')}",
+    }
 
 
 def failed_tasks(tasks: Sequence[TaskRow]) -> Markup | None:

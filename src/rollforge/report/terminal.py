@@ -10,7 +10,7 @@ from rollforge.errors import printable
 from rollforge.generate.timeline import SegmentSpan
 from rollforge.report.headline import duration, headline_figures
 from rollforge.report.summary import Summary, path_distribution, path_figures
-from rollforge.report.tables import check_rows
+from rollforge.report.tables import check_rows, exposure_texts
 
 __all__ = [
     "backtest_table",
@@ -151,7 +151,8 @@ def backtest_table(summary: Summary) -> Table | None:
         ]  # fmt: skip
         shown = [form.format(value) if np.isfinite(value) else "n/a" for value, form in figures]
         table.add_row(*(Text(printable(cell)) for cell in (str(kind), *shown)))
-    about = "\n".join(f"{name}: {text}" for name, text in summary.portfolio_about.items())
+    held = {} if summary.exposure is None else exposure_texts(summary.exposure)
+    about = "\n".join(f"{name}: {text}" for name, text in {**summary.portfolio_about, **held}.items())
     table.caption = Text(f"{about}\nreturns are summed; a year has 238 days, as in Qlib".strip(), "dim")
     table.caption_justify = "left"
     return table
