@@ -153,6 +153,8 @@ def test_a_result_its_experiment_and_its_tables_give_the_same(result: WalkForwar
     for figure in (plot.ic, plot.turnover):
         with pytest.raises(ConfigError, match="rolling: must be a number of days, at least 1; found 0"):
             figure(result, rolling=0)
+    with pytest.raises(ConfigError, match=r"label_days: must be a number of days, at least 1; found 1\.5"):
+        plot.ic_decay(scores, label, label_days=1.5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="label: is used with tables of predictions"):
         plot.ic(result, label)
     with pytest.raises(DataNotFound, match="pass them as the second argument"):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from rollforge.errors import ConfigError, DataError, DataNotFound, shown
-from rollforge.plot.source import HasGroups, Signal, backtest_of, collected_of, signal_of
+from rollforge.errors import DataError, DataNotFound
+from rollforge.plot.source import HasGroups, Signal, backtest_of, check_days, collected_of, signal_of
 from rollforge.record import performance as figures_of, persistence
 from rollforge.record.analysis import calc_ic
 from rollforge.record.performance import Mode
@@ -60,7 +60,8 @@ def ic(
     Figure
         The values are those of :func:`~rollforge.record.analysis.calc_ic`; days without a value are omitted.
     """
-    _check_rolling(rolling)
+    if rolling is not None:
+        check_days(rolling, "rolling")
     collected = collected_of(result)
     signal = signal_of(result if collected is None else collected, label, label_days=label_days, model=model)
     daily, rank = calc_ic(signal.prediction, signal.known_label, dropna=True)
@@ -129,7 +130,8 @@ def turnover(
     rolling : int, optional
         See :func:`ic`.
     """
-    _check_rolling(rolling)
+    if rolling is not None:
+        check_days(rolling, "rolling")
     signal = signal_of(result, model=model)
     calendar = usable_calendar(signal.calendar, signal.prediction)
     table = persistence.quantile_turnover(signal.prediction, n, lag, calendar)
@@ -301,11 +303,6 @@ def monthly(result: object, *, excess: bool = False, mode: Mode = "sum") -> go.F
     table = figures_of.monthly_returns(returns["excess_with_cost" if excess else "strategy"], mode=mode)
     title = "Excess over the benchmark" if excess else "Return"
     return to_plotly(portfolio_figures.months(table), f"{title} by month, after costs")
-
-
-def _check_rolling(rolling: object) -> None:
-    if rolling is not None and (isinstance(rolling, bool) or not isinstance(rolling, int) or rolling < 1):
-        raise ConfigError(f"must be a number of days, at least 1; found {shown(rolling)}.", path="rolling")
 
 
 def _returns(result: object) -> tuple[pd.DataFrame, bool]:

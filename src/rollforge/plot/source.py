@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
 import pandas as pd
 
-from rollforge.errors import ConfigError, DataError, DataNotFound, nearest
+from rollforge.errors import ConfigError, DataError, DataNotFound, nearest, shown
 from rollforge.market.columns import DATE
 from rollforge.record.analysis import one_column
 from rollforge.session import Session, current_session
@@ -16,7 +17,16 @@ from rollforge.session import Session, current_session
 if TYPE_CHECKING:
     from rollforge.collect.result import Collected
 
-__all__ = ["Backtested", "HasCollected", "HasGroups", "Signal", "backtest_of", "collected_of", "signal_of"]
+__all__ = [
+    "Backtested",
+    "HasCollected",
+    "HasGroups",
+    "Signal",
+    "backtest_of",
+    "check_days",
+    "collected_of",
+    "signal_of",
+]
 
 
 @runtime_checkable
@@ -70,6 +80,18 @@ class Backtested:
     positions: Mapping[Any, Any] | None
 
 
+def check_days(days: object, name: str) -> None:
+    """Raise an error if an argument is not a number of days.
+
+    Raises
+    ------
+    ConfigError
+        If it is not an integer of at least 1.
+    """
+    if isinstance(days, bool) or not isinstance(days, (int, np.integer)) or days < 1:
+        raise ConfigError(f"must be a number of days, at least 1; found {shown(days)}.", path=name)
+
+
 def signal_of(
     result: object, label: object = None, *, label_days: int | None = None, model: str | None = None
 ) -> Signal:
@@ -82,8 +104,8 @@ def signal_of(
     DataNotFound
         If the result has no prediction.
     """
-    if label_days is not None and label_days < 1:
-        raise ConfigError(f"must be at least 1 day, found {label_days}.", path="label_days")
+    if label_days is not None:
+        check_days(label_days, "label_days")
     collected = collected_of(result)
     if collected is None:
         if model is not None:
