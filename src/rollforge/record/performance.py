@@ -88,11 +88,11 @@ def performance(report: pd.DataFrame, *, mode: Mode = "sum") -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index: strategy and excess return, each before and after costs, and benchmark, unless its returns are all 0.
-        Columns: mean, std, annualized_return, information_ratio, max_drawdown.
+        Index: strategy, before and after costs; and if there is a benchmark, whose returns are not all 0, benchmark, and excess
+        return, before and after costs. Columns: mean, std, annualized_return, information_ratio, max_drawdown.
     """
     returns = daily_returns(report)
-    columns = [column for column in RETURNS if column != "bench" or (returns["bench"] != 0).any()]
+    columns = list(RETURNS)[: None if (returns["bench"] != 0).any() else 2]
     with np.errstate(invalid="ignore", divide="ignore"):  # without trades the standard deviation is 0
         risk = {RETURNS[column]: risk_analysis(returns[column], mode=mode)["risk"] for column in columns}
     return pd.DataFrame(risk).T
