@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from rollforge.errors import ConfigError, DataError
-from rollforge.record.analysis import calc_ic, quantile_returns, risk_analysis
+from rollforge.record.analysis import by_value, calc_ic, mean_ranks, quantile_returns, risk_analysis
 from rollforge.record.performance import cumulative_returns, monthly_returns, performance
 from rollforge.record.persistence import (
     autocorrelation,
@@ -144,6 +144,17 @@ def test_decay_compares_scores_with_later_labels(ties: bool) -> None:
         assert (row["IC"], row["Rank IC"]) == pytest.approx((ic.mean(), rank_ic.mean()), abs=1e-12)
         assert row["t"] == pytest.approx(scipy.stats.ttest_1samp(ic, 0).statistic)
     assert ic_decay(scores, label, [0])["t"].isna().all()
+
+
+@pytest.mark.parametrize("days", [1, 400, 70_000])
+def test_ranks_are_those_within_a_day(days: int) -> None:
+    """Of rows in any order, with ties; more days than 16 bits can number, such as minutes, too."""
+    random = np.random.default_rng(days)
+    day = random.integers(0, days, 140_000 if days > 400 else 4_000)
+    values = random.integers(-3, 3, len(day)).astype(np.float64)
+    found = mean_ranks(day, values, by_value(day, values))
+    expected = pd.Series(values).groupby(day).rank()
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_groups_are_evaluated_alone() -> None:
