@@ -374,7 +374,7 @@ def ic_by_group(pred: object, label: object, groups: pd.Series, *, days: int | N
     if groups.index.nlevels == 1:
         group = groups.reindex(both.index.get_level_values(CODE)).to_numpy()
     else:
-        group = one_column(groups, "The groups", DATE).reindex(both.index).to_numpy()
+        group = one_column(groups, "The series of groups", DATE).reindex(both.index).to_numpy()
     figures: dict[Hashable, dict[str, float]] = {}
     for name, rows in both.groupby(pd.Series(group, both.index, name="group"), sort=True):
         ic, rank_ic = calc_ic(rows["pred"], rows["label"], dropna=True)
