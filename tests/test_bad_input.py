@@ -130,7 +130,7 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "benchmark without data": (
         "task.record",
         [{"class": "SignalRecord"}, {"class": "PortAnaRecord", "kwargs": {"config": backtest(benchmark="SH000300")}}],
-        ("task.record.1.kwargs.config.backtest.benchmark", "no data of the benchmark 'SH000300'"),
+        ("task.record.1.kwargs.config.backtest.benchmark", "no data for the benchmark 'SH000300'"),
     ),
     "strategy with an invalid number": (
         "task.record",

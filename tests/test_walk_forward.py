@@ -99,7 +99,8 @@ def test_the_prediction_is_that_of_a_loop(estimator: Any, session: Session) -> N
 
 
 def test_the_windows_end_before_the_labels_look_ahead(session: Session) -> None:
-    """With a horizon of 5, five days lie between the last training day and the first test day, and between valid and test."""
+    """With a horizon of 5, five days lie between the last training day and the first test day, and between valid and
+    test."""
     result = run(Ridge(), table(["A", "B"]), session, valid="1M", horizon=5)
     place = {day: i for i, day in enumerate(DAYS)}
     for _, window in result.windows.iterrows():
@@ -372,8 +373,12 @@ def mixed_zones() -> pd.DataFrame:
 
 UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (lambda: pd.concat([columns(), columns().iloc[[7]]]), {}, r"'C' has two rows at 2020-01-02.*rows 7 and \d+"),
-    (lambda: columns().drop(columns="stock"), {}, "two rows at 2020-01-01.*name their column with entity="),
-    (lambda: columns().iloc[::-1], {}, r"rows of 'A' are not in the order of time: .*\(row 9\) follows .*\(row 4\)"),
+    (
+        lambda: columns().drop(columns="stock"),
+        {},
+        "two rows at 2020-01-01.*specify the column of entities with entity=",
+    ),
+    (lambda: columns().iloc[::-1], {}, r"rows of 'A' are not in chronological order: .*\(row 9\) follows .*\(row 4\)"),
     (mixed_zones, {}, "'day' mixes time zones: UTC and, in row 9, Asia/Tokyo"),
     (lambda: columns().assign(d="x"), {}, "Several columns could be the entity: stock, d"),
     (
@@ -389,9 +394,9 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (columns, {"features": ["a", "y"]}, "features: contains the label 'y'"),
     (columns, {"features": ["a", "d"]}, "features='d': the frame has no such column"),
     (columns, {"label": "z"}, "label='z': the frame has no such column"),
-    (columns, {"label": "stock"}, "label='stock' is a key of the rows"),
+    (columns, {"label": "stock"}, "label='stock' is a key column"),
     (columns, {"entity": "shop"}, "entity='shop': the frame has no such column"),
-    (lambda: with_value("stock", 4, None), {}, "'stock' names no entity in 1 row, the first of which is row 4"),
+    (lambda: with_value("stock", 4, None), {}, "'stock' has no entity in 1 row, the first of which is row 4"),
     (lambda: with_value("day", 4, pd.NaT), {}, "'day' has 1 missing time, the first in row 4"),
     (
         lambda: columns().assign(day=pd.date_range("2020-01-01", periods=len(columns()), freq="h")),

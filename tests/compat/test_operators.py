@@ -117,7 +117,7 @@ def test_an_instrument_of_any_name_is_found(tmp_path: Path, code: str) -> None:
     frame = features(["A"], both, session=session)
     assert frame.iloc[:, 0].tolist() == [5.0 + i for i in range(10)]
     assert (frame.iloc[:, 1] == 4).all()
-    with pytest.raises(Exception, match=r"no data of .*GONE.*which the expression"):
+    with pytest.raises(Exception, match=r"no data for .*GONE.*which the expression"):
         features(["A"], [op("Mask")(CLOSE, f"{code}gone")], session=session)
 
 

@@ -263,7 +263,7 @@ def test_ranges_of_periods() -> None:
     ranges = list(handler.get_range_iterator(5))
     assert [day for day, _ in ranges] == days[5:]
     assert list(ranges[0][1].index.unique("datetime")) == days[1:6]
-    with pytest.raises(DataError, match="no data of 2022-03-05"):
+    with pytest.raises(DataError, match="no data for 2022-03-05"):
         handler.get_range_selector("2022-03-05", 5)
 
 

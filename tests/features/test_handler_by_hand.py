@@ -180,7 +180,7 @@ def test_ranges_of_the_last_days(caplog: pytest.LogCaptureFixture) -> None:
         assert not caplog.records
         assert handler.get_range_selector(DAYS[1], 3) == slice(DAYS[0], DAYS[1])
     assert [r.getMessage() for r in caplog.records] == ["there are 2 days of data up to 2024-01-02, not 3"]
-    with pytest.raises(DataError, match="no data of 2024-01-06"):
+    with pytest.raises(DataError, match="no data for 2024-01-06"):
         handler.get_range_selector("2024-01-06", 1)
     ranges = [(day, len(data)) for day, data in handler.get_range_iterator(2)]
     assert ranges == [(DAYS[2], 4), (DAYS[3], 4), (DAYS[4], 4)]

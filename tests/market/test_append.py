@@ -120,7 +120,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_summary_says_what_changed(folder: Path) -> None:
-    """Days with their share, new, ended and resumed instruments, gaps, corrections, and rows that were there already."""
+    """Days with their share, new, ended and resumed instruments, gaps, corrections, and rows that were there
+    already."""
     _, rest = split(bars("ABCDEF"), DAYS[6])
     rest = rest[rest["instrument"].isin(["A", "D"]) & (rest["datetime"] == DAYS[6])]
     known = bars().set_index(["instrument", "datetime"])
@@ -256,8 +257,8 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
 
 
 def test_rescaled_prices_continue_the_folder(folder: Path) -> None:
-    """After a 2:1 split the source has halved all past prices: with rescale=True, returns are those of the source. If the
-    table has all rows of an instrument, its history is replaced.
+    """After a 2:1 split the source has halved all past prices: with rescale=True, returns are those of the source. If
+    the table has all rows of an instrument, its history is replaced.
     """
     table = bars()[lambda f: f["instrument"].isin(["A", "B"])].iloc[3:]
     names = ["open", "high", "low", "close"]
@@ -303,7 +304,7 @@ def test_a_folder_of_other_tools(tmp_path: Path) -> None:
     assert [str(d) for d in provider.instruments("open")["SH1"][0]] == ["2021-03-02", "2099-12-31"]
     assert [str(d) for d in provider.calendar(future=True)] == [*days, "2021-03-05", "2021-03-08"]
     assert (folder / "notes.txt").read_text() == "mine"
-    assert "universe csi: 1 membership that ended on 2021-03-03 goes on to 2021-03-05" in made.notes
+    assert "universe csi: 1 membership that ended on 2021-03-03 is extended to 2021-03-05" in made.notes
 
 
 def test_days_that_hardly_anybody_has(folder: Path) -> None:
@@ -314,11 +315,12 @@ def test_days_that_hardly_anybody_has(folder: Path) -> None:
     ] = np.nan
     made = append_table(table, folder)
     assert [round(d.share, 2) for d in made.days] == [1.0, 0.33, 1.0]
-    assert "days that only few instruments have: 2021-03-09 (1 instrument, 33%)" in str(made)
+    assert "days that only a few instruments have: 2021-03-09 (1 instrument, 33%)" in str(made)
 
 
 def test_fields_that_nobody_has_on_a_new_day(folder: Path) -> None:
-    """A column that is missing or empty on a day is named; a value of a single instrument, or a day without rows, is not."""
+    """A column that is missing or empty on a day is named; a value of a single instrument, or a day without rows, is
+    not."""
     table = split(bars(), DAYS[5])[1]
     on = [table["datetime"] == day for day in DAYS[5:8]]
     table.loc[on[0], "close"] = np.nan

@@ -157,7 +157,7 @@ def test_members_and_their_days(folder: Path) -> None:
     assert [early.has(c) for c in "ABCD"] == [True, True, False, True]
     assert early.read("close", ["D"], 0, 4).end.tolist() == [2]
     with (
-        pytest.raises(DataNotFound, match="no data of 'C'"),
+        pytest.raises(DataNotFound, match="no data for 'C'"),
         using(Session(provider_uri=str(folder))),
         bounded(DAYS[3]),
     ):

@@ -122,7 +122,7 @@ def test_a_missing_folder_and_invalid_content_are_errors(tmp_path: Path) -> None
     """One plain error each."""
     with pytest.raises(DataNotFound):
         read_content(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="does not describe"):
+    with pytest.raises(DataError, match="not a description"):
         DataContent.from_plain({"mark": "x", "years": 3})
 
 

@@ -1,4 +1,5 @@
-"""A data folder changes in one step: whoever reads it, and wherever a process is killed, it is the old or the new one."""
+"""A data folder changes in one step: whoever reads it, and wherever a process is killed, it is the old or the new
+one."""
 
 from __future__ import annotations
 
@@ -171,7 +172,8 @@ def test_files_that_cannot_be_linked_are_copied(folder: Path, monkeypatch: pytes
 
 
 def test_without_exchange_the_folder_is_put_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where names cannot be exchanged, the folder is renamed; if the process dies in between, the next one restores it."""
+    """Where names cannot be exchanged, the folder is renamed; if the process dies in between, the next one restores
+    it."""
     new = _appended(folder.parent)
 
     def refused(*_: object) -> None:
@@ -226,7 +228,8 @@ def test_permissions_are_kept(folder: Path) -> None:
 
 
 def test_a_reader_keeps_the_version_that_it_opened(folder: Path) -> None:
-    """It sees the former calendar, universes and values until the next change; whoever opens the folder sees the new ones."""
+    """It sees the former calendar, universes and values until the next change; whoever opens the folder sees the new
+    ones."""
     reader = Provider(folder)  # nothing is read yet
     mark = Provider(folder).fingerprint()
     append_table(update(), folder)
@@ -241,7 +244,7 @@ def test_a_reader_keeps_the_version_that_it_opened(folder: Path) -> None:
     assert (len(fresh.calendar()), list(fresh.instruments("all"))) == (6, ["A", "B", "C"])
     assert fresh.read("close", ["A"], 0, 1).values[0, 0] == np.float32(1.25 * 10.375)
     append_table(bars(0, 1), folder)
-    with pytest.raises(DataError, match="has been replaced while it was being read"):
+    with pytest.raises(DataError, match="was replaced while it was being read"):
         reader.read("close", ["A"], 0, 4)
     np.testing.assert_array_equal(fresh.read("close", ["A"], 0, 1).values[0], np.float32([1.25 * 10.375]))
 
@@ -257,7 +260,7 @@ def test_readers_during_appends_see_one_version(folder: Path) -> None:
                 days = len(provider.calendar())
                 values = [provider.read(name, ["A"], 0, days).values[0, 0] for name in ("open", "high", "low", "close")]
             except DataError as exc:
-                if "has been replaced" not in str(exc):  # two appends within one read
+                if "was replaced" not in str(exc):  # two appends within one read
                     errors.append(str(exc))
                 continue
             scales = {float(v) / (10 + i / 8) for i, v in enumerate(values)}
@@ -314,7 +317,7 @@ def test_a_reader_of_an_overwritten_folder_does_not_go_on_with_the_new_one(
     reader = Provider(folder)
     monkeypatch.setattr(new_folder, "remove_folder", lambda _: None)
     import_table(bars(1, 5), folder, overwrite=True)
-    with pytest.raises(DataError, match="has been replaced while it was being read"):
+    with pytest.raises(DataError, match="was replaced while it was being read"):
         reader.calendar()
     assert len(open_provider(folder).calendar()) == 4
 

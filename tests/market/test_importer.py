@@ -182,9 +182,9 @@ def test_universes(tmp_path: Path) -> None:
     assert provider.markets() == ["mine", "rest", "two"]
     assert list(provider.instruments("two")) == ["A", "C"]
     for universes, words in (
-        ({"x": ["AA"]}, "names 'AA'"),
+        ({"x": ["AA"]}, "contains 'AA'"),
         ({"x": []}, "'x' is empty"),
-        ({"a/b": None}, "name of a file"),
+        ({"a/b": None}, "as a file name"),
     ):
         with pytest.raises(DataError, match=words):
             import_table(tmp_path / "t.parquet", tmp_path / "bad", universes=universes)

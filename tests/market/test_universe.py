@@ -161,7 +161,7 @@ def test_an_existing_universe_is_kept(folder: Path, tmp_path: Path) -> None:
     assert members(folder, "all") == before
     import_universe("all", tmp_path / "codes.txt", folder, overwrite=True)
     assert list(members(folder, "all")) == ["SH600000"]
-    with pytest.raises(DataError, match="name of a file"):
+    with pytest.raises(DataError, match="as a file name"):
         import_universe("../x", tmp_path / "codes.txt", folder)
     with pytest.raises(DataNotFound, match="There is no file"):
         import_universe("x", tmp_path / "nothing.txt", folder)

@@ -308,7 +308,7 @@ def test_errors_name_the_place_in_the_configuration(recorder: Recorder) -> None:
         _record(recorder, _config(exchange_kwargs={"fee": 1}))
     with pytest.raises(DataNotFound, match=r"config\.backtest\.benchmark"):
         _record(recorder, _config(benchmark="NOPE")).generate()
-    with pytest.raises(ConfigError, match=r"there are no data of the benchmark 'NOPE'"):
+    with pytest.raises(ConfigError, match=r"there are no data for the benchmark 'NOPE'"):
         _record(recorder, _config(benchmark=["NOPE"])).check_data()
     _record(recorder, _config(benchmark=None)).check_data()
     config = _config()

@@ -176,7 +176,7 @@ class FeaturePlan:
             for code in _named_codes(tree):
                 if not self.provider.has(code):
                     raise DataNotFound(
-                        f"{self.provider.path} has no data of {code!r}, which the expression {str(text)!r} uses."
+                        f"{self.provider.path} has no data for {code!r}, which the expression {str(text)!r} uses."
                     )
 
     def _on(self, code: str, tree: Expression) -> OtherInstrument:

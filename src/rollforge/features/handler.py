@@ -414,7 +414,7 @@ class DataHandler(DataHandlerABC):
         days = self._data.index.unique(level="datetime")
         day = read_timestamp(cur_date, "cur_date")
         if day not in days:
-            raise DataError(f"The handler has no data of {day.date()}.")
+            raise DataError(f"The handler has no data for {day.date()}.")
         place = days.get_loc(day)
         assert isinstance(place, int)
         if place - periods + 1 < 0:

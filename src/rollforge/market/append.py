@@ -1,6 +1,6 @@
 """Add the rows of a table to a data folder: new days, new and ended instruments, corrections, new fields.
 
-The folder is changed in one step (:mod:`rollforge.market.folder_change`). It then has the same files as if all rows had
+The folder is changed atomically (:mod:`rollforge.market.folder_change`). It then has the same files as if all rows had
 been imported at once.
 """
 
@@ -58,8 +58,8 @@ def append_table(
 
     Days after the end of the calendar are added to it. A row of an existing day replaces the instrument's values of
     that day; fields for which the table has no column are kept. Instruments and fields may be new. The table is
-    converted like the one from which the folder was imported. The folder changes in one step: readers and a killed
-    process leave or find the old or the new one.
+    converted like the one from which the folder was imported. The folder changes atomically: readers, and anyone who
+    comes after a killed process, find either the old folder or the new one.
 
     Parameters
     ----------
@@ -70,12 +70,12 @@ def append_table(
     columns, names, encoding
         As for :func:`~rollforge.market.importer.import_table`.
     rescale : bool, optional
-        What to do with instruments whose prices are on a different scale in the table from that of the folder, for example
-        because the source adjusts past prices after each dividend. True multiplies their new rows so that they
-        continue the folder's prices; this needs rows of a day that the folder has. False takes the values as they are.
-        None refuses the table.
+        What to do with instruments whose prices in the table are on a different scale from those in the folder, for
+        example because the source adjusts past prices after each dividend. True multiplies their new rows so that they
+        continue the folder's prices; this needs rows for a day that the folder has. False takes the values as they are.
+        None rejects the table.
     dry_run : bool
-        True only returns the summary.
+        True returns the summary without changing anything.
     wait : float
         Seconds to wait for another process that is changing the folder.
 
@@ -86,9 +86,9 @@ def append_table(
     FolderBusy
         If another process is still changing the folder after `wait` seconds.
     DataError
-        If the table is invalid, has days between the folder's days or before them, has bars of another length, is on
-        a different scale, or does not have the columns from which the folder's prices are computed; if the folder is
-        damaged or cannot be written. Nothing has been written.
+        If the table is invalid, has days between the folder's days or before them, has bars of another length, is on a
+        different scale, or lacks the columns from which the folder's prices are computed; or if the folder is damaged
+        or cannot be written. Nothing is written.
     """
     table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
     rows = ordered(table)
@@ -109,7 +109,7 @@ def append_table(
 
 
 def _checked(target: Path) -> Path:
-    """Return a folder in which something can be changed: one that exists, so that no lock is left elsewhere."""
+    """Return a folder that can be changed: one that exists, so that no lock is left elsewhere."""
     restore(target)
     return open_provider(target).path
 
@@ -189,8 +189,8 @@ class _Change:
         if missing.size:
             raise DataError(
                 f"{source} has {counted(missing.size, 'day')} that the calendar of {self.old.path} lacks, although it "
-                f"ends on {calendar[-1]}: {_listed(missing)}. A day cannot be inserted, because all files count days. "
-                "Remove these rows, or import all rows as a new folder."
+                f"ends on {calendar[-1]}: {_listed(missing)}. A day cannot be inserted, because all "
+                "files refer to days by their position. Remove these rows, or import all rows as a new folder."
             )
         new = days[days > calendar[-1]]
         self.calendar = np.concatenate([calendar, new])
@@ -204,7 +204,7 @@ class _Change:
                 f"{source}: {new[far[0]]} is years after {self.calendar[len(calendar) - 1 + far[0]]}, the day before "
                 "it. Correct the year, or remove the row."
             )
-        # The calendar could never be extended by the days before it.
+        # Once it is in the calendar, the days before it could never be added.
         today = np.datetime64(dt.datetime.now(dt.UTC).date())
         if calendar[-1] <= today + ONE_DAY < new[-1]:
             raise DataError(
@@ -219,7 +219,7 @@ class _Change:
                 )
 
     def _gaps(self) -> tuple[np.datetime64, ...]:
-        """Return the days since the end of the calendar that were expected, but are not in the table."""
+        """Return the expected days since the end of the calendar that are not in the table."""
         last = self.old.calendar[-1]
         expected = np.arange(last + ONE_DAY, self.calendar[-1] + ONE_DAY)
         future = self.old.future
@@ -234,7 +234,7 @@ class _Change:
     # ------------------------------------------------------------------------------------------------
 
     def _convert(self) -> Conversion | None:
-        """Convert the values as those of the folder."""
+        """Convert the values in the same way as those of the folder."""
         known = self.old.conversion
         self._check_sources(known)
         self.rows = replace(self.rows, carried=self._carried, earlier=self._earlier_closes())
@@ -263,7 +263,7 @@ class _Change:
         if lacking:
             raise DataError(
                 f"{self.table.source} has no column {lacking[0]!r}, from which the prices of {self.old.path} were "
-                f"adjusted. It has: {', '.join(sorted(self.given))}. Name it with --column 'NAME={lacking[0]}' (in "
+                f"adjusted. It has: {', '.join(sorted(self.given))}. Specify it with --column 'NAME={lacking[0]}' (in "
                 f"Python: columns={{'NAME': {lacking[0]!r}}})."
             )
         if known.factor == "ratio" and "close" not in self.given:
@@ -371,7 +371,7 @@ class _Change:
     def _keep_computed(
         self, name: str, before: NDArray[np.float32], new: NDArray[np.float32], rows: slice
     ) -> NDArray[np.float32]:
-        """Return new values in which those of the folder stay that this table cannot compute."""
+        """Return the new values, but keep those of the folder that cannot be computed from this table."""
         if name == "vwap" and self.used.vwap == "amount" and not {"amount", "volume"} <= self.given:
             return np.where(self._between(before, rows), before, new)
         if name == "factor" and not self.given.intersection(FACTOR_SOURCES):
@@ -442,7 +442,7 @@ class _Change:
         Raises
         ------
         DataError
-            If there are such instruments, and the user has not said what to do with them.
+            If there are such instruments, and the user has not specified what to do with them.
         """
         if self.rescale is False or len(self.calendar) == len(self.old.calendar):
             return {}
@@ -463,7 +463,7 @@ class _Change:
             code = next(iter(jumps))
             raise DataError(
                 f"The prices in {self.table.source} are on a different scale from those in {self.old.path}: {code} moves by a "
-                f"factor of {math.exp(jumps[code]):.4g} since its last day there. Give a table with rows of a day that the "
+                f"factor of {math.exp(jumps[code]):.4g} since its last day there. Give a table with rows for a day that the "
                 "folder has, and --rescale (in Python: rescale=True); or --no-rescale (rescale=False) if the values "
                 "are right."
             )
@@ -474,7 +474,7 @@ class _Change:
             code = next(iter(found))
             raise DataError(
                 f"The prices of {counted(len(found), 'instrument')} in {self.table.source} ({_listed(list(found))}) are on "
-                f"a different scale from that of {self.old.path}: those of {code} there are {found[code]:.6g} times as "
+                f"a different scale from those in {self.old.path}: those of {code} there are {found[code]:.6g} times as "
                 "high on the same days. Sources that adjust past prices change all of them after a split or a dividend. Use "
                 "--rescale (in Python: rescale=True) to continue the folder's prices, --no-rescale (rescale=False) "
                 "to take the values as they are, or import all rows as a new folder."
@@ -526,7 +526,9 @@ class _Change:
     def _extend_universes(self, listed: Sequence[str], whole: Sequence[str]) -> None:
         lists = sorted((self.old.path / "instruments").glob("*.txt"))
         if listed and not {file.stem for file in lists} & set(whole):
-            self.notes.append("the new instruments are in no universe, because the folder has none of all instruments")
+            self.notes.append(
+                "the new instruments are in no universe, because the folder has no universe of all instruments"
+            )
         before = self.old.lives()
         after = {
             name: (self.calendar[begin], self.calendar[end - 1])
@@ -541,14 +543,14 @@ class _Change:
             if extended:
                 self.notes.append(
                     f"universe {file.stem}: {counted(extended, 'membership')} that ended on {last[0]} "
-                    f"{'goes' if extended == 1 else 'go'} on to {last[1]}"
+                    f"{'is' if extended == 1 else 'are'} extended to {last[1]}"
                 )
 
     # -- summary
     # ------------------------------------------------------------------------------------------------
 
     def summary(self, notes: Sequence[str], *, dry_run: bool) -> AppendSummary:
-        """Return what changes."""
+        """Return a summary of the changes."""
         if not self.files:
             return AppendSummary(
                 path=self.old.path,
@@ -621,7 +623,7 @@ def _code(name: str) -> str:
 
 
 def _power(name: str, scale: float) -> float:
-    """Return what the values of a field are multiplied by if prices are multiplied by `scale`."""
+    """Return the factor for the values of a field if prices are multiplied by `scale`."""
     if name in PRICES or name == "factor":
         return scale
     return 1 / scale if name == "volume" else 1.0

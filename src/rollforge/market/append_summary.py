@@ -44,7 +44,7 @@ class AppendSummary:
 
     path: Path
     dry_run: bool
-    """Whether this only says what would change."""
+    """Whether this only describes what would change."""
     changed: bool
     """False if the folder already has everything in the table."""
     first: np.datetime64
@@ -55,15 +55,15 @@ class AppendSummary:
     listed: tuple[str, ...] = ()
     """New instruments."""
     ended: tuple[str, ...] = ()
-    """Instruments with data up to the former last day, and none on the new last day."""
+    """Instruments with data up to the former last day, but none on the new last day."""
     resumed: tuple[str, ...] = ()
     """Instruments without data on the former last day that have some on a later one."""
     fields: tuple[str, ...] = ()
     """New fields."""
     empty: tuple[tuple[str, np.datetime64], ...] = ()
-    """Field and new day on which no instrument of the table has a value, although some had one on the former last day."""
+    """Field and new day for which no instrument of the table has a value, although some had one on the former last day."""
     gaps: tuple[np.datetime64, ...] = ()
-    """Days since the former last day that are probably trading days, and that the table lacks."""
+    """Days since the former last day that are probably trading days, but that the table lacks."""
     corrections: int = 0
     """Number of changed values of days that the folder already had."""
     first_corrections: tuple[Correction, ...] = ()
@@ -98,7 +98,7 @@ class AppendSummary:
         ]
         few = [f"{d.day} ({counted(d.instruments, 'instrument')}, {d.share:.0%})" for d in self.days if d.share < 0.5]
         if few:
-            findings.append(f"days that only few instruments have: {_listed(few)}")
+            findings.append(f"days that only a few instruments have: {_listed(few)}")
         findings += [f"{c.field} of {c.instrument} on {c.day}: {c.old:g} -> {c.new:g}" for c in self.first_corrections]
         rest = self.corrections - len(self.first_corrections)
         if rest > 0:

@@ -51,9 +51,9 @@ class OrderedTable:
     source: NDArray[np.int64]
     """Row number in the source."""
     carried: Callable[[int, Floats], float] | None = None
-    """For rows that are added to a folder: the factor that holds before a row, given those of all rows; NaN if none."""
+    """For rows that are added to a folder: the factor in force before a row, given those of all rows; NaN if there is none."""
     earlier: tuple[Floats, ...] = ()
-    """The folder's close before each row's instrument's first row: adjusted, and divided by its factor."""
+    """For each row, the folder's close before the instrument's first row: adjusted, and divided by its factor."""
 
     def before(self, values: Floats) -> Floats:
         """Return each instrument's value in the previous row; NaN in its first row."""
@@ -63,7 +63,7 @@ class OrderedTable:
         return shifted
 
     def filled(self, values: Floats) -> Floats:
-        """Return the values with gaps filled forward, and at an instrument's start backward."""
+        """Return the values with gaps filled forward, and backward at the start of an instrument."""
         for step in (1, -1):
             v, c = values[::step], self.code[::step]
             known = ~np.isnan(v)
@@ -134,7 +134,8 @@ def _misfits(rows: OrderedTable) -> list[str]:
     ]
 
 
-# -- change --------------------------------------------------------------------------------------------------------------
+# -- change
+# --------------------------------------------------------------------------------------------------------------
 
 
 def _change(rows: OrderedTable, known: Conversion) -> tuple[Conversion, list[str]]:
@@ -201,7 +202,7 @@ def _kind_of_change(rows: OrderedTable, change: Floats, close: Floats) -> str:
 
 
 def _raw_by_factor(rows: OrderedTable, change: Floats, close: Floats) -> bool:
-    """Return whether differences in money are those of close / factor rather than of close."""
+    """Return whether changes in money are those of close / factor rather than of close."""
     if "factor" not in rows.values:
         return False
     errors = []
@@ -211,7 +212,8 @@ def _raw_by_factor(rows: OrderedTable, change: Floats, close: Floats) -> bool:
     return errors[1] < errors[0]
 
 
-# -- vwap ----------------------------------------------------------------------------------------------------------------
+# -- vwap
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def _vwap(rows: OrderedTable, known: Conversion) -> tuple[Conversion, list[str]]:
@@ -241,7 +243,7 @@ def _computed_vwap(rows: OrderedTable, known: Conversion) -> tuple[Conversion, l
             vwap = np.where(gaps, mean, vwap)
         values["vwap"] = vwap
         rest = (
-            f"; in {counted(int(gaps.sum()), 'row')} where that is not between low and high, it is "
+            f"; in {counted(int(gaps.sum()), 'row')} where this is not between low and high, it is "
             f"{'the mean of open, high, low and close' if mean is not None else 'missing'}"
         )
         how = _unit(-known.vwap_power) + (" x factor" if known.vwap_by_factor else "")
@@ -313,7 +315,8 @@ def _stored(values: Floats) -> Floats:
     return values.astype(np.float32).astype(np.float64)
 
 
-# -- adjusted prices -----------------------------------------------------------------------------------------------------
+# -- adjusted prices
+# -----------------------------------------------------------------------------------------------------
 
 
 def _adjust(rows: OrderedTable, known: Conversion, *, decided: bool) -> tuple[Conversion, list[str]]:

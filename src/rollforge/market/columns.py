@@ -15,7 +15,7 @@ __all__ = ["CODE", "CODES", "DATE", "DATES", "column_names", "tidy"]
 
 CODE, DATE = "instrument", "datetime"
 
-# The first of these in a table is used; 'name' is last, because it may also be the name of a company.
+# The first of these found in a table is used; 'name' comes last, because it may also be the name of a company.
 CODES = ("instrument", "symbol", "ticker", "code", "ts_code", "stock_code", "secucode", "order_book_id", "stock", "secid",
           "sid", "tic", "permno", "asset", "pair", "name")  # fmt: skip
 _SURE = 8  # the first ones, which are unambiguous
@@ -37,14 +37,14 @@ _SAME |= {
 
 
 def column_names(raw: pd.DataFrame, given: Mapping[str, str], file: Path | str, *, of_one: bool) -> dict[object, str]:
-    """Return {source column: name} of the columns to keep.
+    """Return {source column: name} for the columns to keep.
 
     Parameters
     ----------
     raw : DataFrame
         The table as read.
     given : mapping
-        Source column -> name, as given by the user for some columns; ``""`` skips a column.
+        Source column -> name, as given by the user for some of the columns; ``""`` skips a column.
     file : path or str
         Source of the table, for messages.
     of_one : bool
@@ -97,7 +97,7 @@ def _both(one: object, other: object, name: str, file: Path | str) -> str:
 
 
 def tidy(name: object) -> str:
-    """Return the name of a column in a form valid in expressions: lower case, with underscores, in English."""
+    """Return the name of a column in a form that is valid in expressions: lower case, with underscores, in English."""
     lower = re.sub(r"\W+", "_", str(name).strip().lower()).strip("_")
     lower = re.sub(r"^\d+_", "", lower)  # "1. open"
     return _SAME.get(lower, lower)
@@ -107,7 +107,7 @@ def _missing(target: str, usual: Sequence[str], known: Sequence[str], file: Path
     """Return the message for a table without a column of instruments or days."""
     if any(_is_value(name) for name in known):
         return (
-            f"{file} seems to have no header line: its first line is {', '.join(known[:6])}. Name its columns with "
+            f"{file} seems to have no header line: its first line is {', '.join(known[:6])}. Give the names of its columns with "
             "--names, as in '--names datetime,open,high,low,close,volume'."
         )
     what = "instruments" if target == CODE else "days"

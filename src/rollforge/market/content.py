@@ -1,9 +1,9 @@
 """Content hashes of a data folder, which are equal for all copies on all machines.
 
 A :class:`DataContent` is computed from the bytes of the calendar, the universes and all daily series, independent of
-the folder's path, file times and order on disk. It tells where two folders differ: calendars, universes, instruments,
-years. Reading a folder of 500 instruments, 8 fields and ten years takes about half a second; the result is cached until
-a file changes its size or time.
+the folder's path, file times and order on disk. It shows where two folders differ: in calendars, universes, instruments
+or years. Reading a folder of 500 instruments, 8 fields and ten years takes about half a second; the result is cached
+until the size or modification time of a file changes.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ class DataContent:
 
     Examples
     --------
-    >>> monday = DataContent("1f", 2, "2020-01-03", "2020-01-06", {"all": "a"}, {"A": "0"}, {"2020": (2, "7")}, ("close",))
-    >>> friday = DataContent("2e", 1, "2020-01-03", "2020-01-03", {"all": "a"}, {"A": "1"}, {"2020": (1, "8")}, ("close",))
+    >>> monday = DataContent("1f", 2, "2020-01-03", "2020-01-06", {"all": "a"}, {"A": "0"}, {"2020": (2, "7")},
+    ("close",))
+    >>> friday = DataContent("2e", 1, "2020-01-03", "2020-01-03", {"all": "a"}, {"A": "1"}, {"2020": (1, "8")},
+    ("close",))
     >>> friday.differences(monday)
     ['its calendar ends on 2020-01-03 (1 day), not on 2020-01-06 (2 days)']
     """
@@ -81,10 +83,10 @@ class DataContent:
                 tuple(str(f) for f in plain["fields"]),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise DataError(f"This does not describe the content of a data folder: {exc!r:.200}") from exc
+            raise DataError(f"This is not a description of a data folder's content: {exc!r:.200}") from exc
 
     def differences(self, wanted: DataContent) -> list[str]:
-        """Describe where this folder differs from `wanted`; empty if it contains all of that unchanged.
+        """Describe where this folder differs from `wanted`; empty if it contains all of `wanted` unchanged.
 
         Additional universes, and instruments that `wanted` does not have, are not differences.
         """
@@ -161,9 +163,9 @@ def read_content(
     folder : path
         The data folder.
     cache : path, optional
-        Folder in which results are cached, by names, sizes and times of the data folder's files.
+        Folder in which results are cached, keyed by the names, sizes and times of the data folder's files.
     until : date, optional
-        Last day to read; by default all days are.
+        Last day to read; by default all days are read.
 
     Raises
     ------
@@ -177,7 +179,8 @@ def read_content(
 
 
 def provider_content(provider: Provider, cache: str | os.PathLike[str] | None = None) -> DataContent:
-    """Return the content of the version of a data folder that a provider reads, up to its bound, as :func:`read_content`."""
+    """Return the content that a provider reads: its version of the folder, up to its bound. See
+    :func:`read_content`."""
     key = f"{_FORMAT}-{provider.fingerprint()}"
     if key not in _known:
         file = None if cache is None else Path(cache) / "content" / f"{key}.json"
@@ -225,7 +228,7 @@ def _read(provider: Provider) -> DataContent:
     instruments, fields = {}, set[str]()
     for code in sorted(_folders(provider)):
         if provider.until is not None and not provider.has(code):
-            continue  # listed later
+            continue  # listed after the bound
         own = hashlib.blake2b(digest_size=16)
         folder = provider.location() / "features" / code
         for name in sorted(f for f in os.listdir(folder) if f.endswith(".day.bin")):
@@ -269,7 +272,7 @@ def _members(provider: Provider, universe: str) -> list[str]:
 
 
 def _first_place(series: bytes) -> int:
-    """Return the position of a series' first day; 0 for a damaged file, whose bytes are hashed nevertheless."""
+    """Return the position of a series' first day; 0 for a damaged file, whose bytes are hashed all the same."""
     head = float(np.frombuffer(series[:4], "<f4")[0]) if len(series) >= 4 else 0.0
     return int(head) if 0 <= head < 2**31 else 0
 

@@ -1,7 +1,7 @@
 """How the tables of a data folder are converted to Qlib's convention.
 
-What the columns of a table mean is inferred from its numbers when it is imported. The answers are kept in the data
-folder, in ``conversion.json``, so that a table of a single day, from which they cannot be inferred, is converted in the
+When a table is imported, the meaning of its columns is inferred from its numbers. The result is kept in the data
+folder, in ``conversion.json``, so that a table of a single day, from which it cannot be inferred, is converted in the
 same way.
 """
 
@@ -40,7 +40,7 @@ class Conversion:
     change: str = ""
     """``share``, ``percent``, ``money``, ``raw money`` (of close / factor), ``omitted``; empty if there is no such column."""
     vwap: str = ""
-    """``given``, ``mean`` of the bar, or from ``amount``; empty if it can be none of these."""
+    """``given``, ``mean`` of the bar, or from ``amount``; empty if none of these is possible."""
     vwap_power: int = 0
     """Power of ten by which amount / volume is divided."""
     vwap_by_factor: bool = False

@@ -1,6 +1,6 @@
 """A synthetic market with a weak signal, for the demo and for tests.
 
-The same arguments give the same bytes on every machine: random numbers are from PCG64, and only operations are used
+The same arguments give the same bytes on every machine: random numbers come from PCG64, and only operations are used
 whose results IEEE 754 defines exactly: addition, multiplication, division, square root, rounding and comparison. There
 are no exponentials, logarithms or matrix products, whose last digit depends on the CPU and the number of threads.
 """
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 INDEX = "DEMO_INDEX"
-"""The benchmark: members of ``demo300``, weighted by size. It is in no universe, so it is not trained on or traded."""
+"""The benchmark: members of ``demo300``, weighted by size. It belongs to no universe, so it is neither trained on nor traded."""
 
 UNIVERSES = {"demo300": 300, "demo100": 100}
 """Name -> number of the largest instruments that belong to it after each review."""
@@ -70,9 +70,9 @@ def make_demo(
     """Write a synthetic market as a data folder, and return a summary.
 
     Instruments ``D0001`` … with a market and a sector factor, volatility that clusters, fat tails, dividends and splits
-    (``factor``), late listings, delistings and suspensions (rows of NaN). Universes: ``all``, and by default ``demo300``
-    and ``demo100`` (the 300 and the 100 largest, reviewed twice a year; new listings are added at the next review).
-    Benchmark: ``DEMO_INDEX``, which belongs to no universe.
+    (``factor``), late listings, delistings and suspensions (rows of NaN). Universes: ``all``, and by default
+    ``demo300`` and ``demo100`` (the 300 and the 100 largest, reviewed twice a year; new listings are added at the next
+    review). Benchmark: ``DEMO_INDEX``, which belongs to no universe.
 
     Names of real universes and benchmarks may be used; the data remain synthetic. With ``universes=["csi300"],
     benchmarks=["SH000300"], start="2008-01-01", end="2020-08-31"`` the examples of Qlib can be run.
@@ -92,9 +92,9 @@ def make_demo(
     seed : int
         Random seed.
     start : date, optional
-        The calendar begins on this day or the next trading day.
+        The calendar begins on this day, or on the next trading day.
     end : date
-        The calendar ends on this day or the previous trading day.
+        The calendar ends on this day, or on the previous trading day.
     universes : sequence of str
         Names of universes besides ``all``. Trailing digits are the number of the largest instruments that belong to it;
         without digits all instruments do.
@@ -153,7 +153,7 @@ def demo_command(
     universe: str = "",
     benchmark: str = "",
 ) -> str:
-    """Return the command that creates a demo market with these days and names."""
+    """Return the command that creates a demo market with the given days and names."""
     words = ["rollforge data demo", shlex.quote(str(path))]
     options = {"start": start, "end": end, "universe": universe, "benchmark": benchmark}
     words += [f"--{name} {shlex.quote(str(value))}" for name, value in options.items() if value]
@@ -182,7 +182,8 @@ def _sizes(universes: Sequence[str], instruments: int) -> dict[str, int]:
 def _check_names(codes: Sequence[str], indexes: Sequence[str], instruments: int) -> None:
     if len(codes) > instruments:
         raise DataError(
-            f"{counted(len(codes), 'code')} cannot name {counted(instruments, 'instrument')}: give at most one code for each."
+            f"{counted(len(codes), 'code')} were given for {counted(instruments, 'instrument')}: "
+            "give at most one code per instrument."
         )
     names = [*codes, *indexes]
     for name in names:
@@ -201,7 +202,8 @@ def _calendar(start: str | dt.date | None, end: str | dt.date, years: int) -> Da
         first = read_moment(start, "start").day
     if not FIRST_DAY <= np.datetime64(first) <= np.datetime64(last) <= LAST_DAY:
         raise DataError(
-            f"A demo market cannot span {first} to {last}: its days must ascend, and be in {FIRST_DAY} to {LAST_DAY}."
+            f"A demo market cannot span {first} to {last}: the first day must precede the last, and "
+            f"both must be within {FIRST_DAY} to {LAST_DAY}."
         )
     every: Days = np.arange(np.datetime64(first, "D"), np.datetime64(last, "D") + ONE_DAY)
     holidays = [f"{y}-{d}" for y in range(first.year, last.year + 1) for d in ("01-01", "12-25")]

@@ -1,10 +1,9 @@
-"""Change files of a data folder in one step.
+"""Change files of a data folder atomically.
 
 A copy of the folder is made next to it, in which unchanged files are hard links and changed files are new; then the
-copy and the folder exchange their names. Whoever opens the folder finds the old files or the new ones, and a process
-that is killed leaves the one or the other. Files are never modified in place, so open and memory-mapped files keep
-their contents. The former version is kept until the next change, for readers that opened it before
-(:class:`~rollforge.market.provider.Provider`).
+copy and the folder exchange their names. A reader finds either the old files or the new ones, and so does anyone after
+a process is killed. Files are never modified in place, so open and memory-mapped files keep their contents. The former
+version is kept until the next change, for readers that have it open (:class:`~rollforge.market.provider.Provider`).
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def _draft(folder: Path) -> Path:
 
 
 def previous(folder: Path) -> Path:
-    """Return where the former version of a changed folder is kept, for processes that are still reading it."""
+    """Return the path at which the former version of a changed folder is kept for processes that still read it."""
     return folder.with_name(f".{folder.name}.previous")
 
 
@@ -50,12 +49,12 @@ def _discarded(folder: Path) -> Path:
 
 
 def previous_locations(folder: Path) -> tuple[Path, ...]:
-    """Return where the former version of a folder may be, in the order in which a change moves it there."""
+    """Return the possible paths of the former version of a folder, in the order in which a change moves it there."""
     return _spare(folder), _draft(folder), previous(folder)
 
 
 def restore(folder: Path) -> None:
-    """Put a folder back that a killed process left under another name, on a file system without exchange."""
+    """Restore a folder that a killed process left under another name, on a file system without atomic exchange."""
     spare = _spare(folder)
     if spare.is_dir() and not folder.exists():
         spare.rename(folder)
@@ -63,21 +62,21 @@ def restore(folder: Path) -> None:
 
 @contextlib.contextmanager
 def folder_lock(folder: Path, *, wait: float = 60.0) -> Iterator[None]:
-    """Hold the right to change a data folder; other processes wait for it.
+    """Hold the lock for changing a data folder; other processes wait for it.
 
     Parameters
     ----------
     folder : path
         The data folder. The lock is the file ``.NAME.lock`` next to it.
     wait : float
-        Seconds after which waiting fails.
+        Seconds after which to stop waiting.
 
     Raises
     ------
     FolderBusy
-        If another process holds the lock for that long. Nothing has changed.
+        If another process holds the lock for that long. Nothing is changed.
     DataError
-        If the lock cannot be created. Nothing has changed.
+        If the lock cannot be created. Nothing is changed.
     """
     file = folder.with_name(f".{folder.name}.lock")
     try:
@@ -86,7 +85,7 @@ def folder_lock(folder: Path, *, wait: float = 60.0) -> Iterator[None]:
         raise DataError(f"{folder} cannot be changed: {exc.strerror} ({file}). Nothing was changed.") from exc
     try:
         _acquire(handle, folder, wait)
-        with contextlib.suppress(OSError):  # a lock of another user: others see the name of an earlier holder
+        with contextlib.suppress(OSError):  # the lock file of another user: it keeps the name of an earlier holder
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
@@ -134,11 +133,11 @@ def change_files(folder: Path, changed: Mapping[str, bytes]) -> None:
     Raises
     ------
     DataError
-        If a file cannot be written, or the folder cannot be exchanged. Nothing has changed.
+        If a file cannot be written, or the folder cannot be exchanged. Nothing is changed.
     """
     draft = _draft(folder)
     try:
-        for left in (draft, _spare(folder), _discarded(folder)):  # by a killed process
+        for left in (draft, _spare(folder), _discarded(folder)):  # left by a killed process
             remove_folder(left)
         _copy(folder, draft, changed, "")
         made = set[str]()
@@ -169,7 +168,7 @@ def change_files(folder: Path, changed: Mapping[str, bytes]) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a data folder, if it exists: the calendar first, so that readers notice it."""
+    """Delete a data folder, if it exists: first the calendar, so that readers notice."""
     if folder.exists():
         (folder / "calendars" / "day.txt").unlink(missing_ok=True)
         shutil.rmtree(folder)
@@ -183,7 +182,7 @@ def _copy(source: Path, target: Path, changed: Mapping[str, bytes], below: str) 
             name = f"{below}{entry.name}"
             if name in changed:
                 continue
-            # A linked folder of series is copied, because its files are to be replaced. Other links stay as they are.
+            # A linked folder of series is copied, because its files will be replaced. Other links stay as they are.
             if entry.is_dir(follow_symlinks=name.partition("/")[0] in _FOLLOWED):
                 _copy(Path(entry.path), target / entry.name, changed, f"{name}/")
             else:
@@ -220,7 +219,7 @@ def _write(old: Path, target: Path, content: bytes, made: set[str]) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Exchange the names of two folders in one step, so that there is always a folder at both paths.
+    """Exchange the names of two folders atomically, so that there is always a folder at both paths.
 
     File systems that cannot do this (NFS, for example) need three renames; if the process is killed in between, one of
     the folders keeps the name `one` with the suffix ``.old``.
@@ -228,7 +227,7 @@ def exchange(one: Path, other: Path) -> None:
     Raises
     ------
     OSError
-        If it is not possible. Nothing has changed.
+        If this is not possible. Nothing is changed.
     """
     try:
         _swap(os.fsencode(one), os.fsencode(other))

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 Span = tuple[np.datetime64, np.datetime64]
 """First and last day."""
 READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-"""Flags for opening a file: a named pipe is opened without waiting for a writer, and then refused."""
+"""Flags for opening a file: a named pipe is opened without waiting for a writer, and then rejected."""
 _PREFIX = "_qlib_"
 
 
@@ -116,7 +116,7 @@ def first_day(head: bytes, size: int, file: str, days: int) -> int:
     if size % 4:
         raise DataError(f"{file} is truncated: its size is not a multiple of 4 bytes. Import the data again.")
     if size == 0:
-        raise DataError(f"{file} is empty: it lacks even the index of its first day. Import the data again.")
+        raise DataError(f"{file} is empty: it does not even contain the index of its first day. Import the data again.")
     first: float = struct.unpack("<f", head)[0]
     count = size // 4 - 1
     if not (first >= 0 and first.is_integer()) or first + count > days:
@@ -196,7 +196,7 @@ def read_calendar(file: Path) -> Days:
     Raises
     ------
     DataError
-        If a line is not a day, or the days are not in ascending order, one line each.
+        If a line is not a day, or the days are not in ascending order, one per line.
     """
     lines = read_lines(file)
     LIMITS["calendar_lines"].check(len(lines), f"{file} has", error=DataError)
@@ -222,7 +222,7 @@ def read_calendar(file: Path) -> Days:
 
 
 def read_member(file: Path, number: int, line: str) -> tuple[str, Span, list[str]]:
-    """Return the code in a line of a universe, its first and last day, and further columns.
+    """Return the code, the first and last day, and the further columns of a line of a universe.
 
     Raises
     ------

@@ -73,7 +73,7 @@ def _check_names(
             problem = name_problem(name)
             if problem:
                 raise DataError(
-                    f"{shown(name)} cannot be the name of a {what}, which becomes the name of a file: {problem}."
+                    f"{shown(name)} cannot be the name of a {what}, because it is used as a file name: {problem}."
                 )
     check_folders(series)
 

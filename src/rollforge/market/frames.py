@@ -29,7 +29,7 @@ def as_frame(value: object, what: str) -> pd.DataFrame | pd.Series:
     Raises
     ------
     DataError
-        If it is anything else; the message names its type.
+        If it is anything else; the message has its type.
     """
     if isinstance(value, (pd.DataFrame, pd.Series)):
         return value
@@ -67,7 +67,7 @@ def reading(file: object, what: str) -> Iterator[None]:
     Raises
     ------
     DataError
-        If the block raises; the message names the file.
+        If the block raises; the message has the file.
     """
     try:
         yield
@@ -103,7 +103,7 @@ def day_rows(value: object, what: str, *, days_alone: bool = False) -> Any:
     Raises
     ------
     DataError
-        If there are no days or no instruments; the message names the existing levels.
+        If there are no days or no instruments; the message lists the existing levels.
     """
     frame = as_frame(value, what)
     index = frame.index
@@ -144,8 +144,8 @@ def number_rows(value: object, what: str) -> Any:
     Raises
     ------
     DataError
-        As :func:`day_rows`; also if there are no columns, or two with the same label, if a value is not a real number, if a
-        row has no day or no instrument, or if instruments are not all of one type.
+        As :func:`day_rows`; also if there are no columns, or two with the same label, if a value is not a real number,
+        if a row has no day or no instrument, or if instruments are not all of one type.
     """
     rows = day_rows(value, what)
     index: pd.MultiIndex = rows.index

@@ -66,8 +66,8 @@ def import_table(
     Parameters
     ----------
     source : path, DataFrame, or a table of Polars or Arrow
-        A ``.parquet`` or ``.csv`` file (``.csv.gz`` too), a folder with one per instrument, named by its code, or a table
-        in memory.
+        A ``.parquet`` or ``.csv`` file (``.csv.gz`` too), a folder with one per instrument, named by its code, or a
+        table in memory.
     path : path
         The data folder; must not exist, or must be empty.
     market : str
@@ -207,7 +207,7 @@ def check_values(table: Table, rows: OrderedTable) -> None:
     Raises
     ------
     DataError
-        If they are not; the message names the first.
+        If they are not; the message has the first one.
     """
     for name, values in rows.values.items():
         bad = np.abs(values) > _MAX_FLOAT32  # files hold float32
@@ -224,7 +224,7 @@ def check_values(table: Table, rows: OrderedTable) -> None:
 
 
 def without_zeros(rows: OrderedTable) -> list[str]:
-    """Replace prices of 0 with NaN: tables use 0 for days without trades, and returns cannot be computed from it."""
+    """Replace prices of 0 with NaN: tables use 0 for days without trades, and returns cannot be computed from 0."""
     count, where = 0, ""
     names = [name for name in (*_PRICES, "adj_close") if name in rows.values]
     for name in names:
@@ -241,7 +241,7 @@ def without_zeros(rows: OrderedTable) -> list[str]:
 
 
 def _odd_days(table: Table, rows: OrderedTable) -> list[str]:
-    """Report days that hardly any instrument has, and long gaps without any day.
+    """Report days that hardly any instrument has, and long gaps in the calendar.
 
     Raises
     ------
@@ -274,7 +274,7 @@ def _odd_days(table: Table, rows: OrderedTable) -> list[str]:
         shown = ", ".join(f"{rows.calendar[t]} ({_few(rows, code[day == t], listed[t])})" for t in odd[:5])
         more = f" and {odd.size - 5} more" if odd.size > 5 else ""
         notes.append(
-            f"trading days with only few instruments: {shown}{more}; the others have no values on them. "
+            f"trading days with only a few instruments: {shown}{more}; the others have no values on them. "
             "Remove these rows if they are not trading days"
         )
     return notes
@@ -321,7 +321,7 @@ def _universes(
         for code in chosen:
             if code not in lives:
                 raise DataNotFound(
-                    f"The universe {name!r} names {code!r}, which is not in the table.{nearest(code, lives)}"
+                    f"The universe {name!r} contains {code!r}, which is not in the table.{nearest(code, lives)}"
                 )
         members[name] = {code: [lives[code]] for code in chosen}
     return members

@@ -15,10 +15,10 @@ __all__ = ["extended_list"]
 def extended_list(
     file: Path, before: Mapping[str, Span], after: Mapping[str, Span], last: Span, listed: Sequence[str]
 ) -> tuple[str | None, int]:
-    """Return the new text of a universe, and the number of memberships that go on.
+    """Return the new text of a universe, and the number of memberships that were extended.
 
-    A membership that equals the days of an instrument's data follows these. Otherwise it goes on if it ends on the
-    last day of the calendar. All other lines are kept.
+    A membership that spans exactly the days of an instrument's data continues to do so. Any other is extended if it
+    ends on the last day of the calendar. All other lines are kept.
 
     Parameters
     ----------

@@ -65,7 +65,7 @@ def new_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
     Raises
     ------
     DataError
-        If `path` exists and may not be replaced, or is not writable. Nothing has changed.
+        If `path` exists and may not be replaced, or is not writable. Nothing is changed.
     """
     target = read_path(path).absolute()
     _check_target(target, overwrite)

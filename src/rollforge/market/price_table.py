@@ -221,7 +221,7 @@ def _as_text(file: Path, form: _Form, separator: str, **options: Any) -> pd.Data
 
 
 def _encoding(file: Path, encoding: str, stream: Any) -> str:
-    """Return the encoding of a file that is about to be read: UTF-16 or UTF-32 if a byte order mark says so.
+    """Return the encoding of a file that is about to be read: UTF-16 or UTF-32 if it has such a byte order mark.
 
     Raises
     ------
@@ -249,11 +249,11 @@ def _encoding(file: Path, encoding: str, stream: Any) -> str:
 
 
 def _check_first_line(file: Path) -> None:
-    """Reject a file that unpacks to too much data or has no line breaks, before a line is split into columns."""
+    """Reject a file that decompresses to too much data or has no line breaks, before a line is split into columns."""
     with reading(file, "CSV"), open_unpacked(file, error=DataError) as stream:
         head = stream.read(_MAX_LINE_LENGTH + 1)
         while _suffix(file) == ".csv.gz" and stream.read(2**20):
-            pass  # unpacking is ten times faster than parsing
+            pass  # decompressing is ten times faster than parsing
     if len(head) > _MAX_LINE_LENGTH and b"\n" not in head and b"\r" not in head:
         raise DataError(f"{file} is not a table: its first line is longer than {_MAX_LINE_LENGTH:,} bytes.")
     separators = max(head.partition(b"\n")[0].count(s) for s in (b",", b";", b"\t", b"|"))
@@ -340,7 +340,7 @@ def _numbers(table: Table, name: str, source: object, *, semicolons: bool) -> pd
 
 
 def _times(raw: pd.DataFrame, days: DayColumn) -> tuple[pd.DataFrame, DayColumn]:
-    """Interpret a column of times of day in addition to one of days; it does not become a field."""
+    """Combine a column of times of day with that of days; it does not become a field."""
     if "time" not in raw or days.seconds.any():
         return raw, days
     text = raw["time"].astype(str).str.strip().str.removesuffix(".0")

@@ -56,7 +56,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 OPTIONAL_FIELDS = frozenset({"open", "high", "low", "volume", "vwap", "factor", "change"})
-"""Standard fields that a folder may lack; expressions that read them are then missing. Other unknown fields fail."""
+"""Standard fields that a folder may lack; expressions that read them are then NaN. Any other unknown field is an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,8 @@ class FieldBlock:
 class Provider:
     """Reader of a data folder. Everything is read on demand; calendars and universes are cached.
 
-    If rows are added to the folder (:func:`~rollforge.market.append.append_table`), it continues to read the former version.
+    If rows are added to the folder (:func:`~rollforge.market.append.append_table`), the provider continues to read the
+    former version.
     """
 
     path: Path
@@ -94,11 +95,11 @@ class Provider:
         self._pin = _Pin(self.path)
 
     def bounded(self, day: DayLike) -> Provider:
-        """Return a reader of the same version of the folder, as it would be if its data ended on `day`.
+        """Return a reader of the same version of the folder that behaves as if its data ended on `day`.
 
         An instrument that has values later, but none on the last days, ends on its last day with a value, as it would
-        in a folder that was written then. A membership that ends later ends on the last day, or with these data if it
-        equals the days of the instrument's data.
+        in a folder written at the time. A membership that ends later ends on the last day; if it spans exactly the
+        instrument's data, it ends where these now end.
 
         Parameters
         ----------
@@ -125,7 +126,8 @@ class Provider:
         return whole._bounded[until]
 
     def location(self) -> Path:
-        """Return where the folder is that was opened: at `path`, or at its former version if it has changed since."""
+        """Return the current path of the folder that was opened: `path`, or that of the former version if it has
+        changed since."""
         return self._pin.location()
 
     def calendar(self, freq: str = "day", *, future: bool = False) -> Days:
@@ -136,8 +138,8 @@ class Provider:
         freq : str
             Name of the calendar.
         future : bool
-            True reads ``day_future.txt``, which includes future days, if it exists. A bounded provider has none of
-            them, because the folder does not say when they were announced.
+            True reads ``day_future.txt``, which includes future days, if it exists. A bounded provider has no future
+            days, because the folder does not record when they were announced.
 
         Raises
         ------
@@ -159,7 +161,7 @@ class Provider:
         return self._calendars[key]
 
     def _read_calendar(self, place: Path, freq: str, *, future: bool) -> Days | None:
-        """Return a calendar; None if there is none with future days."""
+        """Return a calendar; None if future days are requested and there are none."""
         file = place / "calendars" / f"{freq}{'_future' if future else ''}.txt"
         if future and not os.path.isfile(file):
             return None
@@ -208,7 +210,7 @@ class Provider:
                         stop = calendar[stop_at - 1] if stop_at > first else last
                     else:
                         stop = last
-                if start <= stop or start > end:  # a span that ends before it begins is kept, as in the file
+                if start <= stop or start > end:  # a span that ends before it begins is kept as it is in the file
                     kept.append((start, stop))
             if kept:
                 found[code] = kept
@@ -227,7 +229,7 @@ class Provider:
         return read_market(file)
 
     def _warn_of_members_without_data(self, market: str) -> None:
-        """Log the members of a universe that have no data, which would otherwise be missing silently."""
+        """Log the members of a universe that have no data, so that they are not left out silently."""
         if multiprocessing.parent_process() is not None:
             return  # a worker process: its parent has already logged it
         there = {os.path.basename(folder) for folder in self._feature_folders()}
@@ -257,7 +259,7 @@ class Provider:
             return True
 
     def folder(self, code: str) -> Path:
-        """Return the folder of an instrument's series, whether it exists or not.
+        """Return the folder of an instrument's series, whether or not it exists.
 
         Raises
         ------
@@ -266,7 +268,9 @@ class Provider:
         """
         name = folder_name(code)
         if not is_one_name(name):
-            raise DataNotFound(f"{shown(code)} cannot be the code of an instrument, which is the name of its folder.")
+            raise DataNotFound(
+                f"{shown(code)} cannot be the code of an instrument, because it is not a valid folder name."
+            )
         return self.path / "features" / name
 
     def has(self, code: str) -> bool:
@@ -408,7 +412,7 @@ class Provider:
         return begin, end
 
     def _opened(self, path: str) -> int | None:
-        """Open a file of values; None if there is none."""
+        """Open a file of values; None if it does not exist."""
         try:
             return self._pin.open(path)
         except OSError as exc:
@@ -422,8 +426,8 @@ class Provider:
     def fingerprint(self) -> str:
         """Return a short string that changes when the data change: a hash of names, sizes and times of all files.
 
-        Scanning all files takes a while, so the result is cached for two hundred times as long as the scan took (some
-        seconds); :meth:`refresh` makes the next call scan again.
+        Scanning all files takes a while, so the result is cached for two hundred times as long as the scan took (a few
+        seconds); after :meth:`refresh` the next call scans again.
         """
         if self._whole is not None:
             return f"{self._whole.fingerprint()}-{self.until}"
@@ -465,7 +469,7 @@ _T = TypeVar("_T")
 
 
 class _Pin:
-    """Keeps a folder that was opened accessible under whatever name it has.
+    """Keeps an opened folder accessible, even after it is renamed.
 
     Parameters
     ----------
@@ -496,12 +500,12 @@ class _Pin:
         return os.open(file[self._inside :], READ, dir_fd=self._handle)
 
     def location(self) -> Path:
-        """Return the path at which the folder is now.
+        """Return the current path of the folder.
 
         Raises
         ------
         DataError
-            If there is another one in its place, and it is none of the former versions.
+            If another folder has taken its place, and it is not one of the former versions.
         """
         if self._handle is None:
             return self._path
@@ -514,7 +518,7 @@ class _Pin:
         return self._path
 
     def read(self, read: Callable[[Path], _T]) -> _T:
-        """Return ``read(location)``; it is read again if the folder got another name meanwhile."""
+        """Return ``read(location)``; it is read again if the folder was renamed in the meantime."""
         while True:
             place = self.location()
             try:
@@ -532,7 +536,7 @@ class _Pin:
         Raises
         ------
         DataError
-            If it has.
+            If the folder has been deleted.
         """
         if self._handle is None:
             return
@@ -543,9 +547,7 @@ class _Pin:
 
     def _refuse_another(self) -> None:
         if os.path.isfile(self._path / "calendars" / "day.txt"):
-            raise DataError(
-                f"{self._path} has been replaced while it was being read. Start again, to read the new version."
-            )
+            raise DataError(f"{self._path} was replaced while it was being read. Start again to read the new version.")
 
 
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)

@@ -47,7 +47,7 @@ def one_version() -> Iterator[None]:
 
 @contextlib.contextmanager
 def newest_version() -> Iterator[None]:
-    """In this block, read data folders as they are now, also inside of :func:`one_version`."""
+    """In this block, read data folders as they are now, even inside :func:`one_version`."""
     token = _kept.set(None)
     try:
         yield
@@ -76,19 +76,20 @@ def session_provider(session: Session | None = None) -> Provider:
 
 
 def upper_codes(codes: Iterable[object], *, path: str = "") -> dict[object, str]:
-    """Return {code: code in upper case}, in which form a data folder names its instruments.
+    """Return {code: code in upper case}, the form that data folders use for instruments.
 
     Raises
     ------
     ConfigError
-        If two are spellings of the same instrument; the message names both.
+        If two are spellings of the same instrument; the message gives both.
     """
     spellings: dict[str, object] = {}
     for code in codes:
         other = spellings.setdefault(str(code).upper(), code)
         if other != code:
             raise ConfigError(
-                f"{shown(other)} and {shown(code)} are the same instrument, because codes do not depend on case. Keep one.",
+                f"{shown(other)} and {shown(code)} are the same instrument, because codes are not case-sensitive. "
+                "Keep one of them.",
                 path=path,
             )
     return {code: upper for upper, code in spellings.items()}
@@ -114,7 +115,7 @@ def resolve_instruments(
     Parameters
     ----------
     provider : Provider
-        Provider that has the universes.
+        Provider of the universes.
     instruments : str, sequence of str, or mapping
         Name of a universe, codes, ``{code: [(first, last), …]}``, or ``{"market": one of these, "filter_pipe": […]}``.
 
@@ -146,7 +147,7 @@ def resolve_instruments(
     if unknown:
         known = [p.name.upper() for p in (provider.path / "features").glob("*")]
         raise DataNotFound(
-            f"There are no data of {', '.join(map(repr, unknown[:5]))} in {provider.path}.{nearest(unknown[0], known)}"
+            f"There are no data for {', '.join(map(repr, unknown[:5]))} in {provider.path}.{nearest(unknown[0], known)}"
         )
     return dict.fromkeys(codes), []
 

@@ -46,7 +46,7 @@ class UniverseSummary:
 
     name: str
     members: int
-    """Number of instruments that ever belong to it."""
+    """Number of instruments that belong to it at any time."""
     spans: int
     """Number of membership periods, one line each."""
     first: np.datetime64
@@ -78,7 +78,7 @@ def check_universe_name(name: str) -> None:
     reason = name_problem(f"{name}.txt.part" if name else "")
     if reason or name != name.strip() or any(c in _FORBIDDEN for c in name):
         raise DataError(
-            f"{shown(name)} cannot be the name of a universe, which becomes the name of a file{f': {reason}' * bool(reason)}."
+            f"{shown(name)} cannot be the name of a universe, because it is used as a file name{f': {reason}' * bool(reason)}."
         )
 
 
@@ -111,7 +111,7 @@ def import_universe(
     Raises
     ------
     DataNotFound
-        If the file or the data folder does not exist, or the folder has no data of any member.
+        If the file or the data folder does not exist, or the folder has no data for any member.
     DataError
         If the file is invalid; the message has the line. Nothing has been written.
     """
@@ -145,7 +145,7 @@ def import_universe(
     draft = target.with_name(f".{name}.txt.part")
     lines = (f"{code}\t{a}\t{b}\n" for code, periods in sorted(remaining.items()) for a, b in periods)
     real = Path(os.path.realpath(provider.path))
-    # Where the parent folder is read-only, nothing can be appended at the same time.
+    # If the parent folder is read-only, nothing can be appended at the same time.
     with folder_lock(real) if os.access(real.parent, os.W_OK) else contextlib.nullcontext():
         try:
             target.parent.mkdir(exist_ok=True)
@@ -317,7 +317,7 @@ def _known(
     if len(without_data) == len(members):
         known = sorted(p.name.upper() for p in (provider.path / "features").glob("*"))
         raise DataNotFound(
-            f"{provider.path} has no data of any instrument in {file}: the file names "
+            f"{provider.path} has no data for any instrument in {file}: the file has "
             f"{', '.join(without_data[:3])}, the folder has "
             f"{', '.join(known[:3])}.{nearest(without_data[0], known)}"
         )

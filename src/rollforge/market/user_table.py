@@ -1,7 +1,7 @@
-"""Tables of a user: rows of entities (stocks, stores, sensors) over time, with features and labels.
+"""User tables: rows of entities (stocks, stores, sensors) over time, with features and labels.
 
 A table is a pandas frame with an index or columns of times and entities, a Polars or Arrow table, or a Parquet file, of
-which only the needed columns are read, some at a time. Everything that a model could not use is found here, before any
+which only the needed columns are read, a few at a time. Everything that a model cannot use is found here, before any
 model is trained, and reported with its column and row.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Keys", "Table", "batches", "check_columns", "common_dtype", "open_table", "read_keys"]
 
 _TOGETHER = 32
-"""Number of columns that are read and checked together."""
+"""Number of columns that are read and checked at a time."""
 
 
 class Table(Protocol):
@@ -36,9 +36,9 @@ class Table(Protocol):
     names: list[Any]
     """The names of the columns; those of an index come first."""
     index: list[Any]
-    """The names of the columns that are the index."""
+    """The names of the columns that form the index."""
     unnamed: frozenset[Any]
-    """Those of them that have no name, and are called as pandas calls them as columns."""
+    """Index levels without a name of their own, under the names that pandas gives them as columns."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -58,7 +58,7 @@ class PandasTable:
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self.frame = frame
-        # A default index is no data.
+        # A default index holds no data.
         levels = [] if isinstance(frame.index, pd.RangeIndex) and frame.index.name is None else list(frame.index.names)
         self._levels = {_level_name(name, i, len(levels)): i for i, name in enumerate(levels)}
         self.index = list(self._levels)
@@ -154,7 +154,7 @@ def open_table(frame: object) -> Table:
     Parameters
     ----------
     frame : DataFrame, Table or path
-        A pandas or Polars frame, an Arrow table or anything else that exports one (``__arrow_c_stream__``), or the path of
+        A pandas or Polars frame, an Arrow table or any object that exports one (``__arrow_c_stream__``), or the path of
         a Parquet file.
 
     Raises
@@ -217,12 +217,12 @@ class Keys:
     entity: NDArray[np.int32]
     """(rows of the table,): position in `entities`."""
     order: NDArray[np.int64] | None
-    """(rows,): the table's rows by (time, entity); None if they are in this order."""
+    """(rows,): the table's rows sorted by (time, entity); None if they are already in this order."""
     names: tuple[Any, ...]
-    """The names of the key columns, in the table's order: one or two, which include `time_name`."""
+    """The names of the one or two key columns, in the table's order, including `time_name`."""
     time_name: Any
     unnamed: frozenset[Any]
-    """Those of the names that the table does not have."""
+    """The names that the table itself does not have."""
 
     def describe(self, row: int) -> str:
         """Describe the location of a row of the table, for messages."""
@@ -254,13 +254,13 @@ def read_keys(table: Table, time: object = None, entity: object = None) -> Keys:
         Name of the column or index level of times; by default the only one that holds times.
     entity : str, optional
         Name of the column or index level of entities; by default the other level of the index, or the only column of
-        text. Without any, the table has one entity.
+        text. If there is none, the table has a single entity.
 
     Raises
     ------
     DataError
-        If the columns are not found or ambiguous, times or entities are missing or invalid, an entity has two rows at one
-        time, or its rows are not in the order of time.
+        If the columns are not found or are ambiguous, times or entities are missing or invalid, an entity has two rows
+        at the same time, or its rows are not in chronological order.
     """
     time = _find_time(table) if time is None else _named(table, time, "time")
     entity = _find_entity(table, time) if entity is None else _named(table, entity, "entity")
@@ -279,7 +279,7 @@ def read_keys(table: Table, time: object = None, entity: object = None) -> Keys:
         first = int(np.flatnonzero(np.diff(days) <= np.timedelta64(0, "D"))[0])
         raise DataError(
             f"The column {str(time)!r} has several times on one day, such as {times[first]} and {times[first + 1]}. Only "
-            "one row a day (or week, month, …) of an entity is supported: aggregate the rows of each day."
+            "one row per entity and day (or week, month, …) is supported: aggregate the rows of each day."
         )
     return Keys(days, times, time_codes, entities, entity_codes, order, names, time, table.unnamed)
 
@@ -289,7 +289,7 @@ def _named(table: Table, name: object, argument: str) -> Any:
         return name
     raise DataError(
         f"{argument}={shown(name)}: the frame has no such column.{nearest(str(name), list(map(str, table.names)))} "
-        f"There are: {_listed(table.names)}."
+        f"It has: {_listed(table.names)}."
     )
 
 
@@ -303,9 +303,9 @@ def _find_time(table: Table) -> Any:
         if len(found) == 1:
             return found[0]
         if found:
-            raise DataError(f"Several columns hold times: {_listed(found)}. Name the right one with time=….")
+            raise DataError(f"Several columns hold times: {_listed(found)}. Choose one with time=….")
     raise DataError(
-        f"No column holds times ({_listed(table.names)}). Name the column of days with time=…, or convert it "
+        f"No column holds times ({_listed(table.names)}). Specify the column of days with time=…, or convert it "
         "with pandas.to_datetime."
     )
 
@@ -324,16 +324,16 @@ def _find_entity(table: Table, time: object) -> Any:
     if len(others) == 1 and time in table.index:
         return others[0]
     if len(others) > 1:
-        raise DataError(f"The index has several levels besides the time: {_listed(others)}. Name one with entity=….")
+        raise DataError(f"The index has several levels besides the time: {_listed(others)}. Choose one with entity=….")
     text = [n for n in table.names if n not in (time, *table.index) and table.dtype(n) is None]
     text = [n for n in text if not isinstance(table.key(n), pd.DatetimeIndex)]
     if len(text) > 1:
-        raise DataError(f"Several columns could be the entity: {_listed(text)}. Name the right one with entity=….")
+        raise DataError(f"Several columns could be the entity: {_listed(text)}. Choose one with entity=….")
     return text[0] if text else None
 
 
 def _times(table: Table, name: Any) -> tuple[pd.Index, NDArray[np.int32], Days]:
-    """Return the distinct times, ascending; the position of each row's; and their days."""
+    """Return the distinct times, ascending; the position of each row's time among them; and their days."""
     key = table.key(name)
     if isinstance(key, pd.PeriodIndex):
         days: pd.Index = key.to_timestamp()
@@ -362,7 +362,7 @@ def _times(table: Table, name: Any) -> tuple[pd.Index, NDArray[np.int32], Days]:
 
 
 def _read_times(key: pd.Index, name: object) -> pd.DatetimeIndex:
-    """Return times that are given as text or as objects."""
+    """Return times given as text or as objects."""
     zones: dict[str, int] = {}
     for row, value in enumerate(key):
         zone = getattr(value, "tzinfo", None)
@@ -384,14 +384,14 @@ def _zone(name: str) -> str:
 
 
 def _entities(table: Table, name: Any) -> tuple[list[Any], NDArray[np.int32]]:
-    """Return the distinct entities, sorted, and the position of each row's."""
+    """Return the distinct entities, sorted, and the position of each row's entity among them."""
     if name is None:
         return [None], np.zeros(len(table), np.int32)
     key = table.key(name)
     missing = np.flatnonzero(key.isna())
     if len(missing):
         raise DataError(
-            f"The column {str(name)!r} names no entity in {counted(len(missing), 'row')}, the first of which is row {missing[0]}."
+            f"The column {str(name)!r} has no entity in {counted(len(missing), 'row')}, the first of which is row {missing[0]}."
         )
     if isinstance(key, pd.CategoricalIndex):
         key = pd.Index(key.categories).take(key.codes)
@@ -415,19 +415,19 @@ def _check_twice(keys: Keys, place: NDArray[np.int64], order: NDArray[np.int64],
         return
     first, second = int(order[same[0]]), int(order[same[0] + 1])
     advice = (
-        " If the rows belong to several entities, name their column with entity=…."
+        " If the rows belong to several entities, specify the column of entities with entity=…."
         if entity is None
         else " Keep one of them: frame.drop_duplicates(…)."
     )
     of = "" if entity is None else f"{shown(keys.entities[keys.entity[first]])} has "
     raise DataError(
         f"{of}two rows at {keys.times[keys.time[first]]}: rows {first} and {second} "
-        f"({counted(len(same), 'row')} in all like this).{advice}".strip()
+        f"({counted(len(same), 'such row')} in total).{advice}".strip()
     )
 
 
 def _check_sorted(keys: Keys, entity: object) -> None:
-    """Raise an error if the rows of an entity are not in the order of time."""
+    """Raise an error if the rows of an entity are not in chronological order."""
     by_entity = np.argsort(keys.entity, kind="stable")
     back = np.diff(keys.time[by_entity]) <= 0
     back &= np.diff(keys.entity[by_entity]) == 0
@@ -436,19 +436,19 @@ def _check_sorted(keys: Keys, entity: object) -> None:
         row, before = int(by_entity[at + 1]), int(by_entity[at])
         of = "" if entity is None else f" of {shown(keys.entities[keys.entity[row]])}"
         raise DataError(
-            f"The rows{of} are not in the order of time: {keys.times[keys.time[row]]} (row {row}) follows "
+            f"The rows{of} are not in chronological order: {keys.times[keys.time[row]]} (row {row}) follows "
             f"{keys.times[keys.time[before]]} (row {before}). Sort them: frame.sort_values(…) or frame.sort_index()."
         )
 
 
 def batches(names: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Yield the names of columns that are read together."""
+    """Yield batches of the names of columns to read together."""
     for start in range(0, len(names), _TOGETHER):
         yield names[start : start + _TOGETHER]
 
 
 def common_dtype(table: Table, names: Iterable[Any]) -> np.dtype[Any]:
-    """Return the dtype in which columns lie side by side: float32 where it holds all of their values, or else float64."""
+    """Return the common dtype of columns: float32 if it holds all of their values, otherwise float64."""
     kinds = [kind for name in names if (kind := table.dtype(name)) is not None]
     return np.result_type(np.float32, *kinds)
 
@@ -461,20 +461,20 @@ def check_columns(table: Table, names: Mapping[str, Sequence[Any]], keys: Keys) 
     table : Table
         The table.
     names : mapping
-        The argument that names columns -> the columns.
+        Name of the argument -> the columns given in it.
     keys : Keys
         Its keys, for messages.
 
     Raises
     ------
     DataError
-        With the column, and the first row whose value is not a number.
+        If a column cannot be used; the message has the column and the first row whose value is not a number.
     """
     for argument, given in names.items():
         for name in given:
             _named(table, name, argument)
             if name in keys.names:
-                raise DataError(f"{argument}={shown(name)} is a key of the rows, and cannot be used as numbers.")
+                raise DataError(f"{argument}={shown(name)} is a key column, so it cannot be used as numbers.")
             if table.dtype(name) is None:
                 raise _not_numbers(table, name, keys)
 
