@@ -405,7 +405,7 @@ def test_tasks_that_were_trained_on_other_data_are_counted(experiment: Experimen
         experiment.add(task(4, (start, start)), (1, 2, 3), tags={} if mark is None else {DATA_TAG: mark})
     (warning,) = experiment.collect().warnings
     assert warning.startswith(
-        f"1 of {len(marks)} windows were trained on other data than {experiment.session.provider_uri} holds now. "
+        f"1 of {len(marks)} windows were trained on data that differ from those now in {experiment.session.provider_uri}. "
     )
     assert f" {POOL} " in warning
     (warning,) = experiment.collect(ids=[t.id for t in experiment.store.query(POOL)][1:2]).warnings

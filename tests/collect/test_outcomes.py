@@ -61,7 +61,7 @@ def test_a_task_without_a_readable_run_has_no_recorder(
     warned = [record.getMessage() for record in caplog.records]
     assert len(warned) == 2
     for task_id, text in zip((gone, damaged), warned, strict=True):
-        assert text.startswith(f"Task {task_id} is omitted, because its result does not name a readable run: ")
+        assert text.startswith(f"Task {task_id} is omitted, because its result does not refer to a readable run: ")
 
 
 def test_a_tracking_store_that_is_missing_is_an_error(session: Session, experiment: Experiment, tmp_path: Path) -> None:

@@ -367,7 +367,7 @@ def test_errors_of_an_operator_are_named(session: Session) -> None:
         (
             "Far($close)",
             ConfigError,
-            r"Far does not say how many days it needs: its get_extended_window_size\(\) raised",
+            r"Far does not report how many days it needs: its get_extended_window_size\(\) raised",
         ),
     ):
         with pytest.raises(error, match=words):

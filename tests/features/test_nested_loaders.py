@@ -248,7 +248,7 @@ def test_processors_that_leave_nothing_are_named() -> None:
             return df.drop(columns="$close")
 
     late = TimeRangeFlt(start_time="2022-01-04")
-    with pytest.raises(DataError, match="leave no rows of any instrument: TimeRangeFlt"):
+    with pytest.raises(DataError, match="leave no rows for any instrument: TimeRangeFlt"):
         QlibDataLoader(FIRST, inst_processors=[late]).load("all", *DAYS)
     with pytest.raises(DataError, match=r"removed the column '\$close': Lose"):
         QlibDataLoader(FIRST, inst_processors=[Lose()]).load("all", *DAYS)

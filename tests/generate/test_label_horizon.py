@@ -266,26 +266,26 @@ UNKNOWN = {
     "a handler without a loader": (own("WithoutLoader"), "has no loader"),
     "a loader set by the constructor": (own("LoaderInInit"), "loaded by OwnLoader"),
     "a loader patched by the constructor": (own("PatchedInInit"), "loaded by QlibDataLoader"),
-    "a processor added by the constructor": (own("ProcessorInInit"), "MakesLabel may make or change"),
-    "a processor without a base class": (own("LabelInInit", learn_processors=[own("Bare")]), "Bare may make"),
+    "a processor added by the constructor": (own("ProcessorInInit"), "MakesLabel may create or change"),
+    "a processor without a base class": (own("LabelInInit", learn_processors=[own("Bare")]), "Bare may create"),
     "a handler that cannot be built": (own("NotBuildable"), "NotBuildable cannot be built"),
     "a handler that cannot be imported": (own("Missing"), "cannot be imported"),
     "a handler that overrides fetch": (own("Fetching"), "Fetching overrides fetch"),
-    "a learn processor": (alpha(learn_processors=[own("MakesLabel")]), "MakesLabel may make or change"),
-    "an infer processor": (alpha(infer_processors=[own("MakesLabel")]), "MakesLabel may make or change"),
-    "a shared processor": (plain(qlib_loader(**LABEL), shared_processors=[own("OwnRank")]), "OwnRank may make"),
-    "a processor by its dotted path": (alpha(learn_processors=[f"{__name__}.MakesLabel"]), "MakesLabel may make"),
-    "a processor of an instrument": (alpha(inst_processors=[own("OwnInstProcessor")]), "OwnInstProcessor may make"),
+    "a learn processor": (alpha(learn_processors=[own("MakesLabel")]), "MakesLabel may create or change"),
+    "an infer processor": (alpha(infer_processors=[own("MakesLabel")]), "MakesLabel may create or change"),
+    "a shared processor": (plain(qlib_loader(**LABEL), shared_processors=[own("OwnRank")]), "OwnRank may create"),
+    "a processor by its dotted path": (alpha(learn_processors=[f"{__name__}.MakesLabel"]), "MakesLabel may create"),
+    "a processor of an instrument": (alpha(inst_processors=[own("OwnInstProcessor")]), "OwnInstProcessor may create"),
     "a processor of the inner handler": (
         plain({"class": "DataLoaderDH", "kwargs": {"handler_config": alpha(infer_processors=[own("MakesLabel")])}}),
-        "MakesLabel may make",
+        "MakesLabel may create",
     ),
     "another calendar": (alpha(freq="week"), "calendar 'week'"),
     "columns without groups": (plain(["$close", TWO]), "no groups"),
     "labels that are no expressions": (alpha(label=[5]), "is not a list of expressions"),
     "a processor of an invalid module": (
         alpha(learn_processors=[{"class": "Mine", "module_path": 5}]),
-        "Mine may make or change",
+        "Mine may create or change",
     ),
     "an expression with a mistake": (alpha(label=["Ref($close"]), "cannot be parsed"),
 }
@@ -318,7 +318,7 @@ def test_other_labels_have_an_unknown_horizon(kind: str) -> None:
 def test_a_dataset_of_the_users_own_may_change_the_label() -> None:
     """If it overrides how data are prepared, or does not derive from DatasetH."""
     assert "OwnDataset overrides prepare" in task_horizon(task(alpha(), "OwnDataset")).reason
-    assert "OwnLoader may make a label" in task_horizon(task(alpha(), "OwnLoader")).reason
+    assert "OwnLoader may create its own label" in task_horizon(task(alpha(), "OwnLoader")).reason
     assert task_horizon(task(alpha(), "QuietDataset")).days == 2
     assert task_horizon({**task(alpha(), "OwnDataset"), "label_horizon": 2}).days == 2
     without = task(alpha())

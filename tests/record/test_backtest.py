@@ -184,7 +184,7 @@ def test_missing_benchmark(prediction: pd.DataFrame, session: Session, benchmark
 def test_missing_prices(prediction: pd.DataFrame, session: Session) -> None:
     """The error names the instrument or field without data, and where it comes from."""
     foreign = prediction.rename(index={"X000": "NOPE"}, level="instrument")
-    with pytest.raises(DataNotFound, match=r"NOPE.*The signal names the instruments"):
+    with pytest.raises(DataNotFound, match=r"NOPE.*The signal determines the instruments"):
         _run(foreign, session)
     with pytest.raises(DataNotFound, match=r"\$opne.*\$open.*backtest\.exchange_kwargs"):
         _run(prediction, session, exchange_kwargs={"deal_price": "opne"})
@@ -196,7 +196,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"exchange_kwargs": {"min_cost": "5"}}, "must be a number, found '5'"),
     ({"exchange_kwargs": {"trade_unit": 0}}, "trade_unit must be positive"),
     ({"exchange_kwargs": {"freq": "1min"}}, "backtests are daily"),
-    ({"exchange_kwargs": {"deal_price": ["open"]}}, "one for buying and one for selling"),
+    ({"exchange_kwargs": {"deal_price": ["open"]}}, "one each for buying and selling"),
     ({"exchange_kwargs": {"deal_price": 3}}, "must be a field"),
     ({"exchange_kwargs": {"limit_threshold": ["$close"]}}, "must be two expressions"),
     ({"exchange_kwargs": {"volume_threshold": ("some", "$volume")}}, "volume_threshold must be"),

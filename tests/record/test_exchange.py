@@ -49,7 +49,8 @@ def trade(
 @pytest.mark.parametrize("share", [0.0995, 0.095, 0.1, 0.05, 0.2, 0.03])
 @pytest.mark.parametrize("price", [10.0, 3.7, 0.001, 123456.0])
 def test_a_move_of_exactly_the_limit_is_at_the_limit(make_market: MakeMarket, share: float, price: float) -> None:
-    """After a move by exactly the limit, an instrument cannot be bought (up) or sold (down), despite float32 rounding."""
+    """After a move by exactly the limit, an instrument cannot be bought (up) or sold (down), despite float32
+    rounding."""
     up, down = price * (1 + share), price * (1 - share)
     session = make_market({"UP": [price, up], "DOWN": [price, down]})
     amount = 100 / price
@@ -150,7 +151,8 @@ def test_missing_changes_come_from_the_closes(make_market: MakeMarket) -> None:
 
 
 def test_without_change_limits_come_from_the_closes(make_market: MakeMarket) -> None:
-    """In China an instrument that has risen by 10 % cannot be bought, even without `change`; infinity means no limits."""
+    """In China an instrument that has risen by 10 % cannot be bought, even without `change`; infinity means no
+    limits."""
     session = make_market({"A": [10, 11]}, region="cn")
     assert trade(session, {1: [("A", 1.0)]}, n=2).trades["deal_amount"].tolist() == [0]
     assert trade(session, {1: [("A", 1.0)]}, n=2, limit_threshold=float("inf")).trades["deal_amount"].tolist() == [1]
@@ -224,7 +226,8 @@ def test_results_do_not_depend_on_the_unit_of_prices(make_market: MakeMarket, sc
 
 
 def test_trade_units_and_odd_lots(make_market: MakeMarket) -> None:
-    """Purchases are whole units of raw shares; a holding is sold completely, even if it is not a whole number of units."""
+    """Purchases are whole units of raw shares; a holding is sold completely, even if it is not a whole number of
+    units."""
     session = make_market({"A": {"close": [20, 20, 20.0], "factor": [2, 2, 2]}})
     result = trade(session, {0: [("A", 30.0)], 1: [("A", -20.0)], 2: [("A", -5.0)]}, n=3, trade_unit=50)
     # 30 adjusted are 60 raw: one unit, 25 adjusted. 20 adjusted are 40 raw: no unit. 5: none either.
@@ -234,7 +237,8 @@ def test_trade_units_and_odd_lots(make_market: MakeMarket) -> None:
 
 
 def test_costs(make_market: MakeMarket) -> None:
-    """A fee is the rate times the value, at least the minimum; the return is before fees, and `cost` is their fraction."""
+    """A fee is the rate times the value, at least the minimum; the return is before fees, and `cost` is their
+    fraction."""
     session = make_market({"A": [10, 10, 11.0]})
     plan = {0: [("A", 50.0)], 1: [("A", -1.0)], 2: [("A", -49.0)]}
     result = trade(session, plan, n=3, open_cost=0.001, close_cost=0.002, min_cost=0.3)
@@ -244,7 +248,7 @@ def test_costs(make_market: MakeMarket) -> None:
     assert report["return"].tolist() == pytest.approx([0, 0, 49 / 999.2])
     assert report["cost"].tolist() == pytest.approx([0.5 / 1000, 0.3 / 999.5, 1.078 / 999.2])
     assert report["turnover"].tolist() == pytest.approx([500 / 1000, 10 / 999.5, 539 / 999.2])
-    assert result.costs == "0.1 % of purchases and 0.2 % of sales, at least 0.3 an order"
+    assert result.costs == "0.1 % of purchases and 0.2 % of sales, at least 0.3 per order"
 
 
 def test_what_cash_does_not_cover_is_cut(make_market: MakeMarket) -> None:
@@ -299,7 +303,7 @@ def test_the_exchange_has_its_own_range_and_fields(make_market: MakeMarket) -> N
     kwargs = {**FREE, "start_time": days[0], "subscribe_fields": ["$high"]}
     run_backtest(Asks({}), exchange_kwargs=kwargs, **options)
     assert found == [(11, 16)]
-    with pytest.raises(ConfigError, match=r"no quotes of '\$high'.*subscribe_fields names more"):
+    with pytest.raises(ConfigError, match=r"no quotes of '\$high'.*add more with exchange_kwargs.subscribe_fields"):
         run_backtest(Asks({}), exchange_kwargs=FREE, **options)
     with pytest.raises(ConfigError, match=r"the exchange has quotes from 2021-03-01 to 2021-03-02"):
         run_backtest(Plan({}), exchange_kwargs={**FREE, "start_time": days[0], "end_time": days[1]}, **options)
@@ -331,7 +335,7 @@ def test_rules_in_words() -> None:
     """Fees are written out, whatever they are."""
     assert Rules(open_cost=0, close_cost=0, min_cost=0).costs() == "0 % of purchases and 0 % of sales"
     assert Rules.from_kwargs({"impact_cost": 0.1}, region="us").costs() == (
-        "0.15 % of purchases and 0.25 % of sales, at least 5 an order, and an impact cost of 0.1"
+        "0.15 % of purchases and 0.25 % of sales, at least 5 per order, and an impact cost of 0.1"
     )
 
 

@@ -65,7 +65,7 @@ def test_the_whole_prediction_by_hand(market: Session) -> None:
     assert made.about() == {
         "days": "2021-03-01 to 2021-03-05, 5 trading days",
         "strategy": "TopkDropoutStrategy(topk=1, n_drop=1)",
-        "costs": "0.05 % of purchases and 0.15 % of sales, at least 5 an order",
+        "costs": "0.05 % of purchases and 0.15 % of sales, at least 5 per order",
         "exchange": "any amount, no limits, dealt at $close",
         "benchmark": "B",
         "account": "10,000 at the start",
@@ -233,7 +233,7 @@ def test_from_a_file_to_the_page(tmp_path: Path, golden_market: Path) -> None:
     console.print(table)
     shown = console.export_text()
     for words in (
-        "0.05 % of purchases and 0.15 % of sales, at least 5 an order",
+        "0.05 % of purchases and 0.15 % of sales, at least 5 per order",
         f"2015-04-01 to {direct.report.index[-1]:%Y-%m-%d}, {len(direct.report)} trading days",
         "TopkDropoutStrategy(",
         "1,000,000 at the start",
@@ -244,7 +244,7 @@ def test_from_a_file_to_the_page(tmp_path: Path, golden_market: Path) -> None:
     assert f"{after['annualized_return']:.2%}" in shown
     assert np.isfinite(after["max_drawdown"])
     for words in (
-        f"{direct.report['turnover'].mean():.1%} of the account on a day",
+        f"{direct.report['turnover'].mean():.1%} of the account per day",
         f"at most {max(len(p.get_stock_list()) for p in direct.positions.values())}",
     ):
         assert words in page

@@ -1,4 +1,5 @@
-"""How certain a signal is, how long it lasts and how fast it changes: by hand, by plain loops, and by other libraries."""
+"""How certain a signal is, how long it lasts and how fast it changes: by hand, by plain loops, and by other
+libraries."""
 
 from __future__ import annotations
 
@@ -126,7 +127,8 @@ def test_turnover_is_the_share_that_is_new() -> None:
 
 
 def test_turnover_of_equal_scores_counts_their_fractions() -> None:
-    """Two of the three equal scores are in the better half of four: each with two thirds, or one beside a better score."""
+    """Two of the three equal scores are in the better half of four: each with two thirds, or one beside a better
+    score."""
     scores = table([[1, 2, 2, 2], [1, 2, 2, 3]])
     # First day: 0, 2/3, 2/3, 2/3 of the instruments; second day: 0, 1/2, 1/2, 1. What stays: 1/2 + 1/2 + 2/3 of 2.
     assert quantile_turnover(scores, 2)[2].iloc[1] == pytest.approx(1 - (1 / 2 + 1 / 2 + 2 / 3) / 2)
@@ -170,7 +172,7 @@ def test_groups_are_evaluated_alone() -> None:
     found = ic_by_group(scores, label, members)
     assert list(found.loc["in", ["days", "rows"]]) == [2, 7]
     assert found.loc["in", "IC"] == pytest.approx((calc_ic(scores, label)[0].iloc[0] - 1) / 2)
-    with pytest.raises(DataError, match="The groups hold I03 more than once"):
+    with pytest.raises(DataError, match="The groups contain I03 more than once"):
         ic_by_group(scores, label, pd.concat([sectors, sectors[-1:]]))
 
 
@@ -182,7 +184,8 @@ def test_lags_are_positive_integers(lags: list[int]) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_other_libraries_compute_the_same() -> None:
-    """IC, returns by quantile, turnover and autocorrelation as alphalens, risks as empyrical, where they are installed."""
+    """IC, returns by quantile, turnover and autocorrelation as alphalens, risks as empyrical, where they are
+    installed."""
     alphalens = pytest.importorskip("alphalens.performance", reason="not installed: make signals")
     empyrical = pytest.importorskip("empyrical", reason="not installed: make signals")
     scores, label = random_table(60), random_table(60, seed=1) / 100

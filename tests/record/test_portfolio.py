@@ -202,7 +202,7 @@ def test_the_older_form(recorder: Recorder, caplog: Any) -> None:
 
 
 BAD_OLD: list[tuple[dict[str, Any], str]] = [
-    ({"deal_price": "open"}, r"config\.backtest\.deal_price: is 'open', and 'close' within exchange_kwargs"),
+    ({"deal_price": "open"}, r"config\.backtest\.deal_price: is 'open', but 'close' in exchange_kwargs"),
     ({"shift": 2}, r"config\.backtest\.shift: found 2, but orders always use the scores of the previous trading day"),
     ({"open_csot": 1, "x": 2}, r"config\.backtest\.open_csot: unknown key.*'open_cost'.*Also unknown: 'x'\."),
     ({"limit_threshold": "much"}, r"config\.backtest\.exchange_kwargs: limit_threshold must be a number"),

@@ -200,9 +200,9 @@ def test_a_strategy_without_decisions_is_refused(flat: Session) -> None:
     class Empty(BaseSignalStrategy):
         pass
 
-    with pytest.raises(ConfigError, match=r"Empty does not define what it trades"):
+    with pytest.raises(ConfigError, match=r"Empty does not define what to trade"):
         run(Empty(signal=ONE), flat)
-    with pytest.raises(ConfigError, match=r"has no trade_calendar: it is not in a backtest"):
+    with pytest.raises(ConfigError, match=r"has no trade_calendar, because it is not part of a backtest"):
         Empty(signal=ONE).generate_trade_decision()
 
 
@@ -414,7 +414,8 @@ def test_a_delisted_holding_gives_a_warning(with_a_delisting: Session, caplog: p
 
 
 def test_a_delisted_holding_may_leave_its_place(with_a_delisting: Session) -> None:
-    """As in Qlib it permanently occupies a place and the one sale per day; with count_delisted=False trading continues."""
+    """As in Qlib it permanently occupies a place and the one sale per day; with count_delisted=False trading
+    continues."""
     kwargs = {"signal": _delisting_scores(), "topk": 2, "n_drop": 1}
     stuck = run(TopkDropoutStrategy(**kwargs), with_a_delisting, n=8)
     going = run(TopkDropoutStrategy(**kwargs, count_delisted=False), with_a_delisting, n=8)
@@ -427,7 +428,8 @@ def test_a_delisted_holding_may_leave_its_place(with_a_delisting: Session) -> No
 
 
 def test_a_suspension_to_the_end_gives_a_warning(make_market: MakeMarket) -> None:
-    """A holding without a price until the end of the backtest, though its series goes on, is named with its last day."""
+    """A holding without a price until the end of the backtest, though its series goes on, is named with its last
+    day."""
     session = make_market({"A": [10.0] * 6, "B": [10.0, 10, nan, nan, nan, nan]})
     signal = scores({"A": [1.0] * 6, "B": [2.0] * 6})
     result = run(TopkDropoutStrategy(signal=signal, topk=1, n_drop=1), session, n=6)

@@ -215,7 +215,7 @@ def test_each_model_is_evaluated_by_its_own_label() -> None:
     for text in ("5 d", expected["IC t-stat"], expected["annual long-short return"], expected["long-short Sharpe"]):
         assert text in ridge
     page = render(summary)
-    assert "Each model evaluated with its own label" in page
+    assert "Each model is evaluated with its own label" in page
     assert FIVE in page
     assert models_table(summary_of(*short, 1)) is None
 
@@ -286,7 +286,7 @@ def test_months_and_exposure_of_a_backtest_are_on_the_page() -> None:
         'title="Return by month, after costs, Jan 2020: 0.0600">6.0%<',
         'title="Return by month, after costs, Feb 2020: no days"',
         'title="Excess over the benchmark by month, after costs, 2020: 0.0400">4.0%<',
-        f"40.0% of the account on a day, {0.4 * 238:.1f} times in a year",
+        f"40.0% of the account per day, {0.4 * 238:.1f} times per year",
         "<dt>gross exposure</dt><dd>33.3%, at most 50.0%</dd>",
         "<dt>net exposure</dt><dd>33.3%, from 0.0% to 50.0%</dd>",
         "<dt>positions</dt><dd>1.3, at most 2</dd>",
@@ -342,7 +342,7 @@ def test_the_persistence_of_a_signal_is_shown(days: int | None) -> None:
     page = render(summary)
     assert "Persistence of the signal" in page
     assert ("95 % interval of the mean IC" in page) == (days is not None)
-    assert f"{found.turnover['highest'].mean():.1%}, mean share that was not in it on the day before" in page
+    assert f"{found.turnover['highest'].mean():.1%}, mean share that was not in it on the previous day" in page
     if days is not None:
         low, high = found.interval
         assert low < (summary.headline.ic or 0.0) < high

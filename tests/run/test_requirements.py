@@ -507,7 +507,7 @@ def test_a_worker_with_other_data_claims_nothing_unless_that_is_accepted(small_m
     assert "differs from" in accepted.stderr
     assert manager.task_stat() == {Status.DONE: 4}
     collected = rollforge(tmp_path, "run", str(file))
-    assert "4 of 4 windows were trained on other data" in collected.stderr
+    assert "4 of 4 windows were trained on data that differ" in collected.stderr
     assert re.search(r"Train all of them again: rollforge pool .*-t small reset-status waiting", collected.stderr)
     manager.reset_status({}, Status.WAITING)
     copy = shutil.copytree(small_market, tmp_path / "copy", copy_function=shutil.copy)

@@ -16,7 +16,7 @@ __all__ = ["Collector", "MergeCollector", "RecorderCollector"]
 
 Process = Callable[..., Any]
 Objects = dict[str, Any]
-"""Name of an object -> the object, as it was saved or combined."""
+"""Name of an object -> the object, as saved or combined."""
 Key = TypeVar("Key")
 
 
@@ -304,7 +304,9 @@ class RecorderCollector(Collector):
                 raise CoverageError(f"Recorders {keyed[key].id} and {recorder.id} have the same key, {key!r}.")
             keyed[key] = recorder
         chosen = keyed if order is None else {key: keyed[key] for key in sorted(keyed, key=order)}
-        missing: list[str] = []  # belongs to this call, even if another call starts before a stream is read to its end
+        missing: list[
+            str
+        ] = []  # belongs to this call, even if another call starts before the stream has been read to its end
         self.missing, self.recorders = missing, chosen
         threads = self.jobs or current_session().threads
         waiting: deque[tuple[Any, Future[tuple[Objects, list[str]]]]] = deque()

@@ -1,4 +1,4 @@
-"""Combining predictions: the ensembles that a workflow names for the windows of a model and for several models."""
+"""Combining predictions: the ensembles that a workflow sets for the windows of a model and for several models."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class Ensembles:
     """``{model: frame} -> frame or series``, also called for a single model. None averages several models and leaves a
     single one unchanged."""
     config: Mapping[str, object] = field(default_factory=dict)
-    """Those that were named, as plain data: ``windows`` or ``models`` -> ``{"class": …, "module_path": …, "kwargs": …}``."""
+    """Those that were configured, as plain data: ``windows`` or ``models`` -> ``{"class": …, "module_path": …,
+    "kwargs": …}``."""
 
     def join(self, frames: Mapping[tuple[str, str], pd.DataFrame]) -> dict[str, pd.DataFrame]:
         """Return the joined prediction of each model: ``{(model, window): frame} -> {model: frame}``.
@@ -44,7 +45,7 @@ class Ensembles:
         Raises
         ------
         BuildError
-            If an ensemble that was named fails, or returns something else than a prediction.
+            If a configured ensemble fails, or returns something other than a prediction.
         CoverageError
             If it returns no rows.
         """
@@ -54,19 +55,19 @@ class Ensembles:
         return {model: self._called("windows", self.windows, group) for (model,), group in groups.items()}
 
     def combine(self, predictions: Mapping[str, pd.DataFrame], *, models: int) -> pd.DataFrame | None:
-        """Return one prediction of those of the models; None if there is none.
+        """Combine the predictions of the models into one; None if there is none.
 
         Parameters
         ----------
         predictions : mapping
             Name of a model -> its joined prediction. Models without a finished window are left out.
         models : int
-            Number of models, including those.
+            Number of models, including those left out.
 
         Raises
         ------
         BuildError
-            If an ensemble that was named fails, or returns something else than a prediction.
+            If a configured ensemble fails, or returns something other than a prediction.
         CoverageError
             If it returns no rows.
         """
@@ -79,7 +80,8 @@ class Ensembles:
         return AverageEnsemble()(predictions).to_frame("score")
 
     def _called(self, part: str, ensemble: Combine, given: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:
-        """Return the result of an ensemble, after checking that it is a prediction. The ensemble may change its argument."""
+        """Return the result of an ensemble, after checking that it is a prediction. The ensemble may change its
+        argument."""
         name, where = type(ensemble).__name__, f"ensemble.{part}"
         try:
             made = ensemble({key: frame if _is_ours(ensemble) else frame.copy() for key, frame in given.items()})
@@ -125,7 +127,8 @@ class Ensembles:
         return tuple(dict.fromkeys(filter(None, found)))
 
     def names(self, models: int) -> dict[str, str]:
-        """Return what combines the predictions: ``windows``, and ``models`` if there are several or one was named.
+        """Return the ensembles that combine the predictions: ``windows``, and ``models`` if there are several models or
+        the ensemble was configured.
 
         Parameters
         ----------
@@ -167,7 +170,7 @@ def _is_ours(ensemble: object) -> bool:
 
 
 def _other_rows(ensemble: object, given: Iterable[pd.DataFrame], made: pd.DataFrame) -> str:
-    """Say which rows with a score an ensemble left out or added; empty if there are none."""
+    """Describe which rows with a score an ensemble left out or added; empty if there are none."""
     first, *others = map(_scored, given)
     before, after = first.append(others).unique(), _scored(made)
     lost, added = before[~before.isin(after)], after[~after.isin(before)]
@@ -210,33 +213,33 @@ def ensemble_parts(config: object, path: str = "ensemble") -> dict[str, Any]:
         return {part: one for part, one in config.items() if one is not None}
     if not isinstance(config, (Mapping, str)):
         raise ConfigError(
-            f"must be a class, or 'windows' and 'models' with a class each, found {shown(config)}.", path=path
+            f"must be a class, or a mapping of 'windows' and 'models' to a class each, found {shown(config)}.",
+            path=path,
         )
     return {"": config}
 
 
 def build_ensembles(config: object, *, path: str = "ensemble", models: int = 1, windows: int = 1) -> Ensembles:
-    """Return the ensembles that a workflow names, after checking that they can combine so many predictions.
+    """Return the ensembles of a workflow, after checking that they can combine the given number of predictions.
 
-    An ensemble that is named alone combines the models; a :class:`~rollforge.collect.ensemble.RollingEnsemble` joins the
-    windows.
+    A single ensemble combines the models; a :class:`~rollforge.collect.ensemble.RollingEnsemble` joins the windows.
 
     Parameters
     ----------
     config : mapping, str or None
-        One class, or ``{"windows": class, "models": class}``; None for the default. A class without a module is one of
-        `rollforge.collect`.
+        One class, or ``{"windows": class, "models": class}``; None for the default. A class without a module is looked
+        up in `rollforge.collect`.
     path : str
         Location of `config` in its document, for errors.
     models, windows : int
-        Number of models, and largest number of windows of one of them.
+        Number of models, and the largest number of windows of any of them.
 
     Raises
     ------
     ConfigError
-        If the configuration is invalid, or names something that is not an ensemble.
+        If the configuration is invalid, or refers to something that is not an ensemble.
     CodeNotAllowed
-        If it names code that is not allowed here.
+        If it refers to code that is not allowed here.
 
     Examples
     --------
@@ -264,7 +267,7 @@ def build_ensembles(config: object, *, path: str = "ensemble", models: int = 1, 
             )
         if type(ensemble) is RollingEnsemble and place == "models" and models > 1:
             raise ConfigError(
-                f"RollingEnsemble joins windows. Of {models} models it would keep only one for each row. Use "
+                f"RollingEnsemble joins windows. With {models} models, it would keep only one of them for each row. Use "
                 "AverageEnsemble, or a class of your own.",
                 path=where,
             )

@@ -113,7 +113,7 @@ def _days(rows: Days | pd.MultiIndex | None) -> Days:
         return np.empty(0, "datetime64[D]")
     values = rows.unique("datetime") if isinstance(rows, pd.MultiIndex) else rows
     days: Days = np.unique(np.asarray(values).astype("datetime64[D]"))
-    return days[~np.isnat(days)]  # rows without a day are on none
+    return days[~np.isnat(days)]  # rows without a day belong to none
 
 
 def _span(days: Days) -> str:
@@ -287,7 +287,7 @@ class _Rows:
 
 
 def _distinct(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the sorted distinct numbers; for nearly sorted input several times as fast as ``np.unique``."""
+    """Return the sorted distinct numbers; for nearly sorted input, this is several times as fast as ``np.unique``."""
     ordered = np.sort(numbers, kind="stable")
     return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) else ordered
 
@@ -357,7 +357,7 @@ def _alike(predicted: Sequence[Mapping[Any, pd.MultiIndex]]) -> set[object]:
 
 
 def _lacking(own: _Rows, lacking: NDArray[np.int64], every: NDArray[np.int64]) -> str:
-    """Describe the missing instruments: which, out of how many, on which days."""
+    """Describe the missing instruments: which ones, out of how many, on which days."""
     size = len(own.instruments)
     codes = _distinct(lacking % size)
     total = len(_distinct(every[_among(own.days(every), _distinct(own.days()))] % size))

@@ -133,7 +133,7 @@ def _same_columns(windows: Sequence[tuple[Any, Any]]) -> list[Any]:
         if not set(own) & set(columns):
             raise DataError(
                 f"The windows {first!r} and {key!r} have no column in common: {list(columns)} and {own}. "
-                "Rename those of one of them."
+                "Rename the columns of one of them."
             )
         joined.append(part)
     return joined
@@ -188,7 +188,8 @@ class AverageEnsemble(Ensemble):
         scaled = values.mul(np.ldexp(1.0, -exponent.clip(-1000, 1000)))
         days = scaled.groupby(level="datetime")
         standard = (scaled - days.transform("mean")) / days.transform("std")
-        # Do not test the spread: for equal scores it may be nonzero by rounding, and it is missing for a single row.
+        # Do not test the spread: for equal scores it may be nonzero because of rounding, and it is missing for a single
+        # row.
         return _row_means(standard.mask(values.notna() & (high == low), 0.0))
 
 

@@ -1,4 +1,4 @@
-"""The joined result of an experiment, saved as a run next to those of its windows: exactly one per pool.
+"""The joined result of an experiment, saved as a run next to those of its windows; there is exactly one per pool.
 
 In MLflow it is the parent of the windows' runs. Collecting again updates it: objects, metrics and tags are replaced,
 and outdated ones are removed.

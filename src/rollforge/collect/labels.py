@@ -1,4 +1,4 @@
-"""The labels that a result of several models is evaluated against."""
+"""The labels against which a result of several models is evaluated."""
 
 from __future__ import annotations
 

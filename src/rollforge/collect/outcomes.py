@@ -44,7 +44,7 @@ class TaskOutcome:
     task: TaskRecord
     recorder: Recorder | None
     model: str = ""
-    """Name of the task's model, distinct within the experiment; empty for a single unnamed model."""
+    """Name of the task's model, unique within the experiment; empty for a single unnamed model."""
 
 
 def outcomes(session: Session, pool: str, ids: Sequence[str] | None = None) -> tuple[TaskOutcome, ...]:
@@ -97,7 +97,7 @@ def _recorder_of(task: TaskRecord, session: Session) -> Recorder | None:
         kept = task.result.get("recorder") if isinstance(task.result, Mapping) else None
         if isinstance(kept, Mapping) and _is_away(session, kept.get("tracking"), exc):
             raise
-        log.warning("Task %s is omitted, because its result does not name a readable run: %s", task.id, exc)
+        log.warning("Task %s is omitted, because its result does not refer to a readable run: %s", task.id, exc)
         return None
 
 
@@ -108,7 +108,7 @@ def _is_away(session: Session, kept_uri: object, exc: Exception) -> bool:
 
 
 def unreachable_runs(session: Session, pool: str, known: Sequence[TaskOutcome]) -> str:
-    """Describe where the runs are that this machine does not have; empty if it has all of them."""
+    """Describe the location of the runs that this machine does not have; empty if it has all of them."""
     lacking = any(o.recorder is None and o.task.status is Status.DONE for o in known)
     return describe_unreachable_runs(session, pool) if lacking else ""
 
@@ -139,8 +139,8 @@ def with_windows(known: tuple[TaskOutcome, ...]) -> tuple[tuple[TaskOutcome, ...
 def without_superseded(known: Sequence[TaskOutcome]) -> tuple[TaskOutcome, ...]:
     """Return the tasks without those whose window was predicted again with more days.
 
-    A test segment with an open end ends on the last day of the data, so that each update of the data makes a new task. It
-    supersedes the earlier one if it is done, and differs from it only by a later last day of the test segment.
+    An open-ended test segment ends on the last day of the data, so each update of the data creates a new task. It
+    supersedes the earlier one if it is done and differs only in a later last day of the test segment.
 
     Parameters
     ----------
@@ -160,7 +160,8 @@ def without_superseded(known: Sequence[TaskOutcome]) -> tuple[TaskOutcome, ...]:
 
 
 def _window(outcome: TaskOutcome) -> tuple[str, np.datetime64 | None]:
-    """Return what a window and its longer versions have in common, and its last day; empty if it has no such form."""
+    """Return a key shared by a window and its longer versions, and its last day; the key is empty if there can be
+    none."""
     from rollforge.generate.naming import variant
 
     definition = outcome.task.definition

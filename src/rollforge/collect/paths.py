@@ -1,7 +1,8 @@
 """Backtest paths: the predictions of combinatorial splits, recombined so that each path predicts every day once.
 
 With N groups of days of which k are tested, each group is tested by C(N - 1, k - 1) splits, and its prediction by the
-j-th of them belongs to path j. Source: M. López de Prado, *Advances in Financial Machine Learning* (2018), section 12.3.
+j-th of them belongs to path j. Source: M. López de Prado, *Advances in Financial Machine Learning* (2018), section
+12.3.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def path_numbers(tests: Iterable[Sequence[Hashable]]) -> list[tuple[int, ...]]:
 
     Examples
     --------
-    Three groups of which two are tested make two paths:
+    Three groups, two of which are tested by each split, make two paths:
 
     >>> path_numbers([("A", "B"), ("A", "C"), ("B", "C")])
     [(1, 1), (2, 1), (2, 2)]

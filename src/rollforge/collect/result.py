@@ -1,4 +1,4 @@
-"""One out-of-sample result from the tasks of an experiment."""
+"""The out-of-sample result of the tasks of an experiment."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class PathResult:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """An out-of-sample result, and the tasks and recorders from which it was made."""
+    """An out-of-sample result, with the tasks and recorders from which it was made."""
 
     outcomes: tuple[TaskOutcome, ...]
     schedule: Schedule
@@ -77,7 +77,8 @@ class Collected:
     runs: Mapping[str, RunData] = field(default_factory=dict)
     """Recorder id -> params, metrics and tags of the run."""
     ensembles: Mapping[str, str] = field(default_factory=dict)
-    """What combined the predictions: ``windows``, and ``models`` if they were combined -> description of the ensemble."""
+    """The ensembles that combined the predictions: ``windows``, and ``models`` if models were combined ->
+    description."""
     checks: tuple[Check, ...] = ()
     """What the checks of the tasks for leakage found: the static ones, and those that ``rollforge check`` measured."""
     backtest: JoinedBacktest | None = None
@@ -94,7 +95,7 @@ class Collected:
 
     @property
     def plan_warnings(self) -> tuple[str, ...]:
-        """Warnings about the tasks, as when they were planned."""
+        """Warnings about the tasks, as given when they were planned."""
         return self.schedule.warnings
 
     @property
@@ -142,7 +143,7 @@ def collect_outcomes(
     label_days : int or None
         Number of trading days that a label spans, for labels whose expression does not determine it.
     ensembles : Ensembles, optional
-        What combines the predictions; by default the windows are joined and several models averaged.
+        The ensembles that combine the predictions; by default the windows are joined and several models averaged.
 
     Raises
     ------
@@ -226,7 +227,7 @@ def _label(
     days = declared if found.days is None else found.days
     if label is None or not -label.shape[1] <= column < label.shape[1]:
         return label, Label(found.expression, days)
-    # A label that is no expression, such as a column of a user's table, is described by its name.
+    # A label that is not an expression, such as a column of a user's table, is described by its name.
     target = Label(found.expression or str(label.columns[column]), days)
     order = list(range(label.shape[1]))
     order.insert(0, order.pop(column))
@@ -264,7 +265,7 @@ def _joined_label(
 
 
 def _trained_later(schedule: Schedule) -> tuple[str, ...]:
-    """Return a warning if the result is one of cross-validation."""
+    """Return a warning if the result comes from cross-validation."""
     later = 0
     for window in schedule.windows:
         test = window.segments.get("test")
@@ -280,7 +281,8 @@ def _trained_later(schedule: Schedule) -> tuple[str, ...]:
 
 
 def _other_data(runs: Mapping[str, RunData], session: Session, known: Sequence[TaskOutcome]) -> tuple[str, ...]:
-    """Return warnings if the data have changed since tasks were trained, because a task's id does not depend on the data."""
+    """Return warnings if the data have changed since tasks were trained, because a task's id does not depend on the
+    data."""
     from rollforge.market.content import session_content
     from rollforge.market.universe import session_provider
 
@@ -290,8 +292,8 @@ def _other_data(runs: Mapping[str, RunData], session: Session, known: Sequence[T
     if not other:
         return ()
     return (
-        f"{other} of {len(trained_on)} windows were trained on other data than {session.provider_uri} "
-        f"holds now. Train all of them again: {pool_command(session.store_uri, known[0].task.pool)} reset-status waiting",
+        f"{other} of {len(trained_on)} windows were trained on data that differ from those now in {session.provider_uri}. "
+        f"Train all of them again: {pool_command(session.store_uri, known[0].task.pool)} reset-status waiting",
     )
 
 
@@ -333,7 +335,7 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """What the result should contain."""
+    """The expected contents of the result."""
 
     windows: list[ExpectedWindow] = field(default_factory=list)
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -346,7 +348,8 @@ class _Expected:
     """One sentence for each task without test days."""
 
     def divided(self, frames: Mapping[tuple[str, str], pd.DataFrame]) -> dict[tuple[str, str], pd.DataFrame]:
-        """Divide the frames of windows at the borders of their intervals: ``{(model, window): …} -> {(group, piece): …}``."""
+        """Divide the frames of windows at the boundaries of their intervals: ``{(model, window): …} -> {(group, piece):
+        …}``."""
         from rollforge.collect.paths import rows_between
 
         made = {}

@@ -1,9 +1,9 @@
 """All variants ever tried in an experiment, and how much of the best result is due to choosing it.
 
-A variant is a definition without its windows and records. It counts as a trial once any of its tasks has given a result,
-because from then on it could have been chosen: also if the result was deleted since, and also if it belongs to an earlier
-submission. A variant that failed everywhere, or was not trained, gave nothing to choose. Variants that differ only in
-their seeds are distinct, because the best seed could have been chosen.
+A variant is a definition without its windows and records. It counts as a trial once any of its tasks has produced a
+result, because from then on it could have been chosen, even if the result has since been deleted or belongs to an
+earlier submission. A variant that failed everywhere, or was not trained, could not have been chosen. Variants that
+differ only in their seeds are distinct, because the best seed could have been chosen.
 
 Each variant has one series of returns: highest minus lowest quintile of its joined prediction, per day of holding, on
 days whose labels do not overlap.
@@ -41,7 +41,7 @@ class Trials:
     """The variants tried in an experiment."""
 
     tried: int
-    """Number of distinct variants that ever gave a result, whether it still exists or not."""
+    """Number of distinct variants that ever produced a result, whether or not it still exists."""
     returns: pd.DataFrame
     """One column per variant that has a result; one row per observation, which do not overlap."""
     days: int | None
@@ -49,7 +49,7 @@ class Trials:
     deflated: DeflatedSharpe | None = None
     overfitting: Overfitting | None = None
     notes: tuple[str, ...] = ()
-    """One sentence for each figure that is not defined, and for the variants that are left out or not counted, with the
+    """One sentence for each figure that is undefined, and for the variants that are left out or not counted, with the
     reason."""
 
     @property
@@ -70,21 +70,21 @@ def make_trials(
     collect: Callable[[Sequence[TaskOutcome]], Collected],
     recorded: Collection[str] = (),
 ) -> Trials | None:
-    """Return the variants of an experiment; None if only one gave a result, so that nothing was chosen.
+    """Return the variants of an experiment; None if only one produced a result, so that there was no choice.
 
     Parameters
     ----------
     collected : Collected
         The result.
     tasks : sequence of TaskRecord
-        All tasks of the experiment, also of earlier submissions.
+        All tasks of the experiment, including those of earlier submissions.
     others : sequence of TaskOutcome
         The tasks of the experiment that are not in the result.
     collect : callable
         Collects some of `others`, with gaps.
     recorded : collection of str
-        Variants (:func:`~rollforge.generate.naming.trial_of`) of finished runs, whose tasks may have been removed or may be
-        training again.
+        Variants (:func:`~rollforge.generate.naming.trial_of`) of finished runs, whose tasks may have been removed or
+        may be training again.
     """
     try:
         definitions = [task.definition for task in tasks]
@@ -110,7 +110,7 @@ def make_trials(
             continue
         try:
             found = collect(outcomes)
-        except RollforgeError as exc:  # an earlier submission that cannot be read is no reason to have no report
+        except RollforgeError as exc:  # an unreadable earlier submission must not prevent the report
             notes.append(f"The variant {names[trial]!r} is left out: {exc}")
             continue
         results[trial] = next((m for m in found.models if m.prediction is not None), found.models[0])
@@ -120,7 +120,7 @@ def make_trials(
 
 
 def _counting_notes(definitions: Sequence[Mapping[str, object]], ran: Collection[str]) -> list[str]:
-    """Return what determines the number of trials, where it is not obvious: seeds, and variants without a result."""
+    """Explain the number of trials where it is not obvious: seeds, and variants without a result."""
     known = {trial_of(definition): definition for definition in definitions}
     own = {trial: definition for trial, definition in known.items() if trial in ran}
     apart = len({trial_of(_without_seeds(definition)) for definition in own.values()})
@@ -216,7 +216,7 @@ def _returns(model: ModelResult, collected: Collected) -> pd.Series | None:
 
 
 def _comparable(returns: pd.DataFrame, current: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Return the variants that have most of the days of the current result, and the names of the others."""
+    """Return the variants that cover most of the days of the current result, and the names of the others."""
     known = returns[list(current)].notna().any(axis=1) if current else returns.notna().any(axis=1)
     rows = returns[known.to_numpy()]
     kept = [name for name in rows if rows[name].notna().mean() >= _COVERED]

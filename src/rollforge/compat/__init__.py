@@ -1,1 +1,1 @@
-"""Other programs' names for Rollforge's functions and classes."""
+"""Rollforge's functions and classes under the names of other programs."""

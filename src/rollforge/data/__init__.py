@@ -1,4 +1,4 @@
-"""The public names of market data and of features in one place; they are defined in ``market`` and ``features``."""
+"""The public names of ``market`` and ``features`` in one place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation plan of expression trees: the order of operators, their arguments, and when results can be freed."""
+"""Evaluation plan of expression trees: the order of the operators, their arguments, and when results can be freed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from rollforge.market.provider import FieldBlock
 __all__ = ["EvaluationPlan", "OtherInstrument", "named_instrument"]
 
 Sources = frozenset[str | Call]
-"""Sources whose days determine on which days a value exists: fields of the instrument, and calls on another one."""
+"""Sources that determine on which days a value exists: fields of the instrument, and calls on another one."""
 
 
 @dataclass(frozen=True, slots=True)
 class OtherInstrument:
-    """Result of ``Mask`` or ``ChangeInstrument`` on the instrument it names: the same for all other instruments."""
+    """Result of ``Mask`` or ``ChangeInstrument`` on the given instrument: the same for all other instruments."""
 
     value: Array
     """(1, days)"""
@@ -32,7 +32,7 @@ class OtherInstrument:
 
 
 def named_instrument(tree: Expression) -> tuple[str, Expression] | None:
-    """Return the instrument that ``Mask`` or ``ChangeInstrument`` names, and the expression to compute on it."""
+    """Return the instrument given to ``Mask`` or ``ChangeInstrument``, and the expression to compute on it."""
     if not isinstance(tree, Call):
         return None
     place = operator(tree.name).on_instrument
@@ -74,7 +74,7 @@ class EvaluationPlan:
     Attributes
     ----------
     named : dict
-        Calls that name another instrument -> (its code, the expression to compute on it).
+        Calls that refer to another instrument -> (its code, the expression to compute on it).
     """
 
     def __init__(self, trees: Sequence[Expression]) -> None:
@@ -197,7 +197,7 @@ class EvaluationPlan:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the half-open range of days on which any of the trees exists, as two (instruments,) arrays.
 
-        Arguments are those of :meth:`run`.
+        The arguments are those of :meth:`run`.
         """
         sources = frozenset[str | Call]().union(*(self._steps[slot].sources for _, slot in self._ends))
         return _lifespan(sources, blocks, instruments, other_instruments)

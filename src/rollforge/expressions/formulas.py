@@ -55,7 +55,7 @@ class SeriesSource:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lifespans:
-    """Range of days on which each instrument of a group exists, passed to operators besides their arguments."""
+    """Range of days on which each instrument of a group exists, passed to operators along with their arguments."""
 
     begin: NDArray[np.int64]
     """First day, as a position among the days computed."""
@@ -243,7 +243,7 @@ def difference(x: Any, y: Any) -> Array:
 def conditions(name: str, function: Callable[..., Any]) -> Callable[..., Array]:
     def compute(s: Lifespans, *args: Array) -> Array:
         if any(a.dtype != np.bool_ for a in args):
-            raise DataError(f"{name} combines conditions such as $close > $open, but was given numbers.")
+            raise DataError(f"{name} combines conditions such as $close > $open, but received numbers.")
         result: Array = function(*args)
         return result
 

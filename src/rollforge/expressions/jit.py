@@ -44,8 +44,8 @@ def _cache_folder() -> str:
     another user, a private folder of this process (compiled code is executed, so it is never loaded from a folder that
     others can write to).
 
-    The folder is named by a hash of the kernels' code, because numba itself only compares the time and size of one
-    file: it would miss edits in other files, and installations that set all times alike.
+    The folder is named after a hash of the kernels' code, because numba itself only compares the time and size of one
+    file: it would miss edits in other files, and installations that give all files the same time.
     """
     folder = Path(current_session().cache) / "kernels" / kernel_version()
     try:
@@ -104,7 +104,7 @@ def cache_folder() -> Path:
 
 @contextlib.contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Hold a lock that excludes other processes with the same folder of compiled code."""
+    """Hold a lock that excludes other processes that use the same folder of compiled code."""
     with contextlib.ExitStack() as held:
         with contextlib.suppress(OSError):  # without a writable folder nothing is shared
             cache_folder().mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,7 @@ def extreme(x, begin, end, n, sign, place, out):  # type: ignore[no-untyped-def]
     """Largest value of the window (smallest if `sign` is -1), and in `place` its position, 1 for the window's first
     day.
 
-    Of equal values the first is taken, as in numpy. For the position, a missing value counts as the extreme, as in
+    Among equal values the first is taken, as in numpy. For the position, a missing value counts as the extreme, as in
     numpy's argmax and so in pyqlib. If the window has no value, both are NaN.
     """
     queue = np.empty(x.shape[1] + 1, np.int64)
@@ -230,7 +230,8 @@ def expanding_ema(x, begin, end, out):  # type: ignore[no-untyped-def]
 
 @exact
 def scatter_rows(columns, width, rows, out, at):  # type: ignore[no-untyped-def]
-    """Write the first `width` of ``columns`` (column, instrument, day), float32, into ``out`` (row, column) from column `at`.
+    """Write the first `width` of ``columns`` (column, instrument, day), float32, into ``out`` (row, column) from column
+    `at`.
 
     ``rows``: int32 (instrument, day), the row of the instrument on the day, or -1.
     """

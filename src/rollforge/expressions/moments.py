@@ -26,9 +26,9 @@ from rollforge.expressions.jit import NAN, exact, reordering
 __all__ = ["FLAT", "kurt", "mad", "paired", "regression", "skew", "variance"]
 
 FLAT = 1e-15
-"""A window is flat if its standard deviation is at most this share of its mean. Values that were float32 and differ at
-all are far above it (one of 3,000 by one last digit: 1e-9); values that differ by the last digit of float64 are
-below."""
+"""A window is flat if its standard deviation is at most this share of its mean. Float32 values that differ at all are
+far above it (one value in 3,000 that differs by its last digit: 1e-9); values that differ in the last digit of float64
+are below."""
 
 
 @reordering

@@ -1,7 +1,7 @@
 """Operators of the expression language: arguments, look-back and look-ahead, and implementation.
 
-One table has, for each name, its arguments, how many days it looks back and ahead, and the function that computes it on
-dense (instrument, day) arrays.
+A single table holds, for each name, its arguments, how many days it looks back and ahead, and the function that
+computes it on dense (instrument, day) arrays.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class Operator:
     least: int = 0
     """Smallest valid window (0, which means all days so far, is always allowed)."""
     back: int = 0
-    """Days before the day that it needs in addition to `look`."""
+    """Number of days before the day that are needed in addition to `look`."""
     ahead: int = 0
-    """Days after the day that it needs in addition to `look`."""
+    """Number of days after the day that are needed in addition to `look`."""
     on_instrument: int | None = None
-    """Position of the argument that names another instrument to compute on."""
+    """Position of the argument that gives another instrument to compute on."""
     signature: inspect.Signature | None = None
     """Signature of an operator with ``*`` arguments."""
     reach: Callable[[Call], tuple[float, int]] | None = None
@@ -114,7 +114,7 @@ _add("Cov", formulas.paired(scaled=False), "vvn", "window", least=1)
 _add("EMA", formulas.ema, "xa", "all")
 _add("Ref", formulas.ref, "xn", "shift")
 _add("Delta", formulas.delta, "xn", "shift")
-# The evaluator computes these two on the other instrument; nothing is left to do here.
+# The evaluator computes these two on the other instrument, so there is nothing left to do here.
 _add("Mask", lambda s, x, t: x, "xt", on_instrument=1)
 _add("ChangeInstrument", lambda s, t, x: x, "tx", on_instrument=0)
 
@@ -125,7 +125,7 @@ _CONDITIONS = frozenset({"Gt", "Ge", "Lt", "Le", "Eq", "Ne", "And", "Or", "Not"}
 _NUMBERS = _BUILT_IN - _CONDITIONS - {"Mask", "ChangeInstrument", "If", "Add", "Mul", "Greater", "Less", "Abs"}
 _LOOKS = ("none", "window", "shift", "all")
 _loaded: dict[str, object] = {}
-"""Name -> the class from which an operator of a session was loaded. Classes that a program registers are not in it."""
+"""Name -> the class from which an operator of a session was loaded. Classes that a program registers are not included."""
 
 
 def operator_names() -> list[str]:
@@ -144,18 +144,20 @@ def is_built_in(name: str) -> bool:
 
 
 def is_known(name: str) -> bool:
-    """Return whether there is an operator called `name`; an operator named by the current session is loaded if needed.
+    """Return whether there is an operator called `name`; an operator listed by the current session is loaded if needed.
 
     An operator that was loaded from a Python file is loaded again if the file has changed.
 
     Raises
     ------
     ConfigError
-        If the object that the session names is not an operator.
+        If the object listed by the session is not an operator.
     """
     for kind, module in current_session().operators:
         if kind == name and (name not in _TABLE or (name in _loaded and module.endswith(".py"))):
-            with trust.from_origin(trust.Origin.OWN):  # the session belongs to this user, whoever wrote the expression
+            with trust.from_origin(
+                trust.Origin.OWN
+            ):  # the session belongs to this user, no matter who wrote the expression
                 made = locate(kind, module, noun="operator", where="operators")
             described = getattr(made, "as_operator", None)
             if described is None:
@@ -201,17 +203,17 @@ def register_operator(
     """Add a user-defined operator to the language.
 
     It is added in this process. Worker processes import the module that calls this if it is a plugin
-    (:mod:`rollforge.plugins`). A function that is defined again under the same name, as when its module is loaded again,
-    replaces the earlier one.
+    (:mod:`rollforge.plugins`). A function that is defined again under the same name, for example because its module is
+    reloaded, replaces the earlier one.
 
     Parameters
     ----------
     name : str
         Name in expressions; must be unused.
     compute : callable
-        ``(series, *arguments) -> array``: `series` is a :class:`Lifespans` with ``begin`` and ``end``, the days on which
-        each instrument exists; expressions arrive as arrays (instruments, days), parameters as numbers. The result has
-        the shape (instruments, days). Arguments must not be modified in place.
+        ``(series, *arguments) -> array``: `series` is a :class:`Lifespans` with ``begin`` and ``end``, the days on
+        which each instrument exists; expressions arrive as arrays (instruments, days), parameters as numbers. The
+        result has the shape (instruments, days). Arguments must not be modified in place.
     arguments : str
         One letter per argument, see :class:`Operator`.
     look : str
@@ -220,8 +222,8 @@ def register_operator(
     least : int
         Smallest valid window.
     lookback, lookahead : int
-        Additional days before and after the day that `compute` needs, whatever its arguments. Other days are not read:
-        if a number is too small, values at the start of the range are missing.
+        Number of additional days before and after the day that `compute` needs, whatever its arguments. Other days are
+        not read: if a number is too small, values at the start of the range are missing.
 
     Raises
     ------
@@ -245,21 +247,25 @@ def register_operator(
     if unknown or not set(arguments) & set("xv"):
         raise ConfigError(f"arguments {arguments!r} must be letters of 'xcvnaqt', with an x or a v among them.")
     if lookback < 0 or lookahead < 0:
-        raise ConfigError(f"lookback and lookahead are numbers of days, found {lookback} and {lookahead}.")
+        raise ConfigError(
+            f"lookback and lookahead must be numbers of days, at least 0; found {lookback} and {lookahead}."
+        )
     _add(name, compute, arguments, look, least=least, back=lookback, ahead=lookahead)
     _count_change()
 
 
 def _home(function: Callable[..., object]) -> tuple[object, ...]:
-    """Return where a function is defined; for what has no name there, the function itself."""
+    """Return where a function is defined; if it has no name there, the function itself."""
     name = getattr(function, "__qualname__", "<lambda>")
     return (function,) if "<" in name else (function.__module__, name)
 
 
 def custom_operators() -> dict[str, str]:
-    """Return user-defined operators with a mark of their code, which cached results depend on besides expressions.
+    """Return user-defined operators with a hash of their code, on which cached results depend in addition to the
+    expressions.
 
-    Operators and plugins of the current session are loaded first, so that the result is the same before and after their use.
+    Operators and plugins of the current session are loaded first, so that the result is the same before and after their
+    use.
     """
     load_plugins(current_session())
     for name, _ in current_session().operators:
@@ -294,7 +300,8 @@ def _count_change() -> None:
 
 
 def language_version() -> int:
-    """Return how often operators were added or removed in this process: a tree was checked against those of its time."""
+    """Return how often operators were added or removed in this process: a tree was checked against the operators of its
+    time."""
     return _changes
 
 
@@ -411,7 +418,8 @@ def lookahead(tree: Expression) -> int:
 def last_day_read(tree: Expression) -> float:
     """Return the last day that an expression reads for its value on a day, as a number of trading days after it.
 
-    A shift to a later day reads that day even if it uses an earlier price there: without a row on it, there is no value.
+    A shift to a later day reads that day even if it uses an earlier price there: without a row on it, there is no
+    value.
 
     Returns
     -------
@@ -436,7 +444,7 @@ def last_day_read(tree: Expression) -> float:
         return inner
     n = int(_parameter(tree))
     shifted = max(inner, 0) - n if n < 0 and inner > -math.inf else inner - n
-    # A shift of 0 means the instrument's first day. Other shifts than Ref also read the day itself.
+    # A shift of 0 means the instrument's first day. Shifts other than Ref also read the day itself.
     return shifted if tree.name == "Ref" else max(inner, shifted)
 
 
@@ -448,9 +456,10 @@ def holding_days(tree: Expression) -> int | None:
     Returns
     -------
     int or None
-        None if it cannot be derived from the expression, because that reads a single value, which is not a return, or a
-        window of days: ``Sum(Ref(…), 5)`` of daily returns is a return over five days, ``Mean(Ref(…), 5)`` is a fifth
-        of it, and a return divided by the deviation of the last twenty days spans neither five days nor twenty-five.
+        None if it cannot be derived from the expression, because the expression reads a single value, which is not a
+        return, or a window of days: ``Sum(Ref(…), 5)`` of daily returns is a return over five days, ``Mean(Ref(…), 5)``
+        is a fifth of it, and a return divided by the deviation of the last twenty days spans neither five days nor
+        twenty-five.
 
     Examples
     --------

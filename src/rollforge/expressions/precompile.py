@@ -1,8 +1,8 @@
 """Compile kernels in two processes at once, on first use on a machine.
 
 The compiler is single-threaded. A first computation compiles kernels one by one as it reaches them. Meanwhile, a helper
-process computes the same expressions on a few made-up numbers, starting with the kernels that take longest to compile
-and that feature sets use last, and stores the compiled code in the shared cache.
+process computes the same expressions on a few dummy numbers, starting with the kernels that take longest to compile and
+that feature sets use last, and stores the compiled code in the shared cache.
 """
 
 from __future__ import annotations

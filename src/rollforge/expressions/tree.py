@@ -10,7 +10,8 @@ __all__ = ["Call", "Expression", "Field", "Number", "Text", "call"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Number:
-    """A constant; integers stay integers. Two are equal if they are written alike: 2 and 2.0, 0.0 and -0.0 differ."""
+    """A constant; integers stay integers. Two constants are equal if they are written in the same way: 2 and 2.0
+    differ, and so do 0.0 and -0.0."""
 
     value: float | int
 

@@ -21,8 +21,8 @@ __all__ = [
 
 Fields = tuple[list[str], list[str]]
 
-# The term that keeps a quotient finite on a day with a range of 0 is a share of the price, too small to change any
-# other range. Features therefore do not depend on the unit of prices. pyqlib adds 1e-12 whatever the price.
+# The term that keeps a quotient finite on a day with a range of 0 is a fraction of the price, too small to change any
+# other range. Features therefore do not depend on the unit of prices. pyqlib adds 1e-12, whatever the price.
 _RANGE = "($high-$low+1e-16*$close)"
 _KBAR = {
     "KMID": "($close-$open)/$open",

@@ -50,7 +50,7 @@ class DatasetH(Dataset):
     handler : DataHandler or description
         Source of the data; also ``file://….pkl``, read through the allow-list.
     segments : mapping
-        Name -> (first day, last day); None means open-ended. A list of such pairs is a segment with holes, whose rows
+        Name -> (first day, last day); None means open-ended. A list of such pairs is a segment with gaps, whose rows
         are those of all its intervals.
     fetch_kwargs : mapping, optional
         Further arguments for the handler's ``fetch``.
@@ -172,7 +172,7 @@ class DatasetH(Dataset):
         SegmentError
             If a segment does not exist.
         DataError
-            If there are no rows; the message names the loader or processor that left none.
+            If there are no rows; the message has the loader or processor that left none.
         """
         arguments = {"col_set": col_set, "data_key": data_key, **self.fetch_kwargs, **kwargs}
         if isinstance(segments, (list, tuple)) and all(isinstance(s, str) and s in self.segments for s in segments):

@@ -212,7 +212,7 @@ class FeaturePlan:
 
     @functools.cached_property
     def _other_instruments(self) -> dict[Call, OtherInstrument]:
-        """Return the values of calls that name another instrument."""
+        """Return the values of calls that refer to another instrument."""
         return {call: self._on(*named) for call, named in self._evaluation.named.items()}
 
     def __len__(self) -> int:
@@ -232,7 +232,7 @@ class FeaturePlan:
         threads : int
             Number of groups of instruments that are computed in parallel.
         memory : int
-            Approximate limit in bytes, besides arrays in `outs`; each thread computes at least one instrument.
+            Approximate limit in bytes, not counting arrays in `outs`; each thread computes at least one instrument.
         """
         places = [_Memory(out) if isinstance(out, np.ndarray) else out for out in outs]
         if sum(o.shape[1] for o in places) != len(self.trees) or any(o.shape[0] != len(self) for o in places):
@@ -241,7 +241,7 @@ class FeaturePlan:
         group, size = self._sizes(threads, memory)
         operators = {part.name for tree in self.trees for part in walk(tree) if isinstance(part, Call)}
         fresh = not operators <= _used
-        # One process at a time compiles, starting with a small chunk; the others then load the compiled code.
+        # Only one process at a time compiles, starting with a small chunk; the others then load the compiled code.
         starts = np.array([0, *range(group if fresh else size, len(self.codes), size)])
         # Number of rows of a day that precede those of a chunk of instruments.
         before = np.cumsum(np.add.reduceat(self._exists, starts, axis=0, dtype=np.int64), axis=0)
@@ -278,7 +278,7 @@ class FeaturePlan:
 
     def _log_progress(self, done: int, began: float) -> None:
         if time.perf_counter() - began > _LONG:
-            log.info("%d of %d instruments are computed", done, len(self.codes))
+            log.info("computed %d of %d instruments", done, len(self.codes))
 
     def _sizes(self, threads: int, memory: int) -> tuple[int, int]:
         """Return how many instruments to compute together and how many to write together within the memory limit."""
@@ -409,7 +409,7 @@ _used: set[str] = set()  # operators whose kernels this process has compiled or 
 
 
 def _named_codes(tree: Expression) -> Iterator[str]:
-    """Yield the instruments that an expression names, at any depth."""
+    """Yield the instruments that an expression refers to, at any depth."""
     for part in walk(tree):
         named = named_instrument(part)
         if named is not None:

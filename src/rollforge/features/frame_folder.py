@@ -1,8 +1,8 @@
 """A user's table as a data folder: its days and entities, and its columns as one panel that all windows share.
 
-The folder holds ``calendars/day.txt`` and ``instruments/all.txt`` like any data folder, so windows, checks and reports work
-on it, and ``panel/``, from which :class:`FrameLoader` loads. Its name is a hash of its contents, so the same table is
-written once, and a task that names it always means the same data.
+The folder holds ``calendars/day.txt`` and ``instruments/all.txt`` like any data folder, so windows, checks and reports
+work on it, and ``panel/``, from which :class:`FrameLoader` loads. Its name is a hash of its contents, so the same table
+is written only once, and a task that refers to it always means the same data.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def write_frame_folder(
     place: Path,
     static: pd.DataFrame | None = None,
 ) -> FrameFolder:
-    """Store a table as a data folder inside `place`, unless it is there already.
+    """Store a table as a data folder inside `place`, unless it already exists.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def write_frame_folder(
     groups : mapping
         Group of columns of the panel ("feature", "label", …) -> columns of the table.
     place : path
-        The folder of all such folders; it is created if it does not exist.
+        The parent of all such folders; it is created if it does not exist.
     static : DataFrame, optional
         (entities, columns): further features, which do not change over time.
 
@@ -108,7 +108,7 @@ def write_frame_folder(
             try:
                 os.replace(draft, target)
             except OSError:
-                if not (target / _ABOUT).is_file():  # otherwise another process has just written the same
+                if not (target / _ABOUT).is_file():  # otherwise another process has just written the same folder
                     raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -128,7 +128,7 @@ def _write_group(
     group: str,
     labels: Mapping[Any, NDArray[Any]],
 ) -> NDArray[Any]:
-    """Write columns side by side into a file, in the order of (time, entity), and return them memory-mapped."""
+    """Write columns side by side into a file, sorted by (time, entity), and return them memory-mapped."""
     dtype = common_dtype(table, columns)
     if group == "label" and all((kind := table.dtype(name)) is not None and kind.kind in "iub" for name in columns):
         dtype = np.dtype(np.int64)  # classes
@@ -152,7 +152,7 @@ def _write_group(
 
 
 def _put(values: NDArray[Any], at: int, block: Sequence[NDArray[Any]], order: NDArray[np.int64] | None) -> None:
-    """Write columns side by side, from column `at` on, some rows at a time, which fit the CPU cache."""
+    """Write columns side by side, from column `at` on, in batches of rows that fit the CPU cache."""
     for start in range(0, len(values), _ROWS):
         rows = slice(start, start + _ROWS) if order is None else order[start : start + _ROWS]
         values[start : start + _ROWS, at : at + len(block)] = np.stack([column[rows] for column in block], axis=1)
@@ -166,7 +166,7 @@ def _check_values(column: NDArray[Any], name: object, keys: Keys) -> None:
         row = int(np.argmax(bad))
         number = counted(int(bad.sum()), "infinite value")
         raise DataError(
-            f"The column {str(name)!r} has {number}, the first in {keys.describe(row)}. Correct them, or replace them by NaN: "
+            f"The column {str(name)!r} has {number}, the first in {keys.describe(row)}. Correct them, or replace them with NaN: "
             "frame.replace([np.inf, -np.inf], np.nan)."
         )
 
@@ -192,7 +192,8 @@ def _may_equal(column: NDArray[Any], values: NDArray[Any]) -> bool:
 
 
 def _codes(entities: Sequence[Any]) -> tuple[str, ...]:
-    """Return names of the entities that can be codes of a data folder and sort like them: their own, or their numbers."""
+    """Return names for the entities that are valid codes of a data folder and sort like them: their own, or their
+    numbers."""
     names = ["all" if entity is None else str(entity) for entity in entities]
     distinct = len({name.upper() for name in names}) == len(names)
     if distinct and names == sorted(names) and all(_PLAIN.fullmatch(name) for name in names):
@@ -204,7 +205,7 @@ def _codes(entities: Sequence[Any]) -> tuple[str, ...]:
 def _write_days(folder: Path, keys: Keys, codes: Sequence[str]) -> None:
     first = np.full(len(codes), len(keys.days), np.int64)
     last = np.zeros(len(codes), np.int64)
-    first[keys.entity[::-1]] = keys.time[::-1]  # the rows of an entity are in the order of time
+    first[keys.entity[::-1]] = keys.time[::-1]  # the rows of an entity are in chronological order
     last[keys.entity] = keys.time
     spans = {
         code: [(keys.days[a], keys.days[b])]
@@ -250,7 +251,7 @@ class FrameLoader(DataLoader):
         Raises
         ------
         DataNotFound
-            If the session's data folder does not hold this table.
+            If the session's data folder does not contain this table.
         DataError
             If it is damaged.
         """
@@ -262,8 +263,8 @@ class FrameLoader(DataLoader):
             mark = None
         if mark != self.frame:
             raise DataNotFound(
-                f"The data folder {folder} does not hold the table {self.frame}, on which this task was defined. Use the "
-                "folder that walk_forward() has written."
+                f"The data folder {folder} does not contain the table {self.frame}, on which this task was defined. Use the "
+                "folder that walk_forward() wrote."
             )
         panel = Panel.load(folder / _PANEL)
         if panel is None:

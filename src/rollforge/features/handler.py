@@ -98,8 +98,8 @@ class DataHandler(DataHandlerABC):
 
     label_days: int | None = None
     label_horizon: int | None = None
-    _loaded: object = None  # what the raw data depend on, as it was when they were loaded; None if unknown
-    _state = ""  # the data folder's fingerprint, as it was then
+    _loaded: object = None  # what the raw data depended on when they were loaded; None if unknown
+    _state = ""  # the data folder's fingerprint at that time
     _until: str | None = None  # the last day of the session's data when they were loaded
     _restored = False  # whether the object was read from a file; see trust.of_restored
 
@@ -190,7 +190,7 @@ class DataHandler(DataHandlerABC):
         return self._stages[stage]
 
     def _check_bound(self) -> None:
-        """Forget data that were loaded while the session's data ended on another day."""
+        """Discard data that were loaded while the session's data ended on another day."""
         until = current_session().data_until
         if until != self._until:
             self._forget()
@@ -219,7 +219,7 @@ class DataHandler(DataHandlerABC):
         return key if loader.any_range else {**key, "end": self._shown_end()}
 
     def _raw(self, session: Session) -> Panel | pd.DataFrame:
-        with one_version():  # otherwise rows that are added now could be read, but the key be that of the data before
+        with one_version():  # otherwise rows that are added now could be stored under the key of the data before
             return self._load(session)
 
     def _load(self, session: Session) -> Panel | pd.DataFrame:
@@ -340,8 +340,8 @@ class DataHandler(DataHandlerABC):
             without the group name. A list of groups: their columns as (group, name). Ungrouped columns are returned
             unchanged.
         data_key : str
-            State of the data: ``raw``, ``infer`` or ``learn`` of a :class:`DataHandlerLP`; ignored by a handler that has
-            raw data only.
+            State of the data: ``raw``, ``infer`` or ``learn`` of a :class:`DataHandlerLP`; ignored by a handler that
+            has raw data only.
         squeeze : bool
             True returns a single column or row as a series.
         proc_func : callable, optional
@@ -573,7 +573,8 @@ class DataHandlerLP(DataHandler):
         return [*self.shared_processors, *self.infer_processors, *self.learn_processors]
 
     def steps(self, stage: str) -> list[Processor]:
-        """Return the processors that are applied to the raw data to obtain ``raw``, ``infer`` or ``learn``, in order."""
+        """Return the processors that are applied to the raw data to obtain ``raw``, ``infer`` or ``learn``, in
+        order."""
         if stage == self.DK_R:
             return []
         chain = list(self.shared_processors)

@@ -99,7 +99,7 @@ def process_instruments(
             kept[instrument] = series
     names = ", ".join(type(p).__name__ for p in made)
     if not kept:
-        raise DataError(f"inst_processors leave no rows of any instrument: {names}.")
+        raise DataError(f"inst_processors leave no rows for any instrument: {names}.")
     joined = pd.concat(kept, names=["instrument", "datetime"])
     lost = [name for name in plain if name not in joined.columns]
     if lost:

@@ -1,7 +1,7 @@
 """Where a handler's label comes from: the expressions that compute it, and whether anything else can change it.
 
-Nothing is computed. A handler or loader of the user's own is built, which computes no data, and its object is
-inspected: what its class declares may differ from what its constructor does.
+Nothing is computed. A user-defined handler or loader is constructed, which computes no data, and the object is
+inspected, because what its class declares may differ from what its constructor does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["LabelSource", "dataset_changes_label", "label_source", "overridden"]
 _HANDLERS = "rollforge.features.alpha"
 _LOADERS = "rollforge.features.loader"
 _PROCESSORS = "rollforge.features.processor"
-# What a subclass may override without a change of the label that its loader computes.
+# What a subclass may override without changing the label that its loader computes.
 _HARMLESS = frozenset(
     {"get_feature_config", "get_label_config", "label_days", "label_horizon", "check", "any_range", "_abc_impl"}
 )
@@ -42,7 +42,7 @@ class LabelSource:
     changed_by: str = ""
     """Why the expressions do not determine the label, as a clause; empty if they do."""
     counts_days: bool = False
-    """Whether a label that is not computed from expressions nevertheless counts the days of the calendar."""
+    """Whether a label that is not computed from expressions still counts the days of the calendar."""
 
 
 def label_source(handler: object) -> LabelSource:
@@ -95,7 +95,7 @@ def dataset_changes_label(dataset: object) -> str:
     if not isinstance(target, type) or _is_own(target):
         return ""
     if not issubclass(target, DatasetH):
-        return f"the dataset {_name(target)} may make a label of its own"
+        return f"the dataset {_name(target)} may create its own label"
     changed = overridden(target) - {"setup_data", "config", "explain_missing"}
     return f"the dataset {_name(target)} overrides {', '.join(sorted(changed))}" if changed else ""
 
@@ -158,7 +158,7 @@ def _columns(loader: object) -> _Columns:
         return None, f"the label is loaded by {_name(kind)}"
     if isinstance(loader, QlibDataLoader):
         if not loader.is_group:
-            return None, "the columns have no groups, so that none is named as the label"
+            return None, "the columns have no groups, so none is marked as the label"
         fields, names = loader.groups.get("label", ([], []))
         changed = _changed_by_inst_processors(loader.inst_processors) or _other_calendar(loader.freq)
         return dict(zip(names, fields, strict=True)), changed
@@ -201,7 +201,7 @@ def _changed_by(processors: Iterable[object]) -> str:
     This package's processors do not: they change values within a day, or with what was learned in the fit window.
     """
     others = [_processor_name(one) for one in processors if one and not _is_own_processor(one)]
-    return f"{' and '.join(dict.fromkeys(others))} may make or change the label" if others else ""
+    return f"{' and '.join(dict.fromkeys(others))} may create or change the label" if others else ""
 
 
 def _is_own_processor(one: object) -> bool:
@@ -215,7 +215,7 @@ def _is_own_processor(one: object) -> bool:
     if module is None and "." in name:
         module, _, name = name.rpartition(".")
     module = module or _PROCESSORS
-    # A module of the user's own is not imported only to find out.
+    # A user's module is not imported just to find out.
     if not isinstance(module, str) or not (qlib_imports.is_qlib(module) or _is_own_module(module)):
         return False
     try:

@@ -40,7 +40,7 @@ __all__ = ["DLWParser", "DataLoader", "DataLoaderDH", "NestedDataLoader", "QlibD
 log = logging.getLogger(__name__)
 
 _MOST_AHEAD = 250
-_DAYS_AGAIN = 5  # before those whose labels were not known; rows of these days are kept in memory
+_DAYS_AGAIN = 5  # before the days whose labels were not known; rows of these days are kept in memory
 _MEMORY_TO_GROW = 2**26
 
 
@@ -75,7 +75,8 @@ class DataLoader:
         """Check that the data folder has what the loader reads."""
 
     def stored_panel(self) -> Panel | None:
-        """Return the data as a panel that is stored already, so that no cache is needed; None if it has to be made."""
+        """Return the data as a panel that is already stored, so that no cache is needed; None if it has to be
+        computed."""
         return None
 
     def panel(
@@ -87,8 +88,8 @@ class DataLoader:
     def grow(
         self, old: Panel, instruments: object, start: DayLike | None, end: DayLike | None, session: Session, state: str
     ) -> bool:
-        """Make a stored panel of other data the one that :meth:`panel` returns, if that is possible without computing
-        everything in a new file; return whether it was.
+        """Turn a stored panel of other data into the one that :meth:`panel` returns, if that is possible without
+        computing everything in a new file; return whether it was.
 
         Parameters
         ----------
@@ -319,7 +320,7 @@ class QlibDataLoader(DLWParser):
         return f"inst_processors.{group}" if isinstance(self.inst_processors, Mapping) else "inst_processors"
 
     def _described_processors(self, group: str) -> list[object]:
-        """Describe the group's processors with a mark of their code, because nearly all are user-defined classes."""
+        """Describe the group's processors with a hash of their code, because nearly all are user-defined classes."""
         described: list[object] = []
         with trust.of_restored(self):
             processors = build_inst_processors(self._processors_of(group), where=self._config_path(group))
@@ -528,7 +529,7 @@ class NestedDataLoader(DataLoader):
     Parameters
     ----------
     dataloader_l : sequence of DataLoader or descriptions
-        The loaders. If several have the same column, the last one's is taken.
+        The loaders. If several have the same column, that of the last one is taken.
     join : {"left", "right", "inner", "outer"}
         How rows are joined; ``left`` keeps those of the first loader.
     """
@@ -631,7 +632,7 @@ class NestedDataLoader(DataLoader):
 
 
 class DataLoaderDH(DataLoader):
-    """Loads the data of other handlers: computed once, and processed again for every window.
+    """Loads the data of other handlers, which are computed once and processed again for every window.
 
     Parameters
     ----------

@@ -1,14 +1,14 @@
 """Panels: a handler's data, stored on disk once and shared by all windows, tasks and processes.
 
-A panel's rows are sorted by (day, instrument). Each group of columns ("feature", "label") is one row-major float32 memory
-map, so a range of days is one contiguous block that reaches the model without a copy.
+A panel's rows are sorted by (day, instrument). Each group of columns ("feature", "label") is one row-major float32
+memory map, so a range of days is one contiguous block that reaches the model without a copy.
 
 The cache builds a panel under a lock, so two processes that need the same panel build it once. It is built in a
 temporary folder that is renamed when it is complete. When the data change, it grows (:mod:`~.panel_growth`): rows are
-added at the end of its files, which a new description commits. Damaged panels are detected and rebuilt: opening a panel checks
-the size, the modification time and samples of every file. A file is read in full if its time differs from the recorded
-one, and once after each boot, because writes are not synced to disk. When the size limit is exceeded, the least
-recently used panels are deleted; a process that has one open keeps its pages.
+added at the end of its files and committed by a new description. Damaged panels are detected and rebuilt: opening a
+panel checks the size, the modification time and samples of every file. A file is read in full if its time differs from
+the recorded one, and once after each boot, because writes are not synced to disk. When the size limit is exceeded, the
+least recently used panels are deleted; a process that has one open keeps its pages.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["META", "Group", "Panel", "Stored", "file_notes", "write_meta"]
 log = logging.getLogger(__name__)
 
 FORMAT = 3
-_EARLIER = 2  # without versions; it is read, but does not grow
+_EARLIER = 2  # without versions; such panels are read, but do not grow
 META = "meta.json"
 _BLOCK = 2**16  # bytes in one block of a checksum
 _PIECE = 2**24  # bytes of a file that have a checksum of their own
@@ -68,12 +68,12 @@ class Stored:
 
     @property
     def state(self) -> str:
-        """The data from which it was computed, as :meth:`~rollforge.market.provider.Provider.fingerprint`."""
+        """The data from which it was computed; see :meth:`~rollforge.market.provider.Provider.fingerprint`."""
         return str(self.meta.get("state", ""))
 
     @property
     def version(self) -> list[Any]:
-        """Build and number of changes since then."""
+        """Identifier of the build, and number of changes since then."""
         return [self.meta.get("build"), self.meta.get("version")]
 
 
@@ -248,7 +248,7 @@ class Panel:
                 (folder / _verified_mark()).touch()
             found = cls._mapped(folder, meta) if meta["format"] == FORMAT else cls._earlier(folder, meta)
             now = json.loads((folder / META).read_text(encoding="utf-8"))
-            return found if now.get("build") == meta.get("build") else None  # built anew while it was being mapped
+            return found if now.get("build") == meta.get("build") else None  # rebuilt while it was being mapped
         except Exception:  # noqa: BLE001 - damaged bytes can raise anything; the panel is rebuilt
             return None
 
@@ -264,7 +264,7 @@ class Panel:
         place = meta["row_code"]
         row_code = np.fromfile(folder / place["file"], "<i4", rows, offset=int(place["offset"]))
         if rows < 1 or len(row_code) != rows or offsets[-1] != rows or len(offsets) != len(dates) + 1:
-            raise ValueError("its files do not belong together")
+            raise ValueError("its files do not match")
         return cls(dates, offsets, tuple(meta["codes"]), row_code, groups, meta["learned"], Stored(folder, meta))
 
     @classmethod
@@ -277,7 +277,7 @@ class Panel:
 
 
 def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
-    """Write the description of a panel in one step, which makes it the current version."""
+    """Write the description of a panel atomically, which makes it the current version."""
     (folder / _verified_mark()).touch()
     draft = folder / f".{uuid.uuid4().hex}"
     draft.write_text(json.dumps(meta), encoding="utf-8")
@@ -285,7 +285,8 @@ def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
 
 
 def file_notes(file: Path, size: int | None = None, known: Sequence[Any] = ()) -> list[Any]:
-    """Return what is recorded of a file: size, modification time, a checksum of samples, and those of all its pieces.
+    """Return what is recorded about a file: size, modification time, a checksum of samples, and those of all its
+    pieces.
 
     Parameters
     ----------
@@ -294,7 +295,7 @@ def file_notes(file: Path, size: int | None = None, known: Sequence[Any] = ()) -
     size : int, optional
         Number of bytes that belong to the panel; by default all of them.
     known : sequence, optional
-        The notes of a shorter version of the file, whose complete pieces have not changed.
+        The record of a shorter version of the file, whose complete pieces have not changed.
     """
     state = _file_state(file, size)
     full = int(known[0]) // _PIECE if known else 0
@@ -310,7 +311,7 @@ def _data_offset(file: Path) -> int:
 
 
 def _is_mapped_from(values: np.ndarray, file: Path) -> bool:
-    """Return whether an array is mapped from this file: writing to it would truncate the data first."""
+    """Return whether an array is mapped from this file: writing the file would truncate its data first."""
     return isinstance(values, np.memmap) and file.exists() and os.path.samefile(str(values.filename), file)
 
 
@@ -335,7 +336,7 @@ def _multi_index(levels: list[Any], codes: list[Any]) -> pd.MultiIndex:
 
 
 def _file_state(file: Path, size: int | None = None) -> list[int]:
-    """Return size, modification time and a checksum of 64 samples of a file: cheap enough for each opening."""
+    """Return the size, the modification time and a checksum of 64 samples of a file: cheap enough for every opening."""
     about = file.stat()
     mark, size = 0, about.st_size if size is None else size
     with file.open("rb") as handle:
@@ -381,12 +382,12 @@ def _checksum_of_piece(file: Path, start: int, size: int) -> int:
 def _is_intact(file: Path, noted: Sequence[Any]) -> bool:
     """Return whether a file matches its recorded state."""
     size, time_ns, mark, checksum = noted
-    if isinstance(checksum, list) and file.stat().st_size < size:  # rows that were not committed may follow
+    if isinstance(checksum, list) and file.stat().st_size < size:  # uncommitted rows may follow
         return False
     state = _file_state(file, size if isinstance(checksum, list) else None)
     if state[0] != size:
         return False
-    # Earlier versions took other samples of small files.
+    # Earlier versions sampled small files differently.
     verified = state[1:] == [time_ns, mark] and (file.parent / _verified_mark()).exists()
     return verified or (_checksums(file, size) if isinstance(checksum, list) else _checksum(file)) == checksum
 

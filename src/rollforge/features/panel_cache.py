@@ -60,7 +60,7 @@ class PanelCache:
         grow: Callable[[Panel], bool] | None = None,
         base: Callable[[], Sequence[object] | None] | None = None,
     ) -> Panel:
-        """Return the panel of `key`; if it is missing, `build` builds it in the folder that it is given.
+        """Return the panel of `key`; if it is missing, `build` builds it in the folder passed to it.
 
         Parameters
         ----------
@@ -69,16 +69,16 @@ class PanelCache:
         build : callable
             Computes the panel; it may write values into the folder.
         state : str
-            The data. A panel of other data grows or is built again.
+            The state of the data. A panel of other data grows or is rebuilt.
         grow : callable, optional
-            Makes a panel of other data one of these data, and returns True; False if it must be built again.
+            Turns a panel of other data into one of these data, and returns True; False if it must be rebuilt.
         base : callable, optional
             Returns the version of the panel from which it is computed.
 
         Raises
         ------
         DataError
-            If the cache folder is not writable; the message names the setting for another folder.
+            If the cache folder is not writable; the message has the setting for another folder.
         """
         place = self.root / key
         seen, there = _version(place), Panel.load(place)
@@ -108,7 +108,7 @@ class PanelCache:
         )
 
     def _grown(self, panel: Panel, grow: Callable[[Panel], bool]) -> Panel | None:
-        """Return the panel after it has grown; None if it must be built again."""
+        """Return the panel after it has grown; None if it must be rebuilt."""
         assert panel.stored is not None
         began = time.perf_counter()
         if not grow(panel):
@@ -128,7 +128,7 @@ class PanelCache:
         state: str,
         base: Callable[[], Sequence[object] | None] | None,
     ) -> Panel:
-        for left in self.root.glob(f".{place.name}-*"):  # left by a killed process: we hold the lock
+        for left in self.root.glob(f".{place.name}-*"):  # left by a killed process, because we hold the lock
             shutil.rmtree(left, ignore_errors=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=self.root))
         log.info("computing panel %s, once for these data and this definition", place.name[:12])
@@ -191,7 +191,7 @@ class PanelCache:
 
 
 def _version(place: Path) -> tuple[int, int] | None:
-    """Return what changes when another version of a panel is written; None if there is none."""
+    """Return a value that changes when another version of a panel is written; None if there is no panel."""
     try:
         about = (place / META).stat()
     except OSError:

@@ -1,13 +1,13 @@
 """Growth of a stored panel: only rows that are new or have changed are written.
 
-The values of all days are computed again, because rolling sums and the like depend on where they start, and compared with
-those on disk. A file whose rows are unchanged is continued at its end, where no reader of an earlier version looks; if
-rows have changed, the file is copied up to the first of them, and readers of the earlier version keep the old one. The
-new description commits everything in one step (:func:`~rollforge.features.panel.write_meta`).
+The values of all days are computed again, because rolling sums and the like depend on where they start, and are
+compared with those on disk. A file whose rows are unchanged is extended at its end, where no reader of an earlier
+version looks; if rows have changed, the file is copied up to the first of them, and readers of the earlier version keep
+the old one. The new description commits everything atomically (:func:`~rollforge.features.panel.write_meta`).
 
-Each change records the first day that it touched, by group of columns. A panel that processors compute from another one
-(:mod:`~rollforge.features.panel_processing`) therefore has to be processed again only from that day on, if the processors
-need only some earlier days (``Processor.earlier_days``) and their fit windows end before it.
+Each change records the first day that it affected, by group of columns. A panel that processors compute from another
+one (:mod:`~rollforge.features.panel_processing`) therefore has to be processed again only from that day on, if the
+processors need only some earlier days (``Processor.earlier_days``) and their fit windows end before it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class GrownGroup:
 
 
 class ComparedRows:
-    """Compares rows with those of a file, and keeps the last ones.
+    """Compares rows with those of a file, and keeps the last rows.
 
     Parameters
     ----------
@@ -150,7 +150,8 @@ class TailOfFile:
 
 
 def first_change(old: NDArray[np.float32], new: NDArray[np.float32]) -> int:
-    """Return the first row that differs in a bit, except that all NaN are equal; the number of common rows if none."""
+    """Return the first row that differs in any bit, except that all NaN are equal; the number of common rows if none
+    does."""
     common = min(len(old), len(new))
     one = np.ascontiguousarray(old[:common])
     two = np.ascontiguousarray(new[:common])
@@ -164,7 +165,7 @@ def first_change(old: NDArray[np.float32], new: NDArray[np.float32]) -> int:
 
 
 def _first_other_day(old: Index, new: Index) -> np.datetime64 | None:
-    """Return the first day on which there are other rows; None if there is none."""
+    """Return the first day whose rows differ; None if there is none."""
     days = min(len(old.dates), len(new.dates))
     same = (old.dates[:days] == new.dates[:days]) & (old.offsets[1 : days + 1] == new.offsets[1 : days + 1])
     days = days if same.all() else int(np.argmin(same))
@@ -254,7 +255,7 @@ def _extended(
     rows: NDArray[Any],
     finished: Path | None,
 ) -> dict[str, Any]:
-    """Write rows behind those before `first`, and return the new entry of the file."""
+    """Write rows after the first `first` ones, and return the new entry of the file."""
     width = rows.shape[1]
     written = int(entry.get("written", meta["rows"]))
     file = folder / entry["file"] if finished is None else finished
@@ -267,7 +268,7 @@ def _extended(
             files[file.name] = file_notes(file, size + 4 * rows.size, files[file.name])
         return {**entry, "written": written + len(rows)}
     if finished is None and not len(rows):
-        return {**entry, "written": written}  # fewer rows: the others stay, because readers may have them
+        return {**entry, "written": written}  # fewer rows: the others stay, because readers may have them open
     if finished is None:
         file = folder / name
         with contextlib.closing(RowFile(file, first + len(rows), width)) as made:
@@ -287,12 +288,12 @@ def _clean(folder: Path, used: set[str]) -> None:
 
 
 def first_changed_day(now: Stored, version: Sequence[object] | None, groups: Sequence[str]) -> np.datetime64 | bool:
-    """Return the first day that was touched in some groups since a version of a panel.
+    """Return the first day on which some groups have changed since a version of a panel.
 
     Returns
     -------
     datetime64 or bool
-        True if no day was, False if that is not known.
+        True if none has changed, False if that is not known.
     """
     build, number = now.version
     if not version or version[0] != build:

@@ -29,7 +29,7 @@ def describe_universe(instruments: object) -> object:
 
 
 def describe_object(value: object, without: Collection[str] = ()) -> list[object] | None:
-    """Describe a processor or filter by its class, code mark and attributes; None if these are not plain data."""
+    """Describe a processor or filter by its class, code hash and attributes; None if these are not plain data."""
     kind = type(value)
     state = {k: v for k, v in vars(value).items() if k not in without}
     mark = _own_mark(kind) if kind.__module__.startswith("rollforge.") else code_mark(kind)
@@ -42,7 +42,7 @@ def describe_object(value: object, without: Collection[str] = ()) -> list[object
 
 
 def _own_mark(kind: type) -> str:
-    """Return the code mark of a class of Rollforge, whose code does not change while a program runs."""
+    """Return the code hash of a class of Rollforge, whose code does not change while a program runs."""
     if kind not in _own_marks:
         _own_marks[kind] = code_mark(kind)
     return _own_marks[kind]

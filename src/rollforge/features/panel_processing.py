@@ -92,7 +92,7 @@ class PanelProcessing:
         Returns
         -------
         bool
-            False if the panel has to be computed anew.
+            False if the panel has to be recomputed.
         """
         assert old.stored is not None
         if self.base.stored is None or old.learned is None:
@@ -101,7 +101,7 @@ class PanelProcessing:
         own = first_changed_day(self.base.stored, version, touched)
         cut = first_changed_day(self.base.stored, version, list(self.base.groups))
         if cut is False or own is False:
-            return False  # another panel was built meanwhile, or this one is older
+            return False  # another panel was built in the meantime, or this one is older
         back = days_needed(self.chain, own)
         if back is None:
             return False
@@ -111,7 +111,7 @@ class PanelProcessing:
         else:
             try:
                 part = self._process_from(touched, cut, back)
-            except DataError:  # such as too few rows: the error, if it is one, is that of all days
+            except DataError:  # such as too few rows: if it really is an error, computing all days raises it
                 return False
             changed = _changed_groups(old, part, cut)
             if changed is None:
@@ -160,7 +160,7 @@ def _unchanged(old: Panel) -> dict[str, GrownGroup]:
 
 
 def _changed_groups(old: Panel, part: Panel, cut: np.datetime64) -> dict[str, GrownGroup] | None:
-    """Return the values from the first one on that differs; None if `part` has other columns than the panel."""
+    """Return the values from the first difference on; None if the columns of `part` differ from those of the panel."""
     first = int(old.offsets[int(np.searchsorted(old.dates, cut))])
     groups = {}
     for name, group in old.groups.items():

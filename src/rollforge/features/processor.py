@@ -310,8 +310,8 @@ def _known(values: NDArray[np.floating]) -> NDArray[np.bool_]:
 
 
 class _OfDay(OfColumns):
-    """Base class of processors that compare the finite values of each column within each day. If a day has only one, it
-    becomes missing."""
+    """Base class of processors that compare the finite values of each column within each day. If a day has only one
+    such value, it becomes missing."""
 
     across_instruments = True
 

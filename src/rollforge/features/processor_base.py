@@ -1,4 +1,5 @@
-"""What a processor is: the base classes, processors of the user's own, and what fitted ones have learned.
+"""The base classes of processors, the adapter for other processor classes, and the state that fitted processors have
+learned.
 
 A processor takes a frame with rows (datetime, instrument) and columns (group, name) and returns the processed frame.
 When called directly, processors that replace values modify the given frame in place, as Qlib's do.
@@ -74,11 +75,11 @@ class Processor(Serializable):
     """Names of the attributes that :meth:`fit` sets. They follow from the data and the other attributes, so they are
     left out of the cache key."""
     across_instruments: ClassVar[bool] = False
-    """Whether the processor compares the instruments of a day and so needs several of them; used in error messages."""
+    """Whether the processor compares the instruments of a day, and so needs several of them; used in error messages."""
     earlier_days: ClassVar[int | None] = None
     """Number of earlier days that a processed row depends on, besides what was learned in the fit window; None: all.
     With a number, new days are processed without the old ones, and what was learned before is kept. A subclass that
-    changes what is computed must declare its own."""
+    changes the computation must declare its own number."""
 
     def fit(self, df: pd.DataFrame) -> object:
         """Learn from the frame; the processor selects the rows of its fit window itself."""
@@ -104,7 +105,7 @@ class Processor(Serializable):
     def groups(self) -> list[str] | None:
         """Return the groups of columns that the processor reads, changes, or drops rows by; None means all.
 
-        Groups that no processor of a handler names are not passed to its processors.
+        Groups that no processor of a handler lists are not passed to its processors.
         """
         return None
 

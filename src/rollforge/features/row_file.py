@@ -19,7 +19,7 @@ def group_file(folder: Path, place: int) -> Path:
 
 
 def mapped_rows(file: Path, offset: int, shape: tuple[int, int], dtype: str = "<f4") -> NDArray[Any]:
-    """Return a matrix that is memory-mapped from a file, and knows which file that is if another one takes its name."""
+    """Return a matrix that is memory-mapped from a file, and still knows its file after another one takes the name."""
     with file.open("rb") as handle:
         values = np.memmap(handle, dtype, "r", offset, shape)
         values.__dict__[_FILE] = _identity(handle.fileno())
@@ -75,8 +75,8 @@ class RowFile:
     def copy(self, at: int, values: NDArray[np.float32], start: int, stop: int) -> None:
         """Copy rows of another matrix; if that is a file too, the operating system copies them without using memory.
 
-        If the file was replaced or deleted after it was mapped (its panel was built anew by another process), the rows
-        are those of the mapped file.
+        If the file was replaced or deleted after it was mapped (another process rebuilt its panel), the rows are those
+        of the mapped file.
         """
         if not isinstance(values, np.memmap):
             self.put(at, values[start:stop])

@@ -1,10 +1,10 @@
 """Purging by an instrument's own rows.
 
-A label from a loader, a file or a processor may count the rows of its instrument: ``close.groupby("instrument").shift(-5)``
-reads the fifth following row, which is more than five trading days later if the instrument was suspended. Truncating a
-segment by five trading days then leaves rows whose labels reach into the next segment. In cross-validation, labels of
-the test segment reach into training rows that follow it for the same reason. (Expressions count the days of the
-calendar, whether an instrument has data on them or not.)
+A label from a loader, a file or a processor may count the rows of its instrument:
+``close.groupby("instrument").shift(-5)`` reads the fifth following row, which is more than five trading days later if
+the instrument was suspended. Truncating a segment by five trading days then leaves rows whose labels reach into the
+next segment. In cross-validation, labels of the test segment reach into training rows that follow it for the same
+reason. (Expressions count the days of the calendar, whether or not an instrument has data on them.)
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def rows_after(index: pd.Index, rows: pd.MultiIndex, tested: Sequence[Interval],
 
     >>> days = pd.bdate_range("2024-01-01", periods=5)
     >>> rows = pd.MultiIndex.from_tuples(
-    ...     [(day, code) for day in days for code in "AB" if code == "A" or day != days[2]], names=["datetime", "instrument"])
+    ...     [(day, code) for day in days for code in "AB" if code == "A" or day != days[2]], names=["datetime",
+    "instrument"])
     >>> train = rows[rows.get_level_values("datetime") > days[2]]
     >>> rows_after(train, rows, [Interval(days[1], days[1])], 1).tolist(), train.get_level_values(1).tolist()
     ([True, False, True, True], ['A', 'B', 'A', 'B'])
@@ -132,8 +133,8 @@ def label_rows(handler: DataHandler) -> pd.MultiIndex:
     """Return the rows of a handler that the label may count: those on which the instrument is not suspended.
 
     These are the rows with a finite label, and those after the instrument's last finite label that have any value. The
-    rows before processing are taken, except if a processor is not this package's: it may drop rows, and make a label
-    from the remaining ones.
+    rows before processing are used, unless a processor is not part of this package: it may drop rows, and compute a
+    label from the remaining ones.
     """
     stages = [DataHandlerLP.DK_L]
     if isinstance(handler, DataHandler) and not any(map(_is_foreign, handler.steps(DataHandlerLP.DK_L))):

@@ -1,4 +1,5 @@
-"""What gradient boosting models of all libraries share: parameters, the number of threads, metrics of each round."""
+"""Common parts of the gradient boosting models of all libraries: parameters, number of threads, metrics of each
+round."""
 
 from __future__ import annotations
 

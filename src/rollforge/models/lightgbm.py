@@ -36,7 +36,7 @@ class _Silence:
 
 
 _SOURCE = re.compile(r" at \S+, line \d+ \.\s*$")
-"""The place in LightGBM's source at the end of its messages."""
+"""The location in LightGBM's source at the end of its messages."""
 
 
 LIBRARY = "lightgbm"

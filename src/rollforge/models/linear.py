@@ -102,7 +102,7 @@ class LinearModel(Model):
         weights: NDArray[Any]
         if self.estimator == self.RIDGE and self.alpha:
             weights = np.linalg.solve(gram + self.alpha * np.eye(size), moment)
-        else:  # linearly dependent features leave the weights undetermined: take the minimum-norm solution
+        else:  # with linearly dependent features the weights are not unique: take the minimum-norm solution
             weights = np.linalg.lstsq(gram, moment, rcond=None)[0]
         self.coef_ = weights
         self.intercept_ = float((sum_y - sum_x @ weights) / total) if self.fit_intercept else 0.0

@@ -58,7 +58,7 @@ def threads_of(params: Mapping[str, Any], names: Iterable[str]) -> int | None:
 
 
 def library_error(model: str, library: str, reason: str, params: Mapping[str, object]) -> ModelError:
-    """Return the error for a training that a library rejected; it often does not say which parameter it means."""
+    """Return the error for a training that a library rejected; libraries often do not say which parameter they mean."""
     return ModelError(
         f"{model} cannot be fitted. {library} reports: {reason.strip().rstrip('.')}. The parameters are {shown(dict(params))}."
     )

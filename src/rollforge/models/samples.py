@@ -3,8 +3,8 @@
 * A row whose label is missing or infinite is excluded from fitting and early stopping. The number of such rows is
 logged. * An infinite feature is treated as missing. This is logged once per dataset.
 * A weight that is negative, missing or infinite is an error.
-* A segment without any finite label, or without any finite feature, is an error that names the loader or the processor
-  at fault.
+* A segment without any finite label, or without any finite feature, is an error whose message has the loader or the
+processor at fault.
 
 The built-in models read their data through these two functions; custom models can use them to apply the same rule.
 """

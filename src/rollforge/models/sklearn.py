@@ -39,18 +39,18 @@ _BOOSTING = ("lightgbm", "xgboost")
 class SklearnModel(Model):
     """Any regressor, classifier or pipeline with scikit-learn's interface.
 
-    The estimator is fitted on the train segment's features, as a frame with the columns' names, and on its labels in their
-    own precision. A classifier of two classes is asked for the probability of the larger one; other estimators predict
+    The estimator is fitted on the train segment's features, as a frame with column names, and on its labels in their
+    original precision. A binary classifier predicts the probability of the larger class; other estimators predict
     values, one column for each label. If the estimator stops early (``early_stopping_rounds``), it is given the valid
     segment as ``eval_set``.
 
     Parameters
     ----------
     estimator : estimator or description
-        An unfitted estimator, of which a copy is fitted; or ``{class, module_path, kwargs}``, as :func:`describe_estimator`
-        returns it.
+        An unfitted estimator, of which a copy is fitted; or ``{class, module_path, kwargs}``, as
+        :func:`describe_estimator` returns it.
     weight_group : str, optional
-        The group of columns of the dataset whose only column has the weights of the rows (``sample_weight``).
+        The group of columns of the dataset whose single column holds the weights of the rows (``sample_weight``).
 
     Raises
     ------
@@ -194,14 +194,14 @@ def _owner(estimator: Any, parameter: str) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress a warning of LightGBM's about data that are a part of a larger array, as those of a window are."""
+    """Suppress a LightGBM warning about data that are part of a larger array, as those of a window are."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Usage of np.ndarray subset")
         yield
 
 
 def _missing(features: pd.DataFrame) -> str:
-    """Return a clause that names the features with missing values, which many estimators do not accept."""
+    """Return a clause that lists the features with missing values, which many estimators do not accept."""
     lacking = features.columns[np.isnan(features.to_numpy()).any(axis=0)]
     if not len(lacking):
         return ""
@@ -210,10 +210,10 @@ def _missing(features: pd.DataFrame) -> str:
 
 
 def _by_column(features: pd.DataFrame, estimator: object) -> pd.DataFrame:
-    """Return features that lie in memory column by column, as in a frame that a user selects.
+    """Return features stored column by column in memory, as in a frame that a user selects.
 
-    The sums of linear algebra are rounded in the order of the memory, so predictions are those of the estimator on the
-    user's own frame to the last bit. Boosting bins the values, and needs no copy.
+    The rounding of sums in linear algebra depends on the memory order, so this makes predictions equal to those of the
+    estimator on the user's own frame, to the last bit. Boosting bins the values, and needs no copy.
     """
     if type(estimator).__module__.partition(".")[0] in _BOOSTING:
         return features
@@ -269,10 +269,10 @@ def _build(described: object) -> Any:
 
 
 def keep_estimator(estimator: Any, folder: Path) -> dict[str, Any]:
-    """Return the description of an estimator whose class is not in a module, such as one of a notebook.
+    """Return the description of an estimator whose class is not in a module, such as one defined in a notebook.
 
-    The estimator and the code of its class are written into a file, which only tasks that this user's own program has
-    submitted may read.
+    The estimator and the code of its class are written into a file that only tasks submitted by this user's own program
+    may read.
 
     Parameters
     ----------
@@ -293,7 +293,7 @@ def keep_estimator(estimator: Any, folder: Path) -> dict[str, Any]:
 
 
 def kept_estimator(file: str, mark: str) -> Any:
-    """Return an estimator that :func:`keep_estimator` has written. This runs the code in the file.
+    """Return an estimator written by :func:`keep_estimator`. This runs the code in the file.
 
     Raises
     ------
@@ -322,10 +322,10 @@ def describe_estimator(estimator: Any, path: str = "estimator") -> dict[str, Any
     Parameters
     ----------
     estimator : estimator
-        Its parameters (``get_params``) can be numbers, text, classes, functions of a module, other estimators, and lists,
-        tuples and mappings of these. Those with their default values are left out.
+        Its parameters (``get_params``) can be numbers, text, classes, functions of a module, other estimators, and
+        lists, tuples and mappings of these. Those with their default values are left out.
     path : str
-        Its location, for errors.
+        Location of the estimator, for errors.
 
     Raises
     ------
@@ -369,7 +369,7 @@ def _described(value: object, path: str) -> Any:
     if isinstance(value, (type, FunctionType)):
         _check_importable(value, path)
     elif not _is_plain(value):
-        raise NotInModule(f"{shown(value)} cannot be written into a task.", path=path)
+        raise NotInModule(f"{shown(value)} cannot be stored in a task.", path=path)
     return value
 
 

@@ -37,7 +37,7 @@ def _library() -> Any:
 
 
 def _reason(exc: Exception) -> str:
-    """Return the first line of an XGBoost error, without the time and the place in its source."""
+    """Return the first line of an XGBoost error, without the time and the source location."""
     lines = re.sub(r"^\[\d\d:\d\d:\d\d\] \S+: ", "", str(exc)).strip().splitlines()
     return lines[0] if lines else type(exc).__name__
 
@@ -97,7 +97,7 @@ class XGBModel(Boosting):
         dataset : DatasetH
             Dataset with a train segment.
         num_boost_round, early_stopping_rounds : int
-            Maximum number of rounds, and of rounds without improvement.
+            Maximum number of rounds, and number of rounds without improvement before training stops.
         verbose_eval : int
             Ignored: the metrics of each round are stored, not printed.
         evals_result : dict, optional

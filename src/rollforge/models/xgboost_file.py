@@ -1,8 +1,8 @@
-"""Checking a saved XGBoost model before the library reads it.
+"""Checks of a saved XGBoost model before the library reads it.
 
-XGBoost trusts the file of a model: a node that is its own child or refers to a node, a feature or a class that does not
-exist makes it read foreign memory, which ends the interpreter. The file is therefore read here first, in the part of UBJSON
-(https://ubjson.org) that XGBoost writes, and checked for consistency.
+XGBoost trusts model files: a node that is its own child, or refers to a node, feature or class that does not exist,
+makes it read memory out of bounds, which crashes the interpreter. The file is therefore read here first, in the subset
+of UBJSON (https://ubjson.org) that XGBoost writes, and checked for consistency.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ def check_model_bytes(data: bytes) -> None:
     Parameters
     ----------
     data : bytes
-        What ``Booster.save_raw("ubj")`` returns.
+        The result of ``Booster.save_raw("ubj")``.
 
     Raises
     ------
     ValueError
-        With what is inconsistent.
+        If the model is inconsistent; the message has the reason.
     """
     reader = _Reader(data)
     model = reader.value(0)
     if reader.place != len(data):
-        _refuse("data follow its end")
+        _refuse("there are data after its end")
     learner = _part(model, "learner", dict)
     sizes = _part(learner, "learner_model_param", dict)
     features, classes = _count(sizes, "num_feature"), max(_count(sizes, "num_class"), 1)
     names = _part(learner, "feature_names", list)
     if len(names) != features or not all(isinstance(name, str) for name in names):
-        _refuse("it does not have one name for each feature")
+        _refuse("it does not have one name per feature")
     types = _part(learner, "feature_types", list)
     if len(types) not in (0, features) or not {"float", "int", "q", "i"}.issuperset(map(str, types)):
         _refuse("it has features that are not numbers")
@@ -58,7 +58,7 @@ def check_model_bytes(data: bytes) -> None:
         _refuse("it predicts several values or too many classes")
     score = _part(sizes, "base_score", str)
     if not _BASE_SCORE.fullmatch(score) or score.count(",") not in (0, classes - 1):
-        _refuse("base_score is not a number for each class")
+        _refuse("base_score is not one number per class")
     _check_objective(_part(learner, "objective", dict), classes)
     booster = _part(learner, "gradient_booster", dict)
     if booster.get("name") == "gblinear":
@@ -159,7 +159,7 @@ def _check_objective(objective: Mapping[str, object], classes: int) -> None:
     name = _part(objective, "name", str)
     stated = objective.get("softmax_multiclass_param")
     if (name.startswith("multi:") or stated is not None) and _count(stated, "num_class") != classes:
-        _refuse("its objective has another number of classes")
+        _refuse("the number of classes of its objective differs")
 
 
 def _check_linear(model: Mapping[str, object], features: int, classes: int) -> int:
@@ -182,12 +182,12 @@ def _check_trees(booster: Mapping[str, object], features: int, classes: int) -> 
     if not _count(about, "num_trees") == len(trees) == len(of_class) or _count(about, "num_parallel_tree") < 1:
         _refuse("num_trees is not the number of trees")
     if len(trees) and not 0 <= of_class.min() <= of_class.max() < classes:
-        _refuse("a tree is of a class that does not exist")
+        _refuse("a tree belongs to a class that does not exist")
     if not len(rounds) or rounds[0] != 0 or rounds[-1] != len(trees) or (np.diff(rounds) < 0).any():
         _refuse("its iterations do not contain all trees")
     for dropped in (booster.get("weight_drop"), model.get("weight_drop")):
         if dropped is not None and len(_floats(dropped, "weight_drop")) != len(trees):
-            _refuse("it does not have one weight for each tree")
+            _refuse("it does not have one weight per tree")
     for number, tree in enumerate(trees):
         _check_tree(tree, features, number)
     return len(rounds) - 1
@@ -214,7 +214,7 @@ def _check_tree(tree: object, features: int, number: int) -> None:
     about = _part(tree, "tree_param", dict)
     nodes = _count(about, "num_nodes")
     if nodes < 1 or _count(about, "num_feature") != features or _count(about, "size_leaf_vector") > 1:
-        _refuse(f"tree {number} has no nodes, other features or several values")
+        _refuse(f"tree {number} has no nodes, different features or several values")
     assert isinstance(tree, dict)
     arrays = {name: _integers(tree, name) for name in _OF_INTEGERS}
     lengths = [len(array) for array in arrays.values()] + [len(_floats(tree.get(n), n)) for n in _OF_FLOATS]
@@ -223,7 +223,7 @@ def _check_tree(tree: object, features: int, number: int) -> None:
     )
     kinds = _integers(tree, "split_type")
     if {*lengths, len(flags), len(kinds)} != {nodes}:
-        _refuse(f"an array of tree {number} does not have one value for each node")
+        _refuse(f"an array of tree {number} does not have one value per node")
     if kinds.any() or any(len(_integers(tree, name)) for name in _CATEGORIES):
         _refuse(f"tree {number} splits by categories")
     _check_nodes(arrays["left_children"], arrays["right_children"], arrays["parents"], nodes, number)
@@ -245,11 +245,11 @@ def _check_nodes(
     if len(children) and not 1 <= children.min() <= children.max() < nodes:
         _refuse(f"tree {number} has a child that does not exist")
     if len(np.unique(children)) != len(children) or (parents[children] != np.concatenate([inner, inner])).any():
-        _refuse(f"tree {number} has a node with another parent")
+        _refuse(f"tree {number} has a node with an inconsistent parent")
 
 
 def _reached(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the nodes below the root; no node is the child of two."""
+    """Return the nodes below the root; no node is the child of two nodes."""
     levels = [np.zeros(1, np.int64)]
     while len(levels[-1]):
         inner = levels[-1][left[levels[-1]] >= 0]

@@ -21,7 +21,7 @@ Positions = dict[pd.Timestamp, Position]
 
 @dataclass(slots=True)
 class Account:
-    """Cash and holdings, owned and modified by the loop of a backtest."""
+    """Cash and holdings, owned and modified by the backtest loop."""
 
     current_position: Position
     init_cash: float = 0.0
@@ -66,7 +66,7 @@ WEIGHTS: Mapping[str, Callable[[Fill], float]] = {
     "amount_weighted": lambda fill: fill.amount,
     "value_weighted": lambda fill: fill.value,
 }
-"""Weights of orders in the mean of a day."""
+"""Weights of the orders in a day's mean."""
 Trade = tuple[int, Order, Fill]
 
 
@@ -136,9 +136,8 @@ class Ledger:
         """Return daily execution statistics of orders, with Qlib's columns.
 
         ``ffr`` is the mean fill rate of orders; ``pa`` and ``pos`` are the price advantage and how often it is positive
-        (0, because orders are executed at the base price); ``deal_amount`` and ``value`` are sums; ``count`` is the
-        number of orders.
-        `ffr` and `pa` are names of :data:`WEIGHTS`.
+        (both 0, because orders are executed at the base price); ``deal_amount`` and ``value`` are sums; ``count`` is
+        the number of orders. `ffr` and `pa` are names of :data:`WEIGHTS`.
         """
         rows = np.zeros((len(days), len(_INDICATORS)))
         share, asked, advantage = np.zeros((3, len(days)))

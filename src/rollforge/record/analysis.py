@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
-# Values of a series, or of a day, are equal up to rounding if they differ by less than this share of the largest. A
+# Values of a series, or of a day, are equal up to rounding if they differ by less than this fraction of the largest. A
 # return of 1e-6 computed from prices has a relative error of about 1e-10; scores are compared as they are.
 _EQUAL_RETURNS = 1e-9
 _EQUAL_SCORES = 1e-13
@@ -143,7 +143,7 @@ class Days:
     """Rows of a sorted frame grouped by day: sums, extremes and ranks of blocks of rows."""
 
     def __init__(self, codes: Codes, days: pd.Index) -> None:
-        """Group rows by `codes`, the places of their days in `days`, each of which has a row."""
+        """Group rows by `codes`, the positions of their days in `days`, each of which has a row."""
         self.order: Codes = np.argsort(codes, kind="stable")
         self.codes: Codes = codes[self.order]
         self.index = days
@@ -617,7 +617,7 @@ class SigAnaRecord(ACRecordTemp):
 
     def _generate(self, label: pd.DataFrame | None = None, **kwargs: object) -> dict[str, Any] | None:
         pred = self.load("pred.pkl")
-        known = label is None  # nothing is known about a label that the caller passes
+        known = label is None  # nothing is known about a label that the caller passes in
         label = self.load("label.pkl") if label is None else label
         if label is None or label.empty:
             log.warning("%s: there is no label to evaluate the prediction", self.recorder)

@@ -116,8 +116,8 @@ def run_backtest(
     strategy : BaseStrategy or its description
         For example ``{"class": "TopkDropoutStrategy", "module_path": "qlib.contrib.strategy", "kwargs": {…}}``.
     start_time, end_time : date, optional
-        First and last day; None means the first day of the signal and the trading day after its last. Days past the end
-        of the calendar are ignored.
+        First and last day; None means the first day of the signal and the trading day after its last. Days after the
+        end of the calendar are ignored.
     executor : SimulatorExecutor or its description, optional
         By default sales are executed before purchases.
     benchmark : str, sequence of str, Series or None
@@ -136,7 +136,7 @@ def run_backtest(
     ConfigError
         If an option is invalid.
     DataNotFound, DataError
-        If prices or the benchmark are missing; the message names them and the option to change.
+        If prices or the benchmark are missing; the message says which, and which option to change.
     """
     running = run_by_steps(
         strategy,
@@ -255,7 +255,7 @@ def _market(
         return open_market(provider, rules, [*codes, *holdings], _quoted(rules, calendar, days, where))
     except DataNotFound as exc:
         raise DataNotFound(
-            f"Data for the backtest are missing: {exc} The signal names the instruments, "
+            f"Data for the backtest are missing: {exc} The signal determines the instruments, "
             f"{where}.exchange_kwargs the fields."
         ) from exc
 
@@ -284,7 +284,7 @@ def check_backtest(
     strategy, executor : object or description
         As in :func:`run_backtest`; may contain placeholders.
     options : mapping
-        Further arguments of :func:`run_backtest`.
+        Other arguments of :func:`run_backtest`.
     session, where
         See :func:`run_backtest`.
 
@@ -343,7 +343,7 @@ def check_benchmark(benchmark: object, *, session: Session, where: str) -> None:
     Raises
     ------
     ConfigError
-        If it has none; the message names them.
+        If it has none of them; the message lists them.
     """
     codes = [benchmark] if isinstance(benchmark, str) else benchmark
     if not codes or not isinstance(codes, (list, tuple)) or session.provider_uri is None:
@@ -438,7 +438,7 @@ def _strategy(strategy: object, where: str) -> BaseStrategy:
 
 
 def strategy_class(strategy: object, where: str) -> type[BaseStrategy] | None:
-    """Return the class that a description names; None if `strategy` is not a description.
+    """Return the class in a description; None if `strategy` is not a description.
 
     Raises
     ------

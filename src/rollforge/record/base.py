@@ -83,12 +83,12 @@ class RecordTemp:
         return []
 
     def check(self, include_self: bool = False, parents: bool = True) -> None:
-        """Check that the artifacts exist that this record needs (or saves).
+        """Check that the artifacts that this record needs (or saves) exist.
 
         Raises
         ------
         ArtifactNotFound
-            If one is missing; the message names it.
+            If one is missing; the message says which.
         """
         if include_self:
             there = set(self.recorder.list_artifacts(self.artifact_path))

@@ -50,13 +50,13 @@ class Order:
 
     stock_id: str
     amount: float
-    """Adjusted shares (shares divided by the factor), not negative."""
+    """Number of adjusted shares (shares divided by the factor); not negative."""
     direction: OrderDir
     start_time: pd.Timestamp | None = None
     """Start of the trading step; set by the decision."""
     end_time: pd.Timestamp | None = None
     deal_amount: float = field(default=0.0, init=False)
-    """Adjusted shares that were traded."""
+    """Number of adjusted shares that were traded."""
     factor: float | None = field(default=None, init=False)
     """Adjustment factor on the day of the trade; None if the instrument could not be traded."""
 

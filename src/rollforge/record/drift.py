@@ -1,4 +1,4 @@
-"""The distribution of features and scores in training, and how far later ones are from it.
+"""The distribution of features and scores in training, and the distance of later distributions from it.
 
 The population stability index (PSI) compares the shares ``a`` of values in bins with the shares ``e`` expected:
 ``sum((a - e) * log(a / e))``. Common rules of thumb call values below 0.1 small and above 0.25 large.
@@ -35,9 +35,9 @@ REFERENCE = "drift_reference.pkl"
 """Artifact with the bins of each feature and of the scores."""
 _BINS = 10
 _SMALLEST = 1e-4
-"""Shares are not counted as smaller: a bin without values would make the index infinite."""
+"""Smallest share that is used: a bin without values would make the index infinite."""
 _ROWS = 50_000
-"""Largest number of rows from which the bins of features are made; of more rows, these are chosen at random."""
+"""Largest number of rows from which the bins of features are computed; if there are more, a random sample is used."""
 
 _RECORD = {"class": "DriftReference", "module_path": "rollforge.record.drift"}
 
@@ -46,7 +46,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """Bins of values, and the share of the training's values in each.
+    """Bins of values, and the share of the training values in each.
 
     Examples
     --------
@@ -59,13 +59,13 @@ class Bins:
     """In ascending order. A value belongs to the first bin whose edge is not below it; there is one more bin for larger
     values, and one for missing values."""
     shares: Floats
-    """One more than bins by edges, the last of missing values: ``len(edges) + 2``."""
+    """``len(edges) + 2`` shares: those of the bins, the last one being that of missing values."""
 
     @classmethod
     def of(cls, values: NDArray[Any]) -> Bins:
         """Return ten bins with equal numbers of values, fewer if values are equal.
 
-        If many values equal the smallest one, values below it have a bin of their own.
+        If many values equal the smallest one, values below it get their own bin.
         """
         values = np.asarray(values, np.float64)
         known = values[np.isfinite(values)]
@@ -77,7 +77,8 @@ class Bins:
         return cls(edges, _shares(values, edges))
 
     def psi(self, values: NDArray[Any]) -> float:
-        """Return the population stability index of values; NaN if there are none. Shares count as at least 0.0001."""
+        """Return the population stability index of values; NaN if there are none. Shares below 0.0001 count as
+        0.0001."""
         if not len(values):
             return float("nan")
         actual = np.maximum(_shares(np.asarray(values, np.float64), self.edges), _SMALLEST)
@@ -99,14 +100,14 @@ def feature_names(features: pd.DataFrame) -> list[str]:
 
 
 def score_values(prediction: pd.Series | pd.DataFrame) -> Floats:
-    """Return the scores of a prediction, of a table those in its first column."""
+    """Return the scores of a prediction; of a table, those in its first column."""
     column = prediction.iloc[:, 0] if isinstance(prediction, pd.DataFrame) else prediction
     return column.to_numpy(np.float64)
 
 
 def reference_of(features: pd.DataFrame, scores: Floats) -> dict[str, Any]:
     """Return the bins of features and scores as plain data, for :data:`REFERENCE`."""
-    if len(features) > _ROWS:  # not at equal distances, which can be those of a few instruments
+    if len(features) > _ROWS:  # not at equal distances, which could select only a few instruments
         features = features.iloc[np.sort(np.random.default_rng(0).choice(len(features), _ROWS, replace=False))]
     values = features.to_numpy(np.float64)
     named = {name: Bins.of(values[:, place]) for place, name in enumerate(feature_names(features))}
@@ -138,10 +139,10 @@ def _records(task: Document) -> builtins.list[Any]:
 
 
 class DriftReference(RecordTemp):
-    """Saves the distribution of the features and scores of the training segment, with which later days are compared.
+    """Saves the distribution of the features and scores of the training segment, for comparison with later days.
 
-    ``rollforge serve`` adds it to the tasks that it trains. A task whose dataset has no training segment of features is
-    not compared.
+    ``rollforge serve`` adds it to the tasks that it trains. Without a training segment with features, nothing is saved
+    or compared.
 
     Parameters
     ----------

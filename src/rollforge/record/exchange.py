@@ -78,7 +78,7 @@ class Exchange:
             known = sorted({*own, *self.market.quotes})
             raise ConfigError(
                 f"the exchange has no quotes of {field!r}.{nearest(field, known)} It has {', '.join(known)}; "
-                "exchange_kwargs.subscribe_fields names more."
+                "add more with exchange_kwargs.subscribe_fields."
             )
         return found
 
@@ -271,7 +271,9 @@ class Exchange:
         if factor is None and stock_id is not None:
             factor = self.get_factor(stock_id, start_time, end_time)
         if factor is None or np.isnan(factor):
-            raise ConfigError(f"the factor of {stock_id!r} is not known: give it, or code, start_time and end_time.")
+            raise ConfigError(
+                f"the factor of {stock_id!r} is unknown: give the factor, or the code, start_time and end_time."
+            )
         return float(factor)
 
     def get_real_deal_amount(self, current_amount: float, target_amount: float, factor: float | None = None) -> float:
@@ -346,7 +348,8 @@ class Exchange:
         only_tradable: bool = False,
         direction: OrderDir = OrderDir.SELL,
     ) -> float:
-        """Return the value of amounts at the prices of the time; suspended ones (NaN in Qlib) at their last close."""
+        """Return the value of amounts at the prices of that time; suspended ones (NaN in Qlib) are valued at their last
+        close."""
         value = 0.0
         for code, amount in amount_dict.items():
             if self.is_stock_tradable(code, start_time, end_time):

@@ -42,7 +42,7 @@ class SimulatorExecutor:
     track_data : bool
         Whether :func:`rollforge.record.collecting.collect_data` yields the decisions.
     start_time, end_time, verbose
-        Accepted for compatibility with Qlib and ignored: the days are those of the backtest, nothing is printed.
+        Accepted for compatibility with Qlib and ignored: the days are those of the backtest, and nothing is printed.
     trade_exchange, common_infra
         Must be None: the backtest sets its own.
 

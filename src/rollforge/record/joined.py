@@ -78,8 +78,8 @@ def backtest_joined(
 ) -> tuple[JoinedBacktest | None, tuple[str, ...]]:
     """Backtest a prediction as configured by the first backtest among a task's records; return the result and notes.
 
-    The backtest covers the days of the prediction and the trading day after them, limited to the days that the record
-    names. A signal that is given as a model and a dataset is replaced with the prediction.
+    The backtest covers the days of the prediction and the trading day after them, limited to the days given in the
+    record. A signal that is given as a model and a dataset is replaced with the prediction.
 
     Parameters
     ----------
@@ -90,12 +90,12 @@ def backtest_joined(
     session : Session
         Session with data and region.
     own_code : bool
-        False skips a strategy that is not built in, and builds nothing else that the task names, so that making a
+        False skips a strategy that is not built in, and builds nothing else that the task refers to, so that creating a
         report of tasks written by others does not run their code.
     what : str
-        The prediction, for the notes.
+        Description of the prediction, for the notes.
     holes : bool
-        Whether the days of the prediction may have holes, through which the strategy holds what it has.
+        Whether the days of the prediction may have gaps, during which the strategy keeps its holdings.
 
     Returns
     -------

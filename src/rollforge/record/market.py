@@ -54,10 +54,10 @@ class Market:
     """Whether an instrument cannot be bought: suspended, outside the universe, or at its limit."""
     no_sell: Flags
     suspended: Flags
-    """Whether it can neither be bought nor sold, whatever its limits."""
+    """Whether it can neither be bought nor sold, regardless of its limits."""
     last_day: NDArray[np.int64]
-    """(instruments,): index of the last day on which each can be traded, if that is known on the day, i.e. its
-    delisting; past the last day if it continues."""
+    """(instruments,): index of the last day on which each can be traded, which must be known on that day, as a
+    delisting is; past the last day if trading continues."""
     buy_caps: tuple[tuple[str, Floats], ...] = ()
     """``cum`` or ``current``, and the maximum amount that can be bought."""
     sell_caps: tuple[tuple[str, Floats], ...] = ()

@@ -1,4 +1,4 @@
-"""Notes on the numbers of a backtest, which are logged and kept with the result."""
+"""Notes on the numbers of a backtest, which are logged and stored with the result."""
 
 from __future__ import annotations
 

@@ -84,8 +84,8 @@ def probabilistic_sharpe(
     Returns
     -------
     float
-        Φ((SR - SR*) sqrt(T - 1) / sqrt(1 - skew SR + (kurtosis - 1)/4 SR²)); NaN if an argument is, or if there are fewer
-        than 2 observations.
+        Φ((SR - SR*) sqrt(T - 1) / sqrt(1 - skew SR + (kurtosis - 1)/4 SR²)); NaN if an argument is, or if there are
+        fewer than 2 observations.
 
     Examples
     --------
@@ -93,7 +93,7 @@ def probabilistic_sharpe(
     0.9
     """
     spread = 1 - skew * sharpe + (kurtosis - 1) / 4 * sharpe**2
-    if observations < 2 or not spread > 0:  # a Sharpe ratio beyond what the moments allow, or NaN
+    if observations < 2 or not spread > 0:  # a Sharpe ratio that the moments do not allow, or NaN
         return math.nan
     z = (sharpe - benchmark) * math.sqrt(observations - 1) / math.sqrt(spread)
     return math.nan if math.isnan(z) else _NORMAL.cdf(z)
@@ -101,7 +101,7 @@ def probabilistic_sharpe(
 
 @dataclass(frozen=True, slots=True)
 class DeflatedSharpe:
-    """The Sharpe ratio of the best of several trials, and the probability that it is not due to choosing it."""
+    """The Sharpe ratio of the best of several trials, and the probability that it is not due to the selection."""
 
     name: str
     """The best trial."""
@@ -122,8 +122,8 @@ def deflated_sharpe(returns: pd.DataFrame, trials: int | None = None) -> Deflate
     Parameters
     ----------
     returns : DataFrame
-        One column per trial and one row per observation; returns that do not overlap in time. NaN and infinite values are
-        missing; a trial is evaluated on its own observations.
+        One column per trial and one row per observation; returns that do not overlap in time. NaN and infinite values
+        are missing; a trial is evaluated on its own observations.
     trials : int, optional
         Number of trials, if the returns of some are unknown; by default those with a Sharpe ratio. The variance of the
         Sharpe ratios is that of the known ones.
@@ -173,8 +173,8 @@ class Overfitting:
 def backtest_overfitting(returns: pd.DataFrame, groups: int = 16) -> Overfitting:
     """Return the probability of backtest overfitting (PBO), by combinatorially symmetric cross-validation.
 
-    The observations are divided into consecutive groups, and every choice of half of the groups is once the sample in
-    which the trial with the highest Sharpe ratio is chosen; its rank among the trials is taken in the other half.
+    The observations are divided into consecutive groups, and each possible half of the groups serves once as the sample
+    in which the trial with the highest Sharpe ratio is selected; its rank among the trials is taken in the other half.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ def backtest_overfitting(returns: pd.DataFrame, groups: int = 16) -> Overfitting
         raise DataError(f"the probability of overfitting needs at least 2 variants; there {_is(trials)}.")
     if count < 2 * groups:
         raise DataError(
-            f"the probability of overfitting needs at least {2 * groups} observations that all variants have, two in each of "
+            f"the probability of overfitting needs at least {2 * groups} observations shared by all variants, two in each of "
             f"{groups} groups; there {_is(count)}."
         )
     scale = np.abs(values).max(axis=0)
@@ -261,7 +261,8 @@ class _Sums:
 
 
 def _ranks_of_best(inside: Floats, outside: Floats) -> Floats:
-    """Return the rank, from 1, in `outside` of the trial that is best in `inside`; the mean over several that are best."""
+    """Return the rank, from 1, in `outside` of the trial that is best in `inside`; the mean rank if several are
+    best."""
     best = inside == inside.max(axis=1, keepdims=True)
     ranks = np.zeros(len(inside))
     for trial in np.flatnonzero(best.any(axis=0)):

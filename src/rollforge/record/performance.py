@@ -1,4 +1,4 @@
-"""Returns, drawdown, months and exposure of a backtest, from its daily report and its positions.
+"""Returns, drawdown, monthly returns and exposure of a backtest, from its daily report and its positions.
 
 The rules are those of the report: returns are summed, not compounded, and a year has 238 days. ``mode="product"``
 compounds returns instead.
@@ -48,7 +48,7 @@ def daily_returns(report: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     DataError
-        If a column is missing, or a day is there twice.
+        If a column is missing, or a day occurs twice.
 
     Examples
     --------
@@ -115,8 +115,8 @@ def cumulative_returns(returns: pd.Series, *, mode: Mode = "sum") -> pd.Series:
 
     Examples
     --------
-    >>> cumulative_returns(pd.Series([0.5, -0.5])).tolist(), cumulative_returns(pd.Series([0.5, -0.5]), mode="product").tolist()
-    ([0.5, 0.0], [0.5, -0.25])
+    >>> cumulative_returns(pd.Series([0.5, -0.5])).tolist(), cumulative_returns(pd.Series([0.5, -0.5]),
+    mode="product").tolist() ([0.5, 0.0], [0.5, -0.25])
     """
     there = _finite(returns).fillna(0.0)
     if _checked(mode) == "sum":
@@ -125,7 +125,7 @@ def cumulative_returns(returns: pd.Series, *, mode: Mode = "sum") -> pd.Series:
 
 
 def drawdown(returns: pd.Series, *, mode: Mode = "sum") -> pd.Series:
-    """Return how far the cumulative return is below its highest value so far; the initial value counts too.
+    """Return how far the cumulative return is below its highest value so far, which includes the initial value.
 
     Parameters
     ----------

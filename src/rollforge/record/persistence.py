@@ -52,10 +52,10 @@ def bootstrap_interval(
 ) -> Interval:
     """Return a bootstrap confidence interval of the mean of a daily series.
 
-    Blocks of successive days are drawn with replacement, so that the dependence between neighbouring days, such as
-    that of labels which overlap, is kept: the circular block bootstrap of Politis and Romano (1992), in which blocks
-    continue on the first day after the last, so that all days are drawn equally often. The ends are percentiles of
-    the means of the samples.
+    Blocks of successive days are drawn with replacement, so that the dependence between neighbouring days, such as that
+    of overlapping labels, is kept: the circular block bootstrap of Politis and Romano (1992), in which blocks continue
+    on the first day after the last, so that all days are drawn equally often. The ends are percentiles of the means of
+    the samples.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def bootstrap_interval(
         return Interval(math.nan, math.nan)
     length = min(n, block if block is not None else max(days, math.ceil(n ** (1 / 3) - 1e-9)))
     whole, rest = divmod(n, length)
-    # Deviations from the mean are summed: then equal values give exactly their mean.
+    # Deviations from the mean are summed, so that equal values give exactly their mean.
     mean = there.mean()
     total = np.concatenate([[0.0], np.cumsum(np.concatenate([there, there]) - mean)])
     starts = np.random.default_rng(seed).integers(0, n, (samples, whole + (rest > 0)))
@@ -111,7 +111,7 @@ def bootstrap_interval(
 
 
 class _Rows:
-    """Values by day and instrument, in which the values of other days can be found."""
+    """Values by day and instrument, with lookup of the values of other days."""
 
     def __init__(self, values: pd.Series, calendar: pd.DatetimeIndex, names: pd.Index) -> None:
         self.values = values.to_numpy(np.float64)
@@ -137,7 +137,7 @@ class _Rows:
     def ranks(self, rows: Codes) -> Floats:
         """Return the ranks of some rows among those of the same day; equal values share their mean rank.
 
-        All rows are sorted only once: the order of some of them is a part of that of all.
+        All rows are sorted only once: the order of some of them follows from the order of all.
         """
         place = np.full(len(self.values), -1)
         place[rows] = np.arange(len(rows))
@@ -161,7 +161,8 @@ def _known(values: pd.Series) -> pd.Series:
 
 
 def _level(index: pd.Index, name: str) -> tuple[pd.Index, Codes]:
-    """Return the distinct values of an index level, and the place of each row's value among them; -1 if it is missing."""
+    """Return the distinct values of an index level, and the position of each row's value among them; -1 if it is
+    missing."""
     if isinstance(index, pd.MultiIndex):
         level = index.names.index(name)
         return index.levels[level], np.asarray(index.codes[level], np.intp)
@@ -248,8 +249,9 @@ def quantile_turnover(pred: object, n: int = 5, lag: int = 1, calendar: Iterable
     pred : Series, or table of one column
         By day and instrument.
     n : int
-        Number of quantiles, as in :func:`~rollforge.record.analysis.quantile_returns`: equal scores at a boundary belong
-        to both sides with the same fraction each, and the smaller of the fractions on the two days has stayed.
+        Number of quantiles, as in :func:`~rollforge.record.analysis.quantile_returns`: equal scores at a boundary
+        belong to both sides with the same fraction each, and the smaller of the fractions on the two days counts as
+        having stayed.
     lag : int
         Number of days.
     calendar : iterable of days, optional
@@ -300,8 +302,8 @@ def ic_decay(
 ) -> pd.DataFrame:
     """Return the mean IC of the scores with the labels of the same day and of later days.
 
-    Lag k compares the scores of a day with the labels of k days later: what a signal is still worth if it is used k
-    days late.
+    Lag k compares the scores of a day with the labels k days later: how good a signal still is if it is used k days
+    late.
 
     Parameters
     ----------
@@ -360,7 +362,7 @@ def ic_by_group(pred: object, label: object, groups: pd.Series, *, days: int | N
     -------
     DataFrame
         Index: the groups, sorted. Columns: IC, ICIR, t, Rank IC, days (number of days with an IC), rows (with score and
-        label). Within a group the rules of :func:`~rollforge.record.analysis.calc_ic` hold.
+        label). The rules of :func:`~rollforge.record.analysis.calc_ic` apply within each group.
 
     Raises
     ------
@@ -370,7 +372,7 @@ def ic_by_group(pred: object, label: object, groups: pd.Series, *, days: int | N
     both = paired(pred, label).dropna()
     twice = groups.index.duplicated()
     if twice.any():
-        raise DataError(f"The groups hold {groups.index[twice][0]} more than once.")
+        raise DataError(f"The groups contain {groups.index[twice][0]} more than once.")
     if groups.index.nlevels == 1:
         group = groups.reindex(both.index.get_level_values(CODE)).to_numpy()
     else:

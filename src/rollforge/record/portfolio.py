@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 _PARTS = ("strategy", "executor", "backtest")
 _BACKTEST = ("start_time", "end_time", "account", "benchmark", "exchange_kwargs", "pos_type")
 _MOVED = tuple(name for name in EXCHANGE_OPTIONS if name not in _BACKTEST)
-"""Options of the exchange that older files have directly under ``backtest``."""
+"""Exchange options that older files have directly under ``backtest``."""
 _SILENT = ("verbose", "return_order")
 """Options of older files that do not affect the computation."""
 _METHODS = {"mean": "count", "amount_weighted": "deal_amount", "value_weighted": "value"}
@@ -166,7 +166,7 @@ class PortAnaRecord(ACRecordTemp):
         self.indicator_analysis_method = indicator_analysis_method or "mean"
 
     def check_data(self, where: str = "config") -> None:
-        """Check that the session's data have the benchmark.
+        """Check that the session's data contain the benchmark.
 
         Parameters
         ----------
@@ -176,7 +176,7 @@ class PortAnaRecord(ACRecordTemp):
         Raises
         ------
         ConfigError
-            If they do not; the message names the benchmark.
+            If they do not; the message has the benchmark.
         """
         benchmark = self.backtest_config.get("benchmark")
         check_benchmark(benchmark, session=current_session(), where=f"{where}.backtest.benchmark")
@@ -295,7 +295,7 @@ class MultiPassPortAnaRecord(PortAnaRecord):
         table = pd.concat(passes, axis=1)
         table = table[table.index.get_level_values(1).isin(_PASSES)]
         mean, std = table.mean(axis=1), table.std(axis=1)
-        apart = std > 1e-9 * mean.abs()  # the ratio of equal passes is undefined; their differences are rounding
+        apart = std > 1e-9 * mean.abs()  # the ratio of equal passes, which differ by rounding only, is undefined
         summary = pd.DataFrame({"mean": mean, "std": std, "mean_std": mean / std.where(apart)})
         metrics: dict[str, Any] = {
             f"{name}.{kind}.{figure}": float(value)
@@ -368,7 +368,7 @@ def _in_current_form(backtest: object) -> dict[str, Any]:
     for key, value in moved.items():
         if key in exchange and exchange[key] != value:
             raise ConfigError(
-                f"is {value!r}, and {exchange[key]!r} within exchange_kwargs. Remove the former.", path=f"{where}.{key}"
+                f"is {value!r}, but {exchange[key]!r} in exchange_kwargs. Remove the former.", path=f"{where}.{key}"
             )
     if moved:
         log.info("%s: %s are options of the exchange and belong to exchange_kwargs", where, ", ".join(moved))

@@ -143,7 +143,7 @@ class Position(Mapping[str, Any]):
         if abs(held - amount) <= 1e-8 + 1e-5 * abs(amount):
             del self.position[code]
         elif held < amount:
-            raise ConfigError(f"{amount:g} of {code} cannot be sold: {held:g} are held.")
+            raise ConfigError(f"{amount:g} of {code} cannot be sold, because only {held:g} are held.")
         else:
             self.position[code]["amount"] -= amount
         self.position["cash_delay" if self._delays_cash else "cash"] += trade_val - cost

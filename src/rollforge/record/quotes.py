@@ -39,7 +39,7 @@ def open_market(provider: Provider, rules: Rules, codes: Sequence[str], days: Da
     Raises
     ------
     DataNotFound, ExpressionError
-        If an instrument or field that the rules name has no data.
+        If an instrument or field in the rules has no data.
     """
     notes = Notes()
     fields = set(provider.fields())
@@ -161,7 +161,7 @@ def _change(columns: _Columns, notes: Notes) -> Floats:
     if wrong.any():
         worst = _largest(change, moves, wrong)
         notes.add(
-            "$change is not the share by which the close moved (0.01 for 1 %%) for %d of %d instruments (%s), but %s: "
+            "$change is not the relative move of the close (0.01 for 1 %%) for %d of %d instruments (%s), but %s: "
             "%g where the close moved by %.4g. Their price limits are taken from the closes. Import the data "
             "without that column, or with $close/Ref($close,1)-1 in it",
             int(wrong.sum()),
@@ -182,7 +182,7 @@ def _change(columns: _Columns, notes: Notes) -> Floats:
 
 
 _LIKELY = 20
-"""Minimum number of days to classify values as of an unknown kind; with fewer they must fit a known kind."""
+"""Minimum number of days for classifying values as an unknown kind; with fewer, they must fit a known kind."""
 
 
 def _not_a_share(change: Floats, moves: Floats, close: Floats) -> tuple[Flags, str]:

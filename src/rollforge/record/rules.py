@@ -40,11 +40,11 @@ class Rules:
         Daily change from which an instrument is at its limit; or two expressions, true if it cannot be bought and if it
         cannot be sold; None means no limits.
     open_cost, close_cost : float
-        Fee of buying and of selling, as a share of the value.
+        Fee for buying and for selling, as a fraction of the value.
     min_cost : float
         Minimum fee of an order, in money.
     impact_cost : float
-        Slippage: this, times the square of the order's share of the day's turnover, is added to the fee.
+        Slippage: this value, times the square of the order's share of the day's turnover, is added to the fee.
     trade_unit : float or None
         Raw shares are traded in multiples of this; None means any amount.
     buy_volume, sell_volume : tuple of (str, str)
@@ -138,10 +138,10 @@ class Rules:
         Examples
         --------
         >>> Rules(open_cost=0.0005, close_cost=0.0015, min_cost=5).costs()
-        '0.05 % of purchases and 0.15 % of sales, at least 5 an order'
+        '0.05 % of purchases and 0.15 % of sales, at least 5 per order'
         """
         text = f"{_percent(self.open_cost)} of purchases and {_percent(self.close_cost)} of sales"
-        text += f", at least {self.min_cost:g} an order" if self.min_cost else ""
+        text += f", at least {self.min_cost:g} per order" if self.min_cost else ""
         return text + (f", and an impact cost of {self.impact_cost:g}" if self.impact_cost else "")
 
     def trading(self) -> str:
@@ -201,7 +201,9 @@ def _price(name: object, where: str) -> str:
 def _deal_prices(value: object, where: str) -> tuple[str, str]:
     if isinstance(value, (list, tuple)):
         if len(value) != 2:
-            raise ConfigError(f"deal_price is one field, or one for buying and one for selling: {value!r}.", path=where)
+            raise ConfigError(
+                f"deal_price must be one field, or one each for buying and selling, found {value!r}.", path=where
+            )
         return _price(value[0], where), _price(value[1], where)
     return _price(value, where), _price(value, where)
 

@@ -134,7 +134,7 @@ class ModelSignal(SignalWCache):
 
     def __init__(self, model: Any, dataset: Any) -> None:
         if not isinstance(dataset, Dataset):
-            raise ConfigError("a signal of a model needs a dataset: (model, dataset).", path="strategy.kwargs.signal")
+            raise ConfigError("a signal from a model needs a dataset: (model, dataset).", path="strategy.kwargs.signal")
         self.model, self.dataset = model, dataset
         prediction = model.predict(dataset)
         super().__init__(prediction.iloc[:, 0] if isinstance(prediction, pd.DataFrame) else prediction)

@@ -1,4 +1,4 @@
-"""Metrics of predictions: of values, and of the probability of a class."""
+"""Metrics of predicted values and of predicted class probabilities."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def regression_metrics(prediction: pd.Series, label: pd.Series) -> dict[str, flo
     dict
         ``ic`` and ``rank_ic``: means over the days of the correlation (Pearson, Spearman) between the instruments'
         predictions and labels; ``correlation``: Pearson's over all rows; ``rmse`` and ``mae``, in units of the label;
-        ``r2``: 1 minus the ratio of the squared errors to the label's squared deviations from its mean. NaN where it is not
-        defined.
+        ``r2``: 1 minus the ratio of the squared errors to the label's squared deviations from its mean. Undefined
+        metrics are NaN.
     """
     x, y = _pairs(prediction, label)
     error = x - y
@@ -57,8 +57,9 @@ def classification_metrics(probability: pd.Series, positive: pd.Series, known: p
     Returns
     -------
     dict
-        ``ic``, ``rank_ic`` and ``correlation`` as of :func:`regression_metrics`, with 1 for the class and 0 for the other;
-        ``log_loss`` in natural units; ``auc``, the area under the ROC curve; ``brier``, the mean squared difference.
+        ``ic``, ``rank_ic`` and ``correlation`` as in :func:`regression_metrics`, with 1 for the class and 0 for the
+        other; ``log_loss`` in natural units; ``auc``, the area under the ROC curve; ``brier``, the mean squared
+        difference.
     """
     label = positive.astype(np.float64).where(known)
     x, y = _pairs(probability, label)
@@ -90,8 +91,8 @@ def log_loss(
 def area_under_curve(
     score: Sequence[float] | NDArray[np.float64], positive: Sequence[float] | NDArray[np.float64]
 ) -> float:
-    """Return the area under the ROC curve: the share of pairs of both classes that the score puts in order; ties count
-    half. NaN if a class is missing.
+    """Return the area under the ROC curve: the share of pairs with one row of each class that the score orders
+    correctly; ties count half. NaN if a class is missing.
 
     References
     ----------

@@ -84,7 +84,7 @@ class BaseStrategy(ABC):
         held = getattr(self, infra, None)
         found = None if held is None else held.get(name)
         if found is None:
-            raise ConfigError(f"{type(self).__name__} has no {name}: it is not in a backtest.")
+            raise ConfigError(f"{type(self).__name__} has no {name}, because it is not part of a backtest.")
         return found
 
     def reset_level_infra(self, level_infra: LevelInfrastructure) -> None:
@@ -184,7 +184,7 @@ class BaseSignalStrategy(BaseStrategy):
         self.risk_degree = risk_degree
         self.signal = create_signal_from(signal)
         self.tied_days: set[int] = set()
-        """Steps on which ties had to be broken by code."""
+        """Steps at which ties had to be broken by code."""
 
     def reset(self, *args: Any, **kwargs: Any) -> None:
         """Start a backtest; called once before the first day."""
@@ -237,7 +237,7 @@ class BaseSignalStrategy(BaseStrategy):
         market : Market
             Quotes and rules.
         """
-        raise ConfigError(f"{type(self).__name__} does not define what it trades. Implement orders().")
+        raise ConfigError(f"{type(self).__name__} does not define what to trade. Implement orders().")
 
 
 class TopkDropoutStrategy(BaseSignalStrategy):

@@ -92,7 +92,7 @@ class OrderGenWInteract(OrderGenerator):
         cash = current.get_cash()
         to_share = sum(tradable.values()) + cash
         to_share -= (1 - risk_degree) * (to_share + idle)
-        if to_share < 0:  # selling everything tradable does not raise the cash to be kept
+        if to_share < 0:  # selling everything tradable does not yield the cash to be kept
             target = {code: amount for code, amount in amounts.items() if code not in tradable}
         else:
             to_share /= 1 + max(trade_exchange.close_cost, trade_exchange.open_cost)
@@ -109,7 +109,7 @@ def _price(exchange: Exchange, code: str, start: pd.Timestamp, end: pd.Timestamp
 class OrderGenWOInteract(OrderGenerator):
     """Computes amounts from the closes of the day of the scores, which are known before the trade.
 
-    Instruments without quotes on that day are not bought. On the first day of a backtest nothing is bought, unless the
+    Instruments without quotes on that day are not bought. Nothing is bought on the first day of a backtest, unless the
     exchange has earlier quotes (``exchange_kwargs.start_time``).
     """
 
@@ -208,7 +208,7 @@ class SoftTopkStrategy(WeightStrategyBase):
     model, dataset : optional
         Same as ``signal=(model, dataset)``.
     topk : int, optional
-        Number of instruments to hold; without it none.
+        Number of instruments to hold; by default none.
     order_generator_cls_or_obj : OrderGenerator or its class
         Generator of the orders.
     max_sold_weight : float
@@ -218,7 +218,7 @@ class SoftTopkStrategy(WeightStrategyBase):
     risk_degree : float
         Share of the account that is invested.
     buy_method : str
-        ``first_fill``; the newest Qlib reads no other.
+        ``first_fill``; the newest Qlib supports no other.
     **kwargs
         See :class:`~rollforge.record.strategy.BaseSignalStrategy`.
 
@@ -246,8 +246,8 @@ class SoftTopkStrategy(WeightStrategyBase):
     ) -> None:
         if buy_method != "first_fill":
             raise ConfigError(
-                f"buy_method {buy_method!r} no longer has an effect in Qlib: the free weight is shared in "
-                "proportion to what each holding lacks. Omit it.",
+                f"buy_method {buy_method!r} no longer has an effect in Qlib: the free weight is distributed in "
+                "proportion to the gap of each holding. Omit it.",
                 path="strategy.kwargs.buy_method",
             )
         super().__init__(

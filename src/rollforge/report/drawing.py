@@ -1,8 +1,8 @@
 """The parts of plots as plain data for Plotly: lines, axes, plots one below the other.
 
-The same data make the plots of a page and the figures of :mod:`rollforge.plot`. Two kinds of strings are placeholders:
-``@name`` is a colour of the style sheet, so that the plots of a page follow the light, dark and print themes, and
-``#name`` is one of the lists of days that a page stores only once.
+The plots of a page and the figures of :mod:`rollforge.plot` are made from the same data. Two kinds of strings are
+placeholders: ``@name`` is a colour of the style sheet, so that the plots of a page follow the light, dark and print
+themes, and ``#name`` is one of the lists of days, which a page stores only once.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def end_labels(ends: Mapping[str, float], day: str) -> Figure:
 
 
 def stacked(parts: Sequence[Figure], heights: Sequence[int], *, gap: int = 50) -> Figure:
-    """Return plots as one plot, the first one at the top; those over days have the same range of days.
+    """Return plots combined into one, the first at the top; plots over days share the range of days.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def _within(span: tuple[float, float], share: float) -> float:
 
 
 def _moved(item: Figure, names: Mapping[str, str], span: tuple[float, float]) -> Figure:
-    """Return a shape or an annotation of a plot that is now a part of another."""
+    """Return a shape or an annotation of a plot that has become part of another."""
     moved = {**item, "xref": names[item.get("xref", "x")]}
     if item.get("yref") != "paper":
         return {**moved, "yref": names[item.get("yref", "y")]}

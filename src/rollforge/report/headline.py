@@ -69,7 +69,7 @@ def headline_figures(headline: Headline) -> list[HeadlineFigure]:
 
 
 def combined_text(headline: Headline) -> str:
-    """Say what the prediction of several models is.
+    """Describe how the prediction of several models was combined.
 
     Examples
     --------
@@ -143,7 +143,7 @@ def _t_hint(headline: Headline) -> str:
 
 def _spread_hint(headline: Headline, made_of: str) -> str:
     if not headline.long_short_days:
-        return "no day has fifths: too few instruments, or all scores are equal"
+        return "no day can be divided into fifths: too few instruments, or all scores are equal"
     if headline.label_days is None:
         return _UNKNOWN
     return f"before costs, {made_of}, {counted(headline.long_short_days, 'day')}"

@@ -1,4 +1,4 @@
-"""The report as a self-contained HTML file: it needs no network, and its tables need no script."""
+"""The report as a self-contained HTML file, which needs no network, and whose tables need no script."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class _Section:
 def render(summary: Summary) -> str:
     """Return the HTML page.
 
-    Plots are drawn by plotly.js, which is inlined. If the package plotly is not installed, the page has only tables and
-    says how to get the plots. Only daily figures are embedded, so the size does not grow with the number of
+    Plots are drawn by plotly.js, which is inlined. If the package plotly is not installed, the page has only tables,
+    and explains how to get the plots. Only daily figures are embedded, so the size does not grow with the number of
     instruments.
     """
     plots = figures(summary)
@@ -106,7 +106,7 @@ def _library() -> str | None:
     """Return plotly.js compressed and base64-encoded, a third of its size; None if plotly is not installed."""
     try:
         from plotly.offline import get_plotlyjs
-    except ImportError:  # the tables have the same figures; the page says what is missing
+    except ImportError:  # the tables have the same figures; the page explains what is missing
         log.warning("the report has no plots, because plotly is not installed: pip install 'rollforge[report]'")
         return None
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode("ascii")
@@ -171,9 +171,9 @@ def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
         yield _paths(summary, plots)
     if summary.trials is not None:
         lead = (
-            "Of many variants the best looks good even if none has skill. All variants ever tried in this experiment count, "
-            "also those of earlier submissions. Returns: highest minus lowest fifth, per day of holding, on days whose labels "
-            "do not overlap, before costs."
+            "The best of many variants looks good even if none has skill. All variants ever tried in this experiment count, "
+            "including those of earlier submissions. Returns: highest minus lowest fifth, per day of holding, on days whose "
+            "labels do not overlap, before costs."
         )
         yield _Section("overfitting", "Overfitting", lead, overfitting_table(summary.trials))
     if summary.portfolio_risk is not None:
@@ -190,7 +190,7 @@ def _windows(summary: Summary) -> _Section:
     folded = tag("details", tag("summary", "Dates of every segment"), dates_table(summary.tasks))
     body = join(timeline(summary.tasks), windows_table(summary.tasks), folded)
     lead = (
-        "The days on which each task was trained, stopped early and tested. Hover over a bar to see "
+        "The days on which each task was trained, validated and tested. Hover over a bar to see "
         "its dates; click a column header to sort. IC and Rank IC are means over the days of the test "
         "segment that have labels, computed with the task's own label."
     )
@@ -200,14 +200,15 @@ def _windows(summary: Summary) -> _Section:
 def _checks(summary: Summary) -> _Section:
     lead = (
         "Whether the tasks use information from the future. Static checks read the definitions; measured ones, by "
-        "'rollforge check', build everything again from changed data. What is not known is not proved to be clean."
+        "'rollforge check', build everything again from changed data. 'Not known' means that the absence of leakage was not "
+        "verified."
     )
     return _Section("checks", "What was checked", lead, checks_table(summary.checks))
 
 
 def _models(summary: Summary) -> _Section:
     lead = (
-        "Each model evaluated with its own label on its own days; the first row is all of them combined, as above. "
+        "Each model is evaluated with its own label on its own days; the first row is their combination, as above. "
         f"Long-short: highest minus lowest fifth, {YEAR} days per year, before costs."
     )
     return _Section("models", "Models", lead, models_table(summary.headline, summary.models))
@@ -255,7 +256,7 @@ def _quantiles(summary: Summary, plots: Plots) -> _Section:
     else:
         unit = f" A year has {YEAR} days."
     lead = (
-        f"On each day ({_evaluated_on(summary)}) the instruments are divided into {QUANTILES} equal groups by score. The returns "
+        f"On each day ({_evaluated_on(summary)}), the instruments are divided into {QUANTILES} equal groups by score. The returns "
         f"of a group are summed, not compounded, before costs.{unit}"
     )
     table = quantile_table(summary.quantile_table, days) if summary.quantile_table is not None else None
@@ -272,7 +273,7 @@ def _persistence(summary: Summary, found: Persistence, plots: Plots) -> _Section
         ends = f"{number(found.interval.low, '.4f')} to {number(found.interval.high, '.4f')}"
         shown.append(("95 % interval of the mean IC", f"{ends}, by a block bootstrap"))
     if len(found.turnover):
-        over = f"mean share that was not in it on the day before, {counted(len(found.turnover), 'day')}"
+        over = f"mean share that was not in it on the previous day, {counted(len(found.turnover), 'day')}"
         for side in found.turnover:
             share = number(float(found.turnover[side].mean()), ".1%")
             shown.append((f"turnover of the {side} fifth", f"{share}, {over}"))
@@ -294,14 +295,12 @@ def _persistence(summary: Summary, found: Persistence, plots: Plots) -> _Section
 
 def _paths(summary: Summary, plots: Plots) -> _Section:
     lead = (
-        "Every group of days is tested by several splits. Their predictions recombine to paths, each of which predicts every "
-        "day once; the spread of the paths' figures shows how much a result depends on the training days. Long-short: highest "
+        "Every group of days is tested by several splits. Their predictions are recombined into paths, each of which predicts "
+        "every day once; the spread of the paths' figures shows how much a result depends on the training days. Long-short: highest "
         f"minus lowest fifth, {YEAR} days per year, summed, before costs."
     )
     if any(path.backtest is not None for own in summary.paths.values() for path in own):
-        lead += (
-            " Backtest: each path is backtested as the joined prediction is, after costs, 238 days per year as in Qlib."
-        )
+        lead += " Backtest: each path is backtested like the joined prediction, after costs, with 238 days per year as in Qlib."
     parts: list[Markup | None] = []
     for i, (model, paths) in enumerate(summary.paths.items()):
         parts += [tag("h3", model) if model else None, _plot(plots, f"paths{i}"), paths_table(paths)]
@@ -321,7 +320,7 @@ def _part(days: int) -> str:
 
 def _portfolio(summary: Summary, plots: Plots) -> _Section:
     lead = (
-        "The backtest of the joined prediction. Daily returns are summed, not compounded, also in the drawdown and the "
+        "The backtest of the joined prediction. Daily returns are summed, not compounded, including in the drawdown and the "
         "months; these figures use 238 days per year, as in Qlib."
     )
     about = tag(

@@ -1,4 +1,4 @@
-"""The inputs of a report, and how they are made from a result."""
+"""The inputs of a report, and their creation from a result."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TaskRow:
 
     @property
     def reason(self) -> str:
-        """The line of the traceback that names the error."""
+        """The line of the traceback with the error."""
         return error_line(self.error)
 
 
@@ -98,15 +98,15 @@ class ReportInputs:
     """Number of trading days that one label spans. Returns are divided by it before they are summed; if it is None,
     there are no annualised returns and no t statistic of the IC."""
     models: Sequence[ModelInputs] = ()
-    """The models that the prediction is made of; empty for a single model."""
+    """The models whose predictions are combined; empty for a single model."""
     ensembles: Mapping[str, str] = field(default_factory=dict)
-    """What combined the predictions, as in :class:`~rollforge.collect.result.Collected`."""
+    """The ensembles that combined the predictions, as in :class:`~rollforge.collect.result.Collected`."""
     paths: Mapping[str, Sequence[ModelInputs]] = field(default_factory=dict)
     """Model -> its backtest paths, named ``path 1``, … and evaluated by the label of the model."""
     trials: Trials | None = None
     """All variants tried in the experiment; None for a single one."""
     calendar: pd.DatetimeIndex | None = None
-    """The trading days, by which lags are counted; None if they are unknown: then those of the prediction."""
+    """The trading days, by which lags are counted; if None, those of the prediction are used."""
     groups: pd.Series | None = None
     """Group of each instrument, by instrument or by day and instrument, for the IC within groups; its name is the title."""
 
@@ -123,7 +123,7 @@ def report_inputs(
     name : str
         Title of the report.
     session : Session
-        The session that the result was made with.
+        The session with which the result was created.
     config : str
         The workflow as YAML.
     groups : Series, optional

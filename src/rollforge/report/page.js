@@ -1,5 +1,5 @@
 "use strict";
-// The plots of the page. Data stand in #plots; Plotly, compressed, in #library. Nothing is fetched.
+// The plots of the page. #plots contains the data, and #library Plotly, compressed. Nothing is fetched.
 const PLOTS = JSON.parse(document.getElementById("plots").textContent);
 const PAPER_WIDTH = 660;
 const chosen = {};
@@ -76,7 +76,7 @@ if (document.getElementById("library")) {
     document.documentElement.dataset.plots = "failed";
     document.querySelectorAll(".plot > div").forEach(place => {
       place.style.minHeight = 0;
-      place.textContent = "This browser cannot draw the plot (" + problem + "); the tables hold the figures.";
+      place.textContent = "This browser cannot draw the plot (" + problem + "); the tables contain the figures.";
       place.className = "empty";
     });
   });
@@ -91,7 +91,7 @@ document.querySelectorAll(".switch").forEach(box => {
   }));
 });
 
-// A click on a head sorts by that column, a second one the other way round; what has no value stays last.
+// Clicking a column header sorts by that column, clicking again reverses the order; rows without a value stay last.
 document.querySelectorAll("table.sort thead th").forEach((head, column) => {
   head.querySelector("button").addEventListener("click", () => {
     const upward = head.getAttribute("aria-sort") !== "ascending";
@@ -108,7 +108,7 @@ document.querySelectorAll("table.sort thead th").forEach((head, column) => {
   });
 });
 
-// The link of the section that is being read is marked.
+// Highlight the link of the current section.
 const links = new Map([...document.querySelectorAll("nav a")].map(a => [a.hash.slice(1), a]));
 const seen = new IntersectionObserver(entries => entries.forEach(entry => {
   if (!entry.isIntersecting) return;
@@ -117,7 +117,7 @@ const seen = new IntersectionObserver(entries => entries.forEach(entry => {
 }), { rootMargin: "-60px 0px -70% 0px" });
 document.querySelectorAll("section[id]").forEach(section => seen.observe(section));
 
-// What is folded on a screen is open on paper.
+// Expand collapsed parts for printing.
 let opened = [];
 addEventListener("beforeprint", () => {
   opened = [...document.querySelectorAll("details:not([open])")];

@@ -131,7 +131,7 @@ def quantiles(by_day: pd.DataFrame, x: str | list[str], *, holding: bool = True)
     x : str or list of str
         The days as text, or the name of their list.
     holding : bool
-        Whether the returns are those of a day of holding, which can be summed; if not, only means are drawn.
+        Whether the returns are per day of holding, so that they can be summed; if not, only means are drawn.
     """
     mean, by_day = by_day["mean"], by_day.drop(columns="mean")
     views = {"minus the day's mean": by_day.sub(mean, axis=0), "absolute": by_day}
@@ -140,7 +140,8 @@ def quantiles(by_day: pd.DataFrame, x: str | list[str], *, holding: bool = True)
 
 
 def _colour(quantile: int, number: int) -> str:
-    """Return the colour of a quantile: five have one each, of others only the lowest and the highest."""
+    """Return the colour of a quantile: each of five has its own; with other numbers, only the lowest and the highest
+    do."""
     if number == 5:
         return f"@q{quantile}"
     return {1: "@q1", number: "@q5"}.get(quantile, "@q3")
@@ -239,7 +240,7 @@ def turnover(by_day: pd.DataFrame, x: str | list[str], part: str = "fifth", roll
     x : str or list of str
         The days as text, or the name of their list.
     part : str
-        What a quantile is called.
+        Name of a quantile.
     rolling : int, optional
         Days of the rolling mean; by default those of :func:`~rollforge.report.drawing.rolling_days`.
     """

@@ -1,4 +1,4 @@
-"""The numbers of a report. Plots, pages and terminal tables are made only from these values."""
+"""The numbers of a report. Plots, pages and terminal tables are created from these values alone."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ METRICS = ("IC", "ICIR", "Rank IC", "Rank ICIR")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Headline:
-    """The main figures. None means that there are no data to compute a figure; NaN means that it is undefined."""
+    """The main figures. None means that there are no data to compute the figure; NaN means that it is undefined."""
 
     windows: int
     statuses: Mapping[str, int]
@@ -71,9 +71,9 @@ class Headline:
     first_day: str = ""
     last_day: str = ""
     models: tuple[str, ...] = ()
-    """Names of the models that the prediction is made of; empty for a single model."""
+    """Names of the models whose predictions are combined; empty for a single model."""
     ensembles: Mapping[str, str] = field(default_factory=dict)
-    """What combined the predictions: ``windows`` and ``models`` -> description of the ensemble."""
+    """The ensembles that combined the predictions: ``windows`` and ``models`` -> description."""
     label_text: str = ""
     label_days: int | None = None
     first_evaluated: str = ""
@@ -170,7 +170,8 @@ class Summary:
     """Mean return of each quintile of the prediction, per day of holding: columns 1 (lowest scores) to 5, and ``mean``
     of all. None if there are no quintiles, or the days of the label are unknown."""
     quantile_table: pd.DataFrame | None = None
-    """Index: 1 to 5, then ``5 - 1``; columns label (mean, over the days of the label), annual, excess, sharpe, positive."""
+    """Index: 1 to 5, then ``5 - 1``; columns label (mean, over the days of the label), annual, excess, sharpe,
+    positive."""
     persistence: Persistence | None = None
     """None if prediction and label can be compared on no day."""
     groups: pd.DataFrame | None = None
@@ -189,8 +190,8 @@ class Summary:
     portfolio_risk: pd.DataFrame | None = None
     """See :func:`~rollforge.record.performance.performance`."""
     exposure: pd.DataFrame | None = None
-    """Columns of :func:`~rollforge.record.performance.exposure`, and turnover (value traded on the day, divided by that of
-    the account); None if the positions are unknown."""
+    """Columns of :func:`~rollforge.record.performance.exposure`, and turnover (value traded on the day, divided by that
+    of the account); None if the positions are unknown."""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
@@ -305,7 +306,8 @@ def usable_calendar(calendar: pd.DatetimeIndex | None, scores: pd.Series | None)
 
 
 def result_metrics(summary: Summary) -> dict[str, float]:
-    """Return the figures of a report under the names that ``SigAnaRecord`` logs; for several models also those of each."""
+    """Return the figures of a report under the names that ``SigAnaRecord`` logs; for several models, those of each as
+    well."""
     h = summary.headline
     values = {"IC": h.ic, "ICIR": h.icir, "Rank IC": h.rank_ic, "Rank ICIR": h.rank_icir, "IC t": h.ic_t}
     values |= {"IC days": float(h.ic_days), "days": float(h.days), "rows": float(h.rows)}
@@ -351,9 +353,9 @@ def path_figures(paths: Sequence[Quality]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index: names of the paths. Columns: IC, ICIR, Rank IC, Rank ICIR (means over days), Return (annual, highest minus
-        lowest quintile, before costs), Sharpe (of that return, per year); and if any path has a backtest, Net return
-        (annual, after costs), Net Sharpe (of that return, per year) and Drawdown (the maximum).
+        Index: names of the paths. Columns: IC, ICIR, Rank IC, Rank ICIR (means over days), Return (annual, highest
+        minus lowest quintile, before costs), Sharpe (of that return, per year); and if any path has a backtest, Net
+        return (annual, after costs), Net Sharpe (of that return, per year) and Drawdown (the maximum).
     """
     backtested = any(path.backtest is not None for path in paths)
     rows = {

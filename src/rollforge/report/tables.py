@@ -239,7 +239,7 @@ def _heat_cell(value: float, label: str, largest: float, text: Callable[[float],
 
 
 def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
-    """Return one row per model with its quality, below that of their combination."""
+    """Return one row per model with its quality, after a row with that of their combination."""
     heads = [
         ("model", ""), ("label", ""), ("evaluated on", ""), ("IC", "n"), ("IC t-stat", "n"), ("Rank IC", "n"),
         ("annual long-short", "n"), ("Sharpe", "n"),
@@ -262,7 +262,7 @@ def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
 
 
 def overfitting_table(trials: Trials) -> Markup:
-    """Return the figures about the choice among all variants, and one row per variant."""
+    """Return the figures on the selection among all variants, and one row per variant."""
     scale = trials.periods**0.5
     figures = [("variants tried", number(float(trials.tried), ".0f"), "")]
     if trials.deflated is not None:
@@ -275,7 +275,7 @@ def overfitting_table(trials: Trials) -> Markup:
             ),
             (
                 "deflated Sharpe ratio", number(deflated.probability, ".3f"),
-                "probability that the best variant's true Sharpe ratio is above that",
+                "probability that the best variant's true Sharpe ratio exceeds this maximum",
             ),
         ]  # fmt: skip
     if trials.overfitting is not None:
@@ -283,7 +283,7 @@ def overfitting_table(trials: Trials) -> Markup:
         figures.append(
             (
                 "probability of overfitting", number(found.probability, ".3f"),
-                f"that the best of {found.trials} variants in one half of the days is below the median in the other",
+                f"that the best of {found.trials} variants on one half of the days is below the median on the other half",
             )
         )  # fmt: skip
     shown = tag(
@@ -302,7 +302,7 @@ def overfitting_table(trials: Trials) -> Markup:
 
 
 def paths_table(paths: Sequence[Quality]) -> Markup:
-    """Return one row per backtest path with its quality, below their distribution."""
+    """Return one row per backtest path with its quality, after their distribution."""
     heads = [
         ("path", ""), ("days", "n"), ("IC", "n"), ("ICIR", "n"), ("Rank IC", "n"), ("annual long-short", "n"),
         ("Sharpe", "n"),
@@ -408,10 +408,10 @@ def risk_table(risk: pd.DataFrame) -> Markup:
 def exposure_texts(exposure: pd.DataFrame) -> dict[str, str]:
     """Return the turnover and the exposure of a backtest as text, means over its days; see :class:`Summary`."""
     mean, low, high = exposure.mean(), exposure.min(), exposure.max()
-    traded = f"{number(mean['turnover'], '.1%')} of the account on a day, {number(mean['turnover'] * 238, '.1f')} times in a year"
+    traded = f"{number(mean['turnover'], '.1%')} of the account per day, {number(mean['turnover'] * 238, '.1f')} times per year"
     net = f"{number(mean['net'], '.1%')}, from {number(low['net'], '.1%')} to {number(high['net'], '.1%')}"
     return {
-        "turnover": f"{traded}; purchases and sales both count",
+        "turnover": f"{traded}; counts both purchases and sales",
         "gross exposure": f"{number(mean['gross'], '.1%')}, at most {number(high['gross'], '.1%')}",
         "net exposure": net,
         "positions": f"{number(mean['positions'], '.1f')}, at most {number(high['positions'], '.0f')}",
@@ -433,7 +433,7 @@ def failed_tasks(tasks: Sequence[TaskRow]) -> Markup | None:
 
 
 def check_rows(checks: Sequence[Check]) -> list[tuple[str, str, str, str, str]]:
-    """Return a row for each result of a check: subject, result, method, days with tasks, and what was found."""
+    """Return a row for each result of a check: subject, result, method, days with tasks, and finding."""
     rows = []
     for one in checks:
         about, when = (
@@ -451,7 +451,7 @@ def checks_table(checks: Sequence[Check]) -> Markup:
     if list(checks) == [NOT_CHECKED]:
         return tag("p", f"{NOT_CHECKED.text} {NOT_CHECKED.advice}", class_="empty")
     if not checks:
-        return tag("p", "No results of checks are stored with these tasks.", class_="empty")
+        return tag("p", "No check results are stored with these tasks.", class_="empty")
     head = tag("tr", *(tag("th", name, scope="col") for name in ("what", "result", "by", "where", "found")))
     rows = [
         tag("tr", tag("th", subject, scope="row"), *(tag("td", cell, class_="text") for cell in cells))

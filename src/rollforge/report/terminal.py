@@ -81,12 +81,12 @@ def groups_table(summary: Summary) -> Table | None:
 
 
 def overfitting_table(summary: Summary) -> Table | None:
-    """Return the figures about the choice among all variants tried; None for a single one."""
+    """Return the figures on the selection among all variants tried; None for a single variant."""
     trials = summary.trials
     if trials is None:
         return None
     table = Table(
-        title=Text("choice among all variants tried", "bold"),
+        title=Text("selection among all variants tried", "bold"),
         title_justify="left",
         show_header=False,
         box=None,
@@ -174,7 +174,7 @@ def checks_table(summary: Summary) -> Table:
         text = f"{found} ({where})" if result != "clean" else found
         table.add_row(Text(printable(subject)), Text(result, styles[result]), Text(method), Text(printable(text)))
     if not summary.checks:
-        table.add_row(Text("none"), Text(""), Text(""), Text("No results of checks are stored with these tasks."))
+        table.add_row(Text("none"), Text(""), Text(""), Text("No check results are stored with these tasks."))
     return table
 
 

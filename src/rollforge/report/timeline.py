@@ -15,12 +15,12 @@ from rollforge.report.markup import Markup, join, tag
 __all__ = ["segment_names", "timeline", "window_bars"]
 
 _KNOWN = ("train", "valid", "test")
-# With more rows, each gets thinner and fewer are numbered, but all remain visible.
+# With more rows, each becomes thinner and fewer are numbered, but all remain visible.
 _ROW_HEIGHTS = ((16, 22, 1), (32, 16, 1), (64, 10, 2), (128, 6, 5), (100_000, 4, 20))
 
 
 def segment_names(tasks: Sequence[TaskRow]) -> list[str]:
-    """Return the names of all segments: train, valid, test, then any others in the order of their first use."""
+    """Return the names of all segments: train, valid, test, then any others in order of first use."""
     used = dict.fromkeys(name for t in tasks for name in t.window.segments)
     return [*(n for n in _KNOWN if n in used), *(n for n in used if n not in _KNOWN)]
 

@@ -16,7 +16,7 @@ from rollforge.errors import MissingDependency, RollforgeError, StoreUnavailable
 _USAGE = """usage: python -m rollforge.compat.qlib [--store URI] SCRIPT [ARGS]
        python -m rollforge.compat.qlib [--store URI] -m MODULE [ARGS]
 
-  --store URI   keep tasks there (sqlite:///tasks.db, postgresql://…), whatever MongoDB the script names;
+  --store URI   keep tasks there (sqlite:///tasks.db, postgresql://…), even if the script sets a MongoDB;
                 the environment variable ROLLFORGE_STORE does the same
 """
 
@@ -87,7 +87,7 @@ def _run_script(script: str, rest: list[str]) -> None:
 
 
 def _guarded(run: Callable[[], object], script: str | None = None) -> None:
-    """Run a program; a Rollforge error ends it with its message and the line of the script."""
+    """Run a program; on a Rollforge error it exits with the message and the line of the script."""
     try:
         run()
     except RollforgeError as exc:

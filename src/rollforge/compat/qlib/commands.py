@@ -50,16 +50,17 @@ def arguments(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
 _QRUN = """usage: qrun WORKFLOW.yaml [EXPERIMENT] [FOLDER]
 
 Train the workflow's task once and keep its records, as Qlib's runner does ('rollforge run' makes a report, too; a
-workflow with a 'rolling' or 'grid' section is run by that).
+workflow with a 'rolling' or 'grid' section is passed on to it).
 
   --config_path WORKFLOW.yaml
-  --experiment_name EXPERIMENT  where the file names none; by default 'workflow'
-  --uri_folder FOLDER           an mlruns folder for the runs, where the file names none; by default Rollforge's store
+  --experiment_name EXPERIMENT  if the file sets none; by default 'workflow'
+  --uri_folder FOLDER           an mlruns folder for the runs, if the file sets none; by default Rollforge's store
 """
 
 
 def qrun() -> None:
-    """``qrun WORKFLOW.yaml [EXPERIMENT] [FOLDER]``, also ``python -m qlib.workflow.cli`` and ``python -m qlib.cli.run``."""
+    """``qrun WORKFLOW.yaml [EXPERIMENT] [FOLDER]``, also ``python -m qlib.workflow.cli`` and ``python -m
+    qlib.cli.run``."""
     given = sys.argv[1:]
     if not given or {"-h", "--help"} & set(given):
         (sys.stdout if given else sys.stderr).write(_QRUN)
@@ -147,7 +148,7 @@ def _fire(component: object) -> None:
             import fire
         except ImportError as exc:
             raise MissingDependency(
-                "This command reads its arguments by Python Fire. Install it: pip install 'rollforge[qlib-scripts]'"
+                "This command parses its arguments with Python Fire. Install it: pip install 'rollforge[qlib-scripts]'"
             ) from exc
         console.show()
         auto_init(only_file=True)

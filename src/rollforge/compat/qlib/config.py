@@ -1,4 +1,4 @@
-"""``qlib.init`` and ``qlib.config.C``: Qlib's settings, stored in the session if Rollforge uses them."""
+"""``qlib.init`` and ``qlib.config.C``: Qlib's settings, which are stored in the session if Rollforge uses them."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def init(default_conf: str = "client", **kwargs: Any) -> None:
     default_conf : str
         ``client``.
     **kwargs
-        See :mod:`rollforge.qlib_options`: every option works, is refused, or is known not to change any number.
+        See :mod:`rollforge.qlib_options`: every option works, is rejected, or is known not to change any number.
 
     Raises
     ------

@@ -23,4 +23,4 @@ DISK_DATASET_CACHE = "DiskDatasetCache"
 DISK_EXPRESSION_CACHE = "DiskExpressionCache"
 DEPENDENCY_REDIS_CACHE = (DISK_DATASET_CACHE, DISK_EXPRESSION_CACHE)
 
-is_deprecated_lexsorted_pandas = True  # of the pandas that Rollforge needs
+is_deprecated_lexsorted_pandas = True  # true for the pandas versions that Rollforge requires

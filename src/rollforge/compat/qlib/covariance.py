@@ -122,7 +122,7 @@ class StructuredCovEstimator(RiskModel):
     Parameters
     ----------
     factor_model : {"pca"}
-        Method of estimating the factors.
+        Method for estimating the factors.
     num_factors : int
         Number of factors.
     **kwargs
@@ -135,8 +135,8 @@ class StructuredCovEstimator(RiskModel):
 
     References
     ----------
-    J. Fan, Y. Liao, H. Liu, An overview of the estimation of large covariance and precision matrices. Econometrics Journal
-    19 (2016).
+    J. Fan, Y. Liao, H. Liu, An overview of the estimation of large covariance and precision matrices. Econometrics
+    Journal 19 (2016).
     """
 
     def __init__(self, factor_model: str = "pca", num_factors: int = 10, **kwargs: Any) -> None:

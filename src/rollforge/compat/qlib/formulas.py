@@ -69,7 +69,7 @@ class Expression(str):
         Raises
         ------
         ConfigError
-            If the class does not say how it is computed.
+            If the class does not define how it is computed.
         """
         if next(k for k in cls.__mro__ if "_load_internal" in vars(k) or "load" in vars(k)) is Expression:
             raise ConfigError(f"The operator {cls.__name__} must define _load_internal(), which computes it.")
@@ -270,7 +270,7 @@ def _loaded(text: str, instrument: str, start: int | None, end: int | None, freq
     return pd.Series(values, index=pd.RangeIndex(first, first + len(values)))
 
 
-# -- what operators of one's own derive from ---------------------------------------------------------------------------
+# -- base classes of user-defined operators ----------------------------------------------------------------------------
 
 
 class ExpressionOps(Expression):
@@ -341,8 +341,8 @@ def _extended(sizes: list[tuple[float, float]], n: float) -> tuple[float, float]
 
 
 class Rolling(ExpressionOps):
-    """A method of pandas' windows, given by name: over the last N days; for 0, over all days so far; a fraction below 1 is
-    the decay of an exponential mean."""
+    """A method of pandas' windows, given by name: over the last N days; for 0, over all days so far; a fraction below 1
+    is the decay of an exponential mean."""
 
     def __init__(self, feature: Any, N: float, func: str) -> None:  # noqa: N803 - Qlib's name
         self.feature = feature
@@ -386,7 +386,7 @@ class PairRolling(ExpressionOps):
 
 
 class _BuiltIn:
-    """Base of the built-in operators' classes, which compute as the language does."""
+    """Base of the built-in operators' classes, whose results are those of the language."""
 
     _arguments: ClassVar[list[inspect.Parameter]]
 
@@ -394,7 +394,7 @@ class _BuiltIn:
         """The expression with the built-in operator's name, even for a derived user class."""
         kind = next(k for k in type(self).__mro__ if "_arguments" in vars(k))
         arguments = [getattr(self, p.name) for p in self._arguments]
-        for one in arguments:  # a custom operator need not be registered to be used by another operator's code
+        for one in arguments:  # a custom operator used by another operator's code need not be registered
             if (
                 isinstance(one, ExpressionOps)
                 and "_arguments" not in vars(type(one))

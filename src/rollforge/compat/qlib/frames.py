@@ -47,7 +47,7 @@ _LEVELS = ("datetime", "instrument")
 
 
 def lazy_sort_index(df: pd.DataFrame, axis: int = 0) -> pd.DataFrame:
-    """Return a frame sorted by its index; the frame itself if it is sorted."""
+    """Return a frame sorted by its index; the frame itself if it is already sorted."""
     index = df.index if axis == 0 else df.columns
     return df if index.is_monotonic_increasing else df.sort_index(axis=axis)  # type: ignore[call-overload]
 
@@ -141,7 +141,7 @@ def split_pred(
     number : int, optional
         Number of days in the first part; by default all.
     split_date : date, optional
-        Its last day; the `number`-th by default.
+        Last day of the first part; the `number`-th by default.
 
     Raises
     ------

@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 
 class Index:
-    """Immutable labels of one axis. For duplicate labels, the first is found.
+    """Immutable labels of one axis. Of duplicate labels, the first is found.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Index:
         return found, order
 
     def tolist(self) -> list[Any]:
-        """Return the labels as a list; days stay days (numpy makes numbers of nanoseconds)."""
+        """Return the labels as a list; days stay days (numpy turns nanoseconds into numbers)."""
         return list(self.idx_list) if self.idx_list.dtype.kind == "M" else list(self.idx_list.tolist())
 
 

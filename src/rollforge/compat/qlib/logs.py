@@ -24,7 +24,7 @@ _LOGGERS = (logger, logging.getLogger("rollforge"))
 
 
 class QlibLogger(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose level can be set as Qlib's."""
+    """A logger whose level can be set like that of Qlib's."""
 
     def setLevel(self, level: int | str) -> None:  # noqa: N802 - logging's name
         """Set the level."""

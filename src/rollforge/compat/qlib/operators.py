@@ -32,7 +32,7 @@ def as_operator(kind: type) -> Operator:
     if not (isinstance(kind, type) and issubclass(kind, Expression)):
         raise ConfigError(
             f"{getattr(kind, '__name__', kind)!r} is not an operator. Derive it from a class of qlib.data.ops, such as "
-            "ElemOperator. Where pyqlib is installed, import rollforge.compat.qlib before qlib."
+            "ElemOperator. If pyqlib is installed, import rollforge.compat.qlib before qlib."
         )
     return kind.as_operator()
 
@@ -87,7 +87,7 @@ class OpsWrapper:
 
 
 def _module(kind: type) -> str | None:
-    """Return where other processes find a class: its module or the script's file; None if they cannot."""
+    """Return where other processes can find a class: its module or the script's file; None if they cannot."""
     if "<locals>" in kind.__qualname__:
         return None
     if kind.__module__ not in ("__main__", "__mp_main__"):

@@ -1,4 +1,4 @@
-"""Functions in other processes and over groups of days, as in ``qlib.utils.paral``."""
+"""Calling functions in other processes and on groups of days, as in ``qlib.utils.paral``."""
 
 from __future__ import annotations
 

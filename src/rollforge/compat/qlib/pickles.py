@@ -15,7 +15,7 @@ def restricted_pickle_load(file: IO[bytes]) -> Any:
     Raises
     ------
     UntrustedPickle
-        If the pickle names a type that is not allowed. None of its code has run.
+        If the pickle refers to a type that is not allowed. None of its code is run.
     ArtifactUnreadable
         If it is not a pickle, or is truncated.
     """

@@ -1,6 +1,6 @@
 """Qlib's providers behind ``D``: for the calendar, the universes, the fields, the expressions and the frames.
 
-They read the current session's data folder. The classes have Qlib's names and can be used and derived from, but
+They read the current session's data folder. The classes have Qlib's names and can be used and subclassed, but
 ``qlib.init(calendar_provider=…)`` does not replace them.
 """
 
@@ -116,7 +116,8 @@ class DatasetProvider:
 
     @staticmethod
     def get_instruments_d(instruments: Any, freq: str = "day") -> Any:
-        """Return the members of a universe with their days; a list of codes and a mapping of days are returned unchanged."""
+        """Return the members of a universe with their days; a list of codes and a mapping of days are returned
+        unchanged."""
         if isinstance(instruments, Mapping) and "market" in instruments:
             return D.list_instruments(instruments, freq=freq)
         return instruments if isinstance(instruments, Mapping) else list(instruments)

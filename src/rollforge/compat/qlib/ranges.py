@@ -1,6 +1,6 @@
 """Parts of a trading day or of a step, as in ``qlib.backtest.decision``.
 
-Backtests are daily, and a day is one step, so decisions refuse a range.
+Backtests are daily, and a day is one step, so decisions do not accept a range.
 """
 
 from __future__ import annotations

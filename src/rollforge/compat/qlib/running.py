@@ -1,6 +1,6 @@
 """Run an operator that is written as a Qlib class, one instrument after another.
 
-The classes of expressions build on this module, so it receives the classes of the arguments (:class:`Forms`).
+The expression classes depend on this module, so it receives the classes of the arguments (:class:`Forms`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def _plain(argument: Tree, forms: Forms) -> object:
 
 
 def _reach(kind: type, forms: Forms, tree: Call) -> tuple[float, int]:
-    """Return the days that it needs: all earlier ones, so that values do not depend on the range, and its own look-ahead."""
+    """Return the days that an operator needs: all earlier ones, so that values do not depend on the range, and its own
+    look-ahead."""
     try:
         _, after = kind(*(_plain(a, forms) for a in tree.args)).get_extended_window_size()
         return math.inf, max(0, int(after))
@@ -69,7 +70,7 @@ def _reach(kind: type, forms: Forms, tree: Call) -> tuple[float, int]:
         raise
     except Exception as exc:
         raise ConfigError(
-            f"The operator {kind.__name__} does not say how many days it needs: its "
+            f"The operator {kind.__name__} does not report how many days it needs: its "
             f"get_extended_window_size() raised {type(exc).__name__}: {exc}"
         ) from exc
 
@@ -78,7 +79,7 @@ def _run(kind: type, forms: Forms, series: Lifespans, tree: Call, *arguments: ob
     """Apply the operator to a group of instruments, one after another."""
     place = series.place
     if place is None:
-        raise DataError(f"{kind.__name__} computes on instruments of a data folder.")
+        raise DataError(f"{kind.__name__} can only be computed on the instruments of a data folder.")
     shape = next(a.shape for a in arguments if isinstance(a, np.ndarray))
     found: list[tuple[int, slice, np.ndarray]] = []
     token = current_source.set(place)

@@ -27,7 +27,7 @@ def get_mongodb() -> Any:
     database = getattr(store, "_database", None)
     if database is None:
         raise ConfigError(
-            "The task store is not MongoDB. Choose MongoDB by qlib.init(mongo={'task_url': …, "
+            "The task store is not MongoDB. Choose MongoDB with qlib.init(mongo={'task_url': …, "
             "'task_db_name': …}), or use TaskManager, which works with every store.",
             path="mongo",
         )

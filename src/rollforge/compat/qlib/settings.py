@@ -81,7 +81,7 @@ HIGH_FREQ_CONFIG: Mapping[str, object] = {
     "expression_cache": "DiskExpressionCache",
     "region": "cn",
 }
-"""Settings for minute data in Qlib's examples. Rollforge refuses them when they are used."""
+"""Settings for minute data in Qlib's examples. Rollforge rejects them when they are used."""
 
 
 class DataPathManager:
@@ -92,7 +92,7 @@ class DataPathManager:
     provider_uri : path or mapping
         The folder, or a mapping of frequencies to folders.
     mount_path
-        Without effect: the system mounts folders of other machines.
+        Without effect: the operating system mounts folders of other machines.
     """
 
     def __init__(self, provider_uri: Any, mount_path: Any = None) -> None:
@@ -115,7 +115,7 @@ class DataPathManager:
 
     @staticmethod
     def get_uri_type(uri: object) -> str:
-        """Return ``local``, because the system mounts folders of other machines."""
+        """Return ``local``, because the operating system mounts folders of other machines."""
         return "local"
 
     def get_data_uri(self, freq: object = None) -> Path:

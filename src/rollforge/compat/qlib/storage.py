@@ -206,7 +206,7 @@ class FileFeatureStorage(_FileStorage):
         if not isinstance(i, slice):
             if not begin <= i < end:
                 raise IndexError(
-                    f"{self.uri} has values of the days {begin} to {end - 1} of the calendar, but none of day {i}."
+                    f"{self.uri} has values for days {begin} to {end - 1} of the calendar, but none for day {i}."
                 )
             return i, self._read(i, i + 1)[0]
         start, stop = max(begin, i.start or 0), end if i.stop is None else min(end, i.stop)

@@ -61,9 +61,9 @@ def _making(folder: Path) -> Iterator[bool]:
 def _adjust(market: Path) -> None:
     """Add the properties on which some of Qlib's tests rely to a demo market.
 
-    The field ``change``. SH600519 is expensive; SZ300677 is listed on the 3001st day; SZ300315 is always a member of csi300
-    and never suspended; SH600110 is a member of csi300. In early 2005 and in January 2020 nothing is missing, so that
-    labels exist, with some suspensions shortly before, so that some features are missing; on the 115th day one
+    The field ``change``. SH600519 is expensive; SZ300677 is listed on the 3001st day; SZ300315 is always a member of
+    csi300 and never suspended; SH600110 is a member of csi300. In early 2005 and in January 2020 nothing is missing, so
+    that labels exist, with some suspensions shortly before, so that some features are missing; on the 115th day one
     instrument is suspended, the 99th member of csi300.
     """
     provider = open_provider(market)
@@ -175,7 +175,8 @@ class TestOperatorData(TestAutoData):
         cls.inst, cls.spans = next(iter(cls.instruments_d.items()))
 
 
-# -- a few rows that tests compute with by hand --------------------------------------------------------------------------
+# -- a few rows for tests that compute by hand
+# ---------------------------------------------------------------------------
 
 
 def _mock() -> pd.DataFrame:

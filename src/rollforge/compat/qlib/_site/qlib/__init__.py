@@ -1,4 +1,4 @@
-"""Stands for Qlib where scripts import it, also in their worker processes: this folder is on their path."""
+"""Replaces Qlib where scripts import it, including in their worker processes: this folder is on their path."""
 
 import sys
 
