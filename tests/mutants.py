@@ -346,7 +346,7 @@ def forked(copy: Path, room: Room, wanted: Sequence[str], limit: float) -> Outco
 
 
 def _limit_processor_time(limit: float) -> None:
-    """End this process after `limit` seconds of processor time: on a busy machine, no mutant may seem to hang."""
+    """End this process after `limit` seconds of processor time: on a busy machine, a mutant must not appear to hang."""
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit), math.ceil(limit) + 5))
 
 
@@ -478,7 +478,7 @@ def _pytest(copy: Path, room: Room, wanted: Sequence[str] | None, requests: Requ
     import pytest
     from hypothesis import HealthCheck, settings
 
-    # Examples that are slow on a busy machine are no failures: these would count as detected mutants.
+    # Examples that are slow on a busy machine are not failures, which would count as detected mutants.
     settings.register_profile("mutants", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("mutants")
     # Worker processes started by the tests import the main module, which has to be that of "python -m pytest".

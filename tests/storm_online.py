@@ -1,4 +1,5 @@
-"""Online serving at full size: by killed routines, and day by day compared with other ways to get the same signals.
+"""Full-size stress test of online serving: with killed routines, and day by day compared with other ways to get the
+same signals.
 
     python tests/storm_online.py                                        # everything
     python tests/storm_online.py --case kills --trainer TrainerRM --store postgres --tracker mlflow
@@ -7,9 +8,9 @@
 ``kills``: each trainer serves 20 days by two routines at once. 100 of them are killed before a write and 100 at random
 times, and a week is missed. Signals, releases and windows must be those of an undisturbed simulation.
 
-``days``: each trainer serves 250 days, with and without ``trunc_days``, while the data folder grows by a day at a time. A
-simulation on the whole data must give the same signals, bit for bit, and so must models that are fitted and asked without
-a service, each on the data of its day. Every label of every training is compared with the prices known on that day.
+``days``: each trainer serves 250 days, with and without ``trunc_days``, while the data folder grows by a day at a time.
+A simulation on all data must give the same signals, bit for bit, and so must models that are fitted and used without a
+service, each on the data of its day. Every label of every training is compared with the prices known on that day.
 
 The data are the S&P table in the folder named by ROLLFORGE_SHARED, else a demo market. The program prints one line of
 JSON for each result, and exits with 1 if one of them is wrong.
@@ -246,8 +247,8 @@ def cpu_seconds() -> float:
 def label_problems(lines: Sequence[dict[str, Any]], expected: int, trunc: str) -> list[str]:
     """Return what is wrong with the labels of trainings.
 
-    Each must be known on the day of the training. Without ``trunc_days`` the last one that is known is used, so that the
-    check itself is known to see the last rows.
+    Each must be known on the day of the training. Without ``trunc_days`` the last known label is used, which proves
+    that the check covers the last rows.
     """
     wrong = [f"{len(lines)} trainings, not {expected}"] if len(lines) != expected else []
     for line in lines:
@@ -300,7 +301,7 @@ def run_kills(options: argparse.Namespace, setting: Setting, folder: Path, repor
 
 
 def run_days(options: argparse.Namespace, setting: Setting, folder: Path, report: Report) -> None:
-    """Compute anew, serve day by day, and simulate."""
+    """Recompute, serve day by day, and simulate."""
     data = setting.prices
     data.show(data.days[-1])  # also the days after the last one
     expected = {}
@@ -337,8 +338,8 @@ def run_days(options: argparse.Namespace, setting: Setting, folder: Path, report
 
 
 def day_by_day(setting: Setting, trainer: str, audits: dict[str, Path]) -> dict[str, Any]:
-    """Serve days while the folder grows by a day at a time; return the signals by `trunc_days`, and let the folder have all
-    days again.
+    """Serve days while the folder grows by a day at a time; return the signals by `trunc_days`, and restore all days of
+    the folder.
     """
     data = setting.prices
     data.show(setting.days[0])
@@ -357,7 +358,8 @@ def day_by_day(setting: Setting, trainer: str, audits: dict[str, Path]) -> dict[
 def check(
     result: str, setting: Setting, trainer: str, trunc: str, audit: Path, signals: Any, other: Any, report: Report
 ) -> None:
-    """Report whether signals are those of all days and equal others, and whether the labels of the trainings were known."""
+    """Report whether signals are those of all days and equal others, and whether the labels of the trainings were
+    known."""
     days = sorted({str(day.date()) for day in signals.index.get_level_values("datetime")})
     lines = trainings(audit)
     problems = [
@@ -372,8 +374,8 @@ def check(
 
 
 def computed_anew(setting: Setting, trunc: str, folder: Path) -> Any:
-    """Return the signals of each day without a service: each window is fitted on the data up to its first day, and asked on
-    each of its days for the scores of that day, from data that end on it and from no cache.
+    """Return the signals of each day without a service: each window is fitted on the data up to its first day, and
+    predicts the scores of each of its days from data that end on that day, without a cache.
     """
     start_audit(folder / "audit", setting.prices.close)
     signals, model, task = [], None, None

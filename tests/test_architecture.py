@@ -108,7 +108,7 @@ NAMES_FROM_DATA = {
     "task",  # references in definitions, after they were checked
     "user_code",  # users' files
 }
-"""Modules that import by a name that is no string in their code, or run code."""
+"""Modules that import by a name that is not a literal string in their code, or that run code."""
 IMPORTS_BY_NAME = {
     "import_module",
     "__import__",
@@ -143,7 +143,8 @@ EDGE_ORDER = [
     "compat",
     "testing",
 ]
-"""Modules of the edge import only those before them; the package itself, which comes last, and ``__main__`` may import all."""
+"""Modules of the edge import only those before them; the package itself, which comes last, and ``__main__`` may import
+all."""
 HEAVY: dict[str, str | tuple[str, ...]] = {
     "mlflow": "track/mlflow/",
     "plotly": ("report/", "plot/"),
@@ -225,7 +226,8 @@ def imports(path: Path, module: str, known: set[str]) -> set[str]:
 
 
 def named(tree: ast.AST, module: str, known: set[str]) -> set[str]:
-    """Return the modules of the package that strings name, also as ``package.module.Class`` or relative to a package."""
+    """Return the modules of the package that strings name, also as ``package.module.Class`` or relative to a
+    package."""
     values = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)] if module not in NAMES_MODULES else []
     texts = {value for value in values if isinstance(value, str)}
     pickles = {name for value in values if isinstance(value, bytes) for name in _NAME.findall(value.decode("latin-1"))}
@@ -261,7 +263,7 @@ def imported_by_program(text: str, known: set[str]) -> set[str]:
 
 
 def docstrings(tree: ast.AST) -> set[str]:
-    """Return the docstrings of a module, also those of attributes. Their examples are no code of the package."""
+    """Return the docstrings of a module, including those of attributes. Their examples are not code of the package."""
     return {
         str(n.value.value)
         for n in ast.walk(tree)
@@ -293,7 +295,8 @@ def texts_of(call: ast.Call) -> list[str]:
 
 
 def imports_by_unknown_names(tree: ast.AST) -> bool:
-    """Return whether a module imports by a name that is no string in its code, or passes such a function on."""
+    """Return whether a module imports by a name that is not a literal string in its code, or passes such a function
+    on."""
     calls = import_calls(tree)
     if libraries_of(tree) & IMPORT_BY_NAME:
         return True
@@ -311,7 +314,8 @@ def imports_by_unknown_names(tree: ast.AST) -> bool:
 
 
 def run_time_imports(path: Path, module: str, known: set[str], *, strings: bool = False) -> set[str]:
-    """Return the modules that `path` imports by statements, and if asked by strings, except those under ``TYPE_CHECKING``."""
+    """Return the modules that `path` imports by statements, and if asked by strings, except those under
+    ``TYPE_CHECKING``."""
     tree = parsed(path)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     blocks = [node for node in ast.walk(tree) if is_type_checking(node)]
@@ -509,7 +513,8 @@ def test_a_heavy_library_is_imported_in_one_place(library: str, home: str | tupl
 
 
 def test_modules_are_imported_by_names_that_can_be_read() -> None:
-    """A name that is put together, or comes from elsewhere, escapes the other tests; the exceptions read data or tables."""
+    """A name that is put together, or comes from elsewhere, escapes the other tests; the exceptions read data or
+    tables."""
     found = {m.removeprefix("rollforge.") for m, path in modules().items() if imports_by_unknown_names(parsed(path))}
     assert found == NAMES_FROM_DATA
 

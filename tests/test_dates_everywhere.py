@@ -264,7 +264,7 @@ CONVERSIONS = {
 
 
 def readers_of_days(code: str) -> Iterator[tuple[str, str]]:
-    """(function, text) of each call that can parse a day; constants are no input."""
+    """(function, text) of each call that can parse a day; constants are not input."""
     tree = ast.parse(code)
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef):

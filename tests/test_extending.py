@@ -84,7 +84,8 @@ def test_every_kind_has_a_recipe() -> None:
 
 
 def test_the_recipes_train_a_workflow(recipes: Path, small_market: Path, tmp_path: Path) -> None:
-    """A workflow runs with the model, operator, processor, record, generator, ensemble, store and tracker of the page."""
+    """A workflow runs with the model, operator, processor, record, generator, ensemble, store and tracker of the
+    page."""
     file = tmp_path / "job.yaml"
     file.write_text(yaml.safe_dump(workflow(small_market, tmp_path)))
     plan = make_plan(load_workflow(file))
@@ -155,9 +156,9 @@ def test_the_package_is_found(recipes: Path) -> None:
 @pytest.mark.slow
 def test_the_suites_of_the_page_pass(recipes: Path, tmp_path: Path) -> None:
     """The tests that the page shows for the store and the tracker pass, without a warning."""
-    # Without a folder of its own, it would delete the temporary files of earlier runs when it ends.
+    # Without its own folder, it would delete the temporary files of earlier runs when it ends.
     options = ["-q", "-p", "no:cacheprovider", "-W", "error", "--rootdir", recipes, "--basetemp", tmp_path / "pytest"]
-    traces = ["-o", "faulthandler_timeout=300"]  # says where it stands if it never ends
+    traces = ["-o", "faulthandler_timeout=300"]  # reports where it hangs if it never ends
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *traces, recipes],
         capture_output=True, text=True, cwd=recipes, timeout=900, check=False,

@@ -136,7 +136,7 @@ def test_figures_and_page_are_the_same(result: WalkForward) -> None:
             assert np.asarray(found.y, np.float64) == pytest.approx(expected, abs=6e-6, nan_ok=True)
 
 
-def test_a_result_its_experiment_and_its_tables_give_the_same(result: WalkForward) -> None:
+def test_a_result_its_experiment_and_its_tables_give_the_same_figures(result: WalkForward) -> None:
     """In any order of rows; a table of one column too."""
     scores, label = result.collected.prediction, result.collected.label
     assert scores is not None
@@ -258,7 +258,7 @@ def test_a_backtest_is_drawn_before_and_after_costs() -> None:
     assert series_of(shown, "turnover of a day", "y3") == [0.5, 0.0, 0.2, 0.0]
 
 
-def test_what_cannot_be_drawn_is_said(result: WalkForward) -> None:
+def test_what_cannot_be_drawn_is_an_error(result: WalkForward) -> None:
     report, _ = backtested()
     single = result.collected.prediction.xs("x", level=1, drop_level=False)  # type: ignore[union-attr]
     label = result.collected.label

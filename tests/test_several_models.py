@@ -450,7 +450,7 @@ def test_the_parts_of_combinatorial_splits_become_paths(experiment: Experiment) 
     assert warning.startswith("In 2 of 6 tasks the model is fitted to later days")
 
 
-def test_a_fold_of_several_intervals_is_no_path(experiment: Experiment) -> None:
+def test_a_fold_of_several_intervals_is_not_a_path(experiment: Experiment) -> None:
     """Each day is tested once; an interval that lacks a prediction is named."""
     a, b, c = WINDOWS
     experiment.add(task(4, a, test=[dates(a), dates(c)]), (1, 2, 3))

@@ -797,7 +797,7 @@ def test_a_module_belongs_to_the_file_it_was_loaded_from(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("name", ["no\0path.py", "~nobody has this name/mine.py"])
-def test_a_name_that_is_no_path_allows_no_file(name: str) -> None:
+def test_a_name_that_is_not_a_path_allows_no_file(name: str) -> None:
     """Nor does it prevent that another name allows one."""
     with using(Session(allow=(name,))), from_origin(Origin.POOL), pytest.raises(CodeNotAllowed):
         trust.check_import("Mean", "/home/me/mine.py", where="model")

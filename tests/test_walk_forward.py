@@ -1,4 +1,4 @@
-"""Walk-forward on a user's table: the same numbers as a loop by hand, and the table's own index in everything."""
+"""Walk-forward on a user's table: the same numbers as an explicit loop, and the table's own index in all results."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_the_index_of_the_table_comes_back(form: str, entities: list[Any], sessi
 
 @pytest.mark.parametrize("names", [(None, None), ("index", "level_1"), (0, None)])
 def test_names_of_the_index_come_back(names: tuple[Any, Any], session: Session) -> None:
-    """Also none, and those that pandas gives to columns without a name."""
+    """Including missing names, and those that pandas gives to unnamed columns."""
     frame = table(["A", "B"]).rename_axis(index=list(names))
     assert run(Ridge(), frame, session, train=300, step=100).prediction.index.names == list(names)
 
@@ -194,7 +194,7 @@ def test_one_series_without_entities(session: Session, tmp_path: Path) -> None:
 
 
 def test_metrics_of_a_regression(session: Session) -> None:
-    """Of the whole prediction and of a window, compared with scikit-learn and pandas."""
+    """For the whole prediction and for a window, compared with scikit-learn and pandas."""
     result = run(Ridge(), table(list("ABCDEF")), session)
     both = pd.concat([result.prediction, result.label], axis=1, keys=["p", "y"])
     window = result.windows.iloc[1]
@@ -438,7 +438,7 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("frame", "arguments", "message"), UNUSABLE, ids=[re.sub(r"\W+", "_", m)[:40] for *_, m in UNUSABLE]
 )
-def test_what_cannot_be_used_is_one_message(
+def test_unusable_input_is_one_message(
     frame: Any, arguments: dict[str, Any], message: str, session: Session, tmp_path: Path
 ) -> None:
     """It names the column, the row or the argument, and nothing is stored."""

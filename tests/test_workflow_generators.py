@@ -79,7 +79,7 @@ class Nothing(TaskGen):
 
 
 class Odd(TaskGen):
-    # What a person may return by mistake.
+    # What a generator may return by mistake.
 
     def __init__(self, what):
         self.what = what
@@ -537,7 +537,8 @@ def test_a_workflow_of_generators_runs_from_the_file_to_the_report(files: Files)
 def test_the_example_runs_from_the_file_to_the_report(
     small_market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As its first lines say, on two years instead of six and with few rounds: two horizons, two seeds, two half-years."""
+    """As its first lines say, on two years instead of six and with few rounds: two horizons, two seeds, two
+    half-years."""
     text = (Path(__file__).parents[1] / "examples" / "generators.yaml").read_text(encoding="utf-8")
     for old, new in (
         ("demo/market", str(small_market)), ("num_boost_round: 100", "num_boost_round: 2"),

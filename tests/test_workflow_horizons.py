@@ -86,7 +86,7 @@ def handler(loader: Any, **kwargs: Any) -> dict[str, Any]:
 
 
 def leaky(kind: str, folder: Path) -> dict[str, Any]:
-    """Return a handler whose label looks fifteen days ahead, which its definition does not tell."""
+    """Return a handler whose label looks fifteen days ahead, which its definition does not show."""
     if kind == "loader":
         return handler(named("Loader", days=15))
     if kind == "file":
@@ -139,7 +139,8 @@ KINDS = ["loader", "file", "constructor", "processor"]
 def test_a_label_of_unknown_horizon_is_refused_and_purged_if_declared(
     kind: str, own_code: Path, small_market: Path
 ) -> None:
-    """By the plan, with the line of the file; with a declared horizon, no label of a fitted row reads a later segment."""
+    """By the plan, with the line of the file; with a declared horizon, no label of a fitted row reads a later
+    segment."""
     one = leaky(kind, own_code)
     with pytest.raises(SegmentError, match=r"job.yaml, line \d+: .*trunc_days: 'auto' needs the label's horizon"):
         planned(small_market, own_code, one)
@@ -204,7 +205,7 @@ def test_the_workflow_declares_a_number_of_days(value: Any, own_code: Path, smal
 
 
 def test_qlibs_form_keeps_its_windows(own_code: Path, small_market: Path) -> None:
-    """Without trunc_days, an unknown horizon is no error."""
+    """Without trunc_days, an unknown horizon is not an error."""
     file = written(small_market, own_code, leaky("loader", own_code))
     document = yaml.safe_load(file.read_text())
     places = document.pop("rollforge")

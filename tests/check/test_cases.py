@@ -47,7 +47,7 @@ def columns(days: int | None = 2, source: HorizonSource = HorizonSource.EXPRESSI
         ("2024-01-01", "2024-01-10", "2024-01-04"),
         ("2024-01-01", "2024-01-12", "2024-01-08"),  # the middle would be a Friday
         ("2024-01-26", "2024-02-06", "2024-02-01"),  # or the last day of January, a Wednesday
-        ("2024-01-06", "2024-01-13", "2024-01-09"),  # weekends are no days
+        ("2024-01-06", "2024-01-13", "2024-01-09"),  # weekends are not trading days
     ],
 )
 def test_the_middle_day_is_not_the_last_of_a_week_or_month(start: str, end: str, middle: str) -> None:
@@ -56,7 +56,7 @@ def test_the_middle_day_is_not_the_last_of_a_week_or_month(start: str, end: str,
 
 
 def test_borders_are_before_each_later_segment() -> None:
-    """Days between segments count to the earlier one; segments without a day have no border."""
+    """Days between segments belong to the earlier one; segments without a day have no border."""
     assert borders_of(case(SEGMENTS), DAYS) == [
         Border(day("2024-03-01"), "train", day("2024-01-01"), day("2024-02-29"), "valid"),
         Border(day("2024-03-29"), "valid", day("2024-03-04"), day("2024-03-29"), "test"),
@@ -77,7 +77,7 @@ def test_borders_are_before_each_later_segment() -> None:
 
 
 def test_the_last_day_read_is_that_of_the_labels_of_train_and_valid() -> None:
-    """As far as the definition or the measurement says; a label that counts rows may read until the next segment."""
+    """According to the definition or the measurement; a label that counts rows may read up to the next segment."""
     assert last_read(case(SEGMENTS), DAYS, columns()) == day("2024-04-02")
     measured = columns(0)
     measured.measured = 3

@@ -38,7 +38,7 @@ def test_missing_and_infinite_values_are_equal_to_themselves() -> None:
     assert compare(a, b) is not None
 
 
-def test_rounding_is_no_difference() -> None:
+def test_rounding_is_not_a_difference() -> None:
     """It is relative to the numbers, or for numbers near zero to the largest of the column."""
     a = frame(x=[1e6, 1, 1e-3, 0, 2, 3])
     assert compare(a, a * (1 + 1e-7)) is None

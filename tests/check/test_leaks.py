@@ -428,7 +428,7 @@ def test_a_fit_window_that_reaches_into_the_test_segment_is_found(files: Files) 
 
 
 def test_a_fit_window_that_stays_while_the_windows_roll_is_found_in_the_first_window_only(files: Files) -> None:
-    """It is that of the last window."""
+    """The fit window is that of the last window."""
     stays = {"class": "RobustZScoreNorm", "kwargs": {**LATE, "fit_end_time": "2022-12-30"}}
     rolling = {"step": 30, "rtype": "sliding", "trunc_days": "auto"}
     handler = expressions("$close/Ref($close, 5)", infer_processors=[stays, FILL])
@@ -441,7 +441,7 @@ def test_a_fit_window_that_stays_while_the_windows_roll_is_found_in_the_first_wi
 
 
 def test_a_processor_that_fits_on_everything_is_found(files: Files) -> None:
-    """Its class is the user's own, so only the measurement tells."""
+    """Its class is user-defined, so only the measurement can find it."""
     everything = {"class": "Everything", "module_path": "leaky"}
     found = leaks(files.check(expressions("$close", infer_processors=[FILL, everything])))
     assert found["processors"].startswith("Everything learns from later days")
@@ -455,20 +455,20 @@ def test_a_processor_that_reads_later_rows_is_found(files: Files) -> None:
 
 
 def test_a_loader_that_looks_ahead_is_found(files: Files) -> None:
-    """It is the user's own code in a Python file."""
+    """It is user code in a Python file."""
     found = leaks(files.check(loaded("PeekingLoader")))
     assert found["features"].startswith("AHEAD of D0")
     assert "it looks at least 3 trading days ahead" in found["features"]
 
 
 def test_the_last_price_of_a_week_is_found_on_the_days_before(files: Files) -> None:
-    """On the last day of a week it is no leak."""
+    """On the last day of a week it is not a leak."""
     found = leaks(files.check(loaded("WeeklyLoader", label_horizon=4)))
     assert found["features"].startswith("WEEK of D0")
 
 
 def test_the_label_of_a_loader_is_measured(files: Files) -> None:
-    """Its definition tells nothing, so the measured number of days is a lower bound, and the result is not known."""
+    """Its definition shows nothing, so the measured number of days is a lower bound, and the result is "not known"."""
     found = unknown(files.check(loaded("Loader")))
     assert found.keys() == {"label"}
     assert "The label looks at least 4 trading days ahead, as measured" in found["label"]
@@ -543,7 +543,7 @@ def test_an_operator_with_a_wrong_look_ahead_makes_a_label_longer_than_its_defin
 
 
 def test_a_filter_that_reads_later_days_is_found(files: Files) -> None:
-    """Members that are chosen by tomorrow's price are the best leak of all."""
+    """Members chosen by tomorrow's price are the most effective leak of all."""
     rule = {"filter_type": "ExpressionDFilter", "rule_expression": "Ref($close, -1) > $close"}
     found = leaks(files.check(expressions("$close", instruments={"market": "all", "filter_pipe": [rule]})))
     assert found["universe"].startswith("Members depend on later days: the row of D0")
@@ -564,7 +564,7 @@ def test_predictions_that_compare_all_days_are_found(files: Files) -> None:
 
 
 def test_a_random_model_is_not_known(files: Files) -> None:
-    """A difference between two fits proves nothing if there is one without any change."""
+    """A difference between two fits proves nothing if two fits also differ without any change."""
     found = files.check(expressions("$close"), model={"class": "Random", "module_path": "leaky"})
     assert leaks(found) == {}
     assert unknown(found)["model"] == "Fitted twice on the same data, Random predicts differently."
@@ -599,7 +599,7 @@ def test_a_pickled_handler_is_fitted_again(files: Files) -> None:
 
 
 def test_rows_that_a_loader_drops_with_their_label_are_not_known(files: Files) -> None:
-    """That there will be a label is not known on the day itself; nothing else looks ahead."""
+    """Whether there will be a label is not known on the day itself; nothing else looks ahead."""
     found = files.check(loaded("DroppingLoader", label_horizon=4))
     assert leaks(found) == {}
     assert unknown(found)["universe"].startswith("The loader leaves out days without a label: the row of D0")
@@ -655,7 +655,7 @@ def test_members_chosen_on_the_last_day_are_a_leak(files: Files) -> None:
         ("Refuses", CheckResult.UNKNOWN, "failed on random predictions"),
     ],
 )
-def test_an_ensemble_of_ones_own_is_measured(name: str, result: CheckResult, words: str, files: Files) -> None:
+def test_a_user_defined_ensemble_is_measured(name: str, result: CheckResult, words: str, files: Files) -> None:
     """By changing later predictions and market data; those of this package are not measured."""
     named = {"windows": {"class": f"leaky.{name}"}}
     workflow = load_workflow(files.write(expressions("$close"), rolling={"step": 25}, ensemble=named))
@@ -690,7 +690,7 @@ def call(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_the_command_exits_with_1_on_a_leak_and_0_otherwise(files: Files, tmp_path: Path) -> None:
-    """It prints the cost first, one table, and changes nothing of the user's."""
+    """It prints the cost first, then one table, and does not change any of the user's files."""
     ended = call(files.write(expressions("$close", "Ref($close, -1)")))
     assert ended.returncode == 1
     assert "1 window: builds the data of 5 instruments" in ended.stderr

@@ -1,4 +1,4 @@
-"""Leaks planted in workflow files: what ``plan``, ``run``, ``submit``, ``collect`` and the report say about them."""
+"""Leaks planted in workflow files: what ``plan``, ``run``, ``submit``, ``collect`` and the report show about them."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ UNKNOWN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_what_is_not_known_is_a_warning_even_under_error(
+def test_an_unknown_result_is_a_warning_even_with_leakage_error(
     name: str, write: Callable[..., Path], small_market: Path
 ) -> None:
     """The number of tasks and the cause are named."""
@@ -288,7 +288,7 @@ def test_checks_travel_to_the_result_and_the_report(write: Callable[..., Path], 
 
 
 def test_a_report_says_that_nothing_was_checked(write: Callable[..., Path], tmp_path: Path) -> None:
-    """If leakage is off; no warning is given."""
+    """If ``leakage`` is off; there is no warning."""
     plan = make_plan(load_workflow(write(LEAKS["Ref"][0], leakage="off")))
     assert plan.checks == (NOT_CHECKED,)
     assert plan.warnings == ()
@@ -302,7 +302,7 @@ def test_a_report_says_that_nothing_was_checked(write: Callable[..., Path], tmp_
 
 
 def test_stored_checks_are_read_as_data(write: Callable[..., Path]) -> None:
-    """Whatever was written into the pool: what has another form is left out, long texts are shortened."""
+    """Whatever was written to the pool: data of another form are left out, and long texts are shortened."""
     plan = make_plan(load_workflow(write()))
     pipeline.submit(plan)
     store = open_store(plan.workflow.session.store_uri)
@@ -324,7 +324,8 @@ def test_the_clean_workflow_has_no_finding(write: Callable[..., Path]) -> None:
 
 
 def test_the_latest_checks_of_a_task_are_reported(write: Callable[..., Path]) -> None:
-    """Also of tasks that were done when they were submitted again; that no checks were made replaces none."""
+    """Including tasks that were done when they were submitted again; a submission without checks replaces no
+    results."""
     leak, off = LEAKS["Ref"][0], "off"
     plan = make_plan(load_workflow(write(leak, leakage=off)))
     session = plan.workflow.session

@@ -1,4 +1,4 @@
-"""Notifications of commands: from the section of a workflow file to the document that a person receives."""
+"""Notifications of commands: from the section of a workflow file to the document that the user receives."""
 
 from __future__ import annotations
 
@@ -292,7 +292,8 @@ def test_a_training_that_fails_without_an_earlier_model_is_sent(
 
 
 def test_the_ledger_does_not_have_the_address(tmp_path: Path, serve: Serve, market: Market, hook: Hook) -> None:
-    """So that a new address is used without recording the workflow again; any other change is refused, and sends nothing."""
+    """So that a new address is used without recording the workflow again; any other change is refused, and sends
+    nothing."""
     market.show(BEGIN)
     serve("init", checks={"universe": 1})
     uri, file = f"sqlite:///{tmp_path}/ledger.db", tmp_path / "job.yaml"
@@ -312,7 +313,7 @@ def test_the_ledger_does_not_have_the_address(tmp_path: Path, serve: Serve, mark
 def test_a_run_after_one_with_the_same_error_sends_nothing(
     tmp_path: Path, serve: Serve, market: Market, broken: Path, hook: Hook
 ) -> None:
-    """As ``serve watch`` does, which tries again for hours."""
+    """As with ``serve watch``, which retries for hours."""
     market.show(BEGIN)
     serve("init", model=flaky(broken))
     broken.touch()

@@ -123,7 +123,7 @@ class Shell:
 
 @contextlib.contextmanager
 def _running() -> Iterator[None]:
-    """Let another machine run the service."""
+    """Simulate that another machine runs the service."""
     ledger = open_ledger(LEDGER)
     lease = ledger.acquire("ranking", holder="server2:4711:9c1e7a2b-51873", seconds=120)
     try:
@@ -139,7 +139,7 @@ def _query(file: str, statement: str) -> list[str]:
 
 
 def masked(lines: list[str]) -> list[str]:
-    """Return lines without what differs from run to run, and with single spaces."""
+    """Return lines without the parts that differ from run to run, and with single spaces."""
     text = "\n".join(lines)
     for pattern in VARIES:
         text = re.sub(pattern, "*", text)

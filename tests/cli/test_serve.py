@@ -1,4 +1,4 @@
-"""``rollforge serve``: what the ledger of a service says, and changing its models by hand."""
+"""``rollforge serve``: the contents of a service's ledger, and changing its models manually."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_holder_that_was_killed_is_shown_as_ended(tmp_path: Path, folder: Path
 
 
 def test_history_and_signals(uri: str, folder: Path) -> None:
-    """What was said about a day and why, and the values of each version."""
+    """The entries about a day with their reasons, and the values of each version."""
     fill(uri, folder).close()
     found = json.loads(serve(uri, "history", "--day", "20240603", "--json").stdout)
     assert ([e["number"] for e in found["entries"]], [m["recorder"] for m in found["champions"]]) == ([2, 4], ["r1"])
@@ -163,7 +163,7 @@ def test_promotion_and_rollback_are_one_entry_each(uri: str, folder: Path) -> No
 
 
 def test_models_of_published_days_are_not_changed(tmp_path: Path, folder: Path) -> None:
-    """What the ledger says about the models of a day stays what was used for its signals."""
+    """The ledger keeps showing the models that were used for the signals of a day."""
     ledger = fill(f"sqlite:///{tmp_path}/tasks.db", folder)
     for command in (["promote", "r1"], ["rollback"]):
         refused = serve(ledger.uri, *command, "--from", SECOND)

@@ -59,14 +59,14 @@ def state(tmp_path: Path) -> ServiceState:
 
 
 def rows(tmp_path: Path, name: str) -> list[tuple[Any, ...]]:
-    """Return what a person finds about a check with SQL."""
+    """Return the rows about a check, read with SQL."""
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
         text = "SELECT day, outcome, value FROM check_result WHERE name = ? ORDER BY entry, place"
         return connection.execute(text, (name,)).fetchall()
 
 
 def test_every_published_day_has_its_checks(tmp_path: Path, serve: Serve, market: Market) -> None:
-    """By default all of them, as part of the entry of the day; nothing is remarkable."""
+    """By default all of them, as part of the entry of the day; there are no findings."""
     market.show(BEGIN)
     serve("init")
     (day,) = serve("run")["days"]

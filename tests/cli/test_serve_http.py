@@ -1,4 +1,4 @@
-"""``rollforge serve http``: what the ledger says over HTTP, and who may ask."""
+"""``rollforge serve http``: the contents of the ledger over HTTP, and access control."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def file_uri(tmp_path: Path) -> str:
-    """A file of its own: the folders of tests can have the same name one after the other."""
+    """A separate file: the folders of successive tests can have the same name."""
     return f"sqlite:///{tmp_path}/{uuid.uuid4().hex}.db"
 
 
@@ -73,7 +73,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Client:
-    """Asks an HTTP service."""
+    """A client of the HTTP service."""
 
     def __init__(self, service: HttpService) -> None:
         self.host, self.port = service.socket.getsockname()[:2]
@@ -405,7 +405,7 @@ def test_a_ledger_that_does_not_exist(file_uri: str, tmp_path: Path) -> None:
 
 
 def test_a_ledger_that_cannot_be_read(file_uri: str, folder: Path, tmp_path: Path) -> None:
-    """503 with one message, until it is there again; then what it says now, also if it was replaced."""
+    """503 with one message, until it exists again; then its current contents, even if it was replaced."""
     fill(file_uri, folder).close()
     file = Path(file_uri.removeprefix("sqlite:///"))
     with serving(file_uri) as client:
@@ -462,7 +462,7 @@ def test_reading_while_a_routine_appends(file_uri: str, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command(file_uri: str, folder: Path, number: signal.Signals) -> None:
-    """It says where it listens, and ends with 0 when it is interrupted."""
+    """It prints its address, and exits with 0 when it is interrupted."""
     fill(file_uri, folder).close()
     command = [sys.executable, "-m", "rollforge", "serve", "--ledger", file_uri, "http", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""``policy:`` in a workflow: from the file to rows that a person reads, and its mistakes."""
+"""``policy:`` in a workflow: from the file to rows that a user reads, and mistakes in it."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_exit_codes(tmp_path: Path, workflow: Path, market: Market) -> None:
 
 
 def test_a_correction_is_a_new_version(tmp_path: Path, workflow: Path, market: Market) -> None:
-    """Only of days whose data have changed, in a file of its own; the earlier version can still be read."""
+    """Only for days whose data have changed, in a separate file; the earlier version can still be read."""
     uri = f"sqlite:///{tmp_path}/ledger.db"
     market.show(BEGIN)
     serve(uri, "init", workflow)
@@ -161,7 +161,7 @@ def test_a_correction_is_a_new_version(tmp_path: Path, workflow: Path, market: M
 
 
 def test_a_changed_workflow_must_be_recorded(tmp_path: Path, workflow: Path, market: Market) -> None:
-    """Nothing is run before; recording it is one entry, and recording it again none."""
+    """Nothing is run before that; recording it adds one entry, and recording it again adds none."""
     uri = f"sqlite:///{tmp_path}/ledger.db"
     market.show(BEGIN)
     serve(uri, "init", workflow)

@@ -128,7 +128,8 @@ def test_new_days_are_published_as_they_arrive(uri: str, market: Market) -> None
 
 @pytest.mark.slow
 def test_a_signal_ends_it_after_the_current_day(uri: str, market: Market) -> None:
-    """Of many due days some are published, each whole; the rest is done the next time. Also if all its processes get it."""
+    """Of many due days some are published, each whole; the rest is done the next time. Also if all its processes get
+    it."""
     market.show(DAYS[-1])
     due = DAYS[FIRST:]
     with watching(uri) as watch:
@@ -191,7 +192,7 @@ def test_a_day_that_failed_is_tried_again_when_the_data_change(uri: str, market:
 
 @pytest.mark.slow
 def test_a_second_one_waits(uri: str, market: Market) -> None:
-    """It says once which process runs the service, and goes on when that one has ended."""
+    """It reports once which process runs the service, and continues when that process has ended."""
     ledger = open_ledger(uri)
     lease = ledger.acquire("served", holder="server2:4711:9c1e7a2b-51873", seconds=600)
     with watching(uri) as watch:
@@ -222,7 +223,7 @@ def test_a_changed_workflow_is_an_error_until_it_is_recorded(uri: str, market: M
 
 @pytest.mark.slow
 def test_http_answers_while_a_run_is_in_progress(uri: str, market: Market) -> None:
-    """It is served by the process that only looks; it needs no lease and shows who holds it."""
+    """It is served by the watching process, which needs no lease and shows who holds it."""
     pytest.importorskip("uvicorn", reason="pip install 'rollforge[serve]'")
     market.show(LATER)
     with watching(uri, "--http", "0") as watch:
@@ -242,7 +243,7 @@ def test_http_answers_while_a_run_is_in_progress(uri: str, market: Market) -> No
 
 
 def test_what_cannot_be_watched(tmp_path: Path, uri: str) -> None:
-    """A ledger in memory, one that does not exist, an unknown service, and an address that is none."""
+    """A ledger in memory, one that does not exist, an unknown service, and an invalid address."""
     for ledger, options, message in (
         ("memory://x", [], "in the memory of this process"),
         (f"sqlite:///{tmp_path}/none.db", [], "There is no ledger at"),

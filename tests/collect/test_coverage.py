@@ -190,7 +190,7 @@ def test_each_model_may_lack_what_the_other_has() -> None:
     assert [n[:14] for n in notes] == ["a lacks 50.0% ", "b lacks 50.0% "]
 
 
-def test_days_that_only_one_model_predicts_are_no_missing_rows() -> None:
+def test_days_that_only_one_model_predicts_are_not_missing_rows() -> None:
     """Also if there is a single instrument."""
     windows = [window("a, 1", 1, 3, "a"), window("b, 1", 1, 3, "b")]
     for codes in ("P", "PQ"):

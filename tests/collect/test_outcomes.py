@@ -49,7 +49,8 @@ def test_tasks_are_in_the_requested_order(session: Session) -> None:
 def test_a_task_without_a_readable_run_has_no_recorder(
     session: Session, experiment: Experiment, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A warning names the task if its result is a reference to a run that is missing or damaged; the others are read."""
+    """A warning names the task if its result is a reference to a run that is missing or damaged; the others are
+    read."""
     kept, deleted = experiment.create_recorder(), experiment.create_recorder()
     good = finished(session, 1, to_reference(kept))
     gone = finished(session, 2, to_reference(deleted))
@@ -75,7 +76,7 @@ def test_a_tracking_store_that_is_missing_is_an_error(session: Session, experime
 def test_runs_on_another_machine_are_described(
     session: Session, experiment: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They are no reason for a warning about each task, and are only described if a requested task lacks its run."""
+    """There is no warning for each task, and they are described only if a requested task lacks its run."""
     here = to_reference(experiment.create_recorder())
     assert isinstance(here, Mapping)
     there = {"recorder": {**here["recorder"], "host": "elsewhere", "tracking": f"folder:{tmp_path}/none"}}

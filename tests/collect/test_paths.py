@@ -55,7 +55,7 @@ def test_each_path_predicts_every_day_once(groups: int, tested: int) -> None:
     assert used.to_dict() == {float(i): len(frame) for i, frame in predictions.items()}
 
 
-def test_paths_of_the_book() -> None:
+def test_paths_are_numbered_as_in_the_book() -> None:
     """Six groups of which two are tested, numbered as in figure 12.1 of the book."""
     tests = list(itertools.combinations(range(1, 7), 2))
     table = np.zeros((6, 15), int)

@@ -153,7 +153,7 @@ def test_every_operator_of_qlib_is_a_class_to_derive_from() -> None:
     assert isinstance(mean + 1, Expression)
 
 
-# -- classes of one's own ----------------------------------------------------------------------------------------------
+# -- user-defined classes ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -501,7 +501,8 @@ def test_panels_depend_on_operators_that_were_not_used_yet(session: Session, tmp
 
 
 def test_operators_may_use_each_other(session: Session) -> None:
-    """The code of one class uses another and applies built-in operators to it, whether that class is registered or not."""
+    """The code of one class uses another and applies built-in operators to it, whether that class is registered or
+    not."""
 
     class Half(ElemOperator):
         def _load_internal(self, *args: Any) -> Any:

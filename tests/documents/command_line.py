@@ -1,4 +1,4 @@
-"""Commands called in the test's own process, or run in a process of their own."""
+"""Commands called in the test's own process, or run in a separate process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _one_at_a_time = threading.Lock()
 def call(*arguments: object, columns: int = 400) -> Result:
     """Call the command line in this process; ``stdout`` and ``stderr`` of the result are separate.
 
-    Click before 8.2 mixes them unless told otherwise, and later versions refuse the argument that tells it.
+    Click before 8.2 mixes them unless an argument prevents it, which later versions do not accept.
     """
     separate = {"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner.__init__).parameters else {}
     return CliRunner(env={"COLUMNS": str(columns)}, **separate).invoke(app, [str(one) for one in arguments])
@@ -41,7 +41,7 @@ def run(
     input: str = "",
     timeout: float = 200.0,
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m rollforge`` with more environment variables, in a process of its own; return how it ended.
+    """Run ``python -m rollforge`` with additional environment variables in a separate process, and return its result.
 
     The process is a fork of one that has imported what commands import, which would take a second or more each time.
     """

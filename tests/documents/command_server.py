@@ -57,7 +57,7 @@ def serve(client: socket.socket) -> dict[str, Any] | None:
 def become(request: dict[str, Any]) -> None:
     """Run ``python -m rollforge`` in a folder and with an environment, and end the process.
 
-    The modules are not taken down, which would take half a second.
+    The modules are not torn down, which would take half a second.
     """
     own = set(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))) | {sys.path[0]}
     os.chdir(request["cwd"])
@@ -90,6 +90,6 @@ if __name__ == "__main__":
     for name in PRELOADED:
         importlib.import_module(name)
     import_mlflow()
-    gc.freeze()  # what has been imported is not looked through, and so not copied, by the forks
+    gc.freeze()  # the garbage collector of the forks does not traverse, and so does not copy, what has been imported
     if (received := serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
         become(received)

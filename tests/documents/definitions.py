@@ -1,4 +1,5 @@
-"""Parts of task definitions and workflows that many tests share, as plain data. A test states only what it is about.
+"""Parts of task definitions and workflows that many tests share, as plain data. A test states only what is relevant to
+it.
 
 Importable because `pythonpath` in pyproject.toml names this folder.
 """
@@ -95,7 +96,7 @@ def as_text(document: Document) -> str:
 
 
 class _WithoutAnchors(yaml.SafeDumper):
-    """Writes a part that occurs twice in full, as a person would."""
+    """Writes a part that occurs twice in full, as in a handwritten file."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -58,7 +58,8 @@ def _kill_after(seconds: float) -> None:
 
 
 def start(work: Work, *, write: int | None = None, seconds: float | None = None) -> int:
-    """Run `work` in a fork of this process that is killed before a write or after some processor time; return its id."""
+    """Run `work` in a fork of this process that is killed before a write or after some processor time; return its
+    id."""
     child = os.fork()
     if child:
         return child
@@ -71,7 +72,7 @@ def start(work: Work, *, write: int | None = None, seconds: float | None = None)
         work()
     except ServiceBusy:
         code = _BUSY
-    except BaseException:  # noqa: BLE001 - the child must not go on as a second test process
+    except BaseException:  # noqa: BLE001 - the child must not continue as a second test process
         traceback.print_exc()
         code = _ERROR
     os._exit(code)
@@ -118,8 +119,9 @@ def serve(
 ) -> Counter[str]:
     """Serve days by two routines at once, which are killed; a week is missed after a third of the days.
 
-    The kills are spread over the days. A day that ends before it has had its share leaves it to the next ones, and the last
-    day has what is left at its beginning. How late a routine is killed adapts to how long routines are.
+    The kills are spread over the days. If a day ends before it has had its share, the rest is moved to the following
+    days, and the last day gets what remains at its beginning. The time of the kills adapts to the duration of the
+    routines.
 
     Parameters
     ----------
@@ -133,7 +135,8 @@ def serve(
     Returns
     -------
     Counter
-        Number of kills by kind, of routines that found another one at work ("busy"), and of different places of a write.
+        Number of kills by kind, of routines that found another one at work ("busy"), and of different places of a
+        write.
     """
     chance = random.Random(seed)
     third = len(days) // 3

@@ -70,7 +70,7 @@ def test_rows_that_are_appended_after_the_key_was_made_are_not_read(
 
 
 def test_a_stage_has_the_key_of_the_raw_data_from_which_it_is_computed(session: Session, tmp_path: Path) -> None:
-    """A handler that has loaded four days goes on with them; a new one gets six, not the other's panel."""
+    """A handler that has loaded four days continues with them; a new one gets six days, not the other's panel."""
     early = handler()
     assert days(early, "raw") == 4
     append_table(bars(4, 6), tmp_path / "data")

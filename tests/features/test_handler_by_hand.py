@@ -45,7 +45,7 @@ class Add(Processor):
         return df
 
     def is_for_infer(self) -> bool:
-        """Return what it was told."""
+        """Return the value given to the constructor."""
         return self.infer
 
     def groups(self) -> list[str] | None:
@@ -103,7 +103,8 @@ def test_without_processors_every_state_is_raw(key: str) -> None:
 
 
 def test_what_a_handler_refuses() -> None:
-    """Processors that need labels at inference, an unknown state or type, an inverted range, an invalid number of days."""
+    """Processors that need labels at inference, an unknown state or type, an inverted range, an invalid number of
+    days."""
     for place in ("infer_processors", "shared_processors"):
         with pytest.raises(ConfigError, match="Add can only be used for learning"):
             static(**{place: [Add(1, infer=False)]})
@@ -340,8 +341,8 @@ def test_learning_is_computed_from_inference(session: Session, monkeypatch: pyte
 
 
 def test_what_was_learned_is_known_if_the_panel_is_in_the_cache(session: Session) -> None:
-    """As after fitting, so that a processor can be used for further data. A fit window that ends with the handler does not
-    need a panel of its own for each end."""
+    """As after fitting, so that a processor can be used for further data. A fit window that ends with the handler does
+    not need a panel of its own for each end."""
 
     def scaled(end: str = "2022-06-30") -> DataHandlerLP:
         scale = {"class": "ZScoreNorm", "kwargs": {"fit_start_time": "2022-02-01", "fit_end_time": "2022-03-31"}}

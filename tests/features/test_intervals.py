@@ -1,4 +1,4 @@
-"""Segments of several intervals: the rows of all intervals in the order of time, as frames and as samples."""
+"""Segments of several intervals: the rows of all intervals in chronological order, as frames and as samples."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_samples_of_all_intervals_look_back_into_the_hole(market: Path) -> None:
 
 
 def test_invalid_intervals_are_errors(market: Path) -> None:
-    """Overlapping intervals, and an interval that is no pair."""
+    """Overlapping intervals, and an interval that is not a pair."""
     for parts in (
         [("2023-02-01", "2023-02-28"), ("2023-02-28", "2023-03-31")],
         [("2023-02-01", None), ("2023-03", "2023-04")],
@@ -63,7 +63,7 @@ def test_invalid_intervals_are_errors(market: Path) -> None:
 
 
 def test_intervals_without_rows_are_explained(market: Path) -> None:
-    """One interval without rows is no error; none with rows is."""
+    """One interval without rows is not an error, but it is an error if none has rows."""
     holidays = ("2023-02-04", "2023-02-05")
     dataset = DatasetH(HANDLER, {"train": [holidays, PARTS[0]], "none": [holidays, ("2023-02-11", "2023-02-12")]})
     assert len(dataset.prepare("train"))

@@ -80,7 +80,7 @@ def test_several_fields_may_be_missing(folders: dict[str, Path], caplog: pytest.
 
 
 def test_rows_come_from_the_existing_fields(folders: dict[str, Path], whole: dict[str, pd.DataFrame]) -> None:
-    """An expression of missing fields only has no rows of its own."""
+    """An expression that reads only missing fields adds no rows."""
     rollforge.init(folders["vwap"])
     frame = D.features("all", ["$vwap", "$close"])
     pd.testing.assert_frame_equal(frame[["$close"]], whole["$close"])

@@ -198,7 +198,7 @@ def test_panels_are_verified_once_after_each_boot(session: Session) -> None:
 
 
 def test_the_key_depends_on_the_folder_and_not_on_its_data(session: Session, tmp_path: Path) -> None:
-    """A copy of the folder has a panel of its own, under whatever name it is opened; it is kept when the data change."""
+    """A copy of the folder has its own panel, whatever name is used to open it; it is kept when the data change."""
     handler().setup_data()
     copy = tmp_path / "copy"
     shutil.copytree(session.provider_uri or "", copy)

@@ -1,4 +1,4 @@
-"""Panels that grow: after new days and corrections, they equal those that are built anew, bit for bit."""
+"""Growing panels: after new days and corrections, they equal rebuilt panels, bit for bit."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ class Before(Processor):
 
 
 class Carried(Processor):
-    """Fills gaps with earlier values, however far back, and does not say so."""
+    """Fills gaps with earlier values, however old, and does not declare it."""
 
     any_range = True
 
@@ -246,7 +246,7 @@ class Carried(Processor):
 
 
 class Derived(ZScoreNorm):
-    """Changes what a built-in processor does, without a declaration of its own."""
+    """Changes what a built-in processor does, without its own declaration."""
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         return super().__call__(df).groupby(level="instrument").cumsum()
@@ -261,8 +261,8 @@ class Derived(ZScoreNorm):
         ([Before(), Carried()], True),
     ],
 )
-def test_processors_of_ones_own(session: Session, built: list[str], chain: list[Any], whole: bool) -> None:
-    """One that needs some earlier days gets them; one that does not say what it needs gets all."""
+def test_user_defined_processors(session: Session, built: list[str], chain: list[Any], whole: bool) -> None:
+    """One that needs some earlier days gets them; one that does not declare what it needs gets all."""
     for day in (9, 10, 12):
         built.clear()
         with bounded(DAYS[day]):
@@ -292,7 +292,7 @@ def test_alpha158_grows(session: Session, built: list[str]) -> None:
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing of the growth runs afterwards."""
+    """Simulates SIGKILL: no code of the growth runs afterwards."""
 
 
 @pytest.mark.parametrize("correction", [False, True])

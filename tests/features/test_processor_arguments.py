@@ -92,7 +92,7 @@ def test_valid_arguments_are_accepted(cls: type) -> None:
 
 
 @pytest.mark.parametrize("cls", PROCESSORS)
-def test_kwargs_that_are_no_mapping_are_one_error(cls: type) -> None:
+def test_kwargs_that_are_not_a_mapping_are_one_error(cls: type) -> None:
     """Also for the processors to which Alpha158 adds the fit window."""
     for kwargs in (5, "fields_group", ["label"]):
         given = {"infer_processors": [{"class": cls.__name__, "kwargs": kwargs}], **FIT}

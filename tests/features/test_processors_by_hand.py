@@ -125,7 +125,7 @@ class Undeclared(Fillna):
 
 
 class LearnedElsewhere(Processor):
-    """A user's processor that learns something, and does not declare what."""
+    """A user's processor that learns something, but does not declare what."""
 
     earlier_days = 1
 
@@ -362,7 +362,7 @@ def test_missing_values_of_sections() -> None:
     assert ConfigSectionProcessor(clip_label_outlier=True)(-many).iloc[-1, 0] == -3
 
 
-# -- of one instrument, and of one's own -------------------------------------------------------------------------------
+# -- processors of one instrument, and user-defined ones ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -384,7 +384,7 @@ def fuzzed(*targets: Target, examples: int = EXAMPLES) -> Callable[[type], type]
             [(t, f) for t in targets for f in crashes(t.name)],
             ids=lambda v: v.name,
         )
-        def test_what_once_failed_does_not(self: Any, target: Target, file: Path) -> None:
+        def test_inputs_that_once_failed_no_longer_do(self: Any, target: Target, file: Path) -> None:
             for seed in target.seeds:
                 outcome_of_seed(target, seed)
             check(target, file.read_bytes())
@@ -392,7 +392,7 @@ def fuzzed(*targets: Target, examples: int = EXAMPLES) -> Callable[[type], type]
         cls.test_valid_inputs_are_read = test_valid_inputs_are_read  # type: ignore[attr-defined]
         cls.test_any_input_gives_a_result_or_one_error = test_any_input_gives_a_result_or_one_error  # type: ignore[attr-defined]
         if any(crashes(t.name) for t in targets):
-            cls.test_what_once_failed_does_not = test_what_once_failed_does_not  # type: ignore[attr-defined]
+            cls.test_inputs_that_once_failed_no_longer_do = test_what_once_failed_does_not  # type: ignore[attr-defined]
         return cls
 
     return decorate

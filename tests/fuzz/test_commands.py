@@ -104,7 +104,7 @@ def _place(folder: Path, variables: Mapping[str, str] = {}) -> Iterator[None]:
 
 
 def _command(data: bytes, folder: Path) -> Any:
-    # No argument of a process contains a NUL, and Click 8.1 raises an error of its own for one.
+    # No argument of a process contains a NUL, and Click 8.1 raises its own error for one.
     words = [text_of(w) for w in data.replace(b"\0", b"").split(b"\n")]
     table = pd.DataFrame({"symbol": ["A", "A"], "date": ["2020-01-01", "2020-01-02"], "close": [1.0, 2.0]})
     table.to_csv(folder / "out" / "table.csv", index=False)

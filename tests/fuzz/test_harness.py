@@ -17,7 +17,7 @@ def _target(run: Callable[[bytes, Path], Any]) -> Target:
     return Target("own", run, [b"seed"])
 
 
-def test_a_result_and_an_error_are_both_well() -> None:
+def test_a_result_and_an_error_are_both_accepted() -> None:
     assert check(_target(lambda data, folder: len(data)), b"abc") == 3
 
     def refuse(data: bytes, folder: Path) -> None:
@@ -26,12 +26,12 @@ def test_a_result_and_an_error_are_both_well() -> None:
     assert isinstance(check(_target(refuse), b""), ConfigError)
 
 
-def test_any_other_exception_is_not() -> None:
+def test_any_other_exception_is_not_accepted() -> None:
     with pytest.raises(ZeroDivisionError):
         check(_target(lambda data, folder: 1 / len(data)), b"")
 
 
-def test_work_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_work_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fuzzing.SECONDS", 0.1)
 
     def run(data: bytes, folder: Path) -> None:
@@ -58,7 +58,7 @@ def test_slow_work_is_noticed_although_it_ends(monkeypatch: pytest.MonkeyPatch) 
         check(_target(run), b"")
 
 
-def test_memory_is_noticed_although_it_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_use_is_noticed_even_if_it_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fuzzing.MEMORY", 50 * 2**20)
     with pytest.raises(TooMuchMemory):
         check(_target(lambda data, folder: len(bytearray(100 * 2**20))), b"")
@@ -81,7 +81,7 @@ def test_a_message_that_is_too_long_or_not_printable_is_noticed(monkeypatch: pyt
         check(_target(run), b"")
 
 
-def test_what_a_failure_leaves_is_noticed() -> None:
+def test_files_left_by_a_failure_are_noticed() -> None:
     def run(data: bytes, folder: Path) -> None:
         (folder / "out" / "half").write_text("x")
         raise ConfigError("no")

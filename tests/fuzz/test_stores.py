@@ -261,7 +261,7 @@ def postgres() -> Any:
     store.close()
     connection = psycopg.connect(started.uri, autocommit=True)
     connection.execute("SET search_path TO rollforge")
-    connection.execute("SET session_replication_role TO replica")  # no triggers: the rows are put back as they were
+    connection.execute("SET session_replication_role TO replica")  # no triggers: the rows are restored unchanged
     tables = [
         row[0]
         for row in connection.execute(

@@ -104,7 +104,9 @@ def test_each_group_is_tested_equally_often() -> None:
     for task in made:
         counts[sorted(positions(task, "test"))] += 1
     assert set(counts) == {5}
-    assert [len(groups_in(t)) for t in made] == [2] * 15  # adjacent groups stay apart, so that paths can be told
+    assert [len(groups_in(t)) for t in made] == [
+        2
+    ] * 15  # adjacent groups stay separate, so that paths can be distinguished
 
 
 def test_validation_days_lie_before_the_last_test_and_are_purged_on_both_sides() -> None:
@@ -138,7 +140,8 @@ def test_processors_learn_from_the_longest_training_interval() -> None:
 
 
 def test_splits_have_no_leak_and_an_unpurged_one_has() -> None:
-    """Training days after the test are no leak by themselves; without purge they are, on both sides of the test."""
+    """Training days after the test are not a leak by themselves; without purging they are, on both sides of the
+    test."""
     for task in CombinatorialPurgedGen(5, 2, valid=0.1, calendar=DAYS).generate(template()):
         assert leaking_segments(task, CALENDAR) == []
         assert task_warnings([task], CALENDAR) == []

@@ -51,7 +51,7 @@ def test_days_and_tasks_are_abbreviated() -> None:
 
 @pytest.mark.parametrize(("count", "listed"), [(1, 1), (8, 8), (9, 8), (12, 8)])
 def test_leaks_are_refused_with_one_line_each(count: int, listed: int) -> None:
-    """Eight lines, the number of all, and of those that are not listed; other results are no reason to refuse."""
+    """Eight lines, the total number, and the number of those not listed; other results do not prevent the run."""
     refuse_leaks([check(UNKNOWN), check(CLEAN)])
     leaks = [check(text=f"Leak {i}.", advice="Mend it.", tasks=(f"w{i}",)) for i in range(count)]
     with pytest.raises(LeakageError) as caught:
@@ -99,7 +99,7 @@ def test_the_setting_is_one_of_three() -> None:
 
 
 def test_findings_of_tasks_are_grouped() -> None:
-    """Leaks first, then what is not known, then what is clean; a subject is clean only if it is so in every task."""
+    """Leaks come first, then unknown and then clean subjects; a subject is clean only if it is clean in every task."""
     leak = finding(LEAK, advice="Mend it.", days=("2020-01-02", "2020-01-03"))
     fine, doubt = finding(CLEAN, "no leak.", "features"), finding(UNKNOWN, "not known.", "processors")
     checks = group_findings([[fine, doubt], [fine, leak], [fine, finding(CLEAN, "clean.")]], ["a", "b", "c"])
@@ -136,7 +136,7 @@ def test_three_tasks_are_placed() -> None:
 
 
 def test_warnings_name_tasks_and_days() -> None:
-    """The number of tasks if there are several, else the days; nothing is said about what is clean."""
+    """The number of tasks if there are several, else the days; clean subjects are not mentioned."""
     several = check(advice="Mend it.", tasks=("a", "b"), where="a; b")
     assert warning_texts([check(CLEAN), several, check(UNKNOWN, "Alpha leaks.")], 5) == [
         "In 2 of 5 tasks (a; b) the label leaks. Mend it.",

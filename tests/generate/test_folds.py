@@ -75,6 +75,6 @@ def test_another_embargo_is_refused(embargo: Any) -> None:
 
 
 @pytest.mark.parametrize("embargo", [1.0, 5.0])
-def test_days_are_no_fraction(embargo: float) -> None:
+def test_a_number_of_days_is_not_a_fraction(embargo: float) -> None:
     with pytest.raises(ConfigError, match=r"^here: a fraction of all days must be below 1"):
         embargo_days(embargo, 100, "here")

@@ -1,4 +1,5 @@
-"""The static checks: each leak that a definition shows is found, what it does not show is not known, and the rest is clean."""
+"""The static checks: every leak visible in a definition is found, what is not visible is "not known", and the rest is
+clean."""
 
 from __future__ import annotations
 
@@ -111,7 +112,7 @@ def test_a_feature_of_earlier_days_is_clean(expression: str) -> None:
 
 @pytest.mark.parametrize("invalid", ["Ref($close", "Nope($close)"])
 def test_an_invalid_expression_does_not_hide_the_others(invalid: str) -> None:
-    """It is no finding: it is an error when the handler is built."""
+    """It is not a finding, but an error when the handler is built."""
     one = only(handler(columns(invalid, "Ref($close, -1)")), "features")
     assert (one.result, one.text) == (LEAK, "The feature F1 = Ref($close, -1) looks 1 trading day ahead.")
     assert only(handler(columns(invalid, "$mine")), "features").result is UNKNOWN
@@ -224,7 +225,7 @@ def own(kind: type, **kwargs: Any) -> dict[str, Any]:
     return {"class": kind.__name__, "module_path": __name__, "kwargs": kwargs}
 
 
-def test_expressions_of_a_handler_of_ones_own_are_read_from_its_object() -> None:
+def test_expressions_of_a_user_defined_handler_are_read_from_its_object() -> None:
     assert "looks 3 trading days ahead" in only(own(Peeking), "features").text
 
 
@@ -242,14 +243,15 @@ def test_expressions_of_a_handler_of_ones_own_are_read_from_its_object() -> None
     ],
 )
 def test_features_that_no_expression_describes_are_not_known(described: Any, word: str) -> None:
-    """They are never taken for clean; the measured check is named, except for columns of a file, which it cannot prove."""
+    """They are never considered clean; the result recommends the measured check, except for columns of a file, which it
+    cannot verify."""
     one = only(described, "features")
     assert one.result is UNKNOWN
     assert word in one.text
     assert ("rollforge check" in one.advice) is (word != "precomputed")
 
 
-def test_a_dataset_of_ones_own_may_change_the_features() -> None:
+def test_a_user_defined_dataset_may_change_the_features() -> None:
     made = task(alpha())
     made["dataset"] |= {"class": "Reading", "module_path": __name__}
     (one,) = [c for c in static_checks([made], CALENDAR) if c.subject == "features"]
@@ -265,7 +267,7 @@ def operator() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("operator")
-def test_an_operator_of_ones_own_is_not_known_whatever_it_declares() -> None:
+def test_a_user_defined_operator_is_not_known_whatever_it_declares() -> None:
     """In a feature and in a filter; the operator is named."""
     one = only(handler(columns("$close", "Mean(Tomorrow($close), 5)")), "features")
     assert one.result is UNKNOWN
@@ -273,7 +275,7 @@ def test_an_operator_of_ones_own_is_not_known_whatever_it_declares() -> None:
 
 
 @pytest.mark.usefixtures("operator")
-def test_the_look_ahead_of_an_operator_of_ones_own_in_a_label_is_not_known() -> None:
+def test_the_look_ahead_of_a_user_defined_operator_in_a_label_is_not_known() -> None:
     """`trunc_days: auto` would purge the declared days, which may be too few; a declared horizon settles it."""
     loader = columns("$close", label="Tomorrow($close)/$close - 1")
     one = only(handler(loader), "label")
@@ -344,7 +346,8 @@ def test_a_fit_window_that_stays_while_windows_roll_is_a_leak_where_it_is_behind
 
 @pytest.mark.parametrize("generator", [RollingGen, CalendarGen, PurgedKFoldGen])
 def test_generators_move_the_fit_windows_of_processors(generator: Any) -> None:
-    """What the leak's message recommends also works where each processor has its own window, and nothing else changes."""
+    """What the leak's message recommends also works where each processor has its own window, and nothing else
+    changes."""
     kwargs = {"fields_group": "feature", "fit_start_time": "2018-01-01", "fit_end_time": "2021-12-31"}
     label = {"class": "CSRankNorm", "kwargs": {"fields_group": "label"}}
     described = handler(
@@ -407,7 +410,7 @@ def test_a_handler_in_a_file_keeps_its_fit_window(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("steps", ["infer_processors", "learn_processors", "shared_processors"])
-def test_a_processor_of_ones_own_is_not_known(steps: str) -> None:
+def test_a_user_defined_processor_is_not_known(steps: str) -> None:
     """With its name; and if it has a fit window behind train, that is a leak too."""
     one = only(handler(columns("$close"), **{steps: [own(Shifted)]}), "processors")
     assert one.result is UNKNOWN
@@ -422,7 +425,7 @@ def test_a_processor_of_ones_own_is_not_known(steps: str) -> None:
 
 @pytest.mark.parametrize("origin", [Origin.READ, Origin.OWN])
 def test_processors_of_a_handler_that_was_not_built_are_not_known(origin: Origin) -> None:
-    """A report does not build what a pool describes; a file may be missing. Neither is taken for clean."""
+    """A report does not build objects described in a pool, and a file may be missing. Neither is considered clean."""
     described: Any = alpha(infer_processors=[{"class": "Mine"}]) if origin is Origin.READ else "file://missing.pkl"
     with from_origin(origin):
         checks = static_checks([task(described)], CALENDAR)
@@ -454,7 +457,7 @@ def test_a_range_filter_may_end_on_the_first_day_of_the_first_interval() -> None
 
 
 def test_a_processor_of_two_stages_is_one() -> None:
-    """A shared processor of one's own is reported once, with its name."""
+    """A user-defined shared processor is reported once, with its name."""
     shared = {"class": "Shifted", "module_path": __name__}
     described = handler(columns("$close"), shared_processors=[shared], infer_processors=[], learn_processors=[])
     parts = data_parts(described)
@@ -587,7 +590,7 @@ def test_windows_that_predict_the_days_before_their_training_are_a_leak() -> Non
     assert "trained on later days than it predicts" in leak.text
 
 
-def test_cross_validation_is_no_leak() -> None:
+def test_cross_validation_is_not_a_leak() -> None:
     """All of its folds together, and the first ones alone if the others are known."""
     made = PurgedKFoldGen(2, calendar=CALENDAR).generate(task(alpha()))
     assert not [one for one in static_checks(made, CALENDAR) if one.result is LEAK]
@@ -645,7 +648,7 @@ def test_a_list_without_dates_is_not_checked_for_survivorship(universes: Path) -
 
 
 def test_filters_are_checked(universes: Path) -> None:
-    """A filter by an expression of later days is a leak; one of a class of one's own is not known."""
+    """A filter by an expression of later days is a leak; one of a user-defined class is not known."""
     for pipe, result in (
         ([{"filter_type": "ExpressionDFilter", "rule_expression": "Ref($close, -5) > $close"}], LEAK),
         ([{"filter_type": "ExpressionDFilter", "rule_expression": "$close > Ref($close, 5)"}], CLEAN),
@@ -673,7 +676,7 @@ def test_sixty_windows_do_not_give_sixty_results() -> None:
     assert {one.tasks for one in checks} == {()}
 
 
-def test_an_ensemble_of_ones_own_is_not_known() -> None:
+def test_a_user_defined_ensemble_is_not_known() -> None:
     ensembles = {"windows": {"class": "Mine", "module_path": "mine"}, "models": {"class": "AverageEnsemble"}}
     checks = static_checks([task(alpha())], CALENDAR, ensembles=ensembles)
     (one,) = [one for one in checks if one.subject == "ensemble"]
@@ -690,14 +693,15 @@ def test_an_ensemble_of_ones_own_is_not_known() -> None:
     ],
 )  # fmt: skip
 def test_rows_without_a_label_stay_in_the_data_for_inference(groups: Any, steps: str, known: bool) -> None:
-    """Whether there will be a label is not known on the day; for learning they may be dropped."""
+    """Whether there will be a label is not known on that day; for learning, they may be dropped."""
     drop = {"class": "DropnaProcessor", "kwargs": {"fields_group": groups}}
     one = only(handler(columns("$close"), **{steps: [drop]}), "processors")
     assert one.result is (CLEAN if known else UNKNOWN)
     assert known or "DropnaLabel to learn_processors" in one.advice
 
 
-# -- code of the user's own outside of the data --------------------------------------------------------------------------
+# -- code of the user's own outside of the data
+# --------------------------------------------------------------------------
 
 MINE = {"class": "Mine", "module_path": "./mine.py"}
 OURS = {"class": "LGBModel", "module_path": "qlib.contrib.model.gbdt"}
@@ -734,8 +738,8 @@ def backtest(signal: Any) -> dict[str, Any]:
         ("records", {"model": OURS, "record": backtest(["<MODEL>", {"class": "S"}])}, "the signal of the backtest"),
     ],
 )
-def test_models_and_records_of_ones_own_are_not_known(subject: str, more: dict[str, Any], words: str) -> None:
-    """They can read any data; each is named once."""
+def test_user_defined_models_and_records_are_not_known(subject: str, more: dict[str, Any], words: str) -> None:
+    """They can read any data; each is reported once."""
     one = only(alpha(), subject, **more)
     assert one.result is UNKNOWN
     assert words in one.text
@@ -759,14 +763,15 @@ def test_models_and_records_of_qlib_give_no_finding(signal: Any) -> None:
         ({"class": "qlib.model.ens.ensemble.AverageEnsemble"}, True),
     ],
 )
-def test_an_ensemble_of_ones_own_is_not_known_however_it_is_named(described: Any, known: bool) -> None:
+def test_a_user_defined_ensemble_is_not_known_however_it_is_given(described: Any, known: bool) -> None:
     """By a dotted name, or inside the arguments of another one."""
     checks = static_checks([task(alpha())], CALENDAR, ensembles={"models": described})
     assert [c.result for c in checks if c.subject == "ensemble"] == ([] if known else [UNKNOWN])
 
 
-def test_fields_that_are_no_market_data_are_not_known() -> None:
-    """A field that was computed elsewhere may contain later prices, whatever the expression does; labels may read any."""
+def test_fields_that_are_not_market_data_are_not_known() -> None:
+    """A field that was computed elsewhere may contain later prices, whatever the expression does; labels may read
+    any."""
     one = only(handler(columns("$close/$open", "Mean($future, 3)", "$Vwap", "$score")), "features")
     assert one.result is UNKNOWN
     assert "$future, $score may contain values that were not known on their day" in one.text

@@ -79,7 +79,7 @@ def test_differences_in_datasets_and_records_are_named() -> None:
     assert model_names(weighted) == ["reweighter=none", "reweighter=ByAge"]
 
 
-def test_equal_values_are_no_difference() -> None:
+def test_equal_values_are_not_a_difference() -> None:
     """They need not be the same objects; values of different types differ, even if Python takes them for equal."""
     models = [json.loads(json.dumps(lgb(depth=depth, rate=0.125, names=["a", "b"]))) for depth in (4, 8, 8)]
     assert differing_parts(models) == ["depth=4", "depth=8", "depth=8"]

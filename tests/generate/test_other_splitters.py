@@ -140,7 +140,7 @@ def test_rolling_windows_are_those_of_purgedcv(test: int, splits: int, ahead: in
     assert pairs(ours.split(rows(count))) == pairs(theirs.split(rows(count)))
 
 
-def test_rows_that_are_no_pandas_objects() -> None:
+def test_rows_that_are_not_pandas_objects() -> None:
     """Such as those of polars, in which the days of the rows are a series."""
     polars = pytest.importorskip("polars", reason=WHY)
     frame = rows(60)

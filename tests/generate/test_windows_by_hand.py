@@ -165,7 +165,8 @@ def test_the_functions_of_a_generator_can_be_called() -> None:
 
 
 def test_a_segment_that_is_open_or_unknown_is_named() -> None:
-    """Only the test segment may be open-ended; a label may not look ahead further than the days before a segment allow."""
+    """Only the test segment may be open-ended; a label may not look ahead further than the days before a segment
+    allow."""
     pretrained = task(train=january(1, 4), test=january(9, 11), pretrain=january(1, None))
     with pytest.raises(SegmentError, match=r"pretrain: has no end. Only the test segment may be open"):
         RollingGen(3, calendar=DAYS).generate(pretrained)
@@ -266,7 +267,7 @@ class Repairs(TaskGen):
 
 
 def test_a_template_that_cannot_be_counted_yet_is_generated() -> None:
-    """A template that an earlier generator repairs is no error when counting; templates are not modified."""
+    """A template that an earlier generator repairs is not an error when counting; templates are not modified."""
     template = {"x": {"deep": [1]}}
     made = task_generator([template, template], Repairs())
     assert [t["mark"] for t in made] == [1, 2, 1, 2]

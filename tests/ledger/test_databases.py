@@ -1,4 +1,4 @@
-"""What is particular to each database of a ledger: its file or tables, what else is there, and lost answers."""
+"""Properties of each ledger database: its file or tables, what else they contain, and lost responses."""
 
 from __future__ import annotations
 
@@ -172,7 +172,8 @@ def database(mongodb: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("dies", ["before the copy", "after the copy"])
 def test_an_entry_that_was_decided_is_complete(database: str, dies: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that dies while it copies the entry to its collection: readers see it, and the next process goes on."""
+    """If a process dies while it copies the entry to its collection, readers see the entry, and the next process
+    continues."""
     ledger = MongoLedger(database)
     lease = ledger.acquire("us", holder="me", seconds=60)
     ledger.append(lease, 1, "later", NOTE)

@@ -49,7 +49,7 @@ for k in range(1, 200):
     assert [e.number for e in entries] == list(range(1, len(entries) + 1))
     assert all(len(e.body["long"]) == 9000 for e in entries)
     counts.append(len(entries))
-    # whoever comes next goes on; the lease of a dead process expires, or is acquired again by its holder
+    # the next process continues; the lease of a dead process expires, or is acquired again by its holder
     lease = ledger.acquire("us", holder="child", seconds=60)
     ledger.append(lease, len(entries) + 1, "later", {"k": -k, "long": "x" * 9000})
     ledger.release(lease)

@@ -283,7 +283,7 @@ def test_the_author_is_the_user_and_the_process(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.parametrize("value", ["text", 3, {"a": 1}])
-def test_a_part_that_is_no_list_is_refused(value: object) -> None:
+def test_a_part_that_is_not_a_list_is_refused(value: object) -> None:
     """A text is not taken for a list of its characters."""
     with pytest.raises(ConfigError, match=r"releases: expected a list, found "):
         read_body("promotion", {"reason": "better", "releases": value})
@@ -343,7 +343,7 @@ def test_candidates_and_their_comparisons() -> None:
 
 
 @pytest.mark.parametrize("part", [{"value": "nan"}, {"value": True}, {"outcome": "bad"}, {"limit": "0"}, {"day": "x"}])
-def test_a_check_that_is_not_one_is_refused(part: dict[str, Any]) -> None:
+def test_an_invalid_check_is_refused(part: dict[str, Any]) -> None:
     """With the place in the entry."""
     document = {**CheckResult("ic", "2024-06-03", 0.25, Outcome.OK, 0.5).to_document(), **part}
     with pytest.raises(ConfigError, match=rf"checks\[0\]\.{next(iter(part))}"):

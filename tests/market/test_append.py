@@ -148,7 +148,7 @@ def test_the_summary_says_what_changed(folder: Path) -> None:
 
 
 def test_a_new_field_for_some_days(folder: Path) -> None:
-    """A table with a column of its own changes nothing else; all instruments get the field."""
+    """A table with an additional column changes nothing else; all instruments get the field."""
     table = bars("A")[["instrument", "datetime"]].assign(pe=11.5).iloc[2:4]
     before = tree(folder)
     made = append_table(table, folder)
@@ -249,7 +249,7 @@ def test_other_bars_are_refused(folder: Path) -> None:
         append_table(bars("A", pd.date_range("2021-03-12", periods=4, freq="7D")), folder)
 
 
-def test_a_folder_that_is_none(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_data_folder_is_refused(tmp_path: Path) -> None:
     """It is named, and nothing is created."""
     with pytest.raises(DataNotFound, match="no data folder"):
         append_table(bars(), tmp_path / "nothing")
@@ -307,8 +307,8 @@ def test_a_folder_of_other_tools(tmp_path: Path) -> None:
     assert "universe csi: 1 membership that ended on 2021-03-03 is extended to 2021-03-05" in made.notes
 
 
-def test_days_that_hardly_anybody_has(folder: Path) -> None:
-    """Rows without values do not count; the day is named, with the share of the instruments."""
+def test_days_that_few_instruments_have(folder: Path) -> None:
+    """Rows without values do not count; the summary lists the day with the share of the instruments."""
     table = split(bars(), DAYS[5])[1]
     table.loc[
         (table["datetime"] == DAYS[6]) & (table["instrument"] != "A"), ["open", "high", "low", "close", "volume"]
@@ -318,7 +318,7 @@ def test_days_that_hardly_anybody_has(folder: Path) -> None:
     assert "days that only a few instruments have: 2021-03-09 (1 instrument, 33%)" in str(made)
 
 
-def test_fields_that_nobody_has_on_a_new_day(folder: Path) -> None:
+def test_fields_without_values_on_a_new_day(folder: Path) -> None:
     """A column that is missing or empty on a day is named; a value of a single instrument, or a day without rows, is
     not."""
     table = split(bars(), DAYS[5])[1]
@@ -337,7 +337,8 @@ def test_fields_that_nobody_has_on_a_new_day(folder: Path) -> None:
 
 
 def test_a_day_in_the_future_is_refused(tmp_path: Path) -> None:
-    """The days until then could not be added any more. Data that begin in the future, as synthetic ones may, go on."""
+    """Otherwise the days before it could no longer be added. Data that begin in the future, as synthetic data may, can
+    be extended."""
     today = pd.Timestamp(dt.datetime.now(dt.UTC).date())
     import_table(bars("A", pd.bdate_range(end=today, periods=8)), tmp_path / "data")
     before = tree(tmp_path / "data")

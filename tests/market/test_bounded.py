@@ -116,7 +116,7 @@ def test_a_bound_equals_a_folder_that_ends_there(data: st.DataObject) -> None:
         with using(opened.with_(provider_uri=f"{place}/early")):
             wanted = everything()
         with using(opened.with_(provider_uri=f"{place}/whole")):
-            everything()  # what is known without the bound is not used under it
+            everything()  # data loaded without the bound are not used under it
             with bounded(DAYS[last]):
                 assert_equal(everything(), wanted)
 
@@ -147,7 +147,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_members_and_their_days(folder: Path) -> None:
-    """Memberships that begin later do not exist; open ends and later ends are the last day; suspended instruments end."""
+    """Memberships that begin later do not exist; open ends and later ends are the last day; suspended instruments
+    end."""
     early = open_provider(folder).bounded(DAYS[3])
     days = early.calendar()
     assert early.instruments("all") == {"A": [(days[0], days[3])], "B": [(days[0], days[3])], "D": [(days[0], days[1])]}
@@ -164,7 +165,7 @@ def test_members_and_their_days(folder: Path) -> None:
         D.features(["C"], ["$close"])
 
 
-def test_an_instrument_that_is_listed_later_is_no_content(folder: Path) -> None:
+def test_an_instrument_that_is_listed_later_is_not_part_of_the_content(folder: Path) -> None:
     """It does not count until its first day."""
     assert [sorted(read_content(folder, None, DAYS[last]).instruments) for last in (4, 5, 8)] == [
         ["a", "b", "d"],
@@ -205,7 +206,7 @@ def test_a_bound_with_a_time_zone() -> None:
             assert session.data_until == "2021-03-03"
 
 
-def test_bounds_inside_each_other(folder: Path) -> None:
+def test_nested_bounds(folder: Path) -> None:
     """The earlier bound holds, and the outer one again afterwards."""
     with using(Session(provider_uri=str(folder))):
         with bounded(DAYS[5]), bounded(DAYS[7]):

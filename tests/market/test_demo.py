@@ -101,7 +101,8 @@ def test_benchmark_moves_with_the_market(market: Path) -> None:
 
 
 def test_planted_signal_is_there_and_weak(market: Path) -> None:
-    """Each of the two built-in effects has a daily IC with the label of Alpha158 between 0.015 and 0.12, in each half."""
+    """Each of the two built-in effects has a daily IC with the label of Alpha158 between 0.015 and 0.12, in each
+    half."""
     label = "Ref($close, -2)/Ref($close, -1)-1"
     fallen = "-($close/Ref($close, 5)-1)"
     busy = "$volume/Mean($volume, 20)"

@@ -1,5 +1,4 @@
-"""A data folder changes in one step: whoever reads it, and wherever a process is killed, it is the old or the new
-one."""
+"""A data folder changes atomically: for any reader, and wherever a process is killed, it is the old or the new one."""
 
 from __future__ import annotations
 
@@ -180,7 +179,7 @@ def test_without_exchange_the_folder_is_put_back(folder: Path, monkeypatch: pyte
         raise OSError(errno.EINVAL, "not here")
 
     monkeypatch.setattr(folder_change, "_swap", refused)
-    folder.rename(folder.parent / ".data.change.old")  # what a process leaves that is killed in between
+    folder.rename(folder.parent / ".data.change.old")  # what a process killed in between leaves
     append_table(update(), folder)
     assert tree(folder) == new
     assert sorted(os.listdir(folder.parent)) == [".data.lock", ".data.previous", ".whole.lock", ".whole.previous", "data",
@@ -228,7 +227,7 @@ def test_permissions_are_kept(folder: Path) -> None:
 
 
 def test_a_reader_keeps_the_version_that_it_opened(folder: Path) -> None:
-    """It sees the former calendar, universes and values until the next change; whoever opens the folder sees the new
+    """It sees the former calendar, universes and values until the next change; opening the folder again gives the new
     ones."""
     reader = Provider(folder)  # nothing is read yet
     mark = Provider(folder).fingerprint()
@@ -332,7 +331,7 @@ def test_a_reader_of_the_current_folder(folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_second_process_waits_or_names_the_first(folder: Path) -> None:
-    """It waits for a while, and then says which process is changing the folder. A dry run does not wait."""
+    """It waits for a while, and then reports which process is changing the folder. A dry run does not wait."""
     with folder_lock(folder):
         with pytest.raises(FolderBusy, match=rf"is being changed by process {os.getpid()} on .* Try again"):
             append_table(update(), folder, wait=0.1)
@@ -340,7 +339,7 @@ def test_a_second_process_waits_or_names_the_first(folder: Path) -> None:
     assert append_table(update(), folder, wait=0).changed
 
 
-def test_two_at_once_append_once(folder: Path) -> None:
+def test_two_appends_at_once_change_the_folder_once(folder: Path) -> None:
     """Two that append the same table: one changes the folder, the other finds nothing to append."""
     new = _appended(folder.parent)
     results: list[bool] = []

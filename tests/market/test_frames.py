@@ -173,7 +173,7 @@ def _labelled(*labels: Any) -> pd.DataFrame:
     ],
 )
 def test_predictions_and_labels_are_numbers(value: Any, message: str) -> None:
-    """What is no table of real numbers by day and instrument is one error, before anything is computed."""
+    """Anything but a table of real numbers by day and instrument is one error, before anything is computed."""
     with pytest.raises(DataError, match=message):
         number_rows(value, "The pred")
 

@@ -1,4 +1,4 @@
-"""Input that looks right and is not: two spellings of an instrument, UTF-16 tables, impossible UTC offsets."""
+"""Input that looks correct but is not: two spellings of an instrument, UTF-16 tables, impossible UTC offsets."""
 
 from __future__ import annotations
 

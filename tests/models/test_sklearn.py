@@ -81,7 +81,7 @@ def test_a_reweighter_gives_the_weights() -> None:
 
 
 def test_estimators_use_the_threads_of_the_session() -> None:
-    """Also inside a pipeline; LightGBM would use all cores if it were not told."""
+    """Also inside a pipeline; LightGBM would otherwise use all cores."""
     data = dataset()
     with using(Session(threads=1)):
         for estimator, name in (
@@ -128,7 +128,7 @@ def test_errors_of_an_estimator_name_the_features_with_missing_values() -> None:
 
 
 @pytest.mark.parametrize("estimator", [Ridge, object(), "Ridge", {"class": "dict", "module_path": "builtins"}])
-def test_what_is_no_estimator_is_refused(estimator: object) -> None:
+def test_an_object_that_is_not_an_estimator_is_refused(estimator: object) -> None:
     with pytest.raises(ConfigError):
         SklearnModel(estimator)
 

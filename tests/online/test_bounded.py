@@ -38,7 +38,7 @@ def test_new_windows_are_trained_as_the_calendar_grows(market: Market, trainer: 
 
 
 def test_windows_by_the_calendar_go_on_too(market: Market) -> None:
-    """A strategy takes any generator that can continue from its last window. A simulation gives the same signals."""
+    """A strategy accepts any generator that can continue from its last window. A simulation gives the same signals."""
 
     def weekly(name: str) -> OnlineManager:
         return OnlineManager(RollingStrategy(name, template(), CalendarGen("week")), begin_time=BEGIN)
@@ -50,7 +50,7 @@ def test_windows_by_the_calendar_go_on_too(market: Market) -> None:
 
 
 def test_a_strategy_refuses_windows_that_do_not_go_on(market: Market) -> None:
-    """Such as those of a cross-validation or of several models, and what is no generator."""
+    """Such as those of a cross-validation or of several models; an object that is not a generator is refused, too."""
     market.show(BEGIN)
     for other in (PurgedKFoldGen(2), ChainGen([SeedGen([1, 2]), RollingGen(step=STEP)]), 5):
         with pytest.raises(ConfigError, match=r"makes only windows .* continue from the last one"):
@@ -69,7 +69,7 @@ def test_a_generator_from_a_file_uses_the_calendar_of_the_day(market: Market) ->
 
 
 def test_the_first_tasks_end_at_the_beginning(market: Market) -> None:
-    """With data and a template that go on, the first training ends with the window that contains the first day."""
+    """If the data and the template continue, the first training ends with the window that contains the first day."""
     market.show(DAYS[100])
     served = manager(begin=DAYS[61])
     served.first_train()

@@ -67,8 +67,8 @@ class Decided:
         self.state = self.state.after(Entry("us", self.state.last + 1, kind, body, 1, 0.0))
 
     def decide(self, action: str, number: int, choice: int) -> None:
-        """Publish a day and begin a window on it, also in shadow; promote a candidate; promote a former model from a later
-        day on, or return to earlier models.
+        """Publish a day and begin a window on it, also in shadow; promote a candidate; promote a former model from a
+        later day on, or return to earlier models.
         """
         today, later = FIRST[self.place], FIRST[min(self.place + 1 + number, len(FIRST) - 1)]
         if action in ("day", "window", "shadow", "policy"):
@@ -106,7 +106,8 @@ class Decided:
 
 
 def by_rows(state: ServiceState, day: str) -> list[str]:
-    """Return the champions of a day as a program finds them that reads the rows only: the last one of each model counts."""
+    """Return the champions of a day as a program finds them that reads the rows only: the last one of each model
+    counts."""
     latest = {r.recorder: r for _, r in state.releases if r.from_day <= day}
     return sorted(r.template for r in latest.values() if r.role is Role.CHAMPION)
 
@@ -183,7 +184,7 @@ def test_a_model_replaces_that_of_its_template_only(market: Market) -> None:
 
 
 def test_tags_that_cannot_be_written_fail_no_day(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if a strategy of its own reads back which models it has put online. The next day writes the tags."""
+    """Even if a custom strategy reads back which models it has put online. The next day writes the tags."""
 
     class Own(RollingStrategy):
         def prepare_online_models(self, trained_models: Any, cur_time: Any = None) -> Any:

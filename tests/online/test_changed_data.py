@@ -73,7 +73,7 @@ def test_days_after_a_changed_day_are_corrected_too(market: Market) -> None:
 
 
 def test_a_change_that_leaves_the_signals_as_they_are_is_recorded(market: Market) -> None:
-    """So that the day does not count as changed for ever."""
+    """So that the day does not count as changed forever."""
     served = live(market, manager(), RUN[:1])
     before = served.state
     file = next(market.folder.glob("features/*/factor.day.bin"))
@@ -121,7 +121,8 @@ def test_a_day_that_is_removed_from_the_calendar_is_withdrawn(market: Market) ->
 
 
 def test_an_older_copy_of_the_data_withdraws_nothing(market: Market) -> None:
-    """The days that it lacks are not removed from the calendar. A last day that is no trading day is named."""
+    """The days that it lacks are not removed from the calendar. The error names a last day that is not a trading
+    day."""
     served = live(market, manager(), RUN)
     before, last = served.get_signals(), served.state.last
     market.close.loc[RUN[0], "B"] *= 1.1
@@ -206,7 +207,7 @@ def test_days_published_with_the_first_one_are_compared_too(market: Market) -> N
 
 
 def test_a_day_without_data_fails_and_is_made_up(market: Market) -> None:
-    """It is recorded once with its reason; later days go on, and it is published when its data arrive."""
+    """It is recorded once with its reason; later days are published, and so is this day when its data arrive."""
     full = market.close.copy()
     served = live(market, manager(), RUN[:1])
     market.close.loc[RUN[1]] = np.nan
@@ -266,7 +267,8 @@ def test_a_day_that_is_gone_is_removed_from_a_prediction(market: Market) -> None
 
 
 def test_a_failed_day_is_published_after_a_window_has_begun(market: Market) -> None:
-    """Its data are bounded by it, so the champion's test segment begins after their end; later days are published too."""
+    """Its data are bounded by it, so the champion's test segment begins after their end; later days are published
+    too."""
     days = DAYS[60:68]
     expected = live(market, manager(name="whole"), days)
     full = market.close.copy()

@@ -58,7 +58,7 @@ def champions(served: OnlineManager, day: str) -> list[tuple[Any, int]]:
 
 
 def test_one_of_two_changed_models_changes_from_its_next_window_on(market: Market) -> None:
-    """Nothing is trained before, and then the new model replaces the old one; the other one goes on."""
+    """Nothing is trained before that; then the new model replaces the old one, and the other one continues."""
     served = live(market, named(ridge(0.1), ridge(10.0), names=["a", "b"]), RUN)
     trained = len(recorders())
     served = go_on(market, again(served, [ridge(0.5), ridge(10.0)], ["a", "b"]), DAYS[63])

@@ -88,7 +88,7 @@ def test_jumps_are_moves_without_a_change_of_the_factor() -> None:
     assert (round(found[0], 12), found[1:]) == (0.6, ("A +60.0%, C -60.0%", {"instruments": ["A", "C"]}))
 
 
-def test_a_move_up_to_the_limit_is_no_jump() -> None:
+def test_a_move_up_to_the_limit_is_not_a_jump() -> None:
     """Nor is one that cannot be computed."""
     assert largest_jump(recent(close=[[10, 15]]), 0.5) == (0.5, "", {})
     assert largest_jump(recent(close=[[10, 15]]), 0.499) == (0.5, "A +50.0%", {"instruments": ["A"]})

@@ -49,7 +49,7 @@ def online(served: OnlineManager) -> list[str]:
 
 
 def test_a_routine_killed_between_the_tags_goes_on(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if the tags of all recorders are lost, the next routine writes them again and signals go on."""
+    """Even if the tags of all recorders are lost, the next routine writes them again, and signals continue."""
     served = live(market, manager(), RUN[:5])
     for recorder in recorders():
         served.strategies[0].tool.set_online_tag(OnlineToolR.OFFLINE_TAG, recorder)
@@ -92,7 +92,7 @@ def test_no_models_cannot_be_put_online(market: Market) -> None:
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_what_is_trained_is_not_trained_again(market: Market, trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Interrupted after training, before anything is released: the next routine uses the recorder that is there."""
+    """Interrupted after training, before anything is released: the next routine uses the existing recorder."""
     expected = live(market, manager(TRAINERS[trainer](), name="undisturbed"), RUN).get_signals()
     served = live(market, manager(TRAINERS[trainer]()), RUN[:4])
     market.show(RUN[4])
@@ -242,7 +242,7 @@ def _gone() -> str:
 
 
 def test_models_online_before_the_ledger_are_adopted(market: Market) -> None:
-    """A routine without a first training goes on with the models that are tagged as online."""
+    """A routine without a first training continues with the models that are tagged as online."""
     market.show(DAYS[60])
     earlier = manager()
     (task,) = earlier.strategies[0].first_tasks()[2:3] or earlier.strategies[0].first_tasks()[-1:]
@@ -257,7 +257,8 @@ def test_models_online_before_the_ledger_are_adopted(market: Market) -> None:
 def test_models_of_a_killed_first_day_are_not_models_online_before(
     market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process is killed after it has tagged the latest of the first models, and before it has recorded any of them."""
+    """A process is killed after it has tagged the latest of the first models, and before it has recorded any of
+    them."""
     market.show(DAYS[60])
     undisturbed = manager(name="undisturbed")
     undisturbed.routine(DAYS[60])

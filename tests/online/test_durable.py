@@ -1,4 +1,5 @@
-"""What an entry of the ledger names is on the disk before the entry, so that a power failure leaves both or neither."""
+"""Everything that a ledger entry refers to is synced to disk before the entry, so that a power failure leaves both or
+neither."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ RUN = DAYS[60:66]
 
 
 class Synced:
-    """The files and folders that were on the disk when they were last changed."""
+    """The files and folders that have been synced since they were last changed."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.times: dict[tuple[int, int], int] = {}

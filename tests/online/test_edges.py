@@ -51,7 +51,7 @@ def test_a_weekend_is_the_friday_before_it(market: Market) -> None:
 
 
 @pytest.mark.parametrize("time", ["soon", 1.5, "2024-13-01", float("nan")])
-def test_a_time_that_is_no_day_is_refused(market: Market, time: Any) -> None:
+def test_a_time_that_is_not_a_day_is_refused(market: Market, time: Any) -> None:
     """Nothing is trained."""
     market.show(RUN[1])
     served = manager()

@@ -1,7 +1,7 @@
-"""A service with one disturbance after the other, with every trainer, tracking store and database.
+"""A service under one disturbance after another, with every trainer, tracking store and database.
 
-Each environment is lived through once. The tests say what must hold then; what single disturbances do in detail is in the
-other files of this folder.
+Each environment is simulated once. The tests check the result; the effects of single disturbances are tested in detail
+in the other files of this folder.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def live(found: Life, market: Market, served: OnlineManager, trainer: str) -> No
     correct(served.service)
     found.corrected = served.get_signals()
 
-    # Times that are no trading days, and a last day.
+    # Times that are not on trading days, and a last day.
     market.show(DAYS[72])
     served.routine("2030-01-01")
     for wrong in (1.5, "2024-13-01", DAYS[59]):
@@ -217,7 +217,7 @@ def _killed(served: OnlineManager, day: str, place: Any, name: str) -> None:
 
 
 def _selected(statement: str) -> list[tuple[Any, ...]]:
-    """Return the result of a query, asked as a person would."""
+    """Return the result of a query, as in an interactive session."""
     uri = current_session().store_uri
     if uri.startswith("sqlite:///"):
         import sqlite3
@@ -292,8 +292,8 @@ def test_a_day_without_data_fails_with_its_reason(life: Life) -> None:
     assert DAYS[68] in life.published
 
 
-def test_two_at_once_are_told_of_each_other(life: Life) -> None:
-    """By the name of the service and its holder."""
+def test_two_routines_at_once_detect_each_other(life: Life) -> None:
+    """The error contains the name of the service and its holder."""
     assert "served" in life.errors["two at once"]
     assert f":{os.getpid()}" in life.errors["two at once"]
 

@@ -1,4 +1,4 @@
-"""Training of a due window fails: the earlier model predicts, and the window is tried again the next day."""
+"""If training of a due window fails, the earlier model predicts, and the window is retried on the next day."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def windows(begin: int, count: int) -> list[int]:
 
 
 def test_the_earlier_model_predicts_until_training_succeeds(market: Market, tmp_path: Path, broken: Path) -> None:
-    """Each day says so and why; the new model is the champion from the day on which it was trained."""
+    """Each day records this and the reason; the new model is the champion from the day on which it was trained."""
     served = live(market, manager(templates=flaky(tmp_path)), [BEGIN])
     (due,) = windows(FIRST + 1, 1)
     first = served.state.champions(BEGIN)
@@ -102,7 +102,7 @@ def test_the_earlier_model_predicts_until_training_succeeds(market: Market, tmp_
 
 
 def test_of_several_missed_windows_only_the_last_is_trained(market: Market, tmp_path: Path, broken: Path) -> None:
-    """Their days are published already, so that the models of the others would never be used."""
+    """Their days have already been published, so the models of the other windows would never be used."""
     served = live(market, manager(templates=flaky(tmp_path)), [BEGIN])
     trained = len(recorders())
     _, second = windows(FIRST + 1, 2)
@@ -121,7 +121,7 @@ def test_of_several_missed_windows_only_the_last_is_trained(market: Market, tmp_
 
 
 def test_a_manager_fails_unless_told_otherwise(market: Market, tmp_path: Path, broken: Path) -> None:
-    """As in Qlib: a simulation must not use a model that the definition does not say."""
+    """As in Qlib: a simulation must not use a model other than the one in the definition."""
     served = live(market, manager(templates=flaky(tmp_path)), [BEGIN])
     (due,) = windows(FIRST + 1, 1)
     broken.touch()

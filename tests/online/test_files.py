@@ -1,4 +1,5 @@
-"""The state of a service is its ledger: files of managers hold the definition only, and signals are kept as published."""
+"""The state of a service is its ledger: files of managers hold the definition only, and signals are kept as
+published."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ RUN = DAYS[60:63]
 
 
 def test_a_loaded_manager_finds_its_ledger(market: Market, tmp_path: Path) -> None:
-    """The file contains neither signals nor history; the loaded manager has both, and goes on."""
+    """The file contains neither signals nor history; the loaded manager has both, and continues."""
     served = live(market, manager(), RUN[:2])
     served.to_pickle(tmp_path / "manager.pkl")
     assert not {"history", "signals", "_online"} & set(served.__getstate__())
@@ -113,7 +114,7 @@ def test_files_that_a_killed_process_left_incomplete_are_removed(market: Market)
 
 
 def test_a_store_without_a_ledger_has_one_in_a_file(market: Market, tmp_path: Path) -> None:
-    """A task store of a scheme of its own does not keep services from being served."""
+    """A task store with a third-party scheme does not prevent services from running."""
     amend(store_uri="own://tasks")
     assert manager().service.ledger_uri == f"sqlite:///{tmp_path / 'home'}/ledger.db"
     amend(store_uri=f"sqlite:///{tmp_path}/tasks.db")

@@ -1,4 +1,4 @@
-"""Two routines at once, killed and with a week missed, publish what an undisturbed service does."""
+"""Two concurrent routines, killed and with a week missed, publish the same as an undisturbed service."""
 
 from __future__ import annotations
 

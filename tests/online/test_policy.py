@@ -1,4 +1,5 @@
-"""A policy: the model of a new window runs in shadow, is compared with the champion, and is promoted if it is not worse."""
+"""A policy: the model of a new window runs in shadow, is compared with the champion, and is promoted if it is not
+worse."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def table(scores: dict[str, list[float]], days: int) -> pd.DataFrame:
 
 
 def test_means_of_rank_ics_by_hand() -> None:
-    """Ranks 1 2 3 against 1 3 2 correlate by a half. Equal scores are 0, and days that are not comparable do not count."""
+    """Ranks 1 2 3 against 1 3 2 correlate by a half. Equal scores are 0, and days that are not comparable do not
+    count."""
     nan = np.nan
     labels = table({"label": [1, 2, 3, 1, 2, 3, 5, 5, 5, 1, nan, nan, 3, 1, 2]}, 5)["label"]
     one = [1, 2, 3, 7, 7, 7, 1, 2, 3, 1, 2, 3, 3, 1, 2]
@@ -133,7 +135,7 @@ OLD_LEAVES = {("old", "retired")}
 def test_the_latest_candidate_that_is_not_worse_is_promoted(
     verdicts: dict[str, Verdict], lost: str, changes: set[tuple[str, str]]
 ) -> None:
-    """From the next day on; earlier ones are retired, later ones go on."""
+    """From the next day on; earlier ones are retired, later ones continue."""
     old = candidate("old", Role.CHAMPION)
     pairs = [(candidate(name), old) for name in ("c1", "c2") if name in verdicts]
     body = day_body(DayResult(DAYS[0], DayState.PUBLISHED), releases=[old])
@@ -299,7 +301,7 @@ def test_a_manager_keeps_its_policy_in_its_file(market: Market) -> None:
 
 
 def test_a_policy_that_is_given_later_is_recorded(market: Market) -> None:
-    """Once, as an entry of its own before the day on which it is used; also that there is none any more."""
+    """Once, as a separate entry before the day on which it is used; its removal is recorded, too."""
     live(market, with_policy(None, service="one"), RUN[:2])
     served = live(market, with_policy(Policy(3), service="one"), RUN[2:4])
     assert served.state.definition is not None

@@ -122,7 +122,7 @@ def test_a_decision_can_modify_the_default_orders(flat: Session) -> None:
 
 
 def test_a_subclass_may_trade_beyond_its_signal(flat: Session) -> None:
-    """A decision may order instruments that are not in the signal, if there are data of them."""
+    """A decision may contain orders for instruments that are not in the signal, if there are data for them."""
 
     class Hedge(TopkDropoutStrategy):
         def generate_trade_decision(self, execute_result: list[Any] | None = None) -> TradeDecisionWO:
@@ -428,7 +428,7 @@ def test_a_delisted_holding_may_leave_its_place(with_a_delisting: Session) -> No
 
 
 def test_a_suspension_to_the_end_gives_a_warning(make_market: MakeMarket) -> None:
-    """A holding without a price until the end of the backtest, though its series goes on, is named with its last
+    """A holding without a price until the end of the backtest, although its series continues, is named with its last
     day."""
     session = make_market({"A": [10.0] * 6, "B": [10.0, 10, nan, nan, nan, nan]})
     signal = scores({"A": [1.0] * 6, "B": [2.0] * 6})

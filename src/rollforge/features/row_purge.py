@@ -106,8 +106,7 @@ def rows_after(index: pd.Index, rows: pd.MultiIndex, tested: Sequence[Interval],
 
     >>> days = pd.bdate_range("2024-01-01", periods=5)
     >>> rows = pd.MultiIndex.from_tuples(
-    ...     [(day, code) for day in days for code in "AB" if code == "A" or day != days[2]], names=["datetime",
-    "instrument"])
+    ...     [(day, code) for day in days for code in "AB" if code == "A" or day != days[2]], names=["datetime", "instrument"])
     >>> train = rows[rows.get_level_values("datetime") > days[2]]
     >>> rows_after(train, rows, [Interval(days[1], days[1])], 1).tolist(), train.get_level_values(1).tolist()
     ([True, False, True, True], ['A', 'B', 'A', 'B'])

@@ -40,10 +40,8 @@ class DataContent:
 
     Examples
     --------
-    >>> monday = DataContent("1f", 2, "2020-01-03", "2020-01-06", {"all": "a"}, {"A": "0"}, {"2020": (2, "7")},
-    ("close",))
-    >>> friday = DataContent("2e", 1, "2020-01-03", "2020-01-03", {"all": "a"}, {"A": "1"}, {"2020": (1, "8")},
-    ("close",))
+    >>> monday = DataContent("1f", 2, "2020-01-03", "2020-01-06", {"all": "a"}, {"A": "0"}, {"2020": (2, "7")}, ("close",))
+    >>> friday = DataContent("2e", 1, "2020-01-03", "2020-01-03", {"all": "a"}, {"A": "1"}, {"2020": (1, "8")}, ("close",))
     >>> friday.differences(monday)
     ['its calendar ends on 2020-01-03 (1 day), not on 2020-01-06 (2 days)']
     """

@@ -1,7 +1,8 @@
 """Samples for training and prediction, with one rule for missing and infinite values.
 
 * A row whose label is missing or infinite is excluded from fitting and early stopping. The number of such rows is
-logged. * An infinite feature is treated as missing. This is logged once per dataset.
+  logged.
+* An infinite feature is treated as missing. This is logged once per dataset.
 * A weight that is negative, missing or infinite is an error.
 * A segment without any finite label, or without any finite feature, is an error whose message has the loader or the
 processor at fault.

@@ -115,8 +115,8 @@ def cumulative_returns(returns: pd.Series, *, mode: Mode = "sum") -> pd.Series:
 
     Examples
     --------
-    >>> cumulative_returns(pd.Series([0.5, -0.5])).tolist(), cumulative_returns(pd.Series([0.5, -0.5]),
-    mode="product").tolist() ([0.5, 0.0], [0.5, -0.25])
+    >>> cumulative_returns(pd.Series([0.5, -0.5])).tolist(), cumulative_returns(pd.Series([0.5, -0.5]), mode="product").tolist()
+    ([0.5, 0.0], [0.5, -0.25])
     """
     there = _finite(returns).fillna(0.0)
     if _checked(mode) == "sum":

@@ -1,6 +1,6 @@
 """Make the reference values of this folder with pyqlib 0.9.7: python make.py DATA_FOLDER (from here, pyqlib installed).
 
-DATA_FOLDER is written anew from ../market.parquet: as the other reference values were made, plus the field `change`,
+DATA_FOLDER is rewritten from ../market.parquet: as the other reference values were made, plus the field `change`,
 without which pyqlib's price limits are without effect. The scores are those of ../rolling_prediction.parquet, a little
 shifted so that no two of a day are equal: pyqlib's order among equal scores depends on the machine.
 """

@@ -13,7 +13,7 @@ from qlib.data.ops import ElemOperator, Mean, NpElemOperator, NpPairOperator, Pa
 
 
 class Diff(ElemOperator):
-    """A class with a window of its own."""
+    """A class with its own window."""
 
     def _load_internal(self, instrument, start_index, end_index, freq):
         return self.feature.load(instrument, start_index, end_index, freq).diff()

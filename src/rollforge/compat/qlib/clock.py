@@ -51,8 +51,8 @@ def time_of_day(value: str | dt.time | dt.datetime, name: str = "") -> dt.time:
 
     Examples
     --------
-    >>> str(time_of_day("9:30")), str(time_of_day("2020-01-02 14:59")), str(time_of_day(dt.datetime(2020, 1, 2, 10,
-    45))) ('09:30:00', '14:59:00', '10:45:00')
+    >>> str(time_of_day("9:30")), str(time_of_day("2020-01-02 14:59")), str(time_of_day(dt.datetime(2020, 1, 2, 10, 45)))
+    ('09:30:00', '14:59:00', '10:45:00')
     """
     if isinstance(value, dt.datetime):
         return value.time()
