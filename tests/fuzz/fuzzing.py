@@ -392,7 +392,7 @@ def fuzzed(*targets: Target, examples: int = EXAMPLES) -> Callable[[type], type]
         cls.test_valid_inputs_are_read = test_valid_inputs_are_read  # type: ignore[attr-defined]
         cls.test_any_input_gives_a_result_or_one_error = test_any_input_gives_a_result_or_one_error  # type: ignore[attr-defined]
         if any(crashes(t.name) for t in targets):
-            cls.test_inputs_that_once_failed_no_longer_do = test_what_once_failed_does_not  # type: ignore[attr-defined]
+            cls.test_inputs_that_once_failed_no_longer_do = test_inputs_that_once_failed_no_longer_do  # type: ignore[attr-defined]
         return cls
 
     return decorate

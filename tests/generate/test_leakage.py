@@ -700,8 +700,7 @@ def test_rows_without_a_label_stay_in_the_data_for_inference(groups: Any, steps:
     assert known or "DropnaLabel to learn_processors" in one.advice
 
 
-# -- code of the user's own outside of the data
-# --------------------------------------------------------------------------
+# -- user code outside of the data ---------------------------------------------------------------------------------------
 
 MINE = {"class": "Mine", "module_path": "./mine.py"}
 OURS = {"class": "LGBModel", "module_path": "qlib.contrib.model.gbdt"}

@@ -174,8 +174,7 @@ class _Change:
         """Return the half-open range of the rows of an instrument."""
         return int(np.searchsorted(self.rows.code, i, "left")), int(np.searchsorted(self.rows.code, i, "right"))
 
-    # -- the calendar
-    # ------------------------------------------------------------------------------------------------
+    # -- the calendar --------------------------------------------------------------------------------------------------
 
     def _extend_calendar(self) -> None:
         days, calendar, source = self.rows.calendar, self.old.calendar, self.table.source
@@ -230,8 +229,7 @@ class _Change:
         usual = expected if weekends else expected[~_weekend(expected)]
         return tuple(np.setdiff1d(usual, self.calendar))
 
-    # -- values
-    # ------------------------------------------------------------------------------------------------
+    # -- values --------------------------------------------------------------------------------------------------------
 
     def _convert(self) -> Conversion | None:
         """Convert the values in the same way as those of the folder."""
@@ -433,8 +431,7 @@ class _Change:
             for field_name in self.fields:
                 self.files[_file(name, field_name)] = _content(begin, np.full(end - begin, np.nan, np.float32))
 
-    # -- scale
-    # ------------------------------------------------------------------------------------------------
+    # -- scale ---------------------------------------------------------------------------------------------------------
 
     def _scales(self) -> dict[str, float]:
         """Return the factors by which the rows of instruments are to be multiplied.
@@ -520,8 +517,7 @@ class _Change:
             return math.nan
         return math.log(new[0] / float(old[-1]))
 
-    # -- universes
-    # ------------------------------------------------------------------------------------------------
+    # -- universes -----------------------------------------------------------------------------------------------------
 
     def _extend_universes(self, listed: Sequence[str], whole: Sequence[str]) -> None:
         lists = sorted((self.old.path / "instruments").glob("*.txt"))
@@ -546,8 +542,7 @@ class _Change:
                     f"{'is' if extended == 1 else 'are'} extended to {last[1]}"
                 )
 
-    # -- summary
-    # ------------------------------------------------------------------------------------------------
+    # -- summary -------------------------------------------------------------------------------------------------------
 
     def summary(self, notes: Sequence[str], *, dry_run: bool) -> AppendSummary:
         """Return a summary of the changes."""

@@ -134,8 +134,7 @@ def _misfits(rows: OrderedTable) -> list[str]:
     ]
 
 
-# -- change
-# --------------------------------------------------------------------------------------------------------------
+# -- change ------------------------------------------------------------------------------------------------------------
 
 
 def _change(rows: OrderedTable, known: Conversion) -> tuple[Conversion, list[str]]:
@@ -212,8 +211,7 @@ def _raw_by_factor(rows: OrderedTable, change: Floats, close: Floats) -> bool:
     return errors[1] < errors[0]
 
 
-# -- vwap
-# ----------------------------------------------------------------------------------------------------------------
+# -- vwap --------------------------------------------------------------------------------------------------------------
 
 
 def _vwap(rows: OrderedTable, known: Conversion) -> tuple[Conversion, list[str]]:
@@ -315,8 +313,7 @@ def _stored(values: Floats) -> Floats:
     return values.astype(np.float32).astype(np.float64)
 
 
-# -- adjusted prices
-# -----------------------------------------------------------------------------------------------------
+# -- adjusted prices ---------------------------------------------------------------------------------------------------
 
 
 def _adjust(rows: OrderedTable, known: Conversion, *, decided: bool) -> tuple[Conversion, list[str]]:

@@ -236,8 +236,7 @@ def without_zeros(rows: OrderedTable) -> list[str]:
     return [f"prices of 0 are treated as missing: there are {count}, the first is {where}"] if count else []
 
 
-# -- implausible days
-# ----------------------------------------------------------------------------------------------------
+# -- implausible days --------------------------------------------------------------------------------------------------
 
 
 def _odd_days(table: Table, rows: OrderedTable) -> list[str]:

@@ -175,8 +175,7 @@ class TestOperatorData(TestAutoData):
         cls.inst, cls.spans = next(iter(cls.instruments_d.items()))
 
 
-# -- a few rows for tests that compute by hand
-# ---------------------------------------------------------------------------
+# -- a few rows for tests that compute by hand -------------------------------------------------------------------------
 
 
 def _mock() -> pd.DataFrame:
