@@ -1,4 +1,4 @@
-"""One more day of Alpha158 with its processors in a new process: growing the panels, compared with building them anew.
+"""One more day of Alpha158 with its processors in a new process: growing the panels, compared with rebuilding them.
 
 python -m benchmarks.growing
 """

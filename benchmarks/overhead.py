@@ -1,4 +1,4 @@
-"""The cost of a task besides its model: an empty task through pool, recorder and commit, with both trackers.
+"""The cost of a task apart from its model: an empty task through pool, recorder and commit, with both trackers.
 
 python -m benchmarks.overhead
 """

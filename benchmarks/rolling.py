@@ -106,7 +106,7 @@ def main() -> None:
         figures: dict[str, Any] = dict(ours)
         ratios = {}
         if not ridge:
-            # The best that is possible with fitting alone: one window per core, or sequentially with all cores.
+            # The best possible time with fitting alone: one window per core, or sequentially with all cores.
             from rollforge.session import available_cores
 
             sequential = run(provider, folder, template, windows, 1)["fit_seconds"]

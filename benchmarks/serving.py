@@ -53,7 +53,7 @@ _FEW = {
 
 
 def alpha158(train: list[str]) -> dict[str, Any]:
-    """Return the handler of the large service: Alpha158, scaled by what was learnt on the training segment."""
+    """Return the handler of the large service: Alpha158, scaled by parameters learned on the training segment."""
     window = {"fit_start_time": train[0], "fit_end_time": train[1]}
     processors = [
         {"class": "RobustZScoreNorm", "kwargs": {"fields_group": "feature", "clip_outlier": True, **window}},
@@ -75,7 +75,7 @@ def workflow(
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start a command of Rollforge in a folder."""
+    """Start a Rollforge command in a folder."""
     line = [sys.executable, "-m", MODULE, "--as-child", json.dumps(list(arguments))]
     root = str(Path(__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), root]))}
@@ -85,7 +85,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait for a command, and return what it cost."""
+    """Wait for a command, and return its cost."""
     out, err = process.communicate()
     if process.returncode:
         raise SystemExit(f"{MODULE} failed:\n{out}\n{err[-3000:]}")
@@ -94,14 +94,14 @@ def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def command(folder: Path, *arguments: str) -> dict[str, Any]:
-    """Run a command of Rollforge, and return what it cost, including the start of the interpreter."""
+    """Run a Rollforge command, and return its cost, including the start of the interpreter."""
     began = time.perf_counter()
     cost = ended(start(folder, *arguments))
     return {**cost, "seconds": time.perf_counter() - began}
 
 
 def child(arguments: list[str]) -> None:
-    """Run a command in this process, and print what it cost."""
+    """Run a command in this process, and print its cost."""
     from rollforge.cli.main import main as rollforge
 
     sys.argv = ["rollforge", *arguments]
@@ -173,7 +173,8 @@ def cut(data: Path, target: Path, history: Path, days: list[str]) -> list[Path]:
 
 
 def several(folder: Path, data: Path, counts: tuple[int, ...]) -> dict[int, dict[str, float]]:
-    """Serve a day of several small services, each in a process, all at the same time; return the costs by their number."""
+    """Serve a day of several small services, each in a process, all at the same time; return the costs by their
+    number."""
     days = calendar(data)
     first, found = len(days) - len(counts) - 1, {}
     segments: dict[str, list[str | None]] = {"train": [days[-130], days[-30]], "test": [days[-20], None]}
@@ -183,7 +184,8 @@ def several(folder: Path, data: Path, counts: tuple[int, ...]) -> dict[int, dict
         command(folder, "serve", "--service", name, "init", str(file), "--begin", days[first])
         command(folder, "serve", "--service", name, "run", "--until", days[first])
     for place, count in enumerate(counts, 1):
-        # Those that run for the first time in this loop have missed days, which are made up before the measurement.
+        # Services that run for the first time in this loop have missed days, which they catch up on before the
+        # measurement.
         for name in names[:count]:
             command(folder, "serve", "--service", name, "run", "--until", days[first + place - 1])
         began = time.perf_counter()

@@ -154,7 +154,8 @@ def in_pyqlib(module: str, task: dict[str, Any]) -> dict[str, Any]:
 
 
 def ran_part(options: argparse.Namespace, **parts: Callable[[dict[str, Any]], None]) -> bool:
-    """Run the part of a benchmark that this process was started for, and return True; return False in the first process.
+    """Run the part of a benchmark that this process was started for, and return True; return False in the first
+    process.
 
     Parameters
     ----------

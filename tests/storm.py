@@ -48,7 +48,7 @@ LEASE = 2.0
 _FEW_FAILURES = 15
 """How many tasks may fail on a bad machine before its worker exits: three in a row, and single ones while it waits."""
 _OTHERS_SECONDS = 5.0
-"""How long after a commit some worker counts as working."""
+"""How long after a commit at least one worker counts as working."""
 CONTEXT = multiprocessing.get_context("forkserver")
 """Workers are forks of a process that has imported what they need: three of them are killed each second, and importing
 takes a second of processor time. None of these modules starts a thread."""

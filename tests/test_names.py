@@ -1,4 +1,4 @@
-"""One name per thing in our own code; Qlib's names and the keys of files only where they enter."""
+"""One name per concept in our own code; Qlib's names and the keys of files are used only at the boundaries."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def sources() -> Iterator[tuple[str, str]]:
 
 
 def test_things_have_one_name() -> None:
-    """Another name appears only at a border that is listed with its reason, and every listed border exists."""
+    """Another name appears only at a boundary that is listed with its reason, and every listed boundary exists."""
     found = {place: line for file, code in sources() for place, line in other_names(file, code).items()}
     other = {**OTHER_NAMES, **OBJECTS}
     advice = [

@@ -77,7 +77,7 @@ def test_a_command_that_never_ends_is_killed_with_what_it_started(
     monkeypatch.setattr(notify.subprocess, "Popen", _inheriting(notify.subprocess.Popen))
     assert only(python(code)).endswith("it did not end within 2 seconds")
     os.close(writer)
-    assert os.read(held, 1) == b""  # no process has the other end any more
+    assert os.read(held, 1) == b""  # no process has the other end open any more
     os.close(held)
 
 

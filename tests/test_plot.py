@@ -1,4 +1,5 @@
-"""Figures for notebooks: every value by hand, the same as on the page, from everything that they accept."""
+"""Figures for notebooks: every value is computed by hand, is the same as on the page, and is checked for every accepted
+input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page about windows: its drawings are those that the generators make, and its marks mean what they say."""
+"""The page about windows: its drawings are those of the generators, and its marks have the documented meaning."""
 
 from __future__ import annotations
 

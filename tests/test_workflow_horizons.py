@@ -160,7 +160,7 @@ def test_a_label_of_unknown_horizon_is_refused_and_purged_if_declared(
 
 
 def test_a_run_with_a_declared_horizon(own_code: Path, small_market: Path) -> None:
-    """The tasks of the pool have the horizon, and their runs the number of rows that were left out."""
+    """The tasks of the pool have the horizon, and their runs have the number of rows that were left out."""
     plan = planned(small_market, own_code, leaky("loader", own_code), label_horizon=15, label_days=15)
     pipeline.submit(plan)
     pipeline.train(plan, jobs=0)

@@ -1,4 +1,4 @@
-"""Make tables of a synthetic market, as a data vendor would deliver them: a history, and one file for each later day.
+"""Create tables of a synthetic market, as a data vendor would deliver them: a history, and one file for each later day.
 
     python examples/serve/make_days.py demo
 

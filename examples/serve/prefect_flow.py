@@ -1,6 +1,6 @@
 """A Prefect flow: add the table of a day, then publish it. Serve it on a schedule with `python prefect_flow.py`.
 
-Prefect tries each step again, as a cron line does with its next run.
+Prefect retries each step, as a cron job does with its next run.
 """
 
 import datetime
@@ -23,7 +23,9 @@ def append(day: str) -> None:
 @task(retries=3, retry_delay_seconds=300)
 def publish(day: str) -> int:
     """Publish all days that are due, up to the day."""
-    done = subprocess.run(["rollforge", "serve", "--service", "ranking", "run", "--until", day], cwd=FOLDER, check=False)
+    done = subprocess.run(
+        ["rollforge", "serve", "--service", "ranking", "run", "--until", day], cwd=FOLDER, check=False
+    )
     if done.returncode not in (0, NO_DATA_YET, EARLIER_MODEL, BUSY):
         raise RuntimeError(f"rollforge serve run ended with exit code {done.returncode}.")
     return done.returncode

@@ -265,7 +265,7 @@ def test_a_check_that_warns_is_sent_with_the_published_day(serve: Serve, market:
 
 
 def test_earlier_models_and_their_reason_are_sent(serve: Serve, market: Market, broken: Path, hook: Hook) -> None:
-    """Each day on which they are used."""
+    """On each day on which they are used."""
     market.show(BEGIN)
     serve("init", model=flaky(broken))
     serve("run")

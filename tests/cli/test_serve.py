@@ -110,7 +110,7 @@ def test_status(uri: str, folder: Path) -> None:
 
 
 def test_a_holder_that_was_killed_is_shown_as_ended(tmp_path: Path, folder: Path) -> None:
-    """With the end of its lease; neither a run nor a command that changes the service waits for it."""
+    """With the end of its lease; neither a run nor a command that changes the service waits for that process."""
     ledger = fill(f"sqlite:///{tmp_path}/tasks.db", folder)
     held = subprocess.run(
         [sys.executable, "-c", "from rollforge.machine import process_name; print(process_name())"],
@@ -142,7 +142,7 @@ def test_history_and_signals(uri: str, folder: Path) -> None:
 
 
 def test_promotion_and_rollback_are_one_entry_each(uri: str, folder: Path) -> None:
-    """From the day after the last published one; the earlier days stay as they were."""
+    """They apply from the day after the last published one; earlier days stay unchanged."""
     ledger = fill(uri, folder)
     assert serve(uri, "rollback", "--reason", "worse").exit_code == 0
     state = ServiceState.of(ledger.entries("us"))

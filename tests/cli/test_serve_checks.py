@@ -178,7 +178,7 @@ def test_scores_that_are_all_equal(tmp_path: Path, serve: Serve, market: Market,
 
 
 def test_scores_and_features_are_compared_with_the_training(tmp_path: Path, serve: Serve, market: Market) -> None:
-    """The reference is saved by the training; prices that are no longer like those of the training are found."""
+    """The reference is saved by the training; prices that no longer resemble those of the training are found."""
     market.close.iloc[FIRST + 1 :] = (
         market.close.iloc[FIRST].to_numpy() * np.linspace(1.3, 8, len(DAYS) - FIRST - 1)[:, None]
     )
@@ -249,7 +249,7 @@ def test_the_ic_of_a_day_belongs_to_the_day_on_which_its_label_is_known(
 
 
 def test_an_ic_that_fails_a_day_does_so_at_every_attempt(tmp_path: Path, serve: Serve, market: Market) -> None:
-    """The ICs of the failed attempt are not taken for known ones, after which nothing would be checked."""
+    """The ICs of the failed attempt do not count as known; otherwise nothing would be checked afterwards."""
     market.show(BEGIN)
     serve("init", checks={"ic": {"limit": 1, "days": 25, "level": "fail"}, "block": True})
     market.show(DAYS[FIRST + 13])

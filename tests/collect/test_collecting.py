@@ -1,4 +1,4 @@
-"""Collectors and coverage: the result is complete, or says that it is not."""
+"""Collectors and coverage: the result is complete, or reports that it is not."""
 
 from __future__ import annotations
 

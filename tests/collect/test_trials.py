@@ -1,4 +1,4 @@
-"""The variants tried in an experiment: which count, which returns they have, and what is said if a figure is undefined."""
+"""The variants tried in an experiment: which ones count, their returns, and the notes about undefined figures."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_labels_over_several_days_are_used_without_overlap() -> None:
 
 
 def test_variants_of_earlier_submissions_count() -> None:
-    """Those with a result are evaluated; those whose result is gone still count, and unreadable ones are named."""
+    """Those with a result are evaluated; those whose result was deleted still count, and unreadable ones are listed."""
     collected = result([outcome(definition(1), "d1")], {"d1": 0.1})
     idle = outcome(definition(9), "d9", Status.FAILED)
     earlier = [outcome(definition(d, step=s), f"d{d}") for d in (2, 3, 4, 5) for s in (0, 20)]
@@ -235,7 +235,7 @@ def test_variants_whose_tasks_were_removed_count() -> None:
 
 
 def test_each_seed_is_a_trial() -> None:
-    """The best seed could have been chosen, which is said."""
+    """The best seed could have been chosen, which a note explains."""
 
     def seeded(depth: int, seed: int) -> dict[str, Any]:
         task = definition(depth)
@@ -333,7 +333,7 @@ def test_from_a_workflow_to_the_report(small_market: Path, tmp_path: Path) -> No
     assert recorder is not None
     assert recorder.list_metrics()["PBO"] == metrics["PBO"]
 
-    # The first variant's tasks are removed: its runs, one per window, say that it was tried.
+    # The first variant's tasks are removed: its runs, one per window, show that it was tried.
     manager = TaskManager("grid", session=session)
     assert manager.remove({"_id": {"$in": [o.task.id for o in first.outcomes]}}) == 2
     third = with_trials(second, session, "grid").trials

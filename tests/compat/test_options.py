@@ -28,7 +28,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 @pytest.fixture(autouse=True)
 def _own_session(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Run each test without existing settings, and remove those that it makes."""
+    """Run each test without existing settings, and remove those that it creates."""
     monkeypatch.setattr(session_module, "_default", None)
     C.clear()
     yield
@@ -41,7 +41,8 @@ def prediction() -> pd.DataFrame:
 
 
 def test_every_option_of_qlibs_is_classified() -> None:
-    """Each option for which Qlib has a default is in exactly one of the three lists, and each of them is on the page."""
+    """Each option for which Qlib has a default is in exactly one of the three lists, and each of them is on the
+    page."""
     lists = [set(WORKS), set(WITHOUT_EFFECT), set(ONLY)]
     known = set.union(*lists)
     assert set(DEFAULTS) | set(EXCHANGE) <= known

@@ -156,7 +156,7 @@ def test_the_table_knows_every_name_of_every_module_of_qlibs(qlib_source: Path) 
 
 
 def uncovered(module: str) -> bool:
-    """Return whether a module is one of those of which Rollforge has nothing."""
+    """Return whether a module is one of which Rollforge covers nothing."""
     return any(
         module == path or module.startswith(path.removesuffix("*") if path.endswith("*") else f"{path}.")
         for path in NOT_COVERED

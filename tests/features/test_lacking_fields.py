@@ -88,8 +88,8 @@ def test_rows_come_from_the_existing_fields(folders: dict[str, Path], whole: dic
 
 
 def test_a_label_needs_its_fields(folders: dict[str, Path]) -> None:
-    """The error is raised before anything is computed; so is that for a field that is not a standard one, and for the
-    close.
+    """The error is raised before anything is computed; the same holds for a field that is not a standard one, and for
+    the close.
     """
     rollforge.init(folders["vwap"])
     with pytest.raises(DataNotFound, match=r"no field \$vwap.*'Ref\(\$vwap, -2\)"):

@@ -1,4 +1,4 @@
-"""The harness of the fuzz tests: what every reader of external input promises, and inputs that try to break it.
+"""The harness of the fuzz tests: the guarantees of every reader of external input, and inputs that try to break them.
 
 A :class:`Target` is one reader with valid inputs. :func:`check` runs it on bytes and checks the promise: a result or a
 :class:`~rollforge.errors.RollforgeError`, within :data:`SECONDS` and :data:`MEMORY`, with a short, printable message,
@@ -136,7 +136,7 @@ def _bounded() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, (_memory("VmSize") + 4 * 2**30, hard))
     handlers = {number: signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)}
     signal.setitimer(signal.ITIMER_PROF, TIMEOUT_FACTOR * SECONDS, 1)
-    signal.setitimer(signal.ITIMER_REAL, 4 * TIMEOUT_FACTOR * SECONDS, 1)  # waiting for nothing takes no processor time
+    signal.setitimer(signal.ITIMER_REAL, 4 * TIMEOUT_FACTOR * SECONDS, 1)  # waiting takes no processor time
     began = time.process_time()
     try:
         yield

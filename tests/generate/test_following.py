@@ -1,4 +1,4 @@
-"""Windows made step by step, as an online routine makes them while days are added, are those made at once."""
+"""Windows generated step by step, as by an online routine while days are added, equal those generated at once."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def template(train: Any, test: Any, valid: Any = None, label: str = "Ref($close,
 def in_steps(make: Any, task: dict[str, Any], calendar: pd.DatetimeIndex, stops: list[int]) -> list[dict[str, Any]]:
     """Return the windows made while the calendar grows: those until the first of `stops`, then those that follow each.
 
-    The last window of a step may end early, because the days after it are not known yet. As its model is not trained
-    again, the window is as it was made first.
+    The last window of a step may end early, because the days after it are not known yet. Because its model is not
+    trained again, the window stays as it was first generated.
     """
     made: list[dict[str, Any]] = []
     for stop in stops:

@@ -1,4 +1,4 @@
-"""The label horizon: read from expressions, declared, or unknown, but never 0 for want of knowledge."""
+"""The label horizon: read from expressions, declared, or unknown, but never 0 just because it is unknown."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class NotBuildable(Alpha158):
 
 
 class LabelConfig(Alpha158):
-    """Overrides what is meant to be overridden."""
+    """Overrides a method that is intended to be overridden."""
 
     def get_label_config(self) -> Any:
         """Return the label."""

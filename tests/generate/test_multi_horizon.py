@@ -68,7 +68,8 @@ def test_segments_are_purged_by_each_horizon() -> None:
 
 
 class ByHand(MultiHorizonGenBase):
-    """Qlib's way, for the same label: known 2 days after the prediction for horizon 0, and a day later for each more."""
+    """Qlib's way, for the same label: known 2 days after the prediction for horizon 0, and a day later for each
+    more."""
 
     def set_horizon(self, task: dict[str, Any], hr: int) -> None:
         task["dataset"]["kwargs"]["handler"]["kwargs"]["label"] = [f"Ref($close, -{hr + 1})/Ref($close, -1) - 1"]
@@ -188,7 +189,7 @@ def test_declared_numbers_of_the_old_label_are_removed() -> None:
 
 
 def test_a_label_that_cannot_be_rewritten_is_an_error() -> None:
-    """It is never trained with the old label under the name of a new horizon."""
+    """A model is never trained with the old label under the name of a new horizon."""
     static = {"class": "StaticDataLoader", "kwargs": {"config": "data.pkl"}}
     with pytest.raises(
         ConfigError, match=r"handler: the label cannot be rewritten, because the handler is not described"

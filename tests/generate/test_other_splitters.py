@@ -1,4 +1,5 @@
-"""The same rows as skfolio and purgedcv choose, where their splits mean the same: 'make splits' installs both.
+"""The same rows as those of skfolio and purgedcv, where their splits have the same meaning; 'make splits' installs
+both.
 
 Where they differ, docs/windows.md says how.
 """
@@ -94,8 +95,8 @@ def test_combinatorial_splits_are_skfolios(groups: int, tested: int, purge: int,
 def horizons(count: int, ahead: int) -> tuple[pd.Series, pd.Series]:
     """Return when each label is predicted, and when it is known.
 
-    purgedcv excludes the moment at which a label is known. A label that looks 2 days ahead contains the whole second day,
-    and is known when the third begins.
+    purgedcv excludes the moment at which a label is known. A label that looks 2 days ahead contains the whole second
+    day, and is known when the third begins.
     """
     predicted = pd.Series(pd.date_range("2020-01-01", periods=count, freq="D"))
     return predicted, predicted + pd.Timedelta(days=ahead + 1)

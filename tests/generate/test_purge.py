@@ -1,4 +1,5 @@
-"""Purging: no label of train or valid reads a day of a later segment, in the calendar and in an instrument's own rows."""
+"""Purging: no label of train or valid reads a day of a later segment, in the calendar and in an instrument's own
+rows."""
 
 from __future__ import annotations
 
@@ -348,7 +349,7 @@ class Halved(Processor):
 
 @pytest.mark.parametrize("processors", [[], [Halved()]])
 def test_a_handler_without_a_label_has_no_rows_to_count(processors: list[Any]) -> None:
-    """Whether a processor of the user's might have made the label or not."""
+    """Whether or not a user's processor might have created the label."""
     loader = RowLoader(3, 0.3, 1, label=False)
     handler = DataHandlerLP(data_loader=loader, learn_processors=processors)
     with pytest.raises(DataError, match="label"):
@@ -503,7 +504,8 @@ def test_days_select_the_rows_that_the_segment_of_these_days_has() -> None:
 def test_no_day_is_read_by_labels_of_test_and_of_train(
     data: st.DataObject, tree: Tree, embargo: int, combined: bool
 ) -> None:
-    """In cross-validation of any label on any calendar; after a test, the embargo follows the days that its labels read."""
+    """In cross-validation of any label on any calendar; after a test, the embargo follows the days that its labels
+    read."""
     ahead = max(0, *days_read(tree, 0)) if tree != "close" else 0
     days = data.draw(calendars())
     alpha = {"class": "Alpha158", "module_path": "qlib.contrib.data.handler", "kwargs": {"label": [text(tree)]}}

@@ -189,7 +189,7 @@ def test_invalid_arguments_are_errors(make: Any) -> None:
 
 
 def test_too_few_days_are_an_error() -> None:
-    """The error says how many there are."""
+    """The error states how many there are."""
     with pytest.raises(SegmentError, match="no day is left to test"):
         list(RollingSplit(60, 5).split(rows()))
     with pytest.raises(SegmentError, match="no training day is left"):

@@ -38,7 +38,7 @@ def append(ledger: Any, number: int) -> None:
 
 @pytest.mark.parametrize("ledger_first", [True, False])
 def test_a_ledger_and_a_task_store_share_a_file(tmp_path: Path, ledger_first: bool) -> None:
-    """Whichever is made first; neither changes what is the other's."""
+    """Whichever is created first; neither changes the other's data."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     if ledger_first:
         append(SQLiteLedger(uri), 1)

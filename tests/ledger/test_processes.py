@@ -1,4 +1,4 @@
-"""A ledger in SQLite and real processes: killed between any two statements, racing, and stopped past their lease."""
+"""A SQLite ledger with real processes: killed between any two statements, competing, and stopped beyond their lease."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_process_killed_between_any_two_statements_leaves_whole_entries(tmp_pa
 
 
 def test_two_processes_append_in_turn(tmp_path: Path) -> None:
-    """Without gaps, and each entry follows the one that its author has seen."""
+    """Without gaps, and each entry follows the last one that its author had seen."""
     entries = run(RACE, tmp_path)
     assert isinstance(entries, list)
     assert [number for number, *_ in entries] == [after + 1 for _, after, *_ in entries] == list(range(1, 31))

@@ -1,4 +1,4 @@
-"""What follows from the entries of a service."""
+"""The state of a service, derived from its entries."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_models_are_online_from_their_day_on(state: ServiceState) -> None:
 
 
 def test_the_decision_made_last_counts() -> None:
-    """Also if it holds from an earlier day than one that was made before."""
+    """Even if it applies from an earlier day than a decision that was made before."""
     decisions = [
         ("day", published("2024-06-03", releases=[release("a", Role.CHAMPION, "2024-06-03")])),
         ("promotion", release_body([release("a", Role.RETIRED, "2024-06-06")], "planned")),
@@ -136,7 +136,7 @@ def test_several_models_can_be_online() -> None:
 
 
 def test_a_champion_replaces_that_of_its_strategy_and_template() -> None:
-    """From its day on; a candidate replaces none, and models without the name of a template replace none."""
+    """From its day on; candidates, and models without the name of a template, replace nothing."""
 
     def of_template(
         recorder: str, day: str, role: Role = Role.CHAMPION, name: str = "t", strategy: str = "s"
@@ -172,7 +172,7 @@ def test_a_correction_is_a_new_version(state: ServiceState) -> None:
 
 
 def test_days_and_their_history(state: ServiceState) -> None:
-    """The latest result of each day, and everything that was said about one."""
+    """The latest result of each day, and all entries about one day."""
     assert [(d, r.state, r.data) for d, r in state.days.items()] == [
         ("2024-06-03", "published", "f01"), ("2024-06-04", "published", "f00"), ("2024-06-05", "failed", ""),
     ]  # fmt: skip
@@ -188,7 +188,7 @@ def test_days_and_their_history(state: ServiceState) -> None:
 
 
 def test_the_definition_and_the_events(state: ServiceState) -> None:
-    """The latest definition; numbers that JSON lacks are texts in events."""
+    """The latest definition; numbers that JSON lacks are stored as text in events."""
     assert state.definition is not None
     assert (state.definition.workflow, state.definition.policy) == ({"new": 1}, {"days": 20})
     assert [(e.number, event.text, event.data) for e, event in state.events] == [
@@ -216,7 +216,7 @@ def test_one_more_entry(state: ServiceState) -> None:
     ],
 )
 def test_all_entries_are_needed(numbers: list[int], message: str) -> None:
-    """From the first on, without gaps."""
+    """From the first one on, without gaps."""
     body = service_body("us", "")
     with pytest.raises(ConfigError, match=f"{message} of the service 'us': .* in order"):
         ServiceState.of([Entry("us", n, EntryKind.SERVICE, body, 1, 0.0) for n in numbers])
@@ -226,7 +226,7 @@ def test_all_entries_are_needed(numbers: list[int], message: str) -> None:
 
 
 def test_the_first_unknown_entry_is_named() -> None:
-    """If there are several."""
+    """Even if there are several."""
     known = ServiceState.of(entries_of(("audit", {}), ("service", service_body("us", "")), ("review", {})))
     assert [entry.kind for entry in known.unknown] == ["audit", "review"]
     with pytest.raises(StoreUnavailable, match="Entry 1 of the service 'us' has the kind 'audit'"):
@@ -344,7 +344,7 @@ def test_candidates_and_their_comparisons() -> None:
 
 @pytest.mark.parametrize("part", [{"value": "nan"}, {"value": True}, {"outcome": "bad"}, {"limit": "0"}, {"day": "x"}])
 def test_an_invalid_check_is_refused(part: dict[str, Any]) -> None:
-    """With the place in the entry."""
+    """The error contains the location in the entry."""
     document = {**CheckResult("ic", "2024-06-03", 0.25, Outcome.OK, 0.5).to_document(), **part}
     with pytest.raises(ConfigError, match=rf"checks\[0\]\.{next(iter(part))}"):
         entries_of(("day", {**published("2024-06-03"), "checks": [document]}))

@@ -79,7 +79,7 @@ def test_appending_in_parts_equals_importing_at_once(data: st.DataObject) -> Non
     frame = in_form(bars("ABCDEF"), form)
     rows = data.draw(st.sets(st.integers(0, len(frame) - 1), min_size=len(frame) // 2))
     frame = frame.iloc[sorted(rows | set(range(8)))]  # A is complete
-    if form == "adj_close":  # before an instrument's first factor an import takes the next one, which later days bring
+    if form == "adj_close":  # before an instrument's first factor an import uses the next one, which later days provide
         begins = ~frame["instrument"].duplicated()
         frame["adj_close"] = frame["adj_close"].fillna(frame["close"] * 1.37).where(begins, frame["adj_close"])
     cuts = sorted(data.draw(st.sets(st.integers(5, 7), min_size=1, max_size=3)))
@@ -219,7 +219,7 @@ def test_a_table_without_vwap_keeps_the_given_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("case", INVALID)
 def test_invalid_tables_change_nothing(folder: Path, case: str) -> None:
-    """One message says what is wrong, and all files stay the same."""
+    """One message states the problem, and all files stay unchanged."""
     change, message = INVALID[case]
     table = change(split(bars("A"), DAYS[5])[1].iloc[:1])
     before = tree(folder)

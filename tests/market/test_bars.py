@@ -50,7 +50,8 @@ def read(tmp_path: Path, *fields: str, code: str = "A") -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", ["Adj Close", "Adj. Close", "adjclose", "adjusted_close", "5. adjusted close"])
 def test_an_adjusted_close_adjusts_the_bar(tmp_path: Path, name: str) -> None:
-    """If a table has an adjusted close besides close, prices are adjusted by it, and close / factor is the raw price."""
+    """If a table has an adjusted close besides close, prices are adjusted by it, and close / factor is the raw
+    price."""
     split = np.where(np.arange(30) < 10, 0.5, 1.0)  # two-for-one split on the eleventh day
     raw = walk(1).assign(symbol="A")
     for price in ("open", "high", "low", "close"):
@@ -160,7 +161,7 @@ def test_inconsistent_prices_of_a_bar_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_duplicate_column_is_refused(tmp_path: Path) -> None:
-    """Which of the two columns is meant cannot be determined."""
+    """It cannot be determined which of the two columns to use."""
     (tmp_path / "t.csv").write_text("date,symbol,close,close\n2021-03-01,A,1,2\n", encoding="utf-8")
     with pytest.raises(DataError, match="has the column 'close' more than once"):
         import_table(tmp_path / "t.csv", tmp_path / "data")
@@ -204,7 +205,8 @@ def test_vwap_is_that_of_raw_prices_adjusted(tmp_path: Path) -> None:
 
 
 def test_vwap_if_amounts_are_inconsistent_with_prices(tmp_path: Path) -> None:
-    """A quotient that is not a price in any unit is not used; single days without a quotient use the mean of their bar."""
+    """A quotient that is not a price in any unit is not used; single days without a quotient use the mean of their
+    bar."""
     table = market(2)
     nonsense = table.assign(amount=np.random.default_rng(0).uniform(1, 1e9, len(table)))
     assert any("is not a price between low and high" in n for n in import_csv(nonsense, tmp_path).notes)
@@ -388,7 +390,8 @@ def test_offsets_may_change_within_a_column(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["text", "zoned", "epoch"])
 def test_times_in_utc_are_noted(tmp_path: Path, form: str) -> None:
-    """Midnight in Shanghai, written in UTC, is on the previous day. The file cannot show this, so a note mentions it."""
+    """Midnight in Shanghai, written in UTC, is on the previous day. The file cannot show this, so a note mentions
+    it."""
     table = walk(1).assign(symbol="A")
     days = DAYS.tz_localize("Asia/Shanghai").tz_convert("UTC")
     table["date"] = {"text": [str(d) for d in days], "zoned": days, "epoch": days.as_unit("s").asi8}[form]
@@ -513,7 +516,7 @@ def test_a_column_of_times_is_not_a_field(tmp_path: Path) -> None:
 
 
 def test_the_advice_uses_the_columns_name_in_the_file(tmp_path: Path) -> None:
-    """The option that leaves a column out works as it is printed."""
+    """The option that leaves a column out works as printed."""
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "A.csv").write_text("Date,Close,Open Price\n2021-03-01,1,2\n2021-03-02,1,dear\n")
     with pytest.raises(DataError, match="--column 'Open Price='"):

@@ -127,7 +127,7 @@ def test_a_missing_folder_and_invalid_content_are_errors(tmp_path: Path) -> None
 
 
 def test_a_damaged_series_is_a_difference(tmp_path: Path) -> None:
-    """The error is raised when the series is read; here it only differs."""
+    """The error is raised when the series is read; the content hash merely differs."""
     folder = make(tmp_path / "data")
     (folder / "features/a/close.day.bin").write_bytes(b"\xff\xff\xff\xff\x00")
     (folder / "features/b/close.day.bin").write_bytes(b"")

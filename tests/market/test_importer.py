@@ -222,7 +222,7 @@ def test_invalid_tables_write_nothing(tmp_path: Path, case: str) -> None:
 
 
 def test_csv_errors_name_the_line(tmp_path: Path) -> None:
-    """For a CSV file the location is the line number that an editor shows."""
+    """For a CSV file, the location is the line number shown by an editor."""
     (tmp_path / "t.csv").write_text("symbol,date,close\nA,2020-01-02,1\nA,2020-01-03,one\n")
     with pytest.raises(DataError, match="line 3: close is 'one', which is not a number"):
         import_table(tmp_path / "t.csv", tmp_path / "data")

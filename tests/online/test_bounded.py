@@ -1,4 +1,4 @@
-"""A routine uses the data up to its day: what is trained, and on what, does not depend on when it runs."""
+"""A routine uses the data up to its day: the training and its data do not depend on when the routine runs."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_first_tasks_end_at_the_beginning(market: Market) -> None:
 
 
 def test_a_calendar_with_future_days_does_not_train_in_the_future(market: Market) -> None:
-    """Days that are announced but have no data are not trained for."""
+    """No model is trained for days that are announced but have no data."""
     market.show(DAYS[61])
     calendars = market.folder / "calendars"
     (calendars / "day_future.txt").write_text("\n".join(DAYS) + "\n")

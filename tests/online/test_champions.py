@@ -1,4 +1,4 @@
-"""On each day one model of a template is the champion, whatever was decided in which order."""
+"""On each day one model of a template is the champion, regardless of the decisions and their order."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def release(recorder: str, day: str, template: str, role: Role = Role.CHAMPION) 
 
 
 class Decided:
-    """A service of two templates, decided about in memory as the routine and the commands do."""
+    """A service with two templates, with decisions in memory like those of the routine and the commands."""
 
     def __init__(self) -> None:
         self.state, self.names, self.place = ServiceState(), count(), 0
@@ -142,7 +142,7 @@ def test_a_window_does_not_cancel_a_planned_promotion() -> None:
 
 
 def test_a_model_of_a_removed_template_cannot_be_promoted_alone() -> None:
-    """It is not clear which of several champions it would replace."""
+    """It would be ambiguous which of several champions it replaces."""
     served = Decided()
     with pytest.raises(ConfigError, match=r"template 'c', which the service no longer has, .* of a, b"):
         replaced_in_template(served.state, release("old", FIRST[0], "c"), FIRST[1])

@@ -1,4 +1,4 @@
-"""A changed workflow counts from the next window on, for each template on its own."""
+"""A changed workflow applies from the next window on, separately for each template."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def failing(*args: object, **kwargs: object) -> None:
 
 
 def test_other_windows_are_those_that_the_new_text_makes(market: Market) -> None:
-    """A longer step counts from the first of its windows that begins after the last published day."""
+    """A longer step applies from the first of its windows that begins after the last published day."""
     served = live(market, manager(templates=ridge(1.0)), RUN)
     go_on(market, again(served, [ridge(1.0)], step=6), DAYS[77])
     windows = [segments(recorder) for recorder in recorders()]

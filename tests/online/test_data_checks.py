@@ -58,7 +58,7 @@ def test_the_share_of_the_universe_is_that_of_its_members() -> None:
 
 
 def test_instruments_that_a_delivery_lacks_are_expected_although_they_are_no_members() -> None:
-    """Their membership ends with their data; a usual day had three of them."""
+    """Their membership ends with their data; a usual day has three of them."""
     members = [[1, 1, 1, 1], [1, 1, 1, 0], [0, 1, 1, 0]]
     close = [[1, 1, 1, 1], [1, 1, 1, NAN], [NAN, 1, 1, NAN]]
     assert universe_share(recent(members, close=close)) == (1 / 3, "1 of 3 instruments have a price", {})
@@ -238,7 +238,7 @@ def test_a_mistake_in_the_section_is_named(section: Any, where: str, text: str) 
 
 
 def test_the_file_is_refused_with_all_mistakes_and_their_lines(tmp_path: Any) -> None:
-    """Like those of the other sections."""
+    """As for the other sections."""
     from rollforge.workflow import load_workflow
 
     from ..documents.definitions import write_workflow
@@ -256,7 +256,7 @@ def test_the_file_is_refused_with_all_mistakes_and_their_lines(tmp_path: Any) ->
 
 
 def test_a_value_that_is_not_a_number_is_unknown() -> None:
-    """Whatever the limit and the level, so that it fails no day; an infinite one exceeds every limit."""
+    """Whatever the limit and the level, so it never fails a day; an infinite one exceeds every limit."""
     rules = Rules({"jumps": Rule(0.5, Outcome.FAIL)})
     found = rules.result("jumps", DAYS[0], math.nan)
     assert (found.value, found.outcome) == (None, Outcome.UNKNOWN)

@@ -1,4 +1,4 @@
-"""What is online is decided by one entry, and a task is trained once, however often a routine is interrupted."""
+"""A single entry decides what is online, and a task is trained once, however often a routine is interrupted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RUN = DAYS[60:66]
 
 
 class Killed(BaseException):
-    """Ends a routine as if its process were killed."""
+    """Simulates that the process of a routine is killed."""
 
 
 def interrupted(served: OnlineManager, day: str, monkeypatch: pytest.MonkeyPatch, place: object, name: str) -> None:

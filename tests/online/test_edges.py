@@ -41,7 +41,7 @@ def test_a_time_means_the_last_trading_day_up_to_it(market: Market, time: Any) -
 
 
 def test_a_weekend_is_the_friday_before_it(market: Market) -> None:
-    """It does not become a day of the history."""
+    """The weekend does not become a day of the history."""
     friday, saturday = DAYS[64], "2024-03-30"
     assert (friday, DAYS[65]) == ("2024-03-29", "2024-04-01")
     market.show(DAYS[66])
@@ -101,7 +101,7 @@ def test_templates_of_one_class_are_two_models(market: Market) -> None:
 
 
 def test_a_tag_is_online_or_offline(market: Market) -> None:
-    """Any other word would hide a model."""
+    """Any other value would hide a model."""
     recorder = trained(market)
     with pytest.raises(ConfigError, match="'onlin'"):
         OnlineToolR("served").set_online_tag("onlin", recorder)
@@ -148,7 +148,7 @@ def test_a_holiday_is_a_valid_end_of_an_update(market: Market) -> None:
 
 
 def test_a_later_first_day_leaves_no_gap(market: Market) -> None:
-    """Missing days before it are predicted too, or no later update would."""
+    """Missing days before it are predicted too, because no later update would do so."""
     recorder = trained(market, DAYS[70])
     PredUpdater(recorder, from_date=DAYS[68], to_date=DAYS[69]).update()
     assert days_of(recorder.load_object("pred.pkl")) == DAYS[60:70]

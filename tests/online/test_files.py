@@ -1,4 +1,4 @@
-"""The state of a service is its ledger: files of managers hold the definition only, and signals are kept as
+"""The state of a service is its ledger: files of managers contain only the definition, and signals are kept as
 published."""
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def test_a_file_of_an_earlier_version_loads(market: Market) -> None:
 
 
 def test_published_signals_do_not_change(market: Market) -> None:
-    """What was known at an entry stays known at it; a file that was changed or removed is an error."""
+    """The signals as of an entry never change; a file that was changed or removed is an error."""
     served = live(market, manager(), RUN[:2])
     number, before = served.state.last, served.get_signals()
     market.show(RUN[2])
@@ -96,7 +96,7 @@ def test_a_task_with_live_objects_has_no_digest() -> None:
 
 
 def test_files_that_a_killed_process_left_incomplete_are_removed(market: Market) -> None:
-    """By the next process that holds the lease of the service; those of another service are its own."""
+    """By the next process that holds the lease of the service; those of another service are kept."""
     served, other = live(market, manager(), RUN[:1]), manager(name="other").service
     left = [service.place / "signals" / f".{'0a' * 16}.part" for service in (served.service, other)]
     for file in left:

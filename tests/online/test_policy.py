@@ -83,7 +83,7 @@ def test_without_comparable_days_there_is_no_mean() -> None:
 
 
 def test_not_worse_includes_equal() -> None:
-    """Up to rounding: 0.7 - 0.1 is less than 0.6 by it."""
+    """Up to rounding: 0.7 - 0.1 is less than 0.6 because of rounding."""
     assert Policy(1).is_promoted(0.1, 0.1)
     assert Policy(1, margin=0.1).is_promoted(0.7 - 0.1 - 1e-15, 0.7)
     assert not Policy(1, margin=0.1).is_promoted(0.59, 0.7)

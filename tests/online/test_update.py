@@ -44,7 +44,7 @@ def template(end: str) -> dict[str, Any]:
 
 
 def test_new_days_are_normalised_by_the_old_fit_window(small_market: Path, tmp_path: Path) -> None:
-    """The new days are after the fit window; the update equals a prediction over all of them."""
+    """The new days are after the fit window; the update equals a prediction over all days."""
     rollforge.init(small_market, tracking_uri=f"folder:{tmp_path / 'runs'}")
     recorder = task_train(template("2023-03-31"), experiment_name="served")
     before = recorder.load_object("pred.pkl")

@@ -115,7 +115,8 @@ def test_tied_scores_share_the_border(scores: list[int], seed: int) -> None:
 @settings(max_examples=30, deadline=None)
 @given(CASES, st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(case: tuple[int, int, int, bool, bool], random: Any) -> None:
-    """Every figure is equal bit for bit, even if the label's rows or levels are in another order than the prediction's."""
+    """Every figure is equal bit for bit, even if the label's rows or levels are in another order than the
+    prediction's."""
     pred, label = series(*case)
     order = list(range(len(pred)))
     random.shuffle(order)
@@ -336,7 +337,7 @@ def test_values_over_one_day_do_not_overlap() -> None:
 
 
 def test_too_few_or_equal_values_have_no_t() -> None:
-    """Five days say nothing about labels over five days; equal values have no standard deviation."""
+    """Five days are not enough for labels over five days; equal values have no standard deviation."""
     values = pd.Series([0.02, 0.05, -0.01, 0.03, 0.04])
     assert np.isnan(newey_west_t(values, 5))
     assert np.isfinite(newey_west_t(values, 4))

@@ -46,7 +46,8 @@ def brute_force(values: np.ndarray, groups: int) -> list[float]:
 
 
 def test_the_worked_example_of_the_paper() -> None:
-    """Annual Sharpe ratio 2.5 over 5 years of 250 days, chosen from trials whose annual Sharpe ratios have variance 1/2.
+    """Annual Sharpe ratio 2.5 over 5 years of 250 days, chosen from trials whose annual Sharpe ratios have variance
+    1/2.
 
     With 100 trials, skewness -3 and kurtosis 10 the maximum expected by chance is 0.1132 a day, and the deflated Sharpe
     ratio is 0.9004. With 46 trials it is 0.9505; normal returns reach that with 88 trials.
@@ -91,7 +92,7 @@ def test_more_trials_deflate_more() -> None:
 
 @pytest.mark.parametrize("trials", [0, 1, True, 1.5, 2.5])
 def test_the_maximum_of_one_trial_is_not_defined(trials: int) -> None:
-    """There is no number for it."""
+    """It has no defined value."""
     with pytest.raises(ConfigError, match="at least 2"):
         expected_max_sharpe(0.1, trials)
 

@@ -1,4 +1,4 @@
-"""Returns, drawdown, months and exposure of a backtest: by plain loops, and at their boundaries."""
+"""Returns, drawdown, monthly returns and exposure of a backtest: compared with plain loops, and at their boundaries."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def test_a_universe_is_a_group_by_day(provider: Provider) -> None:
         ("code,sector,size\nA,tech,1\n", "", ConfigError, "--group: .* must be named: .*csv:COLUMN. It has: code, sector"),
         ("code,sector,size\nA,tech,1\n", ":sctor", DataError, r"no column of groups 'sctor'\. Did you mean 'sector'\?"),
         ("code,sector\n,tech\nA,tech\na,oil\n", "", DataError, r"row 3: 'a' has a group already"),
-        ("code,sector\nQ,tech\n", "", DataError, "names no instrument .* the first one is 'Q' .* 'A' in the pred"),
+        ("code,sector\nQ,tech\n", "", DataError, "contains no instrument .* the first one is 'Q' .* 'A' in the pred"),
         ("code,sector\n", "", DataError, "has no rows"),
         ("", "", DataError, "is empty"),
         ("code,sector\n\nA,tech\nB,oil,gas\n", "", DataError, "line 4: there are 3 cells, but 2 columns"),

@@ -635,7 +635,7 @@ def test_a_finished_pool_needs_nothing(tmp_path: Path) -> None:
 
 
 def test_a_pool_without_tasks_is_reported_with_the_known_pools(tmp_path: Path) -> None:
-    """A misspelt pool is the mistake, whatever this machine lacks; the worker claims nothing either way."""
+    """The misspelt pool is reported, whatever else this machine lacks; in either case the worker claims nothing."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     store = open_store(uri)
     store.create("rolling", [{"x": 1}])

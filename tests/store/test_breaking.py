@@ -137,7 +137,7 @@ def test_many_processes_share_one_file(tmp_path: Path) -> None:
 
 
 def die(task: dict[str, Any]) -> Any:
-    """End in the way that the task names: all but the last end without a result."""
+    """End in the way given by the task: all but the last end without a result."""
     print("the last words of", task["way"], flush=True)
     ways = {
         "raise": lambda: int("bad"),

@@ -28,8 +28,9 @@ def read_groups(source: str, prediction: pd.DataFrame | pd.Series, provider: Pro
     ----------
     source : str
         A CSV or Parquet file with a column of instruments and one with their groups. If it also has a column of days, a
-        row holds from its day until the next row of the instrument; an empty group ends it. If there are several other
-        columns: ``FILE:COLUMN``. Or the name of a universe: its members are one group, all others the second.
+        row is valid from its day until the next row of the instrument; an empty group ends it. If there are several
+        other columns, ``FILE:COLUMN`` selects one. Or the name of a universe: its members are one group, all others the
+        second.
     prediction : DataFrame or Series
         Index (datetime, instrument).
     provider : Provider
@@ -38,14 +39,15 @@ def read_groups(source: str, prediction: pd.DataFrame | pd.Series, provider: Pro
     Returns
     -------
     Series
-        With the index of the prediction, called as the column or the universe; missing without a group.
+        Has the index of the prediction, and the name of the column or the universe; missing for rows without a group.
 
     Raises
     ------
     DataNotFound
         If there is neither such a file nor such a universe.
     DataError
-        If the file cannot be read, lacks a column, names an instrument twice, or none of the prediction.
+        If the file cannot be read, lacks a column, contains an instrument twice, or contains none of the prediction's
+        instruments.
     """
     file, _, column = source.rpartition(":") if not os.path.isfile(source) else (source, "", "")
     if os.path.isfile(file):
@@ -83,7 +85,7 @@ def _of_file(file: Path, column: str, index: pd.Index) -> pd.Series:
         )
     if not column and len(rest) != 1:
         raise ConfigError(
-            f"{file} must have one column besides those of instruments and days, or the column must be named: {file}:COLUMN. "
+            f"{file} must have one column besides those of instruments and days, or the column must be given: {file}:COLUMN. "
             f"It has: {_listed(table)}.",
             path="--group",
         )
@@ -96,7 +98,7 @@ def _of_file(file: Path, column: str, index: pd.Index) -> pd.Series:
     if not found[CODE].isin(index.get_level_values(CODE).unique()).any():
         first = index.get_level_values(CODE)[0] if len(index) else "none"
         raise DataError(
-            f"{file} names no instrument of the prediction: the first one is {shown(table[code].iloc[0])} in the file, and "
+            f"{file} contains no instrument of the prediction: the first one is {shown(table[code].iloc[0])} in the file, and "
             f"{shown(first)} in the prediction."
             if len(table)
             else f"{file} has no rows."
@@ -144,7 +146,7 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def _codes(codes: pd.Series, index: pd.Index) -> pd.Series:
-    """Return codes as the prediction spells them: they do not depend on case."""
+    """Return codes as they are spelled in the prediction: codes are not case-sensitive."""
     spelled = {str(code).upper(): code for code in index.get_level_values(CODE).unique()}
     text = codes.astype(str).str.strip()
     return text.str.upper().map(spelled).fillna(text)

@@ -108,7 +108,8 @@ class ReportInputs:
     calendar: pd.DatetimeIndex | None = None
     """The trading days, by which lags are counted; if None, those of the prediction are used."""
     groups: pd.Series | None = None
-    """Group of each instrument, by instrument or by day and instrument, for the IC within groups; its name is the title."""
+    """Group of each instrument, by instrument or by day and instrument, for the IC within groups; its name is used as
+    the title."""
 
 
 def report_inputs(
@@ -163,7 +164,7 @@ def report_inputs(
 
 
 def task_rows(collected: Collected) -> list[TaskRow]:
-    """Return the tasks of a result, those of each model in the order of their windows."""
+    """Return the tasks of a result, with those of each model in the order of their windows."""
     rows = []
     order = {name: i for i, name in enumerate(collected.model_names)}
     pairs = zip(collected.schedule.windows, collected.outcomes, strict=True)

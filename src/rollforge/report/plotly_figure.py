@@ -17,7 +17,7 @@ __all__ = ["to_plotly"]
 
 
 def to_plotly(figure: Figure, title: str) -> go.Figure:
-    """Return a plot as a figure of Plotly, in the light colours of the page.
+    """Return a plot as a Plotly figure, in the light colours of the page.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def _colours() -> dict[str, str]:
 
 
 def _resolved(value: Any, colours: dict[str, str]) -> Any:
-    """Replace ``@name`` by the colour."""
+    """Replace ``@name`` with the colour."""
     if isinstance(value, str):
         return colours[value[1:]] if value.startswith("@") else value
     if isinstance(value, dict):

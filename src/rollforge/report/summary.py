@@ -175,8 +175,8 @@ class Summary:
     persistence: Persistence | None = None
     """None if prediction and label can be compared on no day."""
     groups: pd.DataFrame | None = None
-    """IC within each group, see :func:`~rollforge.record.persistence.ic_by_group`; its index is called as the groups. None if
-    there are no groups."""
+    """IC within each group, see :func:`~rollforge.record.persistence.ic_by_group`; its index has the name of the
+    groups. None if there are no groups."""
     models: tuple[Quality, ...] = ()
     """Quality of each model, evaluated against its own label; empty for a single model."""
     paths: Mapping[str, tuple[Quality, ...]] = field(default_factory=dict)
