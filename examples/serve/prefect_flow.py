@@ -23,9 +23,7 @@ def append(day: str) -> None:
 @task(retries=3, retry_delay_seconds=300)
 def publish(day: str) -> int:
     """Publish all days that are due, up to the day."""
-    done = subprocess.run(
-        ["rollforge", "serve", "--service", "ranking", "run", "--until", day], cwd=FOLDER, check=False
-    )
+    done = subprocess.run(["rollforge", "serve", "--service", "ranking", "run", "--until", day], cwd=FOLDER, check=False)
     if done.returncode not in (0, NO_DATA_YET, EARLIER_MODEL, BUSY):
         raise RuntimeError(f"rollforge serve run ended with exit code {done.returncode}.")
     return done.returncode

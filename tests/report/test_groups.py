@@ -80,7 +80,7 @@ def test_a_universe_is_a_group_by_day(provider: Provider) -> None:
     ("text", "column", "error", "message"),
     [
         ("sector,size\ntech,1\n", "", DataError, "no column of instruments, such as instrument or symbol. It has: sector, size"),
-        ("code,sector,size\nA,tech,1\n", "", ConfigError, "--group: .* must be named: .*csv:COLUMN. It has: code, sector"),
+        ("code,sector,size\nA,tech,1\n", "", ConfigError, "--group: .* must be given: .*csv:COLUMN. It has: code, sector"),
         ("code,sector,size\nA,tech,1\n", ":sctor", DataError, r"no column of groups 'sctor'\. Did you mean 'sector'\?"),
         ("code,sector\n,tech\nA,tech\na,oil\n", "", DataError, r"row 3: 'a' has a group already"),
         ("code,sector\nQ,tech\n", "", DataError, "contains no instrument .* the first one is 'Q' .* 'A' in the pred"),
