@@ -76,7 +76,7 @@ def check_shared_folder(codes: Iterable[str], source: str) -> None:
     Raises
     ------
     DataError
-        If two do; the message names both.
+        If two do; the message gives both.
     """
     listed = list(codes)
     for code in listed:
@@ -94,12 +94,12 @@ def check_shared_folder(codes: Iterable[str], source: str) -> None:
 def check_folders(codes: Iterable[str]) -> None:
     """Check that no two instruments would have the same folder.
 
-    File systems may treat names as equal that differ in case or in the encoding of accents.
+    File systems may treat names that differ in case or in the encoding of accents as equal.
 
     Raises
     ------
     DataError
-        If two do; the message names both.
+        If two do; the message gives both.
     """
     taken: dict[str, str] = {}
     for code in codes:

@@ -37,7 +37,8 @@ _kept: ContextVar[dict[str, Provider] | None] = ContextVar("kept", default=None)
 
 @contextlib.contextmanager
 def one_version() -> Iterator[None]:
-    """In this block, read each data folder in the version that is opened first, even if rows are added meanwhile."""
+    """In this block, read each data folder in the version that is opened first, even if rows are added in the
+    meantime."""
     token = _kept.set({} if (kept := _kept.get()) is None else kept)
     try:
         yield

@@ -38,7 +38,7 @@ class Table(Protocol):
     index: list[Any]
     """The names of the columns that form the index."""
     unnamed: frozenset[Any]
-    """Index levels without a name of their own, under the names that pandas gives them as columns."""
+    """Unnamed index levels, under the names that pandas gives them as columns."""
 
     def __len__(self) -> int:
         """Return the number of rows."""

@@ -267,7 +267,7 @@ def _named(segment: object) -> str:
 
 
 def reason_missing(dataset: object, segment: object, group: str, data_key: str, column: str | None = None) -> str:
-    """Explain which step leaves no finite value in a group or column, if the dataset can tell."""
+    """Explain which step leaves no finite value in a group or column, if the dataset can explain it."""
     explain = getattr(dataset, "explain_missing", None)
     reason: str = explain(segment, group, data_key, column) if explain is not None else ""
     return reason or f"They come from {type(dataset).__name__}.prepare()."

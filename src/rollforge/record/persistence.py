@@ -117,7 +117,7 @@ class _Rows:
         self.values = values.to_numpy(np.float64)
         self.calendar = calendar
         (days, day), (codes, code) = _level(values.index, DATE), _level(values.index, CODE)
-        # The last place stands for a missing value, which has the code -1.
+        # The last position represents a missing value, which has the code -1.
         self.day: Codes = np.append(calendar.get_indexer(pd.DatetimeIndex(days)), -1)[day]
         if (self.day < 0).any():
             lacking = values.index.get_level_values(DATE)[self.day < 0][0]

@@ -35,7 +35,7 @@ __all__ = [
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _NOTHING = "–"
-# Tables with more rows scroll in a box of their own.
+# Tables with more rows scroll within their own box.
 _LONG = 40
 
 
