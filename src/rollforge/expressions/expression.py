@@ -79,7 +79,7 @@ def _tokens(text: str) -> list[_Token]:
         match = _TOKEN.match(text, at)
         if match is None or match.lastgroup is None:
             start = at + len(text[at:]) - len(text[at:].lstrip())
-            raise ExpressionError(f"{text[start]!r} is not a valid character", text=text, position=start)
+            raise ExpressionError(f"unexpected character {text[start]!r}", text=text, position=start)
         found.append(_Token(match.lastgroup, match.group(match.lastgroup), match.start(match.lastgroup)))
         at = match.end()
     found.append(_Token("end", "", len(text)))
