@@ -43,7 +43,7 @@ def test_an_error_in_a_long_expression_shows_its_position() -> None:
     message = str(caught.value)
     first, line, caret = message.split("\n")
     assert len(message) < 400
-    assert "'§' is not understood" in first
+    assert "unexpected character '§'" in first
     assert line[len(caret) - 1] == "§"
     assert caret.endswith("^")
 
