@@ -125,7 +125,7 @@ def test_members_without_data_are_named(folder: Path, tmp_path: Path) -> None:
     assert "left out 1 instrument without data: SH699999" in made.notes
     assert "left out 1 instrument without a trading day of membership" in made.notes
     (tmp_path / "other.csv").write_text("600000.SH\n000001.SZ\n")
-    with pytest.raises(DataNotFound, match=r"names 000001.SZ, 600000.SH, the folder has SH600000, SZ000001"):
+    with pytest.raises(DataNotFound, match=r"has 000001.SZ, 600000.SH, the folder has SH600000, SZ000001"):
         import_universe("other", tmp_path / "other.csv", folder)
 
 
