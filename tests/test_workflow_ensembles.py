@@ -465,7 +465,7 @@ def test_the_parts_of_an_ensemble_are_windows_and_models() -> None:
         with pytest.raises(ConfigError) as caught:
             build_ensembles(config)
         assert caught.value.path == path
-    with pytest.raises(ConfigError, match="Of 2 models it would keep only one"):
+    with pytest.raises(ConfigError, match="With 2 models, it would keep only one"):
         build_ensembles({"models": "RollingEnsemble"}, models=2)
 
 
