@@ -138,7 +138,8 @@ def extreme(sign: float, which: int) -> Callable[..., Array]:
         from rollforge.expressions import kernels
 
         out = blank(x, 2)
-        kernels.extreme(as_float(s, x), s.begin, s.end, window_of(n), sign, out[0], out[1])
+        queue, gaps = np.empty((2, x.shape[1] + 1), np.int64)
+        kernels.extreme(as_float(s, x), s.begin, s.end, window_of(n), sign, queue, gaps, out[0], out[1])
         return out
 
     def compute(s: Lifespans, x: Array, n: int) -> Array:
@@ -169,7 +170,8 @@ def quantile(s: Lifespans, x: Array, n: int, q: float) -> Array:
 
         shares = sorted(s.shares.get(n, set()) | {float(q)})
         out = blank(x, len(shares))
-        kernels.quantile(as_float(s, x), s.begin, s.end, window_of(n), np.array(shares), out)
+        window = np.empty(x.shape[1] + 1)
+        kernels.quantile(as_float(s, x), s.begin, s.end, window_of(n), np.array(shares), window, out)
         return dict(zip(shares, out, strict=True))
 
     result: Array = once(s, "quantile", x, n, sort)[float(q)]

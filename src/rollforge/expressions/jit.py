@@ -1,29 +1,36 @@
-"""Compilation of kernels, and the cache of compiled code."""
+"""Kernels: loops over arrays that are compiled on first use, and loaded from a cache of machine code after that.
+
+Loading takes llvmlite, a compiler library that numba is built on, but not numba itself: importing it and its own cache
+took a new process longer than a day of a service needs otherwise.
+"""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import fcntl
 import functools
 import hashlib
+import importlib.metadata
 import logging
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numba
+import llvmlite.binding as llvm
 import numpy as np
-from numba import njit
 
 from rollforge.confidential import private_folder
 from rollforge.session import current_session
 
-__all__ = ["NAN", "cache_folder", "exact", "kernel_version", "one_at_a_time", "reordering"]
+__all__ = ["ENTRY", "NAN", "Kernel", "Kind", "cache_folder", "exact", "kernel_version", "one_at_a_time", "reordering",
+           "target_machine"]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +40,9 @@ NAN = np.nan
 @functools.cache
 def kernel_version() -> str:
     """Return a hash of the kernels' code and the compiler's version."""
-    mark = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
-    for name in ("jit", "kernels", "moments"):
+    versions = [importlib.metadata.version(name) for name in ("numba", "llvmlite", "numpy")]
+    mark = hashlib.sha256(" ".join(versions).encode())
+    for name in ("compiler", "jit", "kernels", "moments"):
         mark.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return mark.hexdigest()[:16]
 
@@ -44,8 +52,7 @@ def _cache_folder() -> str:
     another user, a private folder of this process (compiled code is executed, so it is never loaded from a folder that
     others can write to).
 
-    The folder is named after a hash of the kernels' code, because numba itself only compares the time and size of one
-    file: it would miss edits in other files, and installations that give all files the same time.
+    The folder is named after a hash of the kernels' code and of the compiler's version.
     """
     folder = Path(current_session().cache) / "kernels" / kernel_version()
     try:
@@ -85,21 +92,141 @@ def _is_private(folder: Path) -> bool:
     return True
 
 
-_settings: Any = numba.config
-if not _settings.CACHE_DIR:  # NUMBA_CACHE_DIR takes precedence
-    _settings.CACHE_DIR = _cache_folder()
-
-_FLAGS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
-
-exact = njit(**_FLAGS)
-"""Compile with operations in the order in which they are written."""
-reordering = njit(**_FLAGS, fastmath={"reassoc", "contract"})
-"""Compile with reordering of sums inside one window (vector instructions); NaN and infinity keep their meaning."""
+_FOLDER = Path(os.environ.get("NUMBA_CACHE_DIR") or _cache_folder())
 
 
 def cache_folder() -> Path:
     """Return the folder of this process's compiled code."""
-    return Path(_settings.CACHE_DIR)
+    return _FOLDER
+
+
+Kind = tuple[str, int]
+"""The type of an argument: numpy's name of its numbers, and the number of dimensions."""
+ENTRY = "kernel"
+"""The name of the function in the machine code of a kernel. Of each array, it takes the address and then the shape."""
+
+_C_TYPES: dict[str, Any] = {"bool": ctypes.c_bool, "int64": ctypes.c_int64, "float64": ctypes.c_double}
+_compiling = threading.RLock()
+_engines: list[Any] = []  # own the memory of the loaded code
+
+
+class Kernel:
+    """A loop over arrays in C order and numbers, compiled on its first call. It returns nothing and raises no errors.
+
+    Parameters
+    ----------
+    function : callable
+        The loop, in the part of Python that numba compiles. It may call other kernels.
+    fastmath : set of str
+        What the compiler may change about operations on floats; by default nothing.
+    """
+
+    def __init__(self, function: Callable[..., Any], fastmath: frozenset[str] = frozenset()) -> None:
+        functools.update_wrapper(self, function)
+        self.function, self.fastmath = function, fastmath
+        self._loaded: dict[tuple[Kind, ...], Callable[..., None]] = {}
+
+    def __call__(self, *arguments: Any) -> None:
+        """Run the loop, without Python's global lock."""
+        kinds = tuple(_kind(argument) for argument in arguments)
+        run = self._loaded.get(kinds)
+        if run is None:
+            with _compiling:
+                run = self._loaded.get(kinds) or self._loaded.setdefault(kinds, self._load(kinds))
+        flat: list[Any] = []
+        for argument in arguments:
+            if isinstance(argument, np.ndarray):
+                flat += [argument.ctypes.data, *argument.shape]
+            else:
+                flat.append(argument)
+        run(*flat)
+
+    def _load(self, kinds: tuple[Kind, ...]) -> Callable[..., None]:
+        """Return the compiled loop, from the cache if it is there."""
+        file = cache_folder() / f"{self.function.__name__}-{_code_key(kinds)}.o"
+        code = _read(file)
+        if code is None:
+            from rollforge.expressions.compiler import machine_code
+
+            code = machine_code(self, kinds)
+            _write(file, code)
+        types = []
+        for name, dimensions in kinds:
+            types += [ctypes.c_void_p, *[ctypes.c_int64] * dimensions] if dimensions else [_C_TYPES[name]]
+        return ctypes.CFUNCTYPE(None, *types)(_address(code))
+
+
+def exact(function: Callable[..., Any]) -> Any:  # Any, as a kernel that another one calls returns values
+    """Return a :class:`Kernel` with operations in the order in which they are written."""
+    return Kernel(function)
+
+
+def reordering(function: Callable[..., Any]) -> Any:
+    """Return a :class:`Kernel` with reordering of sums (vector instructions); NaN and infinity keep their meaning."""
+    return Kernel(function, frozenset({"reassoc", "contract"}))
+
+
+def _kind(argument: Any) -> Kind:
+    if isinstance(argument, np.ndarray):
+        if not argument.flags.c_contiguous:
+            raise ValueError(f"A kernel takes arrays in C order, not with strides {argument.strides}.")
+        return argument.dtype.name, argument.ndim
+    if isinstance(argument, (bool, np.bool_)):
+        return "bool", 0
+    return ("int64", 0) if isinstance(argument, (int, np.integer)) else ("float64", 0)
+
+
+@functools.cache
+def _processor() -> tuple[str, str, str]:
+    """Return the processor that code is compiled for: this machine's."""
+    return llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+
+
+def _code_key(kinds: tuple[Kind, ...]) -> str:
+    return hashlib.sha256(repr((kernel_version(), _processor(), kinds)).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def target_machine() -> Any:
+    """Return the compiler's description of this machine."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    triple, cpu, features = _processor()
+    return llvm.Target.from_triple(triple).create_target_machine(
+        cpu=cpu, features=features, opt=3, codemodel="jitdefault", jit=True
+    )
+
+
+def _address(code: bytes) -> int:
+    """Load machine code, and return the address of its function."""
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    return int(engine.get_function_address(ENTRY))
+
+
+def _read(file: Path) -> bytes | None:
+    """Return the machine code in a file; None if there is none, or it is damaged."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return None
+    digest, code = content[:32], content[32:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def _write(file: Path, code: bytes) -> None:
+    """Write machine code to a file after its hash: a process may be killed meanwhile, or the disk be full."""
+    draft = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(hashlib.sha256(code).digest() + code)
+        draft.replace(file)
+    except OSError as exc:
+        log.info("Compiled code is not cached: %s", exc)
+        with contextlib.suppress(OSError):
+            draft.unlink()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ filled with NaN, which is kept outside the range. A window needs one value (``mi
 Sums use Neumaier's compensated summation, so that values that have left the window leave no rounding error.
 
 Each kernel is called with one set of types and only loops over scalars: array expressions and slice assignments make
-compilation ten times slower.
+compilation ten times slower. It allocates no memory, for which its machine code would need numba.
 """
 
 from __future__ import annotations
@@ -59,15 +59,14 @@ def count(x, begin, end, n, out):  # type: ignore[no-untyped-def]
 
 
 @exact
-def extreme(x, begin, end, n, sign, place, out):  # type: ignore[no-untyped-def]
+def extreme(x, begin, end, n, sign, queue, gaps, place, out):  # type: ignore[no-untyped-def]
     """Largest value of the window (smallest if `sign` is -1), and in `place` its position, 1 for the window's first
     day.
 
     Among equal values the first is taken, as in numpy. For the position, a missing value counts as the extreme, as in
-    numpy's argmax and so in pyqlib. If the window has no value, both are NaN.
+    numpy's argmax and so in pyqlib. If the window has no value, both are NaN. `queue` and `gaps` are memory to work in:
+    int64, one more than there are days.
     """
-    queue = np.empty(x.shape[1] + 1, np.int64)
-    gaps = np.empty(x.shape[1] + 1, np.int64)
     for i in range(x.shape[0]):
         b, seen = begin[i], 0
         head, tail = 0, 0
@@ -124,9 +123,11 @@ def _move(window, c, old, new):  # type: ignore[no-untyped-def]
 
 
 @exact
-def quantile(x, begin, end, n, q, out):  # type: ignore[no-untyped-def]
-    """Quantiles `q`, float64 (quantiles,), of the window by linear interpolation; `out` has one block per quantile."""
-    window = np.empty(x.shape[1] + 1)
+def quantile(x, begin, end, n, q, window, out):  # type: ignore[no-untyped-def]
+    """Quantiles `q`, float64 (quantiles,), of the window by linear interpolation; `out` has one block per quantile.
+
+    `window` is memory to work in: float64, one more than there are days.
+    """
     for i in range(x.shape[0]):
         b, c = begin[i], begin[i] * 0  # not a literal, or _move would be compiled twice
         for t in range(b, end[i]):

@@ -12,6 +12,8 @@ from rollforge.task import encode
 
 __all__ = ["describe_object", "describe_universe", "key_of"]
 
+_COVERED = ("rollforge.market.", "rollforge.features.")
+
 
 def describe_universe(instruments: object) -> object:
     """Describe a universe as plain data; None if an attribute of a filter is not plain data."""
@@ -29,26 +31,20 @@ def describe_universe(instruments: object) -> object:
 
 
 def describe_object(value: object, without: Collection[str] = ()) -> list[object] | None:
-    """Describe a processor or filter by its class, code hash and attributes; None if these are not plain data."""
+    """Describe a processor or filter by its class, code hash and attributes; None if these are not plain data.
+
+    The classes of the modules that :func:`~rollforge.code_marks.code_version` covers need no hash: that version is in the
+    key of every panel that is computed from a data folder.
+    """
     kind = type(value)
     state = {k: v for k, v in vars(value).items() if k not in without}
-    mark = _own_mark(kind) if kind.__module__.startswith("rollforge.") else code_mark(kind)
-    described: list[object] = [kind.__qualname__, mark, state]
+    mark = "" if kind.__module__.startswith(_COVERED) else code_mark(kind)
+    described: list[object] = [f"{kind.__module__}.{kind.__qualname__}", mark, state]
     try:
         encode(described)
     except TaskNotSerializable:
         return None
     return described
-
-
-def _own_mark(kind: type) -> str:
-    """Return the code hash of a class of Rollforge, whose code does not change while a program runs."""
-    if kind not in _own_marks:
-        _own_marks[kind] = code_mark(kind)
-    return _own_marks[kind]
-
-
-_own_marks: dict[type, str] = {}
 
 
 def key_of(definition: object) -> str:

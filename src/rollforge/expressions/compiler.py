@@ -1,0 +1,87 @@
+"""Compiling kernels with numba to machine code that runs without it.
+
+numba compiles a function for C that makes arrays of addresses and shapes, and calls the kernel. Of its result only the
+optimized code for LLVM is used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from types import FunctionType
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+import numba.types
+
+from rollforge.expressions.jit import ENTRY, Kernel, Kind, target_machine
+
+__all__ = ["machine_code"]
+
+_UNUSED = ("NRT_", "Py", "numba_")
+"""How functions and variables of Python and numba begin, to which compiled code only refers for errors and for arrays
+that own their memory. Kernels have neither."""
+
+
+def machine_code(kernel: Kernel, kinds: tuple[Kind, ...]) -> bytes:
+    """Return an object file with the function `ENTRY`: a kernel for arguments of some types.
+
+    It refers to nothing but the functions of the C library, so that loading it takes no more than a linker.
+    """
+    compiled = numba.cfunc(_signature(kinds), error_model="numpy")(_on_pointers(kernel, kinds))
+    module = llvm.parse_assembly(compiled.inspect_llvm())
+    module.get_function(compiled.native_name).name = ENTRY
+    functions = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
+    variables = [v.name for v in module.global_variables if v.is_declaration]
+    missing = [name for name in [*functions, *variables] if not name.startswith(_UNUSED) and not _in_c_library(name)]
+    if missing:
+        raise RuntimeError(f"The kernel {kernel.function.__name__} needs numba to run: {', '.join(missing)}.")
+    stubs = ["declare void @llvm.trap()"]
+    stubs += [
+        f"define void @{f}() {{ call void @llvm.trap() unreachable }}" for f in functions if f.startswith(_UNUSED)
+    ]
+    stubs += [f"@{name} = global i8 0" for name in variables]
+    module.link_in(llvm.parse_assembly("\n".join(stubs)))
+    code: bytes = target_machine().emit_object(module)
+    return code
+
+
+def _in_c_library(name: str) -> bool:
+    return hasattr(ctypes.CDLL(None), name)
+
+
+def _signature(kinds: tuple[Kind, ...]) -> Any:
+    types: Any = numba.types
+    arguments: list[Any] = []
+    for name, dimensions in kinds:
+        number = types.boolean if name == "bool" else getattr(types, name)
+        arguments += [types.CPointer(number), *[types.int64] * dimensions] if dimensions else [number]
+    return types.void(*arguments)
+
+
+def _on_pointers(kernel: Kernel, kinds: tuple[Kind, ...]) -> Any:
+    """Return a function that calls a kernel with arrays, made of their addresses and shapes."""
+    parameters, values = [], []
+    for place, (_, dimensions) in enumerate(kinds):
+        shape = [f"size{place}_{axis}" for axis in range(dimensions)]
+        parameters += [f"value{place}", *shape]
+        values.append(f"carray(value{place}, ({', '.join(shape)},))" if shape else f"value{place}")
+    source = f"def on_pointers({', '.join(parameters)}):\n    kernel({', '.join(values)})\n"
+    compiler: Any = numba
+    names: dict[str, Any] = {"carray": compiler.carray, "kernel": _dispatcher(kernel)}
+    exec(source, names)
+    return names["on_pointers"]
+
+
+def _dispatcher(kernel: Kernel) -> Any:
+    """Return the function of a kernel, and those of the kernels that it calls, as numba knows them."""
+    function = kernel.function
+    assert isinstance(function, FunctionType)
+    used = {
+        n: _dispatcher(value)
+        for n in function.__code__.co_names
+        if isinstance(value := function.__globals__.get(n), Kernel)
+    }
+    own = FunctionType(function.__code__, {**function.__globals__, **used}, function.__name__)
+    fastmath: Any = set(kernel.fastmath) if kernel.fastmath else False
+    return numba.njit(error_model="numpy", fastmath=fastmath)(own)
