@@ -98,6 +98,7 @@ NAMES_FROM_DATA = {
     "compat.qlib.objects",  # definitions
     "data",  # the table _HOMES
     "drivers",  # registered schemes
+    "expressions.compiler",  # a function of the arguments of a kernel, which imports nothing
     "moved",  # the tables of earlier names
     "plugins",  # the session's list
     "qlib_imports",  # the table of Qlib's names
@@ -158,7 +159,7 @@ HEAVY: dict[str, str | tuple[str, ...]] = {
         "ledger/mongo.py",
     ),
     "numba": "expressions/compiler.py",
-    "llvmlite": ("expressions/compiler.py", "expressions/jit.py"),
+    "llvmlite": ("expressions/compiler.py", "expressions/machine_code.py"),
     "jinja2": "rendering.py",
     "sklearn": ("models/sklearn.py", "models/linear.py"),
     "starlette": "online/http.py",

@@ -14,23 +14,23 @@ import llvmlite.binding as llvm
 import numba
 import numba.types
 
-from rollforge.expressions.jit import ENTRY, Kernel, Kind, target_machine
+from rollforge.expressions.machine_code import ENTRY, Kind, Source, target_machine
 
-__all__ = ["machine_code"]
+__all__ = ["compiled"]
 
 _UNUSED = ("NRT_", "Py", "numba_")
 """How functions and variables of Python and numba begin, to which compiled code only refers for errors and for arrays
 that own their memory. Kernels have neither."""
 
 
-def machine_code(kernel: Kernel, kinds: tuple[Kind, ...]) -> bytes:
+def compiled(kernel: Source, kinds: tuple[Kind, ...]) -> bytes:
     """Return an object file with the function `ENTRY`: a kernel for arguments of some types.
 
     It refers to nothing but the functions of the C library, so that loading it takes no more than a linker.
     """
-    compiled = numba.cfunc(_signature(kinds), error_model="numpy")(_on_pointers(kernel, kinds))
-    module = llvm.parse_assembly(compiled.inspect_llvm())
-    module.get_function(compiled.native_name).name = ENTRY
+    made = numba.cfunc(_signature(kinds), error_model="numpy")(_on_pointers(kernel, kinds))
+    module = llvm.parse_assembly(made.inspect_llvm())
+    module.get_function(made.native_name).name = ENTRY
     functions = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
     variables = [v.name for v in module.global_variables if v.is_declaration]
     missing = [name for name in [*functions, *variables] if not name.startswith(_UNUSED) and not _in_c_library(name)]
@@ -59,7 +59,7 @@ def _signature(kinds: tuple[Kind, ...]) -> Any:
     return types.void(*arguments)
 
 
-def _on_pointers(kernel: Kernel, kinds: tuple[Kind, ...]) -> Any:
+def _on_pointers(kernel: Source, kinds: tuple[Kind, ...]) -> Any:
     """Return a function that calls a kernel with arrays, made of their addresses and shapes."""
     parameters, values = [], []
     for place, (_, dimensions) in enumerate(kinds):
@@ -73,15 +73,11 @@ def _on_pointers(kernel: Kernel, kinds: tuple[Kind, ...]) -> Any:
     return names["on_pointers"]
 
 
-def _dispatcher(kernel: Kernel) -> Any:
+def _dispatcher(kernel: Source) -> Any:
     """Return the function of a kernel, and those of the kernels that it calls, as numba knows them."""
     function = kernel.function
     assert isinstance(function, FunctionType)
-    used = {
-        n: _dispatcher(value)
-        for n in function.__code__.co_names
-        if isinstance(value := function.__globals__.get(n), Kernel)
-    }
+    used = {name: _dispatcher(one) for name, one in kernel.used.items()}
     own = FunctionType(function.__code__, {**function.__globals__, **used}, function.__name__)
     fastmath: Any = set(kernel.fastmath) if kernel.fastmath else False
     return numba.njit(error_model="numpy", fastmath=fastmath)(own)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import fcntl
 import functools
 import hashlib
@@ -21,16 +20,16 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 
 from rollforge.confidential import private_folder
+from rollforge.expressions.machine_code import Kind, Source, load, processor
 from rollforge.session import current_session
 
-__all__ = ["ENTRY", "NAN", "Kernel", "Kind", "cache_folder", "exact", "kernel_version", "one_at_a_time", "reordering",
-           "target_machine"]  # fmt: skip
+__all__ = ["NAN", "Kernel", "cache_folder", "exact", "kernel_version", "one_at_a_time", "reordering"]
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ def kernel_version() -> str:
     """Return a hash of the kernels' code and the compiler's version."""
     versions = [importlib.metadata.version(name) for name in ("numba", "llvmlite", "numpy")]
     mark = hashlib.sha256(" ".join(versions).encode())
-    for name in ("compiler", "jit", "kernels", "moments"):
+    for name in ("compiler", "jit", "kernels", "machine_code", "moments"):
         mark.update(Path(__file__).with_name(f"{name}.py").read_bytes())
     return mark.hexdigest()[:16]
 
@@ -100,14 +99,7 @@ def cache_folder() -> Path:
     return _FOLDER
 
 
-Kind = tuple[str, int]
-"""The type of an argument: numpy's name of its numbers, and the number of dimensions."""
-ENTRY = "kernel"
-"""The name of the function in the machine code of a kernel. Of each array, it takes the address and then the shape."""
-
-_C_TYPES: dict[str, Any] = {"bool": ctypes.c_bool, "int64": ctypes.c_int64, "float64": ctypes.c_double}
 _compiling = threading.RLock()
-_engines: list[Any] = []  # own the memory of the loaded code
 
 
 class Kernel:
@@ -146,14 +138,19 @@ class Kernel:
         file = cache_folder() / f"{self.function.__name__}-{_code_key(kinds)}.o"
         code = _read(file)
         if code is None:
-            from rollforge.expressions.compiler import machine_code
+            from rollforge.expressions.compiler import compiled
 
-            code = machine_code(self, kinds)
+            code = compiled(self.source(), kinds)
             _write(file, code)
-        types = []
-        for name, dimensions in kinds:
-            types += [ctypes.c_void_p, *[ctypes.c_int64] * dimensions] if dimensions else [_C_TYPES[name]]
-        return ctypes.CFUNCTYPE(None, *types)(_address(code))
+        return load(code, kinds)
+
+    def source(self) -> Source:
+        """Return what the kernel is compiled from."""
+        function = self.function
+        assert isinstance(function, FunctionType)
+        named = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+        used = {name: value.source() for name, value in named.items() if isinstance(value, Kernel)}
+        return Source(function, self.fastmath, used)
 
 
 def exact(function: Callable[..., Any]) -> Any:  # Any, as a kernel that another one calls returns values
@@ -176,34 +173,8 @@ def _kind(argument: Any) -> Kind:
     return ("int64", 0) if isinstance(argument, (int, np.integer)) else ("float64", 0)
 
 
-@functools.cache
-def _processor() -> tuple[str, str, str]:
-    """Return the processor that code is compiled for: this machine's."""
-    return llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-
-
 def _code_key(kinds: tuple[Kind, ...]) -> str:
-    return hashlib.sha256(repr((kernel_version(), _processor(), kinds)).encode()).hexdigest()[:16]
-
-
-@functools.cache
-def target_machine() -> Any:
-    """Return the compiler's description of this machine."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    triple, cpu, features = _processor()
-    return llvm.Target.from_triple(triple).create_target_machine(
-        cpu=cpu, features=features, opt=3, codemodel="jitdefault", jit=True
-    )
-
-
-def _address(code: bytes) -> int:
-    """Load machine code, and return the address of its function."""
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine())
-    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    _engines.append(engine)
-    return int(engine.get_function_address(ENTRY))
+    return hashlib.sha256(repr((kernel_version(), processor(), kinds)).encode()).hexdigest()[:16]
 
 
 def _read(file: Path) -> bytes | None:
