@@ -274,7 +274,7 @@ def test_a_manually_edited_calendar_is_read(folder: Path, text: str, encoding: s
         (b"2021-03-01\n2301-03-02\n", "2301-03-02 is outside 1678-01-01 to 2261-12-31"),
         (
             b"2021-03-01 09:30\n2021-03-01 09:31\n",
-            r"several times of one day \(09:30 and 09:31 of 2021-03-01\).* daily bars",
+            r"several times of 2021-03-01, but a calendar of this name has one line per day. Bars .* calendars/60min.txt",
         ),
         (b"2021-03-01\xff\n", "is not UTF-8 text"),
         (b"\xef\xbb\xbf\n", "contains no days"),

@@ -399,9 +399,9 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (lambda: with_value("stock", 4, None), {}, "'stock' has no entity in 1 row, the first of which is row 4"),
     (lambda: with_value("day", 4, pd.NaT), {}, "'day' has 1 missing time, the first in row 4"),
     (
-        lambda: columns().assign(day=pd.date_range("2020-01-01", periods=len(columns()), freq="h")),
+        lambda: columns().assign(day=pd.date_range("2020-01-01", periods=len(columns()), freq="ms")),
         {},
-        "several times on one day",
+        "several times within a second",
     ),
     (lambda: columns().assign(day="soon"), {"time": "day"}, "'day' does not hold times: .*soon"),
     (lambda: columns()[["day", "stock", "y"]], {}, "no column of features"),

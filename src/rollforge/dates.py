@@ -12,7 +12,7 @@ import datetime as dt
 import functools
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,15 @@ __all__ = [
     "DayLike",
     "Days",
     "Moment",
+    "Times",
     "as_timestamp",
     "clock",
     "day_after",
     "day_index",
+    "end_of",
+    "has_times",
+    "last_moment",
+    "read_bound",
     "read_clock",
     "read_column",
     "read_day",
@@ -41,14 +46,24 @@ __all__ = [
     "read_moment",
     "read_span",
     "read_time",
+    "read_times",
     "read_timestamp",
+    "show_time",
+    "start_of",
+    "start_position",
+    "stop_position",
+    "times_of",
+    "within",
 ]
 
 Days = NDArray[np.datetime64]
+Times = NDArray[np.datetime64]
+"""The points of a calendar: days (datetime64[D]), or bars with a time of day (datetime64[s])."""
 DayLike = str | int | dt.date | np.datetime64
 """What :func:`read_day` accepts. A datetime and a pandas Timestamp are dates."""
 
 ONE_DAY = np.timedelta64(1, "D")
+_LAST_SECOND = np.timedelta64(86399, "s")
 FIRST_DAY, LAST_DAY = np.datetime64("1678-01-01"), np.datetime64("2261-12-31")
 """The years that pandas can represent in nanoseconds. Trading days are within them; an open end can be outside."""
 
@@ -93,6 +108,8 @@ class Moment(NamedTuple):
     day: dt.date
     seconds: float = 0.0
     offset: float | None = None
+    timed: bool = False
+    """Whether a text has a time of day."""
 
 
 class _Unreadable(Exception):
@@ -150,6 +167,163 @@ def read_time(value: object, name: str = "") -> pd.Timestamp:
     return as_timestamp(np.datetime64(moment.day, "D")) + pd.Timedelta(seconds=moment.seconds)
 
 
+def read_bound(value: object, name: str = "") -> np.datetime64:
+    """Return the day or the moment that a value names, as a bound of a period.
+
+    Parameters
+    ----------
+    value, name
+        As in :func:`read_day`.
+
+    Returns
+    -------
+    datetime64[D] or datetime64[s]
+        A day, which includes all of its bars, for a date, a text without a time of day, or a datetime or Timestamp at
+        midnight; the moment for a text with a time of day, or another datetime.
+
+    Raises
+    ------
+    DateError
+        If it does not name exactly one day.
+
+    Examples
+    --------
+    >>> str(read_bound("2021/3/1")), str(read_bound("2021-03-01 9:30")), str(read_bound("2021-03-01 00:00"))
+    ('2021-03-01', '2021-03-01T09:30:00', '2021-03-01T00:00:00')
+    """
+    moment = read_moment(value, name)
+    day = np.datetime64(moment.day, "D")
+    timed = moment.timed if isinstance(value, str) else moment.seconds > 0
+    return day.astype("M8[s]") + np.timedelta64(int(moment.seconds), "s") if timed else day
+
+
+def _is_bound(value: object) -> TypeGuard[np.datetime64]:
+    return isinstance(value, np.datetime64) and np.datetime_data(value.dtype)[0] in ("D", "s")
+
+
+def has_times(calendar: Times | np.datetime64) -> bool:
+    """Return whether the points of a calendar, or a bound, have a time of day."""
+    return np.datetime_data(calendar.dtype)[0] != "D"
+
+
+def start_position(calendar: Times, start: object, name: str = "") -> int:
+    """Return the position of the first point of a calendar at or after a bound; `name` as in :func:`read_day`.
+
+    In a calendar of days, a time of day is ignored.
+
+    Examples
+    --------
+    >>> bars = np.array(["2024-01-02T10:00", "2024-01-02T14:00", "2024-01-03T10:00"], "M8[s]")
+    >>> start_position(bars, "2024-01-02 11:00"), start_position(bars, "2024-01-03")
+    (1, 2)
+    """
+    bound = start if _is_bound(start) else read_bound(start, name)
+    return int(np.searchsorted(calendar, bound if has_times(calendar) else bound.astype("M8[D]")))
+
+
+def stop_position(calendar: Times, end: object, name: str = "") -> int:
+    """Return one past the position of the last point of a calendar that a bound includes.
+
+    A bound without a time of day includes its whole day; in a calendar of days, a time of day is ignored.
+
+    Examples
+    --------
+    >>> bars = np.array(["2024-01-02T10:00", "2024-01-02T14:00", "2024-01-03T10:00"], "M8[s]")
+    >>> stop_position(bars, "2024-01-02"), stop_position(bars, "2024-01-02 10:00")
+    (2, 1)
+    """
+    bound = end if _is_bound(end) else read_bound(end, name)
+    if not has_times(calendar):
+        return int(np.searchsorted(calendar, bound.astype("M8[D]"), "right"))
+    if np.datetime_data(bound.dtype)[0] == "D":
+        return int(np.searchsorted(calendar, bound + ONE_DAY))
+    return int(np.searchsorted(calendar, bound, "right"))
+
+
+def start_of(value: object, name: str = "") -> pd.Timestamp:
+    """Return the first moment of a bound as a Timestamp: midnight for a day; `name` as in :func:`read_day`."""
+    return as_timestamp(read_bound(value, name))
+
+
+def end_of(value: object, name: str = "") -> pd.Timestamp:
+    """Return the last moment of a bound as a Timestamp: the last second for a day; `name` as in :func:`read_day`.
+
+    Examples
+    --------
+    >>> str(end_of("2021-03-01")), str(end_of("2021-03-01 09:30"))
+    ('2021-03-01 23:59:59', '2021-03-01 09:30:00')
+    """
+    return as_timestamp(last_moment(read_bound(value, name)))
+
+
+def last_moment(bound: np.datetime64) -> np.datetime64:
+    """Return the last second of a day; a moment is returned unchanged.
+
+    Parameters
+    ----------
+    bound : datetime64
+        As :func:`read_bound` returns it.
+    """
+    return bound.astype("M8[s]") + _LAST_SECOND if np.datetime_data(bound.dtype)[0] == "D" else bound
+
+
+def within(times: Any, start: object, end: object, names: tuple[str, str] = ("start", "end")) -> NDArray[np.bool_]:
+    """Return which times of an index level are between two bounds; None means open-ended.
+
+    Parameters
+    ----------
+    times : DatetimeIndex
+        Times without time zone. If all of them are days, a time of day of the bounds is ignored.
+    start, end : date, optional
+        The bounds, see :func:`read_bound`.
+    names : tuple
+        What the bounds are, see :func:`read_day`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> within(pd.DatetimeIndex(["2024-01-02 10:00", "2024-01-02 14:00", "2024-01-03 10:00"]), "2024-01-02 11:00", "2024-01-02")
+    array([False,  True, False])
+    """
+    bounds = [
+        None if value is None else read_bound(value, name) for value, name in zip((start, end), names, strict=True)
+    ]
+    if any(bound is not None and has_times(bound) for bound in bounds) and not has_times(times_of(times)):
+        bounds = [None if bound is None else bound.astype("M8[D]") for bound in bounds]
+    inside = np.ones(len(times), bool)
+    if bounds[0] is not None:
+        inside &= np.asarray(times >= as_timestamp(bounds[0]))
+    if bounds[1] is not None:
+        inside &= np.asarray(times <= as_timestamp(last_moment(bounds[1])))
+    return inside
+
+
+def times_of(values: Any) -> Times:
+    """Return the times of an index level as datetime64[D] if all are at midnight, and otherwise as datetime64[s].
+
+    Parameters
+    ----------
+    values : Index or array of datetime64
+        Times without time zone.
+    """
+    found = np.asarray(values)
+    if np.datetime_data(found.dtype)[0] == "D":
+        return found
+    days: Days = found.astype("M8[D]")
+    return days if (days == found).all() else found.astype("M8[s]")
+
+
+def show_time(time: np.datetime64) -> str:
+    """Format a point of a calendar as ``2024-01-31``, or ``2024-01-31 14:30`` if it has a time of day.
+
+    Examples
+    --------
+    >>> show_time(np.datetime64("2024-01-31")), show_time(np.datetime64("2024-01-31T14:30:00"))
+    ('2024-01-31', '2024-01-31 14:30')
+    """
+    return str(time).replace("T", " ").removesuffix(":00") if np.datetime_data(time.dtype)[0] != "D" else str(time)
+
+
 def read_span(value: object, name: str = "") -> tuple[np.datetime64, np.datetime64]:
     """Return the first and the last day that a value denotes: of a year (``2021``), of a month (``2021-03``), or a day.
 
@@ -202,7 +376,7 @@ def as_timestamp(day: np.datetime64) -> pd.Timestamp:
     """Return a day as a Timestamp at midnight, in nanoseconds (as in the index of frames) if the year allows it."""
     import pandas as pd
 
-    return pd.Timestamp(day).as_unit("ns") if FIRST_DAY <= day <= LAST_DAY else pd.Timestamp(day)
+    return pd.Timestamp(day).as_unit("ns") if FIRST_DAY <= day < LAST_DAY + ONE_DAY else pd.Timestamp(day)
 
 
 def day_after(day: DayLike) -> str:
@@ -240,6 +414,18 @@ def read_days(values: Any, name: str = "") -> Days:
         if unit not in _SPANS and not np.isnat(values).any():
             return values.astype("datetime64[D]")
     return np.array([read_day(value, name) for value in values], "datetime64[D]")
+
+
+def read_times(values: Any, name: str = "") -> Times:
+    """Return the points of a calendar that the values of a sequence name: days, or moments if one has a time of day."""
+    if isinstance(values, np.ndarray) and values.dtype.kind == "M":
+        unit = np.datetime_data(values.dtype)[0]
+        if unit == "D" or (unit not in _SPANS and not np.isnat(values).any()):
+            return times_of(values)
+    moments = [read_moment(value, name) for value in values]
+    days = np.array([m.day for m in moments], "M8[D]")
+    seconds = np.array([int(m.seconds) for m in moments], "m8[s]")
+    return days + seconds if seconds.astype(np.int64).any() else days
 
 
 class DayColumn(NamedTuple):
@@ -372,7 +558,9 @@ def _text(text: str) -> Moment:
             parts = found.groupdict()
             month = _month(parts["name"], text) if parts.get("name") else int(parts["month"])
             seconds = _seconds(parts, text)
-            return Moment(_checked(int(parts["year"]), month, int(parts["day"]), text), seconds, _offset(parts, text))
+            timed = parts.get("hour") is not None
+            day = _checked(int(parts["year"]), month, int(parts["day"]), text)
+            return Moment(day, seconds, _offset(parts, text), timed)
     raise _Unreadable(_reason(text, bare))
 
 

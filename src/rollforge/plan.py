@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rollforge.build import build, describe, resolve_references
-from rollforge.dates import ONE_DAY, Days, as_timestamp, read_day
+from rollforge.dates import ONE_DAY, Times, as_timestamp, has_times, read_day
 from rollforge.errors import (
     BuildError,
     ConfigError,
@@ -34,7 +34,7 @@ from rollforge.yaml12 import line_of
 
 if TYPE_CHECKING:
     from rollforge.collect.combine import Ensembles
-    from rollforge.dates import Days
+    from rollforge.dates import Times
     from rollforge.generate.base import TaskGen
     from rollforge.generate.checks import Check
     from rollforge.generate.sequence import Named
@@ -228,6 +228,8 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
     ids = tuple(digest(task) for task in tasks)
     _check_distinct(ids, tasks, names, generators)
     kept, names = tuple(tasks[:limit]), names[:limit]
+    if has_times(calendar):
+        _refuse_backtests(kept, calendar)
     windows = Counter(names)
     ensembles = workflow_ensembles(workflow, models=len(windows), windows=max(windows.values(), default=0))
     schedule = make_schedule(
@@ -243,7 +245,16 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
     )
 
 
-def _closed(task: Definition, calendar: Days) -> Definition:
+def _refuse_backtests(tasks: Sequence[Definition], calendar: Times) -> None:
+    """Raise an error if a task backtests intraday predictions, before any model is trained."""
+    from rollforge.generate.backtests import BACKTEST_IS_DAILY, has_backtest
+    from rollforge.market.folder_files import usual_frequency
+
+    if any(map(has_backtest, tasks)):
+        raise ConfigError(BACKTEST_IS_DAILY.format(usual_frequency(calendar)), path="task.record")
+
+
+def _closed(task: Definition, calendar: Times) -> Definition:
     """Return a task whose test segment, if it is open-ended, ends on the last day of the calendar.
 
     Its id then depends on the days that it predicts: when new data arrive, it is a different task, which the next run
@@ -401,7 +412,7 @@ def _check_conditions(workflow: Workflow, generators: Sequence[ListedGenerator])
                 )
 
 
-def _check_windows(listed: ListedGenerator, tasks: Sequence[Named], calendar: Days) -> None:
+def _check_windows(listed: ListedGenerator, tasks: Sequence[Named], calendar: Times) -> None:
     """Raise an error if the windows of a user's generator are invalid."""
     from rollforge.generate.segments import validate_segments
 

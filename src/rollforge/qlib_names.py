@@ -719,7 +719,7 @@ NOT_COVERED: Mapping[str, str] = {
 """Qlib module that Rollforge does not cover, with its submodules -> key of :data:`REASONS`; ``*`` ends a prefix."""
 
 REASONS: Mapping[str, str] = {
-    "intraday": "it is for intraday bars, and Rollforge uses daily data",
+    "intraday": "it belongs to Qlib's high-frequency trading, which Rollforge does not have",
     "nested": "the backtest has one level and its own exchange; nested executors are not supported",
     "pytorch": "it needs PyTorch, and Rollforge has no PyTorch models yet",
     "internal": "it is an internal part of Qlib, which Rollforge implements differently",

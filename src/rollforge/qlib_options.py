@@ -16,7 +16,7 @@ from rollforge.session import EXCHANGE
 __all__ = ["ONLY", "WITHOUT_EFFECT", "WORKS", "check_option", "data_folder", "exchange_options"]
 
 WORKS: Mapping[str, str] = {
-    "provider_uri": "the data folder, or one per frequency, of which that for `day` is used",
+    "provider_uri": "the data folder, or one per frequency, of which that for `day`, or else the first, is used",
     "mount_path": "the mounted folder, if `provider_uri` is a folder on another machine (`host:/folder`)",
     "region": "`cn`, `us` or `tw`: trade unit, price limit and price of the backtest",
     "trade_unit": "amounts are multiples of it; null: any amount",
@@ -107,7 +107,7 @@ def exchange_options(options: Mapping[str, object]) -> dict[str, object]:
 
 
 def data_folder(provider_uri: object, mount_path: object = None, *, path: str = "provider_uri") -> str:
-    """Return the folder of daily data given by ``provider_uri``.
+    """Return the folder given by ``provider_uri``: that of daily data, or else the first one.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def data_folder(provider_uri: object, mount_path: object = None, *, path: str = 
     Raises
     ------
     ConfigError
-        If there is no folder for daily data, if a folder of another machine is not mounted, or if it is not a path.
+        If there is no folder, if a folder of another machine is not mounted, or if it is not a path.
     """
     uri = _daily(provider_uri, path)
     if re.match(r"[^/\\]{2,}:.+", uri) and not re.match(r"[a-zA-Z]:", uri):
@@ -136,11 +136,7 @@ def data_folder(provider_uri: object, mount_path: object = None, *, path: str = 
 
 def _daily(value: object, path: str) -> str:
     if isinstance(value, Mapping):
-        if not {"day", "__DEFAULT_FREQ"} & set(value):
-            raise ConfigError(
-                f"has no folder for the frequency 'day', only for {', '.join(map(str, value))}.", path=path
-            )
-        value = value.get("day", value.get("__DEFAULT_FREQ"))
+        value = value.get("day", value.get("__DEFAULT_FREQ", next(iter(value.values()), None)))
     if not isinstance(value, (str, Path)) or not str(value):
         raise ConfigError(f"must be a folder, found {value!r}.", path=path)
     return str(value)

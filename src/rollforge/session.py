@@ -66,6 +66,9 @@ class Session:
 
     provider_uri: str | None = field(default_factory=lambda: os.environ.get("ROLLFORGE_DATA") or None)
     """Data folder in Qlib's binary format; None if not set."""
+    freq: str | None = None
+    """Frequency of the data, such as ``60min``: the name of a calendar of the data folder. None: ``day`` if the folder has
+    such a calendar, or else its only one. A task whose handler has a frequency uses that one."""
     data_until: str | None = None
     """Last day of the data that this session sees, as ``2024-06-28``; None: all days. See :func:`bounded`."""
     region: str = "us"

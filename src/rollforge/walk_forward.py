@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from rollforge.dates import DayLike, Days, as_timestamp, read_day, read_timestamp
+from rollforge.dates import DayLike, Times, as_timestamp, has_times, show_time, start_position, stop_position
 from rollforge.errors import ConfigError, DataError, SegmentError, TrainingFailed, counted, nearest, shown
 from rollforge.features.frame_folder import FrameFolder, frame_session, write_frame_folder
 from rollforge.generate.offsets import read_length, read_offset
@@ -102,8 +102,8 @@ class WalkForward:
             row: dict[str, Any] = {}
             for name, segment in window.segments.items():
                 parts = segment.parts
-                row[f"{name}_start"] = read_timestamp(parts[0][0])
-                row[f"{name}_end"] = read_timestamp(parts[-1][1])
+                row[f"{name}_start"] = as_timestamp(parts[0][0])
+                row[f"{name}_end"] = as_timestamp(parts[-1][1])
             row["status"] = outcome.task.status.value
             if prediction is not None and label is not None:
                 days = slice(row["test_start"], row["test_end"])
@@ -208,9 +208,8 @@ class WalkForward:
         if found is None:
             raise TrainingFailed("No window is done, so there is no prediction.")
         codes = {code: i for i, code in enumerate(self.folder.codes)}
-        day = np.searchsorted(
-            self.keys.days, found.index.get_level_values("datetime").to_numpy().astype("datetime64[D]")
-        )
+        times = found.index.get_level_values("datetime").to_numpy().astype(self.keys.days.dtype)
+        day = np.searchsorted(self.keys.days, times)
         entity = found.index.get_level_values("instrument").map(codes).to_numpy()
         place = self.keys.time.astype(np.int64) * len(codes) + self.keys.entity
         order = np.argsort(place)
@@ -335,7 +334,7 @@ def walk_forward(
     folder = write_frame_folder(table, keys, groups, home() / "frames", further)
     target = Target(tuple(labels), _classes(table, labels[0]) if classifier else None)
     template = _template(model, folder, segments, horizon, label_periods)
-    windows = _windows(segments, keys.days, train, valid, step, rtype)
+    windows = _windows(segments, keys, train, valid, step, rtype)
     plan = _plan(template, windows, segments, frame_session(folder, session), experiment_name, name)
     from rollforge import pipeline
 
@@ -456,8 +455,8 @@ def _static(static: pd.DataFrame, keys: Keys, columns: Sequence[Any]) -> pd.Data
 
 
 def _segments(
-    days: Days, train: object, valid: object, start: DayLike | None, end: DayLike | None, horizon: int
-) -> dict[str, list[pd.Timestamp]]:
+    days: Times, train: object, valid: object, start: DayLike | None, end: DayLike | None, horizon: int
+) -> dict[str, list[str]]:
     """Return the segments of the first window, whose test segment is the whole out-of-sample period."""
     lengths = [("train", read_length(train, "train"))]
     if valid is not None and valid != 0:
@@ -471,47 +470,52 @@ def _segments(
             if first >= len(days):
                 said = " and ".join(f"{n}={shown(g)}" for n, g in (("train", train), ("valid", valid)) if g)
                 raise SegmentError(
-                    f"Nothing is left to predict: the frame has {counted(len(days), 'period')}, from {days[0]} to "
-                    f"{days[-1]}, and {said} need all of them. Use a shorter {name}."
+                    f"Nothing is left to predict: the frame has {counted(len(days), 'period')}, from {show_time(days[0])} to "
+                    f"{show_time(days[-1])}, and {said} need all of them. Use a shorter {name}."
                 )
     else:
-        first = int(np.searchsorted(days, read_day(start, "start")))
-    last = len(days) if end is None else int(np.searchsorted(days, read_day(end, "end"), "right"))
+        first = start_position(days, start, "start")
+    last = len(days) if end is None else stop_position(days, end, "end")
     if first >= last:
         raise SegmentError(
-            f"Nothing is left to predict: the test segment would begin on {days[min(first, len(days) - 1)]}, and the frame "
-            f"ends on {days[last - 1] if last else days[0]}."
+            f"Nothing is left to predict: the test segment would begin on {show_time(days[min(first, len(days) - 1)])}, and "
+            f"the frame ends on {show_time(days[last - 1] if last else days[0])}."
         )
-    place, found = first, {"test": [as_timestamp(days[first]), as_timestamp(days[last - 1])]}
+    place, found = first, {"test": [_text(days[first]), _text(days[last - 1])]}
     for name, length in reversed(lengths):
         stop, place = place, _before(days, place, length)
         if place >= stop:
-            raise SegmentError(f"No period is left in the {name} segment before {days[stop]}.")
+            raise SegmentError(f"No period is left in the {name} segment before {show_time(days[stop])}.")
         if stop - place <= horizon:
             raise SegmentError(
                 f"horizon={horizon} leaves nothing of the {name} segment, which has {counted(stop - place, 'period')}: all its "
                 "labels look into the next segment."
             )
-        found[name] = [as_timestamp(days[place]), as_timestamp(days[stop - 1])]
+        found[name] = [_text(days[place]), _text(days[stop - 1])]
     return {name: found[name] for name in ("train", "valid", "test") if name in found}
 
 
-def _after(days: Days, place: int, length: Any) -> int:
+def _text(time: np.datetime64) -> str:
+    """Return a bound of a segment: a day, or a moment with its seconds."""
+    return str(time).replace("T", " ")
+
+
+def _after(days: Times, place: int, length: Any) -> int:
     if isinstance(length, int):
         return place + length
-    return int(np.searchsorted(days, np.datetime64(as_timestamp(days[place]) + length, "D")))
+    return int(np.searchsorted(days, (as_timestamp(days[place]) + length).to_datetime64().astype(days.dtype)))
 
 
-def _before(days: Days, place: int, length: Any) -> int:
+def _before(days: Times, place: int, length: Any) -> int:
     if isinstance(length, int):
         return max(0, place - length)
-    return int(np.searchsorted(days, np.datetime64(as_timestamp(days[place]) - length, "D")))
+    return int(np.searchsorted(days, (as_timestamp(days[place]) - length).to_datetime64().astype(days.dtype)))
 
 
 def _template(
     model: Document,
     folder: FrameFolder,
-    segments: Mapping[str, list[pd.Timestamp]],
+    segments: Mapping[str, list[str]],
     horizon: int,
     label_periods: int | None,
 ) -> dict[str, Any]:
@@ -535,15 +539,15 @@ def _template(
         "dataset": {
             "class": "DatasetH",
             "module_path": "rollforge.features.dataset",
-            "kwargs": {"handler": handler, "segments": {n: [str(d.date()) for d in s] for n, s in segments.items()}},
+            "kwargs": {"handler": handler, "segments": {name: list(ends) for name, ends in segments.items()}},
         },
         "record": [{"class": "SignalRecord", "module_path": "rollforge.record"}],
     }
 
 
 def _windows(
-    segments: Mapping[str, list[pd.Timestamp]],
-    days: Days,
+    segments: Mapping[str, object],
+    keys: Keys,
     train: object,
     valid: object,
     step: object,
@@ -555,15 +559,16 @@ def _windows(
             f"must be 'sliding' or 'expanding', found {shown(rtype)}.{nearest(str(rtype), ('sliding', 'expanding'))}",
             path="rtype",
         )
+    bars = {"freq": keys.freq} if has_times(keys.days) else {}
     if isinstance(step, int) and not isinstance(step, bool):
         if step < 1:
             raise ConfigError(f"must be at least 1 period, found {step}.", path="step")
-        return {"rolling": {"step": step, "rtype": rtype, "trunc_days": "auto", "clip_test_end": True}}
+        return {"rolling": {"step": step, "rtype": rtype, "trunc_days": "auto", "clip_test_end": True, **bars}}
     read_offset(step, "step")
     lengths: dict[str, object] = {"train": train}
     if "valid" in segments:
         lengths["valid"] = valid
-    return {"generate": [{"CalendarGen": {"retrain": step, **lengths, "rtype": rtype, "trunc_days": "auto"}}]}
+    return {"generate": [{"CalendarGen": {"retrain": step, **lengths, "rtype": rtype, "trunc_days": "auto", **bars}}]}
 
 
 def _plan(

@@ -92,6 +92,7 @@ _Size = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
 
 class _Rollforge(_Section):
     data: str | None = None
+    freq: str | None = None
     region: Literal["cn", "us", "tw"] = "us"
     exchange: dict[str, Any] = {}
     store: str | None = None
@@ -113,6 +114,7 @@ class _Rolling(_Section):
     clip_test_end: bool | None = None
     roll_fit_window: bool | None = None
     roll_backtest: bool | None = None
+    freq: str | None = None
 
 
 class _Policy(_Section):
@@ -590,6 +592,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
     document = _with_local_files(document, file.parent)
     if parsed.label_horizon is not None and document["task"].get("label_horizon") is None:
         document["task"] = {**document["task"], "label_horizon": parsed.label_horizon}
+    session = _at_frequency(session, document["task"])
     return Workflow(
         path=file,
         text=text,
@@ -610,6 +613,13 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
         checks=read_rules(document.get("checks"))[0],
         notify=read_targets(document.get("notify"))[0],
     )
+
+
+def _at_frequency(session: Session, task: Mapping[str, object]) -> Session:
+    """Return the session with the frequency of the template's data."""
+    from rollforge.generate.task_view import at_frequency  # the data's modules need not be imported for most commands
+
+    return at_frequency(session, [task])
 
 
 def _leakage(parsed: _Document, form: str) -> Leakage:

@@ -124,7 +124,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"region": "xx"}, "region must be one of us, cn, tw"),
     ({"default_conf": "server"}, "There is no data server"),
     ({"provider_uri": "nas:/data"}, "is a folder of another machine"),
-    ({"provider_uri": {"1min": "x"}}, "has no folder for the frequency 'day', only for 1min"),
+    ({"provider_uri": {}}, "must be a folder, found None"),
 ]
 
 

@@ -305,7 +305,8 @@ def test_members_without_data_have_no_rows(provider: Provider) -> None:
         ("all", ["$close"], {"start": "2021-01-01"}, DataError, "no trading days.*2020-01-01 to 2020-03-10"),
         ("all", ["$close"], {"end": "soon"}, DataError, "'soon' is not a date"),
         (["C"], ["$close"], {"end": "2020-01-10"}, DataError, "all without data"),
-        ("all", ["$close"], {"freq": "1min"}, DataError, "daily bars; the frequency .1min."),
+        ("all", ["$close"], {"freq": "1min"}, DataNotFound, "no calendar '1min' in .* Known: day"),
+        ("all", ["$close"], {"freq": "1s"}, DataError, "frequency '1s' is shorter than a minute"),
     ],
 )
 def test_invalid_plans_are_refused_before_anything_is_computed(

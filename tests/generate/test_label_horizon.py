@@ -280,7 +280,6 @@ UNKNOWN = {
         plain({"class": "DataLoaderDH", "kwargs": {"handler_config": alpha(infer_processors=[own("MakesLabel")])}}),
         "MakesLabel may create",
     ),
-    "another calendar": (alpha(freq="week"), "calendar 'week'"),
     "columns without groups": (plain(["$close", TWO]), "no groups"),
     "labels that are no expressions": (alpha(label=[5]), "is not a list of expressions"),
     "a processor of an invalid module": (

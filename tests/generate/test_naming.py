@@ -177,13 +177,13 @@ def test_a_long_name_is_shortened_in_the_middle() -> None:
         (("20200102", "2020/2/28"), "2020-01-02 to 2020-02-28"),
         ((pd.Timestamp("2020-01-02"), pd.Timestamp("2020-02-28")), "2020-01-02 to 2020-02-28"),
         ([dt.date(2020, 1, 2), None], "2020-01-02 to the end"),
-        ((None, dt.datetime(2020, 2, 28, 9, 30)), "the beginning to 2020-02-28"),
+        ((None, dt.datetime(2020, 2, 28, 9, 30)), "the beginning to 2020-02-28 09:30"),
         (slice("2020-01-02", "2020-02-28"), "2020-01-02 to 2020-02-28"),
         ("2020", ""),
     ],
 )
 def test_a_task_is_described_by_model_and_days(test: Any, shown: str) -> None:
-    """Days in ISO format, however they were given."""
+    """Days in ISO format, however they were given; a time of day is that of a bar."""
     definition = {"model": lgb(), "dataset": {"kwargs": {"segments": {"test": test}}}}
     assert TaskView(definition).days_tested == shown
     assert describe(definition, "trees") == f"trees {shown}".strip()

@@ -409,11 +409,12 @@ def test_times_in_utc_are_noted(tmp_path: Path, form: str) -> None:
         ["1614562260", "1614562320"],
     ],
 )
-def test_minute_bars_are_refused_as_such(tmp_path: Path, times: list[str]) -> None:
-    """Intraday bars are refused with one message that says what they are."""
+def test_minute_bars_are_imported_as_such(tmp_path: Path, times: list[str]) -> None:
+    """However their times are written; the calendar has them and is named by their distance."""
     pd.DataFrame({"symbol": "A", "datetime": times, "close": 1.0}).to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(DataError, match=r"intraday bars \(A has 0\d:31 and 0\d:32 of 2021-03-01\).* daily bars"):
-        import_table(tmp_path / "t.csv", tmp_path / "data")
+    import_table(tmp_path / "t.csv", tmp_path / "data")
+    lines = (tmp_path / "data" / "calendars" / "1min.txt").read_text().split("\n")
+    assert [line[-5:] for line in lines[:2]] == ["31:00", "32:00"]
 
 
 AKSHARE = "日期,股票代码,开盘,收盘,最高,最低,成交量,成交额,涨跌幅,涨跌额\n"
@@ -506,13 +507,12 @@ def test_decimal_commas(texts: list[str], values: list[float] | None) -> None:
 
 
 def test_a_column_of_times_is_not_a_field(tmp_path: Path) -> None:
-    """Times of day in their own column do not become a field; several times on one day mean intraday bars."""
+    """Times of day in their own column do not become a field; several times on one day are bars."""
     head = "<TICKER>,<PER>,<DATE>,<TIME>,<CLOSE>\n"
     (tmp_path / "t.csv").write_text(f"{head}A,D,20210301,000000,1\nA,D,20210302,000000,2\n")
     assert import_table(tmp_path / "t.csv", tmp_path / "data").fields == ("close", "factor")
     (tmp_path / "t.csv").write_text(f"{head}A,5,20210301,93500,1\nA,5,20210301,94000,2\n")
-    with pytest.raises(DataError, match=r"intraday bars \(A has 09:35 and 09:40 of 2021-03-01\)"):
-        import_table(tmp_path / "t.csv", tmp_path / "other")
+    assert import_table(tmp_path / "t.csv", tmp_path / "other").freq == "5min"
 
 
 def test_the_advice_uses_the_columns_name_in_the_file(tmp_path: Path) -> None:

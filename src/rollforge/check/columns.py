@@ -67,7 +67,7 @@ class Columns:
         if found is None:
             return
         rows, example = found
-        days = rows.get_level_values("datetime").to_numpy().astype("datetime64[D]")
+        days = rows.get_level_values("datetime").to_numpy().astype("datetime64[s]")
         first = days.min()
         reach = int(np.searchsorted(calendar, day, "right") - np.searchsorted(calendar, first))
         if reach > self.measured:
@@ -76,7 +76,7 @@ class Columns:
         codes = own.get_level_values("instrument")
         for code in rows.get_level_values("instrument").unique():
             start = days[rows.get_level_values("instrument") == code].min()
-            mine = own.get_level_values("datetime").to_numpy().astype("datetime64[D]")[codes == code]
+            mine = own.get_level_values("datetime").to_numpy().astype("datetime64[s]")[codes == code]
             self.measured_rows = max(self.measured_rows, int((mine >= start).sum()))
 
 

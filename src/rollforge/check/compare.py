@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rollforge.dates import read_bound
+
 __all__ = ["Difference", "changed_columns", "compare", "different", "until"]
 
 _RELATIVE = 1e-5
@@ -56,7 +58,7 @@ def until(frame: pd.DataFrame, last: np.datetime64 | None, first: np.datetime64 
 
 
 def _days(frame: pd.DataFrame) -> NDArray[np.datetime64]:
-    return frame.index.get_level_values("datetime").to_numpy().astype("datetime64[D]")
+    return frame.index.get_level_values("datetime").to_numpy().astype("datetime64[s]")
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame) -> Difference | None:
@@ -158,5 +160,5 @@ def _place(index: pd.Index, key: object) -> tuple[np.datetime64, str]:
     """Return day and instrument of a row."""
     values = key if isinstance(key, tuple) else (key,)
     named = dict(zip(index.names, values, strict=True))
-    day = np.datetime64(pd.Timestamp(named["datetime"]).date(), "D")
+    day = read_bound(named["datetime"])
     return day, str(named.get("instrument", ""))

@@ -13,7 +13,7 @@ from rollforge.build import describe
 from rollforge.check.compare import Difference, compare, until
 from rollforge.check.market_copy import TURNS, Change
 from rollforge.collect.combine import Ensembles, build_ensembles
-from rollforge.dates import as_timestamp
+from rollforge.dates import as_timestamp, read_bound, show_time
 from rollforge.generate.checks import Check, CheckMethod, CheckResult
 from rollforge.generate.definition import own_classes
 from rollforge.plan import Plan
@@ -68,9 +68,12 @@ def ensemble_checks(
                 after = _combined(plan.ensembles, _changed(predictions, change))
             for where, found in _difference(before, after, day).items():
                 if found is not None:
-                    text = f"{name} looks ahead: of {where}, {found}, when only predictions and market data after {day} change."
+                    only = f"only predictions and market data after {show_time(day)}"
+                    text = f"{name} looks ahead: of {where}, {found}, when {only} change."
                     advice = "Compute a day's score from the predictions of that day and earlier days."
-                    return [Check(_SUBJECT, CheckResult.LEAK, CheckMethod.MEASURED, text, advice, days=(str(day),))]
+                    return [
+                        Check(_SUBJECT, CheckResult.LEAK, CheckMethod.MEASURED, text, advice, days=(show_time(day),))
+                    ]
     except Exception as exc:  # noqa: BLE001 - user code; the result is then not known
         return [_unknown(f"{name} failed on random predictions: {describe(exc)}")]
     text = f"The scores of {name} are the same up to each day when all later predictions and market data change."
@@ -100,7 +103,7 @@ def _changed_days(predictions: Predictions) -> list[np.datetime64]:
     spans = sorted({(frame.index[0][0], frame.index[-1][0]) for frame in predictions.values()})
     chosen = [spans[i] for i in sorted({round(i) for i in np.linspace(0, len(spans) - 1, _WINDOWS)})]
     days = [start + (end - start) / 2 for start, end in chosen] + ([spans[0][1]] if len(spans) > 1 else [])
-    return [np.datetime64(day.date(), "D") for day in days]
+    return [read_bound(day) for day in days]
 
 
 def _changed(predictions: Predictions, change: Change) -> Predictions:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from rollforge.dates import show_time
 from rollforge.generate.checks import Check, CheckMethod, CheckResult
 
 __all__ = ["Finding", "Findings"]
@@ -29,11 +32,11 @@ class Findings:
         """Subject -> what is shown if nothing is found -> titles and days."""
         self.found: dict[tuple[str, CheckResult], dict[str, list[Finding]]] = {}
 
-    def note(self, subject: str, titles: Sequence[str], day: object = "", text: str = "") -> None:
+    def note(self, subject: str, titles: Sequence[str], day: np.datetime64 | None = None, text: str = "") -> None:
         """Record that something was compared; `text` is what this shows if nothing is found."""
         seen_titles, seen_days = self.checked.setdefault(subject, {}).setdefault(text, ({}, {}))
         seen_titles.update(dict.fromkeys(titles))
-        seen_days.update({str(day): None} if day else {})
+        seen_days.update({show_time(day): None} if day is not None else {})
 
     def add(
         self,
@@ -43,13 +46,17 @@ class Findings:
         text: str,
         advice: str,
         titles: Sequence[str],
-        day: object = "",
+        day: np.datetime64 | None = None,
     ) -> None:
         self.note(subject, titles, day)
         group = self.found.setdefault((subject, result), {})
-        group.setdefault(key, []).append(Finding(key, text, advice, tuple(titles), str(day) if day else ""))
+        group.setdefault(key, []).append(
+            Finding(key, text, advice, tuple(titles), "" if day is None else show_time(day))
+        )
 
-    def leak(self, subject: str, key: str, text: str, advice: str, titles: Sequence[str], day: object) -> None:
+    def leak(
+        self, subject: str, key: str, text: str, advice: str, titles: Sequence[str], day: np.datetime64 | None
+    ) -> None:
         self.add(subject, CheckResult.LEAK, key, text, advice, titles, day)
 
     def checks(self) -> list[Check]:

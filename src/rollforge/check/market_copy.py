@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import read_day
+from rollforge.dates import read_day, stop_position
 from rollforge.errors import DataError, DateError
 from rollforge.market.folder_files import folder_name, read_lines
 from rollforge.market.provider import Provider
@@ -148,17 +148,21 @@ def _until(line: str, day: np.datetime64, leaves: bool) -> list[str]:
         return [line]
     if not leaves or end <= day:
         return [line]
-    return [(_separator(line) or "\t").join([*parts[:2], str(day), *parts[3:]])] if start <= day else []
+    return (
+        [(_separator(line) or "\t").join([*parts[:2], str(day.astype("datetime64[D]")), *parts[3:]])]
+        if start <= day
+        else []
+    )
 
 
 def _frequencies(source: Provider) -> list[str]:
-    """Return the calendars of days or longer; data of shorter bars are not read by Rollforge."""
+    """Return the names of the calendars."""
     return [name.stem for name in (source.path / "calendars").glob("*.txt") if not name.stem.endswith("_future")]
 
 
 def _stop(source: Provider, freq: str, after: np.datetime64) -> int | None:
     try:
-        return int(np.searchsorted(source.calendar(freq), after, "right"))
+        return stop_position(source.calendar(freq), after)
     except DataError:
         return None
 

@@ -18,6 +18,7 @@ from rollforge.check.compare import Difference, compare, until
 from rollforge.check.market_copy import TURNS, Change
 from rollforge.check.measurement import Measurement, model_kind
 from rollforge.check.rebuild import TaskData, fit_model, predict
+from rollforge.dates import show_time
 from rollforge.errors import counted
 from rollforge.generate.checks import CheckResult
 from rollforge.generate.label_horizon import HorizonSource
@@ -111,20 +112,20 @@ class WindowCheck:
                 f"If it looks no further ahead, set label_horizon: {measured}, and label_days, the number of days that its "
                 "return spans, in the workflow or among the handler's arguments.", titles,
             )  # fmt: skip
-        elif columns.reach > horizon.days:
+        elif columns.day is not None and columns.reach > horizon.days:
             source = "declared" if horizon.source is HorizonSource.DECLARED else "by its expression"
             self.findings.leak(
                 "label", "horizon",
                 f"The label looks at least {days} ahead, not {horizon.days} ({source}): {columns.example}, when only market "
-                f"data after {columns.day} change.",
+                f"data after {show_time(columns.day)} change.",
                 f"Set label_horizon: {columns.reach} or more, and correct the look-ahead of your own operators.",
-                titles, columns.day or "",
+                titles, columns.day,
             )  # fmt: skip
         else:
             exactly = columns.reach == horizon.days
             confirmed = "which confirms" if exactly else "which is within"
             self.findings.note(
-                "label", titles, columns.day or "",
+                "label", titles, columns.day,
                 f"The label looks at least {days} ahead, {confirmed} its horizon of {counted(horizon.days, 'trading day')} "
                 f"({horizon.source}).",
             )  # fmt: skip
@@ -184,7 +185,7 @@ class WindowCheck:
             ahead = counted(self._distance(day, difference.earliest), "trading day")
             self.findings.leak(
                 "features", difference.column,
-                f"{difference}{more}, when only market data after {day} change: it looks at least {ahead} ahead.",
+                f"{difference}{more}, when only market data after {show_time(day)} change: it looks at least {ahead} ahead.",
                 _SHIFT, self.titles, day,
             )  # fmt: skip
         return difference is None
@@ -195,15 +196,15 @@ class WindowCheck:
         if difference.after is None and within:
             self.findings.add(
                 "universe", CheckResult.UNKNOWN, f"rows {who}",
-                f"{who or 'The loader'} leaves out days without a label: {difference}, when market data after {day} are "
-                "missing. Whether there will be a label is not known on the day itself.",
+                f"{who or 'The loader'} leaves out days without a label: {difference}, when market data after "
+                f"{show_time(day)} are missing. Whether there will be a label is not known on the day itself.",
                 "Keep rows without a label for inference; DropnaLabel drops them for learning.", self.titles, day,
             )  # fmt: skip
             return True
         if not who:
             self.findings.leak(
                 "universe", "rows",
-                f"Members depend on later days: {difference}, when only market data and members after {day} change.",
+                f"Members depend on later days: {difference}, when only market data and members after {show_time(day)} change.",
                 "Check the filters of the universe, and what the loader drops.", self.titles, day,
             )  # fmt: skip
         return False
@@ -227,7 +228,7 @@ class WindowCheck:
             self.findings.leak(
                 "label and segments", f"{name} {later}",
                 f"The labels of the last {counted(days, 'day')} of {name!r} read market data of {later!r}: {difference}, when "
-                f"only market data after {day} change.",
+                f"only market data after {show_time(day)} change.",
                 "trunc_days: auto leaves such days out.", self.titles, day,
             )  # fmt: skip
 
@@ -256,7 +257,8 @@ class WindowCheck:
                     ahead = counted(self._distance(day, difference.earliest), "trading day")
                     self.findings.leak(
                         "processors", name,
-                        f"{name} looks at least {ahead} ahead: {difference}, when only market data after {day} change.",
+                        f"{name} looks at least {ahead} ahead: {difference}, when only market data after "
+                        f"{show_time(day)} change.",
                         "Let it compute each row from the row's day and earlier days.", self.titles, day,
                     )  # fmt: skip
                     continue
@@ -270,7 +272,7 @@ class WindowCheck:
             found = changed_labels(self.data.raw, other.raw, day)
             if found is None:
                 return day
-            first = found[0].get_level_values("datetime").min().to_datetime64().astype("datetime64[D]")
+            first = found[0].get_level_values("datetime").min().to_datetime64()
             place = int(np.searchsorted(self.calendar, first)) - 1
         return self.calendar[place] if place >= 0 else None
 
@@ -285,8 +287,8 @@ class WindowCheck:
         name, difference = found if found is not None else (type(self.data.handler).__name__, difference)
         self.findings.leak(
             "processors", f"{name} learns",
-            f"{name} learns from later days than those of train and valid: {difference}, when only market data after {day} "
-            "change.",
+            f"{name} learns from later days than those of train and valid: {difference}, when only market data after "
+            f"{show_time(day)} change.",
             "End its fit window with the train segment: fit_end_time: <dataset.kwargs.segments.train.1>.", self.titles, day,
         )  # fmt: skip
 
@@ -374,7 +376,7 @@ class WindowCheck:
             self.findings.leak(
                 "model", name,
                 f"{name} depends on days after those of train and valid: {difference}, when it is fitted on market data that "
-                f"change only after {day}.",
+                f"change only after {show_time(day)}.",
                 "See the leaks above, if there are any; otherwise the model reads other segments.", [fitted.title], day,
             )  # fmt: skip
 
@@ -388,7 +390,7 @@ class WindowCheck:
         if difference is not None:
             self.findings.leak(
                 "predictions", name,
-                f"With the fitted {name} held fixed, {difference}, when only market data after {day} change.",
+                f"With the fitted {name} held fixed, {difference}, when only market data after {show_time(day)} change.",
                 "See the leaks above, if there are any; otherwise the model compares the days of the test segment.",
                 [fitted.title], day,
             )  # fmt: skip

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rollforge.collect.combine import Ensembles
     from rollforge.collect.result import Collected
-    from rollforge.generate.timeline import Window
+    from rollforge.generate.timeline import SegmentSpan, Window
     from rollforge.pipeline import Submission
     from rollforge.plan import Plan
     from rollforge.report.summary import Summary
@@ -72,6 +72,7 @@ def _show_plan(plan: Plan, console: Console) -> None:
     from rich.text import Text
 
     from rollforge.collect.combine import ensembles_text
+    from rollforge.dates import has_times
     from rollforge.generate.timeline import draw
 
     workflow = plan.workflow
@@ -83,7 +84,8 @@ def _show_plan(plan: Plan, console: Console) -> None:
     if models > 1 or plan.ensembles.config:
         console.print(Text(f"ensemble  {one_line(ensembles_text(plan.ensembles.names(models)))}"), soft_wrap=True)
     several = any(plan.model_names)
-    table = Table("#", *(["model"] if several else []), "train", "valid", "test", "days", box=None, pad_edge=False)
+    counts = "bars" if has_times(plan.schedule.calendar) else "days"
+    table = Table("#", *(["model"] if several else []), "train", "valid", "test", counts, box=None, pad_edge=False)
     for window in plan.windows:
         number, *cells = window_cells(window)
         row = [number, *([window.model] if several else []), *cells]
@@ -99,9 +101,15 @@ def _show_plan(plan: Plan, console: Console) -> None:
 def window_cells(window: Window) -> list[str]:
     """Return a window as the cells of a table row: number, and train, valid and test with their trading days."""
     spans = [(window.segments.get(key)) for key in ("train", "valid", "test")]
-    shown = ["; ".join(f"{start} … {end}" for start, end in span.parts) if span is not None else "" for span in spans]
+    shown = [_span_text(span) for span in spans]
     days = " + ".join(str(span.days) for span in spans if span is not None)
     return [str(window.index + 1), *shown, days]
+
+
+def _span_text(span: SegmentSpan | None) -> str:
+    from rollforge.dates import show_time  # imports NumPy, which most commands do not need
+
+    return "" if span is None else "; ".join(f"{show_time(start)} … {show_time(end)}" for start, end in span.parts)
 
 
 def plan(
@@ -342,7 +350,7 @@ def _show_failures(made: Plan, groups: Sequence[FailureGroup]) -> None:
 def window_label(window: Window) -> str:
     """Return the label of a task: ``window 3, test 2016-01-04 … 2016-03-30``, with the model's name if there are several."""
     test = window.segments.get("test")
-    days = "" if test is None else "; ".join(f"{start} … {end}" for start, end in test.parts)
+    days = _span_text(test)
     span = f", test {days}" if days else ""
     return f"{window.title}{span}"
 

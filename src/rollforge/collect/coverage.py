@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.dates import Days
+from rollforge.dates import Days, show_time, times_of
 from rollforge.errors import CoverageError, counted
 
 __all__ = ["Coverage", "ExpectedWindow", "check_coverage"]
@@ -80,8 +80,8 @@ def check_coverage(
     ----------
     windows : sequence of ExpectedWindow
         The expected windows, in any order.
-    calendar : array of datetime64[D]
-        The trading days.
+    calendar : array of datetime64
+        The trading days, or the times of bars.
     found : mapping
         Key -> the prediction of a finished window: its days, or an index with the levels datetime and instrument.
     available : mapping, optional
@@ -111,13 +111,12 @@ def check_coverage(
 def _days(rows: Days | pd.MultiIndex | None) -> Days:
     if rows is None:
         return np.empty(0, "datetime64[D]")
-    values = rows.unique("datetime") if isinstance(rows, pd.MultiIndex) else rows
-    days: Days = np.unique(np.asarray(values).astype("datetime64[D]"))
-    return days[~np.isnat(days)]  # rows without a day belong to none
+    values = np.asarray(rows.unique("datetime") if isinstance(rows, pd.MultiIndex) else rows)
+    return np.unique(times_of(values[~np.isnat(values)]))  # rows without a day belong to none
 
 
 def _span(days: Days) -> str:
-    return str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return show_time(days[0]) if len(days) == 1 else f"{show_time(days[0])} to {show_time(days[-1])}"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -310,7 +309,7 @@ def _as_rows(indexes: Mapping[str, Sequence[pd.MultiIndex]]) -> dict[str, _Rows]
         parts = [np.empty(0, np.int64)]
         for index in some:
             day_level, code_level = (index.names.index(name) for name in ("datetime", "instrument"))
-            day = np.asarray(index.levels[day_level]).astype("datetime64[D]").astype(np.int64)
+            day = np.asarray(index.levels[day_level]).astype("datetime64[s]").astype(np.int64)
             code = instruments.get_indexer(index.levels[code_level])
             days, codes = (np.asarray(index.codes[level]) for level in (day_level, code_level))
             known = (days >= 0) & (codes >= 0)
@@ -361,7 +360,7 @@ def _lacking(own: _Rows, lacking: NDArray[np.int64], every: NDArray[np.int64]) -
     size = len(own.instruments)
     codes = _distinct(lacking % size)
     total = len(_distinct(every[_among(own.days(every), _distinct(own.days()))] % size))
-    days = _distinct(own.days(lacking)).astype("datetime64[D]")
+    days = times_of(_distinct(own.days(lacking)).astype("datetime64[s]"))
     names = ", ".join(map(str, own.instruments[codes[:_NAMED_INSTRUMENTS]]))
     more = f" and {len(codes) - _NAMED_INSTRUMENTS} more" if len(codes) > _NAMED_INSTRUMENTS else ""
     return (

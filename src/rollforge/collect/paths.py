@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge.collect.ensemble import RollingEnsemble
-from rollforge.dates import as_timestamp
+from rollforge.dates import as_timestamp, end_of
 from rollforge.generate.segments import intervals
 from rollforge.market.frames import number_rows
 
@@ -95,5 +95,5 @@ def rows_between(frame: pd.DataFrame, start: np.datetime64 | None, end: np.datet
     if start is not None:
         chosen &= np.asarray(days >= as_timestamp(start))
     if end is not None:
-        chosen &= np.asarray(days < as_timestamp(end) + pd.Timedelta(days=1))
+        chosen &= np.asarray(days <= end_of(end))
     return frame[chosen]

@@ -313,11 +313,12 @@ def schedule_of(
     checks : tuple of Check, optional
         What the static checks of the tasks found when they were submitted; by default they are made again.
     """
+    from rollforge.generate.task_view import at_frequency
     from rollforge.generate.timeline import make_schedule
     from rollforge.market.universe import session_provider
 
-    calendar = session_provider(session).calendar()
     definitions = [o.task.definition for o in known]
+    calendar = session_provider(at_frequency(session, definitions)).calendar()
     return make_schedule(definitions, calendar, [o.model for o in known], label_days, checks=checks)
 
 
@@ -363,6 +364,7 @@ class _Expected:
 
 def _expected(known: Sequence[TaskOutcome], schedule: Schedule) -> _Expected:
     from rollforge.collect.coverage import ExpectedWindow
+    from rollforge.dates import show_time
 
     made = _Expected()
     numbers = _path_numbers(known, schedule)
@@ -388,7 +390,7 @@ def _expected(known: Sequence[TaskOutcome], schedule: Schedule) -> _Expected:
             group = ", ".join(filter(None, (outcome.model, path)))
             if path:
                 made.paths[group] = (outcome.model, number)
-            key = f"{', '.join(filter(None, (window.title, path)))} ({start} to {end}){other}"
+            key = f"{', '.join(filter(None, (window.title, path)))} ({show_time(start)} to {show_time(end)}){other}"
             made.pieces[name].append(_Piece(key, group, start, end))
             made.windows.append(ExpectedWindow(key, start, end, task.status.value, group))
     return made

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from rollforge.errors import DataError, RollforgeError, TaskNotSerializable, counted
 from rollforge.generate.naming import model_names, trial_of
 from rollforge.record.overfitting import DeflatedSharpe, Overfitting, backtest_overfitting, deflated_sharpe
+from rollforge.record.periods import YEAR, periods_per_year
 from rollforge.task import Status
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Trials", "make_trials"]
 
 QUANTILES = 5
-YEAR = 252
-"""Trading days per year."""
 _COVERED = 0.9
 _GROUPS = 16
 
@@ -45,17 +44,20 @@ class Trials:
     returns: pd.DataFrame
     """One column per variant that has a result; one row per observation, which do not overlap."""
     days: int | None
-    """Days of holding of one observation; None if unknown."""
+    """Days of holding of one observation, or other periods of the calendar; None if unknown."""
     deflated: DeflatedSharpe | None = None
     overfitting: Overfitting | None = None
     notes: tuple[str, ...] = ()
     """One sentence for each figure that is undefined, and for the variants that are left out or not counted, with the
     reason."""
 
+    per_year: float = YEAR
+    """Number of these days or periods in a year."""
+
     @property
     def periods(self) -> float:
         """Observations per year."""
-        return float("nan") if self.days is None else YEAR / self.days
+        return float("nan") if self.days is None else self.per_year / self.days
 
     def sharpes(self) -> pd.Series:
         """Return the Sharpe ratio of each variant, per year."""
@@ -164,12 +166,13 @@ def _evaluated(
             f"runs or predictions are missing, but {'counts as a trial' if without == 1 else 'count as trials'}."
         )
     returns = pd.DataFrame(columns).sort_index()
+    per_year = periods_per_year(collected.schedule.calendar)
     if days is None:
         notes.append(
             "The deflated Sharpe ratio and the probability of overfitting need the number of days that the label spans. "
             "Set label_days."
         )
-        return Trials(tried, returns, None, notes=tuple(notes))
+        return Trials(tried, returns, None, notes=tuple(notes), per_year=per_year)
     returns = returns.iloc[::days] / days
     deflated = overfitting = None
     try:
@@ -186,7 +189,7 @@ def _evaluated(
         overfitting = backtest_overfitting(shared, _GROUPS)
     except DataError as exc:
         notes.append(f"The probability of overfitting is not defined: {exc}")
-    return Trials(tried, returns, days, deflated, overfitting, tuple(notes))
+    return Trials(tried, returns, days, deflated, overfitting, tuple(notes), per_year)
 
 
 _SEEDS = ("seed", "random_state")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import DayLike, Days, read_day
+from rollforge.dates import DayLike, Times, read_bound
 from rollforge.features.engine import calendar_range, evaluate, features, load_series
 from rollforge.market.universe import ALWAYS, membership, resolve_instruments, session_provider, spans_of
 
@@ -151,8 +151,8 @@ class _Data:
                 inside &= one.apply(codes, days, lambda e: evaluate(provider, codes, e, days[0], days[-1], freq))
             spans = {code: spans_of(days, row) for code, row in zip(codes, inside, strict=True)}
         else:
-            begin = calendar[0] if start_time is None else read_day(start_time, "start_time")
-            last = calendar[-1] if end_time is None else read_day(end_time, "end_time")
+            begin = (calendar[0] if start_time is None else read_bound(start_time, "start_time")).astype("M8[D]")
+            last = (calendar[-1] if end_time is None else read_bound(end_time, "end_time")).astype("M8[D]")
             spans = {
                 code: [(max(a, begin), min(b, last)) for a, b in (ALWAYS if held is None else held)]
                 for code, held in members.items()
@@ -225,7 +225,7 @@ class _Data:
         return pd.Series(values.astype(np.float32), pd.RangeIndex(first, first + len(values)), name=str(field))
 
 
-def _timestamps(days: Days) -> NDArray[np.object_]:
+def _timestamps(days: Times) -> NDArray[np.object_]:
     import pandas as pd
 
     return np.array([pd.Timestamp(day) for day in days.astype("datetime64[ns]")] or [], dtype=object)

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import DayLike, Days, read_day
+from rollforge.dates import (
+    DayLike,
+    Times,
+    end_of,
+    read_bound,
+    show_time,
+    start_of,
+    start_position,
+    stop_position,
+)
 from rollforge.errors import DataError, DataNotFound
 from rollforge.expressions.evaluator import EvaluationPlan, OtherInstrument, named_instrument
 from rollforge.expressions.expression import parse
@@ -91,7 +100,8 @@ class FeaturePlan:
 
     Attributes
     ----------
-    dates : array of datetime64[D], (T,)
+    dates : array of datetime64, (T,)
+        The days, or the times of intraday bars.
     codes : list of str, (N,)
     row_date, row_code : int32 arrays, (R,)
         Positions in `dates` and `codes` of each row. A row exists on each day between an instrument's first and last
@@ -123,7 +133,7 @@ class FeaturePlan:
         self.by_instrument = by_instrument
         calendar = provider.calendar(freq)
         self._first, self._stop = _range(calendar, start, end)
-        self.dates: Days = calendar[self._first : self._stop]
+        self.dates: Times = calendar[self._first : self._stop]
         members, filters = resolve_instruments(provider, instruments)
         self.codes = list(members)
         back = max((lookback(t) for t in self.trees), default=0)
@@ -453,25 +463,23 @@ def evaluate(
     return values, exists
 
 
-def calendar_range(calendar: Days, start: DayLike | None, end: DayLike | None) -> tuple[int, int]:
+def calendar_range(calendar: Times, start: DayLike | None, end: DayLike | None) -> tuple[int, int]:
     """Return the half-open range of calendar positions from `start` to `end`; it is empty if there are no days."""
-    begin = calendar[0] if start is None else read_day(start, "start_time")
-    last = calendar[-1] if end is None else read_day(end, "end_time")
-    if start is not None and end is not None and begin > last:
+    if start is not None and end is not None and start_of(start, "start_time") > end_of(end, "end_time"):
+        begin, last = show_time(read_bound(start)), show_time(read_bound(end))
         raise DataError(f"The range is inverted: it starts on {begin} and ends on {last}.")
-    first = int(np.searchsorted(calendar, begin))
-    return first, max(first, int(np.searchsorted(calendar, last, "right")))
+    first = 0 if start is None else start_position(calendar, start, "start_time")
+    return first, max(first, len(calendar) if end is None else stop_position(calendar, end, "end_time"))
 
 
-def _range(calendar: Days, start: DayLike | None, end: DayLike | None) -> tuple[int, int]:
+def _range(calendar: Times, start: DayLike | None, end: DayLike | None) -> tuple[int, int]:
     """Return the same as :func:`calendar_range`; raise DataError if it is empty."""
     first, stop = calendar_range(calendar, start, end)
     if first == stop:
-        begin = calendar[0] if start is None else read_day(start, "start_time")
-        last = calendar[-1] if end is None else read_day(end, "end_time")
-        raise DataError(
-            f"There are no trading days from {begin} to {last}: the calendar has {calendar[0]} to {calendar[-1]}."
-        )
+        edges = show_time(calendar[0]), show_time(calendar[-1])
+        begin = edges[0] if start is None else show_time(read_bound(start))
+        last = edges[1] if end is None else show_time(read_bound(end))
+        raise DataError(f"There are no trading days from {begin} to {last}: the calendar has {edges[0]} to {edges[1]}.")
     return first, stop
 
 

@@ -212,7 +212,7 @@ def _write_days(folder: Path, keys: Keys, codes: Sequence[str]) -> None:
         for code, a, b in zip(codes, first.tolist(), last.tolist(), strict=True)
         if a < len(keys.days)
     }
-    write_folder(folder, keys.days, {}, {"all": spans})
+    write_folder(folder, keys.days, {}, {"all": spans}, keys.freq)
 
 
 def _mark(folder: Path, codes: Sequence[str], groups: Mapping[str, Group]) -> str:

@@ -18,7 +18,7 @@ from rollforge import trust
 from rollforge.arguments import as_list
 from rollforge.build import build
 from rollforge.code_marks import code_version
-from rollforge.dates import DayLike, read_day, read_timestamp
+from rollforge.dates import DayLike, end_of, read_bound, read_day, show_time, start_of
 from rollforge.errors import ConfigError, DataError, nearest, shown
 from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoader, by_day_and_instrument
 from rollforge.features.missing_data import explain_missing
@@ -29,6 +29,8 @@ from rollforge.features.panel_processing import PanelProcessing, fit_and_apply
 from rollforge.features.processor_base import Adapted, Processor, restore, unknown_group
 from rollforge.features.selection import ALL, RAW, ColumnSet, first_day, is_range, last_day, select_columns, select_rows
 from rollforge.kinds import LOADER, PROCESSOR
+from rollforge.market.folder_files import frequency, is_intraday
+from rollforge.market.provider import Provider
 from rollforge.market.universe import one_version, session_provider
 from rollforge.pickling import Serializable
 from rollforge.session import Session, current_session
@@ -136,10 +138,13 @@ class DataHandler(DataHandlerABC):
             default_module="rollforge.features.loader",
             where="data_loader",
         )
-        start = None if start_time is None else read_day(start_time, "start_time")
-        end = None if end_time is None else read_day(end_time, "end_time")
+        start = None if start_time is None else start_of(start_time, "start_time")
+        end = None if end_time is None else end_of(end_time, "end_time")
         if start is not None and end is not None and start > end:
-            raise DataError(f"The handler's range is inverted: it starts on {start} and ends on {end}.")
+            raise DataError(
+                f"The handler's range is inverted: it starts on {show_time(read_bound(start_time))} and ends on "
+                f"{show_time(read_bound(end_time))}."
+            )
         self._stages: dict[str, Panel | pd.DataFrame] = {}
         self._frames: dict[tuple[str, str], pd.DataFrame] = {}
 
@@ -213,10 +218,17 @@ class DataHandler(DataHandlerABC):
             "code": code_version(),
             "data": [os.path.realpath(provider.path), provider.until is not None],
             "universe": universes,
-            "start": None if self.start_time is None else str(read_day(self.start_time, "start_time")),
+            "start": self._shown(self.start_time, "start_time", provider),
             "loader": definition,
         }
         return key if loader.any_range else {**key, "end": self._shown_end()}
+
+    def _shown(self, value: object, name: str, provider: Provider) -> str | None:
+        """Return a bound of the range as text; with daily data, without a time of day."""
+        if value is None:
+            return None
+        intraday = is_intraday(frequency(self.data_loader.freq or provider.freq))
+        return str(read_bound(value, name) if intraday else read_day(value, name))
 
     def _raw(self, session: Session) -> Panel | pd.DataFrame:
         with one_version():  # otherwise rows that are added now could be stored under the key of the data before
@@ -245,28 +257,27 @@ class DataHandler(DataHandlerABC):
         )
 
     def _check_range(self, session: Session) -> None:
-        calendar = session_provider(session).calendar()
+        calendar = session_provider(session).calendar(self.data_loader.freq)
         for name, value, sign in (("start_time", self.start_time, 1), ("end_time", self.end_time, -1)):
             if value is None:
                 continue
-            day, edge = read_day(value, name), calendar[-1] if sign > 0 else calendar[0]
-            if (day - edge) / np.timedelta64(1, "D") * sign > 0:
+            bound, edge = (start_of(value, name), calendar[-1]) if sign > 0 else (end_of(value, name), calendar[0])
+            if (bound.to_datetime64() - edge) / np.timedelta64(1, "s") * sign > 0:
                 raise DataError(
-                    f"The handler's {name} {day} leaves no data: the calendar has {calendar[0]} to {calendar[-1]}."
+                    f"The handler's {name} {show_time(read_bound(value))} leaves no data: the calendar has "
+                    f"{show_time(calendar[0])} to {show_time(calendar[-1])}."
                 )
 
     def _bounds(self, selector: slice) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
-        """Return the first and last day of a slice of days, clipped to the handler's range."""
-        own = [None if t is None else read_timestamp(t, n) for t, n in self._ends()]
-        lows = [t for t in (first_day(selector.start, "start"), own[0]) if t is not None]
-        highs = [t for t in (last_day(selector.stop, "end"), own[1]) if t is not None]
+        """Return the first and last moment of a slice of days, clipped to the handler's range."""
+        low = None if self.start_time is None else start_of(self.start_time, "start_time")
+        high = None if self.end_time is None else end_of(self.end_time, "end_time")
+        lows = [t for t in (first_day(selector.start, "start"), low) if t is not None]
+        highs = [t for t in (last_day(selector.stop, "end"), high) if t is not None]
         return (max(lows) if lows else None), (min(highs) if highs else None)
 
     def _shown_end(self) -> str:
-        return str(None if self.end_time is None else read_day(self.end_time, "end_time"))
-
-    def _ends(self) -> list[tuple[object, str]]:
-        return [(self.start_time, "start_time"), (self.end_time, "end_time")]
+        return str(self._shown(self.end_time, "end_time", session_provider()))
 
     @property
     def _grouped(self) -> bool:
@@ -412,13 +423,15 @@ class DataHandler(DataHandlerABC):
             If the day is not in the data.
         """
         days = self._data.index.unique(level="datetime")
-        day = read_timestamp(cur_date, "cur_date")
+        day = start_of(cur_date, "cur_date")
         if day not in days:
-            raise DataError(f"The handler has no data for {day.date()}.")
+            raise DataError(f"The handler has no data for {show_time(read_bound(cur_date))}.")
         place = days.get_loc(day)
         assert isinstance(place, int)
         if place - periods + 1 < 0:
-            log.warning("there are %d days of data up to %s, not %d", place + 1, day.date(), periods)
+            log.warning(
+                "there are %d days of data up to %s, not %d", place + 1, show_time(read_bound(cur_date)), periods
+            )
         return slice(days[max(0, place - periods + 1)], day)
 
     def get_range_iterator(
@@ -632,7 +645,7 @@ class DataHandlerLP(DataHandler):
 
     def _fits_inside(self, chain: Sequence[Processor]) -> bool:
         ends = [getattr(p, "fit_end_time", None) for p in chain]
-        return self.end_time is None or all(e is None or read_day(e) <= read_day(self.end_time) for e in ends)
+        return self.end_time is None or all(e is None or end_of(e) <= end_of(self.end_time) for e in ends)
 
     @staticmethod
     def _describe(chain: Sequence[Processor]) -> list[list[object] | None] | None:
@@ -698,5 +711,5 @@ class DataHandlerLP(DataHandler):
 def _up_to(frame: pd.DataFrame, day: str) -> pd.DataFrame:
     """Return the rows of the days up to `day`."""
     days = frame.index.get_level_values("datetime")
-    kept = days <= read_timestamp(day)
+    kept = days <= end_of(day)
     return frame if kept.all() else frame[kept]

@@ -107,7 +107,7 @@ def _of_description(target: type, kwargs: Mapping[str, object]) -> LabelSource:
         found = LabelSource(_expressions(label))
         if found.expressions is None:
             found = LabelSource(None, f"the label {shown(label)} is not a list of expressions")
-        changed = _changed_by_inst_processors(kwargs.get("inst_processors")) or _other_calendar(kwargs.get("freq"))
+        changed = _changed_by_inst_processors(kwargs.get("inst_processors"))
         found = _also(found, changed)
     else:
         found = _of_described_loader(kwargs.get("data_loader"))
@@ -160,7 +160,7 @@ def _columns(loader: object) -> _Columns:
         if not loader.is_group:
             return None, "the columns have no groups, so none is marked as the label"
         fields, names = loader.groups.get("label", ([], []))
-        changed = _changed_by_inst_processors(loader.inst_processors) or _other_calendar(loader.freq)
+        changed = _changed_by_inst_processors(loader.inst_processors)
         return dict(zip(names, fields, strict=True)), changed
     if isinstance(loader, NestedDataLoader):
         return _nested([_columns(one) for one in loader.data_loader_l])
@@ -230,12 +230,6 @@ def _processor_name(one: object) -> str:
     if isinstance(one, Mapping):
         one = one.get("class")
     return str(one).rpartition(".")[2] if isinstance(one, str) else _name(one if isinstance(one, type) else type(one))
-
-
-def _other_calendar(freq: object) -> str:
-    names = set(freq.values()) if isinstance(freq, Mapping) else {freq}
-    other = next((name for name in names if name not in (None, "day")), None)
-    return "" if other is None else f"its expressions count periods of the calendar {other!r} and not trading days"
 
 
 def overridden(kind: type, given: Mapping[str, object] = MappingProxyType({})) -> frozenset[str]:

@@ -17,7 +17,7 @@ from rollforge import safe_pickle, trust
 from rollforge.arguments import as_list, fetch_arguments
 from rollforge.build import build
 from rollforge.code_marks import code_mark
-from rollforge.dates import DayLike, read_timestamp
+from rollforge.dates import DayLike, within
 from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, TaskNotSerializable, nearest, shown
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import custom_operators, fields_of, lookahead
@@ -55,6 +55,8 @@ class DataLoader:
     """Whether a row does not depend on which later days are loaded with it."""
     reads_folder: bool = False
     """Whether the loader computes expressions over the session's data folder."""
+    freq: str | None = None
+    """Frequency of the data, such as ``60min``; None: that of the session."""
     _restored = False  # whether the object was read from a file; see trust.of_restored
 
     def load(
@@ -204,12 +206,14 @@ class QlibDataLoader(DLWParser):
     swap_level : bool
         True indexes the rows by (datetime, instrument), False by (instrument, datetime).
     freq : str or mapping
-        Name of the calendar; ``{group: name}`` must have the same name for all groups.
+        Frequency, such as ``60min``, which is the name of the calendar; ``{group: name}`` must have the same name for all
+        groups.
     inst_processors : sequence or mapping, optional
         Processors that are applied to the series of each instrument; ``{group: […]}`` gives each group its own.
     """
 
     reads_folder = True
+    freq: str
 
     def __init__(
         self,
@@ -460,11 +464,7 @@ class StaticDataLoader(DataLoader):
         """
         frame = self._frame
         days, codes = (frame.index.get_level_values(n) for n in ("datetime", "instrument"))
-        keep = np.ones(len(frame), bool)
-        if start_time is not None:
-            keep &= days >= read_timestamp(start_time, "start_time")
-        if end_time is not None:
-            keep &= days <= read_timestamp(end_time, "end_time")
+        keep = within(days, start_time, end_time, ("start_time", "end_time"))
         if isinstance(instruments, str) and instruments != "all" and not (codes == instruments).any():
             log.warning("a frame has no universe %r; all of its instruments are used", instruments)
         elif isinstance(instruments, str) and instruments != "all":
@@ -550,6 +550,11 @@ class NestedDataLoader(DataLoader):
         if not self.data_loader_l:
             raise ConfigError("NestedDataLoader needs at least one loader.", path="dataloader_l")
         self.join = join
+
+    @property
+    def freq(self) -> str | None:  # type: ignore[override]
+        """Frequency of the data: that of the first loader that has one."""
+        return next((one.freq for one in self.data_loader_l if one.freq is not None), None)
 
     @property
     def is_group(self) -> bool:

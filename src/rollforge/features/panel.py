@@ -1,7 +1,7 @@
 """Panels: a handler's data, stored on disk once and shared by all windows, tasks and processes.
 
-A panel's rows are sorted by (day, instrument). Each group of columns ("feature", "label") is one row-major float32
-memory map, so a range of days is one contiguous block that reaches the model without a copy.
+A panel's rows are sorted by (day or bar, instrument). Each group of columns ("feature", "label") is one row-major
+float32 memory map, so a range of days is one contiguous block that reaches the model without a copy.
 
 The cache builds a panel under a lock, so two processes that need the same panel build it once. It is built in a
 temporary folder that is renamed when it is complete. When the data change, it grows (:mod:`~.panel_growth`): rows are
@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.dates import DayLike, read_day
+from rollforge.dates import DayLike, start_position, stop_position, times_of
 from rollforge.errors import DataError, nearest
 from rollforge.features.row_file import RowFile, group_file, mapped_rows
 from rollforge.session import available_cores
@@ -82,9 +82,9 @@ class Panel:
     """Rows sorted by (day, instrument), columns in groups."""
 
     dates: NDArray[np.datetime64]
-    """(days,)"""
+    """(times,): the days, or the times of intraday bars."""
     offsets: NDArray[np.int64]
-    """(days + 1,): day t has the rows ``offsets[t]`` to ``offsets[t + 1]``."""
+    """(times + 1,): time t has the rows ``offsets[t]`` to ``offsets[t + 1]``."""
     codes: tuple[str, ...]
     row_code: NDArray[np.int32]
     """(rows,): position in `codes`."""
@@ -97,9 +97,9 @@ class Panel:
         return len(self.row_code)
 
     def rows(self, start: DayLike | None = None, end: DayLike | None = None) -> slice:
-        """Return the rows of the days from `start` to `end`, both included; None means open-ended."""
-        first = 0 if start is None else int(np.searchsorted(self.dates, read_day(start, "start")))
-        stop = len(self.dates) if end is None else int(np.searchsorted(self.dates, read_day(end, "end"), "right"))
+        """Return the rows from `start` to `end`, both included; None means open-ended."""
+        first = 0 if start is None else start_position(self.dates, start, "start")
+        stop = len(self.dates) if end is None else stop_position(self.dates, end, "end")
         return slice(int(self.offsets[first]), int(self.offsets[max(first, stop)]))
 
     def index(self, rows: slice) -> pd.MultiIndex:
@@ -164,9 +164,7 @@ class Panel:
             groups[str(name)] = Group(tuple(map(str, part.columns)), values)
         offsets = np.zeros(len(dates) + 1, np.int64)
         np.cumsum(np.bincount(day_codes, minlength=len(dates)), out=offsets[1:])
-        return cls(
-            np.asarray(dates, "datetime64[D]"), offsets, tuple(map(str, codes)), code_codes.astype(np.int32), groups
-        )
+        return cls(times_of(dates), offsets, tuple(map(str, codes)), code_codes.astype(np.int32), groups)
 
     def with_groups(self, other: Panel, rows: NDArray[np.int64], folder: Path) -> Panel:
         """Return this panel with the additional groups of `other`, in the order of `other`.

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.arguments import as_list, check_choice, check_flag, check_number
-from rollforge.dates import DayLike, read_day, read_timestamp
+from rollforge.dates import DayLike, end_of, read_bound, read_day, show_time, start_of, within
 from rollforge.errors import ConfigError, DataError, shown
 from rollforge.features.inst_processor import InstProcessor
 from rollforge.features.processor_base import (
@@ -178,7 +178,7 @@ class _Fitted(OfColumns):
             )
         for name, value in (("fit_start_time", fit_start_time), ("fit_end_time", fit_end_time)):
             read_day(value, name)  # report a mistake now, not when the model is trained
-        if read_day(fit_start_time) > read_day(fit_end_time):
+        if start_of(fit_start_time) > end_of(fit_end_time):
             raise ConfigError(
                 f"is before the fit_start_time {fit_start_time}, found {fit_end_time}.", path="fit_end_time"
             )
@@ -200,13 +200,13 @@ class _Fitted(OfColumns):
             If the window has no rows.
         """
         days = with_days(df).index.get_level_values("datetime")
-        start = read_timestamp(self.fit_start_time, "fit_start_time")
-        end = read_timestamp(self.fit_end_time, "fit_end_time")
-        inside = df[(days >= start) & (days <= end)]
+        inside = df[within(days, self.fit_start_time, self.fit_end_time, ("fit_start_time", "fit_end_time"))]
         if inside.empty:
+            start, end = (show_time(read_bound(bound)) for bound in (self.fit_start_time, self.fit_end_time))
+            first, last = (show_time(read_bound(day)) for day in (days.min(), days.max()))
             raise DataError(
-                f"{type(self).__name__} cannot learn, because there are no rows from {start.date()} to "
-                f"{end.date()}; the data run from {days.min().date()} to {days.max().date()}."
+                f"{type(self).__name__} cannot learn, because there are no rows from {start} to {end}; the data run from "
+                f"{first} to {last}."
             )
         with np.errstate(all="ignore"):
             self.shift, self.scale = self.learn(inside[get_group_columns(inside, self.fields_group)].to_numpy())
@@ -393,8 +393,8 @@ class TimeRangeFlt(InstProcessor):
     """
 
     def __init__(self, start_time: DayLike | None = None, end_time: DayLike | None = None, freq: str = "day") -> None:
-        self.start_time = None if start_time is None else str(read_day(start_time, "start_time"))
-        self.end_time = None if end_time is None else str(read_day(end_time, "end_time"))
+        self.start_time = None if start_time is None else str(read_bound(start_time, "start_time"))
+        self.end_time = None if end_time is None else str(read_bound(end_time, "end_time"))
         if self.start_time is not None and self.end_time is not None and self.start_time > self.end_time:
             raise ConfigError(f"is before the start_time {self.start_time}, found {self.end_time}.", path="end_time")
         if not isinstance(freq, str):

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.dates import read_day
+from rollforge.dates import end_of
 from rollforge.errors import ConfigError, DataError, nearest, shown
 from rollforge.pickling import Serializable
 
@@ -134,7 +134,7 @@ def days_needed(chain: Sequence[Processor], changed: np.datetime64 | bool) -> in
         if kind.fit is Processor.fit or changed is True:
             continue
         end = getattr(processor, "fit_end_time", None)
-        if end is None or read_day(end, "fit_end_time") >= changed:
+        if end is None or end_of(end, "fit_end_time").to_datetime64() >= changed:
             return None  # it learns from days that have changed
     return days
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
 
-from rollforge.dates import as_timestamp, read_span, read_timestamp
+from rollforge.dates import as_timestamp, end_of, has_times, read_span, read_timestamp, start_of, times_of
 from rollforge.errors import DataError, nearest
 
 __all__ = ["ALL", "RAW", "ColumnSet", "first_day", "is_range", "last_day", "select_columns", "select_rows"]
@@ -22,14 +23,21 @@ ColumnSet = str | Sequence[str]
 """A group of columns, several groups, or one of the names above."""
 
 
+_SPAN = re.compile(r"\d{4}(-\d{1,2})?", re.ASCII)  # a year or a month
+
+
 def first_day(value: object, name: str) -> pd.Timestamp | None:
-    """Return the first day of a day, month or year; None for None. `name` is that of the argument, for errors."""
-    return None if value is None else as_timestamp(read_span(value, name)[0])
+    """Return the first moment of a day, month or year; None for None. `name` is that of the argument, for errors."""
+    if isinstance(value, str) and _SPAN.fullmatch(value):
+        value = read_span(value, name)[0]
+    return None if value is None else start_of(value, name)
 
 
 def last_day(value: object, name: str) -> pd.Timestamp | None:
-    """Return the last day of a day, month or year; see :func:`first_day`."""
-    return None if value is None else as_timestamp(read_span(value, name)[1])
+    """Return the last moment of a day, month or year; see :func:`first_day`."""
+    if isinstance(value, str) and _SPAN.fullmatch(value):
+        value = read_span(value, name)[1]
+    return None if value is None else end_of(value, name)
 
 
 def is_range(selector: object) -> TypeGuard[slice]:
@@ -60,7 +68,9 @@ def select_rows(frame: pd.DataFrame, selector: object, level: str | int | None) 
         rows: Any = selector
     else:
         place = level if isinstance(level, int) else list(frame.index.names).index(level)
-        chosen = _days_selected(selector) if frame.index.names[place] == "datetime" else selector
+        chosen = selector
+        if frame.index.names[place] == "datetime":
+            chosen = _days_selected(selector, intraday=_is_intraday(frame.index, place))
         rows = (chosen, slice(None, None)) if place == 0 else (slice(None, None), chosen)
     try:
         found: pd.DataFrame = frame.loc(axis=0)[rows]
@@ -69,13 +79,23 @@ def select_rows(frame: pd.DataFrame, selector: object, level: str | int | None) 
     return found
 
 
-def _days_selected(selector: object) -> object:
+def _is_intraday(index: pd.Index, place: int) -> bool:
+    level = index.levels[place] if isinstance(index, pd.MultiIndex) else index
+    return isinstance(level, pd.DatetimeIndex) and has_times(times_of(level))
+
+
+def _days_selected(selector: object, *, intraday: bool) -> object:
     """Convert the days of a selector to timestamps; months, years and masks are left to pandas."""
     if isinstance(selector, slice):
-        return slice(first_day(selector.start, "start"), last_day(selector.stop, "end"), selector.step)
+        first, last = first_day(selector.start, "start"), last_day(selector.stop, "end")
+        if not intraday:  # a time of day is ignored
+            first, last = (None if time is None else time.normalize() for time in (first, last))
+        return slice(first, last, selector.step)
     if isinstance(selector, str):
-        first, last = read_span(selector, "selector")
-        return as_timestamp(first) if first == last else selector
+        if intraday:
+            return slice(first_day(selector, "selector"), last_day(selector, "selector"))
+        begin, end = read_span(selector, "selector")
+        return as_timestamp(begin) if begin == end else selector
     if isinstance(selector, (int, float, dt.date, np.generic)):
         return read_timestamp(selector, "selector")
     return selector

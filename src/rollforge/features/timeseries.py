@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.dates import DayLike, read_timestamp
+from rollforge.dates import DayLike, start_of, within
 from rollforge.errors import ConfigError, DataError, nearest
 from rollforge.features.dataset import DatasetH, are_intervals
 from rollforge.features.handler import DataHandler, DataHandlerLP
@@ -181,7 +181,7 @@ class TSDataSampler:
         return values
 
     def _place(self, day: object, instrument: object) -> tuple[int, int]:
-        row = int(self._days.searchsorted(read_timestamp(day, "day"), "right")) - 1
+        row = int(self._days.searchsorted(start_of(day, "day"), "right")) - 1
         column, upper = self._instruments.get_indexer([instrument, str(instrument).upper()])
         column = column if column >= 0 else upper  # codes are stored in upper case
         if column < 0:
@@ -225,12 +225,7 @@ def _codes(level: pd.Index) -> tuple[Any, NDArray[np.int64]]:
 
 
 def _between(days: pd.DatetimeIndex, start: object, end: object) -> NDArray[np.bool_]:
-    inside = np.ones(len(days), bool)
-    if start is not None:
-        inside &= np.asarray(days >= read_timestamp(start, "start"))
-    if end is not None:
-        inside &= np.asarray(days <= read_timestamp(end, "end"))
-    return inside
+    return within(days, start, end)
 
 
 def _chosen(flt_data: pd.Series | pd.DataFrame, index: pd.Index) -> NDArray[np.bool_]:
@@ -308,7 +303,7 @@ class TSDatasetH(DatasetH):
                 end, start = last_day(earlier.stop, "end"), first_day(later.start, "start")
                 assert end is not None
                 assert start is not None
-                holes.append((end + pd.Timedelta(days=1), start - pd.Timedelta(days=1)))
+                holes.append((end + pd.Timedelta(seconds=1), start - pd.Timedelta(seconds=1)))
         if not isinstance(whole, slice):
             raise ConfigError(
                 f"Samples that span several days must be selected by a range of days, found {slc!r}.", path="segments"
@@ -335,5 +330,5 @@ class TSDatasetH(DatasetH):
         if start is None:
             return None
         days = self.handler.days()
-        place = int(days.searchsorted(read_timestamp(start, "start"))) - self.step_len
+        place = int(days.searchsorted(start_of(start, "start"))) - self.step_len
         return days[max(place, 0)] if len(days) else start

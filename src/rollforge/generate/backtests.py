@@ -14,7 +14,10 @@ from rollforge.generate.segments import Segment, bounds, has_intervals, interval
 from rollforge.generate.task_view import TaskView
 from rollforge.task import Definition, Document
 
-__all__ = ["backtest_of", "backtest_warnings", "first_hole", "is_backtest", "move_backtests", "with_backtest"]
+__all__ = [
+    "BACKTEST_IS_DAILY", "backtest_of", "backtest_warnings", "first_hole", "has_backtest", "is_backtest", "move_backtests",
+    "with_backtest",
+]  # fmt: skip
 
 Days = NDArray[np.datetime64]
 
@@ -83,6 +86,18 @@ def move_backtests(task: Mapping[str, object], test_key: str = "test") -> Any:
 def _day(value: object) -> np.datetime64 | None:
     """Return a day; None if it is open, or a reference whose value is not known yet."""
     return None if value is None or (isinstance(value, str) and value.startswith("<")) else read_day(value)
+
+
+BACKTEST_IS_DAILY = (
+    "A backtest trades once a day, but the data have the frequency {0!r}. Leave out PortAnaRecord; SigAnaRecord and the "
+    "report evaluate intraday predictions."
+)
+"""Error message of a backtest of intraday predictions."""
+
+
+def has_backtest(task: Mapping[str, object]) -> bool:
+    """Return whether a task has a record that backtests its prediction."""
+    return any(True for _ in _backtests(task))
 
 
 def first_hole(task: Mapping[str, object], calendar: Days) -> tuple[np.datetime64, np.datetime64] | None:

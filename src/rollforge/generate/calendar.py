@@ -1,4 +1,4 @@
-"""Arithmetic on trading days: aligning dates to a calendar, shifting and truncating segments."""
+"""Arithmetic on trading days and bars: aligning dates to a calendar, shifting and truncating segments."""
 
 from __future__ import annotations
 
@@ -10,8 +10,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from rollforge.dates import DayLike, Days, as_timestamp, read_day, read_days
+from rollforge.dates import (
+    DayLike,
+    Times,
+    as_timestamp,
+    has_times,
+    read_bound,
+    read_times,
+    show_time,
+    start_of,
+    start_position,
+    stop_position,
+)
 from rollforge.errors import SegmentError
+from rollforge.generate.segments import has_intervals
+from rollforge.market.folder_files import frequency, is_intraday
 from rollforge.market.universe import session_provider
 
 __all__ = ["OutsideCalendar", "SessionCalendar", "TimeAdjuster"]
@@ -38,7 +51,10 @@ class TimeAdjuster:
     end_time : date, optional
         Ignore the days after it.
     calendar : array of dates, optional
-        The trading days, ascending; by default those of the current session's data folder.
+        The trading days, ascending, or the times of bars; by default those of the current session's data folder.
+    freq : str, optional
+        With intraday data, dates are moved by whole days, or by bars if this is the frequency of the data, such as
+        ``60min``.
 
     Examples
     --------
@@ -55,19 +71,80 @@ class TimeAdjuster:
     SHIFT_EX = "expanding"
 
     def __init__(
-        self, future: bool = True, end_time: DayLike | None = None, *, calendar: ArrayLike | None = None
+        self,
+        future: bool = True,
+        end_time: DayLike | None = None,
+        *,
+        calendar: ArrayLike | None = None,
+        freq: str | None = None,
     ) -> None:
-        days = session_provider().calendar(future=future) if calendar is None else calendar
-        self._all = read_days(days, "calendar")
-        if self._all.size == 0:
+        by_bars = freq is not None and is_intraday(frequency(freq))
+        if calendar is None:
+            calendar = session_provider().calendar(freq if by_bars else None, future=future)
+        points = read_times(calendar, "calendar")
+        if points.size == 0:
             raise SegmentError("the calendar has no days.")
+        self.bars: Times | None = points if has_times(points) else None
+        self._all = points if self.bars is None or by_bars else np.unique(points.astype("datetime64[D]"))
         self.set_end_time(end_time)
 
     def set_end_time(self, end_time: DayLike | None = None) -> None:
         """Ignore the days after `end_time`; None uses all days."""
-        self.cals = self._all if end_time is None else self._all[self._all <= read_day(end_time, "end_time")]
+        self.cals = self._all if end_time is None else self._all[: stop_position(self._all, end_time, "end_time")]
         if self.cals.size == 0:
-            raise SegmentError(f"there is no trading day up to {end_time}: the calendar starts on {self._all[0]}.")
+            raise SegmentError(
+                f"there is no trading day up to {end_time}: the calendar starts on {show_time(self._all[0])}."
+            )
+
+    @property
+    def by_bars(self) -> bool:
+        """Whether dates are moved by bars, and not by days."""
+        return has_times(self.cals)
+
+    def steps_of(self, periods: int, freq: str = "day") -> int:
+        """Return the number of steps of this calendar that cover a number of periods of the data.
+
+        Both are days with daily data, and bars if dates are moved by bars. Otherwise it is the number of days that contain
+        as many bars, wherever they begin.
+
+        Parameters
+        ----------
+        periods : int
+            Number of periods.
+        freq : str
+            Frequency of the data; only needed if this calendar is one of days that was not made from bars.
+
+        Examples
+        --------
+        >>> hours = np.array([f"2024-01-0{day}T{hour}:00" for day in range(1, 6) for hour in (10, 11, 12)], "M8[s]")
+        >>> TimeAdjuster(calendar=hours).steps_of(2), TimeAdjuster(calendar=hours).steps_of(4)
+        (1, 2)
+        """
+        if self.by_bars or periods == 0 or (self.bars is None and not is_intraday(freq)):
+            return periods
+        bars = session_provider().calendar(freq) if self.bars is None else self.bars
+        day = np.searchsorted(self._all, bars.astype("datetime64[D]"), "right") - 1
+        last = np.searchsorted(day, np.arange(len(self._all)), "right") - 1
+        inside = last + periods < len(day)
+        if not inside.any():
+            return len(self._all)
+        return int((day[last[inside] + periods] - np.flatnonzero(inside)).max())
+
+    def written(self, segment: Any) -> Any:
+        """Return a segment as a task contains it: unchanged with daily data, and as text with intraday data, in which a
+        bar at midnight differs from its day.
+        """
+        if self.bars is None:
+            return segment
+        if has_intervals(segment):
+            return [self.written(part) for part in segment]
+        return tuple(None if end is None else self._text(end) for end in _ends(segment))
+
+    def _text(self, end: object) -> str:
+        if isinstance(end, str):
+            return end
+        moment = start_of(end)
+        return f"{moment:%Y-%m-%d %H:%M:%S}" if self.by_bars else f"{moment:%Y-%m-%d}"
 
     def get(self, idx: int | None) -> pd.Timestamp | None:
         """Return the day at an index; None if the index is past the end of the calendar.
@@ -80,7 +157,9 @@ class TimeAdjuster:
         if idx is None or idx >= len(self.cals):
             return None
         if idx < 0:
-            raise OutsideCalendar(f"{-idx} days before the calendar's first day, {self.cals[0]}, there are no data.")
+            raise OutsideCalendar(
+                f"{-idx} days before the calendar's first day, {show_time(self.cals[0])}, there are no data."
+            )
         return as_timestamp(self.cals[idx])
 
     def max(self) -> pd.Timestamp:
@@ -104,13 +183,23 @@ class TimeAdjuster:
             raise ValueError(f"tp_type must be 'start' or 'end', found {tp_type!r}.")
         if time_point is None:
             return None
-        day = read_day(time_point)
+        exact = self._exact(time_point)
+        if exact is not None:
+            return exact
         if tp_type == "start":
-            return int(np.searchsorted(self.cals, day))
-        idx = int(np.searchsorted(self.cals, day, "right")) - 1
+            return start_position(self.cals, time_point)
+        idx = stop_position(self.cals, time_point) - 1
         if idx < 0:
-            raise OutsideCalendar(f"{day} is before the first trading day, {self.cals[0]}.")
+            bound, first = show_time(read_bound(time_point)), show_time(self.cals[0])
+            raise OutsideCalendar(f"{bound} is before the first trading day, {first}.")
         return idx
+
+    def _exact(self, time_point: object) -> int | None:
+        """Return the position of a bar that is given as a Timestamp: one at midnight is not its whole day."""
+        if not self.by_bars or not isinstance(time_point, pd.Timestamp):
+            return None
+        place = int(np.searchsorted(self.cals, time_point.to_datetime64()))
+        return place if place < len(self.cals) and self.cals[place] == time_point.to_datetime64() else None
 
     def cal_interval(self, time_point_A: DayLike | None, time_point_B: DayLike | None) -> int:  # noqa: N803 - Qlib's names
         """Return the number of trading days from B to A; negative if A is before B."""
@@ -129,7 +218,8 @@ class TimeAdjuster:
         """
         idx = self.align_idx(time_point, tp_type)
         if idx is not None and idx >= len(self.cals):
-            raise OutsideCalendar(f"{read_day(time_point)} is after the last trading day, {self.cals[-1]}.")
+            bound, last = show_time(read_bound(time_point)), show_time(self.cals[-1])
+            raise OutsideCalendar(f"{bound} is after the last trading day, {last}.")
         return self.get(idx)
 
     @overload
@@ -195,13 +285,15 @@ class TimeAdjuster:
         last = None if last is None else last + step
         if first is not None and first > len(self.cals):
             raise OutsideCalendar(
-                f"{_shown(seg)} moved by {step} days starts after the calendar's end, {self.cals[-1]}."
+                f"{_shown(seg)} moved by {step} days starts after the calendar's end, {show_time(self.cals[-1])}."
             )
         return self.get(first), self.get(last)
 
 
 class SessionCalendar:
     """An attribute that is the calendar of the current session whenever it is read.
+
+    With intraday data it has their days, or their bars if the owner has an attribute ``freq`` that is their frequency.
 
     A generator can outlive its calendar by years, in a process or in a file. If a :class:`TimeAdjuster` is assigned to
     the attribute, that one is used from then on; assigning None restores the session's.
@@ -223,7 +315,7 @@ class SessionCalendar:
 
     def __init__(self, *, future: bool = True) -> None:
         self.future = future
-        self._read: WeakKeyDictionary[object, tuple[Days, TimeAdjuster]] = WeakKeyDictionary()
+        self._read: WeakKeyDictionary[object, tuple[Times, TimeAdjuster]] = WeakKeyDictionary()
 
     @overload
     def __get__(self, owner: None, kind: type) -> Self: ...
@@ -237,10 +329,12 @@ class SessionCalendar:
         given: TimeAdjuster | None = vars(owner).get(_GIVEN)
         if given is not None:
             return given
-        days = session_provider().calendar(future=self.future)
+        freq = getattr(owner, "freq", None)
+        by_bars = freq is not None and is_intraday(frequency(freq))
+        points = session_provider().calendar(freq if by_bars else None, future=self.future)
         known = self._read.get(owner)
-        if known is None or known[0] is not days:
-            known = self._read[owner] = (days, TimeAdjuster(calendar=days))
+        if known is None or known[0] is not points:
+            known = self._read[owner] = (points, TimeAdjuster(calendar=points, freq=freq))
         return known[1]
 
     def __set__(self, owner: object, given: TimeAdjuster | None) -> None:
@@ -259,5 +353,5 @@ def _ends(segment: object) -> tuple[Any, Any]:
 
 
 def _shown(segment: object) -> str:
-    start, end = ("open" if e is None else read_day(e) for e in _ends(segment))
+    start, end = ("open" if e is None else show_time(read_bound(e)) for e in _ends(segment))
     return f"({start}, {end})"

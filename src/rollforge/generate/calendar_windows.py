@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from rollforge.dates import DayLike, as_timestamp, read_day, read_timestamp
+from rollforge.dates import DayLike, as_timestamp, end_of, read_bound, read_timestamp, start_of
 from rollforge.errors import ConfigError, SegmentError, nearest
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
@@ -23,6 +23,7 @@ from rollforge.generate.rolling import Segments, purge_horizon, truncated_segmen
 from rollforge.generate.segments import PATH, bounds, has_intervals, validate_segments
 from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
+from rollforge.market.folder_files import frequency
 from rollforge.task import Definition
 
 __all__ = ["CalendarGen"]
@@ -74,6 +75,8 @@ class CalendarGen(TaskGen):
         If True, the days of backtest records are clipped to the test segment.
     calendar : array of dates, optional
         By default the current session's.
+    freq : str, optional
+        With intraday data, lengths are numbers of days, or of bars if this is the frequency of the data, such as ``60min``.
 
     Raises
     ------
@@ -121,6 +124,7 @@ class CalendarGen(TaskGen):
         roll_fit_window: bool = True,
         roll_backtest: bool = True,
         calendar: ArrayLike | None = None,
+        freq: str | None = None,
     ) -> None:
         self.retrain = read_offset(retrain, "retrain")
         self.train = None if train is None else read_length(train, "train")
@@ -138,7 +142,8 @@ class CalendarGen(TaskGen):
             raise ConfigError(f"must be 'auto' or a number of days, found {trunc_days!r}.", path="trunc_days")
         self.rtype, self.trunc_days = rtype, trunc_days
         self.roll_fit_window, self.roll_backtest = roll_fit_window, roll_backtest
-        self.ta = None if calendar is None else TimeAdjuster(calendar=calendar)
+        self.freq = None if freq is None else frequency(freq)
+        self.ta = None if calendar is None else TimeAdjuster(calendar=calendar, freq=freq)
 
     def count(self, task: Mapping[str, object]) -> int:
         """Return the number of windows.
@@ -196,11 +201,13 @@ class CalendarGen(TaskGen):
         """
         segments = TaskView(task).segments
         self._check(task, (name for name in segments if name != "test"))
-        end = None if test_end is None else read_timestamp(test_end, "test_end")
+        end = None
+        if test_end is not None:
+            end = end_of(test_end, "test_end") if self.ta.by_bars else read_timestamp(test_end, "test_end")
         spans = {name: bounds(name, segments[name]) for name in _SEGMENTS if name in segments}
         begins = {name: span.positions(self.ta.cals)[0] for name, span in spans.items()}
         whole = copy_task(task)
-        if end is not None and read_day(end) < self.ta.cals[min(begins["test"], len(self.ta.cals) - 1)]:
+        if end is not None and end.to_datetime64() < self.ta.cals[min(begins["test"], len(self.ta.cals) - 1)]:
             return
         parts: dict[str, Any] = {"test": (spans["test"].start, end)}
         for (name, first), (later, stop) in pairwise(sorted(begins.items(), key=lambda pair: _SEGMENTS.index(pair[0]))):
@@ -246,7 +253,7 @@ class CalendarGen(TaskGen):
             stop = last + 1 if following is None else self._position(following)
             segments = self._segments(task, start, stop, fixed)
             if self.rtype == TimeAdjuster.SHIFT_EX:
-                fixed = read_day(segments["train"][0])
+                fixed = read_bound(segments["train"][0])
             segments = self._truncated(segments, horizon)
             if test.end is None and following is None:
                 segments["test"] = (segments["test"][0], None)
@@ -305,9 +312,9 @@ class CalendarGen(TaskGen):
 
     def _truncated(self, segments: Segments, horizon: LabelHorizon | None) -> Segments:
         if isinstance(self.trunc_days, int):
-            limit = self._position(read_day(segments["test"][0])) - self.trunc_days
+            limit = self._position(read_bound(segments["test"][0])) - self.trunc_days
             for name, (start, _) in segments.items():
-                if name != "test" and self._position(read_day(start)) > limit:  # Qlib's rule would begin it earlier
+                if name != "test" and self._position(read_bound(start)) > limit:  # Qlib's rule would begin it earlier
                     raise SegmentError(f"nothing is left after truncation by {self.trunc_days}.", path=f"{PATH}.{name}")
         return truncated_segments(self.ta, segments, self.trunc_days, horizon)
 
@@ -346,14 +353,16 @@ class CalendarGen(TaskGen):
     def _task(self, template: Definition, segments: Segments) -> Definition:
         """Return the task of a window, whose test segment is split into the periods of `predict`."""
         task: Definition = copy_task(template)
-        end = segments["test"][1]
-        TaskView(task).dataset_kwargs["segments"] = {**segments, "test": self._intervals(segments["test"])}
+        parts = {**segments, "test": self._intervals(segments["test"])}
+        written = {name: self.ta.written(segment) for name, segment in parts.items()}
+        end = self.ta.written(segments["test"])[1]
+        TaskView(task).dataset_kwargs["segments"] = written
         if self.roll_fit_window:
-            move_fit_window(task, segments["train"])
+            move_fit_window(task, written["train"])
         kwargs = TaskView(task).handler_kwargs
         given = None if kwargs is None else kwargs.get("end_time")
         reference = isinstance(given, str) and given.startswith("<")
-        later = given is not None and (end is None or (not reference and read_day(given) < read_day(end)))
+        later = given is not None and (end is None or (not reference and end_of(given) < start_of(end)))
         if kwargs is not None and later:
             kwargs["end_time"] = end  # an open test segment has the days that will be added to the data
         if self.roll_backtest and task.get("record"):
@@ -380,4 +389,4 @@ def _first_day(task: Definition, calendar_start: np.datetime64) -> np.datetime64
     given = (TaskView(task).handler_kwargs or {}).get("start_time")
     if given is None or (isinstance(given, str) and given.startswith("<")):
         return calendar_start
-    return max(calendar_start, read_day(given, "task.dataset.kwargs.handler.kwargs.start_time"))
+    return max(calendar_start, read_bound(given, "task.dataset.kwargs.handler.kwargs.start_time"))

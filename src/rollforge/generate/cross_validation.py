@@ -128,7 +128,7 @@ class _PurgedGen(TaskGen):
     def _purged_days(self, horizon: LabelHorizon | None) -> int:
         if self.purge != "auto":
             return self.purge
-        return 0 if horizon is None else horizon.days or 0
+        return 0 if horizon is None else self.ta.steps_of(horizon.days or 0, horizon.freq)
 
     def _valid_share(self, task: Definition) -> float | int:
         """Return the validation days as a share of the training days (float) or as a number (int)."""
@@ -147,11 +147,13 @@ class _PurgedGen(TaskGen):
         task: Definition = copy_task(template)
         parts = {"train": train, "valid": valid, "test": tests}
         TaskView(task).dataset_kwargs["segments"] = {
-            name: _segment([_interval(days, part) for part in ranges]) for name, ranges in parts.items() if ranges
+            name: self.ta.written(_segment([_interval(days, part) for part in ranges]))
+            for name, ranges in parts.items()
+            if ranges
         }
         # A processor has one fit window, and the days between two training intervals are tested.
         longest = max(train, key=lambda part: part[1] - part[0])
-        move_fit_window(task, _interval(days, longest))
+        move_fit_window(task, self.ta.written(_interval(days, longest)))
         if self.roll_backtest and task.get("record"):
             task["record"] = move_backtests(task)
         return task

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rollforge.dates import Days
+from rollforge.dates import Days, show_time
 from rollforge.errors import DateError, ExpressionError, RollforgeError, counted
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import is_built_in, last_day_read
@@ -240,8 +240,9 @@ def _fit_beyond(start: object, end: object, places: Places, calendar: Days) -> t
         return None
 
     def found(name: str, begin: int) -> tuple[str, tuple[str, ...]]:
-        days = dict.fromkeys(str(calendar[place]) for place in (max(first, begin), stop - 1))
-        return f"until {window.end}, but the {name} segment starts on {calendar[begin]}.", tuple(days)
+        days = dict.fromkeys(show_time(calendar[place]) for place in (max(first, begin), stop - 1))
+        until, starts = window.end if window.end is None else show_time(window.end), show_time(calendar[begin])
+        return f"until {until}, but the {name} segment starts on {starts}.", tuple(days)
 
     for name in ("valid", "test"):
         for begin, behind in places.get(name, ()):

@@ -69,9 +69,14 @@ class MultiHorizonGenBase(TaskGen):
             self.set_horizon(new, hr)
             segments = self.ta.align_seg(dict(TaskView(new).segments))
             try:
-                trunc_segments(self.ta, segments, hr + self.label_leak_n, self.test_key)
+                trunc_segments(
+                    self.ta,
+                    segments,
+                    self.ta.steps_of(hr + self.label_leak_n, TaskView(new).freq or "day"),
+                    self.test_key,
+                )
             except OutsideCalendar as exc:
                 raise SegmentError(f"horizon {hr}: {exc}", path=PATH) from exc
-            TaskView(new).dataset_kwargs["segments"] = segments
+            TaskView(new).dataset_kwargs["segments"] = {n: self.ta.written(s) for n, s in segments.items()}
             made.append(new)
         return made

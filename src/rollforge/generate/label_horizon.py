@@ -18,6 +18,7 @@ from rollforge.expressions.operators import last_day_read
 from rollforge.features.handler import check_label_horizon
 from rollforge.features.label_source import LabelSource, dataset_changes_label, label_source
 from rollforge.generate.task_view import TaskView
+from rollforge.market.universe import session_provider
 
 __all__ = ["HOW_TO_DECLARE", "HorizonSource", "LabelHorizon", "known_horizon", "task_horizon"]
 
@@ -64,9 +65,16 @@ class LabelHorizon:
     """The number of days read from expressions, if they determine the label."""
     declared: int | None = None
     """The declared number of days."""
+    freq: str = "day"
+    """Frequency of the data: all of these numbers count days, or bars of this frequency."""
+
+    @property
+    def unit(self) -> str:
+        """What the numbers count: ``trading day``, or with data of another frequency such as ``60min bar``."""
+        return "trading day" if self.freq == "day" else f"{self.freq} bar"
 
     def __str__(self) -> str:
-        days = "unknown" if self.days is None else f"{counted(self.days, 'trading day')} ({self.source})"
+        days = "unknown" if self.days is None else f"{counted(self.days, self.unit)} ({self.source})"
         return f"{days}: {self.reason}"
 
     @property
@@ -75,7 +83,7 @@ class LabelHorizon:
         if self.read is None or self.declared is None or self.read == self.declared:
             return ""
         return (
-            f"the label looks {counted(self.read, 'trading day')} ahead, but label_horizon: {self.declared} is "
+            f"the label looks {counted(self.read, self.unit)} ahead, but label_horizon: {self.declared} is "
             f"declared; the larger number, {self.days}, is used."
         )
 
@@ -106,11 +114,22 @@ def task_horizon(task: Mapping[str, object]) -> LabelHorizon:
     described: object = view.described_handler or view.handler or {}
     source = label_source(described)
     changed = dataset_changes_label(task.get("dataset"))
-    read, reason = _read(source)
+    freq = _frequency(view)
+    read, reason = _read(source, LabelHorizon(None, HorizonSource.UNKNOWN, "", freq=freq).unit)
     if changed:
         read, reason = None, " and ".join(filter(None, ("" if read is not None else reason, changed)))
-    found = _combined(read, reason, _declared(task, described))
+    found = replace(_combined(read, reason, _declared(task, described)), freq=freq)
     return replace(found, in_rows=False) if source.counts_days and not changed else found
+
+
+def _frequency(view: TaskView) -> str:
+    """Return the frequency of a task's data: its own, or that of the session."""
+    if view.freq is not None:
+        return view.freq
+    try:
+        return session_provider().freq
+    except RollforgeError:  # there is no data folder: reported where one is needed
+        return "day"
 
 
 def known_horizon(task: Mapping[str, object], path: str = "trunc_days") -> LabelHorizon:
@@ -136,7 +155,7 @@ def known_horizon(task: Mapping[str, object], path: str = "trunc_days") -> Label
     return horizon
 
 
-def _read(source: LabelSource) -> tuple[int | None, str]:
+def _read(source: LabelSource, unit: str) -> tuple[int | None, str]:
     """Return the horizon of a label's expressions and what it follows from, or None and why it is unknown."""
     if source.expressions is None or source.changed_by:
         return None, source.changed_by
@@ -146,7 +165,7 @@ def _read(source: LabelSource) -> tuple[int | None, str]:
         days, text = max((int(max(0, last_day_read(parse(e)))), e) for e in source.expressions)
     except ExpressionError as exc:
         return None, f"the label cannot be parsed: {str(exc).rstrip('.')}"
-    return days, f"the label {text} looks {counted(days, 'trading day')} ahead"
+    return days, f"the label {text} looks {counted(days, unit)} ahead"
 
 
 def _declared(task: Mapping[str, object], handler: object) -> int | None:

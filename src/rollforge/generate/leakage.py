@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import Days
+from rollforge.dates import Days, show_time
 from rollforge.errors import DataNotFound, RollforgeError, counted
 from rollforge.features.label_source import dataset_changes_label, label_source
 from rollforge.generate.backtests import backtest_config
@@ -105,7 +105,7 @@ def _leaks(sequence: Sequence[tuple[str, Segment]], calendar: Days, ahead: int) 
         (first, stop), (start, _) = interval.positions(calendar), next_interval.positions(calendar)
         reaching = min(ahead - (start - stop), stop - first)
         if reaching > 0:
-            dates = dict.fromkeys(str(calendar[place]) for place in (stop - reaching, stop - 1))
+            dates = dict.fromkeys(show_time(calendar[place]) for place in (stop - reaching, stop - 1))
             found.append(Leak(name, later, reaching, tuple(dates)))
     return found
 
@@ -214,7 +214,7 @@ def _dates(ranges: Sequence[tuple[int, int]], calendar: Days) -> tuple[str, ...]
     if not filled:
         return ()
     ends = min(first for first, _ in filled), max(stop for _, stop in filled) - 1
-    return tuple(dict.fromkeys(str(calendar[place]) for place in ends))
+    return tuple(dict.fromkeys(show_time(calendar[place]) for place in ends))
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,14 +316,14 @@ def _labels(
         findings.append(Finding("label", UNKNOWN, horizon.contradiction, "Correct label_horizon or remove it."))
     elif operators and horizon.declared is None:
         text = (
-            f"whether the label looks further ahead than {counted(horizon.days, 'trading day')} is not known: the operator "
+            f"whether the label looks further ahead than {counted(horizon.days, horizon.unit)} is not known: the operator "
             f"{operators[0]} is not one of Rollforge's, and its declared look-ahead is not checked."
         )
         findings.append(Finding("label", UNKNOWN, text, HOW_TO_DECLARE))
     leaks = _leaks(sequence, calendar, horizon.days)
     findings += [Finding("label", LEAK, *_leak_text(leak), days=leak.dates) for leak in leaks]
     if not leaks:
-        days = counted(horizon.days, "trading day")
+        days = counted(horizon.days, horizon.unit)
         findings.append(
             Finding(
                 "label", CLEAN, f"the label looks {days} ahead ({horizon.source}), and reaches into no later segment."
@@ -401,7 +401,7 @@ def _trained_later(places: _Places, calendar: Days) -> list[Finding]:
             if early > _length(_common(test, places[name])) and last < len(calendar):
                 text = (
                     f"{early} of {_length(test)} days of 'test' are before the end of {name!r} "
-                    f"on {calendar[last]}: the model is trained on later days than it predicts."
+                    f"on {show_time(calendar[last])}: the model is trained on later days than it predicts."
                 )
                 advice = "Test after train and valid; an average over such windows uses the future as well."
                 days = _dates(before, calendar)
@@ -450,7 +450,9 @@ def _universes(
     spans = [(a, b) for a, b in spans if a < b]
     if not spans:
         return [[] for _ in tasks]
-    first, last = calendar[min(a for a, _ in spans)], calendar[max(b for _, b in spans) - 1]
+    first, last = (
+        calendar[place].astype("M8[D]") for place in (min(a for a, _ in spans), max(b for _, b in spans) - 1)
+    )
     known: dict[str, list[Finding]] = {}
     made = []
     for task in tasks:

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from rollforge.build import locate
-from rollforge.dates import DayLike, read_timestamp
+from rollforge.dates import DayLike, end_of, read_bound, read_timestamp, start_of
 from rollforge.errors import RollforgeError, SegmentError, nearest, shown
 from rollforge.features.dataset import DatasetH
 from rollforge.generate.backtests import move_backtests
@@ -21,6 +21,7 @@ from rollforge.generate.label_horizon import LabelHorizon, known_horizon
 from rollforge.generate.segments import PATH, has_intervals, neighbours, ordered, validate_segments
 from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
+from rollforge.market.folder_files import frequency
 from rollforge.task import Definition
 
 __all__ = [
@@ -106,7 +107,7 @@ def truncated_segments(
     cut = dict(segments)
     try:
         if horizon is not None:
-            purge_segments(ta, cut, horizon.days or 0)
+            purge_segments(ta, cut, ta.steps_of(horizon.days or 0, horizon.freq))
         elif isinstance(trunc_days, int):
             trunc_segments(ta, cut, trunc_days, test_key)
     except OutsideCalendar as exc:
@@ -174,7 +175,7 @@ class RollingGen(TaskGen):
     Parameters
     ----------
     step : int
-        Length of a test window in trading days.
+        Length of a test window in trading days; with `freq`, in bars.
     rtype : str
         ``ROLL_SD`` ("sliding"): every segment moves and keeps its length. ``ROLL_EX`` ("expanding"): the train segment
         keeps its start and grows.
@@ -199,6 +200,9 @@ class RollingGen(TaskGen):
         backtest covers the days of all windows.
     calendar : array of dates, optional
         By default the current session's.
+    freq : str, optional
+        With intraday data, windows are made of whole days, or of bars if this is the frequency of the data, such as
+        ``60min``. "auto" counts the bars of the label either way.
 
     Examples
     --------
@@ -246,6 +250,7 @@ class RollingGen(TaskGen):
         roll_fit_window: bool = False,
         roll_backtest: bool = False,
         calendar: ArrayLike | None = None,
+        freq: str | None = None,
     ) -> None:
         if isinstance(step, bool) or not isinstance(step, int) or step < 1:
             raise SegmentError(f"must be a whole number of trading days, at least 1; found {step!r}.", path="step")
@@ -271,7 +276,8 @@ class RollingGen(TaskGen):
         self.clip_test_end = clip_test_end
         self.roll_fit_window = roll_fit_window
         self.roll_backtest = roll_backtest
-        self.ta = None if calendar is None else TimeAdjuster(calendar=calendar)
+        self.freq = None if freq is None else frequency(freq)
+        self.ta = None if calendar is None else TimeAdjuster(calendar=calendar, freq=freq)
 
     def count(self, task: Mapping[str, object]) -> int:
         """Return the maximum number of windows that :meth:`generate` returns.
@@ -320,7 +326,9 @@ class RollingGen(TaskGen):
     def _align(self, name: str, segment: Any) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
         if has_intervals(segment):
             raise SegmentError("has several intervals, which cannot roll; write one.", path=f"{PATH}.{name}")
-        start, end = segment if isinstance(segment, (list, tuple)) else (segment.start, segment.stop)
+        ends = segment if isinstance(segment, (list, tuple)) else (segment.start, segment.stop)
+        # Given by the user, a Timestamp at midnight is a day; those of the calendar are bars.
+        start, end = (None if one is None else read_bound(one) for one in ends) if self.ta.by_bars else ends
         # An end past the calendar becomes the calendar's last day: only a test end may be open.
         aligned: tuple[pd.Timestamp | None, pd.Timestamp | None] = self.ta.align_seg((start, end))
         if aligned[1] is None and name != self.test_key:
@@ -333,6 +341,7 @@ class RollingGen(TaskGen):
         start, end = kept[self.test_key]
         if self.clip_test_end and (end is None or end > last):
             kept[self.test_key] = (start, last)
+        kept = {name: self.ta.written(segment) for name, segment in kept.items()}
         TaskView(task).dataset_kwargs["segments"] = kept
         if self.roll_fit_window:
             move_fit_window(task, kept[self.train_key], add=True)
@@ -362,7 +371,7 @@ class RollingGen(TaskGen):
         segments = dict(TaskView(task).segments)
         test = segments[self.test_key]
         first_day = test.start if isinstance(test, slice) else test[0]
-        if first_day is not None and read_timestamp(first_day, f"{PATH}.{self.test_key}") > self.ta.max():
+        if first_day is not None and start_of(first_day, f"{PATH}.{self.test_key}") > self.ta.max():
             return  # the data are bounded by a day before the task's test segment
         horizon = purge_horizon(task, self.trunc_days)
         if horizon is not None:
@@ -373,7 +382,10 @@ class RollingGen(TaskGen):
         if end is None or self.clip_test_end:  # it had fewer days than the windows that follow it
             first = self.ta.align_idx(start) or 0
             segments[self.test_key] = (start, self.ta.get(first + self.step - 1))
-        last = self.ta.max() if test_end is None else read_timestamp(test_end, "test_end")
+        if test_end is None:
+            last = self.ta.max()
+        else:
+            last = end_of(test_end, "test_end") if self.ta.by_bars else read_timestamp(test_end, "test_end")
         yield from self._following(task, segments, last)
 
     def _following(self, template: Definition, segments: Segments, last: pd.Timestamp) -> Iterator[Definition]:

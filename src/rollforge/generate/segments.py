@@ -1,7 +1,8 @@
 """Read and validate the segments of a task.
 
 A segment is one interval, ``(first day, last day)``, or several: ``[(first day, last day), (first day, last day)]``, for
-example a training segment with a test segment in its middle.
+example a training segment with a test segment in its middle. Its days are whole days. With intraday data, a first or last
+day can have a time of day, which is that of the first or last bar.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import read_day, read_days
+from rollforge.dates import last_moment, read_bound, read_times, show_time, start_position, stop_position
 from rollforge.errors import DateError, SegmentError, nearest
 from rollforge.task import Document
 
@@ -42,9 +43,9 @@ class Segment(NamedTuple):
     """None means to its last day."""
 
     def positions(self, calendar: NDArray[np.datetime64]) -> tuple[int, int]:
-        """Return the half-open range of positions of its trading days in a calendar."""
-        first = 0 if self.start is None else int(np.searchsorted(calendar, self.start))
-        stop = len(calendar) if self.end is None else int(np.searchsorted(calendar, self.end, "right"))
+        """Return the half-open range of positions of its trading days, or bars, in a calendar."""
+        first = 0 if self.start is None else start_position(calendar, self.start)
+        stop = len(calendar) if self.end is None else stop_position(calendar, self.end)
         return first, stop
 
 
@@ -100,9 +101,9 @@ def intervals(name: str, segment: object, path: str = PATH) -> tuple[Segment, ..
     found = [_interval(f"{name}.{i}", part, path) for i, part in enumerate(segment)]
     found.sort(key=lambda s: (s.start is not None, s.start))
     for earlier, later in pairwise(found):
-        if earlier.end is None or later.start is None or later.start <= earlier.end:
-            shown = "is open" if earlier.end is None else f"ends on {earlier.end}"
-            begins = "is open" if later.start is None else f"starts on {later.start}"
+        if earlier.end is None or later.start is None or later.start <= last_moment(earlier.end):
+            shown = "is open" if earlier.end is None else f"ends on {show_time(earlier.end)}"
+            begins = "is open" if later.start is None else f"starts on {show_time(later.start)}"
             raise SegmentError(f"has intervals that overlap: one {shown}, another {begins}.", path=f"{path}.{name}")
     return tuple(found)
 
@@ -139,9 +140,9 @@ def days_text(segment: object) -> str:
 
 
 def _day(value: object) -> str:
-    """Return a day in ISO format; anything else is returned as text."""
+    """Return a day in ISO format, with the time of day if it has one; anything else is returned as text."""
     try:
-        return str(read_day(value))
+        return show_time(read_bound(value))
     except DateError:
         return str(value)
 
@@ -158,12 +159,12 @@ def _interval(name: str, segment: object, path: str) -> Segment:
             ends.append(None)
             continue
         try:
-            ends.append(read_day(value))
+            ends.append(read_bound(value))
         except DateError as exc:
             raise SegmentError(str(exc), path=f"{here}.{i}") from None
     start, end = ends
-    if start is not None and end is not None and start > end:
-        raise SegmentError(f"is inverted: it starts on {start} and ends on {end}.", path=here)
+    if start is not None and end is not None and start > last_moment(end):
+        raise SegmentError(f"is inverted: it starts on {show_time(start)} and ends on {show_time(end)}.", path=here)
     return Segment(start, end)
 
 
@@ -223,7 +224,7 @@ def next_pieces(sequence: Sequence[tuple[str, Segment]]) -> list[tuple[int, int]
         behind = [
             (start, other not in _FITTED_AND_TESTED, other, i)
             for i, (other, (start, _)) in enumerate(sequence)
-            if other != name and start is not None and start > end
+            if other != name and start is not None and start > last_moment(end)
         ]
         if behind:
             found.append((place, min(behind)[3]))  # of those that begin on the same day, prefer a standard name
@@ -262,19 +263,24 @@ def validate_segments(
                 f"there is no segment {name!r}.{nearest(name, segments)} There are: {', '.join(map(str, segments))}.",
                 path=path,
             )
-    days = read_days(calendar)
+    days = read_times(calendar)
     sequence = pieces(segments, path)
     for name, segment in sequence:
         first, stop = segment.positions(days)
         if first >= stop:
             raise SegmentError(
-                f"({segment.start}, {segment.end}) has no trading day: the calendar has {days[0]} to {days[-1]}.",
+                f"({_shown(segment.start)}, {_shown(segment.end)}) has no trading day: the calendar has "
+                f"{show_time(days[0])} to {show_time(days[-1])}.",
                 path=f"{path}.{name}",
             )
     apart = {*_FITTED_AND_TESTED, *needed}
     for (name, (_, end)), (later, (start, _)) in pairwise([s for s in sequence if s[0] in apart]):
-        if end is None or start is None or start <= end:
-            shown = "is open" if end is None else f"ends on {end}"
+        if end is None or start is None or start <= last_moment(end):
+            shown = "is open" if end is None else f"ends on {show_time(end)}"
             raise SegmentError(
-                f"overlaps with {later!r}: it {shown}, and {later!r} starts on {start}.", path=f"{path}.{name}"
+                f"overlaps with {later!r}: it {shown}, and {later!r} starts on {_shown(start)}.", path=f"{path}.{name}"
             )
+
+
+def _shown(bound: np.datetime64 | None) -> str:
+    return "None" if bound is None else show_time(bound)

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rollforge.build import resolve_references
 from rollforge.errors import ConfigError
 from rollforge.generate.segments import days_text, segments_of
+from rollforge.market.folder_files import frequency
+from rollforge.session import Session
 from rollforge.task import Definition, Document
 
-__all__ = ["TaskView"]
+__all__ = ["TaskView", "at_frequency"]
+
+
+def at_frequency(session: Session, tasks: Iterable[Document]) -> Session:
+    """Return a session whose frequency is that of the tasks' data, if they are given one.
+
+    Raises
+    ------
+    ConfigError
+        If two tasks have data of different frequencies: their windows and predictions are on different calendars.
+    """
+    found = dict.fromkeys(freq for task in tasks if (freq := TaskView(task).freq) is not None)
+    if len(found) > 1:
+        raise ConfigError(
+            f"The tasks have data of different frequencies: {', '.join(map(repr, found))}. Train them in experiments of "
+            "their own."
+        )
+    return session.with_(freq=next(iter(found), None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +107,19 @@ class TaskView:
         except ConfigError:
             return handler  # an invalid reference is reported when the task is built
         return filled if isinstance(filled, Mapping) else handler
+
+    @property
+    def freq(self) -> str | None:
+        """The frequency that the handler or its loader is given, such as ``60min``; None if neither is."""
+        kwargs = self.described_handler.get("kwargs")
+        loader = kwargs.get("data_loader") if isinstance(kwargs, Mapping) else None
+        for given in (kwargs, loader.get("kwargs") if isinstance(loader, Mapping) else None):
+            found = given.get("freq") if isinstance(given, Mapping) else None
+            if isinstance(found, Mapping):  # one for each group of columns, which have to be the same
+                found = next(iter(found.values()), None)
+            if isinstance(found, str):
+                return frequency(found)
+        return None
 
     @property
     def segments(self) -> Document:

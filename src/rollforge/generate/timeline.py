@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rollforge.dates import Days
+from rollforge.dates import Days, has_times, show_time
 from rollforge.generate.checks import NOT_CHECKED, Check, Leakage
 from rollforge.generate.findings import warning_texts
 from rollforge.generate.leakage import label_warnings, static_checks
@@ -24,13 +24,13 @@ class SegmentSpan:
     """One segment on the calendar."""
 
     start: np.datetime64
-    """First trading day."""
+    """First trading day; with intraday data, the time of the first bar."""
     end: np.datetime64
-    """Last trading day."""
+    """Last trading day, or time of the last bar."""
     days: int
-    """Number of trading days in the segment, which may have holes."""
+    """Number of trading days, or bars, in the segment, which may have holes."""
     intervals: tuple[tuple[np.datetime64, np.datetime64], ...] = ()
-    """First and last trading day of each interval, if the segment is written as several."""
+    """First and last trading day, or bar, of each interval, if the segment is written as several."""
 
     @property
     def parts(self) -> tuple[tuple[np.datetime64, np.datetime64], ...]:
@@ -38,7 +38,7 @@ class SegmentSpan:
         return self.intervals or ((self.start, self.end),)
 
     def __str__(self) -> str:
-        return ", ".join(f"{start} to {end}" for start, end in self.parts)
+        return ", ".join(f"{show_time(start)} to {show_time(end)}" for start, end in self.parts)
 
 
 def window_title(index: int, model: str = "") -> str:
@@ -183,10 +183,11 @@ def draw(windows: Sequence[Window], width: int = 80) -> list[str]:
         return []
     low, high = min(s.start for s in spans), max(s.end for s in spans)
     room = max(10, width - 6)
-    scale = (room - 1) / max(1, int((high - low) / np.timedelta64(1, "D")))
+    unit = np.timedelta64(1, "m" if has_times(np.asarray(low)) else "D")
+    scale = (room - 1) / max(1, int((high - low) / unit))
 
-    def at(day: np.datetime64) -> int:
-        return round(int((day - low) / np.timedelta64(1, "D")) * scale)
+    def at(time: np.datetime64) -> int:
+        return round(int((time - low) / unit) * scale)
 
     lines, model = [], ""
     for window in windows:
@@ -201,5 +202,5 @@ def draw(windows: Sequence[Window], width: int = 80) -> list[str]:
         lines.append(f"{window.index + 1:>4}  {''.join(row).rstrip()}")
     used = dict.fromkeys(name for w in windows for name in w.segments)
     legend = "   ".join(f"{_MARKS.get(name, '·')} {name}" for name in used)
-    ends = f"{low}{str(high).rjust(room - len(str(low)))}"
+    ends = f"{show_time(low)}{show_time(high).rjust(room - len(show_time(low)))}"
     return [f"{'':>6}{ends}", *lines, f"{'':>6}{legend}"]

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import ONE_DAY, Days
+from rollforge.dates import ONE_DAY, Days, has_times
 from rollforge.errors import DataError, counted
 from rollforge.market.append_summary import AppendSummary, Correction, NewDay
 from rollforge.market.bars import FACTOR_SOURCES, PRICES, OrderedTable, complete
@@ -92,6 +92,11 @@ def append_table(
     """
     table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
     rows = ordered(table)
+    if has_times(rows.calendar):
+        raise DataError(
+            f"{table.source} has several rows a day of an instrument, such as {rows.cell(0)}. Rows can be added to daily data "
+            "only."
+        )
     check_values(table, rows)
     given = frozenset(rows.values)
     notes = [*table.notes, *without_zeros(rows)]

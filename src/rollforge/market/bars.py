@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import Days
+from rollforge.dates import Times, show_time
 from rollforge.errors import DataError, counted
 from rollforge.market.conversion import Conversion
 
@@ -41,7 +41,8 @@ class OrderedTable:
     """A table sorted by instrument and day. All arrays except `codes` and `calendar` have one entry per row."""
 
     codes: list[str]
-    calendar: Days
+    calendar: Times
+    """The days, or the times of bars if an instrument has several rows a day."""
     code: NDArray[np.int64]
     """Position in `codes`."""
     day: NDArray[np.int64]
@@ -73,7 +74,7 @@ class OrderedTable:
 
     def cell(self, row: int) -> str:
         """Describe a row for messages."""
-        return f"{self.codes[self.code[row]]} on {self.calendar[self.day[row]]}"
+        return f"{self.codes[self.code[row]]} on {show_time(self.calendar[self.day[row]])}"
 
 
 def complete(rows: OrderedTable, known: Conversion | None = None) -> tuple[Conversion, list[str]]:

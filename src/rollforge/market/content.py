@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from rollforge.dates import DayLike
+from rollforge.dates import DayLike, has_times
 from rollforge.errors import DataError, counted
 from rollforge.market.folder_files import read_lines
 from rollforge.market.provider import Provider, open_provider
@@ -143,16 +143,19 @@ def _listed(noun: str, names: list[str]) -> str:
 
 def session_content(session: Session) -> DataContent | None:
     """Return the content of a session's data folder, cached if possible; None if the session has no data folder."""
-    return (
-        None if session.provider_uri is None else read_content(session.provider_uri, session.cache, session.data_until)
-    )
+    if session.provider_uri is None:
+        return None
+    return read_content(session.provider_uri, session.cache, session.data_until, session.freq)
 
 
 _known: dict[str, DataContent] = {}
 
 
 def read_content(
-    folder: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None, until: DayLike | None = None
+    folder: str | os.PathLike[str],
+    cache: str | os.PathLike[str] | None = None,
+    until: DayLike | None = None,
+    freq: str | None = None,
 ) -> DataContent:
     """Return the content of a data folder.
 
@@ -164,6 +167,8 @@ def read_content(
         Folder in which results are cached, keyed by the names, sizes and times of the data folder's files.
     until : date, optional
         Last day to read; by default all days are read.
+    freq : str, optional
+        Frequency of the calendar and the values; by default that of the folder.
 
     Raises
     ------
@@ -173,13 +178,15 @@ def read_content(
         If a file is damaged.
     """
     provider = open_provider(folder)
+    if freq is not None:
+        provider = provider.with_freq(freq)
     return provider_content(provider if until is None else provider.bounded(until), cache)
 
 
 def provider_content(provider: Provider, cache: str | os.PathLike[str] | None = None) -> DataContent:
     """Return the content that a provider reads: its version of the folder, up to its bound. See
     :func:`read_content`."""
-    key = f"{_FORMAT}-{provider.fingerprint()}"
+    key = f"{_FORMAT}-{provider.fingerprint()}{'' if provider.freq == 'day' else f'-{provider.freq}'}"
     if key not in _known:
         file = None if cache is None else Path(cache) / "content" / f"{key}.json"
         found = None if file is None else _kept(file)
@@ -215,7 +222,8 @@ def _read(provider: Provider) -> DataContent:
     years, starts = np.unique(calendar.astype("datetime64[Y]"), return_index=True)
     stops = [*starts[1:].tolist(), len(calendar)]
     of_years = [hashlib.blake2b(digest_size=_SHORT) for _ in years]
-    whole = hashlib.blake2b(np.ascontiguousarray(calendar.astype("<M8[D]")).tobytes(), digest_size=16)
+    unit = "<M8[s]" if has_times(calendar) else "<M8[D]"
+    whole = hashlib.blake2b(np.ascontiguousarray(calendar.astype(unit)).tobytes(), digest_size=16)
     universes = {}
     for name in provider.markets():
         mark = hashlib.blake2b(digest_size=16)
@@ -224,18 +232,19 @@ def _read(provider: Provider) -> DataContent:
         universes[name] = mark.hexdigest()
         whole.update(f"\0{name}\0{universes[name]}".encode())
     instruments, fields = {}, set[str]()
+    suffix = f".{provider.stem(provider.freq)}.bin"
     for code in sorted(_folders(provider)):
         if provider.until is not None and not provider.has(code):
             continue  # listed after the bound
         own = hashlib.blake2b(digest_size=16)
         folder = provider.location() / "features" / code
-        for name in sorted(f for f in os.listdir(folder) if f.endswith(".day.bin")):
+        for name in sorted(f for f in os.listdir(folder) if f.endswith(suffix)):
             series = provider.cut(code, (folder / name).read_bytes())
             if provider.until is not None and len(series) <= 4:
                 continue
             label = f"\0{code}\0{name}\0".encode()
             own.update(label + series)
-            fields.add(name.removesuffix(".day.bin"))
+            fields.add(name.removesuffix(suffix))
             first = _first_place(series)
             for i, (start, stop) in enumerate(zip(starts.tolist(), stops, strict=True)):
                 piece = series[4 * (1 + max(0, start - first)) : 4 * (1 + max(0, stop - first))]

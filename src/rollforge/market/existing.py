@@ -74,6 +74,11 @@ def read_existing(folder: Path) -> ExistingData:
         If a calendar or a series is damaged.
     """
     provider = Provider(folder)
+    if provider.freq != "day":
+        raise DataError(
+            f"{folder} has bars of the frequency {provider.freq!r}. Rows can be added to daily data only; import the whole "
+            "table again."
+        )
     calendar = provider.calendar()
     heads: dict[str, dict[str, tuple[int, int]]] = {}
     root = folder / "features"

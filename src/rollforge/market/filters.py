@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import read_day
+from rollforge.dates import read_day, start_position, stop_position
 from rollforge.errors import ConfigError
 from rollforge.kinds import Kind
 
@@ -73,9 +73,9 @@ class SeriesDFilter(BaseDFilter):
         """Return where the rule holds, and True outside the filter's range."""
         inside = np.ones(len(days), bool)
         if self.filter_start_time is not None:
-            inside &= days >= self.filter_start_time
+            inside[: start_position(days, self.filter_start_time)] = False
         if self.filter_end_time is not None:
-            inside &= days <= self.filter_end_time
+            inside[stop_position(days, self.filter_end_time) :] = False
         kept = np.ones((len(codes), len(days)), bool)
         if inside.any():
 

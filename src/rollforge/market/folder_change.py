@@ -170,7 +170,7 @@ def change_files(folder: Path, changed: Mapping[str, bytes]) -> None:
 def remove_folder(folder: Path) -> None:
     """Delete a data folder, if it exists: first the calendar, so that readers notice."""
     if folder.exists():
-        (folder / "calendars" / "day.txt").unlink(missing_ok=True)
+        shutil.rmtree(folder / "calendars", ignore_errors=True)
         shutil.rmtree(folder)
 
 

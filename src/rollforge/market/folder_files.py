@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rollforge.dates import FIRST_DAY, LAST_DAY, Days, clock, read_day, read_moment
+from rollforge.dates import FIRST_DAY, LAST_DAY, Times, has_times, read_day, read_moment, show_time
 from rollforge.errors import DataError
 from rollforge.limits import LIMITS, read_bytes
 from rollforge.paths import RESERVED
@@ -28,6 +28,7 @@ __all__ = [
     "first_day",
     "folder_name",
     "frequency",
+    "is_intraday",
     "is_one_name",
     "last_value",
     "read_calendar",
@@ -35,6 +36,7 @@ __all__ = [
     "read_market",
     "read_member",
     "series_file",
+    "usual_frequency",
 ]
 
 log = logging.getLogger(__name__)
@@ -165,19 +167,46 @@ def last_value(file: str, days: int, limit: int) -> int:
 
 
 def frequency(freq: str) -> str:
-    """Return the name of a frequency in the data folder: ``day`` for ``1d`` and so on.
+    """Return the usual name of a frequency: ``day`` for ``1d``, ``60min`` for ``1h``.
 
     Raises
     ------
     DataError
-        If the frequency is shorter than a day.
+        If the frequency is shorter than a minute.
+
+    Examples
+    --------
+    >>> frequency("1D"), frequency("5 minutes"), frequency("1h"), frequency("min")
+    ('day', '5min', '60min', '1min')
     """
     name = re.sub(r"\s", "", str(freq)).lower()
-    if re.fullmatch(r"1?d(ay)?", name):
+    if re.fullmatch(r"1?d(ays?)?", name):
         return "day"
-    if re.fullmatch(r"\d*(m|min|minute|h|hour|s|sec|second|tick)s?", name):
-        raise DataError(f"Rollforge works with daily bars; the frequency {freq!r} is shorter than a day. Use 'day'.")
+    found = re.fullmatch(r"(\d*)(m|min|minute|h|hour)s?", name)
+    if found is not None:
+        return f"{int(found[1] or 1) * (60 if found[2][0] == 'h' else 1)}min"
+    if re.fullmatch(r"\d*(s|sec|second|tick)s?", name):
+        raise DataError(f"The frequency {freq!r} is shorter than a minute. The shortest one is '1min'.")
     return name
+
+
+def is_intraday(freq: str) -> bool:
+    """Return whether a frequency, as :func:`frequency` names it, is shorter than a day."""
+    return freq.endswith("min")
+
+
+def usual_frequency(points: Times) -> str:
+    """Return the name of the frequency of points: ``day``, or ``60min`` if the closest two bars are an hour apart.
+
+    Examples
+    --------
+    >>> usual_frequency(np.array(["2024-01-02T10:30", "2024-01-02T11:30", "2024-01-03T10:30"], "M8[s]"))
+    '60min'
+    """
+    if not has_times(points):
+        return "day"
+    closest = np.diff(points).min() if len(points) > 1 else np.timedelta64(1, "m")
+    return f"{max(1, int(closest / np.timedelta64(1, 'm')))}min"
 
 
 def read_lines(file: Path) -> list[tuple[int, str]]:
@@ -190,35 +219,39 @@ def read_lines(file: Path) -> list[tuple[int, str]]:
     return [(i, line) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
 
 
-def read_calendar(file: Path) -> Days:
-    """Return the days of a calendar file.
+def read_calendar(file: Path, freq: str = "day") -> Times:
+    """Return the days of a calendar file or, if its frequency is shorter, the times of its bars.
 
     Raises
     ------
     DataError
-        If a line is not a day, or the days are not in ascending order, one per line.
+        If a line is not a date, or the lines are not in ascending order.
     """
     lines = read_lines(file)
     LIMITS["calendar_lines"].check(len(lines), f"{file} has", error=DataError)
     moments = [read_moment(line, f"{file}, line {number}") for number, line in lines]
     if not moments:
         raise DataError(f"{file} contains no days.")
-    days = np.array([m.day for m in moments], "datetime64[D]")
-    steps = np.diff(days)
-    if not (steps > np.timedelta64(0, "D")).all():
+    intraday = is_intraday(frequency(freq))
+    points: Times = np.array([m.day for m in moments], "datetime64[D]")
+    if intraday:
+        points = points + np.array([round(m.seconds) for m in moments], "timedelta64[s]")
+    steps = np.diff(points).astype(np.int64)
+    if not (steps > 0).all():
         at = int(np.argmin(steps)) + 1
-        if days[at] == days[at - 1] and moments[at].seconds != moments[at - 1].seconds:
+        one, other = show_time(points[at - 1]), show_time(points[at])
+        if not intraday and one == other and moments[at].seconds != moments[at - 1].seconds:
             raise DataError(
-                f"{file} contains several times of one day ({clock(moments[at - 1].seconds)} and "
-                f"{clock(moments[at].seconds)} of {days[at]}), but Rollforge needs daily bars: one line per day."
+                f"{file} contains several times of {one}, but a calendar of this name has one line per day. Bars within a "
+                "day belong to a calendar such as calendars/60min.txt."
             )
-        raise DataError(f"{file}: the days must be in ascending order, but {days[at]} comes after {days[at - 1]}.")
-    if days[0] < FIRST_DAY or days[-1] > LAST_DAY:
-        wrong = days[0] if days[0] < FIRST_DAY else days[-1]
+        raise DataError(f"{file}: the lines must be in ascending order, but {other} comes after {one}.")
+    if points[0] < FIRST_DAY or points[-1].astype("datetime64[D]") > LAST_DAY:
+        wrong = points[0] if points[0] < FIRST_DAY else points[-1]
         raise DataError(
-            f"{file}: {wrong} is outside {FIRST_DAY} to {LAST_DAY}, the range of days that a calendar may contain."
+            f"{file}: {show_time(wrong)} is outside {FIRST_DAY} to {LAST_DAY}, the range of days that a calendar may contain."
         )
-    return days
+    return points
 
 
 def read_member(file: Path, number: int, line: str) -> tuple[str, Span, list[str]]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import Days, read_day, read_days
+from rollforge.dates import Times, has_times, read_day, read_times, show_time
 from rollforge.errors import DataError, shown
-from rollforge.market.folder_files import check_folders, folder_name
+from rollforge.market.folder_files import check_folders, folder_name, frequency, is_intraday
 from rollforge.paths import name_problem
 
 __all__ = ["write_folder"]
@@ -20,9 +20,10 @@ __all__ = ["write_folder"]
 
 def write_folder(
     path: str | os.PathLike[str],
-    calendar: Days | Sequence[str | dt.date],
+    calendar: Times | Sequence[str | dt.date],
     series: Mapping[str, tuple[int, Mapping[str, NDArray[np.generic]]]],
     universes: Mapping[str, Mapping[str, Sequence[tuple[object, object]]]],
+    freq: str = "day",
 ) -> None:
     """Write a data folder.
 
@@ -31,11 +32,13 @@ def write_folder(
     path : path
         The folder; it is created if it does not exist.
     calendar : array of datetime64
-        All trading days, ascending.
+        All trading days, ascending, or the times of all bars.
     series : mapping
         Code -> (position of its first day in the calendar, {field: values from that day on}).
     universes : mapping
         Name -> {code: [(first day, last day), …]}.
+    freq : str
+        Frequency of the calendar and of the values, such as ``60min``.
 
     Raises
     ------
@@ -47,13 +50,18 @@ def write_folder(
     _check_names(series, universes)
     for code, (_, fields) in series.items():
         _check_sizes(code, fields)
-    days = read_days(calendar, "calendar")
+    freq = frequency(freq)
+    points = read_times(calendar, "calendar")
+    if has_times(points) and not is_intraday(freq):
+        raise DataError(f"The calendar has times of day ({show_time(points[0])}), but its frequency is {freq!r}.")
+    written = points.astype("datetime64[s]" if is_intraday(freq) else "datetime64[D]")
+    lines = [f"{point}\n".replace("T", " ") for point in written]
     for folder in ("calendars", "instruments", "features"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    (root / "calendars" / "day.txt").write_text("".join(f"{d}\n" for d in days), encoding="utf-8")
+    (root / "calendars" / f"{freq}.txt").write_text("".join(lines), encoding="utf-8")
     for name, members in universes.items():
-        lines = (f"{code}\t{read_day(a)}\t{read_day(b)}\n" for code, spans in sorted(members.items()) for a, b in spans)
-        (root / "instruments" / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+        rows = (f"{code}\t{read_day(a)}\t{read_day(b)}\n" for code, spans in sorted(members.items()) for a, b in spans)
+        (root / "instruments" / f"{name}.txt").write_text("".join(rows), encoding="utf-8")
     for code, (first, fields) in series.items():
         place = root / "features" / folder_name(code)
         place.mkdir(exist_ok=True)
@@ -61,7 +69,7 @@ def write_folder(
             block = np.empty(len(values) + 1, "<f4")
             block[0] = first
             block[1:] = values
-            block.tofile(place / f"{name}.day.bin")
+            block.tofile(place / f"{name}.{freq}.bin")
 
 
 def _check_names(

@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.dates import clock
+from rollforge.dates import has_times, show_time
 from rollforge.errors import DataError, DataNotFound, counted, nearest
 from rollforge.market.bars import OrderedTable, complete
 from rollforge.market.columns import CODE, DATE
 from rollforge.market.conversion import CONVERSION_FILE
-from rollforge.market.folder_files import check_folders
+from rollforge.market.folder_files import check_folders, usual_frequency
 from rollforge.market.folder_writer import write_folder
 from rollforge.market.new_folder import FolderSummary, new_folder
 from rollforge.market.price_table import Table, read_table
@@ -49,12 +49,13 @@ def import_table(
     encoding: str = "utf-8",
     overwrite: bool = False,
 ) -> FolderSummary:
-    """Write a table of daily values as a data folder, and return a summary.
+    """Write a table of daily or intraday values as a data folder, and return a summary.
 
     The columns of instrument and day are detected by common names (``instrument``, ``symbol``, ``ticker``, ``code``,
     ``name`` …; ``datetime``, ``date``, ``trade_date`` …), ignoring case. Every other numeric column becomes a field,
     with its name in lower case. The calendar consists of all days of the table; each instrument ranges from its first
-    to its last day, with NaN on days without a row.
+    to its last day, with NaN on days without a row. If an instrument has several rows a day, the rows are bars: the calendar
+    has their times, and is named by their distance, such as ``60min``.
 
     The values are converted to Qlib's convention, as described in the summary's notes. With ``adj_close`` in addition
     to ``close``, or with ``adj_factor``, prices are multiplied by a factor, volume is divided by it, and it is stored
@@ -89,13 +90,14 @@ def import_table(
         If the source does not exist.
     DataError
         If the table is invalid: it is empty, has no column of instruments or days, or contains an invalid date, text in
-        a numeric column, a negative price, a duplicate day, intraday bars, a day years away from all others, or a code
-        that is not a valid folder name. Nothing has been written.
+        a numeric column, a negative price, a duplicate day, a day years away from all others, or a code that is not a valid
+        folder name. Nothing has been written.
     """
     table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
     rows = ordered(table)
     check_values(table, rows)
-    notes = [*table.notes, *_odd_days(table, rows), *without_zeros(rows)]
+    odd = [] if has_times(rows.calendar) else _odd_days(table, rows)
+    notes = [*table.notes, *odd, *without_zeros(rows)]
     conversion, converted = complete(rows)
     notes += converted
     first = np.searchsorted(rows.code, np.arange(len(rows.codes)), side="left")
@@ -120,7 +122,7 @@ def import_table(
         series[code] = (begin, fields)
         cells += days
     with new_folder(path, overwrite=overwrite) as draft:
-        write_folder(draft, rows.calendar, series, members)
+        write_folder(draft, rows.calendar, series, members, usual_frequency(rows.calendar))
         whole = tuple(name for name, codes in {market: None, **(universes or {})}.items() if codes is None)
         kept = replace(conversion, universes=whole)
         (draft / CONVERSION_FILE).write_text(kept.to_text(), encoding="utf-8")
@@ -131,6 +133,7 @@ def import_table(
         fields=tuple(rows.values),
         first=rows.calendar[0],
         last=rows.calendar[-1],
+        freq=usual_frequency(rows.calendar),
         rows=cells,
         missing=missing,
         notes=tuple(notes),
@@ -165,10 +168,12 @@ def _check_codes(codes: Sequence[str]) -> None:
 def ordered(table: Table) -> OrderedTable:
     """Return a table sorted by instrument and day, with its values as floats.
 
+    If an instrument has rows at several times of a day, they are sorted by time.
+
     Raises
     ------
     DataError
-        If a code is not a valid folder name, or there is more than one row per instrument and day.
+        If a code is not a valid folder name, or there is more than one row per instrument and time.
     """
     frame = table.frame
     code, names = pd.factorize(frame[CODE], sort=True)
@@ -176,22 +181,19 @@ def ordered(table: Table) -> OrderedTable:
     _check_codes(codes)
     dates = frame[DATE].to_numpy().astype("datetime64[D]")
     calendar, day = np.unique(dates, return_inverse=True)
-    order = np.lexsort((table.seconds, day, code))
+    order, twice = _by_time(code, day)
+    if twice.size and (table.seconds[order[twice]] != table.seconds[order[twice + 1]]).any():
+        times = dates + np.round(table.seconds).astype("timedelta64[s]")
+        calendar, day = np.unique(times, return_inverse=True)
+        order, twice = _by_time(code, day)
     code, day = code[order].astype(np.int64), day[order].astype(np.int64)
-    twice = np.flatnonzero((np.diff(code) == 0) & (np.diff(day) == 0))
     if twice.size:
-        times = table.seconds[order]
-        if (times[twice] != times[twice + 1]).any():
-            i = int(twice[np.argmax(times[twice] != times[twice + 1])])
-            raise DataError(
-                f"{table.source} contains intraday bars ({codes[code[i]]} has {clock(times[i])} and "
-                f"{clock(times[i + 1])} of {calendar[day[i]]}), but Rollforge needs daily bars. Aggregate them "
-                "to one row per instrument and day."
-            )
-        shown = [f"{codes[code[i]]} on {calendar[day[i]]} ({table.where(order[i + 1])})" for i in twice[:5]]
+        shown = [f"{codes[code[i]]} on {show_time(calendar[day[i]])} ({table.where(order[i + 1])})" for i in twice[:5]]
         more = f" and {twice.size - 5} more" if twice.size > 5 else ""
+        period = "time" if has_times(calendar) else "day"
         raise DataError(
-            f"{table.source} has more than one row per instrument and day: {', '.join(shown)}{more}. Remove the duplicates."
+            f"{table.source} has more than one row per instrument and {period}: {', '.join(shown)}{more}. Remove the "
+            "duplicates."
         )
     values = {
         str(name): frame[name].to_numpy(np.float64, na_value=np.nan)[order]
@@ -199,6 +201,12 @@ def ordered(table: Table) -> OrderedTable:
         if name not in (CODE, DATE)
     }
     return OrderedTable([c.upper() for c in codes], calendar, code, day, values, order)
+
+
+def _by_time(code: NDArray[np.intp], time: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the order of rows by instrument and time, and the places in it that the next row has the same of both."""
+    order = np.lexsort((time, code))
+    return order, np.flatnonzero((np.diff(code[order]) == 0) & (np.diff(time[order]) == 0))
 
 
 def check_values(table: Table, rows: OrderedTable) -> None:
@@ -218,7 +226,7 @@ def check_values(table: Table, rows: OrderedTable) -> None:
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
             raise DataError(
-                f"{name} of {rows.codes[rows.code[i]]} on {rows.calendar[rows.day[i]]} {what} ({values[i]:g}); "
+                f"{name} of {rows.cell(i)} {what} ({values[i]:g}); "
                 f"{counted(int(bad.sum()), 'such value')} in {table.source}. Correct the source."
             )
 

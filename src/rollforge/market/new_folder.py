@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rollforge.dates import show_time
 from rollforge.disk import sync, sync_file_system
 from rollforge.errors import DataError
 from rollforge.market.folder_change import exchange, folder_lock, remove_folder
@@ -31,21 +32,24 @@ class FolderSummary:
     """Length of the calendar."""
     fields: tuple[str, ...]
     first: np.datetime64
-    """First trading day."""
+    """First trading day, or bar."""
     last: np.datetime64
-    """Last trading day."""
+    """Last trading day, or bar."""
     rows: int
     """Number of instrument-days between the first and the last day of each instrument."""
     missing: Mapping[str, int] = field(default_factory=dict)
     """Field -> number of `rows` without a value."""
+    freq: str = "day"
+    """Frequency of the values, such as ``60min``."""
     notes: tuple[str, ...] = ()
     """Notes on computed and omitted fields."""
 
     def __str__(self) -> str:
         """Return the summary in one line, followed by one line per note."""
         gaps = max(self.missing.values(), default=0)
+        unit = "days" if self.freq == "day" else f"bars of {self.freq}"
         lines = [
-            f"{self.instruments} instruments x {self.days} days, {self.first} to {self.last}, "
+            f"{self.instruments} instruments x {self.days} {unit}, {show_time(self.first)} to {show_time(self.last)}, "
             f"fields {', '.join(self.fields)}; {gaps} of {self.rows} rows with gaps"
         ]
         return "\n  ".join([*lines, *self.notes])

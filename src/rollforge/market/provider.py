@@ -2,7 +2,8 @@
 
 ``calendars/day.txt`` (one day per line), ``instruments/NAME.txt`` (tab-separated code, first day, last day; a code may
 have several lines), ``features/<code in lower case>/<field>.day.bin`` (little-endian float32; the first value is the
-calendar index of the first day, the rest are the values from that day on).
+calendar index of the first day, the rest are the values from that day on). Intraday data have ``calendars/60min.txt``
+(the time of one bar per line) and ``<field>.60min.bin``; a folder may have several frequencies.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import DayLike, Days, read_day
+from rollforge.dates import DayLike, Times, read_day, stop_position
 from rollforge.errors import DataError, DataNotFound, nearest, shown
 from rollforge.limits import LIMITS, read_bytes
 from rollforge.market.folder_change import previous_locations
@@ -64,7 +65,7 @@ class FieldBlock:
     """Values of one field for some instruments and days of the calendar."""
 
     values: NDArray[np.float32]
-    """(instruments, days); NaN if there is no value."""
+    """(instruments, days or bars); NaN if there is no value."""
     begin: NDArray[np.int64]
     """First day of each instrument's file, as a position among the requested days."""
     end: NDArray[np.int64]
@@ -80,19 +81,44 @@ class Provider:
     """
 
     path: Path
+    freq: str = field(init=False, default="day")
+    """Frequency that is meant where none is given: ``day`` if the folder has such a calendar, or else its only one."""
     until: np.datetime64 | None = field(init=False, default=None)
-    """Last trading day that is read, see :meth:`bounded`; None: all days."""
+    """Last trading day, or bar, that is read, see :meth:`bounded`; None: all."""
     _whole: Provider | None = field(init=False, default=None, repr=False, compare=False)
     _bounded: dict[np.datetime64, Provider] = field(init=False, default_factory=dict, repr=False, compare=False)
     _lives: dict[tuple[str, str], tuple[int, int]] = field(init=False, default_factory=dict, repr=False, compare=False)
     _pin: _Pin = field(init=False, repr=False, compare=False)
-    _calendars: dict[tuple[str, bool], Days] = field(default_factory=dict, repr=False)
+    _calendars: dict[tuple[str, bool], Times] = field(default_factory=dict, repr=False)
+    _stems: dict[str, str] = field(init=False, default_factory=dict, repr=False, compare=False)
+    _others: dict[str, Provider] = field(init=False, default_factory=dict, repr=False, compare=False)
     _markets: dict[str, dict[str, list[Span]]] = field(default_factory=dict, repr=False)
     _fingerprint: str = field(default="", repr=False)
     _fingerprint_until: float = field(default=-math.inf, repr=False)
 
     def __post_init__(self) -> None:
         self._pin = _Pin(self.path)
+        known = _calendar_files(self.path)
+        if "day" not in known and len(known) == 1:
+            (self.freq,) = known
+
+    def with_freq(self, freq: str) -> Provider:
+        """Return a reader of the same version of the folder whose :attr:`freq` is another one.
+
+        Raises
+        ------
+        DataError
+            If the frequency is invalid.
+        """
+        name = frequency(freq)
+        if name == self.freq:
+            return self
+        if name not in self._others:
+            made = Provider(self.path)
+            made.freq, made.until, made._pin = name, self.until, self._pin
+            made._whole = None if self._whole is None else self._whole.with_freq(name)
+            self._others[name] = made
+        return self._others[name]
 
     def bounded(self, day: DayLike) -> Provider:
         """Return a reader of the same version of the folder that behaves as if its data ended on `day`.
@@ -113,15 +139,18 @@ class Provider:
         """
         limit = read_day(day, "day")
         calendar = self.calendar()
-        if limit < calendar[0]:
-            raise DataError(f"There are no data up to {limit}: the calendar of {self.path} starts on {calendar[0]}.")
-        until = calendar[np.searchsorted(calendar, limit, "right") - 1]
+        stop = stop_position(calendar, limit)
+        if not stop:
+            raise DataError(
+                f"There are no data up to {limit}: the calendar of {self.path} starts on {calendar[0].astype('M8[D]')}."
+            )
+        until = calendar[stop - 1]
         whole = self._whole or self
         if until not in whole._bounded:
             while len(whole._bounded) >= _BOUNDS_KEPT:
                 whole._bounded.pop(next(iter(whole._bounded)), None)
             made = Provider(self.path)
-            made.until, made._whole, made._pin = until, whole, whole._pin
+            made.freq, made.until, made._whole, made._pin = whole.freq, until, whole, whole._pin
             whole._bounded[until] = made
         return whole._bounded[until]
 
@@ -130,13 +159,13 @@ class Provider:
         changed since."""
         return self._pin.location()
 
-    def calendar(self, freq: str = "day", *, future: bool = False) -> Days:
-        """Return the trading days, ascending, as datetime64[D].
+    def calendar(self, freq: str | None = None, *, future: bool = False) -> Times:
+        """Return the trading days, ascending, as datetime64[D], or the times of intraday bars, as datetime64[s].
 
         Parameters
         ----------
-        freq : str
-            Name of the calendar.
+        freq : str, optional
+            Frequency, which is the name of the calendar; by default :attr:`freq`.
         future : bool
             True reads ``day_future.txt``, which includes future days, if it exists. A bounded provider has no future
             days, because the folder does not record when they were announced.
@@ -146,13 +175,13 @@ class Provider:
         DataNotFound
             If the calendar does not exist.
         DataError
-            If a line is not a date, the days are not ascending, or `freq` is shorter than a day.
+            If a line is not a date, the lines are not ascending, or `freq` is shorter than a minute.
         """
-        freq = frequency(freq)
+        freq = self.freq if freq is None else frequency(freq)
         key = (freq, future)
         if self._whole is not None and key not in self._calendars:
             whole = self._whole.calendar(freq, future=future)
-            self._calendars[key] = whole[: int(np.searchsorted(whole, np.asarray(self.until), "right"))]
+            self._calendars[key] = whole[: stop_position(whole, self.until)]
         if key not in self._calendars:
             days = self._pin.read(lambda place: self._read_calendar(place, freq, future=future))
             if days is None:
@@ -160,17 +189,26 @@ class Provider:
             self._calendars[key] = days
         return self._calendars[key]
 
-    def _read_calendar(self, place: Path, freq: str, *, future: bool) -> Days | None:
+    def _read_calendar(self, place: Path, freq: str, *, future: bool) -> Times | None:
         """Return a calendar; None if future days are requested and there are none."""
-        file = place / "calendars" / f"{freq}{'_future' if future else ''}.txt"
-        if future and not os.path.isfile(file):
-            return None
-        if not is_one_name(freq) or not os.path.isfile(file):  # also False for an invalid file name
-            known = sorted(p.stem for p in (place / "calendars").glob("*.txt"))
+        files = _calendar_files(place)
+        if freq not in files:
             raise DataNotFound(
-                f"There is no calendar {freq + '_future' * future!r} in {self.path}. Known: {', '.join(known) or 'none'}."
+                f"There is no calendar {freq!r} in {self.path}. Known: {', '.join(sorted(files)) or 'none'}."
             )
-        return read_calendar(file)
+        file = files[freq]
+        if future:
+            file = file.with_name(f"{file.stem}_future.txt")
+            if not os.path.isfile(file):
+                return None
+        return read_calendar(file, freq)
+
+    def stem(self, freq: str) -> str:
+        """Return a frequency as the names of the folder's files spell it: ``1h`` if its calendar is ``1h.txt``."""
+        if freq not in self._stems:
+            file = _calendar_files(self.location()).get(freq)
+            self._stems[freq] = freq if file is None else file.stem
+        return self._stems[freq]
 
     def markets(self) -> list[str]:
         """Return the names of the universes."""
@@ -196,7 +234,7 @@ class Provider:
     def _clipped(self, market: str, members: Mapping[str, Sequence[Span]]) -> dict[str, list[Span]]:
         """Return the members up to the bound."""
         assert self._whole is not None
-        calendar = self._whole.calendar()
+        calendar = self._whole.calendar().astype("datetime64[D]")
         last = calendar[len(self.calendar()) - 1]
         found: dict[str, list[Span]] = {}
         for code, spans in members.items():
@@ -204,9 +242,9 @@ class Provider:
             for start, end in spans:
                 stop = end
                 if end > last:
-                    first, stop_at = self._whole._life(code, "day")
+                    first, stop_at = self._whole._life(code, self.freq)
                     if stop_at > first and (calendar[first], calendar[stop_at - 1]) == (start, end):
-                        stop_at = self._life(code, "day")[1]
+                        stop_at = self._life(code, self.freq)[1]
                         stop = calendar[stop_at - 1] if stop_at > first else last
                     else:
                         stop = last
@@ -251,7 +289,7 @@ class Provider:
     def _begins(self, file: str) -> bool:
         """Return whether a file of values begins up to the bound."""
         assert self._whole is not None
-        freq = file.split(".")[-2]
+        freq = frequency(file.split(".")[-2])
         try:
             first, stop = check_series(file, len(self._whole.calendar(freq)))
             return first < min(stop, len(self.calendar(freq)))
@@ -280,7 +318,7 @@ class Provider:
             return False
         if self.until is None:
             return True
-        begin, end = self._life(code, "day")
+        begin, end = self._life(code, self.freq)
         return end > begin
 
     def _life(self, code: str, freq: str) -> tuple[int, int]:
@@ -298,7 +336,7 @@ class Provider:
         return self._lives[key]
 
     def cut(self, code: str, series: bytes) -> bytes:
-        """Return the bytes of a daily series of an instrument up to the bound."""
+        """Return the bytes of a series of an instrument, of the frequency :attr:`freq`, up to the bound."""
         if self._whole is None or len(series) < 4:
             return series
         first = struct.unpack("<f", series[:4])[0]
@@ -307,14 +345,14 @@ class Provider:
             return series
         stop = limit
         if first < limit and math.isnan(struct.unpack_from("<f", series, 4 * (limit - int(first)))[0]):
-            stop = self._life(code, "day")[1]
+            stop = self._life(code, self.freq)[1]
         return series[: 4 * (1 + max(0, stop - int(first)))]
 
     def _read_life(self, folder: Path, freq: str) -> tuple[int, int]:
         days = len(self.calendar(freq))
         begin, end = days, 0
         for name in os.listdir(folder) if folder.is_dir() else []:
-            if name.endswith(f".{freq}.bin"):
+            if name.endswith(f".{self.stem(freq)}.bin"):
                 first, stop = check_series(f"{folder}/{name}", days)
                 begin, end = min(begin, first), max(end, stop)
         return (begin, end) if end > begin else (0, 0)
@@ -327,7 +365,7 @@ class Provider:
             return (begin, last) if last <= limit else (0, 0)
         end = 0
         for name in os.listdir(folder) if folder.is_dir() else []:
-            if name.endswith(f".{freq}.bin"):
+            if name.endswith(f".{self.stem(freq)}.bin"):
                 end = max(end, last_value(f"{folder}/{name}", days, limit))
                 if end == limit:
                     break
@@ -337,7 +375,7 @@ class Provider:
         return _feature_folders(self.location())
 
     def spans(
-        self, name: str, codes: Sequence[str], start: int, stop: int, freq: str = "day"
+        self, name: str, codes: Sequence[str], start: int, stop: int, freq: str | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the half-open range of the days [start, stop) on which each instrument has a field.
 
@@ -345,7 +383,7 @@ class Provider:
         """
         return self._scan(name, codes, start, stop, freq, None)
 
-    def read(self, name: str, codes: Sequence[str], start: int, stop: int, freq: str = "day") -> FieldBlock:
+    def read(self, name: str, codes: Sequence[str], start: int, stop: int, freq: str | None = None) -> FieldBlock:
         """Return a field of some instruments on the days [start, stop) of the calendar.
 
         Parameters
@@ -356,6 +394,8 @@ class Provider:
             Instruments, in the order of the result's rows.
         start, stop : int
             Half-open range of positions in the calendar.
+        freq : str, optional
+            Frequency; by default :attr:`freq`.
 
         Raises
         ------
@@ -369,18 +409,25 @@ class Provider:
         return FieldBlock(values.astype(np.float32, copy=False), begin, end)
 
     def _scan(
-        self, name: str, codes: Sequence[str], start: int, stop: int, freq: str, values: NDArray[np.float32] | None
+        self,
+        name: str,
+        codes: Sequence[str],
+        start: int,
+        stop: int,
+        freq: str | None,
+        values: NDArray[np.float32] | None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         begin = np.zeros(len(codes), np.int64)
         end = np.zeros(len(codes), np.int64)
-        freq = frequency(freq)
+        freq = self.freq if freq is None else frequency(freq)
         found = False
+        stem = self.stem(freq)
         limit = len(self.calendar(freq))
         days = limit if self._whole is None else len(self._whole.calendar(freq))
         root = self.path / "features"
         check_shared_folder(codes, "The list of instruments")
         for i, code in enumerate(codes):
-            path = series_file(root, code, name, freq)
+            path = series_file(root, code, name, stem)
             file = self._opened(path)
             if file is None:
                 continue
@@ -442,10 +489,21 @@ class Provider:
         if self._whole is not None:
             self._whole.refresh()
         self._calendars.clear()
+        self._stems.clear()
         self._markets.clear()
         self._bounded.clear()
         self._lives.clear()
         self._fingerprint_until = -math.inf
+
+
+def _calendar_files(place: Path) -> dict[str, Path]:
+    """Return the calendars of a folder: usual name of the frequency -> file."""
+    found: dict[str, Path] = {}
+    for file in sorted((place / "calendars").glob("*.txt")):
+        if not file.stem.endswith("_future") and os.path.isfile(file):
+            with contextlib.suppress(DataError):  # seconds and ticks
+                found.setdefault(frequency(file.stem), file)
+    return found
 
 
 def _feature_folders(place: Path) -> list[str]:
@@ -541,12 +599,12 @@ class _Pin:
         if self._handle is None:
             return
         try:
-            os.stat("calendars/day.txt", dir_fd=self._handle)
+            os.stat("calendars", dir_fd=self._handle)
         except FileNotFoundError:
             self._refuse_another()
 
     def _refuse_another(self) -> None:
-        if os.path.isfile(self._path / "calendars" / "day.txt"):
+        if _calendar_files(self._path):
             raise DataError(f"{self._path} was replaced while it was being read. Start again to read the new version.")
 
 
@@ -557,7 +615,8 @@ _open: dict[str, tuple[tuple[int, ...], Provider]] = {}
 
 def folder_stamp(folder: Path) -> tuple[int, ...]:
     """Return modification times that change with the calendar, a universe or the list of instruments."""
-    parts = [folder / "calendars" / "day.txt", folder / "features", *sorted((folder / "instruments").glob("*.txt"))]
+    lists = [*sorted((folder / "calendars").glob("*.txt")), *sorted((folder / "instruments").glob("*.txt"))]
+    parts = [*lists, folder / "features"]
     return (folder.stat().st_ino, *(p.stat().st_mtime_ns for p in parts if p.exists()))
 
 
@@ -570,13 +629,12 @@ def open_provider(path: str | os.PathLike[str]) -> Provider:
         If the folder does not exist, or is not a data folder.
     """
     folder = read_path(path, "data").absolute()
-    calendar = folder / "calendars" / "day.txt"
     if not os.path.isdir(folder):
         raise DataNotFound(
             f"There is no data folder {str(folder)!r}. 'rollforge data demo FOLDER' creates a demo market, "
             "and 'rollforge data import' imports tables."
         )
-    if not os.path.isfile(calendar):
+    if not _calendar_files(folder):
         raise DataNotFound(f"{folder} is not a data folder: it has no calendars/day.txt.")
     stamp = folder_stamp(folder)
     known = _open.get(str(folder))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import Days, read_day
+from rollforge.dates import Days, Times, read_day, start_position, stop_position
 from rollforge.errors import ConfigError, DataError, DataNotFound, nearest, shown
 from rollforge.market.filters import BaseDFilter, build_filters
 from rollforge.market.folder_files import Span
@@ -57,14 +57,14 @@ def newest_version() -> Iterator[None]:
 
 
 def session_provider(session: Session | None = None) -> Provider:
-    """Return the provider of a session's data folder, up to its ``data_until``.
+    """Return the provider of a session's data folder, at its ``freq``, up to its ``data_until``.
 
     Raises
     ------
     DataNotFound
         If no folder is configured, or it does not exist.
     DataError
-        If there are no data up to ``data_until``.
+        If there are no data up to ``data_until``, or the frequency is invalid.
     """
     session = session or current_session()
     if session.provider_uri is None:
@@ -73,6 +73,8 @@ def session_provider(session: Session | None = None) -> Provider:
     provider = open_provider(place) if kept is None or place not in kept else kept[place]
     if kept is not None:
         kept[place] = provider
+    if session.freq is not None:
+        provider = provider.with_freq(session.freq)
     return provider if session.data_until is None else provider.bounded(session.data_until)
 
 
@@ -153,14 +155,14 @@ def resolve_instruments(
     return dict.fromkeys(codes), []
 
 
-def membership(members: Mapping[str, Sequence[Span] | None], days: Days) -> NDArray[np.bool_]:
+def membership(members: Mapping[str, Sequence[Span] | None], days: Times) -> NDArray[np.bool_]:
     """Return a (members, days) mask of the days on which each member belongs to its universe; None means all days."""
     inside = np.zeros((len(members), len(days)), bool)
     for row, spans in zip(inside, members.values(), strict=True):
         if spans is None:
             row[:] = True
         for a, b in spans or ():
-            row[np.searchsorted(days, a) : np.searchsorted(days, b, "right")] = True
+            row[start_position(days, a) : stop_position(days, b)] = True
     return inside
 
 

@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.dates import FIRST_DAY, LAST_DAY, Days, read_days
+from rollforge.dates import FIRST_DAY, LAST_DAY, Times, read_times
 from rollforge.errors import DataError, DataNotFound, DateError, counted, nearest, shown
+from rollforge.market.folder_files import usual_frequency
 from rollforge.market.frames import reading
 from rollforge.paths import read_path
 
@@ -206,8 +207,8 @@ def _numeric(dtype: Any) -> np.dtype[Any] | None:
 class Keys:
     """The times and entities of a table's rows."""
 
-    days: Days
-    """(times,): the day of each distinct time, ascending."""
+    days: Times
+    """(times,): the day of each distinct time, ascending; the time itself (datetime64[s]) if there are several on a day."""
     times: pd.Index
     """(times,): the distinct times as in the table, ascending."""
     time: NDArray[np.int32]
@@ -223,6 +224,11 @@ class Keys:
     time_name: Any
     unnamed: frozenset[Any]
     """The names that the table itself does not have."""
+
+    @property
+    def freq(self) -> str:
+        """Name of the frequency: ``day``, also if times are further apart, or such as ``60min``."""
+        return usual_frequency(self.days)
 
     def describe(self, row: int) -> str:
         """Describe the location of a row of the table, for messages."""
@@ -275,11 +281,11 @@ def read_keys(table: Table, time: object = None, entity: object = None) -> Keys:
         order = np.argsort(place, kind="stable")
         _check_twice(keys, place, order, entity)
         _check_sorted(keys, entity)
-    if (np.diff(days) <= np.timedelta64(0, "D")).any():
-        first = int(np.flatnonzero(np.diff(days) <= np.timedelta64(0, "D"))[0])
+    if (np.diff(days).astype(np.int64) <= 0).any():
+        first = int(np.flatnonzero(np.diff(days).astype(np.int64) <= 0)[0])
         raise DataError(
-            f"The column {str(time)!r} has several times on one day, such as {times[first]} and {times[first + 1]}. Only "
-            "one row per entity and day (or week, month, …) is supported: aggregate the rows of each day."
+            f"The column {str(time)!r} has several times within a second, such as {times[first]} and {times[first + 1]}. "
+            "Aggregate the rows of each second, or of a longer period."
         )
     return Keys(days, times, time_codes, entities, entity_codes, order, names, time, table.unnamed)
 
@@ -332,8 +338,8 @@ def _find_entity(table: Table, time: object) -> Any:
     return text[0] if text else None
 
 
-def _times(table: Table, name: Any) -> tuple[pd.Index, NDArray[np.int32], Days]:
-    """Return the distinct times, ascending; the position of each row's time among them; and their days."""
+def _times(table: Table, name: Any) -> tuple[pd.Index, NDArray[np.int32], Times]:
+    """Return the distinct times, ascending; the position of each row's time among them; and :attr:`Keys.days`."""
     key = table.key(name)
     if isinstance(key, pd.PeriodIndex):
         days: pd.Index = key.to_timestamp()
@@ -346,14 +352,17 @@ def _times(table: Table, name: Any) -> tuple[pd.Index, NDArray[np.int32], Days]:
         raise DataError(
             f"The column {str(name)!r} has {counted(len(missing), 'missing time')}, the first in row {missing[0]}."
         )
-    wall = pd.DatetimeIndex(days)
-    if wall.tz is not None:
-        wall = wall.tz_localize(None)
-    codes, unique = pd.factorize(wall, sort=True)
+    codes, distinct = pd.factorize(pd.DatetimeIndex(days), sort=True)
+    unique = pd.DatetimeIndex(distinct)
     first = np.full(len(unique), -1, np.int64)
     first[codes[::-1]] = np.arange(len(codes))[::-1]
-    found: Days = unique.to_numpy().astype("datetime64[D]")
-    if found[0] < FIRST_DAY or found[-1] > LAST_DAY:
+    clock = unique.tz_localize(None)
+    if not (np.diff(clock.asi8) > 0).all():  # an hour is repeated when daylight saving time ends
+        clock = unique.tz_convert("UTC").tz_localize(None)
+    found: Times = clock.to_numpy().astype("datetime64[D]")
+    if (np.diff(found).astype(np.int64) <= 0).any():
+        found = clock.to_numpy().astype("datetime64[s]")
+    if found[0] < FIRST_DAY or found[-1].astype("datetime64[D]") > LAST_DAY:
         row = int(first[0] if found[0] < FIRST_DAY else first[-1])
         raise DataError(
             f"The column {str(name)!r} has a day outside {FIRST_DAY} to {LAST_DAY} in row {row}: {shown(key[row])}."
@@ -374,7 +383,7 @@ def _read_times(key: pd.Index, name: object) -> pd.DatetimeIndex:
                 "with utc=True of pandas.to_datetime."
             )
     try:
-        return pd.DatetimeIndex(read_days(list(key), str(name)).astype("datetime64[ns]"))
+        return pd.DatetimeIndex(read_times(list(key), str(name)).astype("datetime64[ns]"))
     except DateError as exc:
         raise DataError(f"The column {str(name)!r} does not hold times: {exc}") from exc
 

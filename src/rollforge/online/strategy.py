@@ -23,6 +23,7 @@ from rollforge.generate.naming import variant
 from rollforge.generate.segments import bounds
 from rollforge.generate.task_view import TaskView
 from rollforge.ledger.entry import DayState, EntryKind, Release, Role
+from rollforge.market.folder_files import is_intraday
 from rollforge.moved import Alias, Aliased
 from rollforge.online.tool import OnlineTool, OnlineToolR
 from rollforge.record.drift import without_reference
@@ -148,6 +149,12 @@ class RollingStrategy(OnlineStrategy):
                 path="rolling_gen",
             )
         self.task_template = task_template if isinstance(task_template, list) else [task_template]
+        freq = next((freq for one in self.task_template if (freq := TaskView(one).freq) and is_intraday(freq)), None)
+        if freq is not None:
+            raise ConfigError(
+                f"A service decides and publishes once a day, so it needs daily data; the frequency of these is {freq!r}.",
+                path="task_template",
+            )
         self.rg = rolling_gen
         self.template_names = None if names is None or not all(names) else list(names)
         if self.template_names is not None and len(set(self.template_names)) != len(self.task_template):

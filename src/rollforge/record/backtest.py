@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 from rollforge.build import build, locate, target_of
-from rollforge.dates import ONE_DAY, Days, read_day
+from rollforge.dates import ONE_DAY, Days, has_times, read_day
 from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.features.engine import features
+from rollforge.generate.backtests import BACKTEST_IS_DAILY
 from rollforge.kinds import Kind
 from rollforge.market.frames import day_rows
 from rollforge.market.provider import Provider
@@ -180,6 +181,8 @@ def run_by_steps(
     strategy = _strategy(strategy, f"{prefix}strategy")
     executor = make_executor(executor, f"{prefix}executor")
     calendar = provider.calendar()
+    if has_times(calendar):
+        raise ConfigError(BACKTEST_IS_DAILY.format(provider.freq), path=where)
     begin, days = _days(calendar, strategy, start_time, end_time, where)
     cash, holdings = _start(account, where)
     market = _market(provider, rules, strategy, list(holdings), calendar, days, where)

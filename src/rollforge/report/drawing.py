@@ -29,7 +29,10 @@ def rolling_days(days: int) -> int:
 def with_gaps(index: pd.Index) -> pd.DatetimeIndex:
     """Return the days plus one in each long gap (such as a failed window), so that lines break there."""
     days = pd.DatetimeIndex(index)
-    before = days[:-1][np.diff(days.to_numpy()) > _GAP]
+    steps = np.diff(days.to_numpy())
+    if not len(steps):
+        return days
+    before = days[:-1][steps > max(_GAP, 3 * np.median(steps))]  # months are no gaps
     return days.union(before + pd.Timedelta(days=1))
 
 

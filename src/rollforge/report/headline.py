@@ -48,15 +48,18 @@ def headline_figures(headline: Headline) -> list[HeadlineFigure]:
         made.append(HeadlineFigure("out of sample", f"{headline.first_day} to {headline.last_day}"))
         made.append(
             HeadlineFigure(
-                "predictions", f"{headline.rows:,} ({headline.days:,} days, {headline.instruments:,} instruments)"
+                "predictions",
+                f"{headline.rows:,} ({counted(headline.days, headline.period)}, {headline.instruments:,} instruments)",
             )
         )
     if headline.ic_days:
         days = (
-            f"{headline.ic_days:,} of {headline.days:,} days, {headline.first_evaluated} to {headline.last_evaluated}"
+            f"{headline.ic_days:,} of {counted(headline.days, headline.period)}, {headline.first_evaluated} to "
+            f"{headline.last_evaluated}"
         )
         made.append(HeadlineFigure("evaluated on", days))
-        made.append(HeadlineFigure("label", label_description(headline.label_text, headline.label_days)))
+        label = label_description(headline.label_text, headline.label_days, headline.period)
+        made.append(HeadlineFigure("label", label))
     if headline.task_seconds:
         share = headline.fit_seconds / headline.task_seconds
         made.append(
@@ -81,8 +84,8 @@ def combined_text(headline: Headline) -> str:
     return f"{'average' if name == _USUAL['models'] else name} of {len(headline.models)}"
 
 
-def label_description(text: str, days: int | None) -> str:
-    """Describe a label and the number of days it spans.
+def label_description(text: str, days: int | None, period: str = "day") -> str:
+    """Describe a label and the number of days, or of other periods, it spans.
 
     Examples
     --------
@@ -91,37 +94,38 @@ def label_description(text: str, days: int | None) -> str:
     >>> label_description("", None)
     'unknown label, over an unknown number of days'
     """
-    over = counted(days, "trading day") if days is not None else "an unknown number of days"
+    unit = "trading day" if period == "day" else period
+    over = counted(days, unit) if days is not None else f"an unknown number of {period}s"
     return f"{text or 'unknown label'}, over {over}"
 
 
-def evaluated_days_text(number: int, first: str, last: str) -> str:
-    """Describe a number of days and their range.
+def evaluated_days_text(number: int, first: str, last: str, period: str = "day") -> str:
+    """Describe a number of days, or of other periods, and their range.
 
     Examples
     --------
     >>> evaluated_days_text(388, "2016-01-04", "2017-12-27"), evaluated_days_text(0, "", "")
     ('388 days, 2016-01-04 to 2017-12-27', 'no days')
     """
-    return f"{counted(number, 'day')}, {first} to {last}" if number else "no days"
+    return f"{counted(number, period)}, {first} to {last}" if number else f"no {period}s"
 
 
 def _quality_figures(headline: Headline) -> list[HeadlineFigure]:
-    days = counted(headline.ic_days, "day")
+    days = counted(headline.ic_days, headline.period)
     shown = [
         ("IC", headline.ic, "{:.4f}", f"mean of {days}, Pearson"),
         ("ICIR", headline.icir, "{:.3f}", f"mean / standard deviation of {days}"),
         ("Rank IC", headline.rank_ic, "{:.4f}", f"mean of {days}, Spearman"),
         ("Rank ICIR", headline.rank_icir, "{:.3f}", f"mean / standard deviation of {days}"),
         ("IC t-stat", headline.ic_t, "{:.2f}", _t_hint(headline)),
-        ("days with IC > 0", headline.ic_positive, "{:.1%}", f"of {days}"),
+        (f"{headline.period}s with IC > 0", headline.ic_positive, "{:.1%}", f"of {days}"),
         (
             "annual long-short return",
             headline.long_short_return,
             "{:.1%}",
             _spread_hint(headline, "highest minus lowest fifth"),
         ),
-        ("long-short Sharpe", headline.long_short_sharpe, "{:.2f}", _spread_hint(headline, _over(headline.label_days))),
+        ("long-short Sharpe", headline.long_short_sharpe, "{:.2f}", _spread_hint(headline, _over(headline))),
     ]
     return [
         HeadlineFigure(name, form.format(value) if np.isfinite(value) else "n/a", hint, quality=True)
@@ -130,31 +134,31 @@ def _quality_figures(headline: Headline) -> list[HeadlineFigure]:
     ]
 
 
-_UNKNOWN = "the number of days that the label spans is unknown: set label_days"
+def _unknown(headline: Headline) -> str:
+    return f"the number of {headline.period}s that the label spans is unknown: set label_days"
 
 
 def _t_hint(headline: Headline) -> str:
     if headline.label_days is None:
-        return _UNKNOWN
+        return _unknown(headline)
     if headline.label_days == 1:
         return f"ICIR × √{headline.ic_days}"
-    return f"{counted(headline.ic_days, 'day')}, Newey-West with lag {headline.label_days} because labels overlap"
+    count = counted(headline.ic_days, headline.period)
+    return f"{count}, Newey-West with lag {headline.label_days} because labels overlap"
 
 
 def _spread_hint(headline: Headline, made_of: str) -> str:
     if not headline.long_short_days:
-        return "no day can be divided into fifths: too few instruments, or all scores are equal"
+        return f"no {headline.period} can be divided into fifths: too few instruments, or all scores are equal"
     if headline.label_days is None:
-        return _UNKNOWN
-    return f"before costs, {made_of}, {counted(headline.long_short_days, 'day')}"
+        return _unknown(headline)
+    return f"before costs, {made_of}, {counted(headline.long_short_days, headline.period)}"
 
 
-def _over(label_days: int | None) -> str:
-    return (
-        f"of returns over {counted(label_days, 'day')}"
-        if label_days is not None and label_days > 1
-        else "of daily returns"
-    )
+def _over(headline: Headline) -> str:
+    if headline.label_days is not None and headline.label_days > 1:
+        return f"of returns over {counted(headline.label_days, headline.period)}"
+    return "of daily returns" if headline.period == "day" else f"of returns over 1 {headline.period}"
 
 
 def _statuses(headline: Headline) -> str:

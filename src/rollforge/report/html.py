@@ -20,7 +20,7 @@ from rollforge.report.drawing import Figure, rolling_days
 from rollforge.report.figures import Plots, boundaries, figures
 from rollforge.report.headline import evaluated_days_text, headline_figures, label_description
 from rollforge.report.markup import Markup, join, tag
-from rollforge.report.summary import QUANTILES, YEAR, Persistence, Summary
+from rollforge.report.summary import QUANTILES, Headline, Persistence, Summary
 from rollforge.report.tables import (
     cards,
     checks_table,
@@ -209,7 +209,7 @@ def _checks(summary: Summary) -> _Section:
 def _models(summary: Summary) -> _Section:
     lead = (
         "Each model is evaluated with its own label on its own days; the first row is their combination, as above. "
-        f"Long-short: highest minus lowest fifth, {YEAR} days per year, before costs."
+        f"Long-short: highest minus lowest fifth, {_year(summary.headline)} per year, before costs."
     )
     return _Section("models", "Models", lead, models_table(summary.headline, summary.models))
 
@@ -226,10 +226,10 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
         )
         lead = (
             f"Correlation of the scores with the label across instruments, on {_evaluated_on(summary)}; "
-            f"the line is the mean of the last {rolling_days(len(summary.ic))} days."
+            f"the line is the mean of the last {rolling_days(len(summary.ic))} {summary.headline.period}s."
             + (" Dotted lines mark the starts of test windows." if boundaries(summary.tasks) else "")
         )
-        yield _Section("daily", "IC by day", lead, join(_plot(plots, "daily"), pair))
+        yield _Section("daily", f"IC by {summary.headline.period}", lead, join(_plot(plots, "daily"), pair))
     months = month_tables({"IC": summary.ic, "Rank IC": summary.rank_ic})
     lead = (
         f"Means of each month and year, {_evaluated_on(summary)}. Blue is above zero and orange below; both tables "
@@ -249,14 +249,17 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
 
 def _quantiles(summary: Summary, plots: Plots) -> _Section:
     days = summary.headline.label_days
+    period, year = summary.headline.period, _year(summary.headline)
     if days is None:
-        unit = " The number of days that the label spans is unknown, so there are no annual returns: set label_days."
+        unit = (
+            f" The number of {period}s that the label spans is unknown, so there are no annual returns: set label_days."
+        )
     elif days > 1:
-        unit = f" Labels span {days} days, so each counts {_part(days)} of its return; a year has {YEAR} days."
+        unit = f" Labels span {days} {period}s, so each counts {_part(days)} of its return; a year has {year}."
     else:
-        unit = f" A year has {YEAR} days."
+        unit = f" A year has {year}."
     lead = (
-        f"On each day ({_evaluated_on(summary)}), the instruments are divided into {QUANTILES} equal groups by score. The returns "
+        f"On each {period} ({_evaluated_on(summary)}), the instruments are divided into {QUANTILES} equal groups by score. The returns "
         f"of a group are summed, not compounded, before costs.{unit}"
     )
     table = quantile_table(summary.quantile_table, days) if summary.quantile_table is not None else None
@@ -297,7 +300,7 @@ def _paths(summary: Summary, plots: Plots) -> _Section:
     lead = (
         "Every group of days is tested by several splits. Their predictions are recombined into paths, each of which predicts "
         "every day once; the spread of the paths' figures shows how much a result depends on the training days. Long-short: highest "
-        f"minus lowest fifth, {YEAR} days per year, summed, before costs."
+        f"minus lowest fifth, {_year(summary.headline)} per year, summed, before costs."
     )
     if any(path.backtest is not None for own in summary.paths.values() for path in own):
         lead += " Backtest: each path is backtested like the joined prediction, after costs, with 238 days per year as in Qlib."
@@ -310,8 +313,14 @@ def _paths(summary: Summary, plots: Plots) -> _Section:
 def _evaluated_on(summary: Summary) -> str:
     """Describe the days and the label of a figure."""
     headline = summary.headline
-    days = evaluated_days_text(headline.ic_days, headline.first_evaluated, headline.last_evaluated)
-    return f"{days}, label: {label_description(headline.label_text, headline.label_days)}"
+    first, last, period = headline.first_evaluated, headline.last_evaluated, headline.period
+    days = evaluated_days_text(headline.ic_days, first, last, period)
+    return f"{days}, label: {label_description(headline.label_text, headline.label_days, period)}"
+
+
+def _year(headline: Headline) -> str:
+    """Return how many periods a year has: ``252 days``."""
+    return f"{headline.per_year:,.0f} {headline.period}s"
 
 
 def _part(days: int) -> str:

@@ -22,6 +22,7 @@ from rollforge.record.analysis import (
     quantile_returns,
 )
 from rollforge.record.performance import RETURNS, daily_returns, exposure, performance
+from rollforge.record.periods import YEAR, period_name, periods_per_year
 from rollforge.record.persistence import (
     Interval,
     autocorrelation,
@@ -47,8 +48,6 @@ __all__ = [
     "usable_calendar",
 ]
 
-YEAR = 252
-"""Trading days per year for annualised figures of a signal (those of a backtest use Qlib's 238)."""
 QUANTILES = 5
 LAGS = (1, 2, 5, 10, 20)
 """Lags in days at which the persistence of a signal is shown."""
@@ -90,11 +89,15 @@ class Headline:
     rank_ic: float | None = None
     rank_icir: float | None = None
     long_short_return: float | None = None
-    """Return of the highest minus the lowest quintile, per year of 252 days, before costs."""
+    """Return of the highest minus the lowest quintile, per year, before costs."""
     long_short_sharpe: float | None = None
-    """Sharpe ratio of returns over the days of a label, per year of 252 days, before costs."""
+    """Sharpe ratio of returns over the days of a label, per year, before costs."""
     long_short_days: int = 0
     """Number of days with a highest and a lowest quintile."""
+    period: str = "day"
+    """What all numbers of days count: ``day``, ``bar`` with intraday data, or ``period`` for weeks, months and so on."""
+    per_year: float = YEAR
+    """Number of these in a year."""
 
     @property
     def complete(self) -> bool:
@@ -118,6 +121,8 @@ class Quality:
     """Mean label of each quintile, columns 1 to 5, and of all, column ``mean``; over the days of the label."""
     backtest: pd.Series | None = None
     """Figures of the backtest of a path, after costs: those of ``strategy, after costs`` in `portfolio_risk`."""
+    per_year: float = YEAR
+    """Number of days, or of the calendar's other periods, in a year."""
 
     @property
     def long_short(self) -> pd.Series:
@@ -140,7 +145,7 @@ class Quality:
 
     @property
     def _periods(self) -> float:
-        return float("nan") if self.label_days is None else YEAR / self.label_days
+        return float("nan") if self.label_days is None else self.per_year / self.label_days
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,12 +234,16 @@ def summarise(inputs: ReportInputs) -> Summary:
         If the index of a prediction or label lacks the levels datetime and instrument, or contains a row twice, or if
         the days of a label are below 1.
     """
-    headline = replace(_effort(inputs.tasks), models=tuple(m.name for m in inputs.models), ensembles=inputs.ensembles)
+    per_year = periods_per_year(inputs.calendar)
+    headline = replace(
+        _effort(inputs.tasks), models=tuple(m.name for m in inputs.models), ensembles=inputs.ensembles,
+        period=period_name(inputs.calendar), per_year=per_year,
+    )  # fmt: skip
     scores = _column(inputs.prediction, "prediction")
     if scores is not None:
         headline = _extent(headline, scores)
     whole = ModelInputs("", inputs.prediction, inputs.label, inputs.label_text, inputs.label_days)
-    quality = _quality(whole)
+    quality = _quality(whole, per_year)
     ic = rank_ic = fifths = table = None
     if quality is not None:
         headline = _with_evaluation(headline, quality)
@@ -243,7 +252,7 @@ def summarise(inputs: ReportInputs) -> Summary:
             table = _quantile_table(quality)
             fifths = None if quality.label_days is None else quality.returns / quality.label_days
     persistence = None if quality is None or quality.ic.empty else _persistence(inputs, quality)
-    models = _qualities(inputs.models)
+    models = _qualities(inputs.models, per_year)
     qualities = {model.name: model for model in models}
     names = {task.model for task in inputs.tasks}
     if quality is not None and not inputs.models and len(names) == 1:
@@ -260,7 +269,7 @@ def summarise(inputs: ReportInputs) -> Summary:
         persistence=persistence,
         groups=None if quality is None or quality.ic.empty else _groups(inputs, quality),
         models=models,
-        paths={model: made for model, own in inputs.paths.items() if (made := _qualities(own))},
+        paths={model: made for model, own in inputs.paths.items() if (made := _qualities(own, per_year))},
         trials=inputs.trials,
         portfolio=portfolio,
         portfolio_about={k: mask_secrets(v) for k, v in inputs.portfolio_about.items()},
@@ -343,8 +352,8 @@ def _trial_metrics(trials: Trials | None) -> dict[str, float | None]:
     return values
 
 
-def _qualities(given: Sequence[ModelInputs]) -> tuple[Quality, ...]:
-    return tuple(made for made in map(_quality, given) if made is not None)
+def _qualities(given: Sequence[ModelInputs], per_year: float) -> tuple[Quality, ...]:
+    return tuple(made for one in given if (made := _quality(one, per_year)) is not None)
 
 
 def path_figures(paths: Sequence[Quality]) -> pd.DataFrame:
@@ -382,7 +391,7 @@ def path_distribution(figures: pd.DataFrame) -> pd.DataFrame:
     return figures.agg(["mean", "std", "min", "median", "max"])
 
 
-def _quality(given: ModelInputs) -> Quality | None:
+def _quality(given: ModelInputs, per_year: float) -> Quality | None:
     """Return the quality of a prediction; None without a prediction or labels."""
     if given.label_days is not None and given.label_days < 1:
         raise DataError(f"label_days must be at least 1 trading day, found {given.label_days}.")
@@ -402,6 +411,7 @@ def _quality(given: ModelInputs) -> Quality | None:
         backtest=None
         if given.portfolio is None or portfolio is None
         else performance(given.portfolio).T[RETURNS["strategy"]],
+        per_year=per_year,
     )
 
 
@@ -439,9 +449,14 @@ def _extent(headline: Headline, scores: pd.Series) -> Headline:
         rows=len(scores),
         days=int(days.nunique()),
         instruments=int(scores.index.get_level_values("instrument").nunique()),
-        first_day=f"{days.min():%Y-%m-%d}",
-        last_day=f"{days.max():%Y-%m-%d}",
+        first_day=_text(days.min()),
+        last_day=_text(days.max()),
     )
+
+
+def _text(time: pd.Timestamp) -> str:
+    """Return a time as ``2024-01-31``, with the time of day if it has one."""
+    return f"{time:%Y-%m-%d}" if time == time.normalize() else f"{time:%Y-%m-%d %H:%M}"
 
 
 def _with_evaluation(headline: Headline, quality: Quality) -> Headline:
@@ -451,8 +466,8 @@ def _with_evaluation(headline: Headline, quality: Quality) -> Headline:
         return made
     return replace(
         made,
-        first_evaluated=f"{ic.index[0]:%Y-%m-%d}",
-        last_evaluated=f"{ic.index[-1]:%Y-%m-%d}",
+        first_evaluated=_text(ic.index[0]),
+        last_evaluated=_text(ic.index[-1]),
         ic_days=len(ic),
         ic=float(ic.mean()),
         icir=mean_to_std(ic),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from rollforge.dates import ONE_DAY
+from rollforge.dates import ONE_DAY, has_times, last_moment, show_time
 from rollforge.generate.timeline import SegmentSpan
 from rollforge.report.drawing import LEGEND, Figure
 from rollforge.report.inputs import TaskRow
@@ -33,7 +33,8 @@ def timeline(tasks: Sequence[TaskRow]) -> Markup | None:
     spans = [s for t in tasks for s in t.window.segments.values()]
     if not spans:
         return None
-    low, high = min(s.start for s in spans), max(s.end for s in spans) + ONE_DAY
+    low, last = min(s.start for s in spans), max(s.end for s in spans)
+    high = _end(last)
     height, every = next((h, e) for most, h, e in _ROW_HEIGHTS if len(tasks) <= most)
     ticks = [(_share(day, low, high), label) for day, label in _ticks(low, high)]
     grid = join(*(tag("i", style=f"left:{at:.2f}%") for at, _ in ticks))
@@ -64,8 +65,13 @@ def timeline(tasks: Sequence[TaskRow]) -> Markup | None:
         ),
         class_="timeline",
         role="img",
-        aria_label=f"{', '.join(names)} of {len(tasks)} windows from {low} to {high - ONE_DAY}",
+        aria_label=f"{', '.join(names)} of {len(tasks)} windows from {show_time(low)} to {show_time(last)}",
     )
+
+
+def _end(time: np.datetime64) -> np.datetime64:
+    """Return where a span that ends with a day, or a bar, ends on the axis."""
+    return last_moment(time) + np.timedelta64(1, "s")
 
 
 def window_bars(tasks: Sequence[TaskRow]) -> Figure:
@@ -86,7 +92,7 @@ def window_bars(tasks: Sequence[TaskRow]) -> Figure:
                 "type": "bar", "orientation": "h", "name": name, "y": [row for row, *_ in parts],
                 "base": [str(start) for *_, start, _ in parts],
                 # The length of a bar over days is in milliseconds.
-                "x": [float((end - start + ONE_DAY) / np.timedelta64(1, "ms")) for *_, start, end in parts],
+                "x": [float((_end(end) - start) / np.timedelta64(1, "ms")) for *_, start, end in parts],
                 "marker": {"color": [_bar_colour(colour, task.status if name == "test" else "done") for _, task, *_ in parts]},
                 "customdata": [_bar_text(task, name, span) for _, task, span, *_ in parts],
                 "hovertemplate": "%{customdata}<extra></extra>",
@@ -114,11 +120,15 @@ def _bar_colour(colour: str, status: str) -> str:
 
 
 def _bar_text(task: TaskRow, name: str, span: SegmentSpan) -> str:
-    text = f"{task.title}, {name}: {span} · {span.days} trading days"
+    text = f"{task.title}, {name}: {span} · {span.days} {_unit(span)}"
     if name != "test":
         return text
     ic = task.metrics.get("IC")
     return f"{text} · {task.status}" + (f" · IC {ic:.4f}" if ic is not None else "")
+
+
+def _unit(span: SegmentSpan) -> str:
+    return "bars" if has_times(span.start) else "trading days"
 
 
 def _kind(name: str) -> str:
@@ -145,11 +155,11 @@ def _box(
     low: np.datetime64,
     high: np.datetime64,
 ) -> Markup:
-    left, right = _share(part[0], low, high), _share(part[1] + ONE_DAY, low, high)
+    left, right = _share(part[0], low, high), _share(_end(part[1]), low, high)
     state = {"done": "", "failed": " failed"}.get(task.status, " open") if name == "test" else ""
     side = " end" if left > 55 else ""
     ended = f" · {task.status}" if name == "test" else ""
-    tip = f"{task.title}, {name}: {span} · {span.days} trading days{ended}"
+    tip = f"{task.title}, {name}: {span} · {span.days} {_unit(span)}{ended}"
     return tag(
         "i", class_=f"box {_kind(name)}{state}{side}", style=f"left:{left:.3f}%;width:{right - left:.3f}%", data_tip=tip
     )

@@ -21,7 +21,7 @@ from rollforge.dates import read_day
 from rollforge.errors import ConfigError, TaskNotSerializable, TrackingError
 from rollforge.generate.naming import describe, trial_of
 from rollforge.generate.segments import has_intervals
-from rollforge.generate.task_view import TaskView
+from rollforge.generate.task_view import TaskView, at_frequency
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
 from rollforge.machine import process_name
 from rollforge.run.job import current_attempt, current_model, current_task
@@ -129,13 +129,15 @@ def end_unfinished_runs(task_id: str, experiment_name: str, session: Session) ->
 
 
 def task_session(task: Mapping[str, object], session: Session) -> Session:
-    """Return the session in which a task is trained: its data end on the task's ``data_until``, if it has one.
+    """Return the session in which a task is trained: it has the frequency of the task's data, and its data end on the task's
+    ``data_until``, if it has one.
 
     Examples
     --------
     >>> task_session({"data_until": "2024-05-31"}, Session(data_until="2024-06-28")).data_until
     '2024-05-31'
     """
+    session = at_frequency(session, [task])
     until = task.get(DATA_UNTIL)
     if until is None:
         return session
@@ -174,7 +176,7 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
         if session.provider_uri is not None:
             from rollforge.market.content import read_content
 
-            content = read_content(session.provider_uri, session.cache, session.data_until)
+            content = read_content(session.provider_uri, session.cache, session.data_until, session.freq)
             recorder.set_tags(**{DATA_TAG: content.mark, FOLDER_TAG: session.provider_uri})
     with contextlib.suppress(TaskNotSerializable):  # a task with live objects has no hash
         recorder.set_tags(**{TRIAL_TAG: trial_of(task)})

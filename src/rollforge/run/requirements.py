@@ -303,6 +303,7 @@ class Admission:
             changes |= {"region": info.region, "exchange": info.exchange}
         if self.needs_data and not (self.only_data and self.session.provider_uri is None):
             bound = {} if self.only_data or not info.until else {"data_until": info.until}
+            bound |= {"freq": info.freq} if info.freq else {}
             folder = self._check_data(info, self.session.with_(**bound), problems, notes)
             changes |= {"provider_uri": folder, **bound}
         if not self.only_data:

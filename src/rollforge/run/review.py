@@ -54,12 +54,13 @@ def review(tasks: Sequence[object], session: Session) -> Iterator[None]:
 
 def _warnings(tasks: Sequence[Mapping[str, object]], session: Session) -> list[str]:
     from rollforge.generate.leakage import task_warnings
+    from rollforge.generate.task_view import at_frequency
     from rollforge.market.universe import session_provider
 
     if not tasks:
         return []
     try:
-        calendar = session_provider(session).calendar()
+        calendar = session_provider(at_frequency(session, tasks)).calendar()
     except DataNotFound:  # a custom dataset may need no data folder; one that does will raise the error
         return []
     # A worker is given the tasks of a pool one by one, and warns once about all windows.

@@ -102,6 +102,7 @@ class SubmissionInfo:
     folder: str = ""
     """Data folder; empty if there was none."""
     until: str = ""
+    freq: str = ""
     """Last day of the data that the tasks may read; empty for all days."""
     content: Document = field(default_factory=dict)
     tracking_uri: str = ""
@@ -155,6 +156,7 @@ def read_submission_info(kept: Mapping[str, object]) -> SubmissionInfo:
         machine=text(kept.get("machine")),
         folder=text(data.get("folder")),
         until=_day(data.get("until")),
+        freq=str(data.get("freq") or ""),
         content=mapping(data.get("content")),
         tracking_uri=text(kept.get("tracking")),
         region=text(kept.get("region")),
@@ -297,6 +299,7 @@ def _data(session: Session) -> dict[str, Any] | None:
         else {
             "folder": str(read_path(session.provider_uri or "").absolute()),
             "until": session.data_until or "",
+            "freq": session.freq or "",
             "content": content.to_plain(),
         }
     )

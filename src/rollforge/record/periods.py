@@ -1,0 +1,63 @@
+"""The periods of a calendar: what they are called, and how many of them a year has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from rollforge.dates import has_times, times_of
+
+__all__ = ["YEAR", "period_name", "periods_per_year"]
+
+YEAR = 252
+"""Trading days per year for annualised figures of a signal (those of a backtest use Qlib's 238)."""
+
+
+def periods_per_year(calendar: Iterable[object] | None) -> float:
+    """Return the number of a calendar's periods in a year, for annualised figures.
+
+    Parameters
+    ----------
+    calendar : iterable of times, optional
+        The days or bars, ascending; None means trading days.
+
+    Returns
+    -------
+    float
+        252 for trading days, and 365 if weekends are among them; for longer periods, 365.25 days divided by the usual
+        distance, rounded. With several bars a day, as many times more as a day usually has.
+
+    Examples
+    --------
+    >>> [periods_per_year(pd.date_range("2024-01-01", "2024-12-31", freq=freq)) for freq in ("B", "D", "W", "MS", "h")]
+    [252.0, 365.0, 52.0, 12.0, 8760.0]
+    """
+    if calendar is None:
+        return float(YEAR)
+    times = np.sort(pd.DatetimeIndex(pd.Index(list(calendar))).to_numpy())
+    days, bars = np.unique(times.astype("datetime64[D]"), return_counts=True)
+    if len(days) < 2:
+        return float(YEAR * max(1, len(times)))
+    distance = float(np.median(np.diff(days).astype(np.int64)))
+    weekend = (days.astype(np.int64) + 3) % 7 >= 5  # 1970 began on a Thursday
+    all_week = weekend.mean() > 0.1
+    year = float(round(365.25 / distance)) if distance > 1 else 365.0 if all_week else float(YEAR)
+    return year * float(np.median(bars))
+
+
+def period_name(calendar: Iterable[object] | None) -> str:
+    """Return what one period of a calendar is called: a ``day``, a ``bar`` if a day has several, else a ``period``.
+
+    Examples
+    --------
+    >>> [period_name(pd.date_range("2024-01-01", "2024-12-31", freq=freq)) for freq in ("B", "h", "W")]
+    ['day', 'bar', 'period']
+    """
+    if calendar is None:
+        return "day"
+    times = times_of(pd.DatetimeIndex(pd.Index(list(calendar))))
+    if has_times(times):
+        return "bar"
+    return "period" if len(times) > 1 and np.median(np.diff(np.sort(times)).astype(np.int64)) > 1 else "day"

@@ -1,0 +1,388 @@
+"""Intraday bars: calendars with times, windows of days and of bars, purging in bars, reports, tables of the user."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hypothesis import given, settings, strategies as st
+from sklearn.linear_model import LinearRegression
+from tests.documents.command_line import run
+
+import rollforge
+from rollforge import session
+from rollforge.compat.qlib.config import init
+from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError
+from rollforge.features.api import D
+from rollforge.generate.leakage import static_checks
+from rollforge.generate.rolling import RollingGen
+from rollforge.generate.segments import intervals
+from rollforge.market.append import append_table
+from rollforge.market.folder_writer import write_folder
+from rollforge.market.importer import import_table
+from rollforge.market.provider import Provider, open_provider
+from rollforge.online.strategy import RollingStrategy
+from rollforge.session import Session, using
+
+DAYS = pd.bdate_range("2024-01-02", periods=60)
+HOURS = ("10:30", "11:30", "14:30", "15:30")
+BARS = pd.DatetimeIndex([pd.Timestamp(f"{day:%Y-%m-%d} {hour}") for day in DAYS for hour in HOURS])
+CODES = [f"S{i}" for i in range(7)]
+LABEL = "Ref($close, -3)/Ref($close, -1) - 1"
+
+
+def closes(bars: pd.DatetimeIndex = BARS) -> pd.DataFrame:
+    """Return prices with a little momentum, one column per instrument."""
+    rng = np.random.default_rng(5)
+    moves = rng.normal(0, 0.01, (len(bars), len(CODES)))
+    return pd.DataFrame(100 * np.exp(np.cumsum(moves, axis=0)), bars, CODES).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data folder that has hourly bars only."""
+    path = tmp_path_factory.mktemp("hourly") / "data"
+    prices = closes()
+    series = {c: (0, {"close": prices[c].to_numpy(), "volume": np.full(len(BARS), 1000.0)}) for c in CODES}
+    write_folder(path, BARS.to_numpy(), series, {"all": {c: [(DAYS[0], DAYS[-1])] for c in CODES}}, "1h")
+    return path
+
+
+def template(**handler: Any) -> dict[str, Any]:
+    config = {"feature": [["$close/Ref($close, 1) - 1", "$close/Mean($close, 5) - 1"], ["one", "five"]]}
+    config |= {"label": [[LABEL], ["LABEL0"]]}
+    loader = {"class": "QlibDataLoader", "kwargs": {"config": config, "freq": "60min"}}
+    return {
+        "model": {"class": "LinearModel", "module_path": "qlib.contrib.model.linear", "kwargs": {"estimator": "ols"}},
+        "dataset": {
+            "class": "DatasetH",
+            "module_path": "qlib.data.dataset",
+            "kwargs": {
+                "handler": {
+                    "class": "DataHandlerLP",
+                    "module_path": "qlib.data.dataset.handler",
+                    "kwargs": {
+                        "instruments": "all",
+                        "data_loader": loader,
+                        "learn_processors": [{"class": "DropnaLabel"}, {"class": "DropnaProcessor"}],
+                        **handler,
+                    },
+                },
+                "segments": {"train": ["2024-01-03", "2024-02-09"], "test": ["2024-02-12", "2024-03-15"]},
+            },
+        },
+        "record": [{"class": "SignalRecord", "module_path": "qlib.workflow.record_temp"}],
+    }
+
+
+# -- calendars ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("freq", ["60min", "1h", "1 hour", "60 minutes", None])
+def test_a_calendar_has_the_times_of_the_bars(folder: Path, freq: str | None) -> None:
+    """Whatever its frequency is called; it is the only one of the folder, so it need not be named."""
+    provider = Provider(folder)
+    assert (provider.calendar(freq) == BARS.to_numpy()).all()
+    assert provider.freq == "60min"
+    assert (folder / "calendars" / "60min.txt").read_text().splitlines()[0] == "2024-01-02 10:30:00"
+    with pytest.raises(DataNotFound, match=r"no calendar 'day' in .* Known: 60min"):
+        provider.calendar("day")
+
+
+def test_a_folder_may_have_several_frequencies(tmp_path: Path) -> None:
+    """Days are what is meant by default; files may be named 1h or 60min."""
+    prices = closes()
+    last = prices.groupby(prices.index.normalize()).last()
+    everyone = {"all": {"S0": [(DAYS[0], DAYS[-1])]}}
+    write_folder(tmp_path, DAYS.to_numpy(), {"S0": (0, {"close": last["S0"].to_numpy()})}, everyone)
+    write_folder(tmp_path, BARS.to_numpy(), {"S0": (0, {"close": prices["S0"].to_numpy()})}, everyone, "60min")
+    (tmp_path / "calendars" / "60min.txt").rename(tmp_path / "calendars" / "1h.txt")
+    (tmp_path / "features" / "s0" / "close.60min.bin").rename(tmp_path / "features" / "s0" / "close.1h.bin")
+    provider = Provider(tmp_path)
+    assert (provider.freq, len(provider.calendar()), len(provider.calendar("60min"))) == ("day", len(DAYS), len(BARS))
+    with using(Session(provider_uri=str(tmp_path))):
+        hourly = D.features(["S0"], ["$close"], freq="60min")
+        daily = D.features(["S0"], ["$close"])
+    assert (hourly["$close"].to_numpy() == prices["S0"].to_numpy()).all()
+    assert (daily["$close"].to_numpy() == last["S0"].to_numpy()).all()
+
+
+def test_expressions_count_bars_and_ranges_may_end_within_a_day(folder: Path) -> None:
+    """A day is the whole day; a text with a time of day is that bar."""
+    with using(Session(provider_uri=str(folder))):
+        found = D.features("all", ["Ref($close, 3)"], "2024-01-04", "2024-01-05", freq="60min").iloc[:, 0]
+        early = D.features("all", ["$close"], "2024-01-04 11:00", "2024-01-05 14:30", freq="60min")
+        at_midnight = D.features("all", ["$close"], pd.Timestamp("2024-01-04"), pd.Timestamp("2024-01-04"), freq="1h")
+    by_hand = closes().shift(3).loc["2024-01-04":"2024-01-05"]  # type: ignore[misc]
+    assert (found.unstack("instrument") == by_hand).all(axis=None)
+    times = early.index.get_level_values("datetime").unique()
+    assert list(times) == list(BARS[(BARS >= "2024-01-04 11:30") & (BARS <= "2024-01-05 14:30")])
+    assert at_midnight.index.get_level_values("datetime").nunique() == len(HOURS)
+
+
+def test_qlib_s_options_name_the_folder_of_a_frequency(folder: Path) -> None:
+    """As in Qlib's examples on minutes."""
+    try:
+        init(provider_uri={"60min": str(folder)})
+        assert len(D.features("all", ["$close"], freq="60min")) == len(BARS) * len(CODES)
+    finally:
+        session.init()
+
+
+@pytest.mark.parametrize("freq", ["1s", "10 seconds", "tick"])
+def test_a_minute_is_the_shortest_frequency(folder: Path, freq: str) -> None:
+    """There is no calendar of ticks."""
+    with pytest.raises(DataError, match=f"frequency '{freq}' is shorter than a minute"):
+        Provider(folder).calendar(freq)
+
+
+# -- windows -----------------------------------------------------------------------------------------------------------
+
+
+def positions(task: dict[str, Any], bars: np.ndarray) -> dict[str, tuple[int, int]]:
+    segments = task["dataset"]["kwargs"]["segments"]
+    return {name: intervals(name, segment)[0].positions(bars) for name, segment in segments.items()}
+
+
+@given(
+    per_day=st.lists(st.integers(1, 6), min_size=25, max_size=40),
+    horizon=st.integers(0, 9),
+    step=st.integers(1, 5),
+    by_bars=st.booleans(),
+    sliding=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_label_reaches_into_the_next_segment(
+    per_day: list[int], horizon: int, step: int, by_bars: bool, sliding: bool
+) -> None:
+    """Whatever the sessions look like. With windows of bars, not one bar too many is left out; with windows of days, the
+    next day would be one too many for some window of the calendar."""
+    days = pd.bdate_range("2024-01-02", periods=len(per_day))
+    bars = np.array(
+        [d + pd.Timedelta(hours=1 + 4 * k) for d, n in zip(days, per_day, strict=True) for k in range(n)], "M8[s]"
+    )
+    segments = {"train": (days[0], days[11]), "valid": (days[12], days[17]), "test": (days[18], days[-1])}
+    handler = {
+        "class": "DataHandlerLP",
+        "kwargs": {"label_horizon": horizon, "freq": "240min", "data_loader": {"class": "Own"}},
+    }
+    task = {"model": {}, "dataset": {"class": "DatasetH", "kwargs": {"handler": handler, "segments": segments}}}
+    generator = RollingGen(
+        step, "sliding" if sliding else "expanding", trunc_days="auto", calendar=bars, freq="4h" if by_bars else None
+    )
+    try:
+        made = generator.generate(task)
+    except SegmentError:
+        return  # the horizon leaves nothing of a segment
+    tested = []
+    for one in made:
+        places = positions(one, bars)
+        for earlier, later in (("train", "valid"), ("valid", "test")):
+            reach = places[earlier][1] - 1 + horizon
+            assert reach < places[later][0]
+            if by_bars and places[earlier][1] > places[earlier][0] + 1:
+                assert reach == places[later][0] - 1 or horizon == 0
+        tested += range(*places["test"])
+    assert tested == list(range(tested[0], len(bars)))
+    assert not [check for check in static_checks(made, bars) if check.subject == "label" and check.result == "leak"]
+
+
+def test_a_bar_at_midnight_is_not_its_whole_day() -> None:
+    """In a market that never closes, a window may end with the first bar of a day."""
+    bars = pd.date_range("2024-01-01", "2024-01-20 23:00", freq="h").to_numpy().astype("M8[s]")
+    segments = {"train": ("2024-01-01", "2024-01-05"), "test": ("2024-01-06", "2024-01-20")}
+    task = {"dataset": {"kwargs": {"segments": segments}}}
+    made = RollingGen(25, "sliding", calendar=bars, freq="60min").generate(task)
+    tests = [positions(one, bars)["test"] for one in made]
+    assert [b - a for a, b in tests[:-1]] == [25] * (len(tests) - 1)
+    assert all(stop == start for (_, stop), (start, _) in pairwise(tests))
+    ends = [one["dataset"]["kwargs"]["segments"]["test"][1] for one in made]
+    assert "2024-01-07 00:00:00" in ends
+
+
+# -- from the workflow file to the report ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def workflow(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("workflow")
+    own = {"data": str(folder), "tracking": f"folder:{place}/runs", "store": f"sqlite:///{place}/tasks.db"}
+    document = {"rollforge": {**own, "cache": str(place / "cache")}, "task": template(), "rolling": {"step": 5}}
+    (place / "hourly.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    return place / "hourly.yaml"
+
+
+def test_a_workflow_trains_and_evaluates_bars(workflow: Path) -> None:
+    """Windows of five days; every prediction is that of a model fitted by hand; IC is the mean over bars."""
+    ran = run("run", workflow, "--jobs", "0", cwd=workflow.parent)
+    assert ran.returncode == 0, ran.stderr
+    prices = closes()
+    features = {"one": prices / prices.shift(1) - 1, "five": prices / prices.rolling(5).mean() - 1}
+    label = prices.shift(-3) / prices.shift(-1) - 1
+    rows = pd.concat({name: frame.stack() for name, frame in {**features, "label": label}.items()}, axis=1)
+    made = pd.read_parquet(workflow.parent / "results" / "hourly" / "prediction.parquet")
+    scores = made["score"] if "score" in made else made.iloc[:, 0]
+    tested = pd.DatetimeIndex(scores.index.get_level_values("datetime").unique()).sort_values()
+    assert list(tested) == list(BARS[(BARS >= "2024-02-12") & (BARS < "2024-03-16")])
+    days = tested.normalize().unique()
+    expected = []
+    for start in range(0, len(days), 5):
+        window = days[start : start + 5]
+        before = DAYS[window[0] > DAYS]
+        # The label of the last bar of the day before looks three bars ahead: one day is left out.
+        train = rows.loc["2024-01-03" : f"{before[-2]:%Y-%m-%d} 23:59"].dropna()  # type: ignore[misc]
+        model = LinearRegression(fit_intercept=False).fit(train[["one", "five"]], train["label"])
+        test = rows.loc[f"{window[0]:%Y-%m-%d}" : f"{window[-1]:%Y-%m-%d} 23:59", ["one", "five"]]  # type: ignore[misc]
+        expected.append(pd.Series(model.predict(test), test.index))
+    np.testing.assert_allclose(scores.sort_index(), pd.concat(expected).sort_index(), rtol=1e-3, atol=1e-7)
+    known = pd.concat([scores.rename("score"), rows["label"].rename_axis(scores.index.names)], axis=1).dropna()
+    ic = known.groupby("datetime").apply(lambda bar: bar["score"].corr(bar["label"])).mean()
+    text = ran.stdout
+    assert re.search(rf"^IC +{ic:.4f} +mean of 100 bars", text, re.MULTILINE), text
+    assert "Ref($close, -1) - 1, over 2 bars" in " ".join(text.split())
+    assert "looks 3 60min bars ahead" in " ".join(text.split())
+    page = (workflow.parent / "results" / "hourly" / "report.html").read_text(encoding="utf-8")
+    assert "1,008 bars" in page  # 252 days of four bars
+    assert "2024-02-12 10:30" in page
+
+
+def test_a_plan_shows_times(workflow: Path) -> None:
+    """The table and the time axis have the first and the last bar."""
+    shown = " ".join(run("plan", workflow, cwd=workflow.parent).stdout.split())
+    assert "2024-02-12 10:30 …" in shown
+    assert "bars" in shown
+
+
+def test_measured_checks_change_the_bars_after_a_bar(workflow: Path) -> None:
+    """Nothing of a bar depends on later ones, and the label's reach is measured in bars."""
+    ran = run("check", workflow, "--json", cwd=workflow.parent)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = json.loads(ran.stdout)
+    assert not [check for check in found if check["result"] == "leak"]
+    assert [check for check in found if check["method"] == "measured" and check["result"] == "clean"]
+
+
+def test_windows_of_bars_from_a_workflow(workflow: Path) -> None:
+    """``freq`` under rolling counts bars."""
+    document = yaml.safe_load(workflow.read_text(encoding="utf-8"))
+    document["rolling"] = {"step": 30, "freq": "1h", "rtype": "sliding", "clip_test_end": True}
+    file = workflow.parent / "bars.yaml"
+    file.write_text(yaml.safe_dump(document), encoding="utf-8")
+    plan = rollforge.make_plan(rollforge.load_workflow(file))
+    tests = [window.segments["test"] for window in plan.windows]
+    assert [span.days for span in tests] == [30, 30, 30, 10]
+    gap = np.searchsorted(BARS.to_numpy(), [plan.windows[0].segments["train"].end, tests[0].start])
+    assert gap[1] - gap[0] == 4  # the three bars between are left out
+
+
+def test_a_backtest_of_bars_is_refused_before_training(workflow: Path) -> None:
+    """The message says what to leave out."""
+    document = yaml.safe_load(workflow.read_text(encoding="utf-8"))
+    signal = {"topk": 2, "n_drop": 1, "signal": "<PRED>"}
+    strategy = {"class": "TopkDropoutStrategy", "module_path": "qlib.contrib.strategy", "kwargs": signal}
+    config = {"strategy": strategy, "backtest": {"start_time": None, "end_time": None, "benchmark": None}}
+    backtest = {"class": "PortAnaRecord", "module_path": "qlib.workflow.record_temp", "kwargs": {"config": config}}
+    document["task"]["record"].append(backtest)
+    file = workflow.parent / "backtest.yaml"
+    file.write_text(yaml.safe_dump(document), encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"trades once a day, but the data have the frequency '60min'. Leave out PortAnaRecord"
+    ):
+        rollforge.make_plan(rollforge.load_workflow(file))
+
+
+def test_a_service_needs_daily_data() -> None:
+    """It decides once a day."""
+    with pytest.raises(ConfigError, match=r"needs daily data; the frequency of these is '60min'"):
+        RollingStrategy("hourly", template(), RollingGen(step=5))
+
+
+# -- importing ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_of_bars_is_imported_as_such(tmp_path: Path) -> None:
+    """Several rows a day of an instrument are bars; the calendar is named by their distance."""
+    table = closes().rename_axis("datetime").reset_index().melt("datetime", var_name="symbol", value_name="close")
+    table["datetime"] = table["datetime"].astype(str)
+    table.to_csv(tmp_path / "t.csv", index=False)
+    made = import_table(tmp_path / "t.csv", tmp_path / "data")
+    assert str(made).startswith("7 instruments x 240 bars of 60min, 2024-01-02 10:30 to 2024-03-25 15:30")
+    provider = open_provider(tmp_path / "data")
+    assert (provider.calendar() == BARS.to_numpy()).all()
+    values = provider.read("close", ["S3"], 0, len(BARS), "60min").values[0]
+    np.testing.assert_allclose(values, closes()["S3"], rtol=1e-6)
+    with pytest.raises(DataError, match=r"several rows a day of an instrument.*daily data only"):
+        append_table(tmp_path / "t.csv", tmp_path / "data")
+
+
+def test_a_bar_given_twice_is_refused(tmp_path: Path) -> None:
+    """With its time."""
+    table = pd.DataFrame(
+        {"symbol": "A", "datetime": ["2024-01-02 10:30", "2024-01-02 11:30", "2024-01-02 10:30"], "close": 1.0}
+    )
+    with pytest.raises(DataError, match=r"more than one row per instrument and time: A on 2024-01-02 10:30 \(row 3\)"):
+        import_table(table, tmp_path / "data")
+
+
+# -- a table of the user -----------------------------------------------------------------------------------------------
+
+
+def sensors(zone: str | None = None) -> pd.DataFrame:
+    """Return two months of hours of three sensors."""
+    rng = np.random.default_rng(8)
+    times = pd.date_range("2024-10-01", "2024-11-20 23:00", freq="h", tz=zone)
+    index = pd.MultiIndex.from_product([times, ["north", "south", "west"]], names=["hour", "sensor"])
+    frame = pd.DataFrame(rng.normal(size=(len(index), 3)), index, ["a", "b", "c"])
+    return frame.assign(y=frame["a"] - 0.5 * frame["b"] + rng.normal(0, 0.3, len(index)))
+
+
+@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
+@pytest.mark.parametrize("step", ["week", 100])
+def test_predictions_of_hours_equal_a_loop_by_hand(zone: str | None, step: str | int, tmp_path: Path) -> None:
+    """Also over the night on which an hour is repeated; the index comes back with its time zone."""
+    frame = sensors(zone)
+    own = Session(tracking_uri=f"folder:{tmp_path}/runs", store_uri=f"sqlite:///{tmp_path}/t.db", cache=str(tmp_path))
+    result = rollforge.walk_forward(
+        LinearRegression(), frame, label="y", train="20D", step=step, horizon=6, jobs=0, session=own
+    )
+    assert result.prediction.index.names == ["hour", "sensor"]
+    assert result.prediction.index.isin(frame.index).all()
+    times = frame.index.get_level_values("hour")
+    plain = times.tz_convert("UTC").tz_localize(None) if zone else times
+    tested = []
+    for window in result.windows.itertuples():
+        train = frame[(plain >= window.train_start) & (plain <= window.train_end)]
+        test = (plain >= window.test_start) & (plain <= window.test_end)
+        model = LinearRegression().fit(train[["a", "b", "c"]], train["y"])
+        by_hand = model.predict(frame[test][["a", "b", "c"]])
+        assert (result.prediction.loc[frame.index[test]].to_numpy() == by_hand).all()
+        tested.append(frame.index[test])
+        before = plain.unique()
+        gap = before.get_loc(window.test_start) - before.get_loc(window.train_end)
+        assert gap == 7  # the six hours between are left out
+    assert sum(map(len, tested)) == len(result.prediction)
+    ic = pd.DataFrame({"p": result.prediction, "y": result.label}).groupby("hour").apply(lambda h: h["p"].corr(h["y"]))
+    assert result.metrics["ic"] == pytest.approx(ic.mean())
+    assert result.summary.headline.per_year == 8760
+
+
+def test_the_annual_figures_of_weeks_use_52_a_year(tmp_path: Path) -> None:
+    """A year has as many periods as the calendar has, not 252."""
+    rng = np.random.default_rng(3)
+    weeks = pd.date_range("2018-01-05", periods=200, freq="W-FRI")
+    index = pd.MultiIndex.from_product([weeks, list("abcdefgh")], names=["week", "store"])
+    frame = pd.DataFrame(rng.normal(size=(len(index), 2)), index, ["x", "y"])
+    own = Session(tracking_uri=f"folder:{tmp_path}/runs", store_uri=f"sqlite:///{tmp_path}/t.db", cache=str(tmp_path))
+    result = rollforge.walk_forward(LinearRegression(), frame, label="y", train=100, step=50, jobs=0, session=own)
+    headline, table = result.summary.headline, result.summary.quantile_table
+    assert table is not None
+    assert headline.per_year == 52
+    assert headline.long_short_return == pytest.approx(52 * table.loc["5 - 1", "label"])
+    assert headline.period == "period"
