@@ -29,6 +29,8 @@ from rollforge.market.universe import session_provider
 
 __all__ = ["OutsideCalendar", "SessionCalendar", "TimeAdjuster"]
 
+Interval = tuple[object, object]
+"""The first and the last day of a segment, as a task contains them."""
 Aligned = tuple[pd.Timestamp | None, pd.Timestamp | None]
 
 
@@ -130,18 +132,23 @@ class TimeAdjuster:
             return len(self._all)
         return int((day[last[inside] + periods] - np.flatnonzero(inside)).max())
 
-    def written(self, segment: Any) -> Any:
+    def written(self, segment: Interval | list[Interval]) -> Interval | list[Interval]:
         """Return a segment as a task contains it: unchanged with daily data, and as text with intraday data, in which a
         bar at midnight differs from its day.
         """
         if self.bars is None:
             return segment
-        if has_intervals(segment):
-            return [self.written(part) for part in segment]
-        return tuple(None if end is None else self._text(end) for end in _ends(segment))
+        if isinstance(segment, list) and has_intervals(segment):
+            return [self.written_ends(part) for part in segment]
+        return self.written_ends(segment)
 
-    def _text(self, end: object) -> str:
-        if isinstance(end, str):
+    def written_ends(self, segment: object) -> Interval:
+        """Return the ends of a segment of one interval, as :meth:`written`."""
+        start, end = _ends(segment)
+        return (start, end) if self.bars is None else (self._text(start), self._text(end))
+
+    def _text(self, end: object) -> str | None:
+        if end is None or isinstance(end, str):
             return end
         moment = start_of(end)
         return f"{moment:%Y-%m-%d %H:%M:%S}" if self.by_bars else f"{moment:%Y-%m-%d}"

@@ -355,10 +355,10 @@ class CalendarGen(TaskGen):
         task: Definition = copy_task(template)
         parts = {**segments, "test": self._intervals(segments["test"])}
         written = {name: self.ta.written(segment) for name, segment in parts.items()}
-        end = self.ta.written(segments["test"])[1]
+        end = self.ta.written_ends(segments["test"])[1]
         TaskView(task).dataset_kwargs["segments"] = written
         if self.roll_fit_window:
-            move_fit_window(task, written["train"])
+            move_fit_window(task, self.ta.written_ends(segments["train"]))
         kwargs = TaskView(task).handler_kwargs
         given = None if kwargs is None else kwargs.get("end_time")
         reference = isinstance(given, str) and given.startswith("<")

@@ -153,7 +153,7 @@ class _PurgedGen(TaskGen):
         }
         # A processor has one fit window, and the days between two training intervals are tested.
         longest = max(train, key=lambda part: part[1] - part[0])
-        move_fit_window(task, self.ta.written(_interval(days, longest)))
+        move_fit_window(task, self.ta.written_ends(_interval(days, longest)))
         if self.roll_backtest and task.get("record"):
             task["record"] = move_backtests(task)
         return task

@@ -341,10 +341,9 @@ class RollingGen(TaskGen):
         start, end = kept[self.test_key]
         if self.clip_test_end and (end is None or end > last):
             kept[self.test_key] = (start, last)
-        kept = {name: self.ta.written(segment) for name, segment in kept.items()}
-        TaskView(task).dataset_kwargs["segments"] = kept
+        TaskView(task).dataset_kwargs["segments"] = {name: self.ta.written(segment) for name, segment in kept.items()}
         if self.roll_fit_window:
-            move_fit_window(task, kept[self.train_key], add=True)
+            move_fit_window(task, self.ta.written_ends(kept[self.train_key]), add=True)
         if self.roll_backtest and task.get("record"):
             task["record"] = move_backtests(task, self.test_key)
         if self.ds_extra_mod_func is not None:
