@@ -35,7 +35,11 @@ class Source:
 @functools.cache
 def processor() -> tuple[str, str, str]:
     """Return the processor that code is compiled for, this machine's: LLVM's name of the system, the model, its features."""
-    return llvm.get_process_triple(), llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    try:
+        features = llvm.get_host_cpu_features().flatten()
+    except RuntimeError:  # LLVM cannot name those of every processor
+        features = ""
+    return llvm.get_process_triple(), llvm.get_host_cpu_name(), features
 
 
 @functools.cache
