@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from lightgbm import LGBMRegressor
+from lightgbm import LGBMRanker, LGBMRegressor
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.impute import SimpleImputer
@@ -25,6 +25,7 @@ from sklearn.preprocessing import MinMaxScaler
 
 import rollforge
 from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError, TrainingFailed
+from rollforge.models import LinearModel, Model
 from rollforge.session import Session
 from rollforge.store.base import open_store
 from rollforge.walk_forward import WalkForward, walk_forward
@@ -226,17 +227,133 @@ def test_a_classifier_predicts_the_probability_of_the_larger_class(classes: tupl
     assert set(result.windows) >= {"auc", "log_loss", "brier"}
 
 
+@pytest.mark.parametrize("classes", [(-1, 0, 1), (0.0, 1.0, 2.0, 5.0)])
+def test_a_classifier_of_several_classes_predicts_each(classes: tuple[Any, ...], session: Session) -> None:
+    """One column for each class; metrics of the whole and of a window, compared with scikit-learn."""
+    frame = table(list("ABCDEF")).dropna()
+    frame["y"] = np.array(classes)[pd.qcut(frame["y"], len(classes), labels=False)]
+    result = run(LogisticRegression(), frame, session)
+    assert list(result.prediction) == list(classes)
+    window = result.windows.iloc[1]
+    train = frame.loc[window["train_start"] : window["train_end"]]
+    test = frame.loc[window["test_start"] : window["test_end"]]
+    expected = LogisticRegression().fit(train[FEATURES], train["y"]).predict_proba(test[FEATURES])
+    np.testing.assert_array_equal(result.prediction.loc[test.index], expected)
+    for metrics, rows in ((result.metrics, result.prediction.index), (window, test.index)):
+        known, found = frame["y"].loc[rows], result.prediction.loc[rows].to_numpy()
+        assert metrics["log_loss"] == pytest.approx(log_loss(known, found), rel=1e-9)
+        assert metrics["auc"] == pytest.approx(roc_auc_score(known, found, multi_class="ovr"), rel=1e-9)
+        squares = (found - (known.to_numpy()[:, None] == np.array(classes))) ** 2
+        assert metrics["brier"] == pytest.approx(squares.sum(axis=1).mean(), rel=1e-12)
+    assert set(result.metrics.index) == {"log_loss", "auc", "brier"}
+    ordered = result.prediction.to_numpy() @ np.array(classes)
+    np.testing.assert_allclose(result.collected.prediction["score"], ordered, rtol=1e-12)
+
+
+def test_a_class_that_a_window_has_not_seen_has_probability_0(session: Session) -> None:
+    frame = table(list("ABCDEF")).dropna()
+    frame["y"] = np.where(frame["y"] > 0, 1, 0)
+    frame.loc["2020-09-01":"2021-03-01", "y"] += frame.loc["2020-09-01":"2021-03-01", "a"] > 0.5
+    result = run(LogisticRegression(), frame, session, train="5 months")
+    first = result.prediction.loc[: result.windows["test_end"].iloc[0]]
+    assert (first[2] == 0).all()
+    np.testing.assert_allclose(result.prediction.sum(axis=1), 1, rtol=1e-12)
+    assert (result.prediction.loc["2021-03-01":, 2] > 0).any()
+    assert np.isfinite(result.metrics["log_loss"])
+
+
 def test_several_labels(session: Session) -> None:
-    """One column of predictions for each; rows that lack one of the labels are not learned from."""
+    """One column of predictions and one row of metrics for each; rows that lack one of the labels are not learned from."""
     frame = table(list("ABC"))
     frame["z"] = frame["c"] - frame["a"]
     result = run(Ridge(), frame, session, label=["y", "z"], features=["a", "c"])
     assert list(result.prediction) == ["y", "z"]
-    window = result.windows.iloc[-1]
+    window = result.windows.loc["y"].iloc[-1]
     train = frame.loc[window["train_start"] : window["train_end"]].dropna()
     test = frame.loc[window["test_start"] : window["test_end"]]
     expected = Ridge().fit(train[["a", "c"]], train[["y", "z"]]).predict(test[["a", "c"]])
     np.testing.assert_array_equal(result.prediction.loc[test.index], expected)
+    assert result.metrics.index.names == ["label"]
+    for label in ("y", "z"):
+        errors = (result.prediction[label] - frame[label].loc[result.prediction.index]).dropna()
+        assert result.metrics.loc[label, "rmse"] == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-9)
+        mean = (errors.loc[test.index.intersection(errors.index)] ** 2).mean()
+        assert result.windows.loc[label].iloc[-1]["rmse"] == pytest.approx(np.sqrt(mean), rel=1e-9)
+
+
+def test_several_horizons(session: Session, tmp_path: Path) -> None:
+    """A model for each, which is that of a call with this horizon alone: purged by its own horizon."""
+    frame = table(list("ABCD"))
+    for ahead in (1, 10):
+        frame[f"y{ahead}"] = frame.groupby("stock")["y"].transform(lambda y, n=ahead: y.rolling(n).mean().shift(-n))
+    given = {"features": FEATURES, "label": ["y1", "y10"], "horizon": [1, 10]}
+    result = run(Ridge(), frame, session, **given)
+    assert list(result.prediction) == ["y1", "y10"]
+    assert result.windows.index.names == ["horizon", "window"]
+    place = {day: i for i, day in enumerate(DAYS)}
+    for ahead, part in result.by_horizon.items():
+        alone = run(Ridge(), frame, session, features=FEATURES, label=f"y{ahead}", horizon=ahead)
+        pd.testing.assert_series_equal(part.prediction, alone.prediction, check_exact=True)
+        pd.testing.assert_series_equal(
+            result.prediction[f"y{ahead}"], alone.prediction, check_exact=True, check_names=False
+        )
+        pd.testing.assert_series_equal(result.label[f"y{ahead}"], alone.label, check_exact=True)
+        pd.testing.assert_frame_equal(result.windows.loc[ahead], alone.windows)
+        pd.testing.assert_series_equal(result.metrics.loc[ahead], alone.metrics, check_names=False)
+        for _, window in part.windows.iterrows():
+            assert place[window["test_start"]] - place[window["train_end"]] == ahead + 1
+    page = result.report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "horizon 10" in page
+    mapped = run(Ridge(), frame, session, features=FEATURES, label={"y1": 1, "y10": 10}, horizon=1)
+    assert mapped.experiment_name == result.experiment_name
+
+
+@pytest.mark.parametrize("kind", ["text", "category", "number"])
+def test_groups_stay_with_their_rows(kind: str, session: Session) -> None:
+    """A column of any type, which is no feature; a row without a group counts in none."""
+    frame = table(list("ABCDEF"))
+    groups = pd.Series(frame.index.get_level_values("stock").map(dict(zip("ABCDEF", [1, 1, 2, 2, 3, 3], strict=True))))
+    groups = groups.astype("float64").mask(np.arange(len(groups)) % 11 == 0)
+    if kind != "number":
+        groups = groups.map({1.0: "x", 2.0: "y", 3.0: "z"}).astype("category" if kind == "category" else object)
+    shuffled = frame.assign(sector=groups.to_numpy() if kind != "category" else groups.array)
+    shuffled = shuffled.reset_index().sort_values(["stock", "day"]).reset_index(drop=True)
+    result = run(Ridge(), shuffled, session, entity="stock", groups="sector")
+    assert result.groups is not None
+    assert result.groups.name == "sector"
+    assert result.groups.index.equals(result.prediction.index)
+    expected = shuffled.set_index(["day", "stock"])["sector"].reindex(result.prediction.index)
+    pd.testing.assert_series_equal(result.groups, expected, check_index_type=False)
+    pd.testing.assert_series_equal(result.prediction, run(Ridge(), shuffled, session, features=FEATURES,
+        entity="stock").prediction, check_exact=True)  # fmt: skip
+    both = pd.concat([result.prediction, result.label, expected.rename("g")], axis=1).dropna()
+    for name, rows in both.groupby("g", observed=True):
+        found = result.group_metrics.loc[name]
+        assert found["rmse"] == pytest.approx(np.sqrt(((rows["prediction"] - rows["y"]) ** 2).mean()), rel=1e-9)
+        assert found["rows"] == (expected == name).sum()
+    assert result.group_metrics.index.name == "sector"
+    own = result.row_groups()
+    assert own is not None
+    assert own.index.equals(result.collected.prediction.index)
+
+
+@pytest.mark.parametrize("ranker", ["lightgbm", "xgboost"])
+def test_a_ranker_learns_the_order_of_each_day(ranker: str, session: Session) -> None:
+    """The rows of a day are a query; its scores have no unit, so only correlations within days are metrics."""
+    frame = table(list("ABCDEF")).dropna()
+    frame["y"] = frame.groupby("day")["y"].rank().astype(int)
+    if ranker == "lightgbm":
+        estimator: Any = LGBMRanker(n_estimators=5, verbose=-1, num_leaves=7)
+    else:
+        estimator = pytest.importorskip("xgboost").XGBRanker(n_estimators=3)
+    result = run(estimator, frame, session)
+    window = result.windows.iloc[0]
+    train = frame.loc[window["train_start"] : window["train_end"]]
+    test = frame.loc[window["test_start"] : window["test_end"]]
+    sizes = train.groupby("day").size().to_numpy()
+    fitted = clone(estimator).fit(train[FEATURES], train["y"], group=sizes)
+    np.testing.assert_array_equal(result.prediction.loc[test.index], fitted.predict(test[FEATURES]))
+    assert list(result.metrics.index) == ["ic", "rank_ic"]
 
 
 def test_weights_and_static_features(session: Session) -> None:
@@ -273,13 +390,30 @@ def test_early_stopping_uses_the_valid_segment(session: Session) -> None:
     np.testing.assert_array_equal(result.prediction.loc[test.index], fitted.predict(test[FEATURES]))
 
 
-def test_models_of_rollforge(session: Session) -> None:
-    """Given as a description."""
-    model = {"class": "LinearModel", "module_path": "rollforge.models", "kwargs": {"fit_intercept": True}}
+@pytest.mark.parametrize(
+    "model",
+    [
+        LinearModel(estimator="ridge", alpha=1e-9, fit_intercept=True),
+        {"class": "LinearModel", "module_path": "rollforge.models", "kwargs": {"fit_intercept": True}},
+    ],
+    ids=["object", "description"],
+)
+def test_models_of_rollforge(model: object, session: Session) -> None:
+    """As an object or as a description."""
     frame = table(list("ABC"))
-    result = run(model, frame, session)
-    linear = by_hand(Ridge(alpha=1e-9), frame, result)
+    linear = by_hand(Ridge(alpha=1e-9), frame, result := run(model, frame, session))
     np.testing.assert_allclose(result.prediction, linear, atol=1e-5)
+    assert result.experiment_name.startswith("LinearModel-")
+
+
+class Hidden(Model):
+    """A model whose argument is not an attribute, so that it has no description."""
+
+    def __init__(self, value: float) -> None:
+        self.kept = value
+
+    def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
+        raise NotImplementedError
 
 
 def test_worker_processes_predict_the_same(session: Session) -> None:
@@ -425,8 +559,17 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (columns, {"rtype": "slide"}, "Did you mean 'sliding'"),
     (columns, {"jobs": "2"}, "jobs: must be a number"),
     (columns, {"estimator": Ridge}, r"estimator: must be an estimator.*Write Ridge\(\)"),
-    (columns, {"estimator": rollforge.LinearModel()}, "estimator: must be a description of a LinearModel"),
-    (columns, {"estimator": LogisticRegression()}, "classifier needs a label with two classes"),
+    (columns, {"estimator": rollforge.LinearModel(), "weight": "c"}, "weight: is used with estimators of scikit-learn"),
+    (columns, {"estimator": LogisticRegression()}, "classes, which are at most 1000 whole numbers, but 'y' has"),
+    (lambda: columns().assign(y=1.0), {"estimator": LogisticRegression()}, "two classes or more, but 'y' has 1"),
+    (columns, {"estimator": LogisticRegression(), "label": ["y", "c"]}, "label: a classifier predicts one label"),
+    (columns, {"horizon": [1, 5]}, "horizon: has 2 horizons for 1 label"),
+    (columns, {"label": ["y", "c"], "horizon": [1, 1]}, "horizon: has 1 twice"),
+    (columns, {"label": ["y", "y"]}, "label: names 'y' twice"),
+    (columns, {"label": {"y": 1, "c": "x"}, "horizon": 1}, "horizon.1: must be a number, at least 0; found 'x'"),
+    (columns, {"label": {"y": 1}, "horizon": 5}, "horizon: is given by label"),
+    (columns, {"estimator": Hidden(3.0)}, "estimator: the Hidden has no description, because the argument value is no"),
+    (columns, {"groups": "sector"}, "groups='sector': the frame has no such column"),
     (
         columns,
         {"static": pd.DataFrame({"s": [1.0]}, ["A"])},

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import re
 import sys
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,21 +17,24 @@ import yaml
 from rollforge.dates import DayLike, Times, as_timestamp, has_times, show_time, start_position, stop_position
 from rollforge.errors import ConfigError, DataError, SegmentError, TrainingFailed, counted, nearest, shown
 from rollforge.features.frame_folder import FrameFolder, frame_session, write_frame_folder
+from rollforge.frame_result import Target, WalkForward, model_name
 from rollforge.generate.offsets import read_length, read_offset
-from rollforge.market.user_table import Keys, Table, check_columns, open_table, read_keys
+from rollforge.market.user_table import Keys, Table, check_columns, open_table, read_column, read_keys
 from rollforge.models.base import Model
-from rollforge.models.sklearn import NotInModule, describe_estimator, is_classifier, keep_estimator
-from rollforge.record.scoring import classification_metrics, regression_metrics
+from rollforge.models.sklearn import (
+    NotInModule,
+    describe_estimator,
+    describe_model,
+    is_classifier,
+    is_ranker,
+    keep_estimator,
+)
 from rollforge.session import Session, current_session, home
 from rollforge.task import Document, digest, to_plain
 from rollforge.workflow import load_workflow
 
 if TYPE_CHECKING:
-    from rollforge.collect.result import Collected
     from rollforge.plan import Plan
-    from rollforge.plot import ResultPlots
-    from rollforge.report.summary import Summary
-    from rollforge.track.base import Experiment
 
 __all__ = ["WalkForward", "walk_forward"]
 
@@ -41,199 +42,25 @@ log = logging.getLogger(__name__)
 
 _SMALL = 2 * 10**7
 """Number of training values below which starting worker processes takes longer than training in this one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What :func:`walk_forward` predicts, and how it is scored."""
-
-    labels: tuple[Any, ...]
-    classes: tuple[Any, Any] | None
-    """The two classes of a classifier; None for a regression."""
-
-    def metrics(self, prediction: pd.DataFrame, label: pd.DataFrame) -> dict[str, float]:
-        """Return the metrics of the first label, on the rows that have both a prediction and a label."""
-        scores, known = prediction.iloc[:, 0], label.iloc[:, 0]
-        if self.classes is None:
-            return regression_metrics(scores, known)
-        return classification_metrics(scores, known == self.classes[1], known.notna())
-
-
-@dataclass(frozen=True)
-class WalkForward:
-    """The out-of-sample result of :func:`walk_forward`."""
-
-    plan: Plan
-    """The tasks."""
-    collected: Collected
-    """Their joined result, in the same form as for any experiment."""
-    keys: Keys = field(repr=False)
-    folder: FrameFolder = field(repr=False)
-    target: Target = field(repr=False)
-
-    @property
-    def prediction(self) -> pd.Series | pd.DataFrame:
-        """The prediction of each row that belongs to a test segment, in the order and with the index of the table.
-
-        A series called ``prediction``; with several labels a frame, one column for each. A classifier predicts the
-        probability of the larger class.
-        """
-        found = self._in_order(self.collected.prediction)
-        if len(self.target.labels) == 1:
-            return found.iloc[:, 0].rename("prediction")
-        return found.set_axis(list(self.target.labels), axis=1)
-
-    @property
-    def label(self) -> pd.Series | pd.DataFrame:
-        """The label of each row of :attr:`prediction`, in the same form."""
-        found = self._in_order(self.collected.label)
-        if len(self.target.labels) == 1:
-            return found.iloc[:, 0].rename(self.target.labels[0])
-        return found.set_axis(list(self.target.labels), axis=1)
-
-    @functools.cached_property
-    def windows(self) -> pd.DataFrame:
-        """One row for each window: first and last day of its segments, its status, the number of predicted rows, and its
-        metrics, see :attr:`metrics`.
-        """
-        prediction, label = self.collected.prediction, self.collected.label
-        rows = []
-        for window, outcome in zip(self.plan.windows, self.collected.outcomes, strict=True):
-            row: dict[str, Any] = {}
-            for name, segment in window.segments.items():
-                parts = segment.parts
-                row[f"{name}_start"] = as_timestamp(parts[0][0])
-                row[f"{name}_end"] = as_timestamp(parts[-1][1])
-            row["status"] = outcome.task.status.value
-            if prediction is not None and label is not None:
-                days = slice(row["test_start"], row["test_end"])
-                part = prediction.loc[days]
-                row["rows"] = len(part)
-                row |= self.target.metrics(part, label.loc[days])
-            rows.append(row)
-        return pd.DataFrame(rows, index=pd.RangeIndex(1, len(rows) + 1, name="window"))
-
-    @functools.cached_property
-    def metrics(self) -> pd.Series:
-        """The metrics of the whole out-of-sample prediction, for the first label.
-
-        ``ic`` and ``rank_ic`` are means over the days of the correlation between the entities' predictions and labels, and
-        NaN with one entity; ``correlation`` is over all rows. For a regression also ``rmse``, ``mae`` and ``r2``, for a
-        classifier ``log_loss`` (natural logarithm), ``auc`` and ``brier``.
-        """
-        if self.collected.prediction is None or self.collected.label is None:
-            return pd.Series(dtype=float)
-        return pd.Series(self.target.metrics(self.collected.prediction, self.collected.label))
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Warnings about the windows and about the result."""
-        return (*self.plan.warnings, *self.collected.coverage.notes, *self.collected.warnings)
-
-    @property
-    def session(self) -> Session:
-        """The session, with the stores in which the tasks and the runs are."""
-        return self.plan.workflow.session
-
-    @property
-    def experiment(self) -> Experiment:
-        """The experiment with the run of each window."""
-        from rollforge.track.base import get_experiment, open_tracker
-
-        return get_experiment(open_tracker(self.session.tracking_uri), experiment_name=self.experiment_name)
-
-    @property
-    def experiment_name(self) -> str:
-        """The name of the experiment and of the pool of tasks."""
-        return self.plan.workflow.experiment_name
-
-    @functools.cached_property
-    def summary(self) -> Summary:
-        """The figures of the report."""
-        return self._summary(None)
-
-    def _summary(self, groups: pd.Series | None) -> Summary:
-        from rollforge.report.inputs import report_inputs
-        from rollforge.report.summary import summarise
-
-        inputs = report_inputs(
-            self.collected, name=self.experiment_name, session=self.session, config=self.plan.workflow.public_text,
-            groups=self.row_groups(groups),
-        )  # fmt: skip
-        return summarise(inputs)
-
-    def report(self, file: str | Path, *, groups: pd.Series | None = None) -> Path:
-        """Write the report as one HTML file, and return its path.
-
-        Parameters
-        ----------
-        file : path
-            The file.
-        groups : Series, optional
-            Group of each entity, or of each row of :attr:`prediction`, for the IC within groups.
-        """
-        from rollforge.report.html import write_report
-
-        return write_report(self.summary if groups is None else self._summary(groups), file)
-
-    @property
-    def plot(self) -> ResultPlots:
-        """The figures of :mod:`rollforge.plot`, such as ``plot.ic()`` and ``plot.quantiles()``, of the first label."""
-        from rollforge.plot import ResultPlots
-
-        return ResultPlots(self)
-
-    def row_groups(self, groups: pd.Series | None) -> pd.Series | None:
-        """Return the group of each row of the collected prediction.
-
-        Parameters
-        ----------
-        groups : Series, optional
-            Group of each entity, or of each row of :attr:`prediction`, with its index.
-        """
-        found = self.collected.prediction
-        if groups is None or found is None:
-            return None
-        if not groups.index.is_unique:
-            raise DataError(f"groups has two rows for {shown(groups.index[groups.index.duplicated()][0])}.")
-        if groups.index.nlevels == 1 and len(self.keys.names) == 2:
-            return pd.Series(groups.reindex(self.keys.entities).to_numpy(), list(self.folder.codes), name=groups.name)
-        rows = self._in_order(pd.DataFrame({"row": np.arange(len(found))}, found.index))["row"]
-        made = np.empty(len(found), object)
-        made[rows] = groups.reindex(rows.index)
-        return pd.Series(made, found.index, name=groups.name)
-
-    def _in_order(self, found: pd.DataFrame | None) -> pd.DataFrame:
-        """Return rows of the panel as rows of the table, in its order."""
-        if found is None:
-            raise TrainingFailed("No window is done, so there is no prediction.")
-        codes = {code: i for i, code in enumerate(self.folder.codes)}
-        times = found.index.get_level_values("datetime").to_numpy().astype(self.keys.days.dtype)
-        day = np.searchsorted(self.keys.days, times)
-        entity = found.index.get_level_values("instrument").map(codes).to_numpy()
-        place = self.keys.time.astype(np.int64) * len(codes) + self.keys.entity
-        order = np.argsort(place)
-        rows = order[np.searchsorted(place, day * len(codes) + entity, sorter=order)]
-        back = np.argsort(rows, kind="stable")
-        made = found.iloc[back]
-        made.index = self.keys.index(rows[back])
-        return made
+_CLASSES = 1000
+"""Largest number of classes: a label with more is taken for a quantity."""
 
 
 def walk_forward(
     estimator: object,
     frame: object,
     *,
-    label: Hashable | Sequence[Hashable],
+    label: Hashable | Sequence[Hashable] | Mapping[Any, int],
     train: int | str,
     valid: int | str | None = None,
     step: int | str = "month",
-    horizon: int = 1,
+    horizon: int | Sequence[int] = 1,
     label_periods: int | None = None,
     features: Sequence[Hashable] | None = None,
     time: Hashable | None = None,
     entity: Hashable | None = None,
     weight: Hashable | None = None,
+    groups: Hashable | None = None,
     static: pd.DataFrame | None = None,
     start: DayLike | None = None,
     end: DayLike | None = None,
@@ -252,16 +79,16 @@ def walk_forward(
 
     Parameters
     ----------
-    estimator : estimator or description
-        A regressor, classifier or pipeline with scikit-learn's interface, or the description of a model:
-        ``{"class": "LGBModel", "module_path": "rollforge.models", "kwargs": {…}}``.
+    estimator : estimator, Model or description
+        A regressor, classifier, ranker or pipeline with scikit-learn's interface, a model of Rollforge such as ``LGBModel()``,
+        or the description of one: ``{"class": "LGBModel", "module_path": "rollforge.models", "kwargs": {…}}``.
     frame : DataFrame, Table or path
         Rows of entities (stocks, stores, sensors) over time: a pandas frame whose index or columns contain the times and
         the entities, a Polars or Arrow table, or the path of a Parquet file. A single entity needs no column. The rows of
         an entity must be in chronological order.
-    label : name or sequence of names
-        The column to predict, or several. A missing label excludes the row from training. The metrics are those of the
-        first one.
+    label : name, sequence of names, or mapping
+        The column to predict, or several. A missing label excludes the row from training. A mapping has the horizon of each
+        label: ``{"y1": 1, "y5": 5}``.
     train : int or str
         Length of the training segment: a number of periods of the table, or a duration such as ``"2y"``, ``"18 months"``
         or ``"90D"``. With ``rtype="expanding"``, that of the first window.
@@ -271,8 +98,9 @@ def walk_forward(
     step : int or str
         How often a model is trained: after each ``"week"``, ``"month"`` (``"1M"``), ``"quarter"`` or ``"year"``, or a number of
         periods of the table.
-    horizon : int
+    horizon : int or sequence of int
         Number of periods that the label of a row looks ahead of the row. As many are left out before the next segment.
+        With a sequence, a model is trained for each horizon, on the label in the same place of `label`.
     label_periods : int, optional
         Number of periods that the label's return spans, for figures that need independent labels; by default `horizon`.
     features : sequence of names, optional
@@ -280,6 +108,9 @@ def walk_forward(
     time, entity, weight : name, optional
         The column or index level of times, that of entities, and the column with the weights of the rows. Times and
         entities are found automatically if they are unambiguous.
+    groups : name, optional
+        The column with the group of each row, such as a sector or region, of any type; a missing value is no group. It is
+        no feature, unless `features` names it. See ``groups`` and ``group_metrics`` of the result.
     static : DataFrame, optional
         Further features of the entities, which do not change over time; its index contains the entities.
     start, end : date, optional
@@ -298,7 +129,7 @@ def walk_forward(
     Returns
     -------
     WalkForward
-        ``prediction``, ``windows``, ``metrics``, ``report()``, ``plot`` and ``experiment``.
+        ``prediction``, ``windows``, ``metrics``, ``by_horizon``, ``report()``, ``plot`` and ``experiment``.
 
     Raises
     ------
@@ -316,26 +147,33 @@ def walk_forward(
     >>> result = rollforge.walk_forward(LGBMRegressor(), "prices.parquet", label="y", train="2y")  # doctest: +SKIP
     >>> result.metrics  # doctest: +SKIP
     """
-    _check_numbers(horizon=horizon, label_periods=label_periods, jobs=jobs)
+    _check_numbers(label_periods=label_periods, jobs=jobs)
+    labels, horizons = _labels_and_horizons(label, horizon)
     session = current_session() if session is None else session
     table = open_table(frame)
-    keys = read_keys(table, time, entity)
-    labels = _labels(label)
-    columns = _features(table, keys, labels, features, weight)
-    groups: dict[str, Sequence[Any]] = {"feature": columns, "label": labels}
+    keys = read_keys(table, time, entity, () if groups is None else (groups,))
+    others = [name for name in (weight, groups) if name is not None]
+    columns = _features(table, keys, labels, features, others)
+    parts: dict[str, Sequence[Any]] = {"feature": columns, "label": labels}
     if weight is not None:
-        groups["weight"] = [weight]
+        parts["weight"] = [weight]
     check_columns(
         table, {"features": columns, "label": labels, **({"weight": [weight]} if weight is not None else {})}, keys
     )
-    model, name, classifier = _describe(estimator, weight)
-    segments = _segments(keys.days, train, valid, start, end, horizon)
+    row_values = None if groups is None else read_column(table, groups, "groups")
+    described = _describe(estimator, weight)
+    segments = _segments(keys.days, train, valid, start, end, max(horizons))
     further = None if static is None else _static(static, keys, columns)
-    folder = write_frame_folder(table, keys, groups, home() / "frames", further)
-    target = Target(tuple(labels), _classes(table, labels[0]) if classifier else None)
-    template = _template(model, folder, segments, horizon, label_periods)
+    targets = _targets(table, labels, horizons, described)
+    folder = write_frame_folder(table, keys, parts, home() / "frames", further)
+    templates = {
+        model_name(target.horizon) if len(targets) > 1 else "": _template(
+            described.of(target.classes), folder, segments, target, label_periods, alone=len(targets) == 1
+        )
+        for target in targets
+    }
     windows = _windows(segments, keys, train, valid, step, rtype)
-    plan = _plan(template, windows, segments, frame_session(folder, session), experiment_name, name)
+    plan = _plan(templates, windows, frame_session(folder, session), experiment_name, described.name)
     from rollforge import pipeline
 
     pipeline.submit(plan)
@@ -351,12 +189,12 @@ def walk_forward(
     collected = pipeline.collect(
         plan.workflow.session, plan.workflow.experiment_name, plan.ids, allow_gaps=allow_gaps, plan=plan
     )
-    return WalkForward(plan, collected, keys, folder, target)
+    return WalkForward(plan, collected, keys, folder, targets, row_values)
 
 
-def _check_numbers(**given: int | None) -> None:
+def _check_numbers(**given: object) -> None:
     for name, value in given.items():
-        least = 1 if name == "label_periods" else 0
+        least = 1 if name.startswith("label_periods") else 0
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
             raise ConfigError(f"must be a number, at least {least}; found {shown(value)}.", path=name)
 
@@ -366,16 +204,44 @@ def _labels(label: object) -> list[Any]:
     found = list(label) if several else [label]  # type: ignore[call-overload]
     if not found:
         raise ConfigError("must name at least one column.", path="label")
+    twice = [name for i, name in enumerate(found) if name in found[:i]]
+    if twice:
+        raise ConfigError(f"names {shown(twice[0])} twice.", path="label")
     return found
 
 
+def _labels_and_horizons(label: object, horizon: object) -> tuple[list[Any], list[int]]:
+    """Return the labels, and their horizons: one for all of them, or one for each."""
+    if isinstance(label, Mapping):
+        if horizon != 1:
+            raise ConfigError("is given by label, which maps names to horizons.", path="horizon")
+        labels, several = _labels(list(label)), list(label.values())
+    else:
+        labels = _labels(label)
+        if not isinstance(horizon, (list, tuple, range, np.ndarray)):
+            _check_numbers(horizon=horizon)
+            return labels, [horizon]  # type: ignore[list-item]
+        several = [one.item() if isinstance(one, np.generic) else one for one in horizon]
+    _check_numbers(**{f"horizon.{i}": one for i, one in enumerate(several)})
+    if len(several) != len(labels):
+        raise ConfigError(
+            f"has {counted(len(several), 'horizon')} for {counted(len(labels), 'label')}: each horizon needs a label that "
+            "looks ahead as far.",
+            path="horizon",
+        )
+    twice = [one for i, one in enumerate(several) if one in several[:i]]
+    if twice:
+        raise ConfigError(f"has {twice[0]} twice.", path="horizon")
+    return labels, several
+
+
 def _features(
-    table: Table, keys: Keys, labels: Sequence[Any], given: Sequence[Hashable] | None, weight: object
+    table: Table, keys: Keys, labels: Sequence[Any], given: Sequence[Hashable] | None, others: Sequence[object]
 ) -> list[Any]:
     """Return the columns of features."""
     if isinstance(given, str):
         raise ConfigError(f"must be a list of columns, found {shown(given)}.", path="features")
-    taken = {*labels, *keys.names, weight}
+    taken = {*labels, *keys.names, *others}
     if given is None:
         found = [n for n in table.names if n not in taken and n not in table.index]
         text = [n for n in found if table.dtype(n) is None]
@@ -395,44 +261,94 @@ def _features(
     return found
 
 
-def _describe(estimator: object, weight: object) -> tuple[dict[str, Any], str, bool]:
-    """Return the description of a task's model, its name, and whether it is a classifier."""
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """An estimator as the model of a task."""
+
+    model: dict[str, Any]
+    name: str
+    classifies: bool = False
+    ranks: bool = False
+
+    def of(self, classes: Sequence[Any] | None) -> dict[str, Any]:
+        """Return the description for a label with these classes."""
+        if classes is None or len(classes) == 2:
+            return self.model
+        plain = [int(one) if isinstance(one, bool) else one for one in classes]
+        return {**self.model, "kwargs": {**self.model["kwargs"], "classes": plain}}
+
+
+def _describe(estimator: object, weight: object) -> _Described:
+    """Return the description of a task's model."""
+    if isinstance(estimator, (Mapping, Model)) and weight is not None:
+        raise ConfigError("is used with estimators of scikit-learn's interface only.", path="weight")
     if isinstance(estimator, Mapping):
         if "class" not in estimator:
             raise ConfigError(
                 f"a description has the keys class, module_path and kwargs, found {shown(list(estimator))}.",
                 path="estimator",
             )
-        if weight is not None:
-            raise ConfigError("is used with estimators of scikit-learn's interface only.", path="weight")
-        return dict(estimator), str(estimator["class"]).rpartition(".")[2], False
+        return _Described(dict(estimator), str(estimator["class"]).rpartition(".")[2])
+    name = type(estimator).__name__
     if isinstance(estimator, Model):
-        raise ConfigError(
-            f"must be a description of a {type(estimator).__name__}: {{'class': {type(estimator).__name__!r}, 'module_path': "
-            f"{type(estimator).__module__!r}, 'kwargs': …}}.",
-            path="estimator",
-        )
+        try:
+            return _Described(describe_model(estimator), name)
+        except NotInModule as exc:
+            raise ConfigError(
+                f"the {name} has no description, because {exc.message.rstrip('.')}. Put its class into a module and keep "
+                "its arguments as attributes of the same names, or give {'class': …, 'module_path': …, 'kwargs': …}.",
+                path="estimator",
+            ) from exc
     try:
         kwargs: dict[str, Any] = {"estimator": describe_estimator(estimator)}
     except NotInModule:  # a class of a notebook or script
-        place = home() / "frames"
-        place.mkdir(parents=True, exist_ok=True)
-        kwargs = {"estimator": keep_estimator(estimator, place)}
+        kwargs = {"estimator": _kept(estimator)}
     if weight is not None:
         kwargs["weight_group"] = "weight"
     model = {"class": "SklearnModel", "module_path": "rollforge.models", "kwargs": kwargs}
-    return model, type(estimator).__name__, is_classifier(estimator)
+    return _Described(model, name, is_classifier(estimator), is_ranker(estimator))
 
 
-def _classes(table: Table, label: object) -> tuple[Any, Any]:
-    """Return the two classes of a label."""
+def _kept(estimator: object) -> dict[str, Any]:
+    place = home() / "frames"
+    place.mkdir(parents=True, exist_ok=True)
+    return keep_estimator(estimator, place)
+
+
+def _classes(table: Table, label: object) -> tuple[Any, ...]:
+    """Return the classes of a label, ascending."""
     (values,) = table.numbers([label], np.dtype(np.float64))
     found = np.unique(values[np.isfinite(values)])
-    if len(found) != 2:
+    if len(found) < 2:
         raise DataError(
-            f"A classifier needs a label with two classes, but {str(label)!r} has {len(found)}: {shown(found.tolist())}."
+            f"A classifier needs a label with two classes or more, but {str(label)!r} has {len(found)}: "
+            f"{shown(found.tolist())}."
         )
-    return found[0].item(), found[1].item()
+    if len(found) > 2 and (len(found) > _CLASSES or (found % 1).any()):
+        raise DataError(
+            f"A classifier needs a label with classes, which are at most {_CLASSES} whole numbers, but {str(label)!r} has "
+            f"{len(found)} values, such as {shown(found[:3].tolist())}. Use a regressor, or make classes of them."
+        )
+    kind = table.dtype(label)
+    return tuple(found.astype(kind).tolist())
+
+
+def _targets(table: Table, labels: Sequence[Any], horizons: Sequence[int], described: _Described) -> tuple[Target, ...]:
+    """Return what is predicted: by one model, or by one for each horizon."""
+    own = (
+        [(tuple(labels), horizons[0])]
+        if len(horizons) == 1
+        else [((n,), h) for n, h in zip(labels, horizons, strict=True)]
+    )
+    if described.classifies and len(own[0][0]) > 1:
+        raise ConfigError(
+            f"a classifier predicts one label, found {len(labels)}. With horizon=[…], each label has a model of its own.",
+            path="label",
+        )
+    return tuple(
+        Target(names, ahead, _classes(table, names[0]) if described.classifies else None, described.ranks)
+        for names, ahead in own
+    )
 
 
 def _static(static: pd.DataFrame, keys: Keys, columns: Sequence[Any]) -> pd.DataFrame:
@@ -516,10 +432,15 @@ def _template(
     model: Document,
     folder: FrameFolder,
     segments: Mapping[str, list[str]],
-    horizon: int,
+    target: Target,
     label_periods: int | None,
+    *,
+    alone: bool,
 ) -> dict[str, Any]:
     """Return the task of the first window."""
+    loaded: dict[str, Any] = {"frame": folder.mark}
+    if not alone:
+        loaded["label"] = str(target.labels[0])
     handler = {
         "class": "DataHandlerLP",
         "module_path": "rollforge.features.handler",
@@ -528,10 +449,10 @@ def _template(
             "data_loader": {
                 "class": "FrameLoader",
                 "module_path": "rollforge.features.frame_folder",
-                "kwargs": {"frame": folder.mark},
+                "kwargs": loaded,
             },
-            "label_horizon": horizon,
-            "label_days": label_periods or max(1, horizon),
+            "label_horizon": target.horizon,
+            "label_days": label_periods or max(1, target.horizon),
         },
     }
     return {
@@ -572,26 +493,33 @@ def _windows(
 
 
 def _plan(
-    template: dict[str, Any],
+    templates: Mapping[str, dict[str, Any]],
     windows: Document,
-    segments: Mapping[str, object],
     session: Session,
     experiment_name: str | None,
     name: str,
 ) -> Plan:
-    """Return the plan of a workflow of these tasks, which is also written as a file."""
+    """Return the plan of a workflow of these models' tasks, which is also written as a file."""
     from rollforge.plan import make_plan
 
+    template = next(iter(templates.values()))
     # Tuples and other values that YAML lacks are in the template itself; the file is for people.
     document = {"rollforge": {"data": session.provider_uri}, "task": to_plain(template), **windows}
+    if len(templates) > 1:
+        document["models"] = {
+            model: {part: to_plain(task[part]) for part in ("model", "dataset")} for model, task in templates.items()
+        }
     if experiment_name is None:
-        experiment_name = f"{name}-{digest({'task': template, 'windows': dict(windows)})[:8]}"
+        tasks = {"task": template} if len(templates) == 1 else {"models": dict(templates)}
+        experiment_name = f"{name}-{digest({**tasks, 'windows': dict(windows)})[:8]}"
     file = home() / "frames" / f"{digest({'document': document})[:24]}.yaml"
     file.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
     workflow = load_workflow(file, experiment_name=experiment_name)
+    models = tuple(replace(one, task=templates[one.name]) for one in workflow.models)
     workflow = replace(
         workflow,
         template=template,
+        models=models,
         session=session.with_(experiment_name=experiment_name, provider_uri=session.provider_uri),
     )
     try:

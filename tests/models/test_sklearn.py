@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from lightgbm import LGBMClassifier, LGBMRegressor
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
@@ -17,12 +18,13 @@ from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
+from rollforge.build import build
 from rollforge.errors import CodeNotAllowed, ConfigError, ModelError
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
-from rollforge.models import SklearnModel, describe_estimator
+from rollforge.models import LGBModel, LinearModel, SklearnModel, XGBModel, describe_estimator
 from rollforge.models.base import Reweighter
-from rollforge.models.sklearn import keep_estimator, kept_estimator
+from rollforge.models.sklearn import describe_model, keep_estimator, kept_estimator
 from rollforge.session import Session, using
 from rollforge.trust import Origin, from_origin
 
@@ -105,14 +107,50 @@ def test_several_labels_are_several_columns() -> None:
 
 
 def test_a_classifier_needs_two_classes() -> None:
-    """The error says which there are."""
-    for label, said in ((lambda f: f["x"] * 0, "1 class"), (lambda f: np.sign(f["x"]) * (f["z"] > 0), "3 classes")):
-        with pytest.raises(ModelError, match=f"{said}|one class|1 class"):
-            SklearnModel(LogisticRegression()).fit(dataset(label))
+    """The error names the only one; a class that was not announced is an error too."""
+    with pytest.raises(ModelError, match=r"one class|1 class"):
+        SklearnModel(LogisticRegression()).fit(dataset(lambda f: f["x"] * 0))
+    with pytest.raises(ModelError, match=r"all labels of the train segment are of one class: \[.*0"):
+        SklearnModel(DummyClassifier()).fit(dataset(lambda f: f["x"] * 0))
+    three = dataset(lambda f: np.sign(f["x"]) * (f["z"] > 0))
+    with pytest.raises(ModelError, match=r"has the class .*1.*, which is not among"):
+        SklearnModel(LogisticRegression(), classes=[-1, 0]).fit(three)
     model = SklearnModel(LogisticRegression())
     data = dataset(lambda f: (f["x"] > 0).astype(float))
     model.fit(data)
     assert model.predict(data).between(0, 1).all()
+
+
+def test_a_classifier_of_several_classes_predicts_a_score_and_each_class() -> None:
+    """The score is the mean of the classes; a class that the train segment lacks has probability 0."""
+    data = dataset(lambda f: np.sign(f["x"]) * (f["z"] > 0))
+    model = SklearnModel(LogisticRegression(), classes=[-1.0, 0.0, 1.0, 2.0])
+    model.fit(data)
+    found = model.predict(data)
+    train, test = data.prepare(["train", "test"], col_set=["feature", "label"], data_key="learn")
+    expected = LogisticRegression().fit(train["feature"], train["label"]["y0"]).predict_proba(test["feature"])
+    assert list(found) == ["score", "class -1.0", "class 0.0", "class 1.0", "class 2.0"]
+    np.testing.assert_array_equal(found.iloc[:, 1:4], expected)
+    assert (found["class 2.0"] == 0).all()
+    np.testing.assert_allclose(found["score"], expected[:, 2] - expected[:, 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        LGBModel(loss="binary", num_boost_round=7, num_leaves=5),
+        LinearModel(),
+        XGBModel(max_depth=3),
+        SklearnModel(Ridge(alpha=2.0), weight_group="weight"),
+        SklearnModel(LogisticRegression(), classes=[0, 1, 2]),
+    ],
+    ids=lambda m: type(m).__name__,
+)
+def test_the_description_of_a_model_builds_an_equal_one(model: Any) -> None:
+    config = describe_model(model)
+    built = build(config)
+    assert type(built) is type(model)
+    assert repr(vars(built)) == repr(vars(model))
 
 
 def test_errors_of_an_estimator_name_the_features_with_missing_values() -> None:

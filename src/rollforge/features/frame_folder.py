@@ -15,7 +15,7 @@ import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -240,10 +240,13 @@ class FrameLoader(DataLoader):
     ----------
     frame : str
         The hash of its contents.
+    label : str, optional
+        The only label to load; by default all of them.
     """
 
-    def __init__(self, frame: str) -> None:
+    def __init__(self, frame: str, label: str | None = None) -> None:
         self.frame = frame
+        self.label = label
 
     def stored_panel(self) -> Panel:
         """Return the stored panel, memory-mapped.
@@ -269,7 +272,14 @@ class FrameLoader(DataLoader):
         panel = Panel.load(folder / _PANEL)
         if panel is None:
             raise DataError(f"The table in {folder} is damaged. Delete the folder and call walk_forward() again.")
-        return panel
+        if self.label is None:
+            return panel
+        labels = panel.groups["label"]
+        if self.label not in labels.names:
+            raise DataError(f"The table {self.frame} has no label {self.label!r}: {', '.join(labels.names)}.")
+        at = labels.names.index(self.label)
+        one = Group((self.label,), labels.values[:, at : at + 1])
+        return replace(panel, groups={**panel.groups, "label": one})
 
     def load(
         self, instruments: object = None, start_time: DayLike | None = None, end_time: DayLike | None = None
@@ -278,8 +288,8 @@ class FrameLoader(DataLoader):
         return self.stored_panel().frame(None, start_time, end_time)
 
     def definition(self) -> dict[str, object] | None:
-        """Return the hash of the table."""
-        return {"frame": self.frame}
+        """Return the hash of the table, and the label."""
+        return {"frame": self.frame} if self.label is None else {"frame": self.frame, "label": self.label}
 
     def column_groups(self) -> list[str] | None:
         """Return the groups of columns."""

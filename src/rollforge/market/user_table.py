@@ -25,7 +25,7 @@ from rollforge.paths import read_path
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Keys", "Table", "batches", "check_columns", "common_dtype", "open_table", "read_keys"]
+__all__ = ["Keys", "Table", "batches", "check_columns", "common_dtype", "open_table", "read_column", "read_keys"]
 
 _TOGETHER = 32
 """Number of columns that are read and checked at a time."""
@@ -249,7 +249,13 @@ class Keys:
         return None if name in self.unnamed else name
 
 
-def read_keys(table: Table, time: object = None, entity: object = None) -> Keys:
+def read_column(table: Table, name: object, argument: str) -> pd.Series:
+    """Return a column of any type, with its name; the row numbers are its index."""
+    found = table.key(_named(table, name, argument))
+    return pd.Series(found, pd.RangeIndex(len(found)), name=name)
+
+
+def read_keys(table: Table, time: object = None, entity: object = None, others: Sequence[object] = ()) -> Keys:
     """Find and check the times and entities of a table's rows.
 
     Parameters
@@ -261,6 +267,8 @@ def read_keys(table: Table, time: object = None, entity: object = None) -> Keys:
     entity : str, optional
         Name of the column or index level of entities; by default the other level of the index, or the only column of
         text. If there is none, the table has a single entity.
+    others : sequence of str
+        Columns that are neither.
 
     Raises
     ------
@@ -269,7 +277,7 @@ def read_keys(table: Table, time: object = None, entity: object = None) -> Keys:
         at the same time, or its rows are not in chronological order.
     """
     time = _find_time(table) if time is None else _named(table, time, "time")
-    entity = _find_entity(table, time) if entity is None else _named(table, entity, "entity")
+    entity = _find_entity(table, time, others) if entity is None else _named(table, entity, "entity")
     times, time_codes, days = _times(table, time)
     entities, entity_codes = _entities(table, entity)
     names = (time,) if entity is None else tuple(sorted((time, entity), key=table.names.index))
@@ -325,13 +333,13 @@ def _holds_times(table: Table, name: object) -> bool:
     )
 
 
-def _find_entity(table: Table, time: object) -> Any:
+def _find_entity(table: Table, time: object, excluded: Sequence[object]) -> Any:
     others = [name for name in table.index if name != time]
     if len(others) == 1 and time in table.index:
         return others[0]
     if len(others) > 1:
         raise DataError(f"The index has several levels besides the time: {_listed(others)}. Choose one with entity=….")
-    text = [n for n in table.names if n not in (time, *table.index) and table.dtype(n) is None]
+    text = [n for n in table.names if n not in (time, *excluded, *table.index) and table.dtype(n) is None]
     text = [n for n in text if not isinstance(table.key(n), pd.DatetimeIndex)]
     if len(text) > 1:
         raise DataError(f"Several columns could be the entity: {_listed(text)}. Choose one with entity=….")

@@ -9,7 +9,7 @@ import pickle
 import sys
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -24,6 +24,7 @@ from rollforge.errors import CodeNotAllowed, ConfigError, MissingDependency, Mod
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.models.base import Model, Reweighter
+from rollforge.models.boosting import Boosting
 from rollforge.models.samples import Samples, prediction_features, training_samples
 from rollforge.session import current_session
 from rollforge.task import encode
@@ -40,9 +41,11 @@ class SklearnModel(Model):
     """Any regressor, classifier or pipeline with scikit-learn's interface.
 
     The estimator is fitted on the train segment's features, as a frame with column names, and on its labels in their
-    original precision. A binary classifier predicts the probability of the larger class; other estimators predict
-    values, one column for each label. If the estimator stops early (``early_stopping_rounds``), it is given the valid
-    segment as ``eval_set``.
+    original precision. A binary classifier predicts the probability of the larger class. A classifier of more classes
+    predicts a frame: ``score``, the mean of the classes' values weighted by their probabilities, and the probability of each
+    class. Other estimators predict values, one column for each label. If the estimator stops early
+    (``early_stopping_rounds``), it is given the valid segment as ``eval_set``. A ranker, such as LightGBM's, is given the rows
+    of a day as one query.
 
     Parameters
     ----------
@@ -51,6 +54,9 @@ class SklearnModel(Model):
         :func:`describe_estimator` returns it.
     weight_group : str, optional
         The group of columns of the dataset whose single column holds the weights of the rows (``sample_weight``).
+    classes : sequence of numbers, optional
+        The classes of a classifier, if a train segment may lack some of them: these are predicted with probability 0. By
+        default those of the train segment.
 
     Raises
     ------
@@ -63,7 +69,9 @@ class SklearnModel(Model):
     Ridge(alpha=2.0)
     """
 
-    def __init__(self, estimator: object, weight_group: str | None = None) -> None:
+    def __init__(
+        self, estimator: object, weight_group: str | None = None, classes: Sequence[float] | None = None
+    ) -> None:
         _library()  # also what other packages' estimators need
         built = _build(estimator)
         for method in ("fit", "predict", "get_params"):
@@ -74,6 +82,7 @@ class SklearnModel(Model):
                 )
         self.estimator: Any = built
         self.weight_group = weight_group
+        self.classes = None if classes is None else list(classes)
         self.labels: list[str] = []
         """The names of the labels on which it was fitted."""
 
@@ -84,12 +93,14 @@ class SklearnModel(Model):
         ------
         ModelError
             If the estimator fails, the data are not suitable for training
-            (:func:`~rollforge.models.samples.training_samples`), or a classifier has more or fewer than two classes.
+            (:func:`~rollforge.models.samples.training_samples`), or a classifier has only one class.
         """
         samples, weight = self._samples(dataset, "train", reweighter)
         self.labels = list(samples.label_names)
         estimator = self._limited(_copy(self.estimator))
         arguments: dict[str, Any] = {} if weight is None else self._weighted(estimator, weight)
+        if is_ranker(estimator):
+            arguments[_of_last_step(estimator, "group")] = _day_sizes(samples.features)
         if "valid" in dataset.segments and _stops_early(estimator):
             valid, _ = self._samples(dataset, "valid", None)
             accepted = inspect.signature(estimator.fit).parameters
@@ -97,6 +108,8 @@ class SklearnModel(Model):
                 arguments |= {"eval_X": valid.features, "eval_y": _target(valid)}
             else:
                 arguments["eval_set"] = [(valid.features, _target(valid))]
+            if is_ranker(estimator):
+                arguments["eval_group"] = [_day_sizes(valid.features)]
         try:
             with _quiet():
                 estimator.fit(_by_column(samples.features, estimator), _target(samples), **arguments)
@@ -104,12 +117,8 @@ class SklearnModel(Model):
             raise ModelError(
                 f"{_name(estimator)} cannot be fitted{_missing(samples.features)}: {describe(exc)}"
             ) from exc
-        classes = getattr(estimator, "classes_", None)
-        if is_classifier(estimator) and classes is not None and len(classes) != 2:
-            raise ModelError(
-                f"{_name(estimator)} is a classifier, and the labels of the train segment have {len(classes)} "
-                f"{'class' if len(classes) == 1 else 'classes'}: {shown(list(classes))}. Two are supported."
-            )
+        if is_classifier(estimator):
+            _check_classes(estimator, self.classes)
         self.estimator = estimator
 
     def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series | pd.DataFrame:
@@ -126,14 +135,14 @@ class SklearnModel(Model):
         features = _by_column(features, self.estimator)
         try:
             with _quiet():
-                if is_classifier(self.estimator):
-                    found = np.asarray(self.estimator.predict_proba(features))[:, 1]
-                else:
-                    found = np.asarray(self.estimator.predict(features))
+                classifies = is_classifier(self.estimator)
+                found = np.asarray((self.estimator.predict_proba if classifies else self.estimator.predict)(features))
         except Exception as exc:
             raise ModelError(
                 f"{_name(self.estimator)} cannot predict {shown(segment)}{_missing(features)}: {describe(exc)}"
             ) from exc
+        if classifies:
+            return self._of_classes(found, features.index)
         if found.shape == (len(features), len(self.labels)) and len(self.labels) > 1:
             return pd.DataFrame(found, index=features.index, columns=self.labels)
         if found.size != len(features):
@@ -142,6 +151,19 @@ class SklearnModel(Model):
                 f"{len(self.labels)} labels."
             )
         return pd.Series(found.reshape(-1), index=features.index)
+
+    def _of_classes(self, probability: NDArray[np.float64], index: pd.Index) -> pd.Series | pd.DataFrame:
+        """Return the prediction of a classifier."""
+        own = list(getattr(self.estimator, "classes_", range(probability.shape[1])))
+        classes = own if self.classes is None else self.classes
+        if len(classes) == 2:
+            return pd.Series(probability[:, 1], index=index)
+        found = np.zeros((len(index), len(classes)))
+        found[:, [classes.index(one) for one in own]] = probability
+        score = found @ np.asarray(classes, np.float64)
+        made = pd.DataFrame(found, index, [f"class {one}" for one in classes])
+        made.insert(0, "score", score)
+        return made
 
     def _samples(
         self, dataset: DatasetH, segment: str, reweighter: Reweighter | None
@@ -166,11 +188,10 @@ class SklearnModel(Model):
 
     def _weighted(self, estimator: Any, weight: NDArray[np.float64]) -> dict[str, Any]:
         """Return the arguments of ``fit`` with the weights: those of the last step of a pipeline are named after it."""
-        steps = getattr(estimator, "steps", None)
-        last = steps[-1][1] if steps else estimator
+        last = _last_step(estimator)
         if "sample_weight" not in inspect.signature(last.fit).parameters:
             raise ModelError(f"{_name(last)} does not support weights: its fit() has no sample_weight.")
-        return {f"{steps[-1][0]}__sample_weight" if steps else "sample_weight": weight}
+        return {_of_last_step(estimator, "sample_weight"): weight}
 
     def _limited(self, estimator: Any) -> Any:
         """Return an estimator that uses at most the threads of the session."""
@@ -190,6 +211,35 @@ def _owner(estimator: Any, parameter: str) -> Any:
     """Return the estimator inside a pipeline to which a parameter such as ``step__n_jobs`` belongs."""
     inside, _, _ = parameter.rpartition("__")
     return estimator.get_params(deep=True).get(inside, estimator) if inside else estimator
+
+
+def _last_step(estimator: Any) -> Any:
+    """Return the estimator at the end of a pipeline; the estimator itself if it is none."""
+    steps = getattr(estimator, "steps", None)
+    return _last_step(steps[-1][1]) if steps else estimator
+
+
+def _of_last_step(estimator: Any, argument: str) -> str:
+    """Return the name by which ``fit`` passes an argument to the last step of a pipeline."""
+    steps = getattr(estimator, "steps", None)
+    return f"{steps[-1][0]}__{_of_last_step(steps[-1][1], argument)}" if steps else argument
+
+
+def _day_sizes(features: pd.DataFrame) -> NDArray[np.int64]:
+    """Return the number of rows of each day."""
+    return np.unique(features.index.get_level_values(0), return_counts=True)[1]
+
+
+def _check_classes(estimator: Any, known: Sequence[float] | None) -> None:
+    """Raise an error if a fitted classifier does not distinguish classes, or has another one than those known."""
+    own = list(getattr(estimator, "classes_", (0, 1)))  # a class of one's own may lack the attribute
+    if len(own) < 2:
+        raise ModelError(
+            f"{_name(estimator)} is a classifier, and all labels of the train segment are of one class: {shown(own)}."
+        )
+    others = [] if known is None else [one for one in own if one not in known]
+    if others:
+        raise ModelError(f"{_name(estimator)} has the class {shown(others[0])}, which is not among {shown(known)}.")
 
 
 @contextlib.contextmanager
@@ -246,7 +296,13 @@ def _library() -> Any:
 
 
 def is_classifier(estimator: object) -> bool:
+    """Return whether an estimator is a classifier that predicts probabilities."""
     return bool(_library().is_classifier(estimator)) and hasattr(estimator, "predict_proba")
+
+
+def is_ranker(estimator: object) -> bool:
+    """Return whether an estimator learns the order of rows inside of queries, of which ``fit`` needs the sizes."""
+    return "group" in inspect.signature(_last_step(estimator).fit).parameters
 
 
 def _stops_early(estimator: Any) -> bool:
@@ -351,6 +407,41 @@ def describe_estimator(estimator: Any, path: str = "estimator") -> dict[str, Any
         for name, value in estimator.get_params(deep=False).items()
         if not (name in defaults and _is_default(value, defaults[name]))
     }
+    return {"class": kind.__qualname__, "module_path": _public_module(kind), "kwargs": kwargs}
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """Return the description of an unfitted model, from which :func:`~rollforge.build.build` makes an equal one.
+
+    Its arguments are read from its attributes of the same names, and further ones (``**kwargs``) from ``params``. Those with
+    their default values are left out.
+
+    Raises
+    ------
+    NotInModule
+        If its class cannot be imported by name, or an argument is no attribute.
+
+    Examples
+    --------
+    >>> from rollforge.models import LinearModel
+    >>> describe_model(LinearModel(estimator="ridge", alpha=2.0))["kwargs"]
+    {'estimator': 'ridge', 'alpha': 2.0}
+    """
+    kind = type(model)
+    path = "estimator"
+    _check_importable(kind, path)
+    kwargs: dict[str, Any] = {}
+    if isinstance(model, SklearnModel):
+        kwargs["estimator"] = describe_estimator(model.estimator, f"{path}.estimator")
+    for name, parameter in inspect.signature(kind.__init__).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD and isinstance(getattr(model, "params", None), dict):
+            kwargs |= model.params  # type: ignore[attr-defined]
+        elif name == "self" or name in kwargs or (name == "loss" and isinstance(model, Boosting)):  # in `params`
+            continue
+        elif parameter.kind is parameter.VAR_POSITIONAL or not hasattr(model, name):
+            raise NotInModule(f"the argument {name} is no attribute of the {kind.__name__}.", path=path)
+        elif not _is_default(getattr(model, name), parameter.default):
+            kwargs[name] = _described(getattr(model, name), f"{path}.{name}")
     return {"class": kind.__qualname__, "module_path": _public_module(kind), "kwargs": kwargs}
 
 

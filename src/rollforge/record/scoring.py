@@ -10,7 +10,14 @@ from numpy.typing import NDArray
 
 from rollforge.record.analysis import calc_ic
 
-__all__ = ["area_under_curve", "classification_metrics", "log_loss", "regression_metrics"]
+__all__ = [
+    "area_under_curve",
+    "classification_metrics",
+    "log_loss",
+    "multiclass_metrics",
+    "ranking_metrics",
+    "regression_metrics",
+]
 
 _LEAST = float(np.finfo(np.float64).eps)
 
@@ -39,6 +46,48 @@ def regression_metrics(prediction: pd.Series, label: pd.Series) -> dict[str, flo
         "rmse": float(np.sqrt((error**2).mean())) if len(y) else np.nan,
         "mae": float(np.abs(error).mean()) if len(y) else np.nan,
         "r2": 1 - float((error**2).sum()) / deviations if deviations > 0 else np.nan,
+    }
+
+
+def ranking_metrics(score: pd.Series, label: pd.Series) -> dict[str, float]:
+    """Return ``ic`` and ``rank_ic`` as of :func:`regression_metrics`, for scores that have no unit.
+
+    Parameters
+    ----------
+    score, label : Series
+        Index (datetime, instrument). Only rows that have both count.
+    """
+    found = _correlations(score, label, *_pairs(score, label))
+    return {name: found[name] for name in ("ic", "rank_ic")}
+
+
+def multiclass_metrics(probability: pd.DataFrame, label: pd.Series) -> dict[str, float]:
+    """Return the metrics of predicted probabilities of several classes.
+
+    Parameters
+    ----------
+    probability : DataFrame
+        Index (datetime, instrument), one column for each class, named by its value.
+    label : Series
+        The class of each row; only rows with one of these classes and with probabilities count.
+
+    Returns
+    -------
+    dict
+        ``log_loss`` in natural units; ``auc``, the mean over the classes of the area under the ROC curve of a class against
+        all others, without classes that do not occur; ``brier``, the mean over the rows of the sum of squared differences,
+        at most 2.
+    """
+    p = probability.to_numpy(np.float64, na_value=np.nan)
+    y = label.reindex(probability.index).to_numpy(np.float64, na_value=np.nan)
+    hit = y[:, None] == probability.columns.to_numpy(np.float64)
+    known = np.isfinite(p).all(axis=1) & hit.any(axis=1)
+    p, hit = p[known], hit[known]
+    areas = [area_under_curve(p[:, k], hit[:, k]) for k in range(p.shape[1])]
+    return {
+        "log_loss": float(-np.log(np.clip(p[hit], _LEAST, 1 - _LEAST)).mean()) if len(p) else np.nan,
+        "auc": float(np.nanmean(areas)) if np.isfinite(areas).any() else np.nan,
+        "brier": float(((p - hit) ** 2).sum(axis=1).mean()) if len(p) else np.nan,
     }
 
 

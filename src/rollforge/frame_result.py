@@ -1,0 +1,365 @@
+"""The result of :func:`rollforge.walk_forward.walk_forward`, with the index and the names of the user's table."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from rollforge.dates import as_timestamp
+from rollforge.errors import DataError, TrainingFailed, shown
+from rollforge.features.frame_folder import FrameFolder
+from rollforge.market.user_table import Keys
+from rollforge.record.scoring import (
+    classification_metrics,
+    multiclass_metrics,
+    ranking_metrics,
+    regression_metrics,
+)
+from rollforge.session import Session
+
+if TYPE_CHECKING:
+    from rollforge.collect.result import Collected
+    from rollforge.plan import Plan
+    from rollforge.plot import ResultPlots
+    from rollforge.report.summary import Summary
+    from rollforge.track.base import Experiment
+
+__all__ = ["Target", "WalkForward"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a model predicts, and how it is scored."""
+
+    labels: tuple[Any, ...]
+    horizon: int
+    classes: tuple[Any, ...] | None = None
+    """The classes of a classifier, ascending; None if values are predicted."""
+    ranks: bool = False
+    """Whether the predictions only put rows in order, and have no unit."""
+
+    @property
+    def several_classes(self) -> bool:
+        """Whether the prediction has one column for each class, after the score."""
+        return self.classes is not None and len(self.classes) > 2
+
+    def metrics(self, prediction: pd.DataFrame, label: pd.DataFrame, at: int = 0) -> dict[str, float]:
+        """Return the metrics of the label in column `at`, on the rows that have both a prediction and a label."""
+        scores, known = prediction.iloc[:, at], label.iloc[:, at]
+        if self.classes is None:
+            return ranking_metrics(scores, known) if self.ranks else regression_metrics(scores, known)
+        if self.several_classes:
+            return multiclass_metrics(prediction.iloc[:, 1:].set_axis(list(self.classes), axis=1), known)
+        return classification_metrics(scores, known == self.classes[1], known.notna())
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """What has metrics of its own: a label of a model."""
+
+    key: Any
+    """The horizon or the label that distinguishes it from others."""
+    result: WalkForward
+    at: int
+    """The column of the label."""
+
+    @property
+    def frames(self) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+        """The prediction and the label; None if no window is done."""
+        found = self.result.collected
+        return None if found.prediction is None or found.label is None else (found.prediction, found.label)
+
+    @property
+    def target(self) -> Target:
+        return self.result.targets[0]
+
+
+@dataclass(frozen=True)
+class WalkForward:
+    """The out-of-sample result of :func:`~rollforge.walk_forward.walk_forward`."""
+
+    plan: Plan
+    """The tasks."""
+    collected: Collected
+    """Their joined result, in the same form as for any experiment; the average over several horizons."""
+    keys: Keys = field(repr=False)
+    folder: FrameFolder = field(repr=False)
+    targets: tuple[Target, ...] = field(repr=False)
+    """What is predicted for each horizon."""
+    row_values: pd.Series | None = field(repr=False, default=None)
+    """The group of each row of the table, in its order."""
+
+    @functools.cached_property
+    def by_horizon(self) -> Mapping[int, WalkForward]:
+        """The result of each horizon, with its own metrics, report and figures."""
+        if len(self.targets) == 1:
+            return {self.targets[0].horizon: self}
+        return {target.horizon: self._part(target) for target in self.targets}
+
+    @property
+    def prediction(self) -> pd.Series | pd.DataFrame:
+        """The prediction of each row that belongs to a test segment, in the order and with the index of the table.
+
+        A series called ``prediction``; with several labels or horizons a frame, one column for each label. A classifier of
+        two classes predicts the probability of the larger one; one of more classes predicts a frame, one column for each
+        class.
+        """
+        found: dict[Any, pd.DataFrame] = {}
+        for part in self.by_horizon.values():
+            target, frame = part.targets[0], part.collected.prediction
+            if frame is not None and target.several_classes:
+                found[target.labels[0]] = frame.iloc[:, 1:].set_axis(list(target.classes or ()), axis=1)
+            elif frame is not None:
+                found |= {label: frame.iloc[:, [at]].set_axis([0], axis=1) for at, label in enumerate(target.labels)}
+        return self._columns(found, "prediction", classes=self.targets[0].several_classes)
+
+    @property
+    def label(self) -> pd.Series | pd.DataFrame:
+        """The label of each row of :attr:`prediction`: a series, or a frame with one column for each label."""
+        found: dict[Any, pd.DataFrame] = {}
+        for part in self.by_horizon.values():
+            frame = part.collected.label
+            if frame is not None:
+                found |= {
+                    label: frame.iloc[:, [at]].set_axis([0], axis=1) for at, label in enumerate(part.targets[0].labels)
+                }
+        return self._columns(found, self.targets[0].labels[0], classes=False)
+
+    @property
+    def groups(self) -> pd.Series | None:
+        """The group of each row of :attr:`prediction`; None without groups."""
+        if self.row_values is None:
+            return None
+        frames = [part.collected.prediction for part in self.by_horizon.values()]
+        done = [frame for frame in frames if frame is not None]
+        index: pd.Index = functools.reduce(pd.Index.union, [frame.index for frame in done]) if done else pd.Index([])
+        rows = np.sort(self._rows(index))
+        return self.row_values.iloc[rows].set_axis(self.keys.index(rows))
+
+    @functools.cached_property
+    def windows(self) -> pd.DataFrame:
+        """One row for each window: first and last day of its segments, its status, the number of predicted rows, and its
+        metrics, see :attr:`metrics`. With several horizons (or labels), one for each of them and each window.
+        """
+        found = {unit.key: pd.DataFrame(self._window_rows(unit)) for unit in self._units()}
+        for frame in found.values():
+            frame.index = pd.RangeIndex(1, len(frame) + 1, name="window")
+        return self._by_unit(found)
+
+    @functools.cached_property
+    def metrics(self) -> pd.Series | pd.DataFrame:
+        """The metrics of the whole out-of-sample prediction; with several horizons (or labels) a frame, one row for each.
+
+        ``ic`` and ``rank_ic`` are means over the days of the correlation between the entities' predictions and labels, and
+        NaN with one entity; ``correlation`` is over all rows. For a regression also ``rmse``, ``mae`` and ``r2``; for a
+        classifier ``log_loss`` (natural logarithm), ``auc`` and ``brier``, and only these for more than two classes; for a
+        ranker ``ic`` and ``rank_ic`` only.
+        """
+        found = {
+            unit.key: pd.Series({} if unit.frames is None else unit.target.metrics(*unit.frames, unit.at), dtype=float)
+            for unit in self._units()
+        }
+        if len(found) == 1:
+            return next(iter(found.values()))
+        return pd.DataFrame(list(found.values()), index=pd.Index(list(found), name=self._unit_name))
+
+    @functools.cached_property
+    def group_metrics(self) -> pd.DataFrame:
+        """The metrics of each group's rows, and their number; with several horizons (or labels), of each of them.
+
+        Raises
+        ------
+        DataError
+            If the result has no groups.
+        """
+        if self.row_values is None:
+            raise DataError("The result has no groups. Name their column: walk_forward(…, groups=…).")
+        found = {}
+        for unit in self._units():
+            rows, names = [], []
+            for name, prediction, label in self._by_group(unit):
+                names.append(name)
+                rows.append({"rows": len(prediction), **unit.target.metrics(prediction, label, unit.at)})
+            found[unit.key] = pd.DataFrame(rows, index=pd.Index(names, name=self.row_values.name))
+        return self._by_unit(found)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings about the windows and about the result."""
+        return (*self.collected.plan_warnings, *self.collected.coverage.notes, *self.collected.warnings)
+
+    @property
+    def session(self) -> Session:
+        """The session, with the stores in which the tasks and the runs are."""
+        return self.plan.workflow.session
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment with the run of each window."""
+        from rollforge.track.base import get_experiment, open_tracker
+
+        return get_experiment(open_tracker(self.session.tracking_uri), experiment_name=self.experiment_name)
+
+    @property
+    def experiment_name(self) -> str:
+        """The name of the experiment and of the pool of tasks."""
+        return self.plan.workflow.experiment_name
+
+    @functools.cached_property
+    def summary(self) -> Summary:
+        """The figures of the report."""
+        return self._summary(None)
+
+    def _summary(self, groups: pd.Series | None) -> Summary:
+        from rollforge.report.inputs import report_inputs
+        from rollforge.report.summary import summarise
+
+        inputs = report_inputs(
+            self.collected, name=self.experiment_name, session=self.session, config=self.plan.workflow.public_text,
+            groups=self.row_groups(groups),
+        )  # fmt: skip
+        return summarise(inputs)
+
+    def report(self, file: str | Path, *, groups: pd.Series | None = None) -> Path:
+        """Write the report as one HTML file, and return its path.
+
+        Parameters
+        ----------
+        file : path
+            The file.
+        groups : Series, optional
+            Group of each entity, or of each row of :attr:`prediction`, for the IC within groups; by default the column that
+            ``walk_forward(…, groups=…)`` names.
+        """
+        from rollforge.report.html import write_report
+
+        return write_report(self.summary if groups is None else self._summary(groups), file)
+
+    @property
+    def plot(self) -> ResultPlots:
+        """The figures of :mod:`rollforge.plot`, such as ``plot.ic()`` and ``plot.quantiles()``, of the first label."""
+        from rollforge.plot import ResultPlots
+
+        return ResultPlots(self)
+
+    def row_groups(self, groups: pd.Series | None = None) -> pd.Series | None:
+        """Return the group of each row of the collected prediction.
+
+        Parameters
+        ----------
+        groups : Series, optional
+            Group of each entity, or of each row of :attr:`prediction`, with its index; by default the column that
+            ``walk_forward(…, groups=…)`` names.
+        """
+        found = self.collected.prediction
+        if found is None or (groups is None and self.row_values is None):
+            return None
+        if groups is None:
+            assert self.row_values is not None
+            rows = self.row_values.iloc[self._rows(found.index)]
+            return pd.Series(rows.to_numpy(), found.index, name=rows.name)
+        if not groups.index.is_unique:
+            raise DataError(f"groups has two rows for {shown(groups.index[groups.index.duplicated()][0])}.")
+        if groups.index.nlevels == 1 and len(self.keys.names) == 2:
+            return pd.Series(groups.reindex(self.keys.entities).to_numpy(), list(self.folder.codes), name=groups.name)
+        given = groups.reindex(self.keys.index(self._rows(found.index)))
+        return pd.Series(given.to_numpy(object), found.index, name=groups.name)
+
+    def _part(self, target: Target) -> WalkForward:
+        """Return the result of one horizon."""
+        from rollforge import pipeline
+
+        name = model_name(target.horizon)
+        ids = [i for i, window in zip(self.plan.ids, self.plan.windows, strict=True) if window.model == name]
+        collected = pipeline.collect(self.session, self.experiment_name, ids, allow_gaps=True)
+        return replace(self, collected=collected, targets=(target,))
+
+    def _units(self) -> Iterator[_Unit]:
+        """Yield what has metrics of its own."""
+        for horizon, part in self.by_horizon.items():
+            labels = part.targets[0].labels
+            for at, label in enumerate(labels):
+                yield _Unit(label if len(labels) > 1 else horizon, part, at)
+
+    @property
+    def _unit_name(self) -> str:
+        return "horizon" if len(self.targets) > 1 else "label"
+
+    def _by_unit(self, found: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:
+        if len(found) == 1:
+            return next(iter(found.values()))
+        made: pd.DataFrame = pd.concat(found, names=[self._unit_name])
+        return made
+
+    def _window_rows(self, unit: _Unit) -> Iterator[dict[str, Any]]:
+        collected, frames = unit.result.collected, unit.frames
+        for window, outcome in zip(collected.schedule.windows, collected.outcomes, strict=True):
+            row: dict[str, Any] = {}
+            for name, segment in window.segments.items():
+                parts = segment.parts
+                row[f"{name}_start"] = as_timestamp(parts[0][0])
+                row[f"{name}_end"] = as_timestamp(parts[-1][1])
+            row["status"] = outcome.task.status.value
+            if frames is not None:
+                days = slice(row["test_start"], row["test_end"])
+                prediction, label = frames[0].loc[days], frames[1].loc[days]
+                row["rows"] = len(prediction)
+                row |= unit.target.metrics(prediction, label, unit.at)
+            yield row
+
+    def _by_group(self, unit: _Unit) -> Iterator[tuple[Hashable, pd.DataFrame, pd.DataFrame]]:
+        """Yield the groups with their rows of the prediction and the label; rows without a group belong to none."""
+        if unit.frames is None:
+            return
+        prediction, label = unit.frames
+        label = label.reindex(prediction.index)
+        for name, rows in prediction.groupby(unit.result.row_groups(), sort=True).indices.items():
+            yield name, prediction.iloc[rows], label.iloc[rows]
+
+    def _columns(self, found: Mapping[Any, pd.DataFrame], name: Any, *, classes: bool) -> pd.Series | pd.DataFrame:
+        """Return the columns of the labels side by side, as rows of the table."""
+        labels = [label for target in self.targets for label in target.labels]
+        if not found:
+            raise TrainingFailed("No window is done, so there is no prediction.")
+        if len(labels) == 1:
+            (frame,) = found.values()
+            made = self._in_order(frame)
+            return made if classes else made.iloc[:, 0].rename(name)
+        frame = pd.concat(found.values(), axis=1).sort_index() if len(found) > 1 else next(iter(found.values()))
+        if classes:
+            keys = [(label, column) for label, one in found.items() for column in one]
+            return self._in_order(frame.set_axis(pd.MultiIndex.from_tuples(keys, names=["label", "class"]), axis=1))
+        made = self._in_order(frame.set_axis(list(range(len(found))), axis=1))
+        made.columns = pd.Index(list(found), tupleize_cols=False)
+        return made
+
+    def _in_order(self, found: pd.DataFrame) -> pd.DataFrame:
+        """Return rows of the panel as rows of the table, in its order."""
+        rows = self._rows(found.index)
+        back = np.argsort(rows, kind="stable")
+        made = found.iloc[back]
+        made.index = self.keys.index(rows[back])
+        return made
+
+    def _rows(self, index: pd.Index) -> NDArray[np.int64]:
+        """Return the positions in the table of rows of the panel."""
+        codes = {code: i for i, code in enumerate(self.folder.codes)}
+        times = index.get_level_values("datetime").to_numpy().astype(self.keys.days.dtype)
+        day = np.searchsorted(self.keys.days, times)
+        entity = index.get_level_values("instrument").map(codes).to_numpy()
+        place = self.keys.time.astype(np.int64) * len(codes) + self.keys.entity
+        order = np.argsort(place)
+        found: NDArray[np.int64] = order[np.searchsorted(place, day * len(codes) + entity, sorter=order)]
+        return found
+
+
+def model_name(horizon: int) -> str:
+    """Return the name of the model of a horizon, if there are several."""
+    return f"horizon {horizon}"
