@@ -83,9 +83,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         return folder
 
     before = {id(d): (dict(d._registered), set(d._used), dict(d._objects)) for d in (STORES, TRACKERS)}
-    opened = (dict(stores._open), dict(trackers._open))
+    opened = (dict(stores._opener.known), dict(trackers._opener.known))
     yield install
-    stores._open, trackers._open = opened
+    stores._opener.known, trackers._opener.known = opened
     for module in made:
         sys.modules.pop(module, None)
     for drivers in (STORES, TRACKERS):

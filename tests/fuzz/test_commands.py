@@ -87,7 +87,7 @@ def _place(folder: Path, variables: Mapping[str, str] = {}) -> Iterator[None]:
     os.chdir(folder / "out")
     sys.stdout = io.TextIOWrapper(io.BytesIO(), "utf-8")
     sys.stderr = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")
-    known = (dict(stores._open), dict(trackers._open), dict(ledgers._open))
+    known = [dict(kind._opener.known) for kind in (stores, trackers, ledgers)]
     try:
         yield
     finally:
@@ -96,7 +96,8 @@ def _place(folder: Path, variables: Mapping[str, str] = {}) -> Iterator[None]:
         os.environ.clear()
         os.environ.update(before)
         sys.path[:] = path
-        for opened, old in zip((stores._open, trackers._open, ledgers._open), known, strict=True):
+        for kind, old in zip((stores, trackers, ledgers), known, strict=True):
+            opened = kind._opener.known
             for uri in [u for u in opened if u not in old]:
                 closing = opened.pop(uri)  # type: ignore[attr-defined]
                 if hasattr(closing, "close"):

@@ -40,9 +40,9 @@ class Box(FolderTracker):
 @pytest.fixture(autouse=True)
 def _own_registry() -> Iterator[None]:
     before = [(dict(d._registered), set(d._used), dict(d._objects)) for d in (STORES, TRACKERS)]
-    opened = dict(trackers._open)
+    opened = dict(trackers._opener.known)
     yield
-    trackers._open = opened
+    trackers._opener.known = opened
     for drivers, (registered, used, lent) in zip((STORES, TRACKERS), before, strict=True):
         drivers._registered, drivers._used, drivers._objects = registered, used, lent
 

@@ -266,7 +266,7 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
     from rollforge.online.check_rules import described
 
     ledger, name, state = context.obj.state()
-    today, lease, days = overview.next_day(state), ledger.held_by(name), state.days
+    today, lease, days = state.next_day(), ledger.held_by(name), state.days
     failed = overview.failed_days(state)
     latest = state.signals().get(state.last_published or "")
     found = overview.status(name, state, lease)
@@ -383,14 +383,13 @@ def rollback(
     """Undo the last change of champions: the models that were replaced become champions again. Adds one ledger entry."""
     from rollforge.errors import ConfigError
     from rollforge.ledger.entry import EntryKind
-    from rollforge.online.overview import next_day
 
     ledger, name, state = context.obj.state()
     strategies = sorted({release.strategy for _, release in state.releases})
     if strategy is None and len(strategies) > 1:
         raise ConfigError(f"The service has several strategies: {', '.join(strategies)}. Choose one with --strategy.")
     chosen = strategy if strategy is not None else "".join(strategies)
-    day = _day(from_day) if from_day is not None else next_day(state)
+    day = _day(from_day) if from_day is not None else state.next_day()
     now = {r.recorder for r in _of(state.champions(day), chosen)}
     for number in range(state.last - 1, 0, -1):
         before = _of(state.champions(day, as_of=number), chosen)
@@ -408,13 +407,12 @@ def _replace(
     from rollforge.ledger.base import holding
     from rollforge.ledger.entry import EntryKind, author, release_body
     from rollforge.ledger.state import ServiceState
-    from rollforge.online.overview import next_day
     from rollforge.online.releases import replaced_by, replaced_in_template
 
     with holding(ledger, name, LEASE_SECONDS) as lease:
         state = ServiceState.of(ledger.entries(name))
         state.require_known()
-        day = _day(from_day) if from_day is not None else next_day(state)
+        day = _day(from_day) if from_day is not None else state.next_day()
         if state.last_published is not None and day <= state.last_published:
             raise ConfigError(
                 f"{day} is not after {state.last_published}, the last published day: the models of published days are "

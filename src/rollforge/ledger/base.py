@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import logging
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from rollforge.drivers import LEDGERS
 from rollforge.errors import ConfigError, LeaseLost, LedgerConflict, ServiceBusy, StoreUnavailable, shown
 from rollforge.ledger.entry import Entry, EntryKind, body_text, kind_of, read_body
 from rollforge.machine import process_is_gone, process_name
-from rollforge.store.addresses import class_for
+from rollforge.store.addresses import Opener
 from rollforge.store.base import Clock, storable_text
 
 __all__ = ["Ledger", "Score", "ServiceLease", "SupportsScores", "holding", "open_ledger"]
@@ -179,8 +180,7 @@ class SupportsScores(Ledger, Protocol):
         """Return the scores of a version of a day's signals by instrument, sorted; empty if none were stored."""
 
 
-# URI -> the ledger that this process has open
-_open: dict[str, Ledger] = {}
+_opener: Opener[Ledger] = Opener(LEDGERS, "ledger")
 
 
 def open_ledger(uri: str, *, clock: Clock | None = None, read_only: bool = False) -> Ledger:
@@ -215,16 +215,9 @@ def open_ledger(uri: str, *, clock: Clock | None = None, read_only: bool = False
     1
     >>> ledger.release(lease)
     """
-    ledger_object = LEDGERS.registered_object(uri)
-    if ledger_object is not None and clock is None:
-        return cast(Ledger, ledger_object)
-    if clock is None and uri in _open and (not read_only or uri.startswith("memory:")):
-        return _open[uri]
     options = {"read_only": True} if read_only else {}  # third-party classes need the option only if it is used
-    ledger = cast(Ledger, class_for(uri, LEDGERS, "ledger")(uri, clock=clock, **options))
-    if clock is None and not read_only:
-        _open[uri] = ledger
-    return ledger
+    shared = not read_only or uri.startswith("memory:") or LEDGERS.registered_object(uri) is not None
+    return (_opener.open if clock is None and shared else _opener.open_another)(uri, clock=clock, **options)
 
 
 @contextlib.contextmanager
@@ -281,6 +274,38 @@ class NewEntry:
     def is_same(self, kind: str, text: str, token: int) -> bool:
         """Return whether the entry with this number is the one that an earlier call with these arguments appended."""
         return (self.kind, self.text, self.token) == (kind, text, token)
+
+
+class CheckedLedger(abc.ABC):
+    """A ledger whose methods receive checked arguments; the base class of those of Rollforge."""
+
+    def acquire(self, service: str, *, holder: str, seconds: float) -> ServiceLease:
+        service = checked_service(service)
+        return self._acquire(service, *checked_lease(holder, seconds))
+
+    def renew(self, lease: ServiceLease, seconds: float) -> ServiceLease:
+        return self._renew(lease, checked_seconds(seconds))
+
+    def append(
+        self,
+        lease: ServiceLease,
+        number: int,
+        kind: str,
+        body: Mapping[str, object],
+        *,
+        by: str = "",
+        scores: Sequence[Score] = (),
+    ) -> Entry:
+        return self._append(lease, checked_entry(lease, number, kind, body, by), scores)
+
+    @abc.abstractmethod
+    def _acquire(self, service: str, holder: str, seconds: float) -> ServiceLease: ...
+
+    @abc.abstractmethod
+    def _renew(self, lease: ServiceLease, seconds: float) -> ServiceLease: ...
+
+    @abc.abstractmethod
+    def _append(self, lease: ServiceLease, new: NewEntry, scores: Sequence[Score]) -> Entry: ...
 
 
 def checked_entry(lease: ServiceLease, number: int, kind: str, body: Mapping[str, object], by: str) -> NewEntry:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from rollforge.ledger.base import (
+    CheckedLedger,
+    NewEntry,
     Score,
     ServiceLease,
     busy,
-    checked_entry,
-    checked_lease,
-    checked_seconds,
-    checked_service,
     conflict,
     lasts,
     lost,
@@ -36,7 +34,7 @@ class _Service:
     scores: list[Score] = field(default_factory=list)
 
 
-class MemoryLedger:
+class MemoryLedger(CheckedLedger):
     """Entries in the memory of this process. Thread-safe.
 
     Parameters
@@ -66,9 +64,7 @@ class MemoryLedger:
         self._lock = threading.RLock()
         self._services: dict[str, _Service] = {}
 
-    def acquire(self, service: str, *, holder: str, seconds: float) -> ServiceLease:
-        service = checked_service(service)
-        holder, seconds = checked_lease(holder, seconds)
+    def _acquire(self, service: str, holder: str, seconds: float) -> ServiceLease:
         with self._lock:
             now, kept = self._clock(), self._services.setdefault(service, _Service())
             if kept.holder != holder and lasts(kept.until, kept.seconds, now):
@@ -80,8 +76,7 @@ class MemoryLedger:
         kept = self._services.get(lease.service)
         return kept is not None and kept.token == lease.token and lasts(kept.until, kept.seconds, self._clock())
 
-    def renew(self, lease: ServiceLease, seconds: float) -> ServiceLease:
-        seconds = checked_seconds(seconds)
+    def _renew(self, lease: ServiceLease, seconds: float) -> ServiceLease:
         with self._lock:
             if not self._holds(lease):
                 raise lost(lease)
@@ -102,30 +97,20 @@ class MemoryLedger:
                 return None
             return ServiceLease(service, kept.holder, kept.token, kept.until)
 
-    def append(
-        self,
-        lease: ServiceLease,
-        number: int,
-        kind: str,
-        body: Mapping[str, object],
-        *,
-        by: str = "",
-        scores: Sequence[Score] = (),
-    ) -> Entry:
-        new = checked_entry(lease, number, kind, body, by)
+    def _append(self, lease: ServiceLease, new: NewEntry, scores: Sequence[Score]) -> Entry:
         with self._lock:
             entries = self._services.setdefault(new.service, _Service()).entries
             last = len(entries)
-            if 1 <= number <= last:
-                entry, text = entries[number - 1]
+            if 1 <= new.number <= last:
+                entry, text = entries[new.number - 1]
                 if new.is_same(entry.kind, text, entry.token):
                     return _read(entry, text)
             if not self._holds(lease):
                 raise lost(lease)
-            if number != last + 1:
+            if new.number != last + 1:
                 raise conflict(new, last)
             made_at = max(self._clock(), entries[-1][0].made_at if entries else 0.0)
-            entry = Entry(new.service, number, kind_of(new.kind), {}, new.token, made_at, new.by)
+            entry = Entry(new.service, new.number, kind_of(new.kind), {}, new.token, made_at, new.by)
             entries.append((entry, new.text))
             self._services[new.service].scores.extend(scores)
             return _read(entry, new.text)

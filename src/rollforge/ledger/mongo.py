@@ -10,21 +10,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from pymongo import ReturnDocument, collection, errors as mongo
 
 from rollforge.confidential import mask_secrets
 from rollforge.errors import LeaseLost, LedgerConflict, StoreUnavailable
 from rollforge.ledger.base import (
+    CheckedLedger,
     NewEntry,
     Score,
     ServiceLease,
     busy,
-    checked_entry,
-    checked_lease,
-    checked_seconds,
-    checked_service,
     conflict,
     lost,
 )
@@ -40,7 +37,7 @@ _SCHEMA = "/schema"
 """Id of the document with the version, which cannot be the name of a service."""
 
 
-class MongoLedger(MongoConnection):
+class MongoLedger(MongoConnection, CheckedLedger):
     """Entries in a MongoDB database: that of a task store, or another one. Leases are timed by the server's clock.
 
     Parameters
@@ -89,9 +86,7 @@ class MongoLedger(MongoConnection):
     # -- leases --------------------------------------------------------------------------------------------------------
 
     @translate_errors
-    def acquire(self, service: str, *, holder: str, seconds: float) -> ServiceLease:
-        service = checked_service(service)
-        holder, seconds = checked_lease(holder, seconds)
+    def _acquire(self, service: str, holder: str, seconds: float) -> ServiceLease:
         fresh = {"holder": "", "token": 0, "until": 0.0, "since": 0.0, "last": 0, "made_at": 0.0, "pending": None}
         with contextlib.suppress(mongo.DuplicateKeyError):  # another process has inserted it at the same time
             self._services.update_one({"_id": service}, {"$setOnInsert": fresh}, upsert=True)
@@ -109,8 +104,8 @@ class MongoLedger(MongoConnection):
         return _lease(found)
 
     @translate_errors
-    def renew(self, lease: ServiceLease, seconds: float) -> ServiceLease:
-        seconds, now = checked_seconds(seconds), self._now()
+    def _renew(self, lease: ServiceLease, seconds: float) -> ServiceLease:
+        now = self._now()
         found = self._services.find_one_and_update(
             _held(lease, now),
             {"$set": _times(now, seconds)},
@@ -133,17 +128,7 @@ class MongoLedger(MongoConnection):
     # -- entries -------------------------------------------------------------------------------------------------------
 
     @translate_errors
-    def append(
-        self,
-        lease: ServiceLease,
-        number: int,
-        kind: str,
-        body: Mapping[str, object],
-        *,
-        by: str = "",
-        scores: Sequence[Score] = (),
-    ) -> Entry:
-        new = checked_entry(lease, number, kind, body, by)
+    def _append(self, lease: ServiceLease, new: NewEntry, scores: Sequence[Score]) -> Entry:
         self._insert(new, scores)
         try:
             return self._decide(lease, new)

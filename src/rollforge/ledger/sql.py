@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import abc
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 from rollforge.ledger.base import (
+    CheckedLedger,
     NewEntry,
     Score,
     ServiceLease,
     busy,
-    checked_entry,
-    checked_lease,
-    checked_seconds,
-    checked_service,
     conflict,
     lost,
 )
@@ -33,7 +30,7 @@ _SCORES_AT_ONCE = 200
 _COLUMNS = "service, number, kind, body, token, made_at, author"
 
 
-class SQLLedger(abc.ABC):
+class SQLLedger(CheckedLedger):
     """A ledger in three tables: ``ledger_services`` with the leases, ``ledger_entries``, and ``ledger_scores``."""
 
     @abc.abstractmethod
@@ -46,9 +43,7 @@ class SQLLedger(abc.ABC):
 
     # -- leases --------------------------------------------------------------------------------------------------------
 
-    def acquire(self, service: str, *, holder: str, seconds: float) -> ServiceLease:
-        service = checked_service(service)
-        holder, seconds = checked_lease(holder, seconds)
+    def _acquire(self, service: str, holder: str, seconds: float) -> ServiceLease:
 
         def work(tx: Transaction) -> ServiceLease:
             tx.run(
@@ -70,8 +65,7 @@ class SQLLedger(abc.ABC):
 
         return self._write(work)
 
-    def renew(self, lease: ServiceLease, seconds: float) -> ServiceLease:
-        seconds = checked_seconds(seconds)
+    def _renew(self, lease: ServiceLease, seconds: float) -> ServiceLease:
         renewed = self._write(
             lambda tx: tx.rows(
                 f"UPDATE ledger_services SET until = :now + :seconds, seconds = :seconds WHERE {_HELD} RETURNING until",
@@ -93,17 +87,7 @@ class SQLLedger(abc.ABC):
 
     # -- entries -------------------------------------------------------------------------------------------------------
 
-    def append(
-        self,
-        lease: ServiceLease,
-        number: int,
-        kind: str,
-        body: Mapping[str, object],
-        *,
-        by: str = "",
-        scores: Sequence[Score] = (),
-    ) -> Entry:
-        new = checked_entry(lease, number, kind, body, by)
+    def _append(self, lease: ServiceLease, new: NewEntry, scores: Sequence[Score]) -> Entry:
         return self._write(lambda tx: _append(tx, lease, new, scores))
 
     def entries(self, service: str, *, after: int = 0, kinds: Collection[str] = ()) -> list[Entry]:

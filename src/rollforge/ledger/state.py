@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import bisect
+import datetime as dt
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
+from rollforge.dates import day_after
 from rollforge.errors import ConfigError, StoreUnavailable
 from rollforge.ledger.entry import (
     CheckResult,
@@ -187,6 +189,18 @@ class ServiceState:
         withdrawn = {day for day, signal in signals.items() if not signal.rows}
         days = (day for day, result in self.days.items() if result.state is DayState.PUBLISHED)
         return max((day for day in days if day not in withdrawn), default=None)
+
+    def next_day(self, begin: str | None = None) -> str:
+        """Return the day after the last published one.
+
+        Parameters
+        ----------
+        begin : str, optional
+            What is returned if no day is published; by default the day of the latest release, or today without one.
+        """
+        if self.last_published is not None:
+            return day_after(self.last_published)
+        return begin or max((r.from_day for _, r in self.releases), default=dt.date.today().isoformat())
 
     def due(self, days: Iterable[str]) -> list[str]:
         """Return which of some trading days are not published."""

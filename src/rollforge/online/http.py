@@ -25,7 +25,6 @@ from rollforge.online.overview import (
     entry_document,
     health,
     metrics,
-    next_day,
     read_as_of,
     service_folder,
     signal_document,
@@ -229,7 +228,7 @@ class _Answers:
         name, state = self._service(request)
         given = _options(request, "day", "as_of")
         known = state.known(_as_of(given, state))
-        day = _day(given, next_day(known))
+        day = _day(given, known.next_day())
         assert day is not None
         champions, candidates = known.champions(day), known.candidates(day)
         return _json(

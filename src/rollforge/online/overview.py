@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rollforge.dates import day_after, read_moment, read_timestamp
+from rollforge.dates import read_moment, read_timestamp
 from rollforge.errors import ArtifactUnreadable, ConfigError, DataError, DateError, StoreGone, counted, shown
 from rollforge.ledger.base import Ledger, ServiceLease, open_ledger
 from rollforge.ledger.entry import Comparison, DayState, Entry, Level, Outcome, ServiceDefinition, Signal
@@ -227,7 +227,7 @@ def read_as_of(value: object, state: ServiceState) -> float | int:
 
 def status(name: str, state: ServiceState, lease: ServiceLease | None) -> dict[str, Any]:
     """Return the last published day of a service, its models on the next day, and which process is running it."""
-    after = next_day(state)
+    after = state.next_day()
     candidates = state.candidates(after)
     latest = state.signals().get(state.last_published or "")
     return {
@@ -245,13 +245,6 @@ def status(name: str, state: ServiceState, lease: ServiceLease | None) -> dict[s
         "running": running(lease),
         "unknown_entries": [entry.number for entry in state.unknown],
     }
-
-
-def next_day(state: ServiceState) -> str:
-    """Return the day after the last published one; without one, that of the latest release, or today."""
-    if state.last_published is None:
-        return max((release.from_day for _, release in state.releases), default=dt.date.today().isoformat())
-    return day_after(state.last_published)
 
 
 def failed_days(state: ServiceState) -> list[str]:
@@ -393,7 +386,7 @@ def metrics(reader: Reader) -> str:
 def _samples(
     state: ServiceState, lease: ServiceLease | None
 ) -> Iterator[tuple[str, Iterable[tuple[str, str]], float | int]]:
-    after, last = next_day(state), state.last_published
+    after, last = state.next_day(), state.last_published
     if last is not None:
         yield "last_published_day_timestamp_seconds", (), int(read_timestamp(last).timestamp())  # midnight, UTC
         yield "day_duration_seconds", (), state.days[last].seconds

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import pandas as pd
 
 from rollforge.confidential import mask_secrets
-from rollforge.dates import DayLike, day_after, read_timestamp
+from rollforge.dates import DayLike, read_timestamp
 from rollforge.drivers import LEDGERS
 from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable
 from rollforge.features.api import D
@@ -275,10 +275,7 @@ class Service:
 
     def next_day(self) -> str:
         """Return the day after the last published one as text; the first day if none is published."""
-        last = self.state().last_published
-        if last is None:
-            return str(self.begin_day.date())
-        return day_after(last)
+        return self.state().next_day(str(self.begin_day.date()))
 
     # -- signals -------------------------------------------------------------------------------------------------------
 

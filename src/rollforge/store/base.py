@@ -7,12 +7,12 @@ import operator
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from rollforge.drivers import STORES
 from rollforge.errors import ArtifactUnreadable, ConfigError, StoreUnavailable, TaskNotFound, UntrustedPickle, shown
 from rollforge.machine import machine_of
-from rollforge.store.addresses import class_for
+from rollforge.store.addresses import Opener
 from rollforge.task import Cause, Definition, Status, TaskRecord, digest
 
 __all__ = [
@@ -604,7 +604,7 @@ def refuse_cycles(ids: set[str], wanted: Iterable[str], dependencies_of: Callabl
 
 
 # scheme -> (module, class, extra); a driver is imported when a URI with its scheme is opened
-_open: dict[str, TaskStore] = {}
+_opener: Opener[TaskStore] = Opener(STORES, "store")
 
 
 def open_store(store_uri: str, *, clock: Clock | None = None) -> TaskStore:
@@ -628,15 +628,7 @@ def open_store(store_uri: str, *, clock: Clock | None = None) -> TaskStore:
     StoreUnavailable
         If the store cannot be opened.
     """
-    store_object = STORES.registered_object(store_uri)
-    if store_object is not None and clock is None:
-        return cast(TaskStore, store_object)
-    if clock is None and store_uri in _open:
-        return _open[store_uri]
-    store = cast(TaskStore, class_for(store_uri, STORES, "store")(store_uri, clock=clock))
-    if clock is None:
-        _open[store_uri] = store
-    return store
+    return (_opener.open if clock is None else _opener.open_another)(store_uri, clock=clock)
 
 
 def wall_clock(clock: Clock | None) -> Clock:

@@ -65,7 +65,7 @@ class TrackerSuite:
         found = open_tracker(uri)
         found.prepare()
         yield found
-        opened._open.clear()
+        opened._opener.known.clear()
 
     @pytest.fixture
     def experiment(self, tracker: Tracker) -> Experiment:
@@ -74,7 +74,7 @@ class TrackerSuite:
 
     def reopen(self, uri: str) -> Tracker:
         """Return another tracker of the same store, as another process would open it."""
-        opened._open.clear()
+        opened._opener.known.clear()
         return open_tracker(uri)
 
     def again(self, uri: str, recorder: Recorder) -> Recorder:

@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 from urllib.parse import unquote
 
 from rollforge import trust
@@ -28,7 +28,7 @@ from rollforge.drivers import TRACKERS
 from rollforge.errors import CodeNotAllowed, TrackingUnavailable, nearest
 from rollforge.paths import read_path
 from rollforge.session import current_session
-from rollforge.store.addresses import class_for
+from rollforge.store.addresses import Opener
 from rollforge.track.artifact_files import Files
 
 __all__ = [
@@ -206,7 +206,7 @@ def _rank(value: Metric) -> tuple[int, float, float]:
     return value.step, value.time, float("-inf") if value.value != value.value else value.value
 
 
-_open: dict[str, Tracker] = {}
+_opener: Opener[Tracker] = Opener(TRACKERS, "tracking", ":")
 _DATABASES = (".db", ".sqlite", ".sqlite3")
 FOLDER_MARK = "rollforge-tracking.json"
 """Name of the file that marks a tracking folder of plain files."""
@@ -282,7 +282,7 @@ def known_address(tracking_uri: str, *others: str) -> str:
     *others : str
         Addresses to compare, in addition to those that this process has opened.
     """
-    candidates = (known for known in (*others, *_open) if known != tracking_uri)
+    candidates = (known for known in (*others, *_opener.known) if known != tracking_uri)
     return next((known for known in candidates if without_secrets(known) == tracking_uri), tracking_uri)
 
 
@@ -334,14 +334,13 @@ def open_tracker(tracking_uri: str | os.PathLike[str]) -> Tracker:
         If the store cannot be opened.
     """
     tracking_uri = os.fspath(tracking_uri)
-    tracker_object = TRACKERS.registered_object(tracking_uri)
-    if tracker_object is not None:
-        return cast(Tracker, tracker_object)
+    given: Tracker | None = TRACKERS.registered_object(tracking_uri)
+    if given is not None:
+        return given
     is_name = ":" not in tracking_uri and os.sep not in tracking_uri and not os.path.exists(tracking_uri)
     if not (is_name and nearest(tracking_uri, TRACKERS.schemes())):  # else it is a misspelt scheme
         tracking_uri = folder_uri(tracking_uri)
-    if tracking_uri not in _open:
-        tracker = cast(Tracker, class_for(tracking_uri, TRACKERS, "tracking", ":")(tracking_uri))
-        # A relative path and its absolute form are one store.
-        _open[tracking_uri] = _open.setdefault(tracker.uri, tracker)
-    return _open[tracking_uri]
+    tracker = _opener.open(tracking_uri)
+    # A relative path and its absolute form are one store.
+    _opener.known[tracking_uri] = _opener.known.setdefault(tracker.uri, tracker)
+    return _opener.known[tracking_uri]
