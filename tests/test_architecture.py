@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
+import itertools
+import keyword
 import re
 from pathlib import Path
 from typing import TypeGuard
@@ -149,7 +152,7 @@ EDGE_ORDER = [
 """Modules of the edge import only those before them; the package itself, which comes last, and ``__main__`` may import
 all."""
 HEAVY: dict[str, str | tuple[str, ...]] = {
-    "mlflow": "track/mlflow/",
+    "mlflow": ("track/mlflow/", "testing/mlflow.py"),  # the server for tests is a process of its own
     "plotly": ("report/", "plot/"),
     "lightgbm": ("models/lightgbm.py", "pickled_values.py"),
     "psycopg": ("store/postgres.py", "store/postgres_database.py", "store/postgres_query.py"),
@@ -190,13 +193,17 @@ def libraries(path: Path) -> frozenset[str]:
 
 
 def libraries_of(tree: ast.AST) -> frozenset[str]:
+    """Return the top-level packages that a program imports, also in programs that it runs in another process."""
     names = [text for call in import_calls(tree) for text in texts_of(call)[:1]]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names.append(node.module or "")
-    return frozenset(name.split(".")[0] for name in names)
+        elif isinstance(node, ast.List | ast.Tuple):  # a command: [sys.executable, "-m", "module"]
+            words = [part.value if isinstance(part, ast.Constant) else None for part in node.elts]
+            names += [str(after) for option, after in itertools.pairwise(words) if option == "-m"]
+    return frozenset(name.split(".")[0] for name in names).union(*map(libraries_of, programs(tree)))
 
 
 def module_name(path: Path) -> str:
@@ -238,9 +245,9 @@ def named(tree: ast.AST, module: str, known: set[str]) -> set[str]:
     for call in import_calls(tree):
         words = texts_of(call)
         texts.add(words[1] + words[0] if len(words) == 2 and words[0].startswith(".") else "".join(words[:1]))
-    programs = {name for text in texts - docstrings(tree) for name in imported_by_program(text, known)}
-    found = set()
-    for text in [*filter(is_name, texts), *programs, *pickles]:
+    found = {name for program in programs(tree) for n in ast.walk(program) for name in imported(n, "", known)}
+    found |= {name for program in programs(tree) for name in named(program, "", known)}
+    for text in [*filter(is_name, texts), *pickles]:
         name = current_name(text.removeprefix("ext://").partition(":")[0])
         while name not in known and name.count(".") > 1:
             name = name.rpartition(".")[0]
@@ -250,20 +257,31 @@ def named(tree: ast.AST, module: str, known: set[str]) -> set[str]:
 
 _NAME = re.compile(r"rollforge(?:\.\w+)+")
 _STATEMENT = re.compile(
-    rf"(?:^|;)[ >.]*(?:from|import) ({_NAME.pattern})|^python\S* -m ({_NAME.pattern})", re.MULTILINE
+    r"""(?:^|;|-c ['"])[ >.]*(?:from +([\w.]+)|import +([\w.]+(?: *, *[\w.]+)*))|(?:^|&& )[\w./]*python[\d.]* .*?-m +([\w.]+)""",
+    re.MULTILINE,
 )
 """An import, or a command that runs a module, in a text."""
 
 
-def imported_by_program(text: str, known: set[str]) -> set[str]:
-    """Return the modules that a text imports if it is a program for another process."""
-    if "rollforge" not in text:
-        return set()
-    try:
-        tree = ast.parse(text)
-    except SyntaxError:  # text around a program, or a part of an f-string
-        return {name for names in _STATEMENT.findall(text) for name in names if name}
-    return {name for node in ast.walk(tree) for name in imported(node, "", known) if name.startswith("rollforge")}
+@functools.cache
+def programs(tree: ast.AST) -> list[ast.Module]:
+    """Return the programs in the strings of a program, by what they import."""
+    values = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+    texts = {v if isinstance(v, str) else v.decode("latin-1") for v in values if isinstance(v, str | bytes)}
+    return [program(text) for text in texts - docstrings(tree) if "import" in text or " -m " in text]
+
+
+@functools.cache
+def program(text: str) -> ast.Module:
+    """Return the syntax tree of a text; if it is only a part of a program, of the imports in it."""
+    with contextlib.suppress(SyntaxError, ValueError):
+        return ast.parse(text)
+    names = {name.strip() for found in _STATEMENT.findall(text) for name in ",".join(found).split(",")}
+    return ast.parse("\n".join(f"import {name}" for name in names if all(map(is_word, name.split(".")))))
+
+
+def is_word(text: str) -> bool:
+    return text.isidentifier() and not keyword.iskeyword(text)
 
 
 def docstrings(tree: ast.AST) -> set[str]:
@@ -514,6 +532,41 @@ def test_a_heavy_library_is_imported_in_one_place(library: str, home: str | tupl
     """Replacing a library changes one file (MLflow's database is created in the files for MLflow)."""
     users = {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py") if library in libraries(path)}
     assert {u for u in users if not u.startswith(home)} <= {"track/mlflow/database.py", "track/mlflow/connection.py"}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import mlflow.tracking",
+        "def f():\n    from mlflow import MlflowClient",
+        "import importlib\nimportlib.import_module('mlflow.tracking')",
+        "COMMAND = [sys.executable, '-c', 'import mlflow; print(mlflow.__version__)']",
+        "COMMAND = [sys.executable, '-m', 'mlflow', 'server']",
+        "COMMAND = 'python -m mlflow server'",
+        "COMMAND = f'python3.12 -X dev -m mlflow server --port {port}'",
+        "COMMAND = 'cd runs && /usr/bin/python3 -m mlflow ui'",
+        "COMMAND = \"python -c 'import mlflow'\"",
+        "COMMAND = b'import mlflow'",
+        "COMMAND = 'import os, mlflow'",
+        "COMMAND = f'import os, mlflow; print({name})'",
+        "COMMAND = f'{first}; from mlflow.tracking import {name}'",
+        "exec('from mlflow import (\\n    MlflowClient,\\n)')",
+        "subprocess.run(['python', '-c', \"__import__('mlflow')\"])",
+        "CODE = 'import importlib; importlib.import_module(\"mlflow.tracking\")'",
+        "CODE = \"import subprocess; subprocess.run(['python', '-c', 'import mlflow'])\"",
+        'CODE = textwrap.dedent("""\n    import mlflow\n    mlflow.start_run()\n""")',
+    ],
+)
+def test_a_library_is_found_however_it_is_imported(source: str) -> None:
+    """Also by a program in a string, which another process runs."""
+    assert "mlflow" in libraries_of(ast.parse(source))
+
+
+@pytest.mark.parametrize(
+    "source", ['"""Do not import mlflow here."""', "MESSAGE = 'To import mlflow, install it.'", "NAME = 'mlflow'"]
+)
+def test_a_text_about_a_library_is_no_import(source: str) -> None:
+    assert "mlflow" not in libraries_of(ast.parse(source))
 
 
 def test_modules_are_imported_by_names_that_can_be_read() -> None:
