@@ -13,6 +13,7 @@ from rollforge.features.alpha import Alpha158
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.features.inst_processor import InstProcessor
+from rollforge.features.label_source import overridden
 from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoader
 from rollforge.features.processor import CSRankNorm, Processor
 from rollforge.generate import RollingGen
@@ -288,6 +289,11 @@ UNKNOWN = {
     ),
     "an expression with a mistake": (alpha(label=["Ref($close"]), "cannot be parsed"),
 }
+
+
+def test_only_attributes_that_replace_methods_override_them() -> None:
+    """Other attributes of an object, callable or not, change nothing that a class of this package does."""
+    assert overridden(DataHandler, {"fetch": print, "CS_ALL": print, "setup_data": None}) == {"fetch"}
 
 
 @pytest.mark.parametrize("kind", UNKNOWN)

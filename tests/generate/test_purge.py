@@ -250,14 +250,14 @@ class RowLoader(DataLoader):
 
 
 class RowLabel(Processor):
-    """Makes a label that counts the rows of an instrument, after half of the rows are dropped."""
+    """Makes the label, in place of one of the loader, that counts rows of an instrument, after half of them are dropped."""
 
     def __init__(self, ahead: int) -> None:
         self.ahead = ahead
 
     def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
         """Return the frame with a label."""
-        df = df.iloc[::2]
+        df = df.iloc[::2][["feature"]]
         return pd.concat([df, pd.concat({"label": labelled(df["feature"], self.ahead).to_frame("L")}, axis=1)], axis=1)
 
 
@@ -323,11 +323,30 @@ def test_no_label_that_counts_rows_reads_a_row_of_the_next_segment(
             assert set(found.index) == set(wanted.index)
 
 
-def test_a_processor_that_drops_rows_and_makes_the_label() -> None:
-    """Its labels count the rows that it keeps."""
+class WrappedRowLabel:
+    """The same without a base class."""
+
+    def __init__(self, ahead: int) -> None:
+        self.made = RowLabel(ahead)
+
+    def fit(self, df: pd.DataFrame) -> None:
+        """Learn nothing."""
+
+    def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
+        """Return the frame with a label."""
+        return self.made(df)
+
+    def is_for_infer(self) -> bool:
+        """Return False."""
+        return False
+
+
+@pytest.mark.parametrize(("label", "processor"), [(False, "RowLabel"), (True, "RowLabel"), (True, "WrappedRowLabel")])
+def test_a_processor_that_drops_rows_and_makes_the_label(label: bool, processor: str) -> None:
+    """Its labels count the rows that it keeps, also if the loader's label, which it replaces, counts all rows."""
     ahead = 3
-    loader = own("RowLoader", seed=3, share=0.3, ahead=ahead, label=False)
-    template = row_task(loader, ahead, learn_processors=[own("RowLabel", ahead=ahead), "DropnaLabel"])
+    loader = own("RowLoader", seed=3, share=0.3, ahead=ahead, label=label)
+    template = row_task(loader, ahead, learn_processors=[own(processor, ahead=ahead), "DropnaLabel"])
     frame = RowLoader(3, 0.3, ahead, label=False).load(None)
     reads = last_read(frame.iloc[::2]["feature"], ahead)
     for task in RollingGen(15, trunc_days="auto", calendar=DAYS).generate(template):

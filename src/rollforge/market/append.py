@@ -23,7 +23,7 @@ from rollforge.errors import DataError, counted
 from rollforge.market.append_summary import AppendSummary, Correction, NewDay
 from rollforge.market.bars import FACTOR_SOURCES, PRICES, OrderedTable, complete
 from rollforge.market.conversion import CONVERSION_FILE, Conversion
-from rollforge.market.existing import ExistingData, Series, read_existing
+from rollforge.market.existing import ExistingData, StoredSeries, read_existing
 from rollforge.market.folder_change import change_files, folder_lock, restore
 from rollforge.market.folder_files import check_folders, folder_name
 from rollforge.market.importer import check_values, ordered, without_zeros
@@ -134,7 +134,7 @@ class _Change:
     """Position of each row's day in `calendar`."""
     files: dict[str, bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    series: dict[str, dict[str, Series]] = field(default_factory=dict)
+    series: dict[str, dict[str, StoredSeries]] = field(default_factory=dict)
     """Series of the instruments in the table, without the new rows."""
     lives: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Folder of an instrument -> half-open range of days, with the new rows."""
@@ -388,7 +388,7 @@ class _Change:
             return np.asarray((price >= low * 0.995) & (price <= high * 1.005))
 
     def _check_factors(
-        self, code: str, at: NDArray[np.int64], had: Mapping[str, Series], differs: NDArray[np.bool_]
+        self, code: str, at: NDArray[np.int64], had: Mapping[str, StoredSeries], differs: NDArray[np.bool_]
     ) -> None:
         """Check that the prices of rows whose factor changes are in the table, if they are multiplied by it."""
         if self.used.factor not in ("raw", "product", "ratio"):

@@ -16,9 +16,9 @@ from rollforge.market.conversion import Conversion, read_conversion
 from rollforge.market.folder_files import Span, check_series
 from rollforge.market.provider import Provider
 
-__all__ = ["ExistingData", "Series", "read_existing"]
+__all__ = ["ExistingData", "StoredSeries", "read_existing"]
 
-Series = tuple[int, NDArray[np.float32]]
+StoredSeries = tuple[int, NDArray[np.float32]]
 """Position of the first day in the calendar, and the values from that day on."""
 _SUFFIX = ".day.bin"
 
@@ -53,7 +53,7 @@ class ExistingData:
         """Return the fields that at least one instrument has."""
         return list(dict.fromkeys(field for fields in self.heads.values() for field in fields))
 
-    def series(self, name: str) -> dict[str, Series]:
+    def series(self, name: str) -> dict[str, StoredSeries]:
         """Return the series of an instrument."""
         found = {}
         for field, (first, _) in self.heads.get(name, {}).items():

@@ -207,7 +207,7 @@ def _shadows(service: Service, held: Hold, work: DayRun, day: str, events: list[
 
 
 def _daily_ics(
-    service: Service, held: Hold, session: Session, day: str, rows: Any, events: list[Event]
+    service: Service, held: Hold, session: Session, day: str, rows: object, events: list[Event]
 ) -> list[CheckResult]:
     """Return the daily ICs that differ from the known ones, because scores or labels have changed.
 

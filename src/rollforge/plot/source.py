@@ -167,7 +167,7 @@ def _experiment(name: str, session: Session, *, backtest: bool) -> Collected:
     return pipeline.with_backtest(collected, session, own_code=pipeline.is_own(collected))
 
 
-def backtest_of(result: object, positions: Mapping[Any, Any] | None = None) -> Backtested:
+def backtest_of(result: object, positions: Mapping[Any, object] | None = None) -> Backtested:
     """Return the backtest of a result, or the one that a report and `positions` describe.
 
     Raises

@@ -13,7 +13,7 @@ __all__ = ["calc_all_ic", "pred_autocorr", "pred_autocorr_all"]
 
 
 def calc_all_ic(
-    pred_dict_all: Mapping[object, pd.Series],
+    pred_dict_all: Mapping[Any, pd.Series],
     label: pd.Series,
     date_col: str = "datetime",
     dropna: bool = False,
