@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import os
 import re
@@ -17,10 +18,12 @@ import pandas as pd
 import pytest
 import yaml
 
+import rollforge
 from rollforge import drivers, pipeline
 from rollforge.build import build
 from rollforge.expressions import operators
 from rollforge.kinds import LOADER
+from rollforge.ledger.base import open_ledger
 from rollforge.plan import make_plan
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
@@ -107,6 +110,33 @@ def test_the_recipes_train_a_workflow(recipes: Path, small_market: Path, tmp_pat
     spreads = [run.metrics["spread"] for run in collected.runs.values()]
     assert all(math.isfinite(s) for s in spreads)
     assert type(open_tracker(session.tracking_uri)).__name__ == "BoxTracker"
+
+
+@pytest.mark.parametrize("kind", ["store", "ledger"])
+def test_the_implementation_in_memory_is_a_template(kind: str, recipes: Path) -> None:
+    """A copy of its file outside of the package works, and uses no private names; the page says what a store's is made of."""
+    source = (Path(rollforge.__file__).parent / kind / "memory.py").read_text(encoding="utf-8")
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    assert not [alias.name for node in nodes for alias in node.names if alias.name.startswith("_")]
+    modules = {f"rollforge.{node.names[0].name}" if node.module == "rollforge" else str(node.module) for node in nodes}
+    shared = {name for name in modules if name.startswith("rollforge.") and name.count(".") > 1}
+    assert kind == "ledger" or not [name for name in shared if f"`{name}`" not in PAGE]
+    (recipes / f"own_{kind}.py").write_text(source, encoding="utf-8")
+    table = drivers.STORES if kind == "store" else drivers.LEDGERS
+    table.register("own", f"own_{kind}:Memory{kind.title()}")
+    try:
+        if kind == "store":
+            store = open_store("own://x")
+            store.create("p", [{"a": 1}])
+            (task,) = store.claim("p", worker="w", lease=60)
+            store.commit(task, 2)
+            assert (type(store).__module__, store.count("p")) == ("own_store", {Status.DONE: 1})
+        else:
+            ledger = open_ledger("own://x")
+            assert (type(ledger).__module__, ledger.acquire("s", holder="h", seconds=60).token) == ("own_ledger", 1)
+    finally:
+        table.unregister("own")
+        sys.modules.pop(f"own_{kind}", None)
 
 
 def test_the_operator_computes_the_documented_value(recipes: Path, small_market: Path) -> None:
