@@ -228,7 +228,7 @@ class Drivers:
         """
         where = f"The scheme {driver.scheme!r} of {driver.origin} is opened by {driver.target}, which"
         try:
-            found: Any = importlib.import_module(driver.module)
+            found: object = importlib.import_module(driver.module)
             for name in driver.target.partition(":")[2].split("."):
                 found = getattr(found, name)
         except ModuleNotFoundError as exc:

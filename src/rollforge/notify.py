@@ -25,7 +25,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
 from rollforge.confidential import mask_secrets, remember_secret
@@ -190,7 +189,7 @@ def send(targets: Sequence[Target], document: Mapping[str, object]) -> dict[Targ
     return {target: mask_secrets(f"the notification by {target} failed: {text}") for target, text in failed.items()}
 
 
-def _masked(value: object) -> Any:
+def _masked(value: object) -> object:
     """Return plain JSON with secrets masked, long texts shortened, and None for numbers that JSON does not have."""
     if isinstance(value, str):
         text = mask_secrets(value)

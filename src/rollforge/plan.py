@@ -485,7 +485,7 @@ def check_buildable(
 
 
 def _check_records(found: list[RollforgeError], records: object, dataset: object, place: str) -> None:
-    earlier: list[Any] = []
+    earlier: list[object] = []
     if not isinstance(records, (dict, str, list, tuple)):
         found.append(ConfigError(f"expected a record or a list of records, found {shown(records)}.", path=place))
         return
@@ -549,7 +549,7 @@ def _checked_dataset(config: object, where: str) -> object:
     return dataset
 
 
-def _attempt(found: list[RollforgeError], where: str, made: Callable[[], object]) -> Any:
+def _attempt(found: list[RollforgeError], where: str, made: Callable[[], object]) -> object:
     """Return the result of `made`; append an error to `found`."""
     try:
         return made()

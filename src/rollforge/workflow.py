@@ -82,7 +82,7 @@ class _QlibInit(BaseModel):
     kernels: int | None = Field(default=None, ge=1)
 
 
-def _bytes(value: object) -> Any:
+def _bytes(value: object) -> object:
     return parse_size(value) if isinstance(value, str) else value
 
 
@@ -335,7 +335,7 @@ def _message(error: Any, document: Document, parts: list[str]) -> str:
         allowed = _ALLOWED_AT.get(".".join(parts[:-1]), _OBJECT_KEYS)
         return f"unknown key.{nearest(parts[-1], allowed)} Allowed: {', '.join(allowed)}."
     if kind == "missing":
-        siblings: Any = document
+        siblings: object = document
         for part in parts[:-1]:
             siblings = siblings.get(part, {}) if isinstance(siblings, Mapping) else {}
         keys = [str(k) for k in siblings] if isinstance(siblings, Mapping) else []

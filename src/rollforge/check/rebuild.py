@@ -180,7 +180,7 @@ def fit_model(data: TaskData, task: Mapping[str, object], *, few_rounds: bool = 
     with using(data.session):
         made = build(task["model"], kind=MODEL, where="task.model")
         known = inspect.signature(made.fit).parameters
-        arguments: dict[str, Any] = {}
+        arguments: dict[str, object] = {}
         if few_rounds and "num_boost_round" in known:
             default = known["num_boost_round"].default
             own = getattr(made, "num_boost_round", None)

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -354,7 +353,7 @@ class WindowCheck:
         with self.measurement.changed(Change(before, removes=False), self.case) as other:
             return other is not None and compare(fitted.prediction, predict(fitted.model, other)) is None
 
-    def _fit(self, data: TaskData, task: Mapping[str, object]) -> tuple[Any, pd.DataFrame]:
+    def _fit(self, data: TaskData, task: Mapping[str, object]) -> tuple[object, pd.DataFrame]:
         """Return a model fitted on some data, and its prediction of the unchanged data."""
         model = fit_model(data, task, few_rounds=self.measurement.scope.quick)
         return model, predict(model, self.data)

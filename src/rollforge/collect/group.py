@@ -40,7 +40,7 @@ class Group:
         """Return the groups."""
         if self._group_func is None:
             raise NotImplementedError("This group has no group_func.")
-        grouped: dict[Any, Any] = self._group_func(*args, **kwargs)
+        grouped: dict[object, object] = self._group_func(*args, **kwargs)
         return grouped
 
     def reduce(self, *args: object, **kwargs: object) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -78,7 +78,7 @@ def backtest_paths(predictions: Mapping[Key, pd.DataFrame], tests: Mapping[Key, 
     2 [2.0, 3.0, 3.0]
     """
     groups = {split: intervals("test", segment) for split, segment in tests.items()}
-    parts: dict[int, dict[Any, pd.DataFrame]] = {}
+    parts: dict[int, dict[object, pd.DataFrame]] = {}
     for (split, tested), numbers in zip(groups.items(), path_numbers(groups.values()), strict=True):
         if split not in predictions:
             continue

@@ -179,7 +179,7 @@ class DatasetH(Dataset):
             return [self._prepared(s, arguments) for s in segments]
         return self._prepared(segments, arguments)
 
-    def _prepared(self, segment: object, arguments: Mapping[str, object]) -> Any:
+    def _prepared(self, segment: object, arguments: Mapping[str, object]) -> object:
         days = self._days(segment)
         made = self._prepare_seg(days, **arguments)
         if not self.purge_rows or arguments["data_key"] != DataHandlerLP.DK_L:

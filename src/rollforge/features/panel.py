@@ -274,7 +274,7 @@ class Panel:
         return cls(small[0], small[1], tuple(meta["codes"]), small[2], groups)
 
 
-def write_meta(folder: Path, meta: Mapping[str, Any]) -> None:
+def write_meta(folder: Path, meta: Mapping[str, object]) -> None:
     """Write the description of a panel atomically, which makes it the current version."""
     (folder / _verified_mark()).touch()
     draft = folder / f".{uuid.uuid4().hex}"

@@ -319,7 +319,7 @@ class TSDatasetH(DatasetH):
     def _index_of(self, data: object) -> pd.Index:
         return data.get_index() if isinstance(data, TSDataSampler) else super()._index_of(data)
 
-    def _selected(self, data: object, kept: NDArray[np.bool_]) -> Any:
+    def _selected(self, data: object, kept: NDArray[np.bool_]) -> object:
         if not isinstance(data, TSDataSampler):
             return super()._selected(data, kept)
         data.keep(kept)

@@ -159,7 +159,7 @@ def _add_handler(parts: DataParts, handler: object, what: str, depth: int) -> No
                 parts.processors.append(Named(one, kind.__name__, stage == handler.DK_I))
 
 
-def _steps(handler: DataHandler, stage: str) -> Iterator[Any]:
+def _steps(handler: DataHandler, stage: str) -> Iterator[object]:
     with contextlib.suppress(RollforgeError, AttributeError):  # reported when the handler is used
         yield from handler.steps(stage)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from rollforge.build import constructor_arguments, locate
 from rollforge.errors import RollforgeError
@@ -58,7 +57,7 @@ def move_fit_window(task: Definition, days: tuple[object, object], *, add: bool 
         kwargs[_FIRST], kwargs[_LAST] = days
 
 
-def _move(kwargs: dict[str, Any], days: tuple[object, object], references: bool) -> bool:
+def _move(kwargs: dict[str, object], days: tuple[object, object], references: bool) -> bool:
     """Set the window of some arguments and return True, if they have one."""
     if {_FIRST, _LAST}.isdisjoint(kwargs):
         return False

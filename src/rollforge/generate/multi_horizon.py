@@ -264,7 +264,7 @@ def _rewrite_loader(loader: object, labels: Sequence[str]) -> bool:
     return False
 
 
-def _with_names(before: object, labels: Sequence[str]) -> list[Any]:
+def _with_names(before: object, labels: Sequence[str]) -> list[object]:
     """Return labels with the names that they had before, if there are as many."""
     if (
         isinstance(before, (list, tuple))

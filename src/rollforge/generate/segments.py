@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,7 @@ def segments_of(task: Mapping[str, object], path: str = PATH) -> Document:
     SegmentError
         If it has none.
     """
-    node: Any = task
+    node: object = task
     for part in ("dataset", "kwargs", "segments"):
         if not isinstance(node, Mapping) or part not in node:
             raise SegmentError("is missing: a task needs dataset.kwargs.segments with train and test.", path=path)

@@ -144,7 +144,7 @@ class TaskView:
         return list(records) if isinstance(records, (list, tuple)) else [records]
 
     def _at(self, *path: str) -> object:
-        node: Any = self.definition
+        node: object = self.definition
         for part in path:
             node = node.get(part) if isinstance(node, Mapping) else None
         return node

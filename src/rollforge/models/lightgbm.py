@@ -98,7 +98,7 @@ class LGBModel(Boosting, ModelFT):
         self.early_stopping_rounds = early_stopping_rounds
         self.num_boost_round = num_boost_round
 
-    def _parameters(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, object]:
         params, threads = self._parameters_and_threads()
         return {**params, "num_threads": threads}
 

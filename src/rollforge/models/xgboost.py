@@ -69,7 +69,7 @@ class XGBModel(Boosting):
         )
         super().__init__(kwargs)
 
-    def _parameters(self) -> dict[str, Any]:
+    def _parameters(self) -> dict[str, object]:
         params, threads = self._parameters_and_threads()
         return {"verbosity": 0, **params, "nthread": threads}
 

@@ -286,7 +286,7 @@ def submissions_of(store: TaskStore, pool: str) -> dict[str, SubmissionInfo]:
     return {key: read_submission_info(kept) for key, kept in store.submissions(pool).items() if ABOUT not in kept}
 
 
-def _data(session: Session) -> dict[str, Any] | None:
+def _data(session: Session) -> dict[str, object] | None:
     from rollforge.market.content import session_content
 
     try:

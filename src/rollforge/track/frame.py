@@ -45,7 +45,7 @@ def _no_reference(module: str, name: str) -> object:
     raise ValueError(f"the table refers to {module}:{name}, but a table may contain only values")
 
 
-def _value(plain: object) -> Any:
+def _value(plain: object) -> object:
     return from_plain(plain, resolve=_no_reference)
 
 
