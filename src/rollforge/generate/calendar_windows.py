@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -209,7 +209,7 @@ class CalendarGen(TaskGen):
         whole = copy_task(task)
         if end is not None and end.to_datetime64() < self.ta.cals[min(begins["test"], len(self.ta.cals) - 1)]:
             return
-        parts: dict[str, object] = {"test": (spans["test"].start, end)}
+        parts: dict[str, Any] = {"test": (spans["test"].start, end)}
         for (name, first), (later, stop) in pairwise(sorted(begins.items(), key=lambda pair: _SEGMENTS.index(pair[0]))):
             if stop <= first:
                 raise SegmentError(f"does not begin before {later}.", path=f"{PATH}.{name}")
@@ -369,7 +369,7 @@ class CalendarGen(TaskGen):
             task["record"] = move_backtests(task)
         return task
 
-    def _intervals(self, test: Span) -> object:
+    def _intervals(self, test: Span) -> Any:
         """Return a test segment split into the periods of `predict`; a single interval as a pair."""
         if self.predict is None:
             return test

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -159,11 +159,11 @@ class _PurgedGen(TaskGen):
         return task
 
 
-def _interval(days: Days, part: Range) -> tuple[object, object]:
+def _interval(days: Days, part: Range) -> tuple[Any, Any]:
     return as_timestamp(days[part[0]]), as_timestamp(days[part[1] - 1])
 
 
-def _segment(parts: list[tuple[object, object]]) -> object:
+def _segment(parts: list[tuple[Any, Any]]) -> Any:
     return parts[0] if len(parts) == 1 else parts
 
 
