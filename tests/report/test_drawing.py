@@ -68,9 +68,12 @@ def test_days_have_a_time_only_if_there_are_times() -> None:
 
 
 def test_a_line_breaks_in_a_long_gap() -> None:
-    """After a gap of 15 days it goes on, after one of 16 it does not."""
-    days = pd.DatetimeIndex(["2020-01-01", "2020-01-16", "2020-02-01"])
+    """After a gap of 15 days it goes on, after one of 16 it does not; months are no gaps, except if one is left out."""
+    days = pd.date_range("2019-12-20", "2020-01-01").union(pd.DatetimeIndex(["2020-01-16", "2020-02-01"]))
     assert with_gaps(days).difference(days).tolist() == [pd.Timestamp("2020-01-17")]
+    months = pd.date_range("2020-01-01", periods=12, freq="MS")
+    assert with_gaps(months).equals(months)
+    assert with_gaps(months.delete([5, 6, 7])).difference(months).tolist() == [pd.Timestamp("2020-05-02")]
 
 
 def test_windows_of_several_models_have_rows_of_their_own() -> None:

@@ -241,7 +241,7 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
     if summary.groups is not None:
         lead = (
             f"IC and Rank IC within each group by {summary.groups.index.name}: means over the days on which the scores of two of its "
-            f"instruments differ. Label: {label_description(summary.headline.label_text, summary.headline.label_days)}."
+            f"instruments differ. Label: {label_description(summary.headline.label_text, summary.headline.label_days, summary.headline.period)}."
         )
         body = join(_plot(plots, "groups"), groups_table(summary.groups))
         yield _Section("groups", "IC by group", lead, body)
@@ -262,21 +262,24 @@ def _quantiles(summary: Summary, plots: Plots) -> _Section:
         f"On each {period} ({_evaluated_on(summary)}), the instruments are divided into {QUANTILES} equal groups by score. The returns "
         f"of a group are summed, not compounded, before costs.{unit}"
     )
-    table = quantile_table(summary.quantile_table, days) if summary.quantile_table is not None else None
+    table = quantile_table(summary.quantile_table, days, period) if summary.quantile_table is not None else None
     return _Section("quantiles", "Returns by quantile", lead, join(_plot(plots, "quantiles"), table))
 
 
 def _persistence(summary: Summary, found: Persistence, plots: Plots) -> _Section:
+    period = summary.headline.period
+    unit = "trading day" if period == "day" else period
+    label = label_description(summary.headline.label_text, summary.headline.label_days, period)
     lead = (
-        "Lag k compares the scores of a day with the labels of k trading days later, and with the scores of k trading days "
-        f"before, by rank. Label: {label_description(summary.headline.label_text, summary.headline.label_days)}."
+        f"Lag k compares the scores of a {period} with the labels of k {unit}s later, and with the scores of k {unit}s "
+        f"before, by rank. Label: {label}."
     )
     shown = []
     if summary.headline.label_days is not None:
         ends = f"{number(found.interval.low, '.4f')} to {number(found.interval.high, '.4f')}"
         shown.append(("95 % interval of the mean IC", f"{ends}, by a block bootstrap"))
     if len(found.turnover):
-        over = f"mean share that was not in it on the previous day, {counted(len(found.turnover), 'day')}"
+        over = f"mean share that was not in it on the previous {period}, {counted(len(found.turnover), period)}"
         for side in found.turnover:
             share = number(float(found.turnover[side].mean()), ".1%")
             shown.append((f"turnover of the {side} fifth", f"{share}, {over}"))
@@ -290,7 +293,7 @@ def _persistence(summary: Summary, found: Persistence, plots: Plots) -> _Section
     body = join(
         listed,
         pair if "decay" in plots.figures else None,
-        persistence_table(found),
+        persistence_table(found, period),
         _plot(plots, "turnover", "Turnover by day"),
     )
     return _Section("persistence", "Persistence of the signal", lead, body)

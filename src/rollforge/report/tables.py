@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge.collect.trials import Trials
+from rollforge.dates import has_times, show_time
 from rollforge.errors import counted
 from rollforge.generate.checks import NOT_CHECKED, Check
 from rollforge.generate.timeline import SegmentSpan
@@ -127,7 +128,9 @@ def _window_columns(tasks: Sequence[TaskRow]) -> list[tuple[str, str, list[Marku
     if any(t.model for t in tasks):
         columns.append(("model", "", [tag("td", t.model) for t in tasks]))
     columns.append(("test", "", [_test_cell(t) for t in tasks]))
-    columns.append(("days", "n", [_number_cell(_test_days(t), "d") for t in tasks]))
+    tests = [test for t in tasks if (test := t.window.segments.get("test")) is not None]
+    counts = "bars" if any(has_times(test.start) for test in tests) else "days"
+    columns.append((counts, "n", [_number_cell(_test_days(t), "d") for t in tasks]))
     columns.append(
         ("status", "", [tag("td", tag("span", t.status, class_=f"state {_state(t.status)}")) for t in tasks])
     )
@@ -152,7 +155,7 @@ def _test_days(task: TaskRow) -> int | None:
 
 def span_text(span: SegmentSpan) -> str:
     """Return the first and last day of each interval of a segment."""
-    return ", ".join(f"{start} – {end}" for start, end in span.parts)
+    return ", ".join(f"{show_time(start)} – {show_time(end)}" for start, end in span.parts)
 
 
 def _test_cell(task: TaskRow) -> Markup:
@@ -246,8 +249,8 @@ def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
     ]  # fmt: skip
     combined = _model_row(
         combined_text(whole),
-        label_description(whole.label_text, whole.label_days),
-        evaluated_days_text(whole.ic_days, whole.first_evaluated, whole.last_evaluated),
+        label_description(whole.label_text, whole.label_days, whole.period),
+        evaluated_days_text(whole.ic_days, whole.first_evaluated, whole.last_evaluated, whole.period),
         [whole.ic, whole.ic_t, whole.rank_ic, whole.long_short_return, whole.long_short_sharpe],
     )
     rows = []
@@ -256,8 +259,9 @@ def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
         first, last = (f"{day:%Y-%m-%d}" for day in ic.index[[0, -1]]) if len(ic) else ("", "")
         figures = [float(ic.mean()), model.ic_t, float(model.rank_ic.mean())]
         figures += [model.annual(spread), model.sharpe(spread)]
-        label = label_description(model.label_text, model.label_days)
-        rows.append(_model_row(model.name, label, evaluated_days_text(len(ic), first, last), figures))
+        label = label_description(model.label_text, model.label_days, whole.period)
+        days = evaluated_days_text(len(ic), first, last, whole.period)
+        rows.append(_model_row(model.name, label, days, figures))
     return _table(heads, [combined, *rows], sortable=True)
 
 
@@ -329,16 +333,16 @@ def _model_row(name: str, label: str, days: str, figures: Sequence[float | None]
     return tag("tr", tag("th", name, scope="row", class_="text"), *words, *cells)
 
 
-def quantile_table(table: pd.DataFrame, label_days: int | None) -> Markup:
+def quantile_table(table: pd.DataFrame, label_days: int | None, period: str = "day") -> Markup:
     """Return the figures of each quantile, highest scores first, then of the highest minus the lowest.
 
     Without `label_days`, annualised figures are omitted.
     """
-    over = "" if label_days is None else f", {counted(label_days, 'day')}"
+    over = "" if label_days is None else f", {counted(label_days, period)}"
     yearly = label_days is not None
     heads = [("scores", ""), (f"mean label{over}", "n")]
-    heads += [("annual return", "n"), ("minus the day's mean", "n"), ("Sharpe", "n")] if yearly else []
-    heads += [("days > 0", "n")]
+    heads += [("annual return", "n"), (f"minus the {period}'s mean", "n"), ("Sharpe", "n")] if yearly else []
+    heads += [(f"{period}s > 0", "n")]
     words = {"1": "1, lowest", str(QUANTILES): f"{QUANTILES}, highest"}
     order = [*reversed(table.index[:-1]), table.index[-1]]
     excess = _bar_cells(table.loc[order[:-1], "excess"].tolist(), ".1%")
@@ -353,10 +357,10 @@ def quantile_table(table: pd.DataFrame, label_days: int | None) -> Markup:
     return _table(heads, rows)
 
 
-def persistence_table(found: Persistence) -> Markup:
+def persistence_table(found: Persistence, period: str = "day") -> Markup:
     """Return one row per lag: IC, Rank IC, t statistic and autocorrelation."""
     heads = [
-        ("lag in days", "n"), ("IC", "n"), ("IC t-stat", "n"), ("Rank IC", "n"), ("days", "n"),
+        (f"lag in {period}s", "n"), ("IC", "n"), ("IC t-stat", "n"), ("Rank IC", "n"), (f"{period}s", "n"),
         ("autocorrelation of the scores", "n"),
     ]  # fmt: skip
     forms = (("IC", ".4f"), ("t", ".2f"), ("Rank IC", ".4f"), ("days", ".0f"), ("autocorrelation", ".3f"))
