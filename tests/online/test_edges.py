@@ -182,3 +182,30 @@ def test_a_trainer_is_an_object(market: Market, trainer: Any) -> None:
     """Its name or its class is refused when the manager is made, not on the first day."""
     with pytest.raises(ConfigError, match="trainer: must be a trainer"):
         OnlineManager([strategy("a")], trainer=trainer, begin_time=RUN[0])
+
+
+def test_a_strategy_without_a_service_continues_its_online_models(
+    market: Market, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next windows follow the recorder that is tagged as online; without one there are none, and a warning says so."""
+    market.show(DAYS[69])
+    alone = strategy("alone")
+    first, *_ = TrainerR(experiment_name="alone").train(alone.first_tasks()[:1])
+    assert alone.prepare_tasks(DAYS[69]) == []
+    assert "strategy alone has no online model yet" in caplog.text
+    caplog.clear()
+    alone.tool.reset_online_tag([first])
+    following = alone.prepare_tasks(DAYS[69])
+    starts = [str(task["dataset"]["kwargs"]["segments"]["test"][0].date()) for task in following]
+    assert starts == [DAYS[56], DAYS[60], DAYS[64], DAYS[68]]
+    assert "no online model" not in caplog.text
+
+
+def test_an_update_up_to_the_first_trading_day_changes_nothing(market: Market) -> None:
+    """A day before it is refused."""
+    recorder = trained(market)
+    before = recorder.load_object("pred.pkl")
+    PredUpdater(recorder, to_date=DAYS[0]).update()
+    pd.testing.assert_frame_equal(recorder.load_object("pred.pkl"), before)
+    with pytest.raises(ConfigError, match="There is no trading day up to 2023-12-29"):
+        PredUpdater(recorder, to_date="2023-12-29")

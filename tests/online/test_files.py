@@ -45,6 +45,7 @@ def test_a_file_of_an_earlier_version_loads(market: Market) -> None:
     assert days_of(loaded.get_signals()) == DAYS[52:61]
     assert loaded.get_signals().tolist() == [0.5, -0.5] * 9
     assert {str(day.date()): list(models.values()) for day, models in loaded.history.items()} == {DAYS[60]: [[]]}
+    assert {signal.file for signal in loaded.state.signals().values()} == {f"signals/{DAYS[60]}.v1.parquet"}
     assert loaded.strategies[0].rg.ta.max() == pd.Timestamp(DAYS[64])
     equal(pickle.loads(pickle.dumps(loaded)).get_signals(), loaded.get_signals())
 
