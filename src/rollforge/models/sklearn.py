@@ -268,6 +268,8 @@ def _by_column(features: pd.DataFrame, estimator: object) -> pd.DataFrame:
     if type(estimator).__module__.partition(".")[0] in _BOOSTING:
         return features
     values = np.asfortranarray(features.to_numpy())
+    if not values.flags.writeable:  # a single column is not copied, and scikit-learn 1.5 needs a writeable array
+        values = values.copy(order="F")
     return pd.DataFrame(values, index=features.index, columns=features.columns, copy=False)
 
 
