@@ -541,6 +541,11 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (lambda: columns()[["day", "stock", "y"]], {}, "no column of features"),
     (lambda: columns().iloc[:0], {}, "has no rows"),
     (lambda: columns().rename(columns={"b": "a"}), {}, "two columns 'a'"),
+    (
+        lambda: pa.table([pa.array(columns()[n]) for n in ("day", "stock", "y", "a", "a")], list("dsyaa")),
+        {},
+        "two columns 'a'",
+    ),
     (lambda: [1, 2], {}, "found a list"),
     (lambda: "nowhere.parquet", {}, "'nowhere.parquet' does not exist"),
     (columns, {"train": "9y"}, "frame has 391 periods, from 2020-01-01 to 2021-06-30, and train='9y' need all"),
@@ -592,6 +597,18 @@ def test_unusable_input_is_one_message(
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "tasks.db").exists()
     assert not list((tmp_path / "home").glob("frames/.*"))
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "boolean"])
+@pytest.mark.parametrize("form", ["pandas", "arrow"])
+def test_a_missing_value_of_a_nullable_column_is_missing(form: str, dtype: str, session: Session) -> None:
+    """Of a label it excludes the row from training; of a feature it is passed to the estimator."""
+    frame = columns()
+    for name, by in (("y", 7), ("c", 5)):
+        frame[name] = pd.array(np.where(np.arange(len(frame)) % by == 0, None, frame["ab"[by == 5]] > 0), dtype=dtype)
+    given = frame if form == "pandas" else pa.Table.from_pandas(frame)
+    result = run(LGBMRegressor(n_estimators=3, verbose=-1), given, session)
+    assert result.label.isna().sum() == frame.set_index(["day", "stock"])["y"].reindex(result.label.index).isna().sum()
 
 
 def test_a_failed_window_names_its_cause(session: Session) -> None:

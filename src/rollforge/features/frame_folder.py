@@ -130,7 +130,8 @@ def _write_group(
 ) -> NDArray[Any]:
     """Write columns side by side into a file, sorted by (time, entity), and return them memory-mapped."""
     dtype = common_dtype(table, columns)
-    if group == "label" and all((kind := table.dtype(name)) is not None and kind.kind in "iub" for name in columns):
+    whole = all((kind := table.dtype(name)) is not None and kind.kind in "iub" for name in columns)
+    if group == "label" and whole and not any(np.isnan(labels[name]).any() for name in columns):
         dtype = np.dtype(np.int64)  # classes
     if static is not None and len(static.columns):
         dtype = np.result_type(dtype, static.to_numpy().dtype)

@@ -65,9 +65,7 @@ class PandasTable:
         self.index = list(self._levels)
         self.unnamed = frozenset(called for called, i in self._levels.items() if levels[i] is None)
         self.names = [*self.index, *frame.columns]
-        if len(set(map(str, self.names))) < len(self.names):
-            twice = next(n for i, n in enumerate(self.names) if str(n) in set(map(str, self.names[:i])))
-            raise DataError(f"The frame has two columns {str(twice)!r}. Rename one of them.")
+        _check_distinct(self.names)
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -107,6 +105,7 @@ class ArrowTable:
         else:
             self._schema, self._rows = table.schema, int(table.num_rows)
         self.names = list(self._schema.names)
+        _check_distinct(self.names)
         written = (self._schema.pandas_metadata or {}).get("index_columns", [])
         self.index = [n for n in written if isinstance(n, str) and n in self.names]
 
@@ -139,14 +138,24 @@ class ArrowTable:
         return found
 
     def numbers(self, names: Sequence[object], dtype: np.dtype[Any]) -> list[NDArray[Any]]:
+        import pyarrow as pa
+
         table, found = self._columns(names), []
         for place in range(len(names)):
             column = table.column(place)
-            if column.null_count and dtype.kind != "f":  # the dtype was chosen for columns without missing values
-                raise DataError(f"The column {str(names[place])!r} has missing values, but its type is {column.type}.")
+            if column.null_count and pa.types.is_boolean(column.type):
+                column = column.cast(pa.int8())  # otherwise to_numpy() returns objects
             values = column.to_numpy()
             found.append(values.astype(dtype, copy=False))
         return found
+
+
+def _check_distinct(names: Sequence[object]) -> None:
+    seen: set[str] = set()
+    for name in map(str, names):
+        if name in seen:
+            raise DataError(f"The frame has two columns {name!r}. Rename one of them.")
+        seen.add(name)
 
 
 def open_table(frame: object) -> Table:
