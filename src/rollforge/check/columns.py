@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rollforge.check.compare import Difference, compare, different, until
 from rollforge.check.rebuild import TaskData
+from rollforge.dates import times_of
 from rollforge.generate.label_horizon import LabelHorizon
 
 __all__ = ["Columns", "changed_labels", "column_name", "constant_columns", "is_label", "without_times"]
@@ -67,7 +68,7 @@ class Columns:
         if found is None:
             return
         rows, example = found
-        days = rows.get_level_values("datetime").to_numpy().astype("datetime64[s]")
+        days = times_of(rows.get_level_values("datetime"))
         first = days.min()
         reach = int(np.searchsorted(calendar, day, "right") - np.searchsorted(calendar, first))
         if reach > self.measured:
@@ -76,7 +77,7 @@ class Columns:
         codes = own.get_level_values("instrument")
         for code in rows.get_level_values("instrument").unique():
             start = days[rows.get_level_values("instrument") == code].min()
-            mine = own.get_level_values("datetime").to_numpy().astype("datetime64[s]")[codes == code]
+            mine = times_of(own.get_level_values("datetime"))[codes == code]
             self.measured_rows = max(self.measured_rows, int((mine >= start).sum()))
 
 

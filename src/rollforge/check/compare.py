@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.dates import read_bound
+from rollforge.dates import read_bound, times_of
 
 __all__ = ["Difference", "changed_columns", "compare", "different", "until"]
 
@@ -58,7 +58,7 @@ def until(frame: pd.DataFrame, last: np.datetime64 | None, first: np.datetime64 
 
 
 def _days(frame: pd.DataFrame) -> NDArray[np.datetime64]:
-    return frame.index.get_level_values("datetime").to_numpy().astype("datetime64[s]")
+    return times_of(frame.index.get_level_values("datetime"))
 
 
 def compare(a: pd.DataFrame, b: pd.DataFrame) -> Difference | None:
