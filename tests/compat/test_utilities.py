@@ -25,7 +25,7 @@ from rollforge.compat.qlib.resample import resam_calendar, resam_ts_data, ts_dat
 from rollforge.compat.qlib.samples import ConcatDataset, IndexSampler
 from rollforge.compat.qlib.sepdf import SepDataFrame
 from rollforge.compat.qlib.storage import FileCalendarStorage, FileFeatureStorage, FileInstrumentStorage
-from rollforge.errors import BuildError, ConfigError, DataError, DateError, UntrustedPickle
+from rollforge.errors import BuildError, ConfigError, DataError, DataNotFound, DateError, UntrustedPickle
 from rollforge.features.handler import DataHandlerLP
 
 DAYS = pd.bdate_range("2021-03-29", "2021-04-30")
@@ -178,7 +178,7 @@ def test_days_are_shifted_in_the_calendar(small_market: Path) -> None:
     assert days.get_date_range(friday, 1, 1) == [monday]
     assert days.is_tradable_date(friday)
     assert days.get_calendar_day("day")[-1] == dt.date(2023, 12, 29)
-    with pytest.raises(DataError, match="daily bars"):
+    with pytest.raises(DataNotFound, match=r"no calendar .1min. in .* Known: day"):
         days.get_calendar_day()
     assert not days.is_tradable_date("2023-03-04")
     last = days.transform_end_date()

@@ -266,7 +266,7 @@ def test_filters_apply_to_named_universes(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_one_calendar_for_all_groups() -> None:
-    """``freq`` may be given by group, but must be the same for all: there are only daily bars."""
+    """``freq`` may be given by group, but must be the same for all."""
     by_group = QlibDataLoader(FIRST, freq={"feature": "day", "label": "day"}).load("all", *DAYS)
     pd.testing.assert_frame_equal(by_group, QlibDataLoader(FIRST).load("all", *DAYS))
     for freq in ({"feature": "day"}, {"feature": "day", "label": "1min"}):

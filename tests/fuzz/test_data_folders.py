@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pytest
 from fuzzing import Target, attempt, fuzzed, text_of
 from hypothesis import strategies as st
 
-from rollforge.errors import DataError
 from rollforge.features.engine import features
 from rollforge.features.panel import Panel
 from rollforge.features.panel_cache import list_panels
@@ -147,18 +145,13 @@ _numbers = st.lists(st.floats(width=32), max_size=60).map(lambda v: np.array(v, 
     Target("calendar", _calendar, [CALENDAR], DATE_WORDS, _lines),
     Target("future-calendar", _future, [CALENDAR + b"2020-02-26\n2020-02-27\n"], DATE_WORDS, _lines),
     Target("calendar-of-weeks", _week, [CALENDAR], DATE_WORDS, _lines),
+    Target("calendar-of-minutes", _minutes, [b"2020-01-02 09:30:00\n2020-01-02 09:31:00\n"], DATE_WORDS, _lines),
     Target("instruments", _instruments, [SPANS, b"AAA,2020-01-01,2020-02-11\n"], DATE_WORDS, _spans),
     Target("series", _series, [SERIES], FLOATS, _numbers),
     Target("names", _names, NAMES, [b"../instruments/all", b"CON", b"nul", b"a" * 251, b"a/b", b"*", b"?"]),
 )
 class TestDataFolders:
     """Files of a data folder."""
-
-
-def test_a_calendar_of_minutes_is_refused(tmp_path: Path) -> None:
-    """Rollforge works with daily bars."""
-    with pytest.raises(DataError, match="shorter than a day"):
-        _minutes(b"2020-01-02 09:30:00\n", tmp_path)
 
 
 # -- the panel cache -----------------------------------------------------------------------------------------------------
