@@ -224,7 +224,7 @@ BAD_STRATEGIES: list[tuple[dict[str, Any], str]] = [
     ({"class": "TopkDropoutStrategie"}, "Did you mean 'TopkDropoutStrategy'"),
     ({"class": "TopkDropoutStrategy", "kwargs": {"topk": 5}}, r"config\.strategy\.kwargs: .*needs 'n_drop'"),
     ({"class": "dict", "module_path": "builtins"}, r"config\.strategy: dict is not a strategy"),
-    ({"class": "TWAPStrategy", "module_path": "qlib.contrib.strategy.rule_strategy"}, "intraday bars"),
+    ({"class": "TWAPStrategy", "module_path": "qlib.contrib.strategy.rule_strategy"}, "high-frequency trading"),
 ]
 
 

@@ -357,6 +357,10 @@ def test_orders_from_a_file(flat: Session, tmp_path: Any) -> None:
             pd.DataFrame({"datetime": ["soon"], "instrument": ["A"], "amount": [1], "direction": ["buy"]}),
             "Row 1 of the orders",
         ),
+        (
+            pd.DataFrame({"datetime": ["2021-03-01"], "instrument": [None], "amount": [1], "direction": ["buy"]}),
+            "Row 1 of the orders: there is no instrument",
+        ),
     ],
 )
 def test_bad_tables_of_orders(table: pd.DataFrame, words: str) -> None:

@@ -36,7 +36,7 @@ class FileOrderStrategy(BaseStrategy):
     Raises
     ------
     ConfigError, DataError
-        If a `trade_range` is given, the file or a column is missing, or a day is invalid.
+        If a `trade_range` is given, the file, a column or an instrument is missing, or a day is invalid.
     """
 
     def __init__(self, file: str | Path | IO[str] | pd.DataFrame, trade_range: object = None, **kwargs: Any) -> None:
@@ -51,6 +51,9 @@ class FileOrderStrategy(BaseStrategy):
         found = read_column(table["datetime"])
         for row, reason in found.reason.items():
             raise DataError(f"Row {row + 1} of the orders: {reason}")
+        absent = table["instrument"].isna().to_numpy()
+        if absent.any():
+            raise DataError(f"Row {int(absent.argmax()) + 1} of the orders: there is no instrument.")
         self.order_df = table[[*_COLUMNS[1:]]]
         self._by_day = dict(iter(self.order_df.groupby(day_index(found.days, "the orders"))))
 
