@@ -109,8 +109,12 @@ PICKLES = [pickle.dumps(v, p) for v in VALUES for p in (2, 4, 5)]
     Target(
         "artifact-array",
         _artifact(_named(".npy")[0]),
-        [_named(".npy")[1], _array(np.zeros((2, 0))), _array(np.array(["a"]))],
-        [b"'|O'", b"(99999999999,)", b"'fortran_order'"],
+        [
+            _named(".npy")[1],
+            _array(np.zeros((2, 0))),
+            _array(np.array(["a"])),
+        ],
+        [b"'|O'", b"(99999999999,)", b"'fortran_order'", b"a\0\0\xff"],
     ),
     Target(
         "artifact-plain",

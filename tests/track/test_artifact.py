@@ -429,6 +429,15 @@ def test_an_array_without_bytes_has_no_values(tmp_path: Path, header: str) -> No
         artifact.load_file(tmp_path / "x.array.npy")
 
 
+def test_an_array_of_invalid_text_is_refused(tmp_path: Path) -> None:
+    """numpy reads it, and fails when the text is used."""
+    np.save(tmp_path / "x.array.npy", np.array(["b", "a"]))
+    valid = (tmp_path / "x.array.npy").read_bytes()
+    (tmp_path / "x.array.npy").write_bytes(valid[:-4] + b"a\0\0\xff")
+    with pytest.raises(ArtifactUnreadable, match=r"x.array.npy is damaged: it contains invalid text"):
+        artifact.load_file(tmp_path / "x.array.npy")
+
+
 def test_a_table_without_columns_has_a_limited_number_of_rows(tmp_path: Path) -> None:
     """Only the metadata says how many."""
     frame.write_table(frame.to_arrow(pd.DataFrame(index=range(10**15))), tmp_path / "x.frame.parquet")

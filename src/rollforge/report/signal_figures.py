@@ -205,6 +205,10 @@ def ic_decay(by_lag: pd.DataFrame) -> Figure:
          "marker": {"color": colour}, "hovertemplate": f"{name} %{{y:.4f}}<extra></extra>"}
         for name, colour in (("IC", "@blue"), ("Rank IC", "@orange"))
     ]  # fmt: skip
+    return _by_lag(data)
+
+
+def _by_lag(data: list[Figure]) -> Figure:
     layout = {
         "height": 320,
         "hovermode": "x unified",
@@ -221,13 +225,7 @@ def autocorrelation(by_lag: pd.Series) -> Figure:
         {"type": "bar", "x": lags, "y": floats(by_lag), "name": "autocorrelation of the scores",
          "marker": {"color": "@q4"}, "hovertemplate": "autocorrelation %{y:.3f}<extra></extra>"}
     ]  # fmt: skip
-    layout = {
-        "height": 320,
-        "hovermode": "x unified",
-        "xaxis": {"type": "category", "title": {"text": "lag in days"}},
-        "legend": LEGEND,
-    }
-    return {"data": data, "layout": layout}
+    return _by_lag(data)
 
 
 def turnover(by_day: pd.DataFrame, x: str | list[str], part: str = "fifth", rolling: int | None = None) -> Figure:

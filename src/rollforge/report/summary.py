@@ -11,7 +11,7 @@ import pandas as pd
 
 from rollforge.collect.trials import Trials
 from rollforge.confidential import mask_secrets
-from rollforge.dates import as_timestamp
+from rollforge.dates import as_timestamp, read_bound, show_time
 from rollforge.errors import DataError
 from rollforge.generate.checks import Check
 from rollforge.record.analysis import (
@@ -449,14 +449,9 @@ def _extent(headline: Headline, scores: pd.Series) -> Headline:
         rows=len(scores),
         days=int(days.nunique()),
         instruments=int(scores.index.get_level_values("instrument").nunique()),
-        first_day=_text(days.min()),
-        last_day=_text(days.max()),
+        first_day=show_time(read_bound(days.min())),
+        last_day=show_time(read_bound(days.max())),
     )
-
-
-def _text(time: pd.Timestamp) -> str:
-    """Return a time as ``2024-01-31``, with the time of day if it has one."""
-    return f"{time:%Y-%m-%d}" if time == time.normalize() else f"{time:%Y-%m-%d %H:%M}"
 
 
 def _with_evaluation(headline: Headline, quality: Quality) -> Headline:
@@ -466,8 +461,8 @@ def _with_evaluation(headline: Headline, quality: Quality) -> Headline:
         return made
     return replace(
         made,
-        first_evaluated=_text(ic.index[0]),
-        last_evaluated=_text(ic.index[-1]),
+        first_evaluated=show_time(read_bound(ic.index[0])),
+        last_evaluated=show_time(read_bound(ic.index[-1])),
         ic_days=len(ic),
         ic=float(ic.mean()),
         icir=mean_to_std(ic),

@@ -250,7 +250,13 @@ def _read_array(file: Path, trusted: bool) -> object:
             raise ArtifactUnreadable(
                 f"The artifact {file} is truncated: according to its header it contains {shape} values of {dtype}."
             )
-    return np.load(file, allow_pickle=False)
+    values: np.ndarray = np.load(file, allow_pickle=False)
+    if dtype.kind in "UV":  # numpy does not check text, which then fails wherever it is used
+        try:
+            values.tolist()
+        except (SystemError, ValueError) as exc:
+            raise ArtifactUnreadable(f"The artifact {file} is damaged: it contains invalid text ({exc}).") from exc
+    return values
 
 
 def _read_plain(file: Path, trusted: bool) -> object:
