@@ -84,7 +84,6 @@ EDGE = {
     "compat",
     "testing",
     "__init__",
-    "__main__",
 }
 NAMES_MODULES = {
     "rollforge.drivers",  # which class opens the URIs of a scheme
@@ -109,7 +108,6 @@ NAMES_FROM_DATA = {
     "run.requirements",  # packages of a submission, in a child process
     "run.submission",  # modules of models
     "safe_pickle",  # the names in a pickle, after they were checked
-    "store.manager",  # the program of a Qlib name, from the table
     "task",  # references in definitions, after they were checked
     "user_code",  # users' files
 }
@@ -125,12 +123,19 @@ IMPORTS_BY_NAME = {
     "spec_from_file_location",
     "load_module",
     "exec_module",
+    "module_from_spec",
+    "walk_packages",
+    "iter_modules",
+    "entry_points",
+    "reload",
     "exec",
     "eval",
 }
 """Functions that import a module by its name, or run code that may."""
 IMPORT_BY_NAME = {"pydoc", "zipimport"}
 """Libraries whose functions import a module by its name under common names such as `locate`."""
+COMPUTED = "COMPUTED"
+"""Stands for a part of a text that is not a literal string."""
 EDGE_ORDER = [
     "data",
     "rendering",
@@ -210,6 +215,7 @@ def module_name(path: Path) -> str:
     return ".".join(("rollforge", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     return {module_name(p): p for p in sorted(SOURCE.rglob("*.py"))}
 
@@ -217,6 +223,8 @@ def modules() -> dict[str, Path]:
 def room(module: str) -> str:
     parts = module.split(".")
     top = parts[1] if len(parts) > 1 else "__init__"
+    if parts[-1] == "__main__":  # a program, which no module imports
+        return "edge"
     return "ground" if top in GROUND else "edge" if top in EDGE else top
 
 
@@ -320,9 +328,7 @@ def imports_by_unknown_names(tree: ast.AST) -> bool:
     """Return whether a module imports by a name that is not a literal string in its code, or passes such a function
     on."""
     calls = import_calls(tree)
-    if libraries_of(tree) & IMPORT_BY_NAME:
-        return True
-    if any(not texts_of(call) or last_part(call.func) in ("exec", "eval", "EntryPoint") for call in calls):
+    if libraries_of(tree) & IMPORT_BY_NAME or any(map(is_computed, calls)) or has_computed_names(tree):
         return True
     used = [n for n in ast.walk(tree) if isinstance(n, ast.Name | ast.Attribute) and isinstance(n.ctx, ast.Load)]
     functions, called = by_name(tree), {id(call.func) for call in calls}
@@ -333,6 +339,64 @@ def imports_by_unknown_names(tree: ast.AST) -> bool:
         a for n in ast.walk(tree) if isinstance(n, ast.Call) and last_part(n.func) == "getattr" for a in n.args
     ]
     return any(isinstance(n, ast.Constant) and n.value in functions for n in looked_up)
+
+
+def is_computed(call: ast.Call) -> bool:
+    """Return whether an argument of a function of `IMPORTS_BY_NAME` is not a literal: the name, or the package that
+    it is relative to, or the list of names."""
+    arguments = [*call.args, *(keyword.value for keyword in call.keywords)]
+    parts = [p for a in arguments for p in (a.elts if isinstance(a, ast.List | ast.Tuple) else [a])]
+    literal = all(isinstance(part, ast.Constant) for part in parts) and texts_of(call) != []
+    return not literal or last_part(call.func) in ("exec", "eval", "EntryPoint", "entry_points")
+
+
+def has_computed_names(tree: ast.AST) -> bool:
+    """Return whether a text that is put together names a module of the package, or imports what it does not name."""
+    for node in ast.walk(tree):
+        text = put_together(node)
+        if COMPUTED in text and (names_computed(text) or imports_computed(text)):
+            return True
+        if isinstance(node, ast.List | ast.Tuple):  # a command: [sys.executable, "-m", module]
+            words = [put_together(part) for part in node.elts]
+            if any(option == "-m" and COMPUTED in after for option, after in itertools.pairwise(words)):
+                return True
+    return False
+
+
+def names_computed(text: str) -> bool:
+    """Return whether a text names a module below a package of Rollforge."""
+    package = text.partition(COMPUTED)[0].removeprefix("ext://").rpartition(".")[0]
+    return is_name(text) and package in modules()
+
+
+def imports_computed(text: str) -> bool:
+    """Return whether a program, or the imports in a text, have a module that is not literal."""
+    if "import" not in text and " -m " not in text:
+        return False
+    nodes = [n for n in ast.walk(program(text)) if isinstance(n, ast.Import | ast.ImportFrom)]
+    names = [a.name for n in nodes for a in n.names] + [n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)]
+    return any(COMPUTED in name for name in names)
+
+
+def put_together(node: ast.AST) -> str:
+    """Return the text of an f-string, a sum, ``"…" % x``, ``"…".format(x)`` or ``"…".join(x)``, with `COMPUTED` for
+    what is not literal."""
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(map(put_together, parts))
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return put_together(left) + put_together(right)
+        case ast.BinOp(left=ast.Constant(value=str(text)), op=ast.Mod()):
+            return re.sub(r"%(\(\w+\))?[a-z]", COMPUTED, text)
+        case ast.Call(func=ast.Attribute(value=ast.Constant(value=str(text)), attr="format")):
+            return re.sub(r"\{.*?\}", COMPUTED, text)
+        case ast.Call(
+            func=ast.Attribute(value=ast.Constant(value=str(text)), attr="join"), args=[ast.List(elts=parts)]
+        ):
+            return text.join(map(put_together, parts))
+    return COMPUTED
 
 
 def run_time_imports(path: Path, module: str, known: set[str], *, strings: bool = False) -> set[str]:
@@ -500,10 +564,47 @@ def test_an_import_is_found_however_it_is_written(source: str, tmp_path: Path) -
         "import importlib\ngetattr(importlib, 'import_module')('rollforge.' + name)",
         "import builtins\nvars(builtins)['__import__'](name)",
         "from importlib.metadata import EntryPoint\nEntryPoint('x', 'rollforge.' + name, 'g').load()",
+        "from importlib.metadata import entry_points\nentry_points(group='rollforge.stores')",
+        "import importlib\nimportlib.import_module(f'rollforge.{name}')",
+        "import importlib\nimportlib.import_module(f'.{name}', 'rollforge')",
+        "import importlib\nimportlib.import_module('.manager', f'rollforge.{room}')",
+        "import importlib\nimportlib.import_module('.'.join(['rollforge', room]))",
+        "__import__('rollforge', fromlist=[name])",
+        "from importlib.util import find_spec, module_from_spec\nmodule_from_spec(find_spec('rollforge.' + name))",
+        "import pkgutil\nfor found in pkgutil.walk_packages(path, 'rollforge.'): found.module_finder",
+        "build(f'rollforge.{room}.Manager')",
+        "build('rollforge.' + room + '.manager:Manager')",
+        "build('rollforge.%s' % room)",
+        "build('rollforge.{}'.format(room))",
+        "COMMAND = f'import {name}'",
+        "COMMAND = f'import os, {name}'",
+        "COMMAND = f'from rollforge.{room} import manager'",
+        "COMMAND = 'from ' + name + ' import manager'",
+        "COMMAND = 'import %s' % name",
+        "COMMAND = f'python -m {name} --help'",
+        "COMMAND = [sys.executable, '-m', name]",
+        "COMMAND = [sys.executable, '-m', f'rollforge.{name}']",
     ],
 )
 def test_an_import_by_an_unknown_name_is_found(source: str) -> None:
     assert imports_by_unknown_names(ast.parse(source))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import importlib\nimportlib.import_module('.online', package='rollforge')",
+        "import runpy\nrunpy.run_module('json.tool', run_name='__main__', alter_sys=True)",
+        "COMMAND = f'import os; print({value})'",
+        "COMMAND = [sys.executable, '-m', 'json.tool', name]",
+        "MESSAGE = f'The import of {name} failed.'",
+        "MESSAGE = 'rollforge ' + command",
+        "TAG = f'rollforge.backtest.{name}'",
+        "MESSAGE = f'missing from {day} on'",
+    ],
+)
+def test_a_literal_name_and_a_text_are_no_import_by_an_unknown_name(source: str) -> None:
+    assert not imports_by_unknown_names(ast.parse(source))
 
 
 @pytest.mark.parametrize(
@@ -574,6 +675,16 @@ def test_modules_are_imported_by_names_that_can_be_read() -> None:
     tables."""
     found = {m.removeprefix("rollforge.") for m, path in modules().items() if imports_by_unknown_names(parsed(path))}
     assert found == NAMES_FROM_DATA
+
+
+def test_programs_are_not_imported() -> None:
+    """A ``__main__`` belongs to the edge wherever its file is, so the command ``python -m`` of a room may import the
+    command line. No module imports one.
+    """
+    known = modules()
+    programs = {module for module in known if module.endswith(".__main__")}
+    assert "rollforge.store.manager.__main__" in programs
+    assert {m for m, path in known.items() if imports(path, m, set(known)) & programs} == set()
 
 
 def test_the_package_does_not_import_itself_under_the_names_of_qlib() -> None:

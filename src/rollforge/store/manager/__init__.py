@@ -478,11 +478,3 @@ def _claim(task: Mapping[str, Any], pool: str) -> TaskRecord:
         id=str(task["_id"]), pool=pool, definition=task["def"], token=task.get("token", 0), worker=task.get("worker"),
         stage_from=Status(task.get("stage_from", Status.WAITING)),
     )  # fmt: skip
-
-
-if __name__ == "__main__":  # python -m rollforge.store.manager -t POOL …, as Qlib's manage module is called
-    import pkgutil
-
-    from rollforge.qlib_names import PROGRAMS
-
-    pkgutil.resolve_name(PROGRAMS["qlib.workflow.task.manage"])()
