@@ -111,6 +111,10 @@ class WalkForward:
         two classes predicts the probability of the larger one; one of more classes predicts a frame, one column for each
         class.
         """
+        return self._prediction.copy(deep=False)  # changes of it do not change the result
+
+    @functools.cached_property
+    def _prediction(self) -> pd.Series | pd.DataFrame:
         found: dict[Any, pd.DataFrame] = {}
         for part in self.by_horizon.values():
             target, frame = part.targets[0], part.collected.prediction
@@ -123,6 +127,10 @@ class WalkForward:
     @property
     def label(self) -> pd.Series | pd.DataFrame:
         """The label of each row of :attr:`prediction`: a series, or a frame with one column for each label."""
+        return self._label.copy(deep=False)
+
+    @functools.cached_property
+    def _label(self) -> pd.Series | pd.DataFrame:
         found: dict[Any, pd.DataFrame] = {}
         for part in self.by_horizon.values():
             frame = part.collected.label
@@ -343,21 +351,27 @@ class WalkForward:
     def _in_order(self, found: pd.DataFrame) -> pd.DataFrame:
         """Return rows of the panel as rows of the table, in its order."""
         rows = self._rows(found.index)
+        if (np.diff(rows) > 0).all():
+            return found.set_axis(self.keys.index(rows), axis=0)
         back = np.argsort(rows, kind="stable")
-        made = found.iloc[back]
-        made.index = self.keys.index(rows[back])
-        return made
+        return found.iloc[back].set_axis(self.keys.index(rows[back]), axis=0)
 
     def _rows(self, index: pd.Index) -> NDArray[np.int64]:
         """Return the positions in the table of rows of the panel."""
         codes = {code: i for i, code in enumerate(self.folder.codes)}
         times = index.get_level_values("datetime").to_numpy().astype(self.keys.days.dtype)
         day = np.searchsorted(self.keys.days, times)
-        entity = index.get_level_values("instrument").map(codes).to_numpy()
-        place = self.keys.time.astype(np.int64) * len(codes) + self.keys.entity
-        order = np.argsort(place)
-        found: NDArray[np.int64] = order[np.searchsorted(place, day * len(codes) + entity, sorter=order)]
-        return found
+        assert isinstance(index, pd.MultiIndex)
+        level = index.names.index("instrument")
+        entity = index.levels[level].map(codes).to_numpy()[index.codes[level]]
+        found: NDArray[np.int64] = np.searchsorted(self._places, day * len(codes) + entity)
+        return found if self.keys.order is None else self.keys.order[found]
+
+    @functools.cached_property
+    def _places(self) -> NDArray[np.int64]:
+        """(rows,): a number for the time and entity of each row, ascending."""
+        found = self.keys.time.astype(np.int64) * len(self.folder.codes) + self.keys.entity
+        return found if self.keys.order is None else found[self.keys.order]
 
 
 def model_name(horizon: int) -> str:

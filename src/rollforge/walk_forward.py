@@ -6,7 +6,7 @@ import contextlib
 import logging
 import re
 import sys
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -148,11 +148,16 @@ def walk_forward(
     >>> result.metrics  # doctest: +SKIP
     """
     _check_numbers(label_periods=label_periods, jobs=jobs)
-    labels, horizons = _labels_and_horizons(label, horizon)
     session = current_session() if session is None else session
     table = open_table(frame)
-    keys = read_keys(table, time, entity, () if groups is None else (groups,))
+    one = isinstance(label, tuple) and label in table.names  # of columns with several levels
+    labels, horizons = _labels_and_horizons([label] if one else label, horizon)
     others = [name for name in (weight, groups) if name is not None]
+    if weight is not None and weight in labels:
+        raise ConfigError(f"{shown(weight)} is a label.", path="weight")
+    if features is not None and (isinstance(features, str) or not isinstance(features, Iterable)):
+        raise ConfigError(f"must be a list of columns, found {shown(features)}.", path="features")
+    keys = read_keys(table, time, entity, [*others, *labels, *([] if features is None else features)])
     columns = _features(table, keys, labels, features, others)
     parts: dict[str, Sequence[Any]] = {"feature": columns, "label": labels}
     if weight is not None:
@@ -239,8 +244,6 @@ def _features(
     table: Table, keys: Keys, labels: Sequence[Any], given: Sequence[Hashable] | None, others: Sequence[object]
 ) -> list[Any]:
     """Return the columns of features."""
-    if isinstance(given, str):
-        raise ConfigError(f"must be a list of columns, found {shown(given)}.", path="features")
     taken = {*labels, *keys.names, *others}
     if given is None:
         found = [n for n in table.names if n not in taken and n not in table.index]
@@ -365,9 +368,18 @@ def _static(static: pd.DataFrame, keys: Keys, columns: Sequence[Any]) -> pd.Data
     for name in static.columns:
         if str(name) in set(map(str, columns)):
             raise DataError(f"The column {str(name)!r} is in the frame and in static. Rename one of them.")
-        if not pd.api.types.is_numeric_dtype(static[name]):
+        if (static.columns == name).sum() > 1:
+            raise DataError(f"static has two columns {str(name)!r}. Rename one of them.")
+        if not pd.api.types.is_numeric_dtype(static[name]) or pd.api.types.is_complex_dtype(static[name]):
             raise DataError(f"The column {str(name)!r} of static does not hold numbers. Convert it, or leave it out.")
-    return static.loc[keys.entities].astype(np.float64)
+    found = static.loc[keys.entities].astype(np.float64)
+    rows, places = np.nonzero(np.isinf(found.to_numpy()))
+    if len(rows):
+        raise DataError(
+            f"The column {str(found.columns[places[0]])!r} of static has an infinite value in the row of "
+            f"{shown(keys.entities[rows[0]])}. Correct it, or replace it with NaN."
+        )
+    return found
 
 
 def _segments(

@@ -79,7 +79,8 @@ def write_frame_folder(
     Raises
     ------
     DataError
-        If a column has infinite values, or a feature is a copy of a label.
+        If a column has infinite values, a label has no values, a weight is missing or negative where there is a label, or a
+        feature is a copy of a label.
     """
     place.mkdir(parents=True, exist_ok=True)
     draft = place / f".{uuid.uuid4().hex}"
@@ -131,7 +132,11 @@ def _write_group(
     """Write columns side by side into a file, sorted by (time, entity), and return them memory-mapped."""
     dtype = common_dtype(table, columns)
     whole = all((kind := table.dtype(name)) is not None and kind.kind in "iub" for name in columns)
-    if group == "label" and whole and not any(np.isnan(labels[name]).any() for name in columns):
+    if (
+        group == "label"
+        and whole
+        and not any((np.isnan(labels[name]) | (labels[name] >= 2**63)).any() for name in columns)
+    ):
         dtype = np.dtype(np.int64)  # classes
     if static is not None and len(static.columns):
         dtype = np.result_type(dtype, static.to_numpy().dtype)
@@ -144,6 +149,10 @@ def _write_group(
             _check_values(column, name, keys)
             if group == "feature":
                 _check_copy(column, name, labels)
+            elif group == "label":
+                _check_label(column, name)
+            elif group == "weight":
+                _check_weights(column, name, labels, keys)
         _put(values, at, block, keys.order)
         at += len(names)
     if extra and static is not None:
@@ -170,6 +179,30 @@ def _check_values(column: NDArray[Any], name: object, keys: Keys) -> None:
             f"The column {str(name)!r} has {number}, the first in {keys.describe(row)}. Correct them, or replace them with NaN: "
             "frame.replace([np.inf, -np.inf], np.nan)."
         )
+
+
+def _check_label(column: NDArray[Any], name: object) -> None:
+    if column.dtype.kind == "f" and np.isnan(column).all():
+        raise DataError(
+            f"The label {str(name)!r} has no value in any of the {counted(len(column), 'row')}, the first of which is row 0."
+        )
+
+
+def _check_weights(column: NDArray[Any], name: object, labels: Mapping[Any, NDArray[Any]], keys: Keys) -> None:
+    """Raise an error if a row that may be trained on has no weight, or a negative one; or if all are 0."""
+    used = np.zeros(len(column), bool)
+    for values in labels.values():
+        used |= ~np.isnan(values)
+    bad = used & ~(column >= 0)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise DataError(
+            f"The column {str(name)!r} has missing or negative weights in {counted(int(bad.sum()), 'row')} with a label, the "
+            f"first in {keys.describe(row)}: {column[row]:g}. "
+            "Correct them, or replace them with 0 to leave their rows out of training."
+        )
+    if not column[used].any():
+        raise DataError(f"All weights in the column {str(name)!r} are 0, from row 0 on, so a model cannot learn.")
 
 
 def _check_copy(column: NDArray[Any], name: object, labels: Mapping[Any, NDArray[Any]]) -> None:

@@ -8,8 +8,10 @@ model is trained, and reported with its column and row.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import time as time_of_day, timedelta
+from numbers import Number, Real
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -29,6 +31,8 @@ __all__ = ["Keys", "Table", "batches", "check_columns", "common_dtype", "open_ta
 
 _TOGETHER = 32
 """Number of columns that are read and checked at a time."""
+_NO_NAMES = (Number, np.generic, timedelta, time_of_day, pd.Interval, bytes)
+"""Types of objects that are not taken for entities unless the user says so."""
 
 
 class Table(Protocol):
@@ -75,10 +79,8 @@ class PandasTable:
 
     def key(self, name: object) -> pd.Index:
         if name in self._levels:
-            level: pd.Index = self.frame.index.get_level_values(self._levels[name])
-            return level
-        column: pd.Index = pd.Index(self.frame[name])
-        return column
+            return _of_numpy(self.frame.index.get_level_values(self._levels[name]))
+        return _of_numpy(pd.Index(self.frame[name]))
 
     def numbers(self, names: Sequence[object], dtype: np.dtype[Any]) -> list[NDArray[Any]]:
         found = []
@@ -150,6 +152,17 @@ class ArrowTable:
         return found
 
 
+def _of_numpy(key: pd.Index) -> pd.Index:
+    """Return times of Arrow (``timestamp[ns][pyarrow]``, ``date32``) as pandas' own."""
+    kind = getattr(key.dtype, "pyarrow_dtype", None)
+    if kind is None:
+        return key
+    import pyarrow as pa
+
+    times: pd.Index = pd.DatetimeIndex(key) if pa.types.is_timestamp(kind) or pa.types.is_date(kind) else key
+    return times
+
+
 def _check_distinct(names: Sequence[object]) -> None:
     seen: set[str] = set()
     for name in map(str, names):
@@ -185,7 +198,12 @@ def open_table(frame: object) -> Table:
     elif hasattr(frame, "__arrow_c_stream__"):
         import pyarrow as pa
 
-        table = ArrowTable(pa.table(frame))
+        try:
+            exported = pa.table(frame)
+        except (pa.ArrowException, TypeError, ValueError) as exc:  # a series, or a type that Arrow does not know
+            reason = str(exc).partition("\n")[0].rstrip(".")
+            raise DataError(f"The {type(frame).__name__} cannot be read as an Arrow table: {reason}.") from exc
+        table = ArrowTable(exported)
     else:
         raise DataError(
             f"A frame must be a pandas or Polars DataFrame, an Arrow table, or the path of a Parquet file; found a "
@@ -259,8 +277,9 @@ class Keys:
 
 
 def read_column(table: Table, name: object, argument: str) -> pd.Series:
-    """Return a column of any type, with its name; the row numbers are its index."""
+    """Return a column of any hashable type, with its name; the row numbers are its index."""
     found = table.key(_named(table, name, argument))
+    check_hashable(found, name, argument)
     return pd.Series(found, pd.RangeIndex(len(found)), name=name)
 
 
@@ -277,7 +296,7 @@ def read_keys(table: Table, time: object = None, entity: object = None, others: 
         Name of the column or index level of entities; by default the other level of the index, or the only column of
         text. If there is none, the table has a single entity.
     others : sequence of str
-        Columns that are neither.
+        Columns with another role, which are chosen only if there is no other column of text.
 
     Raises
     ------
@@ -287,6 +306,8 @@ def read_keys(table: Table, time: object = None, entity: object = None, others: 
     """
     time = _find_time(table) if time is None else _named(table, time, "time")
     entity = _find_entity(table, time, others) if entity is None else _named(table, entity, "entity")
+    if entity == time:
+        raise DataError(f"The column {str(time)!r} is both time and entity. Choose another one with entity=….")
     times, time_codes, days = _times(table, time)
     entities, entity_codes = _entities(table, entity)
     names = (time,) if entity is None else tuple(sorted((time, entity), key=table.names.index))
@@ -338,8 +359,27 @@ def _holds_times(table: Table, name: object) -> bool:
         return False
     key = table.key(name)
     return isinstance(key, (pd.DatetimeIndex, pd.PeriodIndex)) or (
-        key.dtype == object and len(key) > 0 and hasattr(key[0], "isoformat")
+        key.dtype == object and hasattr(_first(key), "toordinal")
     )
+
+
+def _first(key: pd.Index) -> object:
+    """Return the first value that is not missing; None if there is none."""
+    known = np.flatnonzero(key.notna())
+    return key[known[0]] if len(known) else None
+
+
+def _names_things(key: pd.Index) -> bool:
+    """Return whether a column can be that of entities without being chosen: text, categories, or objects of which none is
+    a number, a length of time, or a container."""
+    if isinstance(key, pd.CategoricalIndex) or isinstance(key.dtype, pd.StringDtype):
+        return True
+    if key.dtype != object:
+        return hasattr(key.dtype, "pyarrow_dtype") and pd.api.types.is_string_dtype(key.dtype)
+    value = _first(key)
+    if value is None or not isinstance(value, Hashable) or hasattr(value, "toordinal"):
+        return False
+    return not any(isinstance(one, _NO_NAMES) for one in key.dropna())
 
 
 def _find_entity(table: Table, time: object, excluded: Sequence[object]) -> Any:
@@ -348,8 +388,10 @@ def _find_entity(table: Table, time: object, excluded: Sequence[object]) -> Any:
         return others[0]
     if len(others) > 1:
         raise DataError(f"The index has several levels besides the time: {_listed(others)}. Choose one with entity=….")
-    text = [n for n in table.names if n not in (time, *excluded, *table.index) and table.dtype(n) is None]
-    text = [n for n in text if not isinstance(table.key(n), pd.DatetimeIndex)]
+    text = [n for n in table.names if n not in (time, *table.index) and table.dtype(n) is None]
+    text = [n for n in text if _names_things(table.key(n))]
+    if len(text) > 1:
+        text = [n for n in text if n not in excluded]
     if len(text) > 1:
         raise DataError(f"Several columns could be the entity: {_listed(text)}. Choose one with entity=….")
     return text[0] if text else None
@@ -390,7 +432,8 @@ def _times(table: Table, name: Any) -> tuple[pd.Index, NDArray[np.int32], Times]
 def _read_times(key: pd.Index, name: object) -> pd.DatetimeIndex:
     """Return times given as text or as objects."""
     zones: dict[str, int] = {}
-    for row, value in enumerate(key):
+    rows = [] if isinstance(key.dtype, pd.StringDtype) else list(key)
+    for row, value in enumerate(rows):
         zone = getattr(value, "tzinfo", None)
         zones.setdefault(str(zone), row)
         if len(zones) > 1:
@@ -399,10 +442,17 @@ def _read_times(key: pd.Index, name: object) -> pd.DatetimeIndex:
                 f"The column {str(name)!r} mixes time zones: {_zone(one)} and, in row {at}, {_zone(other)}. Convert it "
                 "with utc=True of pandas.to_datetime."
             )
-    try:
-        return pd.DatetimeIndex(read_times(list(key), str(name)).astype("datetime64[ns]"))
-    except DateError as exc:
-        raise DataError(f"The column {str(name)!r} does not hold times: {exc}") from exc
+    check_hashable(key, name, "times")
+    codes, distinct = pd.factorize(key)  # each text is parsed once
+    found = np.full(len(distinct) + 1, np.datetime64("NaT"), "datetime64[ns]")  # the last one is for missing values
+    for i, value in enumerate(distinct):
+        try:
+            found[i] = read_times([value], str(name)).astype("datetime64[ns]")[0]
+        except DateError as exc:
+            row = int(np.argmax(codes == i))
+            said = str(exc).removeprefix(f"{name}: ")
+            raise DataError(f"The column {str(name)!r} does not hold times: in row {row}, {said}") from exc
+    return pd.DatetimeIndex(found[codes])
 
 
 def _zone(name: str) -> str:
@@ -421,10 +471,8 @@ def _entities(table: Table, name: Any) -> tuple[list[Any], NDArray[np.int32]]:
         )
     if isinstance(key, pd.CategoricalIndex):
         key = pd.Index(key.categories).take(key.codes)
-    try:
-        codes, found = pd.factorize(key)
-    except TypeError as exc:
-        raise DataError(f"The column {str(name)!r} has entities that are not hashable: {exc}.") from exc
+    check_hashable(key, name, "entities")
+    codes, found = pd.factorize(key)
     values = list(found)
     try:
         order = sorted(range(len(values)), key=values.__getitem__)
@@ -433,6 +481,19 @@ def _entities(table: Table, name: Any) -> tuple[list[Any], NDArray[np.int32]]:
     place = np.empty(len(values), np.int32)
     place[order] = np.arange(len(values), dtype=np.int32)
     return [values[i] for i in order], place[codes]
+
+
+def check_hashable(key: pd.Index, name: object, what: str) -> None:
+    """Raise an error that names the first row of a column whose value cannot be told apart from others (a list)."""
+    if key.dtype != object:
+        return
+    for row, value in enumerate(key):
+        try:
+            hash(value)
+        except TypeError as exc:
+            raise DataError(
+                f"The column {str(name)!r} has {what} that are not hashable: {shown(value)} in row {row}. Convert them to text."
+            ) from exc
 
 
 def _check_twice(keys: Keys, place: NDArray[np.int64], order: NDArray[np.int64], entity: object) -> None:
@@ -499,6 +560,8 @@ def check_columns(table: Table, names: Mapping[str, Sequence[Any]], keys: Keys) 
     for argument, given in names.items():
         for name in given:
             _named(table, name, argument)
+            if list(given).count(name) > 1:
+                raise DataError(f"{argument} names {shown(name)} twice.")
             if name in keys.names:
                 raise DataError(f"{argument}={shown(name)} is a key column, so it cannot be used as numbers.")
             if table.dtype(name) is None:
@@ -512,7 +575,8 @@ def _not_numbers(table: Table, name: object, keys: Keys) -> DataError:
     elif isinstance(column, pd.CategoricalIndex):
         what = "holds categories, whose codes are numbers (frame[…].cat.codes)"
     else:
-        bad = pd.to_numeric(pd.Series(column, dtype=object), errors="coerce").isna() & ~pd.isna(pd.Series(column))
-        row = int(np.argmax(bad)) if bad.any() else 0
+        known = column.notna()
+        bad = [i for i in np.flatnonzero(known) if not isinstance(column[i], Real)]
+        row = int(bad[0] if bad else np.argmax(known))
         what = f"has the dtype {column.dtype}, with {shown(column[row])} in {keys.describe(row)}"
     return DataError(f"The column {str(name)!r} does not hold numbers: it {what}. Convert it, or leave it out.")
