@@ -576,7 +576,7 @@ def _not_numbers(table: Table, name: object, keys: Keys) -> DataError:
         what = "holds categories, whose codes are numbers (frame[…].cat.codes)"
     else:
         known = column.notna()
-        bad = [i for i in np.flatnonzero(known) if not isinstance(column[i], Real)]
+        bad = [i for i in np.flatnonzero(known).tolist() if not isinstance(column[i], Real)]
         row = int(bad[0] if bad else np.argmax(known))
         what = f"has the dtype {column.dtype}, with {shown(column[row])} in {keys.describe(row)}"
     return DataError(f"The column {str(name)!r} does not hold numbers: it {what}. Convert it, or leave it out.")
