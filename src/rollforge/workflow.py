@@ -118,12 +118,14 @@ class _Rolling(_Section):
 
 
 class _Policy(_Section):
-    """When the model of a new window replaces the champion of a service."""
+    """When the model of a new window or a challenger replaces the champion of a service."""
 
     shadow_days: int = Field(strict=True, ge=1)
     metric: Literal["rank_ic", "ic"] = "rank_ic"
     margin: float = Field(default=0.0, strict=True, ge=0, allow_inf_nan=False)
     lost: Literal["retire", "keep"] = "retire"
+    challenger: str | None = None
+    replaces: str | None = None
 
 
 class _Signals(_Section):
@@ -608,7 +610,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
         models=_models(document),
         generate=_generate(document),
         ensemble=document.get("ensemble"),
-        policy=None if parsed.policy is None else parsed.policy.model_dump(),
+        policy=None if parsed.policy is None else parsed.policy.model_dump(exclude_none=True),
         signal_table=parsed.signals is not None and parsed.signals.table,
         checks=read_rules(document.get("checks"))[0],
         notify=read_targets(document.get("notify"))[0],

@@ -69,6 +69,74 @@ def test_a_policy_from_the_file_to_the_rows(tmp_path: Path) -> None:
     assert serve("status", "--json")["policy"]["shadow_days"] == 3
 
 
+def test_a_challenger_from_the_file_to_the_rows(tmp_path: Path) -> None:
+    """A second model runs in shadow over its windows. What is published is to the bit the prediction of the first one alone,
+    and from the promotion on that of the challenger; a rollback brings the first one back.
+    """
+    market = Market(tmp_path / "data", prices())
+    shared = document(tmp_path, market, None)
+    models = {"linear": {}, "ridge": {"model": {"kwargs": {"estimator": "ridge", "alpha": 0.001}}}}
+    database = tmp_path / "ledger.db"
+
+    def serve(service: str, *arguments: object) -> Any:
+        result = call("serve", "--ledger", f"sqlite:///{database}", "--service", service, *arguments)
+        assert result.exit_code == 0, (result.stderr, result.exception)
+        return json.loads(result.stdout) if "--json" in arguments else result.stdout
+
+    def write(name: str, listed: Any, policy: Any = None) -> Path:
+        own = {**shared, "rollforge": {**shared["rollforge"], "experiment": name}, "models": listed, "policy": policy}
+        return write_workflow(tmp_path / f"{name}.yaml", own)
+
+    market.show(BEGIN)
+    policy = {"challenger": "ridge", "shadow_days": 3, "margin": 2.0}
+    serve("both", "init", write("both", models, policy))
+    for name, model in models.items():
+        serve(name, "init", write(name, {name: model}))
+    market.show(DAYS[FIRST + 7])
+    for service in ("both", *models):
+        serve(service, "run")
+    found = serve("both", "history", "--json", "--day", DAYS[FIRST + 4])
+    assert serve("both", "status", "--json")["policy"] == {**policy, "metric": "rank_ic", "lost": "retire"}
+    used = {name: [serve(name, "signals", day) for day in DAYS[FIRST : FIRST + 8]] for name in ("both", *models)}
+    assert used["linear"][0] != used["ridge"][0]
+    assert used["both"] == [*used["linear"][:5], *used["ridge"][5:]]
+    (promoted,) = (
+        r["recorder"]
+        for e in found["entries"]
+        for r in e["body"]["releases"]
+        if "rank IC" in r["reason"] and r["role"] == "champion"
+    )
+    assert f"{promoted} promoted: rank IC" in serve("both", "history", "--day", DAYS[FIRST + 4])
+    with closing(sqlite3.connect(database)) as raw:
+        rows = raw.execute("SELECT days, verdict FROM comparison WHERE service = 'both' ORDER BY entry").fetchall()
+        places = raw.execute(
+            "SELECT DISTINCT template, instead_of FROM release WHERE service = 'both' ORDER BY 1"
+        ).fetchall()
+    assert rows == [(1, "shadow"), (2, "shadow"), (3, "promoted")]
+    assert places == [("linear", ""), ("ridge", "linear")]
+    assert " is champion from " in serve("both", "rollback")
+    market.show(DAYS[FIRST + 10])
+    serve("both", "run")
+    (champion,) = serve("both", "status", "--json")["champions"]
+    assert (champion["template"], serve("both", "status", "--json")["candidates"]) == ("linear", [])
+
+
+def test_a_challenger_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    """With its line in the file."""
+    market = Market(tmp_path / "data", prices())
+    market.show(BEGIN)
+    given = {
+        **document(tmp_path, market, {"challenger": "rigde", "shadow_days": 3}),
+        "models": {"linear": {}, "ridge": {}},
+    }
+    file = write_workflow(tmp_path / "job.yaml", given)
+    result = call("serve", "--ledger", f"sqlite:///{tmp_path}/ledger.db", "init", file)
+    line = 1 + [*map(str.strip, file.read_text().splitlines())].index("challenger: rigde")
+    assert isinstance(result.exception, ConfigError)
+    assert f"job.yaml, line {line}: policy.challenger: must be the name of a model" in str(result.exception)
+    assert "Did you mean 'ridge'?" in str(result.exception)
+
+
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
@@ -85,7 +153,10 @@ def test_a_policy_from_the_file_to_the_rows(tmp_path: Path) -> None:
             "policy.metric: must be 'rank_ic' or 'ic', found 'rankic'. Did you mean",
         ),
         ({"shadow_days": 5, "lost": "drop"}, "policy.lost: must be 'retire' or 'keep', found 'drop'."),
-        ({"shadow_days": 5, "days": 3}, "policy.days: unknown key. Allowed: shadow_days, metric, margin, lost."),
+        (
+            {"shadow_days": 5, "days": 3},
+            "policy.days: unknown key. Allowed: shadow_days, metric, margin, lost, challenger, replaces.",
+        ),
         ([5], "policy: "),
         ("always", "policy: "),
     ],

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 
 import rollforge
-from growing import DAYS, Market, equal, live, manager, start_of, strategy
+from growing import DAYS, Market, equal, live, manager, start_of, strategy, template
+from rollforge.dates import day_after
 from rollforge.errors import RollforgeError
-from rollforge.ledger.entry import Verdict
+from rollforge.generate.rolling import RollingGen
+from rollforge.ledger.entry import Role, Verdict
 from rollforge.ledger.sqlite import SQLiteLedger
 from rollforge.online.manager import OnlineManager
 from rollforge.online.policy import Policy
+from rollforge.online.strategy import RollingStrategy
 from rollforge.run.trainer import DelayTrainerR, Trainer, TrainerR
 from rollforge.session import current_session
 from rollforge.track.base import Recorder, get_experiment, open_tracker
@@ -81,15 +84,37 @@ def test_killed_between_any_two_writes(market: Market, tmp_path: Path, trainer: 
     assert {r.recorder for _, r in served.state.releases} == {r.id for r in finished}
 
 
-def test_killed_between_any_two_writes_with_a_policy(market: Market, tmp_path: Path) -> None:
-    """The candidate of the window that begins on the fifth day is promoted after the seventh, with the same figures."""
+def with_policy(name: str, service: str | None = None) -> OnlineManager:
+    """Return a service whose model of the fifth day is a candidate, and promoted after the seventh."""
+    return OnlineManager(strategy(name), begin_time=RUN[0], service=service, policy=Policy(1, margin=2.0))
+
+
+def with_challenger(name: str, service: str | None = None) -> OnlineManager:
+    """Return a service whose second model is promoted after the sixth day, in the second window of both."""
+    models = {"old": template(), "new": template(estimator="ridge", alpha=0.001)}
+    rolled = RollingStrategy(name, [*models.values()], RollingGen(step=4, rtype="sliding"), [*models])
+    policy = Policy(4, margin=2.0, challenger="new")
+    return OnlineManager(rolled, begin_time=RUN[0], service=service, policy=policy)
+
+
+@pytest.mark.parametrize(
+    ("made", "verdicts", "promoted"),
+    [
+        (with_policy, [Verdict.PROMOTED], DAYS[67]),
+        (with_challenger, [Verdict.SHADOW, Verdict.SHADOW, Verdict.SHADOW, Verdict.PROMOTED], DAYS[66]),
+    ],
+)
+def test_killed_between_any_two_writes_with_a_policy(
+    market: Market, tmp_path: Path, made: Callable[..., OnlineManager], verdicts: list[Verdict], promoted: str
+) -> None:
+    """The candidate is promoted on the same day, with the same figures."""
     rollforge.init(
         market.folder, tracking_uri=f"folder:{tmp_path / 'runs'}", store_uri=f"sqlite:///{tmp_path}/tasks.db", threads=1
     )
-    policy, run = Policy(1, margin=2.0), DAYS[60:68]
-    whole = OnlineManager(strategy("undisturbed"), begin_time=run[0], policy=policy)
+    run = DAYS[60:68]
+    whole = made("undisturbed")
     expected = live(market, whole, run).get_signals()
-    served = live(market, OnlineManager(strategy(), begin_time=run[0], service="killed", policy=policy), run[:4])
+    served = live(market, made("served", "killed"), run[:4])
     kills = 0
     for place, day in enumerate(run[4:]):
         market.show(day)
@@ -102,7 +127,9 @@ def test_killed_between_any_two_writes_with_a_policy(market: Market, tmp_path: P
         assert (one.day, one.rows) == (other.day, other.rows)
         frames = [read_table(m.service.place / s.file) for m, s in ((served, one), (whole, other))]
         assert (frames[0].to_numpy() == frames[1].to_numpy()).all()
-    changes = [[(r.role, r.from_day, r.reason) for _, r in m.state.releases] for m in (served, whole)]
-    assert changes[0] == changes[1]
-    assert [r.from_day for _, r in served.state.releases][-1] == "2024-04-03"
-    assert [c.verdict for _, c in served.state.comparisons] == [Verdict.PROMOTED]
+    changes = [[(r.template, r.role, r.from_day, r.reason) for _, r in m.state.releases] for m in (served, whole)]
+    named = [[change[1:] for change in found] if made is with_policy else found for found in changes]
+    assert named[0] == named[1]
+    first = next(r for _, r in served.state.releases if r.role is Role.CHAMPION and "rank IC" in r.reason)
+    assert first.from_day == day_after(DAYS[DAYS.index(promoted) - 1])
+    assert [c.verdict for _, c in served.state.comparisons] == verdicts

@@ -128,13 +128,19 @@ def init(
     from rollforge.ledger.state import ServiceState
     from rollforge.market.universe import session_provider
     from rollforge.online.overview import service_folder
-    from rollforge.online.policy import read_policy
-    from rollforge.plan import make_plan, rolling_templates
+    from rollforge.online.policy import challenger_of, read_policy
+    from rollforge.plan import make_plan, named_templates
     from rollforge.session import using
     from rollforge.workflow import load_workflow
+    from rollforge.yaml12 import line_of
 
     workflow = load_workflow(file)
-    rolling_templates(workflow)
+    named, _ = named_templates(workflow)
+    policy = read_policy(workflow.policy)
+    try:
+        challenger_of(policy, {workflow.experiment_name: [name for name, _ in named]})
+    except ConfigError as exc:
+        raise ConfigError(f"{workflow.path}, {line_of(exc.path, workflow.lines)}{exc}") from exc
     for warning in make_plan(workflow, leakage=leakage).warnings:
         echo_error(f"warning: {warning}")
     options: ServiceOptions = context.obj
@@ -157,11 +163,10 @@ def init(
         folder = service_folder(name, state.definition)
         if not folder.exists():  # it has no files yet, or was moved together with the project
             folder = service_folder(name, None)
-        made = read_policy(workflow.policy)
-        recorded, policy = definition_of(workflow, first, folder), {} if made is None else made.to_document()
+        recorded = definition_of(workflow, first, folder)
         changed = known != recorded
         if changed:
-            body = service_body(name, recorded, policy)
+            body = service_body(name, recorded, {} if policy is None else policy.to_document())
             ledger.append(lease, state.last + 1, EntryKind.SERVICE, body, by=author())
     if as_json:
         echo_json(json.dumps({"service": name, "begin": first, "changed": changed, "ledger": mask_secrets(ledger.uri)}))

@@ -211,11 +211,17 @@ class Release(_Value):
     """Name of its template. Of a strategy's models with the same name, one is the champion on a day."""
     definition: str = ""
     """Hash of the template and of the rule of its windows; empty if unknown."""
+    instead_of: str = ""
+    """Name of the template whose model it replaces as the champion, if it belongs to a challenger; empty otherwise."""
+
+    @property
+    def slot(self) -> tuple[str, str]:
+        """The strategy, and the name of the template of which it is or would be the champion."""
+        return self.strategy, self.instead_of or self.template
 
     def replaces(self, other: Release) -> bool:
         """Return whether this champion takes the place of another one, of the same strategy and template."""
-        same = (self.strategy, self.template) == (other.strategy, other.template)
-        return same and bool(self.template) and self.role is other.role is Role.CHAMPION
+        return self.slot == other.slot and bool(self.template) and self.role is other.role is Role.CHAMPION
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,18 @@ SCORES = """CREATE TABLE IF NOT EXISTS ledger_scores (
 )"""
 """The table of scores, which are stored in the transaction of their entry."""
 _KNOWN = f"kind IN ({', '.join(repr(kind.value) for kind in EntryKind)})"
-_RELEASE = ("task", "experiment_name", "recorder", "role", "from_day", "by", "reason", "strategy", "template")
+_RELEASE = (
+    "task",
+    "experiment_name",
+    "recorder",
+    "role",
+    "from_day",
+    "by",
+    "reason",
+    "strategy",
+    "template",
+    "instead_of",
+)
 _DAY = ("state", "data", "error", "fallback")
 _SIGNAL = ("day", "file", "sha256", "why")
 _SHADOW = ("day", "file", "sha256")

@@ -46,7 +46,7 @@ from rollforge.online.check_rules import Rules
 from rollforge.online.data_marks import data_mark, history_marks, mark_then, training_mark, training_mark_now
 from rollforge.online.day_checks import DayChecks
 from rollforge.online.policy import candidates_of, compared, decided, shadow_of
-from rollforge.online.releases import of_windows, replaced_by
+from rollforge.online.releases import of_challenger, of_windows, replaced_by
 from rollforge.online.service import Hold, Service, next_version
 from rollforge.online.strategy import OnlineStrategy, RollingStrategy
 from rollforge.online.tool import TAGS_NOT_WRITTEN, OnlineToolR
@@ -153,9 +153,12 @@ class DayRun:
             for strategy in fresh:
                 tasks = strategy.first_tasks()
                 there = self._online_before(strategy, tasks)
-                models = there or self._trained(strategy, tasks)
+                rest, in_shadow = self._split(strategy, tasks)
+                models = there or self._trained(strategy, rest)
                 online = strategy.prepare_online_models(models, **self.options.models)
-                self._release(strategy, models, online, "was online before" if there else "first training")
+                challenging = [] if there else self._trained_in_shadow(strategy, in_shadow)
+                reason = "was online before" if there else "first training"
+                self._release(strategy, [*models, *challenging], online, reason)
             known = self.held.state.days.get(self.day)
             result = self.result(known.state if known else DayState.TRAINED)
             if known:
@@ -256,6 +259,33 @@ class DayRun:
         tasks = strategy.prepare_tasks(read_timestamp(self.day), **self.options.tasks)
         if isinstance(strategy, RollingStrategy):
             tasks = strategy.used_windows(tasks, self._floor())
+        rest, in_shadow = self._split(strategy, tasks)
+        return [*self._trained_or_earlier(strategy, rest), *self._trained_in_shadow(strategy, in_shadow)]
+
+    def _split(
+        self, strategy: OnlineStrategy, tasks: Sequence[Definition]
+    ) -> tuple[Sequence[Definition], Sequence[Definition]]:
+        """Return the tasks whose models are used, and those of the challenger while it is not the champion."""
+        challenger = self.service.challenger
+        if challenger is None or challenger.strategy != strategy.experiment_name:
+            return tasks, []
+        if not isinstance(strategy, RollingStrategy) or challenger.is_promoted(self.service.state(), self.day):
+            return tasks, []
+        own = [strategy.belongs_to(task, challenger.name) for task in tasks]
+        return [t for t, it in zip(tasks, own, strict=True) if not it], [
+            t for t, it in zip(tasks, own, strict=True) if it
+        ]
+
+    def _trained_in_shadow(self, strategy: OnlineStrategy, tasks: Sequence[Definition]) -> list[Any]:
+        """Return the models of the challenger; none if training fails, which must not prevent the publication."""
+        try:
+            return self._trained(strategy, tasks) if tasks else []
+        except TrainingFailed as exc:
+            self._warn(f"the training of the challenger failed: {exc}")
+            return []
+
+    def _trained_or_earlier(self, strategy: OnlineStrategy, tasks: Sequence[Definition]) -> list[Any]:
+        """Return the models of tasks; none if training fails and the earlier models are used."""
         try:
             return self._trained(strategy, tasks)
         except TrainingFailed as exc:
@@ -378,13 +408,18 @@ class DayRun:
         name, state = strategy.experiment_name, self.service.state()
         champions = {r.recorder: r for r in self.service.champions(name, self.day)}
         before = strategy.windows([self.service.recorder(r) for r in champions.values()])
+        policy, challenger = self.service.policy, self.service.challenger
+        shadow = policy is not None and challenger is None
         found: list[Release] = []
         firsts = []
         for template, windows in new.items():
             starts = {max(start, floor): recorder for start, recorder in windows}  # of several on a day, the latest
             releases = [self.service.released(name, [r], start, reason)[0] for start, r in sorted(starts.items())]
             former = [champions[r.id] for _, r in before.get(template, [])]
-            found += of_windows(state, releases, former, shadow=self.service.policy is not None)
+            if challenger is not None and challenger.of(releases[-1]) and not challenger.is_promoted(state, self.day):
+                found += of_challenger(state, releases[-1])
+                continue
+            found += of_windows(state, releases, former, shadow=shadow)
             firsts.append(releases[0].from_day)
         if firsts and -1 not in new:
             ended = [champions[r.id] for _, r in before.get(-1, [])]
@@ -421,7 +456,7 @@ class DayRun:
     def _shadow(self) -> tuple[list[Shadow], list[Comparison]]:
         """Store the predictions of the candidates, compare them with the champions, and promote or retire them."""
         policy, state = self.service.policy, self.service.state()
-        pairs = [] if policy is None else candidates_of(state, self.day)
+        pairs = [] if policy is None else candidates_of(state, self.day, self.service.challenger)
         last = self.held.state.last_published
         belated = (
             last is not None and self.day < last

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class DayChecks:
         place = int(np.searchsorted(provider.calendar(self.service.freq), read_day(self.day)))
         if "close" not in provider.fields():
             return
-        for universe in _universes(self.service):
+        for universe in _universes(self.service, self.known, self.day):
             codes = list(resolve_instruments(provider, universe)[0])
             block = provider.read("close", codes, place, place + 1, self.service.freq)
             if not np.isfinite(block.values).any():
@@ -88,7 +89,7 @@ class DayChecks:
             provider = session_provider()
         except DataNotFound:  # strategies with their own data
             return
-        recent = read_recent(provider, self.day, _universes(self.service))
+        recent = read_recent(provider, self.day, _universes(self.service, self.known, self.day))
         if recent is not None:
             self.mark = day_mark(recent, provider)
             self._take(check_data(recent, self.rules, self.known, mark_then, first_days(provider)))
@@ -124,11 +125,20 @@ class DayChecks:
             raise DayFailed("; ".join(described(check) for check in failed))
 
 
-def _universes(service: Service) -> list[Any]:
-    """Return the universes of the service's templates."""
+def _universes(service: Service, known: ServiceState, day: str) -> list[Any]:
+    """Return the universes of the service's templates, without that of a challenger while it is not the champion."""
+    challenger = service.challenger
+    left_out = (
+        (challenger.strategy, challenger.name)
+        if challenger is not None and not challenger.is_promoted(known, day)
+        else None
+    )
     found: list[Any] = []
     for strategy in service.strategies:
-        for template in getattr(strategy, "task_template", []):
+        templates = getattr(strategy, "task_template", [])
+        for template, key in zip_longest(templates, strategy.template_keys()):
+            if (strategy.experiment_name, key) == left_out:
+                continue
             universe = (TaskView(template).handler_kwargs or {}).get("instruments")
             if universe is not None and universe not in found:
                 found.append(universe)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from rollforge.errors import ConfigError, nearest
 from rollforge.ledger.entry import Comparison, Release, Role, Shadow, Verdict, author
 from rollforge.ledger.state import ServiceState
 from rollforge.online import signal_files
+from rollforge.online.challenger import Challenger, rival_of
 from rollforge.online.overview import METRICS, described
 from rollforge.online.releases import after_planned, planned_champions
 from rollforge.online.update import RMDLoader
@@ -35,6 +36,7 @@ __all__ = [
     "LOST",
     "Policy",
     "candidates_of",
+    "challenger_of",
     "compared",
     "daily_metric",
     "decided",
@@ -52,7 +54,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """When the model of a new window replaces the champion: at once without a policy, else after some days in shadow mode.
+    """When a model replaces the champion: at once without a policy, else after some days in shadow mode.
 
     Parameters
     ----------
@@ -64,6 +66,11 @@ class Policy:
         The candidate is promoted if its mean is lower than the champion's by at most this much.
     lost : {"retire", "keep"}
         What happens to a candidate that is worse: it is retired, or compared again each day until a new window begins.
+    challenger : str
+        Name of a model that runs in shadow mode over all of its windows. New windows of the other models are used at once.
+        By default, there is none, and the model of every new window is a candidate first.
+    replaces : str
+        Name of the model with which the challenger is compared, and which it replaces; by default the only other one.
 
     Examples
     --------
@@ -75,6 +82,8 @@ class Policy:
     metric: str = "rank_ic"
     margin: float = 0.0
     lost: str = "retire"
+    challenger: str = ""
+    replaces: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.shadow_days, bool) or not isinstance(self.shadow_days, int) or self.shadow_days < 1:
@@ -87,20 +96,61 @@ class Policy:
                 raise ConfigError(
                     f"must be one of {', '.join(known)}; found {value!r}.{nearest(str(value), known)}", path=name
                 )
+        if self.replaces and not self.challenger:
+            raise ConfigError("requires 'challenger', the model that replaces it.", path="replaces")
 
     def to_document(self) -> dict[str, Any]:
         """Return the policy as plain JSON, as the ledger stores it."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value != ""}
 
     def is_promoted(self, candidate: float, champion: float) -> bool:
         """Return whether a candidate with this mean is not worse than the champion. Equal up to rounding is equal."""
         return candidate >= champion - self.margin - _ROUNDING
 
 
-def candidates_of(state: ServiceState, day: str) -> list[tuple[Release, Release]]:
-    """Return the candidates of a day, each with the champion of its strategy and template, the earliest candidate first."""
+def challenger_of(policy: Policy | None, names: Mapping[str, Sequence[str]]) -> Challenger | None:
+    """Return the challenger of a policy; None if it has none.
+
+    Parameters
+    ----------
+    policy : Policy or None
+        The policy.
+    names : mapping
+        The names of the templates of each strategy.
+
+    Raises
+    ------
+    ConfigError
+        If no strategy has a model of this name, or it is ambiguous which model it replaces.
+    """
+    if policy is None or not policy.challenger:
+        return None
+    having = [one for one, known in names.items() if policy.challenger in known] or list(names)
+    if len(having) != 1:
+        raise ConfigError(
+            f"must be the name of a model of one strategy; found {policy.challenger!r}, and the strategies are "
+            f"{', '.join(having)}.",
+            path="policy.challenger",
+        )
+    rival = rival_of(policy.challenger, policy.replaces, names[having[0]])
+    return Challenger(having[0], policy.challenger, rival)
+
+
+def candidates_of(state: ServiceState, day: str, challenger: Challenger | None = None) -> list[tuple[Release, Release]]:
+    """Return the candidates of a day, each with the champion it is compared with, the earliest candidate first.
+
+    It is the champion of its strategy and template, and for a challenger that of its rival.
+    """
     champions = {(r.strategy, r.template): r for r in state.champions(day)}
-    return [(r, champion) for r in state.candidates(day) if (champion := champions.get((r.strategy, r.template)))]
+    opponent = None if challenger is None else challenger.opponent(state, day)
+    found = []
+    for candidate in state.candidates(day):
+        champion = champions.get((candidate.strategy, candidate.template))
+        if challenger is not None and challenger.of(candidate):
+            champion = opponent
+        if champion is not None:
+            found.append((candidate, champion))
+    return found
 
 
 def shadow_of(
@@ -147,19 +197,22 @@ def compared(
     Pairs without such a day are left out.
     """
     frames: dict[str, pd.DataFrame] = {} if today is None else {today[0].day: today[1]}
+    state, challenger = service.state(), service.challenger
+    shadows = [*state.shadows.values(), *([today[0]] if today else ())]
     found = []
     for candidate, champion in pairs:
-        both = {candidate.recorder, champion.recorder}
-        shadows = [
-            s for s in (*service.state().shadows.values(), *([today[0]] if today else ())) if both <= {*s.recorders}
-        ]
-        if not shadows:
+        both = candidate.recorder, champion.recorder
+        if challenger is not None and challenger.of(candidate):
+            used = challenger.days(state, candidate, shadows[-1].day, shadows) if shadows else []
+        else:
+            used = [(one, *both) for one in shadows if {*both} <= {*one.recorders}]
+        if not used:
             continue
-        for one in shadows:
+        for one, _, _ in used:
             if one.day not in frames:
                 frames[one.day] = pd.DataFrame(signal_files.file_of(service.place, one))
-        scores = pd.concat([frames[s.day][[candidate.recorder, champion.recorder]] for s in shadows])
-        labels = known_labels(service.recorder(candidate), shadows[0].day, shadows[-1].day)
+        scores = pd.concat([frames[s.day][[*pair]].set_axis(["one", "other"], axis=1) for s, *pair in used])
+        labels = known_labels(service.recorder(champion), used[0][0].day, used[-1][0].day)
         means, days = daily_metric(scores, labels, policy.metric)
         if days:
             found.append(_comparison(policy, candidate, champion, means, days))
@@ -257,5 +310,5 @@ def read_policy(section: Mapping[str, object] | None) -> Policy | None:
     """Return the policy of a ``policy`` section of a workflow or of the ledger; None if there is none."""
     if not section:
         return None
-    known = {name: section[name] for name in ("shadow_days", "metric", "margin", "lost") if name in section}
+    known = {field.name: section[field.name] for field in fields(Policy) if section.get(field.name) is not None}
     return Policy(**known)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from rollforge.errors import ConfigError
 from rollforge.ledger.entry import Release, Role, Verdict, author
 from rollforge.ledger.state import ServiceState
 
-__all__ = ["after_planned", "of_windows", "planned_champions", "replaced_by", "replaced_in_template"]
+__all__ = ["after_planned", "of_challenger", "of_windows", "planned_champions", "replaced_by", "replaced_in_template"]
 
 
 def replaced_by(
@@ -78,8 +78,8 @@ def replaced_in_template(state: ServiceState, model: Release, day: str) -> Calla
     present = [r for r in state.champions(day) if r.strategy == model.strategy]
     if not model.template or len(present) < 2:
         return lambda release: True
-    if model.template in {r.template for r in present}:
-        return lambda release: release.template == model.template
+    if model.slot in {r.slot for r in present}:
+        return lambda release: release.slot == model.slot
     listed = ", ".join(sorted(r.template for r in present))
     raise ConfigError(
         f"The model {model.recorder} belongs to the template {model.template!r}, which the service no longer has, so it "
@@ -128,6 +128,28 @@ def of_windows(
     return found
 
 
+def of_challenger(state: ServiceState, new: Release) -> list[Release]:
+    """Return the releases of a challenger's new window, whose model is the candidate in place of that of the window before.
+
+    Parameters
+    ----------
+    state : ServiceState
+        The state before.
+    new : Release
+        The model of the window.
+    """
+    day, later = new.from_day, planned_champions(state, new.from_day)
+    champions = state.champions(day)
+    # Before the policy named it a challenger, the model may have been a champion beside others.
+    former = [*state.candidates(day), *(champions if len(champions) > 1 else ())]
+    ended = [
+        replace(r, role=Role.RETIRED, from_day=day, by=new.by, reason=new.reason)
+        for r in former
+        if (r.strategy, r.template) == (new.strategy, new.template) and r.recorder not in {*later, new.recorder}
+    ]
+    return [*ended, replace(new, role=Role.CANDIDATE)]
+
+
 def planned_champions(state: ServiceState, day: str) -> set[str]:
     """Return the recorders that become champions on later days according to decisions already made."""
     return {release.recorder for later in state.planned(day) for release in state.champions(later)}
@@ -152,7 +174,7 @@ def after_planned(state: ServiceState, new: Release, until: str | None = None) -
         if until is not None and day >= until:
             break
         for release in state.champions(day):
-            if (release.strategy, release.template) != (new.strategy, new.template) or release.from_day != day:
+            if release.slot != new.slot or release.from_day != day:
                 continue
             if release.recorder != holder.recorder:
                 released += [replace(holder, role=Role.RETIRED, from_day=day, reason=release.reason), release]

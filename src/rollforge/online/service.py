@@ -8,7 +8,7 @@ import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -24,13 +24,14 @@ from rollforge.ledger.entry import Entry, EntryKind, Release, Role, Signal, auth
 from rollforge.ledger.state import ServiceState
 from rollforge.online import signal_files
 from rollforge.online.overview import read_as_of
+from rollforge.online.policy import Policy, challenger_of
 from rollforge.online.releases import replaced_by
 from rollforge.run.execute import TASK_TAG
 from rollforge.session import current_session, home
 from rollforge.track.base import Recorder, get_experiment, open_tracker
 
 if TYPE_CHECKING:
-    from rollforge.online.policy import Policy
+    from rollforge.online.challenger import Challenger
     from rollforge.online.strategy import OnlineStrategy
     from rollforge.run.trainer import Trainer
 
@@ -85,6 +86,8 @@ class Service:
     workflow: object = None
     policy: Policy | None = None
     signal_table: bool = False
+    challenger: Challenger | None = field(default=None, init=False)
+    """The challenger of the policy."""
     days: Collection[str] | None = field(default=None, init=False)
     """Days to which results are restricted while they are collected; None: all."""
     _state: ServiceState | None = field(default=None, init=False, repr=False)
@@ -95,6 +98,7 @@ class Service:
         self.folder = Path(self.folder).absolute() if self.folder else home() / "services" / self.name
         names = [s.experiment_name for s in self.strategies]
         check_names(names)
+        self.challenger = challenger_of(self.policy, {s.experiment_name: s.template_keys() for s in self.strategies})
         for strategy in self.strategies:
             strategy.bind(self)
 
@@ -181,6 +185,16 @@ class Service:
     def champions(self, strategy: str, day: str) -> tuple[Release, ...]:
         """Return the models of a strategy whose predictions are published on a day."""
         return tuple(r for r in self.state().champions(day) if r.strategy == strategy)
+
+    def windows_from(self, strategy: str, template: str, definition: str) -> str | None:
+        """Return the first day of the windows of a template that are trained; None if it is no longer trained.
+
+        This depends on the challenger, see :meth:`~rollforge.online.challenger.Challenger.windows_from`.
+        """
+        if self.challenger is None or self.challenger.strategy != strategy:
+            return ""
+        day = self._hold.day if self._hold is not None and self._hold.day else self.next_day()
+        return self.challenger.windows_from(self.state(), day, template, definition)
 
     def released_by_others(self, *, of_files: bool = False) -> frozenset[str]:
         """Return the ids of the recorders that other services of the ledger have released.
@@ -270,7 +284,10 @@ class Service:
             earlier = known.get(recorder.id)
             origin = (earlier.template, earlier.definition) if earlier else own.origin(recorder) if own else ("", "")
             task = recorder.list_tags().get(TASK_TAG, "")
-            found.append(Release(task, strategy, recorder.id, Role.CHAMPION, day, by, reason, strategy, *origin))
+            made = Release(task, strategy, recorder.id, Role.CHAMPION, day, by, reason, strategy, *origin)
+            if self.challenger is not None and self.challenger.of(made):
+                made = replace(made, instead_of=self.challenger.rival)
+            found.append(made)
         return found
 
     def next_day(self) -> str:

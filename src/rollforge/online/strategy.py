@@ -80,6 +80,10 @@ class OnlineStrategy(Aliased):
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_service"}
 
+    def template_keys(self) -> list[str]:
+        """The names of the templates; empty if there are none."""
+        return []
+
     def origin(self, recorder: Recorder) -> tuple[str, str]:
         """Return the name of the template of a model and the hash of its definition; empty if they are unknown."""
         return "", ""
@@ -259,8 +263,8 @@ class RollingStrategy(OnlineStrategy):
         place = self._template_of(definition, recorder.id)
         return (task.model_class if place is None else names[place]), task.segments[self._test_key]
 
-    def _named(self) -> list[str]:
-        """Return the names of the templates in the ledger."""
+    def template_keys(self) -> list[str]:
+        """The names of the templates in the ledger."""
         if len(self.task_template) == 1:
             return [self.experiment_name]
         return self.template_names or self._names()
@@ -278,15 +282,21 @@ class RollingStrategy(OnlineStrategy):
             return made
         released = self._service.state().latest_releases.get(recorder) if self._service is not None else None
         if released is not None and released.template:
-            names = self._named()
-            return names.index(released.template) if released.template in names else None
+            names = self.template_keys()
+            if released.template in names:
+                return names.index(released.template)
+            if released.template != self.experiment_name:
+                return None
+            # It was the only template, which is named after the strategy.
+            same = (i for i in range(len(names)) if released.definition == self._definition(i) != "")
+            return next(same, None)
         mark = _mark(task)
         return next((i for i, template in enumerate(self.task_template) if mark and _mark(template) == mark), None)
 
     def origin(self, recorder: Recorder) -> tuple[str, str]:
         """Return the name of a model's template, and the hash of the template and of the generator of its windows."""
         place = self._place_of(recorder)
-        return ("", "") if place is None else (self._named()[place], self._definition(place))
+        return ("", "") if place is None else (self.template_keys()[place], self._definition(place))
 
     def _definition(self, place: int) -> str:
         """Return a hash of a template and of the generator of its windows; empty if they contain live objects."""
@@ -330,15 +340,26 @@ class RollingStrategy(OnlineStrategy):
             return []
         tasks: list[Definition] = []
         for place, template in enumerate(self.task_template):
+            first = self._windows_from(place)
+            if first is None:
+                continue
             task, definition = latest.get(place, (None, ""))
             known = self._service is None or (
                 task is not None and _mark(task) == _mark(template) and definition in ("", self._definition(place))
             )
             if task is not None and known:
-                tasks += self._noted(place, self.rg.gen_following_tasks(task, until))
+                following = self.rg.gen_following_tasks(task, until)
+                tasks += self._noted(place, (one for one in following if str(self._start(one)) >= first))
             elif self._service is not None:
                 tasks += self._next_windows(place, until)
         return tasks
+
+    def _windows_from(self, place: int) -> str | None:
+        """Return the first day of the windows of a template that are trained; None if it is no longer trained."""
+        service = self._service
+        if service is None or service.challenger is None:
+            return ""
+        return service.windows_from(self.experiment_name, self.template_keys()[place], self._definition(place))
 
     def _next_windows(self, place: int, until: pd.Timestamp) -> list[Definition]:
         """Return the windows of a new or changed template that begin after the last published day, up to a day."""
@@ -400,6 +421,11 @@ class RollingStrategy(OnlineStrategy):
         """
         used = {(self._template_of(task), max(str(self._start(task)), first)): task for task in tasks}
         return [task for task in tasks if any(task is kept for kept in used.values())]
+
+    def belongs_to(self, task: Definition, name: str) -> bool:
+        """Return whether a task was created from the template of a name."""
+        place = self._template_of(task)
+        return place is not None and self.template_keys()[place] == name
 
     def windows(self, recorders: Sequence[Recorder]) -> dict[int, list[tuple[str, Recorder]]]:
         """Return the recorders by the number of their template, with the first days of their windows, in order."""
