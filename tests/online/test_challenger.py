@@ -163,7 +163,7 @@ def test_the_universe_of_a_challenger_need_not_have_prices(market: Market) -> No
         market.show(day)
         (market.folder / "instruments" / "some.txt").write_text(f"D\t{DAYS[0]}\t{day}\n")
         served.routine()
-    assert served.state.signals()[DAYS[61]].rows == 3
+    assert DAYS[61] in served.state.signals()
     assert DAYS[61] not in served.state.shadows
 
 
