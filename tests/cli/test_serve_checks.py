@@ -246,6 +246,19 @@ def test_the_ic_of_a_day_belongs_to_the_day_on_which_its_label_is_known(
         corrected.checked(DAYS[p])["daily_ic"] == known.checked(DAYS[p])["daily_ic"] for p in (FIRST + 5, FIRST + 8)
     ]
     assert same == [True, False]
+    assert serve("history", "--day", DAYS[FIRST + 5]).count("replaced in entry") == 0
+    replaced = [line for line in serve("history", "--day", DAYS[FIRST + 8]).splitlines() if "daily_ic" in line]
+    number = next(
+        e.number
+        for e, c in corrected.checks
+        if (c.name, c.day) == ("daily_ic", DAYS[FIRST + 8]) and e.number > known.last
+    )
+    assert [f"(replaced in entry {number})" in line for line in replaced] == [True, False]
+    shown = {check["name"]: check for check in serve("status", "--json")["checks"]}
+    assert shown["daily_ic"]["value"] == corrected.checked(DAYS[FIRST + 12])["daily_ic"].value
+    daily = [corrected.checked(day)["daily_ic"].value for day in DAYS[52 : FIRST + 13]]
+    assert shown["ic"]["value"] == pytest.approx(np.mean(daily))
+    assert shown["ic"]["value"] != mean.value
 
 
 def test_an_ic_that_fails_a_day_does_so_at_every_attempt(tmp_path: Path, serve: Serve, market: Market) -> None:

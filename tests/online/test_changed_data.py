@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,24 @@ import pytest
 
 from growing import DAYS, TRAINERS, Market, days_of, equal, live, manager, recorders, start_of
 from rollforge.errors import ConfigError, DataError, DayFailed
-from rollforge.ledger.entry import DayState
+from rollforge.ledger.entry import (
+    CheckResult,
+    DayResult,
+    DayState,
+    Entry,
+    EntryKind,
+    Outcome,
+    Signal,
+    correction_body,
+    day_body,
+)
+from rollforge.ledger.state import ServiceState
 from rollforge.market.append import append_table
 from rollforge.online.corrections import changed_days, correct
 from rollforge.online.data_marks import changed_history
 from rollforge.online.day import DayRun
+from rollforge.online.overview import latest_checks
+from rollforge.online.score_checks import known_ics
 from rollforge.online.service import Hold
 from rollforge.online.update import LabelUpdater, PredUpdater
 from rollforge.run.trainer import TrainerR
@@ -145,6 +159,23 @@ def test_a_withdrawn_day_is_not_the_last_published_one(market: Market) -> None:
     assert served.state.last_published == RUN[0]
     served.routine()
     assert served.state.last_published == RUN[2]
+
+
+def test_checks_of_a_withdrawn_day_are_not_shown(market: Market) -> None:
+    """The status has those of the day before, and its IC is not part of the mean."""
+    results = [CheckResult("constant", day, 0.25, Outcome.OK) for day in RUN[:2]]
+    ics = [CheckResult("daily_ic", day, 0.5, Outcome.OK) for day in RUN[:2]]
+    signals = [Signal(day, 1, (), "f", "s", 4) for day in RUN[:2]]
+    bodies = [
+        day_body(DayResult(signal.day, DayState.PUBLISHED), signals=[signal], checks=[one, ic])
+        for signal, one, ic in zip(signals, results, ics, strict=True)
+    ]
+    entries = [Entry("us", number, EntryKind.DAY, body, 1, 0.0) for number, body in enumerate(bodies, 1)]
+    state = ServiceState.of(entries)
+    assert (latest_checks(state), [*known_ics(state)]) == ((results[1], ics[1]), RUN[:2])
+    withdrawn = correction_body([replace(signals[1], version=2, rows=0)], "no trading day")
+    state = state.after(Entry("us", 3, EntryKind.CORRECTION, withdrawn, 1, 0.0))
+    assert (latest_checks(state), [*known_ics(state)]) == ((results[0], ics[0]), RUN[:1])
 
 
 def test_a_withdrawn_day_that_returns_is_published_again(market: Market) -> None:

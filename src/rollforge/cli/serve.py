@@ -19,7 +19,7 @@ from rollforge.cli.workflow import LeakageMode
 
 if TYPE_CHECKING:
     from rollforge.ledger.base import Ledger
-    from rollforge.ledger.entry import Entry, Release
+    from rollforge.ledger.entry import CheckResult, Entry, Release
     from rollforge.ledger.state import ServiceState
     from rollforge.online.overview import Reader
     from rollforge.session import Session
@@ -252,7 +252,10 @@ def correct(
     chosen = _day(day) if day is not None else None
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
         corrected = corrections.correct(
-            service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition)), chosen, reason
+            service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition)),
+            chosen,
+            reason,
+            rules=workflow.checks,
         )
     if as_json:
         echo_json(json.dumps({"service": name, "corrected": [signal.to_document() for signal in corrected]}))
@@ -286,7 +289,7 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
         echo(f"failed days: {', '.join(failed)}: {one_line(days[failed[-1]].error)}")
     if fallback:
         echo(f"fallback: {one_line(fallback)}")
-    for check in state.checks_made_on(max(days, default="")):
+    for check in overview.latest_checks(state):
         if check.outcome != "ok":
             echo(f"{check.outcome.value}: {one_line(described(check))}")
     if found["running"]:
@@ -465,8 +468,21 @@ def _lines(state: ServiceState, entry: Entry, day: str | None) -> list[str]:
     if not entry.known:
         return ["written by a newer version of Rollforge"]
     checks = [check for check in content.checks if day in (None, check.day)]
-    said = [f"{check.outcome.value}: {check_rules.described(check)}" for check in checks if check.outcome != "ok"]
-    fine = [f"{check.name} {check.value:.4g}" for check in checks if check.outcome == "ok" and check.value is not None]
+
+    def replaced(check: CheckResult) -> str:
+        later = None if day is None else state.replaced_in(check, entry.number)
+        return "" if later is None else f" (replaced in entry {later})"
+
+    said = [
+        f"{check.outcome.value}: {check_rules.described(check)}{replaced(check)}"
+        for check in checks
+        if check.outcome != "ok"
+    ]
+    fine = [
+        f"{check.name} {check.value:.4g}{replaced(check)}"
+        for check in checks
+        if check.outcome == "ok" and check.value is not None
+    ]
     if day is not None and fine:
         said.append(f"checks ok: {', '.join(fine)}")
     if day is not None and not concerns(replace(content, checks=()), day):

@@ -281,19 +281,29 @@ class ServiceState:
         """Return the results of the checks in the routine of a day, including those about earlier days.
 
         Of several attempts, it is the one that published the day, or else the last one. Results that a correction has
-        recomputed replace those of the routine.
+        recomputed, also one of another day, replace those of the routine.
         """
         made: tuple[CheckResult, ...] = ()
-        published = False
+        published: set[str] = set()
         for entry, content in zip(self.entries, self.contents, strict=True):
-            if content.day is None or content.day.day != day:
+            if content.day is None:
                 continue
-            if published:
+            if content.day.day in published:  # a correction; if the signals stay the same, it is not of that kind
                 again = {(check.name, check.day): check for check in content.checks}
                 made = tuple(again.get((check.name, check.day), check) for check in made)
-            elif entry.kind == EntryKind.DAY:
-                made, published = content.checks, content.day.state is DayState.PUBLISHED
+                continue
+            if entry.kind == EntryKind.DAY and content.day.day == day:
+                made = content.checks
+            if content.day.state is DayState.PUBLISHED:
+                published.add(content.day.day)
         return made
+
+    def replaced_in(self, check: CheckResult, number: int) -> int | None:
+        """Return the number of the entry that has a later result of a check than an entry; None if there is none."""
+        found = (
+            e.number for e, one in self.checks if e.number > number and (one.name, one.day) == (check.name, check.day)
+        )
+        return next(found, None)
 
     def checked(self, day: str, as_of: float | int | None = None) -> Mapping[str, CheckResult]:
         """Return the latest result of each check of a day, by the name of the check.

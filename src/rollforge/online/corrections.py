@@ -26,10 +26,11 @@ from rollforge.ledger.entry import (
 )
 from rollforge.market.universe import one_version
 from rollforge.online import signal_files
+from rollforge.online.check_rules import Rules
 from rollforge.online.data_marks import HISTORY, changed_history, first_marks, history_marks, mark_then
 from rollforge.online.day import DayRun, Options, PrepareFunc, made_signals
 from rollforge.online.policy import shadow_frame
-from rollforge.online.score_checks import DAILY_IC, daily_ics, labels_of
+from rollforge.online.score_checks import daily_ics, known_ics, labels_of, mean_ic
 from rollforge.online.service import Hold, Service, next_version
 from rollforge.online.update import PredUpdater
 from rollforge.session import Session, bounded, current_session, using
@@ -75,7 +76,12 @@ def _same(old: object, new: object, day: str) -> bool:
 
 
 def correct(
-    service: Service, day: DayLike | None = None, why: str = "", prepare_func: PrepareFunc | None = None
+    service: Service,
+    day: DayLike | None = None,
+    why: str = "",
+    prepare_func: PrepareFunc | None = None,
+    *,
+    rules: Rules | None = None,
 ) -> list[Signal]:
     """Publish new versions of the signals of past days whose data have changed since, and return them.
 
@@ -93,6 +99,10 @@ def correct(
         computed from earlier days too.
     why : str
         The reason.
+    prepare_func : callable, optional
+        Computes the signals, as for the routine.
+    rules : Rules, optional
+        The checks of the service; by default the mean IC is not computed again.
 
     Raises
     ------
@@ -116,7 +126,7 @@ def correct(
                     corrected.append(_corrected(held, [_withdrawn(held, one, why or "no longer a trading day")], None))
                 continue
             with bounded(one), one_version():
-                work = DayRun(service, held, Options(prepare_func=prepare_func), one)
+                work = DayRun(service, held, Options(prepare_func=prepare_func, rules=rules or Rules({})), one)
                 for release in held.state.champions(one):
                     PredUpdater(service.recorder(release), to_date=one, from_date=one).update()
                     work.written[release.recorder] = service.recorder(release)
@@ -130,7 +140,7 @@ def correct(
                 if before:
                     result = replace(result, trained=before.trained, history=before.history, fallback=before.fallback)
                 rows = signal_files.rows_of(made, [one])
-                checks = _daily_ics(service, held, session, one, rows, events) if one == predicted[-1] else []
+                checks = _ics(work, session, rows, events) if one == predicted[-1] else []
                 if _same(earlier, made, one):
                     if one in changed or checks or shadows:
                         same = Event(Level.INFO, why or "the data have changed, and the signals are the same")
@@ -206,41 +216,44 @@ def _shadows(service: Service, held: Hold, work: DayRun, day: str, events: list[
     return [] if mark == known.sha256 else [Shadow(day, tuple(frame.columns), file, mark, len(frame))]
 
 
-def _daily_ics(
-    service: Service, held: Hold, session: Session, day: str, rows: object, events: list[Event]
-) -> list[CheckResult]:
-    """Return the daily ICs that differ from the known ones, because scores or labels have changed.
+def _ics(work: DayRun, session: Session, rows: object, events: list[Event]) -> list[CheckResult]:
+    """Return the daily ICs that differ from the known ones, because scores or labels have changed, and their last mean.
 
     Parameters
     ----------
-    service, held
-        The service and its lease.
+    work : DayRun
+        The day that is corrected last.
     session : Session
         The session outside of the bound of the corrected day.
-    day : str
-        The day that is corrected last.
     rows : Series or DataFrame
         Its newly predicted signals.
     events : list of Event
         Receives a warning if they cannot be computed.
     """
-    known = {check.day: check for check in held.state.final_checks if check.name == DAILY_IC}
-    last = held.state.last_published
+    service, state, day = work.service, work.held.state, work.day
+    known = known_ics(state)
+    last = state.last_published
     if not known or last is None:
         return []
     try:
-        signals = held.state.signals()
-        others = [signals[one] for one in sorted(known) if one != day and signals[one].rows]
+        signals = state.signals()
+        others = [signals[one] for one in sorted(known) if one != day]
         parts = [_column(signal_files.read(service.place, others)), *([_column(rows)] if day in known else [])]
         scores = pd.concat([part for part in parts if part is not None])
         with using(session), bounded(last):  # the labels of a day reach into later days
-            champion = held.state.champions(last)[0]
-            labels = labels_of(service.recorder(champion), min(known), last)
+            recorder = service.recorder(state.champions(last)[0])
+            labels = labels_of(recorder, min(known), last)
         made = daily_ics(scores, labels, sorted(known))
+        found = [check for check in made if not _close(check, known[check.day])]
+        means = {check.day: check for check in state.final_checks if check.name == "ic"}
+        if found and means and "ic" in work.options.rules.checks:
+            values = known | {check.day: check for check in found}
+            again = mean_ic(work.options.rules, values, recorder)
+            found += [check for check in again if check.day in means and not _close(check, means[check.day])]
     except Exception as exc:  # noqa: BLE001 - the user's own classes; a day that cannot be watched is still corrected
         events.append(Event(Level.WARNING, f"the daily IC was not recomputed: {type(exc).__name__}: {exc}"))
         return []
-    return [check for check in made if not _close(check, known[check.day])]
+    return found
 
 
 def _column(table: Any) -> pd.Series | None:

@@ -19,7 +19,7 @@ from typing import Any
 from rollforge.dates import read_moment, read_timestamp
 from rollforge.errors import ArtifactUnreadable, ConfigError, DataError, DateError, StoreGone, counted, shown
 from rollforge.ledger.base import Ledger, ServiceLease, open_ledger
-from rollforge.ledger.entry import Comparison, DayState, Entry, Level, Outcome, ServiceDefinition, Signal
+from rollforge.ledger.entry import CheckResult, Comparison, DayState, Entry, Level, Outcome, ServiceDefinition, Signal
 from rollforge.ledger.state import ServiceState
 from rollforge.machine import process_is_gone
 from rollforge.session import home
@@ -237,7 +237,7 @@ def status(name: str, state: ServiceState, lease: ServiceLease | None) -> dict[s
         "signal": latest.to_document() if latest else None,
         "failed": failed_days(state),
         "fallback": fallback(state),
-        "checks": [check.to_document() for check in state.checks_made_on(max(state.days, default=""))],
+        "checks": [check.to_document() for check in latest_checks(state)],
         "champions": [release.to_document() for release in state.champions(after)],
         "candidates": [release.to_document() for release in candidates],
         "comparisons": [state.compared[r.recorder].to_document() for r in candidates if r.recorder in state.compared],
@@ -245,6 +245,12 @@ def status(name: str, state: ServiceState, lease: ServiceLease | None) -> dict[s
         "running": running(lease),
         "unknown_entries": [entry.number for entry in state.unknown],
     }
+
+
+def latest_checks(state: ServiceState) -> tuple[CheckResult, ...]:
+    """Return the results of the checks of the last day that was run and not withdrawn since."""
+    withdrawn = {day for day, signal in state.signals().items() if not signal.rows}
+    return state.checks_made_on(max(state.days.keys() - withdrawn, default=""))
 
 
 def failed_days(state: ServiceState) -> list[str]:

@@ -22,7 +22,16 @@ from rollforge.record.analysis import calc_ic, evaluated_column, newey_west_t, r
 from rollforge.record.drift import REFERENCE, feature_names, read_bins, score_values
 from rollforge.track.base import Recorder
 
-__all__ = ["DAILY_IC", "constant_share", "daily_ics", "drift_and_ic", "equal_scores", "labels_of"]
+__all__ = [
+    "DAILY_IC",
+    "constant_share",
+    "daily_ics",
+    "drift_and_ic",
+    "equal_scores",
+    "known_ics",
+    "labels_of",
+    "mean_ic",
+]
 
 _LISTED = 5
 """Number of features that a message lists."""
@@ -164,6 +173,38 @@ def daily_ics(scores: pd.Series, label: pd.Series, days: Iterable[str]) -> list[
     ]
 
 
+def known_ics(state: ServiceState) -> dict[str, CheckResult]:
+    """Return the daily ICs of the days whose signals were not withdrawn, by day."""
+    signals = state.signals()
+    known = {check.day: check for check in state.final_checks if check.name == DAILY_IC}
+    return {day: check for day, check in known.items() if day in signals and signals[day].rows}
+
+
+def mean_ic(rules: Rules, values: Mapping[str, CheckResult], recorder: Recorder) -> list[CheckResult]:
+    """Return the result of the check ``ic`` from the daily ICs by day; none for too few days.
+
+    Parameters
+    ----------
+    rules : Rules
+        The checks and their limits.
+    values : mapping
+        The daily ICs that are known, by day.
+    recorder : Recorder
+        The model whose labels they are computed with.
+    """
+    column, named = evaluated_column(recorder.load_object("task")), recorded_labels(recorder)
+    span = (named[column].days if column < len(named) else None) or 1
+    last = [v for day in sorted(values)[-rules.checks["ic"].days :] if (v := values[day].value) is not None]
+    mean = mean_with_interval(last, span)
+    if mean is None:
+        return []
+    value, low, high = mean
+    text = f"mean of {len(last)} days, 95 % interval {low:.3f} to {high:.3f}"
+    beyond = high < rules.checks["ic"].limit
+    data = {"low": low, "high": high, "days": len(last), "label_days": span}
+    return [rules.result("ic", max(values), value, text, beyond=beyond, **data)]
+
+
 def labels_of(recorder: Recorder, first: str, last: str) -> pd.Series:
     """Return the labels with which the scores of a model are compared, for some days."""
     dataset = RMDLoader(recorder).get_dataset(first, last, {"labels": (first, last)})
@@ -176,7 +217,7 @@ class _Labels:
 
     def __init__(self, rules: Rules, state: ServiceState, calendar: Days) -> None:
         self.pending: list[Signal] = []
-        self.known = {check.day: check for check in state.final_checks if check.name == DAILY_IC}
+        self.known = known_ics(state)
         if "ic" not in rules.checks:
             return
         self.first = _shifted(calendar, 2 * rules.checks["ic"].days)
@@ -187,8 +228,7 @@ class _Labels:
 
     def results(self, dataset: DatasetH, recorder: Recorder, folder: Path, rules: Rules) -> list[CheckResult]:
         """Return the IC of each day whose labels have become known, and the mean over the last days."""
-        task = recorder.load_object("task")
-        column = evaluated_column(task)
+        column = evaluated_column(recorder.load_object("task"))
         labels: pd.DataFrame = dataset.prepare("labels", col_set="label", data_key=DataHandlerLP.DK_R)
         label = labels.iloc[:, column]
         ready = [signal for signal in self.pending if _is_known(label, signal)]
@@ -200,18 +240,8 @@ class _Labels:
         found = daily_ics(scores, label, [signal.day for signal in ready])
         if not found:
             return []
-        named = recorded_labels(recorder)
-        span = (named[column].days if column < len(named) else None) or 1
         values = {**self.known, **{check.day: check for check in found}}
-        last = [v for day in sorted(values)[-rules.checks["ic"].days :] if (v := values[day].value) is not None]
-        mean = mean_with_interval(last, span)
-        if mean is None:
-            return found
-        value, low, high = mean
-        text = f"mean of {len(last)} days, 95 % interval {low:.3f} to {high:.3f}"
-        beyond = high < rules.checks["ic"].limit
-        data = {"low": low, "high": high, "days": len(last), "label_days": span}
-        return [*found, rules.result("ic", max(values), value, text, beyond=beyond, **data)]
+        return [*found, *mean_ic(rules, values, recorder)]
 
 
 def _is_known(label: pd.Series, signal: Signal) -> bool:
