@@ -21,7 +21,13 @@ from rollforge import session
 from rollforge.compat.qlib.config import init
 from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError
 from rollforge.features.api import D
+from rollforge.features.handler import DataHandlerLP
+from rollforge.features.loader import QlibDataLoader, StaticDataLoader
+from rollforge.features.timeseries import TSDatasetH
+from rollforge.generate.calendar_windows import CalendarGen
+from rollforge.generate.cross_validation import PurgedKFoldGen
 from rollforge.generate.leakage import static_checks
+from rollforge.generate.multi_horizon import MultiHorizonGen
 from rollforge.generate.rolling import RollingGen
 from rollforge.generate.segments import intervals
 from rollforge.market.append import append_table
@@ -43,6 +49,19 @@ def closes(bars: pd.DatetimeIndex = BARS) -> pd.DataFrame:
     rng = np.random.default_rng(5)
     moves = rng.normal(0, 0.01, (len(bars), len(CODES)))
     return pd.DataFrame(100 * np.exp(np.cumsum(moves, axis=0)), bars, CODES).astype(np.float32)
+
+
+NIGHTS = pd.date_range("2024-01-01", "2024-01-13 23:00", freq="h")
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """Return a session whose data folder has the hours of a market that never closes."""
+    place = tmp_path_factory.mktemp("nights")
+    series = {code: (0, {"close": np.arange(len(NIGHTS), dtype=np.float32) + 1}) for code in ("A", "B")}
+    everyone = {"all": {code: [(NIGHTS[0], NIGHTS[-1])] for code in series}}
+    write_folder(place / "data", NIGHTS.to_numpy(), series, everyone, "60min")
+    return Session(provider_uri=str(place / "data"), cache=str(place / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -152,23 +171,32 @@ def positions(task: dict[str, Any], bars: np.ndarray) -> dict[str, tuple[int, in
 
 
 @given(
-    per_day=st.lists(st.integers(1, 6), min_size=25, max_size=40),
+    per_day=st.lists(st.integers(1, 6), min_size=25, max_size=40).filter(lambda counts: max(counts) > 1),
+    opens=st.integers(0, 3),
     horizon=st.integers(0, 9),
     step=st.integers(1, 5),
     by_bars=st.booleans(),
     sliding=st.booleans(),
+    ends_within=st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
 def test_no_label_reaches_into_the_next_segment(
-    per_day: list[int], horizon: int, step: int, by_bars: bool, sliding: bool
+    per_day: list[int], opens: int, horizon: int, step: int, by_bars: bool, sliding: bool, ends_within: bool
 ) -> None:
-    """Whatever the sessions look like. With windows of bars, not one bar too many is left out; with windows of days, the
+    """Whatever the sessions look like, also if the first bar is that of midnight and a segment ends with it. With windows of bars, not one bar too many is left out; with windows of days, the
     next day would be one too many for some window of the calendar."""
     days = pd.bdate_range("2024-01-02", periods=len(per_day))
     bars = np.array(
-        [d + pd.Timedelta(hours=1 + 4 * k) for d, n in zip(days, per_day, strict=True) for k in range(n)], "M8[s]"
+        [d + pd.Timedelta(hours=opens + 4 * k) for d, n in zip(days, per_day, strict=True) for k in range(n)], "M8[s]"
     )
-    segments = {"train": (days[0], days[11]), "valid": (days[12], days[17]), "test": (days[18], days[-1])}
+    segments: dict[str, Any] = {
+        "train": (days[0], days[11]),
+        "valid": (days[12], days[17]),
+        "test": (days[18], days[-1]),
+    }
+    if by_bars and ends_within:
+        segments["train"] = (days[0], f"{days[12]:%Y-%m-%d} 0{opens}:00")
+        segments["valid"] = (f"{days[12]:%Y-%m-%d} 0{opens}:01", days[17])
     handler = {
         "class": "DataHandlerLP",
         "kwargs": {"label_horizon": horizon, "freq": "240min", "data_loader": {"class": "Own"}},
@@ -205,6 +233,73 @@ def test_a_bar_at_midnight_is_not_its_whole_day() -> None:
     assert all(stop == start for (_, stop), (start, _) in pairwise(tests))
     ends = [one["dataset"]["kwargs"]["segments"]["test"][1] for one in made]
     assert "2024-01-07 00:00:00" in ends
+
+
+@given(
+    start=st.integers(0, 24 * 9),
+    length=st.integers(0, 60),
+    forms=st.tuples(*[st.sampled_from(["bar", "day", "date", "Timestamp", "datetime64"])] * 2),
+    own_start=st.integers(0, 24 * 9),
+)
+@settings(max_examples=30, deadline=None)
+def test_a_handler_selects_the_bars_that_a_segment_has(
+    nights: Session, start: int, length: int, forms: tuple[str, str], own_start: int
+) -> None:
+    """In a market that never closes, in every notation of a bound: of a panel, of a frame, of samples of several bars, and
+    within the handler's own range, which is one of bars too."""
+    ends = tuple(as_written(NIGHTS[place], form) for place, form in zip((start, start + length), forms, strict=True))
+    own = as_written(NIGHTS[own_start], "bar"), as_written(NIGHTS[own_start + 70], "bar")
+    wanted = set(NIGHTS[slice(*intervals("test", ends)[0].positions(NIGHTS.to_numpy().astype("M8[s]")))])
+    with using(nights):
+        frame = D.features("all", ["$close"], freq="60min").swaplevel().sort_index()
+        loaders = (QlibDataLoader(["$close"], freq="60min"), StaticDataLoader(frame))
+        for loader in loaders:
+            whole, part = DataHandlerLP("all", data_loader=loader), DataHandlerLP("all", *own, data_loader=loader)
+            assert set(part.days()) == set(NIGHTS[own_start : own_start + 71])
+            for handler in (whole, part):
+                inside = wanted & set(handler.days())
+                assert set(handler.fetch(slice(*ends)).index.unique("datetime")) == inside
+                if inside:
+                    dataset = TSDatasetH(handler=handler, segments={"test": ends}, step_len=3)
+                    assert set(dataset.prepare("test").get_index().unique("datetime")) == inside
+
+
+@pytest.mark.parametrize("form", ["bar", "Timestamp"])
+def test_a_single_bar_is_selected_by_its_time(nights: Session, form: str) -> None:
+    """Of a handler of bars; a day selects all of its bars."""
+    with using(nights):
+        frame = D.features("all", ["$close"], freq="60min").swaplevel().sort_index()
+        handler = DataHandlerLP("all", data_loader=StaticDataLoader(frame))
+        assert handler.fetch(as_written(NIGHTS[31], form)).index.unique("datetime").tolist() == [NIGHTS[31]]
+        for day in ("2024-01-02", pd.Timestamp("2024-01-02")):
+            assert handler.fetch(day).index.unique("datetime").tolist() == list(NIGHTS[24:48])
+
+
+def as_written(bar: pd.Timestamp, form: str) -> object:
+    """Return a bar, or its day, in a notation."""
+    if form == "datetime64":
+        return bar.to_datetime64().astype("M8[s]")
+    if form == "Timestamp":
+        return bar
+    return bar.date() if form == "date" else f"{bar:%Y-%m-%d}" if form == "day" else f"{bar:%Y-%m-%d %H:%M}"
+
+
+@pytest.mark.parametrize("generator", ["RollingGen", "CalendarGen", "MultiHorizonGen", "PurgedKFoldGen"])
+def test_windows_of_days_do_not_begin_within_a_day(generator: str) -> None:
+    """The rest of the day would be in two segments."""
+    segments = {"train": ("2024-01-02", "2024-02-09 11:30"), "test": ("2024-02-09 13:00", "2024-03-15")}
+    task = {**template(), "dataset": {**template()["dataset"]}}
+    task["dataset"]["kwargs"] = {**task["dataset"]["kwargs"], "segments": segments}
+    made: dict[str, Any] = {
+        "RollingGen": lambda: RollingGen(5, calendar=BARS.to_numpy()),
+        "CalendarGen": lambda: CalendarGen("month", calendar=BARS.to_numpy()),
+        "MultiHorizonGen": lambda: MultiHorizonGen(
+            [1], label="Ref($close, -{horizon}) / $close - 1", calendar=BARS.to_numpy()
+        ),
+        "PurgedKFoldGen": lambda: PurgedKFoldGen(4, calendar=BARS.to_numpy()),
+    }
+    with pytest.raises(SegmentError, match=r"train: 2024-02-09 11:30 is within a day, but whole days are needed here"):
+        made[generator]().generate(task)
 
 
 # -- from the workflow file to the report ------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ __all__ = [
     "start_position",
     "stop_position",
     "times_of",
+    "unit_of",
     "within",
 ]
 
@@ -179,7 +180,8 @@ def read_bound(value: object, name: str = "") -> np.datetime64:
     -------
     datetime64[D] or datetime64[s]
         A day, which includes all of its bars, for a date, a text without a time of day, or a datetime or Timestamp at
-        midnight; the moment for a text with a time of day, or another datetime.
+        midnight; the moment for a text with a time of day, or another datetime. A datetime64[s], which is how the
+        calendars of bars hold their times, is that moment also at midnight.
 
     Raises
     ------
@@ -192,6 +194,8 @@ def read_bound(value: object, name: str = "") -> np.datetime64:
     ('2021-03-01', '2021-03-01T09:30:00', '2021-03-01T00:00:00')
     """
     moment = read_moment(value, name)
+    if _is_bound(value):
+        return value
     day = np.datetime64(moment.day, "D")
     timed = moment.timed if isinstance(value, str) else moment.seconds > 0
     return day.astype("M8[s]") + np.timedelta64(int(moment.seconds), "s") if timed else day
@@ -311,6 +315,11 @@ def times_of(values: Any) -> Times:
         return found
     days: Days = found.astype("M8[D]")
     return days if (days == found).all() else found.astype("M8[s]")
+
+
+def unit_of(times: Times) -> str:
+    """Return what the points of a calendar are called, ``day`` or ``bar``, for messages that count them."""
+    return "bar" if has_times(times) else "day"
 
 
 def show_time(time: np.datetime64) -> str:

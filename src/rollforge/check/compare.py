@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.dates import read_bound, times_of
+from rollforge.dates import show_time, times_of
 
 __all__ = ["Difference", "changed_columns", "compare", "different", "until"]
 
@@ -34,7 +34,7 @@ class Difference:
     """The first day with a difference in any column."""
 
     def __str__(self) -> str:
-        place = f"{self.instrument} on {self.day}" if self.instrument else str(self.day)
+        place = f"{self.instrument} on {show_time(self.day)}" if self.instrument else show_time(self.day)
         if not self.column:
             return f"the row of {place} {'disappears' if self.after is None else 'appears'}"
         return f"{self.column} of {place} changes from {_shown(self.before)} to {_shown(self.after)}"
@@ -74,10 +74,11 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> Difference | None:
         return moved
     a, b = _once(a), _once(b)
     b = b if a.index.equals(b.index) else b.loc[a.index]
-    odd = next((c for c in [*a.columns, *b.columns] if (c in a.columns) != (c in b.columns)), None)
     days = _days(a)
+    odd = next((c for c in [*a.columns, *b.columns] if (c in a.columns) != (c in b.columns)), None)
     if odd is not None:
-        return None if not len(a) else Difference(_column(odd), *_place(a.index, a.index[0]), None, None, 1, days[0])
+        place = _place(a.index, a.index[0], days.dtype) if len(a) else None
+        return None if place is None else Difference(_column(odd), *place, None, None, 1, days[0])
     b = b if a.columns.equals(b.columns) else b[a.columns]
     found = different(a, b)
     if not found.any():
@@ -86,7 +87,7 @@ def compare(a: pd.DataFrame, b: pd.DataFrame) -> Difference | None:
     at = int(columns[0])
     rows = np.flatnonzero(found[:, at])
     row = int(rows[np.argmin(days[rows])])
-    day, instrument = _place(a.index, a.index[row])
+    day, instrument = _place(a.index, a.index[row], days.dtype)
     earliest = days[found.any(axis=1)].min()
     return Difference(
         _column(a.columns[at]), day, instrument, a.iat[row, at], b.iat[row, at], len(columns), earliest
@@ -98,7 +99,8 @@ def _row_difference(a: pd.Index, b: pd.Index) -> Difference | None:
     if a.equals(b):
         return None
     gone, new = a.difference(b), b.difference(a)
-    places = [(*_place(a, key), which) for which, keys in (("gone", gone), ("new", new)) for key in keys[:1000]]
+    unit = times_of(a.union(b).get_level_values("datetime")).dtype
+    places = [(*_place(a, key, unit), which) for which, keys in (("gone", gone), ("new", new)) for key in keys[:1000]]
     if not places:
         return None
     day, instrument, which = min(places)
@@ -156,9 +158,9 @@ def _column(name: object) -> str:
     return str(name[-1]) if isinstance(name, tuple) else str(name)
 
 
-def _place(index: pd.Index, key: object) -> tuple[np.datetime64, str]:
+def _place(index: pd.Index, key: object, unit: np.dtype[np.datetime64]) -> tuple[np.datetime64, str]:
     """Return day and instrument of a row."""
     values = key if isinstance(key, tuple) else (key,)
     named = dict(zip(index.names, values, strict=True))
-    day = read_bound(named["datetime"])
+    day: np.datetime64 = pd.Timestamp(named["datetime"]).to_datetime64().astype(unit)
     return day, str(named.get("instrument", ""))

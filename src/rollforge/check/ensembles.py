@@ -13,7 +13,7 @@ from rollforge.build import describe
 from rollforge.check.compare import Difference, compare, until
 from rollforge.check.market_copy import TURNS, Change
 from rollforge.collect.combine import Ensembles, build_ensembles
-from rollforge.dates import as_timestamp, read_bound, show_time
+from rollforge.dates import as_timestamp, show_time, times_of
 from rollforge.generate.checks import Check, CheckMethod, CheckResult
 from rollforge.generate.definition import own_classes
 from rollforge.plan import Plan
@@ -100,10 +100,10 @@ def _predictions(plan: Plan, calendar: NDArray[np.datetime64], codes: Sequence[s
 
 def _changed_days(predictions: Predictions) -> list[np.datetime64]:
     """Return the middle of some windows, and the last day of the first one if others follow."""
-    spans = sorted({(frame.index[0][0], frame.index[-1][0]) for frame in predictions.values()})
+    tested = [np.unique(times_of(frame.index.get_level_values("datetime"))) for frame in predictions.values()]
+    spans = [times for _, times in sorted({(times[0], times[-1]): times for times in tested}.items())]
     chosen = [spans[i] for i in sorted({round(i) for i in np.linspace(0, len(spans) - 1, _WINDOWS)})]
-    days = [start + (end - start) / 2 for start, end in chosen] + ([spans[0][1]] if len(spans) > 1 else [])
-    return [read_bound(day) for day in days]
+    return [times[(len(times) - 1) // 2] for times in chosen] + ([spans[0][-1]] if len(spans) > 1 else [])
 
 
 def _changed(predictions: Predictions, change: Change) -> Predictions:

@@ -17,7 +17,7 @@ from rollforge.check.compare import Difference, compare, until
 from rollforge.check.market_copy import TURNS, Change
 from rollforge.check.measurement import Measurement, model_kind
 from rollforge.check.rebuild import TaskData, fit_model, predict
-from rollforge.dates import show_time
+from rollforge.dates import has_times, show_time, unit_of
 from rollforge.errors import counted
 from rollforge.generate.checks import CheckResult
 from rollforge.generate.label_horizon import HorizonSource
@@ -35,6 +35,7 @@ class WindowCheck:
         self.measurement = measurement
         self.findings = measurement.findings
         self.calendar = measurement.calendar
+        self.unit = "bar" if has_times(measurement.calendar) else "trading day"
         self.case = case
         self.data = data
         self.columns = columns
@@ -90,7 +91,7 @@ class WindowCheck:
                 "label", CheckResult.UNKNOWN, f"fixed {columns.fixed_labels}",
                 f"{_listed(columns.fixed_labels)}: the same when all market data change, so the label comes from another source, "
                 "such as a file, and how far it looks ahead cannot be measured.",
-                "Set label_horizon, the number of trading days that the label looks ahead.", titles,
+                f"Set label_horizon, the number of {self.unit}s that the label looks ahead.", titles,
             )  # fmt: skip
             return
         horizon, measured = columns.horizon, columns.measured
@@ -102,7 +103,7 @@ class WindowCheck:
         rows = (
             f" ({counted(columns.measured_rows, 'row')} of the instrument)" if columns.measured_rows < measured else ""
         )
-        days = f"{counted(measured, 'trading day')}{rows}"
+        days = f"{counted(measured, self.unit)}{rows}"
         if horizon.days is None:
             purged = "" if self.measurement.measured is None else " The windows of this check were purged by them."
             self.findings.add(
@@ -125,7 +126,7 @@ class WindowCheck:
             confirmed = "which confirms" if exactly else "which is within"
             self.findings.note(
                 "label", titles, columns.day,
-                f"The label looks at least {days} ahead, {confirmed} its horizon of {counted(horizon.days, 'trading day')} "
+                f"The label looks at least {days} ahead, {confirmed} its horizon of {counted(horizon.days, self.unit)} "
                 f"({horizon.source}).",
             )  # fmt: skip
 
@@ -181,7 +182,7 @@ class WindowCheck:
             difference = compare(a.loc[both], b.loc[both])
         if difference is not None:
             more = f", and {difference.columns - 1} more" if difference.columns > 1 else ""
-            ahead = counted(self._distance(day, difference.earliest), "trading day")
+            ahead = counted(self._distance(day, difference.earliest), self.unit)
             self.findings.leak(
                 "features", difference.column,
                 f"{difference}{more}, when only market data after {show_time(day)} change: it looks at least {ahead} ahead.",
@@ -226,7 +227,7 @@ class WindowCheck:
             days = len(rows.get_level_values("datetime").unique())
             self.findings.leak(
                 "label and segments", f"{name} {later}",
-                f"The labels of the last {counted(days, 'day')} of {name!r} read market data of {later!r}: {difference}, when "
+                f"The labels of the last {counted(days, unit_of(self.calendar))} of {name!r} read market data of {later!r}: {difference}, when "
                 f"only market data after {show_time(day)} change.",
                 "trunc_days: auto leaves such days out.", self.titles, day,
             )  # fmt: skip
@@ -253,7 +254,7 @@ class WindowCheck:
                     found = self._first_step(stage, last, other, fixed, fixed)
                 if found is not None:
                     name, difference = found
-                    ahead = counted(self._distance(day, difference.earliest), "trading day")
+                    ahead = counted(self._distance(day, difference.earliest), self.unit)
                     self.findings.leak(
                         "processors", name,
                         f"{name} looks at least {ahead} ahead: {difference}, when only market data after "

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.dates import Days, show_time, times_of
+from rollforge.dates import Days, has_times, show_time, times_of, unit_of
 from rollforge.errors import CoverageError, counted
 
 __all__ = ["Coverage", "ExpectedWindow", "check_coverage"]
@@ -119,6 +119,10 @@ def _span(days: Days) -> str:
     return show_time(days[0]) if len(days) == 1 else f"{show_time(days[0])} to {show_time(days[-1])}"
 
 
+def _unit(calendar: Days) -> str:
+    return "bar" if has_times(calendar) else "trading day"
+
+
 def _listed(names: Sequence[str]) -> str:
     shown = [name or "the model without a name" for name in names]
     return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
@@ -143,7 +147,7 @@ def _overlaps(members: Sequence[ExpectedWindow], calendar: Days) -> list[str]:
             if not len(shared):
                 continue
             if len(notes) < _MAX_PAIRS:
-                both = counted(len(shared), "trading day")
+                both = counted(len(shared), _unit(calendar))
                 notes.append(f"{earlier.key} and {window.key} overlap: both test {_span(shared)} ({both})")
             else:
                 more += 1
@@ -200,12 +204,12 @@ def _untested_run(
     if others:
         verb, them = ("has", "tests") if len(lacking) == 1 else ("have", "tests")
         them = them if len(others) == 1 else "test"
-        count = counted(len(days), "trading day")
+        count = counted(len(days), _unit(days))
         return f"{_listed(lacking)} {verb} no window for {_span(days)} ({count}), which {_listed(others)} {them}"
     before = max((w for w in everything if w.end < days[0]), key=lambda w: w.end)
     after = min((w for w in everything if w.start > days[-1]), key=lambda w: w.start)
-    lie = "trading day lies" if len(days) == 1 else "trading days lie"
-    return f"{len(days)} {lie} between {before.key} and {after.key}: {_span(days)}"
+    lie = "lies" if len(days) == 1 else "lie"
+    return f"{counted(len(days), _unit(days))} {lie} between {before.key} and {after.key}: {_span(days)}"
 
 
 def _holes(window: ExpectedWindow, calendar: Days, days: Days) -> list[str]:
@@ -215,10 +219,11 @@ def _holes(window: ExpectedWindow, calendar: Days, days: Days) -> list[str]:
     missing = np.setdiff1d(wanted, days)
     notes = []
     if len(missing):
-        notes.append(f"{window.key} has no prediction for {counted(len(missing), 'day')}: {_span(missing)}")
+        notes.append(f"{window.key} has no prediction for {counted(len(missing), unit_of(calendar))}: {_span(missing)}")
     beyond = np.setdiff1d(days, wanted)
     if len(beyond):
-        notes.append(f"{window.key} predicts {counted(len(beyond), 'day')} outside its test segment: {_span(beyond)}")
+        outside = counted(len(beyond), unit_of(calendar))
+        notes.append(f"{window.key} predicts {outside} outside its test segment: {_span(beyond)}")
     return notes
 
 
@@ -363,9 +368,8 @@ def _lacking(own: _Rows, lacking: NDArray[np.int64], every: NDArray[np.int64]) -
     days = times_of(_distinct(own.days(lacking)).astype("datetime64[s]"))
     names = ", ".join(map(str, own.instruments[codes[:_NAMED_INSTRUMENTS]]))
     more = f" and {len(codes) - _NAMED_INSTRUMENTS} more" if len(codes) > _NAMED_INSTRUMENTS else ""
-    return (
-        f"{len(codes)} of {counted(total, 'instrument')} ({names}{more}) on {counted(len(days), 'day')} ({_span(days)})"
-    )
+    when = f"{counted(len(days), unit_of(days))} ({_span(days)})"
+    return f"{len(codes)} of {counted(total, 'instrument')} ({names}{more}) on {when}"
 
 
 def _rows_left_out(

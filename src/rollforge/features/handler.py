@@ -18,7 +18,7 @@ from rollforge import trust
 from rollforge.arguments import as_list
 from rollforge.build import build
 from rollforge.code_marks import code_version
-from rollforge.dates import DayLike, end_of, read_bound, read_day, show_time, start_of
+from rollforge.dates import DayLike, as_timestamp, end_of, read_bound, read_day, show_time, start_of
 from rollforge.errors import ConfigError, DataError, nearest, shown
 from rollforge.features.loader import DataLoader, QlibDataLoader, StaticDataLoader, by_day_and_instrument
 from rollforge.features.missing_data import explain_missing
@@ -241,7 +241,8 @@ class DataHandler(DataHandlerABC):
         key = self._loaded = self._raw_key(session)
         until = session.data_until
         if key is None:
-            end = self.end_time if until is None else self._bounds(slice(None, until))[1]
+            last = self._bounds(slice(None, until))[1]
+            end = self.end_time if until is None or last is None else as_timestamp(last)
             loaded = by_day_and_instrument(loader.load(self.instruments, self.start_time, end), type(loader).__name__)
             return loaded if until is None else _up_to(loaded, until)
         stored = loader.stored_panel() if until is None else None
@@ -268,13 +269,16 @@ class DataHandler(DataHandlerABC):
                     f"{show_time(calendar[0])} to {show_time(calendar[-1])}."
                 )
 
-    def _bounds(self, selector: slice) -> tuple[pd.Timestamp | None, pd.Timestamp | None]:
-        """Return the first and last moment of a slice of days, clipped to the handler's range."""
+    def _bounds(self, selector: slice) -> tuple[np.datetime64 | None, np.datetime64 | None]:
+        """Return the first and last moment of a slice of days, clipped to the handler's range.
+
+        They are in seconds, not Timestamps: one at midnight, given as an end, would be its whole day again.
+        """
         low = None if self.start_time is None else start_of(self.start_time, "start_time")
         high = None if self.end_time is None else end_of(self.end_time, "end_time")
         lows = [t for t in (first_day(selector.start, "start"), low) if t is not None]
         highs = [t for t in (last_day(selector.stop, "end"), high) if t is not None]
-        return (max(lows) if lows else None), (min(highs) if highs else None)
+        return (_moment(max(lows)) if lows else None), (_moment(min(highs)) if highs else None)
 
     def _shown_end(self) -> str:
         return str(self._shown(self.end_time, "end_time", session_provider()))
@@ -706,6 +710,10 @@ class DataHandlerLP(DataHandler):
     def from_df(cls, df: pd.DataFrame) -> DataHandlerLP:
         """Return a handler of an existing frame."""
         return cls(data_loader=StaticDataLoader(df))
+
+
+def _moment(time: pd.Timestamp) -> np.datetime64:
+    return time.to_datetime64().astype("M8[s]")
 
 
 def _up_to(frame: pd.DataFrame, day: str) -> pd.DataFrame:

@@ -19,7 +19,7 @@ def explain_missing(
     frame: pd.DataFrame,
     loader: DataLoader,
     processors: Sequence[Processor],
-    days: tuple[pd.Timestamp | None, pd.Timestamp | None],
+    days: tuple[np.datetime64 | None, np.datetime64 | None],
     group: str | None,
     column: str | None,
 ) -> str:
@@ -35,8 +35,8 @@ def explain_missing(
         The loader.
     processors : sequence of Processor
         The processors that are applied to it, in order.
-    days : (Timestamp or None, Timestamp or None)
-        First and last day to look at; None is open.
+    days : (datetime64 or None, datetime64 or None)
+        First and last moment to look at; None is open.
     group : str or None
         Group of columns to check for finite values; None checks for rows.
     column : str or None

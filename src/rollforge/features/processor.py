@@ -395,7 +395,7 @@ class TimeRangeFlt(InstProcessor):
     def __init__(self, start_time: DayLike | None = None, end_time: DayLike | None = None, freq: str = "day") -> None:
         self.start_time = None if start_time is None else str(read_bound(start_time, "start_time"))
         self.end_time = None if end_time is None else str(read_bound(end_time, "end_time"))
-        if self.start_time is not None and self.end_time is not None and self.start_time > self.end_time:
+        if start_time is not None and end_time is not None and start_of(start_time) > end_of(end_time):
             raise ConfigError(f"is before the start_time {self.start_time}, found {self.end_time}.", path="end_time")
         if not isinstance(freq, str):
             raise ConfigError(f"must be the name of a calendar, found {shown(freq)}.", path="freq")

@@ -91,9 +91,9 @@ def _days_selected(selector: object, *, intraday: bool) -> object:
         if not intraday:  # a time of day is ignored
             first, last = (None if time is None else time.normalize() for time in (first, last))
         return slice(first, last, selector.step)
+    if intraday and isinstance(selector, (str, int, float, dt.date, np.generic)):
+        return slice(first_day(selector, "selector"), last_day(selector, "selector"))
     if isinstance(selector, str):
-        if intraday:
-            return slice(first_day(selector, "selector"), last_day(selector, "selector"))
         begin, end = read_span(selector, "selector")
         return as_timestamp(begin) if begin == end else selector
     if isinstance(selector, (int, float, dt.date, np.generic)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, overload
 from weakref import WeakKeyDictionary
 
@@ -23,7 +23,7 @@ from rollforge.dates import (
     stop_position,
 )
 from rollforge.errors import SegmentError
-from rollforge.generate.segments import has_intervals
+from rollforge.generate.segments import PATH, has_intervals, pieces
 from rollforge.market.folder_files import frequency, is_intraday
 from rollforge.market.universe import session_provider
 
@@ -131,6 +131,32 @@ class TimeAdjuster:
         if not inside.any():
             return len(self._all)
         return int((day[last[inside] + periods] - np.flatnonzero(inside)).max())
+
+    def check_days(self, segments: Mapping[str, object], path: str = PATH) -> None:
+        """Check that, if dates are moved by days, no segment begins or ends within a day.
+
+        Raises
+        ------
+        SegmentError
+            If one does.
+        """
+        if self.bars is None or self.by_bars:
+            return
+        for name, part in pieces(segments, path):
+            for bound, position in ((part.start, start_position), (part.end, stop_position)):
+                if bound is not None and position(self.bars, bound) != position(self.bars, bound.astype("M8[D]")):
+                    raise SegmentError(
+                        f"{show_time(bound)} is within a day, but whole days are needed here. Write a day; windows of bars are "
+                        "made by RollingGen and CalendarGen with 'freq'.",
+                        path=f"{path}.{name}",
+                    )
+
+    def exact(self, segment: Aligned) -> tuple[object, object]:
+        """Return the ends of an aligned segment so that a bar at midnight is not read as its whole day."""
+        start, end = (
+            time if time is None or not self.by_bars else time.to_datetime64().astype("M8[s]") for time in segment
+        )
+        return start, end
 
     def written(self, segment: Interval | list[Interval]) -> Interval | list[Interval]:
         """Return a segment as a task contains it: unchanged with daily data, and as text with intraday data, in which a

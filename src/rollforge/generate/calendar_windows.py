@@ -221,6 +221,7 @@ class CalendarGen(TaskGen):
     def _check(self, task: Definition, names: Iterable[str] = _SEGMENTS) -> None:
         """Raise an error if a segment cannot be moved."""
         validate_segments(task, self.ta.cals, needed=("train", "test"))
+        self.ta.check_days(TaskView(task).segments)
         single = set(names)
         for name, segment in TaskView(task).segments.items():
             if name not in _SEGMENTS:
@@ -373,7 +374,7 @@ class CalendarGen(TaskGen):
         """Return a test segment split into the periods of `predict`; a single interval as a pair."""
         if self.predict is None:
             return test
-        first, stop = bounds("test", test).positions(self.ta.cals)
+        first, stop = bounds("test", self.ta.exact(test)).positions(self.ta.cals)
         inside, following = [first], self._next_start(self.predict, first, stop)
         while following is not None:
             inside.append(self._position(following))

@@ -92,6 +92,7 @@ class _PurgedGen(TaskGen):
             If there would be more tasks than the limit allows.
         """
         validate_segments(task, self.ta.cals, needed=())
+        self.ta.check_days(TaskView(task).segments)
         LIMITS["tasks"].check(self.count(task) or 0, f"{type(self).__name__} makes", path="generate")
         horizon = known_horizon(task, "purge") if self.purge == "auto" else None
         days, purge = self._period(task), self._purged_days(horizon)

@@ -67,6 +67,7 @@ class MultiHorizonGenBase(TaskGen):
         for hr in self.horizon:
             new = copy_task(task)
             self.set_horizon(new, hr)
+            self.ta.check_days(TaskView(new).segments)
             segments = self.ta.align_seg(dict(TaskView(new).segments))
             try:
                 trunc_segments(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import Days, show_time
+from rollforge.dates import Days, show_time, unit_of
 from rollforge.errors import DataNotFound, RollforgeError, counted
 from rollforge.features.label_source import dataset_changes_label, label_source
 from rollforge.generate.backtests import backtest_config
@@ -50,13 +50,15 @@ class Leak:
     """Number of days at the end of the segment whose labels reach into the later segment."""
     dates: tuple[str, ...] = field(default=(), compare=False)
     """The first and the last of these days."""
+    unit: str = field(default="day", compare=False)
+    """What `days` counts: ``day`` or ``bar``."""
 
 
 _TRUNCATE = "Use trunc_days: auto, or end it earlier."
 
 
 def _leak_text(leak: Leak) -> tuple[str, str]:
-    days = "day" if leak.days == 1 else f"{leak.days} days"
+    days = leak.unit if leak.days == 1 else f"{leak.days} {leak.unit}s"
     return f"the labels of the last {days} of {leak.segment!r} reach into {leak.later!r}.", _TRUNCATE
 
 
@@ -106,7 +108,7 @@ def _leaks(sequence: Sequence[tuple[str, Segment]], calendar: Days, ahead: int) 
         reaching = min(ahead - (start - stop), stop - first)
         if reaching > 0:
             dates = dict.fromkeys(show_time(calendar[place]) for place in (stop - reaching, stop - 1))
-            found.append(Leak(name, later, reaching, tuple(dates)))
+            found.append(Leak(name, later, reaching, tuple(dates), unit_of(calendar)))
     return found
 
 
@@ -372,7 +374,8 @@ def _shared_days(places: _Places, calendar: Days) -> list[Finding]:
             shared, days = _length(common), _length(places[later])
             if shared > 0:
                 verb = "is" if shared == 1 else "are"
-                text = f"{shared} of {days} days of {later!r} {verb} in {earlier!r} too: {reason}."
+                unit = unit_of(calendar)
+                text = f"{shared} of {days} {unit}s of {later!r} {verb} in {earlier!r} too: {reason}."
                 advice = f"Let {later!r} begin after {earlier!r} ends."
                 texts.append(
                     Finding("segments", LEAK, text, advice, _dates(common, calendar), key=f"{later} in {earlier}")
@@ -400,7 +403,7 @@ def _trained_later(places: _Places, calendar: Days) -> list[Finding]:
             early = _length(before)
             if early > _length(_common(test, places[name])) and last < len(calendar):
                 text = (
-                    f"{early} of {_length(test)} days of 'test' are before the end of {name!r} "
+                    f"{early} of {_length(test)} {unit_of(calendar)}s of 'test' are before the end of {name!r} "
                     f"on {show_time(calendar[last])}: the model is trained on later days than it predicts."
                 )
                 advice = "Test after train and valid; an average over such windows uses the future as well."

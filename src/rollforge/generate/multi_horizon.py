@@ -166,6 +166,7 @@ class MultiHorizonGen(MultiHorizonGenBase):
                 "has several intervals. Put MultiHorizonGen before the generator that creates them.",
                 path=f"{PATH}.{split}",
             )
+        self.ta.check_days(segments)
         try:
             horizon = purge_horizon(task, "auto")
             return truncated_segments(self.ta, self.ta.align_seg(dict(segments)), "auto", horizon)

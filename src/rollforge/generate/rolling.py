@@ -63,7 +63,7 @@ def purge_segments(ta: TimeAdjuster, segments: Segments, days: int) -> None:
     OutsideCalendar
         If nothing is left of a segment.
     """
-    for name, later in neighbours(ordered(segments)):
+    for name, later in neighbours(ordered({name: ta.exact(segment) for name, segment in segments.items()})):
         start, end = segments[name]
         limit = (ta.align_idx(segments[later][0]) or 0) - days - 1
         if limit < 0:
@@ -308,6 +308,7 @@ class RollingGen(TaskGen):
             If the segments are invalid, or nothing is left of one after truncation.
         """
         validate_segments(task, self.ta.cals, needed=(self.train_key, self.test_key))
+        self.ta.check_days(TaskView(task).segments)
         LIMITS["tasks"].check(self.count(task), f"test windows of {self.step} days are", path="step")
         template = TaskView(task).segments
         segments: Segments = {}

@@ -11,7 +11,7 @@ import pandas as pd
 
 from rollforge.collect.trials import Trials
 from rollforge.confidential import mask_secrets
-from rollforge.dates import as_timestamp, read_bound, show_time
+from rollforge.dates import as_timestamp, show_time, times_of
 from rollforge.errors import DataError
 from rollforge.generate.checks import Check
 from rollforge.record.analysis import (
@@ -443,14 +443,14 @@ def _effort(tasks: Sequence[TaskRow]) -> Headline:
 
 
 def _extent(headline: Headline, scores: pd.Series) -> Headline:
-    days = scores.index.get_level_values("datetime")
+    days = times_of(scores.index.unique("datetime"))
     return replace(
         headline,
         rows=len(scores),
-        days=int(days.nunique()),
+        days=len(days),
         instruments=int(scores.index.get_level_values("instrument").nunique()),
-        first_day=show_time(read_bound(days.min())),
-        last_day=show_time(read_bound(days.max())),
+        first_day=show_time(days.min()),
+        last_day=show_time(days.max()),
     )
 
 
@@ -459,10 +459,11 @@ def _with_evaluation(headline: Headline, quality: Quality) -> Headline:
     made = replace(headline, label_text=mask_secrets(quality.label_text), label_days=quality.label_days)
     if ic.empty:
         return made
+    days = times_of(ic.index)
     return replace(
         made,
-        first_evaluated=show_time(read_bound(ic.index[0])),
-        last_evaluated=show_time(read_bound(ic.index[-1])),
+        first_evaluated=show_time(days[0]),
+        last_evaluated=show_time(days[-1]),
         ic_days=len(ic),
         ic=float(ic.mean()),
         icir=mean_to_std(ic),
