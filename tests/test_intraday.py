@@ -183,7 +183,9 @@ def positions(task: dict[str, Any], bars: np.ndarray) -> dict[str, tuple[int, in
 def test_no_label_reaches_into_the_next_segment(
     per_day: list[int], opens: int, horizon: int, step: int, by_bars: bool, sliding: bool, ends_within: bool
 ) -> None:
-    """Whatever the sessions look like, also if the first bar is that of midnight and a segment ends with it. With windows of bars, not one bar too many is left out; with windows of days, the
+    """Whatever the sessions look like, also if the first bar is that of midnight and a segment ends with it.
+
+    With windows of bars, not one bar too many is left out; with windows of days, the
     next day would be one too many for some window of the calendar."""
     days = pd.bdate_range("2024-01-02", periods=len(per_day))
     bars = np.array(

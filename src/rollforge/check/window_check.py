@@ -224,10 +224,10 @@ class WindowCheck:
             if found is None:
                 continue
             rows, difference = found
-            days = len(rows.get_level_values("datetime").unique())
+            last = counted(len(rows.get_level_values("datetime").unique()), unit_of(self.calendar))
             self.findings.leak(
                 "label and segments", f"{name} {later}",
-                f"The labels of the last {counted(days, unit_of(self.calendar))} of {name!r} read market data of {later!r}: {difference}, when "
+                f"The labels of the last {last} of {name!r} read market data of {later!r}: {difference}, when "
                 f"only market data after {show_time(day)} change.",
                 "trunc_days: auto leaves such days out.", self.titles, day,
             )  # fmt: skip
