@@ -713,7 +713,8 @@ class DataHandlerLP(DataHandler):
 
 
 def _moment(time: pd.Timestamp) -> np.datetime64:
-    return time.to_datetime64().astype("M8[s]")
+    moment: np.datetime64 = time.to_datetime64().astype("M8[s]")
+    return moment
 
 
 def _up_to(frame: pd.DataFrame, day: str) -> pd.DataFrame:
