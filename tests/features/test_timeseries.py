@@ -181,3 +181,37 @@ def test_a_market_in_samples(small_market: Path) -> None:
     assert day == pd.Timestamp("2022-05-02")
     rows = frame.xs(code, level="instrument")[:day].iloc[-5:]
     np.testing.assert_array_equal(samples[0], rows.to_numpy())
+
+
+def test_samples_are_views_of_the_panel(small_market: Path) -> None:
+    """Features and labels of a segment share the panel's memory; memory for a batch can be used again."""
+    rollforge.init(small_market)
+    config = {"class": "Alpha158", "kwargs": {"instruments": "all", "learn_processors": [], "infer_processors": []}}
+    dataset = TSDatasetH(step_len=20, handler=config, segments={"test": ("2022-05-02", "2022-06-30")})
+    samples = dataset.prepare("test", col_set=["feature", "label"])
+    panel = dataset.handler.panel(DataHandlerLP.DK_I)
+    feature, label = (panel.groups[name].values for name in ("feature", "label"))
+    assert [np.shares_memory(block, feature) for block in samples._blocks] == [True, False]
+    assert np.shares_memory(samples._blocks[1], label)
+    assert samples.columns.get_level_values(0).unique().tolist() == ["feature", "label"]
+    every = np.arange(len(samples))
+    alone = dataset.prepare("test", col_set="feature")
+    out = np.zeros((len(samples), 20, 158), np.float32)
+    assert alone.batch(every, out) is out
+    np.testing.assert_array_equal(out, samples.batch(every)[..., :-1])
+    np.testing.assert_array_equal(out, np.stack([alone[int(i)] for i in every]))
+    np.testing.assert_array_equal(samples.last_rows(), samples.batch(every)[:, -1])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 99), st.integers(1, 5), st.sampled_from(["none", "ffill", "ffill+bfill"]), st.booleans())
+def test_complete_samples_have_no_missing_value(seed: int, steps: int, fill: Any, grouped: bool) -> None:
+    """After missing steps are filled; for columns of one or of several groups."""
+    frame = table(seed)
+    frame.iloc[:: 7 + seed % 5, seed % 2] = [np.nan, np.inf][seed % 3 % 2]
+    if grouped:
+        frame = frame.set_axis(pd.MultiIndex.from_tuples([("feature", "x"), ("label", "y")]), axis=1)
+    samples = TSDataSampler(frame, None, None, steps, fillna_type=fill)
+    every = samples.batch(np.arange(len(samples)))
+    np.testing.assert_array_equal(samples.complete(), np.isfinite(every).all(axis=(1, 2)))
+    np.testing.assert_array_equal(samples.data_arr[:-1], frame.sort_index().to_numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, Literal, overload
 
@@ -15,11 +16,14 @@ from rollforge.errors import ConfigError, DataError, nearest
 from rollforge.features.dataset import DatasetH, are_intervals
 from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.features.selection import first_day, last_day
+from rollforge.session import current_session
 
 __all__ = ["TSDataSampler", "TSDatasetH"]
 
 FillType = Literal["none", "ffill", "ffill+bfill"]
 _FILLS = ("none", "ffill", "ffill+bfill")
+_ROWS = 4096  # rows processed together
+_BYTES_PER_THREAD = 2**22  # smaller copies do not repay starting a thread
 
 
 class TSDataSampler:
@@ -27,6 +31,9 @@ class TSDataSampler:
 
     The days are those that any instrument has. If the instrument has no row on a day, or the data begin later, the step
     is missing. Samples are sorted by instrument, then day.
+
+    The samples are views: a sample is looked up in the rows of `data` when it is used. If `data` is sorted by day and
+    instrument, as the frames of a handler are, its values are not copied, and those of a panel stay on disk.
 
     Parameters
     ----------
@@ -77,30 +84,35 @@ class TSDataSampler:
     ) -> None:
         if isinstance(step_len, bool) or not isinstance(step_len, (int, np.integer)) or step_len < 1:
             raise ConfigError(f"must be a number of days, at least 1; found {step_len!r}.", path="step_len")
-        frame = _by_instrument(data)
         self.start, self.end, self.step_len = start, end, int(step_len)
         self.config(fillna_type=fillna_type)
-        values = frame.to_numpy(dtype)
-        if values.dtype.kind != "f":
-            values = values.astype(np.float64)
-        self.data_arr: np.ndarray = np.concatenate([values, np.full((1, values.shape[1]), np.nan, values.dtype)])
-        self.nan_idx = len(values)
+        frame, (self._days, of_day), (self._instruments, of_instrument) = _by_day(data)
+        self.columns: pd.Index = frame.columns
+        """The columns of a sample."""
+        self._blocks = _blocks(frame, dtype)
+        self.nan_idx = len(frame)
         """Row of `data_arr` that represents a missing step."""
-        self._instruments, of_instrument = _codes(frame.index.get_level_values("instrument"))
-        self._days, of_day = _codes(pd.DatetimeIndex(frame.index.get_level_values("datetime")))
         self.idx_arr = np.full((len(self._days), len(self._instruments)), self.nan_idx, np.int64)
         """(days, instruments): the row of `data_arr`."""
-        self.idx_arr[of_day, of_instrument] = np.arange(len(values))
+        self.idx_arr[of_day, of_instrument] = np.arange(len(frame))
         inside = _between(self._days, start, end)
         for first, last in holes:
             inside &= ~_between(self._days, first, last)
         chosen = inside[of_day]
         if flt_data is not None:
             chosen &= _chosen(flt_data, frame.index)
-        self.idx_map = np.column_stack([of_day[chosen], of_instrument[chosen]]).astype(np.int32)
+        rows = np.flatnonzero(chosen)
+        rows = rows[np.argsort(of_instrument[rows], kind="stable")]
+        self.idx_map = np.column_stack([of_day[rows], of_instrument[rows]]).astype(np.int32)
         """(samples, 2): day and instrument, as indexes into `idx_arr`."""
-        self.data_index = frame.index[chosen]
+        self.data_index: pd.MultiIndex = frame.index[rows].swaplevel()  # type: ignore[attr-defined]
         """(samples,): instrument and day."""
+
+    @property
+    def data_arr(self) -> np.ndarray:
+        """(rows + 1, columns): a copy of the rows, sorted by day, and a row of missing values at the end."""
+        values = np.concatenate(self._blocks, axis=1)
+        return np.concatenate([values, np.full((1, values.shape[1]), np.nan, values.dtype)])
 
     def config(self, **kwargs: Any) -> None:
         """Change `fillna_type` or `step_len`; other names become attributes, as in Qlib.
@@ -176,6 +188,35 @@ class TSDataSampler:
             return self._window(*self.idx_map[int(idx)].tolist())
         return self._windows(self.idx_map[idx if isinstance(idx, slice) else np.asarray(idx, dtype=np.int64)])
 
+    def batch(self, idx: NDArray[np.int64], out: np.ndarray | None = None) -> np.ndarray:
+        """Return several samples like ``self[idx]``, in memory that is used again if it is given.
+
+        Parameters
+        ----------
+        idx : int array, (samples,)
+            Positions of samples.
+        out : array, (samples, step, column), optional
+            Where the values are written. Its type is that of the values.
+        """
+        return self._windows(self.idx_map[idx], out)
+
+    def last_rows(self) -> np.ndarray:
+        """Return the values of each sample's own day, (sample, column)."""
+        rows = self.idx_arr[self.idx_map[:, 0], self.idx_map[:, 1]]
+        return np.concatenate([block[rows] for block in self._blocks], axis=1)
+
+    def complete(self) -> NDArray[np.bool_]:
+        """Return which samples have a finite value in every column of every step, after missing steps are filled."""
+        finite = np.ones(self.nan_idx + 1, bool)
+        finite[self.nan_idx] = False
+        for block in self._blocks:
+            for at in range(0, len(block), _ROWS):
+                finite[at : min(at + _ROWS, self.nan_idx)] &= np.isfinite(block[at : at + _ROWS]).all(axis=1)
+        found = np.empty(len(self), bool)
+        for at in range(0, len(self), _ROWS):
+            found[at : at + _ROWS] = finite[self._rows(self.idx_map[at : at + _ROWS])].all(axis=1)
+        return found
+
     def _window(self, day: int, instrument: int) -> np.ndarray:
         values: np.ndarray = self._windows(np.array([[day, instrument]]))[0]
         return values
@@ -190,17 +231,44 @@ class TSDataSampler:
             raise KeyError(f"The data begin on {self._days[0]:%Y-%m-%d}, after {day}.")
         return row, int(column)
 
-    def _windows(self, places: np.ndarray) -> np.ndarray:
+    def _windows(self, places: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the values of (day, instrument) pairs as a (sample, step, column) array."""
+        rows = self._rows(places)
+        if out is None:
+            shape = (*rows.shape, sum(block.shape[1] for block in self._blocks))
+            out = np.empty(shape, self._blocks[0].dtype if len(self._blocks) == 1 else np.result_type(*self._blocks))
+        missing = rows == self.nan_idx
+        rows[missing] = 0
+        parts = max(1, min(current_session().threads, out.nbytes // _BYTES_PER_THREAD))
+        if parts == 1:
+            self._copy(rows, out)
+        else:
+            slices = [slice(len(rows) * i // parts, len(rows) * (i + 1) // parts) for i in range(parts)]
+            with ThreadPoolExecutor(parts) as threads:  # NumPy's take() releases the interpreter lock
+                list(threads.map(lambda part: self._copy(rows[part], out[part]), slices))
+        if missing.any():
+            out[missing] = np.nan
+        return out
+
+    def _copy(self, rows: NDArray[np.int64], out: np.ndarray) -> None:
+        if len(self._blocks) == 1 and out.dtype == self._blocks[0].dtype and out.flags.c_contiguous and self.nan_idx:
+            np.take(self._blocks[0], rows, axis=0, out=out, mode="clip")  # the other modes copy through a buffer
+            return
+        at = 0
+        for block in self._blocks:
+            out[..., at : at + block.shape[1]] = block[rows] if len(block) else np.nan
+            at += block.shape[1]
+
+    def _rows(self, places: np.ndarray) -> NDArray[np.int64]:
+        """Return the row of each step of (day, instrument) pairs; `nan_idx` where a step is missing and not filled."""
         days = places[:, :1].astype(np.int64) - np.arange(self.step_len - 1, -1, -1)
-        rows = self.idx_arr[np.maximum(days, 0), places[:, 1:]]
+        rows: NDArray[np.int64] = self.idx_arr[np.maximum(days, 0), places[:, 1:]]
         rows[days < 0] = self.nan_idx
         if self.fillna_type != "none":
             rows = self._filled(rows)
             if self.fillna_type == "ffill+bfill":
-                rows = self._filled(rows[:, ::-1])[:, ::-1]
-        values: np.ndarray = self.data_arr[rows]
-        return values
+                rows = np.ascontiguousarray(self._filled(rows[:, ::-1])[:, ::-1])
+        return rows
 
     def _filled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Replace each missing step with the previous one."""
@@ -208,20 +276,52 @@ class TSDataSampler:
         return np.take_along_axis(rows, np.maximum.accumulate(known, axis=1), axis=1)
 
 
-def _by_instrument(data: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows sorted by (instrument, datetime)."""
+_Level = tuple[Any, NDArray[np.int64]]
+"""The sorted labels of an index level, and the position of each row's label."""
+
+
+def _by_day(data: pd.DataFrame) -> tuple[pd.DataFrame, _Level, _Level]:
+    """Return the rows sorted by (datetime, instrument), without a copy if they are, and both levels of their index."""
     if set(data.index.names) != {"datetime", "instrument"}:
         raise DataError(f"The data must have the index levels datetime and instrument, found {list(data.index.names)}.")
-    frame = data.swaplevel() if data.index.names[0] == "datetime" else data
-    frame = frame if frame.index.is_monotonic_increasing else frame.sort_index()
-    if not frame.index.is_unique:
+    frame = data if data.index.names[0] == "datetime" else data.swaplevel()
+    days, instruments = _codes(frame.index, "datetime"), _codes(frame.index, "instrument")
+    place = days[1] * max(len(instruments[0]), 1) + instruments[1]
+    if (np.diff(place) < 0).any():
+        order = np.argsort(place, kind="stable")
+        frame, place = frame.iloc[order], place[order]
+        days, instruments = (days[0], days[1][order]), (instruments[0], instruments[1][order])
+    if (np.diff(place) == 0).any():
         raise DataError("The data contain a row more than once.")
-    return frame
+    return frame, (pd.DatetimeIndex(days[0]), days[1]), instruments
 
 
-def _codes(level: pd.Index) -> tuple[Any, NDArray[np.int64]]:
-    labels = level.unique().sort_values()
-    return labels, np.asarray(labels.get_indexer(level), dtype=np.int64)
+def _codes(index: pd.Index, name: str) -> _Level:
+    """Return one level of an index. The codes that the index has are used, because looking up labels is slow."""
+    at = index.names.index(name)
+    if isinstance(index, pd.MultiIndex) and index.levels[at].is_monotonic_increasing and index.levels[at].is_unique:
+        labels, codes = index.levels[at], np.asarray(index.codes[at], np.int64)
+        if not (codes < 0).any():
+            used = np.zeros(len(labels), bool)
+            used[codes] = True
+            return labels[used], (np.cumsum(used) - 1)[codes]
+    labels = index.get_level_values(name).unique().sort_values()
+    return labels, np.asarray(labels.get_indexer(index.get_level_values(name)), dtype=np.int64)
+
+
+def _blocks(frame: pd.DataFrame, dtype: Any) -> list[np.ndarray]:
+    """Return the values of a frame, side by side; those of a panel's groups are not copied."""
+    columns = frame.columns
+    groups = list(dict.fromkeys(columns.get_level_values(0))) if columns.nlevels == 2 else []
+    # A group that another one interrupts cannot be taken out as a whole.
+    together = [g for before, g in pairwise([None, *columns.get_level_values(0)]) if g != before] if groups else []
+    parts = [frame[g] for g in groups] if len(groups) > 1 and together == groups else [frame]
+    made = []
+    for part in parts:
+        values = part.to_numpy(dtype)
+        made.append(values if values.dtype.kind == "f" else values.astype(np.float64))
+    kinds = {values.dtype for values in made}
+    return made if len(kinds) == 1 else [frame.to_numpy(np.result_type(*made))]
 
 
 def _between(days: pd.DatetimeIndex, start: object, end: object) -> NDArray[np.bool_]:
@@ -233,7 +333,7 @@ def _chosen(flt_data: pd.Series | pd.DataFrame, index: pd.Index) -> NDArray[np.b
         if flt_data.shape[1] != 1:
             raise ConfigError(f"Rows are chosen by one column; there are {flt_data.shape[1]}.", path="flt_data")
         flt_data = flt_data.iloc[:, 0]
-    ordered = flt_data.swaplevel() if flt_data.index.names[0] == "datetime" else flt_data
+    ordered = flt_data if flt_data.index.names[0] == "datetime" else flt_data.swaplevel()
     found = ordered.reindex(index)
     return (found.notna() & found.fillna(0).astype(bool)).to_numpy()
 

@@ -14,6 +14,7 @@ from rollforge.errors import ConfigError
 from rollforge.features.api import D
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
+from rollforge.features.timeseries import TSDatasetH
 from rollforge.market.frames import day_rows
 from rollforge.models.base import Model
 from rollforge.record.signal import SignalRecord
@@ -58,6 +59,11 @@ class RMDLoader:
         return model
 
 
+def _history(dataset: object) -> int:
+    """Return how many days before a day its sample uses."""
+    return dataset.step_len - 1 if isinstance(dataset, TSDatasetH) else 0
+
+
 def _reaches_back(dataset: DatasetH, start_time: object) -> bool:
     """Return whether the handler's range starts early enough; if so it is kept, since processors learn from it."""
     first = getattr(getattr(dataset, "handler", None), "start_time", start_time)
@@ -95,7 +101,8 @@ class DSBasedUpdater(RecordUpdater):
         The first day to compute again, or the trading day after it; None means the day after the last existing one.
         Missing days before it are computed too.
     hist_ref : int, optional
-        Number of trading days of history that the dataset needs, at least 0; 0 by default.
+        Number of trading days of history that the dataset needs, at least 0; by default those before the last day of a
+        sample of a :class:`~rollforge.features.timeseries.TSDatasetH`, and 0 for other datasets.
     freq : str
         Name of the calendar.
     fname : str
@@ -124,7 +131,7 @@ class DSBasedUpdater(RecordUpdater):
         super().__init__(record)
         if hist_ref is not None and hist_ref < 0:
             raise ConfigError(f"must be a number of trading days, at least 0; found {hist_ref}.", path="hist_ref")
-        self.hist_ref = hist_ref or 0
+        self.hist_ref = hist_ref
         self.freq = freq
         self.fname = fname
         self.rmdl = loader_cls(record)
@@ -167,7 +174,10 @@ class DSBasedUpdater(RecordUpdater):
     def prepare_data(self, unprepared_dataset: DatasetH | None = None) -> DatasetH:
         """Return the dataset for the missing days."""
         segments = {"test": (self._shifted(self._first, 0), self.to_date)}
-        start = self._shifted(self._first, -self.hist_ref)
+        if self.hist_ref is None and unprepared_dataset is None:
+            unprepared_dataset = self.record.load_object("dataset")
+        history = _history(unprepared_dataset) if self.hist_ref is None else self.hist_ref
+        start = self._shifted(self._first, -history)
         return self.rmdl.get_dataset(start, self.to_date, segments, unprepared_dataset)
 
     @overload
