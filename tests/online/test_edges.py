@@ -11,6 +11,8 @@ import pytest
 
 from growing import DAYS, Market, days_of, live, manager, recorders, strategy, template
 from rollforge.errors import ConfigError, DateError, ExperimentNotFound
+from rollforge.features.handler import DataHandlerLP
+from rollforge.features.loader import QlibDataLoader
 from rollforge.features.timeseries import TSDatasetH
 from rollforge.online.manager import OnlineManager
 from rollforge.online.tool import OnlineToolR
@@ -137,15 +139,18 @@ def test_the_history_is_not_negative(market: Market) -> None:
 def test_samples_of_several_days_bring_their_own_history(market: Market) -> None:
     """Also if the handler's range would begin on the first day to predict: the first sample has all of its days."""
     recorder = trained(market)
-    loader = {"class": "QlibDataLoader", "kwargs": {"config": {"feature": (["$close"], ["close"])}}}
-    handler = {"class": "DataHandler", "kwargs": {"instruments": "all", "data_loader": loader, "start_time": DAYS[60]}}
-    dataset = TSDatasetH(step_len=5, handler=handler, segments={"test": (DAYS[60], DAYS[60])})
-    made = PredUpdater(recorder, from_date=DAYS[60]).prepare_data(dataset)
+
+    def dataset() -> TSDatasetH:
+        loader = QlibDataLoader({"feature": (["$close"], ["close"])})
+        handler = DataHandlerLP("all", DAYS[60], data_loader=loader)
+        return TSDatasetH(step_len=5, handler=handler, segments={"test": (DAYS[60], DAYS[60])})
+
+    made = PredUpdater(recorder, from_date=DAYS[60]).prepare_data(dataset())
     assert str(made.handler.days()[0].date()) == DAYS[56]
     samples = made.prepare("test", col_set="feature")
     assert np.isfinite(samples[DAYS[60], samples.get_index()[0][1]]).all()
-    given = TSDatasetH(step_len=5, handler=handler, segments={"test": (DAYS[60], DAYS[60])})
-    assert str(PredUpdater(recorder, from_date=DAYS[60], hist_ref=2).prepare_data(given).handler.days()[0].date()) == DAYS[58]
+    fewer = PredUpdater(recorder, from_date=DAYS[60], hist_ref=2).prepare_data(dataset())
+    assert str(fewer.handler.days()[0].date()) == DAYS[58]
 
 
 def test_a_holiday_is_a_valid_end_of_an_update(market: Market) -> None:
