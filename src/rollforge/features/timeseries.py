@@ -143,7 +143,7 @@ class TSDataSampler:
 
     def get_index(self) -> pd.MultiIndex:
         """Return (datetime, instrument) of the samples, in their order."""
-        swapped: pd.MultiIndex = self.data_index.swaplevel()  # type: ignore[attr-defined]
+        swapped: pd.MultiIndex = self.data_index.swaplevel()
         return swapped
 
     def keep(self, kept: NDArray[np.bool_]) -> None:
