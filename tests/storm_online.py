@@ -163,7 +163,7 @@ def template(days: Sequence[str], begin: int) -> dict[str, Any]:
 
 @dataclass
 class Setting:
-    """What is served: windows of some days on prices, for some days from the day with number `begin` on."""
+    """Service under test: windows of some days on prices, for some days from the day with number `begin` on."""
 
     prices: Prices
     begin: int

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,3 +45,15 @@ def test_examples_of_the_import_layer_are_correct(name: str, tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "failed=0" in done.stdout
     assert "attempted=0" not in done.stdout
+
+
+def test_modules_and_classes_are_described_by_what_they_are() -> None:
+    """Their docstrings begin with a noun phrase or a verb, not with an indirect question such as "How a command ended"."""
+    question = re.compile(r"(What|How|Why|Who|Whose|Where|Which|Whether|When)\b")
+    root = Path(__file__).parents[1]
+    found = []
+    for file in sorted(file for folder in ("src", "tests", "benchmarks") for file in (root / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Module, ast.ClassDef)) and question.match(ast.get_docstring(node) or ""):
+                found.append(f"{file.relative_to(root)}: {(ast.get_docstring(node) or '').splitlines()[0]}")
+    assert found == []

@@ -1,4 +1,4 @@
-"""How many files a contributor changes to add something to Rollforge, and that no table is forgotten."""
+"""Adding something to Rollforge changes a limited number of files, and no table is forgotten."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a class has the interface that a definition requires is checked before it is called."""
+"""The interface that a definition requires of a class is checked before the class is called."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ __all__ = ["Target", "WalkForward"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a model predicts, and how it is scored."""
+    """Target of a model, and the metrics that score it."""
 
     labels: tuple[Any, ...]
     horizon: int
@@ -62,7 +62,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """What has metrics of its own: a label of a model."""
+    """A label of a model, with its own metrics."""
 
     key: Any
     """The horizon or the label that distinguishes it from others."""

@@ -69,7 +69,7 @@ class Status(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why an attempt has no result."""
+    """Cause of a failed attempt."""
 
     RAISED = "raised"
     """The task raised an exception (including ``sys.exit``), or returned a value that cannot be stored."""

@@ -1,4 +1,4 @@
-"""Which modules a definition may name, depending on where the definition comes from.
+"""Modules that a definition may name, depending on the origin of the definition.
 
 There are four origins (``docs/security.md``):
 
@@ -69,7 +69,7 @@ __all__ = [
 
 
 class Origin(StrEnum):
-    """Where a definition comes from, and therefore what it may name."""
+    """Origin of a definition, which determines the modules that it may name."""
 
     OWN = "own"
     """This user's own file or script."""

@@ -118,7 +118,7 @@ class _Rolling(_Section):
 
 
 class _Policy(_Section):
-    """When the model of a new window or a challenger replaces the champion of a service."""
+    """Section ``policy``: when the model of a new window or a challenger replaces the champion of a service."""
 
     shadow_days: int = Field(strict=True, ge=1)
     metric: Literal["rank_ic", "ic"] = "rank_ic"
@@ -129,7 +129,7 @@ class _Policy(_Section):
 
 
 class _Signals(_Section):
-    """How the signals of a service are published."""
+    """Section ``signals``: publication of a service's signals."""
 
     table: bool = Field(default=False, strict=True)
 

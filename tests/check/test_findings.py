@@ -1,4 +1,4 @@
-"""What measured checks found becomes one result for each cause, and one for each subject that is clean."""
+"""The findings of measured checks become one result for each cause, and one for each subject that is clean."""
 
 from __future__ import annotations
 

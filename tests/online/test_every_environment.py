@@ -51,7 +51,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 @dataclass
 class Life:
-    """What was seen in an environment."""
+    """Observations in an environment."""
 
     signals: Any = None
     simulated: Any = None

@@ -1,4 +1,4 @@
-"""How certain a signal is, how long it lasts and how fast it changes: by hand, by plain loops, and by other
+"""Confidence interval, decay and turnover of a signal agree with values computed by hand, by plain loops, and by other
 libraries."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a worker checks before it claims tasks, and how it distinguishes its own failures from those of tasks.
+"""A worker checks requirements before it claims tasks, and distinguishes its own failures from those of tasks.
 
 The workers are real processes. Other machines are simulated by other host names (``unshare --uts``) where the system
 allows it.

@@ -25,7 +25,7 @@ def without_times(node: object) -> Any:
 
 
 class Columns:
-    """What is known about the columns of a handler."""
+    """Known properties of a handler's columns."""
 
     def __init__(self, horizon: LabelHorizon) -> None:
         self.horizon = horizon

@@ -38,7 +38,7 @@ _GAPS = 4  # every fourth chosen instrument has missing days, if there are such 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Which values of a copy are replaced."""
+    """Values of a copy that are replaced."""
 
     after: np.datetime64
     """The last day whose values are kept."""

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """How much is checked."""
+    """Extent of a check."""
 
     every_window: bool = False
     """Whether all windows are checked; by default the first, the middle and the last of each model."""

@@ -38,7 +38,7 @@ __all__ = ["Exit", "exit_code"]
 
 
 class Exit(IntEnum):
-    """How a command ended."""
+    """Exit codes of commands."""
 
     DONE = 0
     FAILED = 1

@@ -1,4 +1,7 @@
-"""What commands send to the targets of ``notify``. A failed notification causes a warning; the exit code stays the same."""
+"""Notifications that commands send to the targets of ``notify``.
+
+A failed notification causes a warning; the exit code stays the same.
+"""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def _address(text: str) -> tuple[str, int]:
 
 
 class _Stop:
-    """Whether the program should end: true after the first signal; a second one ends it at once."""
+    """Stop request by a signal: true after the first signal; a second one ends the program at once."""
 
     def __init__(self) -> None:
         self.asked = False

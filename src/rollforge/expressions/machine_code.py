@@ -23,7 +23,7 @@ _engines: list[Any] = []  # own the memory of the loaded code
 
 @dataclass(frozen=True)
 class Source:
-    """What a kernel is compiled from."""
+    """Source of a compiled kernel."""
 
     function: Callable[..., Any]
     fastmath: frozenset[str]

@@ -43,7 +43,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class FrameFolder:
-    """Where a table is stored, and what it holds."""
+    """Location and description of a stored table."""
 
     path: Path
     mark: str

@@ -1,4 +1,4 @@
-"""Where a handler's label comes from: the expressions that compute it, and whether anything else can change it.
+"""Source of a handler's label: the expressions that compute it, and whether anything else can change it.
 
 Nothing is computed. A user-defined handler or loader is constructed, which computes no data, and the object is
 inspected, because what its class declares may differ from what its constructor does.

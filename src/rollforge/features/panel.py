@@ -61,7 +61,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Where a panel is stored, and its description there."""
+    """Location and description of a stored panel."""
 
     folder: Path
     meta: Mapping[str, Any]

@@ -15,7 +15,7 @@ __all__ = [
 
 
 class Leakage(StrEnum):
-    """What happens if a static check finds a leak."""
+    """Reaction to a leak that a static check finds."""
 
     ERROR = "error"
     """Nothing is stored or trained."""
@@ -35,7 +35,7 @@ class CheckResult(StrEnum):
 
 
 class CheckMethod(StrEnum):
-    """How a check was performed."""
+    """Method of a check."""
 
     STATIC = "static"
     """Read from the definition."""

@@ -39,7 +39,7 @@ class Named:
 
 @dataclass(slots=True)
 class DataParts:
-    """What determines the data of a task."""
+    """Parts of a definition that determine the data of a task."""
 
     expressions: dict[str, str] = field(default_factory=dict)
     """Feature expression -> name of its column."""

@@ -31,7 +31,7 @@ HOW_TO_DECLARE = (
 
 
 class HorizonSource(StrEnum):
-    """How a label horizon is known."""
+    """Source of a label horizon."""
 
     EXPRESSION = "expression"
     """Read from the label's expressions."""
@@ -44,7 +44,7 @@ class HorizonSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LabelHorizon:
-    """How many trading days after its own day a label value uses.
+    """Number of trading days after its own day that a label value uses.
 
     Examples
     --------

@@ -221,7 +221,7 @@ def _dates(ranges: Sequence[tuple[int, int]], calendar: Days) -> tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What windows with the same data share."""
+    """Data that several windows share."""
 
     horizon: LabelHorizon
     data: DataParts

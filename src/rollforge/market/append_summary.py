@@ -1,4 +1,4 @@
-"""What adding a table to a data folder changes."""
+"""Summary of the changes that adding a table makes to a data folder."""
 
 from __future__ import annotations
 

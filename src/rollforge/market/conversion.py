@@ -1,4 +1,4 @@
-"""How the tables of a data folder are converted to Qlib's convention.
+"""Conversion of a data folder's tables to Qlib's convention.
 
 When a table is imported, the meaning of its columns is inferred from its numbers. The result is kept in the data
 folder, in ``conversion.json``, so that a table of a single day, from which it cannot be inferred, is converted in the

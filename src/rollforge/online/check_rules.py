@@ -19,7 +19,7 @@ __all__ = ["DATA_CHECKS", "SCORE_CHECKS", "Rule", "Rules", "described", "read_ru
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When a check warns or fails."""
+    """Limit above which a check warns or fails."""
 
     limit: float
     level: Outcome = Outcome.WARN

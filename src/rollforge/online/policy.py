@@ -1,4 +1,4 @@
-"""Whether a new model may replace the champion: it runs in shadow mode for some days, and both are compared.
+"""Promotion of new models: a model runs in shadow mode for some days, and is compared with the champion.
 
 In shadow mode, a candidate predicts each day like the champion. Both predictions are stored in a file next to the signals
 and are not published; the file's hash is in the entry of the day. As labels become known, the two are compared on the days
@@ -54,7 +54,7 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """When a model replaces the champion: at once without a policy, else after some days in shadow mode.
+    """Rules by which a model replaces the champion: at once without a policy, else after some days in shadow mode.
 
     Parameters
     ----------

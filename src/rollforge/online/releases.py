@@ -1,4 +1,4 @@
-"""Which model is the champion from which day on: the releases that replace models, computed from a service's state alone."""
+"""Releases, which say which model is the champion from which day on; computed from a service's state alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is drawn: predictions with their labels, and backtests, from everything that a figure accepts."""
+"""Inputs of figures: predictions with their labels, and backtests, from everything that a figure accepts."""
 
 from __future__ import annotations
 

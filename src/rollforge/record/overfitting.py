@@ -1,4 +1,4 @@
-"""How much of a Sharpe ratio is due to choosing the best of many trials.
+"""Deflated Sharpe ratio and probability of overfitting: the effect of choosing the best of many trials.
 
 Sources: D. H. Bailey and M. López de Prado, "The Deflated Sharpe Ratio", Journal of Portfolio Management 40 (2014);
 D. H. Bailey, J. M. Borwein, M. López de Prado and Q. J. Zhu, "The Probability of Backtest Overfitting", Journal of

@@ -1,4 +1,4 @@
-"""How certain a signal's IC is, how long it lasts, and how fast the signal changes: interval, decay, turnover, groups.
+"""Confidence interval and decay of a signal's IC, turnover of the signal, and IC by group.
 
 Lags are counted in days of a calendar, so that a failed window is a gap and not a step of one day.
 """

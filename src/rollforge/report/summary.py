@@ -150,7 +150,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Persistence:
-    """How certain the IC of a prediction is, how long it lasts, and how fast the scores change."""
+    """Confidence interval and decay of a prediction's IC, and turnover of its scores."""
 
     interval: Interval
     """95 % bootstrap interval of the mean IC; NaN if the days of the label are unknown."""

@@ -53,7 +53,7 @@ class WorkerStopped(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Which tasks of a pool to run, and how.
+    """Tasks of a pool to run, and how to run them.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Whether a machine can run the tasks of a pool: checked before a worker claims tasks, and while it runs them.
+"""Requirements of a pool's tasks, checked before a worker claims tasks and while it runs them.
 
 :class:`Admission` compares what each submission used with what this machine has, and determines the session in which
 its tasks run here.
@@ -107,7 +107,7 @@ class RequirementsCheck:
 
 @dataclass(slots=True)
 class Admission:
-    """Which submissions of a pool this machine can run, and in which session.
+    """Submissions of a pool that this machine can run, and the session for each.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Whether a worker is to blame for its failures, and when it may retry the tasks that failed on it."""
+"""Detection of faulty workers, and the time after which a worker may retry tasks that failed on it."""
 
 from __future__ import annotations
 
@@ -257,7 +257,7 @@ class WorkerHealth:
 
 @dataclass(slots=True)
 class Retries:
-    """When tasks that failed on this worker may be retried here: after other workers have had a chance to run them.
+    """Retries of tasks that failed on this worker: it waits until other workers have had a chance to run them.
 
     Parameters
     ----------

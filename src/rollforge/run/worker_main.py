@@ -1,4 +1,4 @@
-"""What runs inside a worker process: it receives tasks one by one and sends their outcomes.
+"""Main loop of a worker process: it receives tasks one by one and sends their outcomes.
 
 It does not use the store. Its output and log go to a file that the parent holds.
 """

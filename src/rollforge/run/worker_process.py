@@ -82,7 +82,7 @@ _LOOK_SECONDS = 1.0
 
 @dataclass(slots=True)
 class StopTimer:
-    """How long another process has been stopped by a signal.
+    """Measures how long another process has been stopped by a signal.
 
     If this process does not check for a while, because it was stopped too (Ctrl-Z stops both), the time starts again.
     """

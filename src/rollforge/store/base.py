@@ -62,7 +62,7 @@ class CreatedTask:
 
 @dataclass(slots=True)
 class Work:
-    """What a worker is running, and what it has finished since a given time."""
+    """Tasks that a worker is running, and those that it has finished since a given time."""
 
     running: int = 0
     done: int = 0

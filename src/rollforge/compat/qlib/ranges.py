@@ -18,7 +18,7 @@ __all__ = ["IdxTradeRange", "TradeRange", "TradeRangeByTime"]
 
 
 class TradeRange(ABC):
-    """When orders may be traded."""
+    """Part of the day in which orders may be traded."""
 
     @abstractmethod
     def __call__(self, trade_calendar: TradeCalendarManager) -> tuple[int, int]:
