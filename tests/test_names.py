@@ -110,7 +110,7 @@ BORDERS = {
     ("workflow.py", "_Rollforge", "tracking"): "documented key of workflow files",
     ("workflow.py", "_session", "default_exp_name"): "Qlib: reads that key",
 }
-"""(file, function or class, name) -> why another name is accepted there; a function may read it once, to hand it on."""
+"""(file, function or class, name) -> why another name is accepted there; a function may read it once, to pass it on."""
 
 Place = tuple[str, str, str]
 

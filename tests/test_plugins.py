@@ -233,7 +233,7 @@ def test_custom_operators_of_a_workflow_are_recorded_with_its_tasks(
 def test_a_plugin_that_cannot_be_imported_is_an_error_in_the_file(
     small_market: Path, tmp_path: Path, place: Path
 ) -> None:
-    """The message contains the line, the plugin and the cause; for a module beside the file it says how to name it."""
+    """The message contains the line, the plugin and the cause; for a module next to the file it says how to name it."""
     content = document(small_market, place)
     for name, text, message in (
         ("nothing_of_that_name", None, "There is no module 'nothing_of_that_name'"),
@@ -316,7 +316,7 @@ def test_a_workflow_may_use_its_own_generators(small_market: Path, tmp_path: Pat
 def test_a_plugin_file_is_recorded_with_its_absolute_path(
     small_market: Path, tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So a worker finds it from any folder, whether it is beside the workflow or in the working directory."""
+    """So a worker finds it from any folder, whether it is next to the workflow or in the working directory."""
     file = write(tmp_path / "home" / "job.yaml", document(small_market, place))
     (tmp_path / "home" / "local.py").write_text("")
     for folder in (tmp_path, tmp_path / "home"):

@@ -1,4 +1,4 @@
-"""User code in a workflow: files beside the workflow, ``from qlib import …``, and errors in the code."""
+"""User code in a workflow: files next to the workflow, ``from qlib import …``, and errors in the code."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_file_beside_the_workflow_is_found_from_anywhere(elsewhere: Path, small_market: Path) -> None:
-    """``module_path: mine.py`` is searched in the working directory and beside the workflow; its ``qlib`` is
+    """``module_path: mine.py`` is searched in the working directory and next to the workflow; its ``qlib`` is
     Rollforge."""
     (elsewhere / "mine.py").write_text(MINE)
     plan = make_plan(load_workflow(write(elsewhere, document(small_market, "mine.py"))))
@@ -142,7 +142,7 @@ def test_worker_processes_import_it_too(elsewhere: Path, small_market: Path, tmp
 
 
 def test_a_module_beside_the_workflow_is_reported_with_advice(elsewhere: Path, small_market: Path) -> None:
-    """A module without ``.py`` is only found through ``sys``; if its file is beside the workflow, the message says
+    """A module without ``.py`` is only found through ``sys``; if its file is next to the workflow, the message says
     so."""
     (elsewhere / "not_on_the_path.py").write_text(MINE)
     file = write(elsewhere, document(small_market, "not_on_the_path"))

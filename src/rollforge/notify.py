@@ -41,8 +41,8 @@ ANSWER_SECONDS = 8.0
 PAUSE_SECONDS = 1.0
 """Pause before the second attempt; it doubles."""
 _ATTEMPTS = 3
-_MOST_TARGETS = 20
-_LONGEST_TEXT = 4000
+_MAX_TARGETS = 20
+_MAX_TEXT_LENGTH = 4000
 _FROM_VARIABLE = "env:"
 _WRONG_COMMAND = "must be a command line, or a list of its words."
 _WRONG_URL = "must begin with http:// or https:// and name a host, without user and password, or be env:NAME."
@@ -107,7 +107,7 @@ class Webhook:
         return value, ""
 
     def deliver(self, payload: bytes) -> str:
-        """Post the document, and return why that failed; empty if it did not."""
+        """Post the document, and return the error, or an empty string."""
         url, problem = self.address()
         for attempt in range(0 if problem else _ATTEMPTS):
             if attempt:
@@ -193,7 +193,7 @@ def _masked(value: object) -> object:
     """Return plain JSON with secrets masked, long texts shortened, and None for numbers that JSON does not have."""
     if isinstance(value, str):
         text = mask_secrets(value)
-        return text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
+        return text if len(text) <= _MAX_TEXT_LENGTH else f"{text[:_MAX_TEXT_LENGTH]}…"
     if isinstance(value, Mapping):
         return {key: _masked(one) for key, one in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
@@ -230,8 +230,8 @@ def read_targets(section: object) -> tuple[tuple[Target, ...], list[tuple[str, s
         return (), []
     if not isinstance(section, list):
         return (), [("notify", f"must be a list of {{command: …}} and {{webhook: …}}, found {shown(section)}.")]
-    if len(section) > _MOST_TARGETS:
-        return (), [("notify", f"must have at most {_MOST_TARGETS} entries, found {len(section)}.")]
+    if len(section) > _MAX_TARGETS:
+        return (), [("notify", f"must have at most {_MAX_TARGETS} entries, found {len(section)}.")]
     targets: list[Target] = []
     wrong: list[tuple[str, str]] = []
     for place, given in enumerate(section):
@@ -251,8 +251,8 @@ def read_targets(section: object) -> tuple[tuple[Target, ...], list[tuple[str, s
 def _read_target(kind: str, value: object) -> tuple[Target | None, str]:
     """Return a target, or what is wrong with it."""
     if kind == "command":
-        words = _words(value)
-        return (Command(words), "") if words is not None else (None, _WRONG_COMMAND)
+        arguments = _arguments(value)
+        return (Command(arguments), "") if arguments is not None else (None, _WRONG_COMMAND)
     if kind != "webhook":
         allowed = ["command", "webhook"]
         return None, f"unknown key.{nearest(kind, allowed)} Allowed: {', '.join(allowed)}."
@@ -264,7 +264,7 @@ def _read_target(kind: str, value: object) -> tuple[Target | None, str]:
     return Webhook(value), ""
 
 
-def _words(value: object) -> tuple[str, ...] | None:
+def _arguments(value: object) -> tuple[str, ...] | None:
     """Return the words of a command; None if it is not a valid command."""
     if isinstance(value, str):
         try:

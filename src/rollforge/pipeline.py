@@ -297,7 +297,7 @@ def collect(
 def pool_ensembles(session: Session, pool: str) -> tuple[Ensembles, tuple[str, ...]]:
     """Return the ensembles that combine the predictions of a pool according to its latest submission, and warnings.
 
-    Rollforge's own ensembles are always built. Others are built if nobody else can write to the pool, so that the
+    Rollforge's own ensembles are always built. Others are built if only this user can write to the pool, so that the
     submission is this user's own, or if they are allowed (``ROLLFORGE_ALLOW``).
 
     Raises
@@ -358,7 +358,7 @@ def with_training_data(session: Session, pool: str) -> Session:
     return session.with_(provider_uri=here[-1]) if here else session
 
 
-def is_own(collected: Collected, templates: Sequence[Template] = ()) -> bool:
+def backtest_is_own(collected: Collected, templates: Sequence[Template] = ()) -> bool:
     """Return whether the backtest of a result is the user's own code, even if others can write to the pool.
 
     This holds if this process submitted the first task, or if one of the `templates` describes the task's backtest.
@@ -397,7 +397,7 @@ def with_backtest(collected: Collected, session: Session, *, own_code: bool) -> 
     session : Session
         The session, with data and region.
     own_code : bool
-        Whether a strategy that is not Rollforge's may run: True if it is the user's own, see :func:`is_own`.
+        Whether a strategy that is not Rollforge's may run: True if it is the user's own, see :func:`backtest_is_own`.
     """
     if collected.prediction is None or not collected.outcomes:
         return collected

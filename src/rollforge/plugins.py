@@ -31,7 +31,7 @@ def load_plugins(session: Session) -> None:
         If a plugin does not exist or cannot be imported; the path is ``plugins.N``.
     """
     sys.path.extend(folder for folder in session.sys_path if folder not in sys.path)
-    with trust.from_origin(trust.Origin.OWN):  # the session is this user's, whoever wrote the task
+    with trust.from_origin(trust.Origin.OWN):  # the session is this user's, regardless of who wrote the task
         for i, name in enumerate(session.plugins):
             module = trust.plugin_module(name)
             if module in sys.modules and not module.endswith(".py"):

@@ -416,7 +416,7 @@ def check_names(definition: object, like: object, source: str) -> None:
         if module not in own and module.partition(".")[0] not in _LIBRARIES and not loads_back(module):
             raise CodeNotAllowed(
                 f"{source} names {name!r} of {module!r}, which this program's own definitions do not name. If you trust "
-                f"whoever wrote it, allow it: ROLLFORGE_ALLOW={module}."
+                f"regardless of who wrote it, allow it: ROLLFORGE_ALLOW={module}."
             )
 
 

@@ -291,7 +291,7 @@ def loaded(name: str, **handler: Any) -> dict[str, Any]:
 
 
 class Files:
-    """Writes workflow files beside a Python file with the user's code."""
+    """Writes workflow files next to a Python file with the user's code."""
 
     def __init__(self, folder: Path, market: Path) -> None:
         self.folder, self.market = folder, market

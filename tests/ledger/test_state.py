@@ -236,7 +236,7 @@ def test_the_first_unknown_entry_is_named() -> None:
 def test_the_largest_body_can_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """A body of exactly the largest size in UTF-8, but not one with a byte more."""
     assert body_text({"reason": "é"}) == '{"reason":"é"}'
-    monkeypatch.setattr("rollforge.ledger.entry.LARGEST_BODY", 20)
+    monkeypatch.setattr("rollforge.ledger.entry.MAX_BODY_BYTES", 20)
     assert len(body_text({"reason": "x" * 7}).encode()) == 20
     with pytest.raises(ConfigError, match="has 21 bytes, more than the 20"):
         body_text({"reason": "x" * 8})

@@ -140,12 +140,12 @@ def test_with_a_factor_and_two_closes_close_is_raw(tmp_path: Path) -> None:
     np.testing.assert_allclose(read(tmp_path, "$close")[0], raw["close"], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("factor", "told"), [(0.5, True), (1.0, False)])
-def test_splits_that_prices_show_are_reported(tmp_path: Path, factor: float, told: bool) -> None:
+@pytest.mark.parametrize(("factor", "reported"), [(0.5, True), (1.0, False)])
+def test_splits_that_prices_show_are_reported(tmp_path: Path, factor: float, reported: bool) -> None:
     """A table with splits whose closes jump on those days is reported as not adjusted; one without jumps is not."""
     table = walk(1).assign(symbol="A", **{"Stock Splits": np.where(np.arange(30) == 10, 2.0, 0.0)})
     table.loc[10:, ["open", "high", "low", "close"]] *= factor
-    assert any("close jumps where stock_splits has a split" in n for n in import_csv(table, tmp_path).notes) is told
+    assert any("close jumps where stock_splits has a split" in n for n in import_csv(table, tmp_path).notes) is reported
 
 
 def test_inconsistent_prices_of_a_bar_are_reported(tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ def _own_registry() -> Iterator[None]:
     opened = dict(trackers._opener.known)
     yield
     trackers._opener.known = opened
-    for drivers, (registered, used, lent) in zip((STORES, TRACKERS), before, strict=True):
-        drivers._registered, drivers._used, drivers._objects = registered, used, lent
+    for drivers, (registered, used, objects) in zip((STORES, TRACKERS), before, strict=True):
+        drivers._registered, drivers._used, drivers._objects = registered, used, objects
 
 
 @pytest.fixture

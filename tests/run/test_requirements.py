@@ -639,11 +639,11 @@ def test_a_pool_without_tasks_is_reported_with_the_known_pools(tmp_path: Path) -
     uri = f"sqlite:///{tmp_path}/tasks.db"
     store = open_store(uri)
     store.create("rolling", [{"x": 1}])
-    told = Admission(store, "roling", Session(store_uri=uri)).check_pool(exit_when_empty=True)
-    assert told == ["Task pool 'roling' has no tasks. Did you mean 'rolling'? Known pools: rolling."]
+    problems = Admission(store, "roling", Session(store_uri=uri)).check_pool(exit_when_empty=True)
+    assert problems == ["Task pool 'roling' has no tasks. Did you mean 'rolling'? Known pools: rolling."]
     ended = rollforge(tmp_path, "worker", "-t", "roling", "--store", uri, "--exit-when-empty")
     assert ended.returncode == Exit.DONE
-    assert told[0] in ended.stderr
+    assert problems[0] in ended.stderr
     assert "data folder" not in ended.stderr
     with pytest.raises(RequirementsNotMet, match="no data folder"):  # of a pool with tasks
         Admission(store, "rolling", Session(store_uri=uri)).check_pool(exit_when_empty=True)

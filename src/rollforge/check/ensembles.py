@@ -107,7 +107,7 @@ def _changed_days(predictions: Predictions) -> list[np.datetime64]:
 
 
 def _changed(predictions: Predictions, change: Change) -> Predictions:
-    """Return the predictions with other scores after a day; those of some instruments are missing."""
+    """Return the predictions with the scores after a day replaced, and those of some instruments removed."""
     made = {}
     for key, frame in predictions.items():
         later = frame.index.get_level_values("datetime") > as_timestamp(change.after)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["reported_days", "reported_run"]
 
-_MOST_CAUSES = 5
+_MAX_CAUSES = 5
 
 
 def _send(workflow: Workflow, *documents: Mapping[str, Any]) -> None:
@@ -74,7 +74,7 @@ def _run_document(made: Plan, labels: Mapping[str, str], event: str, error: str 
         failed = sum(len(group.tasks) for group in groups)
         causes = [
             {"reason": group.reason, "tasks": len(group.tasks), "first": labels.get(group.tasks[0], group.tasks[0])}
-            for group in groups[:_MOST_CAUSES]
+            for group in groups[:_MAX_CAUSES]
         ]
     said = [error] if error else ["interrupted"] if event == "interrupted" else []
     if failed:
@@ -159,7 +159,7 @@ def _alerts(current: Callable[[], ServiceState], after: int) -> tuple[list[dict[
 def _error_alert(
     exc: BaseException, current: Callable[[], ServiceState], name: str, known_error: str
 ) -> list[dict[str, Any]]:
-    """Return the document about an error, unless it was already sent or is recorded as that of a failed day."""
+    """Return the document about an error, unless it was already sent or is recorded as the error of a failed day."""
     error = mask_secrets(_message(exc))
     if not isinstance(exc, Exception) or isinstance(exc, ServiceBusy) or error == known_error:
         return []

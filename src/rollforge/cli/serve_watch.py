@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["watch"]
 
-LONGEST_WAIT = 3600.0
+MAX_WAIT_SECONDS = 3600.0
 """Maximum number of seconds between two attempts, unless the interval is longer."""
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
@@ -149,7 +149,7 @@ class _Watch:
                 answer = self._run_days()
                 if "running" not in answer:
                     seen, failures = mark, failures + 1 if _has_failed(answer) else 0
-                    wait = min(self.interval * 2.0 ** min(failures - 1, 30), max(LONGEST_WAIT, self.interval))
+                    wait = min(self.interval * 2.0 ** min(failures - 1, 30), max(MAX_WAIT_SECONDS, self.interval))
                     retry = time.monotonic() + wait if failures else math.inf
                     self._say({**answer, "retry_in": wait} if failures else answer)
                     self._told = answer = None

@@ -82,7 +82,7 @@ class Collected:
     checks: tuple[Check, ...] = ()
     """What the checks of the tasks for leakage found: the static ones, and those that ``rollforge check`` measured."""
     backtest: JoinedBacktest | None = None
-    """The backtest of `prediction`, see :func:`with_backtest`."""
+    """The backtest of `prediction`, see :func:`~rollforge.pipeline.with_backtest`."""
     paths: tuple[PathResult, ...] = ()
     """The backtest paths of combinatorial splits. The prediction of their model is the average over its paths."""
     trials: Trials | None = None

@@ -39,7 +39,7 @@ __all__ = ["DLWParser", "DataLoader", "DataLoaderDH", "NestedDataLoader", "QlibD
 
 log = logging.getLogger(__name__)
 
-_MOST_AHEAD = 250
+_MAX_LOOKAHEAD = 250
 _DAYS_AGAIN = 5  # before the days whose labels were not known; rows of these days are kept in memory
 _MEMORY_TO_GROW = 2**26
 
@@ -358,7 +358,7 @@ class QlibDataLoader(DLWParser):
             return False
         expressions = [e for fields, _ in self.groups.values() for e in fields]
         plan = FeaturePlan(session_provider(session), self.universe(instruments), expressions, start, end, self.freq)
-        ahead = int(min(_MOST_AHEAD, max(lookahead(tree) for tree in plan.trees)))
+        ahead = int(min(_MAX_LOOKAHEAD, max(lookahead(tree) for tree in plan.trees)))
         from_day = max(0, min(len(old.dates), len(plan.dates)) - ahead - _DAYS_AGAIN)
         tail = int(plan.offsets[from_day])
         memory = min(session.memory, _MEMORY_TO_GROW)

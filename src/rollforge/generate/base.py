@@ -122,8 +122,10 @@ def check_count(templates: Sequence[Mapping[str, object]], generators: Sequence[
     counts = [(type(g).__name__, _counted(g, templates[0])) for g in generators]
     total = len(templates) * math.prod(n for _, n in counts)
     parts = [f"{len(templates):,} templates"] * (len(templates) > 1) + [f"{n:,} by {name}" for name, n in counts]
-    told = f"{' x '.join(parts)} make" if len(parts) > 1 else f"{counts[0][0]} makes" if counts else "there are"
-    LIMITS["tasks"].check(total, told, path=path)
+    counted_parts = (
+        f"{' x '.join(parts)} make" if len(parts) > 1 else f"{counts[0][0]} makes" if counts else "there are"
+    )
+    LIMITS["tasks"].check(total, counted_parts, path=path)
 
 
 def _counted(generator: TaskGen, task: Mapping[str, object]) -> int:

@@ -121,7 +121,7 @@ NOT_CHECKED = Check(
 
 _LISTED = 8
 _TITLES = 3
-_LONGEST_PLACE = 200
+_MAX_PLACE_LENGTH = 200
 
 
 def refuse_leaks(checks: Iterable[Check]) -> None:
@@ -148,7 +148,7 @@ def refuse_leaks(checks: Iterable[Check]) -> None:
 
 def _headed(check: Check) -> str:
     """Return what was checked, with the tasks and days."""
-    place = excerpt(check.place, _LONGEST_PLACE, tail=20)
+    place = excerpt(check.place, _MAX_PLACE_LENGTH, tail=20)
     return f"{check.subject} ({place})" if place else check.subject
 
 

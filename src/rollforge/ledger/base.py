@@ -22,8 +22,8 @@ __all__ = ["Ledger", "Score", "ServiceLease", "SupportsScores", "holding", "open
 
 log = logging.getLogger(__name__)
 
-_LONGEST_NAME = 100
-_LONGEST_LEASE = 86_400.0
+_MAX_NAME_LENGTH = 100
+_MAX_LEASE_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +277,7 @@ class NewEntry:
 
 
 class CheckedLedger(abc.ABC):
-    """A ledger whose methods receive checked arguments; the base class of those of Rollforge."""
+    """Base class of Rollforge's ledgers, which checks all arguments."""
 
     def acquire(self, service: str, *, holder: str, seconds: float) -> ServiceLease:
         service = checked_service(service)
@@ -336,14 +336,14 @@ def checked_service(name: object) -> str:
     """
     if (
         not isinstance(name, str)
-        or not 0 < len(name) <= _LONGEST_NAME
+        or not 0 < len(name) <= _MAX_NAME_LENGTH
         or not name.isprintable()
         or name != name.strip()
         or any(c in name for c in "/\\")
         or name.startswith(".")
     ):
         raise ConfigError(
-            f"{shown(name)} cannot be the name of a service: 1 to {_LONGEST_NAME} printable characters without slashes, "
+            f"{shown(name)} cannot be the name of a service: 1 to {_MAX_NAME_LENGTH} printable characters without slashes, "
             "the first of which is not a dot.",
             path="service",
         )
@@ -371,9 +371,9 @@ def checked_seconds(seconds: float) -> float:
     ConfigError
         If it is not more than 0 and at most a day.
     """
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= _LONGEST_LEASE:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= _MAX_LEASE_SECONDS:
         raise ConfigError(
-            f"A lease lasts more than 0 and at most {_LONGEST_LEASE:.0f} seconds, found {shown(seconds)}.",
+            f"A lease lasts more than 0 and at most {_MAX_LEASE_SECONDS:.0f} seconds, found {shown(seconds)}.",
             path="seconds",
         )
     return float(seconds)

@@ -23,7 +23,7 @@ from rollforge.store.base import storable_text
 from rollforge.task import Document
 
 __all__ = [
-    "LARGEST_BODY",
+    "MAX_BODY_BYTES",
     "CheckResult",
     "Comparison",
     "Content",
@@ -49,7 +49,7 @@ __all__ = [
     "service_body",
 ]
 
-LARGEST_BODY = 7_000_000
+MAX_BODY_BYTES = 7_000_000
 """Maximum size of a body in bytes of JSON. MongoDB accepts documents of 16 MB, in which a body may occur twice."""
 _DEEPEST = 50
 
@@ -482,7 +482,7 @@ def body_text(body: object) -> str:
     Raises
     ------
     ConfigError
-        If it is not plain JSON, or larger than `LARGEST_BODY`.
+        If it is not plain JSON, or larger than `MAX_BODY_BYTES`.
 
     Examples
     --------
@@ -493,9 +493,9 @@ def body_text(body: object) -> str:
         raise ConfigError(f"The body of an entry must be a mapping, found {shown(body)}.")
     text = json.dumps(_plain(body, "body", 0), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     size = len(text.encode())
-    if size > LARGEST_BODY:
+    if size > MAX_BODY_BYTES:
         raise ConfigError(
-            f"The body of an entry has {size:,} bytes, more than the {LARGEST_BODY:,} that a ledger stores. Store large "
+            f"The body of an entry has {size:,} bytes, more than the {MAX_BODY_BYTES:,} that a ledger stores. Store large "
             "data in a file, and its name in the entry."
         )
     return text

@@ -237,7 +237,7 @@ class _Change:
     # -- values --------------------------------------------------------------------------------------------------------
 
     def _convert(self) -> Conversion | None:
-        """Convert the values in the same way as those of the folder."""
+        """Convert the values like the folder's values."""
         known = self.old.conversion
         self._check_sources(known)
         self.rows = replace(self.rows, carried=self._carried, earlier=self._earlier_closes())

@@ -108,14 +108,14 @@ def complete(rows: OrderedTable, known: Conversion | None = None) -> tuple[Conve
         rows.values.setdefault(name, np.full(len(rows.code), np.nan))
     found = replace(known or Conversion(columns=()), columns=tuple(dict.fromkeys([*expected, *rows.values])))
     # Changes and amounts refer to raw prices, so process them first.
-    notes += _misfits(rows)
+    notes += _inconsistent_prices(rows)
     found, more = _change(rows, found)
     found, of_vwap = _vwap(rows, found)
     found, of_factor = _adjust(rows, found, decided=known is not None)
     return found, [*notes, *more, *of_vwap, *of_factor]
 
 
-def _misfits(rows: OrderedTable) -> list[str]:
+def _inconsistent_prices(rows: OrderedTable) -> list[str]:
     """Report inconsistent prices of bars; they are kept unchanged."""
     values = rows.values
     if "low" not in values or "high" not in values:

@@ -72,14 +72,14 @@ class Conversion:
             raise ValueError(f"its format is not {_FORMAT}")
         try:
             found = cls(
-                columns=_words(plain["columns"]),
+                columns=_texts(plain["columns"]),
                 change=_one_of(plain["change"], _CHANGES),
                 vwap=_one_of(plain["vwap"], _VWAPS),
                 vwap_power=int(plain["vwap_power"]),
                 vwap_by_factor=bool(plain["vwap_by_factor"]),
                 factor=_one_of(plain["factor"], _FACTORS),
                 factor_column=str(plain["factor_column"]),
-                universes=_words(plain["universes"]),
+                universes=_texts(plain["universes"]),
             )
         except (KeyError, TypeError) as exc:
             raise ValueError(f"{exc!r:.100}") from exc
@@ -88,7 +88,7 @@ class Conversion:
         return found
 
 
-def _words(value: object) -> tuple[str, ...]:
+def _texts(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
         raise TypeError(f"{value!r:.50} is not a list of names")
     return tuple(value)

@@ -254,7 +254,7 @@ class Keys:
 
     @property
     def freq(self) -> str:
-        """Name of the frequency: ``day``, also if times are further apart, or such as ``60min``."""
+        """Name of the frequency: ``day`` (also for longer periods), or for example ``60min``."""
         return usual_frequency(self.days)
 
     def describe(self, row: int) -> str:

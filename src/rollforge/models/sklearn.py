@@ -231,8 +231,8 @@ def _day_sizes(features: pd.DataFrame) -> NDArray[np.int64]:
 
 
 def _check_classes(estimator: Any, known: Sequence[float] | None) -> None:
-    """Raise an error if a fitted classifier does not distinguish classes, or has another one than those known."""
-    own = list(getattr(estimator, "classes_", (0, 1)))  # a class of one's own may lack the attribute
+    """Raise an error if a fitted classifier has only one class, or a class that is not among the known ones."""
+    own = list(getattr(estimator, "classes_", (0, 1)))  # a user-defined class may lack the attribute
     if len(own) < 2:
         raise ModelError(
             f"{_name(estimator)} is a classifier, and all labels of the train segment are of one class: {shown(own)}."
@@ -244,7 +244,7 @@ def _check_classes(estimator: Any, known: Sequence[float] | None) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress a LightGBM warning about data that are part of a larger array, as those of a window are."""
+    """Suppress a LightGBM warning about data that are part of a larger array, as is the case for a window."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Usage of np.ndarray subset")
         yield
@@ -421,7 +421,7 @@ def describe_model(model: Model) -> dict[str, Any]:
     Raises
     ------
     NotInModule
-        If its class cannot be imported by name, or an argument is no attribute.
+        If its class cannot be imported by name, or the estimator has no attribute named after an argument.
 
     Examples
     --------
@@ -441,7 +441,7 @@ def describe_model(model: Model) -> dict[str, Any]:
         elif name == "self" or name in kwargs or (name == "loss" and isinstance(model, Boosting)):  # in `params`
             continue
         elif parameter.kind is parameter.VAR_POSITIONAL or not hasattr(model, name):
-            raise NotInModule(f"the argument {name} is no attribute of the {kind.__name__}.", path=path)
+            raise NotInModule(f"{kind.__name__} has no attribute named after its argument {name}.", path=path)
         elif not _is_default(getattr(model, name), parameter.default):
             kwargs[name] = _described(getattr(model, name), f"{path}.{name}")
     return {"class": kind.__qualname__, "module_path": _public_module(kind), "kwargs": kwargs}

@@ -134,7 +134,7 @@ def _read_rule(name: str, given: object, default: Rule) -> tuple[Rule, list[tupl
     if given is None or given is True:
         return default, wrong
     if not isinstance(given, Mapping):
-        problem = _unfit_limit(name, given)
+        problem = _limit_problem(name, given)
         return (default, [(path, problem)]) if problem else (replace(default, limit=float(given)), wrong)  # type: ignore[arg-type]
     allowed = ["limit", "level", *(["days"] if default.days else [])]
     rule = default
@@ -143,7 +143,7 @@ def _read_rule(name: str, given: object, default: Rule) -> tuple[Rule, list[tupl
         if key not in allowed:
             wrong.append((where, f"unknown key.{nearest(str(key), allowed)} Allowed: {', '.join(allowed)}."))
         elif key == "limit":
-            problem = _unfit_limit(name, value)
+            problem = _limit_problem(name, value)
             if problem:
                 wrong.append((where, problem))
             else:
@@ -153,17 +153,17 @@ def _read_rule(name: str, given: object, default: Rule) -> tuple[Rule, list[tupl
                 wrong.append((where, f"must be 'warn' or 'fail', found {shown(value)}."))
             else:
                 rule = replace(rule, level=Outcome(value))
-        elif isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LONGEST:
-            wrong.append((where, f"must be a number of trading days from 1 to {_LONGEST}, found {shown(value)}."))
+        elif isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_DAYS:
+            wrong.append((where, f"must be a number of trading days from 1 to {_MAX_DAYS}, found {shown(value)}."))
         else:
             rule = replace(rule, days=value)
     return rule, wrong
 
 
-_LONGEST = 1000
+_MAX_DAYS = 1000
 
 
-def _unfit_limit(name: str, value: object) -> str:
+def _limit_problem(name: str, value: object) -> str:
     """Return why a value cannot be the limit of a check; empty if it can."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number:

@@ -168,8 +168,8 @@ def _require_all_days(held: Hold, known: str | None) -> None:
     if known is None or known < last:
         raise DataError(
             f"The data end on {known or 'no day'}, and {last} is published: the data folder may be an older copy, and nothing "
-            f"was corrected. Add the days after {known or 'that'}. If {last} is no trading day, withdraw it by 'rollforge serve "
-            f"correct {last}'."
+            f"was corrected. Add the days after {known or 'that'}. If {last} is not a trading day, withdraw its signals "
+            f"with 'rollforge serve correct {last}'."
         )
 
 

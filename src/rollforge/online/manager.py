@@ -33,7 +33,7 @@ __all__ = ["OnlineManager"]
 
 log = logging.getLogger(__name__)
 
-_LONGEST_NAME = 60
+_MAX_NAME_LENGTH = 60
 
 
 class OnlineManager(Serializable):
@@ -328,7 +328,7 @@ class OnlineManager(Serializable):
     ) -> pd.Series | pd.DataFrame | None:
         """Run the first training and the routine of every day until `end_time`, and return the signals.
 
-        Each day uses the data up to it, so the result is the same as that of serving day by day. Days after `end_time` that
+        Each day uses the data up to it, so the result is the same as serving day by day. Days after `end_time` that
         the service has published before are not returned.
         """
         with self._simulating():
@@ -360,7 +360,7 @@ class OnlineManager(Serializable):
 
 def _new_name(strategies: list[OnlineStrategy]) -> str:
     """Return a name for a new service."""
-    named = "+".join(strategy.experiment_name for strategy in strategies)[:_LONGEST_NAME]
+    named = "+".join(strategy.experiment_name for strategy in strategies)[:_MAX_NAME_LENGTH]
     return f"{named}-{uuid.uuid4().hex[:8]}"
 
 

@@ -35,9 +35,9 @@ __all__ = [
 
 _LISTED = 5
 """Number of features that a message lists."""
-_FEWEST_DAYS = 20
+_MIN_DAYS = 20
 """Minimum number of days for judging the mean IC."""
-_FEWEST_ROWS = 100
+_MIN_ROWS = 100
 """Minimum number of values to compare with those of the training. Without drift, the index of n values in ten bins is about
 9 / n."""
 _QUANTILE = 1.96
@@ -143,7 +143,7 @@ def _add_drift(
     if "score_psi" in rules.checks:
         scores = score_values(loader.get_model().predict(dataset))
         value = read_bins(reference["score"]).psi(scores)
-        if len(scores) >= _FEWEST_ROWS:
+        if len(scores) >= _MIN_ROWS:
             found["score_psi"].append((value, "", {**who, "rows": len(scores)}))
     if "feature_psi" in rules.checks:
         features: pd.DataFrame = dataset.prepare("test", col_set="feature", data_key=DataHandlerLP.DK_I)
@@ -152,7 +152,7 @@ def _add_drift(
         indices = {
             name: read_bins(known[name]).psi(values[:, place])
             for place, name in enumerate(feature_names(features))
-            if name in known and len(values) >= _FEWEST_ROWS
+            if name in known and len(values) >= _MIN_ROWS
         }
         if indices:
             worst = sorted(indices, key=lambda name: -indices[name])
@@ -262,7 +262,7 @@ def mean_with_interval(values: Sequence[float], span: int) -> tuple[float, float
         Number of days that a label spans. Values whose labels overlap are not independent: the standard error is that of
         :func:`~rollforge.record.analysis.newey_west_t`.
     """
-    if len(values) < _FEWEST_DAYS:
+    if len(values) < _MIN_DAYS:
         return None
     series = pd.Series(values, dtype=float)
     mean = float(series.mean())

@@ -246,7 +246,7 @@ def equity(result: object, *, mode: Mode = "sum") -> go.Figure:
     ----------
     result : result, experiment name, or DataFrame
         A result with a backtest, or the daily report of a backtest: columns return, cost and bench, as saved by
-        ``PortAnaRecord`` (``portfolio_analysis/report_normal_1day.pkl``) or beside a report (``backtest.parquet``).
+        ``PortAnaRecord`` (``portfolio_analysis/report_normal_1day.pkl``) or next to a report (``backtest.parquet``).
     mode : str
         ``sum`` adds returns, as the report does; ``product`` compounds them.
     """

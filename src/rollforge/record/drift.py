@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 REFERENCE = "drift_reference.pkl"
 """Artifact with the bins of each feature and of the scores."""
 _BINS = 10
-_SMALLEST = 1e-4
+_MIN_SHARE = 1e-4
 """Smallest share that is used: a bin without values would make the index infinite."""
 _ROWS = 50_000
 """Largest number of rows from which the bins of features are computed; if there are more, a random sample is used."""
@@ -81,8 +81,8 @@ class Bins:
         0.0001."""
         if not len(values):
             return float("nan")
-        actual = np.maximum(_shares(np.asarray(values, np.float64), self.edges), _SMALLEST)
-        expected = np.maximum(self.shares, _SMALLEST)
+        actual = np.maximum(_shares(np.asarray(values, np.float64), self.edges), _MIN_SHARE)
+        expected = np.maximum(self.shares, _MIN_SHARE)
         return float(((actual - expected) * np.log(actual / expected)).sum())
 
 

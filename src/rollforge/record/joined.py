@@ -139,7 +139,7 @@ def _made(record: object, prediction: pd.DataFrame, session: Session, *, own_cod
     first = result.report.iloc[0]
     return JoinedBacktest(
         result=result,
-        strategy=_words(portfolio.strategy_config),
+        strategy=_describe_strategy(portfolio.strategy_config),
         benchmark=_benchmark(options["benchmark"]),
         account=float(first["account"] / (1 + first["return"] - first["cost"])),
     )
@@ -198,7 +198,7 @@ def _first_hole(prediction: pd.DataFrame, session: Session) -> tuple[np.datetime
     return calendar[places[after[0]] + 1], calendar[places[after[0] + 1] - 1]
 
 
-def _words(strategy: object) -> str:
+def _describe_strategy(strategy: object) -> str:
     target = strategy_class(strategy, "config.strategy")
     kwargs = dict(strategy.get("kwargs") or {}) if isinstance(strategy, Mapping) else {}
     given = ", ".join(f"{k}={v!r}" for k, v in kwargs.items() if k != "signal")

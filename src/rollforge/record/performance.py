@@ -36,7 +36,7 @@ def daily_returns(report: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     report : DataFrame
-        By day, columns return (before costs), cost and bench, such as that of ``PortAnaRecord``
+        By day, columns return (before costs), cost and bench, for example the report of ``PortAnaRecord``
         (``portfolio_analysis/report_normal_1day.pkl``) or a result's ``backtest.parquet``.
 
     Returns

@@ -92,7 +92,10 @@ def submission_info(
 
 @dataclass(frozen=True, slots=True)
 class SubmissionInfo:
-    """Environment of a submission, as stored in the pool. It is not trusted: anyone with write access to the pool may have written it."""
+    """Environment of a submission, as stored in the pool.
+
+    It is not trusted: anyone with write access to the pool may have written it.
+    """
 
     known: bool = False
     """False if nothing was stored for the submission."""

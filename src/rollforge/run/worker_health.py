@@ -246,7 +246,7 @@ class WorkerHealth:
 
     def _is_at_fault(self, succeeded: int, others: Mapping[str, Work]) -> bool:
         """Return whether so many of the failed tasks are very unlikely to have failed here by chance."""
-        # Failures of workers where nothing succeeds are no evidence about the tasks.
+        # Failures of workers where nothing succeeds say nothing about the tasks.
         done, failed = sum(w.done for w in others.values()), sum(w.failed for w in others.values() if w.done)
         rate = (failed + self._bad + 1) / (done + failed + self._good + self._bad + 2)
         if succeeded >= _STREAK:

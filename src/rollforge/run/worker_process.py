@@ -127,9 +127,9 @@ class WorkerProcess:
         self._log_file = log_file
         self._context = multiprocessing.get_context("spawn")
         # A file without a name: the system frees it, whichever process is killed.
-        self._words = tempfile.TemporaryFile(buffering=0, prefix="rollforge-task-")  # noqa: SIM115
+        self._log = tempfile.TemporaryFile(buffering=0, prefix="rollforge-task-")  # noqa: SIM115
         # Mode "ab" does not set O_APPEND. Without it, a task's log begins with as many NULs as the previous task wrote.
-        fcntl.fcntl(self._words, fcntl.F_SETFL, fcntl.fcntl(self._words, fcntl.F_GETFL) | os.O_APPEND)
+        fcntl.fcntl(self._log, fcntl.F_SETFL, fcntl.fcntl(self._log, fcntl.F_GETFL) | os.O_APPEND)
         self._process: SpawnProcess | None = None
         self._pipe: connection.Connection | None = None
         self._messages: Messages | None = None
@@ -167,9 +167,9 @@ class WorkerProcess:
     def log(self) -> str:
         """Return the last lines that the task printed or logged."""
         with contextlib.suppress(OSError, ValueError):
-            size = os.fstat(self._words.fileno()).st_size
+            size = os.fstat(self._log.fileno()).st_size
             start = max(0, size - 64_000)
-            return trim_log(os.pread(self._words.fileno(), size - start, start).decode("utf-8", "replace"))
+            return trim_log(os.pread(self._log.fileno(), size - start, start).decode("utf-8", "replace"))
         return ""
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -200,12 +200,12 @@ class WorkerProcess:
 
     def _start(self) -> None:
         self._forget()
-        os.ftruncate(self._words.fileno(), 0)
+        os.ftruncate(self._log.fileno(), 0)
         ours, theirs = self._context.Pipe(duplex=True)
         process = self._context.Process(
             target=worker_main, name="rollforge-worker",
             args=(
-                self._session, replace(self._job, on_death=None), theirs, Inherited(self._words.fileno()),
+                self._session, replace(self._job, on_death=None), theirs, Inherited(self._log.fileno()),
                 self._log_file, drivers.registered(),
             ),
         )  # fmt: skip
@@ -340,7 +340,7 @@ class WorkerProcess:
     def end(self, grace: float) -> None:
         """Let the process exit within `grace` seconds, else kill it, and close its log."""
         self._part(grace)
-        self._words.close()
+        self._log.close()
 
     def renew_process(self, grace: float = 5.0) -> None:
         """End the process within `grace` seconds, so that the next task gets a new one."""
@@ -355,7 +355,7 @@ class WorkerProcess:
 
 
 def _portable(session: Session) -> Session:
-    """Return a session as a worker process gets it: objects that this program passed are named by their URIs."""
+    """Return the session for a worker process: objects that this program passed are replaced by their URIs."""
     return session.with_(tracking_uri=TRACKERS.portable(session.tracking_uri))
 
 

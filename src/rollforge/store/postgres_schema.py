@@ -110,7 +110,7 @@ CREATE UNIQUE INDEX tasks_by_claim ON tasks (claim, claim_place) WHERE status = 
     "ALTER TABLE tasks ADD COLUMN creation TEXT NOT NULL DEFAULT ''",
     "-- The triggers have changed.",
 )
-"""Scripts from each schema version to the next; version 0 is no schema."""
+"""Scripts from each schema version to the next; version 0 means that there is no schema."""
 SCHEMA_VERSION = len(MIGRATIONS)
 
 

@@ -15,7 +15,7 @@ import pytest
 from rollforge.errors import ConfigError, LeaseLost, LedgerConflict, ServiceBusy, StoreUnavailable
 from rollforge.ledger.base import Ledger, Score, ServiceLease, SupportsScores
 from rollforge.ledger.entry import (
-    LARGEST_BODY,
+    MAX_BODY_BYTES,
     DayResult,
     DayState,
     EntryKind,
@@ -349,10 +349,10 @@ class LedgerSuite:
         )
         small = ledger.append(lease, 1, "day", a_day("2024-05-31", releases=releases, signals=[signal]))
         assert read_body("day", small.body).signals == (signal,)
-        large = event_body([Event(Level.INFO, "x" * (LARGEST_BODY - 100))])
+        large = event_body([Event(Level.INFO, "x" * (MAX_BODY_BYTES - 100))])
         assert ledger.append(lease, 2, "event", large).body == large == ledger.entries(SERVICE)[1].body
         with pytest.raises(ConfigError, match="bytes"):
-            ledger.append(lease, 3, "event", event_body([Event(Level.INFO, "ä" * (LARGEST_BODY // 2))]))
+            ledger.append(lease, 3, "event", event_body([Event(Level.INFO, "ä" * (MAX_BODY_BYTES // 2))]))
         assert len(ledger.entries(SERVICE)) == 2
 
     def test_entries_of_a_later_version_can_be_read(self, ledger: Ledger) -> None:

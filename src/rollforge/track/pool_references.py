@@ -20,7 +20,7 @@ from rollforge.track.tracker import RunQuery, Tracker, known_address, local_path
 
 __all__ = ["describe_unreachable_runs", "open_pool_reference", "pool_reference"]
 
-_MOST = 10_000
+_MAX_TASKS = 10_000
 """Maximum number of tasks of a pool that are searched for a missing run."""
 
 
@@ -106,7 +106,7 @@ def _unreachable(session: Session, pool: str | None, run_id: str | None) -> Iter
     store = open_store(session.store_uri)
     for name in [p for p in store.pools() if pool in (None, p)]:
         done: dict[str, object] = {"status": Status.DONE.value}
-        if sum(store.count(name, done).values()) > _MOST:
+        if sum(store.count(name, done).values()) > _MAX_TASKS:
             continue
         for task in store.query(name, done):
             kept = task.result.get("recorder") if isinstance(task.result, Mapping) else None

@@ -1,4 +1,4 @@
-"""Files that version 0.1.0 stores, when market, expressions and features were one package: python make.py FOLDER, with its source.
+"""Files that version 0.1.0 stores, when market, expressions and features were one package: python make.py FOLDER.
 
 A pool with a task that waits and one that is done, its run as plain files, a handler, a dataset and a model in files of
 their own, and a cached panel. FOLDER is a data folder that ``make_demo(FOLDER, instruments=5, years=1, end="2023-12-29")``

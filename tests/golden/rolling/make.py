@@ -40,7 +40,7 @@ def main() -> None:
     found.loader.exec_module(market)
     work = Path(tempfile.mkdtemp())
     market.write(work / "market")
-    os.chdir(work)  # pyqlib writes beside its database
+    os.chdir(work)  # pyqlib writes next to its database
     manager = {
         "class": "MLflowExpManager",
         "module_path": "qlib.workflow.expm",
