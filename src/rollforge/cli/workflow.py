@@ -181,7 +181,7 @@ def _run(made: Plan, jobs: int | None, folder: Path, console: Console, *, allow_
         label_days=made.workflow.label_days,
         plan=made,
     )
-    collected = pipeline.with_backtest(collected, session, own_code=pipeline.is_own(collected))
+    collected = pipeline.with_backtest(collected, session, own_code=pipeline.backtest_is_own(collected))
     collected = pipeline.with_trials(collected, session, made.workflow.experiment_name)
     _finish(collected, made.workflow.experiment_name, session, made.workflow.text, folder, console, keep=True)
 
@@ -482,7 +482,7 @@ def _report(
     pipeline.require_pool(session, name)
     session = pipeline.with_training_data(session, name)
     collected = pipeline.collect(session, name, allow_gaps=allow_gaps, label_days=label_days, ensembles=ensembles)
-    collected = pipeline.with_backtest(collected, session, own_code=pipeline.is_own(collected, templates))
+    collected = pipeline.with_backtest(collected, session, own_code=pipeline.backtest_is_own(collected, templates))
     collected = pipeline.with_trials(collected, session, name)
     for warning in collected.plan_warnings:
         _warn(warning)

@@ -164,7 +164,7 @@ def _experiment(name: str, session: Session, *, backtest: bool) -> Collected:
     collected = pipeline.collect(session, name, allow_gaps=True)
     if not backtest:
         return collected
-    return pipeline.with_backtest(collected, session, own_code=pipeline.is_own(collected))
+    return pipeline.with_backtest(collected, session, own_code=pipeline.backtest_is_own(collected))
 
 
 def backtest_of(result: object, positions: Mapping[Any, object] | None = None) -> Backtested:
