@@ -12,11 +12,13 @@ import pytest
 import rollforge
 from growing import DAYS, TRAINERS, Market, days_of, equal, live, manager, recorders, start_of
 from killed_routines import ended, start
-from rollforge.errors import ConfigError, ServiceBusy, TrackingUnavailable
+from rollforge.errors import ConfigError, DayFailed, ServiceBusy, TrackingUnavailable
 from rollforge.ledger.entry import EntryKind
+from rollforge.online.corrections import correct
 from rollforge.online.manager import OnlineManager
 from rollforge.online.service import Hold
 from rollforge.online.tool import OnlineToolR
+from rollforge.online.update import PredUpdater
 from rollforge.run.execute import PROCESS_TAG, TASK_TAG, task_train
 from rollforge.run.leases import Leases
 from rollforge.run.trainer import DelayTrainerR, TrainerR
@@ -153,6 +155,68 @@ def test_two_managers_share_what_is_trained(market: Market) -> None:
     market.show(RUN[5])
     served.routine(RUN[5])
     assert days_of(served.get_signals())[-1] == RUN[5]
+
+
+@pytest.mark.parametrize("times", [1, 5])
+def test_a_prediction_that_another_service_overwrites_is_made_again(
+    market: Market, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Both had read it before the day was added. A day whose prediction is always overwritten fails and is due."""
+    expected = live(market, manager(name="alone"), RUN[:3]).get_signals()
+    served = live(market, manager(), RUN[:2])
+    update, overwritten = PredUpdater.update, []
+
+    def raced(self: PredUpdater, *args: Any, **kwargs: Any) -> Any:
+        updated = update(self, *args, **kwargs)
+        if len(overwritten) < times:
+            overwritten.append(self.record.id)
+            self.record.save_objects(**{"pred.pkl": self.old_data})
+        return updated
+
+    monkeypatch.setattr(PredUpdater, "update", raced)
+    market.show(RUN[2])
+    if times == 1:
+        served.routine(RUN[2])
+    else:
+        with pytest.raises(DayFailed, match=f"The model .* has no prediction for {RUN[2]}"):
+            served.routine(RUN[2])
+        served.routine(RUN[2])
+    equal(served.get_signals(), expected)
+
+
+def test_a_correction_that_another_service_overwrites_is_made_again(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prediction that the other one had read is that of the earlier data, which is there and wrong."""
+    served = live(market, manager(), RUN[:2])
+    market.close.loc[RUN[1], "B"] *= 1.1
+    market.show(RUN[1])
+    update, overwritten = PredUpdater.update, []
+
+    def raced(self: PredUpdater, *args: Any, **kwargs: Any) -> Any:
+        updated = update(self, *args, **kwargs)
+        if not overwritten:
+            overwritten.append(self.record.id)
+            self.record.save_objects(**{"pred.pkl": self.old_data})
+        return updated
+
+    monkeypatch.setattr(PredUpdater, "update", raced)
+    assert [(signal.day, signal.version) for signal in correct(served.service)] == [(RUN[1], 2)]
+    assert overwritten
+
+
+def test_two_services_on_one_experiment_publish_what_each_would_alone(market: Market) -> None:
+    """Although one of them lags behind, and both update the predictions of the same recorders."""
+    expected = live(market, manager(name="alone"), RUN).get_signals()
+    ahead, behind = manager(), manager()
+    for place, day in enumerate(RUN):
+        market.show(day)
+        ahead.routine(day)
+        if place in (2, 5):
+            behind.routine(RUN[place - 1])
+    for served in (ahead, behind):
+        equal(served.get_signals(), expected.loc[: served.state.last_published])
+    assert len(recorders()) == len(recorders("alone"))
 
 
 def test_a_window_trained_with_later_data_is_not_used(market: Market) -> None:

@@ -32,7 +32,6 @@ from rollforge.online.day import DayRun, Options, PrepareFunc, made_signals
 from rollforge.online.policy import shadow_frame
 from rollforge.online.score_checks import daily_ics, known_ics, labels_of, mean_ic
 from rollforge.online.service import Hold, Service, next_version
-from rollforge.online.update import PredUpdater
 from rollforge.session import Session, bounded, current_session, using
 
 __all__ = ["changed_days", "correct", "publish"]
@@ -128,12 +127,11 @@ def correct(
             with bounded(one), one_version():
                 work = DayRun(service, held, Options(prepare_func=prepare_func, rules=rules or Rules({})), one)
                 for release in held.state.champions(one):
-                    PredUpdater(service.recorder(release), to_date=one, from_date=one).update()
-                    work.written[release.recorder] = service.recorder(release)
+                    work.predict_again(release)
                 events: list[Event] = []
                 shadows = _shadows(service, held, work, one, events)
                 work.sync()
-                made = made_signals(service, prepare_func, {one})
+                made = work.made({one})
                 earlier = signal_files.read(service.place, [known])
                 before = held.state.days.get(one)
                 result = work.result(DayState.PUBLISHED)
@@ -204,9 +202,7 @@ def _shadows(service: Service, held: Hold, work: DayRun, day: str, events: list[
     try:
         for name in known.recorders:
             if name not in work.written:
-                recorder = service.recorder(held.state.latest_releases[name])
-                PredUpdater(recorder, to_date=day, from_date=day).update()
-                work.written[name] = recorder
+                work.predict_again(held.state.latest_releases[name])
         frame = shadow_frame({name: work.written[name] for name in known.recorders}, day)
         count = sum(shadow.day == day for content in held.state.contents for shadow in content.shadows)
         file, mark = signal_files.write(service.place, f"{day}.v{count + 1}", frame, "shadow")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import pandas as pd
 
 from rollforge.collect.collector import MergeCollector
@@ -17,6 +18,7 @@ from rollforge.dates import day_after, read_timestamp
 from rollforge.disk import sync_tree
 from rollforge.errors import (
     ArtifactNotFound,
+    CoverageError,
     DataChanged,
     DataError,
     DayFailed,
@@ -135,6 +137,8 @@ class DayRun:
         self.releases: list[Release] = []
         self.written: dict[str, Recorder] = {}
         """The recorders whose predictions were written."""
+        self.predicted: dict[str, pd.DataFrame] = {}
+        """Their predictions for the day, by id."""
         self.events: list[Event] = []
         self.fallbacks: list[str] = []
         self.checks = DayChecks(service, held.state, options.rules, day, self._warn)
@@ -325,7 +329,16 @@ class DayRun:
         updater = PredUpdater(recorder, to_date=until)
         if again and updater.last_end >= updater.to_date:
             updater = PredUpdater(recorder, to_date=until, from_date=until)
-        updater.update()
+        self._write(updater)
+
+    def predict_again(self, release: Release) -> None:
+        """Make a model predict the day again."""
+        self._write(PredUpdater(self.service.recorder(release), to_date=self.day, from_date=self.day))
+
+    def _write(self, updater: PredUpdater) -> None:
+        updated, recorder = updater.update(ret_new=True), updater.record
+        if updated is not None:
+            self.predicted[recorder.id] = signal_files.rows_of(updated, [self.day])
         self.written[recorder.id] = recorder
 
     def sync(self) -> None:
@@ -435,9 +448,8 @@ class DayRun:
 
     def _predict(self, strategy: OnlineStrategy) -> None:
         """Make the models of a strategy predict up to the day."""
-        tool = strategy.tool
-        if not _keeps_recorders(strategy) or type(tool).update_online_pred is not OnlineToolR.update_online_pred:
-            tool.update_online_pred()
+        if not _updates_predictions(strategy):
+            strategy.tool.update_online_pred()
             return
         used = self.service.state().online(self.day)
         for release in [r for role in (Role.CHAMPION, Role.CANDIDATE) for r in used.get(role, ())]:
@@ -482,12 +494,53 @@ class DayRun:
         """Write the signals of the day, and of earlier days that have predictions and no signals."""
         state = self.held.state
         first = not state.signals()
-        made = made_signals(self.service, self.options.prepare_func, None if first else {self.day})
+        made = self.made(None if first else {self.day})
         ready = [day for day in signal_files.days_of(made) if day <= self.day and day not in state.signals()]
         if self.day not in ready:
             raise DayFailed(f"The models have no predictions for {self.day}.")
         self.checks.scores(signal_files.rows_of(made, [self.day]))
         return self.write(signal_files.rows_of(made, ready), "")
+
+    def made(self, days: set[str] | None) -> Any:
+        """Return signals from the predictions of the models, all of which have one for the day.
+
+        Services that share an experiment share its recorders. If another process was updating the same prediction at the
+        same time, the file is its version, which may lack the day or have an earlier prediction; then the model predicts
+        again.
+
+        Raises
+        ------
+        DayFailed
+            If a model has no prediction for the day.
+        """
+        missing: list[Release] = []
+        for _ in range(_ATTEMPTS):
+            for release in missing:
+                self._update(release, read_timestamp(self.day), again=True)
+            made, error = None, None
+            try:
+                made = made_signals(self.service, self.options.prepare_func, days)
+            except CoverageError as exc:  # there is no prediction at all
+                error = exc
+            missing = [r for r in self._own_champions() if not self._is_stored(r)]
+            if not missing and error is not None:
+                raise error
+            if not missing:
+                return made
+            log.warning("service %s: %s: a prediction was overwritten, and is made again", self.service.name, self.day)
+        raise DayFailed(f"The model {missing[0].recorder} has no prediction for {self.day}.")
+
+    def _own_champions(self) -> list[Release]:
+        """Return the champions whose predictions the routine itself updates."""
+        own = {s.experiment_name for s in self.service.strategies if _updates_predictions(s)}
+        return [release for release in self.service.state().champions(self.day) if release.strategy in own]
+
+    def _is_stored(self, release: Release) -> bool:
+        """Return whether the recorder of a model has its prediction for the day."""
+        stored = signal_files.rows_of(self.service.recorder(release).load_object("pred.pkl"), [self.day])
+        made = self.predicted.get(release.recorder)
+        same = made is None or np.array_equal(made.to_numpy(np.float64), stored.to_numpy(np.float64), equal_nan=True)
+        return len(stored) > 0 and same
 
     def write(self, rows: Any, why: str) -> list[Signal]:
         """Write rows as a file, and return the signals of its days."""
@@ -543,6 +596,11 @@ def _document(service: Service) -> Mapping[str, Any]:
 
 def _keeps_recorders(strategy: OnlineStrategy) -> bool:
     return isinstance(strategy.tool, OnlineToolR)
+
+
+def _updates_predictions(strategy: OnlineStrategy) -> bool:
+    """Return whether the predictions of a strategy's models are updated here, and not by a tool of its own."""
+    return _keeps_recorders(strategy) and type(strategy.tool).update_online_pred is OnlineToolR.update_online_pred
 
 
 def _keeps_models(strategy: OnlineStrategy) -> bool:
