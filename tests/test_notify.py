@@ -121,6 +121,17 @@ def test_an_answer_that_is_a_failure(status: int, attempts: int) -> None:
     assert len(hook.requests) == attempts
 
 
+def test_pauses_between_attempts_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is busy gets the document again after one second, and then after two."""
+    monkeypatch.setattr(notify, "PAUSE_SECONDS", 1.0)
+    pauses: list[float] = []
+    monkeypatch.setattr(notify.time, "sleep", pauses.append)
+    with listening(503) as hook:
+        only(Webhook(hook.url))
+    assert pauses == [1.0, 2.0]
+    assert len(hook.requests) == 3
+
+
 def test_a_server_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notify, "ANSWER_SECONDS", 0.3)
     with listening(0) as hook:

@@ -20,7 +20,7 @@ from rollforge.features.alpha import Alpha158
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import QlibDataLoader
-from rollforge.features.panel import Panel
+from rollforge.features.panel import META, Panel
 from rollforge.features.panel_cache import PanelCache, clear_panels, list_panels
 from rollforge.features.processor import Processor, ZScoreNorm
 from rollforge.features.row_file import RowFile
@@ -333,6 +333,27 @@ def test_the_cache_respects_its_size_limit(session: Session) -> None:
         handler().setup_data()
         handler(start_time="2022-06-01").setup_data()
     assert len(list_panels(session.cache)) == 1
+
+
+@pytest.mark.parametrize(("missing", "left"), [(0, ["a", "b", "c"]), (1, ["a", "c"])])
+def test_the_cache_deletes_what_was_used_longest_ago(tmp_path: Path, missing: int, left: list[str]) -> None:
+    """Panels of exactly the limit stay. If a byte is missing, the panel used longest ago is deleted, not the oldest."""
+    index = pd.MultiIndex.from_product(
+        [pd.bdate_range("2022-01-03", periods=3), ["A"]], names=["datetime", "instrument"]
+    )
+    frame = pd.DataFrame({("feature", "x"): [1.0, 2.0, 3.0]}, index)
+
+    def build(folder: Path) -> Panel:
+        return Panel.from_frame(frame)
+
+    cache = PanelCache(tmp_path, 2**30)
+    for place, key in enumerate(("a", "b")):
+        cache.get(key, build)
+        os.utime(cache.root / key / META, (1000.0 + place, 1000.0 + place))
+    cache.get("a", build)  # used again, so "b" is the one that was used longest ago
+    size = cache.list()[0].bytes
+    PanelCache(tmp_path, 3 * size - missing).get("c", build)
+    assert sorted(panel.key for panel in cache.list()) == left
 
 
 def build_in_process(session: Session, pipe: Any) -> None:

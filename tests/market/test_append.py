@@ -231,6 +231,21 @@ def test_invalid_tables_change_nothing(folder: Path, case: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("codes", "factor", "refused"), [
+    ("ABCDE", 1.6, True), ("ABCDE", 1.4, False), ("ABCD", 1.6, False), ("ABCD", 4.0, False), ("ABCD", 6.0, True),
+])  # fmt: skip
+def test_the_typical_jump_shows_another_scale(tmp_path: Path, codes: str, factor: float, refused: bool) -> None:
+    """A median factor above 1.5 is another scale; with fewer than five instruments, which may all split, above 5."""
+    first, later = split(bars(codes), DAYS[5])
+    import_table(first, tmp_path / "data")
+    later = later.assign(**{name: later[name] * factor for name in ("open", "high", "low", "close")})
+    if refused:
+        with pytest.raises(DataError, match="a different scale"):
+            append_table(later, tmp_path / "data")
+    else:
+        append_table(later, tmp_path / "data")
+
+
 def test_a_day_is_not_inserted(tmp_path: Path) -> None:
     """A day between those of the calendar is refused, and the message says what to do."""
     table = bars()

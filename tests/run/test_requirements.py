@@ -301,6 +301,24 @@ def test_a_few_failures_are_no_evidence_if_tasks_fail_everywhere(forty: MemorySt
     health.finish()
 
 
+@pytest.mark.parametrize("succeeded_before", [True, False])
+def test_a_worker_with_successes_needs_stronger_evidence(forty: MemoryStore, succeeded_before: bool) -> None:
+    """Four failures with a probability of 0.24 % stop a worker without successes; one with successes only below 0.1 %."""
+    health = WorkerHealth(forty, "p", "me")
+    for _ in range(6 if succeeded_before else 0):
+        health.succeeded()
+    mine = [t.id for t in fail_in_a_row(forty, health, "me", 4)]
+    rest = [t.id for t in forty.query("p", {"status": "waiting", "_id": {"$nin": mine}})]
+    run_on(forty, "other", rest[:5], good=False)
+    run_on(forty, "other", rest[5:15])
+    run_on(forty, "other", mine)
+    if succeeded_before:
+        health.finish()
+    else:
+        with pytest.raises(FailingWorker):
+            health.finish()
+
+
 def test_a_worker_continues_if_no_other_worker_is_running(forty: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits longer while another worker runs tasks, and then tries a single one."""
     health = WorkerHealth(forty, "p", "me")

@@ -93,8 +93,6 @@ class PanelCache:
                     if panel is None and there is not None and there.stored is not None and grow is not None:
                         panel = self._grown(there, grow)
                     panel = panel or self._build(place, build, state, base)
-            except PermissionError as exc:
-                raise self._unwritable(exc) from exc
             except OSError as exc:
                 raise self._unwritable(exc) from exc
         with contextlib.suppress(OSError):  # a read-only cache can still be used
