@@ -1,11 +1,15 @@
 """Walk-forward on a table, compared with a loop of `fit` and `predict` over the same windows; and storing the table.
 
+The estimator uses one thread, so that processor time measures work, and several processes can use several cores.
+
 python -m benchmarks.frames
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +33,10 @@ def table(instruments: int, days: int, features: int) -> pd.DataFrame:
 
 
 def estimator(trees: int) -> Any:
-    """Return the estimator, which uses as many threads as the session."""
+    """Return the estimator, which uses one thread."""
     from lightgbm import LGBMRegressor
 
-    return LGBMRegressor(n_estimators=trees, num_leaves=31, verbose=-1, n_jobs=len(os.sched_getaffinity(0)))
+    return LGBMRegressor(n_estimators=trees, num_leaves=31, verbose=-1, n_jobs=1)
 
 
 def loop(model: Any, frame: pd.DataFrame, windows: pd.DataFrame) -> pd.Series:
@@ -48,22 +52,25 @@ def loop(model: Any, frame: pd.DataFrame, windows: pd.DataFrame) -> pd.Series:
     return pd.concat(parts)
 
 
-def store(folder: Path, frame: pd.DataFrame, repeats: int) -> dict[str, float]:
-    """Time storing a Parquet file as a panel."""
+def store(task: dict[str, Any]) -> None:
+    """Store a Parquet file as a panel in this process, and print the seconds and the memory that it takes."""
+    import pyarrow.parquet as pq
+
     from rollforge.features.frame_folder import write_frame_folder
     from rollforge.market.user_table import check_columns, open_table, read_keys
 
-    file = folder / "table.parquet"
-    frame.to_parquet(file)
-    features = [name for name in frame if name != LABEL]
+    features = [name for name in pq.read_schema(task["file"]).names if name not in ("day", "stock", LABEL)]
+    parts = {"feature": features, "label": [LABEL]}
+    before = setting.peak_memory()
 
     def write() -> None:
-        opened = open_table(file)
+        opened = open_table(task["file"])
         keys = read_keys(opened)
-        check_columns(opened, {"features": features, "label": [LABEL]}, keys)
-        write_frame_folder(opened, keys, {"feature": features, "label": [LABEL]}, folder / "frames")
+        check_columns(opened, parts, keys)
+        write_frame_folder(opened, keys, parts, Path(task["folder"]) / "frames")
 
-    return setting.timed(write, repeats)
+    took = [setting.cpu_seconds(write) for _ in range(task["repeats"])]
+    print(json.dumps({"seconds": setting.median(took), "memory": setting.peak_memory() - before}))
 
 
 def main() -> None:
@@ -71,8 +78,10 @@ def main() -> None:
     import rollforge
 
     options = setting.arguments(__doc__ or "")
+    if setting.ran_part(options, child=store):
+        return
     size = (60, 400, 20) if options.small else (505, 1226, 40)
-    frame, model = table(*size), estimator(20 if options.small else 100)
+    frame, model, cores = table(*size), estimator(20 if options.small else 100), len(os.sched_getaffinity(0))
     with setting.workplace() as folder:
         os.environ["ROLLFORGE_HOME"] = str(folder / "home")
 
@@ -82,29 +91,51 @@ def main() -> None:
                 model, frame, label=LABEL, train=size[1] // 2, step=size[1] // 10, horizon=2, jobs=jobs, session=session
             )
 
-        walk("warm", 0)
-        ours, theirs, several = [], [], []
+        windows = walk("warm", 0).windows
+        measured: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": [], "several": []}
+        found: dict[str, Any] = {}
         for repeat in range(options.repeats):
-            result: list[Any] = []
-            ours.append(setting.seconds(lambda repeat=repeat, kept=result: kept.append(walk(f"one{repeat}", 0))))  # type: ignore[misc]
-            prediction: list[Any] = []
-            theirs.append(
-                setting.seconds(lambda kept=prediction, by=result: kept.append(loop(model, frame, by[0].windows)))  # type: ignore[misc]
-            )
-            several.append(setting.seconds(lambda repeat=repeat: walk(f"more{repeat}", len(os.sched_getaffinity(0)))))  # type: ignore[misc]
-            if not result[0].prediction.equals(prediction[0].rename("prediction")):
+            works = {
+                "ours": lambda repeat=repeat: walk(f"one{repeat}", 0).prediction,
+                "theirs": lambda: loop(model, frame, windows).rename("prediction"),
+                "several": lambda repeat=repeat: walk(f"more{repeat}", cores).prediction,
+            }
+            for name, work in works.items():
+                measured[name].append(_times(work, name, found))
+            if not found["ours"].equals(found["theirs"]) or not found["several"].equals(found["theirs"]):
                 raise SystemExit("the predictions differ")
+        clock = {name: setting.median([one for one, _ in both]) for name, both in measured.items()}
+        processor = {name: setting.median([one for _, one in both]) for name, both in measured.items()}
+        file = folder / "table.parquet"
         wide = frame if options.small else table(505, 1226, 158)
-        stored = store(folder, wide, options.repeats)
+        wide.to_parquet(file)
+        stored = setting.in_child(
+            MODULE, {"file": str(file), "folder": str(folder), "repeats": options.repeats}
+        )
         ratios = {
-            "one_process": setting.median(theirs) / setting.median(ours),
-            "several": setting.median(theirs) / setting.median(several),
+            "one_process": processor["theirs"] / processor["ours"],
+            "several": clock["theirs"] / clock["several"],
+            "several_processor": processor["theirs"] / processor["several"],
         }
         setting.report(
-            "frames", ratios, small=options.small, windows=len(result[0].windows), rows=len(frame),
-            seconds=setting.median(ours), spread=max(ours) / min(ours), loop_seconds=setting.median(theirs),
-            several_seconds=setting.median(several), store_rows=len(wide), store_seconds=stored["seconds"],
+            "frames", ratios, small=options.small, windows=len(windows), rows=len(frame),
+            processor_seconds=processor["ours"], loop_processor_seconds=processor["theirs"],
+            several_processor_seconds=processor["several"], seconds=clock["ours"], loop_seconds=clock["theirs"],
+            several_seconds=clock["several"], processes=cores, store_rows=len(wide),
+            store_processor_seconds=stored["seconds"], store_memory_mb=stored["memory"],
+            panel_mb=wide.to_numpy().nbytes / 2**20,
         )  # fmt: skip
+
+
+def _times(work: Callable[[], Any], name: str, found: dict[str, Any]) -> tuple[float, float]:
+    """Return the seconds and the processor seconds of `work`, whose result becomes ``found[name]``."""
+    clock: list[float] = []
+
+    def run() -> None:
+        found[name] = work()
+
+    processor = setting.cpu_seconds(lambda: clock.append(setting.seconds(run)))
+    return clock[0], processor
 
 
 if __name__ == "__main__":

@@ -145,27 +145,39 @@ def _write_group(
     at = 0
     for names in batches(columns):
         block = table.numbers(names, dtype)
+        finite = _put(values, at, block, keys.order)
         for name, column in zip(names, block, strict=True):
-            _check_values(column, name, keys)
+            if not finite:
+                _check_values(column, name, keys)
             if group == "feature":
                 _check_copy(column, name, labels)
             elif group == "label":
                 _check_label(column, name)
             elif group == "weight":
                 _check_weights(column, name, labels, keys)
-        _put(values, at, block, keys.order)
         at += len(names)
+        del block, column  # before the next ones are read
     if extra and static is not None:
         entity = keys.entity if keys.order is None else keys.entity[keys.order]
         values[:, at:] = static.to_numpy(dtype)[entity]
     return values
 
 
-def _put(values: NDArray[Any], at: int, block: Sequence[NDArray[Any]], order: NDArray[np.int64] | None) -> None:
-    """Write columns side by side, from column `at` on, in batches of rows that fit the CPU cache."""
+def _put(values: NDArray[Any], at: int, block: Sequence[NDArray[Any]], order: NDArray[np.int64] | None) -> bool:
+    """Write columns side by side, from column `at` on, in batches of rows that fit the CPU cache.
+
+    Returns
+    -------
+    bool
+        False if a value is infinite.
+    """
+    finite = True
     for start in range(0, len(values), _ROWS):
         rows = slice(start, start + _ROWS) if order is None else order[start : start + _ROWS]
-        values[start : start + _ROWS, at : at + len(block)] = np.stack([column[rows] for column in block], axis=1)
+        written = np.stack([column[rows] for column in block], axis=1)
+        values[start : start + _ROWS, at : at + len(block)] = written
+        finite = finite and (written.dtype.kind != "f" or not np.isinf(written).any())
+    return finite
 
 
 def _check_values(column: NDArray[Any], name: object, keys: Keys) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Keys", "Table", "batches", "check_columns", "common_dtype", "open_table", "read_column", "read_keys"]
 
-_TOGETHER = 32
+_TOGETHER = 8
 """Number of columns that are read and checked at a time."""
 _NO_NAMES = (Number, np.generic, timedelta, time_of_day, pd.Interval, bytes)
 """Types of objects that are not taken for entities unless the user says so."""
