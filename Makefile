@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow check lint coverage changelog bench bench-full clean storm fuzz mutants pythons lowest tables splits signals
+.PHONY: help setup demo test slow check lint coverage changelog bench bench-full clean storm fuzz mutants pythons lowest tables splits signals frames
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -35,6 +35,10 @@ $(VENV)/splits: $(VENV)/pip pyproject.toml
 
 $(VENV)/signals: $(VENV)/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[signals]'
+	@touch $@ $(VENV)/dev $(VENV)/run
+
+$(VENV)/frames: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[frames]'
 	@touch $@ $(VENV)/dev $(VENV)/run
 
 $(VENV)/mutants: $(VENV)/pip pyproject.toml
@@ -110,6 +114,9 @@ splits: $(VENV)/splits ## Compare the splits of cross-validation with those of s
 
 signals: $(VENV)/signals ## Compare figures about signals with those of alphalens and empyrical
 	$(BIN)/python -m pytest -q tests/record/test_persistence.py
+
+frames: $(VENV)/frames ## Test walk_forward with CatBoost, Polars and a Jupyter notebook
+	$(BIN)/python -m pytest -q tests/test_walk_forward.py tests/test_frame_fuzz.py
 
 # Every reader of external input gets invalid input for some seconds: make fuzz SECONDS=300 TARGETS="yaml csv"
 # or a number of inputs, which are the same each time: make fuzz RUNS=100

@@ -109,9 +109,7 @@ def main() -> None:
         file = folder / "table.parquet"
         wide = frame if options.small else table(505, 1226, 158)
         wide.to_parquet(file)
-        stored = setting.in_child(
-            MODULE, {"file": str(file), "folder": str(folder), "repeats": options.repeats}
-        )
+        stored = setting.in_child(MODULE, {"file": str(file), "folder": str(folder), "repeats": options.repeats})
         ratios = {
             "one_process": processor["theirs"] / processor["ours"],
             "several": clock["theirs"] / clock["several"],

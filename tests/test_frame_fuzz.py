@@ -156,7 +156,9 @@ def in_form(frame: pd.DataFrame, form: str, folder: Path) -> object:
         frame.to_parquet(folder / "table.parquet")
         return folder / "table.parquet"
     if form == "polars":
-        return pytest.importorskip("polars").from_arrow(pa.Table.from_pandas(frame))
+        return pytest.importorskip("polars", reason="not installed: make frames").from_arrow(
+            pa.Table.from_pandas(frame)
+        )
     return frame
 
 

@@ -25,7 +25,7 @@ from sklearn.preprocessing import MinMaxScaler
 
 import rollforge
 from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError, TrainingFailed
-from rollforge.models import LinearModel, Model
+from rollforge.models import LinearModel, Model, SklearnModel
 from rollforge.session import Session
 from rollforge.store.base import open_store
 from rollforge.walk_forward import WalkForward, walk_forward
@@ -34,6 +34,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarnin
 
 DAYS = pd.bdate_range("2020-01-01", "2021-06-30")
 FEATURES = ["a", "b", "c"]
+BOOSTING = NOTEBOOK = "not installed: make frames"
+QUIET = {"verbose": False, "allow_writing_files": False, "thread_count": 2}
+"""Of CatBoost."""
 
 
 @pytest.fixture
@@ -337,23 +340,88 @@ def test_groups_stay_with_their_rows(kind: str, session: Session) -> None:
     assert own.index.equals(result.collected.prediction.index)
 
 
-@pytest.mark.parametrize("ranker", ["lightgbm", "xgboost"])
+@pytest.mark.parametrize("ranker", ["lightgbm", "xgboost", "catboost"])
 def test_a_ranker_learns_the_order_of_each_day(ranker: str, session: Session) -> None:
     """The rows of a day are a query; its scores have no unit, so only correlations within days are metrics."""
     frame = table(list("ABCDEF")).dropna()
     frame["y"] = frame.groupby("day")["y"].rank().astype(int)
     if ranker == "lightgbm":
         estimator: Any = LGBMRanker(n_estimators=5, verbose=-1, num_leaves=7)
+    elif ranker == "xgboost":
+        estimator = pytest.importorskip("xgboost", reason=BOOSTING).XGBRanker(n_estimators=3)
     else:
-        estimator = pytest.importorskip("xgboost").XGBRanker(n_estimators=3)
+        estimator = pytest.importorskip("catboost", reason=BOOSTING).CatBoostRanker(iterations=3, **QUIET)
     result = run(estimator, frame, session)
     window = result.windows.iloc[0]
     train = frame.loc[window["train_start"] : window["train_end"]]
     test = frame.loc[window["test_start"] : window["test_end"]]
     sizes = train.groupby("day").size().to_numpy()
-    fitted = clone(estimator).fit(train[FEATURES], train["y"], group=sizes)
+    queries = {"group_id": np.repeat(range(len(sizes)), sizes)} if ranker == "catboost" else {"group": sizes}
+    fitted = clone(estimator).fit(train[FEATURES], train["y"], **queries)
     np.testing.assert_array_equal(result.prediction.loc[test.index], fitted.predict(test[FEATURES]))
     assert list(result.metrics.index) == ["ic", "rank_ic"]
+
+
+@pytest.mark.parametrize("package", ["xgboost", "catboost"])
+@pytest.mark.parametrize("kind", ["regressor", "stops early", "two classes", "three classes"])
+def test_other_boosting_libraries(package: str, kind: str, session: Session) -> None:
+    """Missing features and labels, early stopping, and classes: the same as fitting by hand."""
+    library: Any = pytest.importorskip(package, reason=BOOSTING)
+    frame, arguments = table(list("ABCDEF")), {}
+    frame.iloc[::7, 1] = np.nan
+    options: dict[str, Any] = {"n_estimators": 5, "n_jobs": 2} if package == "xgboost" else {"iterations": 5, **QUIET}
+    classes = {"two classes": 2, "three classes": 3}.get(kind)
+    if classes:
+        frame = frame.dropna(subset="y")
+        frame["y"] = pd.qcut(frame["y"], classes, labels=False)
+    elif kind == "stops early":
+        options |= {"n_estimators" if package == "xgboost" else "iterations": 60, "early_stopping_rounds": 2}
+        arguments = {"valid": "2 months"}
+    prefix = {"xgboost": "XGB", "catboost": "CatBoost"}[package]
+    estimator = getattr(library, f"{prefix}{'Classifier' if classes else 'Regressor'}")(**options)
+    result = run(estimator, frame, session, **arguments)
+    window = result.windows.iloc[1]
+    parts = {
+        name: frame.loc[window[f"{name}_start"] : window[f"{name}_end"]]
+        for name in ("train", "valid", "test")
+        if f"{name}_start" in window
+    }
+    known = {name: rows.dropna(subset="y") for name, rows in parts.items()}
+    given = {"eval_set": [(known["valid"][FEATURES], known["valid"]["y"])]} if arguments else {}
+    fitted = clone(estimator).fit(known["train"][FEATURES], known["train"]["y"], **given)
+    expected = (fitted.predict_proba if classes else fitted.predict)(parts["test"][FEATURES])
+    found = result.prediction.loc[parts["test"].index].to_numpy()
+    np.testing.assert_array_equal(found, expected[:, 1] if classes == 2 else expected)
+    assert (result.windows["status"] == "done").all()
+
+
+def test_a_ranker_of_catboost_stops_early(session: Session) -> None:
+    """Its valid segment has queries too."""
+    library: Any = pytest.importorskip("catboost", reason=BOOSTING)
+    frame = table(list("ABCDEF")).dropna()
+    frame["y"] = frame.groupby("day")["y"].rank().astype(int)
+    estimator = library.CatBoostRanker(iterations=40, early_stopping_rounds=2, **QUIET)
+    result = run(estimator, frame, session, valid="2 months")
+    window = result.windows.iloc[0]
+    pools = [
+        library.Pool(rows[FEATURES], rows["y"], group_id=rows.groupby("day").ngroup())
+        for name in ("train", "valid")
+        for rows in [frame.loc[window[f"{name}_start"] : window[f"{name}_end"]]]
+    ]
+    fitted = clone(estimator).fit(pools[0], eval_set=pools[1])
+    test = frame.loc[window["test_start"] : window["test_end"]]
+    np.testing.assert_array_equal(result.prediction.loc[test.index], fitted.predict(test[FEATURES]))
+    assert fitted.tree_count_ < 40
+
+
+def test_catboost_uses_the_threads_of_the_session(session: Session) -> None:
+    """Also in a pipeline; a smaller number of one's own is kept."""
+    library: Any = pytest.importorskip("catboost", reason=BOOSTING)
+    for given, expected in ((None, 2), (1, 1), (-1, 2), (64, 2)):
+        options = {} if given is None else {"thread_count": given}
+        model = SklearnModel(make_pipeline(SimpleImputer(), library.CatBoostRegressor(iterations=1, **options)))
+        with rollforge.using(session):
+            assert model._limited(model.estimator).steps[-1][1].get_param("thread_count") == expected
 
 
 def test_weights_and_static_features(session: Session) -> None:
@@ -482,6 +550,53 @@ def test_a_class_of_a_script_is_trained_in_worker_processes(tmp_path: Path) -> N
     found = pd.read_parquet(tmp_path / "prediction.parquet")["prediction"]
     train = frame.loc[:"2020-06-29"]["y"].dropna()
     assert found.iloc[0] == pytest.approx(2 * train.mean(), rel=1e-12)
+
+
+CELLS = [
+    """
+import os
+import numpy as np, pandas as pd, rollforge
+from sklearn.base import BaseEstimator, RegressorMixin
+
+def times(values):
+    return 2 * values
+
+class Constant(RegressorMixin, BaseEstimator):
+    def fit(self, X, y):
+        self.pid_, self.value_ = os.getpid(), float(times(y.mean()))
+        return self
+    def predict(self, X):
+        return np.full(len(X), self.value_)
+""",
+    """
+frame = pd.read_parquet("table.parquet")
+session = rollforge.Session(tracking_uri="folder:runs", store_uri="sqlite:///tasks.db", threads=2)
+result = rollforge.walk_forward(
+    Constant(), frame, label="y", train="6 months", step="quarter", jobs=2, session=session
+)
+models = [recorder.load_object("params.pkl", trusted=True) for recorder in result.experiment.list_recorders().values()]
+assert len(models) == 4 and os.getpid() not in [model.estimator.pid_ for model in models]
+result.prediction.to_frame().to_parquet("prediction.parquet")
+""",
+    "result.plot.ic()",
+]
+
+
+@pytest.mark.slow
+def test_a_class_of_a_notebook_is_trained_in_worker_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The class and a function that it calls are defined in a cell of a real notebook; a figure can be shown."""
+    nbformat = pytest.importorskip("nbformat", reason=NOTEBOOK)
+    nbclient = pytest.importorskip("nbclient", reason=NOTEBOOK)
+    pytest.importorskip("ipykernel", reason=NOTEBOOK)
+    monkeypatch.setenv("ROLLFORGE_HOME", str(tmp_path / "home"))
+    frame = table(list("AB"))
+    frame.to_parquet(tmp_path / "table.parquet")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    found = pd.read_parquet(tmp_path / "prediction.parquet")["prediction"]
+    assert found.iloc[0] == pytest.approx(2 * frame.loc[:"2020-06-29"]["y"].mean(), rel=1e-12)
+    (shown,) = notebook.cells[2].outputs
+    assert "application/vnd.plotly.v1+json" in shown["data"]
 
 
 # -- tables and arguments that cannot be used --------------------------------------------------------------------------

@@ -33,7 +33,7 @@ __all__ = ["SklearnModel", "describe_estimator"]
 
 LIBRARY = "sklearn"
 
-_BOOSTING = ("lightgbm", "xgboost")
+_BOOSTING = ("lightgbm", "xgboost", "catboost")
 """Packages whose estimators use all cores if `n_jobs` is not given, and to which the order in memory does not matter."""
 
 
@@ -100,15 +100,17 @@ class SklearnModel(Model):
         estimator = self._limited(_copy(self.estimator))
         arguments: dict[str, Any] = {} if weight is None else self._weighted(estimator, weight)
         if is_ranker(estimator):
-            arguments[_of_last_step(estimator, "group")] = _day_sizes(samples.features)
+            arguments |= _queries(estimator, samples.features)
         if "valid" in dataset.segments and _stops_early(estimator):
             valid, _ = self._samples(dataset, "valid", None)
             accepted = inspect.signature(estimator.fit).parameters
             if "eval_X" in accepted:  # LightGBM from version 4.7 on
                 arguments |= {"eval_X": valid.features, "eval_y": _target(valid)}
+            elif _identifies_queries(estimator):
+                arguments["eval_set"] = _pool(valid)
             else:
                 arguments["eval_set"] = [(valid.features, _target(valid))]
-            if is_ranker(estimator):
+            if is_ranker(estimator) and not _identifies_queries(estimator):
                 arguments["eval_group"] = [_day_sizes(valid.features)]
         try:
             with _quiet():
@@ -196,12 +198,17 @@ class SklearnModel(Model):
     def _limited(self, estimator: Any) -> Any:
         """Return an estimator that uses at most the threads of the session."""
         threads = current_session().threads
-        changed = {}
-        for name, value in estimator.get_params(deep=True).items():
-            if name.rpartition("__")[2] != "n_jobs":
+        params = estimator.get_params(deep=True)
+        changed = {
+            f"{name}__thread_count".removeprefix("__"): threads  # CatBoost lists only parameters that are given
+            for name, one in {"": estimator, **params}.items()
+            if _package(one) == "catboost" and f"{name}__thread_count".removeprefix("__") not in params
+        }
+        for name, value in params.items():
+            if name.rpartition("__")[2] not in ("n_jobs", "thread_count"):
                 continue
             owner = _owner(estimator, name)
-            everything = value is None and type(owner).__module__.partition(".")[0] in _BOOSTING
+            everything = value is None and _package(owner) in _BOOSTING
             if everything or (isinstance(value, int) and (value < 1 or value > threads)):
                 changed[name] = threads
         return estimator.set_params(**changed) if changed else estimator
@@ -228,6 +235,35 @@ def _of_last_step(estimator: Any, argument: str) -> str:
 def _day_sizes(features: pd.DataFrame) -> NDArray[np.int64]:
     """Return the number of rows of each day."""
     return np.unique(features.index.get_level_values(0), return_counts=True)[1]
+
+
+def _identifies_queries(estimator: object) -> bool:
+    """Return whether a ranker, such as CatBoost's, is given the query of each row instead of the sizes of queries."""
+    return "group_id" in inspect.signature(_last_step(estimator).fit).parameters
+
+
+def _queries(estimator: object, features: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
+    """Return the argument of ``fit`` that makes the rows of a day one query."""
+    if _identifies_queries(estimator):
+        return {_of_last_step(estimator, "group_id"): _day_numbers(features)}
+    return {_of_last_step(estimator, "group"): _day_sizes(features)}
+
+
+def _day_numbers(features: pd.DataFrame) -> NDArray[np.int64]:
+    sizes = _day_sizes(features)
+    return np.repeat(np.arange(len(sizes)), sizes)
+
+
+def _pool(samples: Samples) -> Any:
+    """Return samples as CatBoost's own container, which alone can have the query of each row in an ``eval_set``."""
+    from catboost import Pool
+
+    return Pool(samples.features, _target(samples), group_id=_day_numbers(samples.features))
+
+
+def _package(thing: object) -> str:
+    """Return the top-level package of an object's class."""
+    return type(thing).__module__.partition(".")[0]
 
 
 def _check_classes(estimator: Any, known: Sequence[float] | None) -> None:
@@ -265,7 +301,7 @@ def _by_column(features: pd.DataFrame, estimator: object) -> pd.DataFrame:
     The rounding of sums in linear algebra depends on the memory order, so this makes predictions equal to those of the
     estimator on the user's own frame, to the last bit. Boosting bins the values, and needs no copy.
     """
-    if type(estimator).__module__.partition(".")[0] in _BOOSTING:
+    if _package(estimator) in _BOOSTING:
         return features
     values = np.asfortranarray(features.to_numpy())
     if not values.flags.writeable:  # a single column is not copied, and scikit-learn 1.5 needs a writeable array
@@ -303,8 +339,8 @@ def is_classifier(estimator: object) -> bool:
 
 
 def is_ranker(estimator: object) -> bool:
-    """Return whether an estimator learns the order of rows inside of queries, of which ``fit`` needs the sizes."""
-    return "group" in inspect.signature(_last_step(estimator).fit).parameters
+    """Return whether an estimator learns the order of rows inside of queries, which ``fit`` needs to know."""
+    return not {"group", "group_id"}.isdisjoint(inspect.signature(_last_step(estimator).fit).parameters)
 
 
 def _stops_early(estimator: Any) -> bool:
