@@ -7,6 +7,7 @@ python -m benchmarks.frames
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def loop(model: Any, frame: pd.DataFrame, windows: pd.DataFrame) -> pd.Series:
         test = frame.loc[window["test_start"] : window["test_end"]]
         fitted = clone(model).fit(train[features], train[LABEL])
         parts.append(pd.Series(fitted.predict(test[features]), test.index))
-    return pd.concat(parts)
+    return pd.concat(parts).rename("prediction")
 
 
 def store(task: dict[str, Any]) -> None:
@@ -85,20 +86,23 @@ def main() -> None:
     with setting.workplace() as folder:
         os.environ["ROLLFORGE_HOME"] = str(folder / "home")
 
-        def walk(name: str, jobs: int) -> Any:
+        def walk(name: str, jobs: int) -> pd.Series | pd.DataFrame:
             session = rollforge.Session(tracking_uri=f"folder:{folder}/runs", store_uri=f"sqlite:///{folder}/{name}.db")
-            return rollforge.walk_forward(
+            result = rollforge.walk_forward(
                 model, frame, label=LABEL, train=size[1] // 2, step=size[1] // 10, horizon=2, jobs=jobs, session=session
             )
+            found["windows"] = result.windows
+            return result.prediction
 
-        windows = walk("warm", 0).windows
-        measured: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": [], "several": []}
         found: dict[str, Any] = {}
+        walk("warm", 0)
+        windows = found["windows"]
+        measured: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": [], "several": []}
         for repeat in range(options.repeats):
-            works = {
-                "ours": lambda repeat=repeat: walk(f"one{repeat}", 0).prediction,
-                "theirs": lambda: loop(model, frame, windows).rename("prediction"),
-                "several": lambda repeat=repeat: walk(f"more{repeat}", cores).prediction,
+            works: dict[str, Callable[[], Any]] = {
+                "ours": functools.partial(walk, f"one{repeat}", 0),
+                "theirs": functools.partial(loop, model, frame, windows),
+                "several": functools.partial(walk, f"more{repeat}", cores),
             }
             for name, work in works.items():
                 measured[name].append(_times(work, name, found))
