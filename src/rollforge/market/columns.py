@@ -20,7 +20,7 @@ CODES = ("instrument", "symbol", "ticker", "code", "ts_code", "stock_code", "sec
           "sid", "tic", "permno", "asset", "pair", "name")  # fmt: skip
 _SURE = 8  # the first ones, which are unambiguous
 DATES = ("datetime", "date", "trade_date", "tradedate", "trading_date", "trade_day", "day", "timestamp", "open_time",
-          "time")  # fmt: skip
+          "trade_time", "time")  # fmt: skip
 _SAME = {"vol": "volume", "money": "amount", "close_last": "close"}
 # Column names of Chinese sources -> names in this module.
 _SAME |= {

@@ -37,6 +37,7 @@ __all__ = [
     "read_member",
     "series_file",
     "usual_frequency",
+    "usual_seconds",
 ]
 
 log = logging.getLogger(__name__)
@@ -196,7 +197,7 @@ def is_intraday(freq: str) -> bool:
 
 
 def usual_frequency(points: Times) -> str:
-    """Return the name of the frequency of points: ``day``, or ``60min`` if the closest two bars are an hour apart.
+    """Return the name of the frequency of points: ``day``, or ``60min`` if bars of a day are usually an hour apart.
 
     Examples
     --------
@@ -205,8 +206,22 @@ def usual_frequency(points: Times) -> str:
     """
     if not has_times(points):
         return "day"
-    closest = np.diff(points).min() if len(points) > 1 else np.timedelta64(1, "m")
-    return f"{max(1, int(closest / np.timedelta64(1, 'm')))}min"
+    return f"{max(1, round(usual_seconds(points) / 60))}min"
+
+
+def usual_seconds(bars: Times) -> int:
+    """Return the most common distance of consecutive bars of a day, in seconds; the smallest one of several, 60 of none.
+
+    Examples
+    --------
+    >>> usual_seconds(np.array(["2024-01-02T10:30", "2024-01-02T10:40", "2024-01-02T10:45", "2024-01-02T10:50"], "M8[s]"))
+    300
+    """
+    steps = np.diff(bars.astype("M8[s]")).astype(np.int64)
+    days = bars.astype("M8[D]")
+    inside = days[1:] == days[:-1]
+    steps, counts = np.unique(steps[inside] if inside.any() else steps, return_counts=True)
+    return int(steps[np.argmax(counts)]) if len(steps) else 60
 
 
 def read_lines(file: Path) -> list[tuple[int, str]]:

@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.dates import has_times, show_time
+from rollforge.dates import ONE_DAY, has_times, show_time, unit_of
 from rollforge.errors import DataError, DataNotFound, counted, nearest
 from rollforge.market.bars import OrderedTable, complete
 from rollforge.market.columns import CODE, DATE
 from rollforge.market.conversion import CONVERSION_FILE
-from rollforge.market.folder_files import check_folders, usual_frequency
+from rollforge.market.folder_files import check_folders, usual_frequency, usual_seconds
 from rollforge.market.folder_writer import write_folder
 from rollforge.market.new_folder import FolderSummary, new_folder
 from rollforge.market.price_table import Table, read_table
@@ -54,8 +54,8 @@ def import_table(
     The columns of instrument and day are detected by common names (``instrument``, ``symbol``, ``ticker``, ``code``,
     ``name`` …; ``datetime``, ``date``, ``trade_date`` …), ignoring case. Every other numeric column becomes a field,
     with its name in lower case. The calendar consists of all days of the table; each instrument ranges from its first
-    to its last day, with NaN on days without a row. If an instrument has several rows a day, the rows are bars: the calendar
-    has their times, and is named by their distance, such as ``60min``.
+    to its last day, with NaN on days without a row. If instruments have several rows on most days, the rows are bars: the
+    calendar has their times, and is named by their usual distance, such as ``60min``.
 
     The values are converted to Qlib's convention, as described in the summary's notes. With ``adj_close`` in addition
     to ``close``, or with ``adj_factor``, prices are multiplied by a factor, volume is divided by it, and it is stored
@@ -90,14 +90,13 @@ def import_table(
         If the source does not exist.
     DataError
         If the table is invalid: it is empty, has no column of instruments or days, or contains an invalid date, text in
-        a numeric column, a negative price, a duplicate day, a day years away from all others, or a code that is not a valid
-        folder name. Nothing has been written.
+        a numeric column, a negative price, a duplicate day, a day years away from all others, bars less than a minute apart, or
+        a code that is not a valid folder name. Nothing has been written.
     """
     table = read_table(source, dict(columns or {}), names=names, encoding=encoding)
     rows = ordered(table)
     check_values(table, rows)
-    odd = [] if has_times(rows.calendar) else _odd_days(table, rows)
-    notes = [*table.notes, *odd, *without_zeros(rows)]
+    notes = [*table.notes, *_odd_days(table, rows), *without_zeros(rows)]
     conversion, converted = complete(rows)
     notes += converted
     first = np.searchsorted(rows.code, np.arange(len(rows.codes)), side="left")
@@ -168,12 +167,14 @@ def _check_codes(codes: Sequence[str]) -> None:
 def ordered(table: Table) -> OrderedTable:
     """Return a table sorted by instrument and day, with its values as floats.
 
-    If an instrument has rows at several times of a day, they are sorted by time.
+    If instruments have rows at several times of most days, these are bars, sorted by time. A second row on a few days of
+    daily data is a mistake.
 
     Raises
     ------
     DataError
-        If a code is not a valid folder name, or there is more than one row per instrument and time.
+        If a code is not a valid folder name, there is more than one row per instrument and time, or bars are less than a
+        minute apart.
     """
     frame = table.frame
     code, names = pd.factorize(frame[CODE], sort=True)
@@ -182,18 +183,26 @@ def ordered(table: Table) -> OrderedTable:
     dates = frame[DATE].to_numpy().astype("datetime64[D]")
     calendar, day = np.unique(dates, return_inverse=True)
     order, twice = _by_time(code, day)
-    if twice.size and (table.seconds[order[twice]] != table.seconds[order[twice + 1]]).any():
+    other_time = table.seconds[order[twice]] != table.seconds[order[twice + 1]]
+    if 2 * len(np.unique(day[order[twice[other_time]]])) > len(calendar):
         times = dates + np.round(table.seconds).astype("timedelta64[s]")
         calendar, day = np.unique(times, return_inverse=True)
         order, twice = _by_time(code, day)
+        seconds = usual_seconds(calendar)
+        if seconds < 60:
+            raise DataError(
+                f"The rows of {table.source} are {counted(seconds, 'second')} apart, but the shortest frequency is '1min'. "
+                "Aggregate them to bars of a minute or more."
+            )
     code, day = code[order].astype(np.int64), day[order].astype(np.int64)
     if twice.size:
         shown = [f"{codes[code[i]]} on {show_time(calendar[day[i]])} ({table.where(order[i + 1])})" for i in twice[:5]]
         more = f" and {twice.size - 5} more" if twice.size > 5 else ""
         period = "time" if has_times(calendar) else "day"
+        advice = "; write an hour that is repeated when daylight saving time ends, and all other times, in UTC"
         raise DataError(
             f"{table.source} has more than one row per instrument and {period}: {', '.join(shown)}{more}. Remove the "
-            "duplicates."
+            f"duplicates{advice if has_times(calendar) else ''}."
         )
     values = {
         str(name): frame[name].to_numpy(np.float64, na_value=np.nan)[order]
@@ -248,7 +257,7 @@ def without_zeros(rows: OrderedTable) -> list[str]:
 
 
 def _odd_days(table: Table, rows: OrderedTable) -> list[str]:
-    """Report days that hardly any instrument has, and long gaps in the calendar.
+    """Report days or bars that hardly any instrument has, and long gaps in the calendar.
 
     Raises
     ------
@@ -269,20 +278,21 @@ def _odd_days(table: Table, rows: OrderedTable) -> list[str]:
     around = [int(np.median(have[max(0, t - 10) : t + 11])) if edge[t] else 0 for t in range(days)]
     listed = np.maximum(listed, around)
     share = have / np.maximum(listed, 1)
-    weekend = (rows.calendar.astype(np.int64) + 3) % 7 >= 5  # 1970 began on a Thursday
+    weekend = (rows.calendar.astype("M8[D]").astype(np.int64) + 3) % 7 >= 5  # 1970 began on a Thursday
     usual = float(np.median(share[~weekend])) if not weekend.all() else 1.0
     odd = np.flatnonzero((listed > 1) & (share < np.where(weekend, 0.8, 0.5) * usual))
     rare = np.flatnonzero(weekend) if weekend.sum() < 0.05 * days else np.empty(0, np.intp)
     if np.setdiff1d(rare, odd).size:
-        shown = ", ".join(str(rows.calendar[t]) for t in rare[:5])
-        more = f" and {rare.size - 5} more" if rare.size > 5 else ""
-        notes.append(f"there are trading days on weekends: {shown}{more}")
+        on = np.unique(rows.calendar[rare].astype("M8[D]"))
+        shown = ", ".join(map(str, on[:5])) + (f" and {on.size - 5} more" if on.size > 5 else "")
+        notes.append(f"there are trading days on weekends: {shown}")
     if odd.size:
-        shown = ", ".join(f"{rows.calendar[t]} ({_few(rows, code[day == t], listed[t])})" for t in odd[:5])
+        shown = ", ".join(f"{show_time(rows.calendar[t])} ({_few(rows, code[day == t], listed[t])})" for t in odd[:5])
         more = f" and {odd.size - 5} more" if odd.size > 5 else ""
+        unit = "bars" if has_times(rows.calendar) else "trading days"
         notes.append(
-            f"trading days with only a few instruments: {shown}{more}; the others have no values on them. "
-            "Remove these rows if they are not trading days"
+            f"{unit} with only a few instruments: {shown}{more}; the others have no values on them. "
+            f"Remove these rows if they are not {unit}"
         )
     return notes
 
@@ -294,7 +304,7 @@ def _few(rows: OrderedTable, places: NDArray[np.int64], listed: int) -> str:
 
 
 def _gaps(table: Table, rows: OrderedTable) -> list[str]:
-    step = np.diff(rows.calendar).astype(np.int64)
+    step = np.diff(rows.calendar) / ONE_DAY
     if not step.size:
         return []
     wide = np.flatnonzero(step > max(30, 10 * float(np.median(step))))
@@ -305,13 +315,14 @@ def _gaps(table: Table, rows: OrderedTable) -> list[str]:
         if small <= 5 and small * 4 < len(rows.day):
             where = table.where(int(rows.source[np.flatnonzero(rows.day == day)[0]]))
             raise DataError(
-                f"{table.source}: {rows.calendar[day]} in {where} is years away from all other days: between "
-                f"{rows.calendar[t]} and {rows.calendar[t + 1]} there are none. Correct the year, or remove the "
-                "row."
+                f"{table.source}: {show_time(rows.calendar[day])} in {where} is years away from all other "
+                f"{unit_of(rows.calendar)}s: between {show_time(rows.calendar[t])} and {show_time(rows.calendar[t + 1])} there "
+                "are none. Correct the year, or remove the row."
             )
     if not wide.size:
         return []
-    shown = ", ".join(f"{rows.calendar[t]} to {rows.calendar[t + 1]}" for t in wide[:5])
+    days = rows.calendar.astype("M8[D]")
+    shown = ", ".join(f"{days[t]} to {days[t + 1]}" for t in wide[:5])
     more = f" and {wide.size - 5} more" if wide.size > 5 else ""
     return [f"the calendar has gaps: {shown}{more}"]
 

@@ -315,9 +315,8 @@ def _days(table: Table) -> tuple[DayColumn, list[str]]:
     at = clock(float(found.seconds[np.argmax(late)]))
     return found, [
         *notes,
-        f"timestamps are converted to days in UTC (there are times such as {at} UTC), but the "
-        "exchange's day may be the next one. Write days without a time, or with the exchange's UTC "
-        "offset",
+        f"days are those of UTC, because there are times such as {at} UTC, but the exchange's day may be another one. Write "
+        "days without a time, or times in the exchange's time zone",
     ]
 
 
@@ -340,12 +339,21 @@ def _numbers(table: Table, name: str, source: object, *, semicolons: bool) -> pd
 
 
 def _times(raw: pd.DataFrame, days: DayColumn) -> tuple[pd.DataFrame, DayColumn]:
-    """Combine a column of times of day with that of days; it does not become a field."""
-    if "time" not in raw or days.seconds.any():
+    """Combine a column of times of day with that of days; it does not become a field.
+
+    Its numbers are ``930``, ``93000`` or, with milliseconds, ``93000000``; it may also repeat the day, as in
+    ``20240102093000000``.
+    """
+    name = next((name for name in ("time", "trade_time") if name in raw), None)
+    if name is None or days.seconds.any():
         return raw, days
-    text = raw["time"].astype(str).str.strip().str.removesuffix(".0")
-    digits = text.str.fullmatch(r"\d{1,6}")
-    found = read_column("2000-01-01 " + text.mask(digits, text.str.zfill(6)))
+    text = raw[name].astype(str).str.strip().str.removesuffix(".0").str.removeprefix("0 days ")
+    whole = read_column(text)
+    if not whole.reason and (whole.days == days.days).all():
+        return raw.drop(columns=name), days._replace(seconds=whole.seconds)
+    for pattern, digits in ((r"\d{1,6}", 6), (r"\d{7,9}", 9)):
+        text = text.mask(text.str.fullmatch(pattern), text.str.zfill(digits).str[:6])
+    found = read_column("2000-01-01 " + text)
     if found.reason:
         return raw, days
-    return raw.drop(columns="time"), days._replace(seconds=found.seconds)
+    return raw.drop(columns=name), days._replace(seconds=found.seconds)
