@@ -35,6 +35,7 @@ from rollforge.market.folder_writer import write_folder
 from rollforge.market.importer import import_table
 from rollforge.market.provider import Provider, open_provider
 from rollforge.online.strategy import RollingStrategy
+from rollforge.record.periods import periods_per_year
 from rollforge.session import Session, using
 
 DAYS = pd.bdate_range("2024-01-02", periods=60)
@@ -419,6 +420,64 @@ def test_a_table_of_bars_is_imported_as_such(tmp_path: Path) -> None:
         append_table(tmp_path / "t.csv", tmp_path / "data")
 
 
+MINUTES = pd.DatetimeIndex([day + pd.Timedelta(hours=9, minutes=35 + 5 * k) for day in DAYS[:9] for k in range(6)])
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"trade_time": "%Y-%m-%d %H:%M:%S"},
+        {"date": "%Y-%m-%d", "time": "%Y%m%d%H%M%S000"},
+        {"trade_date": "%Y%m%d", "trade_time": "%H:%M"},
+        {"date": "%Y%m%d", "time": "%H%M%S000"},
+        {"datetime": "%Y-%m-%d %H:%M:%S-05:00"},
+    ],
+    ids=str,
+)
+def test_bars_are_recognized_in_the_forms_of_their_sources(written: dict[str, str], tmp_path: Path) -> None:
+    """The day and the time in one column or in two. One more row between two bars does not change the frequency; a note
+    names it, and a note names an instrument's bars on a Saturday."""
+    stray = [pd.Timestamp("2024-01-05 09:36"), pd.Timestamp("2024-01-06 10:00")]
+    rows = [(code, time) for code in "ABC" for time in MINUTES] + [("A", time) for time in stray]
+    table = pd.DataFrame({"code": [code for code, _ in rows], "close": 5.0})
+    for name, form in written.items():
+        table[name] = [time.strftime(form) for _, time in rows]
+    made = import_table(table, tmp_path / "data")
+    assert (made.freq, made.fields) == ("5min", ("close", "factor"))
+    assert (open_provider(tmp_path / "data").calendar() == np.sort([*MINUTES, *stray])).all()
+    notes = "; ".join(made.notes)
+    assert "bars with only a few instruments: 2024-01-05 09:36 (1 of 3: A), 2024-01-06 10:00 (1 of 3: A)" in notes
+
+
+def test_a_second_row_of_a_day_does_not_make_bars_of_daily_data(tmp_path: Path) -> None:
+    """Whatever its time is: it is the duplicate that it always was."""
+    table = pd.DataFrame({"symbol": "A", "datetime": [f"{day:%Y-%m-%d} 16:00" for day in DAYS], "close": 5.0})
+    twice = pd.concat([table, table.iloc[[7]].replace("16:00", "17:30", regex=True)])
+    with pytest.raises(DataError, match=r"more than one row per instrument and day: A on 2024-01-11 \(row 61\)"):
+        import_table(twice, tmp_path / "data")
+    assert import_table(table, tmp_path / "data").freq == "day"
+
+
+@pytest.mark.parametrize(
+    ("times", "text"),
+    [
+        (
+            pd.date_range("2024-01-02 09:30", periods=30, freq="10s"),
+            "are 10 seconds apart, but the shortest frequency is '1min'",
+        ),
+        ([*MINUTES, pd.Timestamp("2042-01-08 09:35")], "2042-01-08 09:35 in row 55 is years away from all other bars"),
+        (
+            pd.date_range("2024-10-26", periods=60, freq="h", tz="Europe/Berlin").tz_localize(None),
+            "A on 2024-10-27 02:00 .*an hour that is repeated when daylight saving time ends, and all other times, in UTC",
+        ),
+    ],
+)
+def test_bars_that_cannot_be_imported(times: Any, text: str, tmp_path: Path) -> None:
+    """With what to do about them."""
+    with pytest.raises(DataError, match=text):
+        import_table(pd.DataFrame({"symbol": "A", "datetime": times, "close": 5.0}), tmp_path / "data")
+
+
 def test_a_bar_given_twice_is_refused(tmp_path: Path) -> None:
     """With its time."""
     table = pd.DataFrame(
@@ -468,6 +527,16 @@ def test_predictions_of_hours_equal_a_loop_by_hand(zone: str | None, step: str |
     ic = pd.DataFrame({"p": result.prediction, "y": result.label}).groupby("hour").apply(lambda h: h["p"].corr(h["y"]))
     assert result.metrics["ic"] == pytest.approx(ic.mean())
     assert result.summary.headline.per_year == 8760
+
+
+def test_a_year_has_as_many_bars_as_its_sessions() -> None:
+    """Futures trade from Monday's morning to Saturday's early hours: 252 sessions, although the calendar has Saturdays."""
+    days = pd.bdate_range("2023-01-02", "2023-12-29")
+    hours = [day + pd.Timedelta(hours=h) for day in days for h in (9, 10, 11, 13, 14, 21, 22, 23, 24, 25)]
+    assert periods_per_year(hours) == pytest.approx(2520, rel=0.01)
+    shop = pd.date_range("2023-01-02", "2023-12-30 23:00", freq="h")
+    assert periods_per_year(shop[shop.day_of_week < 6]) == 302 * 24
+    assert [periods_per_year(days[:n]) for n in (2, 4, 8, 19, 23)] == [252] * 5
 
 
 def test_the_annual_figures_of_weeks_use_52_a_year(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ __all__ = ["YEAR", "period_name", "periods_per_year"]
 
 YEAR = 252
 """Trading days per year for annualised figures of a signal (those of a backtest use Qlib's 238)."""
+_FOUR_WEEKS = 20
 
 
 def periods_per_year(calendar: Iterable[object] | None) -> float:
@@ -26,13 +27,19 @@ def periods_per_year(calendar: Iterable[object] | None) -> float:
     Returns
     -------
     float
-        252 for trading days, and 365 if weekends are among them; for longer periods, 365.25 days divided by the usual
-        distance, rounded. With several bars a day, as many times more as a day usually has.
+        252 for five trading days a week, 365 for seven, and in proportion for others; for longer periods, 365.25 days divided
+        by the usual distance, rounded. With several bars a day, as many times more as a day usually has; or has on average,
+        if sessions end after midnight and the week has six days because of that.
 
     Examples
     --------
     >>> [periods_per_year(pd.date_range("2024-01-01", "2024-12-31", freq=freq)) for freq in ("B", "D", "W", "MS", "h")]
     [252.0, 365.0, 52.0, 12.0, 8760.0]
+
+    From Sunday to Thursday:
+
+    >>> periods_per_year(pd.bdate_range("2024-01-01", "2024-12-31", freq="C", weekmask="Sun Mon Tue Wed Thu"))
+    252.0
     """
     if calendar is None:
         return float(YEAR)
@@ -41,10 +48,16 @@ def periods_per_year(calendar: Iterable[object] | None) -> float:
     if len(days) < 2:
         return float(YEAR * max(1, len(times)))
     distance = float(np.median(np.diff(days).astype(np.int64)))
-    weekend = (days.astype(np.int64) + 3) % 7 >= 5  # 1970 began on a Thursday
-    all_week = weekend.mean() > 0.1
-    year = float(round(365.25 / distance)) if distance > 1 else 365.0 if all_week else float(YEAR)
-    return year * float(np.median(bars))
+    if distance > 1:
+        return round(365.25 / distance) * float(np.median(bars))
+    number = days.astype(np.int64)
+    by_weekday = np.bincount(number % 7, minlength=7)
+    open_days = int((by_weekday > by_weekday.max() / 2).sum())
+    if len(days) < _FOUR_WEEKS:
+        weekend = (number + 3) % 7 >= 5  # 1970 began on a Thursday
+        open_days = 7 if weekend.mean() > 0.1 else 5
+    year = 365.0 if open_days == 7 else round(YEAR * open_days / 5)
+    return year * float(bars.mean() if open_days == 6 else np.median(bars))
 
 
 def period_name(calendar: Iterable[object] | None) -> str:
