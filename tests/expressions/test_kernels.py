@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
-from rollforge.expressions import jit
+from rollforge.expressions import jit, machine_code
 from rollforge.expressions.jit import Kernel
 
 
@@ -65,13 +68,77 @@ def test_a_damaged_file_is_compiled_again(cache: Path, keep: int) -> None:
     assert len(file.read_bytes()) > 100
 
 
+def test_machines_with_other_processors_do_not_share_code(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a home folder of several machines, each loads only what was compiled for its own processor."""
+    system, model, features = machine_code.processor()
+    doubled(NUMBERS)
+    (own,) = cache.iterdir()
+    for other in ((system, model, features + ",-avx512f"), (system, "skylake", features)):
+        monkeypatch.setattr(jit, "processor", lambda other=other: other)
+        np.testing.assert_equal(doubled(NUMBERS), TWICE)
+    assert len(set(cache.iterdir())) == 3
+    own.write_bytes(b"")
+    np.testing.assert_equal(doubled(NUMBERS), TWICE)
+    assert own.read_bytes() == b""
+
+
+def test_kernels_of_one_name_do_not_share_code(cache: Path) -> None:
+    """Also if a kernel that they call is another one, or what the compiler may change."""
+    doubled(NUMBERS)
+    names = []
+    for factor in (3, 4):
+
+        def _doubled(values, out, factor=factor):  # type: ignore[no-untyped-def]
+            for i in range(values.shape[0]):
+                for t in range(values.shape[1]):
+                    out[i, t] = values[i, t] * factor
+
+        out = np.zeros(NUMBERS.shape)
+        Kernel(_doubled)(NUMBERS, out, factor)
+        np.testing.assert_equal(out, NUMBERS * factor)
+        names.append(len(list(cache.iterdir())))
+    assert names == [2, 2]
+    Kernel(_doubled, frozenset({"reassoc"}))(NUMBERS, out, 5)
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_kernels_are_compiled_although_numba_is_switched_off(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NUMBA_DISABLE_JIT is meant for the user's own functions, and stays as it is."""
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    np.testing.assert_equal(doubled(NUMBERS), TWICE)
+    assert numba.config.DISABLE_JIT == 1
+
+
 def test_a_full_disk_does_not_stop_a_kernel(cache: Path) -> None:
     """The code is then compiled for this process."""
     cache.write_text("not a folder")
     np.testing.assert_equal(doubled(NUMBERS), TWICE)
 
 
-def test_an_array_in_another_order_is_not_misread() -> None:
-    """A kernel reads arrays by address, so it only takes those whose values follow each other."""
-    with pytest.raises(ValueError, match="C order"):
-        doubled(NUMBERS.T)
+def test_without_a_folder_to_write_to_kernels_are_compiled_for_the_process(tmp_path: Path) -> None:
+    """In a container with a read-only file system."""
+    script = (
+        "import tempfile; tempfile.mkdtemp = lambda **_: open('/nowhere/at all'); import numpy as np\n"
+        "from rollforge.expressions import jit; from tests.expressions.test_kernels import NUMBERS, doubled\n"
+        "print(jit.cache_folder(), doubled(NUMBERS))"
+    )
+    (tmp_path / "cache").write_text("not a folder")
+    environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"} | {
+        "ROLLFORGE_CACHE": f"{tmp_path}/cache"
+    }
+    ran = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert ran.stdout == f"{os.devnull}/kernels {TWICE}\n", ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("array", "text"),
+    [
+        (NUMBERS.T, "C order"),
+        (NUMBERS.astype(">f8"), "byte order"),
+        (np.frombuffer(b"." + NUMBERS.tobytes(), offset=1).reshape(2, 2), "aligned"),
+    ],
+)
+def test_an_array_in_another_form_is_not_misread(array: np.ndarray[Any, Any], text: str) -> None:
+    """A kernel reads arrays by address, so it only takes those whose values follow each other, in the machine's form."""
+    with pytest.raises(ValueError, match=text):
+        doubled(array)

@@ -6,7 +6,9 @@ optimized code for LLVM is used.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
 
@@ -28,7 +30,8 @@ def compiled(kernel: Source, kinds: tuple[Kind, ...]) -> bytes:
 
     It refers to nothing but the functions of the C library, so that loading it takes no more than a linker.
     """
-    made = numba.cfunc(_signature(kinds), error_model="numpy")(_on_pointers(kernel, kinds))
+    with _jit_enabled():
+        made = numba.cfunc(_signature(kinds), error_model="numpy")(_on_pointers(kernel, kinds))
     module = llvm.parse_assembly(made.inspect_llvm())
     module.get_function(made.native_name).name = ENTRY
     functions = [f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
@@ -44,6 +47,18 @@ def compiled(kernel: Source, kinds: tuple[Kind, ...]) -> bytes:
     module.link_in(llvm.parse_assembly("\n".join(stubs)))
     code: bytes = target_machine().emit_object(module)
     return code
+
+
+@contextlib.contextmanager
+def _jit_enabled() -> Iterator[None]:
+    """Compile even if NUMBA_DISABLE_JIT is set, which a user may do to debug functions of their own."""
+    config: Any = numba.config
+    given = config.DISABLE_JIT
+    config.DISABLE_JIT = 0
+    try:
+        yield
+    finally:
+        config.DISABLE_JIT = given
 
 
 def _in_c_library(name: str) -> bool:

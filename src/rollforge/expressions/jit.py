@@ -51,7 +51,8 @@ def _cache_folder() -> str:
     another user, a private folder of this process (compiled code is executed, so it is never loaded from a folder that
     others can write to).
 
-    The folder is named after a hash of the kernels' code and of the compiler's version.
+    The folder is named after a hash of the kernels' code and of the compiler's version. Without any folder that can be
+    written to, there is no such path, so that nothing is read or stored.
     """
     folder = Path(current_session().cache) / "kernels" / kernel_version()
     try:
@@ -60,7 +61,11 @@ def _cache_folder() -> str:
             return str(folder)
     except OSError as exc:
         log.info("Compiled code is not cached: %s", exc)
-    own = tempfile.mkdtemp(prefix="rollforge-kernels-")
+    try:
+        own = tempfile.mkdtemp(prefix="rollforge-kernels-")
+    except OSError as exc:
+        log.info("Compiled code is not cached: %s", exc)
+        return f"{os.devnull}/kernels"
     atexit.register(_remove, own, os.getpid())
     return own
 
@@ -135,7 +140,7 @@ class Kernel:
 
     def _load(self, kinds: tuple[Kind, ...]) -> Callable[..., None]:
         """Return the compiled loop, from the cache if it is there."""
-        file = cache_folder() / f"{self.function.__name__}-{_code_key(kinds)}.o"
+        file = cache_folder() / f"{self.function.__name__}-{_code_key(self.source(), kinds)}.o"
         code = _read(file)
         if code is None:
             from rollforge.expressions.compiler import compiled
@@ -167,14 +172,36 @@ def _kind(argument: Any) -> Kind:
     if isinstance(argument, np.ndarray):
         if not argument.flags.c_contiguous:
             raise ValueError(f"A kernel takes arrays in C order, not with strides {argument.strides}.")
+        if not (argument.dtype.isnative and argument.flags.aligned):
+            raise ValueError(
+                f"A kernel takes aligned arrays of this machine's byte order, not of {argument.dtype.str!r}."
+            )
         return argument.dtype.name, argument.ndim
     if isinstance(argument, (bool, np.bool_)):
         return "bool", 0
     return ("int64", 0) if isinstance(argument, (int, np.integer)) else ("float64", 0)
 
 
-def _code_key(kinds: tuple[Kind, ...]) -> str:
-    return hashlib.sha256(repr((kernel_version(), processor(), kinds)).encode()).hexdigest()[:16]
+def _code_key(source: Source, kinds: tuple[Kind, ...]) -> str:
+    return hashlib.sha256(repr((kernel_version(), processor(), _marks(source), kinds)).encode()).hexdigest()[:16]
+
+
+def _marks(source: Source) -> list[object]:
+    """Return what distinguishes a kernel from others of its name: where it is defined, and the content of that file."""
+    function = source.function
+    assert isinstance(function, FunctionType)
+    code = function.__code__
+    used = [(name, _marks(one)) for name, one in sorted(source.used.items())]
+    place = (function.__qualname__, code.co_firstlineno, sorted(source.fastmath))
+    return [*place, _file_mark(code.co_filename) or (code.co_code.hex(), repr(code.co_consts)), used]
+
+
+@functools.cache
+def _file_mark(file: str) -> str:
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:  # code without a file
+        return ""
 
 
 def _read(file: Path) -> bytes | None:

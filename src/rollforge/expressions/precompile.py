@@ -8,6 +8,7 @@ that feature sets use last, and stores the compiled code in the shared cache.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from rollforge.errors import RollforgeError
 from rollforge.expressions.evaluator import EvaluationPlan
 from rollforge.expressions.expression import parse
 from rollforge.expressions.jit import cache_folder, kernel_version
+from rollforge.expressions.machine_code import processor
 from rollforge.expressions.operators import fields_of
 from rollforge.expressions.tree import Call, Expression, walk
 from rollforge.market.provider import FieldBlock
@@ -38,7 +40,10 @@ _WORTH_IT = 6  # operators; a helper needs almost a second to start
 def compile_in_background(expressions: Sequence[str]) -> Iterator[None]:
     """Run a helper that compiles in parallel with the block, if these kernels are not yet compiled on this machine."""
     operators = {part.name for text in expressions for part in walk(parse(text)) if isinstance(part, Call)}
-    mark = cache_folder() / f"compiled-{kernel_version()}"
+    machine = hashlib.sha256(repr(processor()).encode()).hexdigest()[
+        :8
+    ]  # machines of several kinds may share the folder
+    mark = cache_folder() / f"compiled-{kernel_version()}-{machine}"
     if len(operators) < _WORTH_IT or available_cores() < 2 or mark.exists():
         yield
         return
