@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import os
@@ -16,6 +17,7 @@ import pytest
 
 import rollforge
 from rollforge import errors
+from rollforge.session import SHORT_NAMES, Session, SessionOptions
 
 ROOT = Path(__file__).parents[1]
 STUB = Path(rollforge.__file__).with_suffix(".pyi")
@@ -126,15 +128,98 @@ def manage(manager: TaskManager, recorder: Recorder) -> None:
 
 WRONG = """
 from rollforge import TaskManger  # has no attribute "TaskManger"
-from rollforge import D, Experiment, R, RollingGen, Session, TaskManager, load_workflow, make_plan
-TaskManager("p").creat_task([])  # "TaskManager" has no attribute "creat_task"
-TaskManager("p").create_task(5)  # incompatible type "int"
-RollingGen(stepp=20)  # Unexpected keyword argument "stepp"
-Session(thread=3)  # Unexpected keyword argument "thread"
-make_plan("workflow.yaml")  # incompatible type "str"; expected "Workflow"
-load_workflow("workflow.yaml").sesion  # "Workflow" has no attribute "sesion"
-D.feature(["A"], ["$close"])  # has no attribute "feature"
-R.get_recorder().lod_object("pred.pkl")  # "Recorder" has no attribute "lod_object"
+import pandas as pd
+import rollforge
+from rollforge import (
+    AverageEnsemble, CalendarGen, ChainGen, CombinatorialPurgedGen, D, DataHandlerLP, DatasetH, DelayTrainerRM, Experiment,
+    GridGen, Group, LGBModel, ModelUpdater, MultiHorizonGen, OnlineManager, OnlineToolR, PortAnaRecord, PurgedKFold,
+    PurgedKFoldGen, R, Recorder, RecorderCollector, RollingEnsemble, RollingGen, RollingSplit, RollingStrategy, SeedGen,
+    Session, SigAnaRecord, SignalRecord, Status, TaskCollector, TaskManager, TaskRecord, TimeAdjuster, Tracker, TrainerR,
+    TrainerRM, WalkForward, XGBModel, init, load_workflow, make_plan, open_store, open_tracker, register_operator,
+    register_store, run_task, task_generator, task_train, using, walk_forward,
+)
+from rollforge.features.alpha import Alpha158, Alpha360
+
+
+def use(result: WalkForward, recorder: Recorder, tracker: Tracker, record: TaskRecord, updater: ModelUpdater) -> None:
+    TaskManager("p").creat_task([])  # "TaskManager" has no attribute "creat_task"
+    TaskManager("p").create_task(5)  # incompatible type "int"
+    TaskManager("p").task_stat(5)  # incompatible type "int"
+    TaskManager("p").wait(timeout="x")  # Unexpected keyword argument "timeout"
+    RollingGen(stepp=20)  # Unexpected keyword argument "stepp"
+    CalendarGen(trian="2y")  # Unexpected keyword argument "trian"
+    GridGen({"model.kwargs.x": 3})  # incompatible type "str": "int"
+    SeedGen("three")  # incompatible type "str"
+    PurgedKFoldGen(folds="five")  # Unexpected keyword argument "folds"
+    CombinatorialPurgedGen(5, tests="x")  # Unexpected keyword argument "tests"
+    MultiHorizonGen(horizons="5")  # Unexpected keyword argument "horizons"
+    ChainGen(3)  # incompatible type "int"
+    PurgedKFold(n_split=5)  # Unexpected keyword argument "n_split"
+    RollingSplit(stepp=3)  # Unexpected keyword argument "stepp"
+    task_generator({"model": {}}, [3])  # incompatible type "int"; expected "TaskGen"
+    Session(thread=3)  # Unexpected keyword argument "thread"
+    Session().provider  # "Session" has no attribute "provider"
+    init(provider="x")  # Unexpected keyword argument "provider"
+    init("demo", threads="2")  # Argument "threads" to "init" has incompatible type "str"
+    with using("session"):  # incompatible type "str"; expected "Session"
+        pass
+    make_plan("workflow.yaml")  # incompatible type "str"; expected "Workflow"
+    load_workflow("workflow.yaml").sesion  # "Workflow" has no attribute "sesion"
+    load_workflow(3)  # incompatible type "int"
+    make_plan(load_workflow("x")).task  # "Plan" has no attribute "task"
+    D.feature(["A"], ["$close"])  # has no attribute "feature"
+    D.features(["A"], ["$close"], start="2020")  # Unexpected keyword argument "start"
+    DatasetH(handler=3, segments=5)  # Argument "segments" to "DatasetH" has incompatible type "int"
+    DatasetH(handler={}, segments={}).prepare("train", colset="x")  # Unexpected keyword argument "colset"
+    DataHandlerLP(instruments="all", data_loder=1)  # Unexpected keyword argument "data_loder"
+    Alpha158(label_hoizon=3)  # Unexpected keyword argument "label_hoizon"
+    Alpha360(learn_procesors=[])  # Unexpected keyword argument "learn_procesors"
+    LGBModel(loss=3)  # incompatible type "int"
+    XGBModel().fit("dataset")  # incompatible type "str"; expected "DatasetH"
+    TimeAdjuster().shift("2020-01-01")  # Missing positional argument "step"
+    register_operator("x", 3)  # incompatible type "int"
+    register_store(1, "a:b")  # incompatible type "int"
+    open_store(3)  # incompatible type "int"
+    open_tracker(3)  # incompatible type "int"
+    TrainerRM(3)  # incompatible type "int"
+    DelayTrainerRM("e", pool="p")  # Unexpected keyword argument "pool"
+    DelayTrainerRM("e", stor=1)  # Unexpected keyword argument "stor"
+    TrainerR("e").trian([])  # "TrainerR" has no attribute "trian"
+    TrainerR("e", jobs="2")  # Argument "jobs" to "TrainerR" has incompatible type "str"
+    run_task("f", "p")  # incompatible type "str"
+    run_task(print, "p", before_status=3)  # Argument "before_status" to "run_task" has incompatible type "int"
+    task_train([], "e")  # Argument 1 to "task_train" has incompatible type
+    R.get_recorder().lod_object("pred.pkl")  # "Recorder" has no attribute "lod_object"
+    R.log_metric(a=1)  # "QlibRecorder" has no attribute "log_metric"
+    with R.start(experiment=3):  # Unexpected keyword argument "experiment"
+        pass
+    recorder.log_metrics({"a": 1})  # incompatible type "dict[str, int]"
+    recorder.save_objects(3)  # incompatible type "int"
+    tracker.create(3)  # "Tracker" has no attribute "create"
+    record.statuss  # "TaskRecord" has no attribute "statuss"
+    Status("done").x  # "Status" has no attribute "x"
+    PortAnaRecord(recorder, confg={})  # Unexpected keyword argument "confg"
+    SigAnaRecord("recorder")  # incompatible type "str"
+    SignalRecord(None, LGBModel())  # Argument 2 to "SignalRecord" has incompatible type "LGBModel"
+    RecorderCollector("e", 3)  # Argument 2 to "RecorderCollector" has incompatible type "int"
+    RecorderCollector(experiment=7)  # Argument "experiment" to "RecorderCollector" has incompatible type "int"
+    RollingEnsemble().combine()  # "RollingEnsemble" has no attribute "combine"
+    AverageEnsemble(3)  # Too many arguments for "AverageEnsemble"
+    Group(3)  # incompatible type "int"
+    TaskCollector(3)  # incompatible type "int"
+    OnlineManager("x")  # incompatible type "str"
+    OnlineManager.load("x").rotine()  # "OnlineManager" has no attribute "rotine"
+    RollingStrategy("e", {"model": {}}, 20)  # Argument 3 to "RollingStrategy" has incompatible type "int"
+    OnlineToolR(3)  # incompatible type "int"
+    updater.online()  # "ModelUpdater" has no attribute "online"
+    walk_forward(1, 2, label="y", trian="2y")  # Unexpected keyword argument "trian"
+    walk_forward(LGBModel(), None, label="y", train="2y", step=pd.Timestamp("2020"))  # incompatible type "Timestamp"
+    result.predictions  # "WalkForward" has no attribute "predictions"
+    result.report(3.5)  # incompatible type "float"
+    result.plot.icc()  # "ResultPlots" has no attribute "icc"
+    rollforge.plot.icc(3)  # Module has no attribute "icc"
+    rollforge.plot.ic(3)  # Argument 1 to "ic" has incompatible type "int"
+    rollforge.plot.equity(3.5)  # Argument 1 to "equity" has incompatible type "float"
 
 
 def ids(experiment: Experiment) -> list[str]:
@@ -164,7 +249,7 @@ def test_types_survive_the_lazy_import(tmp_path: Path) -> None:
         match = re.match(r".*?(correct|wrong)\.py:(\d+): error: (.+)", line)
         if match:
             assert match[1] == "wrong", line
-            found[int(match[2])] = match[3]
+            found.setdefault(int(match[2]), match[3])
     expected = {
         number: line.partition("  # ")[2]
         for number, line in enumerate(WRONG.lstrip().splitlines(), start=1)
@@ -173,6 +258,12 @@ def test_types_survive_the_lazy_import(tmp_path: Path) -> None:
     assert set(found) == set(expected), done.stdout + done.stderr
     for number, message in expected.items():
         assert message in found[number]
+
+
+def test_the_options_of_init_are_the_fields_of_a_session() -> None:
+    """Type checkers know each field of a session, and its short names, as arguments of ``init``."""
+    fields = {field.name for field in dataclasses.fields(Session)}
+    assert set(SessionOptions.__annotations__) == fields - {"provider_uri"} | set(SHORT_NAMES)
 
 
 def test_the_stub_lists_the_public_names() -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from rollforge.confidential import mask_secrets
 from rollforge.drivers import STORES, TRACKERS
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from rollforge.dates import DayLike
 
 __all__ = [
-    "Session", "amend", "available_cores", "bounded", "current_session", "init", "parse_size", "pool_command", "using",
+    "SHORT_NAMES", "Session", "SessionOptions", "amend", "available_cores", "bounded", "current_session", "init", "parse_size",
+    "pool_command", "using",
 ]  # fmt: skip
 
 REGIONS = ("us", "cn", "tw")
@@ -131,7 +132,7 @@ class Session:
 
     def with_(self, **changes: Any) -> Session:
         """Return a copy with some fields changed; None keeps a field."""
-        return replace(self, **{_SHORT.get(k, k): v for k, v in changes.items() if v is not None})
+        return replace(self, **{SHORT_NAMES.get(k, k): v for k, v in changes.items() if v is not None})
 
     @classmethod
     def from_mapping(cls, options: Document, *, path: str = "") -> Session:
@@ -142,7 +143,7 @@ class Session:
         ConfigError
             For an unknown field, with the nearest name.
         """
-        options = {_SHORT.get(key, key): value for key, value in options.items()}
+        options = {SHORT_NAMES.get(key, key): value for key, value in options.items()}
         names = [f.name for f in fields(cls)]
         for key in options:
             if key not in names:
@@ -152,7 +153,7 @@ class Session:
         return cls(**{k: v for k, v in options.items() if v is not None})
 
 
-_SHORT = {
+SHORT_NAMES = {
     "store": "store_uri",
     "tracker": "tracking_uri",
     "tracking": "tracking_uri",
@@ -168,7 +169,31 @@ def current_session() -> Session:
     return _active.get() or _default or Session()
 
 
-def init(provider_uri: str | os.PathLike[str] | None = None, **options: object) -> Session:
+class SessionOptions(TypedDict, total=False):
+    """The fields of :class:`Session` except `provider_uri`, and their other names; None means the default."""
+
+    freq: str | None
+    data_until: str | None
+    region: str | None
+    exchange: Mapping[str, object] | None
+    store_uri: str | None
+    store: object  # the URI of a task store, or its object
+    tracking_uri: str | None
+    tracking: str | None
+    tracker: object  # the URI of a tracking store, or its object
+    experiment_name: str | None
+    experiment: str | None
+    cache: str | os.PathLike[str] | None
+    cache_limit: int | None
+    memory: int | None
+    threads: int | None
+    operators: tuple[tuple[str, str], ...] | None
+    plugins: str | Sequence[str] | None
+    allow: str | Sequence[str] | None
+    sys_path: str | Sequence[str | os.PathLike[str]] | None
+
+
+def init(provider_uri: str | os.PathLike[str] | None = None, **options: Unpack[SessionOptions]) -> Session:
     """Set the default session that short public calls use, and return it.
 
     Parameters
@@ -184,9 +209,8 @@ def init(provider_uri: str | os.PathLike[str] | None = None, **options: object) 
         For a name that is not a field of :class:`Session`.
     """
     global _default
-    if provider_uri is not None:
-        options["provider_uri"] = str(read_path(provider_uri, "provider_uri"))
-    _default = Session.from_mapping(options, path="init")
+    folder = None if provider_uri is None else str(read_path(provider_uri, "provider_uri"))
+    _default = Session.from_mapping({"provider_uri": folder, **options}, path="init")
     return _default
 
 

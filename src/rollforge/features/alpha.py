@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from rollforge.arguments import as_list
 from rollforge.build import locate
@@ -216,6 +216,29 @@ def check_transform_proc(
     return made
 
 
+class HandlerOptions(TypedDict, total=False):
+    """Arguments of :class:`DataHandlerLP` that handlers with fixed features pass on."""
+
+    shared_processors: Sequence[object]
+    drop_raw: bool
+    init_data: bool
+    fetch_orig: bool
+    label_days: int | None
+    label_horizon: int | None
+
+
+class AlphaOptions(HandlerOptions, total=False):
+    """Arguments of :class:`AlphaHandler` that :class:`Alpha360` passes on."""
+
+    learn_processors: Sequence[object]
+    fit_start_time: DayLike | None
+    fit_end_time: DayLike | None
+    process_type: str
+    filter_pipe: Sequence[object] | None
+    inst_processors: Sequence[object] | None
+    label: object
+
+
 class AlphaHandler(DataHandlerLP):
     """Base class of handlers with fixed features and a default label."""
 
@@ -233,7 +256,7 @@ class AlphaHandler(DataHandlerLP):
         filter_pipe: Sequence[object] | None = None,
         inst_processors: Sequence[object] | None = None,
         label: object = None,
-        **kwargs: Any,
+        **kwargs: Unpack[HandlerOptions],
     ) -> None:
         try:
             loader = QlibDataLoader(
@@ -296,7 +319,7 @@ class Alpha360(AlphaHandler):
         end_time: DayLike | None = None,
         freq: str = "day",
         infer_processors: Sequence[object] = _INFER,
-        **kwargs: Any,
+        **kwargs: Unpack[AlphaOptions],
     ) -> None:
         super().__init__(instruments, start_time, end_time, freq, infer_processors, **kwargs)
 

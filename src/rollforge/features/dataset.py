@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, TypeGuard, overload
+from typing import Any, TypedDict, TypeGuard, Unpack, overload
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,13 @@ from rollforge.pickling import Serializable
 __all__ = ["Dataset", "DatasetH", "are_intervals"]
 
 log = logging.getLogger(__name__)
+
+
+class FetchOptions(TypedDict, total=False):
+    """Arguments of :meth:`DatasetH.prepare` for the handler's ``fetch``."""
+
+    level: str | int | None
+    proc_func: Callable[[pd.DataFrame], pd.DataFrame] | None
 
 
 class Dataset(Serializable):
@@ -127,7 +134,7 @@ class DatasetH(Dataset):
         segments: str | slice,
         col_set: str | Sequence[str] = DataHandler.CS_ALL,
         data_key: str = DataHandlerLP.DK_I,
-        **kwargs: Any,
+        **kwargs: Unpack[FetchOptions],
     ) -> pd.DataFrame: ...
 
     @overload
@@ -136,7 +143,7 @@ class DatasetH(Dataset):
         segments: list[str],
         col_set: str | Sequence[str] = DataHandler.CS_ALL,
         data_key: str = DataHandlerLP.DK_I,
-        **kwargs: Any,
+        **kwargs: Unpack[FetchOptions],
     ) -> list[pd.DataFrame]: ...
 
     @overload
@@ -145,7 +152,18 @@ class DatasetH(Dataset):
         segments: tuple[object, ...],  # names, or a pair of days
         col_set: str | Sequence[str] = DataHandler.CS_ALL,
         data_key: str = DataHandlerLP.DK_I,
-        **kwargs: Any,
+        **kwargs: Unpack[FetchOptions],
+    ) -> Any: ...
+
+    @overload
+    def prepare(
+        self,
+        segments: object,
+        col_set: str | Sequence[str] = DataHandler.CS_ALL,
+        data_key: str = DataHandlerLP.DK_I,
+        *,
+        squeeze: bool,
+        **kwargs: Unpack[FetchOptions],
     ) -> Any: ...
 
     def prepare(
@@ -166,6 +184,10 @@ class DatasetH(Dataset):
             without the group name. A list of groups: their columns as (group, name).
         data_key : str
             ``raw``, ``infer`` or ``learn``.
+        **kwargs
+            `level`, `squeeze` and `proc_func`, see :meth:`DataHandler.fetch
+            <rollforge.features.handler.DataHandler.fetch>`. Arguments of a handler of your own are `fetch_kwargs` of
+            the dataset.
 
         Raises
         ------

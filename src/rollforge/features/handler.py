@@ -503,6 +503,8 @@ class DataHandlerLP(DataHandler):
         ``append``: the learn processors are applied to the data for inference; ``independent``: to the raw data.
     drop_raw : bool
         Accepted for compatibility with Qlib; the raw data stay on disk either way.
+    init_data, fetch_orig, label_days, label_horizon
+        See :class:`DataHandler`.
     """
 
     PTYPE_I, PTYPE_A = "independent", "append"
@@ -519,7 +521,11 @@ class DataHandlerLP(DataHandler):
         shared_processors: Sequence[object] = (),
         process_type: str = PTYPE_A,
         drop_raw: bool = False,
-        **kwargs: Any,
+        *,
+        init_data: bool = True,
+        fetch_orig: bool = True,
+        label_days: int | None = None,
+        label_horizon: int | None = None,
     ) -> None:
         if process_type not in (self.PTYPE_A, self.PTYPE_I):
             raise ConfigError(
@@ -535,7 +541,9 @@ class DataHandlerLP(DataHandler):
                 raise ConfigError(
                     f"{type(processor).__name__} can only be used for learning, because labels are unknown at inference."
                 )
-        super().__init__(instruments, start_time, end_time, data_loader, **kwargs)
+        super().__init__(
+            instruments, start_time, end_time, data_loader, init_data, fetch_orig, label_days, label_horizon
+        )
 
     @staticmethod
     def _processors(name: str, configs: Sequence[object]) -> list[Processor]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Any, Literal, overload
+from typing import Any, Literal, Unpack, overload
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from rollforge.dates import DayLike, start_of, within
 from rollforge.errors import ConfigError, DataError, nearest
-from rollforge.features.dataset import DatasetH, are_intervals
+from rollforge.features.dataset import DatasetH, FetchOptions, are_intervals
 from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.features.selection import first_day, last_day
 from rollforge.session import current_session
@@ -338,6 +338,13 @@ def _chosen(flt_data: pd.Series | pd.DataFrame, index: pd.Index) -> NDArray[np.b
     return (found.notna() & found.fillna(0).astype(bool)).to_numpy()
 
 
+class SampleOptions(FetchOptions, total=False):
+    """Further arguments of :meth:`TSDatasetH.prepare`."""
+
+    flt_col: str | Sequence[str] | None
+    dtype: DTypeLike
+
+
 class TSDatasetH(DatasetH):
     """A handler's data in segments, as samples that span several days.
 
@@ -369,7 +376,7 @@ class TSDatasetH(DatasetH):
         segments: str | slice,
         col_set: str | Sequence[str] = DataHandler.CS_ALL,
         data_key: str = DataHandlerLP.DK_I,
-        **kwargs: Any,
+        **kwargs: Unpack[SampleOptions],
     ) -> TSDataSampler: ...
 
     @overload
@@ -378,7 +385,7 @@ class TSDatasetH(DatasetH):
         segments: list[str],
         col_set: str | Sequence[str] = DataHandler.CS_ALL,
         data_key: str = DataHandlerLP.DK_I,
-        **kwargs: Any,
+        **kwargs: Unpack[SampleOptions],
     ) -> list[TSDataSampler]: ...
 
     def prepare(

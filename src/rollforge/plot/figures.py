@@ -9,7 +9,17 @@ import numpy as np
 import pandas as pd
 
 from rollforge.errors import DataError, DataNotFound
-from rollforge.plot.source import HasGroups, Signal, backtest_of, check_days, collected_of, signal_of
+from rollforge.plot.source import (
+    Drawable,
+    HasGroups,
+    HasReport,
+    Signal,
+    Table,
+    backtest_of,
+    check_days,
+    collected_of,
+    signal_of,
+)
 from rollforge.record import performance as figures_of, persistence
 from rollforge.record.analysis import calc_ic
 from rollforge.record.performance import Mode
@@ -32,8 +42,8 @@ __all__ = [
 
 
 def ic(
-    result: object,
-    label: object = None,
+    result: Drawable,
+    label: Table | None = None,
     *,
     model: str | None = None,
     label_days: int | None = None,
@@ -78,8 +88,8 @@ def ic(
 
 
 def ic_decay(
-    result: object,
-    label: object = None,
+    result: Drawable,
+    label: Table | None = None,
     *,
     lags: Sequence[int] = (0, *LAGS),
     model: str | None = None,
@@ -100,7 +110,7 @@ def ic_decay(
     return to_plotly(signal_figures.ic_decay(table), _title("IC by lag", signal))
 
 
-def autocorrelation(result: object, *, lags: Sequence[int] = LAGS, model: str | None = None) -> go.Figure:
+def autocorrelation(result: Drawable, *, lags: Sequence[int] = LAGS, model: str | None = None) -> go.Figure:
     """Return the mean rank correlation of the scores of a day with those of earlier days.
 
     Parameters
@@ -117,7 +127,7 @@ def autocorrelation(result: object, *, lags: Sequence[int] = LAGS, model: str | 
 
 
 def turnover(
-    result: object, *, n: int = QUANTILES, lag: int = 1, model: str | None = None, rolling: int | None = None
+    result: Drawable, *, n: int = QUANTILES, lag: int = 1, model: str | None = None, rolling: int | None = None
 ) -> go.Figure:
     """Return the share of the highest and of the lowest quantile that was not in it some days before.
 
@@ -146,8 +156,8 @@ def turnover(
 
 
 def quantiles(
-    result: object,
-    label: object = None,
+    result: Drawable,
+    label: Table | None = None,
     *,
     n: int = QUANTILES,
     model: str | None = None,
@@ -173,8 +183,8 @@ def quantiles(
 
 
 def ic_by_group(
-    result: object,
-    label: object = None,
+    result: Drawable,
+    label: Table | None = None,
     *,
     groups: pd.Series | None = None,
     model: str | None = None,
@@ -202,7 +212,7 @@ def ic_by_group(
 
 
 def performance(
-    result: object, label: object = None, *, n: int = QUANTILES, model: str | None = None
+    result: Drawable, label: Table | None = None, *, n: int = QUANTILES, model: str | None = None
 ) -> list[go.Figure]:
     """Return the figures of Qlib's ``model_performance_graph``: returns by quantile, IC, autocorrelation.
 
@@ -220,7 +230,7 @@ def performance(
     return model_performance_graph(both, N=n, show_notebook=False) or []
 
 
-def windows(result: object) -> go.Figure:
+def windows(result: Drawable) -> go.Figure:
     """Return the segments of each window on a time axis, with its status and its IC.
 
     Parameters
@@ -239,7 +249,7 @@ def windows(result: object) -> go.Figure:
     return to_plotly(window_bars(tasks_with_metrics(task_rows(collected), ics)), "Windows")
 
 
-def equity(result: object, *, mode: Mode = "sum") -> go.Figure:
+def equity(result: Drawable | HasReport, *, mode: Mode = "sum") -> go.Figure:
     """Return the cumulative return of a backtest before and after costs, of its benchmark, and of the excess over it.
 
     Parameters
@@ -255,7 +265,7 @@ def equity(result: object, *, mode: Mode = "sum") -> go.Figure:
     return to_plotly(figure, "Cumulative return")
 
 
-def drawdown(result: object, *, mode: Mode = "sum") -> go.Figure:
+def drawdown(result: Drawable | HasReport, *, mode: Mode = "sum") -> go.Figure:
     """Return the drawdowns after costs of a backtest, and of the excess over its benchmark.
 
     Parameters
@@ -268,7 +278,7 @@ def drawdown(result: object, *, mode: Mode = "sum") -> go.Figure:
     return to_plotly(figure, "Drawdown, after costs")
 
 
-def exposure(result: object, positions: Mapping[Any, Any] | None = None) -> go.Figure:
+def exposure(result: Drawable | HasReport, positions: Mapping[Any, Any] | None = None) -> go.Figure:
     """Return the gross and net exposure of a backtest, its number of positions, and its turnover, by day.
 
     Parameters
@@ -289,7 +299,7 @@ def exposure(result: object, positions: Mapping[Any, Any] | None = None) -> go.F
     return to_plotly(figure, "Exposure and turnover")
 
 
-def monthly(result: object, *, excess: bool = False, mode: Mode = "sum") -> go.Figure:
+def monthly(result: Drawable | HasReport, *, excess: bool = False, mode: Mode = "sum") -> go.Figure:
     """Return a heat map of a backtest's returns after costs by month and year.
 
     Parameters
@@ -305,7 +315,7 @@ def monthly(result: object, *, excess: bool = False, mode: Mode = "sum") -> go.F
     return to_plotly(portfolio_figures.months(table), f"{title} by month, after costs")
 
 
-def _returns(result: object) -> tuple[pd.DataFrame, bool]:
+def _returns(result: Drawable | HasReport) -> tuple[pd.DataFrame, bool]:
     """Return the daily returns of a backtest, and whether it has a benchmark."""
     returns = figures_of.daily_returns(backtest_of(result).report)
     if not np.isfinite(returns.to_numpy(np.float64)).any():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backtested",
+    "Drawable",
     "HasCollected",
     "HasGroups",
+    "HasReport",
     "Signal",
+    "Table",
     "backtest_of",
     "check_days",
     "collected_of",
@@ -44,6 +47,23 @@ class HasGroups(Protocol):
 
     def row_groups(self, groups: pd.Series | None) -> pd.Series | None:
         """Return the group of each row of the prediction: `groups`, or by default those of the result."""
+
+
+class HasReport(Protocol):
+    """The result of a backtest."""
+
+    @property
+    def report(self) -> pd.DataFrame:
+        """The daily report."""
+
+    @property
+    def positions(self) -> Mapping[Any, Any]:
+        """Day -> position."""
+
+
+Table: TypeAlias = pd.Series | pd.DataFrame
+Drawable: TypeAlias = "HasCollected | Collected | Table | str"
+"""What has a prediction: a result, a table, or the name of an experiment."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,8 +266,8 @@ class DelayTrainerRM(TrainerRM):
         Second stage: ``(recorder, experiment_name) -> Recorder``.
     skip_run_task : bool
         If True, leave the second stage to other workers and wait for them. The first stage always runs here.
-    **kwargs
-        Passed to :class:`TrainerRM`.
+    default_rec_name, jobs, on_error, session, store, tracker
+        See :class:`TrainerRM`.
 
     Examples
     --------
@@ -282,9 +282,18 @@ class DelayTrainerRM(TrainerRM):
         train_func: TrainFunc = begin_task_train,
         end_train_func: TrainFunc = end_task_train,
         skip_run_task: bool = False,
-        **kwargs: Any,
+        default_rec_name: str | None = None,
+        *,
+        jobs: int | None = None,
+        on_error: OnError = "raise",
+        session: Session | None = None,
+        store: TaskStore | str | None = None,
+        tracker: Tracker | str | None = None,
     ) -> None:
-        super().__init__(experiment_name, task_pool, train_func, skip_run_task, **kwargs)
+        super().__init__(
+            experiment_name, task_pool, train_func, skip_run_task, default_rec_name, jobs=jobs, on_error=on_error,
+            session=session, store=store, tracker=tracker,
+        )  # fmt: skip
         self.end_train_func = end_train_func
         self.delay = True
 
