@@ -100,6 +100,8 @@ BORDERS = {
     ("run/pool_trainer.py", "TrainerRM", "task_pool"): "Qlib: attribute of TrainerRM",
     ("run/pool_trainer.py", "TrainerRM.__init__", "task_pool"): "Qlib: TrainerRM",
     ("run/worker.py", "run_task", "task_pool"): "Qlib: run_task",
+    ("session.py", "SessionOptions", "experiment"): "documented argument of init",
+    ("session.py", "SessionOptions", "tracking"): "documented argument of init",
     ("store/manager/__init__.py", "TaskManager", "task_pool"): "Qlib: attribute of TaskManager",
     ("store/manager/__init__.py", "TaskManager.__init__", "task_pool"): "Qlib: TaskManager",
     ("track/recorder.py", "RunReference", "tracking"): "stored format: references in pools and artifacts",
