@@ -14,7 +14,7 @@ import pytest
 
 from rollforge.cli.exit_codes import Exit
 from rollforge.ledger.base import open_ledger
-from rollforge.ledger.entry import CheckResult, DayState, Outcome
+from rollforge.ledger.entry import CheckResult, Outcome
 from rollforge.ledger.state import ServiceState
 from rollforge.record.drift import REFERENCE
 from rollforge.session import Session, using
@@ -297,19 +297,52 @@ def assert_ic(tmp_path: Path, serve: Serve, market: Market, check: CheckResult) 
     assert check.value == pytest.approx(np.corrcoef(*ranks)[0, 1])
 
 
-def test_a_day_that_cannot_be_watched_is_published(tmp_path: Path, serve: Serve, market: Market) -> None:
-    """The reason is an event of the entry."""
+@pytest.mark.parametrize(("level", "block"), [("warn", True), ("fail", False), ("fail", True)])
+def test_a_check_that_cannot_be_computed_is_unknown(
+    tmp_path: Path, serve: Serve, market: Market, level: str, block: bool
+) -> None:
+    """With the reason; the other checks are computed. It counts as a failure if the level of the check says so."""
     market.show(BEGIN)
-    serve("init")
+    serve("init", checks={"score_psi": {"limit": 9, "level": level}, "ic": {"days": 25, "limit": -1}, "block": block})
     serve("run")
     with using(Session(tracking_uri=f"folder:{tmp_path}/runs")):
         for recorder in recorders():
             recorder.save_objects(**{REFERENCE: "damaged"})
-    market.show(DAYS[FIRST + 1])
+    day = DAYS[FIRST + 1]
+    market.show(day)
+    (line,) = serve("run", code=Exit.CHECK_FAILED if level == "fail" else Exit.DONE)["days"]
+    assert line["state"] == ("failed" if (level, block) == ("fail", True) else "published")
+    assert {c["name"]: (c["value"], c["outcome"]) for c in line["checks"]} == dict.fromkeys(
+        ("score_psi", "feature_psi"), (None, "unknown")
+    )
+    assert "TypeError" in line["checks"][0]["text"]
+    assert [row[:2] for row in rows(tmp_path, "score_psi")][-1] == (day, "unknown")
+    assert [row[0] for row in rows(tmp_path, "daily_ic")] == DAYS[52:FIRST]
+    assert f"unknown: check score_psi of {day}: no value" in serve("status")
+
+
+@pytest.mark.parametrize("damage", ["lost", "changed"])
+def test_a_signal_file_that_cannot_be_read_is_left_out_of_the_ic(
+    tmp_path: Path, serve: Serve, market: Market, damage: str
+) -> None:
+    """Only its own day has no value, is reported once, and has one again after a correction; drift is checked all the same."""
+    market.show(BEGIN)
+    psi = {"limit": 9, "days": 25}
+    ic = {"limit": 1, "days": 25, "level": "fail"}
+    serve("init", checks={"score_psi": psi, "feature_psi": psi, "ic": ic, "block": True})
+    day, last = DAYS[FIRST + 1], DAYS[FIRST + 3]
+    market.show(DAYS[FIRST + 2])
     serve("run")
-    known = state(tmp_path)
-    assert known.days[DAYS[FIRST + 1]].state is DayState.PUBLISHED
-    assert "drift and IC could not be run" in known.events[-1][1].text
+    file = tmp_path / "home/services/served" / state(tmp_path).signals()[day].file
+    file.unlink() if damage == "lost" else file.write_bytes(file.read_bytes()[:-1])
+    market.show(last)
+    (line,) = serve("run")["days"]
+    assert line["state"] == "published"
+    assert [(c["name"], c["day"], c["outcome"]) for c in line["checks"]] == [("daily_ic", day, "unknown")]
+    assert str(file) in line["checks"][0]["text"]
+    assert state(tmp_path).checked(last)["score_psi"].value is not None
+    market.show(DAYS[FIRST + 4])
+    assert serve("run")["days"][0]["checks"] == []
 
 
 def test_without_checks_nothing_is_checked(tmp_path: Path, serve: Serve, market: Market) -> None:

@@ -326,3 +326,42 @@ def test_services_of_one_experiment_with_other_data_are_independent(
     assert {
         r for r, one in experiment.list_recorders().items() if one.list_tags().get("online_status") == "online"
     } == champions
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_service_begins_with_its_first_window(tmp_path: Path, workflow: Path, market: Market, ahead: int) -> None:
+    """Not before it, also if the data end on the day before it: then it waits, and is checked for leakage later."""
+    uri, first = f"sqlite:///{tmp_path}/ledger.db", DAYS[52]
+    market.show(DAYS[52 - ahead])
+    refused = call("serve", "--ledger", uri, "init", "--begin", DAYS[51], workflow)
+    assert f"The first day that can be published is {first}." in str(refused.exception)
+    assert f"first day {first}" in serve(uri, "init", workflow)
+    if ahead:
+        assert serve(uri, "run")["days"] == []
+        assert serve(uri, "init", workflow, "--json")["changed"] is False
+        market.show(first)
+    assert [(day["day"], day["state"]) for day in serve(uri, "run")["days"]] == [(first, "published")]
+    assert serve(uri, "init", workflow, "--json") == {
+        "service": "served",
+        "begin": first,
+        "changed": False,
+        "ledger": uri,
+    }
+
+
+def test_a_service_that_waits_is_checked_for_leakage_on_its_first_day(
+    tmp_path: Path, workflow: Path, market: Market
+) -> None:
+    """Nothing is trained if there is a leak, unless ``init`` was told to warn."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    workflow.write_text(workflow.read_text().replace("trunc_days: auto", "trunc_days: null"))
+    market.show(DAYS[51])
+    serve(uri, "init", workflow)
+    serve(uri, "run")
+    market.show(DAYS[52])
+    assert isinstance(call("serve", "--ledger", uri, "run").exception, LeakageError)
+    assert not (tmp_path / "runs").exists()
+    market.show(DAYS[51])
+    serve(uri, "init", "--leakage", "warn", workflow)
+    market.show(DAYS[52])
+    assert len(serve(uri, "run")["days"]) == 1

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from growing import DAYS, Market, days_of, live, manager, recorders, strategy, template
-from rollforge.errors import ConfigError, DateError, ExperimentNotFound
+from rollforge.errors import ConfigError, DateError, DayFailed, ExperimentNotFound
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import QlibDataLoader
 from rollforge.features.timeseries import TSDatasetH
@@ -173,6 +173,17 @@ def test_a_later_first_day_leaves_no_gap(market: Market) -> None:
     recorder = trained(market, DAYS[70])
     PredUpdater(recorder, from_date=DAYS[68], to_date=DAYS[69]).update()
     assert days_of(recorder.load_object("pred.pkl")) == DAYS[60:70]
+
+
+def test_a_first_day_before_the_first_window_has_no_model(market: Market) -> None:
+    """Its day fails with the reason; the days of the window are published."""
+    market.show(DAYS[51])
+    served = manager(begin=DAYS[50])
+    with pytest.raises(DayFailed, match=f"No window has begun by {DAYS[51]}"):
+        served.routine()
+    market.show(DAYS[53])
+    served.routine()
+    assert days_of(served.get_signals()) == DAYS[52:54]
 
 
 def test_a_strategy_needs_a_generator_of_windows(market: Market) -> None:

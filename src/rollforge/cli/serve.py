@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,7 @@ from rollforge.cli.terminal import console, echo, echo_error, echo_json, one_lin
 from rollforge.cli.workflow import LeakageMode
 
 if TYPE_CHECKING:
+    from rollforge.cli.service import Begin
     from rollforge.ledger.base import Ledger
     from rollforge.ledger.entry import CheckResult, Entry, Release
     from rollforge.ledger.state import ServiceState
@@ -111,26 +112,29 @@ def init(
     file: Annotated[Path, typer.Argument(metavar="WORKFLOW.yaml", help="A workflow file with rolling windows.")],
     begin: Annotated[
         str | None,
-        typer.Option("--begin", metavar="DAY", help="First day to publish; by default the last one with data."),
+        typer.Option(
+            "--begin",
+            metavar="DAY",
+            help="First day to publish; by default the last one with data, or that of the first window if it is later.",
+        ),
     ] = None,
     leakage: LeakageMode = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a service from a workflow file, or record that its file has changed. Trains nothing.
 
-    Its definition is checked for leakage, as ``rollforge run`` does.
+    Its definition is checked for leakage, as ``rollforge run`` does; if the test segment begins after the data, by the
+    first run that has data for it.
     """
-    from rollforge.cli.service import definition_of
+    from rollforge.cli.service import LEAKAGE, checked_begin, definition_of
     from rollforge.confidential import mask_secrets
     from rollforge.errors import ConfigError
     from rollforge.ledger.base import holding
     from rollforge.ledger.entry import EntryKind, author, service_body
     from rollforge.ledger.state import ServiceState
-    from rollforge.market.universe import session_provider
     from rollforge.online.overview import service_folder
     from rollforge.online.policy import challenger_of, read_policy
-    from rollforge.plan import make_plan, named_templates
-    from rollforge.session import using
+    from rollforge.plan import named_templates
     from rollforge.workflow import load_workflow
     from rollforge.yaml12 import line_of
 
@@ -141,7 +145,8 @@ def init(
         challenger_of(policy, {workflow.experiment_name: [name for name, _ in named]})
     except ConfigError as exc:
         raise ConfigError(f"{workflow.path}, {line_of(exc.path, workflow.lines)}{exc}") from exc
-    for warning in make_plan(workflow, leakage=leakage).warnings:
+    found = checked_begin(workflow, leakage)
+    for warning in found.warnings:
         echo_error(f"warning: {warning}")
     options: ServiceOptions = context.obj
     ledger, name = options.of(workflow.session).ledger(create=True), options.service or workflow.experiment_name
@@ -149,21 +154,16 @@ def init(
         state = ServiceState.of(ledger.entries(name))
         state.require_known()
         known = state.definition.workflow if state.definition is not None else None
-        if begin is None and isinstance(known, dict) and "begin" in known:
-            first = str(known["begin"])  # a service that has begun keeps its first day
-        else:
-            with using(workflow.session):
-                first = _day(begin) if begin is not None else str(session_provider().calendar()[-1])
-        begun = str(known["begin"]) if state.days and isinstance(known, dict) and "begin" in known else first
-        if first < begun:
-            raise ConfigError(
-                f"The service {name!r} began on {begun}, and no model was released for an earlier day. Use --service NAME "
-                f"to create another service that begins on {first}."
-            )
+        recorded_before = known if isinstance(known, dict) else {}
+        first = _first_day(name, state, recorded_before.get("begin"), found, _day(begin) if begin is not None else None)
         folder = service_folder(name, state.definition)
         if not folder.exists():  # it has no files yet, or was moved together with the project
             folder = service_folder(name, None)
         recorded = definition_of(workflow, first, folder)
+        if found.waits and not state.releases:
+            recorded[LEAKAGE] = leakage
+        elif state.releases and LEAKAGE in recorded_before:
+            recorded[LEAKAGE] = recorded_before[LEAKAGE]
         changed = known != recorded
         if changed:
             body = service_body(name, recorded, {} if policy is None else policy.to_document())
@@ -173,6 +173,39 @@ def init(
     else:
         echo(f"service {one_line(name)}: {'recorded' if changed else 'unchanged'}, first day {first}")
         echo(f"ledger {one_line(mask_secrets(ledger.uri))}")
+        if found.waits:
+            echo(
+                f"the data end on {found.data_until}, before the first window: runs do nothing until they reach {first}"
+            )
+
+
+def _first_day(name: str, state: ServiceState, known: object, found: Begin, asked: str | None) -> str:
+    """Return the first day of a service: the one that was asked for, the known one, or the last day with a model and data.
+
+    Raises
+    ------
+    ConfigError
+        If there is no model for it.
+    """
+    from rollforge.errors import ConfigError
+
+    if asked is not None:
+        first = asked
+    elif known is None:
+        first = max(found.data_until, found.window)
+    else:
+        first = str(known) if state.releases else max(str(known), found.window)
+    if first < found.window and not state.releases:
+        raise ConfigError(
+            f"--begin {first} is before {found.window}, the first day of the first window: there would be no model. "
+            f"The first day that can be published is {found.window}."
+        )
+    if known is not None and state.days and first < str(known):
+        raise ConfigError(
+            f"The service {name!r} began on {known}, and no model was released for an earlier day. Use --service NAME "
+            f"to create another service that begins on {first}."
+        )
+    return first
 
 
 @app.command()
@@ -271,7 +304,6 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Show the last published day, the models in use, the findings of checks, and who is running the service."""
     from rollforge.ledger.entry import Comparison
     from rollforge.online import overview
-    from rollforge.online.check_rules import described
 
     ledger, name, state = context.obj.state()
     today, lease, days = state.next_day(), ledger.held_by(name), state.days
@@ -289,9 +321,8 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
         echo(f"failed days: {', '.join(failed)}: {one_line(days[failed[-1]].error)}")
     if fallback:
         echo(f"fallback: {one_line(fallback)}")
-    for check in overview.latest_checks(state):
-        if check.outcome != "ok":
-            echo(f"{check.outcome.value}: {one_line(described(check))}")
+    for line in _findings(state, found["warnings"]):
+        echo(line)
     if found["running"]:
         echo(_running(found["running"]))
     _show_models([*state.champions(today), *state.candidates(today)])
@@ -405,6 +436,18 @@ def rollback(
             _replace(ledger, name, EntryKind.ROLLBACK, before, reason, day)
             return
     raise ConfigError(f"The service {name!r} has no earlier champions to go back to.")
+
+
+def _findings(state: ServiceState, warnings: Iterable[str]) -> Iterator[str]:
+    """Yield a line for each check of the last day that was not ok, and for each warning about it."""
+    from rollforge.online import overview
+    from rollforge.online.check_rules import described
+
+    for check in overview.latest_checks(state):
+        if check.outcome != "ok":
+            yield f"{check.outcome.value}: {one_line(described(check))}"
+    for text in warnings:
+        yield f"warning: {one_line(text)}"
 
 
 def _replace(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,60 @@ if TYPE_CHECKING:
     from rollforge.online.service import Service
     from rollforge.workflow import Workflow
 
-__all__ = ["definition_of", "publish_due", "read_workflow", "service_of"]
+__all__ = ["LEAKAGE", "Begin", "checked_begin", "definition_of", "publish_due", "read_workflow", "service_of"]
+
+LEAKAGE = "leakage"
+"""Key of a service's definition that still has to be checked for leakage: the option ``--leakage`` for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """When the service of a workflow can begin."""
+
+    window: str
+    """The first day of its first window."""
+    data_until: str
+    """The last day with data."""
+    warnings: tuple[str, ...]
+    """Those of its plan."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether the first window begins after the data. Its definition cannot be checked before that."""
+        return self.window > self.data_until
+
+
+def checked_begin(workflow: Workflow, leakage: str | None) -> Begin:
+    """Return when the service of a workflow can begin, after checking its definition if the data reach its first window.
+
+    Raises
+    ------
+    SegmentError, ConfigError, DataError, LeakageError
+        As :func:`~rollforge.plan.make_plan`.
+    """
+    from rollforge.dates import read_day
+    from rollforge.generate.segments import bounds
+    from rollforge.generate.task_view import TaskView
+    from rollforge.market.universe import session_provider
+    from rollforge.plan import make_plan
+    from rollforge.session import using
+
+    def starts(tasks: Iterable[Mapping[str, Any]]) -> list[Any]:
+        found = [
+            bounds("test", test).start for task in tasks if (test := TaskView(task).segments.get("test")) is not None
+        ]
+        return [start for start in found if start is not None]
+
+    if workflow.session.provider_uri is not None:
+        with using(workflow.session):
+            until = str(session_provider().calendar()[-1])
+        templates = starts(template.task for template in workflow.templates)
+        if templates and min(templates) > read_day(until):
+            return Begin(str(read_day(min(templates))), until, ())
+    made = make_plan(workflow, leakage=leakage)
+    window = str(read_day(min(starts(made.tasks))))
+    later = [day for day in map(str, made.schedule.calendar) if day >= window]
+    return Begin(later[0] if later else window, str(made.schedule.calendar[-1]), made.warnings)
 
 
 def definition_of(workflow: Workflow, begin: str, folder: Path) -> dict[str, object]:
@@ -109,8 +163,9 @@ def publish_due(
     from rollforge.ledger.state import ServiceState
     from rollforge.market.universe import session_provider
     from rollforge.online.day import Options
-    from rollforge.online.overview import service_folder
+    from rollforge.online.overview import day_warnings, service_folder
     from rollforge.online.routine import catch_up
+    from rollforge.plan import make_plan
     from rollforge.session import using
 
     state = ServiceState.of(ledger.entries(name))
@@ -121,6 +176,9 @@ def publish_due(
         service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition))
         with reported_days(workflow, state, service.state, name, known_error) as report:
             known = str(session_provider().calendar()[-1])
+            recorded = state.definition.workflow if state.definition is not None else None
+            if isinstance(recorded, dict) and LEAKAGE in recorded and not state.releases and known >= begin:
+                make_plan(workflow, leakage=recorded[LEAKAGE])
             # Tags are not taken into account: services may share an experiment.
             options = Options(adopt=False, fallback=True, stop=stop, report=report, rules=workflow.checks)
             results = catch_up(service, last, options)
@@ -136,10 +194,11 @@ def publish_due(
         {
             **{key: value for key, value in r.to_document().items() if key != "history"},
             "checks": [check.to_document() for check in checks[r.day]],
+            **({"warnings": warnings} if (warnings := day_warnings(after, r.day)) else {}),
         }
         for r in results
     ]
-    failed = any(check.outcome is Outcome.FAIL for found in checks.values() for check in found)
+    failed = any(workflow.checks.failed(check) for found in checks.values() for check in found)
     if failed or any(result.state is DayState.FAILED for result in results):
         return line, Exit.CHECK_FAILED
     if last is not None and known < last:

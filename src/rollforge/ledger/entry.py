@@ -111,7 +111,7 @@ class Outcome(StrEnum):
     FAIL = "fail"
     """The limit of a check that fails a day is exceeded."""
     UNKNOWN = "unknown"
-    """The value could not be computed; the day was published anyway."""
+    """The value could not be computed. If the check can fail a day, this does too; otherwise it was published anyway."""
 
 
 class Verdict(StrEnum):

@@ -76,6 +76,12 @@ class Rules:
             beyond = value < rule.limit if name in _MINIMUM else value > rule.limit
         return CheckResult(name, day, float(value), rule.level if beyond else Outcome.OK, rule.limit, text, data)
 
+    def failed(self, check: CheckResult) -> bool:
+        """Return whether a check failed, or could not be computed although its level is ``fail``."""
+        rule = self.checks.get(check.name)
+        unknown = check.outcome is Outcome.UNKNOWN and rule is not None and rule.level is Outcome.FAIL
+        return check.outcome is Outcome.FAIL or unknown
+
 
 def described(check: CheckResult) -> str:
     """Return the result of a check in words.

@@ -141,7 +141,7 @@ class DayRun:
         """Their predictions for the day, by id."""
         self.events: list[Event] = []
         self.fallbacks: list[str] = []
-        self.checks = DayChecks(service, held.state, options.rules, day, self._warn)
+        self.checks = DayChecks(service, held.state, options.rules, day)
         self.began = time.perf_counter()
 
     # -- the first training --------------------------------------------------------------------------------------------
@@ -241,6 +241,7 @@ class DayRun:
                 challenged = self.service.policy is not None and _keeps_models(strategy)
                 online = [] if challenged else strategy.prepare_online_models(models, **self.options.models)
                 self._release(strategy, models, online, "new window" if models else "")
+        self._require_model()
         for strategy in self.service.strategies:
             self._predict(strategy)
         signals = self._signals() if self.options.publish else []
@@ -257,6 +258,20 @@ class DayRun:
             comparisons=comparisons,
             checks=self.checks.results,
         )
+
+    def _require_model(self) -> None:
+        """Raise an error if the models of the ledger are those to publish, and there is none for the day.
+
+        Raises
+        ------
+        DayFailed
+            If no window has begun.
+        """
+        if all(map(_keeps_models, self.service.strategies)) and not self.service.state().champions(self.day):
+            raise DayFailed(
+                f"No window has begun by {self.day}, so there is no model. The first day of a service must not be before "
+                "that of its first window: create it with a later one, by 'rollforge serve init --begin DAY' or begin_time."
+            )
 
     def _of_due_windows(self, strategy: OnlineStrategy) -> list[Any]:
         """Return the models of the windows that are due; none if training fails and the earlier models are used."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -39,14 +39,10 @@ class DayChecks:
         The checks to run.
     day : str
         The day.
-    warn : callable
-        Called with the reason if checks could not be run.
     """
 
-    def __init__(
-        self, service: Service, known: ServiceState, rules: Rules, day: str, warn: Callable[[str], None]
-    ) -> None:
-        self.service, self.known, self.rules, self.day, self.warn = service, known, rules, day, warn
+    def __init__(self, service: Service, known: ServiceState, rules: Rules, day: str) -> None:
+        self.service, self.known, self.rules, self.day = service, known, rules, day
         self.results: list[CheckResult] = []
         self.mark = ""
         """Fingerprint of the data of the day; empty if they were not read."""
@@ -100,7 +96,8 @@ class DayChecks:
         Raises
         ------
         DayFailed
-            If a check fails and the rules say that such a day is not published.
+            If a check fails, or one that can fail a day cannot be computed, and the rules say that such a day is not
+            published.
         """
         rules, service = self.rules, self.service
         if not rules.checks.keys() & SCORE_CHECKS.keys():
@@ -108,10 +105,7 @@ class DayChecks:
         champions = [recorder_of(release) for release in service.state().champions(self.day)]
         calendar = session_provider().calendar(service.freq)
         found = equal_scores(rules, self.day, rows)
-        try:
-            found += drift_and_ic(rules, self.day, champions, self.known, service.place, calendar)
-        except Exception as exc:  # noqa: BLE001 - the user's own classes; a day that cannot be watched is still published
-            self.warn(f"the checks of drift and IC could not be run: {type(exc).__name__}: {exc}")
+        found += drift_and_ic(rules, self.day, champions, self.known, service.place, calendar)
         self._take(found, block=rules.block)
 
     def _take(self, found: Sequence[CheckResult], *, block: bool = True) -> None:
@@ -120,7 +114,7 @@ class DayChecks:
         for check in found:
             if check.outcome is not Outcome.OK:
                 log.warning("service %s: %s: %s", self.service.name, self.day, described(check))
-        failed = [check for check in found if check.outcome is Outcome.FAIL]
+        failed = [check for check in found if self.rules.failed(check)]
         if failed and block:
             raise DayFailed("; ".join(described(check) for check in failed))
 

@@ -27,6 +27,7 @@ from rollforge.session import home
 __all__ = [
     "Reader",
     "data_folder",
+    "day_warnings",
     "described",
     "due_days",
     "entry_document",
@@ -238,6 +239,7 @@ def status(name: str, state: ServiceState, lease: ServiceLease | None) -> dict[s
         "failed": failed_days(state),
         "fallback": fallback(state),
         "checks": [check.to_document() for check in latest_checks(state)],
+        "warnings": day_warnings(state, max(state.days, default=None)),
         "champions": [release.to_document() for release in state.champions(after)],
         "candidates": [release.to_document() for release in candidates],
         "comparisons": [state.compared[r.recorder].to_document() for r in candidates if r.recorder in state.compared],
@@ -251,6 +253,15 @@ def latest_checks(state: ServiceState) -> tuple[CheckResult, ...]:
     """Return the results of the checks of the last day that was run and not withdrawn since."""
     withdrawn = {day for day, signal in state.signals().items() if not signal.rows}
     return state.checks_made_on(max(state.days.keys() - withdrawn, default=""))
+
+
+def day_warnings(state: ServiceState, day: str | None) -> list[str]:
+    """Return the warnings of the last attempt at a day, without that of the use of earlier models."""
+    attempts = [c for c in state.contents if c.day is not None and c.day.day == day]
+    if not attempts or attempts[-1].day is None:
+        return []
+    known = attempts[-1].day.fallback
+    return [event.text for event in attempts[-1].events if event.level is not Level.INFO and event.text not in known]
 
 
 def failed_days(state: ServiceState) -> list[str]:

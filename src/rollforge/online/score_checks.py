@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def drift_and_ic(
 ) -> list[CheckResult]:
     """Return the results of the checks of drift, and of the IC of days whose labels have become known.
 
+    A check that cannot be computed is unknown, with the reason; the others do not depend on it.
+
     Parameters
     ----------
     rules : Rules
@@ -91,30 +94,50 @@ def drift_and_ic(
         The trading days up to the day.
     """
     found: dict[str, list[tuple[float, str, dict[str, Any]]]] = {"score_psi": [], "feature_psi": []}
+    drift, failures = [name for name in found if name in rules.checks], dict[str, str]()
     labels = _Labels(rules, state, calendar)
     results: list[CheckResult] = []
+    window = max((rules.checks[name].days for name in drift), default=1)
     for place, recorder in enumerate(recorders):
-        reference = _reference(recorder, rules)
-        if reference is None and not (place == 0 and labels.pending):
+        pending, reference = place == 0 and bool(labels.pending), None
+        with _noted(failures, drift, recorder):
+            reference = _reference(recorder, rules)
+        if reference is None and not pending:
             continue
-        window = max((rules.checks[name].days for name in found if name in rules.checks), default=1)
         segments: dict[str, object] = {"test": (_shifted(calendar, window - 1), day)}
         first = segments["test"]
-        if place == 0 and labels.pending:
+        if pending:
             segments["labels"] = first = (labels.first, day)
         start = min(str(first[0]), _shifted(calendar, window - 1))  # type: ignore[index]
-        loader = RMDLoader(recorder)
-        dataset = loader.get_dataset(start, day, segments)
-        if reference is not None:
-            _add_drift(found, rules, recorder, reference, dataset, loader)
-        if place == 0 and labels.pending:
-            results += labels.results(dataset, recorder, folder, rules)
+        with _noted(failures, [*(drift if reference is not None else []), *(["ic"] if pending else [])], recorder):
+            loader = RMDLoader(recorder)
+            dataset = loader.get_dataset(start, day, segments)
+            if reference is not None:
+                with _noted(failures, drift, recorder):
+                    _add_drift(found, rules, recorder, reference, dataset, loader)
+            if pending:
+                with _noted(failures, ["ic"], recorder):
+                    results += labels.results(dataset, recorder, folder, rules)
     for name, values in found.items():
         if values:
             value, text, _ = max(values, key=lambda v: v[0])
             models = {data.pop("recorder"): {"psi": psi, **data} for psi, _, data in values}
-            results.append(rules.result(name, day, value, text, models=models))
-    return results
+            result = rules.result(name, day, value, text, models=models)
+            # If one of several models could not be checked, the others may only have found a failure.
+            if name not in failures or result.outcome is not Outcome.OK:
+                results.append(result)
+                failures.pop(name, None)
+    return [*results, *(rules.result(name, day, math.nan, text) for name, text in failures.items())]
+
+
+@contextlib.contextmanager
+def _noted(failures: dict[str, str], names: Iterable[str], recorder: Recorder) -> Iterator[None]:
+    """Note the first reason why checks could not be computed, instead of raising an exception in a ``with`` block."""
+    try:
+        yield
+    except Exception as exc:  # noqa: BLE001 - the user's own classes, or a damaged recorder; the result says so
+        for name in names:
+            failures.setdefault(name, f"model {recorder.id}: {type(exc).__name__}: {exc}")
 
 
 def _shifted(calendar: Days, days: int) -> str:
@@ -232,16 +255,18 @@ class _Labels:
         labels: pd.DataFrame = dataset.prepare("labels", col_set="label", data_key=DataHandlerLP.DK_R)
         label = labels.iloc[:, column]
         ready = [signal for signal in self.pending if _is_known(label, signal)]
-        scores = signal_files.read(folder, ready)
+        lost = signal_files.unreadable(folder, ready)
+        unknown = [CheckResult(DAILY_IC, day, None, Outcome.UNKNOWN, text=text) for day, text in lost.items()]
+        scores = signal_files.read(folder, [signal for signal in ready if signal.day not in lost])
         if scores is None:
-            return []
+            return unknown
         if isinstance(scores, pd.DataFrame):
             scores = scores.iloc[:, 0]
         found = daily_ics(scores, label, [signal.day for signal in ready])
         if not found:
-            return []
+            return unknown
         values = {**self.known, **{check.day: check for check in found}}
-        return [*found, *mean_ic(rules, values, recorder)]
+        return [*unknown, *found, *mean_ic(rules, values, recorder)]
 
 
 def _is_known(label: pd.Series, signal: Signal) -> bool:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -241,7 +242,7 @@ class Service:
         state = self.state()
         changes = sorted({r.from_day for _, r in state.releases if r.strategy == strategy})
         found: dict[str, list[tuple[str, str | None]]] = {}
-        for first, after in zip(changes, [*changes[1:], None], strict=True):
+        for first, after in zip_longest(changes, changes[1:]):
             for release in self.champions(strategy, first):
                 spans = found.setdefault(release.recorder, [])
                 if spans and spans[-1][1] == first:

@@ -16,7 +16,7 @@ from rollforge.disk import sync
 from rollforge.errors import ArtifactUnreadable, DataError
 from rollforge.ledger.entry import Shadow, Signal
 
-__all__ = ["content", "days_of", "file_of", "read", "remove_drafts", "rows_of", "scores", "write"]
+__all__ = ["content", "days_of", "file_of", "read", "remove_drafts", "rows_of", "scores", "unreadable", "write"]
 
 
 def days_of(signals: Any) -> list[str]:
@@ -135,6 +135,23 @@ def content(folder: Path, signal: Signal | Shadow) -> bytes:
         raise ArtifactUnreadable(f"The {what} cannot be read: {file}: {exc.strerror}.") from exc
     if hashlib.sha256(found).hexdigest() != signal.sha256:
         raise ArtifactUnreadable(f"The {what} were changed after they were published: {file}.")
+    return found
+
+
+def unreadable(folder: Path, signals: Iterable[Signal]) -> dict[str, str]:
+    """Return the days of those signals whose file is missing or was changed, with the reason."""
+    found: dict[str, str] = {}
+    known: dict[tuple[str, str], str] = {}
+    for signal in signals:
+        key = signal.file, signal.sha256
+        if signal.rows and key not in known:
+            known[key] = ""
+            try:
+                content(folder, signal)
+            except ArtifactUnreadable as exc:
+                known[key] = str(exc)
+        if signal.rows and known[key]:
+            found[signal.day] = known[key]
     return found
 
 
