@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psycopg
 import pytest
 import yaml
@@ -365,3 +366,70 @@ def test_a_service_that_waits_is_checked_for_leakage_on_its_first_day(
     serve(uri, "init", "--leakage", "warn", workflow)
     market.show(DAYS[52])
     assert len(serve(uri, "run")["days"]) == 1
+
+
+@pytest.mark.parametrize("damage", ["lost", "changed"])
+def test_signals_that_cannot_be_read_are_found_and_published_again(
+    tmp_path: Path, workflow: Path, market: Market, damage: str
+) -> None:
+    """``check`` names them, also after a change of data elsewhere; ``correct`` adds a version with the same values."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    market.show(BEGIN)
+    serve(uri, "init", workflow)
+    market.show(DAYS[FIRST + 2])
+    serve(uri, "run")
+    lost = [BEGIN, DAYS[FIRST + 1]]
+    before = {day: serve(uri, "signals", day, "--json") for day in lost}
+    for day in lost:
+        file = tmp_path / "home/services/served" / before[day]["file"]
+        file.unlink() if damage == "lost" else file.write_bytes(file.read_bytes()[:-1])
+    found = serve(uri, "check", "--json", code=Exit.CHECK_FAILED)
+    assert (found["changed"], set(lost) <= found["unreadable"].keys()) == ([], True)
+    assert f"{len(found['unreadable'])} cannot be read" in serve(uri, "check", code=Exit.CHECK_FAILED)
+    market.close.loc[DAYS[FIRST + 2], "A"] *= 1.5
+    market.show(DAYS[FIRST + 2])
+    corrected = {signal["day"]: signal for signal in serve(uri, "correct", "--json")["corrected"]}
+    assert corrected.keys() == {*found["unreadable"], DAYS[FIRST + 2]}
+    for day in lost:
+        after = serve(uri, "signals", day, "--json")
+        assert (after["version"], after["signals"]) == (2, before[day]["signals"])
+        assert "cannot be read" in after["why"]
+    assert "none changed\n" in serve(uri, "check")
+
+
+def test_a_removed_trading_day_is_a_change(tmp_path: Path, workflow: Path, market: Market) -> None:
+    """The check of the next day reports it once; after its signals are withdrawn, nothing is left to do."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    market.show(BEGIN)
+    serve(uri, "init", workflow)
+    market.show(DAYS[FIRST + 2])
+    serve(uri, "run")
+    market.close = market.close.drop(index=pd.Timestamp(DAYS[FIRST + 1]))
+    for place, reported in ((3, [DAYS[FIRST + 1]]), (4, [])):
+        market.show(DAYS[FIRST + place])
+        (day,) = serve(uri, "run")["days"]
+        changed = [check for check in day["checks"] if check["name"] == "changed"]
+        assert [
+            one for check in changed for one in check["data"]["days"] if check["data"]["days"][one] == ""
+        ] == reported
+    serve(uri, "correct")
+    assert serve(uri, "status", "--json")["last_published"] == DAYS[FIRST + 4]
+    assert "none changed" in serve(uri, "check")
+
+
+def test_data_that_end_before_the_last_published_day(tmp_path: Path, workflow: Path, market: Market) -> None:
+    """Nothing is published from an older copy of the folder, and each run says so; the days go on when it is whole again."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    market.show(BEGIN)
+    serve(uri, "init", workflow)
+    market.show(DAYS[FIRST + 2])
+    serve(uri, "run")
+    market.show(DAYS[FIRST + 1])
+    line = serve(uri, "run", code=Exit.CHECK_FAILED)
+    assert (line["days"], line["data_until"], line["last_published"]) == ([], DAYS[FIRST + 1], DAYS[FIRST + 2])
+    assert f"The data end on {DAYS[FIRST + 1]}, and {DAYS[FIRST + 2]} is published" in line["error"]
+    market.show(DAYS[FIRST + 3])
+    assert [day["state"] for day in serve(uri, "run")["days"]] == ["published"]
+    market.show(DAYS[FIRST + 2])
+    serve(uri, "correct", DAYS[FIRST + 3])  # it was no trading day
+    assert serve(uri, "run")["days"] == []

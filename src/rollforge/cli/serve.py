@@ -232,10 +232,11 @@ def run(
 
 @app.command()
 def check(context: typer.Context, as_json: AsJson = False) -> None:
-    """List published days whose data have changed since, and months before the first day whose data the models were
-    trained on. Changes nothing. Exits with 4 if there are any.
+    """List published days whose data have changed since or whose signals cannot be read, and months before the first day
+    whose data the models were trained on. Changes nothing. Exits with 4 if there are any.
     """
     from rollforge.cli.service import read_workflow, service_of
+    from rollforge.online import signal_files
     from rollforge.online.corrections import changed_days
     from rollforge.online.data_marks import changed_history
     from rollforge.online.overview import service_folder
@@ -246,8 +247,9 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):
         service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition))
         changed, months = changed_days(service), changed_history(service)
+    damaged = signal_files.unreadable(service.place, state.signals().values())
     if as_json:
-        echo_json(json.dumps({"service": name, "changed": changed, "changed_history": months}))
+        echo_json(json.dumps({"service": name, "changed": changed, "changed_history": months, "unreadable": damaged}))
     else:
         signals = state.signals()
         for month in months:
@@ -255,8 +257,11 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
         for day in changed:
             again = not signals[day].rows
             echo(f"{day}: {'a trading day again' if again else 'the data have changed since it was published'}")
-        echo(f"{len(signals)} days checked, {len(changed) or 'none'} changed")
-    if changed or months:
+        for reason in damaged.values():
+            echo(one_line(reason))
+        note = f", the signals of {len(damaged)} cannot be read" if damaged else ""
+        echo(f"{len(signals)} days checked, {len(changed) or 'none'} changed{note}")
+    if changed or months or damaged:
         raise typer.Exit(Exit.CHECK_FAILED)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollforge.cli.exit_codes import Exit
-from rollforge.errors import ConfigError, RollforgeError
+from rollforge.errors import ConfigError, DataError, RollforgeError
 
 if TYPE_CHECKING:
     from rollforge.ledger.base import Ledger
@@ -134,6 +134,10 @@ def service_of(name: str, workflow: Workflow, begin: str, ledger_uri: str, folde
     )  # fmt: skip
 
 
+class _DataEndEarly(DataError):
+    """The data end before the last published day."""
+
+
 def publish_due(
     ledger: Ledger,
     name: str,
@@ -162,6 +166,7 @@ def publish_due(
     from rollforge.ledger.entry import DayState, Outcome
     from rollforge.ledger.state import ServiceState
     from rollforge.market.universe import session_provider
+    from rollforge.online.corrections import ends_early
     from rollforge.online.day import Options
     from rollforge.online.overview import day_warnings, service_folder
     from rollforge.online.routine import catch_up
@@ -174,15 +179,21 @@ def publish_due(
         raise ConfigError(f"--until {last} is before {begin}, the first day of the service.")
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
         service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition))
-        with reported_days(workflow, state, service.state, name, known_error) as report:
-            known = str(session_provider().calendar()[-1])
-            recorded = state.definition.workflow if state.definition is not None else None
-            if isinstance(recorded, dict) and LEAKAGE in recorded and not state.releases and known >= begin:
-                make_plan(workflow, leakage=recorded[LEAKAGE])
-            # Tags are not taken into account: services may share an experiment.
-            options = Options(adopt=False, fallback=True, stop=stop, report=report, rules=workflow.checks)
-            results = catch_up(service, last, options)
-            after = service.state()
+        results, problem = [], ""
+        try:
+            with reported_days(workflow, state, service.state, name, known_error) as report:
+                known = str(session_provider().calendar()[-1])
+                if ends_early(state, known):
+                    raise _DataEndEarly(ends_early(state, known))
+                recorded = state.definition.workflow if state.definition is not None else None
+                if isinstance(recorded, dict) and LEAKAGE in recorded and not state.releases and known >= begin:
+                    make_plan(workflow, leakage=recorded[LEAKAGE])
+                # Tags are not taken into account: services may share an experiment.
+                options = Options(adopt=False, fallback=True, stop=stop, report=report, rules=workflow.checks)
+                results = catch_up(service, last, options)
+        except _DataEndEarly as exc:
+            problem = str(exc)
+        after = service.state()
     line: dict[str, Any] = {
         "service": name,
         "until": last or known,
@@ -198,6 +209,8 @@ def publish_due(
         }
         for r in results
     ]
+    if problem:
+        return {**line, "error": problem}, Exit.CHECK_FAILED
     failed = any(workflow.checks.failed(check) for found in checks.values() for check in found)
     if failed or any(result.state is DayState.FAILED for result in results):
         return line, Exit.CHECK_FAILED

@@ -24,6 +24,7 @@ from rollforge.ledger.entry import (
     day_body,
     event_body,
 )
+from rollforge.ledger.state import ServiceState
 from rollforge.market.universe import one_version
 from rollforge.online import signal_files
 from rollforge.online.check_rules import Rules
@@ -34,7 +35,7 @@ from rollforge.online.score_checks import daily_ics, known_ics, labels_of, mean_
 from rollforge.online.service import Hold, Service, next_version
 from rollforge.session import Session, bounded, current_session, using
 
-__all__ = ["changed_days", "correct", "publish"]
+__all__ = ["changed_days", "correct", "ends_early", "publish"]
 
 
 def publish(service: Service, prepare_func: PrepareFunc | None = None, *, over_write: bool = False) -> Any:
@@ -50,7 +51,8 @@ def publish(service: Service, prepare_func: PrepareFunc | None = None, *, over_w
         last = max(known, default="")
         fresh = [day for day in days if day > last]
         new = made if over_write else signal_files.rows_of(made, fresh)
-        old = signal_files.read(service.place, known.values())
+        lost = signal_files.unreadable(service.place, known.values())  # they differ, so they get a new version
+        old = signal_files.read(service.place, [signal for day, signal in known.items() if day not in lost])
         changed = [day for day in days if over_write and day in known and not _same(old, made, day)]
         gone = [day for day, signal in known.items() if over_write and signal.rows and day not in days]
         day = DayRun(service, held, Options(), last)
@@ -86,7 +88,8 @@ def correct(
 
     The models that were champions on the day predict it again, from the current data up to the day. A day whose signals
     stay the same gets no new version; this is recorded, so that :func:`changed_days` omits the day. The signals of a day
-    that is no longer a trading day are withdrawn by a version without rows. Earlier versions are never changed.
+    that is no longer a trading day are withdrawn by a version without rows. Earlier versions are never changed. If the file
+    of the latest version cannot be read, the day gets a new one.
 
     The latest day is corrected first. If the process is killed, the first changed day is still uncorrected, so the next
     correction begins with it again.
@@ -95,7 +98,7 @@ def correct(
     ----------
     day : date, optional
         The day; by default all published days from the first one whose data have changed since: features of a day are
-        computed from earlier days too.
+        computed from earlier days too. Days whose signals cannot be read are included.
     why : str
         The reason.
     prepare_func : callable, optional
@@ -114,7 +117,9 @@ def correct(
         calendar = set(service.calendar_days())
         changed = changed_days(service)
         months = changed_history(service) if day is None else []
+        lost = signal_files.unreadable(service.place, held.state.signals().values())
         days = [str(read_day(day, "day"))] if day is not None else _from_first([*changed, *months], held, calendar)
+        days = sorted({*days, *(lost if day is None else ())})
         predicted = [one for one in reversed(days) if one in calendar]
         for one in [*predicted, *(one for one in reversed(days) if one not in calendar)]:
             known = held.state.signals().get(one)
@@ -132,7 +137,7 @@ def correct(
                 shadows = _shadows(service, held, work, one, events)
                 work.sync()
                 made = work.made({one})
-                earlier = signal_files.read(service.place, [known])
+                earlier = None if one in lost else signal_files.read(service.place, [known])
                 before = held.state.days.get(one)
                 result = work.result(DayState.PUBLISHED)
                 if before:
@@ -145,7 +150,8 @@ def correct(
                         body = day_body(result, events=[same, *events], checks=checks, shadows=shadows)
                         held.append(EntryKind.DAY, body)
                     continue
-                signals = work.write(rows, why or "the data have changed")
+                reason = "the file of the version before cannot be read" if one in lost else "the data have changed"
+                signals = work.write(rows, why or reason)
                 corrected.append(_corrected(held, signals, result, events, checks, shadows))
         if months:
             text = why or "data before the first day have changed; the models are those trained before"
@@ -154,26 +160,29 @@ def correct(
     return sorted(corrected, key=lambda signal: signal.day)
 
 
-def _require_all_days(held: Hold, known: str | None) -> None:
-    """Raise an error if the data end before the published days: all later days would be withdrawn.
+def ends_early(state: ServiceState, known: str | None) -> str:
+    """Return why nothing can be done with data that end on a day before the last published one; empty if they do not."""
+    last = max((day for day, signal in state.signals().items() if signal.rows), default="")
+    if known is not None and known >= last:
+        return ""
+    return (
+        f"The data end on {known or 'no day'}, and {last} is published: the data folder may be an older copy. Nothing was "
+        f"published or corrected. Add the days after {known or 'that'}. If {last} is not a trading day, withdraw "
+        f"its signals with 'rollforge serve correct {last}'."
+    )
+
+
+def _from_first(changed: Sequence[str], held: Hold, calendar: Collection[str]) -> list[str]:
+    """Return the days with signals from the first changed day on; withdrawn days are included only if they changed.
 
     Raises
     ------
     DataError
-        If they do.
+        If the data end before the published days: all later days would be withdrawn.
     """
-    last = max((day for day, signal in held.state.signals().items() if signal.rows), default="")
-    if known is None or known < last:
-        raise DataError(
-            f"The data end on {known or 'no day'}, and {last} is published: the data folder may be an older copy, and nothing "
-            f"was corrected. Add the days after {known or 'that'}. If {last} is not a trading day, withdraw its signals "
-            f"with 'rollforge serve correct {last}'."
-        )
-
-
-def _from_first(changed: Sequence[str], held: Hold, calendar: Collection[str]) -> list[str]:
-    """Return the days with signals from the first changed day on; withdrawn days are included only if they changed."""
-    _require_all_days(held, max(calendar, default=None))
+    problem = ends_early(held.state, max(calendar, default=None))
+    if problem:
+        raise DataError(problem)
     first = min(changed, default=None)
     if first is None:
         return []
@@ -234,6 +243,8 @@ def _ics(work: DayRun, session: Session, rows: object, events: list[Event]) -> l
     try:
         signals = state.signals()
         others = [signals[one] for one in sorted(known) if one != day]
+        lost = signal_files.unreadable(service.place, others)
+        others = [signal for signal in others if signal.day not in lost]
         parts = [_column(signal_files.read(service.place, others)), *([_column(rows)] if day in known else [])]
         scores = pd.concat([part for part in parts if part is not None])
         with using(session), bounded(last):  # the labels of a day reach into later days

@@ -242,7 +242,8 @@ def data_changes(
 ) -> Finding | None:
     """Return how many of the last published days have data that differ from those when they were published.
 
-    A change that an earlier check has reported is not counted again. ``rollforge serve check`` compares all days.
+    A day that is no longer a trading day counts too, until its signals are withdrawn. A change that an earlier check has
+    reported is not counted again. ``rollforge serve check`` compares all days.
     """
     reported = {
         (day, mark)
@@ -251,16 +252,21 @@ def data_changes(
         for day, mark in (check.data.get("days") or {}).items()
     }
     found: dict[str, str] = {}
+    signals = state.signals()
     published = [day for day, result in state.days.items() if result.state is DayState.PUBLISHED and result.data]
     places = {str(day): place for place, day in enumerate(recent.days[:-1])}
-    for day in [day for day in published if day in places][-days:]:
+    shown = [day for day in published if str(recent.days[0]) <= day < str(recent.days[-1])]
+    for day in [day for day in shown if day in places or (day in signals and signals[day].rows)][-days:]:
         known = state.days[day].data
-        if _mark(recent, places[day], starts) == known:
+        if day in places and _mark(recent, places[day], starts) == known:
             continue
-        now = mark_then(day)  # exact: instruments and fields may have been added since
+        # exact: instruments and fields may have been added since
+        now = mark_then(day) if day in places else ""
         if now != known and (day, now) not in reported:
             found[day] = now
-    text = f"the data of {', '.join(found)} have changed; see 'rollforge serve correct'" if found else ""
+    gone = [day for day, mark in found.items() if not mark]
+    note = f", {', '.join(gone)} no longer in the calendar" if gone else ""
+    text = f"the data of {', '.join(found)} have changed{note}; see 'rollforge serve correct'" if found else ""
     return float(len(found)), text, {"days": found} if found else {}
 
 

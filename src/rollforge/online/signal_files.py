@@ -139,19 +139,17 @@ def content(folder: Path, signal: Signal | Shadow) -> bytes:
 
 
 def unreadable(folder: Path, signals: Iterable[Signal]) -> dict[str, str]:
-    """Return the days of those signals whose file is missing or was changed, with the reason."""
+    """Return the days of those signals whose file is missing or was changed since it was published, with the reason."""
     found: dict[str, str] = {}
-    known: dict[tuple[str, str], str] = {}
+    fine: set[tuple[str, str]] = set()  # a file may contain several days
     for signal in signals:
-        key = signal.file, signal.sha256
-        if signal.rows and key not in known:
-            known[key] = ""
+        if signal.rows and (signal.file, signal.sha256) not in fine:
             try:
                 content(folder, signal)
             except ArtifactUnreadable as exc:
-                known[key] = str(exc)
-        if signal.rows and known[key]:
-            found[signal.day] = known[key]
+                found[signal.day] = str(exc)
+            else:
+                fine.add((signal.file, signal.sha256))
     return found
 
 
