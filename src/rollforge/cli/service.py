@@ -27,7 +27,7 @@ LEAKAGE = "leakage"
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """When the service of a workflow can begin."""
+    """The first day of a service, and whether its data reach it."""
 
     window: str
     """The first day of its first window."""
