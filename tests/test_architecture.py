@@ -659,7 +659,7 @@ def test_a_heavy_library_is_imported_in_one_place(library: str, home: str | tupl
     ],
 )
 def test_a_library_is_found_however_it_is_imported(source: str) -> None:
-    """Also by a program in a string, which another process runs."""
+    """A program in a string, which another process runs, is read too."""
     assert "mlflow" in libraries_of(ast.parse(source))
 
 

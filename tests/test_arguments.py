@@ -81,7 +81,7 @@ class Open:
 
 
 def test_arguments_of_fetch_are_those_of_its_signature() -> None:
-    """Without the days; a handler that takes any argument by name gets it."""
+    """The days are left out; a handler that takes any argument by name gets it."""
     assert fetch_arguments(Handler(), None) == {}
     given = {"level": "instrument", "proc_func": len}
     made = fetch_arguments(Handler(), given)

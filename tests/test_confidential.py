@@ -204,7 +204,7 @@ PASSWORD = st.text(
 
 @given(PASSWORD.filter(lambda p: not p.isdigit()), st.sampled_from(["postgresql", "mongodb", "http", "redis+tls"]))
 def test_any_password_in_an_address_is_masked(password: str, scheme: str) -> None:
-    """Even if it contains characters that should have been escaped."""
+    """It is masked even if it contains characters that should have been escaped."""
     secret = f"Zq{password}"
     assert secret not in mask_secrets(f"cannot reach {scheme}://ann:{secret}@host.example/db now")
 
@@ -281,7 +281,7 @@ def test_a_password_that_a_driver_takes_for_the_host_is_masked(address: str) -> 
 
 
 def test_text_that_is_not_secret_stays_in_an_error() -> None:
-    """Even if the password is equal to a name that is not secret."""
+    """It stays even if the password is equal to a name that is not secret."""
     address = "postgresql://ann:ann@db:5432/db"
     for text in ('password authentication failed for user "ann"', 'database "db" does not exist', "no host 'other'"):
         assert mask_error(text, address) == text

@@ -314,7 +314,7 @@ def test_every_field_of_a_session_is_a_key_of_the_file() -> None:
 
 
 def test_sizes_may_have_units(small_market: Path, tmp_path: Path) -> None:
-    """``memory: 1G`` in a file is 2**30 bytes in the session."""
+    """The value ``memory: 1G`` in a file is 2**30 bytes in the session."""
     file = example(tmp_path, small_market)
     file.write_text(file.read_text().replace("rollforge:\n", "rollforge:\n  memory: 1G\n  cache_limit: 5000000\n"))
     session = load_workflow(file).session

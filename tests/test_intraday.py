@@ -107,7 +107,7 @@ def template(**handler: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("freq", ["60min", "1h", "1 hour", "60 minutes", None])
 def test_a_calendar_has_the_times_of_the_bars(folder: Path, freq: str | None) -> None:
-    """Whatever its frequency is called; it is the only one of the folder, so it need not be named."""
+    """It has them whatever its frequency is called; a folder's only frequency need not be named."""
     provider = Provider(folder)
     assert (provider.calendar(freq) == BARS.to_numpy()).all()
     assert provider.freq == "60min"
@@ -148,7 +148,7 @@ def test_expressions_count_bars_and_ranges_may_end_within_a_day(folder: Path) ->
 
 
 def test_qlib_s_options_name_the_folder_of_a_frequency(folder: Path) -> None:
-    """As in Qlib's examples on minutes."""
+    """Qlib's examples on minutes do so."""
     try:
         init(provider_uri={"60min": str(folder)})
         assert len(D.features("all", ["$close"], freq="60min")) == len(BARS) * len(CODES)
@@ -269,7 +269,7 @@ def test_a_handler_selects_the_bars_that_a_segment_has(
 
 @pytest.mark.parametrize("form", ["bar", "Timestamp"])
 def test_a_single_bar_is_selected_by_its_time(nights: Session, form: str) -> None:
-    """Of a handler of bars; a day selects all of its bars."""
+    """A handler of bars returns that bar; a day selects all of its bars."""
     with using(nights):
         frame = D.features("all", ["$close"], freq="60min").swaplevel().sort_index()
         handler = DataHandlerLP("all", data_loader=StaticDataLoader(frame))
@@ -479,7 +479,7 @@ def test_bars_that_cannot_be_imported(times: Any, text: str, tmp_path: Path) -> 
 
 
 def test_a_bar_given_twice_is_refused(tmp_path: Path) -> None:
-    """With its time."""
+    """The message has its time."""
     table = pd.DataFrame(
         {"symbol": "A", "datetime": ["2024-01-02 10:30", "2024-01-02 11:30", "2024-01-02 10:30"], "close": 1.0}
     )
@@ -502,7 +502,7 @@ def sensors(zone: str | None = None) -> pd.DataFrame:
 @pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
 @pytest.mark.parametrize("step", ["week", 100])
 def test_predictions_of_hours_equal_a_loop_by_hand(zone: str | None, step: str | int, tmp_path: Path) -> None:
-    """Also over the night on which an hour is repeated; the index comes back with its time zone."""
+    """They are equal over the night on which an hour is repeated, too; the index comes back with its time zone."""
     frame = sensors(zone)
     own = Session(tracking_uri=f"folder:{tmp_path}/runs", store_uri=f"sqlite:///{tmp_path}/t.db", cache=str(tmp_path))
     result = rollforge.walk_forward(

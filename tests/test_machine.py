@@ -98,7 +98,7 @@ def test_a_process_whose_clock_is_ahead_does_not_take_over_tasks(tmp_path: Path)
 
 
 def test_the_time_of_a_store_is_close_to_the_wall_clock(tmp_path: Path) -> None:
-    """So displayed times are correct; and the store's time never goes back."""
+    """Displayed times are therefore correct; and the store's time never goes back."""
     store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
     before = time.time()
     store.create("p", [{"x": 1}])

@@ -99,7 +99,7 @@ def test_an_earlier_module_name_is_the_current_module(module: str) -> None:
 
 @pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in MOVED_NAMES.items() for n in names])
 def test_an_earlier_location_of_a_name_is_the_current_object(module: str, name: str) -> None:
-    """By import, and in a pickle."""
+    """This holds for an import, and in a pickle."""
     found = getattr(importlib.import_module(module), name)
     assert found is getattr(importlib.import_module(MOVED_NAMES[module][name]), name)
     assert pickle.loads(f"c{module}\n{name}\n.".encode()) is found

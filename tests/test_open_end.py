@@ -18,7 +18,7 @@ from rollforge.session import Session
 def test_new_days_are_predicted_by_the_next_run(
     form: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With and without windows: a night with new data trains what the data change; one without trains nothing."""
+    """With and without windows, a night with new data trains what the data change; one without trains nothing."""
     monkeypatch.chdir(tmp_path)
     market = Market(tmp_path / "data", prices())
     market.show(DAYS[60])

@@ -104,7 +104,7 @@ def test_no_pickle_crashes_the_interpreter_or_exhausts_memory(data: bytes) -> No
 @pytest.mark.parametrize("part", ["start", "stop", "step"])
 @pytest.mark.parametrize("kind", [range, slice])
 def test_a_key_contains_no_very_large_integer(kind: type[range] | type[slice], part: str) -> None:
-    """Nor does a range or slice in it; with a smaller one, the same range is a key."""
+    """A range or slice in a key contains none either; with a smaller one, the same range is a key."""
 
     def pickled(number: int) -> bytes:
         key = kind(*({"start": 1, "stop": 9, "step": 2} | {part: number}).values())

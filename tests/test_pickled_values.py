@@ -443,7 +443,7 @@ def test_frames_and_series_are_built_from_blocks() -> None:
 
 @pytest.mark.parametrize("name", ["eval", "read_pickle", "offsets", "io", "DataFrame.eval", "_libs"])
 def test_no_other_name_of_pandas_has_a_rule(name: str) -> None:
-    """Nor in the module of offsets, from which classes are taken by name."""
+    """The module of offsets, from which classes are taken by name, has none either."""
     assert rule_of("pandas", name) is None
     assert rule_of("pandas._libs.tslibs.offsets", name) is None
 

@@ -138,7 +138,7 @@ def test_figures_and_page_are_the_same(result: WalkForward) -> None:
 
 
 def test_a_result_its_experiment_and_its_tables_give_the_same_figures(result: WalkForward) -> None:
-    """In any order of rows; a table of one column too."""
+    """They do so in any order of rows; a table of one column does too."""
     scores, label = result.collected.prediction, result.collected.label
     assert scores is not None
     assert label is not None
@@ -178,7 +178,7 @@ def test_each_model_is_drawn_with_its_own_label(result: WalkForward) -> None:
 
 
 def test_groups_have_the_names_of_the_table(result: WalkForward, tmp_path: Path) -> None:
-    """By entity, or by row of the prediction; both are those of the user's table."""
+    """A group is given by entity, or by row of the prediction; both are those of the user's table."""
     kinds = {"30": "big", "4": "small", "x": "big", "7": "small", "5": "big", "6": "small"}
     figure = plot.ic_by_group(result, groups=pd.Series(kinds))
     both = pd.DataFrame({"score": result.prediction, "label": result.label}).dropna()

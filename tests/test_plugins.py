@@ -316,7 +316,7 @@ def test_a_workflow_may_use_its_own_generators(small_market: Path, tmp_path: Pat
 def test_a_plugin_file_is_recorded_with_its_absolute_path(
     small_market: Path, tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So a worker finds it from any folder, whether it is next to the workflow or in the working directory."""
+    """A worker therefore finds it from any folder, whether it is next to the workflow or in the working directory."""
     file = write(tmp_path / "home" / "job.yaml", document(small_market, place))
     (tmp_path / "home" / "local.py").write_text("")
     for folder in (tmp_path, tmp_path / "home"):
@@ -695,7 +695,7 @@ def returns_recorder(task: Any, experiment_name: str, recorder_name: str | None 
 
 @pytest.mark.slow
 def test_processes_of_a_trainer_import_the_plugins_of_the_session(plugin: Any, tmp_path: Path) -> None:
-    """So operators that they register can be used there."""
+    """Operators that they register can therefore be used there."""
     module = plugin("plugged_g", OPERATOR.format(name="PluggedG"))
     session = Session(plugins=(module,), tracking_uri=f"folder:{tmp_path}/runs")
     store = MemoryStore()

@@ -78,7 +78,7 @@ def test_the_fragments_are_valid() -> None:
 
 
 def test_fragments_are_grouped_by_type_in_the_changelog(tmp_path: Path) -> None:
-    """With or without the number of an issue; the new section is above the older ones."""
+    """They are grouped with or without the number of an issue; the new section is above the older ones."""
     folder = bare(tmp_path)
     (folder / "changelog.d" / "12.fixed.md").write_text("`collect` names each window once.\n")
     (folder / "changelog.d" / "+redis.added.md").write_text("A store in Redis.\n")
@@ -131,7 +131,7 @@ def test_branches_are_counted_by_room() -> None:
 
 
 def test_a_room_below_its_minimum_coverage_is_named() -> None:
-    """So are rooms without a minimum, and minimums without a room; a share equal to the minimum is sufficient."""
+    """Rooms without a minimum, and minimums without a room, are named too; a share equal to the minimum is sufficient."""
     totals = {"store": Covered(200, 159), "run": Covered(100, 80), "track": Covered(1, 1)}
     assert below(totals, {"store": 80, "run": 80, "serve": 50}) == [
         "track has no minimum in pyproject.toml",

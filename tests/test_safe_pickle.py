@@ -531,7 +531,7 @@ def test_an_instance_of_a_builtin_type_is_not_made(kind: Any, base: type, state:
 
 
 def test_the_module_and_the_name_of_a_global_are_strings() -> None:
-    """Each of them."""
+    """Each of them must be a string."""
     one, text = b"K\x01", b"\x8c\x08builtins"
     for module, name in ((text, one), (one, text), (one, one)):
         with pytest.raises(UntrustedPickle, match="a name that is not a string"):
@@ -588,7 +588,7 @@ class KeywordOnly:
 
 
 def test_an_allowed_class_is_created_without_its_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by Python's own unpickler; keyword arguments must be a dict."""
+    """Python's own unpickler does the same; keyword arguments must be a dict."""
     monkeypatch.setattr(safe_pickle, "_allowed", set())
     safe_pickle.allow(__name__, "KeywordOnly")
     data = pickle.dumps(KeywordOnly(a=3), 4)

@@ -155,7 +155,7 @@ def test_the_average_is_of_the_models_with_a_prediction(experiment: Experiment) 
 
 
 def test_windows_have_the_same_number_in_all_models(experiment: Experiment) -> None:
-    """Even if a model has no window for some days, and in any order of creation."""
+    """They do even if a model has no window for some days, and in any order of creation."""
     for window in (WINDOWS[2], WINDOWS[0]):
         experiment.add(task(8, window), (3, 2, 1))
     for window in WINDOWS:
@@ -382,7 +382,7 @@ def test_no_joined_run_is_created_without_predictions(experiment: Experiment, tm
 
 
 def test_an_invalid_prediction_is_named(experiment: Experiment) -> None:
-    """With its window."""
+    """The message has its window."""
     experiment.add(task(4, WINDOWS[0]), (1, 2, 3))
     (recorder,) = experiment.runs.list_recorders("list")
     recorder.save_objects(**{"pred.pkl": recorder.load_object("pred.pkl").astype(str)})
@@ -414,7 +414,7 @@ def test_tasks_that_were_trained_on_other_data_are_counted(experiment: Experimen
 
 @pytest.mark.parametrize("segment", ["train", "valid"])
 def test_tasks_that_are_fitted_to_later_days_are_counted(experiment: Experiment, segment: str) -> None:
-    """As in cross-validation; a task whose last day of fitting is its first day of testing does not count."""
+    """Cross-validation has such tasks; a task whose last day of fitting is its first day of testing does not count."""
     first, second, third = WINDOWS
     experiment.add(task(4, first, **{segment: dates(third)}), (1, 2, 3))
     experiment.add(task(4, second, **{segment: dates((1, second[0]))}), (1, 2, 3))

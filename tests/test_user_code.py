@@ -103,8 +103,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_file_beside_the_workflow_is_found_from_anywhere(elsewhere: Path, small_market: Path) -> None:
-    """``module_path: mine.py`` is searched in the working directory and next to the workflow; its ``qlib`` is
-    Rollforge."""
+    """The file in ``module_path: mine.py`` is searched in the working directory and next to the workflow; its ``qlib``
+    is Rollforge."""
     (elsewhere / "mine.py").write_text(MINE)
     plan = make_plan(load_workflow(write(elsewhere, document(small_market, "mine.py"))))
     assert len(plan.tasks) == 2
@@ -232,7 +232,7 @@ def test_all_mistakes_in_a_task_are_reported_at_once(elsewhere: Path, small_mark
 
 
 def test_a_file_is_imported_once_until_it_changes(tmp_path: Path) -> None:
-    """So two objects of a class in it have the same class; after an edit the file is imported again."""
+    """Two objects of a class in it therefore have the same class; after an edit the file is imported again."""
     file = tmp_path / "once.py"
     file.write_text("class A: pass\n")
     first = import_file(str(file))

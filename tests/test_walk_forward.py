@@ -186,7 +186,7 @@ def test_weeks_of_stores(session: Session) -> None:
 
 
 def test_one_series_without_entities(session: Session, tmp_path: Path) -> None:
-    """A frame by time alone; the correlation is over all rows, because no day has several."""
+    """For a frame by time alone, the correlation is over all rows, because no day has several."""
     frame = table(["A"]).droplevel("stock")
     result = run(Ridge(), frame, session)
     assert result.prediction.index.equals(frame.loc["2020-07-01":].index)
@@ -467,7 +467,7 @@ def test_early_stopping_uses_the_valid_segment(session: Session) -> None:
     ids=["object", "description"],
 )
 def test_models_of_rollforge(model: object, session: Session) -> None:
-    """As an object or as a description."""
+    """They are given as an object or as a description."""
     frame = table(list("ABC"))
     linear = by_hand(Ridge(alpha=1e-9), frame, result := run(model, frame, session))
     np.testing.assert_allclose(result.prediction, linear, atol=1e-5)

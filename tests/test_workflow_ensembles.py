@@ -350,7 +350,7 @@ def test_the_plan_shows_the_ensembles(small_market: Path, tmp_path: Path) -> Non
 
 
 def test_long_arguments_of_an_ensemble_are_shortened() -> None:
-    """To 200 characters."""
+    """They are shortened to 200 characters."""
     for more, end in ((0, "a')"), (1, "a…)")):
         kwargs = {"x": "a" * (200 - len("x=''") + more)}
         named = Ensembles(config={"windows": {"kwargs": kwargs}}).names(1)["windows"]

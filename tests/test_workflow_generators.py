@@ -262,7 +262,7 @@ def test_long_names_are_shortened_and_stay_distinct(files: Files) -> None:
 
 
 def test_a_grid_of_many_paths_names_each_model(files: Files) -> None:
-    """Also those that differ in the last path only."""
+    """Models that differ only in the last path are named too."""
     varied = ("max_depth", "min_child_samples", "lambda_l1", "lambda_l2", "min_split_gain", "subsample_freq")
     plan = files.plan(f"grid: {{{', '.join(f'model.kwargs.{key}: [1, 2]' for key in varied)}}}\n")
     assert len(names(plan)) == len(plan.tasks) == 64
@@ -425,7 +425,7 @@ def test_a_mistake_in_the_form_of_an_entry_is_reported_with_its_line(files: File
     ],
 )
 def test_a_mistake_in_a_generator_is_reported_with_its_line(files: Files, text: str, said: str) -> None:
-    """When the workflow is planned: names, arguments, what it does, and how many tasks it makes."""
+    """Planning the workflow reports names, arguments, what it does, and how many tasks it makes."""
     with pytest.raises(RollforgeError, match=said):
         files.plan(text)
 
@@ -436,7 +436,7 @@ def test_a_mistake_in_a_generator_is_reported_with_its_line(files: Files, text: 
     + [(f"{{class: Counts, module_path: own.py, kwargs: {{what: {what}}}}}", 1) for what in ("raises", "many")],
 )
 def test_a_generator_of_the_users_own(files: Files, entry: str, said: int) -> None:
-    """By file or by module, also a plugin's; one whose count is unusable is not counted."""
+    """It is given by file or by module, also a plugin's; one whose count is unusable is not counted."""
     assert len(files.plan(f"sys: {{rel_path: .}}\nplugins: [own.py]\ngenerate: [{entry}]\n").tasks) == said
     combined = files.plan(f"sys: {{rel_path: .}}\ngenerate: [{entry}, {{SeedGen: {{seeds: 2}}}}]\n")
     assert len(combined.tasks) == 2 * said
@@ -452,13 +452,13 @@ def test_a_condition_may_name_a_path_that_is_similar_to_a_varied_one(files: File
 
 
 def test_a_model_that_is_trained_once_is_mentioned(files: Files, caplog: pytest.LogCaptureFixture) -> None:
-    """If no period ends within the test segment."""
+    """It is mentioned if no period ends within the test segment."""
     assert len(files.plan("generate: [{SeedGen: {seeds: 2}}, {CalendarGen: {retrain: 2 years}}]\n").tasks) == 2
     assert caplog.text.count("No period of 2YE-DEC ends between the first and the last test day") == 1
 
 
 def test_an_error_in_a_models_segments_has_the_location_of_the_model(files: Files) -> None:
-    """Also if a generator of windows finds it."""
+    """It has it even if a generator of windows finds the error."""
     text = (
         "models:\n  late: {dataset: {kwargs: {segments: {train: [2022-10-28, 2022-10-31]}}}}\n"
         "generate: [{RollingGen: {step: 90, trunc_days: 600}}]\n"

@@ -139,7 +139,7 @@ KINDS = ["loader", "file", "constructor", "processor"]
 def test_a_label_of_unknown_horizon_is_refused_and_purged_if_declared(
     kind: str, own_code: Path, small_market: Path
 ) -> None:
-    """By the plan, with the line of the file; with a declared horizon, no label of a fitted row reads a later
+    """The plan refuses it, with the line of the file; with a declared horizon, no label of a fitted row reads a later
     segment."""
     one = leaky(kind, own_code)
     with pytest.raises(SegmentError, match=r"job.yaml, line \d+: .*trunc_days: 'auto' needs the label's horizon"):

@@ -155,7 +155,7 @@ def test_models_in_a_pool_without_names_are_named_by_their_differences(files: Fi
     ],
 )
 def test_a_mistake_in_a_model_is_reported_with_its_line(files: Files, text: str, said: str) -> None:
-    """And with its path, before anything is planned."""
+    """It is reported with its path, too, before anything is planned."""
     with pytest.raises(ConfigError) as caught:
         load_workflow(files.write(text))
     assert said in str(caught.value)

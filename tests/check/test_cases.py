@@ -51,7 +51,7 @@ def columns(days: int | None = 2, source: HorizonSource = HorizonSource.EXPRESSI
     ],
 )
 def test_the_middle_day_is_not_the_last_of_a_week_or_month(start: str, end: str, middle: str) -> None:
-    """Nor the last day of the segment, unless it is the only one."""
+    """The middle day is not the last day of the segment either, unless it is the only one."""
     assert middle_day(day(start), day(end), DAYS) == day(middle)
 
 
@@ -77,7 +77,7 @@ def test_borders_are_before_each_later_segment() -> None:
 
 
 def test_the_last_day_read_is_that_of_the_labels_of_train_and_valid() -> None:
-    """According to the definition or the measurement; a label that counts rows may read up to the next segment."""
+    """The last day follows from the definition or the measurement; a label that counts rows may read up to the next segment."""
     assert last_read(case(SEGMENTS), DAYS, columns()) == day("2024-04-02")
     measured = columns(0)
     measured.measured = 3

@@ -90,7 +90,7 @@ EXPRESSIONS = st.recursive(LEAVES, calls, max_leaves=4)
 def test_no_expression_looks_further_ahead_than_the_table_says(
     text: str, copies: tuple[Provider, list[Provider]]
 ) -> None:
-    """So a causal expression is never flagged: values before the change are the same bit for bit."""
+    """A causal expression is therefore never flagged: values before the change are the same bit for bit."""
     try:
         tree, found = parse(text), measured(text, copies)
     except DataError:  # arguments that do not fit, such as a number where a condition is needed
@@ -110,5 +110,5 @@ def test_no_expression_looks_further_ahead_than_the_table_says(
 def test_the_measurement_finds_the_whole_look_ahead(
     text: str, days: int, copies: tuple[Provider, list[Provider]]
 ) -> None:
-    """Also through maxima and conditions, which hide changes in one direction."""
+    """It is found through maxima and conditions too, which hide changes in one direction."""
     assert measured(text, copies) == days == lookahead(parse(text))

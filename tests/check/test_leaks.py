@@ -599,7 +599,7 @@ def test_a_pickled_handler_is_fitted_again(files: Files) -> None:
 
 
 def test_rows_that_a_loader_drops_with_their_label_are_not_known(files: Files) -> None:
-    """Whether there will be a label is not known on the day itself; nothing else looks ahead."""
+    """It is not known on the day itself whether there will be a label; nothing else looks ahead."""
     found = files.check(loaded("DroppingLoader", label_horizon=4))
     assert leaks(found) == {}
     assert unknown(found)["universe"].startswith("The loader leaves out days without a label: the row of D0")
@@ -725,7 +725,7 @@ def test_results_are_stored_with_submitted_tasks(files: Files) -> None:
 
 @pytest.mark.slow
 def test_a_workflow_that_cannot_be_built_gives_the_error_of_plan(files: Files) -> None:
-    """One message and code 2."""
+    """There is one message, and the exit code is 2."""
     ended = call(files.write(expressions("$close", "Ref($nothing, 1)")))
     assert ended.returncode == 2
     assert "There is no field $nothing" in ended.stderr

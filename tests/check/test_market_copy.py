@@ -35,7 +35,7 @@ def values(path: Path, name: str = "close", codes: list[str] = CODES) -> np.ndar
 
 @pytest.mark.parametrize("turn", range(TURNS))
 def test_values_up_to_the_day_are_kept_bit_for_bit(turn: int, source: Provider, tmp_path: Path) -> None:
-    """And the values after it all differ, except those that were missing and those of zero that fall."""
+    """The values after it all differ, except those that were missing and those of zero that fall."""
     write_copy(source, tmp_path / "copy", Change(DAYS[5], turn))
     before, after = values(source.path), values(tmp_path / "copy")
     np.testing.assert_array_equal(before[:, :6], after[:, :6])
@@ -117,7 +117,7 @@ def test_universes_are_restricted_in_any_spelling(source: Provider, tmp_path: Pa
 
 
 def test_fewer_members_than_asked_for_are_all_chosen(source: Provider) -> None:
-    """In the order of their names; those without data are left out."""
+    """They are in the order of their names; those without data are left out."""
     spans = [(DAYS[0], DAYS[9])]
     assert choose_instruments(source, ["C", "A", "NONE"], spans, 2) == ["A", "C"]
     assert choose_instruments(source, ["C", "A", "B"], spans, 2) == ["A", "B"]

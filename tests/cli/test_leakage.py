@@ -153,7 +153,7 @@ LEAKS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 @pytest.mark.parametrize("name", LEAKS)
 def test_a_leak_stops_plan_before_anything_is_stored(name: str, write: Callable[..., Path], tmp_path: Path) -> None:
-    """With one error that lists it; as a warning if the file or the option says so, and not at all if it is off."""
+    """One error lists it; it is a warning if the file or the option says so, and nothing is checked if it is off."""
     change, line = LEAKS[name]
     file = write(change)
     for command in ("plan", "submit", "run"):
@@ -213,7 +213,7 @@ def test_an_unknown_result_is_a_warning_even_with_leakage_error(
 
 
 def test_the_command_ends_with_one_message_and_code_1(write: Callable[..., Path]) -> None:
-    """No traceback; every leak is listed with what to do about it."""
+    """There is no traceback, and every leak is listed with what to do about it."""
 
     def both(made: dict[str, Any]) -> None:
         feature("Ref($close, -1)")(made)
@@ -233,7 +233,7 @@ def test_the_command_ends_with_one_message_and_code_1(write: Callable[..., Path]
 
 
 def test_the_default_is_that_of_the_format(write: Callable[..., Path], small_market: Path) -> None:
-    """An error in Rollforge's format, a warning in Qlib's; another word is a mistake with the line."""
+    """A leak is an error in Rollforge's format and a warning in Qlib's; another word is a mistake with the line."""
     leak = LEAKS["Ref"][0]
 
     def in_qlib_format(made: dict[str, Any]) -> None:
@@ -253,7 +253,7 @@ def test_the_default_is_that_of_the_format(write: Callable[..., Path], small_mar
 
 
 def test_checks_travel_to_the_result_and_the_report(write: Callable[..., Path], tmp_path: Path) -> None:
-    """From the plan through the pool to a report without the file; the texts are escaped."""
+    """They go from the plan through the pool to a report without the file; their texts are escaped."""
     expression = "$close<Ref($close, -1)"
     file = write(feature(expression), leakage="warn")
     plan = make_plan(load_workflow(file))
@@ -288,7 +288,7 @@ def test_checks_travel_to_the_result_and_the_report(write: Callable[..., Path], 
 
 
 def test_a_report_says_that_nothing_was_checked(write: Callable[..., Path], tmp_path: Path) -> None:
-    """If ``leakage`` is off; there is no warning."""
+    """The report says so if ``leakage`` is off; there is no warning."""
     plan = make_plan(load_workflow(write(LEAKS["Ref"][0], leakage="off")))
     assert plan.checks == (NOT_CHECKED,)
     assert plan.warnings == ()
@@ -302,7 +302,7 @@ def test_a_report_says_that_nothing_was_checked(write: Callable[..., Path], tmp_
 
 
 def test_stored_checks_are_read_as_data(write: Callable[..., Path]) -> None:
-    """Whatever was written to the pool: data of another form are left out, and long texts are shortened."""
+    """Data of another form that were written to the pool are left out, and long texts are shortened."""
     plan = make_plan(load_workflow(write()))
     pipeline.submit(plan)
     store = open_store(plan.workflow.session.store_uri)
@@ -390,7 +390,7 @@ def test_measured_results_stay_as_long_as_their_tasks(
 def test_results_that_were_measured_before_the_tasks_are_submitted_are_reported(
     write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """If there is a store; a new one is not created for them."""
+    """They are reported if there is a store; a new one is not created for them."""
     plan = make_plan(load_workflow(write()))
     uri = plan.workflow.session.store_uri
     measured = Check("label", CheckResult.CLEAN, CheckMethod.MEASURED, "Clean.")

@@ -97,7 +97,7 @@ def run(tmp_path: Path, file: Path, *options: str) -> Any:
 def test_a_run_with_failed_tasks_sends_one_document(
     tmp_path: Path, small_market: Path, broken: Path, hook: Hook
 ) -> None:
-    """To every target; when the tasks succeed, nothing is sent."""
+    """Every target gets it; when the tasks succeed, nothing is sent."""
     broken.touch()
     copy = tmp_path / "copy.json"
     command = [sys.executable, "-c", f"import sys; open({str(copy)!r}, 'w').write(sys.stdin.read())"]
@@ -292,8 +292,7 @@ def test_a_training_that_fails_without_an_earlier_model_is_sent(
 
 
 def test_the_ledger_does_not_have_the_address(tmp_path: Path, serve: Serve, market: Market, hook: Hook) -> None:
-    """So that a new address is used without recording the workflow again; any other change is refused, and sends
-    nothing."""
+    """A new address is used without recording the workflow again; any other change is refused, and sends nothing."""
     market.show(BEGIN)
     serve("init", checks={"universe": 1})
     uri, file = f"sqlite:///{tmp_path}/ledger.db", tmp_path / "job.yaml"
@@ -329,7 +328,7 @@ def test_a_run_after_one_with_the_same_error_sends_nothing(
 def test_a_watch_sends_the_error_of_its_attempts_once(
     tmp_path: Path, serve: Serve, market: Market, broken: Path, hook: Hook
 ) -> None:
-    """And the day is published as soon as training succeeds."""
+    """The day is published as soon as training succeeds."""
     market.show(BEGIN)
     serve("init", model=flaky(broken))
     broken.touch()

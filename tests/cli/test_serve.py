@@ -110,7 +110,7 @@ def test_status(uri: str, folder: Path) -> None:
 
 
 def test_a_holder_that_was_killed_is_shown_as_ended(tmp_path: Path, folder: Path) -> None:
-    """With the end of its lease; neither a run nor a command that changes the service waits for that process."""
+    """The end of its lease is shown; neither a run nor a command that changes the service waits for that process."""
     ledger = fill(f"sqlite:///{tmp_path}/tasks.db", folder)
     held = subprocess.run(
         [sys.executable, "-c", "from rollforge.machine import process_name; print(process_name())"],
@@ -219,7 +219,7 @@ def test_the_service_must_exist(tmp_path: Path, folder: Path) -> None:
 
 
 def test_a_changed_file_is_refused(tmp_path: Path, folder: Path) -> None:
-    """Also a missing one."""
+    """A missing file is refused too."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     fill(uri, folder).close()
     file = folder / "signals" / f"{SECOND}.v1.parquet"

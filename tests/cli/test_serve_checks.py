@@ -81,7 +81,8 @@ def test_every_published_day_has_its_checks(tmp_path: Path, serve: Serve, market
 
 
 def test_a_check_that_fails_keeps_the_day_from_being_published(tmp_path: Path, serve: Serve, market: Market) -> None:
-    """Until its data have arrived. The result is a row of the failed day, and repeating the run adds none."""
+    """The day is published when its data have arrived. The result is a row of the failed day, and repeating the run
+    adds none."""
     market.show(BEGIN)
     serve("init", checks={"universe": {"limit": 0.9, "level": "fail"}})
     serve("run")
@@ -124,7 +125,7 @@ def test_a_check_that_warns_does_not_keep_the_day_from_being_published(
 
 
 def test_a_changed_past_is_reported_once(tmp_path: Path, serve: Serve, market: Market) -> None:
-    """On the next day; correcting it is up to the user."""
+    """It is reported on the next day; correcting it is up to the user."""
     market.show(BEGIN)
     serve("init", checks={"score_psi": False, "feature_psi": False})
     serve("run")
@@ -346,7 +347,7 @@ def test_a_signal_file_that_cannot_be_read_is_left_out_of_the_ic(
 
 
 def test_without_checks_nothing_is_checked(tmp_path: Path, serve: Serve, market: Market) -> None:
-    """And the training saves no reference."""
+    """The training saves no reference either."""
     market.show(BEGIN)
     serve("init", checks=False)
     serve("run")

@@ -266,7 +266,7 @@ def test_days_that_are_due(file_uri: str, tmp_path: Path) -> None:
 
 
 def test_metrics(file_uri: str, folder: Path) -> None:
-    """In the text format of Prometheus: a line for each service, after its help and its type."""
+    """The text has the format of Prometheus: a line for each service, after its help and its type."""
     ledger = fill(file_uri, folder)
     lease = (
         ledger.acquire('b "x"\\', holder="me", seconds=60)
@@ -316,7 +316,7 @@ def test_metrics(file_uri: str, folder: Path) -> None:
 
 
 def test_other_addresses_require_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Before anything listens; a token is long and has no spaces."""
+    """They are refused before anything listens; a token is long and has no spaces."""
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     for host in ("0.0.0.0", "::", "10.0.0.1", "example.com"):
         with pytest.raises(ConfigError, match="must contain a token"):
@@ -479,7 +479,7 @@ def test_the_command(file_uri: str, folder: Path, number: signal.Signals) -> Non
 
 
 def test_an_address_that_is_in_use(file_uri: str, folder: Path) -> None:
-    """One message."""
+    """There is one message."""
     fill(file_uri, folder).close()
     with serving(file_uri) as client:
         failed = call("serve", "--ledger", file_uri, "http", "--port", client.port)

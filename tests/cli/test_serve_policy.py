@@ -122,7 +122,7 @@ def test_a_challenger_from_the_file_to_the_rows(tmp_path: Path) -> None:
 
 
 def test_a_challenger_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    """With its line in the file."""
+    """The message has its line in the file."""
     market = Market(tmp_path / "data", prices())
     market.show(BEGIN)
     given = {
@@ -162,7 +162,7 @@ def test_a_challenger_that_is_no_model_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_each_mistake_is_one_message_with_its_line(tmp_path: Path, policy: Any, message: str) -> None:
-    """Of the section ``policy``."""
+    """Each mistake in the section ``policy`` has its own message."""
     market = Market(tmp_path / "data", prices())
     file = write_workflow(tmp_path / "job.yaml", document(tmp_path, market, policy))
     with pytest.raises(ConfigError) as caught:

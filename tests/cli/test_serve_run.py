@@ -189,7 +189,7 @@ def test_windows_by_the_calendar_are_served(tmp_path: Path, market: Market) -> N
 
 
 def test_a_workflow_without_rolling_windows_is_refused(tmp_path: Path, market: Market) -> None:
-    """With the reason; nothing is recorded."""
+    """The message gives the reason, and nothing is recorded."""
     market.show(BEGIN)
     rollforge = {"data": str(market.folder), "experiment": "served"}
     file = write_workflow(tmp_path / "job.yaml", {"rollforge": rollforge, "task": template()})
@@ -220,7 +220,7 @@ def test_a_changed_model_is_used_from_the_next_window_on(tmp_path: Path, workflo
 
 
 def test_a_day_before_the_first_one_is_refused(tmp_path: Path, workflow: Path, market: Market) -> None:
-    """With both days."""
+    """The message names both days."""
     uri = f"sqlite:///{tmp_path}/ledger.db"
     market.show(BEGIN)
     serve(uri, "init", workflow)
@@ -305,7 +305,7 @@ def test_the_folder_in_which_a_command_is_run_does_not_matter(
 def test_services_of_one_experiment_with_other_data_are_independent(
     tmp_path: Path, workflow: Path, market: Market
 ) -> None:
-    """Also if the data are the same so far: neither uses a model of the other one, or changes its tags."""
+    """They are independent even while the data are the same: neither uses a model of the other one, or changes its tags."""
     uri = f"sqlite:///{tmp_path}/ledger.db"
     other = Market(tmp_path / "other", market.close)
     second = tmp_path / "second.yaml"

@@ -70,7 +70,7 @@ def test_a_key_may_be_a_list(experiment: Experiment) -> None:
 
 
 def test_a_filter_selects_recorders(experiment: Experiment) -> None:
-    """By any property of a recorder."""
+    """A filter can use any property of a recorder."""
     collector = RecorderCollector(
         experiment, rec_key_func=by_window, rec_filter_func=lambda r: r.list_tags()["start"] > "2020-01-02"
     )
@@ -109,7 +109,7 @@ def test_an_unfinished_stream_does_not_affect_the_next_collection(experiment: Ex
 
 
 def test_an_artifact_that_the_collector_does_not_know_is_refused(experiment: Experiment) -> None:
-    """With the nearest known name."""
+    """The message suggests the nearest known name."""
     with pytest.raises(ConfigError, match="Did you mean 'pred'"):
         RecorderCollector(experiment, artifacts_key="prd")()
 
@@ -263,7 +263,7 @@ def test_a_result_larger_than_memory_is_written_window_by_window(
 
 
 def test_collecting_by_task(experiment: Experiment, tmp_path: Path) -> None:
-    """The collector of Qlib's earlier documentation: keys and filters get the task."""
+    """The collector of Qlib's earlier documentation passes the task to keys and filters."""
     for i, recorder in enumerate(experiment.list_recorders(status="FINISHED").values()):
         start = recorder.list_tags()["start"]
         kind = "A" if i < 2 else "B"
@@ -325,7 +325,7 @@ def test_the_fast_join_equals_the_slow_one(data: st.DataObject) -> None:
 
 
 def test_tasks_without_readable_windows_are_left_out() -> None:
-    """Unless there is no other one; without any task there is nothing to leave out."""
+    """They are not left out if there is no other one; without any task there is nothing to leave out."""
 
     def outcome(segments: dict[str, object]) -> TaskOutcome:
         definition = {"dataset": {"kwargs": {"segments": segments}}}

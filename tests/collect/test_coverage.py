@@ -64,7 +64,7 @@ def test_a_failed_window_is_not_a_gap() -> None:
 
 
 def test_two_tasks_of_the_same_days_overlap() -> None:
-    """On all of them, even on a single day."""
+    """They overlap on all of their days, even on a single one."""
     assert "both test 2020-01-03 (1 trading day)" in check([window("a", 3, 3), window("b", 3, 3)]).notes[0]
 
 
@@ -120,7 +120,7 @@ def test_a_failed_window_of_one_model_reduces_the_average() -> None:
 
 
 def test_a_model_that_lacks_half_of_the_instruments_is_named() -> None:
-    """On the days that both predict: which instruments, of how many, and the share of rows."""
+    """The note has the days that both predict, which instruments are missing, of how many, and the share of rows."""
     windows = [window("a, 1", 1, 10, "a"), window("b, 1", 1, 10, "b")]
     coverage = check_coverage(windows, CALENDAR, {"a, 1": rows(1, 10, "PQRSTUVW"), "b, 1": rows(1, 10, "PQRS")})
     assert coverage.notes == (
@@ -153,7 +153,7 @@ def test_a_few_rows_that_one_model_lacks_are_a_remark() -> None:
 @given(st.lists(st.sets(st.tuples(st.integers(1, 6), st.sampled_from("PQRST"))), min_size=2, max_size=4))
 @settings(max_examples=200, deadline=None)
 def test_missing_rows_agree_with_brute_force(drawn: list[set[tuple[int, str]]]) -> None:
-    """For random rows of some models: the share of the others' rows that each one lacks on its days, and where."""
+    """For random rows of some models, each one lacks the same share of the others' rows on its days, at the same places."""
     names = "abcd"[: len(drawn)]
     windows = [window(f"{n}, 1", 1, 6, n) for n in names]
     found = {
@@ -184,14 +184,14 @@ def test_missing_rows_agree_with_brute_force(drawn: list[set[tuple[int, str]]]) 
 
 
 def test_each_model_may_lack_what_the_other_has() -> None:
-    """With disjoint universes, both lack half."""
+    """Models with disjoint universes lack half each."""
     windows = [window("a, 1", 1, 10, "a"), window("b, 1", 1, 10, "b")]
     notes = check_coverage(windows, CALENDAR, {"a, 1": rows(1, 10, "PQ"), "b, 1": rows(1, 10, "RS")}).notes
     assert [n[:14] for n in notes] == ["a lacks 50.0% ", "b lacks 50.0% "]
 
 
 def test_days_that_only_one_model_predicts_are_not_missing_rows() -> None:
-    """Also if there is a single instrument."""
+    """This also holds if there is a single instrument."""
     windows = [window("a, 1", 1, 3, "a"), window("b, 1", 1, 3, "b")]
     for codes in ("P", "PQ"):
         coverage = check_coverage(windows, CALENDAR, {"a, 1": rows(1, 2, codes), "b, 1": rows(2, 3, codes)})
@@ -199,7 +199,7 @@ def test_days_that_only_one_model_predicts_are_not_missing_rows() -> None:
 
 
 def test_rows_that_a_window_leaves_out_of_its_data_are_a_remark() -> None:
-    """For a single model: a window that predicts half of the rows of its data."""
+    """The remark exists for a single model whose window predicts half of the rows of its data."""
     windows = [window("w1", 1, 10), window("w2", 11, 20)]
     found = {"w1": rows(1, 10, "PQRS"), "w2": rows(11, 20, "PQ")}
     coverage = check_coverage(windows, CALENDAR, found, {k: rows(1, 20, "PQRS") for k in found})
@@ -215,7 +215,7 @@ def test_duplicate_rows_are_reported() -> None:
 
 
 def test_empty_input_gives_no_notes() -> None:
-    """No window, no calendar, no prediction."""
+    """There are none without a window, a calendar or a prediction."""
     assert check_coverage([], CALENDAR, {}).complete
     assert check_coverage([], CALENDAR[:0], {}).complete
     assert check_coverage([window("w", 1, 3)], CALENDAR, {}).notes == ("w is done but has no prediction",)

@@ -30,7 +30,7 @@ from rollforge.track.base import Experiment, get_experiment, open_tracker
 
 
 def test_only_dicts_of_one_key_are_unwrapped() -> None:
-    """At every depth, or only at the first; other values and an empty dict are unchanged."""
+    """They are unwrapped at every depth, or only at the first; other values and an empty dict are unchanged."""
     unwrap = SingleKeyEnsemble()
     assert unwrap({"a": {"b": {"c": 1}}}) == 1
     assert unwrap({"a": {"b": 1, "c": {"d": 2}}}) == {"b": 1, "c": 2}
@@ -141,7 +141,7 @@ def test_labels_near_zero_are_not_the_same() -> None:
 
 
 def test_labels_without_a_common_row_are_compared_by_definition() -> None:
-    """With equal definitions they are joined; with different ones they may differ."""
+    """Labels with equal definitions are joined; labels with different ones may differ."""
     first, later = column([1.0, 2.0]), column([3.0], first=2)
     joined = join_labels([ModelLabel("a", first, "x"), ModelLabel("b", later, "x"), ModelLabel("c", later, "y")])
     assert joined is not None
@@ -269,7 +269,7 @@ def test_coverage_is_complete_without_notes() -> None:
 
 
 def test_days_that_are_missing_or_too_many_are_named() -> None:
-    """With the first and the last of them, or the only one."""
+    """The message has the first and the last of them, or the only one."""
     windows = [expected("w1", 2, 5), expected("w2", 6, 9)]
     found = {"w1": CALENDAR[[1, 4]], "w2": CALENDAR[[4, 5, 6, 7, 8, 9]]}
     assert check_coverage(windows, CALENDAR, found).notes == (
@@ -410,7 +410,7 @@ def experiment(tmp_path: Path) -> Experiment:
 def test_a_stream_loads_a_limited_number_ahead(
     experiment: Experiment, ahead: int | None, loaded: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By default two for each thread; if the consumer stops early, the others are not loaded."""
+    """By default it loads two for each thread; if the consumer stops early, the others are not loaded."""
     begun: list[Any] = []
     collector = RecorderCollector(experiment, rec_key_func=lambda r: r.name, coverage="allow_gaps", jobs=2)
     load = collector._load_all

@@ -76,7 +76,7 @@ def test_collecting_the_same_again_adds_nothing(experiment: Experiment) -> None:
 
 
 def test_each_pool_has_its_own(experiment: Experiment) -> None:
-    """Even within one experiment."""
+    """Pools of one experiment have their own too."""
     first = save(experiment)
     given: dict[str, Any] = {"objects": {}, "metrics": {}, "tags": {}, "windows": []}
     other = save_joined(experiment, "other", **given)
@@ -85,7 +85,7 @@ def test_each_pool_has_its_own(experiment: Experiment) -> None:
 
 
 def test_the_windows_become_its_children_and_are_named_after_their_models(experiment: Experiment) -> None:
-    """With MLflow's own tag; renaming a model renames its runs, except those that a user has named."""
+    """They have MLflow's own tag; renaming a model renames its runs, except those that a user has named."""
     runs = [trained(experiment, 1), trained(experiment, 2), trained(experiment, 3, "my run")]
     parent = save(experiment, windows=windows(runs, "lgb"))
     save(experiment, windows=windows(runs, "trees"))
@@ -120,7 +120,7 @@ def test_a_failure_marks_the_run_as_failed(experiment: Experiment) -> None:
 
 
 def test_two_simultaneous_collections_leave_one_run(experiment: Experiment) -> None:
-    """At the latest after the next one."""
+    """The other one is gone at the latest after the next collection."""
     barrier = threading.Barrier(4)
     found = []
 
@@ -141,7 +141,7 @@ def test_two_simultaneous_collections_leave_one_run(experiment: Experiment) -> N
 def test_a_run_that_is_deleted_again_and_again_is_an_error(
     experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a few attempts."""
+    """The error is raised after a few attempts."""
     attempts = []
 
     def deleted(recorder: Recorder, *args: Any, **kwargs: Any) -> None:

@@ -38,7 +38,7 @@ def finished(session: Session, number: int, result: object) -> str:
 
 
 def test_tasks_are_in_the_requested_order(session: Session) -> None:
-    """Or in the order of creation; tasks that were not requested are left out."""
+    """Without a request they are in the order of creation; tasks that were not requested are left out."""
     ids = [finished(session, number, None) for number in range(4)]
     assert [o.task.id for o in outcomes(session, "p")] == ids
     chosen = [ids[2], ids[0], ids[3]]
@@ -66,7 +66,7 @@ def test_a_task_without_a_readable_run_has_no_recorder(
 
 
 def test_a_tracking_store_that_is_missing_is_an_error(session: Session, experiment: Experiment, tmp_path: Path) -> None:
-    """Then all runs are missing, and a result without them would be wrong."""
+    """All runs would be missing, and a result without them would be wrong."""
     finished(session, 1, to_reference(experiment.create_recorder()))
     shutil.rmtree(tmp_path / "runs")
     with pytest.raises(TrackingError):

@@ -88,7 +88,7 @@ def test_one_variant_has_no_figures() -> None:
 
 
 def test_the_figures_are_those_of_the_quintile_spreads() -> None:
-    """By hand from the predictions."""
+    """They equal figures computed by hand from the predictions."""
     outcomes = [outcome(definition(d), f"d{d}") for d in (1, 2, 3)]
     collected = result(outcomes, {"d1": 0.0, "d2": 0.2, "d3": 0.1})
     made = trials_of(collected)
@@ -109,7 +109,8 @@ def test_the_figures_are_those_of_the_quintile_spreads() -> None:
 
 
 def test_a_variant_is_evaluated_by_its_own_label() -> None:
-    """If it is of the same kind as that of the result; else by that of the result, so that returns are comparable."""
+    """Its own label counts if it is of the same kind as that of the result; otherwise the result's does, so that
+    returns are comparable."""
     outcomes = [outcome(definition(d), f"d{d}") for d in (1, 2, 3, 4)]
     collected = result(outcomes, {"d1": 0.0, "d2": 0.2, "d3": 0.2, "d4": 0.2})
     first, *rest = collected.models

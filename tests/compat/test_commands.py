@@ -145,7 +145,7 @@ def test_qrun_of_a_file_with_windows_trains_them_all(
     ],
 )
 def test_an_error_in_qruns_arguments_is_a_message(given: list[str], said: str, tmp_path: Path) -> None:
-    """With exit code 2 and without a traceback."""
+    """The exit code is 2, and there is no traceback."""
     _, err = run(tmp_path, *QRUN, *given, code=2)
     assert said in err
     assert "Traceback" not in err
@@ -222,7 +222,7 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("how", ["--store", "--store=", "ROLLFORGE_STORE"])
 def test_the_store_of_a_script_with_a_remote_mongodb_can_be_replaced(how: str, market: Path, tmp_path: Path) -> None:
-    """By option or environment variable, with a message; Qlib's own command then uses the same store."""
+    """An option or environment variable replaces it, with a message; Qlib's own command then uses the same store."""
     pytest.importorskip("fire", reason="pip install 'rollforge[qlib-scripts]'")
     (tmp_path / "pool.py").write_text(FIRE)
     store = "sqlite:///mine.db"
@@ -263,7 +263,7 @@ def test_an_unreachable_server_is_a_message_with_advice(market: Path, tmp_path: 
     ],
 )
 def test_an_error_in_the_options_is_a_message(given: list[str], said: str, tmp_path: Path) -> None:
-    """With exit code 2."""
+    """The exit code is 2."""
     (tmp_path / "script.py").write_text("print('ran')\n")
     out, err = run(tmp_path, *LAYER, *given, code=2)
     assert said in err

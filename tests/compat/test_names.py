@@ -213,7 +213,7 @@ def test_a_task_names_classes_of_pyqlib(tmp_path: Path, pyqlib: Path) -> None:
 
 
 def test_names_in_neither_are_errors(tmp_path: Path, pyqlib: Path) -> None:
-    """Also for a name that the installed pyqlib lacks, and a module of pyqlib's with a missing dependency."""
+    """This holds for a name that the installed pyqlib lacks, and for a module of pyqlib's with a missing dependency."""
     out = run(
         """
         import rollforge.compat.qlib

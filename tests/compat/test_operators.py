@@ -107,7 +107,7 @@ def test_escapes_are_pythons(text: str, meant: str) -> None:
 
 @pytest.mark.parametrize("code", ["SH000300", "^GPSC", "BRK.B", "O'NEIL", '5"', "上证"])
 def test_an_instrument_of_any_name_is_found(tmp_path: Path, code: str) -> None:
-    """An index with any code: its values are those found under its name, and a missing one is named."""
+    """Its values are found under its name for an index with any code, and a missing one is named."""
     days = np.arange("2021-01-01", "2021-01-11", dtype="datetime64[D]")
     series = {name: (0, {"close": np.arange(10, dtype=np.float32) + at}) for at, name in ((1, "A"), (5, code))}
     spans = {name: [(days[0], days[-1])] for name in series}
@@ -539,7 +539,7 @@ class Later(ElemOperator):
 
 @pytest.mark.slow
 def test_a_workflow_may_name_user_defined_operators(small_market: Path, tmp_path: Path) -> None:
-    """With custom_ops in a YAML file: the plan knows their look-ahead, and worker processes compute them."""
+    """A YAML file names them as custom_ops: the plan knows their look-ahead, and worker processes compute them."""
     (tmp_path / "later.py").write_text(LATER)
     handler = expressions(
         "Later($close,-2)/$close-1",

@@ -124,9 +124,8 @@ def test_windows_over_data_that_are_computed_once(market: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("trainer", ["TrainerR", "DelayTrainerRM"])
 def test_models_kept_online(trainer: str, market: Path, tmp_path: Path) -> None:
-    """The first training, and the routine of a later day: new windows are trained, online, and predicted to the last
-    day.
-    """
+    """After the first training and the routine of a later day, new windows are trained, online, and predicted to the
+    last day."""
     out = run(tmp_path, SCRIPTS / "rolling_online.py", market, trainer)
     (collected,) = line(out, "COLLECTED")
     assert collected.startswith("('LGBModel', 'pred')")
@@ -138,7 +137,7 @@ def test_models_kept_online(trainer: str, market: Path, tmp_path: Path) -> None:
 
 
 def test_a_script_may_import_the_layer_itself(market: Path, tmp_path: Path) -> None:
-    """``import rollforge.compat.qlib``, then ``import qlib``; also in the processes that it starts."""
+    """It does so by ``import rollforge.compat.qlib`` before ``import qlib``, and in the processes that it starts."""
     script = tmp_path / "mine.py"
     script.write_text(
         "import rollforge.compat.qlib\n"
@@ -160,7 +159,7 @@ def test_a_script_may_import_the_layer_itself(market: Path, tmp_path: Path) -> N
 
 
 def test_an_error_is_one_line(tmp_path: Path) -> None:
-    """For a missing script, a workflow file instead of a script, and a missing pool."""
+    """This holds for a missing script, a workflow file instead of a script, and a missing pool."""
     process = start(tmp_path, "nothing.py")
     assert "there is no script" in process.communicate(timeout=60)[1]
     assert process.returncode == 2

@@ -51,7 +51,7 @@ def panel() -> pd.DataFrame:
     ("region", "minutes", "last"), [("cn", 240, "14:59"), ("us", 390, "15:59"), ("tw", 270, "13:29")]
 )
 def test_a_trading_day_has_its_minutes(region: str, minutes: int, last: str) -> None:
-    """From the open to the minute before the close, without the break; a shift moves all of them."""
+    """They last from the open to the minute before the close, without the break; a shift moves all of them."""
     calendar = clock.get_min_cal(region=region)
     assert len(calendar) == minutes
     assert f"{calendar[-1]:%H:%M}" == last
@@ -73,7 +73,7 @@ def test_a_time_falls_into_the_bar_that_began_last(region: str, data: st.DataObj
 
 
 def test_times_outside_trading_are_errors() -> None:
-    """The break, the close, an unknown region."""
+    """This holds for the break, the close, and an unknown region."""
     for time in ("11:30", "12:59", "15:00", "9:29"):
         with pytest.raises(DataError, match="There is no trading at"):
             clock.time_to_day_index(time, "cn")
@@ -82,7 +82,7 @@ def test_times_outside_trading_are_errors() -> None:
 
 
 def test_one_bar_covers_a_span_or_the_last_minute() -> None:
-    """A span shorter than a bar; the last minute before a break; in Taiwan the last five."""
+    """It covers a span shorter than a bar, the last minute before a break, and in Taiwan the last five."""
     five = pd.Timedelta("5min")
 
     def one(start: str, region: str) -> bool:
@@ -135,9 +135,7 @@ def test_a_calendar_by_weeks_months_and_days(freq: str, expected: list[str]) -> 
 
 
 def test_a_week_without_its_first_days() -> None:
-    """A Thursday, then the Friday of the next week: the weekday increases, but the week is another one (Qlib misses
-    it).
-    """
+    """From a Thursday to the Friday of the next week the weekday increases, but the week is another one (Qlib misses it)."""
     two = pd.DatetimeIndex(["2021-04-01", "2021-04-09"])
     assert len(resam_calendar(two, "day", "week")) == 2
 
@@ -154,7 +152,7 @@ def test_a_calendar_of_bars() -> None:
 
 
 def test_values_of_a_span(panel: pd.DataFrame) -> None:
-    """By instrument, by day only, or with a function; empty if there are no data."""
+    """They are selected by instrument, by day only, or with a function, and are empty if there are no data."""
     assert resam_ts_data(panel, DAYS[0], DAYS[1], "sum")["x"].to_dict() == {"a": 3.0, "b": 11.0}
     assert resam_ts_data(panel.swaplevel(), DAYS[0], DAYS[1], "sum")["x"].to_dict() == {"a": 3.0, "b": 11.0}
     assert resam_ts_data(panel, DAYS[2], None, ts_data_last)["x"].to_dict() == {"a": 3.0, "b": 8.0}
@@ -167,7 +165,7 @@ def test_values_of_a_span(panel: pd.DataFrame) -> None:
 
 
 def test_days_are_shifted_in_the_calendar(small_market: Path) -> None:
-    """From a trading day, or from the one before or after; clipped at the ends, or an error."""
+    """They are shifted from a trading day, or from the one before or after, and clipped at the ends, or an error is raised."""
     init(provider_uri=str(small_market))
     friday, monday = pd.Timestamp("2023-03-03"), pd.Timestamp("2023-03-06")
     assert days.get_date_by_shift(friday, 1) == days.get_next_trading_date(friday) == monday
@@ -233,7 +231,7 @@ def test_columns_by_group() -> None:
 
 
 def test_scores_are_standardized() -> None:
-    """By mean and deviation; by medians, clipped at three."""
+    """They are standardized by mean and deviation, or by medians and clipped at three."""
     x = pd.Series([1.0, 2, 3, 4, 100])
     assert frames.zscore(x).mean() == pytest.approx(0)
     robust = frames.robust_zscore(x)
@@ -423,7 +421,7 @@ def test_covariances_by_factors() -> None:
     ],
 )
 def test_invalid_covariances_are_refused(make: Callable[[Any], Any], error: type[Exception], said: str) -> None:
-    """With one message each."""
+    """Each has one message."""
     with pytest.raises(error, match=said):
         make(np.random.default_rng(0).random((30, 4)) + 1)
 
@@ -448,7 +446,7 @@ def test_a_description_names_a_callable() -> None:
 
 
 def test_arguments_that_are_not_accepted_are_left_out() -> None:
-    """Unless the function accepts any."""
+    """They are passed on if the function accepts any argument."""
     assert objects.auto_filter_kwargs(lambda a: a)(a=1, b=2) == 1
     assert objects.auto_filter_kwargs(lambda **kw: kw)(a=1, b=2) == {"a": 1, "b": 2}
 

@@ -204,14 +204,14 @@ SOME_DAYS = sorted(
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("series", SERIES)
 def test_windows_are_exact_on_every_day(series: str, name: str, n: int) -> None:
-    """After three thousand days as on the first."""
+    """They are as exact after three thousand days as on the first."""
     check(name, SERIES[series], n, SOME_DAYS)
 
 
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("series", SERIES)
 def test_expanding_windows_are_exact(series: str, name: str) -> None:
-    """N = 0."""
+    """N = 0 means an expanding window."""
     check(name, SERIES[series][:400], 0, [0, 1, 5, 71, 150, 399])
 
 

@@ -261,7 +261,7 @@ def test_days_outside_an_instruments_life_do_not_count(text: str) -> None:
 
 
 def test_windows_treat_infinities_as_missing() -> None:
-    """As pandas' windows do, except when counting."""
+    """They do so as pandas' windows do, except when counting."""
     x = [1.0, math.inf, 3.0]
     assert compute("Mean($x,3)", x=x).tolist() == [1.0, 1.0, 2.0]
     assert compute("Max($x,3)", x=x).tolist() == [1.0, 1.0, 3.0]

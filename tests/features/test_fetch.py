@@ -107,7 +107,7 @@ def test_the_default_is_all_columns_by_their_own_names(make: Callable[[], DataHa
 
 @pytest.mark.parametrize("make", HANDLERS)
 def test_instruments(make: Callable[[], DataHandlerLP]) -> None:
-    """One, a range given by a pair, or an index; the level is given by name or number."""
+    """They are one, a range given by a pair, or an index; the level is given by name or number."""
     handler = make()
     everything = handler.fetch(col_set="__raw")
     for selector in (CODE, [CODE, OTHER], slice(CODE, OTHER)):
@@ -120,7 +120,7 @@ def test_instruments(make: Callable[[], DataHandlerLP]) -> None:
 
 
 def test_without_a_level_the_selector_is_that_of_loc() -> None:
-    """In the order of the index; this is how the data of single instruments are selected."""
+    """Rows are in the order of the index; this is how the data of single instruments are selected."""
     one = by_instrument().fetch((CODE, slice("2022-03-01", "2022-03-10")), level=None)
     two = flat().fetch((slice("2022-03-01", "2022-03-10"), [CODE]), level=None)
     pd.testing.assert_frame_equal(one, two.swaplevel())
@@ -138,7 +138,7 @@ def test_dates_that_are_not_consecutive() -> None:
 
 
 def test_missing_selections_are_named() -> None:
-    """A group, a day, an instrument."""
+    """The message names a missing group, day or instrument."""
     for make in (grouped, static):
         with pytest.raises(DataError, match=r"no columns 'lable'\. Did you mean 'label'"):
             make().fetch(col_set="lable")
@@ -268,7 +268,7 @@ def test_ranges_of_periods() -> None:
 
 
 def test_a_processor_may_write_into_its_argument() -> None:
-    """As those written for Qlib do: neither the panel nor the raw data change."""
+    """Processors written for Qlib do so: neither the panel nor the raw data change."""
 
     class InPlace(Processor):
         def __call__(self, df: pd.DataFrame) -> pd.DataFrame:
@@ -288,7 +288,7 @@ def test_a_processor_may_write_into_its_argument() -> None:
 
 
 def test_overridden_methods_of_a_loader_are_called() -> None:
-    """``load`` or ``load_group_df``."""
+    """This holds for ``load`` and for ``load_group_df``."""
 
     class Renamed(QlibDataLoader):
         def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:

@@ -129,7 +129,7 @@ def test_what_a_handler_refuses() -> None:
 
 
 def test_settings_of_processors_reach_all_of_them() -> None:
-    """All those with such an attribute; the data are computed again."""
+    """They reach all processors with such an attribute, and the data are computed again."""
     handler = static(**CHAINS)
     assert x_of(handler, "infer") == 12
     handler.config(processor_kwargs={"amount": 3, "other": 1})
@@ -379,7 +379,7 @@ def test_a_range_outside_the_calendar_is_refused(session: Session) -> None:
 
 
 def test_fetching_is_limited_to_the_handlers_range(session: Session) -> None:
-    """Which may be open-ended; a month or a year means all of its days."""
+    """The range may be open-ended; a month or a year means all of its days."""
     handler = market()
     days = handler.fetch(slice("2022", "2023"), col_set="feature").index.get_level_values(0)
     assert (days.min(), days.max()) == (pd.Timestamp("2022-02-01"), pd.Timestamp("2022-06-30"))

@@ -39,7 +39,7 @@ def test_a_handler_of_a_handler_has_its_days(source: DataHandler) -> None:
 
 
 def test_each_of_several_handlers_becomes_a_group(source: DataHandler) -> None:
-    """{group: handler} gives columns (group, name)."""
+    """The mapping {group: handler} gives columns (group, name)."""
     loader = DataLoaderDH({"a": source, "b": source}, fetch_kwargs={"col_set": "feature"}, is_group=True)
     frame = loader.load(None, "2022-03-01", "2022-03-31")
     assert list(frame.columns) == [("a", "RET"), ("a", "VOLUME"), ("b", "RET"), ("b", "VOLUME")]

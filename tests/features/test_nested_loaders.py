@@ -45,7 +45,7 @@ def test_loaders_side_by_side() -> None:
 
 
 def test_a_description_names_loaders_as_qlib_does() -> None:
-    """By dotted paths, including Qlib's; one handler has both feature sets."""
+    """It names them by dotted paths, including Qlib's; one handler has both feature sets."""
     described = {
         "class": "NestedDataLoader",
         "module_path": "qlib.data.dataset.loader",
@@ -105,7 +105,7 @@ def test_a_loader_without_universes_returns_all_rows() -> None:
 
 
 def test_errors_are_found_before_anything_is_computed() -> None:
-    """An unknown field in the second loader; no loader at all."""
+    """This holds for an unknown field in the second loader, and for no loader at all."""
     nested = NestedDataLoader([QlibDataLoader(FIRST), QlibDataLoader(["$clsoe"])])
     with pytest.raises(DataNotFound, match="Did you mean 'close'"):
         DataHandler(data_loader=nested, **RANGE).check()
@@ -117,7 +117,7 @@ def test_errors_are_found_before_anything_is_computed() -> None:
 
 
 def test_frames_are_read_from_files(tmp_path: Path) -> None:
-    """Parquet, CSV and pickle, alone or several side by side."""
+    """Parquet, CSV and pickle files are read, alone or several side by side."""
     frame = QlibDataLoader(FIRST).load(["D0001", "D0002"], *DAYS)
     feature, label = frame["feature"], frame["label"]
     feature.to_parquet(tmp_path / "feature.parquet")
@@ -136,7 +136,7 @@ def test_frames_are_read_from_files(tmp_path: Path) -> None:
 
 
 def test_frames_side_by_side_have_the_rows_of_the_join() -> None:
-    """Of any frame (outer), or of all (inner)."""
+    """The join has the rows of any frame (outer), or of all (inner)."""
     frame = QlibDataLoader(FIRST).load("all", *DAYS)
     late = frame["label"].loc["2022-03-15":]
     outer = StaticDataLoader({"feature": frame["feature"], "label": late}).load(None)
@@ -146,7 +146,7 @@ def test_frames_side_by_side_have_the_rows_of_the_join() -> None:
 
 
 def test_a_frame_is_restricted_to_codes_and_days(caplog: pytest.LogCaptureFixture) -> None:
-    """One code or several; a universe has no meaning for a frame, which is logged."""
+    """It is restricted to one code or several; a universe has no meaning for a frame, which is logged."""
     loader = StaticDataLoader(QlibDataLoader(FIRST).load("all", *DAYS))
     assert set(loader.load("D0003").index.get_level_values("instrument")) == {"D0003"}
     assert set(loader.load(["D0003", "D0001"]).index.get_level_values("instrument")) == {"D0001", "D0003"}

@@ -93,7 +93,7 @@ def test_valid_arguments_are_accepted(cls: type) -> None:
 
 @pytest.mark.parametrize("cls", PROCESSORS)
 def test_kwargs_that_are_not_a_mapping_are_one_error(cls: type) -> None:
-    """Also for the processors to which Alpha158 adds the fit window."""
+    """The processors to which Alpha158 adds the fit window have the same error."""
     for kwargs in (5, "fields_group", ["label"]):
         given = {"infer_processors": [{"class": cls.__name__, "kwargs": kwargs}], **FIT}
         with pytest.raises(BuildError, match=r"infer_processors\.0: kwargs must be a mapping, found"):
@@ -189,7 +189,7 @@ class Named(InstProcessor):
 def test_mistakes_in_inst_processors_are_found_when_the_handler_is_built(
     cls: type, given: object, message: str
 ) -> None:
-    """Not when the data are loaded; whether the handler makes its loader itself or not."""
+    """They are not found only when the data are loaded, whether the handler makes its loader itself or not."""
     own = {"config": {"feature": ["$close"]}} if cls is QlibDataLoader else {}
     with pytest.raises(ConfigError, match=r"^h\.kwargs\.") as caught:
         build({"class": cls, "kwargs": {**own, "inst_processors": given}}, where="h")

@@ -64,7 +64,7 @@ def x_of(processor: Processor, df: pd.DataFrame, *, fit: bool = True) -> list[fl
 
 
 def test_groups_of_columns() -> None:
-    """One, several, or all; the error for an unknown one lists the existing groups."""
+    """A processor can have one, several, or all; the error for an unknown one lists the existing groups."""
     assert list(get_group_columns(TWO_DAYS, "feature")) == COLUMNS[:2]
     assert list(get_group_columns(TWO_DAYS, ["label", "feature"])) == COLUMNS
     assert list(get_group_columns(TWO_DAYS, None)) == COLUMNS
@@ -73,7 +73,7 @@ def test_groups_of_columns() -> None:
 
 
 def test_columns_are_dropped_and_kept_by_name() -> None:
-    """DropCol in every group; FilterCol in its group, where it keeps the listed columns."""
+    """DropCol drops them in every group; FilterCol keeps the listed columns of its group."""
     assert list(DropCol(["x", "LABEL0"])(TWO_DAYS).columns) == COLUMNS[1:2]
     assert list(DropCol()(TWO_DAYS).columns) == COLUMNS
     flat = TWO_DAYS.droplevel(0, axis=1)
@@ -208,7 +208,7 @@ def test_tanh_of_all_but_labels() -> None:
 
 
 def test_missing_values_are_filled() -> None:
-    """With 0 or another number, in one group or in all; infinite values are kept."""
+    """They are filled with 0 or another number, in one group or in all; infinite values are kept."""
     assert x_of(Fillna(), rows([[NAN, 1, 1], [INF, 1, 1]])) == [0, INF]
     out = Fillna("feature", 7).apply(rows([[NAN, NAN, NAN]]))
     np.testing.assert_array_equal(out.to_numpy(), [[7, 7, NAN]])
@@ -239,7 +239,8 @@ def test_scales_are_learned_in_the_fit_window() -> None:
 
 
 def test_the_robust_scale_is_the_median_deviation() -> None:
-    """Of 0, 1, 2, 4 and 10: median 2, deviations 2, 1, 0, 2 and 8, so MAD 2; clipped at 3 unless that is turned off."""
+    """The values 0, 1, 2, 4 and 10 have median 2 and deviations 2, 1, 0, 2 and 8, so MAD 2; they are clipped at 3
+    unless that is turned off."""
     df = rows(*[[[v, 1, 0]] for v in (0, 1, 2, 4, 10)])
     fit = {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-05"}
     unit = 2 * 1.4826
@@ -284,7 +285,7 @@ def test_a_fit_window_is_required_and_must_have_rows() -> None:
 
 
 def test_a_day_is_compared_by_deviation_rank_or_median() -> None:
-    """1, 2 and 6: mean 3, sample deviation the root of 7; ranks in thirds; median 2, MAD 1."""
+    """The values 1, 2 and 6 have mean 3 and the root of 7 as sample deviation, ranks in thirds, median 2 and MAD 1."""
     df = rows([[1, 4, 0], [2, 4, 0], [6, 4, 1]])
     np.testing.assert_allclose(x_of(CSZScoreNorm("feature"), df), np.array([-2, -1, 3]) / np.sqrt(7))
     assert CSZScoreNorm("feature").apply(df)[("feature", "y")].isna().all()

@@ -98,7 +98,7 @@ def test_rows_outside_the_mask_are_history() -> None:
 
 
 def test_a_day_without_data_means_the_previous_day() -> None:
-    """A weekend, or a day after the last; a day before the first and an unknown code are errors."""
+    """Such a day is a weekend, or a day after the last; a day before the first and an unknown code are errors."""
     samples = TSDataSampler(table(missing=0.0), None, None, 2)
     np.testing.assert_array_equal(samples["2021-01-10", "A"], samples["20210108", "A"])
     np.testing.assert_array_equal(samples["2030-01-01", "A"], samples[DAYS[-1], "A"])
@@ -159,7 +159,7 @@ def test_segments_use_the_days_before_them() -> None:
 
 
 def test_a_column_selects_the_samples() -> None:
-    """With ``flt_col`` of the dataset, or of one call."""
+    """It is ``flt_col`` of the dataset, or of one call."""
     frame = table(missing=0.0)
     frame["y"] = (frame["y"] > 0).astype(float)
     dataset = TSDatasetH(step_len=2, flt_col="label", handler=handler(frame), segments={"all": (None, None)})
@@ -170,7 +170,7 @@ def test_a_column_selects_the_samples() -> None:
 
 
 def test_a_market_in_samples(small_market: Path) -> None:
-    """Alpha158 from the panel: a sample is the instrument's own last rows if it traded on every day."""
+    """With Alpha158 from the panel, a sample is the instrument's own last rows if it traded on every day."""
     rollforge.init(small_market)
     config = {"class": "Alpha158", "kwargs": {"instruments": "all", "start_time": "2022-01-03", "end_time": "2022-06-30",
               "learn_processors": []}}  # fmt: skip
@@ -206,7 +206,7 @@ def test_samples_are_views_of_the_panel(small_market: Path) -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 99), st.integers(1, 5), st.sampled_from(["none", "ffill", "ffill+bfill"]), st.booleans())
 def test_complete_samples_have_no_missing_value(seed: int, steps: int, fill: Any, grouped: bool) -> None:
-    """After missing steps are filled; for columns of one or of several groups."""
+    """This holds after missing steps are filled, for columns of one or of several groups."""
     frame = table(seed)
     frame.iloc[:: 7 + seed % 5, seed % 2] = [np.nan, np.inf][seed % 3 % 2]
     if grouped:

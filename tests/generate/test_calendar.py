@@ -48,7 +48,7 @@ def test_a_date_is_aligned_inwards(day: Any, start: Any, end: Any) -> None:
 
 
 def test_days_are_looked_up_by_position() -> None:
-    """The first and the last day; None after the calendar; an error before it that says by how much."""
+    """The first and the last day are found; the result is None after the calendar, and an error before it says by how much."""
     assert TA.get(0) == pd.Timestamp("2024-01-02")
     assert TA.get(7) == TA.max() == pd.Timestamp("2024-01-11")
     assert TA.get(8) is TA.get(None) is None
@@ -115,7 +115,7 @@ def test_a_segment_ends_some_days_before_a_test(segment: Any, days: int, cut: An
 
 
 def test_a_segment_without_remaining_days_is_refused() -> None:
-    """With the requested days; and a test must have a start."""
+    """The error has the requested days; a test must have a start."""
     with pytest.raises(OutsideCalendar, match=r"nothing is left of \(2024-01-02, 2024-01-08\): fewer than 6 days"):
         TA.truncate(("2024-01-02", "2024-01-08"), "2024-01-09", 6)
     with pytest.raises(SegmentError, match="needs the first day of the test segment"):
@@ -123,7 +123,7 @@ def test_a_segment_without_remaining_days_is_refused() -> None:
 
 
 def test_days_after_an_end_do_not_exist() -> None:
-    """Until the end is removed; a calendar that would be empty is an error with its first day."""
+    """They exist again when the end is removed; a calendar that would be empty is an error with its first day."""
     made = TimeAdjuster(calendar=DAYS, end_time="2024-01-05")
     assert made.max() == pd.Timestamp("2024-01-05")
     assert shown(made.shift(("2024-01-03", "2024-01-04"), 1)) == ("2024-01-04", "2024-01-05")
@@ -137,7 +137,7 @@ def test_days_after_an_end_do_not_exist() -> None:
 
 
 def test_dicts_and_pairs_of_segments_are_aligned() -> None:
-    """Each segment of a dict separately."""
+    """Each segment of a dict is aligned separately."""
     both = TA.align_seg({"train": ("2024-01-01", "2024-01-06"), "test": slice("2024-01-07", None)})
     assert {k: shown(v) for k, v in both.items()} == {
         "train": ("2024-01-02", "2024-01-05"), "test": ("2024-01-08", None),
@@ -155,7 +155,7 @@ def folder_with_future(tmp_path: Any) -> Session:
 
 
 def test_the_calendar_has_future_days_by_default(folder_with_future: Session) -> None:
-    """So that future windows can be planned on days without prices."""
+    """Future windows can therefore be planned on days without prices."""
     with using(folder_with_future):
         assert TimeAdjuster().max() == pd.Timestamp("2024-01-09")
         assert TimeAdjuster(future=False).max() == pd.Timestamp("2024-01-05")

@@ -68,7 +68,7 @@ def test_lengths_in_trading_days_count_trading_days() -> None:
 
 
 def test_lengths_of_the_template_are_kept() -> None:
-    """In trading days; an expanding training segment keeps its first day."""
+    """They are kept in trading days; an expanding training segment keeps its first day."""
     task = template(
         train=("2023-02-01", "2023-02-07"), valid=("2023-02-08", "2023-02-09"), test=("2023-03-01", "2023-04-28")
     )
@@ -122,14 +122,14 @@ def test_a_period_of_a_beginning_starts_on_its_date() -> None:
 
 
 def test_several_periods_are_counted_from_the_one_that_contains_the_first_day() -> None:
-    """``2QE`` from February on: the first two quarters of the year, then the others."""
+    """From February on, ``2QE`` counts the first two quarters of the year, then the others."""
     task = template(train=("2022-01-03", "2022-12-30"), test=("2023-02-15", "2023-12-29"))
     made = windows(CalendarGen("2QE", train=20, trunc_days=None, calendar=DAYS), task)
     assert [w.split()[1] for w in made] == ["230215..230630", "230703..231229"]
 
 
 def test_a_period_without_trading_days_has_no_window() -> None:
-    """Such as a week of holidays: the model is trained once after it."""
+    """In a week of holidays there is none: the model is trained once after it."""
     days = DAYS.difference(pd.bdate_range("2023-03-20", "2023-03-24"))
     task = template(train=("2022-01-03", "2022-12-30"), test=("2023-03-13", "2023-03-30"))
     made = windows(CalendarGen("week", train="1 week", trunc_days=None, calendar=days), task)
@@ -181,7 +181,7 @@ def test_an_open_test_segment_stays_open() -> None:
 
 
 def test_fit_windows_and_backtests_move_with_the_window() -> None:
-    """If the handler has a fit window; both can be turned off. The template is not modified."""
+    """Fit windows move if the handler has one; both can be turned off. The template is not modified."""
     handler = {**ALPHA, "kwargs": {"fit_start_time": "2020-01-02", "fit_end_time": "2022-12-30"}}
     backtest = {"start_time": "2023-03-01", "end_time": "2023-04-28", "account": 1}
     record = [{"class": "PortAnaRecord", "kwargs": {"config": {"strategy": {}, "backtest": backtest}}}]
@@ -202,7 +202,7 @@ def test_fit_windows_and_backtests_move_with_the_window() -> None:
 
 
 def test_a_segment_does_not_begin_before_the_data() -> None:
-    """Of the calendar or the handler; a duration may begin some holidays earlier."""
+    """This holds for the data of the calendar and of the handler; a duration may begin some holidays earlier."""
     early = template(train=("2020-01-02", "2020-01-10"), test=("2021-01-01", "2021-01-29"))
     assert windows(CalendarGen("year", train="1 year", trunc_days=None, calendar=DAYS), early) == [
         "200102..201231 210101..210129"
@@ -395,7 +395,7 @@ def test_every_test_day_is_predicted_once_by_a_model_trained_before(
     length=st.integers(0, 800),
 )
 def test_periods_begin_where_pandas_puts_its_dates(offset: str, first: Any, length: int) -> None:
-    """On each date of an offset to a beginning, and on the day after each date of another."""
+    """A period begins on each date of an offset to a beginning, and on the day after each date of another."""
     start = pd.Timestamp(first)
     end = start + pd.Timedelta(days=length)
     begins = offset in ("MS", "BMS", "QS")

@@ -76,7 +76,7 @@ def findings(checks: tuple[Check, ...]) -> list[Check]:
 @pytest.mark.parametrize("name", STOCK)
 @pytest.mark.parametrize(("step", "kind"), [(250, "expanding"), (60, "sliding")])
 def test_handlers_of_qlibs_examples_have_no_finding_when_purged(name: str, step: int, kind: Any) -> None:
-    """Nor has any window that follows; the fit window stays where it is, as in Qlib."""
+    """The windows that follow have none either; the fit window stays where it is, as in Qlib."""
     handler, dataset, kwargs, segments = STOCK[name]
     module = "qlib.data.dataset.handler" if handler == "DataHandlerLP" else "qlib.contrib.data.handler"
     described = {"class": handler, "module_path": module, "kwargs": kwargs}

@@ -110,7 +110,7 @@ def test_each_group_is_tested_equally_often() -> None:
 
 
 def test_validation_days_lie_before_the_last_test_and_are_purged_on_both_sides() -> None:
-    """With a test in the middle: train, gap, valid, gap, test, gap, train."""
+    """If the test is in the middle, the order is train, gap, valid, gap, test, gap, train."""
     task = PurgedKFoldGen(3, valid=5, calendar=DAYS).generate(template())[1]
     assert positions(task, "test") == set(range(20, 40))
     assert positions(task, "valid") == set(range(13, 18))

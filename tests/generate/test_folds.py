@@ -43,7 +43,8 @@ def test_training_days_share_no_day_with_a_test(data: st.DataObject) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_validation_days_are_the_last_before_the_last_test(data: st.DataObject) -> None:
-    """Or the last of all, if at most as many training days lie before it; the training days near them are left out."""
+    """They are the last of all if at most as many training days lie before the last test; the training days near them
+    are left out."""
     days, purge, size = data.draw(st.integers(12, 30)), data.draw(st.integers(0, 2)), data.draw(st.integers(1, 5))
     tests = data.draw(st.sampled_from(list(combined_tests(equal_groups(days, 4), 2))))
     train = training_days(days, tests, purge, 0)

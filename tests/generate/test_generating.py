@@ -128,7 +128,7 @@ def test_training_on_test_days_in_another_segment_gives_a_warning() -> None:
 
 @pytest.mark.parametrize("names", [("train", "valid"), ("valid", "test"), ("train", "test")])
 def test_the_standard_segments_must_not_overlap(names: tuple[str, str]) -> None:
-    """Even with an additional one between them."""
+    """They must not overlap even if an additional one lies between them."""
     days = ("2020-07-01", "2020-12-31")
     task = template(**dict.fromkeys(names, days), pretrain=("2020-07-01", "2020-07-31"))
     with pytest.raises(SegmentError, match="overlaps with"):

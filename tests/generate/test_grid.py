@@ -68,7 +68,7 @@ def test_a_condition_may_depend_on_another() -> None:
 
 
 def test_a_condition_may_ask_for_something_that_is_not_varied() -> None:
-    """Such as the class of the model, so that one grid serves several models."""
+    """A condition on the class of the model lets one grid serve several models."""
     grid = GridGen({"model.kwargs.num_leaves": [4, 8]}, when={"model.kwargs.num_leaves": {"model.class": "LGBModel"}})
     assert [k.get("num_leaves") for _, k in made(grid)] == [4, 8]
     linear = {"model": {"class": "LinearModel", "kwargs": {}}}
@@ -90,7 +90,7 @@ def test_combinations_may_be_left_out() -> None:
 
 
 def test_a_list_of_a_list_is_a_value() -> None:
-    """Also in a condition."""
+    """It is a value in a condition, too."""
     path = "model.kwargs.layers"
     grid = GridGen({path: [[64], [64, 32]], LR: [1, 2]}, exclude=[{path: [[64, 32]], LR: 2}])
     assert [(k["layers"], k["lr"]) for _, k in made(grid)] == [([64], 1), ([64], 2), ([64, 32], 1)]
@@ -174,7 +174,7 @@ def test_a_huge_grid_with_conditions_is_refused_before_it_is_enumerated() -> Non
     needed=st.sets(st.integers(0, 2), min_size=1),
 )
 def test_the_combinations_are_those_of_the_conditions(left_out: list[tuple[int, int]], needed: set[int]) -> None:
-    """As found by enumerating them: c is set where a is among `needed`, and pairs of a and b are left out."""
+    """Enumerating them gives the same: c is set where a is among `needed`, and pairs of a and b are left out."""
     a, b, c = (f"model.kwargs.{name}" for name in "abc")
     grid = GridGen(
         {path: [0, 1, 2] for path in (a, b, c)},

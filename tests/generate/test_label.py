@@ -51,7 +51,7 @@ ONE, FIVE = "Ref($close, -2)/Ref($close, -1) - 1", "Ref($close, -6)/Ref($close, 
     ],
 )
 def test_days_are_those_between_first_and_last_price(expression: str, days: int | None) -> None:
-    """Also for nested shifts and within a day; for windows and single values they are unknown, never 1."""
+    """This holds for nested shifts and within a day; for windows and single values the days are unknown, never 1."""
     assert holding_days(parse(expression)) == days
 
 
@@ -256,7 +256,7 @@ CLEAN = {"train": ("2020-01-01", "2020-06-19"), "test": ("2020-07-01", "2020-12-
 
 
 def test_processors_fitted_on_test_days_give_a_warning() -> None:
-    """If the fit window reaches into the test segment; not if it ends before."""
+    """The warning is given if the fit window reaches into the test segment, and not if it ends before."""
     (text,) = task_warnings([task(alpha(fit_start_time="2020-01-01", fit_end_time="2020-07-01"), **CLEAN)], CALENDAR)
     assert text.startswith(
         "On 2020-07-01, processors learn until 2020-07-01, but the test segment starts on 2020-07-01. Set fit_end_time"
@@ -273,7 +273,7 @@ def test_references_in_fit_windows_are_resolved() -> None:
 
 
 def test_unknown_or_contradictory_label_days_give_a_warning() -> None:
-    """With the label; not for declared days that agree, or that are the only information."""
+    """The warning has the label; there is none for declared days that agree, or that are the only information."""
     unknown = "Mean(Ref($close, -5), 5)/$close - 1"
     (text,) = task_warnings([task(alpha(label=[unknown]), **CLEAN)], CALENDAR)
     assert text.startswith(f"The number of days that the label {unknown} spans cannot be determined")
@@ -284,7 +284,7 @@ def test_unknown_or_contradictory_label_days_give_a_warning() -> None:
 
 
 def test_warnings_shared_by_many_tasks_are_given_once() -> None:
-    """With the number of tasks; tasks that cannot be read fail when they are built."""
+    """The warning has the number of tasks; tasks that cannot be read fail when they are built."""
     leaking = task(alpha(), train=("2020-01-01", "2020-06-30"), test=("2020-07-01", "2020-12-31"))
     found = task_warnings([leaking, task(alpha(), **CLEAN), leaking, {"x": 1}], CALENDAR)
     assert found == [

@@ -298,7 +298,7 @@ def test_only_attributes_that_replace_methods_override_them() -> None:
 
 @pytest.mark.parametrize("kind", UNKNOWN)
 def test_other_labels_have_an_unknown_horizon(kind: str) -> None:
-    """With the reason; 'auto' refuses them and says how to declare the horizon, and a declared one is used."""
+    """The reason is given; 'auto' refuses them and says how to declare the horizon, and a declared one is used."""
     handler, reason = UNKNOWN[kind]
     one = task(handler)
     found = task_horizon(one)
@@ -349,7 +349,7 @@ def test_a_horizon_is_declared_by_the_task_the_handler_or_its_class(one: dict[st
 
 
 def test_of_a_declared_and_a_read_horizon_the_larger_is_used() -> None:
-    """And the difference is described; a declared horizon is not counted in rows if expressions determine the label."""
+    """The difference is described; a declared horizon is not counted in rows if expressions determine the label."""
     larger, smaller = task_horizon(task(alpha(label_horizon=5))), task_horizon(task(alpha(label_horizon=1)))
     assert (larger.days, larger.source, larger.in_rows) == (5, HorizonSource.DECLARED, False)
     assert (smaller.days, smaller.source) == (2, HorizonSource.EXPRESSION)
@@ -370,7 +370,7 @@ def test_a_declared_horizon_is_a_number_of_days(value: Any) -> None:
 
 
 def test_handlers_keep_a_declared_horizon() -> None:
-    """As an attribute, through pickling too."""
+    """They keep it as an attribute, through pickling too."""
     assert Alpha158("all", label_horizon=0).label_horizon == 0
     assert Alpha158("all").label_horizon is None
     assert DataHandlerLP.from_df(pd.DataFrame()).label_horizon is None

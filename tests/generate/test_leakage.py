@@ -106,7 +106,7 @@ def test_a_feature_that_looks_ahead_is_a_leak(expression: str, days: int) -> Non
     ["Ref($close, 1)", "Delta($close, 3)", "Ref($close, 0)", "Ref(Ref($close, -1), 3)", "Ref(Ref($close, -3), 3)"],
 )
 def test_a_feature_of_earlier_days_is_clean(expression: str) -> None:
-    """Also one that shifts a later value back to its own day or before it."""
+    """A feature that shifts a later value back to its own day or before it is clean too."""
     assert only(handler(columns(expression)), "features").result is CLEAN
 
 
@@ -268,7 +268,7 @@ def operator() -> Iterator[None]:
 
 @pytest.mark.usefixtures("operator")
 def test_a_user_defined_operator_is_not_known_whatever_it_declares() -> None:
-    """In a feature and in a filter; the operator is named."""
+    """The operator is named, in a feature and in a filter."""
     one = only(handler(columns("$close", "Mean(Tomorrow($close), 5)")), "features")
     assert one.result is UNKNOWN
     assert "Tomorrow" in one.text
@@ -314,7 +314,7 @@ def test_a_fit_window_must_end_before_valid(end: str, result: CheckResult, steps
 
 
 def test_a_fit_window_behind_the_test_is_a_leak() -> None:
-    """Also if it shares no day with a segment: it ends after the test begins."""
+    """It is a leak even if it shares no day with a segment: it ends after the test begins."""
     kwargs = {"fit_start_time": "2022-01-03", "fit_end_time": "2022-06-30", "infer_processors": [ROBUST]}
     one = only(alpha(**kwargs), "fit window")
     assert one.result is LEAK
@@ -386,7 +386,7 @@ def test_fit_windows_that_refer_to_the_training_segment_are_no_leak_in_cross_val
 
 
 def test_a_fit_window_of_cross_validation_may_be_any_training_interval() -> None:
-    """But it may not contain tested days."""
+    """However, it may not contain tested days."""
     for fit, leaks in ((("2019-01-01", "2019-12-31"), 1), (("2021-06-01", "2021-12-31"), 0)):
         kwargs = {"fit_start_time": fit[0], "fit_end_time": fit[1], "infer_processors": [ROBUST]}
         segments = {
@@ -411,7 +411,7 @@ def test_a_handler_in_a_file_keeps_its_fit_window(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("steps", ["infer_processors", "learn_processors", "shared_processors"])
 def test_a_user_defined_processor_is_not_known(steps: str) -> None:
-    """With its name; and if it has a fit window behind train, that is a leak too."""
+    """The message has its name; if it has a fit window behind train, that is a leak too."""
     one = only(handler(columns("$close"), **{steps: [own(Shifted)]}), "processors")
     assert one.result is UNKNOWN
     assert "Shifted" in one.text
@@ -440,7 +440,7 @@ def test_a_range_filter_of_instruments_knows_the_future() -> None:
 
 
 def test_a_range_filter_may_end_on_the_first_day_of_the_first_interval() -> None:
-    """Also if a segment has several intervals; a day later, the future of that first day is known."""
+    """This also holds if a segment has several intervals; a day later, the future of that first day is known."""
     segments = {
         "train": [["2018-01-02", "2018-06-29"], ["2019-01-01", "2019-06-28"]],
         "test": ["2018-08-01", "2018-10-31"],
@@ -581,7 +581,7 @@ def test_shared_days_are_counted(segments: dict[str, Any], words: list[str]) -> 
 
 
 def test_windows_that_predict_the_days_before_their_training_are_a_leak() -> None:
-    """As in an average over models of which some were trained later than the day that they predict."""
+    """An average over models can be such a case: some were trained later than the day that they predict."""
     test = ["2019-01-01", "2019-12-31"]
     early = task(alpha(), {"train": ["2018-01-01", "2018-12-20"], "test": test})
     late = task(alpha(), {"train": ["2020-02-03", "2021-12-31"], "test": test})
@@ -609,7 +609,7 @@ def test_cross_validation_is_not_a_leak() -> None:
     ids=["loader", "file", "processor", "handler", "pickle"],
 )
 def test_a_label_that_no_expression_determines_is_not_known(described: Any) -> None:
-    """Until its horizon is declared; then its segments are checked."""
+    """When its horizon is declared, its segments are checked."""
     one = only(described, "label")
     assert one.result is UNKNOWN
     assert "label_horizon" in one.advice
@@ -693,7 +693,7 @@ def test_a_user_defined_ensemble_is_not_known() -> None:
     ],
 )  # fmt: skip
 def test_rows_without_a_label_stay_in_the_data_for_inference(groups: Any, steps: str, known: bool) -> None:
-    """Whether there will be a label is not known on that day; for learning, they may be dropped."""
+    """It is not known on that day whether there will be a label; for learning, the rows may be dropped."""
     drop = {"class": "DropnaProcessor", "kwargs": {"fields_group": groups}}
     one = only(handler(columns("$close"), **{steps: [drop]}), "processors")
     assert one.result is (CLEAN if known else UNKNOWN)

@@ -151,7 +151,7 @@ def test_the_label_is_rewritten_wherever_it_is_described(handler: Any, expected:
 
 
 def test_names_of_columns_are_kept() -> None:
-    """If there are as many as before."""
+    """They are kept if there are as many as before."""
     config = made(with_loader(LOADER))[0]["dataset"]["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"]["config"]
     assert config["label"][1] == ["RET"]
     two = made(with_loader(LOADER), label=["Ref($close, -{horizon})", "Ref($open, -{horizon+1})"])
@@ -205,7 +205,7 @@ def test_a_label_that_cannot_be_rewritten_is_an_error() -> None:
 
 
 def test_a_handler_that_ignores_its_label_is_an_error(tmp_path: Any) -> None:
-    """Such as one that sets it in its constructor."""
+    """A handler that sets its label in its constructor is an example."""
     (tmp_path / "mine.py").write_text(
         "from rollforge.features import Alpha158\n\n\n"
         "class Fixed(Alpha158):\n"

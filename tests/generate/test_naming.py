@@ -193,7 +193,7 @@ def test_a_task_is_described_by_model_and_days(test: Any, shown: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 81, None, True, {"a": 1}, "\x00"])
 def test_invalid_names_are_refused(name: Any) -> None:
-    """With the location."""
+    """The message has the location."""
     with pytest.raises(ConfigError, match=r"models\.x: .*cannot be the name"):
         check_name(name, "models.x")
 

@@ -75,7 +75,7 @@ def test_panels_are_split_as_their_days(
 @settings(max_examples=50, deadline=None)
 @given(st.integers(3, 7), st.integers(2, 4), st.integers(0, 3), st.integers(0, 3), st.integers(6, 12))
 def test_combinatorial_splits_are_skfolios(groups: int, tested: int, purge: int, embargo: int, size: int) -> None:
-    """Where the groups are of equal size: a remainder of days is in skfolio's last group, here in the first ones."""
+    """This holds where the groups are of equal size: a remainder of days is in skfolio's last group, here in the first ones."""
     selection = pytest.importorskip("skfolio.model_selection", reason=WHY)
     assume(tested < groups)
     size += 2 * purge + embargo
@@ -142,7 +142,7 @@ def test_rolling_windows_are_those_of_purgedcv(test: int, splits: int, ahead: in
 
 
 def test_rows_that_are_not_pandas_objects() -> None:
-    """Such as those of polars, in which the days of the rows are a series."""
+    """Rows of polars, in which the days of the rows are a series, are an example."""
     polars = pytest.importorskip("polars", reason=WHY)
     frame = rows(60)
     days = frame.index

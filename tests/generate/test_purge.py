@@ -368,7 +368,7 @@ class Halved(Processor):
 
 @pytest.mark.parametrize("processors", [[], [Halved()]])
 def test_a_handler_without_a_label_has_no_rows_to_count(processors: list[Any]) -> None:
-    """Whether or not a user's processor might have created the label."""
+    """It has none, whether or not a user's processor might have created the label."""
     loader = RowLoader(3, 0.3, 1, label=False)
     handler = DataHandlerLP(data_loader=loader, learn_processors=processors)
     with pytest.raises(DataError, match="label"):
@@ -441,7 +441,7 @@ class NarrowDataset(DatasetH):
 
 @pytest.mark.parametrize("kind", ["calendar", "folds", "combinations"])
 def test_all_generators_purge_rows(kind: str) -> None:
-    """Also in segments of several intervals, before each interval of another segment."""
+    """They do so in segments of several intervals too, before each interval of another segment."""
     ahead = 3
     template = row_task(own("RowLoader", seed=8, share=0.4, ahead=ahead), ahead)
     generator: TaskGen = {
@@ -570,7 +570,7 @@ class PurgingDataset(DatasetH):
 
 
 def test_a_handler_from_a_file_is_purged_by_its_declared_horizon(tmp_path: Path) -> None:
-    """Which the file's handler declares itself only when it is loaded, so that the task has to declare it."""
+    """The task has to declare it, because the file's handler declares it only when it is loaded."""
     template = row_task(own("RowLoader", seed=4, share=0.5, ahead=4), None)
     handler = DataHandlerLP(data_loader=RowLoader(4, 0.5, 4), learn_processors=["DropnaLabel"])
     handler.to_pickle(tmp_path / "handler.pkl")
@@ -607,7 +607,7 @@ class OtherDataset(Dataset):
 
 @pytest.mark.parametrize("name", ["NarrowDataset", "OtherDataset"])
 def test_a_dataset_that_cannot_purge_rows_is_refused(name: str) -> None:
-    """If the label may count rows; a number of days is accepted."""
+    """It is refused if the label may count rows; a number of days is accepted."""
     template = row_task(own("RowLoader", seed=4, share=0.5, ahead=4), 4)
     template["dataset"] |= {"class": name, "module_path": __name__}
     with pytest.raises(SegmentError, match=rf"trunc_days: .* {name} does not accept purge_rows"):
@@ -644,7 +644,7 @@ def test_a_trained_task_says_how_many_rows_were_left_out(tmp_path: Path) -> None
 
 
 def test_the_horizon_of_rows_is_the_declared_one() -> None:
-    """A loader of the user's own: unknown without it."""
+    """Without it, the horizon of a user-defined loader is unknown."""
     assert task_horizon(row_task(own("RowLoader", seed=1, share=0.1, ahead=2), None)).days is None
     assert task_horizon(row_task(own("RowLoader", seed=1, share=0.1, ahead=2), 2)).in_rows
 

@@ -120,7 +120,7 @@ def test_the_form_of_the_rows_does_not_matter(splitter: Any) -> None:
 
 
 def test_offsets_count_calendar_days_from_the_first_test() -> None:
-    """Train on a year, test a quarter at a time: windows begin on the same day of the month in spite of weekends."""
+    """With a year of training and tests of a quarter, windows begin on the same day of the month in spite of weekends."""
     days = pd.bdate_range("2020-01-01", "2022-06-30")
     frame = pd.DataFrame(index=days)
     splitter = RollingSplit(pd.DateOffset(years=1), pd.DateOffset(months=3))

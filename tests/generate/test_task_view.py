@@ -56,7 +56,7 @@ def test_references_in_a_handler_are_resolved_in_its_description() -> None:
     ],
 )
 def test_a_part_that_is_missing_or_damaged_is_empty_or_a_clear_error(task: dict[str, Any]) -> None:
-    """Never a KeyError or TypeError: the error for a required part says what is missing, and where."""
+    """There is never a KeyError or TypeError: the error for a required part says what is missing, and where."""
     view = TaskView(task)
     assert (view.model, view.model_class) == (None, "")
     assert TaskView({"model": "mine.Model"}).model_class == "mine.Model"  # a dotted path alone

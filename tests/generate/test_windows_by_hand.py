@@ -65,7 +65,7 @@ def test_windows_are_counted_without_generating_them(last: int, windows: int) ->
 
 
 def test_windows_of_one_day() -> None:
-    """From the first day of the calendar."""
+    """They begin with the first day of the calendar."""
     assert [RollingGen(1, calendar=DAYS).count(task(test=january(1, last))) for last in (1, 2, 3)] == [1, 2, 3]
 
 
@@ -79,7 +79,7 @@ def test_an_open_test_ends_with_the_calendar() -> None:
 
 
 def test_by_default_windows_are_forty_days_and_grow() -> None:
-    """As in Qlib: ``step`` 40, ``rtype`` expanding, no truncation."""
+    """As in Qlib, ``step`` is 40, ``rtype`` is expanding, and nothing is truncated."""
     days = pd.bdate_range("2020-01-01", periods=200)
     generator = RollingGen(calendar=days)
     template = task(train=(days[0], days[9]), test=(days[10], days[129]))
@@ -127,7 +127,7 @@ def test_truncation_by_a_number_counts_from_the_test(days: int, train: Any) -> N
     ("end", "expected"), [("2024-01-10", "2024-01-11"), ("2024-01-11", None), ("2024-01-12", None), (None, None)]
 )
 def test_the_end_of_the_handler_is_moved_to_the_end_of_the_test(end: str | None, expected: str | None) -> None:
-    """If it is earlier, by a day or more; a later, equal or open end is unchanged."""
+    """It is moved if it is earlier, by a day or more; a later, equal or open end is unchanged."""
     made = task({"end_time": end}, test=january(9, 11))
     handler_mod(made, RollingGen(3, calendar=DAYS))
     found = made["dataset"]["kwargs"]["handler"]["kwargs"]["end_time"]
@@ -203,7 +203,7 @@ def test_a_horizon_cuts_the_segments_before_the_test() -> None:
 
 
 def test_combinations_of_a_grid_are_named() -> None:
-    """By the names of the values; if these are missing, by what differs among combinations of the same name."""
+    """The names are those of the values; if these are missing, they are what differs among combinations of the same name."""
     grid = GridGen({"model.class": {"one": "A", "two": "B"}, "model.depth": [4, 8]})
     named = [(name, t["model"]) for name, t in grid.named({"model": {}})]
     assert named == [
@@ -228,7 +228,7 @@ def test_combinations_of_a_grid_are_named() -> None:
     ],
 )
 def test_an_invalid_path_in_a_grid_is_named(values: Any, words: str) -> None:
-    """With the path, and the length of a list."""
+    """The message has the path, and the length of a list."""
     with pytest.raises(ConfigError, match=words):
         GridGen(values).generate({"model": {}, "list": [5, 6, 7]})
 
@@ -241,13 +241,13 @@ def test_names_of_three_values_are_distinct() -> None:
 
 
 def test_too_many_combinations_are_refused() -> None:
-    """Before any of them is generated."""
+    """The error is raised before any of them is generated."""
     with pytest.raises(TooLarge, match="its combinations are"):
         GridGen({"a": list(range(1000)), "b": list(range(1000))}).named({})
 
 
 def test_an_index_of_a_list_is_a_path() -> None:
-    """The last element of a list, and a value inside it."""
+    """A path can lead to the last element of a list, and to a value inside it."""
     made = GridGen({"list.2": ["x"], "inner.0.a": ["y"]}).generate({"list": [5, 6, 7], "inner": [{}]})
     assert made == [{"list": [5, 6, "x"], "inner": [{"a": "y"}]}]
 
@@ -369,7 +369,7 @@ def test_neighbours_are_in_the_order_of_time() -> None:
 
 
 def test_a_handler_without_labels_looks_ahead_by_no_day() -> None:
-    """And leaks nothing; an empty label of Alpha158 is its default; if labels are unknown, the result is None."""
+    """It leaks nothing; an empty label of Alpha158 is its default; if labels are unknown, the result is None."""
     definition = task({"label": []}, train=january(1, 4), test=january(5, 8))
     assert label_lookahead(definition) == 2
     loader = {"class": "QlibDataLoader", "kwargs": {"config": {"feature": ["$close"]}}}
@@ -389,7 +389,7 @@ def test_eight_labels_of_four_hundred_characters_are_kept() -> None:
 
 
 def test_four_differences_are_shown() -> None:
-    """And not a fifth; a path is shown only as far as needed to be unique."""
+    """A fifth is not shown; a path is shown only as far as needed to be unique."""
     many = [{"model": dict.fromkeys("abcde", i)} for i in (1, 2)]
     assert differing_parts(many) == ["a=1, b=1, c=1, d=1", "a=2, b=2, c=2, d=2"]
     deep = [
@@ -448,7 +448,7 @@ def test_a_drawing_by_hand() -> None:
 
 
 def test_backtests_of_other_windows_need_several_windows() -> None:
-    """Two suffice; a single task has no other windows."""
+    """Two windows suffice; a single task has no other windows."""
     backtest = {
         "class": "PortAnaRecord",
         "kwargs": {"config": {"backtest": {"start_time": "2024-01-09", "end_time": "2024-01-16"}}},
@@ -516,5 +516,5 @@ def test_a_segment_shorter_than_the_look_ahead() -> None:
 
 
 def test_the_calendar_of_a_generator_can_be_given() -> None:
-    """As any array of days."""
+    """It can be any array of days."""
     assert RollingGen(3, calendar=[str(day) for day in CALENDAR]).ta.max() == TimeAdjuster(calendar=DAYS).max()

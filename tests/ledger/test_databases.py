@@ -51,7 +51,7 @@ def test_a_ledger_and_a_task_store_share_a_file(tmp_path: Path, ledger_first: bo
 
 
 def test_the_file_is_private_and_its_entries_do_not_change(tmp_path: Path) -> None:
-    """Even another program cannot change or delete them by mistake."""
+    """Another program cannot change or delete them by mistake either."""
     file = tmp_path / "ledger.db"
     append(SQLiteLedger(f"sqlite:///{file}"), 1)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -153,7 +153,7 @@ def test_a_ledger_and_a_task_store_share_a_schema(postgres: PostgresServer) -> N
 
 
 def test_leases_use_the_clock_of_the_server(postgres: PostgresServer) -> None:
-    """Not that of this machine."""
+    """The clock of this machine is not used."""
     ledger = PostgresLedger(f"{postgres.uri}?schema=ledger_clock_test")
     lease = ledger.acquire("us", holder="me", seconds=30)
     with psycopg.connect(postgres.uri) as raw:

@@ -31,7 +31,7 @@ def run(make: object, examples: int) -> None:
 
 
 def test_sqlite(tmp_path: Path) -> None:
-    """A new file for each sequence."""
+    """Each sequence has a new file."""
 
     def make(clock: Clock) -> Ledger:
         return SQLiteLedger(f"sqlite:///{tmp_path}/{next(_names)}.db?synchronous=OFF", clock=clock)
@@ -41,13 +41,13 @@ def test_sqlite(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_postgres(postgres: PostgresServer) -> None:
-    """A new schema for each sequence."""
+    """Each sequence has a new schema."""
     run(lambda clock: PostgresLedger(f"{postgres.uri}?schema=m{next(_names)}", clock=clock), 10)
 
 
 @pytest.mark.slow
 def test_mongodb(mongodb: str) -> None:
-    """A new database for each sequence."""
+    """Each sequence has a new database."""
     begin = f"rollforge_machine_{os.getpid()}_"
     run(lambda clock: MongoLedger(f"{mongodb.rstrip('/')}/{begin}{next(_names)}", clock=clock), 5)
     with MongoClient(mongodb) as client:

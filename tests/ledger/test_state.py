@@ -106,7 +106,7 @@ def test_models_are_online_from_their_day_on(state: ServiceState) -> None:
 
 
 def test_the_decision_made_last_counts() -> None:
-    """Even if it applies from an earlier day than a decision that was made before."""
+    """It counts even if it applies from an earlier day than a decision that was made before."""
     decisions = [
         ("day", published("2024-06-03", releases=[release("a", Role.CHAMPION, "2024-06-03")])),
         ("promotion", release_body([release("a", Role.RETIRED, "2024-06-06")], "planned")),
@@ -119,7 +119,7 @@ def test_the_decision_made_last_counts() -> None:
 
 
 def test_several_models_can_be_online() -> None:
-    """In the order of the decisions; recorders of several experiments may have the same id."""
+    """They are in the order of the decisions; recorders of several experiments may have the same id."""
     other = Release("t", "other", "a", Role.CHAMPION, "2024-06-03", strategy="second")
     state = ServiceState.of(entries_of(("day", published("2024-06-03", releases=[
         release("b", Role.CHAMPION, "2024-06-03"), release("a", Role.CHAMPION, "2024-06-03"), other,
@@ -136,7 +136,7 @@ def test_several_models_can_be_online() -> None:
 
 
 def test_a_champion_replaces_that_of_its_strategy_and_template() -> None:
-    """From its day on; candidates, and models without the name of a template, replace nothing."""
+    """It does so from its day on; candidates, and models without the name of a template, replace nothing."""
 
     def of_template(
         recorder: str, day: str, role: Role = Role.CHAMPION, name: str = "t", strategy: str = "s"
@@ -188,7 +188,7 @@ def test_days_and_their_history(state: ServiceState) -> None:
 
 
 def test_the_definition_and_the_events(state: ServiceState) -> None:
-    """The latest definition; numbers that JSON lacks are stored as text in events."""
+    """The latest definition counts; numbers that JSON lacks are stored as text in events."""
     assert state.definition is not None
     assert (state.definition.workflow, state.definition.policy) == ({"new": 1}, {"days": 20})
     assert [(e.number, event.text, event.data) for e, event in state.events] == [
@@ -226,7 +226,7 @@ def test_all_entries_are_needed(numbers: list[int], message: str) -> None:
 
 
 def test_the_first_unknown_entry_is_named() -> None:
-    """Even if there are several."""
+    """It is named even if there are several."""
     known = ServiceState.of(entries_of(("audit", {}), ("service", service_body("us", "")), ("review", {})))
     assert [entry.kind for entry in known.unknown] == ["audit", "review"]
     with pytest.raises(StoreUnavailable, match="Entry 1 of the service 'us' has the kind 'audit'"):
@@ -234,7 +234,7 @@ def test_the_first_unknown_entry_is_named() -> None:
 
 
 def test_the_largest_body_can_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A body of exactly the largest size in UTF-8, but not one with a byte more."""
+    """A body of exactly the largest size in UTF-8 can be stored, but not one with a byte more."""
     assert body_text({"reason": "é"}) == '{"reason":"é"}'
     monkeypatch.setattr("rollforge.ledger.entry.MAX_BODY_BYTES", 20)
     assert len(body_text({"reason": "x" * 7}).encode()) == 20
@@ -255,7 +255,7 @@ def test_the_deepest_body_can_be_stored(wrap: Any) -> None:
 
 @pytest.mark.parametrize("rows", [True, "3", 1.5, -1, None])
 def test_a_number_of_rows_is_a_whole_number(rows: object) -> None:
-    """Of 0 or more."""
+    """It must be 0 or more."""
     document = signal("2024-06-03").to_document()
     assert Signal.of_document({**document, "rows": 0}).rows == 0
     with pytest.raises(ConfigError, match=r"signal\.rows: must be a whole number of 0 or more, found"):
@@ -290,7 +290,7 @@ def test_a_part_that_is_not_a_list_is_refused(value: object) -> None:
 
 
 def test_a_damaged_entry_is_named() -> None:
-    """With the field that is wrong."""
+    """The message has the field that is wrong."""
     body: dict[str, Any] = {"day": {"day": "2024-06-03", "state": "published", "seconds": "long"}}
     with pytest.raises(ConfigError, match=r"Entry 1 .* day\.seconds: must be a number, found 'long'"):
         ServiceState.of([Entry("us", 1, EntryKind.DAY, body, 1, 0.0)])

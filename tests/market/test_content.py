@@ -101,7 +101,7 @@ def test_an_additional_field_is_a_difference(wanted: DataContent, tmp_path: Path
 
 
 def test_the_content_is_cached_until_a_file_changes(tmp_path: Path) -> None:
-    """In the cache folder; a damaged cache entry is computed again."""
+    """It is in the cache folder; a damaged cache entry is computed again."""
     folder, cache = make(tmp_path / "data"), tmp_path / "cache"
     first = read_content(folder, cache)
     (file,) = (cache / "content").glob("*.json")
@@ -119,7 +119,7 @@ def test_the_content_is_cached_until_a_file_changes(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_and_invalid_content_are_errors(tmp_path: Path) -> None:
-    """One plain error each."""
+    """Each of them is one plain error."""
     with pytest.raises(DataNotFound):
         read_content(tmp_path / "nowhere")
     with pytest.raises(DataError, match="not a description"):

@@ -280,7 +280,7 @@ def test_readers_during_appends_see_one_version(folder: Path) -> None:
 
 
 def test_a_reader_keeps_its_version_while_a_change_is_completed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also between the exchange of the folders and the renaming of the former one."""
+    """It keeps it also between the exchange of the folders and the renaming of the former one."""
     append_table(bars(4, 5), folder)
     reader, exchange, seen = Provider(folder), folder_change.exchange, []
     mark = Provider(folder).fingerprint()
@@ -312,7 +312,7 @@ def test_a_fingerprint_is_of_one_version(folder: Path, monkeypatch: pytest.Monke
 def test_a_reader_of_an_overwritten_folder_does_not_go_on_with_the_new_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also before the former folder is deleted."""
+    """It does not go on even before the former folder is deleted."""
     reader = Provider(folder)
     monkeypatch.setattr(new_folder, "remove_folder", lambda _: None)
     import_table(bars(1, 5), folder, overwrite=True)
@@ -340,7 +340,7 @@ def test_a_second_process_waits_or_names_the_first(folder: Path) -> None:
 
 
 def test_two_appends_at_once_change_the_folder_once(folder: Path) -> None:
-    """Two that append the same table: one changes the folder, the other finds nothing to append."""
+    """If two append the same table, one changes the folder, and the other finds nothing to append."""
     new = _appended(folder.parent)
     results: list[bool] = []
     threads = [

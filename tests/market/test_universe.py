@@ -145,7 +145,7 @@ def test_members_without_data_are_named(folder: Path, tmp_path: Path) -> None:
     ],
 )
 def test_an_invalid_list_changes_nothing(folder: Path, tmp_path: Path, text: str, words: str) -> None:
-    """One message with the line, and no file."""
+    """There is one message with the line, and no file."""
     (tmp_path / "index.csv").write_text(text)
     with pytest.raises(DataError, match=words):
         import_universe("csi300", tmp_path / "index.csv", folder)

@@ -180,7 +180,7 @@ def test_invalid_data_and_calls_are_errors(model: Any) -> None:
 
 
 def test_unknown_losses_and_estimators_are_refused() -> None:
-    """With the nearest valid name."""
+    """The message suggests the nearest valid name."""
     with pytest.raises(ModelError, match="'mse' or 'binary'"):
         LGBModel(loss="mae")
     with pytest.raises(ModelError, match="Did you mean 'ridge'"):
@@ -188,7 +188,7 @@ def test_unknown_losses_and_estimators_are_refused() -> None:
 
 
 def test_the_constant_model_predicts_its_constant(tmp_path: Path) -> None:
-    """For every row of the segment."""
+    """It does so for every row of the segment."""
     assert set(ConstantModel(0.5).predict(dataset())) == {0.5}
 
 

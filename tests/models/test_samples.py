@@ -110,7 +110,7 @@ def test_an_infinite_feature_counts_as_missing(name: str, value: float) -> None:
 
 
 def test_infinite_features_are_reported_once_per_dataset(caplog: pytest.LogCaptureFixture) -> None:
-    """Not once for train, once for valid and once for each prediction."""
+    """They are not reported once for train, once for valid and once for each prediction."""
     data = dataset(spoil(market(), ("feature", "b"), np.inf, codes="A"))
     model = LGBModel(num_boost_round=2)
     model.fit(data)
@@ -232,7 +232,7 @@ def test_days_with_a_single_instrument_are_left_out(caplog: pytest.LogCaptureFix
 @pytest.mark.parametrize("segment", ["train", "valid"])
 @pytest.mark.parametrize("name", BOOSTED)
 def test_a_segment_without_labels_names_the_loader(name: str, segment: str) -> None:
-    """Also the segment for early stopping."""
+    """A segment for early stopping without labels names it too."""
     frame = market()
     days = frame.index.get_level_values("datetime")
     start, end = SEGMENTS[segment]
@@ -248,7 +248,7 @@ def test_a_segment_without_labels_names_the_loader(name: str, segment: str) -> N
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_segment_without_features_names_the_loader_or_processor(name: str) -> None:
-    """When fitting and when predicting."""
+    """It does so when fitting and when predicting."""
     frame = market()
     frame["feature"] = np.inf
     with pytest.raises(ModelError, match=r"features of the 'train' segment.*StaticDataLoader has no"):
@@ -306,7 +306,7 @@ def test_equal_labels_are_reported(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_lasso_follows_the_rule() -> None:
-    """If scikit-learn is installed."""
+    """The rule holds if scikit-learn is installed."""
     pytest.importorskip("sklearn", reason="the lasso needs scikit-learn: pip install scikit-learn")
     frame = spoil(spoil(market(), ("label", "y"), np.inf), ("feature", "a"), np.inf, codes="D")
     model, data = LinearModel("lasso", alpha=1e-9, fit_intercept=True), dataset(frame)

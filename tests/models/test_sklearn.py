@@ -83,7 +83,7 @@ def test_a_reweighter_gives_the_weights() -> None:
 
 
 def test_estimators_use_the_threads_of_the_session() -> None:
-    """Also inside a pipeline; LightGBM would otherwise use all cores."""
+    """Estimators inside a pipeline do too; LightGBM would otherwise use all cores."""
     data = dataset()
     with using(Session(threads=1)):
         for estimator, name in (

@@ -50,7 +50,7 @@ def test_windows_by_the_calendar_go_on_too(market: Market) -> None:
 
 
 def test_a_strategy_refuses_windows_that_do_not_go_on(market: Market) -> None:
-    """Such as those of a cross-validation or of several models; an object that is not a generator is refused, too."""
+    """Windows of a cross-validation or of several models do not go on; an object that is not a generator is refused, too."""
     market.show(BEGIN)
     for other in (PurgedKFoldGen(2), ChainGen([SeedGen([1, 2]), RollingGen(step=STEP)]), 5):
         with pytest.raises(ConfigError, match=r"makes only windows .* continue from the last one"):
@@ -101,7 +101,7 @@ def test_a_routine_ends_on_its_day(market: Market) -> None:
 @pytest.mark.parametrize("trunc_days", [None, "auto"])
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_simulation_equals_living_through_it(market: Market, trainer: str, trunc_days: str | None) -> None:
-    """Also without purging: a label that was not known on a day is not used on that day."""
+    """It does so without purging too: a label that was not known on a day is not used on that day."""
     expected = live(market, manager(TRAINERS[trainer](), trunc_days=trunc_days), RUN).get_signals()
     market.show(DAYS[90])
     simulated = manager(TRAINERS[trainer](), name="simulated", trunc_days=trunc_days).simulate(RUN[-1])

@@ -92,7 +92,7 @@ def test_a_challenger_is_compared_over_its_windows_and_promoted(market: Market) 
 def test_a_challenger_that_has_lost_waits_for_another_policy_or_definition(
     market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And then is a candidate from its next window on; the days before do not count again."""
+    """It is then a candidate from its next window on; the days before do not count again."""
     monkeypatch.setattr(Policy, "is_promoted", lambda self, candidate, champion: False)
     served = until(market, challenged(Policy(2, challenger="new")), RUN[8])
     assert [roles(served, day)[1] for day in (DAYS[63], DAYS[64], DAYS[68])] == [["new 60"], [], []]
@@ -108,7 +108,7 @@ def test_a_challenger_that_has_lost_waits_for_another_policy_or_definition(
 
 
 def test_a_change_of_definition_begins_the_comparison_anew(market: Market) -> None:
-    """With the next window. Until then, the candidate is the model of the former definition."""
+    """It begins with the next window. Until then, the candidate is the model of the former definition."""
     until(market, challenged(Policy(50, challenger="new")), RUN[2])
     changed = {"old": OLD, "new": template(estimator="ridge", alpha=0.002)}
     served = until(market, challenged(Policy(50, challenger="new"), models=changed), RUN[7])
@@ -205,13 +205,13 @@ def test_a_third_model_stays_in_the_average(market: Market) -> None:
 def test_names_that_do_not_exist_or_are_ambiguous(
     challenger: str, replaces: str, names: list[str], message: str
 ) -> None:
-    """Each with the key in the workflow."""
+    """Each message has the key in the workflow."""
     with pytest.raises(ConfigError, match=message):
         rival_of(challenger, replaces, names)
 
 
 def test_the_model_that_is_replaced_needs_a_challenger() -> None:
-    """And the name of a challenger that no strategy has is refused by the service."""
+    """The name of a challenger that no strategy has is refused by the service."""
     with pytest.raises(ConfigError, match="replaces: requires 'challenger'"):
         Policy(5, replaces="old")
     with pytest.raises(ConfigError, match=r"found 'newer'\. Did you mean 'new'"):

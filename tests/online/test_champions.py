@@ -149,7 +149,7 @@ def test_a_model_of_a_removed_template_cannot_be_promoted_alone() -> None:
 
 
 def test_a_promotion_for_a_later_day_takes_effect_on_it(market: Market) -> None:
-    """Not on the next day, also if a window begins in between; on each day one model predicts."""
+    """It does not take effect on the next day, even if a window begins in between; on each day one model predicts."""
     market.show(DAYS[62])
     served = live(market, manager(), DAYS[60:63])
     starts = {r.id: start_of(r) for r in recorders()}
@@ -184,7 +184,7 @@ def test_a_model_replaces_that_of_its_template_only(market: Market) -> None:
 
 
 def test_tags_that_cannot_be_written_fail_no_day(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if a custom strategy reads back which models it has put online. The next day writes the tags."""
+    """This holds even if a custom strategy reads back which models it has put online. The next day writes the tags."""
 
     class Own(RollingStrategy):
         def prepare_online_models(self, trained_models: Any, cur_time: Any = None) -> Any:

@@ -87,7 +87,7 @@ def test_days_after_a_changed_day_are_corrected_too(market: Market) -> None:
 
 
 def test_a_change_that_leaves_the_signals_as_they_are_is_recorded(market: Market) -> None:
-    """So that the day does not count as changed forever."""
+    """Otherwise the day would count as changed forever."""
     served = live(market, manager(), RUN[:1])
     before = served.state
     file = next(market.folder.glob("features/*/factor.day.bin"))

@@ -141,7 +141,7 @@ def test_two_models_that_differ_in_their_segments_only_are_two(market: Market) -
 
 
 def test_names_are_distinct(market: Market) -> None:
-    """One for each template."""
+    """There is one for each template."""
     for names in (["a"], ["a", "a"]):
         with pytest.raises(ConfigError, match="a different name for each of the 2 templates"):
             RollingStrategy("served", [ridge(1.0), ridge(2.0)], RollingGen(step=4), names)

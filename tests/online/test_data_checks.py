@@ -65,7 +65,7 @@ def test_instruments_that_a_delivery_lacks_are_expected_although_they_are_no_mem
 
 
 def test_without_closing_prices_any_value_counts() -> None:
-    """Of folders with other fields."""
+    """This is the case in folders with other fields."""
     found = universe_share(recent(score=[[1, 1], [1, NAN]], rank=[[1, NAN], [1, 2]]))
     assert found is not None
     assert found[0] == 1.0
@@ -80,7 +80,7 @@ def test_the_share_of_missing_values_counts_instruments_with_a_price() -> None:
 
 
 def test_jumps_are_moves_without_a_change_of_the_factor() -> None:
-    """A +60 %; B tripled by a split; C since its last price two days before; D has no earlier price."""
+    """A moves by 60 %; B is tripled by a split; C has its last price two days before; D has no earlier price."""
     close = [[10, 10, 16], [10, 10, 30], [10, NAN, 4], [NAN, NAN, 7]]
     factor = [[1, 1, 1], [1, 1, 3], [1, NAN, 1], [NAN, NAN, 1]]
     found = largest_jump(recent(close=close, factor=factor), 0.5)
@@ -89,7 +89,7 @@ def test_jumps_are_moves_without_a_change_of_the_factor() -> None:
 
 
 def test_a_move_up_to_the_limit_is_not_a_jump() -> None:
-    """Nor is one that cannot be computed."""
+    """A move that cannot be computed is not one either."""
     assert largest_jump(recent(close=[[10, 15]]), 0.5) == (0.5, "", {})
     assert largest_jump(recent(close=[[10, 15]]), 0.499) == (0.5, "A +50.0%", {"instruments": ["A"]})
     assert largest_jump(recent(close=[[0, 15], [NAN, 15], [10, NAN]]), 0.5) is None
@@ -123,7 +123,7 @@ def test_stale_instruments_repeat_all_values_of_the_day_before() -> None:
     ],
 )
 def test_gaps_count_weekdays(days: list[str], missing: int) -> None:
-    """Between the day and the one before it."""
+    """They count those between the day and the one before it."""
     found = calendar_gap(np.array(days, "M8[D]"))
     assert found is not None
     assert found[0] == missing
@@ -231,14 +231,14 @@ def test_a_section_changes_what_it_names() -> None:
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_section_is_named(section: Any, where: str, text: str) -> None:
-    """With its place."""
+    """The message has its place."""
     ((place, message),) = read_rules(section)[1]
     assert place == where
     assert text in message
 
 
 def test_the_file_is_refused_with_all_mistakes_and_their_lines(tmp_path: Any) -> None:
-    """As for the other sections."""
+    """The other sections are refused in the same way."""
     from rollforge.workflow import load_workflow
 
     from ..documents.definitions import write_workflow
@@ -266,7 +266,7 @@ def test_a_value_that_is_not_a_number_is_unknown() -> None:
 
 
 def test_the_fingerprint_of_the_values_that_were_read_is_that_of_the_day(market: Market) -> None:
-    """Also with an instrument that is listed later, and one that is in no universe of the service."""
+    """This holds with an instrument that is listed later, and with one that is in no universe of the service."""
     market.begins["D"] = DAYS[70]
     market.show(DAYS[75])
     for day in (DAYS[69], DAYS[70], DAYS[75]):

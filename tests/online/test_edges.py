@@ -36,7 +36,7 @@ def trained(market: Market, until: str = DAYS[61]) -> Any:
      "2030-01-01", f"{RUN[1]} 15:30:00", None],
 )  # fmt: skip
 def test_a_time_means_the_last_trading_day_up_to_it(market: Market, time: Any) -> None:
-    """In every spelling, with a time zone, and after the last day."""
+    """This holds for every spelling, with a time zone, and after the last day."""
     market.show(RUN[1])
     served = manager(begin=RUN[1])
     served.routine(time)
@@ -66,7 +66,7 @@ def test_a_time_that_is_not_a_day_is_refused(market: Market, time: Any) -> None:
 
 @pytest.mark.parametrize("time", ["2023-12-29", DAYS[59]])
 def test_a_time_before_the_first_day_is_refused(market: Market, time: str) -> None:
-    """Before the calendar, or before the first day of the service."""
+    """It is refused before the calendar, and before the first day of the service."""
     market.show(RUN[1])
     with pytest.raises(ConfigError, match="cur_time"):
         manager().routine(time)
@@ -137,7 +137,7 @@ def test_the_history_is_not_negative(market: Market) -> None:
 
 
 def test_samples_of_several_days_bring_their_own_history(market: Market) -> None:
-    """Also if the handler's range would begin on the first day to predict: the first sample has all of its days."""
+    """The first sample has all of its days even if the handler's range would begin on the first day to predict."""
     recorder = trained(market)
 
     def dataset() -> TSDatasetH:
@@ -187,7 +187,7 @@ def test_a_first_day_before_the_first_window_has_no_model(market: Market) -> Non
 
 
 def test_a_strategy_needs_a_generator_of_windows(market: Market) -> None:
-    """And a template with a first test day."""
+    """It also needs a template with a first test day."""
     market.show(RUN[0])
     open_ended = template()
     open_ended["dataset"]["kwargs"]["segments"]["test"] = (None, DAYS[-1])
@@ -196,7 +196,7 @@ def test_a_strategy_needs_a_generator_of_windows(market: Market) -> None:
 
 
 def test_a_simulation_returns_no_day_after_its_end(market: Market) -> None:
-    """Not even if the service has published later days before; the days that it published remain."""
+    """This holds even if the service has published later days before; the days that it published remain."""
     market.show(DAYS[63])
     served = manager(begin=DAYS[60])
     served.routine(DAYS[63])

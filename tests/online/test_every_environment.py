@@ -266,7 +266,7 @@ def test_missed_days_are_made_up_until_the_day_of_the_routine(life: Life) -> Non
 
 
 def test_the_outgoing_model_predicts_the_missed_days_of_its_window(life: Life) -> None:
-    """And a model that was put online by hand is used until the next window."""
+    """A model that was put online manually is used until the next window."""
     used = {DAYS.index(day): [DAYS.index(one) for one in models] for day, models in life.champions.items()}
     windows = [*[60] * 4, *[64] * 3, 60, *[68] * 4, 72]
     assert used == {60 + place: [window] for place, window in enumerate(windows)}

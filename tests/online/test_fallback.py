@@ -121,7 +121,7 @@ def test_of_several_missed_windows_only_the_last_is_trained(market: Market, tmp_
 
 
 def test_a_manager_fails_unless_told_otherwise(market: Market, tmp_path: Path, broken: Path) -> None:
-    """As in Qlib: a simulation must not use a model other than the one in the definition."""
+    """As in Qlib, a simulation must not use a model other than the one in the definition."""
     served = live(market, manager(templates=flaky(tmp_path)), [BEGIN])
     (due,) = windows(FIRST + 1, 1)
     broken.touch()

@@ -61,7 +61,7 @@ def check(served: Any, undisturbed: tuple[Any, dict[str, Any]], days: list[str])
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_twenty_kills_in_forty_days(tmp_path: Path, undisturbed: tuple[Any, dict[str, Any]], trainer: str) -> None:
-    """Before ten writes and at up to ten random times; afterwards the days, rows, windows and releases are the same."""
+    """Kills before ten writes and at up to ten random times leave the same days, rows, windows and releases."""
     market = Market(tmp_path / "data", prices(8))
     rollforge.init(
         market.folder, tracking_uri=f"folder:{tmp_path}/runs", store_uri=f"sqlite:///{tmp_path}/tasks.db", threads=1

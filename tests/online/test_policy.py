@@ -83,7 +83,7 @@ def test_without_comparable_days_there_is_no_mean() -> None:
 
 
 def test_not_worse_includes_equal() -> None:
-    """Up to rounding: 0.7 - 0.1 is less than 0.6 because of rounding."""
+    """Equal means up to rounding: 0.7 - 0.1 is less than 0.6 because of rounding."""
     assert Policy(1).is_promoted(0.1, 0.1)
     assert Policy(1, margin=0.1).is_promoted(0.7 - 0.1 - 1e-15, 0.7)
     assert not Policy(1, margin=0.1).is_promoted(0.59, 0.7)
@@ -101,7 +101,7 @@ def test_not_worse_includes_equal() -> None:
     ],
 )
 def test_wrong_values_are_refused(values: dict[str, Any], message: str) -> None:
-    """With the name of the value."""
+    """The message has the name of the value."""
     with pytest.raises(ConfigError, match=message):
         Policy(**values)
 
@@ -135,7 +135,7 @@ OLD_LEAVES = {("old", "retired")}
 def test_the_latest_candidate_that_is_not_worse_is_promoted(
     verdicts: dict[str, Verdict], lost: str, changes: set[tuple[str, str]]
 ) -> None:
-    """From the next day on; earlier ones are retired, later ones continue."""
+    """It is the champion from the next day on; earlier ones are retired, later ones continue."""
     old = candidate("old", Role.CHAMPION)
     pairs = [(candidate(name), old) for name in ("c1", "c2") if name in verdicts]
     body = day_body(DayResult(DAYS[0], DayState.PUBLISHED), releases=[old])
@@ -150,7 +150,8 @@ def test_the_latest_candidate_that_is_not_worse_is_promoted(
 
 
 def test_a_candidate_runs_in_shadow_and_is_promoted(market: Market) -> None:
-    """After two days with labels. What is published is the prediction of the champion, whatever the candidates say."""
+    """It is promoted after two days with labels. Until then the champion's prediction is published, whatever the
+    candidates predict."""
     served = live(market, with_policy(Policy(2, margin=2.0)), RUN[:9])
     assert roles(served, DAYS[63]) == ([60], [])
     assert [roles(served, day) for day in DAYS[64:68]] == 4 * [([60], [64])]
@@ -235,7 +236,7 @@ def test_a_simulation_and_missed_days_equal_serving_daily(market: Market) -> Non
 
 
 def test_a_model_is_promoted_by_hand_while_it_is_compared(market: Market) -> None:
-    """And by a rollback the former one is the champion again; later windows are candidates."""
+    """After a rollback the former one is the champion again; later windows are candidates."""
     served = live(market, with_policy(Policy(3, margin=2.0)), RUN[:5])
     challenger = next(r for r in recorders() if start_of(r) == DAYS[64])
     former = next(r for r in recorders() if start_of(r) == DAYS[60])
@@ -290,7 +291,7 @@ def test_a_candidate_never_prevents_publication(market: Market, monkeypatch: pyt
 
 
 def test_a_manager_keeps_its_policy_in_its_file(market: Market) -> None:
-    """And the ledger has it."""
+    """The ledger has it too."""
     import pickle
 
     served = live(market, with_policy(Policy(7, "ic", 0.5, "keep")), RUN[:1])

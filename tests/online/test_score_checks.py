@@ -28,7 +28,7 @@ def test_the_interval_of_independent_days() -> None:
 
 
 def test_the_interval_of_overlapping_labels() -> None:
-    """Newey-West with lag 2: 5 - 2 * 2/3 * 19 * 0.25 + 2 * 1/3 * 18 * 0.25 = 5/3; a mean of 0 has one too."""
+    """Newey-West with lag 2 gives 5 - 2 * 2/3 * 19 * 0.25 + 2 * 1/3 * 18 * 0.25 = 5/3; a mean of 0 has one too."""
     error = 1.96 * math.sqrt(5 / 3) / 20
     assert mean_with_interval([0, 1] * 10, 2) == pytest.approx((0.5, 0.5 - error, 0.5 + error), rel=1e-12)
     assert mean_with_interval([-0.5, 0.5] * 10, 2) == pytest.approx((0, -error, error), abs=1e-12)

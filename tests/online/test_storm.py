@@ -44,7 +44,7 @@ def test_labels_that_look_past_the_day_are_found(days: int) -> None:
 
 
 def test_labels_from_other_prices_are_found() -> None:
-    """Such as a price that was corrected later, or one that is missing."""
+    """Examples are a price that was corrected later, and one that is missing."""
     index, values = labels(DAYS[20], DAYS[50])
     later = CLOSE.copy()
     later.loc[DAYS[40], "B"] *= 1.01

@@ -57,7 +57,7 @@ def test_alpha158_has_pyqlibs_values(golden_market: Path, calm_to_pyqlib: Any) -
 
 @pytest.mark.sp500
 def test_alpha158_has_pyqlibs_values_on_real_prices(sp500_market: Path, shared_folder: Path) -> None:
-    """The same on the S&P 500: five years, 505 stocks."""
+    """The values are the same on the S&P 500: five years, 505 stocks."""
     theirs = pd.read_parquet(shared_folder / "golden-sp500" / "features" / "alpha158_raw.parquet")
     assert_agrees(raw(sp500_market, theirs.index), theirs)
 

@@ -230,7 +230,7 @@ def test_infinite_values_are_missing() -> None:
 
 
 def test_empty_input_gives_empty_results() -> None:
-    """Empty input, and input without a common row."""
+    """This holds for empty input, and for input without a common row."""
     pred, label = series(1, 2, 6, ties=False, gaps=False)
     assert all(len(f) == 0 for f in calc_ic(pred[:0], label[:0]))
     assert all(len(f) == 0 for f in calc_long_short_return(pred[:0], label[:0]))
@@ -347,7 +347,7 @@ def test_too_few_or_equal_values_have_no_t() -> None:
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-3, 1.0, 1e9])
 def test_equal_returns_have_no_ratio(scale: float) -> None:
-    """Even if they differ by rounding: three times 0.1, and the returns of prices that grow by 0.1 % a day."""
+    """They have none even if they differ by rounding: three times 0.1, and the returns of prices that grow by 0.1 % a day."""
     growth = pd.Series(100 * 1.001 ** np.arange(50)).pct_change().dropna()
     for equal in (pd.Series([0.1] * 3), pd.Series([-0.7] * 7), growth, pd.Series([0.0] * 5)):
         assert np.isnan(mean_to_std(equal * scale))
@@ -382,7 +382,7 @@ def test_a_drawdown_counts_from_the_first_day(returns: list[float], summed: floa
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-0.3, 0.3), min_size=2, max_size=40), st.sampled_from(["sum", "product"]))
 def test_risk_figures_by_simulation(returns: list[float], mode: Any) -> None:
-    """Day by day: the capital, its peak, and the largest fall below it."""
+    """The simulation computes the capital, its peak, and the largest fall below it day by day."""
     money = peak = 0.0 if mode == "sum" else 1.0
     deepest = 0.0
     for r in returns:
@@ -409,13 +409,13 @@ def test_risk_figures_without_returns_are_missing() -> None:
     [("day", 238), ("1day", 238), ("2d", 119), ("week", 50), ("month", 12), ("30min", 240 * 238 / 30)],
 )
 def test_periods_of_frequencies(freq: str, periods: float) -> None:
-    """As in Qlib."""
+    """They are the same as in Qlib."""
     found = risk_analysis(pd.Series([0.01, 0.02]), freq=freq)
     assert found.loc["annualized_return", "risk"] == pytest.approx(0.015 * periods)
 
 
 def test_wrong_arguments_of_risk_analysis_are_named() -> None:
-    """Frequency and mode, with the nearest valid value."""
+    """The message names frequency or mode, with the nearest valid value."""
     with pytest.raises(ConfigError, match="Did you mean 'week'"):
         risk_analysis(pd.Series([0.1]), freq="weak")
     with pytest.raises(ConfigError, match="'sum' or 'product'"):
@@ -434,7 +434,7 @@ def recorder_with(folder: Path, pred: pd.Series, label: pd.DataFrame, tracker: s
 
 
 def test_the_record_keeps_curves_and_logs_figures(tmp_path: Path) -> None:
-    """IC, ICIR, Rank IC, Rank ICIR, and optionally long-short; without a prediction the error says what is missing."""
+    """It has IC, ICIR, Rank IC, Rank ICIR, and optionally long-short; without a prediction the error says what is missing."""
     experiment = get_experiment(open_tracker(f"folder:{tmp_path}/runs"), experiment_name="mine")
     with pytest.raises(ArtifactNotFound, match=r"pred\.pkl"):
         SigAnaRecord(experiment.create_recorder()).generate()
@@ -562,7 +562,7 @@ class Range(Model):
 
 
 def test_a_task_notes_the_label_that_its_handler_computed(small_market: Path, tmp_path: Path) -> None:
-    """With real training: the label is not in the description but saved with the run, and the figures use its days."""
+    """After real training, the label is not in the description but saved with the run, and the figures use its days."""
     handler = {"class": "Ahead", "module_path": __name__, "kwargs": {"instruments": "all", "learn_processors": []}}
     segments = {"train": ("2022-01-03", "2022-12-01"), "test": ("2023-01-03", "2023-06-30")}
     model, analysis = {"class": "Range", "module_path": __name__}, {**ANALYSIS, "kwargs": {"ana_long_short": True}}
@@ -582,7 +582,7 @@ def test_a_task_notes_the_label_that_its_handler_computed(small_market: Path, tm
     st.tuples(st.integers(0, 99), st.integers(1, 6), st.integers(5, 12), st.just(False), st.booleans()), st.booleans()
 )
 def test_precision_is_the_part_of_each_side_whose_label_has_the_right_sign(case: Any, alpha: bool) -> None:
-    """By sorting each day; missing labels count on neither side."""
+    """Sorting each day gives the same; missing labels count on neither side."""
     pred, label = series(*case)
     best, worst = calc_long_short_prec(pred, label, is_alpha=alpha)
     both = pd.DataFrame({"pred": pred, "label": label})

@@ -142,7 +142,7 @@ def test_parallel_orders_buy_first(prediction: pd.DataFrame, session: Session) -
 
 
 def test_default_range_is_that_of_the_signal(prediction: pd.DataFrame, session: Session) -> None:
-    """Without dates: from the signal's first day to the trading day after its last, or to the end of the calendar."""
+    """Without dates, it is from the signal's first day to the trading day after its last, or to the end of the calendar."""
     report = _run(prediction, session, start_time=None, end_time=None).report
     assert str(report.index[0].date()) == "2015-12-31"
     assert str(report.index[-1].date()) == "2016-07-01"
@@ -353,7 +353,7 @@ def _markets(draw: st.DrawFn) -> tuple[Market, Rules]:
 def test_fills_never_exceed_cash_or_holdings(
     made: tuple[Market, Rules], amount: float, cash: float, held: float, side: OrderDir
 ) -> None:
-    """Up to a tenth of a share; whole units are traded, and fees are at least the minimum."""
+    """This holds up to a tenth of a share; whole units are traded, and fees are at least the minimum."""
     market, rules = made
     account = Account(Position(cash, {"A": {"amount": held, "price": 1.0}} if held > 0 else None))
     fill = market.fill_order(0, 0, side, amount, cash=cash, held=held)

@@ -98,7 +98,7 @@ def test_a_change_in_another_unit_is_detected(make_market: MakeMarket, unit: str
 
 
 def test_the_unit_of_change_is_detected_from_a_single_day(make_market: MakeMarket) -> None:
-    """Even a backtest of one day detects that `change` is in money, because the previous close is known."""
+    """A backtest of one day detects that `change` is in money too, because the previous close is known."""
     session = make_market({"A": {"close": [100, 101], "change": [nan, 1.0]}})
     days = days_of(2)
     kwargs = {**FREE, "limit_threshold": 0.095}

@@ -84,7 +84,7 @@ def test_deflated_sharpe_of_returns() -> None:
 
 
 def test_more_trials_deflate_more() -> None:
-    """With the same variance; and a Sharpe ratio equal to the expected maximum has probability one half."""
+    """They do so with the same variance; a Sharpe ratio equal to the expected maximum has probability one half."""
     values = [expected_max_sharpe(0.01, n) for n in range(2, 200)]
     assert values == sorted(values)
     assert probabilistic_sharpe(0.1, 0.1, 100) == 0.5
@@ -134,7 +134,7 @@ def test_deflated_sharpe_has_no_unit() -> None:
 
 
 def test_trials_whose_returns_are_unknown_count() -> None:
-    """But there are never fewer trials than those with a Sharpe ratio."""
+    """However, there are never fewer trials than those with a Sharpe ratio."""
     frame = table(np.random.default_rng(11).normal(size=(100, 4)))
     variance = float((frame.mean() / frame.std()).var())
     for given_trials, counted in ((None, 4), (3, 4), (4, 4), (50, 50)):
@@ -179,7 +179,7 @@ def test_one_variant_or_equal_returns_have_no_deflated_sharpe() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 7), st.sampled_from([2, 4, 6, 8]), st.integers(0, 9))
 def test_pbo_is_that_of_brute_force(seed: int, trials: int, groups: int, more: int) -> None:
-    """Also where the groups are of unequal size."""
+    """This holds where the groups are of unequal size, too."""
     values = np.random.default_rng(seed).normal(size=(groups * 5 + more, trials)) * 1e-3 + 1e-4
     made = backtest_overfitting(table(values), groups)
     ranks = np.array(brute_force(values, groups))
@@ -243,7 +243,7 @@ def test_rows_with_a_missing_value_are_left_out() -> None:
 
 @pytest.mark.parametrize("groups", [3, 0, -2, 22, True, False, 4.0, "4", None])
 def test_the_number_of_groups_is_even(groups: Any) -> None:
-    """And an integer from 2 to 20."""
+    """It is an integer from 2 to 20."""
     values = np.random.default_rng(12).normal(size=(100, 3))
     with pytest.raises(ConfigError, match=f"groups.*must be an even number from 2 to 20, found {groups!r}"):
         backtest_overfitting(table(values), groups)

@@ -115,7 +115,7 @@ def test_no_prediction(session: Session) -> None:
 
 
 def test_default_configuration(recorder: Recorder) -> None:
-    """Without a configuration: the 50 best, no benchmark; in China Qlib's benchmark, which must exist."""
+    """Without a configuration there are the 50 best and no benchmark; in China there is Qlib's benchmark, which must exist."""
     made = _record(recorder, None).generate()
     assert (made["report_normal_1day.pkl"]["bench"] == 0).all()
     with (

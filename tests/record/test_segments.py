@@ -78,7 +78,7 @@ def test_errors_are_measured(recorder: Recorder) -> None:
 
 
 def test_what_cannot_be_recorded(dataset: DatasetH, recorder: Recorder) -> None:
-    """No dataset; no prediction; no row with both values."""
+    """There is no dataset, no prediction, or no row with both values."""
     with pytest.raises(ConfigError, match="DatasetH"):
         MultiSegRecord(Echo(), object(), recorder)  # type: ignore[arg-type]
     with pytest.raises(ArtifactNotFound):

@@ -162,7 +162,8 @@ class Recorder(BaseStrategy):
 
 
 def test_hooks_in_their_order(flat: Session) -> None:
-    """reset; a decision and post_exe_step each day; post_upper_level_exe_step: with calendar, holdings and results."""
+    """The order is: reset; a decision and post_exe_step each day; post_upper_level_exe_step, with calendar, holdings
+    and results."""
     strategy = Recorder()
     run(strategy, flat, n=2)
     assert strategy.log == [

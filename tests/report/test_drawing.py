@@ -77,7 +77,7 @@ def test_a_line_breaks_in_a_long_gap() -> None:
 
 
 def test_windows_of_several_models_have_rows_of_their_own() -> None:
-    """A bar for each interval of a segment; the colour of a test segment shows the status."""
+    """There is a bar for each interval of a segment; the colour of a test segment shows the status."""
 
     def span(*days: str) -> SegmentSpan:
         parts = tuple((np.datetime64(a), np.datetime64(b)) for a, b in zip(days[::2], days[1::2], strict=True))

@@ -73,7 +73,7 @@ def test_a_report_draws_sums_and_drawdowns(report: pd.DataFrame) -> None:
 
 
 def test_risks_are_drawn_as_a_whole_and_by_month() -> None:
-    """One figure of the whole period, four by month; a month of two days is left out."""
+    """There are one figure of the whole period and four by month; a month of two days is left out."""
     rng = np.random.default_rng(7)
     days = DAYS[DAYS < "2021-03-03"]
     table = pd.DataFrame(rng.normal(0, 0.01, (len(days), 4)), days, ["return", "bench", "cost", "turnover"])
@@ -147,7 +147,7 @@ def test_cumulative_returns_of_trades(
 
 
 def test_ranks_of_what_was_held(positions: dict[pd.Timestamp, Any], label: pd.DataFrame) -> None:
-    """In percent, the best near 0; for held, bought and sold instruments."""
+    """They are in percent, the best near 0, for held, bought and sold instruments."""
     hold, buy, sell = graphs.rank_label_graph(positions, label, show_notebook=False)
     assert trace(hold, "Hold")[0] == pytest.approx(200 / 3)
     assert trace(buy, "Buy") == pytest.approx([(1 + 2.5) / 2 / 3 * 100, 100 / 3])
@@ -155,7 +155,7 @@ def test_ranks_of_what_was_held(positions: dict[pd.Timestamp, Any], label: pd.Da
 
 
 def test_daily_correlations_are_drawn(pred_label: pd.DataFrame) -> None:
-    """IC and Rank IC by day, in any order of the index; bars with or without the days between."""
+    """IC and Rank IC are drawn by day, in any order of the index, as bars with or without the days between."""
     for frame in (pred_label, pred_label.swaplevel().sort_index()):
         (figure,) = graphs.score_ic_graph(frame, show_notebook=False)
         assert trace(figure, "ic")[:4] == pytest.approx([1, -1, 1, -1])

@@ -403,8 +403,8 @@ def full_disk(folder: Path) -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("variable", ["TMPDIR", "ROLLFORGE_CACHE", "tracking"])
 def test_a_full_disk_is_detected_before_a_task_is_claimed(variable: str, folder: Path) -> None:
-    """Whether it holds temporary files, the cache or the tracking store: the exit code is 7, with one message, and no
-    attempt is counted."""
+    """This holds for the disk of temporary files, the cache or the tracking store: the exit code is 7, with one
+    message, and no attempt is counted."""
     manager = pool(folder, [1.0])
     with full_disk(folder) as place:
         (place / "junk").write_bytes(bytes(50_000))

@@ -427,7 +427,7 @@ def stop_the_process(task: dict[str, Any]) -> str:
 
 @pytest.mark.slow
 def test_a_process_that_stays_stopped_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even without a time limit: the attempt counts as killed, and the task is retried."""
+    """It is killed even without a time limit: the attempt counts as killed, and the task is retried."""
     monkeypatch.setattr(worker_process, "_STOPPED_SECONDS", 2.0)
     store = MemoryStore()
     store.create("p", [{"marker": str(tmp_path / "stopped once")}])

@@ -364,7 +364,7 @@ def builds_something(task: dict[str, Any]) -> Any:
 
 
 def test_a_missing_module_does_not_count_as_an_attempt(any_store: TaskStore) -> None:
-    """The most common form of missing code: a module path that this machine does not have."""
+    """The most common form of missing code is a module path that this machine does not have."""
     any_store.create(
         "p", [{"class": "Model", "module_path": "nowhere_module"}, {"class": "rollforge.models.linear.LinearModel"}]
     )
@@ -590,7 +590,7 @@ def test_a_read_only_disk_is_reported(small_disk: Path) -> None:
 
 
 def test_a_corrupted_file_is_reported(tmp_path: Path) -> None:
-    """Whether its header or its contents are damaged."""
+    """This holds whether its header or its contents are damaged."""
     file = tmp_path / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": i, "text": "y" * 500} for i in range(500)])

@@ -59,7 +59,7 @@ class TestSQLiteStore(TaskStoreSuite):
         return SQLiteStore(f"sqlite:///{self.file}", clock=clock)
 
     def test_the_file_has_the_documented_tables(self, store: TaskStore) -> None:
-        """Read with sqlite3: one row per task, the result in a separate table, WAL mode."""
+        """Reading it with sqlite3 shows one row per task, the result in a separate table, and WAL mode."""
         store.create(POOL, [{"x": 1}, {"x": 1}])
         store.commit(self.claim(store), {"ic": 0.5})
         raw = sqlite3.connect(self.file)
@@ -125,7 +125,7 @@ class TestSQLiteStore(TaskStoreSuite):
         "name", ["my tasks.db", "my%20tasks.db", "100%.db", "a#b.db", "a+b&c=d.db", "ä.db", "a%00b.db"]
     )
     def test_file_names_are_not_decoded(self, tmp_path: Path, name: str) -> None:
-        """Even characters that have a meaning in other URIs stay as they are; options follow a question mark."""
+        """Characters that have a meaning in other URIs stay as they are; options follow a question mark."""
         for options in ("", "?synchronous=OFF", "?synchronous=n%6Frmal"):
             store = SQLiteStore(f"sqlite:///{tmp_path}/{name}{options}")
             store.create(POOL, [{"x": 1}])
@@ -178,7 +178,7 @@ class TestSQLiteStore(TaskStoreSuite):
 
     @pytest.mark.slow
     def test_it_behaves_like_the_model(self, tmp_path: Path) -> None:
-        """For any sequence of operations."""
+        """It does so for any sequence of operations."""
         machine = type("Machine", (StoreMachine,), {"make_store": lambda clock: _sqlite(tmp_path, clock)})
         run_state_machine_as_test(machine, settings=MACHINE)
 
@@ -302,7 +302,7 @@ class TestPostgresStore(TaskStoreSuite):
         assert sum(store.count(POOL, {"model.class": "M7"}).values()) == 20
 
     def test_a_status_or_an_id_uses_an_index(self, postgres: PostgresServer) -> None:
-        """Even if the server has no statistics of the tables yet."""
+        """It does so even if the server has no statistics of the tables yet."""
         store = self.make_store(None)
         store.create(POOL, [{"x": i} for i in range(2000)])
         schema = self.uri.rpartition("=")[2]
@@ -412,7 +412,7 @@ class TestPostgresStore(TaskStoreSuite):
         assert store._read(lambda tx: tx.rows(text)) == []  # type: ignore[attr-defined]
 
     def test_changing_one_task_does_not_scan_a_table(self) -> None:
-        """Not even on a connection with cached plans of statements that changed all tasks."""
+        """This holds even on a connection with cached plans of statements that changed all tasks."""
         store = self.make_store(None)
         ids = [c.id for c in store.create(POOL, [{"x": i} for i in range(3000)], batch="b")]
         store.create(POOL, [{"last": 1}], depends_on=ids, batch="b")
@@ -548,7 +548,7 @@ class TestPostgresStore(TaskStoreSuite):
 
     @pytest.mark.slow
     def test_it_behaves_like_the_model(self) -> None:
-        """For any sequence of operations."""
+        """It does so for any sequence of operations."""
         machine = type("Machine", (StoreMachine,), {"make_store": self.make_store})
         run_state_machine_as_test(machine, settings=MACHINE)
 
@@ -678,7 +678,7 @@ class TestMongoStore(TaskStoreSuite):
             store.commit(task, 1)
 
     def test_a_task_starts_after_its_prerequisites_have_finished(self) -> None:
-        """Even if the server's clock as estimated by two processes differs by some milliseconds."""
+        """This holds even if the server's clock as estimated by two processes differs by some milliseconds."""
         early, late = ManualClock(), ManualClock()
         late.now += 0.008
         store, other = self.make_store(late), self.make_store(early)
@@ -715,6 +715,6 @@ class TestMongoStore(TaskStoreSuite):
 
     @pytest.mark.slow
     def test_it_behaves_like_the_model(self) -> None:
-        """For any sequence of operations."""
+        """It does so for any sequence of operations."""
         machine = type("Machine", (StoreMachine,), {"make_store": self.make_store})
         run_state_machine_as_test(machine, settings=settings(MACHINE, max_examples=15))

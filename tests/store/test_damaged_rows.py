@@ -170,7 +170,7 @@ def _try_all(store: MongoStore, field: str) -> None:
 def test_a_mongodb_result_that_is_not_a_pickle_names_its_task(
     server: MongoServer, request: pytest.FixtureRequest
 ) -> None:
-    """Even if it is a number: ``bytes(n)`` would create n zeros, and take as much memory."""
+    """It does so even if it is a number: ``bytes(n)`` would create n zeros, and take as much memory."""
     request.addfinalizer((store := MongoStore(f"{server.uri}/results")).close)
     (made,) = store.create("pool", [{"n": 1}])
     (task,) = store.claim("pool", worker="host:1:a", lease=60.0)

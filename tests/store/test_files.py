@@ -84,7 +84,7 @@ def test_a_file_that_is_moved_back_can_be_used_again(tmp_path: Path) -> None:
 
 
 def test_a_deleted_file_is_not_created_again(tmp_path: Path) -> None:
-    """Not even by a thread that first uses the store later, such as the one that renews leases."""
+    """A thread that first uses the store later, such as the one that renews leases, does not create it either."""
     file = tmp_path / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": 1}])

@@ -93,7 +93,7 @@ def test_inserting_returns_the_id_that_scripts_read(manager: TaskManager) -> Non
 
 
 def test_an_exception_gives_the_task_back(manager: TaskManager) -> None:
-    """Including KeyboardInterrupt."""
+    """KeyboardInterrupt does so, too."""
     with pytest.raises(KeyboardInterrupt), manager.safe_fetch_task():
         raise KeyboardInterrupt
     assert manager.task_stat() == {"waiting": 3}

@@ -31,7 +31,7 @@ def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_delay_doubles_up_to_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From one second after the first failure; jitter takes at most half of it."""
+    """It is one second after the first failure; jitter takes at most half of it."""
     assert [transitions.backoff(n) for n in (0, 1, 2, 3, 6, 7, 8, 100)] == [1, 1, 2, 4, 32, 60, 60, 60]
     monkeypatch.setattr("random.uniform", lambda low, high: low)
     assert [transitions.backoff(n) for n in (1, 2, 100)] == [0.5, 1, 30]
