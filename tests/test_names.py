@@ -76,6 +76,9 @@ OTHER_NAMES = {
 }
 """Name that is not used -> ours."""
 
+QLIBS = {"pool_name", "exp_id", "n_workers", "num_workers", "task_url", "store_url", "tracking_url"}
+"""Names that tests of Qlib's API may use."""
+
 OBJECTS = {"store": "store_uri", "tracker": "tracking_uri", "experiment": "experiment_name"}
 """Name of an object -> name of the text that names it."""
 
@@ -202,6 +205,19 @@ def test_things_have_one_name() -> None:
     ]
     assert not advice, "\n".join(advice)
     assert not BORDERS.keys() - found.keys(), "borders that no longer exist"
+
+
+def test_tests_use_the_same_names() -> None:
+    """Names that nothing else requires, such as Qlib's API or a key of a file, do not come back in tests."""
+    root = Path(__file__).parent
+    qlibs = {name for _, _, name in BORDERS}
+    found = {
+        place
+        for path in sorted(root.rglob("*.py")) if path != Path(__file__)
+        for place in other_names(str(path.relative_to(root)), path.read_text(encoding="utf-8"))
+        if place[2] in OTHER_NAMES.keys() - qlibs - QLIBS
+    }  # fmt: skip
+    assert found == set()
 
 
 def test_a_border_hands_the_value_on_at_once() -> None:

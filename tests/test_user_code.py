@@ -93,7 +93,7 @@ def write(folder: Path, content: dict[str, Any]) -> Path:
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the workflow, which is not the working directory."""
     folder = tmp_path / "project"
     folder.mkdir()
@@ -102,13 +102,13 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_file_beside_the_workflow_is_found_from_anywhere(elsewhere: Path, small_market: Path) -> None:
+def test_a_file_next_to_the_workflow_is_found_from_anywhere(folder: Path, small_market: Path) -> None:
     """The file in ``module_path: mine.py`` is searched in the working directory and next to the workflow; its ``qlib``
     is Rollforge."""
-    (elsewhere / "mine.py").write_text(MINE)
-    plan = make_plan(load_workflow(write(elsewhere, document(small_market, "mine.py"))))
+    (folder / "mine.py").write_text(MINE)
+    plan = make_plan(load_workflow(write(folder, document(small_market, "mine.py"))))
     assert len(plan.tasks) == 2
-    assert plan.tasks[0]["model"]["module_path"] == str(elsewhere / "mine.py")
+    assert plan.tasks[0]["model"]["module_path"] == str(folder / "mine.py")
 
 
 @pytest.mark.parametrize("module_path", ["../../etc/passwd", "a..b", ".a", "a b", "mine/own"])
@@ -119,13 +119,13 @@ def test_an_invalid_module_name_is_reported_in_one_sentence(module_path: str) ->
 
 
 @pytest.mark.slow
-def test_worker_processes_import_it_too(elsewhere: Path, small_market: Path, tmp_path: Path) -> None:
+def test_worker_processes_import_it_too(folder: Path, small_market: Path, tmp_path: Path) -> None:
     """``rollforge run`` with two workers finds the module through ``sys: {rel_path: …}``."""
-    (elsewhere / "lib").mkdir()
-    (elsewhere / "lib" / "mine_of_workers.py").write_text(MINE)
+    (folder / "lib").mkdir()
+    (folder / "lib" / "mine_of_workers.py").write_text(MINE)
     content = {**document(small_market, "mine_of_workers"), "sys": {"rel_path": "lib"}}
     tracking = f"folder:{tmp_path / 'runs'}"
-    done = run("run", write(elsewhere, content), "--jobs", "2", "--tracking", tracking)
+    done = run("run", write(folder, content), "--jobs", "2", "--tracking", tracking)
     assert done.returncode == 0, done.stdout + done.stderr
     with using(Session(tracking_uri=tracking)):
         found = get_experiment(open_tracker(tracking), experiment_name="own").list_recorders(Experiment.RT_L)
@@ -137,15 +137,15 @@ def test_worker_processes_import_it_too(elsewhere: Path, small_market: Path, tmp
         "runs = get_experiment(open_tracker(sys.argv[2]), experiment_name='own').list_recorders('list')\n"
         "print(type(runs[0].load_object('params.pkl', trusted=True)).__mro__[1].__module__)\n"
     )
-    argv = [sys.executable, "-c", read, str(elsewhere / "lib"), tracking]
+    argv = [sys.executable, "-c", read, str(folder / "lib"), tracking]
     assert subprocess.run(argv, capture_output=True, text=True).stdout.strip() == "rollforge.models.base"
 
 
-def test_a_module_beside_the_workflow_is_reported_with_advice(elsewhere: Path, small_market: Path) -> None:
+def test_a_module_next_to_the_workflow_is_reported_with_advice(folder: Path, small_market: Path) -> None:
     """A module without ``.py`` is only found through ``sys``; if its file is next to the workflow, the message says
     so."""
-    (elsewhere / "not_on_the_path.py").write_text(MINE)
-    file = write(elsewhere, document(small_market, "not_on_the_path"))
+    (folder / "not_on_the_path.py").write_text(MINE)
+    file = write(folder, document(small_market, "not_on_the_path"))
     with pytest.raises(ConfigError) as caught:
         make_plan(load_workflow(file))
     assert "There is no module 'not_on_the_path'" in str(caught.value)
@@ -170,33 +170,33 @@ def test_a_module_beside_the_workflow_is_reported_with_advice(elsewhere: Path, s
     ],
 )
 def test_a_file_that_cannot_be_imported_is_reported_once(
-    code: str, said: str, elsewhere: Path, small_market: Path
+    code: str, said: str, folder: Path, small_market: Path
 ) -> None:
     """The error is reported once, with its line, although three objects need the file; a partly imported module is
     removed."""
-    file = elsewhere / "bad.py"
+    file = folder / "bad.py"
     file.write_text(code)
-    workflow = load_workflow(write(elsewhere, document(small_market, "bad.py")))
+    workflow = load_workflow(write(folder, document(small_market, "bad.py")))
     for _ in range(2):
         with pytest.raises(ConfigError) as caught:
             make_plan(workflow)
         assert said.format(file=file) in str(caught.value)
         assert str(caught.value).count("cannot be imported") == 1
     name = f"bad_{abs(hash(code))}"
-    (elsewhere / f"{name}.py").write_text(code)
-    sys.path.append(str(elsewhere))
+    (folder / f"{name}.py").write_text(code)
+    sys.path.append(str(folder))
     try:
         with pytest.raises(BuildError, match=name):
             build({"class": "Mean", "module_path": name}, where="task.model")
     finally:
-        sys.path.remove(str(elsewhere))
+        sys.path.remove(str(folder))
 
 
 def test_missing_code_is_distinguished_from_wrong_code(tmp_path: Path) -> None:
     """A missing file or package is reported before the task runs; a mistake in the code is a failure of the task."""
-    needs = tmp_path / "needs.py"
-    needs.write_text("import surely_not_installed\n")
-    for path in (str(tmp_path / "not_there.py"), str(needs), "no_such_module"):
+    incomplete = tmp_path / "needs.py"
+    incomplete.write_text("import surely_not_installed\n")
+    for path in (str(tmp_path / "not_there.py"), str(incomplete), "no_such_module"):
         with pytest.raises(MissingCode):
             build({"class": "A", "module_path": path})
     wrong = tmp_path / "wrong.py"
@@ -206,10 +206,10 @@ def test_missing_code_is_distinguished_from_wrong_code(tmp_path: Path) -> None:
     assert not isinstance(caught.value, MissingCode)
 
 
-def test_all_mistakes_in_a_task_are_reported_at_once(elsewhere: Path, small_market: Path) -> None:
+def test_all_mistakes_in_a_task_are_reported_at_once(folder: Path, small_market: Path) -> None:
     """An unknown model, a failing constructor of a handler and an unknown argument of a record are listed with their
     lines."""
-    (elsewhere / "own.py").write_text(
+    (folder / "own.py").write_text(
         "from qlib.contrib.data.handler import Alpha158\n"
         "class Failing(Alpha158):\n"
         "    def __init__(self, **kwargs):\n"
@@ -221,7 +221,7 @@ def test_all_mistakes_in_a_task_are_reported_at_once(elsewhere: Path, small_mark
     content["task"]["record"] = [
         {"class": "SigAnaRecord", "module_path": "qlib.workflow.record_temp", "kwargs": {"x": 1}}
     ]
-    file = write(elsewhere, content)
+    file = write(folder, content)
     with pytest.raises(ConfigError) as caught:
         make_plan(load_workflow(file))
     first, *others = str(caught.value).splitlines()

@@ -429,9 +429,9 @@ def test_a_fit_window_that_reaches_into_the_test_segment_is_found(files: Files) 
 
 def test_a_fit_window_that_stays_while_the_windows_roll_is_found_in_the_first_window_only(files: Files) -> None:
     """The fit window is that of the last window."""
-    stays = {"class": "RobustZScoreNorm", "kwargs": {**LATE, "fit_end_time": "2022-12-30"}}
+    fixed = {"class": "RobustZScoreNorm", "kwargs": {**LATE, "fit_end_time": "2022-12-30"}}
     rolling = {"step": 30, "rtype": "sliding", "trunc_days": "auto"}
-    handler = expressions("$close/Ref($close, 5)", infer_processors=[stays, FILL])
+    handler = expressions("$close/Ref($close, 5)", infer_processors=[fixed, FILL])
     handler["kwargs"]["end_time"] = "2023-03-31"
     found = files.check(handler, rolling=rolling)
     (processors,) = (c for c in found if c.subject == "processors")
@@ -714,9 +714,9 @@ def test_results_are_stored_with_submitted_tasks(files: Files) -> None:
     for _ in range(2):
         assert call(file).returncode == 0
     assert list(store.query("kept")) == before
-    elsewhere = f"{uri}?synchronous=full"
-    submit(make_plan(load_workflow(file, store_uri=elsewhere, experiment_name="renamed")))
-    ended = call(file, "--store", elsewhere, "--experiment", "renamed")
+    other_store = f"{uri}?synchronous=full"
+    submit(make_plan(load_workflow(file, store_uri=other_store, experiment_name="renamed")))
+    ended = call(file, "--store", other_store, "--experiment", "renamed")
     assert "stored with the tasks of experiment renamed" in ended.stderr, ended.stderr
     stored = [c for c in load_checks(store, "kept", before) if c.method is CheckMethod.MEASURED]
     assert [c.subject for c in stored] == list(dict.fromkeys(c.subject for c in stored))

@@ -322,8 +322,8 @@ def test_checks_of_a_day(state: ServiceState) -> None:
     )
     assert corrected.after(again).checks_made_on("2024-06-06") == (later, other)
     # The results of a correction of several days are in the entry of one of them.
-    elsewhere = dataclasses.replace(same, body=day_body(DayResult("2024-06-07", DayState.PUBLISHED), checks=[later]))
-    assert known.after(elsewhere).checks_made_on("2024-06-06") == (later, other)
+    another_day = dataclasses.replace(same, body=day_body(DayResult("2024-06-07", DayState.PUBLISHED), checks=[later]))
+    assert known.after(another_day).checks_made_on("2024-06-06") == (later, other)
     numbers = [known.replaced_in(one, number) for one, number in ((early, known.last - 1), (later, known.last))]
     assert numbers == [known.last, None]
     assert [e.number for e in known.history("2024-06-03")][-2:] == [state.last + 1, state.last + 2]

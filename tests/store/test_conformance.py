@@ -194,11 +194,11 @@ def _fill_old(many: Callable[[str, Sequence[Any]], Any], mark: str) -> None:
     """Add tasks to the tables of an older schema with prerequisites, in which `blocked` is the only derived value."""
     text = "INSERT INTO tasks (pool, id, definition, status, blocked, token, lease_until, worker, created_at) VALUES "
     rows = [
-        ("pool", i, json.dumps({"x": i}), status, any(n != "a" for n in needs), 7, 1e12, "w", 1.0)
-        for i, (status, needs) in OLD_TASKS.items()
+        ("pool", i, json.dumps({"x": i}), status, any(n != "a" for n in dependencies), 7, 1e12, "w", 1.0)
+        for i, (status, dependencies) in OLD_TASKS.items()
     ]
     many(f"{text} ({', '.join([mark] * 9)})", rows)
-    edges = [("pool", i, n) for i, (_, needs) in OLD_TASKS.items() for n in needs]
+    edges = [("pool", i, n) for i, (_, dependencies) in OLD_TASKS.items() for n in dependencies]
     many(f"INSERT INTO needs (pool, id, needs) VALUES ({mark}, {mark}, {mark})", edges)
 
 

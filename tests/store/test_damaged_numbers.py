@@ -135,10 +135,10 @@ def _try_all(store: TaskStore, pool: str, damage: Callable[[str], None], clock: 
     clock.now += 11.0
     store.expire(pool)
     assert store.get(pool, lapsed[1].id).attempt == 1
-    hopeless = claimed("retry", "e:1")
-    store.set_status(pool, {"_id": {"$in": [t.id for t in hopeless]}}, Status.FAILED)
-    damage(hopeless[0].id)
-    assert store.retry(pool, {"_id": {"$in": [t.id for t in hopeless]}}) == 2
+    final = claimed("retry", "e:1")
+    store.set_status(pool, {"_id": {"$in": [t.id for t in final]}}, Status.FAILED)
+    damage(final[0].id)
+    assert store.retry(pool, {"_id": {"$in": [t.id for t in final]}}) == 2
     restored = claimed("restore", "f:1")
     for task in restored:
         _outcome(lambda t=task: store.fail(t, "boom"))  # type: ignore[misc]
@@ -155,7 +155,7 @@ def _try_all(store: TaskStore, pool: str, damage: Callable[[str], None], clock: 
     new = [store.replace(pool, task_id, {"again": i, "pool": pool}) for i, task_id in enumerate(replaced)]
     everything = [t.id for t in store.query(pool, results=False)]
     _drain(store, pool, clock)
-    good = [failed[1].id, committed[1].id, dead[1].id, given[1].id, lapsed[1].id, hopeless[1].id, restored[1].id]
+    good = [failed[1].id, committed[1].id, dead[1].id, given[1].id, lapsed[1].id, final[1].id, restored[1].id]
     good += [before[0], before[1], after[1], fresh[1], changed[1], new[1]]
     assert {store.get(pool, task_id).status for task_id in good} == {Status.DONE}
     assert store.has_free(pool, Status.WAITING) is False

@@ -89,8 +89,10 @@ def test_the_counts_are_right_after_concurrent_changes(opened: Opener) -> None: 
                         for task in own.claim("p", worker=f"w{seed}", lease=60, limit=2, batch=rng.choice(["", "b"])):
                             own.commit(task, 1) if rng.random() < 0.8 else own.fail(task, "boom")
                     case 3 | 4:
-                        needs = rng.sample(ids, min(3, len(ids)))
-                        own.create("p", [{"seed": seed, "step": step}], depends_on=needs, batch=rng.choice(["", "b"]))
+                        dependencies = rng.sample(ids, min(3, len(ids)))
+                        own.create(
+                            "p", [{"seed": seed, "step": step}], depends_on=dependencies, batch=rng.choice(["", "b"])
+                        )
                     case 5:
                         own.set_status("p", one, rng.choice([Status.WAITING, Status.DONE]))
                     case 6:

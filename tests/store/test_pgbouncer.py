@@ -125,12 +125,12 @@ def test_waiting_ends_soon_after_a_change(
     sleep = time.sleep
     waiting = threading.current_thread()
 
-    def nap(seconds: float) -> None:
+    def short_sleep(seconds: float) -> None:
         if threading.current_thread() is waiting:  # the writer and the threads of other tests may sleep
             naps.append(seconds)
         sleep(seconds)
 
-    monkeypatch.setattr(time, "sleep", nap)
+    monkeypatch.setattr(time, "sleep", short_sleep)
     threading.Timer(0.5, lambda: writer.create(POOL, [{"x": 1}])).start()
     began = time.monotonic()
     waits = 0
