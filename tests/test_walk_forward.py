@@ -717,7 +717,7 @@ def test_unusable_input_is_one_message(
 @pytest.mark.parametrize("dtype", ["Int64", "boolean"])
 @pytest.mark.parametrize("form", ["pandas", "arrow"])
 def test_a_missing_value_of_a_nullable_column_is_missing(form: str, dtype: str, session: Session) -> None:
-    """Of a label it excludes the row from training; of a feature it is passed to the estimator."""
+    """In a label it excludes the row from training; in a feature it is passed to the estimator."""
     frame = columns()
     for name, by in (("y", 7), ("c", 5)):
         frame[name] = pd.array(np.where(np.arange(len(frame)) % by == 0, None, frame["ab"[by == 5]] > 0), dtype=dtype)

@@ -218,7 +218,7 @@ def test_expanding_windows_are_exact(series: str, name: str) -> None:
 @pytest.mark.parametrize("n", [5, 60, 0])
 @pytest.mark.parametrize("other", ["volumes", "outliers", "flat_stretches"])
 def test_correlations_are_exact(other: str, n: int) -> None:
-    """Of prices that hardly move with a series that moves much; NaN if one of them is flat."""
+    """They are exact for prices that hardly move with a series that moves much, and NaN if one of them is flat."""
     x, y = SERIES["prices"], SERIES[other]
     days = [t for t in SOME_DAYS if n or t < 300]
     corr, cov = (compute(f"{name}($x, $y, {n})", x=x, y=y) for name in ("Corr", "Cov"))

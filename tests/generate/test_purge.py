@@ -590,7 +590,7 @@ def test_a_handler_from_a_file_is_purged_by_its_declared_horizon(tmp_path: Path)
 
 
 def test_following_tasks_purge_rows_too() -> None:
-    """Of a task that is not purged."""
+    """They do so if they follow a task that is not purged."""
     template = row_task(own("RowLoader", seed=4, share=0.5, ahead=4), 4)
     (plain, *_) = RollingGen(15, calendar=DAYS).generate(template)
     (following, *_) = RollingGen(15, trunc_days="auto", calendar=DAYS).gen_following_tasks(plain, DAYS[-1])

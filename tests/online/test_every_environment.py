@@ -279,7 +279,7 @@ def test_a_simulation_gives_what_was_published(life: Life) -> None:
 
 
 def test_late_and_corrected_data_are_new_versions(life: Life) -> None:
-    """Of the days whose signals they change; a bar that is late has no score at first."""
+    """The days whose signals they change get one; a bar that is late has no score at first."""
     assert [DAYS.index(day) for day, version in life.versions.items() if version == 2] == [66, 67, 68, 69]
     before, after = (one.unstack().loc[DAYS[69]] for one in (life.signals, life.corrected))
     assert (np.isnan(before.get("A", np.nan)), np.isfinite(after["A"])) == (True, True)
