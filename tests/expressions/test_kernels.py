@@ -83,7 +83,7 @@ def test_machines_with_other_processors_do_not_share_code(cache: Path, monkeypat
 
 
 def test_kernels_of_one_name_do_not_share_code(cache: Path) -> None:
-    """Also if a kernel that they call is another one, or what the compiler may change."""
+    """They do not even if a kernel that they call is another one, or what the compiler may change."""
     doubled(NUMBERS)
     names = []
     for factor in (3, 4):
