@@ -96,7 +96,7 @@ def tested(python: Path, tests: list[str], seconds: float) -> tuple[bool, str]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [
-            python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", "not slow", "-p", "no:cacheprovider",
+            python, "-m", "pytest", "-q", "-n", "3", "--dist", "worksteal", "-m", "not slow", "-p", "no:cacheprovider",
             f"--junit-xml={report}", *tests,
         ]  # fmt: skip
         begin, finished = time.monotonic(), True
