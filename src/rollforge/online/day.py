@@ -40,6 +40,7 @@ from rollforge.ledger.entry import (
     Signal,
     author,
     day_body,
+    release_body,
     service_body,
 )
 from rollforge.market.universe import one_version
@@ -54,7 +55,7 @@ from rollforge.online.strategy import OnlineStrategy, RollingStrategy
 from rollforge.online.tool import TAGS_NOT_WRITTEN, OnlineToolR
 from rollforge.online.training import train_missing, window_digest
 from rollforge.online.update import PredUpdater
-from rollforge.run.execute import DATA_MARK, DATA_UNTIL
+from rollforge.run.execute import DATA_MARK, DATA_UNTIL, TASK_TAG
 from rollforge.session import bounded, current_session
 from rollforge.task import Definition
 from rollforge.track.base import Recorder
@@ -231,6 +232,7 @@ class DayRun:
         """Return the entry of the day."""
         self.checks.prices()
         self.checks.data()
+        self._restore()
         self.mirror()
         for strategy in self.service.strategies:
             models = self._of_due_windows(strategy)
@@ -258,6 +260,45 @@ class DayRun:
             comparisons=comparisons,
             checks=self.checks.results,
         )
+
+    def _restore(self) -> None:
+        """Train the windows of champions again whose recorders no longer exist, and release them with a separate entry.
+
+        That is not an entry of the day, because it begins no window: the next one follows from the latest that a day began.
+
+        Raises
+        ------
+        DayFailed
+            If the template of such a champion was removed.
+        """
+        released: list[Release] = []
+        for strategy in self.service.strategies:
+            if not isinstance(strategy, RollingStrategy):
+                continue
+            for lost in self.service.champions(strategy.experiment_name, self.day):
+                if strategy.recorder_of(lost) is not None:
+                    continue
+                window = strategy.window_of(lost, self._first_day(lost)) or strategy.window_of(lost, self.day)
+                if window is None:
+                    raise DayFailed(
+                        f"The recorder {lost.recorder} of the champion no longer exists, and its template {lost.template!r} is "
+                        "not in the workflow. Restore it from a backup, or choose another model with 'rollforge serve promote'."
+                    )
+                text = f"the recorder {lost.recorder} no longer exists, so its window was trained again"
+                self._warn(text)
+                (model,) = self._trained(strategy, [window[1]])
+                self.written[model.id] = model
+                common = {"from_day": self.day, "by": author(), "reason": text}
+                released.append(replace(lost, role=Role.RETIRED, **common))
+                task = model.list_tags().get(TASK_TAG, "")
+                released.append(replace(lost, task=task, recorder=model.id, definition=window[2], **common))
+        if released:
+            self.sync()
+            self.held.append(EntryKind.PROMOTION, release_body(released, "recorders no longer exist"))
+
+    def _first_day(self, release: Release) -> str:
+        """Return the first day from which on a model was released; it may have been released again since."""
+        return min(r.from_day for _, r in self.held.state.releases if r.recorder == release.recorder)
 
     def _require_model(self) -> None:
         """Raise an error if the models of the ledger are those to publish, and there is none for the day.

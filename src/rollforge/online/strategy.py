@@ -16,7 +16,7 @@ from rollforge import trust
 from rollforge.collect.collector import Collector, RecorderCollector
 from rollforge.collect.group import RollingGroup
 from rollforge.dates import DayLike, as_timestamp, day_after, read_day, read_timestamp
-from rollforge.errors import ArtifactNotFound, ConfigError, TaskNotSerializable
+from rollforge.errors import ArtifactNotFound, ConfigError, ExperimentNotFound, RecorderNotFound, TaskNotSerializable
 from rollforge.generate.base import SupportsFollowing, TaskGen, task_generator
 from rollforge.generate.calendar import TimeAdjuster
 from rollforge.generate.naming import variant
@@ -438,8 +438,7 @@ class RollingStrategy(OnlineStrategy):
     def _latest(self) -> dict[int, tuple[Definition, str]]:
         """Return the task of the latest window of each template and the hash of its definition, by the template's number."""
         latest: dict[int, tuple[Definition, str]] = {}
-        for recorder, definition in self._known():
-            task, place = self._task_of(recorder), self._place_of(recorder)
+        for place, task, definition in self._known():
             if place is not None and (place not in latest or self._start(latest[place][0]) < self._start(task)):
                 plain = copy.deepcopy(_undated(task))
                 latest[place] = plain, definition
@@ -447,10 +446,16 @@ class RollingStrategy(OnlineStrategy):
                 break  # the ledger has the latest windows first
         return latest
 
-    def _known(self) -> Iterator[tuple[Recorder, str]]:
-        """Yield the recorders that are or were online; in a service, the latest windows first."""
+    def _known(self) -> Iterator[tuple[int | None, Definition, str]]:
+        """Yield the numbers of the templates, the tasks and the definitions of models that are or were online.
+
+        In a service, the latest windows come first. The task of a recorder that no longer exists is that of its window; a
+        window of an earlier definition is not known without its recorder, and is not continued either.
+        """
         if self._service is None:
-            yield from ((recorder, "") for recorder in self.tool.online_models())
+            yield from (
+                (self._place_of(recorder), self._task_of(recorder), "") for recorder in self.tool.online_models()
+            )
             return
         first: dict[str, Release] = {}  # the entry of its day is that of its window; it may be released again
         for entry, release in self._service.state().releases:
@@ -458,7 +463,39 @@ class RollingStrategy(OnlineStrategy):
             if release.strategy == self.experiment_name and decided:
                 first.setdefault(release.recorder, release)
         for release in reversed(first.values()):
-            yield self._service.recorder(release), release.definition
+            recorder = self.recorder_of(release)
+            if recorder is not None:
+                yield self._place_of(recorder), self._task_of(recorder), release.definition
+                continue
+            window = self.window_of(release, release.from_day)
+            if window is not None and window[2] == release.definition:
+                yield window
+
+    def recorder_of(self, release: Release) -> Recorder | None:
+        """Return the recorder of a release of this strategy's service; None if it or its task no longer exists."""
+        assert self._service is not None
+        try:
+            recorder = self._service.recorder(release)
+            self._task_of(recorder)
+        except (ArtifactNotFound, ExperimentNotFound, RecorderNotFound):
+            return None
+        return recorder
+
+    def window_of(self, release: Release, day: str) -> tuple[int, Definition, str] | None:
+        """Return the window of a release's template that contains a day, without reading its recorder.
+
+        Returns
+        -------
+        tuple or None
+            The number of the template, the task of the window, and the hash of the current definition. None if the template
+            was removed, or no window has begun by the day.
+        """
+        names = self.template_keys()
+        if len(names) > 1 and release.template not in names:
+            return None
+        place = 0 if len(names) == 1 else names.index(release.template)
+        windows = [task for task in self._begun(place) if str(self._start(task)) <= day]
+        return (place, max(windows, key=self._start), self._definition(place)) if windows else None
 
     def _task_of(self, recorder: Recorder) -> Definition:
         """Return the task of an online model after checking that it refers to no code other than that of the templates.
