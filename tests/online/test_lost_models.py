@@ -1,0 +1,98 @@
+"""Models whose recorders no longer exist: the service goes on, with the same signals."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import rollforge
+from growing import BEGIN, DAYS, STEP, Market, equal, live, manager, recorders, start_of, template
+from rollforge.errors import DayFailed
+from rollforge.ledger.entry import EntryKind
+from rollforge.session import current_session
+from rollforge.track.base import get_experiment, open_tracker
+
+FIRST = DAYS.index(BEGIN)
+RUN = DAYS[FIRST : FIRST + STEP + 2]
+"""Two windows begin in them."""
+
+
+@pytest.fixture(params=["folder", "mlflow"])
+def served_by(request: pytest.FixtureRequest, tmp_path: Path, market: Market) -> Market:
+    """The market with a tracker of each kind."""
+    if request.param == "mlflow":
+        pytest.importorskip("mlflow")
+        uri = f"sqlite:///{tmp_path}/mlflow.db"
+        rollforge.init(market.folder, tracking_uri=uri, store_uri=f"memory://{tmp_path.name}", threads=1)
+    return market
+
+
+def lose(*ids: str) -> None:
+    tracker = open_tracker(current_session().tracking_uri)
+    for one in ids:
+        get_experiment(tracker, experiment_name="served", create=False).delete_recorder(one)
+
+
+def test_a_lost_champion_is_trained_again(served_by: Market) -> None:
+    """As a separate entry, for the window that it was trained for; the signals are those that it would have given."""
+    days = RUN
+    whole = live(served_by, manager(name="whole", trunc_days="auto"), days).get_signals()
+    served = live(served_by, manager(trunc_days="auto"), days[:2])
+    (lost,) = served.state.champions(days[2])
+    lose(lost.recorder)
+    for day in days[2:]:
+        served_by.show(day)
+        served.routine(day)
+    equal(served.get_signals(), whole)
+    promoted = [(e, r) for e, r in served.state.releases if e.kind == EntryKind.PROMOTION]
+    assert [(r.recorder == lost.recorder, r.role.value, r.from_day) for _, r in promoted] == [
+        (True, "retired", days[2]),
+        (False, "champion", days[2]),
+    ]
+    assert start_of(next(r for r in recorders() if r.id == promoted[1][1].recorder)) == DAYS[FIRST]
+
+
+@pytest.mark.parametrize("which", ["replaced", "replacing"])
+def test_a_rollback_stays_when_a_model_is_lost(market: Market, which: str) -> None:
+    """Whether the model in use or the one that it was used instead of is lost; the next window begins when it is due."""
+    days = DAYS[FIRST : FIRST + 2 * STEP + 1]
+    served = live(market, manager(trunc_days="auto"), days[: STEP + 1])
+    (old,) = served.state.champions(days[STEP - 1])
+    (new,) = served.state.champions(days[STEP])
+    service = served.service
+    service.replace_champions("served", [service.recorder(old)])
+    lose(new.recorder if which == "replaced" else old.recorder)
+    starts = []
+    for day in days[STEP + 1 :]:
+        market.show(day)
+        served.routine(day)
+        (used,) = served.state.champions(day)
+        starts.append(start_of(service.recorder(used)))
+    assert starts == [days[0]] * (STEP - 1) + [days[2 * STEP]]
+
+
+def test_a_tracker_that_was_emptied(market: Market, tmp_path: Path) -> None:
+    """All recorders are gone, also those of earlier windows; the next windows follow from the ledger."""
+    whole = live(market, manager(name="whole", trunc_days="auto"), RUN).get_signals()
+    served = live(market, manager(trunc_days="auto"), RUN[:-1])
+    shutil.rmtree(tmp_path / "runs")
+    market.show(RUN[-1])
+    served.routine()
+    equal(served.get_signals(), whole)
+    assert len(recorders()) == 1
+
+
+def test_a_lost_model_of_a_removed_template(market: Market) -> None:
+    """It cannot be trained again, and the day says so."""
+    market.show(BEGIN)
+    two = [template(), template(estimator="ridge", alpha=1.0)]
+    served = live(market, manager(templates=two, service="two"), RUN[:1])
+    _, removed = served.state.champions(RUN[1])
+    lose(removed.recorder)
+    market.show(RUN[1])
+    changed = [template(), template(estimator="lasso", alpha=1.0)]
+    again = manager(templates=changed, service="two")
+    with pytest.raises(DayFailed, match="is not in the workflow"):
+        again.routine()
