@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from growing import DAYS, TRAINERS, Market, days_of, manager, prices, recorders, start_of
+from growing import DAYS, TRAINERS, Market, days_of, manager, prices, recorders, start_of, template
 from killed_routines import ended, start
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DayFailed, ServiceBusy
@@ -30,6 +30,7 @@ from rollforge.online.corrections import correct
 from rollforge.online.manager import OnlineManager
 from rollforge.online.strategy import RollingStrategy
 from rollforge.online.tool import OnlineToolR
+from rollforge.online.update import LabelUpdater
 from rollforge.session import Session, current_session, using
 from rollforge.testing.postgres import PostgresServer
 from rollforge.track.base import Recorder
@@ -74,6 +75,15 @@ class Life:
     versions: dict[str, int] = field(default_factory=dict)
     rows: dict[str, list[Any]] = field(default_factory=dict)
     """View of the ledger -> rows, read with SQL."""
+    equal: list[float] = field(default_factory=list)
+    """The signals of the day on which all scores were equal."""
+    labels: dict[str, list[str]] = field(default_factory=dict)
+    """Moment -> days of a window whose label is stored and not missing."""
+    panels: dict[str, int] = field(default_factory=dict)
+    """Moment -> number of panels in the cache."""
+    removed: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Day -> version and rows of its signals after a day was removed from the calendar."""
+    after_removal: Any = None
 
 
 _PARAMS = [pytest.param(e, marks=pytest.mark.slow if "mlflow" in e else (), id="-".join(e)) for e in ENVIRONMENTS]
@@ -100,7 +110,7 @@ def life(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         patch.setenv("ROLLFORGE_HOME", str(folder))
         found = Life()
         patch.setattr(LinearModel, "fit", _watched(folder / "fitted.txt", LinearModel.fit))
-        live(found, market, manager(TRAINERS[trainer](), service="served"), trainer)
+        live(found, market, manager(TRAINERS[trainer](), service="served", templates=open_ended()), trainer)
         lines = (folder / "fitted.txt").read_text().splitlines()
         found.fitted = [(day, last) for day, last in map(str.split, lines)]
     yield found
@@ -117,6 +127,13 @@ def _watched(file: Path, fit: Any) -> Any:
         return fit(self, dataset, *args, **kwargs)
 
     return watched
+
+
+def open_ended() -> dict[str, Any]:
+    """Return a template whose windows go on as days arrive."""
+    made = template()
+    made["dataset"]["kwargs"]["segments"]["test"] = (DAYS[52], None)
+    return made
 
 
 def live(found: Life, market: Market, served: OnlineManager, trainer: str) -> None:
@@ -153,7 +170,7 @@ def live(found: Life, market: Market, served: OnlineManager, trainer: str) -> No
     market.show(DAYS[67])
     served.routine(DAYS[66])
     noted("caught up")
-    again = manager(TRAINERS[trainer](), service="simulated")
+    again = manager(TRAINERS[trainer](), service="simulated", templates=open_ended())
     found.simulated = again.simulate(DAYS[66])
     noted("simulated")
 
@@ -163,7 +180,7 @@ def live(found: Life, market: Market, served: OnlineManager, trainer: str) -> No
     with pytest.raises(ConfigError, match="no recorder to put online"):
         served.strategies[0].tool.reset_online_tag([])
     with served.service.hold(), pytest.raises(ServiceBusy) as busy:
-        manager(TRAINERS[trainer](), service="served").routine(DAYS[67])
+        manager(TRAINERS[trainer](), service="served", templates=open_ended()).routine(DAYS[67])
     found.errors["two at once"] = str(busy.value)
     served.routine("2024-04-04 17:00:00+08:00")  # in the evening of the last day
     noted("rolled back")
@@ -187,6 +204,17 @@ def live(found: Life, market: Market, served: OnlineManager, trainer: str) -> No
     correct(served.service)
     found.corrected = served.get_signals()
 
+    # All scores of a day are equal.
+    market.show(DAYS[70])
+    with pytest.MonkeyPatch.context() as patch:
+        predict = LinearModel.predict
+        patch.setattr(LinearModel, "predict", lambda *args, **kwargs: 0 * predict(*args, **kwargs) + 0.5)
+        served.routine()
+    found.equal = served.get_signals().loc[DAYS[70]].tolist()
+    last = next(r for r in recorders(status=Recorder.STATUS_FI) if start_of(r) == DAYS[68])
+    labelled(found, last, "at first")
+    found.panels["before"] = panels_kept()
+
     # Times that are not on trading days, and a last day.
     market.show(DAYS[72])
     served.routine("2030-01-01")
@@ -204,6 +232,27 @@ def live(found: Life, market: Market, served: OnlineManager, trainer: str) -> No
     for view, columns in (("day", "day, state"), ("signal", "day, version"), ("release", "recorder, role, from_day")):
         found.rows[view] = _selected(f"SELECT {columns} FROM {view} WHERE service = 'served' ORDER BY entry")
     found.rows["release"] = [(starts[r], role, day) for r, role, day in found.rows["release"]]
+
+    # The labels of the last days are known later; a day turns out to be a holiday.
+    found.panels["after"] = panels_kept()
+    LabelUpdater(last, to_date=DAYS[72]).update()
+    labelled(found, last, "later")
+    before = served.get_signals()
+    market.close = market.close.drop(pd.Timestamp(DAYS[71]))
+    market.show(DAYS[72])
+    correct(served.service)
+    found.removed = {day: (one.version, one.rows) for day, one in served.state.signals().items() if day >= DAYS[70]}
+    found.after_removal = (before, served.get_signals())
+
+
+def labelled(found: Life, recorder: Recorder, moment: str) -> None:
+    """Note which days of a window have a label."""
+    found.labels[moment] = days_of(recorder.load_object("label.pkl").dropna())
+
+
+def panels_kept() -> int:
+    """Return the number of panels in the cache."""
+    return len([*Path(current_session().cache).rglob("meta.json")])
 
 
 def _killed(served: OnlineManager, day: str, place: Any, name: str) -> None:
@@ -290,6 +339,32 @@ def test_a_day_without_data_fails_with_its_reason(life: Life) -> None:
     """It is published when its data have arrived."""
     assert [f"has a price on {DAYS[68]}" in failure for failure in life.failures] == [True]
     assert DAYS[68] in life.published
+
+
+def test_a_day_of_equal_scores_has_signals(life: Life) -> None:
+    """They are 0, because the scores rank nothing, and not missing."""
+    assert life.equal == [0.0] * 4
+
+
+def test_late_labels_are_stored(life: Life) -> None:
+    """A label is known two days later."""
+    assert {moment: [DAYS.index(day) for day in days] for moment, days in life.labels.items()} == {
+        "at first": [], "later": [68, 69, 70],
+    }  # fmt: skip
+
+
+def test_panels_grow_and_do_not_pile_up(life: Life) -> None:
+    """Two more days and a window use the panels that are there."""
+    assert life.panels["before"] == life.panels["after"] > 0
+
+
+def test_a_day_that_is_removed_from_the_calendar_is_withdrawn(life: Life) -> None:
+    """And the day after it is predicted anew, without its prices; the days before it stay as they were."""
+    assert life.removed == {DAYS[70]: (1, 4), DAYS[71]: (2, 0), DAYS[72]: (2, 4)}
+    before, after = life.after_removal
+    assert days_of(after)[-2:] == [DAYS[70], DAYS[72]]
+    assert after.loc[: DAYS[70]].equals(before.loc[: DAYS[70]])
+    assert not after.loc[DAYS[72]].equals(before.loc[DAYS[72]])
 
 
 def test_two_routines_at_once_detect_each_other(life: Life) -> None:
