@@ -112,6 +112,24 @@ def test_an_entry_or_a_time_that_is_not_there_yet_is_refused(market: Market) -> 
             service.signals(as_of=wrong)
 
 
+def test_only_days_from_the_first_changed_one_on_are_predicted_again(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The latest first; earlier days stay as they are."""
+    served = live(market, manager(), RUN)
+    market.close.loc[RUN[1], "B"] *= 1.1
+    market.show(RUN[2])
+    predict, days = DayRun.predict_again, []
+
+    def counted(day: DayRun, *args: Any) -> None:
+        days.append(day.day)
+        predict(day, *args)
+
+    monkeypatch.setattr(DayRun, "predict_again", counted)
+    correct(served.service)
+    assert days == [RUN[2], RUN[1]]
+
+
 def test_a_new_listing_changes_no_earlier_day(market: Market) -> None:
     """A published day is compared with what was there on that day."""
     market.close["E"] = 2 * market.close["A"]

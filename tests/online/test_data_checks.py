@@ -93,6 +93,7 @@ def test_a_move_up_to_the_limit_is_not_a_jump() -> None:
     assert largest_jump(recent(close=[[10, 15]]), 0.5) == (0.5, "", {})
     assert largest_jump(recent(close=[[10, 15]]), 0.499) == (0.5, "A +50.0%", {"instruments": ["A"]})
     assert largest_jump(recent(close=[[0, 15], [NAN, 15], [10, NAN]]), 0.5) is None
+    assert largest_jump(recent(close=[[NAN, 10, 15]]), 0.5) == (0.5, "", {})
     assert largest_jump(recent(close=[[10]]), 0.5) is None
     assert largest_jump(recent(volume=[[10, 15]]), 0.5) is None
 

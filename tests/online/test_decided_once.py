@@ -12,8 +12,17 @@ import pytest
 import rollforge
 from growing import DAYS, TRAINERS, Market, days_of, equal, live, manager, recorders, start_of
 from killed_routines import ended, start
-from rollforge.errors import ConfigError, DayFailed, ServiceBusy, TrackingUnavailable
-from rollforge.ledger.entry import EntryKind
+from rollforge.errors import (
+    ConfigError,
+    DayFailed,
+    ServiceBusy,
+    StoreUnavailable,
+    TrackingUnavailable,
+    TrainingFailed,
+)
+from rollforge.ledger.entry import EntryKind, Release, Role, release_body
+from rollforge.ledger.memory import MemoryLedger
+from rollforge.models.linear import LinearModel
 from rollforge.online.corrections import correct
 from rollforge.online.manager import OnlineManager
 from rollforge.online.service import Hold
@@ -143,6 +152,65 @@ def test_killed_before_a_task_is_committed(market: Market, tmp_path: Path, train
     served.routine(RUN[4])
     assert [start_of(r) for r in recorders(status=Recorder.STATUS_FI)] == [DAYS[i] for i in (52, 56, 60, 64)]
     assert days_of(served.get_signals()) == DAYS[52:65]
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_an_entry_whose_answer_is_lost_is_appended_once(
+    market: Market, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """The same call is made up to three times; then the error is raised, and the next routine finds the entry."""
+    served = live(market, manager(), RUN[:1])
+    append, calls = MemoryLedger.append, []
+
+    def lost(self: MemoryLedger, *args: Any, **kwargs: Any) -> Any:
+        entry = append(self, *args, **kwargs)
+        calls.append(entry.number)
+        if len(calls) <= failures:
+            raise StoreUnavailable("the connection was closed")
+        return entry
+
+    market.show(RUN[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryLedger, "append", lost)
+        if failures == 3:
+            with pytest.raises(StoreUnavailable, match="the connection was closed"):
+                served.routine()
+        else:
+            served.routine()
+    assert calls == 3 * [served.state.last]
+    served.routine()
+    assert [e.body["day"]["day"] for e in served.state.entries if e.kind == EntryKind.DAY].count(RUN[1]) == 1  # type: ignore[index]
+
+
+def test_tags_are_written_again_before_a_day_that_fails(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are lost, and the training of the next window fails."""
+    served = live(market, manager(), RUN[:4])
+    for recorder in recorders():
+        served.strategies[0].tool.set_online_tag(OnlineToolR.OFFLINE_TAG, recorder)
+    market.show(RUN[4])
+    monkeypatch.setattr(LinearModel, "fit", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(TrainingFailed):
+        served.routine()
+    assert online(served) == [DAYS[60]]
+
+
+def test_the_spans_of_a_model_are_joined(market: Market) -> None:
+    """A model that continues when another one changes has a single span, and one that returns has two."""
+    service = manager().service
+    with service.hold() as held:
+        for day, name, role, template in [
+            (RUN[0], "a", Role.CHAMPION, "one"),
+            (RUN[1], "b", Role.CHAMPION, "two"),
+            (RUN[2], "c", Role.CHAMPION, "two"),
+            (RUN[3], "b", Role.CHAMPION, "two"),
+        ]:
+            release = Release("t", "served", name, role, day, strategy="served", template=template)
+            held.append(EntryKind.PROMOTION, release_body([release], ""))
+    assert service.spans("served") == {
+        "a": [(RUN[0], None)],
+        "b": [(RUN[1], RUN[2]), (RUN[3], None)],
+        "c": [(RUN[2], RUN[3])],
+    }
 
 
 def test_two_managers_share_what_is_trained(market: Market) -> None:

@@ -6,11 +6,13 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from growing import DAYS, Market, days_of, equal, live, manager
 from rollforge.errors import ArtifactUnreadable, DataError, ServiceBusy
+from rollforge.ledger.entry import Signal
 from rollforge.online import signal_files
 from rollforge.online.manager import OnlineManager
 from rollforge.online.training import task_digest
@@ -67,6 +69,23 @@ def test_published_signals_do_not_change(market: Market) -> None:
     file.unlink()
     with pytest.raises(ArtifactUnreadable, match=RUN[2]):
         served.get_signals()
+
+
+def test_signals_of_several_files_are_in_the_order_of_their_days(tmp_path: Path) -> None:
+    """Also if a day in the middle of a file has a later version in another one."""
+    index = pd.MultiIndex.from_product([pd.DatetimeIndex(RUN), ["A", "B"]], names=["datetime", "instrument"])
+    whole = pd.Series(np.arange(6.0), index, name="score")
+    again = -whole.loc[[pd.Timestamp(RUN[1])]]
+    (one, mark), (other, second) = signal_files.write(tmp_path, "a", whole), signal_files.write(tmp_path, "b", again)
+    signals = [
+        Signal(RUN[0], 1, (), one, mark, 2),
+        Signal(RUN[1], 2, (), other, second, 2),
+        Signal(RUN[2], 1, (), one, mark, 2),
+    ]
+    found = signal_files.read(tmp_path, signals)
+    assert found is not None
+    assert found.tolist() == [0.0, 1.0, -2.0, -3.0, 4.0, 5.0]
+    assert days_of(found) == RUN
 
 
 @pytest.mark.parametrize("links", [True, False])

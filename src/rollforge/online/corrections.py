@@ -38,7 +38,7 @@ from rollforge.session import Session, bounded, current_session, using
 __all__ = ["changed_days", "correct", "ends_early", "publish"]
 
 
-def publish(service: Service, prepare_func: PrepareFunc | None = None, *, over_write: bool = False) -> Any:
+def publish(service: Service, prepare_func: PrepareFunc | None = None, *, over_write: bool) -> Any:
     """Compute signals from existing predictions, without a routine, and return the new ones.
 
     Days after the last one with signals are added. With `over_write`, the signals of other days that differ are
