@@ -107,6 +107,7 @@ def test_a_challenger_that_has_lost_waits_for_another_policy_or_definition(
     assert (roles(kept, DAYS[76]), kept.state.comparisons[-1][1].days) == ((["old 76"], ["new 76"]), 1)
 
 
+@pytest.mark.slow
 def test_a_change_of_definition_begins_the_comparison_anew(market: Market) -> None:
     """It begins with the next window. Until then, the candidate is the model of the former definition."""
     until(market, challenged(Policy(50, challenger="new")), RUN[2])
@@ -116,6 +117,7 @@ def test_a_change_of_definition_begins_the_comparison_anew(market: Market) -> No
     assert days == {DAYS[62]: 1, DAYS[63]: 2, DAYS[66]: 1, DAYS[67]: 2}
 
 
+@pytest.mark.slow
 def test_by_hand_and_back(market: Market) -> None:
     """A promoted challenger goes on with its windows; after a rollback the former model does, and no challenger runs."""
     served = until(market, challenged(Policy(50, challenger="new")), RUN[4])
