@@ -351,6 +351,20 @@ def test_a_workflow_trains_and_evaluates_bars(workflow: Path) -> None:
     assert "2024-02-12 10:30" in page
 
 
+@pytest.mark.parametrize("freq", [None, "5min"])
+def test_a_frequency_that_the_data_lack_is_an_error_that_names_theirs(workflow: Path, freq: str | None) -> None:
+    """Without freq a handler reads days, as in Qlib. No demo market is offered where there are data."""
+    document = yaml.safe_load(workflow.read_text(encoding="utf-8"))
+    loader = document["task"]["dataset"]["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"]
+    loader.pop("freq") if freq is None else loader.update(freq=freq)
+    file = workflow.parent / "other.yaml"
+    file.write_text(yaml.safe_dump(document), encoding="utf-8")
+    with pytest.raises(
+        DataNotFound, match=r"Known: 60min\. Set freq to '60min' \(of a handler or its loader, or the argument\)\.$"
+    ):
+        rollforge.make_plan(rollforge.load_workflow(file))
+
+
 def test_a_plan_shows_times(workflow: Path) -> None:
     """The table and the time axis have the first and the last bar."""
     shown = " ".join(run("plan", workflow, cwd=workflow.parent).stdout.split())

@@ -193,8 +193,10 @@ class Provider:
         """Return a calendar; None if future days are requested and there are none."""
         files = _calendar_files(place)
         if freq not in files:
+            known = sorted(files)
+            advice = f" Set freq to {known[0]!r} (of a handler or its loader, or the argument)." if known else ""
             raise DataNotFound(
-                f"There is no calendar {freq!r} in {self.path}. Known: {', '.join(sorted(files)) or 'none'}."
+                f"There is no calendar {freq!r} in {self.path}. Known: {', '.join(known) or 'none'}.{advice}"
             )
         file = files[freq]
         if future:
