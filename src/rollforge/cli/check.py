@@ -107,6 +107,8 @@ def _show(checks: Sequence[Check]) -> None:
 
 
 def _days(days: Sequence[str]) -> str:
+    from rollforge.generate.checks import days_or_bars
+
     if len(days) <= 2:
         return "\n".join(days)
-    return f"{days[0]} … {days[-1]}\n{len(days)} days"
+    return f"{days[0]} … {days[-1]}\n{len(days)} {days_or_bars(days)}"

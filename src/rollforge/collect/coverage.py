@@ -264,7 +264,7 @@ def _fewer_models(groups: Mapping[str, Sequence[ExpectedWindow]], days: Mapping[
         alone = " alone" if len(there) == 1 else ""
         verb = "has" if len(gone) == 1 else "have"
         notes.append(
-            f"On {counted(len(these), 'day')} ({_span(these)}) the average is of {_listed(there)}{alone}: "
+            f"On {counted(len(these), unit_of(every))} ({_span(these)}) the average is of {_listed(there)}{alone}: "
             f"{_listed(gone)} {verb} no prediction"
         )
     return notes

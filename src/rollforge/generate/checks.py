@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
@@ -10,7 +10,7 @@ from rollforge.errors import MAX_MESSAGE_LENGTH, ConfigError, LeakageError, coun
 
 __all__ = [
     "NOT_CHECKED", "Check", "CheckMethod", "CheckResult", "Leakage", "check_from_document", "check_to_document",
-    "read_leakage", "refuse_leaks",
+    "days_or_bars", "read_leakage", "refuse_leaks",
 ]  # fmt: skip
 
 
@@ -81,7 +81,7 @@ class Check:
         """The days, if there are more than two only the first, the last and their number."""
         if len(self.days) <= 2:
             return ", ".join(self.days)
-        return f"{self.days[0]} … {self.days[-1]}, {len(self.days)} days"
+        return f"{self.days[0]} … {self.days[-1]}, {len(self.days)} {days_or_bars(self.days)}"
 
     @property
     def place(self) -> str:
@@ -184,3 +184,14 @@ def check_from_document(document: object) -> Check | None:
     subject, text, advice, where = map(str, texts)
     tasks, days = (tuple(values) for values in lists)
     return Check(subject, result, method, text, advice, tasks, days, where)
+
+
+def days_or_bars(times: Sequence[str]) -> str:
+    """Return what formatted times are called, if there are several: those of bars have a time of day.
+
+    Examples
+    --------
+    >>> days_or_bars(("2024-01-02", "2024-01-03")), days_or_bars(("2024-01-02 09:35", "2024-01-02 09:40"))
+    ('days', 'bars')
+    """
+    return "bars" if any(":" in time for time in times) else "days"

@@ -208,7 +208,7 @@ def _checks(summary: Summary) -> _Section:
 
 def _models(summary: Summary) -> _Section:
     lead = (
-        "Each model is evaluated with its own label on its own days; the first row is their combination, as above. "
+        f"Each model is evaluated with its own label on its own {summary.headline.period}s; the first row is their combination, as above. "
         f"Long-short: highest minus lowest fifth, {_year(summary.headline)} per year, before costs."
     )
     return _Section("models", "Models", lead, models_table(summary.headline, summary.models))
@@ -221,7 +221,7 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
         pair = tag(
             "div",
             _plot(plots, "cumulative", "Cumulative: steady is better than steep"),
-            _plot(plots, "histogram", "Distribution of the daily values"),
+            _plot(plots, "histogram", "Distribution of the values"),
             class_="pair",
         )
         lead = (
@@ -240,7 +240,7 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
         yield _persistence(summary, summary.persistence, plots)
     if summary.groups is not None:
         lead = (
-            f"IC and Rank IC within each group by {summary.groups.index.name}: means over the days on which the scores of two of its "
+            f"IC and Rank IC within each group by {summary.groups.index.name}: means over the {summary.headline.period}s on which the scores of two of its "
             f"instruments differ. Label: {label_description(summary.headline.label_text, summary.headline.label_days, summary.headline.period)}."
         )
         body = join(_plot(plots, "groups"), groups_table(summary.groups))
@@ -294,7 +294,7 @@ def _persistence(summary: Summary, found: Persistence, plots: Plots) -> _Section
         listed,
         pair if "decay" in plots.figures else None,
         persistence_table(found, period),
-        _plot(plots, "turnover", "Turnover by day"),
+        _plot(plots, "turnover", f"Turnover by {period}"),
     )
     return _Section("persistence", "Persistence of the signal", lead, body)
 
