@@ -241,9 +241,10 @@ def test_a_backtest_is_drawn_before_and_after_costs() -> None:
     down = plot.drawdown(report)
     assert series_of(down, "drawdown, after costs") == pytest.approx([-0.11, 0, 0, -0.02])
     assert series_of(down, "drawdown of the excess, after costs") == pytest.approx([-0.12, 0, 0, -0.02])
-    assert {t.name for t in plot.equity(report.assign(bench=0.0)).data} == {
-        "strategy, before costs", "strategy, after costs",
-    }  # fmt: skip
+    for none in (0.0, NAN):
+        assert {t.name for t in plot.equity(report.assign(bench=none)).data} == {
+            "strategy, before costs", "strategy, after costs",
+        }  # fmt: skip
 
     months = plot.monthly(report).data[0]
     assert list(months.y) == ["2019", "2020"]
@@ -269,6 +270,10 @@ def test_what_cannot_be_drawn_is_an_error(result: WalkForward) -> None:
         (lambda: plot.exposure(report), "needs the positions of the backtest"),
         (lambda: plot.equity(report * NAN), "The backtest has no returns"),
         (lambda: plot.ic(single, label), "There is no IC: on no day"),
+        (lambda: plot.ic_decay(single, label), "There is no IC: on no day"),
+        (lambda: plot.performance(single, label), "There is no IC: on no day"),
+        (lambda: plot.autocorrelation(single), "There is no autocorrelation: on no two days"),
+        (lambda: plot.monthly(report.assign(bench=NAN), excess=True), "no benchmark, so there is no excess"),
         (lambda: plot.quantiles(single, label), "No day has 5 quantiles"),
         (lambda: plot.turnover(single), "There is no turnover: no two days, 1 apart, have 5 quantiles"),
         (lambda: plot.windows(report), "Windows are those of a result or an experiment; found a DataFrame"),

@@ -73,7 +73,9 @@ def test_performance_is_before_and_after_costs() -> None:
     assert found.index.tolist() == list(expected)
     for name, values in expected.items():
         assert found.loc[name].to_dict() == pytest.approx(risk_analysis(values)["risk"].to_dict())
-    assert performance(report.assign(bench=0.0)).index.tolist() == list(expected)[:2]
+    for none in (0.0, NAN):
+        assert performance(report.assign(bench=none)).index.tolist() == list(expected)[:2]
+    assert len(performance(report.assign(bench=[NAN, *report["bench"][1:]]))) == 5
 
 
 def test_exposure_counts_what_is_held() -> None:

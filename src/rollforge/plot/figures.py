@@ -41,6 +41,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+_NO_IC = "There is no IC: on no day with labels do the scores of two instruments differ."
+
+
 def ic(
     result: Drawable,
     label: Table | None = None,
@@ -76,7 +79,7 @@ def ic(
     signal = signal_of(result if collected is None else collected, label, label_days=label_days, model=model)
     daily, rank = calc_ic(signal.prediction, signal.known_label, dropna=True)
     if daily.empty:
-        raise DataNotFound("There is no IC: on no day with labels do the scores of two instruments differ.")
+        raise DataNotFound(_NO_IC)
     days = with_gaps(daily.index)
     x = day_texts(days)
     starts = [] if collected is None else boundaries(task_rows(collected))
@@ -107,6 +110,8 @@ def ic_decay(
     signal = signal_of(result, label, label_days=label_days, model=model)
     calendar = usable_calendar(signal.calendar, signal.prediction)
     table = persistence.ic_decay(signal.prediction, signal.known_label, lags, calendar, days=signal.label_days)
+    if not table["days"].any():
+        raise DataNotFound(_NO_IC)
     return to_plotly(signal_figures.ic_decay(table), _title("IC by lag", signal))
 
 
@@ -123,6 +128,10 @@ def autocorrelation(result: Drawable, *, lags: Sequence[int] = LAGS, model: str 
     signal = signal_of(result, model=model)
     calendar = usable_calendar(signal.calendar, signal.prediction)
     by_lag = persistence.autocorrelation(signal.prediction, lags, calendar).mean()
+    if by_lag.isna().all():
+        raise DataNotFound(
+            "There is no autocorrelation: on no two days so far apart do the scores of two instruments differ."
+        )
     return to_plotly(signal_figures.autocorrelation(by_lag), "Autocorrelation of the scores by lag")
 
 
@@ -227,6 +236,8 @@ def performance(
 
     signal = signal_of(result, label, model=model)
     both = pd.DataFrame({"score": signal.prediction, "label": signal.known_label}).dropna()
+    if calc_ic(both["score"], both["label"], dropna=True)[0].empty:
+        raise DataNotFound(_NO_IC)
     return model_performance_graph(both, N=n, show_notebook=False) or []
 
 
@@ -309,7 +320,9 @@ def monthly(result: Drawable | HasReport, *, excess: bool = False, mode: Mode = 
     excess : bool
         Whether to draw the excess over the benchmark.
     """
-    returns, _ = _returns(result)
+    returns, benchmark = _returns(result)
+    if excess and not benchmark:
+        raise DataNotFound("The backtest has no benchmark, so there is no excess over it.")
     table = figures_of.monthly_returns(returns["excess_with_cost" if excess else "strategy"], mode=mode)
     title = "Excess over the benchmark" if excess else "Return"
     return to_plotly(portfolio_figures.months(table), f"{title} by month, after costs")
@@ -320,7 +333,7 @@ def _returns(result: Drawable | HasReport) -> tuple[pd.DataFrame, bool]:
     returns = figures_of.daily_returns(backtest_of(result).report)
     if not np.isfinite(returns.to_numpy(np.float64)).any():
         raise DataNotFound("The backtest has no returns.")
-    return returns, bool((returns["bench"] != 0).any())
+    return returns, figures_of.has_benchmark(returns)
 
 
 def _title(title: str, signal: Signal) -> str:

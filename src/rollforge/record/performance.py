@@ -16,7 +16,15 @@ from rollforge.dates import read_timestamp
 from rollforge.errors import ConfigError, DataError, nearest, shown
 from rollforge.record.analysis import risk_analysis
 
-__all__ = ["cumulative_returns", "daily_returns", "drawdown", "exposure", "monthly_returns", "performance"]
+__all__ = [
+    "cumulative_returns",
+    "daily_returns",
+    "drawdown",
+    "exposure",
+    "has_benchmark",
+    "monthly_returns",
+    "performance",
+]
 
 Mode = Literal["sum", "product"]
 _MODES = ("sum", "product")
@@ -88,14 +96,26 @@ def performance(report: pd.DataFrame, *, mode: Mode = "sum") -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Index: strategy, before and after costs; and if there is a benchmark, whose returns are not all 0, benchmark, and excess
-        return, before and after costs. Columns: mean, std, annualized_return, information_ratio, max_drawdown.
+        Index: strategy, before and after costs; and if there is a benchmark, whose returns are not all 0 or missing,
+        benchmark, and excess return, before and after costs. Columns: mean, std, annualized_return, information_ratio,
+        max_drawdown.
     """
     returns = daily_returns(report)
-    columns = list(RETURNS)[: None if (returns["bench"] != 0).any() else 2]
+    columns = list(RETURNS)[: None if has_benchmark(returns) else 2]
     with np.errstate(invalid="ignore", divide="ignore"):  # without trades the standard deviation is 0
         risk = {RETURNS[column]: risk_analysis(returns[column], mode=mode)["risk"] for column in columns}
     return pd.DataFrame(risk).T
+
+
+def has_benchmark(returns: pd.DataFrame) -> bool:
+    """Return whether a backtest has a benchmark: a return of it that is neither missing nor 0.
+
+    Parameters
+    ----------
+    returns : DataFrame
+        See :func:`daily_returns`.
+    """
+    return bool((returns["bench"].fillna(0.0) != 0).any())
 
 
 def cumulative_returns(returns: pd.Series, *, mode: Mode = "sum") -> pd.Series:

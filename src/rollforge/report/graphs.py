@@ -453,8 +453,8 @@ def _pred_ic(pred_label: pd.DataFrame, *, rank: bool, show_nature_day: bool, **s
     both = make_subplots(rows=1, cols=2, subplot_titles=[name, f"{name} Normal Dist. Q-Q"])
     both.add_histogram(x=ic, name=name, histnorm="probability density", nbinsx=20, row=1, col=1)
     observed = np.sort(ic.to_numpy(np.float64))
-    spread = observed.std()
-    if len(observed) > 1 and spread > 0:
+    spread = observed.std() if len(observed) > 1 else 0.0
+    if spread > 0:
         normal = NormalDist()
         expected = [normal.inv_cdf((i + 0.5) / len(observed)) for i in range(len(observed))]
         both.add_scatter(

@@ -187,8 +187,10 @@ def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
 
 
 def _windows(summary: Summary) -> _Section:
-    folded = tag("details", tag("summary", "Dates of every segment"), dates_table(summary.tasks))
-    body = join(timeline(summary.tasks), windows_table(summary.tasks), folded)
+    folded = tag(
+        "details", tag("summary", "Dates of every segment"), dates_table(summary.tasks, summary.headline.period)
+    )
+    body = join(timeline(summary.tasks), windows_table(summary.tasks, summary.headline.period), folded)
     lead = (
         "The days on which each task was trained, validated and tested. Hover over a bar to see "
         "its dates; click a column header to sort. IC and Rank IC are means over the days of the test "

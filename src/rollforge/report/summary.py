@@ -21,7 +21,7 @@ from rollforge.record.analysis import (
     newey_west_t,
     quantile_returns,
 )
-from rollforge.record.performance import RETURNS, daily_returns, exposure, performance
+from rollforge.record.performance import RETURNS, daily_returns, exposure, has_benchmark, performance
 from rollforge.record.periods import YEAR, period_name, periods_per_year
 from rollforge.record.persistence import (
     Interval,
@@ -212,7 +212,7 @@ class Summary:
     @property
     def has_benchmark(self) -> bool:
         """Whether the backtest has a benchmark."""
-        return self.portfolio is not None and bool((self.portfolio["bench"] != 0).any())
+        return self.portfolio is not None and has_benchmark(self.portfolio)
 
     @property
     def has_quality(self) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge.collect.trials import Trials
-from rollforge.dates import has_times, show_time
+from rollforge.dates import show_time
 from rollforge.errors import counted
 from rollforge.generate.checks import NOT_CHECKED, Check
 from rollforge.generate.timeline import SegmentSpan
@@ -115,22 +115,20 @@ def _table(heads: Sequence[tuple[str, str]], rows: Sequence[Markup], *, sortable
     return tag("div", table, class_="scroll long" if len(rows) > _LONG else "scroll", tabindex="0")
 
 
-def windows_table(tasks: Sequence[TaskRow]) -> Markup:
-    """Return one row per task: test segment, status, metrics and durations."""
-    columns = _window_columns(tasks)
+def windows_table(tasks: Sequence[TaskRow], period: str = "day") -> Markup:
+    """Return one row per task: test segment, status, metrics and durations; `period` is what a segment's length counts."""
+    columns = _window_columns(tasks, period)
     rows = [tag("tr", *cells) for cells in zip(*(cells for _, _, cells in columns), strict=True)]
     return _table([(title, kind) for title, kind, _ in columns], rows, sortable=True)
 
 
-def _window_columns(tasks: Sequence[TaskRow]) -> list[tuple[str, str, list[Markup]]]:
+def _window_columns(tasks: Sequence[TaskRow], period: str) -> list[tuple[str, str, list[Markup]]]:
     """Return title, class and cells of each column for which some task has a value."""
     columns = [("#", "n", [tag("td", t.window.index + 1, class_="n", data_v=t.window.index) for t in tasks])]
     if any(t.model for t in tasks):
         columns.append(("model", "", [tag("td", t.model) for t in tasks]))
     columns.append(("test", "", [_test_cell(t) for t in tasks]))
-    tests = [test for t in tasks if (test := t.window.segments.get("test")) is not None]
-    counts = "bars" if any(has_times(test.start) for test in tests) else "days"
-    columns.append((counts, "n", [_number_cell(_test_days(t), "d") for t in tasks]))
+    columns.append((f"{period}s", "n", [_number_cell(_test_days(t), "d") for t in tasks]))
     columns.append(
         ("status", "", [tag("td", tag("span", t.status, class_=f"state {_state(t.status)}")) for t in tasks])
     )
@@ -174,13 +172,13 @@ def _seconds_cell(seconds: float | None) -> Markup:
     return tag("td", duration(seconds), class_="n", data_v=f"{seconds:.4g}")
 
 
-def dates_table(tasks: Sequence[TaskRow]) -> Markup:
-    """Return first day, last day and number of trading days of every segment of every task."""
+def dates_table(tasks: Sequence[TaskRow], period: str = "day") -> Markup:
+    """Return first day, last day and number of trading days, or of other periods, of every segment of every task."""
     names = segment_names(tasks)
     several = any(t.model for t in tasks)
     heads = [("#", "n"), *([("model", "")] if several else [])]
     for name in names:
-        heads += [(name, ""), ("days", "n")]
+        heads += [(name, ""), (f"{period}s", "n")]
     rows = []
     for task in tasks:
         cells = [tag("td", task.window.index + 1, class_="n"), *([tag("td", task.model)] if several else [])]
