@@ -83,7 +83,7 @@ def test_lightgbm_stops_early_and_keeps_its_curves() -> None:
     assert model.model.best_iteration == int(np.argmin(curves["l2.valid"])) + 1
     assert model.fit_seconds > 0
     assert score(model, data) > 0.9
-    assert model.get_feature_importance().index[0] == "Column_1"
+    assert model.get_feature_importance().index[0] == "b"
 
 
 def test_lightgbm_works_without_a_valid_segment() -> None:

@@ -95,6 +95,8 @@ class LGBModel(Boosting, ModelFT):
             )
         check_values({k: v for k, v in kwargs.items() if not (k == "objective" and callable(v))})
         super().__init__({"objective": loss, "verbosity": -1, **kwargs})
+        self.feature_names: list[str] = []
+        """The names of the features on which it was fitted."""
         self.early_stopping_rounds = early_stopping_rounds
         self.num_boost_round = num_boost_round
 
@@ -104,6 +106,8 @@ class LGBModel(Boosting, ModelFT):
 
     def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None, reference: object) -> Any:
         samples = training_samples(dataset, segment, model=type(self).__name__, reweighter=reweighter)
+        if segment == "train":
+            self.feature_names = list(map(str, samples.features.columns))
         return _library().Dataset(
             samples.features.to_numpy(), label=samples.label, weight=samples.weight, reference=reference
         )
@@ -205,6 +209,6 @@ class LGBModel(Boosting, ModelFT):
     def get_feature_importance(self, *args: Any, **kwargs: Any) -> pd.Series:
         """Return the importance of each feature in descending order."""
         model = self._fitted()
-        return pd.Series(model.feature_importance(*args, **kwargs), index=model.feature_name()).sort_values(
-            ascending=False
-        )
+        # The library's own names cannot contain all characters; a model saved by an earlier version has only these.
+        names = getattr(self, "feature_names", None) or model.feature_name()
+        return pd.Series(model.feature_importance(*args, **kwargs), index=names).sort_values(ascending=False)

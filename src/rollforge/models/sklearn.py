@@ -113,11 +113,12 @@ class SklearnModel(Model):
             if is_ranker(estimator) and not _identifies_queries(estimator):
                 arguments["eval_group"] = [_day_sizes(valid.features)]
         try:
-            with _quiet():
+            with _limits():
                 estimator.fit(_by_column(samples.features, estimator), _target(samples), **arguments)
         except Exception as exc:
+            several = f" on the labels {', '.join(self.labels)}" if len(self.labels) > 1 else ""
             raise ModelError(
-                f"{_name(estimator)} cannot be fitted{_missing(samples.features)}: {describe(exc)}"
+                f"{_name(estimator)} cannot be fitted{several}{_missing(samples.features)}: {describe(exc)}"
             ) from exc
         if is_classifier(estimator):
             _check_classes(estimator, self.classes)
@@ -136,7 +137,7 @@ class SklearnModel(Model):
         features = prediction_features(dataset, segment, model=_name(self.estimator))
         features = _by_column(features, self.estimator)
         try:
-            with _quiet():
+            with _limits():
                 classifies = is_classifier(self.estimator)
                 found = np.asarray((self.estimator.predict_proba if classifies else self.estimator.predict)(features))
         except Exception as exc:
@@ -279,9 +280,14 @@ def _check_classes(estimator: Any, known: Sequence[float] | None) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress a LightGBM warning about data that are part of a larger array, as is the case for a window."""
-    with warnings.catch_warnings():
+def _limits() -> Iterator[None]:
+    """Limit the threads of estimators without `n_jobs` to those of the session.
+
+    Also suppress a LightGBM warning about data that are part of a larger array, as is the case for a window.
+    """
+    from threadpoolctl import threadpool_limits  # installed with scikit-learn
+
+    with warnings.catch_warnings(), threadpool_limits(current_session().threads):
         warnings.filterwarnings("ignore", "Usage of np.ndarray subset")
         yield
 

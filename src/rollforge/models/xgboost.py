@@ -68,6 +68,8 @@ class XGBModel(Boosting):
             kwargs, names=("objective", "booster"), mappings=("monotone_constraints", "interaction_constraints")
         )
         super().__init__(kwargs)
+        self._full_names: dict[str, str] = {}
+        """XGBoost's name of a feature -> its own, if they differ."""
 
     def _parameters(self) -> dict[str, object]:
         params, threads = self._parameters_and_threads()
@@ -75,6 +77,8 @@ class XGBModel(Boosting):
 
     def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None) -> object:
         samples = training_samples(dataset, segment, model=type(self).__name__, reweighter=reweighter)
+        names = zip(_names(samples.features), map(str, samples.features.columns), strict=True)
+        self._full_names = {short: full for short, full in names if short != full}
         return _library().DMatrix(
             samples.features.to_numpy(), label=samples.label, weight=samples.weight,
             feature_names=_names(samples.features), nthread=current_session().threads,
@@ -137,20 +141,24 @@ class XGBModel(Boosting):
         """Return the scores of a segment, index (datetime, instrument), using the trees up to the best round."""
         model = self._fitted()
         features = prediction_features(dataset, segment, model=type(self).__name__)
-        matrix = _library().DMatrix(features.to_numpy(), feature_names=_names(features))
+        threads = current_session().threads
+        matrix = _library().DMatrix(features.to_numpy(), feature_names=_names(features), nthread=threads)
+        model.set_param({"nthread": threads})  # a model that was loaded would use all cores
         best = getattr(model, "best_iteration", None) if model.attr("best_iteration") else None
         scores = model.predict(matrix, iteration_range=(0, best + 1) if best is not None else (0, 0))
         return pd.Series(scores, index=features.index)
 
     def get_feature_importance(self, *args: Any, **kwargs: Any) -> pd.Series:
         """Return the importance of each used feature in descending order."""
-        return pd.Series(self._fitted().get_score(*args, **kwargs)).sort_values(ascending=False)
+        found = pd.Series(self._fitted().get_score(*args, **kwargs)).sort_values(ascending=False)
+        return found.rename(index=self._full_names)
 
     # -- files: XGBoost's own format, which other programs can read ----------------------------------------------------
 
     def save_to(self, folder: Path) -> None:
         """Save the model to a folder."""
         about = {"params": self.params, "fit_seconds": self.fit_seconds, "curves": self._curves}
+        about["full_names"] = self._full_names
         (folder / "about.json").write_text(json.dumps(about))
         if self.model is not None:
             self.model.save_model(folder / "model.ubj")
@@ -167,6 +175,8 @@ class XGBModel(Boosting):
         about = json.loads((folder / "about.json").read_text())
         made = cls(**about["params"])
         made.fit_seconds, made._curves = about["fit_seconds"], about["curves"]
+        names = dict(about.get("full_names", {}))  # earlier versions did not save them
+        made._full_names = {str(short): str(full) for short, full in names.items()}
         if (folder / "model.ubj").exists():
             data = (folder / "model.ubj").read_bytes()
             check_model_bytes(data)
