@@ -154,10 +154,11 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.contrib.model": {
         "rollforge.compat.qlib.models": "all_model_classes",
+        "rollforge.models.catboost": "CatBoostModel",
+        "rollforge.models.double_ensemble": "DEnsembleModel",
         "rollforge.models.lightgbm": "LGBModel",
         "rollforge.models.linear": "LinearModel",
         "rollforge.models.xgboost": "XGBModel",
-        "model": "CatBoostModel DEnsembleModel",
         "pytorch": "pytorch_classes",
         "also": (
             "ADD=qlib.contrib.model.pytorch_add.ADD ALSTM=qlib.contrib.model.pytorch_alstm.ALSTM "
@@ -166,6 +167,14 @@ MODULES: Mapping[str, Mapping[str, str]] = {
             "LSTM=qlib.contrib.model.pytorch_lstm.LSTM SFM_Model=qlib.contrib.model.pytorch_sfm.SFM_Model "
             "TabnetModel=qlib.contrib.model.pytorch_tabnet.TabnetModel TCN=qlib.contrib.model.pytorch_tcn.TCN"
         ),
+    },
+    "qlib.contrib.model.catboost_model": {
+        "rollforge.models.catboost": "CatBoostModel",
+        "also": "DataHandlerLP DatasetH FeatureInt Model Reweighter",
+    },
+    "qlib.contrib.model.double_ensemble": {
+        "rollforge.models.double_ensemble": "DEnsembleModel",
+        "also": "DataHandlerLP DatasetH FeatureInt get_module_logger Model",
     },
     "qlib.contrib.model.gbdt": {
         "rollforge.models.lightgbm": "LGBModel",
@@ -705,8 +714,6 @@ NOT_COVERED: Mapping[str, str] = {
     "qlib.contrib.data.highfreq_processor": "intraday",
     "qlib.contrib.data.highfreq_provider": "intraday",
     "qlib.contrib.model.highfreq_gdbt_model": "intraday",
-    "qlib.contrib.model.catboost_model": "model",
-    "qlib.contrib.model.double_ensemble": "model",
     "qlib.contrib.strategy.optimizer": "optimizer",
     "qlib.contrib.report.data": "figures",
     "qlib.data.client": "server",
@@ -729,7 +736,6 @@ REASONS: Mapping[str, str] = {
     "server": "there is no data server; data are read from a folder",
     "quarterly": "point-in-time (PIT) data are not supported",
     "optimizer": "portfolio optimization is not supported",
-    "model": "Rollforge has no model of this kind",
     "learning": "reinforcement learning is not supported",
     "tuner": "Qlib's tuner is not supported; a grid trains variants of a task",
     "trading": "Qlib's files of users, accounts and orders for online trading are not supported",

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from rollforge.models import LGBModel, LinearModel, SklearnModel, XGBModel
+from rollforge.models import CatBoostModel, DEnsembleModel, LGBModel, LinearModel, SklearnModel, XGBModel
 from rollforge.testing.model import ModelSuite
 
 pytestmark = pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # of scikit-learn 1.5
@@ -23,6 +23,38 @@ class TestXGBModel(ModelSuite):
 
     def make_model(self) -> Any:
         return XGBModel(max_depth=3, eta=0.5, nthread=20)
+
+
+class TestCatBoostModel(ModelSuite):
+    library_threads: ClassVar[int] = 1
+
+    @pytest.fixture(autouse=True)
+    def _library(self) -> None:
+        pytest.importorskip("catboost", reason="no catboost: pip install 'rollforge[catboost]'")
+
+    def make_model(self) -> Any:
+        return CatBoostModel(iterations=30, learning_rate=0.3, max_depth=3, thread_count=20)
+
+
+class TestCatBoostModelWithLeaves(TestCatBoostModel):
+    """Trees whose leaves have different depths, which CatBoost stores in another way."""
+
+    def make_model(self) -> Any:
+        parameters = {"grow_policy": "Lossguide", "num_leaves": 12, "bootstrap_type": "Poisson", "subsample": 0.9}
+        return CatBoostModel(iterations=30, learning_rate=0.3, **parameters)
+
+
+class TestDEnsembleModel(ModelSuite):
+    def make_model(self) -> Any:
+        return DEnsembleModel(
+            num_models=3,
+            decay=0.5,
+            epochs=15,
+            sub_weights=[1, 0.5, 0.5],
+            learning_rate=0.3,
+            num_leaves=8,
+            num_threads=20,
+        )
 
 
 class TestLinearModel(ModelSuite):

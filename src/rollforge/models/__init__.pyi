@@ -6,9 +6,15 @@ from .base import (
     ModelFT as ModelFT,
     Reweighter as Reweighter,
 )
+from .catboost import (
+    CatBoostModel as CatBoostModel,
+)
 from .constant import (
     ConstantModel as ConstantModel,
     EmptyDataset as EmptyDataset,
+)
+from .double_ensemble import (
+    DEnsembleModel as DEnsembleModel,
 )
 from .lightgbm import (
     LGBModel as LGBModel,

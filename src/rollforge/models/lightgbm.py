@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import warnings
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,13 +44,29 @@ LIBRARY = "lightgbm"
 """The package that the model needs, which is also an extra of Rollforge. Submissions record its version."""
 
 
-def _library() -> Any:
+def import_lightgbm(model: str) -> Any:
+    """Return the library.
+
+    Raises
+    ------
+    MissingDependency
+        If it is not installed; the message says that `model` needs it.
+    """
     try:
         import lightgbm
     except ImportError as exc:
-        raise MissingDependency("LGBModel needs lightgbm. Install it: pip install 'rollforge[lightgbm]'") from exc
+        raise MissingDependency(f"{model} needs lightgbm. Install it: pip install 'rollforge[lightgbm]'") from exc
     lightgbm.register_logger(_Silence())
     return lightgbm
+
+
+def _library() -> Any:
+    return import_lightgbm("LGBModel")
+
+
+def reported_error(model: str, exc: Exception, params: Mapping[str, object]) -> ModelError:
+    """Return the error for a training that LightGBM rejected."""
+    return library_error(model, "LightGBM", _SOURCE.sub("", str(exc)), params)
 
 
 def _check_stopping(value: object) -> None:
@@ -170,7 +187,7 @@ class LGBModel(Boosting, ModelFT):
                     **kwargs,
                 )
             except (lightgbm.basic.LightGBMError, ValueError) as exc:
-                raise library_error(type(self).__name__, "LightGBM", _SOURCE.sub("", str(exc)), self.params) from exc
+                raise reported_error(type(self).__name__, exc, self.params) from exc
         self.fit_seconds = time.perf_counter() - began
         self._curves = {
             f"{metric}.{name}".replace("@", "_"): list(values)
