@@ -296,7 +296,7 @@ def _predict(booster: Any, values: NDArray[Any], **kwargs: Any) -> NDArray[np.fl
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the rank of each value, from 0 to 1."""
-    found: NDArray[np.float64] = pd.Series(values).rank(pct=True).to_numpy(np.float64)
+    found: NDArray[np.float64] = np.asarray(pd.Series(values).rank(pct=True), np.float64)
     return found
 
 
