@@ -79,6 +79,11 @@ class Plan:
         return {i: window.title for i, window in zip(self.ids, self.windows, strict=True)}
 
     @property
+    def fits(self) -> int:
+        """Number of models that are fitted: more than one for a task that searches for parameters."""
+        return sum(_fits(task) for task in self.tasks)
+
+    @property
     def model_names(self) -> tuple[str, ...]:
         """The name of each task's model; empty if there is a single unnamed model."""
         return tuple(window.model for window in self.windows)
@@ -450,6 +455,16 @@ def _check_distinct(
 
 def _in_task(part: str) -> str:
     return f"task.{part}"
+
+
+def _fits(task: Definition) -> int:
+    """Return how many models a task fits, which its model states as `fits` if it is more than one."""
+    described = resolve_references(task).get("model")
+    arguments = described.get("kwargs") if isinstance(described, Mapping) else None
+    if not isinstance(arguments, Mapping) or "n_trials" not in arguments and "space" not in arguments:
+        return 1  # building a model can import its library
+    fits = getattr(build(described, kind=MODEL, where="task.model"), "fits", 1)
+    return fits if isinstance(fits, int) else 1
 
 
 def check_buildable(

@@ -85,6 +85,9 @@ def _show_plan(plan: Plan, console: Console) -> None:
         console.print(Text(f"ensemble  {one_line(ensembles_text(plan.ensembles.names(models)))}"), soft_wrap=True)
     several = any(plan.model_names)
     counts = "bars" if has_times(plan.schedule.calendar) else "days"
+    fits = plan.fits
+    if fits > len(plan.tasks):
+        console.print(Text(f"fits  {fits} models in {len(plan.tasks)} tasks"), soft_wrap=True)
     table = Table("#", *(["model"] if several else []), "train", "valid", "test", counts, box=None, pad_edge=False)
     for window in plan.windows:
         number, *cells = window_cells(window)

@@ -31,6 +31,9 @@ from .sklearn import (
     SklearnModel as SklearnModel,
     describe_estimator as describe_estimator,
 )
+from .tuned import (
+    TunedModel as TunedModel,
+)
 from .xgboost import (
     XGBModel as XGBModel,
 )

@@ -4,7 +4,7 @@ round."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from rollforge.errors import ModelError
@@ -38,6 +38,9 @@ class Boosting(Model):
         self.params: dict[str, Any] = dict(params)
         self.model: Any = None
         """The library's model; None before training."""
+        self.on_round: Callable[[int, float], None] | None = None
+        """Called in training with the number of a round and the loss on the valid segment; it stops the training by raising an
+        exception. Not saved."""
         self.fit_seconds = 0.0
         """Seconds spent in the library's training function."""
         self._curves: dict[str, list[float]] = {}

@@ -7,6 +7,7 @@ import logging
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,6 +52,24 @@ class _Log:
     def write(self, text: str) -> None:
         if text.strip():
             log.info("%s", text.rstrip())
+
+
+class _Watch:
+    """Callback of CatBoost that reports the loss on the valid segment after each round."""
+
+    def __init__(self, report: Callable[[int, float], None] | None) -> None:
+        self.report = report
+        self.raised: Exception | None = None
+
+    def after_iteration(self, info: Any) -> bool:
+        metrics = (info.metrics or {}).get("validation")
+        if metrics and self.report is not None:
+            try:
+                self.report(info.iteration, next(iter(metrics.values()))[-1])
+            except Exception as exc:  # noqa: BLE001 - CatBoost would replace it by an error of its own; raised after it stopped
+                self.raised = exc
+                return False
+        return True
 
 
 class CatBoostModel(Boosting):
@@ -148,6 +167,9 @@ class CatBoostModel(Boosting):
         train = self._data(dataset, "train", reweighter)
         valid = self._data(dataset, "valid", reweighter) if "valid" in dataset.segments else None
         params = self._parameters(num_boost_round, early_stopping_rounds if valid is not None else None)
+        watch = _Watch(self.on_round)
+        if self.on_round is not None and params["task_type"] == "CPU":  # CatBoost has no callbacks on GPUs
+            kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), watch]
         output = {"log_cout": _Log(), "log_cerr": _Log()}
         began = time.perf_counter()
         try:
@@ -157,6 +179,8 @@ class CatBoostModel(Boosting):
             )
         except (library.CatBoostError, ValueError, TypeError) as exc:
             raise library_error(type(self).__name__, "CatBoost", _SOURCE.sub("", str(exc)), self.params) from exc
+        if watch.raised is not None:
+            raise watch.raised
         if not np.isfinite(model.get_leaf_values()).all():
             raise library_error(type(self).__name__, "CatBoost", "the training diverged", self.params)
         self.model = model

@@ -173,6 +173,8 @@ class LGBModel(Boosting, ModelFT):
         callbacks = [lightgbm.log_evaluation(period=verbose_eval), lightgbm.record_evaluation(results)]
         if rounds and len(sets) > 1:
             callbacks.insert(0, lightgbm.early_stopping(rounds, verbose=False))
+        if getattr(self, "on_round", None) is not None:
+            callbacks.append(self._after_round)
         began = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
@@ -194,6 +196,12 @@ class LGBModel(Boosting, ModelFT):
             for name in names
             for metric, values in results.get(name, {}).items()
         }
+
+    def _after_round(self, environment: Any) -> None:
+        for segment, _, value, higher_is_better, *_ in environment.evaluation_result_list:
+            if segment == "valid" and self.on_round is not None:
+                self.on_round(environment.iteration, -value if higher_is_better else value)
+                return
 
     def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series:
         """Return the scores of a segment, index (datetime, instrument)."""

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +41,22 @@ def _reason(exc: Exception) -> str:
     """Return the first line of an XGBoost error, without the time and the source location."""
     lines = re.sub(r"^\[\d\d:\d\d:\d\d\] \S+: ", "", str(exc)).strip().splitlines()
     return lines[0] if lines else type(exc).__name__
+
+
+_HIGHER_IS_BETTER = ("auc", "map", "ndcg", "pre")
+"""Beginnings of the names of metrics that are not losses."""
+
+
+def _after_round(report: Callable[[int, float], None]) -> Any:
+    """Return a callback of XGBoost that reports the loss on the valid segment, by the metric that also stops training."""
+
+    class AfterRound(_library().callback.TrainingCallback):  # type: ignore[misc]  # the library has no types
+        def after_iteration(self, model: object, epoch: int, evals_log: Any) -> bool:
+            for name, values in list(evals_log.get("valid", {}).items())[-1:]:
+                report(epoch, -values[-1] if name.startswith(_HIGHER_IS_BETTER) else values[-1])
+            return False
+
+    return AfterRound()
 
 
 class XGBModel(Boosting):
@@ -123,6 +140,8 @@ class XGBModel(Boosting):
         if verbose_eval:
             monitor = _library().callback.EvaluationMonitor
             callbacks.append(monitor(period=int(verbose_eval), logger=lambda text: log.info("%s", text.rstrip())))
+        if self.on_round is not None:
+            callbacks.append(_after_round(self.on_round))
         began = time.perf_counter()
         try:
             self.model = _library().train(

@@ -170,7 +170,8 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
         purged = getattr(dataset, "rows_purged", None)
         if purged:
             recorder.set_tags(**{PURGED_TAG: json.dumps(dict(purged))})
-        recorder.save_objects(**{"params.pkl": model})
+        more = getattr(model, "saved_objects", None)
+        recorder.save_objects(**{"params.pkl": model, **(more() if more is not None else {})})
         _save_dataset(dataset, recorder)
         _generate_records(resolved, model, dataset, recorder)
         if session.provider_uri is not None:

@@ -24,6 +24,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Protocol, runtime_checkable
@@ -32,9 +33,9 @@ from rollforge import qlib_imports, safe_pickle, trust
 from rollforge.errors import ArtifactUnreadable, RollforgeError, TaskNotSerializable, UntrustedPickle
 from rollforge.limits import check_archive, check_file
 from rollforge.task import from_plain, import_reference, to_plain
-from rollforge.track.artifact_files import Files
+from rollforge.track.artifact_files import Files, LocalFiles
 
-__all__ = ["ArtifactRefused", "SupportsSave", "find", "load_file", "names", "plain_name", "remove", "save"]
+__all__ = ["ArtifactRefused", "SupportsSave", "find", "load_file", "load_part", "names", "plain_name", "remove", "save"]
 
 _FRAME = ".frame.parquet"
 _ARRAY = ".array.npy"
@@ -42,6 +43,8 @@ _PLAIN = ".plain.json"
 _SAVED = ".saved.zip"
 _FORMS = ("", _FRAME, _ARRAY, _PLAIN, _SAVED)
 _ABOUT = "rollforge.json"
+_trusted: ContextVar[bool] = ContextVar("trusted", default=False)
+"""True while a file that the caller trusts is loaded."""
 
 
 class ArtifactRefused(ArtifactUnreadable, UntrustedPickle):
@@ -208,6 +211,14 @@ def load_file(file: Path, *, trusted: bool = False) -> Any:
     ArtifactRefused
         If it refers to something that may not be loaded, and `trusted` is False. Nothing in it has been executed.
     """
+    outer = _trusted.set(trusted)
+    try:
+        return _load_file(file, trusted)
+    finally:
+        _trusted.reset(outer)
+
+
+def _load_file(file: Path, trusted: bool) -> Any:
     if trusted:
         qlib_imports.prepare()  # a custom class may derive from one of Qlib's
     try:
@@ -226,6 +237,22 @@ def load_file(file: Path, *, trusted: bool = False) -> Any:
         raise
     except Exception as exc:  # damaged data can raise anything in the libraries that read them
         raise ArtifactUnreadable(f"The artifact {file} cannot be read: {type(exc).__name__}: {exc}") from exc
+
+
+def load_part(folder: Path, name: str) -> Any:
+    """Return an object that a ``save_to`` saved in its folder with :func:`save`, for its ``load_from``.
+
+    It is trusted only if the file of which it is a part is.
+
+    Raises
+    ------
+    ArtifactUnreadable, ArtifactRefused
+        As for :func:`load_file`; also if there is no such object.
+    """
+    found = find(LocalFiles(folder), name)
+    if found is None:
+        raise ArtifactUnreadable(f"The saved object lacks its part {name!r}.")
+    return load_file(found, trusted=_trusted.get())
 
 
 def _read_frame(file: Path, trusted: bool) -> object:

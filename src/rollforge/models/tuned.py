@@ -1,0 +1,337 @@
+"""Searching for the parameters of a model on the valid segment of its own window, with Optuna."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rollforge.arguments import check_flag, check_rounds
+from rollforge.build import build, update_config
+from rollforge.errors import ConfigError, MissingDependency, ModelError, nearest, shown
+from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandlerLP
+from rollforge.kinds import MODEL
+from rollforge.models.base import Model, Reweighter
+from rollforge.models.boosting import Boosting
+from rollforge.track import artifact
+from rollforge.track.artifact_files import LocalFiles
+
+__all__ = ["TunedModel"]
+
+log = logging.getLogger(__name__)
+
+LIBRARY = "optuna"
+"""The package that the model needs, which is also an extra of Rollforge. Submissions record its version."""
+
+_METRICS = {"ic": "maximize", "rank_ic": "maximize", "mse": "minimize"}
+_RANGE = {"low", "high", "step", "log"}
+
+
+def _library() -> Any:
+    try:
+        import optuna
+    except ImportError as exc:
+        raise MissingDependency("TunedModel needs optuna. Install it: pip install 'rollforge[optuna]'") from exc
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+class TunedModel(Model):
+    """A model with the parameters that predict the valid segment best, out of `n_trials` that are tried.
+
+    Each trial is fitted on the train segment and evaluated on the valid segment of the same window; no other segment is
+    read. The model of the best trial is kept, so a window needs `n_trials` fits. Trials of a gradient boosting model are
+    stopped early (pruned) if their metric on the valid segment is worse than the median of the earlier trials at the same
+    round.
+
+    Parameters
+    ----------
+    model : description
+        The model: ``{class, module_path, kwargs}``.
+    space : mapping
+        The parameters to search for, by their name in the model's ``kwargs``; a dot leads into a mapping, as in
+        ``estimator.kwargs.alpha``. A list contains the values to try. A range is ``{low, high}``, of whole numbers if both
+        are, with ``step`` for a grid or ``log: true`` for a logarithmic scale.
+    n_trials : int
+        Number of trials.
+    metric : {"ic", "rank_ic", "mse"}
+        The metric of the valid segment: the mean of the daily correlations or rank correlations with the raw label, or the
+        mean squared error.
+    seed : int
+        Seed of the search. The same seed tries the same parameters.
+    prune : bool
+        Whether trials can be stopped early.
+
+    Raises
+    ------
+    ConfigError
+        If an argument is invalid, or the model cannot be built with the first values of the space.
+    """
+
+    def __init__(
+        self,
+        model: Mapping[str, Any],
+        space: Mapping[str, Any],
+        n_trials: int = 20,
+        metric: str = "ic",
+        seed: int = 0,
+        prune: bool = True,
+    ) -> None:
+        _library()
+        if not isinstance(model, Mapping) or "class" not in model:
+            raise ConfigError(
+                f"must describe a model: {{class, module_path, kwargs}}; found {shown(model)}.", path="model"
+            )
+        if not isinstance(space, Mapping) or not space:
+            raise ConfigError(f"must name the parameters to search for, found {shown(space)}.", path="space")
+        check_rounds("n_trials", n_trials)
+        check_rounds("seed", seed, least=0)
+        check_flag("prune", prune)
+        if metric not in _METRICS:
+            known = ", ".join(_METRICS)
+            raise ConfigError(
+                f"{shown(metric)} is unknown.{nearest(str(metric), _METRICS)} Known: {known}.", path="metric"
+            )
+        self.config = dict(model)
+        self.space = {str(name): _checked_range(str(name), values) for name, values in space.items()}
+        self.n_trials = n_trials
+        self.metric = metric
+        self.seed = seed
+        self.prune = prune
+        self.model: Any = None
+        """The model of the best trial; None before training."""
+        self.trials: list[dict[str, Any]] = []
+        """The trials: ``number``, ``state`` ("complete" or "pruned"), ``value`` of the metric, ``params``, and ``rounds``, the
+        loss on the valid segment by round."""
+        self._build({name: _first(values) for name, values in self.space.items()})
+
+    @property
+    def fits(self) -> int:
+        """Number of models that are fitted for one window."""
+        return self.n_trials
+
+    def _build(self, params: Mapping[str, Any]) -> Any:
+        """Return the model with the parameters of a trial."""
+        changes: dict[str, Any] = {}
+        for name, value in params.items():
+            *outer, last = name.split(".")
+            place = changes
+            for key in outer:
+                place = place.setdefault(key, {})
+            place[last] = value
+        return build(update_config(self.config, {"kwargs": changes}), kind=MODEL, where="model")
+
+    def fit(self, dataset: DatasetH, reweighter: Reweighter | None = None) -> None:
+        """Fit and evaluate all trials, and keep the best model.
+
+        Raises
+        ------
+        ModelError
+            If there is no valid segment, or a trial fails; the message has its parameters.
+        """
+        if "valid" not in dataset.segments:
+            raise ModelError("TunedModel evaluates its trials on the segment 'valid', and the dataset has none.")
+        optuna = _library()
+        arguments = {} if reweighter is None else {"reweighter": reweighter}
+        best: list[tuple[float, Any]] = []
+        self.trials = []
+
+        def run(trial: Any) -> float:
+            params = {name: _suggest(trial, name, values) for name, values in self.space.items()}
+            about: dict[str, Any] = {
+                "number": trial.number,
+                "state": "pruned",
+                "value": None,
+                "params": params,
+                "rounds": [],
+            }
+            model = self._build(params)
+            if self.prune and isinstance(model, Boosting):
+                model.on_round = lambda step, loss: self._report(optuna, trial, about, step, loss)
+            try:
+                model.fit(dataset, **arguments)
+                value = self._evaluate(model, dataset)
+            except optuna.TrialPruned:
+                self.trials.append(about)
+                raise
+            except ModelError as exc:
+                raise ModelError(f"Trial {trial.number + 1} of {self.n_trials} with {shown(params)}: {exc}") from exc
+            finally:
+                if isinstance(model, Boosting):
+                    model.on_round = None
+            about |= {"state": "complete", "value": value}
+            self.trials.append(about)
+            order = -value if _METRICS[self.metric] == "minimize" else value
+            if not best or order > best[0][0]:
+                best[:] = [(order, model)]
+            return value
+
+        study = optuna.create_study(
+            direction=_METRICS[self.metric],
+            sampler=optuna.samplers.TPESampler(seed=self.seed),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
+        )
+        study.optimize(run, n_trials=self.n_trials)
+        self.model = best[0][1]
+        log.info("the best of %d trials has %s %g: %s", self.n_trials, self.metric, study.best_value, study.best_params)
+
+    def _report(self, optuna: Any, trial: Any, about: dict[str, Any], step: int, loss: float) -> None:
+        """Report the loss on the valid segment after a round, and stop the trial if it is worse than others."""
+        about["rounds"].append(loss)
+        trial.report(loss if _METRICS[self.metric] == "minimize" else -loss, step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    def _evaluate(self, model: Any, dataset: DatasetH) -> float:
+        """Return the metric of a model on the valid segment."""
+        label = DatasetH.prepare(dataset, "valid", col_set="label", data_key=DataHandlerLP.DK_R)
+        prediction = model.predict(dataset, "valid")
+        if not isinstance(prediction, pd.Series) or not isinstance(label, pd.DataFrame) or label.shape[1] != 1:
+            raise ModelError("TunedModel needs one label and a model that predicts one value for each row.")
+        both = pd.DataFrame({"score": prediction, "label": label.iloc[:, 0]}).astype(np.float64)
+        both = both[np.isfinite(both).all(axis=1)]
+        value = _metric(both, self.metric)
+        if not math.isfinite(value):
+            raise ModelError(
+                f"the metric {self.metric} of the 'valid' segment is {value:g}: predictions or labels are missing or constant."
+            )
+        return value
+
+    def predict(self, dataset: DatasetH, segment: str | slice = "test") -> Any:
+        """Return what the best model predicts for a segment.
+
+        Raises
+        ------
+        ModelError
+            If it is not fitted yet.
+        """
+        if self.model is None:
+            raise ModelError(f"{type(self).__name__} is not fitted yet.")
+        return self.model.predict(dataset, segment)
+
+    def training_metrics(self) -> dict[str, list[float]]:
+        """Return the metric of each trial that was not stopped early, and the metrics of the best model by round."""
+        own = getattr(self.model, "training_metrics", dict)()
+        return {
+            f"{self.metric} of trials.valid": [one["value"] for one in self.trials if one["value"] is not None],
+            **own,
+        }
+
+    def saved_objects(self) -> dict[str, Any]:
+        """Return what is saved with the run in addition to the model: the trials as a table."""
+        rows = [{"state": one["state"], self.metric: one["value"], **one["params"]} for one in self.trials]
+        index = pd.Index([one["number"] for one in self.trials], name="trial")
+        return {"trials.pkl": pd.DataFrame(rows, index=index)}
+
+    def study(self) -> Any:
+        """Return the trials as an Optuna study, for its plots and analyses."""
+        optuna = _library()
+        study = optuna.create_study(direction=_METRICS[self.metric])
+        for one in self.trials:
+            losses = one["rounds"] if _METRICS[self.metric] == "minimize" else [-loss for loss in one["rounds"]]
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=optuna.trial.TrialState[one["state"].upper()],
+                    value=one["value"],
+                    params=one["params"],
+                    distributions={name: _distribution(values) for name, values in self.space.items()},
+                    intermediate_values=dict(enumerate(losses)),
+                )
+            )
+        return study
+
+    # -- files: the best model in its own format -----------------------------------------------------------------------
+
+    def save_to(self, folder: Path) -> None:
+        """Save the model to a folder."""
+        artifact.save(LocalFiles(folder), "about", {n: v for n, v in vars(self).items() if n != "model"})
+        if self.model is not None:
+            artifact.save(LocalFiles(folder), "model.pkl", self.model)
+
+    @classmethod
+    def load_from(cls, folder: Path) -> TunedModel:
+        """Load a model saved by :meth:`save_to`.
+
+        Raises
+        ------
+        ArtifactUnreadable
+            If a file is damaged, or the best model may not be loaded.
+        """
+        made = cls.__new__(cls)
+        about = artifact.load_part(folder, "about")
+        vars(made).update({str(name): value for name, value in dict(about).items()}, model=None)
+        if artifact.find(LocalFiles(folder), "model.pkl") is not None:
+            made.model = artifact.load_part(folder, "model.pkl")
+        return made
+
+
+def _checked_range(name: str, values: object) -> Any:
+    """Return a list of values or a range, checked."""
+    path = f"space.{name}"
+    if isinstance(values, (list, tuple)):
+        if not values or not all(isinstance(v, (bool, int, float, str, type(None))) for v in values):
+            raise ConfigError(f"must list numbers or strings, found {shown(values)}.", path=path)
+        return list(values)
+    if not isinstance(values, Mapping) or not {"low", "high"} <= set(values) <= _RANGE:
+        raise ConfigError(
+            f"must be a list of values, or a range {{low, high}} with 'step' or 'log: true'; found {shown(values)}.",
+            path=path,
+        )
+    found = dict(values)
+    for key in _RANGE - {"log"}:
+        one = found.get(key, 1)
+        if isinstance(one, bool) or not isinstance(one, (int, float)) or not math.isfinite(one):
+            raise ConfigError(f"must be a finite number, found {shown(one)}.", path=f"{path}.{key}")
+    check_flag("log", found.get("log", False))
+    if found["low"] > found["high"] or found.get("step", 1) <= 0 or (found.get("log") and found["low"] <= 0):
+        raise ConfigError(
+            f"low must not be above high, step must be positive, and with a logarithmic scale low must be; found {shown(found)}.",
+            path=path,
+        )
+    if found.get("log") and "step" in found:
+        raise ConfigError("has either a step or a logarithmic scale.", path=path)
+    return found
+
+
+def _is_whole(values: Mapping[str, Any]) -> bool:
+    return all(isinstance(values[key], int) for key in ("low", "high", "step") if key in values)
+
+
+def _first(values: Any) -> Any:
+    return values["low"] if isinstance(values, dict) else values[0]
+
+
+def _suggest(trial: Any, name: str, values: Any) -> Any:
+    if isinstance(values, list):
+        return trial.suggest_categorical(name, values)
+    suggest = trial.suggest_int if _is_whole(values) else trial.suggest_float
+    return suggest(name, values["low"], values["high"], **{k: values[k] for k in ("step", "log") if k in values})
+
+
+def _distribution(values: Any) -> Any:
+    distributions = _library().distributions
+    if isinstance(values, list):
+        return distributions.CategoricalDistribution(values)
+    kind = distributions.IntDistribution if _is_whole(values) else distributions.FloatDistribution
+    return kind(**values)
+
+
+def _metric(both: pd.DataFrame, metric: str) -> float:
+    """Return the metric of the columns "score" and "label"."""
+    if metric == "mse":
+        return float(((both["score"] - both["label"]) ** 2).mean())
+    days = both.groupby(level="datetime")
+    values = days.rank() if metric == "rank_ic" else both
+    centred = values - values.groupby(level="datetime").transform("mean")
+    products = pd.DataFrame(
+        {"xy": centred["score"] * centred["label"], "xx": centred["score"] ** 2, "yy": centred["label"] ** 2}
+    )
+    sums = products.groupby(level="datetime").sum()
+    size = np.sqrt(sums["xx"] * sums["yy"])
+    return float((sums["xy"] / size.where(size > 0)).mean())

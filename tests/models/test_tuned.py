@@ -1,0 +1,136 @@
+"""Searching for parameters inside a window: trials, pruning, the study, and the whole way from YAML to a table of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("optuna", reason="no optuna: pip install 'rollforge[optuna]'")
+
+from definitions import SMALL_MARKET, TWO_WINDOWS, expressions, stores, task_definition, write_workflow
+from rollforge import pipeline
+from rollforge.errors import BuildError, ConfigError, ModelError
+from rollforge.models import LGBModel, TunedModel
+from rollforge.plan import make_plan
+from rollforge.testing.model import ModelSuite
+from rollforge.workflow import load_workflow
+
+LGB = {"class": "LGBModel", "module_path": "rollforge.models", "kwargs": {"num_boost_round": 15, "num_leaves": 8}}
+RATE = {"learning_rate": {"low": 1e-4, "high": 0.5, "log": True}}
+
+
+class TestTunedModel(ModelSuite):
+    def make_model(self) -> Any:
+        return TunedModel(LGB, {"learning_rate": {"low": 0.2, "high": 0.4}}, n_trials=2)
+
+    needs_valid: ClassVar[bool] = True
+
+    def test_the_best_trial_is_kept(self) -> None:
+        """Its prediction is that of a model with these parameters, and every other trial has a worse metric."""
+        model = TunedModel(LGB, RATE, n_trials=6, metric="mse", prune=False)
+        data = self.make_dataset(self.make_frame())
+        model.fit(data)
+        best = min(model.trials, key=lambda one: one["value"])
+        expected = LGBModel(**LGB["kwargs"], **best["params"])
+        expected.fit(data)
+        pd.testing.assert_series_equal(model.predict(data), expected.predict(data))
+        label = data.prepare("valid", col_set="label", data_key="raw").iloc[:, 0]
+        assert best["value"] == pytest.approx(((model.predict(data, "valid") - label) ** 2).mean())
+        assert model.study().best_params == best["params"]
+
+    @pytest.mark.parametrize("kind", ["LGBModel", "XGBModel", "CatBoostModel"])
+    def test_poor_trials_are_pruned(self, kind: str) -> None:
+        """A trial that is worse than the median of the others at the same round stops there, and is not the result."""
+        if kind == "CatBoostModel":
+            pytest.importorskip("catboost", reason="no catboost: pip install 'rollforge[catboost]'")
+        described = {"class": kind, "module_path": "rollforge.models"}
+        if kind == "LGBModel":
+            described = {**LGB, "kwargs": {"num_boost_round": 60, "min_child_samples": 5}}
+        model = TunedModel(described, RATE, n_trials=12)
+        data = self.make_dataset(self.make_frame())
+        model.fit(data)
+        pruned = [one for one in model.trials if one["state"] == "pruned"]
+        complete = [one for one in model.trials if one["state"] == "complete"]
+        assert len(pruned) + len(complete) == 12
+        assert pruned
+        assert max(len(one["rounds"]) for one in complete) > min(len(one["rounds"]) for one in pruned) > 0
+        assert [one.state.name.lower() for one in model.study().trials] == [one["state"] for one in model.trials]
+        assert model.model.on_round is None
+
+    def test_only_train_and_valid_are_read(self) -> None:
+        """Other rows of the test segment do not change the search."""
+        frame = self.make_frame()
+        changed = frame.copy()
+        changed.loc[pd.Timestamp(self.segments["test"][0]) :] = 7.0
+        found = []
+        for one in (frame, changed):
+            model = TunedModel(LGB, RATE, n_trials=3)
+            model.fit(self.make_dataset(one))
+            found.append(model.trials)
+        assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"space": {}}, "space.*must name the parameters"),
+        ({"space": {"num_leaves": {"low": 3}}}, r"space\.num_leaves.*list of values, or a range"),
+        ({"space": {"num_leaves": {"low": 9, "high": 3}}}, "low must not be above high"),
+        ({"space": {"x": {"low": 0, "high": 3, "log": True}}}, "logarithmic scale low must be"),
+        ({"space": {"x": [[1]]}}, "must list numbers or strings"),
+        ({"metric": "rankic"}, "'rankic' is unknown. Did you mean 'rank_ic'"),
+        ({"n_trials": 0}, "n_trials"),
+        ({"model": "LGBModel"}, "must describe a model"),
+    ],
+)
+def test_invalid_arguments_are_errors(change: dict[str, Any], message: str) -> None:
+    """They name the argument."""
+    with pytest.raises(ConfigError, match=message):
+        TunedModel(**{"model": LGB, "space": RATE, **change})
+
+
+def test_a_parameter_that_the_model_lacks_is_an_error() -> None:
+    """It is found when the model is built, before anything is trained."""
+    linear = {"class": "LinearModel", "module_path": "rollforge.models"}
+    with pytest.raises(BuildError, match="alhpa"):
+        TunedModel(linear, {"alhpa": [1.0]})
+    with pytest.raises(ModelError, match="unknown estimator"):
+        TunedModel(linear, {"estimator": ["rigde"]})
+
+
+def test_from_yaml_to_the_table_of_trials(
+    tmp_path: Path, small_market: Path, tracking_in: Callable[[str], str]
+) -> None:
+    """The plan counts the fits; each window has its own search, whose trials are saved with its run."""
+    model = {
+        "class": "TunedModel",
+        "module_path": "rollforge.models",
+        "kwargs": {
+            "model": {"class": "LinearModel", "module_path": "rollforge.models", "kwargs": {"estimator": "ridge"}},
+            "space": {"alpha": {"low": 0.001, "high": 10.0, "log": True}},
+            "n_trials": 3,
+            "metric": "mse",
+        },
+    }
+    handler = expressions({"A": "Ref($close, 1)/$close - 1", "B": "Ref($close, 5)/$close - 1"}, **SMALL_MARKET)
+    document = {
+        "rollforge": {**stores(small_market, tmp_path, "tuned"), "tracking": tracking_in("folder")},
+        "task": task_definition(handler, TWO_WINDOWS, model=model),
+        "rolling": {"step": 60, "rtype": "sliding"},
+    }
+    plan = make_plan(load_workflow(write_workflow(tmp_path / "workflow.yaml", document)))
+    assert (len(plan.tasks), plan.fits) == (2, 6)
+    pipeline.submit(plan)
+    pipeline.train(plan, jobs=0)
+    collected = pipeline.collect(plan.workflow.session, "tuned", plan.ids)
+    assert collected.prediction is not None
+    tables = [run.load_object("trials.pkl") for run in collected.runs.values()]
+    assert [list(table.columns) for table in tables] == [["state", "mse", "alpha"]] * 2
+    assert [len(table) for table in tables] == [3, 3]
+    assert not tables[0]["mse"].equals(tables[1]["mse"])
+    (first, _) = collected.runs.values()
+    assert first.load_object("params.pkl").study().best_trial.params["alpha"] in set(tables[0]["alpha"])
