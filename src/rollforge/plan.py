@@ -461,8 +461,8 @@ def _fits(task: Definition) -> int:
     """Return how many models a task fits, which its model states as `fits` if it is more than one."""
     described = resolve_references(task).get("model")
     arguments = described.get("kwargs") if isinstance(described, Mapping) else None
-    if not isinstance(arguments, Mapping) or "n_trials" not in arguments and "space" not in arguments:
-        return 1  # building a model can import its library
+    if not isinstance(arguments, Mapping) or ("n_trials" not in arguments and "space" not in arguments):
+        return 1  # other models are not built for this, because that imports their libraries
     fits = getattr(build(described, kind=MODEL, where="task.model"), "fits", 1)
     return fits if isinstance(fits, int) else 1
 

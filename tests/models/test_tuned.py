@@ -17,10 +17,11 @@ from rollforge.errors import BuildError, ConfigError, ModelError
 from rollforge.models import LGBModel, TunedModel
 from rollforge.plan import make_plan
 from rollforge.testing.model import ModelSuite
+from rollforge.track.base import JOINED_TAG, get_experiment, open_tracker
 from rollforge.workflow import load_workflow
 
 LGB = {"class": "LGBModel", "module_path": "rollforge.models", "kwargs": {"num_boost_round": 15, "num_leaves": 8}}
-RATE = {"learning_rate": {"low": 1e-4, "high": 0.5, "log": True}}
+RATE = {"learning_rate": {"low": 0.01, "high": 0.5, "log": True}}
 
 
 class TestTunedModel(ModelSuite):
@@ -47,15 +48,18 @@ class TestTunedModel(ModelSuite):
         """A trial that is worse than the median of the others at the same round stops there, and is not the result."""
         if kind == "CatBoostModel":
             pytest.importorskip("catboost", reason="no catboost: pip install 'rollforge[catboost]'")
-        described = {"class": kind, "module_path": "rollforge.models"}
-        if kind == "LGBModel":
-            described = {**LGB, "kwargs": {"num_boost_round": 60, "min_child_samples": 5}}
-        model = TunedModel(described, RATE, n_trials=12)
+        kwargs = {
+            "LGBModel": {"num_boost_round": 60},
+            "XGBModel": {"max_depth": 2},
+            "CatBoostModel": {"iterations": 60},
+        }
+        described = {"class": kind, "module_path": "rollforge.models", "kwargs": kwargs[kind]}
+        model = TunedModel(described, RATE, n_trials=9)
         data = self.make_dataset(self.make_frame())
         model.fit(data)
         pruned = [one for one in model.trials if one["state"] == "pruned"]
         complete = [one for one in model.trials if one["state"] == "complete"]
-        assert len(pruned) + len(complete) == 12
+        assert len(pruned) + len(complete) == 9
         assert pruned
         assert max(len(one["rounds"]) for one in complete) > min(len(one["rounds"]) for one in pruned) > 0
         assert [one.state.name.lower() for one in model.study().trials] == [one["state"] for one in model.trials]
@@ -126,11 +130,12 @@ def test_from_yaml_to_the_table_of_trials(
     assert (len(plan.tasks), plan.fits) == (2, 6)
     pipeline.submit(plan)
     pipeline.train(plan, jobs=0)
-    collected = pipeline.collect(plan.workflow.session, "tuned", plan.ids)
-    assert collected.prediction is not None
-    tables = [run.load_object("trials.pkl") for run in collected.runs.values()]
+    assert pipeline.collect(plan.workflow.session, "tuned", plan.ids).prediction is not None
+    session = plan.workflow.session
+    experiment = get_experiment(open_tracker(session.tracking_uri), experiment_name="tuned")
+    runs = [run for run in experiment.list_recorders().values() if not run.list_tags().get(JOINED_TAG)]
+    tables = [run.load_object("trials.pkl") for run in runs]
     assert [list(table.columns) for table in tables] == [["state", "mse", "alpha"]] * 2
     assert [len(table) for table in tables] == [3, 3]
     assert not tables[0]["mse"].equals(tables[1]["mse"])
-    (first, _) = collected.runs.values()
-    assert first.load_object("params.pkl").study().best_trial.params["alpha"] in set(tables[0]["alpha"])
+    assert runs[0].load_object("params.pkl").study().best_trial.params["alpha"] in set(tables[0]["alpha"])

@@ -19,6 +19,7 @@ from rollforge.features.handler import DataHandlerLP
 from rollforge.kinds import MODEL
 from rollforge.models.base import Model, Reweighter
 from rollforge.models.boosting import Boosting
+from rollforge.models.samples import training_samples
 from rollforge.track import artifact
 from rollforge.track.artifact_files import LocalFiles
 
@@ -156,7 +157,7 @@ class TunedModel(Model):
                 model.on_round = lambda step, loss: self._report(optuna, trial, about, step, loss)
             try:
                 model.fit(dataset, **arguments)
-                value = self._evaluate(model, dataset)
+                value = self._evaluate(model, dataset, reweighter)
             except optuna.TrialPruned:
                 self.trials.append(about)
                 raise
@@ -188,14 +189,18 @@ class TunedModel(Model):
         if trial.should_prune():
             raise optuna.TrialPruned
 
-    def _evaluate(self, model: Any, dataset: DatasetH) -> float:
-        """Return the metric of a model on the valid segment."""
+    def _evaluate(self, model: Any, dataset: DatasetH, reweighter: Reweighter | None) -> float:
+        """Return the metric of a model on the rows of the valid segment that have a weight."""
         label = DatasetH.prepare(dataset, "valid", col_set="label", data_key=DataHandlerLP.DK_R)
         prediction = model.predict(dataset, "valid")
         if not isinstance(prediction, pd.Series) or not isinstance(label, pd.DataFrame) or label.shape[1] != 1:
             raise ModelError("TunedModel needs one label and a model that predicts one value for each row.")
         both = pd.DataFrame({"score": prediction, "label": label.iloc[:, 0]}).astype(np.float64)
         both = both[np.isfinite(both).all(axis=1)]
+        if reweighter is not None:
+            samples = training_samples(dataset, "valid", model=type(self).__name__, reweighter=reweighter)
+            assert samples.weight is not None
+            both = both[both.index.isin(samples.features.index[samples.weight > 0])]
         value = _metric(both, self.metric)
         if not math.isfinite(value):
             raise ModelError(
