@@ -1,0 +1,126 @@
+"""Plan and run the workflow files among Qlib's examples, and write the table of ``docs/compat.md`` about them.
+
+    QLIB_SOURCE=CHECKOUT python tests/compat/workflow_table.py            # writes the table
+    QLIB_SOURCE=CHECKOUT python tests/compat/workflow_table.py LightGBM   # prints the rows of some files
+
+The files are unchanged, except that their data folder is a small demo market with their universes, benchmarks and days.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rollforge import pipeline
+from rollforge.errors import RollforgeError
+from rollforge.market.demo import make_demo
+from rollforge.plan import Plan, make_plan
+from rollforge.workflow import load_workflow
+
+PAGE = Path(__file__).parents[2] / "docs" / "compat.md"
+BEGIN = "<!-- written by tests/compat/workflow_table.py -->"
+END = "<!-- end of the table of workflow files -->"
+MARKET: dict[str, Any] = {
+    "instruments": 12, "start": "2007-01-01", "end": "2021-06-30", "universes": ["csi100", "csi300", "csi500", "csi800"],
+    "benchmarks": ["SH000300", "SH000905"],
+}  # fmt: skip
+MAX_REASON = 160
+
+
+def workflow_files(checkout: Path) -> list[Path]:
+    """Return the YAML files among the examples."""
+    return sorted((checkout / "examples").rglob("*.yaml"))
+
+
+def rows(checkout: Path, files: list[Path], folder: Path) -> Iterator[str]:
+    """Yield the row of each file: its model, and whether it can be planned and run, or the reason why not."""
+    market = folder / "market"
+    make_demo(market, **MARKET)
+    for number, file in enumerate(files):
+        place = folder / str(number)
+        place.mkdir()
+        plan, planned = _planned(file, market, place)
+        ran = "" if plan is None else _ran(plan)
+        cells = [f"`{file.relative_to(checkout / 'examples')}`", _model(file), planned, ran]
+        yield "| " + " | ".join(_plain(cell, checkout, folder) for cell in cells) + " |"
+
+
+def _model(file: Path) -> str:
+    """Return the class of a file's model; empty if it has none."""
+    document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    model = (document.get("task") or document).get("model") if isinstance(document, dict) else None
+    return str(model.get("class", "")) if isinstance(model, dict) else ""
+
+
+def _planned(file: Path, market: Path, place: Path) -> tuple[Plan | None, str]:
+    stores = {"store": f"sqlite:///{place}/tasks.db", "tracking": f"folder:{place}/runs", "experiment": "example"}
+    try:
+        return make_plan(load_workflow(file, provider_uri=str(market), **stores)), "yes"
+    except RollforgeError as exc:
+        return None, _reason(exc)
+
+
+def _ran(plan: Plan) -> str:
+    try:
+        pipeline.submit(plan)
+        pipeline.train(plan, jobs=0)
+        collected = pipeline.collect(plan.workflow.session, "example", plan.ids)
+    except Exception as exc:  # noqa: BLE001 - the reason is the result
+        return _reason(exc)
+    return "yes" if collected.prediction is not None and collected.prediction.notna().any().any() else "no prediction"
+
+
+def _reason(exc: Exception) -> str:
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
+    problem = next((line for line in lines if not re.fullmatch(r".*\.yaml.*:", line)), lines[0])
+    problem = re.sub(r"^\S+\.yaml(?:, line \d+)?(?:: | )", "", problem.lstrip("*- "))
+    return problem if len(problem) <= MAX_REASON else problem[:MAX_REASON].rsplit(" ", 1)[0] + " …"
+
+
+def _plain(cell: str, checkout: Path, folder: Path) -> str:
+    """Return the text of a cell without local paths and without what Markdown would interpret."""
+    for place, name in ((folder, "FOLDER"), (checkout, "CHECKOUT"), (Path.home(), "~")):
+        cell = cell.replace(str(place), name)
+    return cell.replace("|", "\\|").replace("<", "&lt;") if not cell.startswith("`") else cell
+
+
+def rewrite(page: Path, found: list[str]) -> None:
+    """Replace the table in a page."""
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    planned = sum(" | yes | " in row for row in found)
+    ran = sum(row.endswith(" | yes | yes |") for row in found)
+    table = "\n".join(["| file in `examples` | model | plan | run |", "|---|---|---|---|", *found])
+    summary = f"Of the {len(found)} files, {planned} can be planned, and {ran} run."
+    page.write_text(f"{before}{BEGIN}\n\n{summary}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+
+
+def main() -> int:
+    """Write the table, or print the rows of the files whose path contains an argument."""
+    checkout = Path(os.environ["QLIB_SOURCE"]).resolve()
+    files = workflow_files(checkout)
+    chosen = [f for f in files if not sys.argv[1:] or any(word in str(f) for word in sys.argv[1:])]
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as name:
+        found = []
+        for row in rows(checkout, chosen, Path(name)):
+            print(row, flush=True)
+            found.append(row)
+    if len(chosen) == len(files):
+        rewrite(PAGE, found)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
