@@ -175,8 +175,7 @@ HEAVY: dict[str, str | tuple[str, ...]] = {
     "starlette": "online/http.py",
     "uvicorn": "online/http.py",
     "sqlite3": ("store/sqlite.py", "store/sqlite_database.py"),
-    "catboost": "models/catboost.py",
-    "optuna": "models/tuned.py",
+    "catboost": ("models/catboost.py", "models/sklearn.py"),
 }
 for _file in sorted((SOURCE / "models").glob("*.py")):  # the library of a model is imported in the model's file
     for _library in re.findall(r'^LIBRARY = "(\w+)"$', _file.read_text(encoding="utf-8"), re.MULTILINE):

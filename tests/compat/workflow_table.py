@@ -30,7 +30,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "compat.md"
 BEGIN = "<!-- written by tests/compat/workflow_table.py -->"
 END = "<!-- end of the table of workflow files -->"
 MARKET: dict[str, Any] = {
-    "instruments": 12, "start": "2007-01-01", "end": "2021-06-30", "universes": ["csi100", "csi300", "csi500", "csi800"],
+    "instruments": 8, "start": "2007-01-01", "end": "2021-06-30", "universes": ["csi100", "csi300", "csi500", "csi800"],
     "benchmarks": ["SH000300", "SH000905"],
 }  # fmt: skip
 MAX_REASON = 160
@@ -62,7 +62,12 @@ def _model(file: Path) -> str:
 
 
 def _planned(file: Path, market: Path, place: Path) -> tuple[Plan | None, str]:
-    stores = {"store": f"sqlite:///{place}/tasks.db", "tracking": f"folder:{place}/runs", "experiment": "example"}
+    stores: dict[str, Any] = {
+        "store": f"sqlite:///{place}/tasks.db",
+        "tracking": f"folder:{place}/runs",
+        "experiment": "example",
+        "threads": 1,
+    }
     try:
         return make_plan(load_workflow(file, provider_uri=str(market), **stores)), "yes"
     except RollforgeError as exc:
