@@ -285,6 +285,14 @@ def test_two_models_have_their_names_and_one_ic(tmp_path: Path, serve: Serve, ma
     known = state(tmp_path)
     assert {release.template for _, release in known.releases} == {name for name, _ in NAMED}
     assert len(known.champions(BEGIN)) == 2
+    for words in (("status",), ("history", "--day", BEGIN)):
+        shown = serve(*words).splitlines()
+        assert all(
+            any(r.recorder in line and line.endswith(f"  {r.template}") for line in shown)
+            for r in known.champions(BEGIN)
+        )
+    assert "(model penalized) first training" in serve("history")
+    assert "(model p" in serve("promote", next(r.recorder for _, r in known.releases if r.role == "retired"))
     made = known.checks_made_on(DAYS[FIRST + 1])
     assert [check.day for check in made if check.name == "daily_ic"] == DAYS[52:FIRST]
 

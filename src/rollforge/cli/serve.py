@@ -481,7 +481,8 @@ def _replace(
             return
         entry = ledger.append(lease, state.last + 1, kind, release_body(changed, reason), by=author())
     for release in changed:
-        echo(f"entry {entry.number}: {release.recorder} is {release.role.value} from {release.from_day}")
+        named = f" (model {one_line(_model(release))})" if _model(release) else ""
+        echo(f"entry {entry.number}: {release.recorder}{named} is {release.role.value} from {release.from_day}")
 
 
 def _running(running: Mapping[str, object]) -> str:
@@ -541,10 +542,17 @@ def _lines(state: ServiceState, entry: Entry, day: str | None) -> list[str]:
         lines.append(f"{content.day.day} {content.day.state.value} in {content.day.seconds:.1f} s{error}")
     if content.reason:
         lines.append(content.reason)
-    lines += [f"{r.recorder} {r.role.value} from {r.from_day} {r.reason}".rstrip() for r in content.releases]
+    for r in content.releases:
+        named = f"(model {_model(r)}) " if _model(r) else ""
+        lines.append(f"{r.recorder} {r.role.value} from {r.from_day} {named}{r.reason}".rstrip())
     lines += [f"{one.candidate} {one.verdict.value}: {described(one)}" for one in content.comparisons]
     lines += [f"signals {s.day} version {s.version}: {s.rows} rows {s.why}".rstrip() for s in content.signals]
     return [*lines, *(f"{event.level.value}: {event.text}" for event in content.events), *said]
+
+
+def _model(release: Release) -> str:
+    """Return the name of a release's model in the workflow; empty if the workflow has only one."""
+    return "" if release.template == (release.strategy or release.experiment_name) else release.template
 
 
 def _show_models(models: Sequence[Release]) -> None:
@@ -553,9 +561,13 @@ def _show_models(models: Sequence[Release]) -> None:
 
     if not models:
         return
-    lines = [("role", "recorder", "from", "task")]
-    lines += [(m.role.value, one_line(m.recorder), m.from_day, one_line(m.task[:12])) for m in models]
-    widths = [max(len(line[place]) for line in lines) for place in range(4)]
+    lines = [("role", "recorder", "from", "task", "model")]
+    lines += [
+        (m.role.value, one_line(m.recorder), m.from_day, one_line(m.task[:12]), one_line(_model(m))) for m in models
+    ]
+    if not any(map(_model, models)):
+        lines = [line[:4] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     indent, width = " " * (widths[0] + 2), console().width
     echo(shown[0])
