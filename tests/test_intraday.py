@@ -560,7 +560,10 @@ def test_the_annual_figures_of_weeks_use_52_a_year(tmp_path: Path) -> None:
     index = pd.MultiIndex.from_product([weeks, list("abcdefgh")], names=["week", "store"])
     frame = pd.DataFrame(rng.normal(size=(len(index), 2)), index, ["x", "y"])
     own = Session(tracking_uri=f"folder:{tmp_path}/runs", store_uri=f"sqlite:///{tmp_path}/t.db", cache=str(tmp_path))
-    result = rollforge.walk_forward(LinearRegression(), frame, label="y", train=100, step=50, jobs=0, session=own)
+    result = rollforge.walk_forward(
+        LinearRegression(), frame, label="y", train=100, step=50, horizon=2, label_periods=1, jobs=0, session=own
+    )
+    assert "The label looks 2 periods ahead (declared)" in " ".join(check.text for check in result.summary.checks)
     headline, table = result.summary.headline, result.summary.quantile_table
     assert table is not None
     assert headline.per_year == 52

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import Days, show_time, unit_of
+from rollforge.dates import ONE_DAY, Days, show_time, unit_of
 from rollforge.errors import DataNotFound, RollforgeError, counted
 from rollforge.features.label_source import dataset_changes_label, label_source
 from rollforge.generate.backtests import backtest_config
@@ -312,26 +312,32 @@ def _labels(
     if horizon.days is None:
         return [Finding("label", UNKNOWN, f"the label's horizon is not known: {horizon.reason}", HOW_TO_DECLARE)]
     findings = []
+    unit = "period" if horizon.freq == "day" and _is_longer_than_days(calendar) else horizon.unit
     # The user's own operator may look further ahead than it declares, unless a larger horizon is declared.
     settled = bool(operators) and horizon.days == horizon.declared
     if horizon.contradiction and not settled:
         findings.append(Finding("label", UNKNOWN, horizon.contradiction, "Correct label_horizon or remove it."))
     elif operators and horizon.declared is None:
         text = (
-            f"whether the label looks further ahead than {counted(horizon.days, horizon.unit)} is not known: the operator "
+            f"whether the label looks further ahead than {counted(horizon.days, unit)} is not known: the operator "
             f"{operators[0]} is not one of Rollforge's, and its declared look-ahead is not checked."
         )
         findings.append(Finding("label", UNKNOWN, text, HOW_TO_DECLARE))
     leaks = _leaks(sequence, calendar, horizon.days)
     findings += [Finding("label", LEAK, *_leak_text(leak), days=leak.dates) for leak in leaks]
     if not leaks:
-        days = counted(horizon.days, horizon.unit)
+        days = counted(horizon.days, unit)
         findings.append(
             Finding(
                 "label", CLEAN, f"the label looks {days} ahead ({horizon.source}), and reaches into no later segment."
             )
         )
     return findings
+
+
+def _is_longer_than_days(calendar: Days) -> bool:
+    """Return whether the periods of a calendar are weeks, months or the like, as in a user's table."""
+    return len(calendar) > 1 and bool(np.median(np.diff(calendar) / ONE_DAY) > 1)
 
 
 def _without_segments(dataset: object) -> object:
