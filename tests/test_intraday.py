@@ -568,4 +568,4 @@ def test_the_annual_figures_of_weeks_use_52_a_year(tmp_path: Path) -> None:
     assert table is not None
     assert headline.per_year == 52
     assert headline.long_short_return == pytest.approx(52 * table.loc["5 - 1", "label"])
-    assert headline.period == "period"
+    assert headline.period == "week"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -24,8 +25,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 import rollforge
-from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError, TrainingFailed
+from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError, TrainingFailed, counted
 from rollforge.models import LinearModel, Model, SklearnModel
+from rollforge.record.analysis import calc_ic
 from rollforge.session import Session
 from rollforge.store.base import open_store
 from rollforge.walk_forward import WalkForward, walk_forward
@@ -306,9 +308,62 @@ def test_several_horizons(session: Session, tmp_path: Path) -> None:
         for _, window in part.windows.iterrows():
             assert place[window["test_start"]] - place[window["train_end"]] == ahead + 1
     page = result.report(tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "horizon 10" in page
+    parts = page.partition('id="part0-top"')[2].partition('id="part1-top"')
+    average = calc_ic(result.collected.prediction.iloc[:, 0], result.collected.label.iloc[:, 0])[0].mean()
+    for text, (ahead, part) in zip((parts[0], parts[2]), result.by_horizon.items(), strict=True):
+        assert f"Windows, Horizon {ahead}" in text
+        assert f"<dd>y{ahead}, over {counted(ahead, 'trading day')}</dd>" in text
+        assert f">{part.metrics['ic']:.4f}<".replace("-", "−") in text.replace("+", "")
+        assert f"{average:.4f}".lstrip("-") not in text
+    drawn = json.loads(re.search('id="plots">(.*?)</script>', page)[1])
+    assert {"part0-daily", "part1-daily"} <= set(drawn["figures"])
+    for name, figure in drawn["figures"].items():
+        assert f'id="plot-{name}"' in page
+        for trace in figure["data"]:
+            assert not str(trace["x"]).startswith("#") or trace["x"][1:] in drawn["series"]
+    ics = by_day_ic(result.by_horizon[10])
+    bars = drawn["figures"]["part1-daily"]["data"][0]["y"]
+    assert [v for v in bars if v is not None] == pytest.approx(ics, abs=1e-5)
+    for wrong in (lambda: result.summary, lambda: result.plot.ic(), lambda: rollforge.plot.quantiles(result)):
+        with pytest.raises(ConfigError, match=r"several horizons \(1, 10\).*result.by_horizon\[1\]"):
+            wrong()
+    assert len(result.plot.windows().data) > 0
     mapped = run(Ridge(), frame, session, features=FEATURES, label={"y1": 1, "y10": 10}, horizon=1)
     assert mapped.experiment_name == result.experiment_name
+
+
+def by_day_ic(result: WalkForward) -> list[float]:
+    """Return the correlation of each day that has labels."""
+    both = pd.concat([result.prediction, result.label], axis=1, keys=["p", "y"]).dropna()
+    return [np.corrcoef(rows["p"], rows["y"])[0, 1] for _, rows in both.groupby(level="day") if len(rows) > 1]
+
+
+@pytest.mark.parametrize(("freq", "unit"), [("W-FRI", "week"), ("h", "bar"), ("MS", "month"), ("B", "day")])
+def test_figures_and_the_report_count_the_periods_of_the_table(
+    freq: str, unit: str, session: Session, tmp_path: Path
+) -> None:
+    """Lags, means and axes of weeks are not called days; the groups of the table are in the report."""
+    frame = table(list("ABCDEF"), ("day", "stock"), pd.date_range("2020-01-03", periods=60, freq=freq))
+    frame["half"] = np.where(frame.index.get_level_values("stock") < "D", "first", "second")
+    result = run(Ridge(), frame, session, train=30, step=15, groups="half")
+    lagged = (result.plot.ic_decay(), result.plot.autocorrelation())
+    assert [figure.layout.xaxis.title.text for figure in lagged] == [f"lag in {unit}s"] * 2
+    assert f"mean of the last 20 {unit}s" in [trace.name for trace in result.plot.ic().data]
+    assert f"IC by {unit}" in result.plot.ic().layout.title.text
+    assert f"mean of the last 20 {unit}s" in result.plot.turnover().data[0].name
+    page = result.report(tmp_path / "report.html").read_text(encoding="utf-8")
+    figures = re.search('id="plots">(.*?)</script>', page)[1]
+    assert f"lag in {unit}s" in figures
+    assert unit == "day" or not re.search(
+        r"\bdays?\b", figures.replace("minus the day's mean", "").replace('"day"', "")
+    )
+    section = page.partition('id="groups"')[2].partition("</section>")[0]
+    both = pd.concat([result.prediction, result.label, result.groups], axis=1, keys=["p", "y", "g"]).dropna()
+    for name, rows in both.groupby("g"):
+        ics = [np.corrcoef(d["p"], d["y"])[0, 1] for _, d in rows.groupby(level="day") if len(d) > 1]
+        row = section.partition(f'scope="row">{name}<')[2].partition("</tr>")[0]
+        assert f">{np.mean(ics):.4f}<".replace("-", "−") in row
+        assert f">{len(ics)}<" in row
 
 
 @pytest.mark.parametrize("kind", ["text", "category", "number"])

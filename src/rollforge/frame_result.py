@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.dates import as_timestamp
-from rollforge.errors import DataError, TrainingFailed, shown
+from rollforge.errors import ConfigError, DataError, TrainingFailed, shown
 from rollforge.features.frame_folder import FrameFolder
 from rollforge.market.user_table import Keys
 from rollforge.record.scoring import (
@@ -88,7 +88,8 @@ class WalkForward:
     plan: Plan
     """The tasks."""
     collected: Collected
-    """Their joined result, in the same form as for any experiment; the average over several horizons."""
+    """Their joined result, in the same form as for any experiment. With several horizons it is their average, which no figure
+    of this class uses."""
     keys: Keys = field(repr=False)
     folder: FrameFolder = field(repr=False)
     targets: tuple[Target, ...] = field(repr=False)
@@ -222,7 +223,18 @@ class WalkForward:
 
     @functools.cached_property
     def summary(self) -> Summary:
-        """The figures of the report."""
+        """The figures of the report.
+
+        Raises
+        ------
+        ConfigError
+            If there are several horizons.
+        """
+        if len(self.targets) > 1:
+            listed = ", ".join(str(target.horizon) for target in self.targets)
+            raise ConfigError(
+                f"the result has several horizons ({listed}). Choose one: result.by_horizon[{self.targets[0].horizon}].summary."
+            )
         return self._summary(None)
 
     def _summary(self, groups: pd.Series | None) -> Summary:
@@ -236,7 +248,7 @@ class WalkForward:
         return summarise(inputs)
 
     def report(self, file: str | Path, *, groups: pd.Series | None = None) -> Path:
-        """Write the report as one HTML file, and return its path.
+        """Write the report as one HTML file, and return its path. With several horizons, it has a part for each.
 
         Parameters
         ----------
@@ -248,11 +260,18 @@ class WalkForward:
         """
         from rollforge.report.html import write_report
 
-        return write_report(self.summary if groups is None else self._summary(groups), file)
+        if len(self.targets) == 1:
+            return write_report(self.summary if groups is None else self._summary(groups), file)
+        parts = {
+            f"Horizon {horizon}": part.summary if groups is None else part._summary(groups)
+            for horizon, part in self.by_horizon.items()
+        }
+        return write_report(next(iter(parts.values())), file, parts)
 
     @property
     def plot(self) -> ResultPlots:
-        """The figures of :mod:`rollforge.plot`, such as ``plot.ic()`` and ``plot.quantiles()``, of the first label."""
+        """The figures of :mod:`rollforge.plot`, such as ``plot.ic()`` and ``plot.quantiles()``, of the first label. With several
+        horizons, those of ``by_horizon``."""
         from rollforge.plot import ResultPlots
 
         return ResultPlots(self)

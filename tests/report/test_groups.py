@@ -17,7 +17,7 @@ from rollforge.market.folder_writer import write_folder
 from rollforge.market.provider import Provider, open_provider
 from rollforge.report.groups import read_groups
 from rollforge.report.html import render
-from rollforge.report.inputs import ReportInputs
+from rollforge.report.inputs import ModelInputs, ReportInputs
 from rollforge.report.summary import summarise
 from rollforge.report.terminal import groups_table
 
@@ -150,3 +150,25 @@ def test_the_page_has_the_ic_of_each_group(tmp_path: Path, provider: Provider) -
     assert '<th scope="row">&lt;i&gt;</th>' in page
     assert "<i>" not in page.partition('id="groups"')[2].partition("<table")[0]
     assert 'id="groups"' not in render(summarise(ReportInputs("mine", [], prediction, label, label_days=1)))
+
+
+def test_each_model_has_the_ic_of_each_group(tmp_path: Path, provider: Provider) -> None:
+    """By its own label; the label of the joined prediction is that of the first model."""
+    groups = groups_of("code,sector\nA,one\nB,one\nC,two\nD,two\n", tmp_path, provider)
+    labels = {"slow": scores(1), "fast": scores(2)}
+    models = [ModelInputs(name, scores(3), label, name, 1) for name, label in labels.items()]
+    inputs = ReportInputs("mine", [], scores(3), labels["slow"], label_days=1, models=models, groups=groups)
+    summary = summarise(inputs)
+    section = render(summary).partition('id="groups"')[2].partition("</section>")[0]
+    for name, label in labels.items():
+        own = section.partition(f"<h3>{name}</h3>")[2].partition("</table>")[0]
+        for group, codes in (("one", ["A", "B"]), ("two", ["C", "D"])):
+            both = scores(3).join(label.set_axis(["label"], axis=1)).loc[(slice(None), codes), :]
+            signs = [
+                float(np.sign((d.iloc[0] - d.iloc[1]).prod()))
+                for _, d in both.groupby(level="datetime")
+                if (d.iloc[0] != d.iloc[1]).all()
+            ]
+            assert summary.model_groups[name].loc[group, "IC"] == pytest.approx(np.mean(signs))
+            row = own.partition(f'scope="row">{group}<')[2].partition("</tr>")[0]
+            assert f">{np.mean(signs):.4f}<".replace("-", "−") in row

@@ -76,7 +76,8 @@ def ic(
     if rolling is not None:
         check_days(rolling, "rolling")
     collected = collected_of(result)
-    signal = signal_of(result if collected is None else collected, label, label_days=label_days, model=model)
+    given = collected if isinstance(result, str) else result
+    signal = signal_of(given, label, label_days=label_days, model=model)
     daily, rank = calc_ic(signal.prediction, signal.known_label, dropna=True)
     if daily.empty:
         raise DataNotFound(_NO_IC)
@@ -84,10 +85,10 @@ def ic(
     x = day_texts(days)
     starts = [] if collected is None else boundaries(task_rows(collected))
     parts = [
-        signal_figures.daily_ic(daily, rank, days, x, starts, rolling),
+        signal_figures.daily_ic(daily, rank, days, x, starts, rolling, signal.unit),
         signal_figures.cumulative_ic(daily, rank, days, x),
     ]
-    return to_plotly(stacked(parts, [380, 170]), _title("IC by day, and cumulative", signal))
+    return to_plotly(stacked(parts, [380, 170]), _title(f"IC by {signal.unit}, and cumulative", signal))
 
 
 def ic_decay(
@@ -112,7 +113,7 @@ def ic_decay(
     table = persistence.ic_decay(signal.prediction, signal.known_label, lags, calendar, days=signal.label_days)
     if not table["days"].any():
         raise DataNotFound(_NO_IC)
-    return to_plotly(signal_figures.ic_decay(table), _title("IC by lag", signal))
+    return to_plotly(signal_figures.ic_decay(table, signal.unit), _title("IC by lag", signal))
 
 
 def autocorrelation(result: Drawable, *, lags: Sequence[int] = LAGS, model: str | None = None) -> go.Figure:
@@ -132,7 +133,7 @@ def autocorrelation(result: Drawable, *, lags: Sequence[int] = LAGS, model: str 
         raise DataNotFound(
             "There is no autocorrelation: on no two days so far apart do the scores of two instruments differ."
         )
-    return to_plotly(signal_figures.autocorrelation(by_lag), "Autocorrelation of the scores by lag")
+    return to_plotly(signal_figures.autocorrelation(by_lag, signal.unit), "Autocorrelation of the scores by lag")
 
 
 def turnover(
@@ -156,12 +157,11 @@ def turnover(
     table = persistence.quantile_turnover(signal.prediction, n, lag, calendar)
     ends = pd.DataFrame({"highest": table[n], "lowest": table[1]}).dropna()
     if ends.empty:
-        raise DataNotFound(f"There is no turnover: no two days, {lag} apart, have {n} quantiles.")
+        raise DataNotFound(f"There is no turnover: no two {signal.unit}s, {lag} apart, have {n} quantiles.")
     days = with_gaps(ends.index)
     part = "fifth" if n == QUANTILES else f"of {n} quantiles"
-    return to_plotly(
-        signal_figures.turnover(ends.reindex(days), day_texts(days), part, rolling), f"Turnover of quantiles, lag {lag}"
-    )
+    figure = signal_figures.turnover(ends.reindex(days), day_texts(days), part, rolling, signal.unit)
+    return to_plotly(figure, f"Turnover of quantiles, lag {lag}")
 
 
 def quantiles(
@@ -338,4 +338,4 @@ def _returns(result: Drawable | HasReport) -> tuple[pd.DataFrame, bool]:
 
 def _title(title: str, signal: Signal) -> str:
     known = signal.label_text or signal.label_days is not None
-    return f"{title}; label: {label_description(signal.label_text, signal.label_days)}" if known else title
+    return f"{title}; label: {label_description(signal.label_text, signal.label_days, signal.unit)}" if known else title

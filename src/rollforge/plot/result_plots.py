@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from rollforge.plot import figures
-from rollforge.plot.source import HasCollected, HasGroups
+from rollforge.plot.source import HasCollected, HasGroups, HasHorizons
 
 if TYPE_CHECKING:
     from rollforge.collect.result import Collected
@@ -30,6 +31,11 @@ class ResultPlots:
     def row_groups(self, groups: pd.Series | None) -> pd.Series | None:
         """Return the group of each row of the prediction: `groups`, or by default those of the result."""
         return self.result.row_groups(groups) if isinstance(self.result, HasGroups) else groups
+
+    @property
+    def by_horizon(self) -> Mapping[int, object]:
+        """The result of each horizon, if there are several."""
+        return self.result.by_horizon if isinstance(self.result, HasHorizons) else {}
 
     ic = figures.ic
     ic_decay = figures.ic_decay

@@ -12,6 +12,7 @@ import pandas as pd
 from rollforge.errors import ConfigError, DataError, DataNotFound, nearest, shown
 from rollforge.market.columns import DATE
 from rollforge.record.analysis import one_column
+from rollforge.record.periods import period_name
 from rollforge.session import Session, current_session
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ __all__ = [
     "Drawable",
     "HasCollected",
     "HasGroups",
+    "HasHorizons",
     "HasReport",
     "Signal",
     "Table",
@@ -47,6 +49,15 @@ class HasGroups(Protocol):
 
     def row_groups(self, groups: pd.Series | None) -> pd.Series | None:
         """Return the group of each row of the prediction: `groups`, or by default those of the result."""
+
+
+@runtime_checkable
+class HasHorizons(Protocol):
+    """A result with a model for each of several horizons, or for a single one."""
+
+    @property
+    def by_horizon(self) -> Mapping[int, object]:
+        """The result of each horizon."""
 
 
 class HasReport(Protocol):
@@ -77,6 +88,12 @@ class Signal:
     label_days: int | None = None
     calendar: pd.DatetimeIndex | None = None
     """The trading days; None if they are unknown."""
+
+    @property
+    def unit(self) -> str:
+        """What a period is called: that of the calendar, or of the prediction's own times."""
+        times = self.calendar if self.calendar is not None else self.prediction.index.get_level_values(DATE).unique()
+        return period_name(times)
 
     @property
     def known_label(self) -> pd.Series:
@@ -120,7 +137,8 @@ def signal_of(
     Raises
     ------
     ConfigError
-        If there is no such model, `label_days` is below 1, or `label` is given for a result that has labels.
+        If there is no such model, `label_days` is below 1, `label` is given for a result that has labels, or a result has
+        several horizons and `model` does not select one.
     DataNotFound
         If the result has no prediction.
     """
@@ -134,6 +152,13 @@ def signal_of(
         return Signal(one_column(result, "The prediction", DATE), truth, "", label_days)
     if label is not None:
         raise ConfigError("is used with tables of predictions; this result has its own labels.", path="label")
+    if model is None and isinstance(result, HasHorizons) and len(result.by_horizon) > 1:
+        # Their average is no prediction of anything.
+        listed = ", ".join(map(str, result.by_horizon))
+        raise ConfigError(
+            f"the result has several horizons ({listed}). Draw one of them: result.by_horizon[{next(iter(result.by_horizon))}].",
+            path="model",
+        )
     chosen: Any = collected
     if model is not None:
         models = {found.name: found for found in collected.models}

@@ -61,16 +61,20 @@ def periods_per_year(calendar: Iterable[object] | None) -> float:
 
 
 def period_name(calendar: Iterable[object] | None) -> str:
-    """Return what one period of a calendar is called: a ``day``, a ``bar`` if a day has several, else a ``period``.
+    """Return what one period of a calendar is called: a ``day``, a ``bar`` if a day has several, a ``week``, a ``month``,
+    else a ``period``.
 
     Examples
     --------
-    >>> [period_name(pd.date_range("2024-01-01", "2024-12-31", freq=freq)) for freq in ("B", "h", "W")]
-    ['day', 'bar', 'period']
+    >>> [period_name(pd.date_range("2023-01-01", "2024-12-31", freq=freq)) for freq in ("B", "h", "W", "MS", "QS")]
+    ['day', 'bar', 'week', 'month', 'period']
     """
     if calendar is None:
         return "day"
     times = times_of(pd.DatetimeIndex(pd.Index(list(calendar))))
     if has_times(times):
         return "bar"
-    return "period" if len(times) > 1 and np.median(np.diff(np.sort(times)).astype(np.int64)) > 1 else "day"
+    distance = float(np.median(np.diff(np.sort(times)).astype(np.int64))) if len(times) > 1 else 1.0
+    if distance <= 1:
+        return "day"
+    return "week" if distance == 7 else "month" if 28 <= distance <= 31 else "period"

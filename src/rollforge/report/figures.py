@@ -28,29 +28,49 @@ class Plots:
     """Name -> ``{"data": …, "layout": …}``, and ``views`` if there are several to choose from."""
     series: Mapping[str, Sequence[str]]
     """Name -> days, referred to as ``#name`` in traces."""
+    prefix: str = ""
+    """What distinguishes the plots from those of other parts of the page."""
+
+    def on_page(self) -> dict[str, dict[str, object]]:
+        """Return the figures and the series under their names on the page."""
+        return {
+            "figures": {f"{self.prefix}{name}": self._renamed(figure) for name, figure in self.figures.items()},
+            "series": {f"{self.prefix}{name}": days for name, days in self.series.items()},
+        }
+
+    def _renamed(self, figure: Figure) -> Figure:
+        data = [
+            {**trace, "x": f"#{self.prefix}{trace['x'][1:]}"} if str(trace.get("x", ""))[:1] == "#" else trace
+            for trace in figure["data"]
+        ]
+        return {**figure, "data": data}
 
 
 def figures(summary: Summary) -> Plots:
     """Return the plots for which the summary has data."""
     made: dict[str, Figure] = {}
     series: dict[str, Sequence[str]] = {}
+    unit = summary.headline.period
     if summary.has_quality and summary.ic is not None and summary.rank_ic is not None:
         days = with_gaps(summary.ic.index)
         series["ic"] = day_texts(days)
-        made["daily"] = signal_figures.daily_ic(summary.ic, summary.rank_ic, days, "#ic", boundaries(summary.tasks))
+        made["daily"] = signal_figures.daily_ic(
+            summary.ic, summary.rank_ic, days, "#ic", boundaries(summary.tasks), unit=unit
+        )
         made["cumulative"] = signal_figures.cumulative_ic(summary.ic, summary.rank_ic, days, "#ic")
-        made["histogram"] = signal_figures.histogram(summary.ic, summary.rank_ic)
+        made["histogram"] = signal_figures.histogram(summary.ic, summary.rank_ic, unit)
     if summary.quantiles is not None:
         series["quantiles"] = day_texts(summary.quantiles.index)
         made["quantiles"] = signal_figures.quantiles(summary.quantiles, "#quantiles")
     if summary.persistence is not None:
         by_lag = summary.persistence.by_lag
-        made["decay"] = signal_figures.ic_decay(by_lag)
-        made["autocorrelation"] = signal_figures.autocorrelation(by_lag["autocorrelation"].drop(0))
+        made["decay"] = signal_figures.ic_decay(by_lag, unit)
+        made["autocorrelation"] = signal_figures.autocorrelation(by_lag["autocorrelation"].drop(0), unit)
         if len(summary.persistence.turnover):
             days = with_gaps(summary.persistence.turnover.index)
             series["turnover"] = day_texts(days)
-            made["turnover"] = signal_figures.turnover(summary.persistence.turnover.reindex(days), "#turnover")
+            shown = summary.persistence.turnover.reindex(days)
+            made["turnover"] = signal_figures.turnover(shown, "#turnover", unit=unit)
     if summary.groups is not None and len(summary.groups) <= _MAX_GROUPS:
         made["groups"] = signal_figures.groups(summary.groups)
     for i, paths in enumerate(summary.paths.values()):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -60,17 +61,21 @@ class _Section:
     body: Markup
 
 
-def render(summary: Summary) -> str:
+def render(summary: Summary, parts: Mapping[str, Summary] | None = None) -> str:
     """Return the HTML page.
+
+    With `parts`, title -> summary, the page shows each of them with its own figures, below the title of `summary`.
 
     Plots are drawn by plotly.js, which is inlined. If the package plotly is not installed, the page has only tables,
     and explains how to get the plots. Only daily figures are embedded, so the size does not grow with the number of
     instruments.
     """
-    plots = figures(summary)
-    library = _library() if plots.figures else None
-    drawn = plots if library is not None else Plots({}, {})
-    sections = list(_sections(summary, drawn))
+    shown = (
+        [_Part("", "", summary)] if parts is None else [_Part(f"part{i}-", *one) for i, one in enumerate(parts.items())]
+    )
+    library = _library() if any(part.plots.figures for part in shown) else None
+    if library is None:
+        shown = [replace(part, drawn=False) for part in shown]
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -79,23 +84,73 @@ def render(summary: Summary) -> str:
         tag("title", f"{summary.title} – Rollforge"),
         tag("style", Markup(_resource("page.css"))),
     )
-    links = [tag("a", s.title, href=f"#{s.anchor}") for s in sections]
-    main = tag(
-        "main",
-        _overview(summary, missing_plots=bool(plots.figures) and library is None),
-        *(tag("section", tag("h2", s.title), tag("p", s.lead, class_="lead"), s.body, id=s.anchor) for s in sections),
-        _footer(summary, drawn=library is not None),
-    )
+    links = [
+        tag("a", s.title, href=f"#{s.anchor}")
+        for part in shown
+        for s in (part.sections if parts is None else [_Section(part.anchor, part.title, "", Markup(""))])
+    ]
+    main = tag("main", *(part.body() for part in shown), _footer(shown[0].summary, drawn=library is not None))
+    extent = _extent(summary) if parts is None else None
     body = tag(
         "body",
-        tag("header", tag("p", "Rolling experiment", class_="kind"), tag("h1", summary.title), _extent(summary)),
+        tag("header", tag("p", "Rolling experiment", class_="kind"), tag("h1", summary.title), extent),
         tag("nav", tag("div", *links), aria_label="Sections") if links else None,
         main,
-        tag("script", _json({"figures": drawn.figures, "series": drawn.series}), type="application/json", id="plots"),
+        tag("script", _json(_on_page(shown)), type="application/json", id="plots"),
         None if library is None else tag("script", Markup(library), type="text/plain", id="library"),
         tag("script", Markup(_resource("page.js"))),
     )
     return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A result on a page: the only one, or one of several."""
+
+    prefix: str
+    """What distinguishes its anchors and plots from those of other parts."""
+    title: str
+    summary: Summary
+    drawn: bool = True
+    """Whether plots can be drawn."""
+
+    @functools.cached_property
+    def plots(self) -> Plots:
+        """The plots for which there are data."""
+        return replace(figures(self.summary), prefix=self.prefix)
+
+    @functools.cached_property
+    def sections(self) -> list[_Section]:
+        """The sections."""
+        plots = self.plots if self.drawn else Plots({}, {})
+        return [replace(s, anchor=f"{self.prefix}{s.anchor}") for s in _sections(self.summary, plots)]
+
+    @property
+    def anchor(self) -> str:
+        return f"{self.prefix}top"
+
+    def body(self) -> Markup:
+        """Return the overview and the sections; of one of several parts below its title and extent."""
+        head = None
+        if self.title:
+            head = tag("section", tag("h2", self.title), _extent(self.summary), id=self.anchor)
+        return join(
+            head,
+            _overview(self.summary, missing_plots=bool(self.plots.figures) and not self.drawn),
+            *(
+                tag("section", tag("h2", self._titled(s)), tag("p", s.lead, class_="lead"), s.body, id=s.anchor)
+                for s in self.sections
+            ),
+        )
+
+    def _titled(self, section: _Section) -> str:
+        return f"{section.title}, {self.title}" if self.title else section.title
+
+
+def _on_page(parts: Sequence[_Part]) -> dict[str, dict[str, object]]:
+    """Return the figures and the series of all parts."""
+    found = [part.plots.on_page() for part in parts if part.drawn]
+    return {kind: {k: v for one in found for k, v in one[kind].items()} for kind in ("figures", "series")}
 
 
 def _resource(name: str) -> str:
@@ -241,11 +296,15 @@ def _quality(summary: Summary, plots: Plots) -> Iterator[_Section]:
     if summary.persistence is not None:
         yield _persistence(summary, summary.persistence, plots)
     if summary.groups is not None:
+        period = summary.headline.period
         lead = (
-            f"IC and Rank IC within each group by {summary.groups.index.name}: means over the {summary.headline.period}s on which the scores of two of its "
-            f"instruments differ. Label: {label_description(summary.headline.label_text, summary.headline.label_days, summary.headline.period)}."
+            f"IC and Rank IC within each group by {summary.groups.index.name}: means over the {period}s on which the scores of two of "
+            f"its instruments differ. Label: {label_description(summary.headline.label_text, summary.headline.label_days, period)}."
         )
-        body = join(_plot(plots, "groups"), groups_table(summary.groups))
+        models = (join(tag("h3", name), groups_table(table, period)) for name, table in summary.model_groups.items())
+        body = join(_plot(plots, "groups"), groups_table(summary.groups, period), *models)
+        if summary.model_groups:
+            lead += " Below: each model, with its own label."
         yield _Section("groups", "IC by group", lead, body)
 
 
@@ -371,8 +430,8 @@ def _plot(plots: Plots, name: str, title: str | None = None) -> Markup | None:
     return tag(
         "figure",
         tag("h3", title) if title else None,
-        tag("div", *buttons, class_="switch", data_plot=name) if buttons else None,
-        tag("div", id=f"plot-{name}", style=f"min-height:{figure['layout']['height']}px"),
+        tag("div", *buttons, class_="switch", data_plot=f"{plots.prefix}{name}") if buttons else None,
+        tag("div", id=f"plot-{plots.prefix}{name}", style=f"min-height:{figure['layout']['height']}px"),
         class_="plot",
     )
 
@@ -383,8 +442,8 @@ def _footer(summary: Summary, *, drawn: bool) -> Markup:
     return tag("footer", environment_table(summary.environment), made)
 
 
-def write_report(summary: Summary, file: str | os.PathLike[str]) -> Path:
-    """Write the page atomically, and return its path.
+def write_report(summary: Summary, file: str | os.PathLike[str], parts: Mapping[str, Summary] | None = None) -> Path:
+    """Write the page, see :func:`render`, atomically, and return its path.
 
     Raises
     ------
@@ -392,7 +451,7 @@ def write_report(summary: Summary, file: str | os.PathLike[str]) -> Path:
         If the file cannot be written; an existing file is unchanged.
     """
     target = Path(file)
-    text = render(summary)
+    text = render(summary, parts)
     draft = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

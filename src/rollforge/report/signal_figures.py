@@ -22,6 +22,7 @@ def daily_ic(
     x: str | list[str],
     starts: Sequence[tuple[str, str]] = (),
     rolling: int | None = None,
+    unit: str = "day",
 ) -> Figure:
     """Return the IC and the Rank IC of each day with their rolling means.
 
@@ -37,6 +38,8 @@ def daily_ic(
         Starts of windows, which are marked.
     rolling : int, optional
         Days of the rolling mean; by default those of :func:`~rollforge.report.drawing.rolling_days`.
+    unit : str
+        What a period is called, see :func:`~rollforge.record.periods.period_name`.
     """
     window = rolling or rolling_days(len(ic))
     data = []
@@ -45,15 +48,15 @@ def daily_ic(
         first = axis == "y"
         data.append(
             {
-                "type": "bar", "x": x, "y": floats(values.reindex(days)), "name": "one day", "yaxis": axis,
+                "type": "bar", "x": x, "y": floats(values.reindex(days)), "name": f"one {unit}", "yaxis": axis,
                 "showlegend": first, "legendgroup": "day", "marker": {"color": "@bar", "line": {"width": 0}},
                 "hovertemplate": f"{name} %{{y:.4f}}<extra></extra>",
             }
         )  # fmt: skip
         data.append(
             line(
-                x, mean, f"mean of the last {window} days", "@strong", yaxis=axis, showlegend=first, legendgroup="mean",
-                hovertemplate=f"mean of {window} days %{{y:.4f}}<extra></extra>", width=2.2,
+                x, mean, f"mean of the last {window} {unit}s", "@strong", yaxis=axis, showlegend=first, legendgroup="mean",
+                hovertemplate=f"mean of {window} {unit}s %{{y:.4f}}<extra></extra>", width=2.2,
             )
         )  # fmt: skip
     marks = [
@@ -92,7 +95,7 @@ def cumulative_ic(ic: pd.Series, rank_ic: pd.Series, days: pd.DatetimeIndex, x: 
     return {"data": data, "layout": layout}
 
 
-def histogram(ic: pd.Series, rank_ic: pd.Series) -> Figure:
+def histogram(ic: pd.Series, rank_ic: pd.Series, unit: str = "day") -> Figure:
     """Return the distributions of the daily IC and Rank IC."""
     both: NDArray[np.float64] = np.concatenate([ic.to_numpy(np.float64), rank_ic.to_numpy(np.float64)])
     low, high = float(both.min()), float(both.max())
@@ -101,17 +104,17 @@ def histogram(ic: pd.Series, rank_ic: pd.Series) -> Figure:
     counts = {name: np.histogram(v, edges)[0].tolist() for name, v in (("IC", ic), ("Rank IC", rank_ic))}
     data: list[Figure] = [
         {"type": "bar", "x": middles, "y": counts["IC"], "name": "IC", "marker": {"color": "@bar"},
-         "hovertemplate": "IC near %{x:.3f}: %{y} days<extra></extra>"},
+         "hovertemplate": f"IC near %{{x:.3f}}: %{{y}} {unit}s<extra></extra>"},
         {"type": "scatter", "mode": "lines", "x": middles, "y": counts["Rank IC"], "name": "Rank IC",
          "line": {"color": "@orange", "width": 2, "shape": "hvh"},
-         "hovertemplate": "Rank IC near %{x:.3f}: %{y} days<extra></extra>"},
+         "hovertemplate": f"Rank IC near %{{x:.3f}}: %{{y}} {unit}s<extra></extra>"},
     ]  # fmt: skip
     mean = round(float(ic.mean()), 5)
     layout = {
         "height": 300,
         "bargap": 0.08,
         "xaxis": {"tickformat": ".2f"},
-        "yaxis": {"title": {"text": "days"}},
+        "yaxis": {"title": {"text": f"{unit}s"}},
         "legend": LEGEND,
         "shapes": [{"type": "line", "x0": mean, "x1": mean, "y0": 0, "y1": 1, "yref": "paper",
                     "line": {"color": "@strong", "width": 2}}],
@@ -198,37 +201,39 @@ def _quantile_curves(views: Mapping[str, pd.DataFrame], x: str | list[str]) -> F
     return {"data": data, "layout": layout, "views": list(views)}
 
 
-def ic_decay(by_lag: pd.DataFrame) -> Figure:
+def ic_decay(by_lag: pd.DataFrame, unit: str = "day") -> Figure:
     """Return the mean IC and Rank IC at each lag."""
     data = [
         {"type": "bar", "x": [str(lag) for lag in by_lag.index], "y": floats(by_lag[name]), "name": name,
          "marker": {"color": colour}, "hovertemplate": f"{name} %{{y:.4f}}<extra></extra>"}
         for name, colour in (("IC", "@blue"), ("Rank IC", "@orange"))
     ]  # fmt: skip
-    return _by_lag(data)
+    return _by_lag(data, unit)
 
 
-def _by_lag(data: list[Figure]) -> Figure:
+def _by_lag(data: list[Figure], unit: str) -> Figure:
     layout = {
         "height": 320,
         "hovermode": "x unified",
-        "xaxis": {"type": "category", "title": {"text": "lag in days"}},
+        "xaxis": {"type": "category", "title": {"text": f"lag in {unit}s"}},
         "legend": LEGEND,
     }
     return {"data": data, "layout": layout}
 
 
-def autocorrelation(by_lag: pd.Series) -> Figure:
+def autocorrelation(by_lag: pd.Series, unit: str = "day") -> Figure:
     """Return the mean autocorrelation of the scores at each lag."""
     lags = [str(lag) for lag in by_lag.index]
     data = [
         {"type": "bar", "x": lags, "y": floats(by_lag), "name": "autocorrelation of the scores",
          "marker": {"color": "@q4"}, "hovertemplate": "autocorrelation %{y:.3f}<extra></extra>"}
     ]  # fmt: skip
-    return _by_lag(data)
+    return _by_lag(data, unit)
 
 
-def turnover(by_day: pd.DataFrame, x: str | list[str], part: str = "fifth", rolling: int | None = None) -> Figure:
+def turnover(
+    by_day: pd.DataFrame, x: str | list[str], part: str = "fifth", rolling: int | None = None, unit: str = "day"
+) -> Figure:
     """Return the rolling mean of the turnover of the highest and of the lowest quantile.
 
     Parameters
@@ -241,13 +246,15 @@ def turnover(by_day: pd.DataFrame, x: str | list[str], part: str = "fifth", roll
         Name of a quantile.
     rolling : int, optional
         Days of the rolling mean; by default those of :func:`~rollforge.report.drawing.rolling_days`.
+    unit : str
+        What a period is called, see :func:`~rollforge.record.periods.period_name`.
     """
     window = rolling or rolling_days(int(by_day["highest"].count()))
     data = []
     for name, colour in (("highest", "@q5"), ("lowest", "@q1")):
         mean = by_day[name].rolling(window, min_periods=1).mean().where(by_day[name].notna())
         data.append(
-            line(x, mean, f"{name} {part}, mean of the last {window} days", colour,
+            line(x, mean, f"{name} {part}, mean of the last {window} {unit}s", colour,
                  hovertemplate=f"{name} {part} %{{y:.1%}}<extra></extra>")
         )  # fmt: skip
     layout = {

@@ -182,6 +182,8 @@ class Summary:
     groups: pd.DataFrame | None = None
     """IC within each group, see :func:`~rollforge.record.persistence.ic_by_group`; its index has the name of the
     groups. None if there are no groups."""
+    model_groups: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """The same of each model out of several, with its own label."""
     models: tuple[Quality, ...] = ()
     """Quality of each model, evaluated against its own label; empty for a single model."""
     paths: Mapping[str, tuple[Quality, ...]] = field(default_factory=dict)
@@ -267,7 +269,12 @@ def summarise(inputs: ReportInputs) -> Summary:
         quantiles=fifths,
         quantile_table=table,
         persistence=persistence,
-        groups=None if quality is None or quality.ic.empty else _groups(inputs, quality),
+        groups=None if quality is None or quality.ic.empty else _groups(whole, inputs.groups),
+        model_groups={
+            model.name: table
+            for model in inputs.models
+            if model.name in qualities and (table := _groups(model, inputs.groups)) is not None
+        },
         models=models,
         paths={model: made for model, own in inputs.paths.items() if (made := _qualities(own, per_year))},
         trials=inputs.trials,
@@ -295,12 +302,12 @@ def _persistence(inputs: ReportInputs, quality: Quality) -> Persistence:
     )
 
 
-def _groups(inputs: ReportInputs, quality: Quality) -> pd.DataFrame | None:
-    if inputs.groups is None:
+def _groups(model: ModelInputs, groups: pd.Series | None) -> pd.DataFrame | None:
+    if groups is None:
         return None
-    scores, truth = _column(inputs.prediction, "prediction"), _column(inputs.label, "label")
-    table = ic_by_group(scores, truth, inputs.groups, days=quality.label_days)
-    return None if table.empty else table.rename_axis(str(inputs.groups.name or "group"))
+    scores, truth = _column(model.prediction, "prediction"), _column(model.label, "label")
+    table = ic_by_group(scores, truth, groups, days=model.label_days)
+    return None if table.empty else table.rename_axis(str(groups.name or "group"))
 
 
 def usable_calendar(calendar: pd.DatetimeIndex | None, scores: pd.Series | None) -> pd.DatetimeIndex | None:

@@ -369,10 +369,10 @@ def persistence_table(found: Persistence, period: str = "day") -> Markup:
     return _table(heads, rows)
 
 
-def groups_table(table: pd.DataFrame) -> Markup:
+def groups_table(table: pd.DataFrame, period: str = "day") -> Markup:
     """Return one row for each group of instruments, with its IC."""
     heads = [
-        (str(table.index.name), ""), ("IC", "n"), ("IC t-stat", "n"), ("ICIR", "n"), ("Rank IC", "n"), ("days", "n"),
+        (str(table.index.name), ""), ("IC", "n"), ("IC t-stat", "n"), ("ICIR", "n"), ("Rank IC", "n"), (f"{period}s", "n"),
         ("rows", "n"),
     ]  # fmt: skip
     forms = (("t", ".2f"), ("ICIR", ".3f"), ("Rank IC", ".4f"), ("days", ",.0f"), ("rows", ",.0f"))
