@@ -633,7 +633,7 @@ models = [recorder.load_object("params.pkl", trusted=True) for recorder in resul
 assert len(models) == 4 and os.getpid() not in [model.estimator.pid_ for model in models]
 result.prediction.to_frame().to_parquet("prediction.parquet")
 """,
-    "result.plot.ic()",
+    "result.plot.windows()",
 ]
 
 
