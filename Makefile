@@ -41,6 +41,11 @@ $(VENV)/frames: $(VENV)/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[frames]'
 	@touch $@ $(VENV)/dev $(VENV)/run
 
+# PyTorch's tests run where it is installed. The pinned version is a build for the CPU where these tests run.
+$(VENV)/torch: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[dev,torch]' 'torch==2.13.0'
+	@touch $@ $(VENV)/dev $(VENV)/run
+
 $(VENV)/mutants: $(VENV)/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[mutants]'
 	@touch $@ $(VENV)/dev $(VENV)/run

@@ -29,7 +29,8 @@ def stub(room: Path) -> str:
     """Return the ``__init__.pyi`` of a package in which all names are public."""
     text = HEAD
     for file in sorted(room.glob("*.py")):
-        names = sorted(public_names(file))
+        # As isort sorts them: names in capitals first, then other classes, then functions.
+        names = sorted(public_names(file), key=lambda n: (not n.isupper(), n[0].islower(), n.lower()))
         if file.stem != "__init__" and names:
             text += f"\nfrom .{file.stem} import (\n" + "".join(f"    {name} as {name},\n" for name in names) + ")"
     return text + "\n"

@@ -172,6 +172,8 @@ HEAVY: dict[str, str | tuple[str, ...]] = {
     "llvmlite": ("expressions/compiler.py", "expressions/machine_code.py"),
     "jinja2": "rendering.py",
     "sklearn": ("models/sklearn.py", "models/linear.py"),
+    "torch": ("models/torch_networks.py", "models/torch_training.py"),
+    "skorch": "models/torch_training.py",
     "starlette": "online/http.py",
     "uvicorn": "online/http.py",
     "sqlite3": ("store/sqlite.py", "store/sqlite_database.py"),

@@ -78,7 +78,10 @@ task:
       segments: {train: [2022-01-03, 2022-12-23], valid: [2023-01-06, 2023-06-26], test: [2023-07-03, 2023-12-29]}
 """
 
-REQUIRED = {"SklearnModel": "{estimator: {class: Ridge, module_path: sklearn.linear_model}}"}
+REQUIRED = {
+    "SklearnModel": "{estimator: {class: Ridge, module_path: sklearn.linear_model}}",
+    "TorchModel": "{module: rollforge.models.torch_networks.Net}",
+}
 """Arguments without which a model cannot be built."""
 COMMANDS: dict[str, tuple[list[str], str]] = {
     "runs of MLflow": (["track", "list", "sqlite:///runs.db"], "mlflow"),

@@ -159,7 +159,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "rollforge.models.lightgbm": "LGBModel",
         "rollforge.models.linear": "LinearModel",
         "rollforge.models.xgboost": "XGBModel",
-        "pytorch": "pytorch_classes",
+        "internal": "pytorch_classes",
         "also": (
             "ADD=qlib.contrib.model.pytorch_add.ADD ALSTM=qlib.contrib.model.pytorch_alstm.ALSTM "
             "DNNModelPytorch=qlib.contrib.model.pytorch_nn.DNNModelPytorch "
@@ -183,6 +183,106 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     "qlib.contrib.model.linear": {
         "rollforge.models.linear": "LinearModel",
         "also": "DataHandlerLP DatasetH get_module_logger Model Reweighter",
+    },
+    "qlib.contrib.model.pytorch_alstm": {
+        "rollforge.models.torch": "ALSTM",
+        "rollforge.models.torch_networks": "ALSTMModel",
+        "also": "DataHandlerLP DatasetH get_module_logger Model",
+    },
+    "qlib.contrib.model.pytorch_alstm_ts": {
+        "rollforge.models.torch": "ALSTM",
+        "rollforge.models.torch_networks": "ALSTMModel",
+        "also": "DataHandlerLP DatasetH get_module_logger Model Reweighter",
+    },
+    "qlib.contrib.model.pytorch_gats": {
+        "rollforge.models.torch": "GATs",
+        "rollforge.models.torch_networks": "GATModel",
+        "also": "DataHandlerLP DatasetH get_module_logger GRUModel LSTMModel Model",
+    },
+    "qlib.contrib.model.pytorch_gats_ts": {
+        "rollforge.models.torch": "GATs=TSGATs",
+        "rollforge.models.torch_networks": "GATModel",
+        "internal": "DailyBatchSampler",
+        "also": "DataHandlerLP get_module_logger GRUModel LSTMModel Model",
+    },
+    "qlib.contrib.model.pytorch_general_nn": {
+        "rollforge.models.torch": "GeneralPTNN",
+        "also": "DataHandlerLP DatasetH get_module_logger init_instance_by_config Model Reweighter TSDatasetH",
+    },
+    "qlib.contrib.model.pytorch_gru": {
+        "rollforge.models.torch": "GRU",
+        "rollforge.models.torch_networks": "GRUModel",
+        "also": "DataHandlerLP DatasetH get_module_logger Model R",
+    },
+    "qlib.contrib.model.pytorch_gru_ts": {
+        "rollforge.models.torch": "GRU",
+        "rollforge.models.torch_networks": "GRUModel",
+        "also": "DataHandlerLP get_module_logger Model Reweighter",
+    },
+    "qlib.contrib.model.pytorch_krnn": {
+        "rollforge.models.torch": "KRNN",
+        "rollforge.models.torch_networks": "KRNNModel",
+        "internal": "CNNEncoderBase CNNKRNNEncoder KRNNEncoderBase",
+        "also": "DataHandlerLP DatasetH get_module_logger Model",
+    },
+    "qlib.contrib.model.pytorch_localformer": {
+        "rollforge.models.torch": "LocalformerModel",
+        "rollforge.models.torch_networks": "PositionalEncoding Transformer=Localformer",
+        "internal": "LocalformerEncoder",
+        "also": "DataHandlerLP DatasetH get_module_logger Model",
+    },
+    "qlib.contrib.model.pytorch_localformer_ts": {
+        "rollforge.models.torch": "LocalformerModel=TSLocalformerModel",
+        "rollforge.models.torch_networks": "PositionalEncoding Transformer=Localformer",
+        "internal": "LocalformerEncoder",
+        "also": "DataHandlerLP DatasetH get_module_logger Model",
+    },
+    "qlib.contrib.model.pytorch_lstm": {
+        "rollforge.models.torch": "LSTM",
+        "rollforge.models.torch_networks": "LSTMModel",
+        "also": "DataHandlerLP DatasetH get_module_logger Model",
+    },
+    "qlib.contrib.model.pytorch_lstm_ts": {
+        "rollforge.models.torch": "LSTM",
+        "rollforge.models.torch_networks": "LSTMModel",
+        "also": "DataHandlerLP get_module_logger Model Reweighter",
+    },
+    "qlib.contrib.model.pytorch_nn": {
+        "rollforge.models.torch": "DNNModelPytorch",
+        "rollforge.models.torch_networks": "Net",
+        "internal": "AverageMeter",
+        "also": "DataHandlerLP DatasetH get_module_logger init_instance_by_config Model R Reweighter",
+    },
+    "qlib.contrib.model.pytorch_sandwich": {
+        "rollforge.models.torch": "Sandwich",
+        "rollforge.models.torch_networks": "SandwichModel",
+        "also": "DataHandlerLP DatasetH get_module_logger Model",
+    },
+    "qlib.contrib.model.pytorch_sfm": {
+        "rollforge.models.torch": "SFM",
+        "rollforge.models.torch_networks": "SFM_Model=SFMModel",
+        "internal": "AverageMeter",
+        "also": "DataHandlerLP DatasetH get_module_logger Model",
+    },
+    "qlib.contrib.model.pytorch_tcn": {
+        "rollforge.models.torch": "TCN",
+        "rollforge.models.torch_networks": "TCNModel",
+        "also": "DataHandlerLP DatasetH get_module_logger Model",
+    },
+    "qlib.contrib.model.pytorch_tcn_ts": {
+        "rollforge.models.torch": "TCN=TSTCN",
+        "rollforge.models.torch_networks": "TCNModel",
+        "also": "DataHandlerLP get_module_logger Model",
+    },
+    "qlib.contrib.model.pytorch_transformer": {
+        "rollforge.models.torch": "TransformerModel",
+        "rollforge.models.torch_networks": "PositionalEncoding Transformer",
+        "also": "DataHandlerLP DatasetH get_module_logger Model",
+    },
+    "qlib.contrib.model.pytorch_transformer_ts": {
+        "rollforge.models.torch": "TransformerModel=TSTransformerModel",
+        "rollforge.models.torch_networks": "PositionalEncoding Transformer",
+        "also": "DataHandlerLP DatasetH get_module_logger Model",
     },
     "qlib.contrib.model.xgboost": {
         "rollforge.models.xgboost": "XGBModel",
@@ -706,8 +806,15 @@ NOT_COVERED: Mapping[str, str] = {
     "qlib.contrib.meta": "pytorch",
     "qlib.model.meta": "pytorch",
     "qlib.contrib.torch": "pytorch",
-    "qlib.contrib.model.pytorch_*": "pytorch",
-    "qlib.contrib.model.tcn": "pytorch",
+    "qlib.contrib.model.pytorch_adarnn": "training",
+    "qlib.contrib.model.pytorch_add": "training",
+    "qlib.contrib.model.pytorch_hist": "training",
+    "qlib.contrib.model.pytorch_igmtf": "training",
+    "qlib.contrib.model.pytorch_tabnet": "training",
+    "qlib.contrib.model.pytorch_tcts": "training",
+    "qlib.contrib.model.pytorch_tra": "training",
+    "qlib.contrib.model.pytorch_utils": "internal",
+    "qlib.contrib.model.tcn": "internal",
     "qlib.contrib.data.dataset": "pytorch",
     "qlib.contrib.data.data": "server",
     "qlib.contrib.data.highfreq_handler": "intraday",
@@ -728,7 +835,8 @@ NOT_COVERED: Mapping[str, str] = {
 REASONS: Mapping[str, str] = {
     "intraday": "it belongs to Qlib's high-frequency trading, which Rollforge does not have",
     "nested": "the backtest has one level and its own exchange; nested executors are not supported",
-    "pytorch": "it needs PyTorch, and Rollforge has no PyTorch models yet",
+    "pytorch": "it needs PyTorch, and Rollforge uses PyTorch for models only",
+    "training": "it is trained in several stages or with losses of its own, which Rollforge's PyTorch models do not have",
     "internal": "it is an internal part of Qlib, which Rollforge implements differently",
     "cache": "Qlib's caches are not used: features are kept in the panel cache",
     "backend": "data are read from a folder in Qlib's format; other backends are not supported",

@@ -118,8 +118,14 @@ def test_the_page_has_the_table() -> None:
     ("statement", "said"),
     [
         ("import qlib.rl.trainer", "qlib.rl is not covered: reinforcement learning is not supported"),
-        ("from qlib.contrib.model.pytorch_gru import GRU", "pytorch_gru is not covered: it needs PyTorch"),
-        ("from qlib.contrib.model import GRU", "qlib.contrib.model.GRU is not covered: it needs PyTorch"),
+        (
+            "from qlib.contrib.model.pytorch_hist import HIST",
+            "pytorch_hist is not covered: it is trained in several stages",
+        ),
+        (
+            "from qlib.contrib.model import ADD",
+            "qlib.contrib.model.ADD is not covered: it is trained in several stages",
+        ),
         ("from qlib.data import ClientProvider", "there is no data server"),
         ("from qlib.data import NotThere", "Qlib's module qlib.data has no 'NotThere'"),
         ("from qlib.data.filter import NameDFiltr", "Did you mean 'NameDFilter'?"),
@@ -262,5 +268,5 @@ def test_loading_by_name_gives_the_reason() -> None:
     """Building a task raises the same error."""
     assert load("qlib.contrib.eva.alpha", "calc_ic").__module__ == "rollforge.record.analysis"
     assert "calc_ic" in names_of("qlib.workflow.record_temp")  # imported by Qlib's module from another one
-    with pytest.raises(NotCovered, match="it needs PyTorch"):
-        load("qlib.contrib.model.pytorch_gru", "GRU")
+    with pytest.raises(NotCovered, match="it is trained in several stages"):
+        load("qlib.contrib.model.pytorch_tabnet", "TabnetModel")

@@ -130,13 +130,12 @@ def resolve(pairs: Sequence[Import], python: str = sys.executable) -> dict[Impor
 
 NOT_RESOLVED = {
     ("qlib.contrib.data.highfreq_provider", "HighFreqProvider"): "intraday bars",
-    ("qlib.contrib.model.pytorch_general_nn", "GeneralPTNN"): "needs PyTorch",
 }
 """Imports that do not resolve if pyqlib is not installed, and a part of the reason given."""
 
 
 def test_imports_of_qlibs_repository_resolve(qlib_source: Path) -> None:
-    """All of them, except those of reinforcement learning and two others, whose errors give the reason."""
+    """All of them, except those of reinforcement learning and one other, whose error gives the reason."""
     wanted = sorted(pair for pair in imports(qlib_source) if not pair[0].startswith("qlib.rl"))
     missing = {pair: reason for pair, reason in resolve(wanted).items() if reason is not None}
     assert len(wanted) >= 144

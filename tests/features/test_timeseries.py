@@ -191,8 +191,8 @@ def test_samples_are_views_of_the_panel(small_market: Path) -> None:
     samples = dataset.prepare("test", col_set=["feature", "label"])
     panel = dataset.handler.panel(DataHandlerLP.DK_I)
     feature, label = (panel.groups[name].values for name in ("feature", "label"))
-    assert [np.shares_memory(block, feature) for block in samples._blocks] == [True, False]
-    assert np.shares_memory(samples._blocks[1], label)
+    assert [np.shares_memory(block, feature) for block in samples.blocks] == [True, False]
+    assert np.shares_memory(samples.blocks[1], label)
     assert samples.columns.get_level_values(0).unique().tolist() == ["feature", "label"]
     every = np.arange(len(samples))
     alone = dataset.prepare("test", col_set="feature")
@@ -200,7 +200,14 @@ def test_samples_are_views_of_the_panel(small_market: Path) -> None:
     assert alone.batch(every, out) is out
     np.testing.assert_array_equal(out, samples.batch(every)[..., :-1])
     np.testing.assert_array_equal(out, np.stack([alone[int(i)] for i in every]))
-    np.testing.assert_array_equal(samples.last_rows(), samples.batch(every)[:, -1])
+    frame, order = samples.own_days()
+    pd.testing.assert_frame_equal(
+        frame, dataset.handler.fetch(slice("2022-05-02", "2022-06-30"), col_set=["feature", "label"])
+    )
+    np.testing.assert_array_equal(frame.to_numpy(), samples.batch(order)[:, -1])
+    assert np.shares_memory(frame["feature"].to_numpy(), feature)
+    assert samples.part("feature").columns.equals(alone.columns)
+    np.testing.assert_array_equal(samples.part("feature").batch(every), out)
 
 
 @settings(max_examples=20, deadline=None)

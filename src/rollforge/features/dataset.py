@@ -201,6 +201,11 @@ class DatasetH(Dataset):
             return [self._prepared(s, arguments) for s in segments]
         return self._prepared(segments, arguments)
 
+    def prepare_rows(self, segment: object, col_set: str | Sequence[str], data_key: str) -> pd.DataFrame:
+        """Return the data of a segment as a frame of its rows, also if the samples of the dataset span several days."""
+        frame: pd.DataFrame = self.prepare(segment, col_set, data_key)  # type: ignore[call-overload]
+        return frame
+
     def _prepared(self, segment: object, arguments: Mapping[str, object]) -> object:
         days = self._days(segment)
         made = self._prepare_seg(days, **arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -89,7 +90,8 @@ class TSDataSampler:
         frame, (self._days, of_day), (self._instruments, of_instrument) = _by_day(data)
         self.columns: pd.Index = frame.columns
         """The columns of a sample."""
-        self._blocks = _blocks(frame, dtype)
+        self.blocks = _blocks(frame, dtype)
+        """The values of `data`, side by side."""
         self.nan_idx = len(frame)
         """Row of `data_arr` that represents a missing step."""
         self.idx_arr = np.full((len(self._days), len(self._instruments)), self.nan_idx, np.int64)
@@ -105,13 +107,13 @@ class TSDataSampler:
         rows = rows[np.argsort(of_instrument[rows], kind="stable")]
         self.idx_map = np.column_stack([of_day[rows], of_instrument[rows]]).astype(np.int32)
         """(samples, 2): day and instrument, as indexes into `idx_arr`."""
-        self.data_index: pd.MultiIndex = frame.index[rows].swaplevel()  # type: ignore[attr-defined]
+        self.data_index: pd.MultiIndex = frame.index[rows].swaplevel()
         """(samples,): instrument and day."""
 
     @property
     def data_arr(self) -> np.ndarray:
         """(rows + 1, columns): a copy of the rows, sorted by day, and a row of missing values at the end."""
-        values = np.concatenate(self._blocks, axis=1)
+        values = np.concatenate(self.blocks, axis=1)
         return np.concatenate([values, np.full((1, values.shape[1]), np.nan, values.dtype)])
 
     def config(self, **kwargs: Any) -> None:
@@ -200,16 +202,47 @@ class TSDataSampler:
         """
         return self._windows(self.idx_map[idx], out)
 
-    def last_rows(self) -> np.ndarray:
-        """Return the values of each sample's own day, (sample, column)."""
+    def own_days(self) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+        """Return the values of each sample's own day, and the positions of the samples in the order of these rows.
+
+        The rows are sorted by day and instrument. Without a mask they are adjacent in `data` and not copied.
+        """
         rows = self.idx_arr[self.idx_map[:, 0], self.idx_map[:, 1]]
-        return np.concatenate([block[rows] for block in self._blocks], axis=1)
+        order = np.argsort(rows, kind="stable")
+        rows = rows[order]
+        chosen: Any = rows
+        if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
+            chosen = slice(int(rows[0]), int(rows[-1]) + 1)
+        index = self.data_index[order].swaplevel()  # type: ignore[attr-defined]
+        parts, at = [], 0
+        for block in self.blocks:
+            columns = self.columns[at : at + block.shape[1]]
+            parts.append(pd.DataFrame(block[chosen], index=index, columns=columns, copy=False))
+            at += block.shape[1]
+        return parts[0] if len(parts) == 1 else pd.concat(parts, axis=1), order
+
+    def part(self, group: str) -> TSDataSampler:
+        """Return the same samples with one group of columns; these samples if the columns have no groups."""
+        if self.columns.nlevels == 1:
+            return self
+        made = copy.copy(self)
+        place = np.flatnonzero(self.columns.get_level_values(0) == group)
+        at = 0
+        for block in self.blocks:
+            if place[0] == at and len(place) == block.shape[1]:
+                made.blocks = [block]
+                break
+            at += block.shape[1]
+        else:
+            made.blocks = [np.ascontiguousarray(np.concatenate(self.blocks, axis=1)[:, place])]
+        made.columns = self.columns[place].droplevel(0)
+        return made
 
     def complete(self) -> NDArray[np.bool_]:
         """Return which samples have a finite value in every column of every step, after missing steps are filled."""
         finite = np.ones(self.nan_idx + 1, bool)
         finite[self.nan_idx] = False
-        for block in self._blocks:
+        for block in self.blocks:
             for at in range(0, len(block), _ROWS):
                 finite[at : min(at + _ROWS, self.nan_idx)] &= np.isfinite(block[at : at + _ROWS]).all(axis=1)
         found = np.empty(len(self), bool)
@@ -235,8 +268,8 @@ class TSDataSampler:
         """Return the values of (day, instrument) pairs as a (sample, step, column) array."""
         rows = self._rows(places)
         if out is None:
-            shape = (*rows.shape, sum(block.shape[1] for block in self._blocks))
-            out = np.empty(shape, self._blocks[0].dtype if len(self._blocks) == 1 else np.result_type(*self._blocks))
+            shape = (*rows.shape, sum(block.shape[1] for block in self.blocks))
+            out = np.empty(shape, self.blocks[0].dtype if len(self.blocks) == 1 else np.result_type(*self.blocks))
         missing = rows == self.nan_idx
         rows[missing] = 0
         parts = max(1, min(current_session().threads, out.nbytes // _BYTES_PER_THREAD))
@@ -251,11 +284,11 @@ class TSDataSampler:
         return out
 
     def _copy(self, rows: NDArray[np.int64], out: np.ndarray) -> None:
-        if len(self._blocks) == 1 and out.dtype == self._blocks[0].dtype and out.flags.c_contiguous and self.nan_idx:
-            np.take(self._blocks[0], rows, axis=0, out=out, mode="clip")  # the other modes copy through a buffer
+        if len(self.blocks) == 1 and out.dtype == self.blocks[0].dtype and out.flags.c_contiguous and self.nan_idx:
+            np.take(self.blocks[0], rows, axis=0, out=out, mode="clip")  # the other modes copy through a buffer
             return
         at = 0
-        for block in self._blocks:
+        for block in self.blocks:
             out[..., at : at + block.shape[1]] = block[rows] if len(block) else np.nan
             at += block.shape[1]
 
@@ -397,6 +430,11 @@ class TSDatasetH(DatasetH):
     ) -> Any:
         """Return the :class:`TSDataSampler` of a segment, or a list of them; see :meth:`DatasetH.prepare`."""
         return super().prepare(segments, col_set, data_key, **kwargs)
+
+    def prepare_rows(self, segment: object, col_set: str | Sequence[str], data_key: str) -> pd.DataFrame:
+        """Return the data of a segment as a frame of its rows: the own days of its samples, without `flt_col`."""
+        rows = DatasetH(self.handler, self.segments, self.fetch_kwargs, self.purge_rows, self.embargo_rows)
+        return rows.prepare_rows(segment, col_set, data_key)
 
     def _prepare_seg(self, slc: object, **kwargs: Any) -> TSDataSampler:
         """Return a :class:`TSDataSampler` of some days; also accepts `flt_col` and `dtype`."""

@@ -169,7 +169,7 @@ def _add_drift(
         if len(scores) >= _MIN_ROWS:
             found["score_psi"].append((value, "", {**who, "rows": len(scores)}))
     if "feature_psi" in rules.checks:
-        features: pd.DataFrame = dataset.prepare("test", col_set="feature", data_key=DataHandlerLP.DK_I)
+        features = dataset.prepare_rows("test", "feature", DataHandlerLP.DK_I)
         limit, values = rules.checks["feature_psi"].limit, features.to_numpy(np.float64)
         known = reference["features"]
         indices = {
@@ -231,7 +231,7 @@ def mean_ic(rules: Rules, values: Mapping[str, CheckResult], recorder: Recorder)
 def labels_of(recorder: Recorder, first: str, last: str) -> pd.Series:
     """Return the labels with which the scores of a model are compared, for some days."""
     dataset = RMDLoader(recorder).get_dataset(first, last, {"labels": (first, last)})
-    labels: pd.DataFrame = dataset.prepare("labels", col_set="label", data_key=DataHandlerLP.DK_R)
+    labels = dataset.prepare_rows("labels", "label", DataHandlerLP.DK_R)
     return labels.iloc[:, evaluated_column(recorder.load_object("task"))]
 
 
@@ -252,7 +252,7 @@ class _Labels:
     def results(self, dataset: DatasetH, recorder: Recorder, folder: Path, rules: Rules) -> list[CheckResult]:
         """Return the IC of each day whose labels have become known, and the mean over the last days."""
         column = evaluated_column(recorder.load_object("task"))
-        labels: pd.DataFrame = dataset.prepare("labels", col_set="label", data_key=DataHandlerLP.DK_R)
+        labels = dataset.prepare_rows("labels", "label", DataHandlerLP.DK_R)
         label = labels.iloc[:, column]
         ready = [signal for signal in self.pending if _is_known(label, signal)]
         lost = signal_files.unreadable(folder, ready)

@@ -168,7 +168,7 @@ class DriftReference(RecordTemp):
         if not isinstance(self.dataset, DatasetH):
             return
         try:
-            features = self.dataset.prepare("train", col_set="feature", data_key=DataHandlerLP.DK_I)
+            features = self.dataset.prepare_rows("train", "feature", DataHandlerLP.DK_I)
             scores = score_values(self.model.predict(self.dataset, segment="train"))
         except Exception as exc:  # noqa: BLE001 - the user's own classes; a model that cannot be watched is still trained
             log.warning("the distribution of the training data is not saved: %s: %s", type(exc).__name__, exc)

@@ -57,7 +57,8 @@ class MultiSegRecord(RecordTemp):
         for name, segment in wanted.items():
             prediction = self.model.predict(self.dataset, segment)
             score = prediction.iloc[:, 0] if isinstance(prediction, pd.DataFrame) else prediction
-            label = self.dataset.prepare(segment, col_set="label", data_key=DataHandlerLP.DK_R)
+            prepare = getattr(self.dataset, "prepare_rows", self.dataset.prepare)
+            label = prepare(segment, col_set="label", data_key=DataHandlerLP.DK_R)
             ic, rank_ic = calc_ic(score, label.iloc[:, 0])
             for kind, series in (("IC", ic), ("Rank IC", rank_ic)):
                 log.info(

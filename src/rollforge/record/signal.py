@@ -43,8 +43,7 @@ class SignalRecord(RecordTemp):
     def generate_label(dataset: DatasetH) -> pd.DataFrame:
         """Return the raw label of the test segment."""
         raw = DataHandlerLP.DK_R
-        label: pd.DataFrame = dataset.prepare("test", col_set="label", data_key=raw)
-        return label
+        return dataset.prepare_rows("test", "label", raw)
 
     def generate(self, **kwargs: object) -> None:
         """Predict the test segment and save the prediction and the label."""

@@ -1,0 +1,477 @@
+"""Training of PyTorch modules by skorch's loop, with early stopping and checkpoints. The only file that imports skorch.
+
+An epoch depends on the seed, its number and the state after the epoch before it, and on nothing else. A training that was
+interrupted and continues from a checkpoint therefore gives the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import skorch
+import torch
+from numpy.typing import NDArray
+
+from rollforge.errors import ConfigError, ModelError
+from rollforge.models.torch_samples import Examples
+from rollforge.session import current_session
+
+log = logging.getLogger(__name__)
+
+Tensor = Any  # torch.Tensor, whose types are not read
+_KEPT_DAYS = 7.0
+"""Checkpoints of trainings that never continued are deleted after this time."""
+_LOSSES = {
+    "mse": torch.nn.functional.mse_loss,
+    "mae": torch.nn.functional.l1_loss,
+    "huber": torch.nn.functional.smooth_l1_loss,
+    "binary": torch.nn.functional.binary_cross_entropy_with_logits,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of a training; see :class:`~rollforge.models.torch.TorchModel`."""
+
+    model: str
+    """Name of the model, for messages."""
+    epochs: int
+    lr: float
+    batch_size: int
+    early_stop: int
+    loss: str
+    metric: str
+    optimizer: str
+    optimizer_kwargs: Mapping[str, Any]
+    scheduler: Mapping[str, Any] | None
+    clip: float | None
+    by_day: bool
+    batches: int | None
+    """Number of batches in an epoch, drawn with replacement; None for each sample once."""
+    last_batches: int | None
+    """The same in the last epoch."""
+    seed: int
+    device: str
+    mixed_precision: str | None
+
+
+@dataclass
+class State:
+    """The state of a training after an epoch."""
+
+    weights: dict[str, Any]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any] | None
+    scaler: dict[str, Any]
+    curves: dict[str, list[float]] = field(default_factory=dict)
+    """Metric and segment, such as ``loss.train`` -> value after each epoch."""
+    scores: list[float] = field(default_factory=list)
+    """What is minimized on the valid segment, after each epoch."""
+    best: dict[str, Any] | None = None
+    """Weights after the epoch with the best score; None without a valid segment."""
+
+
+class Batches:
+    """The samples of a segment in batches, as tensors; training batches are drawn again in each epoch."""
+
+    def __init__(self, examples: Examples, settings: Settings, *, training: bool) -> None:
+        self._examples = examples
+        self._settings = settings
+        self._training = training
+        self._memory: np.ndarray | None = None
+        self._day_starts = _starts(examples.days()) if settings.by_day else None
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor | None]]]:
+        weight = self._examples.weight
+        for chosen in self.places():
+            label = torch.from_numpy(self._examples.label[chosen])
+            yield self.features(chosen), (label, None if weight is None else torch.from_numpy(weight[chosen]))
+
+    def features(self, chosen: NDArray[np.int64]) -> Tensor:
+        """Return the features of some usable samples, in memory that the next batch uses again."""
+        places, memory = self._examples.usable[chosen], self._memory
+        whole = memory is not None and len(places) <= len(memory)
+        values = self._examples.source.take(places, memory[: len(places)] if memory is not None and whole else None)
+        if not whole and values.flags.c_contiguous:
+            self._memory = values
+        return torch.from_numpy(np.ascontiguousarray(values, np.float32))
+
+    def places(self) -> Iterator[NDArray[np.int64]]:
+        """Yield positions among the usable samples."""
+        size, count = self._settings.batch_size, len(self._examples.usable)
+        numbers = np.random.default_rng([self._settings.seed, self.epoch])
+        if self._day_starts is not None:
+            starts = self._day_starts
+            days = np.arange(len(starts) - 1)
+            for day in numbers.permutation(days) if self._training else days:
+                yield np.arange(starts[day], starts[day + 1])
+            return
+        if self._training and self._settings.batches is not None:
+            last = self.epoch == self._settings.epochs - 1
+            wanted = (self._settings.last_batches if last else None) or self._settings.batches
+            for _ in range(wanted):
+                yield np.sort(numbers.integers(0, count, size))
+            return
+        order = numbers.permutation(count) if self._training else np.arange(count)
+        for at in range(0, count, size):
+            if self._training and at > 0 and at + size > count:
+                return  # the gradient of a small batch is noisy; other samples are left out in the next epoch
+            yield np.sort(order[at : at + size])  # which are close together on disk
+
+
+def _starts(days: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.flatnonzero(np.diff(days)) + 1, [len(days)]]).astype(np.int64)
+
+
+class Checkpoint:
+    """The state of a training on disk, replaced atomically.
+
+    Parameters
+    ----------
+    file : path
+        Where it is stored.
+    seconds : float
+        Shortest time between two writes.
+    """
+
+    def __init__(self, file: Path, seconds: float) -> None:
+        self._file = file
+        self._seconds = seconds
+        self._written = time.monotonic()
+
+    def load(self) -> State | None:
+        """Return the state of an earlier training; None if there is none, or it cannot be read."""
+        try:
+            return State(**torch.load(self._file, map_location="cpu", weights_only=True))
+        except FileNotFoundError:
+            return None
+        except Exception as exc:  # noqa: BLE001 - damaged files can raise anything; the training begins anew
+            log.warning("the checkpoint %s cannot be read, so the training begins anew: %s", self._file, exc)
+            return None
+
+    def save(self, state: State) -> None:
+        """Write a state, unless the last one was written a short time ago."""
+        if time.monotonic() - self._written < self._seconds:
+            return
+        draft = self._file.with_name(f"{uuid.uuid4().hex}.draft")
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with draft.open("wb") as stream:
+                torch.save(vars(state), stream)
+            draft.replace(self._file)
+        except (OSError, RuntimeError) as exc:  # the disk is full; PyTorch raises RuntimeError
+            log.warning("the checkpoint %s cannot be written: %s", self._file, exc)
+            draft.unlink(missing_ok=True)
+        self._written = time.monotonic()
+
+    def remove(self) -> None:
+        """Delete the state, and states that other trainings left a long time ago."""
+        with contextlib.suppress(OSError):
+            self._file.unlink(missing_ok=True)
+            for other in self._file.parent.iterdir():
+                if time.time() - other.stat().st_mtime > _KEPT_DAYS * 86400:
+                    other.unlink(missing_ok=True)
+
+
+class _Stopped(Exception):
+    """The score has not improved for a while."""
+
+
+class _Net(skorch.NeuralNet):
+    """skorch's loop over our batches."""
+
+    def __init__(self, *args: Any, valid: Batches | None, settings: Settings, **kwargs: Any) -> None:
+        self.valid = valid
+        self.settings = settings
+        super().__init__(*args, **kwargs)
+
+    def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> tuple[Any, Any]:  # noqa: N803
+        return X, self.valid
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        return dataset
+
+    def infer(self, x: Any, **fit_params: Any) -> Tensor:
+        with autocast(self.settings):
+            found = super().infer(x, **fit_params)
+        return _scores(found, len(x), self.settings.model)
+
+    def get_loss(self, y_pred: Any, y_true: Any, X: Any = None, training: bool = False) -> Tensor:  # noqa: N803
+        label, weight = y_true
+        losses = _LOSSES[self.settings.loss](y_pred, label.to(self.device), reduction="none")
+        return losses.mean() if weight is None else (losses * weight.to(self.device)).mean()
+
+    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        self._set_training(True)
+        features, target = batch
+        self._zero_grad_optimizer()
+        prediction = self.infer(features)
+        loss = self.get_loss(prediction, target, training=True)
+        scaler = self.scaler
+        scaler.scale(loss).backward()
+        if self.settings.clip is not None:
+            scaler.unscale_(self.optimizer_)
+            torch.nn.utils.clip_grad_value_(self.module_.parameters(), self.settings.clip)
+        scaler.step(self.optimizer_)
+        scaler.update()
+        return {"loss": loss, "y_pred": prediction}
+
+
+def _scores(found: Any, count: int, model: str) -> Tensor:
+    """Return the output of a module as one float32 number for each sample."""
+    if not isinstance(found, torch.Tensor):
+        raise ModelError(f"The module of {model} returns a {type(found).__name__}; it must return a tensor.")
+    if found.numel() != count:
+        raise ModelError(
+            f"The module of {model} returns values of shape {tuple(found.shape)} for {count} samples; it must return one "
+            "number for each."
+        )
+    return found.reshape(-1).float()
+
+
+class _Progress(skorch.callbacks.Callback):
+    """Seeds each epoch, and after it records the metrics, decides whether to stop, and writes the checkpoint."""
+
+    def __init__(
+        self, train: Batches, valid: Batches | None, settings: Settings, checkpoint: Checkpoint | None
+    ) -> None:
+        self._train = train
+        self._valid = valid
+        self._settings = settings
+        self._checkpoint = checkpoint
+        self._scheduler: Any = None
+        self.state: State | None = None
+
+    def begin(self, net: _Net, found: State | None) -> int:
+        """Restore the state of an earlier training, and return its number of epochs."""
+        if self._settings.scheduler is not None:
+            kind = getattr(torch.optim.lr_scheduler, self._settings.scheduler["class"])
+            self._scheduler = kind(net.optimizer_, **self._settings.scheduler.get("kwargs", {}))
+        if found is None:
+            return 0
+        net.module_.load_state_dict(found.weights)
+        net.optimizer_.load_state_dict(found.optimizer)
+        net.scaler.load_state_dict(found.scaler)
+        if self._scheduler is not None:
+            self._scheduler.load_state_dict(found.scheduler)
+        self.state = found
+        done = len(found.curves["loss.train"])
+        log.info("%s: training continues after epoch %d", self._settings.model, done)
+        return done
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the score has not improved for `early_stop` epochs."""
+        scores = [] if self.state is None else self.state.scores
+        return bool(scores) and len(scores) - 1 - int(np.argmin(scores)) >= self._settings.early_stop
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+        epoch = 0 if self.state is None else len(self.state.curves["loss.train"])
+        self._train.epoch = epoch
+        torch.manual_seed(int(np.random.SeedSequence([self._settings.seed, epoch]).generate_state(1, np.uint64)[0]))
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        new = {"loss.train": float(net.history[-1, "train_loss"])}
+        if self._valid is not None:
+            new["loss.valid"] = float(net.history[-1, "valid_loss"])
+        if not np.isfinite(list(new.values())).all():
+            raise ModelError(
+                f"The loss of {self._settings.model} is not finite after epoch {len(net.history)}. Use a smaller lr, or "
+                "processors that normalize the features and the label."
+            )
+        if self._settings.metric == "ic" and self._valid is not None:
+            new["ic.valid"] = _mean_ic(
+                self._valid, predict(net.module_, self._valid, net.device, autocast(self._settings))
+            )
+        earlier = self.state
+        curves = {k: [*(earlier.curves[k] if earlier is not None else []), v] for k, v in new.items()}
+        scores = list(earlier.scores) if earlier is not None else []
+        best = earlier.best if earlier is not None else None
+        if self._valid is not None:
+            scores.append(-new["ic.valid"] if self._settings.metric == "ic" else new["loss.valid"])
+            if int(np.argmin(scores)) == len(scores) - 1:
+                best = _on_cpu(net.module_.state_dict())
+        if self._scheduler is not None:
+            self._step(new.get("loss.valid", new["loss.train"]))
+        schedule = None if self._scheduler is None else self._scheduler.state_dict()
+        # The tensors are those of the module and the optimizer, which change in the next epoch, after they were written.
+        self.state = State(
+            net.module_.state_dict(), net.optimizer_.state_dict(), schedule, net.scaler.state_dict(), curves, scores, best
+        )  # fmt: skip
+        log.debug("%s: epoch %d: %s", self._settings.model, len(curves["loss.train"]), new)
+        if self._checkpoint is not None:
+            self._checkpoint.save(self.state)
+        if self.is_over:
+            raise _Stopped
+
+    def _step(self, loss: float) -> None:
+        if isinstance(self._scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self._scheduler.step(loss)
+        else:
+            self._scheduler.step()
+
+
+def _mean_ic(valid: Batches, scores: NDArray[np.float32]) -> float:
+    """Return the mean correlation of scores and labels over the days; 0 if no day has one."""
+    examples = valid._examples
+    found = []
+    starts = _starts(examples.days())
+    for first, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        x, y = scores[first:stop].astype(np.float64), examples.label[first:stop].astype(np.float64)
+        x, y = x - x.mean(), y - y.mean()
+        size = float(np.sqrt((x * x).sum() * (y * y).sum()))
+        if size > 0:
+            found.append(float((x * y).sum()) / size)
+    return float(np.mean(found)) if found else 0.0
+
+
+def _on_cpu(weights: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
+
+
+@contextlib.contextmanager
+def limited(seed: int, device: str) -> Iterator[None]:
+    """Inside the ``with`` block, PyTorch uses the threads of the session and a seed of its own."""
+    threads = torch.get_num_threads()
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    cudnn = torch.backends.cudnn
+    kept = cudnn.benchmark, cudnn.deterministic
+    torch.set_num_threads(current_session().threads)
+    try:
+        cudnn.benchmark, cudnn.deterministic = False, True
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = kept
+        torch.set_num_threads(threads)
+
+
+def train(
+    network: Any, train: Examples, valid: Examples | None, settings: Settings, checkpoint: Checkpoint | None
+) -> tuple[dict[str, list[float]], dict[str, NDArray[Any]]]:
+    """Train a module and return its metrics after each epoch, and the best weights.
+
+    Parameters
+    ----------
+    network : Module
+        The module with its first weights.
+    train, valid : Examples
+        Samples to learn from, and those on which training stops early.
+    settings : Settings
+        How to train.
+    checkpoint : Checkpoint, optional
+        Where the state is stored after an epoch, and from where it continues.
+
+    Raises
+    ------
+    ModelError
+        If the loss is not finite, or the output of the module has another shape.
+    """
+    batches = Batches(train, settings, training=True)
+    judged = None if valid is None else Batches(valid, settings, training=False)
+    progress = _Progress(batches, judged, settings, checkpoint)
+    options = {f"optimizer__{name}": value for name, value in settings.optimizer_kwargs.items()}
+    net = _Net(
+        network, criterion=torch.nn.Identity, optimizer=getattr(torch.optim, settings.optimizer), lr=settings.lr,
+        valid=judged, settings=settings, device=settings.device, callbacks=[("progress", progress)],
+        callbacks__print_log=None, callbacks__epoch_timer=None, verbose=0, **options,
+    )  # fmt: skip
+    net.scaler = torch.amp.GradScaler(torch.device(settings.device).type, enabled=settings.mixed_precision == "fp16")
+    net.initialize()
+    done = progress.begin(net, None if checkpoint is None else checkpoint.load())
+    if not progress.is_over:
+        with contextlib.suppress(_Stopped):
+            # Not fit(), which takes an interruption by the user for the end of the training.
+            net.notify("on_train_begin", X=batches, y=None)
+            net.fit_loop(batches, epochs=max(settings.epochs - done, 0))
+    state = progress.state
+    assert state is not None
+    weights = state.best if state.best is not None else _on_cpu(state.weights)
+    network.load_state_dict(weights)
+    if checkpoint is not None:
+        checkpoint.remove()
+    return state.curves, {name: value.numpy().copy() for name, value in weights.items()}
+
+
+def predict(network: Any, batches: Batches, device: str, autocast: Any) -> NDArray[np.float32]:
+    """Return the output of a module for each usable sample."""
+    found: list[NDArray[np.float32]] = []
+    network.eval()
+    with torch.no_grad(), autocast:
+        for chosen in batches.places():
+            features = batches.features(chosen)
+            scores = _scores(network(features.to(device)), len(features), type(network).__name__)
+            found.append(scores.cpu().numpy())
+    return np.concatenate(found) if found else np.empty(0, np.float32)
+
+
+def scores_of(network: Any, examples: Examples, settings: Settings) -> NDArray[np.float32]:
+    """Return the score of each usable sample."""
+    with limited(settings.seed, settings.device):
+        network.to(settings.device)
+        batches = Batches(examples, settings, training=False)
+        return predict(network, batches, settings.device, autocast(settings))
+
+
+def autocast(settings: Settings) -> Any:
+    """Return the context in which a module computes with mixed precision, if that is wanted."""
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.mixed_precision or "")
+    return torch.autocast(torch.device(settings.device).type, dtype=kind, enabled=kind is not None)
+
+
+def device_named(wanted: int | str) -> str:
+    """Return the device to use: the GPU of a number if there is one, or else the CPU; a name as it is.
+
+    Raises
+    ------
+    ConfigError
+        If PyTorch has no device of the name.
+    """
+    if isinstance(wanted, str):
+        try:
+            return str(torch.device(wanted))
+        except RuntimeError as exc:
+            raise ConfigError(f"PyTorch has no device {wanted!r}: {str(exc).splitlines()[0]}", path="GPU") from exc
+    available = wanted >= 0 and torch.cuda.is_available() and wanted < torch.cuda.device_count()
+    return f"cuda:{wanted}" if available else "cpu"
+
+
+def write_weights(weights: Mapping[str, NDArray[Any]], file: Path) -> None:
+    """Write the weights of a module as PyTorch's own file of a ``state_dict``."""
+    torch.save({name: torch.from_numpy(value) for name, value in weights.items()}, file)
+
+
+def read_weights(file: Path) -> dict[str, NDArray[Any]]:
+    """Read a file of weights; only tensors are read, and nothing in the file is executed.
+
+    Raises
+    ------
+    ValueError
+        If it contains anything else.
+    """
+    found = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise ValueError("it contains other values than tensors")
+    return {str(name): value.numpy() for name, value in found.items()}
+
+
+def with_weights(network: Any, weights: Mapping[str, NDArray[Any]]) -> Any:
+    """Return a module after its weights were set.
+
+    Raises
+    ------
+    RuntimeError
+        If the module has other weights.
+    """
+    network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
+    return network

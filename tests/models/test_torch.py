@@ -1,0 +1,482 @@
+"""PyTorch: any module on one training loop; the same bits again, also after the process was killed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.documents.command_line import call
+
+from rollforge.build import build
+from rollforge.errors import ArtifactUnreadable, BuildError, ConfigError, ModelError
+from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandlerLP
+from rollforge.features.timeseries import TSDatasetH
+from rollforge.models.torch import (
+    ALSTM,
+    GRU,
+    KRNN,
+    LSTM,
+    SFM,
+    TCN,
+    GATs,
+    GeneralPTNN,
+    LocalformerModel,
+    Sandwich,
+    TorchModel,
+    TransformerModel,
+)
+from rollforge.session import Session, using
+from rollforge.track import artifact
+from rollforge.track.artifact_files import LocalFiles
+
+HAVE = all(find_spec(name) is not None for name in ("torch", "skorch"))
+pytestmark = pytest.mark.skipif(not HAVE, reason="PyTorch is not installed: make .venv/torch")
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SEGMENTS = {
+    "train": ("2020-01-01", "2020-03-31"),
+    "valid": ("2020-04-01", "2020-04-30"),
+    "test": ("2020-05-01", "2020-05-31"),
+}
+NET = "rollforge.models.torch_networks.Net"
+OWN = """
+import torch
+
+class Sum(torch.nn.Module):
+    def __init__(self, features, start=0.0):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.full((features,), start))
+
+    def forward(self, x):
+        return x @ self.weight
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread(tmp_path: Path) -> Iterator[None]:
+    """Each test trains on one thread, with a cache of its own."""
+    with using(Session(threads=1, cache=str(tmp_path / "cache"))):
+        yield
+
+
+@pytest.fixture(scope="module")
+def torch_market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo market of two years."""
+    from rollforge.market.demo import make_demo
+
+    folder = tmp_path_factory.mktemp("demo") / "market"
+    make_demo(folder, instruments=20, years=2)
+    return folder
+
+
+def table(features: int = 6) -> pd.DataFrame:
+    """Return a label that is a weighted sum of the first three features plus a little noise."""
+    numbers = np.random.default_rng(0)
+    days, codes = pd.date_range("2020-01-01", "2020-05-31"), [f"I{i}" for i in range(8)]
+    index = pd.MultiIndex.from_product([days, codes], names=["datetime", "instrument"])
+    x = numbers.standard_normal((len(index), features))
+    y = x[:, :3] @ [1.0, -2.0, 0.5] + 0.1 * numbers.standard_normal(len(index))
+    columns = [("feature", f"f{i}") for i in range(features)] + [("label", "y")]
+    return pd.DataFrame(np.column_stack([x, y]).astype(np.float32), index, pd.MultiIndex.from_tuples(columns))
+
+
+def rows(frame: pd.DataFrame | None = None, segments: Any = None) -> DatasetH:
+    return DatasetH(DataHandlerLP.from_df(table() if frame is None else frame), segments or SEGMENTS)
+
+
+def days(frame: pd.DataFrame | None = None, steps: int = 3) -> TSDatasetH:
+    handler = DataHandlerLP.from_df(table() if frame is None else frame)
+    return TSDatasetH(step_len=steps, handler=handler, segments=SEGMENTS)
+
+
+def net(**kwargs: Any) -> TorchModel:
+    """Return a model that trains in a tenth of a second."""
+    options = {"n_epochs": 4, "lr": 0.05, "batch_size": 128, **kwargs}
+    return TorchModel(NET, {"input_dim": 6, "layers": [8]}, **options)
+
+
+def correlation(model: Any, data: Any) -> float:
+    prediction = model.predict(data)
+    return float(prediction.corr(table()[("label", "y")].loc[prediction.index]))
+
+
+# -- Qlib's models ----------------------------------------------------------------------------------------------------
+
+
+NETWORKS = {
+    "GRU": lambda: GRU(hidden_size=8),
+    "LSTM": lambda: LSTM(hidden_size=8),
+    "ALSTM": lambda: ALSTM(hidden_size=8, rnn_type="LSTM"),
+    "TCN": lambda: TCN(n_chans=8, num_layers=2, dropout=0.0, kernel_size=2, lr=0.02),
+    "Transformer": lambda: TransformerModel(d_feat=6, d_model=8),
+    "Localformer": lambda: LocalformerModel(d_feat=6, d_model=8),
+    "GATs": lambda: GATs(hidden_size=8, base_model="LSTM"),
+    "KRNN": lambda: KRNN(cnn_dim=8, rnn_dim=8),
+    "Sandwich": lambda: Sandwich(cnn_dim_1=8, cnn_dim_2=8),
+    "SFM": lambda: SFM(hidden_size=8, freq_dim=4, optimizer="adam"),
+    "GeneralPTNN": lambda: GeneralPTNN(
+        pt_model_kwargs={"d_feat": 6, "hidden_size": 8, "num_layers": 1, "dropout": 0.0}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_each_model_learns(name: str) -> None:
+    """From samples of several days. Rows that contain the same days give the same output of its module."""
+    import torch
+
+    model = NETWORKS[name]()
+    model.n_epochs, model.lr, model.batch_size = 4, 0.04, 64
+    model.fit(days())
+    assert correlation(model, days()) > 0.6
+    network = model._network
+    x = torch.randn(5, 3, 6)
+    flat = x.transpose(1, 2).reshape(5, -1)  # sorted by feature, then by day
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), network(flat))
+
+
+def test_attention_is_computed_by_pairs() -> None:
+    """The sum that stands for all pairs of instruments equals the attention of each pair."""
+    import torch
+
+    from rollforge.models.torch_networks import GATModel
+
+    torch.manual_seed(0)
+    network = GATModel(d_feat=2, hidden_size=4, num_layers=1)
+    x = torch.randn(3, 5, 2)
+    with torch.no_grad():
+        hidden = network.rnn(x)[0][:, -1]
+        seen = network.transformation(hidden)
+        pairs = [[torch.cat([seen[j], seen[i]]) @ network.a[:, 0] for j in range(3)] for i in range(3)]
+        weights = torch.nn.functional.leaky_relu(torch.tensor(pairs)).softmax(dim=1)
+        mixed = torch.nn.functional.leaky_relu(network.fc(weights @ hidden + hidden))
+        torch.testing.assert_close(network(x), network.fc_out(mixed))
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_weights_of_the_best_epoch_are_kept() -> None:
+    """Training stops after epochs without improvement; the loss of the prediction is the smallest one."""
+    model = net(n_epochs=60, lr=0.2, early_stop=3)
+    results: dict[str, Any] = {}
+    model.fit(rows(), evals_result=results)
+    losses = results["valid"]
+    assert len(losses) == int(np.argmin(losses)) + 4 < 60
+    assert model.training_metrics()["loss.valid"] == losses
+    label = table()[("label", "y")]
+    prediction = model.predict(rows(), "valid")
+    assert float(((prediction - label.loc[prediction.index]) ** 2).mean()) == pytest.approx(min(losses), rel=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"metric": "ic"}, {"loss": "huber"}, {"optimizer": "adamw", "weight_decay": 0.1},
+                                     {"scheduler": "default"},
+                                     {"scheduler": {"class": "StepLR", "kwargs": {"step_size": 2}}},
+                                     {"mixed_precision": "bf16"}, {"clip": None, "weight_decay": 0.01}])  # fmt: skip
+def test_options_of_the_training(options: dict[str, Any]) -> None:
+    """Each one is used, and the model learns with it."""
+    model, plain = net(**options), net()
+    model.fit(rows())
+    plain.fit(rows())
+    assert correlation(model, rows()) > 0.6
+    assert (
+        "clip" in options
+        or not model.predict(rows()).equals(plain.predict(rows()))
+        or options == {"scheduler": "default"}
+    )
+    if "metric" in options:
+        daily = pd.concat({"p": model.predict(rows(), "valid"), "y": table()[("label", "y")]}, axis=1, join="inner")
+        ic = daily.groupby("datetime")[["p", "y"]].apply(lambda day: day["p"].corr(day["y"])).mean()
+        assert max(model.training_metrics()["ic.valid"]) == pytest.approx(ic, abs=1e-3)
+
+
+def test_random_numbers_and_threads_of_the_program_are_unchanged() -> None:
+    """Training has its own."""
+    import torch
+
+    torch.manual_seed(3)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    model = net()
+    model.fit(rows())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+    other = net(seed=1)
+    other.fit(rows())
+    assert not model.predict(rows()).equals(other.predict(rows()))
+
+
+KILLED = """
+import sys, pickle
+from rollforge.session import Session, using
+model, data = pickle.load(open(sys.argv[1], "rb"))
+with using(Session(threads=1, cache=sys.argv[2])):
+    model.fit(data)
+"""
+
+
+def test_a_killed_training_continues_after_its_last_epoch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The result has the same bits as that of a training that was not interrupted; dropout and the scheduler included."""
+    data, cache, file = rows(), tmp_path / "killed", tmp_path / "job"
+
+    def model() -> TorchModel:
+        return net(n_epochs=100, early_stop=100, scheduler="default", lr=0.01, checkpoint_seconds=0.0)
+
+    file.write_bytes(pickle.dumps((model(), data)))
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(file), str(cache)])
+    try:
+        deadline = time.monotonic() + 300
+        while not list(cache.glob("checkpoints/*.pt")) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    undisturbed, continued = model(), model()
+    undisturbed.fit(data)
+    with using(Session(threads=1, cache=str(cache))), caplog.at_level("INFO"):
+        continued.fit(data)
+    assert "training continues after epoch" in caplog.text
+    assert continued.training_metrics() == undisturbed.training_metrics()
+    assert len(continued.training_metrics()["loss.train"]) == 100
+    pd.testing.assert_series_equal(continued.predict(data), undisturbed.predict(data), check_exact=True)
+    assert not list(cache.glob("checkpoints/*"))  # the training is over
+
+
+def test_a_checkpoint_belongs_to_one_model_and_its_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Other data or arguments begin anew, and so does a training whose checkpoint is damaged."""
+    import torch
+
+    from rollforge.models import torch_training
+
+    def stopped(model: TorchModel, frame: pd.DataFrame) -> list[Path]:
+        """Interrupt the training after its third epoch, and return the checkpoints."""
+        count = 0
+
+        def interrupt(self: Any, net: Any, **kwargs: Any) -> None:
+            nonlocal count
+            count += 1
+            if count == 4:
+                raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch_training._Progress, "on_epoch_begin", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                model.fit(rows(frame))
+        return sorted((tmp_path / "cache" / "checkpoints").iterdir())
+
+    other = table()
+    other.iloc[100, 0] += 1.0
+    assert len(stopped(net(n_epochs=9, checkpoint_seconds=0.0), table())) == 1
+    assert len(stopped(net(n_epochs=9, checkpoint_seconds=0.0, lr=0.04), table())) == 2
+    assert len(stopped(net(n_epochs=9, checkpoint_seconds=0.0), other)) == 3
+    for file in (tmp_path / "cache" / "checkpoints").iterdir():
+        assert len(torch.load(file, weights_only=True)["scores"]) == 3
+        file.write_bytes(file.read_bytes()[:-100])
+    model = net(n_epochs=9, checkpoint_seconds=0.0)
+    model.fit(rows())
+    assert "cannot be read, so the training begins anew" in caplog.text
+    assert len(model.training_metrics()["loss.train"]) == 9
+
+
+# -- modules of the user -----------------------------------------------------------------------------------------------
+
+
+def test_a_module_in_a_file(tmp_path: Path) -> None:
+    """It is named by the path of the file, and called with the samples of the dataset."""
+    file = tmp_path / "own_sum.py"
+    file.write_text(OWN, encoding="utf-8")
+    described = {"class": "Sum", "module_path": str(file), "kwargs": {"features": 6}}
+    model = TorchModel(described, {"start": 0.5}, n_epochs=20, lr=0.05, batch_size=64)
+    model.fit(rows())
+    assert correlation(model, rows()) > 0.9
+    wrong = TorchModel({**described, "kwargs": {"features": 5}}, n_epochs=1)
+    with pytest.raises(ModelError, match=r"the module Sum fails on samples of shape \(6,\): RuntimeError"):
+        wrong.fit(rows())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"module": 7}, ConfigError, "module: must be a subclass of torch.nn.Module"),
+        ({"module": NET, "loss": "msee"}, ConfigError, "Did you mean 'mse'"),
+        ({"module": NET, "optimizer": "adamm"}, ConfigError, "Did you mean 'adam'"),
+        ({"module": NET, "n_epochs": 0}, ConfigError, "n_epochs"),
+        ({"module": NET, "lr": "fast"}, ConfigError, "lr"),
+        ({"module": NET, "scheduler": "StepLRR"}, ConfigError, "Did you mean 'StepLR'"),
+        ({"module": "rollforge.models.LinearModel"}, BuildError, "LinearModel is not a PyTorch module"),
+        ({"module": NET, "module_kwargs": {"input_dim": 6, "output_dim": 2}}, ModelError, r"shape \(728, 2\)"),
+        ({"module": NET, "module_kwargs": {"input_dim": 6}, "lr": 1e30, "clip": None, "optimizer": "gd"}, ModelError,
+         "is not finite"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_message(arguments: dict[str, Any], error: type[Exception], said: str) -> None:
+    """It says what is wrong and where."""
+    with pytest.raises(error, match=said):
+        TorchModel(**{"n_epochs": 2, **arguments}).fit(rows())
+
+
+def test_pretrained_weights_of_a_recurrent_network(tmp_path: Path) -> None:
+    """GATs begins with those of an LSTM; a file of other weights is an error."""
+    import torch
+
+    lstm = LSTM(hidden_size=8, n_epochs=1)
+    lstm.fit(rows())
+    torch.save(lstm._network.state_dict(), tmp_path / "lstm.pt")
+    arguments = {"hidden_size": 8, "base_model": "LSTM", "n_epochs": 1, "lr": 0.0}
+    model = GATs(**arguments, model_path=str(tmp_path / "lstm.pt"))
+    model.fit(rows())
+    assert model.weights is not None
+    np.testing.assert_array_equal(model.weights["rnn.weight_ih_l0"], lstm.weights["rnn.weight_ih_l0"])  # type: ignore[index]
+    with pytest.raises(ConfigError, match="cannot be read"):
+        GATs(**arguments, model_path=str(tmp_path / "none.pt")).fit(rows())
+    with pytest.raises(ConfigError, match="no weights of a LSTM with hidden_size 4"):
+        GATs(**{**arguments, "hidden_size": 4}, model_path=str(tmp_path / "lstm.pt")).fit(rows())
+
+
+# -- saved models ------------------------------------------------------------------------------------------------------
+
+
+def saved(model: Any, folder: Path) -> Path:
+    files = LocalFiles(folder)
+    artifact.save(files, "params.pkl", model)
+    found = artifact.find(files, "params.pkl")
+    assert found is not None
+    return found
+
+
+def test_weights_are_a_file_that_pytorch_reads(tmp_path: Path) -> None:
+    """Without executing anything; a file with anything else than weights is not loaded."""
+    import torch
+
+    model = net()
+    model.fit(rows())
+    file = saved(model, tmp_path)
+    with zipfile.ZipFile(file) as archive:
+        archive.extract("data/weights.pt", tmp_path)
+        about = archive.read("data/about.json")
+    weights = torch.load(tmp_path / "data" / "weights.pt", weights_only=True)
+    assert {name: tuple(value.shape) for name, value in weights.items()} == {
+        name: value.shape for name, value in model._network.state_dict().items()
+    }
+    pd.testing.assert_series_equal(artifact.load_file(file).predict(rows()), model.predict(rows()), check_exact=True)
+    for content in (pickle.dumps(_Calls(tmp_path / "called")), b"no weights"):
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("rollforge.json", '{"module": "rollforge.models.torch", "class": "TorchModel"}')
+            archive.writestr("data/about.json", about)
+            archive.writestr("data/weights.pt", content)
+        with pytest.raises(ArtifactUnreadable):
+            artifact.load_file(file)
+    assert not (tmp_path / "called").exists()
+
+
+class _Calls:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.file,)
+
+
+LOADED = """
+import sys
+from pathlib import Path
+from rollforge.errors import CodeNotAllowed
+from rollforge.track import artifact
+model = artifact.load_file(Path(sys.argv[1]))
+try:
+    print(type(model._restored_network()).__name__)
+except CodeNotAllowed as exc:
+    print(exc)
+"""
+
+
+def test_a_saved_module_of_a_user_is_code(tmp_path: Path) -> None:
+    """Another process imports its file only if the user allows it."""
+    file = tmp_path / "own_sum.py"
+    file.write_text(OWN, encoding="utf-8")
+    model = TorchModel({"class": "Sum", "module_path": str(file), "kwargs": {"features": 6}}, n_epochs=1)
+    model.fit(rows())
+    stored = saved(model, tmp_path / "run")
+    said = []
+    for allowed in ("", str(file)):
+        environment = {**os.environ, "ROLLFORGE_ALLOW": allowed}
+        done = subprocess.run(
+            [sys.executable, "-c", LOADED, str(stored)], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout.strip())
+    assert "own_sum.py" in said[0]
+    assert "ROLLFORGE_ALLOW" in said[0]
+    assert said[1] == "Sum"
+
+
+QLIB = {  # the defaults of Qlib's constructors that differ between the forms of a model
+    "qlib.contrib.model.pytorch_tcn": ("TCN", {"lr": 1e-4, "dropout": 0.5, "num_layers": 5, "batch_size": 2000}),
+    "qlib.contrib.model.pytorch_tcn_ts": ("TCN", {"lr": 1e-3, "dropout": 0.0, "num_layers": 2, "batch_size": 2000}),
+    "qlib.contrib.model.pytorch_transformer": ("TransformerModel", {"d_feat": 20, "batch_size": 2048, "lr": 1e-4}),
+    "qlib.contrib.model.pytorch_transformer_ts": (
+        "TransformerModel",
+        {"batch_size": 8192, "n_epochs": 100, "early_stop": 5},
+    ),
+    "qlib.contrib.model.pytorch_localformer": ("LocalformerModel", {"batch_size": 2048, "weight_decay": 1e-3}),
+    "qlib.contrib.model.pytorch_localformer_ts": ("LocalformerModel", {"batch_size": 8192, "weight_decay": 1e-3}),
+    "qlib.contrib.model.pytorch_gats": ("GATs", {"d_feat": 6, "by_day": True, "early_stop": 20}),
+    "qlib.contrib.model.pytorch_gats_ts": ("GATs", {"d_feat": 20, "by_day": True, "early_stop": 20}),
+    "qlib.contrib.model.pytorch_gru": ("GRU", {"d_feat": 6, "hidden_size": 64, "lr": 1e-3, "n_epochs": 200}),
+    "qlib.contrib.model.pytorch_lstm_ts": ("LSTM", {"d_feat": 6, "num_layers": 2, "optimizer": "adam"}),
+    "qlib.contrib.model.pytorch_alstm_ts": ("ALSTM", {"hidden_size": 64, "rnn_type": "GRU"}),
+    "qlib.contrib.model.pytorch_krnn": ("KRNN", {"cnn_dim": 64, "rnn_dups": 3}),
+    "qlib.contrib.model.pytorch_sandwich": ("Sandwich", {"cnn_dim_2": 32, "rnn_dim_2": 8}),
+    "qlib.contrib.model.pytorch_sfm": ("SFM", {"freq_dim": 10, "optimizer": "gd"}),
+    "qlib.contrib.model.pytorch_nn": (
+        "DNNModelPytorch",
+        {"max_steps": 300, "early_stop_rounds": 50, "optimizer": "gd"},
+    ),
+    "qlib.contrib.model.pytorch_general_nn": ("GeneralPTNN", {"batch_size": 2000, "weight_decay": 0.0}),
+}
+
+
+def test_defaults_are_qlibs() -> None:
+    """Of the classes to which Qlib's paths refer: TSTCN, TSTransformerModel, TSLocalformerModel, TSGATs and the others."""
+    for path, (name, expected) in QLIB.items():
+        model = build({"class": name, "module_path": path})
+        assert {key: getattr(model, key) for key in expected} == expected, path
+    assert build({"class": "TCN", "module_path": "qlib.contrib.model.pytorch_tcn_ts"}).params["lr"] == 1e-3
+
+
+@pytest.mark.parametrize("name", ["torch_mlp", "torch_gru", "torch_own_module"])
+def test_the_examples_run(name: str, torch_market: Path, tmp_path: Path) -> None:
+    """Each one on a small market, from the plan to the report; nothing else is changed but the length of the training."""
+    text = (EXAMPLES / f"{name}.yaml").read_text(encoding="utf-8")
+    for old, new in (
+        ("demo/market", str(torch_market)), ("sqlite:///demo/mlflow.db", f"folder:{tmp_path}/runs"), ("demo300", "all"),
+        ("sqlite:///demo/tasks.db", f"sqlite:///{tmp_path}/tasks.db"), ("n_epochs: 20", "n_epochs: 2"),
+        ("max_steps: 400", "max_steps: 40"), ("step: 250", "step: 200"),
+        ("2018-01-02", "2022-01-03"), ("2020-12-31", "2022-10-31"),
+        ("2021-01-01", "2022-11-01"), ("2021-06-30", "2022-12-30"), ("2021-07-01", "2023-01-02"), ("2023-12-29", "2023-12-15"),
+    ):  # fmt: skip
+        text = text.replace(old, new)
+    (tmp_path / "own_module.py").write_text((EXAMPLES / "own_module.py").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    done = call("run", tmp_path / f"{name}.yaml", "--jobs", "0", "--output", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    prediction = pd.read_parquet(tmp_path / "out" / "prediction.parquet")
+    assert np.isfinite(prediction["score"]).all()
+    assert (tmp_path / "out" / "report.html").exists()
