@@ -107,7 +107,7 @@ class TSDataSampler:
         rows = rows[np.argsort(of_instrument[rows], kind="stable")]
         self.idx_map = np.column_stack([of_day[rows], of_instrument[rows]]).astype(np.int32)
         """(samples, 2): day and instrument, as indexes into `idx_arr`."""
-        self.data_index: pd.MultiIndex = frame.index[rows].swaplevel()
+        self.data_index: pd.MultiIndex = frame.index[rows].swaplevel()  # type: ignore[attr-defined]
         """(samples,): instrument and day."""
 
     @property
@@ -213,7 +213,7 @@ class TSDataSampler:
         chosen: Any = rows
         if len(rows) and rows[-1] - rows[0] + 1 == len(rows):
             chosen = slice(int(rows[0]), int(rows[-1]) + 1)
-        index = self.data_index[order].swaplevel()  # type: ignore[attr-defined]
+        index = self.data_index[order].swaplevel()
         parts, at = [], 0
         for block in self.blocks:
             columns = self.columns[at : at + block.shape[1]]
@@ -235,7 +235,7 @@ class TSDataSampler:
             at += block.shape[1]
         else:
             made.blocks = [np.ascontiguousarray(np.concatenate(self.blocks, axis=1)[:, place])]
-        made.columns = self.columns[place].droplevel(0)
+        made.columns = pd.Index([name for _, name in self.columns[place]])
         return made
 
     def complete(self) -> NDArray[np.bool_]:
