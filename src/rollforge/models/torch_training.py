@@ -406,7 +406,7 @@ def train(
 def predict(network: Any, batches: Batches, device: str, autocast: Any) -> NDArray[np.float32]:
     """Return the output of a module for each usable sample."""
     found: list[NDArray[np.float32]] = []
-    network.eval()
+    network.train(False)
     with torch.no_grad(), autocast:
         for chosen in batches.places():
             features = batches.features(chosen)
