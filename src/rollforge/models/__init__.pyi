@@ -31,6 +31,25 @@ from .sklearn import (
     SklearnModel as SklearnModel,
     describe_estimator as describe_estimator,
 )
+from .torch import (
+    ALSTM as ALSTM,
+    GRU as GRU,
+    KRNN as KRNN,
+    LSTM as LSTM,
+    SFM as SFM,
+    TCN as TCN,
+    TSTCN as TSTCN,
+    DNNModelPytorch as DNNModelPytorch,
+    GATs as GATs,
+    GeneralPTNN as GeneralPTNN,
+    LocalformerModel as LocalformerModel,
+    Sandwich as Sandwich,
+    TorchModel as TorchModel,
+    TransformerModel as TransformerModel,
+    TSGATs as TSGATs,
+    TSLocalformerModel as TSLocalformerModel,
+    TSTransformerModel as TSTransformerModel,
+)
 from .tuned import (
     TunedModel as TunedModel,
 )
