@@ -1,9 +1,11 @@
 """Plan and run the workflow files among Qlib's examples, and write the table of ``docs/compat.md`` about them.
 
-    QLIB_SOURCE=CHECKOUT python tests/compat/workflow_table.py            # writes the table
-    QLIB_SOURCE=CHECKOUT python tests/compat/workflow_table.py LightGBM   # prints the rows of some files
+    QLIB_SOURCE=CHECKOUT python tests/compat/workflow_table.py run               # plans and runs all files
+    QLIB_SOURCE=CHECKOUT python tests/compat/workflow_table.py run Linear LSTM   # runs those with one of these words
+    QLIB_SOURCE=CHECKOUT python tests/compat/workflow_table.py plan              # plans all files, and runs none
 
-The files are unchanged, except that their data folder is a small demo market with their universes, benchmarks and days.
+The files are unchanged, except that their data folder is a small demo market with their universes, benchmarks and days. What
+is not run keeps its cell in the table as long as it can be planned.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,15 @@ def workflow_files(checkout: Path) -> list[Path]:
     return sorted((checkout / "examples").rglob("*.yaml"))
 
 
-def rows(checkout: Path, files: list[Path], folder: Path) -> Iterator[str]:
+def known_runs(page: Path) -> dict[str, str]:
+    """Return the last cell of each row of the table in a page, by the name of the file."""
+    found = re.findall(r"^\| `(\S+\.yaml)` \|.*\| ([^|]*) \|$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: cell.strip() for name, cell in found}
+
+
+def rows(
+    checkout: Path, files: list[Path], folder: Path, chosen: Callable[[Path], bool], known: Mapping[str, str]
+) -> Iterator[str]:
     """Yield the row of each file: its model, and whether it can be planned and run, or the reason why not."""
     market = folder / "market"
     make_demo(market, **MARKET)
@@ -49,8 +59,9 @@ def rows(checkout: Path, files: list[Path], folder: Path) -> Iterator[str]:
         place = folder / str(number)
         place.mkdir()
         plan, planned = _planned(file, market, place)
-        ran = "" if plan is None else _ran(plan)
-        cells = [f"`{file.relative_to(checkout / 'examples')}`", _model(file), planned, ran]
+        name = str(file.relative_to(checkout / "examples"))
+        ran = "" if plan is None else _ran(plan) if chosen(file) else known.get(name, "")
+        cells = [f"`{name}`", _model(file), planned, ran]
         yield "| " + " | ".join(_plain(cell, checkout, folder) for cell in cells) + " |"
 
 
@@ -106,24 +117,31 @@ def rewrite(page: Path, found: list[str]) -> None:
     planned = sum(" | yes | " in row for row in found)
     ran = sum(row.endswith(" | yes | yes |") for row in found)
     table = "\n".join(["| file in `examples` | model | plan | run |", "|---|---|---|---|", *found])
-    summary = f"Of the {len(found)} files, {planned} can be planned, and {ran} run."
+    untried = sum(row.endswith(" | yes |  |") for row in found)
+    more = f" {untried} were not run when this table was written." if untried else ""
+    summary = f"Of the {len(found)} files, {planned} can be planned, and {ran} run.{more}"
     page.write_text(f"{before}{BEGIN}\n\n{summary}\n\n{table}\n\n{END}{after}", encoding="utf-8")
 
 
 def main() -> int:
-    """Write the table, or print the rows of the files whose path contains an argument."""
+    """Write the table."""
+    if sys.argv[1:2] not in (["plan"], ["run"]):
+        print(__doc__)
+        return 2
     checkout = Path(os.environ["QLIB_SOURCE"]).resolve()
-    files = workflow_files(checkout)
-    chosen = [f for f in files if not sys.argv[1:] or any(word in str(f) for word in sys.argv[1:])]
+    verb, *words = sys.argv[1:]
+
+    def chosen(file: Path) -> bool:
+        return verb == "run" and (not words or any(word in str(file) for word in words))
+
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name:
         found = []
-        for row in rows(checkout, chosen, Path(name)):
+        for row in rows(checkout, workflow_files(checkout), Path(name), chosen, known_runs(PAGE)):
             print(row, flush=True)
             found.append(row)
-    if len(chosen) == len(files):
-        rewrite(PAGE, found)
+    rewrite(PAGE, found)
     return 0
 
 
