@@ -71,4 +71,4 @@ def test_an_own_model_in_walk_forward(tmp_path: Path, monkeypatch: pytest.Monkey
         store_uri=f"sqlite:///{tmp_path}/tasks.db", tracking_uri=f"folder:{tmp_path}/runs", cache=str(tmp_path)
     )
     found = walk_forward(kind(count=1), frame, label="y", train=100, step=50, jobs=2, session=session).prediction
-    assert found.corr(frame["a"].loc[found.index]) == pytest.approx(1.0)
+    assert found.corr(frame["a"].loc[found.index]) > 0.999  # the scale of each window differs a little
