@@ -288,7 +288,7 @@ class DayRun:
                 self._warn(text)
                 (model,) = self._trained(strategy, [window[1]])
                 self.written[model.id] = model
-                common = {"from_day": self.day, "by": author(), "reason": text}
+                common: dict[str, Any] = {"from_day": self.day, "by": author(), "reason": text}
                 released.append(replace(lost, role=Role.RETIRED, **common))
                 task = model.list_tags().get(TASK_TAG, "")
                 released.append(replace(lost, task=task, recorder=model.id, definition=window[2], **common))
