@@ -10,7 +10,8 @@ from __future__ import annotations
 import difflib
 import itertools
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 __all__ = [
     "MAX_MESSAGE_LENGTH",
@@ -51,6 +52,7 @@ __all__ = [
     "UntrustedPickle",
     "counted",
     "excerpt",
+    "first_few",
     "nearest",
     "printable",
     "shown",
@@ -163,6 +165,32 @@ def counted(number: int, noun: str) -> str:
     ('1 task', '1,200 trading days')
     """
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def first_few(
+    values: Collection[Any], most: int = 5, separator: str = ", ", *, show: Callable[[Any], str] = str
+) -> str:
+    """Return the first of some values for a message, and the number of the others.
+
+    Parameters
+    ----------
+    values : collection
+        Any values.
+    most : int
+        Number of values to show.
+    separator : str
+        Text between two values.
+    show : callable
+        Formats a value.
+
+    Examples
+    --------
+    >>> first_few(range(7)), first_few(["a", "b"], 1, show=repr), first_few([])
+    ('0, 1, 2, 3, 4 and 2 more', "'a' and 1 more", '')
+    """
+    others = len(values) - most
+    text = separator.join(show(value) for value in itertools.islice(values, most))
+    return f"{text} and {others} more" if others > 0 else text
 
 
 def with_article(noun: str) -> str:

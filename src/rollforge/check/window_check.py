@@ -18,7 +18,7 @@ from rollforge.check.market_copy import TURNS, Change
 from rollforge.check.measurement import Measurement, model_kind
 from rollforge.check.rebuild import TaskData, fit_model, predict
 from rollforge.dates import has_times, show_time, unit_of
-from rollforge.errors import counted
+from rollforge.errors import counted, first_few
 from rollforge.generate.checks import CheckResult
 from rollforge.generate.label_horizon import HorizonSource
 from rollforge.generate.task_view import TaskView
@@ -79,8 +79,8 @@ class WindowCheck:
         if columns.fixed:
             self.findings.add(
                 "features", CheckResult.UNKNOWN, f"fixed {columns.fixed}",
-                f"{_listed(columns.fixed)}: the same when all market data change, so these features come from another source, "
-                "such as a file.", "Check how they were computed: whether they use only earlier days cannot be measured.", titles,
+                f"{first_few(columns.fixed, 3)}: the same when all market data change, so these features come from another "
+                "source, such as a file.", "Check how they were computed: whether they use only earlier days cannot be measured.", titles,
             )  # fmt: skip
         self._about_label()
 
@@ -89,8 +89,8 @@ class WindowCheck:
         if columns.fixed_labels:
             self.findings.add(
                 "label", CheckResult.UNKNOWN, f"fixed {columns.fixed_labels}",
-                f"{_listed(columns.fixed_labels)}: the same when all market data change, so the label comes from another source, "
-                "such as a file, and how far it looks ahead cannot be measured.",
+                f"{first_few(columns.fixed_labels, 3)}: the same when all market data change, so the label comes from another "
+                "source, such as a file, and how far it looks ahead cannot be measured.",
                 f"Set label_horizon, the number of {self.unit}s that the label looks ahead.", titles,
             )  # fmt: skip
             return
@@ -411,7 +411,3 @@ class FittedModel:
 def _part(frame: pd.DataFrame, stage: str, last: np.datetime64) -> pd.DataFrame:
     """Return the rows up to a day; for inference without labels, which may read later days."""
     return until(frame if stage == "learn" else frame.loc[:, ~is_label(frame)], last)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -11,13 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.dates import Days, has_times, show_time, times_of, unit_of
-from rollforge.errors import CoverageError, counted
+from rollforge.errors import CoverageError, counted, first_few
 
 __all__ = ["Coverage", "ExpectedWindow", "check_coverage"]
 
 _MAX_PAIRS = 20
 _FEW_ROWS = 0.1
-_NAMED_INSTRUMENTS = 3
+_MAX_NAMES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,10 +366,9 @@ def _lacking(own: _Rows, lacking: NDArray[np.int64], every: NDArray[np.int64]) -
     codes = _distinct(lacking % size)
     total = len(_distinct(every[_among(own.days(every), _distinct(own.days()))] % size))
     days = times_of(_distinct(own.days(lacking)).astype("datetime64[s]"))
-    names = ", ".join(map(str, own.instruments[codes[:_NAMED_INSTRUMENTS]]))
-    more = f" and {len(codes) - _NAMED_INSTRUMENTS} more" if len(codes) > _NAMED_INSTRUMENTS else ""
+    names = first_few(own.instruments[codes], _MAX_NAMES)
     when = f"{counted(len(days), unit_of(days))} ({_span(days)})"
-    return f"{len(codes)} of {counted(total, 'instrument')} ({names}{more}) on {when}"
+    return f"{len(codes)} of {counted(total, 'instrument')} ({names}) on {when}"
 
 
 def _rows_left_out(
@@ -388,9 +387,8 @@ def _rows_left_out(
                 if share > _FEW_ROWS:
                     partial.append((window.key, share))
         if partial:
-            keys = ", ".join(key for key, _ in partial[:_NAMED_INSTRUMENTS])
-            more = f" and {len(partial) - _NAMED_INSTRUMENTS} more" if len(partial) > _NAMED_INSTRUMENTS else ""
+            keys = first_few([key for key, _ in partial], _MAX_NAMES)
             verb = "leaves" if len(partial) == 1 else "leave"
             worst = max(share for _, share in partial)
-            remarks.append(f"{keys}{more} {verb} out up to {worst:.0%} of the rows of the data")
+            remarks.append(f"{keys} {verb} out up to {worst:.0%} of the rows of the data")
     return remarks

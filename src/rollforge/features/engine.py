@@ -29,7 +29,7 @@ from rollforge.dates import (
     start_position,
     stop_position,
 )
-from rollforge.errors import DataError, DataNotFound
+from rollforge.errors import DataError, DataNotFound, first_few
 from rollforge.expressions.evaluator import EvaluationPlan, OtherInstrument, named_instrument
 from rollforge.expressions.expression import parse
 from rollforge.expressions.formulas import SeriesSource
@@ -177,8 +177,8 @@ class FeaturePlan:
             _reported.add(place)
             texts = [str(e) for e, t in zip(self.expressions, self.trees, strict=True) if name in fields_of(t)]
             log.warning(
-                "There is no field $%s in %s: it counts as missing on every day. It is read by %r%s.",
-                name, self.provider.path, texts[0], f" and {len(texts) - 1} more" if len(texts) > 1 else "",
+                "There is no field $%s in %s: it counts as missing on every day. It is read by %s.",
+                name, self.provider.path, first_few(texts, 1, show=repr),
             )  # fmt: skip
 
     def _check_named(self) -> None:

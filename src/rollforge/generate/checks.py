@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
-from rollforge.errors import MAX_MESSAGE_LENGTH, ConfigError, LeakageError, counted, excerpt, nearest, shown
+from rollforge.errors import MAX_MESSAGE_LENGTH, ConfigError, LeakageError, counted, excerpt, first_few, nearest, shown
 
 __all__ = [
     "NOT_CHECKED", "Check", "CheckMethod", "CheckResult", "Leakage", "check_from_document", "check_to_document",
@@ -73,8 +73,7 @@ class Check:
     @property
     def about(self) -> str:
         """The first titles of the tasks, separated by semicolons because titles contain commas; empty for all tasks."""
-        more = f" and {len(self.tasks) - _TITLES} more" if len(self.tasks) > _TITLES else ""
-        return "; ".join(self.tasks[:_TITLES]) + more
+        return first_few(self.tasks, _MAX_TITLES, "; ")
 
     @property
     def when(self) -> str:
@@ -120,7 +119,7 @@ NOT_CHECKED = Check(
 """Shown instead of the static checks of tasks that were planned with ``leakage: off``."""
 
 _LISTED = 8
-_TITLES = 3
+_MAX_TITLES = 3
 _MAX_PLACE_LENGTH = 200
 
 

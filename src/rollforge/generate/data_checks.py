@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rollforge.dates import Days, show_time
-from rollforge.errors import DateError, ExpressionError, RollforgeError, counted
+from rollforge.errors import DateError, ExpressionError, RollforgeError, counted, first_few
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import is_built_in, last_day_read
 from rollforge.expressions.tree import Call, Expression, Field, walk
@@ -37,7 +37,7 @@ Places = Mapping[str, Sequence[tuple[int, int]]]
 
 MEASURE = "'rollforge check' measures it on your data."
 _ORIGIN = "No check can tell; make sure that each row was computed from its own and earlier days."
-_NAMED = 3
+_MAX_NAMES = 3
 _PRICES = frozenset("open high low close vwap volume amount money turnover factor change".split())
 """Fields of market data, which are known at the end of the day."""
 
@@ -48,7 +48,9 @@ def feature_findings(parts: DataParts) -> list[Finding]:
     ahead, own = _ahead(parts.expressions), own_operators([*parts.expressions, *parts.ungrouped])
     if ahead:
         named = [f"{_titled(parts.expressions[e], e)} looks {counted(days, 'trading day')} ahead" for e, days in ahead]
-        text = named[0] if len(named) == 1 else f"{len(named)} features look ahead: {_few(named, '; ')}"
+        text = (
+            named[0] if len(named) == 1 else f"{len(named)} features look ahead: {first_few(named, _MAX_NAMES, '; ')}"
+        )
         text = f"the feature {text}." if len(named) == 1 else f"{text}."
         findings.append(Finding("features", LEAK, text, "Shift it so that it reads only earlier days, or remove it."))
     loose = _ahead(parts.ungrouped)
@@ -71,7 +73,7 @@ def feature_findings(parts: DataParts) -> list[Finding]:
     if others:
         text = (
             f"whether features look ahead is not known: the data folder's {'field' if len(others) == 1 else 'fields'} "
-            f"{_few(others)} may contain values that were not known on their day."
+            f"{first_few(others, _MAX_NAMES)} may contain values that were not known on their day."
         )
         findings.append(Finding("features", UNKNOWN, text, _ORIGIN))
     if not findings:
@@ -82,11 +84,6 @@ def feature_findings(parts: DataParts) -> list[Finding]:
 
 def _titled(name: str, expression: str) -> str:
     return expression if name == expression else f"{name} = {expression}"
-
-
-def _few(texts: Sequence[str], between: str = ", ") -> str:
-    more = f" and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
-    return between.join(texts[:_NAMED]) + more
 
 
 def _ahead(expressions: Iterable[str]) -> list[tuple[str, int]]:
@@ -295,7 +292,7 @@ def _universe_name(universe: object) -> str:
     if isinstance(universe, str):
         return universe
     codes = [str(code) for code in universe] if isinstance(universe, Iterable) else []
-    return f"of {_few(codes)}"
+    return f"of {first_few(codes, _MAX_NAMES)}"
 
 
 def _filter(one: BaseDFilter) -> list[Finding]:

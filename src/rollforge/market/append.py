@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.dates import ONE_DAY, Days, has_times
-from rollforge.errors import DataError, counted
+from rollforge.errors import DataError, counted, first_few
 from rollforge.market.append_summary import AppendSummary, Correction, NewDay
 from rollforge.market.bars import FACTOR_SOURCES, PRICES, OrderedTable, complete
 from rollforge.market.conversion import CONVERSION_FILE, Conversion
@@ -187,13 +187,13 @@ class _Change:
         if early.size:
             raise DataError(
                 f"{source} has {counted(early.size, 'day')} before {calendar[0]}, the first day of {self.old.path}: "
-                f"{_listed(early)}. Remove these rows, or import all rows as a new folder."
+                f"{first_few(early)}. Remove these rows, or import all rows as a new folder."
             )
         missing = np.setdiff1d(days[days <= calendar[-1]], calendar)
         if missing.size:
             raise DataError(
                 f"{source} has {counted(missing.size, 'day')} that the calendar of {self.old.path} lacks, although it "
-                f"ends on {calendar[-1]}: {_listed(missing)}. A day cannot be inserted, because all "
+                f"ends on {calendar[-1]}: {first_few(missing)}. A day cannot be inserted, because all "
                 "files refer to days by their position. Remove these rows, or import all rows as a new folder."
             )
         new = days[days > calendar[-1]]
@@ -471,11 +471,11 @@ class _Change:
             )
         large = [f"{code} ({math.exp(jump):.3g} x)" for code, jump in jumps.items() if abs(jump) > _JUMP]
         if large:
-            self.notes.append(f"close jumps since the folder's last day: {_listed(large)}. Check for missing splits")
+            self.notes.append(f"close jumps since the folder's last day: {first_few(large)}. Check for missing splits")
         if found and not self.rescale:
             code = next(iter(found))
             raise DataError(
-                f"The prices of {counted(len(found), 'instrument')} in {self.table.source} ({_listed(list(found))}) are on "
+                f"The prices of {counted(len(found), 'instrument')} in {self.table.source} ({first_few(list(found))}) are on "
                 f"a different scale from those in {self.old.path}: those of {code} there are {found[code]:.6g} times as "
                 "high on the same days. Sources that adjust past prices change all of them after a split or a dividend. Use "
                 "--rescale (in Python: rescale=True) to continue the folder's prices, --no-rescale (rescale=False) "
@@ -483,7 +483,7 @@ class _Change:
             )
         if found:
             self.notes.append(
-                f"prices continue on the folder's scale: {_listed([f'{c} x {r:.6g}' for c, r in found.items()])}"
+                f"prices continue on the folder's scale: {first_few([f'{c} x {r:.6g}' for c, r in found.items()])}"
             )
         return found
 
@@ -643,8 +643,3 @@ def _lines(days: Days) -> bytes:
 
 def _weekend(days: Days) -> NDArray[np.bool_]:
     return np.asarray((days.astype("datetime64[D]").astype(np.int64) + 3) % 7 >= 5)  # 1970 began on a Thursday
-
-
-def _listed(names: Sequence[object] | Days) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(map(str, names[:_SHOWN]))}{more}"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rollforge.errors import counted
+from rollforge.errors import counted, first_few
 
 __all__ = ["AppendSummary", "Correction", "NewDay"]
-
-_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +82,7 @@ class AppendSummary:
         parts.append(counted(self.corrections, "correction"))
         line = ("would change: " if self.dry_run else "") + ", ".join(parts)
         findings = [
-            f"{label}: {_listed(names)}"
+            f"{label}: {first_few(names)}"
             for label, names in (
                 ("new instruments", self.listed),
                 (f"no rows on {self.last}", self.ended),
@@ -98,7 +95,7 @@ class AppendSummary:
         ]
         few = [f"{d.day} ({counted(d.instruments, 'instrument')}, {d.share:.0%})" for d in self.days if d.share < 0.5]
         if few:
-            findings.append(f"days that only a few instruments have: {_listed(few)}")
+            findings.append(f"days that only a few instruments have: {first_few(few)}")
         findings += [f"{c.field} of {c.instrument} on {c.day}: {c.old:g} -> {c.new:g}" for c in self.first_corrections]
         rest = self.corrections - len(self.first_corrections)
         if rest > 0:
@@ -135,8 +132,3 @@ class AppendSummary:
 
 def _plain(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}"

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from rollforge.dates import DayLike, has_times
-from rollforge.errors import DataError, counted
+from rollforge.errors import DataError, counted, first_few
 from rollforge.market.folder_files import read_lines
 from rollforge.market.provider import Provider, open_provider
 from rollforge.session import Session
@@ -30,7 +30,6 @@ __all__ = ["DataContent", "read_content", "session_content"]
 
 _FORMAT = 1
 _KEPT = 20
-_NAMED = 3
 _SHORT = 4  # bytes of the hashes that only locate differences
 
 
@@ -137,8 +136,7 @@ def _plural(names: list[str], one: str, several: str) -> str:
 
 
 def _listed(noun: str, names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"{noun}{'' if len(names) == 1 or not noun else 's'} {', '.join(names[:_NAMED])}{more}".strip()
+    return f"{noun}{'' if len(names) == 1 or not noun else 's'} {first_few(names, 3)}".strip()
 
 
 def session_content(session: Session) -> DataContent | None:

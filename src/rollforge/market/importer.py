@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.dates import ONE_DAY, has_times, show_time, unit_of
-from rollforge.errors import DataError, DataNotFound, counted, nearest
+from rollforge.errors import DataError, DataNotFound, counted, first_few, nearest
 from rollforge.market.bars import OrderedTable, complete
 from rollforge.market.columns import CODE, DATE
 from rollforge.market.conversion import CONVERSION_FILE
@@ -196,12 +196,13 @@ def ordered(table: Table) -> OrderedTable:
             )
     code, day = code[order].astype(np.int64), day[order].astype(np.int64)
     if twice.size:
-        shown = [f"{codes[code[i]]} on {show_time(calendar[day[i]])} ({table.where(order[i + 1])})" for i in twice[:5]]
-        more = f" and {twice.size - 5} more" if twice.size > 5 else ""
+        rows = first_few(
+            twice, show=lambda i: f"{codes[code[i]]} on {show_time(calendar[day[i]])} ({table.where(order[i + 1])})"
+        )
         period = "time" if has_times(calendar) else "day"
         advice = "; write an hour that is repeated when daylight saving time ends, and all other times, in UTC"
         raise DataError(
-            f"{table.source} has more than one row per instrument and {period}: {', '.join(shown)}{more}. Remove the "
+            f"{table.source} has more than one row per instrument and {period}: {rows}. Remove the "
             f"duplicates{advice if has_times(calendar) else ''}."
         )
     values = {
@@ -284,14 +285,12 @@ def _odd_days(table: Table, rows: OrderedTable) -> list[str]:
     rare = np.flatnonzero(weekend) if weekend.sum() < 0.05 * days else np.empty(0, np.intp)
     if np.setdiff1d(rare, odd).size:
         on = np.unique(rows.calendar[rare].astype("M8[D]"))
-        shown = ", ".join(map(str, on[:5])) + (f" and {on.size - 5} more" if on.size > 5 else "")
-        notes.append(f"there are trading days on weekends: {shown}")
+        notes.append(f"there are trading days on weekends: {first_few(on)}")
     if odd.size:
-        shown = ", ".join(f"{show_time(rows.calendar[t])} ({_few(rows, code[day == t], listed[t])})" for t in odd[:5])
-        more = f" and {odd.size - 5} more" if odd.size > 5 else ""
+        found = first_few(odd, show=lambda t: f"{show_time(rows.calendar[t])} ({_few(rows, code[day == t], listed[t])})")
         unit = "bars" if has_times(rows.calendar) else "trading days"
         notes.append(
-            f"{unit} with only a few instruments: {shown}{more}; the others have no values on them. "
+            f"{unit} with only a few instruments: {found}; the others have no values on them. "
             f"Remove these rows if they are not {unit}"
         )
     return notes
@@ -322,9 +321,8 @@ def _gaps(table: Table, rows: OrderedTable) -> list[str]:
     if not wide.size:
         return []
     days = rows.calendar.astype("M8[D]")
-    shown = ", ".join(f"{days[t]} to {days[t + 1]}" for t in wide[:5])
-    more = f" and {wide.size - 5} more" if wide.size > 5 else ""
-    return [f"the calendar has gaps: {shown}{more}"]
+    gaps = first_few(wide, show=lambda t: f"{days[t]} to {days[t + 1]}")
+    return [f"the calendar has gaps: {gaps}"]
 
 
 def _universes(

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.dates import DayLike, Times, read_day, stop_position
-from rollforge.errors import DataError, DataNotFound, nearest, shown
+from rollforge.errors import DataError, DataNotFound, first_few, nearest, shown
 from rollforge.limits import LIMITS, read_bytes
 from rollforge.market.folder_change import previous_locations
 from rollforge.market.folder_files import (
@@ -275,10 +275,12 @@ class Provider:
         there = {os.path.basename(folder) for folder in self._feature_folders()}
         without_data = [code for code in self._markets[market] if folder_name(code) not in there]
         if without_data:
-            shown = ", ".join(without_data[:5]) + (
-                f" and {len(without_data) - 5} more" if len(without_data) > 5 else ""
+            log.warning(
+                "the universe %r contains instruments without data in %s: %s",
+                market,
+                self.path,
+                first_few(without_data),
             )
-            log.warning("the universe %r contains instruments without data in %s: %s", market, self.path, shown)
 
     def fields(self) -> list[str]:
         """Return the names of all fields that at least one instrument has."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rollforge.dates import ONE_DAY, read_day
-from rollforge.errors import DataError, DataNotFound, DateError, counted, nearest, shown
+from rollforge.errors import DataError, DataNotFound, DateError, counted, first_few, nearest, shown
 from rollforge.market.columns import tidy
 from rollforge.market.folder_change import folder_lock
 from rollforge.market.folder_files import Span, read_lines
@@ -323,8 +323,5 @@ def _known(
         )
     notes = []
     if without_data:
-        more = f" and {len(without_data) - 5} more" if len(without_data) > 5 else ""
-        notes.append(
-            f"left out {counted(len(without_data), 'instrument')} without data: {', '.join(without_data[:5])}{more}"
-        )
+        notes.append(f"left out {counted(len(without_data), 'instrument')} without data: {first_few(without_data)}")
     return {code: periods for code, periods in sorted(members.items()) if code not in set(without_data)}, notes

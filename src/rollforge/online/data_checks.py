@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.dates import Days, read_day
-from rollforge.errors import DataError
+from rollforge.errors import DataError, first_few
 from rollforge.ledger.entry import CheckResult, DayState
 from rollforge.ledger.state import ServiceState
 from rollforge.market.provider import Provider
@@ -22,7 +22,6 @@ __all__ = ["Recent", "check_data", "day_mark", "first_days", "read_recent"]
 
 _HISTORY = 20
 """Number of trading days before the day that are read."""
-_LISTED = 5
 """Number of instruments that a message lists."""
 _BARS = ("open", "high", "low", "close", "volume")
 _EQUAL_FACTORS = 1e-6
@@ -199,10 +198,9 @@ def largest_jump(recent: Recent, limit: float) -> Finding | None:
         moves[np.isfinite(old) & np.isfinite(new) & (np.abs(new - old) > _EQUAL_FACTORS * np.abs(old))] = 0.0
     order = np.argsort(-np.abs(moves), kind="stable")
     beyond = [int(i) for i in order if abs(moves[i]) > limit]
-    shown = ", ".join(f"{recent.codes[rows[i]]} {moves[i]:+.1%}" for i in beyond[:_LISTED])
-    more = f" and {len(beyond) - _LISTED} more" if len(beyond) > _LISTED else ""
+    text = first_few(beyond, show=lambda i: f"{recent.codes[rows[i]]} {moves[i]:+.1%}")
     data = {"instruments": recent.listed(rows[i] for i in beyond)} if beyond else {}
-    return float(abs(moves[order[0]])), f"{shown}{more}", data
+    return float(abs(moves[order[0]])), text, data
 
 
 def stale_share(recent: Recent) -> Finding | None:

@@ -26,9 +26,3 @@ class Notes(list[str]):
         if text not in self:
             self.append(text)
             log.warning("%s", text)
-
-
-def shown(names: list[str], most: int = 5) -> str:
-    """Return names for a message: the first few, and the number of the others."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

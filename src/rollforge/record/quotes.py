@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from rollforge.dates import Days
+from rollforge.errors import first_few
 from rollforge.features.engine import FeaturePlan
 from rollforge.market.provider import Provider
 from rollforge.record.market import Flags, Floats, Market
-from rollforge.record.notes import Notes, shown
+from rollforge.record.notes import Notes
 from rollforge.record.rules import Rules, VolumeLimit
 
 __all__ = ["open_market"]
@@ -88,7 +89,7 @@ class _Columns:
 
     def examples(self, where: Flags) -> str:
         """Return the instruments for which `where` is true on any day, for a message."""
-        return shown([self.codes[i] for i in np.flatnonzero(where.any(axis=0))])
+        return first_few([self.codes[i] for i in np.flatnonzero(where.any(axis=0))])
 
 
 def _read(provider: Provider, codes: Sequence[str], expressions: list[str], days: Days) -> _Columns:
@@ -166,7 +167,7 @@ def _change(columns: _Columns, notes: Notes) -> Floats:
             "without that column, or with $close/Ref($close,1)-1 in it",
             int(wrong.sum()),
             len(wrong),
-            shown([columns.codes[i] for i in np.flatnonzero(wrong)]),
+            first_few([columns.codes[i] for i in np.flatnonzero(wrong)]),
             unit,
             change[worst],
             moves[worst],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from rollforge.errors import first_few
 from rollforge.record.account import Ledger
 from rollforge.record.market import Market
-from rollforge.record.notes import shown
 from rollforge.record.position import Position
 from rollforge.record.strategy import BaseSignalStrategy, BaseStrategy, TopkDropoutStrategy
 
@@ -41,12 +41,12 @@ def _orders(market: Market, ledger: Ledger, days: int) -> None:
         elif fill.value and market.volume[first + step, place] == 0:
             idle.append(order.stock_id)
     if unknown:
-        market.notes.add("there are no quotes of %s: orders for them were not traded", shown(sorted(unknown)))
+        market.notes.add("there are no quotes of %s: orders for them were not traded", first_few(sorted(unknown)))
     if idle:
         market.notes.add(
             "%s filled on days on which the instrument has a price but no trading volume (%s)",
             "1 order was" if len(idle) == 1 else f"{len(idle)} orders were",
-            shown(sorted(set(idle))),
+            first_few(sorted(set(idle))),
         )
 
 

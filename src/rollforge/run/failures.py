@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["FailureGroup", "error_line", "group_failures"]
+from rollforge.errors import first_few
 
-_NAMED = 3
+__all__ = ["FailureGroup", "error_line", "group_failures"]
 
 
 def error_line(error: str) -> str:
@@ -45,9 +45,7 @@ class FailureGroup:
         names : mapping, optional
             Task -> readable name.
         """
-        shown = [names.get(task, task) if names else task for task in self.tasks[:_NAMED]]
-        more = len(self.tasks) - _NAMED
-        return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+        return first_few(self.tasks, 3, show=lambda task: names.get(task, task) if names else task)
 
 
 def group_failures(errors: Mapping[str, str]) -> tuple[FailureGroup, ...]:
