@@ -19,8 +19,8 @@ from rollforge.arguments import (
     check_flag,
     check_number,
     check_penalty,
-    check_rounds,
     fetch_arguments,
+    whole_number,
 )
 from rollforge.errors import ConfigError
 
@@ -30,8 +30,9 @@ INF, NAN, LARGEST = float("inf"), float("nan"), sys.float_info.max
 @pytest.mark.parametrize(
     ("check", "fine", "wrong", "message"),
     [
-        (check_rounds, [1, 2, np.int64(1)], [0, -1, 1.0, True, "1", None], "must be a whole number, at least 1; found"),
-        (lambda name, value: check_rounds(name, value, least=0), [0, 1], [-1, False], "a whole number, at least 0; found"),
+        (lambda name, value: whole_number(value, name), [1, 2, np.int64(1)], [0, -1, 1.0, True, np.True_, "1", None], "must be a whole number, at least 1; found"),
+        (lambda name, value: whole_number(value, name, least=0, of="days"), [0, np.int8(1)], [-1, False, np.int8(-1)],
+         "a whole number of days, at least 0; found"),
         (check_flag, [True, False, 0, 1, np.True_], [2, -1, 1.0, "no", None], "must be true or false, found"),
         (check_penalty, [0, 0.0, 1, 2.5, LARGEST, np.float32(1), Fraction(1, 2)],
          [-1, -1e-300, 10**400, INF, NAN, np.float32(np.inf), True, False, "1", None, Decimal(1)],
@@ -40,10 +41,10 @@ INF, NAN, LARGEST = float("inf"), float("nan"), sys.float_info.max
         (lambda name, value: check_choice(name, value, iter(["mean", "sum"])), ["mean", "sum"],
          ["", "MEAN", "product", 1, None, ["mean"]], "must be 'mean' or 'sum', found"),
     ],
-    ids=["rounds", "rounds from 0", "flag", "penalty", "number", "choice"],
+    ids=["whole number", "whole number from 0", "flag", "penalty", "number", "choice"],
 )  # fmt: skip
 def test_an_argument_is_checked_up_to_its_bounds(
-    check: Callable[[str, object], None], fine: list[Any], wrong: list[Any], message: str
+    check: Callable[[str, object], object], fine: list[Any], wrong: list[Any], message: str
 ) -> None:
     """The error begins with the name of the argument."""
     for value in fine:

@@ -135,7 +135,7 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "strategy with an invalid number": (
         "task.record",
         [{"class": "SignalRecord"}, {"class": "PortAnaRecord", "kwargs": {"config": backtest(topk="two")}}],
-        ("topk must be a whole number, at least 1; found 'two'",),
+        ("topk: must be a whole number, at least 1; found 'two'",),
     ),
     "unknown processor": (
         f"{HANDLER}.kwargs.infer_processors",

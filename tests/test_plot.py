@@ -152,9 +152,9 @@ def test_a_result_its_experiment_and_its_tables_give_the_same_figures(result: Wa
     named_so = scores.set_axis(["collected"], axis=1)
     assert plot.ic(named_so, label).data[0].y == plot.ic(result).data[0].y
     for figure in (plot.ic, plot.turnover):
-        with pytest.raises(ConfigError, match="rolling: must be a number of days, at least 1; found 0"):
+        with pytest.raises(ConfigError, match="rolling: must be a whole number of days, at least 1; found 0"):
             figure(result, rolling=0)
-    with pytest.raises(ConfigError, match=r"label_days: must be a number of days, at least 1; found 1\.5"):
+    with pytest.raises(ConfigError, match=r"label_days: must be a whole number of days, at least 1; found 1\.5"):
         plot.ic_decay(scores, label, label_days=1.5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="label: is used with tables of predictions"):
         plot.ic(result, label)

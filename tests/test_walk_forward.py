@@ -723,7 +723,7 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (columns, {"train": "blue"}, "train: 'blue' is not an offset"),
     (columns, {"step": "blue"}, "step: 'blue' is not an offset"),
     (columns, {"step": 0}, "step: must be at least 1 period"),
-    (columns, {"horizon": -1}, "horizon: must be a number, at least 0"),
+    (columns, {"horizon": -1}, "horizon: must be a whole number, at least 0"),
     (columns, {"horizon": 300}, r"horizon=300 leaves nothing of the train segment, which has \d+ periods"),
     (
         columns,
@@ -741,7 +741,7 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (columns, {"horizon": [1, 5]}, "horizon: has 2 horizons for 1 label"),
     (columns, {"label": ["y", "c"], "horizon": [1, 1]}, "horizon: has 1 twice"),
     (columns, {"label": ["y", "y"]}, "label: names 'y' twice"),
-    (columns, {"label": {"y": 1, "c": "x"}, "horizon": 1}, "horizon.1: must be a number, at least 0; found 'x'"),
+    (columns, {"label": {"y": 1, "c": "x"}, "horizon": 1}, "horizon.1: must be a whole number, at least 0; found 'x'"),
     (columns, {"label": {"y": 1}, "horizon": 5}, "horizon: is given by label"),
     (columns, {"estimator": Hidden(3.0)}, "estimator: the Hidden has no description, because the argument value is no"),
     (columns, {"groups": "sector"}, "groups='sector': the frame has no such column"),

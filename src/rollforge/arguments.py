@@ -23,21 +23,43 @@ __all__ = [
     "check_flag",
     "check_number",
     "check_penalty",
-    "check_rounds",
     "fetch_arguments",
+    "whole_number",
 ]
 
 
-def check_rounds(name: str, value: object, *, least: int = 1) -> None:
-    """Check that a parameter is a number of rounds.
+def whole_number(
+    value: object, path: str, *, least: int = 1, of: str = "", error: type[ConfigError] = ConfigError
+) -> int:
+    """Return a whole number after checking it; NumPy's integers are accepted, true and false are not.
+
+    Parameters
+    ----------
+    value : object
+        The argument.
+    path : str
+        Its name, the path of the error.
+    least : int
+        The smallest number that is allowed.
+    of : str
+        What is counted, such as ``trading days``.
+    error : class
+        Class of the error.
 
     Raises
     ------
     ConfigError
         If it is not a whole number, or is less than `least`.
+
+    Examples
+    --------
+    >>> whole_number(np.int64(5), "step", of="trading days")
+    5
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ConfigError(f"must be a whole number, at least {least}; found {shown(value)}.", path=name)
+        noun = f"whole number of {of}" if of else "whole number"
+        raise error(f"must be a {noun}, at least {least}; found {shown(value)}.", path=path)
+    return int(value)
 
 
 def check_flag(name: str, value: object) -> None:

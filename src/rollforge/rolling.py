@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 
+from rollforge.arguments import whole_number
 from rollforge.build import build, fill_placeholder, locate, update_config
 from rollforge.collect.collector import RecorderCollector
 from rollforge.collect.ensemble import RollingEnsemble
@@ -99,9 +100,8 @@ class Rolling(Aliased):
         session: Session | None = None,
     ) -> None:
         experiment_name = exp_name
-        for name, value in (("horizon", horizon), ("step", step)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ConfigError(f"must be a whole number of trading days, at least 1; found {value!r}.", path=name)
+        self.horizon = None if horizon is None else whole_number(horizon, "horizon", of="trading days")
+        self.step = whole_number(step, "step", of="trading days")
         if rolling_exp is not None and rolling_exp == experiment_name:
             raise ConfigError(
                 f"must differ from exp_name, {rolling_exp!r}, because its recorders are deleted before training.",
@@ -110,8 +110,6 @@ class Rolling(Aliased):
         self.logger = logging.getLogger(__name__)
         self.conf_path = read_path(conf_path, "conf_path")
         self.experiment_name = experiment_name
-        self.horizon = horizon
-        self.step = step
         self.h_path = None if h_path is None else read_path(h_path, "h_path")
         if self.h_path is not None and not os.path.isfile(self.h_path):
             raise ConfigError(f"the file {str(self.h_path)!r} does not exist.", path="h_path")

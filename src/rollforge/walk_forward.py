@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from rollforge.arguments import whole_number
 from rollforge.dates import DayLike, Times, as_timestamp, has_times, show_time, start_position, stop_position
 from rollforge.errors import ConfigError, DataError, SegmentError, TrainingFailed, counted, nearest, shown
 from rollforge.features.frame_folder import FrameFolder, frame_session, write_frame_folder
@@ -147,7 +148,10 @@ def walk_forward(
     >>> result = rollforge.walk_forward(LGBMRegressor(), "prices.parquet", label="y", train="2y")  # doctest: +SKIP
     >>> result.metrics  # doctest: +SKIP
     """
-    _check_numbers(label_periods=label_periods, jobs=jobs)
+    if label_periods is not None:
+        label_periods = whole_number(label_periods, "label_periods")
+    if jobs is not None:
+        jobs = whole_number(jobs, "jobs", least=0)
     session = current_session() if session is None else session
     table = open_table(frame)
     one = isinstance(label, tuple) and label in table.names  # of columns with several levels
@@ -197,13 +201,6 @@ def walk_forward(
     return WalkForward(plan, collected, keys, folder, targets, row_values)
 
 
-def _check_numbers(**given: object) -> None:
-    for name, value in given.items():
-        least = 1 if name.startswith("label_periods") else 0
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise ConfigError(f"must be a number, at least {least}; found {shown(value)}.", path=name)
-
-
 def _labels(label: object) -> list[Any]:
     several = isinstance(label, (list, tuple, pd.Index, np.ndarray))
     found = list(label) if several else [label]  # type: ignore[call-overload]
@@ -224,10 +221,9 @@ def _labels_and_horizons(label: object, horizon: object) -> tuple[list[Any], lis
     else:
         labels = _labels(label)
         if not isinstance(horizon, (list, tuple, range, np.ndarray)):
-            _check_numbers(horizon=horizon)
-            return labels, [horizon]  # type: ignore[list-item]
-        several = [one.item() if isinstance(one, np.generic) else one for one in horizon]
-    _check_numbers(**{f"horizon.{i}": one for i, one in enumerate(several)})
+            return labels, [whole_number(horizon, "horizon", least=0)]
+        several = list(horizon)
+    several = [whole_number(one, f"horizon.{i}", least=0) for i, one in enumerate(several)]
     if len(several) != len(labels):
         raise ConfigError(
             f"has {counted(len(several), 'horizon')} for {counted(len(labels), 'label')}: each horizon needs a label that "

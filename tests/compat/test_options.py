@@ -120,7 +120,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "data are read from a folder",
     ),
     ({"exp_manager": {"class": "MyManager"}}, "the only experiment manager is MLflowExpManager"),
-    ({"kernels": 0}, "kernels: must be a number, at least 1; found"),
+    ({"kernels": 0}, "kernels: must be a whole number, at least 1; found"),
     ({"region": "xx"}, "region must be one of us, cn, tw"),
     ({"default_conf": "server"}, "There is no data server"),
     ({"provider_uri": "nas:/data"}, "is a folder of another machine"),

@@ -121,7 +121,7 @@ def test_what_a_handler_refuses() -> None:
         static(start_time="2024-01-02", end_time="2024-01-01")
     static(start_time="2024-01-02", end_time="2024-01-02")
     for days in (0, -1, True, False, 1.5, "5"):
-        with pytest.raises(ConfigError, match=r"label_days: must be a number of trading days, at least 1; found"):
+        with pytest.raises(ConfigError, match=r"label_days: must be a whole number of trading days, at least 1; found"):
             static(label_days=days)
     assert static(label_days=1).label_days == 1
     with pytest.raises(ConfigError, match=r"learn_processors\.1"):

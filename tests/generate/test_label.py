@@ -184,7 +184,7 @@ def test_labels_are_read_from_an_existing_handler() -> None:
     assert handler_labels(DataHandlerLP(data_loader=groups)) == (Label(FIVE, 5),)
     assert handler_labels(DataHandlerLP(data_loader=QlibDataLoader({"feature": ["$open"]}))) == ()
     assert handler_labels(object()) == ()
-    with pytest.raises(ConfigError, match="label_days: must be a number of trading days"):
+    with pytest.raises(ConfigError, match="label_days: must be a whole number of trading days"):
         Alpha158("all", label_days=0)
 
 

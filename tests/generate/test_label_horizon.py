@@ -363,9 +363,9 @@ def test_of_a_declared_and_a_read_horizon_the_larger_is_used() -> None:
 def test_a_declared_horizon_is_a_number_of_days(value: Any) -> None:
     """In the task, among the handler's arguments, and when the handler is built."""
     for broken in (task(alpha(), label_horizon=value), task(alpha(label_horizon=value))):
-        with pytest.raises(ConfigError, match="label_horizon: must be the number of trading days"):
+        with pytest.raises(ConfigError, match="label_horizon: must be a whole number of trading days"):
             task_horizon(broken)
-    with pytest.raises(ConfigError, match="label_horizon: must be the number of trading days"):
+    with pytest.raises(ConfigError, match="label_horizon: must be a whole number of trading days"):
         Alpha158("all", label_horizon=value)
 
 

@@ -228,8 +228,8 @@ def test_split_segments_are_refused() -> None:
     ("arguments", "said"),
     [
         ({"horizon": []}, "horizon: the list of horizons is empty"),
-        ({"horizon": [0]}, "horizon.0: must be a number of trading days, at least 1; found 0"),
-        ({"horizon": [1, True]}, "horizon.1: must be a number of trading days"),
+        ({"horizon": [0]}, "horizon.0: must be a whole number of trading days, at least 1; found 0"),
+        ({"horizon": [1, True]}, "horizon.1: must be a whole number of trading days"),
         ({"horizon": "5"}, "horizon: must be a list of numbers of trading days, found '5'"),
         ({"horizon": [5, 1, 5]}, "horizon: has 5 twice"),
         ({"horizon": 1, "trunc_days": 5}, "trunc_days: must be 'auto' or null, found 5"),

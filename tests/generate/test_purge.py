@@ -618,7 +618,7 @@ def test_a_dataset_that_cannot_purge_rows_is_refused(name: str) -> None:
 @pytest.mark.parametrize("value", [-1, 1.5, True, "2"])
 def test_purge_rows_is_a_number_of_rows(value: Any) -> None:
     """Anything else is refused when the dataset is built."""
-    with pytest.raises(ConfigError, match="purge_rows: must be a number of rows"):
+    with pytest.raises(ConfigError, match="purge_rows: must be a whole number of rows"):
         DatasetH(DataHandlerLP(data_loader=RowLoader(1, 0.0, 1)), {}, purge_rows=value)
 
 

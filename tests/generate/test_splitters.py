@@ -211,7 +211,7 @@ TWO_LEVELS = pd.DataFrame(index=pd.MultiIndex.from_arrays([DAYS, DAYS, range(60)
          "embargo of 2 days."),
         (lambda: PurgedKFold(61).split(rows()), "61 groups of days cannot be formed from 60 days."),
         (lambda: CombinatorialPurgedSplit(3, 3), "found 3 of 3."),
-        (lambda: CombinatorialPurgedSplit(3, 0), "n_tested: must be a whole number of at least 1, found 0."),
+        (lambda: CombinatorialPurgedSplit(3, 0), "n_tested: must be a whole number, at least 1; found 0."),
         (lambda: PurgedKFold(2).split(np.zeros((4, 1)), groups=["2020-01-01"] * 3), "There are 4 rows and 3 days in groups."),
         (lambda: PurgedKFold(2).split(np.zeros((3, 1)), groups=pd.DatetimeIndex(["2020-01-01", None, None])),
          "2 rows of 3 have no day."),

@@ -92,7 +92,7 @@ def test_not_worse_includes_equal() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"shadow_days": 0}, "shadow_days: must be a number of days, at least 1; found 0"),
+        ({"shadow_days": 0}, "shadow_days: must be a whole number of days, at least 1; found 0"),
         ({"shadow_days": True}, "shadow_days"),
         ({"shadow_days": 5, "margin": -0.1}, "margin: must be a number, at least 0"),
         ({"shadow_days": 5, "margin": float("nan")}, "margin"),

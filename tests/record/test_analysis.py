@@ -250,7 +250,7 @@ def test_invalid_indexes_are_refused() -> None:
     with pytest.raises(ConfigError, match="between 0 and 1"):
         calc_long_short_return(pred, label, quantile=20)
     for n in (0, -1, 2.5, True):
-        with pytest.raises(ConfigError, match="positive integer"):
+        with pytest.raises(ConfigError, match="n: must be a whole number, at least 1"):
             quantile_returns(pred, label, n)
 
 

@@ -210,8 +210,8 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"executor": {"class": "NestedExecutor", "module_path": "qlib.backtest.executor"}}, "NestedExecutor"),
     ({"executor": {"class": "SimulatorExecutor", "kwargs": {"time_per_step": "30min"}}}, "backtests are daily"),
     ({"executor": SimulatorExecutor}, "not an executor"),
-    ({"topk": 0}, "topk must be a whole number, at least 1"),
-    ({"n_drop": 1.5}, "n_drop must be a whole number, at least 0"),
+    ({"topk": 0}, "topk: must be a whole number, at least 1"),
+    ({"n_drop": 1.5}, "n_drop: must be a whole number, at least 0"),
     ({"method_buy": "topp"}, "Did you mean 'top'"),
 ]
 

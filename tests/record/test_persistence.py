@@ -178,7 +178,7 @@ def test_groups_are_evaluated_alone() -> None:
 
 @pytest.mark.parametrize("lags", [[0], [True], [1.5]])
 def test_lags_are_positive_integers(lags: list[int]) -> None:
-    with pytest.raises(ConfigError, match="lags: must be integers of at least 1"):
+    with pytest.raises(ConfigError, match="lags: must be a whole number, at least 1"):
         autocorrelation(random_table(), lags)
 
 

@@ -295,7 +295,7 @@ def test_passes_shuffle_the_first_traded_scores(recorder: Recorder, prediction: 
 
 def test_bad_passes(recorder: Recorder, prediction: pd.DataFrame) -> None:
     """An invalid number of passes, and a strategy that is already built, give one message."""
-    with pytest.raises(ConfigError, match="pass_num: must be a positive integer"):
+    with pytest.raises(ConfigError, match="pass_num: must be a whole number, at least 1"):
         _passes(recorder, pass_num=0)
     made = TopkDropoutStrategy(signal=prediction, topk=1, n_drop=1)
     with pytest.raises(ConfigError, match="the definition of a strategy"):
@@ -313,7 +313,7 @@ def test_errors_name_the_place_in_the_configuration(recorder: Recorder) -> None:
     _record(recorder, _config(benchmark=None)).check_data()
     config = _config()
     config["strategy"]["kwargs"] |= {"signal": "<PRED>", "topk": "two"}
-    with pytest.raises(ConfigError, match="topk must be a whole number, at least 1; found 'two'"):
+    with pytest.raises(ConfigError, match="topk: must be a whole number, at least 1; found 'two'"):
         _record(recorder, config)
     config = _config()
     config["strategy"]["kwargs"]["n_dropp"] = 1

@@ -80,7 +80,8 @@ class WindowCheck:
             self.findings.add(
                 "features", CheckResult.UNKNOWN, f"fixed {columns.fixed}",
                 f"{first_few(columns.fixed, 3)}: the same when all market data change, so these features come from another "
-                "source, such as a file.", "Check how they were computed: whether they use only earlier days cannot be measured.", titles,
+                "source, such as a file.",
+                "Check how they were computed: whether they use only earlier days cannot be measured.", titles,
             )  # fmt: skip
         self._about_label()
 

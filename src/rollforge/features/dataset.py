@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.arguments import fetch_arguments
+from rollforge.arguments import fetch_arguments, whole_number
 from rollforge.build import build
 from rollforge.dates import read_day
-from rollforge.errors import ConfigError, DataError, DateError, SegmentError, nearest, shown
+from rollforge.errors import DataError, DateError, SegmentError, nearest
 from rollforge.features.handler import DataHandler, DataHandlerLP
 from rollforge.features.row_purge import Border, Interval, label_rows, rows_after, rows_before
 from rollforge.features.selection import first_day, last_day
@@ -85,12 +85,9 @@ class DatasetH(Dataset):
         **kwargs: Any,
     ) -> None:
         for name, rows in (("purge_rows", purge_rows), ("embargo_rows", embargo_rows)):
-            if isinstance(rows, bool) or not isinstance(rows, int) or rows < 0:
-                raise ConfigError(
-                    f"must be a number of rows, at least 0; found {shown(rows)}.", path=f"task.dataset.kwargs.{name}"
-                )
-            if rows:
-                setattr(self, name, rows)
+            count = whole_number(rows, f"task.dataset.kwargs.{name}", least=0, of="rows")
+            if count:
+                setattr(self, name, count)
         self.handler: DataHandler = build(
             handler,
             kind=HANDLER,

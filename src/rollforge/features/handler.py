@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge import trust
-from rollforge.arguments import as_list
+from rollforge.arguments import as_list, whole_number
 from rollforge.build import build
 from rollforge.code_marks import code_version
 from rollforge.dates import DayLike, as_timestamp, end_of, read_bound, read_day, show_time, start_of
@@ -51,12 +51,7 @@ def check_label_horizon(value: object, path: str = "label_horizon") -> int:
     ConfigError
         If it is not a number of days, at least 0.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError(
-            f"must be the number of trading days that the label looks ahead, at least 0; found {shown(value)}.",
-            path=path,
-        )
-    return value
+    return whole_number(value, path, least=0, of="trading days that the label looks ahead")
 
 
 class DataHandlerABC(Serializable):
@@ -119,11 +114,7 @@ class DataHandler(DataHandlerABC):
         if label_horizon is not None:
             self.label_horizon = check_label_horizon(label_horizon)
         if label_days is not None:
-            if isinstance(label_days, bool) or not isinstance(label_days, int) or label_days < 1:
-                raise ConfigError(
-                    f"must be a number of trading days, at least 1; found {label_days!r}.", path="label_days"
-                )
-            self.label_days = label_days
+            self.label_days = whole_number(label_days, "label_days", of="trading days")
         if data_loader is None:
             raise ConfigError(f"{type(self).__name__} needs a data_loader.")
         if isinstance(data_loader, (list, tuple)):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import DTypeLike, NDArray
 
+from rollforge.arguments import whole_number
 from rollforge.dates import DayLike, start_of, within
 from rollforge.errors import ConfigError, DataError, nearest
 from rollforge.features.dataset import DatasetH, FetchOptions, are_intervals
@@ -83,9 +84,7 @@ class TSDataSampler:
         flt_data: pd.Series | pd.DataFrame | None = None,
         holes: Sequence[tuple[DayLike, DayLike]] = (),
     ) -> None:
-        if isinstance(step_len, bool) or not isinstance(step_len, (int, np.integer)) or step_len < 1:
-            raise ConfigError(f"must be a number of days, at least 1; found {step_len!r}.", path="step_len")
-        self.start, self.end, self.step_len = start, end, int(step_len)
+        self.start, self.end, self.step_len = start, end, whole_number(step_len, "step_len", of="days")
         self.config(fillna_type=fillna_type)
         frame, (self._days, of_day), (self._instruments, of_instrument) = _by_day(data)
         self.columns: pd.Index = frame.columns

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from rollforge.arguments import whole_number
 from rollforge.dates import Days, as_timestamp
 from rollforge.errors import ConfigError, SegmentError, counted
 from rollforge.generate.backtests import move_backtests
@@ -225,7 +226,7 @@ class PurgedKFoldGen(_PurgedGen):
         roll_backtest: bool = True,
         calendar: ArrayLike | None = None,
     ) -> None:
-        self.n_folds = _at_least(2, n_folds, "n_folds")
+        self.n_folds = whole_number(n_folds, "n_folds", least=2)
         super().__init__(purge, embargo, valid, roll_backtest, calendar)
 
     @property
@@ -283,8 +284,8 @@ class CombinatorialPurgedGen(_PurgedGen):
         roll_backtest: bool = True,
         calendar: ArrayLike | None = None,
     ) -> None:
-        self.n_groups = _at_least(2, n_groups, "n_groups")
-        self.n_tested = _at_least(1, n_tested, "n_tested")
+        self.n_groups = whole_number(n_groups, "n_groups", least=2)
+        self.n_tested = whole_number(n_tested, "n_tested")
         if self.n_tested >= self.n_groups:
             raise ConfigError(
                 f"must be below n_groups, so that a group is left to train on; found {n_tested} of {n_groups}.",
@@ -307,9 +308,3 @@ class CombinatorialPurgedGen(_PurgedGen):
 
     def _tests(self, groups: Sequence[Range]) -> Iterator[tuple[Range, ...]]:
         return combined_tests(groups, self.n_tested)
-
-
-def _at_least(least: int, value: object, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"must be a whole number of at least {least}, found {value!r}.", path=name)
-    return value

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rollforge.arguments import whole_number
 from rollforge.errors import ConfigError, nearest, shown
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.naming import check_name, differing_parts
@@ -278,15 +279,12 @@ class SeedGen(TaskGen):
             raise ConfigError(
                 f"must be a list of whole numbers, or a number of seeds; found {shown(seeds)}.", path="seeds"
             )
-        for i, seed in enumerate(seeds):
-            if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-                raise ConfigError(f"must be a whole number of at least 0, found {shown(seed)}.", path=f"seeds.{i}")
         if not seeds:
             raise ConfigError("needs at least one seed.", path="seeds")
-        twice = [seed for seed, count in Counter(seeds).items() if count > 1]
+        self.seeds = [whole_number(seed, f"seeds.{i}", least=0) for i, seed in enumerate(seeds)]
+        twice = [seed for seed, count in Counter(self.seeds).items() if count > 1]
         if twice:
             raise ConfigError(f"has the seed {twice[0]} twice.", path="seeds")
-        self.seeds = list(seeds)
         self.paths = [paths] if isinstance(paths, str) else list(paths)
         if not self.paths or not all(isinstance(path, str) and path for path in self.paths):
             raise ConfigError(f"must be a path or a list of paths, found {shown(paths)}.", path="paths")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from numpy.typing import ArrayLike
 
+from rollforge.arguments import whole_number
 from rollforge.build import locate
 from rollforge.errors import ConfigError, ExpressionError, RollforgeError, SegmentError, shown
 from rollforge.expressions.expression import parse
@@ -89,17 +90,13 @@ class MultiHorizonGen(MultiHorizonGenBase):
         listed = [horizon] if isinstance(horizon, int) else horizon
         if isinstance(listed, (str, bytes, Mapping)) or not isinstance(listed, Sequence):
             raise ConfigError(f"must be a list of numbers of trading days, found {shown(horizon)}.", path="horizon")
-        for i, one in enumerate(listed):
-            if isinstance(one, bool) or not isinstance(one, int) or one < 1:
-                raise ConfigError(
-                    f"must be a number of trading days, at least 1; found {shown(one)}.", path=f"horizon.{i}"
-                )
-        twice = next((one for i, one in enumerate(listed) if one in listed[:i]), None)
+        days = [whole_number(one, f"horizon.{i}", of="trading days") for i, one in enumerate(listed)]
+        twice = next((one for i, one in enumerate(days) if one in days[:i]), None)
         if twice is not None:
             raise ConfigError(f"has {twice} twice.", path="horizon")
         if trunc_days not in ("auto", None):
             raise ConfigError(f"must be 'auto' or null, found {shown(trunc_days)}.", path="trunc_days")
-        super().__init__(list(listed), calendar=calendar)
+        super().__init__(days, calendar=calendar)
         self.trunc_days = trunc_days
         self.label = None if label is None else _checked_labels(label)
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from rollforge.arguments import whole_number
 from rollforge.build import locate
 from rollforge.dates import DayLike, end_of, read_bound, read_timestamp, start_of
 from rollforge.errors import RollforgeError, SegmentError, nearest, shown
@@ -252,8 +253,7 @@ class RollingGen(TaskGen):
         calendar: ArrayLike | None = None,
         freq: str | None = None,
     ) -> None:
-        if isinstance(step, bool) or not isinstance(step, int) or step < 1:
-            raise SegmentError(f"must be a whole number of trading days, at least 1; found {step!r}.", path="step")
+        self.step = whole_number(step, "step", of="trading days", error=SegmentError)
         if rtype not in (self.ROLL_EX, self.ROLL_SD):
             kinds = (self.ROLL_EX, self.ROLL_SD)
             raise SegmentError(
@@ -266,7 +266,6 @@ class RollingGen(TaskGen):
         for name, func in (("ds_extra_mod_func", ds_extra_mod_func), ("task_copy_func", task_copy_func)):
             if not callable(func) and not (func is None and name == "ds_extra_mod_func"):
                 raise SegmentError(f"must be a function, found {shown(func)}.", path=name)
-        self.step = step
         self.rtype = rtype
         self.ds_extra_mod_func = ds_extra_mod_func
         self.test_key = test_key

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from rollforge.arguments import whole_number
 from rollforge.dates import day_index, read_days
 from rollforge.errors import ConfigError, DataError, SegmentError, counted, shown
 from rollforge.generate.folds import Range, combined_tests, embargo_days, equal_groups, training_days
@@ -129,7 +130,7 @@ class RollingSplit(_Split):
         self.test_size = _length(test_size, "test_size")
         self.step = None if step is None else _length(step, "step")
         self.expanding = expanding
-        self.purge, self.embargo = _whole(purge, 0, "purge"), _whole(embargo, 0, "embargo")
+        self.purge, self.embargo = whole_number(purge, "purge", least=0), whole_number(embargo, "embargo", least=0)
         self.drop_last = drop_last
         self.calendar = calendar
 
@@ -223,8 +224,8 @@ class PurgedKFold(_PurgedSplit):
     def __init__(
         self, n_folds: int = 5, purge: int = 0, embargo: float = 0, *, calendar: ArrayLike | None = None
     ) -> None:
-        self.n_folds = _whole(n_folds, 2, "n_folds")
-        self.purge = _whole(purge, 0, "purge")
+        self.n_folds = whole_number(n_folds, "n_folds", least=2)
+        self.purge = whole_number(purge, "purge", least=0)
         embargo_days(embargo, 1)
         self.embargo = embargo
         self.calendar = calendar
@@ -260,13 +261,13 @@ class CombinatorialPurgedSplit(_PurgedSplit):
         *,
         calendar: ArrayLike | None = None,
     ) -> None:
-        self.n_groups, self.n_tested = _whole(n_groups, 2, "n_groups"), _whole(n_tested, 1, "n_tested")
+        self.n_groups, self.n_tested = whole_number(n_groups, "n_groups", least=2), whole_number(n_tested, "n_tested")
         if self.n_tested >= self.n_groups:
             raise ConfigError(
                 f"must be below n_groups, so that a group is left to train on; found {n_tested} of {n_groups}.",
                 path="n_tested",
             )
-        self.purge = _whole(purge, 0, "purge")
+        self.purge = whole_number(purge, "purge", least=0)
         embargo_days(embargo, 1)
         self.embargo = embargo
         self.calendar = calendar
@@ -347,18 +348,12 @@ def _length(value: object, name: str) -> Any:
                 path=name,
             )
         return made
-    return _whole(int(value), 1, name)
+    return whole_number(value, name)
 
 
 def _moves_forward(offset: Any) -> bool:
     day = pd.Timestamp("2020-01-01")
     return bool(day + offset >= day + pd.Timedelta(days=1))
-
-
-def _whole(value: object, least: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ConfigError(f"must be a whole number of at least {least}, found {value!r}.", path=name)
-    return int(value)
 
 
 def _shown(length: object) -> str:

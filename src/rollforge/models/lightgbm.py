@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from rollforge.arguments import check_rounds
+from rollforge.arguments import whole_number
 from rollforge.errors import ConfigError, MissingDependency, ModelError, shown
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import ModelFT, Reweighter
@@ -103,7 +103,7 @@ class LGBModel(Boosting, ModelFT):
     ) -> None:
         if loss not in ("mse", "binary"):
             raise ModelError(f"LGBModel's loss must be 'mse' or 'binary', found {loss!r}.")
-        check_rounds("num_boost_round", num_boost_round)
+        whole_number(num_boost_round, "num_boost_round")
         _check_stopping(early_stopping_rounds)
         objective = kwargs.get("objective")
         if not isinstance(objective, (str, list, tuple, type(None))) and not callable(objective):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from rollforge.arguments import whole_number
 from rollforge.dates import day_after, read_timestamp
 from rollforge.errors import ConfigError, nearest
 from rollforge.ledger.entry import Comparison, Release, Role, Shadow, Verdict, author
@@ -86,8 +87,7 @@ class Policy:
     replaces: str = ""
 
     def __post_init__(self) -> None:
-        if isinstance(self.shadow_days, bool) or not isinstance(self.shadow_days, int) or self.shadow_days < 1:
-            raise ConfigError(f"must be a number of days, at least 1; found {self.shadow_days!r}.", path="shadow_days")
+        object.__setattr__(self, "shadow_days", whole_number(self.shadow_days, "shadow_days", of="days"))
         number = isinstance(self.margin, (int, float)) and not isinstance(self.margin, bool)
         if not number or not math.isfinite(self.margin) or self.margin < 0:
             raise ConfigError(f"must be a number, at least 0; found {self.margin!r}.", path="margin")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from rollforge.arguments import whole_number
 from rollforge.errors import DataError, DataNotFound
 from rollforge.plot.source import (
     Drawable,
@@ -16,7 +17,6 @@ from rollforge.plot.source import (
     Signal,
     Table,
     backtest_of,
-    check_days,
     collected_of,
     signal_of,
 )
@@ -74,7 +74,7 @@ def ic(
         The values are those of :func:`~rollforge.record.analysis.calc_ic`; days without a value are omitted.
     """
     if rolling is not None:
-        check_days(rolling, "rolling")
+        whole_number(rolling, "rolling", of="days")
     collected = collected_of(result)
     given = collected if isinstance(result, str) else result
     signal = signal_of(given, label, label_days=label_days, model=model)
@@ -151,7 +151,7 @@ def turnover(
         See :func:`ic`.
     """
     if rolling is not None:
-        check_days(rolling, "rolling")
+        whole_number(rolling, "rolling", of="days")
     signal = signal_of(result, model=model)
     calendar = usable_calendar(signal.calendar, signal.prediction)
     table = persistence.quantile_turnover(signal.prediction, n, lag, calendar)

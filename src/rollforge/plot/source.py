@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
-import numpy as np
 import pandas as pd
 
-from rollforge.errors import ConfigError, DataError, DataNotFound, nearest, shown
+from rollforge.arguments import whole_number
+from rollforge.errors import ConfigError, DataError, DataNotFound, nearest
 from rollforge.market.columns import DATE
 from rollforge.record.analysis import one_column
 from rollforge.record.periods import period_name
@@ -28,7 +28,6 @@ __all__ = [
     "Signal",
     "Table",
     "backtest_of",
-    "check_days",
     "collected_of",
     "signal_of",
 ]
@@ -117,18 +116,6 @@ class Backtested:
     positions: Mapping[Any, Any] | None
 
 
-def check_days(days: object, name: str) -> None:
-    """Raise an error if an argument is not a number of days.
-
-    Raises
-    ------
-    ConfigError
-        If it is not an integer of at least 1.
-    """
-    if isinstance(days, bool) or not isinstance(days, (int, np.integer)) or days < 1:
-        raise ConfigError(f"must be a number of days, at least 1; found {shown(days)}.", path=name)
-
-
 def signal_of(
     result: object, label: object = None, *, label_days: int | None = None, model: str | None = None
 ) -> Signal:
@@ -143,7 +130,7 @@ def signal_of(
         If the result has no prediction.
     """
     if label_days is not None:
-        check_days(label_days, "label_days")
+        whole_number(label_days, "label_days", of="days")
     collected = collected_of(result)
     if collected is None:
         if model is not None:

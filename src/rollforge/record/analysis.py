@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge import trust
+from rollforge.arguments import whole_number
 from rollforge.errors import ArtifactNotFound, ConfigError, DataError, nearest
 from rollforge.generate.label import LABEL_TAG, Label, labels_from_text, task_labels
 from rollforge.generate.task_view import TaskView
@@ -377,8 +378,7 @@ def quantile_edges(days: Days, n: int) -> list[NDArray[np.intp]]:
     ConfigError
         If `n` is not an integer of at least 1.
     """
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
-        raise ConfigError(f"must be a positive integer, found {n!r}.", path="n")
+    n = whole_number(n, "n")
     return [-(-days.size * k // n) for k in range(n + 1)]
 
 
@@ -606,14 +606,10 @@ class SigAnaRecord(ACRecordTemp):
         label_days: int | None = None,
     ) -> None:
         super().__init__(recorder, skip_existing)
-        if label_days is not None and (
-            isinstance(label_days, bool) or not isinstance(label_days, (int, np.integer)) or label_days < 1
-        ):
-            raise ConfigError(f"must be a number of trading days, at least 1; found {label_days!r}.", path="label_days")
         self.ana_long_short = ana_long_short
         self.ann_scaler = ann_scaler
         self.label_col = label_col
-        self.label_days = label_days
+        self.label_days = None if label_days is None else whole_number(label_days, "label_days", of="trading days")
 
     def _generate(self, label: pd.DataFrame | None = None, **kwargs: object) -> dict[str, Any] | None:
         pred = self.load("pred.pkl")

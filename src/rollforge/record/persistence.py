@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from rollforge.arguments import whole_number
 from rollforge.errors import ConfigError, DataError
 from rollforge.market.columns import CODE, DATE
 from rollforge.record.analysis import (
@@ -184,12 +185,6 @@ def _names(*columns: pd.Series) -> pd.Index:
     return made
 
 
-def _check_lags(lags: Sequence[int], least: int) -> None:
-    for lag in lags:
-        if isinstance(lag, bool) or not isinstance(lag, (int, np.integer)) or lag < least:
-            raise ConfigError(f"must be integers of at least {least}, found {lag!r}.", path="lags")
-
-
 def _scores(pred: object) -> pd.Series:
     column = one_column(pred, "The prediction", DATE)
     return _known(paired(column, column)["pred"])
@@ -220,7 +215,7 @@ def autocorrelation(pred: object, lags: Sequence[int] = (1,), calendar: Iterable
     DataError
         If the calendar lacks a day, or the index lacks the days or contains a row twice.
     """
-    _check_lags(lags, 1)
+    lags = [whole_number(lag, "lags") for lag in lags]
     scores = _scores(pred)
     rows = _Rows(scores, _calendar(calendar, scores), _names(scores))
     columns = {}
@@ -270,7 +265,7 @@ def quantile_turnover(pred: object, n: int = 5, lag: int = 1, calendar: Iterable
     DataError
         If the calendar lacks a day, or the index lacks the days or contains a row twice.
     """
-    _check_lags([lag], 1)
+    lag = whole_number(lag, "lag")
     scores = _scores(pred)
     by_day = Days.of(scores, DATE)
     values = by_day.rows(scores)
@@ -329,7 +324,7 @@ def ic_decay(
     DataError
         If the calendar lacks a day, or an index lacks the days or contains a row twice.
     """
-    _check_lags(lags, 0)
+    lags = [whole_number(lag, "lags", least=0) for lag in lags]
     both = paired(pred, label)
     scores, truth = _known(both["pred"]), _known(both["label"])
     dates, names = _calendar(calendar, scores, truth), _names(scores, truth)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rollforge.arguments import as_list
+from rollforge.arguments import as_list, whole_number
 from rollforge.build import fill_placeholder
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, nearest
@@ -275,14 +275,13 @@ class MultiPassPortAnaRecord(PortAnaRecord):
         super().__init__(
             recorder, config, risk_analysis_freq, indicator_analysis_freq, indicator_analysis_method, skip_existing
         )
-        if isinstance(pass_num, bool) or not isinstance(pass_num, int) or pass_num < 1:
-            raise ConfigError(f"must be a positive integer, found {pass_num!r}.", path="pass_num")
+        passes = whole_number(pass_num, "pass_num")
         if not isinstance(self.strategy_config, Mapping):
             raise ConfigError("several passes need the definition of a strategy.", path="config.strategy")
         if shuffle_init_score:  # the run's prediction is shuffled, whatever the signal is
             given = self.strategy_config.get("kwargs") or {}
             self.strategy_config = {**self.strategy_config, "kwargs": {**given, "signal": "<PRED>"}}
-        self.pass_num, self.shuffle_init_score, self.seed = pass_num, shuffle_init_score, seed
+        self.pass_num, self.shuffle_init_score, self.seed = passes, shuffle_init_score, seed
 
     def _generate(self, *args: object, **kwargs: object) -> dict[str, object]:
         prediction, random = self.load("pred.pkl"), np.random.default_rng(self.seed)

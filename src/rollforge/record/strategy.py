@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rollforge.arguments import whole_number
 from rollforge.errors import ConfigError, nearest
 from rollforge.record.account import Account
 from rollforge.record.context import CommonInfrastructure, LevelInfrastructure, TradeCalendarManager
@@ -295,10 +296,7 @@ class TopkDropoutStrategy(BaseSignalStrategy):
         common_infra: CommonInfrastructure | None = None,
     ) -> None:
         for name, value, least in (("topk", topk, 1), ("n_drop", n_drop, 0), ("hold_thresh", hold_thresh, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(
-                    f"{name} must be a whole number, at least {least}; found {value!r}.", path="strategy.kwargs"
-                )
+            whole_number(value, f"strategy.kwargs.{name}", least=least)
         _one_of("method_sell", method_sell, ("bottom", "random"))
         _one_of("method_buy", method_buy, ("top", "random"))
         super().__init__(

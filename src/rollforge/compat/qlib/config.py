@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from rollforge.arguments import whole_number
 from rollforge.compat.qlib import console
 from rollforge.compat.qlib.settings import DEFAULT_FREQ, DEFAULTS, REGIONS, DataPathManager as _DataPathManager
 from rollforge.confidential import mask_secrets
@@ -193,10 +194,7 @@ def _folder(provider_uri: object, mount_path: object = None) -> str:
 
 def _threads(kernels: object) -> int:
     """Return the number of threads given by ``kernels``: a number, or a function of the frequency."""
-    count = kernels("day") if callable(kernels) else kernels
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ConfigError(f"must be a number, at least 1; found {kernels!r}.", path="kernels")
-    return count
+    return whole_number(kernels("day") if callable(kernels) else kernels, "kernels")
 
 
 def _checked(exchange: Mapping[str, object], region: str) -> dict[str, Any]:
