@@ -30,7 +30,8 @@ INF, NAN, LARGEST = float("inf"), float("nan"), sys.float_info.max
 @pytest.mark.parametrize(
     ("check", "fine", "wrong", "message"),
     [
-        (lambda name, value: whole_number(value, name), [1, 2, np.int64(1)], [0, -1, 1.0, True, np.True_, "1", None], "must be a whole number, at least 1; found"),
+        (lambda name, value: whole_number(value, name), [1, 2, np.int64(1)], [0, -1, 1.0, True, np.True_, "1", None],
+         "must be a whole number, at least 1; found"),
         (lambda name, value: whole_number(value, name, least=0, of="days"), [0, np.int8(1)], [-1, False, np.int8(-1)],
          "a whole number of days, at least 0; found"),
         (check_flag, [True, False, 0, 1, np.True_], [2, -1, 1.0, "no", None], "must be true or false, found"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rollforge.errors import ConfigError
+from rollforge.generators import rolling_entry
 from rollforge.plan import make_plan
 from rollforge.workflow import Workflow, load_workflow
 from rollforge.yaml12 import read_yaml
@@ -124,20 +125,15 @@ def test_rollforges_own_format_has_a_section_for_stores(tmp_path: Path) -> None:
     workflow = load(tmp_path, OWN_FORM)
     assert workflow.form == "rollforge"
     assert (workflow.experiment_name, workflow.session.tracking_uri) == ("mine", "folder:runs")
-    assert workflow.rolling == {
-        "step": 60,
-        "rtype": "sliding",
-        "trunc_days": "auto",
-        "train_key": "train",
-        "test_key": "test",
-    }
+    assert workflow.rolling == {"step": 60, "rtype": "sliding", "train_key": "train", "test_key": "test"}
+    assert rolling_entry(workflow.rolling, workflow.form).config["kwargs"]["trunc_days"] == "auto"
 
 
 def test_windows_in_qlibs_format_are_as_in_qlib(tmp_path: Path) -> None:
     """No truncation is added to a workflow in Qlib's format."""
     workflow = load(tmp_path, QLIB_FORM + "rolling: {step: 20}\n")
     assert workflow.rolling is not None
-    assert "trunc_days" not in workflow.rolling
+    assert rolling_entry(workflow.rolling, workflow.form).config["kwargs"]["trunc_days"] is None
 
 
 def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:

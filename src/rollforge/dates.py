@@ -37,6 +37,7 @@ __all__ = [
     "day_index",
     "end_of",
     "has_times",
+    "is_weekend",
     "last_moment",
     "read_bound",
     "read_clock",
@@ -397,6 +398,17 @@ def day_after(day: DayLike) -> str:
     '2020-03-01'
     """
     return str(read_day(day) + ONE_DAY)
+
+
+def is_weekend(times: Times) -> NDArray[np.bool_]:
+    """Return which days are Saturdays or Sundays.
+
+    Examples
+    --------
+    >>> is_weekend(np.array(["2024-03-29", "2024-03-30", "2024-03-31"], "datetime64[D]")).tolist()
+    [False, True, True]
+    """
+    return np.asarray((times.astype("datetime64[D]").astype(np.int64) + 3) % 7 >= 5)  # 1970 began on a Thursday
 
 
 def day_index(days: Days, name: str = "") -> pd.DatetimeIndex:

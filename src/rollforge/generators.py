@@ -59,9 +59,18 @@ def grid_entry(values: Document) -> GeneratorEntry:
 
 def rolling_entry(arguments: Document, form: Literal["qlib", "rollforge"]) -> GeneratorEntry:
     """Return the generator of the section ``rolling``."""
-    # In Qlib's format a window's backtest keeps the days of the file; in Rollforge's format it has its own.
-    kwargs = {"trunc_days": None, "roll_backtest": form == "rollforge", **arguments}
-    return GeneratorEntry({"class": "RollingGen", "kwargs": kwargs}, "rolling", "rolling")
+    return GeneratorEntry(
+        {"class": "RollingGen", "kwargs": {**_rolling_defaults(form), **arguments}}, "rolling", "rolling"
+    )
+
+
+def _rolling_defaults(form: str) -> dict[str, object]:
+    """Return the arguments of ``RollingGen`` that depend on a workflow's format.
+
+    In Qlib's format the windows are Qlib's, and a window's backtest keeps the days of the file.
+    """
+    own = form == "rollforge"
+    return {"trunc_days": "auto" if own else None, "roll_backtest": own}
 
 
 def generate_entries(section: object, name: str = "generate") -> tuple[GeneratorEntry, ...]:
@@ -175,7 +184,7 @@ def _built(entry: GeneratorEntry, form: str) -> Any:
         _check_name(entry)
         target, _ = target_of(entry.config, **options)
         if form == "rollforge" and isinstance(target, type) and issubclass(target, RollingGen):
-            options["try_kwargs"] = {"trunc_days": "auto", "roll_backtest": True}
+            options["try_kwargs"] = _rolling_defaults(form)
         return build(entry.config, **options)
     except ConfigError as exc:
         raise _relocated(exc, entry) from exc.__cause__ or exc

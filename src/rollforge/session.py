@@ -134,6 +134,10 @@ class Session:
         """Return a copy with some fields changed; None keeps a field."""
         return replace(self, **{SHORT_NAMES.get(k, k): v for k, v in changes.items() if v is not None})
 
+    def shared_by(self, jobs: int) -> Session:
+        """Return the session of each of several processes, which share its threads."""
+        return self.with_(threads=max(1, self.threads // jobs))
+
     @classmethod
     def from_mapping(cls, options: Document, *, path: str = "") -> Session:
         """Return a session from field names and values.

@@ -585,8 +585,8 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
     rolling = None
     if document.get("rolling") is not None and parsed.rolling is not None:
         rolling = parsed.rolling.model_dump(exclude_none=True)
-        if form == "rollforge" and "trunc_days" not in document["rolling"]:
-            rolling["trunc_days"] = "auto"  # Qlib's format keeps Qlib's windows
+        if "trunc_days" in document["rolling"]:
+            rolling.setdefault("trunc_days", None)  # null is not the default
     experiment_name = _checked_experiment(experiment_name or file.stem)
     plugins = checked_plugins(parsed.plugins, folder=file.parent, path="plugins")
     session = session.with_(experiment_name=experiment_name, plugins=plugins, sys_path=folders)

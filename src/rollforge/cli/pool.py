@@ -12,7 +12,7 @@ from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import ANY_SPELLING
 from rollforge.cli.terminal import echo, echo_json, one_line
 from rollforge.errors import ArtifactUnreadable, ConfigError, TaskNotSerializable, UntrustedPickle, counted, shown
-from rollforge.task import Document, Status, TaskRecord, attempts_made
+from rollforge.task import Cause, Document, Status, TaskRecord, attempts_made
 
 if TYPE_CHECKING:
     from rollforge.store.base import TaskStore
@@ -127,8 +127,8 @@ def wait(query: Annotated[str | None, _QUERY] = None) -> None:
     counts = manager.task_stat(parse_query(query))
     failed = counts.get(Status.FAILED, 0)
     if counts.get(Status.WAITING):
-        left = manager.query({"$and": [parse_query(query), {"status": "waiting", "cause": "unfit"}]}, decode=False)
-        for task in left:
+        cannot_run = {"status": Status.WAITING, "cause": Cause.REQUIREMENTS_NOT_MET.value}
+        for task in manager.query({"$and": [parse_query(query), cannot_run]}, decode=False):
             echo(f"{task['_id'][:8]} is waiting after an error: {task['error']}")
     if failed or counts.get(Status.WAITING):
         if failed:

@@ -11,7 +11,7 @@ from rollforge.dates import DayLike
 from rollforge.limits import LIMITS
 from rollforge.task import Definition, Document
 
-__all__ = ["SupportsFollowing", "TaskGen", "copy_task", "task_generator"]
+__all__ = ["NamedTaskGen", "SupportsFollowing", "TaskGen", "copy_task", "task_generator"]
 
 
 def copy_task(value: object) -> Any:
@@ -49,6 +49,18 @@ class TaskGen(abc.ABC):
     def __call__(self, *args: Any, **kwargs: Any) -> list[Definition]:
         """Return :meth:`generate`."""
         return self.generate(*args, **kwargs)
+
+
+class NamedTaskGen(TaskGen):
+    """Base class of generators whose tasks belong to different models: subclasses implement :meth:`named`."""
+
+    @abc.abstractmethod
+    def named(self, task: Definition) -> list[tuple[str, Definition]]:
+        """Return the tasks generated from the template `task` with the names of their models."""
+
+    def generate(self, task: Definition) -> list[Definition]:
+        """Return the tasks of :meth:`named`."""
+        return [made for _, made in self.named(task)]
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from typing import Any
 
 from rollforge.arguments import whole_number
 from rollforge.errors import ConfigError, nearest, shown
-from rollforge.generate.base import TaskGen, copy_task
+from rollforge.generate.base import NamedTaskGen, copy_task
 from rollforge.generate.naming import check_name, differing_parts
 from rollforge.limits import LIMITS
 from rollforge.task import Definition, digest
@@ -21,7 +21,7 @@ Pairs = list[tuple[str, object]]
 """The values of a path, each with its name, which is empty for values of a list."""
 
 
-class GridGen(TaskGen):
+class GridGen(NamedTaskGen):
     """Generates one task per combination of values.
 
     Parameters
@@ -212,8 +212,10 @@ class GridGen(TaskGen):
                 return False
         return True
 
-    def generate(self, task: Definition) -> list[Definition]:
-        """Return one task per combination; the last path varies fastest.
+    def named(self, task: Definition) -> list[tuple[str, Definition]]:
+        """Return one task per combination, with the names of its values, and what else distinguishes it.
+
+        The last path varies fastest. If there is only one combination and no value has a name, the name is empty.
 
         Raises
         ------
@@ -221,13 +223,6 @@ class GridGen(TaskGen):
             If a path does not exist in the task, or no combination is left.
         TooLarge
             If there would be more tasks than the limit allows.
-        """
-        return [new for _, new in self.named(task)]
-
-    def named(self, task: Definition) -> list[tuple[str, Definition]]:
-        """Return the tasks of :meth:`generate` with names: the names of their values, and what else distinguishes them.
-
-        If there is only one combination and no value has a name, the name is empty.
         """
         self._check_conditions(task)
         LIMITS["tasks"].check(self.count(task), "its combinations are", path="values")
@@ -247,7 +242,7 @@ class GridGen(TaskGen):
         return [(", ".join(filter(None, (*names, part))), new) for (names, new), part in zip(made, parts, strict=True)]
 
 
-class SeedGen(TaskGen):
+class SeedGen(NamedTaskGen):
     """Generates one task per seed, whose predictions the workflow's ensemble averages.
 
     Parameters
@@ -293,18 +288,14 @@ class SeedGen(TaskGen):
         """Return the number of seeds."""
         return len(self.seeds)
 
-    def generate(self, task: Definition) -> list[Definition]:
-        """Return one task per seed.
+    def named(self, task: Definition) -> list[tuple[str, Definition]]:
+        """Return one task per seed, with the names ``seed 0``, ``seed 1`` and so on.
 
         Raises
         ------
         ConfigError
             If a path does not exist in the task. Its last part may be new.
         """
-        return [new for _, new in self.named(task)]
-
-    def named(self, task: Definition) -> list[tuple[str, Definition]]:
-        """Return the tasks of :meth:`generate` with the names ``seed 0``, ``seed 1`` and so on."""
         made = []
         for seed in self.seeds:
             new = copy_task(task)

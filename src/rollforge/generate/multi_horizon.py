@@ -15,7 +15,7 @@ from rollforge.errors import ConfigError, ExpressionError, RollforgeError, Segme
 from rollforge.expressions.expression import parse
 from rollforge.features.alpha import AlphaHandler
 from rollforge.features.label_source import label_source
-from rollforge.generate.base import copy_task
+from rollforge.generate.base import NamedTaskGen, copy_task
 from rollforge.generate.horizon import MultiHorizonGenBase
 from rollforge.generate.rolling import Segments, purge_horizon, truncated_segments
 from rollforge.generate.segments import PATH, has_intervals
@@ -34,7 +34,7 @@ _TERM = re.compile(r"\s*horizon\s*(?:([+-])\s*(\d{1,6})\s*)?", re.ASCII)
 _RETURN = re.compile(r"Ref\((\$\w+),-\d+\)/Ref\(\1,-1\)-1", re.ASCII)
 
 
-class MultiHorizonGen(MultiHorizonGenBase):
+class MultiHorizonGen(NamedTaskGen, MultiHorizonGenBase):
     """Generates one task per horizon: the label is rewritten for it, and the segments are purged by it.
 
     Parameters
@@ -132,8 +132,8 @@ class MultiHorizonGen(MultiHorizonGenBase):
                 path=_PLACE,
             )
 
-    def generate(self, task: Definition) -> list[Definition]:
-        """Return one task per horizon.
+    def named(self, task: Definition) -> list[tuple[str, Definition]]:
+        """Return one task per horizon, with the names ``horizon 5``, ``horizon 20`` and so on.
 
         Raises
         ------
@@ -142,10 +142,6 @@ class MultiHorizonGen(MultiHorizonGenBase):
         SegmentError
             If nothing is left of a segment, or a segment has several intervals.
         """
-        return [made for _, made in self.named(task)]
-
-    def named(self, task: Definition) -> list[tuple[str, Definition]]:
-        """Return the tasks of :meth:`generate` with the names ``horizon 5``, ``horizon 20`` and so on."""
         made = []
         for hr in self.horizon:
             new = copy_task(task)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rollforge.dates import DayLike
 from rollforge.errors import BuildError, ConfigError, shown
-from rollforge.generate.base import SupportsFollowing, TaskGen, check_count, copy_task
+from rollforge.generate.base import NamedTaskGen, SupportsFollowing, TaskGen, check_count, copy_task
 from rollforge.generate.naming import model_names
 from rollforge.limits import LIMITS
 from rollforge.task import Definition
@@ -94,7 +94,7 @@ def _checked(generator: TaskGen, task: Definition) -> list[Named]:
     return made
 
 
-class ChainGen(TaskGen):
+class ChainGen(NamedTaskGen):
     """Applies several generators in turn, such as a grid and windows, as the section ``generate`` of a workflow does.
 
     Parameters
@@ -136,12 +136,8 @@ class ChainGen(TaskGen):
         known = [number for number in numbers if number is not None]
         return math.prod(known) if len(known) == len(numbers) else None
 
-    def generate(self, task: Definition) -> list[Definition]:
-        """Apply the generators in turn, and return the tasks of the last one."""
-        return [made for _, made in self.named(task)]
-
     def named(self, task: Definition) -> list[Named]:
-        """Return the tasks of :meth:`generate` with the names of their models."""
+        """Apply the generators in turn, and return the tasks of the last one with the names of their models."""
         check_count([task], self.generators)
         made: list[Named] = [("", task)]
         for generator in self.generators:

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.dates import ONE_DAY, Days, has_times
+from rollforge.dates import ONE_DAY, Days, has_times, is_weekend
 from rollforge.errors import DataError, counted, first_few
 from rollforge.market.append_summary import AppendSummary, Correction, NewDay
-from rollforge.market.bars import FACTOR_SOURCES, PRICES, OrderedTable, complete
+from rollforge.market.bars import FACTOR_SOURCES, PRICES, OrderedTable, complete, is_between
 from rollforge.market.conversion import CONVERSION_FILE, Conversion
 from rollforge.market.existing import ExistingData, StoredSeries, read_existing
 from rollforge.market.folder_change import change_files, folder_lock, restore
@@ -230,8 +230,8 @@ class _Change:
         if future is not None and future[-1] > last:
             known = expected[expected <= future[-1]]
             expected = np.concatenate([np.intersect1d(known, future), expected[expected > future[-1]]])
-        weekends = _weekend(self.old.calendar).mean() > 0.05
-        usual = expected if weekends else expected[~_weekend(expected)]
+        weekends = is_weekend(self.old.calendar).mean() > 0.05
+        usual = expected if weekends else expected[~is_weekend(expected)]
         return tuple(np.setdiff1d(usual, self.calendar))
 
     # -- values --------------------------------------------------------------------------------------------------------
@@ -385,7 +385,7 @@ class _Change:
         """Return where prices of the folder are between the low and the high of rows of the table."""
         low, high = (self.rows.values[name][rows].astype(np.float32) for name in ("low", "high"))
         with np.errstate(invalid="ignore"):
-            return np.asarray((price >= low * 0.995) & (price <= high * 1.005))
+            return is_between(price, low, high)
 
     def _check_factors(
         self, code: str, at: NDArray[np.int64], had: Mapping[str, StoredSeries], differs: NDArray[np.bool_]
@@ -639,7 +639,3 @@ def _file(name: str, field_name: str) -> str:
 
 def _lines(days: Days) -> bytes:
     return "".join(f"{day}\n" for day in days).encode()
-
-
-def _weekend(days: Days) -> NDArray[np.bool_]:
-    return np.asarray((days.astype("datetime64[D]").astype(np.int64) + 3) % 7 >= 5)  # 1970 began on a Thursday

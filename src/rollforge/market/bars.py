@@ -12,6 +12,7 @@ import functools
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -281,6 +282,11 @@ def _unit_of_amount(rows: OrderedTable, known: Conversion) -> Conversion:
     return known
 
 
+def is_between(price: NDArray[Any], low: NDArray[Any], high: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return where a price is between the low and the high, with a tolerance for rounded prices."""
+    return np.asarray((price >= low * 0.995) & (price <= high * 1.005))
+
+
 def _from_amount(rows: OrderedTable, known: Conversion) -> Floats:
     """Return amount / volume as a price; NaN where it is not between low and high."""
     values = rows.values
@@ -288,7 +294,7 @@ def _from_amount(rows: OrderedTable, known: Conversion) -> Floats:
     low, high = (_stored(values[f]) if f in values else close for f in ("low", "high"))
     with np.errstate(all="ignore"):
         price = _ratio(rows, by_factor=known.vwap_by_factor) / 10.0**known.vwap_power
-        return np.where((price >= low * 0.995) & (price <= high * 1.005), price, np.nan)
+        return np.where(is_between(price, low, high), price, np.nan)
 
 
 def _ratio(rows: OrderedTable, *, by_factor: bool) -> Floats:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.dates import ONE_DAY, has_times, show_time, unit_of
+from rollforge.dates import ONE_DAY, has_times, is_weekend, show_time, unit_of
 from rollforge.errors import DataError, DataNotFound, counted, first_few, nearest
 from rollforge.market.bars import OrderedTable, complete
 from rollforge.market.columns import CODE, DATE
@@ -279,7 +279,7 @@ def _odd_days(table: Table, rows: OrderedTable) -> list[str]:
     around = [int(np.median(have[max(0, t - 10) : t + 11])) if edge[t] else 0 for t in range(days)]
     listed = np.maximum(listed, around)
     share = have / np.maximum(listed, 1)
-    weekend = (rows.calendar.astype("M8[D]").astype(np.int64) + 3) % 7 >= 5  # 1970 began on a Thursday
+    weekend = is_weekend(rows.calendar)
     usual = float(np.median(share[~weekend])) if not weekend.all() else 1.0
     odd = np.flatnonzero((listed > 1) & (share < np.where(weekend, 0.8, 0.5) * usual))
     rare = np.flatnonzero(weekend) if weekend.sum() < 0.05 * days else np.empty(0, np.intp)

@@ -8,9 +8,11 @@ from pprint import pformat
 from typing import Any, ClassVar
 
 from rollforge.errors import ArtifactNotFound, ConfigError
+from rollforge.features.dataset import Dataset
+from rollforge.models.base import Model
 from rollforge.track.base import Recorder
 
-__all__ = ["RESULTS", "ACRecordTemp", "RecordTemp"]
+__all__ = ["RESULTS", "ACRecordTemp", "ModelRecord", "RecordTemp"]
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +103,27 @@ class RecordTemp:
     def generate(self, **kwargs: Any) -> Any:
         """Compute the record and save it."""
         raise NotImplementedError(f"{type(self).__name__} must implement generate().")
+
+
+class ModelRecord(RecordTemp):
+    """Base class of records that are computed from a fitted model and its dataset.
+
+    Parameters
+    ----------
+    model : Model
+        A fitted model.
+    dataset : Dataset
+        Its dataset.
+    recorder : Recorder
+        The run.
+    """
+
+    def __init__(
+        self, model: Model | None = None, dataset: Dataset | None = None, recorder: Recorder | None = None
+    ) -> None:
+        super().__init__(recorder)
+        self.model = model
+        self.dataset = dataset
 
 
 class ACRecordTemp(RecordTemp):

@@ -17,12 +17,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.errors import ConfigError
-from rollforge.features.dataset import Dataset, DatasetH
+from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
-from rollforge.models.base import Model
-from rollforge.record.base import RecordTemp
+from rollforge.generate.task_view import TaskView
+from rollforge.record.base import ModelRecord
 from rollforge.task import Definition, Document
-from rollforge.track.base import Recorder
 
 __all__ = [
     "REFERENCE", "Bins", "DriftReference", "feature_names", "read_bins", "reference_of", "score_values", "with_reference",
@@ -125,20 +124,15 @@ def read_bins(plain: Mapping[str, object]) -> Bins:
 
 def with_reference(task: Definition) -> Definition:
     """Return a task that also saves a :class:`DriftReference`."""
-    return {**task, "record": [*_records(task), _RECORD]}
+    return {**task, "record": [*TaskView(task).records, _RECORD]}
 
 
 def without_reference(task: Document) -> Definition:
     """Return a task without the record of :func:`with_reference`; its records are a list."""
-    return {**task, "record": [record for record in _records(task) if record != _RECORD]}
+    return {**task, "record": [record for record in TaskView(task).records if record != _RECORD]}
 
 
-def _records(task: Document) -> builtins.list[Any]:
-    records = task.get("record") or []
-    return builtins.list(records) if isinstance(records, (tuple, builtins.list)) else [records]
-
-
-class DriftReference(RecordTemp):
+class DriftReference(ModelRecord):
     """Saves the distribution of the features and scores of the training segment, for comparison with later days.
 
     ``rollforge serve`` adds it to the tasks that it trains. Without a training segment with features, nothing is saved
@@ -153,13 +147,6 @@ class DriftReference(RecordTemp):
     recorder : Recorder
         The run.
     """
-
-    def __init__(
-        self, model: Model | None = None, dataset: Dataset | None = None, recorder: Recorder | None = None
-    ) -> None:
-        super().__init__(recorder)
-        self.model = model
-        self.dataset = dataset
 
     def generate(self, **kwargs: object) -> None:
         """Save the reference, unless the dataset has none."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from rollforge.dates import has_times, times_of
+from rollforge.dates import has_times, is_weekend, times_of
 
 __all__ = ["YEAR", "period_name", "periods_per_year"]
 
@@ -50,12 +50,10 @@ def periods_per_year(calendar: Iterable[object] | None) -> float:
     distance = float(np.median(np.diff(days).astype(np.int64)))
     if distance > 1:
         return round(365.25 / distance) * float(np.median(bars))
-    number = days.astype(np.int64)
-    by_weekday = np.bincount(number % 7, minlength=7)
+    by_weekday = np.bincount(days.astype(np.int64) % 7, minlength=7)
     open_days = int((by_weekday > by_weekday.max() / 2).sum())
     if len(days) < _FOUR_WEEKS:
-        weekend = (number + 3) % 7 >= 5  # 1970 began on a Thursday
-        open_days = 7 if weekend.mean() > 0.1 else 5
+        open_days = 7 if is_weekend(days).mean() > 0.1 else 5
     year = 365.0 if open_days == 7 else round(YEAR * open_days / 5)
     return year * float(bars.mean() if open_days == 6 else np.median(bars))
 

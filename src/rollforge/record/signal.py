@@ -7,18 +7,16 @@ import builtins
 import pandas as pd
 
 from rollforge.errors import ConfigError
-from rollforge.features.dataset import Dataset, DatasetH
+from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.generate.label import LABEL_TAG, handler_labels, labels_to_text
 from rollforge.market.frames import day_rows
-from rollforge.models.base import Model
-from rollforge.record.base import RecordTemp
-from rollforge.track.base import Recorder
+from rollforge.record.base import ModelRecord
 
 __all__ = ["SignalRecord"]
 
 
-class SignalRecord(RecordTemp):
+class SignalRecord(ModelRecord):
     """Saves ``pred.pkl`` (column ``score``) and ``label.pkl`` (the raw label), and tags the run with a description of
     the label.
 
@@ -31,13 +29,6 @@ class SignalRecord(RecordTemp):
     recorder : Recorder
         The run.
     """
-
-    def __init__(
-        self, model: Model | None = None, dataset: Dataset | None = None, recorder: Recorder | None = None
-    ) -> None:
-        super().__init__(recorder)
-        self.model = model
-        self.dataset = dataset
 
     @staticmethod
     def generate_label(dataset: DatasetH) -> pd.DataFrame:

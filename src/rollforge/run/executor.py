@@ -105,7 +105,7 @@ class LocalProcesses:
         TrainingFailed
             If worker processes die before they can run a task; the message contains the last one's error.
         """
-        share = self.session.with_(threads=max(1, self.session.threads // self.jobs))
+        share = self.session.shared_by(self.jobs)
         WorkerPool(
             open_store(share.store_uri), job, share, self.jobs, on_event, log_file=self.log_file, while_starting=while_starting,
             admission=self.admission,

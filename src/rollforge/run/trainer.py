@@ -297,7 +297,7 @@ class TrainerR(RecorderTrainer):
         job = Job(
             pool, _call, kwargs={"func": func, "arguments": arguments}, force_release=self.call_in_subproc, own=True
         )
-        share = session.with_(threads=max(1, session.threads // jobs))
+        share = session.shared_by(jobs)
         WorkerPool(store, job, share, jobs, LogEvents(len(items))).run()
         tasks = list(store.query(pool))
         for i, (task, item) in enumerate(zip(tasks, items, strict=True)):

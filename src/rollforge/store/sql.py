@@ -510,8 +510,8 @@ class SQLStore(SQLBatches):
         ending = ending_of("give back", status)
         values: Values = {"status": status.value if status else None, "ending": ending}
         if reason is not None:
-            change += ", error = :reason, cause = 'unfit'"
-            values["reason"] = storable_text(reason)
+            change += ", error = :reason, cause = :cause"
+            values |= {"reason": storable_text(reason), "cause": Cause.REQUIREMENTS_NOT_MET.value}
         ended = self._end(tx, task, change, **values)
         if ended:
             self._ended(tx, task.pool, [(task.id, *ended[0])])
