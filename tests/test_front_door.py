@@ -320,6 +320,7 @@ OF_ANY_TYPE = {
     "Ensemble.__call__": "what the user's class makes of the objects",
     "SingleKeyEnsemble.__call__": "the only value in a dict of any objects",
     "Group.reduce": "what the ensemble returns",
+    "TaskView.handler": "a description, the address of a file, or an object",
     "RecordTemp.load": "a saved object",
     "Recorder.load_object": "a saved object",
     "QlibRecorder.load_object": "a saved object",

@@ -112,6 +112,9 @@ from .generate.splitters import (
     PurgedKFold as PurgedKFold,
     RollingSplit as RollingSplit,
 )
+from .generate.task_view import (
+    TaskView as TaskView,
+)
 from .models.base import (
     Model as Model,
 )

@@ -277,8 +277,7 @@ def _closed(task: Definition, calendar: Times) -> Definition:
         return task
     end = as_timestamp(calendar[-1])
     ended = {**segments, "test": (test[0], end) if isinstance(test, tuple) else [test[0], end]}
-    dataset: Any = task["dataset"]
-    return {**task, "dataset": {**dataset, "kwargs": {**kwargs, "segments": ended}}}
+    return TaskView(task).with_segments(ended)
 
 
 def _with_exchange(template: Document, session: Session) -> dict[str, object]:

@@ -183,13 +183,13 @@ class Rolling(Aliased):
 
     def _replace_handler_with_cache(self, task: Definition) -> Definition:
         """Return the task with the handler of `h_path`; unchanged without one, because the panel cache stores its features."""
-        if self.h_path is not None:
-            TaskView(task).dataset_kwargs["handler"] = self.h_path.absolute().as_uri()
-        return task
+        if self.h_path is None:
+            return task
+        return TaskView(task).with_dataset_kwargs(handler=self.h_path.absolute().as_uri())
 
     def _update_start_end_time(self, task: Definition) -> Definition:
         """Return the task with the requested first day of training and last day of testing."""
-        segments = TaskView(task).dataset_kwargs["segments"]
+        segments = dict(TaskView(task).segments)
         asked = [name for name, day in (("train", self.train_start), ("test", self.test_end)) if day is not None]
         for name in asked:
             if name not in segments:
@@ -201,7 +201,7 @@ class Rolling(Aliased):
         if self.test_end is not None:
             segments["test"] = (segments["test"][0], self.test_end)
             _extend(handler, "end_time", self.test_end, earlier=False)
-        return task
+        return TaskView(task).with_segments(segments)
 
     def _trunc_days(self, task: Definition) -> int:
         if self.horizon is not None:

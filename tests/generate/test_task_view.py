@@ -33,6 +33,20 @@ def test_each_part_of_a_task_is_read() -> None:
     assert view.records == [{"class": "SignalRecord"}]
 
 
+def test_a_task_with_other_segments_is_a_new_one() -> None:
+    """The template keeps its segments; the other parts are shared, and arguments keep their order."""
+    other = TaskView(TASK).with_segments({"test": ("2021-01-04", None)})
+    assert TaskView(other).segments == {"test": ("2021-01-04", None)}
+    assert TaskView(TASK).segments is SEGMENTS
+    assert (TaskView(other).handler, other["model"]) == (HANDLER, TASK["model"])
+    assert list(TaskView(other).dataset_kwargs) == ["handler", "segments"]
+    assert TaskView(TASK).with_dataset_kwargs(purge_rows=2)["dataset"]["kwargs"] == {
+        "handler": HANDLER, "segments": SEGMENTS, "purge_rows": 2,
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="a task needs a dataset with kwargs"):
+        TaskView({"dataset": "DatasetH"}).with_segments(SEGMENTS)
+
+
 def test_references_in_a_handler_are_resolved_in_its_description() -> None:
     """The handler itself is unchanged; an invalid reference is reported when the task is built."""
     kwargs = {"fit_end_time": "<dataset.kwargs.segments.train.1>"}

@@ -1,7 +1,10 @@
 # The public names and where they live; read by type checkers, and at run time to import each name on first use.
 
 from .base import (
+    NamedTaskGen as NamedTaskGen,
+    SupportsFollowing as SupportsFollowing,
     TaskGen as TaskGen,
+    copy_task as copy_task,
     task_generator as task_generator,
 )
 from .calendar import (
@@ -28,6 +31,9 @@ from .rolling import (
     RollingGen as RollingGen,
     handler_mod as handler_mod,
 )
+from .segments import (
+    Segment as Segment,
+)
 from .sequence import (
     ChainGen as ChainGen,
 )
@@ -35,4 +41,7 @@ from .splitters import (
     CombinatorialPurgedSplit as CombinatorialPurgedSplit,
     PurgedKFold as PurgedKFold,
     RollingSplit as RollingSplit,
+)
+from .task_view import (
+    TaskView as TaskView,
 )

@@ -206,7 +206,6 @@ class CalendarGen(TaskGen):
             end = end_of(test_end, "test_end") if self.ta.by_bars else read_timestamp(test_end, "test_end")
         spans = {name: bounds(name, segments[name]) for name in _SEGMENTS if name in segments}
         begins = {name: span.positions(self.ta.cals)[0] for name, span in spans.items()}
-        whole = copy_task(task)
         if end is not None and end.to_datetime64() < self.ta.cals[min(begins["test"], len(self.ta.cals) - 1)]:
             return
         parts: dict[str, Any] = {"test": (spans["test"].start, end)}
@@ -214,7 +213,7 @@ class CalendarGen(TaskGen):
             if stop <= first:
                 raise SegmentError(f"does not begin before {later}.", path=f"{PATH}.{name}")
             parts[name] = (as_timestamp(self.ta.cals[first]), as_timestamp(self.ta.cals[stop - 1]))
-        TaskView(whole).dataset_kwargs["segments"] = {name: parts[name] for name in _SEGMENTS if name in parts}
+        whole = TaskView(copy_task(task)).with_segments({name: parts[name] for name in _SEGMENTS if name in parts})
         fixed = spans["train"].start if self.rtype == TimeAdjuster.SHIFT_EX else None
         yield from self._windows(whole, self._starts(whole, self.retrain)[1:], fixed)
 
@@ -353,11 +352,10 @@ class CalendarGen(TaskGen):
 
     def _task(self, template: Definition, segments: Segments) -> Definition:
         """Return the task of a window, whose test segment is split into the periods of `predict`."""
-        task: Definition = copy_task(template)
         parts = {**segments, "test": self._intervals(segments["test"])}
         written = {name: self.ta.written(segment) for name, segment in parts.items()}
         end = self.ta.written_ends(segments["test"])[1]
-        TaskView(task).dataset_kwargs["segments"] = written
+        task = TaskView(copy_task(template)).with_segments(written)
         if self.roll_fit_window:
             move_fit_window(task, self.ta.written_ends(segments["train"]))
         kwargs = TaskView(task).handler_kwargs

@@ -146,13 +146,13 @@ class _PurgedGen(TaskGen):
     def _task(
         self, template: Definition, days: Days, train: Sequence[Range], valid: Sequence[Range], tests: Sequence[Range]
     ) -> Definition:
-        task: Definition = copy_task(template)
         parts = {"train": train, "valid": valid, "test": tests}
-        TaskView(task).dataset_kwargs["segments"] = {
+        segments = {
             name: self.ta.written(_segment([_interval(days, part) for part in ranges]))
             for name, ranges in parts.items()
             if ranges
         }
+        task = TaskView(copy_task(template)).with_segments(segments)
         # A processor has one fit window, and the days between two training intervals are tested.
         longest = max(train, key=lambda part: part[1] - part[0])
         move_fit_window(task, self.ta.written_ends(_interval(days, longest)))

@@ -78,6 +78,5 @@ class MultiHorizonGenBase(TaskGen):
                 )
             except OutsideCalendar as exc:
                 raise SegmentError(f"horizon {hr}: {exc}", path=PATH) from exc
-            TaskView(new).dataset_kwargs["segments"] = {n: self.ta.written(s) for n, s in segments.items()}
-            made.append(new)
+            made.append(TaskView(new).with_segments({n: self.ta.written(s) for n, s in segments.items()}))
         return made

@@ -147,7 +147,7 @@ class MultiHorizonGen(NamedTaskGen, MultiHorizonGenBase):
             new = copy_task(task)
             self.set_horizon(new, hr)
             if self.trunc_days is not None:
-                TaskView(new).dataset_kwargs["segments"] = self._purged(new, hr)
+                new = TaskView(new).with_segments(self._purged(new, hr))
             made.append((f"horizon {hr}" if len(self.horizon) > 1 else "", new))
         return made
 

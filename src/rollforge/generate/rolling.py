@@ -142,9 +142,8 @@ def with_row_purge(
     SegmentError
         If the dataset's class does not accept `purge_rows`, or `embargo_rows` if there is an embargo.
     """
-    made = dict(task)
     if horizon is None or not horizon.in_rows or not horizon.days:
-        return made
+        return dict(task)
     dataset: Any = task["dataset"]
     rows = {"purge_rows": horizon.days} | ({"embargo_rows": embargo} if embargo else {})
     refused = next((name for name in rows if not _accepts(dataset, name)), "")
@@ -155,8 +154,7 @@ def with_row_purge(
             "a number of days.",
             path=path,
         )
-    made["dataset"] = {**dataset, "kwargs": {**dataset["kwargs"], **rows}}
-    return made
+    return TaskView(task).with_dataset_kwargs(**rows)
 
 
 def _accepts(dataset: Mapping[str, Any], name: str) -> bool:
@@ -336,12 +334,12 @@ class RollingGen(TaskGen):
         return aligned
 
     def _task(self, template: Definition, segments: Segments, last: pd.Timestamp) -> Definition:
-        task: Definition = self.task_copy_func(template)
         kept = dict(segments)
         start, end = kept[self.test_key]
         if self.clip_test_end and (end is None or end > last):
             kept[self.test_key] = (start, last)
-        TaskView(task).dataset_kwargs["segments"] = {name: self.ta.written(segment) for name, segment in kept.items()}
+        written = {name: self.ta.written(segment) for name, segment in kept.items()}
+        task = TaskView(self.task_copy_func(template)).with_segments(written)
         if self.roll_fit_window:
             move_fit_window(task, self.ta.written_ends(kept[self.train_key]), add=True)
         if self.roll_backtest and task.get("record"):

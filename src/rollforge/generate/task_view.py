@@ -132,6 +132,28 @@ class TaskView:
         """
         return segments_of(self.definition)
 
+    def with_dataset_kwargs(self, **changes: object) -> Definition:
+        """Return a task with other arguments of its dataset; all else is the definition's own, not copied.
+
+        Raises
+        ------
+        ConfigError
+            If the task has no dataset with arguments.
+        """
+        kwargs = {**self.dataset_kwargs, **changes}
+        return {**self.definition, "dataset": {**self.definition["dataset"], "kwargs": kwargs}}
+
+    def with_segments(self, segments: Document) -> Definition:
+        """Return a task with other segments; see :meth:`with_dataset_kwargs`.
+
+        Examples
+        --------
+        >>> task = {"dataset": {"kwargs": {"handler": "h.pkl", "segments": {"test": ("2020-01-02", None)}}}}
+        >>> TaskView(task).with_segments({"test": ("2020-07-01", None)})["dataset"]["kwargs"]
+        {'handler': 'h.pkl', 'segments': {'test': ('2020-07-01', None)}}
+        """
+        return self.with_dataset_kwargs(segments=segments)
+
     @property
     def days_tested(self) -> str:
         """The test segment as ``2016-01-04 to 2016-03-30``; empty if there is none."""

@@ -375,9 +375,7 @@ class RollingStrategy(OnlineStrategy):
         if start > read_day(until):
             return []
         segments = {**TaskView(template).segments, self._test_key: (as_timestamp(start), until)}
-        dataset: Any = template["dataset"]
-        open_ended = {**template, "dataset": {**dataset, "kwargs": {**dataset["kwargs"], "segments": segments}}}
-        made = task_generator(tasks=open_ended, generators=self.rg)
+        made = task_generator(tasks=TaskView(template).with_segments(segments), generators=self.rg)
         following = [task for task in made if self._start(task) > read_day(published)]
         if following:
             log.info("strategy %s: a template is new or has changed; its windows begin", self.experiment_name)
