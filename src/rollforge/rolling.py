@@ -24,6 +24,7 @@ from rollforge.build import build, fill_placeholder, locate, update_config
 from rollforge.collect.collector import RecorderCollector
 from rollforge.collect.ensemble import RollingEnsemble
 from rollforge.dates import DayLike, read_timestamp
+from rollforge.description import Description
 from rollforge.errors import ConfigError, CoverageError, ExperimentNotFound, SegmentError, nearest
 from rollforge.generate.label import LABEL_TAG, labels_to_text
 from rollforge.generate.label_horizon import task_horizon
@@ -172,8 +173,7 @@ class Rolling(Aliased):
         if kwargs is None:
             self.logger.warning("the file does not describe the handler, so its label is kept whatever its horizon")
             return
-        loader = kwargs.get("data_loader")
-        groups = (loader.get("kwargs") or {}).get("config") if isinstance(loader, Mapping) else None
+        groups = Description(kwargs.get("data_loader")).kwargs.get("config")
         if isinstance(groups, dict) and "label" in groups:
             names = groups["label"][1] if _names_given(groups["label"]) else None
             groups["label"] = [[label], list(names)[:1]] if names is not None else [label]

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from rollforge.description import Description
 from rollforge.errors import (
     ConfigError,
     counted,
@@ -661,8 +662,7 @@ def location_of(path: str, config: object) -> str:
         found = next((place for place in _paths(config) if place[-length:] == tuple(parts[:length])), None)
         if found is not None:
             return ".".join(found)
-    kwargs = config.get("kwargs") if isinstance(config, Mapping) else None
-    return "kwargs.handler" if isinstance(kwargs, Mapping) and "handler" in kwargs else ""
+    return "kwargs.handler" if "handler" in Description(config).kwargs else ""
 
 
 def _paths(node: object, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

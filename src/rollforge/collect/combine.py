@@ -12,6 +12,7 @@ from rollforge.build import build, describe
 from rollforge.collect.ensemble import AverageEnsemble, Ensemble, RollingEnsemble, SingleKeyEnsemble
 from rollforge.collect.group import RollingGroup
 from rollforge.confidential import mask_secrets
+from rollforge.description import Description
 from rollforge.errors import BuildError, ConfigError, CoverageError, DataError, RollforgeError, counted, nearest, shown
 from rollforge.kinds import Kind
 from rollforge.market.frames import number_rows
@@ -147,8 +148,7 @@ class Ensembles:
 
 
 def _name(ensemble: object, config: object) -> str:
-    kwargs = config.get("kwargs") if isinstance(config, Mapping) else None
-    arguments = mask_secrets(", ".join(f"{key}={value!r}" for key, value in (kwargs or {}).items()))
+    arguments = mask_secrets(", ".join(f"{key}={value!r}" for key, value in Description(config).kwargs.items()))
     if len(arguments) > _MAX_LENGTH:
         arguments = f"{arguments[:_MAX_LENGTH]}…"
     return f"{type(ensemble).__name__}({arguments})" if arguments else type(ensemble).__name__

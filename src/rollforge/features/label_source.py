@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from rollforge import qlib_imports
 from rollforge.build import build, locate
+from rollforge.description import Description
 from rollforge.errors import RollforgeError, shown
 from rollforge.features.alpha import AlphaHandler
 from rollforge.features.dataset import DatasetH
@@ -71,7 +72,7 @@ def label_source(handler: object) -> LabelSource:
     except RollforgeError as exc:
         return LabelSource(None, f"the class of the handler cannot be imported: {exc}".rstrip("."))
     if isinstance(target, type) and _is_own(target) and issubclass(target, DataHandler):
-        return _of_description(target, handler.get("kwargs") or {})
+        return _of_description(target, Description(handler).kwargs)
     try:
         return _of_handler(build(handler, kind=HANDLER, default_module=_HANDLERS))
     except Exception as exc:  # noqa: BLE001 - whatever the constructor of a class of the user's raises

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rollforge.dates import Days, show_time
+from rollforge.description import Description
 from rollforge.errors import DateError, ExpressionError, RollforgeError, counted, first_few
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import is_built_in, last_day_read
@@ -159,11 +160,10 @@ def _of_labels(one: DropnaProcessor) -> bool:
 
 
 def _inst_processor(one: object, first_day: Any) -> list[Finding]:
-    kind, kwargs = type(one), vars(one) if isinstance(one, TimeRangeFlt) else {}
+    kind, kwargs = type(one), vars(one) if isinstance(one, TimeRangeFlt) else Description(one).kwargs
     name = kind.__name__
     if isinstance(one, (Mapping, str)):
         name = str(one.get("class", "") if isinstance(one, Mapping) else one).rpartition(".")[2]
-        kwargs = (one.get("kwargs") or {}) if isinstance(one, Mapping) else {}
         module = str(one.get("module_path") or "rollforge") if isinstance(one, Mapping) else "rollforge"
         ours = name == "TimeRangeFlt" and module.partition(".")[0] in ("rollforge", "qlib")
     else:
@@ -198,8 +198,8 @@ def fit_findings(parts: DataParts, handler: Mapping[str, object], places: Places
         start, end = getattr(one, "fit_start_time", None), getattr(one, "fit_end_time", None)
         if end is not None:
             fitted.append((f"the processor {kind_of(named.one).__name__} learns", start, end))
-    kwargs = handler.get("kwargs")
-    if not fitted and isinstance(kwargs, Mapping) and kwargs.get("fit_end_time") is not None:
+    kwargs = Description(handler).kwargs
+    if not fitted and kwargs.get("fit_end_time") is not None:
         fitted.append(("processors learn", kwargs.get("fit_start_time"), kwargs["fit_end_time"]))
     findings = []
     for what, start, end in fitted:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rollforge.build import locate
+from rollforge.description import Description
 from rollforge.errors import ExpressionError, RollforgeError, counted
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import holding_days
@@ -85,8 +86,7 @@ def task_labels(task: Mapping[str, object]) -> tuple[Label, ...]:
 
 def declared_days(handler: Document) -> int | None:
     """Return the ``label_days`` that a handler's description or its class declares."""
-    kwargs = handler.get("kwargs")
-    declared = kwargs.get("label_days") if isinstance(kwargs, Mapping) else None
+    declared = Description(handler).kwargs.get("label_days")
     if declared is None and "class" in handler:
         try:
             declared = getattr(locate(handler["class"], handler.get("module_path")), "label_days", None)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from rollforge.build import locate
+from rollforge.description import Description
 from rollforge.errors import ExpressionError, RollforgeError, SegmentError, counted
 from rollforge.expressions.expression import parse
 from rollforge.expressions.operators import last_day_read
@@ -172,8 +173,7 @@ def _declared(task: Mapping[str, object], handler: object) -> int | None:
     """Return the largest declared horizon: of the task, the handler's arguments, or the handler's class or object."""
     found: list[object] = [task.get("label_horizon")]
     if isinstance(handler, Mapping):
-        kwargs = handler.get("kwargs")
-        given = kwargs.get("label_horizon") if isinstance(kwargs, Mapping) else None
+        given = Description(handler).kwargs.get("label_horizon")
         found.append(_of_class(handler) if given is None else given)
     else:
         found.append(getattr(handler, "label_horizon", None))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.dates import ONE_DAY, Days, show_time, unit_of
+from rollforge.description import Description
 from rollforge.errors import DataNotFound, RollforgeError, counted
 from rollforge.features.label_source import dataset_changes_label, label_source
 from rollforge.generate.backtests import backtest_config
@@ -174,7 +175,7 @@ def static_checks(
                     else "no day of valid or test is a day to which the model is fitted, or before one."
                 )
                 findings.append(Finding("segments", CLEAN, text))
-            key = repr((_without_range(handler), task.get("label_horizon"), _without_segments(task.get("dataset"))))
+            key = _without_days(task, handler)
             if key not in parts:
                 data = data_parts(handler or TaskView(task).handler)
                 if changed := dataset_changes_label(task.get("dataset")):
@@ -340,19 +341,11 @@ def _is_longer_than_days(calendar: Days) -> bool:
     return len(calendar) > 1 and bool(np.median(np.diff(calendar) / ONE_DAY) > 1)
 
 
-def _without_segments(dataset: object) -> object:
-    """Return a dataset's description without its segments and handler."""
-    if not isinstance(dataset, Mapping) or not isinstance(dataset.get("kwargs"), Mapping):
-        return dataset
-    return {**dataset, "kwargs": {k: v for k, v in dataset["kwargs"].items() if k not in ("segments", "handler")}}
-
-
-def _without_range(handler: Mapping[str, object]) -> Mapping[str, object]:
-    """Return a handler's description without its range, which neither changes its label nor its features."""
-    kwargs = handler.get("kwargs")
-    if not isinstance(kwargs, Mapping):
-        return handler
-    return {**handler, "kwargs": {k: v for k, v in kwargs.items() if k not in ("start_time", "end_time")}}
+def _without_days(task: Mapping[str, object], handler: Mapping[str, object]) -> str:
+    """Return what determines the data of a task apart from its days: the handler's range changes neither its label nor
+    its features."""
+    dataset = Description(task.get("dataset")).without("segments", "handler")
+    return repr((Description(handler).without("start_time", "end_time"), task.get("label_horizon"), dataset))
 
 
 def _timeless(node: object) -> object:
@@ -467,7 +460,7 @@ def _universes(
     for task in tasks:
         findings: list[Finding] = []
         handler = TaskView(task).described_handler
-        key = repr((_without_range(handler), task.get("label_horizon"), _without_segments(task.get("dataset"))))
+        key = _without_days(task, handler)
         for universe in parts[key].data.universes if key in parts else ():
             name = repr(universe)
             if name not in known:
@@ -515,8 +508,7 @@ _RECORDS = "No check runs records; make sure that what they store for a day does
 def _has_own_signal(record: object) -> bool:
     """Return whether a backtest's signal is neither the prediction, which is the default, nor made by the model."""
     strategy = (backtest_config(record) or {}).get("strategy")
-    kwargs = strategy.get("kwargs") if isinstance(strategy, Mapping) else None
-    signal = kwargs.get("signal") if isinstance(kwargs, Mapping) else None
+    signal = Description(strategy).kwargs.get("signal")
     parts = signal if isinstance(signal, (list, tuple)) else [] if signal is None else [signal]
     return not all(isinstance(part, str) and part.startswith("<") for part in parts)
 

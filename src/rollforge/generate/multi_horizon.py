@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from rollforge.arguments import whole_number
 from rollforge.build import locate
+from rollforge.description import Description
 from rollforge.errors import ConfigError, ExpressionError, RollforgeError, SegmentError, shown
 from rollforge.expressions.expression import parse
 from rollforge.features.alpha import AlphaHandler
@@ -241,9 +242,7 @@ def _takes_label(handler: Mapping[str, Any]) -> bool:
 
 def _rewrite_loader(loader: object, labels: Sequence[str]) -> bool:
     """Set the label in the description of a loader, in place, and return whether it was found."""
-    if not isinstance(loader, dict):
-        return False
-    arguments = loader.get("kwargs") or {}
+    arguments = Description(loader).kwargs
     config = arguments.get("config")
     if isinstance(config, dict) and "label" in config and not isinstance(config["label"], (dict, str)):
         config["label"] = _with_names(config["label"], labels)

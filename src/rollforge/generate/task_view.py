@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollforge.build import resolve_references
+from rollforge.description import Description
 from rollforge.errors import ConfigError
 from rollforge.generate.segments import days_text, segments_of
 from rollforge.market.folder_files import frequency
@@ -111,10 +112,9 @@ class TaskView:
     @property
     def freq(self) -> str | None:
         """The frequency that the handler or its loader is given, such as ``60min``; None if neither is."""
-        kwargs = self.described_handler.get("kwargs")
-        loader = kwargs.get("data_loader") if isinstance(kwargs, Mapping) else None
-        for given in (kwargs, loader.get("kwargs") if isinstance(loader, Mapping) else None):
-            found = given.get("freq") if isinstance(given, Mapping) else None
+        kwargs = Description(self.described_handler).kwargs
+        for given in (kwargs, Description(kwargs.get("data_loader")).kwargs):
+            found = given.get("freq")
             if isinstance(found, Mapping):  # one for each group of columns, which have to be the same
                 found = next(iter(found.values()), None)
             if isinstance(found, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,7 @@ from rollforge import trust
 from rollforge.collect.collector import Collector, RecorderCollector
 from rollforge.collect.group import RollingGroup
 from rollforge.dates import DayLike, as_timestamp, day_after, read_day, read_timestamp
+from rollforge.description import Description
 from rollforge.errors import ArtifactNotFound, ConfigError, ExperimentNotFound, RecorderNotFound, TaskNotSerializable
 from rollforge.generate.base import SupportsFollowing, TaskGen, task_generator
 from rollforge.generate.calendar import TimeAdjuster
@@ -543,10 +544,8 @@ class _Released(RecorderCollector):
 
 def _mark(task: Definition) -> str:
     """Return a hash of a task that is the same for all windows of a template; empty if it has live objects."""
-    dataset = task.get("dataset")
-    if isinstance(dataset, Mapping) and isinstance(dataset.get("kwargs"), Mapping):
-        plain = {key: value for key, value in dataset["kwargs"].items() if key != "purge_rows"}
-        task = {**task, "dataset": {**dataset, "kwargs": plain}}
+    if "dataset" in task:
+        task = {**task, "dataset": Description(task["dataset"]).without("purge_rows")}
     try:
         return variant(without_reference(task))
     except TaskNotSerializable:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rollforge import trust
 from rollforge.arguments import whole_number
+from rollforge.description import Description
 from rollforge.errors import ArtifactNotFound, ConfigError, DataError, nearest
 from rollforge.generate.label import LABEL_TAG, Label, labels_from_text, task_labels
 from rollforge.generate.task_view import TaskView
@@ -680,8 +681,7 @@ def evaluated_column(task: Mapping[str, object]) -> int:
     1
     """
     for record in TaskView(task).records:
-        kwargs = record.get("kwargs") if isinstance(record, Mapping) else None
-        if isinstance(kwargs, Mapping) and str(record.get("class")).rpartition(".")[2] == "SigAnaRecord":
-            column = kwargs.get("label_col", 0)
+        if isinstance(record, Mapping) and str(record.get("class")).rpartition(".")[2] == "SigAnaRecord":
+            column = Description(record).kwargs.get("label_col", 0)
             return column if isinstance(column, int) else 0
     return 0

@@ -16,6 +16,7 @@ import pandas as pd
 
 from rollforge.build import build, locate, target_of
 from rollforge.dates import ONE_DAY, Days, has_times, read_day
+from rollforge.description import Description
 from rollforge.errors import ConfigError, DataError, DataNotFound
 from rollforge.features.engine import features
 from rollforge.generate.backtests import BACKTEST_IS_DAILY
@@ -331,13 +332,13 @@ def default_benchmark(session: Session) -> str | None:
 
 def _try_arguments(cls: type[BaseStrategy], strategy: Any, where: str) -> None:
     """Check the arguments of a built-in strategy on the prediction by building it with a dummy signal."""
-    kwargs = strategy.get("kwargs") if isinstance(strategy, Mapping) else None
-    if not isinstance(kwargs, Mapping) or not cls.__module__.startswith("rollforge."):
+    kwargs = Description(strategy).kwargs
+    if not kwargs or not cls.__module__.startswith("rollforge."):
         return
     filled = [name for name, value in kwargs.items() if isinstance(value, str) and re.fullmatch(r"<\w+>", value)]
     if issubclass(cls, BaseSignalStrategy) and filled == ["signal"]:
         row = pd.MultiIndex.from_tuples([(pd.Timestamp("2000-01-03"), "A")], names=["datetime", "instrument"])
-        _strategy({**strategy, "kwargs": {**kwargs, "signal": pd.Series(0.0, row)}}, where)
+        _strategy(Description(strategy).with_kwargs(signal=pd.Series(0.0, row)), where)
 
 
 def check_benchmark(benchmark: object, *, session: Session, where: str) -> None:

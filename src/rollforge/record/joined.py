@@ -12,6 +12,7 @@ import pandas as pd
 from rollforge import qlib_imports, trust
 from rollforge.build import describe, resolve_references
 from rollforge.dates import read_day
+from rollforge.description import Description
 from rollforge.errors import RollforgeError, counted
 from rollforge.generate.backtests import is_backtest
 from rollforge.generate.task_view import TaskView
@@ -125,8 +126,7 @@ class _NotBuiltIn(Exception):
 
 
 def _made(record: object, prediction: pd.DataFrame, session: Session, *, own_code: bool) -> JoinedBacktest:
-    kwargs = dict(record.get("kwargs") or {}) if isinstance(record, Mapping) else {}
-    config = kwargs.get("config")
+    config = Description(record).kwargs.get("config")
     if isinstance(config, Mapping) and not own_code:
         _check_ours(config.get("strategy"))
     portfolio = PortAnaRecord(config=_with_prediction(config))
@@ -162,13 +162,11 @@ def _check_ours(strategy: object) -> None:
 def _with_prediction(config: Any) -> Any:
     """Return the configuration with the prediction in place of a signal from a model and a dataset."""
     strategy = config.get("strategy") if isinstance(config, Mapping) else None
-    if not isinstance(strategy, Mapping) or not isinstance(strategy.get("kwargs"), Mapping):
+    kwargs = Description(strategy).kwargs
+    if not {"model", "dataset"} & set(kwargs) and not isinstance(kwargs.get("signal"), (list, tuple)):
         return config
-    kwargs = strategy["kwargs"]
-    rest = {k: v for k, v in kwargs.items() if k not in ("model", "dataset")}
-    if rest != kwargs or isinstance(kwargs.get("signal"), (list, tuple)):
-        rest["signal"] = "<PRED>"
-    return {**config, "strategy": {**strategy, "kwargs": rest}}
+    rest = Description(strategy).without("model", "dataset")
+    return {**config, "strategy": Description(rest).with_kwargs(signal="<PRED>")}
 
 
 def _span(options: Mapping[str, object], prediction: pd.DataFrame, session: Session) -> dict[str, object]:
@@ -200,8 +198,7 @@ def _first_hole(prediction: pd.DataFrame, session: Session) -> tuple[np.datetime
 
 def _describe_strategy(strategy: object) -> str:
     target = strategy_class(strategy, "config.strategy")
-    kwargs = dict(strategy.get("kwargs") or {}) if isinstance(strategy, Mapping) else {}
-    given = ", ".join(f"{k}={v!r}" for k, v in kwargs.items() if k != "signal")
+    given = ", ".join(f"{k}={v!r}" for k, v in Description(strategy).kwargs.items() if k != "signal")
     named = strategy.get("class") if isinstance(strategy, Mapping) else strategy
     return f"{target.__name__ if target is not None else named}({given})"
 

@@ -13,6 +13,7 @@ import pandas as pd
 from rollforge.arguments import as_list, whole_number
 from rollforge.build import fill_placeholder
 from rollforge.dates import read_day
+from rollforge.description import Description
 from rollforge.errors import ConfigError, nearest
 from rollforge.market.universe import session_provider
 from rollforge.record.analysis import risk_analysis
@@ -279,8 +280,7 @@ class MultiPassPortAnaRecord(PortAnaRecord):
         if not isinstance(self.strategy_config, Mapping):
             raise ConfigError("several passes need the definition of a strategy.", path="config.strategy")
         if shuffle_init_score:  # the run's prediction is shuffled, whatever the signal is
-            given = self.strategy_config.get("kwargs") or {}
-            self.strategy_config = {**self.strategy_config, "kwargs": {**given, "signal": "<PRED>"}}
+            self.strategy_config = Description(self.strategy_config).with_kwargs(signal="<PRED>")
         self.pass_num, self.shuffle_init_score, self.seed = passes, shuffle_init_score, seed
 
     def _generate(self, *args: object, **kwargs: object) -> dict[str, object]:
@@ -378,12 +378,10 @@ def _in_current_form(backtest: object) -> dict[str, Any]:
 def _with_signal(strategy: object) -> Any:
     """Return a strategy's description; without a signal, as in older files, the signal is the prediction."""
     target = strategy_class(strategy, "config.strategy")
-    if target is None or not issubclass(target, BaseSignalStrategy) or not isinstance(strategy, Mapping):
+    described = Description(strategy)
+    if target is None or not issubclass(target, BaseSignalStrategy) or {"signal", "model"} & set(described.kwargs):
         return strategy
-    kwargs = strategy.get("kwargs") or {}
-    if not isinstance(kwargs, Mapping) or {"signal", "model"} & set(kwargs):
-        return strategy
-    return {**strategy, "kwargs": {**kwargs, "signal": "<PRED>"}}
+    return described.with_kwargs(signal="<PRED>")
 
 
 def _check_keys(config: object, known: Sequence[str], where: str) -> None:
