@@ -287,7 +287,9 @@ def _odd_days(table: Table, rows: OrderedTable) -> list[str]:
         on = np.unique(rows.calendar[rare].astype("M8[D]"))
         notes.append(f"there are trading days on weekends: {first_few(on)}")
     if odd.size:
-        found = first_few(odd, show=lambda t: f"{show_time(rows.calendar[t])} ({_few(rows, code[day == t], listed[t])})")
+        found = first_few(
+            odd, show=lambda t: f"{show_time(rows.calendar[t])} ({_few(rows, code[day == t], listed[t])})"
+        )
         unit = "bars" if has_times(rows.calendar) else "trading days"
         notes.append(
             f"{unit} with only a few instruments: {found}; the others have no values on them. "
