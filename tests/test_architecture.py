@@ -45,6 +45,7 @@ _GROUND = [
     "code_marks",
     "qlib_names",
     "qlib_imports",
+    "description",
     "build",
     "plugins",
     "qlib_options",
