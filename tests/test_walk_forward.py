@@ -732,7 +732,7 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     ),
     (columns, {"start": "2030-01-01"}, "Nothing is left to predict"),
     (columns, {"rtype": "slide"}, "Did you mean 'sliding'"),
-    (columns, {"jobs": "2"}, "jobs: must be a number"),
+    (columns, {"jobs": "2"}, "jobs: must be a whole number"),
     (columns, {"estimator": Ridge}, r"estimator: must be an estimator.*Write Ridge\(\)"),
     (columns, {"estimator": rollforge.LinearModel(), "weight": "c"}, "weight: is used with estimators of scikit-learn"),
     (columns, {"estimator": LogisticRegression()}, "classes, which are at most 1000 whole numbers, but 'y' has"),
