@@ -38,7 +38,6 @@ Places = Mapping[str, Sequence[tuple[int, int]]]
 
 MEASURE = "'rollforge check' measures it on your data."
 _ORIGIN = "No check can tell; make sure that each row was computed from its own and earlier days."
-_MAX_NAMES = 3
 _PRICES = frozenset("open high low close vwap volume amount money turnover factor change".split())
 """Fields of market data, which are known at the end of the day."""
 
@@ -49,9 +48,7 @@ def feature_findings(parts: DataParts) -> list[Finding]:
     ahead, own = _ahead(parts.expressions), own_operators([*parts.expressions, *parts.ungrouped])
     if ahead:
         named = [f"{_titled(parts.expressions[e], e)} looks {counted(days, 'trading day')} ahead" for e, days in ahead]
-        text = (
-            named[0] if len(named) == 1 else f"{len(named)} features look ahead: {first_few(named, _MAX_NAMES, '; ')}"
-        )
+        text = named[0] if len(named) == 1 else f"{len(named)} features look ahead: {first_few(named, 3, '; ')}"
         text = f"the feature {text}." if len(named) == 1 else f"{text}."
         findings.append(Finding("features", LEAK, text, "Shift it so that it reads only earlier days, or remove it."))
     loose = _ahead(parts.ungrouped)
@@ -74,7 +71,7 @@ def feature_findings(parts: DataParts) -> list[Finding]:
     if others:
         text = (
             f"whether features look ahead is not known: the data folder's {'field' if len(others) == 1 else 'fields'} "
-            f"{first_few(others, _MAX_NAMES)} may contain values that were not known on their day."
+            f"{first_few(others, 3)} may contain values that were not known on their day."
         )
         findings.append(Finding("features", UNKNOWN, text, _ORIGIN))
     if not findings:
@@ -292,7 +289,7 @@ def _universe_name(universe: object) -> str:
     if isinstance(universe, str):
         return universe
     codes = [str(code) for code in universe] if isinstance(universe, Iterable) else []
-    return f"of {first_few(codes, _MAX_NAMES)}"
+    return f"of {first_few(codes, 3)}"
 
 
 def _filter(one: BaseDFilter) -> list[Finding]:
