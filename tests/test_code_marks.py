@@ -34,6 +34,7 @@ COMPUTES_NOTHING = {
     "arguments",
     "build",
     "confidential",
+    "description",
     "disk",
     "errors",
     "kinds",

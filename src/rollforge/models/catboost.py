@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from rollforge.arguments import check_rounds
+from rollforge.arguments import whole_number
 from rollforge.errors import MissingDependency, ModelError
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import Reweighter
@@ -108,7 +108,7 @@ class CatBoostModel(Boosting):
         params, threads = self._parameters_and_threads()
         named = [params.pop(name) for name in _ROUNDS if name in params]
         chosen = rounds if rounds is not None else (named[0] if named else 1000)
-        check_rounds("num_boost_round", chosen)
+        whole_number(chosen, "num_boost_round")
         from catboost.utils import get_gpu_device_count
 
         gpus = get_gpu_device_count() > 0

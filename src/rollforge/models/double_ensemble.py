@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.arguments import check_flag, check_rounds
+from rollforge.arguments import check_flag, whole_number
 from rollforge.errors import ConfigError, ModelError, shown
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import Reweighter
@@ -100,9 +100,9 @@ class DEnsembleModel(Boosting):
             raise ModelError(f"DEnsembleModel's loss must be 'mse', found {loss!r}.")
         rounds = {"num_models": num_models, "bins_sr": bins_sr, "bins_fs": bins_fs, "epochs": epochs}
         for name, value in rounds.items():
-            check_rounds(name, value)
+            whole_number(value, name)
         if early_stopping_rounds is not None:
-            check_rounds("early_stopping_rounds", early_stopping_rounds, least=0)
+            whole_number(early_stopping_rounds, "early_stopping_rounds", least=0)
         check_flag("enable_sr", enable_sr)
         check_flag("enable_fs", enable_fs)
         numbers = {"alpha1": alpha1, "alpha2": alpha2, "decay": 1.0 if decay is None else decay}

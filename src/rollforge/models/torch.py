@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge import trust
-from rollforge.arguments import check_choice, check_flag, check_penalty, check_rounds
+from rollforge.arguments import check_choice, check_flag, check_penalty, whole_number
 from rollforge.build import build, describe
 from rollforge.code_marks import code_mark
 from rollforge.errors import ConfigError, MissingDependency, ModelError, RollforgeError, shown
@@ -175,7 +175,7 @@ class TorchModel(Model):
         **kwargs: Any,
     ) -> None:
         for name, count in (("n_epochs", n_epochs), ("batch_size", batch_size), ("early_stop", early_stop)):
-            check_rounds(name, count)
+            whole_number(count, name)
         for name, size in (
             ("lr", lr),
             ("weight_decay", weight_decay),
@@ -190,7 +190,7 @@ class TorchModel(Model):
         check_choice("optimizer", optimizer, _OPTIMIZERS)
         check_flag("by_day", by_day)
         if seed is not None:
-            check_rounds("seed", seed, least=0)
+            whole_number(seed, "seed", least=0)
         if isinstance(GPU, bool) or not isinstance(GPU, (int, str)):
             raise ConfigError(f"must be the number of a GPU or the name of a device, found {shown(GPU)}.", path="GPU")
         if mixed_precision is not None:
@@ -509,7 +509,7 @@ class DNNModelPytorch(TorchModel):
             ("early_stop_rounds", early_stop_rounds),
             ("eval_steps", eval_steps),
         ):
-            check_rounds(name, count)
+            whole_number(count, name)
         for name, value in (
             ("data_parall", data_parall),
             ("init_model", init_model),
@@ -632,7 +632,7 @@ class TCN(_Described):
         dropout: float = 0.5,
         **kwargs: Any,
     ) -> None:
-        check_rounds("num_layers", num_layers)
+        whole_number(num_layers, "num_layers")
         self.d_feat, self.n_chans, self.num_layers = d_feat, n_chans, num_layers
         arguments = {"num_input": d_feat, "output_size": 1, "num_channels": [n_chans] * num_layers}
         self._of({**arguments, "kernel_size": kernel_size, "dropout": dropout}, {"lr": self.LR, **kwargs})

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rollforge.arguments import check_flag, check_rounds
+from rollforge.arguments import check_flag, whole_number
 from rollforge.build import build, update_config
 from rollforge.errors import ConfigError, MissingDependency, ModelError, nearest, shown
 from rollforge.features.dataset import DatasetH
@@ -91,8 +91,8 @@ class TunedModel(Model):
             )
         if not isinstance(space, Mapping) or not space:
             raise ConfigError(f"must name the parameters to search for, found {shown(space)}.", path="space")
-        check_rounds("n_trials", n_trials)
-        check_rounds("seed", seed, least=0)
+        whole_number(n_trials, "n_trials")
+        whole_number(seed, "seed", least=0)
         check_flag("prune", prune)
         if metric not in _METRICS:
             known = ", ".join(_METRICS)
