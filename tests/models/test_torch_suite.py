@@ -1,0 +1,55 @@
+"""PyTorch models of rows and of samples that span several days satisfy the suite for models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rollforge.features.handler import DataHandlerLP
+from rollforge.features.timeseries import TSDatasetH
+from rollforge.models.torch import GRU, DNNModelPytorch, TorchModel
+from rollforge.session import Session, using
+from rollforge.testing.model import ModelSuite
+
+HAVE = all(find_spec(name) is not None for name in ("torch", "skorch"))
+pytestmark = pytest.mark.skipif(not HAVE, reason="PyTorch is not installed: make .venv/torch")
+
+
+@pytest.fixture(autouse=True)
+def one_thread(tmp_path: Path) -> Iterator[None]:
+    """Each test trains on one thread, with a cache of its own."""
+    with using(Session(threads=1, cache=str(tmp_path / "cache"))):
+        yield
+
+
+class TestDense(ModelSuite):
+    """A model of rows."""
+
+    missing_features = "excluded"
+
+    def make_model(self) -> TorchModel:
+        return DNNModelPytorch(
+            lr=0.05, max_steps=45, eval_steps=15, batch_size=128, optimizer="adam",
+            pt_model_kwargs={"input_dim": 3, "layers": [16]},
+        )  # fmt: skip
+
+
+class TestDays(ModelSuite):
+    """A model of samples that span several days."""
+
+    missing_features = "excluded"
+
+    def make_model(self) -> TorchModel:
+        return GRU(d_feat=3, hidden_size=8, num_layers=1, n_epochs=5, lr=0.05, batch_size=128)
+
+    def make_frame(self, labels: int = 1) -> pd.DataFrame:
+        return super().make_frame(labels).sort_index()  # as samples are sorted
+
+    def make_dataset(self, frame: pd.DataFrame, segments: Any = None) -> TSDatasetH:
+        chosen = dict(self.segments if segments is None else segments)
+        return TSDatasetH(step_len=2, handler=DataHandlerLP.from_df(frame), segments=chosen)
