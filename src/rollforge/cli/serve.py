@@ -561,7 +561,7 @@ def _show_models(models: Sequence[Release]) -> None:
 
     if not models:
         return
-    lines = [("role", "recorder", "from", "task", "model")]
+    lines: list[tuple[str, ...]] = [("role", "recorder", "from", "task", "model")]
     lines += [
         (m.role.value, one_line(m.recorder), m.from_day, one_line(m.task[:12]), one_line(_model(m))) for m in models
     ]
