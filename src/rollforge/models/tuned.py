@@ -196,11 +196,11 @@ class TunedModel(Model):
         if not isinstance(prediction, pd.Series) or not isinstance(label, pd.DataFrame) or label.shape[1] != 1:
             raise ModelError("TunedModel needs one label and a model that predicts one value for each row.")
         both = pd.DataFrame({"score": prediction, "label": label.iloc[:, 0]}).astype(np.float64)
-        both = both[np.isfinite(both).all(axis=1)]
+        both = both.loc[np.isfinite(both.to_numpy()).all(axis=1)]
         if reweighter is not None:
             samples = training_samples(dataset, "valid", model=type(self).__name__, reweighter=reweighter)
             assert samples.weight is not None
-            both = both[both.index.isin(samples.features.index[samples.weight > 0])]
+            both = both.loc[both.index.isin(samples.features.index[samples.weight > 0])]
         value = _metric(both, self.metric)
         if not math.isfinite(value):
             raise ModelError(
@@ -222,7 +222,7 @@ class TunedModel(Model):
 
     def training_metrics(self) -> dict[str, list[float]]:
         """Return the metric of each trial that was not stopped early, and the metrics of the best model by round."""
-        own = getattr(self.model, "training_metrics", dict)()
+        own: dict[str, list[float]] = getattr(self.model, "training_metrics", dict)()
         return {
             f"{self.metric} of trials.valid": [one["value"] for one in self.trials if one["value"] is not None],
             **own,
@@ -338,5 +338,5 @@ def _metric(both: pd.DataFrame, metric: str) -> float:
         {"xy": centred["score"] * centred["label"], "xx": centred["score"] ** 2, "yy": centred["label"] ** 2}
     )
     sums = products.groupby(level="datetime").sum()
-    size = np.sqrt(sums["xx"] * sums["yy"])
+    size = (sums["xx"] * sums["yy"]) ** 0.5
     return float((sums["xy"] / size.where(size > 0)).mean())
