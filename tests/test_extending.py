@@ -70,12 +70,17 @@ def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for name in set(operators._TABLE) - known:
         operators.unregister_operator(name)
     for one in (drivers.STORES, drivers.LEDGERS, drivers.TRACKERS):
-        one._used.discard("box")
+        one._used.difference_update(("box", "table"))
 
 
 def workflow(market: Path, folder: Path) -> dict[str, Any]:
     (piece,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    places = {"data": str(market), "store": f"box://{folder.name}", "tracking": f"box:{folder}/runs", "experiment": "e"}
+    places = {
+        "data": str(market),
+        "store": f"box://{folder.name}",
+        "tracking": f"table:{folder}/runs",
+        "experiment": "e",
+    }
     return {**yaml.safe_load(piece), "rollforge": places}
 
 
@@ -109,7 +114,7 @@ def test_the_recipes_train_a_workflow(recipes: Path, small_market: Path, tmp_pat
     )
     spreads = [run.metrics["spread"] for run in collected.runs.values()]
     assert all(math.isfinite(s) for s in spreads)
-    assert type(open_tracker(session.tracking_uri)).__name__ == "BoxTracker"
+    assert type(open_tracker(session.tracking_uri)).__name__ == "TableTracker"
 
 
 @pytest.mark.parametrize("kind", ["store", "ledger"])

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from rollforge.description import Description
 from rollforge.errors import (
@@ -95,7 +96,7 @@ class _Rollforge(_Section):
     data: str | None = None
     freq: str | None = None
     region: Literal["cn", "us", "tw"] = "us"
-    exchange: dict[str, Any] = {}
+    exchange: dict[str, object] = {}
     store: str | None = None
     tracking: str | None = None
     experiment: str | None = None
@@ -138,7 +139,7 @@ class _Signals(_Section):
 class _Object(_Section):
     class_: str = Field(alias="class")
     module_path: str | None = None
-    kwargs: dict[str, Any] | None = None
+    kwargs: dict[str, object] | None = None
 
 
 class _Ensembles(_Section):
@@ -169,27 +170,27 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="allow")
     qlib_init: _QlibInit | None = None
     rollforge: _Rollforge | None = None
-    sys: dict[str, Any] | None = None
+    sys: dict[str, object] | None = None
     experiment_name: str | None = None
-    market: Any = None
-    benchmark: Any = None
-    data_handler_config: dict[str, Any] | None = None
-    port_analysis_config: dict[str, Any] | None = None
+    market: object = None
+    benchmark: object = None
+    data_handler_config: dict[str, object] | None = None
+    port_analysis_config: dict[str, object] | None = None
     task: _Task
     label_days: int | None = Field(default=None, ge=1)
     label_horizon: _Days | None = None
     leakage: Leakage | None = None
     plugins: list[str] = []
     rolling: _Rolling | None = None
-    models: dict[str | int | float, Any] | None = None
-    grid: dict[str, list[Any] | dict[str | int | float, Any]] | None = None
+    models: dict[str | int | float, object] | None = None
+    grid: dict[str, list[object] | dict[str | int | float, object]] | None = None
     generators: list[_Object | str] = []
-    generate: Any = None
+    generate: object = None
     ensemble: _Object | _Ensembles | str | None = None
     policy: _Policy | None = None
     signals: _Signals | None = None
-    checks: Any = None
-    notify: Any = None
+    checks: object = None
+    notify: object = None
     BASE_CONFIG_PATH: str | None = None
 
 
@@ -243,7 +244,7 @@ class Workflow:
     """The checks that a service runs every day."""
     notify: tuple[Target, ...] = ()
     """Commands and webhooks that are notified of failures, see :mod:`rollforge.notify`."""
-    ensemble: Any = None
+    ensemble: object = None
     """The ensembles of the predictions, see :func:`~rollforge.collect.combine.build_ensembles`; None for the default."""
     policy: Document | None = None
     """When the model of a new window replaces the champion of a service, see :class:`~rollforge.online.policy.Policy`."""
@@ -332,7 +333,7 @@ _OBJECT_KEYS = ["class", "module_path", "kwargs"]
 _ALLOWED_AT["ensemble"] = [*_OBJECT_KEYS, *_Ensembles.model_fields]
 
 
-def _message(error: Any, document: Document, parts: list[str]) -> str:
+def _message(error: ErrorDetails, document: Document, parts: list[str]) -> str:
     kind, value = error["type"], error.get("input")
     if kind == "extra_forbidden":
         allowed = _ALLOWED_AT.get(".".join(parts[:-1]), _OBJECT_KEYS)
@@ -427,13 +428,13 @@ def _check_override(given: object, path: str) -> None:
             raise ConfigError(f"unknown key.{near} Allowed: {', '.join(allowed)}.", path=f"{path}.{key}")
 
 
-def _merged(task: Document, given: Any) -> Definition:
+def _merged(task: Document, given: str | Document) -> Definition:
     """Return the task of one model: its own keys merged into the shared task."""
-    override = {"model": given} if _is_model(given) else given
+    override: Document = {"model": given} if isinstance(given, str) or _is_model(given) else given
     return {**task, **{key: _overridden(task.get(key), value) for key, value in override.items()}}
 
 
-def _is_model(given: Any) -> bool:
+def _is_model(given: str | Document) -> bool:
     return isinstance(given, str) or "class" in given
 
 

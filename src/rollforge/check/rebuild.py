@@ -15,6 +15,7 @@ import pandas as pd
 from rollforge.build import build, resolve_references
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandler, DataHandlerLP
+from rollforge.features.processor_base import Processor
 from rollforge.kinds import DATASET, MODEL, REWEIGHTER
 from rollforge.session import Session, using
 
@@ -36,7 +37,7 @@ def session_on(session: Session, folder: Path, data: Path) -> Session:
     )  # fmt: skip
 
 
-def restricted(task: Mapping[str, object], codes: Collection[str]) -> dict[str, Any]:
+def restricted(task: Mapping[str, object], codes: Collection[str]) -> dict[str, object]:
     """Return a task in which lists of instruments contain only those of `codes`; a list without any is unchanged."""
     upper = {code.upper() for code in codes}
 
@@ -49,15 +50,17 @@ def restricted(task: Mapping[str, object], codes: Collection[str]) -> dict[str, 
             return [code for code in value if str(code).upper() in upper] or value
         return value
 
-    def walk(node: object) -> Any:
+    def walk(node: object) -> object:
         if isinstance(node, Mapping):
-            return {k: instruments(v) if k == "instruments" else walk(v) for k, v in node.items()}
+            return inside(node)
         if isinstance(node, (list, tuple)):
             return type(node)(walk(v) for v in node)
         return node
 
-    made: dict[str, Any] = walk(task)
-    return made
+    def inside(node: Mapping[str, object]) -> dict[str, object]:
+        return {k: instruments(v) if k == "instruments" else walk(v) for k, v in node.items()}
+
+    return inside(task)
 
 
 @dataclass
@@ -129,14 +132,14 @@ class TaskData:
         if not isinstance(self.dataset, DatasetH):
             return None
         with using(self.session):
-            made: Any = self.dataset.prepare(segment, col_set="label", data_key="learn")
+            made: object = self.dataset.prepare(segment, col_set="label", data_key="learn")
         index = made.get_index() if hasattr(made, "get_index") else getattr(made, "index", None)
         if not isinstance(index, pd.MultiIndex):
             return None
         return index if index.names == self.raw.index.names else index.reorder_levels(self.raw.index.names)
 
     @cached_property
-    def chains(self) -> dict[str, list[Any]]:
+    def chains(self) -> dict[str, list[Processor]]:
         """The processors of each stage, in order, fitted on these data; none if they cannot be fitted one by one.
 
         Those of the handler itself may not be fitted if its data were found in the cache.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from rollforge.confidential import mask_secrets
 from rollforge.session import Session
@@ -21,7 +20,7 @@ def _canonical(word: str) -> str:
     return _SYNONYMS.get(word, word)
 
 
-ANY_SPELLING: dict[str, Any] = {"token_normalize_func": _canonical}
+ANY_SPELLING: dict[str, object] = {"token_normalize_func": _canonical}
 """Context settings that accept ``task_stat`` for ``task-stat`` and ``ls`` for ``list``."""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -26,7 +26,7 @@ __all__ = ["reported_days", "reported_run"]
 _MAX_CAUSES = 5
 
 
-def _send(workflow: Workflow, *documents: Mapping[str, Any]) -> None:
+def _send(workflow: Workflow, *documents: Mapping[str, object]) -> None:
     _Sender(workflow).send(*documents)
 
 
@@ -58,14 +58,14 @@ def reported_run(made: Plan, labels: Mapping[str, str]) -> Iterator[None]:
         raise
 
 
-def _run_document(made: Plan, labels: Mapping[str, str], event: str, error: str = "") -> dict[str, Any]:
+def _run_document(made: Plan, labels: Mapping[str, str], event: str, error: str = "") -> dict[str, object]:
     """Return the document about a run: how it ended, the state of its tasks, and the first causes of failures."""
     from rollforge import pipeline
 
     session, name, tasks = made.workflow.session, made.workflow.experiment_name, len(set(made.ids))
     done: int | None = None
     failed: int | None = None
-    causes: list[dict[str, Any]] = []
+    causes: list[dict[str, object]] = []
     try:
         done, groups = pipeline.done_tasks(made), pipeline.failures(made)
     except RollforgeError:  # the store cannot be read, which may be why the run failed
@@ -93,7 +93,7 @@ class _Sender:
     def __init__(self, workflow: Workflow) -> None:
         self.targets = workflow.notify
 
-    def send(self, *documents: Mapping[str, Any]) -> None:
+    def send(self, *documents: Mapping[str, object]) -> None:
         """Send documents; print a warning for each target that fails."""
         from rollforge.notify import send
 
@@ -143,7 +143,7 @@ def reported_days(
     report()
 
 
-def _alerts(current: Callable[[], ServiceState], after: int) -> tuple[list[dict[str, Any]], int]:
+def _alerts(current: Callable[[], ServiceState], after: int) -> tuple[list[dict[str, object]], int]:
     """Return the documents about the entries after a number, and the number of the last entry."""
     from rollforge.ledger.entry import author
     from rollforge.online.alerts import day_alerts
@@ -158,7 +158,7 @@ def _alerts(current: Callable[[], ServiceState], after: int) -> tuple[list[dict[
 
 def _error_alert(
     exc: BaseException, current: Callable[[], ServiceState], name: str, known_error: str
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Return the document about an error, unless it was already sent or is recorded as the error of a failed day."""
     error = mask_secrets(_message(exc))
     if not isinstance(exc, Exception) or isinstance(exc, ServiceBusy) or error == known_error:

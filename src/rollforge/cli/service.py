@@ -145,7 +145,7 @@ def publish_due(
     *,
     stop: Callable[[], bool] = lambda: False,
     known_error: str = "",
-) -> tuple[dict[str, Any], Exit]:
+) -> tuple[dict[str, object], Exit]:
     """Publish all due days of a service in order, and return what happened as JSON, and the exit code.
 
     Parameters

@@ -14,7 +14,7 @@ from rollforge.track.base import Experiment, Recorder, Tracker, get_experiment, 
 
 __all__ = ["Collector", "MergeCollector", "RecorderCollector"]
 
-Process = Callable[..., Any]
+Process = Callable[..., object]
 Objects = dict[str, Any]
 """Name of an object -> the object, as saved or combined."""
 Key = TypeVar("Key")
@@ -53,7 +53,7 @@ class Collector:
 
     @staticmethod
     def process_collect(
-        collected_dict: Mapping[Key, Any], process_list: Process | Sequence[Process] = (), *args: Any, **kwargs: Any
+        collected_dict: Mapping[Key, object], process_list: Process | Sequence[Process] = (), *args: Any, **kwargs: Any
     ) -> dict[Key, Any]:
         """Return each name's dict after applying the processes in order."""
         result = {}
@@ -93,7 +93,7 @@ class MergeCollector(Collector):
         self,
         collector_dict: Mapping[str, Collector],
         process_list: Process | Sequence[Process] = (),
-        merge_func: Callable[[str, str], Any] | None = None,
+        merge_func: Callable[[str, str], object] | None = None,
     ) -> None:
         super().__init__(process_list)
         self.collector_dict = dict(collector_dict)
@@ -159,7 +159,7 @@ class RecorderCollector(Collector):
         self,
         experiment: Experiment | str | Callable[[], Iterable[Recorder]],
         process_list: Process | Sequence[Process] = (),
-        rec_key_func: Callable[[Recorder], Any] | None = None,
+        rec_key_func: Callable[[Recorder], object] | None = None,
         rec_filter_func: Callable[[Recorder], bool] | None = None,
         artifacts_path: Mapping[str, str] | None = None,
         artifacts_key: str | Sequence[str] | None = None,
@@ -189,7 +189,7 @@ class RecorderCollector(Collector):
         """Recorders that the last collection skipped because of their status, with that status."""
         self.missing: list[str] = []
         """Recorders that lacked artifacts in the last collection, with the missing artifacts."""
-        self.recorders: dict[Any, Recorder] = {}
+        self.recorders: dict[object, Recorder] = {}
         """Recorders of the last collection, by key."""
 
     def recorders_now(self, rec_filter_func: Callable[[Recorder], bool] | None = None) -> list[Recorder]:
@@ -294,9 +294,9 @@ class RecorderCollector(Collector):
         recorders: Sequence[Recorder],
         order: Callable[[Any], Any] | None = None,
         ahead: int | None = None,
-    ) -> Iterator[tuple[Any, Objects]]:
+    ) -> Iterator[tuple[object, Objects]]:
         """Load the artifacts of each recorder, a few recorders ahead of the consumer."""
-        keyed: dict[Any, Recorder] = {}
+        keyed: dict[object, Recorder] = {}
         for recorder in recorders:
             key = self.rec_key_func(recorder)
             key = tuple(key) if isinstance(key, list) else key
@@ -309,7 +309,7 @@ class RecorderCollector(Collector):
         ] = []  # belongs to this call, even if another call starts before the stream has been read to its end
         self.missing, self.recorders = missing, chosen
         threads = self.jobs or current_session().threads
-        waiting: deque[tuple[Any, Future[tuple[Objects, list[str]]]]] = deque()
+        waiting: deque[tuple[object, Future[tuple[Objects, list[str]]]]] = deque()
         with ThreadPoolExecutor(threads) as executor:
             for key, recorder in chosen.items():
                 # Run each in a copy of this thread's context, which holds the session.

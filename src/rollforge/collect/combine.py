@@ -16,6 +16,7 @@ from rollforge.description import Description
 from rollforge.errors import BuildError, ConfigError, CoverageError, DataError, RollforgeError, counted, nearest, shown
 from rollforge.kinds import Kind
 from rollforge.market.frames import number_rows
+from rollforge.task import Definition
 
 __all__ = ["Ensembles", "build_ensembles", "ensemble_parts", "ensembles_text"]
 
@@ -193,7 +194,7 @@ def _listed(given: Collection[object]) -> str:
     return ", ".join(repr(key) for key in list(given)[:3]) + (", …" if len(given) > 3 else "")
 
 
-def ensemble_parts(config: object, path: str = "ensemble") -> dict[str, Any]:
+def ensemble_parts(config: object, path: str = "ensemble") -> dict[str, str | Mapping[str, object]]:
     """Return the parts of a workflow's ``ensemble``: ``windows`` and ``models``, or a single one under the empty name.
 
     Raises
@@ -251,7 +252,7 @@ def build_ensembles(config: object, *, path: str = "ensemble", models: int = 1, 
     if config is None:
         return Ensembles()
     made: dict[str, Any] = {}
-    named: dict[str, Any] = {}
+    named: dict[str, Definition] = {}
     for part, one in ensemble_parts(config, path).items():
         where = f"{path}.{part}" if part else path
         if isinstance(one, str) and one.startswith("file://"):

@@ -354,7 +354,7 @@ def _percent(share: float) -> str:
     return f"{share:.1%}" if share >= 0.0005 else "less than 0.1%"
 
 
-def _alike(predicted: Sequence[Mapping[Any, pd.MultiIndex]]) -> set[object]:
+def _alike(predicted: Sequence[Mapping[tuple[np.datetime64, np.datetime64], pd.MultiIndex]]) -> set[object]:
     """Return the windows in which all models predict the same rows: the common case, which needs no row comparison."""
     first, *others = predicted or [{}]
     return {w for w, index in first.items() if all(w in other and other[w].equals(index) for other in others)}
@@ -372,7 +372,7 @@ def _lacking(own: _Rows, lacking: NDArray[np.int64], every: NDArray[np.int64]) -
 
 
 def _rows_left_out(
-    groups: Mapping[str, Sequence[ExpectedWindow]], found: Mapping[str, object], available: Mapping[str, object]
+    groups: Mapping[str, Sequence[ExpectedWindow]], found: Mapping[str, Any], available: Mapping[str, object]
 ) -> list[str]:
     """Report windows that predict far fewer rows than their data has on the predicted days."""
     remarks = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,9 @@ from rollforge.market.columns import CODE, DATE
 from rollforge.market.frames import day_rows
 
 __all__ = ["AverageEnsemble", "Ensemble", "RollingEnsemble", "SingleKeyEnsemble"]
+
+Table = pd.DataFrame | pd.Series
+Key = TypeVar("Key")
 
 
 class Ensemble(abc.ABC):
@@ -97,7 +100,7 @@ class RollingEnsemble(Ensemble):
         return joined if joined.index.is_monotonic_increasing else joined.sort_index()
 
 
-def _dated(parts: Mapping[Any, object], what: str) -> dict[Any, Any]:
+def _dated(parts: Mapping[Key, object], what: str) -> dict[Key, Any]:
     """Normalize the index of results: timestamps without time zone, and the same order of levels for all.
 
     The order is (instrument, datetime) if all results have it, else (datetime, instrument).
@@ -119,7 +122,7 @@ def _dated_part(part: object, what: str) -> Any:
     return part if further else day_rows(part, what, days_alone=True)
 
 
-def _same_columns(windows: Sequence[tuple[Any, Any]]) -> list[Any]:
+def _same_columns(windows: Sequence[tuple[object, Table]]) -> list[Table]:
     """Return windows that can be concatenated: a series among frames of one column is treated as that column."""
     frames = [(key, part) for key, part in windows if isinstance(part, pd.DataFrame)]
     if not frames:

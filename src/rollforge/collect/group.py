@@ -31,7 +31,9 @@ class Group:
     """
 
     def __init__(
-        self, group_func: Callable[..., Any] | None = None, ens: Ensemble | Callable[..., Any] | None = None
+        self,
+        group_func: Callable[..., dict[Any, Any]] | None = None,
+        ens: Ensemble | Callable[..., Any] | None = None,
     ) -> None:
         self._group_func = group_func
         self._ens_func = ens
@@ -40,8 +42,7 @@ class Group:
         """Return the groups."""
         if self._group_func is None:
             raise NotImplementedError("This group has no group_func.")
-        grouped: dict[object, object] = self._group_func(*args, **kwargs)
-        return grouped
+        return self._group_func(*args, **kwargs)
 
     def reduce(self, *args: object, **kwargs: object) -> Any:
         """Return the result of reducing one group."""

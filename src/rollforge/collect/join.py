@@ -35,7 +35,7 @@ def join_in_order(parts: Sequence[Any]) -> pd.DataFrame | pd.Series | None:
     # Filled in place, with the dtypes that pandas would choose: at this size copies would dominate the run time.
     first, second = (np.empty(total, _code_dtype(n)) for n in (most_days, len(instruments)))
     values = np.empty((total, *parts[0].shape[1:]), parts[0].to_numpy().dtype)
-    days: list[Any] = []
+    days: list[NDArray[np.datetime64]] = []
     row = offset = 0
     for part in parts:
         placed = _placed(part.index, instruments)
@@ -49,7 +49,7 @@ def join_in_order(parts: Sequence[Any]) -> pd.DataFrame | pd.Series | None:
         days.append(own)
         row, offset = here.stop, offset + len(own)
     levels: Any = [pd.DatetimeIndex(np.concatenate(days)), instruments]
-    codes: Any = [first, second]
+    codes = [first, second]
     index = pd.MultiIndex(levels=levels, codes=codes, names=parts[0].index.names, verify_integrity=False)
     if isinstance(parts[0], pd.Series):
         return pd.Series(values, index=index, name=parts[0].name, copy=False)
@@ -97,7 +97,7 @@ def _instruments(parts: Sequence[Any]) -> pd.Index:
     return found if found.is_monotonic_increasing else found.sort_values()
 
 
-def _placed(index: pd.MultiIndex, instruments: pd.Index) -> tuple[Any, Codes, Codes] | None:
+def _placed(index: pd.MultiIndex, instruments: pd.Index) -> tuple[NDArray[np.datetime64], Codes, Codes] | None:
     """Return the days of a part and its index codes in the joined result; None if it is not strictly sorted."""
     level, own = index.levels
     codes: list[Codes] = [np.asarray(c) for c in index.codes]

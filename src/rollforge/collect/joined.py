@@ -37,7 +37,7 @@ def save_joined(
     experiment: Experiment,
     pool: str,
     *,
-    objects: Mapping[str, object],
+    objects: Mapping[str, Any],
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
     windows: Sequence[WindowRun],

@@ -158,12 +158,12 @@ class Kernel:
         return Source(function, self.fastmath, used)
 
 
-def exact(function: Callable[..., Any]) -> Any:  # Any, as a kernel that another one calls returns values
+def exact(function: Callable[..., object]) -> Any:  # Any, as a kernel that another one calls returns values
     """Return a :class:`Kernel` with operations in the order in which they are written."""
     return Kernel(function)
 
 
-def reordering(function: Callable[..., Any]) -> Any:
+def reordering(function: Callable[..., object]) -> Any:
     """Return a :class:`Kernel` with reordering of sums (vector instructions); NaN and infinity keep their meaning."""
     return Kernel(function, frozenset({"reassoc", "contract"}))
 

@@ -50,7 +50,7 @@ class DataParts:
     unbuilt: list[str] = field(default_factory=list)
     """Why processors are not known, one clause for each handler that was not built."""
     processors: list[Named] = field(default_factory=list)
-    inst_processors: list[Any] = field(default_factory=list)
+    inst_processors: list[object] = field(default_factory=list)
     universes: list[object] = field(default_factory=list)
     """Universes, with their filters."""
 

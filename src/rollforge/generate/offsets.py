@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,7 +42,7 @@ _BEGINS = (
     offsets.YearBegin,
     offsets.BYearBegin,
 )
-_MONTHS: tuple[tuple[tuple[type[Any], ...], int], ...] = (
+_MONTHS: tuple[tuple[tuple[type[object], ...], int], ...] = (
     ((offsets.MonthEnd, offsets.MonthBegin, offsets.BMonthEnd, offsets.BMonthBegin), 1),
     ((offsets.QuarterEnd, offsets.QuarterBegin, offsets.BQuarterEnd, offsets.BQuarterBegin), 3),
     ((offsets.YearEnd, offsets.YearBegin, offsets.BYearEnd, offsets.BYearBegin), 12),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rollforge.ledger.entry import DayState, EntryKind, Outcome
 from rollforge.ledger.state import ServiceState
 from rollforge.online.check_rules import described
@@ -11,7 +9,7 @@ from rollforge.online.check_rules import described
 __all__ = ["day_alerts"]
 
 
-def day_alerts(state: ServiceState, after: int, by: str) -> list[dict[str, Any]]:
+def day_alerts(state: ServiceState, after: int, by: str) -> list[dict[str, object]]:
     """Return a document for each day that failed, used earlier models, or had a check that warned or failed.
 
     Parameters
@@ -23,7 +21,7 @@ def day_alerts(state: ServiceState, after: int, by: str) -> list[dict[str, Any]]
     by : str
         Only entries of this author: other processes report their own.
     """
-    found = []
+    found: list[dict[str, object]] = []
     for entry, content in zip(state.entries[after:], state.contents[after:], strict=True):
         day = content.day
         if entry.kind != EntryKind.DAY or day is None or entry.by != by:

@@ -72,8 +72,14 @@ def _withdrawn(held: Hold, day: str, why: str) -> Signal:
     return Signal(day, next_version(held.state, day), known.recorders, known.file, known.sha256, 0, why)
 
 
-def _same(old: object, new: object, day: str) -> bool:
-    return old is not None and signal_files.rows_of(old, [day]).equals(signal_files.rows_of(new, [day]))
+def _same(old: signal_files.Signals | None, new: signal_files.Signals, day: str) -> bool:
+    return old is not None and _equal(signal_files.rows_of(old, [day]), signal_files.rows_of(new, [day]))
+
+
+def _equal(old: object, new: object) -> bool:
+    if isinstance(old, pd.Series):
+        return isinstance(new, pd.Series) and old.equals(new)
+    return isinstance(old, pd.DataFrame) and isinstance(new, pd.DataFrame) and old.equals(new)
 
 
 def correct(

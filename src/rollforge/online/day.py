@@ -172,7 +172,7 @@ class DayRun:
             self.held.append(EntryKind.DAY, day_body(result, releases=self.releases))
         self.mirror()
 
-    def _online_before(self, strategy: OnlineStrategy, tasks: Sequence[Definition]) -> list[Any]:
+    def _online_before(self, strategy: OnlineStrategy, tasks: Sequence[Definition]) -> list[Recorder]:
         """Return the models that were online before there was a ledger.
 
         None if a service of the ledger has released one of them, or this one has trained all of them: a process may have
@@ -228,7 +228,7 @@ class DayRun:
             self.held.append(EntryKind.DAY, body)
         return DayResult.of_document(body["day"])
 
-    def _body(self) -> Mapping[str, Any]:
+    def _body(self) -> Mapping[str, object]:
         """Return the entry of the day."""
         self.checks.prices()
         self.checks.data()
@@ -314,7 +314,7 @@ class DayRun:
                 "that of its first window: create it with a later one, by 'rollforge serve init --begin DAY' or begin_time."
             )
 
-    def _of_due_windows(self, strategy: OnlineStrategy) -> list[Any]:
+    def _of_due_windows(self, strategy: OnlineStrategy) -> list[Recorder]:
         """Return the models of the windows that are due; none if training fails and the earlier models are used."""
         tasks = strategy.prepare_tasks(read_timestamp(self.day), **self.options.tasks)
         if isinstance(strategy, RollingStrategy):
@@ -417,7 +417,7 @@ class DayRun:
             self.held.forget()
             self.held.append(EntryKind.DAY, day_body(result, events=self.events, checks=self.checks.results))
 
-    def _trained(self, strategy: OnlineStrategy, tasks: Sequence[Definition]) -> list[Any]:
+    def _trained(self, strategy: OnlineStrategy, tasks: Sequence[Definition]) -> list[Recorder]:
         mark = training_mark() if tasks else ""
         dated = self._dated(tasks, mark)
         trainer, name = self.service.trainer, strategy.experiment_name
@@ -598,7 +598,7 @@ class DayRun:
         same = made is None or np.array_equal(made.to_numpy(np.float64), stored.to_numpy(np.float64), equal_nan=True)
         return len(stored) > 0 and same
 
-    def write(self, rows: Any, why: str) -> list[Signal]:
+    def write(self, rows: signal_files.Signals, why: str) -> list[Signal]:
         """Write rows as a file, and return the signals of its days."""
         days = signal_files.days_of(rows)
         versions = {day: next_version(self.held.state, day) for day in days}
@@ -646,7 +646,7 @@ def _digest_of(model: Recorder) -> str:
         return ""
 
 
-def _document(service: Service) -> Mapping[str, Any]:
+def _document(service: Service) -> Mapping[str, object]:
     return {} if service.policy is None else service.policy.to_document()
 
 
@@ -665,11 +665,12 @@ def _keeps_models(strategy: OnlineStrategy) -> bool:
     return _keeps_recorders(strategy) and not own
 
 
-def made_signals(service: Service, prepare_func: PrepareFunc | None, days: set[str] | None) -> Any:
+def made_signals(service: Service, prepare_func: PrepareFunc | None, days: set[str] | None) -> signal_files.Signals:
     """Return signals from the results of the strategies, by default of some days only."""
     service.days = days if prepare_func is None else None
     try:
         collectors = {s.experiment_name: s.get_collector(artifacts_key=["pred"]) for s in service.strategies}
-        return (prepare_func or AverageEnsemble())(MergeCollector(collectors, process_list=[])())
+        made: signal_files.Signals = (prepare_func or AverageEnsemble())(MergeCollector(collectors, process_list=[])())
+        return made
     finally:
         service.days = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from rollforge.generate.task_view import TaskView
 from rollforge.ledger.entry import CheckResult, Outcome
 from rollforge.ledger.state import ServiceState
 from rollforge.market.universe import resolve_instruments, session_provider
+from rollforge.online import signal_files
 from rollforge.online.check_rules import DATA_CHECKS, SCORE_CHECKS, Rules, described
 from rollforge.online.data_checks import check_data, day_mark, first_days, read_recent
 from rollforge.online.data_marks import mark_then
@@ -90,7 +90,7 @@ class DayChecks:
             self.mark = day_mark(recent, provider)
             self._take(check_data(recent, self.rules, self.known, mark_then, first_days(provider)))
 
-    def scores(self, rows: Any) -> None:
+    def scores(self, rows: signal_files.Signals) -> None:
         """Check the scores of the day, and those of earlier days whose labels have become known.
 
         Raises
@@ -119,7 +119,7 @@ class DayChecks:
             raise DayFailed("; ".join(described(check) for check in failed))
 
 
-def _universes(service: Service, known: ServiceState, day: str) -> list[Any]:
+def _universes(service: Service, known: ServiceState, day: str) -> list[object]:
     """Return the universes of the service's templates, without that of a challenger while it is not the champion."""
     challenger = service.challenger
     left_out = (
@@ -127,7 +127,7 @@ def _universes(service: Service, known: ServiceState, day: str) -> list[Any]:
         if challenger is not None and not challenger.is_promoted(known, day)
         else None
     )
-    found: list[Any] = []
+    found: list[object] = []
     for strategy in service.strategies:
         templates = getattr(strategy, "task_template", [])
         for template, key in zip_longest(templates, strategy.template_keys()):

@@ -115,7 +115,7 @@ class OnlineManager(Serializable):
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         service = self.service
         return {
             "strategies": service.strategies, "trainer": service.trainer, "begin_time": self.begin_time, "freq": self.freq,
@@ -208,7 +208,7 @@ class OnlineManager(Serializable):
         cur_time: DayLike | None = None,
         task_kwargs: Mapping[str, object] | None = None,
         model_kwargs: Mapping[str, object] | None = None,
-        signal_kwargs: Mapping[str, object] | None = None,
+        signal_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         """Run the routine of a day, and before it those of earlier days that are not published yet.
 
@@ -324,7 +324,7 @@ class OnlineManager(Serializable):
         frequency: str = "day",
         task_kwargs: Mapping[str, object] | None = None,
         model_kwargs: Mapping[str, object] | None = None,
-        signal_kwargs: Mapping[str, object] | None = None,
+        signal_kwargs: Mapping[str, Any] | None = None,
     ) -> pd.Series | pd.DataFrame | None:
         """Run the first training and the routine of every day until `end_time`, and return the signals.
 
@@ -350,7 +350,7 @@ class OnlineManager(Serializable):
             self.status = self.STATUS_ONLINE
 
     def delay_prepare(
-        self, model_kwargs: Mapping[str, object] | None = None, signal_kwargs: Mapping[str, object] | None = None
+        self, model_kwargs: Mapping[str, object] | None = None, signal_kwargs: Mapping[str, Any] | None = None
     ) -> None:
         """Do nothing: a simulation fits each model on the day on which it is needed, with any trainer.
 

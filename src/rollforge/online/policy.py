@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -99,7 +99,7 @@ class Policy:
         if self.replaces and not self.challenger:
             raise ConfigError("requires 'challenger', the model that replaces it.", path="replaces")
 
-    def to_document(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, object]:
         """Return the policy as plain JSON, as the ledger stores it."""
         return {name: value for name, value in asdict(self).items() if value != ""}
 

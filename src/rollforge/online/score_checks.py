@@ -145,11 +145,11 @@ def _shifted(calendar: Days, days: int) -> str:
     return str(calendar[max(len(calendar) - 1 - days, 0)])
 
 
-def _reference(recorder: Recorder, rules: Rules) -> Mapping[str, Any] | None:
+def _reference(recorder: Recorder, rules: Rules) -> Mapping[str, object] | None:
     """Return the distribution of a model's training data; None if there is none, or it is not needed."""
     if not {"score_psi", "feature_psi"} & rules.checks.keys() or REFERENCE not in recorder.list_artifacts():
         return None
-    reference: Mapping[str, Any] = recorder.load_object(REFERENCE)
+    reference: Mapping[str, object] = recorder.load_object(REFERENCE)
     return reference
 
 

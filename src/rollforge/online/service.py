@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -29,6 +27,7 @@ from rollforge.online.policy import Policy, challenger_of
 from rollforge.online.releases import replaced_by
 from rollforge.run.execute import TASK_TAG
 from rollforge.session import current_session, home
+from rollforge.store.renewal import Renewal
 from rollforge.track.base import Recorder, get_experiment, open_tracker
 
 if TYPE_CHECKING:
@@ -410,25 +409,16 @@ class Hold:
     @contextlib.contextmanager
     def renewed(self) -> Iterator[None]:
         """Renew the lease in a thread."""
-        ended = threading.Event()
 
         def renew() -> None:
-            while not ended.wait(self.seconds / 3):
-                try:
-                    self.lease = self.ledger.renew(self.lease, self.seconds)
-                except LeaseLost:
-                    log.warning("the lease of the service %s was lost", self.service.name)
-                    return
-                except StoreUnavailable as exc:
-                    log.warning("the lease of the service %s could not be renewed: %s", self.service.name, exc)
+            try:
+                self.lease = self.ledger.renew(self.lease, self.seconds)
+            except LeaseLost:
+                log.warning("the lease of the service %s was lost", self.service.name)
+                raise
 
-        thread = threading.Thread(target=copy_context().run, args=(renew,), name="service-lease", daemon=True)
-        thread.start()
-        try:
+        with Renewal(renew, self.seconds / 3, f"the lease of the service {self.service.name}"):
             yield
-        finally:
-            ended.set()
-            thread.join()
 
 
 def recorder_of(release: Release) -> Recorder:

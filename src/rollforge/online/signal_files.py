@@ -8,7 +8,6 @@ import os
 import uuid
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -19,12 +18,15 @@ from rollforge.ledger.entry import Shadow, Signal
 __all__ = ["content", "days_of", "file_of", "read", "remove_drafts", "rows_of", "scores", "unreadable", "write"]
 
 
-def days_of(signals: Any) -> list[str]:
+Signals = pd.Series | pd.DataFrame
+
+
+def days_of(signals: Signals) -> list[str]:
     """Return the days of signals as text, in order."""
     return [str(day.date()) for day in sorted(pd.DatetimeIndex(signals.index.get_level_values("datetime")).unique())]
 
 
-def rows_of(signals: Any, days: Collection[str]) -> Any:
+def rows_of(signals: Signals, days: Collection[str]) -> Signals:
     """Return the rows of some days, sorted by index."""
     inside = signals.index.get_level_values("datetime").isin(pd.DatetimeIndex(list(days)))
     kept = signals[inside]
@@ -180,7 +182,7 @@ def read(folder: Path, signals: Iterable[Signal]) -> pd.Series | pd.DataFrame | 
     for signal in signals:
         if signal.rows:
             days.setdefault(signal.file, []).append(signal)
-    parts: list[Any] = [rows_of(file_of(folder, held[0]), [s.day for s in held]) for held in days.values()]
+    parts = [rows_of(file_of(folder, held[0]), [s.day for s in held]) for held in days.values()]
     if not parts:
         return None
     joined: pd.Series | pd.DataFrame = pd.concat(parts) if len(parts) > 1 else parts[0]

@@ -52,7 +52,7 @@ class OnlineTool:
         """Connect the tool to the ledger of a service, through which it changes the models of a strategy."""
         self._service, self._strategy = service, strategy
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {name: value for name, value in vars(self).items() if name not in ("_service", "_strategy")}
 
     def set_online_tag(self, tag: str, recorder: Any) -> None:
@@ -71,7 +71,7 @@ class OnlineTool:
         """Return the models that are online."""
         raise NotImplementedError(f"{type(self).__name__} must implement online_models().")
 
-    def update_online_pred(self, to_date: Any = None) -> None:
+    def update_online_pred(self, to_date: DayLike | None = None) -> None:
         """Update the predictions of the online models to a day; None means the last day of the calendar."""
         raise NotImplementedError(f"{type(self).__name__} must implement update_online_pred().")
 

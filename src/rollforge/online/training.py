@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 from rollforge.errors import TaskNotSerializable
 from rollforge.machine import process_is_gone
@@ -36,7 +35,7 @@ def window_digest(task: Definition) -> str:
     return task_digest({key: value for key, value in task.items() if key != DATA_MARK})
 
 
-def train_missing(trainer: Trainer, tasks: Sequence[Definition], experiment_name: str) -> list[Any]:
+def train_missing(trainer: Trainer, tasks: Sequence[Definition], experiment_name: str) -> list[Recorder]:
     """Return the finished models of tasks, and train those that have none.
 
     A task has a model if a finished recorder of the experiment has the task's digest, which includes the fingerprint of its
@@ -60,7 +59,7 @@ def train_missing(trainer: Trainer, tasks: Sequence[Definition], experiment_name
         return []
     experiment = _experiment(experiment_name)
     marks = [task_digest(task) for task in tasks]
-    found: dict[str, Any] = {}
+    found: dict[str, Recorder] = {}
     if experiment is not None:
         close_killed(experiment, unfinished=not trainer.is_delay() and not trainer.has_worker())
         for mark in {*marks} - {""}:
@@ -76,7 +75,7 @@ def train_missing(trainer: Trainer, tasks: Sequence[Definition], experiment_name
     return _ordered(ended, marks)
 
 
-def _ordered(models: Sequence[Any], marks: Sequence[str]) -> list[Any]:
+def _ordered(models: Sequence[Recorder], marks: Sequence[str]) -> list[Recorder]:
     """Return models in the order of their tasks; unchanged if it is not known which task they belong to."""
     if not all(isinstance(model, Recorder) for model in models):
         return list(models)

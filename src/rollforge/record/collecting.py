@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from typing import Any
 
 from rollforge.record.backtest import check_position_type, make_executor, qlib_form, run_by_steps
 from rollforge.record.decision import BaseTradeDecision
@@ -20,7 +19,7 @@ def collect_data(
     account: float | Mapping[str, object] = 1e9,
     exchange_kwargs: Mapping[str, object] | None = None,
     pos_type: str = "Position",
-    return_value: dict[str, Any] | None = None,
+    return_value: dict[str, object] | None = None,
 ) -> Generator[BaseTradeDecision, None, None]:
     """Run a backtest, and yield the decision of each day before it is executed.
 

@@ -43,7 +43,7 @@ class JoinedBacktest:
     """Initial value of the account, including holdings."""
 
     @property
-    def objects(self) -> dict[str, Any]:
+    def objects(self) -> dict[str, object]:
         """Return the artifacts that ``PortAnaRecord`` saves, under the same names."""
         values = self.result.report, self.result.positions, excess_returns(self.result.report)
         return dict(zip(OBJECTS, values, strict=True))

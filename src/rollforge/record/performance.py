@@ -7,7 +7,7 @@ compounds returns instead.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -211,7 +211,7 @@ def monthly_returns(returns: pd.Series, *, mode: Mode = "sum") -> pd.DataFrame:
     return table.assign(year=pd.Series(years, dtype=np.float64))
 
 
-def exposure(positions: Mapping[Any, Any]) -> pd.DataFrame:
+def exposure(positions: Mapping[object, object]) -> pd.DataFrame:
     """Return how much of the account is invested at the end of each day.
 
     Parameters

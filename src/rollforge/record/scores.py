@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -31,11 +31,23 @@ class Scores:
     """Whether the instrument has a row on that day."""
 
 
+class _HasSignal(Protocol):
+    """What a signal of any class has."""
+
+    def get_signal(self, start_time: DayLike, end_time: DayLike) -> pd.Series | pd.DataFrame | None: ...
+
+
+class _Predicts(Protocol):
+    """What a signal needs of a model."""
+
+    def predict(self, dataset: Dataset) -> pd.Series | pd.DataFrame: ...
+
+
 class Signal(ABC):
     """Base class of signals, which provide scores by time. Subclasses can be passed to strategies."""
 
     @abstractmethod
-    def get_signal(self, start_time: Any, end_time: Any) -> pd.Series | pd.DataFrame | None:
+    def get_signal(self, start_time: DayLike, end_time: DayLike) -> pd.Series | pd.DataFrame | None:
         """Return the last scores in a time range by instrument; None if there are none."""
 
     def scores_on(self, start_time: pd.Timestamp, end_time: pd.Timestamp, codes: Sequence[str]) -> Scores | None:
@@ -65,7 +77,7 @@ class SignalWCache(Signal):
         If it is empty, or has two values for the same day and instrument.
     """
 
-    def __init__(self, signal: Any) -> None:
+    def __init__(self, signal: object) -> None:
         given = _rows(signal)
         frame = given.to_frame() if isinstance(given, pd.Series) else given
         if frame.shape[1] == 0:
@@ -132,7 +144,7 @@ class ModelSignal(SignalWCache):
         Dataset to predict.
     """
 
-    def __init__(self, model: Any, dataset: Any) -> None:
+    def __init__(self, model: _Predicts, dataset: object) -> None:
         if not isinstance(dataset, Dataset):
             raise ConfigError("a signal from a model needs a dataset: (model, dataset).", path="strategy.kwargs.signal")
         self.model, self.dataset = model, dataset
@@ -158,7 +170,7 @@ def create_signal_from(source: object) -> Signal:
     if isinstance(source, Signal):
         return source
     if callable(getattr(source, "get_signal", None)):
-        return _SignalAdapter(source)
+        return _SignalAdapter(cast(_HasSignal, source))
     if isinstance(source, (tuple, list)) and len(source) == 2 and callable(getattr(source[0], "predict", None)):
         return ModelSignal(*source)
     return SignalWCache(source)
@@ -167,12 +179,11 @@ def create_signal_from(source: object) -> Signal:
 class _SignalAdapter(Signal):
     """Wraps an object of any class that has ``get_signal``."""
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: _HasSignal) -> None:
         self._source = source
 
     def get_signal(self, start_time: DayLike, end_time: DayLike) -> pd.Series | pd.DataFrame | None:
-        found: pd.Series | pd.DataFrame | None = self._source.get_signal(start_time, end_time)
-        return found
+        return self._source.get_signal(start_time, end_time)
 
 
 def _rows(source: object) -> pd.Series | pd.DataFrame:

@@ -107,7 +107,7 @@ class BaseStrategy(ABC):
         level_infra: LevelInfrastructure | None = None,
         common_infra: CommonInfrastructure | None = None,
         outer_trade_decision: BaseTradeDecision | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         """Start a backtest; called once before the first day."""
         self._reset(level_infra, common_infra, outer_trade_decision)

@@ -18,6 +18,7 @@ from rollforge.run.requirements import Admission
 from rollforge.run.worker_health import Retries, WorkerHealth
 from rollforge.session import Session
 from rollforge.store.base import PauseNotice, Query, TaskStore
+from rollforge.store.renewal import Renewal
 from rollforge.task import Cause, Status, TaskRecord
 
 __all__ = ["LEASE_SECONDS", "RECONNECT_SECONDS", "Leases"]
@@ -81,8 +82,8 @@ class Leases:
         self._held: dict[str, TaskRecord] = {}
         self._lost: dict[str, str] = {}
         self._lock = threading.Lock()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="rollforge-leases", daemon=True)
+        self._renewal = Renewal(self._renew, min(lease / 3, _RENEW_SECONDS), "leases")
+        self._known_logs: dict[str, str] = {}
         self._seen: set[str] = set()
         self._admission = admission
         self._paused = PauseNotice(store, job.pool)
@@ -92,37 +93,31 @@ class Leases:
         """Tasks that this machine cannot run and leaves to other workers: id -> what the machine lacks."""
 
     def __enter__(self) -> Leases:
-        self._thread.start()
+        self._renewal.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._done.set()
-        self._thread.join()
+        self._renewal.__exit__(kind, value, trace)
 
     # -- leases --------------------------------------------------------------------------------------------------------
 
     def _renew(self) -> None:
-        known_logs: dict[str, str] = {}
-        while not self._done.wait(min(self._lease / 3, _RENEW_SECONDS)):
-            with self._lock:
-                held = list(self._held.values())
-            for task in held:
-                text = self._log_of(task)
-                new_log = text if text and text != known_logs.get(task.id) else None
-                try:
-                    self.store.renew(task, self._lease, new_log)
-                except LeaseLost as exc:
-                    with self._lock:
-                        if task.id in self._held:
-                            self._lost[task.id] = str(exc)
-                except StoreUnavailable as exc:  # it may be available again before the leases expire
-                    log.warning("leases could not be renewed: %s", exc)
-                    break
-                else:
-                    known_logs[task.id] = text
-            known_logs = {t.id: known_logs.get(t.id, "") for t in held}
+        with self._lock:
+            held = list(self._held.values())
+        self._known_logs = {t.id: self._known_logs.get(t.id, "") for t in held}
+        for task in held:
+            text = self._log_of(task)
+            new_log = text if text and text != self._known_logs[task.id] else None
+            try:
+                self.store.renew(task, self._lease, new_log)
+            except LeaseLost as exc:
+                with self._lock:
+                    if task.id in self._held:
+                        self._lost[task.id] = str(exc)
+            else:
+                self._known_logs[task.id] = text
 
     def lost(self) -> list[TaskRecord]:
         """Return the tasks that were taken over by another worker or cancelled, and stop holding them."""

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rollforge import trust
 from rollforge.confidential import mask_secrets
@@ -175,7 +175,7 @@ class Admission:
             self._seen = self._data_marks()
 
     @property
-    def query(self) -> dict[str, Any]:
+    def query(self) -> dict[str, object]:
         """Query for the tasks that can run here."""
         return {"submission": {"$in": sorted(k for k, v in self.checked.items() if v.session is not None)}}
 

@@ -11,7 +11,6 @@ import importlib
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from rollforge import trust
 from rollforge.confidential import without_secrets
@@ -42,7 +41,7 @@ def submission_info(
     tasks: Iterable[Mapping[str, object]],
     session: Session,
     ensemble: Mapping[str, object] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return what is stored about a submission with :meth:`~rollforge.store.base.TaskStore.keep_submission`.
 
     Parameters

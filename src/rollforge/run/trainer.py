@@ -218,7 +218,7 @@ class TrainerR(RecorderTrainer):
         tasks: list[Definition] | Definition,
         train_func: TrainFunc | None = None,
         experiment_name: str | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> list[Recorder]:
         """Train tasks and return one recorder per task.
 

@@ -81,7 +81,7 @@ class PathTree:
         return tree
 
 
-def terms_of(text: str, tree: PathTree) -> set[tuple[int, str, Any]]:
+def terms_of(text: str, tree: PathTree) -> set[tuple[int, str, object]]:
     """Return the terms (path, kind, value) of a stored definition; none if it is damaged."""
     try:
         document = searchable(json.loads(text))

@@ -122,7 +122,7 @@ class MemCacheExpire:
     """Seconds."""
 
     @staticmethod
-    def set_cache(mem_cache: MutableMapping[Any, Any], key: object, value: object) -> None:
+    def set_cache(mem_cache: MutableMapping[object, object], key: object, value: object) -> None:
         """Store a value with the current time."""
         mem_cache[key] = value, time.time()
 

@@ -15,7 +15,7 @@ __all__ = ["call_in_subproc", "datetime_groupby_apply"]
 
 def datetime_groupby_apply(
     df: Any,
-    apply_func: Callable[[Any], object] | str,
+    apply_func: Callable[[object], object] | str,
     axis: int = 0,
     level: str = "datetime",
     resample_rule: str = "ME",

@@ -13,12 +13,12 @@ __all__ = ["calc_all_ic", "pred_autocorr", "pred_autocorr_all"]
 
 
 def calc_all_ic(
-    pred_dict_all: Mapping[Any, pd.Series],
+    pred_dict_all: Mapping[object, pd.Series],
     label: pd.Series,
     date_col: str = "datetime",
     dropna: bool = False,
     n_jobs: int = -1,
-) -> dict[Any, dict[str, pd.Series]]:
+) -> dict[object, dict[str, pd.Series]]:
     """Return ``{name: {"ic": …, "ric": …}}`` of several predictions; see :func:`rollforge.record.analysis.calc_ic`."""
     found = {name: calc_ic(pred, label, date_col, dropna) for name, pred in pred_dict_all.items()}
     return {name: {"ic": ic, "ric": rank_ic} for name, (ic, rank_ic) in found.items()}

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from rollforge import trust
-from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable, TaskNotFound, counted
+from rollforge.errors import ConfigError, LeaseLost, TaskNotFound, counted
 from rollforge.machine import process_name
 from rollforge.moved import Alias
 from rollforge.session import Session, current_session
 from rollforge.store.base import PauseNotice, TaskStore, open_store
+from rollforge.store.renewal import Renewal
 from rollforge.task import Cause, Status, TaskRecord, digest, encode
 
 __all__ = ["Lease", "TaskManager"]
@@ -39,34 +39,18 @@ class Lease:
     """
 
     def __init__(self, store: TaskStore, task: TaskRecord, seconds: float) -> None:
-        self._store = store
-        self._task = task
-        self._seconds = seconds
-        self._done = threading.Event()
-        self._lost: LeaseLost | None = None
-        self._thread = threading.Thread(target=self._renew, name=f"lease-{task.id[:8]}", daemon=True)
-
-    def _renew(self) -> None:
-        while not self._done.wait(self._seconds / 3):
-            try:
-                self._store.renew(self._task, self._seconds)
-            except LeaseLost as exc:
-                self._lost = exc
-                return
-            except StoreUnavailable as exc:  # it may be available again before the lease expires
-                log.warning("the lease of task %s could not be renewed: %s", self._task.id, exc)
+        self._renewal = Renewal(lambda: store.renew(task, seconds), seconds / 3, f"the lease of task {task.id}")
 
     def __enter__(self) -> Lease:
-        self._thread.start()
+        self._renewal.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._done.set()
-        self._thread.join()
-        if self._lost is not None and kind is None:
-            raise self._lost
+        self._renewal.__exit__(kind, value, trace)
+        if self._renewal.lost is not None and kind is None:
+            raise self._renewal.lost
 
 
 class InsertedId(str):
