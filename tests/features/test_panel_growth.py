@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +23,9 @@ from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import QlibDataLoader
 from rollforge.features.panel import Panel
 from rollforge.features.panel_cache import PanelCache, list_panels
+from rollforge.features.panel_growth import ComparedRows, TailOfFile
 from rollforge.features.processor import Fillna, Processor, ZScoreNorm
+from rollforge.features.row_file import mapped_rows
 from rollforge.market.importer import import_table
 from rollforge.market.provider import open_provider
 from rollforge.session import Session, bounded, using
@@ -178,6 +181,35 @@ def test_a_new_day_is_appended(session: Session, built: list[str]) -> None:
     np.testing.assert_array_equal(early.to_numpy(), before)
     np.testing.assert_array_equal(raw.groups["label"].values, values)
     assert len(list_panels(session.cache)) == 2
+
+
+@pytest.mark.parametrize("pieces", [[0, 12], [0, 5, 8, 12], [8, 12, 5, 8, 0, 5]])
+def test_rows_are_compared_piece_by_piece(pieces: list[int], tmp_path: Path) -> None:
+    """In any order, and beginning at any row; rows from the first change on are kept."""
+    rows = np.arange(24, dtype="<f4").reshape(12, 2)
+    rows[:10].tofile(tmp_path / "old")
+    rows[7, 1] = -1
+    compared = ComparedRows(mapped_rows(tmp_path / "old", 0, (10, 2)), rows.shape, tail=6)
+    for start, stop in zip(pieces, pieces[1:], strict=False):
+        if start < stop:
+            compared.put(start, rows[start:stop])
+    compared.close()
+    assert compared.result is not None
+    assert (compared.first, compared.result.rows.tolist()) == (7, rows[7:].tolist())
+
+
+def test_a_file_whose_rows_cannot_be_copied_is_closed(tmp_path: Path) -> None:
+    """The file to copy from was truncated after it was mapped."""
+    np.zeros((10, 2), "<f4").tofile(tmp_path / "old")
+    old = mapped_rows(tmp_path / "old", 0, (10, 2))
+    os.truncate(tmp_path / "old", 8)
+    free = os.dup(0)  # the lowest free number of a file
+    os.close(free)
+    with pytest.raises(OSError, match="truncated"):
+        TailOfFile(tmp_path / "new", old, (12, 2), 10)
+    again = os.dup(0)
+    os.close(again)
+    assert again == free
 
 
 def test_a_day_without_changes_writes_nothing(session: Session, built: list[str]) -> None:
