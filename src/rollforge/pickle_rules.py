@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-__all__ = ["Pending", "Refused", "Rule", "are_integers", "count_hashes", "need", "size_of"]
+__all__ = ["Pending", "Refused", "Rule", "are_integers", "count_hashes", "expect", "need", "size_of"]
+
+T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -71,6 +73,19 @@ def size_of(value: Any) -> int:
 def need(condition: object, what: str) -> None:
     if not condition:
         raise Refused(what)
+
+
+def expect(value: object, kind: type[T], what: str) -> T:
+    """Return a value after checking its type.
+
+    Raises
+    ------
+    Refused
+        If the value is not of this type.
+    """
+    if not isinstance(value, kind):
+        raise Refused(what)
+    return value
 
 
 def are_integers(*values: object) -> bool:

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from rollforge.pickle_rules import Pending, Rule, are_integers, need
+from rollforge.pickle_rules import Pending, Rule, are_integers, expect, need
 
 __all__ = ["numpy_rule"]
 
@@ -17,14 +17,15 @@ _TYPE_CODE = re.compile(r"[?a-zA-Z]\d{0,7}|[a-z]+\d{0,3}")
 def _dtype(code: Any, *_: Any) -> Pending:
     need(type(code) is str and _TYPE_CODE.fullmatch(code), "a dtype of an unknown form")
 
-    def finish(state: Any) -> object:
+    def finish(state: object) -> object:
         import numpy as np
 
         if state is None:
             made = np.dtype(code)
         else:
-            need(isinstance(state, tuple) and len(state) >= 8, "a dtype with an unknown state")
-            made = _dtype_with(code, state)
+            parts = expect(state, tuple, "a dtype with an unknown state")
+            need(len(parts) >= 8, "a dtype with an unknown state")
+            made = _dtype_with(code, parts)
         need(made.itemsize <= _MAX_ITEM_SIZE, "a dtype of a very large item")
         return made
 
@@ -99,9 +100,10 @@ def _empty_array(cls: object, *_: object) -> Pending:
 
     need(cls is np.ndarray, "an array of another class")
 
-    def finish(state: Any) -> object:
-        need(isinstance(state, tuple) and len(state) in (4, 5), "an array without its data")
-        shape, dtype, fortran, data = state[-4:]
+    def finish(state: object) -> object:
+        parts = expect(state, tuple, "an array without its data")
+        need(len(parts) in (4, 5), "an array without its data")
+        shape, dtype, fortran, data = parts[-4:]
         return _array(data, dtype, shape, "F" if fortran else "C")
 
     return Pending(finish)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollforge.limits import count_values
-from rollforge.pickle_rules import Pending, Refused, Rule, are_integers, need
+from rollforge.pickle_rules import Pending, Refused, Rule, are_integers, expect, need
 from rollforge.pickled_python import is_zone
 
 __all__ = ["ARROW", "BACKED", "INDEXES", "NULLABLE", "PANDAS", "pandas_rule"]
@@ -19,7 +19,7 @@ class _Block:
     """Columns of one dtype: values (columns, rows) or an extension array, and the positions of the columns."""
 
     values: Any
-    places: Any
+    places: object
 
 
 @dataclass(slots=True)
@@ -40,12 +40,10 @@ def _manager(*arguments: Any) -> Any:
         blocks, axes = arguments[:2]
         return _Blocks(list(axes), [blocks] if isinstance(blocks, _Block) else list(blocks))
 
-    def finish(state: Any) -> _Blocks:
-        need(
-            isinstance(state, tuple) and len(state) >= 4 and isinstance(state[3], dict),
-            "a manager with an unknown state",
-        )
-        inner = state[3]["0.14.1"]
+    def finish(state: object) -> _Blocks:
+        parts = expect(state, tuple, "a manager with an unknown state")
+        need(len(parts) >= 4 and isinstance(parts[3], dict), "a manager with an unknown state")
+        inner = parts[3]["0.14.1"]
         return _Blocks(list(inner["axes"]), [_Block(b["values"], b["mgr_locs"]) for b in inner["blocks"]])
 
     return Pending(finish)
@@ -106,19 +104,16 @@ def _with_flags(value: Any, state: dict[str, Any]) -> Any:
     return value
 
 
-def _frame(*arguments: Any) -> Pending:
+def _frame(*arguments: object) -> Pending:
     need(not arguments, "a call of DataFrame with arguments")
 
-    def finish(state: Any) -> Any:
+    def finish(state: object) -> object:
         import numpy as np
         import pandas as pd
 
-        need(isinstance(state, dict), "a frame without its state")
-        blocks = state.get("_mgr", state.get("_data"))
-        need(
-            isinstance(blocks, _Blocks) and len(blocks.axes) == 2 and all(map(_is_index, blocks.axes)),
-            "a frame without blocks",
-        )
+        known = expect(state, dict, "a frame without its state")
+        blocks = expect(known.get("_mgr", known.get("_data")), _Blocks, "a frame without blocks")
+        need(len(blocks.axes) == 2 and all(map(_is_index, blocks.axes)), "a frame without blocks")
         columns, index = blocks.axes
         found = _frame_columns(blocks)
         only = blocks.blocks[0].values if len(blocks.blocks) == 1 else None
@@ -129,31 +124,28 @@ def _frame(*arguments: Any) -> Pending:
             series = {i: pd.Series(found[i], index=index, dtype=found[i].dtype) for i in range(len(columns))}
             made = pd.DataFrame(series, index=index)
         made.columns = columns
-        return _with_flags(made, state)
+        return _with_flags(made, known)
 
     return Pending(finish)
 
 
-def _series(*arguments: Any) -> Pending:
+def _series(*arguments: object) -> Pending:
     need(not arguments, "a call of Series with arguments")
 
-    def finish(state: Any) -> Any:
+    def finish(state: object) -> object:
         import pandas as pd
 
-        need(isinstance(state, dict), "a series without its state")
-        blocks = state.get("_mgr", state.get("_data"))
-        need(
-            isinstance(blocks, _Blocks) and len(blocks.axes) == 1 and _is_index(blocks.axes[0]),
-            "a series without a block",
-        )
+        known = expect(state, dict, "a series without its state")
+        blocks = expect(known.get("_mgr", known.get("_data")), _Blocks, "a series without a block")
+        need(len(blocks.axes) == 1 and _is_index(blocks.axes[0]), "a series without a block")
         need(len(blocks.blocks) == 1, "a series without a block")
-        values, name = blocks.blocks[0].values, state.get("_name", state.get("name"))
+        values, name = blocks.blocks[0].values, known.get("_name", known.get("name"))
         need(
             getattr(values, "ndim", 0) == 1 and len(values) == len(blocks.axes[0]),
             "a series that does not fit its index",
         )
         hash(name)
-        return _with_flags(pd.Series(values, index=blocks.axes[0], dtype=values.dtype, name=name), state)
+        return _with_flags(pd.Series(values, index=blocks.axes[0], dtype=values.dtype, name=name), known)
 
     return Pending(finish)
 
@@ -189,17 +181,15 @@ def _index(cls: Any, parts: Any) -> Any:
 def _backed_array(cls: Any, *_: Any) -> Pending:
     """Build arrays of dates, times, periods, categories and strings from numbers (or objects) and a dtype."""
 
-    def finish(state: Any) -> Any:
+    def finish(state: object) -> object:
         import numpy as np
         import pandas as pd
 
-        need(
-            isinstance(cls, type) and isinstance(state, tuple) and len(state) in (2, 3),
-            "an array with an unknown state",
-        )
-        values = next((part for part in state if isinstance(part, np.ndarray)), None)
-        dtype = next((p for p in state if isinstance(p, (np.dtype, pd.api.extensions.ExtensionDtype))), None)
-        more = next((part for part in state if type(part) is dict), {})
+        parts = expect(state, tuple, "an array with an unknown state")
+        need(isinstance(cls, type) and len(parts) in (2, 3), "an array with an unknown state")
+        values = next((part for part in parts if isinstance(part, np.ndarray)), None)
+        dtype = next((p for p in parts if isinstance(p, (np.dtype, pd.api.extensions.ExtensionDtype))), None)
+        more = next((part for part in parts if type(part) is dict), {})
         need(values is not None, "an array without values")
         return _array_of(cls.__name__, values, dtype, more)
 
@@ -235,12 +225,12 @@ def _array_of(kind: str, values: Any, dtype: Any, more: dict[str, Any]) -> Any:
 def _masked_array(*arguments: object) -> Pending:
     need(not arguments, "a masked array made by a call")
 
-    def finish(state: Any) -> Any:
+    def finish(state: object) -> object:
         import numpy as np
         import pandas as pd
 
-        need(isinstance(state, dict), "a masked array without its state")
-        data, mask = state["_data"], state["_mask"]
+        known = expect(state, dict, "a masked array without its state")
+        data, mask = known["_data"], known["_mask"]
         need(
             isinstance(data, np.ndarray) and isinstance(mask, np.ndarray),
             "a masked array of something other than values and a mask",
@@ -254,7 +244,7 @@ def _masked_array(*arguments: object) -> Pending:
 def _arrow_array(*arguments: object) -> Pending:
     need(not arguments, "an Arrow array made by a call")
 
-    def finish(state: Any) -> Any:
+    def finish(state: Any) -> object:
         import pandas as pd
         import pyarrow as pa
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
-from rollforge.pickle_rules import Rule, are_integers, count_hashes, need
+from rollforge.pickle_rules import Refused, Rule, are_integers, count_hashes, need
 
 __all__ = ["MOVED", "PYTHON", "is_zone"]
 
@@ -32,10 +32,10 @@ def _bytearray(data: Any = b"", encoding: str = "latin-1") -> bytearray:
     return bytearray(data.encode("latin-1") if isinstance(data, str) else data)
 
 
-def _encode(text: Any, encoding: object = "latin1") -> bytes:
-    need(type(text) is str and encoding in ("latin1", "latin-1"), "an encoding other than Latin-1")
-    made: bytes = text.encode("latin-1")
-    return made
+def _encode(text: object, encoding: object = "latin1") -> bytes:
+    if not (type(text) is str and encoding in ("latin1", "latin-1")):
+        raise Refused("an encoding other than Latin-1")
+    return text.encode("latin-1")
 
 
 def _bytes(data: object = b"", encoding: str = "latin-1") -> bytes:
@@ -123,10 +123,11 @@ def is_zone(zone: object) -> bool:
     return isinstance(zone, dt.tzinfo) or (type(zone) is str and len(zone) < 100 and not zone.startswith("dateutil/"))
 
 
-def _zone_info(key: Any, *_: object) -> object:
+def _zone_info(key: object, *_: object) -> object:
     from zoneinfo import ZoneInfo
 
-    need(type(key) is str and len(key) < 100, "a time zone without a name")
+    if not (type(key) is str and len(key) < 100):
+        raise Refused("a time zone without a name")
     return ZoneInfo(key)
 
 
@@ -138,8 +139,9 @@ def _get_attribute(*arguments: object) -> Rule:
     return Rule(_zone_info)
 
 
-def _decimal(text: Any) -> Decimal:
-    need(type(text) is str and len(text) < 10_000, "a Decimal of something other than a string")
+def _decimal(text: object) -> Decimal:
+    if not (type(text) is str and len(text) < 10_000):
+        raise Refused("a Decimal of something other than a string")
     return Decimal(text)
 
 

@@ -8,10 +8,8 @@ and numpy are identified by their last part.
 
 from __future__ import annotations
 
-from typing import Any
-
 from rollforge.lightgbm_text import check_model_text
-from rollforge.pickle_rules import Pending, Rule, need
+from rollforge.pickle_rules import Pending, Rule, expect, need
 from rollforge.pickled_numpy import numpy_rule
 from rollforge.pickled_pandas import ARROW, pandas_rule
 from rollforge.pickled_python import MOVED, PYTHON
@@ -27,18 +25,18 @@ _BOOSTER_STATE = {
 def _booster(*arguments: object) -> Pending:
     need(not arguments, "a call of Booster with arguments")
 
-    def finish(state: Any) -> object:
+    def finish(state: object) -> object:
         import lightgbm
 
-        need(isinstance(state, dict), "a booster without its state")
-        text = state.get("_handle", state.get("handle"))
-        need(type(text) is str and text.startswith("tree"), "a booster without its model")
+        known = expect(state, dict, "a booster without its state")
+        text = expect(known.get("_handle", known.get("handle")), str, "a booster without its model")
+        need(text.startswith("tree"), "a booster without its model")
         check_model_text(text)
         made = lightgbm.Booster(model_str=text)
         for name, kind in _BOOSTER_STATE.items():
-            if name in state:
-                need(isinstance(state[name], kind), f"a booster with an unknown {name}")  # type: ignore[arg-type]
-                setattr(made, name, state[name])
+            if name in known:
+                need(isinstance(known[name], kind), f"a booster with an unknown {name}")  # type: ignore[arg-type]
+                setattr(made, name, known[name])
         return made
 
     return Pending(finish)

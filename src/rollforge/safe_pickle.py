@@ -252,9 +252,9 @@ class _Reader:
     def __init__(self) -> None:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
-        self._nested: dict[int, tuple[Any, int, int]] = {}
+        self._nested: dict[int, tuple[object, int, int]] = {}
         """Nested tuples and frozensets by id: the object, the number of values in it, its depth."""
-        self._hashes: dict[int, tuple[Any, Counter[int]]] = {}
+        self._hashes: dict[int, tuple[object, Counter[int]]] = {}
         """Dicts and sets being filled, by id: the object, and how often each hash occurs among its keys."""
         self._nests: dict[int, _Nest] = {}
         """Arrays of objects, deques and defaultdicts by id."""

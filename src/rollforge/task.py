@@ -375,7 +375,7 @@ def _from_tag(tag: str, body: Any, resolve: Callable[[str, str], Any]) -> Any:  
     return pd.Timestamp(moment) if zone is None else pd.Timestamp(moment).tz_convert(zone)
 
 
-def _split_zone(text: str) -> tuple[str, Any]:
+def _split_zone(text: str) -> tuple[str, dt.tzinfo | None]:
     moment, bracket, name = text.partition("[")
     if not bracket:
         return text, None

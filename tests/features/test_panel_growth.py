@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,7 @@ def test_rows_are_compared_piece_by_piece(pieces: list[int], tmp_path: Path) -> 
     rows[:10].tofile(tmp_path / "old")
     rows[7, 1] = -1
     compared = ComparedRows(mapped_rows(tmp_path / "old", 0, (10, 2)), rows.shape, tail=6)
-    for start, stop in zip(pieces, pieces[1:], strict=False):
+    for start, stop in pairwise(pieces):
         if start < stop:
             compared.put(start, rows[start:stop])
     compared.close()

@@ -388,7 +388,7 @@ def day_body(
     parts: dict[str, Iterable[_Value]] = {
         "releases": releases, "signals": signals, "events": events, "checks": checks,
     }  # fmt: skip
-    shadow: dict[str, list[Any]] = {
+    shadow: dict[str, Iterable[_Value]] = {
         "shadows": list(shadows),
         "comparisons": list(comparisons),
     }  # only of services with a policy
@@ -414,7 +414,7 @@ def correction_body(
     body: dict[str, object] = {"signals": [s.to_document() for s in signals], "why": why}
     if day is not None:
         body["day"] = day.to_document()
-    parts: dict[str, list[Any]] = {"checks": list(checks), "shadows": list(shadows)}
+    parts: dict[str, Iterable[_Value]] = {"checks": list(checks), "shadows": list(shadows)}
     body |= {name: [value.to_document() for value in values] for name, values in parts.items() if values}
     return {**body, "events": [e.to_document() for e in events]}
 

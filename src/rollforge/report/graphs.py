@@ -219,8 +219,8 @@ def parse_position(position: Mapping[Any, Any]) -> pd.DataFrame:
         Index (instrument, datetime); amount, price, weight, cash, … of each holding. ``status`` is 1 on its first day,
         0 afterwards, and -1 on the first day without it, whose row repeats that of its last day.
     """
-    rows: list[dict[str, Any]] = []
-    before: dict[str, dict[str, Any]] = {}
+    rows: list[dict[str, object]] = []
+    before: dict[str, dict[str, object]] = {}
     for day in sorted(position):
         entry = getattr(position[day], "position", position[day])
         held = {

@@ -45,7 +45,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def both(self, call: Callable[[Ledger], object]) -> Any:
         """Return the result of a call on both ledgers; results and errors must agree."""
-        answers: list[tuple[Any, type | None]] = []
+        answers: list[tuple[object, type | None]] = []
         for ledger in (self.model, self.ledger):
             try:
                 answers.append((call(ledger), None))

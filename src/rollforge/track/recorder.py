@@ -141,7 +141,7 @@ class Recorder:
         return self._info
 
     @property
-    def info(self) -> dict[str, Any]:
+    def info(self) -> RunDescription:
         """Description of the run under Qlib's keys."""
         return {
             "class": "Recorder", "id": self.id, "name": self.name, "experiment_id": self.experiment_id,
@@ -441,6 +441,16 @@ class Recorder:
 
 COPIED_FROM = "rollforge.copied_from"
 """Tag of a run copied from another store: the id of the original run."""
+
+
+RunDescription = TypedDict(
+    "RunDescription",
+    {
+        "class": str, "id": str, "name": str, "experiment_id": str,
+        "start_time": str, "end_time": str | None, "status": str,
+    },
+)  # fmt: skip
+"""Description of a run under Qlib's keys."""
 
 
 class RunReference(TypedDict):
