@@ -673,7 +673,7 @@ class DataLoaderDH(DataLoader):
             self.fetch_kwargs |= fetch_arguments(handler, fetch_kwargs)
 
     @staticmethod
-    def _handler(config: object, group: str) -> object:
+    def _handler(config: object, group: str) -> Any:
         if hasattr(config, "fetch"):
             return config
         where = f"handler_config{group and '.'}{group}"

@@ -138,7 +138,7 @@ class DayRun:
         self.releases: list[Release] = []
         self.written: dict[str, Recorder] = {}
         """The recorders whose predictions were written."""
-        self.predicted: dict[str, pd.DataFrame] = {}
+        self.predicted: dict[str, signal_files.Signals] = {}
         """Their predictions for the day, by id."""
         self.events: list[Event] = []
         self.fallbacks: list[str] = []

@@ -32,13 +32,13 @@ class Scores:
 
 
 class _HasSignal(Protocol):
-    """What a signal of any class has."""
+    """A signal of any class."""
 
     def get_signal(self, start_time: DayLike, end_time: DayLike) -> pd.Series | pd.DataFrame | None: ...
 
 
 class _Predicts(Protocol):
-    """What a signal needs of a model."""
+    """A model that a signal can be made of."""
 
     def predict(self, dataset: Dataset) -> pd.Series | pd.DataFrame: ...
 

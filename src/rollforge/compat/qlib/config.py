@@ -44,10 +44,10 @@ class Config(dict[str, Any]):
         except KeyError:
             raise AttributeError(f"Qlib's setting {name!r} is unknown.") from None
 
-    def __setattr__(self, name: str, value: object) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
 
-    def __setitem__(self, name: str, value: object) -> None:
+    def __setitem__(self, name: str, value: Any) -> None:
         if name == "provider_uri":
             init_session(**_kept(provider_uri=_folder(value, self.get("mount_path"))))
         elif name == "region":

@@ -40,7 +40,7 @@ class Index:
         if len({x.dtype for x in labels if isinstance(x, np.datetime64)}) > 1:
             raise TypeError("The labels of an index must be days of one precision.")
         self.idx_list: np.ndarray = np.asarray(labels)
-        self.index_map: dict[object, int] = {label: i for i, label in reversed(list(enumerate(self.idx_list)))}
+        self.index_map: dict[Any, int] = {label: i for i, label in reversed(list(enumerate(self.idx_list)))}
 
     def __getitem__(self, i: Any) -> Any:
         return self.idx_list[i]
@@ -256,14 +256,14 @@ class IndexData:
         """Return the absolute numbers."""
         return self._like(np.abs(self.data))
 
-    def replace(self, to_replace: Mapping[float, float]) -> Self:
+    def replace(self, to_replace: Mapping[Any, Any]) -> Self:
         """Return the numbers with some replaced: ``{old: new}``, all at once."""
         found = self.data.copy()
         for old, new in to_replace.items():
             found[self.data == old] = new
         return self._like(found)
 
-    def apply(self, func: Callable[[Floats], object]) -> Self:
+    def apply(self, func: Callable[[Floats], Any]) -> Self:
         """Apply a function to the numbers."""
         return self._like(func(self.data))
 
@@ -348,7 +348,7 @@ class SingleData(IndexData):
         total: SingleData = parts[0] + parts[1]
         return total
 
-    def to_dict(self) -> dict[object, float]:
+    def to_dict(self) -> dict[Any, float]:
         """Return label -> number."""
         return dict(zip(self.index.tolist(), self.data.tolist(), strict=True))
 
