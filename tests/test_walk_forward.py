@@ -743,7 +743,7 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (columns, {"label": ["y", "y"]}, "label: names 'y' twice"),
     (columns, {"label": {"y": 1, "c": "x"}, "horizon": 1}, "horizon.1: must be a whole number, at least 0; found 'x'"),
     (columns, {"label": {"y": 1}, "horizon": 5}, "horizon: is given by label"),
-    (columns, {"estimator": Hidden(3.0)}, "estimator: the Hidden has no description, because the argument value is no"),
+    (columns, {"estimator": Hidden(3.0)}, "estimator: the Hidden has no description, because Hidden has no attribute"),
     (columns, {"groups": "sector"}, "groups='sector': the frame has no such column"),
     (
         columns,

@@ -397,7 +397,7 @@ def test_times_in_utc_are_noted(tmp_path: Path, form: str) -> None:
     table["date"] = {"text": [str(d) for d in days], "zoned": days, "epoch": days.as_unit("s").asi8}[form]
     table.to_parquet(tmp_path / "t.parquet")
     made = import_table(tmp_path / "t.parquet", tmp_path / "data")
-    assert any("to days in UTC (there are times such as 16:00 UTC)" in n for n in made.notes)
+    assert any("days are those of UTC, because there are times such as 16:00 UTC" in n for n in made.notes)
 
 
 @pytest.mark.parametrize(
