@@ -98,7 +98,8 @@ def _ran(plan: Plan) -> str:
 def _reason(exc: Exception) -> str:
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
     problem = next((line for line in lines if not re.fullmatch(r".*\.yaml.*:", line)), lines[0])
-    problem = re.sub(r"^\S+\.yaml(?:, line \d+)?(?:: | )", "", problem.lstrip("*- "))
+    problem = re.sub(r"^(?:\S+\.yaml, |\S+\.yaml:? )?(?:line \d+: )?", "", problem.lstrip("*- "))
+    problem = re.sub(r" \(relative to [^)]*\)", "", problem)
     return problem if len(problem) <= MAX_REASON else problem[:MAX_REASON].rsplit(" ", 1)[0] + " …"
 
 
