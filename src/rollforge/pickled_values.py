@@ -30,7 +30,7 @@ def _booster(*arguments: object) -> Pending:
 
         known = expect(state, dict, "a booster without its state")
         text = expect(known.get("_handle", known.get("handle")), str, "a booster without its model")
-        need(text.startswith("tree"), "a booster without its model")
+        need(type(text) is str and text.startswith("tree"), "a booster without its model")
         check_model_text(text)
         made = lightgbm.Booster(model_str=text)
         for name, kind in _BOOSTER_STATE.items():
