@@ -57,3 +57,19 @@ def test_modules_and_classes_are_described_by_what_they_are() -> None:
             if isinstance(node, (ast.Module, ast.ClassDef)) and question.match(ast.get_docstring(node) or ""):
                 found.append(f"{file.relative_to(root)}: {(ast.get_docstring(node) or '').splitlines()[0]}")
     assert found == []
+
+
+def test_docstrings_of_tests_are_sentences() -> None:
+    """They do not continue the name of the test with a fragment such as "Also in a condition"."""
+    fragment = re.compile(
+        r"(Also|And|But|Nor|Or|Not|Even|Such as|So that|Unless|Of|Whose|Which)\b(?! all| many| each| of)"
+    )
+    root = Path(__file__).parent
+    found = []
+    for file in sorted(root.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
+                text = ast.get_docstring(node) or ""
+                if fragment.match(text) and ", " not in text.partition(".")[0]:
+                    found.append(f"{file.relative_to(root)}: {node.name}: {text.splitlines()[0]}")
+    assert found == []

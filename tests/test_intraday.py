@@ -464,7 +464,7 @@ def test_bars_are_recognized_in_the_forms_of_their_sources(written: dict[str, st
 
 
 def test_a_second_row_of_a_day_does_not_make_bars_of_daily_data(tmp_path: Path) -> None:
-    """Whatever its time is: it is the duplicate that it always was."""
+    """It is the same duplicate as before, whatever its time is."""
     table = pd.DataFrame({"symbol": "A", "datetime": [f"{day:%Y-%m-%d} 16:00" for day in DAYS], "close": 5.0})
     twice = pd.concat([table, table.iloc[[7]].replace("16:00", "17:30", regex=True)])
     with pytest.raises(DataError, match=r"more than one row per instrument and day: A on 2024-01-11 \(row 61\)"):
@@ -487,7 +487,7 @@ def test_a_second_row_of_a_day_does_not_make_bars_of_daily_data(tmp_path: Path) 
     ],
 )
 def test_bars_that_cannot_be_imported(times: Any, text: str, tmp_path: Path) -> None:
-    """With what to do about them."""
+    """The message says what to do about them."""
     with pytest.raises(DataError, match=text):
         import_table(pd.DataFrame({"symbol": "A", "datetime": times, "close": 5.0}), tmp_path / "data")
 

@@ -51,7 +51,7 @@ def test_an_example_trains_all_windows(name: str, small_market: Path, tmp_path: 
 
 
 def test_each_example_says_how_to_run_it() -> None:
-    """With its own name; there is one for each family of models."""
+    """The command has its own name; there is one for each family of models."""
     assert {"lightgbm", "xgboost", "catboost", "linear", "sklearn", "double_ensemble", "tuned", "own"} <= set(EXAMPLES)
     for name in EXAMPLES:
         text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
@@ -59,7 +59,7 @@ def test_each_example_says_how_to_run_it() -> None:
 
 
 def test_an_own_model_in_walk_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In worker processes: the prediction of a window is that of the model fitted on its training days."""
+    """It is trained in worker processes: the prediction of a window is that of the model fitted on its training days."""
     monkeypatch.syspath_prepend(FOLDER)
     kind = import_module("own_model").MeanOfFeatures
     days = pd.bdate_range("2022-01-03", periods=200, name="day")

@@ -470,7 +470,7 @@ def test_a_ranker_of_catboost_stops_early(session: Session) -> None:
 
 
 def test_catboost_uses_the_threads_of_the_session(session: Session) -> None:
-    """Also in a pipeline; a smaller number of one's own is kept."""
+    """It does so in a pipeline too; a smaller number of one's own is kept."""
     library: Any = pytest.importorskip("catboost", reason=BOOSTING)
     for given, expected in ((None, 2), (1, 1), (-1, 2), (64, 2)):
         options = {} if given is None else {"thread_count": given}

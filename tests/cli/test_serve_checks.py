@@ -310,7 +310,7 @@ def assert_ic(tmp_path: Path, serve: Serve, market: Market, check: CheckResult) 
 def test_a_check_that_cannot_be_computed_is_unknown(
     tmp_path: Path, serve: Serve, market: Market, level: str, block: bool
 ) -> None:
-    """With the reason; the other checks are computed. It counts as a failure if the level of the check says so."""
+    """The reason is given; the other checks are computed. It counts as a failure if the level of the check says so."""
     market.show(BEGIN)
     serve("init", checks={"score_psi": {"limit": 9, "level": level}, "ic": {"days": 25, "limit": -1}, "block": block})
     serve("run")

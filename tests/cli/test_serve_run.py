@@ -331,7 +331,7 @@ def test_services_of_one_experiment_with_other_data_are_independent(
 
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_a_service_begins_with_its_first_window(tmp_path: Path, workflow: Path, market: Market, ahead: int) -> None:
-    """Not before it, also if the data end on the day before it: then it waits, and is checked for leakage later."""
+    """It does not begin before it; if the data end on the day before, it waits, and is checked for leakage later."""
     uri, first = f"sqlite:///{tmp_path}/ledger.db", DAYS[52]
     market.show(DAYS[52 - ahead])
     refused = call("serve", "--ledger", uri, "init", "--begin", DAYS[51], workflow)

@@ -186,7 +186,7 @@ def test_a_new_day_is_appended(session: Session, built: list[str]) -> None:
 
 @pytest.mark.parametrize("pieces", [[0, 12], [0, 5, 8, 12], [8, 12, 5, 8, 0, 5]])
 def test_rows_are_compared_piece_by_piece(pieces: list[int], tmp_path: Path) -> None:
-    """In any order, and beginning at any row; rows from the first change on are kept."""
+    """Pieces come in any order, and begin at any row; rows from the first change on are kept."""
     rows = np.arange(24, dtype="<f4").reshape(12, 2)
     rows[:10].tofile(tmp_path / "old")
     rows[7, 1] = -1

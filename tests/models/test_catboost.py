@@ -84,7 +84,7 @@ def test_invalid_parameters_are_errors(data: DatasetH) -> None:
 
 
 def test_a_classifier_predicts_log_odds(data: DatasetH) -> None:
-    """As Qlib's model does: any real number, positive for the larger class."""
+    """It predicts any real number as Qlib's model does, positive for the larger class."""
     frame = data.prepare(slice(None), col_set=["feature", "label"], data_key="raw")
     frame[("label", "y")] = (frame[("label", "y")] > 0).astype(float)
     classes = DatasetH(DataHandlerLP.from_df(frame), SEGMENTS)

@@ -135,7 +135,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_each_model_learns(name: str) -> None:
-    """From samples of several days. Rows that contain the same days give the same output of its module."""
+    """It learns from samples of several days too. Rows that contain the same days give the same output of its module."""
     import torch
 
     model = NETWORKS[name]()
@@ -360,7 +360,7 @@ def saved(model: Any, folder: Path) -> Path:
 
 
 def test_weights_are_a_file_that_pytorch_reads(tmp_path: Path) -> None:
-    """Without executing anything; a file with anything else than weights is not loaded."""
+    """Reading it executes nothing; a file with anything else than weights is not loaded."""
     import torch
 
     model = net()

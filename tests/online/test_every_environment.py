@@ -359,7 +359,7 @@ def test_panels_grow_and_do_not_pile_up(life: Life) -> None:
 
 
 def test_a_day_that_is_removed_from_the_calendar_is_withdrawn(life: Life) -> None:
-    """And the day after it is predicted anew, without its prices; the days before it stay as they were."""
+    """The day after it is predicted anew, without its prices; the days before it stay as they were."""
     assert life.removed == {DAYS[70]: (1, 4), DAYS[71]: (2, 0), DAYS[72]: (2, 4)}
     before, after = life.after_removal
     assert days_of(after)[-2:] == [DAYS[70], DAYS[72]]

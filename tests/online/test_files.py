@@ -72,7 +72,7 @@ def test_published_signals_do_not_change(market: Market) -> None:
 
 
 def test_signals_of_several_files_are_in_the_order_of_their_days(tmp_path: Path) -> None:
-    """Also if a day in the middle of a file has a later version in another one."""
+    """This holds even if a day in the middle of a file has a later version in another one."""
     index = pd.MultiIndex.from_product([pd.DatetimeIndex(RUN), ["A", "B"]], names=["datetime", "instrument"])
     whole = pd.Series(np.arange(6.0), index, name="score")
     again = -whole.loc[[pd.Timestamp(RUN[1])]]

@@ -56,7 +56,7 @@ def test_a_lost_champion_is_trained_again(served_by: Market) -> None:
 
 @pytest.mark.parametrize("which", ["replaced", "replacing"])
 def test_a_rollback_stays_when_a_model_is_lost(market: Market, which: str) -> None:
-    """Whether the model in use or the one that it was used instead of is lost; the next window begins when it is due."""
+    """It stays whether the model in use or the one that it replaces is lost; the next window begins when it is due."""
     days = DAYS[FIRST : FIRST + 2 * STEP + 1]
     served = live(market, manager(trunc_days="auto"), days[: STEP + 1])
     (old,) = served.state.champions(days[STEP - 1])
