@@ -81,6 +81,7 @@ task:
 REQUIRED = {
     "SklearnModel": "{estimator: {class: Ridge, module_path: sklearn.linear_model}}",
     "TorchModel": "{module: rollforge.models.torch_networks.Net}",
+    "TunedModel": "{model: {class: LinearModel, module_path: rollforge.models}, space: {alpha: [0.1, 1.0]}}",
 }
 """Arguments without which a model cannot be built."""
 COMMANDS: dict[str, tuple[list[str], str]] = {
