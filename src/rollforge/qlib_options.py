@@ -50,7 +50,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     **dict.fromkeys(("joblib_backend", "maxtasksperchild"), "how Qlib starts processes"),
     "dump_protocol_version": "Qlib's pickle protocol",
     "logging_config": "the format of Qlib's log",
-    "min_data_shift": "intraday bars, which are not supported",
+    "min_data_shift": "a shift of the minutes of a day, which Rollforge reads as they are",
     "qlib_reset_version": "the version reported as Qlib's",
 }  # fmt: skip
 """Option -> its purpose in Qlib. In Rollforge it has no effect and cannot change any number."""
