@@ -245,6 +245,7 @@ def test_a_nonexistent_date_in_yaml_is_an_error(text: str) -> None:
 
 OTHER_READERS = ("pd.Timestamp", "pd.Period", "to_datetime", "fromisoformat", "strptime", "dateutil", "parse_dates")
 CONVERSIONS = {
+    ("check/compare.py", "_place"): "of an index's times",
     ("compat/qlib/clock.py", "concat_date_time"): "from numbers",
     ("compat/qlib/days.py", "_days"): "of the calendar's days",
     ("compat/qlib/resample.py", "resam_calendar"): "of a calendar's times",

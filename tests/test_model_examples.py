@@ -47,7 +47,7 @@ def test_an_example_trains_all_windows(name: str, small_market: Path, tmp_path: 
     prediction = pipeline.collect(plan.workflow.session, plan.workflow.experiment_name, plan.ids).prediction
     assert prediction is not None
     assert np.isfinite(prediction["score"]).all()
-    assert prediction["score"].nunique() > 100
+    assert prediction["score"].nunique() > 10
 
 
 def test_each_example_says_how_to_run_it() -> None:

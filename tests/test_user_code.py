@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -241,3 +242,13 @@ def test_a_file_is_imported_once_until_it_changes(tmp_path: Path) -> None:
     assert import_file(str(file)).B is not None
     with pytest.raises(RollforgeError, match="There is no Python file"):
         import_file(str(tmp_path / "twice.py"))
+
+
+def test_an_edit_within_a_second_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's cached bytecode counts as current if the size and the second of the last change are the same."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "edited.py"
+    for value in (1, 2):
+        file.write_text(f"VALUE = {value}\n")
+        os.utime(file, ns=(0, 1_700_000_000_000_000_000 + value))
+        assert import_file(str(file)).VALUE == value

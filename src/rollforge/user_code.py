@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.machinery
 import importlib.util
 import os
 import re
 import sys
 import traceback
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from rollforge.errors import BuildError, ConfigError, MissingCode
 from rollforge.paths import read_path
@@ -17,6 +18,15 @@ from rollforge.paths import read_path
 __all__ = ["describe", "file_digest", "file_state", "import_file", "module_name"]
 
 _PACKAGE = Path(__file__).parent
+
+
+class _SourceLoader(importlib.machinery.SourceFileLoader):
+    """Compiles the file each time: cached bytecode of a file counts as current if an edit within the same second kept
+    its size."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
 
 
 def module_name(path: str) -> str:
@@ -48,7 +58,7 @@ def import_file(path: str) -> ModuleType:
     version = (str(file.resolve()), state.st_mtime_ns, state.st_size)
     if known is not None and getattr(known, "__rollforge_file__", None) == version:
         return known
-    spec = importlib.util.spec_from_file_location(name, file)
+    spec = importlib.util.spec_from_file_location(name, file, loader=_SourceLoader(name, str(file)))
     if spec is None or spec.loader is None:
         raise BuildError(f"{path!r} is not a Python file.")
     module = importlib.util.module_from_spec(spec)

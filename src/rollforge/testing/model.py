@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from rollforge.dates import read_time
 from rollforge.errors import ModelError, RollforgeError
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
@@ -210,7 +211,7 @@ class ModelSuite:
         """The model equals the one fitted without the instruments that have no labels."""
         frame = self.make_frame()
         others = _of(frame, _OTHERS)
-        early = frame.index.get_level_values("datetime") <= pd.Timestamp(self.segments["valid"][1])
+        early = frame.index.get_level_values("datetime") <= read_time(self.segments["valid"][1])
         spoilt = frame.copy()
         spoilt.loc[others & early, ("label", "y0")] = value
         expected = self.predicted(frame[~others])
@@ -293,7 +294,7 @@ class ModelSuite:
     def test_a_segment_without_any_value_is_an_error(self, group: str) -> None:
         """All labels or all features of the train segment are missing."""
         frame = self.make_frame()
-        early = frame.index.get_level_values("datetime") <= pd.Timestamp(self.segments["train"][1])
+        early = frame.index.get_level_values("datetime") <= read_time(self.segments["train"][1])
         frame.loc[early, [column for column in frame.columns if column[0] == group]] = np.nan
         with pytest.raises(ModelError, match=rf"{group}s.*'train' segment are missing or infinite"):
             self.fitted(frame)
@@ -339,7 +340,7 @@ def _frame_of(label: object, frame: pd.DataFrame, segment: str | slice, segments
     if isinstance(label, pd.DataFrame):
         return label.iloc[:, 0]
     start, end = (segment.start, segment.stop) if isinstance(segment, slice) else segments[segment]
-    return frame[("label", "y0")].loc[pd.Timestamp(start) : pd.Timestamp(end)]
+    return frame[("label", "y0")].loc[read_time(start) : read_time(end)]
 
 
 def _saved(model: Any, folder: Path) -> Path:
