@@ -251,4 +251,5 @@ def test_an_edit_within_a_second_is_seen(tmp_path: Path, monkeypatch: pytest.Mon
     for value in (1, 2):
         file.write_text(f"VALUE = {value}\n")
         os.utime(file, ns=(0, 1_700_000_000_000_000_000 + value))
-        assert import_file(str(file)).VALUE == value
+        module = import_file(str(file))
+        assert module.VALUE == value
