@@ -365,3 +365,11 @@ def test_importing_rollforge_loads_no_large_library(statement: str) -> None:
         "typer",
     }
     assert not heavy & set(out.split())
+
+
+@pytest.mark.parametrize("first", ["import rollforge.walk_forward", "from rollforge.walk_forward import WalkForward"])
+def test_a_function_is_not_replaced_by_the_module_of_its_name(first: str) -> None:
+    """Importing the module ``rollforge.walk_forward`` leaves ``rollforge.walk_forward`` the function."""
+    code = f"{first}; import rollforge; print(callable(rollforge.walk_forward))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
