@@ -170,7 +170,7 @@ def use(result: WalkForward, recorder: Recorder, tracker: Tracker, record: TaskR
     D.feature(["A"], ["$close"])  # has no attribute "feature"
     D.features(["A"], ["$close"], start="2020")  # Unexpected keyword argument "start"
     DatasetH(handler=3, segments=5)  # Argument "segments" to "DatasetH" has incompatible type "int"
-    DatasetH(handler={}, segments={}).prepare("train", colset="x")  # Unexpected keyword argument "colset"
+    DatasetH(handler={}, segments={}).prepare("train", colset="x")  # "prepare" of "DatasetH"
     DataHandlerLP(instruments="all", data_loder=1)  # Unexpected keyword argument "data_loder"
     Alpha158(label_hoizon=3)  # Unexpected keyword argument "label_hoizon"
     Alpha360(learn_procesors=[])  # Unexpected keyword argument "learn_procesors"

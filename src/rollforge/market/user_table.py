@@ -444,7 +444,7 @@ def _read_times(key: pd.Index, name: object) -> pd.DatetimeIndex:
             )
     check_hashable(key, name, "times")
     codes, distinct = pd.factorize(key)  # each text is parsed once
-    found = np.full(len(distinct) + 1, np.datetime64("NaT"), "datetime64[ns]")  # the last one is for missing values
+    found = np.full(len(distinct) + 1, np.datetime64("NaT", "ns"))  # the last one is for missing values
     for i, value in enumerate(distinct):
         try:
             found[i] = read_times([value], str(name)).astype("datetime64[ns]")[0]
