@@ -480,3 +480,24 @@ def test_the_examples_run(name: str, torch_market: Path, tmp_path: Path) -> None
     prediction = pd.read_parquet(tmp_path / "out" / "prediction.parquet")
     assert np.isfinite(prediction["score"]).all()
     assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_walk_forward_with_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model is an object, its class is in a module, and the windows are trained in worker processes."""
+    from rollforge import walk_forward
+
+    code = "import torch\nclass Slope(torch.nn.Linear):\n    def forward(self, x):\n        return super().forward(x)[:, 0]\n"
+    (tmp_path / "slope_module.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    from slope_module import Slope  # type: ignore[import-not-found]
+
+    index = pd.MultiIndex.from_product([pd.bdate_range("2022-01-03", periods=120), list("ABCD")], names=["day", "code"])
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(len(index), 2)), index, ["a", "b"])
+    frame["y"] = 2 * frame["a"] - frame["b"]
+    session = Session(
+        store_uri=f"sqlite:///{tmp_path}/tasks.db", tracking_uri=f"folder:{tmp_path}/runs", cache=str(tmp_path)
+    )
+    model = TorchModel(Slope, {"in_features": 2, "out_features": 1}, n_epochs=60, lr=0.1, batch_size=64, seed=1)
+    result = walk_forward(model, frame, label="y", train=60, step=30, jobs=2, session=session)
+    assert len(result.windows) == 2
+    assert result.prediction.corr(frame["y"].loc[result.prediction.index]) > 0.99

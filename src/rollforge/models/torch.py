@@ -195,6 +195,7 @@ class TorchModel(Model):
             raise ConfigError(f"must be the number of a GPU or the name of a device, found {shown(GPU)}.", path="GPU")
         if mixed_precision is not None:
             check_choice("mixed_precision", mixed_precision, ("bf16", "fp16"))
+        vars(self).setdefault("params", dict(kwargs))  # a subclass keeps its own further arguments there
         ignored = [name for name in kwargs if name != "n_jobs"]
         if ignored:  # Qlib's classes take any argument too
             log.warning("%s ignores unknown arguments: %s", type(self).__name__, ", ".join(ignored))
