@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import stat
@@ -20,6 +21,7 @@ from rollforge.ledger.base import open_ledger
 from rollforge.ledger.memory import MemoryLedger
 from rollforge.ledger.mongo import MongoLedger
 from rollforge.ledger.postgres import PostgresLedger
+from rollforge.ledger.sql_views import views
 from rollforge.ledger.sqlite import SQLiteLedger
 from rollforge.store.mongo import MongoStore
 from rollforge.store.postgres import PostgresStore
@@ -129,6 +131,31 @@ def test_a_ledger_of_version_1_gets_the_current_views(tmp_path: Path, postgres: 
     with closing(sqlite3.connect(file)) as raw, psycopg.connect(postgres.uri) as server:
         assert raw.execute(text.format("")).fetchall() == []
         assert server.execute(text.format("ledger_of_version_1.").encode()).fetchall() == []
+
+
+def test_a_ledger_of_version_4_gets_the_current_views(tmp_path: Path) -> None:
+    """Its view of releases lacked the model that a challenger replaces."""
+    ledger = SQLiteLedger(f"sqlite:///{tmp_path}/tasks.db")
+    append(ledger, 1)
+    ledger.close()
+    with closing(sqlite3.connect(tmp_path / "tasks.db")) as raw, raw:
+        raw.execute("DROP VIEW release")
+        raw.execute("CREATE VIEW release AS SELECT service, number AS entry FROM ledger_entries")
+        raw.execute("UPDATE ledger_version SET version = 4")
+    SQLiteLedger(f"sqlite:///{tmp_path}/tasks.db").close()
+    with closing(sqlite3.connect(tmp_path / "tasks.db")) as raw:
+        assert raw.execute("SELECT instead_of FROM release").fetchall() == []
+
+
+def test_views_change_with_the_version() -> None:
+    """Existing ledgers get changed views only with a new version: add a migration, and then update the digest here."""
+    text = "\n".join(views(sqlite=True) + views(sqlite=False))
+    current = (
+        len(SQLiteLedger._migrations),
+        len(PostgresLedger._migrations),
+        hashlib.sha256(text.encode()).hexdigest(),
+    )
+    assert current == (5, 5, "66a84afba6b517da5a7300a3fc677d80937a3d592e2fc34ceca4c961bc773ae6")
 
 
 def test_a_ledger_and_a_task_store_share_a_schema(postgres: PostgresServer) -> None:

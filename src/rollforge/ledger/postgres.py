@@ -38,7 +38,8 @@ _MIGRATIONS = (
     _TABLES,
     "",  # version 2 had more views than version 1
     SCORES,
-    ";\n".join(views(sqlite=False)),  # version 4 has a faster view of days
+    "",  # version 4 had a faster view of days
+    ";\n".join(views(sqlite=False)),  # version 5 shows which model a challenger replaces
 )
 _UNCHANGING = (
     "CREATE OR REPLACE FUNCTION $schema.ledger_refuse() RETURNS trigger LANGUAGE plpgsql AS "

@@ -43,7 +43,8 @@ _MIGRATIONS = (
     ";\n".join([_TABLES, _UNCHANGING.format("UPDATE"), _UNCHANGING.format("DELETE")]),
     "",  # version 2 had more views than version 1
     SCORES,
-    ";\n".join(views(sqlite=True)),  # version 4 has a faster view of days
+    "",  # version 4 had a faster view of days
+    ";\n".join(views(sqlite=True)),  # version 5 shows which model a challenger replaces
 )
 
 
