@@ -16,7 +16,7 @@ from rollforge.pickled_python import MOVED, PYTHON
 
 __all__ = ["rule_of"]
 
-_BOOSTER_STATE = {
+_BOOSTER_STATE: dict[str, type | tuple[type, ...]] = {
     "best_iteration": int, "params": dict, "best_score": dict, "pandas_categorical": (list, type(None)),
     "name_valid_sets": list, "train_set_version": int,
 }  # fmt: skip
@@ -35,7 +35,7 @@ def _booster(*arguments: object) -> Pending:
         made = lightgbm.Booster(model_str=text)
         for name, kind in _BOOSTER_STATE.items():
             if name in known:
-                need(isinstance(known[name], kind), f"a booster with an unknown {name}")  # type: ignore[arg-type]
+                need(isinstance(known[name], kind), f"a booster with an unknown {name}")
                 setattr(made, name, known[name])
         return made
 

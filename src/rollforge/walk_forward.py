@@ -202,8 +202,7 @@ def walk_forward(
 
 
 def _labels(label: object) -> list[Any]:
-    several = isinstance(label, (list, tuple, pd.Index, np.ndarray))
-    found = list(label) if several else [label]  # type: ignore[call-overload]
+    found = list(label) if isinstance(label, (list, tuple, pd.Index, np.ndarray)) else [label]
     if not found:
         raise ConfigError("must name at least one column.", path="label")
     twice = [name for i, name in enumerate(found) if name in found[:i]]
