@@ -12,10 +12,15 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch
-from torch import nn
-from torch.nn import functional
-from torch.nn.utils.parametrizations import weight_norm
+from rollforge.errors import MissingDependency
+
+try:
+    import torch
+    from torch import nn
+    from torch.nn import functional
+    from torch.nn.utils.parametrizations import weight_norm
+except ImportError as exc:
+    raise MissingDependency("PyTorch modules need torch. Install it: pip install 'rollforge[torch]'") from exc
 
 Tensor = Any  # torch.Tensor, whose types are not read
 
