@@ -13,6 +13,7 @@ import select
 import sqlite3
 import subprocess
 import sys
+import textwrap
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -234,3 +235,30 @@ def test_commands_print_only_through_the_terminal_module() -> None:
                 if called in DIRECT_OUTPUT:
                     found.append(f"{file.name}:{node.lineno}: {called}")
     assert found == []
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_an_interruption_that_arrives_in_a_destructor_is_not_lost(number: str) -> None:
+    """Python ignores exceptions in destructors; the command ends all the same, with the code of an interruption."""
+    program = f"""
+        import os, signal, time
+        from rollforge.cli.program import guarded
+
+        class Resource:
+            def __del__(self):
+                os.kill(os.getpid(), signal.{number})
+                time.sleep(0.01)
+
+        def command():
+            Resource()
+            print("continues", flush=True)
+            time.sleep(60)
+
+        guarded(command)
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (done.returncode, done.stdout) == (130, "continues\n")
+    assert "rollforge: interrupted." in done.stderr
+    assert "Exception ignored" not in done.stderr

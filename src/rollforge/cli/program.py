@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,22 @@ from rollforge.errors import RollforgeError, printable
 
 __all__ = ["guarded", "run_app"]
 
+_AFTER_THE_DESTRUCTOR = 0.05  # seconds
+
 
 def _terminated(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def _repeat_lost_interruption(lost: sys.UnraisableHookArgs) -> None:
+    """Interrupt again if Python has discarded a KeyboardInterrupt, which it does in destructors and callbacks of C code."""
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        main = threading.main_thread().ident
+        repeated = threading.Timer(_AFTER_THE_DESTRUCTOR, signal.pthread_kill, (main, signal.SIGINT))
+        repeated.daemon = True
+        repeated.start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def run_app(command: typer.Typer) -> None:
@@ -52,6 +66,7 @@ def guarded(command: Callable[[], object]) -> None:
     """Run a command. An error ends it with one message and the code of :mod:`rollforge.cli.exit_codes`."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)
+    sys.unraisablehook = _repeat_lost_interruption
     protect_streams()
     try:
         command()
