@@ -8,17 +8,21 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from importlib import import_module
 from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from rollforge.features import panel_growth
 from rollforge.features.alpha import Alpha158
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import QlibDataLoader
@@ -197,6 +201,45 @@ def test_rows_are_compared_piece_by_piece(pieces: list[int], tmp_path: Path) -> 
     compared.close()
     assert compared.result is not None
     assert (compared.first, compared.result.rows.tolist()) == (7, rows[7:].tolist())
+
+
+@given(
+    st.lists(st.integers(1, 5), min_size=1, max_size=12),
+    st.randoms(use_true_random=False),
+    st.lists(st.integers(0, 59), max_size=3),
+    st.integers(1, 400),
+)
+def test_rows_that_do_not_follow_each_other_are_compared(
+    lengths: list[int], random: Random, changed: list[int], compared: int
+) -> None:
+    """The first row that differs is found in any order of the pieces, and however many are compared together."""
+    count = sum(lengths)
+    rows = np.arange(2 * count, dtype="<f4").reshape(count, 2)
+    rows[::3, 1] = np.nan
+    at = np.cumsum([0, *lengths[:-1]])
+    order = random.sample(range(len(lengths)), len(lengths))
+    stops = np.cumsum([lengths[i] for i in order])
+    pieces = [(int(at[i]), int(stop) - lengths[i], int(stop)) for i, stop in zip(order, stops, strict=True)]
+    changed = [row for row in changed if row < count]
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(panel_growth, "_COMPARED", compared):
+        rows.tofile(Path(folder) / "old")
+        old = mapped_rows(Path(folder) / "old", 0, (count, 2))
+        rows[changed, 0] += 1
+        sink = ComparedRows(old, rows.shape, tail=0)
+        sink.put_pieces(pieces, np.concatenate([rows[place : place + b - a] for place, a, b in pieces]))
+        sink.close()
+    assert sink.first == min(changed, default=count)
+    assert sink.result is not None
+    np.testing.assert_array_equal(sink.result.rows, rows[sink.first :])
+
+
+def test_comparing_with_a_truncated_file_is_an_error(tmp_path: Path) -> None:
+    """It names the file."""
+    np.zeros((10, 2), "<f4").tofile(tmp_path / "old")
+    old = mapped_rows(tmp_path / "old", 0, (10, 2))
+    os.truncate(tmp_path / "old", 12)
+    with closing(ComparedRows(old, (10, 2), 10)) as compared, pytest.raises(OSError, match=r"truncated: .*old"):
+        compared.put(0, np.zeros((10, 2), np.float32))
 
 
 def test_a_file_whose_rows_cannot_be_copied_is_closed(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from rollforge.expressions.expression import parse
 from rollforge.expressions.formulas import SeriesSource
 from rollforge.expressions.operators import fields_of, lookahead, lookback
 from rollforge.expressions.tree import Call, Expression, walk
+from rollforge.features.row_file import Pieces, RowSink
 from rollforge.market.filters import BaseDFilter
 from rollforge.market.folder_files import Span
 from rollforge.market.provider import OPTIONAL_FIELDS, FieldBlock, Provider
@@ -44,7 +45,7 @@ from rollforge.session import Session, current_session
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FeaturePlan", "RowSink", "calendar_range", "evaluate", "features", "load_series", "session_provider"]
+__all__ = ["FeaturePlan", "calendar_range", "evaluate", "features", "load_series", "session_provider"]
 
 log = logging.getLogger(__name__)
 
@@ -58,18 +59,7 @@ class _NoRows(DataError):
     """Raised if a universe has no rows in the range."""
 
 
-class RowSink(Protocol):
-    """Destination of finished rows: an array, or a file that is written incrementally."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of rows and columns."""
-
-    def put(self, at: int, rows: NDArray[np.float32]) -> None:
-        """Store some rows, starting at row `at`."""
-
-
-class _Memory:
+class _Memory(RowSink):
     """Stores rows in an array."""
 
     def __init__(self, values: NDArray[np.float32]) -> None:
@@ -263,8 +253,7 @@ class FeaturePlan:
             counts = exists.sum(axis=1 if self.by_instrument else 0)
             goes_to = self.offsets[:-1][chunk] if self.by_instrument else self.offsets[:-1] + before
             for out, block in zip(places, self._blocks(chunk, group, widths, scratch), strict=True):
-                for first, start, stop in _runs(goes_to, counts):
-                    out.put(first, block[start:stop])
+                out.put_pieces(_runs(goes_to, counts), block)
 
         stops = [*starts[1:], len(self.codes)]
         chunks = [(slice(int(a), int(b)), row) for a, b, row in zip(starts, stops, before, strict=True)]
@@ -426,7 +415,7 @@ def _named_codes(tree: Expression) -> Iterator[str]:
             yield named[0]
 
 
-def _runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+def _runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> Pieces:
     """Merge adjacent pieces of `counts` rows with destinations `starts`; return (destination, first, stop) of each."""
     there = counts > 0
     starts, counts = starts[there], counts[there]

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 _MAX_LOOKAHEAD = 250
 _DAYS_AGAIN = 5  # before the days whose labels were not known; rows of these days are kept in memory
-_MEMORY_TO_GROW = 2**26
+_MEMORY_TO_GROW = 2**27
 
 
 class DataLoader:

@@ -13,9 +13,10 @@ processors need only some earlier days (``Processor.earlier_days``) and their fi
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.features.panel import META, Panel, Stored, file_notes, write_meta
-from rollforge.features.row_file import RowFile
+from rollforge.features.row_file import Pieces, RowFile, RowSink
 
 __all__ = ["ComparedRows", "GrownGroup", "Index", "TailOfFile", "commit", "first_change", "first_changed_day"]
 
 _CHANGES_KEPT = 1000
+_COMPARED = 2**20  # bytes that are read and compared together
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class GrownGroup:
     """A file in the panel's folder that already contains all rows."""
 
 
-class ComparedRows:
+class ComparedRows(RowSink):
     """Compares rows with those of a file, and keeps the last rows.
 
     Parameters
@@ -79,23 +81,44 @@ class ComparedRows:
         self.tail = tail
         self._kept = np.empty((shape[0] - tail, shape[1]), np.float32)
         self._rows, self._offset = len(old), int(old.offset)
-        self._file = os.open(str(old.filename), os.O_RDONLY | os.O_CLOEXEC)  # mapped pages would count as memory
+        self._name = str(old.filename)
+        self._file = os.open(self._name, os.O_RDONLY | os.O_CLOEXEC)  # mapped pages would count as memory
         self._lock = threading.Lock()
 
     def put(self, at: int, rows: NDArray[np.float32]) -> None:
         """Compare some rows, starting at row `at`."""
-        stop = at + len(rows)
-        if stop > self.tail:
-            low = max(at, self.tail)
-            self._kept[low - self.tail : stop - self.tail] = rows[low - at :]
-        common = min(stop, self._rows, self.first) - at
-        if common > 0:
-            size = 4 * self.shape[1]
-            old = np.frombuffer(os.pread(self._file, common * size, self._offset + at * size), "<f4")
-            found = first_change(old.reshape(-1, self.shape[1]), rows[:common])
-            if found < common:
-                with self._lock:
-                    self.first = min(self.first, at + found)
+        self.put_pieces([(at, 0, len(rows))], rows)
+
+    def put_pieces(self, pieces: Pieces, rows: NDArray[np.float32]) -> None:
+        """Compare rows that do not follow each other in the file."""
+        common: list[tuple[int, int, int]] = []
+        for at, start, stop in pieces:
+            if at + stop - start > self.tail:
+                low = max(at, self.tail)
+                self._kept[low - self.tail : at + stop - start - self.tail] = rows[start + low - at : stop]
+            both = min(at + stop - start, self._rows, self.first) - at
+            if both > 0:
+                common.append((at, start, start + both))
+        for batch in _batches(common, max(1, _COMPARED // (4 * self.shape[1]))):
+            self._compare(batch, rows)
+
+    def _compare(self, pieces: Pieces, rows: NDArray[np.float32]) -> None:
+        count = sum(stop - start for _, start, stop in pieces)
+        old = np.empty((count, self.shape[1]), "<f4")
+        memory, row, filled = old.data.cast("B"), 4 * self.shape[1], 0
+        for at, start, stop in pieces:
+            size = (stop - start) * row
+            read = os.preadv(self._file, [memory[filled : filled + size]], self._offset + at * row)
+            if read != size:
+                raise OSError(errno.EIO, "the file is truncated", self._name)
+            filled += size
+        (_, first, _), (_, _, last) = pieces[0], pieces[-1]
+        new = rows[first:last] if last - first == count else np.concatenate([rows[a:b] for _, a, b in pieces])
+        changed = changed_rows(old, new)
+        if changed.size:
+            places = np.concatenate([np.arange(at, at + stop - start) for at, start, stop in pieces])
+            with self._lock:
+                self.first = min(self.first, int(places[changed].min()))
 
     def close(self) -> None:
         """Close the file."""
@@ -107,7 +130,7 @@ class ComparedRows:
         return None if self.first < self.tail else GrownGroup(self.first, self._kept[self.first - self.tail :])
 
 
-class TailOfFile:
+class TailOfFile(RowSink):
     """A new file with the first rows of another one; only later rows are written.
 
     Parameters
@@ -149,19 +172,35 @@ class TailOfFile:
         return GrownGroup(self._first, values[self._first :], self._file.file)
 
 
-def first_change(old: NDArray[np.float32], new: NDArray[np.float32]) -> int:
-    """Return the first row that differs in any bit, except that all NaN are equal; the number of common rows if none
-    does."""
-    common = min(len(old), len(new))
-    one = np.ascontiguousarray(old[:common])
-    two = np.ascontiguousarray(new[:common])
-    differs = (one.view(np.int32) != two.view(np.int32)).any(axis=1)
-    at = np.flatnonzero(differs)
-    if not at.size:
-        return common
+def changed_rows(old: NDArray[np.float32], new: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the positions of the rows that differ in any bit, except that all NaN are equal; the shapes are equal."""
+    one, two = np.ascontiguousarray(old), np.ascontiguousarray(new)
+    at = np.flatnonzero((one.view(np.int32) != two.view(np.int32)).any(axis=1))
     left, right = one[at], two[at]
     real = ((left.view(np.int32) != right.view(np.int32)) & ~(np.isnan(left) & np.isnan(right))).any(axis=1)
-    return int(at[np.argmax(real)]) if real.any() else common
+    changed: NDArray[np.int64] = at[real]
+    return changed
+
+
+def first_change(old: NDArray[np.float32], new: NDArray[np.float32]) -> int:
+    """Return the first of the common rows that differs (:func:`changed_rows`); their number if none does."""
+    common = min(len(old), len(new))
+    changed = changed_rows(old[:common], new[:common])
+    return int(changed[0]) if changed.size else common
+
+
+def _batches(pieces: Pieces, size: int) -> Iterator[Pieces]:
+    """Yield the pieces in batches of about `size` rows, but of at least one piece each."""
+    batch: list[tuple[int, int, int]] = []
+    count = 0
+    for piece in pieces:
+        batch.append(piece)
+        count += piece[2] - piece[1]
+        if count >= size:
+            yield batch
+            batch, count = [], 0
+    if batch:
+        yield batch
 
 
 def _first_other_day(old: Index, new: Index) -> np.datetime64 | None:

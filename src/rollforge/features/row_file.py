@@ -1,16 +1,37 @@
-"""File of a group of columns, written row by row as they are computed."""
+"""Destinations of rows as they are computed, and the file of a group of columns."""
 
 from __future__ import annotations
 
 import errno
 import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RowFile", "group_file", "mapped_rows"]
+__all__ = ["Pieces", "RowFile", "RowSink", "group_file", "mapped_rows"]
+
+Pieces = Sequence[tuple[int, int, int]]
+"""For each piece of some rows: the row of the destination at which it begins, its first row, and the row after its last."""
+
+
+class RowSink(ABC):
+    """Destination of finished rows: an array, or a file that is written incrementally."""
+
+    shape: tuple[int, ...]
+    """Number of rows and columns."""
+
+    @abstractmethod
+    def put(self, at: int, rows: NDArray[np.float32]) -> None:
+        """Store some rows, starting at row `at`. Thread-safe."""
+
+    def put_pieces(self, pieces: Pieces, rows: NDArray[np.float32]) -> None:
+        """Store rows that do not follow each other in the destination."""
+        for at, start, stop in pieces:
+            self.put(at, rows[start:stop])
 
 
 def group_file(folder: Path, place: int) -> Path:
@@ -34,7 +55,7 @@ def _identity(descriptor: int) -> tuple[int, int]:
     return about.st_dev, about.st_ino
 
 
-class RowFile:
+class RowFile(RowSink):
     """A float32 matrix in an ``.npy`` file, written piece by piece so that it is never fully in memory.
 
     Parameters
