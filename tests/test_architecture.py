@@ -19,6 +19,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "rollforge"
 _GROUND = [
     "moved",
     "errors",
+    "frequency",
     "arguments",
     "limits",
     "paths",

@@ -19,11 +19,14 @@ from tests.documents.command_line import run
 import rollforge
 from rollforge import session
 from rollforge.compat.qlib.config import init
+from rollforge.compat.qlib.storage import FileFeatureStorage
 from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError
 from rollforge.features.api import D
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import QlibDataLoader, StaticDataLoader
 from rollforge.features.timeseries import TSDatasetH
+from rollforge.frequency import frequency
+from rollforge.generate.calendar import TimeAdjuster
 from rollforge.generate.calendar_windows import CalendarGen
 from rollforge.generate.cross_validation import PurgedKFoldGen
 from rollforge.generate.leakage import static_checks
@@ -147,11 +150,38 @@ def test_expressions_count_bars_and_ranges_may_end_within_a_day(folder: Path) ->
     assert at_midnight.index.get_level_values("datetime").nunique() == len(HOURS)
 
 
-def test_qlib_s_options_name_the_folder_of_a_frequency(folder: Path) -> None:
-    """Qlib's examples on minutes do so."""
+@pytest.fixture(scope="module")
+def daily(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a data folder of the days of the same market, without its last instrument."""
+    path = tmp_path_factory.mktemp("daily") / "data"
+    last = closes().groupby(BARS.normalize()).last()
+    series = {c: (0, {"close": last[c].to_numpy()}) for c in CODES[:-1]}
+    write_folder(path, DAYS.to_numpy(), series, {"all": {c: [(DAYS[0], DAYS[-1])] for c in series}})
+    return path
+
+
+@pytest.mark.parametrize("by", ["qlib.init", "rollforge.init"])
+def test_each_frequency_may_have_a_folder(folder: Path, daily: Path, by: str) -> None:
+    """Calendars, universes and values are those of its folder, also up to a day and for an expression or a file."""
+    folders = {"1h": str(folder), "day": str(daily)}
     try:
-        init(provider_uri={"60min": str(folder)})
-        assert len(D.features("all", ["$close"], freq="60min")) == len(BARS) * len(CODES)
+        init(provider_uri=folders) if by == "qlib.init" else session.init(folders)
+        for freq, days, codes in (("60min", BARS, CODES), ("1h", BARS, CODES), ("day", DAYS, CODES[:-1])):
+            assert list(D.calendar(freq=freq)) == list(days)
+            assert D.list_instruments(D.instruments("all"), freq=freq, as_list=True) == codes
+            prices = closes().loc[:, codes].groupby(BARS if freq != "day" else BARS.normalize()).last()
+            found = D.features(D.instruments("all"), ["$close"], freq=freq)["$close"].unstack("instrument")
+            assert (found == prices).all(axis=None)
+            with session.bounded("2024-01-31"):
+                until = D.features("all", ["$close"], freq=freq)["$close"].unstack("instrument")
+            assert (until == prices.loc[:"2024-01-31 23:59"]).all(axis=None)  # type: ignore[misc]
+            assert (D.expression("S0", "$close", freq=freq) == prices["S0"].to_numpy()).all()
+            loader = QlibDataLoader({"feature": (["$close"], ["close"])}, freq=freq)
+            assert len(DataHandlerLP("all", data_loader=loader).fetch()) == prices.size
+            assert FileFeatureStorage("S0", "close", frequency(freq))[3][1] == prices["S0"].iloc[3]
+        assert (TimeAdjuster(freq="60min").by_bars, TimeAdjuster().by_bars) == (True, False)
+        with pytest.raises(DataNotFound, match=r"no data folder for the frequency '5min'\. .* folders for: 60min, day"):
+            D.features("all", ["$close"], freq="5min")
     finally:
         session.init()
 
@@ -309,9 +339,13 @@ def test_windows_of_days_do_not_begin_within_a_day(generator: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def workflow(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workflow(folder: Path, daily: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("workflow")
-    own = {"data": str(folder), "tracking": f"folder:{place}/runs", "store": f"sqlite:///{place}/tasks.db"}
+    own = {
+        "data": {"day": str(daily), "1h": str(folder)},
+        "tracking": f"folder:{place}/runs",
+        "store": f"sqlite:///{place}/tasks.db",
+    }
     document = {"rollforge": {**own, "cache": str(place / "cache")}, "task": template(), "rolling": {"step": 5}}
     (place / "hourly.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     return place / "hourly.yaml"
@@ -352,9 +386,12 @@ def test_a_workflow_trains_and_evaluates_bars(workflow: Path) -> None:
 
 
 @pytest.mark.parametrize("freq", [None, "5min"])
-def test_a_frequency_that_the_data_lack_is_an_error_that_names_theirs(workflow: Path, freq: str | None) -> None:
+def test_a_frequency_that_the_data_lack_is_an_error_that_names_theirs(
+    workflow: Path, folder: Path, freq: str | None
+) -> None:
     """Without freq a handler reads days, as in Qlib. No demo market is offered where there are data."""
     document = yaml.safe_load(workflow.read_text(encoding="utf-8"))
+    document["rollforge"]["data"] = str(folder)
     loader = document["task"]["dataset"]["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"]
     loader.pop("freq") if freq is None else loader.update(freq=freq)
     file = workflow.parent / "other.yaml"

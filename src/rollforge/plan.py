@@ -198,7 +198,7 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
     from rollforge.generate.timeline import make_schedule
     from rollforge.market.universe import session_provider
 
-    uri = workflow.session.provider_uri
+    uri = workflow.session.folder()
     if uri is None:
         raise ConfigError(
             "No data folder is given. Add 'rollforge: {data: FOLDER}' to the file, or set ROLLFORGE_DATA; "

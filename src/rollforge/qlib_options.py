@@ -13,10 +13,10 @@ from pathlib import Path
 from rollforge.errors import ConfigError, nearest
 from rollforge.session import EXCHANGE
 
-__all__ = ["ONLY", "WITHOUT_EFFECT", "WORKS", "check_option", "data_folder", "exchange_options"]
+__all__ = ["ONLY", "WITHOUT_EFFECT", "WORKS", "check_option", "data_folders", "exchange_options"]
 
 WORKS: Mapping[str, str] = {
-    "provider_uri": "the data folder, or one per frequency, of which that for `day`, or else the first, is used",
+    "provider_uri": "the data folder, or one per frequency; that for `day`, or else the first, also has the other frequencies",
     "mount_path": "the mounted folder, if `provider_uri` is a folder on another machine (`host:/folder`)",
     "region": "`cn`, `us` or `tw`: trade unit, price limit and price of the backtest",
     "trade_unit": "amounts are multiples of it; null: any amount",
@@ -106,8 +106,10 @@ def exchange_options(options: Mapping[str, object]) -> dict[str, object]:
     return {name: options[name] for name in EXCHANGE if name in options}
 
 
-def data_folder(provider_uri: object, mount_path: object = None, *, path: str = "provider_uri") -> str:
-    """Return the folder given by ``provider_uri``: that of daily data, or else the first one.
+def data_folders(
+    provider_uri: object, mount_path: object = None, *, path: str = "provider_uri"
+) -> str | dict[object, str]:
+    """Return the folder given by ``provider_uri``, or the folders by frequency.
 
     Parameters
     ----------
@@ -123,20 +125,27 @@ def data_folder(provider_uri: object, mount_path: object = None, *, path: str = 
     ConfigError
         If there is no folder, if a folder of another machine is not mounted, or if it is not a path.
     """
-    uri = _daily(provider_uri, path)
+    if not isinstance(provider_uri, Mapping):
+        return _folder(provider_uri, mount_path, path)
+    if not provider_uri:
+        raise ConfigError(f"must be a folder, or one per frequency, found {provider_uri!r}.", path=path)
+    mounts = mount_path if isinstance(mount_path, Mapping) else dict.fromkeys(provider_uri, mount_path)
+    return {freq: _folder(uri, mounts.get(freq), f"{path}.{freq}") for freq, uri in provider_uri.items()}
+
+
+def _folder(value: object, mount_path: object, path: str) -> str:
+    uri = _place(value, path)
     if re.match(r"[^/\\]{2,}:.+", uri) and not re.match(r"[a-zA-Z]:", uri):
         if mount_path is None:
             raise ConfigError(
                 f"{uri!r} is a folder of another machine. Mount it, and give the mounted folder here or as mount_path.",
                 path=path,
             )
-        uri = _daily(mount_path, path.replace("provider_uri", "mount_path"))
+        uri = _place(mount_path, path.replace("provider_uri", "mount_path"))
     return uri
 
 
-def _daily(value: object, path: str) -> str:
-    if isinstance(value, Mapping):
-        value = value.get("day", value.get("__DEFAULT_FREQ", next(iter(value.values()), None)))
+def _place(value: object, path: str) -> str:
     if not isinstance(value, (str, Path)) or not str(value):
         raise ConfigError(f"must be a folder, found {value!r}.", path=path)
     return str(value)

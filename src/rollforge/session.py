@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from rollforge.confidential import mask_secrets
 from rollforge.drivers import STORES, TRACKERS
 from rollforge.errors import ConfigError, nearest
+from rollforge.frequency import frequency, is_frequency
 from rollforge.limits import parse_size
 from rollforge.paths import read_path
 from rollforge.task import Document
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from rollforge.dates import DayLike
 
 __all__ = [
-    "SHORT_NAMES", "Session", "SessionOptions", "amend", "available_cores", "bounded", "current_session", "init", "parse_size",
-    "pool_command", "using",
+    "DEFAULT_FREQ", "SHORT_NAMES", "Session", "SessionOptions", "amend", "available_cores", "bounded", "current_session",
+    "folders_by_frequency", "init", "parse_size", "pool_command", "using",
 ]  # fmt: skip
 
 REGIONS = ("us", "cn", "tw")
@@ -67,6 +68,8 @@ class Session:
 
     provider_uri: str | None = field(default_factory=lambda: os.environ.get("ROLLFORGE_DATA") or None)
     """Data folder in Qlib's binary format; None if not set."""
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """Data folders of single frequencies, such as ``{"1min": FOLDER}``; `provider_uri` has the data of all others."""
     freq: str | None = None
     """Frequency of the data, such as ``60min``: the name of a calendar of the data folder. None: ``day`` if the folder has
     such a calendar, or else its only one. A task whose handler has a frequency uses that one."""
@@ -107,6 +110,7 @@ class Session:
     """Folders with modules of the user, which are added to ``sys.path`` before the plugins are imported."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "folders", {_frequency(name): str(path) for name, path in self.folders.items()})
         object.__setattr__(self, "store_uri", STORES.address(self.store_uri))  # a store may be passed as an object
         object.__setattr__(self, "tracking_uri", TRACKERS.address(self.tracking_uri))
         for name in ("plugins", "allow", "sys_path"):
@@ -131,8 +135,16 @@ class Session:
             raise ConfigError(f"threads must be at least 1, found {self.threads}.", path="threads")
 
     def with_(self, **changes: Any) -> Session:
-        """Return a copy with some fields changed; None keeps a field."""
-        return replace(self, **{SHORT_NAMES.get(k, k): v for k, v in changes.items() if v is not None})
+        """Return a copy with some fields changed; None keeps a field. Another `provider_uri` replaces all `folders`."""
+        given = {SHORT_NAMES.get(k, k): v for k, v in changes.items() if v is not None}
+        if given.get("provider_uri", self.provider_uri) != self.provider_uri:
+            given.setdefault("folders", {})
+        return replace(self, **given)
+
+    def folder(self, freq: str | None = None) -> str | None:
+        """Return the folder with the data of a frequency, by default of :attr:`freq`; None if no folder is set."""
+        name = freq or self.freq
+        return self.provider_uri if name is None else self.folders.get(frequency(name), self.provider_uri)
 
     def shared_by(self, jobs: int) -> Session:
         """Return the session of each of several processes, which share its threads."""
@@ -148,6 +160,8 @@ class Session:
             For an unknown field, with the nearest name.
         """
         options = {SHORT_NAMES.get(key, key): value for key, value in options.items()}
+        if isinstance(options.get("provider_uri"), Mapping):
+            options = {**options, **folders_by_frequency(options["provider_uri"])}
         names = [f.name for f in fields(cls)]
         for key in options:
             if key not in names:
@@ -155,6 +169,56 @@ class Session:
                     f"unknown key {key!r}.{nearest(key, names)} Known keys: {', '.join(names)}.", path=path
                 )
         return cls(**{k: v for k, v in options.items() if v is not None})
+
+
+DEFAULT_FREQ = "__DEFAULT_FREQ"
+"""Qlib's key of the folder with the data of all frequencies that have no folder of their own."""
+
+
+def folders_by_frequency(folders: object, path: str = "provider_uri") -> dict[str, Any]:
+    """Return the fields of a session for one folder per frequency, as Qlib's ``provider_uri`` has them.
+
+    Parameters
+    ----------
+    folders : mapping
+        Frequency -> folder. The folder of ``day``, or else the first one, has the data of all other frequencies.
+    path : str
+        Location in the document, for errors.
+
+    Raises
+    ------
+    ConfigError
+        If a key is not a frequency, two keys are the same one, or a value is not a folder.
+
+    Examples
+    --------
+    >>> folders_by_frequency({"1min": "minutes", "day": "days"})
+    {'provider_uri': 'days', 'folders': {'1min': 'minutes', 'day': 'days'}}
+    """
+    found: dict[str, str] = {}
+    for key, folder in folders.items() if isinstance(folders, Mapping) else ():
+        name = DEFAULT_FREQ if key == DEFAULT_FREQ else _frequency(key, path)
+        if name in found:
+            raise ConfigError(f"has two folders for the frequency {name!r}.", path=f"{path}.{key}")
+        if not isinstance(folder, (str, os.PathLike)) or not str(folder):
+            raise ConfigError(f"must be a folder, found {folder!r}.", path=f"{path}.{key}")
+        found[name] = str(read_path(folder, f"{path}.{key}"))
+    if not found:
+        raise ConfigError(f"must be a folder, or one per frequency, found {folders!r}.", path=path)
+    others = {name: folder for name, folder in found.items() if name != DEFAULT_FREQ}
+    default = found.get(DEFAULT_FREQ) or found.get("day") or next(iter(found.values()))
+    return {"provider_uri": default, "folders": others}
+
+
+def _frequency(key: object, path: str = "folders") -> str:
+    """Return the usual name of a frequency that has a folder of its own."""
+    name = frequency(key) if isinstance(key, str) else ""
+    if not is_frequency(name):
+        raise ConfigError(
+            f"{key!r} is not a frequency. Frequencies are 'day', '1min', '5min', '60min', 'week' and the like.",
+            path=path,
+        )
+    return name
 
 
 SHORT_NAMES = {
@@ -176,6 +240,7 @@ def current_session() -> Session:
 class SessionOptions(TypedDict, total=False):
     """The fields of :class:`Session` except `provider_uri`, and their other names; None means the default."""
 
+    folders: Mapping[str, str] | None
     freq: str | None
     data_until: str | None
     region: str | None
@@ -197,13 +262,16 @@ class SessionOptions(TypedDict, total=False):
     sys_path: str | Sequence[str | os.PathLike[str]] | None
 
 
-def init(provider_uri: str | os.PathLike[str] | None = None, **options: Unpack[SessionOptions]) -> Session:
+def init(
+    provider_uri: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | None = None,
+    **options: Unpack[SessionOptions],
+) -> Session:
     """Set the default session that short public calls use, and return it.
 
     Parameters
     ----------
-    provider_uri : path, optional
-        Data folder.
+    provider_uri : path or mapping, optional
+        Data folder, or one per frequency: ``{"day": FOLDER, "1min": FOLDER}``.
     **options
         Other fields of :class:`Session`.
 
@@ -213,8 +281,9 @@ def init(provider_uri: str | os.PathLike[str] | None = None, **options: Unpack[S
         For a name that is not a field of :class:`Session`.
     """
     global _default
-    folder = None if provider_uri is None else str(read_path(provider_uri, "provider_uri"))
-    _default = Session.from_mapping({"provider_uri": folder, **options}, path="init")
+    if provider_uri is not None and not isinstance(provider_uri, Mapping):
+        provider_uri = str(read_path(provider_uri, "provider_uri"))
+    _default = Session.from_mapping({"provider_uri": provider_uri, **options}, path="init")
     return _default
 
 

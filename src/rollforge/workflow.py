@@ -36,9 +36,9 @@ from rollforge.notify import Target, read_targets, without_addresses
 from rollforge.online.check_rules import Rules, read_rules
 from rollforge.paths import name_problem, read_path
 from rollforge.plugins import load_plugins
-from rollforge.qlib_options import check_option, data_folder, exchange_options
+from rollforge.qlib_options import check_option, data_folders, exchange_options
 from rollforge.rendering import render
-from rollforge.session import EXCHANGE, Session
+from rollforge.session import EXCHANGE, Session, folders_by_frequency
 from rollforge.task import Definition, Document
 from rollforge.trust import checked_plugins
 from rollforge.yaml12 import Lines, anchored_keys, line_of, read_yaml
@@ -93,7 +93,7 @@ _Size = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
 
 
 class _Rollforge(_Section):
-    data: str | None = None
+    data: str | dict[str, str] | None = None
     freq: str | None = None
     region: Literal["cn", "us", "tw"] = "us"
     exchange: dict[str, object] = {}
@@ -488,6 +488,13 @@ def _option_problems(document: Mapping[str, object], lines: Lines) -> list[str]:
     return problems
 
 
+def _data_folders(given: str | Mapping[Any, str], base: Path, where: str) -> Definition:
+    """Return the session's fields with the data folders."""
+    if isinstance(given, str):
+        return {"provider_uri": _data_folder(given, base), "folders": {}}
+    return folders_by_frequency({freq: _data_folder(folder, base) for freq, folder in given.items()}, where)
+
+
 def _data_folder(uri: str, base: Path) -> str:
     path = read_path(uri, "data")
     if not path.is_absolute() and not os.path.exists(path) and os.path.exists(base / path):
@@ -501,8 +508,8 @@ def _session(parsed: _Document, path: Path, overrides: Document) -> tuple[Sessio
     if parsed.qlib_init is not None:
         section = parsed.qlib_init
         others = section.model_extra or {}
-        uri = data_folder(section.provider_uri, others.get("mount_path"), path="qlib_init.provider_uri")
-        options.update(provider_uri=_data_folder(uri, path.parent), region=section.region)
+        uri = data_folders(section.provider_uri, others.get("mount_path"), path="qlib_init.provider_uri")
+        options.update(_data_folders(uri, path.parent, "qlib_init.provider_uri"), region=section.region)
         options.update(exchange=exchange_options(others), threads=section.kernels)
         manager = (section.exp_manager or _Manager()).kwargs or _ManagerArguments()
         options["tracking_uri"] = manager.uri
@@ -512,9 +519,11 @@ def _session(parsed: _Document, path: Path, overrides: Document) -> tuple[Sessio
         own = parsed.rollforge
         options.update(own.model_dump(exclude={"data", "experiment", "operators"}))
         options["operators"] = _operators(own.operators, path.parent)
-        options["provider_uri"] = _data_folder(own.data, path.parent) if own.data else None
+        options.update(_data_folders(own.data, path.parent, "rollforge.data") if own.data else {})
         experiment_name = experiment_name or own.experiment
     given = {k: v for k, v in overrides.items() if v is not None}
+    if "provider_uri" in given:
+        options["folders"] = {}
     experiment_name = given.pop("experiment_name", None) or given.pop("experiment", None) or experiment_name
     return Session.from_mapping({**options, **given}), experiment_name
 

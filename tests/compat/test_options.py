@@ -17,7 +17,7 @@ from rollforge.compat.qlib.config import C, init
 from rollforge.compat.qlib.settings import DEFAULTS
 from rollforge.errors import ConfigError
 from rollforge.plan import make_plan
-from rollforge.qlib_options import ONLY, WITHOUT_EFFECT, WORKS, check_option, data_folder
+from rollforge.qlib_options import ONLY, WITHOUT_EFFECT, WORKS, check_option, data_folders
 from rollforge.record.backtest import TopkDropoutStrategy, run_backtest
 from rollforge.session import EXCHANGE, Session, current_session
 from rollforge.workflow import load_workflow
@@ -124,7 +124,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"region": "xx"}, "region must be one of us, cn, tw"),
     ({"default_conf": "server"}, "There is no data server"),
     ({"provider_uri": "nas:/data"}, "is a folder of another machine"),
-    ({"provider_uri": {}}, "must be a folder, found None"),
+    ({"provider_uri": {}}, "provider_uri: must be a folder, or one per frequency, found {}"),
+    ({"provider_uri": {"day": None}}, r"provider_uri\.day: must be a folder, found None"),
+    (
+        {"provider_uri": {"day": "a", "high": "b"}},
+        "provider_uri: 'high' is not a frequency. Frequencies are 'day', '1min'",
+    ),
+    ({"provider_uri": {"min": "a", "1min": "b"}}, r"provider_uri\.1min: has two folders for the frequency '1min'"),
+    ({"provider_uri": {"day": "a", "min": "nas:/b"}}, r"provider_uri\.min: 'nas:/b' is a folder of another machine"),
 ]
 
 
@@ -150,9 +157,9 @@ def test_other_options_that_work(tmp_path: Path) -> None:
     assert (session.provider_uri, session.threads, session.experiment_name) == (str(tmp_path / "a"), 3, "mine")
     init(provider_uri=str(tmp_path / "b"), skip_if_reg=True)
     assert current_session() == session
-    assert data_folder({"day": "x", "1min": "y"}) == "x"
-    assert data_folder("C:/data") == "C:/data"
-    assert data_folder({"day": "h:/d"}, {"day": "/mnt"}) == "/mnt" if len("h") > 1 else True
+    assert data_folders("C:/data") == "C:/data"
+    assert data_folders({"day": "nas:/d", "1min": "y"}, {"day": "/mnt"}) == {"day": "/mnt", "1min": "y"}
+    assert data_folders({"day": "nas:/d", "1min": "nas:/m"}, "/mnt") == {"day": "/mnt", "1min": "/mnt"}
     check_option("mem_cache_expire", None)
 
 

@@ -609,6 +609,13 @@ def test_settings_can_be_read_and_set(small_market: Path) -> None:
     assert C["trade_unit"] == 1000
     C["provider_uri"] = "/elsewhere"
     assert C["provider_uri"] == {"day": "/elsewhere"}
+    C["provider_uri"] = {"day": "/days", "min": "/minutes"}
+    assert C["provider_uri"] == {"day": "/days", "1min": "/minutes"}
+    assert C.dpm.get_data_uri("1min") == Path("/minutes")
+    C["provider_uri"] = {"__DEFAULT_FREQ": "/all", "min": "/minutes"}
+    assert C["provider_uri"] == {"__DEFAULT_FREQ": "/all", "1min": "/minutes"}
+    C["provider_uri"] = "/elsewhere"
+    assert C["provider_uri"] == {"day": "/elsewhere"}
     with pytest.raises(ConfigError, match="no data server"):
         C.set_mode("server")
     C.reset()

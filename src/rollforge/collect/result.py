@@ -283,16 +283,18 @@ def _trained_later(schedule: Schedule) -> tuple[str, ...]:
 def _other_data(runs: Mapping[str, RunData], session: Session, known: Sequence[TaskOutcome]) -> tuple[str, ...]:
     """Return warnings if the data have changed since tasks were trained, because a task's id does not depend on the
     data."""
+    from rollforge.generate.task_view import at_frequency
     from rollforge.market.content import session_content
     from rollforge.market.universe import session_provider
 
+    session = at_frequency(session, [o.task.definition for o in known])
     now = (content.mark if (content := session_content(session)) else "", session_provider(session).fingerprint())
     trained_on = [run.tags.get(DATA_TAG, now[0]) for run in runs.values()]
     other = sum(mark not in now for mark in trained_on)  # earlier versions stored the fingerprint
     if not other:
         return ()
     return (
-        f"{other} of {len(trained_on)} windows were trained on data that differ from those now in {session.provider_uri}. "
+        f"{other} of {len(trained_on)} windows were trained on data that differ from those now in {session.folder()}. "
         f"Train all of them again: {pool_command(session.store_uri, known[0].task.pool)} reset-status waiting",
     )
 

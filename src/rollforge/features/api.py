@@ -36,7 +36,7 @@ class _Data:
         future : bool
             Whether to include future trading days, if the data folder has them.
         """
-        calendar = session_provider().calendar(freq, future=future)
+        calendar = session_provider(freq=freq).calendar(freq, future=future)
         return _timestamps(calendar[slice(*calendar_range(calendar, start_time, end_time))])
 
     @staticmethod
@@ -139,7 +139,7 @@ class _Data:
             Code -> [(first, last), …] as Timestamps: the membership periods, clipped to the given days. With filters,
             each period runs from the first to the last trading day that passes them.
         """
-        provider = session_provider()
+        provider = session_provider(freq=freq)
         calendar = provider.calendar(freq)
         members, filters = resolve_instruments(provider, instruments)
         first, stop = calendar_range(calendar, start_time, end_time)
@@ -219,7 +219,7 @@ class _Data:
         """
         import pandas as pd
 
-        provider = session_provider()
+        provider = session_provider(freq=freq)
         start, stop = calendar_range(provider.calendar(freq), start_time, end_time)
         first, values = load_series(provider, str(instrument).upper(), field, start, stop, freq)
         return pd.Series(values.astype(np.float32), pd.RangeIndex(first, first + len(values)), name=str(field))

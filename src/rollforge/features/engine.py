@@ -501,7 +501,8 @@ def features(
     if isinstance(fields, str) or not len(fields):
         raise DataError(f"fields must be a list of expressions such as ['$close'], found {fields!r}.")
     session = session or current_session()
-    plan = FeaturePlan(session_provider(session), instruments, fields, start_time, end_time, freq, by_instrument=True)
+    provider = session_provider(session, freq)
+    plan = FeaturePlan(provider, instruments, fields, start_time, end_time, freq, by_instrument=True)
     out = np.empty((len(plan), len(plan.trees)), np.float32)
     plan.fill(out, threads=session.threads)
     index = pd.MultiIndex(

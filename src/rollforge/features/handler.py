@@ -28,8 +28,8 @@ from rollforge.features.panel_key import describe_object, describe_universe, key
 from rollforge.features.panel_processing import PanelProcessing, fit_and_apply
 from rollforge.features.processor_base import Adapted, Processor, restore, unknown_group
 from rollforge.features.selection import ALL, RAW, ColumnSet, first_day, is_range, last_day, select_columns, select_rows
+from rollforge.frequency import frequency, is_intraday
 from rollforge.kinds import LOADER, PROCESSOR
-from rollforge.market.folder_files import frequency, is_intraday
 from rollforge.market.provider import Provider
 from rollforge.market.universe import one_version, session_provider
 from rollforge.pickling import Serializable
@@ -166,7 +166,7 @@ class DataHandler(DataHandlerABC):
         if self.data_loader.reads_folder:
             self._check_range(session)
             with trust.of_restored(self):
-                self.data_loader.check(self.instruments, session_provider(session))
+                self.data_loader.check(self.instruments, session_provider(session, self.data_loader.freq))
 
     def setup_data(self, **kwargs: object) -> None:
         """Compute the data that :meth:`fetch` returns, or find them in the cache."""
@@ -203,7 +203,7 @@ class DataHandler(DataHandlerABC):
         universes = [describe_universe(u) for u in loader.universes(self.instruments)]
         if None in universes:
             return None
-        provider = session_provider(session)
+        provider = session_provider(session, loader.freq)
         self._state = provider.fingerprint()
         key = {
             "code": code_version(),
@@ -249,7 +249,8 @@ class DataHandler(DataHandlerABC):
         )
 
     def _check_range(self, session: Session) -> None:
-        calendar = session_provider(session).calendar(self.data_loader.freq)
+        freq = self.data_loader.freq
+        calendar = session_provider(session, freq).calendar(freq)
         for name, value, sign in (("start_time", self.start_time, 1), ("end_time", self.end_time, -1)):
             if value is None:
                 continue
@@ -272,7 +273,7 @@ class DataHandler(DataHandlerABC):
         return (_moment(max(lows)) if lows else None), (_moment(min(highs)) if highs else None)
 
     def _shown_end(self) -> str:
-        return str(self._shown(self.end_time, "end_time", session_provider()))
+        return str(self._shown(self.end_time, "end_time", session_provider(freq=self.data_loader.freq)))
 
     @property
     def _grouped(self) -> bool:

@@ -339,7 +339,9 @@ class QlibDataLoader(DLWParser):
         if self.inst_processors:
             return super().panel(instruments, start, end, folder, session)
         expressions = [e for fields, _ in self.groups.values() for e in fields]
-        plan = FeaturePlan(session_provider(session), self.universe(instruments), expressions, start, end, self.freq)
+        plan = FeaturePlan(
+            session_provider(session, self.freq), self.universe(instruments), expressions, start, end, self.freq
+        )
         files = [RowFile(group_file(folder, i), len(plan), len(g[1])) for i, g in enumerate(self.groups.values())]
         plan.fill(*files, threads=session.threads, memory=session.memory)
         groups = {
@@ -357,7 +359,9 @@ class QlibDataLoader(DLWParser):
         if [(n, g.names) for n, g in old.groups.items()] != [(n, tuple(g[1])) for n, g in self.groups.items()]:
             return False
         expressions = [e for fields, _ in self.groups.values() for e in fields]
-        plan = FeaturePlan(session_provider(session), self.universe(instruments), expressions, start, end, self.freq)
+        plan = FeaturePlan(
+            session_provider(session, self.freq), self.universe(instruments), expressions, start, end, self.freq
+        )
         ahead = int(min(_MAX_LOOKAHEAD, max(lookahead(tree) for tree in plan.trees)))
         from_day = max(0, min(len(old.dates), len(plan.dates)) - ahead - _DAYS_AGAIN)
         tail = int(plan.offsets[from_day])

@@ -403,7 +403,7 @@ class TimeRangeFlt(InstProcessor):
 
     def _days(self) -> tuple[object, object]:
         """Return both days aligned to the calendar of the session's data folder."""
-        calendar = pd.DatetimeIndex(session_provider().calendar(self.freq))
+        calendar = pd.DatetimeIndex(session_provider(freq=self.freq).calendar(self.freq))
         first, stop = calendar.slice_locs(self.start_time, self.end_time)
         if first >= stop:
             raise DataError(

@@ -23,8 +23,8 @@ from rollforge.dates import (
     stop_position,
 )
 from rollforge.errors import SegmentError
+from rollforge.frequency import frequency, is_intraday
 from rollforge.generate.segments import PATH, has_intervals, pieces
-from rollforge.market.folder_files import frequency, is_intraday
 from rollforge.market.universe import session_provider
 
 __all__ = ["OutsideCalendar", "SessionCalendar", "TimeAdjuster"]
@@ -82,7 +82,8 @@ class TimeAdjuster:
     ) -> None:
         by_bars = freq is not None and is_intraday(frequency(freq))
         if calendar is None:
-            calendar = session_provider().calendar(freq if by_bars else None, future=future)
+            own = freq if by_bars else None
+            calendar = session_provider(freq=own).calendar(own, future=future)
         points = read_times(calendar, "calendar")
         if points.size == 0:
             raise SegmentError("the calendar has no days.")
@@ -124,7 +125,7 @@ class TimeAdjuster:
         """
         if self.by_bars or periods == 0 or (self.bars is None and not is_intraday(freq)):
             return periods
-        bars = session_provider().calendar(freq) if self.bars is None else self.bars
+        bars = session_provider(freq=freq).calendar(freq) if self.bars is None else self.bars
         day = np.searchsorted(self._all, bars.astype("datetime64[D]"), "right") - 1
         last = np.searchsorted(day, np.arange(len(self._all)), "right") - 1
         inside = last + periods < len(day)
@@ -364,7 +365,8 @@ class SessionCalendar:
             return given
         freq = getattr(owner, "freq", None)
         by_bars = freq is not None and is_intraday(frequency(freq))
-        points = session_provider().calendar(freq if by_bars else None, future=self.future)
+        own = freq if by_bars else None
+        points = session_provider(freq=own).calendar(own, future=self.future)
         known = self._read.get(owner)
         if known is None or known[0] is not points:
             known = self._read[owner] = (points, TimeAdjuster(calendar=points, freq=freq))

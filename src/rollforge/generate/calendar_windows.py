@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from rollforge.dates import DayLike, as_timestamp, end_of, read_bound, read_timestamp, start_of
 from rollforge.errors import ConfigError, SegmentError, nearest
+from rollforge.frequency import frequency
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import SessionCalendar, TimeAdjuster
@@ -23,7 +24,6 @@ from rollforge.generate.rolling import Segments, purge_horizon, truncated_segmen
 from rollforge.generate.segments import PATH, bounds, has_intervals, validate_segments
 from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
-from rollforge.market.folder_files import frequency
 from rollforge.task import Definition
 
 __all__ = ["CalendarGen"]

@@ -14,6 +14,7 @@ from rollforge.build import locate
 from rollforge.dates import DayLike, end_of, read_bound, read_timestamp, start_of
 from rollforge.errors import RollforgeError, SegmentError, nearest, shown
 from rollforge.features.dataset import DatasetH
+from rollforge.frequency import frequency
 from rollforge.generate.backtests import move_backtests
 from rollforge.generate.base import TaskGen, copy_task
 from rollforge.generate.calendar import OutsideCalendar, SessionCalendar, TimeAdjuster
@@ -22,7 +23,6 @@ from rollforge.generate.label_horizon import LabelHorizon, known_horizon
 from rollforge.generate.segments import PATH, has_intervals, neighbours, ordered, validate_segments
 from rollforge.generate.task_view import TaskView
 from rollforge.limits import LIMITS
-from rollforge.market.folder_files import frequency
 from rollforge.task import Definition
 
 __all__ = [

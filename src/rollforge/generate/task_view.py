@@ -9,8 +9,8 @@ from typing import Any
 from rollforge.build import resolve_references
 from rollforge.description import Description
 from rollforge.errors import ConfigError
+from rollforge.frequency import frequency
 from rollforge.generate.segments import days_text, segments_of
-from rollforge.market.folder_files import frequency
 from rollforge.session import Session
 from rollforge.task import Definition, Document
 

@@ -141,9 +141,8 @@ def _listed(noun: str, names: list[str]) -> str:
 
 def session_content(session: Session) -> DataContent | None:
     """Return the content of a session's data folder, cached if possible; None if the session has no data folder."""
-    if session.provider_uri is None:
-        return None
-    return read_content(session.provider_uri, session.cache, session.data_until, session.freq)
+    folder = session.folder()
+    return None if folder is None else read_content(folder, session.cache, session.data_until, session.freq)
 
 
 _known: dict[str, DataContent] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 import stat
 import struct
 import unicodedata
@@ -16,6 +15,7 @@ import numpy as np
 
 from rollforge.dates import FIRST_DAY, LAST_DAY, Times, has_times, read_day, read_moment, show_time
 from rollforge.errors import DataError
+from rollforge.frequency import frequency, is_intraday
 from rollforge.limits import LIMITS, read_bytes
 from rollforge.paths import RESERVED
 
@@ -27,8 +27,6 @@ __all__ = [
     "check_shared_folder",
     "first_day",
     "folder_name",
-    "frequency",
-    "is_intraday",
     "is_one_name",
     "last_value",
     "read_calendar",
@@ -165,35 +163,6 @@ def last_value(file: str, days: int, limit: int) -> int:
             return limit
     known = np.flatnonzero(~np.isnan(np.fromfile(file, "<f4", limit - first, offset=4)))
     return first + int(known[-1]) + 1 if known.size else first
-
-
-def frequency(freq: str) -> str:
-    """Return the usual name of a frequency: ``day`` for ``1d``, ``60min`` for ``1h``.
-
-    Raises
-    ------
-    DataError
-        If the frequency is shorter than a minute.
-
-    Examples
-    --------
-    >>> frequency("1D"), frequency("5 minutes"), frequency("1h"), frequency("min")
-    ('day', '5min', '60min', '1min')
-    """
-    name = re.sub(r"\s", "", str(freq)).lower()
-    if re.fullmatch(r"1?d(ays?)?", name):
-        return "day"
-    found = re.fullmatch(r"(\d*)(m|min|minute|h|hour)s?", name)
-    if found is not None:
-        return f"{int(found[1] or 1) * (60 if found[2][0] == 'h' else 1)}min"
-    if re.fullmatch(r"\d*(s|sec|second|tick)s?", name):
-        raise DataError(f"The frequency {freq!r} is shorter than a minute. The shortest one is '1min'.")
-    return name
-
-
-def is_intraday(freq: str) -> bool:
-    """Return whether a frequency, as :func:`frequency` names it, is shorter than a day."""
-    return freq.endswith("min")
 
 
 def usual_frequency(points: Times) -> str:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from rollforge.dates import Times, has_times, read_day, read_times, show_time
 from rollforge.errors import DataError, shown
-from rollforge.market.folder_files import check_folders, folder_name, frequency, is_intraday
+from rollforge.frequency import frequency, is_intraday
+from rollforge.market.folder_files import check_folders, folder_name
 from rollforge.paths import name_problem
 
 __all__ = ["write_folder"]

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from rollforge.dates import DayLike, Times, read_day, stop_position
 from rollforge.errors import DataError, DataNotFound, first_few, nearest, shown
+from rollforge.frequency import frequency
 from rollforge.limits import LIMITS, read_bytes
 from rollforge.market.folder_change import previous_locations
 from rollforge.market.folder_files import (
@@ -37,7 +38,6 @@ from rollforge.market.folder_files import (
     check_shared_folder,
     first_day,
     folder_name,
-    frequency,
     is_one_name,
     last_value,
     read_calendar,
@@ -204,6 +204,10 @@ class Provider:
             if not os.path.isfile(file):
                 return None
         return read_calendar(file, freq)
+
+    def frequencies(self) -> list[str]:
+        """Return the frequencies of the folder's calendars."""
+        return list(_calendar_files(self.location()))
 
     def stem(self, freq: str) -> str:
         """Return a frequency as the names of the folder's files spell it: ``1h`` if its calendar is ``1h.txt``."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rollforge.dates import Days, Times, read_day, start_position, stop_position
 from rollforge.errors import ConfigError, DataError, DataNotFound, nearest, shown
+from rollforge.frequency import frequency
 from rollforge.market.filters import BaseDFilter, build_filters
 from rollforge.market.folder_files import Span
 from rollforge.market.provider import Provider, open_provider
@@ -56,24 +57,38 @@ def newest_version() -> Iterator[None]:
         _kept.reset(token)
 
 
-def session_provider(session: Session | None = None) -> Provider:
+def session_provider(session: Session | None = None, freq: str | None = None) -> Provider:
     """Return the provider of a session's data folder, at its ``freq``, up to its ``data_until``.
+
+    Parameters
+    ----------
+    session : Session, optional
+        By default the current one.
+    freq : str, optional
+        The frequency that will be read, if the session has a folder for it; by default the session's.
 
     Raises
     ------
     DataNotFound
-        If no folder is configured, or it does not exist.
+        If no folder is configured, or it does not exist, or none has data of the frequency.
     DataError
         If there are no data up to ``data_until``, or the frequency is invalid.
     """
     session = session or current_session()
     if session.provider_uri is None:
         raise DataNotFound("No data folder is given. Call rollforge.init(FOLDER), or set ROLLFORGE_DATA.")
-    kept, place = _kept.get(), str(session.provider_uri)
+    name = freq or session.freq
+    kept, place = _kept.get(), str(session.folder(name))
     provider = open_provider(place) if kept is None or place not in kept else kept[place]
     if kept is not None:
         kept[place] = provider
-    if session.freq is not None:
+    if name is not None and session.folders:
+        own = frequency(name)
+        if own not in session.folders and own not in provider.frequencies():
+            known = ", ".join(dict.fromkeys([*session.folders, *provider.frequencies()]))
+            raise DataNotFound(f"There is no data folder for the frequency {name!r}. There are folders for: {known}.")
+        provider = provider.with_freq(own)
+    elif session.freq is not None:
         provider = provider.with_freq(session.freq)
     return provider if session.data_until is None else provider.bounded(session.data_until)
 

@@ -103,7 +103,7 @@ class DayChecks:
         if not rules.checks.keys() & SCORE_CHECKS.keys():
             return
         champions = [recorder_of(release) for release in service.state().champions(self.day)]
-        calendar = session_provider().calendar(service.freq)
+        calendar = session_provider(freq=service.freq).calendar(service.freq)
         found = equal_scores(rules, self.day, rows)
         found += drift_and_ic(rules, self.day, champions, self.known, service.place, calendar)
         self._take(found, block=rules.block)

@@ -18,13 +18,13 @@ from rollforge.collect.group import RollingGroup
 from rollforge.dates import DayLike, as_timestamp, day_after, read_day, read_timestamp
 from rollforge.description import Description
 from rollforge.errors import ArtifactNotFound, ConfigError, ExperimentNotFound, RecorderNotFound, TaskNotSerializable
+from rollforge.frequency import is_intraday
 from rollforge.generate.base import SupportsFollowing, TaskGen, task_generator
 from rollforge.generate.calendar import TimeAdjuster
 from rollforge.generate.naming import variant
 from rollforge.generate.segments import bounds
 from rollforge.generate.task_view import TaskView
 from rollforge.ledger.entry import DayState, EntryKind, Release, Role
-from rollforge.market.folder_files import is_intraday
 from rollforge.moved import Alias, Aliased
 from rollforge.online.tool import OnlineTool, OnlineToolR
 from rollforge.record.drift import without_reference

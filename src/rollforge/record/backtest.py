@@ -356,7 +356,7 @@ def check_benchmark(benchmark: object, *, session: Session, where: str) -> None:
     missing = [code for code in codes if not provider.has(str(code))]
     if missing:
         raise ConfigError(
-            f"there are no data for the benchmark {', '.join(map(repr, missing))} in {session.provider_uri}. "
+            f"there are no data for the benchmark {', '.join(map(repr, missing))} in {session.folder()}. "
             "Choose another one, or null for none.",
             path=where,
         )

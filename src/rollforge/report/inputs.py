@@ -185,7 +185,7 @@ def _environment(session: Session) -> dict[str, str]:
 
     packages = ("rollforge", "lightgbm", "numpy", "pandas", "numba", "mlflow-skinny")
     return {
-        "data": session.provider_uri or "",
+        "data": session.folder() or "",
         "tasks": mask_secrets(session.store_uri),
         "runs": mask_secrets(session.tracking_uri),
         "machine": f"{platform.node()}, {available_cores()} cores, Python {platform.python_version()}",

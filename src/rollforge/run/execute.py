@@ -175,10 +175,11 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
         _save_dataset(dataset, recorder)
         _generate_records(resolved, model, dataset, recorder)
         if session.provider_uri is not None:
-            from rollforge.market.content import read_content
+            from rollforge.market.content import session_content
 
-            content = read_content(session.provider_uri, session.cache, session.data_until, session.freq)
-            recorder.set_tags(**{DATA_TAG: content.mark, FOLDER_TAG: session.provider_uri})
+            content = session_content(session)
+            assert content is not None
+            recorder.set_tags(**{DATA_TAG: content.mark, FOLDER_TAG: session.folder()})
     with contextlib.suppress(TaskNotSerializable):  # a task with live objects has no hash
         recorder.set_tags(**{TRIAL_TAG: trial_of(task)})
     recorder.log_metrics(fit_seconds=fit_seconds, task_seconds=time.perf_counter() - began)

@@ -276,12 +276,12 @@ class Admission:
         from rollforge.market.provider import open_provider
 
         marks = {}
-        for folder in {v.session.provider_uri for v in self.checked.values() if v.session is not None}:
-            if folder is not None:
-                try:
-                    marks[folder] = open_provider(folder).fingerprint()
-                except DataError as exc:  # missing or damaged
-                    marks[folder] = str(exc)
+        sessions = [v.session for v in self.checked.values() if v.session is not None]
+        for folder in {f for s in sessions for f in (s.provider_uri, *s.folders.values()) if f is not None}:
+            try:
+                marks[folder] = open_provider(folder).fingerprint()
+            except DataError as exc:  # missing or damaged
+                marks[folder] = str(exc)
         return marks
 
     def _file_states(self, keys: Iterable[str]) -> dict[str, tuple[int, int] | None]:
@@ -302,8 +302,10 @@ class Admission:
         if "region" not in self.given and info.region in REGIONS:
             changes |= {"region": info.region, "exchange": info.exchange}
         if self.needs_data and not (self.only_data and self.session.provider_uri is None):
-            bound = {} if self.only_data or not info.until else {"data_until": info.until}
+            bound: dict[str, object] = {}
+            bound |= {} if self.only_data or not info.until else {"data_until": info.until}
             bound |= {"freq": info.freq} if info.freq else {}
+            bound |= {"folders": info.folders} if info.folders and "provider_uri" not in self.given else {}
             folder = self._check_data(info, self.session.with_(**bound), problems, notes)
             changes |= {"provider_uri": folder, **bound}
         if not self.only_data:
@@ -336,7 +338,8 @@ class Admission:
             )
             return None
         try:
-            here = session_content(session.with_(provider_uri=folder))
+            session = session.with_(provider_uri=folder, folders=session.folders)
+            here = session_content(session)
         except DataError as exc:
             if self.only_data:  # tasks that need the data will raise the error
                 return folder
@@ -346,7 +349,7 @@ class Admission:
             )
             return None
         if info.folder and here is not None:
-            self._compare(here, info, folder, problems, notes)
+            self._compare(here, info, session.folder() or folder, problems, notes)
         return folder
 
     def _compare(
@@ -361,8 +364,9 @@ class Admission:
             return
         if not differences:
             return
+        there = info.folders.get(info.freq, info.folder)
         difference = (
-            f"The data folder {folder} differs from {info.folder} on {info.host}, with which the tasks "
+            f"The data folder {folder} differs from {there} on {info.host}, with which the tasks "
             f"were submitted: {'; '.join(differences)}."
         )
         if self.accept_other_data:

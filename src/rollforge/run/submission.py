@@ -15,9 +15,10 @@ from dataclasses import dataclass, field, replace
 from rollforge import trust
 from rollforge.confidential import without_secrets
 from rollforge.dates import read_day
-from rollforge.errors import DataError, DateError, RollforgeError, excerpt, printable
+from rollforge.errors import ConfigError, DataError, DateError, RollforgeError, excerpt, printable
+from rollforge.frequency import is_frequency
 from rollforge.generate.checks import NOT_CHECKED, Check, CheckMethod, check_from_document, check_to_document
-from rollforge.generate.task_view import TaskView
+from rollforge.generate.task_view import TaskView, at_frequency
 from rollforge.machine import machine_of, process_name
 from rollforge.paths import read_path
 from rollforge.session import Session
@@ -56,7 +57,7 @@ def submission_info(
     Returns
     -------
     dict
-        ``rollforge``, ``python``, ``host``, ``machine``; ``data`` (None, or ``folder`` and ``content``, see
+        ``rollforge``, ``python``, ``host``, ``machine``; ``data`` (None, or ``folder``, ``folders`` and ``content``, see
         :class:`~rollforge.market.content.DataContent`); ``tracking`` (None if it cannot be opened here); ``region``,
         ``exchange``; ``models`` (class -> package -> version); ``plugins``; if there are any, also ``operators`` and
         ``sys_path``, as in the session, ``files`` (Python file -> SHA-256 digest, for the plugins, operators and classes
@@ -79,7 +80,7 @@ def submission_info(
         "python": platform.python_version(),
         "host": socket.gethostname(),
         "machine": machine_of(process_name()),
-        "data": _data(session),
+        "data": _data(session, listed),
         "tracking": _tracking(session),
         "region": session.region,
         "exchange": to_plain(dict(session.exchange)),
@@ -103,6 +104,8 @@ class SubmissionInfo:
     machine: str = ""
     folder: str = ""
     """Data folder; empty if there was none."""
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """Data folders of single frequencies."""
     until: str = ""
     freq: str = ""
     """Last day of the data that the tasks may read; empty for all days."""
@@ -157,6 +160,7 @@ def read_submission_info(kept: Mapping[str, object]) -> SubmissionInfo:
         host=text(kept.get("host")) or "another machine",
         machine=text(kept.get("machine")),
         folder=text(data.get("folder")),
+        folders={f: text(p) for f, p in mapping(data.get("folders")).items() if is_frequency(f)},
         until=_day(data.get("until")),
         freq=str(data.get("freq") or ""),
         content=mapping(data.get("content")),
@@ -288,9 +292,12 @@ def submissions_of(store: TaskStore, pool: str) -> dict[str, SubmissionInfo]:
     return {key: read_submission_info(kept) for key, kept in store.submissions(pool).items() if ABOUT not in kept}
 
 
-def _data(session: Session) -> dict[str, object] | None:
+def _data(session: Session, tasks: Sequence[object]) -> dict[str, object] | None:
     from rollforge.market.content import session_content
 
+    folders = session.folders
+    with contextlib.suppress(ConfigError):  # tasks of several frequencies: an error where they are trained
+        session = at_frequency(session, [task for task in tasks if isinstance(task, Mapping)])
     try:
         content = session_content(session)
     except DataError:  # tasks that need the data will raise the error
@@ -300,6 +307,7 @@ def _data(session: Session) -> dict[str, object] | None:
         if content is None
         else {
             "folder": str(read_path(session.provider_uri or "").absolute()),
+            **({"folders": {f: str(read_path(p).absolute()) for f, p in folders.items()}} if folders else {}),
             "until": session.data_until or "",
             "freq": session.freq or "",
             "content": content.to_plain(),

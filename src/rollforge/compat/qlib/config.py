@@ -17,8 +17,14 @@ from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, shown
 from rollforge.limits import LIMITS, read_text
 from rollforge.paths import read_path
-from rollforge.qlib_options import check_option, data_folder, exchange_options
-from rollforge.session import EXCHANGE, Session, current_session, init as init_session
+from rollforge.qlib_options import check_option, data_folders, exchange_options
+from rollforge.session import (
+    EXCHANGE,
+    Session,
+    current_session,
+    folders_by_frequency,
+    init as init_session,
+)
 from rollforge.track.base import folder_uri
 
 __all__ = ["C", "Config", "QlibConfig", "auto_init", "init", "init_from_yaml_conf"]
@@ -49,7 +55,7 @@ class Config(dict[str, Any]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name == "provider_uri":
-            init_session(**_kept(provider_uri=_folder(value, self.get("mount_path"))))
+            init_session(**_kept(**_folders(value, self.get("mount_path"))))
         elif name == "region":
             self.set_region(value)
         elif name == "kernels":
@@ -65,6 +71,9 @@ class Config(dict[str, Any]):
     def __getitem__(self, name: str) -> Any:
         session = current_session()
         if name == "provider_uri":
+            if session.folders:
+                others = session.provider_uri not in session.folders.values()
+                return {**({DEFAULT_FREQ: session.provider_uri} if others else {}), **session.folders}
             return {"day": session.provider_uri}
         if name == "region":
             return session.region
@@ -188,8 +197,12 @@ def _store_of(setting: Mapping[str, str]) -> str:
     return wanted
 
 
-def _folder(provider_uri: object, mount_path: object = None) -> str:
-    return str(read_path(data_folder(provider_uri, mount_path), "provider_uri"))
+def _folders(provider_uri: object, mount_path: object = None) -> dict[str, Any]:
+    """Return the session's fields with the data folders."""
+    given = data_folders(provider_uri, mount_path)
+    if isinstance(given, dict):
+        return folders_by_frequency(given)
+    return {"provider_uri": str(read_path(given, "provider_uri")), "folders": {}}
 
 
 def _threads(kernels: object) -> int:
@@ -231,9 +244,8 @@ def init(default_conf: str = "client", **kwargs: Any) -> None:
     manager = kwargs.pop("exp_manager", None) or {}
     arguments = manager.get("kwargs") or {}
     region = str(kwargs.pop("region", None) or "cn").lower()
-    folder = _folder(kwargs.pop("provider_uri", _DEFAULT_FOLDER), kwargs.get("mount_path"))
     changes: dict[str, Any] = {
-        "provider_uri": folder, "region": region,
+        **_folders(kwargs.pop("provider_uri", _DEFAULT_FOLDER), kwargs.get("mount_path")), "region": region,
         "exchange": _checked(exchange_options(kwargs), region),
         "tracking_uri": folder_uri(arguments["uri"], create=True) if arguments.get("uri") else None,
         "experiment_name": arguments.get("default_exp_name") or kwargs.get("default_exp_name"),

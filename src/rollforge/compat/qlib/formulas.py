@@ -264,7 +264,7 @@ def made(name: str, *arguments: object) -> Expression:
 def _loaded(text: str, instrument: str, start: int | None, end: int | None, freq: str = "day") -> pd.Series:
     """Compute an expression on one instrument, indexed by positions in the calendar."""
     place = current_source.get()
-    provider = place.provider if place is not None else session_provider()
+    provider = place.provider if place is not None else session_provider(freq=freq)
     stop = len(provider.calendar(freq)) if end is None else int(end) + 1
     first, values = load_series(provider, str(instrument).upper(), text, int(start or 0), stop, freq)
     return pd.Series(values, index=pd.RangeIndex(first, first + len(values)))

@@ -10,7 +10,7 @@ from typing import Any
 
 from rollforge.errors import ConfigError
 from rollforge.paths import read_path
-from rollforge.session import available_cores
+from rollforge.session import DEFAULT_FREQ, available_cores
 
 __all__ = [
     "DEFAULTS",
@@ -24,7 +24,6 @@ __all__ = [
 
 PROTOCOL_VERSION = 4
 NUM_USABLE_CPU = max(available_cores() - 2, 1)
-DEFAULT_FREQ = "__DEFAULT_FREQ"
 
 DEFAULTS: Mapping[str, object] = {
     "auto_mount": False,

@@ -15,7 +15,7 @@ from rollforge.dates import as_timestamp, read_day
 from rollforge.errors import DataError, DataNotFound
 from rollforge.market.provider import Provider
 from rollforge.market.universe import session_provider
-from rollforge.session import current_session
+from rollforge.session import DEFAULT_FREQ, current_session
 
 __all__ = ["FileCalendarStorage", "FileFeatureStorage", "FileInstrumentStorage"]
 
@@ -34,10 +34,10 @@ class _FileStorage:
     def _provider(self) -> Provider:
         uri = self._provider_uri
         if isinstance(uri, Mapping):
-            uri = uri.get(self.freq, uri.get("__DEFAULT_FREQ"))
+            uri = uri.get(self.freq, uri.get(DEFAULT_FREQ))
         if uri is None:
-            return session_provider()
-        return session_provider(replace(current_session(), provider_uri=os.fspath(uri)))
+            return session_provider(freq=self.freq)
+        return session_provider(replace(current_session(), provider_uri=os.fspath(uri), folders={}))
 
     def check(self) -> None:
         """Check that the file exists.
