@@ -24,7 +24,7 @@ import numpy as np
 __all__ = ["code_files", "code_mark", "code_version"]
 
 _HERE = Path(__file__).parent
-_DECIDES = ("market", "expressions", "features", "code_marks.py", "dates.py")
+_DECIDES = ("market", "expressions", "features", "code_marks.py", "dates.py", "frequency.py")
 """Modules whose code determines the values of a panel. A test follows the imports to check that the list is complete."""
 _LIBRARIES = ("numpy", "pandas", "numba")
 _PLAIN = (bool, int, float, complex, str, bytes, range, slice, type(...), np.generic, Decimal, Fraction, dt.date, dt.time,
