@@ -88,8 +88,9 @@ class Experiment:
 
     def report(self, **kwargs: Any) -> Summary:
         collected = pipeline.collect(self.session, "mine", allow_gaps=True, **kwargs)
+        self.parts = pipeline.by_label(collected, self.session, "mine", **kwargs)
         return pipeline.write_results(
-            collected, name="mine", session=self.session, config="", folder=self.folder / "results"
+            collected, name="mine", session=self.session, config="", folder=self.folder / "results", parts=self.parts
         )
 
     @property
@@ -189,6 +190,11 @@ def test_each_model_is_evaluated_with_its_own_label(experiment: Experiment) -> N
         assert len(model.ic) == both.index.get_level_values("datetime").nunique()
     assert (summary.headline.label_text, summary.headline.label_days) == (ONE, 1)
     assert any("different labels" in w for w in summary.warnings)
+    assert list(summary.parts) == ["All models", *(model.name for model in summary.models)]
+    for title, part in list(summary.parts.items())[1:]:
+        (own,) = (model for model in summary.models if model.name == title)
+        assert part.headline.ic == pytest.approx(own.ic.mean())
+        assert f"<h2>{html.escape(title)}</h2>" in experiment.page
     assert "The models have different labels" in experiment.page
     assert FIVE in experiment.page
 

@@ -23,6 +23,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import brier_score_loss, log_loss, r2_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
+from tests.documents.command_line import call
 
 import rollforge
 from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError, TrainingFailed, counted
@@ -30,6 +31,7 @@ from rollforge.models import LinearModel, Model, SklearnModel
 from rollforge.record.analysis import calc_ic
 from rollforge.session import Session
 from rollforge.store.base import open_store
+from rollforge.track.base import open_tracker
 from rollforge.walk_forward import WalkForward, walk_forward
 
 pytestmark = pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # of scikit-learn 1.5
@@ -328,6 +330,26 @@ def test_several_horizons(session: Session, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"several horizons \(1, 10\).*result.by_horizon\[1\]"):
             wrong()
     assert len(result.plot.windows().data) > 0
+    where = ("--store", session.store_uri, "--tracking", session.tracking_uri, "--output", tmp_path)
+    written = call("collect", result.experiment_name, *where)
+    assert written.exit_code == 0, written.stderr
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"{average:.4f}".lstrip("-") not in page + written.stdout
+    assert "different labels" not in written.stderr + page
+    kept = pd.read_parquet(tmp_path / "prediction.parquet")
+    (run_id,) = re.findall(r"^run +(\S+)", written.stdout, re.MULTILINE)
+    metrics = open_tracker(session.tracking_uri).read(run_id).metrics
+    for ahead, part in result.by_horizon.items():
+        name, ic = f"Horizon {ahead}", part.metrics["ic"]
+        assert kept[name].to_numpy() == pytest.approx(part.collected.prediction.iloc[:, 0].to_numpy(), nan_ok=True)
+        shown = written.stdout.partition(f"{result.experiment_name}: {name} ")[2]
+        assert re.search(rf"^IC +{ic:.4f} ", shown, re.MULTILINE)
+        assert metrics[f"{name}/IC"] == pytest.approx(ic)
+        section = page.partition(f"<h2>{name}</h2>")[2].partition("<h2>Windows")[0]
+        assert (
+            f"In {len(part.windows)} of {len(part.windows)} tasks whether features look ahead is not known" in section
+        )
+    assert "IC" not in metrics
     mapped = run(Ridge(), frame, session, features=FEATURES, label={"y1": 1, "y10": 10}, horizon=1)
     assert mapped.experiment_name == result.experiment_name
 
@@ -560,6 +582,8 @@ SCRIPT = """
 import os, sys
 import numpy as np
 import pandas as pd
+from tests.documents.command_line import call
+
 import rollforge
 from sklearn.base import BaseEstimator, RegressorMixin
 

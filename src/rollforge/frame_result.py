@@ -266,7 +266,7 @@ class WalkForward:
             f"Horizon {horizon}": part.summary if groups is None else part._summary(groups)
             for horizon, part in self.by_horizon.items()
         }
-        return write_report(next(iter(parts.values())), file, parts)
+        return write_report(replace(next(iter(parts.values())), parts=parts), file)
 
     @property
     def plot(self) -> ResultPlots:

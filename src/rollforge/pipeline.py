@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from rollforge import trust
 from rollforge.collect.outcomes import TaskOutcome, outcomes, unreachable_runs, with_windows, without_superseded
-from rollforge.collect.result import Collected, collect_outcomes, schedule_of
+from rollforge.collect.result import Collected, collect_outcomes, model_labels, schedule_of
 from rollforge.confidential import mask_secrets
 from rollforge.errors import (
     CodeNotAllowed,
@@ -53,6 +53,8 @@ from rollforge.user_code import file_digest
 from rollforge.workflow import Template
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from rollforge.collect.combine import Ensembles
     from rollforge.generate.timeline import Schedule
     from rollforge.report.summary import Summary
@@ -456,8 +458,92 @@ def with_trials(collected: Collected, session: Session, pool: str) -> Collected:
     return replace(collected, trials=make_trials(collected, tasks, rest, collect_again, recorded))
 
 
+def by_label(
+    collected: Collected,
+    session: Session,
+    pool: str,
+    *,
+    label_days: int | None = None,
+    ensembles: Ensembles | None = None,
+) -> dict[str, Collected]:
+    """Return the results of the models of each label, by title; empty if all models have the same label.
+
+    The first one is `collected`, called ``All models``, unless the models were trained on a table of the user, by
+    :func:`~rollforge.walk_forward.walk_forward`: these are never combined.
+
+    Parameters
+    ----------
+    collected : Collected
+        The result.
+    session : Session
+        The session with which it was collected.
+    pool : str
+        The experiment.
+    label_days, ensembles
+        As in :func:`collect`.
+    """
+    from rollforge.collect.labels import label_groups
+    from rollforge.features.label_source import label_source
+
+    groups = label_groups(model_labels(collected.outcomes, collected.models))
+    if len(groups) < 2:
+        return {}
+    handler = TaskView(collected.outcomes[0].task.definition).described_handler
+    found = {} if label_source(handler).counts_days else {"All models": collected}
+    for names in groups:
+        ids = [o.task.id for o in collected.outcomes if o.model in names]
+        part = collect(session, pool, ids, allow_gaps=True, label_days=label_days, ensembles=ensembles)
+        found[_title(names)] = part
+    return found
+
+
+def _title(names: Sequence[str]) -> str:
+    """Return the title of some models: what their names have in common, or else all of them.
+
+    Examples
+    --------
+    >>> _title(["horizon 1, seed 7", "horizon 1, seed 8"]), _title(["lgb", "linear"])
+    ('Horizon 1', 'lgb; linear')
+    """
+    first, *rest = (name.split(", ") for name in names)
+    common = [part for part in first if all(part in other for other in rest)]
+    text = ", ".join(common) if common else "; ".join(names)
+    return f"H{text[1:]}" if text.startswith("horizon ") else text
+
+
+def _side_by_side(frames: Mapping[str, pd.DataFrame | None]) -> pd.DataFrame | None:
+    """Return frames of several models as one, whose columns begin with their titles."""
+    import pandas as pd
+
+    columns = {
+        title if frame.shape[1] == 1 else f"{title}, {name}": column
+        for title, frame in frames.items()
+        if frame is not None
+        for name, column in frame.items()
+    }
+    return pd.concat(columns, axis=1).sort_index() if columns else None
+
+
+def separated(collected: Collected, parts: Mapping[str, Collected]) -> Collected:
+    """Return a result whose models are not combined, if `parts`, of :func:`by_label`, does not contain it: prediction and
+    label have one column for each part."""
+    if not parts or any(part is collected for part in parts.values()):
+        return collected
+    prediction = _side_by_side({title: part.prediction for title, part in parts.items()})
+    label = _side_by_side({title: part.label for title, part in parts.items()})
+    warnings = tuple(dict.fromkeys(warning for part in parts.values() for warning in part.warnings))
+    return replace(collected, prediction=prediction, label=label, warnings=warnings)
+
+
 def write_results(
-    collected: Collected, *, name: str, session: Session, config: str, folder: Path, groups: str | None = None
+    collected: Collected,
+    *,
+    name: str,
+    session: Session,
+    config: str,
+    folder: Path,
+    groups: str | None = None,
+    parts: Mapping[str, Collected] | None = None,
 ) -> Summary:
     """Write ``prediction.parquet``, ``backtest.parquet`` (if there is a backtest) and ``report.html`` into `folder`.
 
@@ -477,11 +563,13 @@ def write_results(
         The folder, which is created if necessary.
     groups : str, optional
         A file or a universe, see :func:`~rollforge.report.groups.read_groups`, for the IC by group.
+    parts : mapping, optional
+        The results of models with different labels, see :func:`by_label`.
 
     Returns
     -------
     Summary
-        The numbers of the report.
+        The numbers of the report; those of the first part if the models are not combined.
     """
     from rollforge.market.universe import session_provider
     from rollforge.report.groups import read_groups
@@ -490,9 +578,12 @@ def write_results(
     from rollforge.report.summary import summarise
     from rollforge.track.frame import write_described
 
-    found = None
-    if groups is not None and collected.prediction is not None:
-        found = read_groups(groups, collected.prediction, session_provider(session))
+    def summary_of(one: Collected) -> Summary:
+        found = None
+        if groups is not None and one.prediction is not None:
+            found = read_groups(groups, one.prediction, session_provider(session))
+        return summarise(report_inputs(one, name=name, session=session, config=config, groups=found))
+
     folder.mkdir(parents=True, exist_ok=True)
     if collected.prediction is not None:
         draft = folder / ".prediction.parquet"
@@ -502,7 +593,12 @@ def write_results(
         draft = folder / ".backtest.parquet"
         collected.backtest.result.report.to_parquet(draft)
         draft.replace(folder / "backtest.parquet")
-    summary = summarise(report_inputs(collected, name=name, session=session, config=config, groups=found))
+    if parts:
+        summaries = {title: summary_of(part) for title, part in parts.items()}
+        combined = any(part is collected for part in parts.values())
+        summary = replace(next(iter(summaries.values())), parts=summaries, combined=combined)
+    else:
+        summary = summary_of(collected)
     write_report(summary, folder / "report.html")
     return summary
 
@@ -511,8 +607,8 @@ def keep_result(collected: Collected, summary: Summary, *, session: Session, poo
     """Create or update the recorder of the joined result, and return it; None if there is no prediction.
 
     It has the objects ``pred.pkl`` and ``label.pkl``, those of a backtest as in ``PortAnaRecord``, and the metrics of
-    the report: for several models those of the average, and as ``NAME/IC`` those of each model. The windows' runs
-    become its children.
+    the report: for several models those of the average, and as ``NAME/IC`` those of each model; if the models are not
+    combined, only these. The windows' runs become its children.
 
     Parameters
     ----------
@@ -545,10 +641,15 @@ def keep_result(collected: Collected, summary: Summary, *, session: Session, poo
     backtest = collected.backtest
     if backtest is not None:
         tags |= {f"rollforge.backtest.{name}": text for name, text in backtest.about().items()}
+    metrics = result_metrics(summary)
+    if not summary.combined:
+        metrics = {
+            f"{title}/{name}": v for title, one in summary.parts.items() for name, v in result_metrics(one).items()
+        }
     kept = dict.fromkeys(OBJECTS) if backtest is None else backtest.objects
     return save_joined(
         experiment, pool,
         objects={"pred.pkl": collected.prediction, "label.pkl": collected.label, **kept},
-        metrics={**result_metrics(summary), **({} if backtest is None else backtest.metrics)}, tags=tags,
+        metrics={**metrics, **({} if backtest is None else backtest.metrics)}, tags=tags,
         windows=[WindowRun(r, collected.runs[r.id].tags, o.task.definition, o.model) for r, o in done],
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -186,7 +187,9 @@ def _run(made: Plan, jobs: int | None, folder: Path, console: Console, *, allow_
     )
     collected = pipeline.with_backtest(collected, session, own_code=pipeline.backtest_is_own(collected))
     collected = pipeline.with_trials(collected, session, made.workflow.experiment_name)
-    _finish(collected, made.workflow.experiment_name, session, made.workflow.text, folder, console, keep=True)
+    name = made.workflow.experiment_name
+    parts = pipeline.by_label(collected, session, name, label_days=made.workflow.label_days, ensembles=made.ensembles)
+    _finish(collected, name, session, made.workflow.text, folder, console, keep=True, parts=parts)
 
 
 def submit(
@@ -368,26 +371,20 @@ def _finish(
     *,
     keep: bool,
     groups: str | None = None,
+    parts: Mapping[str, Collected] | None = None,
 ) -> None:
     """Write the result and print its headline; with `keep`, also save it as a run next to the windows' runs."""
     from rollforge import pipeline
-    from rollforge.report.terminal import (
-        backtest_table,
-        checks_table,
-        groups_table,
-        headline_table,
-        models_table,
-        overfitting_table,
-        paths_table,
-    )
 
-    summary = pipeline.write_results(collected, name=name, session=session, config=config, folder=folder, groups=groups)
-    console.print(headline_table(summary))
-    for make in (models_table, groups_table, overfitting_table, paths_table, backtest_table):
-        table = make(summary)
-        if table is not None:
-            console.print(table)
-    console.print(checks_table(summary))
+    collected = pipeline.separated(collected, parts or {})
+    summary = pipeline.write_results(
+        collected, name=name, session=session, config=config, folder=folder, groups=groups, parts=parts
+    )
+    shown = [summary]
+    if not summary.combined:
+        shown = [replace(one, title=f"{name}: {title}") for title, one in summary.parts.items()]
+    for one in shown:
+        _show_summary(one, console)
     for note in (*collected.coverage.notes, *collected.warnings):
         _warn(note)
     written = {"report": "report.html"}
@@ -404,6 +401,26 @@ def _finish(
             f"{collected.failed} of {len(collected.outcomes)} tasks failed; the report shows the error of each"
         )
         raise typer.Exit(Exit.FAILED)
+
+
+def _show_summary(summary: Summary, console: Console) -> None:
+    """Print the headline and the tables of a result."""
+    from rollforge.report.terminal import (
+        backtest_table,
+        checks_table,
+        groups_table,
+        headline_table,
+        models_table,
+        overfitting_table,
+        paths_table,
+    )
+
+    console.print(headline_table(summary))
+    for make in (models_table, groups_table, overfitting_table, paths_table, backtest_table):
+        table = make(summary)
+        if table is not None:
+            console.print(table)
+    console.print(checks_table(summary))
 
 
 def _keep(collected: Collected, summary: Summary, name: str, session: Session, console: Console) -> None:
@@ -489,5 +506,7 @@ def _report(
     collected = pipeline.with_trials(collected, session, name)
     for warning in collected.plan_warnings:
         _warn(warning)
+    parts = pipeline.by_label(collected, session, name, label_days=label_days, ensembles=ensembles)
     folder = _output_folder(output, name)
-    _finish(collected, name, session, config or collected.template_text(), folder, _console(), keep=keep, groups=groups)
+    text = config or collected.template_text()
+    _finish(collected, name, session, text, folder, _console(), keep=keep, groups=groups, parts=parts)

@@ -11,7 +11,7 @@ import pandas as pd
 from rollforge.generate.label import task_labels
 from rollforge.generate.naming import variant
 
-__all__ = ["JoinedLabel", "ModelLabel", "join_labels", "label_kind"]
+__all__ = ["JoinedLabel", "ModelLabel", "join_labels", "label_groups", "label_kind"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,20 @@ def join_labels(labels: Sequence[ModelLabel]) -> JoinedLabel | None:
         if not frame.index.equals(joined.index) or joined.isna().to_numpy().any():
             joined = joined.combine_first(frame)[list(joined.columns)]
     return JoinedLabel(joined, tuple(others))
+
+
+def label_groups(labels: Sequence[ModelLabel]) -> list[list[str]]:
+    """Return the names of the models that have the same label, for each label; see :func:`join_labels`."""
+    groups: list[list[ModelLabel]] = []
+    for label in labels:
+        for group in groups:
+            joined = join_labels([group[0], label])
+            if joined is not None and not joined.others:
+                group.append(label)
+                break
+        else:
+            groups.append([label])
+    return [[label.model for label in group] for group in groups]
 
 
 def _first_column(frame: pd.DataFrame, like: pd.DataFrame) -> pd.DataFrame:

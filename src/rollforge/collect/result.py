@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from rollforge.collect.combine import Ensembles
     from rollforge.collect.coverage import Coverage, ExpectedWindow
+    from rollforge.collect.labels import ModelLabel
     from rollforge.collect.trials import Trials
     from rollforge.generate.checks import Check
     from rollforge.generate.timeline import Schedule
@@ -244,14 +245,21 @@ def _scored(prediction: pd.DataFrame) -> pd.MultiIndex:
     return index if finite.all() else index[finite]
 
 
+def model_labels(known: Sequence[TaskOutcome], models: Sequence[ModelResult]) -> list[ModelLabel]:
+    """Return the labels of the models that have labels."""
+    from rollforge.collect.labels import ModelLabel, label_kind
+
+    first = {o.model: o.task.definition for o in reversed(known)}
+    return [ModelLabel(m.name, m.label, label_kind(first[m.name])) for m in models if m.label is not None]
+
+
 def _joined_label(
     known: Sequence[TaskOutcome], models: Sequence[ModelResult]
 ) -> tuple[pd.DataFrame | None, tuple[str, ...]]:
     """Return the labels of all models, and warnings about them."""
-    from rollforge.collect.labels import ModelLabel, join_labels, label_kind
+    from rollforge.collect.labels import join_labels
 
-    first = {o.model: o.task.definition for o in reversed(known)}
-    labels = [ModelLabel(m.name, m.label, label_kind(first[m.name])) for m in models if m.label is not None]
+    labels = model_labels(known, models)
     joined = join_labels(labels)
     if joined is None:
         return None, ()

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -61,18 +61,17 @@ class _Section:
     body: Markup
 
 
-def render(summary: Summary, parts: Mapping[str, Summary] | None = None) -> str:
+def render(summary: Summary) -> str:
     """Return the HTML page.
 
-    With `parts`, title -> summary, the page shows each of them with its own figures, below the title of `summary`.
+    If the summary has parts, the page shows each of them with its own figures, below the title of `summary`.
 
     Plots are drawn by plotly.js, which is inlined. If the package plotly is not installed, the page has only tables,
     and explains how to get the plots. Only daily figures are embedded, so the size does not grow with the number of
     instruments.
     """
-    shown = (
-        [_Part("", "", summary)] if parts is None else [_Part(f"part{i}-", *one) for i, one in enumerate(parts.items())]
-    )
+    parts = summary.parts
+    shown = [_Part(f"part{i}-", *one) for i, one in enumerate(parts.items())] if parts else [_Part("", "", summary)]
     library = _library() if any(part.plots.figures for part in shown) else None
     if library is None:
         shown = [replace(part, drawn=False) for part in shown]
@@ -87,10 +86,10 @@ def render(summary: Summary, parts: Mapping[str, Summary] | None = None) -> str:
     links = [
         tag("a", s.title, href=f"#{s.anchor}")
         for part in shown
-        for s in (part.sections if parts is None else [_Section(part.anchor, part.title, "", Markup(""))])
+        for s in ([_Section(part.anchor, part.title, "", Markup(""))] if parts else part.sections)
     ]
     main = tag("main", *(part.body() for part in shown), _footer(shown[0].summary, drawn=library is not None))
-    extent = _extent(summary) if parts is None else None
+    extent = None if parts else _extent(summary)
     body = tag(
         "body",
         tag("header", tag("p", "Rolling experiment", class_="kind"), tag("h1", summary.title), extent),
@@ -442,7 +441,7 @@ def _footer(summary: Summary, *, drawn: bool) -> Markup:
     return tag("footer", environment_table(summary.environment), made)
 
 
-def write_report(summary: Summary, file: str | os.PathLike[str], parts: Mapping[str, Summary] | None = None) -> Path:
+def write_report(summary: Summary, file: str | os.PathLike[str]) -> Path:
     """Write the page, see :func:`render`, atomically, and return its path.
 
     Raises
@@ -451,7 +450,7 @@ def write_report(summary: Summary, file: str | os.PathLike[str], parts: Mapping[
         If the file cannot be written; an existing file is unchanged.
     """
     target = Path(file)
-    text = render(summary, parts)
+    text = render(summary)
     draft = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

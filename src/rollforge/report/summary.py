@@ -203,6 +203,10 @@ class Summary:
     warnings: tuple[str, ...] = ()
     checks: tuple[Check, ...] = ()
     """What the checks for leakage found."""
+    parts: Mapping[str, Summary] = field(default_factory=dict)
+    """The summaries of models with different labels, by title; empty if all models have the same label."""
+    combined: bool = True
+    """Whether there is a single result, and not only one for each part."""
     config: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
 

@@ -264,9 +264,15 @@ class _Answer:
 
     def about(self, ids: Collection[str]) -> tuple[Check, ...]:
         """Return the results about some of the tasks."""
+        if not self.titles or set(self.titles) <= set(ids):
+            return self.checks
         titles = {self.titles[i] for i in ids if i in self.titles}
-        everything = not self.titles or set(self.titles) <= set(ids)
-        return tuple(one for one in self.checks if everything or not one.tasks or not titles.isdisjoint(one.tasks))
+        found = []
+        for one in self.checks:
+            some = tuple(title for title in one.tasks if title in titles)
+            if some or not one.tasks:  # the first days that it is about may be those of other tasks
+                found.append(replace(one, tasks=some, days=(), where=""))
+        return tuple(found)
 
 
 def _latest(answers: Mapping[str, _Answer], ids: Sequence[str]) -> list[Check]:
