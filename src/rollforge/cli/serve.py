@@ -132,7 +132,7 @@ def init(
     from rollforge.ledger.base import holding
     from rollforge.ledger.entry import EntryKind, author, service_body
     from rollforge.ledger.state import ServiceState
-    from rollforge.online.overview import service_folder
+    from rollforge.online.locations import new_service_folder
     from rollforge.online.policy import challenger_of, read_policy
     from rollforge.plan import named_templates
     from rollforge.workflow import load_workflow
@@ -156,10 +156,8 @@ def init(
         known = state.definition.workflow if state.definition is not None else None
         recorded_before = known if isinstance(known, dict) else {}
         first = _first_day(name, state, recorded_before.get("begin"), found, _day(begin) if begin is not None else None)
-        folder = service_folder(name, state.definition)
-        if not folder.exists():  # it has no files yet, or was moved together with the project
-            folder = service_folder(name, None)
-        recorded = definition_of(workflow, first, folder)
+        folder = new_service_folder(name, state.definition, ledger.uri)
+        recorded = definition_of(workflow, first, folder, ledger.uri, state.definition)
         if found.waits and not state.releases:
             recorded[LEAKAGE] = leakage
         elif state.releases and LEAKAGE in recorded_before:
@@ -239,13 +237,13 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
     from rollforge.online import signal_files
     from rollforge.online.corrections import changed_days
     from rollforge.online.data_marks import changed_history
-    from rollforge.online.overview import service_folder
+    from rollforge.online.locations import service_folder
     from rollforge.session import using
 
     ledger, name, state = context.obj.state()
-    workflow, begin = read_workflow(state.definition)
+    workflow, begin = read_workflow(state.definition, ledger.uri)
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):
-        service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition))
+        service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition, ledger.uri))
         changed, months = changed_days(service), changed_history(service)
     damaged = signal_files.unreadable(service.place, state.signals().values())
     if as_json:
@@ -282,15 +280,15 @@ def correct(
     """
     from rollforge.cli.service import read_workflow, service_of
     from rollforge.online import corrections
-    from rollforge.online.overview import service_folder
+    from rollforge.online.locations import service_folder
     from rollforge.session import using
 
     ledger, name, state = context.obj.state()
-    workflow, begin = read_workflow(state.definition)
+    workflow, begin = read_workflow(state.definition, ledger.uri)
     chosen = _day(day) if day is not None else None
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
         corrected = corrections.correct(
-            service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition)),
+            service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition, ledger.uri)),
             chosen,
             reason,
             rules=workflow.checks,
@@ -379,9 +377,10 @@ def signals(
     """Print the signals of a day as they were published, or as they were corrected later."""
     from rollforge.errors import ConfigError
     from rollforge.online import signal_files
-    from rollforge.online.overview import service_folder, signal_document
+    from rollforge.online.locations import service_folder
+    from rollforge.online.overview import signal_document
 
-    _, name, state = context.obj.state()
+    ledger, name, state = context.obj.state()
     day = _day(day)
     versions = {signal.version: signal for signal in state.versions(day)}
     if not versions:
@@ -389,7 +388,7 @@ def signals(
     signal = versions.get(version if version is not None else max(versions))
     if signal is None:
         raise ConfigError(f"There is no version {version} of the signals of {day}, only {_listed(versions)}.")
-    place = folder if folder is not None else service_folder(name, state.definition)
+    place = folder if folder is not None else service_folder(name, state.definition, ledger.uri)
     if as_json:
         echo_json(json.dumps(signal_document(place, signal)))
         return

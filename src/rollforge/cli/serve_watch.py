@@ -162,7 +162,7 @@ class _Watch:
     def _look(self) -> tuple[object, dict[str, Any] | None]:
         """Return a value that changes with the data and the definition of the service, and why it cannot be run now."""
         from rollforge.market.provider import folder_stamp
-        from rollforge.online.overview import data_folder
+        from rollforge.online.locations import data_folder
 
         try:
             state, lease = self.reader.state(self.name), self.reader.held_by(self.name)
@@ -173,7 +173,7 @@ class _Watch:
         if lease is not None and not process_is_gone(lease.holder.partition("#")[0]):
             return None, {"running": {"holder": lease.holder}}
         defined = max((e.number for e, c in zip(state.entries, state.contents, strict=True) if c.service), default=0)
-        folder, stamp = data_folder(state.definition), None
+        folder, stamp = data_folder(state.definition, self.reader.uri), None
         if folder is None:  # recorded by an earlier version
             return (defined, time.monotonic()), None
         with contextlib.suppress(OSError):  # the run reports the reason

@@ -75,19 +75,21 @@ def checked_begin(workflow: Workflow, leakage: str | None) -> Begin:
     return Begin(later[0] if later else window, str(made.schedule.calendar[-1]), made.warnings)
 
 
-def definition_of(workflow: Workflow, begin: str, folder: Path) -> dict[str, object]:
+def definition_of(
+    workflow: Workflow, begin: str, folder: Path, ledger_uri: str, known: ServiceDefinition | None = None
+) -> dict[str, object]:
     """Return what the ledger records about a service: its workflow, its first day, its folder and that of its data."""
-    data = workflow.session.provider_uri
-    recorded: dict[str, object] = {
-        "path": str(workflow.path.absolute()),
-        "text": workflow.public_text,
-        "begin": begin,
-        "folder": str(folder),
-    }
-    return {**recorded, "data": os.path.abspath(Path(data).expanduser())} if data is not None else recorded
+    from rollforge.online.locations import RELATIVE, relative_paths
+
+    paths, data = {"path": str(workflow.path.absolute()), "folder": str(folder)}, workflow.session.provider_uri
+    if data is not None:
+        paths["data"] = os.path.abspath(Path(data).expanduser())
+    recorded: dict[str, object] = {**paths, "text": workflow.public_text, "begin": begin}
+    relative = relative_paths(paths, ledger_uri, known)
+    return {**recorded, RELATIVE: relative} if relative else recorded
 
 
-def read_workflow(definition: ServiceDefinition | None) -> tuple[Workflow, str]:
+def read_workflow(definition: ServiceDefinition | None, ledger_uri: str) -> tuple[Workflow, str]:
     """Return the workflow that the ledger has recorded for a service, and the first day to publish.
 
     Raises
@@ -95,6 +97,7 @@ def read_workflow(definition: ServiceDefinition | None) -> tuple[Workflow, str]:
     ConfigError
         If the service was not created by ``serve init``, or the file has changed since.
     """
+    from rollforge.online.locations import workflow_file
     from rollforge.workflow import load_workflow
 
     recorded = definition.workflow if definition is not None else None
@@ -102,7 +105,7 @@ def read_workflow(definition: ServiceDefinition | None) -> tuple[Workflow, str]:
         raise ConfigError(
             "The service was not created from a workflow file. Record one with 'rollforge serve init WORKFLOW.yaml'."
         )
-    path = Path(str(recorded["path"]))
+    path = workflow_file(definition, ledger_uri) or Path()
     try:
         workflow = load_workflow(path)
     except RollforgeError as exc:
@@ -130,7 +133,8 @@ def service_of(name: str, workflow: Workflow, begin: str, ledger_uri: str, folde
     strategy = RollingStrategy(workflow.experiment_name, templates, windows, [name for name, _ in named])
     return Service(
         name, [strategy], TrainerR(workflow.experiment_name), begin, ledger_uri=ledger_uri, folder=folder,
-        workflow=definition_of(workflow, begin, folder), policy=read_policy(workflow.policy), signal_table=workflow.signal_table,
+        workflow=definition_of(workflow, begin, folder, ledger_uri), policy=read_policy(workflow.policy),
+        signal_table=workflow.signal_table,
     )  # fmt: skip
 
 
@@ -168,17 +172,18 @@ def publish_due(
     from rollforge.market.universe import session_provider
     from rollforge.online.corrections import ends_early
     from rollforge.online.day import Options
-    from rollforge.online.overview import day_warnings, service_folder
+    from rollforge.online.locations import service_folder
+    from rollforge.online.overview import day_warnings
     from rollforge.online.routine import catch_up
     from rollforge.plan import make_plan
     from rollforge.session import using
 
     state = ServiceState.of(ledger.entries(name))
-    workflow, begin = read_workflow(state.definition)
+    workflow, begin = read_workflow(state.definition, ledger.uri)
     if last is not None and last < begin:
         raise ConfigError(f"--until {last} is before {begin}, the first day of the service.")
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
-        service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition))
+        service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition, ledger.uri))
         results, problem = [], ""
         try:
             with reported_days(workflow, state, service.state, name, known_error) as report:

@@ -20,13 +20,13 @@ from rollforge.confidential import mask_secrets, remember_secret
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DateError, MissingDependency, RollforgeError, StoreUnavailable
 from rollforge.ledger.state import ServiceState
+from rollforge.online.locations import service_folder
 from rollforge.online.overview import (
     Reader,
     entry_document,
     health,
     metrics,
     read_as_of,
-    service_folder,
     signal_document,
     status,
 )
@@ -221,7 +221,9 @@ class _Answers:
                 listed = ", ".join(map(str, versions))
                 raise _Refused(404, f"There is no version {version} of the signals of {day}, only {listed}.")
             signal = versions[version]
-        return _json({"service": name, **signal_document(service_folder(name, state.definition), signal)})
+        return _json(
+            {"service": name, **signal_document(service_folder(name, state.definition, self.reader.uri), signal)}
+        )
 
     def releases(self, request: Request) -> Response:
         """Return the champions and candidates on a day, by default on the day after the last published one."""

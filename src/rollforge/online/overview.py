@@ -19,14 +19,13 @@ from typing import Any
 from rollforge.dates import read_moment, read_timestamp
 from rollforge.errors import ArtifactUnreadable, ConfigError, DataError, DateError, StoreGone, counted, shown
 from rollforge.ledger.base import Ledger, ServiceLease, open_ledger
-from rollforge.ledger.entry import CheckResult, Comparison, DayState, Entry, Level, Outcome, ServiceDefinition, Signal
+from rollforge.ledger.entry import CheckResult, Comparison, DayState, Entry, Level, Outcome, Signal
 from rollforge.ledger.state import ServiceState
 from rollforge.machine import process_is_gone
-from rollforge.session import home
+from rollforge.online.locations import data_folder, service_folder
 
 __all__ = [
     "Reader",
-    "data_folder",
     "day_warnings",
     "described",
     "due_days",
@@ -34,7 +33,6 @@ __all__ = [
     "health",
     "metrics",
     "read_as_of",
-    "service_folder",
     "signal_document",
     "status",
     "utc",
@@ -125,31 +123,10 @@ class Reader:
             self._forget()
 
 
-# -- where a service's files and data are ------------------------------------------------------------------------------
+# -- days ---------------------------------------------------------------------------------------------------------------
 
 
-def service_folder(name: str, definition: ServiceDefinition | None) -> Path:
-    """Return the folder of a service's files, which does not depend on the folder in which a command is run.
-
-    It is the one that ``serve init`` recorded, or else that of the project.
-    """
-    known = _recorded(definition, "folder")
-    return Path(known) if known is not None else home() / "services" / name
-
-
-def data_folder(definition: ServiceDefinition | None) -> Path | None:
-    """Return the data folder that ``serve init`` has recorded; None if there is none."""
-    known = _recorded(definition, "data")
-    return Path(known) if known is not None else None
-
-
-def _recorded(definition: ServiceDefinition | None, key: str) -> str | None:
-    workflow = definition.workflow if definition is not None else None
-    value = workflow.get(key) if isinstance(workflow, dict) else None
-    return str(value) if value else None
-
-
-def due_days(state: ServiceState) -> list[str] | None:
+def due_days(state: ServiceState, ledger_uri: str) -> list[str] | None:
     """Return the days that are in the calendar of the data and not published; None if the data folder is not recorded.
 
     Raises
@@ -159,10 +136,14 @@ def due_days(state: ServiceState) -> list[str] | None:
     """
     from rollforge.market.provider import open_provider
 
-    folder, begin = data_folder(state.definition), _recorded(state.definition, "begin")
-    if folder is None or begin is None:
+    workflow = state.definition.workflow if state.definition is not None else None
+    folder, begin = (
+        data_folder(state.definition, ledger_uri),
+        workflow.get("begin") if isinstance(workflow, dict) else None,
+    )
+    if folder is None or not begin:
         return None
-    return state.due(day for day in map(str, open_provider(folder).calendar()) if day >= begin)
+    return state.due(day for day in map(str, open_provider(folder).calendar()) if day >= str(begin))
 
 
 # -- documents ---------------------------------------------------------------------------------------------------------
@@ -331,28 +312,28 @@ def health(reader: Reader) -> tuple[bool, dict[str, Any]]:
     for name in reader.services():
         state = reader.state(name)
         if state is not None:
-            found[name] = _health(name, state, reader.held_by(name))
+            found[name] = _health(name, state, reader)
     healthy = all(not service["problems"] for service in found.values())
     return healthy, {"healthy": healthy, "services": found}
 
 
-def _health(name: str, state: ServiceState, lease: ServiceLease | None) -> dict[str, Any]:
+def _health(name: str, state: ServiceState, reader: Reader) -> dict[str, Any]:
     from rollforge.online import signal_files
 
     problems = [f"{day} failed: {state.days[day].error}" for day in failed_days(state)]
     try:
-        due = due_days(state)
+        due = due_days(state, reader.uri)
     except DataError as exc:
         due = None
         problems.append(str(exc))
     latest = state.signals().get(state.last_published or "")
     try:
         if latest is not None and latest.rows:
-            signal_files.content(service_folder(name, state.definition), latest)
+            signal_files.content(service_folder(name, state.definition, reader.uri), latest)
     except ArtifactUnreadable as exc:
         problems.append(str(exc))
     shown = {"last_published": state.last_published, "due": due, "fallback": fallback(state)}
-    return {**shown, "running": running(lease), "problems": problems}
+    return {**shown, "running": running(reader.held_by(name)), "problems": problems}
 
 
 # -- metrics -----------------------------------------------------------------------------------------------------------
@@ -390,7 +371,7 @@ def metrics(reader: Reader) -> str:
         state = reader.state(service)
         if state is None:
             continue
-        for name, labels, value in _samples(state, reader.held_by(service)):
+        for name, labels, value in _samples(service, state, reader):
             shown = ",".join(f'{key}="{_escaped(text)}"' for key, text in [("service", service), *labels])
             samples[name].append(f"rollforge_{name}{{{shown}}} {_number(value)}\n")
     lines = []
@@ -401,7 +382,7 @@ def metrics(reader: Reader) -> str:
 
 
 def _samples(
-    state: ServiceState, lease: ServiceLease | None
+    service: str, state: ServiceState, reader: Reader
 ) -> Iterator[tuple[str, Iterable[tuple[str, str]], float | int]]:
     after, last = state.next_day(), state.last_published
     if last is not None:
@@ -415,7 +396,7 @@ def _samples(
                 yield "check_value", [("check", check.name)], check.value
             yield "check_exceeded", [("check", check.name)], int(check.outcome in (Outcome.WARN, Outcome.FAIL))
     try:
-        due = due_days(state)
+        due = due_days(state, reader.uri)
     except DataError:  # reported by /health; the other metrics do not depend on the data
         due = None
     if due is not None:
@@ -424,7 +405,7 @@ def _samples(
     yield "days_failed", (), len(failed_days(state))
     yield "champions", (), len(state.champions(after))
     yield "candidates", (), len(state.candidates(after))
-    yield "running", (), int(lease is not None)
+    yield "running", (), int(reader.held_by(service) is not None)
     for level in Level:
         yield "events", [("level", level.value)], sum(event.level is level for _, event in state.events)
 
