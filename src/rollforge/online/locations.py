@@ -32,10 +32,10 @@ def service_folder(name: str, definition: ServiceDefinition | None, ledger_uri: 
 
 def new_service_folder(name: str, definition: ServiceDefinition | None, ledger_uri: str) -> Path:
     """Return the folder that ``serve init`` records for a service's files: the known one, if it exists."""
-    known, beside = service_folder(name, definition, ledger_uri), ledger_folder(ledger_uri)
-    if beside is not None and _recorded(definition, "folder", ledger_uri)[0] is None:
+    known, place = service_folder(name, definition, ledger_uri), ledger_folder(ledger_uri)
+    if place is not None and _recorded(definition, "folder", ledger_uri)[0] is None:
         # An earlier version recorded only an absolute path, which may be that of a project from which this was copied.
-        own = beside / "services" / name
+        own = place / "services" / name
         known = own if own.exists() else known
     return known if known.exists() else home() / "services" / name
 
