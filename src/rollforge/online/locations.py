@@ -1,4 +1,4 @@
-"""Where the files, the workflow and the data of a service are.
+"""The places of a service's workflow, files and data.
 
 ``serve init`` records absolute paths. Those in the project are also recorded relative to the folder of the ledger's file, so
 that a project that was moved or copied, together with its ledger, uses its own files.
