@@ -11,8 +11,11 @@ from rollforge.errors import ModelError
 from rollforge.models.base import Model
 from rollforge.models.parameters import threads_of
 from rollforge.session import current_session
+from rollforge.task import Definition
 
 log = logging.getLogger(__name__)
+
+Curves = dict[str, dict[str, list[float]]]  # segment -> metric -> value after each round
 
 
 class Boosting(Model):
@@ -35,7 +38,7 @@ class Boosting(Model):
 
     def __init__(self, params: Mapping[str, object]) -> None:
         threads_of(params, self.THREAD_NAMES)
-        self.params: dict[str, Any] = dict(params)
+        self.params: Definition = dict(params)
         self.model: Any = None
         """The library's model; None before training."""
         self.on_round: Callable[[int, float], None] | None = None
@@ -48,6 +51,12 @@ class Boosting(Model):
     def training_metrics(self) -> dict[str, list[float]]:
         """Return each metric of each segment by round: ``{"l2.train": […], "l2.valid": […]}``."""
         return self._curves
+
+    def _set_curves(self, results: Curves, evals_result: dict[str, list[float]] | None) -> None:
+        """Record the metrics of a training. `evals_result` receives the first metric of each segment."""
+        self._curves = {f"{m}.{name}": list(v) for name, metrics in results.items() for m, v in metrics.items()}
+        if evals_result is not None:
+            evals_result.update({name: list(next(iter(metrics.values()))) for name, metrics in results.items()})
 
     def _parameters_and_threads(self) -> tuple[dict[str, object], int]:
         """Return the parameters without the number of threads, and this number, capped to that of the session."""

@@ -7,9 +7,10 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from rollforge.arguments import whole_number
 from rollforge.errors import MissingDependency, ModelError
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import Reweighter
-from rollforge.models.boosting import Boosting
+from rollforge.models.boosting import Boosting, Curves
 from rollforge.models.catboost_file import check_model
 from rollforge.models.parameters import check_values, library_error
 from rollforge.models.samples import prediction_features, training_samples
@@ -38,12 +39,13 @@ _SOURCE = re.compile(r"^\S+\.(?:cpp|h):\d+: ")
 _SEGMENTS = {"learn": "train", "validation": "valid"}
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     try:
         import catboost
     except ImportError as exc:
         raise MissingDependency("CatBoostModel needs catboost. Install it: pip install 'rollforge[catboost]'") from exc
-    return catboost
+    library: ModuleType = catboost
+    return library
 
 
 class _Log:
@@ -54,6 +56,13 @@ class _Log:
             log.info("%s", text.rstrip())
 
 
+class _Round(Protocol):
+    """The argument of CatBoost's callbacks."""
+
+    iteration: int
+    metrics: Curves | None
+
+
 class _Watch:
     """Callback of CatBoost that reports the loss on the valid segment after each round."""
 
@@ -61,7 +70,7 @@ class _Watch:
         self.report = report
         self.raised: Exception | None = None
 
-    def after_iteration(self, info: Any) -> bool:
+    def after_iteration(self, info: _Round) -> bool:
         metrics = (info.metrics or {}).get("validation")
         if metrics and self.report is not None:
             try:
@@ -98,7 +107,7 @@ class CatBoostModel(Boosting):
 
     THREAD_NAMES: ClassVar[tuple[str, ...]] = ("thread_count",)
 
-    def __init__(self, loss: str = "RMSE", **kwargs: Any) -> None:
+    def __init__(self, loss: str = "RMSE", **kwargs: object) -> None:
         if loss not in ("RMSE", "Logloss"):
             raise ModelError(f"CatBoostModel's loss must be 'RMSE' or 'Logloss', found {loss!r}.")
         check_values(kwargs, names=("loss_function", "bootstrap_type", "grow_policy", "task_type"))
@@ -121,7 +130,7 @@ class CatBoostModel(Boosting):
         stop = {} if early_stopping_rounds is None else {"early_stopping_rounds": early_stopping_rounds}
         return {**stop, **params, "iterations": chosen, "thread_count": threads, "logging_level": "Silent"}
 
-    def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None) -> Any:
+    def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None) -> object:
         samples = training_samples(dataset, segment, model=type(self).__name__, reweighter=reweighter)
         return _library().Pool(
             samples.features.to_numpy(), label=samples.label, weight=samples.weight,
@@ -134,9 +143,10 @@ class CatBoostModel(Boosting):
         num_boost_round: int | None = None,
         early_stopping_rounds: int | None = 50,
         verbose_eval: int = 20,
-        evals_result: dict[str, Any] | None = None,
+        evals_result: dict[str, list[float]] | None = None,
         reweighter: Reweighter | None = None,
-        **kwargs: Any,
+        callbacks: Sequence[object] | None = None,
+        **kwargs: object,
     ) -> None:
         """Fit on the train segment, with early stopping on the valid segment if there is one.
 
@@ -154,6 +164,8 @@ class CatBoostModel(Boosting):
             Filled with the metric of each round: ``{"train": […], "valid": […]}``.
         reweighter : Reweighter, optional
             Weights of the samples.
+        callbacks : sequence, optional
+            CatBoost's own callbacks.
         **kwargs
             Further arguments of ``catboost.CatBoost.fit``.
 
@@ -169,7 +181,9 @@ class CatBoostModel(Boosting):
         params = self._parameters(num_boost_round, early_stopping_rounds if valid is not None else None)
         watch = _Watch(self.on_round)
         if self.on_round is not None and params["task_type"] == "CPU":  # CatBoost has no callbacks on GPUs
-            kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), watch]
+            callbacks = [*(callbacks or []), watch]
+        if callbacks is not None:
+            kwargs["callbacks"] = callbacks
         output = {"log_cout": _Log(), "log_cerr": _Log()}
         began = time.perf_counter()
         try:
@@ -186,9 +200,7 @@ class CatBoostModel(Boosting):
         self.model = model
         self.fit_seconds = time.perf_counter() - began
         results = {_SEGMENTS.get(name, name): metrics for name, metrics in model.get_evals_result().items()}
-        self._curves = {f"{m}.{name}": list(v) for name, metrics in results.items() for m, v in metrics.items()}
-        if evals_result is not None:
-            evals_result.update({name: list(next(iter(metrics.values()))) for name, metrics in results.items()})
+        self._set_curves(results, evals_result)
 
     def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series:
         """Return the scores of a segment, index (datetime, instrument), using the trees up to the best round."""
@@ -201,7 +213,7 @@ class CatBoostModel(Boosting):
             )
         return pd.Series(scores, index=features.index)
 
-    def get_feature_importance(self, *args: Any, **kwargs: Any) -> pd.Series:
+    def get_feature_importance(self, *args: object, **kwargs: object) -> pd.Series:
         """Return the importance of each feature in descending order."""
         model = self._fitted()
         kwargs = {"thread_count": current_session().threads, **kwargs}

@@ -57,7 +57,7 @@ def check_model(data: bytes | str) -> CheckedModel:
         _refuse("two features have the same name")
     borders = _Borders(features)
     values: list[float] = []
-    made: dict[str, Any] = {"features_info": {"float_features": features}}
+    made: dict[str, object] = {"features_info": {"float_features": features}}
     if given.get("oblivious_trees") is not None:
         trees = _part(given, "oblivious_trees", list)
         made["oblivious_trees"] = [_symmetric_tree(tree, borders, values) for tree in trees]

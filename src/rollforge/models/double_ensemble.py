@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -20,8 +20,8 @@ from rollforge.arguments import check_flag, whole_number
 from rollforge.errors import ConfigError, ModelError, shown
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import Reweighter
-from rollforge.models.boosting import Boosting
-from rollforge.models.lightgbm import import_lightgbm, reported_error
+from rollforge.models.boosting import Boosting, Curves
+from rollforge.models.lightgbm import Booster, import_lightgbm, reported_error
 from rollforge.models.parameters import check_values
 from rollforge.models.samples import Samples, prediction_features, training_samples
 from rollforge.session import current_session
@@ -92,7 +92,7 @@ class DEnsembleModel(Boosting):
         sub_weights: Sequence[float] | None = None,
         epochs: int = 100,
         early_stopping_rounds: int | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         if base_model != "gbm":
             raise ModelError(f"DEnsembleModel's base_model must be 'gbm', found {base_model!r}.")
@@ -130,7 +130,7 @@ class DEnsembleModel(Boosting):
         self.sub_weights = shares
         self.epochs = epochs
         self.early_stopping_rounds = early_stopping_rounds
-        self.ensemble: list[Any] = []
+        self.ensemble: list[Booster] = []
         """LightGBM's models; empty before training."""
         self.sub_features: list[list[str]] = []
         """The features of each of these models."""
@@ -157,7 +157,7 @@ class DEnsembleModel(Boosting):
         names = list(map(str, train.features.columns))
         given = np.ones(len(y)) if train.weight is None else train.weight
         chosen, weight = np.arange(x.shape[1]), given
-        boosters: list[Any] = []
+        boosters: list[Booster] = []
         columns: list[NDArray[np.intp]] = []
         predictions: list[NDArray[np.float64]] = []
         curves: dict[str, list[float]] = {}
@@ -184,16 +184,16 @@ class DEnsembleModel(Boosting):
 
     def _train(
         self,
-        x: NDArray[Any],
-        label: NDArray[Any],
+        x: NDArray[np.floating],
+        label: NDArray[np.floating],
         weight: NDArray[np.float64],
         valid: Samples | None,
         chosen: NDArray[np.intp],
-    ) -> tuple[Any, dict[str, Any]]:
+    ) -> tuple[Booster, Curves]:
         """Return one model, and its metrics by segment."""
         lightgbm = import_lightgbm(type(self).__name__)
         params, threads = self._parameters_and_threads()
-        results: dict[str, Any] = {}
+        results: Curves = {}
         sets, names = [lightgbm.Dataset(x, label=label, weight=weight)], ["train"]
         if valid is not None:
             values = valid.features.to_numpy()[:, chosen]
@@ -260,7 +260,7 @@ class DEnsembleModel(Boosting):
         ]
         return pd.Series(self._averaged(predictions), index=features.index)
 
-    def get_feature_importance(self, *args: Any, **kwargs: Any) -> pd.Series:
+    def get_feature_importance(self, *args: object, **kwargs: object) -> pd.Series:
         """Return the importance of each feature in descending order: the sum over the models, each with its weight."""
         if not self.ensemble:
             raise ModelError(f"{type(self).__name__} is not fitted yet.")
@@ -289,7 +289,7 @@ def _weighted_rows(samples: Samples) -> Samples:
     return Samples(samples.features[kept], samples.label[kept], samples.weight[kept], samples.label_names)
 
 
-def _predict(booster: Any, values: NDArray[Any], **kwargs: Any) -> NDArray[np.float64]:
+def _predict(booster: Booster, values: NDArray[np.floating], **kwargs: object) -> NDArray[np.float64]:
     found: NDArray[np.float64] = booster.predict(values, num_threads=current_session().threads, **kwargs)
     return found
 
@@ -309,14 +309,14 @@ def _bins(values: NDArray[np.float64], number: int) -> NDArray[np.intp]:
 
 
 def _ranked_losses(
-    booster: Any, x: NDArray[Any], y: NDArray[np.float64]
+    booster: Booster, x: NDArray[np.floating], y: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the mean rank of each sample's loss in the first and in the last tenth of a model's rounds."""
     rounds = booster.best_iteration if booster.best_iteration > 0 else booster.num_trees()
     part = max(int(rounds * 0.1), 1)
     means = []
     for begin in (0, rounds - part):
-        total: Any = _predict(booster, x, num_iteration=begin, raw_score=True) if begin else 0.0
+        total: NDArray[np.float64] | float = _predict(booster, x, num_iteration=begin, raw_score=True) if begin else 0.0
         ranks: NDArray[np.float64] = np.zeros(len(y))
         for tree in range(begin, begin + part):
             total = total + _predict(booster, x, start_iteration=tree, num_iteration=1, raw_score=True)
@@ -326,13 +326,13 @@ def _ranked_losses(
 
 
 def _contributions(
-    boosters: Sequence[Any],
+    boosters: Sequence[Booster],
     columns: Sequence[NDArray[np.intp]],
     predictions: Sequence[NDArray[np.float64]],
-    x: NDArray[Any],
+    x: NDArray[np.floating],
     y: NDArray[np.float64],
     losses: NDArray[np.float64],
-    average: Any,
+    average: Callable[[Sequence[NDArray[np.float64]]], NDArray[np.float64]],
     numbers: np.random.Generator,
 ) -> NDArray[np.float64]:
     """Return for each feature how much the losses increase if its values are shuffled: mean by standard deviation."""

@@ -7,16 +7,18 @@ import re
 import time
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from rollforge.arguments import whole_number
 from rollforge.errors import ConfigError, MissingDependency, ModelError, shown
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import ModelFT, Reweighter
-from rollforge.models.boosting import Boosting
+from rollforge.models.boosting import Boosting, Curves
 from rollforge.models.parameters import check_values, library_error
 from rollforge.models.samples import prediction_features, training_samples
 from rollforge.session import current_session
@@ -36,6 +38,25 @@ class _Silence:
         log.info("%s", message)
 
 
+class Booster(Protocol):
+    """LightGBM's model."""
+
+    best_iteration: int
+
+    def predict(self, data: NDArray[np.floating], **kwargs: object) -> NDArray[np.float64]: ...
+
+    def num_trees(self) -> int: ...
+
+    def feature_importance(self, *args: object, **kwargs: object) -> NDArray[np.floating]: ...
+
+
+class _Round(Protocol):
+    """The argument of LightGBM's callbacks."""
+
+    iteration: int
+    evaluation_result_list: list[tuple[str, str, float, bool]]
+
+
 _SOURCE = re.compile(r" at \S+, line \d+ \.\s*$")
 """The location in LightGBM's source at the end of its messages."""
 
@@ -44,7 +65,7 @@ LIBRARY = "lightgbm"
 """The package that the model needs, which is also an extra of Rollforge. Submissions record its version."""
 
 
-def import_lightgbm(model: str) -> Any:
+def import_lightgbm(model: str) -> ModuleType:
     """Return the library.
 
     Raises
@@ -60,7 +81,7 @@ def import_lightgbm(model: str) -> Any:
     return lightgbm
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     return import_lightgbm("LGBModel")
 
 
@@ -99,7 +120,7 @@ class LGBModel(Boosting, ModelFT):
     THREAD_NAMES: ClassVar[tuple[str, ...]] = ("num_threads", "num_thread", "nthread", "nthreads", "n_jobs")
 
     def __init__(
-        self, loss: str = "mse", early_stopping_rounds: int = 50, num_boost_round: int = 1000, **kwargs: Any
+        self, loss: str = "mse", early_stopping_rounds: int = 50, num_boost_round: int = 1000, **kwargs: object
     ) -> None:
         if loss not in ("mse", "binary"):
             raise ModelError(f"LGBModel's loss must be 'mse' or 'binary', found {loss!r}.")
@@ -121,7 +142,7 @@ class LGBModel(Boosting, ModelFT):
         params, threads = self._parameters_and_threads()
         return {**params, "num_threads": threads}
 
-    def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None, reference: object) -> Any:
+    def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None, reference: object) -> object:
         samples = training_samples(dataset, segment, model=type(self).__name__, reweighter=reweighter)
         if segment == "train":
             self.feature_names = list(map(str, samples.features.columns))
@@ -135,9 +156,9 @@ class LGBModel(Boosting, ModelFT):
         num_boost_round: int | None = None,
         early_stopping_rounds: int | None = None,
         verbose_eval: int = 20,
-        evals_result: dict[str, Any] | None = None,
+        evals_result: Curves | None = None,
         reweighter: Reweighter | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         """Fit on the train segment, with early stopping on the valid segment if there is one.
 
@@ -163,7 +184,7 @@ class LGBModel(Boosting, ModelFT):
             LightGBM rejects the parameters.
         """
         lightgbm = _library()
-        results: dict[str, Any] = {} if evals_result is None else evals_result
+        results: Curves = {} if evals_result is None else evals_result
         train = self._data(dataset, "train", reweighter, None)
         sets, names = [train], ["train"]
         if "valid" in dataset.segments:
@@ -197,7 +218,7 @@ class LGBModel(Boosting, ModelFT):
             for metric, values in results.get(name, {}).items()
         }
 
-    def _after_round(self, environment: Any) -> None:
+    def _after_round(self, environment: _Round) -> None:
         for segment, _, value, higher_is_better, *_ in environment.evaluation_result_list:
             if segment == "valid" and self.on_round is not None:
                 self.on_round(environment.iteration, -value if higher_is_better else value)
@@ -231,7 +252,7 @@ class LGBModel(Boosting, ModelFT):
             callbacks=[lightgbm.log_evaluation(period=verbose_eval)],
         )
 
-    def get_feature_importance(self, *args: Any, **kwargs: Any) -> pd.Series:
+    def get_feature_importance(self, *args: object, **kwargs: object) -> pd.Series:
         """Return the importance of each feature in descending order."""
         model = self._fitted()
         # The library's own names cannot contain all characters; a model saved by an earlier version has only these.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,11 @@ from rollforge.models.samples import Samples, missing_everywhere, prediction_fea
 __all__ = ["LinearModel"]
 
 _BLOCK = 1024  # rows converted to float64 at a time; they fit the CPU cache
+
+Part = tuple[
+    NDArray[np.floating], NDArray[np.floating], NDArray[np.float64] | None
+]  # features, label and weight of a segment
+Block = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64] | None]
 
 
 class LinearModel(Model):
@@ -82,7 +87,7 @@ class LinearModel(Model):
             raise ModelError(f"{model} has no rows to learn from: {_reason_for_no_row(dataset, names, samples)}")
         self.fit_seconds = time.perf_counter() - began
 
-    def _solve(self, parts: list[tuple[Any, Any, Any]]) -> bool:
+    def _solve(self, parts: list[Part]) -> bool:
         """Solve the normal equations of the centred data, in float64 by blocks; return False if no row is complete."""
         size = parts[0][0].shape[1]
         gram, moment = np.zeros((size, size)), np.zeros(size)
@@ -99,7 +104,7 @@ class LinearModel(Model):
         if self.fit_intercept:
             gram -= np.outer(sum_x, sum_x) / total
             moment -= sum_x * sum_y / total
-        weights: NDArray[Any]
+        weights: NDArray[np.floating]
         if self.estimator == self.RIDGE and self.alpha:
             weights = np.linalg.solve(gram + self.alpha * np.eye(size), moment)
         else:  # with linearly dependent features the weights are not unique: take the minimum-norm solution
@@ -108,7 +113,7 @@ class LinearModel(Model):
         self.intercept_ = float((sum_y - sum_x @ weights) / total) if self.fit_intercept else 0.0
         return True
 
-    def _solve_by_library(self, parts: list[tuple[Any, Any, Any]]) -> bool:
+    def _solve_by_library(self, parts: list[Part]) -> bool:
         blocks = list(_blocks(parts))
         if not blocks:
             return False
@@ -151,7 +156,7 @@ def _reason_for_no_row(dataset: DatasetH, segments: list[str], samples: list[Sam
     return "every row with a weight lacks a feature. A processor such as Fillna fills missing values."
 
 
-def _blocks(parts: list[tuple[Any, Any, Any]]) -> Any:
+def _blocks(parts: list[Part]) -> Iterator[Block]:
     """Yield (features, label, weight) in float64 for complete rows, in blocks."""
     ones = np.ones(parts[0][0].shape[1])
     for features, label, weight in parts:

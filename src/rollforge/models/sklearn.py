@@ -11,8 +11,8 @@ import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FunctionType
-from typing import Any
+from types import FunctionType, ModuleType
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ from rollforge.models.base import Model, Reweighter
 from rollforge.models.boosting import Boosting
 from rollforge.models.samples import Samples, prediction_features, training_samples
 from rollforge.session import current_session
-from rollforge.task import encode
+from rollforge.task import Definition, encode
 
 __all__ = ["SklearnModel", "describe_estimator"]
 
@@ -35,6 +35,23 @@ LIBRARY = "sklearn"
 
 _BOOSTING = ("lightgbm", "xgboost", "catboost")
 """Packages whose estimators use all cores if `n_jobs` is not given, and to which the order in memory does not matter."""
+
+
+@runtime_checkable
+class HasParameters(Protocol):
+    """An object with scikit-learn's ``get_params``."""
+
+    def get_params(self, deep: bool = True) -> dict[str, object]: ...
+
+
+class Estimator(HasParameters, Protocol):
+    """An estimator with scikit-learn's interface."""
+
+    def fit(self, x: object, y: object, /, **arguments: object) -> object: ...
+
+    def predict(self, x: object, /) -> object: ...
+
+    def set_params(self, **params: object) -> Estimator: ...
 
 
 class SklearnModel(Model):
@@ -80,7 +97,7 @@ class SklearnModel(Model):
                     f"must be an estimator with fit(), predict() and get_params(), found a {type(built).__name__}.",
                     path="estimator",
                 )
-        self.estimator: Any = built
+        self.estimator: Estimator = built
         self.weight_group = weight_group
         self.classes = None if classes is None else list(classes)
         self.labels: list[str] = []
@@ -98,12 +115,12 @@ class SklearnModel(Model):
         samples, weight = self._samples(dataset, "train", reweighter)
         self.labels = list(samples.label_names)
         estimator = self._limited(_copy(self.estimator))
-        arguments: dict[str, Any] = {} if weight is None else self._weighted(estimator, weight)
+        arguments: dict[str, object] = {} if weight is None else self._weighted(estimator, weight)
         if is_ranker(estimator):
             arguments |= _queries(estimator, samples.features)
         if "valid" in dataset.segments and _stops_early(estimator):
             valid, _ = self._samples(dataset, "valid", None)
-            accepted = inspect.signature(estimator.fit).parameters
+            accepted = _fit_arguments(estimator)
             if "eval_X" in accepted:  # LightGBM from version 4.7 on
                 arguments |= {"eval_X": valid.features, "eval_y": _target(valid)}
             elif _identifies_queries(estimator):
@@ -139,7 +156,7 @@ class SklearnModel(Model):
         try:
             with _limits():
                 classifies = is_classifier(self.estimator)
-                found = np.asarray((self.estimator.predict_proba if classifies else self.estimator.predict)(features))
+                found = np.asarray(getattr(self.estimator, "predict_proba" if classifies else "predict")(features))
         except Exception as exc:
             raise ModelError(
                 f"{_name(self.estimator)} cannot predict {shown(segment)}{_missing(features)}: {describe(exc)}"
@@ -189,14 +206,14 @@ class SklearnModel(Model):
             raise ModelError(f"All weights of the {segment!r} segment are 0, so {_name(self.estimator)} cannot learn.")
         return samples, weight
 
-    def _weighted(self, estimator: Any, weight: NDArray[np.float64]) -> dict[str, Any]:
+    def _weighted(self, estimator: Estimator, weight: NDArray[np.float64]) -> dict[str, object]:
         """Return the arguments of ``fit`` with the weights: those of the last step of a pipeline are named after it."""
         last = _last_step(estimator)
-        if "sample_weight" not in inspect.signature(last.fit).parameters:
+        if "sample_weight" not in _fit_arguments(last):
             raise ModelError(f"{_name(last)} does not support weights: its fit() has no sample_weight.")
         return {_of_last_step(estimator, "sample_weight"): weight}
 
-    def _limited(self, estimator: Any) -> Any:
+    def _limited(self, estimator: Estimator) -> Estimator:
         """Return an estimator that uses at most the threads of the session."""
         threads = current_session().threads
         params = estimator.get_params(deep=True)
@@ -215,19 +232,25 @@ class SklearnModel(Model):
         return estimator.set_params(**changed) if changed else estimator
 
 
-def _owner(estimator: Any, parameter: str) -> Any:
+def _owner(estimator: Estimator, parameter: str) -> object:
     """Return the estimator inside a pipeline to which a parameter such as ``step__n_jobs`` belongs."""
     inside, _, _ = parameter.rpartition("__")
     return estimator.get_params(deep=True).get(inside, estimator) if inside else estimator
 
 
-def _last_step(estimator: Any) -> Any:
+def _last_step(estimator: object) -> object:
     """Return the estimator at the end of a pipeline; the estimator itself if it is none."""
     steps = getattr(estimator, "steps", None)
     return _last_step(steps[-1][1]) if steps else estimator
 
 
-def _of_last_step(estimator: Any, argument: str) -> str:
+def _fit_arguments(estimator: object) -> Mapping[str, object]:
+    """Return the arguments that an estimator's ``fit`` names."""
+    fit = getattr(estimator, "fit", None)
+    return inspect.signature(fit).parameters if callable(fit) else {}
+
+
+def _of_last_step(estimator: object, argument: str) -> str:
     """Return the name by which ``fit`` passes an argument to the last step of a pipeline."""
     steps = getattr(estimator, "steps", None)
     return f"{steps[-1][0]}__{_of_last_step(steps[-1][1], argument)}" if steps else argument
@@ -240,7 +263,7 @@ def _day_sizes(features: pd.DataFrame) -> NDArray[np.int64]:
 
 def _identifies_queries(estimator: object) -> bool:
     """Return whether a ranker, such as CatBoost's, is given the query of each row instead of the sizes of queries."""
-    return "group_id" in inspect.signature(_last_step(estimator).fit).parameters
+    return "group_id" in _fit_arguments(_last_step(estimator))
 
 
 def _queries(estimator: object, features: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
@@ -255,7 +278,7 @@ def _day_numbers(features: pd.DataFrame) -> NDArray[np.int64]:
     return np.repeat(np.arange(len(sizes)), sizes)
 
 
-def _pool(samples: Samples) -> Any:
+def _pool(samples: Samples) -> object:
     """Return samples as CatBoost's own container, which alone can have the query of each row in an ``eval_set``."""
     from catboost import Pool
 
@@ -267,7 +290,7 @@ def _package(thing: object) -> str:
     return type(thing).__module__.partition(".")[0]
 
 
-def _check_classes(estimator: Any, known: Sequence[float] | None) -> None:
+def _check_classes(estimator: object, known: Sequence[float] | None) -> None:
     """Raise an error if a fitted classifier has only one class, or a class that is not among the known ones."""
     own = list(getattr(estimator, "classes_", (0, 1)))  # a user-defined class may lack the attribute
     if len(own) < 2:
@@ -315,7 +338,7 @@ def _by_column(features: pd.DataFrame, estimator: object) -> pd.DataFrame:
     return pd.DataFrame(values, index=features.index, columns=features.columns, copy=False)
 
 
-def _target(samples: Samples) -> NDArray[Any]:
+def _target(samples: Samples) -> NDArray[np.generic]:
     """Return what an estimator is fitted on: (rows,) for one label, otherwise (rows, labels)."""
     return samples.label[:, 0] if samples.label.shape[1] == 1 else np.asfortranarray(samples.label)
 
@@ -324,19 +347,21 @@ def _name(estimator: object) -> str:
     return type(estimator).__name__
 
 
-def _copy(estimator: Any) -> Any:
+def _copy(estimator: object) -> Estimator:
     """Return an unfitted estimator with the same parameters."""
-    return _library().clone(estimator)
+    copied: Estimator = _library().clone(estimator)
+    return copied
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     try:
         import sklearn.base
     except ImportError as exc:
         raise MissingDependency(
             "SklearnModel needs scikit-learn. Install it: pip install 'rollforge[sklearn]'"
         ) from exc
-    return sklearn.base
+    library: ModuleType = sklearn.base
+    return library
 
 
 def is_classifier(estimator: object) -> bool:
@@ -346,13 +371,13 @@ def is_classifier(estimator: object) -> bool:
 
 def is_ranker(estimator: object) -> bool:
     """Return whether an estimator learns the order of rows inside of queries, which ``fit`` needs to know."""
-    return not {"group", "group_id"}.isdisjoint(inspect.signature(_last_step(estimator).fit).parameters)
+    return not {"group", "group_id"}.isdisjoint(_fit_arguments(_last_step(estimator)))
 
 
-def _stops_early(estimator: Any) -> bool:
+def _stops_early(estimator: Estimator) -> bool:
     """Return whether an estimator, such as LightGBM's, stops when the score on ``eval_set`` no longer improves."""
     wanted = estimator.get_params(deep=False).get("early_stopping_rounds")
-    return bool(wanted) and "eval_set" in inspect.signature(estimator.fit).parameters
+    return bool(wanted) and "eval_set" in _fit_arguments(estimator)
 
 
 def _build(described: object) -> Any:
@@ -368,7 +393,7 @@ def _build(described: object) -> Any:
     return described
 
 
-def keep_estimator(estimator: Any, folder: Path) -> dict[str, Any]:
+def keep_estimator(estimator: object, folder: Path) -> Definition:
     """Return the description of an estimator whose class is not in a module, such as one defined in a notebook.
 
     The estimator and the code of its class are written into a file that only tasks submitted by this user's own program
@@ -392,7 +417,7 @@ def keep_estimator(estimator: Any, folder: Path) -> dict[str, Any]:
     return {"class": "kept_estimator", "module_path": "rollforge.models.sklearn", "kwargs": kwargs}
 
 
-def kept_estimator(file: str, mark: str) -> Any:
+def kept_estimator(file: str, mark: str) -> object:
     """Return an estimator written by :func:`keep_estimator`. This runs the code in the file.
 
     Raises
@@ -416,7 +441,7 @@ def kept_estimator(file: str, mark: str) -> Any:
     return pickle.loads(content)
 
 
-def describe_estimator(estimator: Any, path: str = "estimator") -> dict[str, Any]:
+def describe_estimator(estimator: object, path: str = "estimator") -> Definition:
     """Return the description of an unfitted estimator, from which :class:`SklearnModel` builds an equal one.
 
     Parameters
@@ -440,7 +465,7 @@ def describe_estimator(estimator: Any, path: str = "estimator") -> dict[str, Any
     >>> describe_estimator(Ridge(alpha=2.0))
     {'class': 'Ridge', 'module_path': 'sklearn.linear_model', 'kwargs': {'alpha': 2.0}}
     """
-    if isinstance(estimator, type) or not callable(getattr(estimator, "get_params", None)):
+    if isinstance(estimator, type) or not isinstance(estimator, HasParameters):
         hint = f" Write {estimator.__name__}()." if isinstance(estimator, type) else ""
         raise ConfigError(f"must be an estimator, found {shown(estimator)}.{hint}", path=path)
     kind = type(estimator)
@@ -454,7 +479,7 @@ def describe_estimator(estimator: Any, path: str = "estimator") -> dict[str, Any
     return {"class": kind.__qualname__, "module_path": _public_module(kind), "kwargs": kwargs}
 
 
-def describe_model(model: Model) -> dict[str, Any]:
+def describe_model(model: Model) -> Definition:
     """Return the description of an unfitted model, from which :func:`~rollforge.build.build` makes an equal one.
 
     Its arguments are read from its attributes of the same names, and further ones (``**kwargs``) from ``params``. Those with
@@ -474,7 +499,7 @@ def describe_model(model: Model) -> dict[str, Any]:
     kind = type(model)
     path = "estimator"
     _check_importable(kind, path)
-    kwargs: dict[str, Any] = {}
+    kwargs: Definition = {}
     if isinstance(model, SklearnModel):
         kwargs["estimator"] = describe_estimator(model.estimator, f"{path}.estimator")
     for name, parameter in inspect.signature(kind.__init__).parameters.items():

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -31,10 +31,10 @@ from rollforge.kinds import Kind
 from rollforge.models.base import Model, Reweighter
 from rollforge.models.torch_samples import Examples, learning_examples, prediction_examples
 from rollforge.session import current_session
-from rollforge.task import from_plain, to_plain
+from rollforge.task import Definition, Document, from_plain, to_plain
 
 if TYPE_CHECKING:
-    from rollforge.models.torch_training import Settings
+    from rollforge.models.torch_training import Checkpoint, Network, Settings
 
 __all__ = [
     "ALSTM",
@@ -73,14 +73,41 @@ _SCHEDULERS = (
 _PLATEAU = {"mode": "min", "factor": 0.5, "patience": 10, "threshold": 1e-4, "min_lr": 1e-5}
 
 
-def _training(model: str) -> Any:
+def _check_installed(model: str) -> None:
     try:
-        from rollforge.models import torch_training
+        from rollforge.models import torch_training  # noqa: F401
     except ImportError as exc:
         raise MissingDependency(
             f"{model} needs torch and skorch. Install them: pip install 'rollforge[torch]'"
         ) from exc
-    return torch_training
+
+
+class OptimizationOptions(TypedDict, total=False):
+    """Arguments of :class:`TorchModel` that have the same default values for all models."""
+
+    metric: str
+    optimizer_kwargs: Document | None
+    weight_decay: float
+    clip: float | None
+    by_day: bool
+    valid_key: str
+    seed: int | None
+    GPU: int | str
+    mixed_precision: str | None
+    checkpoint_seconds: float | None
+    n_jobs: object
+
+
+class TrainingOptions(OptimizationOptions, total=False):
+    """Arguments of :class:`TorchModel`, except the module."""
+
+    n_epochs: int
+    lr: float
+    batch_size: int
+    early_stop: int
+    loss: str
+    optimizer: str
+    scheduler: Document | str | None
 
 
 class TorchModel(Model):
@@ -154,7 +181,7 @@ class TorchModel(Model):
     def __init__(
         self,
         module: object,
-        module_kwargs: Mapping[str, Any] | None = None,
+        module_kwargs: Document | None = None,
         n_epochs: int = 200,
         lr: float = 0.001,
         batch_size: int = 2000,
@@ -162,9 +189,9 @@ class TorchModel(Model):
         loss: str = "mse",
         metric: str = "",
         optimizer: str = "adam",
-        optimizer_kwargs: Mapping[str, Any] | None = None,
+        optimizer_kwargs: Document | None = None,
         weight_decay: float = 0.0,
-        scheduler: Mapping[str, Any] | str | None = None,
+        scheduler: Document | str | None = None,
         clip: float | None = 3.0,
         by_day: bool = False,
         valid_key: str = DataHandlerLP.DK_L,
@@ -172,7 +199,7 @@ class TorchModel(Model):
         GPU: int | str = 0,  # noqa: N803 - Qlib's name
         mixed_precision: str | None = None,
         checkpoint_seconds: float | None = 1.0,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         for name, count in (("n_epochs", n_epochs), ("batch_size", batch_size), ("early_stop", early_stop)):
             whole_number(count, name)
@@ -209,10 +236,10 @@ class TorchModel(Model):
         self.checkpoint_seconds = checkpoint_seconds
         self.fit_seconds = 0.0
         """Seconds spent in training."""
-        self.weights: dict[str, NDArray[Any]] | None = None
+        self.weights: dict[str, NDArray[np.generic]] | None = None
         """The weights of the module; None before training."""
         self._curves: dict[str, list[float]] = {}
-        self._network: Any = None
+        self._network: Network | None = None
 
     def __getstate__(self) -> dict[str, object]:
         kept = {name: value for name, value in self.__dict__.items() if name != trust.RESTORED}
@@ -225,10 +252,10 @@ class TorchModel(Model):
     def fit(
         self,
         dataset: Dataset,
-        evals_result: dict[str, Any] | None = None,
+        evals_result: dict[str, list[float]] | None = None,
         save_path: object = None,
         reweighter: Reweighter | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         """Fit on the train segment, with early stopping on the valid segment if there is one.
 
@@ -249,8 +276,10 @@ class TorchModel(Model):
             If the data are not suitable for training; see :func:`~rollforge.models.samples.training_samples`. Also if the
             module fails, or the loss is not finite.
         """
-        training = _training(type(self).__name__)
-        settings = self._settings(training)
+        _check_installed(type(self).__name__)
+        from rollforge.models import torch_training as training
+
+        settings = self._settings()
         name = type(self).__name__
         train = learning_examples(dataset, "train", model=name, reweighter=reweighter)
         valid = None
@@ -258,8 +287,8 @@ class TorchModel(Model):
             valid = learning_examples(dataset, "valid", model=name, reweighter=reweighter, data_key=self.valid_key)
         began = time.perf_counter()
         with training.limited(settings.seed, settings.device):
-            network = self._first_network(training)
-            checkpoint = self._checkpoint(training, network, settings, train, valid)
+            network = self._first_network()
+            checkpoint = self._checkpoint(network, settings, train, valid)
             try:
                 curves, self.weights = training.train(network, train, valid, settings, checkpoint)
             except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as exc:
@@ -288,13 +317,15 @@ class TorchModel(Model):
         """
         if self.weights is None:
             raise ModelError(f"{type(self).__name__} is not fitted yet.")
-        training = _training(type(self).__name__)
-        settings = self._settings(training)
-        self._network = self._restored_network()
+        _check_installed(type(self).__name__)
+        from rollforge.models import torch_training as training
+
+        settings = self._settings()
+        self._network = network = self._restored_network()
         examples = prediction_examples(dataset, segment, model=type(self).__name__)
         scores = np.full(len(examples.index), np.nan, np.float32)
         try:
-            scores[examples.usable] = training.scores_of(self._network, examples, settings)
+            scores[examples.usable] = training.scores_of(network, examples, settings)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as exc:
             if isinstance(exc, RollforgeError):
                 raise
@@ -304,33 +335,35 @@ class TorchModel(Model):
             ) from exc
         return pd.Series(scores, index=examples.index)
 
-    def _settings(self, training: Any) -> Settings:
-        made: Settings = training.Settings(
+    def _settings(self) -> Settings:
+        from rollforge.models import torch_training as training
+
+        return training.Settings(
             model=type(self).__name__, epochs=self.n_epochs, lr=self.lr, batch_size=self.batch_size,
             early_stop=self.early_stop, loss=self.loss, metric=self.metric, optimizer=_OPTIMIZERS[self.optimizer],
             optimizer_kwargs={**self.optimizer_kwargs, "weight_decay": self.weight_decay}, scheduler=self.scheduler,
             clip=self.clip, by_day=self.by_day, batches=self.batches, last_batches=self.last_batches, seed=self.seed or 0,
             device=training.device_named(self.GPU), mixed_precision=self.mixed_precision,
         )  # fmt: skip
-        return made
 
     def _module_name(self) -> str:
         named = self.module["class"]
         return str(getattr(named, "__name__", named))
 
-    def _build(self) -> Any:
+    def _build(self) -> Network:
         with trust.of_restored(self):
             return build(self.module, kind=_MODULE, where="module")
 
-    def _first_network(self, training: Any) -> Any:
+    def _first_network(self) -> Network:
         """Return the module with the weights with which training begins."""
         return self._build()
 
-    def _restored_network(self) -> Any:
+    def _restored_network(self) -> Network:
         """Return the trained module."""
         if self._network is not None:
             return self._network
-        training = _training(type(self).__name__)
+        from rollforge.models import torch_training as training
+
         assert self.weights is not None
         with training.limited(self.seed or 0, "cpu"):
             network = self._build()
@@ -343,9 +376,11 @@ class TorchModel(Model):
                 ) from exc
 
     def _checkpoint(
-        self, training: Any, network: Any, settings: Settings, train: Examples, valid: Examples | None
-    ) -> Any:
+        self, network: Network, settings: Settings, train: Examples, valid: Examples | None
+    ) -> Checkpoint | None:
         """Return where the state of this training is stored: equal for equal models on equal data."""
+        from rollforge.models import torch_training as training
+
         if self.checkpoint_seconds is None:
             return None
         parts = [
@@ -367,7 +402,10 @@ class TorchModel(Model):
             about["module"] = {**self.module, "class": named.__qualname__, "module_path": named.__module__}
         (folder / "about.json").write_text(json.dumps(to_plain(about)), encoding="utf-8")
         if self.weights is not None:
-            _training(type(self).__name__).write_weights(self.weights, folder / "weights.pt")
+            _check_installed(type(self).__name__)
+            from rollforge.models import torch_training as training
+
+            training.write_weights(self.weights, folder / "weights.pt")
 
     @classmethod
     def load_from(cls, folder: Path) -> TorchModel:
@@ -386,11 +424,14 @@ class TorchModel(Model):
         made._network, made.weights = None, None
         made._restored = True
         if (folder / "weights.pt").exists():
-            made.weights = _training(cls.__name__).read_weights(folder / "weights.pt")
+            _check_installed(cls.__name__)
+            from rollforge.models import torch_training as training
+
+            made.weights = training.read_weights(folder / "weights.pt")
         return made
 
 
-def _description(module: object, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+def _description(module: object, kwargs: Document | None) -> Definition:
     """Return ``{class, module_path, kwargs}`` of a module."""
     further = _mapping("module_kwargs", kwargs)
     if isinstance(module, (str, type)):
@@ -403,7 +444,7 @@ def _description(module: object, kwargs: Mapping[str, Any] | None) -> dict[str, 
     return {**module, "kwargs": {**_mapping("module.kwargs", module.get("kwargs")), **further}}
 
 
-def _mapping(name: str, given: object) -> dict[str, Any]:
+def _mapping(name: str, given: object) -> Definition:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
@@ -411,7 +452,7 @@ def _mapping(name: str, given: object) -> dict[str, Any]:
     return dict(given)
 
 
-def _scheduler(given: object) -> dict[str, Any] | None:
+def _scheduler(given: object) -> Definition | None:
     if given is None:
         return None
     if given == "default":
@@ -441,18 +482,16 @@ class GeneralPTNN(TorchModel):
     def __init__(
         self,
         pt_model_uri: str = "qlib.contrib.model.pytorch_gru_ts.GRUModel",
-        pt_model_kwargs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        pt_model_kwargs: Document | None = None,
+        **kwargs: Unpack[TrainingOptions],
     ) -> None:
         if pt_model_kwargs is None:
             pt_model_kwargs = {"d_feat": 6, "hidden_size": 64, "num_layers": 2, "dropout": 0.0}
         plateau = {"mode": "min", "factor": 0.5, "patience": 5, "threshold": 1e-5, "min_lr": 1e-6}
         self.pt_model_uri, self.pt_model_kwargs = pt_model_uri, _mapping("pt_model_kwargs", pt_model_kwargs)
         self.params = dict(kwargs)
-        super().__init__(
-            _dotted(pt_model_uri), self.pt_model_kwargs,
-            **{"scheduler": {"class": "ReduceLROnPlateau", "kwargs": plateau}, **kwargs},
-        )  # fmt: skip
+        options: TrainingOptions = {"scheduler": {"class": "ReduceLROnPlateau", "kwargs": plateau}, **kwargs}
+        super().__init__(_dotted(pt_model_uri), self.pt_model_kwargs, **options)
 
 
 class DNNModelPytorch(TorchModel):
@@ -497,13 +536,13 @@ class DNNModelPytorch(TorchModel):
         eval_steps: int = 20,
         optimizer: str = "gd",
         loss: str = "mse",
-        scheduler: Mapping[str, Any] | str | None = "default",
+        scheduler: Document | str | None = "default",
         pt_model_uri: str = "qlib.contrib.model.pytorch_nn.Net",
-        pt_model_kwargs: Mapping[str, Any] | None = None,
+        pt_model_kwargs: Document | None = None,
         data_parall: bool = False,
         init_model: object = None,
         eval_train_metric: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[OptimizationOptions],
     ) -> None:
         for name, count in (
             ("max_steps", max_steps),
@@ -524,10 +563,11 @@ class DNNModelPytorch(TorchModel):
         self.data_parall, self.init_model, self.eval_train_metric = False, None, False
         self.pt_model_uri, self.pt_model_kwargs = pt_model_uri, _mapping("pt_model_kwargs", pt_model_kwargs)
         self.params = dict(kwargs)
+        options: OptimizationOptions = {"clip": None, **kwargs}
         super().__init__(
             _dotted(pt_model_uri), self.pt_model_kwargs, n_epochs=math.ceil(max_steps / eval_steps), lr=lr,
             batch_size=batch_size, early_stop=early_stop_rounds, loss=loss, optimizer=optimizer, scheduler=scheduler,
-            **{"clip": None, **kwargs},
+            **options,
         )  # fmt: skip
         self.batches, self.last_batches = eval_steps, max_steps % eval_steps or None
 
@@ -538,7 +578,7 @@ class _Described(TorchModel):
     NETWORK: ClassVar[str]
     RENAMED: ClassVar[Mapping[str, str]] = {}
 
-    def _of(self, arguments: Mapping[str, Any], training: Mapping[str, Any]) -> None:
+    def _of(self, arguments: Mapping[str, object], training: TrainingOptions) -> None:
         for name, value in arguments.items():
             setattr(self, name, value)
         self.params = dict(training)
@@ -563,7 +603,12 @@ class GRU(_Described):
     NETWORK = "GRUModel"
 
     def __init__(
-        self, d_feat: int = 6, hidden_size: int = 64, num_layers: int = 2, dropout: float = 0.0, **kwargs: Any
+        self,
+        d_feat: int = 6,
+        hidden_size: int = 64,
+        num_layers: int = 2,
+        dropout: float = 0.0,
+        **kwargs: Unpack[TrainingOptions],
     ) -> None:
         arguments = {"d_feat": d_feat, "hidden_size": hidden_size, "num_layers": num_layers, "dropout": dropout}
         self._of(arguments, kwargs)
@@ -597,7 +642,7 @@ class ALSTM(_Described):
         num_layers: int = 2,
         dropout: float = 0.0,
         rnn_type: str = "GRU",
-        **kwargs: Any,
+        **kwargs: Unpack[TrainingOptions],
     ) -> None:
         check_choice("rnn_type", rnn_type, ("GRU", "LSTM", "RNN"))
         arguments = {"d_feat": d_feat, "hidden_size": hidden_size, "num_layers": num_layers, "dropout": dropout}
@@ -631,7 +676,7 @@ class TCN(_Described):
         kernel_size: int = 5,
         num_layers: int = 5,
         dropout: float = 0.5,
-        **kwargs: Any,
+        **kwargs: Unpack[TrainingOptions],
     ) -> None:
         whole_number(num_layers, "num_layers")
         self.d_feat, self.n_chans, self.num_layers = d_feat, n_chans, num_layers
@@ -651,7 +696,7 @@ class TSTCN(TCN):
         kernel_size: int = 5,
         num_layers: int = 2,
         dropout: float = 0.0,
-        **kwargs: Any,
+        **kwargs: Unpack[TrainingOptions],
     ) -> None:
         super().__init__(d_feat, n_chans, kernel_size, num_layers, dropout, **kwargs)
 
@@ -687,13 +732,14 @@ class TransformerModel(_Described):
         num_layers: int = 2,
         dropout: float = 0,
         reg: float = 0.001,
-        **kwargs: Any,
+        **kwargs: Unpack[TrainingOptions],
     ) -> None:
         check_penalty("reg", reg)
         self.reg = reg
         arguments = {"d_feat": d_feat, "d_model": d_model, "nhead": nhead, "num_layers": num_layers, "dropout": dropout}
-        defaults = {"batch_size": self.BATCH, "n_epochs": 100, "lr": 0.0001, "early_stop": 5, "weight_decay": reg}
-        self._of(arguments, {**defaults, **kwargs})
+        self._of(arguments, {
+            "batch_size": self.BATCH, "n_epochs": 100, "lr": 0.0001, "early_stop": 5, "weight_decay": reg, **kwargs
+        })  # fmt: skip
 
 
 class TSTransformerModel(TransformerModel):
@@ -740,7 +786,7 @@ class GATs(_Described):
         dropout: float = 0.0,
         base_model: str = "GRU",
         model_path: str | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TrainingOptions],
     ) -> None:
         check_choice("base_model", base_model, ("GRU", "LSTM"))
         if model_path is not None and not isinstance(model_path, (str, os.PathLike)):
@@ -749,8 +795,10 @@ class GATs(_Described):
         arguments = {"d_feat": d_feat, "hidden_size": hidden_size, "num_layers": num_layers, "dropout": dropout}
         self._of({**arguments, "base_model": base_model}, {**kwargs, "by_day": True})
 
-    def _first_network(self, training: Any) -> Any:
-        network = super()._first_network(training)
+    def _first_network(self) -> Network:
+        from rollforge.models import torch_training as training
+
+        network = super()._first_network()
         if self.model_path is None:
             return network
         try:
@@ -780,7 +828,7 @@ class TSGATs(GATs):
         dropout: float = 0.0,
         base_model: str = "GRU",
         model_path: str | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[TrainingOptions],
     ) -> None:
         super().__init__(d_feat, hidden_size, num_layers, dropout, base_model, model_path, **kwargs)
 
@@ -813,7 +861,7 @@ class KRNN(_Described):
         rnn_dups: int = 3,
         rnn_layers: int = 2,
         dropout: float = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[TrainingOptions],
     ) -> None:
         arguments = {"fea_dim": fea_dim, "cnn_dim": cnn_dim, "cnn_kernel_size": cnn_kernel_size, "rnn_dim": rnn_dim}
         self._of({**arguments, "rnn_dups": rnn_dups, "rnn_layers": rnn_layers, "dropout": dropout}, kwargs)
@@ -845,7 +893,7 @@ class Sandwich(_Described):
         rnn_dups: int = 3,
         rnn_layers: int = 2,
         dropout: float = 0,
-        **kwargs: Any,
+        **kwargs: Unpack[TrainingOptions],
     ) -> None:
         arguments = {
             "fea_dim": fea_dim, "cnn_dim_1": cnn_dim_1, "cnn_dim_2": cnn_dim_2, "cnn_kernel_size": cnn_kernel_size,
@@ -883,7 +931,7 @@ class SFM(_Described):
         dropout_W: float = 0.0,  # noqa: N803 - Qlib's name
         dropout_U: float = 0.0,  # noqa: N803
         eval_steps: int = 5,
-        **kwargs: Any,
+        **kwargs: Unpack[TrainingOptions],
     ) -> None:
         self.dropout_W, self.dropout_U, self.eval_steps = dropout_W, dropout_U, eval_steps
         arguments = {"d_feat": d_feat, "hidden_size": hidden_size, "output_dim": output_dim, "freq_dim": freq_dim}

@@ -196,7 +196,7 @@ class _Prepared(Dataset):
         self.sampler, self.index = made, frame.index
         return frame
 
-    def explain_missing(self, *args: Any, **kwargs: Any) -> str:
+    def explain_missing(self, *args: object, **kwargs: object) -> str:
         explain = getattr(self._dataset, "explain_missing", None)
         return "" if explain is None else str(explain(*args, **kwargs))
 

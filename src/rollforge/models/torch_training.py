@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import skorch
@@ -23,10 +23,14 @@ from numpy.typing import NDArray
 from rollforge.errors import ConfigError, ModelError
 from rollforge.models.torch_samples import Examples
 from rollforge.session import current_session
+from rollforge.task import Document
 
 log = logging.getLogger(__name__)
 
-Tensor = Any  # torch.Tensor, whose types are not read
+Target: TypeAlias = tuple[torch.Tensor, torch.Tensor | None]  # label and weight of each sample
+Batch: TypeAlias = tuple[torch.Tensor, Target]
+Network: TypeAlias = torch.nn.Module
+
 _KEPT_DAYS = 7.0
 """Checkpoints of trainings that never continued are deleted after this time."""
 _LOSSES = {
@@ -50,8 +54,8 @@ class Settings:
     loss: str
     metric: str
     optimizer: str
-    optimizer_kwargs: Mapping[str, Any]
-    scheduler: Mapping[str, Any] | None
+    optimizer_kwargs: Document
+    scheduler: Document | None
     clip: float | None
     by_day: bool
     batches: int | None
@@ -67,15 +71,15 @@ class Settings:
 class State:
     """The state of a training after an epoch."""
 
-    weights: dict[str, Any]
-    optimizer: dict[str, Any]
-    scheduler: dict[str, Any] | None
-    scaler: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, object]
+    scheduler: dict[str, object] | None
+    scaler: dict[str, object]
     curves: dict[str, list[float]] = field(default_factory=dict)
     """Metric and segment, such as ``loss.train`` -> value after each epoch."""
     scores: list[float] = field(default_factory=list)
     """What is minimized on the valid segment, after each epoch."""
-    best: dict[str, Any] | None = None
+    best: dict[str, torch.Tensor] | None = None
     """Weights after the epoch with the best score; None without a valid segment."""
 
 
@@ -90,13 +94,13 @@ class Batches:
         self._day_starts = _starts(examples.days()) if settings.by_day else None
         self.epoch = 0
 
-    def __iter__(self) -> Iterator[tuple[Tensor, tuple[Tensor, Tensor | None]]]:
+    def __iter__(self) -> Iterator[Batch]:
         weight = self._examples.weight
         for chosen in self.places():
             label = torch.from_numpy(self._examples.label[chosen])
             yield self.features(chosen), (label, None if weight is None else torch.from_numpy(weight[chosen]))
 
-    def features(self, chosen: NDArray[np.int64]) -> Tensor:
+    def features(self, chosen: NDArray[np.int64]) -> torch.Tensor:
         """Return the features of some usable samples, in memory that the next batch uses again."""
         places, memory = self._examples.usable[chosen], self._memory
         whole = memory is not None and len(places) <= len(memory)
@@ -189,28 +193,39 @@ class _Stopped(Exception):
 class _Net(skorch.NeuralNet):
     """skorch's loop over our batches."""
 
-    def __init__(self, *args: Any, valid: Batches | None, settings: Settings, **kwargs: Any) -> None:
+    def __init__(self, *args: object, valid: Batches | None, settings: Settings, **kwargs: object) -> None:
         self.valid = valid
         self.settings = settings
         super().__init__(*args, **kwargs)
 
-    def get_split_datasets(self, X: Any, y: Any = None, **fit_params: Any) -> tuple[Any, Any]:  # noqa: N803
+    def get_split_datasets(
+        self,
+        X: Batches,  # noqa: N803 - skorch's name
+        y: object = None,
+        **fit_params: object,
+    ) -> tuple[Batches, Batches | None]:
         return X, self.valid
 
-    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+    def get_iterator(self, dataset: Batches, training: bool = False) -> Batches:
         return dataset
 
-    def infer(self, x: Any, **fit_params: Any) -> Tensor:
+    def infer(self, x: torch.Tensor, **fit_params: object) -> torch.Tensor:
         with autocast(self.settings):
             found = super().infer(x, **fit_params)
         return _scores(found, len(x), self.settings.model)
 
-    def get_loss(self, y_pred: Any, y_true: Any, X: Any = None, training: bool = False) -> Tensor:  # noqa: N803
+    def get_loss(
+        self,
+        y_pred: torch.Tensor,
+        y_true: Target,
+        X: object = None,  # noqa: N803
+        training: bool = False,
+    ) -> torch.Tensor:
         label, weight = y_true
         losses = _LOSSES[self.settings.loss](y_pred, label.to(self.device), reduction="none")
         return losses.mean() if weight is None else (losses * weight.to(self.device)).mean()
 
-    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+    def train_step(self, batch: Batch, **fit_params: object) -> dict[str, torch.Tensor]:
         self._set_training(True)
         features, target = batch
         self._zero_grad_optimizer()
@@ -226,7 +241,7 @@ class _Net(skorch.NeuralNet):
         return {"loss": loss, "y_pred": prediction}
 
 
-def _scores(found: Any, count: int, model: str) -> Tensor:
+def _scores(found: object, count: int, model: str) -> torch.Tensor:
     """Return the output of a module as one float32 number for each sample."""
     if not isinstance(found, torch.Tensor):
         raise ModelError(f"The module of {model} returns a {type(found).__name__}; it must return a tensor.")
@@ -248,7 +263,7 @@ class _Progress(skorch.callbacks.Callback):
         self._valid = valid
         self._settings = settings
         self._checkpoint = checkpoint
-        self._scheduler: Any = None
+        self._scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
         self.state: State | None = None
 
     def begin(self, net: _Net, found: State | None) -> int:
@@ -274,12 +289,12 @@ class _Progress(skorch.callbacks.Callback):
         scores = [] if self.state is None else self.state.scores
         return bool(scores) and len(scores) - 1 - int(np.argmin(scores)) >= self._settings.early_stop
 
-    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+    def on_epoch_begin(self, net: _Net, **kwargs: object) -> None:
         epoch = 0 if self.state is None else len(self.state.curves["loss.train"])
         self._train.epoch = epoch
         torch.manual_seed(int(np.random.SeedSequence([self._settings.seed, epoch]).generate_state(1, np.uint64)[0]))
 
-    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+    def on_epoch_end(self, net: _Net, **kwargs: object) -> None:
         new = {"loss.train": float(net.history[-1, "train_loss"])}
         if self._valid is not None:
             new["loss.valid"] = float(net.history[-1, "valid_loss"])
@@ -300,8 +315,7 @@ class _Progress(skorch.callbacks.Callback):
             scores.append(-new["ic.valid"] if self._settings.metric == "ic" else new["loss.valid"])
             if int(np.argmin(scores)) == len(scores) - 1:
                 best = _on_cpu(net.module_.state_dict())
-        if self._scheduler is not None:
-            self._step(new.get("loss.valid", new["loss.train"]))
+        self._step(new.get("loss.valid", new["loss.train"]))
         schedule = None if self._scheduler is None else self._scheduler.state_dict()
         # The tensors are those of the module and the optimizer, which change in the next epoch, after they were written.
         self.state = State(
@@ -316,7 +330,7 @@ class _Progress(skorch.callbacks.Callback):
     def _step(self, loss: float) -> None:
         if isinstance(self._scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self._scheduler.step(loss)
-        else:
+        elif self._scheduler is not None:
             self._scheduler.step()
 
 
@@ -334,7 +348,7 @@ def _mean_ic(valid: Batches, scores: NDArray[np.float32]) -> float:
     return float(np.mean(found)) if found else 0.0
 
 
-def _on_cpu(weights: Mapping[str, Any]) -> dict[str, Any]:
+def _on_cpu(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
 
 
@@ -357,8 +371,8 @@ def limited(seed: int, device: str) -> Iterator[None]:
 
 
 def train(
-    network: Any, train: Examples, valid: Examples | None, settings: Settings, checkpoint: Checkpoint | None
-) -> tuple[dict[str, list[float]], dict[str, NDArray[Any]]]:
+    network: Network, train: Examples, valid: Examples | None, settings: Settings, checkpoint: Checkpoint | None
+) -> tuple[dict[str, list[float]], dict[str, NDArray[np.generic]]]:
     """Train a module and return its metrics after each epoch, and the best weights.
 
     Parameters
@@ -403,7 +417,7 @@ def train(
     return state.curves, {name: value.numpy().copy() for name, value in weights.items()}
 
 
-def predict(network: Any, batches: Batches, device: str, autocast: Any) -> NDArray[np.float32]:
+def predict(network: Network, batches: Batches, device: str, autocast: torch.autocast) -> NDArray[np.float32]:
     """Return the output of a module for each usable sample."""
     found: list[NDArray[np.float32]] = []
     network.train(False)
@@ -415,7 +429,7 @@ def predict(network: Any, batches: Batches, device: str, autocast: Any) -> NDArr
     return np.concatenate(found) if found else np.empty(0, np.float32)
 
 
-def scores_of(network: Any, examples: Examples, settings: Settings) -> NDArray[np.float32]:
+def scores_of(network: Network, examples: Examples, settings: Settings) -> NDArray[np.float32]:
     """Return the score of each usable sample."""
     with limited(settings.seed, settings.device):
         network.to(settings.device)
@@ -423,7 +437,7 @@ def scores_of(network: Any, examples: Examples, settings: Settings) -> NDArray[n
         return predict(network, batches, settings.device, autocast(settings))
 
 
-def autocast(settings: Settings) -> Any:
+def autocast(settings: Settings) -> torch.autocast:
     """Return the context in which a module computes with mixed precision, if that is wanted."""
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.mixed_precision or "")
     return torch.autocast(torch.device(settings.device).type, dtype=kind, enabled=kind is not None)
@@ -446,12 +460,12 @@ def device_named(wanted: int | str) -> str:
     return f"cuda:{wanted}" if available else "cpu"
 
 
-def write_weights(weights: Mapping[str, NDArray[Any]], file: Path) -> None:
+def write_weights(weights: Mapping[str, NDArray[np.generic]], file: Path) -> None:
     """Write the weights of a module as PyTorch's own file of a ``state_dict``."""
     torch.save({name: torch.from_numpy(value) for name, value in weights.items()}, file)
 
 
-def read_weights(file: Path) -> dict[str, NDArray[Any]]:
+def read_weights(file: Path) -> dict[str, NDArray[np.generic]]:
     """Read a file of weights; only tensors are read, and nothing in the file is executed.
 
     Raises
@@ -465,7 +479,7 @@ def read_weights(file: Path) -> dict[str, NDArray[Any]]:
     return {str(name): value.numpy() for name, value in found.items()}
 
 
-def with_weights(network: Any, weights: Mapping[str, NDArray[Any]]) -> Any:
+def with_weights(network: Network, weights: Mapping[str, NDArray[np.generic]]) -> Network:
     """Return a module after its weights were set.
 
     Raises

@@ -6,7 +6,8 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,12 @@ from rollforge.kinds import MODEL
 from rollforge.models.base import Model, Reweighter
 from rollforge.models.boosting import Boosting
 from rollforge.models.samples import training_samples
+from rollforge.task import Definition, Document
 from rollforge.track import artifact
 from rollforge.track.artifact_files import LocalFiles
+
+if TYPE_CHECKING:
+    import optuna
 
 __all__ = ["TunedModel"]
 
@@ -33,8 +38,23 @@ LIBRARY = "optuna"
 _METRICS = {"ic": "maximize", "rank_ic": "maximize", "mse": "minimize"}
 _RANGE = {"low", "high", "step", "log"}
 
+Choices = list[bool | int | float | str | None] | Definition  # the values of a parameter, or a range
 
-def _library() -> Any:
+
+class Trial(TypedDict):
+    """A trial of the search."""
+
+    number: int
+    state: str
+    """"complete" or "pruned"."""
+    value: float | None
+    """The metric; None if the trial was stopped early."""
+    params: dict[str, object]
+    rounds: list[float]
+    """The loss on the valid segment after each round."""
+
+
+def _library() -> ModuleType:
     try:
         import optuna
     except ImportError as exc:
@@ -77,8 +97,8 @@ class TunedModel(Model):
 
     def __init__(
         self,
-        model: Mapping[str, Any],
-        space: Mapping[str, Any],
+        model: Document,
+        space: Document,
         n_trials: int = 20,
         metric: str = "ic",
         seed: int = 0,
@@ -105,11 +125,10 @@ class TunedModel(Model):
         self.metric = metric
         self.seed = seed
         self.prune = prune
-        self.model: Any = None
+        self.model: Model | None = None
         """The model of the best trial; None before training."""
-        self.trials: list[dict[str, Any]] = []
-        """The trials: ``number``, ``state`` ("complete" or "pruned"), ``value`` of the metric, ``params``, and ``rounds``, the
-        loss on the valid segment by round."""
+        self.trials: list[Trial] = []
+        """The trials, in their order."""
         self._build({name: _first(values) for name, values in self.space.items()})
 
     @property
@@ -117,16 +136,17 @@ class TunedModel(Model):
         """Number of models that are fitted for one window."""
         return self.n_trials
 
-    def _build(self, params: Mapping[str, Any]) -> Any:
+    def _build(self, params: Mapping[str, object]) -> Model:
         """Return the model with the parameters of a trial."""
-        changes: dict[str, Any] = {}
+        changes: Definition = {}
         for name, value in params.items():
             *outer, last = name.split(".")
             place = changes
             for key in outer:
                 place = place.setdefault(key, {})
             place[last] = value
-        return build(update_config(self.config, {"kwargs": changes}), kind=MODEL, where="model")
+        model: Model = build(update_config(self.config, {"kwargs": changes}), kind=MODEL, where="model")
+        return model
 
     def fit(self, dataset: DatasetH, reweighter: Reweighter | None = None) -> None:
         """Fit and evaluate all trials, and keep the best model.
@@ -138,14 +158,14 @@ class TunedModel(Model):
         """
         if "valid" not in dataset.segments:
             raise ModelError("TunedModel evaluates its trials on the segment 'valid', and the dataset has none.")
-        optuna = _library()
+        library = _library()
         arguments = {} if reweighter is None else {"reweighter": reweighter}
-        best: list[tuple[float, Any]] = []
+        best: list[tuple[float, Model]] = []
         self.trials = []
 
-        def run(trial: Any) -> float:
+        def run(trial: optuna.Trial) -> float:
             params = {name: _suggest(trial, name, values) for name, values in self.space.items()}
-            about: dict[str, Any] = {
+            about: Trial = {
                 "number": trial.number,
                 "state": "pruned",
                 "value": None,
@@ -154,11 +174,11 @@ class TunedModel(Model):
             }
             model = self._build(params)
             if self.prune and isinstance(model, Boosting):
-                model.on_round = lambda step, loss: self._report(optuna, trial, about, step, loss)
+                model.on_round = lambda step, loss: self._report(trial, about, step, loss)
             try:
                 model.fit(dataset, **arguments)
                 value = self._evaluate(model, dataset, reweighter)
-            except optuna.TrialPruned:
+            except library.TrialPruned:
                 self.trials.append(about)
                 raise
             except ModelError as exc:
@@ -166,30 +186,30 @@ class TunedModel(Model):
             finally:
                 if isinstance(model, Boosting):
                     model.on_round = None
-            about |= {"state": "complete", "value": value}
+            about["state"], about["value"] = "complete", value
             self.trials.append(about)
             order = -value if _METRICS[self.metric] == "minimize" else value
             if not best or order > best[0][0]:
                 best[:] = [(order, model)]
             return value
 
-        study = optuna.create_study(
+        study = library.create_study(
             direction=_METRICS[self.metric],
-            sampler=optuna.samplers.TPESampler(seed=self.seed),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
+            sampler=library.samplers.TPESampler(seed=self.seed),
+            pruner=library.pruners.MedianPruner(n_startup_trials=5),
         )
         study.optimize(run, n_trials=self.n_trials)
         self.model = best[0][1]
         log.info("the best of %d trials has %s %g: %s", self.n_trials, self.metric, study.best_value, study.best_params)
 
-    def _report(self, optuna: Any, trial: Any, about: dict[str, Any], step: int, loss: float) -> None:
+    def _report(self, trial: optuna.Trial, about: Trial, step: int, loss: float) -> None:
         """Report the loss on the valid segment after a round, and stop the trial if it is worse than others."""
         about["rounds"].append(loss)
         trial.report(loss if _METRICS[self.metric] == "minimize" else -loss, step)
         if trial.should_prune():
-            raise optuna.TrialPruned
+            raise _library().TrialPruned
 
-    def _evaluate(self, model: Any, dataset: DatasetH, reweighter: Reweighter | None) -> float:
+    def _evaluate(self, model: Model, dataset: DatasetH, reweighter: Reweighter | None) -> float:
         """Return the metric of a model on the rows of the valid segment that have a weight."""
         label = DatasetH.prepare(dataset, "valid", col_set="label", data_key=DataHandlerLP.DK_R)
         prediction = model.predict(dataset, "valid")
@@ -208,7 +228,7 @@ class TunedModel(Model):
             )
         return value
 
-    def predict(self, dataset: DatasetH, segment: str | slice = "test") -> Any:
+    def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series | pd.DataFrame:
         """Return what the best model predicts for a segment.
 
         Raises
@@ -228,21 +248,21 @@ class TunedModel(Model):
             **own,
         }
 
-    def saved_objects(self) -> dict[str, Any]:
+    def saved_objects(self) -> dict[str, pd.DataFrame]:
         """Return what is saved with the run in addition to the model: the trials as a table."""
         rows = [{"state": one["state"], self.metric: one["value"], **one["params"]} for one in self.trials]
         index = pd.Index([one["number"] for one in self.trials], name="trial")
         return {"trials.pkl": pd.DataFrame(rows, index=index)}
 
-    def study(self) -> Any:
+    def study(self) -> optuna.Study:
         """Return the trials as an Optuna study, for its plots and analyses."""
-        optuna = _library()
-        study = optuna.create_study(direction=_METRICS[self.metric])
+        library = _library()
+        study: optuna.Study = library.create_study(direction=_METRICS[self.metric])
         for one in self.trials:
             losses = one["rounds"] if _METRICS[self.metric] == "minimize" else [-loss for loss in one["rounds"]]
             study.add_trial(
-                optuna.trial.create_trial(
-                    state=optuna.trial.TrialState[one["state"].upper()],
+                library.trial.create_trial(
+                    state=library.trial.TrialState[one["state"].upper()],
                     value=one["value"],
                     params=one["params"],
                     distributions={name: _distribution(values) for name, values in self.space.items()},
@@ -276,7 +296,7 @@ class TunedModel(Model):
         return made
 
 
-def _checked_range(name: str, values: object) -> Any:
+def _checked_range(name: str, values: object) -> Choices:
     """Return a list of values or a range, checked."""
     path = f"space.{name}"
     if isinstance(values, (list, tuple)):
@@ -304,27 +324,29 @@ def _checked_range(name: str, values: object) -> Any:
     return found
 
 
-def _is_whole(values: Mapping[str, Any]) -> bool:
+def _is_whole(values: Document) -> bool:
     return all(isinstance(values[key], int) for key in ("low", "high", "step") if key in values)
 
 
-def _first(values: Any) -> Any:
+def _first(values: Choices) -> object:
     return values["low"] if isinstance(values, dict) else values[0]
 
 
-def _suggest(trial: Any, name: str, values: Any) -> Any:
+def _suggest(trial: optuna.Trial, name: str, values: Choices) -> object:
     if isinstance(values, list):
         return trial.suggest_categorical(name, values)
     suggest = trial.suggest_int if _is_whole(values) else trial.suggest_float
     return suggest(name, values["low"], values["high"], **{k: values[k] for k in ("step", "log") if k in values})
 
 
-def _distribution(values: Any) -> Any:
+def _distribution(values: Choices) -> optuna.distributions.BaseDistribution:
     distributions = _library().distributions
     if isinstance(values, list):
-        return distributions.CategoricalDistribution(values)
+        made: optuna.distributions.BaseDistribution = distributions.CategoricalDistribution(values)
+        return made
     kind = distributions.IntDistribution if _is_whole(values) else distributions.FloatDistribution
-    return kind(**values)
+    made = kind(**values)
+    return made
 
 
 def _metric(both: pd.DataFrame, metric: str) -> float:

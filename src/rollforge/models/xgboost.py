@@ -6,16 +6,17 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from types import ModuleType
+from typing import ClassVar
 
 import pandas as pd
 
 from rollforge.errors import MissingDependency
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import Reweighter
-from rollforge.models.boosting import Boosting
+from rollforge.models.boosting import Boosting, Curves
 from rollforge.models.parameters import check_values, library_error
 from rollforge.models.samples import prediction_features, training_samples
 from rollforge.models.xgboost_file import check_model_bytes
@@ -29,7 +30,7 @@ LIBRARY = "xgboost"
 """The package that the model needs, which is also an extra of Rollforge. Submissions record its version."""
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     try:
         import xgboost
     except ImportError as exc:
@@ -47,11 +48,11 @@ _HIGHER_IS_BETTER = ("auc", "map", "ndcg", "pre")
 """Beginnings of the names of metrics that are not losses."""
 
 
-def _after_round(report: Callable[[int, float], None]) -> Any:
+def _after_round(report: Callable[[int, float], None]) -> object:
     """Return a callback of XGBoost that reports the loss on the valid segment, by the metric that also stops training."""
 
     class AfterRound(_library().callback.TrainingCallback):  # type: ignore[misc]  # the library has no types
-        def after_iteration(self, model: object, epoch: int, evals_log: Any) -> bool:
+        def after_iteration(self, model: object, epoch: int, evals_log: Curves) -> bool:
             for name, values in list(evals_log.get("valid", {}).items())[-1:]:
                 report(epoch, -values[-1] if name.startswith(_HIGHER_IS_BETTER) else values[-1])
             return False
@@ -80,7 +81,7 @@ class XGBModel(Boosting):
 
     THREAD_NAMES: ClassVar[tuple[str, ...]] = ("nthread", "n_jobs")
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: object) -> None:
         check_values(
             kwargs, names=("objective", "booster"), mappings=("monotone_constraints", "interaction_constraints")
         )
@@ -107,9 +108,10 @@ class XGBModel(Boosting):
         num_boost_round: int = 1000,
         early_stopping_rounds: int = 50,
         verbose_eval: int = 20,
-        evals_result: dict[str, Any] | None = None,
+        evals_result: dict[str, list[float]] | None = None,
         reweighter: Reweighter | None = None,
-        **kwargs: Any,
+        callbacks: Sequence[object] | None = None,
+        **kwargs: object,
     ) -> None:
         """Fit on the train segment, with early stopping on the valid segment if there is one.
 
@@ -125,6 +127,10 @@ class XGBModel(Boosting):
             Filled with the metric of each round: ``{"train": […], "valid": […]}``.
         reweighter : Reweighter, optional
             Weights of the samples.
+        callbacks : sequence, optional
+            XGBoost's own callbacks.
+        **kwargs
+            Further arguments of ``xgboost.train``.
 
         Raises
         ------
@@ -135,8 +141,8 @@ class XGBModel(Boosting):
         evals = [(self._data(dataset, "train", reweighter), "train")]
         if "valid" in dataset.segments:
             evals.append((self._data(dataset, "valid", reweighter), "valid"))
-        results: dict[str, Any] = {}
-        callbacks = list(kwargs.pop("callbacks", None) or [])
+        results: Curves = {}
+        callbacks = list(callbacks or [])
         if verbose_eval:
             monitor = _library().callback.EvaluationMonitor
             callbacks.append(monitor(period=int(verbose_eval), logger=lambda text: log.info("%s", text.rstrip())))
@@ -152,9 +158,7 @@ class XGBModel(Boosting):
         except (_library().core.XGBoostError, ValueError, AttributeError) as exc:
             raise library_error(type(self).__name__, "XGBoost", _reason(exc), self.params) from exc
         self.fit_seconds = time.perf_counter() - began
-        self._curves = {f"{m}.{name}": list(v) for name, metrics in results.items() for m, v in metrics.items()}
-        if evals_result is not None:
-            evals_result.update({name: list(next(iter(metrics.values()))) for name, metrics in results.items()})
+        self._set_curves(results, evals_result)
 
     def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series:
         """Return the scores of a segment, index (datetime, instrument), using the trees up to the best round."""
@@ -167,7 +171,7 @@ class XGBModel(Boosting):
         scores = model.predict(matrix, iteration_range=(0, best + 1) if best is not None else (0, 0))
         return pd.Series(scores, index=features.index)
 
-    def get_feature_importance(self, *args: Any, **kwargs: Any) -> pd.Series:
+    def get_feature_importance(self, *args: object, **kwargs: object) -> pd.Series:
         """Return the importance of each used feature in descending order."""
         found = pd.Series(self._fitted().get_score(*args, **kwargs)).sort_values(ascending=False)
         return found.rename(index=self._full_names)
