@@ -303,7 +303,7 @@ def within(times: Any, start: object, end: object, names: tuple[str, str] = ("st
     return inside
 
 
-def times_of(values: Any) -> Times:
+def times_of(values: object) -> Times:
     """Return the times of an index level as datetime64[D] if all are at midnight, and otherwise as datetime64[s].
 
     Parameters

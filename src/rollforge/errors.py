@@ -168,7 +168,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def first_few(
-    values: Collection[Any], most: int = 5, separator: str = ", ", *, show: Callable[[Any], str] = str
+    values: Collection[object], most: int = 5, separator: str = ", ", *, show: Callable[[Any], str] = str
 ) -> str:
     """Return the first of some values for a message, and the number of the others.
 

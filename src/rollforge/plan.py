@@ -272,7 +272,7 @@ def _closed(task: Definition, calendar: Times) -> Definition:
 
     kwargs = TaskView(task).dataset_kwargs
     segments: Any = kwargs.get("segments")
-    test: Any = segments.get("test") if isinstance(segments, Mapping) else None
+    test: object = segments.get("test") if isinstance(segments, Mapping) else None
     if not isinstance(test, (list, tuple)) or has_intervals(test) or len(test) != 2 or test[1] is not None:
         return task
     end = as_timestamp(calendar[-1])

@@ -251,7 +251,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
-        self._memo: dict[int, Any] = {}
+        self._memo: dict[int, object] = {}
         self._nested: dict[int, tuple[object, int, int]] = {}
         """Nested tuples and frozensets by id: the object, the number of values in it, its depth."""
         self._hashes: dict[int, tuple[object, Counter[int]]] = {}

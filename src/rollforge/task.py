@@ -343,7 +343,7 @@ def from_plain(plain: object, *, resolve: Callable[[str, str], object] = name_re
     return {k: from_plain(v, resolve=resolve) for k, v in plain.items()}
 
 
-def _from_tag(tag: str, body: Any, resolve: Callable[[str, str], Any]) -> Any:  # noqa: C901 - one branch a tag
+def _from_tag(tag: str, body: Any, resolve: Callable[[str, str], object]) -> Any:  # noqa: C901 - one branch a tag
     if tag == "$tuple":
         return tuple(from_plain(v, resolve=resolve) for v in body)
     if tag == "$map":

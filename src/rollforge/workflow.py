@@ -438,7 +438,7 @@ def _is_model(given: str | Document) -> bool:
     return isinstance(given, str) or "class" in given
 
 
-def _overridden(base: object, over: object) -> Any:
+def _overridden(base: object, over: object) -> object:
     # An object with its own class does not inherit the arguments of the shared one.
     if isinstance(base, dict) and isinstance(over, dict) and "class" not in over:
         return {**base, **{k: _overridden(base.get(k), v) for k, v in over.items()}}

@@ -159,7 +159,7 @@ class _Watch:
             if not self._stop.asked:
                 self._stop.wait(self.interval)
 
-    def _look(self) -> tuple[object, dict[str, Any] | None]:
+    def _look(self) -> tuple[object, dict[str, object] | None]:
         """Return a value that changes with the data and the definition of the service, and why it cannot be run now."""
         from rollforge.market.provider import folder_stamp
         from rollforge.online.locations import data_folder
@@ -180,7 +180,7 @@ class _Watch:
             stamp = folder_stamp(folder)
         return (defined, stamp), None
 
-    def _run_days(self) -> dict[str, Any]:
+    def _run_days(self) -> dict[str, object]:
         """Publish what is due in a separate process, and return its answer."""
         spawn = multiprocessing.get_context("spawn")
         receiver, sender = spawn.Pipe(duplex=False)
@@ -214,7 +214,7 @@ class _Watch:
             self._error = answer.get("error", "")
         return answer
 
-    def _say(self, answer: dict[str, Any]) -> None:
+    def _say(self, answer: dict[str, object]) -> None:
         from rollforge.online.overview import utc
 
         echo_json(json.dumps({"at": utc(time.time()), "service": self.name, **answer}))
@@ -249,7 +249,7 @@ def _wait_for_parent(ended: threading.Event) -> None:
     ended.set()
 
 
-def _published(uri: str, name: str, stop: Callable[[], bool], known_error: str) -> dict[str, Any]:
+def _published(uri: str, name: str, stop: Callable[[], bool], known_error: str) -> dict[str, object]:
     from rollforge.cli.service import publish_due
     from rollforge.ledger.base import open_ledger
 

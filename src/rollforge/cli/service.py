@@ -57,7 +57,7 @@ def checked_begin(workflow: Workflow, leakage: str | None) -> Begin:
     from rollforge.plan import make_plan
     from rollforge.session import using
 
-    def starts(tasks: Iterable[Mapping[str, Any]]) -> list[Any]:
+    def starts(tasks: Iterable[Mapping[str, object]]) -> list[Any]:
         found = [
             bounds("test", test).start for task in tasks if (test := TaskView(task).segments.get("test")) is not None
         ]
@@ -199,7 +199,7 @@ def publish_due(
         except _DataEndEarly as exc:
             problem = str(exc)
         after = service.state()
-    line: dict[str, Any] = {
+    line: dict[str, object] = {
         "service": name,
         "until": last or known,
         "last_published": after.last_published,

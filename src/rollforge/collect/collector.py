@@ -53,7 +53,10 @@ class Collector:
 
     @staticmethod
     def process_collect(
-        collected_dict: Mapping[Key, object], process_list: Process | Sequence[Process] = (), *args: Any, **kwargs: Any
+        collected_dict: Mapping[Key, object],
+        process_list: Process | Sequence[Process] = (),
+        *args: Any,
+        **kwargs: object,
     ) -> dict[Key, Any]:
         """Return each name's dict after applying the processes in order."""
         result = {}
@@ -248,7 +251,7 @@ class RecorderCollector(Collector):
         return collected
 
     def stream(
-        self, name: str = "pred", *, order: Callable[[Any], Any] | None = None, ahead: int | None = None
+        self, name: str = "pred", *, order: Callable[[Any], object] | None = None, ahead: int | None = None
     ) -> Iterator[tuple[Any, Any]]:
         """Yield ``(key, object)`` pairs one at a time, so that not all objects are in memory at once.
 

@@ -372,7 +372,7 @@ def _lacking(own: _Rows, lacking: NDArray[np.int64], every: NDArray[np.int64]) -
 
 
 def _rows_left_out(
-    groups: Mapping[str, Sequence[ExpectedWindow]], found: Mapping[str, Any], available: Mapping[str, object]
+    groups: Mapping[str, Sequence[ExpectedWindow]], found: Mapping[str, object], available: Mapping[str, object]
 ) -> list[str]:
     """Report windows that predict far fewer rows than their data has on the predicted days."""
     remarks = []

@@ -37,7 +37,7 @@ def save_joined(
     experiment: Experiment,
     pool: str,
     *,
-    objects: Mapping[str, Any],
+    objects: Mapping[str, object],
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
     windows: Sequence[WindowRun],

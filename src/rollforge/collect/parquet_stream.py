@@ -65,7 +65,7 @@ def write_stream(collector: RecorderCollector, file: str | Path, name: str = "pr
     return rows
 
 
-def _write(writer: Any, frame: Any, file: Path, pa: Any, pq: Any) -> Any:
+def _write(writer: Any, frame: object, file: Path, pa: Any, pq: Any) -> Any:
     table = pa.Table.from_pandas(frame)
     if writer is None:
         writer = pq.ParquetWriter(file, table.schema)

@@ -67,7 +67,7 @@ def _in_c_library(name: str) -> bool:
 
 def _signature(kinds: tuple[Kind, ...]) -> Any:
     types: Any = numba.types
-    arguments: list[Any] = []
+    arguments: list[object] = []
     for name, dimensions in kinds:
         number = types.boolean if name == "bool" else getattr(types, name)
         arguments += [types.CPointer(number), *[types.int64] * dimensions] if dimensions else [number]
@@ -83,12 +83,12 @@ def _on_pointers(kernel: Source, kinds: tuple[Kind, ...]) -> Any:
         values.append(f"carray(value{place}, ({', '.join(shape)},))" if shape else f"value{place}")
     source = f"def on_pointers({', '.join(parameters)}):\n    kernel({', '.join(values)})\n"
     compiler: Any = numba
-    names: dict[str, Any] = {"carray": compiler.carray, "kernel": _dispatcher(kernel)}
+    names: dict[str, object] = {"carray": compiler.carray, "kernel": _dispatcher(kernel)}
     exec(source, names)
     return names["on_pointers"]
 
 
-def _dispatcher(kernel: Source) -> Any:
+def _dispatcher(kernel: Source) -> object:
     """Return the function of a kernel, and those of the kernels that it calls, as numba knows them."""
     function = kernel.function
     assert isinstance(function, FunctionType)

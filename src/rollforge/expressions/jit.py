@@ -118,7 +118,7 @@ class Kernel:
         What the compiler may change about operations on floats; by default nothing.
     """
 
-    def __init__(self, function: Callable[..., Any], fastmath: frozenset[str] = frozenset()) -> None:
+    def __init__(self, function: Callable[..., object], fastmath: frozenset[str] = frozenset()) -> None:
         functools.update_wrapper(self, function)
         self.function, self.fastmath = function, fastmath
         self._loaded: dict[tuple[Kind, ...], Callable[..., None]] = {}
@@ -168,7 +168,7 @@ def reordering(function: Callable[..., object]) -> Any:
     return Kernel(function, frozenset({"reassoc", "contract"}))
 
 
-def _kind(argument: Any) -> Kind:
+def _kind(argument: object) -> Kind:
     if isinstance(argument, np.ndarray):
         if not argument.flags.c_contiguous:
             raise ValueError(f"A kernel takes arrays in C order, not with strides {argument.strides}.")

@@ -82,7 +82,7 @@ class DatasetH(Dataset):
         fetch_kwargs: Mapping[str, object] | None = None,
         purge_rows: int = 0,
         embargo_rows: int = 0,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         for name, rows in (("purge_rows", purge_rows), ("embargo_rows", embargo_rows)):
             count = whole_number(rows, f"task.dataset.kwargs.{name}", least=0, of="rows")
@@ -272,7 +272,7 @@ class DatasetH(Dataset):
             )
         return index
 
-    def _selected(self, data: Any, kept: NDArray[np.bool_]) -> Any:
+    def _selected(self, data: Any, kept: NDArray[np.bool_]) -> object:
         """Return some rows of prepared data."""
         return data if kept.all() else data[kept]
 

@@ -264,7 +264,7 @@ class ZScoreNorm(_Fitted):
         return np.where(flat, 0.0, mean), np.where(flat, 1.0, std)
 
 
-def _measured(off: Any, spread: Any) -> Any:
+def _measured(off: Any, spread: object) -> Any:
     """Return deviations divided by a spread. 0 stays 0; any other deviation divided by a spread of 0 is infinite."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(off == 0, off, off / spread)

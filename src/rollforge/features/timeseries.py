@@ -80,7 +80,7 @@ class TSDataSampler:
         end: DayLike | None,
         step_len: int,
         fillna_type: FillType = "none",
-        dtype: Any = None,
+        dtype: object = None,
         flt_data: pd.Series | pd.DataFrame | None = None,
         holes: Sequence[tuple[DayLike, DayLike]] = (),
     ) -> None:
@@ -422,7 +422,7 @@ class TSDatasetH(DatasetH):
 
     def prepare(
         self,
-        segments: Any,
+        segments: object,
         col_set: str | Sequence[str] = DataHandler.CS_ALL,
         data_key: str = DataHandlerLP.DK_I,
         **kwargs: Any,

@@ -161,11 +161,11 @@ class _PurgedGen(TaskGen):
         return task
 
 
-def _interval(days: Days, part: Range) -> tuple[Any, Any]:
+def _interval(days: Days, part: Range) -> tuple[object, object]:
     return as_timestamp(days[part[0]]), as_timestamp(days[part[1] - 1])
 
 
-def _segment(parts: list[tuple[Any, Any]]) -> Any:
+def _segment(parts: list[tuple[object, object]]) -> Any:
     return parts[0] if len(parts) == 1 else parts
 
 

@@ -248,7 +248,7 @@ def _fit_beyond(start: object, end: object, places: Places, calendar: Days) -> t
     return None
 
 
-def universe_findings(universe: Any, provider: Provider, first: Any, last: Any) -> list[Finding]:
+def universe_findings(universe: object, provider: Provider, first: Any, last: Any) -> list[Finding]:
     """Return whether a universe and its filters use later days.
 
     Parameters

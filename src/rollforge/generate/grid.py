@@ -323,7 +323,7 @@ def _is_meant(value: object, pair: tuple[str, object]) -> bool:
 
 def _found(task: Mapping[str, object], path: str) -> tuple[str, object] | None:
     """Return the value of a path as a pair without a name; None if the task has no such path."""
-    node: Any = task
+    node: object = task
     for part in path.split("."):
         if isinstance(node, list) and _is_list_index(part, node):
             node = node[int(part)]
@@ -371,7 +371,7 @@ def put_value(task: dict[str, object], path: str, value: object, *, where: str) 
         If there is no such path. Its last part may be new.
     """
     *parents, last = path.split(".")
-    node: Any = task
+    node: object = task
     for i, part in enumerate(parents):
         if isinstance(node, list) and _is_list_index(part, node):
             below = node[int(part)]

@@ -243,7 +243,7 @@ class RollingGen(TaskGen):
         test_key: str = "test",
         train_key: str = "train",
         trunc_days: int | Literal["auto"] | None = None,
-        task_copy_func: Callable[[Any], Any] = copy_task,
+        task_copy_func: Callable[[object], Any] = copy_task,
         *,
         clip_test_end: bool = False,
         roll_fit_window: bool = False,

@@ -360,7 +360,7 @@ def _shown(length: object) -> str:
     return counted(length, "day") if isinstance(length, int) else str(length)
 
 
-def _end(days: pd.DatetimeIndex, start: int, nominal: Any, length: Any) -> tuple[int, bool]:
+def _end(days: pd.DatetimeIndex, start: int, nominal: Any, length: object) -> tuple[int, bool]:
     """Return the position after a length that begins at `start`, and whether the days reach so far."""
     if isinstance(length, int):
         return min(start + length, len(days)), start + length <= len(days)

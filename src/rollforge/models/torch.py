@@ -95,7 +95,6 @@ class OptimizationOptions(TypedDict, total=False):
     GPU: int | str
     mixed_precision: str | None
     checkpoint_seconds: float | None
-    n_jobs: object
 
 
 class TrainingOptions(OptimizationOptions, total=False):

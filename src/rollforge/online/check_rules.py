@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from rollforge.errors import nearest, shown
 from rollforge.ledger.entry import CheckResult, Outcome
@@ -58,7 +57,7 @@ class Rules:
     """Whether a day whose scores fail a check is not published."""
 
     def result(
-        self, name: str, day: str, value: float, text: str = "", *, beyond: bool | None = None, **data: Any
+        self, name: str, day: str, value: float, text: str = "", *, beyond: bool | None = None, **data: object
     ) -> CheckResult:
         """Return the result of a check. If the value is not a number, the outcome is unknown.
 

@@ -14,7 +14,6 @@ import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rollforge.confidential import mask_secrets, remember_secret
 from rollforge.dates import read_day
@@ -375,7 +374,7 @@ def _as_of(given: dict[str, str], state: ServiceState) -> float | int | None:
         raise _Refused(400, str(exc)) from None
 
 
-def _masked(value: object) -> Any:
+def _masked(value: object) -> object:
     """Return plain JSON with secrets masked: entries contain texts of workflows, which others may have written."""
     if isinstance(value, str):
         return mask_secrets(value)

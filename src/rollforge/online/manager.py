@@ -97,7 +97,7 @@ class OnlineManager(Serializable):
             service or _new_name(listed), listed, trainer if trainer is not None else TrainerR(), self.begin_time, freq,
             ledger, None if folder is None else Path(folder), policy=policy,
         )  # fmt: skip
-        self._online: dict[pd.Timestamp, dict[OnlineStrategy, list[Any]]] = {}
+        self._online: dict[pd.Timestamp, dict[OnlineStrategy, list[object]]] = {}
 
     @property
     def strategies(self) -> list[OnlineStrategy]:
@@ -170,7 +170,7 @@ class OnlineManager(Serializable):
     def history(self) -> dict[pd.Timestamp, dict[OnlineStrategy, list[Any]]]:
         """Day of a routine -> strategy -> the models that were online from then on."""
         state = self.state
-        found: dict[pd.Timestamp, dict[OnlineStrategy, list[Any]]] = {}
+        found: dict[pd.Timestamp, dict[OnlineStrategy, list[object]]] = {}
         for day, result in state.days.items():
             if result.state is DayState.FAILED:
                 continue
@@ -208,7 +208,7 @@ class OnlineManager(Serializable):
         cur_time: DayLike | None = None,
         task_kwargs: Mapping[str, object] | None = None,
         model_kwargs: Mapping[str, object] | None = None,
-        signal_kwargs: Mapping[str, Any] | None = None,
+        signal_kwargs: Mapping[str, object] | None = None,
     ) -> None:
         """Run the routine of a day, and before it those of earlier days that are not published yet.
 
@@ -324,7 +324,7 @@ class OnlineManager(Serializable):
         frequency: str = "day",
         task_kwargs: Mapping[str, object] | None = None,
         model_kwargs: Mapping[str, object] | None = None,
-        signal_kwargs: Mapping[str, Any] | None = None,
+        signal_kwargs: Mapping[str, object] | None = None,
     ) -> pd.Series | pd.DataFrame | None:
         """Run the first training and the routine of every day until `end_time`, and return the signals.
 
@@ -350,7 +350,7 @@ class OnlineManager(Serializable):
             self.status = self.STATUS_ONLINE
 
     def delay_prepare(
-        self, model_kwargs: Mapping[str, object] | None = None, signal_kwargs: Mapping[str, Any] | None = None
+        self, model_kwargs: Mapping[str, object] | None = None, signal_kwargs: Mapping[str, object] | None = None
     ) -> None:
         """Do nothing: a simulation fits each model on the day on which it is needed, with any trainer.
 

@@ -317,7 +317,7 @@ def health(reader: Reader) -> tuple[bool, dict[str, Any]]:
     return healthy, {"healthy": healthy, "services": found}
 
 
-def _health(name: str, state: ServiceState, reader: Reader) -> dict[str, Any]:
+def _health(name: str, state: ServiceState, reader: Reader) -> dict[str, object]:
     from rollforge.online import signal_files
 
     problems = [f"{day} failed: {state.days[day].error}" for day in failed_days(state)]

@@ -93,7 +93,7 @@ def drift_and_ic(
     calendar : array
         The trading days up to the day.
     """
-    found: dict[str, list[tuple[float, str, dict[str, Any]]]] = {"score_psi": [], "feature_psi": []}
+    found: dict[str, list[tuple[float, str, dict[str, object]]]] = {"score_psi": [], "feature_psi": []}
     drift, failures = [name for name in found if name in rules.checks], dict[str, str]()
     labels = _Labels(rules, state, calendar)
     results: list[CheckResult] = []
@@ -154,7 +154,7 @@ def _reference(recorder: Recorder, rules: Rules) -> Mapping[str, object] | None:
 
 
 def _add_drift(
-    found: Mapping[str, list[tuple[float, str, dict[str, Any]]]],
+    found: Mapping[str, list[tuple[float, str, dict[str, object]]]],
     rules: Rules,
     recorder: Recorder,
     reference: Mapping[str, Any],

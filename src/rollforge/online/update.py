@@ -79,7 +79,7 @@ class RecordUpdater(abc.ABC):
         The recorder.
     """
 
-    def __init__(self, record: Recorder, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, record: Recorder, *args: object, **kwargs: object) -> None:
         self.record = record
 
     @abc.abstractmethod

@@ -289,7 +289,7 @@ def drawdown(result: Drawable | HasReport, *, mode: Mode = "sum") -> go.Figure:
     return to_plotly(figure, "Drawdown, after costs")
 
 
-def exposure(result: Drawable | HasReport, positions: Mapping[Any, Any] | None = None) -> go.Figure:
+def exposure(result: Drawable | HasReport, positions: Mapping[Any, object] | None = None) -> go.Figure:
     """Return the gross and net exposure of a backtest, its number of positions, and its turnover, by day.
 
     Parameters

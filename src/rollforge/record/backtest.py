@@ -330,7 +330,7 @@ def default_benchmark(session: Session) -> str | None:
     return None
 
 
-def _try_arguments(cls: type[BaseStrategy], strategy: Any, where: str) -> None:
+def _try_arguments(cls: type[BaseStrategy], strategy: object, where: str) -> None:
     """Check the arguments of a built-in strategy on the prediction by building it with a dummy signal."""
     kwargs = Description(strategy).kwargs
     if not kwargs or not cls.__module__.startswith("rollforge."):

@@ -162,5 +162,5 @@ class ACRecordTemp(RecordTemp):
             self.save(**made)
         return made
 
-    def _generate(self, *args: Any, **kwargs: Any) -> dict[str, Any] | None:
+    def _generate(self, *args: Any, **kwargs: Any) -> dict[str, object] | None:
         raise NotImplementedError(f"{type(self).__name__} must implement _generate().")

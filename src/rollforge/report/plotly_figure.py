@@ -39,7 +39,7 @@ def to_plotly(figure: Figure, title: str) -> go.Figure:
     given, views = _resolved(figure["layout"], colours), list(figure.get("views", ()))
     data = [dict(_resolved(trace, colours)) for trace in figure["data"]]
     of_view = [trace.pop("view", None) for trace in data]
-    layout: dict[str, Any] = {
+    layout: dict[str, object] = {
         **given,
         "title": {"text": title, "x": 0, "xref": "paper", "xanchor": "left", "font": {"size": 15}},
         "font": {"color": colours["ink"], "size": 12},
@@ -70,7 +70,7 @@ def _colours() -> dict[str, str]:
     return dict(re.findall(r"--([\w-]+):\s*([^;]+);", block))
 
 
-def _resolved(value: Any, colours: dict[str, str]) -> Any:
+def _resolved(value: object, colours: dict[str, str]) -> Any:
     """Replace ``@name`` with the colour."""
     if isinstance(value, str):
         return colours[value[1:]] if value.startswith("@") else value

@@ -438,5 +438,5 @@ def _run_in_child(job: Job) -> object:
     raise TrainingFailed(outcome.error if isinstance(outcome, Failed) else "The child process was stopped.")
 
 
-def _called(argument: Any, func: Callable[..., object], args: Any, kwargs: Any) -> object:
+def _called(argument: object, func: Callable[..., object], args: Any, kwargs: Any) -> object:
     return func(*args, **kwargs)

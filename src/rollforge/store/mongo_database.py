@@ -59,7 +59,7 @@ class MongoDatabase(MongoConnection):
 
     def __init__(self, uri: str, *, clock: Clock | None = None) -> None:
         self._checked_at: dict[str, float] = {}
-        self._seen: dict[str, Any] = {}
+        self._seen: dict[str, object] = {}
         super().__init__(uri, clock=clock)
 
     @property

@@ -269,7 +269,7 @@ def _ordered(a: object, b: object) -> bool:
     return numbers or (isinstance(a, str) and isinstance(b, str))
 
 
-def _holds(found: Any, op: str, value: Any) -> bool:
+def _holds(found: object, op: str, value: Any) -> bool:
     if op == "$eq":
         return _same(found, value)
     if op == "$regex":
@@ -279,7 +279,7 @@ def _holds(found: Any, op: str, value: Any) -> bool:
     return bool({"$gt": found > value, "$gte": found >= value, "$lt": found < value, "$lte": found <= value}[op])
 
 
-def compare(document: Any, path: tuple[str, ...], op: str, value: Any) -> bool:
+def compare(document: object, path: tuple[str, ...], op: str, value: Any) -> bool:
     """Return whether a comparison is true for a document in searchable form."""
     if op == "$in":
         return any(compare(document, path, "$eq", v) for v in value)

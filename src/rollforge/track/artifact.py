@@ -218,7 +218,7 @@ def load_file(file: Path, *, trusted: bool = False) -> Any:
         _trusted.reset(outer)
 
 
-def _load_file(file: Path, trusted: bool) -> Any:
+def _load_file(file: Path, trusted: bool) -> object:
     if trusted:
         qlib_imports.prepare()  # a custom class may derive from one of Qlib's
     try:

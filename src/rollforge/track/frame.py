@@ -160,7 +160,7 @@ def _dtype(name: str) -> object:
         return None
 
 
-def _values(array: pa.ChunkedArray, dtype: str) -> Any:
+def _values(array: pa.ChunkedArray, dtype: str) -> object:
     """Return a pandas column; a copy, so that it is writable."""
     if dtype == "text":
         return pd.Series(["a"]).dtype.__from_arrow__(array)  # type: ignore[union-attr]

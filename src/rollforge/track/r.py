@@ -336,7 +336,7 @@ class QlibRecorder:
         self._started.log_artifact(local_path, artifact_path)
 
     def save_objects(
-        self, local_path: str | Path | None = None, artifact_path: str | None = None, **kwargs: Any
+        self, local_path: str | Path | None = None, artifact_path: str | None = None, **kwargs: object
     ) -> None:
         """Save objects in the active recorder."""
         self._started.save_objects(local_path, artifact_path, **kwargs)

@@ -317,7 +317,7 @@ class SingleData(IndexData):
     {'a': 1.0, 'b': 5.0, 'c': 4.0}
     """
 
-    def __init__(self, data: Any = (), index: Any = ()) -> None:
+    def __init__(self, data: Any = (), index: object = ()) -> None:
         if isinstance(data, Mapping):
             data, index = list(data.values()), list(data)
         elif isinstance(data, pd.Series):
@@ -373,7 +373,7 @@ class MultiData(IndexData):
 
     _AXES = 2
 
-    def __init__(self, data: Any = ((),), index: Any = (), columns: Any = ()) -> None:
+    def __init__(self, data: Any = ((),), index: object = (), columns: Any = ()) -> None:
         if isinstance(data, pd.DataFrame):
             data, index, columns = data.to_numpy(), list(data.index), list(data.columns)
         super().__init__(data, index, columns)

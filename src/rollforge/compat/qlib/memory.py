@@ -24,10 +24,10 @@ class MemCacheUnit(MutableMapping[Any, Any]):
         The size of a value.
     """
 
-    def __init__(self, size_limit: int = 0, size_of: Callable[[Any], int] = lambda value: 1) -> None:
+    def __init__(self, size_limit: int = 0, size_of: Callable[[object], int] = lambda value: 1) -> None:
         self.size_limit = size_limit
         self._size_of = size_of
-        self._values: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
+        self._values: OrderedDict[object, tuple[Any, int]] = OrderedDict()
         self._size = 0
 
     @property

@@ -54,7 +54,7 @@ class call_in_subproc:  # noqa: N801 - Qlib's name
         Settings for the process.
     """
 
-    def __init__(self, func: Callable[..., Any], qlib_config: Config | None = None) -> None:
+    def __init__(self, func: Callable[..., object], qlib_config: Config | None = None) -> None:
         self.func, self.qlib_config = func, qlib_config
 
     def _call(self, *args: object, **kwargs: object) -> object:

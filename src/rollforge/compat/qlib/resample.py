@@ -75,7 +75,7 @@ def resam_calendar(calendar_raw: Any, freq_raw: str | Freq, freq_sam: str | Freq
 
 
 def get_higher_eq_freq_feature(
-    instruments: Any,
+    instruments: object,
     fields: Any,
     start_time: DayLike | None = None,
     end_time: DayLike | None = None,

@@ -62,11 +62,11 @@ class SepDataFrame:
         made = {k: getattr(df, method)(*args, **kwargs) for k, df in self._df_dict.items()}
         return None if any(df is None for df in made.values()) else SepDataFrame(made, self.join, skip_align=skip_align)
 
-    def sort_index(self, *args: Any, **kwargs: Any) -> SepDataFrame | None:
+    def sort_index(self, *args: object, **kwargs: Any) -> SepDataFrame | None:
         """Return each frame in order."""
         return self.apply_each("sort_index", True, *args, **kwargs)
 
-    def copy(self, *args: Any, **kwargs: object) -> SepDataFrame | None:
+    def copy(self, *args: object, **kwargs: object) -> SepDataFrame | None:
         """Return a copy of the frames."""
         return self.apply_each("copy", True, *args, **kwargs)
 

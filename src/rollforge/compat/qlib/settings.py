@@ -94,7 +94,7 @@ class DataPathManager:
         Without effect: the operating system mounts folders of other machines.
     """
 
-    def __init__(self, provider_uri: Any, mount_path: Any = None) -> None:
+    def __init__(self, provider_uri: object, mount_path: object = None) -> None:
         self.provider_uri = self.format_provider_uri(provider_uri)
 
     @staticmethod
