@@ -20,7 +20,7 @@ from rollforge.report.headline import HeadlineFigure, headline_figures
 from rollforge.report.html import render
 from rollforge.report.inputs import ModelInputs, ReportInputs, TaskRow
 from rollforge.report.summary import Summary, summarise
-from rollforge.report.terminal import headline_table, models_table
+from rollforge.report.terminal import backtest_table, headline_table, models_table
 
 ONE, FIVE = "Ref($close, -2)/Ref($close, -1) - 1", "Ref($close, -6)/Ref($close, -1) - 1"
 
@@ -296,6 +296,34 @@ def test_months_and_exposure_of_a_backtest_are_on_the_page() -> None:
     alone = summarise(ReportInputs("mine", [one_task()], None, None, portfolio=report.assign(bench=0.0)))
     assert "Excess over the benchmark by month" not in render(alone)
     assert "gross exposure" not in render(alone)
+
+
+def test_a_backtest_of_weeks_has_52_a_year() -> None:
+    """Annual figures use the number of periods that the calendar has in a year; the texts say weeks."""
+    weeks = pd.date_range("2020-01-03", periods=8, freq="W-FRI")
+    gained = np.array([0.01, -0.02, 0.03, 0.0, 0.01, 0.02, -0.01, 0.02])
+    report = pd.DataFrame({"return": gained, "bench": 0.0, "cost": 0.001, "turnover": 0.4}, weeks)
+    positions = {week: Position(50.0, {"A": {"amount": 1, "price": 30.0}}) for week in weeks}
+    inputs = ReportInputs("m", [one_task()], None, None, portfolio=report, positions=positions, calendar=weeks)
+    summary = summarise(inputs)
+    assert summary.portfolio_risk is not None
+    after = summary.portfolio_risk.loc["strategy, after costs"]
+    net = gained - 0.001
+    assert after["annualized_return"] == pytest.approx(net.mean() * 52)
+    assert after["information_ratio"] == pytest.approx(net.mean() / net.std(ddof=1) * 52**0.5)
+    page = " ".join(render(summary).split())
+    for words in (
+        "Returns of single weeks are summed",
+        "these figures use 52 weeks per year.",
+        f"40.0% of the account per week, {0.4 * 52:.1f} times per year",
+        "means over 8 weeks",
+        "std of a week",
+        "turnover of a week",
+    ):
+        assert words in page
+    console = Console(record=True, width=100)
+    console.print(backtest_table(summary))
+    assert "returns are summed; 52 weeks per year" in console.export_text()
 
 
 def test_ties_are_the_mean_over_their_orders() -> None:

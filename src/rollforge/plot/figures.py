@@ -23,6 +23,7 @@ from rollforge.plot.source import (
 from rollforge.record import performance as figures_of, persistence
 from rollforge.record.analysis import calc_ic
 from rollforge.record.performance import Mode
+from rollforge.record.periods import period_name
 from rollforge.report import portfolio_figures, signal_figures
 from rollforge.report.drawing import day_texts, stacked, with_gaps
 from rollforge.report.figures import boundaries
@@ -306,7 +307,7 @@ def exposure(result: Drawable | HasReport, positions: Mapping[Any, object] | Non
         raise DataError(f"The report of a backtest lacks turnover; it has {', '.join(map(str, found.report))}.")
     report = found.report.sort_index()
     table = figures_of.exposure(found.positions).reindex(report.index)
-    figure = portfolio_figures.exposures(table, report["turnover"], day_texts(report.index))
+    figure = portfolio_figures.exposures(table, report["turnover"], day_texts(report.index), period_name(report.index))
     return to_plotly(figure, "Exposure and turnover")
 
 

@@ -83,7 +83,7 @@ def daily_returns(report: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def performance(report: pd.DataFrame, *, mode: Mode = "sum") -> pd.DataFrame:
+def performance(report: pd.DataFrame, *, mode: Mode = "sum", per_year: float | None = None) -> pd.DataFrame:
     """Return the risk figures of a backtest before and after costs, of its benchmark, and of the excess over it.
 
     Parameters
@@ -92,6 +92,8 @@ def performance(report: pd.DataFrame, *, mode: Mode = "sum") -> pd.DataFrame:
         See :func:`daily_returns`.
     mode : str
         See :func:`~rollforge.record.analysis.risk_analysis`.
+    per_year : float, optional
+        Number of periods in a year; by default 238, as in Qlib.
 
     Returns
     -------
@@ -103,7 +105,7 @@ def performance(report: pd.DataFrame, *, mode: Mode = "sum") -> pd.DataFrame:
     returns = daily_returns(report)
     columns = list(RETURNS)[: None if has_benchmark(returns) else 2]
     with np.errstate(invalid="ignore", divide="ignore"):  # without trades the standard deviation is 0
-        risk = {RETURNS[column]: risk_analysis(returns[column], mode=mode)["risk"] for column in columns}
+        risk = {RETURNS[column]: risk_analysis(returns[column], per_year, mode=mode)["risk"] for column in columns}
     return pd.DataFrame(risk).T
 
 

@@ -9,10 +9,11 @@ import pandas as pd
 
 from rollforge.dates import has_times, is_weekend, times_of
 
-__all__ = ["YEAR", "period_name", "periods_per_year"]
+__all__ = ["YEAR", "backtest_periods", "period_name", "periods_per_year"]
 
 YEAR = 252
 """Trading days per year for annualised figures of a signal (those of a backtest use Qlib's 238)."""
+_BACKTEST_YEAR = 238
 _FOUR_WEEKS = 20
 
 
@@ -56,6 +57,18 @@ def periods_per_year(calendar: Iterable[object] | None) -> float:
         open_days = 7 if is_weekend(days).mean() > 0.1 else 5
     year = 365.0 if open_days == 7 else round(YEAR * open_days / 5)
     return year * float(bars.mean() if open_days == 6 else np.median(bars))
+
+
+def backtest_periods(per_year: float) -> float:
+    """Return the number of periods in a year for annualised figures of a backtest: 238 trading days, as in Qlib, where
+    :func:`periods_per_year` is 252; else the same.
+
+    Examples
+    --------
+    >>> backtest_periods(252.0), backtest_periods(52.0)
+    (238.0, 52.0)
+    """
+    return float(_BACKTEST_YEAR) if per_year == YEAR else per_year
 
 
 def period_name(calendar: Iterable[object] | None) -> str:

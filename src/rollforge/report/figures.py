@@ -89,7 +89,7 @@ def figures(summary: Summary) -> Plots:
         made["portfolio"] = stacked([above, below], [290, 120])
         if summary.exposure is not None:
             traded = summary.exposure["turnover"]
-            made["exposure"] = portfolio_figures.exposures(summary.exposure, traded, "#portfolio")
+            made["exposure"] = portfolio_figures.exposures(summary.exposure, traded, "#portfolio", unit)
     return Plots({name: _rounded(figure) for name, figure in made.items()}, series)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from rollforge.collect.combine import ensembles_text
 from rollforge.errors import counted
+from rollforge.record.periods import backtest_periods
 from rollforge.report.summary import Headline
 
 __all__ = [
@@ -82,6 +83,19 @@ def combined_text(headline: Headline) -> str:
     """
     name = headline.ensembles.get("models", _USUAL["models"])
     return f"{'average' if name == _USUAL['models'] else name} of {len(headline.models)}"
+
+
+def backtest_year(headline: Headline) -> str:
+    """Return how many periods a year has in the figures of a backtest: ``238 days per year, as in Qlib``.
+
+    Examples
+    --------
+    >>> backtest_year(Headline(windows=1, statuses={}, task_seconds=0.0, fit_seconds=0.0, per_year=52.0, period="week"))
+    '52 weeks per year'
+    """
+    periods = backtest_periods(headline.per_year)
+    qlib = ", as in Qlib" if periods != headline.per_year else ""
+    return f"{periods:,.0f} {headline.period}s per year{qlib}"
 
 
 def label_description(text: str, days: int | None, period: str = "day") -> str:

@@ -19,7 +19,7 @@ import pandas as pd
 from rollforge.errors import DataError, counted
 from rollforge.report.drawing import Figure, rolling_days
 from rollforge.report.figures import Plots, boundaries, figures
-from rollforge.report.headline import evaluated_days_text, headline_figures, label_description
+from rollforge.report.headline import backtest_year, evaluated_days_text, headline_figures, label_description
 from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import QUANTILES, Headline, Persistence, Summary
 from rollforge.report.tables import (
@@ -224,12 +224,13 @@ def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
     if summary.paths:
         yield _paths(summary, plots)
     if summary.trials is not None:
+        period = summary.headline.period
         lead = (
             "The best of many variants looks good even if none has skill. All variants ever tried in this experiment count, "
-            "including those of earlier submissions. Returns: highest minus lowest fifth, per day of holding, on days whose "
+            f"including those of earlier submissions. Returns: highest minus lowest fifth, per {period} of holding, on {period}s whose "
             "labels do not overlap, before costs."
         )
-        yield _Section("overfitting", "Overfitting", lead, overfitting_table(summary.trials))
+        yield _Section("overfitting", "Overfitting", lead, overfitting_table(summary.trials, period))
     if summary.portfolio_risk is not None:
         yield _portfolio(summary, plots)
     failed = failed_tasks(summary.failed)
@@ -246,8 +247,8 @@ def _windows(summary: Summary) -> _Section:
     )
     body = join(timeline(summary.tasks), windows_table(summary.tasks, summary.headline.period), folded)
     lead = (
-        "The days on which each task was trained, validated and tested. Hover over a bar to see "
-        "its dates; click a column header to sort. IC and Rank IC are means over the days of the test "
+        f"The {summary.headline.period}s on which each task was trained, validated and tested. Hover over a bar to see "
+        f"its dates; click a column header to sort. IC and Rank IC are means over the {summary.headline.period}s of the test "
         "segment that have labels, computed with the task's own label."
     )
     return _Section("windows", "Windows", lead, body)
@@ -366,10 +367,14 @@ def _paths(summary: Summary, plots: Plots) -> _Section:
         f"minus lowest fifth, {_year(summary.headline)} per year, summed, before costs."
     )
     if any(path.backtest is not None for own in summary.paths.values() for path in own):
-        lead += " Backtest: each path is backtested like the joined prediction, after costs, with 238 days per year as in Qlib."
+        lead += f" Backtest: each path is backtested like the joined prediction, after costs, with {backtest_year(summary.headline)}."
     parts: list[Markup | None] = []
     for i, (model, paths) in enumerate(summary.paths.items()):
-        parts += [tag("h3", model) if model else None, _plot(plots, f"paths{i}"), paths_table(paths)]
+        parts += [
+            tag("h3", model) if model else None,
+            _plot(plots, f"paths{i}"),
+            paths_table(paths, summary.headline.period),
+        ]
     return _Section("paths", "Backtest paths", lead, join(*parts))
 
 
@@ -391,30 +396,33 @@ def _part(days: int) -> str:
 
 
 def _portfolio(summary: Summary, plots: Plots) -> _Section:
+    period = summary.headline.period
+    returns = "Daily returns" if period == "day" else f"Returns of single {period}s"
     lead = (
-        "The backtest of the joined prediction. Daily returns are summed, not compounded, including in the drawdown and the "
-        "months; these figures use 238 days per year, as in Qlib."
+        f"The backtest of the joined prediction. {returns} are summed, not compounded, including in the drawdown and the "
+        f"months; these figures use {backtest_year(summary.headline)}."
     )
     about = tag(
         "dl",
         *(tag("div", tag("dt", k), tag("dd", v)) for k, v in summary.portfolio_about.items()),
         class_="facts",
     )
-    table = risk_table(summary.portfolio_risk) if summary.portfolio_risk is not None else None
+    table = risk_table(summary.portfolio_risk, period) if summary.portfolio_risk is not None else None
     body = join(
         about if summary.portfolio_about else None,
         _plot(plots, "portfolio"),
         table,
         return_months(summary.portfolio, benchmark=summary.has_benchmark) if summary.portfolio is not None else None,
-        _exposure(summary.exposure, plots) if summary.exposure is not None else None,
+        _exposure(summary, summary.exposure, plots) if summary.exposure is not None else None,
     )
     return _Section("portfolio", "Backtest", lead, body)
 
 
-def _exposure(exposure: pd.DataFrame, plots: Plots) -> Markup:
-    shown = exposure_texts(exposure)
+def _exposure(summary: Summary, exposure: pd.DataFrame, plots: Plots) -> Markup:
+    period = summary.headline.period
+    shown = exposure_texts(exposure, period, summary.headline.per_year)
     listed = tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in shown.items()), class_="facts")
-    title = tag("h3", f"Turnover and exposure, means over {counted(len(exposure), 'day')}")
+    title = tag("h3", f"Turnover and exposure, means over {counted(len(exposure), period)}")
     return join(title, listed, _plot(plots, "exposure"))
 
 

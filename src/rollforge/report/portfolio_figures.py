@@ -73,7 +73,7 @@ def drawdowns(returns: pd.DataFrame, x: str | list[str], *, benchmark: bool, mod
     return {"data": data, "layout": layout}
 
 
-def exposures(exposure: pd.DataFrame, turnover: pd.Series, x: str | list[str]) -> Figure:
+def exposures(exposure: pd.DataFrame, turnover: pd.Series, x: str | list[str], unit: str = "day") -> Figure:
     """Return the exposure of a backtest, its number of positions, and its turnover, by day.
 
     Parameters
@@ -84,6 +84,8 @@ def exposures(exposure: pd.DataFrame, turnover: pd.Series, x: str | list[str]) -
         Value traded on a day, divided by that of the account; its days are those of `exposure`.
     x : str or list of str
         The days as text, or the name of their list.
+    unit : str
+        What one of them is called.
     """
     window = rolling_days(len(turnover))
     mean = turnover.rolling(window, min_periods=1).mean()
@@ -91,10 +93,10 @@ def exposures(exposure: pd.DataFrame, turnover: pd.Series, x: str | list[str]) -
         line(x, exposure["gross"], "gross exposure", "@blue", hovertemplate="gross %{y:.1%}<extra></extra>"),
         line(x, exposure["net"], "net exposure", "@orange", dash="dash", hovertemplate="net %{y:.1%}<extra></extra>"),
         line(x, exposure["positions"], "positions", "@q4", yaxis="y2", hovertemplate="%{y:.0f} positions<extra></extra>"),
-        {"type": "bar", "x": x, "y": floats(turnover), "name": "turnover of a day", "yaxis": "y3",
+        {"type": "bar", "x": x, "y": floats(turnover), "name": f"turnover of a {unit}", "yaxis": "y3",
          "marker": {"color": "@bar", "line": {"width": 0}}, "hovertemplate": "turnover %{y:.1%}<extra></extra>"},
-        line(x, mean, f"mean turnover of the last {window} days", "@strong", yaxis="y3",
-             hovertemplate=f"mean of {window} days %{{y:.1%}}<extra></extra>"),
+        line(x, mean, f"mean turnover of the last {window} {unit}s", "@strong", yaxis="y3",
+             hovertemplate=f"mean of {window} {unit}s %{{y:.1%}}<extra></extra>"),
     ]  # fmt: skip
     layout = {
         "height": 460,

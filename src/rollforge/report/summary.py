@@ -22,7 +22,7 @@ from rollforge.record.analysis import (
     quantile_returns,
 )
 from rollforge.record.performance import RETURNS, daily_returns, exposure, has_benchmark, performance
-from rollforge.record.periods import YEAR, period_name, periods_per_year
+from rollforge.record.periods import YEAR, backtest_periods, period_name, periods_per_year
 from rollforge.record.persistence import (
     Interval,
     autocorrelation,
@@ -284,7 +284,9 @@ def summarise(inputs: ReportInputs) -> Summary:
         trials=inputs.trials,
         portfolio=portfolio,
         portfolio_about={k: mask_secrets(v) for k, v in inputs.portfolio_about.items()},
-        portfolio_risk=None if inputs.portfolio is None or portfolio is None else performance(inputs.portfolio),
+        portfolio_risk=None
+        if inputs.portfolio is None or portfolio is None
+        else performance(inputs.portfolio, per_year=backtest_periods(per_year)),
         exposure=None if portfolio is None else _exposure(inputs),
         notes=tuple(mask_secrets(n) for n in inputs.notes),
         warnings=tuple(mask_secrets(n) for n in inputs.warnings),
@@ -421,7 +423,7 @@ def _quality(given: ModelInputs, per_year: float) -> Quality | None:
         returns=quantiles_by_day(scores, truth, QUANTILES),
         backtest=None
         if given.portfolio is None or portfolio is None
-        else performance(given.portfolio).T[RETURNS["strategy"]],
+        else performance(given.portfolio, per_year=backtest_periods(per_year)).T[RETURNS["strategy"]],
         per_year=per_year,
     )
 

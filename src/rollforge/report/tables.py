@@ -13,6 +13,7 @@ from rollforge.errors import counted
 from rollforge.generate.checks import NOT_CHECKED, Check
 from rollforge.generate.timeline import SegmentSpan
 from rollforge.record.performance import monthly_returns
+from rollforge.record.periods import YEAR, backtest_periods
 from rollforge.report.headline import HeadlineFigure, combined_text, duration, evaluated_days_text, label_description
 from rollforge.report.inputs import TaskRow
 from rollforge.report.markup import Markup, join, tag
@@ -263,7 +264,7 @@ def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
     return _table(heads, [combined, *rows], sortable=True)
 
 
-def overfitting_table(trials: Trials) -> Markup:
+def overfitting_table(trials: Trials, period: str = "day") -> Markup:
     """Return the figures on the selection among all variants, and one row per variant."""
     scale = trials.periods**0.5
     figures = [("variants tried", number(float(trials.tried), ".0f"), "")]
@@ -285,7 +286,7 @@ def overfitting_table(trials: Trials) -> Markup:
         figures.append(
             (
                 "probability of overfitting", number(found.probability, ".3f"),
-                f"that the best of {found.trials} variants on one half of the days is below the median on the other half",
+                f"that the best of {found.trials} variants on one half of the {period}s is below the median on the other half",
             )
         )  # fmt: skip
     shown = tag(
@@ -303,10 +304,10 @@ def overfitting_table(trials: Trials) -> Markup:
     return join(shown, notes, _table([("variant", ""), ("observations", "n"), ("Sharpe per year", "n")], rows))
 
 
-def paths_table(paths: Sequence[Quality]) -> Markup:
+def paths_table(paths: Sequence[Quality], period: str = "day") -> Markup:
     """Return one row per backtest path with its quality, after their distribution."""
     heads = [
-        ("path", ""), ("days", "n"), ("IC", "n"), ("ICIR", "n"), ("Rank IC", "n"), ("annual long-short", "n"),
+        ("path", ""), (f"{period}s", "n"), ("IC", "n"), ("ICIR", "n"), ("Rank IC", "n"), ("annual long-short", "n"),
         ("Sharpe", "n"),
     ]  # fmt: skip
     figures = path_figures(paths)
@@ -384,14 +385,14 @@ def groups_table(table: pd.DataFrame, period: str = "day") -> Markup:
     return _table(heads, rows, sortable=True)
 
 
-def risk_table(risk: pd.DataFrame) -> Markup:
+def risk_table(risk: pd.DataFrame, period: str = "day") -> Markup:
     """Return the risk figures of a backtest."""
     heads = [
         ("", ""),
         ("annual return", "n"),
         ("information ratio", "n"),
         ("maximum drawdown", "n"),
-        ("daily std", "n"),
+        ("daily std" if period == "day" else f"std of a {period}", "n"),
     ]
     rows = [
         tag(
@@ -407,10 +408,12 @@ def risk_table(risk: pd.DataFrame) -> Markup:
     return _table(heads, rows)
 
 
-def exposure_texts(exposure: pd.DataFrame) -> dict[str, str]:
-    """Return the turnover and the exposure of a backtest as text, means over its days; see :class:`Summary`."""
+def exposure_texts(exposure: pd.DataFrame, period: str = "day", per_year: float = YEAR) -> dict[str, str]:
+    """Return the turnover and the exposure of a backtest as text, means over its days or other periods; see
+    :class:`Summary`."""
     mean, low, high = exposure.mean(), exposure.min(), exposure.max()
-    traded = f"{number(mean['turnover'], '.1%')} of the account per day, {number(mean['turnover'] * 238, '.1f')} times per year"
+    yearly = number(mean["turnover"] * backtest_periods(per_year), ".1f")
+    traded = f"{number(mean['turnover'], '.1%')} of the account per {period}, {yearly} times per year"
     net = f"{number(mean['net'], '.1%')}, from {number(low['net'], '.1%')} to {number(high['net'], '.1%')}"
     return {
         "turnover": f"{traded}; counts both purchases and sales",

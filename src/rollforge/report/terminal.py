@@ -8,7 +8,7 @@ from rich.text import Text
 
 from rollforge.errors import printable
 from rollforge.generate.timeline import SegmentSpan
-from rollforge.report.headline import duration, headline_figures
+from rollforge.report.headline import backtest_year, duration, headline_figures
 from rollforge.report.summary import Summary, path_distribution, path_figures
 from rollforge.report.tables import check_rows, exposure_texts
 
@@ -47,11 +47,12 @@ def models_table(summary: Summary) -> Table | None:
         return None
     table = Table(box=None, pad_edge=False)
     table.add_column("model", max_width=24, overflow="fold")
-    for name in ("days", "label", "IC", "IC t-stat", "Rank IC", "long-short", "Sharpe"):
+    period = summary.headline.period
+    for name in (f"{period}s", "label", "IC", "IC t-stat", "Rank IC", "long-short", "Sharpe"):
         table.add_column(name, justify="right", no_wrap=True)
     for model in summary.models:
         spread = model.long_short
-        label = "unknown" if model.label_days is None else f"{model.label_days} d"
+        label = "unknown" if model.label_days is None else f"{model.label_days} {'d' if period == 'day' else period}"
         figures = [
             (float(model.ic.mean()), "{:+.4f}"), (model.ic_t, "{:.2f}"), (float(model.rank_ic.mean()), "{:+.4f}"),
             (model.annual(spread), "{:.1%}"), (model.sharpe(spread), "{:.2f}"),
@@ -73,7 +74,8 @@ def groups_table(summary: Summary) -> Table | None:
     table.add_column(printable(str(summary.groups.index.name)), max_width=32, overflow="fold")
     forms = {"IC": "{:+.4f}", "t": "{:.2f}", "Rank IC": "{:+.4f}", "days": "{:,.0f}", "rows": "{:,.0f}"}
     for name in forms:
-        table.add_column("IC t-stat" if name == "t" else name, justify="right", no_wrap=True)
+        heads = {"t": "IC t-stat", "days": f"{summary.headline.period}s"}
+        table.add_column(heads.get(name, name), justify="right", no_wrap=True)
     for group, row in summary.groups.iterrows():
         cells = [form.format(row[name]) if np.isfinite(row[name]) else "n/a" for name, form in forms.items()]
         table.add_row(*(Text(printable(cell)) for cell in (str(group), *cells)))
@@ -122,7 +124,7 @@ def paths_table(summary: Summary) -> Table | None:
     shown = [("IC", "{:+.4f}"), ("Rank IC", "{:+.4f}"), ("Return", "{:.1%}"), ("Sharpe", "{:.2f}")]
     if any(path.backtest is not None for paths in summary.paths.values() for path in paths):
         shown += [("Net return", "{:.1%}"), ("Net Sharpe", "{:.2f}"), ("Drawdown", "{:.1%}")]
-        table.caption = Text("net: the backtest of each path, after costs; a year has 238 days, as in Qlib", "dim")
+        table.caption = Text(f"net: the backtest of each path, after costs; {backtest_year(summary.headline)}", "dim")
         table.caption_justify = "left"
     for column, _ in shown:
         table.add_column("long-short" if column == "Return" else column, justify="right", no_wrap=True)
@@ -151,9 +153,13 @@ def backtest_table(summary: Summary) -> Table | None:
         ]  # fmt: skip
         shown = [form.format(value) if np.isfinite(value) else "n/a" for value, form in figures]
         table.add_row(*(Text(printable(cell)) for cell in (str(kind), *shown)))
-    held = {} if summary.exposure is None else exposure_texts(summary.exposure)
+    held = (
+        {}
+        if summary.exposure is None
+        else exposure_texts(summary.exposure, summary.headline.period, summary.headline.per_year)
+    )
     about = "\n".join(f"{name}: {text}" for name, text in {**summary.portfolio_about, **held}.items())
-    table.caption = Text(f"{about}\nreturns are summed; a year has 238 days, as in Qlib".strip(), "dim")
+    table.caption = Text(f"{about}\nreturns are summed; {backtest_year(summary.headline)}".strip(), "dim")
     table.caption_justify = "left"
     return table
 
