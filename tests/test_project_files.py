@@ -189,3 +189,16 @@ def test_templates_are_valid_yaml() -> None:
     """GitHub does not show a template with invalid YAML."""
     for file in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
         assert yaml.safe_load(file.read_text(encoding="utf-8")), file
+
+
+def test_the_readme_lists_every_extra_for_users() -> None:
+    """Extras for development are in CONTRIBUTING.md and the Makefile."""
+    declared = set(PROJECT["project"]["optional-dependencies"])
+    table = (ROOT / "README.md").read_text("utf-8").partition("| extra | for |")[2]
+    named = {
+        name
+        for row in table.splitlines()
+        if row.startswith("| `")
+        for name in re.findall(r"`([\w-]+)`", row.split("|")[1])
+    }
+    assert named == declared - {"dev", "fuzz", "mutants", "splits", "signals", "frames", "bench"}
