@@ -25,6 +25,7 @@ from rollforge.expressions import operators
 from rollforge.kinds import LOADER
 from rollforge.ledger.base import open_ledger
 from rollforge.plan import make_plan
+from rollforge.run.pool_trainer import TrainerRM
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
 from rollforge.task import Status
@@ -115,6 +116,19 @@ def test_the_recipes_train_a_workflow(recipes: Path, small_market: Path, tmp_pat
     spreads = [run.metrics["spread"] for run in collected.runs.values()]
     assert all(math.isfinite(s) for s in spreads)
     assert type(open_tracker(session.tracking_uri)).__name__ == "TableTracker"
+
+
+def test_a_task_may_contain_a_class(recipes: Path, small_market: Path, tmp_path: Path) -> None:
+    """A script passes the class of a model instead of its name, and worker processes train the model."""
+    import my_models  # type: ignore[import-not-found]
+
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump(workflow(small_market, tmp_path)))
+    plan = make_plan(load_workflow(file))
+    task = {**plan.tasks[0], "model": {"class": my_models.LeastSquares}}
+    session = plan.workflow.session.with_(plugins=("my_operators",), store_uri=f"sqlite:///{tmp_path}/tasks.db")
+    (recorder,) = TrainerRM("own", "own", jobs=1, session=session)([task])
+    assert type(recorder.load_object("params.pkl", trusted=True)) is my_models.LeastSquares
 
 
 @pytest.mark.parametrize("kind", ["store", "ledger"])
