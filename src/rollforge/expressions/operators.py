@@ -87,7 +87,7 @@ _PAIRWISE: dict[str, Callable[..., object]] = {
 # Name, kernel, extra arguments of the kernel, smallest window.
 _ROLLING: list[tuple[str, str, tuple[object, ...], int]] = [
     ("Mean", "sum_mean", (True,), 1), ("Sum", "sum_mean", (False,), 1), ("Var", "variance", (False,), 1),
-    ("Skew", "skew", (), 3), ("Kurt", "kurt", (), 4), ("Mad", "mad", (), 1),
+    ("Skew", "shape", (False,), 3), ("Kurt", "shape", (True,), 4), ("Mad", "mad", (), 1),
     ("Rank", "rank", (), 1), ("Count", "count", (), 1), ("WMA", "wma", (), 1),
 ]  # fmt: skip
 _WINDOWED: dict[str, Callable[..., Any]] = {
@@ -375,21 +375,7 @@ def lookback(tree: Expression) -> float:
     >>> lookback(parse("Mean(Ref($close, 1), 20)")), lookback(parse("EMA($close, 12)"))
     (20, inf)
     """
-    if not isinstance(tree, Call):
-        return 0
-    reach = _TABLE[tree.name].reach
-    if reach is not None:
-        return reach(tree)[0]
-    inner = max((lookback(a) for a in tree.args), default=0)
-    look, n = _TABLE[tree.name].look, _parameter(tree)
-    inner += _TABLE[tree.name].back
-    if look == "all" or (look != "none" and n == 0):
-        return math.inf
-    if look == "window":
-        return inner + n - 1
-    if look == "shift":
-        return max(0, inner + n) if tree.name == "Ref" else inner + max(0, n)
-    return inner
+    return _days_needed(tree)[0]
 
 
 def lookahead(tree: Expression) -> int:
@@ -403,16 +389,29 @@ def lookahead(tree: Expression) -> int:
     >>> lookahead(parse("Ref($close, -2)/Ref($close, -1) - 1"))
     2
     """
+    return _days_needed(tree)[1]
+
+
+def _days_needed(tree: Expression) -> tuple[float, int]:
+    """Return how many earlier and how many later days an expression needs."""
     if not isinstance(tree, Call):
-        return 0
-    reach = _TABLE[tree.name].reach
-    if reach is not None:
-        return reach(tree)[1]
-    inner = max((lookahead(a) for a in tree.args), default=0) + _TABLE[tree.name].ahead
-    if _TABLE[tree.name].look == "shift":
-        n = int(_parameter(tree))
-        return max(0, inner - n) if tree.name == "Ref" else inner + max(0, -n)
-    return inner
+        return 0, 0
+    operator = _TABLE[tree.name]
+    if operator.reach is not None:
+        return operator.reach(tree)
+    inner = [_days_needed(argument) for argument in tree.args]
+    before = max((back for back, _ in inner), default=0) + operator.back
+    after = max((ahead for _, ahead in inner), default=0) + operator.ahead
+    n = int(_parameter(tree))
+    if operator.look == "none":
+        return before, after
+    if operator.look == "all" or n == 0:
+        return math.inf, after
+    if operator.look == "window":
+        return before + n - 1, after
+    if tree.name == "Ref":
+        return max(0, before + n), max(0, after - n)
+    return before + max(0, n), after + max(0, -n)
 
 
 def last_day_read(tree: Expression) -> float:
