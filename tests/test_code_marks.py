@@ -69,7 +69,8 @@ def imported(file: Path) -> set[Path]:
 
 
 def test_all_code_that_computes_is_part_of_the_version() -> None:
-    """It includes every file of the three rooms, and every other file that these import, except for the ground."""
+    """The version of the code includes every file of the three rooms, and every other file that these import, except
+    for the ground."""
     counted = set(code_files())
     assert counted >= {file for room in FOLDERS for file in room.glob("*.py")}
     missing = {f for file in counted for f in imported(file)} - counted
@@ -197,7 +198,7 @@ EDITS = {
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_every_edit_that_may_change_a_value_changes_the_mark(write: Any, edit: str) -> None:
-    """This includes edits of anything that the class uses, directly or indirectly."""
+    """The mark changes with edits of anything that the class uses, directly or indirectly."""
     old, new, file = EDITS[edit]
     texts = {"source": SOURCE, "helpers": HELPERS, "inner": INNER}
     assert texts[file].count(old) == 1
@@ -217,7 +218,7 @@ def test_comments_and_positions_do_not_matter(write: Any) -> None:
 
 
 def test_marks_are_the_same_in_every_process(tmp_path: Path) -> None:
-    """They do not depend on the order of sets, on addresses of objects, or on cached bytecode."""
+    """Marks do not depend on the order of sets, on addresses of objects, or on cached bytecode."""
     for name, text in (("own_code", SOURCE), ("own_helpers", HELPERS), ("own_inner", INNER)):
         (tmp_path / f"{name}.py").write_text(text)
     command = (

@@ -204,7 +204,7 @@ PASSWORD = st.text(
 
 @given(PASSWORD.filter(lambda p: not p.isdigit()), st.sampled_from(["postgresql", "mongodb", "http", "redis+tls"]))
 def test_any_password_in_an_address_is_masked(password: str, scheme: str) -> None:
-    """It is masked even if it contains characters that should have been escaped."""
+    """The password is masked even if it contains characters that should have been escaped."""
     secret = f"Zq{password}"
     assert secret not in mask_secrets(f"cannot reach {scheme}://ann:{secret}@host.example/db now")
 
@@ -281,14 +281,14 @@ def test_a_password_that_a_driver_takes_for_the_host_is_masked(address: str) -> 
 
 
 def test_text_that_is_not_secret_stays_in_an_error() -> None:
-    """It stays even if the password is equal to a name that is not secret."""
+    """Text that is not secret stays even if the password is equal to a name that is not secret."""
     address = "postgresql://ann:ann@db:5432/db"
     for text in ('password authentication failed for user "ann"', 'database "db" does not exist', "no host 'other'"):
         assert mask_error(text, address) == text
 
 
 def test_a_known_secret_is_masked_in_every_notation() -> None:
-    """It may be written as in a URI, in JSON, or in the repr of a string."""
+    """The secret may be written as in a URI, in JSON, or in the repr of a string."""
     secret = 'a "b"/é@c'
     remember_secret(secret)
     for text in (secret, quote(secret), quote(secret, safe=""), quote_plus(secret), json.dumps(secret), ascii(secret)):
@@ -309,7 +309,7 @@ def test_a_known_secret_is_masked_in_every_notation() -> None:
     ],
 )
 def test_secrets_are_recognized_by_their_names(name: str, secret: bool) -> None:
-    """They determine which environment variables contain secrets."""
+    """Names determine which environment variables contain secrets."""
     assert is_secret_name(name) is secret
 
 
@@ -326,7 +326,7 @@ def test_private_files_and_folders_are_accessible_to_their_owner_only(tmp_path: 
 
 
 def test_stores_and_runs_are_accessible_to_their_owner_only(tmp_path: Path) -> None:
-    """This applies to the task store and its log, MLflow's database and artifacts, and the folder of runs."""
+    """Only the owner can access the task store and its log, MLflow's database and artifacts, and the folder of runs."""
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"x": 1}])
     for file in tmp_path.glob("tasks.db*"):
@@ -340,7 +340,8 @@ def test_stores_and_runs_are_accessible_to_their_owner_only(tmp_path: Path) -> N
 
 
 def test_the_recorded_diff_contains_no_secrets(tmp_path: Path) -> None:
-    """It omits files whose names look like secrets, and masks passwords in others; it contains all other changes."""
+    """The recorded diff omits files whose names look like secrets, and masks passwords in others; it contains all other
+    changes."""
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
     subprocess.run([*git, "init", "-q"], cwd=tmp_path, check=True)
     files = ["a.py", ".env", "config/.env.local", "db-credentials.json", "keys/id_rsa", "My_Secrets/x.txt"]

@@ -230,7 +230,8 @@ def test_a_sequence_of_days_is_read() -> None:
 
 
 def test_timestamps_are_in_nanoseconds_if_possible() -> None:
-    """They can therefore be used in the index of a frame; years outside the range of nanoseconds can still be compared."""
+    """Timestamps can therefore be used in the index of a frame; years outside the range of nanoseconds can still be
+    compared."""
     assert as_timestamp(np.datetime64("2021-03-05")).unit == "ns"
     assert as_timestamp(np.datetime64("9999-12-31")) > as_timestamp(np.datetime64("2261-12-31"))
 
@@ -334,7 +335,7 @@ def test_members_without_effect_are_named(folder: Path, caplog: pytest.LogCaptur
 
 
 def test_a_time_of_day_stays_with_its_day() -> None:
-    """It stays for any spelling; an offset from UTC moves neither."""
+    """A time of day stays for any spelling; an offset from UTC moves neither."""
     at = pd.Timestamp("2021-03-05 09:30:01")
     for value in ("2021/3/5 9:30:01", "20210305093001", "2021-03-05T09:30:01+08:00", at, at.tz_localize("Asia/Tokyo")):
         assert read_time(value) == at
@@ -353,7 +354,7 @@ def test_a_time_of_day_stays_with_its_day() -> None:
     ],
 )  # fmt: skip
 def test_the_days_of_a_year_or_a_month(value: Any, first: str, last: str) -> None:
-    """They are the first and the last one; for a day, both are the day itself."""
+    """The days of a year or month are the first and the last one; for a day, both are the day itself."""
     assert read_span(value) == (np.datetime64(first), np.datetime64(last))
 
 

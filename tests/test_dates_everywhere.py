@@ -306,5 +306,5 @@ def test_no_other_module_parses_dates() -> None:
     ],
 )  # fmt: skip
 def test_another_reader_of_days_is_found(call: str) -> None:
-    """It is found whatever it is built on."""
+    """A second reader of days is found whatever it is built on."""
     assert [name for name, _ in readers_of_days(f"def f(day, days):\n    return {call}\n")][:1] == ["f"]

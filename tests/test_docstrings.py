@@ -40,7 +40,8 @@ def test_examples_in_docstrings_are_correct(name: str, tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("name", [n for n in modules() if n.startswith(SEPARATE)])
 def test_examples_of_the_import_layer_are_correct(name: str, tmp_path: Path) -> None:
-    """They are run in a separate process, because importing the layer changes how ``import qlib`` is resolved."""
+    """The examples are run in a separate process, because importing the layer changes how ``import qlib`` is
+    resolved."""
     code = f"import doctest, importlib; print(doctest.testmod(importlib.import_module({name!r})))"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "failed=0" in done.stdout
@@ -48,7 +49,8 @@ def test_examples_of_the_import_layer_are_correct(name: str, tmp_path: Path) -> 
 
 
 def test_modules_and_classes_are_described_by_what_they_are() -> None:
-    """Their docstrings begin with a noun phrase or a verb, not with an indirect question such as "How a command ended"."""
+    """Docstrings of modules and classes begin with a noun phrase or a verb, not with an indirect question such as "How
+    a command ended"."""
     question = re.compile(r"(What|How|Why|Who|Whose|Where|Which|Whether|When)\b")
     root = Path(__file__).parents[1]
     found = []
@@ -59,17 +61,31 @@ def test_modules_and_classes_are_described_by_what_they_are() -> None:
     assert found == []
 
 
+def docstrings_of_tests() -> list[tuple[str, str]]:
+    """Return the place and the docstring of each test."""
+    root = Path(__file__).parent
+    return [
+        (f"{file.relative_to(root)}: {node.name}", ast.get_docstring(node) or "")
+        for file in sorted(root.rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test")
+    ]
+
+
 def test_docstrings_of_tests_are_sentences() -> None:
-    """They do not continue the name of the test with a fragment such as "Also in a condition"."""
+    """Docstrings of tests do not continue the name of the test with a fragment such as "Also in a condition"."""
     fragment = re.compile(
         r"(Also|And|But|Nor|Or|Not|Even|Such as|So that|Unless|Of|Whose|Which)\b(?! all| many| each| of)"
     )
-    root = Path(__file__).parent
-    found = []
-    for file in sorted(root.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test"):
-                text = ast.get_docstring(node) or ""
-                if fragment.match(text) and ", " not in text.partition(".")[0]:
-                    found.append(f"{file.relative_to(root)}: {node.name}: {text.splitlines()[0]}")
+    found = [
+        f"{place}: {text.splitlines()[0]}"
+        for place, text in docstrings_of_tests()
+        if fragment.match(text) and ", " not in text.partition(".")[0]
+    ]
     assert found == []
+
+
+def test_docstrings_of_tests_name_what_they_are_about() -> None:
+    """A docstring of a test does not begin with a pronoun whose noun is only in the name of the test."""
+    pronoun = re.compile(r"(It|They|Its|Their|This|These|That)\b")
+    assert [f"{place}: {text.splitlines()[0]}" for place, text in docstrings_of_tests() if pronoun.match(text)] == []

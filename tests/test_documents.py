@@ -129,7 +129,7 @@ def example(folder: Path, market: Path, name: str = "rolling_lightgbm") -> Path:
 
 
 def test_the_example_can_be_planned(small_market: Path, tmp_path: Path) -> None:
-    """Its windows are purged, so there are no warnings about leakage."""
+    """The windows of the example are purged, so there are no warnings about leakage."""
     plan = make_plan(load_workflow(example(tmp_path, small_market)))
     assert len(plan.tasks) == 3
     assert plan.warnings == ()
@@ -264,7 +264,7 @@ def _resolve(command: Any, words: list[str]) -> None:
 
 
 def test_the_table_of_exit_codes_is_correct() -> None:
-    """It is the same in the page, in the docstring of the module, and in the code."""
+    """The table is the same in the page, in the docstring of the module, and in the code."""
     page = re.findall(r"^\| (\d+) \| (.+?) \|$", text_of(ROOT / "docs" / "commands.md"), re.MULTILINE)
     module = re.findall(r"^(\d+)\s+(.+)$", exit_codes.__doc__ or "", re.MULTILINE)
     assert page == module

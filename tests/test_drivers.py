@@ -113,7 +113,7 @@ class TestATrackerOfAnotherScheme(TrackerSuite):
 
 
 def test_an_entry_point_is_imported_only_when_its_scheme_is_opened(install: Install) -> None:
-    """It is not imported for another scheme, or for the list of schemes in an error."""
+    """An entry point is not imported for another scheme, or for the list of schemes in an error."""
     install("a", "[rollforge.stores]\nbox = boxes_a:BoxStore\n", boxes_a=BOXES)
     open_store("memory://other")
     with pytest.raises(ConfigError, match=r"box \(a 1.0\)"):

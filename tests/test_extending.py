@@ -159,7 +159,7 @@ def test_the_implementation_in_memory_is_a_template(kind: str, recipes: Path) ->
 
 
 def test_the_operator_computes_the_documented_value(recipes: Path, small_market: Path) -> None:
-    """Its value, the position within the range of the last 20 days, agrees with pandas."""
+    """The operator's value, the position within the range of the last 20 days, agrees with pandas."""
     from rollforge.features import D
 
     with using(Session(provider_uri=str(small_market), plugins=("my-operators",))):
@@ -188,7 +188,7 @@ def test_the_loader_loads(recipes: Path, small_market: Path) -> None:
 
 
 def test_the_ensemble_combines(recipes: Path) -> None:
-    """It returns the median of three models."""
+    """The ensemble returns the median of three models."""
     import my_ensembles  # type: ignore[import-not-found]
 
     scores = {name: pd.Series([value, 1.0]) for name, value in (("a", 1.0), ("b", 5.0), ("c", 2.0))}
@@ -196,7 +196,7 @@ def test_the_ensemble_combines(recipes: Path) -> None:
 
 
 def test_the_package_is_found(recipes: Path) -> None:
-    """Its entry points provide schemes of a store and a tracker, and the short name of a plugin."""
+    """The entry points of the package provide schemes of a store and a tracker, and the short name of a plugin."""
     assert drivers.STORES.schemes()["box"].origin == "my-package 1.0"
     assert drivers.TRACKERS.schemes()["box"].target == "my_tracker:BoxTracker"
     assert plugin_module("my-operators") == "my_operators"

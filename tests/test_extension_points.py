@@ -189,7 +189,7 @@ def test_generated_files_are_up_to_date() -> None:
 
 
 def test_every_model_is_public_and_tested() -> None:
-    """It is in ``__all__`` of its file, and its name is in tests/models. Abstract classes are not models."""
+    """Every model is in ``__all__`` of its file, and its name is in tests/models. Abstract classes are not models."""
     text = text_of_tests("models")
     models = {
         name: path
@@ -224,7 +224,7 @@ def test_a_models_library_is_an_extra() -> None:
     ids=["generators", "records"],
 )
 def test_every_generator_and_record_is_public_and_tested(folder: str, base: str, least: int) -> None:
-    """It is in the stub of its room, and its name is in the tests."""
+    """Every generator and every record is in the stub of its room, and its name is in the tests."""
     stub = (SOURCE / folder / "__init__.pyi").read_text(encoding="utf-8")
     found = classes(folder, base)
     assert len(found) >= least
@@ -235,7 +235,8 @@ def test_every_generator_and_record_is_public_and_tested(folder: str, base: str,
 
 
 def test_every_processor_is_public_and_tested() -> None:
-    """It is in ``__all__`` of its file, so that a definition needs no module, and its name is in the tests."""
+    """Every processor is in ``__all__`` of its file, so that a definition needs no module, and its name is in the
+    tests."""
     public = tables.public_names(SOURCE / "features" / "processor.py")
     text = text_of_tests("features", "parity", "compat")
     found = {n: p for n, p in classes("features", "Processor").items() if p.stem == "processor" and n != "Adapted"}
@@ -246,7 +247,7 @@ def test_every_processor_is_public_and_tested() -> None:
 
 
 def test_every_operator_is_tested() -> None:
-    """Its name is in the tests of expressions or in the reference values."""
+    """The name of every operator is in the tests of expressions or in the reference values."""
     text = text_of_tests("expressions", "parity", "compat") + (ROOT / "tests/golden/operators/make.py").read_text()
     assert [n for n in operator_names() if is_built_in(n) and not is_tested(n, text)] == []
 

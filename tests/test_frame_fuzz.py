@@ -195,7 +195,7 @@ def run(case: Case, form: str, session: Session, folder: Path) -> WalkForward:
 def test_a_defect_is_one_message(
     case: Case, data: st.DataObject, defect: str, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It names the column and the row (or the argument), and nothing has been trained or stored."""
+    """The message names the column and the row (or the argument), and nothing has been trained or stored."""
     monkeypatch.setenv("ROLLFORGE_HOME", str(tmp_path / "home"))
     forms, damage = DEFECTS[defect]
     damaged = damage(case)

@@ -302,7 +302,7 @@ def test_names_in_the_readme_can_be_imported_from_rollforge() -> None:
 
 
 def test_the_page_of_errors_is_complete() -> None:
-    """It names each error, with the classes that it can also be caught by, and no other."""
+    """The page names each error, with the classes that it can also be caught by, and no other."""
     page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `(\w+)` \| (.+?) \|", page, re.MULTILINE))
     raised = {n: v for n, v in vars(errors).items() if inspect.isclass(v) and issubclass(v, Exception)}

@@ -62,7 +62,7 @@ def trained(small_market: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_a_report_omits_an_invalid_row_with_a_warning(
     table: str, column: str, value: str | bytes, trained: Path, tmp_path: Path
 ) -> None:
-    """It does so whether the definition, the result, or the reference to the run is invalid."""
+    """The report omits the row whether the definition, the result, or the reference to the run is invalid."""
     shutil.copytree(trained, tmp_path / "copy")
     if isinstance(value, str):
         value = value.replace("{runs}", str(trained / "runs"))

@@ -110,7 +110,8 @@ def template(**handler: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("freq", ["60min", "1h", "1 hour", "60 minutes", None])
 def test_a_calendar_has_the_times_of_the_bars(folder: Path, freq: str | None) -> None:
-    """It has them whatever its frequency is called; a folder's only frequency need not be named."""
+    """A calendar has the times of the bars whatever its frequency is called; a folder's only frequency need not be
+    named."""
     provider = Provider(folder)
     assert (provider.calendar(freq) == BARS.to_numpy()).all()
     assert provider.freq == "60min"
@@ -448,7 +449,7 @@ def test_a_backtest_of_bars_is_refused_before_training(workflow: Path) -> None:
 
 
 def test_a_service_needs_daily_data() -> None:
-    """It decides once a day."""
+    """A service decides once a day."""
     with pytest.raises(ConfigError, match=r"needs daily data; the frequency of these is '60min'"):
         RollingStrategy("hourly", template(), RollingGen(step=5))
 
@@ -501,7 +502,7 @@ def test_bars_are_recognized_in_the_forms_of_their_sources(written: dict[str, st
 
 
 def test_a_second_row_of_a_day_does_not_make_bars_of_daily_data(tmp_path: Path) -> None:
-    """It is the same duplicate as before, whatever its time is."""
+    """The second row is the same duplicate as before, whatever its time is."""
     table = pd.DataFrame({"symbol": "A", "datetime": [f"{day:%Y-%m-%d} 16:00" for day in DAYS], "close": 5.0})
     twice = pd.concat([table, table.iloc[[7]].replace("16:00", "17:30", regex=True)])
     with pytest.raises(DataError, match=r"more than one row per instrument and day: A on 2024-01-11 \(row 61\)"):
@@ -553,7 +554,8 @@ def sensors(zone: str | None = None) -> pd.DataFrame:
 @pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
 @pytest.mark.parametrize("step", ["week", 100])
 def test_predictions_of_hours_equal_a_loop_by_hand(zone: str | None, step: str | int, tmp_path: Path) -> None:
-    """They are equal over the night on which an hour is repeated, too; the index comes back with its time zone."""
+    """Predictions of hours are equal over the night on which an hour is repeated, too; the index comes back with its
+    time zone."""
     frame = sensors(zone)
     own = Session(tracking_uri=f"folder:{tmp_path}/runs", store_uri=f"sqlite:///{tmp_path}/t.db", cache=str(tmp_path))
     result = rollforge.walk_forward(

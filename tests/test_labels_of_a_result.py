@@ -143,8 +143,8 @@ def test_the_report_uses_the_days_of_the_label(
     shown: str,
     days: int | None,
 ) -> None:
-    """They are derived from the task's label, or from the label that the run recorded; declared days are used if they
-    cannot be derived."""
+    """The days of a label are derived from the task's label, or from the label that the run recorded; declared days are
+    used if they cannot be derived."""
     both = pd.concat([experiment.add(task(window, label), recorded) for window in WINDOWS])
     headline = experiment.report(label_days=declared).headline
     assert (headline.label_text, headline.label_days) == (shown, days)
@@ -233,8 +233,8 @@ def _workflow(data: Path, extra: dict[str, int], handler: dict[str, int]) -> dic
 def test_a_workflow_can_declare_days_that_cannot_be_derived(
     extra: dict[str, int], handler: dict[str, int], warnings: int, days: int | None, small_market: Path, tmp_path: Path
 ) -> None:
-    """It is declared at the top level of the workflow, which does not change the tasks, or in the handler, as part of
-    the tasks."""
+    """The number of days is declared at the top level of the workflow, which does not change the tasks, or in the
+    handler, as part of the tasks."""
     file = write_workflow(tmp_path / "mine.yaml", _workflow(small_market, extra, handler))
     workflow = load_workflow(file)
     plan = make_plan(workflow)

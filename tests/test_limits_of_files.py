@@ -425,7 +425,7 @@ def test_invalid_segments_are_still_reported_by_the_generator() -> None:
 
 
 def test_parameters_and_tags_of_a_run_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their number and size are limited; a call that exceeds a limit stores nothing."""
+    """The number and size of parameters and tags are limited; a call that exceeds a limit stores nothing."""
     run = get_experiment(open_tracker(f"folder:{tmp_path}/runs"), experiment_name="e").create_recorder()
     monkeypatch.setenv("ROLLFORGE_LIMIT_RUN_VALUES", "100")
     monkeypatch.setenv("ROLLFORGE_LIMIT_RUN_VALUE_SIZE", "1K")

@@ -39,7 +39,8 @@ def test_a_name_identifies_one_process() -> None:
 
 
 def test_a_process_that_cannot_be_checked_is_not_gone() -> None:
-    """This concerns another host, another boot or container, and a name in the format of an older version."""
+    """A process cannot be checked on another host, another boot or container, and a name in the format of an older
+    version."""
     host, pid, identity = process_name().split(":")
     assert not process_is_gone(f"elsewhere:{pid}:{identity}")
     assert not process_is_gone(f"{host}:999999:00000000-1")
@@ -48,8 +49,8 @@ def test_a_process_that_cannot_be_checked_is_not_gone() -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
 def test_a_worker_in_a_container_with_the_same_host_name_is_alive(tmp_path: Path) -> None:
-    """It has the same host name and a process id that does not exist here; its task stays with it until its lease
-    expires."""
+    """The worker has the same host name and a process id that does not exist here; its task stays with it until its
+    lease expires."""
     uri = f"sqlite:///{tmp_path}/tasks.db"
     store = open_store(uri)
     store.create("p", [{"x": 1}])

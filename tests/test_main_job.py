@@ -176,7 +176,7 @@ def test_a_failed_window_is_named_and_the_others_are_kept(small_market: Path, tm
 
 
 def test_plan_shows_the_windows_and_trains_nothing(small_market: Path, tmp_path: Path) -> None:
-    """It prints a table and a diagram; no store, run or result is created."""
+    """The command prints a table and a diagram; no store, run or result is created."""
     file = small_workflow(tmp_path, small_market, tracking="folder:runs")
     shown = rollforge("plan", file, cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
@@ -188,7 +188,7 @@ def test_plan_shows_the_windows_and_trains_nothing(small_market: Path, tmp_path:
 
 
 def test_brackets_in_the_name_of_an_experiment_are_shown(small_market: Path, tmp_path: Path) -> None:
-    """They are not interpreted as markup."""
+    """Brackets are not interpreted as markup."""
     file = small_workflow(tmp_path, small_market, tracking="folder:runs")
     shown = rollforge("plan", file, "--experiment", "my [b] [/x]", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr

@@ -59,7 +59,8 @@ def test_each_example_says_how_to_run_it() -> None:
 
 
 def test_an_own_model_in_walk_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is trained in worker processes: the prediction of a window is that of the model fitted on its training days."""
+    """The model is trained in worker processes: the prediction of a window is that of the model fitted on its training
+    days."""
     monkeypatch.syspath_prepend(FOLDER)
     kind = import_module("own_model").MeanOfFeatures
     days = pd.bdate_range("2022-01-03", periods=200, name="day")

@@ -54,7 +54,7 @@ def stored(tmp_path: Path) -> Path:
 
 
 def test_an_earlier_pool_is_read_and_run(stored: Path) -> None:
-    """Its definitions contain earlier module names; the waiting task is trained."""
+    """The definitions of an earlier pool contain earlier module names; the waiting task is trained."""
     manager = TaskManager("earlier")
     found = {task["status"]: task["def"] for task in manager.query()}
     assert found["waiting"]["dataset"]["module_path"] == "rollforge.data.dataset"
@@ -63,7 +63,7 @@ def test_an_earlier_pool_is_read_and_run(stored: Path) -> None:
 
 
 def test_an_earlier_run_is_loaded(stored: Path) -> None:
-    """Its objects are instances of the current classes."""
+    """The objects of an earlier run are instances of the current classes."""
     (recorder,) = (
         get_experiment(open_tracker(f"folder:{stored}/runs"), experiment_name="earlier").list_recorders().values()
     )
@@ -81,7 +81,7 @@ def test_earlier_pickles_give_the_same_results(stored: Path) -> None:
 
 
 def test_an_earlier_cached_panel_is_read(stored: Path) -> None:
-    """Its columns have the right names and values."""
+    """The columns of an earlier panel have the right names and values."""
     (listed,) = list_panels(stored / "cache")
     panel = Panel.load(stored / "cache" / "panels" / listed.key)
     assert panel is not None
@@ -99,7 +99,7 @@ def test_an_earlier_module_name_is_the_current_module(module: str) -> None:
 
 @pytest.mark.parametrize(("module", "name"), [(m, n) for m, names in MOVED_NAMES.items() for n in names])
 def test_an_earlier_location_of_a_name_is_the_current_object(module: str, name: str) -> None:
-    """This holds for an import, and in a pickle."""
+    """The earlier location of a name works in an import, and in a pickle."""
     found = getattr(importlib.import_module(module), name)
     assert found is getattr(importlib.import_module(MOVED_NAMES[module][name]), name)
     assert pickle.loads(f"c{module}\n{name}\n.".encode()) is found

@@ -117,7 +117,8 @@ def test_a_key_contains_no_very_large_integer(kind: type[range] | type[slice], p
 
 
 def test_the_attributes_of_a_frame_are_limited() -> None:
-    """Their number is limited, because they are copied in each operation and compared when frames are joined."""
+    """The number of a frame's attributes is limited, because attributes are copied in each operation and compared when frames are
+    joined."""
     shared: list[Any] = [1]
     for _ in range(40):
         shared = [shared, shared]

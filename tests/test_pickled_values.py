@@ -330,7 +330,7 @@ def test_a_call_builds_the_right_value(name: str, arguments: tuple[Any, ...], va
 
 
 def test_a_zoneinfo_is_restored() -> None:
-    """It is restored by its name, directly and in the form that uses ``getattr``."""
+    """A zone is restored by its name, directly and in the form that uses ``getattr``."""
     assert made("zoneinfo", "ZoneInfo._unpickle", "Europe/Berlin", True) == BERLIN
     assert made("builtins", "getattr", ZoneInfo, "_unpickle").make("Europe/Berlin", True) == BERLIN
 
@@ -449,7 +449,7 @@ def test_no_other_name_of_pandas_has_a_rule(name: str) -> None:
 
 
 def test_only_number_types_of_numpy_have_a_rule() -> None:
-    """Its functions, other classes and other modules have no rule."""
+    """NumPy's functions, other classes and other modules have no rule."""
     assert rule_of("numpy", "float64").value is np.float64  # type: ignore[union-attr]
     for module, name in (("numpy", "load"), ("numpy", "memmap"), ("numpy.lib", "float64"), ("numpy", "matrix")):
         assert rule_of(module, name) is None

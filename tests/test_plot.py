@@ -138,7 +138,7 @@ def test_figures_and_page_are_the_same(result: WalkForward) -> None:
 
 
 def test_a_result_its_experiment_and_its_tables_give_the_same_figures(result: WalkForward) -> None:
-    """They do so in any order of rows; a table of one column does too."""
+    """The figures are the same in any order of rows; a table of one column does too."""
     scores, label = result.collected.prediction, result.collected.label
     assert scores is not None
     assert label is not None

@@ -291,7 +291,7 @@ class NoGenerator:
 
 
 def test_a_workflow_may_use_its_own_generators(small_market: Path, tmp_path: Path, place: Path) -> None:
-    """They are applied before the windows, and each of their tasks is a model with its own name."""
+    """The user's generators are applied before the windows, and each of their tasks is a model with its own name."""
     (tmp_path / "own.py").write_text(GENERATOR)
     content = document(small_market, place, "rollforge.models", [])
     content["task"]["model"] = {"class": "ConstantModel", "module_path": "rollforge.models.constant"}

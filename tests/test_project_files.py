@@ -78,7 +78,7 @@ def test_the_fragments_are_valid() -> None:
 
 
 def test_fragments_are_grouped_by_type_in_the_changelog(tmp_path: Path) -> None:
-    """They are grouped with or without the number of an issue; the new section is above the older ones."""
+    """Fragments are grouped with or without the number of an issue; the new section is above the older ones."""
     folder = bare(tmp_path)
     (folder / "changelog.d" / "12.fixed.md").write_text("`collect` names each window once.\n")
     (folder / "changelog.d" / "+redis.added.md").write_text("A store in Redis.\n")
@@ -144,7 +144,8 @@ def test_a_room_below_its_minimum_coverage_is_named() -> None:
 
 
 def test_the_list_of_mutants_is_up_to_date() -> None:
-    """Its files and tests exist, and each equivalent mutant has a reason and a line that is still in its file."""
+    """The files and tests of the list exist, and each equivalent mutant has a reason and a line that is still in its
+    file."""
     table = tomllib.loads((ROOT / "tests" / "mutants.toml").read_text(encoding="utf-8"))
     for room in table["rooms"].values():
         assert all((SOURCE / file).exists() for file in room["files"])

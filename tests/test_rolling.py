@@ -165,7 +165,7 @@ def test_train_start_and_test_end_change_the_segments(conf: Path, session: Sessi
 
 
 def test_task_ext_conf_is_applied_last(conf: Path) -> None:
-    """They are merged in order, and can drop keys."""
+    """The parts are merged in order, and can drop keys."""
     changes = [
         {"model": {"kwargs": {"estimator": "ridge", "alpha": 1.0}}},
         {"model": {"kwargs": {"alpha": "__DROP__"}}},
@@ -175,7 +175,8 @@ def test_task_ext_conf_is_applied_last(conf: Path) -> None:
 
 
 def test_a_pickled_handler_replaces_that_of_the_file(conf: Path, session: Session, tmp_path: Path) -> None:
-    """Its data and its label are used; the path may contain a space, and the horizon has no effect."""
+    """The data and the label of the pickled handler are used; the path may contain a space, and the horizon has no
+    effect."""
     place = tmp_path / "my handler.pkl"
     with using(session):
         handler = Alpha158(
@@ -192,7 +193,7 @@ def test_a_pickled_handler_replaces_that_of_the_file(conf: Path, session: Sessio
 
 
 def test_run_basic_task_runs_the_task_without_rolling(conf: Path, session: Session) -> None:
-    """It leaves one recorder in the experiment, with the records of the file."""
+    """The method leaves one recorder in the experiment, with the records of the file."""
     Rolling(conf, "once", horizon=1, session=session).run_basic_task()
     (recorder,) = recorders(session, "once")
     assert "IC" in recorder.list_metrics()

@@ -269,7 +269,8 @@ NAMES = [
 
 
 def test_the_list_of_names_is_complete() -> None:
-    """It contains no name that calls, imports, opens or looks up something; an addition changes the counts here."""
+    """The list contains no name that calls, imports, opens or looks up something; an addition changes the counts
+    here."""
     assert len(pickled_python.PYTHON) == 32
     assert len(pickled_pandas.PANDAS) == 23
     named = {name for _, name in NAMES}
@@ -369,7 +370,7 @@ def test_frames_of_every_kind_are_restored(value: Any, protocol: int) -> None:
 @pytest.mark.parametrize("sign", ["", "U"])
 @pytest.mark.parametrize("bits", [8, 16, 32, 64])
 def test_nullable_integers_of_every_size_are_restored(sign: str, bits: int, protocol: int) -> None:
-    """Their extreme values, a missing one, and the dtype itself."""
+    """Extreme values, a missing one, and the dtype itself are restored for every size."""
     dtype = f"{sign}Int{bits}"
     limits = np.iinfo(dtype.lower())
     value = pd.Series([limits.min, None, limits.max], dtype=dtype)
@@ -413,7 +414,7 @@ def test_shared_and_nested_values_stay_shared() -> None:
 
 
 def test_an_allowed_class_is_restored_by_its_own_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is allowed by its name or by its package, and otherwise refused."""
+    """A class is allowed by its name or by its package, and otherwise refused."""
     data = pickle.dumps(Fraction(1, 3))
     with pytest.raises(UntrustedPickle, match=r"fractions\.Fraction"):
         safe_pickle.loads(data)
@@ -431,7 +432,8 @@ def test_an_allowed_class_is_restored_by_its_own_methods(monkeypatch: pytest.Mon
 
 
 def test_an_allowed_package_allows_no_other_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It allows its own module and its submodules; not its parent, and not packages whose names begin like its own."""
+    """A package allows its own module and its submodules; not its parent, and not packages whose names begin like its
+    own."""
     monkeypatch.setattr(safe_pickle, "_packages", set())
     safe_pickle.allow_package("hypothesis.strategies")
     for module in ("hypothesis.strategies", "hypothesis.strategies._internal.strategies"):
@@ -479,7 +481,7 @@ def test_keys_with_equal_hashes_are_refused_at_once(kind: str) -> None:
 
 @pytest.mark.parametrize("package", ["os", "subprocess", "os.path", "builtins", "posix", "__main__", "a-b", "", "os\0"])
 def test_a_package_of_python_itself_cannot_be_allowed(package: str) -> None:
-    """Its classes can run commands and open files with the arguments in a pickle."""
+    """The classes of Python's own packages can run commands and open files with the arguments in a pickle."""
     with pytest.raises(ConfigError, match="allow_package"):
         safe_pickle.allow_package(package)
 
@@ -561,7 +563,8 @@ def _fail() -> None:
 
 
 def test_an_error_in_trusted_code_is_passed_on() -> None:
-    """It does not mean that the file is damaged, unlike an error in a pickle that is read as data."""
+    """An error in trusted code does not mean that the file is damaged, unlike an error in a pickle that is read as
+    data."""
     with pytest.raises(RuntimeError, match="no good"):
         safe_pickle.loads(pickle.dumps(Failing()), trusted=True)
     with pytest.raises(ArtifactUnreadable, match="is not a readable pickle: EOFError"):

@@ -124,7 +124,7 @@ def test_labels_cover_the_days_of_every_model(experiment: Experiment) -> None:
 
 
 def test_a_task_that_is_done_without_a_recorder_is_named(experiment: Experiment) -> None:
-    """Its window is missing, and the others are collected."""
+    """The window of the task is missing, and the others are collected."""
     for i, window in enumerate(WINDOWS):
         experiment.add(task(4, window), (1, 2, 3) if i != 1 else None)
     TaskManager(POOL, store=experiment.store).reset_status({"status": "failed"}, "done")
@@ -155,7 +155,7 @@ def test_the_average_is_of_the_models_with_a_prediction(experiment: Experiment) 
 
 
 def test_windows_have_the_same_number_in_all_models(experiment: Experiment) -> None:
-    """They do even if a model has no window for some days, and in any order of creation."""
+    """Windows have the same number even if a model has no window for some days, and in any order of creation."""
     for window in (WINDOWS[2], WINDOWS[0]):
         experiment.add(task(8, window), (3, 2, 1))
     for window in WINDOWS:
@@ -168,7 +168,7 @@ def test_windows_have_the_same_number_in_all_models(experiment: Experiment) -> N
 
 
 def test_the_scores_of_a_single_model_are_unchanged(experiment: Experiment) -> None:
-    """Its scores are not standardized, and no name is shown."""
+    """The scores of a single model are not standardized, and no name is shown."""
     for window in WINDOWS:
         experiment.add(task(4, window), (10, 20, 30))
     collected = experiment.collect()
@@ -247,7 +247,8 @@ def test_two_tasks_for_the_same_days_are_two_windows(experiment: Experiment) -> 
 
 
 def test_a_task_without_a_trading_day_is_named(experiment: Experiment) -> None:
-    """Its segment is after the end of the calendar, so its run is not part of the result. The others are."""
+    """The segment of a task without a trading day is after the end of the calendar, so its run is not part of the
+    result. The others are."""
     experiment.add(task(4, WINDOWS[0]), (1, 2, 3))
     task_id = experiment.add(task(4, WINDOWS[0], test=("2031-01-01", "2031-01-04")))
     experiment.add(task(4, WINDOWS[1]), (1, 2, 3))
@@ -323,7 +324,7 @@ def test_the_metrics_of_a_window_are_those_of_its_model(incomplete: Experiment, 
 
 
 def test_the_joined_result_is_a_separate_run(incomplete: Experiment, tmp_path: Path) -> None:
-    """It has the figures of the report, for the average and for each model; collecting again updates it."""
+    """The joined run has the figures of the report, for the average and for each model; collecting again updates it."""
     for _ in range(2):
         collected, summary = results(incomplete, tmp_path)
         kept = pipeline.keep_result(collected, summary, session=incomplete.session, pool=POOL)

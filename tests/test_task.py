@@ -58,7 +58,7 @@ def test_the_order_of_keys_does_not_matter(value: dict[str, Any]) -> None:
 
 @given(VALUES, VALUES)
 def test_different_values_are_different_tasks(a: Any, b: Any) -> None:
-    """Their texts differ, and so do their digests."""
+    """The texts of different values differ, and so do their digests."""
     assert (encode(a) == encode(b)) == (digest(a) == digest(b))
 
 
@@ -100,7 +100,7 @@ def test_values_that_json_lacks_are_tagged() -> None:
 
 
 def test_an_integer_and_an_equal_float_are_different_tasks() -> None:
-    """They are different arguments."""
+    """An integer and an equal float are different arguments."""
     assert digest({"x": 1}) != digest({"x": 1.0})
     assert digest({"x": True}) != digest({"x": 1})
 
@@ -128,7 +128,7 @@ def test_a_named_time_zone_survives() -> None:
 
 
 def test_a_definition_that_contains_itself_is_refused() -> None:
-    """It raises one error."""
+    """A definition that contains itself raises one error."""
     cycle: dict[str, Any] = {"a": []}
     cycle["a"].append(cycle)
     with pytest.raises(TaskNotSerializable, match="contains itself"):

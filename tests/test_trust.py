@@ -778,7 +778,7 @@ def test_a_report_builds_only_objects_of_a_backtest() -> None:
 
 
 def test_a_module_belongs_to_the_file_it_was_loaded_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It belongs to it under any name; a module of another file does not."""
+    """A module belongs to the file it was loaded from under any name; a module of another file does not."""
     import types
 
     files = [tmp_path / "one.py", tmp_path / "two.py"]
@@ -798,7 +798,7 @@ def test_a_module_belongs_to_the_file_it_was_loaded_from(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("name", ["no\0path.py", "~nobody has this name/mine.py"])
 def test_a_name_that_is_not_a_path_allows_no_file(name: str) -> None:
-    """It does not prevent that another name allows one either."""
+    """A name that is not a path does not prevent that another name allows one either."""
     with using(Session(allow=(name,))), from_origin(Origin.POOL), pytest.raises(CodeNotAllowed):
         trust.check_import("Mean", "/home/me/mine.py", where="model")
     with using(Session(allow=(name, "/home/me/mine.py"))), from_origin(Origin.POOL):
@@ -856,7 +856,7 @@ def test_only_classes_are_called_for_others() -> None:
 
 
 def test_libraries_need_no_permission() -> None:
-    """This applies to the package and its modules, and not to a file or subpackage of the same name."""
+    """No permission is needed for the package of a library and its modules, but for a file or subpackage of the same name."""
     for name in ("lightgbm", "lightgbm.sklearn", "rollforge.models", "qlib"):
         assert trust.is_library(name)
     for name in ("mine", "mine.lightgbm", "lightgbm.py", "lightgbmx", ""):

@@ -473,7 +473,7 @@ def test_other_boosting_libraries(package: str, kind: str, session: Session) -> 
 
 
 def test_a_ranker_of_catboost_stops_early(session: Session) -> None:
-    """Its valid segment has queries too."""
+    """The valid segment of CatBoost's ranker has queries too."""
     library: Any = pytest.importorskip("catboost", reason=BOOSTING)
     frame = table(list("ABCDEF")).dropna()
     frame["y"] = frame.groupby("day")["y"].rank().astype(int)
@@ -492,7 +492,7 @@ def test_a_ranker_of_catboost_stops_early(session: Session) -> None:
 
 
 def test_catboost_uses_the_threads_of_the_session(session: Session) -> None:
-    """It does so in a pipeline too; a smaller number of one's own is kept."""
+    """CatBoost uses the threads of the session in a pipeline too; a smaller number of one's own is kept."""
     library: Any = pytest.importorskip("catboost", reason=BOOSTING)
     for given, expected in ((None, 2), (1, 1), (-1, 2), (64, 2)):
         options = {} if given is None else {"thread_count": given}
@@ -544,7 +544,7 @@ def test_early_stopping_uses_the_valid_segment(session: Session) -> None:
     ids=["object", "description"],
 )
 def test_models_of_rollforge(model: object, session: Session) -> None:
-    """They are given as an object or as a description."""
+    """Models of Rollforge are given as an object or as a description."""
     frame = table(list("ABC"))
     linear = by_hand(Ridge(alpha=1e-9), frame, result := run(model, frame, session))
     np.testing.assert_allclose(result.prediction, linear, atol=1e-5)
@@ -783,7 +783,7 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
 def test_unusable_input_is_one_message(
     frame: Any, arguments: dict[str, Any], message: str, session: Session, tmp_path: Path
 ) -> None:
-    """It names the column, the row or the argument, and nothing is stored."""
+    """The message names the column, the row or the argument, and nothing is stored."""
     given = dict(arguments)
     estimator = given.pop("estimator", Ridge())
     with pytest.raises((DataError, ConfigError, DataNotFound, SegmentError), match=message) as caught:

@@ -350,7 +350,7 @@ def test_the_plan_shows_the_ensembles(small_market: Path, tmp_path: Path) -> Non
 
 
 def test_long_arguments_of_an_ensemble_are_shortened() -> None:
-    """They are shortened to 200 characters."""
+    """Long arguments are shortened to 200 characters."""
     for more, end in ((0, "a')"), (1, "a…)")):
         kwargs = {"x": "a" * (200 - len("x=''") + more)}
         named = Ensembles(config={"windows": {"kwargs": kwargs}}).names(1)["windows"]
@@ -377,8 +377,8 @@ def test_the_ensemble_of_the_latest_submission_applies(small_market: Path, tmp_p
 
 
 def test_the_ensemble_of_a_shared_pool_is_not_run(small_market: Path, tmp_path: Path) -> None:
-    """Its class is neither imported nor built unless it is allowed, and neither are classes of libraries; Rollforge's
-    ensembles are built. With the workflow file, the ensemble is the user's own."""
+    """The class of the ensemble is neither imported nor built unless it is allowed, and neither are classes of
+    libraries; Rollforge's ensembles are built. With the workflow file, the ensemble is the user's own."""
     plan = train(workflow(tmp_path, small_market, WEIGHTED))
     session, store = plan.workflow.session, open_store(plan.workflow.session.store_uri)
     (tmp_path / "place").chmod(0o770)
@@ -438,7 +438,8 @@ class Renamed:
 
 
 def test_only_the_combination_of_models_is_named() -> None:
-    """Its scores are the prediction; joined windows keep their names. An error lists up to three frames."""
+    """The scores of the combination are the prediction; joined windows keep their names. An error lists up to three
+    frames."""
     index = pd.MultiIndex.from_product([[pd.Timestamp("2023-01-02")], ["A", "B"]], names=["datetime", "instrument"])
     frame = pd.DataFrame({"score": [1.0, 3.0], "other": 0.0}, index)
     combined = Ensembles(models=Renamed()).combine({"m": frame}, models=1)

@@ -163,7 +163,8 @@ def segments(plan: Plan) -> list[Any]:
 
 
 def test_grid_and_rolling_are_short_forms_of_entries(files: Files) -> None:
-    """They give the same tasks, in the same order, with the same names: purged windows, with backtests of their own."""
+    """Both forms give the same tasks, in the same order, with the same names: purged windows, with backtests of their
+    own."""
     short = files.plan("grid: {model.kwargs.num_leaves: {few: 4, many: 8}}\nrolling: {step: 90, rtype: sliding}\n")
     for text in (
         "generate:\n"
@@ -270,7 +271,7 @@ def test_a_grid_of_many_paths_names_each_model(files: Files) -> None:
 
 
 def test_an_entry_may_be_a_name_alone(files: Files) -> None:
-    """It is a generator with its default arguments."""
+    """The name is a generator with its default arguments."""
     assert len(files.plan("generate: [RollingGen]\n").tasks) == len(files.plan("rolling: {}\n").tasks)
     assert len(files.plan("generate: [{RollingGen: }]\n").tasks) == len(files.plan("rolling: {}\n").tasks)
     assert len(files.plan("generate: []\n").tasks) == len(files.plan("generate:\n").tasks) == 1
@@ -436,14 +437,15 @@ def test_a_mistake_in_a_generator_is_reported_with_its_line(files: Files, text: 
     + [(f"{{class: Counts, module_path: own.py, kwargs: {{what: {what}}}}}", 1) for what in ("raises", "many")],
 )
 def test_a_generator_of_the_users_own(files: Files, entry: str, said: int) -> None:
-    """It is given by file or by module, also a plugin's; one whose count is unusable is not counted."""
+    """The user's own generator is given by file or by module, also a plugin's; one whose count is unusable is not
+    counted."""
     assert len(files.plan(f"sys: {{rel_path: .}}\nplugins: [own.py]\ngenerate: [{entry}]\n").tasks) == said
     combined = files.plan(f"sys: {{rel_path: .}}\ngenerate: [{entry}, {{SeedGen: {{seeds: 2}}}}]\n")
     assert len(combined.tasks) == 2 * said
 
 
 def test_a_condition_may_name_a_path_that_is_similar_to_a_varied_one(files: Files) -> None:
-    """It exists in the task, so it is not taken for a misspelt one."""
+    """A path that is similar to a varied one exists in the task, so it is not taken for a misspelt one."""
     text = (
         "generate: [{GridGen: {values: {model.kwargs.lr: [0.1, 1]}, when: {model.kwargs.lr: {model.kwargs.l1: 0}}}}]\n"
     )
@@ -452,13 +454,13 @@ def test_a_condition_may_name_a_path_that_is_similar_to_a_varied_one(files: File
 
 
 def test_a_model_that_is_trained_once_is_mentioned(files: Files, caplog: pytest.LogCaptureFixture) -> None:
-    """It is mentioned if no period ends within the test segment."""
+    """The model is mentioned if no period ends within the test segment."""
     assert len(files.plan("generate: [{SeedGen: {seeds: 2}}, {CalendarGen: {retrain: 2 years}}]\n").tasks) == 2
     assert caplog.text.count("No period of 2YE-DEC ends between the first and the last test day") == 1
 
 
 def test_an_error_in_a_models_segments_has_the_location_of_the_model(files: Files) -> None:
-    """It has it even if a generator of windows finds the error."""
+    """The error has the location of the model even if a generator of windows finds the error."""
     text = (
         "models:\n  late: {dataset: {kwargs: {segments: {train: [2022-10-28, 2022-10-31]}}}}\n"
         "generate: [{RollingGen: {step: 90, trunc_days: 600}}]\n"

@@ -172,7 +172,7 @@ def test_a_run_with_a_declared_horizon(own_code: Path, small_market: Path) -> No
 
 
 def test_each_model_can_declare_its_own_horizon(own_code: Path, small_market: Path) -> None:
-    """It replaces that of the workflow."""
+    """A model's horizon replaces that of the workflow."""
     models = {"short": {"label_horizon": 3, "model": {"class": "LinearModel", "module_path": "qlib.contrib.model.linear"}},
               "long": {"class": "LinearModel", "module_path": "qlib.contrib.model.linear"}}  # fmt: skip
     plan = planned(small_market, own_code, leaky("loader", own_code), label_horizon=15, models=models)

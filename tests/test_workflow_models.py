@@ -94,7 +94,7 @@ def test_models_of_a_grid_are_named_by_their_values(files: Files) -> None:
 
 
 def test_a_grid_over_segments_creates_models(files: Files) -> None:
-    """They are distinguished although only their windows differ."""
+    """The models are distinguished although only their windows differ."""
     plan = files.plan("grid: {dataset.kwargs.segments.train.0: {long: 2022-01-03, short: 2022-06-01}}\n", LGB)
     assert plan.model_names == ("long",) * 3 + ("short",) * 3
     pipeline.submit(plan)
@@ -155,7 +155,7 @@ def test_models_in_a_pool_without_names_are_named_by_their_differences(files: Fi
     ],
 )
 def test_a_mistake_in_a_model_is_reported_with_its_line(files: Files, text: str, said: str) -> None:
-    """It is reported with its path, too, before anything is planned."""
+    """The mistake is reported with its path, too, before anything is planned."""
     with pytest.raises(ConfigError) as caught:
         load_workflow(files.write(text))
     assert said in str(caught.value)

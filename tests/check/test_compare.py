@@ -39,7 +39,7 @@ def test_missing_and_infinite_values_are_equal_to_themselves() -> None:
 
 
 def test_rounding_is_not_a_difference() -> None:
-    """It is relative to the numbers, or for numbers near zero to the largest of the column."""
+    """The tolerance is relative to the numbers, or for numbers near zero to the largest of the column."""
     a = frame(x=[1e6, 1, 1e-3, 0, 2, 3])
     assert compare(a, a * (1 + 1e-7)) is None
     assert compare(a, a * (1 + 1e-3)) is not None
@@ -124,7 +124,7 @@ def test_text_is_compared_as_it_is() -> None:
 
 
 def test_numbers_of_pandas_own_types_are_compared() -> None:
-    """Their missing value is equal to itself."""
+    """A missing value of pandas' own types is equal to itself."""
     a = frame(x=range(6)).astype("Float64")
     a.iloc[0, 0] = pd.NA
     assert compare(a, a.copy()) is None
@@ -134,7 +134,7 @@ def test_numbers_of_pandas_own_types_are_compared() -> None:
 
 
 def test_rows_are_restricted_by_day() -> None:
-    """Both days are included."""
+    """Both ends of a range of days are included."""
     a = frame(x=range(6))
     assert until(a, np.datetime64("2024-01-02"))["x"].tolist() == [0, 1, 2, 3]
     assert until(a, np.datetime64("2024-01-02"), np.datetime64("2024-01-02"))["x"].tolist() == [2, 3]

@@ -110,5 +110,5 @@ def test_no_expression_looks_further_ahead_than_the_table_says(
 def test_the_measurement_finds_the_whole_look_ahead(
     text: str, days: int, copies: tuple[Provider, list[Provider]]
 ) -> None:
-    """It is found through maxima and conditions too, which hide changes in one direction."""
+    """Look-ahead is found through maxima and conditions too, which hide changes in one direction."""
     assert measured(text, copies) == days == lookahead(parse(text))

@@ -441,21 +441,21 @@ def test_a_fit_window_that_stays_while_the_windows_roll_is_found_in_the_first_wi
 
 
 def test_a_processor_that_fits_on_everything_is_found(files: Files) -> None:
-    """Its class is user-defined, so only the measurement can find it."""
+    """The class of the processor is user-defined, so only the measurement can find it."""
     everything = {"class": "Everything", "module_path": "leaky"}
     found = leaks(files.check(expressions("$close", infer_processors=[FILL, everything])))
     assert found["processors"].startswith("Everything learns from later days")
 
 
 def test_a_processor_that_reads_later_rows_is_found(files: Files) -> None:
-    """It learns nothing; filling a missing value with the next one reads later days."""
+    """The processor learns nothing; filling a missing value with the next one reads later days."""
     gaps = "Log($close - Ref($close, 1))"
     found = leaks(files.check(expressions(gaps, infer_processors=[{"class": "Fills", "module_path": "leaky"}])))
     assert found["processors"].startswith("Fills looks at least")
 
 
 def test_a_loader_that_looks_ahead_is_found(files: Files) -> None:
-    """It is user code in a Python file."""
+    """The loader is user code in a Python file."""
     found = leaks(files.check(loaded("PeekingLoader")))
     assert found["features"].startswith("AHEAD of D0")
     assert "it looks at least 3 trading days ahead" in found["features"]
@@ -468,7 +468,8 @@ def test_the_last_price_of_a_week_is_found_on_the_days_before(files: Files) -> N
 
 
 def test_the_label_of_a_loader_is_measured(files: Files) -> None:
-    """Its definition shows nothing, so the measured number of days is a lower bound, and the result is "not known"."""
+    """The definition of a loader shows nothing, so the measured number of days is a lower bound, and the result is "not
+    known"."""
     found = unknown(files.check(loaded("Loader")))
     assert found.keys() == {"label"}
     assert "The label looks at least 4 trading days ahead, as measured" in found["label"]
@@ -514,7 +515,7 @@ def test_a_label_that_counts_rows_of_suspended_instruments_is_purged(files: File
 
 
 def test_a_label_set_in_the_constructor_reaches_into_the_next_segment(files: Files) -> None:
-    """It looks 16 days ahead, and only five days lie between valid and test."""
+    """The label looks 16 days ahead, and only five days lie between valid and test."""
     segments = {
         "train": ["2022-02-01", "2022-10-05"],
         "valid": ["2022-11-01", "2022-12-23"],
@@ -571,7 +572,8 @@ def test_a_random_model_is_not_known(files: Files) -> None:
 
 
 def test_columns_of_a_file_are_not_known(files: Files) -> None:
-    """They do not change with the market data, so nothing is proved about them, the model and its predictions."""
+    """Columns of a file do not change with the market data, so nothing is proved about them, the model and its
+    predictions."""
     import numpy as np
     import pandas as pd
 
@@ -588,7 +590,7 @@ def test_columns_of_a_file_are_not_known(files: Files) -> None:
 
 
 def test_a_pickled_handler_is_fitted_again(files: Files) -> None:
-    """Its fit window is in the file, and the workflow does not show it."""
+    """The fit window of a pickled handler is in the file, and the workflow does not show it."""
     from rollforge.features.handler import DataHandlerLP
 
     late = {"class": "RobustZScoreNorm", "kwargs": LATE}
@@ -599,7 +601,7 @@ def test_a_pickled_handler_is_fitted_again(files: Files) -> None:
 
 
 def test_rows_that_a_loader_drops_with_their_label_are_not_known(files: Files) -> None:
-    """It is not known on the day itself whether there will be a label; nothing else looks ahead."""
+    """Whether there will be a label is not known on the day itself; nothing else looks ahead."""
     found = files.check(loaded("DroppingLoader", label_horizon=4))
     assert leaks(found) == {}
     assert unknown(found)["universe"].startswith("The loader leaves out days without a label: the row of D0")
@@ -632,7 +634,7 @@ def test_instruments_that_only_code_names_are_changed_too(files: Files) -> None:
 def test_a_dataset_without_a_handler_is_checked_by_its_predictions(
     ahead: int, subjects: set[str], files: Files
 ) -> None:
-    """Its features are not known."""
+    """The features of a dataset without a handler are not known."""
     dataset = {"class": "Plain", "module_path": "leaky", "kwargs": {"ahead": ahead}}
     found = files.check({}, model={"class": "Slope", "module_path": "leaky"}, dataset=dataset)
     assert leaks(found).keys() == subjects
@@ -690,7 +692,7 @@ def call(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_the_command_exits_with_1_on_a_leak_and_0_otherwise(files: Files, tmp_path: Path) -> None:
-    """It prints the cost first, then one table, and does not change any of the user's files."""
+    """The command prints the cost first, then one table, and does not change any of the user's files."""
     ended = call(files.write(expressions("$close", "Ref($close, -1)")))
     assert ended.returncode == 1
     assert "1 window: builds the data of 5 instruments" in ended.stderr
@@ -705,7 +707,7 @@ def test_the_command_exits_with_1_on_a_leak_and_0_otherwise(files: Files, tmp_pa
 
 @pytest.mark.slow
 def test_results_are_stored_with_submitted_tasks(files: Files) -> None:
-    """They replace earlier ones; the tasks are unchanged."""
+    """New results replace earlier ones; the tasks are unchanged."""
     uri = f"sqlite:///{files.folder}/submitted.db"
     file = files.write(expressions("$close"), rollforge={"data": str(files.market), "store": uri, "experiment": "kept"})
     submit(make_plan(load_workflow(file)))

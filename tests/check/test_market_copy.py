@@ -56,7 +56,8 @@ def test_every_instrument_gets_every_kind_of_change(source: Provider, tmp_path: 
 
 
 def test_values_change_by_factors(source: Provider, tmp_path: Path) -> None:
-    """They rise to 2 to 4 times or fall to a quarter to a half; a suspended or zero value rises to the usual level."""
+    """Values rise to 2 to 4 times or fall to a quarter to a half; a suspended or zero value rises to the usual
+    level."""
     series: dict[int, list[np.ndarray]] = {}
     for turn in range(TURNS):
         write_copy(source, tmp_path / str(turn), Change(DAYS[0], turn, removes=False))
@@ -93,7 +94,8 @@ def test_a_change_after_the_last_day_changes_nothing(source: Provider, tmp_path:
 
 
 def test_a_missing_series_ends_or_has_missing_values(source: Provider, tmp_path: Path) -> None:
-    """Both occur among the instruments, and all fields of an instrument are treated alike."""
+    """Series that end and series with missing values both occur among the instruments, and all fields of an instrument
+    are treated alike."""
     sizes: dict[str, set[int]] = {}
     for turn in range(TURNS):
         write_copy(source, tmp_path / str(turn), Change(DAYS[5], turn))
@@ -117,7 +119,7 @@ def test_universes_are_restricted_in_any_spelling(source: Provider, tmp_path: Pa
 
 
 def test_fewer_members_than_asked_for_are_all_chosen(source: Provider) -> None:
-    """They are in the order of their names; those without data are left out."""
+    """The members are in the order of their names; those without data are left out."""
     spans = [(DAYS[0], DAYS[9])]
     assert choose_instruments(source, ["C", "A", "NONE"], spans, 2) == ["A", "C"]
     assert choose_instruments(source, ["C", "A", "B"], spans, 2) == ["A", "B"]
@@ -125,7 +127,7 @@ def test_fewer_members_than_asked_for_are_all_chosen(source: Provider) -> None:
 
 
 def test_a_series_that_begins_later_is_replaced_as_a_whole(source: Provider, tmp_path: Path) -> None:
-    """Its file keeps its first day."""
+    """The file of the series keeps its first day."""
     write_copy(source, tmp_path / "copy", Change(DAYS[1], removes=False))
     after = values(tmp_path / "copy")[5]
     assert np.isnan(after[:3]).all()

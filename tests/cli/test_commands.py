@@ -69,7 +69,7 @@ def test_a_listing_shows_the_number_of_attempts(uri: str) -> None:
     ids=["no folder given", "no such folder"],
 )
 def test_a_worker_without_data_claims_nothing(options: tuple[str, ...], said: str, uri: str, tmp_path: Path) -> None:
-    """It exits with code 7 and one message, and no attempt is counted."""
+    """The worker exits with code 7 and one message, and no attempt is counted."""
     where = ("--store", uri, "--tracking", f"folder:{tmp_path}/runs")
     ended = run("worker", "-t", "p", *where, "--exit-when-empty", *options)
     assert ended.returncode == Exit.REQUIREMENTS_NOT_MET

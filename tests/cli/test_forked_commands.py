@@ -29,7 +29,8 @@ generate: [{class: Mine, module_path: show.py}]
 
 
 def test_a_forked_command_sees_what_one_of_its_own_sees(tmp_path: Path) -> None:
-    """Its folder, arguments, import path, environment and input; and it has the same exit code and output."""
+    """A forked command sees its own folder, arguments, import path, environment and input; and it has the same exit
+    code and output."""
     (tmp_path / "market" / "calendars").mkdir(parents=True)
     (tmp_path / "market" / "calendars" / "day.txt").write_text("2024-01-02\n2024-01-03\n")
     (tmp_path / "show.py").write_text(SHOW)

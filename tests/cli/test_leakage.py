@@ -253,7 +253,7 @@ def test_the_default_is_that_of_the_format(write: Callable[..., Path], small_mar
 
 
 def test_checks_travel_to_the_result_and_the_report(write: Callable[..., Path], tmp_path: Path) -> None:
-    """They go from the plan through the pool to a report without the file; their texts are escaped."""
+    """Checks go from the plan through the pool to a report without the file; their texts are escaped."""
     expression = "$close<Ref($close, -1)"
     file = write(feature(expression), leakage="warn")
     plan = make_plan(load_workflow(file))
@@ -390,7 +390,7 @@ def test_measured_results_stay_as_long_as_their_tasks(
 def test_results_that_were_measured_before_the_tasks_are_submitted_are_reported(
     write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They are reported if there is a store; a new one is not created for them."""
+    """The results are reported if there is a store; a new one is not created for them."""
     plan = make_plan(load_workflow(write()))
     uri = plan.workflow.session.store_uri
     measured = Check("label", CheckResult.CLEAN, CheckMethod.MEASURED, "Clean.")

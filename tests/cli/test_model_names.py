@@ -40,7 +40,7 @@ def shown(renderable: Any) -> str:
 
 
 def test_watching_shows_models_and_days(manager: TaskManager) -> None:
-    """They are shown for running and failed tasks."""
+    """Models and days are shown for running and failed tasks."""
     text = shown(_View(manager).render())
     for days in ("2020-01-01 to 2020-01-28", "2020-02-01 to 2020-02-28"):
         assert text.count(f"{NAME} {days}") == 1
@@ -63,7 +63,7 @@ def test_listing_shows_models_and_days(manager: TaskManager) -> None:
 
 
 def test_progress_shows_models(tmp_path: Path) -> None:
-    """They are shown on the terminal and in the log, also for a task that is not in the plan."""
+    """Models are shown on the terminal and in the log, also for a task that is not in the plan."""
     console = Console(width=160, record=True, color_system=None, force_terminal=False)
     label = f"{NAME}, window 3, test 2020-01-01 … 2020-01-28"
     with RunProgress({"a": label}, done=0, jobs=1, console=console, log_file=tmp_path / "run.log") as progress:

@@ -150,7 +150,7 @@ def test_an_interrupted_run_says_so(tmp_path: Path, small_market: Path, broken: 
 
 
 def test_a_notification_that_fails_changes_no_exit_code(tmp_path: Path, small_market: Path, broken: Path) -> None:
-    """It is a warning on standard error, without the address."""
+    """A failed notification is a warning on standard error, without the address."""
     broken.touch()
     with listening(500) as hook:
         file = job(tmp_path, small_market, [{"webhook": hook.url}, {"command": "no-such-program"}], flaky(broken))

@@ -169,7 +169,7 @@ def test_the_commands_print_what_the_page_shows(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("file", SCHEDULES)
 def test_the_commands_of_a_schedule_exist(file: str) -> None:
-    """Their options exist too."""
+    """The options of the commands exist too."""
     text = (ROOT / "examples" / "serve" / file).read_text(encoding="utf-8")
     if file.endswith(".yaml"):
         spec = yaml.safe_load(text)["spec"]

@@ -55,7 +55,7 @@ def test_the_state_of_a_pool_is_printed(manager: TaskManager, uri: str) -> None:
 
 
 def test_an_error_of_several_lines_is_listed_in_one_line(manager: TaskManager, uri: str) -> None:
-    """It shows the line with the type of the exception, and not the last line of the message."""
+    """The list shows the line with the type of the exception, and not the last line of the message."""
     (waiting,) = manager.store.claim("p", worker="host:1", lease=600, limit=1)
     error = 'Traceback (most recent call last):\n  File "x.py", line 1, in f\n    f()\nValueError: bad rows:\nA, B'
     manager.store.fail(waiting, error, Cause.RAISED, "")
@@ -98,7 +98,7 @@ def test_query_prints_tasks_as_json_whatever_their_results(manager: TaskManager,
 
 
 def test_query_prints_tasks_as_json_if_a_result_is_damaged(manager: TaskManager, uri: str) -> None:
-    """That task is shown with the reason; the tasks before and after it are complete."""
+    """A task with a damaged result is shown with the reason; the tasks before and after it are complete."""
     ids = []
     for result in ({1, 2}, {3}, 4):
         (task,) = manager.store.claim("p", worker="host:1", lease=600)
@@ -210,7 +210,7 @@ def test_remove_without_confirmation_removes_nothing(manager: TaskManager, uri: 
 
 
 def test_waiting_for_a_paused_pool_is_logged(manager: TaskManager, caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged once, with the command that resumes the pool."""
+    """The wait is logged once, with the command that resumes the pool."""
     manager.pause()
     end = time.monotonic() + 0.3
     manager.wait(settled=lambda counts: time.monotonic() > end, warn=False, poll=0.05)
@@ -220,7 +220,7 @@ def test_waiting_for_a_paused_pool_is_logged(manager: TaskManager, caplog: pytes
 
 
 def test_a_copy_keeps_the_submissions_of_its_tasks(manager: TaskManager, uri: str, tmp_path: Path) -> None:
-    """It also keeps the workers on which they failed, which ``logs`` shows."""
+    """The copy also keeps the workers on which they failed, which ``logs`` shows."""
     key = manager.store.keep_submission("p", {"host": "head1"})
     manager.create_task([{"x": i} for i in range(5)], submission=key)
     other = f"sqlite:///{tmp_path}/other.db"

@@ -142,7 +142,7 @@ def test_history_and_signals(uri: str, folder: Path) -> None:
 
 
 def test_promotion_and_rollback_are_one_entry_each(uri: str, folder: Path) -> None:
-    """They apply from the day after the last published one; earlier days stay unchanged."""
+    """Promotions and rollbacks apply from the day after the last published one; earlier days stay unchanged."""
     ledger = fill(uri, folder)
     assert serve(uri, "rollback", "--reason", "worse").exit_code == 0
     state = ServiceState.of(ledger.entries("us"))

@@ -125,7 +125,7 @@ def test_a_check_that_warns_does_not_keep_the_day_from_being_published(
 
 
 def test_a_changed_past_is_reported_once(tmp_path: Path, serve: Serve, market: Market) -> None:
-    """It is reported on the next day; correcting it is up to the user."""
+    """A changed past is reported on the next day; correcting it is up to the user."""
     market.show(BEGIN)
     serve("init", checks={"score_psi": False, "feature_psi": False})
     serve("run")

@@ -316,7 +316,7 @@ def test_metrics(file_uri: str, folder: Path) -> None:
 
 
 def test_other_addresses_require_a_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """They are refused before anything listens; a token is long and has no spaces."""
+    """Other addresses without a token are refused before anything listens; a token is long and has no spaces."""
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     for host in ("0.0.0.0", "::", "10.0.0.1", "example.com"):
         with pytest.raises(ConfigError, match="must contain a token"):
@@ -396,7 +396,7 @@ def test_secrets_are_masked(file_uri: str, folder: Path, tmp_path: Path) -> None
 
 
 def test_a_ledger_that_does_not_exist(file_uri: str, tmp_path: Path) -> None:
-    """It is an error at the start, and is not created."""
+    """A ledger that does not exist is an error at the start, and is not created."""
     with pytest.raises(StoreUnavailable, match="There is no ledger at"):
         Reader(file_uri)
     failed = call("serve", "--ledger", file_uri, "http", "--port", 0)
@@ -462,7 +462,7 @@ def test_reading_while_a_routine_appends(file_uri: str, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command(file_uri: str, folder: Path, number: signal.Signals) -> None:
-    """It prints its address, and exits with 0 when it is interrupted."""
+    """The command prints its address, and exits with 0 when it is interrupted."""
     fill(file_uri, folder).close()
     command = [sys.executable, "-m", "rollforge", "serve", "--ledger", file_uri, "http", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

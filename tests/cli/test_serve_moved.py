@@ -84,7 +84,8 @@ def test_a_copy_of_a_project_writes_into_its_own_folder(project: Path) -> None:
 
 
 def test_a_moved_project_continues(project: Path, tmp_path: Path) -> None:
-    """Its earlier signals are read in the new place, from any working folder; init then records the new paths once."""
+    """Earlier signals of a moved project are read in the new place, from any working folder; init then records the new
+    paths once."""
     serve(project, ".rollforge/tasks.db", "init", "job.yaml")
     serve(project, ".rollforge/tasks.db", "run")
     moved = tmp_path / "years" / "2024" / "prod"

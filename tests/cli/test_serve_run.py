@@ -242,7 +242,7 @@ def test_nothing_is_trained_before_a_first_day_in_the_future(tmp_path: Path, wor
 
 
 def test_a_service_that_has_begun_does_not_begin_earlier(tmp_path: Path, workflow: Path, market: Market) -> None:
-    """It has no model for the days before. Until its first day is run, the day can be changed."""
+    """A service that has begun has no model for the days before. Until its first day is run, the day can be changed."""
     uri = f"sqlite:///{tmp_path}/ledger.db"
     market.show(DAYS[FIRST + 2])
     serve(uri, "init", workflow)
@@ -305,7 +305,8 @@ def test_the_folder_in_which_a_command_is_run_does_not_matter(
 def test_services_of_one_experiment_with_other_data_are_independent(
     tmp_path: Path, workflow: Path, market: Market
 ) -> None:
-    """They are independent even while the data are the same: neither uses a model of the other one, or changes its tags."""
+    """The services are independent even while the data are the same: neither uses a model of the other one, or changes
+    its tags."""
     uri = f"sqlite:///{tmp_path}/ledger.db"
     other = Market(tmp_path / "other", market.close)
     second = tmp_path / "second.yaml"
@@ -331,7 +332,8 @@ def test_services_of_one_experiment_with_other_data_are_independent(
 
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_a_service_begins_with_its_first_window(tmp_path: Path, workflow: Path, market: Market, ahead: int) -> None:
-    """It does not begin before it; if the data end on the day before, it waits, and is checked for leakage later."""
+    """A service does not begin before its first window; if the data end on the day before, it waits, and is checked for
+    leakage later."""
     uri, first = f"sqlite:///{tmp_path}/ledger.db", DAYS[52]
     market.show(DAYS[52 - ahead])
     refused = call("serve", "--ledger", uri, "init", "--begin", DAYS[51], workflow)

@@ -192,7 +192,7 @@ def test_a_day_that_failed_is_tried_again_when_the_data_change(uri: str, market:
 
 @pytest.mark.slow
 def test_a_second_one_waits(uri: str, market: Market) -> None:
-    """It reports once which process runs the service, and continues when that process has ended."""
+    """A second process reports once which process runs the service, and continues when that process has ended."""
     ledger = open_ledger(uri)
     lease = ledger.acquire("served", holder="server2:4711:9c1e7a2b-51873", seconds=600)
     with watching(uri) as watch:
@@ -223,7 +223,7 @@ def test_a_changed_workflow_is_an_error_until_it_is_recorded(uri: str, market: M
 
 @pytest.mark.slow
 def test_http_answers_while_a_run_is_in_progress(uri: str, market: Market) -> None:
-    """It is served by the watching process, which needs no lease and shows who holds it."""
+    """HTTP is served by the watching process, which needs no lease and shows who holds it."""
     pytest.importorskip("uvicorn", reason="pip install 'rollforge[serve]'")
     market.show(LATER)
     with watching(uri, "--http", "0") as watch:

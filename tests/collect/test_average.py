@@ -78,7 +78,7 @@ scores = st.one_of(st.floats(-1e3, 1e3, allow_subnormal=False), st.sampled_from(
 @given(st.lists(st.lists(scores, min_size=5, max_size=5), min_size=2, max_size=4), st.randoms(use_true_random=False))
 @settings(max_examples=40, deadline=None)
 def test_the_average_is_independent_of_order(rows: list[list[float]], random: Any) -> None:
-    """It is the same to the last bit for any order of members, order of their rows, and names."""
+    """The average is the same to the last bit for any order of members, order of their rows, and names."""
     members = [member(row) for row in rows]
     expected = AverageEnsemble()(dict(enumerate(members)))
     for order in list(itertools.permutations(range(len(members))))[:: 5 if len(members) > 2 else 1]:
@@ -110,7 +110,7 @@ def test_duplicate_rows_and_an_index_without_days_are_refused() -> None:
 
 
 def test_of_windows_with_the_same_start_the_longer_one_is_kept() -> None:
-    """It is kept in any order of the dict; of two over the same days, that of the later key is kept."""
+    """The longer window is kept in any order of the dict; of two over the same days, that of the later key is kept."""
     short, longer = member([1, 1]), member([2, 2], [2, 2])
     for windows in ({"x": short, "y": longer}, {"y": longer, "x": short}, {"b": short, "a": longer}):
         assert set(RollingEnsemble()(windows)["score"]) == {2.0}

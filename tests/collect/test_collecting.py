@@ -115,7 +115,7 @@ def test_an_artifact_that_the_collector_does_not_know_is_refused(experiment: Exp
 
 
 def test_a_missing_artifact_is_an_error_or_a_recorded_gap(experiment: Experiment) -> None:
-    """It is never dropped silently."""
+    """A missing artifact is never dropped silently."""
     experiment.create_recorder("empty").end_run()
     with pytest.raises(CoverageError, match="1 results are missing"):
         RecorderCollector(experiment)()
@@ -125,7 +125,7 @@ def test_a_missing_artifact_is_an_error_or_a_recorded_gap(experiment: Experiment
 
 
 def test_an_unreadable_artifact_is_always_an_error(experiment: Experiment, tmp_path: Path) -> None:
-    """It exists, so leaving it out would be wrong."""
+    """An unreadable artifact exists, so leaving it out would be wrong."""
     file = next(iter(tmp_path.rglob("pred.pkl.*")))
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ArtifactUnreadable):
@@ -325,7 +325,8 @@ def test_the_fast_join_equals_the_slow_one(data: st.DataObject) -> None:
 
 
 def test_tasks_without_readable_windows_are_left_out() -> None:
-    """They are not left out if there is no other one; without any task there is nothing to leave out."""
+    """Tasks without readable windows are not left out if there is no other one; without any task there is nothing to
+    leave out."""
 
     def outcome(segments: dict[str, object]) -> TaskOutcome:
         definition = {"dataset": {"kwargs": {"segments": segments}}}

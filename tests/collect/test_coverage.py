@@ -58,13 +58,13 @@ def test_no_gap_is_reported_that_another_window_covers() -> None:
 
 
 def test_a_failed_window_is_not_a_gap() -> None:
-    """It is reported once, as failed."""
+    """A failed window is reported once, as failed."""
     windows = [window("w1", 1, 10), window("w2", 11, 20, state="failed"), window("w3", 21, 31)]
     assert check(windows).notes == ("w2 is failed",)
 
 
 def test_two_tasks_of_the_same_days_overlap() -> None:
-    """They overlap on all of their days, even on a single one."""
+    """Two tasks of the same days overlap on all of their days, even on a single one."""
     assert "both test 2020-01-03 (1 trading day)" in check([window("a", 3, 3), window("b", 3, 3)]).notes[0]
 
 
@@ -105,13 +105,14 @@ def test_a_window_that_one_model_lacks_is_named() -> None:
 
 
 def test_a_gap_of_all_models_is_one_gap() -> None:
-    """It is reported once, as missing in all models."""
+    """The gap is reported once, as missing in all models."""
     windows = [window(f"{m}, {i}", first, last, m) for m in "ab" for i, first, last in ((1, 1, 9), (2, 12, 20))]
     assert check(windows).notes == ("2 trading days lie between a, 1 and a, 2: 2020-01-10 to 2020-01-11",)
 
 
 def test_a_failed_window_of_one_model_reduces_the_average() -> None:
-    """It is reported as failed, not as missing, and so are the days that are averaged over fewer models."""
+    """A failed window of one model is reported as failed, not as missing, and so are the days that are averaged over
+    fewer models."""
     windows = [window("a, 1", 1, 10, "a"), window("b, 1", 1, 10, "b", state="failed")]
     assert check(windows).notes == (
         "b, 1 is failed",
@@ -191,7 +192,7 @@ def test_each_model_may_lack_what_the_other_has() -> None:
 
 
 def test_days_that_only_one_model_predicts_are_not_missing_rows() -> None:
-    """This also holds if there is a single instrument."""
+    """Days that only one model predicts are not missing rows, even if there is a single instrument."""
     windows = [window("a, 1", 1, 3, "a"), window("b, 1", 1, 3, "b")]
     for codes in ("P", "PQ"):
         coverage = check_coverage(windows, CALENDAR, {"a, 1": rows(1, 2, codes), "b, 1": rows(2, 3, codes)})

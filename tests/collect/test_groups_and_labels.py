@@ -30,7 +30,8 @@ from rollforge.track.base import Experiment, get_experiment, open_tracker
 
 
 def test_only_dicts_of_one_key_are_unwrapped() -> None:
-    """They are unwrapped at every depth, or only at the first; other values and an empty dict are unchanged."""
+    """Dicts of one key are unwrapped at every depth, or only at the first; other values and an empty dict are
+    unchanged."""
     unwrap = SingleKeyEnsemble()
     assert unwrap({"a": {"b": {"c": 1}}}) == 1
     assert unwrap({"a": {"b": 1, "c": {"d": 2}}}) == {"b": 1, "c": 2}
@@ -200,7 +201,7 @@ def test_the_fast_join_refuses_windows_of_different_forms(parts: list[Any]) -> N
 
 
 def test_attributes_of_a_window_are_left_to_pandas() -> None:
-    """It keeps them if they are the same in all windows."""
+    """The joined frame keeps attributes that are the same in all windows."""
     marked = window(1)
     marked.attrs["x"] = 1
     assert join_in_order([window(0), marked]) is None
@@ -371,7 +372,7 @@ def test_days_that_a_model_has_no_window_for_are_named() -> None:
 
 
 def test_rows_left_out_of_several_windows_are_one_remark() -> None:
-    """It names the first three windows and the largest share; a tenth may be left out."""
+    """The remark names the first three windows and the largest share; a tenth may be left out."""
     windows = [expected(f"w{i}", i, i) for i in range(1, 6)]
     available = {w.key: predicted(i, i, "ABCDEFGHIJ") for i, w in enumerate(windows, 1)}
     found = {w.key: predicted(i, i, "ABCDEFGHIJ"[: 11 - i]) for i, w in enumerate(windows, 1)}
@@ -454,7 +455,7 @@ def test_the_recorder_itself_can_be_collected(experiment: Experiment) -> None:
 
 
 def test_an_experiment_can_be_named(experiment: Experiment, tmp_path: Path) -> None:
-    """It is looked up in the session's tracking store, and loaded with the session's threads."""
+    """An experiment is looked up in the session's tracking store, and loaded with the session's threads."""
     with using(Session(tracking_uri=f"folder:{tmp_path}/runs", threads=1)):
         found = RecorderCollector("mine", coverage="allow_gaps", rec_key_func=lambda r: r.name)()
     assert sorted(found["pred"].values()) == [1, 2, 3, 4, 5]

@@ -62,7 +62,7 @@ def window(day: int, codes: list[str] = CODES, days: int = 2) -> pd.DataFrame:
 
 
 def test_the_fast_path_is_taken_for_consecutive_windows() -> None:
-    """It is taken even if instruments come and go."""
+    """The fast path is taken even if instruments come and go."""
     parts = [window(0), window(2, ["B", "E"]), window(4, ["A"])]
     found = join_in_order(parts)
     assert found is not None

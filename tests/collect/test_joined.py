@@ -85,7 +85,8 @@ def test_each_pool_has_its_own(experiment: Experiment) -> None:
 
 
 def test_the_windows_become_its_children_and_are_named_after_their_models(experiment: Experiment) -> None:
-    """They have MLflow's own tag; renaming a model renames its runs, except those that a user has named."""
+    """The runs of the windows have MLflow's own tag; renaming a model renames its runs, except those that a user has
+    named."""
     runs = [trained(experiment, 1), trained(experiment, 2), trained(experiment, 3, "my run")]
     parent = save(experiment, windows=windows(runs, "lgb"))
     save(experiment, windows=windows(runs, "trees"))
@@ -100,7 +101,7 @@ def test_the_windows_become_its_children_and_are_named_after_their_models(experi
 
 
 def test_runs_of_earlier_versions_become_its_children(experiment: Experiment) -> None:
-    """They get the missing tags of their model, and keep their names."""
+    """Runs of earlier versions get the missing tags of their model, and keep their names."""
     old = experiment.create_recorder("run-1234abcd")
     old.end_run()
     save(experiment, windows=windows([old], ""))

@@ -88,7 +88,7 @@ def test_one_variant_has_no_figures() -> None:
 
 
 def test_the_figures_are_those_of_the_quintile_spreads() -> None:
-    """They equal figures computed by hand from the predictions."""
+    """The figures equal figures computed by hand from the predictions."""
     outcomes = [outcome(definition(d), f"d{d}") for d in (1, 2, 3)]
     collected = result(outcomes, {"d1": 0.0, "d2": 0.2, "d3": 0.1})
     made = trials_of(collected)
@@ -109,8 +109,8 @@ def test_the_figures_are_those_of_the_quintile_spreads() -> None:
 
 
 def test_a_variant_is_evaluated_by_its_own_label() -> None:
-    """Its own label counts if it is of the same kind as that of the result; otherwise the result's does, so that
-    returns are comparable."""
+    """A variant's own label counts if it is of the same kind as that of the result; otherwise the result's does, so
+    that returns are comparable."""
     outcomes = [outcome(definition(d), f"d{d}") for d in (1, 2, 3, 4)]
     collected = result(outcomes, {"d1": 0.0, "d2": 0.2, "d3": 0.2, "d4": 0.2})
     first, *rest = collected.models
@@ -130,7 +130,7 @@ def test_a_variant_is_evaluated_by_its_own_label() -> None:
 
 
 def test_definitions_with_live_objects_have_no_figures() -> None:
-    """They are never stored, so that earlier variants are unknown."""
+    """Definitions with live objects are never stored, so that earlier variants are unknown."""
     outcomes = [outcome(definition(d), f"d{d}") for d in (1, 2)]
     collected = result(outcomes, {"d1": 0.0, "d2": 0.2})
     live = TaskRecord(id="live", pool="p", definition={"model": object()}, status=Status.DONE)
@@ -256,7 +256,7 @@ def test_each_seed_is_a_trial() -> None:
 
 
 def test_a_variant_of_other_days_is_left_out_of_the_comparison() -> None:
-    """It still counts as a trial."""
+    """A variant of other days still counts as a trial."""
     collected = result([outcome(definition(d), f"d{d}") for d in (1, 2)], {"d1": 0.1, "d2": 0.0})
 
     def again(chosen: Sequence[TaskOutcome]) -> Collected:

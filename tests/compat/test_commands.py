@@ -127,7 +127,7 @@ def test_qrun_trains_once_and_prints_the_results(market: Path, tmp_path: Path) -
 def test_qrun_of_a_file_with_windows_trains_them_all(
     sections: dict[str, object], tasks: int, market: Path, tmp_path: Path
 ) -> None:
-    """It does what ``rollforge run`` does: windows, models and a report, in the file's experiment."""
+    """``qrun`` does what ``rollforge run`` does: windows, models and a report, in the file's experiment."""
     file = workflow(market, name="rolled.yaml", experiment_name="named", **sections)
     out, _ = run(tmp_path, *LAYER, "-m", "qlib.workflow.cli", file, "other")
     assert f"{tasks} of {tasks} done" in out

@@ -188,7 +188,7 @@ def test_a_function_with_the_name_of_a_module(tmp_path: Path) -> None:
 
 
 def test_missing_names_come_from_pyqlib(tmp_path: Path, pyqlib: Path) -> None:
-    """Its code runs on top of ours: pyqlib's classes derive from ours, and import ours."""
+    """The code of pyqlib runs on top of ours: pyqlib's classes derive from ours, and import ours."""
     out = run(
         """
         import rollforge.compat.qlib
@@ -227,7 +227,8 @@ def test_a_task_names_classes_of_pyqlib(tmp_path: Path, pyqlib: Path) -> None:
 
 
 def test_names_in_neither_are_errors(tmp_path: Path, pyqlib: Path) -> None:
-    """This holds for a name that the installed pyqlib lacks, and for a module of pyqlib's with a missing dependency."""
+    """An error is raised for a name that the installed pyqlib lacks, and for a module of pyqlib's with a missing
+    dependency."""
     out = run(
         """
         import rollforge.compat.qlib

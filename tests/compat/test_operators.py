@@ -107,7 +107,7 @@ def test_escapes_are_pythons(text: str, meant: str) -> None:
 
 @pytest.mark.parametrize("code", ["SH000300", "^GPSC", "BRK.B", "O'NEIL", '5"', "上证"])
 def test_an_instrument_of_any_name_is_found(tmp_path: Path, code: str) -> None:
-    """Its values are found under its name for an index with any code, and a missing one is named."""
+    """The values of an instrument are found under its name for an index with any code, and a missing one is named."""
     days = np.arange("2021-01-01", "2021-01-11", dtype="datetime64[D]")
     series = {name: (0, {"close": np.arange(10, dtype=np.float32) + at}) for at, name in ((1, "A"), (5, code))}
     spans = {name: [(days[0], days[-1])] for name in series}
@@ -205,9 +205,8 @@ def test_operators_in_qlibs_style_have_pyqlibs_values(golden_market: Path, tmp_p
 
 
 def test_a_class_is_part_of_the_language(session: Session) -> None:
-    """It can contain other operators and be contained in them, also when written in Python; a shorter range has the
-    same values.
-    """
+    """A user's operator class can contain other operators and be contained in them, also when written in Python; a
+    shorter range has the same values."""
     Operators.register([Diff])
     close = features("all", ["$close"])["$close"]
     frame = features("all", ["Diff($close)", "Mean(Diff(Diff($close)),3)", Diff(CLOSE) / 2, "Diff(Ref($close,-1))"])

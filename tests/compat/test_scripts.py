@@ -137,7 +137,8 @@ def test_models_kept_online(trainer: str, market: Path, tmp_path: Path) -> None:
 
 
 def test_a_script_may_import_the_layer_itself(market: Path, tmp_path: Path) -> None:
-    """It does so by ``import rollforge.compat.qlib`` before ``import qlib``, and in the processes that it starts."""
+    """A script does so by ``import rollforge.compat.qlib`` before ``import qlib``, and in the processes that it
+    starts."""
     script = tmp_path / "mine.py"
     script.write_text(
         "import rollforge.compat.qlib\n"
@@ -159,7 +160,7 @@ def test_a_script_may_import_the_layer_itself(market: Path, tmp_path: Path) -> N
 
 
 def test_an_error_is_one_line(tmp_path: Path) -> None:
-    """This holds for a missing script, a workflow file instead of a script, and a missing pool."""
+    """One line is printed for a missing script, a workflow file instead of a script, and a missing pool."""
     process = start(tmp_path, "nothing.py")
     assert "there is no script" in process.communicate(timeout=60)[1]
     assert process.returncode == 2

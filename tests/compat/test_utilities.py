@@ -51,7 +51,8 @@ def panel() -> pd.DataFrame:
     ("region", "minutes", "last"), [("cn", 240, "14:59"), ("us", 390, "15:59"), ("tw", 270, "13:29")]
 )
 def test_a_trading_day_has_its_minutes(region: str, minutes: int, last: str) -> None:
-    """They last from the open to the minute before the close, without the break; a shift moves all of them."""
+    """The minutes of a trading day last from the open to the minute before the close, without the break; a shift moves
+    all of them."""
     calendar = clock.get_min_cal(region=region)
     assert len(calendar) == minutes
     assert f"{calendar[-1]:%H:%M}" == last
@@ -73,7 +74,7 @@ def test_a_time_falls_into_the_bar_that_began_last(region: str, data: st.DataObj
 
 
 def test_times_outside_trading_are_errors() -> None:
-    """This holds for the break, the close, and an unknown region."""
+    """An error is raised for the break, the close, and an unknown region."""
     for time in ("11:30", "12:59", "15:00", "9:29"):
         with pytest.raises(DataError, match="There is no trading at"):
             clock.time_to_day_index(time, "cn")
@@ -82,7 +83,7 @@ def test_times_outside_trading_are_errors() -> None:
 
 
 def test_one_bar_covers_a_span_or_the_last_minute() -> None:
-    """It covers a span shorter than a bar, the last minute before a break, and in Taiwan the last five."""
+    """One bar covers a span shorter than a bar, the last minute before a break, and in Taiwan the last five."""
     five = pd.Timedelta("5min")
 
     def one(start: str, region: str) -> bool:
@@ -152,7 +153,7 @@ def test_a_calendar_of_bars() -> None:
 
 
 def test_values_of_a_span(panel: pd.DataFrame) -> None:
-    """They are selected by instrument, by day only, or with a function, and are empty if there are no data."""
+    """The values are selected by instrument, by day only, or with a function, and are empty if there are no data."""
     assert resam_ts_data(panel, DAYS[0], DAYS[1], "sum")["x"].to_dict() == {"a": 3.0, "b": 11.0}
     assert resam_ts_data(panel.swaplevel(), DAYS[0], DAYS[1], "sum")["x"].to_dict() == {"a": 3.0, "b": 11.0}
     assert resam_ts_data(panel, DAYS[2], None, ts_data_last)["x"].to_dict() == {"a": 3.0, "b": 8.0}
@@ -165,7 +166,8 @@ def test_values_of_a_span(panel: pd.DataFrame) -> None:
 
 
 def test_days_are_shifted_in_the_calendar(small_market: Path) -> None:
-    """They are shifted from a trading day, or from the one before or after, and clipped at the ends, or an error is raised."""
+    """Days are shifted from a trading day, or from the one before or after, and clipped at the ends, or an error is
+    raised."""
     init(provider_uri=str(small_market))
     friday, monday = pd.Timestamp("2023-03-03"), pd.Timestamp("2023-03-06")
     assert days.get_date_by_shift(friday, 1) == days.get_next_trading_date(friday) == monday
@@ -231,7 +233,7 @@ def test_columns_by_group() -> None:
 
 
 def test_scores_are_standardized() -> None:
-    """They are standardized by mean and deviation, or by medians and clipped at three."""
+    """Scores are standardized by mean and deviation, or by medians and clipped at three."""
     x = pd.Series([1.0, 2, 3, 4, 100])
     assert frames.zscore(x).mean() == pytest.approx(0)
     robust = frames.robust_zscore(x)
@@ -278,7 +280,7 @@ def test_a_frame_from_a_file(panel: pd.DataFrame, tmp_path: Path) -> None:
 
 
 def test_frames_kept_apart(panel: pd.DataFrame) -> None:
-    """They have the rows of one, and are selected like one frame; the original frame is not modified."""
+    """Frames kept apart have the rows of one, and are selected like one frame; the original frame is not modified."""
     both = SepDataFrame({"f": panel, "l": panel[["x"]].iloc[:2]}, join="f")
     assert list(both.columns) == [("f", "x"), ("f", "y"), ("l", "x")]
     assert (len(both), len(both["l"]), both["l"]["x"].count()) == (8, 8, 2)
@@ -446,7 +448,7 @@ def test_a_description_names_a_callable() -> None:
 
 
 def test_arguments_that_are_not_accepted_are_left_out() -> None:
-    """They are passed on if the function accepts any argument."""
+    """Arguments are passed on if the function accepts any argument."""
     assert objects.auto_filter_kwargs(lambda a: a)(a=1, b=2) == 1
     assert objects.auto_filter_kwargs(lambda **kw: kw)(a=1, b=2) == {"a": 1, "b": 2}
 
@@ -458,7 +460,7 @@ def test_classes_of_a_module() -> None:
 
 
 def test_an_object_is_replaced_temporarily() -> None:
-    """It is restored even if an exception is raised in between."""
+    """The object is restored even if an exception is raised in between."""
 
     class A: ...
 

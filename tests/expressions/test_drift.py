@@ -204,7 +204,7 @@ SOME_DAYS = sorted(
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("series", SERIES)
 def test_windows_are_exact_on_every_day(series: str, name: str, n: int) -> None:
-    """They are as exact after three thousand days as on the first."""
+    """Windows are as exact after three thousand days as on the first."""
     check(name, SERIES[series], n, SOME_DAYS)
 
 
@@ -218,7 +218,8 @@ def test_expanding_windows_are_exact(series: str, name: str) -> None:
 @pytest.mark.parametrize("n", [5, 60, 0])
 @pytest.mark.parametrize("other", ["volumes", "outliers", "flat_stretches"])
 def test_correlations_are_exact(other: str, n: int) -> None:
-    """They are exact for prices that hardly move with a series that moves much, and NaN if one of them is flat."""
+    """Correlations are exact for prices that hardly move with a series that moves much, and NaN if one of them is
+    flat."""
     x, y = SERIES["prices"], SERIES[other]
     days = [t for t in SOME_DAYS if n or t < 300]
     corr, cov = (compute(f"{name}($x, $y, {n})", x=x, y=y) for name in ("Corr", "Cov"))

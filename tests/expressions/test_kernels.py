@@ -48,7 +48,7 @@ TWICE = [2.0, np.nan, -6.0, np.inf]
 
 
 def test_compiled_code_is_loaded_without_the_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is in a file for each set of types, which is all that a process needs to run the kernel."""
+    """Compiled code is in a file for each set of types, which is all that a process needs to run the kernel."""
     np.testing.assert_equal(doubled(NUMBERS), TWICE)
     monkeypatch.setitem(sys.modules, "rollforge.expressions.compiler", None)  # importing it now fails
     np.testing.assert_equal(doubled(NUMBERS), TWICE)
@@ -83,7 +83,8 @@ def test_machines_with_other_processors_do_not_share_code(cache: Path, monkeypat
 
 
 def test_kernels_of_one_name_do_not_share_code(cache: Path) -> None:
-    """They do not even if a kernel that they call is another one, or what the compiler may change."""
+    """Kernels of one name share no code, even if a kernel that they call is another one, or what the compiler may
+    change."""
     doubled(NUMBERS)
     names = []
     for factor in (3, 4):

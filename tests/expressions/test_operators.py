@@ -120,9 +120,8 @@ def test_skewness_and_kurtosis_as_in_pandas(values: list[float], n: int) -> None
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), n=st.sampled_from([0, 2, 3, 5]))
 def test_covariance_and_correlation_equal_pandas(data: st.DataObject, n: int) -> None:
-    """Both use the days on which both series have a value; correlation is missing if one of them is constant on these
-    days.
-    """
+    """Covariance and correlation use the days on which both series have a value; correlation is missing if one of them
+    is constant on these days."""
     x = data.draw(st.lists(st.one_of(quarters, st.just(NAN)), min_size=2, max_size=20))
     y = data.draw(st.lists(st.one_of(quarters, st.just(NAN)), min_size=len(x), max_size=len(x)))
     a, b = pd.Series(x), pd.Series(y)
@@ -261,7 +260,7 @@ def test_days_outside_an_instruments_life_do_not_count(text: str) -> None:
 
 
 def test_windows_treat_infinities_as_missing() -> None:
-    """They do so as pandas' windows do, except when counting."""
+    """Windows treat infinities as missing, as pandas' windows do, except when counting."""
     x = [1.0, math.inf, 3.0]
     assert compute("Mean($x,3)", x=x).tolist() == [1.0, 1.0, 2.0]
     assert compute("Max($x,3)", x=x).tolist() == [1.0, 1.0, 3.0]
@@ -294,7 +293,7 @@ def test_elementwise_operators() -> None:
 
 
 def test_symbols_and_names_of_operators_are_equivalent() -> None:
-    """Both give the same result."""
+    """The symbol and the name of an operator give the same result."""
     x, y = np.array([-2.0, 0.0, 3.0, NAN]), np.array([1.0, 0.0, 2.0, 1.0])
     signs = {
         "Add": "+", "Sub": "-", "Mul": "*", "Div": "/", "FloorDiv": "//", "Mod": "%", "Power": "**",
@@ -347,7 +346,7 @@ def demean() -> Iterator[None]:
 
 @pytest.mark.usefixtures("demean")
 def test_a_registered_operator_is_part_of_the_language() -> None:
-    """It is parsed, checks its arguments, is computed, and has a look-back."""
+    """A registered operator is parsed, checks its arguments, is computed, and has a look-back."""
     got = compute("Demean($x*2, 2)+1", x=np.array([1.0, 2.0, 4.0]))
     np.testing.assert_allclose(got, [1.0, 2.0, 3.0])
     assert lookback(parse("Demean($x, 5)")) == 4
@@ -422,5 +421,5 @@ def test_an_operator_that_returns_another_shape_is_named() -> None:
 
 @pytest.mark.parametrize(("text", "expected"), [("Power($x > 2, -1)", [math.inf, 1]), ("Power($x > 2, 2)", [0, 1])])
 def test_conditions_may_be_raised_to_a_power(text: str, expected: list[float]) -> None:
-    """They count as the numbers 0 and 1; NumPy refuses a negative power of them."""
+    """Conditions count as the numbers 0 and 1; NumPy refuses a negative power of them."""
     assert compute(text, x=np.array([1, 3], np.float32)).tolist() == expected

@@ -107,7 +107,8 @@ def test_the_default_is_all_columns_by_their_own_names(make: Callable[[], DataHa
 
 @pytest.mark.parametrize("make", HANDLERS)
 def test_instruments(make: Callable[[], DataHandlerLP]) -> None:
-    """They are one, a range given by a pair, or an index; the level is given by name or number."""
+    """The instruments of a fetch are one, a range given by a pair, or an index; the level is given by name or
+    number."""
     handler = make()
     everything = handler.fetch(col_set="__raw")
     for selector in (CODE, [CODE, OTHER], slice(CODE, OTHER)):
@@ -288,7 +289,7 @@ def test_a_processor_may_write_into_its_argument() -> None:
 
 
 def test_overridden_methods_of_a_loader_are_called() -> None:
-    """This holds for ``load`` and for ``load_group_df``."""
+    """A loader's own ``load`` and ``load_group_df`` are called."""
 
     class Renamed(QlibDataLoader):
         def load(self, instruments: Any = None, start_time: Any = None, end_time: Any = None) -> pd.DataFrame:

@@ -129,7 +129,7 @@ def test_what_a_handler_refuses() -> None:
 
 
 def test_settings_of_processors_reach_all_of_them() -> None:
-    """They reach all processors with such an attribute, and the data are computed again."""
+    """Settings reach all processors with such an attribute, and the data are computed again."""
     handler = static(**CHAINS)
     assert x_of(handler, "infer") == 12
     handler.config(processor_kwargs={"amount": 3, "other": 1})

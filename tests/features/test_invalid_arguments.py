@@ -106,7 +106,8 @@ LOADER = {"class": "QlibDataLoader", "kwargs": {"config": ["$close"], "filter_pi
     ],
 )
 def test_the_location_is_that_in_the_workflow(handler: dict[str, Any], place: str) -> None:
-    """This holds whether the handler makes its loader itself or the workflow describes it, also inside another loader."""
+    """The location is the same whether the handler makes its loader itself or the workflow describes it, also inside
+    another loader."""
     with pytest.raises(ConfigError) as caught:
         dataset(handler=handler)
     assert str(caught.value).startswith(f"task.dataset.kwargs.handler.kwargs.{place}")

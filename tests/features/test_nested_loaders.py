@@ -45,7 +45,7 @@ def test_loaders_side_by_side() -> None:
 
 
 def test_a_description_names_loaders_as_qlib_does() -> None:
-    """It names them by dotted paths, including Qlib's; one handler has both feature sets."""
+    """A description names loaders by dotted paths, including Qlib's; one handler has both feature sets."""
     described = {
         "class": "NestedDataLoader",
         "module_path": "qlib.data.dataset.loader",
@@ -78,7 +78,7 @@ def test_the_rows_are_those_of_the_join(join: Any) -> None:
 
 
 def test_a_nested_panel_is_computed_once() -> None:
-    """It is cached like that of a single loader, and reused for another end."""
+    """A nested panel is cached like that of a single loader, and reused for another end."""
     nested = {"class": "NestedDataLoader", "kwargs": {"dataloader_l": [QlibDataLoader(FIRST), QlibDataLoader(SECOND)]}}
     first = DataHandler(data_loader=nested, **RANGE).fetch()
     assert len(list_panels(current_session().cache)) == 1
@@ -105,7 +105,8 @@ def test_a_loader_without_universes_returns_all_rows() -> None:
 
 
 def test_errors_are_found_before_anything_is_computed() -> None:
-    """This holds for an unknown field in the second loader, and for no loader at all."""
+    """An error is raised for an unknown field in the second loader, and for no loader at all, before anything is
+    computed."""
     nested = NestedDataLoader([QlibDataLoader(FIRST), QlibDataLoader(["$clsoe"])])
     with pytest.raises(DataNotFound, match="Did you mean 'close'"):
         DataHandler(data_loader=nested, **RANGE).check()
@@ -146,7 +147,7 @@ def test_frames_side_by_side_have_the_rows_of_the_join() -> None:
 
 
 def test_a_frame_is_restricted_to_codes_and_days(caplog: pytest.LogCaptureFixture) -> None:
-    """It is restricted to one code or several; a universe has no meaning for a frame, which is logged."""
+    """A frame is restricted to one code or several; a universe has no meaning for a frame, which is logged."""
     loader = StaticDataLoader(QlibDataLoader(FIRST).load("all", *DAYS))
     assert set(loader.load("D0003").index.get_level_values("instrument")) == {"D0003"}
     assert set(loader.load(["D0003", "D0001"]).index.get_level_values("instrument")) == {"D0001", "D0003"}

@@ -424,7 +424,7 @@ class Shuffle(Processor):
 
 
 def test_a_users_processor_gets_only_the_handlers_range(session: Session) -> None:
-    """It may use all rows that it gets, so it gets no day after the handler's end."""
+    """A user's processor may use all rows that it gets, so it gets no day after the handler's end."""
     made = handler(end_time="2022-12-30", infer_processors=[Shuffle()])
     raw = made.fetch(data_key="raw")
     pd.testing.assert_frame_equal(made.fetch(data_key="infer"), (raw - raw.mean()).astype(np.float32))
@@ -449,7 +449,7 @@ class Plain:
 
 
 def test_a_processor_without_a_base_class(session: Session) -> None:
-    """It needs only Qlib's methods, and its own attributes are accessible."""
+    """A processor without a base class needs only Qlib's methods, and its own attributes are accessible."""
     made = handler(infer_processors=[{"class": "Plain", "module_path": __name__, "kwargs": {"scale": 3.0}}])
     raw = made.fetch(data_key="raw")
     pd.testing.assert_frame_equal(made.fetch(data_key="infer"), (raw * 3 + 1).astype(np.float32))

@@ -234,7 +234,7 @@ def test_rows_that_do_not_follow_each_other_are_compared(
 
 
 def test_comparing_with_a_truncated_file_is_an_error(tmp_path: Path) -> None:
-    """It names the file."""
+    """The error names the file."""
     np.zeros((10, 2), "<f4").tofile(tmp_path / "old")
     old = mapped_rows(tmp_path / "old", 0, (10, 2))
     os.truncate(tmp_path / "old", 12)
@@ -467,7 +467,7 @@ def test_a_reader_of_a_version_that_was_replaced_goes_on_with_it(session: Sessio
 def test_a_panel_that_is_built_anew_while_it_is_loaded_is_loaded_again(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its files and its description belong to one build."""
+    """The files of the panel and its description belong to one build."""
     chain = CHAINS["late fit"]
     before = handler(chain).panel("infer").stored
     mapped = Panel._mapped

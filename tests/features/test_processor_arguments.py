@@ -126,7 +126,7 @@ def test_a_group_that_the_loader_lacks_is_found_by_the_check(cls: type, small_ma
 
 
 def test_groups_after_a_processor_of_the_user_are_not_checked(small_market: Path) -> None:
-    """It may add groups."""
+    """A processor of the user may add groups."""
 
     class Weighting(Processor):
         pass
@@ -189,7 +189,7 @@ class Named(InstProcessor):
 def test_mistakes_in_inst_processors_are_found_when_the_handler_is_built(
     cls: type, given: object, message: str
 ) -> None:
-    """They are not found only when the data are loaded, whether the handler makes its loader itself or not."""
+    """Mistakes are found before the data are loaded, whether the handler makes its loader itself or not."""
     own = {"config": {"feature": ["$close"]}} if cls is QlibDataLoader else {}
     with pytest.raises(ConfigError, match=r"^h\.kwargs\.") as caught:
         build({"class": cls, "kwargs": {**own, "inst_processors": given}}, where="h")
@@ -204,6 +204,6 @@ def test_inst_processors_of_another_group_are_ignored_with_a_warning(caplog: pyt
 
 
 def test_a_fit_window_in_reverse_is_refused() -> None:
-    """It would leave no days to learn from."""
+    """A fit window in reverse would leave no days to learn from."""
     with pytest.raises(ConfigError, match="fit_end_time: is before the fit_start_time 2021-03-02, found 2021-03-01"):
         ZScoreNorm("2021-03-02", "2021-03-01")

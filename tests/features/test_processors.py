@@ -103,7 +103,8 @@ def test_infinite_values_are_missing_values(make: Callable[[], Processor], data:
 
 @pytest.mark.parametrize("make", COMPARING)
 def test_a_single_value_of_a_day_becomes_missing(make: Callable[[], Processor]) -> None:
-    """It may be the only instrument of the day or the only one with a value; other days are unchanged."""
+    """A single value of a day is missing after the division. It may be the only instrument of the day or the only one
+    with a value; other days are unchanged."""
     both = after(make(), frame([[1.0, 2.0, 4.0], [1.0, np.nan, np.nan], [np.nan, np.inf, 3.0]]))
     alone = after(make(), frame([[1.0, 2.0, 4.0]]))
     np.testing.assert_array_equal(both[0], alone[0])
@@ -162,14 +163,14 @@ def test_readonly_says_whether_a_processor_modifies_its_argument() -> None:
 
 
 def test_hash_stock_format_does_nothing() -> None:
-    """It does nothing to data without groups either."""
+    """``HashStockFormat`` changes nothing, in data without groups either."""
     df = frame([[1.0, np.nan]])
     pd.testing.assert_frame_equal(HashStockFormat()(df), df)
     assert HashStockFormat().groups() == []
 
 
 def test_the_fit_window_is_changed_by_config() -> None:
-    """It is changed for processors with a fit window; other arguments are ignored."""
+    """The fit window is changed for processors with a fit window; other arguments are ignored."""
     processor = ZScoreNorm(**FIT)
     processor.config(fit_end_time="2021-04-30", other=1)
     assert (processor.fit_start_time, processor.fit_end_time) == ("2021-03-01", "2021-04-30")
@@ -216,7 +217,7 @@ def test_sections_compress_outliers() -> None:
 
 
 def test_sections_fill_missing_values_with_the_center() -> None:
-    """They are filled unless they are to stay missing; infinite values count as missing."""
+    """Missing values are filled unless they are to stay missing; infinite values count as missing."""
     df = section(["LABEL0", "ROC5"], [[1.0, 1.0], [2.0, 2.0], [np.nan, np.inf], [4.0, 9.0]])
     filled = ConfigSectionProcessor()(df)
     assert filled.iloc[2].tolist() == [0.0, 0.0]
@@ -253,7 +254,7 @@ def columns() -> pd.DataFrame:
 
 
 def test_columns_are_dropped_or_kept_by_their_names() -> None:
-    """They are dropped or kept in every group, or in one group only; the argument is unchanged."""
+    """Columns are dropped or kept in every group, or in one group only; the argument is unchanged."""
     table = columns()
     before = table.copy()
     assert DropCol(["y", "LABEL0", "nothing"])(table).columns.tolist() == [("feature", "x")]

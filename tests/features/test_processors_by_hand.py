@@ -95,7 +95,8 @@ def test_rows_are_dropped_by_their_missing_values() -> None:
 
 
 def test_properties_of_processors() -> None:
-    """Their groups, whether later days matter, whether they compare instruments, and what they learn."""
+    """The table shows the groups of each processor, whether later days matter, whether it compares instruments, and
+    what it learns."""
     fit = {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-02"}
     any_range = [
         DropnaProcessor(), DropCol(), FilterCol(), TanhProcess(), ProcessInf(), Fillna(), MinMaxNorm(**fit), CSRankNorm(),
@@ -208,7 +209,7 @@ def test_tanh_of_all_but_labels() -> None:
 
 
 def test_missing_values_are_filled() -> None:
-    """They are filled with 0 or another number, in one group or in all; infinite values are kept."""
+    """Missing values are filled with 0 or another number, in one group or in all; infinite values are kept."""
     assert x_of(Fillna(), rows([[NAN, 1, 1], [INF, 1, 1]])) == [0, INF]
     out = Fillna("feature", 7).apply(rows([[NAN, NAN, NAN]]))
     np.testing.assert_array_equal(out.to_numpy(), [[7, 7, NAN]])
@@ -258,7 +259,7 @@ def test_the_robust_scale_is_the_median_deviation() -> None:
 
 
 def test_missing_values_are_ignored_when_fitting() -> None:
-    """They stay missing; a column without values becomes missing."""
+    """Missing values stay missing; a column without values becomes missing."""
     df = rows([[1, NAN, 0]], [[NAN, NAN, 0]], [[3, 1, 0]])
     window = {"fit_start_time": "2024-01-01", "fit_end_time": "2024-01-03"}
     np.testing.assert_array_equal(x_of(ZScoreNorm(**window), df), [-1, NAN, 1])
@@ -268,7 +269,7 @@ def test_missing_values_are_ignored_when_fitting() -> None:
 
 
 def test_a_fit_window_is_required_and_must_have_rows() -> None:
-    """Both ends are included, and an error in one is reported at once."""
+    """Both ends of a fit window are included, and an error in one is reported at once."""
     for missing in ({"fit_start_time": "2024-01-01"}, {"fit_end_time": "2024-01-02"}, {}):
         with pytest.raises(ConfigError, match="needs fit_start_time and fit_end_time"):
             ZScoreNorm(**missing)
@@ -427,9 +428,8 @@ class Configured:
 
 
 def test_own_methods_of_a_processor_without_a_base_class() -> None:
-    """Its ``config``, its ``is_for_infer`` and its attributes are used; the error for a missing attribute has its own
-    name.
-    """
+    """The processor's ``config``, its ``is_for_infer`` and its attributes are used; the error for a missing attribute
+    has its own name."""
     own = Configured()
     adapted = Adapted(own)
     adapted.config(fit_end_time="2024-01-02")

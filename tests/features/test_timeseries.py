@@ -66,7 +66,8 @@ def test_a_sample_is_the_last_days_of_an_instrument(seed: int, steps: int, fill:
 
 
 def test_samples_are_a_sequence_of_plain_numbers() -> None:
-    """It ends, has negative indexes, keeps its precision and can be pickled; the frame is unchanged."""
+    """A sequence of samples ends, has negative indexes, keeps its precision and can be pickled; the frame is
+    unchanged."""
     frame = table().astype(np.float32)
     before = frame.copy()
     samples = TSDataSampler(frame, None, None, 3)
@@ -159,7 +160,7 @@ def test_segments_use_the_days_before_them() -> None:
 
 
 def test_a_column_selects_the_samples() -> None:
-    """It is ``flt_col`` of the dataset, or of one call."""
+    """The column that selects samples is ``flt_col`` of the dataset, or of one call."""
     frame = table(missing=0.0)
     frame["y"] = (frame["y"] > 0).astype(float)
     dataset = TSDatasetH(step_len=2, flt_col="label", handler=handler(frame), segments={"all": (None, None)})
@@ -213,7 +214,7 @@ def test_samples_are_views_of_the_panel(small_market: Path) -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 99), st.integers(1, 5), st.sampled_from(["none", "ffill", "ffill+bfill"]), st.booleans())
 def test_complete_samples_have_no_missing_value(seed: int, steps: int, fill: Any, grouped: bool) -> None:
-    """This holds after missing steps are filled, for columns of one or of several groups."""
+    """No value is missing after missing steps are filled, for columns of one or of several groups."""
     frame = table(seed)
     frame.iloc[:: 7 + seed % 5, seed % 2] = [np.nan, np.inf][seed % 3 % 2]
     if grouped:

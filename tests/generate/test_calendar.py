@@ -80,7 +80,8 @@ def test_an_interval_is_a_number_of_trading_days() -> None:
     ],
 )
 def test_segments_are_moved_by_trading_days(segment: Any, step: int, sliding: Any, expanding: Any) -> None:
-    """Both ends, or the later one; a start stays inside the calendar, an end after it is open."""
+    """Both ends of a segment are moved, or the later one; a start stays inside the calendar, an end after it is
+    open."""
     assert shown(TA.shift(segment, step)) == sliding
     assert shown(TA.shift(segment, step, TA.SHIFT_EX)) == expanding
 
@@ -123,7 +124,8 @@ def test_a_segment_without_remaining_days_is_refused() -> None:
 
 
 def test_days_after_an_end_do_not_exist() -> None:
-    """They exist again when the end is removed; a calendar that would be empty is an error with its first day."""
+    """Days after an end exist again when the end is removed; a calendar that would be empty is an error with its first
+    day."""
     made = TimeAdjuster(calendar=DAYS, end_time="2024-01-05")
     assert made.max() == pd.Timestamp("2024-01-05")
     assert shown(made.shift(("2024-01-03", "2024-01-04"), 1)) == ("2024-01-04", "2024-01-05")
@@ -174,7 +176,7 @@ def test_windows_are_rolled_into_the_future(folder_with_future: Session) -> None
 
 
 def test_a_generator_uses_the_calendar_of_the_session(folder_with_future: Session, tmp_path: Path) -> None:
-    """It is read once while it stays the same, and again where a session has another one."""
+    """The session's calendar is read once while it stays the same, and again where a session has another one."""
     from rollforge.generate import RollingGen
 
     days = np.array(DAYS[:3], "datetime64[D]")

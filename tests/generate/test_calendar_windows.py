@@ -61,14 +61,14 @@ def test_a_model_is_trained_at_the_end_of_each_month() -> None:
 
 
 def test_lengths_in_trading_days_count_trading_days() -> None:
-    """They end the day before the next segment, whatever lies between."""
+    """Segments end the day before the next segment, whatever lies between."""
     task = template(train=("2020-01-02", "2022-12-30"), test=("2023-04-03", "2023-05-31"))
     made = windows(CalendarGen("ME", train=3, valid=2, trunc_days=None, calendar=DAYS), task)
     assert made == ["230324..230328 230329..230330 230403..230428", "230424..230426 230427..230428 230502..230531"]
 
 
 def test_lengths_of_the_template_are_kept() -> None:
-    """They are kept in trading days; an expanding training segment keeps its first day."""
+    """Lengths are kept in trading days; an expanding training segment keeps its first day."""
     task = template(
         train=("2023-02-01", "2023-02-07"), valid=("2023-02-08", "2023-02-09"), test=("2023-03-01", "2023-04-28")
     )
@@ -202,7 +202,8 @@ def test_fit_windows_and_backtests_move_with_the_window() -> None:
 
 
 def test_a_segment_does_not_begin_before_the_data() -> None:
-    """This holds for the data of the calendar and of the handler; a duration may begin some holidays earlier."""
+    """A segment begins on or after the first day of the data of the calendar and of the handler; a duration may begin
+    some holidays earlier."""
     early = template(train=("2020-01-02", "2020-01-10"), test=("2021-01-01", "2021-01-29"))
     assert windows(CalendarGen("year", train="1 year", trunc_days=None, calendar=DAYS), early) == [
         "200102..201231 210101..210129"

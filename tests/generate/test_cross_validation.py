@@ -221,7 +221,7 @@ def test_intervals_of_a_segment_are_sorted_and_must_not_overlap() -> None:
 
 
 def test_rolling_refuses_a_segment_of_several_intervals() -> None:
-    """Its length is not defined."""
+    """The length of a segment of several intervals is not defined."""
     split = {"train": [(DAYS[0], DAYS[5]), (DAYS[8], DAYS[20])], "test": (DAYS[30], DAYS[50])}
     with pytest.raises(SegmentError, match="has several intervals"):
         RollingGen(5, calendar=DAYS).generate(template(**split))

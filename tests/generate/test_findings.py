@@ -64,7 +64,7 @@ def test_leaks_are_refused_with_one_line_each(count: int, listed: int) -> None:
 
 
 def test_a_long_leak_is_shortened_in_the_middle() -> None:
-    """Its advice stays, and its tasks are shortened too."""
+    """The advice of a long finding stays, and its tasks are shortened too."""
     for count, where in ((3, "w"), (1, "w" * 500)):
         long = check(text="x" * 5000 + ".", advice="Mend it.", where=where)
         with pytest.raises(LeakageError) as caught:

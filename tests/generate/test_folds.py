@@ -15,7 +15,7 @@ from rollforge.generate.folds import as_ranges, combined_tests, embargo_days, eq
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 12))
 def test_groups_are_consecutive_and_nearly_equal(days: int, groups: int) -> None:
-    """They cover all days; the larger ones come first."""
+    """Groups cover all days; the larger ones come first."""
     made = equal_groups(days, groups)
     assert [d for first, stop in made for d in range(first, stop)] == list(range(days))
     sizes = [stop - first for first, stop in made]
@@ -43,8 +43,8 @@ def test_training_days_share_no_day_with_a_test(data: st.DataObject) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_validation_days_are_the_last_before_the_last_test(data: st.DataObject) -> None:
-    """They are the last of all if at most as many training days lie before the last test; the training days near them
-    are left out."""
+    """Validation days are the last of all if at most as many training days lie before the last test; the training days
+    near them are left out."""
     days, purge, size = data.draw(st.integers(12, 30)), data.draw(st.integers(0, 2)), data.draw(st.integers(1, 5))
     tests = data.draw(st.sampled_from(list(combined_tests(equal_groups(days, 4), 2))))
     train = training_days(days, tests, purge, 0)

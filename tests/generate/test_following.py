@@ -85,7 +85,8 @@ def markets(draw: st.DrawFn) -> tuple[pd.DatetimeIndex, dict[str, Any], list[int
 @given(markets(), st.sampled_from(OFFSETS), st.sampled_from(["sliding", "expanding"]), st.sampled_from([None, "auto", 4]),
        st.sampled_from([None, 60, "3 months"]), st.sampled_from([None, "week", "10B"]))  # fmt: skip
 def test_calendar_windows(market: Any, retrain: str, rtype: str, trunc: Any, train: Any, predict: Any) -> None:
-    """This holds for every offset, length and rule; with holidays, also where a period begins on one or has no trading day."""
+    """The windows that follow are the same for every offset, length and rule; with holidays, also where a period begins
+    on one or has no trading day."""
     days, task, stops = market
 
     def make(calendar: pd.DatetimeIndex) -> CalendarGen:
@@ -102,7 +103,7 @@ def test_calendar_windows(market: Any, retrain: str, rtype: str, trunc: Any, tra
 @given(markets(), st.integers(1, 60), st.sampled_from(["sliding", "expanding"]), st.sampled_from([None, "auto", 4]),
        st.booleans())  # fmt: skip
 def test_rolling_windows(market: Any, step: int, rtype: str, trunc: Any, clip: bool) -> None:
-    """They follow a window that was clipped, or whose end was past the calendar, too."""
+    """Windows follow a window that was clipped, or whose end was past the calendar, too."""
     days, task, stops = market
 
     def make(calendar: pd.DatetimeIndex) -> RollingGen:
@@ -139,7 +140,8 @@ def test_a_window_from_the_first_day_is_followed_by_the_next_one() -> None:
 
 
 def test_auto_purges_what_follows() -> None:
-    """It does so even if the window that is continued is not purged: the label looks 4 days ahead."""
+    """``auto`` purges the tasks that follow even if the window that is continued is not purged: the label looks 4 days
+    ahead."""
     days = WEEKDAYS
     task = template((days[0], days[99]), (days[120], days[-1]), (days[100], days[119]))
     plain = CalendarGen("month", trunc_days=None, calendar=days).generate(task)

@@ -88,7 +88,8 @@ def pretrained(**more: Any) -> dict[str, Any]:
 
 
 def test_further_segments_may_overlap() -> None:
-    """They roll with the others, and each ends as many days before the next segment as the label looks ahead."""
+    """Further segments roll with the others, and each ends as many days before the next segment as the label looks
+    ahead."""
     for generator in (RollingGen(20, calendar=DAYS), RollingGen(20, trunc_days="auto", calendar=DAYS)):
         tasks = generator.generate(pretrained())
         assert len(tasks) > 5
@@ -105,7 +106,7 @@ def test_further_segments_may_overlap() -> None:
 
 
 def test_the_neighbour_of_a_segment_follows_those_it_covers() -> None:
-    """Its labels reach into the test, not into the segments that it covers."""
+    """The labels of the neighbour reach into the test, not into the segments that it covers."""
     task = template(pretrain=("2020-01-01", "2020-09-30"))
     leaks = {(leak.segment, leak.later) for leak in leaking_segments(task, CALENDAR)}
     assert leaks == {("pretrain", "test"), ("train", "valid"), ("valid", "test")}
@@ -128,7 +129,7 @@ def test_training_on_test_days_in_another_segment_gives_a_warning() -> None:
 
 @pytest.mark.parametrize("names", [("train", "valid"), ("valid", "test"), ("train", "test")])
 def test_the_standard_segments_must_not_overlap(names: tuple[str, str]) -> None:
-    """They must not overlap even if an additional one lies between them."""
+    """The standard segments must not overlap even if an additional one lies between them."""
     days = ("2020-07-01", "2020-12-31")
     task = template(**dict.fromkeys(names, days), pretrain=("2020-07-01", "2020-07-31"))
     with pytest.raises(SegmentError, match="overlaps with"):

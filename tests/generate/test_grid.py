@@ -90,7 +90,7 @@ def test_combinations_may_be_left_out() -> None:
 
 
 def test_a_list_of_a_list_is_a_value() -> None:
-    """It is a value in a condition, too."""
+    """A list of a list is a value in a condition, too."""
     path = "model.kwargs.layers"
     grid = GridGen({path: [[64], [64, 32]], LR: [1, 2]}, exclude=[{path: [[64, 32]], LR: 2}])
     assert [(k["layers"], k["lr"]) for _, k in made(grid)] == [([64], 1), ([64], 2), ([64, 32], 1)]

@@ -51,7 +51,8 @@ ONE, FIVE = "Ref($close, -2)/Ref($close, -1) - 1", "Ref($close, -6)/Ref($close, 
     ],
 )
 def test_days_are_those_between_first_and_last_price(expression: str, days: int | None) -> None:
-    """This holds for nested shifts and within a day; for windows and single values the days are unknown, never 1."""
+    """The days of a label are exact for nested shifts and within a day; for windows and single values the days are
+    unknown, never 1."""
     assert holding_days(parse(expression)) == days
 
 

@@ -370,7 +370,7 @@ def test_a_declared_horizon_is_a_number_of_days(value: Any) -> None:
 
 
 def test_handlers_keep_a_declared_horizon() -> None:
-    """They keep it as an attribute, through pickling too."""
+    """Handlers keep a declared horizon as an attribute, through pickling too."""
     assert Alpha158("all", label_horizon=0).label_horizon == 0
     assert Alpha158("all").label_horizon is None
     assert DataHandlerLP.from_df(pd.DataFrame()).label_horizon is None

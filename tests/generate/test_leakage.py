@@ -94,7 +94,7 @@ def only(described: Any, subject: str, **more: Any) -> Check:
     ],
 )
 def test_a_feature_that_looks_ahead_is_a_leak(expression: str, days: int) -> None:
-    """It is named with its column and the number of days, with what to do."""
+    """The feature is named with its column and the number of days, with what to do."""
     one = only(handler(columns("$close", expression)), "features")
     assert (one.result, one.method) == (LEAK, CheckMethod.STATIC)
     assert one.text.startswith(f"The feature F1 = {expression} looks {days} trading day")
@@ -112,7 +112,7 @@ def test_a_feature_of_earlier_days_is_clean(expression: str) -> None:
 
 @pytest.mark.parametrize("invalid", ["Ref($close", "Nope($close)"])
 def test_an_invalid_expression_does_not_hide_the_others(invalid: str) -> None:
-    """It is not a finding, but an error when the handler is built."""
+    """An invalid expression is not a finding, but an error when the handler is built."""
     one = only(handler(columns(invalid, "Ref($close, -1)")), "features")
     assert (one.result, one.text) == (LEAK, "The feature F1 = Ref($close, -1) looks 1 trading day ahead.")
     assert only(handler(columns(invalid, "$mine")), "features").result is UNKNOWN
@@ -243,8 +243,8 @@ def test_expressions_of_a_user_defined_handler_are_read_from_its_object() -> Non
     ],
 )
 def test_features_that_no_expression_describes_are_not_known(described: Any, word: str) -> None:
-    """They are never considered clean; the result recommends the measured check, except for columns of a file, which it
-    cannot verify."""
+    """Features that no expression describes are never considered clean; the result recommends the measured check,
+    except for columns of a file, which it cannot verify."""
     one = only(described, "features")
     assert one.result is UNKNOWN
     assert word in one.text
@@ -314,7 +314,7 @@ def test_a_fit_window_must_end_before_valid(end: str, result: CheckResult, steps
 
 
 def test_a_fit_window_behind_the_test_is_a_leak() -> None:
-    """It is a leak even if it shares no day with a segment: it ends after the test begins."""
+    """A fit window behind the test is a leak even if it shares no day with a segment: it ends after the test begins."""
     kwargs = {"fit_start_time": "2022-01-03", "fit_end_time": "2022-06-30", "infer_processors": [ROBUST]}
     one = only(alpha(**kwargs), "fit window")
     assert one.result is LEAK
@@ -440,7 +440,8 @@ def test_a_range_filter_of_instruments_knows_the_future() -> None:
 
 
 def test_a_range_filter_may_end_on_the_first_day_of_the_first_interval() -> None:
-    """This also holds if a segment has several intervals; a day later, the future of that first day is known."""
+    """The filter may end on that day even if a segment has several intervals; a day later, the future of that first day
+    is known."""
     segments = {
         "train": [["2018-01-02", "2018-06-29"], ["2019-01-01", "2019-06-28"]],
         "test": ["2018-08-01", "2018-10-31"],
@@ -693,7 +694,7 @@ def test_a_user_defined_ensemble_is_not_known() -> None:
     ],
 )  # fmt: skip
 def test_rows_without_a_label_stay_in_the_data_for_inference(groups: Any, steps: str, known: bool) -> None:
-    """It is not known on that day whether there will be a label; for learning, the rows may be dropped."""
+    """Whether there will be a label is not known on that day; for learning, the rows may be dropped."""
     drop = {"class": "DropnaProcessor", "kwargs": {"fields_group": groups}}
     one = only(handler(columns("$close"), **{steps: [drop]}), "processors")
     assert one.result is (CLEAN if known else UNKNOWN)
@@ -738,7 +739,7 @@ def backtest(signal: Any) -> dict[str, Any]:
     ],
 )
 def test_user_defined_models_and_records_are_not_known(subject: str, more: dict[str, Any], words: str) -> None:
-    """They can read any data; each is reported once."""
+    """User-defined models and records can read any data; each is reported once."""
     one = only(alpha(), subject, **more)
     assert one.result is UNKNOWN
     assert words in one.text

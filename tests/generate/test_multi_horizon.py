@@ -50,7 +50,8 @@ def ends(task: dict[str, Any]) -> tuple[int, int]:
 
 
 def test_the_standard_label_runs_as_many_days_as_the_horizon() -> None:
-    """It is bought at the next day's close; horizon 1 is Qlib's label. The names say the horizon."""
+    """The label of a horizon is bought at the next day's close; horizon 1 is Qlib's label. The names say the
+    horizon."""
     tasks = made(horizon=[1, 5, 20])
     assert labels(tasks) == [[f"Ref($close, -{h + 1})/Ref($close, -1) - 1"] for h in (1, 5, 20)]
     assert [task_labels(task)[0].days for task in tasks] == [1, 5, 20]
@@ -151,7 +152,7 @@ def test_the_label_is_rewritten_wherever_it_is_described(handler: Any, expected:
 
 
 def test_names_of_columns_are_kept() -> None:
-    """They are kept if there are as many as before."""
+    """Names of columns are kept if there are as many as before."""
     config = made(with_loader(LOADER))[0]["dataset"]["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"]["config"]
     assert config["label"][1] == ["RET"]
     two = made(with_loader(LOADER), label=["Ref($close, -{horizon})", "Ref($open, -{horizon+1})"])
@@ -180,7 +181,7 @@ def test_a_label_of_the_users_own_has_the_horizon_where_it_says() -> None:
 
 
 def test_declared_numbers_of_the_old_label_are_removed() -> None:
-    """They would purge too much, or contradict the expression."""
+    """Numbers that were declared for the old label would purge too much, or contradict the expression."""
     handler = {**ALPHA, "kwargs": {"label_days": 1, "label_horizon": 40}}
     (task,) = made(handler, 5, label_horizon=45)
     assert "label_horizon" not in task

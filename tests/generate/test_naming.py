@@ -80,7 +80,8 @@ def test_differences_in_datasets_and_records_are_named() -> None:
 
 
 def test_equal_values_are_not_a_difference() -> None:
-    """They need not be the same objects; values of different types differ, even if Python takes them for equal."""
+    """Equal values need not be the same objects; values of different types differ, even if Python takes them for
+    equal."""
     models = [json.loads(json.dumps(lgb(depth=depth, rate=0.125, names=["a", "b"]))) for depth in (4, 8, 8)]
     assert differing_parts(models) == ["depth=4", "depth=8", "depth=8"]
     assert differing_parts([lgb(x=1), lgb(x=True), lgb(x=1.0)]) == ["x=1", "x=true", "x=1.0"]

@@ -75,7 +75,8 @@ def test_panels_are_split_as_their_days(
 @settings(max_examples=50, deadline=None)
 @given(st.integers(3, 7), st.integers(2, 4), st.integers(0, 3), st.integers(0, 3), st.integers(6, 12))
 def test_combinatorial_splits_are_skfolios(groups: int, tested: int, purge: int, embargo: int, size: int) -> None:
-    """This holds where the groups are of equal size: a remainder of days is in skfolio's last group, here in the first ones."""
+    """The splits are those of skfolio where the groups are of equal size: a remainder of days is in skfolio's last
+    group, here in the first ones."""
     selection = pytest.importorskip("skfolio.model_selection", reason=WHY)
     assume(tested < groups)
     size += 2 * purge + embargo
@@ -105,7 +106,7 @@ def horizons(count: int, ahead: int) -> tuple[pd.Series, pd.Series]:
 @settings(max_examples=50, deadline=None)
 @given(st.integers(2, 7), st.integers(1, 4), st.integers(0, 4), st.integers(0, 4), st.integers(40, 90))
 def test_purged_folds_are_those_of_purgedcv(folds: int, tested: int, ahead: int, embargo: int, count: int) -> None:
-    """Their embargo begins with the row after the test, ours and skfolio's after the purge."""
+    """The embargo of PurgedCV begins with the row after the test, ours and skfolio's after the purge."""
     purgedcv = pytest.importorskip("purgedcv", reason=WHY)
     tested = min(tested, folds - 1)
     predicted, known = horizons(count, ahead)
@@ -129,7 +130,8 @@ def test_purged_folds_are_those_of_purgedcv(folds: int, tested: int, ahead: int,
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 12), st.integers(1, 6), st.integers(0, 4), st.integers(1, 15), st.booleans())
 def test_rolling_windows_are_those_of_purgedcv(test: int, splits: int, ahead: int, train: int, expanding: bool) -> None:
-    """Its tests end with the last row, so ours begin where the number of rows is train + purge + a multiple of test."""
+    """The tests of PurgedCV end with the last row, so ours begin where the number of rows is train + purge + a multiple
+    of test."""
     purgedcv = pytest.importorskip("purgedcv", reason=WHY)
     count = train + ahead + test * splits
     predicted, known = horizons(count, ahead)

@@ -343,7 +343,8 @@ class WrappedRowLabel:
 
 @pytest.mark.parametrize(("label", "processor"), [(False, "RowLabel"), (True, "RowLabel"), (True, "WrappedRowLabel")])
 def test_a_processor_that_drops_rows_and_makes_the_label(label: bool, processor: str) -> None:
-    """Its labels count the rows that it keeps, also if the loader's label, which it replaces, counts all rows."""
+    """The labels of the processor count the rows that it keeps, also if the loader's label, which it replaces, counts
+    all rows."""
     ahead = 3
     loader = own("RowLoader", seed=3, share=0.3, ahead=ahead, label=label)
     template = row_task(loader, ahead, learn_processors=[own(processor, ahead=ahead), "DropnaLabel"])
@@ -368,7 +369,8 @@ class Halved(Processor):
 
 @pytest.mark.parametrize("processors", [[], [Halved()]])
 def test_a_handler_without_a_label_has_no_rows_to_count(processors: list[Any]) -> None:
-    """It has none, whether or not a user's processor might have created the label."""
+    """A handler without a label has no rows to count, whether or not a user's processor might have created the
+    label."""
     loader = RowLoader(3, 0.3, 1, label=False)
     handler = DataHandlerLP(data_loader=loader, learn_processors=processors)
     with pytest.raises(DataError, match="label"):
@@ -441,7 +443,7 @@ class NarrowDataset(DatasetH):
 
 @pytest.mark.parametrize("kind", ["calendar", "folds", "combinations"])
 def test_all_generators_purge_rows(kind: str) -> None:
-    """They do so in segments of several intervals too, before each interval of another segment."""
+    """All generators purge rows in segments of several intervals too, before each interval of another segment."""
     ahead = 3
     template = row_task(own("RowLoader", seed=8, share=0.4, ahead=ahead), ahead)
     generator: TaskGen = {
@@ -590,7 +592,7 @@ def test_a_handler_from_a_file_is_purged_by_its_declared_horizon(tmp_path: Path)
 
 
 def test_following_tasks_purge_rows_too() -> None:
-    """They do so if they follow a task that is not purged."""
+    """Following tasks purge rows even if they follow a task that is not purged."""
     template = row_task(own("RowLoader", seed=4, share=0.5, ahead=4), 4)
     (plain, *_) = RollingGen(15, calendar=DAYS).generate(template)
     (following, *_) = RollingGen(15, trunc_days="auto", calendar=DAYS).gen_following_tasks(plain, DAYS[-1])
@@ -607,7 +609,7 @@ class OtherDataset(Dataset):
 
 @pytest.mark.parametrize("name", ["NarrowDataset", "OtherDataset"])
 def test_a_dataset_that_cannot_purge_rows_is_refused(name: str) -> None:
-    """It is refused if the label may count rows; a number of days is accepted."""
+    """A dataset that cannot purge rows is refused if the label may count rows; a number of days is accepted."""
     template = row_task(own("RowLoader", seed=4, share=0.5, ahead=4), 4)
     template["dataset"] |= {"class": name, "module_path": __name__}
     with pytest.raises(SegmentError, match=rf"trunc_days: .* {name} does not accept purge_rows"):

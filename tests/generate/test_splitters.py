@@ -182,7 +182,7 @@ def test_rows_without_days_are_errors(given_rows: Any, groups: Any, text: str) -
     ],
 )  # fmt: skip
 def test_invalid_arguments_are_errors(make: Any) -> None:
-    """They are named."""
+    """The error names the argument."""
     with pytest.raises(ConfigError) as caught:
         make()
     assert caught.value.path

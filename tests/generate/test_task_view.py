@@ -95,7 +95,7 @@ _DAYS = st.one_of(st.none(), st.integers(0, 40).map(lambda i: np.datetime64("202
 def test_the_positions_of_a_segment_are_its_trading_days(
     start: np.datetime64 | None, end: np.datetime64 | None, trading: set[int]
 ) -> None:
-    """Both ends are included, open ends extend to those of the calendar, and no other day is included."""
+    """Both ends of a segment are included, open ends extend to those of the calendar, and no other day is included."""
     calendar = np.array(
         [np.datetime64("2024-01-01") + np.timedelta64(i, "D") for i in sorted(trading)], "datetime64[D]"
     )

@@ -65,7 +65,7 @@ def test_windows_are_counted_without_generating_them(last: int, windows: int) ->
 
 
 def test_windows_of_one_day() -> None:
-    """They begin with the first day of the calendar."""
+    """The windows begin with the first day of the calendar."""
     assert [RollingGen(1, calendar=DAYS).count(task(test=january(1, last))) for last in (1, 2, 3)] == [1, 2, 3]
 
 
@@ -127,7 +127,7 @@ def test_truncation_by_a_number_counts_from_the_test(days: int, train: Any) -> N
     ("end", "expected"), [("2024-01-10", "2024-01-11"), ("2024-01-11", None), ("2024-01-12", None), (None, None)]
 )
 def test_the_end_of_the_handler_is_moved_to_the_end_of_the_test(end: str | None, expected: str | None) -> None:
-    """It is moved if it is earlier, by a day or more; a later, equal or open end is unchanged."""
+    """The end of the handler is moved if it is earlier, by a day or more; a later, equal or open end is unchanged."""
     made = task({"end_time": end}, test=january(9, 11))
     handler_mod(made, RollingGen(3, calendar=DAYS))
     found = made["dataset"]["kwargs"]["handler"]["kwargs"]["end_time"]
@@ -369,7 +369,8 @@ def test_neighbours_are_in_the_order_of_time() -> None:
 
 
 def test_a_handler_without_labels_looks_ahead_by_no_day() -> None:
-    """It leaks nothing; an empty label of Alpha158 is its default; if labels are unknown, the result is None."""
+    """A handler without labels leaks nothing; an empty label of Alpha158 is its default; if labels are unknown, the
+    result is None."""
     definition = task({"label": []}, train=january(1, 4), test=january(5, 8))
     assert label_lookahead(definition) == 2
     loader = {"class": "QlibDataLoader", "kwargs": {"config": {"feature": ["$close"]}}}
@@ -472,7 +473,7 @@ def test_a_backtest_without_a_start_begins_with_the_test() -> None:
 
 
 def test_a_test_outside_the_calendar_gives_no_warning() -> None:
-    """It is an error when the task is built."""
+    """A test outside the calendar is an error when the task is built."""
     beyond = task(
         {"fit_start_time": "2024-01-01", "fit_end_time": "2024-03-01"}, train=january(1, 4), test=january(29, 31)
     )
@@ -516,5 +517,5 @@ def test_a_segment_shorter_than_the_look_ahead() -> None:
 
 
 def test_the_calendar_of_a_generator_can_be_given() -> None:
-    """It can be any array of days."""
+    """The calendar can be any array of days."""
     assert RollingGen(3, calendar=[str(day) for day in CALENDAR]).ta.max() == TimeAdjuster(calendar=DAYS).max()

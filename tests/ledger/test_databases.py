@@ -110,7 +110,7 @@ def views_of_version_1(prefix: str = "") -> list[str]:
 
 
 def test_a_ledger_of_version_1_gets_the_current_views(tmp_path: Path, postgres: PostgresServer) -> None:
-    """Its entries stay, in both databases."""
+    """The entries of the ledger stay, in both databases."""
     file, place = tmp_path / "tasks.db", f"{postgres.uri}?schema=ledger_of_version_1"
     for cls, uri in ((SQLiteLedger, f"sqlite:///{file}"), (PostgresLedger, place)):
         ledger = cls(uri)
@@ -134,7 +134,7 @@ def test_a_ledger_of_version_1_gets_the_current_views(tmp_path: Path, postgres: 
 
 
 def test_a_ledger_of_version_4_gets_the_current_views(tmp_path: Path) -> None:
-    """Its view of releases lacked the model that a challenger replaces."""
+    """In a ledger of version 4, the view of releases lacked the model that a challenger replaces."""
     ledger = SQLiteLedger(f"sqlite:///{tmp_path}/tasks.db")
     append(ledger, 1)
     ledger.close()

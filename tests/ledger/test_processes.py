@@ -133,5 +133,5 @@ def test_two_processes_append_in_turn(tmp_path: Path) -> None:
 
 
 def test_a_process_that_comes_back_after_its_lease_appends_nothing(tmp_path: Path) -> None:
-    """It appends nothing, whether another process has taken over or not."""
+    """The process appends nothing, whether another process has taken over or not."""
     assert run(STOPPED, tmp_path) == [[7, 7], ["new"]]

@@ -106,7 +106,7 @@ def test_models_are_online_from_their_day_on(state: ServiceState) -> None:
 
 
 def test_the_decision_made_last_counts() -> None:
-    """It counts even if it applies from an earlier day than a decision that was made before."""
+    """The later decision counts even if it applies from an earlier day than a decision that was made before."""
     decisions = [
         ("day", published("2024-06-03", releases=[release("a", Role.CHAMPION, "2024-06-03")])),
         ("promotion", release_body([release("a", Role.RETIRED, "2024-06-06")], "planned")),
@@ -119,7 +119,7 @@ def test_the_decision_made_last_counts() -> None:
 
 
 def test_several_models_can_be_online() -> None:
-    """They are in the order of the decisions; recorders of several experiments may have the same id."""
+    """The models are in the order of the decisions; recorders of several experiments may have the same id."""
     other = Release("t", "other", "a", Role.CHAMPION, "2024-06-03", strategy="second")
     state = ServiceState.of(entries_of(("day", published("2024-06-03", releases=[
         release("b", Role.CHAMPION, "2024-06-03"), release("a", Role.CHAMPION, "2024-06-03"), other,
@@ -136,7 +136,8 @@ def test_several_models_can_be_online() -> None:
 
 
 def test_a_champion_replaces_that_of_its_strategy_and_template() -> None:
-    """It does so from its day on; candidates, and models without the name of a template, replace nothing."""
+    """A champion replaces that of its strategy and template from its day on; candidates, and models without the name of
+    a template, replace nothing."""
 
     def of_template(
         recorder: str, day: str, role: Role = Role.CHAMPION, name: str = "t", strategy: str = "s"
@@ -226,7 +227,7 @@ def test_all_entries_are_needed(numbers: list[int], message: str) -> None:
 
 
 def test_the_first_unknown_entry_is_named() -> None:
-    """It is named even if there are several."""
+    """The first unknown entry is named even if there are several."""
     known = ServiceState.of(entries_of(("audit", {}), ("service", service_body("us", "")), ("review", {})))
     assert [entry.kind for entry in known.unknown] == ["audit", "review"]
     with pytest.raises(StoreUnavailable, match="Entry 1 of the service 'us' has the kind 'audit'"):
@@ -255,7 +256,7 @@ def test_the_deepest_body_can_be_stored(wrap: Any) -> None:
 
 @pytest.mark.parametrize("rows", [True, "3", 1.5, -1, None])
 def test_a_number_of_rows_is_a_whole_number(rows: object) -> None:
-    """It must be 0 or more."""
+    """A number of rows must be 0 or more."""
     document = signal("2024-06-03").to_document()
     assert Signal.of_document({**document, "rows": 0}).rows == 0
     with pytest.raises(ConfigError, match=r"signal\.rows: must be a whole number of 0 or more, found"):

@@ -265,7 +265,7 @@ def test_other_bars_are_refused(folder: Path) -> None:
 
 
 def test_a_path_that_is_not_a_data_folder_is_refused(tmp_path: Path) -> None:
-    """It is named, and nothing is created."""
+    """The path is named, and nothing is created."""
     with pytest.raises(DataNotFound, match="no data folder"):
         append_table(bars(), tmp_path / "nothing")
     assert not list(tmp_path.iterdir())
@@ -391,7 +391,7 @@ def test_a_damaged_folder_is_not_changed(folder: Path, file: str) -> None:
 
 @pytest.mark.parametrize("form", ["percent", "money", "share"])
 def test_a_new_column_of_changes_on_one_day(folder: Path, form: str) -> None:
-    """Its unit is determined by the folder's last closes, since a single day has no other."""
+    """The unit of a new column is determined by the folder's last closes, since a single day has no other."""
     closes = open_provider(folder).read("close", ["A", "B", "C"], 4, 5).values[:, 0].astype(float)
     table = bars()[lambda f: f["datetime"] == DAYS[5]]
     expected = table["close"].to_numpy() / closes - 1

@@ -161,7 +161,7 @@ def test_inconsistent_prices_of_a_bar_are_reported(tmp_path: Path) -> None:
 
 
 def test_a_duplicate_column_is_refused(tmp_path: Path) -> None:
-    """It cannot be determined which of the two columns to use."""
+    """Which of the two columns to use cannot be determined."""
     (tmp_path / "t.csv").write_text("date,symbol,close,close\n2021-03-01,A,1,2\n", encoding="utf-8")
     with pytest.raises(DataError, match="has the column 'close' more than once"):
         import_table(tmp_path / "t.csv", tmp_path / "data")
@@ -288,7 +288,7 @@ def test_a_day_that_few_instruments_have_is_reported(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("day", ["2021-02-27", "2021-02-26", "2021-04-10", "2021-04-12"])
 def test_a_stray_day_at_either_end_is_reported(tmp_path: Path, day: str) -> None:
-    """It is reported before the first and after the last day of all others."""
+    """The day is reported before the first and after the last day of all others."""
     stray = DAYS.append(pd.DatetimeIndex([day])).sort_values()
     made = import_csv(pd.concat([market(), walk(9, stray).assign(symbol="INDEX")]), tmp_path)
     assert any(f"{day} (1 of 5: INDEX)" in n for n in made.notes)
@@ -380,7 +380,7 @@ def test_offsets_from_utc_do_not_move_days(tmp_path: Path, offset: str, form: st
 
 
 def test_offsets_may_change_within_a_column(tmp_path: Path) -> None:
-    """They do so at the start and end of daylight saving time."""
+    """Offsets change at the start and end of daylight saving time."""
     days = pd.bdate_range("2021-01-04", "2021-12-31")
     table = walk(1, days).assign(symbol="A")
     table["date"] = [str(d) for d in days.tz_localize("Europe/Berlin")]

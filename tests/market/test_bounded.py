@@ -166,7 +166,7 @@ def test_members_and_their_days(folder: Path) -> None:
 
 
 def test_an_instrument_that_is_listed_later_is_not_part_of_the_content(folder: Path) -> None:
-    """It does not count until its first day."""
+    """An instrument that is listed later does not count until its first day."""
     assert [sorted(read_content(folder, None, DAYS[last]).instruments) for last in (4, 5, 8)] == [
         ["a", "b", "d"],
         ["a", "b", "c", "d"],

@@ -101,7 +101,7 @@ def test_an_additional_field_is_a_difference(wanted: DataContent, tmp_path: Path
 
 
 def test_the_content_is_cached_until_a_file_changes(tmp_path: Path) -> None:
-    """It is in the cache folder; a damaged cache entry is computed again."""
+    """The content is in the cache folder; a damaged cache entry is computed again."""
     folder, cache = make(tmp_path / "data"), tmp_path / "cache"
     first = read_content(folder, cache)
     (file,) = (cache / "content").glob("*.json")

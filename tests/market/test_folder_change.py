@@ -119,7 +119,7 @@ def kill_everywhere(place: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_append_leaves_the_old_or_the_new_folder(folder: Path) -> None:
-    """It is killed before each of its writes, and at random times; the next append completes, and cleans up."""
+    """The append is killed before each of its writes, and at random times; the next append completes, and cleans up."""
     source = os.pathsep.join(p for p in sys.path if p)
     done = subprocess.run(
         [sys.executable, __file__, str(folder.parent)],
@@ -227,8 +227,8 @@ def test_permissions_are_kept(folder: Path) -> None:
 
 
 def test_a_reader_keeps_the_version_that_it_opened(folder: Path) -> None:
-    """It sees the former calendar, universes and values until the next change; opening the folder again gives the new
-    ones."""
+    """The reader sees the former calendar, universes and values until the next change; opening the folder again gives
+    the new ones."""
     reader = Provider(folder)  # nothing is read yet
     mark = Provider(folder).fingerprint()
     append_table(update(), folder)
@@ -280,7 +280,7 @@ def test_readers_during_appends_see_one_version(folder: Path) -> None:
 
 
 def test_a_reader_keeps_its_version_while_a_change_is_completed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It keeps it also between the exchange of the folders and the renaming of the former one."""
+    """A reader keeps its version also between the exchange of the folders and the renaming of the former one."""
     append_table(bars(4, 5), folder)
     reader, exchange, seen = Provider(folder), folder_change.exchange, []
     mark = Provider(folder).fingerprint()
@@ -312,7 +312,7 @@ def test_a_fingerprint_is_of_one_version(folder: Path, monkeypatch: pytest.Monke
 def test_a_reader_of_an_overwritten_folder_does_not_go_on_with_the_new_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does not go on even before the former folder is deleted."""
+    """A reader of an overwritten folder does not go on with the new one, even before the former folder is deleted."""
     reader = Provider(folder)
     monkeypatch.setattr(new_folder, "remove_folder", lambda _: None)
     import_table(bars(1, 5), folder, overwrite=True)
@@ -322,7 +322,7 @@ def test_a_reader_of_an_overwritten_folder_does_not_go_on_with_the_new_one(
 
 
 def test_a_reader_of_the_current_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its path is relative, and empty but for a dot."""
+    """The reader's path is relative, and empty but for a dot."""
     monkeypatch.chdir(folder)
     assert Provider(Path()).read("close", ["A"], 0, 1).values[0, 0] == np.float32(10.375)
 
@@ -331,7 +331,8 @@ def test_a_reader_of_the_current_folder(folder: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_second_process_waits_or_names_the_first(folder: Path) -> None:
-    """It waits for a while, and then reports which process is changing the folder. A dry run does not wait."""
+    """A second process waits for a while, and then reports which process is changing the folder. A dry run does not
+    wait."""
     with folder_lock(folder):
         with pytest.raises(FolderBusy, match=rf"is being changed by process {os.getpid()} on .* Try again"):
             append_table(update(), folder, wait=0.1)

@@ -67,7 +67,7 @@ def test_computed_fields_are_noted(tmp_path: Path) -> None:
 
 
 def test_a_price_of_zero_is_missing(tmp_path: Path) -> None:
-    """It is missing, with a note; a volume of 0 is a value. Derived values do not use it."""
+    """A price of zero is missing, with a note; a volume of 0 is a value. Derived values do not use it."""
     table = _table()
     table.loc[1, ["Open", "High", "Low", "Close"]] = 0.0
     table.loc[2, "Low"] = -0.0

@@ -84,7 +84,7 @@ def test_invalid_parameters_are_errors(data: DatasetH) -> None:
 
 
 def test_a_classifier_predicts_log_odds(data: DatasetH) -> None:
-    """It predicts any real number as Qlib's model does, positive for the larger class."""
+    """A classifier predicts any real number as Qlib's model does, positive for the larger class."""
     frame = data.prepare(slice(None), col_set=["feature", "label"], data_key="raw")
     frame[("label", "y")] = (frame[("label", "y")] > 0).astype(float)
     classes = DatasetH(DataHandlerLP.from_df(frame), SEGMENTS)
@@ -159,7 +159,7 @@ def test_what_was_not_checked_is_not_passed_on(data: DatasetH, tmp_path: Path) -
 
 
 def test_an_artifact_that_is_no_model_is_an_error(data: DatasetH, tmp_path: Path) -> None:
-    """It names the file."""
+    """The error names the file."""
     artifact.save(LocalFiles(tmp_path), "params.pkl", fitted(data))
     (file,) = tmp_path.iterdir()
     content = file.read_bytes()

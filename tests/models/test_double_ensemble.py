@@ -73,7 +73,7 @@ def test_weights_follow_the_formula() -> None:
 
 
 def test_invalid_arguments_are_errors() -> None:
-    """They are found when the model is built."""
+    """Invalid arguments are found when the model is built."""
     with pytest.raises(ModelError, match="base_model must be 'gbm'"):
         DEnsembleModel(base_model="mlp")
     with pytest.raises(ModelError, match="loss must be 'mse'"):

@@ -87,7 +87,7 @@ def test_lightgbm_stops_early_and_keeps_its_curves() -> None:
 
 
 def test_lightgbm_works_without_a_valid_segment() -> None:
-    """It trains all rounds."""
+    """LightGBM without a valid segment trains all rounds."""
     model = LGBModel(num_boost_round=7)
     model.fit(dataset(segments={k: v for k, v in SEGMENTS.items() if k != "valid"}))
     assert model.model.num_trees() == 7
@@ -188,12 +188,12 @@ def test_unknown_losses_and_estimators_are_refused() -> None:
 
 
 def test_the_constant_model_predicts_its_constant(tmp_path: Path) -> None:
-    """It does so for every row of the segment."""
+    """The constant model predicts its constant for every row of the segment."""
     assert set(ConstantModel(0.5).predict(dataset())) == {0.5}
 
 
 def test_xgboost_stops_early_and_is_saved_in_its_own_format(tmp_path: Path) -> None:
-    """It predicts with the best round, threads are capped, and a recorder restores the same model."""
+    """XGBoost predicts with the best round, threads are capped, and a recorder restores the same model."""
     data, rounds = dataset(), {}
     with using(Session(threads=1)):
         model = XGBModel(max_depth=4, eta=0.3, nthread=20)

@@ -110,7 +110,7 @@ def test_an_infinite_feature_counts_as_missing(name: str, value: float) -> None:
 
 
 def test_infinite_features_are_reported_once_per_dataset(caplog: pytest.LogCaptureFixture) -> None:
-    """They are not reported once for train, once for valid and once for each prediction."""
+    """A dataset's infinite features are reported once, not for each segment and each prediction."""
     data = dataset(spoil(market(), ("feature", "b"), np.inf, codes="A"))
     model = LGBModel(num_boost_round=2)
     model.fit(data)
@@ -248,7 +248,7 @@ def test_a_segment_without_labels_names_the_loader(name: str, segment: str) -> N
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_segment_without_features_names_the_loader_or_processor(name: str) -> None:
-    """It does so when fitting and when predicting."""
+    """The error names the loader or processor when fitting and when predicting."""
     frame = market()
     frame["feature"] = np.inf
     with pytest.raises(ModelError, match=r"features of the 'train' segment.*StaticDataLoader has no"):

@@ -135,7 +135,8 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_each_model_learns(name: str) -> None:
-    """It learns from samples of several days too. Rows that contain the same days give the same output of its module."""
+    """Each model learns from samples of several days too. Rows that contain the same days give the same output of its
+    module."""
     import torch
 
     model = NETWORKS[name]()
@@ -297,7 +298,7 @@ def test_a_checkpoint_belongs_to_one_model_and_its_data(tmp_path: Path, caplog: 
 
 
 def test_a_module_in_a_file(tmp_path: Path) -> None:
-    """It is named by the path of the file, and called with the samples of the dataset."""
+    """The module is named by the path of the file, and called with the samples of the dataset."""
     file = tmp_path / "own_sum.py"
     file.write_text(OWN, encoding="utf-8")
     described = {"class": "Sum", "module_path": str(file), "kwargs": {"features": 6}}
@@ -325,7 +326,7 @@ def test_a_module_in_a_file(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_mistakes_are_one_message(arguments: dict[str, Any], error: type[Exception], said: str) -> None:
-    """It says what is wrong and where."""
+    """The message says what is wrong and where."""
     with pytest.raises(error, match=said):
         TorchModel(**{"n_epochs": 2, **arguments}).fit(rows())
 

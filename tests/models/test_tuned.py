@@ -31,7 +31,8 @@ class TestTunedModel(ModelSuite):
     needs_valid: ClassVar[bool] = True
 
     def test_the_best_trial_is_kept(self) -> None:
-        """Its prediction is that of a model with these parameters, and every other trial has a worse metric."""
+        """The prediction of the best trial is that of a model with these parameters, and every other trial has a worse
+        metric."""
         model = TunedModel(LGB, RATE, n_trials=6, metric="mse", prune=False)
         data = self.make_dataset(self.make_frame())
         model.fit(data)
@@ -92,13 +93,13 @@ class TestTunedModel(ModelSuite):
     ],
 )
 def test_invalid_arguments_are_errors(change: dict[str, Any], message: str) -> None:
-    """They name the argument."""
+    """The errors name the argument."""
     with pytest.raises(ConfigError, match=message):
         TunedModel(**{"model": LGB, "space": RATE, **change})
 
 
 def test_a_parameter_that_the_model_lacks_is_an_error() -> None:
-    """It is found when the model is built, before anything is trained."""
+    """The parameter is found when the model is built, before anything is trained."""
     linear = {"class": "LinearModel", "module_path": "rollforge.models"}
     with pytest.raises(BuildError, match="alhpa"):
         TunedModel(linear, {"alhpa": [1.0]})

@@ -91,7 +91,7 @@ def test_the_reader_reads_everything() -> None:
          "no rounds", "sampled", "DART", "linear", "custom objective", "unlimited depth"],
 )  # fmt: skip
 def test_models_of_every_kind_are_read_again(options: dict[str, Any], tmp_path: Path) -> None:
-    """They give the same predictions."""
+    """Saved models give the same predictions."""
     model = XGBModel()
     model.model = trained(**options)
     model.save_to(tmp_path)
@@ -192,7 +192,7 @@ LEAF = int(np.flatnonzero(tree(PARSED)["left_children"] == -1)[0])
     ],
 )  # fmt: skip
 def test_an_inconsistent_model_is_refused(change: Callable[[Any], None], tmp_path: Path) -> None:
-    """It is refused as an artifact too, where the error names the file."""
+    """An inconsistent model is refused as an artifact too, where the error names the file."""
     model = copy.deepcopy(PARSED)
     change(model)
     with pytest.raises(ValueError, match="the XGBoost model is inconsistent"):

@@ -101,7 +101,8 @@ def test_a_routine_ends_on_its_day(market: Market) -> None:
 @pytest.mark.parametrize("trunc_days", [None, "auto"])
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_a_simulation_equals_living_through_it(market: Market, trainer: str, trunc_days: str | None) -> None:
-    """It does so without purging too: a label that was not known on a day is not used on that day."""
+    """A simulation equals the service without purging too: a label that was not known on a day is not used on that
+    day."""
     expected = live(market, manager(TRAINERS[trainer](), trunc_days=trunc_days), RUN).get_signals()
     market.show(DAYS[90])
     simulated = manager(TRAINERS[trainer](), name="simulated", trunc_days=trunc_days).simulate(RUN[-1])

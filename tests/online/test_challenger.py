@@ -92,7 +92,7 @@ def test_a_challenger_is_compared_over_its_windows_and_promoted(market: Market) 
 def test_a_challenger_that_has_lost_waits_for_another_policy_or_definition(
     market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is then a candidate from its next window on; the days before do not count again."""
+    """The challenger is then a candidate from its next window on; the days before do not count again."""
     monkeypatch.setattr(Policy, "is_promoted", lambda self, candidate, champion: False)
     served = until(market, challenged(Policy(2, challenger="new")), RUN[8])
     assert [roles(served, day)[1] for day in (DAYS[63], DAYS[64], DAYS[68])] == [["new 60"], [], []]
@@ -109,7 +109,7 @@ def test_a_challenger_that_has_lost_waits_for_another_policy_or_definition(
 
 @pytest.mark.slow
 def test_a_change_of_definition_begins_the_comparison_anew(market: Market) -> None:
-    """It begins with the next window. Until then, the candidate is the model of the former definition."""
+    """The comparison begins with the next window. Until then, the candidate is the model of the former definition."""
     until(market, challenged(Policy(50, challenger="new")), RUN[2])
     changed = {"old": OLD, "new": template(estimator="ridge", alpha=0.002)}
     served = until(market, challenged(Policy(50, challenger="new"), models=changed), RUN[7])
@@ -170,7 +170,7 @@ def test_the_universe_of_a_challenger_need_not_have_prices(market: Market) -> No
 
 
 def test_a_service_that_began_with_one_model_gets_a_challenger(market: Market) -> None:
-    """Its windows continue, and the challenger begins with its next window; it may replace the model."""
+    """The windows of the service continue, and the challenger begins with its next window; it may replace the model."""
     until(market, challenged(None, models={"old": OLD}), RUN[1])
     served = until(market, challenged(Policy(2, margin=2.0, challenger="new")), RUN[8])
     assert [roles(served, day) for day in (DAYS[63], DAYS[64], DAYS[68])] == [

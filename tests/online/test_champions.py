@@ -127,7 +127,8 @@ def test_one_champion_of_each_template_on_any_day(actions: list[tuple[str, int, 
 
 
 def test_a_window_does_not_cancel_a_planned_promotion() -> None:
-    """It is used until then. A later window replaces the promoted model, and a change by hand replaces the plan."""
+    """The planned promotion is used until then. A later window replaces the promoted model, and a change by hand
+    replaces the plan."""
     served = Decided()
     model = served.state.champions(FIRST[0])[0]
     served.append(EntryKind.DAY, [release(model.recorder, FIRST[0], "a", Role.RETIRED), release("new", FIRST[0], "a")])
@@ -142,14 +143,15 @@ def test_a_window_does_not_cancel_a_planned_promotion() -> None:
 
 
 def test_a_model_of_a_removed_template_cannot_be_promoted_alone() -> None:
-    """It would be ambiguous which of several champions it replaces."""
+    """The promotion of such a model alone would be ambiguous which of several champions it replaces."""
     served = Decided()
     with pytest.raises(ConfigError, match=r"template 'c', which the service no longer has, .* of a, b"):
         replaced_in_template(served.state, release("old", FIRST[0], "c"), FIRST[1])
 
 
 def test_a_promotion_for_a_later_day_takes_effect_on_it(market: Market) -> None:
-    """It does not take effect on the next day, even if a window begins in between; on each day one model predicts."""
+    """The promotion does not take effect on the next day, even if a window begins in between; on each day one model
+    predicts."""
     market.show(DAYS[62])
     served = live(market, manager(), DAYS[60:63])
     starts = {r.id: start_of(r) for r in recorders()}
@@ -184,7 +186,8 @@ def test_a_model_replaces_that_of_its_template_only(market: Market) -> None:
 
 
 def test_tags_that_cannot_be_written_fail_no_day(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This holds even if a custom strategy reads back which models it has put online. The next day writes the tags."""
+    """The day is published even if a custom strategy reads back which models it has put online. The next day writes the
+    tags."""
 
     class Own(RollingStrategy):
         def prepare_online_models(self, trained_models: Any, cur_time: Any = None) -> Any:

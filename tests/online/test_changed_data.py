@@ -75,7 +75,8 @@ def test_a_corrected_price_is_a_new_version(market: Market) -> None:
 
 
 def test_days_after_a_changed_day_are_corrected_too(market: Market) -> None:
-    """Their features are computed from it; afterwards no day counts as changed, also if its signals stayed the same."""
+    """The features of the days after a changed day are computed from it; afterwards no day counts as changed, also if
+    its signals stayed the same."""
     served = live(market, manager(), RUN)
     market.close.loc[RUN[1], "B"] *= 1.1
     market.show(RUN[2])
@@ -140,7 +141,7 @@ def test_a_new_listing_changes_no_earlier_day(market: Market) -> None:
 
 
 def test_a_day_that_is_removed_from_the_calendar_is_withdrawn(market: Market) -> None:
-    """Its signals get a version without rows, and the day after it is predicted."""
+    """The signals of the removed day get a version without rows, and the day after it is predicted."""
     served = live(market, manager(), RUN[:2])
     market.close = market.close.drop(pd.Timestamp(RUN[1]))
     market.show(RUN[2])
@@ -256,7 +257,8 @@ def test_days_published_with_the_first_one_are_compared_too(market: Market) -> N
 
 
 def test_a_day_without_data_fails_and_is_made_up(market: Market) -> None:
-    """It is recorded once with its reason; later days are published, and so is this day when its data arrive."""
+    """The day without data is recorded once with its reason; later days are published, and so is this day when its data
+    arrive."""
     full = market.close.copy()
     served = live(market, manager(), RUN[:1])
     market.close.loc[RUN[1]] = np.nan
@@ -276,7 +278,7 @@ def test_a_day_without_data_fails_and_is_made_up(market: Market) -> None:
 
 
 def test_a_day_of_equal_scores_has_signals(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are 0, not missing."""
+    """The signals of a day of equal scores are 0, not missing."""
     from rollforge.models.linear import LinearModel
 
     predict = LinearModel.predict
@@ -316,8 +318,8 @@ def test_a_day_that_is_gone_is_removed_from_a_prediction(market: Market) -> None
 
 
 def test_a_failed_day_is_published_after_a_window_has_begun(market: Market) -> None:
-    """Its data are bounded by it, so the champion's test segment begins after their end; later days are published
-    too."""
+    """The data of a failed day end with that day, so the champion's test segment begins after their end; later days are
+    published too."""
     days = DAYS[60:68]
     expected = live(market, manager(name="whole"), days)
     full = market.close.copy()

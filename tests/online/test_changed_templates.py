@@ -71,7 +71,7 @@ def test_one_of_two_changed_models_changes_from_its_next_window_on(market: Marke
 
 
 def test_a_removed_and_an_added_model_change_with_the_next_window(market: Market) -> None:
-    """Their names are those of other templates."""
+    """The names of both models are those of other templates."""
     served = live(market, named(ridge(0.1), ridge(10.0), names=["a", "b"]), RUN)
     served = again(served, [ridge(10.0), ridge(3.0)], ["b", "c"])
     go_on(market, served, DAYS[65])

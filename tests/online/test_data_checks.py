@@ -58,14 +58,14 @@ def test_the_share_of_the_universe_is_that_of_its_members() -> None:
 
 
 def test_instruments_that_a_delivery_lacks_are_expected_although_they_are_no_members() -> None:
-    """Their membership ends with their data; a usual day has three of them."""
+    """The membership of such instruments ends with their data; a usual day has three of them."""
     members = [[1, 1, 1, 1], [1, 1, 1, 0], [0, 1, 1, 0]]
     close = [[1, 1, 1, 1], [1, 1, 1, NAN], [NAN, 1, 1, NAN]]
     assert universe_share(recent(members, close=close)) == (1 / 3, "1 of 3 instruments have a price", {})
 
 
 def test_without_closing_prices_any_value_counts() -> None:
-    """This is the case in folders with other fields."""
+    """Any value counts in folders with other fields."""
     found = universe_share(recent(score=[[1, 1], [1, NAN]], rank=[[1, NAN], [1, 2]]))
     assert found is not None
     assert found[0] == 1.0
@@ -124,7 +124,7 @@ def test_stale_instruments_repeat_all_values_of_the_day_before() -> None:
     ],
 )
 def test_gaps_count_weekdays(days: list[str], missing: int) -> None:
-    """They count those between the day and the one before it."""
+    """Gaps count the weekdays between the day and the one before it."""
     found = calendar_gap(np.array(days, "M8[D]"))
     assert found is not None
     assert found[0] == missing
@@ -267,7 +267,8 @@ def test_a_value_that_is_not_a_number_is_unknown() -> None:
 
 
 def test_the_fingerprint_of_the_values_that_were_read_is_that_of_the_day(market: Market) -> None:
-    """This holds with an instrument that is listed later, and with one that is in no universe of the service."""
+    """The fingerprints are equal with an instrument that is listed later, and with one that is in no universe of the
+    service."""
     market.begins["D"] = DAYS[70]
     market.show(DAYS[75])
     for day in (DAYS[69], DAYS[70], DAYS[75]):

@@ -183,7 +183,7 @@ def test_an_entry_whose_answer_is_lost_is_appended_once(
 
 
 def test_tags_are_written_again_before_a_day_that_fails(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are lost, and the training of the next window fails."""
+    """The tags are lost, and the training of the next window fails."""
     served = live(market, manager(), RUN[:4])
     for recorder in recorders():
         served.strategies[0].tool.set_online_tag(OnlineToolR.OFFLINE_TAG, recorder)
@@ -229,7 +229,8 @@ def test_two_managers_share_what_is_trained(market: Market) -> None:
 def test_a_prediction_that_another_service_overwrites_is_made_again(
     market: Market, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    """Both had read it before the day was added. A day whose prediction is always overwritten fails and is due."""
+    """Two services had read it before the day was added. A day whose prediction is always overwritten fails and is
+    due."""
     expected = live(market, manager(name="alone"), RUN[:3]).get_signals()
     served = live(market, manager(), RUN[:2])
     update, overwritten = PredUpdater.update, []

@@ -36,7 +36,7 @@ def trained(market: Market, until: str = DAYS[61]) -> Any:
      "2030-01-01", f"{RUN[1]} 15:30:00", None],
 )  # fmt: skip
 def test_a_time_means_the_last_trading_day_up_to_it(market: Market, time: Any) -> None:
-    """This holds for every spelling, with a time zone, and after the last day."""
+    """A time means that day for every spelling, with a time zone, and after the last day."""
     market.show(RUN[1])
     served = manager(begin=RUN[1])
     served.routine(time)
@@ -66,7 +66,7 @@ def test_a_time_that_is_not_a_day_is_refused(market: Market, time: Any) -> None:
 
 @pytest.mark.parametrize("time", ["2023-12-29", DAYS[59]])
 def test_a_time_before_the_first_day_is_refused(market: Market, time: str) -> None:
-    """It is refused before the calendar, and before the first day of the service."""
+    """A time before the first day is refused before the calendar, and before the first day of the service."""
     market.show(RUN[1])
     with pytest.raises(ConfigError, match="cur_time"):
         manager().routine(time)
@@ -83,7 +83,7 @@ def test_names_are_unique(market: Market) -> None:
 
 
 def test_an_added_strategy_begins_on_the_last_day(market: Market) -> None:
-    """Its models are used from the next day on, and the signals of both are averaged."""
+    """The models of an added strategy are used from the next day on, and the signals of both are averaged."""
     served = live(market, manager(), RUN[:1])
     served.add_strategy(strategy("second", template(estimator="ridge", alpha=1.0)))
     market.show(RUN[1])
@@ -94,7 +94,7 @@ def test_an_added_strategy_begins_on_the_last_day(market: Market) -> None:
 
 
 def test_templates_of_one_class_are_two_models(market: Market) -> None:
-    """They have separate keys and windows, and both stay online."""
+    """Templates of one class have separate keys and windows, and both stay online."""
     templates = [template(estimator="ridge", alpha=alpha) for alpha in (0.1, 10.0)]
     served = live(market, manager(templates=templates), DAYS[60:65])
     assert len(served.strategies[0].tool.online_models()) == 2
@@ -112,7 +112,7 @@ def test_a_tag_is_online_or_offline(market: Market) -> None:
 
 
 def test_a_mistyped_experiment_is_not_created(market: Market) -> None:
-    """It is an error that names the existing ones."""
+    """A mistyped experiment is an error that names the existing ones."""
     trained(market)
     with pytest.raises(ExperimentNotFound, match="served"):
         OnlineToolR("serve").online_models()
@@ -176,7 +176,7 @@ def test_a_later_first_day_leaves_no_gap(market: Market) -> None:
 
 
 def test_a_first_day_before_the_first_window_has_no_model(market: Market) -> None:
-    """Its day fails with the reason; the days of the window are published."""
+    """The first day fails with the reason; the days of the window are published."""
     market.show(DAYS[51])
     served = manager(begin=DAYS[50])
     with pytest.raises(DayFailed, match=f"No window has begun by {DAYS[51]}"):
@@ -187,7 +187,7 @@ def test_a_first_day_before_the_first_window_has_no_model(market: Market) -> Non
 
 
 def test_a_strategy_needs_a_generator_of_windows(market: Market) -> None:
-    """It also needs a template with a first test day."""
+    """The strategy also needs a template with a first test day."""
     market.show(RUN[0])
     open_ended = template()
     open_ended["dataset"]["kwargs"]["segments"]["test"] = (None, DAYS[-1])
@@ -196,7 +196,8 @@ def test_a_strategy_needs_a_generator_of_windows(market: Market) -> None:
 
 
 def test_a_simulation_returns_no_day_after_its_end(market: Market) -> None:
-    """This holds even if the service has published later days before; the days that it published remain."""
+    """No day after the end is returned, even if the service has published later days before; the days that it published
+    remain."""
     market.show(DAYS[63])
     served = manager(begin=DAYS[60])
     served.routine(DAYS[63])
@@ -211,7 +212,7 @@ def test_a_simulation_returns_no_day_after_its_end(market: Market) -> None:
 
 @pytest.mark.parametrize("trainer", ["TrainerR", 5, TrainerR])
 def test_a_trainer_is_an_object(market: Market, trainer: Any) -> None:
-    """Its name or its class is refused when the manager is made, not on the first day."""
+    """The name or the class of a trainer is refused when the manager is made, not on the first day."""
     with pytest.raises(ConfigError, match="trainer: must be a trainer"):
         OnlineManager([strategy("a")], trainer=trainer, begin_time=RUN[0])
 

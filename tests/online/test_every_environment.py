@@ -336,13 +336,13 @@ def test_late_and_corrected_data_are_new_versions(life: Life) -> None:
 
 
 def test_a_day_without_data_fails_with_its_reason(life: Life) -> None:
-    """It is published when its data have arrived."""
+    """The day is published when its data have arrived."""
     assert [f"has a price on {DAYS[68]}" in failure for failure in life.failures] == [True]
     assert DAYS[68] in life.published
 
 
 def test_a_day_of_equal_scores_has_signals(life: Life) -> None:
-    """They are 0, because the scores rank nothing, and not missing."""
+    """The signals of a day of equal scores are 0, because the scores rank nothing, and not missing."""
     assert life.equal == [0.0] * 4
 
 

@@ -102,7 +102,8 @@ def test_the_earlier_model_predicts_until_training_succeeds(market: Market, tmp_
 
 
 def test_of_several_missed_windows_only_the_last_is_trained(market: Market, tmp_path: Path, broken: Path) -> None:
-    """Their days have already been published, so the models of the other windows would never be used."""
+    """The days of the missed windows have already been published, so the models of the other windows would never be
+    used."""
     served = live(market, manager(templates=flaky(tmp_path)), [BEGIN])
     trained = len(recorders())
     _, second = windows(FIRST + 1, 2)

@@ -41,7 +41,8 @@ def test_a_loaded_manager_finds_its_ledger(market: Market, tmp_path: Path) -> No
 
 
 def test_a_file_of_an_earlier_version_loads(market: Market) -> None:
-    """Its signals and history are entered into a ledger; its generator's frozen calendar is not used."""
+    """The signals and history of an earlier file are entered into a ledger; its generator's frozen calendar is not
+    used."""
     market.show(DAYS[64])
     loaded = OnlineManager.load(Path(__file__).parent / "earlier_manager.pkl")
     assert days_of(loaded.get_signals()) == DAYS[52:61]
@@ -72,7 +73,7 @@ def test_published_signals_do_not_change(market: Market) -> None:
 
 
 def test_signals_of_several_files_are_in_the_order_of_their_days(tmp_path: Path) -> None:
-    """This holds even if a day in the middle of a file has a later version in another one."""
+    """The order is that of the days even if a day in the middle of a file has a later version in another one."""
     index = pd.MultiIndex.from_product([pd.DatetimeIndex(RUN), ["A", "B"]], names=["datetime", "instrument"])
     whole = pd.Series(np.arange(6.0), index, name="score")
     again = -whole.loc[[pd.Timestamp(RUN[1])]]
@@ -110,7 +111,7 @@ def test_a_file_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_task_with_live_objects_has_no_digest() -> None:
-    """It cannot be recognized later, and is trained again."""
+    """A task with live objects cannot be recognized later, and is trained again."""
     assert task_digest({"model": object()}) == ""
     assert task_digest({"model": "linear"}) != ""
 

@@ -56,7 +56,8 @@ def test_a_lost_champion_is_trained_again(served_by: Market) -> None:
 
 @pytest.mark.parametrize("which", ["replaced", "replacing"])
 def test_a_rollback_stays_when_a_model_is_lost(market: Market, which: str) -> None:
-    """It stays whether the model in use or the one that it replaces is lost; the next window begins when it is due."""
+    """A rollback stays whether the model in use or the one that it replaces is lost; the next window begins when it is
+    due."""
     days = DAYS[FIRST : FIRST + 2 * STEP + 1]
     served = live(market, manager(trunc_days="auto"), days[: STEP + 1])
     (old,) = served.state.champions(days[STEP - 1])
@@ -85,7 +86,7 @@ def test_a_tracker_that_was_emptied(market: Market, tmp_path: Path) -> None:
 
 
 def test_a_lost_model_of_a_removed_template(market: Market) -> None:
-    """It cannot be trained again, and the day says so."""
+    """A lost model of a removed template cannot be trained again, and the day says so."""
     market.show(BEGIN)
     two = [template(), template(estimator="ridge", alpha=1.0)]
     served = live(market, manager(templates=two, service="two"), RUN[:1])

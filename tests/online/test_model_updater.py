@@ -40,7 +40,7 @@ def test_models_are_updated_and_retrained(market: Market) -> None:
 
 
 def test_single_models_are_set_and_cancelled(market: Market) -> None:
-    """They are given by id or by recorder; an empty list or an unknown experiment is an error."""
+    """Models are given by id or by recorder; an empty list or an unknown experiment is an error."""
     market.show(DAYS[53])
     train(task_generator(template(), RollingGen(step=4, rtype="sliding")))
     updater = ModelUpdater("updated")

@@ -135,7 +135,8 @@ OLD_LEAVES = {("old", "retired")}
 def test_the_latest_candidate_that_is_not_worse_is_promoted(
     verdicts: dict[str, Verdict], lost: str, changes: set[tuple[str, str]]
 ) -> None:
-    """It is the champion from the next day on; earlier ones are retired, later ones continue."""
+    """The latest candidate that is not worse is the champion from the next day on; earlier ones are retired, later ones
+    continue."""
     old = candidate("old", Role.CHAMPION)
     pairs = [(candidate(name), old) for name in ("c1", "c2") if name in verdicts]
     body = day_body(DayResult(DAYS[0], DayState.PUBLISHED), releases=[old])
@@ -150,8 +151,8 @@ def test_the_latest_candidate_that_is_not_worse_is_promoted(
 
 
 def test_a_candidate_runs_in_shadow_and_is_promoted(market: Market) -> None:
-    """It is promoted after two days with labels. Until then the champion's prediction is published, whatever the
-    candidates predict."""
+    """The candidate is promoted after two days with labels. Until then the champion's prediction is published, whatever
+    the candidates predict."""
     served = live(market, with_policy(Policy(2, margin=2.0)), RUN[:9])
     assert roles(served, DAYS[63]) == ([60], [])
     assert [roles(served, day) for day in DAYS[64:68]] == 4 * [([60], [64])]
@@ -253,7 +254,7 @@ def test_a_model_is_promoted_by_hand_while_it_is_compared(market: Market) -> Non
 
 
 def test_without_the_policy_candidates_end_with_the_next_window(market: Market) -> None:
-    """Its model is the champion at once, as by default."""
+    """The model of the next window is the champion at once, as by default."""
     served = live(market, with_policy(Policy(50)), RUN[:6])
     again = with_policy(None, service=served.service.name)
     market.show(DAYS[68])

@@ -158,7 +158,7 @@ def test_long_short_takes_the_ends_of_each_day(seed: int, days: int, names: int)
 
 
 def test_rows_without_a_score_are_left_out() -> None:
-    """They count neither for the size of a side nor for the mean of all."""
+    """Rows without a score count neither for the size of a side nor for the mean of all."""
     pred, label = one_day([5, 4, 3, 2, 1], [5, 4, 3, 2, 1])
     more, wide = one_day([np.nan] * 15, [99.0] * 15)
     wide.index = wide.index.set_levels([f"J{i:02}" for i in range(15)], level="instrument")
@@ -230,7 +230,7 @@ def test_infinite_values_are_missing() -> None:
 
 
 def test_empty_input_gives_empty_results() -> None:
-    """This holds for empty input, and for input without a common row."""
+    """The results are empty for empty input, and for input without a common row."""
     pred, label = series(1, 2, 6, ties=False, gaps=False)
     assert all(len(f) == 0 for f in calc_ic(pred[:0], label[:0]))
     assert all(len(f) == 0 for f in calc_long_short_return(pred[:0], label[:0]))
@@ -331,7 +331,7 @@ STATSMODELS = {2: 4.61169082958651, 5: 7.829672368709332}
 
 
 def test_values_over_one_day_do_not_overlap() -> None:
-    """Their t is the ordinary one."""
+    """The t statistic of values over one day is the ordinary one."""
     values = pd.Series([0.02, 0.05, -0.01, 0.03])
     assert newey_west_t(values, 1) == pytest.approx(scipy.stats.ttest_1samp(values, 0).statistic)
 
@@ -347,7 +347,8 @@ def test_too_few_or_equal_values_have_no_t() -> None:
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-3, 1.0, 1e9])
 def test_equal_returns_have_no_ratio(scale: float) -> None:
-    """They have none even if they differ by rounding: three times 0.1, and the returns of prices that grow by 0.1 % a day."""
+    """Equal returns have no ratio, even if they differ by rounding: three times 0.1, and the returns of prices that
+    grow by 0.1 % a day."""
     growth = pd.Series(100 * 1.001 ** np.arange(50)).pct_change().dropna()
     for equal in (pd.Series([0.1] * 3), pd.Series([-0.7] * 7), growth, pd.Series([0.0] * 5)):
         assert np.isnan(mean_to_std(equal * scale))
@@ -409,7 +410,7 @@ def test_risk_figures_without_returns_are_missing() -> None:
     [("day", 238), ("1day", 238), ("2d", 119), ("week", 50), ("month", 12), ("30min", 240 * 238 / 30)],
 )
 def test_periods_of_frequencies(freq: str, periods: float) -> None:
-    """They are the same as in Qlib."""
+    """The numbers of periods are the same as in Qlib."""
     found = risk_analysis(pd.Series([0.01, 0.02]), freq=freq)
     assert found.loc["annualized_return", "risk"] == pytest.approx(0.015 * periods)
 
@@ -434,7 +435,8 @@ def recorder_with(folder: Path, pred: pd.Series, label: pd.DataFrame, tracker: s
 
 
 def test_the_record_keeps_curves_and_logs_figures(tmp_path: Path) -> None:
-    """It has IC, ICIR, Rank IC, Rank ICIR, and optionally long-short; without a prediction the error says what is missing."""
+    """The record has IC, ICIR, Rank IC, Rank ICIR, and optionally long-short; without a prediction the error says what
+    is missing."""
     experiment = get_experiment(open_tracker(f"folder:{tmp_path}/runs"), experiment_name="mine")
     with pytest.raises(ArtifactNotFound, match=r"pred\.pkl"):
         SigAnaRecord(experiment.create_recorder()).generate()
@@ -492,7 +494,7 @@ def test_long_short_figures_count_the_days_of_the_label(
 def test_returns_of_unknown_label_days_are_not_annualised(
     tracker: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They are NaN, and a warning says why; IC and Rank IC exist."""
+    """Returns of unknown label days are NaN, and a warning says why; IC and Rank IC exist."""
     pred, label = series(5, 10, 20, ties=False, gaps=False)
     recorder = recorder_with(tmp_path, pred, label.to_frame("LABEL0"), tracker)
     with caplog.at_level(logging.WARNING):

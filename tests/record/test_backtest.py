@@ -353,7 +353,7 @@ def _markets(draw: st.DrawFn) -> tuple[Market, Rules]:
 def test_fills_never_exceed_cash_or_holdings(
     made: tuple[Market, Rules], amount: float, cash: float, held: float, side: OrderDir
 ) -> None:
-    """This holds up to a tenth of a share; whole units are traded, and fees are at least the minimum."""
+    """The limits hold up to a tenth of a share; whole units are traded, and fees are at least the minimum."""
     market, rules = made
     account = Account(Position(cash, {"A": {"amount": held, "price": 1.0}} if held > 0 else None))
     fill = market.fill_order(0, 0, side, amount, cash=cash, held=held)

@@ -38,7 +38,7 @@ def test_equal_values_share_a_bin() -> None:
 
 @pytest.mark.parametrize("moved", [4.9, 5.1])
 def test_a_constant_that_changes_is_found(moved: float) -> None:
-    """It is found in both directions: all values leave one bin for another that was empty."""
+    """The change is found in both directions: all values leave one bin for another that was empty."""
     bins = Bins.of(np.full(30, 5.0))
     assert bins.psi(np.full(10, 5.0)) == 0.0
     assert bins.psi(np.full(10, moved)) == pytest.approx(2 * (1 - 0.0001) * math.log(10_000), rel=1e-12)
@@ -61,7 +61,7 @@ def test_no_values_have_no_index() -> None:
 
 
 def test_one_value_is_a_distribution() -> None:
-    """It may be that of a single instrument."""
+    """One value is a distribution, such as that of a single instrument."""
     bins = Bins.of(np.array([2.0]))
     assert bins.psi(np.array([2.0])) == 0.0
 

@@ -289,7 +289,7 @@ def test_an_account_without_value(make_market: MakeMarket) -> None:
 
 
 def test_the_exchange_has_its_own_range_and_fields(make_market: MakeMarket) -> None:
-    """It has quotes from its own start on, and for the given fields; the error names others."""
+    """The exchange has quotes from its own start on, and for the given fields; the error names others."""
     session = make_market({"A": {"close": [10, 11, 12.0], "high": [15, 16, 17]}})
     days, found = days_of(3), []
 
@@ -317,7 +317,7 @@ def test_orders_without_quotes_are_named(make_market: MakeMarket) -> None:
 
 
 def test_a_one_day_backtest(make_market: MakeMarket) -> None:
-    """It has one row: bought at the close, no return."""
+    """A backtest of one day has one row: bought at the close, no return."""
     days = days_of(1)
     session = make_market({"A": [10.0]})
     result = run_backtest(

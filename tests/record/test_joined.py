@@ -73,7 +73,7 @@ def test_the_whole_prediction_by_hand(market: Session) -> None:
 
 
 def test_days_configured_in_the_record(market: Session) -> None:
-    """They are used if there is a prediction; days without one do not count."""
+    """The days that the record configures are used if there is a prediction; days without one do not count."""
     for start, end, expected in (
         ("2021-03-03", "2021-03-04", ("2021-03-03", "2021-03-04")),
         ("2020-01-01", "2030-01-01", ("2021-03-01", "2021-03-05")),

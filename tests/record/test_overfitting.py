@@ -84,7 +84,8 @@ def test_deflated_sharpe_of_returns() -> None:
 
 
 def test_more_trials_deflate_more() -> None:
-    """They do so with the same variance; a Sharpe ratio equal to the expected maximum has probability one half."""
+    """More trials deflate more with the same variance; a Sharpe ratio equal to the expected maximum has probability one
+    half."""
     values = [expected_max_sharpe(0.01, n) for n in range(2, 200)]
     assert values == sorted(values)
     assert probabilistic_sharpe(0.1, 0.1, 100) == 0.5
@@ -92,7 +93,7 @@ def test_more_trials_deflate_more() -> None:
 
 @pytest.mark.parametrize("trials", [0, 1, True, 1.5, 2.5])
 def test_the_maximum_of_one_trial_is_not_defined(trials: int) -> None:
-    """It has no defined value."""
+    """The maximum of one trial has no defined value."""
     with pytest.raises(ConfigError, match="at least 2"):
         expected_max_sharpe(0.1, trials)
 
@@ -179,7 +180,7 @@ def test_one_variant_or_equal_returns_have_no_deflated_sharpe() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 7), st.sampled_from([2, 4, 6, 8]), st.integers(0, 9))
 def test_pbo_is_that_of_brute_force(seed: int, trials: int, groups: int, more: int) -> None:
-    """This holds where the groups are of unequal size, too."""
+    """The probability is that of brute force where the groups are of unequal size, too."""
     values = np.random.default_rng(seed).normal(size=(groups * 5 + more, trials)) * 1e-3 + 1e-4
     made = backtest_overfitting(table(values), groups)
     ranks = np.array(brute_force(values, groups))
@@ -196,7 +197,7 @@ def test_pbo_of_noise_is_one_half_on_average() -> None:
 
 
 def test_pbo_of_one_dominant_trial_is_zero() -> None:
-    """It is the best in every half."""
+    """The dominant trial is the best in every half."""
     values = np.random.default_rng(5).normal(size=(320, 10))
     values[:, 3] += 1.0
     assert backtest_overfitting(table(values)).probability == 0.0
@@ -243,7 +244,7 @@ def test_rows_with_a_missing_value_are_left_out() -> None:
 
 @pytest.mark.parametrize("groups", [3, 0, -2, 22, True, False, 4.0, "4", None])
 def test_the_number_of_groups_is_even(groups: Any) -> None:
-    """It is an integer from 2 to 20."""
+    """The number of groups is an integer from 2 to 20."""
     values = np.random.default_rng(12).normal(size=(100, 3))
     with pytest.raises(ConfigError, match=f"groups.*must be an even number from 2 to 20, found {groups!r}"):
         backtest_overfitting(table(values), groups)

@@ -253,7 +253,7 @@ def _passes(recorder: Recorder, config: Any = None, **kwargs: Any) -> MultiPassP
 
 
 def test_passes_without_shuffling_are_equal(recorder: Recorder) -> None:
-    """They have the figures of the single backtest, no deviation, and no ratio of the two."""
+    """Passes without shuffling have the figures of the single backtest, no deviation, and no ratio of the two."""
     single = _record(recorder, _config()).generate()["port_analysis_1day.pkl"]["risk"]
     record = _passes(recorder, pass_num=3, shuffle_init_score=False)
     made = record.generate()["multi_pass_port_analysis_1day.pkl"]

@@ -208,7 +208,7 @@ def test_a_strategy_without_decisions_is_refused(flat: Session) -> None:
 
 
 def test_a_strategy_without_a_signal_needs_dates(flat: Session) -> None:
-    """It has no prediction that determines start and end."""
+    """A strategy without a signal has no prediction that determines start and end."""
     with pytest.raises(ConfigError, match=r"backtest\.end_time: Recorder has no prediction"):
         run_backtest(Recorder(), start_time="2021-03-01", session=flat)
 
@@ -450,7 +450,7 @@ def test_a_short_suspension_gives_no_warning(make_market: MakeMarket) -> None:
 
 
 def test_a_holding_outside_the_exchanges_codes_gives_a_warning(make_market: MakeMarket) -> None:
-    """It cannot be traded; it is valued at its market price, and named."""
+    """A holding outside the exchange's codes cannot be traded; it is valued at its market price, and named."""
     session = make_market({"A": [10.0] * 4, "B": [10.0, 11, 12, 13]})
     signal = scores({"A": [1.0] * 4, "B": [0.0] * 4})
     result = run(

@@ -147,7 +147,7 @@ def test_cumulative_returns_of_trades(
 
 
 def test_ranks_of_what_was_held(positions: dict[pd.Timestamp, Any], label: pd.DataFrame) -> None:
-    """They are in percent, the best near 0, for held, bought and sold instruments."""
+    """The ranks are in percent, the best near 0, for held, bought and sold instruments."""
     hold, buy, sell = graphs.rank_label_graph(positions, label, show_notebook=False)
     assert trace(hold, "Hold")[0] == pytest.approx(200 / 3)
     assert trace(buy, "Buy") == pytest.approx([(1 + 2.5) / 2 / 3 * 100, 100 / 3])

@@ -153,7 +153,7 @@ def test_the_page_has_the_ic_of_each_group(tmp_path: Path, provider: Provider) -
 
 
 def test_each_model_has_the_ic_of_each_group(tmp_path: Path, provider: Provider) -> None:
-    """It is computed from its own label; the label of the joined prediction is that of the first model."""
+    """The IC is computed from its own label; the label of the joined prediction is that of the first model."""
     groups = groups_of("code,sector\nA,one\nB,one\nC,two\nD,two\n", tmp_path, provider)
     labels = {"slow": scores(1), "fast": scores(2)}
     models = [ModelInputs(name, scores(3), label, name, 1) for name, label in labels.items()]

@@ -115,7 +115,7 @@ def test_every_state_gives_a_page(changes: dict[str, object], tmp_path: Path) ->
 
 
 def test_the_terminal_shows_the_same_headline() -> None:
-    """It does so in 80 columns, without colour."""
+    """The terminal shows the headline of the report in 80 columns, without colour."""
     summary = summarise(inputs())
     console = Console(width=80, record=True, color_system=None)
     console.print(headline_table(summary))

@@ -181,7 +181,8 @@ class Unnamed(FolderTracker):
 
 
 def test_an_object_that_processes_cannot_open_is_an_error_only_with_processes(tmp_path: Path) -> None:
-    """It is used in the current process; with worker processes an error says what to do, and no task is started."""
+    """An object that processes cannot open is used in the current process; with worker processes an error says what to
+    do, and no task is started."""
     tracker = Unnamed(tmp_path / "runs")
     assert len(TrainerR("e", record, tracker=tracker).train(TASKS)) == 2
     store = MemoryStore()

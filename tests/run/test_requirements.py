@@ -180,7 +180,8 @@ def test_faulty_tasks_do_not_stop_healthy_workers(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_lone_worker_retries_its_own_failures(folder: Path) -> None:
-    """They fail after their last attempt, within a limited time, since there is no other worker to retry them."""
+    """The tasks that a lone worker retries fail after their last attempt, within a limited time, since there is no
+    other worker to retry them."""
     manager = pool(folder, [-1.0], max_attempts=3)
     began = time.monotonic()
     assert ended(worker(folder, *RUNS, TAKES="0"))[0] == Exit.DONE
@@ -228,7 +229,7 @@ def test_a_worker_pauses_after_three_failures_until_others_have_tried(forty: Mem
 
 
 def test_tasks_that_fail_on_other_workers_too_do_not_count(forty: MemoryStore) -> None:
-    """Their failures are the tasks' fault."""
+    """Failures of tasks that fail on other workers too are the tasks' fault."""
     health = WorkerHealth(forty, "p", "me")
     tasks = fail_in_a_row(forty, health, "me", 4)
     run_on(forty, "other", [t.id for t in tasks[:2]], good=False)
@@ -238,7 +239,7 @@ def test_tasks_that_fail_on_other_workers_too_do_not_count(forty: MemoryStore) -
 
 
 def test_a_failure_is_doubtful_while_the_task_may_succeed_elsewhere(forty: MemoryStore) -> None:
-    """It does not count while other workers have succeeded, or are running tasks and have not failed yet. If all
+    """A failure does not count while other workers have succeeded, or are running tasks and have not failed yet. If all
     workers fail, or this one has succeeded, it counts."""
 
     def doubtful() -> bool:
@@ -320,7 +321,7 @@ def test_a_worker_with_successes_needs_stronger_evidence(forty: MemoryStore, suc
 
 
 def test_a_worker_continues_if_no_other_worker_is_running(forty: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It waits longer while another worker runs tasks, and then tries a single one."""
+    """The worker waits longer while another worker runs tasks, and then tries a single one."""
     health = WorkerHealth(forty, "p", "me")
     fail_in_a_row(forty, health, "me", 3)
     assert health.claim_limit(5) == 0
@@ -403,8 +404,8 @@ def full_disk(folder: Path) -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("variable", ["TMPDIR", "ROLLFORGE_CACHE", "tracking"])
 def test_a_full_disk_is_detected_before_a_task_is_claimed(variable: str, folder: Path) -> None:
-    """This holds for the disk of temporary files, the cache or the tracking store: the exit code is 7, with one
-    message, and no attempt is counted."""
+    """A full disk is detected for the disk of temporary files, the cache or the tracking store: the exit code is 7,
+    with one message, and no attempt is counted."""
     manager = pool(folder, [1.0])
     with full_disk(folder) as place:
         (place / "junk").write_bytes(bytes(50_000))
@@ -420,7 +421,7 @@ def test_a_full_disk_is_detected_before_a_task_is_claimed(variable: str, folder:
 
 
 def test_code_that_is_not_allowed_or_not_installed_is_reported_at_once(folder: Path) -> None:
-    """This concerns the code of the models in the submission."""
+    """The report concerns the code of the models in the submission."""
     store = MemoryStore()
     session = Session(tracking_uri=f"folder:{folder}/runs", store_uri=store.uri)
     for name, said in (("no_such_package", "not installed here"), ("scipy", "--allow scipy")):
@@ -474,8 +475,8 @@ def rollforge(folder: Path, *arguments: str, **environment: str) -> subprocess.C
 
 @pytest.mark.slow
 def test_a_worker_runs_submitted_tasks_without_further_settings(small_market: Path, tmp_path: Path) -> None:
-    """It uses the data and the tracking store of the submission; `run` then trains nothing more, and `collect` finds
-    all results."""
+    """The worker uses the data and the tracking store of the submission; `run` then trains nothing more, and `collect`
+    finds all results."""
     file = workflow(tmp_path, small_market)
     submitted = rollforge(tmp_path, "submit", str(file), "--json")
     assert submitted.returncode == Exit.DONE, submitted.stderr
@@ -563,8 +564,8 @@ def test_two_submissions_in_one_pool_may_use_different_data(small_market: Path, 
 
 @pytest.mark.slow
 def test_a_worker_without_exit_when_empty_waits_for_tasks_that_it_can_run(small_market: Path, tmp_path: Path) -> None:
-    """It stays even if the pool has tasks that it cannot run, and exits with 0 when it is terminated; if it can run
-    none, it exits at once with 7."""
+    """The worker stays even if the pool has tasks that it cannot run, and exits with 0 when it is terminated; if it can
+    run none, it exits at once with 7."""
     other = Path(shutil.copytree(small_market, tmp_path / "other"))
     name = next((other / "features").iterdir()) / "open.day.bin"
     name.write_bytes(name.read_bytes()[:-4] + b"\x00\x00\x80\x3f")
@@ -693,7 +694,7 @@ def test_a_waiting_worker_checks_new_submissions(small_market: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_a_bad_worker_exits_even_if_tasks_have_one_attempt(folder: Path) -> None:
-    """That other tasks succeed on other workers is sufficient evidence; the attempts of the failed tasks, which have
+    """The success of other tasks on other workers is sufficient evidence; the attempts of the failed tasks, which have
     only one, are given back."""
     manager = pool(folder, [float(i) for i in range(40)], max_attempts=1)
     good = worker(folder, *RUNS, TAKES="0.5")

@@ -52,7 +52,8 @@ def test_the_run_of_a_killed_task_is_ended(session: Session) -> None:
 
 
 def test_the_next_attempt_ends_the_run_of_the_previous_one(session: Session) -> None:
-    """This matters if there is no parent process: the machine crashed, and another one takes over the task."""
+    """The run of the previous attempt is ended even if there is no parent process: the machine crashed, and another one
+    takes over the task."""
     token = current_task.set("some task")
     begin_task_train({"x": 1}, "e", session=session).start_run()
     current_task.reset(token)

@@ -144,7 +144,8 @@ def test_call_in_subproc_runs_each_task_in_a_new_process(session: Session) -> No
 
 
 def test_a_task_that_is_done_in_the_pool_is_not_trained_again(session: Session) -> None:
-    """Its recorder is returned; by default the pool has the name of the experiment."""
+    """The recorder of a task that is done in the pool is returned; by default the pool has the name of the
+    experiment."""
     (one,) = trainer(TrainerRM)([{"x": 1}])
     (same, other) = trainer(TrainerRM)([{"x": 1}, {"x": 2}])
     assert same.id == one.id
@@ -301,7 +302,8 @@ def test_a_trainer_queries_its_batch_and_not_single_tasks(session: Session, monk
 
 @pytest.mark.parametrize("kind", [TrainerRM, DelayTrainerRM])
 def test_dead_worker(session: Session, kind: type[TrainerRM]) -> None:
-    """Its task is trained here when its lease expires, because the trainer that waits for it may be alone."""
+    """The task of a dead worker is trained here when its lease expires, because the trainer that waits for it may be
+    alone."""
     store = SQLiteStore(session.store_uri)
     made = trainer(kind)
     store.create("exp", [{"x": 1}])
@@ -312,7 +314,8 @@ def test_dead_worker(session: Session, kind: type[TrainerRM]) -> None:
 
 @pytest.mark.parametrize("kind", [TrainerRM, DelayTrainerRM])
 def test_dead_trainer(session: Session, kind: type[TrainerRM]) -> None:
-    """Its task is trained by the next one without waiting for the lease, and without counting an attempt."""
+    """The task of a dead trainer is trained by the next one without waiting for the lease, and without counting an
+    attempt."""
     store = SQLiteStore(session.store_uri)
     made = trainer(kind)
     store.create("exp", [{"x": 1}], max_attempts=1)

@@ -65,7 +65,8 @@ def test_a_task_is_run_and_its_result_committed() -> None:
 
 
 def test_a_task_that_raises_is_retried_and_then_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It fails after three attempts with a backoff between them, and its traceback is kept; the others are done."""
+    """The task fails after three attempts with a backoff between them, and its traceback is kept; the others are
+    done."""
     clock = Clock()
     store = MemoryStore(clock=clock)
     monkeypatch.setattr(store, "wait_for_change", lambda pool, timeout: setattr(clock, "now", clock.now + 1))
@@ -427,7 +428,7 @@ def stop_the_process(task: dict[str, Any]) -> str:
 
 @pytest.mark.slow
 def test_a_process_that_stays_stopped_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is killed even without a time limit: the attempt counts as killed, and the task is retried."""
+    """The process is killed even without a time limit: the attempt counts as killed, and the task is retried."""
     monkeypatch.setattr(worker_process, "_STOPPED_SECONDS", 2.0)
     store = MemoryStore()
     store.create("p", [{"marker": str(tmp_path / "stopped once")}])
@@ -499,7 +500,7 @@ def test_a_task_that_configures_logging_does_not_affect_later_tasks(in_processes
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare")
 def test_a_worker_may_be_the_first_process_of_a_container(tmp_path: Path) -> None:
-    """Its process id is 1, which is also the parent id of orphaned processes."""
+    """The worker's process id is 1, which is also the parent id of orphaned processes."""
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"x": 1}])
     ran = subprocess.run(

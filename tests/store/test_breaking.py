@@ -214,7 +214,7 @@ def test_each_kind_of_crash_has_its_cause_and_affects_no_other_task(any_store: T
 
 
 def test_a_task_that_kills_its_process_fails_after_max_attempts(tmp_path: Path) -> None:
-    """It is retried in another process, and fails after its last attempt."""
+    """The task is retried in another process, and fails after its last attempt."""
     store = MemoryStore()
     store.create("p", [{"way": "kill"}], max_attempts=2)
     events = run_pool(store, Job("p", die), jobs=1)
@@ -315,7 +315,8 @@ DAMAGED = ['{"x": {"$date": "no day"}}', '{"x": {"$ts": 1}}', '{"x": {"$bytes": 
 
 @pytest.mark.parametrize("in_process", [False, True], ids=["processes", "in process"])
 def test_a_task_that_cannot_be_decoded_does_not_stop_the_pool(any_store: TaskStore, in_process: bool) -> None:
-    """It fails at once with the cause `unreadable`; the pool can still be listed, and the other tasks are done."""
+    """The task fails at once with the cause `unreadable`; the pool can still be listed, and the other tasks are
+    done."""
     if isinstance(any_store, MemoryStore):
         pytest.skip("a memory store holds no text that could be damaged")
     made = any_store.create("p", [{"way": "good", "x": x} for x in range(10)])
@@ -590,7 +591,7 @@ def test_a_read_only_disk_is_reported(small_disk: Path) -> None:
 
 
 def test_a_corrupted_file_is_reported(tmp_path: Path) -> None:
-    """This holds whether its header or its contents are damaged."""
+    """A corrupted file is reported whether its header or its contents are damaged."""
     file = tmp_path / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": i, "text": "y" * 500} for i in range(500)])

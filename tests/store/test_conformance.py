@@ -94,7 +94,7 @@ class TestSQLiteStore(TaskStoreSuite):
             SQLiteStore(f"sqlite:///{self.file}")
 
     def test_a_file_with_an_older_schema_is_migrated(self, tmp_path: Path) -> None:
-        """Its tasks are kept, and all operations work on them."""
+        """The tasks of a file with an older schema are kept, and all operations work on them."""
         file = tmp_path / "old.db"
         raw = sqlite3.connect(file)
         raw.executescript(SQLITE_MIGRATIONS[0])
@@ -150,7 +150,7 @@ class TestSQLiteStore(TaskStoreSuite):
         _check_migrated(SQLiteStore(f"sqlite:///{file}"))
 
     def test_old_batches_are_deleted(self, store: TaskStore, clock: ManualClock) -> None:
-        """They are deleted a month after their last use, unless they have unfinished tasks; the tasks are kept."""
+        """Batches are deleted a month after their last use, unless they have unfinished tasks; the tasks are kept."""
         store.create(POOL, [{"x": 1}], batch="ended")
         store.commit(self.claim(store), 1)
         store.create(POOL, [{"x": 2}], batch="open")
@@ -178,7 +178,7 @@ class TestSQLiteStore(TaskStoreSuite):
 
     @pytest.mark.slow
     def test_it_behaves_like_the_model(self, tmp_path: Path) -> None:
-        """It does so for any sequence of operations."""
+        """The store behaves like the model for any sequence of operations."""
         machine = type("Machine", (StoreMachine,), {"make_store": lambda clock: _sqlite(tmp_path, clock)})
         run_state_machine_as_test(machine, settings=MACHINE)
 
@@ -272,7 +272,7 @@ class TestPostgresStore(TaskStoreSuite):
         return self.made[-1]
 
     def test_a_submission_that_is_kept_while_others_are_removed_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Its tasks are about to be created."""
+        """The tasks of a submission that is kept are about to be created."""
         _check_kept_meanwhile(self.make_store, sql, monkeypatch)
 
     def test_leases_use_the_clock_of_the_server(self) -> None:
@@ -302,7 +302,7 @@ class TestPostgresStore(TaskStoreSuite):
         assert sum(store.count(POOL, {"model.class": "M7"}).values()) == 20
 
     def test_a_status_or_an_id_uses_an_index(self, postgres: PostgresServer) -> None:
-        """It does so even if the server has no statistics of the tables yet."""
+        """The query uses an index even if the server has no statistics of the tables yet."""
         store = self.make_store(None)
         store.create(POOL, [{"x": i} for i in range(2000)])
         schema = self.uri.rpartition("=")[2]
@@ -379,7 +379,7 @@ class TestPostgresStore(TaskStoreSuite):
     @pytest.mark.parametrize("limit", [1, 2])
     @pytest.mark.parametrize("ends", ["COMMIT", "ROLLBACK"])
     def test_a_claim_repeated_during_the_first_one_waits_for_it(self, limit: int, ends: str) -> None:
-        """It returns the same tasks if the first claim succeeds, and other tasks if it fails."""
+        """The repeated claim returns the same tasks if the first claim succeeds, and other tasks if it fails."""
         first, second = self.make_store(None), self.make_store(None)
         first.create(POOL, [{"x": i} for i in range(5)])
         connection = first._opened().connection  # type: ignore[attr-defined]
@@ -412,7 +412,7 @@ class TestPostgresStore(TaskStoreSuite):
         assert store._read(lambda tx: tx.rows(text)) == []  # type: ignore[attr-defined]
 
     def test_changing_one_task_does_not_scan_a_table(self) -> None:
-        """This holds even on a connection with cached plans of statements that changed all tasks."""
+        """No table is scanned, even on a connection with cached plans of statements that changed all tasks."""
         store = self.make_store(None)
         ids = [c.id for c in store.create(POOL, [{"x": i} for i in range(3000)], batch="b")]
         store.create(POOL, [{"last": 1}], depends_on=ids, batch="b")
@@ -458,7 +458,7 @@ class TestPostgresStore(TaskStoreSuite):
     def test_options_of_the_address_reach_the_server(
         self, postgres: PostgresServer, options: str, setting: str, value: str
     ) -> None:
-        """They are decoded as by libpq: spaces are literal or encoded, and a plus sign is a plus sign."""
+        """Options are decoded as by libpq: spaces are literal or encoded, and a plus sign is a plus sign."""
         for uri in (f"{self.uri}&{options}", f"{postgres.uri}?{options}&{self.uri.partition('?')[2]}"):
             store = PostgresStore(uri)
             assert store._read(lambda tx: tx.rows(f"SHOW {setting}")) == [(value,)]
@@ -548,7 +548,7 @@ class TestPostgresStore(TaskStoreSuite):
 
     @pytest.mark.slow
     def test_it_behaves_like_the_model(self) -> None:
-        """It does so for any sequence of operations."""
+        """The store behaves like the model for any sequence of operations."""
         machine = type("Machine", (StoreMachine,), {"make_store": self.make_store})
         run_state_machine_as_test(machine, settings=MACHINE)
 
@@ -575,7 +575,7 @@ class TestMongoStore(TaskStoreSuite):
         return self.made[-1]
 
     def test_a_submission_that_is_kept_while_others_are_removed_stays(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Its tasks are about to be created."""
+        """The tasks of a submission that is kept are about to be created."""
         _check_kept_meanwhile(self.make_store, mongo, monkeypatch)
 
     @pytest.mark.parametrize(("query", "expected"), TaskStoreSuite.QUERIES)
@@ -678,7 +678,8 @@ class TestMongoStore(TaskStoreSuite):
             store.commit(task, 1)
 
     def test_a_task_starts_after_its_prerequisites_have_finished(self) -> None:
-        """This holds even if the server's clock as estimated by two processes differs by some milliseconds."""
+        """A task starts after its prerequisites have finished, even if the server's clock as estimated by two processes
+        differs by some milliseconds."""
         early, late = ManualClock(), ManualClock()
         late.now += 0.008
         store, other = self.make_store(late), self.make_store(early)
@@ -715,6 +716,6 @@ class TestMongoStore(TaskStoreSuite):
 
     @pytest.mark.slow
     def test_it_behaves_like_the_model(self) -> None:
-        """It does so for any sequence of operations."""
+        """The store behaves like the model for any sequence of operations."""
         machine = type("Machine", (StoreMachine,), {"make_store": self.make_store})
         run_state_machine_as_test(machine, settings=settings(MACHINE, max_examples=15))

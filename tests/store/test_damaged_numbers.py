@@ -191,7 +191,7 @@ def _outcome(call: Callable[[], Any]) -> Any:
 def test_a_task_with_an_impossible_number_of_attempts_fails(
     kind: str, request: pytest.FixtureRequest, clock: ManualClock
 ) -> None:
-    """It fails, and its error names the column and the invalid value."""
+    """The task fails, and its error names the column and the invalid value."""
     store, damage = request.getfixturevalue(kind)
     (made,) = store.create("pool", [{"x": 1}])
     damage(made.id, "attempt", 2**31 - 1)

@@ -78,8 +78,8 @@ def test_each_invalid_column_is_named() -> None:
     ("plain", "blob"), [("{bad", None), ('{"$tuple": 5}', None), (None, b"\x80\x04"), (None, "text")]
 )
 def test_a_damaged_result_affects_only_its_own_task(plain: Any, blob: Any, tmp_path: Path) -> None:
-    """Its second stage fails, and that of the next task runs; reading the result raises an error that names the task
-    and says what to do."""
+    """The second stage of the task fails, and that of the next task runs; reading the result raises an error that names
+    the task and says what to do."""
     store = SQLiteStore(f"sqlite:///{tmp_path}/tasks.db")
     ids = [c.id for c in store.create("pool", [{"n": 1}, {"n": 2}])]
     for task in store.claim("pool", worker="host:1:a", lease=60.0, limit=2):
@@ -170,7 +170,8 @@ def _try_all(store: MongoStore, field: str) -> None:
 def test_a_mongodb_result_that_is_not_a_pickle_names_its_task(
     server: MongoServer, request: pytest.FixtureRequest
 ) -> None:
-    """It does so even if it is a number: ``bytes(n)`` would create n zeros, and take as much memory."""
+    """The error names the task even if the result is a number: ``bytes(n)`` would create n zeros, and take as much
+    memory."""
     request.addfinalizer((store := MongoStore(f"{server.uri}/results")).close)
     (made,) = store.create("pool", [{"n": 1}])
     (task,) = store.claim("pool", worker="host:1:a", lease=60.0)

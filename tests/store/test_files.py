@@ -70,7 +70,7 @@ def test_nothing_is_written_to_a_file_that_was_removed_or_replaced(tmp_path: Pat
 
 
 def test_a_file_that_is_moved_back_can_be_used_again(tmp_path: Path) -> None:
-    """It contains everything that was committed."""
+    """The file contains everything that was committed."""
     file = tmp_path / "tasks.db"
     store = SQLiteStore(f"sqlite:///{file}")
     store.create("p", [{"x": 1}])

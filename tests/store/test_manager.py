@@ -14,7 +14,7 @@ from rollforge.transitions import backoff
 
 
 def test_the_backoff_doubles_up_to_a_minute() -> None:
-    """It is random, between half and all of 1, 2, 4 … 60 seconds."""
+    """The delay is random, between half and all of 1, 2, 4 … 60 seconds."""
     for attempt, longest in ((1, 1), (2, 2), (3, 4), (6, 32), (7, 60), (99, 60)):
         drawn = [backoff(attempt) for _ in range(200)]
         assert longest / 2 <= min(drawn) < 0.6 * longest
@@ -71,7 +71,7 @@ def test_new_tasks_are_printed_also_in_a_dry_run(
 
 
 def test_a_dry_run_refuses_what_cannot_be_stored(manager: TaskManager) -> None:
-    """It raises the errors of a real run: for an object that cannot be stored, or an unknown dependency."""
+    """A dry run raises the errors of a real run: for an object that cannot be stored, or an unknown dependency."""
     with pytest.raises(TaskNotSerializable):
         manager.create_task([{"x": object()}], dry_run=True, print_nt=True)
     with pytest.raises(TaskNotFound):
@@ -100,7 +100,7 @@ def test_an_exception_gives_the_task_back(manager: TaskManager) -> None:
 
 
 def test_the_iterator_ends_when_no_task_is_waiting(manager: TaskManager) -> None:
-    """It returns each task once."""
+    """The iterator returns each task once."""
     for task in manager.task_fetcher_iter():
         manager.commit_task_res(task, task["def"]["x"] * 10)
     assert [t["res"] for t in manager.query()] == [10, 20, 30]
@@ -144,7 +144,7 @@ def test_replacing_inserting_and_removing(manager: TaskManager) -> None:
 
 
 def test_a_manager_without_a_pool_can_only_list_pools() -> None:
-    """Its other methods raise an error."""
+    """The other methods of a manager without a pool raise an error."""
     manager = TaskManager(store=MemoryStore())
     assert manager.list() == []
     with pytest.raises(ConfigError, match="has no pool"):
@@ -167,7 +167,7 @@ def test_dependencies_by_id_or_by_query(manager: TaskManager) -> None:
 
 
 def test_a_task_in_qlibs_form_is_stored_with_all_its_fields(manager: TaskManager) -> None:
-    """Its status, result and priority are kept."""
+    """The status, result and priority of the task are kept."""
     done = manager.insert_task({"def": {"y": 1}, "status": "part_done", "res": [1, 2]})
     manager.insert_task({"def": {"y": 2}, "priority": 4})
     second = manager.fetch_task(status="part_done")

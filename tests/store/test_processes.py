@@ -128,7 +128,7 @@ def test_a_lease_is_renewed_while_the_task_runs(tmp_path: Path, monkeypatch: pyt
 
 
 def test_waiting_ends_when_the_last_task_is_committed(tmp_path: Path) -> None:
-    """It is woken by the change, and not by the next poll ten minutes later; each change is reported."""
+    """The wait is woken by the change, and not by the next poll ten minutes later; each change is reported."""
     store = open_store(f"sqlite:///{tmp_path}/tasks.db")
     store.create("p", [{"x": 1}])
     (task,) = store.claim("p", worker="w", lease=60)

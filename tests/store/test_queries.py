@@ -91,7 +91,7 @@ def sql_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TaskSt
 def test_databases_agree_with_the_evaluator(
     sql_store: TaskStore, first: list[dict[str, Any]], later: list[dict[str, Any]], queries: list[dict[str, Any]]
 ) -> None:
-    """They find the same tasks, whether these were created before or after a path was first queried."""
+    """Databases find the same tasks, whether these were created before or after a path was first queried."""
     model, pool = MemoryStore(), f"p{next(_names)}"
     for definitions in (first, later):
         for store in (model, sql_store):
@@ -121,7 +121,7 @@ def test_databases_agree_with_the_evaluator(
 )
 @pytest.mark.parametrize("operator", ["$in", "$nin"])
 def test_lists_of_values_may_be_long(sql_store: TaskStore, field: str, values: list[Any], operator: str) -> None:
-    """They may be longer than the 65,535 parameters of a statement, and SQLite's thousand levels of nested
+    """Lists of values may be longer than the 65,535 parameters of a statement, and SQLite's thousand levels of nested
     conditions."""
     model = MemoryStore()
     definitions = [
@@ -197,7 +197,8 @@ def test_the_index_follows_replaced_and_removed_tasks(tmp_path: Path) -> None:
 
 
 def test_a_file_without_indexes_is_indexed(tmp_path: Path) -> None:
-    """Its tasks are indexed at the first query; damaged ones match queries for missing values."""
+    """The tasks of a file without indexes are indexed at the first query; damaged ones match queries for missing
+    values."""
     store = sqlite(tmp_path)
     store.create("p", [{"a": i, "b": [i, {"c": i}]} for i in range(5000)])
     with closing(sqlite3.connect(store.path)) as raw, raw:

@@ -31,7 +31,7 @@ def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_delay_doubles_up_to_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is one second after the first failure; jitter takes at most half of it."""
+    """The delay is one second after the first failure; jitter takes at most half of it."""
     assert [transitions.backoff(n) for n in (0, 1, 2, 3, 6, 7, 8, 100)] == [1, 1, 2, 4, 32, 60, 60, 60]
     monkeypatch.setattr("random.uniform", lambda low, high: low)
     assert [transitions.backoff(n) for n in (1, 2, 100)] == [0.5, 1, 30]
@@ -91,7 +91,7 @@ def test_a_failure_is_retried_until_the_last_attempt(
 
 
 def test_an_expired_lease_counts_as_an_attempt() -> None:
-    """It is not the worker's fault; the last attempt fails the task."""
+    """A lost lease is not the worker's fault; the last attempt fails the task."""
     made = transitions.expired(RUNNING, now=NOW)
     assert (made.status, made.attempt, made.available_at, made.cause) == (
         Status.PART_DONE,

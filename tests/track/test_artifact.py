@@ -241,7 +241,7 @@ def test_an_object_is_stored_in_its_own_format(tmp_path: Path, monkeypatch: pyte
     [("os", "system"), ("builtins", "object"), ("rollforge.task", "TaskRecord"), ("a\nb", "c"), (1, 2)],
 )
 def test_an_archive_with_another_class_is_refused(module: Any, name: Any, tmp_path: Path) -> None:
-    """It may only contain a class with `load_from` that is on the allow-list of pickles."""
+    """An archive may only contain a class with `load_from` that is on the allow-list of pickles."""
     file = tmp_path / "x.saved.zip"
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("rollforge.json", json.dumps({"module": module, "class": name}))

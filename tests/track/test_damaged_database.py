@@ -86,7 +86,7 @@ def test_a_file_that_is_not_a_database_is_one_error(what: bytes, database: Path)
 
 
 def test_an_empty_file_becomes_a_database(database: Path) -> None:
-    """It does so as if there were no file."""
+    """An empty file becomes a database as if there were no file."""
     database.touch()
     assert read(database) == 0
     assert database.stat().st_size > 4096

@@ -18,7 +18,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_starting_a_run_creates_the_tracking_folder(tmp_path: Path) -> None:
-    """It is given as a path or as file:PATH, relative or absolute; reading from a missing folder is an error."""
+    """The folder is given as a path or as file:PATH, relative or absolute; reading from a missing folder is an
+    error."""
     for number, uri in enumerate(("made/here", "file:./there", f"file:{tmp_path}/full", str(tmp_path / "plain"))):
         with R.start(experiment_name="e", uri=uri) as recorder:
             R.log_params(number=number)

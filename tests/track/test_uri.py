@@ -36,7 +36,7 @@ def log_run(place: str | Path) -> str:
               "file://localhost{here}/mlruns", "sub/folder/", "with space/mlruns"],
 )  # fmt: skip
 def test_a_folder_is_an_mlruns_folder(place: str, here: Path) -> None:
-    """It is given by a relative or absolute path or URI, and created if it does not exist."""
+    """The folder is given by a relative or absolute path or URI, and created if it does not exist."""
     address = place.format(here=here)
     uri = log_run(address)
     folder = Path(uri.removeprefix("file:"))
@@ -70,7 +70,7 @@ def test_the_kind_of_a_store_is_derived_from_its_path(here: Path) -> None:
 
 
 def test_a_mistyped_scheme_is_not_a_folder(here: Path) -> None:
-    """It is an error, and no folder is created."""
+    """A mistyped scheme is an error, and no folder is created."""
     for wrong in ("sqlit:///x.db", "foldr:x", "sqlite", "folders", "ftp://host/x", "posgresql://host/x"):
         with pytest.raises(ConfigError, match="does not name a tracking store"):
             open_tracker(wrong)
@@ -78,7 +78,8 @@ def test_a_mistyped_scheme_is_not_a_folder(here: Path) -> None:
 
 
 def test_the_default_store_can_be_a_folder(here: Path) -> None:
-    """It can be set by ``R.set_uri`` or in the session; later changes of the working directory have no effect."""
+    """The default store can be set by ``R.set_uri`` or in the session; later changes of the working directory have no
+    effect."""
     R.set_uri("runs")
     assert current_session().tracking_uri == f"file:{here}/runs"
     R.set_uri(None)
@@ -103,6 +104,6 @@ def test_reading_creates_no_folder(here: Path) -> None:
     ["http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:port", "http://\udcff:1", f"http://{'a' * 70}.b:1"],
 )
 def test_an_address_that_cannot_be_parsed_is_one_error(uri: str) -> None:
-    """Its host or its port is invalid."""
+    """The host or the port of the address is invalid."""
     with pytest.raises(TrackingUnavailable, match="cannot be opened"):
         open_tracker(uri).experiments()
