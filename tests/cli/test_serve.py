@@ -162,6 +162,24 @@ def test_promotion_and_rollback_are_one_entry_each(uri: str, folder: Path) -> No
     ledger.close()
 
 
+def test_a_rollback_is_undone_after_a_day_has_used_it(tmp_path: Path, folder: Path) -> None:
+    """Before that, the command is a repetition of one that was interrupted, and a promotion undoes it."""
+    ledger = fill(f"sqlite:///{tmp_path}/tasks.db", folder)
+    serve(ledger.uri, "rollback")
+    text = serve(ledger.uri, "rollback").stdout
+    assert "entry 6 is a rollback, and no day has been published since" in text
+    assert "'rollforge serve promote' with r2" in text
+    lease = ledger.acquire("us", holder="test", seconds=60)
+    ledger.append(lease, 7, "day", day_body(DayResult("2024-06-05", DayState.PUBLISHED), signals=[
+        published(folder, "2024-06-05", 1, {"A": 1.0})
+    ]))  # fmt: skip
+    ledger.release(lease)
+    serve(ledger.uri, "rollback")
+    state = ServiceState.of(ledger.entries("us"))
+    assert [state.entries[-1].number, *(r.recorder for r in state.champions("2024-06-06"))] == [8, "r2"]
+    ledger.close()
+
+
 def test_models_of_published_days_are_not_changed(tmp_path: Path, folder: Path) -> None:
     """The ledger keeps showing the models that were used for the signals of a day."""
     ledger = fill(f"sqlite:///{tmp_path}/tasks.db", folder)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+
+from pymongo.collection import Collection
 
 from growing import start_of
 from rollforge.errors import ServiceBusy
@@ -26,26 +29,38 @@ _BUSY, _ERROR = 6, 1
 _WRITES: list[tuple[Any, str]] = [
     (os, "replace"), (os, "rename"), (os, "link"), (Connection, "call"),
     *((kind, "_write") for kind in (SQLiteLedger, PostgresLedger, SQLiteStore, PostgresStore)),
+    *((Collection, name) for name in ("insert_one", "update_one", "find_one_and_update", "delete_many")),
 ]  # fmt: skip
 """The functions through which a service writes: files, tracking store, ledger and task store."""
 
 
-def _kill_at(write: int) -> None:
-    """Let this process be killed before its write with this number."""
+def _kill_at(write: int, *, files: bool) -> None:
+    """Let this process be killed before its write with this number; with `files`, each change of a file counts as one."""
     count = 0
+
+    def written() -> None:
+        nonlocal count
+        count += 1
+        if count == write:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def counted(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == write:
-                os.kill(os.getpid(), signal.SIGKILL)
+            written()
             return function(*args, **kwargs)
 
         return run
 
+    def audited(event: str, arguments: Sequence[Any]) -> None:
+        changes = event in ("os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.link", "os.truncate")
+        if changes or (event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            written()
+
     for place, name in _WRITES:
-        setattr(place, name, counted(getattr(place, name)))
+        if not (files and place is os):
+            setattr(place, name, counted(getattr(place, name)))
+    if files:
+        sys.addaudithook(audited)
 
 
 def _kill_after(seconds: float) -> None:
@@ -57,16 +72,18 @@ def _kill_after(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def start(work: Work, *, write: int | None = None, seconds: float | None = None) -> int:
-    """Run `work` in a fork of this process that is killed before a write or after some processor time; return its
-    id."""
+def start(work: Work, *, write: int | None = None, seconds: float | None = None, files: bool = False) -> int:
+    """Run `work` in a fork of this process that is killed before a write or after some processor time; return its id.
+
+    With `files`, creating, opening, renaming and deleting a file or a folder count as writes too.
+    """
     child = os.fork()
     if child:
         return child
     code = 0
     try:
         if write is not None:
-            _kill_at(write)
+            _kill_at(write, files=files)
         if seconds is not None:
             _kill_after(seconds)
         work()

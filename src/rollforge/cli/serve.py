@@ -423,7 +423,10 @@ def rollback(
     reason: Reason = "rolled back manually",
     from_day: FromDay = None,
 ) -> None:
-    """Undo the last change of champions: the models that were replaced become champions again. Adds one ledger entry."""
+    """Undo the last change of champions: the models that were replaced become champions again. Adds one ledger entry.
+
+    A rollback that no published day has used yet is not undone, so that a command which was interrupted can be repeated.
+    """
     from rollforge.errors import ConfigError
     from rollforge.ledger.entry import EntryKind
 
@@ -437,9 +440,20 @@ def rollback(
     for number in range(state.last - 1, 0, -1):
         before = _of(state.champions(day, as_of=number), chosen)
         if before and {r.recorder for r in before} != now:
+            if state.entries[number].kind == EntryKind.ROLLBACK and _is_unused(state, number):
+                former = one_line(_listed(sorted(r.recorder for r in before)))
+                echo(f"nothing to do: entry {number + 1} is a rollback, and no day has been published since")
+                echo(f"to undo it, use 'rollforge serve promote' with {former}")
+                return
             _replace(ledger, name, EntryKind.ROLLBACK, before, reason, day)
             return
     raise ConfigError(f"The service {name!r} has no earlier champions to go back to.")
+
+
+def _is_unused(state: ServiceState, place: int) -> bool:
+    """Return whether the champions of an entry are those of no published day."""
+    last = state.last_published
+    return last is None or all(release.from_day > last for release in state.contents[place].releases)
 
 
 def _findings(state: ServiceState, warnings: Iterable[str]) -> Iterator[str]:
