@@ -183,7 +183,7 @@ def workflow(tmp_path: Path, market: Market) -> Path:
 
 
 def test_a_service_is_created_once(place: Callable[[int], str], workflow: Path, market: Market) -> None:
-    """Also while its ledger is created."""
+    """A command killed while it creates the ledger, or after its entry, is repeated without another entry."""
     market.show(BEGIN)
     serve(place(0), "init", workflow)
     expected = told(open_ledger(place(0)).entries("served"))
@@ -199,7 +199,7 @@ def test_a_service_is_created_once(place: Callable[[int], str], workflow: Path, 
 
 
 def test_a_correction_is_made_once(tmp_path: Path, workflow: Path, market: Market) -> None:
-    """Of a day in each of two windows, and of one that is no longer a trading day; with candidates and a table of scores."""
+    """The corrected days belong to two windows, and one is no longer a trading day; there are candidates and a table."""
     workflow.write_text(workflow.read_text() + "\nsignals: {table: true}\npolicy: {shadow_days: 30}\n")
     uri = f"sqlite:///{tmp_path}/ledger.db"
     market.show(BEGIN)
