@@ -17,6 +17,7 @@ from pymongo import MongoClient, errors as mongo
 
 from rollforge.drivers import LEDGERS
 from rollforge.errors import ConfigError, StoreUnavailable
+from rollforge.ledger import mongo as mongo_ledger
 from rollforge.ledger.base import open_ledger
 from rollforge.ledger.memory import MemoryLedger
 from rollforge.ledger.mongo import MongoLedger
@@ -148,14 +149,18 @@ def test_a_ledger_of_version_4_gets_the_current_views(tmp_path: Path) -> None:
 
 
 def test_views_change_with_the_version() -> None:
-    """Existing ledgers get changed views only with a new version: add a migration, and then update the digest here."""
+    """Existing ledgers get changed views only with a new version: add a migration, and then update the digest here.
+
+    A ledger in MongoDB has no views, and the same version: older programs must not misread its entries either.
+    """
     text = "\n".join(views(sqlite=True) + views(sqlite=False))
     current = (
         len(SQLiteLedger._migrations),
         len(PostgresLedger._migrations),
+        mongo_ledger.SCHEMA_VERSION,
         hashlib.sha256(text.encode()).hexdigest(),
     )
-    assert current == (5, 5, "66a84afba6b517da5a7300a3fc677d80937a3d592e2fc34ceca4c961bc773ae6")
+    assert current == (5, 5, 5, "66a84afba6b517da5a7300a3fc677d80937a3d592e2fc34ceca4c961bc773ae6")
 
 
 def test_a_ledger_and_a_task_store_share_a_schema(postgres: PostgresServer) -> None:
@@ -230,6 +235,29 @@ def test_an_entry_that_was_decided_is_complete(database: str, dies: str, monkeyp
     assert ledger._entries.count_documents({}) == 3
     ledger.close()
     other.close()
+
+
+def test_a_ledger_of_mongodb_is_refused_by_older_programs(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ledger of version 1 gets the current version when it is opened for writing; readers leave it as it is."""
+    ledger = MongoLedger(database)
+    append(ledger, 1)
+    versions = ledger._services
+    versions.update_one({"_id": "/schema"}, {"$set": {"version": 1}})
+    reader = MongoLedger(database, read_only=True)
+    found = versions.find_one({"_id": "/schema"})
+    assert (len(reader.entries("us")), found["version"]) == (1, 1)
+    writer = MongoLedger(database)
+    append(writer, 2)
+    assert len(writer.entries("us")) == 2
+    for older in (1, mongo_ledger.SCHEMA_VERSION - 1):
+        monkeypatch.setattr(mongo_ledger, "SCHEMA_VERSION", older)
+        for read_only in (False, True):
+            with pytest.raises(StoreUnavailable, match="newer Rollforge"):
+                MongoLedger(database, read_only=read_only)
+    monkeypatch.undo()
+    assert versions.find_one({"_id": "/schema"})["version"] == mongo_ledger.SCHEMA_VERSION
+    for one in (ledger, reader, writer):
+        one.close()
 
 
 def test_a_ledger_and_a_task_store_share_a_database(database: str) -> None:

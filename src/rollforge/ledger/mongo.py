@@ -32,7 +32,8 @@ from rollforge.store.mongo_documents import Document
 
 __all__ = ["MongoLedger"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 5
+"""The version of ledgers in SQL databases: what an older program would misread in them, it would misread here too."""
 _SCHEMA = "/schema"
 """Id of the document with the version, which cannot be the name of a service."""
 
@@ -80,6 +81,7 @@ class MongoLedger(MongoConnection, CheckedLedger):
             raise StoreUnavailable(f"There is no ledger in {mask_secrets(self.uri)}.")
         refuse_newer(mask_secrets(self.uri), int(found["version"]), SCHEMA_VERSION, self._noun)
         if not self._read_only:
+            self._services.update_one({"_id": _SCHEMA}, {"$max": {"version": SCHEMA_VERSION}})
             self._entries.create_index([("service", 1), ("number", 1)], unique=True)
             self._scores.create_index([("service", 1), ("day", 1), ("version", 1)])
 
