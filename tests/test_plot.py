@@ -125,6 +125,7 @@ def test_figures_and_page_are_the_same(result: WalkForward) -> None:
     """The traces of the page are those of the figures, rounded to five places."""
     page = figures(result.summary).figures
     drawn: dict[str, list[Any]] = {
+        "histogram": [result.plot.ic_histogram()],
         "decay": [result.plot.ic_decay()],
         "autocorrelation": [result.plot.autocorrelation()],
         "turnover": [result.plot.turnover()],

@@ -29,7 +29,7 @@ import rollforge
 from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError, TrainingFailed, counted
 from rollforge.models import LinearModel, Model, SklearnModel
 from rollforge.record.analysis import calc_ic
-from rollforge.session import Session
+from rollforge.session import Session, using
 from rollforge.store.base import open_store
 from rollforge.track.base import open_tracker
 from rollforge.walk_forward import WalkForward, walk_forward
@@ -330,6 +330,16 @@ def test_several_horizons(session: Session, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"several horizons \(1, 10\).*result.by_horizon\[1\]"):
             wrong()
     assert len(result.plot.windows().data) > 0
+    with (
+        using(session),
+        pytest.raises(ConfigError, match=r"different labels. Draw one of them: 'horizon 1', 'horizon 10'"),
+    ):
+        rollforge.plot.ic(result.experiment_name)
+    with using(session):
+        alone = rollforge.plot.ic(result.experiment_name, model="horizon 10")
+    assert alone.data[0].y == result.by_horizon[10].plot.ic().data[0].y
+    with pytest.raises(DataNotFound, match="no backtest paths: only windows of CombinatorialPurgedGen"):
+        result.plot.paths()
     where = ("--store", session.store_uri, "--tracking", session.tracking_uri, "--output", tmp_path)
     written = call("collect", result.experiment_name, *where)
     assert written.exit_code == 0, written.stderr

@@ -482,19 +482,33 @@ def by_label(
     label_days, ensembles
         As in :func:`collect`.
     """
-    from rollforge.collect.labels import label_groups
-    from rollforge.features.label_source import label_source
-
-    groups = label_groups(model_labels(collected.outcomes, collected.models))
+    groups = _label_groups(collected)
     if len(groups) < 2:
         return {}
-    handler = TaskView(collected.outcomes[0].task.definition).described_handler
-    found = {} if label_source(handler).counts_days else {"All models": collected}
+    found = {"All models": collected} if are_combined(collected) else {}
     for names in groups:
         ids = [o.task.id for o in collected.outcomes if o.model in names]
         part = collect(session, pool, ids, allow_gaps=True, label_days=label_days, ensembles=ensembles)
         found[_title(names)] = part
     return found
+
+
+def _label_groups(collected: Collected) -> list[list[str]]:
+    """Return the names of the models that have the same label, for each label."""
+    from rollforge.collect.labels import label_groups
+
+    if len(collected.model_names) < 2:
+        return [list(collected.model_names)]
+    return label_groups(model_labels(collected.outcomes, collected.models))
+
+
+def are_combined(collected: Collected) -> bool:
+    """Return whether the models of a result are combined into one prediction: not those that
+    :func:`~rollforge.walk_forward.walk_forward` trains on different labels of a user's table."""
+    from rollforge.features.label_source import label_source
+
+    handler = TaskView(collected.outcomes[0].task.definition).described_handler
+    return not label_source(handler).counts_days or len(_label_groups(collected)) < 2
 
 
 def _title(names: Sequence[str]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 
 import rollforge
 from rollforge.collect.paths import backtest_paths, path_numbers
-from rollforge.errors import CoverageError
+from rollforge.errors import ConfigError, CoverageError
 from rollforge.generate import CombinatorialPurgedGen, PurgedKFoldGen
 from rollforge.generate.task_view import TaskView
 from rollforge.pipeline import collect, keep_result, write_results
@@ -143,7 +145,14 @@ def test_paths_from_tasks_to_the_report(small_market: Path, tmp_path: Path) -> N
         page = (tmp_path / "out" / "report.html").read_text()
         assert "Backtest paths" in page
         assert "path 3" in page
-        assert '"paths0":{"data"' in page
+        (drawn,) = re.findall('id="plots">(.*?)</script>', page)
+        shown = json.loads(drawn)["figures"]["paths0"]["data"]
+        figure = rollforge.plot.paths(collected)
+        assert [trace.name for trace in figure.data] == ["path 1", "path 2", "path 3", "mean of the paths"]
+        for trace, one in zip(figure.data, shown, strict=True):
+            assert list(trace.y) == pytest.approx(one["y"], abs=6e-6)
+        with pytest.raises(ConfigError, match="model: there are no paths of 'lgb'"):
+            rollforge.plot.paths(collected, model="lgb")
         recorder = keep_result(collected, summary, session=session, pool="cv")
         assert recorder is not None
         assert recorder.list_metrics()["paths/Sharpe mean"] == pytest.approx(figures["Sharpe"].mean())

@@ -12,6 +12,8 @@ from tests.record.conftest import FREE, MakeMarket, days_of
 
 import rollforge
 from definitions import backtest, expressions, task_definition
+from rollforge import plot
+from rollforge.errors import DataNotFound
 from rollforge.generate import CombinatorialPurgedGen
 from rollforge.generate.backtests import backtest_warnings
 from rollforge.models.base import Model
@@ -94,6 +96,8 @@ def test_each_path_is_backtested_by_hand(session: Session, tmp_path: Any, caplog
         recorder = keep_result(collected, summary, session=session, pool="cv")
         assert recorder is not None
         assert recorder.list_metrics()["paths/Net return max"] == pytest.approx(daily.mean() * 238)
+        with pytest.raises(DataNotFound, match="no day has labels of 5 instruments with different scores"):
+            plot.paths(collected)
         assert "its Sharpe" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
         table = paths_table(summary)
         assert table is not None

@@ -15,7 +15,9 @@ from rollforge.plot.figures import (
     ic,
     ic_by_group,
     ic_decay,
+    ic_histogram,
     monthly,
+    paths,
     performance,
     quantiles,
     turnover,
@@ -24,6 +26,6 @@ from rollforge.plot.figures import (
 from rollforge.plot.result_plots import ResultPlots
 
 __all__ = [
-    "ResultPlots", "autocorrelation", "drawdown", "equity", "exposure", "ic", "ic_by_group", "ic_decay", "monthly",
-    "performance", "quantiles", "turnover", "windows",
+    "ResultPlots", "autocorrelation", "drawdown", "equity", "exposure", "ic", "ic_by_group", "ic_decay", "ic_histogram",
+    "monthly", "paths", "performance", "quantiles", "turnover", "windows",
 ]  # fmt: skip

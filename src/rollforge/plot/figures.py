@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from rollforge.arguments import whole_number
-from rollforge.errors import DataError, DataNotFound
+from rollforge.errors import ConfigError, DataError, DataNotFound, nearest
 from rollforge.plot.source import (
     Drawable,
     HasGroups,
@@ -18,6 +18,7 @@ from rollforge.plot.source import (
     Table,
     backtest_of,
     collected_of,
+    paths_of,
     signal_of,
 )
 from rollforge.record import performance as figures_of, persistence
@@ -26,7 +27,7 @@ from rollforge.record.performance import Mode
 from rollforge.record.periods import period_name
 from rollforge.report import portfolio_figures, signal_figures
 from rollforge.report.drawing import day_texts, stacked, with_gaps
-from rollforge.report.figures import boundaries
+from rollforge.report.figures import boundaries, path_returns
 from rollforge.report.headline import label_description
 from rollforge.report.inputs import task_rows
 from rollforge.report.plotly_figure import to_plotly
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 __all__ = [
-    "autocorrelation", "drawdown", "equity", "exposure", "ic", "ic_by_group", "ic_decay", "monthly", "performance", "quantiles",
-    "turnover", "windows",
+    "autocorrelation", "drawdown", "equity", "exposure", "ic", "ic_by_group", "ic_decay", "ic_histogram", "monthly", "paths",
+    "performance", "quantiles", "turnover", "windows",
 ]  # fmt: skip
 
 
@@ -90,6 +91,24 @@ def ic(
         signal_figures.cumulative_ic(daily, rank, days, x),
     ]
     return to_plotly(stacked(parts, [380, 170]), _title(f"IC by {signal.unit}, and cumulative", signal))
+
+
+def ic_histogram(
+    result: Drawable, label: Table | None = None, *, model: str | None = None, label_days: int | None = None
+) -> go.Figure:
+    """Return the distributions of the IC and the Rank IC of the days.
+
+    Parameters
+    ----------
+    result, label, model, label_days
+        See :func:`ic`.
+    """
+    signal = signal_of(result, label, label_days=label_days, model=model)
+    daily, rank = calc_ic(signal.prediction, signal.known_label, dropna=True)
+    if daily.empty:
+        raise DataNotFound(_NO_IC)
+    figure = signal_figures.histogram(daily, rank, signal.unit)
+    return to_plotly(figure, _title(f"Distribution of the IC of a {signal.unit}", signal))
 
 
 def ic_decay(
@@ -240,6 +259,31 @@ def performance(
     if calc_ic(both["score"], both["label"], dropna=True)[0].empty:
         raise DataNotFound(_NO_IC)
     return model_performance_graph(both, N=n, show_notebook=False) or []
+
+
+def paths(result: Drawable, *, model: str | None = None) -> go.Figure:
+    """Return the cumulative return of each backtest path of combinatorial splits, highest minus lowest fifth, before costs.
+
+    Parameters
+    ----------
+    result : result or experiment name
+        See :func:`ic`.
+    model : str, optional
+        The model, if there are several with paths; by default the first.
+    """
+    collected = collected_of(result)
+    known = {} if collected is None else paths_of(collected)
+    if not known:
+        raise DataNotFound("There are no backtest paths: only windows of CombinatorialPurgedGen make several of them.")
+    if model is not None and model not in known:
+        raise ConfigError(f"there are no paths of {model!r}.{nearest(model, known)}", path="model")
+    returns = path_returns(known[next(iter(known)) if model is None else model])
+    if returns.empty:
+        raise DataNotFound(f"There are no returns: no day has labels of {QUANTILES} instruments with different scores.")
+    return to_plotly(
+        signal_figures.paths(returns, day_texts(returns.index)),
+        "Return of each path, highest minus lowest fifth, before costs",
+    )
 
 
 def windows(result: Drawable) -> go.Figure:

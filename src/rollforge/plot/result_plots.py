@@ -38,12 +38,14 @@ class ResultPlots:
         return self.result.by_horizon if isinstance(self.result, HasHorizons) else {}
 
     ic = figures.ic
+    ic_histogram = figures.ic_histogram
     ic_decay = figures.ic_decay
     quantiles = figures.quantiles
     turnover = figures.turnover
     autocorrelation = figures.autocorrelation
     ic_by_group = figures.ic_by_group
     performance = figures.performance
+    paths = figures.paths
     windows = figures.windows
     equity = figures.equity
     drawdown = figures.drawdown

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
@@ -17,6 +17,7 @@ from rollforge.session import Session, current_session
 
 if TYPE_CHECKING:
     from rollforge.collect.result import Collected
+    from rollforge.report.summary import Quality
 
 __all__ = [
     "Backtested",
@@ -29,6 +30,7 @@ __all__ = [
     "Table",
     "backtest_of",
     "collected_of",
+    "paths_of",
     "signal_of",
 ]
 
@@ -146,6 +148,9 @@ def signal_of(
             f"the result has several horizons ({listed}). Draw one of them: result.by_horizon[{next(iter(result.by_horizon))}].",
             path="model",
         )
+    if model is None and not _are_combined(collected):
+        listed = ", ".join(map(repr, collected.model_names))
+        raise ConfigError(f"the models have different labels. Draw one of them: {listed}.", path="model")
     chosen: Any = collected
     if model is not None:
         models = {found.name: found for found in collected.models}
@@ -164,6 +169,12 @@ def signal_of(
         chosen.target.days if label_days is None else label_days,
         pd.DatetimeIndex(collected.schedule.calendar),
     )
+
+
+def _are_combined(collected: Collected) -> bool:
+    from rollforge import pipeline
+
+    return pipeline.are_combined(collected)
 
 
 def collected_of(result: object, *, backtest: bool = False) -> Collected | None:
@@ -186,6 +197,16 @@ def collected_of(result: object, *, backtest: bool = False) -> Collected | None:
     if isinstance(result, Collected):
         return result
     return _experiment(result, current_session(), backtest=backtest) if isinstance(result, str) else None
+
+
+def paths_of(collected: Collected) -> Mapping[str, Sequence[Quality]]:
+    """Return the figures of the backtest paths of each model."""
+    from rollforge.report.inputs import report_inputs
+    from rollforge.report.summary import summarise
+
+    if not collected.paths:
+        return {}
+    return summarise(report_inputs(collected, name="", session=current_session(), config="")).paths
 
 
 def _experiment(name: str, session: Session, *, backtest: bool) -> Collected:

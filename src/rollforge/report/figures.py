@@ -10,7 +10,7 @@ import pandas as pd
 from rollforge.report import portfolio_figures, signal_figures
 from rollforge.report.drawing import Figure, day_texts, stacked, with_gaps
 from rollforge.report.inputs import TaskRow
-from rollforge.report.summary import Summary
+from rollforge.report.summary import Quality, Summary
 
 __all__ = ["Plots", "boundaries", "figures"]
 
@@ -74,7 +74,7 @@ def figures(summary: Summary) -> Plots:
     if summary.groups is not None and len(summary.groups) <= _MAX_GROUPS:
         made["groups"] = signal_figures.groups(summary.groups)
     for i, paths in enumerate(summary.paths.values()):
-        returns = pd.DataFrame({path.name: path.long_short / (path.label_days or 1) for path in paths}).sort_index()
+        returns = path_returns(paths)
         if len(returns):
             series[f"paths{i}"] = day_texts(returns.index)
             made[f"paths{i}"] = signal_figures.paths(returns, f"#paths{i}")
@@ -91,6 +91,11 @@ def figures(summary: Summary) -> Plots:
             traded = summary.exposure["turnover"]
             made["exposure"] = portfolio_figures.exposures(summary.exposure, traded, "#portfolio", unit)
     return Plots({name: _rounded(figure) for name, figure in made.items()}, series)
+
+
+def path_returns(paths: Sequence[Quality]) -> pd.DataFrame:
+    """Return the long-short returns per day of holding of backtest paths, one column for each; index of days."""
+    return pd.DataFrame({path.name: path.long_short / (path.label_days or 1) for path in paths}).sort_index()
 
 
 def _rounded(figure: Figure) -> Figure:
