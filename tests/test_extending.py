@@ -22,9 +22,11 @@ import rollforge
 from rollforge import drivers, pipeline
 from rollforge.build import build
 from rollforge.expressions import operators
+from rollforge.generate.label_horizon import task_horizon
 from rollforge.kinds import LOADER
 from rollforge.ledger.base import open_ledger
 from rollforge.plan import make_plan
+from rollforge.record.backtest import run_backtest
 from rollforge.run.pool_trainer import TrainerRM
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
@@ -40,6 +42,9 @@ RECIPES = (
     "operator",
     "processor",
     "loader",
+    "handler",
+    "dataset",
+    "strategy",
     "record",
     "generator",
     "ensemble",
@@ -185,6 +190,33 @@ def test_the_loader_loads(recipes: Path, small_market: Path) -> None:
         frame = handler.fetch(col_set="feature")
     days = pd.Series(frame.index.get_level_values("datetime").day_of_week, index=frame.index)
     assert (frame["day"] == days).all()
+
+
+def test_the_handler_the_dataset_and_the_strategy_make_a_backtest(recipes: Path, small_market: Path) -> None:
+    """A model learns from the last days of weeks, and its five best instruments are held on the days after."""
+    import my_datasets  # type: ignore[import-not-found]
+    from my_models import LeastSquares
+
+    handler = {"class": "Momentum", "module_path": "my_handlers", "kwargs": {"windows": [5, 10]}}
+    described = {"class": "Weekly", "module_path": "my_datasets", "kwargs": {"handler": handler}}
+    plain = {"class": "DatasetH", "module_path": "rollforge.data", "kwargs": described["kwargs"]}
+    assert [task_horizon({"dataset": one}).days for one in (plain, described)] == [2, None]
+    segments = {"train": ("2022-02-01", "2022-12-30"), "test": ("2023-01-03", "2023-03-31")}
+    session = Session(provider_uri=str(small_market))
+    with using(session):
+        dataset = my_datasets.Weekly(handler, segments)
+        learned = dataset.prepare("train", col_set=["feature", "label"]).index.get_level_values("datetime").unique()
+        assert learned.to_period("W").is_unique
+        assert 40 < len(learned) < 50
+        model = LeastSquares()
+        model.fit(dataset)
+        scores = model.predict(dataset).to_frame("score")
+    strategy = {"class": "Best", "module_path": "my_strategies", "kwargs": {"count": 5, "signal": scores}}
+    result = run_backtest(strategy, start_time="2023-01-03", end_time="2023-03-31", session=session)
+    days = scores.index.get_level_values("datetime").unique()
+    held = result.positions[days[-1]].get_stock_list()
+    assert 0 < len(held) <= 5
+    assert set(scores.loc[days[-2], "score"].nlargest(5).index) >= set(held)
 
 
 def test_the_ensemble_combines(recipes: Path) -> None:

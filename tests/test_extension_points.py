@@ -73,6 +73,50 @@ from rollforge.store.memory import MemoryStore
 class NewStore(MemoryStore):
     pass
 """
+LOADER = '''
+
+class NewLoader(DataLoader):
+    """Loads nothing."""
+
+    def load(self, instruments, start_time=None, end_time=None):
+        return pd.DataFrame()
+'''
+RECORD = """
+from rollforge.record.base import RecordTemp
+
+__all__ = ["NewRecord"]
+
+
+class NewRecord(RecordTemp):
+    def generate(self, **kwargs):
+        return None
+"""
+ENSEMBLE = """
+from rollforge.collect.ensemble import Ensemble
+
+__all__ = ["NewEnsemble"]
+
+
+class NewEnsemble(Ensemble):
+    def __call__(self, ensemble_dict, *args, **kwargs):
+        return list(ensemble_dict)
+"""
+LEDGER = """
+from rollforge.ledger.memory import MemoryLedger
+
+
+class NewLedger(MemoryLedger):
+    pass
+"""
+TRACKER = """
+from rollforge.track.folder import FolderTracker
+
+
+class NewTracker(FolderTracker):
+    def __init__(self, uri):
+        super().__init__("folder:" + uri.partition(":")[2])
+        self.uri = uri
+"""
 Edit = tuple[str, str, str]
 """A file, a text in it (empty for a new file), and the text to insert before it."""
 ADDED: dict[str, list[Edit]] = {
@@ -86,6 +130,34 @@ ADDED: dict[str, list[Edit]] = {
         ("generate/new.py", "", GENERATOR),
         ("generate/__init__.pyi", "from .rolling import", "from .new import NewGen as NewGen\n"),
     ],
+    "a loader": [
+        ("features/loader.py", "\n\nclass StaticDataLoader(", LOADER),
+        ("features/__init__.pyi", "    NestedDataLoader as", "    NewLoader as NewLoader,\n"),
+    ],
+    "a record": [
+        ("record/new.py", "", RECORD),
+        ("record/__init__.pyi", "from .segments import", "from .new import NewRecord as NewRecord\n"),
+    ],
+    "an ensemble": [
+        ("collect/new.py", "", ENSEMBLE),
+        ("collect/__init__.pyi", "from .group import", "from .new import NewEnsemble as NewEnsemble\n"),
+    ],
+    "a ledger": [
+        ("ledger/newledger.py", "", LEDGER),
+        (
+            "drivers.py",
+            '        "memory": "rollforge.ledger',
+            '        "new": "rollforge.ledger.newledger:NewLedger",\n',
+        ),
+    ],
+    "a tracking store": [
+        ("track/newtracker.py", "", TRACKER),
+        (
+            "drivers.py",
+            '        "folder": "rollforge.track',
+            '        "new": "rollforge.track.newtracker:NewTracker",\n',
+        ),
+    ],
     "a task store": [
         ("store/newstore.py", "", STORE),
         ("drivers.py", '        "memory": "rollforge.store', '        "new": "rollforge.store.newstore:NewStore",\n'),
@@ -95,22 +167,28 @@ USES = """
 import json
 from rollforge import open_store
 from rollforge.build import build
+from rollforge.collect import NewEnsemble
 from rollforge.expressions.expression import parse
 from rollforge.generate import NewGen
-from rollforge.kinds import MODEL, PROCESSOR
+from rollforge.kinds import LOADER, MODEL, PROCESSOR, RECORD
+from rollforge.ledger.base import open_ledger
 from rollforge.run.requirements import Admission
 from rollforge.run.submission import submission_info
 from rollforge.session import Session
+from rollforge.track import open_tracker
 
 model = {"class": "NewModel", "module_path": "rollforge.models"}
 build(model, kind=MODEL)
 build({"class": "NewProcessor"}, kind=PROCESSOR, default_module="rollforge.features.processor")
+build({"class": "NewLoader", "module_path": "rollforge.features"}, kind=LOADER)
+build({"class": "NewRecord", "module_path": "rollforge.record", "kwargs": {"recorder": None}}, kind=RECORD)
 parse("Thrice($close)")
 store = open_store("new://x")
 info = submission_info([{"model": model}], Session())
 store.create("p", [{"model": model}], submission=store.keep_submission("p", info))
 notes = Admission(store, "p", Session(), ("tracking_uri",), needs_data=False).check_pool(exit_when_empty=True)
-print(json.dumps([len(NewGen()({})), type(store).__name__, info["models"], notes]))
+opened = [type(one).__name__ for one in (store, open_ledger("new://x"), open_tracker("new:runs"))]
+print(json.dumps([len(NewGen()({})), NewEnsemble()({"a": 1}), opened, info["models"], notes]))
 """
 
 
@@ -150,7 +228,8 @@ def test_each_kind_of_addition_needs_the_documented_number_of_files(tmp_path: Pa
         env={**os.environ, "PYTHONPATH": str(tmp_path), "ROLLFORGE_TRACKING": f"folder:{tmp_path}/runs"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [2, "NewStore", {"NewModel": {"newlib": ""}}, []]
+    opened = ["NewStore", "NewLedger", "NewTracker"]
+    assert json.loads(done.stdout) == [2, ["a"], opened, {"NewModel": {"newlib": ""}}, []]
 
 
 # -- nothing is forgotten ----------------------------------------------------------------------------------------------
