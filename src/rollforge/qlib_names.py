@@ -764,6 +764,7 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     "qlib.workflow.task": {},
     "qlib.workflow.task.collect": {
         "rollforge.collect.collector": "Collector MergeCollector RecorderCollector",
+        "rollforge.collect.task_collector": "TaskCollector",
         "also": "Experiment get_module_logger LoadObjectError R Recorder Serializable TimeInspector",
     },
     "qlib.workflow.task.gen": {

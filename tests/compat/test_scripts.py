@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents.growing import CODES, DAYS, Market, prices
+
 SCRIPTS = Path(__file__).parent / "scripts"
 pytestmark = pytest.mark.slow
 
@@ -134,6 +136,28 @@ def test_models_kept_online(trainer: str, market: Path, tmp_path: Path) -> None:
     assert int(new) >= 2
     assert int(online) >= 1
     assert routine.endswith("2023-12-29 True")
+
+
+def test_models_are_updated_as_in_the_earlier_documentation(tmp_path: Path) -> None:
+    """``ModelUpdater`` predicts added days; once the last window is full, the script trains the one that follows."""
+    market = Market(tmp_path / "data", prices())
+
+    def after(last: int, *command: str) -> tuple[list[str], list[str], bool]:
+        market.show(DAYS[last])
+        out = run(tmp_path, SCRIPTS / "updating.py", market.folder, *command)
+        return line(out, "ONLINE"), line(out, "WINDOW"), "RETRAINED" in out
+
+    def online(first: int, last: int) -> list[str]:
+        return [f"{DAYS[first]} {DAYS[last]} predicts {DAYS[first]} {DAYS[last]}"]
+
+    def window(first: int, last: int) -> str:
+        return f"{DAYS[first]} {DAYS[last]} {len(CODES) * (last + 1 - first)}"
+
+    full = [window(52, 55), window(56, 59)]
+    first = after(61, "first_run", DAYS[10], DAYS[51], DAYS[52])
+    assert first == (online(60, 61), [*full, window(60, 61)], False)
+    again = [window(60, 63), window(60, 66), window(64, 66)]  # the window that was open when it was trained, twice
+    assert after(66, "every_day") == (online(64, 66), [*full, *again], True)
 
 
 def test_a_script_may_import_the_layer_itself(market: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The updating process of Qlib's earlier documentation runs with the names of its module."""
+"""The updating process of Qlib's earlier documentation; ``tests/compat`` runs a script with the names of its module."""
 
 from __future__ import annotations
 
