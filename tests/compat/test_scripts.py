@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.documents.growing import CODES, DAYS, Market, prices
 
 SCRIPTS = Path(__file__).parent / "scripts"
