@@ -506,10 +506,10 @@ def _check_twice(keys: Keys, place: NDArray[np.int64], order: NDArray[np.int64],
         if entity is None
         else " Keep one of them: frame.drop_duplicates(…)."
     )
-    of = "" if entity is None else f"{shown(keys.entities[keys.entity[first]])} has "
+    of = "There are" if entity is None else f"{shown(keys.entities[keys.entity[first]])} (column {str(entity)!r}) has"
     raise DataError(
-        f"{of}two rows at {keys.times[keys.time[first]]}: rows {first} and {second} "
-        f"({counted(len(same), 'such row')} in total).{advice}".strip()
+        f"{of} two rows at {keys.times[keys.time[first]]} (column {str(keys.time_name)!r}): rows {first} and {second}, "
+        f"{counted(len(same), 'such row')} in total.{advice}"
     )
 
 
@@ -521,10 +521,11 @@ def _check_sorted(keys: Keys, entity: object) -> None:
     if back.any():
         at = int(np.flatnonzero(back)[0])
         row, before = int(by_entity[at + 1]), int(by_entity[at])
-        of = "" if entity is None else f" of {shown(keys.entities[keys.entity[row]])}"
+        of = "" if entity is None else f" of {shown(keys.entities[keys.entity[row]])} (column {str(entity)!r})"
         raise DataError(
-            f"The rows{of} are not in chronological order: {keys.times[keys.time[row]]} (row {row}) follows "
-            f"{keys.times[keys.time[before]]} (row {before}). Sort them: frame.sort_values(…) or frame.sort_index()."
+            f"The rows{of} are not in chronological order of {str(keys.time_name)!r}: "
+            f"{keys.times[keys.time[row]]} (row {row}) follows {keys.times[keys.time[before]]} (row {before}). "
+            "Sort them: frame.sort_values(…) or frame.sort_index()."
         )
 
 
