@@ -7,10 +7,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import rollforge
-from growing import DAYS, TRAINERS, Market, days_of, equal, live, manager, recorders, start_of
+from growing import DAYS, TRAINERS, Market, days_of, equal, live, manager, recorders, start_of, template
 from killed_routines import ended, start
 from rollforge.errors import (
     ConfigError,
@@ -20,6 +21,7 @@ from rollforge.errors import (
     TrackingUnavailable,
     TrainingFailed,
 )
+from rollforge.generate.task_view import TaskView
 from rollforge.ledger.entry import EntryKind, Release, Role, release_body
 from rollforge.ledger.memory import MemoryLedger
 from rollforge.models.linear import LinearModel
@@ -317,6 +319,21 @@ def test_a_rollback_is_an_entry_and_holds_until_the_next_window(market: Market) 
         (used,) = models.values()
         first = DAYS[68] if str(day.date()) >= DAYS[68] else DAYS[64] if str(day.date()) == DAYS[64] else DAYS[60]
         assert [start_of(recorder) for recorder in used] == [first], day
+
+
+def test_a_model_trained_manually_is_no_window(market: Market) -> None:
+    """The windows follow from those that the service has trained, although it begins later than the last of them."""
+    served = live(market, manager(), RUN[:2])
+    days = {"train": (DAYS[19], DAYS[58]), "test": (RUN[1], RUN[4])}
+    segments = {name: tuple(map(pd.Timestamp, span)) for name, span in days.items()}
+    (manual,) = TrainerR().train([TaskView(template()).with_segments(segments)], experiment_name="served")
+    served.strategies[0].tool.reset_online_tag([manual])
+    used = {}
+    for day in RUN[2:]:
+        market.show(day)
+        served.routine(day)
+        used[day] = online(served)
+    assert used == {RUN[2]: [RUN[1]], RUN[3]: [RUN[1]], RUN[4]: [RUN[4]], RUN[5]: [RUN[4]]}
 
 
 def test_missed_days_are_made_up(market: Market) -> None:
