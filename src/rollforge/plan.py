@@ -208,8 +208,8 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
     try:
         calendar = session_provider(workflow.session).calendar()
     except DataNotFound as exc:
-        if os.path.isdir(os.path.join(uri, "calendars")):  # data of another frequency
-            raise
+        if os.path.isdir(os.path.join(uri, "calendars")) or workflow.session.freq not in (None, "day"):
+            raise  # the demo market has daily data
         raise DataNotFound(
             f"{exc} To create a demo market with the names and days of this file, run: {_demo_command(template, uri)}"
         ) from None

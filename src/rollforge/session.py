@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from rollforge.confidential import mask_secrets
 from rollforge.drivers import STORES, TRACKERS
-from rollforge.errors import ConfigError, nearest
+from rollforge.errors import ConfigError, DataError, nearest
 from rollforge.frequency import frequency, is_frequency
 from rollforge.limits import parse_size
 from rollforge.paths import read_path
@@ -212,7 +212,10 @@ def folders_by_frequency(folders: object, path: str = "provider_uri") -> dict[st
 
 def _frequency(key: object, path: str = "folders") -> str:
     """Return the usual name of a frequency that has a folder of its own."""
-    name = frequency(key) if isinstance(key, str) else ""
+    try:
+        name = frequency(key) if isinstance(key, str) else ""
+    except DataError as exc:
+        raise ConfigError(str(exc), path=path) from exc
     if not is_frequency(name):
         raise ConfigError(
             f"{key!r} is not a frequency. Frequencies are 'day', '1min', '5min', '60min', 'week' and the like.",

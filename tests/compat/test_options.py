@@ -130,6 +130,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"provider_uri": {"day": "a", "high": "b"}},
         "provider_uri: 'high' is not a frequency. Frequencies are 'day', '1min'",
     ),
+    ({"provider_uri": {"1s": "a"}}, "provider_uri: The frequency '1s' is shorter than a minute"),
     ({"provider_uri": {"min": "a", "1min": "b"}}, r"provider_uri\.1min: has two folders for the frequency '1min'"),
     ({"provider_uri": {"day": "a", "min": "nas:/b"}}, r"provider_uri\.min: 'nas:/b' is a folder of another machine"),
 ]
