@@ -58,7 +58,7 @@ class Command:
         return f"command {self.words[0]}"  # the other words can contain a secret
 
     def deliver(self, payload: bytes) -> str:
-        """Run the program, and return why that failed; empty if it did not."""
+        """Run the program, and return the error; empty if there was none."""
         with tempfile.TemporaryFile() as said:
             try:
                 process = subprocess.Popen(
@@ -129,7 +129,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _post(url: str, payload: bytes) -> tuple[str, bool]:
-    """Post a document, and return why that failed, and whether another attempt may succeed."""
+    """Post a document, and return the error, and whether another attempt may succeed."""
     headers = {"Content-Type": "application/json", "User-Agent": "rollforge"}
     request = urllib.request.Request(url, payload, headers, method="POST")
     opener = urllib.request.build_opener(_NoRedirects)

@@ -143,3 +143,10 @@ def test_an_array_in_another_form_is_not_misread(array: np.ndarray[Any, Any], te
     """A kernel reads arrays by address, so it only takes those whose values follow each other, in the machine's form."""
     with pytest.raises(ValueError, match=text):
         doubled(array)
+
+
+def test_an_attribute_is_not_a_kernel_of_the_same_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel may have the name of an attribute that kernels read, such as ``shape``."""
+    monkeypatch.setitem(globals(), "shape", Kernel(_doubled))
+    assert list(Kernel(_doubled).source().used) == ["twice"]
+    assert doubled(np.ones((1, 2))) == [2.0, 2.0]

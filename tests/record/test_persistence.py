@@ -127,7 +127,7 @@ def test_turnover_is_the_share_that_is_new() -> None:
 
 
 def test_turnover_of_equal_scores_counts_their_fractions() -> None:
-    """Two of the three equal scores are in the better half of four: each with two thirds, or one beside a better
+    """Two of the three equal scores are in the better half of four: each with two thirds, or one next to a better
     score."""
     scores = table([[1, 2, 2, 2], [1, 2, 2, 3]])
     # First day: 0, 2/3, 2/3, 2/3 of the instruments; second day: 0, 1/2, 1/2, 1. What stays: 1/2 + 1/2 + 2/3 of 2.

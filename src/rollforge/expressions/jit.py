@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dis
 import fcntl
 import functools
 import hashlib
@@ -153,7 +154,8 @@ class Kernel:
         """Return what the kernel is compiled from."""
         function = self.function
         assert isinstance(function, FunctionType)
-        named = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+        read = {one.argval for one in dis.get_instructions(function) if one.opname == "LOAD_GLOBAL"}  # not attributes
+        named = {name: function.__globals__.get(name) for name in function.__code__.co_names if name in read}
         used = {name: value.source() for name, value in named.items() if isinstance(value, Kernel)}
         return Source(function, self.fastmath, used)
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from rollforge.expressions.jit import NAN, exact, reordering
 
-__all__ = ["FLAT", "mad", "paired", "regression", "shape", "variance"]
+__all__ = ["FLAT", "kurt", "mad", "paired", "regression", "skew", "variance"]
 
 FLAT = 1e-15
 """A window is flat if its standard deviation is at most this share of its mean. Float32 values that differ at all are
@@ -105,9 +105,8 @@ def _central_moments(w, mean):  # type: ignore[no-untyped-def]
 
 
 @exact
-def shape(x, begin, end, n, kurtosis, out):  # type: ignore[no-untyped-def]
-    """Sample skewness (adjusted Fisher-Pearson) or excess kurtosis, both as pandas; NaN below three or four values."""
-    least = 4.0 if kurtosis else 3.0
+def skew(x, begin, end, n, out):  # type: ignore[no-untyped-def]
+    """Sample skewness (adjusted Fisher-Pearson, as pandas); NaN below three values."""
     for i in range(x.shape[0]):
         b, c, same, last = begin[i], 0.0, 0.0, NAN
         for t in range(b, end[i]):
@@ -118,18 +117,36 @@ def shape(x, begin, end, n, kurtosis, out):  # type: ignore[no-untyped-def]
                 last = v
             if t - n >= b and np.isfinite(x[i, t - n]):
                 c -= 1
-            if c < least or same >= c:  # undefined for equal values, whatever the rounding of their mean
+            if c < 3 or same >= c:  # undefined for equal values, whatever the rounding of their mean
                 continue
             w = x[i, max(b, t - n + 1) : t + 1]
             mean = _window_mean(w, c)
-            s1, m2, m3, m4 = _central_moments(w, mean)
-            if not m2 - s1 * s1 / c > c * (FLAT * mean) ** 2:
+            s1, m2, m3, _ = _central_moments(w, mean)
+            if m2 - s1 * s1 / c > c * (FLAT * mean) ** 2:
+                out[i, t] = c * np.sqrt(c - 1.0) / (c - 2.0) * m3 / m2**1.5
+
+
+@exact
+def kurt(x, begin, end, n, out):  # type: ignore[no-untyped-def]
+    """Sample excess kurtosis (as pandas); NaN below four values."""
+    for i in range(x.shape[0]):
+        b, c, same, last = begin[i], 0.0, 0.0, NAN
+        for t in range(b, end[i]):
+            v = x[i, t]
+            if np.isfinite(v):
+                c += 1.0
+                same = same + 1 if v == last else 1
+                last = v
+            if t - n >= b and np.isfinite(x[i, t - n]):
+                c -= 1
+            if c < 4 or same >= c:  # undefined for equal values, whatever the rounding of their mean
                 continue
-            if kurtosis:
+            w = x[i, max(b, t - n + 1) : t + 1]
+            mean = _window_mean(w, c)
+            s1, m2, _, m4 = _central_moments(w, mean)
+            if m2 - s1 * s1 / c > c * (FLAT * mean) ** 2:
                 top = c * (c + 1.0) * (c - 1.0) * m4 / (m2 * m2) - 3.0 * (c - 1.0) ** 2
                 out[i, t] = top / ((c - 2.0) * (c - 3.0))
-            else:
-                out[i, t] = c * np.sqrt(c - 1.0) / (c - 2.0) * m3 / m2**1.5
 
 
 @reordering

@@ -87,7 +87,7 @@ _PAIRWISE: dict[str, Callable[..., object]] = {
 # Name, kernel, extra arguments of the kernel, smallest window.
 _ROLLING: list[tuple[str, str, tuple[object, ...], int]] = [
     ("Mean", "sum_mean", (True,), 1), ("Sum", "sum_mean", (False,), 1), ("Var", "variance", (False,), 1),
-    ("Skew", "shape", (False,), 3), ("Kurt", "shape", (True,), 4), ("Mad", "mad", (), 1),
+    ("Skew", "skew", (), 3), ("Kurt", "kurt", (), 4), ("Mad", "mad", (), 1),
     ("Rank", "rank", (), 1), ("Count", "count", (), 1), ("WMA", "wma", (), 1),
 ]  # fmt: skip
 _WINDOWED: dict[str, Callable[..., Any]] = {

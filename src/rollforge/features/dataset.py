@@ -292,8 +292,7 @@ class DatasetH(Dataset):
             return slice(*days) if isinstance(days, (list, tuple)) else days
         if isinstance(segment, str) and not _is_date(segment):
             raise SegmentError(
-                f"there is no segment {segment!r}.{nearest(segment, self.segments)} "
-                f"There are: {', '.join(self.segments)}.",
+                f"there is no segment {segment!r}.{nearest(segment, self.segments)} Known: {', '.join(self.segments)}.",
                 path="task.dataset.kwargs.segments",
             )
         return segment

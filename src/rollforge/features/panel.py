@@ -136,7 +136,7 @@ class Panel:
         for name in [groups] if isinstance(groups, str) else groups or []:
             if name not in self.groups:
                 raise DataError(
-                    f"There are no columns {name!r}.{nearest(name, self.groups)} There are: {', '.join(self.groups)}."
+                    f"There are no columns {name!r}.{nearest(name, self.groups)} Known: {', '.join(self.groups)}."
                 )
         if isinstance(groups, str):
             group = self.groups[groups]

@@ -54,7 +54,7 @@ def select_columns(frame: pd.DataFrame, col_set: ColumnSet) -> pd.DataFrame:
     known = frame.columns.get_level_values(0).unique()
     for name in [col_set] if isinstance(col_set, str) else col_set if isinstance(col_set, list) else []:
         if isinstance(name, str) and name not in known:
-            raise DataError(f"There are no columns {name!r}.{nearest(name, known)} There are: {', '.join(known)}.")
+            raise DataError(f"There are no columns {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
     columns: Any = col_set  # a tuple is one column
     chosen: pd.DataFrame = frame.loc(axis=1)[columns]
     return chosen

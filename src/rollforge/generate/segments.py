@@ -260,7 +260,7 @@ def validate_segments(
     for name in needed:
         if name not in segments:
             raise SegmentError(
-                f"there is no segment {name!r}.{nearest(name, segments)} There are: {', '.join(map(str, segments))}.",
+                f"there is no segment {name!r}.{nearest(name, segments)} Known: {', '.join(map(str, segments))}.",
                 path=path,
             )
     days = read_times(calendar)

@@ -140,7 +140,7 @@ def of_challenger(state: ServiceState, new: Release) -> list[Release]:
     """
     day, later = new.from_day, planned_champions(state, new.from_day)
     champions = state.champions(day)
-    # Before the policy named it a challenger, the model may have been a champion beside others.
+    # Before the policy named it a challenger, the model may have been one of several champions.
     former = [*state.candidates(day), *(champions if len(champions) > 1 else ())]
     ended = [
         replace(r, role=Role.RETIRED, from_day=day, by=new.by, reason=new.reason)

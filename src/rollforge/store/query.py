@@ -144,7 +144,7 @@ def _field(key: str, value: object) -> Node:
             raise ConfigError(f"unknown field {key!r}.{near} A task's own keys are written def.{key}.", path="query")
     if key in _ENUMS and isinstance(value, str) and value not in tuple(_ENUMS[key]):
         raise ConfigError(
-            f"{value!r} is not a valid {key}.{nearest(value, _ENUMS[key])} There are: {', '.join(_ENUMS[key])}.",
+            f"{value!r} is not a valid {key}.{nearest(value, _ENUMS[key])} Known: {', '.join(_ENUMS[key])}.",
             path="query",
         )
     if key in COLUMNS:

@@ -192,7 +192,7 @@ class Experiment:
         known = sorted({d.info.name for d in self._tracker.search([self.id], RunQuery(limit=1000))})
         return RecorderNotFound(
             f"Experiment {self.name!r} has no recorder {recorder_name!r}.{nearest(recorder_name, known)} "
-            f"There are: {', '.join(known[:20]) or 'none'}."
+            f"Known: {', '.join(known[:20]) or 'none'}."
         )
 
     def delete_recorder(self, recorder_id: str | None = None, recorder_name: str | None = None) -> None:

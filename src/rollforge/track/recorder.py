@@ -175,7 +175,7 @@ class Recorder:
         """
         allowed = (self.STATUS_S, self.STATUS_R, self.STATUS_FI, self.STATUS_FA)
         if status not in allowed:
-            raise ConfigError(f"{status!r} is not a status.{nearest(status, allowed)} There are: {', '.join(allowed)}.")
+            raise ConfigError(f"{status!r} is not a status.{nearest(status, allowed)} Known: {', '.join(allowed)}.")
         self.flush()
         self._set_status(status, time.time() if status in (self.STATUS_FI, self.STATUS_FA) else None)
 
@@ -389,7 +389,7 @@ class Recorder:
         known = self.list_artifacts(name.rpartition("/")[0] or None)
         raise ArtifactNotFound(
             f"Recorder {self.id} has no artifact {name!r}.{nearest(name, known)} "
-            f"There are: {', '.join(known[:20]) or 'none'}."
+            f"Known: {', '.join(known[:20]) or 'none'}."
         )
 
     def list_artifacts(self, artifact_path: str | None = None) -> list[str]:

@@ -58,7 +58,7 @@ def copy_runs(source: Tracker, target: Tracker, experiments: Sequence[str] | Non
     for name in wanted:
         if name not in there:
             raise ExperimentNotFound(
-                f"{source.uri} has no experiment {name!r}.{nearest(name, there)} There are: {', '.join(there) or 'none'}."
+                f"{source.uri} has no experiment {name!r}.{nearest(name, there)} Known: {', '.join(there) or 'none'}."
             )
     target.prepare()
     for name in wanted:
