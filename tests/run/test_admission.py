@@ -1,4 +1,4 @@
-"""What a submission used is compared with what this machine has, before a worker claims its tasks."""
+"""Admission: comparing what a submission used with what this machine has, before a worker claims its tasks."""
 
 from __future__ import annotations
 
