@@ -9,9 +9,22 @@ import pytest
 from growing import DAYS, Market, equal, live, recorders, start_of, strategy, template
 from rollforge.errors import ConfigError
 from rollforge.generate.rolling import RollingGen
-from rollforge.ledger.entry import Level, Verdict
+from rollforge.ledger.entry import (
+    DayResult,
+    DayState,
+    Entry,
+    EntryKind,
+    Level,
+    Release,
+    Role,
+    Shadow,
+    Verdict,
+    day_body,
+    release_body,
+)
+from rollforge.ledger.state import ServiceState
 from rollforge.models.linear import LinearModel
-from rollforge.online.challenger import rival_of
+from rollforge.online.challenger import Challenger, rival_of
 from rollforge.online.manager import OnlineManager
 from rollforge.online.policy import Policy
 from rollforge.online.strategy import RollingStrategy
@@ -218,3 +231,69 @@ def test_the_model_that_is_replaced_needs_a_challenger() -> None:
         Policy(5, replaces="old")
     with pytest.raises(ConfigError, match=r"found 'newer'\. Did you mean 'new'"):
         challenged(Policy(5, challenger="newer"))
+
+
+RULE = Challenger("s", "new", "old")
+
+
+def model(template: str, role: Role, day: str, definition: str = "one") -> Release:
+    return Release("t", "s", f"{template} {definition}", role, day, "", "", "s", template, definition)
+
+
+def after(*decisions: Release | list[Release]) -> ServiceState:
+    """Return the state after the days of releases; a list of releases is a promotion."""
+    state = ServiceState()
+    for decision in decisions:
+        if isinstance(decision, list):
+            kind, body = EntryKind.PROMOTION, release_body(decision, "")
+        else:
+            day = DayResult(decision.from_day, DayState.PUBLISHED)
+            kind, body = EntryKind.DAY, day_body(day, releases=[decision])
+        state = state.after(Entry("us", state.last + 1, kind, body, 1, 0.0))
+    return state
+
+
+@pytest.mark.parametrize(
+    ("champions", "opponent"),
+    [
+        (["old"], "old"), (["third", "old"], "old"), (["served"], "served"),
+        (["third", "fourth"], None), (["new"], None), ([], None),
+    ],
+)  # fmt: skip
+def test_the_opponent_is_known_or_there_is_none(champions: list[str], opponent: str | None) -> None:
+    """A champion under another name is the opponent only if it is the only one of the strategy."""
+    state = after(*(model(name, Role.CHAMPION, RUN[0]) for name in champions))
+    found = RULE.opponent(state, RUN[0])
+    assert (None if found is None else found.template) == opponent
+
+
+def test_only_days_without_interruption_and_of_one_definition_are_compared() -> None:
+    """A challenger that was not trained for a while, or was defined anew, is compared from then on."""
+    old = model("old", Role.CHAMPION, RUN[0])
+    changes = [
+        (RUN[1], Role.CANDIDATE, "one"), (RUN[2], Role.RETIRED, "one"), (RUN[3], Role.CANDIDATE, "one"),
+        (RUN[4], Role.RETIRED, "one"), (RUN[4], Role.CANDIDATE, "two"),
+    ]  # fmt: skip
+    state = after(old, *(model("new", role, day, definition) for day, role, definition in changes))
+    shadows = [
+        Shadow(day, ("old one", "new one", "new two"), "file", "0" * 64, 4) for day in (RUN[1], RUN[3], RUN[4], RUN[5])
+    ]
+    (candidate,) = state.candidates(RUN[5])
+    assert [shadow.day for shadow, *_ in RULE.days(state, candidate, RUN[5], shadows)] == [RUN[4], RUN[5]]
+    before = after(old, *(model("new", role, day, definition) for day, role, definition in changes[:3]))
+    (candidate,) = before.candidates(RUN[3])
+    assert [shadow.day for shadow, *_ in RULE.days(before, candidate, RUN[3], shadows[:2])] == [RUN[3]]
+
+
+def test_a_challenger_that_has_ended_is_trained_again_for_a_reason() -> None:
+    """The reasons are another definition, and a promotion for a later day."""
+    ended = [
+        model("old", Role.CHAMPION, RUN[0]), model("new", Role.CANDIDATE, RUN[0]), model("new", Role.RETIRED, RUN[1]),
+    ]  # fmt: skip
+    state = after(*ended)
+    assert RULE.windows_from(state, RUN[2], "new", "one") is None
+    assert RULE.windows_from(state, RUN[2], "new", "two") == ""
+    assert RULE.windows_from(state, RUN[2], "old", "one") == RUN[0]
+    planned = after(*ended, [model("new", Role.CHAMPION, RUN[5])])
+    assert RULE.windows_from(planned, RUN[2], "new", "one") == ""
+    assert RULE.windows_from(planned, RUN[5], "new", "one") == RUN[5]
