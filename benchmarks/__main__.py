@@ -22,6 +22,7 @@ RUNS: dict[str, list[str]] = {
     "growing": ["growing"],
     "scale": ["scale", "--repeats", "3"],
     "windows": ["windows"],
+    "samples": ["samples"],
     "overhead": ["overhead"],
     "pool": ["pool"],
     "queries": ["queries"],

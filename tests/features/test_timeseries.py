@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,36 @@ from rollforge.errors import ConfigError, DataError
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.processor import DropnaLabel
 from rollforge.features.timeseries import TSDataSampler, TSDatasetH
+from rollforge.session import Session, using
 
 DAYS = pd.bdate_range("2021-01-04", periods=12)
+
+
+def _sum_in_fork(samples: TSDataSampler, answer: Any) -> None:
+    answer.put(float(np.nansum(samples[:])))
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_batch_is_the_same_with_several_threads_after_a_fork_and_after_pickling() -> None:
+    """Threads share the work in pieces; some steps of the samples are missing."""
+    frame = pd.DataFrame(
+        np.random.default_rng(3).normal(size=(500 * 60, 40)),
+        pd.MultiIndex.from_product([pd.bdate_range("2021-01-04", periods=500), range(60)], names=["datetime", "instrument"]),
+    ).sample(frac=0.9, random_state=1)  # fmt: skip
+    samples = TSDataSampler(frame, None, None, 5)
+    with using(Session(threads=1)):
+        alone = samples[:]
+    assert alone.nbytes > 5 * 2**22  # several pieces for each thread
+    with using(Session(threads=3)):
+        np.testing.assert_array_equal(samples[:], alone)
+        np.testing.assert_array_equal(pickle.loads(pickle.dumps(samples))[:], alone)
+        context = multiprocessing.get_context("fork")
+        answer = context.SimpleQueue()
+        child = context.Process(target=_sum_in_fork, args=(samples, answer))
+        child.start()
+        child.join(120)
+        assert child.exitcode == 0
+        assert answer.get() == float(np.nansum(alone))
 
 
 def table(seed: int = 7, days: int = 12, names: str = "ABCDE", missing: float = 0.3) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -25,7 +26,7 @@ __all__ = ["TSDataSampler", "TSDatasetH"]
 FillType = Literal["none", "ffill", "ffill+bfill"]
 _FILLS = ("none", "ffill", "ffill+bfill")
 _ROWS = 4096  # rows processed together
-_BYTES_PER_THREAD = 2**22  # smaller copies do not repay starting a thread
+_PIECE = 2**22  # bytes that a thread copies at a time
 
 
 class TSDataSampler:
@@ -72,6 +73,7 @@ class TSDataSampler:
     """
 
     fillna_type: FillType = "none"
+    _threads: tuple[int, int, ThreadPoolExecutor] | None = None
 
     def __init__(
         self,
@@ -265,22 +267,43 @@ class TSDataSampler:
 
     def _windows(self, places: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Return the values of (day, instrument) pairs as a (sample, step, column) array."""
-        rows = self._rows(places)
         if out is None:
-            shape = (*rows.shape, sum(block.shape[1] for block in self.blocks))
+            shape = (len(places), self.step_len, sum(block.shape[1] for block in self.blocks))
             out = np.empty(shape, self.blocks[0].dtype if len(self.blocks) == 1 else np.result_type(*self.blocks))
-        missing = rows == self.nan_idx
-        rows[missing] = 0
-        parts = max(1, min(current_session().threads, out.nbytes // _BYTES_PER_THREAD))
-        if parts == 1:
-            self._copy(rows, out)
-        else:
-            slices = [slice(len(rows) * i // parts, len(rows) * (i + 1) // parts) for i in range(parts)]
-            with ThreadPoolExecutor(parts) as threads:  # NumPy's take() releases the interpreter lock
-                list(threads.map(lambda part: self._copy(rows[part], out[part]), slices))
-        if missing.any():
-            out[missing] = np.nan
+        count = max(1, len(places) * _PIECE // max(out.nbytes, 1))
+        pieces = iter([slice(at, at + count) for at in range(0, len(places), count)])
+
+        def work() -> None:
+            for piece in pieces:  # whichever thread is free takes the next one
+                self._gather(places[piece], out[piece])
+
+        helping = min(current_session().threads, out.nbytes // _PIECE) - 1
+        others = [self._helpers(helping).submit(work) for _ in range(helping)]
+        work()
+        for other in others:
+            if not other.cancel():  # it has begun
+                other.result()
         return out
+
+    def _helpers(self, count: int) -> ThreadPoolExecutor:
+        """Return threads that help to copy, kept because starting them took as long as copying; a fork has its own."""
+        if self._threads is None or self._threads[:2] != (os.getpid(), count):
+            self._threads = (os.getpid(), count, ThreadPoolExecutor(count, "samples"))
+        return self._threads[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_threads"}
+
+    def _gather(self, places: np.ndarray, out: np.ndarray) -> None:
+        """Write the values of (day, instrument) pairs to `out`."""
+        rows = self._rows(places)
+        missing = rows == self.nan_idx
+        found = not missing.any()
+        if not found:
+            rows[missing] = 0
+        self._copy(rows, out)
+        if not found:
+            out[missing] = np.nan
 
     def _copy(self, rows: NDArray[np.int64], out: np.ndarray) -> None:
         if len(self.blocks) == 1 and out.dtype == self.blocks[0].dtype and out.flags.c_contiguous and self.nan_idx:
@@ -294,12 +317,17 @@ class TSDataSampler:
     def _rows(self, places: np.ndarray) -> NDArray[np.int64]:
         """Return the row of each step of (day, instrument) pairs; `nan_idx` where a step is missing and not filled."""
         days = places[:, :1].astype(np.int64) - np.arange(self.step_len - 1, -1, -1)
-        rows: NDArray[np.int64] = self.idx_arr[np.maximum(days, 0), places[:, 1:]]
-        rows[days < 0] = self.nan_idx
+        early = days < 0
+        days *= self.idx_arr.shape[1]
+        days += places[:, 1:]
+        rows: NDArray[np.int64] = self.idx_arr.reshape(-1).take(days, mode="clip")
+        rows[early] = self.nan_idx
         if self.fillna_type != "none":
-            rows = self._filled(rows)
+            gaps = np.flatnonzero(rows.max(axis=1, initial=0) == self.nan_idx)  # the largest number of a row
+            filled = self._filled(rows[gaps])
             if self.fillna_type == "ffill+bfill":
-                rows = np.ascontiguousarray(self._filled(rows[:, ::-1])[:, ::-1])
+                filled = self._filled(filled[:, ::-1])[:, ::-1]
+            rows[gaps] = filled
         return rows
 
     def _filled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
