@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 import rollforge
-from growing import BEGIN, DAYS, STEP, Market, equal, live, manager, recorders, start_of, template
+from growing import BEGIN, DAYS, STEP, Market, equal, live, manager, recorders, start_of, strategy, template
 from rollforge.errors import DayFailed
 from rollforge.ledger.entry import EntryKind
+from rollforge.online.manager import OnlineManager
+from rollforge.online.policy import Policy
 from rollforge.session import current_session
 from rollforge.track.base import get_experiment, open_tracker
 
@@ -97,3 +99,35 @@ def test_a_lost_model_of_a_removed_template(market: Market) -> None:
     again = manager(templates=changed, service="two")
     with pytest.raises(DayFailed, match="is not in the workflow"):
         again.routine()
+
+
+def test_a_candidate_that_is_lost_when_it_is_promoted(market: Market) -> None:
+    """The window that begins on the day from which on it is the champion is trained nevertheless."""
+    days = DAYS[FIRST : FIRST + 2 * STEP + 1]
+    rolled = strategy(trunc_days="auto")
+    served = OnlineManager(rolled, begin_time=BEGIN, policy=Policy(2, margin=2.0))
+    live(market, served, days[:-1])
+    (promoted,) = served.state.champions(days[-1])
+    assert (promoted.from_day, start_of(served.service.recorder(promoted))) == (days[-1], days[STEP])
+    lose(promoted.recorder)
+    market.show(days[-1])
+    served.routine()
+    found = [*served.state.champions(days[-1]), *served.state.candidates(days[-1])]
+    assert [start_of(served.service.recorder(release)) for release in found] == [days[STEP], days[-1]]
+
+
+def test_a_lost_model_of_an_earlier_definition_is_not_continued(market: Market) -> None:
+    """The windows of the changed template begin after the last published day, although its grid has others before."""
+    served = live(market, manager(service="changed"), DAYS[FIRST : FIRST + 4])
+    (lost,) = served.state.champions(DAYS[FIRST + 4])
+    lose(lost.recorder)
+    changed = template()
+    changed["dataset"]["kwargs"]["segments"]["test"] = (DAYS[54], DAYS[-1])
+    again = manager(templates=changed, service="changed")
+    starts = []
+    for day in DAYS[FIRST + 4 : FIRST + 7]:
+        market.show(day)
+        again.routine(day)
+        (used,) = again.state.champions(day)
+        starts.append(start_of(again.service.recorder(used)))
+    assert starts == [DAYS[58], DAYS[58], DAYS[66]]
