@@ -25,6 +25,7 @@ from rollforge.ledger.entry import (
 from rollforge.ledger.state import ServiceState
 from rollforge.models.linear import LinearModel
 from rollforge.online.challenger import Challenger, rival_of
+from rollforge.online.corrections import correct
 from rollforge.online.manager import OnlineManager
 from rollforge.online.policy import Policy
 from rollforge.online.strategy import RollingStrategy
@@ -231,6 +232,24 @@ def test_the_model_that_is_replaced_needs_a_challenger() -> None:
         Policy(5, replaces="old")
     with pytest.raises(ConfigError, match=r"found 'newer'\. Did you mean 'new'"):
         challenged(Policy(5, challenger="newer"))
+
+
+def test_a_correction_of_a_challenger_alone_is_recorded(market: Market) -> None:
+    """The published signals stay the same if only the features of the challenger reach back to the changed day."""
+    short = template()
+    loader = short["dataset"]["kwargs"]["handler"]["kwargs"]["data_loader"]["kwargs"]["config"]
+    loader["feature"] = [["$close/Ref($close,1)-1"], ["R1"]]
+    served = until(market, challenged(Policy(9, challenger="new"), models={"old": short, "new": NEW}), RUN[0])
+    until(market, served, RUN[5])
+    before = served.state.shadows
+    market.close.loc[RUN[1], "B"] *= 1.1
+    market.show(RUN[5])
+    assert [signal.day for signal in correct(served.service)] == [RUN[1], RUN[2]]
+    changed = {day for day, shadow in served.state.shadows.items() if shadow != before[day]}
+    assert changed == {*RUN[1:6]}
+    last = served.state.last
+    assert correct(served.service) == []
+    assert served.state.last == last
 
 
 RULE = Challenger("s", "new", "old")

@@ -205,6 +205,9 @@ def test_a_withdrawn_day_that_returns_is_published_again(market: Market) -> None
     market.close = market.close.drop(pd.Timestamp(RUN[1]))
     market.show(RUN[2])
     correct(served.service)
+    last = served.state.last
+    served.prepare_signals(over_write=True)
+    assert served.state.last == last, "a withdrawn day stays as it is"
     market.close = full
     market.show(RUN[2])
     assert RUN[1] in changed_days(served.service)

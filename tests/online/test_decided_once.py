@@ -404,6 +404,15 @@ def test_models_online_before_the_ledger_are_adopted(market: Market) -> None:
     assert [r.recorder for r in served.state.champions(DAYS[60])] == [recorder.id]
 
 
+def test_models_of_another_service_are_not_adopted(market: Market) -> None:
+    """A service with another model in the experiment of the first one trains its own."""
+    first = live(market, manager(service="one"), RUN[:1])
+    second = live(market, manager(service="two", templates=template(estimator="ridge", alpha=1.0)), RUN[:1])
+    used = [{release.recorder for release in served.state.champions(RUN[0])} for served in (first, second)]
+    assert len(used[0] | used[1]) == 2
+    assert {release.reason for _, release in second.state.releases} == {"first training"}
+
+
 def test_models_of_a_killed_first_day_are_not_models_online_before(
     market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from rollforge.cli.exit_codes import Exit
-from rollforge.errors import TrainingFailed
+from rollforge.errors import DayFailed, TrainingFailed
 from rollforge.ledger.base import open_ledger
 from rollforge.ledger.entry import DayState, Level, Role
 from rollforge.ledger.state import ServiceState
 from rollforge.online.corrections import correct
-from rollforge.online.day import Options
+from rollforge.online.day import DayRun, Options
 from rollforge.online.manager import OnlineManager
 from rollforge.online.policy import Policy
 from rollforge.online.routine import catch_up
@@ -130,6 +130,33 @@ def test_a_manager_fails_unless_told_otherwise(market: Market, tmp_path: Path, b
     with pytest.raises(TrainingFailed, match="did not converge"):
         served.routine(DAYS[due])
     assert served.state.days[DAYS[due]].state is DayState.FAILED
+    entries = served.state.last
+    for more in (0, 1):  # with the same data, then with others
+        market.close.loc[DAYS[due], "B"] *= 1 + more
+        market.show(DAYS[due])
+        with pytest.raises(TrainingFailed, match="did not converge"):
+            served.routine(DAYS[due])
+        assert served.state.last == entries + more
+
+
+def test_a_day_that_fails_has_no_fallback(
+    market: Market, tmp_path: Path, broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training fails, and the earlier models have no prediction either: nothing is published with them."""
+    (due,) = windows(FIRST + 1, 1)
+    served = live(market, manager(templates=flaky(tmp_path)), DAYS[FIRST:due])
+    broken.touch()
+
+    def fail(self: DayRun) -> None:
+        raise DayFailed("no prediction")
+
+    monkeypatch.setattr(DayRun, "_signals", fail)
+    market.show(DAYS[due])
+    (result,) = catch_up(served.service, None, Options(fallback=True))
+    assert (result.day, result.state, result.error, result.fallback) == (
+        DAYS[due], DayState.FAILED, "no prediction", "",
+    )  # fmt: skip
+    assert served.state.days[DAYS[due]].fallback == ""
 
 
 def test_without_an_earlier_model_the_first_day_fails(market: Market, tmp_path: Path, broken: Path) -> None:

@@ -333,4 +333,21 @@ def test_a_correction_makes_the_predictions_of_candidates_again(market: Market) 
             served.service.recorder(champion).load_object("pred.pkl").loc[[day], "score"].rename(stored.name)
         )
         assert (served.service.place / before[day].file).exists()
-    assert correct(served.service) == []
+    last = served.state.last
+    assert correct(served.service) == correct(served.service, DAYS[66]) == []
+    assert served.state.last == last
+
+
+def test_a_day_that_is_made_up_decides_nothing(market: Market) -> None:
+    """Later days have been published, so candidates are not compared on a day whose data have arrived late."""
+    full = market.close.copy()
+    market.close.loc[DAYS[66]] = np.nan
+    served = live(market, with_policy(Policy(9)), RUN[:6])
+    market.show(DAYS[67])
+    served.routine()
+    assert served.state.days[DAYS[66]].state is DayState.FAILED
+    market.close = full
+    market.show(DAYS[68])
+    served.routine()
+    assert served.state.days[DAYS[66]].state is DayState.PUBLISHED
+    assert [day for day in served.state.shadows if day >= DAYS[65]] == [DAYS[65], DAYS[67], DAYS[68]]
