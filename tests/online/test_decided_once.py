@@ -407,7 +407,8 @@ def test_models_online_before_the_ledger_are_adopted(market: Market) -> None:
 def test_models_of_another_service_are_not_adopted(market: Market) -> None:
     """A service with another model in the experiment of the first one trains its own."""
     first = live(market, manager(service="one"), RUN[:1])
-    second = live(market, manager(service="two", templates=template(estimator="ridge", alpha=1.0)), RUN[:1])
+    second = manager(service="two", templates=template(estimator="ridge", alpha=1.0))
+    second.routine(RUN[0])
     used = [{release.recorder for release in served.state.champions(RUN[0])} for served in (first, second)]
     assert len(used[0] | used[1]) == 2
     assert {release.reason for _, release in second.state.releases} == {"first training"}

@@ -169,6 +169,19 @@ def test_without_an_earlier_model_the_first_day_fails(market: Market, tmp_path: 
     assert not served.state.signals()
 
 
+def test_the_first_window_has_no_earlier_model(market: Market, tmp_path: Path, broken: Path) -> None:
+    """A service that has waited for its first window fails for the reason of the training."""
+    served = manager(templates=flaky(tmp_path), begin=DAYS[51])
+    market.show(DAYS[51])
+    (result,) = catch_up(served.service, None, Options(fallback=True))
+    assert "No window has begun" in result.error
+    broken.touch()
+    market.show(DAYS[52])
+    with pytest.raises(TrainingFailed, match="did not converge"):
+        catch_up(served.service, None, Options(fallback=True))
+    assert "did not converge" in served.state.days[DAYS[52]].error
+
+
 def test_from_a_workflow_file_to_exit_code_5(tmp_path: Path, broken: Path) -> None:
     """The line of ``serve run``, the history, the status and the view say which model was used, and why."""
     market, uri = Market(tmp_path / "data", prices()), f"sqlite:///{tmp_path}/ledger.db"
