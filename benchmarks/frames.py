@@ -72,7 +72,7 @@ def store(task: dict[str, Any]) -> None:
         write_frame_folder(opened, keys, parts, Path(task["folder"]) / "frames")
 
     took = [setting.cpu_seconds(write) for _ in range(task["repeats"])]
-    print(json.dumps({"seconds": min(took), "memory": setting.peak_memory() - before}))
+    print(json.dumps({"seconds": min(took), "first": took[0], "memory": setting.peak_memory() - before}))
 
 
 def main() -> None:
@@ -114,7 +114,8 @@ def main() -> None:
         file = folder / "table.parquet"
         wide = frame if options.small else table(505, 1226, 158)
         wide.to_parquet(file)
-        stored = setting.in_child(MODULE, {"file": str(file), "folder": str(folder), "repeats": options.repeats})
+        repeats = max(5, options.repeats)  # the later ones write to memory that the machine has already provided
+        stored = setting.in_child(MODULE, {"file": str(file), "folder": str(folder), "repeats": repeats})
         ratios = {
             "one_process": processor["theirs"] / processor["ours"],
             "several": clock["theirs"] / clock["several"],
@@ -125,7 +126,8 @@ def main() -> None:
             processor_seconds=processor["ours"], loop_processor_seconds=processor["theirs"],
             several_processor_seconds=processor["several"], seconds=clock["ours"], loop_seconds=clock["theirs"],
             several_seconds=clock["several"], processes=cores, store_rows=len(wide),
-            store_processor_seconds=stored["seconds"], store_memory_mb=stored["memory"],
+            store_processor_seconds=stored["seconds"], store_first_processor_seconds=stored["first"],
+            store_memory_mb=stored["memory"],
             panel_mb=wide.to_numpy().nbytes / 2**20,
         )  # fmt: skip
 
