@@ -189,6 +189,7 @@ class _Document(BaseModel):
     ensemble: _Object | _Ensembles | str | None = None
     policy: _Policy | None = None
     signals: _Signals | None = None
+    registry: str | None = Field(default=None, strict=True, pattern=r"^[^/:]*[^/:\s][^/:]*$")
     checks: object = None
     notify: object = None
     BASE_CONFIG_PATH: str | None = None
@@ -250,6 +251,8 @@ class Workflow:
     """When the model of a new window replaces the champion of a service, see :class:`~rollforge.online.policy.Policy`."""
     signal_table: bool = False
     """Whether the ledger of a service also stores the rows of its signals."""
+    registry: str | None = None
+    """Name of the model in MLflow's registry whose aliases name the models of a service; None for no registry."""
 
     @property
     def templates(self) -> tuple[Template, ...]:
@@ -349,6 +352,8 @@ def _message(error: ErrorDetails, document: Document, parts: list[str]) -> str:
         expected = error["ctx"]["expected"]
         hint = nearest(str(value), re.findall(r"\w+", expected))
         return f"must be {expected}, found {shown(value)}.{hint}"
+    if kind == "string_pattern_mismatch":
+        return f"must be a name without / and :, found {shown(value)}."
     text = str(error["msg"]).replace("Input should be", "must be").replace("valid dictionary", "mapping")
     return f"{text[0].lower()}{text[1:]}, found {shown(value)}."
 
@@ -623,6 +628,7 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
         ensemble=document.get("ensemble"),
         policy=None if parsed.policy is None else parsed.policy.model_dump(exclude_none=True),
         signal_table=parsed.signals is not None and parsed.signals.table,
+        registry=parsed.registry,
         checks=read_rules(document.get("checks"))[0],
         notify=read_targets(document.get("notify"))[0],
     )

@@ -134,6 +134,7 @@ def init(
     from rollforge.ledger.state import ServiceState
     from rollforge.online.locations import new_service_folder
     from rollforge.online.policy import challenger_of, read_policy
+    from rollforge.online.registry import registry_of
     from rollforge.plan import named_templates
     from rollforge.workflow import load_workflow
     from rollforge.yaml12 import line_of
@@ -143,6 +144,8 @@ def init(
     policy = read_policy(workflow.policy)
     try:
         challenger_of(policy, {workflow.experiment_name: [name for name, _ in named]})
+        if workflow.registry is not None:
+            registry_of(workflow.session.tracking_uri, workflow.registry)
     except ConfigError as exc:
         raise ConfigError(f"{workflow.path}, {line_of(exc.path, workflow.lines)}{exc}") from exc
     found = checked_begin(workflow, leakage)

@@ -134,7 +134,7 @@ def service_of(name: str, workflow: Workflow, begin: str, ledger_uri: str, folde
     return Service(
         name, [strategy], TrainerR(workflow.experiment_name), begin, ledger_uri=ledger_uri, folder=folder,
         workflow=definition_of(workflow, begin, folder, ledger_uri), policy=read_policy(workflow.policy),
-        signal_table=workflow.signal_table,
+        signal_table=workflow.signal_table, registry=workflow.registry,
     )  # fmt: skip
 
 

@@ -49,6 +49,7 @@ from rollforge.online.check_rules import Rules
 from rollforge.online.data_marks import data_mark, history_marks, mark_then, training_mark, training_mark_now
 from rollforge.online.day_checks import DayChecks
 from rollforge.online.policy import candidates_of, compared, decided, shadow_of
+from rollforge.online.registry import mirror_aliases
 from rollforge.online.releases import of_challenger, of_windows, replaced_by
 from rollforge.online.service import Hold, Service, next_version
 from rollforge.online.strategy import OnlineStrategy, RollingStrategy
@@ -616,7 +617,8 @@ class DayRun:
     # -- tags ----------------------------------------------------------------------------------------------------------
 
     def mirror(self) -> None:
-        """Write the tags of the recorders from the ledger, so that they are correct again after a crash.
+        """Write the tags of the recorders, and the aliases of registered models, from the ledger, so that they are correct
+        again after a crash.
 
         They have no effect themselves, so a tracking store that rejects them only causes a warning; the next day retries.
         """
@@ -632,6 +634,13 @@ class DayRun:
                     strategy.tool.mark([self.service.recorder(r) for r in wanted.values()])
             except TrackingError as exc:
                 log.warning(TAGS_NOT_WRITTEN, strategy.experiment_name, exc)
+        if self.service.registry is not None:
+            try:
+                mirror_aliases(self.service, state, day, self.service.registry)
+            except TrackingError as exc:
+                log.warning(
+                    "the aliases of the registered model %s could not be written: %s", self.service.registry, exc
+                )
 
     def _of_others(self, recorders: set[str]) -> bool:
         """Return whether all of some recorders are those of other services, which share the experiment."""

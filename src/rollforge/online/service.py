@@ -74,6 +74,9 @@ class Service:
         When the model of a new window replaces the champion; by default at once.
     signal_table : bool
         Whether the ledger also stores the rows of the signals, for programs that use SQL.
+    registry : str, optional
+        Name of a registered model in MLflow whose aliases ``champion`` and ``candidate`` follow the ledger. With several
+        models in the workflow, there is a registered model for each, NAME.MODEL.
     """
 
     name: str
@@ -86,6 +89,7 @@ class Service:
     workflow: object = None
     policy: Policy | None = None
     signal_table: bool = False
+    registry: str | None = None
     challenger: Challenger | None = field(default=None, init=False)
     """The challenger of the policy."""
     days: Collection[str] | None = field(default=None, init=False)

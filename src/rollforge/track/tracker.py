@@ -19,7 +19,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from urllib.parse import unquote
 
 from rollforge import trust
@@ -33,6 +33,7 @@ from rollforge.track.artifact_files import Files
 
 __all__ = [
     "Metric",
+    "ModelAliases",
     "RunData",
     "RunInfo",
     "RunQuery",
@@ -311,6 +312,22 @@ def check_scheme(tracking_uri: str) -> None:
 
 def _absolute(path: str) -> Path:
     return Path(os.path.abspath(read_path(path, "tracking")))
+
+
+@runtime_checkable
+class ModelAliases(Protocol):
+    """A tracking store that also has a registry of models. MLflow's stores have one."""
+
+    def set_model_aliases(self, model: str, runs: Mapping[str, str | None]) -> bool:
+        """Make aliases of a registered model point at runs, and return whether anything has changed.
+
+        Parameters
+        ----------
+        model : str
+            Name of the registered model, which is created if it does not exist.
+        runs : mapping
+            Alias -> id of a run; None removes the alias.
+        """
 
 
 def open_tracker(tracking_uri: str | os.PathLike[str]) -> Tracker:

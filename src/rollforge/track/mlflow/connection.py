@@ -63,6 +63,7 @@ class Connection:
         check_installed(["mlflow", *(["sqlalchemy", "alembic"] if self.database is not None else [])])
         self._opened: Any = None
         self._process = 0
+        self._opened_registry: tuple[int, Any] = (0, None)
         self._opening = threading.Lock()
 
     @property
@@ -111,6 +112,23 @@ class Connection:
         except Exception as exc:  # MLflow raises errors of four libraries
             raise self.unavailable(_reason(exc)) from exc
 
+    @property
+    def _registry(self) -> object:
+        store = self._store  # first: it creates the database
+        process, opened = self._opened_registry
+        if process != os.getpid():
+            from mlflow.tracking._model_registry import utils
+
+            try:
+                with quiet():
+                    opened = utils._get_store(self.uri, self.uri)  # type: ignore[no-untyped-call]
+            except Exception as exc:
+                raise self.unavailable(_reason(exc)) from exc
+            if self.database is not None and opened is not store:
+                tune(opened.engine)
+            self._opened_registry = (os.getpid(), opened)
+        return opened
+
     def _check_reachable(self) -> None:
         """Check that the server answers, as MLflow itself retries for minutes before it fails."""
         if self.folder is not None:
@@ -135,11 +153,14 @@ class Connection:
             f"The tracking store {mask_secrets(self.uri)} cannot be opened: {reason}. Choose another one with --tracking."
         )
 
-    def call(self, name: str, *args: object, **kwargs: object) -> Any:
-        """Call a method of MLflow's store, translate its errors, and retry while the database is locked."""
+    def call(self, name: str, *args: object, registry: bool = False, **kwargs: object) -> Any:
+        """Call a method of MLflow's store, translate its errors, and retry while the database is locked.
+
+        With `registry`, the method is that of the store's model registry.
+        """
         from mlflow.exceptions import MlflowException
 
-        store = self._store
+        store = self._registry if registry else self._store
         for attempt in range(20):
             our_call.active += 1
             try:

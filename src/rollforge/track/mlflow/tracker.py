@@ -17,6 +17,7 @@ from rollforge.track.mlflow.files import RemoteFiles, local_folder
 from rollforge.track.mlflow.library import import_mlflow
 from rollforge.track.mlflow.names import CUT, LONG_VALUES, MAX_PARAM, MAX_TAG, number, plain_key, safe_key, shortened
 from rollforge.track.mlflow.query import filter_text, order_text
+from rollforge.track.mlflow.registry import Registry
 from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery
 
 __all__ = ["MLflowTracker"]
@@ -54,6 +55,7 @@ class MLflowTracker:
         self._artifact_uris: dict[str, str] = {}
         # A file fetched from a server is deleted with its RemoteFiles, so the latest of these are kept alive.
         self._remote: dict[str, RemoteFiles] = {}
+        self._registry = Registry(self._connection)
 
     def warm_up(self) -> None:
         import_mlflow()
@@ -281,6 +283,13 @@ class MLflowTracker:
             if not token:
                 break
         return found[: query.limit]
+
+    # -- model registry ------------------------------------------------------------------------------------------------
+
+    def set_model_aliases(self, model: str, runs: Mapping[str, str | None]) -> bool:
+        return self._registry.set_aliases(
+            model, {alias: None if run is None else (run, self.files(run).uri) for alias, run in runs.items()}
+        )
 
     # -- artifacts -----------------------------------------------------------------------------------------------------
 
