@@ -306,10 +306,19 @@ def test_keys_of_workflow_files_exist(
 
 
 def test_every_field_of_a_session_is_a_key_of_the_file() -> None:
-    """``data``, ``store`` and ``tracking`` are the keys of its addresses, ``plugins`` is a separate key, ``sys`` has
-    the folders, only workers need ``allow``, and ``data_until`` holds for a part of a program."""
+    """``data`` (also of ``folders``), ``store`` and ``tracking`` are the keys of its addresses, ``plugins`` is a separate
+    key, ``sys`` has the folders, only workers need ``allow``, and ``data_until`` holds for a part of a program."""
     keys = set(_Rollforge.model_fields) | (set(_Document.model_fields) & {"plugins"})
-    others = {"provider_uri", "store_uri", "tracking_uri", "experiment_name", "sys_path", "allow", "data_until"}
+    others = {
+        "provider_uri",
+        "folders",
+        "store_uri",
+        "tracking_uri",
+        "experiment_name",
+        "sys_path",
+        "allow",
+        "data_until",
+    }
     assert {f.name for f in dataclasses.fields(Session)} - keys <= others
 
 
