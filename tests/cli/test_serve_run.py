@@ -72,6 +72,8 @@ def test_from_a_workflow_file_to_rows_and_signal_files(uri: str, workflow: Path,
     assert "first day" in serve(uri, "init", workflow)
     first = serve(uri, "run")
     assert [day["day"] for day in first["days"]] == [BEGIN]
+    begun = ServiceState.of(open_ledger(uri).entries("served"))
+    assert first["days"][0]["trained"] == list(dict.fromkeys(r.recorder for _, r in begun.releases)) != []
     market.show(DAYS[FIRST + 6])
     line = serve(uri, "run")
     assert [(day["day"], day["state"]) for day in line["days"]] == [

@@ -206,9 +206,13 @@ def publish_due(
         "data_until": known,
     }
     checks = {r.day: [c for c in after.checks_made_on(r.day) if c.outcome is not Outcome.OK] for r in results}
+    begun = {
+        c.day.day: c.day.trained for c in after.contents[state.last :] if c.day and c.day.state is DayState.TRAINED
+    }
     line["days"] = [
         {
             **{key: value for key, value in r.to_document().items() if key != "history"},
+            "trained": [*begun.get(r.day, ()), *r.trained],  # the first training has an entry of its own
             "checks": [check.to_document() for check in checks[r.day]],
             **({"warnings": warnings} if (warnings := day_warnings(after, r.day)) else {}),
         }
