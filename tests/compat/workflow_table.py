@@ -4,6 +4,7 @@
     QLIB_SOURCE=CHECKOUT python tests/compat/workflow_table.py run Linear LSTM   # runs those with one of these words
     QLIB_SOURCE=CHECKOUT python tests/compat/workflow_table.py plan              # plans all files, and runs none
 
+It runs them in the folder of the examples, to which the paths in them are relative, and writes the table after each file.
 The files are unchanged, except that their data folder is a small demo market with their universes, benchmarks and days. What
 is not run keeps its cell in the table as long as it can be planned.
 """
@@ -28,7 +29,7 @@ from rollforge.market.demo import make_demo
 from rollforge.plan import Plan, make_plan
 from rollforge.workflow import load_workflow
 
-PAGE = Path(__file__).parents[2] / "docs" / "compat.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "compat.md"
 BEGIN = "<!-- written by tests/compat/workflow_table.py -->"
 END = "<!-- end of the table of workflow files -->"
 MARKET: dict[str, Any] = {
@@ -97,7 +98,7 @@ def _ran(plan: Plan) -> str:
 
 def _reason(exc: Exception) -> str:
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()] or [type(exc).__name__]
-    problem = next((line for line in lines if not re.fullmatch(r".*\.yaml.*:", line)), lines[0])
+    problem = next((line for line in lines if not line.endswith(":")), lines[0])
     problem = re.sub(r"^(?:\S+\.yaml, |\S+\.yaml:? )?(?:line \d+: )?", "", problem.lstrip("*- "))
     problem = re.sub(r" \(relative to [^)]*\)", "", problem)
     return problem if len(problem) <= MAX_REASON else problem[:MAX_REASON].rsplit(" ", 1)[0] + " …"
@@ -110,18 +111,20 @@ def _plain(cell: str, checkout: Path, folder: Path) -> str:
     return cell.replace("|", "\\|").replace("<", "&lt;") if not cell.startswith("`") else cell
 
 
-def rewrite(page: Path, found: list[str]) -> None:
-    """Replace the table in a page."""
+def rewrite(page: Path, new: list[str], names: list[str]) -> None:
+    """Replace rows of the table in a page, and keep the others of these files, in their order."""
     text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    table, _, after = rest.partition(END)
+    by_name = {row.split("`")[1]: row for row in [*table.splitlines(), *new] if row.startswith("| `")}
+    found = [by_name[name] for name in names if name in by_name]
     planned = sum(" | yes | " in row for row in found)
     ran = sum(row.endswith(" | yes | yes |") for row in found)
-    table = "\n".join(["| file in `examples` | model | plan | run |", "|---|---|---|---|", *found])
+    lines = "\n".join(["| file in `examples` | model | plan | run |", "|---|---|---|---|", *found])
     untried = sum(row.endswith(" | yes |  |") for row in found)
     more = f" {untried} were not run when this table was written." if untried else ""
     summary = f"Of the {len(found)} files, {planned} can be planned, and {ran} run.{more}"
-    page.write_text(f"{before}{BEGIN}\n\n{summary}\n\n{table}\n\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n\n{summary}\n\n{lines}\n\n{END}{after}", encoding="utf-8")
 
 
 def main() -> int:
@@ -135,14 +138,17 @@ def main() -> int:
     def chosen(file: Path) -> bool:
         return verb == "run" and (not words or any(word in str(file) for word in words))
 
+    os.chdir(checkout / "examples")
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name:
         found = []
-        for row in rows(checkout, workflow_files(checkout), Path(name), chosen, known_runs(PAGE)):
+        files = workflow_files(checkout)
+        names = [str(file.relative_to(checkout / "examples")) for file in files]
+        for row in rows(checkout, files, Path(name), chosen, known_runs(PAGE)):
             print(row, flush=True)
             found.append(row)
-    rewrite(PAGE, found)
+            rewrite(PAGE, found, names)
     return 0
 
 

@@ -24,6 +24,7 @@ from rollforge.errors import ArtifactUnreadable, BuildError, ConfigError, ModelE
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.timeseries import TSDatasetH
+from rollforge.models.base import Reweighter
 from rollforge.models.torch import (
     ALSTM,
     GRU,
@@ -218,6 +219,34 @@ def test_random_numbers_and_threads_of_the_program_are_unchanged() -> None:
     other = net(seed=1)
     other.fit(rows())
     assert not model.predict(rows()).equals(other.predict(rows()))
+
+
+class _Later(Reweighter):
+    def reweight(self, data: pd.DataFrame) -> pd.Series:
+        """Return a weight of 0 for the first half of a segment."""
+        day = data.index.get_level_values("datetime")
+        return pd.Series(np.where(day > day.min() + (day.max() - day.min()) / 2, 1.0, 0.0), data.index)
+
+
+@pytest.mark.parametrize("reweighter", [None, _Later()])
+def test_parameters_are_searched_with_samples_of_several_days(reweighter: Any, tmp_path: Path) -> None:
+    """The metric is computed from the samples' own days with a weight; the best module is kept, and survives being saved."""
+    pytest.importorskip("optuna", reason="no optuna: pip install 'rollforge[optuna]'")
+    from rollforge.models import TunedModel
+
+    inside = {"class": "GRU", "module_path": "rollforge.models", "kwargs": {"n_epochs": 3, "num_layers": 1, "lr": 0.05}}
+    model = TunedModel(inside, {"hidden_size": [2, 16]}, n_trials=3, metric="ic", seed=1)
+    model.fit(days(), reweighter=reweighter)
+    values = {one["params"]["hidden_size"]: one["value"] for one in model.trials}
+    assert len(values) == 2
+    assert model.model.hidden_size == max(values, key=lambda size: values[size])
+    found = pd.concat({"p": model.predict(days(), "valid"), "y": table()[("label", "y")]}, axis=1, join="inner")
+    if reweighter is not None:
+        found = found.loc[pd.Timestamp("2020-04-16") :]
+    ic = found.groupby("datetime")[["p", "y"]].apply(lambda day: day["p"].corr(day["y"])).mean()
+    assert max(values.values()) == pytest.approx(ic, abs=1e-6)
+    loaded = artifact.load_file(saved(model, tmp_path))
+    pd.testing.assert_series_equal(loaded.predict(days()), model.predict(days()), check_exact=True)
 
 
 KILLED = """

@@ -135,7 +135,7 @@ def learning_examples(
         If the data are not suitable for training; see :func:`~rollforge.models.samples.training_samples`. Also if every
         sample has a missing feature.
     """
-    prepared = _Prepared(dataset)
+    prepared = OwnDays(dataset)
     samples = training_samples(prepared, segment, model=model, reweighter=reweighter, data_key=data_key)
     source, kept = prepared.source(samples.features), np.arange(len(samples.label))
     index = samples.features.index
@@ -165,7 +165,7 @@ def prediction_examples(
     ModelError
         If there is no finite feature in the segment.
     """
-    prepared = _Prepared(dataset)
+    prepared = OwnDays(dataset)
     features = prediction_features(prepared, segment, model=model, data_key=data_key)
     source = prepared.source(features)
     complete = source.complete()
@@ -178,7 +178,7 @@ def prediction_examples(
     return Examples(index, source, np.flatnonzero(complete), np.empty(0, np.float32), None)
 
 
-class _Prepared(Dataset):
+class OwnDays(Dataset):
     """A dataset that returns samples of several days as a frame of their own days, and remembers them."""
 
     def __init__(self, dataset: Dataset) -> None:

@@ -21,6 +21,7 @@ from rollforge.kinds import MODEL
 from rollforge.models.base import Model, Reweighter
 from rollforge.models.boosting import Boosting
 from rollforge.models.samples import training_samples
+from rollforge.models.torch_samples import OwnDays
 from rollforge.task import Definition, Document
 from rollforge.track import artifact
 from rollforge.track.artifact_files import LocalFiles
@@ -211,14 +212,14 @@ class TunedModel(Model):
 
     def _evaluate(self, model: Model, dataset: DatasetH, reweighter: Reweighter | None) -> float:
         """Return the metric of a model on the rows of the valid segment that have a weight."""
-        label = DatasetH.prepare(dataset, "valid", col_set="label", data_key=DataHandlerLP.DK_R)
+        label = dataset.prepare_rows("valid", col_set="label", data_key=DataHandlerLP.DK_R)
         prediction = model.predict(dataset, "valid")
-        if not isinstance(prediction, pd.Series) or not isinstance(label, pd.DataFrame) or label.shape[1] != 1:
+        if not isinstance(prediction, pd.Series) or label.shape[1] != 1:
             raise ModelError("TunedModel needs one label and a model that predicts one value for each row.")
         both = pd.DataFrame({"score": prediction, "label": label.iloc[:, 0]}).astype(np.float64)
         both = both.loc[np.isfinite(both.to_numpy()).all(axis=1)]
         if reweighter is not None:
-            samples = training_samples(dataset, "valid", model=type(self).__name__, reweighter=reweighter)
+            samples = training_samples(OwnDays(dataset), "valid", model=type(self).__name__, reweighter=reweighter)
             assert samples.weight is not None
             both = both.loc[both.index.isin(samples.features.index[samples.weight > 0])]
         value = _metric(both, self.metric)
