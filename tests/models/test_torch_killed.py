@@ -78,7 +78,7 @@ def _calls(folder: Path) -> list[str]:
 def test_a_task_whose_worker_process_was_killed_continues_after_the_last_epoch(
     small_market: Path, tmp_path: Path
 ) -> None:
-    """Its prediction has the same bits as that of a run that was not disturbed, and no finished epoch is repeated."""
+    """The prediction of the task has the same bits as that of a run that was not disturbed, and no finished epoch is repeated."""
     disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
     with _start(disturbed, small_market) as process:
         try:
