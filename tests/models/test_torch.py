@@ -25,7 +25,8 @@ from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.timeseries import TSDatasetH
 from rollforge.models.base import Reweighter
-from rollforge.models.torch import (
+from rollforge.models.torch import TorchModel
+from rollforge.models.torch_models import (
     ALSTM,
     GRU,
     KRNN,
@@ -36,7 +37,6 @@ from rollforge.models.torch import (
     GeneralPTNN,
     LocalformerModel,
     Sandwich,
-    TorchModel,
     TransformerModel,
 )
 from rollforge.session import Session, using

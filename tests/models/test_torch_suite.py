@@ -12,7 +12,8 @@ import pytest
 
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.timeseries import TSDatasetH
-from rollforge.models.torch import GRU, DNNModelPytorch, TorchModel
+from rollforge.models.torch import TorchModel
+from rollforge.models.torch_models import GRU, DNNModelPytorch
 from rollforge.session import Session, using
 from rollforge.testing.model import ModelSuite
 

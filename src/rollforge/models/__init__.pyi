@@ -32,9 +32,13 @@ from .sklearn import (
     describe_estimator as describe_estimator,
 )
 from .torch import (
+    TorchModel as TorchModel,
+)
+from .torch_models import (
     ALSTM as ALSTM,
     GRU as GRU,
     KRNN as KRNN,
+    LIBRARY as LIBRARY,
     LSTM as LSTM,
     SFM as SFM,
     TCN as TCN,
@@ -44,7 +48,6 @@ from .torch import (
     GeneralPTNN as GeneralPTNN,
     LocalformerModel as LocalformerModel,
     Sandwich as Sandwich,
-    TorchModel as TorchModel,
     TransformerModel as TransformerModel,
     TSGATs as TSGATs,
     TSLocalformerModel as TSLocalformerModel,
