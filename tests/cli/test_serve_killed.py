@@ -26,8 +26,7 @@ from rollforge.session import amend
 from rollforge.testing.postgres import PostgresServer
 
 from ..documents.command_line import call
-from ..documents.definitions import write_workflow
-from ..documents.growing import BEGIN, DAYS, STEP, Market, live, manager, prices, recorders, template
+from ..documents.growing import BEGIN, DAYS, Market, live, manager, recorders
 from ..documents.killed_routines import ended, start
 
 FIRST = DAYS.index(BEGIN)
@@ -167,19 +166,6 @@ def check_each_kill(kept: Kept, work: Callable[[str], object], go_on: Callable[[
             return kills
         assert done(uri) == expected, write
     raise AssertionError
-
-
-@pytest.fixture
-def market(tmp_path: Path) -> Market:
-    return Market(tmp_path / "data", prices())
-
-
-@pytest.fixture
-def workflow(tmp_path: Path, market: Market) -> Path:
-    """A workflow with a linear model and windows of four days."""
-    rollforge = {"data": str(market.folder), "tracking": f"folder:{tmp_path}/runs", "experiment": "served"}
-    rolling = {"step": STEP, "rtype": "sliding", "trunc_days": "auto"}
-    return write_workflow(tmp_path / "job.yaml", {"rollforge": rollforge, "task": template(), "rolling": rolling})
 
 
 def test_a_service_is_created_once(place: Callable[[int], str], workflow: Path, market: Market) -> None:

@@ -92,8 +92,13 @@ def test_several_models_are_registered_by_their_names(tmp_path: Path, market: Ma
     assert aliases(tmp_path, "ranking.linear") == {"champion": champion, "candidate": candidate}
 
 
+@pytest.mark.parametrize("error", [TrackingError, ConfigError])
 def test_a_registry_that_cannot_be_written_is_a_warning(
-    tmp_path: Path, market: Market, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    market: Market,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: type[Exception],
 ) -> None:
     """The day is published, and the next run writes the aliases, also if only the version had been created."""
     serve(tmp_path, "init", write_workflow(tmp_path / "job.yaml", document(tmp_path, market)))
@@ -102,7 +107,7 @@ def test_a_registry_that_cannot_be_written_is_a_warning(
     def fails(self: MLflowTracker, model: str, runs: Any) -> bool:
         if not caplog.records:
             self._registry._call("create_registered_model", model)
-        raise TrackingError("the registry is gone")
+        raise error("the registry is gone")
 
     monkeypatch.setattr(MLflowTracker, "set_model_aliases", fails)
     serve(tmp_path, "run")

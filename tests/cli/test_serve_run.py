@@ -22,7 +22,7 @@ from rollforge.track.base import get_experiment, open_tracker
 
 from ..documents.command_line import call
 from ..documents.definitions import write_workflow
-from ..documents.growing import BEGIN, DAYS, STEP, Market, prices, template
+from ..documents.growing import BEGIN, DAYS, STEP, Market, template
 
 FIRST = DAYS.index(BEGIN)
 
@@ -33,19 +33,6 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/ledger.db"
     server: PostgresServer = request.getfixturevalue("postgres")
     return f"{server.uri}?schema=serve_run_{abs(hash(str(tmp_path))) % 10**9}"
-
-
-@pytest.fixture
-def market(tmp_path: Path) -> Market:
-    return Market(tmp_path / "data", prices())
-
-
-@pytest.fixture
-def workflow(tmp_path: Path, market: Market) -> Path:
-    """A workflow with a linear model and windows of four days."""
-    rollforge = {"data": str(market.folder), "tracking": f"folder:{tmp_path}/runs", "experiment": "served"}
-    rolling = {"step": STEP, "rtype": "sliding", "trunc_days": "auto"}
-    return write_workflow(tmp_path / "job.yaml", {"rollforge": rollforge, "task": template(), "rolling": rolling})
 
 
 def serve(uri: str, *arguments: object, code: int = 0) -> Any:

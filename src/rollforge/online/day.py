@@ -18,6 +18,7 @@ from rollforge.dates import day_after, read_timestamp
 from rollforge.disk import sync_tree
 from rollforge.errors import (
     ArtifactNotFound,
+    ConfigError,
     CoverageError,
     DataChanged,
     DataError,
@@ -637,7 +638,7 @@ class DayRun:
         if self.service.registry is not None:
             try:
                 mirror_aliases(self.service, state, day, self.service.registry)
-            except TrackingError as exc:
+            except (ConfigError, TrackingError) as exc:  # the tracking store may have no registry
                 log.warning(
                     "the aliases of the registered model %s could not be written: %s", self.service.registry, exc
                 )
