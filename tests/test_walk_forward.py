@@ -593,7 +593,6 @@ SCRIPT = """
 import os, sys
 import numpy as np
 import pandas as pd
-from tests.documents.command_line import call
 
 import rollforge
 from sklearn.base import BaseEstimator, RegressorMixin
