@@ -88,8 +88,29 @@ def wanted(only: str | None) -> Iterator[tuple[str, Path]]:
     yield from listed
 
 
-def tested(python: Path, tests: list[str], seconds: float) -> tuple[bool, str]:
-    """Run the tests for at most `seconds`; return whether none failed, and a summary.
+def failed_tests(report: Path) -> list[str]:
+    """Return a line for each failed test in a JUnit report: its id and the first line of the message."""
+    lines = []
+    for case in ElementTree.parse(report).iter("testcase"):
+        file, module, name = (case.get(key, "") for key in ("file", "classname", "name"))
+        classes = module.split(".")[len(Path(file).parts) :]  # behind the name of the module
+        test = "::".join([file, *classes, name]) if module else file or name
+        for outcome in [*case.iter("failure"), *case.iter("error")]:
+            # pytest gives a collection error the message "collection failure", and the actual error at the end of the text.
+            message, text = outcome.get("message", ""), (outcome.text or "").strip()
+            if message == "collection failure" and text:
+                message = text.splitlines()[-1].removeprefix("E").strip()
+            lines.append(f"{test} - {(message.strip() or 'no message').splitlines()[0]}")
+    return lines
+
+
+def ended(code: int) -> str:
+    """Describe how a process ended that has written no report."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def tested(python: Path, tests: list[str], seconds: float) -> tuple[bool, str, list[str]]:
+    """Run the tests for at most `seconds`; return whether none failed, a summary, and a line for each failed test.
 
     Running out of time is not a failure: the tests that ran until then count.
     """
@@ -97,7 +118,9 @@ def tested(python: Path, tests: list[str], seconds: float) -> tuple[bool, str]:
         report = Path(folder) / "report.xml"
         command = [
             python, "-m", "pytest", "-q", "-n", "3", "--dist", "worksteal", "-m", "not slow", "-p", "no:cacheprovider",
-            f"--junit-xml={report}", *tests,
+            "-rsxX",  # failed tests are listed once, by main()
+            f"--junit-xml={report}", "-o", "junit_family=xunit1",  # the form that names files
+            *tests,
         ]  # fmt: skip
         begin, finished = time.monotonic(), True
         process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
@@ -116,8 +139,9 @@ def tested(python: Path, tests: list[str], seconds: float) -> tuple[bool, str]:
                 process.wait()
         minutes = f"{(time.monotonic() - begin) / 60:.1f} minutes"
         if not report.exists():
-            return False, f"no report, exit code {process.returncode}, after {minutes}"
+            return False, f"no report, {ended(process.returncode)}, after {minutes}", []
         suites = list(ElementTree.parse(report).iter("testsuite"))
+        failed = failed_tests(report)
     total, skipped, failures, errors = (
         sum(int(s.get(kind, "0")) for s in suites) for kind in ("tests", "skipped", "failures", "errors")
     )
@@ -125,8 +149,10 @@ def tested(python: Path, tests: list[str], seconds: float) -> tuple[bool, str]:
         f"{total - skipped - failures - errors} passed, {skipped} skipped, {failures + errors} failed in {minutes}"
     )
     if not finished:
-        return failures + errors == 0, f"{summary}; NOT FINISHED: no time left"
-    return process.returncode == 0, summary
+        return failures + errors == 0, f"{summary}; NOT FINISHED: no time left", failed
+    if process.returncode and not failed:
+        summary = f"{summary}, {ended(process.returncode)}"
+    return process.returncode == 0, summary, failed
 
 
 def main() -> int:
@@ -144,6 +170,7 @@ def main() -> int:
         print(f"Python {options.only} was not found. Available: {', '.join(found()) or 'none'}.")
         return 1
     good, results = True, {}
+    failed: list[str] = []
     for number, (name, file) in enumerate(listed):
         if time.monotonic() > end:
             results[name] = "not run: no time left"
@@ -153,15 +180,19 @@ def main() -> int:
             python = installed(name, file)
         except subprocess.CalledProcessError as exc:
             good, results[name] = False, f"could not be installed: {exc}"
+            failed.append(f"FAILED {name}: {results[name]}")
             continue
         # The first run leaves half of the time to the second, so that the newest and the lowest versions are tested.
         left = (end - time.monotonic()) / min(2, len(listed) - number)
         ready = (time.monotonic() - begin) / 60
-        passed, tests = tested(python, options.tests, max(left, 0.0))
+        passed, tests, lines = tested(python, options.tests, max(left, 0.0))
         results[name] = f"{tests}, after {ready:.1f} minutes of installing"
-        good = good and passed
+        if not passed:
+            good = False
+            failed += [f"FAILED {name}: {line}" for line in lines or [tests]]
     for name, result in results.items():
         print(f"{name}: {result}")
+    print(*failed, sep="\n", end="\n" if failed else "")
     return int(not good)
 
 

@@ -17,6 +17,7 @@ import rollforge
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import pythons
 from coverage_by_room import Covered, below, by_room
 from test_architecture import ROOMS, SOURCE
 
@@ -173,6 +174,74 @@ def test_ci_runs_every_declared_python() -> None:
     assert set(fast["python"]) | {e["python"] for e in extra if not e.get("untested")} == declared
     assert {e["dependencies"] for e in extra if not e.get("untested")} == {"lowest"}
     assert {e["os"] for e in extra if e.get("untested")} == {"ubuntu-latest", "macos-latest"}
+
+
+FAILING_TESTS = """
+import os, pytest
+@pytest.fixture
+def broken():
+    raise LookupError("no such table")
+def test_passes(): pass
+@pytest.mark.parametrize("n", [1])
+def test_parameter(n):
+    raise ValueError("not 1\\nbut more")
+class TestGroup:
+    def test_fixture(self, broken): pass
+"""
+
+
+def test_failures_on_another_python_are_listed(tmp_path: Path) -> None:
+    """Each failed test has a line with its id and the first line of its message, also if a file could not be imported."""
+    (tmp_path / "test_a.py").write_text(FAILING_TESTS)
+    (tmp_path / "test_b.py").write_text("import no_such_module\n")
+    report = tmp_path / "report.xml"
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "junit_family=xunit1", f"--junit-xml={report}"]
+    command = [sys.executable, "-m", "pytest", *options, "--continue-on-collection-errors"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert sorted(pythons.failed_tests(report)) == [
+        'test_a.py::TestGroup::test_fixture - failed on setup with "LookupError: no such table"',
+        "test_a.py::test_parameter[1] - ValueError: not 1",
+        "test_b.py - ModuleNotFoundError: No module named 'no_such_module'",
+    ]
+
+
+@pytest.mark.parametrize(("command", "reason"), [("kill -KILL $$", "killed by SIGKILL"), ("exit 4", "exit code 4")])
+def test_a_run_without_a_report_says_how_it_ended(tmp_path: Path, command: str, reason: str) -> None:
+    """A Python that dies, or refuses its arguments, has no list of tests; its exit code or signal is the reason."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{command}\n")
+    python.chmod(0o755)
+    passed, summary, lines = pythons.tested(python, [], 60.0)
+    assert (passed, lines) == (False, [])
+    assert summary.startswith(f"no report, {reason}, after ")
+
+
+def test_ci_repeats_failures_at_the_end(tmp_path: Path) -> None:
+    """Parts that fail do not stop the others; the last lines name the failed tests, or repeat how the part ended."""
+    programs = {
+        "make": "case $1 in bench) echo slower; exit 2;; test) echo 'FAILED tests/a.py::test_a - wrong'; exit 1;; esac",
+        "pgbouncer": "",
+        "../.venv/bin/python": "echo FAILED 3.13: tests/b.py::test_b - wrong; echo more; exit 1",
+    }
+    for name, commands in programs.items():
+        file = tmp_path / "bin" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"#!/bin/sh\n{commands}\n")
+        file.chmod(0o755)
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    paths = f"{tmp_path / 'bin'}:/usr/bin:/bin"
+    done = subprocess.run(
+        ["bash", tmp_path / ".ci" / "run"], env={"PATH": paths}, capture_output=True, text=True, timeout=60
+    )
+    end = (
+        "\nFailed: benchmarks\nslower\n"
+        "\nFailed: pythons\nFAILED 3.13: tests/b.py::test_b - wrong\n"
+        "\nFailed: tests\nFAILED tests/a.py::test_a - wrong\n"
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.endswith(end)
 
 
 def test_hooks_run_installed_programs() -> None:
