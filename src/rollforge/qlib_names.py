@@ -809,11 +809,11 @@ NOT_COVERED: Mapping[str, str] = {
     "qlib.contrib.torch": "pytorch",
     "qlib.contrib.model.pytorch_adarnn": "training",
     "qlib.contrib.model.pytorch_add": "training",
-    "qlib.contrib.model.pytorch_hist": "training",
-    "qlib.contrib.model.pytorch_igmtf": "training",
+    "qlib.contrib.model.pytorch_hist": "concepts",
+    "qlib.contrib.model.pytorch_igmtf": "training days",
     "qlib.contrib.model.pytorch_tabnet": "training",
-    "qlib.contrib.model.pytorch_tcts": "training",
-    "qlib.contrib.model.pytorch_tra": "training",
+    "qlib.contrib.model.pytorch_tcts": "labels",
+    "qlib.contrib.model.pytorch_tra": "memory",
     "qlib.contrib.model.pytorch_utils": "internal",
     "qlib.contrib.model.tcn": "internal",
     "qlib.contrib.data.dataset": "pytorch",
@@ -838,6 +838,14 @@ REASONS: Mapping[str, str] = {
     "nested": "the backtest has one level and its own exchange; nested executors are not supported",
     "pytorch": "it needs PyTorch, and Rollforge uses PyTorch for models only",
     "training": "it is trained in several stages or with losses of its own, which Rollforge's PyTorch models do not have",
+    "concepts": "HIST needs the concepts of each stock, which Qlib downloads as a file of its own index of the CSI 300",
+    "training days": (
+        "IGMTF compares a day with all training days whenever it predicts, so a saved model could not predict without them"
+    ),
+    "labels": (
+        "TCTS learns from the valid segment too, to weight several labels, and repeats the training until a loss is reached"
+    ),
+    "memory": "TRAModel writes the losses of earlier predictions into its dataset, and reads them again as features",
     "internal": "it is an internal part of Qlib, which Rollforge implements differently",
     "cache": "Qlib's caches are not used: features are kept in the panel cache",
     "backend": "data are read from a folder in Qlib's format; other backends are not supported",

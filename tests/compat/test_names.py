@@ -128,7 +128,7 @@ def test_the_page_has_the_table() -> None:
         ("import qlib.rl.trainer", "qlib.rl is not covered: reinforcement learning is not supported"),
         (
             "from qlib.contrib.model.pytorch_hist import HIST",
-            "pytorch_hist is not covered: it is trained in several stages",
+            "pytorch_hist is not covered: HIST needs the concepts of each stock",
         ),
         (
             "from qlib.contrib.model import ADD",
