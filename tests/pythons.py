@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 OLDEST = tuple(map(int, re.findall(r"\d+", PROJECT["requires-python"])))
 LOWEST = "lowest"
+NO_TIME = "not run: no time left"
+SHORTEST = 120.0
+"""Seconds that a run has to have. pytest takes some of them to start, and an interrupted start leaves no report."""
 
 
 def found() -> dict[str, Path]:
@@ -172,8 +175,8 @@ def main() -> int:
     good, results = True, {}
     failed: list[str] = []
     for number, (name, file) in enumerate(listed):
-        if time.monotonic() > end:
-            results[name] = "not run: no time left"
+        if end - time.monotonic() < SHORTEST:
+            results[name] = NO_TIME
             continue
         begin = time.monotonic()
         try:
@@ -183,9 +186,12 @@ def main() -> int:
             failed.append(f"FAILED {name}: {results[name]}")
             continue
         # The first run leaves half of the time to the second, so that the newest and the lowest versions are tested.
-        left = (end - time.monotonic()) / min(2, len(listed) - number)
+        left = (end - time.monotonic()) / (2 if number == 0 and len(listed) > 1 else 1)
+        if left < SHORTEST:  # installing took long
+            results[name] = NO_TIME
+            continue
         ready = (time.monotonic() - begin) / 60
-        passed, tests, lines = tested(python, options.tests, max(left, 0.0))
+        passed, tests, lines = tested(python, options.tests, left)
         results[name] = f"{tests}, after {ready:.1f} minutes of installing"
         if not passed:
             good = False

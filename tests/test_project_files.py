@@ -217,6 +217,16 @@ def test_a_run_without_a_report_says_how_it_ended(tmp_path: Path, command: str, 
     assert summary.startswith(f"no report, {reason}, after ")
 
 
+def test_a_python_without_time_for_its_start_is_not_run(tmp_path: Path) -> None:
+    """An interrupted start would leave no report, and would count as a failure."""
+    command = [sys.executable, ROOT / "tests" / "pythons.py", "--minutes", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert "lowest: not run: no time left" in lines
+    assert all(line.endswith(": not run: no time left") for line in lines)
+
+
 def test_ci_repeats_failures_at_the_end(tmp_path: Path) -> None:
     """Parts that fail do not stop the others; the last lines name the failed tests, or repeat how the part ended."""
     programs = {
