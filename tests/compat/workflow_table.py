@@ -5,8 +5,8 @@
     QLIB_SOURCE=CHECKOUT python tests/compat/workflow_table.py plan              # plans all files, and runs none
 
 It runs them in the folder of the examples, to which the paths in them are relative, and writes the table after each file.
-The files are unchanged, except that their data folder is a small demo market with their universes, benchmarks and days. What
-is not run keeps its cell in the table as long as it can be planned.
+The files are unchanged, except that their data folder is a small demo market with their universes, benchmarks and days, and
+that PyTorch models are trained for two epochs. What is not run keeps its cell in the table as long as it can be planned.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from rollforge import pipeline
 from rollforge.errors import RollforgeError
 from rollforge.market.demo import make_demo
 from rollforge.plan import Plan, make_plan
+from rollforge.task import Document
 from rollforge.workflow import load_workflow
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "compat.md"
@@ -36,6 +38,8 @@ MARKET: dict[str, Any] = {
     "instruments": 8, "start": "2007-01-01", "end": "2021-06-30", "universes": ["csi100", "csi300", "csi500", "csi800"],
     "benchmarks": ["SH000300", "SH000905"],
 }  # fmt: skip
+SHORT = {"n_epochs": 2, "max_steps": 40}
+"""Arguments of PyTorch models that limit the training, and the values with which they are run."""
 MAX_REASON = 160
 
 
@@ -81,9 +85,19 @@ def _planned(file: Path, market: Path, place: Path) -> tuple[Plan | None, str]:
         "threads": 1,
     }
     try:
-        return make_plan(load_workflow(file, provider_uri=str(market), **stores)), "yes"
+        workflow = load_workflow(file, provider_uri=str(market), **stores)
+        return make_plan(replace(workflow, template=_shortened(workflow.template))), "yes"
     except RollforgeError as exc:
         return None, _reason(exc)
+
+
+def _shortened(template: Document) -> Document:
+    """Return a task whose model, if it is one of PyTorch, is trained for two epochs."""
+    model = template["model"]
+    if "pytorch" not in str(model.get("module_path")):
+        return template
+    name = "max_steps" if model["class"] == "DNNModelPytorch" else "n_epochs"
+    return {**template, "model": {**model, "kwargs": {**model.get("kwargs", {}), name: SHORT[name]}}}
 
 
 def _ran(plan: Plan) -> str:

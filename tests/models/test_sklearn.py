@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,24 @@ import numpy as np
 import pandas as pd
 import pytest
 from lightgbm import LGBMClassifier, LGBMRegressor
+from sklearn import config_context
+from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyClassifier
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import RandomForestRegressor, VotingRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
+from sklearn.utils import check_array
 
 from rollforge.build import build
 from rollforge.errors import CodeNotAllowed, ConfigError, ModelError
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
+from rollforge.features.loader import QlibDataLoader
 from rollforge.models import LGBModel, LinearModel, SklearnModel, XGBModel, describe_estimator
 from rollforge.models.base import Reweighter
 from rollforge.models.sklearn import describe_model, keep_estimator, kept_estimator
@@ -80,6 +86,151 @@ def test_a_reweighter_gives_the_weights() -> None:
     np.testing.assert_allclose(model.estimator.coef_, expected.coef_, rtol=1e-10)
     with pytest.raises(ModelError, match="KNeighborsRegressor does not support weights"):
         SklearnModel(KNeighborsRegressor()).fit(data, reweighter=Doubled())
+
+
+def requesting(estimator: Any, **methods: bool) -> Any:
+    """Return an estimator that requests weights, or says that it does not want them, by method."""
+    with config_context(enable_metadata_routing=True):
+        for name, wanted in methods.items():
+            getattr(estimator, f"set_{name}_request")(sample_weight=wanted)
+    return estimator
+
+
+def test_weights_reach_the_steps_that_request_them() -> None:
+    """The scaler or the regression, or both; also in the estimator that another process builds from the description."""
+    data = dataset()
+    train = data.prepare("train", col_set=["feature", "label"], data_key="learn")
+    x, y = train["feature"], train["label"]["y0"]
+    weight = Doubled().reweight(train).to_numpy()
+    found = []
+    for of_scaler, of_ridge in ((False, True), (True, False), (True, True)):
+        steps = requesting(StandardScaler(), fit=of_scaler), requesting(Ridge(), fit=of_ridge)
+        model = SklearnModel(describe_estimator(make_pipeline(*steps)))
+        model.fit(data, reweighter=Doubled())
+        scaler = StandardScaler().fit(x, sample_weight=weight if of_scaler else None)
+        ridge = Ridge().fit(scaler.transform(x), y, weight if of_ridge else None)
+        found.append(model.estimator[-1].coef_)
+        np.testing.assert_allclose(found[-1], ridge.coef_, rtol=1e-10)
+    assert len({coefficients[0] for coefficients in found}) == 3
+
+
+def test_a_search_weighs_what_requests_weights() -> None:
+    """Its estimator and its scores: rows of weight 0 do not count when it chooses. The description keeps both requests."""
+    data = dataset(lambda f: np.where(f["x"] > 0, 1, -1) * f["z"])
+    train = data.prepare("train", col_set=["feature", "label"], data_key="learn")
+    search = GridSearchCV(requesting(Ridge(), fit=True, score=True), {"alpha": [1.0, 1e4]}, cv=3)
+    model = SklearnModel(describe_estimator(search))
+    model.fit(data, reweighter=Doubled())
+    with config_context(enable_metadata_routing=True):
+        x, y = train["feature"], train["label"]["y0"]
+        expected = clone(search).fit(x, y, sample_weight=Doubled().reweight(train).to_numpy())
+    assert model.estimator.best_params_ == {"alpha": 1.0}
+    np.testing.assert_allclose(model.estimator.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"])
+    assert model.estimator.cv_results_["mean_test_score"][0] > 0.9
+
+
+def test_weights_without_requests() -> None:
+    """The estimator of a search, inside of pipelines or not, the parts of an ensemble, and a transformed target receive them."""
+    data = dataset()
+    train = data.prepare("train", col_set=["feature", "label"], data_key="learn")
+    kept = train[train["feature"]["x"] > 0]
+    expected = LinearRegression().fit(kept["feature"], kept["label"]["y0"]).coef_
+    line, choice = LinearRegression(), {"fit_intercept": [True]}
+    inside = GridSearchCV(make_pipeline("passthrough", line), {"linearregression__fit_intercept": [True]}, cv=2)
+    for estimator, regression in (
+        (GridSearchCV(line, choice, cv=2), lambda e: e.best_estimator_),
+        (make_pipeline("passthrough", inside), lambda e: e[-1].best_estimator_[-1]),
+        (VotingRegressor([("a", line), ("b", "drop")]), lambda e: e.estimators_[0]),
+        (TransformedTargetRegressor(line), lambda e: e.regressor_),
+    ):
+        model = SklearnModel(estimator)
+        model.fit(data, reweighter=Doubled())
+        np.testing.assert_allclose(regression(model.estimator).coef_, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "said"),
+    [
+        (GridSearchCV(KNeighborsRegressor(), {"n_neighbors": [2]}), "KNeighborsRegressor does not support weights"),
+        (make_pipeline(MinMaxScaler(), KNeighborsRegressor()), "KNeighborsRegressor does not support weights"),
+        (VotingRegressor([("a", Ridge()), ("b", KNeighborsRegressor())]), "KNeighborsRegressor does not support"),
+        (
+            make_pipeline(StandardScaler(), requesting(Ridge(), fit=True)),
+            "not explicitly set as requested or not requested",
+        ),
+    ],
+)
+def test_an_estimator_that_cannot_use_the_weights_is_an_error(estimator: Any, said: str) -> None:
+    """The message names the part that takes no weights, or for which nothing is stated while another part requests them."""
+    with pytest.raises(ModelError, match=said):
+        SklearnModel(estimator).fit(dataset(), reweighter=Doubled())
+    SklearnModel(estimator).fit(dataset())
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"set_fit_request": {"weight": True}},
+        {"set_fit_request": True},
+        {"set_predict_request": {"sample_weight": True}},
+    ],
+)
+def test_a_request_that_an_estimator_does_not_have_is_an_error(stated: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"{next(iter(stated))} of Ridge cannot be called"):
+        SklearnModel({"class": "Ridge", "module_path": "sklearn.linear_model", **stated})
+
+
+class Seen(RandomForestRegressor):
+    """A forest that remembers the arrays on which it was fitted and which it predicted."""
+
+    def fit(self, X: Any, y: Any) -> Any:  # noqa: N803
+        self.seen = [X.to_numpy()]
+        return super().fit(X, y)
+
+    def predict(self, X: Any) -> Any:  # noqa: N803
+        self.seen.append(X.to_numpy())
+        return super().predict(X)
+
+
+class SeenLine(LinearRegression):
+    """The same of a regression."""
+
+    def fit(self, X: Any, y: Any) -> Any:  # noqa: N803
+        self.seen = [X.to_numpy()]
+        return super().fit(X, y)
+
+    def predict(self, X: Any) -> Any:  # noqa: N803
+        self.seen.append(X.to_numpy())
+        return super().predict(X)
+
+
+@pytest.mark.skipif(
+    "force_writeable" not in signature(check_array).parameters, reason="scikit-learn 1.5 cannot share them"
+)
+def test_trees_are_fitted_on_the_panel_itself(small_market: Path, tmp_path: Path) -> None:
+    """In float32 and row by row, as it is stored, also to predict; other estimators get a copy with the columns in a row."""
+    fields = ["$close/Ref($close, 1)", "$close/Ref($close, 5)"], ["x", "z"]
+    config = {"feature": fields, "label": (["Ref($close, -1)/$close"], ["y"])}
+    with using(Session(provider_uri=str(small_market), cache=str(tmp_path))):
+        fill = {"class": "Fillna", "kwargs": {"fields_group": "feature"}}
+        handler = DataHandlerLP(
+            "all", "2022-01-03", "2022-12-30", QlibDataLoader(config), [fill], [{"class": "DropnaLabel"}]
+        )
+        data = DatasetH(handler, {"train": ("2022-02-01", "2022-06-30"), "test": ("2022-07-01", "2022-10-31")})
+        panels = [handler.panel(key).groups["feature"].values for key in (DataHandlerLP.DK_L, DataHandlerLP.DK_I)]
+        forest, line = SklearnModel(Seen(3, random_state=0)), SklearnModel(SeenLine())
+        for model in (forest, line):
+            model.fit(data)
+            prediction = model.predict(data).to_numpy()
+            seen, asked = model.estimator.seen
+            assert seen.dtype == np.float32
+            for values, panel in zip((seen, asked), panels, strict=True):
+                assert np.shares_memory(values, panel) == (model is forest)
+                assert values.flags.c_contiguous if model is forest else values.flags.f_contiguous
+            own = type(model.estimator).__mro__[1](**model.estimator.get_params())
+            label = data.prepare("train", col_set="label", data_key="learn")["y"].to_numpy()
+            expected = own.fit(np.asfortranarray(seen), label).predict(np.asfortranarray(asked))
+            np.testing.assert_array_equal(prediction, expected)
 
 
 def test_estimators_use_the_threads_of_the_session() -> None:

@@ -6,12 +6,13 @@ import contextlib
 import hashlib
 import inspect
 import pickle
+import re
 import sys
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -35,6 +36,14 @@ LIBRARY = "sklearn"
 
 _BOOSTING = ("lightgbm", "xgboost", "catboost")
 """Packages whose estimators use all cores if `n_jobs` is not given, and to which the order in memory does not matter."""
+
+_OWN_COPY = {"BaseGradientBoosting", "BaseHistGradientBoosting"}
+_TREES = {"BaseDecisionTree", "BaseForest"}
+"""Base classes of scikit-learn's estimators that only compare values, so the order in memory does not matter to them either.
+The first ones make an array of their own; the others read the values where they are."""
+
+_REQUEST = re.compile(r"set_[a-z_]+_request")
+"""Methods of scikit-learn's metadata routing, which a description can have as keys."""
 
 
 @runtime_checkable
@@ -64,11 +73,18 @@ class SklearnModel(Model):
     (``early_stopping_rounds``), it is given the valid segment as ``eval_set``. A ranker, such as LightGBM's, is given the rows
     of a day as one query.
 
+    Weights (``sample_weight``) are passed to the last step of a pipeline, and to the estimators of a search or an ensemble. If
+    parts of the estimator request them, with ``set_fit_request(sample_weight=True)`` of scikit-learn's metadata routing, these
+    parts receive them instead.
+
+    Trees and boosting are fitted on the rows of the panel without copying them, if scikit-learn can read them there (version
+    1.6, and for trees no missing value). Other estimators are fitted on a copy in the memory order of a frame's columns.
+
     Parameters
     ----------
     estimator : estimator or description
-        An unfitted estimator, of which a copy is fitted; or ``{class, module_path, kwargs}``, as
-        :func:`describe_estimator` returns it.
+        An unfitted estimator, of which a copy is fitted; or ``{class, module_path, kwargs}``, as :func:`describe_estimator`
+        returns it. A description can have requests as further keys: ``set_fit_request: {sample_weight: true}``.
     weight_group : str, optional
         The group of columns of the dataset whose single column holds the weights of the rows (``sample_weight``).
     classes : sequence of numbers, optional
@@ -115,7 +131,8 @@ class SklearnModel(Model):
         samples, weight = self._samples(dataset, "train", reweighter)
         self.labels = list(samples.label_names)
         estimator = self._limited(_copy(self.estimator))
-        arguments: dict[str, object] = {} if weight is None else self._weighted(estimator, weight)
+        routed = weight is not None and _requests_weights(estimator)
+        arguments: dict[str, object] = {} if weight is None else {_of_weights(estimator, routed): weight}
         if is_ranker(estimator):
             arguments |= _queries(estimator, samples.features)
         if "valid" in dataset.segments and _stops_early(estimator):
@@ -130,7 +147,7 @@ class SklearnModel(Model):
             if is_ranker(estimator) and not _identifies_queries(estimator):
                 arguments["eval_group"] = [_day_sizes(valid.features)]
         try:
-            with _limits():
+            with _limits(), _routing() if routed else contextlib.nullcontext():
                 estimator.fit(_by_column(samples.features, estimator), _target(samples), **arguments)
         except Exception as exc:
             several = f" on the labels {', '.join(self.labels)}" if len(self.labels) > 1 else ""
@@ -206,13 +223,6 @@ class SklearnModel(Model):
             raise ModelError(f"All weights of the {segment!r} segment are 0, so {_name(self.estimator)} cannot learn.")
         return samples, weight
 
-    def _weighted(self, estimator: Estimator, weight: NDArray[np.float64]) -> dict[str, object]:
-        """Return the arguments of ``fit`` with the weights: those of the last step of a pipeline are named after it."""
-        last = _last_step(estimator)
-        if "sample_weight" not in _fit_arguments(last):
-            raise ModelError(f"{_name(last)} does not support weights: its fit() has no sample_weight.")
-        return {_of_last_step(estimator, "sample_weight"): weight}
-
     def _limited(self, estimator: Estimator) -> Estimator:
         """Return an estimator that uses at most the threads of the session."""
         threads = current_session().threads
@@ -244,7 +254,7 @@ def _last_step(estimator: object) -> object:
     return _last_step(steps[-1][1]) if steps else estimator
 
 
-def _fit_arguments(estimator: object) -> Mapping[str, object]:
+def _fit_arguments(estimator: object) -> Mapping[str, inspect.Parameter]:
     """Return the arguments that an estimator's ``fit`` names."""
     fit = getattr(estimator, "fit", None)
     return inspect.signature(fit).parameters if callable(fit) else {}
@@ -254,6 +264,56 @@ def _of_last_step(estimator: object, argument: str) -> str:
     """Return the name by which ``fit`` passes an argument to the last step of a pipeline."""
     steps = getattr(estimator, "steps", None)
     return f"{steps[-1][0]}__{_of_last_step(steps[-1][1], argument)}" if steps else argument
+
+
+def _requests_weights(estimator: Estimator) -> bool:
+    """Return whether a part of an estimator requests weights, with ``set_fit_request(sample_weight=True)``."""
+    return any(
+        stated.get("set_fit_request", {}).get("sample_weight") is True for stated in map(_requests, _parts(estimator))
+    )
+
+
+def _parts(estimator: Estimator) -> list[object]:
+    """Return an estimator and all parameters of it and of the estimators inside it."""
+    return [estimator, *estimator.get_params(deep=True).values()]
+
+
+def _requests(estimator: object) -> dict[str, dict[str, object]]:
+    """Return scikit-learn's metadata requests of an estimator, by the method that sets them."""
+    stated = vars(getattr(estimator, "_metadata_request", None) or SimpleNamespace())
+    found = {f"set_{name}_request": getattr(one, "requests", {}) for name, one in stated.items()}
+    return {name: kept for name, of in found.items() if (kept := {k: v for k, v in of.items() if v is not None})}
+
+
+def _of_weights(estimator: object, routed: bool) -> str:
+    """Return the name by which ``fit`` receives the weights.
+
+    If no part requests them, they are passed to the last step of a pipeline, and to the estimators of a search or an ensemble.
+
+    Raises
+    ------
+    ModelError
+        If the estimator that would receive them does not take weights.
+    """
+    if routed:
+        return "sample_weight"
+    steps = getattr(estimator, "steps", None)
+    if steps:
+        return f"{steps[-1][0]}__{_of_weights(steps[-1][1], routed)}"
+    accepted = _fit_arguments(estimator)
+    if "sample_weight" in accepted:
+        return "sample_weight"
+    if any(one.kind is inspect.Parameter.VAR_KEYWORD for one in accepted.values()):
+        inside = getattr(estimator, "estimator", None) or getattr(estimator, "regressor", None)
+        if inside is not None:  # a search passes all arguments of fit() on
+            return _of_weights(inside, routed)
+        several = [one for _, one in getattr(estimator, "estimators", ()) if one != "drop"]
+        if several and {_of_weights(one, routed) for one in several} == {"sample_weight"}:
+            return "sample_weight"
+    raise ModelError(
+        f"{_name(estimator)} does not support weights: its fit() has no sample_weight. Where several estimators are combined, "
+        "set_fit_request(sample_weight=True) of scikit-learn's metadata routing says which of them receive weights."
+    )
 
 
 def _day_sizes(features: pd.DataFrame) -> NDArray[np.int64]:
@@ -315,6 +375,14 @@ def _limits() -> Iterator[None]:
         yield
 
 
+def _routing() -> contextlib.AbstractContextManager[None]:
+    """Enable scikit-learn's metadata routing."""
+    from sklearn import config_context
+
+    context: contextlib.AbstractContextManager[None] = config_context(enable_metadata_routing=True)
+    return context
+
+
 def _missing(features: pd.DataFrame) -> str:
     """Return a clause that lists the features with missing values, which many estimators do not accept."""
     lacking = features.columns[np.isnan(features.to_numpy()).any(axis=0)]
@@ -328,14 +396,28 @@ def _by_column(features: pd.DataFrame, estimator: object) -> pd.DataFrame:
     """Return features stored column by column in memory, as in a frame that a user selects.
 
     The rounding of sums in linear algebra depends on the memory order, so this makes predictions equal to those of the
-    estimator on the user's own frame, to the last bit. Boosting bins the values, and needs no copy.
+    estimator on the user's own frame, to the last bit. Boosting and trees compare the values, and need no copy.
     """
-    if _package(estimator) in _BOOSTING:
+    values = features.to_numpy()
+    if _reads_any_order(estimator, values):
         return features
-    values = np.asfortranarray(features.to_numpy())
+    values = np.asfortranarray(values)
     if not values.flags.writeable:  # a single column is not copied, and scikit-learn 1.5 needs a writeable array
         values = values.copy(order="F")
     return pd.DataFrame(values, index=features.index, columns=features.columns, copy=False)
+
+
+def _reads_any_order(estimator: object, values: np.ndarray) -> bool:
+    """Return whether an estimator learns the same from rows as from columns in memory, and does not write to them."""
+    bases = {kind.__name__ for kind in type(estimator).__mro__ if kind.__module__.startswith("sklearn.")}
+    if _package(estimator) in _BOOSTING or bases & _OWN_COPY:
+        return True
+    if not bases & _TREES:
+        return False
+    from sklearn.utils import check_array
+
+    # scikit-learn 1.5 cannot read read-only frames, and in 1.9 its search for missing values cannot read read-only rows.
+    return "force_writeable" in inspect.signature(check_array).parameters and not np.isnan(values).any()
 
 
 def _target(samples: Samples) -> NDArray[np.generic]:
@@ -383,14 +465,29 @@ def _stops_early(estimator: Estimator) -> bool:
 def _build(described: object) -> Any:
     """Build an estimator, and the estimators among its arguments, from a description."""
     if isinstance(described, Mapping) and "class" in described:
+        requests = {key: value for key, value in described.items() if _REQUEST.fullmatch(str(key))}
         kwargs = {name: _build(value) for name, value in (described.get("kwargs") or {}).items()}
-        config = {**described, "kwargs": kwargs}
-        return build(config, where="estimator")
+        config = {key: value for key, value in described.items() if key not in requests} | {"kwargs": kwargs}
+        return _requesting(build(config, where="estimator"), requests)
     if isinstance(described, tuple):
         return tuple(map(_build, described))
     if isinstance(described, list):
         return list(map(_build, described))
     return described
+
+
+def _requesting(estimator: Any, requests: Mapping[str, Any]) -> Any:
+    """Return an estimator after calling methods of scikit-learn's metadata routing, such as ``set_fit_request``."""
+    for method, stated in requests.items():
+        try:
+            with _routing():
+                getattr(estimator, method)(**stated)
+        except (AttributeError, TypeError) as exc:
+            raise ConfigError(
+                f"{method} of {_name(estimator)} cannot be called with {shown(stated)}: {describe(exc)}",
+                path=f"estimator.{method}",
+            ) from exc
+    return estimator
 
 
 def keep_estimator(estimator: object, folder: Path) -> Definition:
@@ -448,7 +545,7 @@ def describe_estimator(estimator: object, path: str = "estimator") -> Definition
     ----------
     estimator : estimator
         Its parameters (``get_params``) can be numbers, text, classes, functions of a module, other estimators, and
-        lists, tuples and mappings of these. Those with their default values are left out.
+        lists, tuples and mappings of these. Those with their default values are left out. Its metadata requests are kept.
     path : str
         Location of the estimator, for errors.
 
@@ -476,7 +573,8 @@ def describe_estimator(estimator: object, path: str = "estimator") -> Definition
         for name, value in estimator.get_params(deep=False).items()
         if not (name in defaults and _is_default(value, defaults[name]))
     }
-    return {"class": kind.__qualname__, "module_path": _public_module(kind), "kwargs": kwargs}
+    described = {"class": kind.__qualname__, "module_path": _public_module(kind), "kwargs": kwargs}
+    return described | _requests(estimator)
 
 
 def describe_model(model: Model) -> Definition:
