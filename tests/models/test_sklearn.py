@@ -115,7 +115,7 @@ def test_weights_reach_the_steps_that_request_them() -> None:
 
 
 def test_a_search_weighs_what_requests_weights() -> None:
-    """Its estimator and its scores: rows of weight 0 do not count when it chooses. The description keeps both requests."""
+    """Rows of weight 0 do not count when it chooses, because its scores are weighted too; the description keeps both requests."""
     data = dataset(lambda f: np.where(f["x"] > 0, 1, -1) * f["z"])
     train = data.prepare("train", col_set=["feature", "label"], data_key="learn")
     search = GridSearchCV(requesting(Ridge(), fit=True, score=True), {"alpha": [1.0, 1e4]}, cv=3)
