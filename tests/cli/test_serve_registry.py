@@ -40,11 +40,16 @@ def serve(tmp_path: Path, *arguments: object) -> Any:
     return json.loads(result.stdout) if "--json" in arguments else result.stdout
 
 
-def aliases(tmp_path: Path, model: str = "ranking") -> dict[str, str]:
-    """Return alias -> id of the run, as a program that uses MLflow reads it."""
+def client_of(tmp_path: Path) -> Any:
+    """Return a client of the registry, as other programs use it."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{tmp_path}/runs.db", f"sqlite:///{tmp_path}/runs.db")
+    return MlflowClient(f"sqlite:///{tmp_path}/runs.db", f"sqlite:///{tmp_path}/runs.db")
+
+
+def aliases(tmp_path: Path, model: str = "ranking") -> dict[str, str]:
+    """Return alias -> id of the run, as a program that uses MLflow reads it."""
+    client = client_of(tmp_path)
     found = client.get_registered_model(model).aliases
     return {alias: client.get_model_version_by_alias(model, alias).run_id for alias in found}
 
@@ -55,8 +60,6 @@ def released(tmp_path: Path, role: str) -> list[str]:
 
 def test_the_aliases_are_the_models_of_the_ledger(tmp_path: Path, market: Market) -> None:
     """Through the days of a candidate, its promotion, and a rollback; the version leads to the files of the run."""
-    from mlflow import MlflowClient
-
     policy = {"shadow_days": 2, "margin": 2.0}
     serve(tmp_path, "init", write_workflow(tmp_path / "job.yaml", document(tmp_path, market, policy=policy)))
     serve(tmp_path, "run")
@@ -74,7 +77,7 @@ def test_the_aliases_are_the_models_of_the_ledger(tmp_path: Path, market: Market
     serve(tmp_path, "run")
     (next_candidate,) = released(tmp_path, "candidate")
     assert aliases(tmp_path) == {"champion": first, "candidate": next_candidate}
-    client = MlflowClient(f"sqlite:///{tmp_path}/runs.db", f"sqlite:///{tmp_path}/runs.db")
+    client = client_of(tmp_path)
     assert (Path(client.get_model_version_by_alias("ranking", "champion").source) / "params.pkl").is_file()
     assert len(client.search_model_versions("name='ranking'")) == 3
 
@@ -92,22 +95,17 @@ def test_several_models_are_registered_by_their_names(tmp_path: Path, market: Ma
     assert aliases(tmp_path, "ranking.linear") == {"champion": champion, "candidate": candidate}
 
 
-@pytest.mark.parametrize("error", [TrackingError, ConfigError])
 def test_a_registry_that_cannot_be_written_is_a_warning(
-    tmp_path: Path,
-    market: Market,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    error: type[Exception],
+    tmp_path: Path, market: Market, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The day is published, and the next run writes the aliases, also if only the version had been created."""
     serve(tmp_path, "init", write_workflow(tmp_path / "job.yaml", document(tmp_path, market)))
     written = MLflowTracker.set_model_aliases
 
-    def fails(self: MLflowTracker, model: str, runs: Any) -> bool:
+    def fails(self: MLflowTracker, model: str, runs: Any, owner: str) -> bool:
         if not caplog.records:
-            self._registry._call("create_registered_model", model)
-        raise error("the registry is gone")
+            written(self, model, {}, owner)
+        raise TrackingError("the registry is gone")
 
     monkeypatch.setattr(MLflowTracker, "set_model_aliases", fails)
     serve(tmp_path, "run")
@@ -131,13 +129,83 @@ def test_a_store_without_a_registry_is_refused(tmp_path: Path, market: Market) -
     assert "registry: must be a name without / and :, found 'a/b'" in str(result.exception)
 
 
+def test_a_registered_model_of_others_is_refused(tmp_path: Path, market: Market) -> None:
+    """Before anything is recorded, unless its owner gives it to the service; a challenger has no registered model."""
+    open_tracker(f"sqlite:///{tmp_path}/runs.db").prepare()
+    client, ledger = client_of(tmp_path), f"sqlite:///{tmp_path}/ledger.db"
+    several = {"models": MODELS, "policy": {"challenger": "ridge", "shadow_days": 50}}
+    client.create_registered_model("ranking.ridge")
+    for name, sections in {"ranking": {}, "ranking.linear": several}.items():
+        client.create_registered_model(name)
+        workflow = write_workflow(tmp_path / "job.yaml", document(tmp_path, market, **sections))
+        result = call("serve", "--ledger", ledger, "init", workflow)
+        assert isinstance(result.exception, ConfigError)
+        text = f"The registered model '{name}' in sqlite:///{tmp_path}/runs.db was created by others"
+        assert text in str(result.exception)
+    assert not (tmp_path / "ledger.db").exists()
+    client.set_registered_model_tag("ranking.linear", "rollforge.service", "served")
+    serve(tmp_path, "init", workflow)
+    result = call("serve", "--ledger", ledger, "--service", "second", "init", workflow)
+    assert "was created by the service 'served'" in str(result.exception)
+
+
+def test_a_registered_model_of_others_never_stops_a_day(
+    tmp_path: Path, market: Market, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not changed, also if it was created after the service; those of the other models are up to date."""
+    workflow = write_workflow(tmp_path / "job.yaml", document(tmp_path, market, models=MODELS))
+    serve(tmp_path, "init", workflow)
+    open_tracker(f"sqlite:///{tmp_path}/runs.db").prepare()
+    client_of(tmp_path).create_registered_model("ranking.linear")
+    serve(tmp_path, "run")
+    assert serve(tmp_path, "status", "--json")["last_published"] == BEGIN
+    assert "The registered model 'ranking.linear' in " in caplog.text
+    assert aliases(tmp_path, "ranking.linear") == {}
+    assert aliases(tmp_path, "ranking.ridge")["champion"] in released(tmp_path, "champion")
+
+
+@pytest.mark.slow
+def test_models_that_leave_the_workflow_lose_their_aliases(tmp_path: Path, market: Market) -> None:
+    """On the first day on which they are not used any more; those of a former `registry` lose them at once."""
+    workflow = tmp_path / "job.yaml"
+    serve(tmp_path, "init", write_workflow(workflow, document(tmp_path, market, models=MODELS)))
+    serve(tmp_path, "run")
+    before = {model: aliases(tmp_path, f"ranking.{model}") for model in MODELS}
+    only = {"linear": {}, "huber": {"model": {"kwargs": {"estimator": "ridge", "alpha": 0.1}}}}
+    serve(tmp_path, "init", write_workflow(workflow, document(tmp_path, market, models=only)))
+    market.show(DAYS[FIRST + 1])
+    serve(tmp_path, "run")
+    assert {model: aliases(tmp_path, f"ranking.{model}") for model in MODELS} == before
+    market.show(DAYS[FIRST + 4])
+    serve(tmp_path, "run")
+    assert aliases(tmp_path, "ranking.ridge") == {}
+    used = sorted(aliases(tmp_path, f"ranking.{model}")["champion"] for model in only)
+    assert used == sorted(released(tmp_path, "champion"))
+    serve(tmp_path, "init", write_workflow(workflow, document(tmp_path, market, models=only, registry="other")))
+    serve(tmp_path, "run")
+    assert [aliases(tmp_path, f"ranking.{model}") for model in only] == [{}, {}]
+    assert sorted(aliases(tmp_path, f"other.{model}")["champion"] for model in only) == used
+
+
+def test_two_models_with_one_registered_name_are_refused(tmp_path: Path, market: Market) -> None:
+    """MLflow allows neither / nor : in names, and both become an underscore."""
+    models = {"a/b": {}, "a:b": {"model": {"kwargs": {"estimator": "ridge", "alpha": 0.1}}}}
+    result = call("serve", "init", write_workflow(tmp_path / "job.yaml", document(tmp_path, market, models=models)))
+    assert isinstance(result.exception, ConfigError)
+    assert "The models 'a/b' and 'a:b' would both be registered as 'ranking.a_b'. Rename one." in str(result.exception)
+
+
 def test_aliases_of_a_run_are_set_once(tmp_path: Path) -> None:
-    """The second call changes nothing; None removes an alias."""
+    """The second call changes nothing; None removes an alias. Other owners neither change nor find the model."""
     tracker = open_tracker(f"sqlite:///{tmp_path}/runs.db")
     assert isinstance(tracker, MLflowTracker)
     tracker.prepare()
     run = tracker.create_run(tracker.create_experiment("e"), "r", {}).id
-    assert tracker.set_model_aliases("m", {"champion": run, "candidate": None})
-    assert not tracker.set_model_aliases("m", {"champion": run, "candidate": None})
-    assert tracker.set_model_aliases("m", {"champion": None})
-    assert aliases(tmp_path, "m") == {}
+    for model, owner in {"m": "served", "n": "o'brien", "o": 'the "new" one'}.items():
+        assert tracker.set_model_aliases(model, {"champion": run, "candidate": None}, owner)
+        assert not tracker.set_model_aliases(model, {"champion": run, "candidate": None}, owner)
+        with pytest.raises(ConfigError, match="was created by the service"):
+            tracker.set_model_aliases(model, {"champion": None}, "other")
+        assert (tracker.models_of_owner(owner), tracker.models_of_owner("other")) == ([model], [])
+        assert tracker.set_model_aliases(model, {"champion": None}, owner)
+        assert aliases(tmp_path, model) == {}

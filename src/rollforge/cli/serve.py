@@ -134,25 +134,27 @@ def init(
     from rollforge.ledger.state import ServiceState
     from rollforge.online.locations import new_service_folder
     from rollforge.online.policy import challenger_of, read_policy
-    from rollforge.online.registry import registry_of
+    from rollforge.online.registry import check_registry
     from rollforge.plan import named_templates
     from rollforge.workflow import load_workflow
     from rollforge.yaml12 import line_of
 
     workflow = load_workflow(file)
     named, _ = named_templates(workflow)
-    policy = read_policy(workflow.policy)
+    policy, options = read_policy(workflow.policy), context.obj
+    name = options.service or workflow.experiment_name
     try:
-        challenger_of(policy, {workflow.experiment_name: [name for name, _ in named]})
+        challenger = challenger_of(policy, {workflow.experiment_name: [name for name, _ in named]})
         if workflow.registry is not None:
-            registry_of(workflow.session.tracking_uri, workflow.registry)
+            others = [model for model, _ in named if challenger is None or model != challenger.name]
+            several = len(named) > 1  # the only model of a workflow has the name of its experiment
+            check_registry(workflow.session.tracking_uri, workflow.registry, name, others if several else [])
     except ConfigError as exc:
         raise ConfigError(f"{workflow.path}, {line_of(exc.path, workflow.lines)}{exc}") from exc
     found = checked_begin(workflow, leakage)
     for warning in found.warnings:
         echo_error(f"warning: {warning}")
-    options: ServiceOptions = context.obj
-    ledger, name = options.of(workflow.session).ledger(create=True), options.service or workflow.experiment_name
+    ledger = options.of(workflow.session).ledger(create=True)
     with holding(ledger, name, LEASE_SECONDS) as lease:
         state = ServiceState.of(ledger.entries(name))
         state.require_known()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rollforge.errors import ConfigError
@@ -15,17 +16,40 @@ from rollforge.track.tracker import ModelAliases
 if TYPE_CHECKING:
     from rollforge.online.service import Service
 
-__all__ = ["mirror_aliases", "registry_of"]
+__all__ = ["check_registry", "mirror_aliases"]
+
+_ALIASES: tuple[str, ...] = (Role.CHAMPION.value, Role.CANDIDATE.value)
 
 
-def registry_of(tracking_uri: str, name: str) -> ModelAliases:
-    """Return the tracking store with the registry.
+def check_registry(tracking_uri: str, name: str, service: str, models: Sequence[str]) -> None:
+    """Check that a service can use a registered model for each of its models.
+
+    Parameters
+    ----------
+    tracking_uri : str
+        URI of the tracking store.
+    name : str
+        The name of the registered model, or its beginning if the service has several models.
+    service : str
+        Name of the service.
+    models : sequence of str
+        Names of its models; empty if there is only one.
 
     Raises
     ------
     ConfigError
-        If the store has no registry.
+        If the store has no registry, others have created the registered model, or two models would have the same one.
     """
+    registry = _registry_of(tracking_uri, name)
+    registered = [_registered(name, model) for model in models] or [name]
+    for place, one in enumerate(registered):
+        if one in registered[:place]:
+            twice = " and ".join(repr(model) for model in models if _registered(name, model) == one)
+            raise ConfigError(f"The models {twice} would both be registered as {one!r}. Rename one.", path="registry")
+        registry.check_model_owner(one, service)
+
+
+def _registry_of(tracking_uri: str, name: str) -> ModelAliases:
     tracker = open_tracker(tracking_uri)
     if not isinstance(tracker, ModelAliases):
         raise ConfigError(
@@ -37,21 +61,54 @@ def registry_of(tracking_uri: str, name: str) -> ModelAliases:
 
 
 def mirror_aliases(service: Service, state: ServiceState, day: str, name: str) -> None:
-    """Make the aliases point at the models that are used on a day according to the ledger."""
-    slots = [(one.experiment_name, template) for one in service.strategies for template in one.template_keys()]
-    online = state.online(day)
-    registry = registry_of(current_session().tracking_uri, name)
-    for strategy, template in slots:
-        runs = {
-            role.value: _latest(online.get(role, ()), strategy, template, alone=len(slots) == 1)
-            for role in (Role.CHAMPION, Role.CANDIDATE)
-        }
-        if any(runs.values()):
-            own = re.sub("[/:]", "_", template)  # MLflow refuses these characters
-            registry.set_model_aliases(name if len(slots) == 1 else f"{name}.{own}", runs)
+    """Make the aliases point at the models that are used on a day according to the ledger.
+
+    The aliases of registered models that the service no longer uses are removed.
+
+    Raises
+    ------
+    ConfigError
+        If the store has no registry, or others have created a registered model; the other ones are up to date then.
+    """
+    wanted = _wanted(state.online(day), name, single=len(service.strategies) == 1)
+    if not wanted:
+        return
+    registry = _registry_of(current_session().tracking_uri, name)
+    refused = []
+    for model, runs in wanted.items():
+        try:
+            registry.set_model_aliases(model, runs, service.name)
+        except ConfigError as exc:
+            refused.append(str(exc))
+    for model in registry.models_of_owner(service.name):
+        if model not in wanted:
+            registry.set_model_aliases(model, dict.fromkeys(_ALIASES), service.name)
+    if refused:
+        raise ConfigError(" ".join(refused))
 
 
-def _latest(releases: tuple[Release, ...], strategy: str, template: str, *, alone: bool) -> str | None:
-    """Return the recorder that was released last for a model of the workflow."""
-    own = [r for r in releases if alone or (r.strategy in ("", strategy) and (r.instead_of or r.template) == template)]
-    return own[-1].recorder if own else None
+def _wanted(online: Mapping[Role, tuple[Release, ...]], name: str, *, single: bool) -> dict[str, dict[str, str | None]]:
+    """Return the registered models with their aliases, which are those of the models that were released last.
+
+    Parameters
+    ----------
+    online : mapping
+        Role -> the models that are used.
+    name : str
+        The name of the registered model, or its beginning if the service has several models.
+    single : bool
+        Whether the service has only one strategy.
+    """
+    wanted: dict[str, dict[str, str | None]] = {}
+    for alias in _ALIASES:
+        for release in online.get(Role(alias), ()):
+            model = release.instead_of or release.template
+            # A workflow's only model has the name of its strategy.
+            alone = single and model in ("", release.strategy or release.experiment_name)
+            runs = wanted.setdefault(name if alone else _registered(name, model), dict.fromkeys(_ALIASES))
+            runs[alias] = release.recorder
+    return wanted
+
+
+def _registered(name: str, model: str) -> str:
+    return f"{name}.{re.sub('[/:]', '_', model)}"  # MLflow refuses these characters

@@ -316,9 +316,24 @@ def _absolute(path: str) -> Path:
 
 @runtime_checkable
 class ModelAliases(Protocol):
-    """A tracking store that also has a registry of models. MLflow's stores have one."""
+    """A tracking store that also has a registry of models. MLflow's stores have one.
 
-    def set_model_aliases(self, model: str, runs: Mapping[str, str | None]) -> bool:
+    A registered model belongs to the service that has created it, its owner. Those that others have created are not changed.
+    """
+
+    def check_model_owner(self, model: str, owner: str) -> None:
+        """Raise an error if a registered model exists that others have created.
+
+        Raises
+        ------
+        ConfigError
+            If there is.
+        """
+
+    def models_of_owner(self, owner: str) -> list[str]:
+        """Return the names of the registered models of an owner."""
+
+    def set_model_aliases(self, model: str, runs: Mapping[str, str | None], owner: str) -> bool:
         """Make aliases of a registered model point at runs, and return whether anything has changed.
 
         Parameters
@@ -327,6 +342,13 @@ class ModelAliases(Protocol):
             Name of the registered model, which is created if it does not exist.
         runs : mapping
             Alias -> id of a run; None removes the alias.
+        owner : str
+            The service whose models these are.
+
+        Raises
+        ------
+        ConfigError
+            If others have created the registered model.
         """
 
 

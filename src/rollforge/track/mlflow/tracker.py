@@ -286,10 +286,15 @@ class MLflowTracker:
 
     # -- model registry ------------------------------------------------------------------------------------------------
 
-    def set_model_aliases(self, model: str, runs: Mapping[str, str | None]) -> bool:
-        return self._registry.set_aliases(
-            model, {alias: None if run is None else (run, self.files(run).uri) for alias, run in runs.items()}
-        )
+    def check_model_owner(self, model: str, owner: str) -> None:
+        self._registry.check_owner(model, owner)
+
+    def models_of_owner(self, owner: str) -> list[str]:
+        return self._registry.owned_by(owner)
+
+    def set_model_aliases(self, model: str, runs: Mapping[str, str | None], owner: str) -> bool:
+        versions = {alias: None if run is None else (run, self.files(run).uri) for alias, run in runs.items()}
+        return self._registry.set_aliases(model, versions, owner)
 
     # -- artifacts -----------------------------------------------------------------------------------------------------
 
