@@ -15,8 +15,8 @@ import pytest
 from pymongo import MongoClient
 
 import rollforge
-from rollforge.ledger.base import open_ledger
-from rollforge.ledger.entry import DayResult, DayState, Entry, Release, Role, day_body, service_body
+from rollforge.ledger.base import Ledger, Score, SupportsScores, open_ledger
+from rollforge.ledger.entry import DayResult, DayState, Entry, Release, Role, day_body, read_body, service_body
 from rollforge.ledger.sqlite import SQLiteLedger
 from rollforge.ledger.state import ServiceState
 from rollforge.online import signal_files
@@ -90,9 +90,9 @@ def fill(uri: str) -> None:
     ledger.close()
 
 
-def killed(work: Callable[[], object], write: int) -> bool:
+def killed(work: Callable[[], object], write: int, *, databases: bool = False) -> bool:
     """Do `work` in a process that is killed before its write with this number; return whether it was."""
-    return ended(start(work, write=write, files=True)) == "killed"
+    return ended(start(work, write=write, files=not databases, databases=databases)) == "killed"
 
 
 @pytest.mark.parametrize("command", [["rollback", "--reason", "worse"], ["promote", "r1"]], ids=["rollback", "promote"])
@@ -115,10 +115,11 @@ def test_a_change_of_models_is_made_once(place: Callable[[int], str], command: l
 
 
 class Kept:
-    """The folders of a service and its ledger, from which each attempt begins again."""
+    """The folders of a service and its ledger in SQLite, from which each attempt begins again."""
 
-    def __init__(self, folder: Path, ledger: Path) -> None:
+    def __init__(self, folder: Path, ledger: Path, place: Callable[[int], str] | None = None) -> None:
         self.folder, self.ledger = folder, ledger
+        self.place = place or (lambda attempt: f"sqlite:///{folder}/attempt-{attempt}.db")
         for name in ("home", "runs"):
             shutil.copytree(folder / name, folder / "kept" / name)
 
@@ -127,13 +128,37 @@ class Kept:
         for name in ("home", "runs"):
             shutil.rmtree(self.folder / name)
             shutil.copytree(self.folder / "kept" / name, self.folder / name)
-        copy = self.folder / f"attempt-{attempt}.db"
-        with contextlib.closing(sqlite3.connect(self.ledger)) as raw:
-            raw.execute("VACUUM INTO ?", (str(copy),))
-        return f"sqlite:///{copy}"
+        uri = self.place(attempt)
+        if uri.startswith("sqlite:///"):
+            with contextlib.closing(sqlite3.connect(self.ledger)) as raw:
+                raw.execute("VACUUM INTO ?", (uri.removeprefix("sqlite:///"),))
+        else:
+            copy_entries(SQLiteLedger(f"sqlite:///{self.ledger}"), open_ledger(uri))
+        return uri
 
 
-def check_each_kill(kept: Kept, work: Callable[[str], object], go_on: Callable[[str], object], step: int = 1) -> int:
+def copy_entries(ledger: SQLiteLedger, copy: Ledger) -> None:
+    """Copy the entries of the only service of a ledger, and the scores of its signals, into an empty one."""
+    assert isinstance(copy, SupportsScores)
+    (name,) = ledger.services()
+    lease = copy.acquire(name, holder="test", seconds=60)
+    for entry in ledger.entries(name):
+        versions = [(signal.day, signal.version) for signal in read_body(entry.kind, entry.body).signals]
+        scores = [Score(*version, *row) for version in versions for row in ledger.scores(name, *version)]
+        copy.append(lease, entry.number, entry.kind, entry.body, by=entry.by, scores=scores)
+    copy.release(lease)
+    copy.close()
+    ledger.close()
+
+
+def check_each_kill(
+    kept: Kept,
+    work: Callable[[str], object],
+    go_on: Callable[[str], object],
+    step: int = 1,
+    *,
+    databases: bool = False,
+) -> int:
     """Check that work killed before a write, and done again, leaves the same entries; return the number of kills.
 
     Parameters
@@ -146,23 +171,28 @@ def check_each_kill(kept: Kept, work: Callable[[str], object], go_on: Callable[[
         What is done afterwards.
     step : int
         1: it is killed before each write; 3: before every third one.
+    databases : bool
+        Whether only writes to the ledger count.
     """
 
     def done(uri: str) -> list[Any]:
         for one in (work, go_on):
             assert ended(start(lambda one=one: one(uri))) == "done"
-        ledger = SQLiteLedger(uri)
+        ledger = open_ledger(uri)
         (name,) = ledger.services()
         entries = ledger.entries(name)
-        ledger.close()
+        assert isinstance(ledger, SupportsScores)
         signals = ServiceState.of(entries).signals().values()
+        stored = [len(ledger.scores(name, signal.day, signal.version)) for signal in signals]
+        assert stored in ([0] * len(signals), [signal.rows for signal in signals])
+        ledger.close()
         assert signal_files.unreadable(kept.folder / "home" / "services" / name, signals) == {}
         return told(entries)
 
     expected = done(kept.again(0))
     for kills, write in enumerate(itertools.count(1, step)):
         uri = kept.again(write)
-        if not killed(lambda uri=uri: work(uri), write):
+        if not killed(lambda uri=uri: work(uri), write, databases=databases):
             return kills
         assert done(uri) == expected, write
     raise AssertionError
@@ -184,7 +214,7 @@ def test_a_service_is_created_once(place: Callable[[int], str], workflow: Path, 
     assert write > 3
 
 
-def test_a_correction_is_made_once(tmp_path: Path, workflow: Path, market: Market) -> None:
+def test_a_correction_is_made_once(tmp_path: Path, place: Callable[[int], str], workflow: Path, market: Market) -> None:
     """The corrected days belong to two windows, and one is no longer a trading day; there are candidates and a table."""
     workflow.write_text(workflow.read_text() + "\nsignals: {table: true}\npolicy: {shadow_days: 30}\n")
     uri = f"sqlite:///{tmp_path}/ledger.db"
@@ -192,7 +222,7 @@ def test_a_correction_is_made_once(tmp_path: Path, workflow: Path, market: Marke
     serve(uri, "init", workflow)
     market.show(DAYS[FIRST + 5])
     serve(uri, "run")
-    kept = Kept(tmp_path, tmp_path / "ledger.db")
+    kept = Kept(tmp_path, tmp_path / "ledger.db", place)
     market.close = market.close.drop(index=pd.Timestamp(DAYS[FIRST + 4]))
     market.close.loc[DAYS[FIRST + 3], "A"] *= 1.5
     market.show(DAYS[FIRST + 5])
@@ -208,7 +238,11 @@ def test_a_correction_is_made_once(tmp_path: Path, workflow: Path, market: Marke
 
         return work
 
-    assert check_each_kill(kept, with_data("before", "correct"), with_data("after", "run"), step=3) > 15
+    commands = with_data("before", "correct"), with_data("after", "run")
+    if place(0).startswith("sqlite:///"):
+        assert check_each_kill(kept, *commands, step=3) > 15
+    else:
+        assert check_each_kill(kept, *commands, databases=True) > 4
 
 
 def served_with(uri: str) -> OnlineManager:

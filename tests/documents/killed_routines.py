@@ -26,16 +26,20 @@ from rollforge.track.mlflow.connection import Connection
 Work = Callable[[], object]
 
 _BUSY, _ERROR = 6, 1
-_WRITES: list[tuple[Any, str]] = [
-    (os, "replace"), (os, "rename"), (os, "link"), (Connection, "call"),
+_DATABASES: list[tuple[Any, str]] = [
     *((kind, "_write") for kind in (SQLiteLedger, PostgresLedger, SQLiteStore, PostgresStore)),
     *((Collection, name) for name in ("insert_one", "update_one", "find_one_and_update", "delete_many")),
-]  # fmt: skip
-"""The functions through which a service writes: files, tracking store, ledger and task store."""
+]
+"""The functions through which a service writes to its ledger and task store."""
+_WRITES = [(os, "replace"), (os, "rename"), (os, "link"), (Connection, "call"), *_DATABASES]
+"""Those through which it writes, also to files and the tracking store."""
 
 
-def _kill_at(write: int, *, files: bool) -> None:
-    """Let this process be killed before its write with this number; with `files`, each change of a file counts as one."""
+def _kill_at(write: int, *, files: bool, databases: bool) -> None:
+    """Let this process be killed before its write with this number.
+
+    With `files`, each change of a file counts as one; with `databases`, only writes to the ledger and the task store do.
+    """
     count = 0
 
     def written() -> None:
@@ -56,7 +60,7 @@ def _kill_at(write: int, *, files: bool) -> None:
         if changes or (event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
             written()
 
-    for place, name in _WRITES:
+    for place, name in _DATABASES if databases else _WRITES:
         if not (files and place is os):
             setattr(place, name, counted(getattr(place, name)))
     if files:
@@ -72,10 +76,18 @@ def _kill_after(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def start(work: Work, *, write: int | None = None, seconds: float | None = None, files: bool = False) -> int:
+def start(
+    work: Work,
+    *,
+    write: int | None = None,
+    seconds: float | None = None,
+    files: bool = False,
+    databases: bool = False,
+) -> int:
     """Run `work` in a fork of this process that is killed before a write or after some processor time; return its id.
 
-    With `files`, creating, opening, renaming and deleting a file or a folder count as writes too.
+    With `files`, creating, opening, renaming and deleting a file or a folder count as writes too; with `databases`, only
+    writes to the ledger and the task store count.
     """
     child = os.fork()
     if child:
@@ -83,7 +95,7 @@ def start(work: Work, *, write: int | None = None, seconds: float | None = None,
     code = 0
     try:
         if write is not None:
-            _kill_at(write, files=files)
+            _kill_at(write, files=files, databases=databases)
         if seconds is not None:
             _kill_after(seconds)
         work()
