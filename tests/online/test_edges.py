@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from growing import DAYS, Market, days_of, live, manager, recorders, strategy, template
+from growing import DAYS, TRAINERS, Market, days_of, live, manager, recorders, strategy, template
 from rollforge.errors import ConfigError, DateError, DayFailed, ExperimentNotFound
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import QlibDataLoader
 from rollforge.features.timeseries import TSDatasetH
+from rollforge.models.linear import LinearModel
 from rollforge.online.manager import OnlineManager
 from rollforge.online.tool import OnlineToolR
 from rollforge.online.update import LabelUpdater, PredUpdater
@@ -93,10 +94,11 @@ def test_an_added_strategy_begins_on_the_last_day(market: Market) -> None:
     assert days_of(served.get_signals())[-1] == RUN[1]
 
 
-def test_templates_of_one_class_are_two_models(market: Market) -> None:
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_templates_of_one_class_are_two_models(market: Market, trainer: str) -> None:
     """Templates of one class have separate keys and windows, and both stay online."""
     templates = [template(estimator="ridge", alpha=alpha) for alpha in (0.1, 10.0)]
-    served = live(market, manager(templates=templates), DAYS[60:65])
+    served = live(market, manager(TRAINERS[trainer](), templates=templates), DAYS[60:65])
     assert len(served.strategies[0].tool.online_models()) == 2
     models = served.get_collector()()["served", "pred"]
     assert len(models) == 2
@@ -242,3 +244,47 @@ def test_an_update_up_to_the_first_trading_day_changes_nothing(market: Market) -
     pd.testing.assert_frame_equal(recorder.load_object("pred.pkl"), before)
     with pytest.raises(ConfigError, match="There is no trading day up to 2023-12-29"):
         PredUpdater(recorder, to_date="2023-12-29")
+
+
+def test_a_model_that_omits_the_day_fails_it(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signals are not those of the other model alone; the reason names the model."""
+    templates = [template(estimator="ridge", alpha=alpha) for alpha in (0.1, 10.0)]
+    served = live(market, manager(templates=templates), RUN[:1])
+    predict, models = LinearModel.predict, []
+
+    def omitting(self: LinearModel, *args: Any, **kwargs: Any) -> Any:
+        predicted = predict(self, *args, **kwargs)
+        models.append(self.alpha)
+        return predicted[predicted.index.get_level_values("datetime") < RUN[1]] if self.alpha == 10.0 else predicted
+
+    monkeypatch.setattr(LinearModel, "predict", omitting)
+    market.show(RUN[1])
+    with pytest.raises(DayFailed, match=f"The model [0-9a-f]+ has no prediction for {RUN[1]}"):
+        served.routine()
+    assert set(models) == {0.1, 10.0}
+    assert days_of(served.get_signals())[-1] == RUN[0]
+
+
+def test_a_missing_score_is_published_as_such(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no prediction that another process has overwritten, which would be made again."""
+    served = live(market, manager(), RUN[:1])
+    predict, calls = LinearModel.predict, []
+
+    def partial(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        predicted = predict(*args, **kwargs)
+        return predicted.where(predicted.index.get_level_values("instrument") != "B")
+
+    monkeypatch.setattr(LinearModel, "predict", partial)
+    market.show(RUN[1])
+    served.routine()
+    assert served.get_signals().loc[RUN[1]].isna().tolist() == [False, True, False, False]
+    assert len(calls) == 1
+
+
+def test_one_instrument_is_enough(market: Market) -> None:
+    """Nothing is ranked, but the day is published."""
+    market.close = market.close[["A"]]
+    signals = live(market, manager(), RUN).get_signals()
+    assert days_of(signals)[-2:] == RUN
+    assert set(signals.index.get_level_values("instrument")) == {"A"}

@@ -23,14 +23,14 @@ import pytest
 from growing import DAYS, TRAINERS, Market, days_of, manager, prices, recorders, start_of, template
 from killed_routines import ended, start
 from rollforge.dates import read_day
-from rollforge.errors import ConfigError, DayFailed, ServiceBusy
+from rollforge.errors import ConfigError, DayFailed, ExperimentNotFound, ServiceBusy
 from rollforge.ledger.entry import DayState
 from rollforge.models.linear import LinearModel
 from rollforge.online.corrections import correct
 from rollforge.online.manager import OnlineManager
 from rollforge.online.strategy import RollingStrategy
 from rollforge.online.tool import OnlineToolR
-from rollforge.online.update import LabelUpdater
+from rollforge.online.update import LabelUpdater, PredUpdater
 from rollforge.session import Session, current_session, using
 from rollforge.testing.postgres import PostgresServer
 from rollforge.track.base import Recorder
@@ -84,6 +84,8 @@ class Life:
     removed: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Day -> version and rows of its signals after a day was removed from the calendar."""
     after_removal: Any = None
+    unfinished: set[str] = field(default_factory=set)
+    """Ids of the recorders that are running or prepared at the end."""
 
 
 _PARAMS = [pytest.param(e, marks=pytest.mark.slow if "mlflow" in e else (), id="-".join(e)) for e in ENVIRONMENTS]
@@ -233,8 +235,18 @@ def live(found: Life, market: Market, served: OnlineManager, trainer: str) -> No
         found.rows[view] = _selected(f"SELECT {columns} FROM {view} WHERE service = 'served' ORDER BY entry")
     found.rows["release"] = [(starts[r], role, day) for r, role, day in found.rows["release"]]
 
-    # The labels of the last days are known later; a day turns out to be a holiday.
     found.panels["after"] = panels_kept()
+
+    # A mistyped experiment, and an updater for another artifact.
+    found.unfinished = {r.id for status in (Recorder.STATUS_R, Recorder.STATUS_S) for r in recorders(status=status)}
+    with pytest.raises(ExperimentNotFound) as unknown:
+        OnlineToolR("serve").online_models()
+    found.errors["mistyped"] = str(unknown.value)
+    with pytest.raises(ConfigError) as mixed:
+        PredUpdater(last, fname="label.pkl", from_date=DAYS[68]).update()
+    found.errors["mixed"] = str(mixed.value)
+
+    # The labels of the last days are known later; a day turns out to be a holiday.
     LabelUpdater(last, to_date=DAYS[72]).update()
     labelled(found, last, "later")
     before = served.get_signals()
@@ -371,6 +383,17 @@ def test_two_routines_at_once_detect_each_other(life: Life) -> None:
     """The error contains the name of the service and its holder."""
     assert "served" in life.errors["two at once"]
     assert f":{os.getpid()}" in life.errors["two at once"]
+
+
+def test_no_killed_training_stays_unfinished(life: Life) -> None:
+    """The next training closes the recorders of processes that have ended."""
+    assert life.unfinished == set()
+
+
+def test_mistakes_change_nothing(life: Life) -> None:
+    """A mistyped experiment is not created, and scores are not written into labels."""
+    assert "There is no experiment 'serve'. Did you mean 'served'?" in life.errors["mistyped"]
+    assert "LABEL0" in life.errors["mixed"]
 
 
 def test_what_happened_can_be_read_with_sql(life: Life) -> None:
