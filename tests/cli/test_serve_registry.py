@@ -152,7 +152,8 @@ def test_a_registered_model_of_others_is_refused(tmp_path: Path, market: Market)
 def test_a_registered_model_of_others_never_stops_a_day(
     tmp_path: Path, market: Market, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is not changed, also if it was created after the service; those of the other models are up to date."""
+    """The aliases of others stay as they are, also if the registered model was created after the service; those of the
+    other models are up to date."""
     workflow = write_workflow(tmp_path / "job.yaml", document(tmp_path, market, models=MODELS))
     serve(tmp_path, "init", workflow)
     open_tracker(f"sqlite:///{tmp_path}/runs.db").prepare()

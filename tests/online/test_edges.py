@@ -266,7 +266,7 @@ def test_a_model_that_omits_the_day_fails_it(market: Market, monkeypatch: pytest
 
 
 def test_a_missing_score_is_published_as_such(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is no prediction that another process has overwritten, which would be made again."""
+    """A prediction with a missing score is not one that another process has overwritten, so it is not made again."""
     served = live(market, manager(), RUN[:1])
     predict, calls = LinearModel.predict, []
 
