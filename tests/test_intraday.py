@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.documents.command_line import run
 
 import rollforge
 from rollforge import session
+from rollforge.cli.exit_codes import Exit
 from rollforge.compat.qlib.config import init
 from rollforge.compat.qlib.storage import FileFeatureStorage
 from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError
@@ -185,6 +187,23 @@ def test_each_frequency_may_have_a_folder(folder: Path, daily: Path, by: str) ->
             D.features("all", ["$close"], freq="5min")
     finally:
         session.init()
+
+
+@pytest.mark.slow
+def test_a_worker_is_given_the_folder_of_each_frequency(folder: Path, daily: Path, tmp_path: Path) -> None:
+    """Copies of both folders have the data of the submission; with the daily one alone, nothing is claimed."""
+    file = tmp_path / "hourly.yaml"
+    own = {"data": {"day": str(daily), "1h": str(folder)}, "store": f"sqlite:///{tmp_path}/tasks.db", "freq": "1h",
+           "tracking": f"folder:{tmp_path}/runs"}  # fmt: skip
+    file.write_text(yaml.safe_dump({"rollforge": own, "task": template(), "rolling": {"step": 10}}), encoding="utf-8")
+    assert run("submit", str(file), "--limit", "1").returncode == 0
+    days, hours = (shutil.copytree(one, tmp_path / name) for one, name in ((daily, "days"), (folder, "hours")))
+    worker = ("worker", "-t", "hourly", "--store", own["store"], "--exit-when-empty", "--jobs", "1", "--data")
+    alone = run(*worker, str(days))
+    assert alone.returncode == Exit.REQUIREMENTS_NOT_MET, alone.stderr
+    both = run(*worker, f"day={days}", "--data", f"60min={hours}")
+    assert both.returncode == Exit.DONE, both.stderr
+    assert run("pool", "--store", own["store"], "-t", "hourly", "task-stat").stdout == '{"done": 1}\n'
 
 
 @pytest.mark.parametrize("freq", ["1s", "10 seconds", "tick"])

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from sklearn.preprocessing import MinMaxScaler
 from tests.documents.command_line import call
 
 import rollforge
+from rollforge import pipeline
 from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError, TrainingFailed, counted
 from rollforge.models import LinearModel, Model, SklearnModel
 from rollforge.record.analysis import calc_ic
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
-from rollforge.track.base import open_tracker
+from rollforge.track.base import Recorder, open_tracker
 from rollforge.walk_forward import WalkForward, walk_forward
 
 pytestmark = pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # of scikit-learn 1.5
@@ -218,6 +220,30 @@ def test_metrics_of_a_regression(session: Session) -> None:
         assert metrics["ic"] == pytest.approx(by_day.apply(lambda d: d["p"].corr(d["y"])).mean(), rel=1e-9)
         ranks = by_day.apply(lambda d: d["p"].corr(d["y"], method="spearman"))
         assert metrics["rank_ic"] == pytest.approx(ranks.mean(), rel=1e-9)
+
+
+def test_each_run_is_read_once(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several horizons, the prediction and the label of a run are read once for the result of its horizon and for
+    the whole one; by ``collect`` too."""
+    read: Counter[tuple[str, str]] = Counter()
+    load = Recorder.load_object
+
+    def counting(recorder: Recorder, name: str, **options: Any) -> object:
+        read[recorder.id, name] += 1
+        return load(recorder, name, **options)
+
+    monkeypatch.setattr(Recorder, "load_object", counting)
+    frame = table(list("ABC")).assign(z=lambda f: f["y"] + f["b"])
+    result = run(Ridge(), frame, session, label={"y": 1, "z": 3}, horizon=1)
+    assert len(result.metrics) == 2
+    assert len(result.windows) == len(result.plan.ids) == 8
+    assert result.prediction.notna().all(axis=None)
+    assert set(read.values()) == {1}
+    assert len(read) == 2 * 8
+    read.clear()
+    collected = pipeline.collect(session, result.experiment_name)
+    assert len(pipeline.by_label(collected, session, result.experiment_name)) == 2
+    assert set(read.values()) == {1}
 
 
 @pytest.mark.parametrize("classes", [(False, True), (0, 1), (-1, 1), (3, 7)])

@@ -96,13 +96,18 @@ class WalkForward:
     """What is predicted for each horizon."""
     row_values: pd.Series | None = field(repr=False, default=None)
     """The group of each row of the table, in its order."""
+    parts: Mapping[int, Collected] = field(repr=False, default_factory=dict)
+    """With several horizons, the joined result of each."""
 
     @functools.cached_property
     def by_horizon(self) -> Mapping[int, WalkForward]:
         """The result of each horizon, with its own metrics, report and figures."""
         if len(self.targets) == 1:
             return {self.targets[0].horizon: self}
-        return {target.horizon: self._part(target) for target in self.targets}
+        return {
+            target.horizon: replace(self, collected=self.parts[target.horizon], targets=(target,), parts={})
+            for target in self.targets
+        }
 
     @property
     def prediction(self) -> pd.Series | pd.DataFrame:
@@ -298,15 +303,6 @@ class WalkForward:
             return pd.Series(groups.reindex(self.keys.entities).to_numpy(), list(self.folder.codes), name=groups.name)
         given = groups.reindex(self.keys.index(self._rows(found.index)))
         return pd.Series(given.to_numpy(object), found.index, name=groups.name)
-
-    def _part(self, target: Target) -> WalkForward:
-        """Return the result of one horizon."""
-        from rollforge import pipeline
-
-        name = model_name(target.horizon)
-        ids = [i for i, window in zip(self.plan.ids, self.plan.windows, strict=True) if window.model == name]
-        collected = pipeline.collect(self.session, self.experiment_name, ids, allow_gaps=True)
-        return replace(self, collected=collected, targets=(target,))
 
     def _units(self) -> Iterator[_Unit]:
         """Yield what has metrics of its own."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from rollforge import trust
 from rollforge.collect.outcomes import TaskOutcome, outcomes, unreachable_runs, with_windows, without_superseded
-from rollforge.collect.result import Collected, collect_outcomes, model_labels, schedule_of
+from rollforge.collect.result import Collected, Loaded, collect_outcomes, model_labels, schedule_of
 from rollforge.confidential import mask_secrets
 from rollforge.errors import (
     CodeNotAllowed,
@@ -238,6 +238,7 @@ def collect(
     label_days: int | None = None,
     plan: Plan | None = None,
     ensembles: Ensembles | None = None,
+    loaded: Loaded | None = None,
 ) -> Collected:
     """Collect one out-of-sample prediction from the tasks of an experiment.
 
@@ -261,6 +262,8 @@ def collect(
         The plan of these tasks; if this process submitted it, its calendar, windows and warnings are reused.
     ensembles : Ensembles, optional
         The ensembles that combine the predictions; by default those of the plan, or else of the latest submission.
+    loaded : Loaded, optional
+        What was already read from the recorders of these tasks (:attr:`Collected.loaded`); by default it is read now.
 
     Raises
     ------
@@ -289,7 +292,7 @@ def collect(
         static = tuple(one for one in checks if one.method is CheckMethod.STATIC) or None
         schedule = schedule_of(known, session, label_days, static) if planned is None else planned
         collected = collect_outcomes(
-            session, known, schedule, allow_gaps=allow_gaps, label_days=label_days, ensembles=ensembles
+            session, known, schedule, allow_gaps=allow_gaps, label_days=label_days, ensembles=ensembles, loaded=loaded
         )
     measured = (one for one in checks if one.method is CheckMethod.MEASURED)
     collected = replace(collected, checks=(*(static or schedule.checks), *measured))
@@ -488,7 +491,9 @@ def by_label(
     found = {"All models": collected} if are_combined(collected) else {}
     for names in groups:
         ids = [o.task.id for o in collected.outcomes if o.model in names]
-        part = collect(session, pool, ids, allow_gaps=True, label_days=label_days, ensembles=ensembles)
+        part = collect(
+            session, pool, ids, allow_gaps=True, label_days=label_days, ensembles=ensembles, loaded=collected.loaded
+        )
         found[_title(names)] = part
     return found
 

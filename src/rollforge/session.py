@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_FREQ", "SHORT_NAMES", "Session", "SessionOptions", "amend", "available_cores", "bounded", "current_session",
-    "folders_by_frequency", "init", "parse_size", "pool_command", "using",
+    "folders_by_frequency", "init", "parse_size", "pool_command", "read_frequency", "using",
 ]  # fmt: skip
 
 REGIONS = ("us", "cn", "tw")
@@ -110,7 +110,7 @@ class Session:
     """Folders with modules of the user, which are added to ``sys.path`` before the plugins are imported."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folders", {_frequency(name): str(path) for name, path in self.folders.items()})
+        object.__setattr__(self, "folders", {read_frequency(name): str(path) for name, path in self.folders.items()})
         object.__setattr__(self, "store_uri", STORES.address(self.store_uri))  # a store may be passed as an object
         object.__setattr__(self, "tracking_uri", TRACKERS.address(self.tracking_uri))
         for name in ("plugins", "allow", "sys_path"):
@@ -197,7 +197,7 @@ def folders_by_frequency(folders: object, path: str = "provider_uri") -> dict[st
     """
     found: dict[str, str] = {}
     for key, folder in folders.items() if isinstance(folders, Mapping) else ():
-        name = DEFAULT_FREQ if key == DEFAULT_FREQ else _frequency(key, path)
+        name = DEFAULT_FREQ if key == DEFAULT_FREQ else read_frequency(key, path)
         if name in found:
             raise ConfigError(f"has two folders for the frequency {name!r}.", path=f"{path}.{key}")
         if not isinstance(folder, (str, os.PathLike)) or not str(folder):
@@ -210,7 +210,7 @@ def folders_by_frequency(folders: object, path: str = "provider_uri") -> dict[st
     return {"provider_uri": default, "folders": others}
 
 
-def _frequency(key: object, path: str = "folders") -> str:
+def read_frequency(key: object, path: str = "folders") -> str:
     """Return the usual name of a frequency that has a folder of its own."""
     try:
         name = frequency(key) if isinstance(key, str) else ""

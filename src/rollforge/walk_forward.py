@@ -35,6 +35,7 @@ from rollforge.task import Document, digest, to_plain
 from rollforge.workflow import load_workflow
 
 if TYPE_CHECKING:
+    from rollforge.collect.result import Collected
     from rollforge.plan import Plan
 
 __all__ = ["WalkForward", "walk_forward"]
@@ -198,7 +199,23 @@ def walk_forward(
     collected = pipeline.collect(
         plan.workflow.session, plan.workflow.experiment_name, plan.ids, allow_gaps=allow_gaps, plan=plan
     )
-    return WalkForward(plan, collected, keys, folder, targets, row_values)
+    parts = _parts(plan, collected, targets) if len(targets) > 1 else {}
+    return WalkForward(plan, replace(collected, loaded=None), keys, folder, targets, row_values, parts)
+
+
+def _parts(plan: Plan, collected: Collected, targets: Sequence[Target]) -> dict[int, Collected]:
+    """Return the joined result of each horizon, from what was read for all of them."""
+    from rollforge import pipeline
+
+    made = {}
+    for target in targets:
+        own = model_name(target.horizon)
+        ids = [i for i, name in zip(plan.ids, plan.model_names, strict=True) if name == own]
+        made[target.horizon] = pipeline.collect(
+            plan.workflow.session, plan.workflow.experiment_name, ids, allow_gaps=True, ensembles=plan.ensembles,
+            loaded=collected.loaded,
+        )  # fmt: skip
+    return made
 
 
 def _labels(label: object) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from tests.documents.command_line import run
 
 from rollforge import Session, TaskManager, TrainerRM
 from rollforge.cli.exit_codes import Exit
-from rollforge.errors import TrainingFailed
+from rollforge.cli.worker import data_folders
+from rollforge.errors import ConfigError, TrainingFailed
 from rollforge.run.failures import error_line, group_failures
 from rollforge.store.sqlite import SQLiteStore
 from rollforge.testing.postgres import PostgresServer
@@ -76,6 +78,30 @@ def test_a_worker_without_data_claims_nothing(options: tuple[str, ...], said: st
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
     assert [(t.status.value, t.attempts) for t in SQLiteStore(uri).query("p")] == [("waiting", 0)] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["day=a", "1d=b"], "has two folders for the frequency 'day', 'a' and 'b'. Give one folder"),
+        (["a", "b"], "has two folders without a frequency, 'a' and 'b'"),
+        (["hour=a", "foo=b"], "'foo' is not a frequency"),
+        (["1s=a"], "'1s' is shorter than a minute"),
+        (["1min="], "or FREQ=FOLDER as in day=FOLDER, found '1min='"),
+        ([""], "expected FOLDER, or"),
+    ],
+)
+def test_unusable_folders_of_a_worker(given: list[str], said: str) -> None:
+    """A frequency twice or unknown, or no folder: the message says what was given."""
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        data_folders(given)
+    assert str(caught.value).startswith("--data")
+
+
+def test_a_folder_whose_path_has_an_equals_sign() -> None:
+    """Only what precedes a folder is a frequency; a folder without one has the data of all other frequencies."""
+    assert data_folders(["./a=b"]) == {"provider_uri": "a=b", "folders": {}}
+    assert data_folders(["/x/day=1", "1min=m=1"]) == {"provider_uri": "/x/day=1", "folders": {"1min": "m=1"}}
 
 
 @pytest.mark.slow

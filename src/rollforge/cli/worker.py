@@ -8,15 +8,14 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rollforge.cli.terminal import SafeFormatter, echo, one_line
-from rollforge.errors import ConfigError, counted, nearest
+from rollforge.errors import ConfigError, counted, nearest, shown
 
 if TYPE_CHECKING:
     from rollforge.run.job import Event, Job
@@ -61,10 +60,11 @@ def worker(
         ),
     ] = None,
     data: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
+            metavar="[FREQ=]FOLDER",
             help="Data folder on this machine; by default ROLLFORGE_DATA, or the one given when the tasks were "
-            "submitted."
+            "submitted. Repeatable with a frequency: --data day=FOLDER --data 1min=FOLDER.",
         ),
     ] = None,
     no_data: Annotated[bool, typer.Option("--no-data", help="The tasks do not read a data folder.")] = False,
@@ -126,7 +126,7 @@ def worker(
 
     side_by_side = jobs or available_cores()
     session = Session().with_(
-        region=region, provider_uri=None if data is None else str(data), store_uri=store_uri, tracking_uri=tracking_uri,
+        region=region, **data_folders(data or ()), store_uri=store_uri, tracking_uri=tracking_uri,
         experiment_name=experiment_name or pool, threads=threads or max(1, available_cores() // side_by_side),
         allow=checked_plugins(allow or (), path="--allow"),
     )  # fmt: skip
@@ -149,6 +149,38 @@ def worker(
         job = replace(job, on_death=functools.partial(_tidy_up, admission))
     settings = _Settings(side_by_side, lease, grace, reconnect_timeout, exit_when_empty)
     _run(session, job, settings, admission)
+
+
+def data_folders(given: Sequence[str]) -> dict[str, object]:
+    """Return the session's fields for the values of ``--data``: one folder, or one for each frequency.
+
+    Examples
+    --------
+    >>> data_folders(["market"])
+    {'provider_uri': 'market', 'folders': {}}
+    >>> data_folders(["day=days", "1h=hours"])
+    {'provider_uri': 'days', 'folders': {'day': 'days', '60min': 'hours'}}
+    """
+    from rollforge.session import DEFAULT_FREQ, folders_by_frequency, read_frequency
+
+    found: dict[str, str] = {}
+    for value in given:
+        before, equals, after = value.partition("=")
+        if not equals or "/" in before or os.sep in before:  # part of a path
+            name, folder = DEFAULT_FREQ, value
+        else:
+            name, folder = read_frequency(before, "--data"), after
+        if name in found:
+            what = "without a frequency" if name == DEFAULT_FREQ else f"for the frequency {name!r}"
+            raise ConfigError(
+                f"has two folders {what}, {shown(found[name])} and {shown(folder)}. Give one folder, or one for each "
+                "frequency: --data day=FOLDER --data 1min=FOLDER.",
+                path="--data",
+            )
+        if not folder:
+            raise ConfigError(f"expected FOLDER, or FREQ=FOLDER as in day=FOLDER, found {shown(value)}.", path="--data")
+        found[name] = folder
+    return folders_by_frequency(found, "--data") if found else {}
 
 
 @dataclass(frozen=True, slots=True)

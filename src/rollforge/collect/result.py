@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rollforge.track.base import RunData
 
 
-__all__ = ["Collected", "ModelResult", "PathResult", "collect_outcomes", "schedule_of"]
+__all__ = ["Collected", "Loaded", "ModelResult", "PathResult", "collect_outcomes", "schedule_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,16 @@ class PathResult:
     """Index (datetime, instrument), first column the score; each day is predicted by one split."""
     backtest: JoinedBacktest | None = None
     """The backtest of `prediction`, see :func:`~rollforge.pipeline.with_backtest`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What was read from the recorders of a result."""
+
+    frames: Mapping[str, Mapping[str, pd.DataFrame]]
+    """Recorder id -> ``pred`` and ``label``."""
+    runs: Mapping[str, RunData]
+    """As in :attr:`Collected.runs`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,8 @@ class Collected:
     """The backtest paths of combinatorial splits. The prediction of their model is the average over its paths."""
     trials: Trials | None = None
     """All variants tried in the experiment, see :func:`~rollforge.pipeline.with_trials`."""
+    loaded: Loaded | None = field(default=None, repr=False, compare=False)
+    """What was read, if the models have different labels: the result of each label is made from it, too."""
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -128,6 +140,7 @@ def collect_outcomes(
     allow_gaps: bool,
     label_days: int | None,
     ensembles: Ensembles | None = None,
+    loaded: Loaded | None = None,
 ) -> Collected:
     """Join the predictions of each model's windows, combine the models, and check the coverage.
 
@@ -145,6 +158,8 @@ def collect_outcomes(
         Number of trading days that a label spans, for labels whose expression does not determine it.
     ensembles : Ensembles, optional
         The ensembles that combine the predictions; by default the windows are joined and several models averaged.
+    loaded : Loaded, optional
+        What was already read from the recorders of these tasks; by default it is read now.
 
     Raises
     ------
@@ -153,23 +168,20 @@ def collect_outcomes(
     BuildError
         If an ensemble fails.
     """
-    from rollforge.collect.collector import RecorderCollector
     from rollforge.collect.combine import Ensembles
     from rollforge.collect.coverage import check_coverage
     from rollforge.collect.group import RollingGroup
     from rollforge.market.frames import number_rows
 
     expected = _expected(known, schedule)
-    collector = RecorderCollector(
-        lambda: [o.recorder for o in known if o.recorder is not None and o.recorder.id in expected.keys],
-        rec_key_func=lambda recorder: expected.keys[recorder.id],
-        artifacts_path={"pred": "pred.pkl", "label": "label.pkl"},
-        status=None,
-        coverage="allow_gaps",
-    )
+    loaded = loaded or _load(known, expected)
     parts = {
-        name: {key: number_rows(frame, f"The {name} of {key[-1]}") for key, frame in frames.items()}
-        for name, frames in collector.collect().items()
+        name: {
+            key: number_rows(loaded.frames[run][name], f"The {name} of {key[-1]}")
+            for run, key in expected.keys.items()
+            if name in loaded.frames.get(run, {})
+        }
+        for name in ("pred", "label")
     }
     pieces = {name: expected.divided(frames) for name, frames in parts.items()}
     coverage = check_coverage(
@@ -195,14 +207,33 @@ def collect_outcomes(
     label, said = _joined_label(known, models)
     # The joined label is that of the first model that has one.
     target = next((m.target for m in models if m.label is not None), Label("", label_days))
-    runs = {o.recorder.id: o.recorder.read() for o in known if o.recorder is not None}
+    runs = {o.recorder.id: loaded.runs[o.recorder.id] for o in known if o.recorder is not None}
     remarks = used.remarks(pieces["pred"], joined, prediction)
     warnings = (*coverage.remarks, *remarks, *said, *_trained_later(schedule), *_other_data(runs, session, known))
     combined = used.names(len(models)) | ({"paths": "AverageEnsemble"} if paths else {})
     return Collected(
         known, schedule, prediction, label, target, coverage, warnings, models, runs, combined, paths=paths,
-        checks=schedule.checks,
+        checks=schedule.checks, loaded=loaded if len({m.kind for m in model_labels(known, models)}) > 1 else None,
     )  # fmt: skip
+
+
+def _load(known: Sequence[TaskOutcome], expected: _Expected) -> Loaded:
+    """Read the runs of tasks, and the predictions and labels of the expected windows."""
+    from rollforge.collect.collector import RecorderCollector
+
+    recorders = [o.recorder for o in known if o.recorder is not None]
+    collector = RecorderCollector(
+        lambda: [recorder for recorder in recorders if recorder.id in expected.keys],
+        rec_key_func=lambda recorder: recorder.id,
+        artifacts_path={"pred": "pred.pkl", "label": "label.pkl"},
+        status=None,
+        coverage="allow_gaps",
+    )
+    frames: dict[str, dict[str, pd.DataFrame]] = {recorder.id: {} for recorder in recorders}
+    for name, found in collector.collect().items():
+        for run, frame in found.items():
+            frames[run][name] = frame
+    return Loaded(frames, {recorder.id: recorder.read() for recorder in recorders})
 
 
 def _average(model: str, paths: Sequence[PathResult], joined: Mapping[str, pd.DataFrame]) -> pd.DataFrame | None:
