@@ -24,6 +24,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import brier_score_loss, log_loss, r2_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
+from sklearn.svm import LinearSVC
 from tests.documents.command_line import call
 
 import rollforge
@@ -241,8 +242,8 @@ def test_each_run_is_read_once(session: Session, monkeypatch: pytest.MonkeyPatch
     assert set(read.values()) == {1}
     assert len(read) == 2 * 8
     read.clear()
-    collected = pipeline.collect(session, result.experiment_name)
-    assert len(pipeline.by_label(collected, session, result.experiment_name)) == 2
+    collected = pipeline.collect(result.session, result.experiment_name)
+    assert len(pipeline.by_label(collected, result.session, result.experiment_name)) == 2
     assert set(read.values()) == {1}
 
 
@@ -293,6 +294,146 @@ def test_a_class_that_a_window_has_not_seen_has_probability_0(session: Session) 
     np.testing.assert_allclose(result.prediction.sum(axis=1), 1, rtol=1e-12)
     assert (result.prediction.loc["2021-03-01":, 2] > 0).any()
     assert np.isfinite(result.metrics["log_loss"])
+
+
+def classes_of(frame: pd.DataFrame, kind: str) -> Any:
+    """Return classes that follow a numeric label, of a kind of column."""
+    names = {"text of two": ["down", "up"], "objects": [False, True], "numbers": [3, 7, 20]}.get(kind, LEVELS)
+    found = pd.Series(np.array(names, object)[pd.qcut(frame["y"], len(names), labels=False)], frame.index, dtype=object)
+    if kind == "numbers":
+        return pd.Categorical(found.astype(int))
+    if kind.endswith("categories"):
+        return pd.Categorical(found, LEVELS, ordered=kind.startswith("ordered"))
+    if kind in ("objects", "strings"):
+        found[::13] = None
+    return found.astype("string") if kind == "strings" else found
+
+
+LEVELS = ["low", "mid", "high"]
+KINDS = {
+    "text": sorted(LEVELS),
+    "text of two": ["down", "up"],
+    "strings": sorted(LEVELS),
+    "objects": [False, True],
+    "categories": sorted(LEVELS),
+    "ordered categories": LEVELS,
+    "numbers": [3, 7, 20],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_classes_of_any_type_are_those_of_scikit_learn(kind: str, session: Session) -> None:
+    """Probabilities, metrics of the whole and of each window, and classes of the table's own type; a missing one excludes
+    the row from training and from the metrics."""
+    frame = table(list("ABCD")).dropna()
+    frame["y"] = classes_of(frame, kind)
+    result = run(LogisticRegression(class_weight={KINDS[kind][0]: 2.0}), frame, session)
+    classes = KINDS[kind]
+    assert result.classes == {"y": tuple(classes)}
+    expected, truth = [], frame["y"].loc[result.probability.index]
+    for number, window in result.windows.iterrows():
+        train = frame.loc[window["train_start"] : window["train_end"]].dropna()
+        test = frame.loc[window["test_start"] : window["test_end"]]
+        target = train["y"].astype(bool) if kind == "objects" else train["y"]
+        fitted = LogisticRegression(class_weight={classes[0]: 2.0}).fit(train[FEATURES], target)
+        assert sorted(fitted.classes_) == sorted(classes)
+        expected.append(
+            pd.DataFrame(fitted.predict_proba(test[FEATURES]), test.index, fitted.classes_).reindex(columns=classes)
+        )
+        metrics_are(result.windows.loc[number], test["y"], expected[-1])
+    every = pd.concat(expected)
+    pd.testing.assert_frame_equal(result.probability, every, check_exact=len(classes) > 2, check_column_type=False)
+    metrics_are(result.metrics, truth, every)
+    own = result.prediction if len(classes) > 2 else result.prediction.to_frame()
+    np.testing.assert_array_equal(own, every if len(classes) > 2 else every.iloc[:, 1:])
+    pd.testing.assert_series_equal(result.label, truth.where(truth.notna()))  # NaN for None
+    best = np.array(classes, object)[every.to_numpy().argmax(axis=1)]
+    assert result.predicted_class.tolist() == best.tolist()
+    assert result.predicted_class.dtype == frame["y"].dtype
+    said = any("number them in alphabetical order (high, low, mid)" in warning for warning in result.warnings)
+    assert said == (kind in ("text", "strings", "categories"))
+
+
+def metrics_are(found: pd.Series, truth: pd.Series, probability: pd.DataFrame) -> None:
+    """Compare metrics with scikit-learn's."""
+    known = truth.notna().to_numpy()
+    truth, p = truth[known].to_numpy(object), probability[known]
+    hit = np.stack([truth == one for one in p], axis=1)
+    assert found["log_loss"] == pytest.approx(log_loss(hit.argmax(axis=1), p.to_numpy()), rel=1e-12)
+    if hit.shape[1] == 2:
+        assert found["auc"] == pytest.approx(roc_auc_score(hit[:, 1], p.iloc[:, 1]), rel=1e-12)
+        assert found["brier"] == pytest.approx(brier_score_loss(hit[:, 1], p.iloc[:, 1]), rel=1e-12)
+    else:
+        areas = [roc_auc_score(hit[:, k], p.iloc[:, k]) for k in range(hit.shape[1])]
+        assert found["auc"] == pytest.approx(np.mean(areas), rel=1e-12)
+        assert found["brier"] == pytest.approx(((hit - p.to_numpy()) ** 2).sum(axis=1).mean(), rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:The argument 'eval_set' is deprecated")  # by LightGBM 4.7
+@pytest.mark.parametrize("package", ["lightgbm", "xgboost", "catboost"])
+def test_other_libraries_predict_classes_that_are_text(package: str, session: Session) -> None:
+    """XGBoost, which accepts numbers only, too; and a class that the first train segments lack, with early stopping by a
+    valid segment that has it: its probability is 0 there, and a warning names the windows."""
+    library = pytest.importorskip(package, reason=BOOSTING)
+    options = {**QUIET, "iterations": 20} if package == "catboost" else {"n_estimators": 20, "n_jobs": 1}
+    options |= {"verbosity": 0} if package == "xgboost" else {"verbose": -1} if package == "lightgbm" else {}
+    kind = {"lightgbm": "LGBMClassifier", "xgboost": "XGBClassifier", "catboost": "CatBoostClassifier"}[package]
+    estimator = getattr(library, kind)(early_stopping_rounds=3, **options)
+    frame = table(list("ABCD")).dropna()
+    frame["y"] = classes_of(frame, "text")
+    early = frame.index.get_level_values("day") < "2020-08-15"
+    frame["y"] = frame["y"].mask(early & (frame["y"] == "mid"), "low")
+    result = run(estimator, frame, session, valid="2 months")
+    lacking = [i for i, w in result.windows.iterrows() if "mid" not in set(frame["y"].loc[: w["train_end"]])]
+    assert lacking == [1, 2]
+    assert any("train segments of windows 1, 2 have no row of the class 'mid' of 'y'" in one for one in result.warnings)
+    for number, window in result.windows.iterrows():
+        parts = [frame.loc[window[f"{name}_start"] : window[f"{name}_end"]] for name in ("train", "valid", "test")]
+        train, valid, test = parts
+        classes = sorted(set(train["y"]))
+        assert len(classes) == (2 if number in lacking else 3)
+        valid = valid[valid["y"].isin(classes)]
+        coded = [part["y"].map(classes.index) for part in (train, valid)]
+        fitted = clone(estimator).fit(train[FEATURES], coded[0], eval_set=[(valid[FEATURES], coded[1])])
+        found = result.prediction.loc[test.index]
+        np.testing.assert_array_equal(found[classes], fitted.predict_proba(test[FEATURES]))
+        assert (found.drop(columns=classes) == 0).all(axis=None)
+
+
+def test_a_train_segment_of_one_class(session: Session) -> None:
+    """The class is predicted with probability 1, whether or not the estimator accepts a single class."""
+    frame = table(list("ABCD")).dropna()
+    frame["y"] = classes_of(frame, "text of two")
+    frame.loc[:"2020-07-15", "y"] = "up"
+    result = run(LogisticRegression(), frame, session)
+    first = result.prediction.loc[: result.windows["test_end"].iloc[0]]
+    assert (first == 1).all()
+    assert result.windows["status"].eq("done").all()
+    wrong = (result.label.loc[first.index] == "down").mean()
+    assert result.windows["log_loss"].iloc[0] == pytest.approx(-wrong * np.log(np.finfo(float).eps), rel=1e-6)
+    assert any("has no row of the class 'down' of 'y'" in warning for warning in result.warnings)
+
+
+@pytest.mark.slow
+def test_classes_of_several_horizons_in_worker_processes(session: Session, tmp_path: Path) -> None:
+    """From a Parquet file, whose text is not taken for entities; each label has its own classes."""
+    frame = table(list("ABC")).dropna()
+    frame["z"] = classes_of(frame, "text of two").to_numpy()
+    frame["y"] = classes_of(frame, "text").to_numpy()
+    frame.reset_index().to_parquet(tmp_path / "table.parquet")
+    given = {"label": {"y": 1, "z": 3}, "horizon": 1, "jobs": 2, "features": FEATURES, "train": 300, "step": 100}
+    result = run(LogisticRegression(), tmp_path / "table.parquet", session, **given)
+    for label, ahead in given["label"].items():
+        alone = run(LogisticRegression(), frame.rename(columns={label: "label"}), session, **{**given, "label": "label",
+                    "horizon": ahead, "jobs": 0})  # fmt: skip
+        assert result.probability[label].equals(alone.probability)
+        assert result.label[label].tolist() == alone.label.tolist()
+        assert result.predicted_class[label].tolist() == alone.predicted_class.tolist()
+    assert list(result.prediction) == [("y", "high"), ("y", "low"), ("y", "mid"), ("z", "up")]
+    page = result.report(tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Windows, Horizon 3" in page
+    with pytest.raises(DataError, match="no classes: the estimator is not a classifier"):
+        _ = run(Ridge(), table(["A", "B"]), session).classes
 
 
 def test_several_labels(session: Session) -> None:
@@ -803,9 +944,39 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (columns, {"jobs": "2"}, "jobs: must be a whole number"),
     (columns, {"estimator": Ridge}, r"estimator: must be an estimator.*Write Ridge\(\)"),
     (columns, {"estimator": rollforge.LinearModel(), "weight": "c"}, "weight: is used with estimators of scikit-learn"),
-    (columns, {"estimator": LogisticRegression()}, "classes, which are at most 1000 whole numbers, but 'y' has"),
+    (
+        columns,
+        {"estimator": LogisticRegression()},
+        "classes, which are text or at most 1000 whole numbers, but 'y' has",
+    ),
     (lambda: columns().assign(y=1.0), {"estimator": LogisticRegression()}, "two classes or more, but 'y' has 1"),
     (columns, {"estimator": LogisticRegression(), "label": ["y", "c"]}, "label: a classifier predicts one label"),
+    (
+        lambda: columns().assign(y="x"),
+        {"entity": "stock"},
+        "'y' does not hold numbers: .*'x' in row 0 .*Convert it, or use a",
+    ),
+    (
+        lambda: columns().assign(y="x"),
+        {"entity": "stock", "estimator": LinearSVC()},
+        r"estimator: LinearSVC has no predict_proba, .*'y'.*Wrap it: CalibratedClassifierCV\(LinearSVC",
+    ),
+    (lambda: columns().assign(y="x"), {"estimator": LogisticRegression()}, "two classes or more, .*'y' has 1: \\['x'"),
+    (
+        lambda: with_value("y", 9, "x").assign(y=lambda f: f["y"].where(f["y"].eq("x"), 1)),
+        {"estimator": LogisticRegression()},
+        r"'y' has classes that are text and classes that are numbers: 1 in row 0 .*, and 'x' in row 9 \(2020-01-02.*'E'",
+    ),
+    (
+        lambda: columns().assign(y=lambda f: pd.cut(f["y"], 3)),
+        {"estimator": LogisticRegression()},
+        r"'y' has classes that are neither text, .*: Interval\(.*in row \d+ .*astype\(str\)",
+    ),
+    (
+        lambda: columns().assign(y=lambda f: np.where(f["y"] > 0, "up", "down"), d=lambda f: 7.0 * (f["y"] == "down")),
+        {"estimator": LogisticRegression()},
+        "feature 'd' has another value for each class of the label 'y', so a model would read the answer",
+    ),
     (columns, {"horizon": [1, 5]}, "horizon: has 2 horizons for 1 label"),
     (columns, {"label": ["y", "c"], "horizon": [1, 1]}, "horizon: has 1 twice"),
     (columns, {"label": ["y", "y"]}, "label: names 'y' twice"),

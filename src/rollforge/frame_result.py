@@ -13,9 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.dates import as_timestamp
-from rollforge.errors import ConfigError, DataError, TrainingFailed, shown
-from rollforge.features.frame_folder import FrameFolder
+from rollforge.errors import ConfigError, DataError, TrainingFailed, first_few, shown
+from rollforge.features.frame_folder import FrameFolder, FrameLoader
 from rollforge.market.user_table import Keys
+from rollforge.models.classes import are_text, class_numbers
 from rollforge.record.scoring import (
     classification_metrics,
     multiclass_metrics,
@@ -44,6 +45,8 @@ class Target:
     """The classes of a classifier, ascending; None if values are predicted."""
     ranks: bool = False
     """Whether the predictions only put rows in order, and have no unit."""
+    dtype: Any = None
+    """The dtype of the label's column, for a classifier."""
 
     @property
     def several_classes(self) -> bool:
@@ -55,9 +58,38 @@ class Target:
         scores, known = prediction.iloc[:, at], label.iloc[:, at]
         if self.classes is None:
             return ranking_metrics(scores, known) if self.ranks else regression_metrics(scores, known)
+        numbers = class_numbers(self.classes)
         if self.several_classes:
-            return multiclass_metrics(prediction.iloc[:, 1:].set_axis(list(self.classes), axis=1), known)
-        return classification_metrics(scores, known == self.classes[1], known.notna())
+            return multiclass_metrics(prediction.iloc[:, 1:].set_axis(numbers, axis=1), known)
+        return classification_metrics(scores, known == numbers[1], known.notna())
+
+    def probability(self, prediction: pd.DataFrame) -> pd.DataFrame:
+        """Return the probability of each class."""
+        assert self.classes is not None
+        if self.several_classes:
+            found = prediction.iloc[:, 1:]
+        else:
+            found = pd.concat([1 - prediction.iloc[:, 0], prediction.iloc[:, 0]], axis=1)
+        return found.set_axis(pd.Index(self.classes, tupleize_cols=False), axis=1)
+
+    def predicted_class(self, probability: pd.DataFrame) -> pd.Series:
+        """Return the class with the highest probability, which :meth:`probability` returned, as in the user's table."""
+        assert self.classes is not None
+        best = class_numbers(self.classes)[np.argmax(probability.to_numpy(np.float64), axis=1)]
+        return self.as_given(pd.Series(best, probability.index).where(probability.notna().all(axis=1)))
+
+    def as_given(self, numbers: pd.Series) -> pd.Series:
+        """Return classes that are stored as numbers as they are in the user's table."""
+        if self.classes is None:
+            return numbers
+        order = np.argsort(class_numbers(self.classes), kind="stable")
+        places = np.searchsorted(class_numbers(self.classes)[order], numbers.to_numpy(np.float64, na_value=np.nan))
+        places = np.where(numbers.isna(), -1, order[np.minimum(places, len(order) - 1)])
+        if isinstance(self.dtype, pd.CategoricalDtype):
+            codes = np.append(self.dtype.categories.get_indexer(pd.Index(self.classes)), -1)[places]
+            return pd.Series(pd.Categorical.from_codes(codes, dtype=self.dtype), numbers.index)
+        classes: pd.Series = pd.Series(list(self.classes), dtype=self.dtype)
+        return classes.reindex(places).set_axis(numbers.index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,21 +146,76 @@ class WalkForward:
         """The prediction of each row that belongs to a test segment, in the order and with the index of the table.
 
         A series called ``prediction``; with several labels or horizons a frame, one column for each label. A classifier of
-        two classes predicts the probability of the larger one; one of more classes predicts a frame, one column for each
-        class.
+        two classes predicts the probability of the larger one (:attr:`probability` has both); one of more classes predicts a
+        frame, one column for each class.
         """
         return self._prediction.copy(deep=False)  # changes of it do not change the result
 
     @functools.cached_property
     def _prediction(self) -> pd.Series | pd.DataFrame:
         found: dict[Any, pd.DataFrame] = {}
+        several = any(target.several_classes for target in self.targets)
         for part in self.by_horizon.values():
             target, frame = part.targets[0], part.collected.prediction
-            if frame is not None and target.several_classes:
-                found[target.labels[0]] = frame.iloc[:, 1:].set_axis(list(target.classes or ()), axis=1)
+            if frame is not None and several:
+                of_classes = target.probability(frame)
+                found[target.labels[0]] = of_classes if target.several_classes else of_classes.iloc[:, 1:]
             elif frame is not None:
                 found |= {label: frame.iloc[:, [at]].set_axis([0], axis=1) for at, label in enumerate(target.labels)}
-        return self._columns(found, "prediction", classes=self.targets[0].several_classes)
+        return self._columns(found, "prediction", classes=several)
+
+    @property
+    def classes(self) -> Mapping[Any, tuple[Any, ...]]:
+        """The classes of each label of a classifier, ascending; those of an ordered categorical in its own order.
+
+        Raises
+        ------
+        DataError
+            If the estimator is not a classifier.
+        """
+        found = {target.labels[0]: target.classes for target in self.targets if target.classes is not None}
+        if not found:
+            raise DataError("The result has no classes: the estimator is not a classifier that predicts probabilities.")
+        return found
+
+    @property
+    def probability(self) -> pd.DataFrame:
+        """The probability of each class, a column for each, also for two classes; with several horizons, columns (label,
+        class).
+
+        Raises
+        ------
+        DataError
+            If the estimator is not a classifier.
+        """
+        return self._probability.copy(deep=False)
+
+    @functools.cached_property
+    def _probability(self) -> pd.DataFrame:
+        found = {label: one for label, _, one in self._of_classes()}
+        made = self._columns(found, None, classes=True)
+        assert isinstance(made, pd.DataFrame)
+        return made
+
+    @property
+    def predicted_class(self) -> pd.Series | pd.DataFrame:
+        """The class with the highest probability of each row of :attr:`prediction`, as in the table; with several horizons a
+        frame with one column for each label.
+
+        Raises
+        ------
+        DataError
+            If the estimator is not a classifier.
+        """
+        found = {label: target.predicted_class(one).to_frame(0) for label, target, one in self._of_classes()}
+        return self._columns(found, "predicted_class", classes=False)
+
+    def _of_classes(self) -> Iterator[tuple[Any, Target, pd.DataFrame]]:
+        """Yield the labels of a classifier with the probability of each class."""
+        for label in self.classes:
+            part = next(part for part in self.by_horizon.values() if part.targets[0].labels[0] == label)
+            if part.collected.prediction is not None:
+                yield label, part.targets[0], part.targets[0].probability(part.collected.prediction)
 
     @property
     def label(self) -> pd.Series | pd.DataFrame:
@@ -141,8 +228,9 @@ class WalkForward:
         for part in self.by_horizon.values():
             frame = part.collected.label
             if frame is not None:
+                target = part.targets[0]
                 found |= {
-                    label: frame.iloc[:, [at]].set_axis([0], axis=1) for at, label in enumerate(part.targets[0].labels)
+                    label: target.as_given(frame.iloc[:, at]).to_frame(0) for at, label in enumerate(target.labels)
                 }
         return self._columns(found, self.targets[0].labels[0], classes=False)
 
@@ -207,7 +295,44 @@ class WalkForward:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings about the windows and about the result."""
-        return (*self.collected.plan_warnings, *self.collected.coverage.notes, *self.collected.warnings)
+        found = self.collected
+        return (*found.plan_warnings, *found.coverage.notes, *found.warnings, *self._class_notes)
+
+    @functools.cached_property
+    def _class_notes(self) -> tuple[str, ...]:
+        """Warnings about classes that train segments lack, and about classes that are text without an order."""
+        notes = []
+        for part in self.by_horizon.values():
+            target = part.targets[0]
+            if target.classes is None:
+                continue
+            name = repr(str(target.labels[0]))
+            for one, windows in part._lacking().items():
+                verb = "segment of window" if len(windows) == 1 else "segments of windows"
+                notes.append(
+                    f"The train {verb} {first_few(windows)} {'has' if len(windows) == 1 else 'have'} no row of the class "
+                    f"{shown(one)} of {name}, so it is predicted with probability 0."
+                )
+            if target.several_classes and are_text(target.classes) and not getattr(target.dtype, "ordered", False):
+                notes.append(
+                    f"The classes of {name} are text. Reports and figures number them in alphabetical order "
+                    f"({first_few(target.classes)}), so their IC means something only if this is the order of the classes."
+                )
+        return tuple(notes)
+
+    def _lacking(self) -> dict[Any, list[int]]:
+        """Return the windows whose train segment lacks a class, by class."""
+        target = self.targets[0]
+        panel = FrameLoader(self.folder.mark).in_folder(self.folder.path)
+        column = panel.groups["label"].names.index(str(target.labels[0]))
+        found: dict[Any, list[int]] = {}
+        for number, window in enumerate(self.collected.schedule.windows, 1):
+            parts = [panel.rows(start, end) for start, end in window.segments["train"].parts]
+            present = np.unique(np.concatenate([panel.groups["label"].values[rows, column] for rows in parts]))
+            for value, one in zip(class_numbers(target.classes or ()), target.classes or (), strict=True):
+                if value not in present:
+                    found.setdefault(one, []).append(number)
+        return found
 
     @property
     def session(self) -> Session:

@@ -20,7 +20,16 @@ from rollforge.errors import ConfigError, DataError, SegmentError, TrainingFaile
 from rollforge.features.frame_folder import FrameFolder, frame_session, write_frame_folder
 from rollforge.frame_result import Target, WalkForward, model_name
 from rollforge.generate.offsets import read_length, read_offset
-from rollforge.market.user_table import Keys, Table, check_columns, open_table, read_column, read_keys
+from rollforge.market.user_table import (
+    CodedTable,
+    Keys,
+    Table,
+    check_columns,
+    open_table,
+    read_classes,
+    read_column,
+    read_keys,
+)
 from rollforge.models.base import Model
 from rollforge.models.sklearn import (
     NotInModule,
@@ -29,6 +38,7 @@ from rollforge.models.sklearn import (
     is_classifier,
     is_ranker,
     keep_estimator,
+    lacks_probabilities,
 )
 from rollforge.session import Session, current_session, home
 from rollforge.task import Document, digest, to_plain
@@ -90,7 +100,8 @@ def walk_forward(
         an entity must be in chronological order.
     label : name, sequence of names, or mapping
         The column to predict, or several. A missing label excludes the row from training. A mapping has the horizon of each
-        label: ``{"y1": 1, "y5": 5}``.
+        label: ``{"y1": 1, "y5": 5}``. The label of a classifier holds classes: text, booleans, whole numbers, or categories
+        that are one of these.
     train : int or str
         Length of the training segment: a number of periods of the table, or a duration such as ``"2y"``, ``"18 months"``
         or ``"90D"``. With ``rtype="expanding"``, that of the first window.
@@ -162,7 +173,10 @@ def walk_forward(
         raise ConfigError(f"{shown(weight)} is a label.", path="weight")
     if features is not None and (isinstance(features, str) or not isinstance(features, Iterable)):
         raise ConfigError(f"must be a list of columns, found {shown(features)}.", path="features")
-    keys = read_keys(table, time, entity, [*others, *labels, *([] if features is None else features)])
+    classifies = _classifies(estimator, table, labels)
+    named = [*others, *labels, *([] if features is None else features)]
+    keys = read_keys(table, time, entity, named, labels if classifies else ())
+    table, text = _coded(table, labels, keys) if classifies else (table, {})
     columns = _features(table, keys, labels, features, others)
     parts: dict[str, Sequence[Any]] = {"feature": columns, "label": labels}
     if weight is not None:
@@ -174,7 +188,7 @@ def walk_forward(
     described = _describe(estimator, weight)
     segments = _segments(keys.days, train, valid, start, end, max(horizons))
     further = None if static is None else _static(static, keys, columns)
-    targets = _targets(table, labels, horizons, described)
+    targets = _targets(table, labels, horizons, described, text)
     folder = write_frame_folder(table, keys, parts, home() / "frames", further)
     templates = {
         model_name(target.horizon) if len(targets) > 1 else "": _template(
@@ -199,11 +213,11 @@ def walk_forward(
     collected = pipeline.collect(
         plan.workflow.session, plan.workflow.experiment_name, plan.ids, allow_gaps=allow_gaps, plan=plan
     )
-    parts = _parts(plan, collected, targets) if len(targets) > 1 else {}
-    return WalkForward(plan, replace(collected, loaded=None), keys, folder, targets, row_values, parts)
+    by_horizon = _by_horizon(plan, collected, targets) if len(targets) > 1 else {}
+    return WalkForward(plan, replace(collected, loaded=None), keys, folder, targets, row_values, by_horizon)
 
 
-def _parts(plan: Plan, collected: Collected, targets: Sequence[Target]) -> dict[int, Collected]:
+def _by_horizon(plan: Plan, collected: Collected, targets: Sequence[Target]) -> dict[int, Collected]:
     """Return the joined result of each horizon, from what was read for all of them."""
     from rollforge import pipeline
 
@@ -287,7 +301,7 @@ class _Described:
 
     def of(self, classes: Sequence[Any] | None) -> dict[str, Any]:
         """Return the description for a label with these classes."""
-        if classes is None or len(classes) == 2:
+        if classes is None:
             return self.model
         plain = [int(one) if isinstance(one, bool) else one for one in classes]
         return {**self.model, "kwargs": {**self.model["kwargs"], "classes": plain}}
@@ -330,40 +344,78 @@ def _kept(estimator: object) -> dict[str, Any]:
     return keep_estimator(estimator, place)
 
 
+def _classifies(estimator: object, table: Table, labels: Sequence[Any]) -> bool:
+    """Return whether an argument is a classifier of scikit-learn's interface, which predicts probabilities."""
+    if isinstance(estimator, (Mapping, Model, type)) or not hasattr(estimator, "get_params"):
+        return False
+    text = [name for name in labels if name in table.names and table.dtype(name) is None]
+    if text and lacks_probabilities(estimator):
+        name = type(estimator).__name__
+        raise ConfigError(
+            f"{name} has no predict_proba, so it cannot predict {shown(text[0])}, which does not hold numbers. Wrap it: "
+            f"CalibratedClassifierCV({name}(…)).",
+            path="estimator",
+        )
+    return is_classifier(estimator)
+
+
+def _coded(table: Table, labels: Sequence[Any], keys: Keys) -> tuple[Table, dict[Any, list[Any]]]:
+    """Return a table whose labels are numbers, and the classes of those that were text or objects."""
+    found = {name: both for name in labels if (both := read_classes(table, name, keys)) is not None}
+    if not found:
+        return table, {}
+    coded = CodedTable(table, {name: numbers for name, (_, numbers) in found.items()})
+    return coded, {name: classes for name, (classes, _) in found.items()}
+
+
 def _classes(table: Table, label: object) -> tuple[Any, ...]:
-    """Return the classes of a label, ascending."""
+    """Return the classes of a label that holds numbers, ascending."""
     (values,) = table.numbers([label], np.dtype(np.float64))
     found = np.unique(values[np.isfinite(values)])
-    if len(found) < 2:
-        raise DataError(
-            f"A classifier needs a label with two classes or more, but {str(label)!r} has {len(found)}: "
-            f"{shown(found.tolist())}."
-        )
     if len(found) > 2 and (len(found) > _CLASSES or (found % 1).any()):
         raise DataError(
-            f"A classifier needs a label with classes, which are at most {_CLASSES} whole numbers, but {str(label)!r} has "
-            f"{len(found)} values, such as {shown(found[:3].tolist())}. Use a regressor, or make classes of them."
+            f"A classifier needs a label with classes, which are text or at most {_CLASSES} whole numbers, but {str(label)!r} "
+            f"has {len(found)} values, such as {shown(found[:3].tolist())}. Use a regressor, or make classes of them."
         )
     kind = table.dtype(label)
     return tuple(found.astype(kind).tolist())
 
 
-def _targets(table: Table, labels: Sequence[Any], horizons: Sequence[int], described: _Described) -> tuple[Target, ...]:
+def _targets(
+    table: Table,
+    labels: Sequence[Any],
+    horizons: Sequence[int],
+    described: _Described,
+    text: Mapping[Any, Sequence[Any]],
+) -> tuple[Target, ...]:
     """Return what is predicted: by one model, or by one for each horizon."""
     own = (
         [(tuple(labels), horizons[0])]
         if len(horizons) == 1
         else [((n,), h) for n, h in zip(labels, horizons, strict=True)]
     )
-    if described.classifies and len(own[0][0]) > 1:
+    if not described.classifies:
+        return tuple(Target(names, ahead, ranks=described.ranks) for names, ahead in own)
+    if len(own[0][0]) > 1:
         raise ConfigError(
             f"a classifier predicts one label, found {len(labels)}. With horizon=[…], each label has a model of its own.",
             path="label",
         )
-    return tuple(
-        Target(names, ahead, _classes(table, names[0]) if described.classifies else None, described.ranks)
-        for names, ahead in own
-    )
+    made = []
+    for (name,), ahead in own:
+        classes = tuple(text[name]) if name in text else _classes(table, name)
+        if len(classes) < 2:
+            raise DataError(
+                f"A classifier needs a label with two classes or more, but {str(name)!r} has {len(classes)}: "
+                f"{shown(list(classes))}."
+            )
+        if len(classes) > _CLASSES:
+            raise DataError(
+                f"A classifier needs a label with at most {_CLASSES} classes, but {str(name)!r} has {len(classes)}, such as "
+                f"{shown(list(classes[:3]))}."
+            )
+        made.append(Target((name,), ahead, classes, described.ranks, table.own_dtype(name)))
+    return tuple(made)
 
 
 def _static(static: pd.DataFrame, keys: Keys, columns: Sequence[Any]) -> pd.DataFrame:

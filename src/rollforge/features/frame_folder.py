@@ -37,6 +37,8 @@ __all__ = ["FrameFolder", "FrameLoader", "write_frame_folder"]
 
 _PANEL, _ABOUT = "panel", "frame.json"
 _ROWS = 4096
+_ROWS_OF_A_CLASS = 20
+"""Number of rows for each value of a label from which on it is taken for classes."""
 _PIECE = 2**24  # bytes hashed at a time, in parallel
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 
@@ -220,6 +222,11 @@ def _check_weights(column: NDArray[Any], name: object, labels: Mapping[Any, NDAr
 def _check_copy(column: NDArray[Any], name: object, labels: Mapping[Any, NDArray[Any]]) -> None:
     """Raise an error if a feature is a copy of a label: a model would learn to read the answer."""
     for label, values in labels.items():
+        if _names_classes(column, values):
+            raise DataError(
+                f"The feature {str(name)!r} has another value for each class of the label {str(label)!r}, so a model would read "
+                "the answer. Leave it out: features=[…]."
+            )
         if len(column) < 2 or not _may_equal(column, values):
             continue
         known = np.isfinite(column) & np.isfinite(values)
@@ -229,6 +236,21 @@ def _check_copy(column: NDArray[Any], name: object, labels: Mapping[Any, NDArray
                 f"The feature {str(name)!r} has the values of the label {str(label)!r}, so a model would read the answer. "
                 "Leave it out: features=[…]."
             )
+
+
+def _names_classes(column: NDArray[Any], values: NDArray[Any]) -> bool:
+    """Return whether a label has classes, and a feature has a value of its own for each of them in all rows."""
+    some = slice(None, None, max(1, len(column) // 1000))
+    return _are_paired(column[some], values[some]) and _are_paired(column, values)
+
+
+def _are_paired(column: NDArray[Any], values: NDArray[Any]) -> bool:
+    known = np.isfinite(column) & np.isfinite(values)
+    classes, place = np.unique(values[known], return_inverse=True)
+    if len(classes) < 2 or len(classes) * _ROWS_OF_A_CLASS > known.sum():
+        return False  # a quantity, or too few rows to tell
+    pairs = np.unique(np.stack([place, np.unique(column[known], return_inverse=True)[1]]), axis=1)
+    return bool(len(np.unique(column[known])) == pairs.shape[1] == len(classes))
 
 
 def _may_equal(column: NDArray[Any], values: NDArray[Any]) -> bool:
@@ -304,8 +326,10 @@ class FrameLoader(DataLoader):
         DataError
             If it is damaged.
         """
-        provider = session_provider()
-        folder = Path(provider.path)
+        return self.in_folder(Path(session_provider().path))
+
+    def in_folder(self, folder: Path) -> Panel:
+        """Return the panel that is stored in a folder; otherwise as :meth:`stored_panel`."""
         try:
             mark = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))["mark"]
         except (OSError, ValueError, KeyError, TypeError):

@@ -11,7 +11,7 @@ import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import time as time_of_day, timedelta
-from numbers import Number, Real
+from numbers import Integral, Number, Real
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -27,7 +27,10 @@ from rollforge.paths import read_path
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Keys", "Table", "batches", "check_columns", "common_dtype", "open_table", "read_column", "read_keys"]
+__all__ = [
+    "CodedTable", "Keys", "Table", "batches", "check_columns", "common_dtype", "open_table", "read_classes", "read_column",
+    "read_keys",
+]  # fmt: skip
 
 _TOGETHER = 8
 """Number of columns that are read and checked at a time."""
@@ -50,6 +53,9 @@ class Table(Protocol):
 
     def dtype(self, name: object) -> np.dtype[Any] | None:
         """Return the numeric dtype of a column; None if it does not hold numbers."""
+
+    def own_dtype(self, name: object) -> Any:
+        """Return the dtype of a column in pandas."""
 
     def key(self, name: object) -> pd.Index:
         """Return a column of times or entities."""
@@ -76,6 +82,9 @@ class PandasTable:
 
     def dtype(self, name: object) -> np.dtype[Any] | None:
         return _numeric(self.frame[name].dtype)
+
+    def own_dtype(self, name: object) -> Any:
+        return self.key(name).dtype if name in self._levels else self.frame[name].dtype
 
     def key(self, name: object) -> pd.Index:
         if name in self._levels:
@@ -135,6 +144,9 @@ class ArrowTable:
         with reading(self._path, "Parquet"):
             return pq.read_table(self._path, columns=list(names), partitioning=None)
 
+    def own_dtype(self, name: object) -> Any:
+        return self.key(name).dtype
+
     def key(self, name: object) -> pd.Index:
         found: pd.Index = pd.Index(self._columns([name]).column(0).to_pandas())
         return found
@@ -150,6 +162,38 @@ class ArrowTable:
             values = column.to_numpy()
             found.append(values.astype(dtype, copy=False))
         return found
+
+
+class CodedTable:
+    """A table whose labels that are text are numbers: the positions of their classes.
+
+    Parameters
+    ----------
+    table : Table
+        The user's table.
+    codes : mapping
+        Label -> (rows,): the position of the class of each row, NaN if it is missing.
+    """
+
+    def __init__(self, table: Table, codes: Mapping[Any, NDArray[Any]]) -> None:
+        self._table, self._codes = table, codes
+        self.names, self.index, self.unnamed = table.names, table.index, table.unnamed
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def dtype(self, name: object) -> np.dtype[Any] | None:
+        return self._codes[name].dtype if name in self._codes else self._table.dtype(name)
+
+    def own_dtype(self, name: object) -> Any:
+        return self._table.own_dtype(name)
+
+    def key(self, name: object) -> pd.Index:
+        return self._table.key(name)
+
+    def numbers(self, names: Sequence[object], dtype: np.dtype[Any]) -> list[NDArray[Any]]:
+        others = iter(self._table.numbers([n for n in names if n not in self._codes], dtype))
+        return [self._codes[n].astype(dtype) if n in self._codes else next(others) for n in names]
 
 
 def _of_numpy(key: pd.Index) -> pd.Index:
@@ -283,7 +327,81 @@ def read_column(table: Table, name: object, argument: str) -> pd.Series:
     return pd.Series(found, pd.RangeIndex(len(found)), name=name)
 
 
-def read_keys(table: Table, time: object = None, entity: object = None, others: Sequence[object] = ()) -> Keys:
+def read_classes(table: Table, name: Any, keys: Keys) -> tuple[list[Any], NDArray[Any]] | None:
+    """Return the classes of a label that does not hold numbers, and the number of each row's class.
+
+    Parameters
+    ----------
+    table : Table
+        The table.
+    name : str
+        The label.
+    keys : Keys
+        The keys of the table, for messages.
+
+    Returns
+    -------
+    tuple or None
+        The classes: text, or numbers if the column has objects or categories that are numbers or booleans. They are
+        ascending; those of an ordered categorical in its own order. And an array (rows,): the position of a row's class if it
+        is text, otherwise the class itself; NaN if it is missing. None if the column holds numbers.
+
+    Raises
+    ------
+    DataError
+        If the column does not exist, or a value is neither text, a boolean nor a whole number, or the values are of both
+        kinds; with the first row that has it.
+    """
+    if table.dtype(_named(table, name, "label")) is not None or name in keys.names:
+        return None
+    column = table.key(name)
+    ordered = isinstance(column, pd.CategoricalIndex) and column.ordered
+    if isinstance(column, pd.CategoricalIndex):
+        codes, distinct = np.asarray(column.codes), list(column.categories)
+    else:
+        check_hashable(column, name, "classes")
+        codes, found = pd.factorize(column)
+        distinct = list(found)
+    present = np.unique(codes[codes >= 0])
+    values: dict[int, Any] = {}
+    for code in present.tolist():
+        value = distinct[code]
+        text = isinstance(value, str)
+        if not text and not _is_whole(value):
+            row = int(np.argmax(codes == code))
+            raise DataError(
+                f"The label {str(name)!r} has classes that are neither text, booleans nor whole numbers: {shown(value)} in "
+                f"{keys.describe(row)}. Convert them to text: frame[{str(name)!r}].astype(str)."
+            )
+        values[code] = str(value) if text else bool(value) if isinstance(value, (bool, np.bool_)) else int(value)
+    texts = {code: isinstance(value, str) for code, value in values.items()}
+    if len(set(texts.values())) > 1:
+        rows = sorted(int(np.argmax(codes == next(c for c in texts if texts[c] is kind))) for kind in (True, False))
+        first, second = (f"{shown(distinct[codes[row]])} in {keys.describe(row)}" for row in rows)
+        raise DataError(
+            f"The label {str(name)!r} has classes that are text and classes that are numbers: {first}, and {second}. Convert "
+            f"them to text: frame[{str(name)!r}].astype(str)."
+        )
+    is_text = any(texts.values())
+    order = list(values) if ordered and is_text else sorted(values, key=values.__getitem__)
+    numbers = np.full(len(distinct) + 1, np.nan)  # the last one is for missing values
+    for place, code in enumerate(order):
+        numbers[code] = place if is_text else values[code]
+    made = numbers[codes]
+    return list(dict.fromkeys(values[c] for c in order)), made if np.isnan(made).any() else made.astype(np.int64)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (Integral, np.bool_)) or (isinstance(value, Real) and float(value).is_integer())
+
+
+def read_keys(
+    table: Table,
+    time: object = None,
+    entity: object = None,
+    others: Sequence[object] = (),
+    labels: Sequence[object] = (),
+) -> Keys:
     """Find and check the times and entities of a table's rows.
 
     Parameters
@@ -297,6 +415,8 @@ def read_keys(table: Table, time: object = None, entity: object = None, others: 
         text. If there is none, the table has a single entity.
     others : sequence of str
         Columns with another role, which are chosen only if there is no other column of text.
+    labels : sequence of str
+        Columns with classes, which are never chosen.
 
     Raises
     ------
@@ -305,7 +425,7 @@ def read_keys(table: Table, time: object = None, entity: object = None, others: 
         at the same time, or its rows are not in chronological order.
     """
     time = _find_time(table) if time is None else _named(table, time, "time")
-    entity = _find_entity(table, time, others) if entity is None else _named(table, entity, "entity")
+    entity = _find_entity(table, time, others, labels) if entity is None else _named(table, entity, "entity")
     if entity == time:
         raise DataError(f"The column {str(time)!r} is both time and entity. Choose another one with entity=….")
     times, time_codes, days = _times(table, time)
@@ -382,13 +502,13 @@ def _names_things(key: pd.Index) -> bool:
     return not any(isinstance(one, _NO_NAMES) for one in key.dropna())
 
 
-def _find_entity(table: Table, time: object, excluded: Sequence[object]) -> Any:
+def _find_entity(table: Table, time: object, excluded: Sequence[object], labels: Sequence[object]) -> Any:
     others = [name for name in table.index if name != time]
     if len(others) == 1 and time in table.index:
         return others[0]
     if len(others) > 1:
         raise DataError(f"The index has several levels besides the time: {_listed(others)}. Choose one with entity=….")
-    text = [n for n in table.names if n not in (time, *table.index) and table.dtype(n) is None]
+    text = [n for n in table.names if n not in (time, *table.index, *labels) and table.dtype(n) is None]
     text = [n for n in text if _names_things(table.key(n))]
     if len(text) > 1:
         text = [n for n in text if n not in excluded]
@@ -566,10 +686,11 @@ def check_columns(table: Table, names: Mapping[str, Sequence[Any]], keys: Keys) 
             if name in keys.names:
                 raise DataError(f"{argument}={shown(name)} is a key column, so it cannot be used as numbers.")
             if table.dtype(name) is None:
-                raise _not_numbers(table, name, keys)
+                advice = "use a classifier" if argument == "label" else "leave it out"
+                raise _not_numbers(table, name, keys, advice)
 
 
-def _not_numbers(table: Table, name: object, keys: Keys) -> DataError:
+def _not_numbers(table: Table, name: object, keys: Keys, advice: str) -> DataError:
     column = table.key(name)
     if isinstance(column, pd.DatetimeIndex):
         what = "holds times"
@@ -580,4 +701,4 @@ def _not_numbers(table: Table, name: object, keys: Keys) -> DataError:
         bad = [i for i in np.flatnonzero(known).tolist() if not isinstance(column[i], Real)]
         row = int(bad[0] if bad else np.argmax(known))
         what = f"has the dtype {column.dtype}, with {shown(column[row])} in {keys.describe(row)}"
-    return DataError(f"The column {str(name)!r} does not hold numbers: it {what}. Convert it, or leave it out.")
+    return DataError(f"The column {str(name)!r} does not hold numbers: it {what}. Convert it, or {advice}.")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import logging
 import pickle
 import re
 import sys
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
@@ -21,16 +23,27 @@ from numpy.typing import NDArray
 
 from rollforge import trust
 from rollforge.build import build, describe
-from rollforge.errors import CodeNotAllowed, ConfigError, MissingDependency, ModelError, TaskNotSerializable, shown
+from rollforge.errors import (
+    CodeNotAllowed,
+    ConfigError,
+    MissingDependency,
+    ModelError,
+    TaskNotSerializable,
+    counted,
+    shown,
+)
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.models.base import Model, Reweighter
 from rollforge.models.boosting import Boosting
+from rollforge.models.classes import class_numbers, fitted_labels
 from rollforge.models.samples import Samples, prediction_features, training_samples
 from rollforge.session import current_session
 from rollforge.task import Definition, encode
 
 __all__ = ["SklearnModel", "describe_estimator"]
+
+log = logging.getLogger(__name__)
 
 LIBRARY = "sklearn"
 
@@ -68,7 +81,7 @@ class SklearnModel(Model):
 
     The estimator is fitted on the train segment's features, as a frame with column names, and on its labels in their
     original precision. A binary classifier predicts the probability of the larger class. A classifier of more classes
-    predicts a frame: ``score``, the mean of the classes' values weighted by their probabilities, and the probability of each
+    predicts a frame: ``score``, the mean of the classes' numbers weighted by their probabilities, and the probability of each
     class. Other estimators predict values, one column for each label. If the estimator stops early
     (``early_stopping_rounds``), it is given the valid segment as ``eval_set``. A ranker, such as LightGBM's, is given the rows
     of a day as one query.
@@ -87,9 +100,10 @@ class SklearnModel(Model):
         returns it. A description can have requests as further keys: ``set_fit_request: {sample_weight: true}``.
     weight_group : str, optional
         The group of columns of the dataset whose single column holds the weights of the rows (``sample_weight``).
-    classes : sequence of numbers, optional
-        The classes of a classifier, if a train segment may lack some of them: these are predicted with probability 0. By
-        default those of the train segment.
+    classes : sequence of numbers or text, optional
+        The classes of a classifier, ascending, if a train segment may lack some of them: these are predicted with
+        probability 0. By default those of the train segment. If they are text, the labels in the data are their positions in
+        this list, and the estimator is fitted on the text.
 
     Raises
     ------
@@ -103,7 +117,7 @@ class SklearnModel(Model):
     """
 
     def __init__(
-        self, estimator: object, weight_group: str | None = None, classes: Sequence[float] | None = None
+        self, estimator: object, weight_group: str | None = None, classes: Sequence[float | str] | None = None
     ) -> None:
         _library()  # also what other packages' estimators need
         built = _build(estimator)
@@ -118,6 +132,8 @@ class SklearnModel(Model):
         self.classes = None if classes is None else list(classes)
         self.labels: list[str] = []
         """The names of the labels on which it was fitted."""
+        self.present: list[Any] = []
+        """The classes of the train segment, in the order of the estimator's probabilities."""
 
     def fit(self, dataset: DatasetH, reweighter: Reweighter | None = None) -> None:
         """Fit on the rows of the train segment that have a label.
@@ -131,32 +147,45 @@ class SklearnModel(Model):
         samples, weight = self._samples(dataset, "train", reweighter)
         self.labels = list(samples.label_names)
         estimator = self._limited(_copy(self.estimator))
+        if is_classifier(estimator):
+            samples = self._with_classes(samples)
+            self._check_present(samples, estimator)
+            if len(self.present) == 1:
+                return
         routed = weight is not None and _requests_weights(estimator)
         arguments: dict[str, object] = {} if weight is None else {_of_weights(estimator, routed): weight}
         if is_ranker(estimator):
             arguments |= _queries(estimator, samples.features)
         if "valid" in dataset.segments and _stops_early(estimator):
-            valid, _ = self._samples(dataset, "valid", None)
-            accepted = _fit_arguments(estimator)
-            if "eval_X" in accepted:  # LightGBM from version 4.7 on
-                arguments |= {"eval_X": valid.features, "eval_y": _target(valid)}
-            elif _identifies_queries(estimator):
-                arguments["eval_set"] = _pool(valid)
-            else:
-                arguments["eval_set"] = [(valid.features, _target(valid))]
-            if is_ranker(estimator) and not _identifies_queries(estimator):
-                arguments["eval_group"] = [_day_sizes(valid.features)]
+            arguments |= self._validated(estimator, dataset)
         try:
             with _limits(), _routing() if routed else contextlib.nullcontext():
-                estimator.fit(_by_column(samples.features, estimator), _target(samples), **arguments)
+                estimator.fit(_by_column(samples.features, estimator), self._target(samples, estimator), **arguments)
         except Exception as exc:
             several = f" on the labels {', '.join(self.labels)}" if len(self.labels) > 1 else ""
             raise ModelError(
                 f"{_name(estimator)} cannot be fitted{several}{_missing(samples.features)}: {describe(exc)}"
             ) from exc
-        if is_classifier(estimator):
-            _check_classes(estimator, self.classes)
+        if is_classifier(estimator) and not _numbers_classes(estimator):
+            self.present = list(getattr(estimator, "classes_", self.present))  # a user's class may lack the attribute
         self.estimator = estimator
+
+    def _validated(self, estimator: Estimator, dataset: DatasetH) -> dict[str, object]:
+        """Return the arguments of ``fit`` with the valid segment."""
+        valid, _ = self._samples(dataset, "valid", None)
+        accepted = _fit_arguments(estimator)
+        if is_classifier(estimator):
+            valid = self._of_present(self._with_classes(valid), estimator)
+        # LightGBM from version 4.7 on, whose classifier numbers the classes of an eval_set only.
+        if "eval_X" in accepted and not (is_classifier(estimator) and "eval_set" in accepted):
+            found: dict[str, object] = {"eval_X": valid.features, "eval_y": self._target(valid, estimator)}
+        elif _identifies_queries(estimator):
+            found = {"eval_set": _pool(valid)}
+        else:
+            found = {"eval_set": [(valid.features, self._target(valid, estimator))]}
+        if is_ranker(estimator) and not _identifies_queries(estimator):
+            found["eval_group"] = [_day_sizes(valid.features)]
+        return found
 
     def predict(self, dataset: DatasetH, segment: str | slice = "test") -> pd.Series | pd.DataFrame:
         """Return the scores of a segment, index (datetime, instrument); a frame if there are several labels.
@@ -169,6 +198,8 @@ class SklearnModel(Model):
         if not self.labels:
             raise ModelError(f"{type(self).__name__} is not fitted yet.")
         features = prediction_features(dataset, segment, model=_name(self.estimator))
+        if len(self.present) == 1:
+            return self._of_classes(np.ones((len(features), 1)), features.index)
         features = _by_column(features, self.estimator)
         try:
             with _limits():
@@ -191,16 +222,71 @@ class SklearnModel(Model):
 
     def _of_classes(self, probability: NDArray[np.float64], index: pd.Index) -> pd.Series | pd.DataFrame:
         """Return the prediction of a classifier."""
-        own = list(getattr(self.estimator, "classes_", range(probability.shape[1])))
-        classes = own if self.classes is None else self.classes
+        classes = self.present if self.classes is None else self.classes
+        found = probability
+        if self.present != classes:
+            found = np.zeros((len(index), len(classes)), probability.dtype)
+            found[:, [classes.index(one) for one in self.present]] = probability
         if len(classes) == 2:
-            return pd.Series(probability[:, 1], index=index)
-        found = np.zeros((len(index), len(classes)))
-        found[:, [classes.index(one) for one in own]] = probability
-        score = found @ np.asarray(classes, np.float64)
+            return pd.Series(found[:, 1], index=index)
+        found = found.astype(np.float64, copy=False)
         made = pd.DataFrame(found, index, [f"class {one}" for one in classes])
-        made.insert(0, "score", score)
+        made.insert(0, "score", found @ class_numbers(classes))
         return made
+
+    def _with_classes(self, samples: Samples) -> Samples:
+        """Return samples whose labels are the classes on which the estimator is fitted.
+
+        Raises
+        ------
+        ModelError
+            If there is a class that is not among :attr:`classes`.
+        """
+        if self.classes is None or samples.label.shape[1] != 1:
+            return samples
+        numbers = class_numbers(self.classes)
+        others = np.setdiff1d(samples.label, numbers)
+        if len(others):
+            raise ModelError(
+                f"{_name(self.estimator)} has the class {shown(others[0])}, which is not among {shown(self.classes)}."
+            )
+        return replace(samples, label=fitted_labels(samples.label, self.classes))
+
+    def _check_present(self, samples: Samples, estimator: Estimator) -> None:
+        """Set the classes of the train segment. If there is only one, which many estimators do not accept, nothing is fitted."""
+        self.present = np.unique(samples.label).tolist()
+        if len(self.present) == 1 and self.classes is None:
+            raise ModelError(
+                f"{_name(estimator)} is a classifier, and all labels of the train segment are of one class: "
+                f"{shown(self.present)}."
+            )
+        if len(self.present) == 1:
+            log.warning(
+                "%s: every label of the train segment is of the class %s, which is predicted with probability 1",
+                _name(estimator), shown(self.present[0]),
+            )  # fmt: skip
+
+    def _of_present(self, valid: Samples, estimator: Estimator) -> Samples:
+        """Return the rows of the valid segment with a class of the train segment: an estimator cannot score others."""
+        kept = np.isin(valid.label[:, 0], np.array(self.present, valid.label.dtype))
+        if kept.all():
+            return valid
+        if not kept.any():
+            raise ModelError(
+                f"{_name(estimator)} stops early by the 'valid' segment, whose labels are all of classes that the 'train' "
+                f"segment lacks. It has: {shown(self.present)}."
+            )
+        log.warning(
+            "%s: %s of the 'valid' segment are left out, because the 'train' segment lacks their classes",
+            _name(estimator), counted(int((~kept).sum()), "row"),
+        )  # fmt: skip
+        return replace(valid, features=valid.features[kept], label=valid.label[kept])
+
+    def _target(self, samples: Samples, estimator: object) -> NDArray[np.generic]:
+        """Return what an estimator is fitted on: (rows,) for one label, otherwise (rows, labels)."""
+        if self.present and _numbers_classes(estimator):
+            return np.searchsorted(np.array(self.present, samples.label.dtype), samples.label[:, 0])
+        return _target(samples)
 
     def _samples(
         self, dataset: DatasetH, segment: str, reweighter: Reweighter | None
@@ -350,28 +436,23 @@ def _package(thing: object) -> str:
     return type(thing).__module__.partition(".")[0]
 
 
-def _check_classes(estimator: object, known: Sequence[float] | None) -> None:
-    """Raise an error if a fitted classifier has only one class, or a class that is not among the known ones."""
-    own = list(getattr(estimator, "classes_", (0, 1)))  # a user-defined class may lack the attribute
-    if len(own) < 2:
-        raise ModelError(
-            f"{_name(estimator)} is a classifier, and all labels of the train segment are of one class: {shown(own)}."
-        )
-    others = [] if known is None else [one for one in own if one not in known]
-    if others:
-        raise ModelError(f"{_name(estimator)} has the class {shown(others[0])}, which is not among {shown(known)}.")
+def _numbers_classes(estimator: object) -> bool:
+    """Return whether a classifier, as XGBoost's, accepts only the classes 0, 1, … without a gap."""
+    return _package(_last_step(estimator)) == "xgboost" and is_classifier(estimator)
 
 
 @contextlib.contextmanager
 def _limits() -> Iterator[None]:
     """Limit the threads of estimators without `n_jobs` to those of the session.
 
-    Also suppress a LightGBM warning about data that are part of a larger array, as is the case for a window.
+    Also suppress warnings of LightGBM about data that are part of a larger array, as is the case for a window, and about
+    ``eval_set``.
     """
     from threadpoolctl import threadpool_limits  # installed with scikit-learn
 
     with warnings.catch_warnings(), threadpool_limits(current_session().threads):
         warnings.filterwarnings("ignore", "Usage of np.ndarray subset")
+        warnings.filterwarnings("ignore", "The argument 'eval_set' is deprecated")
         yield
 
 
@@ -449,6 +530,11 @@ def _library() -> ModuleType:
 def is_classifier(estimator: object) -> bool:
     """Return whether an estimator is a classifier that predicts probabilities."""
     return bool(_library().is_classifier(estimator)) and hasattr(estimator, "predict_proba")
+
+
+def lacks_probabilities(estimator: object) -> bool:
+    """Return whether an estimator is a classifier without ``predict_proba``."""
+    return bool(_library().is_classifier(estimator)) and not hasattr(estimator, "predict_proba")
 
 
 def is_ranker(estimator: object) -> bool:
