@@ -58,7 +58,7 @@ class PathResult:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What was read from the recorders of a result."""
+    """Frames and runs that were read from the recorders of a result."""
 
     frames: Mapping[str, Mapping[str, pd.DataFrame]]
     """Recorder id -> ``pred`` and ``label``."""
