@@ -36,8 +36,8 @@ class Counted(torch.nn.Module):
 """
 
 
-def _start(folder: Path, market: Path) -> subprocess.Popen[bytes]:
-    """Start ``rollforge run`` in a folder of its own, with a cache of its own: one window, one worker process."""
+def _prepare(folder: Path, market: Path) -> None:
+    """Write the module and a workflow of one window into a folder of its own."""
     folder.mkdir()
     (folder / "counted.py").write_text(MODULE)
     model = {
@@ -59,13 +59,22 @@ def _start(folder: Path, market: Path) -> subprocess.Popen[bytes]:
         "task": task_definition(handler, TWO_WINDOWS, model=model),
         "rolling": {"step": 200, "rtype": "sliding"},
     }
-    command = ["run", write_workflow(folder / "net.yaml", document), "--jobs", "1", "--output", "out"]
-    with (folder / "said").open("wb") as said:
+    write_workflow(folder / "net.yaml", document)
+
+
+def _start(folder: Path, *command: str) -> subprocess.Popen[bytes]:
+    """Start a command in the folder, with the cache of the folder."""
+    with (folder / "said").open("ab") as said:
         return subprocess.Popen(
-            [sys.executable, "-m", "rollforge", *map(str, command)],
+            [sys.executable, "-m", "rollforge", *command],
             cwd=folder, stdout=said, stderr=subprocess.STDOUT,
-            env={**os.environ, "ROLLFORGE_CACHE": str(folder / "cache")},
+            env={**os.environ, "ROLLFORGE_CACHE": str(folder / "cache"), "ROLLFORGE_ALLOW": str(folder / "counted.py")},
         )  # fmt: skip
+
+
+def _succeed(folder: Path, *command: str) -> None:
+    with _start(folder, *command) as process:
+        assert process.wait(300) == 0, (folder / "said").read_text()
 
 
 def _calls(folder: Path) -> list[str]:
@@ -74,36 +83,77 @@ def _calls(folder: Path) -> list[str]:
     return file.read_text().split() if file.exists() else []
 
 
-@pytest.mark.slow
-def test_a_task_whose_worker_process_was_killed_continues_after_the_last_epoch(
-    small_market: Path, tmp_path: Path
-) -> None:
-    """The prediction of the task has the same bits as that of a run that was not disturbed, and no finished epoch is repeated."""
-    disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
-    with _start(disturbed, small_market) as process:
-        try:
-            deadline = time.monotonic() + 300
-            while not list(disturbed.glob("cache/checkpoints/*.pt")) and time.monotonic() < deadline:
-                assert process.poll() is None, (disturbed / "said").read_text()
-                time.sleep(0.01)
-            killed = _calls(disturbed)[-1]
-            assert int(killed) != process.pid
-            os.kill(int(killed), signal.SIGKILL)
-            assert process.wait(300) == 0, (disturbed / "said").read_text()
-        finally:
-            process.kill()
-    with _start(undisturbed, small_market) as other:
-        assert other.wait(300) == 0, (undisturbed / "said").read_text()
+def _wait_for_a_checkpoint(folder: Path, process: subprocess.Popen[bytes]) -> str:
+    """Return the number of the process that trains."""
+    deadline = time.monotonic() + 300
+    while not list(folder.glob("cache/checkpoints/*.pt")) and time.monotonic() < deadline:
+        assert process.poll() is None, (folder / "said").read_text()
+        time.sleep(0.01)
+    training = _calls(folder)[-1]
+    assert int(training) != process.pid
+    return training
 
-    again, all_at_once = _calls(disturbed), _calls(undisturbed)
+
+RUN = ("run", "net.yaml", "--jobs", "1", "--output", "out")
+WORKER = ("worker", "-t", "net", "--store", "sqlite:///tasks.db", "--jobs", "1", "--lease", "5", "--exit-when-empty")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small_market: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was not disturbed."""
+    folder = tmp_path_factory.mktemp("trained") / "undisturbed"
+    _prepare(folder, small_market)
+    _succeed(folder, *RUN)
+    assert len(set(_calls(folder))) == 1
+    return folder
+
+
+def _check_continued(folder: Path, undisturbed: Path, killed: str) -> None:
+    """The prediction has the same bits as that of the other run, and no finished epoch was repeated."""
+    again, all_at_once = _calls(folder), _calls(undisturbed)
     assert len(set(again)) == 2
-    assert len(set(all_at_once)) == 1
     an_epoch = len(all_at_once) // EPOCHS
     continued = [number for number in again if number != killed]
     assert len(continued) % an_epoch == 0
     assert len(continued) < len(all_at_once)
     assert len(again) - len(all_at_once) <= an_epoch  # of the epoch during which it was killed
-    assert "killed by SIGKILL" in (disturbed / "out" / "run.log").read_text()
-    predictions = [pd.read_parquet(folder / "out" / "prediction.parquet") for folder in (disturbed, undisturbed)]
+    predictions = [pd.read_parquet(one / "out" / "prediction.parquet") for one in (folder, undisturbed)]
     pd.testing.assert_frame_equal(*predictions, check_exact=True)
     assert predictions[0]["score"].std() > 0
+
+
+@pytest.mark.slow
+def test_a_task_whose_worker_process_was_killed_continues_after_the_last_epoch(
+    small_market: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """``rollforge run`` starts another process, which continues with the same bits."""
+    folder = tmp_path / "disturbed"
+    _prepare(folder, small_market)
+    with _start(folder, *RUN) as process:
+        try:
+            killed = _wait_for_a_checkpoint(folder, process)
+            os.kill(int(killed), signal.SIGKILL)
+            assert process.wait(300) == 0, (folder / "said").read_text()
+        finally:
+            process.kill()
+    assert "killed by SIGKILL" in (folder / "out" / "run.log").read_text()
+    _check_continued(folder, undisturbed, killed)
+
+
+@pytest.mark.slow
+def test_another_worker_continues_the_training_of_a_killed_one(
+    small_market: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """``rollforge worker`` itself is killed, and its process ends; another worker on the machine takes the task over."""
+    folder = tmp_path / "pool"
+    _prepare(folder, small_market)
+    _succeed(folder, "submit", "net.yaml")
+    with _start(folder, *WORKER) as first:
+        try:
+            killed = _wait_for_a_checkpoint(folder, first)
+        finally:
+            first.kill()
+    _succeed(folder, *WORKER)
+    _succeed(folder, "collect", "net.yaml", "--output", "out")
+    assert (folder / "said").read_text().count("started") == 2
+    _check_continued(folder, undisturbed, killed)
