@@ -180,6 +180,10 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "rollforge.models.lightgbm": "LGBModel",
         "also": "DataHandlerLP DatasetH LightGBMFInt ModelFT R Reweighter",
     },
+    "qlib.contrib.model.highfreq_gdbt_model": {
+        "rollforge.models.lightgbm": "HFLGBModel",
+        "also": "DataHandlerLP DatasetH LightGBMFInt ModelFT",
+    },
     "qlib.contrib.model.linear": {
         "rollforge.models.linear": "LinearModel",
         "also": "DataHandlerLP DatasetH get_module_logger Model Reweighter",
@@ -747,8 +751,9 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.workflow.record_temp": {
         "rollforge.compat.qlib.logs": "logger",
-        "rollforge.record": "ACRecordTemp MultiPassPortAnaRecord PortAnaRecord RecordTemp SigAnaRecord SignalRecord",
-        "intraday": "HFSignalRecord",
+        "rollforge.record": (
+            "ACRecordTemp HFSignalRecord MultiPassPortAnaRecord PortAnaRecord RecordTemp SigAnaRecord SignalRecord"
+        ),
         "also": (
             "calc_ic calc_long_short_prec calc_long_short_return class_casting DataHandlerLP DatasetH "
             "deepcopy_basic_type fill_placeholder flatten_dict Freq get_date_by_shift get_module_logger "
@@ -821,7 +826,6 @@ NOT_COVERED: Mapping[str, str] = {
     "qlib.contrib.data.highfreq_handler": "intraday",
     "qlib.contrib.data.highfreq_processor": "intraday",
     "qlib.contrib.data.highfreq_provider": "intraday",
-    "qlib.contrib.model.highfreq_gdbt_model": "intraday",
     "qlib.contrib.strategy.optimizer": "optimizer",
     "qlib.contrib.report.data": "figures",
     "qlib.data.client": "server",

@@ -83,6 +83,8 @@ def _defined(body: Sequence[ast.stmt]) -> Iterator[str]:
                 yield from _targets(target)
         elif isinstance(node, ast.AnnAssign):
             yield from _targets(node.target)
+        elif isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
+            continue  # only in the program that the module is too
         elif isinstance(node, (ast.If, ast.Try)):
             yield from _defined([*node.body, *node.orelse])
             for handler in node.handlers if isinstance(node, ast.Try) else ():
@@ -129,7 +131,7 @@ def resolve(pairs: Sequence[Import], python: str = sys.executable) -> dict[Impor
 
 
 NOT_RESOLVED = {
-    ("qlib.contrib.data.highfreq_provider", "HighFreqProvider"): "intraday bars",
+    ("qlib.contrib.data.highfreq_provider", "HighFreqProvider"): "high-frequency trading",
 }
 """Imports that do not resolve if pyqlib is not installed, and a part of the reason given."""
 

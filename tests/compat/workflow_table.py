@@ -4,9 +4,10 @@
     QLIB_SOURCE=CHECKOUT python tests/compat/workflow_table.py run Linear LSTM   # runs those with one of these words
     QLIB_SOURCE=CHECKOUT python tests/compat/workflow_table.py plan              # plans all files, and runs none
 
-It runs them in the folder of the examples, to which the paths in them are relative, and writes the table after each file.
-The files are unchanged, except that their data folder is a small demo market with their universes, benchmarks and days, and
-that PyTorch models are trained for two epochs. What is not run keeps its cell in the table as long as it can be planned.
+It runs them in copies of the folders to which the paths in them are relative, and writes the table after each file. The
+files are unchanged, except that their data folder is a small demo market with their universes, benchmarks and days, and bars
+of ten minutes of each day, and that PyTorch models are trained for one epoch. What is not run keeps its cell in the table as
+long as it can be planned.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import sys
 import tempfile
 import warnings
@@ -22,12 +24,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import yaml
 
 from rollforge import pipeline
 from rollforge.errors import RollforgeError
+from rollforge.features.api import D
 from rollforge.market.demo import make_demo
+from rollforge.market.folder_writer import write_folder
 from rollforge.plan import Plan, make_plan
+from rollforge.session import Session, using
 from rollforge.task import Document
 from rollforge.workflow import load_workflow
 
@@ -35,10 +42,13 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "compat.md"
 BEGIN = "<!-- written by tests/compat/workflow_table.py -->"
 END = "<!-- end of the table of workflow files -->"
 MARKET: dict[str, Any] = {
-    "instruments": 8, "start": "2007-01-01", "end": "2021-06-30", "universes": ["csi100", "csi300", "csi500", "csi800"],
+    "instruments": 4, "start": "2007-01-01", "end": "2021-06-30", "universes": ["csi100", "csi300", "csi500", "csi800"],
     "benchmarks": ["SH000300", "SH000905"],
 }  # fmt: skip
-SHORT = {"n_epochs": 2, "max_steps": 40}
+MINUTES = pd.timedelta_range("14:50:00", "14:59:00", freq="min")
+STARTED_IN = {"benchmarks/TRA/configs": "benchmarks/TRA"}
+"""Folder of files -> the folder in which their README starts them; the others are started in that of the examples."""
+SHORT = {"n_epochs": 1, "max_steps": 20}
 """Arguments of PyTorch models that limit the training, and the values with which they are run."""
 MAX_REASON = 160
 
@@ -60,14 +70,37 @@ def rows(
     """Yield the row of each file: its model, and whether it can be planned and run, or the reason why not."""
     market = folder / "market"
     make_demo(market, **MARKET)
+    add_minutes(market)
+    copy = folder / "examples"
+    shutil.copytree(checkout / "examples", copy)
     for number, file in enumerate(files):
         place = folder / str(number)
         place.mkdir()
-        plan, planned = _planned(file, market, place)
         name = str(file.relative_to(checkout / "examples"))
+        os.chdir(copy / STARTED_IN.get(os.path.dirname(name), ""))
+        plan, planned = _planned(copy / name, market, place)
         ran = "" if plan is None else _ran(plan) if chosen(file) else known.get(name, "")
         cells = [f"`{name}`", _model(file), planned, ran]
         yield "| " + " | ".join(_plain(cell, checkout, folder) for cell in cells) + " |"
+
+
+def add_minutes(market: Path) -> None:
+    """Add bars of some minutes of each day to a market of days: the values of the day, and a little noise."""
+    fields = ["open", "high", "low", "close", "volume", "vwap", "factor"]
+    members = {file: file.read_bytes() for file in (market / "instruments").iterdir()}
+    with using(Session(provider_uri=str(market))):
+        days = pd.DatetimeIndex(D.calendar())
+        daily = D.features(D.instruments("all"), [f"${field}" for field in fields])
+    numbers = np.random.default_rng(3)
+    series = {}
+    for code, rows in daily.groupby(level="instrument"):
+        values = rows.droplevel("instrument").reindex(days).to_numpy().repeat(len(MINUTES), axis=0)
+        values[:, :-1] *= 1 + 0.002 * numbers.standard_normal((len(values), len(fields) - 1))
+        series[str(code)] = 0, dict(zip(fields, values.T, strict=True))
+    times = (days.to_numpy()[:, None] + MINUTES.to_numpy()).ravel()
+    write_folder(market, times, series, {"all": {code: [(days[0], days[-1])] for code in series}}, "1min")
+    for file, content in members.items():
+        file.write_bytes(content)
 
 
 def _model(file: Path) -> str:
@@ -92,7 +125,7 @@ def _planned(file: Path, market: Path, place: Path) -> tuple[Plan | None, str]:
 
 
 def _shortened(template: Document) -> Document:
-    """Return a task whose model, if it is one of PyTorch, is trained for two epochs."""
+    """Return a task whose model, if it is one of PyTorch, is trained for one epoch."""
     model = template["model"]
     if "pytorch" not in str(model.get("module_path")):
         return template
@@ -152,7 +185,6 @@ def main() -> int:
     def chosen(file: Path) -> bool:
         return verb == "run" and (not words or any(word in str(file) for word in words))
 
-    os.chdir(checkout / "examples")
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as name:

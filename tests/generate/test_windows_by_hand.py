@@ -341,6 +341,13 @@ def test_segments_without_trading_days_are_named(segments: Any, words: str) -> N
         validate_segments(task(**segments), CALENDAR)
 
 
+def test_segments_may_meet_on_a_day_without_trading() -> None:
+    """A Saturday ends one segment and begins the next, which have no trading day in common; a Friday is one of both."""
+    validate_segments(task(train=january(1, 6), test=january(6, 11)), CALENDAR)
+    with pytest.raises(SegmentError, match="ends on 2024-01-05, and 'test' starts on 2024-01-05"):
+        validate_segments(task(train=january(1, 5), test=january(5, 11)), CALENDAR)
+
+
 @pytest.mark.parametrize(
     "segment", [january(1, 1), january(26, 26), (None, "2024-01-01"), ("2024-01-26", None), (None, None)]
 )

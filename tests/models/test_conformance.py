@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from rollforge.models import CatBoostModel, DEnsembleModel, LGBModel, LinearModel, SklearnModel, XGBModel
+from rollforge.models import CatBoostModel, DEnsembleModel, HFLGBModel, LGBModel, LinearModel, SklearnModel, XGBModel
 from rollforge.testing.model import ModelSuite
 
 pytestmark = pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # of scikit-learn 1.5
@@ -16,6 +16,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarnin
 class TestLGBModel(ModelSuite):
     def make_model(self) -> Any:
         return LGBModel(num_boost_round=20, learning_rate=0.3, num_leaves=8, num_threads=20)
+
+
+class TestHFLGBModel(ModelSuite):
+    def make_model(self) -> Any:
+        return HFLGBModel(objective="binary", num_boost_round=20, learning_rate=0.3, num_leaves=8, num_threads=20)
 
 
 class TestXGBModel(ModelSuite):

@@ -13,7 +13,7 @@ import pytest
 from rollforge.errors import ModelError, SegmentError
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
-from rollforge.models import ConstantModel, LGBModel, LinearModel, Reweighter, XGBModel
+from rollforge.models import ConstantModel, HFLGBModel, LGBModel, LinearModel, Reweighter, XGBModel
 from rollforge.session import Session, using
 from rollforge.track import artifact
 from rollforge.track.artifact_files import LocalFiles
@@ -50,6 +50,24 @@ def score(model: Any, data: DatasetH) -> float:
     label = data.prepare("test", col_set="label", data_key="raw").iloc[:, 0]
     assert prediction.index.equals(label.index)
     return float(prediction.corr(label))
+
+
+def test_the_model_of_intraday_bars_learns_which_labels_are_above_the_mean_of_their_time() -> None:
+    """As LightGBM does from 0 and 1; a label that equals the mean counts as above."""
+    frame, parameters = market(), {"num_boost_round": 5, "num_leaves": 5}
+    first = frame.index.get_level_values("datetime") == frame.index[0][0]
+    frame.loc[first, ("label", "y0")] = 0.25
+    labels = frame[("label", "y0")].astype(np.float64)
+    above = frame.copy()
+    above[("label", "y0")] = (labels >= labels.groupby(level="datetime").transform("mean")).astype(np.float32)
+    assert above.loc[first, ("label", "y0")].eq(1).all()
+    assert 0.4 < above[("label", "y0")].mean() < 0.6
+    found = []
+    for model, data in ((HFLGBModel("binary", **parameters), frame), (LGBModel("binary", **parameters), above)):
+        model.fit(DatasetH(DataHandlerLP.from_df(data), SEGMENTS))
+        found.append(model.predict(DatasetH(DataHandlerLP.from_df(data), SEGMENTS)))
+    pd.testing.assert_series_equal(*found, check_exact=True)
+    assert found[0].between(0, 1).all()
 
 
 @pytest.mark.parametrize("estimator", ["ols", "ridge"])

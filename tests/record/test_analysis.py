@@ -20,7 +20,7 @@ from rollforge.errors import ArtifactNotFound, ConfigError, DataError
 from rollforge.features.alpha import Alpha158
 from rollforge.generate.label import LABEL_TAG, Label, labels_to_text
 from rollforge.models.base import Model
-from rollforge.record import SigAnaRecord
+from rollforge.record import HFSignalRecord, SigAnaRecord
 from rollforge.record.analysis import (
     calc_ic,
     calc_long_short_prec,
@@ -515,6 +515,24 @@ def test_the_label_saved_with_a_run_takes_precedence(tmp_path: Path) -> None:
     SigAnaRecord(recorder, ana_long_short=True).generate()
     expected = calc_long_short_return(pred, label)[0].mean() / 5 * 252
     assert recorder.list_metrics()["Long-Short Ann Return"] == pytest.approx(expected)
+
+
+def test_the_record_of_intraday_signals(tmp_path: Path) -> None:
+    """Precision is measured against the mean of the time, and returns are not annualised; by hand for ten scores."""
+    pred, label = one_day([*range(10)], [-1, -2, 0, 0, 0, 0, 0, 0, 5, -3])
+    other = label.rename(index={pd.Timestamp("2020-01-01"): pd.Timestamp("2020-01-02")})
+    both = pd.concat([pred, pred.set_axis(other.index)]), pd.concat([label, other.where(other != 5, 2)])
+    recorder = recorder_with(tmp_path, both[0], both[1].to_frame("LABEL0"))
+    HFSignalRecord(recorder, anything=1).generate()
+    found = recorder.list_metrics()
+    # The mean is -0.1 on the first day and -0.4 on the second, so one of the two best is above it, and both worst are below.
+    assert (found["Long precision"], found["Short precision"]) == (0.5, 1.0)
+    returns = [((5 - 3) / 2 + 1.5) / 2, ((2 - 3) / 2 + 1.5) / 2]
+    assert found["Long-Short Average Return"] == pytest.approx(np.mean(returns))
+    assert found["Long-Short Average Sharpe"] == pytest.approx(np.mean(returns) / np.std(returns, ddof=1))
+    assert found["IC"] == pytest.approx(calc_ic(*both)[0].mean())
+    names = HFSignalRecord(recorder).list()
+    assert [len(recorder.load_object(f"hg_sig_analysis/{name}")) for name in names] == [2] * 6
 
 
 def test_what_is_printed_names_days_label_and_costs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

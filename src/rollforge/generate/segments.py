@@ -254,7 +254,7 @@ def validate_segments(
     ------
     SegmentError
         If a segment is missing, unreadable, inverted, or without any trading day, or if train, valid, test or those in
-        `needed` overlap. Other segments, such as ``pretrain``, may overlap any segment.
+        `needed` have a trading day in common. Other segments, such as ``pretrain``, may overlap any segment.
     """
     segments = segments_of(task, path)
     for name in needed:
@@ -274,8 +274,10 @@ def validate_segments(
                 path=f"{path}.{name}",
             )
     apart = {*_FITTED_AND_TESTED, *needed}
-    for (name, (_, end)), (later, (start, _)) in pairwise([s for s in sequence if s[0] in apart]):
-        if end is None or start is None or start <= last_moment(end):
+    for (name, segment), (later, after) in pairwise([s for s in sequence if s[0] in apart]):
+        end, start = segment.end, after.start
+        shared = segment.positions(days)[1] > after.positions(days)[0]  # both may name the same day without trading
+        if shared and (end is None or start is None or start <= last_moment(end)):
             shown = "is open" if end is None else f"ends on {show_time(end)}"
             raise SegmentError(
                 f"overlaps with {later!r}: it {shown}, and {later!r} starts on {_shown(start)}.", path=f"{path}.{name}"

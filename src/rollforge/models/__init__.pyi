@@ -17,6 +17,7 @@ from .double_ensemble import (
     DEnsembleModel as DEnsembleModel,
 )
 from .lightgbm import (
+    HFLGBModel as HFLGBModel,
     LGBModel as LGBModel,
 )
 from .linear import (

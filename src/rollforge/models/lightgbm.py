@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from types import ModuleType
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
@@ -20,10 +20,10 @@ from rollforge.features.dataset import DatasetH
 from rollforge.models.base import ModelFT, Reweighter
 from rollforge.models.boosting import Boosting, Curves
 from rollforge.models.parameters import check_values, library_error
-from rollforge.models.samples import prediction_features, training_samples
+from rollforge.models.samples import Samples, prediction_features, training_samples
 from rollforge.session import current_session
 
-__all__ = ["LGBModel"]
+__all__ = ["HFLGBModel", "LGBModel"]
 
 log = logging.getLogger(__name__)
 
@@ -147,8 +147,12 @@ class LGBModel(Boosting, ModelFT):
         if segment == "train":
             self.feature_names = list(map(str, samples.features.columns))
         return _library().Dataset(
-            samples.features.to_numpy(), label=samples.label, weight=samples.weight, reference=reference
+            samples.features.to_numpy(), label=self._target(samples), weight=samples.weight, reference=reference
         )
+
+    def _target(self, samples: Samples) -> NDArray[np.floating]:
+        """Return what is learned."""
+        return samples.label
 
     def fit(
         self,
@@ -258,3 +262,27 @@ class LGBModel(Boosting, ModelFT):
         # The library's own names cannot contain all characters; a model saved by an earlier version has only these.
         names = getattr(self, "feature_names", None) or model.feature_name()
         return pd.Series(model.feature_importance(*args, **kwargs), index=names).sort_values(ascending=False)
+
+
+class HFLGBModel(LGBModel):
+    """LightGBM that learns whether the label is at least the (weighted) mean of the same time, Qlib's model for intraday bars.
+
+    With ``objective="binary"`` it predicts the probability. Otherwise it has the arguments and methods of :class:`LGBModel`.
+
+    Parameters
+    ----------
+    loss : {"mse", "binary"}
+        The objective.
+    **kwargs
+        See :class:`LGBModel`.
+    """
+
+    def __init__(self, loss: str = "mse", **kwargs: Any) -> None:
+        super().__init__(loss, **kwargs)
+
+    def _target(self, samples: Samples) -> NDArray[np.floating]:
+        days = samples.features.index.get_level_values("datetime")
+        label = samples.label.astype(np.float64)
+        weight = np.ones_like(label) if samples.weight is None else samples.weight
+        sums = pd.DataFrame({"label": label * weight, "weight": weight}).groupby(days).transform("sum")
+        return (label >= (sums["label"] / sums["weight"]).to_numpy()).astype(np.float32)

@@ -1,6 +1,7 @@
 # The public names and where they live; read by type checkers, and at run time to import each name on first use.
 
 from .analysis import (
+    HFSignalRecord as HFSignalRecord,
     SigAnaRecord as SigAnaRecord,
 )
 from .base import (

@@ -30,8 +30,8 @@ from rollforge.record.signal import SignalRecord
 from rollforge.track.base import Recorder
 
 __all__ = [
-    "SigAnaRecord", "calc_ic", "calc_long_short_prec", "calc_long_short_return", "evaluated_column", "mean_to_std",
-    "newey_west_t", "quantile_returns", "recorded_labels", "risk_analysis",
+    "HFSignalRecord", "SigAnaRecord", "calc_ic", "calc_long_short_prec", "calc_long_short_return", "evaluated_column",
+    "mean_to_std", "newey_west_t", "quantile_returns", "recorded_labels", "risk_analysis",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -655,6 +655,53 @@ class SigAnaRecord(ACRecordTemp):
     def list(self) -> builtins.list[str]:
         """Return the names of the artifacts."""
         return ["ic.pkl", "ric.pkl", *(["long_short_r.pkl", "long_avg_r.pkl"] if self.ana_long_short else [])]
+
+
+class HFSignalRecord(ACRecordTemp):
+    """Saves the IC, the Rank IC, the precision and the long-short return of each time, and logs their means.
+
+    Precision is the share of the best scores whose label is above the mean of the same time, and of the worst scores whose
+    label is below it. Returns are those of the label; they are neither annualised nor after costs.
+
+    Parameters
+    ----------
+    recorder : Recorder
+        A run with ``pred.pkl`` and ``label.pkl``.
+    **kwargs
+        Ignored, as in Qlib.
+    """
+
+    artifact_path = "hg_sig_analysis"
+    depend_cls = SignalRecord
+
+    def __init__(self, recorder: Recorder | None = None, **kwargs: object) -> None:
+        super().__init__(recorder)
+
+    def _generate(self, **kwargs: object) -> dict[str, Any] | None:
+        pred, label = self.load("pred.pkl"), self.load("label.pkl")
+        if label is None or label.empty:
+            log.warning("%s: there is no label to evaluate the prediction", self.recorder)
+            return None
+        scores, truth = pred.iloc[:, 0], label.iloc[:, 0]
+        ic, ric = calc_ic(scores, truth)
+        best, worst = calc_long_short_prec(scores, truth, is_alpha=True)
+        long_short, average = calc_long_short_return(scores, truth)
+        metrics: dict[str, Any] = {
+            "IC": float(ic.mean()), "ICIR": mean_to_std(ic), "Rank IC": float(ric.mean()), "Rank ICIR": mean_to_std(ric),
+            "Long precision": float(best.mean()), "Short precision": float(worst.mean()),
+            "Long-Short Average Return": float(long_short.mean()),
+            "Long-Short Average Sharpe": mean_to_std(long_short),
+        }  # fmt: skip
+        self.recorder.log_metrics(**metrics)
+        self.report(f"The signal's metrics, before costs ({ic.notna().sum()} times):", metrics)
+        return {
+            "ic.pkl": ic, "ric.pkl": ric, "long_pre.pkl": best, "short_pre.pkl": worst, "long_short_r.pkl": long_short,
+            "long_avg_r.pkl": average,
+        }  # fmt: skip
+
+    def list(self) -> builtins.list[str]:
+        """Return the names of the artifacts."""
+        return ["ic.pkl", "ric.pkl", "long_pre.pkl", "short_pre.pkl", "long_short_r.pkl", "long_avg_r.pkl"]
 
 
 def recorded_labels(recorder: Recorder) -> tuple[Label, ...]:
