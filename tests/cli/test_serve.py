@@ -141,6 +141,33 @@ def test_history_and_signals(uri: str, folder: Path) -> None:
     assert (latest["version"], latest["signals"], latest["why"]) == (2, {"A": 0.75, "B": None}, "late bars")
 
 
+def test_what_is_not_there_is_said(tmp_path: Path, folder: Path) -> None:
+    """A service that has published nothing, a day without entries, and a day whose signals were withdrawn."""
+    ledger = open_ledger(f"sqlite:///{tmp_path}/new.db")
+    lease = ledger.acquire("us", holder="test", seconds=60)
+    ledger.append(lease, 1, "service", service_body("us", "the text"))
+    ledger.release(lease)
+    ledger.close()
+    assert serve(ledger.uri, "status").stdout == "service us: 1 entry, last published never\n"
+    refused = serve(ledger.uri, "signals", FIRST).exception
+    assert str(refused) == f"There are no signals of {FIRST}. No day has been published yet."
+    ledger = fill(f"sqlite:///{tmp_path}/tasks.db", folder)
+    text = serve(ledger.uri, "history", "--day", "2024-06-09").stdout
+    assert text.splitlines()[:2] == ["nothing was recorded about 2024-06-09", "models used on 2024-06-09:"]
+    assert "no signals of 2024-06-09. The last day with signals is 2024-06-04." in str(
+        serve(ledger.uri, "signals", "2024-06-09").exception
+    )
+    lease = ledger.acquire("us", holder="test", seconds=60)
+    gone = Signal(SECOND, 2, ("r2",), f"signals/{SECOND}.v1.parquet", "0" * 64, 0, "no longer a trading day")
+    ledger.append(lease, 6, "correction", correction_body([gone], gone.why))
+    ledger.release(lease)
+    result = serve(ledger.uri, "signals", SECOND)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.strip() == f"version 2 withdraws the signals of {SECOND}: no longer a trading day"
+    assert serve(ledger.uri, "signals", SECOND, "--version", 1).stdout == "A\t1.0\n"
+    ledger.close()
+
+
 def test_promotion_and_rollback_are_one_entry_each(uri: str, folder: Path) -> None:
     """Promotions and rollbacks apply from the day after the last published one; earlier days stay unchanged."""
     ledger = fill(uri, folder)
@@ -158,6 +185,8 @@ def test_promotion_and_rollback_are_one_entry_each(uri: str, folder: Path) -> No
     assert (state.last, state.entries[-1].kind) == (7, "promotion")
     assert [[r.recorder for r in state.champions(day)] for day in ("2024-06-07", "2024-06-10")] == [["r1"], ["r2"]]
     assert "already" in serve(uri, "promote", "r2", "--from", "2024-06-10").stdout
+    assert "planned champions from 2024-06-10: r2" in serve(uri, "status").stdout
+    assert json.loads(serve(uri, "status", "--json").stdout)["planned"] == {"2024-06-10": ["r2"]}
     assert (len(ledger.entries("us")), ledger.held_by("us")) == (7, None)
     ledger.close()
 

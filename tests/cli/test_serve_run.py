@@ -142,6 +142,10 @@ def test_a_correction_is_a_new_version(tmp_path: Path, workflow: Path, market: M
     assert (entry["kind"], entry["body"]["signals"][0]) == ("correction", corrected)
     assert "none changed" in serve(uri, "check")
     assert serve(uri, "correct", BEGIN, "--json")["corrected"] == []
+    market.close.loc[DAYS[FIRST - 1], "A"] *= 1.5
+    market.show(BEGIN)
+    alone = serve(uri, "correct", DAYS[FIRST - 1])
+    assert f"the data of 1 other day from {BEGIN} on have changed too" in alone
     refused = call("serve", "--ledger", uri, "correct", DAYS[FIRST + 1])
     assert "no signals" in str(refused.exception)
     ledger = open_ledger(uri)

@@ -74,6 +74,35 @@ def test_a_corrected_price_is_a_new_version(market: Market) -> None:
         correct(served.service, "2024-01-02")
 
 
+def test_days_after_one_that_was_corrected_alone_count_as_changed(market: Market) -> None:
+    """Until each of them is corrected; in the end the signals are those of a service that began with the new price."""
+    served = live(market, manager(), DAYS[60:64])
+    market.close.loc[RUN[1], "B"] *= 1.1
+    market.show(DAYS[63])
+    for day in DAYS[61:63]:
+        assert [signal.day for signal in correct(served.service, day)] == [day]
+        assert changed_days(served.service) == [other for other in DAYS[61:64] if other > day]
+    assert [signal.day for signal in correct(served.service)] == DAYS[63:64]
+    assert changed_days(served.service) == []
+    again = live(market, manager(name="again", service="again"), DAYS[60:64]).get_signals()
+    equal(served.get_signals().loc[RUN[1] :], again.loc[RUN[1] :])
+    market.close.loc[DAYS[63], "B"] *= 1.1
+    market.show(DAYS[63])
+    assert [signal.day for signal in correct(served.service, DAYS[63])] == [DAYS[63]]
+    assert changed_days(served.service) == []
+
+
+def test_days_after_one_that_was_withdrawn_alone_count_as_changed(market: Market) -> None:
+    """Their features skip the day that turned out to be a holiday."""
+    served = live(market, manager(), RUN)
+    market.close = market.close.drop(index=pd.Timestamp(RUN[1]))
+    market.show(RUN[2])
+    assert [signal.rows for signal in correct(served.service, RUN[1])] == [0]
+    assert changed_days(served.service) == [RUN[2]]
+    assert [signal.day for signal in correct(served.service)] == [RUN[2]]
+    assert changed_days(served.service) == []
+
+
 def test_days_after_a_changed_day_are_corrected_too(market: Market) -> None:
     """The features of the days after a changed day are computed from it; afterwards no day counts as changed, also if
     its signals stayed the same."""

@@ -281,9 +281,10 @@ def correct(
     """Publish new versions of the signals of past days, predicted from the current data.
 
     The models are those that were used on the day. Earlier versions are kept, and a day whose signals stay the same
-    gets no new version.
+    gets no new version. If only one day is corrected, 'check' lists those after it, which are predicted from it too.
     """
     from rollforge.cli.service import read_workflow, service_of
+    from rollforge.errors import counted
     from rollforge.online import corrections
     from rollforge.online.locations import service_folder
     from rollforge.session import using
@@ -292,12 +293,10 @@ def correct(
     workflow, begin = read_workflow(state.definition, ledger.uri)
     chosen = _day(day) if day is not None else None
     with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
-        corrected = corrections.correct(
-            service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition, ledger.uri)),
-            chosen,
-            reason,
-            rules=workflow.checks,
-        )
+        folder = service_folder(name, state.definition, ledger.uri)
+        service = service_of(name, workflow, begin, ledger.uri, folder)
+        corrected = corrections.correct(service, chosen, reason, rules=workflow.checks)
+        left = corrections.changed_days(service) if chosen is not None else []
     if as_json:
         echo_json(json.dumps({"service": name, "corrected": [signal.to_document() for signal in corrected]}))
         return
@@ -305,6 +304,9 @@ def correct(
         echo(f"signals {signal.day} version {signal.version}: {signal.rows} rows, {one_line(signal.file)}")
     if not corrected:
         echo("no signals have changed")
+    if left:
+        days = counted(len(left), "other day")
+        echo(f"the data of {days} from {left[0]} on have changed too; 'rollforge serve correct' corrects all")
 
 
 @app.command()
@@ -322,7 +324,8 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         echo_json(json.dumps(found))
         return
-    echo(f"service {one_line(name)}: {state.last} entries, last published {state.last_published or 'never'}")
+    entries = f"{state.last} {'entry' if state.last == 1 else 'entries'}"
+    echo(f"service {one_line(name)}: {entries}, last published {state.last_published or 'never'}")
     if latest:
         echo(f"signals {latest.day} version {latest.version}: {latest.rows} rows, {one_line(latest.file)}")
     if failed:
@@ -334,6 +337,8 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
     if found["running"]:
         echo(_running(found["running"]))
     _show_models([*state.champions(today), *state.candidates(today)])
+    for day, champions in found["planned"].items():
+        echo(f"planned champions from {day}: {', '.join(map(one_line, champions))}")
     for one in found["comparisons"]:
         echo(f"{one['candidate']}: {overview.described(Comparison.of_document(one))}")
     if state.unknown:
@@ -367,6 +372,8 @@ def history(
         for line in _lines(state, entry, day):
             echo(f"       {one_line(line)}")
     if day is not None:
+        if not entries:
+            echo(f"nothing was recorded about {day}")
         echo(f"models used on {day}:" if models else f"no model was used on {day}")
         _show_models(models)
 
@@ -383,19 +390,22 @@ def signals(
     from rollforge.errors import ConfigError
     from rollforge.online import signal_files
     from rollforge.online.locations import service_folder
-    from rollforge.online.overview import signal_document
+    from rollforge.online.overview import no_signals, signal_document
 
     ledger, name, state = context.obj.state()
     day = _day(day)
     versions = {signal.version: signal for signal in state.versions(day)}
     if not versions:
-        raise ConfigError(f"There are no signals of {day}. The last published day is {state.last_published}.")
+        raise ConfigError(no_signals(state, day))
     signal = versions.get(version if version is not None else max(versions))
     if signal is None:
         raise ConfigError(f"There is no version {version} of the signals of {day}, only {_listed(versions)}.")
     place = folder if folder is not None else service_folder(name, state.definition, ledger.uri)
     if as_json:
         echo_json(json.dumps(signal_document(place, signal)))
+        return
+    if not signal.rows:
+        echo_error(f"version {signal.version} withdraws the signals of {day}: {one_line(signal.why)}")
         return
     for code, score in signal_files.scores(place, signal):
         echo(f"{one_line(code)}\t{score!r}")

@@ -37,6 +37,9 @@ from rollforge.session import Session, bounded, current_session, using
 
 __all__ = ["changed_days", "correct", "ends_early", "publish"]
 
+AFTER = "uncorrected_after"
+"""Key in the data of an event: a day that was corrected alone. The days after it were predicted from its former data."""
+
 
 def publish(service: Service, prepare_func: PrepareFunc | None = None, *, over_write: bool) -> Any:
     """Compute signals from existing predictions, without a routine, and return the new ones.
@@ -98,7 +101,8 @@ def correct(
     of the latest version cannot be read, the day gets a new one.
 
     The latest day is corrected first. If the process is killed, the first changed day is still uncorrected, so the next
-    correction begins with it again.
+    correction begins with it again. If only one `day` is corrected, those after it count as changed until they are
+    corrected too.
 
     Parameters
     ----------
@@ -131,15 +135,16 @@ def correct(
             known = held.state.signals().get(one)
             if known is None:
                 raise ConfigError(f"There are no signals of {one} to correct.", path="day")
+            events = _uncorrected(held.state, one) if day is not None and one in changed else []
             if one not in calendar:
                 if known.rows:
-                    corrected.append(_corrected(held, [_withdrawn(held, one, why or "no longer a trading day")], None))
+                    withdrawn = _withdrawn(held, one, why or "no longer a trading day")
+                    corrected.append(_corrected(held, [withdrawn], None, events))
                 continue
             with bounded(one), one_version():
                 work = DayRun(service, held, Options(prepare_func=prepare_func, rules=rules or Rules({})), one)
                 for release in held.state.champions(one):
                     work.predict_again(release)
-                events: list[Event] = []
                 shadows = _shadows(service, held, work, one, events)
                 work.sync()
                 made = work.made({one})
@@ -277,9 +282,33 @@ def _close(one: CheckResult, other: CheckResult) -> bool:
     return other.value is not None and one.value is not None and math.isclose(one.value, other.value, abs_tol=1e-12)
 
 
+def _uncorrected(state: ServiceState, day: str) -> list[Event]:
+    """Return an event which says that the days after a day are not corrected; empty if there are none."""
+    later = [other for other, signal in state.signals().items() if other > day and signal.rows]
+    text = f"the days after {day} were not corrected, which are predicted from its data too"
+    return [Event(Level.INFO, text, {AFTER: day})] if later else []
+
+
+def _left(state: ServiceState) -> set[str]:
+    """Return the days after one that was corrected alone which have not been predicted again since."""
+    known: set[str] = set()
+    left: set[str] = set()
+    for content in state.contents:
+        known |= {signal.day for signal in content.signals}
+        left -= {content.day.day} if content.day is not None else set()
+        for event in content.events:
+            if AFTER in event.data:
+                left |= {day for day in known if day > str(event.data[AFTER])}
+    return left
+
+
 def changed_days(service: Service) -> list[str]:
-    """Return the published days whose data have changed since, that are no longer trading days, or are again."""
+    """Return the published days whose data have changed since, that are no longer trading days, or are again.
+
+    These include the days after one that was corrected alone, until they are corrected too.
+    """
     state = service.state()
+    left = _left(state)
     calendar = set(service.calendar_days())
     known = first_marks(state) | {day: result.data for day, result in state.days.items()}
     changed = []
@@ -287,6 +316,6 @@ def changed_days(service: Service) -> list[str]:
         withdrawn = not signal.rows
         if day not in calendar:
             changed += [] if withdrawn else [day]
-        elif withdrawn or known.get(day, "") not in ("", mark_then(day)):
+        elif withdrawn or day in left or known.get(day, "") not in ("", mark_then(day)):
             changed.append(day)
     return changed

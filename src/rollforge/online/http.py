@@ -25,6 +25,7 @@ from rollforge.online.overview import (
     entry_document,
     health,
     metrics,
+    no_signals,
     read_as_of,
     signal_document,
     status,
@@ -209,9 +210,7 @@ class _Answers:
         if day is None:
             raise _Refused(404, f"The service {name!r} has no signals.")
         if day not in latest:
-            raise _Refused(
-                404, f"There are no signals of {day}. The last day with signals is {max(latest, default=None)}."
-            )
+            raise _Refused(404, no_signals(known, day))
         signal = latest[day]
         if "version" in given:
             version = _whole(given["version"], "version")

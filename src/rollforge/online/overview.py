@@ -32,6 +32,7 @@ __all__ = [
     "entry_document",
     "health",
     "metrics",
+    "no_signals",
     "read_as_of",
     "signal_document",
     "status",
@@ -160,6 +161,13 @@ def utc(seconds: float) -> str:
     return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def no_signals(state: ServiceState, day: str) -> str:
+    """Return the message that there are no signals of a day."""
+    last = max(state.signals(), default=None)
+    known = "No day has been published yet." if last is None else f"The last day with signals is {last}."
+    return f"There are no signals of {day}. {known}"
+
+
 def read_as_of(value: object, state: ServiceState) -> float | int:
     """Return the number of an entry or a time in the past, in seconds since the epoch.
 
@@ -223,11 +231,23 @@ def status(name: str, state: ServiceState, lease: ServiceLease | None) -> dict[s
         "warnings": day_warnings(state, max(state.days, default=None)),
         "champions": [release.to_document() for release in state.champions(after)],
         "candidates": [release.to_document() for release in candidates],
+        "planned": planned_champions(state, after),
         "comparisons": [state.compared[r.recorder].to_document() for r in candidates if r.recorder in state.compared],
         "policy": dict(state.definition.policy) if state.definition else {},
         "running": running(lease),
         "unknown_entries": [entry.number for entry in state.unknown],
     }
+
+
+def planned_champions(state: ServiceState, day: str) -> dict[str, list[str]]:
+    """Return the later days from which on other models are the champions, with the ids of their recorders."""
+    found: dict[str, list[str]] = {}
+    now = [release.recorder for release in state.champions(day)]
+    for later in state.planned(day):
+        then = [release.recorder for release in state.champions(later)]
+        if then != now:
+            found[later] = now = then
+    return found
 
 
 def latest_checks(state: ServiceState) -> tuple[CheckResult, ...]:
