@@ -93,7 +93,7 @@ def test_days_after_one_that_was_corrected_alone_count_as_changed(market: Market
 
 
 def test_days_after_one_that_was_withdrawn_alone_count_as_changed(market: Market) -> None:
-    """Their features skip the day that turned out to be a holiday."""
+    """The features of those days skip the day that turned out to be a holiday."""
     served = live(market, manager(), RUN)
     market.close = market.close.drop(index=pd.Timestamp(RUN[1]))
     market.show(RUN[2])
