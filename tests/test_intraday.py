@@ -25,6 +25,7 @@ from rollforge.compat.qlib.storage import FileFeatureStorage
 from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError
 from rollforge.features.api import D
 from rollforge.features.handler import DataHandlerLP
+from rollforge.features.inst_processor import InstProcessor
 from rollforge.features.loader import QlibDataLoader, StaticDataLoader
 from rollforge.features.timeseries import TSDatasetH
 from rollforge.frequency import frequency
@@ -35,6 +36,7 @@ from rollforge.generate.leakage import static_checks
 from rollforge.generate.multi_horizon import MultiHorizonGen
 from rollforge.generate.rolling import RollingGen
 from rollforge.generate.segments import intervals
+from rollforge.generate.task_view import TaskView
 from rollforge.market.append import append_table
 from rollforge.market.folder_writer import write_folder
 from rollforge.market.importer import import_table
@@ -120,6 +122,53 @@ def test_a_calendar_has_the_times_of_the_bars(folder: Path, freq: str | None) ->
     assert (folder / "calendars" / "60min.txt").read_text().splitlines()[0] == "2024-01-02 10:30:00"
     with pytest.raises(DataNotFound, match=r"no calendar 'day' in .* Known: 60min"):
         provider.calendar("day")
+
+
+class AtHour(InstProcessor):
+    """The bar of an hour as the value of the day."""
+
+    def __init__(self, hour: int, keep_time: bool = False) -> None:
+        self.hour, self.keep_time = hour, keep_time
+
+    def __call__(self, df: pd.DataFrame, instrument: str, *args: Any, **kwargs: Any) -> pd.DataFrame:
+        chosen = df[df.index.hour == self.hour]
+        return chosen if self.keep_time else chosen.set_axis(chosen.index.normalize())
+
+
+def test_features_of_hours_with_a_label_of_days(folder: Path, tmp_path: Path) -> None:
+    """The rows are days; each frequency is in a folder of its own. What processors leave must be days, too."""
+    prices = closes()
+    last = prices.groupby(prices.index.normalize()).last()
+    series = {c: (0, {"close": last[c].to_numpy()}) for c in CODES}
+    write_folder(tmp_path / "days", DAYS.to_numpy(), series, {"all": {c: [(DAYS[0], DAYS[-1])] for c in CODES}})
+    hour = ["$close/Ref($close, 1)"], ["BAR"]
+    config = {"hour": hour, "day": (["$close"], ["CLOSE"]), "label": (["Ref($close, -1)"], ["NEXT"])}
+    freq = {"hour": "60min", "day": "day", "label": "day"}
+    folders = {"day": str(tmp_path / "days"), "60min": str(folder)}
+    with using(Session.from_mapping({"provider_uri": folders, "cache": str(tmp_path / "cache")})):
+        loader = QlibDataLoader(config, freq=freq, inst_processors={"hour": [AtHour(11)]})
+        handler = DataHandlerLP("all", "2024-01-08", "2024-02-01", loader)
+        handler.check()
+        found = handler.fetch(col_set="__raw")
+        for options, said in (({"keep_time": True}, "2024-01-02 11:30"), ({"hour": 12}, "leave no rows")):
+            given = {"hour": 11, **options}
+            with pytest.raises(DataError, match=said):
+                QlibDataLoader(config, freq=freq, inst_processors={"hour": [AtHour(**given)]}).load("all")
+        with pytest.raises(DataNotFound, match="no field"):
+            QlibDataLoader({**config, "hour": ["$vol"]}, freq=freq, inst_processors={"hour": [AtHour(11)]}).check(
+                "all", open_provider(tmp_path / "days")
+            )
+    task = {"dataset": {"kwargs": {"handler": {"class": "Alpha158", "kwargs": {"freq": freq}}}}}
+    assert TaskView(task).freq == "day"
+    wanted = DAYS[(DAYS >= "2024-01-08") & (DAYS <= "2024-02-01")]
+    assert found.index.get_level_values("datetime").unique().equals(wanted.rename("datetime"))
+    one = found.xs("S3", level="instrument")
+    bars = prices["S3"]
+    np.testing.assert_allclose(
+        one["hour"]["BAR"], (bars / bars.shift(1))[bars.index.hour == 11][wanted[0] :][: len(wanted)], rtol=1e-6
+    )
+    np.testing.assert_array_equal(one["day"]["CLOSE"], last["S3"][wanted])
+    np.testing.assert_array_equal(one["label"]["NEXT"], last["S3"].shift(-1)[wanted])
 
 
 def test_a_folder_may_have_several_frequencies(tmp_path: Path) -> None:

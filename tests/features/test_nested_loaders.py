@@ -266,10 +266,14 @@ def test_filters_apply_to_named_universes(caplog: pytest.LogCaptureFixture) -> N
     assert "are not filtered" in caplog.text
 
 
-def test_one_calendar_for_all_groups() -> None:
-    """``freq`` may be given by group, but must be the same for all."""
+def test_a_frequency_by_group() -> None:
+    """The same for all groups is that of the rows; another one needs processors that convert it, and a label to convert it to."""
     by_group = QlibDataLoader(FIRST, freq={"feature": "day", "label": "day"}).load("all", *DAYS)
     pd.testing.assert_frame_equal(by_group, QlibDataLoader(FIRST).load("all", *DAYS))
-    for freq in ({"feature": "day"}, {"feature": "day", "label": "1min"}):
-        with pytest.raises(ConfigError, match="must be the same for all groups"):
-            QlibDataLoader(FIRST, freq=freq)
+    for config, freq, said in (
+        (FIRST, {"feature": "day"}, "names no frequency for the group 'label'"),
+        (FIRST, {"feature": "1min", "label": "day"}, "is '1min' for the group 'feature' and 'day' for the label"),
+        ({"a": ["$close"], "b": ["$open"]}, {"a": "1min", "b": "day"}, "must be the same for all groups"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            QlibDataLoader(config, freq=freq)

@@ -26,6 +26,7 @@ from rollforge.features.inst_processor import build_inst_processors, process_ins
 from rollforge.features.panel import Group, Panel
 from rollforge.features.panel_growth import ComparedRows, Index, TailOfFile, commit
 from rollforge.features.row_file import RowFile, group_file
+from rollforge.frequency import frequency
 from rollforge.kinds import HANDLER, LOADER
 from rollforge.limits import LIMITS, check_file, check_parquet
 from rollforge.market.frames import day_rows, reading
@@ -206,14 +207,15 @@ class QlibDataLoader(DLWParser):
     swap_level : bool
         True indexes the rows by (datetime, instrument), False by (instrument, datetime).
     freq : str or mapping
-        Frequency, such as ``60min``, which is the name of the calendar; ``{group: name}`` must have the same name for all
-        groups.
+        Frequency, such as ``60min``, which is the name of the calendar; or ``{group: name}``. The rows have the frequency of the
+        group ``label``. Processors of instruments convert groups of another frequency to it.
     inst_processors : sequence or mapping, optional
         Processors that are applied to the series of each instrument; ``{group: […]}`` gives each group its own.
     """
 
     reads_folder = True
     freq: str
+    _own_freq: Mapping[str, str] = {}  # group -> frequency other than that of the rows
 
     def __init__(
         self,
@@ -226,16 +228,31 @@ class QlibDataLoader(DLWParser):
         super().__init__(config)
         self.filter_pipe = as_list(filter_pipe, "filters", path="filter_pipe")
         self.swap_level = swap_level
-        if isinstance(freq, Mapping):
-            lacking = [g for g in self.groups if g not in freq]
-            if lacking or len(set(freq.values())) != 1:
-                raise ConfigError(
-                    f"must be the same for all groups of columns, found {dict(freq)!r}.",
-                    path="freq",
-                )
-            freq = next(iter(freq.values()))
-        self.freq = str(freq)
         self.inst_processors = self._listed(inst_processors)
+        if isinstance(freq, Mapping):
+            freq = self._freq_of_rows(freq)
+        self.freq = str(freq)
+
+    def _freq_of_rows(self, given: Mapping[str, object]) -> str:
+        """Return the frequency of the rows, after checking that groups of another one are converted to it."""
+        lacking = [group for group in self.groups if group not in given]
+        if lacking:
+            raise ConfigError(f"names no frequency for the group {lacking[0]!r}, found {dict(given)!r}.", path="freq")
+        named = {group: frequency(str(given[group])) for group in self.groups}
+        if len(set(named.values())) > 1 and "label" not in named:
+            raise ConfigError(
+                f"must be the same for all groups of columns if there is no group 'label', found {dict(given)!r}.",
+                path="freq",
+            )
+        rows = named.get("label") or next(iter(named.values()))
+        self._own_freq = {group: own for group, own in named.items() if own != rows}
+        for group, own in self._own_freq.items():
+            if not self._processors_of(group):
+                raise ConfigError(
+                    f"is {own!r} for the group {group!r} and {rows!r} for the label. Convert it with inst_processors.",
+                    path=f"freq.{group}",
+                )
+        return rows
 
     def _listed(self, inst_processors: object) -> list[object] | dict[str, list[object]]:
         """Return the processors of instruments, for all groups or by group, after checking that they can be built."""
@@ -285,8 +302,12 @@ class QlibDataLoader(DLWParser):
         """
         provider.calendar(self.freq)
         resolve_instruments(provider, self.universe(instruments))
-        known = set(provider.fields())
         for group, (expressions, _) in self.groups.items():
+            own = self._own_freq.get(group)
+            if own is not None:
+                provider = session_provider(freq=own)
+                provider.calendar(own)
+            known = set(provider.fields())
             needless: Set[str] = set() if group == "label" else OPTIONAL_FIELDS
             for text in expressions:
                 for name in sorted(fields_of(parse(text)) - known - needless):
@@ -299,7 +320,7 @@ class QlibDataLoader(DLWParser):
         own = type(self)
         if own.load is not QlibDataLoader.load or own.load_group_df is not QlibDataLoader.load_group_df:
             return None
-        if not self.swap_level:
+        if not self.swap_level or self._own_freq:
             return None
         definition: dict[str, object] = {
             "groups": list(self.groups.items()),
@@ -401,11 +422,24 @@ class QlibDataLoader(DLWParser):
         gp_name: str | None = None,
     ) -> pd.DataFrame:
         """Return the columns of one group."""
-        frame = features(self.universe(instruments), exprs, start_time, end_time, self.freq)
+        own = self._own_freq.get(gp_name or "")
+        frame = features(self.universe(instruments), exprs, start_time, end_time, own or self.freq)
         with trust.of_restored(self):
             made = process_instruments(frame, self._processors_of(gp_name), where=self._config_path(gp_name))
+        if own is not None:
+            self._check_converted(made, gp_name, own)
         frame = made.set_axis(names, axis=1)
         return frame.swaplevel().sort_index() if self.swap_level else frame
+
+    def _check_converted(self, frame: pd.DataFrame, group: str | None, own: str) -> None:
+        """Check that the rows of a group of another frequency are at times of the loader's frequency."""
+        times = frame.index.get_level_values("datetime").unique()
+        other = times[~np.isin(times.to_numpy(), session_provider(freq=self.freq).calendar(self.freq))]
+        if len(other):
+            raise DataError(
+                f"The processors of instruments of the group {group!r} return {other[0]}, which is not a time of the frequency "
+                f"{self.freq!r}. They must convert the frequency {own!r} to it."
+            )
 
     def load(
         self, instruments: object = None, start_time: DayLike | None = None, end_time: DayLike | None = None

@@ -115,8 +115,8 @@ class TaskView:
         kwargs = Description(self.described_handler).kwargs
         for given in (kwargs, Description(kwargs.get("data_loader")).kwargs):
             found = given.get("freq")
-            if isinstance(found, Mapping):  # one for each group of columns, which have to be the same
-                found = next(iter(found.values()), None)
+            if isinstance(found, Mapping):  # one for each group of columns; the rows have that of the label
+                found = found.get("label", next(iter(found.values()), None))
             if isinstance(found, str):
                 return frequency(found)
         return None
