@@ -177,6 +177,36 @@ def test_times_keep_their_zone_and_type(session: Session) -> None:
         assert found.index[0] == (days.iloc[first], "A")
 
 
+@pytest.mark.parametrize("kind", ["category", "int8", "Int64", "string", "object"])
+@pytest.mark.parametrize("form", ["index", "columns"])
+def test_entities_keep_their_type(form: str, kind: str, session: Session) -> None:
+    """The index of the prediction is that of the table's rows: a categorical stays one, and text of objects is not made
+    another type."""
+    frame = table([2, 1]).reset_index()
+    frame["stock"] = frame["stock"].astype("string" if kind in ("string", "object") else kind).astype(kind)
+    expected = frame.set_index(["day", "stock"])
+    given = expected if form == "index" else frame
+    found = run(Ridge(), given, session, train=300, step=100, entity="stock").prediction
+    pd.testing.assert_index_equal(found.index, expected.loc[DAYS[300] :].index, exact=True)
+    assert found.index.get_level_values("stock").dtype == frame["stock"].dtype
+
+
+def test_a_label_can_be_a_level_of_the_index(session: Session) -> None:
+    """The same result as of a column."""
+    frame = table(["A", "B"])
+    result = run(Ridge(), frame.set_index("y", append=True), session, entity="stock")
+    pd.testing.assert_series_equal(result.prediction, run(Ridge(), frame, session).prediction, check_exact=True)
+
+
+def test_large_numbers_that_differ_little_are_no_copy_of_the_label(session: Session) -> None:
+    """Times in seconds, which are equal in single precision."""
+    frame = table(["A", "B"]).dropna()
+    frame["a"] = 1.6e9 + np.arange(len(frame)) % 50
+    frame["y"] = 1.6e9 + np.arange(len(frame)) * 7 % 51
+    assert (frame["a"].astype("float32") == frame["y"].astype("float32")).mean() > 0.9
+    assert run(Ridge(), frame, session).metrics["rmse"] > 1
+
+
 def test_weeks_of_stores(session: Session) -> None:
     """Weekly rows: lengths and the horizon count weeks."""
     weeks = pd.date_range("2018-01-05", "2021-12-31", freq="W-FRI")
@@ -904,6 +934,21 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (lambda: with_value("b", 9, np.inf), {}, r"'b' has 1 infinite value, the first in row 9 \(2020-01-02.*'E'"),
     (lambda: with_value("y", 9, -np.inf), {}, r"'y' has 1 infinite value, the first in row 9"),
     (lambda: columns().assign(d=columns()["y"]), {}, "feature 'd' has the values of the label 'y'"),
+    (lambda: columns().assign(d=columns()["y"].astype("float32")), {}, "feature 'd' has the values of the label 'y'"),
+    (lambda: table(["A"]).rename_axis(index=["x", "x"]), {}, "has two index levels 'x'"),
+    (lambda: columns()["y"], {}, "found a Series"),
+    (columns, {"session": "mine"}, "session: must be a rollforge.Session, found 'mine'"),
+    (
+        columns,
+        {"train": 60, "start": "2020-03-24"},
+        "^train: in the window that tests from 2020-03-24, the segment would",
+    ),
+    (columns, {"train": "500y"}, "frame has 391 periods, .*train='500y' need all"),
+    (
+        columns,
+        {"valid": "5000y", "start": "2020-09-01"},
+        "^valid: in the window that tests from 2020-09-01, the segment",
+    ),
     (columns, {"features": ["a", "y"]}, "features: contains the label 'y'"),
     (columns, {"features": ["a", "d"]}, "features='d': the frame has no such column"),
     (columns, {"label": "z"}, "label='z': the frame has no such column"),
@@ -1002,7 +1047,7 @@ def test_unusable_input_is_one_message(
     given = dict(arguments)
     estimator = given.pop("estimator", Ridge())
     with pytest.raises((DataError, ConfigError, DataNotFound, SegmentError), match=message) as caught:
-        run(estimator, frame(), session, **given)
+        run(estimator, frame(), given.pop("session", session), **given)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "tasks.db").exists()
     assert not list((tmp_path / "home").glob("frames/.*"))

@@ -19,6 +19,7 @@ from rollforge.dates import DayLike, Times, as_timestamp, has_times, show_time, 
 from rollforge.errors import ConfigError, DataError, SegmentError, TrainingFailed, counted, nearest, shown
 from rollforge.features.frame_folder import FrameFolder, frame_session, write_frame_folder
 from rollforge.frame_result import Target, WalkForward, model_name
+from rollforge.generate.calendar_windows import HOLIDAYS
 from rollforge.generate.offsets import read_length, read_offset
 from rollforge.market.user_table import (
     CodedTable,
@@ -165,6 +166,8 @@ def walk_forward(
     if jobs is not None:
         jobs = whole_number(jobs, "jobs", least=0)
     session = current_session() if session is None else session
+    if not isinstance(session, Session):
+        raise ConfigError(f"must be a rollforge.Session, found {shown(session)}.", path="session")
     table = open_table(frame)
     one = isinstance(label, tuple) and label in table.names  # of columns with several levels
     labels, horizons = _labels_and_horizons([label] if one else label, horizon)
@@ -455,18 +458,7 @@ def _segments(
         lengths.append(("valid", read_length(valid, "valid")))
     if lengths[0][1] == 0:
         raise ConfigError("must be at least one period.", path="train")
-    if start is None:
-        first = 0
-        for name, length in lengths:
-            first = _after(days, first, length)
-            if first >= len(days):
-                said = " and ".join(f"{n}={shown(g)}" for n, g in (("train", train), ("valid", valid)) if g)
-                raise SegmentError(
-                    f"Nothing is left to predict: the frame has {counted(len(days), 'period')}, from {show_time(days[0])} to "
-                    f"{show_time(days[-1])}, and {said} need all of them. Use a shorter {name}."
-                )
-    else:
-        first = start_position(days, start, "start")
+    first = _first_test(days, lengths, train, valid) if start is None else start_position(days, start, "start")
     last = len(days) if end is None else stop_position(days, end, "end")
     if first >= last:
         raise SegmentError(
@@ -475,6 +467,12 @@ def _segments(
         )
     place, found = first, {"test": [_text(days[first]), _text(days[last - 1])]}
     for name, length in reversed(lengths):
+        if start is not None and _begins_before(days, place, length):
+            raise SegmentError(
+                f"in the window that tests from {show_time(days[first])}, the segment would begin before the frame, which begins "
+                f"on {show_time(days[0])}. Shorten it, or choose a later start.",
+                path=name,
+            )
         stop, place = place, _before(days, place, length)
         if place >= stop:
             raise SegmentError(f"No period is left in the {name} segment before {show_time(days[stop])}.")
@@ -487,21 +485,54 @@ def _segments(
     return {name: found[name] for name in ("train", "valid", "test") if name in found}
 
 
+def _first_test(days: Times, lengths: Sequence[tuple[str, Any]], train: object, valid: object) -> int:
+    """Return the position of the first period to predict, if the other segments begin with the table."""
+    first = 0
+    for name, length in lengths:
+        first = _after(days, first, length)
+        if first >= len(days):
+            said = " and ".join(f"{n}={shown(g)}" for n, g in (("train", train), ("valid", valid)) if g)
+            raise SegmentError(
+                f"Nothing is left to predict: the frame has {counted(len(days), 'period')}, from {show_time(days[0])} to "
+                f"{show_time(days[-1])}, and {said} need all of them. Use a shorter {name}."
+            )
+    return first
+
+
 def _text(time: np.datetime64) -> str:
     """Return a bound of a segment: a day, or a moment with its seconds."""
     return str(time).replace("T", " ")
 
 
+def _moved(days: Times, place: int, length: Any, sign: int) -> np.datetime64 | None:
+    """Return the time that is a duration after or before one of the table's; None if that is out of range."""
+    try:
+        moved: np.datetime64 = (as_timestamp(days[place]) + sign * length).to_datetime64().astype(days.dtype)
+    except (OverflowError, ValueError):  # of pandas, dateutil and datetime
+        return None
+    return moved
+
+
 def _after(days: Times, place: int, length: Any) -> int:
     if isinstance(length, int):
         return place + length
-    return int(np.searchsorted(days, (as_timestamp(days[place]) + length).to_datetime64().astype(days.dtype)))
+    moved = _moved(days, place, length, 1)
+    return len(days) if moved is None else int(np.searchsorted(days, moved))
 
 
 def _before(days: Times, place: int, length: Any) -> int:
     if isinstance(length, int):
         return max(0, place - length)
-    return int(np.searchsorted(days, (as_timestamp(days[place]) - length).to_datetime64().astype(days.dtype)))
+    moved = _moved(days, place, length, -1)
+    return 0 if moved is None else int(np.searchsorted(days, moved))
+
+
+def _begins_before(days: Times, place: int, length: Any) -> bool:
+    """Return whether a segment of a length that ends before a place would begin before the table."""
+    if isinstance(length, int):
+        return place < length
+    moved = _moved(days, place, length, -1)
+    return moved is None or bool(moved < days[0] - HOLIDAYS)
 
 
 def _template(

@@ -230,8 +230,7 @@ def _check_copy(column: NDArray[Any], name: object, labels: Mapping[Any, NDArray
         if len(column) < 2 or not _may_equal(column, values):
             continue
         known = np.isfinite(column) & np.isfinite(values)
-        same = values[known].astype(column.dtype)
-        if known.any() and np.ptp(same) > 0 and (column[known] == same).all():
+        if known.any() and _is_rounded(column[known], values[known]):
             raise DataError(
                 f"The feature {str(name)!r} has the values of the label {str(label)!r}, so a model would read the answer. "
                 "Leave it out: features=[…]."
@@ -255,8 +254,24 @@ def _are_paired(column: NDArray[Any], values: NDArray[Any]) -> bool:
 
 def _may_equal(column: NDArray[Any], values: NDArray[Any]) -> bool:
     some = slice(None, None, max(1, len(column) // 1000))
-    one, other = column[some], values[some].astype(column.dtype)
-    return bool(((one == other) | ~np.isfinite(one) | ~np.isfinite(other)).all())
+    one, other = column[some], values[some]
+    return bool((_close(one, other) | ~np.isfinite(one) | ~np.isfinite(other)).all())
+
+
+def _close(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return whether values are equal in single precision."""
+    with np.errstate(over="ignore"):
+        found: NDArray[np.bool_] = one.astype(np.float32) == other.astype(np.float32)
+    return found
+
+
+def _is_rounded(column: NDArray[Any], values: NDArray[Any]) -> bool:
+    """Return whether a feature has the values of a label that is not constant, at least in single precision."""
+    spread = np.ptp(values.astype(np.float64))
+    if not spread > 0 or not _close(column, values).all():
+        return False
+    # Large numbers, such as times in seconds, can differ although they are equal in single precision.
+    return bool(np.abs(column.astype(np.float64) - values.astype(np.float64)).max() <= 1e-5 * spread)
 
 
 def _codes(entities: Sequence[Any]) -> tuple[str, ...]:

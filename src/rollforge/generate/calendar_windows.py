@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 Span = tuple[pd.Timestamp | None, pd.Timestamp | None]
 
 _SEGMENTS = ("train", "valid", "test")
-_HOLIDAYS = np.timedelta64(10, "D")
+HOLIDAYS = np.timedelta64(10, "D")
 """A duration may begin this much before the data, whose first day may be the first trading day after holidays."""
 
 
@@ -341,7 +341,7 @@ class CalendarGen(TaskGen):
             fits = bool(found >= earliest)
         else:
             found = np.datetime64(as_timestamp(day) - length, "D")
-            fits = bool(found >= earliest - _HOLIDAYS)
+            fits = bool(found >= earliest - HOLIDAYS)
         if not fits:
             raise SegmentError(
                 f"in the window that tests from {start}, the segment would begin before the data, which begin on "

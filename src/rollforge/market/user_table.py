@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import time as time_of_day, timedelta
 from numbers import Integral, Number, Real
 from typing import TYPE_CHECKING, Any, Protocol
@@ -71,6 +71,7 @@ class PandasTable:
         self.frame = frame
         # A default index holds no data.
         levels = [] if isinstance(frame.index, pd.RangeIndex) and frame.index.name is None else list(frame.index.names)
+        _check_distinct([name for name in levels if name is not None], "index levels")
         self._levels = {_level_name(name, i, len(levels)): i for i, name in enumerate(levels)}
         self.index = list(self._levels)
         self.unnamed = frozenset(called for called, i in self._levels.items() if levels[i] is None)
@@ -80,21 +81,25 @@ class PandasTable:
     def __len__(self) -> int:
         return len(self.frame)
 
+    def _column(self, name: object) -> pd.Series | pd.Index:
+        if name in self._levels:
+            return self.frame.index.get_level_values(self._levels[name])
+        return self.frame[name]
+
     def dtype(self, name: object) -> np.dtype[Any] | None:
-        return _numeric(self.frame[name].dtype)
+        return _numeric(self._column(name).dtype)
 
     def own_dtype(self, name: object) -> Any:
-        return self.key(name).dtype if name in self._levels else self.frame[name].dtype
+        return self._column(name).dtype
 
     def key(self, name: object) -> pd.Index:
-        if name in self._levels:
-            return _of_numpy(self.frame.index.get_level_values(self._levels[name]))
-        return _of_numpy(pd.Index(self.frame[name]))
+        column = self._column(name)
+        return _of_numpy(pd.Index(column, dtype=column.dtype))  # otherwise pandas 3 makes text of objects
 
     def numbers(self, names: Sequence[object], dtype: np.dtype[Any]) -> list[NDArray[Any]]:
         found = []
         for name in names:
-            column = self.frame[name]
+            column = self._column(name)
             plain = isinstance(column.dtype, np.dtype)
             found.append(column.to_numpy(dtype) if plain else column.to_numpy(dtype, na_value=np.nan))
         return found
@@ -207,11 +212,11 @@ def _of_numpy(key: pd.Index) -> pd.Index:
     return times
 
 
-def _check_distinct(names: Sequence[object]) -> None:
+def _check_distinct(names: Sequence[object], what: str = "columns") -> None:
     seen: set[str] = set()
     for name in map(str, names):
         if name in seen:
-            raise DataError(f"The frame has two columns {name!r}. Rename one of them.")
+            raise DataError(f"The frame has two {what} {name!r}. Rename one of them.")
         seen.add(name)
 
 
@@ -239,7 +244,7 @@ def open_table(frame: object) -> Table:
         if not os.path.exists(path):
             raise DataNotFound(f"The file {str(path)!r} does not exist.")
         table = ArrowTable(path=str(path))
-    elif hasattr(frame, "__arrow_c_stream__"):
+    elif hasattr(frame, "__arrow_c_stream__") and not isinstance(frame, pd.Series):
         import pyarrow as pa
 
         try:
@@ -295,6 +300,8 @@ class Keys:
     time_name: Any
     unnamed: frozenset[Any]
     """The names that the table itself does not have."""
+    own_entities: pd.Index | None = None
+    """(entities,): the distinct entities as in the table; None if there is no column of entities."""
 
     @property
     def freq(self) -> str:
@@ -312,7 +319,8 @@ class Keys:
         times = self.times.take(self.time[rows])
         if len(self.names) == 1:
             return times.rename(self._given(self.names[0]))
-        entities = pd.Index(self.entities).take(self.entity[rows])
+        assert self.own_entities is not None
+        entities = self.own_entities.take(self.entity[rows])
         parts = [times if name == self.time_name else entities for name in self.names]
         return pd.MultiIndex.from_arrays(parts, names=list(map(self._given, self.names)))
 
@@ -431,7 +439,8 @@ def read_keys(
     times, time_codes, days = _times(table, time)
     entities, entity_codes = _entities(table, entity)
     names = (time,) if entity is None else tuple(sorted((time, entity), key=table.names.index))
-    keys = Keys(days, times, time_codes, entities, entity_codes, None, names, time, table.unnamed)
+    own = None if entity is None else _first_of_each(table.key(entity), entity_codes, len(entities))
+    keys = Keys(days, times, time_codes, entities, entity_codes, None, names, time, table.unnamed, own)
     place = time_codes.astype(np.int64) * len(entities) + entity_codes
     steps = np.diff(place)
     order = None
@@ -445,7 +454,14 @@ def read_keys(
             f"The column {str(time)!r} has several times within a second, such as {times[first]} and {times[first + 1]}. "
             "Aggregate the rows of each second, or of a longer period."
         )
-    return Keys(days, times, time_codes, entities, entity_codes, order, names, time, table.unnamed)
+    return replace(keys, order=order)
+
+
+def _first_of_each(key: pd.Index, codes: NDArray[np.int32], count: int) -> pd.Index:
+    """Return a value of a column for each code."""
+    first = np.zeros(count, np.int64)
+    first[codes[::-1]] = np.arange(len(codes))[::-1]
+    return key.take(first)
 
 
 def _named(table: Table, name: object, argument: str) -> Any:
@@ -686,11 +702,10 @@ def check_columns(table: Table, names: Mapping[str, Sequence[Any]], keys: Keys) 
             if name in keys.names:
                 raise DataError(f"{argument}={shown(name)} is a key column, so it cannot be used as numbers.")
             if table.dtype(name) is None:
-                advice = "use a classifier" if argument == "label" else "leave it out"
-                raise _not_numbers(table, name, keys, advice)
+                raise _not_numbers(table, name, keys, is_label=argument == "label")
 
 
-def _not_numbers(table: Table, name: object, keys: Keys, advice: str) -> DataError:
+def _not_numbers(table: Table, name: object, keys: Keys, *, is_label: bool) -> DataError:
     column = table.key(name)
     if isinstance(column, pd.DatetimeIndex):
         what = "holds times"
@@ -701,4 +716,5 @@ def _not_numbers(table: Table, name: object, keys: Keys, advice: str) -> DataErr
         bad = [i for i in np.flatnonzero(known).tolist() if not isinstance(column[i], Real)]
         row = int(bad[0] if bad else np.argmax(known))
         what = f"has the dtype {column.dtype}, with {shown(column[row])} in {keys.describe(row)}"
+    advice = "use a classifier" if is_label and _names_things(column) else "leave it out"
     return DataError(f"The column {str(name)!r} does not hold numbers: it {what}. Convert it, or {advice}.")
