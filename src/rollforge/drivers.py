@@ -190,7 +190,7 @@ class Drivers:
 
     def _installed(self) -> tuple[dict[str, Driver], dict[str, list[str]]]:
         """Return the schemes of installed packages, and who claims each. Unusable entry points are logged and left out."""
-        found: dict[str, Driver] = {}
+        drivers: dict[str, Driver] = {}
         claims: dict[str, list[str]] = {}
         for point in installed(self.group):
             owner = f"{point.package} ({point.value})"
@@ -206,8 +206,8 @@ class Drivers:
                 continue
             if owner not in claims.setdefault(point.name, []):
                 claims[point.name].append(owner)
-            found[point.name] = Driver(point.name, point.value, point.package)
-        return found, claims
+            drivers[point.name] = Driver(point.name, point.value, point.package)
+        return drivers, claims
 
     def _warn(self, text: str) -> None:
         if text not in self._reported:
@@ -228,9 +228,9 @@ class Drivers:
         """
         where = f"The scheme {driver.scheme!r} of {driver.origin} is opened by {driver.target}, which"
         try:
-            found: object = importlib.import_module(driver.module)
+            target: object = importlib.import_module(driver.module)
             for name in driver.target.partition(":")[2].split("."):
-                found = getattr(found, name)
+                target = getattr(target, name)
         except ModuleNotFoundError as exc:
             if driver.extra and not (exc.name or "").startswith("rollforge"):
                 raise MissingDependency(
@@ -245,12 +245,12 @@ class Drivers:
                 raise
             raise ConfigError(f"{where} cannot be imported: {type(exc).__name__}: {exc}") from exc
         if driver.origin:
-            lacking = [m for m in self._methods if not callable(getattr(found, m, None))]
-            if not isinstance(found, type) or lacking:
-                reason = f"it has no {lacking[0]}()" if isinstance(found, type) else "it is not a class"
+            lacking = [m for m in self._methods if not callable(getattr(target, m, None))]
+            if not isinstance(target, type) or lacking:
+                reason = f"it has no {lacking[0]}()" if isinstance(target, type) else "it is not a class"
                 raise ConfigError(f"{where} is not a {self.noun}: {reason}.")
         self._used.add(driver.scheme)
-        return found
+        return target
 
     def unknown(self, uri: str, scheme: str, path: str) -> ConfigError:
         """Return the error for a URI with an unknown scheme: which schemes exist, and how to add one."""
@@ -347,7 +347,7 @@ def installed(group: str) -> list[InstalledName]:
 
     Metadata of other packages that cannot be read are not a reason to fail: such packages have no entry points.
     """
-    found: dict[tuple[str, str], list[InstalledName]] = {}
+    by_package: dict[tuple[str, str], list[InstalledName]] = {}
     for package in distributions():
         try:
             text = package.read_text("entry_points.txt") or ""
@@ -361,8 +361,10 @@ def installed(group: str) -> list[InstalledName]:
             continue
         owner = _described(package)
         if parser.has_section(group) and _is_first(package, text):  # folders may be listed twice
-            found[owner, text] = [InstalledName(name, value, owner) for name, value in parser.items(group)]
-    return sorted((point for points in found.values() for point in points), key=lambda point: (point.name, point.value))
+            by_package[owner, text] = [InstalledName(name, value, owner) for name, value in parser.items(group)]
+    return sorted(
+        (point for points in by_package.values() for point in points), key=lambda point: (point.name, point.value)
+    )
 
 
 def _described(package: Distribution) -> str:

@@ -415,19 +415,19 @@ class WalkForward:
             Group of each entity, or of each row of :attr:`prediction`, with its index; by default the column that
             ``walk_forward(…, groups=…)`` names.
         """
-        found = self.collected.prediction
-        if found is None or (groups is None and self.row_values is None):
+        prediction = self.collected.prediction
+        if prediction is None or (groups is None and self.row_values is None):
             return None
         if groups is None:
             assert self.row_values is not None
-            rows = self.row_values.iloc[self._rows(found.index)]
-            return pd.Series(rows.to_numpy(), found.index, name=rows.name)
+            rows = self.row_values.iloc[self._rows(prediction.index)]
+            return pd.Series(rows.to_numpy(), prediction.index, name=rows.name)
         if not groups.index.is_unique:
             raise DataError(f"groups has two rows for {shown(groups.index[groups.index.duplicated()][0])}.")
         if groups.index.nlevels == 1 and len(self.keys.names) == 2:
             return pd.Series(groups.reindex(self.keys.entities).to_numpy(), list(self.folder.codes), name=groups.name)
-        given = groups.reindex(self.keys.index(self._rows(found.index)))
-        return pd.Series(given.to_numpy(object), found.index, name=groups.name)
+        given = groups.reindex(self.keys.index(self._rows(prediction.index)))
+        return pd.Series(given.to_numpy(object), prediction.index, name=groups.name)
 
     def _units(self) -> Iterator[_Unit]:
         """Yield what has metrics of its own."""

@@ -51,19 +51,19 @@ def _dtype_with(code: str, state: tuple[Any, ...]) -> Any:
             and 0 < size <= _MAX_ITEM_SIZE,
             "a dtype with unknown fields",
         )
-        made: Any = np.dtype(
+        dtype: Any = np.dtype(
             {"names": list(names), "formats": [p[0] for p in parts], "offsets": [p[1] for p in parts], "itemsize": size}
         )
-        need(not made.hasobject, "a dtype with objects inside fields")
-        return made
+        need(not dtype.hasobject, "a dtype with objects inside fields")
+        return dtype
     if code in ("M8", "m8") and len(state) > 8 and state[8] is not None:
         (unit, number, _, _) = state[8][1]
         need(isinstance(unit, (bytes, str)) and type(number) is int, "a dtype with an unknown unit")
         unit = unit.decode("ascii") if isinstance(unit, bytes) else unit
         need(re.fullmatch(r"[a-zA-Zμ]{1,7}", unit), "a dtype with an unknown unit")
         code = code if unit == "generic" else f"{code}[{number}{unit}]"
-    made = np.dtype(code)
-    return made.newbyteorder(order) if order in "<>" and made.byteorder != "|" else made
+    dtype = np.dtype(code)
+    return dtype.newbyteorder(order) if order in "<>" and dtype.byteorder != "|" else dtype
 
 
 def _array(data: Any, dtype: Any, shape: Any, order: str) -> Any:

@@ -72,23 +72,23 @@ def _frame_columns(blocks: _Blocks) -> dict[int, Any]:
     import pandas as pd
 
     columns, index = blocks.axes
-    found: dict[int, Any] = {}
+    columns_at: dict[int, Any] = {}
     for block in blocks.blocks:
         need(isinstance(block, _Block), "a frame of something other than blocks")
         places = _places(block.places, len(columns))
         values = block.values
         if isinstance(values, np.ndarray):
             need(values.shape == (len(places), len(index)), "a block that does not fit its frame")
-            found.update(zip(places, values, strict=True))
+            columns_at.update(zip(places, values, strict=True))
         elif values.ndim == 2:  # several columns of dates
             need(values.shape == (len(places), len(index)), "a block that does not fit its frame")
-            found.update((p, values[i]) for i, p in enumerate(places))
+            columns_at.update((p, values[i]) for i, p in enumerate(places))
         else:
             need(isinstance(values, pd.api.extensions.ExtensionArray), "a block of an unknown kind")
             need(len(places) == 1 and len(values) == len(index), "a block that does not fit its frame")
-            found[places[0]] = values
-    need(sorted(found) == list(range(len(columns))), "a frame whose blocks do not cover its columns")
-    return found
+            columns_at[places[0]] = values
+    need(sorted(columns_at) == list(range(len(columns))), "a frame whose blocks do not cover its columns")
+    return columns_at
 
 
 _MAX_ATTRIBUTES = 10_000

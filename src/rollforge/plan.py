@@ -380,7 +380,7 @@ def _variants(workflow: Workflow, generators: Sequence[ListedGenerator]) -> list
     _check_conditions(workflow, generators)
     rolled = any(one.generator.only_windows for one in generators)
     identify = variant if rolled else digest  # the windows of a model need only one check
-    made: list[Template] = []
+    variants: list[Template] = []
     checked: set[str] = set()
     for template in workflow.templates:
         tasks: list[Named] = [(template.name, dict(template.task))]
@@ -394,8 +394,8 @@ def _variants(workflow: Workflow, generators: Sequence[ListedGenerator]) -> list
             if not rolled or whole not in checked:
                 check_buildable(task, template.place, model_only=rest in checked)
             checked |= {whole, rest}
-            made.append(replace(template, task=task, name=name))
-    return made
+            variants.append(replace(template, task=task, name=name))
+    return variants
 
 
 def _check_conditions(workflow: Workflow, generators: Sequence[ListedGenerator]) -> None:
@@ -485,19 +485,19 @@ def check_buildable(
     RollforgeError
         The error, or :class:`ConfigErrors` if there are several.
     """
-    found: list[RollforgeError] = []
+    problems: list[RollforgeError] = []
     resolved = resolve_references(template)
-    _attempt(found, place("model"), lambda: build(resolved["model"], kind=MODEL, where=place("model")))
+    _attempt(problems, place("model"), lambda: build(resolved["model"], kind=MODEL, where=place("model")))
     if not model_only:
-        dataset = _attempt(found, place("dataset"), lambda: _checked_dataset(resolved["dataset"], place("dataset")))
-        _check_records(found, resolved.get("record") or [], dataset, place("record"))
+        dataset = _attempt(problems, place("dataset"), lambda: _checked_dataset(resolved["dataset"], place("dataset")))
+        _check_records(problems, resolved.get("record") or [], dataset, place("record"))
         if resolved.get("reweighter") is not None:
             where = place("reweighter")
-            _attempt(found, where, lambda: build(resolved["reweighter"], kind=REWEIGHTER, where=where))
-    if len(found) > 1:
-        raise ConfigErrors(found)
-    if found:
-        raise found[0]
+            _attempt(problems, where, lambda: build(resolved["reweighter"], kind=REWEIGHTER, where=where))
+    if len(problems) > 1:
+        raise ConfigErrors(problems)
+    if problems:
+        raise problems[0]
 
 
 def _check_records(found: list[RollforgeError], records: object, dataset: object, place: str) -> None:

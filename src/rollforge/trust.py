@@ -215,19 +215,19 @@ def checked_plugins(named: Iterable[str], *, folder: Path | None = None, path: s
     ConfigError
         For a missing file, an invalid name, and the standard library.
     """
-    made = []
+    plugins = []
     for name in named:
         if name.endswith(".py"):
             places = [read_path(name, path), *([folder / name] if folder is not None else [])]
             found = next((p for p in places if os.path.isfile(p)), None)
             if found is None:
                 raise ConfigError(f"the file {name!r} does not exist.", path=path)
-            made.append(os.path.normpath(found.absolute()))
+            plugins.append(os.path.normpath(found.absolute()))
         else:
             check_allowable(name, path=path)
-            made.append(plugin_module(name))
+            plugins.append(plugin_module(name))
     check_allowed()
-    return tuple(made)
+    return tuple(plugins)
 
 
 def check_allowable(package: str, *, path: str) -> None:

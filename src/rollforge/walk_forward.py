@@ -275,22 +275,22 @@ def _features(
     """Return the columns of features."""
     taken = {*labels, *keys.names, *others}
     if given is None:
-        found = [n for n in table.names if n not in taken and n not in table.index]
-        text = [n for n in found if table.dtype(n) is None]
+        columns = [n for n in table.names if n not in taken and n not in table.index]
+        text = [n for n in columns if table.dtype(n) is None]
         if text:
             check_columns(table, {"features": text[:1]}, keys)
     else:
-        found = list(given)
-        twice = [n for n in found if n in labels]
+        columns = list(given)
+        twice = [n for n in columns if n in labels]
         if twice:
             raise ConfigError(
                 f"contains the label {shown(twice[0])}, so a model would read the answer.", path="features"
             )
-    if not found:
+    if not columns:
         raise DataError(
             f"The frame has no column of features: besides the times, entities and labels there is none ({table.names})."
         )
-    return found
+    return columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,14 +374,14 @@ def _coded(table: Table, labels: Sequence[Any], keys: Keys) -> tuple[Table, dict
 def _classes(table: Table, label: object) -> tuple[Any, ...]:
     """Return the classes of a label that holds numbers, ascending."""
     (values,) = table.numbers([label], np.dtype(np.float64))
-    found = np.unique(values[np.isfinite(values)])
-    if len(found) > 2 and (len(found) > _CLASSES or (found % 1).any()):
+    classes = np.unique(values[np.isfinite(values)])
+    if len(classes) > 2 and (len(classes) > _CLASSES or (classes % 1).any()):
         raise DataError(
             f"A classifier needs a label with classes, which are text or at most {_CLASSES} whole numbers, but {str(label)!r} "
-            f"has {len(found)} values, such as {shown(found[:3].tolist())}. Use a regressor, or make classes of them."
+            f"has {len(classes)} values, such as {shown(classes[:3].tolist())}. Use a regressor, or make classes of them."
         )
     kind = table.dtype(label)
-    return tuple(found.astype(kind).tolist())
+    return tuple(classes.astype(kind).tolist())
 
 
 def _targets(

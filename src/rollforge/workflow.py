@@ -400,7 +400,7 @@ def _problems_of_models(document: Document, lines: Lines) -> list[str]:
         return []  # already reported by pydantic
     if not models:
         return [f"{line_of('models', lines)}models: must map names to models, but is empty."]
-    found = []
+    problems = []
     for name, given in models.items():
         path = f"models.{name}"
         try:
@@ -411,10 +411,10 @@ def _problems_of_models(document: Document, lines: Lines) -> list[str]:
             parts = [".".join(str(p) for p in e["loc"] if not _is_branch(str(p))) for e in exc.errors()]
             deepest = max(parts, key=lambda p: p.count("."))
             message = _message(exc.errors()[parts.index(deepest)], {}, deepest.split("."))
-            found.append(f"{line_of(f'{path}.{deepest}', lines)}{path}.{deepest}: {message}")
+            problems.append(f"{line_of(f'{path}.{deepest}', lines)}{path}.{deepest}: {message}")
         except ConfigError as exc:
-            found.append(f"{line_of(exc.path, lines)}{exc}")
-    return found
+            problems.append(f"{line_of(exc.path, lines)}{exc}")
+    return problems
 
 
 def _check_override(given: object, path: str) -> None:

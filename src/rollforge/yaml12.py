@@ -251,7 +251,7 @@ _SHOWN = 100
 
 def anchored_keys(text: str) -> set[str]:
     """Return the top-level keys that contain an anchor. Any name is allowed: they are used by the rest of the file."""
-    found: set[str] = set()
+    keys: set[str] = set()
     depth, key, expect_key = 0, "", True
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
@@ -264,8 +264,8 @@ def anchored_keys(text: str) -> set[str]:
                 key = event.value
             expect_key = not expect_key
         if getattr(event, "anchor", None) and not isinstance(event, yaml.AliasEvent) and depth:
-            found.add(key)
-    return found
+            keys.add(key)
+    return keys
 
 
 def line_of(path: str, lines: Lines) -> str:

@@ -61,7 +61,7 @@ class Findings:
 
     def checks(self) -> list[Check]:
         """Return the results, one for each subject that is clean and one for each cause of another result."""
-        made = []
+        results = []
         for subject, proved in self.checked.items():
             groups = [
                 (r, g) for r in (CheckResult.LEAK, CheckResult.UNKNOWN) for g in [self.found.get((subject, r))] if g
@@ -69,16 +69,16 @@ class Findings:
             for result, group in groups:
                 for found in group.values():
                     first = found[0]
-                    made.append(
+                    results.append(
                         Check(
                             subject, result, CheckMethod.MEASURED, first.text, first.advice,
                             tuple(dict.fromkeys(t for f in found for t in f.titles)),
                             tuple(sorted({f.day for f in found if f.day})),
                         )
                     )  # fmt: skip
-            made += [
+            results += [
                 Check(subject, CheckResult.CLEAN, CheckMethod.MEASURED, text, "", tuple(titles), tuple(sorted(days)))
                 for text, (titles, days) in proved.items()
                 if text and not groups
             ]
-        return made
+        return results

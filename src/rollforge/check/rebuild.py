@@ -181,20 +181,20 @@ def fit_model(data: TaskData, task: Mapping[str, object], *, few_rounds: bool = 
     attribute ``n_epochs`` for at most two epochs.
     """
     with using(data.session):
-        made = build(task["model"], kind=MODEL, where="task.model")
-        known = inspect.signature(made.fit).parameters
+        model = build(task["model"], kind=MODEL, where="task.model")
+        known = inspect.signature(model.fit).parameters
         arguments: dict[str, object] = {}
         if few_rounds and "num_boost_round" in known:
             default = known["num_boost_round"].default
-            own = getattr(made, "num_boost_round", None)
+            own = getattr(model, "num_boost_round", None)
             rounds = [n for n in (default, own) if isinstance(n, int)]
             arguments["num_boost_round"] = min([_FEW_ROUNDS, *rounds])
-        if few_rounds and isinstance(getattr(made, "n_epochs", None), int):
-            made.n_epochs = min(made.n_epochs, _FEW_EPOCHS)
+        if few_rounds and isinstance(getattr(model, "n_epochs", None), int):
+            model.n_epochs = min(model.n_epochs, _FEW_EPOCHS)
         if task.get("reweighter") is not None:
             arguments["reweighter"] = build(task["reweighter"], kind=REWEIGHTER, where="task.reweighter")
-        made.fit(data.dataset, **arguments)
-    return made
+        model.fit(data.dataset, **arguments)
+    return model
 
 
 def predict(model: Any, data: TaskData) -> pd.DataFrame:

@@ -59,7 +59,7 @@ def demo(
     """Create a synthetic market that contains a weak signal. The same arguments give the same bytes."""
     from rollforge.market.demo import INDEX, UNIVERSES, make_demo
 
-    made = make_demo(
+    summary = make_demo(
         folder,
         instruments=instruments,
         years=years,
@@ -71,7 +71,7 @@ def demo(
         codes=_listed(code),
         overwrite=overwrite,
     )
-    echo(f"{folder}: {made}")
+    echo(f"{folder}: {summary}")
 
 
 @app.command("import")

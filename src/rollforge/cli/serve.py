@@ -151,8 +151,8 @@ def init(
             check_registry(workflow.session.tracking_uri, workflow.registry, name, others if several else [])
     except ConfigError as exc:
         raise ConfigError(f"{workflow.path}, {line_of(exc.path, workflow.lines)}{exc}") from exc
-    found = checked_begin(workflow, leakage)
-    for warning in found.warnings:
+    start = checked_begin(workflow, leakage)
+    for warning in start.warnings:
         echo_error(f"warning: {warning}")
     ledger = options.of(workflow.session).ledger(create=True)
     with holding(ledger, name, LEASE_SECONDS) as lease:
@@ -160,10 +160,10 @@ def init(
         state.require_known()
         known = state.definition.workflow if state.definition is not None else None
         recorded_before = known if isinstance(known, dict) else {}
-        first = _first_day(name, state, recorded_before.get("begin"), found, _day(begin) if begin is not None else None)
+        first = _first_day(name, state, recorded_before.get("begin"), start, _day(begin) if begin is not None else None)
         folder = new_service_folder(name, state.definition, ledger.uri)
         recorded = definition_of(workflow, first, folder, ledger.uri, state.definition)
-        if found.waits and not state.releases:
+        if start.waits and not state.releases:
             recorded[LEAKAGE] = leakage
         elif state.releases and LEAKAGE in recorded_before:
             recorded[LEAKAGE] = recorded_before[LEAKAGE]
@@ -176,9 +176,9 @@ def init(
     else:
         echo(f"service {one_line(name)}: {'recorded' if changed else 'unchanged'}, first day {first}")
         echo(f"ledger {one_line(mask_secrets(ledger.uri))}")
-        if found.waits:
+        if start.waits:
             echo(
-                f"the data end on {found.data_until}, before the first window: runs do nothing until they reach {first}"
+                f"the data end on {start.data_until}, before the first window: runs do nothing until they reach {first}"
             )
 
 
@@ -319,10 +319,10 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
     today, lease, days = state.next_day(), ledger.held_by(name), state.days
     failed = overview.failed_days(state)
     latest = state.signals().get(state.last_published or "")
-    found = overview.status(name, state, lease)
-    fallback = found["fallback"]
+    shown = overview.status(name, state, lease)
+    fallback = shown["fallback"]
     if as_json:
-        echo_json(json.dumps(found))
+        echo_json(json.dumps(shown))
         return
     entries = f"{state.last} {'entry' if state.last == 1 else 'entries'}"
     echo(f"service {one_line(name)}: {entries}, last published {state.last_published or 'never'}")
@@ -332,14 +332,14 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
         echo(f"failed days: {', '.join(failed)}: {one_line(days[failed[-1]].error)}")
     if fallback:
         echo(f"fallback: {one_line(fallback)}")
-    for line in _findings(state, found["warnings"]):
+    for line in _findings(state, shown["warnings"]):
         echo(line)
-    if found["running"]:
-        echo(_running(found["running"]))
+    if shown["running"]:
+        echo(_running(shown["running"]))
     _show_models([*state.champions(today), *state.candidates(today)])
-    for day, champions in found["planned"].items():
+    for day, champions in shown["planned"].items():
         echo(f"planned champions from {day}: {', '.join(map(one_line, champions))}")
-    for one in found["comparisons"]:
+    for one in shown["comparisons"]:
         echo(f"{one['candidate']}: {overview.described(Comparison.of_document(one))}")
     if state.unknown:
         echo(f"entries written by a newer version of Rollforge: {', '.join(str(e.number) for e in state.unknown)}")

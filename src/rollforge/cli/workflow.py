@@ -310,20 +310,20 @@ def _train(made: Plan, jobs: int | None, folder: Path, console: Console) -> None
     from rollforge import pipeline
     from rollforge.cli.progress import RunProgress
 
-    found = pipeline.submit(made)
-    left = len(set(made.ids)) - found.done
+    submitted = pipeline.submit(made)
+    left = len(set(made.ids)) - submitted.done
     workers = min(made.workflow.session.threads, max(left, 1)) if jobs is None else jobs
-    if found.renamed:
-        console.print(f"{counted(found.renamed, 'task')} renamed")
-    if found.retried:
-        console.print(f"{counted(found.retried, 'failed task')} will be retried")
+    if submitted.renamed:
+        console.print(f"{counted(submitted.renamed, 'task')} renamed")
+    if submitted.retried:
+        console.print(f"{counted(submitted.retried, 'failed task')} will be retried")
     if not left:
-        console.print(f"all {found.done} tasks are already done; nothing to train")
+        console.print(f"all {submitted.done} tasks are already done; nothing to train")
         return
-    if found.done:
-        console.print(f"{found.done} of {len(made.ids)} tasks are already done")
+    if submitted.done:
+        console.print(f"{submitted.done} of {len(made.ids)} tasks are already done")
     with RunProgress(
-        _labels(made), done=found.done, jobs=max(workers, 1), console=console, log_file=folder / "run.log"
+        _labels(made), done=submitted.done, jobs=max(workers, 1), console=console, log_file=folder / "run.log"
     ) as progress:
         try:
             pipeline.train(made, jobs=workers, on_event=progress, log_file=folder / "run.log")

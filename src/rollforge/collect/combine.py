@@ -86,32 +86,32 @@ class Ensembles:
         argument."""
         name, where = type(ensemble).__name__, f"ensemble.{part}"
         try:
-            made = ensemble({key: frame if _is_ours(ensemble) else frame.copy() for key, frame in given.items()})
+            combined = ensemble({key: frame if _is_ours(ensemble) else frame.copy() for key, frame in given.items()})
         except RollforgeError:
             raise
         except Exception as exc:
             raise BuildError(f"the ensemble {name} failed: {describe(exc)}", path=where) from exc
-        if isinstance(made, pd.Series):
-            made = made.to_frame("score")
-        if not isinstance(made, pd.DataFrame) or not made.shape[1]:
+        if isinstance(combined, pd.Series):
+            combined = combined.to_frame("score")
+        if not isinstance(combined, pd.DataFrame) or not combined.shape[1]:
             raise BuildError(
-                f"the ensemble {name} must return a frame or a series of scores for {_listed(given)}, found {shown(made)}.",
+                f"the ensemble {name} must return a frame or a series of scores for {_listed(given)}, found {shown(combined)}.",
                 path=where,
             )
         try:
-            made = number_rows(made, f"the result of the ensemble {name}")
+            combined = number_rows(combined, f"the result of the ensemble {name}")
         except DataError as exc:
             raise BuildError(str(exc), path=where) from exc
-        if not made.index.is_unique:
-            day, code = made.index[made.index.duplicated()][0]
+        if not combined.index.is_unique:
+            day, code = combined.index[combined.index.duplicated()][0]
             raise BuildError(
                 f"the result of the ensemble {name} has a row twice: {code} on {day:%Y-%m-%d}.", path=where
             )
-        if not len(made):
+        if not len(combined):
             raise CoverageError(f"The ensemble {name} returned no rows for {_listed(given)}.")
         if part == "models":
-            made = made.set_axis(["score", *made.columns[1:]], axis=1)
-        return made.sort_index()
+            combined = combined.set_axis(["score", *combined.columns[1:]], axis=1)
+        return combined.sort_index()
 
     def remarks(
         self, frames: Mapping[tuple[str, str], pd.DataFrame], joined: Mapping[str, pd.DataFrame], prediction: object
@@ -251,7 +251,7 @@ def build_ensembles(config: object, *, path: str = "ensemble", models: int = 1, 
     """
     if config is None:
         return Ensembles()
-    made: dict[str, Any] = {}
+    ensembles: dict[str, Any] = {}
     named: dict[str, Definition] = {}
     for part, one in ensemble_parts(config, path).items():
         where = f"{path}.{part}" if part else path
@@ -272,5 +272,5 @@ def build_ensembles(config: object, *, path: str = "ensemble", models: int = 1, 
                 "AverageEnsemble, or a class of your own.",
                 path=where,
             )
-        made[place], named[place] = ensemble, {"class": one} if isinstance(one, str) else dict(one)
-    return Ensembles(**made, config=named)
+        ensembles[place], named[place] = ensemble, {"class": one} if isinstance(one, str) else dict(one)
+    return Ensembles(**ensembles, config=named)

@@ -407,34 +407,34 @@ def _expected(known: Sequence[TaskOutcome], schedule: Schedule) -> _Expected:
     from rollforge.collect.coverage import ExpectedWindow
     from rollforge.dates import show_time
 
-    made = _Expected()
+    expected = _Expected()
     numbers = _path_numbers(known, schedule)
     several = {known[i].model for i, own in numbers.items() if max(own) > 1}
     taken: set[str] = set()
     for i, (window, outcome) in enumerate(zip(schedule.windows, known, strict=True)):
         test, task = window.segments.get("test"), outcome.task
         if test is None:
-            made.unplaced.append(f"task {task.id[:8]} is {task.status}, and no trading day is in its test segment")
+            expected.unplaced.append(f"task {task.id[:8]} is {task.status}, and no trading day is in its test segment")
             continue
         name = f"{window.title} ({window.test_days})"
         other = f" of task {task.id[:8]}" if name in taken else ""  # two tasks of one model with the same test days
         name += other
         taken.add(name)
         if outcome.recorder is not None:
-            made.keys[outcome.recorder.id] = (outcome.model, name)
+            expected.keys[outcome.recorder.id] = (outcome.model, name)
         if i not in numbers:
-            made.windows.append(ExpectedWindow(name, test.start, test.end, task.status.value, outcome.model))
+            expected.windows.append(ExpectedWindow(name, test.start, test.end, task.status.value, outcome.model))
             continue
-        made.pieces[name] = []
+        expected.pieces[name] = []
         for number, (start, end) in zip(numbers[i], test.parts, strict=True):
             path = f"path {number}" if outcome.model in several else ""
             group = ", ".join(filter(None, (outcome.model, path)))
             if path:
-                made.paths[group] = (outcome.model, number)
+                expected.paths[group] = (outcome.model, number)
             key = f"{', '.join(filter(None, (window.title, path)))} ({show_time(start)} to {show_time(end)}){other}"
-            made.pieces[name].append(_Piece(key, group, start, end))
-            made.windows.append(ExpectedWindow(key, start, end, task.status.value, group))
-    return made
+            expected.pieces[name].append(_Piece(key, group, start, end))
+            expected.windows.append(ExpectedWindow(key, start, end, task.status.value, group))
+    return expected
 
 
 def _path_numbers(known: Sequence[TaskOutcome], schedule: Schedule) -> dict[int, tuple[int, ...]]:

@@ -190,10 +190,10 @@ def check_transform_proc(
     ConfigError
         If a processor needs a fit window and the handler has none.
     """
-    made: list[object] = []
+    described: list[object] = []
     for i, one in enumerate(as_list(processors, "processors", path=path)):
         if not isinstance(one, str) and not (isinstance(one, Mapping) and "class" in one):
-            made.append(one)  # the handler builds it, or reports what is wrong
+            described.append(one)  # the handler builds it, or reports what is wrong
             continue
         config: dict[str, Any] = {"class": one} if isinstance(one, str) else dict(one)
         target = locate(
@@ -202,7 +202,7 @@ def check_transform_proc(
         if {"fit_start_time", "fit_end_time"} <= set(inspect.signature(target).parameters):
             given = config.get("kwargs") or {}
             if not isinstance(given, Mapping):
-                made.append(config)  # the handler reports it
+                described.append(config)  # the handler reports it
                 continue
             kwargs: dict[str, object] = {"fit_start_time": None, "fit_end_time": None, **given}
             if fit_start_time is not None or fit_end_time is not None:
@@ -212,8 +212,8 @@ def check_transform_proc(
                     f"{config['class']} needs the handler's fit_start_time and fit_end_time.", path=f"{path}.{i}"
                 )
             config["kwargs"] = kwargs
-        made.append(config)
-    return made
+        described.append(config)
+    return described
 
 
 class HandlerOptions(TypedDict, total=False):

@@ -205,13 +205,13 @@ class DatasetH(Dataset):
 
     def _prepared(self, segment: object, arguments: Mapping[str, object]) -> object:
         days = self._days(segment)
-        made = self._prepare_seg(days, **arguments)
+        data = self._prepare_seg(days, **arguments)
         if not self.purge_rows or arguments["data_key"] != DataHandlerLP.DK_L:
-            return made
+            return data
         borders, tested = self._borders(days), self._tested(days)
         if not borders and not tested:
-            return made
-        index, rows = self._index_of(made), label_rows(self.handler)
+            return data
+        index, rows = self._index_of(data), label_rows(self.handler)
         kept = rows_before(index, rows, borders, self.purge_rows)
         kept &= rows_after(index, rows, tested, self.purge_rows + self.embargo_rows)
         left_out = len(kept) - int(kept.sum())
@@ -228,7 +228,7 @@ class DatasetH(Dataset):
                 "the next segment, or are read by labels of the test segment. Use a longer segment, or declare a smaller "
                 "label_horizon."
             )
-        return self._selected(made, kept)
+        return self._selected(data, kept)
 
     def _borders(self, days: object) -> list[Border]:
         """Return the intervals of the selected days that another segment follows."""

@@ -85,19 +85,19 @@ def process_instruments(
     """
     import pandas as pd
 
-    made = build_inst_processors(processors, where=where)
-    if not made:
+    built = build_inst_processors(processors, where=where)
+    if not built:
         return frame
     fields = list(frame.columns)
     plain = [str(field).replace(" ", "") for field in fields]  # processors written for Qlib expect this form
     kept = {}
     for instrument, rows in frame.set_axis(plain, axis=1).groupby(level="instrument"):
         series = rows.loc[:, ~rows.columns.duplicated()].droplevel("instrument")
-        for processor in made:
+        for processor in built:
             series = processor(series, instrument=instrument)
         if len(series):
             kept[instrument] = series
-    names = ", ".join(type(p).__name__ for p in made)
+    names = ", ".join(type(p).__name__ for p in built)
     if not kept:
         raise DataError(f"inst_processors leave no rows for any instrument: {names}.")
     joined = pd.concat(kept, names=["instrument", "datetime"])

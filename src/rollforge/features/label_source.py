@@ -105,20 +105,20 @@ def _of_description(target: type, kwargs: Mapping[str, object]) -> LabelSource:
     """Return the source of the label of one of this package's handlers, which need not be built."""
     if issubclass(target, AlphaHandler):
         label = kwargs.get("label") or target.get_label_config(None)  # type: ignore[arg-type]  # it does not use self
-        found = LabelSource(_expressions(label))
-        if found.expressions is None:
-            found = LabelSource(None, f"the label {shown(label)} is not a list of expressions")
+        source = LabelSource(_expressions(label))
+        if source.expressions is None:
+            source = LabelSource(None, f"the label {shown(label)} is not a list of expressions")
         changed = _changed_by_inst_processors(kwargs.get("inst_processors"))
-        found = _also(found, changed)
+        source = _also(source, changed)
     else:
-        found = _of_described_loader(kwargs.get("data_loader"))
+        source = _of_described_loader(kwargs.get("data_loader"))
     independent = kwargs.get("process_type") == DataHandlerLP.PTYPE_I
     if issubclass(target, DataHandlerLP):
         for name in _STEPS:
             if name != "infer_processors" or not independent:
                 listed = kwargs.get(name) or ()
-                found = _also(found, _changed_by(listed if isinstance(listed, (list, tuple)) else [listed]))
-    return found
+                source = _also(source, _changed_by(listed if isinstance(listed, (list, tuple)) else [listed]))
+    return source
 
 
 def _of_described_loader(loader: object) -> LabelSource:

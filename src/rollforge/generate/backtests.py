@@ -141,10 +141,10 @@ def backtest_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, tes
         The trading days.
     """
     holes = [hole for task in tasks if any(_backtests(task)) and (hole := first_hole(task, calendar))]
-    found = []
+    warnings = []
     if holes:
         first, last = holes[0]
-        found.append(
+        warnings.append(
             f"the test segments of {len(holes)} of {len(tasks)} tasks have holes, such as {first} to {last}, so these tasks "
             "are not backtested: other tasks test the days of a hole. The report backtests each path of the joined "
             "predictions, and their average."
@@ -152,10 +152,10 @@ def backtest_warnings(tasks: Sequence[Mapping[str, object]], calendar: Days, tes
     whole = [task for task in tasks if first_hole(task, calendar) is None]
     spans = [span for task in whole if (span := _foreign_span(task, calendar, test_key)) is not None]
     if not spans or len(tasks) < 2:
-        return found
+        return warnings
     start, end = spans[0]
     return [
-        *found,
+        *warnings,
         f"the backtest of {len(spans)} of {len(tasks)} windows covers {start} to {end}, which are not "
         "the days of the window's test segment. On the other days nothing is traded, but they count in "
         "the metrics. 'rolling: {roll_backtest: true}' backtests each window on its own days. The "

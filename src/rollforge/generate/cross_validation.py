@@ -105,7 +105,7 @@ class _PurgedGen(TaskGen):
         embargo = embargo_days(self.embargo, len(days))
         template = with_row_purge(task, horizon, "purge", embargo)
         share = self._valid_share(task)
-        made = []
+        tasks = []
         for tests in self._tests(equal_groups(len(days), self._groups)):
             train, valid = training_days(len(days), tests, purge, embargo), np.zeros(len(days), bool)
             size = share if isinstance(share, int) else math.ceil(share * int(train.sum()))
@@ -119,8 +119,8 @@ class _PurgedGen(TaskGen):
                     f"{counted(size, 'validation day')}. Use a longer period, or reduce these.",
                     path=f"{PATH}.train",
                 )
-            made.append(self._task(template, days, as_ranges(train), as_ranges(valid), tests))
-        return made
+            tasks.append(self._task(template, days, as_ranges(train), as_ranges(valid), tests))
+        return tasks
 
     def _period(self, task: Definition) -> Days:
         spans = [interval.positions(self.ta.cals) for _, interval in pieces(TaskView(task).segments)]

@@ -226,20 +226,23 @@ class GridGen(NamedTaskGen):
         """
         self._check_conditions(task)
         LIMITS["tasks"].check(self.count(task), "its combinations are", path="values")
-        made: list[tuple[tuple[str, ...], dict[str, object]]] = []
+        combinations: list[tuple[tuple[str, ...], dict[str, object]]] = []
         for chosen in self._chosen(task):
             new = copy_task(task)
             for path, (_, value) in chosen.items():
                 put_value(new, path, copy_task(value), where=f"values.{path}")
-            made.append((tuple(name for name, _ in chosen.values() if name), new))
-        if not made:
+            combinations.append((tuple(name for name, _ in chosen.values() if name), new))
+        if not combinations:
             raise ConfigError("leaves out all combinations.", path="exclude")
-        parts = [""] * len(made)
-        for names in dict.fromkeys(names for names, _ in made):
-            alike = [i for i, (own, _) in enumerate(made) if own == names]
-            for i, part in zip(alike, differing_parts([made[i][1] for i in alike]), strict=True):
+        parts = [""] * len(combinations)
+        for names in dict.fromkeys(names for names, _ in combinations):
+            alike = [i for i, (own, _) in enumerate(combinations) if own == names]
+            for i, part in zip(alike, differing_parts([combinations[i][1] for i in alike]), strict=True):
                 parts[i] = part
-        return [(", ".join(filter(None, (*names, part))), new) for (names, new), part in zip(made, parts, strict=True)]
+        return [
+            (", ".join(filter(None, (*names, part))), new)
+            for (names, new), part in zip(combinations, parts, strict=True)
+        ]
 
 
 class SeedGen(NamedTaskGen):
@@ -296,13 +299,13 @@ class SeedGen(NamedTaskGen):
         ConfigError
             If a path does not exist in the task. Its last part may be new.
         """
-        made = []
+        combinations = []
         for seed in self.seeds:
             new = copy_task(task)
             for path in self.paths:
                 put_value(new, path, seed, where="paths")
-            made.append((f"seed {seed}" if len(self.seeds) > 1 else "", new))
-        return made
+            combinations.append((f"seed {seed}" if len(self.seeds) > 1 else "", new))
+        return combinations
 
 
 def _mapping(given: object, where: str) -> Mapping[str, object]:

@@ -63,7 +63,7 @@ class MultiHorizonGenBase(TaskGen):
         SegmentError
             If nothing is left of a segment.
         """
-        made = []
+        tasks = []
         for hr in self.horizon:
             new = copy_task(task)
             self.set_horizon(new, hr)
@@ -78,5 +78,5 @@ class MultiHorizonGenBase(TaskGen):
                 )
             except OutsideCalendar as exc:
                 raise SegmentError(f"horizon {hr}: {exc}", path=PATH) from exc
-            made.append(TaskView(new).with_segments({n: self.ta.written(s) for n, s in segments.items()}))
-        return made
+            tasks.append(TaskView(new).with_segments({n: self.ta.written(s) for n, s in segments.items()}))
+        return tasks

@@ -153,11 +153,11 @@ def static_checks(
     named = _titles(tasks, titles)
     parts: dict[str, _Parts] = {}
     features: dict[str, list[Finding]] = {}
-    found: list[list[Finding]] = []
+    by_task: list[list[Finding]] = []
     forward = _walking_forward(tasks if among is None else among, calendar)
     for task in tasks:
         findings: list[Finding] = []
-        found.append(findings)
+        by_task.append(findings)
         try:
             handler = TaskView(task).described_handler
             sequence = pieces(TaskView(task).segments)
@@ -192,11 +192,13 @@ def static_checks(
             findings += processor_findings(known.data, _first_day(places, calendar))
         except RollforgeError as exc:
             log.debug("a task was not checked: %s", exc)
-    for findings, more in zip(found, _universes(tasks, parts, calendar), strict=True):
+    for findings, more in zip(by_task, _universes(tasks, parts, calendar), strict=True):
         findings += more
-    for findings, task in zip(found, tasks, strict=True):
+    for findings, task in zip(by_task, tasks, strict=True):
         findings += _own_code(task, ensembles or {})
-    return group_findings([_dated(findings, one, calendar) for findings, one in zip(found, tasks, strict=True)], named)
+    return group_findings(
+        [_dated(findings, one, calendar) for findings, one in zip(by_task, tasks, strict=True)], named
+    )
 
 
 def _dated(findings: Sequence[Finding], task: Mapping[str, object], calendar: Days) -> list[Finding]:
@@ -281,7 +283,7 @@ def label_warnings(
         The title of each task.
     """
     known: dict[str, list[str]] = {}
-    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    by_text: dict[str, dict[str, tuple[str, ...]]] = {}
     for title, task in zip(_titles(tasks, titles), tasks, strict=True):
         texts: list[str] = []
         try:
@@ -292,11 +294,11 @@ def label_warnings(
         except RollforgeError as exc:
             log.debug("the label of a task is unknown: %s", exc)
         for text in texts:
-            found.setdefault(text, {})[title] = ()
+            by_text.setdefault(text, {})[title] = ()
     if len(tasks) == 1:
-        return [capitalised(text) for text in found]
+        return [capitalised(text) for text in by_text]
     made = []
-    for text, these in found.items():
+    for text, these in by_text.items():
         place = "" if len(these) == len(tasks) else f" ({placed(these, len(tasks))})"
         made.append(f"In {len(these)} of {len(tasks)} tasks{place} {text}")
     return made

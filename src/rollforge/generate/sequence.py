@@ -49,19 +49,19 @@ def apply_generator(generator: TaskGen, tasks: Sequence[Named]) -> list[Named]:
     ridge, alpha=1.0 {'estimator': 'ridge', 'alpha': 1.0}
     """
     noun = type(generator).__name__
-    made: list[tuple[str, str, Definition]] = []  # (name before, name given by the generator, task)
+    generated: list[tuple[str, str, Definition]] = []  # (name before, name given by the generator, task)
     for name, task in tasks:
         for given, one in _checked(generator, task):
-            made.append((name, given, one))
-        LIMITS["tasks"].check(len(made), f"{noun} makes")
+            generated.append((name, given, one))
+        LIMITS["tasks"].check(len(generated), f"{noun} makes")
     if generator.only_windows:
-        return [(name, one) for name, _, one in made]
-    names = [given for _, given, _ in made]
-    for before in dict.fromkeys(name for name, _, _ in made):
-        unnamed = [i for i, (name, given, _) in enumerate(made) if name == before and not given]
-        for i, differences in zip(unnamed, model_names([made[i][2] for i in unnamed]), strict=True):
+        return [(name, one) for name, _, one in generated]
+    names = [given for _, given, _ in generated]
+    for before in dict.fromkeys(name for name, _, _ in generated):
+        unnamed = [i for i, (name, given, _) in enumerate(generated) if name == before and not given]
+        for i, differences in zip(unnamed, model_names([generated[i][2] for i in unnamed]), strict=True):
             names[i] = differences
-    return [(joined_name(name, own), one) for (name, _, one), own in zip(made, names, strict=True)]
+    return [(joined_name(name, own), one) for (name, _, one), own in zip(generated, names, strict=True)]
 
 
 def _checked(generator: TaskGen, task: Definition) -> list[Named]:
@@ -77,7 +77,7 @@ def _checked(generator: TaskGen, task: Definition) -> list[Named]:
     new: object = generator.named(copy_task(task)) if overrides else generator.generate(copy_task(task))
     if isinstance(new, (Mapping, str)) or not isinstance(new, Iterable):
         raise BuildError(f"{noun} must return a list of tasks, found {shown(new)}.")
-    made: list[Named] = []
+    checked: list[Named] = []
     for entry in new:
         pair = entry if overrides else ("", entry)
         if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], str):
@@ -90,8 +90,8 @@ def _checked(generator: TaskGen, task: Definition) -> list[Named]:
             raise BuildError(f"{noun} generated a task without a {lost}.")
         if not name.isprintable():
             raise BuildError(f"{noun} gave a model a name with characters that cannot be printed: {name!r:.80}.")
-        made.append((name, one))
-    return made
+        checked.append((name, one))
+    return checked
 
 
 class ChainGen(NamedTaskGen):

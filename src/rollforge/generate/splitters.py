@@ -282,7 +282,7 @@ class CombinatorialPurgedSplit(_PurgedSplit):
 def _days_of(rows: object, y: object, groups: object) -> pd.DatetimeIndex:
     """Return the day of each row."""
     if groups is not None:
-        made = _group_days(groups)
+        days = _group_days(groups)
     else:
         found = next((level for level in map(_level, (rows, y)) if level is not None), None)
         if found is None:
@@ -290,15 +290,15 @@ def _days_of(rows: object, y: object, groups: object) -> pd.DatetimeIndex:
                 "the rows have no days. Give X an index with a level datetime, or a DatetimeIndex, or give the day of each "
                 "row as groups."
             )
-        made = found
-    made = pd.DatetimeIndex(made).tz_localize(None).normalize()
-    if made.hasnans:
-        raise DataError(f"{counted(int(np.sum(made.isna())), 'row')} of {len(made):,} have no day.")
-    if rows is not None and hasattr(rows, "__len__") and len(rows) != len(made):
-        raise DataError(f"There are {len(rows):,} rows and {counted(len(made), 'day')} in groups.")
-    if not len(made):
+        days = found
+    days = pd.DatetimeIndex(days).tz_localize(None).normalize()
+    if days.hasnans:
+        raise DataError(f"{counted(int(np.sum(days.isna())), 'row')} of {len(days):,} have no day.")
+    if rows is not None and hasattr(rows, "__len__") and len(rows) != len(days):
+        raise DataError(f"There are {len(rows):,} rows and {counted(len(days), 'day')} in groups.")
+    if not len(days):
         raise DataError("there are no rows to split.")
-    return made
+    return days
 
 
 def _group_days(groups: Any) -> pd.DatetimeIndex:

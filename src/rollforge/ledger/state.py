@@ -283,20 +283,20 @@ class ServiceState:
         Of several attempts, it is the one that published the day, or else the last one. Results that a correction has
         recomputed, also one of another day, replace those of the routine.
         """
-        made: tuple[CheckResult, ...] = ()
+        results: tuple[CheckResult, ...] = ()
         published: set[str] = set()
         for entry, content in zip(self.entries, self.contents, strict=True):
             if content.day is None:
                 continue
             if content.day.day in published:  # a correction; if the signals stay the same, it is not of that kind
                 again = {(check.name, check.day): check for check in content.checks}
-                made = tuple(again.get((check.name, check.day), check) for check in made)
+                results = tuple(again.get((check.name, check.day), check) for check in results)
                 continue
             if entry.kind == EntryKind.DAY and content.day.day == day:
-                made = content.checks
+                results = content.checks
             if content.day.state is DayState.PUBLISHED:
                 published.add(content.day.day)
-        return made
+        return results
 
     def replaced_in(self, check: CheckResult, number: int) -> int | None:
         """Return the number of the entry that has a later result of a check than an entry; None if there is none."""

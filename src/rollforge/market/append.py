@@ -448,7 +448,7 @@ class _Change:
         """
         if self.rescale is False or len(self.calendar) == len(self.old.calendar):
             return {}
-        found: dict[str, float] = {}
+        scales: dict[str, float] = {}
         jumps: dict[str, float] = {}
         for i, code in enumerate(self.rows.codes):
             start, stop = self._range(i)
@@ -456,7 +456,7 @@ class _Change:
                 continue
             common, scale = self._scale(code, start, stop)
             if scale is not None:
-                found[code] = scale
+                scales[code] = scale
             elif not common:
                 jumps[code] = self._jump(code, start, stop)
         jumps = {code: jump for code, jump in jumps.items() if np.isfinite(jump)}
@@ -472,20 +472,20 @@ class _Change:
         large = [f"{code} ({math.exp(jump):.3g} x)" for code, jump in jumps.items() if abs(jump) > _JUMP]
         if large:
             self.notes.append(f"close jumps since the folder's last day: {first_few(large)}. Check for missing splits")
-        if found and not self.rescale:
-            code = next(iter(found))
+        if scales and not self.rescale:
+            code = next(iter(scales))
             raise DataError(
-                f"The prices of {counted(len(found), 'instrument')} in {self.table.source} ({first_few(list(found))}) are on "
-                f"a different scale from those in {self.old.path}: those of {code} there are {found[code]:.6g} times as "
+                f"The prices of {counted(len(scales), 'instrument')} in {self.table.source} ({first_few(list(scales))}) are on "
+                f"a different scale from those in {self.old.path}: those of {code} there are {scales[code]:.6g} times as "
                 "high on the same days. Sources that adjust past prices change all of them after a split or a dividend. Use "
                 "--rescale (in Python: rescale=True) to continue the folder's prices, --no-rescale (rescale=False) "
                 "to take the values as they are, or import all rows as a new folder."
             )
-        if found:
+        if scales:
             self.notes.append(
-                f"prices continue on the folder's scale: {first_few([f'{c} x {r:.6g}' for c, r in found.items()])}"
+                f"prices continue on the folder's scale: {first_few([f'{c} x {r:.6g}' for c, r in scales.items()])}"
             )
-        return found
+        return scales
 
     def _scale(self, code: str, start: int, stop: int) -> tuple[bool, float | None]:
         """Return whether the table has the instrument's last day, and the ratio of the folder's prices to the table's,

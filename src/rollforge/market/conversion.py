@@ -71,7 +71,7 @@ class Conversion:
         if not isinstance(plain, dict) or plain.get("format") != _FORMAT:
             raise ValueError(f"its format is not {_FORMAT}")
         try:
-            found = cls(
+            conversion = cls(
                 columns=_texts(plain["columns"]),
                 change=_one_of(plain["change"], _CHANGES),
                 vwap=_one_of(plain["vwap"], _VWAPS),
@@ -83,9 +83,9 @@ class Conversion:
             )
         except (KeyError, TypeError) as exc:
             raise ValueError(f"{exc!r:.100}") from exc
-        if (found.factor in ("ratio", "close", "raw", "adjusted")) != bool(found.factor_column):
-            raise ValueError(f"factor_column is {found.factor_column!r}")
-        return found
+        if (conversion.factor in ("ratio", "close", "raw", "adjusted")) != bool(conversion.factor_column):
+            raise ValueError(f"factor_column is {conversion.factor_column!r}")
+        return conversion
 
 
 def _texts(value: object) -> tuple[str, ...]:

@@ -293,27 +293,27 @@ def _codes(table: Table) -> pd.Series:
 
 def _days(table: Table) -> tuple[DayColumn, list[str]]:
     """Return the days of the rows, and notes."""
-    found = read_column(table.frame[DATE])
-    if found.reason:
-        row = min(found.reason)
+    column = read_column(table.frame[DATE])
+    if column.reason:
+        row = min(column.reason)
         raise DataError(
-            f"{table.source}, {table.where(row)}: {found.reason[row]} "
-            f"{len(found.reason)} of {len(found.days)} days cannot be read."
+            f"{table.source}, {table.where(row)}: {column.reason[row]} "
+            f"{len(column.reason)} of {len(column.days)} days cannot be read."
         )
-    outside = (found.days < FIRST_DAY) | (found.days > LAST_DAY)
+    outside = (column.days < FIRST_DAY) | (column.days > LAST_DAY)
     if outside.any():
         row = int(np.argmax(outside))
         raise DataError(
-            f"{table.source}, {table.where(row)}: {found.days[row]} is outside {FIRST_DAY} to {LAST_DAY}. Correct the year."
+            f"{table.source}, {table.where(row)}: {column.days[row]} is outside {FIRST_DAY} to {LAST_DAY}. Correct the year."
         )
     notes = (
-        [f"dates such as {table.frame[DATE].iloc[0]} are read with the {found.year_last}"] if found.year_last else []
+        [f"dates such as {table.frame[DATE].iloc[0]} are read with the {column.year_last}"] if column.year_last else []
     )
-    late = found.utc & (found.seconds > 0)
+    late = column.utc & (column.seconds > 0)
     if not late.any():
-        return found, notes
-    at = clock(float(found.seconds[np.argmax(late)]))
-    return found, [
+        return column, notes
+    at = clock(float(column.seconds[np.argmax(late)]))
+    return column, [
         *notes,
         f"days are those of UTC, because there are times such as {at} UTC, but the exchange's day may be another one. Write "
         "days without a time, or times in the exchange's time zone",

@@ -242,7 +242,7 @@ class Provider:
         assert self._whole is not None
         calendar = self._whole.calendar().astype("datetime64[D]")
         last = calendar[len(self.calendar()) - 1]
-        found: dict[str, list[Span]] = {}
+        clipped: dict[str, list[Span]] = {}
         for code, spans in members.items():
             kept = []
             for start, end in spans:
@@ -257,10 +257,10 @@ class Provider:
                 if start <= stop or start > end:  # a span that ends before it begins is kept as it is in the file
                     kept.append((start, stop))
             if kept:
-                found[code] = kept
-        if not found:
+                clipped[code] = kept
+        if not clipped:
             raise DataError(f"The universe {market!r} has no members up to {last}.")
-        return found
+        return clipped
 
     def _read_market(self, place: Path, market: str) -> dict[str, list[Span]]:
         file = place / "instruments" / f"{market}.txt"
@@ -428,7 +428,7 @@ class Provider:
         begin = np.zeros(len(codes), np.int64)
         end = np.zeros(len(codes), np.int64)
         freq = self.freq if freq is None else frequency(freq)
-        found = False
+        any_prices = False
         stem = self.stem(freq)
         limit = len(self.calendar(freq))
         days = limit if self._whole is None else len(self._whole.calendar(freq))
@@ -445,7 +445,7 @@ class Provider:
                     raise DataError(f"{path} is not a regular file.")
                 size = about.st_size
                 first = first_day(os.read(file, 4), size, path, days)
-                found |= first < limit or self._whole is None
+                any_prices |= first < limit or self._whole is None
                 last = first + size // 4 - 1
                 if last > limit > first:
                     (value,) = struct.unpack("<f", os.pread(file, 4, 4 * (limit - first)))
@@ -457,7 +457,7 @@ class Provider:
                         os.preadv(file, [values[i, lo - start : hi - start].data], 4 * (1 + lo - first))
             finally:
                 os.close(file)
-        if not found and codes:
+        if not any_prices and codes:
             known = self.fields()
             if name not in known:
                 raise DataNotFound(

@@ -204,21 +204,21 @@ class SklearnModel(Model):
         try:
             with _limits():
                 classifies = is_classifier(self.estimator)
-                found = np.asarray(getattr(self.estimator, "predict_proba" if classifies else "predict")(features))
+                predicted = np.asarray(getattr(self.estimator, "predict_proba" if classifies else "predict")(features))
         except Exception as exc:
             raise ModelError(
                 f"{_name(self.estimator)} cannot predict {shown(segment)}{_missing(features)}: {describe(exc)}"
             ) from exc
         if classifies:
-            return self._of_classes(found, features.index)
-        if found.shape == (len(features), len(self.labels)) and len(self.labels) > 1:
-            return pd.DataFrame(found, index=features.index, columns=self.labels)
-        if found.size != len(features):
+            return self._of_classes(predicted, features.index)
+        if predicted.shape == (len(features), len(self.labels)) and len(self.labels) > 1:
+            return pd.DataFrame(predicted, index=features.index, columns=self.labels)
+        if predicted.size != len(features):
             raise ModelError(
-                f"{_name(self.estimator)} predicts values of shape {found.shape} for {len(features)} rows and "
+                f"{_name(self.estimator)} predicts values of shape {predicted.shape} for {len(features)} rows and "
                 f"{len(self.labels)} labels."
             )
-        return pd.Series(found.reshape(-1), index=features.index)
+        return pd.Series(predicted.reshape(-1), index=features.index)
 
     def _of_classes(self, probability: NDArray[np.float64], index: pd.Index) -> pd.Series | pd.DataFrame:
         """Return the prediction of a classifier."""

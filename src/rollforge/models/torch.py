@@ -394,19 +394,19 @@ class TorchModel(Model):
         ValueError
             If the files were not written by :meth:`save_to`.
         """
-        made: TorchModel = object.__new__(cls)
+        model: TorchModel = object.__new__(cls)
         for name, value in from_plain(json.loads((folder / "about.json").read_text(encoding="utf-8"))).items():
             if name.startswith("__") or callable(getattr(cls, name, None)):
                 raise ValueError(f"it has an attribute {name!r}")
-            setattr(made, name, value)
-        made._network, made.weights = None, None
-        made._restored = True
+            setattr(model, name, value)
+        model._network, model.weights = None, None
+        model._restored = True
         if (folder / "weights.pt").exists():
             _check_installed(cls.__name__)
             from rollforge.models import torch_training as training
 
-            made.weights = training.read_weights(folder / "weights.pt")
-        return made
+            model.weights = training.read_weights(folder / "weights.pt")
+        return model
 
 
 def _description(module: object, kwargs: Document | None) -> Definition:

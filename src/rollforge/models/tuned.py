@@ -309,20 +309,25 @@ def _checked_range(name: str, values: object) -> Choices:
             f"must be a list of values, or a range {{low, high}} with 'step' or 'log: true'; found {shown(values)}.",
             path=path,
         )
-    found = dict(values)
+    settings = dict(values)
     for key in _RANGE - {"log"}:
-        one = found.get(key, 1)
+        one = settings.get(key, 1)
         if isinstance(one, bool) or not isinstance(one, (int, float)) or not math.isfinite(one):
             raise ConfigError(f"must be a finite number, found {shown(one)}.", path=f"{path}.{key}")
-    check_flag("log", found.get("log", False))
-    if found["low"] > found["high"] or found.get("step", 1) <= 0 or (found.get("log") and found["low"] <= 0):
+    check_flag("log", settings.get("log", False))
+    if (
+        settings["low"] > settings["high"]
+        or settings.get("step", 1) <= 0
+        or (settings.get("log") and settings["low"] <= 0)
+    ):
         raise ConfigError(
-            f"low must not be above high, step must be positive, and with a logarithmic scale low must be; found {shown(found)}.",
+            f"low must not be above high, step must be positive, and with a logarithmic scale low must be; "
+            f"found {shown(settings)}.",
             path=path,
         )
-    if found.get("log") and "step" in found:
+    if settings.get("log") and "step" in settings:
         raise ConfigError("has either a step or a logarithmic scale.", path=path)
-    return found
+    return settings
 
 
 def _is_whole(values: Document) -> bool:

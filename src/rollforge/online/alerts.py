@@ -21,7 +21,7 @@ def day_alerts(state: ServiceState, after: int, by: str) -> list[dict[str, objec
     by : str
         Only entries of this author: other processes report their own.
     """
-    found: list[dict[str, object]] = []
+    alerts: list[dict[str, object]] = []
     for entry, content in zip(state.entries[after:], state.contents[after:], strict=True):
         day = content.day
         if entry.kind != EntryKind.DAY or day is None or entry.by != by:
@@ -34,7 +34,7 @@ def day_alerts(state: ServiceState, after: int, by: str) -> list[dict[str, objec
         if not (failed or said):
             continue
         event = "day_failed" if failed else "fallback" if day.fallback else "check"
-        found.append(
+        alerts.append(
             {
                 "job": "serve", "event": event, "name": entry.service, "day": day.day, "state": day.state.value,
                 "text": f"{entry.service} {day.day} {day.state.value}: {'; '.join(said) or 'no reason was recorded'}",
@@ -42,4 +42,4 @@ def day_alerts(state: ServiceState, after: int, by: str) -> list[dict[str, objec
                 "entry": entry.number,
             }
         )  # fmt: skip
-    return found
+    return alerts

@@ -48,21 +48,21 @@ def publish(service: Service, prepare_func: PrepareFunc | None = None, *, over_w
     published as new versions too.
     """
     with service.hold() as held:
-        made = made_signals(service, prepare_func, None)
+        prepared = made_signals(service, prepare_func, None)
         known = held.state.signals()
-        days = signal_files.days_of(made)
+        days = signal_files.days_of(prepared)
         last = max(known, default="")
         fresh = [day for day in days if day > last]
-        new = made if over_write else signal_files.rows_of(made, fresh)
+        new = prepared if over_write else signal_files.rows_of(prepared, fresh)
         lost = signal_files.unreadable(service.place, known.values())  # they differ, so they get a new version
         old = signal_files.read(service.place, [signal for day, signal in known.items() if day not in lost])
-        changed = [day for day in days if over_write and day in known and not _same(old, made, day)]
+        changed = [day for day in days if over_write and day in known and not _same(old, prepared, day)]
         gone = [day for day, signal in known.items() if over_write and signal.rows and day not in days]
         day = DayRun(service, held, Options(), last)
         signals = []
         wanted = sorted({*(days if over_write else fresh)} - ({*known} - {*changed}))
         if wanted:
-            signals += day.write(signal_files.rows_of(made, wanted), "made again" if over_write else "")
+            signals += day.write(signal_files.rows_of(prepared, wanted), "made again" if over_write else "")
         signals += [_withdrawn(held, one, "made again") for one in gone]
         if signals:
             held.append(EntryKind.CORRECTION, correction_body(signals, "made from the predictions that exist"))

@@ -249,7 +249,7 @@ def data_changes(
         if check.name == "changed"
         for day, mark in (check.data.get("days") or {}).items()
     }
-    found: dict[str, str] = {}
+    changed: dict[str, str] = {}
     signals = state.signals()
     published = [day for day, result in state.days.items() if result.state is DayState.PUBLISHED and result.data]
     places = {str(day): place for place, day in enumerate(recent.days[:-1])}
@@ -261,11 +261,11 @@ def data_changes(
         # exact: instruments and fields may have been added since
         now = mark_then(day) if day in places else ""
         if now != known and (day, now) not in reported:
-            found[day] = now
-    gone = [day for day, mark in found.items() if not mark]
+            changed[day] = now
+    gone = [day for day, mark in changed.items() if not mark]
     note = f", {', '.join(gone)} no longer in the calendar" if gone else ""
-    text = f"the data of {', '.join(found)} have changed{note}; see 'rollforge serve correct'" if found else ""
-    return float(len(found)), text, {"days": found} if found else {}
+    text = f"the data of {', '.join(changed)} have changed{note}; see 'rollforge serve correct'" if changed else ""
+    return float(len(changed)), text, {"days": changed} if changed else {}
 
 
 def _mark(recent: Recent, place: int, starts: Mapping[str, np.datetime64]) -> str:

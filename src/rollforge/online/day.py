@@ -481,21 +481,23 @@ class DayRun:
         before = strategy.windows([self.service.recorder(r) for r in champions.values()])
         policy, challenger = self.service.policy, self.service.challenger
         shadow = policy is not None and challenger is None
-        found: list[Release] = []
+        all_releases: list[Release] = []
         firsts = []
         for template, windows in new.items():
             starts = {max(start, floor): recorder for start, recorder in windows}  # of several on a day, the latest
             releases = [self.service.released(name, [r], start, reason)[0] for start, r in sorted(starts.items())]
             former = [champions[r.id] for _, r in before.get(template, [])]
             if challenger is not None and challenger.of(releases[-1]) and not challenger.is_promoted(state, self.day):
-                found += of_challenger(state, releases[-1])
+                all_releases += of_challenger(state, releases[-1])
                 continue
-            found += of_windows(state, releases, former, shadow=shadow)
+            all_releases += of_windows(state, releases, former, shadow=shadow)
             firsts.append(releases[0].from_day)
         if firsts and -1 not in new:
             ended = [champions[r.id] for _, r in before.get(-1, [])]
-            found += [replace(r, role=Role.RETIRED, from_day=min(firsts), by=author(), reason=reason) for r in ended]
-        return found
+            all_releases += [
+                replace(r, role=Role.RETIRED, from_day=min(firsts), by=author(), reason=reason) for r in ended
+            ]
+        return all_releases
 
     def _fill(self, strategy: OnlineStrategy) -> None:
         """Make the outgoing models predict up to the day before."""

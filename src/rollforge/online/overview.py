@@ -189,30 +189,30 @@ def read_as_of(value: object, state: ServiceState) -> float | int:
     >>> read_as_of("0", ServiceState()), read_as_of("20240531", ServiceState())
     (0, 1717113600.0)
     """
-    found: float | int | None = None
+    as_of: float | int | None = None
     if isinstance(value, bool):
         pass
     elif isinstance(value, numbers.Integral):
-        found = int(value)
+        as_of = int(value)
     elif isinstance(value, numbers.Real):
-        found = float(value)
+        as_of = float(value)
     elif (
         isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10 and int(value) <= state.last
     ):
-        found = int(value)
+        as_of = int(value)
     elif isinstance(value, str):
         with contextlib.suppress(DateError):
             moment = read_moment(value)
             midnight = dt.datetime.combine(moment.day, dt.time(), dt.UTC)
-            found = midnight.timestamp() + moment.seconds - 60 * (moment.offset or 0.0)
+            as_of = midnight.timestamp() + moment.seconds - 60 * (moment.offset or 0.0)
     latest = max(time.time(), state.entries[-1].made_at if state.entries else 0.0) + _CLOCKS_DIFFER
-    known = found is not None and (0 <= found <= state.last if isinstance(found, int) else found <= latest)
-    if found is None or not known:
+    known = as_of is not None and (0 <= as_of <= state.last if isinstance(as_of, int) else as_of <= latest)
+    if as_of is None or not known:
         raise ConfigError(
             f"as_of must be the number of an entry, at most {state.last}, or a time in the past such as "
             f"2024-05-31T18:00:00Z, found {shown(value)}."
         )
-    return found
+    return as_of
 
 
 def status(name: str, state: ServiceState, lease: ServiceLease | None) -> dict[str, Any]:

@@ -199,7 +199,7 @@ def compared(
     frames: dict[str, pd.DataFrame] = {} if today is None else {today[0].day: today[1]}
     state, challenger = service.state(), service.challenger
     shadows = [*state.shadows.values(), *([today[0]] if today else ())]
-    found = []
+    comparisons = []
     for candidate, champion in pairs:
         both = candidate.recorder, champion.recorder
         if challenger is not None and challenger.of(candidate):
@@ -215,8 +215,8 @@ def compared(
         labels = known_labels(service.recorder(champion), used[0][0].day, used[-1][0].day)
         means, days = daily_metric(scores, labels, policy.metric)
         if days:
-            found.append(_comparison(policy, candidate, champion, means, days))
-    return found
+            comparisons.append(_comparison(policy, candidate, champion, means, days))
+    return comparisons
 
 
 def _comparison(
@@ -290,20 +290,20 @@ def _of_template(
     by, planned = author(), planned_champions(state, after)
     winners = [place for place, (_, _, one) in enumerate(members) if one and one.verdict is Verdict.PROMOTED]
     best = winners[-1] if winners else -1
-    found: list[Release] = []
+    releases: list[Release] = []
     for place, (candidate, champion, one) in enumerate(members):
         reason = described(one, policy.margin) if one else ""
         retired = replace(candidate, role=Role.RETIRED, from_day=after, by=by, reason=reason)
         if place == best:
-            found.append(replace(champion, role=Role.RETIRED, from_day=after, by=by, reason=reason))
-            found += after_planned(state, replace(retired, role=Role.CHAMPION))
+            releases.append(replace(champion, role=Role.RETIRED, from_day=after, by=by, reason=reason))
+            releases += after_planned(state, replace(retired, role=Role.CHAMPION))
         elif candidate.recorder in planned:
             continue
         elif place < best:
-            found.append(replace(retired, reason="a later candidate is promoted"))
+            releases.append(replace(retired, reason="a later candidate is promoted"))
         elif one and one.verdict is Verdict.LOST and policy.lost == "retire":
-            found.append(retired)
-    return found
+            releases.append(retired)
+    return releases
 
 
 def read_policy(section: Mapping[str, object] | None) -> Policy | None:

@@ -93,8 +93,8 @@ def drift_and_ic(
     calendar : array
         The trading days up to the day.
     """
-    found: dict[str, list[tuple[float, str, dict[str, object]]]] = {"score_psi": [], "feature_psi": []}
-    drift, failures = [name for name in found if name in rules.checks], dict[str, str]()
+    measured: dict[str, list[tuple[float, str, dict[str, object]]]] = {"score_psi": [], "feature_psi": []}
+    drift, failures = [name for name in measured if name in rules.checks], dict[str, str]()
     labels = _Labels(rules, state, calendar)
     results: list[CheckResult] = []
     window = max((rules.checks[name].days for name in drift), default=1)
@@ -114,11 +114,11 @@ def drift_and_ic(
             dataset = loader.get_dataset(start, day, segments)
             if reference is not None:
                 with _noted(failures, drift, recorder):
-                    _add_drift(found, rules, recorder, reference, dataset, loader)
+                    _add_drift(measured, rules, recorder, reference, dataset, loader)
             if pending:
                 with _noted(failures, ["ic"], recorder):
                     results += labels.results(dataset, recorder, folder, rules)
-    for name, values in found.items():
+    for name, values in measured.items():
         if values:
             value, text, _ = max(values, key=lambda v: v[0])
             models = {data.pop("recorder"): {"psi": psi, **data} for psi, _, data in values}
@@ -154,7 +154,7 @@ def _reference(recorder: Recorder, rules: Rules) -> Mapping[str, object] | None:
 
 
 def _add_drift(
-    found: Mapping[str, list[tuple[float, str, dict[str, object]]]],
+    measured: Mapping[str, list[tuple[float, str, dict[str, object]]]],
     rules: Rules,
     recorder: Recorder,
     reference: Mapping[str, Any],
@@ -167,7 +167,7 @@ def _add_drift(
         scores = score_values(loader.get_model().predict(dataset))
         value = read_bins(reference["score"]).psi(scores)
         if len(scores) >= _MIN_ROWS:
-            found["score_psi"].append((value, "", {**who, "rows": len(scores)}))
+            measured["score_psi"].append((value, "", {**who, "rows": len(scores)}))
     if "feature_psi" in rules.checks:
         features = dataset.prepare_rows("test", "feature", DataHandlerLP.DK_I)
         limit, values = rules.checks["feature_psi"].limit, features.to_numpy(np.float64)
@@ -182,7 +182,9 @@ def _add_drift(
             beyond = [name for name in worst if indices[name] > limit]
             share = f"{len(beyond)} of {len(indices)} features beyond the limit: " if beyond else ""
             text = share + ", ".join(f"{name} {indices[name]:.2f}" for name in (beyond or worst)[:_LISTED])
-            found["feature_psi"].append((indices[worst[0]], text, {**who, "rows": len(values), "beyond": len(beyond)}))
+            measured["feature_psi"].append(
+                (indices[worst[0]], text, {**who, "rows": len(values), "beyond": len(beyond)})
+            )
 
 
 def daily_ics(scores: pd.Series, label: pd.Series, days: Iterable[str]) -> list[CheckResult]:

@@ -626,7 +626,7 @@ class SigAnaRecord(ACRecordTemp):
         metrics: dict[str, Any] = {
             "IC": float(ic.mean()), "ICIR": mean_to_std(ic), "Rank IC": float(ric.mean()), "Rank ICIR": mean_to_std(ric),
         }  # fmt: skip
-        made = {"ic.pkl": ic, "ric.pkl": ric}
+        artifacts = {"ic.pkl": ic, "ric.pkl": ric}
         if self.ana_long_short:
             long_short, average = calc_long_short_return(scores, truth)
             days = self._label().days if known else self.label_days
@@ -640,11 +640,11 @@ class SigAnaRecord(ACRecordTemp):
             for name, values in (("Long-Short", long_short), ("Long-Avg", average)):
                 metrics[f"{name} Ann Return"] = float(values.mean()) * periods
                 metrics[f"{name} Ann Sharpe"] = mean_to_std(values) * periods**0.5
-            made |= {"long_short_r.pkl": long_short, "long_avg_r.pkl": average}
+            artifacts |= {"long_short_r.pkl": long_short, "long_avg_r.pkl": average}
         self.recorder.log_metrics(**metrics)
         basis = f"{ic.notna().sum()} days" + (f", label {self._label()}" if known else "")
         self.report(f"The signal's metrics, before costs ({basis}):", metrics)
-        return made
+        return artifacts
 
     def _label(self) -> Label:
         """Return the label that the run is evaluated against, with this record's `label_days` if the run has none."""

@@ -36,12 +36,12 @@ def collect_data(
         As for :func:`rollforge.record.backtest.backtest`.
     """
     check_position_type(pos_type, "pos_type")
-    made = make_executor(executor)
+    built = make_executor(executor)
     running = run_by_steps(
         strategy,
         start_time=start_time,
         end_time=end_time,
-        executor=made,
+        executor=built,
         benchmark=benchmark,
         account=account,
         exchange_kwargs=exchange_kwargs,
@@ -52,10 +52,10 @@ def collect_data(
         except StopIteration as ended:
             result = ended.value
             break
-        if made.track_data:
+        if built.track_data:
             yield decision
     if return_value is not None:
-        metrics, indicators = qlib_form(result, made)
+        metrics, indicators = qlib_form(result, built)
         return_value.update(portfolio_dict=metrics, indicator_dict=indicators)
 
 

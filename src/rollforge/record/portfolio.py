@@ -196,7 +196,7 @@ class PortAnaRecord(ACRecordTemp):
 
     def _generate(self, *args: object, **kwargs: object) -> dict[str, object]:
         result = self._backtest(self.load("pred.pkl"))
-        made: dict[str, object] = {
+        artifacts: dict[str, object] = {
             f"report_normal_{FREQ}.pkl": result.report,
             f"positions_normal_{FREQ}.pkl": result.positions,
             f"indicators_normal_{FREQ}.pkl": result.indicators,
@@ -205,16 +205,16 @@ class PortAnaRecord(ACRecordTemp):
         metrics: dict[str, Any] = {}
         if self.risk_analysis_freq:
             risk = excess_returns(result.report)
-            made[f"port_analysis_{FREQ}.pkl"] = risk
+            artifacts[f"port_analysis_{FREQ}.pkl"] = risk
             metrics |= {f"{FREQ}.{'.'.join(key)}": float(v) for key, v in zip(risk.index, risk["risk"], strict=True)}
             self._report_risk(result.report, risk)
         if self.indicator_analysis_freq:
             quality = indicator_analysis(result.indicators, self.indicator_analysis_method)
-            made[f"indicator_analysis_{FREQ}.pkl"] = quality
+            artifacts[f"indicator_analysis_{FREQ}.pkl"] = quality
             metrics |= {f"{FREQ}.{name}": float(v) for name, v in quality["value"].items()}
             self.report(f"Analysis results of the indicators({FREQ}):", quality)
         self.recorder.log_metrics(**metrics)
-        return made
+        return artifacts
 
     def _report_risk(self, report: pd.DataFrame, risk: pd.DataFrame) -> None:
         with np.errstate(invalid="ignore", divide="ignore"):

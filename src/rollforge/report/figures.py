@@ -48,36 +48,36 @@ class Plots:
 
 def figures(summary: Summary) -> Plots:
     """Return the plots for which the summary has data."""
-    made: dict[str, Figure] = {}
+    plots: dict[str, Figure] = {}
     series: dict[str, Sequence[str]] = {}
     unit = summary.headline.period
     if summary.has_quality and summary.ic is not None and summary.rank_ic is not None:
         days = with_gaps(summary.ic.index)
         series["ic"] = day_texts(days)
-        made["daily"] = signal_figures.daily_ic(
+        plots["daily"] = signal_figures.daily_ic(
             summary.ic, summary.rank_ic, days, "#ic", boundaries(summary.tasks), unit=unit
         )
-        made["cumulative"] = signal_figures.cumulative_ic(summary.ic, summary.rank_ic, days, "#ic")
-        made["histogram"] = signal_figures.histogram(summary.ic, summary.rank_ic, unit)
+        plots["cumulative"] = signal_figures.cumulative_ic(summary.ic, summary.rank_ic, days, "#ic")
+        plots["histogram"] = signal_figures.histogram(summary.ic, summary.rank_ic, unit)
     if summary.quantiles is not None:
         series["quantiles"] = day_texts(summary.quantiles.index)
-        made["quantiles"] = signal_figures.quantiles(summary.quantiles, "#quantiles")
+        plots["quantiles"] = signal_figures.quantiles(summary.quantiles, "#quantiles")
     if summary.persistence is not None:
         by_lag = summary.persistence.by_lag
-        made["decay"] = signal_figures.ic_decay(by_lag, unit)
-        made["autocorrelation"] = signal_figures.autocorrelation(by_lag["autocorrelation"].drop(0), unit)
+        plots["decay"] = signal_figures.ic_decay(by_lag, unit)
+        plots["autocorrelation"] = signal_figures.autocorrelation(by_lag["autocorrelation"].drop(0), unit)
         if len(summary.persistence.turnover):
             days = with_gaps(summary.persistence.turnover.index)
             series["turnover"] = day_texts(days)
             shown = summary.persistence.turnover.reindex(days)
-            made["turnover"] = signal_figures.turnover(shown, "#turnover", unit=unit)
+            plots["turnover"] = signal_figures.turnover(shown, "#turnover", unit=unit)
     if summary.groups is not None and len(summary.groups) <= _MAX_GROUPS:
-        made["groups"] = signal_figures.groups(summary.groups)
+        plots["groups"] = signal_figures.groups(summary.groups)
     for i, paths in enumerate(summary.paths.values()):
         returns = path_returns(paths)
         if len(returns):
             series[f"paths{i}"] = day_texts(returns.index)
-            made[f"paths{i}"] = signal_figures.paths(returns, f"#paths{i}")
+            plots[f"paths{i}"] = signal_figures.paths(returns, f"#paths{i}")
     if summary.portfolio is not None:
         series["portfolio"] = day_texts(summary.portfolio.index)
         above, below = (
@@ -86,11 +86,11 @@ def figures(summary: Summary) -> Plots:
         )
         # The colours of the drawdowns are those of the curves above.
         below["data"] = [{**trace, "showlegend": False} for trace in below["data"]]
-        made["portfolio"] = stacked([above, below], [290, 120])
+        plots["portfolio"] = stacked([above, below], [290, 120])
         if summary.exposure is not None:
             traded = summary.exposure["turnover"]
-            made["exposure"] = portfolio_figures.exposures(summary.exposure, traded, "#portfolio", unit)
-    return Plots({name: _rounded(figure) for name, figure in made.items()}, series)
+            plots["exposure"] = portfolio_figures.exposures(summary.exposure, traded, "#portfolio", unit)
+    return Plots({name: _rounded(figure) for name, figure in plots.items()}, series)
 
 
 def path_returns(paths: Sequence[Quality]) -> pd.DataFrame:

@@ -276,20 +276,20 @@ def get_position_data(
     if label.index.names[0] == "datetime":
         label = label.swaplevel()
     label = label.sort_index().loc[pd.IndexSlice[:, days.min() : days.max()], :]
-    found = label.join(held, how="left")
+    positions = label.join(held, how="left")
     if calculate_label_rank:
-        by_day = found.groupby(level="datetime", group_keys=False)["label"]
-        found["rank_ratio"] = by_day.rank(ascending=False) / by_day.transform("size") * 100
-        found["rank_label_mean"] = found.groupby(["datetime", "status"])["rank_ratio"].transform("mean")
-        found["excess_return"] = found["label"] - by_day.transform("mean")
+        by_day = positions.groupby(level="datetime", group_keys=False)["label"]
+        positions["rank_ratio"] = by_day.rank(ascending=False) / by_day.transform("size") * 100
+        positions["rank_label_mean"] = positions.groupby(["datetime", "status"])["rank_ratio"].transform("mean")
+        positions["excess_return"] = positions["label"] - by_day.transform("mean")
     if report_normal is not None:
         _needs(report_normal, ["bench"], "A report")
         following = report_normal["bench"].sort_index().shift(-1).rename("bench")
-        found = found.join(following.rename_axis("datetime"), on="datetime")
-    days = found.index.get_level_values("datetime")
+        positions = positions.join(following.rename_axis("datetime"), on="datetime")
+    days = positions.index.get_level_values("datetime")
     first = days.min() if start_date is None else read_timestamp(start_date, "start_date")
     last = days.max() if end_date is None else read_timestamp(end_date, "end_date")
-    return found[(days >= first) & (days <= last)]
+    return positions[(days >= first) & (days <= last)]
 
 
 def _by_status(data: pd.DataFrame) -> pd.DataFrame:
@@ -541,16 +541,16 @@ def model_performance_graph(
     DataError
         If a column is missing.
     """
-    made: dict[str, Callable[[], Figures]] = {
+    drawings: dict[str, Callable[[], Figures]] = {
         "group_return": lambda: _group_return(pred_label, groups=N, reverse=reverse, **kwargs),
         "pred_ic": lambda: _pred_ic(pred_label, rank=rank, show_nature_day=show_nature_day, **kwargs),
         "pred_autocorr": lambda: _pred_autocorr(pred_label, lag=lag, **kwargs),
         "pred_turnover": lambda: _pred_turnover(pred_label, groups=N, lag=lag, **kwargs),
     }
     for name in graph_names:
-        if name not in made:
+        if name not in drawings:
             raise ConfigError(
                 f"unknown graph {name!r}.{nearest(name, _GRAPHS)} Known: {', '.join(_GRAPHS)}.",
                 path="graph_names",
             )
-    return _show([figure for name in graph_names for figure in made[name]()], show_notebook)
+    return _show([figure for name in graph_names for figure in drawings[name]()], show_notebook)

@@ -94,8 +94,8 @@ def _of_file(file: Path, column: str, index: pd.Index) -> pd.Series:
     odd = [value for value in table[chosen] if not pd.api.types.is_hashable(value)]
     if odd:
         raise DataError(f"{file}, column {shown(chosen)}: {shown(odd[0])} cannot be the name of a group.")
-    found = pd.DataFrame({CODE: _codes(table[code], index), "group": table[chosen].where(table[chosen] != "")})
-    if not found[CODE].isin(index.get_level_values(CODE).unique()).any():
+    members = pd.DataFrame({CODE: _codes(table[code], index), "group": table[chosen].where(table[chosen] != "")})
+    if not members[CODE].isin(index.get_level_values(CODE).unique()).any():
         first = index.get_level_values(CODE)[0] if len(index) else "none"
         raise DataError(
             f"{file} contains no instrument of the prediction: the first one is {shown(table[code].iloc[0])} in the file, and "
@@ -104,16 +104,16 @@ def _of_file(file: Path, column: str, index: pd.Index) -> pd.Series:
             else f"{file} has no rows."
         )
     if day is None:
-        _check_twice(found[CODE], table[code], file)
-        by_code = found.set_index(CODE)["group"]
+        _check_twice(members[CODE], table[code], file)
+        by_code = members.set_index(CODE)["group"]
         return pd.Series(by_code.reindex(index.get_level_values(CODE)).to_numpy(), index, name=chosen)
     days = read_column(table[day])
     if days.reason:
         row = min(days.reason)
         raise DataError(f"{file}, row {table.index[row] + 1}: {days.reason[row]}")
-    found[DATE] = day_index(days.days, str(file))
-    _check_twice(pd.MultiIndex.from_frame(found[[CODE, DATE]]), table[code], file)
-    return _as_of(found, index).rename(chosen)
+    members[DATE] = day_index(days.days, str(file))
+    _check_twice(pd.MultiIndex.from_frame(members[[CODE, DATE]]), table[code], file)
+    return _as_of(members, index).rename(chosen)
 
 
 def _as_of(found: pd.DataFrame, index: pd.Index) -> pd.Series:

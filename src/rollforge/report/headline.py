@@ -38,16 +38,16 @@ class HeadlineFigure:
 
 def headline_figures(headline: Headline) -> list[HeadlineFigure]:
     """Return the headline figures, first those of size, then those of quality; undefined figures are omitted."""
-    made = [HeadlineFigure("windows", _statuses(headline))]
+    size_figures = [HeadlineFigure("windows", _statuses(headline))]
     if headline.models:
         between = "; " if any("," in name for name in headline.models) else ", "
-        made.append(HeadlineFigure("models", f"{combined_text(headline)}: {between.join(headline.models)}"))
+        size_figures.append(HeadlineFigure("models", f"{combined_text(headline)}: {between.join(headline.models)}"))
     other = {part: name for part, name in headline.ensembles.items() if name != _USUAL.get(part)}
     if other and (not headline.models or "windows" in other):
-        made.append(HeadlineFigure("ensemble", ensembles_text(other)))
+        size_figures.append(HeadlineFigure("ensemble", ensembles_text(other)))
     if headline.rows:
-        made.append(HeadlineFigure("out of sample", f"{headline.first_day} to {headline.last_day}"))
-        made.append(
+        size_figures.append(HeadlineFigure("out of sample", f"{headline.first_day} to {headline.last_day}"))
+        size_figures.append(
             HeadlineFigure(
                 "predictions",
                 f"{headline.rows:,} ({counted(headline.days, headline.period)}, {headline.instruments:,} instruments)",
@@ -58,18 +58,18 @@ def headline_figures(headline: Headline) -> list[HeadlineFigure]:
             f"{headline.ic_days:,} of {counted(headline.days, headline.period)}, {headline.first_evaluated} to "
             f"{headline.last_evaluated}"
         )
-        made.append(HeadlineFigure("evaluated on", days))
+        size_figures.append(HeadlineFigure("evaluated on", days))
         label = label_description(headline.label_text, headline.label_days, headline.period)
-        made.append(HeadlineFigure("label", label))
+        size_figures.append(HeadlineFigure("label", label))
     if headline.task_seconds:
         share = headline.fit_seconds / headline.task_seconds
-        made.append(
+        size_figures.append(
             HeadlineFigure(
                 "task time",
                 f"{duration(headline.task_seconds)}, of which model fitting {duration(headline.fit_seconds)} ({share:.0%})",
             )
         )
-    return made + _quality_figures(headline)
+    return size_figures + _quality_figures(headline)
 
 
 def combined_text(headline: Headline) -> str:

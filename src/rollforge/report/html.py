@@ -327,7 +327,7 @@ def _quantiles(summary: Summary, plots: Plots) -> _Section:
     return _Section("quantiles", "Returns by quantile", lead, join(_plot(plots, "quantiles"), table))
 
 
-def _persistence(summary: Summary, found: Persistence, plots: Plots) -> _Section:
+def _persistence(summary: Summary, persistence: Persistence, plots: Plots) -> _Section:
     period = summary.headline.period
     unit = "trading day" if period == "day" else period
     label = label_description(summary.headline.label_text, summary.headline.label_days, period)
@@ -337,12 +337,12 @@ def _persistence(summary: Summary, found: Persistence, plots: Plots) -> _Section
     )
     shown = []
     if summary.headline.label_days is not None:
-        ends = f"{number(found.interval.low, '.4f')} to {number(found.interval.high, '.4f')}"
+        ends = f"{number(persistence.interval.low, '.4f')} to {number(persistence.interval.high, '.4f')}"
         shown.append(("95 % interval of the mean IC", f"{ends}, by a block bootstrap"))
-    if len(found.turnover):
-        over = f"mean share that was not in it on the previous {period}, {counted(len(found.turnover), period)}"
-        for side in found.turnover:
-            share = number(float(found.turnover[side].mean()), ".1%")
+    if len(persistence.turnover):
+        over = f"mean share that was not in it on the previous {period}, {counted(len(persistence.turnover), period)}"
+        for side in persistence.turnover:
+            share = number(float(persistence.turnover[side].mean()), ".1%")
             shown.append((f"turnover of the {side} fifth", f"{share}, {over}"))
     listed = tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in shown), class_="facts") if shown else None
     pair = tag(
@@ -354,7 +354,7 @@ def _persistence(summary: Summary, found: Persistence, plots: Plots) -> _Section
     body = join(
         listed,
         pair if "decay" in plots.figures else None,
-        persistence_table(found, period),
+        persistence_table(persistence, period),
         _plot(plots, "turnover", f"Turnover by {period}"),
     )
     return _Section("persistence", "Persistence of the signal", lead, body)

@@ -523,7 +523,7 @@ def tasks_with_metrics(tasks: Sequence[TaskRow], ics: Mapping[str, tuple[pd.Seri
         Name of each model -> its daily IC and Rank IC.
     """
     starts = Counter((t.model, s.start) for t in tasks if (s := t.window.segments.get("test")) is not None)
-    made = []
+    rows = []
     for task in tasks:
         test, metrics = task.window.segments.get("test"), task.metrics
         found = ics.get(task.model)
@@ -535,8 +535,8 @@ def tasks_with_metrics(tasks: Sequence[TaskRow], ics: Mapping[str, tuple[pd.Seri
                 **_between("Rank ", rank_ic, test.start, test.end),
                 **metrics,
             }
-        made.append(replace(task, metrics=metrics, error=mask_secrets(task.error)))
-    return tuple(made)
+        rows.append(replace(task, metrics=metrics, error=mask_secrets(task.error)))
+    return tuple(rows)
 
 
 def _between(name: str, values: pd.Series, start: np.datetime64, end: np.datetime64) -> dict[str, float]:

@@ -61,7 +61,7 @@ def cards(quality: Sequence[HeadlineFigure]) -> Markup | None:
     """Return the figures of a prediction's quality as large cards; None if there are none."""
     if not quality:
         return None
-    made = [
+    terms = [
         tag(
             "div",
             tag("dt", figure.name),
@@ -74,7 +74,7 @@ def cards(quality: Sequence[HeadlineFigure]) -> Markup | None:
         )
         for figure in quality
     ]
-    return tag("dl", *made, class_="cards")
+    return tag("dl", *terms, class_="cards")
 
 
 def _number_cell(value: float | None, form: str) -> Markup:

@@ -72,26 +72,26 @@ def missing_on_machine(session: Session) -> list[str]:
     session : Session
         The session, with the cache.
     """
-    found = []
+    problems = []
     try:
         with tempfile.TemporaryFile() as file:
             file.write(bytes(_PROBE))
             file.flush()
     except OSError as exc:
         place = os.environ.get("TMPDIR") or "the temporary folder"
-        found.append(f"{place} is not writable ({exc.strerror or exc}). Set TMPDIR to another folder.")
+        problems.append(f"{place} is not writable ({exc.strerror or exc}). Set TMPDIR to another folder.")
     probe = Path(session.cache) / f".probe-{os.getpid()}"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(bytes(_PROBE))
     except OSError as exc:
-        found.append(
+        problems.append(
             f"The cache {session.cache} is not writable ({exc.strerror or exc}). Set ROLLFORGE_CACHE to another folder."
         )
     finally:
         with contextlib.suppress(OSError):
             probe.unlink()
-    return found
+    return problems
 
 
 @dataclass(frozen=True, slots=True)

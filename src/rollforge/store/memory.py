@@ -363,19 +363,19 @@ class MemoryStore:
             return sorted(name for name, tasks in self._pools.items() if tasks)
 
     def workers(self, pool: str, since: float | None) -> dict[str, Work]:
-        found: dict[str, Work] = {}
+        by_worker: dict[str, Work] = {}
         for task in self.query(pool, results=False):
             if task.status is Status.RUNNING:
-                found.setdefault(str(task.worker), Work()).running += 1
+                by_worker.setdefault(str(task.worker), Work()).running += 1
             if since is None:
                 continue
             ended = task.finished_at is not None and task.finished_at >= since
             if task.status in (Status.DONE, Status.PART_DONE) and ended:
-                found.setdefault(str(task.worker), Work()).done += 1
+                by_worker.setdefault(str(task.worker), Work()).done += 1
             if task.finished_at is None or ended:
                 for name in task.failed_by:
-                    found.setdefault(name, Work()).failed += 1
-        return found
+                    by_worker.setdefault(name, Work()).failed += 1
+        return by_worker
 
     def paused(self, pool: str) -> bool:
         return pool in self._paused

@@ -520,23 +520,23 @@ class MongoStore(MongoDependencies):
 
     @translate_errors
     def workers(self, pool: str, since: float | None) -> dict[str, Work]:
-        tasks, found = self._tasks(pool), dict[str, Work]()
+        tasks, by_worker = self._tasks(pool), dict[str, Work]()
 
         def counted(match: Document) -> Iterator[tuple[str, int]]:
             for group in tasks.aggregate([{"$match": match}, {"$group": {"_id": "$worker", "n": {"$sum": 1}}}]):
                 yield str(group["_id"]), group["n"]
 
         for name, n in counted({"status": "running"}):
-            found.setdefault(name, Work()).running = n
+            by_worker.setdefault(name, Work()).running = n
         if since is None:
-            return found
+            return by_worker
         for name, n in counted({"status": {"$in": ["done", "part_done"]}, "finished_at": {"$gte": since}}):
-            found.setdefault(name, Work()).done = n
+            by_worker.setdefault(name, Work()).done = n
         earlier = {"finished_at": {"$lt": since}}
         for failed in tasks.find({"failed_by": {"$gt": ""}, "$nor": [earlier]}, {"failed_by": 1}):
             for name in failed_workers(failed["failed_by"]):
-                found.setdefault(name, Work()).failed += 1
-        return found
+                by_worker.setdefault(name, Work()).failed += 1
+        return by_worker
 
     @translate_errors
     def paused(self, pool: str) -> bool:

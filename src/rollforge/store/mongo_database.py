@@ -114,27 +114,27 @@ class MongoDatabase(MongoConnection):
 
     def _add_fields(self, tasks: Collection[Document]) -> None:
         """Add Rollforge's fields to documents written by Qlib."""
-        for found in list(tasks.find({"digest": {"$exists": False}})):
+        for document in list(tasks.find({"digest": {"$exists": False}})):
             trust.check_allowed()  # a wrong setting of the operator must not make the document unreadable
-            its_id = found["_id"]
+            its_id = document["_id"]
             made = its_id.generation_time.timestamp() if isinstance(its_id, ObjectId) else self._now()
             ours = {**FRESH, "created_at": made, "seq": self._number("seq")}
-            ours |= {k: v for k, v in found.items() if k in FRESH and v is not None}
+            ours |= {k: v for k, v in document.items() if k in FRESH and v is not None}
             if ours["status"] == "part_done":
                 ours["stage_from"] = "part_done"
             try:
-                definition = safe_pickle.loads(pickle_bytes(found.get("def")))
+                definition = safe_pickle.loads(pickle_bytes(document.get("def")))
                 ours |= {"plain": encode(definition), "digest": digest(definition)}
             except (RollforgeError, TypeError, ValueError) as exc:
                 error = storable_text(f"The definition was refused: {exc}")
                 ours |= {
                     "plain": "{}",
-                    "digest": str(found["_id"]),
+                    "digest": str(document["_id"]),
                     "status": "failed",
                     "error": error,
                     "cause": "unreadable",
                 }
             try:
-                tasks.update_one({"_id": found["_id"], "digest": {"$exists": False}}, {"$set": ours})
+                tasks.update_one({"_id": document["_id"], "digest": {"$exists": False}}, {"$set": ours})
             except mongo.DuplicateKeyError:  # Qlib may store a task twice
-                tasks.update_one({"_id": found["_id"]}, {"$set": {**ours, "digest": str(found["_id"])}})
+                tasks.update_one({"_id": document["_id"]}, {"$set": {**ours, "digest": str(document["_id"])}})

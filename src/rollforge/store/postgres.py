@@ -204,7 +204,7 @@ class PostgresStore(PostgresDatabase, SQLStore):
             "WITH ORDINALITY AS t (id, definition, filter, model_name, submission, place) ORDER BY t.place "
             "ON CONFLICT (pool, id) DO NOTHING RETURNING id"
         )
-        made: list[bool] = []
+        inserted: list[bool] = []
         for some in _batches(rows):
             texts = [
                 f'{{"id": {json.dumps(r["id"])}, "definition": {json.dumps(r["definition"])}, '
@@ -218,9 +218,9 @@ class PostgresStore(PostgresDatabase, SQLStore):
             )  # fmt: skip
             new = {r[0] for r in found}
             for row in some:
-                made.append(row["id"] in new)
+                inserted.append(row["id"] in new)
                 new.discard(row["id"])
-        return made
+        return inserted
 
     def _compare(self, node: Compare, name: str, *, in_order: bool) -> Condition:
         if not node.in_definition:

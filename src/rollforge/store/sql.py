@@ -186,23 +186,23 @@ class SQLStore(SQLBatches):
         def work(tx: Transaction) -> list[CreatedTask]:
             if wanted:
                 self._check_dependencies(tx, pool, {r["id"] for r in rows}, wanted)
-            made = [CreatedTask(r["id"], new) for r, new in zip(rows, self._insert(tx, rows), strict=True)]
-            known = [r for r, c in zip(rows, made, strict=True) if not c.new and r["model_name"]]
+            created = [CreatedTask(r["id"], new) for r, new in zip(rows, self._insert(tx, rows), strict=True)]
+            known = [r for r, c in zip(rows, created, strict=True) if not c.new and r["model_name"]]
             self._rename(tx, pool, {r["id"]: r["model_name"] for r in known})
             if submission:
-                self._submit_again(tx, pool, [c.id for c in made if not c.new], submission)
-            fresh = [c.id for c in made if c.new]
+                self._submit_again(tx, pool, [c.id for c in created if not c.new], submission)
+            fresh = [c.id for c in created if c.new]
             if wanted and fresh:
                 self._depend(tx, pool, fresh, wanted)
                 self._cascade(tx, pool, fresh, themselves=True)
             if batch:
-                self._add_to_batch(tx, pool, batch, [c.id for c in made])
-            before = [c.id for c in made if not c.new] if creation else []
+                self._add_to_batch(tx, pool, batch, [c.id for c in created])
+            before = [c.id for c in created if not c.new] if creation else []
             if not before:
-                return made
+                return created
             again = f"SELECT id FROM tasks WHERE pool = :pool AND {self._among('id', 'ids')} AND creation = :creation"
             rows_before = tx.rows(again, pool=pool, ids=self._list(before), creation=creation)
-            return repeated_answer(made, {r[0] for r in rows_before} - set(fresh))
+            return repeated_answer(created, {r[0] for r in rows_before} - set(fresh))
 
         return self._write(work, pool)
 

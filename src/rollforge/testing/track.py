@@ -566,9 +566,9 @@ class TrackerSuite:
             assert recorder.status == "FINISHED"
             with pytest.raises(RecorderNotFound, match=r"R\.start"):
                 R.get_recorder()
-            found = R.get_recorder(recorder_name="r", experiment_name="e")
-            assert found == recorder == R.get_recorder(recorder_id=recorder.id)
-            assert (found.list_params(), found.load_object("x")) == ({"a": "1"}, [1])
+            again = R.get_recorder(recorder_name="r", experiment_name="e")
+            assert again == recorder == R.get_recorder(recorder_id=recorder.id)
+            assert (again.list_params(), again.load_object("x")) == ({"a": "1"}, [1])
             assert set(R.list_experiments()) >= {"e", "other"}
 
             def work() -> None:
@@ -580,7 +580,7 @@ class TrackerSuite:
             with pytest.raises(KeyError, match="deliberate"):
                 work()
             assert R.get_recorder(recorder_id=recorder.id).status == "FAILED"
-            assert [m.value for m in found.metric_history("m")] == [2.0, 3.0]
+            assert [m.value for m in again.metric_history("m")] == [2.0, 3.0]
             frame = R.search_records([recorder.experiment_id])
             assert list(frame["run_id"]) == [recorder.id]
             R.delete_recorder(recorder_id=recorder.id)

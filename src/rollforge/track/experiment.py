@@ -371,20 +371,20 @@ def search_frame(
     if run_view_type not in (None, 1):
         raise ConfigError(f"run_view_type {run_view_type!r}: only runs that are not deleted (1) can be searched.")
     query = RunQuery(filter_string=filter_string or "", order_by=tuple(order_by or ()), limit=max_results)
-    found = tracker.search(experiment_ids, query)
+    runs = tracker.search(experiment_ids, query)
     columns: dict[str, object] = {
-        "run_id": [d.info.id for d in found],
-        "experiment_id": [d.info.experiment_id for d in found],
-        "status": [d.info.status for d in found],
-        "artifact_uri": [tracker.files(d.info.id).uri for d in found],
-        "start_time": _times([d.info.start_time for d in found]),
-        "end_time": _times([d.info.end_time for d in found]),
-        "run_name": [d.info.name for d in found],
+        "run_id": [d.info.id for d in runs],
+        "experiment_id": [d.info.experiment_id for d in runs],
+        "status": [d.info.status for d in runs],
+        "artifact_uri": [tracker.files(d.info.id).uri for d in runs],
+        "start_time": _times([d.info.start_time for d in runs]),
+        "end_time": _times([d.info.end_time for d in runs]),
+        "run_name": [d.info.name for d in runs],
     }
-    for name, values in _spread(found, "metrics"):
+    for name, values in _spread(runs, "metrics"):
         columns[f"metrics.{name}"] = [float("nan") if v is None else v for v in values]
     for kind in ("params", "tags"):
-        for name, values in _spread(found, kind):
+        for name, values in _spread(runs, kind):
             columns[f"{kind}.{name}"] = pd.Series(values, dtype=object)
     return pd.DataFrame(columns)
 

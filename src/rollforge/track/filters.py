@@ -112,10 +112,10 @@ def parse_filter(text: str) -> tuple[Condition, ...]:
     >>> parse_filter("metrics.IC > 0.02 and tags.`my tag` = 'a'")[1]
     Condition(kind='tags', key='my tag', op='=', value='a')
     """
-    found: list[Condition] = []
+    conditions: list[Condition] = []
     place = 0
     while text[place:].strip():
-        if found:
+        if conditions:
             place = _next(_AND, text, place, "'and'").end()
         match = _next(_KEY, text, place, "params.NAME, metrics.NAME, tags.NAME or an attribute")
         kind, key = _name(match[1], text)
@@ -124,9 +124,9 @@ def parse_filter(text: str) -> tuple[Condition, ...]:
         if not op.startswith("IS"):
             match = _next(_VALUE, text, match.end(), "a number or a text in quotes")
             value = _value(match)
-        found.append(_checked(Condition(kind, key, op, value), text))
+        conditions.append(_checked(Condition(kind, key, op, value), text))
         place = match.end()
-    return tuple(found)
+    return tuple(conditions)
 
 
 def _checked(condition: Condition, text: str) -> Condition:

@@ -81,7 +81,7 @@ def _run(kind: type, forms: Forms, series: Lifespans, tree: Call, *arguments: ob
     if place is None:
         raise DataError(f"{kind.__name__} can only be computed on the instruments of a data folder.")
     shape = next(a.shape for a in arguments if isinstance(a, np.ndarray))
-    found: list[tuple[int, slice, np.ndarray]] = []
+    pieces: list[tuple[int, slice, np.ndarray]] = []
     token = current_source.set(place)
     try:
         for row, code in enumerate(place.codes):
@@ -92,16 +92,16 @@ def _run(kind: type, forms: Forms, series: Lifespans, tree: Call, *arguments: ob
                     _given(forms, t, a, row, code, begin, end, days) for t, a in zip(tree.args, arguments, strict=True)
                 ]
                 values = _computed(kind, given, code, days, place.freq)
-                found.append((row, slice(begin, end), _aligned(kind, values, days)))
+                pieces.append((row, slice(begin, end), _aligned(kind, values, days)))
     finally:
         current_source.reset(token)
-    kinds = {values.dtype for _, _, values in found}
+    kinds = {values.dtype for _, _, values in pieces}
     out = (
         np.zeros(shape, bool)
         if kinds == {np.dtype(bool)}
         else np.full(shape, np.nan, np.result_type(*kinds, np.float32))
     )
-    for row, span, values in found:
+    for row, span, values in pieces:
         out[row, span] = values
     return out
 

@@ -67,21 +67,21 @@ def _empty_database(next_to: Path) -> Path:
     except OSError:
         keeping = False
     # MLflow caches the databases that it has opened by name, so the name must be new.
-    made = (folder if keeping else next_to) / f".{uuid.uuid4().hex}.db"
+    database = (folder if keeping else next_to) / f".{uuid.uuid4().hex}.db"
     try:
         with quiet():
-            utils._get_store(f"sqlite:///{made}", str(made.parent)).engine.dispose()
-        with contextlib.closing(sqlite3.connect(str(made))) as connection:
+            utils._get_store(f"sqlite:///{database}", str(database.parent)).engine.dispose()
+        with contextlib.closing(sqlite3.connect(str(database))) as connection:
             # The artifact location of MLflow's default experiment would be next to this temporary file.
             connection.execute("DELETE FROM experiments")
             connection.commit()
             # In WAL mode, readers and a writer do not block each other; four writers were twice as fast.
             connection.execute("PRAGMA journal_mode = WAL")
     except Exception as exc:
-        for left in made.parent.glob(f"{made.name}*"):
+        for left in database.parent.glob(f"{database.name}*"):
             left.unlink()
         raise OSError(first_line(exc)) from exc  # MLflow raises errors of four libraries
-    return made.replace(kept) if keeping else made
+    return database.replace(kept) if keeping else database
 
 
 def check_database(file: Path) -> None:

@@ -265,24 +265,24 @@ class MLflowTracker:
 
         asked = filter_text(query)
         order = [order_text(text) for text in query.order_by]
-        found: list[RunData] = []
+        runs: list[RunData] = []
         token = None
-        while query.limit is None or len(found) < query.limit:
+        while query.limit is None or len(runs) < query.limit:
             page = self._connection.call(
                 "search_runs",
                 list(experiment_ids),
                 asked,
                 ViewType.ACTIVE_ONLY,
-                max_results=_PAGE if query.limit is None else max(1, min(_PAGE, query.limit - len(found))),
+                max_results=_PAGE if query.limit is None else max(1, min(_PAGE, query.limit - len(runs))),
                 order_by=order,
                 page_token=token,
             )
             # Conditions that MLflow's language cannot express (several statuses, long values, quotes) are checked here.
-            found.extend(d for d in map(self._data, page) if matches(d, query))
+            runs.extend(d for d in map(self._data, page) if matches(d, query))
             token = page.token
             if not token:
                 break
-        return found[: query.limit]
+        return runs[: query.limit]
 
     # -- model registry ------------------------------------------------------------------------------------------------
 
