@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import subprocess
 import sys
@@ -12,8 +14,10 @@ import numba
 import numpy as np
 import pytest
 
-from rollforge.expressions import jit, machine_code
+from rollforge.expressions import jit, machine_code, precompile
+from rollforge.expressions.evaluator import EvaluationPlan
 from rollforge.expressions.jit import Kernel
+from rollforge.session import available_cores
 
 
 def _twice(number):  # type: ignore[no-untyped-def]
@@ -108,6 +112,55 @@ def test_kernels_are_compiled_although_numba_is_switched_off(cache: Path, monkey
     monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
     np.testing.assert_equal(doubled(NUMBERS), TWICE)
     assert numba.config.DISABLE_JIT == 1
+
+
+def test_code_from_a_folder_that_others_can_write_to_is_not_run(tmp_path: Path) -> None:
+    """The folder becomes private and loses its files, since others may have put them there. A link is refused."""
+    folder = tmp_path / "kernels"
+    (folder / "inside").mkdir(parents=True)
+    folder.chmod(0o700)
+    for file in (folder / "a.o", folder / "inside" / "b.o"):
+        file.write_bytes(b"code")
+    assert jit._is_private(folder)
+    assert (folder / "a.o").exists()
+    folder.chmod(0o770)
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    assert jit._is_private(folder)
+    assert list(folder.iterdir()) == []
+    assert folder.stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "elsewhere").is_dir()
+    (tmp_path / "another").symlink_to(folder)
+    assert not jit._is_private(tmp_path / "another")
+
+
+SIX_OPERATORS = ["Ref($x, 1)/$x - 1", "Mean($x, 5) + Abs($x)*2", "Mine($x)"]
+
+
+def test_a_second_process_compiles_the_kernels_of_the_first(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """On first use only, and for several operators; the process ends with the computation that it helps."""
+    cache.mkdir()
+    caplog.set_level("INFO", logger="rollforge.expressions.precompile")
+    for expressions, begins in ((["Mean($x, 5)"], False), (SIX_OPERATORS[:2], True), (SIX_OPERATORS[:2], False)):
+        caplog.clear()
+        with precompile.compile_in_background(expressions):
+            pass
+        assert bool(caplog.messages) == (begins and available_cores() > 1)
+    assert [file.name.partition("-")[0] for file in cache.iterdir()] == ["compiled"] * (available_cores() > 1)
+
+
+def test_the_second_process_leaves_out_what_it_cannot_compute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It does not know the operators of the first process, and computes the other expressions."""
+    computed = []
+    run = EvaluationPlan.run
+    monkeypatch.setattr(
+        EvaluationPlan, "run", lambda self, *rest: computed.extend(got := list(run(self, *rest))) or iter(got)
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps([*SIX_OPERATORS, "Abs($x)"])))
+    precompile.main()
+    assert [values.shape for values in computed] == [(2, 70)] * 2  # Abs is in the second expression too
 
 
 def test_a_full_disk_does_not_stop_a_kernel(cache: Path) -> None:

@@ -4,6 +4,7 @@ days.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from fractions import Fraction
@@ -407,6 +408,52 @@ def test_built_in_operators_cannot_be_removed() -> None:
     """unregister_operator removes only the user's operators."""
     with pytest.raises(ConfigError, match="not a registered operator"):
         unregister_operator("Mean")
+
+
+def test_a_name_belongs_to_one_function() -> None:
+    """A function registered again replaces itself, as in a notebook; another function needs another name."""
+    register_operator("Mine", lambda s, x: x)
+    try:
+        with pytest.raises(ConfigError, match="'Mine' already exists"):
+            register_operator("Mine", lambda s, x: 2 * x)
+    finally:
+        unregister_operator("Mine")
+    for _ in range(2):
+        register_operator("Mine", np.positive)
+    unregister_operator("Mine")
+
+
+def _blend(a, b, weight=0.5, power=1):  # type: ignore[no-untyped-def]
+    """An operator whose arguments have names."""
+
+
+@pytest.fixture
+def blend() -> Iterator[None]:
+    operators.add_operator(operators.Operator("Blend", _blend, "", signature=inspect.signature(_blend)))
+    yield
+    unregister_operator("Blend")
+
+
+@pytest.mark.usefixtures("blend")
+@pytest.mark.parametrize(
+    ("text", "meaning"),
+    [
+        ("Blend($x, $y)", "Blend($x, $y)"),
+        ("Blend(b=$y, a=$x)", "Blend($x, $y)"),
+        ("Blend($x, weight=0.25, b=Ref($y, 1))", "Blend($x, Ref($y, 1), 0.25)"),
+        ("Blend($x, $y, power=2)", "Blend($x, $y, 0.5, 2)"),
+        ("Blend($x)", "Blend(a, b, weight=0.5, power=1): missing a required argument: 'b'"),
+        ("Blend($x, $y, scale=2)", "Blend(a, b, weight=0.5, power=1): got an unexpected keyword argument 'scale'"),
+        ("Blend(1, 2)", "Blend needs an expression among its arguments"),
+    ],
+)
+def test_arguments_of_an_operator_with_a_signature(text: str, meaning: str) -> None:
+    """They are given by position or, in any order, by name, as in a call of the function; errors show its signature."""
+    try:
+        got = str(parse(text))
+    except ExpressionError as exc:
+        got = str(exc).partition(" at position")[0]
+    assert got == meaning
 
 
 def test_an_operator_that_returns_another_shape_is_named() -> None:

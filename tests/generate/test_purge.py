@@ -161,17 +161,6 @@ def test_no_label_reads_a_day_of_the_next_segment(data: st.DataObject, tree: Tre
             assert kept_all or max(days_read(tree, end + 1)) >= next_day
 
 
-def test_a_difference_to_a_later_value_reads_both_days() -> None:
-    """Delta(x, n) reads x on its own day and n days before: if x looks ahead, so does the difference."""
-    for expression, days in (
-        ("Delta(Ref($close, -5), 3)", 5),
-        ("Delta($close, -3)", 3),
-        ("Delta(Ref($close, 5), -3)", 3),
-    ):
-        assert last_day_read(parse(expression)) == days
-    assert lookahead(parse("Delta(Ref($close, -5), 3)")) == 5
-
-
 SUSPENDED_LABELS = [
     "Ref($close, -4)/$close - 1",
     "Max(Ref($close, -3), 2)/Mean($close, 2)",

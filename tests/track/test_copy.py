@@ -1,4 +1,4 @@
-"""Copying runs between tracking stores: a copy that is refused creates nothing."""
+"""Copying runs between tracking stores: what is copied, and that a copy that is refused creates nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from tests.documents.command_line import call
 
 from rollforge.errors import ConfigError, ExperimentNotFound, TrackingUnavailable
-from rollforge.track.base import get_experiment, open_tracker
+from rollforge.track.base import Recorder, get_experiment, open_tracker
+from rollforge.track.experiment import PARENT_TAG
 from rollforge.track.transfer import copy_runs
 
 
@@ -29,6 +30,41 @@ def test_an_unknown_name_among_known_ones_copies_nothing(tmp_path: Path) -> None
     with pytest.raises(ExperimentNotFound, match="no experiment 'dem0'"):
         list(copy_runs(source, target, ["demo", "dem0"]))
     assert not (tmp_path / "copied").exists()
+
+
+def test_runs_are_copied_once_with_their_files_and_children(tmp_path: Path) -> None:
+    """Values, histories, tags, files in folders, and status; a child names its parent's copy. An interrupted copy is
+    replaced.
+    """
+    source, target = (open_tracker(f"folder:{tmp_path}/{name}") for name in ("runs", "copied"))
+    source.prepare()
+    experiment = get_experiment(source, experiment_name="demo")
+    parent = experiment.create_recorder("parent")
+    child = experiment.create_recorder("child", tags={PARENT_TAG: parent.id, "note": "hello"})
+    child.log_params(model="lgb")
+    for step in (1, 2):
+        child.log_metrics(step=step, loss=1 / step)
+    child.save_objects(artifact_path="deep/er", values=[1, 2])
+    child.end_run("FAILED")
+    parent.end_run()
+    assert [(c.experiment_name, c.runs, c.known) for c in copy_runs(source, target)] == [("demo", 2, 0)]
+
+    def copies() -> dict[str, Recorder]:
+        listed = get_experiment(target, experiment_name="demo").list_recorders().values()
+        return {one.list_tags()["rollforge.copied_from"]: one for one in listed}
+
+    first = copies()
+    copy = first[child.id]
+    assert (copy.name, copy.status, copy.list_params()) == ("child", "FAILED", {"model": "lgb"})
+    assert [(m.step, m.value) for m in copy.metric_history("loss")] == [(1, 1.0), (2, 0.5)]
+    assert copy.load_object("deep/er/values") == [1, 2]
+    assert copy.list_tags().items() >= {"note": "hello", PARENT_TAG: first[parent.id].id}.items()
+    first[parent.id].set_tags(**{"rollforge.copying": parent.id})  # as if the process had been killed
+    assert [(c.runs, c.known) for c in copy_runs(source, target, ["demo"])] == [(1, 1)]
+    second = copies()
+    assert second[child.id].id == copy.id
+    assert second[parent.id].id != first[parent.id].id
+    assert "rollforge.copying" not in second[parent.id].list_tags()
 
 
 @pytest.mark.parametrize("words", [("list", "{}"), ("copy", "{}", "folder:copied")])
