@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from rollforge.errors import TrackingUnavailable
+from rollforge.errors import ConfigError, RecorderNotFound, TrackingError, TrackingUnavailable
 from rollforge.testing.track import TrackerSuite
 from rollforge.track.base import get_experiment, open_tracker
+from rollforge.track.filters import parse_filter
+from rollforge.track.folder import FolderTracker
 from rollforge.track.mlflow import MLflowTracker
+from rollforge.track.tracker import FOLDER_MARK
 
 
 class TestFolder(TrackerSuite):
@@ -37,6 +42,87 @@ def test_an_unusable_folder_is_reported_once(tmp_path: Path, place: str) -> None
     assert str(caught.value).count("cannot be used") == 1
 
 
+DAMAGE: list[tuple[str, str, type[TrackingError], str]] = [
+    ("values", "text", TrackingError, "line 2 is damaged"),
+    ("values", "[1]", TrackingError, "line 2 is damaged: found"),
+    ("values", '{"name": "no time"}', TrackingError, "line 2 is damaged: found"),
+    ("values", '{"t": 1, "status": 5}', TrackingError, "'status' cannot be 5"),
+    ("values", '{"t": 1, "params": {"a": 1}}', TrackingError, "a param or tag is not a string"),
+    ("values", '{"t": 1, "gone": [1]}', TrackingError, "a param or tag is not a string"),
+    ("values", '{"t": 1, "metrics": [["a", "1.0", 0]]}', TrackingError, "line 2 is damaged: not enough values"),
+    ("values", '{"t": 1, "metrics": [["a", "one", 0, 1]]}', TrackingError, "line 2 is damaged: could not convert"),
+    ("values", '{"t": 1, "metrics": [["a", "1.0", 0.5, 1]]}', TrackingError, "a metric cannot be"),
+    ("experiment.json", "text", TrackingError, "experiment.json is damaged"),
+    ("experiment.json", "{}", TrackingError, "experiment.json is damaged"),
+    ("rollforge.json", '{"format": "x"}', TrackingUnavailable, "is damaged. It should contain {'format': "),
+    ("rollforge.json", '{"format": 99}', TrackingUnavailable, "by a newer Rollforge (format 99"),
+]
+
+
+@pytest.mark.parametrize(("file", "content", "kind", "words"), DAMAGE)
+def test_a_damaged_file_is_named(
+    file: str, content: str, kind: type[TrackingError], words: str, tmp_path: Path
+) -> None:
+    """A file of a tracking folder that somebody edited is one error with its path; an unfinished line is ignored."""
+    uri = f"folder:{tmp_path}/runs"
+    run = get_experiment(open_tracker(uri), experiment_name="e").create_recorder("r")
+    run.log_params(a="1")
+    (values,) = (tmp_path / "runs").glob("*/*/values-*.jsonl")
+    first, *_ = values.read_text("utf-8").splitlines(keepends=True)
+    values.write_text(first + '{"t": 1, "params"', "utf-8")
+    assert open_tracker(uri).read(run.id).params == {}
+    damaged = {"values": values, "rollforge.json": tmp_path / "runs" / FOLDER_MARK}.get(file, values.parents[1] / file)
+    damaged.write_text(f"{first}{content}\n" if file == "values" else content, "utf-8")
+
+    def read() -> None:
+        tracker = FolderTracker(uri)
+        tracker.find_experiment(name="e")
+        tracker.read(run.id)
+
+    with pytest.raises(kind) as caught:
+        read()
+    assert words in str(caught.value)
+    assert str(damaged) in str(caught.value) or "newer" in words
+
+
+def test_a_run_that_another_process_deletes_is_not_found(tmp_path: Path) -> None:
+    """Reading, writing and deleting it then, and deleting its experiment again, are no accidents."""
+    uri = f"folder:{tmp_path}/runs"
+    experiment = get_experiment(open_tracker(uri), experiment_name="e")
+    run, tracker = experiment.create_recorder("r"), open_tracker(uri)
+    assert tracker.read(run.id).info.name == "r"
+    open_tracker(uri).delete_run(run.id)
+    for use in (tracker.read, tracker.delete_run, lambda run_id: tracker.write(run_id, {"a": "1"}, [], {})):
+        with pytest.raises(RecorderNotFound, match=run.id):
+            use(run.id)
+    for _ in range(2):
+        tracker.delete_experiment(experiment.id)
+    assert tracker.experiments() == {}
+    with pytest.raises(TrackingUnavailable, match="cannot be used"):
+        tracker.create_run(experiment.id, "r", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("metrics.IC > 'high'", "number"),
+        ("metrics. > 1", "name"),
+        ("metric.IC > 1 or metric.IC < 0", "metric.IC"),
+        ("models.IC > 1", "must be one of"),
+        ("params.a LIKE 3", "LIKE"),
+        ("", ""),
+    ],
+)
+def test_invalid_filters_are_quoted(text: str, words: str, tmp_path: Path) -> None:
+    """The error of a filter contains it; the empty filter selects everything."""
+    if not text:
+        assert parse_filter(text) == ()
+        return
+    with pytest.raises(ConfigError) as caught:
+        parse_filter(text)
+    assert words in str(caught.value)
+
+
 class TestMLflow(TrackerSuite):
     @pytest.fixture
     def uri(self, tracking_in: Callable[[str], str]) -> str:
@@ -49,3 +135,19 @@ class TestMLflow(TrackerSuite):
             tracker = MLflowTracker(uri)
             with ThreadPoolExecutor(8) as pool:
                 assert {data.info.id for data in pool.map(tracker.read, [run.id] * 16)} == {run.id}
+
+    def test_aliases_of_a_registered_model(self, uri: str) -> None:
+        """An alias points at the version of a run, which is created once; only changes are written."""
+        tracker = open_tracker(uri)
+        assert isinstance(tracker, MLflowTracker)
+        experiment = get_experiment(tracker, experiment_name="e")
+        first, second = (experiment.create_recorder(name).id for name in ("first", "second"))
+        assert tracker.set_model_aliases("model", {"champion": first, "candidate": second})
+        assert not tracker.set_model_aliases("model", {"champion": first, "candidate": second})
+        assert tracker.set_model_aliases("model", {"champion": second, "candidate": None})
+        assert not tracker.set_model_aliases("model", {"candidate": None})
+        with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
+            aliases = database.execute("SELECT alias, version FROM registered_model_aliases").fetchall()
+            versions = dict(database.execute("SELECT run_id, version FROM model_versions").fetchall())
+        assert sorted(versions) == sorted([first, second])
+        assert aliases == [("champion", versions[second])]
