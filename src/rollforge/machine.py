@@ -65,7 +65,7 @@ def _proc_is_ours() -> bool:
 
 
 def _stat_of(pid: int) -> list[str]:
-    """Return the fields of a process's ``/proc/PID/stat`` from its state on; empty if it cannot be seen from here."""
+    """Return the fields of a process's ``/proc/PID/stat`` from its state on; empty if it cannot be read."""
     if not _proc_is_ours() and pid != os.getpid():
         return []  # there, the number means another process
     try:
@@ -82,7 +82,7 @@ def _start_of(pid: int) -> str | None:
 
 
 def process_is_stopped(pid: int) -> bool:
-    """Return whether a process of this machine is stopped by a signal (SIGSTOP); False where that cannot be seen."""
+    """Return whether a process of this machine is stopped by a signal (SIGSTOP); False where this cannot be determined."""
     return _stat_of(pid)[:1] == ["T"]
 
 

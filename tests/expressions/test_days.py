@@ -1,4 +1,4 @@
-"""Which days an expression reads: the last one, and how many a label spans."""
+"""The days that an expression reads: the last one, and how many a label spans."""
 
 from __future__ import annotations
 

@@ -418,7 +418,7 @@ def promote(
     reason: Reason = "promoted manually",
     from_day: FromDay = None,
 ) -> None:
-    """Make a model the champion, and retire that of its template. Adds one ledger entry."""
+    """Make a model the champion, and retire the present champion of its template. Adds one ledger entry."""
     from rollforge.errors import ConfigError, nearest
     from rollforge.ledger.entry import EntryKind
 

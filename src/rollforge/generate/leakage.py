@@ -395,7 +395,7 @@ def _length(ranges: Sequence[tuple[int, int]]) -> int:
 
 
 def _trained_later(places: _Places, calendar: Days) -> list[Finding]:
-    """Return whether test days lie before days to which the model is fitted, or by which its fitting is stopped."""
+    """Return whether some test days precede days on which the model is fitted or its training is stopped."""
     test = places.get("test", [])
     for name in ("train", "valid"):
         if test and places.get(name):

@@ -156,7 +156,7 @@ def unreadable(folder: Path, signals: Iterable[Signal]) -> dict[str, str]:
 
 
 def scores(folder: Path, signal: Signal) -> list[tuple[str, float]]:
-    """Return the scores of a signal's day by instrument, sorted; of several columns, the first one.
+    """Return the scores of a signal's day by instrument, sorted. If there are several columns, the first one is used.
 
     Raises
     ------

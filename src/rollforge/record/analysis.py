@@ -80,7 +80,7 @@ def paired(pred: object, label: object, date_col: str = "datetime") -> pd.DataFr
         if twice.any():
             row = series.index[twice][0]
             shown = ", ".join(map(str, row)) if isinstance(row, tuple) else row
-            raise DataError(f"The {name} holds the row ({shown}) more than once.")
+            raise DataError(f"The {name} contains the row ({shown}) more than once.")
     both = pd.DataFrame({"pred": pred.astype(np.float64), "label": label.astype(np.float64)})
     if len(both) and len(both) == len(pred) + len(label):
         log.warning(

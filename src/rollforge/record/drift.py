@@ -118,7 +118,7 @@ def _plain(bins: Bins) -> dict[str, Floats]:
 
 
 def read_bins(plain: Mapping[str, object]) -> Bins:
-    """Return bins that were saved."""
+    """Return saved bins."""
     return Bins(np.asarray(plain["edges"], np.float64), np.asarray(plain["shares"], np.float64))
 
 

@@ -140,7 +140,7 @@ class ModelSuite:
         pd.testing.assert_frame_equal(frame, self.make_frame())
 
     def test_the_same_seed_gives_the_same_bits(self, trained: tuple[Any, Any]) -> None:
-        """Whatever the state of Python's and numpy's global random numbers."""
+        """The model does not depend on the state of Python's and numpy's global random numbers."""
         model, data = trained
         random.seed(1)
         np.random.seed(1)

@@ -637,7 +637,7 @@ class TaskStoreSuite(TransitionSuite):
     # -- dependencies --------------------------------------------------------------------------------------------------
 
     def test_a_task_waits_for_its_dependencies(self, store: TaskStore) -> None:
-        """Whatever its priority, it is claimed only when all of its dependencies are done."""
+        """A task is claimed only when all of its dependencies are done, whatever its priority."""
         first = [c.id for c in store.create(POOL, [{"x": 1}, {"x": 2}])]
         (last,) = store.create(POOL, [{"x": 3}], priority=9, depends_on=first)
         a, b = self.claim(store), self.claim(store)

@@ -138,7 +138,7 @@ class TrackerSuite:
             experiment.get_recorder(recorder_name="old", create=False)
 
     def test_objects_can_be_deleted(self, experiment: Experiment, uri: str) -> None:
-        """Whatever their file format; missing objects are ignored."""
+        """Objects are deleted whatever their file format; missing objects are ignored."""
         recorder = experiment.create_recorder("r")
         objects: dict[str, Any] = {"plain": {"a": 1}, "f.pkl": pd.DataFrame({"x": [1.0]}), "kept": 2}
         recorder.save_objects(**objects)

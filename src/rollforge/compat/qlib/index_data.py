@@ -89,7 +89,7 @@ class Index:
         return found, order
 
     def tolist(self) -> list[Any]:
-        """Return the labels as a list; days stay days (numpy turns nanoseconds into numbers)."""
+        """Return the labels as a list; dates remain dates (numpy converts nanoseconds to integers)."""
         return list(self.idx_list) if self.idx_list.dtype.kind == "M" else list(self.idx_list.tolist())
 
 

@@ -95,9 +95,9 @@ class MemCache:
     Parameters
     ----------
     mem_cache_size_limit : int, optional
-        The limit of each; 500 values by default.
+        Maximum size of each mapping; 500 values by default.
     limit_type : {"length", "sizeof"}
-        Whether the number of values or their bytes are limited.
+        Whether the size is the number of values or their bytes.
     """
 
     def __init__(self, mem_cache_size_limit: int | None = None, limit_type: str = "length") -> None:

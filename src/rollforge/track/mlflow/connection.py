@@ -148,7 +148,7 @@ class Connection:
             raise self.unavailable(f"the server does not answer ({exc.strerror or exc})") from exc
 
     def unavailable(self, reason: str) -> TrackingUnavailable:
-        """Return the error that the store cannot be opened."""
+        """Return an error that says that the store cannot be opened."""
         return TrackingUnavailable(
             f"The tracking store {mask_secrets(self.uri)} cannot be opened: {reason}. Choose another one with --tracking."
         )
