@@ -53,7 +53,7 @@ def check_model_text(text: str) -> None:
     """
     data = text.encode("utf-8")
     if b"\0" in data or b"\r" in data:
-        raise ValueError("the text of the LightGBM model contains characters that it never has")
+        raise ValueError("the text of the LightGBM model contains characters that LightGBM never writes")
     begin = data.find(b"\nTree=") + 1 or len(data)
     about = _header(data[:begin])
     features = _number(about, "max_feature_idx") + 1

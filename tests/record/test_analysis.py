@@ -241,7 +241,7 @@ def test_empty_input_gives_empty_results() -> None:
 def test_invalid_indexes_are_refused() -> None:
     """A duplicate row would count twice; a row without a day cannot be assigned."""
     pred, label = series(1, 2, 6, ties=False, gaps=False)
-    with pytest.raises(DataError, match=r"label holds the row \(2020-01-01 00:00:00, I0\) more than once"):
+    with pytest.raises(DataError, match=r"label contains the row \(2020-01-01 00:00:00, I0\) more than once"):
         calc_ic(pred, pd.concat([label, label[:1]]))
     with pytest.raises(DataError, match="prediction needs an index with the levels datetime and instrument"):
         quantile_returns(pred.droplevel("datetime"), label)

@@ -43,8 +43,8 @@ class OutsideCalendar(SegmentError, KeyError):
 class TimeAdjuster:
     """Finds and moves dates in a trading calendar.
 
-    For an index before the calendar, which in Qlib wraps around to its end, this raises :class:`OutsideCalendar`, or
-    clips it if a start may be clipped.
+    An index before the start of the calendar, which in Qlib wraps around to its end, raises :class:`OutsideCalendar`, or
+    is clipped if a start may be clipped.
 
     Parameters
     ----------

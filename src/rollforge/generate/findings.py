@@ -29,7 +29,7 @@ class Finding:
 
 
 def group_findings(found: Sequence[Iterable[Finding]], titles: Sequence[str]) -> tuple[Check, ...]:
-    """Return the findings of tasks as results: one for each kind, leaks first, then what is not known.
+    """Return the findings of tasks as results: one for each kind, leaks first, then unknown results.
 
     A subject is clean only if it is clean in every task in which it was checked.
 

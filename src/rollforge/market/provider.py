@@ -295,7 +295,7 @@ class Provider:
         return sorted(names)
 
     def _begins(self, file: str) -> bool:
-        """Return whether a file of values begins up to the bound."""
+        """Return whether a file of values begins no later than the bound."""
         assert self._whole is not None
         freq = frequency(file.split(".")[-2])
         try:

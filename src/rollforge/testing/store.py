@@ -357,7 +357,7 @@ class TaskStoreSuite(TransitionSuite):
         assert self.claim(store).attempt == 0
 
     def test_the_claims_of_a_dead_worker_are_ended_at_once(self, store: TaskStore) -> None:
-        """Only those that it held end, as failures or as returns."""
+        """Only the claims that it held end, as failures or as returns."""
         store.create(POOL, [{"x": 1}, {"x": 2}, {"x": 3}])
         held = [self.claim(store, worker=worker).id for worker in ("dead", "alive")]
         (released,) = store.release_worker(POOL, "dead", "killed")
