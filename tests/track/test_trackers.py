@@ -142,10 +142,12 @@ class TestMLflow(TrackerSuite):
         assert isinstance(tracker, MLflowTracker)
         experiment = get_experiment(tracker, experiment_name="e")
         first, second = (experiment.create_recorder(name).id for name in ("first", "second"))
-        assert tracker.set_model_aliases("model", {"champion": first, "candidate": second})
-        assert not tracker.set_model_aliases("model", {"champion": first, "candidate": second})
-        assert tracker.set_model_aliases("model", {"champion": second, "candidate": None})
-        assert not tracker.set_model_aliases("model", {"candidate": None})
+        assert tracker.set_model_aliases("model", {"champion": first, "candidate": second}, "us")
+        assert not tracker.set_model_aliases("model", {"champion": first, "candidate": second}, "us")
+        assert tracker.set_model_aliases("model", {"champion": second, "candidate": None}, "us")
+        assert not tracker.set_model_aliases("model", {"candidate": None}, "us")
+        with pytest.raises(ConfigError, match="created by the service 'us', so the service 'them' does not change"):
+            tracker.set_model_aliases("model", {"champion": first}, "them")
         with closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as database:
             aliases = database.execute("SELECT alias, version FROM registered_model_aliases").fetchall()
             versions = dict(database.execute("SELECT run_id, version FROM model_versions").fetchall())
