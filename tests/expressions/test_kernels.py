@@ -152,7 +152,7 @@ def test_a_second_process_compiles_the_kernels_of_the_first(cache: Path, caplog:
 def test_the_second_process_leaves_out_what_it_cannot_compute(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It does not know the operators of the first process, and computes the other expressions."""
+    """Operators of the first process are unknown to it; the other expressions are computed."""
     computed = []
     run = EvaluationPlan.run
     monkeypatch.setattr(

@@ -448,7 +448,7 @@ def blend() -> Iterator[None]:
     ],
 )
 def test_arguments_of_an_operator_with_a_signature(text: str, meaning: str) -> None:
-    """They are given by position or, in any order, by name, as in a call of the function; errors show its signature."""
+    """Arguments are given by position or, in any order, by name, as in a call of the function; errors show its signature."""
     try:
         got = str(parse(text))
     except ExpressionError as exc:
