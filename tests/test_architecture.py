@@ -174,7 +174,7 @@ HEAVY: dict[str, str | tuple[str, ...]] = {
     "llvmlite": ("expressions/compiler.py", "expressions/machine_code.py"),
     "jinja2": "rendering.py",
     "sklearn": ("models/sklearn.py", "models/linear.py"),
-    "torch": ("models/torch_networks.py", "models/torch_training.py"),
+    "torch": ("models/torch_networks.py", "models/torch_tabnet_network.py", "models/torch_training.py"),
     "skorch": "models/torch_training.py",
     "starlette": "online/http.py",
     "uvicorn": "online/http.py",

@@ -268,6 +268,15 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "internal": "AverageMeter",
         "also": "DataHandlerLP DatasetH get_module_logger Model",
     },
+    "qlib.contrib.model.pytorch_tabnet": {
+        "rollforge.models.torch_tabnet": "TabnetModel",
+        "rollforge.models.torch_tabnet_network": "TabNet TabNet_Decoder=TabNetDecoder",
+        "internal": (
+            "AttentionTransformer DecisionStep DecoderStep FeatureTransformer FinetuneModel GBN GLU make_ix_like "
+            "SparsemaxFunction"
+        ),
+        "also": "DataHandlerLP DatasetH get_module_logger Model",
+    },
     "qlib.contrib.model.pytorch_tcn": {
         "rollforge.models.torch_models": "TCN",
         "rollforge.models.torch_networks": "TCNModel",
@@ -816,7 +825,6 @@ NOT_COVERED: Mapping[str, str] = {
     "qlib.contrib.model.pytorch_add": "training",
     "qlib.contrib.model.pytorch_hist": "concepts",
     "qlib.contrib.model.pytorch_igmtf": "training days",
-    "qlib.contrib.model.pytorch_tabnet": "training",
     "qlib.contrib.model.pytorch_tcts": "labels",
     "qlib.contrib.model.pytorch_tra": "memory",
     "qlib.contrib.model.pytorch_utils": "internal",

@@ -277,5 +277,5 @@ def test_loading_by_name_gives_the_reason() -> None:
     """Building a task raises the same error."""
     assert load("qlib.contrib.eva.alpha", "calc_ic").__module__ == "rollforge.record.analysis"
     assert "calc_ic" in names_of("qlib.workflow.record_temp")  # imported by Qlib's module from another one
-    with pytest.raises(NotCovered, match="it is trained in several stages"):
-        load("qlib.contrib.model.pytorch_tabnet", "TabnetModel")
+    with pytest.raises(NotCovered, match="TCTS learns from the valid segment too"):
+        load("qlib.contrib.model.pytorch_tcts", "TCTS")

@@ -39,6 +39,7 @@ from rollforge.models.torch_models import (
     Sandwich,
     TransformerModel,
 )
+from rollforge.models.torch_tabnet import TabnetModel
 from rollforge.session import Session, using
 from rollforge.track import artifact
 from rollforge.track.artifact_files import LocalFiles
@@ -128,6 +129,7 @@ NETWORKS = {
     "KRNN": lambda: KRNN(cnn_dim=8, rnn_dim=8),
     "Sandwich": lambda: Sandwich(cnn_dim_1=8, cnn_dim_2=8),
     "SFM": lambda: SFM(hidden_size=8, freq_dim=4, optimizer="adam"),
+    "TabNet": lambda: TabnetModel(d_feat=18, out_dim=8, n_d=8, n_a=8, n_steps=2, n_shared=1, pretrain_n_epochs=1),
     "GeneralPTNN": lambda: GeneralPTNN(
         pt_model_kwargs={"d_feat": 6, "hidden_size": 8, "num_layers": 1, "dropout": 0.0}
     ),
@@ -323,6 +325,123 @@ def test_a_checkpoint_belongs_to_one_model_and_its_data(tmp_path: Path, caplog: 
     assert len(model.training_metrics()["loss.train"]) == 9
 
 
+class Interrupted(Exception):
+    """Stands for the end of a process."""
+
+
+def interrupted(model: TorchModel, data: Any, module: str, epoch: int) -> list[str]:
+    """Fit a model and interrupt its training when an epoch of a module begins; return the modules of all begun epochs."""
+    from rollforge.models import torch_training
+
+    begun: list[str] = []
+    begin = torch_training._Progress.on_epoch_begin
+
+    def interrupt(self: Any, net: Any, **kwargs: Any) -> None:
+        begun.append(type(net.module_).__name__)
+        if begun.count(module) == epoch:
+            raise Interrupted
+        begin(self, net, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_training._Progress, "on_epoch_begin", interrupt)
+        try:
+            model.fit(data)
+        except Interrupted:
+            begun.append("interrupted")
+    return begun
+
+
+# -- training in stages ------------------------------------------------------------------------------------------------
+
+
+def tabnet(**kwargs: Any) -> TabnetModel:
+    options: dict[str, Any] = {"n_epochs": 4, "pretrain_n_epochs": 3, "lr": 0.03, "batch_size": 128, **kwargs}
+    return TabnetModel(6, out_dim=4, n_d=4, n_a=4, n_steps=2, n_shared=1, n_ind=1, checkpoint_seconds=0.0, **options)
+
+
+@pytest.mark.parametrize(("module", "again"), [("TabNetPretraining", ["TabNetPretraining", *["TabNetModel"] * 4]),
+                                               ("TabNetModel", ["TabNetModel"] * 2)])  # fmt: skip
+def test_a_stage_continues_where_it_was_interrupted(module: str, again: list[str], tmp_path: Path) -> None:
+    """The pretraining is not repeated, and the result has the same bits as that of a training that was not interrupted."""
+    continued, undisturbed = tabnet(), tabnet()
+    assert interrupted(continued, rows(), module, 3)[-1] == "interrupted"
+    assert interrupted(continued, rows(), module, -1) == again
+    assert not list((tmp_path / "cache" / "checkpoints").iterdir())
+    undisturbed.fit(rows())
+    assert continued.training_metrics() == undisturbed.training_metrics()
+    assert len(continued.training_metrics()["pretrain_loss.train"]) == 3
+    pd.testing.assert_series_equal(continued.predict(rows()), undisturbed.predict(rows()), check_exact=True)
+
+
+def test_the_pretraining_has_segments_of_its_own() -> None:
+    """The encoder learns from them, if the dataset has them; without pretraining, nothing but the training is reported."""
+    early = {"pretrain": ("2020-01-01", "2020-01-31"), "pretrain_validation": ("2020-02-01", "2020-02-15")}
+    models = {"own": tabnet(), "same": tabnet(), "none": tabnet(pretrain=False), "hidden": tabnet(ps=0.5)}
+    for name, model in models.items():
+        model.fit(rows(segments={**SEGMENTS, **early} if name == "own" else None))
+    curves = {name: model.training_metrics() for name, model in models.items()}
+    assert curves["own"]["pretrain_loss.valid"] != curves["same"]["pretrain_loss.valid"]
+    assert curves["hidden"]["pretrain_loss.valid"] != curves["same"]["pretrain_loss.valid"]
+    assert set(curves["none"]) == {"loss.train", "loss.valid"}
+    predictions = [model.predict(rows()) for model in models.values()]
+    assert not any(one.equals(other) for i, one in enumerate(predictions) for other in predictions[:i])
+
+
+def filled(module: Any) -> Any:
+    """Return a module whose weights depend on their shape alone, except for those of batch normalization."""
+    import torch
+
+    for part in module.modules():
+        if not isinstance(part, torch.nn.BatchNorm1d):
+            for weight in part.parameters(recurse=False):
+                weight.data = torch.sin(torch.arange(weight.numel()) + 1.0).reshape(weight.shape) * 0.5
+    return module
+
+
+def waves(*shape: int) -> Any:
+    """Return a tensor of cosines."""
+    import torch
+
+    return torch.cos(torch.arange(int(np.prod(shape))) * 1.7).reshape(shape)
+
+
+def test_tabnet_computes_what_qlibs_does() -> None:
+    """The expected numbers are those of Qlib's modules with the same weights: output, entropy of the masks, pretraining's
+    loss."""
+    import torch
+
+    from rollforge.models.torch_tabnet_network import TabNet, TabNetDecoder, reconstruction_loss
+
+    encoder = filled(TabNet(4, 3, n_d=2, n_a=2, n_shared=1, n_ind=1, n_steps=3, relax=1.3, vbs=3))
+    x = waves(6, 4)
+    hidden = (x > 0.4).float()
+    out, entropy = encoder(x * (1 - hidden), 1 - hidden)
+    expected = [
+        [0.705527, 0.41113, -0.178012], [0.420735, 0.454649, 0.07056], [0.572062, 0.328701, 0.024059],
+        [0.420735, 0.454649, 0.07056], [0.688777, 0.371666, -0.128415], [0.508827, 0.469422, -0.029828],
+    ]  # fmt: skip
+    torch.testing.assert_close(out, torch.tensor(expected), atol=1e-5, rtol=0)
+    assert entropy.item() == pytest.approx(0.378432, abs=1e-5)
+    found = filled(TabNetDecoder(3, 4, 1, 1, 3, 2))(out)
+    assert reconstruction_loss(found, x, hidden).item() == pytest.approx(32.302, rel=1e-4)
+
+
+def test_formulas_of_tabnet() -> None:
+    """The nearest point of the simplex, with a gradient, and the error of hidden features only."""
+    import torch
+
+    from rollforge.models.torch_tabnet_network import reconstruction_loss, sparsemax
+
+    x = torch.tensor([[1.0, 0.5, -1.0], [0.2, 0.2, 0.2]], requires_grad=True)
+    found = sparsemax(x)
+    torch.testing.assert_close(found, torch.tensor([[0.75, 0.25, 0.0], [1 / 3, 1 / 3, 1 / 3]]))
+    found[:, 0].sum().backward()  # of the features with a positive value, what one gains the others lose
+    torch.testing.assert_close(x.grad, torch.tensor([[0.5, -0.5, 0.0], [2 / 3, -1 / 3, -1 / 3]]))
+    reconstruction, features = torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [5.0]])  # spread: (1 + 1) ** 0.5
+    loss = reconstruction_loss(reconstruction, features, torch.tensor([[1.0], [0.0]]))
+    torch.testing.assert_close(loss, torch.tensor(0.5))
+
+
 # -- modules of the user -----------------------------------------------------------------------------------------------
 
 
@@ -475,6 +594,10 @@ QLIB = {  # the defaults of Qlib's constructors that differ between the forms of
     "qlib.contrib.model.pytorch_krnn": ("KRNN", {"cnn_dim": 64, "rnn_dups": 3}),
     "qlib.contrib.model.pytorch_sandwich": ("Sandwich", {"cnn_dim_2": 32, "rnn_dim_2": 8}),
     "qlib.contrib.model.pytorch_sfm": ("SFM", {"freq_dim": 10, "optimizer": "gd"}),
+    "qlib.contrib.model.pytorch_tabnet": (
+        "TabnetModel",
+        {"batch_size": 4096, "lr": 0.01, "n_epochs": 100, "pretrain_n_epochs": 50, "ps": 0.3, "seed": 993},
+    ),
     "qlib.contrib.model.pytorch_nn": (
         "DNNModelPytorch",
         {"max_steps": 300, "early_stop_rounds": 50, "optimizer": "gd"},

@@ -14,6 +14,7 @@ from rollforge.features.handler import DataHandlerLP
 from rollforge.features.timeseries import TSDatasetH
 from rollforge.models.torch import TorchModel
 from rollforge.models.torch_models import GRU, DNNModelPytorch
+from rollforge.models.torch_tabnet import TabnetModel
 from rollforge.session import Session, using
 from rollforge.testing.model import ModelSuite
 
@@ -54,3 +55,15 @@ class TestDays(ModelSuite):
     def make_dataset(self, frame: pd.DataFrame, segments: Any = None) -> TSDatasetH:
         chosen = dict(self.segments if segments is None else segments)
         return TSDatasetH(step_len=2, handler=DataHandlerLP.from_df(frame), segments=chosen)
+
+
+class TestTabnet(ModelSuite):
+    """A model that is trained in two stages."""
+
+    missing_features = "excluded"
+
+    def make_model(self) -> TorchModel:
+        return TabnetModel(
+            d_feat=3, out_dim=4, n_d=4, n_a=4, n_steps=2, n_shared=1, n_ind=1, n_epochs=4, pretrain_n_epochs=1,
+            batch_size=64, lr=0.04,
+        )  # fmt: skip

@@ -54,6 +54,9 @@ from .torch_models import (
     TSLocalformerModel as TSLocalformerModel,
     TSTransformerModel as TSTransformerModel,
 )
+from .torch_tabnet import (
+    TabnetModel as TabnetModel,
+)
 from .tuned import (
     TunedModel as TunedModel,
 )

@@ -5,12 +5,13 @@ Importing this file does not import PyTorch: :mod:`~rollforge.models.torch_train
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -27,12 +28,12 @@ from rollforge.features.dataset import Dataset
 from rollforge.features.handler import DataHandlerLP
 from rollforge.kinds import Kind
 from rollforge.models.base import Model, Reweighter
-from rollforge.models.torch_samples import Examples, learning_examples, prediction_examples
+from rollforge.models.torch_samples import learning_examples, prediction_examples
 from rollforge.session import current_session
 from rollforge.task import Definition, Document, from_plain, to_plain
 
 if TYPE_CHECKING:
-    from rollforge.models.torch_training import Checkpoint, Network, Settings
+    from rollforge.models.torch_training import Network, Settings, Stage
 
 __all__ = ["TorchModel"]
 
@@ -61,19 +62,28 @@ def _check_installed(model: str) -> None:
         ) from exc
 
 
-class OptimizationOptions(TypedDict, total=False):
-    """Arguments of :class:`TorchModel` that have the same default values for all models."""
-
-    metric: str
+class _OwnOptions(TypedDict, total=False):
     optimizer_kwargs: Document | None
     weight_decay: float
     clip: float | None
     by_day: bool
     valid_key: str
-    seed: int | None
-    GPU: int | str
     mixed_precision: str | None
     checkpoint_seconds: float | None
+
+
+class OwnOptions(_OwnOptions, total=False):
+    """Arguments of :class:`TorchModel` that Qlib's models do not have."""
+
+    scheduler: Document | str | None
+
+
+class OptimizationOptions(_OwnOptions, total=False):
+    """Arguments of :class:`TorchModel` that have the same default values for all models."""
+
+    metric: str
+    seed: int | None
+    GPU: int | str
 
 
 class TrainingOptions(OptimizationOptions, total=False):
@@ -95,6 +105,8 @@ class TorchModel(Model):
     :class:`~rollforge.features.timeseries.TSDatasetH`, and returns one number for each sample. Missing steps of a sample are
     filled with the previous one, or else with the next one. Samples with a missing feature are neither learned from nor
     predicted: their score is NaN.
+
+    A module with a method ``training_loss(features, target)`` computes its own loss; `target` has a `label` and a `weight`.
 
     Training is seeded, and writes a checkpoint after an epoch. If its process is killed, the next attempt on the same machine
     continues after the last epoch, and on a CPU gives the same bits as if it had not been interrupted.
@@ -266,9 +278,10 @@ class TorchModel(Model):
         began = time.perf_counter()
         with training.limited(settings.seed, settings.device):
             network = self._first_network()
-            checkpoint = self._checkpoint(network, settings, train, valid)
+            stages = [*self._earlier_stages(network, settings, dataset, reweighter)]
+            stages.append(training.Stage(network, train, valid, settings))
             try:
-                curves, self.weights = training.train(network, train, valid, settings, checkpoint)
+                curves, self.weights = training.train(self._with_checkpoints(stages))
             except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as exc:
                 if isinstance(exc, RollforgeError):
                     raise
@@ -353,22 +366,33 @@ class TorchModel(Model):
                     f"{describe(exc)}"
                 ) from exc
 
-    def _checkpoint(
-        self, network: Network, settings: Settings, train: Examples, valid: Examples | None
-    ) -> Checkpoint | None:
-        """Return where the state of this training is stored: equal for equal models on equal data."""
+    def _earlier_stages(
+        self, network: Network, settings: Settings, dataset: Dataset, reweighter: Reweighter | None
+    ) -> Iterable[Stage]:
+        """Return the trainings before that of the module, which train parts of it."""
+        return ()
+
+    def _with_checkpoints(self, stages: Sequence[Stage]) -> Sequence[Stage]:
+        """Return the stages of a training, each of which stores its state: in equal files for equal models on equal data."""
         from rollforge.models import torch_training as training
 
         if self.checkpoint_seconds is None:
-            return None
-        parts = [
-            repr(settings), json.dumps(to_plain(self.module), sort_keys=True, default=str), code_mark(type(network)),
-            importlib.metadata.version("torch"), train.mark(), None if valid is None else valid.mark(),
-            [(name, tuple(value.shape)) for name, value in network.state_dict().items()],
-        ]  # fmt: skip
-        key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+            return stages
         folder = Path(current_session().cache) / "checkpoints"
-        return training.Checkpoint(folder / f"{key}.pt", self.checkpoint_seconds)
+        parts: list[object] = [
+            json.dumps(to_plain(self.module), sort_keys=True, default=str), importlib.metadata.version("torch"),
+        ]  # fmt: skip
+        found = []
+        for stage in stages:  # a stage depends on those before it
+            parts += [
+                repr(stage.settings), dict(stage.arguments), code_mark(type(stage.network)), stage.train.mark(),
+                None if stage.valid is None else stage.valid.mark(),
+                [(name, tuple(value.shape)) for name, value in stage.network.state_dict().items()],
+            ]  # fmt: skip
+            key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+            checkpoint = training.Checkpoint(folder / f"{key}.pt", self.checkpoint_seconds)
+            found.append(dataclasses.replace(stage, checkpoint=checkpoint))
+        return found
 
     # -- files: the weights as PyTorch's own file, which other programs can read --------------------------------------------
 

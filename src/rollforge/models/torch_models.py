@@ -40,8 +40,6 @@ __all__ = [
     "TransformerModel",
 ]
 
-_NETWORKS = "rollforge.models.torch_networks"
-
 
 class GeneralPTNN(TorchModel):
     """Any PyTorch module, with the names of Qlib's arguments.
@@ -150,20 +148,20 @@ class DNNModelPytorch(TorchModel):
         self.batches, self.last_batches = eval_steps, max_steps % eval_steps or None
 
 
-class _Described(TorchModel):
+class DescribedModel(TorchModel):
     """A module of :mod:`~rollforge.models.torch_networks`, whose arguments are attributes of the model."""
 
+    NETWORKS: ClassVar[str] = "rollforge.models.torch_networks"
     NETWORK: ClassVar[str]
-    RENAMED: ClassVar[Mapping[str, str]] = {}
 
     def _of(self, arguments: Mapping[str, object], training: TrainingOptions) -> None:
         for name, value in arguments.items():
             setattr(self, name, value)
         self.params = dict(training)
-        super().__init__({"class": self.NETWORK, "module_path": _NETWORKS, "kwargs": dict(arguments)}, **training)
+        super().__init__({"class": self.NETWORK, "module_path": self.NETWORKS, "kwargs": dict(arguments)}, **training)
 
 
-class GRU(_Described):
+class GRU(DescribedModel):
     """A gated recurrent unit.
 
     Parameters
@@ -198,7 +196,7 @@ class LSTM(GRU):
     NETWORK = "LSTMModel"
 
 
-class ALSTM(_Described):
+class ALSTM(DescribedModel):
     """A recurrent network with attention over its steps.
 
     Parameters
@@ -227,7 +225,7 @@ class ALSTM(_Described):
         self._of({**arguments, "rnn_type": rnn_type}, kwargs)
 
 
-class TCN(_Described):
+class TCN(DescribedModel):
     """A temporal convolutional network.
 
     Parameters
@@ -279,7 +277,7 @@ class TSTCN(TCN):
         super().__init__(d_feat, n_chans, kernel_size, num_layers, dropout, **kwargs)
 
 
-class TransformerModel(_Described):
+class TransformerModel(DescribedModel):
     """A transformer's encoder.
 
     Parameters
@@ -339,7 +337,7 @@ class TSLocalformerModel(LocalformerModel):
     BATCH = 8192
 
 
-class GATs(_Described):
+class GATs(DescribedModel):
     """A recurrent network, then graph attention between the instruments of a day.
 
     Parameters
@@ -411,7 +409,7 @@ class TSGATs(GATs):
         super().__init__(d_feat, hidden_size, num_layers, dropout, base_model, model_path, **kwargs)
 
 
-class KRNN(_Described):
+class KRNN(DescribedModel):
     """A convolution, then several recurrent networks in parallel, whose outputs are averaged.
 
     Parameters
@@ -445,7 +443,7 @@ class KRNN(_Described):
         self._of({**arguments, "rnn_dups": rnn_dups, "rnn_layers": rnn_layers, "dropout": dropout}, kwargs)
 
 
-class Sandwich(_Described):
+class Sandwich(DescribedModel):
     """Two encoders of :class:`KRNN`, one after the other.
 
     Parameters
@@ -481,7 +479,7 @@ class Sandwich(_Described):
         self._of(arguments, kwargs)
 
 
-class SFM(_Described):
+class SFM(DescribedModel):
     """State frequency memory: a recurrent network whose memory is split by frequency.
 
     Parameters

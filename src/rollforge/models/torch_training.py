@@ -10,10 +10,10 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import skorch
@@ -27,9 +27,8 @@ from rollforge.task import Document
 
 log = logging.getLogger(__name__)
 
-Target: TypeAlias = tuple[torch.Tensor, torch.Tensor | None]  # label and weight of each sample
-Batch: TypeAlias = tuple[torch.Tensor, Target]
 Network: TypeAlias = torch.nn.Module
+Curves: TypeAlias = dict[str, list[float]]
 
 _KEPT_DAYS = 7.0
 """Checkpoints of trainings that never continued are deleted after this time."""
@@ -39,6 +38,37 @@ _LOSSES = {
     "huber": torch.nn.functional.smooth_l1_loss,
     "binary": torch.nn.functional.binary_cross_entropy_with_logits,
 }
+
+
+class Target(NamedTuple):
+    """What a module learns about the samples of a batch."""
+
+    label: torch.Tensor
+    weight: torch.Tensor | None
+    """None if all weights are 1."""
+
+    def to(self, device: torch.device | str) -> Target:
+        """Return the same tensors on a device."""
+        return Target(*(None if value is None else value.to(device) for value in self))
+
+
+Batch: TypeAlias = tuple[torch.Tensor, Target]
+
+
+@runtime_checkable
+class SupportsOwnLoss(Protocol):
+    """A module that computes itself what the training minimizes."""
+
+    def training_loss(self, features: torch.Tensor, target: Target) -> torch.Tensor:
+        """Return the loss of a batch."""
+
+
+@runtime_checkable
+class SupportsOwnValidation(Protocol):
+    """A module that computes itself what is compared on the valid segment."""
+
+    def validation_loss(self, features: torch.Tensor, target: Target) -> torch.Tensor:
+        """Return the loss of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +128,8 @@ class Batches:
         weight = self._examples.weight
         for chosen in self.places():
             label = torch.from_numpy(self._examples.label[chosen])
-            yield self.features(chosen), (label, None if weight is None else torch.from_numpy(weight[chosen]))
+            target = Target(label, None if weight is None else torch.from_numpy(weight[chosen]))
+            yield self.features(chosen), target
 
     def features(self, chosen: NDArray[np.int64]) -> torch.Tensor:
         """Return the features of some usable samples, in memory that the next batch uses again."""
@@ -186,6 +217,26 @@ class Checkpoint:
                     other.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A training: a module, and what it learns from.
+
+    A model can have several, one after another. The module of an earlier stage contains modules of the next one, which
+    begins with their trained weights.
+    """
+
+    network: Network
+    train: Examples
+    valid: Examples | None
+    settings: Settings
+    checkpoint: Checkpoint | None = None
+    """Where the state is stored after an epoch, and from where the training continues."""
+    name: str = ""
+    """What the names of its metrics begin with."""
+    arguments: Document = field(default_factory=dict)
+    """Arguments on which the result depends, in addition to those of the settings and the module."""
+
+
 class _Stopped(Exception):
     """The score has not improved for a while."""
 
@@ -221,16 +272,19 @@ class _Net(skorch.NeuralNet):
         X: object = None,  # noqa: N803
         training: bool = False,
     ) -> torch.Tensor:
-        label, weight = y_true
-        losses = _LOSSES[self.settings.loss](y_pred, label.to(self.device), reduction="none")
-        return losses.mean() if weight is None else (losses * weight.to(self.device)).mean()
+        label, weight = y_true.to(self.device)
+        losses = _LOSSES[self.settings.loss](y_pred, label, reduction="none")
+        return losses.mean() if weight is None else (losses * weight).mean()
 
     def train_step(self, batch: Batch, **fit_params: object) -> dict[str, torch.Tensor]:
         self._set_training(True)
         features, target = batch
         self._zero_grad_optimizer()
-        prediction = self.infer(features)
-        loss = self.get_loss(prediction, target, training=True)
+        if isinstance(self.module_, SupportsOwnLoss):
+            with autocast(self.settings):
+                loss = self.module_.training_loss(features.to(self.device), target.to(self.device))
+        else:
+            loss = self.get_loss(self.infer(features), target, training=True)
         scaler = self.scaler
         scaler.scale(loss).backward()
         if self.settings.clip is not None:
@@ -238,7 +292,16 @@ class _Net(skorch.NeuralNet):
             torch.nn.utils.clip_grad_value_(self.module_.parameters(), self.settings.clip)
         scaler.step(self.optimizer_)
         scaler.update()
-        return {"loss": loss, "y_pred": prediction}
+        return {"loss": loss}
+
+    def validation_step(self, batch: Batch, **fit_params: object) -> dict[str, torch.Tensor]:
+        self._set_training(False)
+        features, target = batch
+        with torch.no_grad():
+            if isinstance(self.module_, SupportsOwnValidation):
+                with autocast(self.settings):
+                    return {"loss": self.module_.validation_loss(features.to(self.device), target.to(self.device))}
+            return {"loss": self.get_loss(self.infer(features), target)}
 
 
 def _scores(found: object, count: int, model: str) -> torch.Tensor:
@@ -256,13 +319,12 @@ def _scores(found: object, count: int, model: str) -> torch.Tensor:
 class _Progress(skorch.callbacks.Callback):
     """Seeds each epoch, and after it records the metrics, decides whether to stop, and writes the checkpoint."""
 
-    def __init__(
-        self, train: Batches, valid: Batches | None, settings: Settings, checkpoint: Checkpoint | None
-    ) -> None:
+    def __init__(self, train: Batches, valid: Batches | None, stage: Stage, curves: Curves) -> None:
         self._train = train
         self._valid = valid
-        self._settings = settings
-        self._checkpoint = checkpoint
+        self._settings = stage.settings
+        self._checkpoint = stage.checkpoint
+        self._first_curves = curves  # of earlier stages
         self._scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
         self.state: State | None = None
 
@@ -308,7 +370,8 @@ class _Progress(skorch.callbacks.Callback):
                 self._valid, predict(net.module_, self._valid, net.device, autocast(self._settings))
             )
         earlier = self.state
-        curves = {k: [*(earlier.curves[k] if earlier is not None else []), v] for k, v in new.items()}
+        curves = dict(self._first_curves if earlier is None else earlier.curves)
+        curves |= {key: [*curves.get(key, []), value] for key, value in new.items()}
         scores = list(earlier.scores) if earlier is not None else []
         best = earlier.best if earlier is not None else None
         if self._valid is not None:
@@ -370,30 +433,36 @@ def limited(seed: int, device: str) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def train(
-    network: Network, train: Examples, valid: Examples | None, settings: Settings, checkpoint: Checkpoint | None
-) -> tuple[dict[str, list[float]], dict[str, NDArray[np.generic]]]:
-    """Train a module and return its metrics after each epoch, and the best weights.
+def train(stages: Sequence[Stage]) -> tuple[Curves, dict[str, NDArray[np.generic]]]:
+    """Train the stages one after another, and return the metrics after each epoch, and the best weights of the last one.
 
     Parameters
     ----------
-    network : Module
-        The module with its first weights.
-    train, valid : Examples
-        Samples to learn from, and those on which training stops early.
-    settings : Settings
-        How to train.
-    checkpoint : Checkpoint, optional
-        Where the state is stored after an epoch, and from where it continues.
+    stages : sequence of Stage
+        What is trained. The modules have their first weights, and afterwards the best ones.
 
     Raises
     ------
     ModelError
-        If the loss is not finite, or the output of the module has another shape.
+        If the loss is not finite, or the output of a module has another shape.
     """
-    batches = Batches(train, settings, training=True)
-    judged = None if valid is None else Batches(valid, settings, training=False)
-    progress = _Progress(batches, judged, settings, checkpoint)
+    state = _trained(stages)
+    weights = state.best if state.best is not None else _on_cpu(state.weights)
+    for stage in stages:  # not earlier: a later stage that is interrupted begins with the weights of the one before
+        if stage.checkpoint is not None:
+            stage.checkpoint.remove()
+    return state.curves, {name: value.numpy().copy() for name, value in weights.items()}
+
+
+def _trained(stages: Sequence[Stage]) -> State:
+    """Train the last stage, and before it the earlier ones, unless there is a checkpoint of the last one."""
+    *earlier, stage = stages
+    settings, network = stage.settings, stage.network
+    found = None if stage.checkpoint is None else stage.checkpoint.load()
+    curves: Curves = _trained(earlier).curves if earlier and found is None else {}
+    batches = Batches(stage.train, settings, training=True)
+    judged = None if stage.valid is None else Batches(stage.valid, settings, training=False)
+    progress = _Progress(batches, judged, stage, {f"{earlier[-1].name}{key}": curve for key, curve in curves.items()})
     options = {f"optimizer__{name}": value for name, value in settings.optimizer_kwargs.items()}
     net = _Net(
         network, criterion=torch.nn.Identity, optimizer=getattr(torch.optim, settings.optimizer), lr=settings.lr,
@@ -402,7 +471,7 @@ def train(
     )  # fmt: skip
     net.scaler = torch.amp.GradScaler(torch.device(settings.device).type, enabled=settings.mixed_precision == "fp16")
     net.initialize()
-    done = progress.begin(net, None if checkpoint is None else checkpoint.load())
+    done = progress.begin(net, found)
     if not progress.is_over:
         with contextlib.suppress(_Stopped):
             # Not fit(), which takes an interruption by the user for the end of the training.
@@ -410,11 +479,8 @@ def train(
             net.fit_loop(batches, epochs=max(settings.epochs - done, 0))
     state = progress.state
     assert state is not None
-    weights = state.best if state.best is not None else _on_cpu(state.weights)
-    network.load_state_dict(weights)
-    if checkpoint is not None:
-        checkpoint.remove()
-    return state.curves, {name: value.numpy().copy() for name, value in weights.items()}
+    network.load_state_dict(state.best if state.best is not None else state.weights)
+    return state
 
 
 def predict(network: Network, batches: Batches, device: str, autocast: torch.autocast) -> NDArray[np.float32]:
