@@ -9,6 +9,11 @@ from .base import (
 from .catboost import (
     CatBoostModel as CatBoostModel,
 )
+from .classes import (
+    are_text as are_text,
+    class_numbers as class_numbers,
+    fitted_labels as fitted_labels,
+)
 from .constant import (
     ConstantModel as ConstantModel,
     EmptyDataset as EmptyDataset,
