@@ -41,7 +41,7 @@ _LOSSES = {
 
 
 class Target(NamedTuple):
-    """What a module learns about the samples of a batch."""
+    """The labels and weights of the samples of a batch."""
 
     label: torch.Tensor
     weight: torch.Tensor | None
