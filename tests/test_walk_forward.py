@@ -328,10 +328,10 @@ def test_a_class_that_a_window_has_not_seen_has_probability_0(session: Session) 
 
 def classes_of(frame: pd.DataFrame, kind: str) -> Any:
     """Return classes that follow a numeric label, of a kind of column."""
-    names = {"text of two": ["down", "up"], "objects": [False, True], "numbers": [3, 7, 20]}.get(kind, LEVELS)
+    names = LEVELS if kind in TEXT else KINDS[kind]
     found = pd.Series(np.array(names, object)[pd.qcut(frame["y"], len(names), labels=False)], frame.index, dtype=object)
-    if kind == "numbers":
-        return pd.Categorical(found.astype(int))
+    if kind in ("numbers", "booleans"):
+        return pd.Categorical(found.astype(int if kind == "numbers" else bool))
     if kind.endswith("categories"):
         return pd.Categorical(found, LEVELS, ordered=kind.startswith("ordered"))
     if kind in ("objects", "strings"):
@@ -340,7 +340,8 @@ def classes_of(frame: pd.DataFrame, kind: str) -> Any:
 
 
 LEVELS = ["low", "mid", "high"]
-KINDS = {
+TEXT = ("text", "strings", "categories", "ordered categories")
+KINDS: dict[str, list[Any]] = {
     "text": sorted(LEVELS),
     "text of two": ["down", "up"],
     "strings": sorted(LEVELS),
@@ -348,6 +349,7 @@ KINDS = {
     "categories": sorted(LEVELS),
     "ordered categories": LEVELS,
     "numbers": [3, 7, 20],
+    "booleans": [False, True],
 }
 
 

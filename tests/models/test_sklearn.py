@@ -12,6 +12,7 @@ import pytest
 from lightgbm import LGBMClassifier, LGBMRegressor
 from sklearn import config_context
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestRegressor, VotingRegressor
@@ -284,6 +285,27 @@ def test_a_classifier_of_several_classes_predicts_a_score_and_each_class() -> No
     np.testing.assert_array_equal(found.iloc[:, 1:4], expected)
     assert (found["class 2.0"] == 0).all()
     np.testing.assert_allclose(found["score"], expected[:, 2] - expected[:, 0], rtol=1e-12)
+
+
+def test_classes_that_are_text_are_positions_in_the_data() -> None:
+    """The estimator is fitted on the text; XGBoost on numbers, also inside of another estimator."""
+    data = dataset(lambda f: (f["x"] > 0).astype(float) + (f["z"] > 0.5))
+    names = ["low", "high", "highest"]  # not in alphabetical order
+    train, test = data.prepare(["train", "test"], col_set=["feature", "label"], data_key="learn")
+    named = np.array(names)[train["label"]["y0"].astype(int)]
+    model = SklearnModel(LogisticRegression(), classes=names)
+    model.fit(data)
+    found = model.predict(data)
+    fitted = LogisticRegression().fit(train["feature"], named)
+    expected = pd.DataFrame(fitted.predict_proba(test["feature"]), test.index, fitted.classes_)[names]
+    np.testing.assert_array_equal(found.iloc[:, 1:], expected)
+    np.testing.assert_allclose(found["score"], expected["high"] + 2 * expected["highest"], rtol=1e-12)
+    library = pytest.importorskip("xgboost", reason="not installed: make frames")
+    inner = library.XGBClassifier(n_estimators=2, n_jobs=1)
+    model = SklearnModel(CalibratedClassifierCV(inner, cv=2), classes=names)
+    model.fit(data)
+    fitted = CalibratedClassifierCV(inner, cv=2).fit(train["feature"], train["label"]["y0"])
+    np.testing.assert_allclose(model.predict(data).iloc[:, 1:], fitted.predict_proba(test["feature"]), rtol=1e-12)
 
 
 @pytest.mark.parametrize(

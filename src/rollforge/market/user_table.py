@@ -94,6 +94,8 @@ class PandasTable:
 
     def key(self, name: object) -> pd.Index:
         column = self._column(name)
+        if column.dtype == np.float16:  # which pandas has no index of
+            column = column.astype(np.float32)
         return _of_numpy(pd.Index(column, dtype=column.dtype))  # otherwise pandas 3 makes text of objects
 
     def numbers(self, names: Sequence[object], dtype: np.dtype[Any]) -> list[NDArray[Any]]:
@@ -360,7 +362,10 @@ def read_classes(table: Table, name: Any, keys: Keys) -> tuple[list[Any], NDArra
         If the column does not exist, or a value is neither text, a boolean nor a whole number, or the values are of both
         kinds; with the first row that has it.
     """
-    if table.dtype(_named(table, name, "label")) is not None or name in keys.names:
+    if name in keys.names or (
+        table.dtype(_named(table, name, "label")) is not None
+        and not isinstance(table.own_dtype(name), pd.CategoricalDtype)  # of booleans
+    ):
         return None
     column = table.key(name)
     ordered = isinstance(column, pd.CategoricalIndex) and column.ordered
@@ -381,7 +386,9 @@ def read_classes(table: Table, name: Any, keys: Keys) -> tuple[list[Any], NDArra
                 f"The label {str(name)!r} has classes that are neither text, booleans nor whole numbers: {shown(value)} in "
                 f"{keys.describe(row)}. Convert them to text: frame[{str(name)!r}].astype(str)."
             )
-        values[code] = str(value) if text else bool(value) if isinstance(value, (bool, np.bool_)) else int(value)
+        values[code] = (
+            str.__str__(value) if text else bool(value) if isinstance(value, (bool, np.bool_)) else int(value)
+        )
     texts = {code: isinstance(value, str) for code, value in values.items()}
     if len(set(texts.values())) > 1:
         rows = sorted(int(np.argmax(codes == next(c for c in texts if texts[c] is kind))) for kind in (True, False))
@@ -437,9 +444,8 @@ def read_keys(
     if entity == time:
         raise DataError(f"The column {str(time)!r} is both time and entity. Choose another one with entity=….")
     times, time_codes, days = _times(table, time)
-    entities, entity_codes = _entities(table, entity)
+    entities, entity_codes, own = _entities(table, entity)
     names = (time,) if entity is None else tuple(sorted((time, entity), key=table.names.index))
-    own = None if entity is None else _first_of_each(table.key(entity), entity_codes, len(entities))
     keys = Keys(days, times, time_codes, entities, entity_codes, None, names, time, table.unnamed, own)
     place = time_codes.astype(np.int64) * len(entities) + entity_codes
     steps = np.diff(place)
@@ -455,13 +461,6 @@ def read_keys(
             "Aggregate the rows of each second, or of a longer period."
         )
     return replace(keys, order=order)
-
-
-def _first_of_each(key: pd.Index, codes: NDArray[np.int32], count: int) -> pd.Index:
-    """Return a value of a column for each code."""
-    first = np.zeros(count, np.int64)
-    first[codes[::-1]] = np.arange(len(codes))[::-1]
-    return key.take(first)
 
 
 def _named(table: Table, name: object, argument: str) -> Any:
@@ -595,11 +594,11 @@ def _zone(name: str) -> str:
     return "none" if name == "None" else name
 
 
-def _entities(table: Table, name: Any) -> tuple[list[Any], NDArray[np.int32]]:
-    """Return the distinct entities, sorted, and the position of each row's entity among them."""
+def _entities(table: Table, name: Any) -> tuple[list[Any], NDArray[np.int32], pd.Index | None]:
+    """Return the distinct entities, sorted; the position of each row's entity among them; and :attr:`Keys.own_entities`."""
     if name is None:
-        return [None], np.zeros(len(table), np.int32)
-    key = table.key(name)
+        return [None], np.zeros(len(table), np.int32), None
+    key = given = table.key(name)
     missing = np.flatnonzero(key.isna())
     if len(missing):
         raise DataError(
@@ -616,7 +615,10 @@ def _entities(table: Table, name: Any) -> tuple[list[Any], NDArray[np.int32]]:
         order = sorted(range(len(values)), key=lambda i: (type(values[i]).__name__, str(values[i])))
     place = np.empty(len(values), np.int32)
     place[order] = np.arange(len(values), dtype=np.int32)
-    return [values[i] for i in order], place[codes]
+    made = place[codes]
+    first = np.empty(len(values), np.int64)
+    first[made[::-1]] = np.arange(len(made))[::-1]
+    return [values[i] for i in order], made, given.take(first)
 
 
 def check_hashable(key: pd.Index, name: object, what: str) -> None:

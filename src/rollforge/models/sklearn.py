@@ -437,8 +437,9 @@ def _package(thing: object) -> str:
 
 
 def _numbers_classes(estimator: object) -> bool:
-    """Return whether a classifier, as XGBoost's, accepts only the classes 0, 1, … without a gap."""
-    return _package(_last_step(estimator)) == "xgboost" and is_classifier(estimator)
+    """Return whether a classifier is or contains one, such as XGBoost's, that accepts only the classes 0, 1, … without a gap."""
+    inside = estimator.get_params(deep=True).values() if isinstance(estimator, HasParameters) else ()
+    return is_classifier(estimator) and any(_package(one) == "xgboost" for one in (estimator, *inside))
 
 
 @contextlib.contextmanager
