@@ -9,6 +9,7 @@ not.
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rollforge.build import locate
 from rollforge.qlib_names import MODULES, NOT_COVERED
 
 PLACES = ("examples", "tests", "scripts", "docs", "README.md")
@@ -154,6 +156,24 @@ def test_the_table_knows_every_name_of_every_module_of_qlibs(qlib_source: Path) 
             assert module in MODULES, module
             listed = {t.partition("=")[0] for s, text in MODULES[module].items() if s != "also" for t in text.split()}
             assert names - listed == set(), module
+
+
+def test_signatures_of_pytorch_models_are_qlibs(qlib_source: Path) -> None:
+    """Names and defaults of all arguments, except the number of processes that load data and defaults that are mappings."""
+    compared = 0
+    for module in sorted(name for name in MODULES if name.startswith("qlib.contrib.model.pytorch_")):
+        file = qlib_source / (module.replace(".", "/") + ".py")
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if not (isinstance(node, ast.ClassDef) and "Model" in map(ast.unparse, node.bases)):
+                continue
+            theirs = next(f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__").args
+            ours = inspect.signature(locate(node.name, module)).parameters
+            given = theirs.args[len(theirs.args) - len(theirs.defaults) :]
+            for argument, default in zip(given, theirs.defaults, strict=True):
+                if argument.arg != "n_jobs" and isinstance(default, ast.Constant):
+                    assert ours[argument.arg].default == default.value, (module, node.name, argument.arg)
+                    compared += 1
+    assert compared > 200
 
 
 def uncovered(module: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import pickle
 import signal
@@ -19,7 +20,7 @@ import pandas as pd
 import pytest
 from tests.documents.command_line import call
 
-from rollforge.build import build
+from rollforge.build import build, locate
 from rollforge.errors import ArtifactUnreadable, BuildError, ConfigError, ModelError
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
@@ -33,6 +34,7 @@ from rollforge.models.torch_models import (
     LSTM,
     SFM,
     TCN,
+    TSTCN,
     GATs,
     GeneralPTNN,
     LocalformerModel,
@@ -612,6 +614,27 @@ def test_defaults_are_qlibs() -> None:
         model = build({"class": name, "module_path": path})
         assert {key: getattr(model, key) for key in expected} == expected, path
     assert build({"class": "TCN", "module_path": "qlib.contrib.model.pytorch_tcn_ts"}).params["lr"] == 1e-3
+
+
+def test_signatures_show_every_argument_with_its_default() -> None:
+    """Also those that are written once, in TorchModel; the shown defaults are those that the constructors use."""
+    for path, (name, _) in QLIB.items():
+        kind = locate(name, path)
+        model, shown = kind(), inspect.signature(kind).parameters
+        assert {"n_epochs", "lr", "batch_size", "seed", "GPU"} - set(shown) <= (
+            {"n_epochs"} if name == "DNNModelPytorch" else set()
+        )
+        for argument, one in shown.items():
+            if one.default not in (one.empty, None, "default") and hasattr(model, argument):
+                assert getattr(model, argument) == one.default, (path, argument)
+
+    class Small(GRU):
+        def __init__(self, size: int = 4) -> None:
+            super().__init__(hidden_size=size)
+
+    assert list(inspect.signature(Small).parameters) == ["size"]
+    assert inspect.signature(TSTCN).parameters["lr"].default == 0.001
+    assert inspect.signature(TransformerModel).parameters["batch_size"].default == 2048
 
 
 @pytest.mark.parametrize("name", ["torch_mlp", "torch_gru", "torch_own_module"])

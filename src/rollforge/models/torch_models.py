@@ -5,6 +5,7 @@ Importing this file does not import PyTorch.
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Mapping
@@ -40,8 +41,37 @@ __all__ = [
     "TransformerModel",
 ]
 
+_PLATEAU: Document = {
+    "class": "ReduceLROnPlateau",
+    "kwargs": {"mode": "min", "factor": 0.5, "patience": 5, "threshold": 1e-5, "min_lr": 1e-6},
+}
+_PASSED_ON = {f"Unpack[{one.__name__}]": set(one.__annotations__) for one in (OptimizationOptions, TrainingOptions)}
 
-class GeneralPTNN(TorchModel):
+
+class _QlibModel(TorchModel):
+    """Base class of models that pass arguments on to :class:`TorchModel`, where these are written once.
+
+    ``inspect.signature`` shows them, too: all arguments of the ``TypedDict`` with which ``**kwargs`` is annotated.
+    """
+
+    OPTIONS: ClassVar[TrainingOptions] = {}
+    """Defaults that differ from those of :class:`TorchModel`."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        _, *own = inspect.signature(cls.__init__).parameters.values()
+        passed_on = _PASSED_ON.get(str(own[-1].annotation), ()) if own else ()
+        names = {one.name for one in own}
+        added = [
+            one.replace(kind=one.KEYWORD_ONLY, default=cls.OPTIONS.get(name, one.default))
+            for name, one in inspect.signature(TorchModel).parameters.items()
+            if name in passed_on and name not in names
+        ]
+        shown = [*own[:-1], *added, own[-1]] if added else own
+        cls.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+
+
+class GeneralPTNN(_QlibModel):
     """Any PyTorch module, with the names of Qlib's arguments.
 
     Parameters
@@ -55,6 +85,8 @@ class GeneralPTNN(TorchModel):
         epochs.
     """
 
+    OPTIONS: ClassVar[TrainingOptions] = {"scheduler": _PLATEAU}
+
     def __init__(
         self,
         pt_model_uri: str = "qlib.contrib.model.pytorch_gru_ts.GRUModel",
@@ -63,14 +95,13 @@ class GeneralPTNN(TorchModel):
     ) -> None:
         if pt_model_kwargs is None:
             pt_model_kwargs = {"d_feat": 6, "hidden_size": 64, "num_layers": 2, "dropout": 0.0}
-        plateau = {"mode": "min", "factor": 0.5, "patience": 5, "threshold": 1e-5, "min_lr": 1e-6}
         self.pt_model_uri, self.pt_model_kwargs = pt_model_uri, mapping("pt_model_kwargs", pt_model_kwargs)
         self.params = dict(kwargs)
-        options: TrainingOptions = {"scheduler": {"class": "ReduceLROnPlateau", "kwargs": plateau}, **kwargs}
+        options: TrainingOptions = {**self.OPTIONS, **kwargs}
         super().__init__(_dotted(pt_model_uri), self.pt_model_kwargs, **options)
 
 
-class DNNModelPytorch(TorchModel):
+class DNNModelPytorch(_QlibModel):
     """Dense layers, trained on random batches.
 
     An epoch has `eval_steps` batches, each drawn with replacement. There is no validation between them.
@@ -102,6 +133,8 @@ class DNNModelPytorch(TorchModel):
     **kwargs
         Other arguments of :class:`TorchModel`.
     """
+
+    OPTIONS: ClassVar[TrainingOptions] = {"clip": None}
 
     def __init__(
         self,
@@ -148,15 +181,16 @@ class DNNModelPytorch(TorchModel):
         self.batches, self.last_batches = eval_steps, max_steps % eval_steps or None
 
 
-class DescribedModel(TorchModel):
+class DescribedModel(_QlibModel):
     """A module of :mod:`~rollforge.models.torch_networks`, whose arguments are attributes of the model."""
 
     NETWORKS: ClassVar[str] = "rollforge.models.torch_networks"
     NETWORK: ClassVar[str]
 
-    def _of(self, arguments: Mapping[str, object], training: TrainingOptions) -> None:
+    def _of(self, arguments: Mapping[str, object], given: TrainingOptions) -> None:
         for name, value in arguments.items():
             setattr(self, name, value)
+        training: TrainingOptions = {**self.OPTIONS, **given}
         self.params = dict(training)
         super().__init__({"class": self.NETWORK, "module_path": self.NETWORKS, "kwargs": dict(arguments)}, **training)
 
@@ -243,7 +277,7 @@ class TCN(DescribedModel):
     """
 
     NETWORK = "TCNModel"
-    LR: ClassVar[float] = 0.0001
+    OPTIONS: ClassVar[TrainingOptions] = {"lr": 0.0001}
 
     def __init__(
         self,
@@ -257,13 +291,13 @@ class TCN(DescribedModel):
         whole_number(num_layers, "num_layers")
         self.d_feat, self.n_chans, self.num_layers = d_feat, n_chans, num_layers
         arguments = {"num_input": d_feat, "output_size": 1, "num_channels": [n_chans] * num_layers}
-        self._of({**arguments, "kernel_size": kernel_size, "dropout": dropout}, {"lr": self.LR, **kwargs})
+        self._of({**arguments, "kernel_size": kernel_size, "dropout": dropout}, kwargs)
 
 
 class TSTCN(TCN):
     """:class:`TCN` with the defaults that Qlib has for samples of several days (``pytorch_tcn_ts``)."""
 
-    LR = 0.001
+    OPTIONS: ClassVar[TrainingOptions] = {"lr": 0.001}
 
     def __init__(
         self,
@@ -298,7 +332,13 @@ class TransformerModel(DescribedModel):
     """
 
     NETWORK = "Transformer"
-    BATCH: ClassVar[int] = 2048
+    OPTIONS: ClassVar[TrainingOptions] = {
+        "batch_size": 2048,
+        "n_epochs": 100,
+        "lr": 0.0001,
+        "early_stop": 5,
+        "weight_decay": 0.001,
+    }
 
     def __init__(
         self,
@@ -313,15 +353,13 @@ class TransformerModel(DescribedModel):
         check_penalty("reg", reg)
         self.reg = reg
         arguments = {"d_feat": d_feat, "d_model": d_model, "nhead": nhead, "num_layers": num_layers, "dropout": dropout}
-        self._of(arguments, {
-            "batch_size": self.BATCH, "n_epochs": 100, "lr": 0.0001, "early_stop": 5, "weight_decay": reg, **kwargs
-        })  # fmt: skip
+        self._of(arguments, {"weight_decay": reg, **kwargs})
 
 
 class TSTransformerModel(TransformerModel):
     """:class:`TransformerModel` with batches of 8,192 samples, Qlib's default for samples of several days."""
 
-    BATCH = 8192
+    OPTIONS: ClassVar[TrainingOptions] = {**TransformerModel.OPTIONS, "batch_size": 8192}
 
 
 class LocalformerModel(TransformerModel):
@@ -334,7 +372,7 @@ class LocalformerModel(TransformerModel):
 class TSLocalformerModel(LocalformerModel):
     """:class:`LocalformerModel` with batches of 8,192 samples, Qlib's default for samples of several days."""
 
-    BATCH = 8192
+    OPTIONS: ClassVar[TrainingOptions] = {**TransformerModel.OPTIONS, "batch_size": 8192}
 
 
 class GATs(DescribedModel):
@@ -353,6 +391,7 @@ class GATs(DescribedModel):
     """
 
     NETWORK = "GATModel"
+    OPTIONS: ClassVar[TrainingOptions] = {"by_day": True}
 
     def __init__(
         self,
@@ -497,6 +536,7 @@ class SFM(DescribedModel):
     """
 
     NETWORK = "SFMModel"
+    OPTIONS: ClassVar[TrainingOptions] = {"optimizer": "gd"}
 
     def __init__(
         self,
@@ -511,7 +551,7 @@ class SFM(DescribedModel):
     ) -> None:
         self.dropout_W, self.dropout_U, self.eval_steps = dropout_W, dropout_U, eval_steps
         arguments = {"d_feat": d_feat, "hidden_size": hidden_size, "output_dim": output_dim, "freq_dim": freq_dim}
-        self._of(arguments, {"optimizer": "gd", **kwargs})
+        self._of(arguments, kwargs)
 
 
 def _dotted(uri: object) -> dict[str, str]:
