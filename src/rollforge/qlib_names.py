@@ -829,7 +829,7 @@ NOT_COVERED: Mapping[str, str] = {
     "qlib.contrib.model.pytorch_tra": "memory",
     "qlib.contrib.model.pytorch_utils": "internal",
     "qlib.contrib.model.tcn": "internal",
-    "qlib.contrib.data.dataset": "pytorch",
+    "qlib.contrib.data.dataset": "memory",
     "qlib.contrib.data.data": "server",
     "qlib.contrib.data.highfreq_handler": "intraday",
     "qlib.contrib.data.highfreq_processor": "intraday",
