@@ -48,8 +48,8 @@ MARKET: dict[str, Any] = {
 MINUTES = pd.timedelta_range("14:50:00", "14:59:00", freq="min")
 STARTED_IN = {"benchmarks/TRA/configs": "benchmarks/TRA"}
 """Folder of files -> the folder in which their README starts them; the others are started in that of the examples."""
-SHORT = {"n_epochs": 1, "max_steps": 20}
-"""Arguments of PyTorch models that limit the training, and the values with which they are run."""
+SHORT = {"DNNModelPytorch": {"max_steps": 20}, "TabnetModel": {"n_epochs": 1, "pretrain_n_epochs": 1}}
+"""Arguments with which PyTorch models are trained for one epoch, by class; ``n_epochs`` of the others."""
 MAX_REASON = 160
 
 
@@ -129,8 +129,8 @@ def _shortened(template: Document) -> Document:
     model = template["model"]
     if "pytorch" not in str(model.get("module_path")):
         return template
-    name = "max_steps" if model["class"] == "DNNModelPytorch" else "n_epochs"
-    return {**template, "model": {**model, "kwargs": {**model.get("kwargs", {}), name: SHORT[name]}}}
+    short = SHORT.get(model["class"], {"n_epochs": 1})
+    return {**template, "model": {**model, "kwargs": {**model.get("kwargs", {}), **short}}}
 
 
 def _ran(plan: Plan) -> str:

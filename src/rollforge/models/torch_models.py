@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Unpack
 from rollforge.arguments import check_choice, check_penalty, whole_number
 from rollforge.build import describe
 from rollforge.errors import ConfigError, shown
-from rollforge.models.torch import LIBRARY, OptimizationOptions, TorchModel, TrainingOptions, mapping
+from rollforge.models.torch import LIBRARY, OptimizationOptions, OwnOptions, TorchModel, TrainingOptions, mapping
 from rollforge.task import Document
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ _PLATEAU: Document = {
     "class": "ReduceLROnPlateau",
     "kwargs": {"mode": "min", "factor": 0.5, "patience": 5, "threshold": 1e-5, "min_lr": 1e-6},
 }
-_PASSED_ON = {f"Unpack[{one.__name__}]": set(one.__annotations__) for one in (OptimizationOptions, TrainingOptions)}
+_PASSED_ON = {
+    f"Unpack[{one.__name__}]": set(one.__annotations__) for one in (OwnOptions, OptimizationOptions, TrainingOptions)
+}
 
 
 class _QlibModel(TorchModel):
