@@ -96,7 +96,7 @@ class PandasTable:
         column = self._column(name)
         if column.dtype == np.float16:  # which pandas has no index of
             column = column.astype(np.float32)
-        return _of_numpy(pd.Index(column, dtype=column.dtype))  # otherwise pandas 3 makes text of objects
+        return _of_numpy(pd.Index(column))
 
     def numbers(self, names: Sequence[object], dtype: np.dtype[Any]) -> list[NDArray[Any]]:
         found = []
