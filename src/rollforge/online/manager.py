@@ -330,7 +330,16 @@ class OnlineManager(Serializable):
 
         Each day uses the data up to it, so the result is the same as serving day by day. Days after `end_time` that
         the service has published before are not returned.
+
+        Raises
+        ------
+        ConfigError
+            If `end_time` is before the first day.
         """
+        if end_time is not None and read_timestamp(end_time, "end_time") < self.begin_time:
+            raise ConfigError(
+                f"{read_day(end_time)} is before the first day, {read_day(self.begin_time)}.", path="end_time"
+            )
         with self._simulating():
             self.first_train(model_kwargs=model_kwargs)
             days = D.calendar(start_time=self.begin_time, end_time=end_time, freq=frequency)
