@@ -235,9 +235,11 @@ def test_nothing_is_trained_before_a_first_day_in_the_future(tmp_path: Path, wor
 
 
 def test_a_service_that_has_begun_does_not_begin_earlier(tmp_path: Path, workflow: Path, market: Market) -> None:
-    """A service that has begun has no model for the days before. Until its first day is run, the day can be changed."""
+    """A service that has begun has no model for the days before. Until its first day is run, the day can be changed;
+    afterwards, a later day can be taken back."""
     uri = f"sqlite:///{tmp_path}/ledger.db"
     market.show(DAYS[FIRST + 2])
+    serve(uri, "init", workflow, "--begin", BEGIN)
     serve(uri, "init", workflow)
     serve(uri, "init", workflow, "--begin", DAYS[FIRST + 1])
     serve(uri, "run")
@@ -248,6 +250,24 @@ def test_a_service_that_has_begun_does_not_begin_earlier(tmp_path: Path, workflo
     )
     assert open_ledger(uri).entries("served") == before
     assert serve(uri, "run")["days"] == []
+    serve(uri, "init", workflow, "--begin", DAYS[FIRST + 2])
+    assert str(call("serve", "--ledger", uri, "init", workflow, "--begin", BEGIN).exception) == error
+    serve(uri, "init", workflow, "--begin", DAYS[FIRST + 1])
+    assert serve(uri, "run")["days"] == []
+
+
+def test_the_advice_about_a_changed_file_names_the_service(tmp_path: Path, workflow: Path, market: Market) -> None:
+    """Unless it is that of the experiment; an empty name is not taken for it."""
+    uri = f"sqlite:///{tmp_path}/ledger.db"
+    market.show(BEGIN)
+    for name in ("served", "the second"):
+        assert call("serve", "--ledger", uri, "--service", name, "init", workflow).exit_code == 0
+    workflow.write_text(workflow.read_text() + "\n# changed\n")
+    for name, option in (("served", ""), ("the second", "--service 'the second' ")):
+        refused = call("serve", "--ledger", uri, "--service", name, "run").exception
+        assert f"run 'rollforge serve {option}init {workflow}' again." in str(refused)
+    refused = call("serve", "--ledger", uri, "--service", "", "init", workflow).exception
+    assert "service: '' cannot be the name of a service" in str(refused)
 
 
 def test_the_days_before_the_first_one_are_shown_like_others(tmp_path: Path, workflow: Path, market: Market) -> None:

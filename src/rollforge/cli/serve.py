@@ -142,7 +142,7 @@ def init(
     workflow = load_workflow(file)
     named, _ = named_templates(workflow)
     policy, options = read_policy(workflow.policy), context.obj
-    name = options.service or workflow.experiment_name
+    name = options.service if options.service is not None else workflow.experiment_name
     try:
         challenger = challenger_of(policy, {workflow.experiment_name: [name for name, _ in named]})
         if workflow.registry is not None:
@@ -203,12 +203,25 @@ def _first_day(name: str, state: ServiceState, known: object, found: Begin, aske
             f"--begin {first} is before {found.window}, the first day of the first window: there would be no model. "
             f"The first day that can be published is {found.window}."
         )
-    if known is not None and state.days and first < str(known):
+    begun = _earliest(state)
+    if begun is not None and first < begun:
         raise ConfigError(
-            f"The service {name!r} began on {known}, and no model was released for an earlier day. Use --service NAME "
+            f"The service {name!r} began on {begun}, and no model was released for an earlier day. Use --service NAME "
             f"to create another service that begins on {first}."
         )
     return first
+
+
+def _earliest(state: ServiceState) -> str | None:
+    """Return the earliest first day that a service has had since it began; None if it has not begun."""
+    found: list[str] = []
+    begun = False
+    for content in state.contents:
+        recorded = content.service.workflow if content.service is not None else None
+        if isinstance(recorded, dict) and "begin" in recorded:
+            found = [*(found if begun else ()), str(recorded["begin"])]
+        begun = begun or content.day is not None
+    return min(found, default=None) if begun else None
 
 
 @app.command()

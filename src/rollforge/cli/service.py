@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -111,8 +112,10 @@ def read_workflow(definition: ServiceDefinition | None, ledger_uri: str) -> tupl
     except RollforgeError as exc:
         raise ConfigError(f"The workflow of the service cannot be read: {exc}") from exc
     if workflow.public_text != recorded["text"]:
+        name = definition.name if definition is not None else workflow.experiment_name
+        option = "" if name == workflow.experiment_name else f"--service {shlex.quote(name)} "
         raise ConfigError(
-            f"{path} has changed since it was recorded. If that is intended, run 'rollforge serve init {path}' again."
+            f"{path} has changed since it was recorded. If that is intended, run 'rollforge serve {option}init {path}' again."
         )
     return workflow, str(recorded["begin"])
 
