@@ -257,7 +257,7 @@ def test_a_service_that_has_begun_does_not_begin_earlier(tmp_path: Path, workflo
 
 
 def test_the_advice_about_a_changed_file_names_the_service(tmp_path: Path, workflow: Path, market: Market) -> None:
-    """Unless it is that of the experiment; an empty name is not taken for it."""
+    """The name is left out if it is that of the experiment; an empty one is not taken for it."""
     uri = f"sqlite:///{tmp_path}/ledger.db"
     market.show(BEGIN)
     for name in ("served", "the second"):

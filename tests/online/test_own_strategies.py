@@ -146,7 +146,7 @@ def test_models_are_put_online_before_and_after_the_first_day(market: Market) ->
 
 
 def test_a_file_of_an_earlier_version_with_models(market: Market) -> None:
-    """Its models are those of the ledger, and the next window follows from them."""
+    """The models of the file are those of the ledger, and the next window follows from them."""
     live(market, manager(), RUN[:1])
     (model,) = [one for one in recorders() if start_of(one) == DAYS[60]]
     own = strategy()

@@ -7,7 +7,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from growing import DAYS, Market, equal, live, manager
 from rollforge.collect.collector import Collector
+from rollforge.collect.ensemble import AverageEnsemble
+from rollforge.ledger.base import SupportsScores
+from rollforge.online.corrections import correct
 from rollforge.online.manager import OnlineManager
 from rollforge.online.strategy import OnlineStrategy
 
@@ -73,3 +77,58 @@ def test_overwriting_replaces_all_days(served: Served) -> None:
     new = manager.prepare_signals(over_write=True)
     assert days_of(new) == days_of(manager.get_signals()) == ["2024-01-03"] * 2
     assert new.round(4).tolist() == [0.7071, -0.7071]
+
+
+def test_a_routine_can_replace_earlier_signals(market: Market) -> None:
+    """With ``over_write``, days that were published before get another version; their first one can still be read."""
+    served = live(market, manager(), DAYS[60:62])
+    before, number = served.get_signals(), served.state.last
+
+    def opposite(results: Any) -> Any:
+        return -AverageEnsemble()(results)
+
+    market.show(DAYS[62])
+    served.routine(signal_kwargs={"prepare_func": opposite})
+    equal(served.get_signals().loc[: DAYS[61]], before)
+    served.routine(signal_kwargs={"prepare_func": opposite, "over_write": True})
+    equal(served.get_signals().loc[: DAYS[61]], -before)
+    equal(served.service.signals(as_of=number), before)
+
+
+def test_the_ledger_stores_the_rows_of_signals_for_a_table(market: Market) -> None:
+    """Those of each version, with their entry; without the option there are none."""
+    served = live(market, manager(), DAYS[60:61])
+    ledger = served.service.ledger
+    assert isinstance(ledger, SupportsScores)
+    assert ledger.scores(served.service.name, DAYS[60], 1) == []
+    served.service.signal_table = True
+    market.show(DAYS[61])
+    served.routine()
+    published = served.get_signals().loc[DAYS[61]]
+    assert ledger.scores(served.service.name, DAYS[61], 1) == list(published.items())
+    market.close.loc[DAYS[61], "B"] *= 1.1
+    market.show(DAYS[61])
+    correct(served.service)
+    again = served.get_signals().loc[DAYS[61]]
+    assert not again.equals(published)
+    assert ledger.scores(served.service.name, DAYS[61], 2) == list(again.items())
+    assert ledger.scores(served.service.name, DAYS[61], 1) == list(published.items())
+
+
+def test_signals_with_several_columns_are_corrected(market: Market) -> None:
+    """A day on which any of them changes gets a version, and only such a day."""
+
+    def columns(results: Any) -> Any:
+        score = AverageEnsemble()(results)
+        return pd.DataFrame({"score": score, "size": score.abs().clip(upper=1.0)})
+
+    served = manager()
+    for day in DAYS[60:62]:
+        market.show(day)
+        served.routine(signal_kwargs={"prepare_func": columns})
+    assert list(served.get_signals().columns) == ["score", "size"]
+    assert correct(served.service, DAYS[61], prepare_func=columns) == []
+    market.close.loc[DAYS[61], "B"] *= 1.1
+    market.show(DAYS[61])
+    assert [signal.day for signal in correct(served.service, prepare_func=columns)] == [DAYS[61]]
+    assert list(served.get_signals().columns) == ["score", "size"]
