@@ -18,7 +18,7 @@ from rollforge.workflow import load_workflow
 
 FOLDER = Path(__file__).parents[1] / "examples" / "models"
 LIBRARIES = {"lightgbm": "lightgbm", "double_ensemble": "lightgbm", "sklearn": "sklearn", "tuned": "optuna",
-             "tabnet": "torch"}  # fmt: skip
+             "tabnet": "torch", "adarnn": "torch", "add": "torch"}  # fmt: skip
 EXAMPLES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
@@ -53,9 +53,19 @@ def test_an_example_trains_all_windows(name: str, small_market: Path, tmp_path: 
 
 def test_each_example_says_how_to_run_it() -> None:
     """The command has its own name; there is one for each family of models."""
-    assert {"lightgbm", "xgboost", "catboost", "linear", "sklearn", "double_ensemble", "tuned", "tabnet", "own"} <= set(
-        EXAMPLES
-    )
+    assert {
+        "lightgbm",
+        "xgboost",
+        "catboost",
+        "linear",
+        "sklearn",
+        "double_ensemble",
+        "tuned",
+        "tabnet",
+        "adarnn",
+        "add",
+        "own",
+    } <= set(EXAMPLES)
     for name in EXAMPLES:
         text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
         assert re.findall(r"rollforge run (\S+)", text) == [f"examples/models/{name}.yaml"]

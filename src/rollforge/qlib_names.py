@@ -188,6 +188,19 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "rollforge.models.linear": "LinearModel",
         "also": "DataHandlerLP DatasetH get_module_logger Model Reweighter",
     },
+    "qlib.contrib.model.pytorch_adarnn": {
+        "rollforge.models.torch_adarnn": "ADARNN",
+        "internal": (
+            "adv AdaRNN CORAL cosine data_loader Discriminator get_index get_stock_loader js kl_div Mine Mine_estimator "
+            "MMD_loss pa pairwise_dist pairwise_dist_np ReverseLayerF TransferLoss"
+        ),
+        "also": "DataHandlerLP DatasetH get_module_logger Model",
+    },
+    "qlib.contrib.model.pytorch_add": {
+        "rollforge.models.torch_add": "ADD",
+        "internal": "ADDModel Decoder RevGrad RevGradFunc",
+        "also": "DataHandlerLP DatasetH get_module_logger GRUModel LSTMModel Model",
+    },
     "qlib.contrib.model.pytorch_alstm": {
         "rollforge.models.torch_models": "ALSTM",
         "rollforge.models.torch_networks": "ALSTMModel",
@@ -821,8 +834,6 @@ NOT_COVERED: Mapping[str, str] = {
     "qlib.contrib.meta": "pytorch",
     "qlib.model.meta": "pytorch",
     "qlib.contrib.torch": "pytorch",
-    "qlib.contrib.model.pytorch_adarnn": "training",
-    "qlib.contrib.model.pytorch_add": "training",
     "qlib.contrib.model.pytorch_hist": "concepts",
     "qlib.contrib.model.pytorch_igmtf": "training days",
     "qlib.contrib.model.pytorch_tcts": "labels",
@@ -849,7 +860,6 @@ REASONS: Mapping[str, str] = {
     "intraday": "it belongs to Qlib's high-frequency trading, which Rollforge does not have",
     "nested": "the backtest has one level and its own exchange; nested executors are not supported",
     "pytorch": "it needs PyTorch, and Rollforge uses PyTorch for models only",
-    "training": "it is trained in several stages or with losses of its own, which Rollforge's PyTorch models do not have",
     "concepts": "HIST needs the concepts of each stock, which Qlib downloads as a file of its own index of the CSI 300",
     "training days": (
         "IGMTF compares a day with all training days whenever it predicts, so a saved model could not predict without them"

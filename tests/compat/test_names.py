@@ -131,8 +131,8 @@ def test_the_page_has_the_table() -> None:
             "pytorch_hist is not covered: HIST needs the concepts of each stock",
         ),
         (
-            "from qlib.contrib.model import ADD",
-            "qlib.contrib.model.ADD is not covered: it is trained in several stages",
+            "from qlib.contrib.model.pytorch_tcts import TCTS",
+            "pytorch_tcts is not covered: TCTS learns from the valid segment too",
         ),
         ("from qlib.data import ClientProvider", "there is no data server"),
         ("from qlib.data import NotThere", "Qlib's module qlib.data has no 'NotThere'"),

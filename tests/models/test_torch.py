@@ -27,6 +27,8 @@ from rollforge.features.handler import DataHandlerLP
 from rollforge.features.timeseries import TSDatasetH
 from rollforge.models.base import Reweighter
 from rollforge.models.torch import TorchModel
+from rollforge.models.torch_adarnn import ADARNN
+from rollforge.models.torch_add import ADD
 from rollforge.models.torch_models import (
     ALSTM,
     GRU,
@@ -131,6 +133,8 @@ NETWORKS = {
     "KRNN": lambda: KRNN(cnn_dim=8, rnn_dim=8),
     "Sandwich": lambda: Sandwich(cnn_dim_1=8, cnn_dim_2=8),
     "SFM": lambda: SFM(hidden_size=8, freq_dim=4, optimizer="adam"),
+    "ADARNN": lambda: ADARNN(hidden_size=8, len_seq=3, loss_type="coral", pre_epoch=2),
+    "ADD": lambda: ADD(hidden_size=8, base_model="LSTM"),
     "TabNet": lambda: TabnetModel(d_feat=18, out_dim=8, n_d=8, n_a=8, n_steps=2, n_shared=1, pretrain_n_epochs=1),
     "GeneralPTNN": lambda: GeneralPTNN(
         pt_model_kwargs={"d_feat": 6, "hidden_size": 8, "num_layers": 1, "dropout": 0.0}
@@ -361,17 +365,39 @@ def tabnet(**kwargs: Any) -> TabnetModel:
     return TabnetModel(6, out_dim=4, n_d=4, n_a=4, n_steps=2, n_shared=1, n_ind=1, checkpoint_seconds=0.0, **options)
 
 
-@pytest.mark.parametrize(("module", "again"), [("TabNetPretraining", ["TabNetPretraining", *["TabNetModel"] * 4]),
-                                               ("TabNetModel", ["TabNetModel"] * 2)])  # fmt: skip
-def test_a_stage_continues_where_it_was_interrupted(module: str, again: list[str], tmp_path: Path) -> None:
+def adarnn(**kwargs: Any) -> ADARNN:
+    options: dict[str, Any] = {
+        "n_epochs": 5,
+        "pre_epoch": 1,
+        "len_seq": 3,
+        "loss_type": "mmd",
+        "batch_size": 64,
+        **kwargs,
+    }
+    return ADARNN(2, 4, lr=0.02, checkpoint_seconds=0.0, **options)
+
+
+def add() -> ADD:
+    return ADD(2, 4, n_epochs=5, lr=0.02, batch_size=64, checkpoint_seconds=0.0)
+
+
+@pytest.mark.parametrize(
+    ("made", "module", "again"),
+    [
+        (tabnet, "TabNetPretraining", ["TabNetPretraining", *["TabNetModel"] * 4]),
+        (tabnet, "TabNetModel", ["TabNetModel"] * 2),
+        (adarnn, "AdaRNNModel", ["AdaRNNModel"] * 3),
+        (add, "ADDModel", ["ADDModel"] * 3),
+    ],
+)
+def test_a_stage_continues_where_it_was_interrupted(made: Any, module: str, again: list[str], tmp_path: Path) -> None:
     """The pretraining is not repeated, and the result has the same bits as that of a training that was not interrupted."""
-    continued, undisturbed = tabnet(), tabnet()
+    continued, undisturbed = made(), made()
     assert interrupted(continued, rows(), module, 3)[-1] == "interrupted"
     assert interrupted(continued, rows(), module, -1) == again
     assert not list((tmp_path / "cache" / "checkpoints").iterdir())
     undisturbed.fit(rows())
     assert continued.training_metrics() == undisturbed.training_metrics()
-    assert len(continued.training_metrics()["pretrain_loss.train"]) == 3
     pd.testing.assert_series_equal(continued.predict(rows()), undisturbed.predict(rows()), check_exact=True)
 
 
@@ -426,6 +452,119 @@ def test_tabnet_computes_what_qlibs_does() -> None:
     assert entropy.item() == pytest.approx(0.378432, abs=1e-5)
     found = filled(TabNetDecoder(3, 4, 1, 1, 3, 2))(out)
     assert reconstruction_loss(found, x, hidden).item() == pytest.approx(32.302, rel=1e-4)
+
+
+QLIB_TRANSFER = {  # the distance in the first epochs, and later; the first loss
+    "cosine": (0.0, 0.0, 2.500741),
+    "mmd": (0.205709, 0.083783, 2.603596),
+    "mmd_rbf": (14.572453, 4.773019, 9.786968),
+    "coral": (0.000125, 0.000087, 2.500804),
+    "pairwise": (1.379859, 0.557509, 3.190671),
+}
+
+
+@pytest.mark.parametrize("kind", QLIB_TRANSFER)
+def test_adarnn_computes_what_qlibs_does(kind: str) -> None:
+    """The expected numbers are those of Qlib's module with the same weights."""
+    from rollforge.models.torch_adarnn_network import AdaRNNModel
+    from rollforge.models.torch_training import Target
+
+    network = filled(AdaRNNModel(2, 3, 2, len_seq=4, len_win=1, loss_type=kind, pre_epoch=1, dw=0.5))
+    x = waves(6, 4, 2)
+    loss = network.training_loss(x, Target(waves(6), None)).item()
+    pair = [layer.chunk(2) for layer in network.hidden(x)]
+    first = network.transfer(pair).item()
+    network.end_epoch()
+    network.weights.fill_(0.25)
+    assert (first, network.transfer(pair).item(), loss) == pytest.approx(QLIB_TRANSFER[kind], rel=1e-5, abs=1e-6)
+
+
+def test_weights_of_adarnn_follow_the_distances() -> None:
+    """A step whose distance grew since the epoch before has a larger weight; the weights of a layer add up to 1."""
+    import torch
+
+    from rollforge.models.torch_adarnn_network import AdaRNNModel
+
+    network = AdaRNNModel(1, 2, 1, len_seq=2, pre_epoch=0)
+    for distances in ([1.0, 1.0], [2.0, 0.5]):
+        network.distances.copy_(torch.tensor([distances]))
+        network.end_epoch()
+    raised = 0.5 * (1 + 1 / (1 + np.exp(-1.0)))
+    expected = torch.tensor([[raised, 0.5]], dtype=torch.float32) / (raised + 0.5)
+    torch.testing.assert_close(network.weights, expected)
+
+
+QLIB_ADD = {  # the first loss, and the scores after it
+    "GRU": (7.74049, [1.160589, 1.278043, 1.228588, 1.025178, 0.903669, 0.990878]),
+    "LSTM": (8.077123, [1.157668, 1.203901, 1.170188, 1.057912, 0.993136, 1.044767]),
+}
+
+
+@pytest.mark.parametrize("kind", QLIB_ADD)
+def test_add_computes_what_qlibs_does(kind: str) -> None:
+    """The expected numbers are those of Qlib's module with the same weights."""
+    import torch
+
+    from rollforge.models.torch_add_network import ADDModel
+    from rollforge.models.torch_training import Target
+
+    network = filled(ADDModel(2, 3, 2, 0.0, 0.0, kind, mu=0.2))
+    loss = network.training_loss(waves(6, 8), Target(waves(6), None, torch.tensor([0, 1, 2, 0, 1, 2])))
+    assert loss.item() == pytest.approx(QLIB_ADD[kind][0], rel=1e-5)
+    found = network.eval()(waves(6, 8))[:, 0]
+    torch.testing.assert_close(found, torch.tensor(QLIB_ADD[kind][1]), atol=1e-5, rtol=0)
+
+
+def test_an_encoder_unlearns_the_target_of_the_other_one() -> None:
+    """The gradient is reversed, first with strength 0, then with up to `gamma_clip`."""
+    import torch
+
+    from rollforge.models.torch_add_network import ADDModel, reversed_gradient
+
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    same = reversed_gradient(x, 0.3)
+    assert same.tolist() == [1.0, 2.0]
+    (same * torch.tensor([1.0, 10.0])).sum().backward()
+    assert x.grad.tolist() == pytest.approx([-0.3, -3.0])
+    network, strengths = ADDModel(2, 3, gamma=0.8, gamma_clip=0.4), []
+    for _ in range(3):
+        strengths.append(network.strength)
+        network.end_epoch()
+    assert strengths == pytest.approx([0.0, 2 / (1 + np.exp(-0.8)) - 1, 0.4])
+
+
+def groups(model: Any, labels: list[float]) -> list[int]:
+    """Return the group of each sample of a train segment in which all instruments of a day have the same label."""
+    from rollforge.models.torch_samples import learning_examples
+
+    frame = table().loc[: pd.Timestamp("2020-01-01") + pd.Timedelta(days=len(labels) - 1)].copy()
+    frame[("label", "y")] = np.repeat(labels, 8)
+    data = rows(frame, {"train": SEGMENTS["train"]})
+    found = model._grouped(learning_examples(data, "train", model="model"), data).group
+    return [int(one) for one in found.reshape(-1, 8)[:, 0]]
+
+
+def test_groups_are_periods_or_states_of_the_market() -> None:
+    """The first periods have one day more; the middle third of the days is state 1."""
+    assert groups(adarnn(n_splits=3), [1.0, 2.0, 3.0, 4.0, 5.0]) == [0, 0, 1, 1, 2]
+    assert groups(add(), [3.0, -1.0, 0.0, 2.0, 9.0, 1.0]) == [2, 0, 0, 1, 2, 1]
+    with pytest.raises(ModelError, match="3 periods, but it has samples of 2 days only"):
+        groups(adarnn(n_splits=3), [1.0, 2.0])
+
+
+def test_batches_have_equally_many_samples_of_each_period() -> None:
+    """The samples of the first period come first; a sample is in one batch of an epoch at most."""
+    from rollforge.models.torch_samples import learning_examples
+    from rollforge.models.torch_training import Batches
+
+    model = adarnn(n_splits=2, batch_size=100)
+    train = model._grouped(learning_examples(rows(), "train", model="model"), rows())
+    batches = list(Batches(train, model._settings(), training=True).places())
+    assert len(batches) == 3  # of 46 and 45 days of 8 instruments
+    for batch in batches:
+        assert train.group is not None
+        assert train.group[batch].tolist() == [0] * 100 + [1] * 100
+    assert len(np.unique(np.concatenate(batches))) == 600
 
 
 def test_formulas_of_tabnet() -> None:
@@ -596,6 +735,8 @@ QLIB = {  # the defaults of Qlib's constructors that differ between the forms of
     "qlib.contrib.model.pytorch_krnn": ("KRNN", {"cnn_dim": 64, "rnn_dups": 3}),
     "qlib.contrib.model.pytorch_sandwich": ("Sandwich", {"cnn_dim_2": 32, "rnn_dim_2": 8}),
     "qlib.contrib.model.pytorch_sfm": ("SFM", {"freq_dim": 10, "optimizer": "gd"}),
+    "qlib.contrib.model.pytorch_adarnn": ("ADARNN", {"n_epochs": 200, "pre_epoch": 40, "dw": 0.5, "len_seq": 60}),
+    "qlib.contrib.model.pytorch_add": ("ADD", {"batch_size": 5000, "gamma": 0.1, "gamma_clip": 0.4, "mu": 0.05}),
     "qlib.contrib.model.pytorch_tabnet": (
         "TabnetModel",
         {"batch_size": 4096, "lr": 0.01, "n_epochs": 100, "pretrain_n_epochs": 50, "ps": 0.3, "seed": 993},

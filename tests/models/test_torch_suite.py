@@ -13,6 +13,8 @@ import pytest
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.timeseries import TSDatasetH
 from rollforge.models.torch import TorchModel
+from rollforge.models.torch_adarnn import ADARNN
+from rollforge.models.torch_add import ADD
 from rollforge.models.torch_models import GRU, DNNModelPytorch
 from rollforge.models.torch_tabnet import TabnetModel
 from rollforge.session import Session, using
@@ -67,3 +69,24 @@ class TestTabnet(ModelSuite):
             d_feat=3, out_dim=4, n_d=4, n_a=4, n_steps=2, n_shared=1, n_ind=1, n_epochs=4, pretrain_n_epochs=1,
             batch_size=64, lr=0.04,
         )  # fmt: skip
+
+
+class TestPeriods(ModelSuite):
+    """A model that learns from several periods."""
+
+    missing_features = "excluded"
+
+    def make_model(self) -> TorchModel:
+        return ADARNN(
+            d_feat=3, len_seq=1, hidden_size=8, num_layers=1, n_epochs=4, pre_epoch=1, loss_type="mmd", lr=0.05,
+            batch_size=64,
+        )  # fmt: skip
+
+
+class TestMarketState(ModelSuite):
+    """A model that also learns the state of the market, which depends on all labels of a day."""
+
+    missing_features = "excluded"
+
+    def make_model(self) -> TorchModel:
+        return ADD(d_feat=3, hidden_size=8, num_layers=1, n_epochs=5, lr=0.05, batch_size=64)

@@ -28,7 +28,7 @@ from rollforge.features.dataset import Dataset
 from rollforge.features.handler import DataHandlerLP
 from rollforge.kinds import Kind
 from rollforge.models.base import Model, Reweighter
-from rollforge.models.torch_samples import learning_examples, prediction_examples
+from rollforge.models.torch_samples import Examples, learning_examples, prediction_examples
 from rollforge.session import current_session
 from rollforge.task import Definition, Document, from_plain, to_plain
 
@@ -166,6 +166,8 @@ class TorchModel(Model):
     """Number of batches in an epoch, drawn with replacement; None: each sample is in one batch."""
     last_batches: int | None = None
     """The same in the last epoch, if it is shorter."""
+    balanced = False
+    """Whether a batch has equally many samples of each group; see :meth:`_grouped`."""
     _restored = False  # whether the object was read from a file; see trust.of_restored
 
     def __init__(
@@ -271,7 +273,7 @@ class TorchModel(Model):
 
         settings = self._settings()
         name = type(self).__name__
-        train = learning_examples(dataset, "train", model=name, reweighter=reweighter)
+        train = self._grouped(learning_examples(dataset, "train", model=name, reweighter=reweighter), dataset)
         valid = None
         if "valid" in getattr(dataset, "segments", {"valid": None}):
             valid = learning_examples(dataset, "valid", model=name, reweighter=reweighter, data_key=self.valid_key)
@@ -333,7 +335,8 @@ class TorchModel(Model):
             model=type(self).__name__, epochs=self.n_epochs, lr=self.lr, batch_size=self.batch_size,
             early_stop=self.early_stop, loss=self.loss, metric=self.metric, optimizer=_OPTIMIZERS[self.optimizer],
             optimizer_kwargs={**self.optimizer_kwargs, "weight_decay": self.weight_decay}, scheduler=self.scheduler,
-            clip=self.clip, by_day=self.by_day, batches=self.batches, last_batches=self.last_batches, seed=self.seed or 0,
+            clip=self.clip, by_day=self.by_day, batches=self.batches, last_batches=self.last_batches, balanced=self.balanced,
+            seed=self.seed or 0,
             device=training.device_named(self.GPU), mixed_precision=self.mixed_precision,
         )  # fmt: skip
 
@@ -365,6 +368,10 @@ class TorchModel(Model):
                     f"The module {self._module_name()} has other weights than when {type(self).__name__} was fitted: "
                     f"{describe(exc)}"
                 ) from exc
+
+    def _grouped(self, train: Examples, dataset: Dataset) -> Examples:
+        """Return the samples of the train segment with their groups, if the module learns from groups."""
+        return train
 
     def _earlier_stages(
         self, network: Network, settings: Settings, dataset: Dataset, reweighter: Reweighter | None

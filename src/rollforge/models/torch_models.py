@@ -406,32 +406,16 @@ class GATs(DescribedModel):
         **kwargs: Unpack[TrainingOptions],
     ) -> None:
         check_choice("base_model", base_model, ("GRU", "LSTM"))
-        if model_path is not None and not isinstance(model_path, (str, os.PathLike)):
-            raise ConfigError(f"must be a path, found {shown(model_path)}.", path="model_path")
-        self.model_path = None if model_path is None else os.fspath(model_path)
+        self.model_path = weights_file(model_path)
         arguments = {"d_feat": d_feat, "hidden_size": hidden_size, "num_layers": num_layers, "dropout": dropout}
         self._of({**arguments, "base_model": base_model}, {**kwargs, "by_day": True})
 
     def _first_network(self) -> Network:
-        from rollforge.models import torch_training as training
-
         network = super()._first_network()
-        if self.model_path is None:
-            return network
-        try:
-            found = training.read_weights(Path(self.model_path))
-        except Exception as exc:  # whatever a damaged file raises
-            raise ConfigError(
-                f"the weights in {self.model_path!r} cannot be read: {describe(exc)}", path="model_path"
-            ) from exc
-        own = network.state_dict()
-        kept = {name: value for name, value in found.items() if name in own and value.shape == tuple(own[name].shape)}
-        if not any(name.startswith("rnn.") for name in kept):
-            raise ConfigError(
-                f"{self.model_path!r} has no weights of a {self.base_model} with hidden_size {self.hidden_size}.",  # type: ignore[attr-defined]
-                path="model_path",
-            )
-        return training.with_weights(network, {**{name: value.numpy() for name, value in own.items()}, **kept})
+        if self.model_path is not None:
+            given = self.module["kwargs"]
+            recurrent_weights(self.model_path, network, given["base_model"], given["hidden_size"], prefix="rnn.")
+        return network
 
 
 class TSGATs(GATs):
@@ -562,3 +546,51 @@ def _dotted(uri: object) -> dict[str, str]:
         raise ConfigError(f"must be the dotted path of a class, found {shown(uri)}.", path="pt_model_uri")
     module_path, _, name = uri.rpartition(".")
     return {"class": name, "module_path": module_path}
+
+
+def weights_file(path: object) -> str | None:
+    """Return the path of a file of weights as text.
+
+    Raises
+    ------
+    ConfigError
+        If it is not a path.
+    """
+    if path is not None and not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"must be a path, found {shown(path)}.", path="model_path")
+    return None if path is None else str(os.fspath(path))
+
+
+def recurrent_weights(file: str, network: Network, base_model: str, hidden_size: int, *, prefix: str = "") -> None:
+    """Set the weights of a module to those in a file of a recurrent network, where both have weights of a name.
+
+    Parameters
+    ----------
+    file : path
+        File of the weights of a :class:`GRU` or :class:`LSTM` module.
+    network : Module
+        The recurrent network, or a module that contains it.
+    base_model, hidden_size
+        What the file should have, for messages.
+    prefix : str
+        What the names of the recurrent network's weights begin with in `network`.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or has no suitable weights.
+    """
+    from rollforge.models import torch_training as training
+
+    try:
+        found = training.read_weights(Path(file))
+    except Exception as exc:  # whatever a damaged file raises
+        raise ConfigError(f"the weights in {file!r} cannot be read: {describe(exc)}", path="model_path") from exc
+    own = network.state_dict()
+    named = {name if prefix else name.removeprefix("rnn."): value for name, value in found.items()}
+    kept = {name: value for name, value in named.items() if name in own and value.shape == tuple(own[name].shape)}
+    if not any(name.startswith(prefix) for name in kept):
+        raise ConfigError(
+            f"{file!r} has no weights of a {base_model} with hidden_size {hidden_size}.", path="model_path"
+        )
+    training.with_weights(network, {**{name: value.numpy() for name, value in own.items()}, **kept})

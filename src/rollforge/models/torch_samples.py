@@ -91,6 +91,8 @@ class Examples:
     """(usable,); empty for prediction."""
     weight: NDArray[np.float32] | None
     """(usable,); None if all weights are 1."""
+    group: NDArray[np.int64] | None = None
+    """(usable,): a number of each sample from which a module learns in addition to the label, such as that of its period."""
 
     def days(self) -> NDArray[np.int64]:
         """Return the number of the day of each usable sample, ascending."""
@@ -99,7 +101,8 @@ class Examples:
     def mark(self) -> int:
         """Return a checksum of everything that is learned from."""
         total = 0
-        for part in (*self.source.blocks(), self.usable, self.label, *([] if self.weight is None else [self.weight])):
+        further = [part for part in (self.weight, self.group) if part is not None]
+        for part in (*self.source.blocks(), self.usable, self.label, *further):
             for at in range(0, len(part), _ROWS):
                 total = zlib.crc32(np.ascontiguousarray(part[at : at + _ROWS]).view(np.uint8).reshape(-1).data, total)
         return total

@@ -46,6 +46,8 @@ class Target(NamedTuple):
     label: torch.Tensor
     weight: torch.Tensor | None
     """None if all weights are 1."""
+    group: torch.Tensor | None = None
+    """See :class:`~rollforge.models.torch_samples.Examples`."""
 
     def to(self, device: torch.device | str) -> Target:
         """Return the same tensors on a device."""
@@ -71,6 +73,14 @@ class SupportsOwnValidation(Protocol):
         """Return the loss of a batch."""
 
 
+@runtime_checkable
+class SupportsEpochs(Protocol):
+    """A module that changes between two epochs. What it changes must be part of its ``state_dict``."""
+
+    def end_epoch(self) -> None:
+        """Called after each epoch of the training."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Settings of a training; see :class:`~rollforge.models.torch.TorchModel`."""
@@ -92,6 +102,8 @@ class Settings:
     """Number of batches in an epoch, drawn with replacement; None for each sample once."""
     last_batches: int | None
     """The same in the last epoch."""
+    balanced: bool
+    """Whether a batch has equally many samples of each group."""
     seed: int
     device: str
     mixed_precision: str | None
@@ -125,11 +137,12 @@ class Batches:
         self.epoch = 0
 
     def __iter__(self) -> Iterator[Batch]:
-        weight = self._examples.weight
+        parts = self._examples.label, self._examples.weight, self._examples.group
         for chosen in self.places():
-            label = torch.from_numpy(self._examples.label[chosen])
-            target = Target(label, None if weight is None else torch.from_numpy(weight[chosen]))
-            yield self.features(chosen), target
+            yield (
+                self.features(chosen),
+                Target(*(None if part is None else torch.from_numpy(part[chosen]) for part in parts)),
+            )
 
     def features(self, chosen: NDArray[np.int64]) -> torch.Tensor:
         """Return the features of some usable samples, in memory that the next batch uses again."""
@@ -156,11 +169,24 @@ class Batches:
             for _ in range(wanted):
                 yield np.sort(numbers.integers(0, count, size))
             return
+        if self._training and self._settings.balanced:
+            yield from self._balanced(numbers)
+            return
         order = numbers.permutation(count) if self._training else np.arange(count)
         for at in range(0, count, size):
             if self._training and at > 0 and at + size > count:
                 return  # the gradient of a small batch is noisy; other samples are left out in the next epoch
             yield np.sort(order[at : at + size])  # which are close together on disk
+
+    def _balanced(self, numbers: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+        """Yield the samples of the first group, of the next one, and so on, in batches of equally many of each."""
+        group = self._examples.group
+        assert group is not None
+        orders = [numbers.permutation(np.flatnonzero(group == one)) for one in np.unique(group)]
+        least = min(len(order) for order in orders)
+        size = min(self._settings.batch_size, least)
+        for at in range(0, least - size + 1, size):
+            yield np.concatenate([np.sort(order[at : at + size]) for order in orders])
 
 
 def _starts(days: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -272,9 +298,9 @@ class _Net(skorch.NeuralNet):
         X: object = None,  # noqa: N803
         training: bool = False,
     ) -> torch.Tensor:
-        label, weight = y_true.to(self.device)
-        losses = _LOSSES[self.settings.loss](y_pred, label, reduction="none")
-        return losses.mean() if weight is None else (losses * weight).mean()
+        target = y_true.to(self.device)
+        losses = _LOSSES[self.settings.loss](y_pred, target.label, reduction="none")
+        return losses.mean() if target.weight is None else (losses * target.weight).mean()
 
     def train_step(self, batch: Batch, **fit_params: object) -> dict[str, torch.Tensor]:
         self._set_training(True)
@@ -357,6 +383,8 @@ class _Progress(skorch.callbacks.Callback):
         torch.manual_seed(int(np.random.SeedSequence([self._settings.seed, epoch]).generate_state(1, np.uint64)[0]))
 
     def on_epoch_end(self, net: _Net, **kwargs: object) -> None:
+        if isinstance(net.module_, SupportsEpochs):
+            net.module_.end_epoch()
         new = {"loss.train": float(net.history[-1, "train_loss"])}
         if self._valid is not None:
             new["loss.valid"] = float(net.history[-1, "valid_loss"])
