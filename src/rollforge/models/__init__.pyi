@@ -40,6 +40,12 @@ from .sklearn import (
 from .torch import (
     TorchModel as TorchModel,
 )
+from .torch_adarnn import (
+    ADARNN as ADARNN,
+)
+from .torch_add import (
+    ADD as ADD,
+)
 from .torch_models import (
     ALSTM as ALSTM,
     GRU as GRU,
