@@ -533,6 +533,32 @@ def test_an_encoder_unlearns_the_target_of_the_other_one() -> None:
     assert strengths == pytest.approx([0.0, 2 / (1 + np.exp(-0.8)) - 1, 0.4])
 
 
+def test_reversed_gradients_reach_only_the_encoders() -> None:
+    """The heads learn the same whatever the strength; what the encoders learn depends on it."""
+    import torch
+
+    from rollforge.models.torch_add_network import ADDModel
+    from rollforge.models.torch_training import Target
+
+    gradients = []
+    for epoch in (0, 9):
+        network = filled(ADDModel(2, 3))
+        network.epoch += epoch
+        network.training_loss(waves(6, 8), Target(waves(6), None, torch.tensor([0, 1, 2, 0, 1, 2]))).backward()
+        gradients.append({name: weight.grad for name, weight in network.named_parameters()})
+    first, later = gradients
+    changed = {name.partition(".")[0] for name in first if not torch.equal(first[name], later[name])}
+    assert changed == {"enc_excess", "enc_market"}
+
+
+@pytest.mark.parametrize("made", [adarnn, add])
+def test_a_module_counts_the_epochs_of_its_training(made: Any) -> None:
+    """The weights that are kept are those after the best epoch."""
+    model = made()
+    model.fit(rows())
+    assert model.weights["epoch"] == np.argmin(model.training_metrics()["loss.valid"]) + 1
+
+
 def groups(model: Any, labels: list[float]) -> list[int]:
     """Return the group of each sample of a train segment in which all instruments of a day have the same label."""
     from rollforge.models.torch_samples import learning_examples
@@ -547,7 +573,7 @@ def groups(model: Any, labels: list[float]) -> list[int]:
 def test_groups_are_periods_or_states_of_the_market() -> None:
     """The first periods have one day more; the middle third of the days is state 1."""
     assert groups(adarnn(n_splits=3), [1.0, 2.0, 3.0, 4.0, 5.0]) == [0, 0, 1, 1, 2]
-    assert groups(add(), [3.0, -1.0, 0.0, 2.0, 9.0, 1.0]) == [2, 0, 0, 1, 2, 1]
+    assert groups(add(), [5.0, 0.0, 7.0, 2.0, 1.0, 6.0, 3.0, 4.0]) == [2, 0, 2, 0, 0, 2, 1, 1]  # 2.33 and 4.67
     with pytest.raises(ModelError, match="3 periods, but it has samples of 2 days only"):
         groups(adarnn(n_splits=3), [1.0, 2.0])
 
