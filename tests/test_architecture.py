@@ -203,6 +203,12 @@ def parsed(path: Path) -> ast.Module:
 
 
 @functools.cache
+def nodes(tree: ast.AST) -> tuple[ast.AST, ...]:
+    """Return all nodes of a tree; several tests go over those of every module."""
+    return tuple(ast.walk(tree))
+
+
+@functools.cache
 def libraries(path: Path) -> frozenset[str]:
     """Return the top-level packages that a file imports anywhere, also by ``import_module("name")``."""
     return libraries_of(parsed(path))
@@ -211,7 +217,7 @@ def libraries(path: Path) -> frozenset[str]:
 def libraries_of(tree: ast.AST) -> frozenset[str]:
     """Return the top-level packages that a program imports, also in programs that it runs in another process."""
     names = [text for call in import_calls(tree) for text in texts_of(call)[:1]]
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             names += [a.name for a in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -243,6 +249,13 @@ def is_type_checking(node: ast.AST) -> TypeGuard[ast.If]:
     return isinstance(node, ast.If) and last_part(node.test) == "TYPE_CHECKING"
 
 
+@functools.cache
+def imports_of(module: str) -> frozenset[str]:
+    """Return the modules that a module of the package imports anywhere."""
+    known = modules()
+    return frozenset(imports(known[module], module, set(known)))
+
+
 def imports(path: Path, module: str, known: set[str]) -> set[str]:
     """Return the modules of the package that `path` imports anywhere.
 
@@ -250,7 +263,7 @@ def imports(path: Path, module: str, known: set[str]) -> set[str]:
     """
     tree = parsed(path)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    found = {name for node in ast.walk(tree) for name in imported(node, package, known)}
+    found = {name for node in nodes(tree) for name in imported(node, package, known)}
     found |= named(tree, module, known)
     return {f for f in found if f in known and f != module}
 
@@ -258,7 +271,7 @@ def imports(path: Path, module: str, known: set[str]) -> set[str]:
 def named(tree: ast.AST, module: str, known: set[str]) -> set[str]:
     """Return the modules of the package that strings name, also as ``package.module.Class`` or relative to a
     package."""
-    values = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)] if module not in NAMES_MODULES else []
+    values = [n.value for n in nodes(tree) if isinstance(n, ast.Constant)] if module not in NAMES_MODULES else []
     texts = {value for value in values if isinstance(value, str)}
     pickles = {name for value in values if isinstance(value, bytes) for name in _NAME.findall(value.decode("latin-1"))}
     for call in import_calls(tree):
@@ -285,7 +298,7 @@ _STATEMENT = re.compile(
 @functools.cache
 def programs(tree: ast.AST) -> list[ast.Module]:
     """Return the programs in the strings of a program, by what they import."""
-    values = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+    values = [n.value for n in nodes(tree) if isinstance(n, ast.Constant)]
     texts = {v if isinstance(v, str) else v.decode("latin-1") for v in values if isinstance(v, str | bytes)}
     return [program(text) for text in texts - docstrings(tree) if "import" in text or " -m " in text]
 
@@ -307,21 +320,23 @@ def docstrings(tree: ast.AST) -> set[str]:
     """Return the docstrings of a module, including those of attributes. Their examples are not code of the package."""
     return {
         str(n.value.value)
-        for n in ast.walk(tree)
+        for n in nodes(tree)
         if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) and isinstance(n.value.value, str)
     }
 
 
+@functools.cache
 def by_name(tree: ast.AST) -> set[str]:
     """Return the names under which a module has the functions of `IMPORTS_BY_NAME`."""
-    aliases = [a for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names]
+    aliases = [a for n in nodes(tree) if isinstance(n, ast.ImportFrom) for a in n.names]
     return IMPORTS_BY_NAME | {a.asname for a in aliases if a.asname and a.name in IMPORTS_BY_NAME}
 
 
+@functools.cache
 def import_calls(tree: ast.AST) -> list[ast.Call]:
     """Return the calls that import a module by its name."""
     functions = by_name(tree)
-    return [n for n in ast.walk(tree) if isinstance(n, ast.Call) and last_part(n.func) in functions]
+    return [n for n in nodes(tree) if isinstance(n, ast.Call) and last_part(n.func) in functions]
 
 
 def last_part(node: ast.AST) -> str:
@@ -341,14 +356,12 @@ def imports_by_unknown_names(tree: ast.AST) -> bool:
     calls = import_calls(tree)
     if libraries_of(tree) & IMPORT_BY_NAME or any(map(is_computed, calls)) or has_computed_names(tree):
         return True
-    used = [n for n in ast.walk(tree) if isinstance(n, ast.Name | ast.Attribute) and isinstance(n.ctx, ast.Load)]
+    used = [n for n in nodes(tree) if isinstance(n, ast.Name | ast.Attribute) and isinstance(n.ctx, ast.Load)]
     functions, called = by_name(tree), {id(call.func) for call in calls}
     if any(last_part(n) in functions and id(n) not in called for n in used):
         return True
-    looked_up = [n.slice for n in ast.walk(tree) if isinstance(n, ast.Subscript)]
-    looked_up += [
-        a for n in ast.walk(tree) if isinstance(n, ast.Call) and last_part(n.func) == "getattr" for a in n.args
-    ]
+    looked_up = [n.slice for n in nodes(tree) if isinstance(n, ast.Subscript)]
+    looked_up += [a for n in nodes(tree) if isinstance(n, ast.Call) and last_part(n.func) == "getattr" for a in n.args]
     return any(isinstance(n, ast.Constant) and n.value in functions for n in looked_up)
 
 
@@ -363,7 +376,7 @@ def is_computed(call: ast.Call) -> bool:
 
 def has_computed_names(tree: ast.AST) -> bool:
     """Return whether a text that is put together names a module of the package, or imports what it does not name."""
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         text = put_together(node)
         if COMPUTED in text and (names_computed(text) or imports_computed(text)):
             return True
@@ -415,9 +428,9 @@ def run_time_imports(path: Path, module: str, known: set[str], *, strings: bool 
     ``TYPE_CHECKING``."""
     tree = parsed(path)
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    blocks = [node for node in ast.walk(tree) if is_type_checking(node)]
+    blocks = [node for node in nodes(tree) if is_type_checking(node)]
     ignored = {part for block in blocks for line in block.body for part in ast.walk(line)}
-    found = {name for node in ast.walk(tree) if node not in ignored for name in imported(node, package, known)}
+    found = {name for node in nodes(tree) if node not in ignored for name in imported(node, package, known)}
     if strings:
         found |= named(tree, module, known)
     return {f for f in found if f in known and f != module}
@@ -455,10 +468,9 @@ def test_every_module_belongs_to_a_known_room() -> None:
 
 def test_a_room_imports_only_rooms_to_its_left_and_the_ground() -> None:
     """An import of a room to the right is an error, even inside a function."""
-    known = modules()
     wrong = []
-    for module, path in known.items():
-        for target in imports(path, module, set(known)):
+    for module in modules():
+        for target in imports_of(module):
             if room(module) != "edge" and place(room(target)) > place(room(module)):
                 wrong.append(f"{module} -> {target}")
     assert wrong == []
@@ -466,12 +478,11 @@ def test_a_room_imports_only_rooms_to_its_left_and_the_ground() -> None:
 
 def test_the_ground_is_ordered() -> None:
     """A module of the ground imports only modules before it: no room, and not the package."""
-    known = modules()
     wrong = [
         f"{module} -> {target}"
-        for module, path in known.items()
+        for module in modules()
         if room(module) == "ground"
-        for target in imports(path, module, set(known))
+        for target in imports_of(module)
         if GROUND.get(target.partition(".")[2].partition(".")[0], len(GROUND)) > GROUND[module.split(".")[1]]
     ]
     assert wrong == []
@@ -692,10 +703,9 @@ def test_programs_are_not_imported() -> None:
     """A ``__main__`` belongs to the edge wherever its file is, so the command ``python -m`` of a room may import the
     command line. No module imports one.
     """
-    known = modules()
-    programs = {module for module in known if module.endswith(".__main__")}
+    programs = {module for module in modules() if module.endswith(".__main__")}
     assert "rollforge.store.manager.__main__" in programs
-    assert {m for m, path in known.items() if imports(path, m, set(known)) & programs} == set()
+    assert {m for m in modules() if imports_of(m) & programs} == set()
 
 
 def test_the_package_does_not_import_itself_under_the_names_of_qlib() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import functools
 import importlib
 import re
 import subprocess
@@ -38,14 +39,24 @@ def test_examples_in_docstrings_are_correct(name: str, tmp_path: Path, monkeypat
     assert done.failed == 0
 
 
-@pytest.mark.parametrize("name", [n for n in modules() if n.startswith(SEPARATE)])
-def test_examples_of_the_import_layer_are_correct(name: str, tmp_path: Path) -> None:
+def test_examples_of_the_import_layer_are_correct(tmp_path: Path) -> None:
     """The examples are run in a separate process, because importing the layer changes how ``import qlib`` is
     resolved."""
-    code = f"import doctest, importlib; print(doctest.testmod(importlib.import_module({name!r})))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "failed=0" in done.stdout
-    assert "attempted=0" not in done.stdout
+    names = [name for name in modules() if name.startswith(SEPARATE)]
+    code = "import doctest, importlib, sys\nfor name in sys.argv[1:]: print(name, doctest.testmod(importlib.import_module(name)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    results = re.findall(r"^(\S+) TestResults\(failed=(\d+), attempted=(\d+)", done.stdout, re.MULTILINE)
+    assert [name for name, failed, attempted in results if failed == "0" and attempted != "0"] == names, done.stdout
+
+
+@functools.cache
+def described(file: Path) -> list[tuple[type[ast.AST], str, str]]:
+    """Return the kind, the name and the docstring of the module, the classes and the functions in a file."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    nodes = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, kinds)]
+    return [(type(node), getattr(node, "name", ""), ast.get_docstring(node) or "") for node in nodes]
 
 
 def test_modules_and_classes_are_described_by_what_they_are() -> None:
@@ -55,9 +66,9 @@ def test_modules_and_classes_are_described_by_what_they_are() -> None:
     root = Path(__file__).parents[1]
     found = []
     for file in sorted(file for folder in ("src", "tests", "benchmarks") for file in (root / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, (ast.Module, ast.ClassDef)) and question.match(ast.get_docstring(node) or ""):
-                found.append(f"{file.relative_to(root)}: {(ast.get_docstring(node) or '').splitlines()[0]}")
+        for kind, _, text in described(file):
+            if kind is not ast.FunctionDef and question.match(text):
+                found.append(f"{file.relative_to(root)}: {text.splitlines()[0]}")
     assert found == []
 
 
@@ -65,10 +76,10 @@ def docstrings_of_tests() -> list[tuple[str, str]]:
     """Return the place and the docstring of each test."""
     root = Path(__file__).parent
     return [
-        (f"{file.relative_to(root)}: {node.name}", ast.get_docstring(node) or "")
+        (f"{file.relative_to(root)}: {name}", text)
         for file in sorted(root.rglob("*.py"))
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test")
+        for kind, name, text in described(file)
+        if kind is ast.FunctionDef and name.startswith("test")
     ]
 
 
