@@ -31,7 +31,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from rollforge.errors import RollforgeError
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "50"))
-"""Inputs of each test: 200 in `.ci/run`."""
+"""Inputs of each test: 100 in `.ci/run`."""
 SECONDS = 2.0
 """Processor time of one input. Waiting on a busy machine does not count."""
 TIMEOUT_FACTOR = 5
