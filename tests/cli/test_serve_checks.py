@@ -297,6 +297,29 @@ def test_two_models_have_their_names_and_one_ic(tmp_path: Path, serve: Serve, ma
     assert [check.day for check in made if check.name == "daily_ic"] == DAYS[52:FIRST]
 
 
+def test_models_trained_without_a_reference_are_left_out(tmp_path: Path, serve: Serve, market: Market) -> None:
+    """The other model is still compared with its training, whichever of the two has no stored distribution."""
+    market.show(BEGIN)
+    models = {name: {"model": {**template()["model"], "kwargs": {"estimator": kind}}} for name, kind in NAMED}
+    drift = {name: {"limit": 9, "days": 25} for name in ("score_psi", "feature_psi")}
+    serve("init", checks={**drift, "ic": False}, models=models)
+    serve("run")
+    champions = [release.recorder for release in state(tmp_path).champions(BEGIN)]
+    for number, (without, other) in enumerate([champions, champions[::-1]], 1):
+        with using(Session(tracking_uri=f"folder:{tmp_path}/runs")):
+            (recorder,) = (r for r in recorders() if r.id == without)
+            reference = recorder.load_object(REFERENCE)
+            recorder.delete_objects(REFERENCE)
+        day = DAYS[FIRST + number]
+        market.show(day)
+        (line,) = serve("run")["days"]
+        checks = {check.name: check for check in state(tmp_path).checks_made_on(day)}
+        assert list(checks["score_psi"].data["models"]) == list(checks["feature_psi"].data["models"]) == [other]
+        with using(Session(tracking_uri=f"folder:{tmp_path}/runs")):
+            recorder.save_objects(**{REFERENCE: reference})
+    assert line["state"] == "published"
+
+
 def assert_ic(tmp_path: Path, serve: Serve, market: Market, check: CheckResult) -> None:
     """Compare an IC with the rank correlation of the published scores with the returns of the prices."""
     place = DAYS.index(check.day)

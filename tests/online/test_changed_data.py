@@ -18,6 +18,8 @@ from rollforge.ledger.entry import (
     DayState,
     Entry,
     EntryKind,
+    Event,
+    Level,
     Outcome,
     Signal,
     correction_body,
@@ -28,7 +30,7 @@ from rollforge.market.append import append_table
 from rollforge.online.corrections import changed_days, correct
 from rollforge.online.data_marks import changed_history
 from rollforge.online.day import DayRun
-from rollforge.online.overview import latest_checks
+from rollforge.online.overview import day_warnings, latest_checks
 from rollforge.online.score_checks import known_ics
 from rollforge.online.service import Hold
 from rollforge.online.update import LabelUpdater, PredUpdater
@@ -224,6 +226,29 @@ def test_checks_of_a_withdrawn_day_are_not_shown(market: Market) -> None:
     withdrawn = correction_body([replace(signals[1], version=2, rows=0)], "no trading day")
     state = state.after(Entry("us", 3, EntryKind.CORRECTION, withdrawn, 1, 0.0))
     assert (latest_checks(state), [*known_ics(state)]) == ((results[0], ics[0]), RUN[:1])
+
+
+def test_warnings_are_those_of_the_last_attempt_at_a_day() -> None:
+    """A day that was tried three times has the warnings of the third attempt, and no information."""
+    events = [
+        [Event(Level.WARNING, "first")],
+        [Event(Level.WARNING, "second"), Event(Level.ERROR, "worse")],
+        [Event(Level.INFO, "trained"), Event(Level.WARNING, "third"), Event(Level.WARNING, "earlier models")],
+    ]
+    failed, published = (
+        DayResult(RUN[0], DayState.FAILED, error="no"),
+        DayResult(RUN[0], DayState.PUBLISHED, fallback="earlier models"),
+    )
+    bodies = [
+        day_body(failed, events=events[0]),
+        day_body(failed, events=events[1]),
+        day_body(published, events=events[2]),
+    ]
+    state, expected = ServiceState.of([]), [["first"], ["second", "worse"], ["third"]]
+    for number, (body, texts) in enumerate(zip(bodies, expected, strict=True), 1):
+        state = state.after(Entry("us", number, EntryKind.DAY, body, 1, 0.0))
+        assert day_warnings(state, RUN[0]) == texts
+    assert day_warnings(state, RUN[1]) == day_warnings(state, None) == []
 
 
 def test_a_withdrawn_day_that_returns_is_published_again(market: Market) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -129,6 +131,19 @@ def test_gaps_count_weekdays(days: list[str], missing: int) -> None:
     assert found is not None
     assert found[0] == missing
     assert calendar_gap(np.array(days[:1], "M8[D]")) is None
+
+
+def test_the_default_limits_are_those_of_the_page() -> None:
+    """Each row of the two tables of docs/online.md has the limit of a check, and the days that it covers."""
+    page = (Path(__file__).parents[2] / "docs" / "online.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| ([\d.]+) \|$", page, re.MULTILINE)
+    described = {name: (float(limit), re.findall(r"last (\d+) [^,;|]*\(`days`\)", text)) for name, text, limit in rows}
+    checks = Rules().checks
+    assert described.keys() >= checks.keys()
+    for name, rule in checks.items():
+        limit, days = described[name]
+        assert limit == rule.limit, name
+        assert days == ([str(rule.days)] if rule.days else []), name
 
 
 def known(*days: tuple[str, str], checks: Any = ()) -> ServiceState:

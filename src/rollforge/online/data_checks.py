@@ -162,7 +162,7 @@ def universe_share(recent: Recent) -> Finding | None:
     expected = max(float(recent.members[:, -1].sum()), usual)
     if not expected:
         return None
-    share = min(float(counts[-1]) / expected, 1.0)
+    share = float(counts[-1]) / expected  # at most 1: only members count
     return share, f"{counts[-1]} of {expected:g} instruments have a price", {}
 
 
