@@ -258,11 +258,11 @@ def latest_checks(state: ServiceState) -> tuple[CheckResult, ...]:
 
 def day_warnings(state: ServiceState, day: str | None) -> list[str]:
     """Return the warnings of the last attempt at a day, without that of the use of earlier models."""
-    attempts = [c for c in state.contents if c.day is not None and c.day.day == day]
-    if not attempts or attempts[-1].day is None:
+    attempts = [(c.day, c.events) for c in state.contents if c.day is not None and c.day.day == day]
+    if not attempts:
         return []
-    known = attempts[-1].day.fallback
-    return [event.text for event in attempts[-1].events if event.level is not Level.INFO and event.text not in known]
+    result, events = attempts[-1]
+    return [event.text for event in events if event.level is not Level.INFO and event.text not in result.fallback]
 
 
 def failed_days(state: ServiceState) -> list[str]:
