@@ -19,6 +19,7 @@ HAVE = all(find_spec(name) is not None for name in ("torch", "skorch"))
 pytestmark = pytest.mark.skipif(not HAVE, reason="PyTorch is not installed: make .venv/torch")
 
 EPOCHS = 40
+LEASE = 5  # seconds
 MODULE = """
 import os, time, torch
 
@@ -95,7 +96,9 @@ def _wait_for_a_checkpoint(folder: Path, process: subprocess.Popen[bytes]) -> st
 
 
 RUN = ("run", "net.yaml", "--jobs", "1", "--output", "out")
-WORKER = ("worker", "-t", "net", "--store", "sqlite:///tasks.db", "--jobs", "1", "--lease", "5", "--exit-when-empty")
+WORKER = (
+    "worker", "-t", "net", "--store", "sqlite:///tasks.db", "--lease", f"{LEASE}", "--jobs", "1", "--exit-when-empty",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +156,7 @@ def test_another_worker_continues_the_training_of_a_killed_one(
             killed = _wait_for_a_checkpoint(folder, first)
         finally:
             first.kill()
+    time.sleep(LEASE + 0.5)  # until then, the task may be that of a worker that still runs
     _succeed(folder, *WORKER)
     _succeed(folder, "collect", "net.yaml", "--output", "out")
     assert (folder / "said").read_text().count("started") == 2
