@@ -27,6 +27,7 @@ from rollforge.drivers import LEDGERS, STORES, TRACKERS
 from rollforge.plan import make_plan
 from rollforge.run.execute import TRIAL_TAG
 from rollforge.session import Session
+from rollforge.track.mlflow.registry import OWNER_TAG
 from rollforge.trust import PLUGIN_GROUP
 from rollforge.workflow import _Document, _Rollforge, load_workflow
 
@@ -200,7 +201,7 @@ def test_the_table_of_qlibs_names_is_correct() -> None:
 @pytest.mark.parametrize("page", GUIDES, ids=lambda p: p.name)
 def test_dotted_names_exist(page: Path) -> None:
     """A module, class or function that a page names by its dotted path exists."""
-    others = {STORES.group, LEDGERS.group, TRACKERS.group, PLUGIN_GROUP, TRIAL_TAG}  # groups of entry points, and a tag
+    others = {STORES.group, LEDGERS.group, TRACKERS.group, PLUGIN_GROUP, TRIAL_TAG, OWNER_TAG}  # entry points, tags
     for dotted in set(re.findall(r"`(rollforge(?:\.\w+)+)(?:\(\w*…?\)|\(\))?`", text_of(page))) - others:
         parts = dotted.split(".")
         for end in range(len(parts), 0, -1):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -354,7 +356,7 @@ KINDS: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_classes_of_any_type_are_those_of_scikit_learn(kind: str, session: Session) -> None:
+def test_classes_of_any_type_are_those_of_scikit_learn(kind: str, session: Session, tmp_path: Path) -> None:
     """Probabilities, metrics of the whole and of each window, and classes of the table's own type; a missing one excludes
     the row from training and from the metrics."""
     frame = table(list("ABCD")).dropna()
@@ -384,6 +386,12 @@ def test_classes_of_any_type_are_those_of_scikit_learn(kind: str, session: Sessi
     assert result.predicted_class.dtype == frame["y"].dtype
     said = any("number them in alphabetical order (high, low, mid)" in warning for warning in result.warnings)
     assert said == (kind in ("text", "strings", "categories"))
+    if kind == "text":
+        shutil.rmtree(result.folder.path)  # the result does not need the table's folder any more
+        result = pickle.loads(pickle.dumps(result))
+        assert any("in alphabetical order" in warning for warning in result.warnings)
+        page = result.report(tmp_path / "report.html").read_text(encoding="utf-8")
+        assert "number them in alphabetical order (high, low, mid)" in page
 
 
 def metrics_are(found: pd.Series, truth: pd.Series, probability: pd.DataFrame) -> None:
@@ -1021,6 +1029,11 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     ),
     (
         lambda: columns().assign(y=lambda f: np.where(f["y"] > 0, "up", "down"), d=lambda f: 7.0 * (f["y"] == "down")),
+        {"estimator": LogisticRegression()},
+        "feature 'd' has another value for each class of the label 'y', so a model would read the answer",
+    ),
+    (
+        lambda: columns().assign(y=lambda f: np.arange(len(f)) % 40, d=lambda f: 1000.0 - f["y"]),  # many classes
         {"estimator": LogisticRegression()},
         "feature 'd' has another value for each class of the label 'y', so a model would read the answer",
     ),

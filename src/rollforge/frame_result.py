@@ -241,7 +241,9 @@ class WalkForward:
             return None
         frames = [part.collected.prediction for part in self.by_horizon.values()]
         done = [frame for frame in frames if frame is not None]
-        index: pd.Index = functools.reduce(pd.Index.union, [frame.index for frame in done]) if done else pd.Index([])
+        if not done:
+            raise TrainingFailed("No window is done, so there is no prediction.")
+        index: pd.Index = functools.reduce(pd.Index.union, [frame.index for frame in done])
         rows = np.sort(self._rows(index))
         return self.row_values.iloc[rows].set_axis(self.keys.index(rows))
 
@@ -320,6 +322,11 @@ class WalkForward:
                 )
         return tuple(notes)
 
+    def read_class_notes(self) -> None:
+        """Read what the warnings about classes need, so that the result does not depend on the folder of the table later."""
+        for part in {id(part): part for part in (self, *self.by_horizon.values())}.values():
+            _ = part._class_notes
+
     def _lacking(self) -> dict[Any, list[int]]:
         """Return the windows whose train segment lacks a class, by class."""
         target = self.targets[0]
@@ -371,8 +378,9 @@ class WalkForward:
         from rollforge.report.inputs import report_inputs
         from rollforge.report.summary import summarise
 
+        noted = replace(self.collected, warnings=(*self.collected.warnings, *self._class_notes))
         inputs = report_inputs(
-            self.collected, name=self.experiment_name, session=self.session, config=self.plan.workflow.public_text,
+            noted, name=self.experiment_name, session=self.session, config=self.plan.workflow.public_text,
             groups=self.row_groups(groups),
         )  # fmt: skip
         return summarise(inputs)

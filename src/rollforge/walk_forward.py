@@ -217,7 +217,9 @@ def walk_forward(
         plan.workflow.session, plan.workflow.experiment_name, plan.ids, allow_gaps=allow_gaps, plan=plan
     )
     by_horizon = _by_horizon(plan, collected, targets) if len(targets) > 1 else {}
-    return WalkForward(plan, replace(collected, loaded=None), keys, folder, targets, row_values, by_horizon)
+    result = WalkForward(plan, replace(collected, loaded=None), keys, folder, targets, row_values, by_horizon)
+    result.read_class_notes()
+    return result
 
 
 def _by_horizon(plan: Plan, collected: Collected, targets: Sequence[Target]) -> dict[int, Collected]:

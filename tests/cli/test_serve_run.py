@@ -145,7 +145,7 @@ def test_a_correction_is_a_new_version(tmp_path: Path, workflow: Path, market: M
     market.close.loc[DAYS[FIRST - 1], "A"] *= 1.5
     market.show(BEGIN)
     alone = serve(uri, "correct", DAYS[FIRST - 1])
-    assert f"the data of 1 other day from {BEGIN} on have changed too" in alone
+    assert f"1 other day from {BEGIN} on is not corrected yet" in alone
     refused = call("serve", "--ledger", uri, "correct", DAYS[FIRST + 1])
     assert "no signals" in str(refused.exception)
     ledger = open_ledger(uri)

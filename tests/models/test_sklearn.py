@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,27 @@ def test_a_classifier_of_several_classes_predicts_a_score_and_each_class() -> No
     np.testing.assert_array_equal(found.iloc[:, 1:4], expected)
     assert (found["class 2.0"] == 0).all()
     np.testing.assert_allclose(found["score"], expected[:, 2] - expected[:, 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [[1, 0], [0, 0, 1], [], "abc", ["a", "a"], [0, "a"], 3])
+def test_classes_are_text_or_ascending_numbers(classes: Any) -> None:
+    """In another order, the probability of the wrong class would be the score."""
+    with pytest.raises(ConfigError, match=r"^classes: must be a list of text, or of ascending numbers, found "):
+        SklearnModel(LogisticRegression(), classes=classes)
+    assert SklearnModel(LogisticRegression(), classes=np.array([0, 1])).classes == [0, 1]
+    assert SklearnModel(LogisticRegression(), classes=["b", "a"]).classes == ["b", "a"]
+
+
+@pytest.mark.parametrize("kind", ["two classes", "three classes", "regressor"])
+def test_a_model_saved_by_an_earlier_version_predicts(kind: str) -> None:
+    """Version 0.1.0 did not store the classes of the train segment."""
+    model = SklearnModel(Ridge() if kind == "regressor" else LogisticRegression())
+    data = dataset(lambda f: (f["x"] > 0).astype(float) + (kind == "three classes") * (f["z"] > 0.5))
+    model.fit(data)
+    expected = model.predict(data)
+    del model.__dict__["present"]
+    read = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(read.predict(data), expected)
 
 
 def test_classes_that_are_text_are_positions_in_the_data() -> None:

@@ -377,6 +377,12 @@ def adarnn(**kwargs: Any) -> ADARNN:
     return ADARNN(2, 4, lr=0.02, checkpoint_seconds=0.0, **options)
 
 
+def test_adarnn_has_no_batch_per_day() -> None:
+    """The periods that its batches compare are of different days."""
+    with pytest.raises(ConfigError, match=r"^by_day: must be false, because a batch has samples of all periods\.$"):
+        adarnn(by_day=True)
+
+
 def add() -> ADD:
     return ADD(2, 4, n_epochs=5, lr=0.02, batch_size=64, checkpoint_seconds=0.0)
 
@@ -607,6 +613,8 @@ def test_formulas_of_tabnet() -> None:
     reconstruction, features = torch.tensor([[1.0], [3.0]]), torch.tensor([[2.0], [5.0]])  # spread: (1 + 1) ** 0.5
     loss = reconstruction_loss(reconstruction, features, torch.tensor([[1.0], [0.0]]))
     torch.testing.assert_close(loss, torch.tensor(0.5))
+    alone = reconstruction_loss(reconstruction[:1], features[:1], torch.tensor([[1.0]]))  # a last batch of one sample
+    torch.testing.assert_close(alone, torch.tensor(0.0))
 
 
 # -- modules of the user -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -153,3 +154,25 @@ class TestMLflow(TrackerSuite):
             versions = dict(database.execute("SELECT run_id, version FROM model_versions").fetchall())
         assert sorted(versions) == sorted([first, second])
         assert aliases == [("champion", versions[second])]
+
+
+def test_two_writers_of_the_same_new_tags(tmp_path: Path) -> None:
+    """MLflow looks for a tag before it inserts it, so both writers can find none; neither of them fails."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    run = get_experiment(open_tracker(uri), experiment_name="e").create_recorder("r").id
+    trackers, begin = [MLflowTracker(uri) for _ in range(2)], Barrier(2)
+
+    def write(tracker: MLflowTracker) -> None:
+        try:
+            for number in range(30):
+                begin.wait()
+                tracker.write(run, {}, [], {f"tag{number}": str(number)})
+        except BaseException:
+            begin.abort()
+            raise
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(write, tracker) for tracker in trackers]:
+            done.result()
+    tags = trackers[0].read(run).tags
+    assert {f"tag{number}": str(number) for number in range(30)}.items() <= tags.items()

@@ -318,8 +318,8 @@ def correct(
     if not corrected:
         echo("no signals have changed")
     if left:
-        days = counted(len(left), "other day")
-        echo(f"the data of {days} from {left[0]} on have changed too; 'rollforge serve correct' corrects all")
+        days = f"{counted(len(left), 'other day')} from {left[0]} on {'is' if len(left) == 1 else 'are'}"
+        echo(f"{days} not corrected yet; 'rollforge serve correct' corrects all")
 
 
 @app.command()

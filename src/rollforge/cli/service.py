@@ -115,7 +115,8 @@ def read_workflow(definition: ServiceDefinition | None, ledger_uri: str) -> tupl
         name = definition.name if definition is not None else workflow.experiment_name
         option = "" if name == workflow.experiment_name else f"--service {shlex.quote(name)} "
         raise ConfigError(
-            f"{path} has changed since it was recorded. If that is intended, run 'rollforge serve {option}init {path}' again."
+            f"{path} has changed since it was recorded. If that is intended, run 'rollforge serve {option}init "
+            f"{shlex.quote(str(path))}' again."
         )
     return workflow, str(recorded["begin"])
 

@@ -240,16 +240,22 @@ def _check_copy(column: NDArray[Any], name: object, labels: Mapping[Any, NDArray
 def _names_classes(column: NDArray[Any], values: NDArray[Any]) -> bool:
     """Return whether a label has classes, and a feature has a value of its own for each of them in all rows."""
     some = slice(None, None, max(1, len(column) // 1000))
-    return _are_paired(column[some], values[some]) and _are_paired(column, values)
+    if not _are_paired(column[some], values[some]):  # most features, without reading all rows
+        return False
+    known = np.isfinite(column) & np.isfinite(values)
+    classes = len(np.unique(values[known]))
+    if classes < 2 or classes * _ROWS_OF_A_CLASS > known.sum():
+        return False  # a quantity, or too few rows to tell
+    return _are_paired(column, values)
 
 
 def _are_paired(column: NDArray[Any], values: NDArray[Any]) -> bool:
+    """Return whether each value of one column occurs with a single value of the other, in the rows that have both."""
     known = np.isfinite(column) & np.isfinite(values)
-    classes, place = np.unique(values[known], return_inverse=True)
-    if len(classes) < 2 or len(classes) * _ROWS_OF_A_CLASS > known.sum():
-        return False  # a quantity, or too few rows to tell
-    pairs = np.unique(np.stack([place, np.unique(column[known], return_inverse=True)[1]]), axis=1)
-    return bool(len(np.unique(column[known])) == pairs.shape[1] == len(classes))
+    one, first = np.unique(column[known], return_inverse=True)
+    other, second = np.unique(values[known], return_inverse=True)
+    pairs = np.unique(np.stack([first, second]), axis=1)
+    return bool(len(one) == len(other) == pairs.shape[1])
 
 
 def _may_equal(column: NDArray[Any], values: NDArray[Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import inspect
+import itertools
 import logging
 import pickle
 import re
@@ -13,6 +14,7 @@ import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from types import FunctionType, ModuleType, SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
@@ -129,7 +131,7 @@ class SklearnModel(Model):
                 )
         self.estimator: Estimator = built
         self.weight_group = weight_group
-        self.classes = None if classes is None else list(classes)
+        self.classes = None if classes is None else _checked_classes(classes)
         self.labels: list[str] = []
         """The names of the labels on which it was fitted."""
         self.present: list[Any] = []
@@ -197,6 +199,8 @@ class SklearnModel(Model):
         """
         if not self.labels:
             raise ModelError(f"{type(self).__name__} is not fitted yet.")
+        if not hasattr(self, "present"):  # saved by version 0.1.0
+            self.present = list(getattr(self.estimator, "classes_", (0, 1)))
         features = prediction_features(dataset, segment, model=_name(self.estimator))
         if len(self.present) == 1:
             return self._of_classes(np.ones((len(features), 1)), features.index)
@@ -332,6 +336,24 @@ def _owner(estimator: Estimator, parameter: str) -> object:
     """Return the estimator inside a pipeline to which a parameter such as ``step__n_jobs`` belongs."""
     inside, _, _ = parameter.rpartition("__")
     return estimator.get_params(deep=True).get(inside, estimator) if inside else estimator
+
+
+def _checked_classes(classes: object) -> list[float | str]:
+    """Return classes as a list.
+
+    Raises
+    ------
+    ConfigError
+        If they are not text, or ascending numbers.
+    """
+    given = classes.tolist() if isinstance(classes, np.ndarray) else classes
+    found = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else []
+    text = bool(found) and all(isinstance(one, str) for one in found)
+    numbers = bool(found) and all(isinstance(one, Real) for one in found)
+    ascending = numbers and all(one < other for one, other in itertools.pairwise(found))
+    if len(set(found)) != len(found) or not (text or ascending):
+        raise ConfigError(f"must be a list of text, or of ascending numbers, found {shown(classes)}.", path="classes")
+    return found
 
 
 def _last_step(estimator: object) -> object:

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from rollforge.arguments import check_choice, check_penalty, whole_number
-from rollforge.errors import ModelError
+from rollforge.errors import ConfigError, ModelError
 from rollforge.features.dataset import Dataset
 from rollforge.models.torch import LIBRARY as LIBRARY, OwnOptions
 from rollforge.models.torch_models import DescribedModel
@@ -90,6 +90,8 @@ class ADARNN(DescribedModel):
         check_penalty("dw", dw)
         check_choice("loss_type", loss_type, _DISTANCES)
         check_choice("loss", loss, ("mse",))
+        if kwargs.get("by_day"):
+            raise ConfigError("must be false, because a batch has samples of all periods.", path="by_day")
         options: Any = {
             "n_epochs": n_epochs, "lr": lr, "metric": metric, "batch_size": batch_size, "early_stop": early_stop,
             "loss": loss, "optimizer": optimizer, "GPU": GPU, "seed": seed, **kwargs,

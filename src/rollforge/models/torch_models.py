@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Unpack
@@ -188,6 +189,10 @@ class DescribedModel(_QlibModel):
 
     NETWORKS: ClassVar[str] = "rollforge.models.torch_networks"
     NETWORK: ClassVar[str]
+
+    @abstractmethod
+    def __init__(self) -> None:
+        """Each model names its own arguments, and passes them to :meth:`_of`."""
 
     def _of(self, arguments: Mapping[str, object], given: TrainingOptions) -> None:
         for name, value in arguments.items():

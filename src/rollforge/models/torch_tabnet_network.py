@@ -226,7 +226,9 @@ class TabNetPretraining(nn.Module):
 def reconstruction_loss(found: Tensor, features: Tensor, hidden: Tensor) -> Tensor:
     """Return the sum of the squared errors of hidden features, each divided by the spread of the feature in the batch.
 
-    The spread is that of the reconstruction, as in Qlib; in the paper it is that of the data.
+    The spread is that of the reconstruction, as in Qlib; in the paper it is that of the data. A feature without any, as in a
+    batch of one sample, is not counted.
     """
     spread = (found - found.mean(dim=0)).square().sum(dim=0).sqrt()
+    spread = torch.where(spread > 0, spread, torch.inf)
     return ((features - found) * hidden / spread).square().sum()

@@ -26,6 +26,10 @@ _BROKEN = (
     "no such column",
 )  # fmt: skip
 """Parts of SQLite's messages for a database that is damaged or cannot be used."""
+_AT_ONCE = ("UNIQUE constraint failed", "duplicate key value")
+"""Parts of the messages of SQLite and PostgreSQL if another process has inserted the same row in between."""
+_WRITES_AGAIN = frozenset({"set_tag", "log_batch"})
+"""Methods that can be called again then: they update a row that exists."""
 
 
 class Connection:
@@ -156,6 +160,7 @@ class Connection:
     def call(self, name: str, *args: object, registry: bool = False, **kwargs: object) -> Any:
         """Call a method of MLflow's store, translate its errors, and retry while the database is locked.
 
+        Writing a tag is also retried if another process writes it at the same time: MLflow looks for it and then inserts it.
         With `registry`, the method is that of the store's model registry.
         """
         from mlflow.exceptions import MlflowException
@@ -169,7 +174,8 @@ class Connection:
                 message = first_line(exc)
                 if exc.error_code == "RESOURCE_DOES_NOT_EXIST":
                     raise RecorderNotFound(f"{message} (in {mask_secrets(self.uri)})") from exc
-                if "database is locked" not in message:
+                again = name in _WRITES_AGAIN and any(sign in message for sign in _AT_ONCE)
+                if "database is locked" not in message and not again:
                     raise self._translated(message) from exc
                 last = exc
             except Exception as exc:  # a damaged file can raise anything in MLflow and its YAML parser
