@@ -161,6 +161,7 @@ def test_two_writers_of_the_same_new_tags(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     run = get_experiment(open_tracker(uri), experiment_name="e").create_recorder("r").id
     trackers, begin = [MLflowTracker(uri) for _ in range(2)], Barrier(2)
+    assert all(tracker.read(run).info.id == run for tracker in trackers)  # which opens them
 
     def write(tracker: MLflowTracker) -> None:
         try:
