@@ -274,6 +274,13 @@ def test_a_classifier_needs_two_classes() -> None:
     assert model.predict(data).between(0, 1).all()
 
 
+def test_xgboost_classifies_one_label() -> None:
+    """It would learn the first one only."""
+    library = pytest.importorskip("xgboost", reason="not installed: make frames")
+    with pytest.raises(ModelError, match="XGBClassifier predicts one label, found 3 labels"):
+        SklearnModel(library.XGBClassifier(n_estimators=2)).fit(dataset(lambda f: (f["x"] > 0).astype(float), labels=3))
+
+
 def test_a_classifier_of_several_classes_predicts_a_score_and_each_class() -> None:
     """The score is the mean of the classes; a class that the train segment lacks has probability 0."""
     data = dataset(lambda f: np.sign(f["x"]) * (f["z"] > 0))

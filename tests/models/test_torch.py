@@ -383,6 +383,12 @@ def test_adarnn_has_no_batch_per_day() -> None:
         adarnn(by_day=True)
 
 
+def test_add_has_no_other_loss() -> None:
+    """It is trained with squared errors, so another loss would only be that of the valid segment."""
+    with pytest.raises(ConfigError, match=r"^loss: "):
+        ADD(loss="binary")
+
+
 def add() -> ADD:
     return ADD(2, 4, n_epochs=5, lr=0.02, batch_size=64, checkpoint_seconds=0.0)
 

@@ -289,6 +289,10 @@ class SklearnModel(Model):
     def _target(self, samples: Samples, estimator: object) -> NDArray[np.generic]:
         """Return what an estimator is fitted on: (rows,) for one label, otherwise (rows, labels)."""
         if self.present and _numbers_classes(estimator):
+            if samples.label.shape[1] > 1:
+                raise ModelError(
+                    f"{_name(estimator)} predicts one label, found {counted(samples.label.shape[1], 'label')}."
+                )
             return np.searchsorted(np.array(self.present, samples.label.dtype), samples.label[:, 0])
         return _target(samples)
 

@@ -75,6 +75,7 @@ class ADD(DescribedModel):
         **kwargs: Unpack[OwnOptions],
     ) -> None:
         check_choice("base_model", base_model, ("GRU", "LSTM"))
+        check_choice("loss", kwargs.get("loss", "mse"), ("mse",))
         for name, value in (("gamma", gamma), ("gamma_clip", gamma_clip), ("mu", mu)):
             check_penalty(name, value)
         self.model_path = weights_file(model_path)
