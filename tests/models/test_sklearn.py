@@ -275,7 +275,7 @@ def test_a_classifier_needs_two_classes() -> None:
 
 
 def test_xgboost_classifies_one_label() -> None:
-    """It would learn the first one only."""
+    """XGBoost would learn the first of several labels only."""
     library = pytest.importorskip("xgboost", reason="not installed: make frames")
     with pytest.raises(ModelError, match="XGBClassifier predicts one label, found 3 labels"):
         SklearnModel(library.XGBClassifier(n_estimators=2)).fit(dataset(lambda f: (f["x"] > 0).astype(float), labels=3))

@@ -384,7 +384,7 @@ def test_adarnn_has_no_batch_per_day() -> None:
 
 
 def test_add_has_no_other_loss() -> None:
-    """It is trained with squared errors, so another loss would only be that of the valid segment."""
+    """ADD learns from squared errors, so another loss would only be that of the valid segment."""
     with pytest.raises(ConfigError, match=r"^loss: "):
         ADD(loss="binary")
 
