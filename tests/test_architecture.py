@@ -179,6 +179,7 @@ HEAVY: dict[str, str | tuple[str, ...]] = {
         "models/torch_adarnn_network.py",
         "models/torch_add_network.py",
         "models/torch_tabnet_network.py",
+        "models/torch_tcts_network.py",
         "models/torch_training.py",
     ),
     "skorch": "models/torch_training.py",

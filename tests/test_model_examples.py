@@ -18,7 +18,7 @@ from rollforge.workflow import load_workflow
 
 FOLDER = Path(__file__).parents[1] / "examples" / "models"
 LIBRARIES = {"lightgbm": "lightgbm", "double_ensemble": "lightgbm", "sklearn": "sklearn", "tuned": "optuna",
-             "tabnet": "torch", "adarnn": "torch", "add": "torch"}  # fmt: skip
+             "tabnet": "torch", "adarnn": "torch", "add": "torch", "tcts": "torch"}  # fmt: skip
 EXAMPLES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
@@ -64,6 +64,7 @@ def test_each_example_says_how_to_run_it() -> None:
         "tabnet",
         "adarnn",
         "add",
+        "tcts",
         "own",
     } <= set(EXAMPLES)
     for name in EXAMPLES:

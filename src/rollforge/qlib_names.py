@@ -300,6 +300,12 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "rollforge.models.torch_networks": "TCNModel",
         "also": "DataHandlerLP get_module_logger Model",
     },
+    "qlib.contrib.model.pytorch_tcts": {
+        "rollforge.models.torch_tcts": "TCTS",
+        "rollforge.models.torch_networks": "GRUModel",
+        "internal": "MLPModel",
+        "also": "DataHandlerLP DatasetH get_module_logger get_or_create_path Model",
+    },
     "qlib.contrib.model.pytorch_transformer": {
         "rollforge.models.torch_models": "TransformerModel",
         "rollforge.models.torch_networks": "PositionalEncoding Transformer",
@@ -836,7 +842,6 @@ NOT_COVERED: Mapping[str, str] = {
     "qlib.contrib.torch": "pytorch",
     "qlib.contrib.model.pytorch_hist": "concepts",
     "qlib.contrib.model.pytorch_igmtf": "training days",
-    "qlib.contrib.model.pytorch_tcts": "labels",
     "qlib.contrib.model.pytorch_tra": "memory",
     "qlib.contrib.model.pytorch_utils": "internal",
     "qlib.contrib.model.tcn": "internal",
@@ -863,9 +868,6 @@ REASONS: Mapping[str, str] = {
     "concepts": "HIST needs the concepts of each stock, which Qlib downloads as a file of its own index of the CSI 300",
     "training days": (
         "IGMTF compares a day with all training days whenever it predicts, so a saved model could not predict without them"
-    ),
-    "labels": (
-        "TCTS learns from the valid segment too, to weight several labels, and repeats the training until a loss is reached"
     ),
     "memory": "TRAModel writes the losses of earlier predictions into its dataset, and reads them again as features",
     "internal": "it is an internal part of Qlib, which Rollforge implements differently",

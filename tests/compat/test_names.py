@@ -131,8 +131,8 @@ def test_the_page_has_the_table() -> None:
             "pytorch_hist is not covered: HIST needs the concepts of each stock",
         ),
         (
-            "from qlib.contrib.model.pytorch_tcts import TCTS",
-            "pytorch_tcts is not covered: TCTS learns from the valid segment too",
+            "from qlib.contrib.meta import DataSelection",
+            "qlib.contrib.meta is not covered: it needs PyTorch",
         ),
         ("from qlib.data import ClientProvider", "there is no data server"),
         ("from qlib.data import NotThere", "Qlib's module qlib.data has no 'NotThere'"),
@@ -277,5 +277,5 @@ def test_loading_by_name_gives_the_reason() -> None:
     """Building a task raises the same error."""
     assert load("qlib.contrib.eva.alpha", "calc_ic").__module__ == "rollforge.record.analysis"
     assert "calc_ic" in names_of("qlib.workflow.record_temp")  # imported by Qlib's module from another one
-    with pytest.raises(NotCovered, match="TCTS learns from the valid segment too"):
-        load("qlib.contrib.model.pytorch_tcts", "TCTS")
+    with pytest.raises(NotCovered, match="it needs PyTorch, and Rollforge uses PyTorch for models only"):
+        load("qlib.contrib.meta", "DataSelection")

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 from tests.documents.command_line import call
 
+from networks import filled, interrupted, waves
 from rollforge.build import build, locate
 from rollforge.errors import ArtifactUnreadable, BuildError, ConfigError, ModelError
 from rollforge.features.dataset import DatasetH
@@ -331,32 +332,6 @@ def test_a_checkpoint_belongs_to_one_model_and_its_data(tmp_path: Path, caplog: 
     assert len(model.training_metrics()["loss.train"]) == 9
 
 
-class Interrupted(Exception):
-    """Stands for the end of a process."""
-
-
-def interrupted(model: TorchModel, data: Any, module: str, epoch: int) -> list[str]:
-    """Fit a model and interrupt its training when an epoch of a module begins; return the modules of all begun epochs."""
-    from rollforge.models import torch_training
-
-    begun: list[str] = []
-    begin = torch_training._Progress.on_epoch_begin
-
-    def interrupt(self: Any, net: Any, **kwargs: Any) -> None:
-        begun.append(type(net.module_).__name__)
-        if begun.count(module) == epoch:
-            raise Interrupted
-        begin(self, net, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch_training._Progress, "on_epoch_begin", interrupt)
-        try:
-            model.fit(data)
-        except Interrupted:
-            begun.append("interrupted")
-    return begun
-
-
 # -- training in stages ------------------------------------------------------------------------------------------------
 
 
@@ -425,24 +400,6 @@ def test_the_pretraining_has_segments_of_its_own() -> None:
     assert set(curves["none"]) == {"loss.train", "loss.valid"}
     predictions = [model.predict(rows()) for model in models.values()]
     assert not any(one.equals(other) for i, one in enumerate(predictions) for other in predictions[:i])
-
-
-def filled(module: Any) -> Any:
-    """Return a module whose weights depend on their shape alone, except for those of batch normalization."""
-    import torch
-
-    for part in module.modules():
-        if not isinstance(part, torch.nn.BatchNorm1d):
-            for weight in part.parameters(recurse=False):
-                weight.data = torch.sin(torch.arange(weight.numel()) + 1.0).reshape(weight.shape) * 0.5
-    return module
-
-
-def waves(*shape: int) -> Any:
-    """Return a tensor of cosines."""
-    import torch
-
-    return torch.cos(torch.arange(int(np.prod(shape))) * 1.7).reshape(shape)
 
 
 def test_tabnet_computes_what_qlibs_does() -> None:
@@ -777,6 +734,10 @@ QLIB = {  # the defaults of Qlib's constructors that differ between the forms of
     "qlib.contrib.model.pytorch_sfm": ("SFM", {"freq_dim": 10, "optimizer": "gd"}),
     "qlib.contrib.model.pytorch_adarnn": ("ADARNN", {"n_epochs": 200, "pre_epoch": 40, "dw": 0.5, "len_seq": 60}),
     "qlib.contrib.model.pytorch_add": ("ADD", {"batch_size": 5000, "gamma": 0.1, "gamma_clip": 0.4, "mu": 0.05}),
+    "qlib.contrib.model.pytorch_tcts": (
+        "TCTS",
+        {"fore_lr": 5e-7, "weight_lr": 5e-7, "steps": 3, "output_dim": 5, "lowest_valid_performance": 0.993},
+    ),
     "qlib.contrib.model.pytorch_tabnet": (
         "TabnetModel",
         {"batch_size": 4096, "lr": 0.01, "n_epochs": 100, "pretrain_n_epochs": 50, "ps": 0.3, "seed": 993},
@@ -802,9 +763,8 @@ def test_signatures_show_every_argument_with_its_default() -> None:
     for path, (name, _) in QLIB.items():
         kind = locate(name, path)
         model, shown = kind(), inspect.signature(kind).parameters
-        assert {"n_epochs", "lr", "batch_size", "seed", "GPU"} - set(shown) <= (
-            {"n_epochs"} if name == "DNNModelPytorch" else set()
-        )
+        other = {"DNNModelPytorch": {"n_epochs"}, "TCTS": {"lr"}}  # which have an argument of another name for it
+        assert {"n_epochs", "lr", "batch_size", "seed", "GPU"} - set(shown) <= other.get(name, set())
         for argument, one in shown.items():
             if one.default not in (one.empty, None, "default") and hasattr(model, argument):
                 assert getattr(model, argument) == one.default, (path, argument)

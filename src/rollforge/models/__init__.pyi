@@ -68,6 +68,9 @@ from .torch_models import (
 from .torch_tabnet import (
     TabnetModel as TabnetModel,
 )
+from .torch_tcts import (
+    TCTS as TCTS,
+)
 from .tuned import (
     TunedModel as TunedModel,
 )

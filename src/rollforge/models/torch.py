@@ -11,7 +11,7 @@ import importlib.metadata
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -33,7 +33,7 @@ from rollforge.session import current_session
 from rollforge.task import Definition, Document, from_plain, to_plain
 
 if TYPE_CHECKING:
-    from rollforge.models.torch_training import Network, Settings, Stage
+    from rollforge.models.torch_training import Network, Settings, Stage, Trained
 
 __all__ = ["TorchModel"]
 
@@ -43,7 +43,7 @@ LIBRARY = "torch"
 """The package that the models need, which is also an extra of Rollforge. Submissions record its version."""
 
 _MODULE = Kind("PyTorch module", methods=("forward", "state_dict"))
-_OPTIMIZERS = {"adam": "Adam", "gd": "SGD", "sgd": "SGD", "adamw": "AdamW"}
+OPTIMIZERS = {"adam": "Adam", "gd": "SGD", "sgd": "SGD", "adamw": "AdamW"}
 _LOSSES = ("mse", "mae", "huber", "binary")
 _METRICS = ("", "loss", "mse", "ic")
 _SCHEDULERS = (
@@ -168,6 +168,8 @@ class TorchModel(Model):
     """The same in the last epoch, if it is shorter."""
     balanced = False
     """Whether a batch has equally many samples of each group; see :meth:`_grouped`."""
+    several_labels = False
+    """Whether the module learns from several labels, which are the columns of the target's `label`."""
     _restored = False  # whether the object was read from a file; see trust.of_restored
 
     def __init__(
@@ -206,7 +208,7 @@ class TorchModel(Model):
         check_choice("loss", loss, _LOSSES)
         check_choice("metric", metric, _METRICS)
         optimizer = optimizer.lower() if isinstance(optimizer, str) else optimizer
-        check_choice("optimizer", optimizer, _OPTIMIZERS)
+        check_choice("optimizer", optimizer, OPTIMIZERS)
         check_flag("by_day", by_day)
         if seed is not None:
             whole_number(seed, "seed", least=0)
@@ -273,17 +275,25 @@ class TorchModel(Model):
 
         settings = self._settings()
         name = type(self).__name__
-        train = self._grouped(learning_examples(dataset, "train", model=name, reweighter=reweighter), dataset)
+        several = self.several_labels
+        train = self._grouped(
+            learning_examples(dataset, "train", model=name, reweighter=reweighter, several_labels=several), dataset
+        )
         valid = None
         if "valid" in getattr(dataset, "segments", {"valid": None}):
-            valid = learning_examples(dataset, "valid", model=name, reweighter=reweighter, data_key=self.valid_key)
+            valid = learning_examples(
+                dataset, "valid", model=name, reweighter=reweighter, data_key=self.valid_key, several_labels=several
+            )
+
+        def begin(settings: Settings) -> Sequence[Stage]:
+            network = self._first_network()
+            earlier = self._earlier_stages(network, settings, dataset, reweighter)
+            return self._with_checkpoints([*earlier, self._stage(network, train, valid, settings)])
+
         began = time.perf_counter()
         with training.limited(settings.seed, settings.device):
-            network = self._first_network()
-            stages = [*self._earlier_stages(network, settings, dataset, reweighter)]
-            stages.append(training.Stage(network, train, valid, settings))
             try:
-                curves, self.weights = training.train(self._with_checkpoints(stages))
+                self._network, curves, self.weights = self._trained(settings, begin)
             except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as exc:
                 if isinstance(exc, RollforgeError):
                     raise
@@ -292,7 +302,6 @@ class TorchModel(Model):
                     f"{name} cannot be fitted: the module {self._module_name()} fails on samples of shape "
                     f"{tuple(shape[1:])}: {describe(exc)}"
                 ) from exc
-        self._network = network
         self.fit_seconds = time.perf_counter() - began
         self._curves = curves
         if evals_result is not None:
@@ -333,7 +342,7 @@ class TorchModel(Model):
 
         return training.Settings(
             model=type(self).__name__, epochs=self.n_epochs, lr=self.lr, batch_size=self.batch_size,
-            early_stop=self.early_stop, loss=self.loss, metric=self.metric, optimizer=_OPTIMIZERS[self.optimizer],
+            early_stop=self.early_stop, loss=self.loss, metric=self.metric, optimizer=OPTIMIZERS[self.optimizer],
             optimizer_kwargs={**self.optimizer_kwargs, "weight_decay": self.weight_decay}, scheduler=self.scheduler,
             clip=self.clip, by_day=self.by_day, batches=self.batches, last_batches=self.last_batches, balanced=self.balanced,
             seed=self.seed or 0,
@@ -379,6 +388,18 @@ class TorchModel(Model):
         """Return the trainings before that of the module, which train parts of it."""
         return ()
 
+    def _stage(self, network: Network, train: Examples, valid: Examples | None, settings: Settings) -> Stage:
+        """Return the training of the module, after those of :meth:`_earlier_stages`."""
+        from rollforge.models import torch_training as training
+
+        return training.Stage(network, train, valid, settings)
+
+    def _trained(self, settings: Settings, begin: Callable[[Settings], Sequence[Stage]]) -> Trained:
+        """Return the trained module. `begin` returns what is trained, with the first weights."""
+        from rollforge.models import torch_training as training
+
+        return training.train(begin(settings))
+
     def _with_checkpoints(self, stages: Sequence[Stage]) -> Sequence[Stage]:
         """Return the stages of a training, each of which stores its state: in equal files for equal models on equal data."""
         from rollforge.models import torch_training as training
@@ -393,7 +414,8 @@ class TorchModel(Model):
         for stage in stages:  # a stage depends on those before it
             parts += [
                 repr(stage.settings), dict(stage.arguments), code_mark(type(stage.network)), stage.train.mark(),
-                None if stage.valid is None else stage.valid.mark(),
+                None if stage.valid is None else stage.valid.mark(), stage.passes,
+                None if stage.further is None else (stage.further.optimizer, stage.further.lr, stage.further.examples.mark()),
                 [(name, tuple(value.shape)) for name, value in stage.network.state_dict().items()],
             ]  # fmt: skip
             key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

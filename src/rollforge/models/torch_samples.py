@@ -88,11 +88,13 @@ class Examples:
     """Positions in `index` of the samples without missing features; for learning also with a label and a weight that is
     not 0."""
     label: NDArray[np.float32]
-    """(usable,); empty for prediction."""
+    """(usable,), or (usable, labels) for models of several labels; empty for prediction."""
     weight: NDArray[np.float32] | None
     """(usable,); None if all weights are 1."""
     group: NDArray[np.int64] | None = None
     """(usable,): a number of each sample from which a module learns in addition to the label, such as that of its period."""
+    label_names: tuple[str, ...] = ()
+    """The names of the labels; empty for prediction."""
 
     def days(self) -> NDArray[np.int64]:
         """Return the number of the day of each usable sample, ascending."""
@@ -115,6 +117,7 @@ def learning_examples(
     model: str,
     reweighter: Reweighter | None = None,
     data_key: str = DataHandlerLP.DK_L,
+    several_labels: bool = False,
 ) -> Examples:
     """Return the samples of a segment that have a label, a weight above 0 and no missing feature.
 
@@ -131,6 +134,8 @@ def learning_examples(
         Weights of the samples. It is called with a frame of the samples' own days.
     data_key : str
         State of the data.
+    several_labels : bool
+        Whether any number of labels is accepted.
 
     Raises
     ------
@@ -139,7 +144,9 @@ def learning_examples(
         sample has a missing feature.
     """
     prepared = OwnDays(dataset)
-    samples = training_samples(prepared, segment, model=model, reweighter=reweighter, data_key=data_key)
+    samples = training_samples(
+        prepared, segment, model=model, reweighter=reweighter, several_labels=several_labels, data_key=data_key
+    )
     source, kept = prepared.source(samples.features), np.arange(len(samples.label))
     index = samples.features.index
     if prepared.sampler is not None and len(prepared.index) > len(kept):
@@ -155,7 +162,8 @@ def learning_examples(
             f"{model} has no rows to learn from: every row of the {segment!r} segment with a weight lacks a feature."
         )
     weight = None if samples.weight is None else samples.weight[wanted].astype(np.float32)
-    return Examples(index, source, kept[wanted], samples.label[wanted].astype(np.float32), weight)
+    label = samples.label[wanted].astype(np.float32)
+    return Examples(index, source, kept[wanted], label, weight, label_names=samples.label_names)
 
 
 def prediction_examples(

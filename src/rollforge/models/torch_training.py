@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -74,6 +74,14 @@ class SupportsOwnValidation(Protocol):
 
 
 @runtime_checkable
+class SupportsFurtherLoss(Protocol):
+    """A module that also learns from other samples after each epoch; see :class:`Further`."""
+
+    def further_loss(self, features: torch.Tensor, target: Target) -> torch.Tensor:
+        """Return the loss of a batch of them."""
+
+
+@runtime_checkable
 class SupportsEpochs(Protocol):
     """A module that changes between two epochs. What it changes must be part of its ``state_dict``."""
 
@@ -123,26 +131,30 @@ class State:
     """What is minimized on the valid segment, after each epoch."""
     best: dict[str, torch.Tensor] | None = None
     """Weights after the epoch with the best score; None without a valid segment."""
+    further: dict[str, object] | None = None
+    """The optimizer of what is learned after each epoch."""
 
 
 class Batches:
     """The samples of a segment in batches, as tensors; training batches are drawn again in each epoch."""
 
-    def __init__(self, examples: Examples, settings: Settings, *, training: bool) -> None:
+    def __init__(self, examples: Examples, settings: Settings, *, training: bool, passes: int = 1) -> None:
         self._examples = examples
         self._settings = settings
         self._training = training
+        self._passes = passes
         self._memory: np.ndarray | None = None
         self._day_starts = _starts(examples.days()) if settings.by_day else None
         self.epoch = 0
 
     def __iter__(self) -> Iterator[Batch]:
         parts = self._examples.label, self._examples.weight, self._examples.group
-        for chosen in self.places():
-            yield (
-                self.features(chosen),
-                Target(*(None if part is None else torch.from_numpy(part[chosen]) for part in parts)),
-            )
+        for _ in range(self._passes):
+            for chosen in self.places():
+                yield (
+                    self.features(chosen),
+                    Target(*(None if part is None else torch.from_numpy(part[chosen]) for part in parts)),
+                )
 
     def features(self, chosen: NDArray[np.int64]) -> torch.Tensor:
         """Return the features of some usable samples, in memory that the next batch uses again."""
@@ -219,9 +231,9 @@ class Checkpoint:
             log.warning("the checkpoint %s cannot be read, so the training begins anew: %s", self._file, exc)
             return None
 
-    def save(self, state: State) -> None:
-        """Write a state, unless the last one was written a short time ago."""
-        if time.monotonic() - self._written < self._seconds:
+    def save(self, state: State, *, always: bool = False) -> None:
+        """Write a state; unless `always` is True, only if the last one was not written a short time ago."""
+        if not always and time.monotonic() - self._written < self._seconds:
             return
         draft = self._file.with_name(f"{uuid.uuid4().hex}.draft")
         try:
@@ -244,6 +256,15 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Further:
+    """Samples from which a module learns after the batches of each epoch, by its ``further_loss``, with its own optimizer."""
+
+    examples: Examples
+    optimizer: str
+    lr: float
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """A training: a module, and what it learns from.
 
@@ -261,6 +282,9 @@ class Stage:
     """What the names of its metrics begin with."""
     arguments: Document = field(default_factory=dict)
     """Arguments on which the result depends, in addition to those of the settings and the module."""
+    passes: int = 1
+    """How often an epoch reads the train segment, each time in the same batches."""
+    further: Further | None = None
 
 
 class _Stopped(Exception):
@@ -311,14 +335,26 @@ class _Net(skorch.NeuralNet):
                 loss = self.module_.training_loss(features.to(self.device), target.to(self.device))
         else:
             loss = self.get_loss(self.infer(features), target, training=True)
+        self._learn(loss, self.optimizer_)
+        return {"loss": loss}
+
+    def further_step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
+        """Learn from a batch of :class:`Further`."""
+        self._set_training(True)
+        features, target = batch
+        optimizer.zero_grad()
+        with autocast(self.settings):
+            loss = self.module_.further_loss(features.to(self.device), target.to(self.device))
+        self._learn(loss, optimizer)
+
+    def _learn(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
         scaler = self.scaler
         scaler.scale(loss).backward()
         if self.settings.clip is not None:
-            scaler.unscale_(self.optimizer_)
+            scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_value_(self.module_.parameters(), self.settings.clip)
-        scaler.step(self.optimizer_)
+        scaler.step(optimizer)
         scaler.update()
-        return {"loss": loss}
 
     def validation_step(self, batch: Batch, **fit_params: object) -> dict[str, torch.Tensor]:
         self._set_training(False)
@@ -351,6 +387,8 @@ class _Progress(skorch.callbacks.Callback):
         self._settings = stage.settings
         self._checkpoint = stage.checkpoint
         self._first_curves = curves  # of earlier stages
+        self._further = stage.further
+        self._further_optimizer: torch.optim.Optimizer | None = None
         self._scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
         self.state: State | None = None
 
@@ -359,6 +397,9 @@ class _Progress(skorch.callbacks.Callback):
         if self._settings.scheduler is not None:
             kind = getattr(torch.optim.lr_scheduler, self._settings.scheduler["class"])
             self._scheduler = kind(net.optimizer_, **self._settings.scheduler.get("kwargs", {}))
+        if self._further is not None:
+            kind = getattr(torch.optim, self._further.optimizer)
+            self._further_optimizer = kind(net.module_.parameters(), lr=self._further.lr)
         if found is None:
             return 0
         net.module_.load_state_dict(found.weights)
@@ -366,6 +407,8 @@ class _Progress(skorch.callbacks.Callback):
         net.scaler.load_state_dict(found.scaler)
         if self._scheduler is not None:
             self._scheduler.load_state_dict(found.scheduler)
+        if self._further_optimizer is not None:
+            self._further_optimizer.load_state_dict(found.further)
         self.state = found
         done = len(found.curves["loss.train"])
         log.info("%s: training continues after epoch %d", self._settings.model, done)
@@ -383,6 +426,7 @@ class _Progress(skorch.callbacks.Callback):
         torch.manual_seed(int(np.random.SeedSequence([self._settings.seed, epoch]).generate_state(1, np.uint64)[0]))
 
     def on_epoch_end(self, net: _Net, **kwargs: object) -> None:
+        self._learn_further(net)
         if isinstance(net.module_, SupportsEpochs):
             net.module_.end_epoch()
         new = {"loss.train": float(net.history[-1, "train_loss"])}
@@ -409,14 +453,24 @@ class _Progress(skorch.callbacks.Callback):
         self._step(new.get("loss.valid", new["loss.train"]))
         schedule = None if self._scheduler is None else self._scheduler.state_dict()
         # The tensors are those of the module and the optimizer, which change in the next epoch, after they were written.
+        further = None if self._further_optimizer is None else self._further_optimizer.state_dict()
         self.state = State(
-            net.module_.state_dict(), net.optimizer_.state_dict(), schedule, net.scaler.state_dict(), curves, scores, best
+            net.module_.state_dict(), net.optimizer_.state_dict(), schedule, net.scaler.state_dict(), curves, scores, best,
+            further,
         )  # fmt: skip
         log.debug("%s: epoch %d: %s", self._settings.model, len(curves["loss.train"]), new)
         if self._checkpoint is not None:
             self._checkpoint.save(self.state)
         if self.is_over:
             raise _Stopped
+
+    def _learn_further(self, net: _Net) -> None:
+        if self._further is None or self._further_optimizer is None:
+            return
+        batches = Batches(self._further.examples, self._settings, training=True)
+        batches.epoch = self._train.epoch
+        for batch in batches:
+            net.further_step(batch, self._further_optimizer)
 
     def _step(self, loss: float) -> None:
         if isinstance(self._scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -461,8 +515,18 @@ def limited(seed: int, device: str) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def train(stages: Sequence[Stage]) -> tuple[Curves, dict[str, NDArray[np.generic]]]:
-    """Train the stages one after another, and return the metrics after each epoch, and the best weights of the last one.
+class Trained(NamedTuple):
+    """A trained module."""
+
+    network: Network
+    curves: Curves
+    """Each metric after each epoch."""
+    weights: dict[str, NDArray[np.generic]]
+    """The best ones, which are also those of `network`."""
+
+
+def train(stages: Sequence[Stage]) -> Trained:
+    """Train the stages one after another, and return the module of the last one.
 
     Parameters
     ----------
@@ -474,12 +538,53 @@ def train(stages: Sequence[Stage]) -> tuple[Curves, dict[str, NDArray[np.generic
     ModelError
         If the loss is not finite, or the output of a module has another shape.
     """
-    state = _trained(stages)
+    return _found(_trained(stages), stages[-1].network, [stages])
+
+
+def train_until(
+    limit: float, settings: Sequence[Settings], begin: Callable[[Settings], Sequence[Stage]]
+) -> tuple[Trained, int]:
+    """Repeat a training until the score on the valid segment is at most `limit`; return the best one, and their number.
+
+    Parameters
+    ----------
+    limit : float
+        The score with which the repetitions end.
+    settings : sequence of Settings
+        Those of each training, with different seeds. There are no more trainings than these.
+    begin : callable
+        Returns the stages of a training, with its first weights.
+
+    Raises
+    ------
+    ModelError
+        See :func:`train`.
+    """
+    begun: list[Sequence[Stage]] = []
+    best: tuple[float, State, Network] | None = None
+    for one in settings:
+        torch.manual_seed(one.seed)
+        stages = begin(one)
+        begun.append(stages)
+        state = _trained(stages)
+        if stages[-1].checkpoint is not None:  # so that an interrupted repetition continues with the one after it
+            stages[-1].checkpoint.save(state, always=True)
+        score = min(state.scores)
+        if best is None or score < best[0]:
+            best = score, state, stages[-1].network
+        if score <= limit:
+            break
+    assert best is not None
+    return _found(best[1], best[2], begun), len(begun)
+
+
+def _found(state: State, network: Network, begun: Sequence[Sequence[Stage]]) -> Trained:
     weights = state.best if state.best is not None else _on_cpu(state.weights)
-    for stage in stages:  # not earlier: a later stage that is interrupted begins with the weights of the one before
-        if stage.checkpoint is not None:
-            stage.checkpoint.remove()
-    return state.curves, {name: value.numpy().copy() for name, value in weights.items()}
+    for stages in begun:  # not earlier: a later stage that is interrupted begins with the weights of the one before
+        for stage in stages:
+            if stage.checkpoint is not None:
+                stage.checkpoint.remove()
+    return Trained(network, state.curves, {name: value.numpy().copy() for name, value in weights.items()})
 
 
 def _trained(stages: Sequence[Stage]) -> State:
@@ -488,7 +593,7 @@ def _trained(stages: Sequence[Stage]) -> State:
     settings, network = stage.settings, stage.network
     found = None if stage.checkpoint is None else stage.checkpoint.load()
     curves: Curves = _trained(earlier).curves if earlier and found is None else {}
-    batches = Batches(stage.train, settings, training=True)
+    batches = Batches(stage.train, settings, training=True, passes=stage.passes)
     judged = None if stage.valid is None else Batches(stage.valid, settings, training=False)
     progress = _Progress(batches, judged, stage, {f"{earlier[-1].name}{key}": curve for key, curve in curves.items()})
     options = {f"optimizer__{name}": value for name, value in settings.optimizer_kwargs.items()}
