@@ -178,6 +178,8 @@ HEAVY: dict[str, str | tuple[str, ...]] = {
         "models/torch_networks.py",
         "models/torch_adarnn_network.py",
         "models/torch_add_network.py",
+        "models/torch_hist_network.py",
+        "models/torch_igmtf_network.py",
         "models/torch_tabnet_network.py",
         "models/torch_tcts_network.py",
         "models/torch_training.py",

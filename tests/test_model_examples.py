@@ -18,7 +18,8 @@ from rollforge.workflow import load_workflow
 
 FOLDER = Path(__file__).parents[1] / "examples" / "models"
 LIBRARIES = {"lightgbm": "lightgbm", "double_ensemble": "lightgbm", "sklearn": "sklearn", "tuned": "optuna",
-             "tabnet": "torch", "adarnn": "torch", "add": "torch", "tcts": "torch"}  # fmt: skip
+             "tabnet": "torch", "adarnn": "torch", "add": "torch", "tcts": "torch",
+             "igmtf": "torch", "hist": "torch"}  # fmt: skip
 EXAMPLES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
@@ -35,13 +36,16 @@ def planned(name: str, market: Path, folder: Path, cache: Path) -> Plan:
 
 @pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # of scikit-learn 1.5
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_trains_all_windows(name: str, small_market: Path, tmp_path: Path, cache: Path) -> None:
+def test_an_example_trains_all_windows(
+    name: str, small_market: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Unchanged but for the folders; the windows are joined into one prediction."""
     library = LIBRARIES.get(name, name)
     if library in ("catboost", "optuna", "torch"):
         pytest.importorskip(library, reason=f"no {library}: pip install 'rollforge[{library}]'")
     plan = planned(name, small_market, tmp_path, cache)
     assert len(plan.tasks) == 2
+    monkeypatch.chdir(FOLDER.parents[1])  # to which the paths in hist.yaml are relative
     pipeline.submit(plan)
     # The own model in two worker processes, which import its file.
     pipeline.train(plan, jobs=2 if name == "own" else 0)
@@ -65,6 +69,8 @@ def test_each_example_says_how_to_run_it() -> None:
         "adarnn",
         "add",
         "tcts",
+        "igmtf",
+        "hist",
         "own",
     } <= set(EXAMPLES)
     for name in EXAMPLES:

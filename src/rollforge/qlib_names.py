@@ -236,6 +236,16 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "rollforge.models.torch_networks": "GRUModel",
         "also": "DataHandlerLP get_module_logger Model Reweighter",
     },
+    "qlib.contrib.model.pytorch_hist": {
+        "rollforge.models.torch_hist": "HIST",
+        "rollforge.models.torch_hist_network": "HISTModel",
+        "also": "DataHandlerLP DatasetH get_module_logger get_or_create_path GRUModel LSTMModel Model",
+    },
+    "qlib.contrib.model.pytorch_igmtf": {
+        "rollforge.models.torch_igmtf": "IGMTF",
+        "internal": "IGMTFModel",
+        "also": "DataHandlerLP DatasetH get_module_logger get_or_create_path GRUModel LSTMModel Model",
+    },
     "qlib.contrib.model.pytorch_krnn": {
         "rollforge.models.torch_models": "KRNN",
         "rollforge.models.torch_networks": "KRNNModel",
@@ -840,8 +850,6 @@ NOT_COVERED: Mapping[str, str] = {
     "qlib.contrib.meta": "pytorch",
     "qlib.model.meta": "pytorch",
     "qlib.contrib.torch": "pytorch",
-    "qlib.contrib.model.pytorch_hist": "concepts",
-    "qlib.contrib.model.pytorch_igmtf": "training days",
     "qlib.contrib.model.pytorch_tra": "memory",
     "qlib.contrib.model.pytorch_utils": "internal",
     "qlib.contrib.model.tcn": "internal",
@@ -865,10 +873,6 @@ REASONS: Mapping[str, str] = {
     "intraday": "it belongs to Qlib's high-frequency trading, which Rollforge does not have",
     "nested": "the backtest has one level and its own exchange; nested executors are not supported",
     "pytorch": "it needs PyTorch, and Rollforge uses PyTorch for models only",
-    "concepts": "HIST needs the concepts of each stock, which Qlib downloads as a file of its own index of the CSI 300",
-    "training days": (
-        "IGMTF compares a day with all training days whenever it predicts, so a saved model could not predict without them"
-    ),
     "memory": "TRAModel writes the losses of earlier predictions into its dataset, and reads them again as features",
     "internal": "it is an internal part of Qlib, which Rollforge implements differently",
     "cache": "Qlib's caches are not used: features are kept in the panel cache",

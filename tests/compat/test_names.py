@@ -127,8 +127,8 @@ def test_the_page_has_the_table() -> None:
     [
         ("import qlib.rl.trainer", "qlib.rl is not covered: reinforcement learning is not supported"),
         (
-            "from qlib.contrib.model.pytorch_hist import HIST",
-            "pytorch_hist is not covered: HIST needs the concepts of each stock",
+            "from qlib.contrib.torch import data_to_tensor",
+            "qlib.contrib.torch is not covered: it needs PyTorch",
         ),
         (
             "from qlib.contrib.meta import DataSelection",

@@ -6,7 +6,8 @@
 
 It runs them in copies of the folders to which the paths in them are relative, and writes the table after each file. The
 files are unchanged, except that their data folder is a small demo market with their universes, benchmarks and days, and bars
-of ten minutes of each day, and that PyTorch models are trained for one epoch. What is not run keeps its cell in the table as
+of ten minutes of each day, that PyTorch models are trained for one epoch, and that the matrix of concepts that Qlib downloads
+is one of zeros and ones. What is not run keeps its cell in the table as
 long as it can be planned.
 """
 
@@ -43,13 +44,15 @@ BEGIN = "<!-- written by tests/compat/workflow_table.py -->"
 END = "<!-- end of the table of workflow files -->"
 MARKET: dict[str, Any] = {
     "instruments": 4, "start": "2007-01-01", "end": "2021-06-30", "universes": ["csi100", "csi300", "csi500", "csi800"],
-    "benchmarks": ["SH000300", "SH000905"],
+    "benchmarks": ["SH000300", "SH000905"], "codes": ["SH600000", "SH600009", "SH600010", "SH600011"],
 }  # fmt: skip
 MINUTES = pd.timedelta_range("14:50:00", "14:59:00", freq="min")
 STARTED_IN = {"benchmarks/TRA/configs": "benchmarks/TRA"}
 """Folder of files -> the folder in which their README starts them; the others are started in that of the examples."""
 SHORT = {"DNNModelPytorch": {"max_steps": 20}, "TabnetModel": {"n_epochs": 1, "pretrain_n_epochs": 1}}
 """Arguments with which PyTorch models are trained for one epoch, by class; ``n_epochs`` of the others."""
+CONCEPTS = "benchmarks/HIST/qlib_csi300_stock2concept.npy", (735, 20)
+"""The file that Qlib downloads for HIST, and the shape of its matrix: each stock of the index that is among the examples."""
 MAX_REASON = 160
 
 
@@ -73,6 +76,8 @@ def rows(
     add_minutes(market)
     copy = folder / "examples"
     shutil.copytree(checkout / "examples", copy)
+    name, shape = CONCEPTS
+    np.save(copy / name, np.random.default_rng(4).integers(0, 2, shape))
     for number, file in enumerate(files):
         place = folder / str(number)
         place.mkdir()

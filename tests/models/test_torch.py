@@ -734,6 +734,8 @@ QLIB = {  # the defaults of Qlib's constructors that differ between the forms of
     "qlib.contrib.model.pytorch_sfm": ("SFM", {"freq_dim": 10, "optimizer": "gd"}),
     "qlib.contrib.model.pytorch_adarnn": ("ADARNN", {"n_epochs": 200, "pre_epoch": 40, "dw": 0.5, "len_seq": 60}),
     "qlib.contrib.model.pytorch_add": ("ADD", {"batch_size": 5000, "gamma": 0.1, "gamma_clip": 0.4, "mu": 0.05}),
+    "qlib.contrib.model.pytorch_igmtf": ("IGMTF", {"d_feat": 6, "by_day": True, "lr": 1e-3, "early_stop": 20}),
+    "qlib.contrib.model.pytorch_hist": ("HIST", {"d_feat": 6, "by_day": True, "stock_index": None, "n_epochs": 200}),
     "qlib.contrib.model.pytorch_tcts": (
         "TCTS",
         {"fore_lr": 5e-7, "weight_lr": 5e-7, "steps": 3, "output_dim": 5, "lowest_valid_performance": 0.993},

@@ -46,6 +46,12 @@ from .torch_adarnn import (
 from .torch_add import (
     ADD as ADD,
 )
+from .torch_hist import (
+    HIST as HIST,
+)
+from .torch_igmtf import (
+    IGMTF as IGMTF,
+)
 from .torch_models import (
     ALSTM as ALSTM,
     GRU as GRU,

@@ -168,6 +168,8 @@ class TorchModel(Model):
     """The same in the last epoch, if it is shorter."""
     balanced = False
     """Whether a batch has equally many samples of each group; see :meth:`_grouped`."""
+    begins_with_files = False
+    """Whether the module begins with the contents of files."""
     several_labels = False
     """Whether the module learns from several labels, which are the columns of the target's `label`."""
     _restored = False  # whether the object was read from a file; see trust.of_restored
@@ -284,6 +286,7 @@ class TorchModel(Model):
             valid = learning_examples(
                 dataset, "valid", model=name, reweighter=reweighter, data_key=self.valid_key, several_labels=several
             )
+            valid = self._numbered(valid)
 
         def begin(settings: Settings) -> Sequence[Stage]:
             network = self._first_network()
@@ -324,7 +327,7 @@ class TorchModel(Model):
 
         settings = self._settings()
         self._network = network = self._restored_network()
-        examples = prediction_examples(dataset, segment, model=type(self).__name__)
+        examples = self._numbered(prediction_examples(dataset, segment, model=type(self).__name__))
         scores = np.full(len(examples.index), np.nan, np.float32)
         try:
             scores[examples.usable] = training.scores_of(network, examples, settings)
@@ -380,7 +383,11 @@ class TorchModel(Model):
 
     def _grouped(self, train: Examples, dataset: Dataset) -> Examples:
         """Return the samples of the train segment with their groups, if the module learns from groups."""
-        return train
+        return self._numbered(train)
+
+    def _numbered(self, examples: Examples) -> Examples:
+        """Return the samples of any segment with their groups, if the output of the module depends on them."""
+        return examples
 
     def _earlier_stages(
         self, network: Network, settings: Settings, dataset: Dataset, reweighter: Reweighter | None
@@ -417,6 +424,7 @@ class TorchModel(Model):
                 None if stage.valid is None else stage.valid.mark(), stage.passes,
                 None if stage.further is None else (stage.further.optimizer, stage.further.lr, stage.further.examples.mark()),
                 [(name, tuple(value.shape)) for name, value in stage.network.state_dict().items()],
+                training.checksum(stage.network) if self.begins_with_files else None,
             ]  # fmt: skip
             key = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
             checkpoint = training.Checkpoint(folder / f"{key}.pt", self.checkpoint_seconds)

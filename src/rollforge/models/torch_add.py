@@ -88,6 +88,7 @@ class ADD(DescribedModel):
             "dec_dropout": dec_dropout, "base_model": base_model, "gamma": gamma, "gamma_clip": gamma_clip, "mu": mu,
         }  # fmt: skip
         self._of(arguments, options)
+        self.begins_with_files = model_path is not None
 
     def _first_network(self) -> Network:
         network = super()._first_network()

@@ -414,6 +414,7 @@ class GATs(DescribedModel):
         self.model_path = weights_file(model_path)
         arguments = {"d_feat": d_feat, "hidden_size": hidden_size, "num_layers": num_layers, "dropout": dropout}
         self._of({**arguments, "base_model": base_model}, {**kwargs, "by_day": True})
+        self.begins_with_files = model_path is not None
 
     def _first_network(self) -> Network:
         network = super()._first_network()

@@ -30,6 +30,28 @@ def steps_of(x: Tensor, features: int) -> Tensor:
     return x if x.dim() == 3 else x.reshape(len(x), features, -1).transpose(1, 2)
 
 
+def cosines(x: Tensor, y: Tensor) -> Tensor:
+    """Return the cosine of the angle between each row of `x` and each row of `y`: (rows of x, rows of y)."""
+    return x @ y.T / (x.norm(dim=1)[:, None] * y.norm(dim=1) + 1e-6)
+
+
+class Stored(nn.Module):
+    """A tensor of any size that a module stores with its weights, if `saved` is True."""
+
+    value: Tensor
+
+    def __init__(self, *, saved: bool = False) -> None:
+        super().__init__()
+        self.saved = saved
+        self.register_buffer("value", torch.empty(0), persistent=False)  # with the extra state, which may have any size
+
+    def get_extra_state(self) -> Tensor:
+        return self.value if self.saved else torch.empty(0)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.value = state.to(self.value.device)
+
+
 class Net(nn.Module):
     """Dense layers with batch normalization, between two layers of dropout.
 

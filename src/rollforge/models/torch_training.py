@@ -10,7 +10,8 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
@@ -79,6 +80,25 @@ class SupportsFurtherLoss(Protocol):
 
     def further_loss(self, features: torch.Tensor, target: Target) -> torch.Tensor:
         """Return the loss of a batch of them."""
+
+
+@runtime_checkable
+class SupportsMemory(Protocol):
+    """A module that compares samples with those of the train segment."""
+
+    def remember(self, days: Iterable[torch.Tensor], *, trained: bool) -> None:
+        """Called before each epoch, and with `trained` after the training, with the features of each batch of the segment.
+
+        After the training, what is remembered is part of the ``state_dict``.
+        """
+
+
+@runtime_checkable
+class SupportsGroups(Protocol):
+    """A module whose output depends on the groups of the samples; see :class:`~rollforge.models.torch_samples.Examples`."""
+
+    def of_groups(self, features: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
+        """Return one number for each sample."""
 
 
 @runtime_checkable
@@ -164,6 +184,10 @@ class Batches:
         if not whole and values.flags.c_contiguous:
             self._memory = values
         return torch.from_numpy(np.ascontiguousarray(values, np.float32))
+
+    def groups(self, chosen: NDArray[np.int64]) -> torch.Tensor | None:
+        """Return the groups of some usable samples, if they have any."""
+        return None if self._examples.group is None else torch.from_numpy(self._examples.group[chosen])
 
     def places(self) -> Iterator[NDArray[np.int64]]:
         """Yield positions among the usable samples."""
@@ -310,10 +334,9 @@ class _Net(skorch.NeuralNet):
     def get_iterator(self, dataset: Batches, training: bool = False) -> Batches:
         return dataset
 
-    def infer(self, x: torch.Tensor, **fit_params: object) -> torch.Tensor:
+    def scores(self, features: torch.Tensor, target: Target) -> torch.Tensor:
         with autocast(self.settings):
-            found = super().infer(x, **fit_params)
-        return _scores(found, len(x), self.settings.model)
+            return _scores(self.module_, features.to(self.device), target.to(self.device).group, self.settings.model)
 
     def get_loss(
         self,
@@ -334,7 +357,7 @@ class _Net(skorch.NeuralNet):
             with autocast(self.settings):
                 loss = self.module_.training_loss(features.to(self.device), target.to(self.device))
         else:
-            loss = self.get_loss(self.infer(features), target, training=True)
+            loss = self.get_loss(self.scores(features, target), target, training=True)
         self._learn(loss, self.optimizer_)
         return {"loss": loss}
 
@@ -363,11 +386,13 @@ class _Net(skorch.NeuralNet):
             if isinstance(self.module_, SupportsOwnValidation):
                 with autocast(self.settings):
                     return {"loss": self.module_.validation_loss(features.to(self.device), target.to(self.device))}
-            return {"loss": self.get_loss(self.infer(features), target)}
+            return {"loss": self.get_loss(self.scores(features, target), target)}
 
 
-def _scores(found: object, count: int, model: str) -> torch.Tensor:
+def _scores(network: Network, features: torch.Tensor, group: torch.Tensor | None, model: str) -> torch.Tensor:
     """Return the output of a module as one float32 number for each sample."""
+    count = len(features)
+    found = network.of_groups(features, group) if isinstance(network, SupportsGroups) else network(features)
     if not isinstance(found, torch.Tensor):
         raise ModelError(f"The module of {model} returns a {type(found).__name__}; it must return a tensor.")
     if found.numel() != count:
@@ -387,6 +412,7 @@ class _Progress(skorch.callbacks.Callback):
         self._settings = stage.settings
         self._checkpoint = stage.checkpoint
         self._first_curves = curves  # of earlier stages
+        self._stage = stage
         self._further = stage.further
         self._further_optimizer: torch.optim.Optimizer | None = None
         self._scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
@@ -423,6 +449,7 @@ class _Progress(skorch.callbacks.Callback):
     def on_epoch_begin(self, net: _Net, **kwargs: object) -> None:
         epoch = 0 if self.state is None else len(self.state.curves["loss.train"])
         self._train.epoch = epoch
+        _remember(self._stage, net.device, trained=False)
         torch.manual_seed(int(np.random.SeedSequence([self._settings.seed, epoch]).generate_state(1, np.uint64)[0]))
 
     def on_epoch_end(self, net: _Net, **kwargs: object) -> None:
@@ -479,6 +506,13 @@ class _Progress(skorch.callbacks.Callback):
             self._scheduler.step()
 
 
+def _remember(stage: Stage, device: str, *, trained: bool) -> None:
+    if isinstance(stage.network, SupportsMemory):
+        batches = Batches(stage.train, stage.settings, training=False)
+        with autocast(stage.settings):
+            stage.network.remember((batches.features(one).to(device) for one in batches.places()), trained=trained)
+
+
 def _mean_ic(valid: Batches, scores: NDArray[np.float32]) -> float:
     """Return the mean correlation of scores and labels over the days; 0 if no day has one."""
     examples = valid._examples
@@ -495,6 +529,14 @@ def _mean_ic(valid: Batches, scores: NDArray[np.float32]) -> float:
 
 def _on_cpu(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
+
+
+def checksum(network: Network) -> int:
+    """Return a checksum of the weights of a module."""
+    total = 0
+    for value in _on_cpu(network.state_dict()).values():
+        total = zlib.crc32(np.ascontiguousarray(value.numpy()).reshape(-1).view(np.uint8).data, total)
+    return total
 
 
 @contextlib.contextmanager
@@ -579,12 +621,12 @@ def train_until(
 
 
 def _found(state: State, network: Network, begun: Sequence[Sequence[Stage]]) -> Trained:
-    weights = state.best if state.best is not None else _on_cpu(state.weights)
     for stages in begun:  # not earlier: a later stage that is interrupted begins with the weights of the one before
         for stage in stages:
             if stage.checkpoint is not None:
                 stage.checkpoint.remove()
-    return Trained(network, state.curves, {name: value.numpy().copy() for name, value in weights.items()})
+    weights = _on_cpu(network.state_dict())
+    return Trained(network, state.curves, {name: value.numpy() for name, value in weights.items()})
 
 
 def _trained(stages: Sequence[Stage]) -> State:
@@ -613,6 +655,7 @@ def _trained(stages: Sequence[Stage]) -> State:
     state = progress.state
     assert state is not None
     network.load_state_dict(state.best if state.best is not None else state.weights)
+    _remember(stage, settings.device, trained=True)
     return state
 
 
@@ -622,8 +665,8 @@ def predict(network: Network, batches: Batches, device: str, autocast: torch.aut
     network.train(False)
     with torch.no_grad(), autocast:
         for chosen in batches.places():
-            features = batches.features(chosen)
-            scores = _scores(network(features.to(device)), len(features), type(network).__name__)
+            features, group = batches.features(chosen).to(device), batches.groups(chosen)
+            scores = _scores(network, features, None if group is None else group.to(device), type(network).__name__)
             found.append(scores.cpu().numpy())
     return np.concatenate(found) if found else np.empty(0, np.float32)
 
