@@ -164,13 +164,13 @@ def test_fingerprints_of_the_last_days_equal_those_of_the_days_themselves(market
     data = read_recent(provider, BEGIN, ["all"])
     assert data is not None
 
-    def never(day: str) -> str:
+    def never(day: str, others: object) -> str:
         raise AssertionError(day)
 
     starts = first_days(provider)
     assert data_changes(data, known(*published), 5, never, starts) == (0.0, "", {})
     wrong = known((DAYS[55], "00"), (DAYS[56], "01"), *published[1:])
-    found = data_changes(data, wrong, 5, lambda day: "now", starts)
+    found = data_changes(data, wrong, 5, lambda day, others: "now", starts)
     assert found is not None
     assert (found[0], found[2]) == (2.0, {"days": {DAYS[55]: "now", DAYS[56]: "now"}})
 
@@ -184,18 +184,18 @@ def test_a_change_is_reported_once_and_only_of_the_last_days(market: Market) -> 
     starts = first_days(provider)
     days = [(DAYS[58], "old"), (DAYS[59], "old")]
     before = CheckResult("changed", BEGIN, 1.0, Outcome.WARN, 0.0, data={"days": {DAYS[59]: "now"}})
-    assert data_changes(data, known(*days), 1, lambda day: "now", starts)[2] == {"days": {DAYS[59]: "now"}}  # type: ignore[index]
+    assert data_changes(data, known(*days), 1, lambda day, others: "now", starts)[2] == {"days": {DAYS[59]: "now"}}  # type: ignore[index]
     reported = known(*days, checks=[before])
-    assert data_changes(data, reported, 1, lambda day: "now", starts) == (0.0, "", {})
-    assert data_changes(data, reported, 1, lambda day: "newer", starts)[0] == 1.0  # type: ignore[index]
-    assert data_changes(data, known(), 5, lambda day: "now", starts) == (0.0, "", {})
-    assert data_changes(data, known((DAYS[59], "")), 5, lambda day: "now", starts) == (0.0, "", {})
+    assert data_changes(data, reported, 1, lambda day, others: "now", starts) == (0.0, "", {})
+    assert data_changes(data, reported, 1, lambda day, others: "newer", starts)[0] == 1.0  # type: ignore[index]
+    assert data_changes(data, known(), 5, lambda day, others: "now", starts) == (0.0, "", {})
+    assert data_changes(data, known((DAYS[59], "")), 5, lambda day, others: "now", starts) == (0.0, "", {})
 
 
 def test_the_results_have_the_limits_and_levels_of_the_rules() -> None:
     """A share below its limit and a move above it; a check that is left out has no result."""
     rules = Rules({"universe": Rule(0.9, Outcome.FAIL), "jumps": Rule(0.5), "missing": Rule(0.0)})
-    found = check_data(recent(close=[[10, 16], [10, NAN]]), rules, ServiceState(), str, {})
+    found = check_data(recent(close=[[10, 16], [10, NAN]]), rules, ServiceState(), lambda day, others: day, {})
     assert [(c.name, c.day, c.value, c.outcome, c.limit) for c in found] == [
         ("universe", "2024-06-04", 0.5, Outcome.FAIL, 0.9),
         ("missing", "2024-06-04", 0.0, Outcome.OK, 0.0),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from rollforge.collect.outcomes import TaskOutcome
+from rollforge.errors import DataError
 from rollforge.generate.label import Label, task_labels
 from rollforge.run.execute import DATA_TAG
 from rollforge.session import Session, pool_command
@@ -327,13 +329,25 @@ def _other_data(runs: Mapping[str, RunData], session: Session, known: Sequence[T
     from rollforge.market.universe import session_provider
 
     session = at_frequency(session, [o.task.definition for o in known])
-    now = (content.mark if (content := session_content(session)) else "", session_provider(session).fingerprint())
-    trained_on = [run.tags.get(DATA_TAG, now[0]) for run in runs.values()]
-    other = sum(mark not in now for mark in trained_on)  # earlier versions stored the fingerprint
+    content = session_content(session)
+    # Earlier versions stored the fingerprint.
+    now: dict[str, tuple[str, ...]] = {
+        DATA_TAG: ("" if content is None else content.mark, session_provider(session).fingerprint())
+    }
+    places = {DATA_TAG: str(session.folder())}
+    for tag in sorted({tag for run in runs.values() for tag in run.tags if tag.startswith(f"{DATA_TAG}.")}):
+        freq = tag.removeprefix(f"{DATA_TAG}.")
+        with contextlib.suppress(DataError):  # this session does not have the folder, so the data are not compared
+            content = session_content(session, freq)
+            now[tag] = ("" if content is None else content.mark,)
+            places[tag] = f"{session.folder(freq)} ({freq})"
+    changed = [[tag for tag, marks in now.items() if run.tags.get(tag, marks[0]) not in marks] for run in runs.values()]
+    other = sum(map(bool, changed))
     if not other:
         return ()
+    where = " and ".join(places[tag] for tag in now if any(tag in tags for tags in changed))
     return (
-        f"{other} of {len(trained_on)} windows were trained on data that differ from those now in {session.folder()}. "
+        f"{other} of {len(changed)} windows were trained on data that differ from those now in {where}. "
         f"Train all of them again: {pool_command(session.store_uri, known[0].task.pool)} reset-status waiting",
     )
 

@@ -168,6 +168,10 @@ class DataHandler(DataHandlerABC):
             with trust.of_restored(self):
                 self.data_loader.check(self.instruments, session_provider(session, self.data_loader.freq))
 
+    def frequencies(self) -> list[str]:
+        """Return the frequencies of the data that the handler reads from the session's data folders: its loader's."""
+        return self.data_loader.frequencies()
+
     def setup_data(self, **kwargs: object) -> None:
         """Compute the data that :meth:`fetch` returns, or find them in the cache."""
         self._stage(self.DK_R)
@@ -204,7 +208,10 @@ class DataHandler(DataHandlerABC):
         if None in universes:
             return None
         provider = session_provider(session, loader.freq)
-        self._state = provider.fingerprint()
+        own = frequency(loader.freq or provider.freq)
+        others = {freq: session_provider(session, freq) for freq in loader.frequencies() if freq != own}
+        folders = {os.path.realpath(one.path): one for one in (provider, *others.values())}
+        self._state = "-".join(one.fingerprint() for one in folders.values())
         key = {
             "code": code_version(),
             "data": [os.path.realpath(provider.path), provider.until is not None],
@@ -212,6 +219,8 @@ class DataHandler(DataHandlerABC):
             "start": self._shown(self.start_time, "start_time", provider),
             "loader": definition,
         }
+        if others:
+            key["others"] = {freq: os.path.realpath(one.path) for freq, one in others.items()}
         return key if loader.any_range else {**key, "end": self._shown_end()}
 
     def _shown(self, value: object, name: str, provider: Provider) -> str | None:

@@ -70,6 +70,14 @@ class DataLoader:
         """Return what the result depends on besides universe, days and data folder, as plain data; None if unknown."""
         return None
 
+    def frequencies(self) -> list[str]:
+        """Return the frequencies of the data that the loader reads from the session's data folders, such as ``day``.
+
+        A class that reads others than :attr:`freq` overrides it: they are part of the key of a panel, and workers and
+        services compare the data of each.
+        """
+        return [] if self.freq is None else [frequency(self.freq)]
+
     def universes(self, instruments: object) -> list[object]:
         """Return the universes that are loaded for `instruments`, with the loader's filters; one for each source."""
         return [instruments]
@@ -278,6 +286,10 @@ class QlibDataLoader(DLWParser):
         """Whether rows do not depend on later days: False with instrument processors, which may read all days."""
         return not self.inst_processors
 
+    def frequencies(self) -> list[str]:
+        """Return the frequencies of the groups of columns: that of the rows first."""
+        return list(dict.fromkeys([*super().frequencies(), *self._own_freq.values()]))
+
     def universes(self, instruments: object) -> list[object]:
         """Return `instruments` with the loader's filters."""
         return [self.universe(instruments)]
@@ -320,12 +332,13 @@ class QlibDataLoader(DLWParser):
         own = type(self)
         if own.load is not QlibDataLoader.load or own.load_group_df is not QlibDataLoader.load_group_df:
             return None
-        if not self.swap_level or self._own_freq:
+        if not self.swap_level:
             return None
         definition: dict[str, object] = {
             "groups": list(self.groups.items()),
             "freq": self.freq,
             "operators": custom_operators(),
+            **({"own_freq": dict(self._own_freq)} if self._own_freq else {}),
         }
         if not self.inst_processors:
             return definition
@@ -609,6 +622,10 @@ class NestedDataLoader(DataLoader):
         """Whether one of the loaders computes expressions over the session's data folder."""
         return any(one.reads_folder for one in self.data_loader_l)
 
+    def frequencies(self) -> list[str]:
+        """Return the frequencies that the loaders read."""
+        return list(dict.fromkeys(freq for one in self.data_loader_l for freq in one.frequencies()))
+
     def universes(self, instruments: object) -> list[object]:
         """Return the universes of all loaders."""
         return [universe for one in self.data_loader_l for universe in one.universes(instruments)]
@@ -719,6 +736,11 @@ class DataLoaderDH(DataLoader):
         if not hasattr(made, "fetch"):
             raise BuildError(f"a {type(made).__name__} is not a handler: it has no fetch().", path=where)
         return made
+
+    def frequencies(self) -> list[str]:
+        """Return the frequencies that the handlers read."""
+        handlers = self.handlers.values() if self.is_group else [self.handlers]
+        return list(dict.fromkeys(freq for one in handlers for freq in getattr(one, "frequencies", list)()))
 
     def load(
         self, instruments: object, start_time: DayLike | None = None, end_time: DayLike | None = None

@@ -29,7 +29,7 @@ from rollforge.generate.findings import Finding, capitalised, group_findings, pl
 from rollforge.generate.label import declared_days, task_labels
 from rollforge.generate.label_horizon import HOW_TO_DECLARE, LabelHorizon, task_horizon
 from rollforge.generate.segments import Segment, next_pieces, pieces
-from rollforge.generate.task_view import TaskView
+from rollforge.generate.task_view import TaskView, without_times
 from rollforge.market.universe import session_provider
 
 __all__ = [
@@ -287,7 +287,7 @@ def label_warnings(
     for title, task in zip(_titles(tasks, titles), tasks, strict=True):
         texts: list[str] = []
         try:
-            key = repr(_timeless(TaskView(task).described_handler))
+            key = repr(without_times(TaskView(task).described_handler))
             if key not in known:
                 known[key] = _label_texts(task, label_days)
             texts = known[key]
@@ -348,16 +348,6 @@ def _without_days(task: Mapping[str, object], handler: Mapping[str, object]) -> 
     its features."""
     dataset = Description(task.get("dataset")).without("segments", "handler")
     return repr((Description(handler).without("start_time", "end_time"), task.get("label_horizon"), dataset))
-
-
-def _timeless(node: object) -> object:
-    """Return a handler's description without its range and its fit windows, which differ between windows.
-
-    Processors can have their own fit windows.
-    """
-    if isinstance(node, Mapping):
-        return {k: _timeless(v) for k, v in node.items() if not str(k).endswith("_time")}
-    return [_timeless(v) for v in node] if isinstance(node, (list, tuple)) else node
 
 
 def _shared_days(places: _Places, calendar: Days) -> list[Finding]:
@@ -431,7 +421,7 @@ def _walking_forward(tasks: Sequence[Mapping[str, object]], calendar: Days) -> s
 def _model_of(task: Mapping[str, object]) -> str:
     """Return what the tasks of a model have in common."""
     view = TaskView(task)
-    return repr((task.get("model"), _timeless(view.described_handler)))
+    return repr((task.get("model"), without_times(view.described_handler)))
 
 
 def _first_day(places: _Places, calendar: Days) -> np.datetime64 | None:

@@ -14,7 +14,7 @@ from rollforge.generate.segments import days_text, segments_of
 from rollforge.session import Session
 from rollforge.task import Definition, Document
 
-__all__ = ["TaskView", "at_frequency"]
+__all__ = ["TaskView", "at_frequency", "without_times"]
 
 
 def at_frequency(session: Session, tasks: Iterable[Document]) -> Session:
@@ -170,3 +170,13 @@ class TaskView:
         for part in path:
             node = node.get(part) if isinstance(node, Mapping) else None
         return node
+
+
+def without_times(node: object) -> object:
+    """Return a handler's description without its range and its fit windows, which differ between windows.
+
+    Processors can have their own fit windows.
+    """
+    if isinstance(node, Mapping):
+        return {k: without_times(v) for k, v in node.items() if not str(k).endswith("_time")}
+    return [without_times(v) for v in node] if isinstance(node, (list, tuple)) else node

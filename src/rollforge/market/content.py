@@ -139,13 +139,23 @@ def _listed(noun: str, names: list[str]) -> str:
     return f"{noun}{'' if len(names) == 1 or not noun else 's'} {first_few(names, 3)}".strip()
 
 
-def session_content(session: Session) -> DataContent | None:
-    """Return the content of a session's data folder, cached if possible; None if the session has no data folder."""
-    folder = session.folder()
-    return None if folder is None else read_content(folder, session.cache, session.data_until, session.freq)
+def session_content(session: Session, freq: str | None = None) -> DataContent | None:
+    """Return the content of a session's data folder, cached if possible; None if the session has no data folder.
+
+    Parameters
+    ----------
+    session : Session
+        The session.
+    freq : str, optional
+        Frequency of the calendar and the values, which may have a folder of its own; by default that of the session.
+    """
+    freq = freq or session.freq
+    folder = session.folder(freq)
+    return None if folder is None else read_content(folder, session.cache, session.data_until, freq)
 
 
 _known: dict[str, DataContent] = {}
+_KNOWN = 4  # a task reads few frequencies
 
 
 def read_content(
@@ -191,7 +201,8 @@ def provider_content(provider: Provider, cache: str | os.PathLike[str] | None = 
             found = _read(provider)
             if file is not None:
                 _keep(file, found)
-        _known.clear()  # earlier content is no longer needed
+        while len(_known) >= _KNOWN:
+            _known.pop(next(iter(_known)), None)
         _known[key] = found
     return _known[key]
 

@@ -28,7 +28,14 @@ from rollforge.ledger.state import ServiceState
 from rollforge.market.universe import one_version
 from rollforge.online import signal_files
 from rollforge.online.check_rules import Rules
-from rollforge.online.data_marks import HISTORY, changed_history, first_marks, history_marks, mark_then
+from rollforge.online.data_marks import (
+    HISTORY,
+    changed_history,
+    first_marks,
+    has_changed,
+    history_marks,
+    service_frequencies,
+)
 from rollforge.online.day import DayRun, Options, PrepareFunc, made_signals
 from rollforge.online.policy import shadow_frame
 from rollforge.online.score_checks import daily_ics, known_ics, labels_of, mean_ic
@@ -166,7 +173,8 @@ def correct(
                 corrected.append(_corrected(held, signals, result, events, checks, shadows))
         if months:
             text = why or "data before the first day have changed; the models are those trained before"
-            event = Event(Level.INFO, text, {"months": months, HISTORY: history_marks(service)})
+            marks = history_marks(service, service_frequencies(service))
+            event = Event(Level.INFO, text, {"months": months, HISTORY: marks})
             held.append(EntryKind.EVENT, event_body([event]))
     return sorted(corrected, key=lambda signal: signal.day)
 
@@ -316,6 +324,6 @@ def changed_days(service: Service) -> list[str]:
         withdrawn = not signal.rows
         if day not in calendar:
             changed += [] if withdrawn else [day]
-        elif withdrawn or day in left or known.get(day, "") not in ("", mark_then(day)):
+        elif withdrawn or day in left or has_changed(day, known.get(day, "")):
             changed.append(day)
     return changed

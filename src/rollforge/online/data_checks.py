@@ -16,7 +16,7 @@ from rollforge.ledger.state import ServiceState
 from rollforge.market.provider import Provider
 from rollforge.market.universe import resolve_instruments
 from rollforge.online.check_rules import DATA_CHECKS, Rules
-from rollforge.online.data_marks import values_mark
+from rollforge.online.data_marks import others_in, values_mark
 
 __all__ = ["Recent", "check_data", "day_mark", "first_days", "read_recent"]
 
@@ -115,7 +115,7 @@ def check_data(
     recent: Recent,
     rules: Rules,
     state: ServiceState,
-    mark_then: Callable[[str], str],
+    mark_then: Callable[[str, Iterable[str]], str],
     starts: Mapping[str, np.datetime64],
 ) -> list[CheckResult]:
     """Return the results of the checks of a day's data.
@@ -129,7 +129,7 @@ def check_data(
     state : ServiceState
         The state, which contains the results for earlier days.
     mark_then : callable
-        Returns the current fingerprint of a past day's data.
+        Returns the current fingerprint of a past day's data, see :func:`~rollforge.online.data_marks.mark_then`.
     starts : mapping
         Code -> first day, of all instruments; for the fingerprints of past days.
     """
@@ -236,7 +236,11 @@ def calendar_gap(days: Days) -> Finding | None:
 
 
 def data_changes(
-    recent: Recent, state: ServiceState, days: int, mark_then: Callable[[str], str], starts: Mapping[str, np.datetime64]
+    recent: Recent,
+    state: ServiceState,
+    days: int,
+    mark_then: Callable[[str, Iterable[str]], str],
+    starts: Mapping[str, np.datetime64],
 ) -> Finding | None:
     """Return how many of the last published days have data that differ from those when they were published.
 
@@ -259,7 +263,7 @@ def data_changes(
         if day in places and _mark(recent, places[day], starts) == known:
             continue
         # exact: instruments and fields may have been added since
-        now = mark_then(day) if day in places else ""
+        now = mark_then(day, others_in(known)) if day in places else ""
         if now != known and (day, now) not in reported:
             changed[day] = now
     gone = [day for day, mark in changed.items() if not mark]

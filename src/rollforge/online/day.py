@@ -47,7 +47,14 @@ from rollforge.ledger.entry import (
 from rollforge.market.universe import one_version
 from rollforge.online import signal_files
 from rollforge.online.check_rules import Rules
-from rollforge.online.data_marks import data_mark, history_marks, mark_then, training_mark, training_mark_now
+from rollforge.online.data_marks import (
+    data_mark,
+    history_marks,
+    mark_then,
+    service_frequencies,
+    training_mark,
+    training_mark_now,
+)
 from rollforge.online.day_checks import DayChecks
 from rollforge.online.policy import candidates_of, compared, decided, shadow_of
 from rollforge.online.registry import mirror_aliases
@@ -146,6 +153,11 @@ class DayRun:
         self.fallbacks: list[str] = []
         self.checks = DayChecks(service, held.state, options.rules, day)
         self.began = time.perf_counter()
+
+    @property
+    def others(self) -> list[str]:
+        """The frequencies of the data that the tasks read besides that of their rows."""
+        return service_frequencies(self.service)
 
     # -- the first training --------------------------------------------------------------------------------------------
 
@@ -251,7 +263,7 @@ class DayRun:
         signals = self._signals() if self.options.publish else []
         shadows, comparisons = self._shadow()
         result = self.result(DayState.PUBLISHED)
-        earlier = {s.day: mark_then(s.day) for s in signals if s.day < str(self.service.begin_day.date())}
+        earlier = {s.day: mark_then(s.day, self.others) for s in signals if s.day < str(self.service.begin_day.date())}
         result = replace(result, history={**result.history, **earlier})
         return day_body(
             result,
@@ -374,8 +386,8 @@ class DayRun:
         history: dict[str, str] = {}
         mark, trained = self.checks.mark, tuple(self.trained)
         try:
-            mark = mark or data_mark(self.day)
-            history = history_marks(self.service) if trained else {}
+            mark = mark or data_mark(self.day, self.others)
+            history = history_marks(self.service, self.others) if trained else {}
         except DataError:  # the folder was replaced while it was being read, which may be why the day has failed
             if state is not DayState.FAILED:
                 raise
@@ -420,7 +432,7 @@ class DayRun:
             self.held.append(EntryKind.DAY, day_body(result, events=self.events, checks=self.checks.results))
 
     def _trained(self, strategy: OnlineStrategy, tasks: Sequence[Definition]) -> list[Recorder]:
-        mark = training_mark() if tasks else ""
+        mark = training_mark(self.others) if tasks else ""
         dated = self._dated(tasks, mark)
         trainer, name = self.service.trainer, strategy.experiment_name
         try:
@@ -438,7 +450,7 @@ class DayRun:
 
     def _require_unchanged(self, mark: str, cause: Exception | None = None) -> None:
         """Raise an error if the data no longer have a mark: worker processes may have read the changed data."""
-        if mark and training_mark_now() != mark:
+        if mark and training_mark_now(self.others) != mark:
             raise DataChanged(
                 f"The data up to {self.day} changed while models were being trained. Run the routine again when no process "
                 "writes to the data folder."

@@ -17,7 +17,7 @@ from rollforge.market.universe import resolve_instruments, session_provider
 from rollforge.online import signal_files
 from rollforge.online.check_rules import DATA_CHECKS, SCORE_CHECKS, Rules, described
 from rollforge.online.data_checks import check_data, day_mark, first_days, read_recent
-from rollforge.online.data_marks import mark_then
+from rollforge.online.data_marks import mark_then, service_frequencies, with_others
 from rollforge.online.score_checks import drift_and_ic, equal_scores
 from rollforge.online.service import Service, recorder_of
 
@@ -87,7 +87,8 @@ class DayChecks:
             return
         recent = read_recent(provider, self.day, _universes(self.service, self.known, self.day))
         if recent is not None:
-            self.mark = day_mark(recent, provider)
+            mark = day_mark(recent, provider)
+            self.mark = with_others(mark, self.day, service_frequencies(self.service)) if mark else ""
             self._take(check_data(recent, self.rules, self.known, mark_then, first_days(provider)))
 
     def scores(self, rows: signal_files.Signals) -> None:

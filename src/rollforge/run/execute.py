@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rollforge.build import build, fill_placeholder, flatten_dict, resolve_references
 from rollforge.dates import read_day
 from rollforge.errors import ConfigError, TaskNotSerializable, TrackingError
+from rollforge.generate.data_read import handler_frequencies
 from rollforge.generate.naming import describe, trial_of
 from rollforge.generate.segments import has_intervals
 from rollforge.generate.task_view import TaskView, at_frequency
@@ -42,7 +43,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 DATA_TAG = "rollforge.data"
-"""Recorder tag: fingerprint of the content of the data folder used for training, equal for all copies of the folder."""
+"""Recorder tag: fingerprint of the content of the data folder used for training, equal for all copies of the folder. That
+of the data of a further frequency, from which features were computed, has the frequency at the end of its name."""
 FOLDER_TAG = "rollforge.folder"
 """Recorder tag: the data folder used for training."""
 MODEL_TAG = "rollforge.model"
@@ -71,6 +73,17 @@ session."""
 DATA_MARK = "data_mark"
 """Key of a task: fingerprint of the data folder up to that day. It is part of the task's digest, so that a model that was
 trained with other data belongs to another task."""
+
+
+def data_tag(freq: str) -> str:
+    """Return the tag with the fingerprint of the data of a frequency that a task reads besides that of its rows.
+
+    Examples
+    --------
+    >>> data_tag("1min")
+    'rollforge.data.1min'
+    """
+    return f"{DATA_TAG}.{freq}"
 
 
 def begin(task: Mapping[str, object], recorder: Recorder) -> None:
@@ -179,7 +192,11 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
 
             content = session_content(session)
             assert content is not None
-            recorder.set_tags(**{DATA_TAG: content.mark, FOLDER_TAG: session.folder()})
+            marks = {DATA_TAG: content.mark, FOLDER_TAG: session.folder()}
+            for freq in handler_frequencies(getattr(dataset, "handler", None), session):
+                other = session_content(session, freq)
+                marks |= {} if other is None else {data_tag(freq): other.mark}
+            recorder.set_tags(**marks)
     with contextlib.suppress(TaskNotSerializable):  # a task with live objects has no hash
         recorder.set_tags(**{TRIAL_TAG: trial_of(task)})
     recorder.log_metrics(fit_seconds=fit_seconds, task_seconds=time.perf_counter() - began)

@@ -26,7 +26,7 @@ from rollforge.plugins import are_loaded, load_plugins
 from rollforge.run.submission import SubmissionInfo, read_submission_info, version_of
 from rollforge.session import REGIONS, Session, using
 from rollforge.store.base import TaskStore
-from rollforge.task import Status
+from rollforge.task import Document, Status
 from rollforge.track.base import open_tracker
 from rollforge.track.tracker import check_scheme, known_address, local_path
 from rollforge.trust import Origin
@@ -349,25 +349,57 @@ class Admission:
             )
             return None
         if info.folder and here is not None:
-            self._compare(here, info, session.folder() or folder, problems, notes)
+            self._compare(here, info.content, session.folder() or folder, self._there(info, info.freq), problems, notes)
+        for freq, content in info.others.items():
+            self._check_other(freq, content, info, session, problems, notes)
         return folder
 
+    def _check_other(
+        self,
+        freq: str,
+        content: Document,
+        info: SubmissionInfo,
+        session: Session,
+        problems: list[str],
+        notes: list[str],
+    ) -> None:
+        """Compare the data of a frequency that the tasks read besides that of their rows."""
+        from rollforge.market.content import session_content
+
+        try:
+            here = session_content(session, freq)
+        except DataError as exc:
+            if not self.only_data:
+                problems.append(
+                    f"This worker cannot read the data of the frequency {freq!r}, from which the tasks compute features. "
+                    f"{exc} Give the folder on this machine with --data {freq}=FOLDER, besides --data day=FOLDER."
+                )
+            return
+        folder = session.folder(freq)
+        if here is not None and folder is not None:
+            there = self._there(info, freq)
+            self._compare(here, content, f"{folder} ({freq})", there, problems, notes)
+
+    @staticmethod
+    def _there(info: SubmissionInfo, freq: str) -> str:
+        """Return the folder with which tasks were submitted, and their machine."""
+        return f"{info.folders.get(freq, info.folder)} on {info.host}"
+
     def _compare(
-        self, here: DataContent, info: SubmissionInfo, folder: str, problems: list[str], notes: list[str]
+        self, here: DataContent, wanted: Document, folder: str, there: str, problems: list[str], notes: list[str]
     ) -> None:
         from rollforge.market.content import DataContent
 
         try:
-            differences = here.differences(DataContent.from_plain(info.content))
+            differences = here.differences(DataContent.from_plain(wanted))
         except DataError:
             notes.append("The fingerprint of the submitted data has a format that this version cannot compare.")
             return
         if not differences:
             return
-        there = info.folders.get(info.freq, info.folder)
         difference = (
-            f"The data folder {folder} differs from {there} on {info.host}, with which the tasks "
-            f"were submitted: {'; '.join(differences)}."
+            f"The data folder {folder} differs from {there}, with which the tasks were submitted: "
+            f"{'; '.join(differences)}."
         )
         if self.accept_other_data:
             notes.append(f"{difference} The tasks are run anyway (--accept-other-data).")

@@ -18,6 +18,7 @@ from rollforge.dates import read_day
 from rollforge.errors import ConfigError, DataError, DateError, RollforgeError, excerpt, printable
 from rollforge.frequency import is_frequency
 from rollforge.generate.checks import NOT_CHECKED, Check, CheckMethod, check_from_document, check_to_document
+from rollforge.generate.data_read import other_frequencies
 from rollforge.generate.task_view import TaskView, at_frequency
 from rollforge.machine import machine_of, process_name
 from rollforge.paths import read_path
@@ -58,7 +59,8 @@ def submission_info(
     -------
     dict
         ``rollforge``, ``python``, ``host``, ``machine``; ``data`` (None, or ``folder``, ``folders`` and ``content``, see
-        :class:`~rollforge.market.content.DataContent`); ``tracking`` (None if it cannot be opened here); ``region``,
+        :class:`~rollforge.market.content.DataContent`; ``others`` has the content of each further frequency that the tasks
+        read, if there are any); ``tracking`` (None if it cannot be opened here); ``region``,
         ``exchange``; ``models`` (class -> package -> version); ``plugins``; if there are any, also ``operators`` and
         ``sys_path``, as in the session, ``files`` (Python file -> SHA-256 digest, for the plugins, operators and classes
         that are named by path and exist here), ``ensemble`` (as given, with the ``files`` of its classes), and ``libraries`` that
@@ -110,6 +112,9 @@ class SubmissionInfo:
     freq: str = ""
     """Last day of the data that the tasks may read; empty for all days."""
     content: Document = field(default_factory=dict)
+    others: Mapping[str, Document] = field(default_factory=dict)
+    """Content of the data of each frequency that the tasks read besides that of their rows. Earlier versions did not store
+    it, and then it is not compared."""
     tracking_uri: str = ""
     region: str = ""
     exchange: Document = field(default_factory=dict)
@@ -164,6 +169,7 @@ def read_submission_info(kept: Mapping[str, object]) -> SubmissionInfo:
         until=_day(data.get("until")),
         freq=str(data.get("freq") or ""),
         content=mapping(data.get("content")),
+        others={freq: mapping(one) for freq, one in mapping(data.get("others")).items() if is_frequency(freq)},
         tracking_uri=text(kept.get("tracking")),
         region=text(kept.get("region")),
         exchange=mapping(kept.get("exchange")),
@@ -302,10 +308,16 @@ def _data(session: Session, tasks: Sequence[object]) -> dict[str, object] | None
     from rollforge.market.content import session_content
 
     folders = session.folders
+    known = [task for task in tasks if isinstance(task, Mapping)]
     with contextlib.suppress(ConfigError):  # tasks of several frequencies: an error where they are trained
-        session = at_frequency(session, [task for task in tasks if isinstance(task, Mapping)])
+        session = at_frequency(session, known)
+    others = {}
     try:
         content = session_content(session)
+        for freq in other_frequencies(known, session) if content is not None else ():
+            with contextlib.suppress(DataError):
+                other = session_content(session, freq)
+                others[freq] = {} if other is None else other.to_plain()
     except DataError:  # tasks that need the data will raise the error
         return None
     return (
@@ -317,6 +329,7 @@ def _data(session: Session, tasks: Sequence[object]) -> dict[str, object] | None
             "until": session.data_until or "",
             "freq": session.freq or "",
             "content": content.to_plain(),
+            **({"others": others} if others else {}),
         }
     )
 
