@@ -1037,6 +1037,14 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
         {"estimator": LogisticRegression()},
         "feature 'd' has another value for each class of the label 'y', so a model would read the answer",
     ),
+    (  # of the rows that have the feature, the label has two values; of all rows, many
+        lambda: columns().assign(
+            y=lambda f: np.where(np.arange(len(f)) % 4, np.arange(len(f)), np.arange(len(f)) % 8),
+            d=lambda f: np.where(np.arange(len(f)) % 4, np.nan, 9.0 - f["y"]),
+        ),
+        {"features": ["c", "d"]},
+        "feature 'd' has another value for each class of the label 'y', so a model would read the answer",
+    ),
     (columns, {"horizon": [1, 5]}, "horizon: has 2 horizons for 1 label"),
     (columns, {"label": ["y", "c"], "horizon": [1, 1]}, "horizon: has 1 twice"),
     (columns, {"label": ["y", "y"]}, "label: names 'y' twice"),

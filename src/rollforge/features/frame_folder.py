@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import re
 import shutil
@@ -40,6 +41,7 @@ _ROWS = 4096
 _ROWS_OF_A_CLASS = 20
 """Number of rows for each value of a label from which on it is taken for classes."""
 _PIECE = 2**24  # bytes hashed at a time, in parallel
+_MAPPED_AT_ONCE = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # which macOS does not have
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 
 
@@ -118,8 +120,21 @@ def write_frame_folder(
     return FrameFolder(target, mark, codes, order)
 
 
-def _labels(table: Table, names: Sequence[Any]) -> dict[Any, NDArray[Any]]:
-    return {name: table.numbers([name], common_dtype(table, [name]))[0] for name in names}
+@dataclass(frozen=True, slots=True)
+class _Label:
+    """A label, with which each feature is compared."""
+
+    values: NDArray[Any]
+    distinct: int
+    """Number of distinct finite values."""
+
+
+def _labels(table: Table, names: Sequence[Any]) -> dict[Any, _Label]:
+    found = {}
+    for name in names:
+        (values,) = table.numbers([name], common_dtype(table, [name]))
+        found[name] = _Label(values, len(np.unique(values[np.isfinite(values)])))
+    return found
 
 
 def _write_group(
@@ -129,7 +144,7 @@ def _write_group(
     static: pd.DataFrame | None,
     file: Path,
     group: str,
-    labels: Mapping[Any, NDArray[Any]],
+    labels: Mapping[Any, _Label],
 ) -> NDArray[Any]:
     """Write columns side by side into a file, sorted by (time, entity), and return them memory-mapped."""
     dtype = common_dtype(table, columns)
@@ -137,7 +152,7 @@ def _write_group(
     if (
         group == "label"
         and whole
-        and not any((np.isnan(labels[name]) | (labels[name] >= 2**63)).any() for name in columns)
+        and not any((np.isnan(v) | (v >= 2**63)).any() for v in (labels[name].values for name in columns))
     ):
         dtype = np.dtype(np.int64)  # classes
     if static is not None and len(static.columns):
@@ -202,11 +217,11 @@ def _check_label(column: NDArray[Any], name: object) -> None:
         )
 
 
-def _check_weights(column: NDArray[Any], name: object, labels: Mapping[Any, NDArray[Any]], keys: Keys) -> None:
+def _check_weights(column: NDArray[Any], name: object, labels: Mapping[Any, _Label], keys: Keys) -> None:
     """Raise an error if a row that may be trained on has no weight, or a negative one; or if all are 0."""
     used = np.zeros(len(column), bool)
-    for values in labels.values():
-        used |= ~np.isnan(values)
+    for label in labels.values():
+        used |= ~np.isnan(label.values)
     bad = used & ~(column >= 0)
     if bad.any():
         row = int(np.argmax(bad))
@@ -219,10 +234,11 @@ def _check_weights(column: NDArray[Any], name: object, labels: Mapping[Any, NDAr
         raise DataError(f"All weights in the column {str(name)!r} are 0, from row 0 on, so a model cannot learn.")
 
 
-def _check_copy(column: NDArray[Any], name: object, labels: Mapping[Any, NDArray[Any]]) -> None:
+def _check_copy(column: NDArray[Any], name: object, labels: Mapping[Any, _Label]) -> None:
     """Raise an error if a feature is a copy of a label: a model would learn to read the answer."""
-    for label, values in labels.items():
-        if _names_classes(column, values):
+    for label, one in labels.items():
+        values = one.values
+        if _names_classes(column, one):
             raise DataError(
                 f"The feature {str(name)!r} has another value for each class of the label {str(label)!r}, so a model would read "
                 "the answer. Leave it out: features=[…]."
@@ -237,14 +253,19 @@ def _check_copy(column: NDArray[Any], name: object, labels: Mapping[Any, NDArray
             )
 
 
-def _names_classes(column: NDArray[Any], values: NDArray[Any]) -> bool:
+def _names_classes(column: NDArray[Any], label: _Label) -> bool:
     """Return whether a label has classes, and a feature has a value of its own for each of them in all rows."""
+    values = label.values
     some = slice(None, None, max(1, len(column) // 1000))
-    if not _are_paired(column[some], values[some]):  # most features, without reading all rows
+    if not _are_paired(column[some], values[some]):  # most features of a label with classes, without reading all rows
         return False
     known = np.isfinite(column) & np.isfinite(values)
+    rows = int(np.count_nonzero(known))
+    # A row that is left out takes at most one value along: most quantities are recognized without sorting them again.
+    if (label.distinct - (len(values) - rows)) * _ROWS_OF_A_CLASS > rows:
+        return False
     classes = len(np.unique(values[known]))
-    if classes < 2 or classes * _ROWS_OF_A_CLASS > known.sum():
+    if classes < 2 or classes * _ROWS_OF_A_CLASS > rows:
         return False  # a quantity, or too few rows to tell
     return _are_paired(column, values)
 
@@ -254,8 +275,9 @@ def _are_paired(column: NDArray[Any], values: NDArray[Any]) -> bool:
     known = np.isfinite(column) & np.isfinite(values)
     one, first = np.unique(column[known], return_inverse=True)
     other, second = np.unique(values[known], return_inverse=True)
-    pairs = np.unique(np.stack([first, second]), axis=1)
-    return bool(len(one) == len(other) == pairs.shape[1])
+    if len(one) != len(other):
+        return False
+    return len(np.unique(first * len(other) + second)) == len(one)
 
 
 def _may_equal(column: NDArray[Any], values: NDArray[Any]) -> bool:
@@ -318,8 +340,10 @@ def _mark(folder: Path, codes: Sequence[str], groups: Mapping[str, Group]) -> st
 
 def _hash_of(file: Path, start: int) -> bytes:
     with file.open("rb") as handle:
-        handle.seek(start)
-        return hashlib.blake2b(handle.read(_PIECE), digest_size=16).digest()
+        length = min(_PIECE, os.fstat(handle.fileno()).st_size - start)
+        # Mapped, because a copy would fill new memory, which costs as much as a fifth of the hash.
+        with mmap.mmap(handle.fileno(), length, flags=_MAPPED_AT_ONCE, prot=mmap.PROT_READ, offset=start) as piece:
+            return hashlib.blake2b(piece, digest_size=16).digest()
 
 
 class FrameLoader(DataLoader):
