@@ -102,9 +102,9 @@ def test_a_registry_that_cannot_be_written_is_a_warning(
     serve(tmp_path, "init", write_workflow(tmp_path / "job.yaml", document(tmp_path, market)))
     written = MLflowTracker.set_model_aliases
 
-    def fails(self: MLflowTracker, model: str, runs: Any, owner: str) -> bool:
+    def fails(self: MLflowTracker, model: str, runs: Any, owner: str, ledger: str) -> bool:
         if not caplog.records:
-            written(self, model, {}, owner)
+            written(self, model, {}, owner, ledger)
         raise TrackingError("the registry is gone")
 
     monkeypatch.setattr(MLflowTracker, "set_model_aliases", fails)
@@ -202,7 +202,14 @@ def test_aliases_of_a_run_are_set_once(tmp_path: Path) -> None:
     assert isinstance(tracker, MLflowTracker)
     tracker.prepare()
     run = tracker.create_run(tracker.create_experiment("e"), "r", {}).id
-    for model, owner in {"m": "served", "n": "o'brien", "o": 'the "new" one'}.items():
+    names = {
+        "m": "served",
+        "n": "o'brien",
+        "o": 'the "new" one',
+        """p'"q""": """a 'b' "c" %_\\""",
+        "r": """a _b_ "c" %_\\""",
+    }
+    for model, owner in names.items():
         assert tracker.set_model_aliases(model, {"champion": run, "candidate": None}, owner)
         assert not tracker.set_model_aliases(model, {"champion": run, "candidate": None}, owner)
         with pytest.raises(ConfigError, match="was created by the service"):
@@ -210,3 +217,52 @@ def test_aliases_of_a_run_are_set_once(tmp_path: Path) -> None:
         assert (tracker.models_of_owner(owner), tracker.models_of_owner("other")) == ([model], [])
         assert tracker.set_model_aliases(model, {"champion": None}, owner)
         assert aliases(tmp_path, model) == {}
+
+
+def test_services_of_one_name_in_two_ledgers_leave_each_others_aliases(tmp_path: Path, market: Market) -> None:
+    """The second one needs another registered model. Those that an earlier version has tagged are marked by the next
+    run that uses them, and no other one changes them."""
+    client = client_of(tmp_path)
+    ledgers = [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "two")]
+
+    def named(registry: str) -> Path:
+        return write_workflow(tmp_path / f"{registry}.yaml", document(tmp_path, market, registry=registry))
+
+    def run(ledger: str) -> None:
+        result = call("serve", "--ledger", ledger, "run")
+        assert (result.exit_code, "could not be written" in result.stderr) == (0, False), result.exception
+
+    assert call("serve", "--ledger", ledgers[0], "init", named("ranking")).exit_code == 0
+    run(ledgers[0])
+    refused = call("serve", "--ledger", ledgers[1], "init", named("ranking")).exception
+    assert isinstance(refused, ConfigError)
+    assert "was created by a service 'served' in another ledger" in str(refused)
+    assert not (tmp_path / "two.db").exists()
+    assert call("serve", "--ledger", ledgers[0], "init", named("ranking")).exit_code == 0
+    assert call("serve", "--ledger", ledgers[1], "init", named("other")).exit_code == 0
+    run(ledgers[1])
+    before = {model: aliases(tmp_path, model) for model in ("ranking", "other")}
+    assert all(before.values())
+    marks = {model: client.get_registered_model(model).tags["rollforge.ledger"] for model in before}
+    assert marks["ranking"] != marks["other"]
+    for model in before:
+        client.delete_registered_model_tag(model, "rollforge.ledger")  # as an earlier version leaves it
+    for ledger in (*ledgers, ledgers[0]):
+        run(ledger)
+        assert {model: aliases(tmp_path, model) for model in before} == before
+    assert {model: client.get_registered_model(model).tags["rollforge.ledger"] for model in before} == marks
+    assert call("serve", "--ledger", ledgers[0], "init", named("another")).exit_code == 0
+    run(ledgers[0])
+    assert (aliases(tmp_path), aliases(tmp_path, "other")) == ({}, before["other"])
+
+
+def test_one_of_several_models_may_be_named_like_the_experiment(tmp_path: Path, market: Market) -> None:
+    """The name of its registered model is made like those of the others, as `init` has checked."""
+    models = {"served": {}, "ridge": MODELS["ridge"]}
+    open_tracker(f"sqlite:///{tmp_path}/runs.db").prepare()
+    client_of(tmp_path).create_registered_model("ranking")
+    serve(tmp_path, "init", write_workflow(tmp_path / "job.yaml", document(tmp_path, market, models=models)))
+    serve(tmp_path, "run")
+    used = sorted(aliases(tmp_path, f"ranking.{model}")["champion"] for model in models)
+    assert used == sorted(released(tmp_path, "champion"))
+    assert aliases(tmp_path) == {}

@@ -134,7 +134,7 @@ def init(
     from rollforge.ledger.state import ServiceState
     from rollforge.online.locations import new_service_folder
     from rollforge.online.policy import challenger_of, read_policy
-    from rollforge.online.registry import check_registry
+    from rollforge.online.registry import check_registry, ledger_mark
     from rollforge.plan import named_templates
     from rollforge.workflow import load_workflow
     from rollforge.yaml12 import line_of
@@ -148,7 +148,9 @@ def init(
         if workflow.registry is not None:
             others = [model for model, _ in named if challenger is None or model != challenger.name]
             several = len(named) > 1  # the only model of a workflow has the name of its experiment
-            check_registry(workflow.session.tracking_uri, workflow.registry, name, others if several else [])
+            mark = ledger_mark(_known_state(options.of(workflow.session), name))
+            tracking_uri, models = workflow.session.tracking_uri, others if several else []
+            check_registry(tracking_uri, workflow.registry, name, models, mark)
     except ConfigError as exc:
         raise ConfigError(f"{workflow.path}, {line_of(exc.path, workflow.lines)}{exc}") from exc
     start = checked_begin(workflow, leakage)
@@ -180,6 +182,17 @@ def init(
             echo(
                 f"the data end on {start.data_until}, before the first window: runs do nothing until they reach {first}"
             )
+
+
+def _known_state(options: ServiceOptions, name: str) -> ServiceState:
+    """Return the state of a service before it is recorded, without creating a ledger."""
+    from rollforge.errors import ConfigError
+    from rollforge.ledger.state import ServiceState
+
+    try:
+        return ServiceState.of(options.ledger().entries(name))
+    except ConfigError:  # there is no ledger yet
+        return ServiceState()
 
 
 def _first_day(name: str, state: ServiceState, known: object, found: Begin, asked: str | None) -> str:

@@ -318,11 +318,22 @@ def _absolute(path: str) -> Path:
 class ModelAliases(Protocol):
     """A tracking store that also has a registry of models. MLflow's stores have one.
 
-    A registered model belongs to the service that has created it, its owner. Those that others have created are not changed.
+    A registered model belongs to the service that has created it, its owner, and to the ledger of that service: another
+    ledger may have a service of the same name. Those that others have created are not changed. One that an earlier version
+    has created has no mark of a ledger; it gets that of the next one that changes it.
     """
 
-    def check_model_owner(self, model: str, owner: str) -> None:
+    def check_model_owner(self, model: str, owner: str, ledger: str | None = None) -> None:
         """Raise an error if a registered model exists that others have created.
+
+        Parameters
+        ----------
+        model : str
+            Name of the registered model.
+        owner : str
+            The service.
+        ledger : str, optional
+            The mark of its ledger; None does not compare ledgers.
 
         Raises
         ------
@@ -330,10 +341,12 @@ class ModelAliases(Protocol):
             If there is.
         """
 
-    def models_of_owner(self, owner: str) -> list[str]:
-        """Return the names of the registered models of an owner."""
+    def models_of_owner(self, owner: str, ledger: str | None = None) -> list[str]:
+        """Return the names of the registered models of an owner; with a ledger, only those with its mark."""
 
-    def set_model_aliases(self, model: str, runs: Mapping[str, str | None], owner: str) -> bool:
+    def set_model_aliases(
+        self, model: str, runs: Mapping[str, str | None], owner: str, ledger: str | None = None
+    ) -> bool:
         """Make aliases of a registered model point at runs, and return whether anything has changed.
 
         Parameters
@@ -344,6 +357,8 @@ class ModelAliases(Protocol):
             Alias -> id of a run; None removes the alias.
         owner : str
             The service whose models these are.
+        ledger : str, optional
+            The mark of its ledger; None does not compare ledgers.
 
         Raises
         ------

@@ -14,6 +14,9 @@ __all__ = ["Registry"]
 
 OWNER_TAG = "rollforge.service"
 """Tag of a registered model: the name of the service that has created it."""
+LEDGER_TAG = "rollforge.ledger"
+"""Tag of a registered model: the ledger of the service, because another ledger may have a service of the same name. Earlier
+versions did not set it."""
 
 
 class Registry:
@@ -28,7 +31,7 @@ class Registry:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def check_owner(self, model: str, owner: str) -> None:
+    def check_owner(self, model: str, owner: str, ledger: str | None = None) -> None:
         """Raise an error if a registered model exists that others have created. A new database is not created.
 
         Raises
@@ -38,23 +41,23 @@ class Registry:
         """
         database = self._connection.database
         if database is None or not is_new(database):
-            self._model(model, owner)
+            self._model(model, owner, ledger)
 
-    def owned_by(self, owner: str) -> list[str]:
-        """Return the names of the registered models that an owner has created."""
-        mark = '"' if "'" in owner else "'"
+    def owned_by(self, owner: str, ledger: str | None = None) -> list[str]:
+        """Return the names of the registered models that an owner has created, in order; with a ledger, those with its mark."""
+        marks = {OWNER_TAG: owner, **({LEDGER_TAG: ledger} if ledger is not None else {})}
         names: list[str] = []
         token = None
         while True:
-            page = self._call(
-                "search_registered_models", f"tags.`{OWNER_TAG}` = {mark}{owner}{mark}", 100, ["name"], token
-            )
-            names += [str(one.name) for one in page]
+            page = self._call("search_registered_models", _condition(owner), 100, ["name"], token)
+            names += [str(one.name) for one in page if marks.items() <= dict(one.tags).items()]
             token = page.token
             if not token:
                 return names
 
-    def set_aliases(self, model: str, runs: Mapping[str, tuple[str, str] | None], owner: str) -> bool:
+    def set_aliases(
+        self, model: str, runs: Mapping[str, tuple[str, str] | None], owner: str, ledger: str | None = None
+    ) -> bool:
         """Make aliases of a registered model point at versions of runs, and return whether anything has changed.
 
         The model, and a version for a run that has none, are created. If the process is killed in between, the next call
@@ -68,20 +71,25 @@ class Registry:
             Alias -> id of the run and URI of its artifacts; None removes the alias.
         owner : str
             The service whose models these are.
+        ledger : str, optional
+            The mark of its ledger, which a registered model without one is given.
 
         Raises
         ------
         ConfigError
             If others have created the registered model.
         """
-        found = self._model(model, owner)
-        known: dict[str, Any] = {} if found is None else dict(found.aliases)
-        if found is None:
-            from mlflow.entities.model_registry import RegisteredModelTag
+        from mlflow.entities.model_registry import RegisteredModelTag
 
-            # The tag is part of the creation, so a process that is killed leaves no model without it.
-            tag = RegisteredModelTag(OWNER_TAG, owner)  # type: ignore[no-untyped-call]
-            self._call("create_registered_model", model, [tag])
+        found = self._model(model, owner, ledger)
+        known: dict[str, Any] = {} if found is None else dict(found.aliases)
+        marks = {OWNER_TAG: owner, **({LEDGER_TAG: ledger} if ledger is not None else {})}
+        tags = [RegisteredModelTag(*mark) for mark in marks.items()]  # type: ignore[no-untyped-call]
+        if found is None:
+            # The tags are part of the creation, so a process that is killed leaves no model without them.
+            self._call("create_registered_model", model, tags)
+        elif ledger is not None and LEDGER_TAG not in dict(found.tags):
+            self._call("set_registered_model_tag", model, tags[-1])
         changed = False
         for alias, run in runs.items():
             if run is None:
@@ -95,13 +103,21 @@ class Registry:
                 changed = True
         return changed
 
-    def _model(self, model: str, owner: str) -> Any:
+    def _model(self, model: str, owner: str, ledger: str | None) -> Any:
         """Return a registered model; None if there is none."""
         try:
             found = self._call("get_registered_model", model)
         except RecorderNotFound:
             return None
-        made_by = dict(found.tags).get(OWNER_TAG)
+        tags = dict(found.tags)
+        made_by, its_ledger = tags.get(OWNER_TAG), tags.get(LEDGER_TAG)
+        if made_by == owner and ledger is not None and its_ledger not in (None, ledger):
+            raise ConfigError(
+                f"The registered model {model!r} in {mask_secrets(self._connection.uri)} was created by a service "
+                f"{owner!r} in another ledger, so this one does not change its aliases. Choose another name; or, if nothing "
+                f"else uses it, delete its tag {LEDGER_TAG}.",
+                path="registry",
+            )
         if made_by != owner:
             others = "by others" if made_by is None else f"by the service {made_by!r}"
             raise ConfigError(
@@ -119,3 +135,16 @@ class Registry:
 
     def _call(self, name: str, *arguments: object) -> Any:
         return self._connection.call(name, *arguments, registry=True)
+
+
+def _condition(owner: str) -> str:
+    """Return MLflow's filter for the registered models of an owner, or of more if its name has both kinds of quotes.
+
+    MLflow cannot escape a quote, but a pattern can stand for it.
+    """
+    if "'" not in owner:
+        return f"tags.`{OWNER_TAG}` = '{owner}'"
+    if '"' not in owner:
+        return f'tags.`{OWNER_TAG}` = "{owner}"'
+    pattern = owner.replace("'", "_")
+    return f"tags.`{OWNER_TAG}` LIKE '{pattern}'"

@@ -286,15 +286,17 @@ class MLflowTracker:
 
     # -- model registry ------------------------------------------------------------------------------------------------
 
-    def check_model_owner(self, model: str, owner: str) -> None:
-        self._registry.check_owner(model, owner)
+    def check_model_owner(self, model: str, owner: str, ledger: str | None = None) -> None:
+        self._registry.check_owner(model, owner, ledger)
 
-    def models_of_owner(self, owner: str) -> list[str]:
-        return self._registry.owned_by(owner)
+    def models_of_owner(self, owner: str, ledger: str | None = None) -> list[str]:
+        return self._registry.owned_by(owner, ledger)
 
-    def set_model_aliases(self, model: str, runs: Mapping[str, str | None], owner: str) -> bool:
+    def set_model_aliases(
+        self, model: str, runs: Mapping[str, str | None], owner: str, ledger: str | None = None
+    ) -> bool:
         versions = {alias: None if run is None else (run, self.files(run).uri) for alias, run in runs.items()}
-        return self._registry.set_aliases(model, versions, owner)
+        return self._registry.set_aliases(model, versions, owner, ledger)
 
     # -- artifacts -----------------------------------------------------------------------------------------------------
 
