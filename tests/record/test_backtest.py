@@ -20,6 +20,7 @@ from rollforge.record.backtest import (
     SimulatorExecutor,
     TopkDropoutStrategy,
     backtest,
+    backtest_daily,
     run_backtest,
 )
 from rollforge.record.decision import Order, OrderDir
@@ -247,6 +248,20 @@ def test_unsupported_strategies(prediction: pd.DataFrame, session: Session) -> N
             build({"class": name, "module_path": "qlib.contrib.strategy", "kwargs": {"signal": prediction}})
     with pytest.raises(ConfigError, match="dict is not a strategy"):
         run_backtest({"class": "dict", "module_path": "builtins"}, session=session)
+
+
+@pytest.mark.parametrize("given", [None, {"deal_price": "close"}, {"close_cost": 0.01}])
+def test_a_daily_backtest_has_qlibs_costs_of_that_function(
+    given: dict[str, object] | None, prediction: pd.DataFrame, session: Session
+) -> None:
+    """Buying costs 0.05 % and selling 0.15 %, at least 5 an order, unless other costs are given."""
+    strategy = TopkDropoutStrategy(signal=prediction, topk=3, n_drop=1)
+    costs = {"open_cost": 0.0005, "close_cost": 0.0015, "min_cost": 5, **(given or {})}
+    with using(session):
+        report, _ = backtest_daily(START, END, strategy, benchmark=None, exchange_kwargs=given)
+        (expected, _), *_ = backtest(START, END, strategy, benchmark=None, account=1e8, exchange_kwargs=costs)[0].values()
+    assert report["total_cost"].iloc[-1] > 0
+    pd.testing.assert_frame_equal(report, expected)
 
 
 def test_qlib_names_and_form(prediction: pd.DataFrame, session: Session) -> None:

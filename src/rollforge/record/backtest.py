@@ -403,6 +403,10 @@ def qlib_form(
     return metrics, {FREQ: (result.indicators, result.trades)}
 
 
+DAILY_COSTS: Mapping[str, object] = {"open_cost": 0.0005, "close_cost": 0.0015, "min_cost": 5}
+"""Costs of :func:`backtest_daily` by default, as in Qlib."""
+
+
 def backtest_daily(
     start_time: object,
     end_time: object,
@@ -415,14 +419,16 @@ def backtest_daily(
 ) -> tuple[pd.DataFrame, Positions]:
     """Run a backtest and return ``(report, positions)``, as in Qlib.
 
+    Unless `exchange_kwargs` contains other costs, buying costs 0.05 % and selling 0.15 %, at least 5 an order: Qlib's
+    defaults of this function, which are lower than those of :func:`backtest`.
+
     Raises
     ------
     ConfigError
         If the executor makes no report; also as for :func:`backtest`.
     """
-    metrics, _ = backtest(
-        start_time, end_time, strategy, executor, benchmark, account, exchange_kwargs, pos_type=pos_type
-    )
+    costs = {**DAILY_COSTS, **(exchange_kwargs or {})}
+    metrics, _ = backtest(start_time, end_time, strategy, executor, benchmark, account, costs, pos_type=pos_type)
     if FREQ not in metrics:
         raise ConfigError("backtest_daily needs generate_portfolio_metrics=True.", path="executor.kwargs")
     return metrics[FREQ]
