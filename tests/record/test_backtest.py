@@ -259,7 +259,9 @@ def test_a_daily_backtest_has_qlibs_costs_of_that_function(
     costs = {"open_cost": 0.0005, "close_cost": 0.0015, "min_cost": 5, **(given or {})}
     with using(session):
         report, _ = backtest_daily(START, END, strategy, benchmark=None, exchange_kwargs=given)
-        (expected, _), *_ = backtest(START, END, strategy, benchmark=None, account=1e8, exchange_kwargs=costs)[0].values()
+        (expected, _), *_ = backtest(START, END, strategy, benchmark=None, account=1e8, exchange_kwargs=costs)[
+            0
+        ].values()
     assert report["total_cost"].iloc[-1] > 0
     pd.testing.assert_frame_equal(report, expected)
 

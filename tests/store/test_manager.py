@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -192,3 +193,49 @@ def test_pools_are_listed_on_the_class_too(manager: TaskManager) -> None:
     with using(Session(store_uri="memory://listed")):
         TaskManager("a pool").create_task([{"x": 1}])
         assert TaskManager.list() == ["a pool"]
+
+
+@pytest.mark.parametrize("status", ["running", "waiting", "failed", "ready"])
+def test_a_result_is_committed_as_done_or_part_done(manager: TaskManager, status: str) -> None:
+    """Another status is refused before anything changes: a running task that nobody holds could never be fetched."""
+    task = manager.fetch_task()
+    assert task is not None
+    with pytest.raises(ConfigError, match=f"{status}.*Valid values: (done, part_done|part_done, done)"):
+        manager.commit_task_res(task, "result", status)
+    manager.commit_task_res(task, "result")
+    assert manager.re_query(task["_id"])["status"] == "done"
+
+
+@pytest.mark.parametrize("status", ["running", "ready"])
+def test_a_task_is_not_given_back_as_running(manager: TaskManager, status: str) -> None:
+    task = manager.fetch_task()
+    assert task is not None
+    with pytest.raises(ConfigError, match=status):
+        manager.return_task(task, status)
+    manager.return_task(task)
+    assert manager.fetch_task() is not None
+
+
+def test_a_single_definition_is_one_task(manager: TaskManager) -> None:
+    (created,) = manager.create_task({"model": 1})
+    assert manager.re_query(created)["def"] == {"model": 1}
+    assert manager.create_task({"model": 1}, dry_run=True) == [created]
+
+
+@pytest.mark.parametrize("given", ["abc", b"abc", 5, None, [[1]], ["abc"], [{"a": 1}, 3]])
+def test_what_is_not_a_definition_is_not_stored(manager: TaskManager, given: Any) -> None:
+    with pytest.raises(ConfigError, match="dict"):
+        manager.create_task(given)
+    assert manager.task_stat() == {"waiting": 3}
+
+
+@pytest.mark.parametrize("given", [{}, {"model": 1}, {"def": "abc"}, "abc"])
+def test_a_task_in_qlibs_form_has_a_definition(manager: TaskManager, given: Any) -> None:
+    (created,) = manager.create_task([{"k": 0}])
+    with pytest.raises(ConfigError, match="dict"):
+        manager.insert_task(given)
+    with pytest.raises(ConfigError, match="dict"):
+        manager.replace_task({"_id": created}, given)
+    with pytest.raises(ConfigError, match="status"):
+        manager.insert_task({"def": {"k": 1}, "status": "ready"})
+    assert [task["def"] for task in manager.query()] == [{"x": 1}, {"x": 2}, {"x": 3}, {"k": 0}]

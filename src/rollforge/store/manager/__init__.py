@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from rollforge import trust
-from rollforge.errors import ConfigError, LeaseLost, TaskNotFound, counted
+from rollforge.errors import ConfigError, LeaseLost, TaskNotFound, counted, shown
 from rollforge.machine import process_name
 from rollforge.moved import Alias
 from rollforge.session import Session, current_session
@@ -160,8 +160,13 @@ class TaskManager:
         ----------
         task : mapping
             ``{"def": …}``, optionally with ``status``, ``res``, ``priority``, ``depends_on`` and ``model_name``.
+
+        Raises
+        ------
+        ConfigError
+            If it has no definition, or a status that does not exist.
         """
-        definition, status = task["def"], Status(task.get("status", Status.WAITING))
+        definition, status = _definition_in(task), _status(task.get("status", Status.WAITING), *Status)
         dependencies = self._known_dependencies(task.get("depends_on", ()))
         if status is Status.WAITING and task.get("res") is None:
             made = self.store.create(
@@ -189,13 +194,13 @@ class TaskManager:
 
     def insert_task_def(self, task_def: Mapping[str, object]) -> InsertedId:
         """Store a definition and return its id. An existing task is not changed."""
-        created = self.store.create(self.pool, [task_def])[0]
+        created = self.store.create(self.pool, [_definition(task_def)])[0]
         trust.mark_as_own([created.id])
         return InsertedId(created.id)
 
     def create_task(
         self,
-        task_def_l: Sequence[Mapping[str, object]],
+        task_def_l: Sequence[Mapping[str, object]] | Mapping[str, object],
         dry_run: bool = False,
         print_nt: bool = False,
         *,
@@ -213,8 +218,8 @@ class TaskManager:
 
         Parameters
         ----------
-        task_def_l : sequence of dict
-            Task definitions.
+        task_def_l : sequence of dict, or dict
+            Task definitions, or a single one.
         dry_run : bool
             If True, nothing is stored. The ids returned are those that the tasks have or would get.
         print_nt : bool
@@ -245,8 +250,9 @@ class TaskManager:
         TaskNotFound
             If no task has an id in `depends_on`, or no task matches it.
         ConfigError
-            If tasks would depend on each other in a cycle.
+            If a definition is not a mapping, or tasks would depend on each other in a cycle.
         """
+        task_def_l = _definitions(task_def_l)
         dependencies = self._known_dependencies(depends_on)
         if dry_run:
             for definition in task_def_l:
@@ -272,7 +278,7 @@ class TaskManager:
 
     def replace_task(self, task: Mapping[str, object], new_task: Mapping[str, Any]) -> str:
         """Replace `task` by `new_task` (``{"def": …}``) and return the new id."""
-        made = self.store.replace(self.pool, str(task["_id"]), new_task["def"])
+        made = self.store.replace(self.pool, str(task["_id"]), _definition_in(new_task))
         trust.mark_as_own([made])
         return made
 
@@ -316,12 +322,24 @@ class TaskManager:
         ------
         LeaseLost
             If this process no longer holds the task; the result is discarded.
+        ConfigError
+            If `status` is neither ``done`` nor ``part_done``: a task with a result has no other.
         """
-        self.store.commit(_claim(task, self.pool), res, Status(status) if status else Status.DONE)
+        wanted = _status(status or Status.DONE, Status.DONE, Status.PART_DONE)
+        self.store.commit(_claim(task, self.pool), res, wanted)
 
     def return_task(self, task: Mapping[str, object], status: Status | str | None = None) -> None:
-        """Give a fetched task back: to the status it was fetched from, or to `status`."""
-        self.store.give_back(_claim(task, self.pool), Status(status) if status else None)
+        """Give a fetched task back: to the status it was fetched from, or to `status`.
+
+        Raises
+        ------
+        LeaseLost
+            If this process no longer holds the task.
+        ConfigError
+            If `status` is ``running``: nobody would hold the task, and it could never be fetched again.
+        """
+        wanted = _status(status, *(s for s in Status if s is not Status.RUNNING)) if status else None
+        self.store.give_back(_claim(task, self.pool), wanted)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -351,11 +369,7 @@ class TaskManager:
 
     def reset_status(self, query: Mapping[str, object], status: Status | str) -> int:
         """Change the status of the tasks that match and return how many."""
-        try:
-            wanted = Status(status)
-        except ValueError:
-            raise ConfigError(f"{status!r} is not a status. Valid values: {', '.join(Status)}.") from None
-        return self.store.set_status(self.pool, query, wanted)
+        return self.store.set_status(self.pool, query, _status(status, *Status))
 
     def prioritize(self, task: Mapping[str, object], priority: int) -> None:
         """Change the priority of a task; higher comes first."""
@@ -462,3 +476,42 @@ def _claim(task: Mapping[str, Any], pool: str) -> TaskRecord:
         id=str(task["_id"]), pool=pool, definition=task["def"], token=task.get("token", 0), worker=task.get("worker"),
         stage_from=Status(task.get("stage_from", Status.WAITING)),
     )  # fmt: skip
+
+
+def _status(given: Status | str, *allowed: Status) -> Status:
+    """Return a status.
+
+    Raises
+    ------
+    ConfigError
+        If it is not one of those allowed.
+    """
+    try:
+        status = Status(given)
+    except ValueError:
+        raise ConfigError(f"{given!r} is not a status. Valid values: {', '.join(allowed)}.") from None
+    if status not in allowed:
+        raise ConfigError(f"the status cannot be {status.value!r} here. Valid values: {', '.join(allowed)}.")
+    return status
+
+
+def _definitions(given: object) -> list[Mapping[str, object]]:
+    """Return task definitions: those in a sequence, or a single one."""
+    if isinstance(given, Mapping):
+        return [given]
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise ConfigError(f"Task definitions must be a list of dicts, found {shown(given)}.")
+    return [_definition(one, f"Task {i}") for i, one in enumerate(given)]
+
+
+def _definition(given: object, name: str = "A task definition") -> Mapping[str, object]:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{name} must be a dict such as {{'model': …, 'dataset': …}}, found {shown(given)}.")
+    return given
+
+
+def _definition_in(task: object) -> Mapping[str, object]:
+    """Return the definition of a task in Qlib's form."""
+    if not isinstance(task, Mapping) or "def" not in task:
+        raise ConfigError(f"A task must be a dict with its definition under 'def', found {shown(task)}.")
+    return _definition(task["def"])
