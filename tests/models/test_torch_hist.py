@@ -83,7 +83,7 @@ def test_it_computes_what_qlibs_does(kind: str) -> None:
     from rollforge.models.torch_hist_network import HISTModel
 
     network = filled(HISTModel(2, 3, 2, 0.0, kind))
-    network.concepts.value = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]])
+    network.set_concepts(np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0]], np.float32))
     x, group = waves(5, 8), torch.tensor([0, 1, 2, -1, 0])
     optimizer = torch.optim.SGD(network.parameters(), lr=0.2)
     first = network.of_groups(x, group)[:, 0]

@@ -104,16 +104,16 @@ def test_it_computes_what_qlibs_does(mode: str) -> None:
 
 
 def test_an_epoch_reads_train_several_times_and_then_valid_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In whole batches; both networks learn, with optimizers and learning rates of their own."""
+    """In whole batches, which differ between epochs; both networks learn, with optimizers and learning rates of their own."""
     from rollforge.models.torch_tcts_network import TCTSModel
 
-    calls: list[str] = []
+    calls: list[tuple[str, float]] = []
     for name in ("training_loss", "further_loss"):
         loss = getattr(TCTSModel, name)
 
-        def counted(self: Any, *args: Any, name: str = name, loss: Any = loss) -> Any:
-            calls.append(name)
-            return loss(self, *args)
+        def counted(self: Any, features: Any, target: Any, name: str = name, loss: Any = loss) -> Any:
+            calls.append((name, float(target.label.sum())))
+            return loss(self, features, target)
 
         monkeypatch.setattr(TCTSModel, name, counted)
     fixed = {"fore_lr": 0.0, "fore_optimizer": "gd"}, {"weight_lr": 0.0, "weight_optimizer": "gd"}
@@ -123,13 +123,34 @@ def test_an_epoch_reads_train_several_times_and_then_valid_once(monkeypatch: pyt
         model.fit(rows())
         assert model.weights is not None
         weights.append({name: value.copy() for name, value in model.weights.items()})
-    one = ["training_loss"] * 2 * (91 * 12 // 128) + ["further_loss"] * (30 * 12 // 128)
-    assert calls == one * 3
+    train, valid = 91 * 12 // 128, 30 * 12 // 128
+    assert [name for name, _ in calls] == (["training_loss"] * 2 * train + ["further_loss"] * valid) * 3
+    assert calls[:train] == calls[train : 2 * train]
+    calls.clear()
+    tcts(n_epochs=2, steps=1).fit(rows())
+    first, second = set(calls[: train + valid]), set(calls[train + valid :])
+    assert len(first) == len(second) == train + valid
+    assert not first & second
     learned, of_weights, of_scores = weights
     for name in learned:
         own = name.startswith("weight_model")
         assert not np.array_equal(of_weights[name], of_scores[name]), name
         assert not np.array_equal(learned[name], (of_scores if own else of_weights)[name]), name
+
+
+def test_weights_of_samples_multiply_losses() -> None:
+    """A loss of equal weights is that without weights times the weight; a sample of weight 0 does not count."""
+    import torch
+
+    from rollforge.models.torch_tcts_network import TCTSModel
+    from rollforge.models.torch_training import Target
+
+    network, x, label = filled(TCTSModel(2, 3, 1, 0.0, 8, 3, 1)), waves(6, 8), waves(6, 3)
+    some = torch.tensor([1.0, 1, 1, 0, 0, 0])
+    for loss in (network.training_loss, network.further_loss, network.validation_loss):
+        plain, heavy = loss(x, Target(label, None)).item(), loss(x, Target(label, torch.full((6,), 3.0))).item()
+        assert heavy == pytest.approx(3 * plain)
+        assert loss(x, Target(label, some)).item() == pytest.approx(loss(x[:3], Target(label[:3], None)).item() / 2)
 
 
 def test_samples_of_several_days() -> None:
@@ -167,6 +188,18 @@ def test_the_training_is_repeated_with_other_seeds(caplog: pytest.LogCaptureFixt
     enough.fit(rows())
     assert enough.trainings == np.argmin(losses) + 1
     pd.testing.assert_series_equal(enough.predict(rows()), repeated.predict(rows()), check_exact=True)
+
+
+def test_an_interrupted_training_continues() -> None:
+    """Both networks have the same bits as those of a training that was not interrupted."""
+    continued, undisturbed = tcts(n_epochs=6), tcts(n_epochs=6)
+    assert interrupted(continued, rows(), "TCTSModel", 3)[-1] == "interrupted"
+    assert interrupted(continued, rows(), "TCTSModel", -1) == ["TCTSModel"] * 4
+    undisturbed.fit(rows())
+    assert continued.weights is not None
+    assert undisturbed.weights is not None
+    for name, weight in undisturbed.weights.items():
+        np.testing.assert_array_equal(continued.weights[name], weight)
 
 
 def test_an_interrupted_repetition_continues(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Unpack
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge import safe_pickle
@@ -108,7 +109,7 @@ class HIST(GATs):
         return network
 
     def _numbered(self, examples: Examples) -> Examples:
-        codes, which = np.unique(examples.index.get_level_values("instrument")[examples.usable], return_inverse=True)
+        which, codes = pd.factorize(examples.index.get_level_values("instrument")[examples.usable])
         numbers = np.array([self.stock_numbers.get(str(code), -1) for code in codes], np.int64)
         if (numbers < 0).any():
             log.warning(

@@ -53,6 +53,9 @@ class IGMTFModel(nn.Module):
         self.project1, self.project2 = (nn.Linear(hidden_size, hidden_size, bias=False) for _ in range(2))
         self.fc_out_pred = nn.Linear(2 * hidden_size, 1)
         self.known, self.first_rows = Stored(), Stored()
+        self._means: tuple[Tensor, Tensor, Tensor] | None = (
+            None  # of what is known: the day of each row, the mean of each day
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores of all samples of a day."""
@@ -78,9 +81,14 @@ class IGMTFModel(nn.Module):
 
     def _similar_days(self, own: Tensor) -> Tensor:
         """Return the hidden values of the training days whose means are most similar to that of the samples."""
-        known, first = self.known.value, self.first_rows.value
-        counts = first.diff()
-        day = torch.repeat_interleave(counts)
-        means = known.new_zeros(len(counts), known.shape[1]).index_add_(0, day, known) / counts[:, None]
-        chosen = cosines(own.mean(dim=0, keepdim=True), means)[0].topk(min(DAYS, len(counts))).indices
+        known = self.known.value
+        if (
+            self._means is None or self._means[0] is not known
+        ):  # it was computed anew, loaded, or moved to another device
+            counts = self.first_rows.value.diff()
+            day = torch.repeat_interleave(counts)
+            sums = known.new_zeros(len(counts), known.shape[1]).index_add_(0, day, known)
+            self._means = known, day, sums / counts[:, None]
+        _, day, means = self._means
+        chosen = cosines(own.mean(dim=0, keepdim=True), means)[0].topk(min(DAYS, len(means))).indices
         return known[torch.isin(day, chosen)]
