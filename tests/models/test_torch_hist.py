@@ -27,6 +27,8 @@ pytestmark = pytest.mark.skipif(not HAVE, reason="PyTorch is not installed: make
 
 CONCEPTS = np.array([[1, 0], [1, 1], [0, 1], [0, 0]], np.int8)
 NUMBERS = {f"I{i}": i % 4 for i in range(10)}  # but not of I10 and I11
+SEGMENTS = {**ModelSuite.segments, "train": ("2020-03-01", "2020-03-31"), "valid": ("2020-04-01", "2020-04-10")}
+"""Fewer days, because each of them is a batch."""
 
 
 @pytest.fixture(autouse=True)
@@ -48,18 +50,20 @@ def hist(**kwargs: Any) -> HIST:
 
 
 def data() -> DatasetH:
-    return DatasetH(DataHandlerLP.from_df(ModelSuite().make_frame()), dict(ModelSuite.segments))
+    return DatasetH(DataHandlerLP.from_df(ModelSuite().make_frame()), dict(SEGMENTS))
 
 
+@pytest.mark.slow
 class TestConcepts(ModelSuite):
     """A model that reads files when it is fitted, and nothing when it predicts."""
 
     missing_features = "excluded"
+    segments = SEGMENTS
 
     def make_model(self) -> HIST:
         folder = Path.cwd()
         paths = {"stock2concept": folder / "concepts.npy", "stock_index": folder / "index.npy"}
-        return hist(n_epochs=4, checkpoint_seconds=1.0, **paths)
+        return hist(n_epochs=3, lr=0.06, checkpoint_seconds=1.0, **paths)
 
 
 QLIB = {  # the scores, and those after a step against the gradient

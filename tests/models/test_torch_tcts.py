@@ -57,6 +57,7 @@ def tcts(**kwargs: Any) -> TCTS:
     return TCTS(**options)
 
 
+@pytest.mark.slow
 class TestSeveralLabels(ModelSuite):
     """A model of three labels."""
 
