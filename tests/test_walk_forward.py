@@ -394,6 +394,30 @@ def test_classes_of_any_type_are_those_of_scikit_learn(kind: str, session: Sessi
         assert "number them in alphabetical order (high, low, mid)" in page
 
 
+@pytest.mark.parametrize("kind", ["int8", "uint16", "Int64", "float32", "boolean"])
+def test_classes_have_the_type_of_the_table(kind: str, session: Session) -> None:
+    """Predicted classes, labels, and the columns of whole numbers."""
+    frame = table(list("AB")).dropna()
+    frame["y"] = (frame["y"] > 0).astype(kind)
+    result = run(LogisticRegression(), frame, session)
+    assert (result.predicted_class.dtype, result.label.dtype) == (frame["y"].dtype, frame["y"].dtype)
+    if "nt" in kind:
+        assert result.probability.columns.dtype == frame["y"].dtype
+    assert result.classes == {"y": (0, 1)}
+
+
+def test_features_that_resemble_the_label_are_accepted(session: Session) -> None:
+    """Constants, columns that vary only by rounding, noise on the label, and an outlier in the row of the label's."""
+    frame = table(list("AB")).dropna()
+    noise, first = np.random.default_rng(1).normal(size=len(frame)), np.arange(len(frame)) == 0
+    frame["y"] = frame["y"].where(~first, 1e6)
+    frame = frame.assign(
+        constant=3.0, rounded=1e7 + frame["y"].where(~first, 0.0), noisy=2 * frame["y"] + 1e-3 * noise,
+        outlier=np.where(first, 1e6, noise),
+    )  # fmt: skip
+    run(Ridge(), frame, session, features=["constant", "rounded", "noisy", "outlier"])
+
+
 def metrics_are(found: pd.Series, truth: pd.Series, probability: pd.DataFrame) -> None:
     """Compare metrics with scikit-learn's."""
     known = truth.notna().to_numpy()
@@ -1044,6 +1068,21 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
         ),
         {"features": ["c", "d"]},
         "feature 'd' has another value for each class of the label 'y', so a model would read the answer",
+    ),
+    (
+        lambda: columns().assign(d=lambda f: (3 - 2 * f["y"]).astype(np.float32).where(f["c"] > 0)),
+        {"features": ["c", "d"]},
+        r"feature 'd' is -2 times the label 'y' \+ 3 in all rows, so a model would read the answer\. Leave it out",
+    ),
+    (
+        lambda: columns().assign(y=lambda f: 2**53 + np.arange(len(f)) % 2 * 2),
+        {"estimator": LogisticRegression()},
+        r"'y' has the class 9007199254740994\. Classes beyond 2\*\*53 cannot be told apart .*astype\(str\)",
+    ),
+    (
+        lambda: columns().assign(y=lambda f: np.array([2**53 + i % 2 for i in range(len(f))], object)),
+        {"estimator": LogisticRegression(), "entity": "stock"},
+        r"'y' has the class 9007199254740993 in row 1 \(.*\)\. Classes beyond",
     ),
     (columns, {"horizon": [1, 5]}, "horizon: has 2 horizons for 1 label"),
     (columns, {"label": ["y", "c"], "horizon": [1, 1]}, "horizon: has 1 twice"),

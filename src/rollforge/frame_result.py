@@ -70,7 +70,8 @@ class Target:
             found = prediction.iloc[:, 1:]
         else:
             found = pd.concat([1 - prediction.iloc[:, 0], prediction.iloc[:, 0]], axis=1)
-        return found.set_axis(pd.Index(self.classes, tupleize_cols=False), axis=1)
+        own = self.dtype if pd.api.types.is_integer_dtype(self.dtype) else None
+        return found.set_axis(pd.Index(self.classes, dtype=own, tupleize_cols=False), axis=1)
 
     def predicted_class(self, probability: pd.DataFrame) -> pd.Series:
         """Return the class with the highest probability, which :meth:`probability` returned, as in the user's table."""

@@ -22,6 +22,7 @@ from rollforge.frame_result import Target, WalkForward, model_name
 from rollforge.generate.calendar_windows import HOLIDAYS
 from rollforge.generate.offsets import read_length, read_offset
 from rollforge.market.user_table import (
+    EXACT,
     CodedTable,
     Keys,
     Table,
@@ -30,6 +31,7 @@ from rollforge.market.user_table import (
     read_classes,
     read_column,
     read_keys,
+    too_large_a_class,
 )
 from rollforge.models.base import Model
 from rollforge.models.sklearn import (
@@ -382,6 +384,9 @@ def _classes(table: Table, label: object) -> tuple[Any, ...]:
             f"A classifier needs a label with classes, which are text or at most {_CLASSES} whole numbers, but {str(label)!r} "
             f"has {len(classes)} values, such as {shown(classes[:3].tolist())}. Use a regressor, or make classes of them."
         )
+    large = classes[np.abs(classes) > EXACT]
+    if len(large):
+        raise DataError(too_large_a_class(label, int(large[0])))
     kind = table.dtype(label)
     return tuple(classes.astype(kind).tolist())
 

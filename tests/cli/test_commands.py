@@ -86,6 +86,7 @@ def test_a_worker_without_data_claims_nothing(options: tuple[str, ...], said: st
         (["day=a", "1d=b"], "has two folders for the frequency 'day', 'a' and 'b'. Give one folder"),
         (["a", "b"], "has two folders without a frequency, 'a' and 'b'"),
         (["hour=a", "foo=b"], "'foo' is not a frequency"),
+        (["foo=b"], "If 'foo=b' is a folder, put a slash before it: --data ./foo=b."),
         (["1s=a"], "'1s' is shorter than a minute"),
         (["1min="], "or FREQ=FOLDER as in day=FOLDER, found '1min='"),
         ([""], "expected FOLDER, or"),

@@ -272,6 +272,8 @@ def test_a_frequency_by_group() -> None:
     pd.testing.assert_frame_equal(by_group, QlibDataLoader(FIRST).load("all", *DAYS))
     for config, freq, said in (
         (FIRST, {"feature": "day"}, "names no frequency for the group 'label'"),
+        (FIRST, {"feature": None, "label": "day"}, r"^freq\.feature: must be the name of a frequency, .* found None\."),
+        (FIRST, None, r"^freq: must be the name of a frequency, such as 'day' or '60min', found None\."),
         (FIRST, {"feature": "1min", "label": "day"}, "is '1min' for the group 'feature' and 'day' for the label"),
         ({"a": ["$close"], "b": ["$open"]}, {"a": "1min", "b": "day"}, "must be the same for all groups"),
     ):

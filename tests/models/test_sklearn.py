@@ -144,6 +144,7 @@ def test_weights_without_requests() -> None:
         (make_pipeline("passthrough", inside), lambda e: e[-1].best_estimator_[-1]),
         (VotingRegressor([("a", line), ("b", "drop")]), lambda e: e.estimators_[0]),
         (TransformedTargetRegressor(line), lambda e: e.regressor_),
+        (TransformedTargetRegressor(), lambda e: e.regressor_),
     ):
         model = SklearnModel(estimator)
         model.fit(data, reweighter=Doubled())

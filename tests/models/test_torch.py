@@ -358,6 +358,12 @@ def test_adarnn_has_no_batch_per_day() -> None:
         adarnn(by_day=True)
 
 
+def test_adarnn_needs_samples_of_its_length() -> None:
+    """The message has both lengths."""
+    with pytest.raises(ModelError, match="a sample has 3 steps of 6 features, but len_seq is 5"):
+        ADARNN(hidden_size=8, len_seq=5, n_epochs=1, pre_epoch=1).fit(days())
+
+
 def test_add_has_no_other_loss() -> None:
     """ADD learns from squared errors, so another loss would only be that of the valid segment."""
     with pytest.raises(ConfigError, match=r"^loss: "):

@@ -169,7 +169,11 @@ def data_folders(given: Sequence[str]) -> dict[str, object]:
         if not equals or "/" in before or os.sep in before:  # part of a path
             name, folder = DEFAULT_FREQ, value
         else:
-            name, folder = read_frequency(before, "--data"), after
+            try:
+                name, folder = read_frequency(before, "--data"), after
+            except ConfigError as exc:
+                advice = f"If {value!r} is a folder, put a slash before it: --data ./{value}."
+                raise ConfigError(f"{exc.message} {advice}", path="--data") from exc
         if name in found:
             what = "without a frequency" if name == DEFAULT_FREQ else f"for the frequency {name!r}"
             raise ConfigError(

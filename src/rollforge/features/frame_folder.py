@@ -40,6 +40,8 @@ _PANEL, _ABOUT = "panel", "frame.json"
 _ROWS = 4096
 _ROWS_OF_A_CLASS = 20
 """Number of rows for each value of a label from which on it is taken for classes."""
+_VALUES_OF_A_LINE, _ROWS_OF_A_LINE = 10, 100
+"""Number of values of a label that a feature has to be a function of; number of rows that are enough to tell that it is none."""
 _PIECE = 2**24  # bytes hashed at a time, in parallel
 _MAPPED_AT_ONCE = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)  # which macOS does not have
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
@@ -243,13 +245,18 @@ def _check_copy(column: NDArray[Any], name: object, labels: Mapping[Any, _Label]
                 f"The feature {str(name)!r} has another value for each class of the label {str(label)!r}, so a model would read "
                 "the answer. Leave it out: features=[…]."
             )
-        if len(column) < 2 or not _may_equal(column, values):
-            continue
-        known = np.isfinite(column) & np.isfinite(values)
-        if known.any() and _is_rounded(column[known], values[known]):
+        if len(column) >= 2 and _may_equal(column, values):
+            known = np.isfinite(column) & np.isfinite(values)
+            if known.any() and _is_rounded(column[known], values[known]):
+                raise DataError(
+                    f"The feature {str(name)!r} has the values of the label {str(label)!r}, so a model would read the answer. "
+                    "Leave it out: features=[…]."
+                )
+        line = _line(column, values)
+        if line is not None:
             raise DataError(
-                f"The feature {str(name)!r} has the values of the label {str(label)!r}, so a model would read the answer. "
-                "Leave it out: features=[…]."
+                f"The feature {str(name)!r} is {line[0]:.6g} times the label {str(label)!r} {'-' if line[1] < 0 else '+'} "
+                f"{abs(line[1]):.6g} in all rows, so a model would read the answer. Leave it out: features=[…]."
             )
 
 
@@ -278,6 +285,35 @@ def _are_paired(column: NDArray[Any], values: NDArray[Any]) -> bool:
     if len(one) != len(other):
         return False
     return len(np.unique(first * len(other) + second)) == len(one)
+
+
+def _line(column: NDArray[Any], values: NDArray[Any]) -> tuple[float, float] | None:
+    """Return a and b if a feature is a * label + b in all rows that have both, in single precision; otherwise None."""
+    some = slice(None, None, max(1, len(column) // 1000))
+    found = _fitted_line(column[some], values[some])  # most features, without reading all rows
+    many = np.isfinite(values[some]).sum() >= _ROWS_OF_A_LINE
+    return None if found is None and many else _fitted_line(column, values)
+
+
+def _fitted_line(column: NDArray[Any], values: NDArray[Any]) -> tuple[float, float] | None:
+    known = np.isfinite(column) & np.isfinite(values)
+    x, y = values[known].astype(np.float64), column[known].astype(np.float64)
+    order = np.argsort(x, kind="stable")
+    if (np.diff(x[order]) > 0).sum() < _VALUES_OF_A_LINE - 1:
+        return None  # classes, or too few rows to tell
+    one, other = order[len(x) // 4], order[-1 - len(x) // 4]  # not the extremes: they may be outliers
+    if x[one] == x[other]:
+        one, other = order[0], order[-1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        slope = (y[other] - y[one]) / (x[other] - x[one])
+        offset = y[one] - slope * x[one]
+        rounding = 8 * np.finfo(np.float32).eps * (np.abs(y) + np.abs(slope * x) + np.abs(offset))
+        if not np.abs(y[other] - y[one]) > 1000 * (rounding[one] + rounding[other]):
+            return None  # nearly constant: what it varies by is rounding
+        distance = np.abs((x - x[one]) / (x[other] - x[one]))
+        tolerance = rounding + distance * (rounding[one] + rounding[other])
+        fits = bool((np.abs(y - (slope * x + offset)) <= tolerance).all())
+    return (float(slope), float(offset)) if fits else None
 
 
 def _may_equal(column: NDArray[Any], values: NDArray[Any]) -> bool:

@@ -203,6 +203,14 @@ class DLWParser(DataLoader):
         return f": {', '.join(repr(t) for t in texts[:3])}{', …' if len(texts) > 3 else ''}" if texts else ""
 
 
+def _named_frequency(given: object, path: str) -> str:
+    if not isinstance(given, str):
+        raise ConfigError(
+            f"must be the name of a frequency, such as 'day' or '60min', found {shown(given)}.", path=path
+        )
+    return given
+
+
 class QlibDataLoader(DLWParser):
     """Loads expressions over the session's data folder.
 
@@ -239,14 +247,14 @@ class QlibDataLoader(DLWParser):
         self.inst_processors = self._listed(inst_processors)
         if isinstance(freq, Mapping):
             freq = self._freq_of_rows(freq)
-        self.freq = str(freq)
+        self.freq = _named_frequency(freq, "freq")
 
     def _freq_of_rows(self, given: Mapping[str, object]) -> str:
         """Return the frequency of the rows, after checking that groups of another one are converted to it."""
         lacking = [group for group in self.groups if group not in given]
         if lacking:
             raise ConfigError(f"names no frequency for the group {lacking[0]!r}, found {dict(given)!r}.", path="freq")
-        named = {group: frequency(str(given[group])) for group in self.groups}
+        named = {group: frequency(_named_frequency(given[group], f"freq.{group}")) for group in self.groups}
         if len(set(named.values())) > 1 and "label" not in named:
             raise ConfigError(
                 f"must be the same for all groups of columns if there is no group 'label', found {dict(given)!r}.",

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = [
-    "CodedTable", "Keys", "Table", "batches", "check_columns", "common_dtype", "open_table", "read_classes", "read_column",
-    "read_keys",
+    "EXACT", "CodedTable", "Keys", "Table", "batches", "check_columns", "common_dtype", "open_table", "read_classes",
+    "read_column", "read_keys", "too_large_a_class",
 ]  # fmt: skip
 
 _TOGETHER = 8
 """Number of columns that are read and checked at a time."""
+EXACT = 2**53
+"""Up to this one, whole numbers are exact as floating-point numbers, and so are classes."""
 _NO_NAMES = (Number, np.generic, timedelta, time_of_day, pd.Interval, bytes)
 """Types of objects that are not taken for entities unless the user says so."""
 
@@ -386,6 +388,9 @@ def read_classes(table: Table, name: Any, keys: Keys) -> tuple[list[Any], NDArra
                 f"The label {str(name)!r} has classes that are neither text, booleans nor whole numbers: {shown(value)} in "
                 f"{keys.describe(row)}. Convert them to text: frame[{str(name)!r}].astype(str)."
             )
+        if not text and abs(int(value)) > EXACT:
+            row = int(np.argmax(codes == code))
+            raise DataError(too_large_a_class(name, value, f" in {keys.describe(row)}"))
         values[code] = (
             str.__str__(value) if text else bool(value) if isinstance(value, (bool, np.bool_)) else int(value)
         )
@@ -404,6 +409,14 @@ def read_classes(table: Table, name: Any, keys: Keys) -> tuple[list[Any], NDArra
         numbers[code] = place if is_text else values[code]
     made = numbers[codes]
     return list(dict.fromkeys(values[c] for c in order)), made if np.isnan(made).any() else made.astype(np.int64)
+
+
+def too_large_a_class(label: object, value: object, where: str = "") -> str:
+    """Return the message about a class beyond :data:`EXACT`."""
+    return (
+        f"The label {str(label)!r} has the class {shown(value)}{where}. Classes beyond 2**53 cannot be told apart as numbers. "
+        f"Convert them to text: frame[{str(label)!r}].astype(str)."
+    )
 
 
 def _is_whole(value: object) -> bool:

@@ -422,10 +422,19 @@ def _of_weights(estimator: object, routed: bool) -> str:
         several = [one for _, one in getattr(estimator, "estimators", ()) if one != "drop"]
         if several and {_of_weights(one, routed) for one in several} == {"sample_weight"}:
             return "sample_weight"
+        if _wraps_least_squares(estimator):
+            return "sample_weight"
     raise ModelError(
         f"{_name(estimator)} does not support weights: its fit() has no sample_weight. Where several estimators are combined, "
         "set_fit_request(sample_weight=True) of scikit-learn's metadata routing says which of them receive weights."
     )
+
+
+def _wraps_least_squares(estimator: object) -> bool:
+    """Return whether an estimator transforms the target of scikit-learn's ordinary regression, its default, which has weights."""
+    from sklearn.compose import TransformedTargetRegressor
+
+    return isinstance(estimator, TransformedTargetRegressor) and estimator.regressor is None
 
 
 def _day_sizes(features: pd.DataFrame) -> NDArray[np.int64]:

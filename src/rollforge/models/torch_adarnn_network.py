@@ -116,7 +116,7 @@ class AdaRNNModel(nn.Module):
     ) -> None:
         super().__init__()
         self.d_feat, self.pre_epoch, self.dw, self.len_win, self.n_splits = d_feat, pre_epoch, dw, len_win, n_splits
-        self.distance = DISTANCES[loss_type]
+        self.len_seq, self.distance = len_seq, DISTANCES[loss_type]
         self.layers = nn.ModuleList(
             nn.GRU(hidden_size if layer else d_feat, hidden_size, batch_first=True) for layer in range(num_layers)
         )
@@ -136,6 +136,10 @@ class AdaRNNModel(nn.Module):
     def hidden(self, x: Tensor) -> list[Tensor]:
         """Return the hidden values of each layer: (samples, steps, values)."""
         out = steps_of(x, self.d_feat)
+        if out.shape[1] != self.len_seq:
+            raise ValueError(
+                f"a sample has {out.shape[1]} steps of {self.d_feat} features, but len_seq is {self.len_seq}"
+            )
         found: list[Tensor] = []
         for layer in self.layers:
             out, _ = layer(self.dropout(out) if found else out)
