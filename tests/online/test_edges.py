@@ -94,6 +94,19 @@ def test_an_added_strategy_begins_on_the_last_day(market: Market) -> None:
     assert days_of(served.get_signals())[-1] == RUN[1]
 
 
+def test_a_strategy_that_has_not_been_online_yet_has_no_results(market: Market) -> None:
+    """Results can be collected on the day on which it was added, as in Qlib's example, and after a routine on that day."""
+    served = live(market, manager(), RUN[:1])
+    before = served.get_collector()()
+    served.add_strategy(strategy("second", template(estimator="ridge", alpha=1.0)))
+    for _ in range(2):
+        now = served.get_collector()()
+        assert [key for key, models in now.items() if models] == list(before)
+        pd.testing.assert_frame_equal(*(next(iter(one["served", "pred"].values())) for one in (before, now)))
+        served.routine()
+    assert days_of(served.get_signals())[-1] == RUN[0]
+
+
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_templates_of_one_class_are_two_models(market: Market, trainer: str) -> None:
     """Templates of one class have separate keys and windows, and both stay online."""

@@ -526,7 +526,11 @@ class _Released(RecorderCollector):
     def collect(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return ``{name: {key: object}}``."""
         self._online = self._spans()
-        return super().collect(*args, **kwargs)
+        found = super().collect(*args, **kwargs)
+        if self._online is None:
+            return found
+        # A strategy that was added today has models, which will first be online tomorrow.
+        return {name: {key: one for key, one in of_name.items() if not _is_empty(one)} for name, of_name in found.items()}
 
     _online: dict[str, list[Span]] | None = None
 
@@ -540,6 +544,10 @@ class _Released(RecorderCollector):
         for first, after in spans:
             inside |= (days >= read_timestamp(first)) & (days < (read_timestamp(after) if after else pd.Timestamp.max))
         return found if inside.all() else found[inside]
+
+
+def _is_empty(found: object) -> bool:
+    return isinstance(found, (pd.DataFrame, pd.Series)) and found.empty
 
 
 def _mark(task: Definition) -> str:
