@@ -94,6 +94,17 @@ def test_recorders_come_in_the_order_of_the_tasks(kind: type[Trainer], session: 
     assert {r.info["name"] for r in ended} == {"mine"}
 
 
+def returns_no_recorder(task: Any, experiment_name: str, recorder_name: str | None = None) -> int:
+    return 5
+
+
+@pytest.mark.parametrize("kind", [TrainerR, TrainerRM])
+def test_a_train_func_must_return_a_recorder(kind: Any, session: Session) -> None:
+    made = kind("demo", train_func=returns_no_recorder, session=session)
+    with pytest.raises(TrainingFailed, match="not a recorder but a int.*must return a recorder"):
+        made.train([{"x": 1}])
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_a_trainer_takes_one_task_or_none(kind: type[Trainer], session: Session) -> None:
     """A dict is treated as a list of one task; without tasks the result is empty."""

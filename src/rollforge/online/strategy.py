@@ -530,7 +530,9 @@ class _Released(RecorderCollector):
         if self._online is None:
             return found
         # A strategy that was added today has models, which will first be online tomorrow.
-        return {name: {key: one for key, one in of_name.items() if not _is_empty(one)} for name, of_name in found.items()}
+        return {
+            name: {key: one for key, one in of_name.items() if not _is_empty(one)} for name, of_name in found.items()
+        }
 
     _online: dict[str, list[Span]] | None = None
 

@@ -143,6 +143,12 @@ class RecorderTrainer(Trainer):
 
     def _tag(self, recorders: Sequence[Recorder], status: str) -> list[Recorder]:
         for recorder in recorders:
+            if not hasattr(recorder, "set_tags"):
+                raise TrainingFailed(
+                    f"The result of a task is not a recorder but a {type(recorder).__name__}. Its train_func must return a "
+                    "recorder."
+                )
+        for recorder in recorders:
             recorder.set_tags(**{self.STATUS_KEY: status})
         return list(recorders)
 

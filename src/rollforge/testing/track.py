@@ -109,6 +109,13 @@ class TrackerSuite:
         tracker.check_writable("tried")
         assert get_experiment(open_tracker(uri), experiment_name="tried", create=False).list_recorders() == {}
 
+    @pytest.mark.parametrize("name", ["", "  "])
+    def test_an_experiment_has_a_name(self, tracker: Tracker, uri: str, name: str) -> None:
+        """The error is the same in all stores, and nothing is created."""
+        with pytest.raises(ConfigError, match="experiment_name.*must not be empty"):
+            get_experiment(tracker, experiment_name=name)
+        assert name not in tracker.experiments()
+
     def test_the_name_of_a_deleted_experiment_can_be_used_again(
         self, experiment: Experiment, tracker: Tracker, uri: str
     ) -> None:

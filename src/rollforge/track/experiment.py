@@ -332,9 +332,13 @@ def get_experiment(
     ------
     ExperimentNotFound
         If it does not exist and `create` is False, or if an id does not exist. The message suggests the nearest name.
+    ConfigError
+        If the name is empty.
     """
     if experiment_id is None and experiment_name is None:
         experiment_name = current_session().experiment_name
+    if experiment_id is None and not str(experiment_name).strip():
+        raise ConfigError("must not be empty.", path="experiment_name")
     found = tracker.find_experiment(name=experiment_name, experiment_id=experiment_id)
     if found is not None:
         return Experiment(tracker, *found)
