@@ -101,7 +101,7 @@ def returns_no_recorder(task: Any, experiment_name: str, recorder_name: str | No
 @pytest.mark.parametrize("kind", [TrainerR, TrainerRM])
 def test_a_train_func_must_return_a_recorder(kind: Any, session: Session) -> None:
     made = kind("demo", train_func=returns_no_recorder, session=session)
-    with pytest.raises(TrainingFailed, match="not a recorder but a int.*must return a recorder"):
+    with pytest.raises(TrainingFailed, match=r"not a recorder but a int.*must return a recorder"):
         made.train([{"x": 1}])
 
 

@@ -112,7 +112,7 @@ class TrackerSuite:
     @pytest.mark.parametrize("name", ["", "  "])
     def test_an_experiment_has_a_name(self, tracker: Tracker, uri: str, name: str) -> None:
         """The error is the same in all stores, and nothing is created."""
-        with pytest.raises(ConfigError, match="experiment_name.*must not be empty"):
+        with pytest.raises(ConfigError, match=r"experiment_name.*must not be empty"):
             get_experiment(tracker, experiment_name=name)
         assert name not in tracker.experiments()
 
