@@ -527,3 +527,31 @@ def test_a_worker_does_not_wait_long_for_a_deleted_store(tmp_path: Path, monkeyp
     with pytest.raises(StoreGone, match="was deleted while it was in use"):
         Worker(store, Job("p", lambda task: None, query={}), reconnect_timeout=600.0).run()
     assert time.monotonic() - began < 60
+
+
+UNGUARDED = """
+import sys
+from rollforge.errors import ConfigError
+from rollforge.run.trainer import TrainerR
+
+sys.stdout.write("begins\\n")
+sys.stdout.flush()
+try:
+    TrainerR("demo", train_func=len, jobs=1).train([{"x": 1}])
+except ConfigError as exc:
+    sys.exit(str(exc))
+"""
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+    """The process that imports it ends where it would start processes, also if the script catches the error."""
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED, encoding="utf-8")
+    environment = {**os.environ, "ROLLFORGE_HOME": str(tmp_path / "home")}
+    ended = subprocess.run(
+        [sys.executable, str(script)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "if __name__ == '__main__'" in ended.stderr.splitlines()[-1]
+    assert ended.stdout.splitlines() == ["begins"] * 2
+    assert "Traceback" not in ended.stderr

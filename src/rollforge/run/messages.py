@@ -13,6 +13,7 @@ __all__ = [
     "MESSAGE_TYPES",
     "READY",
     "CannotRun",
+    "CannotStart",
     "Done",
     "Failed",
     "Message",
@@ -60,13 +61,20 @@ class CannotRun:
 
 
 @dataclass(frozen=True, slots=True)
+class CannotStart:
+    """No worker process can start, because of a mistake in the script that starts them. No process sends this."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Unreadable:
     """The task was not started, because its definition cannot be decoded on any machine."""
 
     reason: str
 
 
-Outcome = Done | Failed | Stopped | CannotRun | Unreadable
+Outcome = Done | Failed | Stopped | CannotRun | CannotStart | Unreadable
 
 
 @dataclass(frozen=True, slots=True)

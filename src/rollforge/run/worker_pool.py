@@ -11,6 +11,7 @@ from multiprocessing import connection
 from pathlib import Path
 
 from rollforge.errors import (
+    ConfigError,
     TrainingFailed,
 )
 from rollforge.machine import process_name
@@ -21,7 +22,7 @@ from rollforge.run.job import (
     is_own,
 )
 from rollforge.run.leases import LEASE_SECONDS, RECONNECT_SECONDS, Leases
-from rollforge.run.messages import CannotRun, Done, Failed, Stopped, Unreadable
+from rollforge.run.messages import CannotRun, CannotStart, Done, Failed, Stopped, Unreadable
 from rollforge.run.requirements import Admission
 from rollforge.run.worker_process import WorkerProcess
 from rollforge.session import Session
@@ -137,6 +138,8 @@ class WorkerPool:
         ------
         TrainingFailed
             If worker processes die before they can run a task; the message contains the last one's error.
+        ConfigError
+            If the script that called this has no guard, so that each process that imports it would run it again.
         RequirementsNotMet
             If tasks are left that this machine cannot run.
         FailingWorker
@@ -253,16 +256,15 @@ class WorkerPool:
             return
         seconds, task_log = process.seconds, process.log()
         process.task = None
+        if isinstance(outcome, CannotStart):
+            leases.give_back(task)
+            raise ConfigError(outcome.reason)
         if isinstance(outcome, Done):
             leases.commit(task, outcome.result, task_log, seconds)
         elif isinstance(outcome, Stopped):
             leases.give_back(task)
         elif isinstance(outcome, CannotRun):
-            if process.failed:  # a task that failed there may have broken its imports: a new process decides
-                leases.give_back(task)
-                process.renew_process(_FAILED_GRACE)
-            else:
-                leases.leave(task, outcome.reason)
+            self._leave(leases, process, task, outcome.reason)
             return
         elif isinstance(outcome, Unreadable):
             leases.fail(task, outcome.reason, outcome.reason, Cause.UNREADABLE, task_log, seconds)
@@ -280,6 +282,14 @@ class WorkerPool:
         self._recent.append(seconds)
         if self.job.force_release:
             process.renew_process()
+
+    def _leave(self, leases: Leases, process: WorkerProcess, task: TaskRecord, reason: str) -> None:
+        """Leave a task that could not run to a new process or to other workers."""
+        if process.failed:  # a task that failed there may have broken its imports: a new process decides
+            leases.give_back(task)
+            process.renew_process(_FAILED_GRACE)
+        else:
+            leases.leave(task, reason)
 
     def _tidy_up(self, task: TaskRecord) -> None:
         assert self.job.on_death is not None

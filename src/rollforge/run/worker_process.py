@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from rollforge import drivers
 from rollforge.drivers import TRACKERS
 from rollforge.errors import (
+    ConfigError,
     TrainingFailed,
 )
 from rollforge.limits import LIMITS
@@ -33,6 +34,7 @@ from rollforge.run.messages import (
     MESSAGE_TYPES,
     READY,
     CannotRun,
+    CannotStart,
     Done,
     Failed,
     Message,
@@ -56,6 +58,11 @@ __all__ = ["WorkerProcess", "call_in_child", "import_plugins_in_child"]
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _MEMORY_MARKS = ("bad_alloc", "MemoryError", "Cannot allocate memory", "std::length_error")
+_UNGUARDED_CODE = 78  # EX_CONFIG of sysexits.h
+_UNGUARDED = (
+    "The script starts training again when a worker process imports it. Put what it does, except for imports and "
+    "definitions, under \"if __name__ == '__main__':\"."
+)
 START_SECONDS = 120.0
 """Seconds that a process has to get ready, which includes importing plugins."""
 
@@ -199,6 +206,11 @@ class WorkerProcess:
             )
 
     def _start(self) -> None:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            # A script without a guard: the process that it started imports it, and is about to start processes, too. It
+            # ends here, whatever exceptions the script catches.
+            os.write(2, f"{_UNGUARDED}\n".encode())
+            os._exit(_UNGUARDED_CODE)
         self._forget()
         os.ftruncate(self._log.fileno(), 0)
         ours, theirs = self._context.Pipe(duplex=True)
@@ -276,7 +288,9 @@ class WorkerProcess:
             self._running_since = time.perf_counter()
         return None
 
-    def _death(self, code: int) -> Failed:
+    def _death(self, code: int) -> Failed | CannotStart:
+        if code == _UNGUARDED_CODE and not self.ready:
+            return CannotStart(_UNGUARDED)
         log_text = self.log()
         pid = self._process.pid if self._process is not None else None
         if self._timed_out:
@@ -433,6 +447,8 @@ def _run_in_child(job: Job) -> object:
         process.end(5.0)
     if isinstance(outcome, Done):
         return from_reference(decode_result(outcome.result))
+    if isinstance(outcome, CannotStart):
+        raise ConfigError(outcome.reason)
     if isinstance(outcome, (CannotRun, Unreadable)):
         raise TrainingFailed(outcome.reason)
     raise TrainingFailed(outcome.error if isinstance(outcome, Failed) else "The child process was stopped.")
