@@ -15,8 +15,9 @@ run once to record which lines each of them executes. Then each mutant is run ag
 until one fails. A mutant whose line is not executed by any test is run against all of them.
 
 A mutant that changes only the body of a function is first tried in a fork of a process that has already collected the
-tests, in which the code of the function is replaced: the imports and the collection would take most of the time. Unless
-a test fails there, and for changes of other code, the tests are run in a process that imports the changed file.
+tests, in which the code of the function is replaced: the imports and the collection would take most of the time. Changes
+of other code, and those of functions that are also called while the tests are imported and that no test detects in such a
+fork, are tried in a process that imports the changed file.
 
 Mutants that make no difference to a caller are listed under ``equivalent`` in ``tests/mutants.toml``, each with the
 reason, and are not counted. A mutant whose tests use too much processor time, or none for a minute, is a timeout and
@@ -303,6 +304,8 @@ class Outcome:
     seconds: float = 0.0
     by_test: Mapping[str, float] | None = None
     by_line: Mapping[str, Mapping[str, list[str]]] | None = None
+    at_import: Mapping[str, list[int]] | None = None
+    """File -> lines executed while the tests were collected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,12 +427,19 @@ class Requests:
     def __init__(self, copy: Path, room: Room, requests: Connection) -> None:
         self.copy, self.room, self.requests = copy, room, requests
         self.lines: Lines | None = None
+        self.at_import: dict[str, list[int]] = {}
+        self._importing = Lines([copy / PACKAGE / f for f in room.files])
+
+    def pytest_collection(self) -> None:
+        self._importing.measured.start()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         if self.lines:
             self.lines.measured.switch_context(nodeid)
 
     def pytest_collection_finish(self, session: Any) -> None:
+        self._importing.measured.stop()
+        self.at_import = {file: sorted(lines) for file, lines in self._importing.by_line().items()}
         files = {str(self.copy / PACKAGE / f) for f in self.room.files}
         functions = [f for f in gc.get_objects() if type(f) is FunctionType and f.__code__.co_filename in files]
         gc.freeze()  # or else each fork copies the memory of all objects
@@ -466,6 +476,7 @@ def _run_here(copy: Path, room: Room, wanted: Sequence[str] | None, requests: Re
         if requests and requests.lines:
             requests.lines.measured.stop()
             found["by_line"] = requests.lines.by_line()
+            found["at_import"] = requests.at_import
         (copy / "outcome.json").write_text(json.dumps(found))
         os._exit(0)
     except BaseException:  # noqa: BLE001 - this process must not continue with the parent's code
@@ -544,9 +555,13 @@ def _without_inner(code: CodeType) -> CodeType:
 def _replace(changes: bytes, functions: Sequence[FunctionType]) -> None:
     """Replace the code of functions in this process."""
     for old, new in marshal.loads(changes) if changes else ():  # from :func:`changes_of_functions`
-        for function in functions:
-            if function.__code__.co_filename == old.co_filename and function.__code__ == old:
-                function.__code__ = new
+        those = [f for f in functions if f.__code__.co_filename == old.co_filename and f.__code__ == old]
+        for function in those:
+            function.__code__ = new
+        # A module that only a test imports is read from the changed file.
+        imported = any(getattr(m, "__file__", None) == old.co_filename for m in tuple(sys.modules.values()))
+        if imported and not those:
+            raise LookupError(f"no function has the code of {old.co_qualname}")
 
 
 class Trial:
@@ -558,15 +573,19 @@ class Trial:
         self.clean = self.collection.run(None, 3600, record=True)
         # Without those of collecting files and the session, whose name is empty as that of no failed test is.
         times = {t: seconds for t, seconds in (self.clean.by_test or {}).items() if "::" in t}
-        executed = self.clean.by_line or {}
         self._tests: dict[tuple[str, int], set[str]] = {}
-        for file, lines in executed.items():
-            name = Path(file).relative_to(copy / PACKAGE).as_posix()
+        for file, lines in (self.clean.by_line or {}).items():
             for line, tests in lines.items():
-                self._tests[name, int(line)] = {t for t in tests if t in times}
+                self._tests[self._name(file), int(line)] = {t for t in tests if t in times}
+        self._at_import = {
+            (self._name(file), line) for file, lines in (self.clean.at_import or {}).items() for line in lines
+        }
         self._all = sorted(times, key=lambda t: times[t])
         self._times = times
         self._detected: dict[str, Counter[str]] = {}
+
+    def _name(self, file: str) -> str:
+        return Path(file).relative_to(self.copy / PACKAGE).as_posix()
 
     def run(self, mutant: Mutant, source: str) -> Outcome:
         """Run the tests that execute the lines of a mutant, with the mutant in place."""
@@ -583,7 +602,9 @@ class Trial:
         os.utime(target, ns=(stat.st_atime_ns, stat.st_mtime_ns - random.randrange(10**9, 10**16)))
         try:
             outcome = self.collection.run(wanted, limit, changes) if changes is not None else None
-            if outcome is None or outcome.failed not in self._times:
+            imported = any((mutant.file, n) in self._at_import for n in mutant.lines)
+            survives = outcome is not None and outcome.status == "passed" and not imported
+            if outcome is None or not (survives or outcome.failed in self._times):
                 outcome = forked(self.copy, self.room, wanted, limit)
             found.update([outcome.failed] if outcome.failed in self._times else [])
             return outcome
