@@ -32,7 +32,7 @@ from rollforge.ledger.entry import (
 from rollforge.ledger.state import ServiceState
 from rollforge.online.manager import OnlineManager
 from rollforge.online.policy import Policy, candidates_of, decided
-from rollforge.online.releases import of_windows, replaced_by, replaced_in_template
+from rollforge.online.releases import after_planned, of_challenger, of_windows, replaced_by, replaced_in_template
 from rollforge.online.strategy import RollingStrategy
 from rollforge.online.tool import OnlineToolR
 from rollforge.session import current_session
@@ -140,6 +140,61 @@ def test_a_window_does_not_cancel_a_planned_promotion() -> None:
     other = release("new", FIRST[4], "a")
     served.append(EntryKind.PROMOTION, replaced_by(served.state, [other], FIRST[4], "", lambda r: r.template == "a"))
     assert [r.recorder for r in served.state.champions(FIRST[6]) if r.template == "a"] == ["new"]
+
+
+def named(releases: Sequence[Release]) -> list[tuple[str, str, str]]:
+    """Return the recorders of releases with their new roles and first days."""
+    return [(r.recorder, r.role.value, r.from_day) for r in releases]
+
+
+def test_a_promoted_model_replaces_a_single_champion_whatever_its_template() -> None:
+    """A model without a template, such as one of an earlier version, replaces all champions of its strategy."""
+    single = ServiceState().after(
+        Entry("us", 1, EntryKind.PROMOTION, release_body([release("first", FIRST[0], "a")], ""), 1, 0.0)
+    )
+    (champion,) = single.champions(FIRST[0])
+    assert replaced_in_template(single, release("old", FIRST[0], "c"), FIRST[1])(champion)
+    served = Decided()
+    outgoing = replaced_in_template(served.state, release("old", FIRST[0], ""), FIRST[1])
+    assert [outgoing(r) for r in served.state.champions(FIRST[0])] == [True, True]
+
+
+def test_of_several_windows_the_last_one_is_the_candidate() -> None:
+    """Without a policy each is the champion from its first day on, until the next one begins."""
+    served = Decided()
+    former = [r for r in served.state.champions(FIRST[0]) if r.template == "a"]
+    new = [release(f"w{place}", FIRST[place], "a") for place in (1, 3, 5)]
+    assert named(of_windows(served.state, new, former, shadow=True)) == [("w5", "candidate", FIRST[5])]
+    assert named(of_windows(served.state, new, former, shadow=False)) == [
+        ("first-a", "retired", FIRST[1]), ("w1", "champion", FIRST[1]), ("w1", "retired", FIRST[3]),
+        ("w3", "champion", FIRST[3]), ("w3", "retired", FIRST[5]), ("w5", "champion", FIRST[5]),
+    ]  # fmt: skip
+    assert of_windows(served.state, new, [*former, new[-1]], shadow=True) == []
+
+
+def test_a_plan_for_the_day_of_the_next_window_does_not_concern_the_window_before() -> None:
+    """The plan is applied to the window that begins on its day."""
+    served = Decided()
+    planned = replaced_by(served.state, [release("planned", FIRST[5], "a")], FIRST[5], "", lambda r: r.template == "a")
+    served.append(EntryKind.PROMOTION, planned)
+    window = release("w", FIRST[2], "a")
+    assert named(after_planned(served.state, window, FIRST[5])) == [("w", "champion", FIRST[2])]
+    assert named(after_planned(served.state, window, FIRST[6])) == [
+        ("w", "champion", FIRST[2]), ("w", "retired", FIRST[5]), ("planned", "champion", FIRST[5]),
+    ]  # fmt: skip
+
+
+def test_a_model_that_becomes_the_challenger_is_no_longer_a_champion() -> None:
+    """A single champion stays, or nothing would be published. The candidate of the window before ends."""
+    new = release("w", FIRST[2], "a")
+    served = Decided()
+    assert named(of_challenger(served.state, new)) == [
+        ("first-a", "retired", FIRST[2]), ("w", "candidate", FIRST[2]),
+    ]  # fmt: skip
+    served = Decided()
+    served.append(EntryKind.DAY, [release("first-b", FIRST[0], "b", Role.RETIRED)])
+    served.append(EntryKind.DAY, [release("c", FIRST[0], "a", Role.CANDIDATE)])
+    assert named(of_challenger(served.state, new)) == [("c", "retired", FIRST[2]), ("w", "candidate", FIRST[2])]
 
 
 def test_a_model_of_a_removed_template_cannot_be_promoted_alone() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rollforge.errors import ConfigError
-from rollforge.ledger.entry import CheckResult, DayResult, DayState, Entry, EntryKind, Outcome, day_body
+from rollforge.ledger.entry import CheckResult, DayResult, DayState, Entry, EntryKind, Outcome, Signal, day_body
 from rollforge.ledger.state import ServiceState
 from rollforge.market.provider import open_provider
 from rollforge.market.universe import session_provider
@@ -64,6 +64,8 @@ def test_instruments_that_a_delivery_lacks_are_expected_although_they_are_no_mem
     members = [[1, 1, 1, 1], [1, 1, 1, 0], [0, 1, 1, 0]]
     close = [[1, 1, 1, 1], [1, 1, 1, NAN], [NAN, 1, 1, NAN]]
     assert universe_share(recent(members, close=close)) == (1 / 3, "1 of 3 instruments have a price", {})
+    after_one_day = recent([[1, 1], [1, 0]], close=[[1, 1], [1, NAN]])
+    assert universe_share(after_one_day) == (0.5, "1 of 2 instruments have a price", {})
 
 
 def test_without_closing_prices_any_value_counts() -> None:
@@ -90,12 +92,19 @@ def test_jumps_are_moves_without_a_change_of_the_factor() -> None:
     assert (round(found[0], 12), found[1:]) == (0.6, ("A +60.0%, C -60.0%", {"instruments": ["A", "C"]}))
 
 
+def test_a_factor_has_changed_if_it_differs_by_more_than_rounding() -> None:
+    """One that is doubled, as by a split of two for one, or is a thousandth higher, as by a small dividend."""
+    found = [largest_jump(recent(close=[[10, 20]], factor=[[1, new]]), 0.5) for new in (2, 1.001, 1.0000001)]
+    assert found == [(0.0, "", {}), (0.0, "", {}), (1.0, "A +100.0%", {"instruments": ["A"]})]
+
+
 def test_a_move_up_to_the_limit_is_not_a_jump() -> None:
     """A move that cannot be computed is not one either."""
     assert largest_jump(recent(close=[[10, 15]]), 0.5) == (0.5, "", {})
     assert largest_jump(recent(close=[[10, 15]]), 0.499) == (0.5, "A +50.0%", {"instruments": ["A"]})
     assert largest_jump(recent(close=[[0, 15], [NAN, 15], [10, NAN]]), 0.5) is None
     assert largest_jump(recent(close=[[NAN, 10, 15]]), 0.5) == (0.5, "", {})
+    assert largest_jump(recent(close=[[0.5, 0.75]]), 0.5) == (0.5, "", {})
     assert largest_jump(recent(close=[[10]]), 0.5) is None
     assert largest_jump(recent(volume=[[10, 15]]), 0.5) is None
 
@@ -123,6 +132,7 @@ def test_stale_instruments_repeat_all_values_of_the_day_before() -> None:
         (["2024-05-30", "2024-06-03"], 1),
         (["2024-06-03", "2024-06-10"], 4),
         (["2024-06-01", "2024-06-02"], 0),  # a market that trades on weekends
+        (["2024-05-28", "2024-06-03", "2024-06-05"], 1),  # only the day and the one before it
     ],
 )
 def test_gaps_count_weekdays(days: list[str], missing: int) -> None:
@@ -173,6 +183,10 @@ def test_fingerprints_of_the_last_days_equal_those_of_the_days_themselves(market
     found = data_changes(data, wrong, 5, lambda day, others: "now", starts)
     assert found is not None
     assert (found[0], found[2]) == (2.0, {"days": {DAYS[55]: "now", DAYS[56]: "now"}})
+    last = known(*published[:2], (DAYS[58], "00"), published[3])
+    assert data_changes(data, last, 5, lambda day: "now", starts) == (
+        1.0, f"the data of {DAYS[58]} have changed; see 'rollforge serve correct'", {"days": {DAYS[58]: "now"}},
+    )  # fmt: skip
 
 
 def test_a_change_is_reported_once_and_only_of_the_last_days(market: Market) -> None:
@@ -190,6 +204,42 @@ def test_a_change_is_reported_once_and_only_of_the_last_days(market: Market) -> 
     assert data_changes(data, reported, 1, lambda day, others: "newer", starts)[0] == 1.0  # type: ignore[index]
     assert data_changes(data, known(), 5, lambda day, others: "now", starts) == (0.0, "", {})
     assert data_changes(data, known((DAYS[59], "")), 5, lambda day, others: "now", starts) == (0.0, "", {})
+
+
+def test_changes_are_looked_for_on_the_days_before_the_one_that_is_checked() -> None:
+    """From the first one that was read on. A day with signals that is not in the calendar any more is changed, too."""
+    data = recent(close=[[1, 2, 3, 4]])
+    gap = Recent(data.days[[0, 2, 3]], data.codes, data.members[:, [0, 2, 3]], {"close": data.values["close"][:, 1:]})
+    days = [str(day) for day in MONDAY + np.arange(-1, 4)]
+
+    def changes(*published: str, signals: Any = ()) -> Any:
+        bodies = [day_body(DayResult(day, DayState.PUBLISHED, "old"), signals=signals) for day in published]
+        state = ServiceState.of([Entry("us", n, EntryKind.DAY, body, 1, 0.0) for n, body in enumerate(bodies, 1)])
+        return data_changes(gap, state, 9, lambda day: "now", {})
+
+    assert changes(*days)[2] == {"days": {days[1]: "now", days[3]: "now"}}
+    signals = [Signal(days[2], 1, ("model",), "file", "0" * 64, 4)]
+    assert changes(days[2], signals=signals) == (
+        1.0,
+        f"the data of {days[2]} have changed, {days[2]} no longer in the calendar; see 'rollforge serve correct'",
+        {"days": {days[2]: ""}},
+    )
+    withdrawn = [*signals, Signal(days[2], 2, (), "file", "0" * 64, 0)]
+    assert changes(days[2], signals=withdrawn) == (0.0, "", {})
+
+
+def test_the_day_and_the_twenty_before_it_are_read(market: Market) -> None:
+    """As far as there are any. Without a universe, every instrument belongs to it on all days."""
+    market.show(BEGIN)
+    provider = open_provider(market.folder)
+    read = read_recent(provider, BEGIN, [["B", "C"]])
+    assert read is not None
+    assert [str(day) for day in read.days] == DAYS[40:61]
+    assert read.members.tolist() == [[code in "BC"] * 21 for code in read.codes]
+    np.testing.assert_array_equal(read.values["close"], market.close[DAYS[40] : BEGIN].to_numpy(np.float32).T)
+    read = read_recent(provider, DAYS[3], [])
+    assert read is not None
+    assert ([str(day) for day in read.days], bool(read.members.all())) == (DAYS[:4], True)
 
 
 def test_the_results_have_the_limits_and_levels_of_the_rules() -> None:
@@ -224,6 +274,7 @@ def test_a_section_changes_what_it_names() -> None:
     assert "gap" not in rules.checks
     assert rules.checks["stale"] == Rules().checks["stale"]
     assert (read_rules(None), read_rules(False)) == ((Rules(), []), (Rules({}), []))
+    assert [read_rules(section)[0].block for section in (None, False, {})] == [False] * 3
 
 
 @pytest.mark.parametrize(
@@ -251,6 +302,38 @@ def test_a_mistake_in_the_section_is_named(section: Any, where: str, text: str) 
     ((place, message),) = read_rules(section)[1]
     assert place == where
     assert text in message
+
+
+def test_limits_at_the_ends_of_their_ranges_are_accepted() -> None:
+    """The mean IC may have a limit below 0, and any check one that is not whole."""
+    section = {"universe": 0, "missing": 1, "jumps": 0, "gap": 0.5, "ic": {"limit": -0.02, "days": 1}}
+    rules, wrong = read_rules(section | {"changed": {"days": 1000}})
+    assert not wrong
+    assert [rules.checks[name].limit for name in section] == [0, 1, 0, 0.5, -0.02]
+    assert (rules.checks["ic"].days, rules.checks["changed"].days) == (1, 1000)
+    assert read_rules({"changed": {"days": 1001}})[1]
+
+
+def test_a_value_at_its_limit_is_within_it() -> None:
+    """For a share that has a minimum, as for values that have a maximum."""
+    rules = Rules({"universe": Rule(0.5), "stale": Rule(0.5)})
+    beyond = {"universe": 0.499, "stale": 0.501}
+    for name, value in beyond.items():
+        assert rules.result(name, DAYS[0], 0.5).outcome is Outcome.OK
+        assert rules.result(name, DAYS[0], value).outcome is Outcome.WARN
+
+
+def test_a_check_that_cannot_be_computed_fails_only_if_its_level_says_so() -> None:
+    """A result of a check that the rules no longer have fails nothing unless it failed when it was made."""
+    rules = Rules({"universe": Rule(0.5, Outcome.FAIL), "stale": Rule(0.5)})
+    failed = {
+        (name, outcome): rules.failed(CheckResult(name, DAYS[0], None, outcome))
+        for name in ("universe", "stale", "gap")
+        for outcome in (Outcome.OK, Outcome.WARN, Outcome.UNKNOWN, Outcome.FAIL)
+    }
+    assert [pair for pair, is_failed in failed.items() if is_failed] == [
+        ("universe", Outcome.UNKNOWN), ("universe", Outcome.FAIL), ("stale", Outcome.FAIL), ("gap", Outcome.FAIL),
+    ]  # fmt: skip
 
 
 def test_the_file_is_refused_with_all_mistakes_and_their_lines(tmp_path: Any) -> None:

@@ -22,7 +22,6 @@ __all__ = ["Recent", "check_data", "day_mark", "first_days", "read_recent"]
 
 _HISTORY = 20
 """Number of trading days before the day that are read."""
-"""Number of instruments that a message lists."""
 _BARS = ("open", "high", "low", "close", "volume")
 _EQUAL_FACTORS = 1e-6
 
