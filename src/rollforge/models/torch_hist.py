@@ -108,14 +108,22 @@ class HIST(GATs):
         network.set_concepts(_concepts(self.stock2concept))
         return network
 
+    def _grouped(self, train: Examples, dataset: Dataset) -> Examples:
+        train = self._numbered(train)
+        assert train.group is not None
+        codes = train.index.get_level_values("instrument")[train.usable]
+        without = codes[train.group < 0].unique()
+        if len(without):
+            log.warning(
+                "%s: %d of the %d instruments of the 'train' segment are not in stock_index, so they have no concepts; "
+                "the first is %s",
+                type(self).__name__, len(without), codes.nunique(), without[0],
+            )  # fmt: skip
+        return train
+
     def _numbered(self, examples: Examples) -> Examples:
         which, codes = pd.factorize(examples.index.get_level_values("instrument")[examples.usable])
         numbers = np.array([self.stock_numbers.get(str(code), -1) for code in codes], np.int64)
-        if (numbers < 0).any():
-            log.warning(
-                "%s: %d of %d instruments are not in stock_index, so they have no concepts, such as %s",
-                type(self).__name__, int((numbers < 0).sum()), len(numbers), codes[int(np.argmin(numbers))],
-            )  # fmt: skip
         return dataclasses.replace(examples, group=numbers[which])
 
 

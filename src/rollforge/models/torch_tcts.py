@@ -64,7 +64,8 @@ class TCTS(DescribedModel):
     metric : {"loss"}
         Training stops on the loss of the target label.
     **kwargs
-        Other arguments of :class:`TorchModel`.
+        Other arguments of :class:`TorchModel`. `weight_decay`, `optimizer_kwargs` and `scheduler` are those of the recurrent
+        network.
     """
 
     NETWORKS = "rollforge.models.torch_tcts_network"
