@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +17,14 @@ import rollforge
 from command_line import call
 from definitions import write_workflow
 from growing import BEGIN, DAYS, Market, days_of, manager, prices, template
+from rollforge.cli.exit_codes import Exit
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import DataLoaderDH, NestedDataLoader, QlibDataLoader
 from rollforge.features.panel_cache import list_panels
 from rollforge.generate.data_read import frequencies_read
 from rollforge.market.folder_writer import write_folder
 from rollforge.online import data_marks
-from rollforge.online.corrections import changed_days, correct
+from rollforge.online.corrections import changed_days
 from rollforge.online.data_marks import changed_history
 from rollforge.pipeline import collect
 from rollforge.run.execute import data_tag
@@ -283,22 +285,37 @@ def served(folders: Folders, days: Sequence[str]) -> Any:
     return service
 
 
-def test_a_service_notices_changed_bars(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_notices_changed_bars(folders: Folders, tmp_path: Path) -> None:
     """Bars of a published day and of a day before the first one count; those of a folder that it does not read do not."""
-    running = served(folders, DAYS[60:64])
-    folders.correct(DAYS[61], DAYS[63], "30min")
-    folders.correct(DAYS[20], DAYS[63], "30min")
-    assert (changed_days(running.service), changed_history(running.service)) == ([], [])
-    before = running.get_signals()
-    folders.correct(DAYS[61], DAYS[63])
-    assert (changed_days(running.service), changed_history(running.service)) == ([DAYS[61]], [])
-    assert DAYS[61] in [signal.day for signal in correct(running.service)]
-    assert not running.get_signals().loc[DAYS[61]].equals(before.loc[DAYS[61]])
-    assert changed_days(running.service) == []
-    folders.correct(DAYS[20], DAYS[63])
-    assert changed_history(running.service) == [DAYS[20][:7]]
-    correct(running.service)
-    assert changed_history(running.service) == []
+    own = {"data": folders.by_frequency, "tracking": f"folder:{tmp_path}/runs", "experiment": "x"}
+    rolling = {"step": 4, "rtype": "sliding", "trunc_days": "auto"}
+    file = write_workflow(tmp_path / "w.yaml", {"rollforge": own, "task": folders.task(), "rolling": rolling})
+
+    def serve(*arguments: object, code: int = 0) -> Any:
+        result = call("serve", "--ledger", f"sqlite:///{tmp_path}/ledger.db", *arguments)
+        assert result.exit_code == code, (result.stderr, result.exception)
+        return json.loads(result.stdout)
+
+    def checked(code: int = Exit.CHECK_FAILED) -> tuple[list[str], list[str]]:
+        found = serve("check", "--json", code=code)
+        return found["changed"], found["changed_history"]
+
+    serve("init", file, "--begin", DAYS[60], "--json")
+    folders.show(DAYS[62])
+    serve("run")
+    folders.correct(DAYS[61], DAYS[62], "30min")
+    folders.correct(DAYS[20], DAYS[62], "30min")
+    assert checked(Exit.DONE) == ([], [])
+    folders.correct(DAYS[61], DAYS[62])
+    assert checked() == ([DAYS[61]], [])
+    assert [signal["day"] for signal in serve("correct", "--json")["corrected"]] == DAYS[
+        61:63
+    ]  # features read the bar before
+    assert checked(Exit.DONE) == ([], [])
+    folders.correct(DAYS[20], DAYS[62])
+    assert checked() == ([], [DAYS[20][:7]])
+    serve("correct", "--json")
+    assert checked(Exit.DONE) == ([], [])
 
 
 def test_a_service_of_an_earlier_version_goes_on(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
