@@ -547,7 +547,7 @@ def test_several_horizons(session: Session, tmp_path: Path) -> None:
         assert f"Windows, Horizon {ahead}" in text
         assert f"<dd>y{ahead}, over {counted(ahead, 'trading day')}</dd>" in text
         assert f">{part.metrics['ic']:.4f}<".replace("-", "−") in text.replace("+", "")
-        assert f"{average:.4f}".lstrip("-") not in text
+        assert f">{average:.4f}<".replace("-", "−") not in text.replace("+", "")
     drawn = json.loads(re.search('id="plots">(.*?)</script>', page)[1])
     assert {"part0-daily", "part1-daily"} <= set(drawn["figures"])
     for name, figure in drawn["figures"].items():
