@@ -37,7 +37,7 @@ from rollforge.record.analysis import calc_ic
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
 from rollforge.track.base import Recorder, open_tracker
-from rollforge.walk_forward import WalkForward, walk_forward
+from rollforge.walk_forward import WalkForward, _expected_windows, walk_forward
 
 pytestmark = pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # of scikit-learn 1.5
 
@@ -848,6 +848,15 @@ result.prediction.to_frame().to_parquet("prediction.parquet")
 assert str(os.getpid()) not in open("pids").read().split(), "trained in the main process"
 assert __file__ and "__main__" in sys.modules
 """
+
+
+@pytest.mark.parametrize("step", ["month", "quarter", "3 weeks", "20B", 100])
+def test_as_many_processes_as_windows_can_start_before_the_table_is_stored(session: Session, step: Any) -> None:
+    """The number of windows that is expected before the tasks exist is that of the windows."""
+    windows = run(Ridge(), table(["A"]).drop(index=DAYS[200:230], level=0), session, step=step).windows
+    test = [str(windows["test_start"].iloc[0].date()), str(DAYS[-1].date())]
+    days = DAYS.delete(slice(200, 230)).to_numpy().astype("M8[D]")
+    assert _expected_windows({"test": test}, days, step) == len(windows)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ from rollforge.run.requirements import is_private, session_admission
 from rollforge.run.review import reviewed
 from rollforge.run.submission import SubmissionInfo, load_checks, store_checks, submission_info, submissions_of
 from rollforge.run.worker import release_dead_workers
+from rollforge.run.worker_process import StartedProcesses
 from rollforge.session import Session, using
 from rollforge.store.base import batch_of, open_store
 from rollforge.store.manager import TaskManager
@@ -124,7 +125,12 @@ def failures(plan: Plan) -> tuple[FailureGroup, ...]:
 
 
 def train(
-    plan: Plan, *, jobs: int, on_event: Callable[[Event], None] = ignore_event, log_file: Path | None = None
+    plan: Plan,
+    *,
+    jobs: int,
+    on_event: Callable[[Event], None] = ignore_event,
+    log_file: Path | None = None,
+    started: StartedProcesses | None = None,
 ) -> None:
     """Train the tasks of `plan` that are not done yet. Failures are recorded in the store.
 
@@ -138,6 +144,8 @@ def train(
         Called with each event.
     log_file : path, optional
         Log file of the workers.
+    started : StartedProcesses, optional
+        Worker processes that are running already (:func:`start_processes`).
     """
     session, pool = plan.workflow.session, plan.workflow.experiment_name
     store = open_store(session.store_uri)
@@ -163,14 +171,13 @@ def train(
     def on_death(task_id: str) -> None:
         end_unfinished_runs(task_id, pool, session)
 
-    job = Job(
-        pool, task_train, batch=batch, kwargs={"experiment_name": pool}, preload=preload, on_death=on_death
-    )  # fmt: skip
+    needed = _preload(task.get("model") for task in plan.tasks)
+    job = Job(pool, task_train, batch=batch, kwargs={"experiment_name": pool}, preload=needed, on_death=on_death)
     jobs = min(jobs, max(1, waiting))
     # The same tasks can meanwhile be submitted again with other data.
     admission = session_admission(store, pool, session)
     executor: Executor = (
-        InProcess(session, admission) if jobs == 0 else LocalProcesses(session, jobs, log_file, admission)
+        InProcess(session, admission) if jobs == 0 else LocalProcesses(session, jobs, log_file, admission, started)
     )
     while_starting: Callable[[], None] | None = prepare
     while True:
@@ -186,6 +193,28 @@ def train(
         counts = TaskManager(pool, store=store).wait(batch=batch, settled=_none_running, warn=False)
         if not counts.get(Status.WAITING):
             return
+
+
+def start_processes(session: Session, jobs: int, model: object) -> StartedProcesses:
+    """Return worker processes that start before the tasks exist, as a context manager: they import what the tasks need,
+    while this process prepares the data.
+
+    Parameters
+    ----------
+    session : Session
+        Session of the tasks.
+    jobs : int
+        Number of processes.
+    model : mapping
+        Description of the tasks' model.
+    """
+    return StartedProcesses(session, jobs, _preload([model]))
+
+
+def _preload(models: Iterable[object]) -> Callable[[], None]:
+    """Return a function that imports what tasks need, for a worker process; models if they are all of one kind."""
+    kinds = {tuple(trust.names_in(model)): model for model in models}
+    return partial(preload, list(kinds.values()) if len(kinds) == 1 else [])
 
 
 def _none_running(counts: Mapping[Status, int]) -> bool:

@@ -20,7 +20,7 @@ from rollforge.errors import ConfigError, DataError, SegmentError, TrainingFaile
 from rollforge.features.frame_folder import FrameFolder, frame_session, write_frame_folder
 from rollforge.frame_result import Target, WalkForward, model_name
 from rollforge.generate.calendar_windows import HOLIDAYS
-from rollforge.generate.offsets import read_length, read_offset
+from rollforge.generate.offsets import period_starts, read_length, read_offset
 from rollforge.market.user_table import (
     EXACT,
     CodedTable,
@@ -194,20 +194,25 @@ def walk_forward(
     segments = _segments(keys.days, train, valid, start, end, max(horizons))
     further = None if static is None else _static(static, keys, columns)
     targets = _targets(table, labels, horizons, described, text)
-    folder = write_frame_folder(table, keys, parts, home() / "frames", further)
-    templates = {
-        model_name(target.horizon) if len(targets) > 1 else "": _template(
-            described.of(target.classes), folder, segments, target, label_periods, alone=len(targets) == 1
-        )
-        for target in targets
-    }
     windows = _windows(segments, keys, train, valid, step, rtype)
-    plan = _plan(templates, windows, frame_session(folder, session), experiment_name, described.name)
     from rollforge import pipeline
 
-    pipeline.submit(plan)
-    with _without_main():
-        pipeline.train(plan, jobs=_jobs(jobs, plan, session, len(table) * len(columns)))
+    values, expected = len(table) * len(columns), _expected_windows(segments, keys.days, step) * len(targets)
+    early = min(_jobs(jobs, expected, session, values), expected)
+    with contextlib.ExitStack() as running:
+        with _without_main():
+            started = running.enter_context(pipeline.start_processes(session, early, described.model))
+        folder = write_frame_folder(table, keys, parts, home() / "frames", further)
+        templates = {
+            model_name(target.horizon) if len(targets) > 1 else "": _template(
+                described.of(target.classes), folder, segments, target, label_periods, alone=len(targets) == 1
+            )
+            for target in targets
+        }
+        plan = _plan(templates, windows, frame_session(folder, session), experiment_name, described.name)
+        pipeline.submit(plan)
+        with _without_main():
+            pipeline.train(plan, jobs=_jobs(jobs, len(plan.ids), session, values), started=started)
     failed = pipeline.failures(plan)
     if failed and not allow_gaps:
         listed = "; ".join(f"{counted(len(group.tasks), 'window')}: {group.reason}" for group in failed)
@@ -660,9 +665,20 @@ def _without_main() -> Iterator[None]:
             setattr(main, name, value)
 
 
-def _jobs(given: int | None, plan: Plan, session: Session, values: int) -> int:
+def _expected_windows(segments: Mapping[str, Sequence[str]], days: Times, step: int | str) -> int:
+    """Return how many windows the tasks of one model will have."""
+    first, stop = start_position(days, segments["test"][0]), stop_position(days, segments["test"][1])
+    if isinstance(step, int):
+        return -(-(stop - first) // step)
+    offset, found, place = read_offset(step, "step"), 0, first
+    while place < stop:  # each period is counted from the first one of the window before
+        starts = (int(np.searchsorted(days, day)) for day in period_starts(offset, days[place], days[stop - 1]))
+        found, place = found + 1, next((start for start in starts if start > place), stop)
+    return found
+
+
+def _jobs(given: int | None, windows: int, session: Session, values: int) -> int:
     """Return the number of worker processes."""
     if given is not None:
         return given
-    windows = len(plan.ids)
     return 0 if windows == 1 or session.threads == 1 or values * windows < _SMALL else session.threads

@@ -9,16 +9,18 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import inspect
+import itertools
 import json
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rollforge.build import build, fill_placeholder, flatten_dict, resolve_references
+from rollforge import trust
+from rollforge.build import build, fill_placeholder, flatten_dict, locate, resolve_references
 from rollforge.dates import read_day
-from rollforge.errors import ConfigError, TaskNotSerializable, TrackingError
+from rollforge.errors import ConfigError, RollforgeError, TaskNotSerializable, TrackingError
 from rollforge.generate.data_read import handler_frequencies
 from rollforge.generate.naming import describe, trial_of
 from rollforge.generate.segments import has_intervals
@@ -263,12 +265,23 @@ def _is_backtest(record: object) -> bool:
     return isinstance(record, PortAnaRecord)
 
 
-def preload() -> None:
-    """Import what tasks need in addition to their model, in a process that will run tasks."""
+def preload(models: Iterable[object] = ()) -> None:
+    """Import what tasks need, in a process that will run tasks.
+
+    Parameters
+    ----------
+    models : iterable of mappings
+        Descriptions of the tasks' models. Only libraries are imported for them: other modules, whose import may fail or
+        print, are left to the tasks.
+    """
     import rollforge.features.handler
     import rollforge.record.signal  # noqa: F401
 
     open_tracker(current_session().tracking_uri).warm_up()
+    for module, name in dict.fromkeys(itertools.chain.from_iterable(map(trust.names_in, models))):
+        if trust.is_library(module.partition(".")[0]):
+            with contextlib.suppress(RollforgeError):  # the task will raise it itself
+                locate(name, module)
 
 
 def prepare_data(task: Mapping[str, object], session: Session) -> None:

@@ -15,6 +15,7 @@ from rollforge.run.job import Event, Job, ignore_event
 from rollforge.run.requirements import Admission
 from rollforge.run.worker import Worker
 from rollforge.run.worker_pool import WorkerPool
+from rollforge.run.worker_process import StartedProcesses
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
 
@@ -91,6 +92,7 @@ class LocalProcesses:
     jobs: int
     log_file: Path | None = None
     admission: Admission | None = None
+    started: StartedProcesses | None = None
 
     def run(
         self,
@@ -108,5 +110,5 @@ class LocalProcesses:
         share = self.session.shared_by(self.jobs)
         WorkerPool(
             open_store(share.store_uri), job, share, self.jobs, on_event, log_file=self.log_file, while_starting=while_starting,
-            admission=self.admission,
+            admission=self.admission, started=self.started,
         ).run()  # fmt: skip

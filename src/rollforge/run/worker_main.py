@@ -87,7 +87,8 @@ def worker_main(
         pipe.send(READY)
         logs = _Logs()
         while (given := pipe.recv()) is not None:
-            task_id, token, attempt, model_name, argument, threads, other, own, main = given
+            task_id, token, attempt, model_name, argument, threads, other, own, main, new = given
+            session, job = new or (session, job)
             current_task.set(task_id)
             current_attempt.set(attempt)
             current_model.set(model_name)

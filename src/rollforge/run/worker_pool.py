@@ -24,7 +24,7 @@ from rollforge.run.job import (
 from rollforge.run.leases import LEASE_SECONDS, RECONNECT_SECONDS, Leases
 from rollforge.run.messages import CannotRun, CannotStart, Done, Failed, Stopped, Unreadable
 from rollforge.run.requirements import Admission
-from rollforge.run.worker_process import WorkerProcess
+from rollforge.run.worker_process import StartedProcesses, WorkerProcess
 from rollforge.session import Session
 from rollforge.store.base import TaskStore
 from rollforge.task import Cause, TaskRecord
@@ -95,6 +95,8 @@ class WorkerPool:
         File to which the processes also log.
     while_starting : callable, optional
         Preparation that the tasks need; called in this process while the worker processes start.
+    started : StartedProcesses, optional
+        Processes that are running already, which are used first.
     admission : Admission, optional
         Decides which submissions' tasks this machine can run and in which session. By default, all tasks run in
         `session`.
@@ -124,6 +126,7 @@ class WorkerPool:
     lease_seconds: float = LEASE_SECONDS
     reconnect_timeout: float = RECONNECT_SECONDS
     admission: Admission | None = None
+    started: StartedProcesses | None = None
     wait_for_others: bool = False
     ran: int = 0
     _processes: list[WorkerProcess] = field(default_factory=list)
@@ -147,7 +150,10 @@ class WorkerPool:
         StoreUnavailable
             If the store is unavailable for longer than `reconnect_timeout` seconds.
         """
-        self._processes = [WorkerProcess(self.session, self.job, self.log_file) for _ in range(self.jobs)]
+        started = self.started
+        self._processes = [] if started is None else started.take(self.session, self.job, self.jobs, self.log_file)
+        missing = self.jobs - len(self._processes)
+        self._processes += [WorkerProcess(self.session, self.job, self.log_file) for _ in range(missing)]
         leases = Leases(
             self.store, self.job, self.name, self.on_event, self.lease_seconds, self.reconnect_timeout, self._log_of,
             admission=self.admission, wait_for_others=self.wait_for_others,

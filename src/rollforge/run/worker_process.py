@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import connection, resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rollforge import drivers
 from rollforge.drivers import TRACKERS
@@ -54,7 +54,7 @@ from rollforge.task import Cause, Status, TaskRecord
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-__all__ = ["WorkerProcess", "call_in_child", "import_plugins_in_child"]
+__all__ = ["StartedProcesses", "WorkerProcess", "call_in_child", "import_plugins_in_child"]
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _MEMORY_MARKS = ("bad_alloc", "MemoryError", "Cannot allocate memory", "std::length_error")
@@ -137,6 +137,8 @@ class WorkerProcess:
         self._log = tempfile.TemporaryFile(buffering=0, prefix="rollforge-task-")  # noqa: SIM115
         # Mode "ab" does not set O_APPEND. Without it, a task's log begins with as many NULs as the previous task wrote.
         fcntl.fcntl(self._log, fcntl.F_SETFL, fcntl.fcntl(self._log, fcntl.F_GETFL) | os.O_APPEND)
+        self._next_job: tuple[Session, Job] | None = None
+        """Session and job that the process does not know yet."""
         self._process: SpawnProcess | None = None
         self._pipe: connection.Connection | None = None
         self._messages: Messages | None = None
@@ -186,6 +188,13 @@ class WorkerProcess:
         if self._process is None or not self._process.is_alive():
             self._start()
 
+    def change_job(self, session: Session, job: Job) -> None:
+        """Run the following tasks as those of another job. The process keeps its limits of memory and threads, and its log
+        file."""
+        self._session, self._job = _portable(session), job
+        if self._process is not None:
+            self._next_job = (self._session, replace(job, on_death=None))
+
     def assign(self, task: TaskRecord, threads: int, session: Session | None = None, *, own: bool = False) -> None:
         """Send a task to the process, to run with a number of threads.
 
@@ -202,8 +211,20 @@ class WorkerProcess:
         with contextlib.suppress(OSError):  # the process has died, which outcome() will report
             main = main_classes(task.text) if own else None
             self._messages.send(
-                (task.id, task.token, task.attempt, task.model_name, argument, threads, other, own, main)
+                (
+                    task.id,
+                    task.token,
+                    task.attempt,
+                    task.model_name,
+                    argument,
+                    threads,
+                    other,
+                    own,
+                    main,
+                    self._next_job,
+                )
             )
+            self._next_job = None
 
     def _start(self) -> None:
         if getattr(multiprocessing.current_process(), "_inheriting", False):
@@ -228,6 +249,7 @@ class WorkerProcess:
         # A pickle is slightly longer than the result that it contains.
         self._messages = Messages(ours, 2 * LIMITS["result_size"].value + 2**20)
         self._process, self._pipe, self.ready, self._invalid_message = process, ours, False, ""
+        self._next_job = None
         self.failed = False
 
     def _forget(self) -> None:
@@ -366,6 +388,58 @@ class WorkerProcess:
             self._process.join(grace)
             self.kill()
         self._forget()
+
+
+class StartedProcesses:
+    """Worker processes that import their libraries while the job that they will run is still being prepared.
+
+    Use it as a context manager, which kills those that were not taken.
+
+    Parameters
+    ----------
+    session : Session
+        The session whose threads the processes share.
+    jobs : int
+        Number of processes; 0 starts none.
+    preload : callable
+        Called in each process, to import what tasks need.
+    """
+
+    def __init__(self, session: Session, jobs: int, preload: Callable[[], None]) -> None:
+        self._session, self._jobs = session.shared_by(max(1, jobs)), jobs
+        self._job = Job("", len, preload=preload)
+        self._left: list[WorkerProcess] = []
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as failed:
+            failed.callback(self._end)
+            for _ in range(self._jobs):
+                self._left.append(WorkerProcess(self._session, self._job))
+                self._left[-1].start()
+            failed.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        for process in self._left:
+            process.kill()
+            process.end(0.0)
+        self._left = []
+
+    def take(self, session: Session, job: Job, jobs: int, log_file: Path | None = None) -> list[WorkerProcess]:
+        """Return up to `jobs` of the processes, which the caller has to end, and kill the others.
+
+        No process is returned if those for this job have to start with other limits: of threads, which libraries read when
+        they are loaded, of memory, or with a log file.
+        """
+        fit = session.threads == self._session.threads and job.memory is None and log_file is None
+        taken, self._left = (self._left[:jobs], self._left[jobs:]) if fit else ([], self._left)
+        self._end()
+        for process in taken:
+            process.change_job(session, job)
+        return taken
 
 
 def _portable(session: Session) -> Session:
