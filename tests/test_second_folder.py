@@ -218,7 +218,7 @@ def test_the_commands_notice_other_bars(folders: Folders, tmp_path: Path) -> Non
 
 
 def test_an_open_end_follows_both_folders(folders: Folders, tmp_path: Path) -> None:
-    """A night with new days and bars is predicted from them."""
+    """A night with new days and bars is predicted from them, and is no change of the data of former windows."""
     places = {
         "data": folders.by_frequency,
         "store": f"sqlite:///{tmp_path}/tasks.db",
@@ -231,6 +231,7 @@ def test_an_open_end_follows_both_folders(folders: Folders, tmp_path: Path) -> N
         folders.show(day)
         result = call("run", file, "--jobs", 0, "--output", tmp_path / "results")
         assert result.exit_code == 0, result.stderr
+        assert "trained on data" not in result.output
         found.append(pd.read_parquet(tmp_path / "results" / "prediction.parquet"))
         assert days_of(found[-1])[-1] == day
     assert found[-1].iloc[:, 0].groupby(level="datetime").nunique().min() == 4  # each instrument has a score of its own

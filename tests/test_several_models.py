@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from rollforge import pipeline
 from rollforge.collect import AverageEnsemble, RecorderCollector
 from rollforge.errors import CoverageError, DataError
-from rollforge.market.content import session_content
+from rollforge.market.content import mark_of_days, session_content
 from rollforge.market.folder_writer import write_folder
 from rollforge.market.universe import session_provider
 from rollforge.run.execute import DATA_TAG
@@ -398,18 +399,38 @@ def test_rows_of_the_data_that_are_not_predicted_are_a_warning(experiment: Exper
     assert collected.warnings == ("window 1 (2020-01-01 to 2020-01-04) leaves out up to 67% of the rows of the data",)
 
 
-def test_tasks_that_were_trained_on_other_data_are_counted(experiment: Experiment) -> None:
-    """Runs of the current data do not count, and neither do those of earlier versions, which did not record theirs."""
-    content, provider = session_content(experiment.session), session_provider(experiment.session)
-    marks = [None, "other", provider.fingerprint(), *([] if content is None else [content.mark])]
-    for start, mark in enumerate(marks, 1):
+def test_tasks_that_were_trained_on_other_data_are_counted(experiment: Experiment, tmp_path: Path) -> None:
+    """Days added since do not count, and neither do runs of earlier versions, which did not record their data; a changed
+    member does."""
+
+    def write(days: int, start: int = 0) -> str:
+        members = {c: [(CALENDAR[start if c == "B" else 0], CALENDAR[days - 1])] for c in CODES}
+        shutil.rmtree(tmp_path / "data")
+        write_folder(tmp_path / "data", CALENDAR[:days], {}, {"all": members})
+        session_provider(experiment.session).refresh()
+        content = session_content(experiment.session)
+        assert content is not None
+        return mark_of_days(content)
+
+    for start, mark in enumerate([None, write(20), write(30), write(25, start=3)], 1):
         experiment.add(task(4, (start, start)), (1, 2, 3), tags={} if mark is None else {DATA_TAG: mark})
+    write(31)
     (warning,) = experiment.collect().warnings
     assert warning.startswith(
-        f"1 of {len(marks)} windows were trained on data that differ from those now in {experiment.session.provider_uri}. "
+        f"1 of 4 windows were trained on data that differ from those now in {experiment.session.provider_uri}. "
     )
     assert f" {POOL} " in warning
-    (warning,) = experiment.collect(ids=[t.id for t in experiment.store.query(POOL)][1:2]).warnings
+
+
+def test_tasks_of_earlier_versions_are_counted_apart(experiment: Experiment) -> None:
+    """The marks of their data do not tell added days from changed ones; those of the current data do not count."""
+    content, provider = session_content(experiment.session), session_provider(experiment.session)
+    assert content is not None
+    for start, mark in enumerate(["other", provider.fingerprint(), content.mark], 1):
+        experiment.add(task(4, (start, start)), (1, 2, 3), tags={DATA_TAG: mark})
+    (warning,) = experiment.collect().warnings
+    assert warning.startswith("1 of 3 windows were trained by an earlier version, which did not record the last day")
+    (warning,) = experiment.collect(ids=[t.id for t in experiment.store.query(POOL)][:1]).warnings
     assert warning.startswith("1 of 1 windows")
 
 

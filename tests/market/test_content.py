@@ -7,11 +7,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rollforge.errors import DataError, DataNotFound
-from rollforge.market.content import DataContent, read_content
+from rollforge.market.append import append_table
+from rollforge.market.content import DataContent, mark_of_days, marks_of_days, read_content
 from rollforge.market.folder_writer import write_folder
+from rollforge.market.importer import import_table
+from rollforge.session import Session
 
 DAYS = np.array(["2019-12-30", "2019-12-31", "2020-01-02", "2020-01-03"], "datetime64[D]")
 
@@ -132,3 +136,57 @@ def test_a_damaged_series_is_a_difference(tmp_path: Path) -> None:
     (folder / "features/a/close.day.bin").write_bytes(b"\xff\xff\xff\xff\x00")
     (folder / "features/b/close.day.bin").write_bytes(b"")
     assert len(read_content(folder).differences(read_content(make(tmp_path / "whole")))) == 1
+
+
+# -- marks of days -----------------------------------------------------------------------------------------------------
+
+
+def rows(*listed: tuple[str, int, float], **more: float) -> pd.DataFrame:
+    """Return a table of prices: code, position of the day, close."""
+    days = [str(day) for day in DAYS]
+    return pd.DataFrame([{"symbol": c, "date": days[day], "close": close, **more} for c, day, close in listed])
+
+
+FIRST = rows(*((c, day, 10.0 + day) for c in "AB" for day in (0, 1)), ("A", 2, 12.0))
+
+
+@pytest.mark.parametrize(
+    ("appended", "kept"),
+    [
+        (rows(("A", 3, 13.0), ("B", 3, 13.0)), True),  # B was suspended on the day before
+        (rows(("A", 3, 13.0), ("C", 3, 5.0), turnover=2.0), True),
+        (rows(("B", 2, 12.0), ("A", 3, 13.0)), False),
+        (rows(("C", 2, 12.0), ("A", 3, 13.0)), False),
+        (rows(("A", 1, 11.5)), False),
+    ],
+    ids=["days", "instrument and field", "late row", "instrument of a past day", "correction"],
+)
+def test_added_days_do_not_change_the_mark_of_earlier_ones(tmp_path: Path, appended: pd.DataFrame, kept: bool) -> None:
+    """Whatever the new days contain; a row of an earlier day does."""
+    folder = tmp_path / "data"
+    import_table(FIRST, folder, universes={"some": ["A"]})
+    session = Session(provider_uri=str(folder))
+    marks = marks_of_days(session, map(str, DAYS[:3]))
+    before = read_content(folder)
+    assert marks[2] == mark_of_days(before)
+    append_table(appended, folder)
+    after = marks_of_days(session, map(str, DAYS))
+    assert [a == b for a, b in zip(after, marks, strict=False)] == [True, kept or appended["close"][0] != 11.5, kept]
+    assert len({*after}) == len(after)
+    assert DataContent.from_plain(read_content(folder).to_plain()).days_mark == after[-1].split()[1]
+
+
+def test_members_are_part_of_the_marks_from_their_first_day_on(tmp_path: Path) -> None:
+    """A later end is no change of the days before; an unreadable universe, which may not be used, is left out."""
+    folder = make(tmp_path / "data")
+    session, days = Session(provider_uri=str(folder)), [str(day) for day in DAYS]
+    marks = marks_of_days(session, days)
+    (folder / "instruments" / "some.txt").write_text("B\t2020-01-02\t2020-01-02\n")
+    changed = marks_of_days(session, days)
+    assert [a == b for a, b in zip(marks, changed, strict=True)] == [True, True, False, False]
+    (folder / "instruments" / "some.txt").write_text("B\t2020-01-02\t2020-01-03\n")
+    longer = marks_of_days(session, days)
+    assert [a == b for a, b in zip(longer, changed, strict=True)] == [True, True, True, False]
+    (folder / "instruments" / "some.txt").write_text("B\n")
+    assert marks_of_days(session, [*days, "2020-01-05"]) == marks
+    assert marks_of_days(session, ["2020-01-05"]) == []

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from rollforge.collect.outcomes import TaskOutcome
-from rollforge.errors import DataError
 from rollforge.generate.label import Label, task_labels
-from rollforge.run.execute import DATA_TAG
-from rollforge.session import Session, pool_command
+from rollforge.session import Session
 from rollforge.task import Status
 
 if TYPE_CHECKING:
@@ -172,6 +169,7 @@ def collect_outcomes(
     """
     from rollforge.collect.combine import Ensembles
     from rollforge.collect.coverage import check_coverage
+    from rollforge.collect.data_changes import data_changes
     from rollforge.collect.group import RollingGroup
     from rollforge.market.frames import number_rows
 
@@ -211,7 +209,7 @@ def collect_outcomes(
     target = next((m.target for m in models if m.label is not None), Label("", label_days))
     runs = {o.recorder.id: loaded.runs[o.recorder.id] for o in known if o.recorder is not None}
     remarks = used.remarks(pieces["pred"], joined, prediction)
-    warnings = (*coverage.remarks, *remarks, *said, *_trained_later(schedule), *_other_data(runs, session, known))
+    warnings = (*coverage.remarks, *remarks, *said, *_trained_later(schedule), *data_changes(runs, session, known))
     combined = used.names(len(models)) | ({"paths": "AverageEnsemble"} if paths else {})
     return Collected(
         known, schedule, prediction, label, target, coverage, warnings, models, runs, combined, paths=paths,
@@ -318,37 +316,6 @@ def _trained_later(schedule: Schedule) -> tuple[str, ...]:
     return (
         f"In {later} of {len(schedule.windows)} tasks the model is fitted to later days than it predicts, as in "
         "cross-validation: the result shows how well the model generalizes, not what trading would have earned.",
-    )
-
-
-def _other_data(runs: Mapping[str, RunData], session: Session, known: Sequence[TaskOutcome]) -> tuple[str, ...]:
-    """Return warnings if the data have changed since tasks were trained, because a task's id does not depend on the
-    data."""
-    from rollforge.generate.task_view import at_frequency
-    from rollforge.market.content import session_content
-    from rollforge.market.universe import session_provider
-
-    session = at_frequency(session, [o.task.definition for o in known])
-    content = session_content(session)
-    # Earlier versions stored the fingerprint.
-    now: dict[str, tuple[str, ...]] = {
-        DATA_TAG: ("" if content is None else content.mark, session_provider(session).fingerprint())
-    }
-    places = {DATA_TAG: str(session.folder())}
-    for tag in sorted({tag for run in runs.values() for tag in run.tags if tag.startswith(f"{DATA_TAG}.")}):
-        freq = tag.removeprefix(f"{DATA_TAG}.")
-        with contextlib.suppress(DataError):  # this session does not have the folder, so the data are not compared
-            content = session_content(session, freq)
-            now[tag] = ("" if content is None else content.mark,)
-            places[tag] = f"{session.folder(freq)} ({freq})"
-    changed = [[tag for tag, marks in now.items() if run.tags.get(tag, marks[0]) not in marks] for run in runs.values()]
-    other = sum(map(bool, changed))
-    if not other:
-        return ()
-    where = " and ".join(places[tag] for tag in now if any(tag in tags for tags in changed))
-    return (
-        f"{other} of {len(changed)} windows were trained on data that differ from those now in {where}. "
-        f"Train all of them again: {pool_command(session.store_uri, known[0].task.pool)} reset-status waiting",
     )
 
 

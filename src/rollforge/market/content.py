@@ -13,22 +13,23 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rollforge.dates import DayLike, has_times
+from rollforge.dates import DayLike, Times, has_times
 from rollforge.errors import DataError, counted, first_few
-from rollforge.market.folder_files import read_lines
+from rollforge.market.folder_files import folder_name, read_lines, read_member
 from rollforge.market.provider import Provider, open_provider
 from rollforge.session import Session
 
-__all__ = ["DataContent", "read_content", "session_content"]
+__all__ = ["DataContent", "mark_of_days", "marks_of_days", "read_content", "session_content"]
 
-_FORMAT = 1
+_FORMAT = 2
 _KEPT = 20
 _SHORT = 4  # bytes of the hashes that only locate differences
 
@@ -57,6 +58,9 @@ class DataContent:
     years: Mapping[str, tuple[int, str]]
     """Year -> (number of trading days, hash of all series in the year)."""
     fields: tuple[str, ...]
+    days_mark: str = ""
+    """Hash of the values and members up to `last_day`, which does not change if later days are added, see
+    :func:`marks_of_days`. Empty in the description by a version that did not compute it."""
 
     def to_plain(self) -> dict[str, object]:
         """Return the content as plain data for JSON."""
@@ -77,7 +81,7 @@ class DataContent:
                 {str(k): str(v) for k, v in plain["universes"].items()},
                 {str(k): str(v) for k, v in plain["instruments"].items()},
                 {str(k): (int(n), str(mark)) for k, (n, mark) in plain["years"].items()},
-                tuple(str(f) for f in plain["fields"]),
+                tuple(str(f) for f in plain["fields"]), str(plain.get("days_mark", "")),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise DataError(f"This is not a description of a data folder's content: {exc!r:.200}") from exc
@@ -149,9 +153,14 @@ def session_content(session: Session, freq: str | None = None) -> DataContent | 
     freq : str, optional
         Frequency of the calendar and the values, which may have a folder of its own; by default that of the session.
     """
+    provider = _provider_of(session, freq)
+    return None if provider is None else provider_content(provider, session.cache)
+
+
+def _provider_of(session: Session, freq: str | None) -> Provider | None:
     freq = freq or session.freq
     folder = session.folder(freq)
-    return None if folder is None else read_content(folder, session.cache, session.data_until, freq)
+    return None if folder is None else _opened(folder, session.data_until, freq)
 
 
 _known: dict[str, DataContent] = {}
@@ -184,10 +193,14 @@ def read_content(
     DataError
         If a file is damaged.
     """
+    return provider_content(_opened(folder, until, freq), cache)
+
+
+def _opened(folder: str | os.PathLike[str], until: DayLike | None, freq: str | None) -> Provider:
     provider = open_provider(folder)
     if freq is not None:
         provider = provider.with_freq(freq)
-    return provider_content(provider if until is None else provider.bounded(until), cache)
+    return provider if until is None else provider.bounded(until)
 
 
 def provider_content(provider: Provider, cache: str | os.PathLike[str] | None = None) -> DataContent:
@@ -205,6 +218,92 @@ def provider_content(provider: Provider, cache: str | os.PathLike[str] | None = 
             _known.pop(next(iter(_known)), None)
         _known[key] = found
     return _known[key]
+
+
+def mark_of_days(content: DataContent) -> str:
+    """Return the last day of a content and the hash of the data up to it, as :func:`marks_of_days` returns them."""
+    return f"{content.last_day} {content.days_mark}"
+
+
+def marks_of_days(session: Session, days: Iterable[str], freq: str | None = None) -> list[str]:
+    """Return hashes of a session's data up to each of some days, preceded by the day; all are computed in one pass.
+
+    The hash up to a day does not change if later days are added, with new instruments and fields too, but does if a value
+    or a member up to the day changes. An instrument that has no values on the last days ends with its last value, since
+    only a later day shows whether it was suspended.
+
+    Parameters
+    ----------
+    session : Session
+        Provides the data folder.
+    days : iterable of str
+        Days, or times of bars, as in :attr:`DataContent.last_day`. One that the calendar lacks is left out.
+    freq : str, optional
+        Frequency of the calendar and the values; by default that of the session.
+    """
+    provider = _provider_of(session, freq)
+    if provider is None:
+        return []
+    calendar = provider.calendar()
+    places = {str(day): place for place, day in enumerate(calendar)}
+    stops = sorted({places[day] + 1 for day in days if day in places})
+    if not stops:
+        return []
+    found = _DayMarks(calendar, stops)
+    for code, listed in _series(provider):
+        for name, series in listed:
+            found.add(code, name, series)
+    marks = found.marks(provider)
+    return [f"{calendar[stop - 1]} {mark}" for stop, mark in zip(stops, marks, strict=True)]
+
+
+class _DayMarks:
+    """Hashes of a folder's data up to several days, from the series one after the other, in the order of their names."""
+
+    def __init__(self, calendar: Times, stops: Sequence[int]) -> None:
+        self.calendar = calendar
+        self.stops = np.asarray(stops, np.int64)
+        unit = "<M8[s]" if has_times(calendar) else "<M8[D]"
+        days = np.ascontiguousarray(calendar.astype(unit))
+        self._marks = [hashlib.blake2b(days[:stop].tobytes(), digest_size=16) for stop in stops]
+        self._ends: dict[str, NDArray[np.int64]] = {}  # code -> end of its values up to each day
+
+    def add(self, code: str, name: str, series: bytes) -> None:
+        """Add a series: the position of its first day, and its values."""
+        first, values = _first_place(series), np.frombuffer(series[4 : len(series) // 4 * 4], "<f4")
+        known = np.flatnonzero(~np.isnan(values))
+        counts = np.searchsorted(known, self.stops - first)
+        running = hashlib.blake2b(f"\0{code}\0{name}\0{first}\0".encode(), digest_size=16)
+        ends, done = self._ends.setdefault(code.lower(), np.zeros(len(self.stops), np.int64)), 0
+        for i, count in enumerate(counts.tolist()):
+            if not count:
+                continue
+            length = int(known[count - 1]) + 1
+            running.update(series[4 + 4 * done : 4 + 4 * length])
+            done = length
+            self._marks[i].update(running.digest())
+            ends[i] = max(ends[i], first + length)
+
+    def marks(self, provider: Provider) -> list[str]:
+        """Return the hashes, with the universes of the folder."""
+        days = self.calendar.astype("datetime64[D]")
+        for name in provider.markets():
+            try:
+                file = provider.location() / "instruments" / f"{name}.txt"
+                members = [read_member(file, number, line)[:2] for number, line in read_lines(file)]
+            except DataError:  # an error where the universe is used
+                continue
+            for i, stop in enumerate(self.stops.tolist()):
+                lines = set()
+                for code, (first, last) in members:
+                    folder = folder_name(code)
+                    end = int(self._ends[folder][i]) if folder in self._ends else 0
+                    known = days[(end or stop) - 1]
+                    if first <= known:
+                        lines.add(f"{code.upper()}\t{first}\t{min(last, known)}")
+                if lines:
+                    self._marks[i].update("\n".join([f"\0{name}", *sorted(lines)]).encode())
+        return [mark.hexdigest() for mark in self._marks]
 
 
 def _kept(file: Path) -> DataContent | None:
@@ -239,20 +338,14 @@ def _read(provider: Provider) -> DataContent:
             mark.update(line.encode() + b"\n")
         universes[name] = mark.hexdigest()
         whole.update(f"\0{name}\0{universes[name]}".encode())
-    instruments, fields = {}, set[str]()
-    suffix = f".{provider.stem(provider.freq)}.bin"
-    for code in sorted(_folders(provider)):
-        if provider.until is not None and not provider.has(code):
-            continue  # listed after the bound
+    instruments, fields, of_days = {}, set[str](), _DayMarks(calendar, [len(calendar)])
+    for code, listed in _series(provider):
         own = hashlib.blake2b(digest_size=16)
-        folder = provider.location() / "features" / code
-        for name in sorted(f for f in os.listdir(folder) if f.endswith(suffix)):
-            series = provider.cut(code, (folder / name).read_bytes())
-            if provider.until is not None and len(series) <= 4:
-                continue
+        for name, series in listed:
             label = f"\0{code}\0{name}\0".encode()
             own.update(label + series)
-            fields.add(name.removesuffix(suffix))
+            of_days.add(code, name, series)
+            fields.add(name.removesuffix(f".{provider.stem(provider.freq)}.bin"))
             first = _first_place(series)
             for i, (start, stop) in enumerate(zip(starts.tolist(), stops, strict=True)):
                 piece = series[4 * (1 + max(0, start - first)) : 4 * (1 + max(0, stop - first))]
@@ -272,7 +365,24 @@ def _read(provider: Provider) -> DataContent:
             for year, start, stop, mark in zip(years, starts.tolist(), stops, of_years, strict=True)
         },
         fields=tuple(sorted(fields)),
+        days_mark=of_days.marks(provider)[0],
     )
+
+
+def _series(provider: Provider) -> Iterator[tuple[str, Iterator[tuple[str, bytes]]]]:
+    """Yield the folder of each instrument, and the names and bytes of its series, in the order of their names."""
+    suffix = f".{provider.stem(provider.freq)}.bin"
+    for code in sorted(_folders(provider)):
+        if provider.until is None or provider.has(code):  # otherwise it is listed after the bound
+            yield code, _series_of(provider, code, suffix)
+
+
+def _series_of(provider: Provider, code: str, suffix: str) -> Iterator[tuple[str, bytes]]:
+    folder = provider.location() / "features" / code
+    for name in sorted(f for f in os.listdir(folder) if f.endswith(suffix)):
+        series = provider.cut(code, (folder / name).read_bytes())
+        if provider.until is None or len(series) > 4:
+            yield name, series
 
 
 def _members(provider: Provider, universe: str) -> list[str]:

@@ -45,8 +45,9 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 DATA_TAG = "rollforge.data"
-"""Recorder tag: fingerprint of the content of the data folder used for training, equal for all copies of the folder. That
-of the data of a further frequency, from which features were computed, has the frequency at the end of its name."""
+"""Recorder tag: the last day of the data used for training, and a fingerprint of the data up to it, which is equal for all
+copies of the folder and does not change if days are added. That of the data of a further frequency, from which features
+were computed, has the frequency at the end of its name."""
 FOLDER_TAG = "rollforge.folder"
 """Recorder tag: the data folder used for training."""
 MODEL_TAG = "rollforge.model"
@@ -190,14 +191,14 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
         _save_dataset(dataset, recorder)
         _generate_records(resolved, model, dataset, recorder)
         if session.provider_uri is not None:
-            from rollforge.market.content import session_content
+            from rollforge.market.content import mark_of_days, session_content
 
             content = session_content(session)
             assert content is not None
-            marks = {DATA_TAG: content.mark, FOLDER_TAG: session.folder()}
+            marks = {DATA_TAG: mark_of_days(content), FOLDER_TAG: session.folder()}
             for freq in handler_frequencies(getattr(dataset, "handler", None), session):
                 other = session_content(session, freq)
-                marks |= {} if other is None else {data_tag(freq): other.mark}
+                marks |= {} if other is None else {data_tag(freq): mark_of_days(other)}
             recorder.set_tags(**marks)
     with contextlib.suppress(TaskNotSerializable):  # a task with live objects has no hash
         recorder.set_tags(**{TRIAL_TAG: trial_of(task)})
