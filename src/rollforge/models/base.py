@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any
+import inspect
+import weakref
+from typing import TYPE_CHECKING, Any, Self
 
 from rollforge.pickling import Serializable
 
@@ -13,8 +15,28 @@ if TYPE_CHECKING:
 __all__ = ["BaseModel", "Model", "ModelFT", "Reweighter"]
 
 
+_Given = tuple[tuple[object, ...], dict[str, object]]
+
+_GIVEN: dict[int, tuple[weakref.ref[object], _Given]] = {}
+"""The arguments with which each model was constructed, by its ``id``. They are not attributes, and so not saved with it."""
+
+
 class BaseModel(Serializable, abc.ABC):
     """Base class of everything that predicts."""
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        if (args or kwargs) and cls.__init__ is object.__init__:
+            raise TypeError(f"{cls.__name__}() takes no arguments")  # as without this method
+        made = super().__new__(cls)
+        key = id(made)
+        given = tuple(map(_copied, args)), {name: _copied(value) for name, value in kwargs.items()}
+        _GIVEN[key] = weakref.ref(made, lambda _: _GIVEN.pop(key, None)), given  # type: ignore[assignment]
+        return made
+
+    # Without a constructor there are no arguments, which inspect.signature() would otherwise read from the method above.
+    __new__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [inspect.Parameter("cls", inspect.Parameter.POSITIONAL_ONLY)]
+    )
 
     @abc.abstractmethod
     def predict(self, *args: Any, **kwargs: Any) -> Any:
@@ -51,3 +73,21 @@ class Reweighter(abc.ABC):
     @abc.abstractmethod
     def reweight(self, data: object) -> Any:
         """Return a weight for each row of `data`, a frame with features and labels."""
+
+
+def given_arguments(model: BaseModel) -> _Given | None:
+    """Return the positional and the other arguments with which a model was constructed.
+
+    They are none for a model that was copied or read from a file, and ``None`` if its class does not record them.
+    """
+    reference, given = _GIVEN.get(id(model), (None, None))
+    return given if reference is not None and reference() is model else None
+
+
+def _copied(value: object) -> object:
+    """Return a copy of plain lists and mappings, which can be changed after the model was constructed."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_copied, value))  # type: ignore[call-overload, arg-type]
+    if type(value) is dict:
+        return {key: _copied(one) for key, one in value.items()}
+    return value

@@ -24,20 +24,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge import trust
-from rollforge.build import build, describe
+from rollforge.build import build, constructor_arguments, describe
 from rollforge.errors import (
     CodeNotAllowed,
     ConfigError,
     MissingDependency,
     ModelError,
+    RollforgeError,
     TaskNotSerializable,
     counted,
     shown,
 )
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
-from rollforge.models.base import Model, Reweighter
-from rollforge.models.boosting import Boosting
+from rollforge.models.base import Model, Reweighter, given_arguments
 from rollforge.models.classes import class_numbers, fitted_labels
 from rollforge.models.samples import Samples, prediction_features, training_samples
 from rollforge.session import current_session
@@ -702,13 +702,15 @@ def describe_estimator(estimator: object, path: str = "estimator") -> Definition
 def describe_model(model: Model) -> Definition:
     """Return the description of an unfitted model, from which :func:`~rollforge.build.build` makes an equal one.
 
-    Its arguments are read from its attributes of the same names, and further ones (``**kwargs``) from ``params``. Those with
-    their default values are left out.
+    It has the arguments that the model was given, except those with their default values. If an attribute named after an
+    argument, or an entry of ``params``, was changed afterwards, it has the new value. A copy of a model, or a model read from
+    a file, is described by these attributes alone.
 
     Raises
     ------
     NotInModule
-        If its class cannot be imported by name, or the estimator has no attribute named after an argument.
+        If its class cannot be imported by name, an argument cannot be stored in a task, or the attributes do not show with
+        which arguments the model was made.
 
     Examples
     --------
@@ -719,19 +721,98 @@ def describe_model(model: Model) -> Definition:
     kind = type(model)
     path = "estimator"
     _check_importable(kind, path)
-    kwargs: Definition = {}
+    kwargs = _given_kwargs(model, path)
+    if kwargs is None:
+        kwargs = _kwargs_of_attributes(model, path)
     if isinstance(model, SklearnModel):
-        kwargs["estimator"] = describe_estimator(model.estimator, f"{path}.estimator")
-    for name, parameter in inspect.signature(kind.__init__).parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD and isinstance(getattr(model, "params", None), dict):
-            kwargs |= model.params  # type: ignore[attr-defined]
-        elif name == "self" or name in kwargs or (name == "loss" and isinstance(model, Boosting)):  # in `params`
-            continue
+        kwargs["estimator"] = model.estimator
+    defaults = {name: one.default for name, one in inspect.signature(kind.__init__).parameters.items()}
+    kwargs = {
+        name: _described(value, f"{path}.{name}")
+        for name, value in kwargs.items()
+        if name not in defaults or not _is_default(value, defaults[name])
+    }
+    return {"class": kind.__qualname__, "module_path": _public_module(kind), "kwargs": kwargs}
+
+
+def _given_kwargs(model: Model, path: str) -> Definition | None:
+    """Return by name the arguments that a model was given, with later changes; None if they are not known."""
+    kind = type(model)
+    args, kwargs = given_arguments(model) or ((), {})
+    signature = inspect.signature(kind.__init__)
+    try:
+        bound = signature.bind(model, *args, **kwargs)
+        made = kind(*args, **kwargs)
+    except TypeError:  # a copy, of a class that needs arguments
+        return None
+    named: Definition = {}
+    for name, value in list(bound.arguments.items())[1:]:
+        parameter = signature.parameters[name]
+        if parameter.kind is parameter.VAR_KEYWORD:
+            named |= value
+        elif parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+            raise NotInModule(f"{kind.__name__} has arguments without names ({name}).", path=path)
+        else:
+            named[name] = value
+    if not named and _package(model) != "rollforge" and _differing(vars(model), vars(made)):
+        return None  # perhaps a copy
+    return named | _changed(model, made, path)
+
+
+def _changed(model: Model, made: Model, path: str) -> Definition:
+    """Return the arguments whose attributes, or entries of ``params``, differ between a model and one just made."""
+    names = _named_arguments(type(model))
+    now, before = ({n: v for n, v in vars(one).items() if n in names} for one in (model, made))
+    changed = {name: now[name] for name in _differing(now, before) if name in now and name in before}
+    params, first = getattr(model, "params", None), getattr(made, "params", None)
+    if isinstance(params, dict) and isinstance(first, dict):
+        removed = first.keys() - params.keys()
+        if removed:
+            raise NotInModule(f"{shown(min(removed))} was removed from its params.", path=path)
+        changed |= {name: params[name] for name in _differing(params, first)}
+    return changed
+
+
+def _differing(values: Mapping[str, object], others: Mapping[str, object]) -> list[str]:
+    """Return the names whose plain values differ between two mappings, or that only one of them has."""
+    return [
+        name
+        for name in {**values, **others}
+        if all(_is_plain(one.get(name)) for one in (values, others))
+        and (name not in values or name not in others or repr(values[name]) != repr(others[name]))
+    ]
+
+
+def _named_arguments(kind: type) -> list[str]:
+    """Return the arguments of a class that can be attributes of the same names; ``params`` holds those of a library."""
+    return [name for name in constructor_arguments(kind) if name != "params"]
+
+
+def _kwargs_of_attributes(model: Model, path: str) -> Definition:
+    """Return the arguments of a model of which only the attributes are known."""
+    kind = type(model)
+    kwargs: Definition = {}
+    further = False
+    for name, parameter in list(inspect.signature(kind.__init__).parameters.items())[1:]:
+        if parameter.kind is parameter.VAR_KEYWORD:
+            further = True
+            kwargs |= {one: getattr(model, one) for one in _named_arguments(kind) if hasattr(model, one)}
+            kwargs |= getattr(model, "params", {})
         elif parameter.kind is parameter.VAR_POSITIONAL or not hasattr(model, name):
             raise NotInModule(f"{kind.__name__} has no attribute named after its argument {name}.", path=path)
-        elif not _is_default(getattr(model, name), parameter.default):
-            kwargs[name] = _described(getattr(model, name), f"{path}.{name}")
-    return {"class": kind.__qualname__, "module_path": _public_module(kind), "kwargs": kwargs}
+        else:
+            kwargs[name] = getattr(model, name)
+    try:
+        made = kind(**kwargs)
+    except (RollforgeError, TypeError):
+        made = None
+    if made is None or (further and _differing(vars(model), vars(made))):
+        raise NotInModule(
+            f"this {kind.__name__} is a copy or was read from a file, and its attributes do not show with which arguments "
+            "it was made.",
+            path=path,
+        )
+    return kwargs
 
 
 def _is_default(value: object, default: object) -> bool:
