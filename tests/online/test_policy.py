@@ -4,6 +4,7 @@ worse."""
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from rollforge.ledger.entry import (
     Role,
     Verdict,
     day_body,
+    release_body,
 )
 from rollforge.ledger.state import ServiceState
 from rollforge.models.linear import LinearModel
@@ -145,6 +147,21 @@ def test_the_latest_candidate_that_is_not_worse_is_promoted(
     assert {(r.recorder, r.role.value) for r in found} == changes
     assert {r.from_day for r in found} <= {"2024-01-06"}  # the day after Friday
     assert all("rank IC 0.2500 against 0.1250 over 5 days" in r.reason for r in found if r.role is Role.CHAMPION)
+
+
+def test_a_candidate_that_is_planned_to_become_the_champion_is_not_retired() -> None:
+    """Other candidates of its template that are worse are."""
+    old = candidate("old", Role.CHAMPION)
+    plan = [
+        replace(old, role=Role.RETIRED, from_day=DAYS[8]),
+        replace(candidate("c1", Role.CHAMPION), from_day=DAYS[8]),
+    ]
+    body = day_body(DayResult(DAYS[0], DayState.PUBLISHED), releases=[old])
+    entries = [Entry("us", 1, EntryKind.DAY, body, 1, 0.0)]
+    entries.append(Entry("us", 2, EntryKind.PROMOTION, release_body(plan, "by hand"), 1, 0.0))
+    pairs = [(candidate(name), old) for name in ("c1", "c2")]
+    found = decided(ServiceState.of(entries), Policy(5), DAYS[4], pairs, [verdict("c1", L), verdict("c2", L)])
+    assert [(r.recorder, r.role.value) for r in found] == [("c2", "retired")]
 
 
 # -- a service ---------------------------------------------------------------------------------------------------------
