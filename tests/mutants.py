@@ -51,6 +51,7 @@ import tempfile
 import time
 import tomllib
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -289,7 +290,9 @@ class Lines:
         self.measured.switch_context(nodeid)
 
     def by_line(self) -> dict[str, dict[int, list[str]]]:
-        data = self.measured.get_data()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there are none
+            data = self.measured.get_data()
         return {file: data.contexts_by_lineno(file) for file in data.measured_files()}
 
 
@@ -430,7 +433,8 @@ class Requests:
         self.at_import: dict[str, list[int]] = {}
         self._importing = Lines([copy / PACKAGE / f for f in room.files])
 
-    def pytest_collection(self) -> None:
+    def begin(self) -> None:
+        """Record the lines that are executed from now on until the tests are collected."""
         self._importing.measured.start()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
@@ -521,6 +525,8 @@ def _pytest(copy: Path, room: Room, wanted: Sequence[str] | None, requests: Requ
     ]
     if room.keyword:
         arguments += ["-k", f"({room.keyword}) or {DOCSTRINGS.rpartition('::')[2]}"]
+    if requests:
+        requests.begin()  # before pytest imports the first conftest.py
     return pytest.main([*arguments, *files], plugins=[plugin, *([requests] if requests else [])]), plugin
 
 
