@@ -163,3 +163,13 @@ def test_a_prediction_without_days_is_one_message(form: Any, found: str, tmp_pat
     """The message names the model."""
     with pytest.raises(DataError, match=f"The prediction of _Renaming .*found .*{found}"):
         _kept(form, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "form", [lambda p: p.map(lambda x: "up" if x > 0 else "down"), lambda p: p.astype(str), lambda p: p + 0j]
+)
+def test_a_prediction_that_is_not_of_numbers_is_refused_when_the_task_runs(form: Any, tmp_path: Path) -> None:
+    """Nothing is saved, and the message names the model."""
+    with pytest.raises(DataError, match=r"The prediction of _Renaming.*not all values are real numbers"):
+        _kept(form, tmp_path)
+    assert not list(tmp_path.rglob("pred*"))

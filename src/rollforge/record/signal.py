@@ -10,7 +10,7 @@ from rollforge.errors import ConfigError
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.generate.label import LABEL_TAG, handler_labels, labels_to_text
-from rollforge.market.frames import day_rows
+from rollforge.market.frames import number_rows
 from rollforge.record.base import ModelRecord
 
 __all__ = ["SignalRecord"]
@@ -41,7 +41,7 @@ class SignalRecord(ModelRecord):
         if self.model is None or self.dataset is None:
             raise ConfigError("SignalRecord needs a model and a dataset.")
         prediction = self.model.predict(self.dataset)
-        prediction = day_rows(prediction, f"The prediction of {type(self.model).__name__}")
+        prediction = number_rows(prediction, f"The prediction of {type(self.model).__name__}")
         if isinstance(prediction, pd.Series):
             prediction = prediction.to_frame("score")
         self.save(**{"pred.pkl": prediction})
