@@ -1,7 +1,10 @@
-"""Walk-forward on a table, compared with a loop of `fit` and `predict` over the same windows; and storing the table.
+"""Walk-forward on a table, compared with a loop of `fit` and `predict` over the same windows; and storing a table.
 
-The estimator uses one thread, so that processor time measures work, and several processes can use several cores. Of the
-repeats, the shortest counts: other load on the machine, and memory that a virtual machine has not used before, only add time.
+The windows are those of two years of training, three months of validation, and a new model each month. What does not depend
+on the number of windows (storing the table, starting processes, joining) is the cost that remains when the cost of a window,
+from all windows and from the last ones, is subtracted. The estimator uses one thread, so that processor time measures work,
+and several processes can use several cores. Of the repeats, the shortest counts: other load on the machine, and memory that a
+virtual machine has not used before, only add time.
 
 python -m benchmarks.frames
 """
@@ -22,6 +25,8 @@ from benchmarks import setting
 
 MODULE = "benchmarks.frames"
 LABEL = "y"
+FEW = 4
+"""Number of windows at the end from which the cost of a window follows."""
 
 
 def table(instruments: int, days: int, features: int) -> pd.DataFrame:
@@ -82,33 +87,40 @@ def main() -> None:
     options = setting.arguments(__doc__ or "")
     if setting.ran_part(options, child=store):
         return
-    size = (60, 400, 20) if options.small else (505, 1226, 40)
-    frame, model, cores = table(*size), estimator(20 if options.small else 100), len(os.sched_getaffinity(0))
+    size = (60, 400, 20) if options.small else (100, 1226, 40)
+    trees, train, valid = (20, "9M", "1M") if options.small else (200, "2y", "3M")
+    frame, model, cores = table(*size), estimator(trees), len(os.sched_getaffinity(0))
     with setting.workplace() as folder:
         os.environ["ROLLFORGE_HOME"] = str(folder / "home")
+        found: dict[str, Any] = {}
 
-        def walk(name: str, jobs: int) -> pd.Series | pd.DataFrame:
+        def walk(name: str, jobs: int, start: Any = None) -> pd.Series | pd.DataFrame:
             session = rollforge.Session(tracking_uri=f"folder:{folder}/runs", store_uri=f"sqlite:///{folder}/{name}.db")
             result = rollforge.walk_forward(
-                model, frame, label=LABEL, train=size[1] // 2, step=size[1] // 10, horizon=2, jobs=jobs, session=session
-            )
+                model, frame, label=LABEL, train=train, valid=valid, step="1M", horizon=5, start=start, jobs=jobs,
+                experiment_name=name, session=session,
+            )  # fmt: skip
             found["windows"] = result.windows
             return result.prediction
 
-        found: dict[str, Any] = {}
-        walk("warm", 0)
-        windows = found["windows"]
-        measured: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": [], "several": []}
+        measured: dict[str, list[tuple[float, float]]] = {}
+
+        def measure(name: str, work: Callable[[], Any]) -> None:
+            measured.setdefault(name, []).append(_times(work, name, found))
+
+        walk("warm", 0, frame.index[-1][0] - pd.Timedelta(days=40))  # imports
         for repeat in range(options.repeats):
-            works: dict[str, Callable[[], Any]] = {
-                "ours": functools.partial(walk, f"one{repeat}", 0),
-                "theirs": functools.partial(loop, model, frame, windows),
-                "several": functools.partial(walk, f"more{repeat}", cores),
-            }
-            for name, work in works.items():
-                measured[name].append(_times(work, name, found))
-            if not found["ours"].equals(found["theirs"]) or not found["several"].equals(found["theirs"]):
-                raise SystemExit("the predictions differ")
+            measure("ours", functools.partial(walk, f"one{repeat}", 0))
+            windows = found["windows"]
+            last = windows["test_start"].iloc[-FEW]
+            measure("theirs", functools.partial(loop, model, frame, windows))
+            measure("several", functools.partial(walk, f"more{repeat}", cores))
+            measure("ours_few", functools.partial(walk, f"one_few{repeat}", 0, last))
+            measure("several_few", functools.partial(walk, f"more_few{repeat}", cores, last))
+            for name in ("ours", "several", "ours_few", "several_few"):
+                expected = found["theirs"].loc[last:] if name.endswith("few") else found["theirs"]
+                if not found[name].equals(expected):
+                    raise SystemExit(f"the predictions differ: {name}")
         clock = {name: min(one for one, _ in both) for name, both in measured.items()}
         processor = {name: min(one for _, one in both) for name, both in measured.items()}
         file = folder / "table.parquet"
@@ -128,8 +140,16 @@ def main() -> None:
             several_seconds=clock["several"], processes=cores, store_rows=len(wide),
             store_processor_seconds=stored["seconds"], store_first_processor_seconds=stored["first"],
             store_memory_mb=stored["memory"],
+            fixed_processor_seconds=_fixed(processor["ours"], processor["ours_few"], len(windows)),
+            several_fixed_processor_seconds=_fixed(processor["several"], processor["several_few"], len(windows)),
+            several_fixed_seconds=_fixed(clock["several"], clock["several_few"], len(windows)),
             panel_mb=wide.to_numpy().nbytes / 2**20,
         )  # fmt: skip
+
+
+def _fixed(all_windows: float, few: float, windows: int) -> float:
+    """Return the part of the seconds that does not depend on the number of windows."""
+    return few - FEW * (all_windows - few) / (windows - FEW)
 
 
 def _times(work: Callable[[], Any], name: str, found: dict[str, Any]) -> tuple[float, float]:
