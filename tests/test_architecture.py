@@ -182,6 +182,8 @@ HEAVY: dict[str, str | tuple[str, ...]] = {
         "models/torch_igmtf_network.py",
         "models/torch_tabnet_network.py",
         "models/torch_tcts_network.py",
+        "models/torch_tra_network.py",
+        "models/torch_tra_training.py",
         "models/torch_training.py",
     ),
     "skorch": "models/torch_training.py",

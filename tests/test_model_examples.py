@@ -19,7 +19,7 @@ from rollforge.workflow import load_workflow
 FOLDER = Path(__file__).parents[1] / "examples" / "models"
 LIBRARIES = {"lightgbm": "lightgbm", "double_ensemble": "lightgbm", "sklearn": "sklearn", "tuned": "optuna",
              "tabnet": "torch", "adarnn": "torch", "add": "torch", "tcts": "torch",
-             "igmtf": "torch", "hist": "torch"}  # fmt: skip
+             "igmtf": "torch", "hist": "torch", "tra": "torch"}  # fmt: skip
 EXAMPLES = sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
@@ -71,6 +71,7 @@ def test_each_example_says_how_to_run_it() -> None:
         "tcts",
         "igmtf",
         "hist",
+        "tra",
         "own",
     } <= set(EXAMPLES)
     for name in EXAMPLES:

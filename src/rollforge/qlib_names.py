@@ -106,6 +106,11 @@ MODULES: Mapping[str, Mapping[str, str]] = {
     },
     "qlib.contrib": {},
     "qlib.contrib.data": {},
+    "qlib.contrib.data.dataset": {
+        "rollforge.features.memory": "MTSDatasetH",
+        "internal": "device",
+        "also": "DatasetH guess_horizon init_instance_by_config",
+    },
     "qlib.contrib.data.handler": {
         "rollforge.features.alpha": (
             "_DEFAULT_INFER_PROCESSORS=_INFER _DEFAULT_LEARN_PROCESSORS=_LEARN Alpha158 Alpha158vwap Alpha360 "
@@ -315,6 +320,14 @@ MODULES: Mapping[str, Mapping[str, str]] = {
         "rollforge.models.torch_networks": "GRUModel",
         "internal": "MLPModel",
         "also": "DataHandlerLP DatasetH get_module_logger get_or_create_path Model",
+    },
+    "qlib.contrib.model.pytorch_tra": {
+        "rollforge.models.torch_tra": "TRAModel",
+        "rollforge.models.torch_tra_network": "PositionalEncoding RNN sinkhorn TRA Transformer",
+        "internal": (
+            "device evaluate load_state_dict_unsafe loss_fn minmax_norm plot shoot_infs transport_daily transport_sample"
+        ),
+        "also": "EPS get_module_logger Model MTSDatasetH",
     },
     "qlib.contrib.model.pytorch_transformer": {
         "rollforge.models.torch_models": "TransformerModel",
@@ -850,10 +863,8 @@ NOT_COVERED: Mapping[str, str] = {
     "qlib.contrib.meta": "pytorch",
     "qlib.model.meta": "pytorch",
     "qlib.contrib.torch": "pytorch",
-    "qlib.contrib.model.pytorch_tra": "memory",
     "qlib.contrib.model.pytorch_utils": "internal",
     "qlib.contrib.model.tcn": "internal",
-    "qlib.contrib.data.dataset": "memory",
     "qlib.contrib.data.data": "server",
     "qlib.contrib.data.highfreq_handler": "intraday",
     "qlib.contrib.data.highfreq_processor": "intraday",
@@ -873,7 +884,6 @@ REASONS: Mapping[str, str] = {
     "intraday": "it belongs to Qlib's high-frequency trading, which Rollforge does not have",
     "nested": "the backtest has one level and its own exchange; nested executors are not supported",
     "pytorch": "it needs PyTorch, and Rollforge uses PyTorch for models only",
-    "memory": "TRAModel writes the losses of earlier predictions into its dataset, and reads them again as features",
     "internal": "it is an internal part of Qlib, which Rollforge implements differently",
     "cache": "Qlib's caches are not used: features are kept in the panel cache",
     "backend": "data are read from a folder in Qlib's format; other backends are not supported",

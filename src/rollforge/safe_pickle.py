@@ -43,6 +43,7 @@ _OWN_MODULES = (
     "rollforge.features.processor_base",
     "rollforge.record.position",
     "rollforge.market.filters",
+    "rollforge.features.memory",
     "rollforge.features.timeseries",
 )
 """Modules whose classes are restored, because recorders store objects of them."""

@@ -17,6 +17,7 @@ _NAMES = {
     "rollforge.features.loader": "DataLoader DataLoaderDH NestedDataLoader QlibDataLoader StaticDataLoader",
     "rollforge.features.processor_base": "Processor",
     "rollforge.market.provider": "Provider open_provider",
+    "rollforge.features.memory": "MTSDatasetH",
     "rollforge.features.timeseries": "TSDataSampler TSDatasetH",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -425,6 +425,11 @@ class TSDatasetH(DatasetH):
         self.flt_col = flt_col
         super().__init__(**kwargs)
 
+    @property
+    def history(self) -> int:
+        """Number of days before a day that its samples depend on."""
+        return self.step_len - 1
+
     def config(self, handler_kwargs: Any = None, segments: Any = None, **kwargs: Any) -> None:
         """Change `step_len`, the handler's range, or the segments."""
         self.step_len = kwargs.pop("step_len", self.step_len)
@@ -483,10 +488,14 @@ class TSDatasetH(DatasetH):
         wider = slice(self._back(whole.start), whole.stop)
         data = self.handler.fetch(wider, **kwargs)
         chosen = None if column is None else self.handler.fetch(wider, **{**kwargs, "col_set": column})
-        samples = TSDataSampler(data, whole.start, whole.stop, self.step_len, dtype=dtype, flt_data=chosen, holes=holes)
+        samples = self._sampler(data, whole.start, whole.stop, dtype=dtype, flt_data=chosen, holes=holes)
         if samples.empty:
             raise DataError(self._no_rows(slc, kwargs))
         return samples
+
+    def _sampler(self, data: pd.DataFrame, start: DayLike | None, end: DayLike | None, **kwargs: Any) -> TSDataSampler:
+        """Return the samples of some days."""
+        return TSDataSampler(data, start, end, self.step_len, **kwargs)
 
     def _index_of(self, data: object) -> pd.Index:
         return data.get_index() if isinstance(data, TSDataSampler) else super()._index_of(data)

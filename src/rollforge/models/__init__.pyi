@@ -77,6 +77,9 @@ from .torch_tabnet import (
 from .torch_tcts import (
     TCTS as TCTS,
 )
+from .torch_tra import (
+    TRAModel as TRAModel,
+)
 from .tuned import (
     TunedModel as TunedModel,
 )

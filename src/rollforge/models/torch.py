@@ -11,7 +11,7 @@ import importlib.metadata
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -45,7 +45,7 @@ LIBRARY = "torch"
 _MODULE = Kind("PyTorch module", methods=("forward", "state_dict"))
 OPTIMIZERS = {"adam": "Adam", "gd": "SGD", "sgd": "SGD", "adamw": "AdamW"}
 _LOSSES = ("mse", "mae", "huber", "binary")
-_METRICS = ("", "loss", "mse", "ic")
+_METRICS = ("", "loss", "mse", "ic", "rank_ic")
 _SCHEDULERS = (
     "ReduceLROnPlateau", "StepLR", "MultiStepLR", "ExponentialLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts",
     "LinearLR", "PolynomialLR",
@@ -127,9 +127,9 @@ class TorchModel(Model):
         Number of epochs without improvement before training stops. The weights after the best epoch are kept.
     loss : {"mse", "mae", "huber", "binary"}
         What is minimized; ``binary`` is the cross-entropy of logits and labels of 0 and 1.
-    metric : {"loss", "ic"}
-        What is compared on the valid segment: the loss, or the mean correlation of scores and labels of a day. Qlib's ``""``
-        and ``"mse"`` mean the loss.
+    metric : {"loss", "ic", "rank_ic"}
+        What is compared on the valid segment: the loss, or the mean correlation of scores and labels of a day, or of their
+        ranks. Qlib's ``""`` and ``"mse"`` mean the loss.
     optimizer : {"adam", "adamw", "gd"}
         The optimizer; ``gd`` is stochastic gradient descent.
     optimizer_kwargs : mapping, optional
@@ -172,6 +172,8 @@ class TorchModel(Model):
     """Whether the module begins with the contents of files."""
     several_labels = False
     """Whether the module learns from several labels, which are the columns of the target's `label`."""
+    update_freq = 1
+    """Number of batches whose gradients are added up before the weights change."""
     _restored = False  # whether the object was read from a file; see trust.of_restored
 
     def __init__(
@@ -290,8 +292,8 @@ class TorchModel(Model):
 
         def begin(settings: Settings) -> Sequence[Stage]:
             network = self._first_network()
-            earlier = self._earlier_stages(network, settings, dataset, reweighter)
-            return self._with_checkpoints([*earlier, self._stage(network, train, valid, settings)])
+            last = self._stage(network, train, valid, settings)
+            return self._with_checkpoints(self._stages(last, dataset, reweighter))
 
         began = time.perf_counter()
         with training.limited(settings.seed, settings.device):
@@ -323,14 +325,12 @@ class TorchModel(Model):
         if self.weights is None:
             raise ModelError(f"{type(self).__name__} is not fitted yet.")
         _check_installed(type(self).__name__)
-        from rollforge.models import torch_training as training
-
         settings = self._settings()
         self._network = network = self._restored_network()
         examples = self._numbered(prediction_examples(dataset, segment, model=type(self).__name__))
         scores = np.full(len(examples.index), np.nan, np.float32)
         try:
-            scores[examples.usable] = training.scores_of(network, examples, settings)
+            scores[examples.usable] = self._scores(network, examples, settings, dataset, segment)
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as exc:
             if isinstance(exc, RollforgeError):
                 raise
@@ -348,7 +348,7 @@ class TorchModel(Model):
             early_stop=self.early_stop, loss=self.loss, metric=self.metric, optimizer=OPTIMIZERS[self.optimizer],
             optimizer_kwargs={**self.optimizer_kwargs, "weight_decay": self.weight_decay}, scheduler=self.scheduler,
             clip=self.clip, by_day=self.by_day, batches=self.batches, last_batches=self.last_batches, balanced=self.balanced,
-            seed=self.seed or 0,
+            accumulated=self.update_freq, seed=self.seed or 0,
             device=training.device_named(self.GPU), mixed_precision=self.mixed_precision,
         )  # fmt: skip
 
@@ -389,14 +389,20 @@ class TorchModel(Model):
         """Return the samples of any segment with their groups, if the output of the module depends on them."""
         return examples
 
-    def _earlier_stages(
-        self, network: Network, settings: Settings, dataset: Dataset, reweighter: Reweighter | None
-    ) -> Iterable[Stage]:
-        """Return the trainings before that of the module, which train parts of it."""
-        return ()
+    def _stages(self, last: Stage, dataset: Dataset, reweighter: Reweighter | None) -> list[Stage]:
+        """Return the trainings of the module, one after another; by default only the last one."""
+        return [last]
+
+    def _scores(
+        self, network: Network, examples: Examples, settings: Settings, dataset: Dataset, segment: str | slice
+    ) -> NDArray[np.float32]:
+        """Return the score of each usable sample of a segment."""
+        from rollforge.models import torch_training as training
+
+        return training.scores_of(network, examples, settings)
 
     def _stage(self, network: Network, train: Examples, valid: Examples | None, settings: Settings) -> Stage:
-        """Return the training of the module, after those of :meth:`_earlier_stages`."""
+        """Return the last training of the module."""
         from rollforge.models import torch_training as training
 
         return training.Stage(network, train, valid, settings)
@@ -420,8 +426,8 @@ class TorchModel(Model):
         found = []
         for stage in stages:  # a stage depends on those before it
             parts += [
-                repr(stage.settings), dict(stage.arguments), code_mark(type(stage.network)), stage.train.mark(),
-                None if stage.valid is None else stage.valid.mark(), stage.passes,
+                repr(stage.settings), repr(stage.sampling), dict(stage.arguments), code_mark(type(stage.network)),
+                stage.train.mark(), None if stage.valid is None else stage.valid.mark(), stage.passes,
                 None if stage.further is None else (stage.further.optimizer, stage.further.lr, stage.further.examples.mark()),
                 [(name, tuple(value.shape)) for name, value in stage.network.state_dict().items()],
                 training.checksum(stage.network) if self.begins_with_files else None,

@@ -554,8 +554,15 @@ def _dotted(uri: object) -> dict[str, str]:
     return {"class": name, "module_path": module_path}
 
 
-def weights_file(path: object) -> str | None:
+def weights_file(path: object, name: str = "model_path") -> str | None:
     """Return the path of a file of weights as text.
+
+    Parameters
+    ----------
+    path : object
+        The argument.
+    name : str
+        Its name, for the error.
 
     Raises
     ------
@@ -563,7 +570,7 @@ def weights_file(path: object) -> str | None:
         If it is not a path.
     """
     if path is not None and not isinstance(path, (str, os.PathLike)):
-        raise ConfigError(f"must be a path, found {shown(path)}.", path="model_path")
+        raise ConfigError(f"must be a path, found {shown(path)}.", path=name)
     return None if path is None else str(os.fspath(path))
 
 

@@ -59,22 +59,38 @@ class _Rows:
         return found
 
 
-class _Windows:
+@dataclass(frozen=True, slots=True)
+class Windows:
     """The last days of an instrument are a sample."""
 
-    def __init__(self, sampler: TSDataSampler, order: NDArray[np.int64]) -> None:
-        self._sampler = sampler
-        self._order = order
+    sampler: TSDataSampler
+    order: NDArray[np.int64]
+    """Position in `sampler` of each sample, by day and instrument."""
 
     def take(self, places: NDArray[np.int64], out: np.ndarray | None) -> np.ndarray:
-        return self._sampler.batch(self._order[places], out)
+        return self.sampler.batch(self.order[places], out)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        yield from self._sampler.blocks
-        yield self._sampler.idx_map
+        yield from self.sampler.blocks
+        yield self.sampler.idx_map
 
     def complete(self) -> NDArray[np.bool_]:
-        return self._sampler.complete()[self._order]
+        return self.sampler.complete()[self.order]
+
+
+class Sampling(Protocol):
+    """How the batches of an epoch are drawn. Its ``repr`` contains all of its settings."""
+
+    def batches(self, days: NDArray[np.int64], numbers: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+        """Yield positions among the usable samples.
+
+        Parameters
+        ----------
+        days : int array, (usable,)
+            Number of the day of each usable sample, ascending.
+        numbers : Generator
+            Random numbers of the epoch.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +230,7 @@ class OwnDays(Dataset):
     def source(self, features: pd.DataFrame) -> Source:
         if self.sampler is None:
             return _Rows(features.to_numpy())
-        return _Windows(self.sampler.part("feature"), self._order)
+        return Windows(self.sampler.part("feature"), self._order)
 
 
 def _report_incomplete(

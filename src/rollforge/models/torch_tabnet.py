@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Unpack
 
 from rollforge.arguments import check_choice, check_flag, whole_number
@@ -15,7 +14,7 @@ from rollforge.models.torch_models import DescribedModel
 from rollforge.models.torch_samples import learning_examples
 
 if TYPE_CHECKING:
-    from rollforge.models.torch_training import Network, Settings, Stage
+    from rollforge.models.torch_training import Stage
 
 __all__ = ["TabnetModel"]
 
@@ -119,11 +118,9 @@ class TabnetModel(DescribedModel):
         layers = {"n_shared": n_shared, "n_ind": n_ind, "relax": relax, "final_out_dim": final_out_dim}
         self._of({**sizes, **layers}, options)
 
-    def _earlier_stages(
-        self, network: Network, settings: Settings, dataset: Dataset, reweighter: Reweighter | None
-    ) -> Iterable[Stage]:
+    def _stages(self, last: Stage, dataset: Dataset, reweighter: Reweighter | None) -> list[Stage]:
         if not self.pretrain:
-            return
+            return [last]
         from rollforge.models import torch_training as training
         from rollforge.models.torch_tabnet_network import TabNetDecoder, TabNetPretraining
 
@@ -139,8 +136,9 @@ class TabnetModel(DescribedModel):
         decoder = TabNetDecoder(
             given["out_dim"], given["d_feat"], given["n_shared"], given["n_ind"], given["vbs"], given["n_steps"]
         )
-        yield training.Stage(
-            TabNetPretraining(network.encoder, decoder, self.ps), train, valid,
-            dataclasses.replace(settings, epochs=self.pretrain_n_epochs, clip=None, scheduler=None, metric="loss"),
+        first = training.Stage(
+            TabNetPretraining(last.network.encoder, decoder, self.ps), train, valid,
+            dataclasses.replace(last.settings, epochs=self.pretrain_n_epochs, clip=None, scheduler=None, metric="loss"),
             name="pretrain_", arguments={"ps": self.ps},
         )  # fmt: skip
+        return [first, last]

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+import pandas as pd
 import skorch
 import torch
 from numpy.typing import NDArray
 
 from rollforge.errors import ConfigError, ModelError
-from rollforge.models.torch_samples import Examples
+from rollforge.models.torch_samples import Examples, Sampling
 from rollforge.session import current_session
 from rollforge.task import Document
 
@@ -101,6 +102,13 @@ class SupportsGroups(Protocol):
         """Return one number for each sample."""
 
 
+class SupportsOwnScores(Protocol):
+    """A module that scores the valid segment as a whole, because a sample's score depends on earlier samples."""
+
+    def valid_scores(self) -> NDArray[np.float32]:
+        """Return the score of each usable sample of the valid segment."""
+
+
 @runtime_checkable
 class SupportsEpochs(Protocol):
     """A module that changes between two epochs. What it changes must be part of its ``state_dict``."""
@@ -132,6 +140,8 @@ class Settings:
     """The same in the last epoch."""
     balanced: bool
     """Whether a batch has equally many samples of each group."""
+    accumulated: int
+    """Number of batches whose gradients are added up before the weights change."""
     seed: int
     device: str
     mixed_precision: str | None
@@ -158,11 +168,20 @@ class State:
 class Batches:
     """The samples of a segment in batches, as tensors; training batches are drawn again in each epoch."""
 
-    def __init__(self, examples: Examples, settings: Settings, *, training: bool, passes: int = 1) -> None:
+    def __init__(
+        self,
+        examples: Examples,
+        settings: Settings,
+        *,
+        training: bool,
+        passes: int = 1,
+        sampling: Sampling | None = None,
+    ) -> None:
         self._examples = examples
         self._settings = settings
         self._training = training
         self._passes = passes
+        self._sampling = sampling
         self._memory: np.ndarray | None = None
         self._day_starts = _starts(examples.days()) if settings.by_day else None
         self.epoch = 0
@@ -189,10 +208,20 @@ class Batches:
         """Return the groups of some usable samples, if they have any."""
         return None if self._examples.group is None else torch.from_numpy(self._examples.group[chosen])
 
+    def loss(self, scores: NDArray[np.float32]) -> float:
+        """Return the mean loss of scores, one for each usable sample."""
+        found = torch.from_numpy(scores), torch.from_numpy(self._examples.label)
+        losses = _LOSSES[self._settings.loss](*found, reduction="none").numpy()
+        weight = self._examples.weight
+        return float((losses if weight is None else losses * weight).mean())
+
     def places(self) -> Iterator[NDArray[np.int64]]:
         """Yield positions among the usable samples."""
         size, count = self._settings.batch_size, len(self._examples.usable)
         numbers = np.random.default_rng([self._settings.seed, self.epoch])
+        if self._training and self._sampling is not None:
+            yield from self._sampling.batches(self._examples.days(), numbers)
+            return
         if self._day_starts is not None:
             starts = self._day_starts
             days = np.arange(len(starts) - 1)
@@ -304,6 +333,8 @@ class Stage:
     """Where the state is stored after an epoch, and from where the training continues."""
     name: str = ""
     """What the names of its metrics begin with."""
+    sampling: Sampling | None = None
+    """How its batches are drawn; by default as the settings say."""
     arguments: Document = field(default_factory=dict)
     """Arguments on which the result depends, in addition to those of the settings and the module."""
     passes: int = 1
@@ -321,6 +352,7 @@ class _Net(skorch.NeuralNet):
     def __init__(self, *args: object, valid: Batches | None, settings: Settings, **kwargs: object) -> None:
         self.valid = valid
         self.settings = settings
+        self.step_ = 0
         super().__init__(*args, **kwargs)
 
     def get_split_datasets(
@@ -352,13 +384,16 @@ class _Net(skorch.NeuralNet):
     def train_step(self, batch: Batch, **fit_params: object) -> dict[str, torch.Tensor]:
         self._set_training(True)
         features, target = batch
-        self._zero_grad_optimizer()
+        if self.step_ % self.settings.accumulated == 0:
+            self._zero_grad_optimizer()
+        self.step_ += 1
         if isinstance(self.module_, SupportsOwnLoss):
             with autocast(self.settings):
                 loss = self.module_.training_loss(features.to(self.device), target.to(self.device))
         else:
             loss = self.get_loss(self.scores(features, target), target, training=True)
-        self._learn(loss, self.optimizer_)
+        batches = self.settings.accumulated
+        self._learn(loss, self.optimizer_, batches=batches, last=self.step_ % batches == 0)
         return {"loss": loss}
 
     def further_step(self, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
@@ -370,9 +405,14 @@ class _Net(skorch.NeuralNet):
             loss = self.module_.further_loss(features.to(self.device), target.to(self.device))
         self._learn(loss, optimizer)
 
-    def _learn(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    def _learn(
+        self, loss: torch.Tensor, optimizer: torch.optim.Optimizer, *, batches: int = 1, last: bool = True
+    ) -> None:
+        """Add the gradients of one of several batches, and after the last one change the weights."""
         scaler = self.scaler
-        scaler.scale(loss).backward()
+        scaler.scale(loss / batches).backward()
+        if not last:
+            return
         if self.settings.clip is not None:
             scaler.unscale_(optimizer)
             torch.nn.utils.clip_grad_value_(self.module_.parameters(), self.settings.clip)
@@ -450,6 +490,7 @@ class _Progress(skorch.callbacks.Callback):
         epoch = 0 if self.state is None else len(self.state.curves["loss.train"])
         self._train.epoch = epoch
         _remember(self._stage, net.device, trained=False)
+        net.step_ = 0  # gradients that the last batches of an epoch added up are left out
         torch.manual_seed(int(np.random.SeedSequence([self._settings.seed, epoch]).generate_state(1, np.uint64)[0]))
 
     def on_epoch_end(self, net: _Net, **kwargs: object) -> None:
@@ -458,31 +499,28 @@ class _Progress(skorch.callbacks.Callback):
             net.module_.end_epoch()
         new = {"loss.train": float(net.history[-1, "train_loss"])}
         if self._valid is not None:
-            new["loss.valid"] = float(net.history[-1, "valid_loss"])
+            new |= self._compared(net, self._valid)
         if not np.isfinite(list(new.values())).all():
             raise ModelError(
                 f"The loss of {self._settings.model} is not finite after epoch {len(net.history)}. Use a smaller lr, or "
                 "processors that normalize the features and the label."
             )
-        if self._settings.metric == "ic" and self._valid is not None:
-            new["ic.valid"] = _mean_ic(
-                self._valid, predict(net.module_, self._valid, net.device, autocast(self._settings))
-            )
         earlier = self.state
         curves = dict(self._first_curves if earlier is None else earlier.curves)
         curves |= {key: [*curves.get(key, []), value] for key, value in new.items()}
-        scores = list(earlier.scores) if earlier is not None else []
+        history = list(earlier.scores) if earlier is not None else []
         best = earlier.best if earlier is not None else None
         if self._valid is not None:
-            scores.append(-new["ic.valid"] if self._settings.metric == "ic" else new["loss.valid"])
-            if int(np.argmin(scores)) == len(scores) - 1:
+            correlation = new.get(f"{self._settings.metric}.valid") if "ic" in self._settings.metric else None
+            history.append(new["loss.valid"] if correlation is None else -correlation)
+            if int(np.argmin(history)) == len(history) - 1:
                 best = _on_cpu(net.module_.state_dict())
         self._step(new.get("loss.valid", new["loss.train"]))
         schedule = None if self._scheduler is None else self._scheduler.state_dict()
         # The tensors are those of the module and the optimizer, which change in the next epoch, after they were written.
         further = None if self._further_optimizer is None else self._further_optimizer.state_dict()
         self.state = State(
-            net.module_.state_dict(), net.optimizer_.state_dict(), schedule, net.scaler.state_dict(), curves, scores, best,
+            net.module_.state_dict(), net.optimizer_.state_dict(), schedule, net.scaler.state_dict(), curves, history, best,
             further,
         )  # fmt: skip
         log.debug("%s: epoch %d: %s", self._settings.model, len(curves["loss.train"]), new)
@@ -499,6 +537,17 @@ class _Progress(skorch.callbacks.Callback):
         for batch in batches:
             net.further_step(batch, self._further_optimizer)
 
+    def _compared(self, net: _Net, valid: Batches) -> dict[str, float]:
+        """Return the metrics of the valid segment."""
+        metric, network = self._settings.metric, net.module_
+        scores = network.valid_scores() if isinstance(network, SupportsOwnScores) else None
+        found = {"loss.valid": float(net.history[-1, "valid_loss"]) if scores is None else valid.loss(scores)}
+        if metric in ("ic", "rank_ic"):
+            if scores is None:
+                scores = predict(network, valid, net.device, autocast(self._settings))
+            found[f"{metric}.valid"] = _mean_ic(valid, scores, ranks=metric == "rank_ic")
+        return found
+
     def _step(self, loss: float) -> None:
         if isinstance(self._scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self._scheduler.step(loss)
@@ -513,13 +562,15 @@ def _remember(stage: Stage, device: str, *, trained: bool) -> None:
             stage.network.remember((batches.features(one).to(device) for one in batches.places()), trained=trained)
 
 
-def _mean_ic(valid: Batches, scores: NDArray[np.float32]) -> float:
-    """Return the mean correlation of scores and labels over the days; 0 if no day has one."""
+def _mean_ic(valid: Batches, scores: NDArray[np.float32], *, ranks: bool) -> float:
+    """Return the mean correlation of scores and labels, or of their ranks, over the days; 0 if no day has one."""
     examples = valid._examples
     found = []
     starts = _starts(examples.days())
     for first, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
         x, y = scores[first:stop].astype(np.float64), examples.label[first:stop].astype(np.float64)
+        if ranks:
+            x, y = (pd.Series(values).rank().to_numpy(np.float64) for values in (x, y))
         x, y = x - x.mean(), y - y.mean()
         size = float(np.sqrt((x * x).sum() * (y * y).sum()))
         if size > 0:
@@ -625,8 +676,12 @@ def _found(state: State, network: Network, begun: Sequence[Sequence[Stage]]) -> 
         for stage in stages:
             if stage.checkpoint is not None:
                 stage.checkpoint.remove()
-    weights = _on_cpu(network.state_dict())
-    return Trained(network, state.curves, {name: value.numpy() for name, value in weights.items()})
+    return Trained(network, state.curves, weights_of(network))
+
+
+def weights_of(network: Network) -> dict[str, NDArray[np.generic]]:
+    """Return a copy of the weights of a module."""
+    return {name: value.numpy() for name, value in _on_cpu(network.state_dict()).items()}
 
 
 def _trained(stages: Sequence[Stage]) -> State:
@@ -635,13 +690,14 @@ def _trained(stages: Sequence[Stage]) -> State:
     settings, network = stage.settings, stage.network
     found = None if stage.checkpoint is None else stage.checkpoint.load()
     curves: Curves = _trained(earlier).curves if earlier and found is None else {}
-    batches = Batches(stage.train, settings, training=True, passes=stage.passes)
+    batches = Batches(stage.train, settings, training=True, passes=stage.passes, sampling=stage.sampling)
     judged = None if stage.valid is None else Batches(stage.valid, settings, training=False)
     progress = _Progress(batches, judged, stage, {f"{earlier[-1].name}{key}": curve for key, curve in curves.items()})
     options = {f"optimizer__{name}": value for name, value in settings.optimizer_kwargs.items()}
     net = _Net(
         network, criterion=torch.nn.Identity, optimizer=getattr(torch.optim, settings.optimizer), lr=settings.lr,
-        valid=judged, settings=settings, device=settings.device, callbacks=[("progress", progress)],
+        valid=None if isinstance(network, SupportsOwnScores) else judged,
+        settings=settings, device=settings.device, callbacks=[("progress", progress)],
         callbacks__print_log=None, callbacks__epoch_timer=None, verbose=0, **options,
     )  # fmt: skip
     net.scaler = torch.amp.GradScaler(torch.device(settings.device).type, enabled=settings.mixed_precision == "fp16")
@@ -715,7 +771,24 @@ def read_weights(file: Path) -> dict[str, NDArray[np.generic]]:
     ValueError
         If it contains anything else.
     """
+    return _as_weights(torch.load(file, map_location="cpu", weights_only=True))
+
+
+def read_weight_groups(file: Path, names: Sequence[str]) -> dict[str, dict[str, NDArray[np.generic]]]:
+    """Read a file of the weights of several modules; see :func:`read_weights`.
+
+    Raises
+    ------
+    ValueError
+        If it contains anything else, or lacks one of the modules.
+    """
     found = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(found, dict) or any(name not in found for name in names):
+        raise ValueError(f"it does not contain the weights {' and '.join(map(repr, names))}")
+    return {name: _as_weights(found[name]) for name in names}
+
+
+def _as_weights(found: object) -> dict[str, NDArray[np.generic]]:
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise ValueError("it contains other values than tensors")
     return {str(name): value.numpy() for name, value in found.items()}

@@ -60,8 +60,8 @@ class RMDLoader:
 
 
 def _history(dataset: object) -> int:
-    """Return how many days before a day its sample uses."""
-    return dataset.step_len - 1 if isinstance(dataset, TSDatasetH) else 0
+    """Return how many days before a day its samples use."""
+    return dataset.history if isinstance(dataset, TSDatasetH) else 0
 
 
 def _reaches_back(dataset: DatasetH, start_time: object) -> bool:
