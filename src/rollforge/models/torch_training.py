@@ -102,6 +102,7 @@ class SupportsGroups(Protocol):
         """Return one number for each sample."""
 
 
+@runtime_checkable
 class SupportsOwnScores(Protocol):
     """A module that scores the valid segment as a whole, because a sample's score depends on earlier samples."""
 
