@@ -175,7 +175,7 @@ def evaluate(
     batches = Batches(episode.examples, settings, training=False)
     found: list[NDArray[np.float32]] = []
     training = network.training
-    network.eval()
+    network.train(False)
     with torch.no_grad():
         for chosen in episode.chunks():
             with autocast(settings):
