@@ -79,7 +79,7 @@ class Windows:
 
 
 class Sampling(Protocol):
-    """How the batches of an epoch are drawn. Its ``repr`` contains all of its settings."""
+    """Draws the batches of an epoch. Its ``repr`` contains all of its settings."""
 
     def batches(self, days: NDArray[np.int64], numbers: np.random.Generator) -> Iterator[NDArray[np.int64]]:
         """Yield positions among the usable samples.

@@ -1,4 +1,4 @@
-"""How TRA is trained and how it predicts: with a memory of the losses of earlier predictions."""
+"""Training and prediction of TRA, with a memory of the losses of earlier predictions."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """How samples are assigned to predictors.
+    """Assignment of samples to predictors.
 
     Parameters
     ----------
