@@ -212,7 +212,7 @@ def test_assignment() -> None:
 
 @pytest.mark.parametrize("mode", ["sample", "daily"])
 def test_a_score_does_not_depend_on_labels_that_are_not_known_yet(mode: str) -> None:
-    """It depends on the label of `horizon` rows before, but on no later one."""
+    """The last label that is read is that of `horizon` rows before; a memory of days ends one day earlier."""
     model, frame = (tra(), table()) if mode == "sample" else (daily()[0], table())
     options = {} if mode == "sample" else {"memory_mode": "daily", "batch_size": -3}
     model.fit(data(frame, **options))
@@ -301,7 +301,7 @@ def test_a_stage_continues_where_it_was_interrupted(module: str, options: dict[s
 
 
 def test_the_pretraining_leaves_the_router_alone() -> None:
-    """Its metrics have names of their own; the network that the router is trained on is the best one of it."""
+    """Both stages have metrics; only the router learns if everything else is frozen."""
     from rollforge.models.torch_training import limited, weights_of
 
     model = tra(n_epochs=2)
