@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from rollforge.ledger.entry import (
     Verdict,
     day_body,
     release_body,
+    service_body,
 )
 from rollforge.ledger.state import ServiceState
 from rollforge.models.linear import LinearModel
@@ -259,12 +261,14 @@ def model(template: str, role: Role, day: str, definition: str = "one") -> Relea
     return Release("t", "s", f"{template} {definition}", role, day, "", "", "s", template, definition)
 
 
-def after(*decisions: Release | list[Release]) -> ServiceState:
-    """Return the state after the days of releases; a list of releases is a promotion."""
+def after(*decisions: Release | list[Release] | dict[str, Any]) -> ServiceState:
+    """Return the state after the days of releases; a list of releases is a promotion, and a mapping a policy."""
     state = ServiceState()
     for decision in decisions:
         if isinstance(decision, list):
             kind, body = EntryKind.PROMOTION, release_body(decision, "")
+        elif isinstance(decision, dict):
+            kind, body = EntryKind.SERVICE, service_body("us", {}, decision)
         else:
             day = DayResult(decision.from_day, DayState.PUBLISHED)
             kind, body = EntryKind.DAY, day_body(day, releases=[decision])
@@ -302,6 +306,7 @@ def test_only_days_without_interruption_and_of_one_definition_are_compared() -> 
     before = after(old, *(model("new", role, day, definition) for day, role, definition in changes[:3]))
     (candidate,) = before.candidates(RUN[3])
     assert [shadow.day for shadow, *_ in RULE.days(before, candidate, RUN[3], shadows[:2])] == [RUN[3]]
+    assert RULE.days(before, candidate, RUN[2], shadows[:1]) == []
 
 
 def test_a_challenger_that_has_ended_is_trained_again_for_a_reason() -> None:
@@ -316,3 +321,24 @@ def test_a_challenger_that_has_ended_is_trained_again_for_a_reason() -> None:
     planned = after(*ended, [model("new", Role.CHAMPION, RUN[5])])
     assert RULE.windows_from(planned, RUN[2], "new", "one") == ""
     assert RULE.windows_from(planned, RUN[5], "new", "one") == RUN[5]
+
+
+def test_a_challenger_that_has_ended_is_trained_again_under_another_policy() -> None:
+    """The policy is compared with the one under which it ended, not with that under which it began."""
+    policy = Policy(5, challenger="new")
+    ended = [
+        policy.to_document(), model("old", Role.CHAMPION, RUN[0]), model("new", Role.CANDIDATE, RUN[0]),
+        replace(policy, shadow_days=9).to_document(), model("new", Role.RETIRED, RUN[1]),
+        model("old", Role.CHAMPION, RUN[2]),
+    ]  # fmt: skip
+    assert RULE.windows_from(after(*ended), RUN[3], "new", "one") is None
+    again = after(*ended, replace(policy, shadow_days=9).to_document())
+    assert RULE.windows_from(again, RUN[3], "new", "one") is None
+    assert RULE.windows_from(after(*ended, policy.to_document()), RUN[3], "new", "one") == ""
+
+
+def test_the_rival_is_not_trained_while_the_challenger_is_the_champion_in_its_place() -> None:
+    """A challenger that is one of several champions replaces no other model."""
+    promoted = replace(model("new", Role.CHAMPION, RUN[0]), instead_of="old")
+    assert RULE.windows_from(after(promoted), RUN[1], "old", "one") is None
+    assert RULE.windows_from(after(model("new", Role.CHAMPION, RUN[0])), RUN[1], "old", "one") == ""

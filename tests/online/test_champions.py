@@ -160,7 +160,7 @@ def test_a_promoted_model_replaces_a_single_champion_whatever_its_template() -> 
 
 
 def test_of_several_windows_the_last_one_is_the_candidate() -> None:
-    """Without a policy each is the champion from its first day on, until the next one begins."""
+    """Without a policy each is the champion from its first day on, until the next one begins, and candidates end."""
     served = Decided()
     former = [r for r in served.state.champions(FIRST[0]) if r.template == "a"]
     new = [release(f"w{place}", FIRST[place], "a") for place in (1, 3, 5)]
@@ -170,6 +170,10 @@ def test_of_several_windows_the_last_one_is_the_candidate() -> None:
         ("w3", "champion", FIRST[3]), ("w3", "retired", FIRST[5]), ("w5", "champion", FIRST[5]),
     ]  # fmt: skip
     assert of_windows(served.state, new, [*former, new[-1]], shadow=True) == []
+    served.append(EntryKind.DAY, [release("c", FIRST[0], "a", Role.CANDIDATE)])
+    assert named(of_windows(served.state, new[:1], former, shadow=True)) == [("w1", "candidate", FIRST[1])]
+    ended = of_windows(served.state, new[:1], former, shadow=False)
+    assert ("c", "retired", FIRST[1]) in named(ended)
 
 
 def test_a_plan_for_the_day_of_the_next_window_does_not_concern_the_window_before() -> None:
