@@ -569,9 +569,10 @@ def _mean_ic(valid: Batches, scores: NDArray[np.float32], *, ranks: bool) -> flo
     found = []
     starts = _starts(examples.days())
     for first, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-        x, y = scores[first:stop].astype(np.float64), examples.label[first:stop].astype(np.float64)
+        x: NDArray[np.float64] = scores[first:stop].astype(np.float64)
+        y: NDArray[np.float64] = examples.label[first:stop].astype(np.float64)
         if ranks:
-            x, y = (pd.Series(values).rank().to_numpy(np.float64) for values in (x, y))
+            x, y = (np.asarray(pd.Series(values).rank(), np.float64) for values in (x, y))
         x, y = x - x.mean(), y - y.mean()
         size = float(np.sqrt((x * x).sum() * (y * y).sum()))
         if size > 0:
