@@ -141,6 +141,20 @@ def test_history_and_signals(uri: str, folder: Path) -> None:
     assert (latest["version"], latest["signals"], latest["why"]) == (2, {"A": 0.75, "B": None}, "late bars")
 
 
+def test_the_service_may_be_chosen_after_the_command(tmp_path: Path, folder: Path) -> None:
+    """The options of ``serve`` are accepted before and after its command, in every spelling."""
+    ledger = fill(f"sqlite:///{tmp_path}/tasks.db", folder)
+    ledger.close()
+    expected = call("serve", "--ledger", ledger.uri, "--service", "us", "signals", FIRST)
+    assert (expected.exit_code, bool(expected.stdout)) == (0, True)
+    for given in (("--service", "us", "--ledger", ledger.uri), (f"--ledger={ledger.uri}", "--service=us")):
+        assert call("serve", "signals", FIRST, *given).stdout == expected.stdout
+    other = call("serve", "signals", "--service", "su", FIRST, "--ledger", ledger.uri)
+    assert str(other.exception) == "There is no service 'su' in the ledger."
+    assert "requires an argument" in call("serve", "signals", FIRST, "--service").stderr
+    assert "No such option" in call("serve", "signals", "--services", "us").stderr
+
+
 def test_what_is_not_there_is_said(tmp_path: Path, folder: Path) -> None:
     """A service that has published nothing, a day without entries, and a day whose signals were withdrawn."""
     ledger = open_ledger(f"sqlite:///{tmp_path}/new.db")

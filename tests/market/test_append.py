@@ -147,6 +147,21 @@ def test_the_summary_says_what_changed(folder: Path) -> None:
     assert list(np.isnan(values)) == [False] * 5 + [True, False]
 
 
+def test_days_on_weekends_are_reported(folder: Path) -> None:
+    """Also by a dry run, unless the folder's own calendar announces them or trading on weekends is usual."""
+    rows = [bars("ABC", pd.DatetimeIndex([day])) for day in ("2021-03-08", "2021-03-13", "2021-03-14", "2021-03-15")]
+    trial = append_table(pd.concat(rows), folder, dry_run=True)
+    assert [str(day) for day in trial.weekends] == ["2021-03-13", "2021-03-14"] == trial.to_plain()["weekends"]
+    assert append_table(rows[0], folder).weekends == ()
+    (folder / "calendars" / "day_future.txt").write_text(
+        (folder / "calendars" / "day.txt").read_text() + "2021-03-13\n2021-03-15\n"
+    )
+    made = append_table(pd.concat(rows), folder)
+    assert "trading days on weekends: 2021-03-14" in str(made)
+    saturday = bars("ABC", pd.DatetimeIndex(["2021-03-20"]))
+    assert append_table(saturday, folder).weekends == ()  # two of nine days were on a weekend
+
+
 def test_a_new_field_for_some_days(folder: Path) -> None:
     """A table with an additional column changes nothing else; all instruments get the field."""
     table = bars("A")[["instrument", "datetime"]].assign(pe=11.5).iloc[2:4]

@@ -65,7 +65,7 @@ def test_a_routine_killed_between_the_tags_goes_on(market: Market, monkeypatch: 
     """Even if the tags of all recorders are lost, the next routine writes them again, and signals continue."""
     served = live(market, manager(), RUN[:5])
     for recorder in recorders():
-        served.strategies[0].tool.set_online_tag(OnlineToolR.OFFLINE_TAG, recorder)
+        recorder.set_tags(**{OnlineToolR.ONLINE_KEY: OnlineToolR.OFFLINE_TAG})
     assert online(served) == []
     market.show(RUN[5])
     served.routine(RUN[5])
@@ -79,7 +79,7 @@ def test_tags_that_cannot_be_written_again_are_a_warning(
     """The day is published, and the next one writes them."""
     served = live(market, manager(), RUN[:2])
     for recorder in recorders():
-        served.strategies[0].tool.set_online_tag(OnlineToolR.OFFLINE_TAG, recorder)
+        recorder.set_tags(**{OnlineToolR.ONLINE_KEY: OnlineToolR.OFFLINE_TAG})
 
     def fail(*arguments: object, **options: object) -> None:
         raise TrackingUnavailable("the tracking store is read-only")
@@ -98,9 +98,42 @@ def test_tags_that_cannot_be_written_again_are_a_warning(
 def test_no_models_cannot_be_put_online(market: Market) -> None:
     """An empty list would leave the strategy without a model."""
     served = live(market, manager(), RUN[:1])
+    tool = served.strategies[0].tool
     with pytest.raises(ConfigError, match="no recorder to put online"):
-        served.strategies[0].tool.reset_online_tag([])
+        tool.reset_online_tag([])
+    for chosen in (recorders(), recorders()[-1]):
+        with pytest.raises(ConfigError, match="No model of 'served' would be online"):
+            tool.set_online_tag("offline", chosen)
     assert online(served) == [DAYS[60]]
+    tool.set_online_tag("offline", [r for r in recorders() if start_of(r) != DAYS[60]])
+    assert online(served) == [DAYS[60]]
+
+
+@pytest.mark.parametrize("wrong", [None, [None], "an id", ["an id"], 3])
+def test_what_is_marked_must_be_a_recorder(market: Market, wrong: Any) -> None:
+    """Other objects are named, before any tag is written."""
+    served = live(market, manager(), RUN[:1])
+    tool = served.strategies[0].tool
+    for change in (tool.reset_online_tag, lambda one: tool.set_online_tag("online", one)):
+        with pytest.raises(
+            ConfigError, match=r"recorder: must be a recorder or a list of recorders, found (None|3|'an id')"
+        ):
+            change(wrong)
+    assert online(served) == [DAYS[60]]
+
+
+@pytest.mark.parametrize("begin", ["2024-03-30", "2030-01-01"])
+def test_nothing_is_due_before_a_first_day_in_the_future(market: Market, begin: str) -> None:
+    """The manager publishes from the first trading day on or after it, as soon as the data contain it."""
+    market.show(RUN[3])  # 2024-03-28
+    served = manager(begin=begin)
+    served.routine()
+    assert served.simulate() is None
+    assert served.get_signals() is None
+    if begin < RUN[-1]:
+        market.show(RUN[5])
+        served.routine()
+        assert (served.state.last_published, days_of(served.get_signals())[-1]) == (RUN[5], RUN[5])
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -188,7 +221,7 @@ def test_tags_are_written_again_before_a_day_that_fails(market: Market, monkeypa
     """The tags are lost, and the training of the next window fails."""
     served = live(market, manager(), RUN[:4])
     for recorder in recorders():
-        served.strategies[0].tool.set_online_tag(OnlineToolR.OFFLINE_TAG, recorder)
+        recorder.set_tags(**{OnlineToolR.ONLINE_KEY: OnlineToolR.OFFLINE_TAG})
     market.show(RUN[4])
     monkeypatch.setattr(LinearModel, "fit", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(TrainingFailed):

@@ -156,7 +156,7 @@ def live(found: Life, market: Market, served: OnlineManager, trainer: str) -> No
 
     # All tags are lost, as if a process had been killed between two of them; then three days are missed.
     for recorder in recorders():
-        served.strategies[0].tool.set_online_tag(OnlineToolR.OFFLINE_TAG, recorder)
+        recorder.set_tags(**{OnlineToolR.ONLINE_KEY: OnlineToolR.OFFLINE_TAG})
     market.show(DAYS[61])
     served.routine(DAYS[61])
     noted("tags lost")

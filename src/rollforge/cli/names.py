@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+from typer.core import TyperGroup
 
 from rollforge.confidential import mask_secrets
 from rollforge.session import Session
 
-__all__ = ["ANY_SPELLING", "worker_command"]
+__all__ = ["ANY_SPELLING", "OptionsAnywhere", "worker_command"]
 
 _SYNONYMS = {"ls": "list"}
 
@@ -22,6 +26,30 @@ def _canonical(word: str) -> str:
 
 ANY_SPELLING: dict[str, object] = {"token_normalize_func": _canonical}
 """Context settings that accept ``task_stat`` for ``task-stat`` and ``ls`` for ``list``."""
+
+
+class OptionsAnywhere(TyperGroup):
+    """A group of commands whose own options, which take a value each, may also follow the name of the command.
+
+    ``serve run --service us`` is ``serve --service us run``. No command of the group may have an option of the same name.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, with the group's options first."""
+        names = {name for parameter in self.params for name in parameter.opts}
+        first, rest, words = [], [], iter(args)
+        for word in words:
+            name, given, _ = word.partition("=")
+            if word == "--":
+                rest += [word, *words]
+            elif _canonical(name) in names:
+                value = list(itertools.islice(words, 0 if given else 1))
+                if not given and not value:
+                    rest = []  # without a value, it is reported before the command is looked for
+                first += [word, *value]
+            else:
+                rest.append(word)
+        return super().parse_args(ctx, [*first, *rest])
 
 
 def worker_command(session: Session, pool: str, allowed: Iterable[str] = ()) -> str:

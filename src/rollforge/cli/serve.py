@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rollforge.cli.exit_codes import Exit
-from rollforge.cli.names import ANY_SPELLING
+from rollforge.cli.names import ANY_SPELLING, OptionsAnywhere
 from rollforge.cli.terminal import console, echo, echo_error, echo_json, one_line
 from rollforge.cli.workflow import LeakageMode
 
@@ -29,7 +29,7 @@ __all__ = ["app"]
 
 LEASE_SECONDS = 60.0
 
-app = typer.Typer(no_args_is_help=True, context_settings=ANY_SPELLING)
+app = typer.Typer(cls=OptionsAnywhere, no_args_is_help=True, context_settings=ANY_SPELLING)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Reason = Annotated[str, typer.Option("--reason", help="The reason, recorded in the ledger.")]

@@ -230,9 +230,17 @@ class _Change:
         if future is not None and future[-1] > last:
             known = expected[expected <= future[-1]]
             expected = np.concatenate([np.intersect1d(known, future), expected[expected > future[-1]]])
-        weekends = is_weekend(self.old.calendar).mean() > 0.05
-        usual = expected if weekends else expected[~is_weekend(expected)]
+        usual = expected if self._trades_on_weekends() else expected[~is_weekend(expected)]
         return tuple(np.setdiff1d(usual, self.calendar))
+
+    def _trades_on_weekends(self) -> bool:
+        return bool(is_weekend(self.old.calendar).mean() > 0.05)
+
+    def _weekends(self) -> tuple[np.datetime64, ...]:
+        """Return the new days on a weekend, if these are rare in the calendar and were not announced in it."""
+        new = self.calendar[len(self.old.calendar) :]
+        found = new[:0] if self._trades_on_weekends() else new[is_weekend(new)]
+        return tuple(found if self.old.future is None else np.setdiff1d(found, self.old.future))
 
     # -- values --------------------------------------------------------------------------------------------------------
 
@@ -587,6 +595,7 @@ class _Change:
             fields=self.fields,
             empty=self._empty(),
             gaps=self._gaps() if now > former else (),
+            weekends=self._weekends(),
             corrections=self.corrections,
             first_corrections=tuple(self.shown),
             unchanged_rows=self.unchanged,

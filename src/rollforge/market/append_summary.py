@@ -61,6 +61,8 @@ class AppendSummary:
     """Field and new day for which no instrument of the table has a value, although some had one on the former last day."""
     gaps: tuple[np.datetime64, ...] = ()
     """Days since the former last day that are probably trading days, but that the table lacks."""
+    weekends: tuple[np.datetime64, ...] = ()
+    """New days on a weekend, on which the folder has hardly any trading days."""
     corrections: int = 0
     """Number of changed values of days that the folder already had."""
     first_corrections: tuple[Correction, ...] = ()
@@ -90,6 +92,7 @@ class AppendSummary:
                 ("new fields", self.fields),
                 ("fields without values", [f"{name} on {day}" for name, day in self.empty]),
                 ("days without rows that are probably trading days", [str(day) for day in self.gaps]),
+                ("trading days on weekends", [str(day) for day in self.weekends]),
             )
             if names
         ]
@@ -119,6 +122,7 @@ class AppendSummary:
             "fields": list(self.fields),
             "empty": [{"field": name, "day": str(day)} for name, day in self.empty],
             "gaps": [str(day) for day in self.gaps],
+            "weekends": [str(day) for day in self.weekends],
             "corrections": self.corrections,
             "first_corrections": [
                 {"instrument": c.instrument, "day": str(c.day), "field": c.field, "old": _plain(c.old), "new": _plain(c.new)}

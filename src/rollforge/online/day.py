@@ -396,14 +396,14 @@ class DayRun:
     def _update(self, release: Release, until: pd.Timestamp, *, again: bool = False) -> None:
         """Make a model predict up to a day; with `again`, even if it has a prediction for that day."""
         recorder = self.service.recorder(release)
-        updater = PredUpdater(recorder, to_date=until)
+        updater = PredUpdater(recorder, to_date=until, late=False)
         if again and updater.last_end >= updater.to_date:
-            updater = PredUpdater(recorder, to_date=until, from_date=until)
+            updater = PredUpdater(recorder, to_date=until, from_date=until, late=False)
         self._write(updater)
 
     def predict_again(self, release: Release) -> None:
         """Make a model predict the day again."""
-        self._write(PredUpdater(self.service.recorder(release), to_date=self.day, from_date=self.day))
+        self._write(PredUpdater(self.service.recorder(release), to_date=self.day, from_date=self.day, late=False))
 
     def _write(self, updater: PredUpdater) -> None:
         updated, recorder = updater.update(ret_new=True), updater.record

@@ -342,8 +342,8 @@ class OnlineManager(Serializable):
             )
         with self._simulating():
             self.first_train(model_kwargs=model_kwargs)
-            days = D.calendar(start_time=self.begin_time, end_time=end_time, freq=frequency)
-            if len(days):
+            days = [day for day in D.calendar(end_time=end_time, freq=frequency) if day >= self.begin_time]
+            if days:
                 self._catch_up(read_timestamp(days[-1]), task_kwargs, model_kwargs, signal_kwargs, adopt=False)
         signals = self.get_signals()
         if signals is None or end_time is None:

@@ -125,7 +125,10 @@ class Service:
 
     def calendar_days(self, first: DayLike | None = None, until: DayLike | None = None) -> list[str]:
         """Return the trading days of a range as text."""
-        return [str(day.date()) for day in D.calendar(first, until, freq=self.freq)]
+        days = D.calendar(None, until, freq=self.freq)
+        # A first day after the last one of the data is not an error here: nothing is due until then.
+        start = None if first is None else read_timestamp(first, "first")
+        return [str(day.date()) for day in days if start is None or day >= start]
 
     def state(self) -> ServiceState:
         """Return the state of the service: what follows from its entries, including one that is being decided."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, cast
 
 from rollforge.dates import DayLike
-from rollforge.errors import ArtifactNotFound, ConfigError, ExperimentNotFound, TrackingError, nearest
+from rollforge.errors import ArtifactNotFound, ConfigError, ExperimentNotFound, TrackingError, excerpt, nearest
 from rollforge.moved import Alias, Aliased
 from rollforge.online.update import PredUpdater
 from rollforge.session import current_session
@@ -119,12 +120,25 @@ class OnlineToolR(Aliased, OnlineTool):
         Raises
         ------
         ConfigError
-            If `tag` is neither `ONLINE_TAG` nor `OFFLINE_TAG`.
+            If `tag` is neither `ONLINE_TAG` nor `OFFLINE_TAG`, or if no model of the tool's strategy of a service would be
+            online.
         """
         words = (self.ONLINE_TAG, self.OFFLINE_TAG)
         if tag not in words:
             raise ConfigError(f"A model is 'online' or 'offline', found {tag!r}.{nearest(str(tag), words)}", path="tag")
-        for one in _as_list(recorder):
+        listed = _as_list(recorder)
+        if tag == self.OFFLINE_TAG and self._service is not None and not self._service.deciding:
+            ids, online = {one.id for one in listed}, {one.id for one in self.tagged(self._strategy)}
+            if online & ids and online <= ids:
+                raise ConfigError(
+                    f"No model of {self._strategy!r} would be online. Put others online with reset_online_tag, which puts "
+                    "these offline.",
+                    path="recorder",
+                )
+        self._write_tags(tag, listed)
+
+    def _write_tags(self, tag: str, listed: list[Recorder]) -> None:
+        for one in listed:
             one.set_tags(**{self.ONLINE_KEY: tag})
 
     def get_online_tag(self, recorder: Recorder) -> str:
@@ -166,12 +180,12 @@ class OnlineToolR(Aliased, OnlineTool):
         ids = {r.id for r in wanted}
         marked = self._recorders(experiment_name, {self.ONLINE_KEY: self.ONLINE_TAG})
         there = {r.id for r in marked}
-        self.set_online_tag(self.ONLINE_TAG, [r for r in wanted if r.id not in there])
+        self._write_tags(self.ONLINE_TAG, [r for r in wanted if r.id not in there])
         former = [r for r in marked if r.id not in ids]
         others = (
             self._service.released_by_others(of_files=True) if self._service is not None and former else frozenset()
         )
-        self.set_online_tag(self.OFFLINE_TAG, [r for r in former if r.id not in others])
+        self._write_tags(self.OFFLINE_TAG, [r for r in former if r.id not in others])
 
     def online_models(self, exp_name: str | None = None) -> list[Recorder]:
         """Return the recorders of the experiment that are online; in a routine, those of the ledger or put online by it."""
@@ -210,4 +224,18 @@ class OnlineToolR(Aliased, OnlineTool):
 
 
 def _as_list(recorder: Recorder | list[Recorder]) -> list[Recorder]:
-    return [recorder] if isinstance(recorder, Recorder) else list(recorder)
+    """Return the recorders as a list.
+
+    Raises
+    ------
+    ConfigError
+        If there is something else among them.
+    """
+    single = isinstance(recorder, (Recorder, str)) or not isinstance(recorder, Iterable)
+    listed: list[Any] = [recorder] if single else list(cast("Iterable[object]", recorder))
+    for one in listed:
+        if not isinstance(one, Recorder):
+            raise ConfigError(
+                f"must be a recorder or a list of recorders, found {excerpt(repr(one))}.", path="recorder"
+            )
+    return listed

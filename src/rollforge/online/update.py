@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import abc
+import hashlib
 import logging
 from collections.abc import Mapping
 from typing import Any, Literal, overload
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from rollforge.dates import DayLike, read_day, read_timestamp
-from rollforge.errors import ConfigError
+from rollforge.errors import ArtifactNotFound, ConfigError, DataError
 from rollforge.features.api import D
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.timeseries import TSDatasetH
 from rollforge.market.frames import day_rows
+from rollforge.market.universe import resolve_instruments, session_provider
 from rollforge.models.base import Model
 from rollforge.record.signal import SignalRecord
 from rollforge.track.base import Recorder
@@ -115,7 +119,7 @@ class DSBasedUpdater(RecordUpdater):
     ArtifactNotFound
         If the recorder does not have the artifact yet.
     ConfigError
-        If `hist_ref` is negative, or there is no trading day up to `to_date`.
+        If `hist_ref` is not a number of days, or there is no trading day up to `to_date`.
     """
 
     def __init__(
@@ -129,9 +133,7 @@ class DSBasedUpdater(RecordUpdater):
         loader_cls: type[RMDLoader] = RMDLoader,
     ) -> None:
         super().__init__(record)
-        if hist_ref is not None and hist_ref < 0:
-            raise ConfigError(f"must be a number of trading days, at least 0; found {hist_ref}.", path="hist_ref")
-        self.hist_ref = hist_ref
+        self.hist_ref = None if hist_ref is None else _number_of_days(hist_ref, "hist_ref")
         self.freq = freq
         self.fname = fname
         self.rmdl = loader_cls(record)
@@ -203,9 +205,13 @@ class DSBasedUpdater(RecordUpdater):
             return None
         updated = self.get_update_data(self.prepare_data() if dataset is None else dataset)
         if write:
-            objects: dict[str, Any] = {self.fname: updated}
+            objects: dict[str, Any] = {self.fname: updated, **self.saved_with(updated)}
             self.record.save_objects(**objects)
         return updated if ret_new else None
+
+    def saved_with(self, updated: pd.DataFrame) -> dict[str, object]:
+        """Return further artifacts to save with the updated frame; none by default."""
+        return {}
 
     @abc.abstractmethod
     def get_update_data(self, dataset: DatasetH) -> pd.DataFrame:
@@ -227,13 +233,104 @@ class DSBasedUpdater(RecordUpdater):
 
 
 class PredUpdater(DSBasedUpdater):
-    """Updates the prediction of a recorder."""
+    """Updates the prediction of a recorder.
+
+    Days are also computed again from the first one on which an instrument has a price but no prediction, because the price
+    arrived late. Instruments that still have no prediction afterwards, for example because their history is too short, are
+    recorded, so that they do not cause the same computation again; those without a price, such as suspended ones, cause
+    none.
+
+    Parameters
+    ----------
+    record : Recorder
+        A trained recorder.
+    *args, **kwargs
+        As for :class:`DSBasedUpdater`.
+    late : bool
+        False leaves predicted days as they are, unless `from_date` includes them.
+    """
+
+    def __init__(self, record: Recorder, *args: Any, late: bool = True, **kwargs: Any) -> None:
+        self._late = late
+        super().__init__(record, *args, **kwargs)
+
+    @property
+    def _noted(self) -> str:
+        """The artifact with the instruments that have a price but cannot be predicted: a hash of their codes by day."""
+        return f"{self.fname.removesuffix('.pkl')}_unpredicted.pkl"
+
+    def _first_missing(self) -> int | None:
+        first = super()._first_missing()
+        if not self._late or first is None:
+            return first
+        noted = self._known()
+        late = [day for day, mark in self._unpredicted(self.old_data).items() if noted.get(day) != mark]
+        return min([first, *(self._place(pd.Timestamp(day)) for day in late)])
+
+    def _known(self) -> dict[str, str]:
+        try:
+            return dict(self.record.load_object(self._noted))
+        except ArtifactNotFound:
+            return {}
+
+    def _unpredicted(self, frame: pd.DataFrame) -> dict[str, str]:
+        """Return the days on which instruments have a price but no prediction: day -> hash of their codes."""
+        index = frame.index
+        places = self._calendar.get_indexer(index.get_level_values("datetime"))
+        stop = min(int(places.max(initial=-1)), self._place(self.to_date)) + 1
+        start = int(places[places >= 0].min(initial=stop))
+        if start >= stop:
+            return {}
+        try:
+            codes, prices = self._prices(sorted(set(index.get_level_values("instrument"))), start, stop)
+        except DataError:  # an error where the data are needed
+            return {}
+        rows = pd.Index(codes).get_indexer(index.get_level_values("instrument"))
+        done = (rows >= 0) & (places >= start) & (places < stop) & frame.notna().all(axis=1).to_numpy()
+        prices[rows[done], places[done] - start] = False
+        days = np.flatnonzero(prices.any(axis=0))
+        missing = {day: "\0".join(np.array(codes, object)[prices[:, day]]) for day in days.tolist()}
+        return {
+            str(self._calendar[start + day]): hashlib.blake2b(listed.encode(), digest_size=8).hexdigest()
+            for day, listed in missing.items()
+        }
+
+    def _prices(self, predicted: list[str], start: int, stop: int) -> tuple[list[str], NDArray[np.bool_]]:
+        """Return the instruments of the recorder's universe, and whether each is a member and has a price on each day."""
+        provider = session_provider(None, self.freq).with_freq(self.freq)
+        universe = getattr(getattr(self.record.load_object("dataset"), "handler", None), "instruments", None)
+        members, _ = resolve_instruments(provider, predicted if universe is None else universe)
+        codes, days = list(members), provider.calendar()[start:stop].astype("datetime64[D]")
+        there = np.zeros((len(codes), stop - start), np.bool_)
+        for row, spans in enumerate(members.values()):
+            for first, last in [(days[0], days[-1])] if spans is None else spans:
+                there[row, np.searchsorted(days, first) : np.searchsorted(days, last, "right")] = True
+        fields = provider.fields()
+        known = [
+            ~np.isnan(provider.read(name, codes, start, stop).values)
+            for name in (["close"] if "close" in fields else fields)
+        ]
+        return codes, there & np.logical_or.reduce(known) if known else ~there & there
+
+    def saved_with(self, updated: pd.DataFrame) -> dict[str, object]:
+        """Return the days on which instruments with a price could not be predicted."""
+        left = self._unpredicted(updated) if self._late else {}
+        later = (
+            {day: mark for day, mark in self._known().items() if pd.Timestamp(day) > self.to_date} if self._late else {}
+        )
+        return {self._noted: {**later, **left}} if left or later else {}
 
     def get_update_data(self, dataset: DatasetH) -> pd.DataFrame:
         """Return the prediction updated with the new days."""
         model = self.rmdl.get_model()
         prediction = day_rows(model.predict(dataset), f"The prediction of {type(model).__name__}")
         return self._with_new(prediction.to_frame("score") if isinstance(prediction, pd.Series) else prediction)
+
+
+def _number_of_days(value: object, path: str) -> int:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise ConfigError(f"must be a number of trading days, at least 0; found {value!r}.", path=path)
+    return int(value)
 
 
 class LabelUpdater(DSBasedUpdater):
