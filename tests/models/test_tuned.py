@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ pytest.importorskip("optuna", reason="no optuna: pip install 'rollforge[optuna]'
 
 from definitions import SMALL_MARKET, TWO_WINDOWS, expressions, stores, task_definition, write_workflow
 from rollforge import pipeline
-from rollforge.errors import BuildError, ConfigError, ModelError
+from rollforge.errors import BuildError, ConfigError, ModelError, SegmentError
 from rollforge.models import LGBModel, TunedModel
 from rollforge.plan import make_plan
 from rollforge.testing.model import ModelSuite
@@ -29,6 +29,7 @@ class TestTunedModel(ModelSuite):
         return TunedModel(LGB, {"learning_rate": {"low": 0.2, "high": 0.4}}, n_trials=2)
 
     needs_valid: ClassVar[bool] = True
+    importance: ClassVar[Mapping[str, Any]] = {"importance_type": "gain"}  # arguments are those of the best model
 
     def test_the_best_trial_is_kept(self) -> None:
         """The prediction of the best trial is that of a model with these parameters, and every other trial has a worse
@@ -77,6 +78,34 @@ class TestTunedModel(ModelSuite):
             model.fit(self.make_dataset(one))
             found.append(model.trials)
         assert found[0] == found[1]
+
+    def test_others_decide_if_a_trial_fails(self) -> None:
+        """A penalty that makes all predictions constant, and an error of the library, end a trial but not the search."""
+        lasso = {"class": "LinearModel", "module_path": "rollforge.models", "kwargs": {"estimator": "lasso"}}
+        data = self.make_dataset(self.make_frame())
+        model = TunedModel(lasso, {"alpha": [0.001, 1000.0]}, n_trials=6)
+        model.fit(data)
+        states = {one["params"]["alpha"]: one["state"] for one in model.trials}
+        assert states == {0.001: "complete", 1000.0: "failed"}
+        reasons = {one["reason"] for one in model.trials if one["state"] == "failed"}
+        assert all("predictions or labels are missing or constant" in one for one in reasons)
+        assert [one.state.name for one in model.study().trials].count("FAIL") == sum(
+            one["state"] == "failed" for one in model.trials
+        )
+        assert set(model.saved_objects()["trials.pkl"]["reason"].dropna()) == reasons
+        with pytest.raises(ModelError, match="LinearModel has no importance of features"):
+            model.get_feature_importance()
+        neighbours = {"class": "KNeighborsRegressor", "module_path": "sklearn.neighbors"}
+        nearest = {"class": "SklearnModel", "module_path": "rollforge.models", "kwargs": {"estimator": neighbours}}
+        with pytest.raises(ModelError, match=r"Each trial of TunedModel failed; the first, with .*: KNeighborsReg"):
+            TunedModel(nearest, {"estimator.kwargs.n_neighbors": [10**6]}, n_trials=2).fit(data)
+
+    def test_an_error_in_the_data_ends_the_search(self) -> None:
+        """Other parameters would not change it."""
+        model = TunedModel(LGB, RATE, n_trials=3)
+        with pytest.raises(SegmentError):
+            model.fit(self.make_dataset(self.make_frame(), {"valid": self.segments["valid"]}))
+        assert model.trials == []
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ class BaseModel(Serializable, abc.ABC):
         made = super().__new__(cls)
         key = id(made)
         given = tuple(map(_copied, args)), {name: _copied(value) for name, value in kwargs.items()}
-        _GIVEN[key] = weakref.ref(made, lambda _: _GIVEN.pop(key, None)), given  # type: ignore[assignment]
+        _GIVEN[key] = weakref.ref(made, lambda _: _GIVEN.pop(key, None)), given
         return made
 
     # Without a constructor there are no arguments, which inspect.signature() would otherwise read from the method above.
@@ -86,8 +86,10 @@ def given_arguments(model: BaseModel) -> _Given | None:
 
 def _copied(value: object) -> object:
     """Return a copy of plain lists and mappings, which can be changed after the model was constructed."""
-    if type(value) in (list, tuple):
-        return type(value)(map(_copied, value))  # type: ignore[call-overload, arg-type]
+    if type(value) is list:
+        return [_copied(one) for one in value]
+    if type(value) is tuple:
+        return tuple(map(_copied, value))
     if type(value) is dict:
         return {key: _copied(one) for key, one in value.items()}
     return value

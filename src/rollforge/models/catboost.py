@@ -21,7 +21,7 @@ from rollforge.features.dataset import DatasetH
 from rollforge.models.base import Reweighter
 from rollforge.models.boosting import Boosting, Curves
 from rollforge.models.catboost_file import check_model
-from rollforge.models.parameters import check_values, library_error
+from rollforge.models.parameters import check_values, library_error, unusable_data
 from rollforge.models.samples import prediction_features, training_samples
 from rollforge.session import current_session
 
@@ -132,10 +132,15 @@ class CatBoostModel(Boosting):
 
     def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None) -> object:
         samples = training_samples(dataset, segment, model=type(self).__name__, reweighter=reweighter)
-        return _library().Pool(
-            samples.features.to_numpy(), label=samples.label, weight=samples.weight,
-            feature_names=list(map(str, samples.features.columns)), thread_count=current_session().threads,
-        )  # fmt: skip
+        library = _library()
+        try:
+            return library.Pool(
+                samples.features.to_numpy(), label=samples.label, weight=samples.weight,
+                feature_names=list(map(str, samples.features.columns)), thread_count=current_session().threads,
+            )  # fmt: skip
+        except (library.CatBoostError, ValueError, TypeError) as exc:
+            reason = _SOURCE.sub("", str(exc))
+            raise unusable_data(type(self).__name__, "CatBoost", reason, samples.features) from exc
 
     def fit(
         self,

@@ -82,7 +82,22 @@ class LinearModel(Model):
         samples = [training_samples(dataset, n, model=model, reweighter=reweighter) for n in names]
         parts = [(s.features.to_numpy(), s.label, s.weight) for s in samples]
         began = time.perf_counter()
-        solved = self._solve(parts) if self.estimator in (self.OLS, self.RIDGE) else self._solve_by_library(parts)
+        solve = self._solve if self.estimator in (self.OLS, self.RIDGE) else self._solve_by_library
+        reason = "its weights are not finite"
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # noticed in the weights
+                solved = solve(parts)
+        except ModelError:
+            raise
+        except (np.linalg.LinAlgError, ValueError, RuntimeError) as exc:
+            solved, self.coef_, reason = True, None, str(exc).partition("\n")[0].rstrip(".")
+        finite = self.coef_ is not None and np.isfinite([*self.coef_, self.intercept_]).all()
+        if solved and not finite:
+            self.coef_ = None
+            raise ModelError(
+                f"{model} cannot be fitted: {reason}. The largest feature is {_largest(samples)}. A processor such as "
+                "CSZScoreNorm scales the features."
+            )
         if not solved:
             raise ModelError(f"{model} has no rows to learn from: {_reason_for_no_row(dataset, names, samples)}")
         self.fit_seconds = time.perf_counter() - began
@@ -143,6 +158,13 @@ class LinearModel(Model):
         for i in range(0, len(values), _BLOCK):
             scores[i : i + _BLOCK] = values[i : i + _BLOCK].astype(np.float64) @ self.coef_ + self.intercept_
         return pd.Series(scores, index=features.index)
+
+
+def _largest(samples: list[Samples]) -> str:
+    """Return the name and the largest absolute value of the feature with the largest values."""
+    sizes = np.nanmax(np.vstack([np.nanmax(np.abs(s.features.to_numpy(np.float64)), axis=0) for s in samples]), axis=0)
+    place = int(np.nanargmax(sizes))
+    return f"{str(samples[0].features.columns[place])!r} with {sizes[place]:g}"
 
 
 def _reason_for_no_row(dataset: DatasetH, segments: list[str], samples: list[Samples]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from rollforge.errors import ConfigError, ModelError, shown
 
@@ -55,6 +56,19 @@ def threads_of(params: Mapping[str, Any], names: Iterable[str]) -> int | None:
             raise ConfigError(f"must be a whole number, found {shown(value)}.", path=name) from None
         return number
     return None
+
+
+def unusable_data(model: str, library: str, reason: str, features: pd.DataFrame) -> ModelError:
+    """Return the error for features from which a library cannot make its data set, with the probable cause."""
+    names = pd.Index(map(str, features.columns))
+    large = np.abs(features.to_numpy(np.float64)) > np.finfo(np.float32).max
+    if names.has_duplicates:
+        cause = f" There are several features called {str(names[names.duplicated()][0])!r}."
+    elif large.any():
+        cause = f" {str(names[int(np.argmax(large.any(axis=0)))])!r} has values beyond the range of float32."
+    else:
+        cause = ""
+    return ModelError(f"{model} cannot use the features. {library} reports: {reason.strip().rstrip('.')}.{cause}")
 
 
 def library_error(model: str, library: str, reason: str, params: Mapping[str, object]) -> ModelError:

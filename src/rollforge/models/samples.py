@@ -100,7 +100,7 @@ def training_samples(
     ...         features = prediction_features(dataset, segment, model="MeanModel")
     ...         return 0 * features.iloc[:, 0] + self.mean
     """
-    frame = dataset.prepare(segment, col_set=["feature", "label"], data_key=data_key)
+    frame = _rows(dataset.prepare(segment, col_set=["feature", "label"], data_key=data_key), dataset, model)
     if not isinstance(frame.columns, pd.MultiIndex) or not {"feature", "label"} <= set(frame.columns.levels[0]):
         raise ModelError(
             f"{model} learns from the groups of columns 'feature' and 'label', but the dataset has: "
@@ -151,7 +151,17 @@ def prediction_features(
     ModelError
         If there is no finite feature in the segment.
     """
-    return _features(dataset.prepare(segment, col_set="feature", data_key=data_key), dataset, segment, model, data_key)
+    frame = _rows(dataset.prepare(segment, col_set="feature", data_key=data_key), dataset, model)
+    return _features(frame, dataset, segment, model, data_key)
+
+
+def _rows(prepared: object, dataset: object, model: str) -> Any:
+    """Return what a dataset prepared, which must be a frame."""
+    if not isinstance(prepared, pd.DataFrame):
+        raise ModelError(
+            f"{model} needs rows, but a segment of {type(dataset).__name__} is a {type(prepared).__name__}. Use DatasetH."
+        )
+    return prepared
 
 
 def missing_everywhere(features: pd.DataFrame) -> list[str]:
@@ -246,7 +256,11 @@ def _features(frame: pd.DataFrame, dataset: object, segment: object, model: str,
             f"{reason_missing(dataset, segment, 'feature', data_key)}"
         )
     if not infinite:
-        return frame
+        # Libraries do not read extension types such as Float64, and mixed types only as objects; truth values are not numbers.
+        if values.dtype.kind != "b" and all(one == values.dtype for one in frame.dtypes):
+            return frame
+        values = values.astype(np.float32) if values.dtype.kind == "b" else values
+        return _framed(values, frame.index, frame.columns)
     where = np.isinf(values)
     if _reported.get(id(dataset)) is not dataset:
         _reported[id(dataset)] = dataset

@@ -13,8 +13,20 @@ import numpy as np
 import pandas as pd
 
 from rollforge.arguments import check_flag, whole_number
-from rollforge.build import build, update_config
-from rollforge.errors import ConfigError, MissingDependency, ModelError, nearest, shown
+from rollforge.build import build, describe, update_config
+from rollforge.errors import (
+    CodeNotAllowed,
+    ConfigError,
+    DataError,
+    MissingDependency,
+    ModelError,
+    RollforgeError,
+    SegmentError,
+    StoreError,
+    TrackingError,
+    nearest,
+    shown,
+)
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.kinds import MODEL
@@ -36,6 +48,8 @@ log = logging.getLogger(__name__)
 LIBRARY = "optuna"
 """The package that the model needs, which is also an extra of Rollforge. Submissions record its version."""
 
+_OF_ALL = (MissingDependency, DataError, SegmentError, CodeNotAllowed, TrackingError, StoreError, OSError, MemoryError)
+"""Errors that other parameters would not change, so they end the search."""
 _METRICS = {"ic": "maximize", "rank_ic": "maximize", "mse": "minimize"}
 _RANGE = {"low", "high", "step", "log"}
 
@@ -47,12 +61,14 @@ class Trial(TypedDict):
 
     number: int
     state: str
-    """"complete" or "pruned"."""
+    """"complete", "pruned" or "failed"."""
     value: float | None
-    """The metric; None if the trial was stopped early."""
+    """The metric; None if the trial was stopped early or failed."""
     params: dict[str, object]
     rounds: list[float]
     """The loss on the valid segment after each round."""
+    reason: str | None
+    """Why the trial failed."""
 
 
 def _library() -> ModuleType:
@@ -70,7 +86,8 @@ class TunedModel(Model):
     Each trial is fitted on the train segment and evaluated on the valid segment of the same window; no other segment is
     read. The model of the best trial is kept, so a window needs `n_trials` fits. Trials of a gradient boosting model are
     stopped early (pruned) if their metric on the valid segment is worse than the median of the earlier trials at the same
-    round.
+    round. A trial that raises an error, or has no finite metric because its predictions are constant, counts as failed, and the
+    others decide.
 
     Parameters
     ----------
@@ -155,53 +172,75 @@ class TunedModel(Model):
         Raises
         ------
         ModelError
-            If there is no valid segment, or a trial fails; the message has its parameters.
+            If there is no valid segment, or all trials fail; the message has the parameters and the reason of the first.
         """
         if "valid" not in dataset.segments:
             raise ModelError("TunedModel evaluates its trials on the segment 'valid', and the dataset has none.")
         library = _library()
-        arguments = {} if reweighter is None else {"reweighter": reweighter}
         best: list[tuple[float, Model]] = []
+        errors: list[Exception] = []
         self.trials = []
-
-        def run(trial: optuna.Trial) -> float:
-            params = {name: _suggest(trial, name, values) for name, values in self.space.items()}
-            about: Trial = {
-                "number": trial.number,
-                "state": "pruned",
-                "value": None,
-                "params": params,
-                "rounds": [],
-            }
-            model = self._build(params)
-            if self.prune and isinstance(model, Boosting):
-                model.on_round = lambda step, loss: self._report(trial, about, step, loss)
-            try:
-                model.fit(dataset, **arguments)
-                value = self._evaluate(model, dataset, reweighter)
-            except library.TrialPruned:
-                self.trials.append(about)
-                raise
-            except ModelError as exc:
-                raise ModelError(f"Trial {trial.number + 1} of {self.n_trials} with {shown(params)}: {exc}") from exc
-            finally:
-                if isinstance(model, Boosting):
-                    model.on_round = None
-            about["state"], about["value"] = "complete", value
-            self.trials.append(about)
-            order = -value if _METRICS[self.metric] == "minimize" else value
-            if not best or order > best[0][0]:
-                best[:] = [(order, model)]
-            return value
-
         study = library.create_study(
             direction=_METRICS[self.metric],
             sampler=library.samplers.TPESampler(seed=self.seed),
             pruner=library.pruners.MedianPruner(n_startup_trials=5),
         )
-        study.optimize(run, n_trials=self.n_trials)
+        for _ in range(self.n_trials):
+            trial = study.ask()
+            model, about, error = self._tried(trial, dataset, reweighter)
+            self.trials.append(about)
+            study.tell(trial, about["value"], _state(about))
+            if error is not None:
+                errors.append(error)
+            elif model is not None and about["value"] is not None:
+                order = -about["value"] if _METRICS[self.metric] == "minimize" else about["value"]
+                if not best or order > best[0][0]:
+                    best[:] = [(order, model)]
+        self._report_failed(errors, complete=bool(best))
         self.model = best[0][1]
         log.info("the best of %d trials has %s %g: %s", self.n_trials, self.metric, study.best_value, study.best_params)
+
+    def _tried(
+        self, trial: optuna.Trial, dataset: DatasetH, reweighter: Reweighter | None
+    ) -> tuple[Model | None, Trial, Exception | None]:
+        """Return the model of a trial, its record, and the error that ended it."""
+        params = {name: _suggest(trial, name, values) for name, values in self.space.items()}
+        about: Trial = {
+            "number": trial.number,
+            "state": "complete",
+            "value": None,
+            "params": params,
+            "rounds": [],
+            "reason": None,
+        }
+        model: Model | None = None
+        try:
+            model = self._build(params)
+            if self.prune and isinstance(model, Boosting):
+                model.on_round = lambda step, loss: self._report(trial, about, step, loss)
+            model.fit(dataset, **({} if reweighter is None else {"reweighter": reweighter}))
+            about["value"] = self._evaluate(model, dataset, reweighter)
+        except _library().TrialPruned:
+            about["state"] = "pruned"
+        except _OF_ALL:
+            raise
+        except Exception as exc:  # noqa: BLE001 - of the model or its library; other parameters may work
+            about["state"], about["reason"] = "failed", str(exc) if isinstance(exc, RollforgeError) else describe(exc)
+            return model, about, exc
+        finally:
+            if isinstance(model, Boosting):
+                model.on_round = None
+        return model, about, None
+
+    def _report_failed(self, errors: list[Exception], *, complete: bool) -> None:
+        """Log how many trials failed, or raise an error if all did."""
+        failed = [one for one in self.trials if one["state"] == "failed"]
+        if not failed:
+            return
+        first = f"with {shown(failed[0]['params'])}: {failed[0]['reason']}"
+        if not complete:
+            raise ModelError(f"Each trial of {type(self).__name__} failed; the first, {first}") from errors[0]
+        log.warning("%d of %d trials failed; the first, %s", len(failed), self.n_trials, first)
 
     def _report(self, trial: optuna.Trial, about: Trial, step: int, loss: float) -> None:
         """Report the loss on the valid segment after a round, and stop the trial if it is worse than others."""
@@ -242,7 +281,7 @@ class TunedModel(Model):
         return self.model.predict(dataset, segment)
 
     def training_metrics(self) -> dict[str, list[float]]:
-        """Return the metric of each trial that was not stopped early, and the metrics of the best model by round."""
+        """Return the metric of each complete trial, and the metrics of the best model by round."""
         own: dict[str, list[float]] = getattr(self.model, "training_metrics", dict)()
         return {
             f"{self.metric} of trials.valid": [one["value"] for one in self.trials if one["value"] is not None],
@@ -252,8 +291,26 @@ class TunedModel(Model):
     def saved_objects(self) -> dict[str, pd.DataFrame]:
         """Return what is saved with the run in addition to the model: the trials as a table."""
         rows = [{"state": one["state"], self.metric: one["value"], **one["params"]} for one in self.trials]
+        if any(one["state"] == "failed" for one in self.trials):
+            rows = [{**row, "reason": one["reason"]} for row, one in zip(rows, self.trials, strict=True)]
         index = pd.Index([one["number"] for one in self.trials], name="trial")
         return {"trials.pkl": pd.DataFrame(rows, index=index)}
+
+    def get_feature_importance(self, *args: object, **kwargs: object) -> pd.Series:
+        """Return the importance of each feature for the best model, in descending order.
+
+        Raises
+        ------
+        ModelError
+            If it is not fitted yet, or the model has no importance of features.
+        """
+        if self.model is None:
+            raise ModelError(f"{type(self).__name__} is not fitted yet.")
+        method = getattr(self.model, "get_feature_importance", None)
+        if method is None:
+            raise ModelError(f"{type(self.model).__name__} has no importance of features.")
+        found: pd.Series = method(*args, **kwargs)
+        return found
 
     def study(self) -> optuna.Study:
         """Return the trials as an Optuna study, for its plots and analyses."""
@@ -263,7 +320,7 @@ class TunedModel(Model):
             losses = one["rounds"] if _METRICS[self.metric] == "minimize" else [-loss for loss in one["rounds"]]
             study.add_trial(
                 library.trial.create_trial(
-                    state=library.trial.TrialState[one["state"].upper()],
+                    state=_state(one),
                     value=one["value"],
                     params=one["params"],
                     distributions={name: _distribution(values) for name, values in self.space.items()},
@@ -353,6 +410,13 @@ def _distribution(values: Choices) -> optuna.distributions.BaseDistribution:
     kind = distributions.IntDistribution if _is_whole(values) else distributions.FloatDistribution
     made = kind(**values)
     return made
+
+
+def _state(about: Trial) -> optuna.trial.TrialState:
+    """Return the state of a trial as Optuna's."""
+    name = "FAIL" if about["state"] == "failed" else about["state"].upper()
+    found: optuna.trial.TrialState = _library().trial.TrialState[name]
+    return found
 
 
 def _metric(both: pd.DataFrame, metric: str) -> float:

@@ -17,7 +17,7 @@ from rollforge.errors import MissingDependency
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import Reweighter
 from rollforge.models.boosting import Boosting, Curves
-from rollforge.models.parameters import check_values, library_error
+from rollforge.models.parameters import check_values, library_error, unusable_data
 from rollforge.models.samples import prediction_features, training_samples
 from rollforge.models.xgboost_file import check_model_bytes
 from rollforge.session import current_session
@@ -97,10 +97,15 @@ class XGBModel(Boosting):
         samples = training_samples(dataset, segment, model=type(self).__name__, reweighter=reweighter)
         names = zip(_names(samples.features), map(str, samples.features.columns), strict=True)
         self._full_names = {short: full for short, full in names if short != full}
-        return _library().DMatrix(
-            samples.features.to_numpy(), label=samples.label, weight=samples.weight,
-            feature_names=_names(samples.features), nthread=current_session().threads,
-        )  # fmt: skip
+        return self._matrix(samples.features, label=samples.label, weight=samples.weight)
+
+    def _matrix(self, features: pd.DataFrame, **of_rows: object) -> object:
+        """Return XGBoost's data set."""
+        threads = current_session().threads
+        try:
+            return _library().DMatrix(features.to_numpy(), feature_names=_names(features), nthread=threads, **of_rows)
+        except (_library().core.XGBoostError, ValueError) as exc:
+            raise unusable_data(type(self).__name__, "XGBoost", _reason(exc), features) from exc
 
     def fit(
         self,
@@ -165,7 +170,7 @@ class XGBModel(Boosting):
         model = self._fitted()
         features = prediction_features(dataset, segment, model=type(self).__name__)
         threads = current_session().threads
-        matrix = _library().DMatrix(features.to_numpy(), feature_names=_names(features), nthread=threads)
+        matrix = self._matrix(features)
         model.set_param({"nthread": threads})  # a model that was loaded would use all cores
         best = getattr(model, "best_iteration", None) if model.attr("best_iteration") else None
         scores = model.predict(matrix, iteration_range=(0, best + 1) if best is not None else (0, 0))

@@ -1,0 +1,117 @@
+"""Features of unusual types, and features that a model cannot use: numbers are used, others are an error with the cause."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.ensemble import RandomForestRegressor
+
+from rollforge.errors import ModelError
+from rollforge.features.dataset import DatasetH
+from rollforge.features.handler import DataHandlerLP
+from rollforge.features.timeseries import TSDatasetH
+from rollforge.models import CatBoostModel, DEnsembleModel, LGBModel, LinearModel, SklearnModel, XGBModel
+from rollforge.models.samples import prediction_features
+from rollforge.models.torch_models import DNNModelPytorch
+
+SEGMENTS = {"train": ("2020-01-01", "2020-01-20"), "test": ("2020-01-21", "2020-01-25")}
+NEEDS = {CatBoostModel: "catboost", DNNModelPytorch: "torch"}
+
+
+def make_frame(names: tuple[str, str] = ("a", "b")) -> pd.DataFrame:
+    numbers = np.random.default_rng(0)
+    index = pd.MultiIndex.from_product(
+        [pd.date_range("2020-01-01", "2020-01-25"), ["A", "B", "C", "D"]], names=["datetime", "instrument"]
+    )
+    columns = pd.MultiIndex.from_tuples([("feature", names[0]), ("feature", names[1]), ("label", "y")])
+    return pd.DataFrame(numbers.standard_normal((len(index), 3)), index, columns)
+
+
+def dataset(frame: pd.DataFrame) -> DatasetH:
+    return DatasetH(DataHandlerLP.from_df(frame), SEGMENTS)
+
+
+def make_model(kind: type) -> Any:
+    """Return a model, or skip the test if its library is not installed."""
+    needed = NEEDS.get(kind)
+    if needed is not None and find_spec(needed) is None:
+        pytest.skip(f"no {needed}: pip install 'rollforge[{needed}]'")
+    if kind is SklearnModel:
+        return SklearnModel(RandomForestRegressor(n_estimators=2, random_state=0))
+    if kind is DNNModelPytorch:
+        return DNNModelPytorch(max_steps=4, eval_steps=2, batch_size=16, pt_model_kwargs={"input_dim": 2}, GPU=-1)
+    return kind()
+
+
+@pytest.mark.parametrize("kind", [DNNModelPytorch, SklearnModel])
+@pytest.mark.parametrize("dtype", ["bool", "Float64", "double[pyarrow]"])
+def test_numbers_of_other_types_are_used(kind: type, dtype: str) -> None:
+    """The prediction is that on the same numbers."""
+    frame = make_frame()
+    frame[("feature", "b")] = (frame[("feature", "b")] > 0) * 1.0
+    expected = make_model(kind)
+    expected.fit(dataset(frame))
+    data = dataset(frame.astype({("feature", "b"): dtype}))
+    model = make_model(kind)
+    model.fit(data)
+    np.testing.assert_allclose(model.predict(data), expected.predict(dataset(frame)), rtol=1e-6)
+
+
+def test_features_of_one_numeric_type_are_not_copied() -> None:
+    """Only other types are converted."""
+    frame = make_frame()["feature"]
+
+    class Given:
+        def prepare(self, *args: object, **kwargs: object) -> pd.DataFrame:
+            return frame
+
+    assert prediction_features(Given(), model="M") is frame  # type: ignore[arg-type]
+    frame = frame > 0
+    assert set(prediction_features(Given(), model="M").dtypes) == {np.dtype(np.float32)}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [LGBModel, LinearModel, XGBModel, CatBoostModel, SklearnModel, DEnsembleModel])
+def test_models_of_rows_refuse_samples_of_several_days(kind: type) -> None:
+    """They would otherwise fail on the type of what the dataset returns."""
+    data = TSDatasetH(step_len=2, handler=DataHandlerLP.from_df(make_frame()), segments=SEGMENTS)
+    with pytest.raises(
+        ModelError, match=r"needs rows, but a segment of TSDatasetH is a TSDataSampler\. Use DatasetH\."
+    ):
+        make_model(kind).fit(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "factor", "cause"),
+    [
+        (XGBModel, ("a", "a"), 1.0, "There are several features called 'a'"),
+        (XGBModel, ("a", "b"), 1e200, "'b' has values beyond the range of float32"),
+        (CatBoostModel, ("a", "a"), 1.0, "There are several features called 'a'"),
+        (LinearModel, ("a", "b"), 1e200, r"LinearModel cannot be fitted: .*\. The largest feature is 'b' with \d"),
+    ],
+)
+def test_unusable_features_are_an_error_with_the_cause(
+    kind: type, names: tuple[str, str], factor: float, cause: str
+) -> None:
+    """The error names the feature."""
+    frame = make_frame(names)
+    frame.iloc[:, 1] *= factor
+    with pytest.raises(ModelError, match=cause):
+        make_model(kind).fit(dataset(frame))
+
+
+def test_a_ridge_without_finite_weights_is_an_error() -> None:
+    """It would otherwise predict missing values only."""
+    frame = make_frame()
+    frame.iloc[:, 1] *= 1e200
+    with pytest.raises(ModelError, match="its weights are not finite"):
+        LinearModel("ridge", alpha=1.0).fit(dataset(frame))
+
+
+def test_names_that_xgboost_cannot_distinguish_are_an_error() -> None:
+    """XGBoost accepts no brackets, so they are replaced."""
+    with pytest.raises(ModelError, match="XGBModel cannot use the features"):
+        XGBModel().fit(dataset(make_frame(("a[", "a("))))
