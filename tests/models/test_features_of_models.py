@@ -10,11 +10,20 @@ import pandas as pd
 import pytest
 from sklearn.ensemble import RandomForestRegressor
 
-from rollforge.errors import ModelError
+from rollforge.errors import ConfigError, ModelError
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.timeseries import TSDatasetH
-from rollforge.models import CatBoostModel, DEnsembleModel, LGBModel, LinearModel, SklearnModel, XGBModel
+from rollforge.models import (
+    CatBoostModel,
+    DEnsembleModel,
+    LGBModel,
+    LinearModel,
+    SklearnModel,
+    TunedModel,
+    XGBModel,
+    boosting,
+)
 from rollforge.models.samples import prediction_features
 from rollforge.models.torch_models import DNNModelPytorch
 
@@ -101,6 +110,36 @@ def test_unusable_features_are_an_error_with_the_cause(
     frame.iloc[:, 1] *= factor
     with pytest.raises(ModelError, match=cause):
         make_model(kind).fit(dataset(frame))
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "known", "hint"),
+    [
+        (LGBModel, {"num_leafs": 4}, {"n_estimators": 2, "max_leaf": 4, "lambda": 1, "num_threads": 1}, "num_leaf"),
+        (DEnsembleModel, {"num_leafs": 4}, {"num_models": 1, "epochs": 2, "eta": 0.3}, "num_leaf"),
+        (XGBModel, {"max_dept": 3}, {"eta": 0.3, "lambda": 1, "max_leaves": 3, "n_jobs": 1}, "max_depth"),
+    ],
+)
+def test_parameters_that_a_library_ignores_are_reported_once(
+    kind: type, params: dict[str, Any], known: dict[str, Any], hint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Other names of a parameter are known; a search for one that is not is an error."""
+    assert kind(**known).unused_parameters() == {}
+    assert kind(**known, **params).unused_parameters().keys() == params.keys()
+    reported = {(kind, name) for name in params}
+    boosting._WARNED.difference_update(reported)
+    for _ in range(2):
+        kind(**known, **params).fit(dataset(make_frame()))
+    warned = [one.getMessage() for one in caplog.records if "ignores the parameter" in one.getMessage()]
+    assert len(warned) == 1
+    assert f"Did you mean '{hint}" in warned[0]
+    if find_spec("optuna") is not None:
+        (name,) = params
+        described = {"class": kind.__name__, "module_path": "rollforge.models"}
+        frame = make_frame()
+        data = DatasetH(DataHandlerLP.from_df(frame), {**SEGMENTS, "valid": SEGMENTS["test"]})
+        with pytest.raises(ConfigError, match=rf"^space\.{name}: the library of {kind.__name__} ignores it\. Did you"):
+            TunedModel(described, {name: [3]}, n_trials=1).fit(data)
 
 
 def test_a_ridge_without_finite_weights_is_an_error() -> None:

@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 Curves = dict[str, dict[str, list[float]]]  # segment -> metric -> value after each round
 
+_WARNED: set[tuple[type, str]] = set()
+"""Parameters about which a warning was logged."""
+
 
 class Boosting(Model):
     """Base class of gradient boosting models.
@@ -47,6 +50,22 @@ class Boosting(Model):
         self.fit_seconds = 0.0
         """Seconds spent in the library's training function."""
         self._curves: dict[str, list[float]] = {}
+
+    def unused_parameters(self) -> dict[str, str]:
+        """Return the parameters that the library ignores, each with the name that was probably meant, as a sentence or ``""``.
+
+        Libraries that raise an error for such a parameter, or cannot say which they know, ignore none.
+        """
+        return {}
+
+    def _warn_of_unused(self) -> None:
+        """Log once in a process each parameter that the library ignores."""
+        for name, hint in self.unused_parameters().items():
+            if (type(self), name) not in _WARNED:
+                _WARNED.add((type(self), name))
+                log.warning(
+                    "%s ignores the parameter %r: its library does not use it.%s", type(self).__name__, name, hint
+                )
 
     def training_metrics(self) -> dict[str, list[float]]:
         """Return each metric of each segment by round: ``{"l2.train": […], "l2.valid": […]}``."""

@@ -21,7 +21,7 @@ from rollforge.errors import ConfigError, ModelError, shown
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import Reweighter
 from rollforge.models.boosting import Boosting, Curves
-from rollforge.models.lightgbm import Booster, import_lightgbm, reported_error
+from rollforge.models.lightgbm import Booster, import_lightgbm, reported_error, unknown_parameters
 from rollforge.models.parameters import check_values
 from rollforge.models.samples import Samples, prediction_features, training_samples
 from rollforge.session import current_session
@@ -137,6 +137,10 @@ class DEnsembleModel(Boosting):
         self.feature_names: list[str] = []
         """The features of the data on which it was fitted."""
 
+    def unused_parameters(self) -> dict[str, str]:
+        """Return the parameters that LightGBM ignores, with the nearest name as a sentence."""
+        return unknown_parameters(type(self).__name__, self.params)
+
     def fit(self, dataset: DatasetH, reweighter: Reweighter | None = None) -> None:
         """Fit the models on the train segment, each with early stopping on the valid segment if it was asked for.
 
@@ -147,6 +151,7 @@ class DEnsembleModel(Boosting):
             LightGBM rejects the parameters.
         """
         name = type(self).__name__
+        self._warn_of_unused()
         train = _weighted_rows(training_samples(dataset, "train", model=name, reweighter=reweighter))
         valid = None
         if "valid" in dataset.segments:

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.arguments import whole_number
-from rollforge.errors import ConfigError, MissingDependency, ModelError, shown
+from rollforge.errors import ConfigError, MissingDependency, ModelError, nearest, shown
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import ModelFT, Reweighter
 from rollforge.models.boosting import Boosting, Curves
@@ -85,6 +85,15 @@ def _library() -> ModuleType:
     return import_lightgbm("LGBModel")
 
 
+def unknown_parameters(model: str, params: Mapping[str, object]) -> dict[str, str]:
+    """Return the parameters that LightGBM does not know, with the nearest name as a sentence; none if it does not list them."""
+    table: Any = getattr(import_lightgbm(model).basic, "_ConfigAliases", None)  # LightGBM has no public list
+    if not hasattr(table, "get") or not table.get("objective"):
+        return {}
+    known = {name for names in getattr(table, "aliases", None) or () for name in table.get(names)}
+    return {name: nearest(name, known) for name in params if known and name not in known}
+
+
 def reported_error(model: str, exc: Exception, params: Mapping[str, object]) -> ModelError:
     """Return the error for a training that LightGBM rejected."""
     return library_error(model, "LightGBM", _SOURCE.sub("", str(exc)), params)
@@ -138,6 +147,10 @@ class LGBModel(Boosting, ModelFT):
         self.early_stopping_rounds = early_stopping_rounds
         self.num_boost_round = num_boost_round
 
+    def unused_parameters(self) -> dict[str, str]:
+        """Return the parameters that LightGBM ignores, with the nearest name as a sentence."""
+        return unknown_parameters(type(self).__name__, self.params)
+
     def _parameters(self) -> dict[str, object]:
         params, threads = self._parameters_and_threads()
         return {**params, "num_threads": threads}
@@ -188,6 +201,7 @@ class LGBModel(Boosting, ModelFT):
             LightGBM rejects the parameters.
         """
         lightgbm = _library()
+        self._warn_of_unused()
         results: Curves = {} if evals_result is None else evals_result
         train = self._data(dataset, "train", reweighter, None)
         sets, names = [train], ["train"]

@@ -171,11 +171,14 @@ class TunedModel(Model):
 
         Raises
         ------
+        ConfigError
+            If the library of the model ignores a parameter of the space.
         ModelError
             If there is no valid segment, or all trials fail; the message has the parameters and the reason of the first.
         """
         if "valid" not in dataset.segments:
             raise ModelError("TunedModel evaluates its trials on the segment 'valid', and the dataset has none.")
+        self._check_space()
         library = _library()
         best: list[tuple[float, Model]] = []
         errors: list[Exception] = []
@@ -199,6 +202,16 @@ class TunedModel(Model):
         self._report_failed(errors, complete=bool(best))
         self.model = best[0][1]
         log.info("the best of %d trials has %s %g: %s", self.n_trials, self.metric, study.best_value, study.best_params)
+
+    def _check_space(self) -> None:
+        """Check that the library of a gradient boosting model uses the parameters that are searched for."""
+        model = self._build({name: _first(values) for name, values in self.space.items()})
+        unused = model.unused_parameters() if isinstance(model, Boosting) else {}
+        for name in self.space:
+            if name in unused:
+                raise ConfigError(
+                    f"the library of {type(model).__name__} ignores it.{unused[name]}", path=f"space.{name}"
+                )
 
     def _tried(
         self, trial: optuna.Trial, dataset: DatasetH, reweighter: Reweighter | None

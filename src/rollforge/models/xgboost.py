@@ -6,14 +6,16 @@ import json
 import logging
 import re
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
 
-from rollforge.errors import MissingDependency
+from rollforge.errors import MissingDependency, nearest
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import Reweighter
 from rollforge.models.boosting import Boosting, Curves
@@ -93,6 +95,24 @@ class XGBModel(Boosting):
         params, threads = self._parameters_and_threads()
         return {"verbosity": 0, **params, "nthread": threads}
 
+    def unused_parameters(self) -> dict[str, str]:
+        """Return the parameters that XGBoost ignores, with the nearest name as a sentence.
+
+        XGBoost lists them in a warning when it trains, here on a single row.
+        """
+        library = _library()
+        with warnings.catch_warnings(record=True) as caught, library.config_context(verbosity=1):
+            warnings.simplefilter("always")
+            try:
+                row = library.DMatrix(np.zeros((1, 1)), label=np.zeros(1), nthread=1)
+                made = library.train({**self.params, "verbosity": 1, "nthread": 1}, row, num_boost_round=1)
+            except (library.core.XGBoostError, ValueError):
+                return {}  # such as constraints of several features; the training reports what is wrong
+        lists = [re.search(r"Parameters: \{(.*?)\} are not used", str(one.message)) for one in caught]
+        found = [name for one in lists if one is not None for name in re.findall(r'"(\w+)"', one[1])]
+        known = set(re.findall(r'"(\w+)":', made.save_config()))
+        return {name: nearest(name, known) for name in found if name in self.params}
+
     def _data(self, dataset: DatasetH, segment: str, reweighter: Reweighter | None) -> object:
         samples = training_samples(dataset, segment, model=type(self).__name__, reweighter=reweighter)
         names = zip(_names(samples.features), map(str, samples.features.columns), strict=True)
@@ -143,6 +163,7 @@ class XGBModel(Boosting):
             If the data are not suitable for training; see :func:`~rollforge.models.samples.training_samples`. Also if
             XGBoost rejects the parameters.
         """
+        self._warn_of_unused()
         evals = [(self._data(dataset, "train", reweighter), "train")]
         if "valid" in dataset.segments:
             evals.append((self._data(dataset, "valid", reweighter), "valid"))
