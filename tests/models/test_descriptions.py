@@ -37,6 +37,15 @@ GIVEN: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "GeneralPTNN": ({"pt_model_kwargs": {"d_feat": 3}, "n_epochs": 3, "seed": 4},),
     "DNNModelPytorch": ({"max_steps": 40, "pt_model_kwargs": {"input_dim": 3}, "weight_decay": 0.5},),
     "TabnetModel": ({"d_feat": 3, "n_epochs": 4, "pretrain": False, "clip": 1.0},),
+    "TRAModel": (
+        {
+            "model_config": {"input_size": 3, "hidden_size": 4},
+            "tra_config": {"num_states": 2},
+            "n_epochs": 4,
+            "lamb": 1.0,
+            "clip": 1.0,
+        },
+    ),
     "TCTS": ({"d_feat": 3, "n_epochs": 4, "target_label": 1, "steps": 2, "clip": 1.0},),
 }
 """Arguments of each model that are not the defaults. The other PyTorch models have those of :data:`NETWORK`."""
@@ -49,6 +58,7 @@ MODELS = [
     and issubclass(kind, Model)
     and not inspect.isabstract(kind)
 ]
+NEEDED = ("estimator", "model", "space", "module", "model_config", "tra_config")
 NEEDS = {"CatBoostModel": "catboost", "TunedModel": "optuna"}
 
 
@@ -95,9 +105,7 @@ def test_every_model_is_built_again_with_all_its_arguments(name: str) -> None:
         built = build(described)
         assert type(built) is kind
         assert state(built) == state(model)
-        assert state(built) != state(
-            kind(**{k: v for k, v in given.items() if k in ("estimator", "model", "space", "module")})
-        )
+        assert state(built) != state(kind(**{k: v for k, v in given.items() if k in NEEDED}))
         assert describe_model(built) == described
 
 

@@ -26,6 +26,7 @@ from rollforge.models import (
 )
 from rollforge.models.samples import prediction_features
 from rollforge.models.torch_models import DNNModelPytorch
+from rollforge.models.torch_tabnet import TabnetModel
 
 SEGMENTS = {"train": ("2020-01-01", "2020-01-20"), "test": ("2020-01-21", "2020-01-25")}
 NEEDS = {CatBoostModel: "catboost", DNNModelPytorch: "torch"}
@@ -154,3 +155,14 @@ def test_names_that_xgboost_cannot_distinguish_are_an_error() -> None:
     """XGBoost accepts no brackets, so they are replaced."""
     with pytest.raises(ModelError, match="XGBModel cannot use the features"):
         XGBModel().fit(dataset(make_frame(("a[", "a("))))
+
+
+@pytest.mark.skipif(find_spec("skorch") is None, reason="PyTorch is not installed: make .venv/torch")
+def test_tabnet_says_that_its_training_diverges() -> None:
+    """Its masks of features of 1e30 are not finite."""
+    frame = make_frame()
+    frame.iloc[:, 1] *= 1e30
+    sizes = {"d_feat": 2, "out_dim": 4, "n_d": 4, "n_a": 4, "n_steps": 2, "n_shared": 1, "n_ind": 1}
+    model = TabnetModel(**sizes, n_epochs=3, pretrain_n_epochs=2, batch_size=16, GPU=-1, checkpoint_seconds=None)
+    with pytest.raises(ModelError, match="The loss of TabnetModel is not finite"):
+        model.fit(dataset(frame))

@@ -31,7 +31,8 @@ def sparsemax(x: Tensor) -> Tensor:
         ordered = x.sort(dim=-1, descending=True).values
         excess = ordered.cumsum(dim=-1) - 1
         count = torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=x.dtype)
-        size = (count * ordered > excess).sum(dim=-1, keepdim=True)
+        # Zero if values are not finite or very large, as where the training diverges, which its loss shows.
+        size = (count * ordered > excess).sum(dim=-1, keepdim=True).clamp(min=1)
         positive = x > excess.gather(-1, size - 1) / size
         size = positive.sum(dim=-1, keepdim=True)
     threshold = ((x * positive).sum(dim=-1, keepdim=True) - 1) / size
