@@ -86,7 +86,7 @@ def test_features_of_one_numeric_type_are_not_copied() -> None:
 
 @pytest.mark.parametrize("kind", [LGBModel, LinearModel, XGBModel, CatBoostModel, SklearnModel, DEnsembleModel])
 def test_models_of_rows_refuse_samples_of_several_days(kind: type) -> None:
-    """They would otherwise fail on the type of what the dataset returns."""
+    """The error says so, instead of one about the type of what the dataset returns."""
     data = TSDatasetH(step_len=2, handler=DataHandlerLP.from_df(make_frame()), segments=SEGMENTS)
     with pytest.raises(
         ModelError, match=r"needs rows, but a segment of TSDatasetH is a TSDataSampler\. Use DatasetH\."
@@ -144,7 +144,7 @@ def test_parameters_that_a_library_ignores_are_reported_once(
 
 
 def test_a_ridge_without_finite_weights_is_an_error() -> None:
-    """It would otherwise predict missing values only."""
+    """Without the error, the model would predict missing values only."""
     frame = make_frame()
     frame.iloc[:, 1] *= 1e200
     with pytest.raises(ModelError, match="its weights are not finite"):
@@ -159,7 +159,7 @@ def test_names_that_xgboost_cannot_distinguish_are_an_error() -> None:
 
 @pytest.mark.skipif(find_spec("skorch") is None, reason="PyTorch is not installed: make .venv/torch")
 def test_tabnet_says_that_its_training_diverges() -> None:
-    """Its masks of features of 1e30 are not finite."""
+    """The masks of features of 1e30 are not finite."""
     frame = make_frame()
     frame.iloc[:, 1] *= 1e30
     sizes = {"d_feat": 2, "out_dim": 4, "n_d": 4, "n_a": 4, "n_steps": 2, "n_shared": 1, "n_ind": 1}
