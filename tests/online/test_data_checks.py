@@ -184,7 +184,7 @@ def test_fingerprints_of_the_last_days_equal_those_of_the_days_themselves(market
     assert found is not None
     assert (found[0], found[2]) == (2.0, {"days": {DAYS[55]: "now", DAYS[56]: "now"}})
     last = known(*published[:2], (DAYS[58], "00"), published[3])
-    assert data_changes(data, last, 5, lambda day: "now", starts) == (
+    assert data_changes(data, last, 5, lambda day, others: "now", starts) == (
         1.0, f"the data of {DAYS[58]} have changed; see 'rollforge serve correct'", {"days": {DAYS[58]: "now"}},
     )  # fmt: skip
 
@@ -215,7 +215,7 @@ def test_changes_are_looked_for_on_the_days_before_the_one_that_is_checked() -> 
     def changes(*published: str, signals: Any = ()) -> Any:
         bodies = [day_body(DayResult(day, DayState.PUBLISHED, "old"), signals=signals) for day in published]
         state = ServiceState.of([Entry("us", n, EntryKind.DAY, body, 1, 0.0) for n, body in enumerate(bodies, 1)])
-        return data_changes(gap, state, 9, lambda day: "now", {})
+        return data_changes(gap, state, 9, lambda day, others: "now", {})
 
     assert changes(*days)[2] == {"days": {days[1]: "now", days[3]: "now"}}
     signals = [Signal(days[2], 1, ("model",), "file", "0" * 64, 4)]
