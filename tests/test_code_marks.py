@@ -14,6 +14,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import rollforge
 from rollforge import code_marks
@@ -380,3 +383,23 @@ def test_compiled_code_is_not_loaded_from_a_folder_writable_by_others(tmp_path: 
         own, _ = kernels(tmp_path)
         assert own != folder
         assert not os.path.exists(own)  # it was removed with its process
+
+
+def test_parameters_of_a_named_estimator_are_part_of_the_mark() -> None:
+    """Also those of an estimator inside another one. What pickling caches in a class is no code."""
+
+    def marks(estimator: object) -> str:
+        def use() -> object:
+            return estimator
+
+        return code_mark(use)
+
+    made = [make_pipeline(StandardScaler(), Ridge(alpha=alpha)) for alpha in (1.0, 2.0, 1.0)]
+    assert marks(made[0]) == marks(made[2]) != marks(made[1])
+
+    class Own:
+        pass
+
+    before = code_mark(Own)
+    Own().__reduce_ex__(2)
+    assert code_mark(Own) == before

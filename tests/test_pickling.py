@@ -67,3 +67,20 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
         Unpicklable().to_pickle(target)
     assert target.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_object_of_a_class_without_a_module_is_of_the_class_in_this_process(tmp_path: Path) -> None:
+    """The class keeps its own methods, which refer to the global variables of this process."""
+
+    class Own(Serializable):
+        def found(self) -> object:
+            return tmp_path
+
+    method = Own.found
+    own = Own()
+    own.value = 3
+    own.to_pickle(tmp_path / "own.pkl")
+    read = Own.load(tmp_path / "own.pkl")
+    assert type(read) is Own
+    assert read.value == 3
+    assert Own.found is method

@@ -19,13 +19,13 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from lightgbm import LGBMRanker, LGBMRegressor
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import brier_score_loss, log_loss, r2_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler
+from sklearn.preprocessing import FunctionTransformer, MinMaxScaler
 from sklearn.svm import LinearSVC
 from tests.documents.command_line import call
 
@@ -879,6 +879,49 @@ def test_a_class_of_a_script_is_trained_in_worker_processes(tmp_path: Path) -> N
     found = pd.read_parquet(tmp_path / "prediction.parquet")["prediction"]
     train = frame.loc[:"2020-06-29"]["y"].dropna()
     assert found.iloc[0] == pytest.approx(2 * train.mean(), rel=1e-12)
+
+
+SCALE = 2.0
+"""A global variable of the next test's class."""
+
+
+def scaled(rows: int) -> np.ndarray:
+    """Called by the class of the next test."""
+    return np.full(rows, SCALE)
+
+
+@pytest.mark.parametrize("jobs", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "pipeline"])
+def test_a_class_defined_on_the_spot_is_not_changed(
+    jobs: int, inside: bool, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same call trains nothing again, in this process or in others. A function or a global variable that was edited is
+    noticed, also after a model was read back."""
+
+    class Mine(RegressorMixin, BaseEstimator):
+        def fit(self, x: object, y: object) -> Mine:
+            return self
+
+        def predict(self, x: pd.DataFrame) -> np.ndarray:
+            return scaled(len(x))
+
+    estimator = make_pipeline(FunctionTransformer(lambda x: x * SCALE), Mine()) if inside else Mine()
+    frame = table(list("AB"))
+    method = Mine.predict
+    first = run(estimator, frame, session, jobs=jobs)
+    recorders = first.experiment.list_recorders()
+    next(iter(recorders.values())).load_object("params.pkl", trusted=True)
+    again = run(estimator, frame, session, jobs=jobs)
+    assert again.experiment_name == first.experiment_name
+    assert set(again.experiment.list_recorders()) == set(recorders)
+    assert Mine.predict is method
+    assert first.prediction.unique() == 2.0
+    monkeypatch.setitem(globals(), "SCALE", 3.0)
+    edited = run(estimator, frame, session, jobs=jobs)
+    assert edited.prediction.unique() == 3.0
+    monkeypatch.setitem(globals(), "scaled", lambda rows: np.full(rows, 4.0))
+    assert run(estimator, frame, session, jobs=jobs).prediction.unique() == 4.0
+    assert Mine().predict(frame)[0] == 4.0
 
 
 CELLS = [

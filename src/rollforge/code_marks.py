@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import pickle
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,7 +34,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, range, slice, type(...), np.gen
 _IMPORT_NAME = dis.opmap["IMPORT_NAME"]
 _NOT_CODE = frozenset(
     """__dict__ __weakref__ __doc__ __module__ __annotations__ __qualname__ __firstlineno__ __static_attributes__
-    __abstractmethods__ _abc_impl __annotate_func__ __annotations_cache__ __classcell__""".split()
+    __abstractmethods__ _abc_impl __slotnames__ __annotate_func__ __annotations_cache__ __classcell__""".split()
 )
 
 
@@ -52,21 +53,31 @@ def code_version() -> str:
     return mark.hexdigest()[:16]
 
 
-def code_mark(*parts: object) -> str:
+def code_mark(*parts: object, opaque: bool = False) -> str:
     """Return a hash of functions, classes and objects that changes when their code changes.
 
     A function is represented by its instructions, constants, defaults and closure, and by the user's functions,
     classes, modules and values that it names, recursively; a class by its methods and attributes. Installed packages
-    are represented by their version and by the file of what is used. Calls that are only determined at run time (names
-    composed from strings, objects passed by callers) are not covered.
+    are represented by their version and by the file of what is used, and estimators of installed packages by their
+    attributes too. Calls that are only determined at run time (names composed from strings, objects passed by callers) are
+    not covered.
+
+    Parameters
+    ----------
+    *parts : object
+        What is hashed.
+    opaque : bool
+        Whether to represent further objects of installed packages, such as random generators, by their pickles, which differ
+        after each use. By default they are represented by their class.
     """
-    return hashlib.sha256(repr(_Description().of(list(parts))).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(_Description(opaque=opaque).of(list(parts))).encode()).hexdigest()[:16]
 
 
 class _Description:
     """Describes values as nested tuples, which are equal for equal code in every process."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, opaque: bool) -> None:
+        self._opaque = opaque
         self._seen: dict[
             int, int
         ] = {}  # visited objects are represented by their number, because code can be recursive
@@ -87,7 +98,7 @@ class _Description:
 
     def _container(self, value: Iterable[object]) -> object:
         if isinstance(value, (set, frozenset)):  # their order differs between processes
-            return (type(value).__name__, sorted(repr(_Description().of(v)) for v in value))
+            return (type(value).__name__, sorted(repr(_Description(opaque=self._opaque).of(v)) for v in value))
         items = [(k, v) for k, v in value.items()] if isinstance(value, Mapping) else value
         return (type(value).__name__, [self.of(v) for v in items])
 
@@ -118,7 +129,10 @@ class _Description:
         kind = type(value)
         if _is_own(kind.__module__, getattr(sys.modules.get(kind.__module__), "__file__", None)):
             return (self.of(kind), self.of(getattr(value, "__dict__", None)))
-        return (self.of(kind), getattr(value, "__name__", ""))
+        name = getattr(value, "__name__", "")
+        if hasattr(value, "get_params") and hasattr(value, "__dict__"):  # with the parameters, or what it has learned
+            return (self.of(kind), name, self.of(vars(value)))
+        return (self.of(kind), name, _pickled(value)) if self._opaque else (self.of(kind), name)
 
     def _function(self, function: FunctionType) -> object:
         if not _is_own(function.__module__, function.__code__.co_filename):
@@ -182,6 +196,13 @@ def _named(function: FunctionType) -> Iterator[tuple[str, object]]:
             file = _file_of(path)
             if file is not None and _is_own(path, file):
                 yield path, _digest(file)
+
+
+def _pickled(value: object) -> str:
+    try:
+        return hashlib.sha256(pickle.dumps(value)).hexdigest()[:16]
+    except Exception:  # noqa: BLE001 - a lock or a connection, whose class may raise anything
+        return ""
 
 
 def _is_own(module: str | None, file: str | None) -> bool:

@@ -63,7 +63,7 @@ class Serializable:
         ConfigError
             If the file contains something else.
         """
-        found = load(Path(filepath), trusted=True)
+        found = load(Path(filepath), trusted=True, known_classes=True)
         if not isinstance(found, cls):
             raise ConfigError(f"{filepath} contains a {type(found).__name__}, not a {cls.__name__}.")
         return found

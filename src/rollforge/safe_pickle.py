@@ -6,11 +6,13 @@ LightGBM models, Rollforge's own classes) from their parts, and refuses everythi
 own, checked code. Objects of Rollforge's classes are restored without their constructors, by setting attributes of an
 empty instance.
 
-``trusted=True`` reads any pickle with Python's own reader, which runs whatever the pickle contains.
+``trusted=True`` reads any pickle with Python's own reader, which runs whatever the pickle contains. Classes whose code is in
+the pickle become classes of their own; those of this process are never changed.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import io
 import pickle
@@ -558,10 +560,49 @@ _STEPS: dict[str, Callable[[_Reader, Any], None]] = {
 }
 
 
+# -- the reader of trusted pickles ---------------------------------------------------------------------------------------
+
+
+class _TrustedReader(pickle.Unpickler):
+    """Python's own reader, except that it never changes a class of this process.
+
+    cloudpickle recognizes a class that it has pickled in this process. When it reads the class again, it replaces the methods
+    of the existing class by copies, which refer to copies of the global variables.
+    """
+
+    def __init__(self, file: IO[bytes], *, known_classes: bool) -> None:
+        super().__init__(file)
+        self._known_classes = known_classes
+        self._known: list[type] = []
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        if module.partition(".")[0] == "cloudpickle":
+            if name in ("_make_skeleton_class", "_make_skeleton_enum"):
+                return functools.partial(self._class, found)
+            if name == "_class_setstate":
+                return functools.partial(self._give_members, found)
+        return found
+
+    def _class(self, make: Callable[..., type], *arguments: Any) -> type:
+        *parts, number, extra = arguments
+        if self._known_classes:
+            import cloudpickle.cloudpickle
+
+            known = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID
+            if number in known:
+                self._known.append(known[number])
+                return self._known[-1]
+        return make(*parts, None, extra)
+
+    def _give_members(self, give: Callable[[type, object], object], kind: type, members: object) -> object:
+        return kind if any(one is kind for one in self._known) else give(kind, members)
+
+
 # -- entry points --------------------------------------------------------------------------------------------------------
 
 
-def load(file: IO[bytes] | str | Path, *, trusted: bool = False) -> Any:
+def load(file: IO[bytes] | str | Path, *, trusted: bool = False, known_classes: bool = False) -> Any:
     """Return the object pickled in `file`.
 
     Parameters
@@ -570,6 +611,9 @@ def load(file: IO[bytes] | str | Path, *, trusted: bool = False) -> Any:
         The file to read.
     trusted : bool
         If True, load any pickle, which runs whatever code it names.
+    known_classes : bool
+        What happens if a trusted pickle contains the code of a class that is in this process, such as one of a notebook. If
+        True, its objects are of the class in this process; otherwise of a copy, with the code in the pickle.
 
     Raises
     ------
@@ -585,10 +629,10 @@ def load(file: IO[bytes] | str | Path, *, trusted: bool = False) -> Any:
     if isinstance(file, (str, Path)):
         check_file(file, error=ArtifactUnreadable)
         with open(file, "rb") as handle:
-            return load(handle, trusted=trusted)
+            return load(handle, trusted=trusted, known_classes=known_classes)
     where = str(getattr(file, "name", "the data"))
     try:
-        return pickle.load(file) if trusted else _Reader().read(file.read())
+        return _TrustedReader(file, known_classes=known_classes).load() if trusted else _Reader().read(file.read())
     except (UntrustedPickle, ArtifactUnreadable):
         raise
     except Refused as exc:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from lightgbm import LGBMClassifier, LGBMRegressor
 from sklearn import config_context
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyClassifier
@@ -372,6 +372,28 @@ def test_errors_of_an_estimator_name_the_features_with_missing_values() -> None:
 def test_an_object_that_is_not_an_estimator_is_refused(estimator: object) -> None:
     with pytest.raises(ConfigError):
         SklearnModel(estimator)
+
+
+def test_the_same_code_and_parameters_have_the_same_file(tmp_path: Path) -> None:
+    """Parameters are compared by value, also random generators; a damaged file is written again."""
+
+    class Own(BaseEstimator):
+        def __init__(self, a: object = None) -> None:
+            self.a = a
+
+        def fit(self, x: object, y: object) -> None:
+            """Learn nothing."""
+
+    def kept(*values: object) -> list[str]:
+        return [keep_estimator(Own(value), tmp_path)["kwargs"]["file"] for value in values]
+
+    different = [1, 2, Ridge(alpha=1.0), Ridge(alpha=2.0), np.random.RandomState(1), np.random.RandomState(2)]
+    files = kept(*different)
+    assert len(set(files)) == len(files)
+    Path(files[0]).write_bytes(b"damaged")
+    again = kept(1, 2, Ridge(alpha=1.0), Ridge(alpha=2.0), np.random.RandomState(1), np.random.RandomState(2))
+    assert again[1:] == files[1:]
+    assert kept_estimator(again[0], Path(again[0]).stem.partition("-")[2]).a == 1
 
 
 def test_kept_code_runs_only_for_the_users_own_tasks(tmp_path: Path) -> None:

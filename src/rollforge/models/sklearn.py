@@ -7,7 +7,6 @@ import hashlib
 import inspect
 import itertools
 import logging
-import pickle
 import re
 import sys
 import uuid
@@ -23,8 +22,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge import trust
+from rollforge import safe_pickle, trust
 from rollforge.build import build, constructor_arguments, describe
+from rollforge.code_marks import code_mark
 from rollforge.errors import (
     CodeNotAllowed,
     ConfigError,
@@ -616,7 +616,7 @@ def keep_estimator(estimator: object, folder: Path) -> Definition:
     """Return the description of an estimator whose class is not in a module, such as one defined in a notebook.
 
     The estimator and the code of its class are written into a file that only tasks submitted by this user's own program
-    may read.
+    may read. An estimator with the same code and the same parameters has the same file, in other processes too.
 
     Parameters
     ----------
@@ -627,17 +627,33 @@ def keep_estimator(estimator: object, folder: Path) -> Definition:
     """
     import cloudpickle
 
-    content = cloudpickle.dumps(_copy(estimator))
-    mark = hashlib.sha256(content).hexdigest()[:24]
-    draft = folder / f".{uuid.uuid4().hex}"
-    draft.write_bytes(content)
-    draft.replace(folder / f"{mark}.estimator")
-    kwargs = {"file": str(folder / f"{mark}.estimator"), "mark": mark}
+    copied = _copy(estimator)
+    code = code_mark(copied, opaque=True)
+    for file in sorted(
+        folder.glob(f"{code}-*.estimator")
+    ):  # the same code is pickled to other bytes in another process
+        mark = file.stem.partition("-")[2]
+        if _content_mark(file.read_bytes()) == mark:
+            break
+    else:
+        content = cloudpickle.dumps(copied)
+        mark = _content_mark(content)
+        file = folder / f"{code}-{mark}.estimator"
+        draft = folder / f".{uuid.uuid4().hex}"
+        draft.write_bytes(content)
+        draft.replace(file)
+    kwargs = {"file": str(file), "mark": mark}
     return {"class": "kept_estimator", "module_path": "rollforge.models.sklearn", "kwargs": kwargs}
+
+
+def _content_mark(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:24]
 
 
 def kept_estimator(file: str, mark: str) -> object:
     """Return an estimator written by :func:`keep_estimator`. This runs the code in the file.
+
+    Its class is a copy, also in the process that defined the class.
 
     Raises
     ------
@@ -655,9 +671,9 @@ def kept_estimator(file: str, mark: str) -> object:
         content = Path(file).read_bytes()
     except OSError as exc:
         raise ConfigError(f"the file {file!r} cannot be read: {exc.strerror}.", path="estimator") from exc
-    if hashlib.sha256(content).hexdigest()[:24] != mark:
+    if _content_mark(content) != mark:
         raise ConfigError(f"the file {file!r} has changed since the task was submitted.", path="estimator")
-    return pickle.loads(content)
+    return safe_pickle.loads(content, trusted=True)
 
 
 def describe_estimator(estimator: object, path: str = "estimator") -> Definition:
