@@ -73,6 +73,8 @@ def test_an_object_of_a_class_without_a_module_is_of_the_class_in_this_process(t
     """The class keeps its own methods, which refer to the global variables of this process."""
 
     class Own(Serializable):
+        value = 0
+
         def found(self) -> object:
             return tmp_path
 

@@ -890,12 +890,11 @@ def scaled(rows: int) -> np.ndarray:
     return np.full(rows, SCALE)
 
 
-@pytest.mark.parametrize("jobs", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("inside", [False, True], ids=["alone", "pipeline"])
 def test_a_class_defined_on_the_spot_is_not_changed(
-    jobs: int, inside: bool, session: Session, monkeypatch: pytest.MonkeyPatch
+    inside: bool, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same call trains nothing again, in this process or in others. A function or a global variable that was edited is
+    """The same call trains nothing again. A function or a global variable that was edited is
     noticed, also after a model was read back."""
 
     class Mine(RegressorMixin, BaseEstimator):
@@ -908,19 +907,19 @@ def test_a_class_defined_on_the_spot_is_not_changed(
     estimator = make_pipeline(FunctionTransformer(lambda x: x * SCALE), Mine()) if inside else Mine()
     frame = table(list("AB"))
     method = Mine.predict
-    first = run(estimator, frame, session, jobs=jobs)
+    first = run(estimator, frame, session)
     recorders = first.experiment.list_recorders()
     next(iter(recorders.values())).load_object("params.pkl", trusted=True)
-    again = run(estimator, frame, session, jobs=jobs)
+    again = run(estimator, frame, session)
     assert again.experiment_name == first.experiment_name
     assert set(again.experiment.list_recorders()) == set(recorders)
     assert Mine.predict is method
     assert first.prediction.unique() == 2.0
     monkeypatch.setitem(globals(), "SCALE", 3.0)
-    edited = run(estimator, frame, session, jobs=jobs)
+    edited = run(estimator, frame, session)
     assert edited.prediction.unique() == 3.0
     monkeypatch.setitem(globals(), "scaled", lambda rows: np.full(rows, 4.0))
-    assert run(estimator, frame, session, jobs=jobs).prediction.unique() == 4.0
+    assert run(estimator, frame, session).prediction.unique() == 4.0
     assert Mine().predict(frame)[0] == 4.0
 
 
