@@ -899,6 +899,7 @@ def test_a_class_defined_on_the_spot_is_not_changed(
 
     class Mine(RegressorMixin, BaseEstimator):
         def fit(self, x: object, y: object) -> Mine:
+            self.fitted_ = True
             return self
 
         def predict(self, x: pd.DataFrame) -> np.ndarray:
