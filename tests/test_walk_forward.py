@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -794,7 +795,7 @@ def test_models_of_rollforge(model: object, session: Session) -> None:
 
 
 class Hidden(Model):
-    """A model whose argument is not an attribute, so that it has no description."""
+    """A model whose argument is not an attribute, so that a copy of it has no description."""
 
     def __init__(self, value: float) -> None:
         self.kept = value
@@ -1141,7 +1142,11 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (columns, {"label": ["y", "y"]}, "label: names 'y' twice"),
     (columns, {"label": {"y": 1, "c": "x"}, "horizon": 1}, "horizon.1: must be a whole number, at least 0; found 'x'"),
     (columns, {"label": {"y": 1}, "horizon": 5}, "horizon: is given by label"),
-    (columns, {"estimator": Hidden(3.0)}, "estimator: the Hidden has no description, because Hidden has no attribute"),
+    (
+        columns,
+        {"estimator": copy.copy(Hidden(3.0))},
+        "estimator: the Hidden has no description, because Hidden has no attribute",
+    ),
     (columns, {"groups": "sector"}, "groups='sector': the frame has no such column"),
     (
         columns,
