@@ -386,7 +386,7 @@ def test_compiled_code_is_not_loaded_from_a_folder_writable_by_others(tmp_path: 
 
 
 def test_parameters_of_a_named_estimator_are_part_of_the_mark() -> None:
-    """Also those of an estimator inside another one. What pickling caches in a class is no code."""
+    """The mark covers those of an estimator inside another one, but not what pickling caches in a class."""
 
     def marks(estimator: object) -> str:
         def use() -> object:
