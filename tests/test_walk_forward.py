@@ -794,6 +794,24 @@ def test_models_of_rollforge(model: object, session: Session) -> None:
     assert result.experiment_name.startswith("LinearModel-")
 
 
+def test_features_may_come_from_any_iterable(session: Session) -> None:
+    """A generator is read once."""
+    frame = table(list("ABC"))
+    listed = run(Ridge(), frame, session, features=FEATURES[:2])
+    generated = run(Ridge(), frame, session, features=(name for name in FEATURES[:2]))
+    pd.testing.assert_series_equal(listed.prediction, generated.prediction)
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere", "a file"])
+def test_a_home_that_cannot_be_written_is_one_message(
+    place: str, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("ROLLFORGE_HOME", str(tmp_path / place))
+    with pytest.raises(ConfigError, match=r"cannot be written.*ROLLFORGE_HOME"):
+        run(Ridge(), table(list("AB")), session)
+
+
 class Hidden(Model):
     """A model whose argument is not an attribute, so that a copy of it has no description."""
 
@@ -1030,7 +1048,7 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
         {"train": 60, "start": "2020-03-24"},
         "^train: in the window that tests from 2020-03-24, the segment would",
     ),
-    (columns, {"train": "500y"}, "frame has 391 periods, .*train='500y' need all"),
+    (columns, {"train": "500y"}, "frame has 391 periods, .*train='500y' needs all"),
     (
         columns,
         {"valid": "5000y", "start": "2020-09-01"},
@@ -1059,8 +1077,14 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     ),
     (lambda: [1, 2], {}, "found a list"),
     (lambda: "nowhere.parquet", {}, "'nowhere.parquet' does not exist"),
-    (columns, {"train": "9y"}, "frame has 391 periods, from 2020-01-01 to 2021-06-30, and train='9y' need all"),
+    (columns, {"train": "9y"}, "frame has 391 periods, from 2020-01-01 to 2021-06-30, and train='9y' needs all"),
     (columns, {"train": 380, "valid": 20}, "train=380 and valid=20 need all of them"),
+    (columns, {"train": 400, "valid": None}, "train=400 needs all of them"),
+    (
+        columns,
+        {"static": pd.DataFrame({"y": [1.0] * 5}, list("ABCDE"))},
+        "The column 'y' is in the frame and in static. Rename one of them.",
+    ),
     (columns, {"train": "blue"}, "train: 'blue' is not an offset"),
     (columns, {"step": "blue"}, "step: 'blue' is not an offset"),
     (columns, {"step": 0}, "step: must be at least 1 period"),

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -45,6 +46,7 @@ from rollforge.models.sklearn import (
 )
 from rollforge.session import Session, current_session, home
 from rollforge.task import Document, digest, to_plain
+from rollforge.track.artifact_files import probe_folder
 from rollforge.workflow import load_workflow
 
 if TYPE_CHECKING:
@@ -178,8 +180,9 @@ def walk_forward(
         raise ConfigError(f"{shown(weight)} is a label.", path="weight")
     if features is not None and (isinstance(features, str) or not isinstance(features, Iterable)):
         raise ConfigError(f"must be a list of columns, found {shown(features)}.", path="features")
+    features = None if features is None else list(features)
     classifies = _classifies(estimator, table, labels)
-    named = [*others, *labels, *([] if features is None else features)]
+    named = [*others, *labels, *(features or [])]
     keys = read_keys(table, time, entity, named, labels if classifies else ())
     table, text = _coded(table, labels, keys) if classifies else (table, {})
     columns = _features(table, keys, labels, features, others)
@@ -192,7 +195,7 @@ def walk_forward(
     row_values = None if groups is None else read_column(table, groups, "groups")
     described = _describe(estimator, weight)
     segments = _segments(keys.days, train, valid, start, end, max(horizons))
-    further = None if static is None else _static(static, keys, columns)
+    further = None if static is None else _static(static, keys, [*columns, *labels, *others, *keys.names])
     targets = _targets(table, labels, horizons, described, text)
     windows = _windows(segments, keys, train, valid, step, rtype)
     from rollforge import pipeline
@@ -202,7 +205,7 @@ def walk_forward(
     with contextlib.ExitStack() as running:
         with _without_main():
             started = running.enter_context(pipeline.start_processes(session, early, described.model))
-        folder = write_frame_folder(table, keys, parts, home() / "frames", further)
+        folder = write_frame_folder(table, keys, parts, _frames(), further)
         templates = {
             model_name(target.horizon) if len(targets) > 1 else "": _template(
                 described.of(target.classes), folder, segments, target, label_periods, alone=len(targets) == 1
@@ -351,9 +354,27 @@ def _describe(estimator: object, weight: object) -> _Described:
 
 
 def _kept(estimator: object) -> dict[str, Any]:
+    return keep_estimator(estimator, _frames())
+
+
+def _frames() -> Path:
+    """Return the folder of tables and estimators, which is created if it does not exist.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be created or written to.
+    """
     place = home() / "frames"
-    place.mkdir(parents=True, exist_ok=True)
-    return keep_estimator(estimator, place)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        probe_folder(place)
+    except OSError as exc:
+        raise ConfigError(
+            f"The folder {place}, in which walk_forward keeps tables, cannot be written: {exc.strerror or exc}. Set the "
+            "environment variable ROLLFORGE_HOME to another folder."
+        ) from exc
+    return place
 
 
 def _classifies(estimator: object, table: Table, labels: Sequence[Any]) -> bool:
@@ -503,10 +524,11 @@ def _first_test(days: Times, lengths: Sequence[tuple[str, Any]], train: object, 
     for name, length in lengths:
         first = _after(days, first, length)
         if first >= len(days):
-            said = " and ".join(f"{n}={shown(g)}" for n, g in (("train", train), ("valid", valid)) if g)
+            given = [f"{n}={shown(g)}" for n, g in (("train", train), ("valid", valid)) if g]
+            said, needs = " and ".join(given), "needs" if len(given) == 1 else "need"
             raise SegmentError(
                 f"Nothing is left to predict: the frame has {counted(len(days), 'period')}, from {show_time(days[0])} to "
-                f"{show_time(days[-1])}, and {said} need all of them. Use a shorter {name}."
+                f"{show_time(days[-1])}, and {said} {needs} all of them. Use a shorter {name}."
             )
     return first
 
@@ -631,7 +653,7 @@ def _plan(
     if experiment_name is None:
         tasks = {"task": template} if len(templates) == 1 else {"models": dict(templates)}
         experiment_name = f"{name}-{digest({**tasks, 'windows': dict(windows)})[:8]}"
-    file = home() / "frames" / f"{digest({'document': document})[:24]}.yaml"
+    file = _frames() / f"{digest({'document': document})[:24]}.yaml"
     file.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
     workflow = load_workflow(file, experiment_name=experiment_name)
     models = tuple(replace(one, task=templates[one.name]) for one in workflow.models)

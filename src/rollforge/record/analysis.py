@@ -31,7 +31,7 @@ from rollforge.track.base import Recorder
 
 __all__ = [
     "HFSignalRecord", "SigAnaRecord", "calc_ic", "calc_long_short_prec", "calc_long_short_return", "evaluated_column",
-    "mean_to_std", "newey_west_t", "quantile_returns", "recorded_labels", "risk_analysis",
+    "is_constant", "mean_to_std", "newey_west_t", "quantile_returns", "recorded_labels", "risk_analysis",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,22 @@ Codes = NDArray[np.intp]
 # return of 1e-6 computed from prices has a relative error of about 1e-10; scores are compared as they are.
 _EQUAL_RETURNS = 1e-9
 _EQUAL_SCORES = 1e-13
+
+
+def _is_flat(spread: Any, largest: Any) -> Any:
+    """Return whether values with a range and a largest absolute value are equal up to rounding."""
+    return spread <= _EQUAL_SCORES * largest
+
+
+def is_constant(values: Floats) -> bool:
+    """Return whether scores or labels are all equal up to rounding, as on a day without an IC.
+
+    Examples
+    --------
+    >>> is_constant(np.array([0.1, 0.1 + 2**-56])), is_constant(np.array([0.0, 1e-300])), is_constant(np.array([]))
+    (True, False, True)
+    """
+    return not len(values) or bool(_is_flat(np.ptp(values), np.abs(values).max()))
 
 
 def one_column(value: object, what: str, date_col: str) -> pd.Series:
@@ -182,7 +198,7 @@ class Days:
     def flat(self, values: Floats) -> NDArray[np.bool_]:
         """Return whether all values of a day are equal up to rounding, for each day."""
         spread, largest = self.spread(values)
-        return np.asarray(spread <= _EQUAL_SCORES * largest)
+        return np.asarray(_is_flat(spread, largest))
 
     def each(self, by_day: Floats) -> Floats:
         """Broadcast one value per day to the rows of the day."""

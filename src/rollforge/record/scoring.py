@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.record.analysis import calc_ic
+from rollforge.record.analysis import calc_ic, is_constant
 
 __all__ = [
     "area_under_curve",
@@ -40,7 +40,7 @@ def regression_metrics(prediction: pd.Series, label: pd.Series) -> dict[str, flo
     """
     x, y = _pairs(prediction, label)
     error = x - y
-    deviations = float(((y - y.mean()) ** 2).sum()) if len(y) else 0.0
+    deviations = float(((y - y.mean()) ** 2).sum()) if len(y) and not is_constant(y) else 0.0
     return {
         **_correlations(prediction, label, x, y),
         "rmse": float(np.sqrt((error**2).mean())) if len(y) else np.nan,
@@ -172,7 +172,7 @@ def _correlations(
     prediction: pd.Series, label: pd.Series, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> dict[str, float]:
     ic, rank_ic = calc_ic(prediction, label)
-    spread = len(x) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0
+    spread = len(x) > 1 and not is_constant(x) and not is_constant(y)
     return {
         "ic": float(ic.mean()) if ic.notna().any() else np.nan,
         "rank_ic": float(rank_ic.mean()) if rank_ic.notna().any() else np.nan,
