@@ -794,6 +794,26 @@ def test_models_of_rollforge(model: object, session: Session) -> None:
     assert result.experiment_name.startswith("LinearModel-")
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "first", "last"),
+    [
+        ("2021-10-30", "2021-11-02", "2021-10-30 00:00+02:00", "2021-11-02 23:00+01:00"),
+        ("2021-10-31 02:00", "2021-11-02 05:00", "2021-10-31 02:00+02:00", "2021-11-02 05:00+01:00"),
+        ("2021-10-30 12:00", "2021-10-31 02:00", "2021-10-30 12:00+02:00", "2021-10-31 02:00+01:00"),
+    ],
+)
+def test_bounds_are_local_times_where_an_hour_occurs_twice(
+    start: str, end: str, first: str, last: str, session: Session
+) -> None:
+    """The second occurrence of the hour belongs to an end, the first one to a start."""
+    hours = pd.date_range("2021-10-20", periods=20 * 24, freq="h", tz="Europe/Berlin", name="time")
+    frame = table(["A", "B"], ("time", "sensor"), hours)
+    found = run(Ridge(), frame, session, train=200, step=100, start=start, end=end).prediction
+    times = found.index.get_level_values("time")
+    assert (times[0], times[-1]) == (pd.Timestamp(first), pd.Timestamp(last))
+    assert str(times.tz) == "Europe/Berlin"
+
+
 def test_features_may_come_from_any_iterable(session: Session) -> None:
     """A generator is read once."""
     frame = table(list("ABC"))

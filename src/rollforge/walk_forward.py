@@ -16,7 +16,17 @@ import pandas as pd
 import yaml
 
 from rollforge.arguments import whole_number
-from rollforge.dates import DayLike, Times, as_timestamp, has_times, show_time, start_position, stop_position
+from rollforge.dates import (
+    ONE_DAY,
+    DayLike,
+    Times,
+    as_timestamp,
+    has_times,
+    read_bound,
+    show_time,
+    start_position,
+    stop_position,
+)
 from rollforge.errors import ConfigError, DataError, SegmentError, TrainingFailed, counted, nearest, shown
 from rollforge.features.frame_folder import FrameFolder, frame_session, write_frame_folder
 from rollforge.frame_result import Target, WalkForward, model_name
@@ -194,7 +204,7 @@ def walk_forward(
     )
     row_values = None if groups is None else read_column(table, groups, "groups")
     described = _describe(estimator, weight)
-    segments = _segments(keys.days, train, valid, start, end, max(horizons))
+    segments = _segments(keys, train, valid, start, end, max(horizons))
     further = None if static is None else _static(static, keys, [*columns, *labels, *others, *keys.names])
     targets = _targets(table, labels, horizons, described, text)
     windows = _windows(segments, keys, train, valid, step, rtype)
@@ -483,16 +493,17 @@ def _static(static: pd.DataFrame, keys: Keys, columns: Sequence[Any]) -> pd.Data
 
 
 def _segments(
-    days: Times, train: object, valid: object, start: DayLike | None, end: DayLike | None, horizon: int
+    keys: Keys, train: object, valid: object, start: DayLike | None, end: DayLike | None, horizon: int
 ) -> dict[str, list[str]]:
     """Return the segments of the first window, whose test segment is the whole out-of-sample period."""
+    days = keys.days
     lengths = [("train", read_length(train, "train"))]
     if valid is not None and valid != 0:
         lengths.append(("valid", read_length(valid, "valid")))
     if lengths[0][1] == 0:
         raise ConfigError("must be at least one period.", path="train")
-    first = _first_test(days, lengths, train, valid) if start is None else start_position(days, start, "start")
-    last = len(days) if end is None else stop_position(days, end, "end")
+    first = _first_test(days, lengths, train, valid) if start is None else _start(keys, start)
+    last = len(days) if end is None else _stop(keys, end)
     if first >= last:
         raise SegmentError(
             f"Nothing is left to predict: the test segment would begin on {show_time(days[min(first, len(days) - 1)])}, and "
@@ -516,6 +527,31 @@ def _segments(
             )
         found[name] = [_text(days[place]), _text(days[stop - 1])]
     return {name: found[name] for name in ("train", "valid", "test") if name in found}
+
+
+def _start(keys: Keys, start: DayLike) -> int:
+    """Return the position of the first time at or after a bound. An hour that occurs twice means its first occurrence."""
+    if not keys.in_utc:
+        return start_position(keys.days, start, "start")
+    moment = as_timestamp(read_bound(start, "start"))
+    return int(np.searchsorted(keys.days, _in_utc(moment, keys, ambiguous=True)))
+
+
+def _stop(keys: Keys, end: DayLike) -> int:
+    """Return one past the position of the last time that a bound includes. An hour that occurs twice is included as a whole."""
+    if not keys.in_utc:
+        return stop_position(keys.days, end, "end")
+    bound = read_bound(end, "end")
+    if np.datetime_data(bound.dtype)[0] == "D":  # its whole day
+        return int(np.searchsorted(keys.days, _in_utc(as_timestamp(bound + ONE_DAY), keys, ambiguous=True)))
+    return int(np.searchsorted(keys.days, _in_utc(as_timestamp(bound), keys, ambiguous=False), "right"))
+
+
+def _in_utc(moment: pd.Timestamp, keys: Keys, *, ambiguous: bool) -> np.datetime64:
+    """Return a local time of the table's time zone in UTC; if it does not exist there, the next that does."""
+    assert isinstance(keys.times, pd.DatetimeIndex)
+    local = moment.tz_localize(keys.times.tz, ambiguous=ambiguous, nonexistent="shift_forward")
+    return local.tz_convert("UTC").tz_localize(None).to_datetime64()
 
 
 def _first_test(days: Times, lengths: Sequence[tuple[str, Any]], train: object, valid: object) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.dates import FIRST_DAY, LAST_DAY, Times, read_times
+from rollforge.dates import FIRST_DAY, LAST_DAY, Times, has_times, read_times
 from rollforge.errors import DataError, DataNotFound, DateError, counted, nearest, shown
 from rollforge.market.folder_files import usual_frequency
 from rollforge.market.frames import reading
@@ -306,6 +306,14 @@ class Keys:
     """The names that the table itself does not have."""
     own_entities: pd.Index | None = None
     """(entities,): the distinct entities as in the table; None if there is no column of entities."""
+
+    @property
+    def in_utc(self) -> bool:
+        """Whether `days` are in UTC, because an hour of the table's time zone occurs twice."""
+        zone = self.times.tz if isinstance(self.times, pd.DatetimeIndex) else None
+        if zone is None or not has_times(self.days):
+            return False
+        return not bool((np.diff(self.times.tz_localize(None).asi8) > 0).all())
 
     @property
     def freq(self) -> str:
