@@ -1191,6 +1191,11 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
         {"estimator": copy.copy(Hidden(3.0))},
         "estimator: the Hidden has no description, because Hidden has no attribute",
     ),
+    (
+        columns,
+        {"estimator": LGBMRegressor(early_stopping_rounds=3)},
+        "valid: LGBMRegressor stops early.*pass valid='1M'",
+    ),
     (columns, {"groups": "sector"}, "groups='sector': the frame has no such column"),
     (
         columns,

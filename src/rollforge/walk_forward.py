@@ -53,6 +53,7 @@ from rollforge.models.sklearn import (
     is_ranker,
     keep_estimator,
     lacks_probabilities,
+    needs_valid,
 )
 from rollforge.session import Session, current_session, home
 from rollforge.task import Document, digest, to_plain
@@ -190,6 +191,12 @@ def walk_forward(
         raise ConfigError(f"{shown(weight)} is a label.", path="weight")
     if features is not None and (isinstance(features, str) or not isinstance(features, Iterable)):
         raise ConfigError(f"must be a list of columns, found {shown(features)}.", path="features")
+    if not valid and needs_valid(estimator):
+        raise ConfigError(
+            f"{type(estimator).__name__} stops early (early_stopping_rounds), so it needs a valid segment: pass valid='1M', for "
+            "example, or leave early_stopping_rounds out.",
+            path="valid",
+        )
     features = None if features is None else list(features)
     classifies = _classifies(estimator, table, labels)
     named = [*others, *labels, *(features or [])]

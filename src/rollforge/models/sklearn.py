@@ -584,6 +584,14 @@ def _stops_early(estimator: Estimator) -> bool:
     return bool(wanted) and "eval_set" in _fit_arguments(estimator)
 
 
+def needs_valid(estimator: object) -> bool:
+    """Return whether an estimator cannot be fitted without a valid segment, because it stops early on it.
+
+    CatBoost's trains all its trees then.
+    """
+    return type(estimator).__module__.partition(".")[0] in ("lightgbm", "xgboost") and _stops_early(estimator)
+
+
 def _build(described: object) -> Any:
     """Build an estimator, and the estimators among its arguments, from a description."""
     if isinstance(described, Mapping) and "class" in described:
