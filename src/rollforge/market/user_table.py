@@ -310,8 +310,7 @@ class Keys:
     @property
     def in_utc(self) -> bool:
         """Whether `days` are in UTC, because an hour of the table's time zone occurs twice."""
-        zone = self.times.tz if isinstance(self.times, pd.DatetimeIndex) else None
-        if zone is None or not has_times(self.days):
+        if not isinstance(self.times, pd.DatetimeIndex) or self.times.tz is None or not has_times(self.days):
             return False
         return not bool((np.diff(self.times.tz_localize(None).asi8) > 0).all())
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from types import FunctionType, ModuleType, SimpleNamespace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -589,7 +589,9 @@ def needs_valid(estimator: object) -> bool:
 
     CatBoost's trains all its trees then.
     """
-    return type(estimator).__module__.partition(".")[0] in ("lightgbm", "xgboost") and _stops_early(estimator)
+    if type(estimator).__module__.partition(".")[0] not in ("lightgbm", "xgboost"):
+        return False
+    return hasattr(estimator, "get_params") and _stops_early(cast("Estimator", estimator))
 
 
 def _build(described: object) -> Any:
