@@ -568,10 +568,10 @@ def _first_test(days: Times, lengths: Sequence[tuple[str, Any]], train: object, 
         first = _after(days, first, length)
         if first >= len(days):
             given = [f"{n}={shown(g)}" for n, g in (("train", train), ("valid", valid)) if g]
-            said, needs = " and ".join(given), "needs" if len(given) == 1 else "need"
+            said, verb = " and ".join(given), "needs" if len(given) == 1 else "need"
             raise SegmentError(
                 f"Nothing is left to predict: the frame has {counted(len(days), 'period')}, from {show_time(days[0])} to "
-                f"{show_time(days[-1])}, and {said} {needs} all of them. Use a shorter {name}."
+                f"{show_time(days[-1])}, and {said} {verb} all of them. Use a shorter {name}."
             )
     return first
 
