@@ -264,7 +264,7 @@ def test_tags_that_cannot_be_written_fail_no_day(market: Market, monkeypatch: py
         live(market, served, [BEGIN])
     broken = list(DAYS[61:70])
     with monkeypatch.context() as patched:
-        patched.setattr(OnlineToolR, "_write_tags", lambda tool, tag, recorders: refused(recorders))
+        patched.setattr(OnlineToolR, "set_online_tag", lambda tool, tag, recorder: refused(recorder))
         for served in services:
             live(market, served, broken)
     own = services[0]

@@ -135,9 +135,6 @@ class OnlineToolR(Aliased, OnlineTool):
                     "these offline.",
                     path="recorder",
                 )
-        self._write_tags(tag, listed)
-
-    def _write_tags(self, tag: str, listed: list[Recorder]) -> None:
         for one in listed:
             one.set_tags(**{self.ONLINE_KEY: tag})
 
@@ -180,12 +177,12 @@ class OnlineToolR(Aliased, OnlineTool):
         ids = {r.id for r in wanted}
         marked = self._recorders(experiment_name, {self.ONLINE_KEY: self.ONLINE_TAG})
         there = {r.id for r in marked}
-        self._write_tags(self.ONLINE_TAG, [r for r in wanted if r.id not in there])
+        self.set_online_tag(self.ONLINE_TAG, [r for r in wanted if r.id not in there])
         former = [r for r in marked if r.id not in ids]
         others = (
             self._service.released_by_others(of_files=True) if self._service is not None and former else frozenset()
         )
-        self._write_tags(self.OFFLINE_TAG, [r for r in former if r.id not in others])
+        self.set_online_tag(self.OFFLINE_TAG, [r for r in former if r.id not in others])
 
     def online_models(self, exp_name: str | None = None) -> list[Recorder]:
         """Return the recorders of the experiment that are online; in a routine, those of the ledger or put online by it."""
