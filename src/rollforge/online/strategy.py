@@ -200,6 +200,7 @@ class RollingStrategy(OnlineStrategy):
         return _Released(
             experiment=self._recorders,
             spans=self._spans,
+            in_routine=lambda: self._service is not None and self._service.days is not None,
             process_list=[RollingGroup()] if process_list is None else list(process_list),
             rec_key_func=rec_key_func
             or (lambda recorder: self._remembered(("key", recorder.id), partial(self._key, recorder, named))),
@@ -519,17 +520,24 @@ class RollingStrategy(OnlineStrategy):
 class _Released(RecorderCollector):
     """Collects recorders, each on the days on which it was online."""
 
-    def __init__(self, *args: Any, spans: Callable[[], dict[str, list[Span]] | None], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        spans: Callable[[], dict[str, list[Span]] | None],
+        in_routine: Callable[[], bool],
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._spans = spans
+        self._in_routine = in_routine
 
     def collect(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return ``{name: {key: object}}``."""
         self._online = self._spans()
         found = super().collect(*args, **kwargs)
-        if self._online is None:
+        if self._online is None or self._in_routine():
             return found
-        # A strategy that was added today has models, which will first be online tomorrow.
+        # A strategy that was added today has models, which will first be online tomorrow. A routine reports such a model.
         return {
             name: {key: one for key, one in of_name.items() if not _is_empty(one)} for name, of_name in found.items()
         }
