@@ -111,8 +111,8 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "unknown module": ("task.model.module_path", "rollforge.modls", ("task.model", "Did you mean 'rollforge.models'")),
     "unsupported module of qlib": (
         "task.model.module_path",
-        "qlib.contrib.model.pytorch_hist",
-        ("task.model", "qlib.contrib.model.pytorch_hist", "pyqlib is not installed"),
+        "qlib.contrib.tuner.tuner",
+        ("task.model", "qlib.contrib.tuner.tuner", "pyqlib is not installed"),
     ),
     "unknown argument": ("task.model.kwargs", {"alhpa": 1.0}, ("task.model.kwargs", "Did you mean 'alpha'")),
     "incompatible arguments": (

@@ -265,7 +265,7 @@ class PredUpdater(DSBasedUpdater):
             return first
         noted = self._known()
         late = [day for day, mark in self._unpredicted(self.old_data).items() if noted.get(day) != mark]
-        return min([first, *(self._place(pd.Timestamp(day)) for day in late)])
+        return min([first, *(self._place(read_timestamp(day)) for day in late)])
 
     def _known(self) -> dict[str, str]:
         try:
@@ -316,7 +316,9 @@ class PredUpdater(DSBasedUpdater):
         """Return the days on which instruments with a price could not be predicted."""
         left = self._unpredicted(updated) if self._late else {}
         later = (
-            {day: mark for day, mark in self._known().items() if pd.Timestamp(day) > self.to_date} if self._late else {}
+            {day: mark for day, mark in self._known().items() if read_timestamp(day) > self.to_date}
+            if self._late
+            else {}
         )
         return {self._noted: {**later, **left}} if left or later else {}
 
