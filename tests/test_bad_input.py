@@ -112,7 +112,7 @@ CASES: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     "unsupported module of qlib": (
         "task.model.module_path",
         "qlib.contrib.tuner.tuner",
-        ("task.model", "qlib.contrib.tuner.tuner", "pyqlib is not installed"),
+        ("task.model", "qlib.contrib.tuner", "pyqlib is not installed"),
     ),
     "unknown argument": ("task.model.kwargs", {"alhpa": 1.0}, ("task.model.kwargs", "Did you mean 'alpha'")),
     "incompatible arguments": (
