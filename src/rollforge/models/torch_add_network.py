@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from rollforge.errors import MissingDependency
-from rollforge.models.torch_networks import steps_of
+from rollforge.models.torch_networks import recurrent, steps_of
 
 try:
     import torch
@@ -70,11 +70,10 @@ class ADDModel(nn.Module):
     ) -> None:
         super().__init__()
         self.d_feat, self.gamma, self.gamma_clip, self.mu = d_feat, gamma, gamma_clip, mu
-        kind = {"GRU": nn.GRU, "LSTM": nn.LSTM}[base_model]
         self.enc_excess, self.enc_market = (
-            kind(d_feat, hidden_size, num_layers, batch_first=True, dropout=dropout) for _ in range(2)
+            recurrent(base_model, d_feat, hidden_size, num_layers, dropout) for _ in range(2)
         )
-        self.decoder = kind(d_feat, 2 * hidden_size, num_layers, batch_first=True, dropout=dec_dropout)
+        self.decoder = recurrent(base_model, d_feat, 2 * hidden_size, num_layers, dec_dropout)
         self.decoded = nn.Linear(2 * hidden_size, d_feat)
         size = hidden_size * num_layers
         self.pred_excess, self.adv_excess = (_head(size, 1) for _ in range(2))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.errors import MissingDependency
-from rollforge.models.torch_networks import Stored, cosines, steps_of
+from rollforge.models.torch_networks import Stored, cosines, recurrent, steps_of
 
 try:
     import torch
@@ -45,8 +45,7 @@ class HISTModel(nn.Module):
     ) -> None:
         super().__init__()
         self.d_feat = d_feat
-        kind = {"GRU": nn.GRU, "LSTM": nn.LSTM}[base_model]
-        self.rnn = kind(d_feat, hidden_size, num_layers, batch_first=True, dropout=dropout)
+        self.rnn = recurrent(base_model, d_feat, hidden_size, num_layers, dropout)
         for name in ("fc_es", "fc_is", "fc_es_fore", "fc_is_fore", "fc_es_back", "fc_is_back", "fc_indi"):
             layer = nn.Linear(hidden_size, hidden_size)
             nn.init.xavier_uniform_(layer.weight)

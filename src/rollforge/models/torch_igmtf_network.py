@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from rollforge.errors import MissingDependency
-from rollforge.models.torch_networks import Stored, cosines, steps_of
+from rollforge.models.torch_networks import Stored, cosines, recurrent, steps_of
 
 try:
     import torch
@@ -45,8 +45,7 @@ class IGMTFModel(nn.Module):
     ) -> None:
         super().__init__()
         self.d_feat = d_feat
-        kind = {"GRU": nn.GRU, "LSTM": nn.LSTM}[base_model]
-        self.rnn = kind(d_feat, hidden_size, num_layers, batch_first=True, dropout=dropout)
+        self.rnn = recurrent(base_model, d_feat, hidden_size, num_layers, dropout)
         self.lins = nn.Sequential(
             nn.Linear(hidden_size, hidden_size), nn.LeakyReLU(), nn.Linear(hidden_size, hidden_size), nn.LeakyReLU()
         )

@@ -30,6 +30,41 @@ def steps_of(x: Tensor, features: int) -> Tensor:
     return x if x.dim() == 3 else x.reshape(len(x), features, -1).transpose(1, 2)
 
 
+RECURRENT = ("GRU", "LSTM", "RNN")
+"""All kinds of :func:`recurrent`."""
+
+
+def recurrent(
+    kind: str, inputs: int, size: int, layers: int, dropout: float = 0.0, *, name: str = "base_model",
+    kinds: Sequence[str] = ("GRU", "LSTM"),
+) -> nn.Module:  # fmt: skip
+    """Return a recurrent network for samples of (samples, steps, inputs).
+
+    Parameters
+    ----------
+    kind : str
+        One of `kinds`.
+    inputs, size, layers : int
+        Number of features; size and number of the layers.
+    dropout : float
+        Share of the values that are dropped between layers.
+    name : str
+        Name of the argument `kind`, for the error.
+    kinds : sequence of str
+        Those of :data:`RECURRENT` that a model accepts.
+
+    Raises
+    ------
+    ValueError
+        If the kind is not one of them.
+    """
+    if kind not in kinds:
+        raise ValueError(f"{name} must be one of {', '.join(kinds)}, found {kind!r}")
+    made = {"GRU": nn.GRU, "LSTM": nn.LSTM, "RNN": nn.RNN}[kind]
+    # PyTorch warns of dropout in a single layer, where it has no effect.
+    return made(inputs, size, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+
+
 def cosines(x: Tensor, y: Tensor) -> Tensor:
     """Return the cosine of the angle between each row of `x` and each row of `y`: (rows of x, rows of y)."""
     return x @ y.T / (x.norm(dim=1)[:, None] * y.norm(dim=1) + 1e-6)
@@ -128,13 +163,12 @@ class ALSTMModel(nn.Module):
         rnn_type: str = "GRU",
     ) -> None:
         super().__init__()
-        kinds = {"GRU": nn.GRU, "LSTM": nn.LSTM, "RNN": nn.RNN}
-        if rnn_type.upper() not in kinds:
-            raise ValueError(f"rnn_type must be one of {', '.join(kinds)}, found {rnn_type!r}")
         self.d_feat = d_feat
         half = hidden_size // 2
         self.net = nn.Sequential(nn.Linear(d_feat, hidden_size), nn.Tanh())
-        self.rnn = kinds[rnn_type.upper()](hidden_size, hidden_size, num_layers, batch_first=True, dropout=dropout)
+        self.rnn = recurrent(
+            rnn_type.upper(), hidden_size, hidden_size, num_layers, dropout, name="rnn_type", kinds=RECURRENT
+        )
         self.att_net = nn.Sequential(
             nn.Linear(hidden_size, half),
             nn.Dropout(dropout),
@@ -285,11 +319,8 @@ class GATModel(nn.Module):
         base_model: str = "GRU",
     ) -> None:
         super().__init__()
-        kinds = {"GRU": nn.GRU, "LSTM": nn.LSTM}
-        if base_model not in kinds:
-            raise ValueError(f"base_model must be one of {', '.join(kinds)}, found {base_model!r}")
         self.d_feat = d_feat
-        self.rnn = kinds[base_model](d_feat, hidden_size, num_layers, batch_first=True, dropout=dropout)
+        self.rnn = recurrent(base_model, d_feat, hidden_size, num_layers, dropout)
         self.transformation = nn.Linear(hidden_size, hidden_size)
         self.a = nn.Parameter(torch.randn(2 * hidden_size, 1))
         self.fc = nn.Linear(hidden_size, hidden_size)

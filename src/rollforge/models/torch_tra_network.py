@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from rollforge.errors import MissingDependency
+from rollforge.models.torch_networks import RECURRENT, recurrent
 
 try:
     import torch
@@ -16,12 +17,6 @@ except ImportError as exc:
 Tensor = Any  # torch.Tensor, whose types are not read
 
 _EPS = 1e-12
-_RECURRENT = {"GRU": nn.GRU, "LSTM": nn.LSTM, "RNN": nn.RNN}
-
-
-def _recurrent(kind: str, inputs: int, size: int, layers: int, dropout: float) -> nn.Module:
-    # PyTorch warns of dropout in a single layer, where it has no effect.
-    return _RECURRENT[kind](inputs, size, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
 
 
 def _summary(hidden: Any) -> Tensor:
@@ -58,7 +53,9 @@ class RNN(nn.Module):
     ) -> None:
         super().__init__()
         self.input_proj = nn.Linear(input_size, hidden_size) if hidden_size < input_size else None
-        self.rnn = _recurrent(rnn_arch, min(input_size, hidden_size), hidden_size, num_layers, dropout)
+        self.rnn = recurrent(
+            rnn_arch, min(input_size, hidden_size), hidden_size, num_layers, dropout, name="rnn_arch", kinds=RECURRENT
+        )
         self.use_attn = use_attn
         if use_attn:
             self.W = nn.Linear(hidden_size, hidden_size)
@@ -162,7 +159,9 @@ class TRA(nn.Module):
         if num_states > 1:
             inputs = input_size if "LR" in src_info else 0
             if "TPE" in src_info:
-                self.router = _recurrent(rnn_arch, num_states, hidden_size, num_layers, dropout)
+                self.router = recurrent(
+                    rnn_arch, num_states, hidden_size, num_layers, dropout, name="rnn_arch", kinds=RECURRENT
+                )
                 inputs += hidden_size
             self.fc = nn.Linear(inputs, num_states)
 
