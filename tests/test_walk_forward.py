@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import datetime
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset
 import pytest
 from lightgbm import LGBMRanker, LGBMRegressor
 from sklearn.base import BaseEstimator, RegressorMixin, clone
@@ -163,11 +165,42 @@ def test_the_index_of_the_table_comes_back(form: str, entities: list[Any], sessi
     assert result.prediction.name == "prediction"
 
 
-@pytest.mark.parametrize("names", [(None, None), ("index", "level_1"), (0, None)])
+@pytest.mark.parametrize("names", [(None, None), ("index", "level_1"), ("level_1", None), (0, None), (1, 0)])
 def test_names_of_the_index_come_back(names: tuple[Any, Any], session: Session) -> None:
-    """Including missing names, and those that pandas gives to unnamed columns."""
+    """Including missing names, those that pandas gives to unnamed columns, and the numbers of other levels."""
     frame = table(["A", "B"]).rename_axis(index=list(names))
-    assert run(Ridge(), frame, session, train=300, step=100).prediction.index.names == list(names)
+    found = run(Ridge(), frame, session, train=300, step=100).prediction.index
+    pd.testing.assert_index_equal(found, frame.index[2 * 300 :], exact=True)
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_a_column_may_have_the_name_that_pandas_gives_to_the_index(levels: int, session: Session) -> None:
+    """Such as ``index`` after ``reset_index()`` and a selection of rows, or ``level_0``."""
+    frame = table(["A", "B"]).rename(columns={"a": "index", "b": "level_0"})
+    if levels == 1:
+        given = frame.reset_index()
+        given.index += 5
+    else:
+        given = frame.rename_axis([None, None])
+    found = run(Ridge(), given, session, train=300, step=100)
+    np.testing.assert_array_equal(found.prediction, run(Ridge(), frame, session, train=300, step=100).prediction)
+    assert found.prediction.index.names == ([None, None] if levels == 2 else ["day", "stock"])
+
+
+def test_columns_of_two_levels(session: Session) -> None:
+    """Their names are tuples, also those of several labels."""
+    frame = table(["A", "B", "C"])
+    frame["z"] = frame["c"] - frame["a"]
+    plain = run(Ridge(), frame, session, label=["y", "z"], features=["a", "c"])
+    names = {name: ("label" if name in "yz" else "feature", name) for name in frame}
+    given = frame.set_axis(pd.MultiIndex.from_tuples([names[name] for name in frame]), axis=1)
+    labels, features = [names["y"], names["z"]], [names["a"], names["c"]]
+    found = run(Ridge(), given, session, label=labels, features=features)
+    np.testing.assert_array_equal(found.prediction, plain.prediction)
+    assert list(found.prediction) == list(found.label) == list(found.metrics.index) == labels
+    assert found.windows.index.tolist() == [(label, number) for label in labels for number in range(1, 5)]
+    np.testing.assert_array_equal(found.windows["rmse"], plain.windows["rmse"])
+    assert run(Ridge(), given, session, label=labels[0], features=features).label.name == labels[0]
 
 
 def test_times_keep_their_zone_and_type(session: Session) -> None:
@@ -208,6 +241,37 @@ def test_large_numbers_that_differ_little_are_no_copy_of_the_label(session: Sess
     frame["y"] = 1.6e9 + np.arange(len(frame)) * 7 % 51
     assert (frame["a"].astype("float32") == frame["y"].astype("float32")).mean() > 0.9
     assert run(Ridge(), frame, session).metrics["rmse"] > 1
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"train": pd.Timedelta(days=200)}, {"train": "200D"}),
+        ({"train": datetime.timedelta(weeks=26), "step": np.timedelta64(72, "h")}, {"train": "182D", "step": "3D"}),
+        ({"train": np.int64(130), "valid": np.int64(20)}, {"train": 130, "valid": 20}),
+        (
+            {
+                "train": pd.DateOffset(months=6),
+                "valid": pd.DateOffset(days=3, weeks=2),
+                "step": pd.offsets.QuarterEnd(),
+            },
+            {"train": "6 months", "valid": "17D", "step": "quarter"},
+        ),
+        (
+            {"train": pd.offsets.BDay(120), "step": pd.offsets.Week(4, weekday=4)},
+            {"train": "120B", "step": "4W-FRI"},
+        ),
+        ({"train": "4800 hours", "step": pd.offsets.Hour(24 * 50)}, {"train": "200D", "step": "50D"}),
+    ],
+    ids=lambda one: str(len(one)),
+)
+def test_lengths_of_time_mean_the_same_as_text(given: dict[str, Any], meant: dict[str, Any], session: Session) -> None:
+    """The tasks are the same ones, so they are not trained twice."""
+    frame = table(["A", "B"])
+    found, expected = run(Ridge(), frame, session, **given), run(Ridge(), frame, session, **meant)
+    columns = [name for name in expected.windows if name.endswith(("start", "end"))]
+    pd.testing.assert_frame_equal(found.windows[columns], expected.windows[columns])
+    assert found.plan.ids == expected.plan.ids
 
 
 def test_weeks_of_stores(session: Session) -> None:
@@ -1061,7 +1125,61 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (lambda: columns().assign(d=columns()["y"]), {}, "feature 'd' has the values of the label 'y'"),
     (lambda: columns().assign(d=columns()["y"].astype("float32")), {}, "feature 'd' has the values of the label 'y'"),
     (lambda: table(["A"]).rename_axis(index=["x", "x"]), {}, "has two index levels 'x'"),
-    (lambda: columns()["y"], {}, "found a Series"),
+    (lambda: columns()["y"], {}, "found a pandas Series. Pass the frame with the columns of the features"),
+    (lambda: columns().to_numpy(), {}, r"found a numpy ndarray. Name its columns: pandas.DataFrame\(frame, columns="),
+    (lambda: columns().to_dict("list"), {}, r"found a dict. Convert it first: pandas.DataFrame\(frame\)"),
+    (lambda: columns().head().to_dict("records"), {}, r"found a list. Convert it first: pandas.DataFrame\(frame\)"),
+    (lambda: [columns()], {}, r"found a list. Join them first: pandas.concat\(frame\)"),
+    (lambda: ["a.parquet"], {}, r"found a list. Read the files first: pandas.concat\(map\(pandas.read_parquet, frame"),
+    (
+        lambda: pyarrow.dataset.dataset(pa.table({"a": [1]})),
+        {},
+        r"found a pyarrow InMemoryDataset. Convert it first: frame.to_table\(\)",
+    ),
+    (lambda: pa.chunked_array([[1.0]]), {}, r"found a pyarrow ChunkedArray. Convert it first: frame.to_pandas\(\)"),
+    (lambda: None, {}, "found None"),
+    (
+        lambda: Path(__file__).parent,
+        {},
+        r"tests' is a folder. Read its Parquet files first: pandas.read_parquet\('.*tests'\)",
+    ),
+    (
+        lambda: "https://example.org/a.parquet",
+        {},
+        r"is an address, .*Read it first: pandas.read_parquet\('https://example.org/a.parquet'\)",
+    ),
+    (lambda: "nowhere/*.parquet", {}, r"does not exist. Read several files with pandas.concat"),
+    (columns, {"weight": pd.Series([1.0])}, "weight: must be the name of a column, found a pandas Series.*weight=…"),
+    (columns, {"groups": {"A": "x"}}, r"groups: must be the name of a column, found \{'A': 'x'\}"),
+    (columns, {"label": [["y"]]}, r"label: must be the name of a column, found \['y'\]"),
+    (columns, {"features": []}, "features: must name at least one column"),
+    (columns, {"experiment_name": 3}, "experiment_name: must be text, found 3"),
+    (columns, {"allow_gaps": "no"}, "allow_gaps: must be true or false, found 'no'"),
+    (columns, {"static": {"A": 1.0}}, "static: must be a pandas frame whose index contains the entities, found a dict"),
+    (
+        columns,
+        {"static": pd.DataFrame({"stock": list("ABCDE"), "s": 1.0})},
+        r"static has no row for 5 of the frame's 5 entities, .* Its index must contain them: static.set_index",
+    ),
+    (
+        lambda: table(["A"]).droplevel("stock"),
+        {"static": pd.DataFrame({"s": [1.0]})},
+        "static: is used with entities, but the frame is a single series",
+    ),
+    (columns, {"train": pd.Timedelta(hours=36)}, "train: must be a whole number of days, found .*number of periods"),
+    (
+        columns,
+        {"valid": "36h"},
+        "valid: must be a whole number of days, found '36h'. For parts of a day, write a number",
+    ),
+    (columns, {"train": np.timedelta64(1, "M")}, "train: must be a whole number of days, found np.timedelta64"),
+    (columns, {"train": pd.Timedelta(0)}, "train: must be a whole number of days"),
+    (columns, {"train": 30.0}, r"train: must be a number of periods or a duration such as .*, found 30\.0"),
+    (columns, {"step": pd.DateOffset(months=1)}, "step: <DateOffset: months=1> does not say on .*Write 'month'"),
+    (columns, {"train": pd.DateOffset(month=3)}, "train: must be a number of periods or a duration.*month=3"),
+    (columns, {"step": pd.offsets.CDay(holidays=["2020-01-01"])}, "step: must be a number of periods or a duration"),
+    (columns, {"horizon": pd.Timedelta(days=5)}, "horizon: counts periods of the frame, so it is a whole number"),
+    (columns, {"label_periods": np.timedelta64(5, "D")}, "label_periods: counts periods of the frame"),
     (columns, {"session": "mine"}, "session: must be a rollforge.Session, found 'mine'"),
     (
         columns,
@@ -1219,6 +1337,23 @@ def test_unusable_input_is_one_message(
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "tasks.db").exists()
     assert not list((tmp_path / "home").glob("frames/.*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [("a.csv", r"read_csv\('.*a.csv', parse_dates="), ("a.CSV.gz", r"read_csv"), ("a.xlsx", r"read_excel\("),
+     ("a.feather", r"read_feather\("), ("a.tsv", r"read_csv\('.*', sep='\\t'")],
+)  # fmt: skip
+def test_a_file_of_another_format_says_how_to_read_it(name: str, reader: str, session: Session, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("day,stock\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"{name}' is not a Parquet file. Read it first: pandas.{reader}"):
+        run(Ridge(), tmp_path / name, session)
+
+
+def test_a_lazy_frame_is_collected_first(session: Session) -> None:
+    polars = pytest.importorskip("polars", reason=BOOSTING)
+    with pytest.raises(DataError, match=r"found a polars LazyFrame. Convert it first: frame.collect\(\)"):
+        run(Ridge(), polars.LazyFrame({"y": [1.0]}), session)
 
 
 @pytest.mark.parametrize("dtype", ["Int64", "boolean"])

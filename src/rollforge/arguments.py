@@ -56,7 +56,8 @@ def whole_number(
     >>> whole_number(np.int64(5), "step", of="trading days")
     5
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+    # A length of time is one of NumPy's integers.
+    if isinstance(value, (bool, np.timedelta64)) or not isinstance(value, (int, np.integer)) or value < least:
         noun = f"whole number of {of}" if of else "whole number"
         raise error(f"must be a {noun}, at least {least}; found {shown(value)}.", path=path)
     return int(value)

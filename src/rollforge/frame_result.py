@@ -273,7 +273,8 @@ class WalkForward:
         }
         if len(found) == 1:
             return next(iter(found.values()))
-        return pd.DataFrame(list(found.values()), index=pd.Index(list(found), name=self._unit_name))
+        units = pd.Index(list(found), name=self._unit_name, tupleize_cols=False)
+        return pd.DataFrame(list(found.values()), index=units)
 
     @functools.cached_property
     def group_metrics(self) -> pd.DataFrame:
@@ -452,7 +453,10 @@ class WalkForward:
     def _by_unit(self, found: Mapping[Any, pd.DataFrame]) -> pd.DataFrame:
         if len(found) == 1:
             return next(iter(found.values()))
-        made: pd.DataFrame = pd.concat(found, names=[self._unit_name])
+        made: pd.DataFrame = pd.concat(dict(enumerate(found.values())), names=[self._unit_name])
+        assert isinstance(made.index, pd.MultiIndex)
+        units = pd.Index(list(found), tupleize_cols=False)  # a label may be a tuple
+        made.index = made.index.set_levels([units], level=[0])
         return made
 
     def _window_rows(self, unit: _Unit) -> Iterator[dict[str, Any]]:

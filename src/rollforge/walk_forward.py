@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from rollforge.arguments import whole_number
+from rollforge.arguments import check_flag, whole_number
 from rollforge.dates import (
     ONE_DAY,
     DayLike,
@@ -31,7 +31,8 @@ from rollforge.errors import ConfigError, DataError, SegmentError, TrainingFaile
 from rollforge.features.frame_folder import FrameFolder, frame_session, write_frame_folder
 from rollforge.frame_result import Target, WalkForward, model_name
 from rollforge.generate.calendar_windows import HOLIDAYS
-from rollforge.generate.offsets import period_starts, read_length, read_offset
+from rollforge.generate.offsets import Duration, as_plain, period_starts, read_length, read_offset
+from rollforge.market.frames import type_text
 from rollforge.market.user_table import (
     EXACT,
     CodedTable,
@@ -79,9 +80,9 @@ def walk_forward(
     frame: object,
     *,
     label: Hashable | Sequence[Hashable] | Mapping[Any, int],
-    train: int | str,
-    valid: int | str | None = None,
-    step: int | str = "month",
+    train: int | str | Duration,
+    valid: int | str | Duration | None = None,
+    step: int | str | Duration = "month",
     horizon: int | Sequence[int] = 1,
     label_periods: int | None = None,
     features: Sequence[Hashable] | None = None,
@@ -118,13 +119,13 @@ def walk_forward(
         The column to predict, or several. A missing label excludes the row from training. A mapping has the horizon of each
         label: ``{"y1": 1, "y5": 5}``. The label of a classifier holds classes: text, booleans, whole numbers, or categories
         that are one of these.
-    train : int or str
-        Length of the training segment: a number of periods of the table, or a duration such as ``"2y"``, ``"18 months"``
-        or ``"90D"``. With ``rtype="expanding"``, that of the first window.
-    valid : int or str, optional
+    train : int, str or length of time
+        Length of the training segment: a number of periods of the table, or a duration such as ``"2y"``, ``"18 months"``,
+        ``"90D"`` or ``pd.Timedelta(days=90)``. With ``rtype="expanding"``, that of the first window.
+    valid : int, str or length of time, optional
         Length of the validation segment between training and test, for estimators that stop early
         (``early_stopping_rounds``); by default there is none.
-    step : int or str
+    step : int, str or length of time
         How often a model is trained: after each ``"week"``, ``"month"`` (``"1M"``), ``"quarter"`` or ``"year"``, or a number of
         periods of the table.
     horizon : int or sequence of int
@@ -177,9 +178,13 @@ def walk_forward(
     >>> result.metrics  # doctest: +SKIP
     """
     if label_periods is not None:
-        label_periods = whole_number(label_periods, "label_periods")
+        label_periods = _periods(label_periods, "label_periods", least=1)
+    train, step = as_plain(train, "train"), as_plain(step, "step", repeated=True)
+    valid = None if valid is None else as_plain(valid, "valid")
     if jobs is not None:
         jobs = whole_number(jobs, "jobs", least=0)
+    check_flag("allow_gaps", allow_gaps)
+    _check_names(experiment_name, features, {"time": time, "entity": entity, "weight": weight, "groups": groups})
     session = current_session() if session is None else session
     if not isinstance(session, Session):
         raise ConfigError(f"must be a rollforge.Session, found {shown(session)}.", path="session")
@@ -189,8 +194,6 @@ def walk_forward(
     others = [name for name in (weight, groups) if name is not None]
     if weight is not None and weight in labels:
         raise ConfigError(f"{shown(weight)} is a label.", path="weight")
-    if features is not None and (isinstance(features, str) or not isinstance(features, Iterable)):
-        raise ConfigError(f"must be a list of columns, found {shown(features)}.", path="features")
     if not valid and needs_valid(estimator):
         raise ConfigError(
             f"{type(estimator).__name__} stops early (early_stopping_rounds), so it needs a valid segment: pass valid='1M', for "
@@ -268,10 +271,41 @@ def _labels(label: object) -> list[Any]:
     found = list(label) if isinstance(label, (list, tuple, pd.Index, np.ndarray)) else [label]
     if not found:
         raise ConfigError("must name at least one column.", path="label")
+    for name in found:
+        _check_name(name, "label")
     twice = [name for i, name in enumerate(found) if name in found[:i]]
     if twice:
         raise ConfigError(f"names {shown(twice[0])} twice.", path="label")
     return found
+
+
+def _check_names(experiment_name: object, features: object, columns: Mapping[str, object]) -> None:
+    """Raise an error if an argument is not a name, or not a list of names, of the kind that it has to be."""
+    if experiment_name is not None and (not isinstance(experiment_name, str) or not experiment_name):
+        raise ConfigError(f"must be text, found {shown(experiment_name)}.", path="experiment_name")
+    if features is not None and (isinstance(features, str) or not isinstance(features, Iterable)):
+        raise ConfigError(f"must be a list of columns, found {shown(features)}.", path="features")
+    for argument, name in columns.items():
+        _check_name(name, argument)
+
+
+def _check_name(name: object, argument: str) -> None:
+    """Raise an error if an argument has values, and not the name of a column."""
+    try:
+        hash(name)
+    except TypeError as exc:
+        found = type_text(name) if isinstance(name, (pd.Series, pd.DataFrame, np.ndarray)) else shown(name)
+        raise ConfigError(
+            f"must be the name of a column, found {found}. Put values into a column of the frame: frame.assign({argument}=…).",
+            path=argument,
+        ) from exc
+
+
+def _periods(value: object, path: str, *, least: int) -> int:
+    """Return a number of the table's periods."""
+    if isinstance(value, Duration):
+        raise ConfigError(f"counts periods of the frame, so it is a whole number; found {shown(value)}.", path=path)
+    return whole_number(value, path, least=least)
 
 
 def _labels_and_horizons(label: object, horizon: object) -> tuple[list[Any], list[int]]:
@@ -283,9 +317,9 @@ def _labels_and_horizons(label: object, horizon: object) -> tuple[list[Any], lis
     else:
         labels = _labels(label)
         if not isinstance(horizon, (list, tuple, range, np.ndarray)):
-            return labels, [whole_number(horizon, "horizon", least=0)]
+            return labels, [_periods(horizon, "horizon", least=0)]
         several = list(horizon)
-    several = [whole_number(one, f"horizon.{i}", least=0) for i, one in enumerate(several)]
+    several = [_periods(one, f"horizon.{i}", least=0) for i, one in enumerate(several)]
     if len(several) != len(labels):
         raise ConfigError(
             f"has {counted(len(several), 'horizon')} for {counted(len(labels), 'label')}: each horizon needs a label that "
@@ -310,6 +344,8 @@ def _features(
             check_columns(table, {"features": text[:1]}, keys)
     else:
         columns = list(given)
+        if not columns:
+            raise ConfigError("must name at least one column.", path="features")
         twice = [n for n in columns if n in labels]
         if twice:
             raise ConfigError(
@@ -474,13 +510,19 @@ def _targets(
 def _static(static: pd.DataFrame, keys: Keys, columns: Sequence[Any]) -> pd.DataFrame:
     """Return the features of the entities, in their order."""
     if not isinstance(static, pd.DataFrame):
-        raise ConfigError(f"must be a frame, found a {type(static).__name__}.", path="static")
+        raise ConfigError(
+            f"must be a pandas frame whose index contains the entities, found {type_text(static)}.", path="static"
+        )
+    if keys.entities == [None]:
+        raise ConfigError("is used with entities, but the frame is a single series.", path="static")
     if not static.index.is_unique:
         raise DataError(f"static has two rows for {shown(static.index[static.index.duplicated()][0])}.")
     lacking = [e for e in keys.entities if e not in static.index]
     if lacking:
+        hint = " Its index must contain them: static.set_index(…)." if len(lacking) == len(keys.entities) else ""
         raise DataError(
             f"static has no row for {len(lacking)} of the frame's {len(keys.entities)} entities, such as {shown(lacking[0])}."
+            + hint
         )
     for name in static.columns:
         if str(name) in set(map(str, columns)):
@@ -505,7 +547,7 @@ def _segments(
     """Return the segments of the first window, whose test segment is the whole out-of-sample period."""
     days = keys.days
     lengths = [("train", read_length(train, "train"))]
-    if valid is not None and valid != 0:
+    if valid:
         lengths.append(("valid", read_length(valid, "valid")))
     if lengths[0][1] == 0:
         raise ConfigError("must be at least one period.", path="train")

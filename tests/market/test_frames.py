@@ -80,7 +80,7 @@ def test_frames_in_the_right_form_are_returned_unchanged() -> None:
     [
         ([1, 2], "found a list"),
         (np.zeros(3), "found a numpy ndarray"),
-        (None, "found a NoneType"),
+        (None, "found None"),
         ("<PRED>", "found a str"),
         (ArrowStream(pa.chunked_array([[1, 2]])), "ArrowStream"),
         (PLAIN.reset_index(drop=True), "found one level of int64"),

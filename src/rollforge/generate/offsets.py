@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Iterator
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -13,9 +15,11 @@ from pandas.tseries.frequencies import to_offset
 from rollforge.dates import as_timestamp
 from rollforge.errors import ConfigError, shown
 
-__all__ = ["Offset", "period_starts", "read_length", "read_offset"]
+__all__ = ["Duration", "Offset", "as_plain", "period_starts", "read_length", "read_offset"]
 
 Offset = offsets.BaseOffset
+Duration: TypeAlias = dt.timedelta | np.timedelta64 | Offset
+"""Objects that are lengths of time."""
 
 _WORDS = re.compile(r"(?:(?P<number>\d{1,6})\s*)?(?P<unit>(?:day|week|month|quarter|year)s?|[MQYAywd])", re.ASCII)
 _ALIASES = {
@@ -93,6 +97,88 @@ def read_offset(value: object, path: str) -> Offset:
     return offset
 
 
+_PARTS = re.compile(r"\d+\s*(?:h|hours?|min|minutes?|s|seconds?)", re.ASCII | re.IGNORECASE)
+_WHOLE_DAYS = "must be a whole number of days, found {}. For parts of a day, write a number of periods."
+
+
+def as_plain(value: object, path: str, *, repeated: bool = False) -> int | str:
+    """Return a number of periods, or a duration as text that means the same.
+
+    Parameters
+    ----------
+    value : int, str or length of time
+        A number; text; whole days as a ``timedelta``; or an offset of pandas.
+    path : str
+        Name of the argument, for errors.
+    repeated : bool
+        Whether it says how often something is repeated. ``DateOffset(months=1)`` then has no text that means the same.
+
+    Raises
+    ------
+    ConfigError
+        If it is none of these, or is not a whole number of days.
+
+    Examples
+    --------
+    >>> as_plain(pd.Timedelta(days=90), "train"), as_plain(pd.DateOffset(years=1, months=6), "train")
+    ('90D', '18 months')
+    >>> as_plain(pd.offsets.Week(2, weekday=4), "step", repeated=True), as_plain(np.int64(250), "train")
+    ('2W-FRI', 250)
+    """
+    if isinstance(value, str):
+        return f"{_days(value, path)}D" if _PARTS.fullmatch(value.strip()) else value
+    if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64)):
+        return int(value)
+    if isinstance(value, (dt.timedelta, np.timedelta64)) or (isinstance(value, offsets.Tick) and value.n > 0):
+        return f"{_days(value, path)}D"
+    text = None
+    if type(value) is pd.DateOffset:
+        text = _of_date_offset(value, repeated=repeated)
+        if text is None and repeated:
+            raise ConfigError(
+                f"{shown(value)} does not say on which days periods begin. Write 'month', 'quarter' or 'year', or a number of "
+                "days: '30D'.",
+                path=path,
+            )
+    elif isinstance(value, offsets.Week) and getattr(value, "weekday", None) is None:
+        text = f"{7 * value.n}D"
+    elif isinstance(value, Offset):
+        text = value.freqstr
+    try:
+        if text is not None and (text != getattr(value, "freqstr", None) or to_offset(text) == value):
+            return text
+    except ValueError:  # an offset without an alias, such as one of a calendar
+        pass
+    raise ConfigError(
+        f"must be a number of periods or a duration such as '90 days' or pandas.Timedelta(days=90), found {shown(value)}.",
+        path=path,
+    )
+
+
+def _days(value: object, path: str) -> int:
+    """Return a length of time as a number of days."""
+    try:
+        length = pd.Timedelta(value)  # type: ignore[arg-type]
+        whole = not length % pd.Timedelta(days=1)
+    except (ValueError, TypeError):  # months and years of NumPy, and NaT
+        whole = False
+    if not whole or length.days < 1:
+        raise ConfigError(_WHOLE_DAYS.format(shown(value)), path=path)
+    return int(length.days)
+
+
+def _of_date_offset(value: pd.DateOffset, *, repeated: bool) -> str | None:
+    """Return an offset of years and months, or of weeks and days, as text; None if it is another."""
+    given = dict(value.kwds) or {"days": 1}
+    if set(given) <= {"weeks", "days"}:
+        number = (7 * given.get("weeks", 0) + given.get("days", 0)) * value.n
+        return f"{number}D"
+    if set(given) <= {"years", "months"} and not repeated:
+        number = (12 * given.get("years", 0) + given.get("months", 0)) * value.n
+        return f"{number} month{'' if number == 1 else 's'}"
+    return None
+
+
 def read_length(value: object, path: str) -> int | Offset:
     """Return a length: a number of trading days, or a duration.
 
@@ -114,10 +200,10 @@ def read_length(value: object, path: str) -> int | Offset:
     >>> read_length(250, "train"), read_length("18 months", "train")
     (250, <DateOffset: months=18>)
     """
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64)):
         if value < 0:
             raise ConfigError(f"must be a number of trading days or a duration, found {value}.", path=path)
-        return value
+        return int(value)
     offset = read_offset(value, path)
     for classes, months in _MONTHS:
         if isinstance(offset, classes):

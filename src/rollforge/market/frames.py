@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from rollforge.dates import day_index, read_column
-from rollforge.errors import DataError, RollforgeError, shown
+from rollforge.errors import DataError, RollforgeError, shown, with_article
 from rollforge.market.columns import CODE, CODES, DATE, DATES, tidy
 
-__all__ = ["as_frame", "day_rows", "number_rows", "reading"]
+__all__ = ["as_frame", "day_rows", "number_rows", "reading", "type_text"]
 
 
 def as_frame(value: object, what: str) -> pd.DataFrame | pd.Series:
@@ -42,13 +42,24 @@ def as_frame(value: object, what: str) -> pd.DataFrame | pd.Series:
             pass  # a column, not a table: reported below
         else:
             return frame
+    raise DataError(
+        f"{what} must be a pandas Series or DataFrame, or a Polars or Arrow table, with a row for each "
+        f"datetime and instrument; found {type_text(value)}."
+    )
+
+
+def type_text(value: object) -> str:
+    """Return the type of a value with its library, for messages.
+
+    Examples
+    --------
+    >>> type_text(np.zeros(1)), type_text(3), type_text(None)
+    ('a numpy ndarray', 'an int', 'None')
+    """
     kind = type(value)
     library = kind.__module__.partition(".")[0]
     named = kind.__name__ if library == "builtins" else f"{library} {kind.__name__}"
-    raise DataError(
-        f"{what} must be a pandas Series or DataFrame, or a Polars or Arrow table, with a row for each "
-        f"datetime and instrument; found a {named}."
-    )
+    return "None" if value is None else with_article(named)
 
 
 @contextlib.contextmanager

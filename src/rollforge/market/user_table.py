@@ -12,6 +12,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import time as time_of_day, timedelta
 from numbers import Integral, Number, Real
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from rollforge.dates import FIRST_DAY, LAST_DAY, Times, has_times, read_times
 from rollforge.errors import DataError, DataNotFound, DateError, counted, nearest, shown
 from rollforge.market.folder_files import usual_frequency
-from rollforge.market.frames import reading
+from rollforge.market.frames import reading, type_text
 from rollforge.paths import read_path
 
 if TYPE_CHECKING:
@@ -74,7 +75,9 @@ class PandasTable:
         # A default index holds no data.
         levels = [] if isinstance(frame.index, pd.RangeIndex) and frame.index.name is None else list(frame.index.names)
         _check_distinct([name for name in levels if name is not None], "index levels")
-        self._levels = {_level_name(name, i, len(levels)): i for i, name in enumerate(levels)}
+        self._levels = {name: i for i, name in enumerate(_level_names(levels, frame.columns))}
+        # Without names, which get_level_values() would search for a number first.
+        self._index = frame.index.set_names([None] * frame.index.nlevels)
         self.index = list(self._levels)
         self.unnamed = frozenset(called for called, i in self._levels.items() if levels[i] is None)
         self.names = [*self.index, *frame.columns]
@@ -85,7 +88,7 @@ class PandasTable:
 
     def _column(self, name: object) -> pd.Series | pd.Index:
         if name in self._levels:
-            return self.frame.index.get_level_values(self._levels[name])
+            return self._index.get_level_values(self._levels[name])
         return self.frame[name]
 
     def dtype(self, name: object) -> np.dtype[Any] | None:
@@ -244,10 +247,7 @@ def open_table(frame: object) -> Table:
     if isinstance(frame, pd.DataFrame):
         table = PandasTable(frame)
     elif isinstance(frame, (str, os.PathLike)):
-        path = read_path(frame, "frame")
-        if not os.path.exists(path):
-            raise DataNotFound(f"The file {str(path)!r} does not exist.")
-        table = ArrowTable(path=str(path))
+        table = ArrowTable(path=str(_parquet_file(frame)))
     elif hasattr(frame, "__arrow_c_stream__") and not isinstance(frame, pd.Series):
         import pyarrow as pa
 
@@ -255,22 +255,107 @@ def open_table(frame: object) -> Table:
             exported = pa.table(frame)
         except (pa.ArrowException, TypeError, ValueError) as exc:  # a series, or a type that Arrow does not know
             reason = str(exc).partition("\n")[0].rstrip(".")
+            if "non-struct" in reason:
+                raise _no_table(frame) from exc
             raise DataError(f"The {type(frame).__name__} cannot be read as an Arrow table: {reason}.") from exc
         table = ArrowTable(exported)
     else:
-        raise DataError(
-            f"A frame must be a pandas or Polars DataFrame, an Arrow table, or the path of a Parquet file; found a "
-            f"{type(frame).__name__}."
-        )
+        raise _no_table(frame)
     if not len(table):
         raise DataError("The frame has no rows.")
     return table
 
 
-def _level_name(name: object, place: int, levels: int) -> object:
-    if name is not None:
-        return name
-    return "index" if levels == 1 else f"level_{place}"  # pandas' own names for them
+_READERS = {
+    ".csv": "pandas.read_csv({}, parse_dates=['…'])",
+    ".tsv": "pandas.read_csv({}, sep='\\t', parse_dates=['…'])",
+    ".txt": "pandas.read_csv({}, parse_dates=['…'])",
+    ".json": "pandas.read_json({})",
+    ".jsonl": "pandas.read_json({}, lines=True)",
+    ".xlsx": "pandas.read_excel({})",
+    ".xls": "pandas.read_excel({})",
+    ".feather": "pandas.read_feather({})",
+    ".arrow": "pandas.read_feather({})",
+    ".orc": "pandas.read_orc({})",
+    ".pkl": "pandas.read_pickle({})",
+    ".pickle": "pandas.read_pickle({})",
+    ".h5": "pandas.read_hdf({})",
+    ".dta": "pandas.read_stata({})",
+}
+"""How to read a file that is not a Parquet file, by the end of its name."""
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".zst")
+_METHODS = ("toPandas", "to_table", "to_pandas", "to_dataframe", "compute", "collect", "df")
+"""Methods of other libraries' tables that return one that can be read."""
+
+
+def _parquet_file(given: str | os.PathLike[str]) -> Path:
+    """Return the path of an existing file.
+
+    Raises
+    ------
+    DataNotFound
+        If it does not exist.
+    DataError
+        If it is an address, a folder, or a file of another format; the message says how to read it.
+    """
+    text = str(given)
+    if "://" in text:
+        raise DataError(
+            f"{shown(text)} is an address, not the path of a file. Read it first: pandas.read_parquet({shown(text)})."
+        )
+    path = read_path(given, "frame")
+    if path.is_dir():
+        raise DataError(
+            f"{str(path)!r} is a folder. Read its Parquet files first: pandas.read_parquet({str(path)!r}), sorted by time."
+        )
+    if not path.exists():
+        hint = " Read several files with pandas.concat." if "*" in path.name and path.suffix else ""
+        raise DataNotFound(f"The file {str(path)!r} does not exist.{hint}")
+    ends = [end.lower() for end in path.suffixes]
+    if len(ends) > 1 and ends[-1] in _COMPRESSED:
+        ends.pop()
+    if ends and ends[-1] in _READERS:
+        raise DataError(
+            f"{str(path)!r} is not a Parquet file. Read it first: {_READERS[ends[-1]].format(repr(str(path)))}."
+        )
+    return path
+
+
+def _no_table(frame: object) -> DataError:
+    """Return the error about something that is not a table; the message says how to make one of it."""
+    method = next((name for name in _METHODS if callable(getattr(frame, name, None))), None)
+    if isinstance(frame, pd.Series) or hasattr(frame, "to_frame"):
+        advice = " Pass the frame with the columns of the features and of the label."
+    elif method is not None:
+        advice = f" Convert it first: frame.{method}()."
+    elif isinstance(frame, np.ndarray):
+        advice = " Name its columns: pandas.DataFrame(frame, columns=[…])."
+    elif isinstance(frame, (list, tuple)) and frame and isinstance(frame[0], (str, os.PathLike)):
+        advice = " Read the files first: pandas.concat(map(pandas.read_parquet, frame))."
+    elif isinstance(frame, (list, tuple)) and frame and isinstance(frame[0], pd.DataFrame):
+        advice = " Join them first: pandas.concat(frame)."
+    elif isinstance(frame, (Mapping, list, tuple)):
+        advice = " Convert it first: pandas.DataFrame(frame)."
+    else:
+        advice = ""
+    return DataError(
+        "A frame must be a pandas or Polars DataFrame, an Arrow table, or the path of a Parquet file; found "
+        f"{type_text(frame)}.{advice}"
+    )
+
+
+def _level_names(levels: Sequence[Any], columns: Iterable[object]) -> list[Any]:
+    """Return the names of index levels; unnamed ones have those that pandas gives them, unless these are taken."""
+    taken = {str(name) for name in (*levels, *columns)}
+    found: list[Any] = []
+    for place, name in enumerate(levels):
+        called = name
+        if name is None:
+            called = "index" if len(levels) == 1 else f"level_{place}"
+            while called in taken:
+                called += "_"
+        found.append(called)
+    return found
 
 
 def _numeric(dtype: Any) -> np.dtype[Any] | None:
