@@ -169,7 +169,7 @@ def _labelled(*labels: Any) -> pd.DataFrame:
         (_rows()[[]], "no columns"),
         (_labelled("a", "a"), "several columns 'a'"),
         (_labelled(["a"]), "a list or a dict"),
-        (5, "found a int"),
+        (5, "found an int"),
     ],
 )
 def test_predictions_and_labels_are_numbers(value: Any, message: str) -> None:
