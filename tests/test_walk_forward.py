@@ -188,7 +188,7 @@ def test_a_column_may_have_the_name_that_pandas_gives_to_the_index(levels: int, 
 
 
 def test_columns_of_two_levels(session: Session) -> None:
-    """Their names are tuples, also those of several labels."""
+    """Names are tuples, also those of several labels."""
     frame = table(["A", "B", "C"])
     frame["z"] = frame["c"] - frame["a"]
     plain = run(Ridge(), frame, session, label=["y", "z"], features=["a", "c"])

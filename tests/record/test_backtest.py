@@ -226,7 +226,7 @@ def test_bad_options(prediction: pd.DataFrame, session: Session, options: dict[s
 
 BAD_SIGNALS: list[tuple[Any, str]] = [
     ("<PRED>", r"found '<PRED>'. In a record"),
-    (None, "found a NoneType"),
+    (None, "found None"),
     (pd.Series([1.0], index=["X000"]), "found one level of"),
     (pd.DataFrame(index=pd.MultiIndex.from_tuples([(pd.Timestamp(START), "X000")])), "no column"),
     (pd.Series([1.0], index=pd.MultiIndex.from_tuples([("a", "b")])), "levels datetime and instrument"),
