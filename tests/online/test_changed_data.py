@@ -14,6 +14,7 @@ from growing import DAYS, TRAINERS, Market, days_of, equal, live, manager, recor
 from rollforge.errors import ConfigError, DataError, DayFailed
 from rollforge.ledger.entry import (
     CheckResult,
+    Content,
     DayResult,
     DayState,
     Entry,
@@ -27,10 +28,13 @@ from rollforge.ledger.entry import (
 )
 from rollforge.ledger.state import ServiceState
 from rollforge.market.append import append_table
+from rollforge.online import corrections
+from rollforge.online.check_rules import Rule, Rules
 from rollforge.online.corrections import changed_days, correct
-from rollforge.online.data_marks import changed_history
-from rollforge.online.day import DayRun
+from rollforge.online.data_marks import changed_history, history_marks
+from rollforge.online.day import DayRun, Options
 from rollforge.online.overview import day_warnings, latest_checks
+from rollforge.online.routine import catch_up
 from rollforge.online.score_checks import known_ics
 from rollforge.online.service import Hold
 from rollforge.online.update import LabelUpdater, PredUpdater
@@ -82,15 +86,20 @@ def test_days_after_one_that_was_corrected_alone_count_as_changed(market: Market
     market.close.loc[RUN[1], "B"] *= 1.1
     market.show(DAYS[63])
     for day in DAYS[61:63]:
-        assert [signal.day for signal in correct(served.service, day)] == [day]
+        (signal,) = correct(served.service, day.replace("-", ""))
+        assert (signal.day, signal.why) == (day, "the data have changed")
+        text = f"the days after {day} were not corrected, which are predicted from its data too"
+        assert served.state.contents[-1].events == (Event(Level.INFO, text, {"uncorrected_after": day}),)
         assert changed_days(served.service) == [other for other in DAYS[61:64] if other > day]
     assert [signal.day for signal in correct(served.service)] == DAYS[63:64]
+    assert served.state.contents[-1].events == ()
     assert changed_days(served.service) == []
     again = live(market, manager(name="again", service="again"), DAYS[60:64]).get_signals()
     equal(served.get_signals().loc[RUN[1] :], again.loc[RUN[1] :])
     market.close.loc[DAYS[63], "B"] *= 1.1
     market.show(DAYS[63])
     assert [signal.day for signal in correct(served.service, DAYS[63])] == [DAYS[63]]
+    assert served.state.contents[-1].events == (), "there are no days after it"
     assert changed_days(served.service) == []
 
 
@@ -99,7 +108,11 @@ def test_days_after_one_that_was_withdrawn_alone_count_as_changed(market: Market
     served = live(market, manager(), RUN)
     market.close = market.close.drop(index=pd.Timestamp(RUN[1]))
     market.show(RUN[2])
-    assert [signal.rows for signal in correct(served.service, RUN[1])] == [0]
+    before, last = served.state.signals()[RUN[1]], served.state.last
+    assert correct(served.service, RUN[1]) == [replace(before, version=2, rows=0, why="no longer a trading day")]
+    assert (served.state.last, served.state.entries[-1].kind) == (last + 1, EntryKind.CORRECTION)
+    assert correct(served.service, RUN[1]) == []
+    assert served.state.last == last + 1
     assert changed_days(served.service) == [RUN[2]]
     assert [signal.day for signal in correct(served.service)] == [RUN[2]]
     assert changed_days(served.service) == []
@@ -119,18 +132,28 @@ def test_days_after_a_changed_day_are_corrected_too(market: Market) -> None:
 
 
 def test_a_change_that_leaves_the_signals_as_they_are_is_recorded(market: Market) -> None:
-    """Otherwise the day would count as changed forever."""
-    served = live(market, manager(), RUN[:1])
+    """Otherwise the day would count as changed forever. The model that was trained on it stays on record."""
+    served, day = live(market, manager(begin=DAYS[63]), DAYS[63:65]), DAYS[64]
     before = served.state
     file = next(market.folder.glob("features/*/factor.day.bin"))
     factors = np.fromfile(file, "<f4")
     factors[-1] = 2  # no feature contains it
     factors.tofile(file)
-    assert changed_days(served.service) == [RUN[0]]
+    assert changed_days(served.service) == [day]
     assert correct(served.service) == []
     assert (served.state.last, served.state.signals()) == (before.last + 1, before.signals())
     assert changed_days(served.service) == []
-    assert served.state.days[RUN[0]].trained == before.days[RUN[0]].trained
+    was, now = before.days[day], served.state.days[day]
+    assert (now.state, now.trained, now.history) == (DayState.PUBLISHED, was.trained, was.history)
+    assert (len(now.trained), len(now.history), now.data != was.data) == (1, 3, True)
+    text = "the data have changed, and the signals are the same"
+    assert served.state.contents[-1].events == (Event(Level.INFO, text),)
+    factors[-1] = 3
+    factors.tofile(file)
+    assert correct(served.service, day, "a dividend") == []
+    assert served.state.contents[-1].events == (Event(Level.INFO, "a dividend"),)
+    assert correct(served.service, day) == []
+    assert served.state.last == before.last + 2, "nothing is recorded if nothing has changed"
 
 
 def test_an_entry_or_a_time_that_is_not_there_yet_is_refused(market: Market) -> None:
@@ -281,13 +304,19 @@ def test_corrections_before_the_first_day_are_noticed(market: Market) -> None:
     market.show(RUN[2])
     month = DAYS[20][:7]
     assert (changed_days(served.service), changed_history(served.service)) == ([], [month])
+    assert correct(served.service, RUN[2]) == []
+    assert changed_history(served.service) == [month], "a correction of one day acknowledges nothing"
     assert correct(served.service) == []  # no signal depends on it
-    assert served.state.events[-1][1].data["months"] == [month]
+    event = served.state.events[-1][1]
+    assert event.data == {"months": [month], "history": history_marks(served.service)}
+    text = "data before the first day have changed; the models are those trained before"
+    assert (event.level, event.text) == (Level.INFO, text)
     assert changed_history(served.service) == []
     market.close.loc[DAYS[51], "B"] *= 1.1
     market.show(RUN[2])
     assert changed_history(served.service) == [DAYS[51][:7]]
-    assert [signal.day for signal in correct(served.service)] == DAYS[52:56]  # whose averages read it
+    assert [signal.day for signal in correct(served.service, why="a split")] == DAYS[52:56]  # whose averages read it
+    assert served.state.events[-1][1].text == "a split"
     assert changed_history(served.service) == []
     assert served.get_signals().loc[RUN[0] :].equals(before.loc[RUN[0] :])
 
@@ -423,6 +452,59 @@ def test_a_killed_correction_is_completed_by_the_next_one(market: Market, monkey
     assert [signal.day for signal in correct(served.service)] == [RUN[0]]
     assert (changed_days(served.service), correct(served.service)) == ([], [])
     equal(served.get_signals(), undisturbed.get_signals())
+
+
+def test_a_day_whose_file_is_lost_gets_a_new_version(market: Market) -> None:
+    """With the same signals, also if only this day is corrected; other days stay as they are."""
+    served = live(market, manager(), RUN)
+    before = served.get_signals()
+    for day, only in [(RUN[1], None), (RUN[2], RUN[2])]:
+        (served.service.place / served.state.signals()[day].file).unlink()
+        (signal,) = correct(served.service, only)
+        assert (signal.day, signal.version) == (day, 2)
+        assert signal.why == served.state.contents[-1].reason == "the file of the version before cannot be read"
+        equal(served.get_signals(), before)
+    assert correct(served.service) == []
+
+
+def test_daily_ics_follow_a_correction(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that differ are recorded with the day that is corrected last: of the two days whose labels have the price,
+    and of the day itself, whose scores have it. If they cannot be computed, the signals are corrected all the same."""
+    service = manager().service
+    market.show(DAYS[66])
+    catch_up(service, options=Options(rules=Rules({"ic": Rule(1.0, days=25)})))
+    before = known_ics(service.state())
+    assert list(before) == DAYS[52:65]
+
+    def corrected(factor: float) -> list[Content]:
+        market.close.loc[DAYS[64], "B"] *= factor
+        market.show(DAYS[66])
+        last = service.state().last
+        assert [signal.day for signal in correct(service)] == DAYS[64:67]
+        found = service.state().contents[last:]
+        assert [content.day.day for content in found if content.day is not None] == DAYS[66:63:-1]
+        return [content for content in found if content.checks or content.events]
+
+    def fail(*arguments: object) -> None:
+        raise ValueError("no labels")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(corrections, "labels_of", fail)
+        (content,) = corrected(0.7)
+    text = "the daily IC was not recomputed: ValueError: no labels"
+    assert (content.signals[0].day, content.events) == (DAYS[64], (Event(Level.WARNING, text),))
+    assert known_ics(service.state()) == before
+    (content,) = corrected(2.0)
+    assert (content.signals[0].day, content.events) == (DAYS[64], ())
+    assert [check.day for check in content.checks] == [DAYS[62], DAYS[64]], (
+        "the ranks of the returns of 63 are the same"
+    )
+    signals, after = service.signals(), known_ics(service.state())
+    assert isinstance(signals, pd.Series)
+    for place in range(52, 65):
+        returns = market.close.iloc[place + 2] / market.close.iloc[place + 1] - 1
+        ranks = [values.to_numpy().argsort().argsort() for values in (signals.loc[DAYS[place]], returns)]
+        assert after[DAYS[place]].value == pytest.approx(np.corrcoef(*ranks)[0, 1])
 
 
 def test_data_that_arrive_during_a_day_are_not_part_of_it(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,8 @@ from rollforge.models.linear import LinearModel
 from rollforge.online.corrections import correct
 from rollforge.online.manager import OnlineManager
 from rollforge.online.policy import Policy, daily_metric, decided
+from rollforge.session import current_session
+from rollforge.track.base import get_experiment, open_tracker
 from rollforge.track.frame import read_table
 
 RUN = DAYS[60:76]
@@ -353,6 +355,18 @@ def test_a_correction_makes_the_predictions_of_candidates_again(market: Market) 
     last = served.state.last
     assert correct(served.service) == correct(served.service, DAYS[66]) == []
     assert served.state.last == last
+    (candidate,) = served.state.candidates(DAYS[67])
+    get_experiment(open_tracker(current_session().tracking_uri), experiment_name="served").delete_recorder(
+        candidate.recorder
+    )
+    market.close.loc[DAYS[67], "B"] *= 1.1
+    market.show(RUN[7])
+    assert [signal.day for signal in correct(served.service)] == [DAYS[67]], "a lost candidate prevents no correction"
+    (event,) = served.state.contents[-1].events
+    assert (event.level, event.text.partition(": ")[0]) == (
+        Level.WARNING, "the predictions of candidates were not recomputed",
+    )  # fmt: skip
+    assert served.state.shadows == after
 
 
 def test_a_day_that_is_made_up_decides_nothing(market: Market) -> None:

@@ -11,6 +11,7 @@ from growing import DAYS, Market, equal, live, manager
 from rollforge.collect.collector import Collector
 from rollforge.collect.ensemble import AverageEnsemble
 from rollforge.ledger.base import SupportsScores
+from rollforge.ledger.entry import EntryKind
 from rollforge.online.corrections import correct
 from rollforge.online.manager import OnlineManager
 from rollforge.online.strategy import OnlineStrategy
@@ -47,6 +48,11 @@ def days_of(signals: Any) -> list[str]:
     return [str(day.date()) for day in signals.index.get_level_values("datetime")]
 
 
+def versions(manager: OnlineManager) -> list[tuple[str, int, int, str]]:
+    """Return the day, version, number of rows and reason of the latest signals."""
+    return [(one.day, one.version, one.rows, one.why) for one in manager.state.signals().values()]
+
+
 @pytest.fixture
 def served() -> Served:
     """Return a strategy with a prediction of two days."""
@@ -77,6 +83,35 @@ def test_overwriting_replaces_all_days(served: Served) -> None:
     new = manager.prepare_signals(over_write=True)
     assert days_of(new) == days_of(manager.get_signals()) == ["2024-01-03"] * 2
     assert new.round(4).tolist() == [0.7071, -0.7071]
+    assert versions(manager) == [("2024-01-02", 2, 0, "made again"), ("2024-01-03", 2, 2, "made again")]
+    assert manager.state.entries[-1].kind == EntryKind.CORRECTION
+    assert manager.state.entries[-1].body["why"] == "made from the predictions that exist"
+
+
+def test_overwriting_publishes_only_days_that_differ(served: Served) -> None:
+    """Nothing is recorded if there is no such day. A day whose file is lost differs, and so does one that was withdrawn
+    and is predicted again; without ``over_write``, both stay as they are."""
+    manager = OnlineManager(served, begin_time="2024-01-02")
+    manager.prepare_signals()
+    assert versions(manager) == [("2024-01-02", 1, 2, ""), ("2024-01-03", 1, 2, "")]
+    last = manager.state.last
+    manager.prepare_signals(over_write=True)
+    served.collector.prediction = scores("2024-01-03")
+    manager.prepare_signals()
+    assert manager.state.last == last
+    manager.prepare_signals(over_write=True)
+    manager.prepare_signals(over_write=True)
+    assert versions(manager) == [("2024-01-02", 2, 0, "made again"), ("2024-01-03", 1, 2, "")]
+    served.collector.prediction = scores("2024-01-02", "2024-01-03", "2024-01-04")
+    for signal in manager.state.signals().values():
+        (manager.service.place / signal.file).unlink(missing_ok=True)
+    manager.prepare_signals()
+    assert versions(manager)[1:] == [("2024-01-03", 1, 2, ""), ("2024-01-04", 1, 2, "")]
+    manager.prepare_signals(over_write=True)
+    assert versions(manager) == [
+        ("2024-01-02", 3, 2, "made again"), ("2024-01-03", 2, 2, "made again"), ("2024-01-04", 1, 2, ""),
+    ]  # fmt: skip
+    assert days_of(manager.get_signals()) == ["2024-01-02"] * 2 + ["2024-01-03"] * 2 + ["2024-01-04"] * 2
 
 
 def test_a_routine_can_replace_earlier_signals(market: Market) -> None:

@@ -272,7 +272,7 @@ def _ics(work: DayRun, session: Session, rows: object, events: list[Event]) -> l
         made = daily_ics(scores, labels, sorted(known))
         found = [check for check in made if not _close(check, known[check.day])]
         means = {check.day: check for check in state.final_checks if check.name == "ic"}
-        if found and means and "ic" in work.options.rules.checks:
+        if found and "ic" in work.options.rules.checks:
             values = known | {check.day: check for check in found}
             again = mean_ic(work.options.rules, values, recorder)
             found += [check for check in again if check.day in means and not _close(check, means[check.day])]

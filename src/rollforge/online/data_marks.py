@@ -194,7 +194,7 @@ def _month_marks(freq: str | None) -> dict[str, str]:
     found = {str(month): hashlib.blake2b(digest_size=8) for month in np.unique(months)}
     starts = [*np.unique(months, return_index=True)[1].tolist(), len(calendar)]
     spans = list(zip(found.values(), starts[:-1], starts[1:], strict=True))
-    at_once = max(1, _VALUES * len(spans) // (len(codes) * len(calendar) + 1))  # months: bars are many
+    at_once = max(1, _VALUES * len(spans) // (len(codes) * len(calendar)))  # months: bars are many
     for name, i in product(provider.fields(), range(0, len(spans), at_once)):
         begin = spans[i][1]
         values = provider.read(name, codes, begin, spans[i : i + at_once][-1][2]).values

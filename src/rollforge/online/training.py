@@ -94,7 +94,7 @@ def _experiment(name: str) -> Experiment | None:
 def _trained(experiment: Experiment, mark: str, trainer: Trainer) -> Recorder | None:
     """Return the recorder of a task; None if it has to be trained."""
     known = sorted(
-        experiment.list_recorders(Experiment.RT_L, tags={TASK_TAG: mark}), key=lambda r: (r.start_time, r.id)
+        experiment.list_recorders(Experiment.RT_L, tags={TASK_TAG: mark}), key=lambda r: (r.run_info.start_time, r.id)
     )
     for recorder in known:
         if recorder.status == Recorder.STATUS_FI and MODEL_FILE in recorder.list_artifacts():
