@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,9 +138,10 @@ def test_nothing_is_due_before_a_first_day_in_the_future(market: Market, begin: 
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
-def test_what_is_trained_is_not_trained_again(market: Market, trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_trained_is_not_trained_again(
+    market: Market, trainer: str, monkeypatch: pytest.MonkeyPatch, undisturbed: Callable[..., pd.Series]
+) -> None:
     """Interrupted after training, before anything is released: the next routine uses the existing recorder."""
-    expected = live(market, manager(TRAINERS[trainer](), name="undisturbed"), RUN).get_signals()
     served = live(market, manager(TRAINERS[trainer]()), RUN[:4])
     market.show(RUN[4])
     interrupted(served, RUN[4], monkeypatch, type(served.strategies[0]), "prepare_online_models")
@@ -148,17 +150,14 @@ def test_what_is_trained_is_not_trained_again(market: Market, trainer: str, monk
     served.first_train()
     served.routine(RUN[5])
     assert {recorder.id for recorder in recorders()} == trained
-    equal(served.get_signals(), expected)
+    equal(served.get_signals(), undisturbed(RUN[-1]))
 
 
 @pytest.mark.parametrize("trainer", [TrainerR, DelayTrainerR])
 def test_interrupted_while_fitting_the_day_is_repeated(
-    market: Market, trainer: type[TrainerR], monkeypatch: pytest.MonkeyPatch
+    market: Market, trainer: type[TrainerR], monkeypatch: pytest.MonkeyPatch, undisturbed: Callable[..., pd.Series]
 ) -> None:
     """A delayed trainer that has prepared the recorders and not fitted them leaves nothing online that has no model."""
-    from rollforge.models.linear import LinearModel
-
-    expected = live(market, manager(trainer(), name="undisturbed"), RUN).get_signals()
     served = live(market, manager(trainer()), RUN[:4])
     market.show(RUN[4])
     interrupted(served, RUN[4], monkeypatch, LinearModel, "fit")
@@ -166,7 +165,7 @@ def test_interrupted_while_fitting_the_day_is_repeated(
     market.show(RUN[5])
     served.routine(RUN[5])
     assert online(served) == [DAYS[64]]
-    equal(served.get_signals(), expected)
+    equal(served.get_signals(), undisturbed(RUN[-1]))
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -262,11 +261,10 @@ def test_two_managers_share_what_is_trained(market: Market) -> None:
 
 @pytest.mark.parametrize("times", [1, 5])
 def test_a_prediction_that_another_service_overwrites_is_made_again(
-    market: Market, monkeypatch: pytest.MonkeyPatch, times: int
+    market: Market, monkeypatch: pytest.MonkeyPatch, times: int, undisturbed: Callable[..., pd.Series]
 ) -> None:
     """Two services had read it before the day was added. A day whose prediction is always overwritten fails and is
     due."""
-    expected = live(market, manager(name="alone"), RUN[:3]).get_signals()
     served = live(market, manager(), RUN[:2])
     update, overwritten = PredUpdater.update, []
 
@@ -285,7 +283,7 @@ def test_a_prediction_that_another_service_overwrites_is_made_again(
         with pytest.raises(DayFailed, match=f"The model .* has no prediction for {RUN[2]}"):
             served.routine(RUN[2])
         served.routine(RUN[2])
-    equal(served.get_signals(), expected)
+    equal(served.get_signals(), undisturbed(RUN[2]))
 
 
 def test_a_correction_that_another_service_overwrites_is_made_again(
@@ -309,9 +307,10 @@ def test_a_correction_that_another_service_overwrites_is_made_again(
     assert overwritten
 
 
-def test_two_services_on_one_experiment_publish_what_each_would_alone(market: Market) -> None:
+def test_two_services_on_one_experiment_publish_what_each_would_alone(
+    market: Market, undisturbed: Callable[..., pd.Series]
+) -> None:
     """Although one of them lags behind, and both update the predictions of the same recorders."""
-    expected = live(market, manager(name="alone"), RUN).get_signals()
     ahead, behind = manager(), manager()
     for place, day in enumerate(RUN):
         market.show(day)
@@ -319,22 +318,23 @@ def test_two_services_on_one_experiment_publish_what_each_would_alone(market: Ma
         if place in (2, 5):
             behind.routine(RUN[place - 1])
     for served in (ahead, behind):
-        equal(served.get_signals(), expected.loc[: served.state.last_published])
-    assert len(recorders()) == len(recorders("alone"))
+        equal(served.get_signals(), undisturbed(served.state.last_published))
+    assert [start_of(recorder) for recorder in recorders()] == [DAYS[place] for place in (52, 56, 60, 64)]
 
 
-def test_a_window_trained_with_later_data_is_not_used(market: Market) -> None:
+def test_a_window_trained_with_later_data_is_not_used(market: Market, undisturbed: Callable[..., pd.Series]) -> None:
     """A simulation on an experiment whose windows were trained later trains its own, with the data of its days."""
     market.show(DAYS[70])
-    expected = manager(name="alone").simulate(RUN[-1])
     live(market, manager(begin=DAYS[70]), [DAYS[70]])
-    equal(manager().simulate(RUN[-1]), expected)
+    equal(manager().simulate(RUN[-1]), undisturbed(RUN[-1]))
 
 
-def test_a_rollback_is_an_entry_and_holds_until_the_next_window(market: Market) -> None:
+def test_a_rollback_is_an_entry_and_holds_until_the_next_window(
+    market: Market, undisturbed: Callable[..., pd.Series]
+) -> None:
     """Former models put online predict from the next day on, and the next window replaces them."""
     run = DAYS[60:69]
-    plain = live(market, manager(name="plain"), run).get_signals()
+    plain = undisturbed(run[-1])
     served = live(market, manager(), run[:5])
     former = next(r for r in recorders() if start_of(r) == DAYS[60])
     served.strategies[0].tool.reset_online_tag([former])
@@ -369,13 +369,12 @@ def test_a_model_trained_manually_is_no_window(market: Market) -> None:
     assert used == {RUN[2]: [RUN[1]], RUN[3]: [RUN[1]], RUN[4]: [RUN[4]], RUN[5]: [RUN[4]]}
 
 
-def test_missed_days_are_made_up(market: Market) -> None:
+def test_missed_days_are_made_up(market: Market, undisturbed: Callable[..., pd.Series]) -> None:
     """After a week without a routine, the models of each day predict it, also the last day of an outgoing one."""
-    expected = live(market, manager(name="undisturbed"), DAYS[60:70]).get_signals()
     served = live(market, manager(), DAYS[60:63])
     market.show(DAYS[69])
     served.routine()
-    equal(served.get_signals(), expected)
+    equal(served.get_signals(), undisturbed(DAYS[69]))
     assert [start_of(r) for r in recorders()] == [DAYS[i] for i in (52, 56, 60, 64, 68)]
 
 

@@ -12,11 +12,12 @@ from growing import BEGIN, DAYS, Market, days_of, equal, live, manager, recorder
 from rollforge.collect.collector import Collector
 from rollforge.errors import ConfigError, DataError, DayFailed, ExperimentNotFound
 from rollforge.features.api import D
+from rollforge.generate.rolling import RollingGen
 from rollforge.online.day import Options
 from rollforge.online.manager import OnlineManager
 from rollforge.online.policy import Policy
 from rollforge.online.routine import catch_up
-from rollforge.online.strategy import OnlineStrategy
+from rollforge.online.strategy import OnlineStrategy, RollingStrategy
 from rollforge.online.tool import OnlineTool, OnlineToolR
 from rollforge.online.update import PredUpdater
 from rollforge.run.trainer import Trainer, TrainerR
@@ -128,6 +129,27 @@ def test_a_strategy_without_a_service_collects_one_model_of_each_window(market: 
     TrainerR("alone").train(alone.first_tasks()[:2])
     (prediction,) = alone.get_collector(artifacts_key=["pred"])()["pred"].values()
     assert days_of(prediction) == DAYS[52:60]
+
+
+def test_a_strategy_of_ones_own_decides_every_day_which_models_are_used(market: Market) -> None:
+    """Although no window begins. A strategy that keeps the models of its windows decides nothing on such a day."""
+
+    class Alternating(RollingStrategy):
+        def prepare_online_models(self, trained_models: Any, cur_time: Any = None) -> Any:
+            chosen = recorders("own")[-1 - RUN.index(str(D.calendar()[-1].date())) % 2]
+            self.tool.reset_online_tag(chosen)
+            return [chosen]
+
+    own = OnlineManager(Alternating("own", template(), RollingGen(step=4, rtype="sliding")), begin_time=BEGIN)
+    usual = manager()
+    for served in (own, usual):
+        live(market, served, RUN)
+    found = [[start_of(own.service.recorder(one)) for one in own.state.champions(day)] for day in RUN]
+    assert found == [[DAYS[60]], [DAYS[56]]] * 2
+    assert {release.from_day for _, release in usual.state.releases} == {DAYS[52], DAYS[56], DAYS[60]}
+    assert {signal.day: signal.recorders for signal in own.state.signals().values() if signal.day in RUN} == {
+        day: tuple(one.recorder for one in own.state.champions(day)) for day in RUN
+    }
 
 
 def test_models_are_put_online_before_and_after_the_first_day(market: Market) -> None:
