@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import rollforge
-from growing import DAYS, Market, live, manager, prices
+from growing import DAYS, Market, manager, prices
 from rollforge.session import Session, using
 
 
@@ -27,7 +27,7 @@ def market(tmp_path: Path) -> Market:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., pd.Series]:
     """Return a function that returns the signals of a service up to a day, if nothing disturbs it.
 
-    The service is run once for each kind of windows: the signals of a day do not depend on later days.
+    The service is simulated once for each kind of windows: the signals of a day do not depend on later days.
     """
     known: dict[str, pd.Series] = {}
 
@@ -38,7 +38,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., pd.Se
             made = Market(place / "data", prices())
             uris = {"tracking_uri": f"folder:{place / 'runs'}", "store_uri": f"memory://{place}"}
             with using(Session.from_mapping({"provider_uri": str(made.folder), "threads": 1, **uris})):
-                found = live(made, manager(**windows), DAYS[60:70]).get_signals()  # type: ignore[arg-type]
+                made.show(DAYS[69])
+                found = manager(**windows).simulate(DAYS[69])  # type: ignore[arg-type]
             assert isinstance(found, pd.Series)
             known[key] = found
         return known[key].loc[:until]  # type: ignore[misc]

@@ -131,7 +131,7 @@ def jump(market: Market) -> float:
 
 @pytest.mark.parametrize("block", [True, False])
 def test_checks_of_scores_fail_a_day_only_if_they_block(market: Market, block: bool) -> None:
-    """Their results are in the entry in either case."""
+    """The results are in the entry in either case."""
     market.show(BEGIN)
     index = pd.MultiIndex.from_product([pd.to_datetime([BEGIN]), list("ABCD")], names=["datetime", "instrument"])
     same = pd.Series([0.5, 0.5, 0.5, 0.1], index)

@@ -433,7 +433,7 @@ def test_models_online_before_the_ledger_are_adopted(market: Market) -> None:
     served = manager()
     served.routine(DAYS[60])
     assert [r.id for r in recorders()] == [recorder.id]
-    assert [r.recorder for r in served.state.champions(DAYS[60])] == [recorder.id]
+    assert [(r.recorder, r.reason) for r in served.state.champions(DAYS[60])] == [(recorder.id, "was online before")]
 
 
 def test_models_of_another_service_are_not_adopted(market: Market) -> None:

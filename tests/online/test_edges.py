@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,10 @@ def test_an_added_strategy_begins_on_the_last_day(market: Market) -> None:
     """The models of an added strategy are used from the next day on, and the signals of both are averaged."""
     served = live(market, manager(), RUN[:1])
     served.add_strategy(strategy("second", template(estimator="ridge", alpha=1.0)))
+    before = served.state.days[RUN[0]]
+    served.first_train()
+    known = served.state.days[RUN[0]]
+    assert known == replace(before, trained=known.trained, history=known.history), "the day itself stays as it was"
     market.show(RUN[1])
     served.routine()
     assert {r.strategy for r in served.state.champions(RUN[1])} == {"served", "second"}

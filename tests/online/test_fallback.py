@@ -18,6 +18,7 @@ from rollforge.online.day import DayRun, Options
 from rollforge.online.manager import OnlineManager
 from rollforge.online.policy import Policy
 from rollforge.online.routine import catch_up
+from rollforge.run.trainer import TrainerR
 
 from ..documents.command_line import call
 from ..documents.definitions import write_workflow
@@ -99,6 +100,23 @@ def test_the_earlier_model_predicts_until_training_succeeds(market: Market, tmp_
     assert (result.fallback, len(result.trained)) == ("", 1)
     assert starts(served.state)[-1] == DAYS[due + 2]
     assert [r.recorder for r in served.state.champions(DAYS[due + 2])] == list(result.trained)
+
+
+def test_the_reason_of_a_fallback_is_one_line(market: Market) -> None:
+    """The first one of an error without a cause, such as that of a worker process; the entry has all of it."""
+
+    class Failing(TrainerR):
+        def train(self, *args: Any, **kwargs: Any) -> Any:
+            raise TrainingFailed("1 of 1 tasks  failed.\n\nTraceback")
+
+    served = live(market, manager(begin=DAYS[63]), [DAYS[63]])
+    served.trainer = Failing()
+    market.show(DAYS[64])
+    (result,) = catch_up(served.service, None, Options(fallback=True))
+    text = "training of served failed, and the earlier models were used: 1 of 1 tasks failed."
+    (event,) = served.state.contents[-1].events
+    assert (result.fallback, event.level, event.text) == (text, Level.WARNING, text)
+    assert event.data == {"error": "1 of 1 tasks  failed.\n\nTraceback", "strategy": "served"}
 
 
 def test_of_several_missed_windows_only_the_last_is_trained(market: Market, tmp_path: Path, broken: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import rollforge
 from growing import BEGIN, DAYS, STEP, Market, equal, live, manager, recorders, start_of, strategy, template
 from rollforge.errors import DayFailed
-from rollforge.ledger.entry import EntryKind
+from rollforge.ledger.entry import EntryKind, Level
 from rollforge.online.manager import OnlineManager
 from rollforge.online.policy import Policy
 from rollforge.session import current_session
@@ -54,6 +54,11 @@ def test_a_lost_champion_is_trained_again(served_by: Market, undisturbed: Callab
         (True, "retired", days[2]),
         (False, "champion", days[2]),
     ]
+    text = f"the recorder {lost.recorder} no longer exists, so its window was trained again"
+    assert {r.reason for _, r in promoted} == {text}
+    assert promoted[0][0].body["reason"] == "recorders no longer exist"
+    (event,) = [event for entry, event in served.state.events if entry.kind == EntryKind.DAY]
+    assert (event.level, event.text) == (Level.WARNING, text)
     assert start_of(next(r for r in recorders() if r.id == promoted[1][1].recorder)) == DAYS[FIRST]
 
 

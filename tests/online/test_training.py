@@ -74,7 +74,7 @@ def test_only_tasks_without_a_model_are_trained() -> None:
 
 
 def test_without_tasks_nothing_is_created() -> None:
-    """Not even the experiment."""
+    """No experiment appears in the tracking store."""
     assert train_missing(TrainerR(train_func=trained), [], NAME) == []
     assert open_tracker(current_session().tracking_uri).find_experiment(name=NAME) is None
 
@@ -102,7 +102,7 @@ def test_a_model_is_that_of_a_finished_recorder() -> None:
 
 
 def test_a_task_with_live_objects_is_always_trained() -> None:
-    """It has no digest by which it could be found; then the models are in the order in which they were made."""
+    """Such a task has no digest by which a model could be found; then the models are in the order in which they were made."""
     live = {"x": 7, "live": object()}
     (known,) = train_missing(TrainerR(train_func=trained), tasks(1), NAME)
     for count in (2, 3):
@@ -125,7 +125,7 @@ def test_models_that_are_no_recorders_are_returned_as_they_are() -> None:
 
 
 def test_the_digest_of_a_window_does_not_depend_on_the_data() -> None:
-    """That of the task does; one with live objects has neither."""
+    """The digest of the task does; a task with live objects has neither."""
     one, other = ({"x": 1, DATA_MARK: mark} for mark in ("a", "b"))
     assert window_digest(one) == window_digest(other) == task_digest({"x": 1}) != ""
     assert len({task_digest(one), task_digest(other), task_digest({"x": 1})}) == 3
