@@ -436,6 +436,28 @@ def test_models_online_before_the_ledger_are_adopted(market: Market) -> None:
     assert [(r.recorder, r.reason) for r in served.state.champions(DAYS[60])] == [(recorder.id, "was online before")]
 
 
+def test_a_first_training_adopts_no_models(market: Market) -> None:
+    """Tagged models may have been trained with other data; models of a strategy that has begun already are trained only once."""
+    market.show(DAYS[60])
+    earlier = task_train(manager().strategies[0].first_tasks()[-1], experiment_name="served")
+    OnlineToolR("served").reset_online_tag(earlier)
+    served = manager()
+    for _ in range(2):
+        served.first_train()
+        trained = {recorder.id for recorder in recorders()} - {earlier.id}
+        assert len(trained) == 3
+        assert {r.recorder for _, r in served.state.releases if r.role is Role.CHAMPION} == trained
+
+
+def test_tags_are_written_again_although_no_day_is_due(market: Market) -> None:
+    """Tags may have been lost since the last routine."""
+    served = live(market, manager(), RUN[:1])
+    for recorder in recorders():
+        recorder.set_tags(**{OnlineToolR.ONLINE_KEY: OnlineToolR.OFFLINE_TAG})
+    served.routine()
+    assert online(served) == [DAYS[60]]
+
+
 def test_models_of_another_service_are_not_adopted(market: Market) -> None:
     """A service with another model in the experiment of the first one trains its own."""
     first = live(market, manager(service="one"), RUN[:1])

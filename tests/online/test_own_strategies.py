@@ -202,9 +202,13 @@ def test_a_simulation_that_ends_before_it_begins_is_refused(market: Market) -> N
 def test_days_end_when_they_are_told_to(market: Market) -> None:
     """A routine of several days ends between two of them, and the next one goes on."""
     market.show(RUN[-1])
-    service = manager().service
-    done = catch_up(service, options=Options(stop=lambda: len(service.state().days) == 2))
-    assert [result.day for result in done] == RUN[:2]
+    service, reported = manager().service, list[str | None]()
+
+    def report() -> None:
+        reported.append(service.state().last_published)
+
+    done = catch_up(service, options=Options(stop=lambda: len(service.state().days) == 2, report=report))
+    assert [result.day for result in done] == reported == RUN[:2]
     assert [result.day for result in catch_up(service)] == RUN[2:]
 
 

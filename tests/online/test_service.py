@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 import rollforge
 from growing import BEGIN, DAYS, Market
-from rollforge.errors import ConfigError, LeaseLost, ServiceBusy
+from rollforge.errors import ConfigError, ExperimentNotFound, LeaseLost, ServiceBusy
 from rollforge.ledger.base import SupportsScores, open_ledger
 from rollforge.ledger.entry import (
     DayResult,
@@ -80,6 +81,17 @@ def test_the_places_of_a_service_are_named_or_those_of_the_project(service: Serv
     assert (named.place, named.ledger_uri) == (Path.cwd() / "there", "memory://other")
     rollforge.session.amend(store_uri="tasks.db")
     assert made("us").ledger_uri == "tasks.db"
+
+
+def test_the_state_of_a_service_is_no_argument(service: Service) -> None:
+    """The state follows from the ledger alone, and is not shown either."""
+    for name in ("challenger", "days", "_state", "_hold"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            Service("us", [], TrainerR(), BEGIN, **{name: None})  # type: ignore[arg-type]
+    append(service, published(BEGIN))
+    assert "_state=" not in repr(service)
+    assert "_hold=" not in repr(service)
+    assert service.signal_table is False
 
 
 def test_the_name_that_two_strategies_have_is_in_the_error() -> None:
@@ -169,13 +181,13 @@ def test_a_lease_is_renewed_until_the_block_ends(
     monkeypatch.setattr(type(ledger), "renew", noted)
     with service.hold(seconds=0.9) as held:
         first = held.lease
-        assert renewed.wait(60)
+        assert renewed.wait(30)
         renewed.clear()
-        assert renewed.wait(60)
+        assert renewed.wait(30)
         assert (held.lease.token, held.lease.until > first.until) == (first.token, True)
         with caplog.at_level(logging.WARNING):
             ledger.acquire("us", holder=first.holder, seconds=60)
-            assert lost.wait(60)
+            assert lost.wait(30)
             with pytest.raises(LeaseLost):
                 held.append(EntryKind.DAY, published(BEGIN))
     assert "the lease of the service us was lost" in caplog.messages
@@ -240,6 +252,9 @@ def test_champions_are_replaced_from_the_next_day_on(service: Service) -> None:
     assert (back.recorder, back.task, back.by, back.reason) == (one.id, "task of one", author(), "set manually")
     assert (back.template, back.definition, back.strategy) == ("plain", "d", "served")
     assert recorder_of(back) == one
+    with pytest.raises(ExperimentNotFound):
+        recorder_of(replace(back, experiment_name="mistyped"))
+    assert open_tracker(current_session().tracking_uri).find_experiment(name="mistyped") is None
 
 
 def test_signals_are_read_as_they_were_known(service: Service) -> None:

@@ -185,5 +185,5 @@ def read(folder: Path, signals: Iterable[Signal]) -> pd.Series | pd.DataFrame | 
     parts = [rows_of(file_of(folder, held[0]), [s.day for s in held]) for held in days.values()]
     if not parts:
         return None
-    joined: pd.Series | pd.DataFrame = pd.concat(parts) if len(parts) > 1 else parts[0]
+    joined: pd.Series | pd.DataFrame = pd.concat(parts)
     return joined if joined.index.is_monotonic_increasing else joined.sort_index()
