@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from growing import BEGIN, DAYS, Market, equal, live, manager, recorders, start_of, template
+from growing import BEGIN, DAYS, Market, equal, live, manager, recorders, start_of, strategy, template
 from rollforge.errors import DataError, DayFailed
 from rollforge.ledger.entry import DayState, EntryKind, Role
+from rollforge.models.linear import LinearModel
 from rollforge.online.data_marks import data_mark, history_marks
 from rollforge.online.day import DayRun
 from rollforge.online.manager import OnlineManager
+from rollforge.session import current_session
 
 RUN = DAYS[60:65]
 """Windows begin on the first and on the last of them."""
@@ -78,6 +80,23 @@ def test_predictions_of_published_days_stay_as_they_were(market: Market) -> None
         after = predictions(served, BEGIN)
         pd.testing.assert_frame_equal(after.loc[: DAYS[DAYS.index(day) - 1]], before, check_exact=True)
     assert set(map(str, after.index.get_level_values("datetime").date)) == {*RUN[:4]}
+
+
+def test_each_model_predicts_a_day_once(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predicting takes most of the time of a day without training. A model that was trained on the day has predicted it."""
+    predict, days = LinearModel.predict, list[str]()
+
+    def noted(model: LinearModel, *args: Any, **kwargs: Any) -> Any:
+        days.append(str(current_session().data_until))
+        return predict(model, *args, **kwargs)
+
+    served = OnlineManager([strategy("one"), strategy("two", template(estimator="ridge", alpha=1.0))], begin_time=BEGIN)
+    live(market, served, RUN[:1])
+    monkeypatch.setattr(LinearModel, "predict", noted)
+    for day in RUN[1:]:
+        market.show(day)
+        served.routine()
+    assert days == [day for day in RUN[1:] for _ in range(2)]
 
 
 def test_a_day_that_failed_after_its_prediction_is_predicted_again(

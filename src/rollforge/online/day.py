@@ -214,7 +214,7 @@ class DayRun:
 
     # -- every day -----------------------------------------------------------------------------------------------------
 
-    def run(self, *, last: bool = True) -> DayResult:
+    def run(self, *, last: bool) -> DayResult:
         """Train what is due, release it, predict and publish; return the result, which is in the ledger.
 
         Raises
@@ -393,7 +393,7 @@ class DayRun:
                 raise
         return DayResult(self.day, state, mark, seconds, error, trained, fallback=used, history=history)
 
-    def _update(self, release: Release, until: pd.Timestamp, *, again: bool = False) -> None:
+    def _update(self, release: Release, until: pd.Timestamp, *, again: bool) -> None:
         """Make a model predict up to a day; with `again`, even if it has a prediction for that day."""
         recorder = self.service.recorder(release)
         updater = PredUpdater(recorder, to_date=until, late=False)
@@ -497,7 +497,9 @@ class DayRun:
         firsts = []
         for template, windows in new.items():
             starts = {max(start, floor): recorder for start, recorder in windows}  # of several on a day, the latest
-            releases = [self.service.released(name, [r], start, reason)[0] for start, r in sorted(starts.items())]
+            releases = [
+                r for start, one in sorted(starts.items()) for r in self.service.released(name, [one], start, reason)
+            ]
             former = [champions[r.id] for _, r in before.get(template, [])]
             if challenger is not None and challenger.of(releases[-1]) and not challenger.is_promoted(state, self.day):
                 all_releases += of_challenger(state, releases[-1])
@@ -514,9 +516,8 @@ class DayRun:
     def _fill(self, strategy: OnlineStrategy) -> None:
         """Make the outgoing models predict up to the day before."""
         for release in self.service.champions(strategy.experiment_name, self.day):
-            calendar = D.calendar(freq=self.service.freq)
-            if len(calendar) > 1:
-                self._update(release, calendar[-2])
+            for before in D.calendar(freq=self.service.freq)[-2:-1]:  # none on the first day of the calendar
+                self._update(release, before, again=False)
 
     def _predict(self, strategy: OnlineStrategy) -> None:
         """Make the models of a strategy predict up to the day."""
