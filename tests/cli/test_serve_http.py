@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import importlib
 import json
+import logging
 import os
 import re
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -16,34 +20,36 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
-from rollforge.errors import ConfigError, StoreUnavailable
+from rollforge.confidential import mask_secrets
+from rollforge.errors import ConfigError, MissingDependency, StoreUnavailable
 from rollforge.ledger.base import open_ledger
 from rollforge.ledger.entry import (
-    CheckResult,
     DayResult,
     DayState,
     Event,
     Level,
-    Outcome,
+    Role,
     day_body,
     event_body,
+    release_body,
     service_body,
 )
 from rollforge.testing.postgres import PostgresServer
 
 from ..documents.command_line import call
 from ..documents.growing import Market, prices
-from .test_serve import FIRST, SECOND, fill
+from .test_serve import FIRST, SECOND, fill, release
 
 pytest.importorskip("starlette", reason="pip install 'rollforge[serve]'")
 pytest.importorskip("uvicorn", reason="pip install 'rollforge[serve]'")
 
 from rollforge.cli.serve_http import HttpService
 from rollforge.online.http import TOKEN_VARIABLE, listen, read_token
-from rollforge.online.overview import Reader
+from rollforge.online.overview import Reader, entry_document, metrics
 
 TOKEN = "a-token-of-some-length"
 
@@ -155,47 +161,102 @@ def test_what_is_known_at_a_time_does_not_change(file_uri: str, folder: Path) ->
         assert client.error("/services/us/signals?as_of=2020-01-01")[0] == 404
 
 
-@pytest.mark.parametrize(
-    ("path", "status", "message"),
-    [
-        ("/nothing", 404, "There is nothing at /nothing."),
-        ("/services/us/", 404, "There is nothing at"),
-        ("/services/eu", 404, "There is no service 'eu'."),
-        ("/services/%F0%9F%8D%8F%00/signals", 404, "There is no service"),
-        ("/services/..%2F..%2Fetc/signals", 404, ""),
-        ("/services/us/signals?day=2024-06-04T", 400, "day"),
-        ("/services/us/signals?day=tomorrow", 400, "day"),
-        ("/services/us/signals?day=", 400, "day"),
-        (
-            "/services/us/signals?day=2024-06-30",
-            404,
-            "There are no signals of 2024-06-30. The last day with signals is",
-        ),
-        (f"/services/us/signals?day={FIRST}&version=3", 404, "no version 3 of the signals of 2024-06-03, only 1, 2"),
-        ("/services/us/signals?version=-1", 400, "version must be a whole number"),
-        ("/services/us/signals?version=1e3", 400, "version must be a whole number"),
-        ("/services/us/signals?version=99999999999", 400, "version must be a whole number"),
-        ("/services/us/signals?as_of=0", 404, "has no signals"),
-        ("/services/us/signals?as_of=now", 400, "as_of must be"),
-        ("/services/us/signals?as_of=6", 400, "at most 5"),
-        ("/services/us/signals?as_of=20200103", 404, "has no signals"),
-        ("/services/us/signals?as_of=20990101", 400, "a time in the past"),
-        ("/services/us/releases?as_of=2099-01-01T00:00:00Z", 400, "a time in the past"),
-        ("/services/us/signals?version=1&as_of=2", 400, "Give either"),
-        ("/services/us/signals?days=2024-06-03", 400, "Unknown argument 'days'; known: day, version, as_of."),
-        (f"/services/us/signals?day={FIRST}&day={SECOND}", 400, "occurs twice"),
-        ("/services/us/releases?day=31.31.2024", 400, "day"),
-        ("/health?verbose=1", 400, "Unknown argument"),
-    ],
-)
-def test_mistakes_in_a_request(file_uri: str, folder: Path, path: str, status: int, message: str) -> None:
-    """One message as JSON."""
-    fill(file_uri, folder).close()
+def test_the_day_of_a_request_without_one(file_uri: str, folder: Path) -> None:
+    """Signals and history are those of the last published day, and releases those of the day after it."""
+    ledger = fill(file_uri, folder)
+    lease = ledger.acquire("us", holder="me", seconds=60)
+    ledger.append(lease, 6, "event", event_body([Event(Level.INFO, "a list", {"of": ["texts", 1, None]})]))
+    challenger = release("r3", Role.CANDIDATE, "2024-06-05")
+    ledger.append(lease, 7, "promotion", release_body([challenger], "set manually"))
+    shown = [entry_document(entry) for entry in ledger.entries("us")]
+    first, second = (
+        release("r1", Role.CHAMPION, FIRST).to_document(),
+        release("r2", Role.CHAMPION, SECOND).to_document(),
+    )
     with serving(file_uri) as client:
-        found = client.error(path)
-        assert found[0] == status, found
-        assert message in found[1]
-        assert "Traceback" not in found[1]
+        history = {"service": "us", "day": SECOND, "entries": [shown[2]], "champions": [second]}
+        assert client.get("/services/us/history") == history
+        models = {"champions": [second], "candidates": [challenger.to_document()]}
+        assert client.get("/services/us/releases") == {"service": "us", "day": "2024-06-05", **models}
+        models = {"champions": [first], "candidates": []}
+        assert client.get("/services/us/releases?as_of=2") == {"service": "us", "day": SECOND, **models}
+        assert client.get("/services/us/history?day=2024-06-05")["entries"] == [shown[4], shown[6]]
+    ledger.close()
+
+
+MISTAKES = [
+    ("/nothing", 404, "There is nothing at /nothing."),
+    ("/services/us/", 404, "There is nothing at /services/us/."),
+    ("/services/eu", 404, "There is no service 'eu'."),
+    ("/services/ü", 404, "There is no service 'ü'."),
+    ("/services/%F0%9F%8D%8F%00/signals", 404, "There is no service "),
+    ("/services/..%2F..%2Fetc/signals", 404, "There is nothing at "),
+    ("/services/us/signals?day=2024-06-04T", 400, "day"),
+    ("/services/us/signals?day=tomorrow", 400, "day"),
+    ("/services/us/signals?day=", 400, "day"),
+    (
+        "/services/us/signals?day=2024-06-30",
+        404,
+        f"There are no signals of 2024-06-30. The last day with signals is {SECOND}.",
+    ),
+    (
+        f"/services/us/signals?day={FIRST}&version=3",
+        404,
+        f"There is no version 3 of the signals of {FIRST}, only 1, 2.",
+    ),
+    (
+        "/services/us/signals?version=999999999",
+        404,
+        f"There is no version 999999999 of the signals of {SECOND}, only 1.",
+    ),
+    ("/services/us/signals?version=1000000000", 400, "version must be a whole number, found '1000000000'."),
+    ("/services/us/signals?version=-1", 400, "version must be a whole number, found '-1'."),
+    ("/services/us/signals?version=1e3", 400, "version must be a whole number, found '1e3'."),
+    ("/services/us/signals?version=%C2%B2", 400, "version must be a whole number, found '²'."),
+    ("/services/us/signals?as_of=0", 404, "The service 'us' has no signals."),
+    ("/services/us/signals?as_of=now", 400, "as_of must be the number of an entry, at most 5, or a time in the past"),
+    ("/services/us/signals?as_of=6", 400, "as_of must be the number of an entry, at most 5, or a time in the past"),
+    ("/services/us/signals?as_of=20200103", 404, "The service 'us' has no signals."),
+    (
+        "/services/us/signals?as_of=20990101",
+        400,
+        "as_of must be the number of an entry, at most 5, or a time in the past",
+    ),
+    (
+        f"/services/us/signals?as_of=1&day={FIRST}",
+        404,
+        f"There are no signals of {FIRST}. No day has been published yet.",
+    ),
+    (
+        "/services/us/releases?as_of=2099-01-01T00:00:00Z",
+        400,
+        "as_of must be the number of an entry, at most 5, or a time in",
+    ),
+    ("/services/us/signals?version=1&as_of=2", 400, "Give either version or as_of."),
+    ("/services/us/signals?days=2024-06-03", 400, "Unknown argument 'days'; known: day, version, as_of."),
+    ("/services/us/releases?version=1", 400, "Unknown argument 'version'; known: day, as_of."),
+    ("/services/us/history?as_of=1", 400, "Unknown argument 'as_of'; known: day."),
+    (f"/services/us/signals?day={FIRST}&day={SECOND}", 400, "The argument 'day' occurs twice."),
+    ("/services/us/releases?day=31.31.2024", 400, "day"),
+    ("/services/neü/history", 404, "The service 'neü' has not published a day."),
+    *(
+        (f"{path}?verbose=1", 400, "Unknown argument 'verbose'; there are none.")
+        for path in ("/", "/health", "/metrics", "/services/us")
+    ),
+]
+
+
+def test_mistakes_in_a_request(file_uri: str, folder: Path) -> None:
+    """One message as JSON."""
+    ledger = fill(file_uri, folder)
+    ledger.append(ledger.acquire("neü", holder="me", seconds=60), 1, "service", service_body("neü", "the text"))
+    ledger.close()
+    with serving(file_uri) as client:
+        for path, status, message in MISTAKES:
+            found = client.error(quote(path, safe="/?=&%"))
+            assert (found[0], found[1].startswith(message)) == (status, True), (path, found)
+        assert "There is no service 'ü'" in client.ask("/services/%C3%BC")[2]  # not as an escape
+        assert client.ask("/")[2] == '{"services": ["neü", "us"]}\n'
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
@@ -266,50 +327,12 @@ def test_days_that_are_due(file_uri: str, tmp_path: Path) -> None:
 
 
 def test_metrics(file_uri: str, folder: Path) -> None:
-    """The text has the format of Prometheus: a line for each service, after its help and its type."""
-    ledger = fill(file_uri, folder)
-    lease = (
-        ledger.acquire('b "x"\\', holder="me", seconds=60)
-        if os.sep == "\\"
-        else ledger.acquire('b "x"', holder="me", seconds=60)
-    )
-    ledger.append(lease, 1, "event", event_body([Event(Level.WARNING, "a"), Event(Level.WARNING, "b")]))
-    other = ledger.acquire("checked", holder="me", seconds=60)
-    checks = [CheckResult("psi", FIRST, 0.5, Outcome.WARN, 0.25), CheckResult("ic", FIRST, -1e-07, Outcome.OK)]
-    published = DayResult(FIRST, DayState.PUBLISHED, seconds=2.5, fallback="training failed")
-    ledger.append(other, 1, "day", day_body(published, checks=checks))
-    with serving(file_uri) as client:
+    """The type of their answer is that of Prometheus' text format, of which ``tests/online/test_overview.py`` has the text."""
+    fill(file_uri, folder).close()
+    with serving(file_uri) as client, closing(Reader(file_uri)) as reader:
         status, headers, text = client.ask("/metrics")
+        assert text == metrics(reader) != ""
     assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
-    number = r"(?:-?\d+(?:\.\d+)?(?:e-?\d+)?|NaN|[+-]Inf)"
-    line = re.compile(r'rollforge_[a-z_]+\{service="(?:[^"\\\n]|\\.)*"(?:,[a-z]+="[a-z]+")?\} ' + number)
-    values: dict[str, float] = {}
-    described: set[str] = set()
-    for one in text.splitlines():
-        if one.startswith("#"):
-            _, what, name, *_ = one.split(" ")
-            described.add(f"{what} {name}")
-            continue
-        assert line.fullmatch(one), one
-        name, _, value = one.rpartition(" ")
-        assert {f"HELP {name.partition('{')[0]}", f"TYPE {name.partition('{')[0]}"} <= described
-        assert name not in values
-        values[name] = float(value)
-    assert text.endswith("\n")
-    assert values['rollforge_last_published_day_timestamp_seconds{service="us"}'] == 1717459200  # 2024-06-04
-    for name, value in {"entries": 5, "days_failed": 1, "champions": 1, "signal_rows": 1, "running": 0}.items():
-        assert values[f'rollforge_{name}{{service="us"}}'] == value
-    assert values['rollforge_events{service="us",level="error"}'] == 1
-    assert values['rollforge_events{service="b \\"x\\"",level="warning"}'] == 2
-    assert values['rollforge_running{service="b \\"x\\""}'] == 1
-    assert 'rollforge_last_published_day_timestamp_seconds{service="b \\"x\\""}' not in values
-    assert (values['rollforge_fallback{service="us"}'], values['rollforge_fallback{service="checked"}']) == (0, 1)
-    assert values['rollforge_day_duration_seconds{service="checked"}'] == 2.5
-    assert values['rollforge_check_value{service="checked",check="psi"}'] == 0.5
-    assert values['rollforge_check_value{service="checked",check="ic"}'] == -1e-07
-    exceeded = [values[f'rollforge_check_exceeded{{service="checked",check="{name}"}}'] for name in ("psi", "ic")]
-    assert exceeded == [1, 0]
-    ledger.close()
 
 
 # -- who may ask -------------------------------------------------------------------------------------------------------
@@ -334,6 +357,18 @@ def test_other_addresses_require_a_token(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert read_token(tmp_path / "token") == TOKEN
 
 
+def test_a_token_has_16_visible_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fewer is refused. From then on, it is masked in texts."""
+    for token in ("!" * 7 + "~" * 9, "0123456789-abcdef"):
+        monkeypatch.setenv(TOKEN_VARIABLE, f" {token}\n")
+        assert read_token(None) == token
+        assert mask_secrets(f"refused: {token}") == "refused: ***"
+    for token in ("0123456789-abcd", "0123456789-abcd\x7f"):
+        monkeypatch.setenv(TOKEN_VARIABLE, token)
+        with pytest.raises(ConfigError, match="at least 16 characters"):
+            read_token(None)
+
+
 def test_with_a_token(file_uri: str, folder: Path, tmp_path: Path) -> None:
     """Every address requires it, also /health and unknown ones; any host name is allowed then."""
     fill(file_uri, folder).close()
@@ -355,6 +390,12 @@ def test_with_a_token(file_uri: str, folder: Path, tmp_path: Path) -> None:
             for value in wrong:
                 assert client.error(path, Authorization=value)[0] == 401, value
         assert client.error("/services/us", "POST")[0] == 401
+        with closing(http.client.HTTPConnection("127.0.0.1", client.port, timeout=60)) as connection:
+            connection.putrequest("GET", "/services/us")
+            for _ in range(2):
+                connection.putheader("Authorization", f"Bearer {TOKEN}")
+            connection.endheaders()
+            assert connection.getresponse().status == 401
         for scheme in ("Bearer", "bearer"):
             found = client.get("/services/us", Authorization=f"{scheme} {TOKEN}", Host="dash.example.com")
             assert found["service"] == "us"
@@ -392,6 +433,18 @@ def test_secrets_are_masked(file_uri: str, folder: Path, tmp_path: Path) -> None
     ledger.close()
 
 
+def test_answers_reveal_nothing_else(file_uri: str, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the name of the server nor, in the log, the requests; they are not stored or guessed to be pages."""
+    fill(file_uri, folder).close()
+    with caplog.at_level(logging.INFO), serving(file_uri) as client:
+        for path in ("/services/us", "/metrics", "/nothing"):
+            headers = client.ask(path)[1]
+            found = (headers["cache-control"], headers["x-content-type-options"], headers["server"])
+            assert found == ("no-store", "nosniff", None)
+        assert client.ask("/services/us", Host="evil")[1]["cache-control"] == "no-store"
+    assert [record.getMessage() for record in caplog.records if "/services/us" in record.getMessage()] == []
+
+
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 
@@ -421,6 +474,27 @@ def test_a_ledger_that_cannot_be_read(file_uri: str, folder: Path, tmp_path: Pat
         other.close()
         os.replace(tmp_path / "other.db", file)
         assert client.get("/services/us")["entries"] == 1
+
+
+def test_failures_of_the_ledger(file_uri: str, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """500 with the reason for a damaged entry, as JSON; only the log has that of an error which is not expected."""
+    fill(file_uri, folder).close()
+    with closing(sqlite3.connect(file_uri.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute("INSERT INTO ledger_entries VALUES ('us', 6, 'day', '{}', 1, 0.0, '')")
+    damaged = "Entry 6 of the service 'us' is damaged: day: An entry of the kind day requires 'day'."
+    with serving(file_uri) as client:
+        assert client.error("/services/us") == (500, damaged)
+        assert client.get("/") == {"services": ["us"]}
+    assert f"/services/us: {damaged}" in caplog.messages
+    ledger = open_ledger("memory://failing")
+
+    def fail() -> list[str]:
+        raise RuntimeError("no route to postgresql://ann:hunter22@db/x")
+
+    with pytest.MonkeyPatch.context() as patch, serving("memory://failing") as client:
+        patch.setattr(ledger, "services", fail)
+        assert client.error("/") == (500, "The request failed. The log of the HTTP service has the reason.")
+    assert "/: RuntimeError: no route to postgresql://ann:***@db/x" in caplog.messages
 
 
 @pytest.mark.slow
@@ -478,9 +552,29 @@ def test_the_command(file_uri: str, folder: Path, number: signal.Signals) -> Non
     assert (process.returncode, errors) == (0, "")
 
 
+def test_the_extra_is_named_if_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that installs it."""
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "rollforge.online.http")
+    with pytest.raises(MissingDependency, match=r"Install them: pip install 'rollforge\[serve\]'"):
+        importlib.import_module("rollforge.online.http")
+
+
 def test_an_address_that_is_in_use(file_uri: str, folder: Path) -> None:
     """There is one message."""
     fill(file_uri, folder).close()
     with serving(file_uri) as client:
         failed = call("serve", "--ledger", file_uri, "http", "--port", client.port)
         assert re.match(rf"Cannot listen on 127.0.0.1 port {client.port}: .*in use", str(failed.exception))
+
+
+def test_an_address_of_an_interface() -> None:
+    """The interface of a link-local address is not lost, whether or not this machine has that address."""
+    _, interface = socket.if_nameindex()[0]
+    reason = ""
+    try:
+        listen(f"fe80::1%{interface}", 0, TOKEN).close()
+    except ConfigError as exc:
+        reason = str(exc)
+    assert reason.startswith(f"Cannot listen on fe80::1%{interface} port 0: ") or not reason
+    assert "Invalid argument" not in reason

@@ -10,6 +10,7 @@ import pytest
 from growing import DAYS, STEP, Market, live, manager, recorders, start_of, template
 from rollforge.errors import ConfigError
 from rollforge.generate.rolling import RollingGen
+from rollforge.ledger.entry import EntryKind, release_body
 from rollforge.models.linear import LinearModel
 from rollforge.online.day import Options
 from rollforge.online.manager import OnlineManager
@@ -68,6 +69,14 @@ def test_one_of_two_changed_models_changes_from_its_next_window_on(market: Marke
     assert champions(served, DAYS[64]) == [(0.5, 64), (10.0, 64)]
     assert champions(served, DAYS[68]) == [(0.5, 68), (10.0, 68)]
     assert len(recorders()) == trained + 4
+
+
+def test_the_window_that_begins_on_the_last_published_day_keeps_its_model(market: Market) -> None:
+    """A definition that is changed after that day does not apply to the window any more."""
+    served = live(market, manager(templates=ridge(1.0)), RUN[:1])
+    trained = len(recorders())
+    go_on(market, again(served, [ridge(2.0)]), DAYS[61])
+    assert (len(recorders()), champions(served, DAYS[61])) == (trained, [(1.0, 60)])
 
 
 def test_a_removed_and_an_added_model_change_with_the_next_window(market: Market) -> None:
@@ -138,6 +147,26 @@ def test_two_models_that_differ_in_their_segments_only_are_two(market: Market) -
     again_served = again(served, templates, ["long", "short"])
     go_on(market, again_served, DAYS[69])
     assert len(recorders()) == 10
+
+
+def test_a_model_belongs_to_the_template_with_its_name(market: Market) -> None:
+    """A renamed template is a removed and a new one. The only template of a service has the name of its strategy; if others
+    are added, the model belongs to the one with the same definition."""
+    two, one = live(market, named(ridge(0.1), ridge(10.0), names=["a", "b"]), RUN[:1]), ridge(0.1)
+    model = next(r for r in recorders() if (alpha(r), start_of(r)) == (0.1, DAYS[60]))
+
+    def places(templates: Sequence[Any], names: Sequence[str], of: OnlineManager = two) -> list[int]:
+        return list(again(of, templates, names).strategies[0].windows([model]))
+
+    assert places([ridge(10.0), ridge(0.5)], ["b", "a"]) == [1]
+    assert places([one, ridge(10.0)], ["c", "b"]) == [-1]
+    alone = manager(templates=one)
+    with alone.service.hold() as held:
+        released = alone.service.released("served", [model], DAYS[60], "a test")
+        assert [r.template for r in released] == ["served"]
+        held.append(EntryKind.PROMOTION, release_body(released, "a test"))
+    assert places([ridge(10.0), one], ["a", "b"], alone) == [1]
+    assert places([ridge(10.0), ridge(0.2)], ["a", "b"], alone) == [-1]
 
 
 def test_names_are_distinct(market: Market) -> None:

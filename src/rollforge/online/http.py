@@ -115,7 +115,7 @@ def listen(host: str, port: int, token: str | None) -> socket.socket:
         )
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family)
+        return socket.create_server(address, family=family)
     except (OSError, OverflowError, UnicodeError) as exc:
         raise ConfigError(f"Cannot listen on {host} port {port}: {exc}.") from exc
 
@@ -132,14 +132,14 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
-def make_app(reader: Reader, token: str | None = None, *, local: bool = True) -> ASGIApp:
+def make_app(reader: Reader, token: str | None, *, local: bool) -> ASGIApp:
     """Return the application.
 
     Parameters
     ----------
     reader : Reader
         Reads the ledger.
-    token : str, optional
+    token : str or None
         What ``Authorization: Bearer`` must contain; None: nothing.
     local : bool
         Whether it listens on a loopback address. The host of a request must then be a loopback address too, so that a web

@@ -90,6 +90,10 @@ class Reader:
                 raise
             return state if state.last else None
 
+    def states(self) -> dict[str, ServiceState]:
+        """Return the states of all services by name."""
+        return {name: state for name in self.services() if (state := self.state(name)) is not None}
+
     def held_by(self, service: str) -> ServiceLease | None:
         """Return the current lease of a service; None if there is none."""
         with self._lock:
@@ -116,7 +120,6 @@ class Reader:
         if self._ledger is not None:
             self._ledger.close()
         self._ledger = None
-        self._states.clear()
 
     def close(self) -> None:
         """Close the ledger; a later call opens it again."""
@@ -273,7 +276,7 @@ def failed_days(state: ServiceState) -> list[str]:
 def fallback(state: ServiceState) -> str:
     """Return why the last published day uses earlier models; empty if it does not."""
     last = state.last_published
-    return state.days[last].fallback if last is not None and last in state.days else ""
+    return state.days[last].fallback if last is not None else ""
 
 
 def described(one: Comparison, margin: float = 0.0) -> str:
@@ -328,11 +331,7 @@ def health(reader: Reader) -> tuple[bool, dict[str, Any]]:
     StoreUnavailable
         If the ledger cannot be read.
     """
-    found = {}
-    for name in reader.services():
-        state = reader.state(name)
-        if state is not None:
-            found[name] = _health(name, state, reader)
+    found = {name: _health(name, state, reader) for name, state in reader.states().items()}
     healthy = all(not service["problems"] for service in found.values())
     return healthy, {"healthy": healthy, "services": found}
 
@@ -387,10 +386,7 @@ def metrics(reader: Reader) -> str:
         If the ledger cannot be read.
     """
     samples: dict[str, list[str]] = {name: [] for name in _METRICS}
-    for service in reader.services():
-        state = reader.state(service)
-        if state is None:
-            continue
+    for service, state in reader.states().items():
         for name, labels, value in _samples(service, state, reader):
             shown = ",".join(f'{key}="{_escaped(text)}"' for key, text in [("service", service), *labels])
             samples[name].append(f"rollforge_{name}{{{shown}}} {_number(value)}\n")
@@ -435,12 +431,10 @@ def _number(value: float) -> str:
 
     Examples
     --------
-    >>> [_number(value) for value in (3, 0.25, float("inf"), float("nan"))]
-    ['3', '0.25', '+Inf', 'NaN']
+    >>> [_number(value) for value in (3, 0.25, float("inf"), float("-inf"), float("nan"))]
+    ['3', '0.25', '+Inf', '-Inf', 'NaN']
     """
-    if math.isnan(value):
-        return "NaN"
-    return repr(value) if math.isfinite(value) else "+Inf" if value > 0 else "-Inf"
+    return {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}.get(repr(value), repr(value))
 
 
 def _escaped(text: str) -> str:

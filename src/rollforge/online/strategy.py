@@ -218,18 +218,13 @@ class RollingStrategy(OnlineStrategy):
         service = self._service
         if service is None:
             return None
-        if service.days is not None:
-            days = sorted(service.days)
-            return (
-                {
-                    r.recorder: [(day, day_after(day))]
-                    for day in days
-                    for r in service.champions(self.experiment_name, day)
-                }
-                if len(days) == 1
-                else service.spans(self.experiment_name)
-            )
-        return service.spans(self.experiment_name) or None
+        if service.days is None:
+            return service.spans(self.experiment_name) or None
+        found: dict[str, list[Span]] = {}
+        for day in sorted(service.days):
+            for release in service.champions(self.experiment_name, day):
+                found.setdefault(release.recorder, []).append((day, day_after(day)))
+        return found
 
     def _recorders(self) -> list[Recorder]:
         """Return the recorders to collect: those that were online, or else one per window of the experiment."""
