@@ -16,7 +16,8 @@ from rollforge.online.day import Options
 from rollforge.online.manager import OnlineManager
 from rollforge.online.routine import catch_up
 from rollforge.online.strategy import RollingStrategy
-from rollforge.track.base import Recorder
+from rollforge.session import current_session
+from rollforge.track.base import Recorder, get_experiment, open_tracker
 
 RUN = DAYS[60:63]
 """The window that begins on `DAYS[60]` ends on `DAYS[63]`."""
@@ -167,6 +168,17 @@ def test_a_model_belongs_to_the_template_with_its_name(market: Market) -> None:
         held.append(EntryKind.PROMOTION, release_body(released, "a test"))
     assert places([ridge(10.0), one], ["a", "b"], alone) == [1]
     assert places([ridge(10.0), ridge(0.2)], ["a", "b"], alone) == [-1]
+
+
+def test_the_next_window_follows_that_of_a_deleted_model(market: Market) -> None:
+    """The window is known from the ledger and the template."""
+    served = live(market, manager(templates=ridge(1.0)), RUN[:1])
+    experiment = get_experiment(open_tracker(current_session().tracking_uri), experiment_name="served", create=False)
+    experiment.delete_recorder(recorders()[-1].id)
+    market.show(DAYS[69])
+    following = served.strategies[0].prepare_tasks()
+    starts = [str(task["dataset"]["kwargs"]["segments"]["test"][0].date()) for task in following]
+    assert starts == [DAYS[64], DAYS[68]]
 
 
 def test_names_are_distinct(market: Market) -> None:

@@ -155,6 +155,8 @@ def test_an_update_is_written_or_returned(market: Market) -> None:
     assert PredUpdater(recorder, to_date=DAYS[63]).update(ret_new=True) is None
     assert PredUpdater(recorder).update() is None
     assert recorder.load_object("pred.pkl").equals(new)
+    last = pd.Timestamp(DAYS[64])
+    assert PredUpdater(recorder).prepare_data().segments == {"test": (last, last)}  # also if there is no new day
 
 
 def test_the_last_day_that_is_kept(market: Market) -> None:
