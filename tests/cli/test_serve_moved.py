@@ -174,3 +174,17 @@ def test_symbolic_links_to_the_folder_of_the_ledger(project: Path, tmp_path: Pat
     known = defined(paths, spelt[0])
     assert {workflow_file(known, ledger) for ledger in spelt} == {project / "job.yaml"}
     assert {service_folder("us", known, ledger) for ledger in spelt} == {tmp_path / "disk/services/us"}
+
+
+def test_another_working_folder_is_refused(project: Path, tmp_path: Path) -> None:
+    """The models would be missing in it, and be trained again."""
+    ledger = f"{project}/.rollforge/tasks.db"
+    serve(project, ledger, "init", "job.yaml")
+    serve(project, ledger, "run")
+    Market(project / "data", prices()).show(NEXT)
+    refused = run("serve", "--ledger", f"sqlite:///{ledger}", "run", cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"The runs of the service are in {project}/runs" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "runs").exists()
+    (day,) = serve(project, ledger, "run")["days"]
+    assert (day["day"], day["trained"], day.get("warnings")) == (NEXT, [], None)

@@ -24,7 +24,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from rollforge.cli import terminal
-from rollforge.cli.terminal import SafeFormatter, console, echo, echo_json, one_line
+from rollforge.cli.terminal import SafeFormatter, console, echo, echo_json, one_line, output_to_stderr
 from rollforge.store.manager import TaskManager
 from rollforge.store.sqlite import SQLiteStore
 from rollforge.task import Cause
@@ -262,3 +262,16 @@ def test_an_interruption_that_arrives_in_a_destructor_is_not_lost(number: str) -
     assert (done.returncode, done.stdout) == (130, "continues\n")
     assert "rollforge: interrupted." in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+def test_output_of_other_code_goes_to_standard_error(capfd: pytest.CaptureFixture[str]) -> None:
+    """What Python code, libraries and child processes print does not get between lines of JSON."""
+    echo_json("[1]")
+    with output_to_stderr():
+        print("Python")
+        os.write(1, b"library\n")
+        subprocess.run(["echo", "child"], check=True)
+    echo_json("[2]")
+    out, err = capfd.readouterr()
+    assert out.split() == ["[1]", "[2]"]
+    assert sorted(err.split()) == ["Python", "child", "library"]

@@ -484,3 +484,19 @@ def test_a_correction_does_not_hide_the_checks_of_the_day(state: ServiceState) -
     known = ServiceState.of(entries_of(*bodies))
     assert known.checks_made_on(day.day) == (made,)
     assert known.checked(day.day) == {"stale": made, "daily_ic": again}
+
+
+def test_a_clock_that_was_set_back_does_not_change_the_past() -> None:
+    """Later entries have the time of the one before; a state as of this time does not include them."""
+    now = [1000.0]
+    ledger = MemoryLedger(clock=lambda: now[0])
+    lease = ledger.acquire("us", holder="me", seconds=60)
+    for number, version in ((1, 1), (2, 2), (3, 3)):
+        body = correction_body([signal("2024-06-03", version)], "why")
+        at = ledger.append(lease, number, "correction", body).made_at
+        now[0] -= 1
+        state = ServiceState.of(ledger.entries("us"))
+        assert at == 1000.0
+        assert [s.version for s in state.signals(as_of=1000.0).values()] == [1]
+        assert [s.version for s in state.signals(as_of=1000.5).values()] == [version]
+    assert state.signals(as_of=999.5) == ServiceState().signals(as_of=1000.0) == {}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -492,3 +494,62 @@ def test_models_of_a_killed_first_day_are_not_models_online_before(
     served.routine(DAYS[60])
     equal(served.get_signals(), undisturbed.get_signals())
     assert {r.reason for _, r in served.state.releases} == {"first training"}
+
+
+def test_of_two_threads_at_once_one_names_the_other(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if they share the manager; what the first one is deciding is not visible to the second."""
+    served = live(market, manager(), RUN[:1])
+    market.show(RUN[5])
+    fitting, go_on = threading.Event(), threading.Event()
+    fit = LinearModel.fit
+
+    def waiting(model: LinearModel, *args: Any, **kwargs: Any) -> Any:
+        fitting.set()
+        assert go_on.wait(60)
+        return fit(model, *args, **kwargs)
+
+    monkeypatch.setattr(LinearModel, "fit", waiting)
+    first = threading.Thread(target=served.routine)
+    first.start()
+    try:
+        assert fitting.wait(60)
+        assert not served.service.deciding
+        with pytest.raises(ServiceBusy, match="is being run by"):
+            served.routine()
+    finally:
+        go_on.set()
+        first.join()
+    assert [(day, len(served.state.versions(day))) for day in RUN] == [(day, 1) for day in RUN]
+    assert [start_of(recorder) for recorder in recorders()] == [DAYS[52], DAYS[56], DAYS[60], DAYS[64]]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_training_that_failed_is_repeated(market: Market, trainer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the cause is removed, the next routine trains the window, also if a pool knows that its task has failed."""
+    served = live(market, manager(TRAINERS[trainer]()), RUN[:4])
+
+    def failing(*args: object, **kwargs: object) -> None:
+        raise ValueError("no memory")
+
+    market.show(RUN[4])
+    with monkeypatch.context() as patch:
+        patch.setattr(LinearModel, "fit", failing)
+        for _ in range(2):
+            with pytest.raises(TrainingFailed, match="no memory"):
+                served.routine()
+    served.routine()
+    assert days_of(served.get_signals())[-1] == RUN[4]
+    assert [start_of(served.service.recorder(r)) for r in served.state.champions(RUN[4])] == [DAYS[64]]
+
+
+def test_tags_written_without_the_ledger_are_reported(market: Market, caplog: pytest.LogCaptureFixture) -> None:
+    """A tool without a service puts a former model online; the next routine writes the tags again, and says so."""
+    served = live(market, manager(), RUN[:5])
+    OnlineToolR("served").reset_online_tag(recorders()[0])
+    market.show(RUN[5])
+    with caplog.at_level(logging.WARNING, "rollforge.online"):
+        served.routine()
+    assert online(served) == [DAYS[64]]
+    (warned,) = [r.getMessage() for r in caplog.records if "tagged" in r.getMessage()]
+    assert recorders()[0].id in warned
+    assert "reset_online_tag of the manager's strategy" in warned

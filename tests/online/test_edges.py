@@ -309,3 +309,63 @@ def test_one_instrument_is_enough(market: Market) -> None:
     signals = live(market, manager(), RUN).get_signals()
     assert days_of(signals)[-2:] == RUN
     assert set(signals.index.get_level_values("instrument")) == {"A"}
+
+
+@pytest.mark.parametrize(("begin", "before"), [("2024-03-30", 64), ("2024-05-01", 86)])
+def test_a_first_day_that_is_not_a_trading_day(market: Market, begin: str, before: int) -> None:
+    """The first training uses the data of the trading day before it, which is the day in the history."""
+    assert DAYS[before] < begin < DAYS[before + 1]
+    market.show(DAYS[before])
+    served = manager(begin=begin)
+    served.first_train()
+    market.show(DAYS[before + 1])
+    served.routine()
+    assert [str(day.date()) for day in served.history] == DAYS[before : before + 2]
+
+
+def test_equal_templates_are_refused(market: Market) -> None:
+    """Each window would have two equal models; templates may differ in their segments alone."""
+    later = template()
+    later["dataset"]["kwargs"]["segments"]["train"] = (DAYS[12], DAYS[51])
+    strategy(templates=[template(), later])
+    with pytest.raises(ConfigError, match="task_template: Templates 2 and 3 are the same"):
+        strategy(templates=[later, template(), template()])
+
+
+@pytest.mark.parametrize("wrong", [None, "served", {3}, [None]])
+def test_strategies_are_objects(market: Market, wrong: Any) -> None:
+    """Each other object is named in the error."""
+    market.show(DAYS[60])
+    with pytest.raises(ConfigError, match="strategies: must be a strategy or a list of strategies"):
+        OnlineManager(wrong)
+
+
+def test_names_of_strategies_and_services(market: Market) -> None:
+    """An experiment may have a slash in its name, which the name of a new service does not get."""
+    market.show(DAYS[60])
+    assert manager(name="team/served").service.name.startswith("team-served-")
+    for wrong in (None, 3, " "):
+        with pytest.raises(ConfigError, match="name_id: must be the name of the experiment"):
+            strategy(wrong)  # type: ignore[arg-type]
+    for name in ("a/b", "..", 3):
+        with pytest.raises(ConfigError, match="cannot be the name of a service"):
+            manager(service=name)  # type: ignore[arg-type]
+
+
+def test_an_updater_needs_a_recorder_and_a_frame(market: Market) -> None:
+    """Other objects, and artifacts that are not tables, are named."""
+    recorder = trained(market)
+    with pytest.raises(ConfigError, match="record: must be a recorder, found 'an id'"):
+        PredUpdater("an id")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"fname: params.pkl of recorder .* is not a frame"):
+        PredUpdater(recorder, fname="params.pkl")
+
+
+@pytest.mark.parametrize("made", [None, pd.Series([1.0])])
+def test_signals_are_a_table_of_days_and_instruments(market: Market, made: Any) -> None:
+    """Anything else that a function returns is not published."""
+    market.show(DAYS[60])
+    served = manager()
+    with pytest.raises(ConfigError, match="prepare_func: must return signals as a Series or DataFrame"):
+        served.routine(signal_kwargs={"prepare_func": lambda results: made})
+    assert served.get_signals() is None

@@ -140,3 +140,17 @@ def test_a_store_without_a_ledger_has_one_in_a_file(market: Market, tmp_path: Pa
     assert manager().service.ledger_uri == f"sqlite:///{tmp_path / 'home'}/ledger.db"
     amend(store_uri=f"sqlite:///{tmp_path}/tasks.db")
     assert manager().service.ledger_uri == f"sqlite:///{tmp_path}/tasks.db"
+
+
+def test_a_relative_ledger_is_the_same_from_every_folder(
+    market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manager that is loaded from its file in another working folder continues with its ledger."""
+    monkeypatch.chdir(tmp_path)
+    amend(store_uri="sqlite:///tasks.db?synchronous=OFF")
+    market.show(RUN[0])
+    served = manager()
+    served.to_pickle(str(tmp_path / "manager.pkl"))
+    monkeypatch.chdir(market.folder)
+    loaded = OnlineManager.load(str(tmp_path / "manager.pkl"))
+    assert loaded.service.ledger_uri == f"sqlite:///{tmp_path}/tasks.db?synchronous=OFF"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rollforge.cli.exit_codes import Exit
-from rollforge.cli.terminal import console, echo, echo_error, echo_json, one_line
+from rollforge.cli.terminal import console, echo, echo_error, echo_json, one_line, output_to_stderr
 from rollforge.cli.workflow import ExperimentName, File, Limit, StoreUri
 
 if TYPE_CHECKING:
@@ -49,7 +47,7 @@ def check(
     workflow = load_workflow(file, store_uri=store_uri, experiment_name=experiment_name)
     scope = Scope(quick=quick, every_window=every_window, instruments=instruments)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what the user's code prints
+        with output_to_stderr():  # what the user's code prints
             found = prove(workflow, scope, echo_error, limit=limit)
     except KeyboardInterrupt:
         echo_error("rollforge: interrupted. The temporary copies were removed.")

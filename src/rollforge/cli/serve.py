@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +12,7 @@ import typer
 
 from rollforge.cli.exit_codes import Exit
 from rollforge.cli.names import ANY_SPELLING, OptionsAnywhere
-from rollforge.cli.terminal import console, echo, echo_error, echo_json, one_line
+from rollforge.cli.terminal import console, echo, echo_error, echo_json, one_line, output_to_stderr
 from rollforge.cli.workflow import LeakageMode
 
 if TYPE_CHECKING:
@@ -153,7 +151,8 @@ def init(
             check_registry(tracking_uri, workflow.registry, name, models, mark)
     except ConfigError as exc:
         raise ConfigError(f"{workflow.path}, {line_of(exc.path, workflow.lines)}{exc}") from exc
-    start = checked_begin(workflow, leakage)
+    with output_to_stderr():
+        start = checked_begin(workflow, leakage)
     for warning in start.warnings:
         echo_error(f"warning: {warning}")
     ledger = options.of(workflow.session).ledger(create=True)
@@ -273,7 +272,7 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
 
     ledger, name, state = context.obj.state()
     workflow, begin = read_workflow(state.definition, ledger.uri)
-    with contextlib.redirect_stdout(sys.stderr), using(workflow.session):
+    with output_to_stderr(), using(workflow.session):
         service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition, ledger.uri))
         changed, months = changed_days(service), changed_history(service)
     damaged = signal_files.unreadable(service.place, state.signals().values())
@@ -318,7 +317,7 @@ def correct(
     ledger, name, state = context.obj.state()
     workflow, begin = read_workflow(state.definition, ledger.uri)
     chosen = _day(day) if day is not None else None
-    with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
+    with output_to_stderr(), using(workflow.session):  # what the user's code prints
         folder = service_folder(name, state.definition, ledger.uri)
         service = service_of(name, workflow, begin, ledger.uri, folder)
         corrected = corrections.correct(service, chosen, reason, rules=workflow.checks)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rollforge.cli.exit_codes import Exit
+from rollforge.cli.terminal import output_to_stderr
 from rollforge.errors import ConfigError, DataError, RollforgeError
 
 if TYPE_CHECKING:
     from rollforge.ledger.base import Ledger
     from rollforge.ledger.entry import ServiceDefinition
     from rollforge.online.service import Service
+    from rollforge.session import Session
     from rollforge.workflow import Workflow
 
 __all__ = ["LEAKAGE", "Begin", "checked_begin", "definition_of", "publish_due", "read_workflow", "service_of"]
@@ -79,15 +79,50 @@ def checked_begin(workflow: Workflow, leakage: str | None) -> Begin:
 def definition_of(
     workflow: Workflow, begin: str, folder: Path, ledger_uri: str, known: ServiceDefinition | None = None
 ) -> dict[str, object]:
-    """Return what the ledger records about a service: its workflow, its first day, its folder and that of its data."""
-    from rollforge.online.locations import RELATIVE, relative_paths
+    """Return what the ledger records about a service: its workflow, its first day, its folder, and those of data and runs."""
+    from rollforge.online.locations import RELATIVE, recorded_runs, relative_paths
 
     paths, data = {"path": str(workflow.path.absolute()), "folder": str(folder)}, workflow.session.provider_uri
     if data is not None:
         paths["data"] = os.path.abspath(Path(data).expanduser())
+    runs = _relative_runs(workflow.session)
+    if runs is not None:
+        before = next((place for place in recorded_runs(known, ledger_uri) if place.exists()), runs)
+        paths["tracking"] = str(runs if runs.exists() else before)  # init may be run in another folder
     recorded: dict[str, object] = {**paths, "text": workflow.public_text, "begin": begin}
     relative = relative_paths(paths, ledger_uri, known)
     return {**recorded, RELATIVE: relative} if relative else recorded
+
+
+def _relative_runs(session: Session) -> Path | None:
+    """Return the place of the runs if it depends on the working folder, or else None."""
+    from rollforge.session import home
+    from rollforge.track.tracker import local_path
+
+    place = local_path(session.tracking_uri)
+    if place is None:
+        return None
+    of_project = place.is_relative_to(home()) and not os.path.isabs(os.environ.get("ROLLFORGE_HOME", ""))
+    return place if of_project or str(place) not in session.tracking_uri else None
+
+
+def _require_runs(session: Session, definition: ServiceDefinition | None, ledger_uri: str) -> None:
+    """Raise an error if the runs of a service are elsewhere: its models would be missing, and be trained again.
+
+    Raises
+    ------
+    ConfigError
+        If the working folder is not the one in which the service was recorded.
+    """
+    from rollforge.online.locations import recorded_runs
+    from rollforge.track.tracker import local_path
+
+    known, place = recorded_runs(definition, ledger_uri), local_path(session.tracking_uri)
+    if known and place is not None and not any(os.path.realpath(place) == os.path.realpath(one) for one in known):
+        raise ConfigError(
+            f"The runs of the service are in {known[0]}, but in this working folder the workflow has them in {place}. Run "
+            "the command in the folder in which 'rollforge serve init' was run. If the runs were moved, run it again."
+        )
 
 
 def read_workflow(definition: ServiceDefinition | None, ledger_uri: str) -> tuple[Workflow, str]:
@@ -96,7 +131,8 @@ def read_workflow(definition: ServiceDefinition | None, ledger_uri: str) -> tupl
     Raises
     ------
     ConfigError
-        If the service was not created by ``serve init``, or the file has changed since.
+        If the service was not created by ``serve init``, or the file has changed since, or its relative paths name other
+        runs in this working folder.
     """
     from rollforge.online.locations import workflow_file
     from rollforge.workflow import load_workflow
@@ -118,6 +154,7 @@ def read_workflow(definition: ServiceDefinition | None, ledger_uri: str) -> tupl
             f"{path} has changed since it was recorded. If that is intended, run 'rollforge serve {option}init "
             f"{shlex.quote(str(path))}' again."
         )
+    _require_runs(workflow.session, definition, ledger_uri)
     return workflow, str(recorded["begin"])
 
 
@@ -186,7 +223,7 @@ def publish_due(
     workflow, begin = read_workflow(state.definition, ledger.uri)
     if last is not None and last < begin:
         raise ConfigError(f"--until {last} is before {begin}, the first day of the service.")
-    with contextlib.redirect_stdout(sys.stderr), using(workflow.session):  # what the user's code prints
+    with output_to_stderr(), using(workflow.session):  # what the user's code prints
         service = service_of(name, workflow, begin, ledger.uri, service_folder(name, state.definition, ledger.uri))
         results, problem = [], ""
         try:
@@ -210,13 +247,13 @@ def publish_due(
         "data_until": known,
     }
     checks = {r.day: [c for c in after.checks_made_on(r.day) if c.outcome is not Outcome.OK] for r in results}
-    begun = {
-        c.day.day: c.day.trained for c in after.contents[state.last :] if c.day and c.day.state is DayState.TRAINED
-    }
+    begun = [
+        m for c in after.contents[state.last :] if c.day and c.day.state is DayState.TRAINED for m in c.day.trained
+    ]
     line["days"] = [
         {
             **{key: value for key, value in r.to_document().items() if key != "history"},
-            "trained": [*begun.get(r.day, ()), *r.trained],  # the first training has an entry of its own
+            "trained": [*(begun if r is results[0] else ()), *r.trained],  # the first training has an entry of its own
             "checks": [check.to_document() for check in checks[r.day]],
             **({"warnings": warnings} if (warnings := day_warnings(after, r.day)) else {}),
         }

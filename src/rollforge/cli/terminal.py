@@ -6,12 +6,14 @@ checks that there are no other ways.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
@@ -29,6 +31,7 @@ __all__ = [
     "echo_error",
     "echo_json",
     "one_line",
+    "output_to_stderr",
     "protect_streams",
     "show_exception",
     "show_logs",
@@ -64,6 +67,31 @@ def echo_json(text: str) -> None:
 def _json_escape(character: str) -> str:
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{units[i] << 8 | units[i + 1]:04x}" for i in range(0, len(units), 2))
+
+
+@contextlib.contextmanager
+def output_to_stderr() -> Iterator[None]:
+    """Print to standard error what other code prints to standard output in a ``with`` block, so that JSON remains JSON.
+
+    This includes what libraries in C and child processes print.
+    """
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a stream is closed
+            before = os.dup(1)
+            stack.callback(os.close, before)
+            _flush()
+            os.dup2(2, 1)
+            stack.callback(os.dup2, before, 1)
+            stack.callback(_flush)
+        yield
+
+
+def _flush() -> None:
+    """Write what is in the buffers of standard output, of Python and of C."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it is closed, or not a file
+        sys.__stdout__.flush()  # type: ignore[union-attr]
+    with contextlib.suppress(OSError, AttributeError):  # no C library of that kind
+        ctypes.CDLL(None).fflush(None)
 
 
 def console(file: TextIO | None = None, **options: Any) -> Console:

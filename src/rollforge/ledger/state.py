@@ -88,13 +88,18 @@ class ServiceState:
         ----------
         as_of : float, int or None
             A float is a time in seconds since the epoch by the clock of the ledger, an integer the number of an entry;
-            that entry is included. None means all entries.
+            that entry is included. None means all entries. Of several entries with exactly this time, which a clock that
+            was set back gives them, only the first is included: the others may have been appended after it was asked for.
         """
         if as_of is None:
             return self
-        timed = isinstance(as_of, float)  # otherwise an integer, possibly NumPy's
-        count = bisect.bisect_right(self.entries, as_of, key=lambda e: e.made_at) if timed else int(as_of)
+        count = self._made_by(as_of) if isinstance(as_of, float) else int(as_of)  # an integer may be NumPy's
         return ServiceState(self.entries[: max(count, 0)], self.contents[: max(count, 0)])
+
+    def _made_by(self, time: float) -> int:
+        """Return how many entries there were at a time."""
+        before = bisect.bisect_left(self.entries, time, key=lambda e: e.made_at)
+        return before + (before < self.last and self.entries[before].made_at == time)
 
     # -- the service ---------------------------------------------------------------------------------------------------
 

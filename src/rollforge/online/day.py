@@ -14,7 +14,7 @@ import pandas as pd
 
 from rollforge.collect.collector import MergeCollector
 from rollforge.collect.ensemble import AverageEnsemble
-from rollforge.dates import day_after, read_timestamp
+from rollforge.dates import ONE_DAY, day_after, read_day, read_timestamp
 from rollforge.disk import sync_tree
 from rollforge.errors import (
     ArtifactNotFound,
@@ -26,6 +26,7 @@ from rollforge.errors import (
     RollforgeError,
     TrackingError,
     TrainingFailed,
+    first_few,
 )
 from rollforge.features.api import D
 from rollforge.ledger.entry import (
@@ -44,6 +45,7 @@ from rollforge.ledger.entry import (
     release_body,
     service_body,
 )
+from rollforge.ledger.state import ServiceState
 from rollforge.market.universe import one_version
 from rollforge.online import signal_files
 from rollforge.online.check_rules import Rules
@@ -646,7 +648,7 @@ class DayRun:
             try:
                 tagged = {r.id for r in strategy.tool.tagged()}
                 if wanted and (set(wanted) - tagged or not self._of_others(tagged - set(wanted))):
-                    log.info("strategy %s: the tags of its recorders are written again", strategy.experiment_name)
+                    self._report_tags(strategy, state, tagged - set(wanted))
                     strategy.tool.mark([self.service.recorder(r) for r in wanted.values()])
             except TrackingError as exc:
                 log.warning(TAGS_NOT_WRITTEN, strategy.experiment_name, exc)
@@ -657,6 +659,20 @@ class DayRun:
                 log.warning(
                     "the aliases of the registered model %s could not be written: %s", self.service.registry, exc
                 )
+
+    def _report_tags(self, strategy: OnlineStrategy, state: ServiceState, tagged: set[str]) -> None:
+        """Log that tags are written again, as a warning if somebody has put former models online by their tags alone."""
+        known = {r.recorder for _, r in state.releases if r.strategy == strategy.experiment_name}
+        before = {r.recorder for r in state.champions(str(read_day(self.day or self.service.next_day()) - ONE_DAY))}
+        others = sorted(tagged & known - before)
+        if not others:
+            log.info("strategy %s: the tags of its recorders are written again", strategy.experiment_name)
+            return
+        log.warning(
+            "strategy %s: the recorder %s was tagged as online, but is not the model of the service, so the tag is removed. Tags "
+            "decide nothing: use reset_online_tag of the manager's strategy, or 'rollforge serve promote'.",
+            strategy.experiment_name, first_few(others),
+        )  # fmt: skip
 
     def _of_others(self, recorders: set[str]) -> bool:
         """Return whether all of some recorders are those of other services, which share the experiment."""
@@ -695,7 +711,13 @@ def made_signals(service: Service, prepare_func: PrepareFunc | None, days: set[s
     service.days = days if prepare_func is None else None
     try:
         collectors = {s.experiment_name: s.get_collector(artifacts_key=["pred"]) for s in service.strategies}
-        made: signal_files.Signals = (prepare_func or AverageEnsemble())(MergeCollector(collectors, process_list=[])())
+        made = (prepare_func or AverageEnsemble())(MergeCollector(collectors, process_list=[])())
+        if not isinstance(made, (pd.Series, pd.DataFrame)) or not {"datetime", "instrument"} <= {*made.index.names}:
+            raise ConfigError(
+                f"must return signals as a Series or DataFrame with index (datetime, instrument), returned a "
+                f"{type(made).__name__}.",
+                path="prepare_func",
+            )
         return made
     finally:
         service.days = None

@@ -14,7 +14,15 @@ from rollforge.ledger.entry import ServiceDefinition
 from rollforge.session import home
 from rollforge.store.sqlite_database import parse_uri
 
-__all__ = ["RELATIVE", "data_folder", "new_service_folder", "relative_paths", "service_folder", "workflow_file"]
+__all__ = [
+    "RELATIVE",
+    "data_folder",
+    "new_service_folder",
+    "recorded_runs",
+    "relative_paths",
+    "service_folder",
+    "workflow_file",
+]
 
 RELATIVE = "relative"
 """Key of a service's definition with the paths that are relative to the ledger."""
@@ -48,6 +56,14 @@ def workflow_file(definition: ServiceDefinition | None, ledger_uri: str) -> Path
 def data_folder(definition: ServiceDefinition | None, ledger_uri: str) -> Path | None:
     """Return the data folder that ``serve init`` has recorded; None if there is none."""
     return _readable(definition, "data", ledger_uri)
+
+
+def recorded_runs(definition: ServiceDefinition | None, ledger_uri: str) -> list[Path]:
+    """Return where the runs of a service are according to ``serve init``: in this project and in that of the ``init``.
+
+    Empty if their place does not depend on the working folder, or an earlier version did not record it.
+    """
+    return [_real(place) for place in _recorded(definition, "tracking", ledger_uri) if place is not None]
 
 
 def relative_paths(paths: Mapping[str, str], ledger_uri: str, known: ServiceDefinition | None) -> dict[str, str]:

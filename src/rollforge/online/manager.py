@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 
 from rollforge.collect.collector import MergeCollector
 from rollforge.dates import DayLike, read_day, read_timestamp
-from rollforge.errors import ConfigError, DayFailed
+from rollforge.errors import ConfigError, DayFailed, excerpt
 from rollforge.features.api import D
 from rollforge.ledger.entry import DayResult, DayState, EntryKind, Signal, day_body, service_body
 from rollforge.ledger.state import ServiceState
@@ -87,6 +88,11 @@ class OnlineManager(Serializable):
         listed = _as_list(strategies)
         if not listed:
             raise ConfigError("An OnlineManager needs at least one strategy.", path="strategies")
+        for one in listed:
+            if not isinstance(one, OnlineStrategy):
+                raise ConfigError(
+                    f"must be a strategy or a list of strategies, found {excerpt(repr(one))}.", path="strategies"
+                )
         if trainer is not None and (isinstance(trainer, type) or not callable(getattr(trainer, "train", None))):
             raise ConfigError(f"must be a trainer, such as TrainerR(), found {trainer!r}.", path="trainer")
         self.freq = freq
@@ -368,8 +374,8 @@ class OnlineManager(Serializable):
 
 
 def _new_name(strategies: list[OnlineStrategy]) -> str:
-    """Return a name for a new service."""
-    named = "+".join(strategy.experiment_name for strategy in strategies)[:_MAX_NAME_LENGTH]
+    """Return a name for a new service, without the slashes that names of experiments may have."""
+    named = re.sub(r"^[.]|[/\\]", "-", "+".join(strategy.experiment_name for strategy in strategies))[:_MAX_NAME_LENGTH]
     return f"{named}-{uuid.uuid4().hex[:8]}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from rollforge.collect.task_collector import TaskCollector
-from rollforge.errors import ConfigError
+from rollforge.errors import ConfigError, excerpt
 from rollforge.online.update import PredUpdater
 from rollforge.track.base import Recorder, Tracker
 
@@ -52,6 +52,8 @@ class ModelUpdater(TaskCollector):
     def _recorder(self, recorder: str | Recorder) -> Recorder:
         if isinstance(recorder, Recorder):
             return recorder
+        if not isinstance(recorder, str):
+            raise ConfigError(f"must be a recorder or its id, found {excerpt(repr(recorder))}.", path="recorder")
         return self._experiment().get_recorder(recorder_id=recorder)
 
     def set_online_model(self, recorder: str | Recorder) -> None:
@@ -75,7 +77,7 @@ class ModelUpdater(TaskCollector):
         ConfigError
             If there is no recorder.
         """
-        given = [recorders] if isinstance(recorders, (str, Recorder)) else list(recorders)
+        given = list(recorders) if isinstance(recorders, Iterable) and not isinstance(recorders, str) else [recorders]
         wanted = [self._recorder(recorder) for recorder in given]
         if not wanted:
             raise ConfigError("There is no recorder to put online. At least one is needed.", path="recorders")

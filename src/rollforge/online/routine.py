@@ -37,7 +37,15 @@ def first_train(
 
 
 def _first_day(service: Service, held: Hold) -> str:
-    return held.state.last_published or str(service.begin_day.date())
+    """Return the last trading day whose data the first training may use.
+
+    It is the last published day or, before there is one, the first day of the service. If that is not a trading day, no data
+    are added to those of the trading day before it.
+    """
+    if held.state.last_published is not None:
+        return held.state.last_published
+    begin = str(service.begin_day.date())
+    return max(service.calendar_days(until=begin), default=begin)
 
 
 def catch_up(service: Service, until: DayLike | None = None, options: Options | None = None) -> list[DayResult]:

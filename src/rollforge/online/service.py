@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
@@ -18,7 +19,15 @@ from rollforge.dates import DayLike, read_timestamp
 from rollforge.drivers import LEDGERS
 from rollforge.errors import ConfigError, LeaseLost, StoreUnavailable
 from rollforge.features.api import D
-from rollforge.ledger.base import Ledger, Score, ServiceLease, SupportsScores, holding, open_ledger
+from rollforge.ledger.base import (
+    Ledger,
+    Score,
+    ServiceLease,
+    SupportsScores,
+    checked_service,
+    holding,
+    open_ledger,
+)
 from rollforge.ledger.entry import Entry, EntryKind, Release, Role, Signal, author, release_body
 from rollforge.ledger.state import ServiceState
 from rollforge.online import signal_files
@@ -28,6 +37,7 @@ from rollforge.online.releases import replaced_by
 from rollforge.run.execute import TASK_TAG
 from rollforge.session import current_session, home
 from rollforge.store.renewal import Renewal
+from rollforge.store.sqlite_database import absolute_uri
 from rollforge.track.base import Recorder, get_experiment, open_tracker
 
 if TYPE_CHECKING:
@@ -92,13 +102,12 @@ class Service:
     registry: str | None = None
     challenger: Challenger | None = field(default=None, init=False)
     """The challenger of the policy."""
-    days: Collection[str] | None = field(default=None, init=False)
-    """Days to which results are restricted while they are collected; None: all."""
     _state: ServiceState | None = field(default=None, init=False, repr=False)
     _hold: Hold | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.ledger_uri = self.ledger_uri or _default_ledger()
+        self.name = checked_service(self.name)
+        self.ledger_uri = absolute_uri(self.ledger_uri or _default_ledger())
         self.folder = Path(self.folder).absolute() if self.folder else home() / "services" / self.name
         names = [s.experiment_name for s in self.strategies]
         check_names(names)
@@ -131,9 +140,10 @@ class Service:
         return [str(day.date()) for day in days if start is None or day >= start]
 
     def state(self) -> ServiceState:
-        """Return the state of the service: what follows from its entries, including one that is being decided."""
-        if self._hold is not None:
-            return self._hold.pending
+        """Return the state of the service: what follows from its entries, including one that this thread is deciding."""
+        hold = self._own_hold
+        if hold is not None:
+            return hold.pending
         known = self._state or ServiceState()
         for entry in self.ledger.entries(self.name, after=known.last):
             known = known.after(entry)
@@ -141,9 +151,27 @@ class Service:
         return known
 
     @property
+    def _own_hold(self) -> Hold | None:
+        """The lease if this thread holds it. One that another thread holds is like that of another process."""
+        hold = self._hold
+        return hold if hold is not None and hold.thread == threading.get_ident() else None
+
+    @property
+    def days(self) -> Collection[str] | None:
+        """Days to which results are restricted while this thread collects them for a routine; None: all."""
+        hold = self._own_hold
+        return None if hold is None else hold.days
+
+    @days.setter
+    def days(self, days: Collection[str] | None) -> None:
+        hold = self._own_hold
+        if hold is not None:
+            hold.days = days
+
+    @property
     def deciding(self) -> bool:
-        """Whether this process is deciding about an entry."""
-        return self._hold is not None
+        """Whether this thread is deciding about an entry."""
+        return self._own_hold is not None
 
     @contextlib.contextmanager
     def hold(self, seconds: float = LEASE_SECONDS) -> Iterator[Hold]:
@@ -152,10 +180,11 @@ class Service:
         Raises
         ------
         ServiceBusy
-            If another process holds it. The lease of a process of this machine that has ended is taken over at once.
+            If another process or thread holds it. The lease of a process of this machine that has ended is taken over at once.
         """
-        if self._hold is not None:
-            yield self._hold
+        own = self._own_hold
+        if own is not None:
+            yield own
             return
         ledger = self.ledger
         with holding(ledger, self.name, seconds) as lease:
@@ -175,9 +204,10 @@ class Service:
 
         Use it for values that do not change: recorders of releases and the definitions of their tasks.
         """
-        if self._hold is None:
+        hold = self._own_hold
+        if hold is None:
             return read()
-        known = self._hold.known
+        known = hold.known
         if key not in known:
             known[key] = read()
         value: T = known[key]
@@ -200,7 +230,8 @@ class Service:
         """
         if self.challenger is None or self.challenger.strategy != strategy:
             return ""
-        day = self._hold.day if self._hold is not None and self._hold.day else self.next_day()
+        hold = self._own_hold
+        day = hold.day if hold is not None and hold.day else self.next_day()
         return self.challenger.windows_from(self.state(), day, template, definition)
 
     def released_by_others(self, *, of_files: bool = False) -> frozenset[str]:
@@ -224,15 +255,16 @@ class Service:
 
     def put_online(self, strategy: str, recorders: Sequence[Recorder]) -> None:
         """Remember the models that a strategy puts online in the routine of a day, until its entry is appended."""
-        if self._hold is not None:
-            self._hold.online[strategy] = list(recorders)
+        hold = self._own_hold
+        if hold is not None:
+            hold.online[strategy] = list(recorders)
 
     def put_online_now(self, strategy: str) -> list[Recorder]:
         """Return the models that are online in the routine of a day: those just put online, or else the champions.
 
         Empty outside of a routine, and before a strategy has models.
         """
-        hold = self._hold
+        hold = self._own_hold
         if hold is None or not hold.day:
             return []
         return hold.online.get(strategy) or [self.recorder(r) for r in self.champions(strategy, hold.day)]
@@ -348,10 +380,11 @@ def check_names(names: Sequence[str]) -> None:
 
 
 class Hold:
-    """The lease of a service, held and renewed by this process."""
+    """The lease of a service, held by this thread and renewed by another one."""
 
     def __init__(self, service: Service, ledger: Ledger, lease: ServiceLease, seconds: float) -> None:
         self.service, self.ledger, self.lease, self.seconds = service, ledger, lease, seconds
+        self.thread = threading.get_ident()
         self.state = ServiceState.of(ledger.entries(service.name))
         self.pending = self.state
         """The state, including an entry that is not appended yet."""
@@ -361,6 +394,8 @@ class Hold:
         """The day whose routine is running."""
         self.online: dict[str, list[Recorder]] = {}
         """See :meth:`Service.put_online`."""
+        self.days: Collection[str] | None = None
+        """See :attr:`Service.days`."""
 
     def decide(self, kind: EntryKind, body: Mapping[str, object]) -> None:
         """Add an entry to the pending state before it is appended."""

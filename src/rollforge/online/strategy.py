@@ -68,6 +68,8 @@ class OnlineStrategy(Aliased):
     name_id = Alias("experiment_name")
 
     def __init__(self, name_id: str) -> None:
+        if not isinstance(name_id, str) or not name_id.strip():
+            raise ConfigError(f"must be the name of the experiment, found {name_id!r}.", path="name_id")
         self.experiment_name = name_id
         self.tool: OnlineTool = OnlineTool()
 
@@ -166,6 +168,14 @@ class RollingStrategy(OnlineStrategy):
             raise ConfigError(
                 f"must be a different name for each of the {len(self.task_template)} templates, found {list(names or ())}.",
                 path="names",
+            )
+        marks = [_task_mark(one) or str(id(one)) for one in self.task_template]
+        twice = next((i for i, mark in enumerate(marks) if mark in marks[:i]), None)
+        if twice is not None:
+            raise ConfigError(
+                f"Templates {marks.index(marks[twice]) + 1} and {twice + 1} are the same, so each window would have two equal "
+                "models. Remove one.",
+                path="task_template",
             )
         self._made: dict[str, int] = {}
         self.tool: OnlineToolR = OnlineToolR(self.experiment_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 from rollforge.errors import TaskNotSerializable
 from rollforge.machine import process_is_gone
@@ -13,13 +14,21 @@ from rollforge.session import current_session
 from rollforge.task import Definition, digest
 from rollforge.track.base import Experiment, Recorder, get_experiment, open_tracker
 
-__all__ = ["close_killed", "task_digest", "train_missing", "window_digest"]
+__all__ = ["SupportsRetry", "close_killed", "task_digest", "train_missing", "window_digest"]
 
 log = logging.getLogger(__name__)
 
 MODEL_FILE = "params.pkl"
 ENDED_TAG = "rollforge.ended"
 """Recorder tag: why a run was closed that did not end by itself."""
+
+
+@runtime_checkable
+class SupportsRetry(Protocol):
+    """A trainer that remembers which tasks have failed, and does not train them again by itself."""
+
+    def retry_failed(self, tasks: Sequence[Definition], experiment_name: str | None = None) -> int:
+        """Let the next training run those tasks again that have failed, and return how many these are."""
 
 
 def task_digest(task: Definition) -> str:
@@ -39,7 +48,8 @@ def train_missing(trainer: Trainer, tasks: Sequence[Definition], experiment_name
     """Return the finished models of tasks, and train those that have none.
 
     A task has a model if a finished recorder of the experiment has the task's digest, which includes the fingerprint of its
-    data; of several, it is the one that was started first. Runs whose process was killed are closed.
+    data; of several, it is the one that was started first. Runs whose process was killed are closed. Tasks that have failed
+    before are trained again, with every trainer: the cause may have been removed since.
 
     Parameters
     ----------
@@ -69,6 +79,8 @@ def train_missing(trainer: Trainer, tasks: Sequence[Definition], experiment_name
     missing = [task for task, mark in zip(tasks, marks, strict=True) if mark not in found]
     models = list(found.values())
     if missing:
+        if isinstance(trainer, SupportsRetry):
+            trainer.retry_failed([task for task in missing if task_digest(task)], experiment_name)
         models += trainer.train(missing, experiment_name=experiment_name)
     log.info("experiment %s: %d of %d tasks were already trained", experiment_name, len(found), len(tasks))
     ended = trainer.end_train(models, experiment_name=experiment_name)

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.dates import DayLike, read_day, read_timestamp
-from rollforge.errors import ArtifactNotFound, ConfigError, DataError
+from rollforge.errors import ArtifactNotFound, ConfigError, DataError, excerpt
 from rollforge.features.api import D
 from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
@@ -133,13 +133,22 @@ class DSBasedUpdater(RecordUpdater):
         loader_cls: type[RMDLoader] = RMDLoader,
     ) -> None:
         super().__init__(record)
+        if not isinstance(record, Recorder):
+            raise ConfigError(f"must be a recorder, found {excerpt(repr(record))}.", path="record")
         self.hist_ref = None if hist_ref is None else _number_of_days(hist_ref, "hist_ref")
         self.freq = freq
         self.fname = fname
         self.rmdl = loader_cls(record)
         self._calendar = pd.DatetimeIndex(D.calendar(freq=freq))
         self.to_date = self._last_day(to_date)
-        self.old_data: pd.DataFrame = record.load_object(fname)
+        old = record.load_object(fname)
+        if not isinstance(old, (pd.DataFrame, pd.Series)) or "datetime" not in old.index.names:
+            raise ConfigError(
+                f"{fname} of recorder {record.id} is not a frame with index (datetime, instrument) but a "
+                f"{type(old).__name__}. Updaters extend such frames, as pred.pkl and label.pkl.",
+                path="fname",
+            )
+        self.old_data: Any = old
         first = self._first_missing()
         if from_date is not None:
             again = self._place(read_timestamp(from_date, "from_date"))

@@ -156,6 +156,14 @@ class TrainerRM(Aliased, RecorderTrainer):
         """Mark the recorders as finished and return them."""
         return self._tag(as_list(models), self.STATUS_END)
 
+    def retry_failed(self, tasks: Sequence[Definition], experiment_name: str | None = None) -> int:
+        """Let the next :meth:`train` run those tasks again that have failed in the pool, and return how many these are."""
+        session, experiment_name = self._where(experiment_name)
+        manager = self._manager(session, experiment_name)
+        if manager.pool not in manager.store.pools():
+            return 0
+        return manager.retry({"_id": {"$in": [digest(task) for task in tasks]}})
+
     def has_worker(self) -> bool:
         """Return True: other processes can train tasks of the pool."""
         return True

@@ -26,7 +26,7 @@ from rollforge.paths import read_path
 from rollforge.store.base import Clock, not_unicode, refuse_newer
 from rollforge.store.sql_statements import Row, statements
 
-__all__ = ["LEDGER_TABLES", "Connected", "SQLiteDatabase", "parse_uri"]
+__all__ = ["LEDGER_TABLES", "Connected", "SQLiteDatabase", "absolute_uri", "parse_uri"]
 
 T = TypeVar("T")
 
@@ -69,6 +69,20 @@ def parse_uri(uri: str) -> tuple[Path, str]:
     if level not in _LEVELS:
         raise ConfigError(f"synchronous must be one of {', '.join(_LEVELS)}, found {level!r}.", path="store")
     return read_path(text[1:], "store"), level
+
+
+def absolute_uri(uri: str) -> str:
+    """Return a URI that names the same file from every working folder; those of other databases are unchanged.
+
+    Examples
+    --------
+    >>> absolute_uri("sqlite:////data/tasks.db?synchronous=NORMAL"), absolute_uri("memory://x")
+    ('sqlite:////data/tasks.db?synchronous=NORMAL', 'memory://x')
+    """
+    if not uri.startswith("sqlite:///"):
+        return uri
+    _, mark, options = uri.partition("?")
+    return f"sqlite:///{parse_uri(uri)[0].absolute()}{mark}{options}"
 
 
 _any_text: object = functools.partial(str, encoding="utf-8", errors="backslashreplace")
