@@ -59,7 +59,7 @@ def test_each_universe_needs_a_price(market: Market) -> None:
     without_prices(market, "AB")
     checks(manager(templates=[of(["C", "D"]), of(["B", "C"])])).prices()
     with pytest.raises(DayFailed, match=r"No instrument of \['A', 'B'\]"):
-        checks(manager(templates=[of("all"), of("all"), of(["A", "B"])])).prices()
+        checks(manager(templates=[of("all"), {**of("all"), "record": []}, of(["A", "B"])])).prices()
     two = [strategy("one"), strategy("two", of(["A"]))]
     with pytest.raises(DayFailed, match=r"No instrument of \['A'\]"):
         checks(OnlineManager(two, begin_time=BEGIN)).prices()
