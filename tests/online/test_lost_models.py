@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import rollforge
-from growing import BEGIN, DAYS, STEP, Market, equal, live, manager, recorders, start_of, strategy, template
+from growing import BEGIN, DAYS, STEP, TRAINERS, Market, equal, live, manager, recorders, start_of, strategy, template
 from rollforge.errors import DayFailed
 from rollforge.ledger.entry import EntryKind, Level
 from rollforge.online.manager import OnlineManager
@@ -136,3 +136,16 @@ def test_a_lost_model_of_an_earlier_definition_is_not_continued(market: Market) 
         (used,) = again.state.champions(day)
         starts.append(start_of(again.service.recorder(used)))
     assert starts == [DAYS[58], DAYS[58], DAYS[66]]
+
+
+@pytest.mark.parametrize("trainer", ["TrainerRM", "DelayTrainerRM"])
+def test_a_pool_that_outlives_its_recorders(market: Market, trainer: str) -> None:
+    """A new service with the data of the same day trains the windows again, although their tasks are done."""
+    market.show(BEGIN)
+    manager(TRAINERS[trainer]()).first_train()
+    before = {recorder.id for recorder in recorders()}
+    lose(*before)
+    served = manager(TRAINERS[trainer]())
+    served.routine()
+    assert before.isdisjoint(recorder.id for recorder in recorders())
+    assert served.state.last_published == BEGIN

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rollforge import trust
-from rollforge.errors import FailingWorker, TaskNotFound
+from rollforge.errors import ExperimentNotFound, FailingWorker, RecorderNotFound, TaskNotFound, TrackingUnavailable
 from rollforge.moved import Alias, Aliased
 from rollforge.run.execute import (
     TM_ID,
@@ -36,7 +36,7 @@ from rollforge.run.worker import release_dead_workers, run_task
 from rollforge.session import Session, using
 from rollforge.store.base import TaskStore, batch_of
 from rollforge.store.manager import TaskManager
-from rollforge.task import Definition, Status, digest
+from rollforge.task import Definition, Status, TaskRecord, digest
 from rollforge.track.base import Recorder, Tracker, open_tracker
 
 __all__ = ["DelayTrainerRM", "TrainerRM"]
@@ -157,12 +157,23 @@ class TrainerRM(Aliased, RecorderTrainer):
         return self._tag(as_list(models), self.STATUS_END)
 
     def retry_failed(self, tasks: Sequence[Definition], experiment_name: str | None = None) -> int:
-        """Let the next :meth:`train` run those tasks again that have failed in the pool, and return how many these are."""
+        """Let the next :meth:`train` run those tasks again that have failed in the pool, or whose recorder no longer exists.
+
+        Returns
+        -------
+        int
+            How many these are.
+        """
         session, experiment_name = self._where(experiment_name)
         manager = self._manager(session, experiment_name)
         if manager.pool not in manager.store.pools():
             return 0
-        return manager.retry({"_id": {"$in": [digest(task) for task in tasks]}})
+        chosen = {"_id": {"$in": [digest(task) for task in tasks]}}
+        with using(session):
+            trained = {"$and": [chosen, {"status": {"$in": [Status.DONE.value, Status.PART_DONE.value]}}]}
+            lost = [task.id for task in manager.store.query(manager.pool, trained) if _is_lost(task)]
+        reset = manager.reset_status({"_id": {"$in": lost}}, Status.WAITING) if lost else 0
+        return reset + manager.retry(chosen)
 
     def has_worker(self) -> bool:
         """Return True: other processes can train tasks of the pool."""
@@ -364,6 +375,15 @@ class DelayTrainerRM(TrainerRM):
     def worker(self, end_train_func: TrainFunc | None = None, experiment_name: str | None = None) -> None:
         """Fit models of the pool in this process until none is left, while another process calls :meth:`end_train`."""
         self._work(end_train_func or self.end_train_func, experiment_name, Status.PART_DONE, Status.DONE)
+
+
+def _is_lost(task: TaskRecord) -> bool:
+    """Return whether the recorder of a task no longer exists: its folder was deleted, or the tracking store was replaced."""
+    try:
+        recorder_of(task.result).list_tags()
+    except (ExperimentNotFound, RecorderNotFound, TrackingUnavailable):
+        return True
+    return False
 
 
 def _log_counts(counts: Mapping[Status, int]) -> None:
