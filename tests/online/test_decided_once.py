@@ -497,7 +497,7 @@ def test_models_of_a_killed_first_day_are_not_models_online_before(
 
 
 def test_of_two_threads_at_once_one_names_the_other(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if they share the manager; what the first one is deciding is not visible to the second."""
+    """Both share the manager; what the first one is deciding is not visible to the second."""
     served = live(market, manager(), RUN[:1])
     market.show(RUN[5])
     fitting, go_on = threading.Event(), threading.Event()

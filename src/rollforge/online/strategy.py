@@ -68,9 +68,7 @@ class OnlineStrategy(Aliased):
     name_id = Alias("experiment_name")
 
     def __init__(self, name_id: str) -> None:
-        if not isinstance(name_id, str) or not name_id.strip():
-            raise ConfigError(f"must be the name of the experiment, found {name_id!r}.", path="name_id")
-        self.experiment_name = name_id
+        self.experiment_name = _checked_name(name_id)
         self.tool: OnlineTool = OnlineTool()
 
     _service: Service | None = None
@@ -563,6 +561,12 @@ class _Released(RecorderCollector):
 
 def _is_empty(found: object) -> bool:
     return isinstance(found, (pd.DataFrame, pd.Series)) and found.empty
+
+
+def _checked_name(experiment_name: object) -> str:
+    if not isinstance(experiment_name, str) or not experiment_name.strip():
+        raise ConfigError(f"must be the name of the experiment, found {experiment_name!r}.", path="name_id")
+    return experiment_name
 
 
 def _mark(task: Definition) -> str:
