@@ -145,7 +145,11 @@ def test_variants_without_varying_returns_have_no_figures() -> None:
     made = trials_of(replace(collected, models=constant))
     assert made is not None
     assert made.deflated is None
-    assert made.notes[0].startswith("The deflated Sharpe ratio is not defined: ")
+    assert made.notes == (
+        "A deflated Sharpe ratio needs at least 2 variants with 3 different returns; there are 0.",
+        *made.notes[1:],
+    )
+    assert not any("not defined" in note for note in made.notes)
 
 
 def test_labels_over_several_days_are_used_without_overlap() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
@@ -12,15 +13,17 @@ import pytest
 import scipy.stats
 from rich.console import Console
 
+from rollforge.collect.trials import Trials
 from rollforge.errors import DataError
 from rollforge.generate.timeline import SegmentSpan, Window
+from rollforge.record.overfitting import deflated_sharpe
 from rollforge.record.position import Position
 from rollforge.report.figures import figures
 from rollforge.report.headline import HeadlineFigure, headline_figures
 from rollforge.report.html import render
 from rollforge.report.inputs import ModelInputs, ReportInputs, TaskRow
 from rollforge.report.summary import Summary, summarise
-from rollforge.report.terminal import backtest_table, headline_table, models_table
+from rollforge.report.terminal import backtest_table, headline_table, models_table, overfitting_table
 
 ONE, FIVE = "Ref($close, -2)/Ref($close, -1) - 1", "Ref($close, -6)/Ref($close, -1) - 1"
 
@@ -338,6 +341,43 @@ def test_ties_are_the_mean_over_their_orders() -> None:
     summary = summary_of(prediction, label, 1)
     assert summary.headline.long_short_return == pytest.approx((np.mean(tops) - 0.01) * 252)
     assert np.isnan(summary.headline.long_short_sharpe or 0.0)  # equal spreads have no deviation
+
+
+@pytest.mark.parametrize("horizon", [1, 5])
+def test_the_page_says_of_which_days_a_sharpe_ratio_is(horizon: int) -> None:
+    """Of all days among the models, and of days whose labels do not overlap among the variants: the same number for the best
+    variant in both places there, and everywhere if labels span a day."""
+    made = {name: market(10, 80, horizon) for name in ("a", "b")}
+    made["b"][0]["score"] += np.random.default_rng(0).normal(0, 0.01, len(made["b"][0]))
+    spreads = {}
+    for name, (prediction, label) in made.items():
+        both = prediction.join(label).sort_values("score").groupby(level="datetime")["LABEL0"]
+        spreads[name] = both.apply(lambda day: day.tail(2).mean() - day.head(2).mean())
+    returns = pd.DataFrame(spreads).iloc[::horizon] / horizon
+    trials = Trials(2, returns, horizon, deflated_sharpe(returns), per_year=252.0)
+    models = [ModelInputs(name, *both, FIVE, horizon) for name, both in made.items()]
+    summary = summary_of(*made["a"], horizon, models=models, trials=trials)
+    year = (252 / horizon) ** 0.5
+    every = {name: f"{s.mean() / s.std() * year:.2f}" for name, s in spreads.items()}
+    some = {name: f"{s[::horizon].mean() / s[::horizon].std() * year:.2f}" for name, s in spreads.items()}
+    assert (every == some) == (horizon == 1)
+    page = render(summary)
+    among_models, variants = (
+        page.partition(f'<section id="{name}"')[2].partition("</section>")[0] for name in ("models", "overfitting")
+    )
+    for section, numbers in ((among_models, every), (variants, some)):
+        for name, number in numbers.items():
+            row = section.partition(f'class="text">{name}<')[2].partition("</tr>")[0]
+            assert f">{number}</td>" in row
+    suffix = "per year, without overlap" if horizon > 1 else "per year"
+    assert (">Sharpe, all days<" in among_models) == (horizon > 1)
+    assert ("Sharpe ratios of these days alone differ" in variants) == (horizon > 1)
+    assert f">Sharpe {suffix}<" in variants
+    assert f"Sharpe {some['a']} {suffix}<" in variants
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(overfitting_table(summary))
+    suffix = "per year, of days without overlap" if horizon > 1 else "per year"
+    assert f"Sharpe {some['a']} {suffix} " in console.export_text()
 
 
 def test_names_of_models_with_commas_are_kept_apart() -> None:

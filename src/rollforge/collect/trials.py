@@ -55,12 +55,17 @@ class Trials:
     """Number of these days or periods in a year."""
 
     @property
+    def overlapping(self) -> bool:
+        """Whether the labels of neighbouring days overlap, so that only some of the days are observations."""
+        return self.days is not None and self.days > 1
+
+    @property
     def periods(self) -> float:
         """Observations per year."""
         return float("nan") if self.days is None else self.per_year / self.days
 
     def sharpes(self) -> pd.Series:
-        """Return the Sharpe ratio of each variant, per year."""
+        """Return the Sharpe ratio of each variant, per year, of observations that do not overlap."""
         ratios: pd.Series = self.returns.mean() / self.returns.std() * self.periods**0.5
         return ratios
 
@@ -178,7 +183,7 @@ def _evaluated(
     try:
         deflated = deflated_sharpe(returns, tried)
     except DataError as exc:
-        notes.append(f"The deflated Sharpe ratio is not defined: {exc}")
+        notes.append(_sentence(exc))
     shared, left_out = _comparable(returns, [shown[trial] for trial in current if trial in shown])
     if left_out:
         notes.append(
@@ -188,8 +193,14 @@ def _evaluated(
     try:
         overfitting = backtest_overfitting(shared, _GROUPS)
     except DataError as exc:
-        notes.append(f"The probability of overfitting is not defined: {exc}")
+        notes.append(_sentence(exc))
     return Trials(tried, returns, days, deflated, overfitting, tuple(notes), per_year)
+
+
+def _sentence(exc: DataError) -> str:
+    """Return the message of an error, which says what a figure needs."""
+    said = str(exc)
+    return said[:1].upper() + said[1:]
 
 
 _SEEDS = ("seed", "random_state")

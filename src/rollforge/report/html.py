@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rollforge.collect.trials import Trials
 from rollforge.errors import DataError, counted
 from rollforge.report.drawing import Figure, rolling_days
 from rollforge.report.figures import Plots, boundaries, figures
@@ -224,13 +225,7 @@ def _sections(summary: Summary, plots: Plots) -> Iterator[_Section]:
     if summary.paths:
         yield _paths(summary, plots)
     if summary.trials is not None:
-        period = summary.headline.period
-        lead = (
-            "The best of many variants looks good even if none has skill. All variants ever tried in this experiment count, "
-            f"including those of earlier submissions. Returns: highest minus lowest fifth, per {period} of holding, on {period}s whose "
-            "labels do not overlap, before costs."
-        )
-        yield _Section("overfitting", "Overfitting", lead, overfitting_table(summary.trials, period))
+        yield _overfitting(summary.trials, summary.headline.period)
     if summary.portfolio_risk is not None:
         yield _portfolio(summary, plots)
     failed = failed_tasks(summary.failed)
@@ -389,6 +384,21 @@ def _evaluated_on(summary: Summary) -> str:
 def _year(headline: Headline) -> str:
     """Return how many periods a year has: ``252 days``."""
     return f"{headline.per_year:,.0f} {headline.period}s"
+
+
+def _overfitting(trials: Trials, period: str) -> _Section:
+    apart = f" ({trials.days} apart)" if trials.overlapping else ""
+    lead = (
+        "The best of many variants looks good even if none has skill. All variants ever tried in this experiment count, "
+        f"including those of earlier submissions. Returns: highest minus lowest fifth, per {period} of holding, on {period}s whose "
+        f"labels do not overlap{apart}, before costs."
+    )
+    if trials.overlapping:
+        lead += (
+            f" The Sharpe ratios of these {period}s alone differ from the long-short Sharpe ratios above, which are those of "
+            f"all {period}s."
+        )
+    return _Section("overfitting", "Overfitting", lead, overfitting_table(trials, period))
 
 
 def _part(days: int) -> str:

@@ -242,9 +242,10 @@ def _heat_cell(value: float, label: str, largest: float, text: Callable[[float],
 
 def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
     """Return one row per model with its quality, after a row with that of their combination."""
+    overlapping = any(one.label_days != 1 for one in (whole, *models))
     heads = [
         ("model", ""), ("label", ""), ("evaluated on", ""), ("IC", "n"), ("IC t-stat", "n"), ("Rank IC", "n"),
-        ("annual long-short", "n"), ("Sharpe", "n"),
+        ("annual long-short", "n"), (f"Sharpe, all {whole.period}s" if overlapping else "Sharpe", "n"),
     ]  # fmt: skip
     combined = _model_row(
         combined_text(whole),
@@ -267,14 +268,15 @@ def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
 def overfitting_table(trials: Trials, period: str = "day") -> Markup:
     """Return the figures on the selection among all variants, and one row per variant."""
     scale = trials.periods**0.5
+    yearly = "per year, without overlap" if trials.overlapping else "per year"
     figures = [("variants tried", number(float(trials.tried), ".0f"), "")]
     if trials.deflated is not None:
         deflated = trials.deflated
         figures += [
-            ("best variant", deflated.name, f"Sharpe {number(deflated.sharpe * scale, '.2f')} per year"),
+            ("best variant", deflated.name, f"Sharpe {number(deflated.sharpe * scale, '.2f')} {yearly}"),
             (
                 "expected maximum Sharpe", number(deflated.expected_max * scale, ".2f"),
-                f"per year, of the best of {deflated.trials} variants without skill",
+                f"{yearly}, of the best of {deflated.trials} variants without skill",
             ),
             (
                 "deflated Sharpe ratio", number(deflated.probability, ".3f"),
@@ -301,7 +303,7 @@ def overfitting_table(trials: Trials, period: str = "day") -> Markup:
         for name, ratio in sharpes.items()
     ]  # fmt: skip
     notes = tag("ul", *(tag("li", note) for note in trials.notes)) if trials.notes else None
-    return join(shown, notes, _table([("variant", ""), ("observations", "n"), ("Sharpe per year", "n")], rows))
+    return join(shown, notes, _table([("variant", ""), ("observations", "n"), (f"Sharpe {yearly}", "n")], rows))
 
 
 def paths_table(paths: Sequence[Quality], period: str = "day") -> Markup:

@@ -99,8 +99,9 @@ def overfitting_table(summary: Summary) -> Table | None:
     table.add_row("variants tried", str(trials.tried))
     if trials.deflated is not None:
         deflated, scale = trials.deflated, trials.periods**0.5
+        yearly = f"per year, of {summary.headline.period}s without overlap" if trials.overlapping else "per year"
         table.add_row(
-            "best variant", Text(printable(f"{deflated.name}, Sharpe {deflated.sharpe * scale:.2f} per year"))
+            "best variant", Text(printable(f"{deflated.name}, Sharpe {deflated.sharpe * scale:.2f} {yearly}"))
         )
         table.add_row(
             "deflated Sharpe ratio",
