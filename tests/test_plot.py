@@ -18,6 +18,7 @@ from rollforge import plot
 from rollforge.collect.result import ModelResult
 from rollforge.errors import ConfigError, DataError, DataNotFound, TrainingFailed
 from rollforge.generate.label import Label
+from rollforge.plot import ResultPlots
 from rollforge.record.persistence import ic_decay
 from rollforge.record.position import Position
 from rollforge.report.figures import figures
@@ -284,3 +285,12 @@ def test_what_cannot_be_drawn_is_an_error(result: WalkForward) -> None:
     empty = replace(result.collected, prediction=None)
     with pytest.raises(DataNotFound, match="No window is done"):
         plot.ic(empty)
+
+
+def test_type_checkers_know_what_the_methods_of_a_result_return() -> None:
+    """Each figure of a result is annotated as Plotly's."""
+    methods = {name: one for name, one in vars(ResultPlots).items() if name in plot.__all__}
+    assert len(methods) == len(plot.__all__) - 1  # besides the class itself
+    for name, method in methods.items():
+        expected = "list[go.Figure]" if name == "performance" else "go.Figure"
+        assert method.__annotations__["return"] == expected, name

@@ -35,8 +35,9 @@ from tests.documents.command_line import call
 import rollforge
 from rollforge import pipeline
 from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError, TrainingFailed, counted
-from rollforge.models import LinearModel, Model, SklearnModel
+from rollforge.models import LinearModel, Model, SklearnModel, TorchModel
 from rollforge.record.analysis import calc_ic
+from rollforge.run.worker_process import WorkerProcess
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
 from rollforge.track.base import Recorder, open_tracker
@@ -906,16 +907,21 @@ class Hidden(Model):
         raise NotImplementedError
 
 
-def test_worker_processes_predict_the_same(session: Session) -> None:
-    """Two processes; the tasks and runs are those of an experiment, and are not trained again."""
+def test_worker_processes_predict_the_same(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes; the tasks and runs are those of an experiment, and are not trained again: no process starts for them."""
+    started = []
+    start = WorkerProcess._start
+    monkeypatch.setattr(WorkerProcess, "_start", lambda process: started.append(process) or start(process))
     frame = table(list("ABC"))
     alone = run(Ridge(), frame, session, experiment_name="alone")
     together = run(Ridge(), frame, session, experiment_name="together", jobs=2)
+    assert len(started) == 2
     pd.testing.assert_series_equal(alone.prediction, together.prediction, check_exact=True)
     store = open_store(session.store_uri)
     assert store.count("together") == {"done": 4}
     before = {r.id: r.finished_at for r in store.query("together")}
-    again = run(Ridge(), frame, session, experiment_name="together")
+    again = run(Ridge(), frame, session, experiment_name="together", jobs=2)
+    assert len(started) == 2
     assert {r.id: r.finished_at for r in store.query("together")} == before
     pd.testing.assert_series_equal(again.prediction, together.prediction, check_exact=True)
     recorders = again.experiment.list_recorders()
@@ -931,23 +937,44 @@ import pandas as pd
 import rollforge
 from sklearn.base import BaseEstimator, RegressorMixin
 
+FACTOR = 0.5
+
+def scaled(value):
+    return FACTOR * value
+
+def note_process():
+    with open("pids", "a") as file:
+        file.write(f"{os.getpid()}\\n")
+
 class Constant(RegressorMixin, BaseEstimator):
     def __init__(self, times=1.0):
         self.times = times
     def fit(self, X, y):
-        with open("pids", "a") as file:
-            file.write(f"{os.getpid()}\\n")
-        self.value_ = self.times * float(y.mean())
+        note_process()
+        self.value_ = self.times * scaled(float(y.mean()))
         return self
     def predict(self, X):
         return np.full(len(X), self.value_)
 
+class Mean(rollforge.Model):
+    def __init__(self, times=1.0):
+        self.times = times
+    def fit(self, dataset):
+        note_process()
+        label = dataset.prepare("train", col_set="label").iloc[:, 0]
+        self.value = self.times * scaled(float(label.mean()))
+    def predict(self, dataset, segment="test"):
+        return pd.Series(self.value, dataset.prepare(segment, col_set="feature").index)
+
 frame = pd.read_parquet("table.parquet")
 session = rollforge.Session(tracking_uri="folder:runs", store_uri="sqlite:///tasks.db", threads=2)
-result = rollforge.walk_forward(
-    Constant(2.0), frame, label="y", train="6 months", step="quarter", jobs=2, session=session
-)
-result.prediction.to_frame().to_parquet("prediction.parquet")
+found = {}
+for model in (Constant(2.0), Mean(3.0)):
+    found[type(model).__name__] = rollforge.walk_forward(
+        model, frame, label="y", train="6 months", step="quarter", jobs=2, session=session
+    ).prediction
+pd.DataFrame(found).to_parquet("prediction.parquet")
+assert len(open("pids").read().split()) == 2 * 4
 assert str(os.getpid()) not in open("pids").read().split(), "trained in the main process"
 assert __file__ and "__main__" in sys.modules
 """
@@ -964,7 +991,8 @@ def test_as_many_processes_as_windows_can_start_before_the_table_is_stored(sessi
 
 @pytest.mark.slow
 def test_a_class_of_a_script_is_trained_in_worker_processes(tmp_path: Path) -> None:
-    """The class is not in a module, and the script has no ``if __name__ == "__main__"``."""
+    """The class of an estimator or a model, and a function and a global variable that it uses, are not in a module, and the
+    script has no ``if __name__ == "__main__"``."""
     frame = table(list("AB"))
     frame.to_parquet(tmp_path / "table.parquet")
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
@@ -979,9 +1007,70 @@ def test_a_class_of_a_script_is_trained_in_worker_processes(tmp_path: Path) -> N
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = pd.read_parquet(tmp_path / "prediction.parquet")["prediction"]
-    train = frame.loc[:"2020-06-29"]["y"].dropna()
-    assert found.iloc[0] == pytest.approx(2 * train.mean(), rel=1e-12)
+    found = pd.read_parquet(tmp_path / "prediction.parquet")
+    for name, times in (("Constant", 1.0), ("Mean", 1.5)):
+        starts = [found.index[0][0], pd.Timestamp("2020-10-01"), pd.Timestamp("2021-01-01"), pd.Timestamp("2021-04-01")]
+        for start in starts:  # the label of the last day before looks at the first one
+            before = DAYS[start > DAYS][:-1]
+            train = frame.loc[max(start - pd.DateOffset(months=6), DAYS[0]) : before[-1], "y"].dropna()
+            assert found[name].loc[start].to_numpy() == pytest.approx(times * train.mean(), rel=1e-6)
+
+
+def test_a_model_defined_on_the_spot(session: Session) -> None:
+    """A model whose class is not in a module is trained like others; if it is unchanged, not again."""
+
+    class Last(Model):
+        def __init__(self, times: float = 1.0) -> None:
+            self.times = times
+
+        def fit(self, dataset: Any) -> None:
+            self.value = self.times * float(dataset.prepare("train", col_set="label").iloc[-1, 0])
+
+        def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
+            return pd.Series(self.value, dataset.prepare(segment, col_set="feature").index)
+
+    frame = table(list("AB")).dropna()
+    result = run(Last(3.0), frame, session)
+    assert result.experiment_name.startswith("Last-")
+    for _, window in result.windows.iterrows():
+        expected = 3 * frame.loc[: window["train_end"], "y"].iloc[-1]
+        assert (result.prediction.loc[window["test_start"] : window["test_end"]] == expected).all()
+    again = run(Last(3.0), frame, session)
+    assert set(again.experiment.list_recorders()) == set(result.experiment.list_recorders())
+    assert run(Last(2.0), frame, session).experiment_name != result.experiment_name
+    kept = next(iter(result.experiment.list_recorders().values())).load_object("params.pkl", trusted=True)
+    assert kept.model.times == 3.0
+
+
+@pytest.mark.parametrize("passed", ["model", "module"])
+def test_a_module_of_pytorch_defined_on_the_spot(passed: str, session: Session) -> None:
+    """The module of a model, or the model itself, predicts the same as one from a module of Python."""
+    torch = pytest.importorskip("torch", reason="not installed: pip install torch")
+    pytest.importorskip("skorch", reason="not installed: pip install skorch")
+
+    class Line(torch.nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(len(FEATURES), 1)
+
+        def forward(self, x: Any) -> Any:
+            return super().forward(x).squeeze(-1)
+
+    class Mine(TorchModel):
+        pass
+
+    options: dict[str, Any] = {"n_epochs": 2, "GPU": -1, "seed": 1}
+    frame = table(list("ABC"))
+    given = (
+        TorchModel(Line, **options)
+        if passed == "module"
+        else Mine("torch.nn.Linear", {"in_features": 3, "out_features": 1}, **options)
+    )
+    result = run(given, frame, session, train=300, step=100)
+    plain = TorchModel("torch.nn.Linear", {"in_features": 3, "out_features": 1}, **options)
+    expected = run(plain, frame, session, train=300, step=100)
+    np.testing.assert_array_equal(result.prediction, expected.prediction)
+    kept = next(iter(result.experiment.list_recorders().values())).load_object("params.pkl", trusted=True)
+    assert set(kept.model.weights) == {"weight", "bias"}
 
 
 SCALE = 2.0

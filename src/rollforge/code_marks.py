@@ -68,7 +68,8 @@ def code_mark(*parts: object, opaque: bool = False) -> str:
         What is hashed.
     opaque : bool
         Whether to represent further objects of installed packages, such as random generators, by their pickles, which differ
-        after each use. By default they are represented by their class.
+        after each use, and Rollforge like an installed package. By default these objects are represented by their class, and
+        Rollforge's code like the user's.
     """
     return hashlib.sha256(repr(_Description(opaque=opaque).of(list(parts))).encode()).hexdigest()[:16]
 
@@ -82,6 +83,11 @@ class _Description:
             int, int
         ] = {}  # visited objects are represented by their number, because code can be recursive
         self._kept: list[object] = []  # keeps visited objects alive, so that their ids are not reused
+
+    def _is_own(self, module: str | None, file: str | None) -> bool:
+        if self._opaque and (module or "").partition(".")[0] == "rollforge":
+            return False
+        return _is_own(module, file)
 
     def of(self, value: object) -> object:
         if value is None or isinstance(value, _PLAIN):
@@ -127,7 +133,7 @@ class _Description:
             if inner is not None:  # cached and compiled functions
                 return (type(value).__name__, self.of(inner))
         kind = type(value)
-        if _is_own(kind.__module__, getattr(sys.modules.get(kind.__module__), "__file__", None)):
+        if self._is_own(kind.__module__, getattr(sys.modules.get(kind.__module__), "__file__", None)):
             return (self.of(kind), self.of(getattr(value, "__dict__", None)))
         name = getattr(value, "__name__", "")
         if hasattr(value, "get_params") and hasattr(value, "__dict__"):  # with the parameters, or what it has learned
@@ -135,7 +141,7 @@ class _Description:
         return (self.of(kind), name, _pickled(value)) if self._opaque else (self.of(kind), name)
 
     def _function(self, function: FunctionType) -> object:
-        if not _is_own(function.__module__, function.__code__.co_filename):
+        if not self._is_own(function.__module__, function.__code__.co_filename):
             return _installed(function.__module__, function.__qualname__)
         cells = []
         for cell in function.__closure__ or ():
@@ -160,7 +166,7 @@ class _Description:
         for one in kind.__mro__:
             if one is object:
                 continue
-            if not _is_own(one.__module__, getattr(sys.modules.get(one.__module__), "__file__", None)):
+            if not self._is_own(one.__module__, getattr(sys.modules.get(one.__module__), "__file__", None)):
                 described.append(_installed(one.__module__, one.__qualname__))
                 continue
             module = one.__module__.replace("__mp_main__", "__main__")  # the script's name in spawned processes
@@ -170,7 +176,7 @@ class _Description:
 
     def _module(self, module: ModuleType) -> object:
         file = getattr(module, "__file__", None)
-        if not _is_own(module.__name__, file):
+        if not self._is_own(module.__name__, file):
             return _installed(module.__name__, "")
         return (module.__name__, _digest(file))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import re
 import sys
@@ -46,7 +47,9 @@ from rollforge.market.user_table import (
     too_large_a_class,
 )
 from rollforge.models.base import Model
+from rollforge.models.kept import keep_model
 from rollforge.models.sklearn import (
+    DefinedOnTheSpot,
     NotInModule,
     describe_estimator,
     describe_model,
@@ -71,6 +74,8 @@ log = logging.getLogger(__name__)
 
 _SMALL = 2 * 10**7
 """Number of training values below which starting worker processes takes longer than training in this one."""
+_SOME_ROWS, _SOME_COLUMNS = 1000, 8
+"""Number of rows and columns by which a repeated call is recognized."""
 _CLASSES = 1000
 """Largest number of classes: a label with more is taken for a quantity."""
 
@@ -221,7 +226,12 @@ def walk_forward(
     from rollforge import pipeline
 
     values, expected = len(table) * len(columns), _expected_windows(segments, keys.days, step) * len(targets)
-    early = min(_jobs(jobs, expected, session, values), expected)
+    finished = _file_of_call(
+        {"model": described.model, "segments": segments, "windows": windows, "static": further is not None,
+         "horizons": horizons, "label_periods": label_periods, "store": session.store_uri, "name": experiment_name},
+        table, [*labels, *columns],
+    )  # fmt: skip
+    early = 0 if finished.exists() else min(_jobs(jobs, expected, session, values), expected)
     with contextlib.ExitStack() as running:
         with _without_main():
             started = running.enter_context(pipeline.start_processes(session, early, described.model))
@@ -237,7 +247,9 @@ def walk_forward(
         with _without_main():
             pipeline.train(plan, jobs=_jobs(jobs, len(plan.ids), session, values), started=started)
     failed = pipeline.failures(plan)
-    if failed and not allow_gaps:
+    if not failed:
+        finished.touch()
+    elif not allow_gaps:
         listed = "; ".join(f"{counted(len(group.tasks), 'window')}: {group.reason}" for group in failed)
         raise TrainingFailed(
             f"{sum(len(group.tasks) for group in failed)} of {counted(len(plan.ids), 'window')} failed. {listed} With "
@@ -250,6 +262,21 @@ def walk_forward(
     result = WalkForward(plan, replace(collected, loaded=None), keys, folder, targets, row_values, by_horizon)
     result.read_class_notes()
     return result
+
+
+def _file_of_call(arguments: Document, table: Table, columns: Sequence[Any]) -> Path:
+    """Return the file that exists if a call like this one has trained all of its tasks.
+
+    Worker processes start before the table is stored, when it is not known yet which tasks are done. With this file, those of
+    a repeated call do. It depends on some of the table's rows, so that it can be found fast; whether there is something left
+    to train is determined later, by the tasks themselves.
+    """
+    names = list(columns[:_SOME_COLUMNS])
+    some = table.numbers(names, np.dtype(np.float64))
+    step = max(1, len(table) // _SOME_ROWS)
+    values = hashlib.sha256(b"".join(column[::step].tobytes() for column in some)).hexdigest()
+    found = {**arguments, "rows": len(table), "columns": list(map(str, columns)), "values": values}
+    return _frames() / f"{digest(found)[:24]}.finished"
 
 
 def _by_horizon(plan: Plan, collected: Collected, targets: Sequence[Target]) -> dict[int, Collected]:
@@ -390,6 +417,8 @@ def _describe(estimator: object, weight: object) -> _Described:
     if isinstance(estimator, Model):
         try:
             return _Described(describe_model(estimator), name)
+        except DefinedOnTheSpot:  # a class of a notebook or script
+            return _Described(keep_model(estimator, _frames()), name)
         except NotInModule as exc:
             raise ConfigError(
                 f"the {name} has no description, because {exc.message.rstrip('.')}. Put its class into a module and keep "
@@ -761,15 +790,15 @@ def _without_main() -> Iterator[None]:
 
     What they need from it comes with the estimator, so a script needs no ``if __name__ == "__main__":``.
     """
-    main = sys.modules["__main__"]
-    kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    main = vars(sys.modules["__main__"])
+    kept: dict[str, Any] = {name: main[name] for name in ("__file__", "__spec__") if name in main}
     try:
-        for name in kept:
-            setattr(main, name, None)
+        main.pop("__file__", None)  # a module with a file that is None is an error for inspect, which PyTorch uses
+        main["__spec__"] = None
         yield
     finally:
-        for name, value in kept.items():
-            setattr(main, name, value)
+        del main["__spec__"]
+        main.update(kept)
 
 
 def _expected_windows(segments: Mapping[str, Sequence[str]], days: Times, step: int | str) -> int:

@@ -635,10 +635,25 @@ def keep_estimator(estimator: object, folder: Path) -> Definition:
     folder : path
         An existing folder for the file.
     """
+    copied = _copy(estimator)
+    kwargs = keep_object(copied, code_mark(copied, opaque=True), folder)
+    return {"class": "kept_estimator", "module_path": "rollforge.models.sklearn", "kwargs": kwargs}
+
+
+def keep_object(kept: object, code: str, folder: Path) -> dict[str, str]:
+    """Write an object and the code of its class into a file of `folder`, and return the arguments that read it.
+
+    Parameters
+    ----------
+    kept : object
+        An unfitted estimator or model.
+    code : str
+        The hash of its code and its parameters. If there is a file with the same one, it is used.
+    folder : path
+        An existing folder.
+    """
     import cloudpickle
 
-    copied = _copy(estimator)
-    code = code_mark(copied, opaque=True)
     for file in sorted(
         folder.glob(f"{code}-*.estimator")
     ):  # the same code is pickled to other bytes in another process
@@ -646,14 +661,13 @@ def keep_estimator(estimator: object, folder: Path) -> Definition:
         if _content_mark(file.read_bytes()) == mark:
             break
     else:
-        content = cloudpickle.dumps(copied)
+        content = cloudpickle.dumps(kept)
         mark = _content_mark(content)
         file = folder / f"{code}-{mark}.estimator"
         draft = folder / f".{uuid.uuid4().hex}"
         draft.write_bytes(content)
         draft.replace(file)
-    kwargs = {"file": str(file), "mark": mark}
-    return {"class": "kept_estimator", "module_path": "rollforge.models.sklearn", "kwargs": kwargs}
+    return {"file": str(file), "mark": mark}
 
 
 def _content_mark(content: bytes) -> str:
@@ -872,9 +886,13 @@ class NotInModule(ConfigError):
     """A class, function or object cannot be described by a name that another process can import."""
 
 
+class DefinedOnTheSpot(NotInModule):
+    """A class or function is defined in a notebook, in a script or inside a function."""
+
+
 def _check_importable(thing: type | FunctionType, path: str) -> None:
     if thing.__module__ in ("__main__", "__mp_main__") or "<" in thing.__qualname__:
-        raise NotInModule(f"{thing.__qualname__} is not defined in a module.", path=path)
+        raise DefinedOnTheSpot(f"{thing.__qualname__} is not defined in a module.", path=path)
 
 
 def _public_module(kind: type) -> str:

@@ -421,7 +421,7 @@ class TorchModel(Model):
             return stages
         folder = Path(current_session().cache) / "checkpoints"
         parts: list[object] = [
-            json.dumps(to_plain(self.module), sort_keys=True, default=str), importlib.metadata.version("torch"),
+            json.dumps(to_plain(self._named_module()), sort_keys=True, default=str), importlib.metadata.version("torch"),
         ]  # fmt: skip
         found = []
         for stage in stages:  # a stage depends on those before it
@@ -437,14 +437,19 @@ class TorchModel(Model):
             found.append(dataclasses.replace(stage, checkpoint=checkpoint))
         return found
 
+    def _named_module(self) -> Mapping[str, object]:
+        """Return the description of the module, with the name of its class if it has the class itself."""
+        kind = self.module["class"]
+        if not isinstance(kind, type):
+            return self.module
+        return {**self.module, "class": kind.__qualname__, "module_path": kind.__module__}
+
     # -- files: the weights as PyTorch's own file, which other programs can read --------------------------------------------
 
     def save_to(self, folder: Path) -> None:
         """Save the model to a folder."""
         about = {k: v for k, v in self.__getstate__().items() if k not in ("weights", "_network")}
-        named = self.module["class"]
-        if isinstance(named, type):
-            about["module"] = {**self.module, "class": named.__qualname__, "module_path": named.__module__}
+        about["module"] = self._named_module()
         (folder / "about.json").write_text(json.dumps(to_plain(about)), encoding="utf-8")
         if self.weights is not None:
             _check_installed(type(self).__name__)

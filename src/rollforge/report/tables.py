@@ -242,7 +242,7 @@ def _heat_cell(value: float, label: str, largest: float, text: Callable[[float],
 
 def models_table(whole: Headline, models: Sequence[Quality]) -> Markup:
     """Return one row per model with its quality, after a row with that of their combination."""
-    overlapping = any(one.label_days != 1 for one in (whole, *models))
+    overlapping = whole.label_days != 1 or any(model.label_days != 1 for model in models)
     heads = [
         ("model", ""), ("label", ""), ("evaluated on", ""), ("IC", "n"), ("IC t-stat", "n"), ("Rank IC", "n"),
         ("annual long-short", "n"), (f"Sharpe, all {whole.period}s" if overlapping else "Sharpe", "n"),
