@@ -57,6 +57,7 @@ MODELS = [
     and isinstance(kind := getattr(rollforge.models, name), type)
     and issubclass(kind, Model)
     and not inspect.isabstract(kind)
+    and name != "KeptModel"  # itself the description of a model that has no other
 ]
 NEEDED = ("estimator", "model", "space", "module", "model_config", "tra_config")
 NEEDS = {"CatBoostModel": "catboost", "TunedModel": "optuna"}

@@ -31,7 +31,8 @@ from rollforge.features.dataset import DatasetH
 from rollforge.features.handler import DataHandlerLP
 from rollforge.features.loader import QlibDataLoader
 from rollforge.models import LGBModel, LinearModel, SklearnModel, XGBModel, describe_estimator
-from rollforge.models.base import Reweighter
+from rollforge.models.base import Model, Reweighter
+from rollforge.models.kept import KeptModel, keep_model
 from rollforge.models.sklearn import describe_model, keep_estimator, kept_estimator
 from rollforge.session import Session, using
 from rollforge.trust import Origin, from_origin
@@ -405,6 +406,36 @@ def test_kept_code_runs_only_for_the_users_own_tasks(tmp_path: Path) -> None:
     Path(config["kwargs"]["file"]).write_bytes(b"something else")
     with pytest.raises(ConfigError, match="has changed since the task was submitted"):
         kept_estimator(**config["kwargs"])
+
+
+def test_the_same_model_has_the_same_file(tmp_path: Path) -> None:
+    """A model of a class without a module is read with its attributes; one with other code or attributes has another file."""
+
+    def mine(added: float) -> type[Model]:
+        class Mine(Model):
+            def __init__(self, times: float) -> None:
+                self.times = times
+
+            def fit(self, dataset: Any) -> None:
+                self.value = self.times * dataset + added
+
+            def predict(self, dataset: Any, segment: str | slice = "test") -> pd.Series:
+                return pd.Series([self.value])
+
+        return Mine
+
+    files = [
+        keep_model(mine(added)(times), tmp_path)["kwargs"]["file"] for added, times in ((1, 2), (1, 3), (4, 2), (1, 2))
+    ]
+    assert files[0] == files[3]
+    assert len(set(files)) == 3
+    config = keep_model(mine(1)(2), tmp_path)
+    model = build(config)
+    assert isinstance(model, KeptModel)
+    model.fit(10.0)
+    assert model.predict(None).tolist() == [21.0]
+    with from_origin(Origin.POOL), pytest.raises(CodeNotAllowed, match="put its class into a module"):
+        KeptModel(**config["kwargs"])
 
 
 def test_the_description_of_an_estimator_builds_an_equal_one() -> None:

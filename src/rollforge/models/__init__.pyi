@@ -21,6 +21,9 @@ from .constant import (
 from .double_ensemble import (
     DEnsembleModel as DEnsembleModel,
 )
+from .kept import (
+    KeptModel as KeptModel,
+)
 from .lightgbm import (
     HFLGBModel as HFLGBModel,
     LGBModel as LGBModel,

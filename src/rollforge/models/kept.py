@@ -13,6 +13,8 @@ from rollforge.models.base import Model, Reweighter
 from rollforge.models.sklearn import keep_object, kept_estimator
 from rollforge.task import Definition
 
+__all__ = ["KeptModel"]
+
 
 class KeptModel(Model):
     """A model that :func:`keep_model` has written to a file. This runs the code in the file.
