@@ -372,7 +372,7 @@ def test_a_class_of_a_notebook_is_sent_to_worker_processes(tmp_path: Path) -> No
         session = init(store="sqlite:///tasks.db", threads=1)
         manager = TaskManager("p")
         manager.create_task([{"model": {"class": "Mine", "module_path": "__main__"}}])
-        LocalProcesses(session, 1).run(Job("p", name_of))
+        LocalProcesses(1).run(Job("p", name_of), session)
         print([t["res"] for t in manager.query()])
         from rollforge.run.interactive import main_classes
         print(main_classes('{"item":{"recorder":{}}}') is not None, main_classes('{"item":1}'))

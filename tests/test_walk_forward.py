@@ -35,8 +35,10 @@ from tests.documents.command_line import call
 import rollforge
 from rollforge import pipeline
 from rollforge.errors import ConfigError, DataError, DataNotFound, SegmentError, TrainingFailed, counted
+from rollforge.machine import process_name
 from rollforge.models import LinearModel, Model, SklearnModel, TorchModel
 from rollforge.record.analysis import calc_ic
+from rollforge.run import InProcess
 from rollforge.run.worker_process import WorkerProcess
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
@@ -926,6 +928,9 @@ def test_worker_processes_predict_the_same(session: Session, monkeypatch: pytest
     pd.testing.assert_series_equal(again.prediction, together.prediction, check_exact=True)
     recorders = again.experiment.list_recorders()
     assert len(recorders) == 4
+    chosen = run(Ridge(), frame, session, experiment_name="chosen", jobs=None, executor=InProcess())
+    pd.testing.assert_series_equal(chosen.prediction, together.prediction, check_exact=True)
+    assert {r.worker for r in store.query("chosen")} == {process_name()}
     assert run(Ridge(alpha=3.0), frame, session).experiment_name != run(Ridge(), frame, session).experiment_name
 
 
@@ -1325,6 +1330,7 @@ UNUSABLE: list[tuple[Any, dict[str, Any], str]] = [
     (columns, {"start": "2030-01-01"}, "Nothing is left to predict"),
     (columns, {"rtype": "slide"}, "Did you mean 'sliding'"),
     (columns, {"jobs": "2"}, "jobs: must be a whole number"),
+    (columns, {"executor": InProcess()}, "executor: replaces jobs, so pass only one of them"),
     (columns, {"estimator": Ridge}, r"estimator: must be an estimator.*Write Ridge\(\)"),
     (columns, {"estimator": rollforge.LinearModel(), "weight": "c"}, "weight: is used with estimators of scikit-learn"),
     (

@@ -41,9 +41,9 @@ from rollforge.run.failures import FailureGroup, group_failures
 from rollforge.run.job import Event, Job, ignore_event
 from rollforge.run.requirements import is_private, session_admission
 from rollforge.run.review import reviewed
+from rollforge.run.runners import StartedProcesses
 from rollforge.run.submission import SubmissionInfo, load_checks, store_checks, submission_info, submissions_of
 from rollforge.run.worker import release_dead_workers
-from rollforge.run.worker_process import StartedProcesses
 from rollforge.session import Session, using
 from rollforge.store.base import batch_of, open_store
 from rollforge.store.manager import TaskManager
@@ -127,10 +127,11 @@ def failures(plan: Plan) -> tuple[FailureGroup, ...]:
 def train(
     plan: Plan,
     *,
-    jobs: int,
+    jobs: int = 0,
     on_event: Callable[[Event], None] = ignore_event,
     log_file: Path | None = None,
     started: StartedProcesses | None = None,
+    executor: Executor | None = None,
 ) -> None:
     """Train the tasks of `plan` that are not done yet. Failures are recorded in the store.
 
@@ -146,6 +147,8 @@ def train(
         Log file of the workers.
     started : StartedProcesses, optional
         Worker processes that are running already (:func:`start_processes`).
+    executor : Executor, optional
+        Where tasks run, instead of `jobs` processes of this machine.
     """
     session, pool = plan.workflow.session, plan.workflow.experiment_name
     store = open_store(session.store_uri)
@@ -176,14 +179,14 @@ def train(
     jobs = min(jobs, max(1, waiting))
     # The same tasks can meanwhile be submitted again with other data.
     admission = session_admission(store, pool, session)
-    executor: Executor = (
-        InProcess(session, admission) if jobs == 0 else LocalProcesses(session, jobs, log_file, admission, started)
-    )
+    where = executor or (InProcess() if jobs == 0 else LocalProcesses(jobs, started))
     while_starting: Callable[[], None] | None = prepare
     while True:
         with reviewed():  # the plan has already logged the warnings
             try:
-                executor.run(job, on_event, while_starting)
+                where.run(
+                    job, session, on_event, while_starting=while_starting, admission=admission, log_file=log_file
+                )  # fmt: skip
             except FailingWorker as exc:
                 log.warning("%s The other workers continue.", exc)
                 TaskManager(pool, store=store).wait(batch=batch, warn=False)

@@ -67,6 +67,7 @@ from rollforge.workflow import load_workflow
 if TYPE_CHECKING:
     from rollforge.collect.result import Collected
     from rollforge.plan import Plan
+    from rollforge.run.executor import Executor
 
 __all__ = ["WalkForward", "walk_forward"]
 
@@ -100,6 +101,7 @@ def walk_forward(
     end: DayLike | None = None,
     rtype: Literal["sliding", "expanding"] = "sliding",
     jobs: int | None = None,
+    executor: Executor | None = None,
     experiment_name: str | None = None,
     session: Session | None = None,
     allow_gaps: bool = False,
@@ -154,6 +156,8 @@ def walk_forward(
         Whether the training segment keeps its length or its first day.
     jobs : int, optional
         Number of worker processes; 0 trains in this process. By default one per core, or 0 if there is little to train.
+    executor : Executor, optional
+        Where the models are trained, instead of `jobs`: for example ``LocalProcesses(4)`` (:mod:`rollforge.run.executor`).
     experiment_name : str, optional
         Name of the experiment; by default one made of the estimator's name and a hash of the definition.
     session : Session, optional
@@ -190,6 +194,10 @@ def walk_forward(
         jobs = whole_number(jobs, "jobs", least=0)
     check_flag("allow_gaps", allow_gaps)
     _check_names(experiment_name, features, {"time": time, "entity": entity, "weight": weight, "groups": groups})
+    if executor is not None:
+        from rollforge.run.executor import check_executor
+
+        check_executor(executor, jobs=jobs is not None)
     session = current_session() if session is None else session
     if not isinstance(session, Session):
         raise ConfigError(f"must be a rollforge.Session, found {shown(session)}.", path="session")
@@ -231,7 +239,7 @@ def walk_forward(
          "horizons": horizons, "label_periods": label_periods, "store": session.store_uri, "name": experiment_name},
         table, [*labels, *columns],
     )  # fmt: skip
-    early = 0 if finished.exists() else min(_jobs(jobs, expected, session, values), expected)
+    early = 0 if executor is not None or finished.exists() else min(_jobs(jobs, expected, session, values), expected)
     with contextlib.ExitStack() as running:
         with _without_main():
             started = running.enter_context(pipeline.start_processes(session, early, described.model))
@@ -245,7 +253,7 @@ def walk_forward(
         plan = _plan(templates, windows, frame_session(folder, session), experiment_name, described.name)
         pipeline.submit(plan)
         with _without_main():
-            pipeline.train(plan, jobs=_jobs(jobs, len(plan.ids), session, values), started=started)
+            pipeline.train(plan, jobs=_jobs(jobs, len(plan.ids), session, values), started=started, executor=executor)
     failed = pipeline.failures(plan)
     if not failed:
         finished.touch()

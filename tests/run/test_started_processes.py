@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rollforge.run.job import Job, current_attempt
+from rollforge.run.runners import LocalRunners, StartedProcesses
 from rollforge.run.worker_pool import WorkerPool
-from rollforge.run.worker_process import StartedProcesses
 from rollforge.session import Session, current_session
 from rollforge.store.memory import MemoryStore
 
@@ -35,7 +35,7 @@ def results(started: StartedProcesses, tasks: list[dict[str, Any]], threads: int
     store = MemoryStore()
     store.create("p", tasks)
     job, session = Job("p", process_of, kwargs={"pool": "p"}), Session(threads=threads, provider_uri="/data")
-    WorkerPool(store, job, session, 2, started=started).run()
+    WorkerPool(store, job, session, 2, runners=LocalRunners(session, job, 2, started=started)).run()
     return [record.result for record in store.query("p")]
 
 

@@ -10,6 +10,7 @@ import pytest
 from rollforge.run.executor import LocalProcesses
 from rollforge.run.job import Job, ignore_event
 from rollforge.run.leases import Leases
+from rollforge.run.runners import LocalRunners
 from rollforge.run.trainer import TrainerR
 from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session, current_session
@@ -39,6 +40,7 @@ def pool_of(
     store.create("p", [{"x": x} for x in range(waiting)])
     job = Job("p", len)
     pool = WorkerPool(store, job, Session(threads=2), jobs, exit_when_empty=not stay)
+    pool._runners = LocalRunners(pool.session, job, 0)
     pool._recent.extend([seconds] * count)
     return pool, Leases(store, job, "me", ignore_event)
 
@@ -49,7 +51,7 @@ def test_processes_share_the_threads_of_the_session(jobs: int, threads: int) -> 
     session = Session(store_uri=f"memory://{jobs} processes share threads", threads=4)
     store = open_store(session.store_uri)
     store.create("p", [{"x": 1}])
-    LocalProcesses(session, jobs).run(Job("p", threads_of_task))
+    LocalProcesses(jobs).run(Job("p", threads_of_task), session)
     assert [task.result for task in store.query("p")] == [[threads, threads]]
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from rollforge.errors import ConfigError, TrainingFailed
+from rollforge.run.executor import InProcess
+from rollforge.run.job import Job
 from rollforge.run.pool_trainer import DelayTrainerRM, TrainerRM
 from rollforge.run.trainer import DelayTrainerR, Trainer, TrainerR
 from rollforge.session import Session, current_session, using
@@ -147,6 +149,35 @@ def test_jobs_run_in_parallel_processes(kind: type[Trainer], session: Session) -
     assert str(os.getpid()) not in {r.list_tags()["pid"] for r in recorders}
 
 
+class Noting:
+    """An executor that notes the tasks that it is given, and runs them in this process."""
+
+    def __init__(self) -> None:
+        self.jobs: list[str] = []
+
+    def run(self, job: Job, session: Session, *arguments: Any, **options: Any) -> None:
+        self.jobs.append(f"{job.before} to {job.after}")
+        InProcess().run(job, session, *arguments, **options)
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("session", ["folder"], indirect=True)
+def test_an_executor_runs_each_stage(kind: type[Trainer], session: Session) -> None:
+    """With a pool, the stages are those of the tasks; without one, each stage is a job of its own."""
+    noting = Noting()
+    recorders = trainer(kind, executor=noting)([{"x": i} for i in range(3)])
+    assert [r.list_metrics()["x"] for r in recorders] == [0, 1, 2]
+    assert (
+        noting.jobs
+        == {
+            TrainerR: ["waiting to done"],
+            DelayTrainerR: ["waiting to done"] * 2,
+            TrainerRM: ["waiting to done"],
+            DelayTrainerRM: ["waiting to part_done", "part_done to done"],
+        }[kind]
+    )
+
+
 @pytest.mark.slow
 def test_call_in_subproc_runs_each_task_in_a_new_process(session: Session) -> None:
     """``call_in_subproc`` runs each task in a new process."""
@@ -172,8 +203,10 @@ def test_a_trainer_pickled_by_an_earlier_version_uses_its_pool(kind: type[Traine
     earlier = kind.__new__(kind)
     state = vars(kind("exp", task_pool="apart", jobs=2))
     state["task_pool"] = state.pop("pool")
+    del state["executor"]
     earlier.__setstate__(state)
     assert (earlier.pool, earlier.task_pool, earlier.jobs) == ("apart", "apart", 2)
+    assert earlier.executor is None
     assert pickle.loads(pickle.dumps(earlier)).pool == "apart"
 
 

@@ -5,6 +5,7 @@ from .execute import (
     end_task_train as end_task_train,
     task_train as task_train,
 )
+from .executor import Executor as Executor, InProcess as InProcess, LocalProcesses as LocalProcesses
 from .pool_trainer import DelayTrainerRM as DelayTrainerRM, TrainerRM as TrainerRM
 from .trainer import DelayTrainerR as DelayTrainerR, Trainer as Trainer, TrainerR as TrainerR
 from .worker import (

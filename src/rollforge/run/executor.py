@@ -1,7 +1,8 @@
 """Executors: run the tasks of a pool in this process, or in worker processes on this machine.
 
-An executor gets a :class:`Job`, runs its tasks until none can make progress, and reports each step as an
-:class:`~rollforge.run.worker.Event`. The outcome of each task is in the store; an executor returns nothing.
+An executor says where tasks run. It is given a :class:`~rollforge.run.job.Job`, runs its tasks until none can make
+progress, and reports each step as an :class:`~rollforge.run.job.Event`. The outcome of each task is in the store; an
+executor returns nothing. :class:`rollforge.testing.executor.ExecutorSuite` tests your own.
 """
 
 from __future__ import annotations
@@ -11,22 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from rollforge.errors import ConfigError, shown
 from rollforge.run.job import Event, Job, ignore_event
 from rollforge.run.requirements import Admission
+from rollforge.run.runners import LocalRunners, StartedProcesses
 from rollforge.run.worker import Worker
 from rollforge.run.worker_pool import WorkerPool
-from rollforge.run.worker_process import StartedProcesses
 from rollforge.session import Session, using
-from rollforge.store.base import open_store
+from rollforge.store.base import TaskStore, open_store
 
-__all__ = ["Executor", "InProcess", "LocalProcesses"]
+__all__ = ["Executor", "InProcess", "LocalProcesses", "check_executor"]
 
 
 class Executor(Protocol):
     """Runs the tasks of a job until none of them can make progress."""
 
     def run(
-        self, job: Job, on_event: Callable[[Event], None] = ..., while_starting: Callable[[], None] | None = None
+        self,
+        job: Job,
+        session: Session,
+        on_event: Callable[[Event], None] = ...,
+        *,
+        store: TaskStore | None = None,
+        while_starting: Callable[[], None] | None = None,
+        admission: Admission | None = None,
+        log_file: Path | None = None,
     ) -> None:
         """Run tasks until none is left; tasks that failed are ``failed`` in the store.
 
@@ -34,11 +44,42 @@ class Executor(Protocol):
         ----------
         job : Job
             The job to run.
+        session : Session
+            The session of the tasks.
         on_event : callable
             Called with each event.
+        store : TaskStore, optional
+            The task store; by default the session's.
         while_starting : callable, optional
             Preparation that the tasks need; called while worker processes start, before the first task.
+        admission : Admission, optional
+            Decides which submissions' tasks can run and in which session. By default, all tasks run in `session`.
+        log_file : path, optional
+            File to which worker processes of this machine also log.
         """
+
+
+def check_executor(executor: object, **instead: object) -> None:
+    """Check the argument `executor` of a trainer.
+
+    Raises
+    ------
+    ConfigError
+        If it is not an executor, or if one of the arguments that it replaces was passed too.
+
+    Examples
+    --------
+    >>> check_executor(None, jobs=2)
+    >>> check_executor(InProcess(), jobs=2)
+    Traceback (most recent call last):
+    rollforge.errors.ConfigError: executor: replaces jobs, so pass only one of them.
+    """
+    if executor is None:
+        return
+    if not callable(getattr(executor, "run", None)):
+        raise ConfigError(f"must be an executor, such as LocalProcesses(4), found {shown(executor)}.", path="executor")
+    if given := [name for name, value in instead.items() if value]:
+        raise ConfigError(f"replaces {' and '.join(given)}, so pass only one of them.", path="executor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +91,27 @@ class InProcess:
     >>> from rollforge.session import Session
     >>> store = open_store("memory://example of an executor")
     >>> _ = store.create("p", [{"x": 1}])
-    >>> InProcess(Session(store_uri=store.uri)).run(Job("p", len))
+    >>> InProcess().run(Job("p", len), Session(store_uri=store.uri))
     >>> store.count("p")
     {<Status.DONE: 'done'>: 1}
     """
 
-    session: Session
-    admission: Admission | None = None
-
     def run(
         self,
         job: Job,
+        session: Session,
         on_event: Callable[[Event], None] = ignore_event,
+        *,
+        store: TaskStore | None = None,
         while_starting: Callable[[], None] | None = None,
+        admission: Admission | None = None,
+        log_file: Path | None = None,
     ) -> None:
-        """Run the tasks of `job` in this process."""
-        with using(self.session):
+        """Run the tasks of `job` in this process, which logs by itself."""
+        with using(session):
             if while_starting is not None:
                 while_starting()
-            Worker(open_store(self.session.store_uri), job, on_event=on_event, admission=self.admission).run()
+            Worker(store or open_store(session.store_uri), job, on_event=on_event, admission=admission).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +121,36 @@ class LocalProcesses:
     If a process dies (``kill -9``, out of memory, a crash in C code), the attempt at its task has failed. The task
     returns to the pool at once, and a new process replaces the dead one.
 
+    Parameters
+    ----------
+    jobs : int
+        Number of worker processes.
+    started : StartedProcesses, optional
+        Processes that are running already, which are used first.
+
     Examples
     --------
     >>> from rollforge.session import Session
     >>> store = open_store("memory://example of processes")
     >>> _ = store.create("p", [{"x": 1}, {"x": 2}])
-    >>> LocalProcesses(Session(store_uri=store.uri, threads=1), jobs=1).run(Job("p", len))
+    >>> LocalProcesses(jobs=1).run(Job("p", len), Session(store_uri=store.uri, threads=1))
     >>> store.count("p")
     {<Status.DONE: 'done'>: 2}
     """
 
-    session: Session
     jobs: int
-    log_file: Path | None = None
-    admission: Admission | None = None
     started: StartedProcesses | None = None
 
     def run(
         self,
         job: Job,
+        session: Session,
         on_event: Callable[[Event], None] = ignore_event,
+        *,
+        store: TaskStore | None = None,
         while_starting: Callable[[], None] | None = None,
+        admission: Admission | None = None,
+        log_file: Path | None = None,
     ) -> None:
         """Run the tasks of `job` in ``jobs`` processes.
 
@@ -107,8 +159,8 @@ class LocalProcesses:
         TrainingFailed
             If worker processes die before they can run a task; the message contains the last one's error.
         """
-        share = self.session.shared_by(self.jobs)
+        share = session.shared_by(self.jobs)
         WorkerPool(
-            open_store(share.store_uri), job, share, self.jobs, on_event, log_file=self.log_file, while_starting=while_starting,
-            admission=self.admission, started=self.started,
+            store or open_store(share.store_uri), job, share, self.jobs, on_event, while_starting=while_starting,
+            admission=admission, runners=LocalRunners(share, job, self.jobs, log_file, self.started),
         ).run()  # fmt: skip

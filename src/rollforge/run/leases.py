@@ -14,6 +14,7 @@ from rollforge import trust
 from rollforge.errors import FailingWorker, LeaseLost, RequirementsNotMet, StoreGone, StoreUnavailable, counted
 from rollforge.generate.naming import describe
 from rollforge.run.job import Event, EventKind, Job
+from rollforge.run.messages import CannotRun, CannotStart, Done, Failed, Outcome, Stopped, Unreadable
 from rollforge.run.requirements import Admission
 from rollforge.run.worker_health import Retries, WorkerHealth
 from rollforge.session import Session
@@ -104,8 +105,7 @@ class Leases:
     # -- leases --------------------------------------------------------------------------------------------------------
 
     def _renew(self) -> None:
-        with self._lock:
-            held = list(self._held.values())
+        held = self.held()
         self._known_logs = {t.id: self._known_logs.get(t.id, "") for t in held}
         for task in held:
             text = self._log_of(task)
@@ -118,6 +118,11 @@ class Leases:
                         self._lost[task.id] = str(exc)
             else:
                 self._known_logs[task.id] = text
+
+    def held(self) -> list[TaskRecord]:
+        """Return the tasks that are claimed."""
+        with self._lock:
+            return list(self._held.values())
 
     def lost(self) -> list[TaskRecord]:
         """Return the tasks that were taken over by another worker or cancelled, and stop holding them."""
@@ -207,6 +212,20 @@ class Leases:
     def started(self, task: TaskRecord) -> None:
         """Report that a task starts."""
         self._report("started", task)
+
+    def settle(self, task: TaskRecord, outcome: Outcome, log_text: str, seconds: float) -> None:
+        """End the claim of a task as its outcome says."""
+        match outcome:
+            case Done(result):
+                self.commit(task, result, log_text, seconds)
+            case Failed(error, brief, cause):
+                self.fail(task, error, brief, cause, log_text, seconds)
+            case Unreadable(reason):
+                self.fail(task, reason, reason, Cause.UNREADABLE, log_text, seconds)
+            case CannotRun(reason):
+                self.leave(task, reason)
+            case Stopped() | CannotStart():
+                self.give_back(task)
 
     def commit(self, task: TaskRecord, result: object, log_text: str, seconds: float) -> None:
         """Store the result of a task."""

@@ -16,7 +16,7 @@ from rollforge.run.execute import (
     end_unfinished_runs,
     task_train,
 )
-from rollforge.run.executor import Executor, InProcess, LocalProcesses
+from rollforge.run.executor import Executor, InProcess, LocalProcesses, check_executor
 from rollforge.run.job import Job, LogEvents
 from rollforge.run.references import recorder_of
 from rollforge.run.requirements import session_admission
@@ -72,6 +72,8 @@ class TrainerRM(Aliased, RecorderTrainer):
     tracker : Tracker or str, optional
         The tracking store, or its URI; by default the session's. Worker processes (`jobs`) open an object's `uri`, whose
         scheme must be known (:func:`~rollforge.drivers.register_tracker`).
+    executor : Executor, optional
+        Where tasks run, instead of `jobs`: for example ``LocalProcesses(4)`` (:mod:`rollforge.run.executor`).
 
     Examples
     --------
@@ -95,11 +97,14 @@ class TrainerRM(Aliased, RecorderTrainer):
         session: Session | None = None,
         store: TaskStore | str | None = None,
         tracker: Tracker | str | None = None,
+        executor: Executor | None = None,
     ) -> None:
         super().__init__(experiment_name, train_func, default_rec_name, session, on_error, store, tracker)
+        check_executor(executor, jobs=jobs is not None)
         self.pool = task_pool
         self.skip_run_task = skip_run_task
         self.jobs = jobs
+        self.executor = executor
 
     def train(
         self,
@@ -221,15 +226,15 @@ class TrainerRM(Aliased, RecorderTrainer):
                 on_death=lambda task_id: end_unfinished_runs(task_id, experiment_name, session),
             )  # fmt: skip
             admission = session_admission(manager.store, manager.pool, session)
-            executor: Executor = (
-                InProcess(session, admission)
-                if self.jobs is None
-                else LocalProcesses(session, self.jobs, admission=admission)
-            )
+            executor = self.executor or (InProcess() if self.jobs is None else LocalProcesses(self.jobs))
+
+            def run() -> None:
+                executor.run(job, session, LogEvents(total), admission=admission)
+
             for task in release_dead_workers(manager.store, manager.pool, counted=False):
                 end_unfinished_runs(task.id, experiment_name, session)
             try:
-                _run_until(settled, manager, executor, job, total)
+                _run_until(settled, manager, run, job)
             except FailingWorker as exc:
                 log.warning("%s The other workers continue.", exc)
         else:
@@ -255,11 +260,11 @@ class TrainerRM(Aliased, RecorderTrainer):
 
 
 def _run_until(
-    settled: Callable[[Mapping[Status, int]], bool], manager: TaskManager, executor: Executor, job: Job, total: int
+    settled: Callable[[Mapping[Status, int]], bool], manager: TaskManager, run: Callable[[], None], job: Job
 ) -> None:
     """Run tasks, and those of other processes that die before they have finished them."""
     while True:
-        executor.run(job, LogEvents(total))
+        run()
         counts = manager.wait(
             batch=job.batch, warn=False, settled=lambda counts: settled(counts) or bool(counts.get(job.before))
         )
@@ -285,7 +290,7 @@ class DelayTrainerRM(TrainerRM):
         Second stage: ``(recorder, experiment_name) -> Recorder``.
     skip_run_task : bool
         If True, leave the second stage to other workers and wait for them. The first stage always runs here.
-    default_rec_name, jobs, on_error, session, store, tracker
+    default_rec_name, jobs, on_error, session, store, tracker, executor
         See :class:`TrainerRM`.
 
     Examples
@@ -308,10 +313,11 @@ class DelayTrainerRM(TrainerRM):
         session: Session | None = None,
         store: TaskStore | str | None = None,
         tracker: Tracker | str | None = None,
+        executor: Executor | None = None,
     ) -> None:
         super().__init__(
             experiment_name, task_pool, train_func, skip_run_task, default_rec_name, jobs=jobs, on_error=on_error,
-            session=session, store=store, tracker=tracker,
+            session=session, store=store, tracker=tracker, executor=executor,
         )  # fmt: skip
         self.end_train_func = end_train_func
         self.delay = True

@@ -31,11 +31,11 @@ from rollforge.run.execute import (
     end_task_train,
     task_train,
 )
+from rollforge.run.executor import Executor, LocalProcesses, check_executor
 from rollforge.run.failures import group_failures
 from rollforge.run.job import Job, LogEvents, current_model, current_task
 from rollforge.run.references import from_reference
 from rollforge.run.review import review, reviewed
-from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore
 from rollforge.store.memory import MemoryStore
@@ -113,6 +113,7 @@ class RecorderTrainer(Trainer):
     STATUS_KEY = STATUS_KEY
     STATUS_BEGIN = STATUS_BEGIN
     STATUS_END = "end_task_train"
+    executor: Executor | None = None  # trainers pickled by an earlier version have none of their own
 
     def __init__(
         self,
@@ -190,6 +191,8 @@ class TrainerR(RecorderTrainer):
     tracker : Tracker or str, optional
         The tracking store, or its URI; by default the session's. Worker processes (`jobs`, `call_in_subproc`) open an
         object's `uri`, whose scheme must be known (:func:`~rollforge.drivers.register_tracker`).
+    executor : Executor, optional
+        Where tasks run, instead of `jobs`: for example ``LocalProcesses(4)`` (:mod:`rollforge.run.executor`).
 
     Examples
     --------
@@ -214,10 +217,13 @@ class TrainerR(RecorderTrainer):
         on_error: OnError = "raise",
         session: Session | None = None,
         tracker: Tracker | str | None = None,
+        executor: Executor | None = None,
     ) -> None:
         super().__init__(experiment_name, train_func, default_rec_name, session, on_error, tracker=tracker)
+        check_executor(executor, jobs=jobs is not None, call_in_subproc=call_in_subproc)
         self.call_in_subproc = call_in_subproc
         self.jobs = jobs
+        self.executor = executor
 
     def train(
         self,
@@ -267,7 +273,7 @@ class TrainerR(RecorderTrainer):
         arguments = {"experiment_name": experiment_name, **kwargs}
         names = model_names or [""] * len(items)
         with review(items, session):
-            if self.jobs is None and not self.call_in_subproc:
+            if self.jobs is None and self.executor is None and not self.call_in_subproc:
                 return self._in_this_process(func, items, session, arguments, names)
             return self._in_processes(func, items, session, arguments, names)
 
@@ -294,7 +300,6 @@ class TrainerR(RecorderTrainer):
     def _in_processes(
         self, func: TrainFunc, items: list[object], session: Session, arguments: dict[str, object], names: Sequence[str]
     ) -> list[Recorder]:
-        jobs = self.jobs or 1
         failures: dict[str, str] = {}
         open_tracker(session.tracking_uri).prepare()  # once, before several processes do so at the same time
         store, pool = MemoryStore(), "here"
@@ -303,8 +308,8 @@ class TrainerR(RecorderTrainer):
         job = Job(
             pool, _call, kwargs={"func": func, "arguments": arguments}, force_release=self.call_in_subproc, own=True
         )
-        share = session.shared_by(jobs)
-        WorkerPool(store, job, share, jobs, LogEvents(len(items))).run()
+        executor = self.executor or LocalProcesses(self.jobs or 1)
+        executor.run(job, session, LogEvents(len(items)), store=store)
         tasks = list(store.query(pool))
         for i, (task, item) in enumerate(zip(tasks, items, strict=True)):
             if task.status is not Status.DONE:

@@ -7,22 +7,17 @@ their crashes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from rollforge.errors import (
-    ConfigError,
-    MissingCode,
-    MissingDependency,
-    RecorderUnreachable,
-    StoreUnavailable,
-    TrackingError,
-)
+from rollforge.errors import ConfigError
 from rollforge.machine import process_is_gone, process_name
 from rollforge.plugins import load_plugins
+from rollforge.run.attempt import run_attempt
 from rollforge.run.job import (
     Event,
     Job,
@@ -35,16 +30,13 @@ from rollforge.run.job import (
     is_own,
 )
 from rollforge.run.leases import LEASE_SECONDS, RECONNECT_SECONDS, Leases
-from rollforge.run.messages import failure
-from rollforge.run.references import from_reference, is_of_task, to_reference
 from rollforge.run.requirements import Admission, session_admission
 from rollforge.run.worker_pool import IDLE_SECONDS, WorkerPool, never
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import TaskStore, open_store, trim_log
-from rollforge.store.codec import decode_definition
-from rollforge.task import Cause, Status, TaskRecord
+from rollforge.task import Status, TaskRecord
 from rollforge.track.base import Tracker
-from rollforge.trust import Origin, from_origin
+from rollforge.trust import from_origin
 
 __all__ = ["TaskLog", "Worker", "release_dead_workers", "run_task"]
 
@@ -164,49 +156,27 @@ class Worker:
 
     def _run_one(self, leases: Leases, task: TaskRecord, task_log: TaskLog) -> None:
         task_log.begin()
-        leases.started(task)
+        argument: object = task.text if self.job.before is Status.WAITING else task.result
         began = time.perf_counter()
-        own = is_own(self.job, self.store, task)
+        token, number = current_task.set(task.id), current_attempt.set(task.attempt)
+        name = current_model.set(task.model_name)
         try:
-            if self.job.before is Status.PART_DONE:
-                argument = from_reference(task.result)
-                own = own and (self.job.own or is_of_task(argument, task.id))
-            else:
-                with from_origin(Origin.OWN if own else Origin.POOL):
-                    argument = decode_definition(task.text)
-        except (MissingCode, RecorderUnreachable) as exc:
-            leases.leave(task, str(exc))
-            return
-        except ConfigError as exc:
-            leases.fail(task, str(exc), str(exc), Cause.UNREADABLE, "", 0.0)
-            return
-        except TrackingError as exc:  # the result of the first stage is missing, or is not a recorder
-            leases.fail(task, str(exc), str(exc), Cause.RAISED, "", 0.0)
-            return
-        try:
-            token, number = current_task.set(task.id), current_attempt.set(task.attempt)
-            name = current_model.set(task.model_name)
-            try:
-                here = leases.session_for(task) or current_session()
-                load_plugins(here)
-                with using(here), from_origin(Origin.OWN if own else Origin.POOL):
-                    result = to_reference(self.job.task_func(argument, **self.job.kwargs))
-            finally:
-                current_task.reset(token)
-                current_attempt.reset(number)
-                current_model.reset(name)
-            leases.commit(task, result, task_log.text(), time.perf_counter() - began)
-        except StoreUnavailable:
-            raise
-        except (MissingCode, MissingDependency, ModuleNotFoundError, RecorderUnreachable) as exc:
-            leases.leave(task, str(exc))
+            leases.started(task)
+            with contextlib.ExitStack() as origins, using(leases.session_for(task) or current_session()):
+                outcome = run_attempt(
+                    self.job, task.id, argument, own=is_own(self.job, self.store, task),
+                    set_origin=lambda origin: origins.enter_context(from_origin(origin)),
+                    interrupts=(KeyboardInterrupt, WorkerStopped),
+                )  # fmt: skip
+            leases.settle(task, outcome, task_log.text(), time.perf_counter() - began)
         except (KeyboardInterrupt, WorkerStopped):
             # Ctrl-C or SIGTERM: the task is not at fault and is given back unchanged.
             leases.give_back(task)
             raise
-        except BaseException as exc:  # noqa: BLE001 - anything else that a task raises, also SystemExit, is its failure
-            failed = failure(exc)
-            leases.fail(task, failed.error, failed.brief, failed.cause, task_log.text(), time.perf_counter() - began)
+        finally:
+            current_task.reset(token)
+            current_attempt.reset(number)
+            current_model.reset(name)
 
 
 class TaskLog(logging.Handler):

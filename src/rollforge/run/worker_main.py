@@ -21,15 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from rollforge import drivers, trust
-from rollforge.errors import ConfigError, MissingCode, MissingDependency, RecorderUnreachable, RollforgeError
+from rollforge.errors import RollforgeError
 from rollforge.plugins import load_plugins
+from rollforge.run.attempt import run_attempt
 from rollforge.run.interactive import define_in_main
 from rollforge.run.job import Job, WorkerStopped, current_attempt, current_model, current_task
-from rollforge.run.messages import READY, CannotRun, Done, Message, Outcome, Started, Stopped, Unreadable, failure
-from rollforge.run.references import from_reference, is_of_task, to_reference
-from rollforge.session import Session, current_session, using
-from rollforge.store.codec import decode_definition, encode_result
-from rollforge.task import Status
+from rollforge.run.messages import READY, Message, Outcome, Started, Stopped
+from rollforge.session import Session, using
 from rollforge.trust import Origin
 
 __all__ = ["Inherited", "worker_main"]
@@ -83,7 +81,8 @@ def worker_main(
         if job.preload is not None:
             with contextlib.suppress(Exception):  # the task will raise an import error itself
                 job.preload()
-        _plugin_problem(session)  # the task will return the error
+        with contextlib.suppress(RollforgeError):  # it will be the outcome of each task
+            load_plugins(session)
         pipe.send(READY)
         logs = _Logs()
         while (given := pipe.recv()) is not None:
@@ -97,8 +96,7 @@ def worker_main(
             pipe.send(Message(task_id, token, Started()))
             define_in_main(main)
             with using((other or session).with_(threads=threads)):
-                problem = _plugin_problem(current_session())
-                answer = CannotRun(problem) if problem else _answer(job, argument, task_id, own=own)
+                answer = _answer(job, argument, task_id, own=own)
             if os.getpid() != me:
                 os._exit(0)  # a child that the task forked and that returned: it must not send an outcome
             with contextlib.suppress(Exception):  # a task may have closed or replaced sys.stdout
@@ -111,15 +109,6 @@ def worker_main(
         logging.shutdown()
         atexit._run_exitfuncs()  # those that libraries have registered
         os._exit(0)
-
-
-def _plugin_problem(session: Session) -> str:
-    """Import the plugins of a session, including changed files, and return why one cannot be imported; empty if all can."""
-    try:
-        load_plugins(session)
-    except RollforgeError as exc:
-        return str(exc)
-    return ""
 
 
 def _open_outputs(log_descriptor: int) -> None:
@@ -196,27 +185,13 @@ class _ToStderr(logging.StreamHandler[Any]):
 
 
 def _answer(job: Job, argument: object, task_id: str, *, own: bool) -> Outcome:
-    trust.set_process_origin(Origin.OWN if own and (job.own or job.before is not Status.PART_DONE) else Origin.POOL)
-    if isinstance(argument, str):
-        try:
-            argument = decode_definition(argument)
-        except MissingCode as exc:
-            return CannotRun(str(exc))
-        except ConfigError as exc:
-            return Unreadable(str(exc))
     try:
-        given = argument
-        if job.before is Status.PART_DONE:
-            given = from_reference(argument)
-            if own and is_of_task(given, task_id):
-                trust.set_process_origin(Origin.OWN)
-        return Done(encode_result(to_reference(job.task_func(given, **job.kwargs))))
+        # The origin of the process, because a task can start threads.
+        return run_attempt(
+            job, task_id, argument, own=own, set_origin=trust.set_process_origin, interrupts=(WorkerStopped,)
+        )
     except WorkerStopped:
         return Stopped()
-    except (MissingCode, MissingDependency, ModuleNotFoundError, RecorderUnreachable) as exc:
-        return CannotRun(str(exc))
-    except BaseException as exc:  # noqa: BLE001 - anything a task raises (SystemExit, KeyboardInterrupt) is its failure
-        return failure(exc)
 
 
 def _die_with_parent() -> None:

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import connection
-from pathlib import Path
 
 from rollforge.errors import (
     ConfigError,
@@ -22,9 +21,9 @@ from rollforge.run.job import (
     is_own,
 )
 from rollforge.run.leases import LEASE_SECONDS, RECONNECT_SECONDS, Leases
-from rollforge.run.messages import CannotRun, CannotStart, Done, Failed, Stopped, Unreadable
+from rollforge.run.messages import CannotRun, CannotStart, Done, Failed
 from rollforge.run.requirements import Admission
-from rollforge.run.worker_process import StartedProcesses, WorkerProcess
+from rollforge.run.runners import LocalRunners, Runner, Runners
 from rollforge.session import Session
 from rollforge.store.base import TaskStore
 from rollforge.task import Cause, TaskRecord
@@ -82,7 +81,7 @@ class WorkerPool:
     session : Session
         Session of the tasks; its `threads` are the share of one process.
     jobs : int
-        Number of worker processes.
+        Number of tasks that run at the same time.
     on_event : callable
         Called with each event.
     stop : callable
@@ -91,12 +90,10 @@ class WorkerPool:
         If False, wait for new tasks when there are none.
     grace : float
         Seconds that running tasks have to end after `stop`; then they are given back.
-    log_file : path, optional
-        File to which the processes also log.
     while_starting : callable, optional
         Preparation that the tasks need; called in this process while the worker processes start.
-    started : StartedProcesses, optional
-        Processes that are running already, which are used first.
+    runners : Runners, optional
+        What runs the tasks, by default `jobs` worker processes of this machine. They are closed at the end.
     admission : Admission, optional
         Decides which submissions' tasks this machine can run and in which session. By default, all tasks run in
         `session`.
@@ -120,16 +117,15 @@ class WorkerPool:
     stop: Callable[[], bool] = never
     exit_when_empty: bool = True
     grace: float = 0.0
-    log_file: Path | None = None
     while_starting: Callable[[], None] | None = None
     name: str = field(default_factory=process_name)
     lease_seconds: float = LEASE_SECONDS
     reconnect_timeout: float = RECONNECT_SECONDS
     admission: Admission | None = None
-    started: StartedProcesses | None = None
+    runners: Runners | None = None
     wait_for_others: bool = False
     ran: int = 0
-    _processes: list[WorkerProcess] = field(default_factory=list)
+    _runners: Runners = field(init=False, repr=False)
     _queue: deque[TaskRecord] = field(default_factory=deque)
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=8))
     _idle_deaths: int = 0
@@ -150,18 +146,14 @@ class WorkerPool:
         StoreUnavailable
             If the store is unavailable for longer than `reconnect_timeout` seconds.
         """
-        started = self.started
-        self._processes = [] if started is None else started.take(self.session, self.job, self.jobs, self.log_file)
-        missing = self.jobs - len(self._processes)
-        self._processes += [WorkerProcess(self.session, self.job, self.log_file) for _ in range(missing)]
+        self._runners = self.runners or LocalRunners(self.session, self.job, self.jobs)
         leases = Leases(
             self.store, self.job, self.name, self.on_event, self.lease_seconds, self.reconnect_timeout, self._log_of,
             admission=self.admission, wait_for_others=self.wait_for_others,
         )  # fmt: skip
         try:
             if self.while_starting is not None:
-                for process in self._processes:
-                    process.start()
+                self._runners.start()
                 self.while_starting()
             with leases:
                 try:
@@ -171,17 +163,14 @@ class WorkerPool:
             if not self.stop():  # a worker that was stopped need not explain why tasks are left
                 leases.finish()
         finally:
-            for process in self._processes:
-                process.shut_down()
-            for process in self._processes:
-                process.end(1.0)
+            self._runners.close()
         return self.ran
 
     def _log_of(self, task: TaskRecord) -> str:
-        return next((s.log() for s in self._processes if s.task is not None and s.task.id == task.id), "")
+        return next((s.log() for s in self._runners.current() if s.task is not None and s.task.id == task.id), "")
 
-    def _busy(self) -> list[WorkerProcess]:
-        return [s for s in self._processes if s.task is not None]
+    def _busy(self) -> list[Runner]:
+        return [s for s in self._runners.current() if s.task is not None]
 
     def _work(self, leases: Leases) -> None:
         stopping: float | None = None
@@ -206,23 +195,22 @@ class WorkerPool:
             self._watch(leases)
 
     def _fill(self, leases: Leases) -> None:
-        """Give every idle process a task."""
-        idle = [s for s in self._processes if s.task is None]
+        """Give every idle runner a task."""
+        idle = [s for s in self._runners.current() if s.free]
         while self._queue and leases.holds():
             leases.give_back(self._queue.pop())
         if len(self._queue) < len(idle):
             self._queue.extend(leases.take(len(idle) - len(self._queue) + self._ahead()))
-        for process in idle:
+        for runner in idle:
             if not self._queue:
                 return
             task = self._queue.popleft()
-            if process.failed and task.attempt + 1 >= task.max_attempts:
-                process.renew_process(
-                    _FAILED_GRACE
-                )  # the last attempt must not fail because of what another task left behind
+            if runner.failed and task.attempt + 1 >= task.max_attempts:
+                # The last attempt must not fail because of what another task left behind.
+                runner.renew_process(_FAILED_GRACE)
             leases.started(task)
             own = is_own(self.job, self.store, task)
-            process.assign(task, self._threads(leases), leases.session_for(task), own=own)
+            runner.assign(task, self._threads(leases), leases.session_for(task), own=own)
 
     def _threads(self, leases: Leases) -> int:
         """Return the threads of the next task: its share, or more for the last tasks, when other processes are idle."""
@@ -230,7 +218,7 @@ class WorkerPool:
         mean = sum(self._recent) / len(self._recent) if self._recent else 0.0
         if not self.exit_when_empty or mean < _LONG_SECONDS:
             return share
-        busy = sum(process.seconds < _NEARLY_DONE * mean for process in self._busy())
+        busy = sum(runner.seconds < _NEARLY_DONE * mean for runner in self._busy())
         side_by_side = min(self.jobs, 1 + busy + len(self._queue) + leases.waiting())
         return share * self.jobs // side_by_side
 
@@ -247,55 +235,44 @@ class WorkerPool:
         connection.wait([h for s in self._busy() for h in s.handles], timeout=pause)
         gone = {t.id for t in leases.lost()}
         self._queue = deque(t for t in self._queue if t.id not in gone)
-        for process in self._busy():
-            if process.task is not None and process.task.id in gone:
-                process.kill()  # the task was taken over, cancelled or removed
-                process.outcome()
-                process.task = None
+        for runner in self._busy():
+            if runner.task is not None and runner.task.id in gone:
+                runner.kill()  # the task was taken over, cancelled or removed
+                runner.outcome()
+                runner.task = None
                 continue
-            process.overdue()
-            self._record_outcome(leases, process)
+            runner.overdue()
+            self._record_outcome(leases, runner)
 
-    def _record_outcome(self, leases: Leases, process: WorkerProcess) -> None:
-        outcome, task = process.outcome(), process.task
+    def _record_outcome(self, leases: Leases, runner: Runner) -> None:
+        outcome, task = runner.outcome(), runner.task
         if outcome is None or task is None:
             return
-        seconds, task_log = process.seconds, process.log()
-        process.task = None
-        if isinstance(outcome, CannotStart):
-            leases.give_back(task)
-            raise ConfigError(outcome.reason)
-        if isinstance(outcome, Done):
-            leases.commit(task, outcome.result, task_log, seconds)
-        elif isinstance(outcome, Stopped):
-            leases.give_back(task)
-        elif isinstance(outcome, CannotRun):
-            self._leave(leases, process, task, outcome.reason)
-            return
-        elif isinstance(outcome, Unreadable):
-            leases.fail(task, outcome.reason, outcome.reason, Cause.UNREADABLE, task_log, seconds)
-        elif not process.ready:  # the process died before it began the task
+        seconds, task_log = runner.seconds, runner.log()
+        runner.task = None
+        if isinstance(outcome, Failed) and not runner.ready:  # the process died before it began the task
             leases.give_back(task)
             self._count_idle_death(outcome)
             return
-        else:
+        if isinstance(outcome, CannotRun) and runner.failed:
+            # A task that failed there may have broken its imports: a new process decides.
+            leases.give_back(task)
+            runner.renew_process(_FAILED_GRACE)
+            return
+        if isinstance(outcome, Failed):
             self._idle_deaths = 0
             if outcome.cause is not Cause.RAISED and self.job.on_death is not None:
                 self._tidy_up(task)
-            process.failed = True
-            leases.fail(task, outcome.error, outcome.brief, outcome.cause, task_log, seconds)
+            runner.failed = True
+        leases.settle(task, outcome, task_log, seconds)
+        if isinstance(outcome, CannotStart):
+            raise ConfigError(outcome.reason)
+        if isinstance(outcome, CannotRun):
+            return
         self.ran += 1
         self._recent.append(seconds)
         if self.job.force_release:
-            process.renew_process()
-
-    def _leave(self, leases: Leases, process: WorkerProcess, task: TaskRecord, reason: str) -> None:
-        """Leave a task that could not run to a new process or to other workers."""
-        if process.failed:  # a task that failed there may have broken its imports: a new process decides
-            leases.give_back(task)
-            process.renew_process(_FAILED_GRACE)
-        else:
-            leases.leave(task, reason)
+            runner.renew_process()
 
     def _tidy_up(self, task: TaskRecord) -> None:
         assert self.job.on_death is not None
@@ -311,24 +288,23 @@ class WorkerPool:
 
     def _give_all_back(self, leases: Leases) -> None:
         """Interrupt running tasks and give back everything that is still claimed."""
-        for process in self._busy():
-            process.interrupt()
+        for runner in self._busy():
+            runner.interrupt()
         deadline = time.monotonic() + 5.0
         while self._busy() and time.monotonic() < deadline:
             connection.wait([h for s in self._busy() for h in s.handles], timeout=0.1)
-            for process in self._busy():
-                outcome, task = process.outcome(), process.task
+            for runner in self._busy():
+                outcome, task = runner.outcome(), runner.task
                 if outcome is None or task is None:
                     continue
-                process.task = None
+                runner.task = None
                 if isinstance(outcome, Done):  # it had just finished
-                    leases.commit(task, outcome.result, process.log(), process.seconds)
+                    leases.commit(task, outcome.result, runner.log(), runner.seconds)
                 else:
                     leases.give_back(task)
-        for process in self._busy():
-            process.kill()
-            if process.task is not None:
-                leases.give_back(process.task)
-                process.task = None
-        while self._queue:
-            leases.give_back(self._queue.pop())
+        for runner in self._busy():
+            runner.kill()
+            runner.task = None
+        self._queue.clear()
+        for task in leases.held():
+            leases.give_back(task)

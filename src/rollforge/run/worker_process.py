@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing import connection, resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from rollforge import drivers
 from rollforge.drivers import TRACKERS
@@ -54,7 +54,7 @@ from rollforge.task import Cause, Status, TaskRecord
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-__all__ = ["StartedProcesses", "WorkerProcess", "call_in_child", "import_plugins_in_child"]
+__all__ = ["WorkerProcess", "call_in_child", "import_plugins_in_child"]
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _MEMORY_MARKS = ("bad_alloc", "MemoryError", "Cannot allocate memory", "std::length_error")
@@ -155,6 +155,11 @@ class WorkerProcess:
         """Whether the process has started and can run tasks."""
         self.failed = False
         """Whether a task failed in the process. It may have left the process in a state in which others fail too."""
+
+    @property
+    def free(self) -> bool:
+        """Whether it has no task. The process is started with the next one."""
+        return self.task is None
 
     @property
     def handles(self) -> list[Any]:
@@ -388,58 +393,6 @@ class WorkerProcess:
             self._process.join(grace)
             self.kill()
         self._forget()
-
-
-class StartedProcesses:
-    """Worker processes that import their libraries while the job that they will run is still being prepared.
-
-    Use it as a context manager, which kills those that were not taken.
-
-    Parameters
-    ----------
-    session : Session
-        The session whose threads the processes share.
-    jobs : int
-        Number of processes; 0 starts none.
-    preload : callable
-        Called in each process, to import what tasks need.
-    """
-
-    def __init__(self, session: Session, jobs: int, preload: Callable[[], None]) -> None:
-        self._session, self._jobs = session.shared_by(max(1, jobs)), jobs
-        self._job = Job("", len, preload=preload)
-        self._left: list[WorkerProcess] = []
-
-    def __enter__(self) -> Self:
-        with contextlib.ExitStack() as failed:
-            failed.callback(self._end)
-            for _ in range(self._jobs):
-                self._left.append(WorkerProcess(self._session, self._job))
-                self._left[-1].start()
-            failed.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        for process in self._left:
-            process.kill()
-            process.end(0.0)
-        self._left = []
-
-    def take(self, session: Session, job: Job, jobs: int, log_file: Path | None = None) -> list[WorkerProcess]:
-        """Return up to `jobs` of the processes, which the caller has to end, and kill the others.
-
-        No process is returned if those for this job have to start with other limits: of threads, which libraries read when
-        they are loaded, of memory, or with a log file.
-        """
-        fit = session.threads == self._session.threads and job.memory is None and log_file is None
-        taken, self._left = (self._left[:jobs], self._left[jobs:]) if fit else ([], self._left)
-        self._end()
-        for process in taken:
-            process.change_job(session, job)
-        return taken
 
 
 def _portable(session: Session) -> Session:
