@@ -51,6 +51,7 @@ RECIPES = (
     "task store",
     "ledger",
     "tracking store",
+    "executor",
 )
 
 

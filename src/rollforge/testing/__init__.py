@@ -1,4 +1,4 @@
-"""Conformance test suites for models, task stores, ledgers and trackers, for testing your own implementations.
+"""Conformance test suites for models, task stores, ledgers, trackers and executors, for testing your own implementations.
 
 from rollforge.testing.store import TaskStoreSuite
 

@@ -1,0 +1,91 @@
+"""The actions of the tasks of :class:`~rollforge.testing.executor.ExecutorSuite`. Worker processes import it without pytest."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["act", "finish"]
+
+log = logging.getLogger(__name__)
+
+
+def act(task: Mapping[str, Any]) -> object:
+    """Do what a task says, ``{"do": NAME, "i": NUMBER, …}``, and return what the action returns, else the number.
+
+    Examples
+    --------
+    >>> act({"i": 3}), act({"i": 3, "do": "fill", "bytes": 2})
+    (3, 'xx')
+    """
+    if "at" in task:
+        with open(task["at"], "a", encoding="utf-8") as file:
+            file.write(f"{task['i']}\n")
+    found = _ACTIONS[task["do"]](task) if "do" in task else None
+    return task["i"] if found is None else found
+
+
+def finish(first: object) -> object:
+    """Return the result of the second stage of a task from that of the first.
+
+    Examples
+    --------
+    >>> finish("x")
+    ['x', 'finished']
+    """
+    return [first, "finished"]
+
+
+def _print(task: Mapping[str, Any]) -> None:
+    sys.stdout.write(f"printed {task['i']}\n")
+    log.warning("logged %s", task["i"])
+
+
+def _raise(task: Mapping[str, Any]) -> None:
+    raise ValueError(f"task {task['i']} cannot be done")
+
+
+def _is_first(task: Mapping[str, Any]) -> bool:
+    """Return whether this is the first attempt at a task, which is recorded in a file."""
+    file = Path(task["file"])
+    first = not file.exists()
+    file.touch()
+    return first
+
+
+def _raise_once(task: Mapping[str, Any]) -> None:
+    if _is_first(task):
+        raise OSError("not yet")
+
+
+def _kill_once(task: Mapping[str, Any]) -> None:
+    if _is_first(task):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _need(task: Mapping[str, Any]) -> None:
+    raise ModuleNotFoundError(f"No module named '{task['module']}'")
+
+
+_ACTIONS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
+    "print": _print,
+    "raise": _raise,
+    "leave": lambda task: sys.exit(5),
+    "exit": lambda task: os._exit(7),
+    "kill": lambda task: os.kill(os.getpid(), signal.SIGKILL),
+    "crash": lambda task: os.kill(os.getpid(), signal.SIGSEGV),
+    "sleep": lambda task: time.sleep(task["seconds"]),
+    "allocate": lambda task: len(bytearray(task["bytes"])),
+    "fill": lambda task: "x" * task["bytes"],
+    "pid": lambda task: os.getpid(),
+    "threads": lambda task: os.environ["OMP_NUM_THREADS"],
+    "raise once": _raise_once,
+    "kill once": _kill_once,
+    "need": _need,
+}
