@@ -205,7 +205,7 @@ def test_models_of_one_class_are_named_after_what_differs(market: Market) -> Non
     other["model"] = {"class": "LGBModel", "module_path": "qlib.contrib.model.gbdt", "kwargs": {}}
     for templates, expected in (
         ([ridge(0.1), other], ["LinearModel", "LGBModel"]),
-        ([ridge(0.1), ridge(0.1)], ["LinearModel 1", "LinearModel 2"]),
+        ([ridge(0.1), short], ["LinearModel 1", "LinearModel 2"]),
         ([short], ["served"]),
     ):
         assert RollingStrategy("served", templates, RollingGen(step=STEP)).template_keys() == expected
