@@ -323,6 +323,14 @@ def test_a_first_day_that_is_not_a_trading_day(market: Market, begin: str, befor
     assert [str(day.date()) for day in served.history] == DAYS[before : before + 2]
 
 
+def test_a_template_without_a_record_of_its_prediction_fails_the_day(market: Market) -> None:
+    """The message says which record is missing."""
+    market.show(DAYS[60])
+    served = manager(templates={**template(), "record": []})
+    with pytest.raises(DayFailed, match=r"no artifact 'pred.pkl'.* SignalRecord saves it: add it to 'record'"):
+        served.routine()
+
+
 def test_equal_templates_are_refused(market: Market) -> None:
     """Each window would have two equal models; templates may differ in their segments alone."""
     later = template()

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 import rollforge
-from growing import BEGIN, DAYS, STEP, Market, strategy, template
+from growing import BEGIN, DAYS, STEP, Market, days_of, strategy, template
 from rollforge.errors import CodeNotAllowed, ConfigError
 from rollforge.generate.rolling import RollingGen
 from rollforge.ledger.entry import Release, Role
 from rollforge.online.strategy import RollingStrategy
+from rollforge.run import TrainerR
 from rollforge.session import amend, current_session
 from rollforge.track.base import Recorder, get_experiment, open_tracker
 
@@ -209,3 +210,15 @@ def test_models_of_one_class_are_named_after_what_differs(market: Market) -> Non
         ([short], ["served"]),
     ):
         assert RollingStrategy("served", templates, RollingGen(step=STEP)).template_keys() == expected
+
+
+def test_of_two_runs_of_a_window_the_later_is_collected(market: Market) -> None:
+    """Without a service, which knows which of them was online."""
+    market.show(DAYS[60])
+    task = template()
+    task["dataset"]["kwargs"]["segments"]["test"] = (DAYS[58], DAYS[60])
+    for value in (1.0, 2.0):
+        (recorder,) = TrainerR("served")([task])
+        recorder.save_objects(**{"pred.pkl": recorder.load_object("pred.pkl") * 0 + value})
+    (collected,) = strategy().get_collector()()["pred"].values()
+    assert (collected["score"].unique().tolist(), days_of(collected)) == ([2.0], DAYS[58:61])

@@ -398,7 +398,13 @@ class DayRun:
     def _update(self, release: Release, until: pd.Timestamp, *, again: bool) -> None:
         """Make a model predict up to a day; with `again`, even if it has a prediction for that day."""
         recorder = self.service.recorder(release)
-        updater = PredUpdater(recorder, to_date=until, late=False)
+        try:
+            updater = PredUpdater(recorder, to_date=until, late=False)
+        except ArtifactNotFound as exc:
+            raise DayFailed(
+                f"A model has no prediction: {exc} SignalRecord saves it: add it to 'record' of the template, and create a new "
+                "service."
+            ) from exc
         if again and updater.last_end >= updater.to_date:
             updater = PredUpdater(recorder, to_date=until, from_date=until, late=False)
         self._write(updater)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -245,8 +244,7 @@ class RollingStrategy(OnlineStrategy):
             ]
         windows: dict[Any, Recorder] = {}
         for recorder in experiment.list_recorders(Experiment.RT_L, status=Recorder.STATUS_FI):  # latest first
-            with contextlib.suppress(ArtifactNotFound):  # not a trained task
-                windows[recorder.list_tags().get(TASK_TAG, recorder.id)] = recorder
+            windows.setdefault(recorder.list_tags().get(TASK_TAG, recorder.id), recorder)
         return list(windows.values())
 
     def _experiment(self) -> Experiment:
