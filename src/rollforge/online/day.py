@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -288,9 +289,7 @@ class DayRun:
             If the template of such a champion was removed.
         """
         released: list[Release] = []
-        for strategy in self.service.strategies:
-            if not isinstance(strategy, RollingStrategy):
-                continue
+        for strategy in [s for s in self.service.strategies if isinstance(s, RollingStrategy)]:
             for lost in self.service.champions(strategy.experiment_name, self.day):
                 if strategy.recorder_of(lost) is not None:
                     continue
@@ -424,11 +423,8 @@ class DayRun:
         released = [self.service.recorder(r) for r in self.releases if r.role is not Role.RETIRED]
         for recorder in {**self.written, **{r.id: r for r in released}}.values():
             recorder.flush()
-            try:
-                folder = recorder.get_local_dir()
-            except ArtifactNotFound:  # on a server, which is responsible for it
-                continue
-            sync_tree(Path(folder))
+            with contextlib.suppress(ArtifactNotFound):  # on a server, which is responsible for it
+                sync_tree(Path(recorder.get_local_dir()))
 
     def _failed(self, error: str) -> None:
         """Record that the day has failed, unless the last entry about it already says so."""
@@ -511,9 +507,9 @@ class DayRun:
             former = [champions[r.id] for _, r in before.get(template, [])]
             if challenger is not None and challenger.of(releases[-1]) and not challenger.is_promoted(state, self.day):
                 all_releases += of_challenger(state, releases[-1])
-                continue
-            all_releases += of_windows(state, releases, former, shadow=shadow)
-            firsts.append(releases[0].from_day)
+            else:
+                all_releases += of_windows(state, releases, former, shadow=shadow)
+                firsts.append(releases[0].from_day)
         if firsts and -1 not in new:
             ended = [champions[r.id] for _, r in before.get(-1, [])]
             all_releases += [
