@@ -215,8 +215,13 @@ def test_an_older_copy_of_the_data_withdraws_nothing(market: Market) -> None:
     before, last = served.get_signals(), served.state.last
     market.close.loc[RUN[0], "B"] *= 1.1
     market.show(RUN[1])
-    with pytest.raises(DataError, match=f"The data end on {RUN[1]}, and {RUN[2]} is published"):
+    with pytest.raises(DataError) as error:
         correct(served.service)
+    assert str(error.value) == (
+        f"The data end on {RUN[1]}, and {RUN[2]} is published: the data folder may be an older copy. Nothing was published or "
+        f"corrected. Add the days after {RUN[1]}. If {RUN[2]} is not a trading day, withdraw its signals with 'rollforge serve "
+        f"correct {RUN[2]}'."
+    )
     assert served.state.last == last
     equal(served.get_signals(), before)
     assert [(signal.day, signal.rows) for signal in correct(served.service, RUN[2])] == [(RUN[2], 0)]
