@@ -237,8 +237,12 @@ class ProcessesSuite(ExecutorSuite):
             os.kill(os.getpid(), signal.SIGINT)
 
         thread = threading.Thread(target=press)
-        thread.start()
-        with pytest.raises(KeyboardInterrupt):
-            run({"do": "sleep", "seconds": 600, "at": str(at)}, {})
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # shells start background jobs that ignore it
+        try:
+            thread.start()
+            with pytest.raises(KeyboardInterrupt):
+                run({"do": "sleep", "seconds": 600, "at": str(at)}, {})
+        finally:
+            signal.signal(signal.SIGINT, before)
         thread.join()
         assert [(t.status, t.attempt) for t in run.tasks()] == [(Status.WAITING, 0)] * 2
