@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from growing import DAYS, TRAINERS, Market, days_of, equal, live, manager, recorders, start_of
-from rollforge.errors import ConfigError, DataError, DayFailed
+from rollforge.errors import ConfigError, DataError, DayFailed, TrainingFailed
 from rollforge.ledger.entry import (
     CheckResult,
     Content,
@@ -555,9 +555,11 @@ def test_a_model_of_a_failed_attempt_is_trained_again_if_its_data_have_changed(
     equal(served.get_signals(), undisturbed(days[-1]))
 
 
-@pytest.mark.parametrize("changes", [2, 3])
-def test_a_day_whose_data_change_during_training_is_run_again(market: Market, changes: int) -> None:
-    """Worker processes read the data as they are then, so models of different data might be published together."""
+@pytest.mark.parametrize(("changes", "fails"), [(2, False), (3, False), (2, True)])
+def test_a_day_whose_data_change_during_training_is_run_again(market: Market, changes: int, fails: bool) -> None:
+    """Worker processes read the data as they are then, so models of different data might be published together. Such a
+    training may also fail.
+    """
 
     class Disturbed(TrainerR):
         def end_train(self, *args: Any, **kwargs: Any) -> Any:
@@ -566,6 +568,8 @@ def test_a_day_whose_data_change_during_training_is_run_again(market: Market, ch
                 changes -= 1
                 market.close.loc[DAYS[30], "B"] *= 1.2
                 market.show(day)
+                if fails:
+                    raise TrainingFailed("the data do not fit together")
             return super().end_train(*args, **kwargs)
 
     total, served = changes, manager(Disturbed())
