@@ -11,7 +11,7 @@ import inspect
 import math
 import numbers
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -24,8 +24,22 @@ __all__ = [
     "check_number",
     "check_penalty",
     "fetch_arguments",
+    "is_whole_number",
     "whole_number",
 ]
+
+
+def is_whole_number(value: object) -> TypeGuard[int | np.integer[Any]]:
+    """Return whether a value is an integer of Python or NumPy.
+
+    True and false are none, nor are lengths of time, although ``np.timedelta64`` is one of NumPy's integers.
+
+    Examples
+    --------
+    >>> [is_whole_number(value) for value in (5, np.int64(5), True, np.timedelta64(5, "D"), 5.0)]
+    [True, True, False, False, False]
+    """
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
 
 
 def whole_number(
@@ -56,8 +70,7 @@ def whole_number(
     >>> whole_number(np.int64(5), "step", of="trading days")
     5
     """
-    # A length of time is one of NumPy's integers.
-    if isinstance(value, (bool, np.timedelta64)) or not isinstance(value, (int, np.integer)) or value < least:
+    if not is_whole_number(value) or value < least:
         noun = f"whole number of {of}" if of else "whole number"
         raise error(f"must be a {noun}, at least {least}; found {shown(value)}.", path=path)
     return int(value)

@@ -12,6 +12,7 @@ import pandas as pd
 from pandas.tseries import offsets
 from pandas.tseries.frequencies import to_offset
 
+from rollforge.arguments import is_whole_number
 from rollforge.dates import as_timestamp
 from rollforge.errors import ConfigError, shown
 
@@ -127,7 +128,7 @@ def as_plain(value: object, path: str, *, repeated: bool = False) -> int | str:
     """
     if isinstance(value, str):
         return f"{_days(value, path)}D" if _PARTS.fullmatch(value.strip()) else value
-    if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64)):
+    if is_whole_number(value):
         return int(value)
     if isinstance(value, (dt.timedelta, np.timedelta64)) or (isinstance(value, offsets.Tick) and value.n > 0):
         return f"{_days(value, path)}D"
@@ -200,7 +201,7 @@ def read_length(value: object, path: str) -> int | Offset:
     >>> read_length(250, "train"), read_length("18 months", "train")
     (250, <DateOffset: months=18>)
     """
-    if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64)):
+    if is_whole_number(value):
         if value < 0:
             raise ConfigError(f"must be a number of trading days or a duration, found {value}.", path=path)
         return int(value)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from rollforge.arguments import whole_number
+from rollforge.arguments import is_whole_number, whole_number
 from rollforge.dates import day_index, read_days
 from rollforge.errors import ConfigError, DataError, SegmentError, counted, shown
 from rollforge.generate.folds import Range, combined_tests, embargo_days, equal_groups, training_days
@@ -336,7 +336,7 @@ def _on_calendar(rows: pd.DatetimeIndex, calendar: object) -> tuple[Positions, p
 
 def _length(value: object, name: str) -> Any:
     """Return a length as a number of days or as a pandas offset."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    if not is_whole_number(value):
         try:
             made = pd.tseries.frequencies.to_offset(value) if isinstance(value, str) else value
         except ValueError:

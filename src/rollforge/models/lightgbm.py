@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from rollforge.arguments import whole_number
+from rollforge.arguments import is_whole_number, whole_number
 from rollforge.errors import ConfigError, MissingDependency, ModelError, nearest, shown
 from rollforge.features.dataset import DatasetH
 from rollforge.models.base import ModelFT, Reweighter
@@ -100,7 +100,7 @@ def reported_error(model: str, exc: Exception, params: Mapping[str, object]) -> 
 
 
 def _check_stopping(value: object) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
+    if value is not None and not is_whole_number(value):
         raise ConfigError(
             f"must be a whole number, or null for none; found {shown(value)}.", path="early_stopping_rounds"
         )

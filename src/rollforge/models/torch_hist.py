@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge import safe_pickle
-from rollforge.arguments import check_choice
+from rollforge.arguments import check_choice, is_whole_number
 from rollforge.build import describe
 from rollforge.errors import ConfigError, shown
 from rollforge.features.dataset import Dataset
@@ -159,7 +159,7 @@ def _stock_numbers(path: str | None) -> dict[str, int]:
     """Return the dictionary of a file: instrument -> number. It is read as data, without running what a pickle names."""
     found = _read("stock_index", path, _pickled_in, "a dictionary {instrument: number}")
     numbers = dict(found) if isinstance(found, Mapping) else {}
-    valid = all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 0 for n in numbers.values())
+    valid = all(is_whole_number(n) and n >= 0 for n in numbers.values())
     if not numbers or not valid or not all(isinstance(code, str) for code in numbers):
         raise ConfigError(f"{path!r} does not contain a dictionary {{instrument: number}}.", path="stock_index")
     return {code: int(number) for code, number in numbers.items()}

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from rollforge.arguments import is_whole_number
 from rollforge.dates import DayLike, read_day, read_timestamp
 from rollforge.errors import ArtifactNotFound, ConfigError, DataError, excerpt
 from rollforge.features.api import D
@@ -339,7 +340,7 @@ class PredUpdater(DSBasedUpdater):
 
 
 def _number_of_days(value: object, path: str) -> int:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)) or value < 0:
+    if not is_whole_number(value) or value < 0:
         raise ConfigError(f"must be a number of trading days, at least 0; found {value!r}.", path=path)
     return int(value)
 
