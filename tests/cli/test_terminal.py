@@ -237,12 +237,20 @@ def test_commands_print_only_through_the_terminal_module() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-def test_an_interruption_that_arrives_in_a_destructor_is_not_lost(number: str) -> None:
-    """Python ignores exceptions in destructors; the command ends all the same, with the code of an interruption."""
+@pytest.mark.parametrize(
+    ("number", "of_keyboard"),
+    [("SIGINT", "default_int_handler"), ("SIGTERM", "default_int_handler"), ("SIGTERM", "SIG_IGN")],
+)
+def test_an_interruption_that_arrives_in_a_destructor_is_not_lost(number: str, of_keyboard: str) -> None:
+    """Python ignores exceptions in destructors; the command ends all the same, with the code of an interruption.
+
+    Shells start background jobs so that they ignore SIGINT.
+    """
     program = f"""
         import os, signal, time
         from rollforge.cli.program import guarded
+
+        signal.signal(signal.SIGINT, signal.{of_keyboard})
 
         class Resource:
             def __del__(self):

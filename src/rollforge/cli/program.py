@@ -28,7 +28,9 @@ def _repeat_lost_interruption(lost: sys.UnraisableHookArgs) -> None:
     """Interrupt again if Python has discarded a KeyboardInterrupt, which it does in destructors and callbacks of C code."""
     if issubclass(lost.exc_type, KeyboardInterrupt):
         main = threading.main_thread().ident
-        repeated = threading.Timer(_AFTER_THE_DESTRUCTOR, signal.pthread_kill, (main, signal.SIGINT))
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as in a background job of a shell
+        number = signal.SIGTERM if ignored else signal.SIGINT
+        repeated = threading.Timer(_AFTER_THE_DESTRUCTOR, signal.pthread_kill, (main, number))
         repeated.daemon = True
         repeated.start()
     else:
