@@ -81,6 +81,8 @@ class Cause(StrEnum):
     """Its process exited without a result (``os._exit``)."""
     OUT_OF_MEMORY = "out_of_memory"
     """It exceeded its memory limit, or the machine's out-of-memory killer ended its process."""
+    LOST = "lost"
+    """The agent that ran it on another machine does not answer any more: the agent, the machine or the network failed."""
     LEASE_LOST = "lease_lost"
     """Its lease expired: the worker or the machine died, hung, or could not reach the store."""
     CANCELLED = "cancelled"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import abc
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, overload
 
@@ -210,18 +209,24 @@ class DataHandler(DataHandlerABC):
         provider = session_provider(session, loader.freq)
         own = frequency(loader.freq or provider.freq)
         others = {freq: session_provider(session, freq) for freq in loader.frequencies() if freq != own}
-        folders = {os.path.realpath(one.path): one for one in (provider, *others.values())}
+        folders = {one.origin: one for one in (provider, *others.values())}
         self._state = "-".join(one.fingerprint() for one in folders.values())
         key = {
             "code": code_version(),
-            "data": [os.path.realpath(provider.path), provider.until is not None],
+            "data": [provider.origin, provider.until is not None],
             "universe": universes,
             "start": self._shown(self.start_time, "start_time", provider),
             "loader": definition,
         }
         if others:
-            key["others"] = {freq: os.path.realpath(one.path) for freq, one in others.items()}
+            key["others"] = {freq: one.origin for freq, one in others.items()}
         return key if loader.any_range else {**key, "end": self._shown_end()}
+
+    def raw_panel(self, session: Session) -> str:
+        """Return the name of the panel of raw data in the session's cache, which :meth:`setup_data` has computed; empty
+        if the data are not cached."""
+        key = self._raw_key(session)
+        return "" if key is None else key_of(key)
 
     def _shown(self, value: object, name: str, provider: Provider) -> str | None:
         """Return a bound of the range as text; with daily data, without a time of day."""

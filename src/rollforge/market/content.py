@@ -206,6 +206,8 @@ def _opened(folder: str | os.PathLike[str], until: DayLike | None, freq: str | N
 def provider_content(provider: Provider, cache: str | os.PathLike[str] | None = None) -> DataContent:
     """Return the content that a provider reads: its version of the folder, up to its bound. See
     :func:`read_content`."""
+    if provider.extract is not None and provider.extract.content is not None and provider.until is None:
+        return DataContent.from_plain(provider.extract.content)
     key = f"{_FORMAT}-{provider.fingerprint()}{'' if provider.freq == 'day' else f'-{provider.freq}'}"
     if key not in _known:
         file = None if cache is None else Path(cache) / "content" / f"{key}.json"

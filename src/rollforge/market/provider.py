@@ -30,6 +30,7 @@ from rollforge.dates import DayLike, Times, read_day, stop_position
 from rollforge.errors import DataError, DataNotFound, first_few, nearest, shown
 from rollforge.frequency import frequency
 from rollforge.limits import LIMITS, read_bytes
+from rollforge.market.extract import ExtractOf, read_extract
 from rollforge.market.folder_change import previous_locations
 from rollforge.market.folder_files import (
     READ,
@@ -95,8 +96,11 @@ class Provider:
     _markets: dict[str, dict[str, list[Span]]] = field(default_factory=dict, repr=False)
     _fingerprint: str = field(default="", repr=False)
     _fingerprint_until: float = field(default=-math.inf, repr=False)
+    extract: ExtractOf | None = field(init=False, default=None, repr=False, compare=False)
+    """The folder of which this one has calendars and universes only; None if it has all data."""
 
     def __post_init__(self) -> None:
+        self.extract = read_extract(self.path)
         self._pin = _Pin(self.path)
         known = _calendar_files(self.path)
         if "day" not in known and len(known) == 1:
@@ -153,6 +157,26 @@ class Provider:
             made.freq, made.until, made._whole, made._pin = whole.freq, until, whole, whole._pin
             whole._bounded[until] = made
         return whole._bounded[until]
+
+    @property
+    def origin(self) -> str:
+        """The real path of the folder, or of the one that it is an extract of: it identifies the data in panel keys."""
+        return os.path.realpath(self.path) if self.extract is None else self.extract.origin
+
+    def _values(self, place: Path) -> Path:
+        """Return the folder of all series.
+
+        Raises
+        ------
+        DataError
+            If the values are on another machine.
+        """
+        if self.extract is not None:
+            raise DataError(
+                f"This machine was sent the calendars and panels of {self.extract.origin}, but not its prices, which are "
+                "read here. If all machines have that folder, run with data='shared'."
+            )
+        return place / "features"
 
     def location(self) -> Path:
         """Return the current path of the folder that was opened: `path`, or that of the former version if it has
@@ -322,7 +346,7 @@ class Provider:
     def has(self, code: str) -> bool:
         """Return whether an instrument has data."""
         name = folder_name(code)
-        if not is_one_name(name) or not os.path.isdir(self.location() / "features" / name):
+        if not is_one_name(name) or not os.path.isdir(self._values(self.location()) / name):
             return False
         if self.until is None:
             return True
@@ -336,9 +360,9 @@ class Provider:
             whole = self._whole
             self._lives[key] = self._pin.read(
                 lambda place: (
-                    self._read_life(place / "features" / key[0], freq)
+                    self._read_life(self._values(place) / key[0], freq)
                     if whole is None
-                    else self._clipped_life(whole, code, place / "features" / key[0], freq)
+                    else self._clipped_life(whole, code, self._values(place) / key[0], freq)
                 )
             )
         return self._lives[key]
@@ -380,7 +404,8 @@ class Provider:
         return (begin, end) if end > begin else (0, 0)
 
     def _feature_folders(self) -> Iterable[str]:
-        return _feature_folders(self.location())
+        place = self.location()
+        return _feature_folders(self._values(place))
 
     def spans(
         self, name: str, codes: Sequence[str], start: int, stop: int, freq: str | None = None
@@ -432,7 +457,7 @@ class Provider:
         stem = self.stem(freq)
         limit = len(self.calendar(freq))
         days = limit if self._whole is None else len(self._whole.calendar(freq))
-        root = self.path / "features"
+        root = self._values(self.path)
         check_shared_folder(codes, "The list of instruments")
         for i, code in enumerate(codes):
             path = series_file(root, code, name, stem)
@@ -486,6 +511,8 @@ class Provider:
         """
         if self._whole is not None:
             return f"{self._whole.fingerprint()}-{self.until}"
+        if self.extract is not None:
+            return self.extract.fingerprint
         now = time.monotonic()
         if now > self._fingerprint_until:
             self._fingerprint = self._pin.read(_fingerprint_of)
@@ -514,8 +541,7 @@ def _calendar_files(place: Path) -> dict[str, Path]:
     return found
 
 
-def _feature_folders(place: Path) -> list[str]:
-    root = place / "features"
+def _feature_folders(root: Path) -> list[str]:
     return [e.path for e in os.scandir(root) if e.is_dir()] if root.is_dir() else []
 
 
@@ -524,7 +550,7 @@ def _fingerprint_of(place: Path) -> str:
     for folder in ("calendars", "instruments"):
         for file in sorted((place / folder).glob("*.txt")):
             mark.update(file.name.encode() + b":" + read_bytes(file, LIMITS["text_file_size"], error=DataError))
-    for folder_path in sorted(_feature_folders(place)):
+    for folder_path in sorted(_feature_folders(place / "features")):
         with os.scandir(folder_path) as entries:
             listed = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries)
         mark.update(f"{os.path.basename(folder_path)}:{listed}".encode())

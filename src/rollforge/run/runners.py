@@ -47,6 +47,9 @@ class Runner(Protocol):
     def log(self) -> str:
         """Return the last lines that the task printed or logged."""
 
+    def start(self) -> None:
+        """Start its process, if that is not running."""
+
     def assign(self, task: TaskRecord, threads: int, session: Session | None = None, *, own: bool = False) -> None:
         """Run a task with a number of threads.
 
@@ -64,6 +67,9 @@ class Runner(Protocol):
 
     def outcome(self) -> Outcome | None:
         """Return how the task ended, or None while it is running."""
+
+    def leave(self, reason: str) -> bool:
+        """Note that a task cannot run here, because something is missing, and return whether another runner may run it."""
 
     def overdue(self) -> bool:
         """Return whether the task exceeded its time limit; if so, kill its process, which :meth:`outcome` reports."""
@@ -86,6 +92,15 @@ class Runners(Protocol):
 
     def start(self) -> None:
         """Start the processes of all runners before the first task, for example while this process prepares data."""
+
+    def prepare(self) -> None:
+        """Prepare what the tasks need there; called once, when this process has prepared its data."""
+
+    def woken(self) -> None:
+        """Note that one of the handles was ready: the outcomes are read next."""
+
+    def explain(self) -> str:
+        """Return why no runner can run tasks; empty if one can, or may soon."""
 
     def close(self) -> None:
         """End all processes."""
@@ -187,6 +202,16 @@ class LocalRunners:
         """Start the processes."""
         for process in self._processes:
             process.start()
+
+    def prepare(self) -> None:
+        """Do nothing: the processes read what this process has prepared."""
+
+    def woken(self) -> None:
+        """Do nothing: the handles are ready as long as there is something to read."""
+
+    def explain(self) -> str:
+        """Return an empty string: a process can always be started."""
+        return ""
 
     def close(self) -> None:
         """Let the processes exit, and kill those that do not."""

@@ -11,6 +11,7 @@ from multiprocessing import connection
 
 from rollforge.errors import (
     ConfigError,
+    RequirementsNotMet,
     TrainingFailed,
 )
 from rollforge.machine import process_name
@@ -155,6 +156,7 @@ class WorkerPool:
             if self.while_starting is not None:
                 self._runners.start()
                 self.while_starting()
+            self._runners.prepare()
             with leases:
                 try:
                     self._work(leases)
@@ -172,6 +174,12 @@ class WorkerPool:
     def _busy(self) -> list[Runner]:
         return [s for s in self._runners.current() if s.task is not None]
 
+    def _wait(self, seconds: float) -> None:
+        """Wait until a runner may have something to report."""
+        # Runners of one engine share a handle.
+        connection.wait(dict.fromkeys(h for s in self._busy() for h in s.handles), timeout=seconds)
+        self._runners.woken()
+
     def _work(self, leases: Leases) -> None:
         stopping: float | None = None
         while True:
@@ -188,6 +196,8 @@ class WorkerPool:
                     or (self.exit_when_empty and not leases.work_left())
                 ):
                     return
+                if problem := self._runners.explain():
+                    raise RequirementsNotMet(problem)
                 leases.wait(IDLE_SECONDS)
                 continue
             if stopping is not None and time.monotonic() > stopping:
@@ -201,6 +211,8 @@ class WorkerPool:
             leases.give_back(self._queue.pop())
         if len(self._queue) < len(idle):
             self._queue.extend(leases.take(len(idle) - len(self._queue) + self._ahead()))
+        elif not idle and not self._busy():
+            leases.take(0)  # no runner is free yet: only find out which tasks can run
         for runner in idle:
             if not self._queue:
                 return
@@ -232,7 +244,7 @@ class WorkerPool:
     def _watch(self, leases: Leases) -> None:
         """Wait briefly for messages of the processes, kill those that are overdue, and record the outcomes."""
         pause = _SENDING_PAUSE if any(s.is_sending for s in self._busy()) else 0.25
-        connection.wait([h for s in self._busy() for h in s.handles], timeout=pause)
+        self._wait(pause)
         gone = {t.id for t in leases.lost()}
         self._queue = deque(t for t in self._queue if t.id not in gone)
         for runner in self._busy():
@@ -258,6 +270,9 @@ class WorkerPool:
             # A task that failed there may have broken its imports: a new process decides.
             leases.give_back(task)
             runner.renew_process(_FAILED_GRACE)
+            return
+        if isinstance(outcome, CannotRun) and runner.leave(outcome.reason):
+            leases.give_back(task)
             return
         if isinstance(outcome, Failed):
             self._idle_deaths = 0
@@ -292,7 +307,7 @@ class WorkerPool:
             runner.interrupt()
         deadline = time.monotonic() + 5.0
         while self._busy() and time.monotonic() < deadline:
-            connection.wait([h for s in self._busy() for h in s.handles], timeout=0.1)
+            self._wait(0.1)
             for runner in self._busy():
                 outcome, task = runner.outcome(), runner.task
                 if outcome is None or task is None:

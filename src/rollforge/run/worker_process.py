@@ -54,7 +54,7 @@ from rollforge.task import Cause, Status, TaskRecord
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-__all__ = ["WorkerProcess", "call_in_child", "import_plugins_in_child"]
+__all__ = ["WorkerProcess", "call_in_child", "import_plugins_in_child", "portable"]
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _MEMORY_MARKS = ("bad_alloc", "MemoryError", "Cannot allocate memory", "std::length_error")
@@ -129,7 +129,7 @@ class WorkerProcess:
     """
 
     def __init__(self, session: Session, job: Job, log_file: Path | None = None) -> None:
-        self._session = _portable(session)
+        self._session = portable(session)
         self._job = job
         self._log_file = log_file
         self._context = multiprocessing.get_context("spawn")
@@ -196,15 +196,24 @@ class WorkerProcess:
     def change_job(self, session: Session, job: Job) -> None:
         """Run the following tasks as those of another job. The process keeps its limits of memory and threads, and its log
         file."""
-        self._session, self._job = _portable(session), job
+        self._session, self._job = portable(session), job
         if self._process is not None:
             self._next_job = (self._session, replace(job, on_death=None))
 
-    def assign(self, task: TaskRecord, threads: int, session: Session | None = None, *, own: bool = False) -> None:
+    def assign(
+        self,
+        task: TaskRecord,
+        threads: int,
+        session: Session | None = None,
+        *,
+        own: bool = False,
+        main: bytes | None = None,
+    ) -> None:
         """Send a task to the process, to run with a number of threads.
 
         If `session` is given, the task runs in it instead of the session of the process. What the task may build
-        depends on whether it is this user's `own`.
+        depends on whether it is this user's `own`. `main` are the classes of ``__main__`` that it names, if this is not
+        the process in which they were defined.
         """
         self.start()
         assert self._messages is not None
@@ -212,9 +221,9 @@ class WorkerProcess:
         argument = task.result if second else task.text or dict(task.definition)
         self.task, self.began, self._timed_out, self._oom_kills = task, time.perf_counter(), False, _oom_kills()
         self._running_since, self._stopped = None, StopTimer()
-        other = None if session is None else _portable(session)
+        other = None if session is None else portable(session)
         with contextlib.suppress(OSError):  # the process has died, which outcome() will report
-            main = main_classes(task.text) if own else None
+            main = main_classes(task.text) if own and main is None else main
             self._messages.send(
                 (
                     task.id,
@@ -338,6 +347,10 @@ class WorkerProcess:
             how, cause = f"exited with code {code} without a result", Cause.EXITED
         return Failed(f"The worker process {pid} {how}.", f"worker {how}", cause)
 
+    def leave(self, reason: str) -> bool:
+        """Return False: what is missing in one process of this machine is missing in all."""
+        return False
+
     def overdue(self) -> bool:
         """Return whether the task exceeded its time limit; if so, kill its process, which :meth:`outcome` reports.
 
@@ -395,7 +408,7 @@ class WorkerProcess:
         self._forget()
 
 
-def _portable(session: Session) -> Session:
+def portable(session: Session) -> Session:
     """Return the session for a worker process: objects that this program passed are replaced by their URIs."""
     return session.with_(tracking_uri=TRACKERS.portable(session.tracking_uri))
 

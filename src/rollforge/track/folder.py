@@ -182,8 +182,11 @@ class FolderTracker:
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
-    def create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> RunInfo:
-        info = RunInfo(uuid.uuid4().hex, name, experiment_id, "RUNNING", time.time())
+    def create_run(
+        self, experiment_id: str, name: str, tags: Mapping[str, str], start_time: float | None = None
+    ) -> RunInfo:
+        began = time.time() if start_time is None else start_time
+        info = RunInfo(uuid.uuid4().hex, name, experiment_id, "RUNNING", began)
         folder = self.root / experiment_id / info.id
         try:
             folder.mkdir()

@@ -152,8 +152,22 @@ class Tracker(Protocol):
     def delete_experiment(self, experiment_id: str) -> None:
         """Delete an experiment and its runs; its name can be used again."""
 
-    def create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> RunInfo:
-        """Start a run."""
+    def create_run(
+        self, experiment_id: str, name: str, tags: Mapping[str, str], start_time: float | None = None
+    ) -> RunInfo:
+        """Start a run.
+
+        Parameters
+        ----------
+        experiment_id : str
+            Experiment of the run.
+        name : str
+            Name of the run.
+        tags : mapping
+            Its first tags.
+        start_time : float, optional
+            When it started, for the copy of a run, in seconds since the epoch; by default now.
+        """
 
     def update_run(self, run_id: str, status: str, end_time: float | None) -> None:
         """Change a run's status."""

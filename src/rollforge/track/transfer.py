@@ -1,23 +1,28 @@
-"""Copy experiments with their runs from one tracking store to another: values, histories, tags and artifacts."""
+"""Copy runs from one tracking store to another: values, histories, tags and artifacts.
+
+:func:`copy_runs` copies experiments, whose runs keep a note of where they come from. :func:`deliver_runs` takes over the
+runs of a task that another machine has recorded in a folder of its own: they look as if they had been recorded here.
+"""
 
 from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rollforge.errors import ExperimentNotFound, nearest
 from rollforge.track.artifact_files import Files
 from rollforge.track.experiment import PARENT_TAG
-from rollforge.track.recorder import COPIED_FROM
-from rollforge.track.tracker import RunData, RunQuery, Tracker
+from rollforge.track.recorder import COPIED_FROM, Recorder
+from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery, Tracker
 
-__all__ = ["CopyResult", "copy_runs"]
+__all__ = ["CopyResult", "copy_runs", "deliver_runs", "lend_run"]
 
 log = logging.getLogger(__name__)
 
 _COPYING = "rollforge.copying"
+_LENT = "rollforge.lent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +92,70 @@ def _copy_experiment(source: Tracker, target: Tracker, name: str, experiment_id:
 
 def _copy_run(source: Tracker, target: Tracker, experiment_id: str, run: RunData) -> str:
     """Return the id of the copy."""
-    made = target.create_run(experiment_id, run.info.name, {**run.tags, _COPYING: run.info.id})
-    metrics = [value for name in run.metrics for value in source.history(run.info.id, name)]
-    target.write(made.id, run.params, metrics, {})
+    return _transfer(source, target, experiment_id, run, run.info.status, {COPIED_FROM: run.info.id}).id
+
+
+def _transfer(
+    source: Tracker, target: Tracker, experiment_id: str, run: RunData, status: str, tags: Mapping[str, str]
+) -> RunInfo:
+    """Return the copy of a run. It is RUNNING, with the tag ``rollforge.copying``, until it is complete."""
+    made = target.create_run(experiment_id, run.info.name, {**run.tags, _COPYING: run.info.id}, run.info.start_time)
+    target.write(made.id, run.params, _histories(source, run), {})
     _copy_files(source.files(run.info.id), target.files(made.id))
-    target.write(made.id, {}, [], {COPIED_FROM: run.info.id}, gone_tags=[_COPYING])
-    target.update_run(made.id, run.info.status, run.info.end_time)
-    return made.id
+    target.write(made.id, {}, [], tags, gone_tags=[_COPYING])
+    target.update_run(made.id, status, run.info.end_time)
+    return made
+
+
+def _histories(source: Tracker, run: RunData) -> list[Metric]:
+    return [value for name in run.metrics for value in source.history(run.info.id, name)]
+
+
+def lend_run(source: Tracker, run_id: str, target: Tracker) -> RunInfo:
+    """Copy one run to a store from which :func:`deliver_runs` brings it back; return the copy.
+
+    Raises
+    ------
+    RecorderNotFound
+        If the run does not exist.
+    """
+    run = source.read(run_id)
+    found = source.find_experiment(experiment_id=run.info.experiment_id)
+    target.prepare()
+    experiment_id = target.create_experiment(found[1] if found else "lent")
+    return _transfer(source, target, experiment_id, run, run.info.status, {_LENT: run_id})
+
+
+def deliver_runs(source: Tracker, target: Tracker) -> dict[str, RunInfo]:
+    """Move all runs of one store into another, and return what became of each: its id in `source` -> the run in `target`.
+
+    A run that :func:`lend_run` copied gets its new values; other runs are created. A run that had not ended when its
+    process was killed has failed.
+    """
+    delivered = {}
+    for name, experiment_id in source.experiments().items():
+        runs = reversed(source.search([experiment_id], RunQuery()))
+        for run in list(runs):
+            ended = run.info.status if run.info.status != Recorder.STATUS_R else Recorder.STATUS_FA
+            lent = run.tags.get(_LENT)
+            if lent is None:
+                made = _transfer(source, target, target.create_experiment(name), run, ended, {})
+            else:
+                made = _bring_back(source, target, run, lent, ended)
+            delivered[run.info.id] = made
+    return delivered
+
+
+def _bring_back(source: Tracker, target: Tracker, run: RunData, lent: str, status: str) -> RunInfo:
+    before = target.read(lent)
+    known = {(m.name, m.step, m.time, m.value) for m in _histories(target, before)}
+    metrics = [m for m in _histories(source, run) if (m.name, m.step, m.time, m.value) not in known]
+    params = {name: value for name, value in run.params.items() if name not in before.params}
+    tags = {name: value for name, value in run.tags.items() if name != _LENT and before.tags.get(name) != value}
+    _copy_files(source.files(run.info.id), target.files(lent))
+    target.write(lent, params, metrics, tags)
+    target.update_run(lent, status, run.info.end_time)
+    return before.info
 
 
 def _copy_files(source: Files, target: Files, folder: str = "") -> None:

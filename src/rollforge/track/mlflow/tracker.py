@@ -140,7 +140,9 @@ class MLflowTracker:
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
-    def create_run(self, experiment_id: str, name: str, tags: Mapping[str, str]) -> RunInfo:
+    def create_run(
+        self, experiment_id: str, name: str, tags: Mapping[str, str], start_time: float | None = None
+    ) -> RunInfo:
         from mlflow.entities import RunTag
 
         long = {k: v for k, v in tags.items() if len(v) > MAX_TAG}
@@ -148,7 +150,7 @@ class MLflowTracker:
             "create_run",
             experiment_id=experiment_id,
             user_id=tags.get("mlflow.user", "unknown"),
-            start_time=int(time.time() * 1000),
+            start_time=int((time.time() if start_time is None else start_time) * 1000),
             tags=[RunTag(safe_key(k), v) for k, v in tags.items() if k not in long],
             run_name=name,
         )

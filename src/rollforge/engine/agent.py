@@ -1,0 +1,370 @@
+"""An agent: what an engine starts on a machine of its cluster to run tasks, one at a time.
+
+The agent runs each task in a worker process of its own, as a local run does, so that the cause of a failure is decided
+in the same way everywhere. The driver (the process that holds the pool) gives it commands and gets events, both through
+:meth:`Agent.exchange`. An agent that has not heard of its driver for a while ends its worker process: the driver has
+died, or has given the task to another agent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import platform
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import connection
+from pathlib import Path
+from types import ModuleType
+
+from rollforge import drivers
+from rollforge.engine.parcel import Manifest, has, here
+from rollforge.engine.runs import clear, pack, take
+from rollforge.machine import boot_id
+from rollforge.run.job import Job
+from rollforge.run.messages import Failed, Outcome
+from rollforge.run.worker_process import WorkerProcess
+from rollforge.session import Session
+from rollforge.task import Cause, TaskRecord
+
+__all__ = [
+    "Agent", "Assign", "Command", "Ended", "Interrupt", "Kill", "NodeInfo", "Reply", "Setup", "Start", "node_info",
+]  # fmt: skip
+
+_PAUSE = 0.25
+_SENDING_PAUSE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """What decides whether the tasks of a driver can run on a machine.
+
+    Examples
+    --------
+    >>> node_info() == node_info()
+    True
+    """
+
+    host: str
+    python: str
+    """Minor version, such as ``3.12``: pickles of another one may not be readable."""
+    rollforge: str
+    system: str
+    place: str = ""
+    """The machine and its cache: processes with the same one share files."""
+
+    def differs_from(self, driver: NodeInfo) -> str:
+        """Return what differs from the driver's machine and what to do about it; empty if tasks can run here.
+
+        Examples
+        --------
+        >>> driver = NodeInfo("a", "3.12", "1.0", "Linux")
+        >>> NodeInfo("b", "3.11", "1.0", "Linux").differs_from(driver)
+        'b runs Python 3.11, the driver a runs Python 3.12. Install Python 3.12 on b.'
+        """
+        for name, found, wanted in (
+            ("Python", self.python, driver.python),
+            ("Rollforge", self.rollforge, driver.rollforge),
+        ):
+            if found != wanted:
+                return (
+                    f"{self.host} runs {name} {found}, the driver {driver.host} runs {name} {wanted}. "
+                    f"Install {name} {wanted} on {self.host}."
+                )
+        return ""
+
+
+def node_info() -> NodeInfo:
+    """Return the description of this machine."""
+    try:
+        installed = version("rollforge")
+    except PackageNotFoundError:  # run from a source folder
+        installed = "unknown"
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    place = f"{socket.gethostname()} {boot_id()} {Session().cache}"
+    return NodeInfo(socket.gethostname(), python, installed, platform.system(), place)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What an agent needs before its first task."""
+
+    session: Session
+    job: Job
+    drivers: drivers.Registered
+    silence: float
+    """Seconds without a call after which the agent ends its worker process."""
+    sends_runs: bool = False
+    """Whether runs are recorded in a folder of the agent and sent to the driver with the outcome of their task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start the worker process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Run a task."""
+
+    task: TaskRecord
+    threads: int
+    session: Session | None
+    own: bool
+    main: bytes | None
+    """Classes of the driver's ``__main__`` that the task names."""
+    lent: bytes | None = None
+    """The run that the task continues, see :func:`~rollforge.engine.runs.lend`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Kill the worker process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Ask the worker process to abort its task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    """End the worker process, so that the next task gets a new one."""
+
+    grace: float
+
+
+Command = Start | Assign | Kill | Interrupt | Renew
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A task has ended."""
+
+    task_id: str
+    token: int
+    outcome: Outcome
+    seconds: float
+    log: str
+    ready: bool
+    """Whether the worker process had started when the task ended."""
+    runs: bytes | None = None
+    """What the task has recorded, see :func:`~rollforge.engine.runs.pack`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an agent reports."""
+
+    events: tuple[Ended, ...] = ()
+    log: str | None = None
+    """What the running task has printed or logged; None if it has not changed since the last reply."""
+    ended: bool = False
+    """Whether the agent has stopped, and runs no more tasks."""
+
+
+class Agent:
+    """Runs tasks in a worker process, as its driver says.
+
+    Parameters
+    ----------
+    setup : Setup
+        Session and job of the tasks.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        drivers.register_again(setup.drivers)
+        self._setup = setup
+        self._folder = tempfile.TemporaryDirectory(prefix="rollforge-agent-", ignore_cleanup_errors=True)
+        self._runs = Path(self._folder.name) / "runs"
+        self._runs.mkdir()
+        self._manifest: Manifest | None = None
+        self._process: WorkerProcess | None = None
+        self._changed = threading.Condition()
+        self._commands: deque[Command] = deque()
+        self._events: deque[Ended] = deque()
+        self._next = 0  # number of the next call
+        self._calls = 0  # waiting calls give way to later ones
+        self._heard = time.monotonic()
+        self._log: str = ""
+        self._sent_log = ""
+        self._stopped = False
+        self._woken, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        self._thread = threading.Thread(target=self._run, name="rollforge-agent", daemon=True)
+        self._thread.start()
+
+    def info(self) -> NodeInfo:
+        """Return the description of this machine."""
+        return node_info()
+
+    def equip(self, manifest: Manifest) -> bool:
+        """Use the data of a parcel for the tasks; return False if this machine does not have it yet."""
+        cache = Session().cache
+        if not has(manifest, cache):
+            return False
+        self._manifest = manifest
+        return True
+
+    def exchange(self, number: int, commands: Sequence[Command], seconds: float) -> Reply:
+        """Follow commands, and return what has happened since the last call.
+
+        Parameters
+        ----------
+        number : int
+            Number of the call, from 0: calls that overtake others wait for them.
+        commands : sequence of Command
+            What to do.
+        seconds : float
+            Maximum time to wait for an event. A later call ends the waiting.
+        """
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._next >= number, timeout=self._setup.silence)
+            self._next = max(self._next, number + 1)
+            self._heard = time.monotonic()
+            self._commands.extend(commands)
+            self._calls += 1
+            this = self._calls
+            self._changed.notify_all()
+            if commands:
+                self._wake_up()
+            self._changed.wait_for(
+                lambda: bool(self._events) or self._stopped or self._calls != this, timeout=deadline - time.monotonic()
+            )
+            events = tuple(self._events)
+            self._events.clear()
+            text = None if self._log == self._sent_log else self._log
+            self._sent_log = self._log
+            return Reply(events, text, self._stopped)
+
+    def stop(self) -> None:
+        """End the worker process and the agent."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+            self._wake_up()
+        self._thread.join(10.0)
+
+    def _wake_up(self) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._wake, b"x")
+
+    # -- the thread that has the worker process --------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped:
+                self._step()
+        finally:
+            if self._process is not None:
+                self._process.kill()
+                self._process.end(0.0)
+            self._folder.cleanup()
+            with self._changed:
+                self._stopped = True
+                self._changed.notify_all()
+
+    def _step(self) -> None:
+        process = self._process
+        busy = process is not None and process.task is not None
+        handles = process.handles if busy and process is not None else []
+        pause = _SENDING_PAUSE if process is not None and process.is_sending else _PAUSE
+        connection.wait([self._woken, *handles], timeout=pause)
+        with self._changed:
+            if self._commands or not handles:
+                os.set_blocking(self._woken, False)
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._woken, 4096)
+            commands = list(self._commands)
+            self._commands.clear()
+            silent = time.monotonic() - self._heard > self._setup.silence
+        if commands and process is None:
+            self._process = process = WorkerProcess(self._here(self._setup.session), self._setup.job)
+        if process is not None:
+            for command in commands:
+                self._follow(process, command)
+        if process is not None and process.task is not None:
+            process.overdue()
+            self._log = process.log()
+            self._report(process)
+        if silent:
+            self._stopped = True
+
+    def _follow(self, process: WorkerProcess, command: Command) -> None:
+        match command:
+            case Start():
+                with _clean_start():
+                    process.start()
+            case Assign(task, threads, session, own, main, lent):
+                if self._setup.sends_runs:
+                    clear(self._runs)
+                if lent is not None:
+                    task = replace(task, result=take(lent, task.result, self._runs))
+                with _clean_start():
+                    process.assign(
+                        task, threads, None if session is None else self._here(session), own=own, main=main
+                    )  # fmt: skip
+            case Kill():
+                process.kill()
+            case Interrupt():
+                process.interrupt()
+            case Renew(grace):
+                process.renew_process(grace)
+
+    def _here(self, session: Session) -> Session:
+        """Return a session of the driver for this machine."""
+        if self._manifest is not None:
+            session = here(self._manifest, session, Session().cache)
+        return session.with_(tracking_uri=f"folder:{self._runs}") if self._setup.sends_runs else session
+
+    def _report(self, process: WorkerProcess) -> None:
+        outcome, task = process.outcome(), process.task
+        if outcome is None or task is None:
+            return
+        runs = pack(self._runs) if self._setup.sends_runs else None
+        event = Ended(task.id, task.token, outcome, process.seconds, process.log(), process.ready, runs)
+        process.task = None
+        if self._setup.job.force_release:
+            process.renew_process()
+        with self._changed:
+            self._events.append(event)
+            self._changed.notify_all()
+
+
+@contextlib.contextmanager
+def _clean_start() -> Iterator[None]:
+    """Start a worker process as from a program of its own.
+
+    A spawned process imports the ``__main__`` of its parent, which here is the engine's own program; and some engines
+    run in daemonic processes, which may have no children by default.
+    """
+    main, config = sys.modules["__main__"], multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    daemon = config.get("daemon")
+    sys.modules["__main__"] = ModuleType("__main__")
+    config["daemon"] = False
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        config["daemon"] = daemon
+
+
+def lost(task: TaskRecord, where: str, why: str) -> Failed:
+    """Return the outcome of a task whose agent does not answer any more."""
+    return Failed(
+        f"The agent on {where} that ran the task was lost: {why}", f"agent on {where} was lost: {why}", Cause.LOST
+    )
+
+
+def slim(task: TaskRecord) -> TaskRecord:
+    """Return what an agent needs of a task: not its log, its dependencies and the like."""
+    return replace(task, log="", error=None, depends_on=(), failed_by=(), extra={})

@@ -1,0 +1,224 @@
+"""Agents on a Dask cluster, as actors of its workers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollforge.engine.agent import Agent, Command, NodeInfo, Reply, Setup
+from rollforge.engine.parcel import Manifest, Parcel, install
+from rollforge.engine.remote import AgentLost, AgentRef
+from rollforge.engine.resources import Resources
+from rollforge.session import Session
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["DaskEngine"]
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class DaskAgent:
+    """An agent in a Dask worker, whose event loop its methods do not block."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._agent = Agent(setup)
+
+    async def info(self) -> NodeInfo:
+        """See :meth:`Agent.info`."""
+        return self._agent.info()
+
+    async def equip(self, manifest: Manifest) -> bool:
+        """See :meth:`Agent.equip`."""
+        return await asyncio.to_thread(self._agent.equip, manifest)
+
+    async def exchange(self, number: int, commands: Sequence[Command], seconds: float) -> Reply:
+        """See :meth:`Agent.exchange`."""
+        return await asyncio.to_thread(self._agent.exchange, number, commands, seconds)
+
+    async def stop(self) -> None:
+        """See :meth:`Agent.stop`."""
+        await asyncio.to_thread(self._agent.stop)
+
+
+def receive(manifest: Manifest, data: NDArray[np.uint8]) -> None:
+    """Write a parcel to the cache of this machine; a task of a Dask worker."""
+    install(manifest, data, Session().cache)
+
+
+class _Ref:
+    """An agent in a worker; calls of the client's event loop."""
+
+    def __init__(self, client: Client, worker: str, name: str, setup: Setup) -> None:
+        self.worker = worker
+        self._client = client
+        self._open: set[Future[Any]] = set()
+        self._created = client.submit(
+            DaskAgent, setup, actor=True, workers=[worker], allow_other_workers=False, pure=False, retries=0,
+            key=f"rollforge-agent-{name}",
+        )  # fmt: skip
+        self._actor: Any = None
+
+    def info(self) -> Future[NodeInfo]:
+        """See :class:`AgentRef`."""
+
+        async def ask() -> NodeInfo:
+            from distributed import Actor
+
+            await self._created
+            with self._client.as_current():  # another client of this program may be the default
+                self._actor = Actor(DaskAgent, self.worker, self._created.key)
+            found: NodeInfo = await self._actor.info()
+            return found
+
+        return self._run(ask())
+
+    def exchange(self, number: int, commands: Sequence[Command], seconds: float) -> Future[Reply]:
+        """See :class:`AgentRef`."""
+
+        async def ask() -> Reply:
+            reply: Reply = await self._actor.exchange(number, commands, seconds)
+            return reply
+
+        return self._run(ask())
+
+    def equip(self, manifest: Manifest) -> Future[bool]:
+        """See :class:`AgentRef`."""
+
+        async def ask() -> bool:
+            return bool(await self._actor.equip(manifest))
+
+        return self._run(ask())
+
+    def receive(self, parcel: Parcel) -> Future[None]:
+        """See :class:`AgentRef`."""
+
+        async def send() -> None:
+            data = await self._client._scatter(parcel.data, workers=[self.worker], hash=False)
+            await self._client.submit(
+                receive, parcel.manifest, data, workers=[self.worker], allow_other_workers=False, pure=False, retries=0
+            )  # fmt: skip
+
+        return self._run(send())
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        async def call() -> T:
+            try:
+                return await coroutine
+            except asyncio.CancelledError:
+                raise AgentLost(f"the Dask worker {self.worker} is gone") from None
+            except Exception as exc:
+                raise AgentLost(f"{type(exc).__name__}: {exc}") from exc
+
+        future = asyncio.run_coroutine_threadsafe(call(), self._client.loop.asyncio_loop)
+        answer: Future[T] = Future()
+        self._open.add(answer)
+
+        def done(finished: Future[T]) -> None:
+            self._open.discard(answer)
+            with contextlib.suppress(Exception):  # it was given up before
+                if finished.cancelled():
+                    answer.set_exception(AgentLost("the connection to the Dask cluster was closed"))
+                elif (error := finished.exception()) is not None:
+                    answer.set_exception(error)
+                else:
+                    answer.set_result(finished.result())
+
+        future.add_done_callback(done)
+        return answer
+
+    def give_up(self, why: str) -> None:
+        """End calls that will not be answered."""
+        for answer in list(self._open):
+            with contextlib.suppress(Exception):  # it has just been answered
+                answer.set_exception(AgentLost(why))
+
+    def stop(self) -> None:
+        """See :class:`AgentRef`."""
+        if self._actor is not None:
+            with contextlib.suppress(Exception):  # the agent ends by itself if it hears nothing
+                asyncio.run_coroutine_threadsafe(self._actor.stop()._result(), self._client.loop.asyncio_loop).result(5)
+        with contextlib.suppress(Exception):
+            self._created.release()
+
+
+class DaskEngine:
+    """Starts agents on the workers of a Dask cluster: as many on each as its threads, memory and GPUs allow.
+
+    Parameters
+    ----------
+    address : str or cluster object
+        Address of the scheduler, or an object that `distributed.Client` accepts. An empty string starts a cluster on
+        this machine.
+    resources : Resources
+        How many agents there are at most, and what each needs.
+    """
+
+    def __init__(self, address: object, resources: Resources) -> None:
+        self._address = address
+        self._resources = resources
+        self._names = itertools.count(1)
+        self._agents: dict[str, _Ref] = {}
+        self._client: Client | None = None
+        self._cluster: Any = None
+        self._setup: Setup | None = None
+
+    def open(self, setup: Setup) -> None:
+        """Connect to the scheduler."""
+        from distributed import Client, LocalCluster
+
+        address = self._address
+        if address == "":
+            jobs = self._resources.jobs or 1
+            self._cluster = address = LocalCluster(
+                n_workers=jobs, threads_per_worker=self._resources.cpus, dashboard_address=None, processes=True
+            )
+        self._client = Client(address, set_as_default=False)
+        self._setup = setup
+
+    def agents(self) -> Mapping[str, AgentRef]:
+        """Return the agents, after starting some on workers that have room for more."""
+        assert self._client is not None
+        assert self._setup is not None
+        # Not scheduler_info(), whose workers may be missing for a moment while the client updates it by itself.
+        found = self._client.sync(self._client.scheduler.identity, n_workers=-1)
+        workers: Mapping[str, Mapping[str, Any]] = found["workers"]
+        for ref in self._agents.values():
+            if ref.worker not in workers:
+                ref.give_up(f"the Dask worker {ref.worker} is gone")
+        used = [ref.worker for ref in self._agents.values()]
+        for address, worker in workers.items():
+            room = self._resources.fits(
+                cpus=worker["nthreads"], memory=worker["memory_limit"] or None,
+                gpus=worker.get("resources", {}).get("GPU", 0.0),
+            )  # fmt: skip
+            for _ in range(room - used.count(address)):
+                if self._resources.jobs is not None and len(self._agents) >= self._resources.jobs:
+                    break
+                name = f"dask-{next(self._names)}"
+                self._agents[name] = _Ref(self._client, address, name, self._setup)
+        return dict(self._agents)
+
+    def forget(self, name: str) -> None:
+        """Note that an agent is lost."""
+        ref = self._agents.pop(name, None)
+        if ref is not None:
+            ref.give_up("it is not used any more")
+
+    def close(self) -> None:
+        """Disconnect, and end a cluster that was started here."""
+        if self._client is not None:
+            self._client.close(5)
+        if self._cluster is not None:
+            self._cluster.close(10)

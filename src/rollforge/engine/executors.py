@@ -1,0 +1,265 @@
+"""Executors that run the tasks of a pool on a cluster: Ray, Dask, and Slurm through Dask.
+
+The process that calls :meth:`EngineExecutor.run` is the driver. It holds the pool, claims the tasks and stores their
+outcomes; the machines of the cluster never open the pool.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rollforge.engine.parcel import Parcel, make_parcel
+from rollforge.engine.remote import SILENCE_SECONDS, Engine, EngineRunners
+from rollforge.engine.resources import Resources
+from rollforge.errors import ConfigError, MissingDependency, nearest
+from rollforge.limits import parse_size
+from rollforge.machine import process_name
+from rollforge.run.executor import Executor
+from rollforge.run.job import Event, Job, ignore_event
+from rollforge.run.leases import LEASE_SECONDS
+from rollforge.run.requirements import Admission
+from rollforge.run.worker_pool import WorkerPool
+from rollforge.session import Session
+from rollforge.store.base import TaskStore, open_store
+
+__all__ = ["Dask", "EngineExecutor", "Ray", "Slurm", "executor_on"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineExecutor:
+    """What all executors on an engine have in common.
+
+    Parameters
+    ----------
+    jobs : int, optional
+        Maximum number of tasks that run at the same time; by default as many as the cluster has room for.
+    cpus : int
+        Cores of each task.
+    memory : int or str, optional
+        Memory that each task needs, in bytes or such as ``8G``: the engine places it accordingly.
+    gpus : float
+        GPUs of each task; a fraction shares one.
+    data : {"sent", "shared"}
+        ``sent``: each machine is sent the panels that the tasks read, once. ``shared``: all machines have the data folder
+        under the same path, and a cache of panels of their own.
+    silence : float
+        Seconds without a call from the driver after which an agent ends its task. A task whose agent or machine is lost
+        is run again after that time. It must be less than a lease (60 seconds).
+    """
+
+    jobs: int | None = None
+    cpus: int = 1
+    memory: int | str | None = None
+    gpus: float = 0.0
+    data: Literal["sent", "shared"] = "sent"
+    silence: float = SILENCE_SECONDS
+
+    def __post_init__(self) -> None:
+        for name in ("jobs", "cpus"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ConfigError(f"must be a whole number above 0, found {value!r}.", path=name)
+        if not self.gpus >= 0:
+            raise ConfigError(f"must be 0 or more, found {self.gpus!r}.", path="gpus")
+        if self.data not in ("sent", "shared"):
+            raise ConfigError(f"must be 'sent' or 'shared', found {self.data!r}.", path="data")
+        if not 0 < self.silence < LEASE_SECONDS:
+            raise ConfigError(
+                f"must be between 0 and {LEASE_SECONDS:g} seconds, found {self.silence!r}.", path="silence"
+            )
+
+    @property
+    def resources(self) -> Resources:
+        """How many agents there are at most, and what each needs."""
+        memory = parse_size(self.memory, path="memory") if isinstance(self.memory, str) else self.memory
+        return Resources(self.jobs, self.cpus, memory, self.gpus)
+
+    def engine(self) -> Engine:
+        """Return the engine that starts the agents."""
+        raise NotImplementedError
+
+    def run(
+        self,
+        job: Job,
+        session: Session,
+        on_event: Callable[[Event], None] = ignore_event,
+        *,
+        store: TaskStore | None = None,
+        while_starting: Callable[[], None] | None = None,
+        admission: Admission | None = None,
+        log_file: Path | None = None,
+    ) -> None:
+        """Run the tasks of `job` on the cluster; see :class:`~rollforge.run.executor.Executor`.
+
+        Raises
+        ------
+        MissingDependency
+            If the engine is not installed.
+        RequirementsNotMet
+            If no machine of the cluster can run the tasks; the message says why.
+        """
+        share = session.with_(threads=self.cpus)
+        opened = store or open_store(session.store_uri)
+
+        def pack() -> Parcel | None:
+            found = opened.query(job.pool, {"status": job.before.value}, batch=job.batch, results=False)
+            return make_parcel([task.definition for task in found], share)
+
+        sends = self.data == "sent" and session.provider_uri is not None
+        runners = EngineRunners(self.engine(), share, job, self.silence, pack if sends else None)
+        WorkerPool(
+            opened, job, share, self.jobs or 1, on_event, while_starting=while_starting,
+            # Another process that finds the driver dead must wait for the leases, because agents may still run.
+            name=f"driver@{process_name()}", admission=admission, runners=runners,
+        ).run()  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Ray(EngineExecutor):
+    """Runs tasks on a Ray cluster.
+
+    Parameters
+    ----------
+    address : str
+        Address of the cluster, such as ``head:6379`` or ``ray://head:10001``; by default that of the environment
+        variable ``RAY_ADDRESS``, else a cluster on this machine is started.
+
+    Examples
+    --------
+    >>> Ray("head:6379", jobs=200, cpus=4).resources.cpus
+    4
+    """
+
+    address: str = ""
+
+    def engine(self) -> Engine:
+        """Return the engine that starts the agents."""
+        from rollforge.engine.ray import RayEngine
+
+        _require("ray", "ray")
+        return RayEngine(self.address, self.resources)
+
+
+@dataclass(frozen=True)
+class Dask(EngineExecutor):
+    """Runs tasks on a Dask cluster.
+
+    Parameters
+    ----------
+    address : str or object
+        Address of the scheduler, such as ``tcp://scheduler:8786``, or a cluster object; by default a cluster on this
+        machine is started.
+
+    Examples
+    --------
+    >>> Dask("tcp://scheduler:8786", jobs=50).jobs
+    50
+    """
+
+    address: object = ""
+
+    def engine(self) -> Engine:
+        """Return the engine that starts the agents."""
+        from rollforge.engine.dask import DaskEngine
+
+        _require("distributed", "dask")
+        return DaskEngine(self.address, self.resources)
+
+
+@dataclass(frozen=True)
+class Slurm(EngineExecutor):
+    """Runs tasks in jobs of Slurm, each of which is a Dask worker (``dask_jobqueue.SLURMCluster``).
+
+    Parameters
+    ----------
+    options : mapping
+        Further arguments of ``SLURMCluster``, such as ``queue``, ``account``, ``walltime`` and ``interface``.
+
+    Examples
+    --------
+    >>> Slurm(jobs=50, cpus=4, memory="16G", options={"queue": "cpu"}).resources.memory
+    17179869184
+    """
+
+    options: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.jobs is None:
+            raise ConfigError("Slurm needs the number of jobs to submit.", path="jobs")
+
+    def engine(self) -> Engine:
+        """Return the engine that starts the agents."""
+        from rollforge.engine.slurm import SlurmEngine
+
+        _require("dask_jobqueue", "slurm")
+        return SlurmEngine(self.options, self.resources)
+
+
+def _require(module: str, extra: str) -> None:
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise MissingDependency(
+            f"Running on {extra} needs a package that is not installed: pip install 'rollforge[{extra}]'"
+        )
+
+
+_KINDS: Mapping[str, type[EngineExecutor]] = {"ray": Ray, "dask": Dask, "slurm": Slurm}
+
+
+def executor_on(
+    on: str,
+    *,
+    jobs: int | None = None,
+    cpus: int = 1,
+    memory: int | str | None = None,
+    gpus: float = 0.0,
+    slurm: Mapping[str, object] | None = None,
+) -> Executor:
+    """Return the executor that ``--on`` or ``run: {on: …}`` names.
+
+    Parameters
+    ----------
+    on : str
+        ``ray``, ``ray:HOST:PORT``, ``ray://HOST:PORT``, ``dask``, ``dask://HOST:PORT`` or ``slurm``.
+    jobs, cpus, memory, gpus
+        See :class:`EngineExecutor`.
+    slurm : mapping, optional
+        Options of Slurm's jobs, see :class:`Slurm`.
+
+    Raises
+    ------
+    ConfigError
+        If the engine is unknown, or an option is invalid.
+
+    Examples
+    --------
+    >>> executor_on("ray:head:6379", jobs=2).address
+    'head:6379'
+    >>> executor_on("dask://scheduler:8786").address
+    'tcp://scheduler:8786'
+    """
+    kind, _, rest = on.partition(":")
+    if kind not in _KINDS:
+        raise ConfigError(
+            f"{on!r} is not a known engine.{nearest(kind, _KINDS)} Known: {', '.join(_KINDS)}; with an address, such as "
+            "ray:HOST:6379 or dask://HOST:8786.",
+            path="on",
+        )  # fmt: skip
+    if slurm and kind != "slurm":
+        raise ConfigError(f"Options of Slurm were given, but the engine is {kind!r}.", path="slurm")
+    if kind == "ray":
+        return Ray(on if rest.startswith("//") else rest, jobs=jobs, cpus=cpus, memory=memory, gpus=gpus)
+    if kind == "dask":
+        address = f"tcp:{rest}" if rest.startswith("//") else rest
+        return Dask(address, jobs=jobs, cpus=cpus, memory=memory, gpus=gpus)
+    if rest:
+        raise ConfigError(f"Slurm takes no address, found {on!r}.", path="on")
+    return Slurm(jobs=jobs, cpus=cpus, memory=memory, gpus=gpus, options=slurm or {})

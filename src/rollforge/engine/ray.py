@@ -1,0 +1,167 @@
+"""Agents on a Ray cluster, as its actors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rollforge.engine.agent import Agent, Command, NodeInfo, Reply, Setup
+from rollforge.engine.parcel import Manifest, Parcel, install
+from rollforge.engine.remote import AgentLost, AgentRef
+from rollforge.engine.resources import Resources
+from rollforge.session import Session
+
+__all__ = ["RayEngine"]
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class RayAgent:
+    """An agent in a Ray actor. Its methods are coroutines, so that one can be called while another one waits."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._agent = Agent(setup)
+
+    async def info(self) -> NodeInfo:
+        """See :meth:`Agent.info`."""
+        return self._agent.info()
+
+    async def equip(self, manifest: Manifest) -> bool:
+        """See :meth:`Agent.equip`."""
+        return await asyncio.to_thread(self._agent.equip, manifest)
+
+    async def receive(self, manifest: Manifest, data: NDArray[np.uint8]) -> None:
+        """Write a parcel to the cache of this machine."""
+        await asyncio.to_thread(install, manifest, data, Session().cache)
+
+    async def exchange(self, number: int, commands: Sequence[Command], seconds: float) -> Reply:
+        """See :meth:`Agent.exchange`."""
+        return await asyncio.to_thread(self._agent.exchange, number, commands, seconds)
+
+
+class _Ref:
+    def __init__(self, handle: Any, put: Callable[[Parcel], Any]) -> None:
+        self._handle = handle
+        self._put = put
+
+    def info(self) -> Future[NodeInfo]:
+        """See :class:`AgentRef`."""
+        return _translated(self._handle.info.remote().future())
+
+    def exchange(self, number: int, commands: Sequence[Command], seconds: float) -> Future[Reply]:
+        """See :class:`AgentRef`."""
+        return _translated(self._handle.exchange.remote(number, commands, seconds).future())
+
+    def equip(self, manifest: Manifest) -> Future[bool]:
+        """See :class:`AgentRef`."""
+        return _translated(self._handle.equip.remote(manifest).future())
+
+    def receive(self, parcel: Parcel) -> Future[None]:
+        """See :class:`AgentRef`; Ray brings the data to the machine, as they are an argument."""
+        return _translated(self._handle.receive.remote(parcel.manifest, self._put(parcel)).future())
+
+    def stop(self) -> None:
+        """See :class:`AgentRef`."""
+        import ray
+
+        with contextlib.suppress(Exception):  # the agent ends by itself if it hears nothing
+            ray.kill(self._handle, no_restart=True)
+
+
+def _translated(call: Future[T]) -> Future[T]:
+    """Return a future that raises :class:`AgentLost` where Ray's own raises something."""
+    answer: Future[T] = Future()
+
+    def done(finished: Future[T]) -> None:
+        error = finished.exception()
+        if error is None:
+            answer.set_result(finished.result())
+            return
+        import ray.exceptions
+
+        text = " ".join(str(error).split())
+        memory = isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in text
+        answer.set_exception(AgentLost(text[:1000], out_of_memory=memory))
+
+    call.add_done_callback(done)
+    return answer
+
+
+class RayEngine:
+    """Starts agents as actors, which Ray places when there is room for them.
+
+    Parameters
+    ----------
+    address : str
+        Address of the cluster as ``ray.init`` takes it; if empty, that of the environment variable ``RAY_ADDRESS``, else
+        a cluster on this machine is started.
+    resources : Resources
+        How many agents there are, and what each needs.
+    """
+
+    def __init__(self, address: str, resources: Resources) -> None:
+        self._address = address
+        self._resources = resources
+        self._names = itertools.count(1)
+        self._agents: dict[str, _Ref] = {}
+        self._setup: Any = None
+        self._class: Any = None
+        self._started = False
+        self._jobs = 0
+        self._parcel: tuple[str, Any] | None = None
+
+    def open(self, setup: Setup) -> None:
+        """Connect to the cluster, unless this program has already done so."""
+        import ray
+
+        if not ray.is_initialized():
+            ray.init(address=self._address or None, log_to_driver=False, logging_level=logging.WARNING)
+            self._started = True
+        wanted = self._resources
+        options: dict[str, Any] = {"num_cpus": wanted.cpus, "max_restarts": 0, "max_task_retries": 0}
+        if wanted.gpus:
+            options["num_gpus"] = wanted.gpus
+        if wanted.memory is not None:
+            options["memory"] = wanted.memory
+        self._class = ray.remote(RayAgent).options(**options)
+        self._setup = ray.put(setup)
+        self._jobs = wanted.jobs or max(1, int(ray.cluster_resources().get("CPU", 1)) // wanted.cpus)
+
+    def agents(self) -> Mapping[str, AgentRef]:
+        """Return the agents, after starting as many as are missing."""
+        while len(self._agents) < self._jobs:
+            self._agents[f"ray-{next(self._names)}"] = _Ref(self._class.remote(self._setup), self._put)
+        return dict(self._agents)
+
+    def _put(self, parcel: Parcel) -> Any:
+        """Return the data of a parcel in Ray's object store, where it is put once."""
+        import ray
+
+        if self._parcel is None or self._parcel[0] != parcel.manifest.extract:
+            self._parcel = (parcel.manifest.extract, ray.put(parcel.data))
+        return self._parcel[1]
+
+    def forget(self, name: str) -> None:
+        """Note that an agent is lost."""
+        ref = self._agents.pop(name, None)
+        if ref is not None:
+            ref.stop()
+
+    def close(self) -> None:
+        """End the agents, and the connection if it was opened here."""
+        import ray
+
+        self._agents.clear()
+        self._parcel = None
+        if self._started:
+            ray.shutdown()

@@ -1,0 +1,542 @@
+"""Agents as runners, from the driver's side.
+
+An :class:`Engine` starts agents and calls them; :class:`EngineRunners` gives each of them tasks. The engine decides where
+agents run and how many there are at a time. When it loses one, it only knows that the agent does not answer: the task is
+free again when the agent must have ended it by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+from rollforge.drivers import registered
+from rollforge.engine.agent import (
+    Assign,
+    Command,
+    Ended,
+    Interrupt,
+    Kill,
+    NodeInfo,
+    Renew,
+    Reply,
+    Setup,
+    Start,
+    lost,
+    node_info,
+    slim,
+)  # fmt: skip
+from rollforge.engine.parcel import Manifest, Parcel
+from rollforge.engine.runs import Deliveries, lend, travels
+from rollforge.run.interactive import main_classes
+from rollforge.run.job import Job
+from rollforge.run.messages import Failed, Outcome
+from rollforge.run.runners import Runner
+from rollforge.run.worker_process import portable
+from rollforge.session import Session
+from rollforge.task import Cause, Status, TaskRecord
+
+__all__ = ["SILENCE_SECONDS", "AgentLost", "AgentRef", "Engine", "EngineRunners", "RemoteRunner"]
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+SILENCE_SECONDS = 30.0
+"""Seconds without a call from its driver after which an agent ends its task. Less than the lease of the task: another
+driver may claim the task then."""
+_BEATS = 6  # calls within that time
+_ATTEMPTS = 3  # agents that end before they answer, after which the driver gives up
+
+
+class AgentLost(Exception):
+    """A call of an agent failed: the agent, its machine or the connection is gone.
+
+    Parameters
+    ----------
+    why : str
+        What the engine says.
+    out_of_memory : bool
+        Whether the engine ended the agent because its machine was short of memory.
+    """
+
+    def __init__(self, why: str, *, out_of_memory: bool = False) -> None:
+        super().__init__(why)
+        self.out_of_memory = out_of_memory
+
+
+class AgentRef(Protocol):
+    """An agent that the engine has started or will start when it has room."""
+
+    def info(self) -> Future[NodeInfo]:
+        """Call :meth:`~rollforge.engine.agent.Agent.info`; the result comes when the agent runs."""
+
+    def exchange(self, number: int, commands: Sequence[Command], seconds: float) -> Future[Reply]:
+        """Call :meth:`~rollforge.engine.agent.Agent.exchange`; the future raises :class:`AgentLost` if that fails."""
+
+    def equip(self, manifest: Manifest) -> Future[bool]:
+        """Call :meth:`~rollforge.engine.agent.Agent.equip`."""
+
+    def receive(self, parcel: Parcel) -> Future[None]:
+        """Call :func:`~rollforge.engine.parcel.install` on the machine of the agent, with its cache."""
+
+    def stop(self) -> None:
+        """End the agent and give its place in the cluster back, without waiting."""
+
+
+class Engine(Protocol):
+    """Starts agents on the machines of a cluster."""
+
+    def open(self, setup: Setup) -> None:
+        """Connect to the cluster."""
+
+    def agents(self) -> Mapping[str, AgentRef]:
+        """Return the agents that exist now, by a name that is not used again, and start others in place of lost ones.
+
+        Called about once a second.
+        """
+
+    def forget(self, name: str) -> None:
+        """Note that an agent is lost, so that another one is started."""
+
+    def close(self) -> None:
+        """End all agents, and the cluster if it was started by :meth:`open`."""
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all agents of a job have in common, on the driver."""
+
+    session: Session
+    silence: float
+    """Seconds without a call after which an agent ends its task."""
+    deliveries: Deliveries | None
+    """Writes the runs that agents send; None if they record them themselves."""
+    lends: bool
+    """Whether tasks continue runs of the driver."""
+    bell: Bell = field(default_factory=lambda: Bell())
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "rollforge-answers"))
+    parcel: Parcel | None = None
+    """What tasks read."""
+    equips: bool = False
+    """Whether agents need a parcel, which may not be ready yet."""
+    receiving: set[str] = field(default_factory=set)
+    """Machines that are receiving the parcel."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    started: bool = False
+    """Whether agents start their worker processes before they are given a task."""
+
+
+class RemoteRunner:
+    """An agent to which tasks are given.
+
+    Parameters
+    ----------
+    name : str
+        Name of the agent.
+    agent : AgentRef
+        The agent.
+    shared : Shared
+        What it has in common with the others.
+    """
+
+    def __init__(self, name: str, agent: AgentRef, shared: Shared) -> None:
+        self.name = name
+        self.task: TaskRecord | None = None
+        self.failed = False
+        self.refused = ""
+        """Why tasks cannot run there."""
+        self.node: NodeInfo | None = None
+        self.gone = ""
+        """Why the agent is lost; empty while it answers."""
+        self._agent = agent
+        self._shared = shared
+        self._silence = shared.silence
+        self._lock = threading.RLock()
+        self._events: deque[Ended] = deque()
+        self._began = 0.0
+        self._ready = False
+        self._log = ""
+        self._number = 0
+        self._in_flight = 0
+        self._called = time.monotonic()
+        self._heard = time.monotonic()
+        self._out_of_memory = False
+        self._equipped = False
+        self._asked = False
+        agent.info().add_done_callback(self._greeted)
+
+    # -- state -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether the agent's worker process ran the task that ended last."""
+        return self._ready
+
+    @property
+    def free(self) -> bool:
+        """Whether the agent answers, can run tasks, and has none."""
+        return self.task is None and self._equipped and not self.refused and not self.gone
+
+    @property
+    def handles(self) -> list[Any]:
+        """A handle that all runners of the engine share."""
+        return [self._shared.bell.reader]
+
+    @property
+    def is_sending(self) -> bool:
+        """False: the engine sends the whole task."""
+        return False
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the task was given to the agent."""
+        return time.perf_counter() - self._began
+
+    def log(self) -> str:
+        """Return the last lines that the task printed or logged, as of the agent's last answer."""
+        return self._log
+
+    # -- commands --------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Let the agent start its worker process, now or when it first answers."""
+        if self._equipped:
+            self._call([Start()], 0.0)
+
+    def assign(self, task: TaskRecord, threads: int, session: Session | None = None, *, own: bool = False) -> None:
+        """Send a task to the agent."""
+        main = main_classes(task.text) if own else None
+        self.task, self._began, self._log, self._ready = task, time.perf_counter(), "", False
+        sent, lent = slim(task), None
+        if self._shared.lends:
+            sent, lent = lend(sent, session or self._shared.session)
+        self._call([Assign(sent, threads, session, own, main, lent)], self._silence / _BEATS)
+
+    def kill(self) -> None:
+        """Let the agent kill its worker process."""
+        self._call([Kill()], self._silence / _BEATS)
+
+    def interrupt(self) -> None:
+        """Let the agent interrupt the task."""
+        self._call([Interrupt()], self._silence / _BEATS)
+
+    def renew_process(self, grace: float = 5.0) -> None:
+        """Let the agent end its worker process, so that the next task gets a new one."""
+        self.failed = False
+        self._call([Renew(grace)], 0.0)
+
+    def overdue(self) -> bool:
+        """Return False: the agent enforces the time limit."""
+        return False
+
+    def leave(self, reason: str) -> bool:
+        """Give this agent no more tasks, because something is missing on its machine."""
+        self.refused = reason
+        host = self.node.host if self.node is not None else self.name
+        log.warning("%s takes no tasks: %s", host, reason)
+        return True
+
+    def stop(self) -> None:
+        """End the agent."""
+        self._agent.stop()
+
+    # -- answers ---------------------------------------------------------------------------------------------------------
+
+    def outcome(self) -> Outcome | None:
+        """Return how the task ended. That of a lost agent is known when the agent must have ended it."""
+        task = self.task
+        with self._lock:
+            while self._events:
+                event = self._events.popleft()
+                if task is not None and (event.task_id, event.token) == (task.id, task.token):
+                    self._ready, self._log = event.ready, event.log
+                    return event.outcome
+            if task is None or not self.gone:
+                return None
+            if self._out_of_memory:
+                return Failed(self.gone, self.gone, Cause.OUT_OF_MEMORY)
+            if time.monotonic() < self._called + self._silence + 1.0:
+                return None
+            self._ready = True
+            return lost(task, self.node.host if self.node is not None else self.name, self.gone)
+
+    def beat(self) -> None:
+        """Call the agent if it has not been called for a while, and consider it lost if it does not answer."""
+        self.equip()
+        with self._lock:
+            now = time.monotonic()
+            if self.node is None or self.gone:
+                return
+            if self._in_flight and now - self._heard > self._silence:
+                self._lose(f"no answer for {self._silence:g} s")
+            elif not self._in_flight and now - self._called > self._silence / _BEATS:
+                self._call([], 0.0)
+
+    def _call(self, commands: Sequence[Command], seconds: float) -> None:
+        with self._lock:
+            if self.gone:
+                return
+            number, self._number = self._number, self._number + 1
+            if not self._in_flight:
+                self._heard = time.monotonic()
+            self._in_flight += 1
+            self._called = time.monotonic()
+        try:
+            self._agent.exchange(number, commands, seconds).add_done_callback(self._arrived)
+        except AgentLost as exc:
+            self._lose(str(exc), out_of_memory=exc.out_of_memory)
+
+    def _arrived(self, future: Future[Reply]) -> None:
+        """Handle an answer in another thread: this one is the engine's, and runs must be written."""
+        with contextlib.suppress(RuntimeError):  # the job has ended
+            self._shared.threads.submit(self._answered, future)
+
+    def _answered(self, future: Future[Reply]) -> None:
+        with self._lock:
+            self._in_flight -= 1
+            self._heard = time.monotonic()
+        try:
+            reply = future.result()
+        except AgentLost as exc:
+            self._lose(str(exc), out_of_memory=exc.out_of_memory)
+            return
+        except BaseException as exc:  # noqa: BLE001 - whatever the engine raises
+            self._lose(f"{type(exc).__name__}: {exc}")
+            return
+        events = [self._delivered(event) for event in reply.events]
+        with self._lock:
+            self._events.extend(events)
+            if reply.log is not None and not reply.events:
+                self._log = reply.log
+            if reply.ended:
+                self._lose("it has stopped")
+            waiting = self.task is not None and not self._in_flight and not self.gone
+        if reply.events:
+            self._shared.bell.ring()
+        elif waiting:
+            self._call([], self._silence / _BEATS)
+
+    def _delivered(self, event: Ended) -> Ended:
+        """Return an event after writing the runs in it."""
+        if event.runs is None or self._shared.deliveries is None:
+            return event
+        return replace(event, outcome=self._shared.deliveries.deliver(event.runs, event.outcome), runs=None)
+
+    def _greeted(self, future: Future[NodeInfo]) -> None:
+        try:
+            info = future.result()
+        except BaseException as exc:  # noqa: BLE001 - whatever the engine raises
+            self._lose(f"{exc}" or type(exc).__name__)
+            return
+        self.refused = info.differs_from(node_info())
+        if self.refused:
+            log.warning("%s", self.refused)
+        self.node = info
+        self.equip()
+
+    def equip(self) -> None:
+        """Let the agent use the parcel, and send it to the machine if that lacks it and is not receiving it already."""
+        if self.node is None or self._equipped or self._asked or self.gone:
+            return
+        if not self._shared.equips:
+            self._ready_for_tasks()
+        elif self._shared.parcel is not None:
+            self._asked = True
+            self._then(self._agent.equip(self._shared.parcel.manifest), self._equipped_or_not)
+
+    def _then(self, future: Future[T], handle: Callable[[T], None]) -> None:
+        """Call `handle` with the result of a call in another thread; the agent is lost if the call fails."""
+
+        def run() -> None:
+            try:
+                result = future.result()
+            except BaseException as exc:  # noqa: BLE001 - whatever the engine raises
+                self._lose(f"{exc}" or type(exc).__name__)
+            else:
+                handle(result)
+
+        def done(finished: Future[T]) -> None:
+            with contextlib.suppress(RuntimeError):  # the job has ended
+                self._shared.threads.submit(run)
+
+        future.add_done_callback(done)
+
+    def _equipped_or_not(self, equipped: bool) -> None:
+        assert self.node is not None
+        assert self._shared.parcel is not None
+        if equipped:
+            self._ready_for_tasks()
+            return
+        with self._shared.lock:
+            first = self.node.place not in self._shared.receiving
+            self._shared.receiving.add(self.node.place)
+        if first:
+            log.info("%s is sent %.0f MB of data", self.node.host, self._shared.parcel.manifest.size / 1e6)
+            self._then(self._agent.receive(self._shared.parcel), self._received)
+        else:
+            self._asked = False  # asked again with the next beat
+
+    def _received(self, nothing: None) -> None:
+        assert self.node is not None
+        with self._shared.lock:
+            self._shared.receiving.discard(self.node.place)
+        self._asked = False
+        self.equip()
+
+    def _ready_for_tasks(self) -> None:
+        self._equipped = True
+        if self._shared.started:
+            self.start()
+        self._shared.bell.ring()
+
+    def _lose(self, why: str, *, out_of_memory: bool = False) -> None:
+        with self._lock:
+            if self.gone:
+                return
+            self.gone, self._out_of_memory = why or "no reason is known", out_of_memory
+            if self.node is not None:
+                with self._shared.lock:
+                    self._shared.receiving.discard(self.node.place)
+            task = self.task
+        host = self.node.host if self.node is not None else self.name
+        if task is not None and not out_of_memory:
+            log.warning(
+                "agent %s on %s was lost (%s); its task is free again in %.0f s", self.name, host, self.gone,
+                self._silence,
+            )  # fmt: skip
+        else:
+            log.info("agent %s on %s was lost: %s", self.name, host, self.gone)
+        self._shared.bell.ring()
+
+
+class Bell:
+    """Wakes a thread that waits with ``multiprocessing.connection.wait``."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = os.pipe()
+        for end in (self.reader, self._writer):
+            os.set_blocking(end, False)
+
+    def ring(self) -> None:
+        """Wake the thread."""
+        with contextlib.suppress(OSError):  # it is full or closed
+            os.write(self._writer, b"x")
+
+    def clear(self) -> None:
+        """Forget earlier rings."""
+        with contextlib.suppress(OSError):
+            os.read(self.reader, 65_536)
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self.reader)
+        os.close(self._writer)
+
+
+class EngineRunners:
+    """The agents of an engine, as the runners of a worker pool.
+
+    Parameters
+    ----------
+    engine : Engine
+        Starts the agents.
+    session : Session
+        Session of the tasks.
+    job : Job
+        The job to run.
+    silence : float
+        Seconds without a call after which an agent ends its task.
+    make_parcel : callable, optional
+        Returns what the tasks read and the machines may lack; called before the first task.
+    """
+
+    def __init__(
+        self, engine: Engine, session: Session, job: Job, silence: float = SILENCE_SECONDS,
+        make_parcel: Callable[[], Parcel | None] | None = None,
+    ) -> None:  # fmt: skip
+        self._make_parcel = make_parcel
+        sends = travels(session)
+        self._engine = engine
+        self._shared = Shared(
+            session, silence, Deliveries(session) if sends else None, sends and job.before is Status.PART_DONE,
+            equips=make_parcel is not None,
+        )  # fmt: skip
+        self._runners: dict[str, RemoteRunner] = {}
+        self._unborn: list[str] = []
+        self._closing = threading.Event()
+        engine.open(Setup(portable(session), replace(job, on_death=None), registered(), silence, sends))
+        self._look()
+        self._keeper = threading.Thread(target=self._keep, name="rollforge-agents", daemon=True)
+        self._keeper.start()
+
+    def current(self) -> Sequence[Runner]:
+        """Return the agents, including lost ones whose task's outcome has not been recorded."""
+        return [runner for runner in list(self._runners.values()) if not runner.gone or runner.task is not None]
+
+    def woken(self) -> None:
+        """Forget what has woken the waiting process: it reads all outcomes now."""
+        self._shared.bell.clear()
+
+    def start(self) -> None:
+        """Let the agents start their worker processes, also those that come later."""
+        self._shared.started = True
+        for runner in list(self._runners.values()):
+            runner.start()
+
+    def prepare(self) -> None:
+        """Pack what the tasks read, before the first of them."""
+        if self._make_parcel is not None:
+            self._shared.parcel = self._make_parcel()
+            self._shared.equips = self._shared.parcel is not None
+
+    def explain(self) -> str:
+        """Return why no agent can run tasks; empty if one can or has not answered yet."""
+        runners = [runner for runner in list(self._runners.values()) if not runner.gone]
+        if len(self._unborn) >= _ATTEMPTS and not any(runner.node for runner in runners):
+            return f"The agents on the cluster end before they can run a task. The last error:\n{self._unborn[-1]}"
+        if not runners or any(runner.node is None or not runner.refused for runner in runners):
+            return ""
+        reasons = dict.fromkeys(runner.refused for runner in runners)
+        return "No machine of the cluster can run the tasks:\n" + "\n".join(f"  {reason}" for reason in reasons)
+
+    def close(self) -> None:
+        """End all agents."""
+        self._closing.set()
+        self._keeper.join(5.0)
+        for runner in self._runners.values():
+            runner.stop()
+        self._engine.close()
+        self._shared.threads.shutdown(wait=True, cancel_futures=True)
+        self._shared.bell.close()
+
+    def _keep(self) -> None:
+        while not self._closing.wait(min(1.0, self._shared.silence / _BEATS)):
+            try:
+                self._look()
+                for runner in list(self._runners.values()):
+                    runner.beat()
+            except Exception as exc:  # noqa: BLE001 - the engine may recover
+                if not self._closing.is_set():
+                    log.warning("the cluster does not answer: %s", exc)
+
+    def _look(self) -> None:
+        """Take in new agents, and let the engine replace lost ones."""
+        for name, runner in list(self._runners.items()):
+            if runner.gone:
+                self._engine.forget(name)
+                if runner.node is None:
+                    self._unborn.append(runner.gone)
+                if runner.task is None:
+                    del self._runners[name]
+        for name, agent in self._engine.agents().items():
+            if name not in self._runners:
+                self._runners[name] = RemoteRunner(name, agent, self._shared)

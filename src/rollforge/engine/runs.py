@@ -1,0 +1,137 @@
+"""Runs that agents record: in a folder of the agent, from which they are sent to the driver's tracking store.
+
+A run is written there when its task has ended, whatever the outcome; a task whose run could not be written is not done.
+A task that continues a run of the driver (the second stage of a delayed trainer) is sent a copy of it.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import socket
+import tempfile
+import threading
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from rollforge.errors import RollforgeError, TrackingError
+from rollforge.limits import check_archive
+from rollforge.run.messages import Done, Failed, Outcome, failure
+from rollforge.session import Session, using
+from rollforge.store.codec import decode_result, encode_result
+from rollforge.task import TaskRecord
+from rollforge.track.folder import FolderTracker
+from rollforge.track.pool_references import open_pool_reference, pool_reference
+from rollforge.track.recorder import Recorder
+from rollforge.track.tracker import RunInfo, Tracker, local_path, open_tracker
+from rollforge.track.transfer import deliver_runs, lend_run
+
+__all__ = ["Deliveries", "lend", "pack", "take", "travels"]
+
+_KEY = "recorder"
+
+
+def travels(session: Session) -> bool:
+    """Return whether the runs of a session must be sent to the driver: its tracking store is in files, not a server."""
+    return local_path(session.tracking_uri) is not None
+
+
+# -- on the machine of the agent -----------------------------------------------------------------------------------------
+
+
+def pack(folder: Path) -> bytes | None:
+    """Return the runs in a folder as an archive, and remove them; None if there are none."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    if not any(file.suffix == ".jsonl" for file in files):
+        return None
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for file in files:
+            archive.write(file, file.relative_to(folder))
+    clear(folder)
+    return buffer.getvalue()
+
+
+def clear(folder: Path) -> None:
+    """Remove all runs in a folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def take(packed: bytes, result: object, folder: Path) -> object:
+    """Unpack a lent run into the agent's folder, and return the result of its first stage, which refers to it there."""
+    _unpack(packed, folder)
+    assert isinstance(result, Mapping)
+    return {_KEY: {**result[_KEY], "tracking": f"folder:{folder}", "host": socket.gethostname()}}
+
+
+def _unpack(packed: bytes, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+            check_archive(archive, len(packed), "What an agent recorded", error=TrackingError)
+            archive.extractall(folder)
+    except zipfile.BadZipFile as exc:
+        raise TrackingError(f"What an agent recorded cannot be read: {exc}") from exc
+
+
+# -- on the driver -------------------------------------------------------------------------------------------------------
+
+
+def lend(task: TaskRecord, session: Session) -> tuple[TaskRecord, bytes | None]:
+    """Return a task whose first stage was recorded here with a copy of its run; a task without a recorder as it is."""
+    result = task.result
+    if not (isinstance(result, Mapping) and isinstance(result.get(_KEY), Mapping)):
+        return task, None
+    with using(session):
+        recorder = open_pool_reference(result[_KEY])
+    with tempfile.TemporaryDirectory(prefix="rollforge-lent-") as name:
+        target = FolderTracker(f"folder:{name}")
+        copy = lend_run(open_tracker(recorder.uri), recorder.id, target)
+        reference = {**result[_KEY], "experiment_id": copy.experiment_id, "recorder_id": copy.id}
+        return replace(task, result={_KEY: reference}), pack(Path(name))
+
+
+class Deliveries:
+    """Writes the runs of agents into the driver's tracking store, one task at a time.
+
+    Parameters
+    ----------
+    session : Session
+        The driver's session, with the tracking store.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lock = threading.Lock()
+
+    def deliver(self, packed: bytes, outcome: Outcome) -> Outcome:
+        """Write runs, and return the outcome of their task, whose result refers to the run in the tracking store.
+
+        If they cannot be written, the task has failed.
+        """
+        try:
+            with self._lock, tempfile.TemporaryDirectory(prefix="rollforge-runs-") as name:
+                _unpack(packed, Path(name))
+                tracker = open_tracker(self._session.tracking_uri)
+                delivered = deliver_runs(FolderTracker(f"folder:{name}"), tracker)
+            return self._with_reference(outcome, tracker, delivered)
+        except (RollforgeError, OSError) as exc:
+            if isinstance(outcome, Done):
+                return failure(exc)
+            return outcome
+
+    def _with_reference(self, outcome: Outcome, tracker: Tracker, delivered: Mapping[str, RunInfo]) -> Outcome:
+        if not isinstance(outcome, Done) or outcome.result.plain is None:
+            return outcome
+        result = decode_result(outcome.result)
+        if not (isinstance(result, Mapping) and isinstance(result.get(_KEY), Mapping)):
+            return outcome
+        info = delivered.get(str(result[_KEY].get("recorder_id")))
+        if info is None:
+            return Failed(
+                "The task returned a recorder whose run its machine did not send.",
+                "the run of its recorder was not sent", failure(TrackingError("")).cause,
+            )  # fmt: skip
+        return Done(encode_result({_KEY: pool_reference(Recorder(tracker, info))}))
