@@ -64,6 +64,7 @@ ROOMS = [
     "models",
     "record",
     "run",
+    "engine",
     "collect",
     "online",
     "edge",
@@ -189,6 +190,9 @@ HEAVY: dict[str, str | tuple[str, ...]] = {
     "skorch": "models/torch_training.py",
     "starlette": "online/http.py",
     "uvicorn": "online/http.py",
+    "ray": "engine/ray.py",
+    "distributed": "engine/dask.py",
+    "dask_jobqueue": "engine/slurm.py",
     "sqlite3": ("store/sqlite.py", "store/sqlite_database.py"),
     "catboost": ("models/catboost.py", "models/sklearn.py"),
 }

@@ -285,4 +285,4 @@ def test_the_readme_lists_every_extra_for_users() -> None:
         if row.startswith("| `")
         for name in re.findall(r"`([\w-]+)`", row.split("|")[1])
     }
-    assert named == declared - {"dev", "fuzz", "mutants", "splits", "signals", "frames", "bench"}
+    assert named == declared - {"dev", "fuzz", "mutants", "splits", "signals", "frames", "engines", "bench"}

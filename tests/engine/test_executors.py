@@ -13,7 +13,7 @@ from rollforge.run.executor import Executor
 from rollforge.testing.executor import ProcessesSuite
 
 
-def needs(module: str, extra: str) -> Any:
+def installed(module: str, extra: str) -> Any:
     return pytest.mark.skipif(
         importlib.util.find_spec(module) is None, reason=f"{module} is not installed: pip install 'rollforge[{extra}]'"
     )
@@ -27,7 +27,7 @@ def dask_cluster() -> Iterator[Any]:
         yield cluster
 
 
-@needs("distributed", "dask")
+@installed("distributed", "dask")
 @pytest.mark.slow
 class TestDask(ProcessesSuite):
     @pytest.fixture
@@ -44,7 +44,7 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@needs("ray", "ray")
+@installed("ray", "ray")
 @pytest.mark.slow
 class TestRay(ProcessesSuite):
     @pytest.fixture

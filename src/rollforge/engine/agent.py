@@ -45,7 +45,7 @@ _SENDING_PAUSE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """What decides whether the tasks of a driver can run on a machine.
+    """A machine of a cluster, as far as it decides whether tasks can run there.
 
     Examples
     --------
@@ -95,7 +95,7 @@ def node_info() -> NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What an agent needs before its first task."""
+    """Session, job and time limit with which an agent starts."""
 
     session: Session
     job: Job
@@ -121,7 +121,7 @@ class Assign:
     own: bool
     main: bytes | None
     """Classes of the driver's ``__main__`` that the task names."""
-    lent: bytes | None = None
+    continued: bytes | None = None
     """The run that the task continues, see :func:`~rollforge.engine.runs.lend`."""
 
 
@@ -149,6 +149,8 @@ Command = Start | Assign | Kill | Interrupt | Renew
 class Ended:
     """A task has ended."""
 
+    number: int
+    """Number of the event, from 1: the agent repeats an event until its driver has confirmed its number."""
     task_id: str
     token: int
     outcome: Outcome
@@ -162,7 +164,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an agent reports."""
+    """The answer of an agent to a call."""
 
     events: tuple[Ended, ...] = ()
     log: str | None = None
@@ -190,7 +192,8 @@ class Agent:
         self._process: WorkerProcess | None = None
         self._changed = threading.Condition()
         self._commands: deque[Command] = deque()
-        self._events: deque[Ended] = deque()
+        self._events: deque[Ended] = deque()  # not confirmed yet
+        self._ended = 0  # number of the last event
         self._next = 0  # number of the next call
         self._calls = 0  # waiting calls give way to later ones
         self._heard = time.monotonic()
@@ -214,8 +217,10 @@ class Agent:
         self._manifest = manifest
         return True
 
-    def exchange(self, number: int, commands: Sequence[Command], seconds: float) -> Reply:
-        """Follow commands, and return what has happened since the last call.
+    def exchange(self, number: int, commands: Sequence[Command], seconds: float, confirmed: int) -> Reply:
+        """Follow commands, and return the events that the driver does not have yet.
+
+        A call whose answer was lost can be repeated: its commands are followed once.
 
         Parameters
         ----------
@@ -225,13 +230,18 @@ class Agent:
             What to do.
         seconds : float
             Maximum time to wait for an event. A later call ends the waiting.
+        confirmed : int
+            Number of the last event that the driver has.
         """
         deadline = time.monotonic() + seconds
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._next >= number, timeout=self._setup.silence)
-            self._next = max(self._next, number + 1)
             self._heard = time.monotonic()
-            self._commands.extend(commands)
+            while self._events and self._events[0].number <= confirmed:
+                self._events.popleft()
+            if number >= self._next:
+                self._next = number + 1
+                self._commands.extend(commands)
             self._calls += 1
             this = self._calls
             self._changed.notify_all()
@@ -241,7 +251,6 @@ class Agent:
                 lambda: bool(self._events) or self._stopped or self._calls != this, timeout=deadline - time.monotonic()
             )
             events = tuple(self._events)
-            self._events.clear()
             text = None if self._log == self._sent_log else self._log
             self._sent_log = self._log
             return Reply(events, text, self._stopped)
@@ -304,11 +313,11 @@ class Agent:
             case Start():
                 with _clean_start():
                     process.start()
-            case Assign(task, threads, session, own, main, lent):
+            case Assign(task, threads, session, own, main, continued):
                 if self._setup.sends_runs:
                     clear(self._runs)
-                if lent is not None:
-                    task = replace(task, result=take(lent, task.result, self._runs))
+                if continued is not None:
+                    task = replace(task, result=take(continued, task.result, self._runs))
                 with _clean_start():
                     process.assign(
                         task, threads, None if session is None else self._here(session), own=own, main=main
@@ -331,7 +340,10 @@ class Agent:
         if outcome is None or task is None:
             return
         runs = pack(self._runs) if self._setup.sends_runs else None
-        event = Ended(task.id, task.token, outcome, process.seconds, process.log(), process.ready, runs)
+        self._ended += 1
+        event = Ended(
+            self._ended, task.id, task.token, outcome, process.seconds, process.log(), process.ready, runs
+        )  # fmt: skip
         process.task = None
         if self._setup.job.force_release:
             process.renew_process()

@@ -8,14 +8,14 @@ import itertools
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.engine.agent import Agent, Command, NodeInfo, Reply, Setup
 from rollforge.engine.parcel import Manifest, Parcel, install
-from rollforge.engine.remote import AgentLost, AgentRef
+from rollforge.engine.remote import AgentLost, AgentRef, Call
 from rollforge.engine.resources import Resources
 from rollforge.session import Session
 
@@ -43,9 +43,9 @@ class DaskAgent:
         """See :meth:`Agent.equip`."""
         return await asyncio.to_thread(self._agent.equip, manifest)
 
-    async def exchange(self, number: int, commands: Sequence[Command], seconds: float) -> Reply:
+    async def exchange(self, number: int, commands: Sequence[Command], seconds: float, confirmed: int) -> Reply:
         """See :meth:`Agent.exchange`."""
-        return await asyncio.to_thread(self._agent.exchange, number, commands, seconds)
+        return await asyncio.to_thread(self._agent.exchange, number, commands, seconds, confirmed)
 
     async def stop(self) -> None:
         """See :meth:`Agent.stop`."""
@@ -84,11 +84,11 @@ class _Ref:
 
         return self._run(ask())
 
-    def exchange(self, number: int, commands: Sequence[Command], seconds: float) -> Future[Reply]:
+    def exchange(self, call: Call) -> Future[Reply]:
         """See :class:`AgentRef`."""
 
         async def ask() -> Reply:
-            reply: Reply = await self._actor.exchange(number, commands, seconds)
+            reply: Reply = await self._actor.exchange(call.number, call.commands, call.seconds, call.confirmed)
             return reply
 
         return self._run(ask())
@@ -117,11 +117,9 @@ class _Ref:
             try:
                 return await coroutine
             except asyncio.CancelledError:
-                raise AgentLost(f"the Dask worker {self.worker} is gone") from None
-            except Exception as exc:
-                raise AgentLost(f"{type(exc).__name__}: {exc}") from exc
+                raise AgentLost(self.gone) from None
 
-        future = asyncio.run_coroutine_threadsafe(call(), self._client.loop.asyncio_loop)
+        future = asyncio.run_coroutine_threadsafe(call(), _loop(self._client))
         answer: Future[T] = Future()
         self._open.add(answer)
 
@@ -138,6 +136,16 @@ class _Ref:
         future.add_done_callback(done)
         return answer
 
+    @property
+    def gone(self) -> str:
+        """What to say when the worker has left the cluster."""
+        return f"the Dask worker {self.worker} is gone"
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the scheduler says that the agent does not exist any more."""
+        return self._created.status in ("lost", "cancelled", "error")
+
     def give_up(self, why: str) -> None:
         """End calls that will not be answered."""
         for answer in list(self._open):
@@ -148,9 +156,14 @@ class _Ref:
         """See :class:`AgentRef`."""
         if self._actor is not None:
             with contextlib.suppress(Exception):  # the agent ends by itself if it hears nothing
-                asyncio.run_coroutine_threadsafe(self._actor.stop()._result(), self._client.loop.asyncio_loop).result(5)
+                asyncio.run_coroutine_threadsafe(self._actor.stop()._result(), _loop(self._client)).result(5)
         with contextlib.suppress(Exception):
             self._created.release()
+
+
+def _loop(client: Client) -> asyncio.AbstractEventLoop:
+    loop: asyncio.AbstractEventLoop = cast(Any, client.loop).asyncio_loop
+    return loop
 
 
 class DaskEngine:
@@ -195,8 +208,8 @@ class DaskEngine:
         found = self._client.sync(self._client.scheduler.identity, n_workers=-1)
         workers: Mapping[str, Mapping[str, Any]] = found["workers"]
         for ref in self._agents.values():
-            if ref.worker not in workers:
-                ref.give_up(f"the Dask worker {ref.worker} is gone")
+            if ref.worker not in workers or ref.is_lost:
+                ref.give_up(ref.gone)
         used = [ref.worker for ref in self._agents.values()]
         for address, worker in workers.items():
             room = self._resources.fits(

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class EngineExecutor:
-    """What all executors on an engine have in common.
+    """Options that all executors on an engine have in common.
 
     Parameters
     ----------

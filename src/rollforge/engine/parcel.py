@@ -42,7 +42,7 @@ _PANELS = "panels"
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a parcel contains.
+    """The contents of a parcel.
 
     Examples
     --------

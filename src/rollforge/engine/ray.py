@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rollforge.engine.agent import Agent, Command, NodeInfo, Reply, Setup
 from rollforge.engine.parcel import Manifest, Parcel, install
-from rollforge.engine.remote import AgentLost, AgentRef
+from rollforge.engine.remote import AgentLost, AgentRef, Call
 from rollforge.engine.resources import Resources
 from rollforge.session import Session
 
@@ -44,9 +44,9 @@ class RayAgent:
         """Write a parcel to the cache of this machine."""
         await asyncio.to_thread(install, manifest, data, Session().cache)
 
-    async def exchange(self, number: int, commands: Sequence[Command], seconds: float) -> Reply:
+    async def exchange(self, number: int, commands: Sequence[Command], seconds: float, confirmed: int) -> Reply:
         """See :meth:`Agent.exchange`."""
-        return await asyncio.to_thread(self._agent.exchange, number, commands, seconds)
+        return await asyncio.to_thread(self._agent.exchange, number, commands, seconds, confirmed)
 
 
 class _Ref:
@@ -58,9 +58,10 @@ class _Ref:
         """See :class:`AgentRef`."""
         return _translated(self._handle.info.remote().future())
 
-    def exchange(self, number: int, commands: Sequence[Command], seconds: float) -> Future[Reply]:
+    def exchange(self, call: Call) -> Future[Reply]:
         """See :class:`AgentRef`."""
-        return _translated(self._handle.exchange.remote(number, commands, seconds).future())
+        arguments = (call.number, call.commands, call.seconds, call.confirmed)
+        return _translated(self._handle.exchange.remote(*arguments).future())
 
     def equip(self, manifest: Manifest) -> Future[bool]:
         """See :class:`AgentRef`."""
@@ -79,7 +80,7 @@ class _Ref:
 
 
 def _translated(call: Future[T]) -> Future[T]:
-    """Return a future that raises :class:`AgentLost` where Ray's own raises something."""
+    """Return a future that raises :class:`AgentLost` where Ray's own says that the actor or its machine is gone."""
     answer: Future[T] = Future()
 
     def done(finished: Future[T]) -> None:
@@ -87,11 +88,14 @@ def _translated(call: Future[T]) -> Future[T]:
         if error is None:
             answer.set_result(finished.result())
             return
-        import ray.exceptions
+        import ray.exceptions as said
 
         text = " ".join(str(error).split())
-        memory = isinstance(error, ray.exceptions.OutOfMemoryError) or "running low on memory" in text
-        answer.set_exception(AgentLost(text[:1000], out_of_memory=memory))
+        memory = isinstance(error, said.OutOfMemoryError) or "running low on memory" in text
+        gone = isinstance(error, (said.RayActorError, said.OutOfMemoryError, said.NodeDiedError))
+        if memory or (gone and not isinstance(error, said.ActorUnavailableError)):
+            error = AgentLost(text[:1000], out_of_memory=memory)
+        answer.set_exception(error)
 
     call.add_done_callback(done)
     return answer

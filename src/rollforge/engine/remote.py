@@ -58,7 +58,7 @@ _ATTEMPTS = 3  # agents that end before they answer, after which the driver give
 
 
 class AgentLost(Exception):
-    """A call of an agent failed: the agent, its machine or the connection is gone.
+    """An agent has ended, or its machine is gone.
 
     Parameters
     ----------
@@ -73,14 +73,27 @@ class AgentLost(Exception):
         self.out_of_memory = out_of_memory
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The arguments of a call of :meth:`~rollforge.engine.agent.Agent.exchange`."""
+
+    number: int
+    commands: tuple[Command, ...]
+    seconds: float
+    confirmed: int
+
+
 class AgentRef(Protocol):
     """An agent that the engine has started or will start when it has room."""
 
     def info(self) -> Future[NodeInfo]:
         """Call :meth:`~rollforge.engine.agent.Agent.info`; the result comes when the agent runs."""
 
-    def exchange(self, number: int, commands: Sequence[Command], seconds: float) -> Future[Reply]:
-        """Call :meth:`~rollforge.engine.agent.Agent.exchange`; the future raises :class:`AgentLost` if that fails."""
+    def exchange(self, call: Call) -> Future[Reply]:
+        """Call :meth:`~rollforge.engine.agent.Agent.exchange`.
+
+        The future raises :class:`AgentLost` if the agent has ended. After any other exception the call is repeated.
+        """
 
     def equip(self, manifest: Manifest) -> Future[bool]:
         """Call :meth:`~rollforge.engine.agent.Agent.equip`."""
@@ -113,7 +126,7 @@ class Engine(Protocol):
 
 @dataclass(slots=True)
 class Shared:
-    """What all agents of a job have in common, on the driver."""
+    """Objects that all agents of a job have in common, on the driver."""
 
     session: Session
     silence: float
@@ -131,6 +144,8 @@ class Shared:
     receiving: set[str] = field(default_factory=set)
     """Machines that are receiving the parcel."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+    refused: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Tasks that machines could not run: id of the task -> machine -> what it lacks."""
     started: bool = False
     """Whether agents start their worker processes before they are given a task."""
 
@@ -166,6 +181,9 @@ class RemoteRunner:
         self._ready = False
         self._log = ""
         self._number = 0
+        self._confirmed = 0
+        self._writing = 0  # answers whose runs are being written
+        self._again: list[Call] = []
         self._in_flight = 0
         self._called = time.monotonic()
         self._heard = time.monotonic()
@@ -216,10 +234,10 @@ class RemoteRunner:
         """Send a task to the agent."""
         main = main_classes(task.text) if own else None
         self.task, self._began, self._log, self._ready = task, time.perf_counter(), "", False
-        sent, lent = slim(task), None
+        sent, continued = slim(task), None
         if self._shared.lends:
-            sent, lent = lend(sent, session or self._shared.session)
-        self._call([Assign(sent, threads, session, own, main, lent)], self._silence / _BEATS)
+            sent, continued = lend(sent, session or self._shared.session)
+        self._call([Assign(sent, threads, session, own, main, continued)], self._silence / _BEATS)
 
     def kill(self) -> None:
         """Let the agent kill its worker process."""
@@ -238,11 +256,24 @@ class RemoteRunner:
         """Return False: the agent enforces the time limit."""
         return False
 
-    def leave(self, reason: str) -> bool:
-        """Give this agent no more tasks, because something is missing on its machine."""
-        self.refused = reason
-        host = self.node.host if self.node is not None else self.name
-        log.warning("%s takes no tasks: %s", host, reason)
+    @property
+    def host(self) -> str:
+        """Name of its machine; that of the agent if it has not answered yet."""
+        return self.name if self.node is None else self.node.host
+
+    @property
+    def place(self) -> str:
+        """Its machine and cache; the name of the agent if it has not answered yet."""
+        return self.name if self.node is None else self.node.place
+
+    def fits(self, task: TaskRecord) -> bool:
+        """Return whether its machine has not refused the task before."""
+        return self.place not in self._shared.refused.get(task.id, ())
+
+    def leave(self, task: TaskRecord, reason: str) -> bool:
+        """Note that something is missing for a task on this machine; another machine may run it."""
+        self._shared.refused.setdefault(task.id, {})[self.place] = f"{self.host}: {reason}"
+        log.warning("%s does not run task %s: %s", self.host, task.id[:8], reason)
         return True
 
     def stop(self) -> None:
@@ -260,14 +291,14 @@ class RemoteRunner:
                 if task is not None and (event.task_id, event.token) == (task.id, task.token):
                     self._ready, self._log = event.ready, event.log
                     return event.outcome
-            if task is None or not self.gone:
+            if task is None or not self.gone or self._writing:
                 return None
             if self._out_of_memory:
                 return Failed(self.gone, self.gone, Cause.OUT_OF_MEMORY)
             if time.monotonic() < self._called + self._silence + 1.0:
                 return None
             self._ready = True
-            return lost(task, self.node.host if self.node is not None else self.name, self.gone)
+            return lost(task, self.host, self.gone)
 
     def beat(self) -> None:
         """Call the agent if it has not been called for a while, and consider it lost if it does not answer."""
@@ -280,40 +311,64 @@ class RemoteRunner:
                 self._lose(f"no answer for {self._silence:g} s")
             elif not self._in_flight and now - self._called > self._silence / _BEATS:
                 self._call([], 0.0)
+            again, self._again = self._again, []
+        for call in again:
+            self._send(replace(call, confirmed=self._confirmed))
 
     def _call(self, commands: Sequence[Command], seconds: float) -> None:
         with self._lock:
             if self.gone:
                 return
-            number, self._number = self._number, self._number + 1
+            call = Call(self._number, tuple(commands), seconds, self._confirmed)
+            self._number += 1
             if not self._in_flight:
                 self._heard = time.monotonic()
             self._in_flight += 1
-            self._called = time.monotonic()
-        try:
-            self._agent.exchange(number, commands, seconds).add_done_callback(self._arrived)
-        except AgentLost as exc:
-            self._lose(str(exc), out_of_memory=exc.out_of_memory)
+        self._send(call)
 
-    def _arrived(self, future: Future[Reply]) -> None:
-        """Handle an answer in another thread: this one is the engine's, and runs must be written."""
-        with contextlib.suppress(RuntimeError):  # the job has ended
-            self._shared.threads.submit(self._answered, future)
-
-    def _answered(self, future: Future[Reply]) -> None:
+    def _send(self, call: Call) -> None:
         with self._lock:
-            self._in_flight -= 1
-            self._heard = time.monotonic()
+            if self.gone:
+                return
+            self._called = time.monotonic()
+
+        def arrived(future: Future[Reply]) -> None:
+            # In another thread: this one is the engine's, and runs must be written.
+            with contextlib.suppress(RuntimeError):  # the job has ended
+                self._shared.threads.submit(self._answered, call, future)
+
+        try:
+            future = self._agent.exchange(call)
+        except Exception as exc:  # noqa: BLE001 - whatever the engine raises
+            future = Future()
+            future.set_exception(exc)
+        future.add_done_callback(arrived)
+
+    def _answered(self, call: Call, future: Future[Reply]) -> None:
         try:
             reply = future.result()
         except AgentLost as exc:
             self._lose(str(exc), out_of_memory=exc.out_of_memory)
             return
         except BaseException as exc:  # noqa: BLE001 - whatever the engine raises
-            self._lose(f"{type(exc).__name__}: {exc}")
+            log.info("a call of agent %s on %s is repeated: %s: %s", self.name, self.host, type(exc).__name__, exc)
+            with self._lock:
+                self._again.append(call)  # sent with the next beat
             return
-        events = [self._delivered(event) for event in reply.events]
         with self._lock:
+            self._in_flight -= 1
+            self._heard = time.monotonic()
+            if self.gone:  # too late: its task may be running elsewhere
+                return
+            task = self.task
+            fresh = [event for event in reply.events if event.number > self._confirmed]
+            if fresh:
+                self._confirmed = fresh[-1].number
+            events = [e for e in fresh if task is not None and (e.task_id, e.token) == (task.id, task.token)]
+            self._writing += 1
+        events = [self._delivered(event) for event in events]
+        with self._lock:
+            self._writing -= 1
             self._events.extend(events)
             if reply.log is not None and not reply.events:
                 self._log = reply.log
@@ -407,14 +462,13 @@ class RemoteRunner:
                 with self._shared.lock:
                     self._shared.receiving.discard(self.node.place)
             task = self.task
-        host = self.node.host if self.node is not None else self.name
         if task is not None and not out_of_memory:
             log.warning(
-                "agent %s on %s was lost (%s); its task is free again in %.0f s", self.name, host, self.gone,
+                "agent %s on %s was lost (%s); its task is free again in %.0f s", self.name, self.host, self.gone,
                 self._silence,
             )  # fmt: skip
         else:
-            log.info("agent %s on %s was lost: %s", self.name, host, self.gone)
+            log.info("agent %s on %s was lost: %s", self.name, self.host, self.gone)
         self._shared.bell.ring()
 
 
@@ -507,6 +561,12 @@ class EngineRunners:
             return ""
         reasons = dict.fromkeys(runner.refused for runner in runners)
         return "No machine of the cluster can run the tasks:\n" + "\n".join(f"  {reason}" for reason in reasons)
+
+    def refuse(self, task: TaskRecord) -> str:
+        """Return what all machines lack for a task; empty if there is one that has not tried it, or none at all."""
+        refused = self._shared.refused.get(task.id, {})
+        there = {r.place for r in list(self._runners.values()) if not r.gone and not r.refused}
+        return "; ".join(dict.fromkeys(refused.values())) if there and there <= set(refused) else ""
 
     def close(self) -> None:
         """End all agents."""

@@ -1,4 +1,4 @@
-"""What an agent needs of a machine."""
+"""Requirements of an agent on the machine where it runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Resources"]
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """How many agents an engine starts, and what each of them needs.
+    """The number of agents that an engine starts, and the requirements of each.
 
     Examples
     --------

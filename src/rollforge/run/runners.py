@@ -68,7 +68,10 @@ class Runner(Protocol):
     def outcome(self) -> Outcome | None:
         """Return how the task ended, or None while it is running."""
 
-    def leave(self, reason: str) -> bool:
+    def fits(self, task: TaskRecord) -> bool:
+        """Return whether it can run a task."""
+
+    def leave(self, task: TaskRecord, reason: str) -> bool:
         """Note that a task cannot run here, because something is missing, and return whether another runner may run it."""
 
     def overdue(self) -> bool:
@@ -101,6 +104,9 @@ class Runners(Protocol):
 
     def explain(self) -> str:
         """Return why no runner can run tasks; empty if one can, or may soon."""
+
+    def refuse(self, task: TaskRecord) -> str:
+        """Return why no runner can run a task that one of them has left; empty if another one may."""
 
     def close(self) -> None:
         """End all processes."""
@@ -211,6 +217,10 @@ class LocalRunners:
 
     def explain(self) -> str:
         """Return an empty string: a process can always be started."""
+        return ""
+
+    def refuse(self, task: TaskRecord) -> str:
+        """Return an empty string: what one process cannot run is not offered to the others."""
         return ""
 
     def close(self) -> None:

@@ -128,6 +128,7 @@ class WorkerPool:
     ran: int = 0
     _runners: Runners = field(init=False, repr=False)
     _queue: deque[TaskRecord] = field(default_factory=deque)
+    _left: deque[TaskRecord] = field(default_factory=deque)  # claimed tasks that a runner could not run
     _recent: deque[float] = field(default_factory=lambda: deque(maxlen=8))
     _idle_deaths: int = 0
 
@@ -185,15 +186,15 @@ class WorkerPool:
         while True:
             if stopping is None and self.stop():
                 stopping = time.monotonic() + self.grace
-                while self._queue:
-                    leases.give_back(self._queue.pop())
+                for tasks in (self._left, self._queue):
+                    while tasks:
+                        leases.give_back(tasks.pop())
             if stopping is None:
                 self._fill(leases)
             if not self._busy():
-                if (
-                    stopping is not None
-                    or leases.cannot_run_the_rest()
-                    or (self.exit_when_empty and not leases.work_left())
+                claimed = self._left or self._queue  # no runner that exists now can take them
+                if stopping is not None or (
+                    not claimed and (leases.cannot_run_the_rest() or (self.exit_when_empty and not leases.work_left()))
                 ):
                     return
                 if problem := self._runners.explain():
@@ -209,20 +210,32 @@ class WorkerPool:
         idle = [s for s in self._runners.current() if s.free]
         while self._queue and leases.holds():
             leases.give_back(self._queue.pop())
+        for left in list(self._left):
+            if reason := self._runners.refuse(left):
+                self._left.remove(left)
+                leases.leave(left, reason)
         if len(self._queue) < len(idle):
             self._queue.extend(leases.take(len(idle) - len(self._queue) + self._ahead()))
         elif not idle and not self._busy():
             leases.take(0)  # no runner is free yet: only find out which tasks can run
         for runner in idle:
-            if not self._queue:
-                return
-            task = self._queue.popleft()
+            if (task := self._next_for(runner)) is None:
+                continue
             if runner.failed and task.attempt + 1 >= task.max_attempts:
                 # The last attempt must not fail because of what another task left behind.
                 runner.renew_process(_FAILED_GRACE)
             leases.started(task)
             own = is_own(self.job, self.store, task)
             runner.assign(task, self._threads(leases), leases.session_for(task), own=own)
+
+    def _next_for(self, runner: Runner) -> TaskRecord | None:
+        """Take the first claimed task that fits a runner: one that another runner has left, or the next in the queue."""
+        for tasks in (self._left, self._queue):
+            for task in tasks:
+                if runner.fits(task):
+                    tasks.remove(task)
+                    return task
+        return None
 
     def _threads(self, leases: Leases) -> int:
         """Return the threads of the next task: its share, or more for the last tasks, when other processes are idle."""
@@ -247,6 +260,7 @@ class WorkerPool:
         self._wait(pause)
         gone = {t.id for t in leases.lost()}
         self._queue = deque(t for t in self._queue if t.id not in gone)
+        self._left = deque(t for t in self._left if t.id not in gone)
         for runner in self._busy():
             if runner.task is not None and runner.task.id in gone:
                 runner.kill()  # the task was taken over, cancelled or removed
@@ -271,8 +285,8 @@ class WorkerPool:
             leases.give_back(task)
             runner.renew_process(_FAILED_GRACE)
             return
-        if isinstance(outcome, CannotRun) and runner.leave(outcome.reason):
-            leases.give_back(task)
+        if isinstance(outcome, CannotRun) and runner.leave(task, outcome.reason):
+            self._left.append(task)  # no attempt was counted for this claim, so another runner continues it
             return
         if isinstance(outcome, Failed):
             self._idle_deaths = 0
@@ -321,5 +335,6 @@ class WorkerPool:
             runner.kill()
             runner.task = None
         self._queue.clear()
+        self._left.clear()
         for task in leases.held():
             leases.give_back(task)

@@ -347,7 +347,11 @@ class WorkerProcess:
             how, cause = f"exited with code {code} without a result", Cause.EXITED
         return Failed(f"The worker process {pid} {how}.", f"worker {how}", cause)
 
-    def leave(self, reason: str) -> bool:
+    def fits(self, task: TaskRecord) -> bool:
+        """Return True: all tasks of a job can run in each process."""
+        return True
+
+    def leave(self, task: TaskRecord, reason: str) -> bool:
         """Return False: what is missing in one process of this machine is missing in all."""
         return False
 

@@ -137,24 +137,24 @@ def deliver_runs(source: Tracker, target: Tracker) -> dict[str, RunInfo]:
         runs = reversed(source.search([experiment_id], RunQuery()))
         for run in list(runs):
             ended = run.info.status if run.info.status != Recorder.STATUS_R else Recorder.STATUS_FA
-            lent = run.tags.get(_LENT)
-            if lent is None:
+            original = run.tags.get(_LENT)
+            if original is None:
                 made = _transfer(source, target, target.create_experiment(name), run, ended, {})
             else:
-                made = _bring_back(source, target, run, lent, ended)
+                made = _bring_back(source, target, run, original, ended)
             delivered[run.info.id] = made
     return delivered
 
 
-def _bring_back(source: Tracker, target: Tracker, run: RunData, lent: str, status: str) -> RunInfo:
-    before = target.read(lent)
+def _bring_back(source: Tracker, target: Tracker, run: RunData, original: str, status: str) -> RunInfo:
+    before = target.read(original)
     known = {(m.name, m.step, m.time, m.value) for m in _histories(target, before)}
     metrics = [m for m in _histories(source, run) if (m.name, m.step, m.time, m.value) not in known]
     params = {name: value for name, value in run.params.items() if name not in before.params}
     tags = {name: value for name, value in run.tags.items() if name != _LENT and before.tags.get(name) != value}
-    _copy_files(source.files(run.info.id), target.files(lent))
-    target.write(lent, params, metrics, tags)
-    target.update_run(lent, status, run.info.end_time)
+    _copy_files(source.files(run.info.id), target.files(original))
+    target.write(original, params, metrics, tags)
+    target.update_run(original, status, run.info.end_time)
     return before.info
 
 
