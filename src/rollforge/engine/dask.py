@@ -60,8 +60,9 @@ def receive(manifest: Manifest, data: NDArray[np.uint8]) -> None:
 class _Ref:
     """An agent in a worker; calls of the client's event loop."""
 
-    def __init__(self, client: Client, worker: str, name: str, setup: Setup) -> None:
+    def __init__(self, client: Client, worker: str, worker_name: str, name: str, setup: Setup) -> None:
         self.worker = worker
+        self.worker_name = worker_name
         self._client = client
         self._open: set[Future[Any]] = set()
         self._created = client.submit(
@@ -220,7 +221,7 @@ class DaskEngine:
                 if self._resources.jobs is not None and len(self._agents) >= self._resources.jobs:
                     break
                 name = f"dask-{next(self._names)}"
-                self._agents[name] = _Ref(self._client, address, name, self._setup)
+                self._agents[name] = _Ref(self._client, address, str(worker.get("name", "")), name, self._setup)
         return dict(self._agents)
 
     def forget(self, name: str) -> None:

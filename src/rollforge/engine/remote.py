@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from rollforge.drivers import registered
 from rollforge.engine.agent import (
@@ -38,13 +38,13 @@ from rollforge.engine.parcel import Manifest, Parcel
 from rollforge.engine.runs import Deliveries, lend, travels
 from rollforge.run.interactive import main_classes
 from rollforge.run.job import Job
-from rollforge.run.messages import Failed, Outcome
+from rollforge.run.messages import Failed, Outcome, Stopped
 from rollforge.run.runners import Runner
 from rollforge.run.worker_process import portable
 from rollforge.session import Session
 from rollforge.task import Cause, Status, TaskRecord
 
-__all__ = ["SILENCE_SECONDS", "AgentLost", "AgentRef", "Engine", "EngineRunners", "RemoteRunner"]
+__all__ = ["SILENCE_SECONDS", "AgentLost", "AgentRef", "Engine", "EngineRunners", "RemoteRunner", "SupportsReasons"]
 
 T = TypeVar("T")
 
@@ -124,6 +124,17 @@ class Engine(Protocol):
         """End all agents, and the cluster if it was started by :meth:`open`."""
 
 
+@runtime_checkable
+class SupportsReasons(Protocol):
+    """An engine that can find out why agents are lost, or why there are none."""
+
+    def why_lost(self, name: str) -> AgentLost | None:
+        """Return why an agent was lost; None if nothing more is known. Called again until the task is given back."""
+
+    def problem(self) -> str:
+        """Return why there are no agents and will be none; empty if there is no such reason."""
+
+
 @dataclass(slots=True)
 class Shared:
     """Objects that all agents of a job have in common, on the driver."""
@@ -139,6 +150,8 @@ class Shared:
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "rollforge-answers"))
     parcel: Parcel | None = None
     """What tasks read."""
+    reasons: SupportsReasons | None = None
+    """Says why agents are lost, if the engine can find out."""
     equips: bool = False
     """Whether agents need a parcel, which may not be ready yet."""
     receiving: set[str] = field(default_factory=set)
@@ -190,6 +203,7 @@ class RemoteRunner:
         self._out_of_memory = False
         self._equipped = False
         self._asked = False
+        self._interrupted = False
         agent.info().add_done_callback(self._greeted)
 
     # -- state -----------------------------------------------------------------------------------------------------------
@@ -245,6 +259,7 @@ class RemoteRunner:
 
     def interrupt(self) -> None:
         """Let the agent interrupt the task."""
+        self._interrupted = True
         self._call([Interrupt()], self._silence / _BEATS)
 
     def renew_process(self, grace: float = 5.0) -> None:
@@ -382,9 +397,29 @@ class RemoteRunner:
 
     def _delivered(self, event: Ended) -> Ended:
         """Return an event after writing the runs in it."""
+        ended, task = event.outcome, self.task
+        by_signal = isinstance(ended, Stopped) or (isinstance(ended, Failed) and ended.cause is Cause.KILLED)
+        # Whatever ends the agent may have ended the worker process first.
+        if by_signal and task is not None and not self._interrupted and (why := self._why_lost()) is not None:
+            self._lose(f"{why}", out_of_memory=why.out_of_memory)
+            return replace(event, outcome=self._loss(task, why), runs=None)
         if event.runs is None or self._shared.deliveries is None:
             return event
         return replace(event, outcome=self._shared.deliveries.deliver(event.runs, event.outcome), runs=None)
+
+    def _why_lost(self) -> AgentLost | None:
+        return None if self._shared.reasons is None else self._shared.reasons.why_lost(self.name)
+
+    def _loss(self, task: TaskRecord, why: AgentLost) -> Failed:
+        if why.out_of_memory:
+            return Failed(f"{why}", f"{why}", Cause.OUT_OF_MEMORY)
+        return lost(task, self.host, f"{why}")
+
+    def find_reason(self) -> None:
+        """Ask the engine why the agent was lost."""
+        if (why := self._why_lost()) is not None:
+            self.gone, self._out_of_memory = f"{why}", why.out_of_memory
+            self._ready = True  # the attempt counts, whatever ended the agent
 
     def _greeted(self, future: Future[NodeInfo]) -> None:
         try:
@@ -522,7 +557,7 @@ class EngineRunners:
         self._engine = engine
         self._shared = Shared(
             session, silence, Deliveries(session) if sends else None, sends and job.before is Status.PART_DONE,
-            equips=make_parcel is not None,
+            equips=make_parcel is not None, reasons=engine if isinstance(engine, SupportsReasons) else None,
         )  # fmt: skip
         self._runners: dict[str, RemoteRunner] = {}
         self._unborn: list[str] = []
@@ -555,6 +590,8 @@ class EngineRunners:
     def explain(self) -> str:
         """Return why no agent can run tasks; empty if one can or has not answered yet."""
         runners = [runner for runner in list(self._runners.values()) if not runner.gone]
+        if self._shared.reasons is not None and not runners and (problem := self._shared.reasons.problem()):
+            return problem
         if len(self._unborn) >= _ATTEMPTS and not any(runner.node for runner in runners):
             return f"The agents on the cluster end before they can run a task. The last error:\n{self._unborn[-1]}"
         if not runners or any(runner.node is None or not runner.refused for runner in runners):
@@ -592,6 +629,7 @@ class EngineRunners:
         """Take in new agents, and let the engine replace lost ones."""
         for name, runner in list(self._runners.items()):
             if runner.gone:
+                runner.find_reason()
                 self._engine.forget(name)
                 if runner.node is None:
                     self._unborn.append(runner.gone)

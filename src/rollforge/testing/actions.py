@@ -69,6 +69,12 @@ def _kill_once(task: Mapping[str, Any]) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _sleep_once(task: Mapping[str, Any]) -> None:
+    if _is_first(task):
+        Path(task["file"]).write_text(str(os.getpid()), encoding="utf-8")
+        time.sleep(600)
+
+
 def _need(task: Mapping[str, Any]) -> None:
     raise ModuleNotFoundError(f"No module named '{task['module']}'")
 
@@ -87,5 +93,7 @@ _ACTIONS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
     "threads": lambda task: os.environ["OMP_NUM_THREADS"],
     "raise once": _raise_once,
     "kill once": _kill_once,
+    "sleep once": _sleep_once,
+    "variable": lambda task: os.environ.get(task["name"]),
     "need": _need,
 }
