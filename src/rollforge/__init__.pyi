@@ -34,6 +34,7 @@ from .errors import (
     DataChanged as DataChanged,
     DataError as DataError,
     DataNotFound as DataNotFound,
+    DataNotSent as DataNotSent,
     DateError as DateError,
     DayFailed as DayFailed,
     ExperimentNotFound as ExperimentNotFound,

@@ -23,6 +23,7 @@ __all__ = [
     "CoverageError",
     "DataError",
     "DataNotFound",
+    "DataNotSent",
     "DateError",
     "DayFailed",
     "ExperimentNotFound",
@@ -273,6 +274,10 @@ class DataError(RollforgeError, ValueError):
 
 class DataNotFound(DataError, LookupError):
     """A data folder, calendar, instrument list or field that does not exist."""
+
+
+class DataNotSent(DataError):
+    """A task reads values of a data folder that its machine was not sent. The attempt does not count."""
 
 
 class FolderBusy(DataError):

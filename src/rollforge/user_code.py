@@ -1,10 +1,14 @@
-"""Importing a user's Python file, and describing errors in it."""
+"""Importing a user's Python file, and describing errors in it.
+
+A process that runs tasks of another machine can use the modules that this machine sent (:func:`use_sent`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.machinery
 import importlib.util
+import json
 import os
 import re
 import sys
@@ -15,9 +19,33 @@ from types import CodeType, ModuleType
 from rollforge.errors import BuildError, ConfigError, MissingCode
 from rollforge.paths import read_path
 
-__all__ = ["describe", "file_digest", "file_state", "import_file", "module_name"]
+__all__ = [
+    "BY_PATH", "FILES", "MODULES", "SENT", "describe", "file_digest", "file_state", "import_file", "module_name", "use_sent",
+]  # fmt: skip
 
 _PACKAGE = Path(__file__).parent
+SENT = "rollforge-modules.json"
+"""File that describes a folder with the modules of a user of another machine."""
+BY_PATH = "by_path"
+"""Its key with the ``.py`` files: path, as definitions name it -> path in the folder."""
+MODULES = "modules"
+"""Subfolder with the modules and packages that are imported by name."""
+FILES = "files"
+"""Subfolder with the files that are imported by their path."""
+_sent: dict[str, Path] = {}
+
+
+def use_sent(folder: Path) -> None:
+    """Import modules of a user of another machine from a folder: by name before all others, and files by their path there.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+    """
+    known = json.loads((folder / SENT).read_text(encoding="utf-8"))
+    _sent.update({given: folder / place for given, place in known[BY_PATH].items()})
+    sys.path.insert(0, str(folder / MODULES))
 
 
 class _SourceLoader(importlib.machinery.SourceFileLoader):
@@ -48,14 +76,15 @@ def import_file(path: str) -> ModuleType:
     BuildError
         If the file does not exist or cannot be imported.
     """
-    file = read_path(path)
+    named = read_path(path)
+    file = _sent.get(path, named)
     try:
         state = file.stat()
     except OSError:
         raise MissingCode(f"There is no Python file {path!r} (relative to {os.getcwd()}).") from None
     name = module_name(path)
     known = sys.modules.get(name)
-    version = (str(file.resolve()), state.st_mtime_ns, state.st_size)
+    version = (str(named.resolve()), state.st_mtime_ns, state.st_size)
     if known is not None and getattr(known, "__rollforge_file__", None) == version:
         return known
     spec = importlib.util.spec_from_file_location(name, file, loader=_SourceLoader(name, str(file)))

@@ -26,7 +26,8 @@ from pathlib import Path
 from types import ModuleType
 
 from rollforge import drivers
-from rollforge.engine.parcel import Manifest, has, here
+from rollforge.engine.modules import missing_here
+from rollforge.engine.parcel import Manifest, has, here, modules_folder
 from rollforge.engine.runs import clear, pack, take
 from rollforge.machine import boot_id
 from rollforge.run.job import Job
@@ -36,7 +37,7 @@ from rollforge.session import Session
 from rollforge.task import Cause, TaskRecord
 
 __all__ = [
-    "Agent", "Assign", "Command", "Ended", "Interrupt", "Kill", "NodeInfo", "Reply", "Setup", "Start", "node_info",
+    "Agent", "Assign", "Command", "Ended", "Equipment", "Interrupt", "Kill", "NodeInfo", "Reply", "Setup", "Start", "node_info",
 ]  # fmt: skip
 
 _PAUSE = 0.25
@@ -91,6 +92,22 @@ def node_info() -> NodeInfo:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     place = f"{socket.gethostname()} {boot_id()} {Session().cache}"
     return NodeInfo(socket.gethostname(), python, installed, platform.system(), place)
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """The part of what tasks need that a machine has.
+
+    Examples
+    --------
+    >>> Equipment(complete=True, lacks=("catboost",)).lacks
+    ('catboost',)
+    """
+
+    complete: bool
+    """Whether it has the parcel."""
+    lacks: tuple[str, ...] = ()
+    """Packages and modules that are not installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +226,13 @@ class Agent:
         """Return the description of this machine."""
         return node_info()
 
-    def equip(self, manifest: Manifest) -> bool:
-        """Use the data of a parcel for the tasks; return False if this machine does not have it yet."""
-        cache = Session().cache
-        if not has(manifest, cache):
-            return False
-        self._manifest = manifest
-        return True
+    def equip(self, manifest: Manifest) -> Equipment:
+        """Use a parcel for the tasks, if this machine has it and lacks nothing, and return what it has."""
+        lacks = tuple(missing_here(manifest.required))
+        complete = not lacks and has(manifest, Session().cache)
+        if complete:
+            self._manifest = manifest
+        return Equipment(complete, lacks)
 
     def exchange(self, number: int, commands: Sequence[Command], seconds: float, confirmed: int) -> Reply:
         """Follow commands, and return the events that the driver does not have yet.
@@ -297,7 +314,10 @@ class Agent:
             self._commands.clear()
             silent = time.monotonic() - self._heard > self._setup.silence
         if commands and process is None:
-            self._process = process = WorkerProcess(self._here(self._setup.session), self._setup.job)
+            modules = None if self._manifest is None else modules_folder(self._manifest, Session().cache)
+            self._process = process = WorkerProcess(
+                self._here(self._setup.session), self._setup.job, modules=modules
+            )  # fmt: skip
         if process is not None:
             for command in commands:
                 self._follow(process, command)

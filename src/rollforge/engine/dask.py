@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.engine.agent import Agent, Command, NodeInfo, Reply, Setup
+from rollforge.engine.agent import Agent, Command, Equipment, NodeInfo, Reply, Setup
 from rollforge.engine.parcel import Manifest, Parcel, install
 from rollforge.engine.remote import AgentLost, AgentRef, Call
 from rollforge.engine.resources import Resources
@@ -39,7 +39,7 @@ class DaskAgent:
         """See :meth:`Agent.info`."""
         return self._agent.info()
 
-    async def equip(self, manifest: Manifest) -> bool:
+    async def equip(self, manifest: Manifest) -> Equipment:
         """See :meth:`Agent.equip`."""
         return await asyncio.to_thread(self._agent.equip, manifest)
 
@@ -52,9 +52,9 @@ class DaskAgent:
         await asyncio.to_thread(self._agent.stop)
 
 
-def receive(manifest: Manifest, data: NDArray[np.uint8]) -> None:
-    """Write a parcel to the cache of this machine; a task of a Dask worker."""
-    install(manifest, data, Session().cache)
+def receive(manifest: Manifest, data: NDArray[np.uint8]) -> str:
+    """Write a parcel to the cache of this machine, and return why that failed; a task of a Dask worker."""
+    return install(manifest, data, Session().cache)
 
 
 class _Ref:
@@ -94,22 +94,24 @@ class _Ref:
 
         return self._run(ask())
 
-    def equip(self, manifest: Manifest) -> Future[bool]:
+    def equip(self, manifest: Manifest) -> Future[Equipment]:
         """See :class:`AgentRef`."""
 
-        async def ask() -> bool:
-            return bool(await self._actor.equip(manifest))
+        async def ask() -> Equipment:
+            found: Equipment = await self._actor.equip(manifest)
+            return found
 
         return self._run(ask())
 
-    def receive(self, parcel: Parcel) -> Future[None]:
+    def receive(self, parcel: Parcel) -> Future[str]:
         """See :class:`AgentRef`."""
 
-        async def send() -> None:
+        async def send() -> str:
             data = await self._client._scatter(parcel.data, workers=[self.worker], hash=False)
-            await self._client.submit(
+            problem: str = await self._client.submit(
                 receive, parcel.manifest, data, workers=[self.worker], allow_other_workers=False, pure=False, retries=0
             )  # fmt: skip
+            return problem
 
         return self._run(send())
 
@@ -196,7 +198,7 @@ class DaskEngine:
         if address == "":
             jobs = self._resources.jobs or 1
             self._cluster = address = LocalCluster(
-                n_workers=jobs, threads_per_worker=self._resources.cpus, dashboard_address=None, processes=True
+                n_workers=jobs, threads_per_worker=self._resources.cpus, dashboard_address=":0", processes=True
             )
         self._client = Client(address, set_as_default=False)
         self._setup = setup

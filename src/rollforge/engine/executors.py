@@ -6,12 +6,15 @@ outcomes; the machines of the cluster never open the pool.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from rollforge.engine.carried import functions
+from rollforge.engine.modules import Named
 from rollforge.engine.parcel import Parcel, make_parcel
 from rollforge.engine.remote import SILENCE_SECONDS, Engine, EngineRunners
 from rollforge.engine.resources import Resources
@@ -19,12 +22,13 @@ from rollforge.errors import ConfigError, MissingDependency, nearest
 from rollforge.limits import parse_size
 from rollforge.machine import process_name
 from rollforge.run.executor import Executor
-from rollforge.run.job import Event, Job, ignore_event
+from rollforge.run.job import Event, Job, ignore_event, is_own
 from rollforge.run.leases import LEASE_SECONDS
 from rollforge.run.requirements import Admission
 from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session
 from rollforge.store.base import TaskStore, open_store
+from rollforge.task import Status
 
 __all__ = ["Dask", "EngineExecutor", "Ray", "Slurm", "executor_on"]
 
@@ -108,11 +112,15 @@ class EngineExecutor:
         opened = store or open_store(session.store_uri)
 
         def pack() -> Parcel | None:
-            found = opened.query(job.pool, {"status": job.before.value}, batch=job.batch, results=False)
-            return make_parcel([task.definition for task in found], share)
+            # Those that wait for other tasks, or are run by another process, may become free.
+            found = opened.query(job.pool, {"status": {"$ne": Status.DONE.value}}, batch=job.batch, results=False)
+            tasks = [
+                Named(json.loads(task.text) if task.text else task.definition, is_own(job, opened, task))
+                for task in found
+            ]
+            return make_parcel(tasks, share, functions(job), data=self.data == "sent")
 
-        sends = self.data == "sent" and session.provider_uri is not None
-        runners = EngineRunners(self.engine(), share, job, self.silence, pack if sends else None)
+        runners = EngineRunners(self.engine(), share, job, self.silence, pack)
         WorkerPool(
             opened, job, share, self.jobs or 1, on_event, while_starting=while_starting,
             # Another process that finds the driver dead must wait for the leases, because agents may still run.

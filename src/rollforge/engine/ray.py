@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.engine.agent import Agent, Command, NodeInfo, Reply, Setup
+from rollforge.engine.agent import Agent, Command, Equipment, NodeInfo, Reply, Setup
 from rollforge.engine.parcel import Manifest, Parcel, install
 from rollforge.engine.remote import AgentLost, AgentRef, Call
 from rollforge.engine.resources import Resources
@@ -36,13 +36,13 @@ class RayAgent:
         """See :meth:`Agent.info`."""
         return self._agent.info()
 
-    async def equip(self, manifest: Manifest) -> bool:
+    async def equip(self, manifest: Manifest) -> Equipment:
         """See :meth:`Agent.equip`."""
         return await asyncio.to_thread(self._agent.equip, manifest)
 
-    async def receive(self, manifest: Manifest, data: NDArray[np.uint8]) -> None:
-        """Write a parcel to the cache of this machine."""
-        await asyncio.to_thread(install, manifest, data, Session().cache)
+    async def receive(self, manifest: Manifest, data: NDArray[np.uint8]) -> str:
+        """Write a parcel to the cache of this machine, and return why that failed."""
+        return await asyncio.to_thread(install, manifest, data, Session().cache)
 
     async def exchange(self, number: int, commands: Sequence[Command], seconds: float, confirmed: int) -> Reply:
         """See :meth:`Agent.exchange`."""
@@ -63,11 +63,11 @@ class _Ref:
         arguments = (call.number, call.commands, call.seconds, call.confirmed)
         return _translated(self._handle.exchange.remote(*arguments).future())
 
-    def equip(self, manifest: Manifest) -> Future[bool]:
+    def equip(self, manifest: Manifest) -> Future[Equipment]:
         """See :class:`AgentRef`."""
         return _translated(self._handle.equip.remote(manifest).future())
 
-    def receive(self, parcel: Parcel) -> Future[None]:
+    def receive(self, parcel: Parcel) -> Future[str]:
         """See :class:`AgentRef`; Ray brings the data to the machine, as they are an argument."""
         return _translated(self._handle.receive.remote(parcel.manifest, self._put(parcel)).future())
 
@@ -151,8 +151,8 @@ class RayEngine:
         """Return the data of a parcel in Ray's object store, where it is put once."""
         import ray
 
-        if self._parcel is None or self._parcel[0] != parcel.manifest.extract:
-            self._parcel = (parcel.manifest.extract, ray.put(parcel.data))
+        if self._parcel is None or self._parcel[0] != parcel.manifest.mark:
+            self._parcel = (parcel.manifest.mark, ray.put(parcel.data))
         return self._parcel[1]
 
     def forget(self, name: str) -> None:

@@ -23,6 +23,7 @@ from rollforge.engine.agent import (
     Assign,
     Command,
     Ended,
+    Equipment,
     Interrupt,
     Kill,
     NodeInfo,
@@ -34,6 +35,8 @@ from rollforge.engine.agent import (
     node_info,
     slim,
 )  # fmt: skip
+from rollforge.engine.carried import carried
+from rollforge.engine.modules import installation
 from rollforge.engine.parcel import Manifest, Parcel
 from rollforge.engine.runs import Deliveries, lend, travels
 from rollforge.run.interactive import main_classes
@@ -95,10 +98,10 @@ class AgentRef(Protocol):
         The future raises :class:`AgentLost` if the agent has ended. After any other exception the call is repeated.
         """
 
-    def equip(self, manifest: Manifest) -> Future[bool]:
+    def equip(self, manifest: Manifest) -> Future[Equipment]:
         """Call :meth:`~rollforge.engine.agent.Agent.equip`."""
 
-    def receive(self, parcel: Parcel) -> Future[None]:
+    def receive(self, parcel: Parcel) -> Future[str]:
         """Call :func:`~rollforge.engine.parcel.install` on the machine of the agent, with its cache."""
 
     def stop(self) -> None:
@@ -156,6 +159,8 @@ class Shared:
     """Whether agents need a parcel, which may not be ready yet."""
     receiving: set[str] = field(default_factory=set)
     """Machines that are receiving the parcel."""
+    reasons: set[str] = field(default_factory=set)
+    """Why machines take no tasks, as far as it was logged."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     refused: dict[str, dict[str, str]] = field(default_factory=dict)
     """Tasks that machines could not run: id of the task -> machine -> what it lacks."""
@@ -246,7 +251,7 @@ class RemoteRunner:
 
     def assign(self, task: TaskRecord, threads: int, session: Session | None = None, *, own: bool = False) -> None:
         """Send a task to the agent."""
-        main = main_classes(task.text) if own else None
+        main = main_classes(task.text, of_script=True) if own else None
         self.task, self._began, self._log, self._ready = task, time.perf_counter(), "", False
         sent, continued = slim(task), None
         if self._shared.lends:
@@ -427,15 +432,16 @@ class RemoteRunner:
         except BaseException as exc:  # noqa: BLE001 - whatever the engine raises
             self._lose(f"{exc}" or type(exc).__name__)
             return
-        self.refused = info.differs_from(node_info())
-        if self.refused:
-            log.warning("%s", self.refused)
         self.node = info
-        self.equip()
+        problem = info.differs_from(node_info())
+        if problem:
+            self._refuse(problem)
+        else:
+            self.equip()
 
     def equip(self) -> None:
         """Let the agent use the parcel, and send it to the machine if that lacks it and is not receiving it already."""
-        if self.node is None or self._equipped or self._asked or self.gone:
+        if self.node is None or self.refused or self._equipped or self._asked or self.gone:
             return
         if not self._shared.equips:
             self._ready_for_tasks()
@@ -460,27 +466,43 @@ class RemoteRunner:
 
         future.add_done_callback(done)
 
-    def _equipped_or_not(self, equipped: bool) -> None:
+    def _equipped_or_not(self, found: Equipment) -> None:
         assert self.node is not None
         assert self._shared.parcel is not None
-        if equipped:
+        if found.lacks:
+            self._refuse(lacking(self.node.host, found.lacks))
+            return
+        if found.complete:
             self._ready_for_tasks()
             return
         with self._shared.lock:
             first = self.node.place not in self._shared.receiving
             self._shared.receiving.add(self.node.place)
         if first:
-            log.info("%s is sent %.0f MB of data", self.node.host, self._shared.parcel.manifest.size / 1e6)
+            log.info("%s is sent %.0f MB", self.node.host, self._shared.parcel.manifest.size / 1e6)
             self._then(self._agent.receive(self._shared.parcel), self._received)
         else:
             self._asked = False  # asked again with the next beat
 
-    def _received(self, nothing: None) -> None:
+    def _received(self, problem: str) -> None:
         assert self.node is not None
         with self._shared.lock:
             self._shared.receiving.discard(self.node.place)
+        if problem:
+            self._refuse(f"{self.node.host} cannot be sent what the tasks need. {problem}")
+            return
         self._asked = False
         self.equip()
+
+    def _refuse(self, reason: str) -> None:
+        """Give this agent no tasks; other agents of its machine have the same reason, which is logged once."""
+        self.refused = reason
+        with self._shared.lock:
+            said = reason in self._shared.reasons
+            self._shared.reasons.add(reason)
+        if not said:
+            log.warning("A machine of the cluster takes no tasks: %s", reason)
+        self._shared.bell.ring()
 
     def _ready_for_tasks(self) -> None:
         self._equipped = True
@@ -505,6 +527,19 @@ class RemoteRunner:
         else:
             log.info("agent %s on %s was lost: %s", self.name, self.host, self.gone)
         self._shared.bell.ring()
+
+
+def lacking(host: str, names: Sequence[str]) -> str:
+    """Return what a machine lacks, and how to install it there.
+
+    Examples
+    --------
+    >>> lacking("n1", ["no_such_package"])
+    "n1 has no package 'no_such_package', which the tasks need. Run there: pip install no_such_package"
+    """
+    listed = ", ".join(map(repr, names))
+    packages = f"package {listed}" if len(names) == 1 else f"packages {listed}"
+    return f"{host} has no {packages}, which the tasks need. Run there: pip install {installation(names)}"
 
 
 class Bell:
@@ -562,7 +597,7 @@ class EngineRunners:
         self._runners: dict[str, RemoteRunner] = {}
         self._unborn: list[str] = []
         self._closing = threading.Event()
-        engine.open(Setup(portable(session), replace(job, on_death=None), registered(), silence, sends))
+        engine.open(Setup(portable(session), carried(job), registered(), silence, sends))
         self._look()
         self._keeper = threading.Thread(target=self._keep, name="rollforge-agents", daemon=True)
         self._keeper.start()

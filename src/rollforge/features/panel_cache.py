@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +116,7 @@ class PanelCache:
         if made is not None:
             rows, seconds = len(made.row_code) - len(panel.row_code), time.perf_counter() - began
             log.info("panel %s: %d more rows in %.1f s", place.name[:12], rows, seconds)
-            self._shrink(keep=place.name)
+            self.shrink({place.name})
         return made
 
     def _build(
@@ -141,7 +141,7 @@ class PanelCache:
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
-        self._shrink(keep=place.name)
+        self.shrink({place.name})
         panel = Panel.load(place, written=True)
         if panel is None:
             raise DataError(f"The panel {place} cannot be read after it was written. Check that the disk is not full.")
@@ -156,13 +156,20 @@ class PanelCache:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
 
-    def _shrink(self, keep: str) -> None:
+    def shrink(self, keep: Collection[str] = ()) -> None:
+        """Delete the panels that were not used for longest, until the limit is met.
+
+        Parameters
+        ----------
+        keep : collection of str
+            Keys of panels that are kept.
+        """
         listed = self.list()
         total = sum(p.bytes for p in listed)
         for panel in reversed(listed):
             if total <= self.limit:
                 break
-            if panel.key != keep:
+            if panel.key not in keep:
                 shutil.rmtree(self.root / panel.key, ignore_errors=True)
                 total -= panel.bytes
 

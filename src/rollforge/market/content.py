@@ -23,11 +23,14 @@ from numpy.typing import NDArray
 
 from rollforge.dates import DayLike, Times, has_times
 from rollforge.errors import DataError, counted, first_few
+from rollforge.market.extract import content_name
 from rollforge.market.folder_files import folder_name, read_lines, read_member
 from rollforge.market.provider import Provider, open_provider
 from rollforge.session import Session
 
-__all__ = ["DataContent", "mark_of_days", "marks_of_days", "read_content", "session_content"]
+__all__ = [
+    "DataContent", "content_provider", "mark_of_days", "marks_of_days", "provider_content", "read_content", "session_content",
+]  # fmt: skip
 
 _FORMAT = 2
 _KEPT = 20
@@ -153,11 +156,12 @@ def session_content(session: Session, freq: str | None = None) -> DataContent | 
     freq : str, optional
         Frequency of the calendar and the values, which may have a folder of its own; by default that of the session.
     """
-    provider = _provider_of(session, freq)
+    provider = content_provider(session, freq)
     return None if provider is None else provider_content(provider, session.cache)
 
 
-def _provider_of(session: Session, freq: str | None) -> Provider | None:
+def content_provider(session: Session, freq: str | None) -> Provider | None:
+    """Return the provider whose content :func:`session_content` returns; None if the session has no data folder."""
     freq = freq or session.freq
     folder = session.folder(freq)
     return None if folder is None else _opened(folder, session.data_until, freq)
@@ -206,8 +210,11 @@ def _opened(folder: str | os.PathLike[str], until: DayLike | None, freq: str | N
 def provider_content(provider: Provider, cache: str | os.PathLike[str] | None = None) -> DataContent:
     """Return the content that a provider reads: its version of the folder, up to its bound. See
     :func:`read_content`."""
-    if provider.extract is not None and provider.extract.content is not None and provider.until is None:
-        return DataContent.from_plain(provider.extract.content)
+    known = (
+        None if provider.extract is None else provider.extract.contents.get(content_name(provider.freq, provider.until))
+    )
+    if known is not None:
+        return DataContent.from_plain(known)
     key = f"{_FORMAT}-{provider.fingerprint()}{'' if provider.freq == 'day' else f'-{provider.freq}'}"
     if key not in _known:
         file = None if cache is None else Path(cache) / "content" / f"{key}.json"
@@ -243,7 +250,7 @@ def marks_of_days(session: Session, days: Iterable[str], freq: str | None = None
     freq : str, optional
         Frequency of the calendar and the values; by default that of the session.
     """
-    provider = _provider_of(session, freq)
+    provider = content_provider(session, freq)
     if provider is None:
         return []
     calendar = provider.calendar()

@@ -1,25 +1,25 @@
-"""Extracts of a data folder: its calendars and universes without the values, for machines that are sent panels.
+"""Extracts of a data folder: its calendars and universes, and its values only if they are needed.
 
-An extract has the identity and the fingerprint of the folder that it was made from, so that a panel computed there is
-found under the same key. Reading values from it is an error.
+Machines that are sent panels are sent an extract too. It has the identity and the fingerprint of the folder that it was
+made from, so that a panel computed there is found under the same key. Reading values from one that has none is an error.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rollforge.errors import DataError
 
-__all__ = ["EXTRACT", "ExtractOf", "read_extract", "write_extract"]
+__all__ = ["EXTRACT", "ExtractOf", "content_name", "extract_files", "read_extract"]
 
 EXTRACT = "rollforge-extract.json"
 """File that marks a folder as an extract."""
 _FORMAT = 1
-_LEFT_OUT = "features"
+_VALUES = "features"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,30 @@ class ExtractOf:
     """The folder that an extract was made from."""
 
     origin: str
-    """Its path on its own machine."""
+    """Its real path on its own machine."""
+    folder: str
+    """Its path as the session there names it."""
     fingerprint: str
-    content: Any
-    """Its content as plain data (:class:`~rollforge.market.content.DataContent`); None if it was not computed."""
+    values: bool = False
+    """Whether the extract has all values, too."""
+    contents: Mapping[str, Any] = field(default_factory=dict)
+    """What was computed of its content (:class:`~rollforge.market.content.DataContent`), as plain data: name, see
+    :func:`content_name` -> content."""
+
+    def to_text(self) -> str:
+        """Return the text of the file that marks an extract of the folder."""
+        return json.dumps({"format": _FORMAT, **asdict(self)}, sort_keys=True)
+
+
+def content_name(freq: str, until: object) -> str:
+    """Return the name of the content of a frequency up to a bound.
+
+    Examples
+    --------
+    >>> content_name("day", None)
+    'day'
+    """
+    return freq if until is None else f"{freq} {until}"
 
 
 def read_extract(folder: Path) -> ExtractOf | None:
@@ -51,25 +71,27 @@ def read_extract(folder: Path) -> ExtractOf | None:
         known = json.loads(text)
         if int(known["format"]) > _FORMAT:
             raise DataError(f"{folder} was written by a newer version of Rollforge. Update Rollforge on this machine.")
-        return ExtractOf(str(known["origin"]), str(known["fingerprint"]), known["content"])
+        return ExtractOf(
+            str(known["origin"]), str(known["folder"]), str(known["fingerprint"]), bool(known["values"]),
+            dict(known["contents"]),
+        )  # fmt: skip
     except (ValueError, KeyError, TypeError) as exc:
         raise DataError(f"{folder / EXTRACT} is damaged. Delete the folder {folder}.") from exc
 
 
-def write_extract(source: Path, target: Path, extract: ExtractOf) -> None:
-    """Copy a data folder without its values.
+def extract_files(source: Path, *, values: bool) -> Iterator[Path]:
+    """Yield the files of a data folder that belong to an extract, in the order of their names.
 
     Parameters
     ----------
     source : Path
         The data folder.
-    target : Path
-        The extract; it must not exist.
-    extract : ExtractOf
-        What the folder is.
+    values : bool
+        Whether the values belong to it.
     """
-    shutil.copytree(source, target, ignore=lambda folder, names: [_LEFT_OUT] if Path(folder) == source else [])
-    plain = {
-        "format": _FORMAT, "origin": extract.origin, "fingerprint": extract.fingerprint, "content": extract.content
-    }  # fmt: skip
-    (target / EXTRACT).write_text(json.dumps(plain), encoding="utf-8")
+    for place in sorted(source.iterdir()):
+        if place.name.startswith(".") or place.name == EXTRACT or (place.name == _VALUES and not values):
+            continue
+        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            if file.is_file():
+                yield file

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rollforge.dates import DayLike, Times, read_day, stop_position
-from rollforge.errors import DataError, DataNotFound, first_few, nearest, shown
+from rollforge.errors import DataError, DataNotFound, DataNotSent, first_few, nearest, shown
 from rollforge.frequency import frequency
 from rollforge.limits import LIMITS, read_bytes
 from rollforge.market.extract import ExtractOf, read_extract
@@ -97,7 +97,7 @@ class Provider:
     _fingerprint: str = field(default="", repr=False)
     _fingerprint_until: float = field(default=-math.inf, repr=False)
     extract: ExtractOf | None = field(init=False, default=None, repr=False, compare=False)
-    """The folder of which this one has calendars and universes only; None if it has all data."""
+    """The folder of which this one is an extract; None if it is none."""
 
     def __post_init__(self) -> None:
         self.extract = read_extract(self.path)
@@ -168,12 +168,12 @@ class Provider:
 
         Raises
         ------
-        DataError
+        DataNotSent
             If the values are on another machine.
         """
-        if self.extract is not None:
-            raise DataError(
-                f"This machine was sent the calendars and panels of {self.extract.origin}, but not its prices, which are "
+        if self.extract is not None and not self.extract.values:
+            raise DataNotSent(
+                f"This machine was sent the calendars and panels of {self.extract.origin}, but not its values, which are "
                 "read here. If all machines have that folder, run with data='shared'."
             )
         return place / "features"

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rollforge.errors import ConfigError, MissingCode, MissingDependency, RecorderUnreachable, RollforgeError
+from rollforge.errors import (
+    ConfigError,
+    DataNotSent,
+    MissingCode,
+    MissingDependency,
+    RecorderUnreachable,
+    RollforgeError,
+)
 from rollforge.plugins import load_plugins
 from rollforge.run.job import Job
 from rollforge.run.messages import CannotRun, Done, Outcome, Unreadable, failure
@@ -70,7 +77,7 @@ def run_attempt(
         return Done(encode_result(to_reference(job.task_func(argument, **job.kwargs))))
     except interrupts:
         raise
-    except (MissingCode, MissingDependency, ModuleNotFoundError, RecorderUnreachable) as exc:
+    except (DataNotSent, MissingCode, MissingDependency, ModuleNotFoundError, RecorderUnreachable) as exc:
         return CannotRun(str(exc))
     except BaseException as exc:  # noqa: BLE001 - anything else that a task raises, also SystemExit, is its failure
         return failure(exc)

@@ -192,10 +192,13 @@ def finish(task: Mapping[str, object], recorder: Recorder, session: Session) -> 
         _generate_records(resolved, model, dataset, recorder)
         if session.provider_uri is not None:
             from rollforge.market.content import mark_of_days, session_content
+            from rollforge.market.provider import open_provider
 
             content = session_content(session)
             assert content is not None
-            marks = {DATA_TAG: mark_of_days(content), FOLDER_TAG: session.folder()}
+            extract = open_provider(session.folder() or "").extract
+            folder = session.folder() if extract is None else extract.folder  # that of the driver
+            marks = {DATA_TAG: mark_of_days(content), FOLDER_TAG: folder}
             for freq in handler_frequencies(getattr(dataset, "handler", None), session):
                 other = session_content(session, freq)
                 marks |= {} if other is None else {data_tag(freq): mark_of_days(other)}

@@ -17,7 +17,7 @@ _MAIN = "__main__"
 _RECORDER = '{"recorder":'
 
 
-def main_classes(text: str) -> bytes | None:
+def main_classes(text: str, *, of_script: bool = False) -> bytes | None:
     """Return the pickled classes of ``__main__`` in a definition; None if a worker process can import them.
 
     Parameters
@@ -25,9 +25,11 @@ def main_classes(text: str) -> bytes | None:
     text : str
         Stored definition of a task of this user. If it refers to a recorder, all classes are returned, because the task
         in the recorder may name any of them.
+    of_script : bool
+        Whether to return the classes of a script, too, because the worker process is on a machine that may not have it.
     """
     main: object = sys.modules.get(_MAIN)
-    if getattr(main, "__file__", None) or getattr(main, "__spec__", None):
+    if not of_script and (getattr(main, "__file__", None) or getattr(main, "__spec__", None)):
         return None
     if _MAIN in text:
         found = {name: vars(main)[name] for name in set(_names(json.loads(text))) if name in vars(main)}

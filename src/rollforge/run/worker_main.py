@@ -29,6 +29,7 @@ from rollforge.run.job import Job, WorkerStopped, current_attempt, current_model
 from rollforge.run.messages import READY, Message, Outcome, Started, Stopped
 from rollforge.session import Session, using
 from rollforge.trust import Origin
+from rollforge.user_code import use_sent
 
 __all__ = ["Inherited", "worker_main"]
 
@@ -57,9 +58,12 @@ def worker_main(
     log_descriptor: int,
     log_file: Path | None,
     known_drivers: drivers.Registered,
+    modules: Path | None = None,
 ) -> None:
     """Main function of a worker process."""
     drivers.register_again(known_drivers)
+    if modules is not None:
+        use_sent(modules)
     me = os.getpid()
     for number in (signal.SIGINT, signal.SIGHUP):  # sent to the whole process group; the parent handles them
         signal.signal(number, signal.SIG_IGN)

@@ -126,12 +126,17 @@ class WorkerProcess:
         The job to run.
     log_file : path, optional
         File to which the process also logs.
+    modules : path, optional
+        Folder with the modules of a user of another machine, see :func:`~rollforge.user_code.use_sent`.
     """
 
-    def __init__(self, session: Session, job: Job, log_file: Path | None = None) -> None:
+    def __init__(
+        self, session: Session, job: Job, log_file: Path | None = None, *, modules: Path | None = None
+    ) -> None:
         self._session = portable(session)
         self._job = job
         self._log_file = log_file
+        self._modules = modules
         self._context = multiprocessing.get_context("spawn")
         # A file without a name: the system frees it, whichever process is killed.
         self._log = tempfile.TemporaryFile(buffering=0, prefix="rollforge-task-")  # noqa: SIM115
@@ -253,7 +258,7 @@ class WorkerProcess:
             target=worker_main, name="rollforge-worker",
             args=(
                 self._session, replace(self._job, on_death=None), theirs, Inherited(self._log.fileno()),
-                self._log_file, drivers.registered(),
+                self._log_file, drivers.registered(), self._modules,
             ),
         )  # fmt: skip
         resource_tracker.ensure_running()
