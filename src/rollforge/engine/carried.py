@@ -28,11 +28,11 @@ class Carried:
 
     Examples
     --------
-    >>> Carried(int, base=2)("11")
-    3
+    >>> Carried(int, base=2)("11"), Carried(dict, func=1)()
+    (3, {'func': 1})
     """
 
-    def __init__(self, func: Callable[..., object], **kwargs: object) -> None:
+    def __init__(self, func: Callable[..., object], /, **kwargs: object) -> None:
         self._packed: bytes = cloudpickle.dumps((func, kwargs))
 
     def __call__(self, *args: Any) -> object:
