@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow check lint coverage changelog bench bench-full clean storm fuzz mutants pythons lowest tables splits signals frames
+.PHONY: help setup demo test slow check lint coverage changelog bench bench-full clean storm fuzz mutants pythons lowest tables splits signals frames engines
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -44,6 +44,10 @@ $(VENV)/frames: $(VENV)/pip pyproject.toml
 # PyTorch's tests run where it is installed. The pinned version is a build for the CPU where these tests run.
 $(VENV)/torch: $(VENV)/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[dev,torch]' 'torch==2.13.0'
+	@touch $@ $(VENV)/dev $(VENV)/run
+
+$(VENV)/engines: $(VENV)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[engines]'
 	@touch $@ $(VENV)/dev $(VENV)/run
 
 $(VENV)/mutants: $(VENV)/pip pyproject.toml
@@ -122,6 +126,9 @@ signals: $(VENV)/signals ## Compare figures about signals with those of alphalen
 
 frames: $(VENV)/frames ## Test walk_forward with CatBoost, Polars and a Jupyter notebook
 	$(BIN)/python -m pytest -q tests/test_walk_forward.py tests/test_frame_fuzz.py
+
+engines: $(VENV)/engines ## Test Ray, Dask and, where it is installed, a real Slurm
+	$(BIN)/python -m pytest $(PARALLEL) tests/engine
 
 # Every reader of external input gets invalid input for some seconds: make fuzz SECONDS=300 TARGETS="yaml csv"
 # or a number of inputs, which are the same each time: make fuzz RUNS=100

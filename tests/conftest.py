@@ -6,8 +6,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ from rollforge.market.folder_writer import write_folder
 from rollforge.session import current_session
 from rollforge.testing.mongo import MongoServer, real_mongodb
 from rollforge.testing.postgres import PostgresServer, postgres_binaries
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 # Each test has its own cache (see below), but compiled kernels are kept between runs: compiling takes ten seconds.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(current_session().cache) / "kernels"))
@@ -34,8 +37,37 @@ os.environ["ROLLFORGE_CODE_STATE"] = "off"
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
+# What ROLLFORGE_REQUIRE can name -> the folder whose tests must not be skipped then: .ci/run installs what they need.
+REQUIRED = {"engines": Path(__file__).parent / "engine"}
+
 GOLDEN = Path(__file__).parent / "golden"
 FIELDS = ["open", "high", "low", "close", "volume", "vwap"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("ROLLFORGE_REQUIRE"):  # a file that would be skipped as a whole does not stop the others
+        config.option.continue_on_collection_errors = True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    return _not_skipped((yield), item.path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return _not_skipped((yield), collector.path)
+
+
+def _not_skipped(report: Report, path: Path) -> Report:
+    """Return a report in which a test that was skipped has failed, if its folder is required here."""
+    wanted = [REQUIRED[name] for name in os.environ.get("ROLLFORGE_REQUIRE", "").split(",") if name]
+    if report.outcome == "skipped" and not hasattr(report, "wasxfail") and any(f in path.parents for f in wanted):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome, report.longrepr = "failed", f"ROLLFORGE_REQUIRE forbids this to be skipped. {reason}"
+    return report
 
 
 def write_market(table: pd.DataFrame, folder: Path, universes: tuple[str, ...] = ("all",)) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -235,7 +236,7 @@ def test_ci_repeats_failures_at_the_end(tmp_path: Path) -> None:
     """Parts that fail do not stop the others; the last lines name the failed tests, or repeat how the part ended."""
     programs = {
         "make": "case $1 in bench) echo slower; exit 2;; test) echo 'FAILED tests/a.py::test_a - wrong'; exit 1;; esac",
-        "pgbouncer": "",
+        **dict.fromkeys(["pgbouncer", "slurmctld", "docker-compose"], ""),
         "../.venv/bin/python": "echo FAILED 3.13: tests/b.py::test_b - wrong; echo more; exit 1",
     }
     for name, commands in programs.items():
@@ -286,3 +287,23 @@ def test_the_readme_lists_every_extra_for_users() -> None:
         for name in re.findall(r"`([\w-]+)`", row.split("|")[1])
     }
     assert named == declared - {"dev", "fuzz", "mutants", "splits", "signals", "frames", "engines", "bench"}
+
+
+@pytest.mark.slow
+def test_in_ci_a_skipped_test_of_an_engine_fails() -> None:
+    """Without the programs of Slurm or the package for it, with the command that installs what is missing."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/engine/test_slurm.py",
+        "-k",
+        "gpu",
+    ]
+    environment = {**os.environ, "PATH": "/absent", "ROLLFORGE_REQUIRE": "engines"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout
+    assert re.search(r"ROLLFORGE_REQUIRE forbids this to be skipped\. .*(apt-get|pip) install", done.stdout)

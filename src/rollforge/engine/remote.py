@@ -153,7 +153,7 @@ class Shared:
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "rollforge-answers"))
     parcel: Parcel | None = None
     """What tasks read."""
-    reasons: SupportsReasons | None = None
+    losses: SupportsReasons | None = None
     """Says why agents are lost, if the engine can find out."""
     equips: bool = False
     """Whether agents need a parcel, which may not be ready yet."""
@@ -413,7 +413,7 @@ class RemoteRunner:
         return replace(event, outcome=self._shared.deliveries.deliver(event.runs, event.outcome), runs=None)
 
     def _why_lost(self) -> AgentLost | None:
-        return None if self._shared.reasons is None else self._shared.reasons.why_lost(self.name)
+        return None if self._shared.losses is None else self._shared.losses.why_lost(self.name)
 
     def _loss(self, task: TaskRecord, why: AgentLost) -> Failed:
         if why.out_of_memory:
@@ -592,7 +592,7 @@ class EngineRunners:
         self._engine = engine
         self._shared = Shared(
             session, silence, Deliveries(session) if sends else None, sends and job.before is Status.PART_DONE,
-            equips=make_parcel is not None, reasons=engine if isinstance(engine, SupportsReasons) else None,
+            equips=make_parcel is not None, losses=engine if isinstance(engine, SupportsReasons) else None,
         )  # fmt: skip
         self._runners: dict[str, RemoteRunner] = {}
         self._unborn: list[str] = []
@@ -625,7 +625,7 @@ class EngineRunners:
     def explain(self) -> str:
         """Return why no agent can run tasks; empty if one can or has not answered yet."""
         runners = [runner for runner in list(self._runners.values()) if not runner.gone]
-        if self._shared.reasons is not None and not runners and (problem := self._shared.reasons.problem()):
+        if self._shared.losses is not None and not runners and (problem := self._shared.losses.problem()):
             return problem
         if len(self._unborn) >= _ATTEMPTS and not any(runner.node for runner in runners):
             return f"The agents on the cluster end before they can run a task. The last error:\n{self._unborn[-1]}"
