@@ -30,6 +30,7 @@ from rollforge.session import Session
 from rollforge.track.mlflow.registry import OWNER_TAG
 from rollforge.trust import PLUGIN_GROUP
 from rollforge.workflow import _Document, _Rollforge, load_workflow
+from rollforge.yaml12 import read_yaml
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -294,11 +295,11 @@ def test_keys_of_workflow_files_exist(
     piece: str, small_market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A workflow with that part in it can be loaded."""
-    for module in yaml.safe_load(piece.replace("…", "")).get("plugins") or ():
+    for module in read_yaml(piece.replace("…", ""))[0].get("plugins") or ():
         monkeypatch.setitem(sys.modules, module, types.ModuleType(module))
     file = example(tmp_path, small_market)
     document = yaml.safe_load(file.read_text(encoding="utf-8"))
-    for key, value in yaml.safe_load(piece.replace("…", "")).items():
+    for key, value in read_yaml(piece.replace("…", ""))[0].items():
         document[key] = {**document[key], **value} if isinstance(document.get(key), dict) else value
     if "qlib_init" in document:
         del document["rollforge"]

@@ -97,6 +97,7 @@ def train_and_collect(recorder: Recorder, model: Model, dataset: DatasetH, serie
     assert_type(series.prepare(["train", "valid"]), list[TSDataSampler])
     assert_type(TrainerRM("experiment", "pool").train(tasks), list[Recorder])
     assert_type(DelayTrainerR("experiment").end_train([recorder]), list[Recorder])
+    assert_type(TrainerRM("experiment", executor=rollforge.Ray("head:6379", jobs=200, cpus=4)).train(tasks), list[Recorder])
     assert_type(run_task(print, "pool"), bool)
     assert_type(submit(plan), Submission)
     train(plan, jobs=1)
@@ -185,6 +186,9 @@ def use(result: WalkForward, recorder: Recorder, tracker: Tracker, record: TaskR
     DelayTrainerRM("e", pool="p")  # Unexpected keyword argument "pool"
     DelayTrainerRM("e", stor=1)  # Unexpected keyword argument "stor"
     TrainerR("e").trian([])  # "TrainerR" has no attribute "trian"
+    rollforge.Ray("head:6379", job=2)  # Unexpected keyword argument "job"
+    rollforge.Dask(jobs="2")  # Argument "jobs" to "Dask" has incompatible type "str"
+    rollforge.Slurm(option={})  # Unexpected keyword argument "option"
     TrainerR("e", jobs="2")  # Argument "jobs" to "TrainerR" has incompatible type "str"
     run_task("f", "p")  # incompatible type "str"
     run_task(print, "p", before_status=3)  # Argument "before_status" to "run_task" has incompatible type "int"
@@ -364,8 +368,23 @@ def test_importing_rollforge_loads_no_large_library(statement: str) -> None:
         "yaml",
         "pydantic",
         "typer",
+        "ray",
+        "distributed",
+        "dask",
+        "dask_jobqueue",
     }
     assert not heavy & set(out.split())
+
+
+def test_describing_an_executor_imports_no_engine() -> None:
+    """Ray and Dask are imported only when tasks run there."""
+    code = (
+        "import sys, rollforge; rollforge.Ray('head:6379', jobs=2).target(); rollforge.Dask(jobs=2).target(); "
+        "rollforge.Slurm(jobs=2).target(); print(*sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"ray", "distributed", "dask", "dask_jobqueue"} & set(out.split())
+    assert "rollforge.engine.executors" in out.split()
 
 
 @pytest.mark.parametrize("first", ["import rollforge.walk_forward", "from rollforge.walk_forward import WalkForward"])

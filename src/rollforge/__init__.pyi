@@ -24,10 +24,12 @@ from .drivers import (
     register_store as register_store,
     register_tracker as register_tracker,
 )
+from .engine.executors import Dask as Dask, Ray as Ray, Slurm as Slurm
 from .errors import (
     ArtifactNotFound as ArtifactNotFound,
     ArtifactUnreadable as ArtifactUnreadable,
     BuildError as BuildError,
+    ClusterUnavailable as ClusterUnavailable,
     CodeNotAllowed as CodeNotAllowed,
     ConfigError as ConfigError,
     CoverageError as CoverageError,

@@ -18,6 +18,7 @@ __all__ = [
     "ArtifactNotFound",
     "ArtifactUnreadable",
     "BuildError",
+    "ClusterUnavailable",
     "CodeNotAllowed",
     "ConfigError",
     "CoverageError",
@@ -413,6 +414,10 @@ class TrainingFailed(RollforgeError, RuntimeError):
 
 class RequirementsNotMet(RollforgeError, RuntimeError):
     """This machine does not meet the requirements of the tasks of a pool. No attempt was counted."""
+
+
+class ClusterUnavailable(RollforgeError, ConnectionError):
+    """A cluster of Ray, Dask or Slurm cannot be reached or used. No task was started."""
 
 
 class FailingWorker(RollforgeError, RuntimeError):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["boot_id", "machine_of", "process_is_gone", "process_is_stopped", "process_name", "uptime"]
+__all__ = ["boot_id", "machine_of", "memory_size", "process_is_gone", "process_is_stopped", "process_name", "uptime"]
 
 _PROC = Path("/proc")
 
@@ -91,6 +91,14 @@ def process_name(pid: int | None = None) -> str:
     pid = os.getpid() if pid is None else pid
     start = _start_of(pid)
     return f"{socket.gethostname()}:{pid}" + (f":{_namespace()}-{start}" if start is not None else "")
+
+
+def memory_size() -> int | None:
+    """Return the memory of this machine in bytes; None if the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):  # macOS has no SC_PHYS_PAGES in some versions, Windows no sysconf
+        return None
 
 
 def machine_of(name: str) -> str:

@@ -148,7 +148,7 @@ def train(
     started : StartedProcesses, optional
         Worker processes that are running already (:func:`start_processes`).
     executor : Executor, optional
-        Where tasks run, instead of `jobs` processes of this machine.
+        Where tasks run, instead of `jobs` processes of this machine: for example ``rollforge.Ray("head:6379", jobs=200)``.
     """
     session, pool = plan.workflow.session, plan.workflow.experiment_name
     store = open_store(session.store_uri)

@@ -157,7 +157,9 @@ def walk_forward(
     jobs : int, optional
         Number of worker processes; 0 trains in this process. By default one per core, or 0 if there is little to train.
     executor : Executor, optional
-        Where the models are trained, instead of `jobs`: for example ``LocalProcesses(4)`` (:mod:`rollforge.run.executor`).
+        Where the models are trained, instead of `jobs`: on a cluster (``rollforge.Ray("head:6379")``,
+        ``rollforge.Dask(jobs=8)``, ``rollforge.Slurm(jobs=50)``), or in processes of this machine
+        (``LocalProcesses(4)``, :mod:`rollforge.run.executor`).
     experiment_name : str, optional
         Name of the experiment; by default one made of the estimator's name and a hash of the definition.
     session : Session, optional

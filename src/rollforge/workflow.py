@@ -22,6 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from rollforge.description import Description
+from rollforge.engine.options import LOCAL, RunOptions, read_engine
 from rollforge.errors import (
     ConfigError,
     counted,
@@ -130,6 +131,18 @@ class _Policy(_Section):
     replaces: str | None = None
 
 
+class _Run(_Section):
+    """Section ``run``: where tasks run, and what each needs of an engine."""
+
+    on: str | None = None
+    jobs: int | None = Field(default=None, strict=True, ge=0)
+    cpus: int | None = Field(default=None, strict=True, ge=1)
+    memory: _Size | None = None
+    gpus: float | None = Field(default=None, strict=True, ge=0, allow_inf_nan=False)
+    data: Literal["sent", "shared"] | None = None
+    slurm: dict[str, object] = {}
+
+
 class _Signals(_Section):
     """Section ``signals``: publication of a service's signals."""
 
@@ -189,6 +202,7 @@ class _Document(BaseModel):
     ensemble: _Object | _Ensembles | str | None = None
     policy: _Policy | None = None
     signals: _Signals | None = None
+    run: _Run | None = None
     registry: str | None = Field(default=None, strict=True, pattern=r"^[^/:]*[^/:\s][^/:]*$")
     checks: object = None
     notify: object = None
@@ -251,6 +265,8 @@ class Workflow:
     """When the model of a new window replaces the champion of a service, see :class:`~rollforge.online.policy.Policy`."""
     signal_table: bool = False
     """Whether the ledger of a service also stores the rows of its signals."""
+    run: RunOptions = field(default_factory=RunOptions)
+    """Where tasks run and what each needs, unless the command line says otherwise."""
     registry: str | None = None
     """Name of the model in MLflow's registry whose aliases name the models of a service; None for no registry."""
 
@@ -330,6 +346,7 @@ _ALLOWED_AT = {
     "rolling": list(_Rolling.model_fields),
     "policy": list(_Policy.model_fields),
     "signals": list(_Signals.model_fields),
+    "run": list(_Run.model_fields),
     "task": list(_Task.model_fields),
 }
 _OBJECT_KEYS = ["class", "module_path", "kwargs"]
@@ -379,6 +396,8 @@ def _validate(document: Definition, lines: Lines, path: Path, text: str) -> _Doc
         parsed = (_DocumentOfModels if several else _Document).model_validate(document)
     except ValidationError as exc:
         problems.extend(_problems(exc, document, lines))
+    else:
+        problems.extend(_problems_of_run(parsed.run, lines) if parsed.run is not None else ())
     if several:
         problems.extend(_problems_of_models(document, lines))
     wrong = [*read_rules(document.get("checks"))[1], *read_targets(document.get("notify"))[1]]
@@ -628,10 +647,34 @@ def load_workflow(path: str | os.PathLike[str], **overrides: object) -> Workflow
         ensemble=document.get("ensemble"),
         policy=None if parsed.policy is None else parsed.policy.model_dump(exclude_none=True),
         signal_table=parsed.signals is not None and parsed.signals.table,
+        run=_run_options(parsed),
         registry=parsed.registry,
         checks=read_rules(document.get("checks"))[0],
         notify=read_targets(document.get("notify"))[0],
     )
+
+
+def _run_options(parsed: _Document) -> RunOptions:
+    if parsed.run is None:
+        return RunOptions()
+    given = parsed.run.model_dump()
+    return RunOptions(**given, names={name: f"run.{name}" for name in given})
+
+
+def _problems_of_run(section: _Run, lines: Lines) -> list[str]:
+    """Return the errors in the section ``run`` that are not about the type of a value."""
+    path = "run.on"
+    try:
+        engine = LOCAL if section.on is None else read_engine(section.on)[0]
+        path = "run.slurm"
+        if section.slurm and section.on is not None and engine != "slurm":
+            raise ConfigError(f"is for Slurm, but the engine is {engine!r}.")
+        path = "run.jobs"
+        if section.jobs == 0 and engine != LOCAL:
+            raise ConfigError("must be 1 or more on an engine, found 0. Leave `on` out to train in this process.")
+    except ConfigError as exc:
+        return [f"{line_of(path, lines)}{path}: {exc.message}"]
+    return []
 
 
 def _at_frequency(session: Session, task: Mapping[str, object]) -> Session:

@@ -45,19 +45,26 @@ class RunProgress:
         Task id -> label of the task ("ridge, window 3, test 2016-01-04 … 2016-03-30").
     done : int
         Number of tasks that were already done.
-    jobs : int
-        Number of parallel workers, for estimating the remaining time.
+    jobs : int, optional
+        Number of tasks that run at the same time, for estimating the remaining time; by default as many as have been seen.
     console : Console
         Output: a bar if it is a terminal, otherwise one line per task.
     log_file : path
         Receives a plain line for each event in any case.
+    cluster : bool
+        Whether tasks run on a cluster, whose machines may have to start first.
     """
 
-    def __init__(self, labels: Mapping[str, str], *, done: int, jobs: int, console: Console, log_file: Path) -> None:
+    def __init__(
+        self, labels: Mapping[str, str], *, done: int, jobs: int | None, console: Console, log_file: Path,
+        cluster: bool = False,
+    ) -> None:  # fmt: skip
         self.labels = labels
         self.total = len(labels)
         self.done_before = done
         self.jobs = jobs
+        self.cluster = cluster
+        self._most = 1
         self.console = console
         self.log_file = log_file
         self.finished = 0
@@ -80,7 +87,8 @@ class RunProgress:
     def __enter__(self) -> RunProgress:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         private_file(self.log_file)  # tasks may print anything
-        self._line(f"{self.total} tasks, {self.done_before} of them already done, {self.jobs} workers", show=False)
+        workers = "" if self.jobs is None else f", {self.jobs} workers"
+        self._line(f"{self.total} tasks, {self.done_before} of them already done{workers}", show=False)
         if self.console.is_terminal:
             self._live.start()
         return self
@@ -98,6 +106,7 @@ class RunProgress:
         label = one_line(self.labels.get(event.task_id) or event.label or event.task_id[:8])
         if event.kind == "started":
             self.running[event.task_id] = time.monotonic()
+            self._most = max(self._most, len(self.running))
             self._line(f"started  {label}", show=False)
             return
         self.running.pop(event.task_id, None)
@@ -125,7 +134,7 @@ class RunProgress:
         if not self.seconds or left <= 0:
             return ""
         mean = sum(self.seconds) / len(self.seconds)
-        return f"{before}{clock(mean * left / min(self.jobs, left))}{after}"
+        return f"{before}{clock(mean * left / min(self.jobs or self._most, left))}{after}"
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))
@@ -134,7 +143,8 @@ class RunProgress:
             label = Text(one_line(self.labels.get(task_id, task_id)))  # brackets in a name are not markup
             table.add_row(Text("  running", style="dim"), label, clock(now - began))
         if not self.running:
-            table.add_row(Text("  preparing the data", style="dim"), "", clock(now - self.began))
+            waiting = "waiting for the cluster" if self.cluster else "preparing the data"
+            table.add_row(Text(f"  {waiting}", style="dim"), "", clock(now - self.began))
         return Group(self._bar, table)
 
     def _line(self, text: str, *, show: bool = True) -> None:

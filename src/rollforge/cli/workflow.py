@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from rollforge.collect.combine import Ensembles
     from rollforge.collect.result import Collected
+    from rollforge.engine.executors import EngineExecutor
+    from rollforge.engine.options import RunOptions
     from rollforge.generate.timeline import SegmentSpan, Window
     from rollforge.pipeline import Submission
     from rollforge.plan import Plan
@@ -37,6 +39,24 @@ TrackingUri = Annotated[
 ExperimentName = Annotated[
     str | None, typer.Option("--experiment", help="Name of the experiment; the one in the file by default.")
 ]
+On = Annotated[
+    str | None,
+    typer.Option(
+        "--on", metavar="local|ray[:HOST:PORT]|dask[://HOST:PORT]|slurm",
+        help="Where tasks run: processes of this machine (local), or a cluster. By default as in the file.",
+    ),
+]  # fmt: skip
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Number of tasks to run at the same time; 0 trains in this process. Default: the number of cores, or what the "
+        "cluster has room for.",
+    ),
+]
+Cpus = Annotated[int | None, typer.Option(min=1, help="Cores of each task; 1 by default.")]
+Memory = Annotated[str | None, typer.Option(help="Memory that each task needs: 512M, 8G.")]
+Gpus = Annotated[float | None, typer.Option(min=0, help="GPUs of each task; a fraction shares one.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first tasks.")]
 LeakageMode = Annotated[
     str | None,
@@ -66,6 +86,30 @@ def _load(file: Path, limit: int | None, **overrides: object) -> Plan:
     from rollforge.workflow import load_workflow
 
     return make_plan(load_workflow(file, **overrides), limit=limit)
+
+
+def _executor(options: RunOptions) -> EngineExecutor | None:
+    """Return the executor of an engine; None if tasks run on this machine."""
+    from rollforge.engine.options import LOCAL
+
+    if options.engine == LOCAL:
+        return None
+    from rollforge.engine.executors import executor_of
+
+    return executor_of(options)
+
+
+def _show_forecast(made: Plan, executor: EngineExecutor, console: Console, *, start: bool = False) -> None:
+    from rich.text import Text
+
+    from rollforge.engine.forecast import forecast
+
+    found = forecast(made.tasks, executor, made.workflow.session)
+    console.print()
+    for line in found.lines():
+        console.print(Text(one_line(line)), soft_wrap=True)
+    if not start:
+        console.print("Nothing was started: no connection, no agent, no task.")
 
 
 def _show_plan(plan: Plan, console: Console) -> None:
@@ -123,20 +167,33 @@ def plan(
     experiment_name: ExperimentName = None,
     limit: Limit = None,
     leakage: LeakageMode = None,
+    on: On = None,
+    jobs: Jobs = None,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    gpus: Gpus = None,
 ) -> None:
-    """Show the tasks of a workflow as a table and on a time axis. Trains nothing."""
+    """Show the tasks of a workflow as a table and on a time axis. Trains nothing.
+
+    With --on, also what a run would ask of the cluster, without connecting to it.
+    """
     made = _load(
         file, limit, store_uri=store_uri, tracking_uri=tracking_uri, experiment_name=experiment_name, leakage=leakage
     )
-    _show_plan(made, _console())
+    console = _console()
+    executor = _executor(made.workflow.run.over(on=on, jobs=jobs, cpus=cpus, memory=memory, gpus=gpus))
+    _show_plan(made, console)
+    if executor is not None:
+        _show_forecast(made, executor, console)
 
 
 def run(
     file: File,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=0, help="Number of worker processes; 0 trains in this process. Default: the number of cores."),
-    ] = None,
+    on: On = None,
+    jobs: Jobs = None,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    gpus: Gpus = None,
     store_uri: StoreUri = None,
     tracking_uri: TrackingUri = None,
     experiment_name: ExperimentName = None,
@@ -148,7 +205,7 @@ def run(
         bool, typer.Option("--dry-run", help="Show the plan and which tasks are done; train nothing.")
     ] = False,
 ) -> None:
-    """Plan, store, train on all cores, collect one out-of-sample prediction, and report on it.
+    """Plan, store, train on all cores or on a cluster, collect one out-of-sample prediction, and report on it.
 
     Tasks are identified by their content, and finished tasks are not trained again. After Ctrl-C or a crash, the same
     command completes the rest.
@@ -157,21 +214,35 @@ def run(
     made = _load(
         file, limit, store_uri=store_uri, tracking_uri=tracking_uri, experiment_name=experiment_name, leakage=leakage
     )
+    options = made.workflow.run.over(on=on, jobs=jobs, cpus=cpus, memory=memory, gpus=gpus)
+    executor = _executor(options)
     _show_plan(made, console)
+    if executor is not None:
+        _show_forecast(made, executor, console, start=not dry_run)
     if dry_run:
         return
+    if executor is not None:
+        executor.engine()  # before anything is stored
     folder = _output_folder(output, made.workflow.experiment_name)
     from rollforge.cli.notifications import reported_run
 
     with reported_run(made, _labels(made)):
-        _run(made, jobs, folder, console, allow_gaps=allow_gaps)
+        _run(made, options, executor, folder, console, allow_gaps=allow_gaps)
 
 
-def _run(made: Plan, jobs: int | None, folder: Path, console: Console, *, allow_gaps: bool) -> None:
+def _run(
+    made: Plan,
+    options: RunOptions,
+    executor: EngineExecutor | None,
+    folder: Path,
+    console: Console,
+    *,
+    allow_gaps: bool,
+) -> None:
     """Train, collect and report."""
     from rollforge import pipeline
 
-    _train(made, jobs, folder, console)
+    _train(made, options, executor, folder, console)
     failed = pipeline.failures(made)
     _show_failures(made, failed)
     if failed and not allow_gaps:
@@ -306,13 +377,17 @@ def _output_folder(output: Path | None, experiment_name: str) -> Path:
     return folder
 
 
-def _train(made: Plan, jobs: int | None, folder: Path, console: Console) -> None:
+def _train(made: Plan, options: RunOptions, executor: EngineExecutor | None, folder: Path, console: Console) -> None:
     from rollforge import pipeline
     from rollforge.cli.progress import RunProgress
 
     submitted = pipeline.submit(made)
     left = len(set(made.ids)) - submitted.done
-    workers = min(made.workflow.session.threads, max(left, 1)) if jobs is None else jobs
+    workers: int | None = None
+    if executor is None:
+        workers = _processes(options, made.workflow.session, left) if options.jobs is None else options.jobs
+    elif executor.jobs is not None:
+        workers = min(executor.jobs, max(left, 1))
     if submitted.renamed:
         console.print(f"{counted(submitted.renamed, 'task')} renamed")
     if submitted.retried:
@@ -323,15 +398,33 @@ def _train(made: Plan, jobs: int | None, folder: Path, console: Console) -> None
     if submitted.done:
         console.print(f"{submitted.done} of {len(made.ids)} tasks are already done")
     with RunProgress(
-        _labels(made), done=submitted.done, jobs=max(workers, 1), console=console, log_file=folder / "run.log"
+        _labels(made),
+        done=submitted.done,
+        jobs=None if workers is None else max(workers, 1),
+        console=console,
+        log_file=folder / "run.log",
+        cluster=executor is not None,
     ) as progress:
         try:
-            pipeline.train(made, jobs=workers, on_event=progress, log_file=folder / "run.log")
+            pipeline.train(made, jobs=workers or 0, on_event=progress, log_file=folder / "run.log", executor=executor)
         except KeyboardInterrupt:
             echo_error(
                 "rollforge: interrupted. Running tasks were returned to the pool; run the same command to continue."
             )
             raise typer.Exit(Exit.INTERRUPTED) from None
+
+
+def _processes(options: RunOptions, session: Session, left: int) -> int:
+    """Return how many worker processes fit on this machine, at most one for each task."""
+    from rollforge.engine.resources import Resources
+    from rollforge.machine import memory_size
+
+    asked, size = Resources(cpus=options.cpus or 1, memory=options.memory), memory_size()
+    found = asked.fits(cpus=session.threads, memory=size, gpus=0)
+    if not found:
+        has = Resources(cpus=session.threads, memory=size if asked.memory else None)
+        _warn(f"each task needs {asked.text()}, but this machine has {has.text()}. Tasks run one at a time.")
+    return max(1, min(found, left))
 
 
 def _labels(made: Plan) -> dict[str, str]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import signal
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 
 from rollforge.engine.agent import Agent, Command, Equipment, NodeInfo, Reply, Setup
 from rollforge.engine.parcel import Manifest, Parcel, install
+from rollforge.engine.reach import check_reachable
 from rollforge.engine.remote import AgentLost, AgentRef, Call
 from rollforge.engine.resources import Resources
-from rollforge.session import Session
+from rollforge.errors import ClusterUnavailable
+from rollforge.session import Session, available_cores
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -55,6 +58,14 @@ class DaskAgent:
 def receive(manifest: Manifest, data: NDArray[np.uint8]) -> str:
     """Write a parcel to the cache of this machine, and return why that failed; a task of a Dask worker."""
     return install(manifest, data, Session().cache)
+
+
+def dask_setup(worker: object) -> None:
+    """Leave Ctrl-C to the driver, in a worker that it has started; called by Dask, which preloads this module there.
+
+    The terminal sends the signal to all processes of the command, and a worker that ends can give nothing back.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Ref:
@@ -196,11 +207,22 @@ class DaskEngine:
 
         address = self._address
         if address == "":
-            jobs = self._resources.jobs or 1
+            jobs = self._resources.agents(available_cores() // self._resources.cpus)
             self._cluster = address = LocalCluster(
-                n_workers=jobs, threads_per_worker=self._resources.cpus, dashboard_address=":0", processes=True
+                n_workers=jobs,
+                threads_per_worker=self._resources.cpus,
+                dashboard_address=":0",
+                processes=True,
+                preload=__name__,
             )
-        self._client = Client(address, set_as_default=False)
+        elif isinstance(address, str):
+            check_reachable(address, "Dask")
+        try:
+            self._client = Client(address, set_as_default=False)
+        except (OSError, ValueError) as exc:
+            raise ClusterUnavailable(
+                f"The Dask scheduler {address} cannot be used: {' '.join(str(exc).split())} No task was started."
+            ) from exc
         self._setup = setup
 
     def agents(self) -> Mapping[str, AgentRef]:
@@ -220,7 +242,7 @@ class DaskEngine:
                 gpus=worker.get("resources", {}).get("GPU", 0.0),
             )  # fmt: skip
             for _ in range(room - used.count(address)):
-                if self._resources.jobs is not None and len(self._agents) >= self._resources.jobs:
+                if len(self._agents) >= self._resources.agents(len(self._agents) + 1):
                     break
                 name = f"dask-{next(self._names)}"
                 self._agents[name] = _Ref(self._client, address, str(worker.get("name", "")), name, self._setup)

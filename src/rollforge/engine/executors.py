@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from rollforge.confidential import mask_secrets
 from rollforge.engine.carried import functions
 from rollforge.engine.modules import Named
+from rollforge.engine.options import LOCAL, RunOptions, read_engine
 from rollforge.engine.parcel import Parcel, make_parcel
 from rollforge.engine.remote import SILENCE_SECONDS, Engine, EngineRunners
 from rollforge.engine.resources import Resources
-from rollforge.errors import ConfigError, MissingDependency, nearest
+from rollforge.errors import ConfigError, MissingDependency, counted
 from rollforge.limits import parse_size
 from rollforge.machine import process_name
-from rollforge.run.executor import Executor
 from rollforge.run.job import Event, Job, ignore_event, is_own
 from rollforge.run.leases import LEASE_SECONDS
 from rollforge.run.requirements import Admission
@@ -30,7 +32,7 @@ from rollforge.session import Session
 from rollforge.store.base import TaskStore, open_store
 from rollforge.task import Status
 
-__all__ = ["Dask", "EngineExecutor", "Ray", "Slurm", "executor_on"]
+__all__ = ["Dask", "EngineExecutor", "Ray", "Slurm", "executor_of"]
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ class EngineExecutor:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ConfigError(f"must be a whole number above 0, found {value!r}.", path=name)
+        if self.resources.memory is not None and self.resources.memory < 1:
+            raise ConfigError(f"must be above 0, found {self.memory!r}.", path="memory")
         if not self.gpus >= 0:
             raise ConfigError(f"must be 0 or more, found {self.gpus!r}.", path="gpus")
         if self.data not in ("sent", "shared"):
@@ -84,8 +88,18 @@ class EngineExecutor:
         memory = parse_size(self.memory, path="memory") if isinstance(self.memory, str) else self.memory
         return Resources(self.jobs, self.cpus, memory, self.gpus)
 
-    def engine(self) -> Engine:
-        """Return the engine that starts the agents."""
+    def engine(self, tasks: int | None = None) -> Engine:
+        """Return the engine that starts the agents, no more than there are tasks.
+
+        Raises
+        ------
+        MissingDependency
+            If the engine is not installed.
+        """
+        raise NotImplementedError
+
+    def target(self, tasks: int | None = None) -> str:
+        """Return which cluster it is, and for a number of tasks what it would be asked to start, for messages."""
         raise NotImplementedError
 
     def run(
@@ -110,6 +124,8 @@ class EngineExecutor:
         """
         share = session.with_(threads=self.cpus)
         opened = store or open_store(session.store_uri)
+        counts = opened.count(job.pool, batch=job.batch)
+        left = max(1, sum(counts.get(status, 0) for status in (job.before, Status.RUNNING)))
 
         def pack() -> Parcel | None:
             # Those that wait for other tasks, or are run by another process, may become free.
@@ -120,9 +136,10 @@ class EngineExecutor:
             ]
             return make_parcel(tasks, share, functions(job), data=self.data == "sent")
 
-        runners = EngineRunners(self.engine(), share, job, self.silence, pack)
+        runners = EngineRunners(self.engine(left), share, job, self.silence, pack)
         WorkerPool(
-            opened, job, share, self.jobs or 1, on_event, while_starting=while_starting,
+            # 1: the cores of an agent are its own, so that its task gets no more threads when others have none.
+            opened, job, share, 1, on_event, while_starting=while_starting,
             # Another process that finds the driver dead must wait for the leases, because agents may still run.
             name=f"driver@{process_name()}", admission=admission, runners=runners,
         ).run()  # fmt: skip
@@ -146,12 +163,19 @@ class Ray(EngineExecutor):
 
     address: str = ""
 
-    def engine(self) -> Engine:
+    def engine(self, tasks: int | None = None) -> Engine:
         """Return the engine that starts the agents."""
         from rollforge.engine.ray import RayEngine
 
         _require("ray", "ray")
-        return RayEngine(self.address, self.resources)
+        return RayEngine(self.address, self.resources.for_tasks(tasks))
+
+    def target(self, tasks: int | None = None) -> str:
+        """Return which cluster it is."""
+        if self.address:
+            return f"Ray, the cluster {mask_secrets(self.address)}"
+        found = os.environ.get("RAY_ADDRESS")
+        return f"Ray, the cluster {mask_secrets(found)} of RAY_ADDRESS" if found else "Ray, a cluster on this machine"
 
 
 @dataclass(frozen=True)
@@ -172,12 +196,19 @@ class Dask(EngineExecutor):
 
     address: object = ""
 
-    def engine(self) -> Engine:
+    def engine(self, tasks: int | None = None) -> Engine:
         """Return the engine that starts the agents."""
         from rollforge.engine.dask import DaskEngine
 
         _require("distributed", "dask")
-        return DaskEngine(self.address, self.resources)
+        return DaskEngine(self.address, self.resources.for_tasks(tasks))
+
+    def target(self, tasks: int | None = None) -> str:
+        """Return which cluster it is."""
+        if not self.address:
+            return "Dask, a cluster on this machine"
+        text = self.address if isinstance(self.address, str) else type(self.address).__name__
+        return f"Dask, the scheduler {mask_secrets(text)}"
 
 
 @dataclass(frozen=True)
@@ -202,12 +233,21 @@ class Slurm(EngineExecutor):
         if self.jobs is None:
             raise ConfigError("Slurm needs the number of jobs to submit.", path="jobs")
 
-    def engine(self) -> Engine:
+    def engine(self, tasks: int | None = None) -> Engine:
         """Return the engine that starts the agents."""
         from rollforge.engine.slurm import SlurmEngine
 
         _require("dask_jobqueue", "slurm")
-        return SlurmEngine(self.options, self.resources)
+        return SlurmEngine(self.options, self.resources.limited(tasks))
+
+    def target(self, tasks: int | None = None) -> str:
+        """Return which jobs are submitted."""
+        from rollforge.engine.slurm import job_shape
+
+        shape = job_shape(self.resources.limited(tasks), self.options)
+        size = Resources(cpus=shape.cpus, memory=shape.memory, gpus=shape.gpus)
+        options = "".join(f", {name}={value}" for name, value in self.options.items())
+        return f"Slurm, {counted(shape.jobs, 'job')} with {size.text()} each{options}"
 
 
 def _require(module: str, extra: str) -> None:
@@ -219,55 +259,36 @@ def _require(module: str, extra: str) -> None:
         )
 
 
-_KINDS: Mapping[str, type[EngineExecutor]] = {"ray": Ray, "dask": Dask, "slurm": Slurm}
-
-
-def executor_on(
-    on: str,
-    *,
-    jobs: int | None = None,
-    cpus: int = 1,
-    memory: int | str | None = None,
-    gpus: float = 0.0,
-    slurm: Mapping[str, object] | None = None,
-) -> Executor:
-    """Return the executor that ``--on`` or ``run: {on: …}`` names.
-
-    Parameters
-    ----------
-    on : str
-        ``ray``, ``ray:HOST:PORT``, ``ray://HOST:PORT``, ``dask``, ``dask://HOST:PORT`` or ``slurm``.
-    jobs, cpus, memory, gpus
-        See :class:`EngineExecutor`.
-    slurm : mapping, optional
-        Options of Slurm's jobs, see :class:`Slurm`.
+def executor_of(options: RunOptions) -> EngineExecutor | None:
+    """Return the executor that the options of a command or a workflow ask for; None for processes of this machine.
 
     Raises
     ------
     ConfigError
-        If the engine is unknown, or an option is invalid.
+        If the engine is unknown, or an option is invalid or does not fit the engine.
 
     Examples
     --------
-    >>> executor_on("ray:head:6379", jobs=2).address
+    >>> executor_of(RunOptions(on="ray:head:6379", jobs=2)).address
     'head:6379'
-    >>> executor_on("dask://scheduler:8786").address
+    >>> executor_of(RunOptions(on="dask://scheduler:8786")).address
     'tcp://scheduler:8786'
+    >>> executor_of(RunOptions(jobs=2)) is None
+    True
     """
-    kind, _, rest = on.partition(":")
-    if kind not in _KINDS:
-        raise ConfigError(
-            f"{on!r} is not a known engine.{nearest(kind, _KINDS)} Known: {', '.join(_KINDS)}; with an address, such as "
-            "ray:HOST:6379 or dask://HOST:8786.",
-            path="on",
-        )  # fmt: skip
-    if slurm and kind != "slurm":
+    if options.engine == LOCAL:
+        return None
+    return options.named(lambda: _executor(options))
+
+
+def _executor(options: RunOptions) -> EngineExecutor:
+    kind, address = read_engine(options.on or LOCAL)
+    if options.slurm and kind != "slurm":
         raise ConfigError(f"Options of Slurm were given, but the engine is {kind!r}.", path="slurm")
-    if kind == "ray":
-        return Ray(on if rest.startswith("//") else rest, jobs=jobs, cpus=cpus, memory=memory, gpus=gpus)
-    if kind == "dask":
-        address = f"tcp:{rest}" if rest.startswith("//") else rest
-        return Dask(address, jobs=jobs, cpus=cpus, memory=memory, gpus=gpus)
-    if rest:
-        raise ConfigError(f"Slurm takes no address, found {on!r}.", path="on")
-    return Slurm(jobs=jobs, cpus=cpus, memory=memory, gpus=gpus, options=slurm or {})
+    given: dict[str, Any] = {
+        name: value for name in ("jobs", "cpus", "memory", "gpus", "data")
+        if (value := getattr(options, name)) is not None
+    }  # fmt: skip
+    if kind == "slurm":
+        return Slurm(options=options.slurm, **given)
+    return Ray(address, **given) if kind == "ray" else Dask(address, **given)

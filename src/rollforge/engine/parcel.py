@@ -32,7 +32,7 @@ from rollforge.errors import DataError, RollforgeError
 from rollforge.features.dataset import Dataset
 from rollforge.features.handler import DataHandler
 from rollforge.features.panel import META, Panel
-from rollforge.features.panel_cache import PanelCache
+from rollforge.features.panel_cache import PanelCache, list_panels
 from rollforge.generate.data_read import handler_frequencies
 from rollforge.kinds import DATASET
 from rollforge.market.content import content_provider, provider_content
@@ -48,7 +48,7 @@ from rollforge.track.base import Recorder
 from rollforge.trust import Origin, from_origin
 from rollforge.user_code import SENT
 
-__all__ = ["Manifest", "Parcel", "has", "here", "install", "make_parcel", "modules_folder"]
+__all__ = ["Manifest", "Parcel", "has", "here", "install", "make_parcel", "modules_folder", "sizes"]
 
 log = logging.getLogger(__name__)
 
@@ -265,6 +265,36 @@ class _Reads:
         place = provider.location()
         files = {file.relative_to(place).as_posix(): file for file in extract_files(place, values=values)}
         return _Folder(f"{_EXTRACTS}/{hashlib.sha256(text).hexdigest()[:24]}", EXTRACT, files, text)
+
+
+def sizes(tasks: Sequence[Named], session: Session) -> tuple[dict[str, int | None], int]:
+    """Return the size of the data that a parcel of some tasks would contain, without computing or reading any.
+
+    Returns
+    -------
+    panels : dict
+        Key of each panel -> its size in bytes; None if it is not in the cache yet.
+    values : int
+        Size of the files of the data folders, if tasks may read values that are in no panel, or else 0.
+    """
+    found, values = set[str](), False
+    for definition in (one for task in tasks for one in _definitions(task) if one.get("dataset") is not None):
+        values |= _may_read_values(definition)
+        used = task_session(definition, session)
+        try:
+            with using(used), from_origin(Origin.OWN):
+                made = build(resolve_references(definition)["dataset"], kind=DATASET, where="task.dataset")
+                handler = getattr(made, "handler", None)
+                key = handler.raw_panel(used) if isinstance(handler, DataHandler) else ""
+        except RollforgeError:  # the task raises it where it runs
+            key = ""
+        values |= not key
+        found.add(key)
+    cached = {panel.key: panel.bytes for panel in list_panels(session.cache)}
+    folders = {session.provider_uri, *session.folders.values()} if values else ()
+    places = [content_provider(session.with_(provider_uri=one, folders={}), None) for one in folders if one]
+    files = [file for one in places if one is not None for file in extract_files(one.location(), values=True)]
+    return {key: cached.get(key) for key in sorted(found - {""})}, sum(file.stat().st_size for file in files)
 
 
 def _definitions(task: Named) -> Iterator[Mapping[str, object]]:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 
 from rollforge.engine.agent import Agent, Command, Equipment, NodeInfo, Reply, Setup
 from rollforge.engine.parcel import Manifest, Parcel, install
+from rollforge.engine.reach import check_reachable
 from rollforge.engine.remote import AgentLost, AgentRef, Call
 from rollforge.engine.resources import Resources
+from rollforge.errors import ClusterUnavailable
 from rollforge.session import Session
 
 __all__ = ["RayEngine"]
@@ -129,7 +132,15 @@ class RayEngine:
         import ray
 
         if not ray.is_initialized():
-            ray.init(address=self._address or None, log_to_driver=False, logging_level=logging.WARNING)
+            named = self._address or os.environ.get("RAY_ADDRESS", "")
+            check_reachable(named, "Ray")
+            try:
+                ray.init(address=self._address or None, log_to_driver=False, logging_level=logging.WARNING)
+            except (OSError, RuntimeError, ValueError) as exc:  # Ray's own errors are of these kinds
+                text = " ".join(str(exc).split())
+                raise ClusterUnavailable(
+                    f"The Ray cluster{f' at {named}' if named else ''} cannot be used: {text} No task was started."
+                ) from exc
             self._started = True
         wanted = self._resources
         options: dict[str, Any] = {"num_cpus": wanted.cpus, "max_restarts": 0, "max_task_retries": 0}
@@ -139,7 +150,14 @@ class RayEngine:
             options["memory"] = wanted.memory
         self._class = ray.remote(RayAgent).options(**options)
         self._setup = ray.put(setup)
-        self._jobs = wanted.jobs or max(1, int(ray.cluster_resources().get("CPU", 1)) // wanted.cpus)
+        self._jobs = wanted.agents(self._room(ray.cluster_resources()))
+
+    def _room(self, found: Mapping[str, float]) -> int:
+        """Return how many agents fit into the cluster."""
+        memory = found.get("memory")
+        return self._resources.fits(
+            cpus=int(found.get("CPU", 1)), memory=None if memory is None else int(memory), gpus=found.get("GPU", 0.0)
+        )
 
     def agents(self) -> Mapping[str, AgentRef]:
         """Return the agents, after starting as many as are missing."""

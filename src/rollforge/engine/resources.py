@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from rollforge.errors import counted
 
 __all__ = ["Resources"]
 
@@ -24,6 +26,50 @@ class Resources:
     """Bytes; None: not counted."""
     gpus: float = 0.0
     """A fraction means that several agents share a GPU."""
+    tasks: int | None = None
+    """Number of tasks; None if it is not known."""
+
+    def for_tasks(self, tasks: int | None) -> Resources:
+        """Return these for a number of tasks: more agents would have nothing to do. None: the number is not known.
+
+        Examples
+        --------
+        >>> Resources(jobs=200).for_tasks(12).agents(50), Resources().for_tasks(12).agents(8)
+        (12, 8)
+        """
+        return replace(self, tasks=tasks)
+
+    def limited(self, tasks: int | None) -> Resources:
+        """Return these with no more agents than there are tasks, where the number of agents is known.
+
+        Examples
+        --------
+        >>> Resources(jobs=50).limited(8).jobs
+        8
+        """
+        found = self.for_tasks(tasks)
+        return found if self.jobs is None else replace(found, jobs=found.agents(self.jobs))
+
+    def agents(self, room: int) -> int:
+        """Return the number of agents to start, where `room` is how many fit: more than that only if so many were asked for."""
+        asked = room if self.jobs is None else self.jobs
+        return max(1, asked if self.tasks is None else min(asked, self.tasks))
+
+    def text(self, agents: int = 1) -> str:
+        """Return what a number of agents needs, for messages.
+
+        Examples
+        --------
+        >>> Resources(cpus=4, memory=8 * 2**30, gpus=0.25).text(6)
+        '24 cores, 48 GiB of memory and 1.5 GPUs'
+        """
+        parts = [counted(self.cpus * agents, "core")]
+        if self.memory is not None:
+            parts.append(f"{_size(self.memory * agents)} of memory")
+        if self.gpus:
+            gpus = self.gpus * agents
+            parts.append(f"{gpus:g} GPU{'' if gpus == 1 else 's'}")
+        return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
     def fits(self, *, cpus: int, memory: int | None, gpus: float) -> int:
         """Return how many agents fit on a machine; None as `memory` means that it is not limited."""
@@ -33,3 +79,14 @@ class Resources:
         if self.gpus:
             counts.append(int(gpus / self.gpus + 1e-9))
         return max(0, min(counts))
+
+
+def _size(size: int) -> str:
+    """Return a size in the units in which it is asked for.
+
+    Examples
+    --------
+    >>> _size(16 * 2**30), _size(3 * 2**29), _size(512 * 2**20)
+    ('16 GiB', '1.5 GiB', '512 MiB')
+    """
+    return f"{size / 2**30:,.4g} GiB" if size >= 2**30 else f"{size / 2**20:,.4g} MiB"

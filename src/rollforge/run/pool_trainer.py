@@ -73,7 +73,8 @@ class TrainerRM(Aliased, RecorderTrainer):
         The tracking store, or its URI; by default the session's. Worker processes (`jobs`) open an object's `uri`, whose
         scheme must be known (:func:`~rollforge.drivers.register_tracker`).
     executor : Executor, optional
-        Where tasks run, instead of `jobs`: for example ``LocalProcesses(4)`` (:mod:`rollforge.run.executor`).
+        Where tasks run, instead of `jobs`: on a cluster (``rollforge.Ray("head:6379", jobs=200)``, ``rollforge.Dask(jobs=8)``,
+        ``rollforge.Slurm(jobs=50)``), or in processes of this machine (``LocalProcesses(4)``, :mod:`rollforge.run.executor`).
 
     Examples
     --------
