@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from benchmarks import setting
-from rollforge.engine.agent import Assign, Ended, NodeInfo, Reply, Setup, node_info
+from rollforge.engine.agent import Assign, Ended, Equipment, NodeInfo, Reply, Setup, node_info
 from rollforge.engine.parcel import Manifest, Parcel
 from rollforge.engine.remote import AgentRef, Call, EngineRunners
 from rollforge.run.job import Job
@@ -128,11 +128,11 @@ class Waiting:
             self._answer = None
         future.set_result(Reply())
 
-    def equip(self, manifest: Manifest) -> Future[bool]:
+    def equip(self, manifest: Manifest) -> Future[Equipment]:
         """Not called: the tasks read no data."""
         raise NotImplementedError
 
-    def receive(self, parcel: Parcel) -> Future[None]:
+    def receive(self, parcel: Parcel) -> Future[str]:
         """Not called: the tasks read no data."""
         raise NotImplementedError
 

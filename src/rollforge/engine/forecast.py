@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from rollforge.engine.parcel import sizes
 from rollforge.engine.resources import Resources
 from rollforge.errors import counted
 from rollforge.session import Session
+from rollforge.task import encode
 
 __all__ = ["Forecast", "forecast"]
 
@@ -83,5 +85,6 @@ def forecast(tasks: Sequence[Mapping[str, object]], executor: EngineExecutor, se
         return Forecast(target, resources, {}, None)
     if executor.data == "shared":
         return Forecast(target, resources, {}, session.folder())
-    panels, values = sizes([Named(task, True) for task in tasks], session)
+    stored = [Named(json.loads(encode(task)), True) for task in tasks]  # as in a pool
+    panels, values = sizes(stored, session)
     return Forecast(target, resources, panels, None, values)

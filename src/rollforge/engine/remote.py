@@ -159,7 +159,7 @@ class Shared:
     """Whether agents need a parcel, which may not be ready yet."""
     receiving: set[str] = field(default_factory=set)
     """Machines that are receiving the parcel."""
-    reasons: set[str] = field(default_factory=set)
+    logged: set[str] = field(default_factory=set)
     """Why machines take no tasks, as far as it was logged."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     refused: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -498,8 +498,8 @@ class RemoteRunner:
         """Give this agent no tasks; other agents of its machine have the same reason, which is logged once."""
         self.refused = reason
         with self._shared.lock:
-            said = reason in self._shared.reasons
-            self._shared.reasons.add(reason)
+            said = reason in self._shared.logged
+            self._shared.logged.add(reason)
         if not said:
             log.warning("A machine of the cluster takes no tasks: %s", reason)
         self._shared.bell.ring()
