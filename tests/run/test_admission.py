@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ PACKAGE = {"host": "gpu1", "models": {"M": {"nowhere_at_all": "1.2"}}}
     [
         (
             PACKAGE,
-            "The package nowhere_at_all is not installed here; the tasks were submitted with nowhere_at_all 1.2.",
+            "The package nowhere_at_all is not installed here; the tasks were submitted with nowhere_at_all 1.2. Install it: pip "
+            "install nowhere_at_all==1.2.",
         ),
         (
             {"host": "gpu1", "plugins": ["/nowhere/mine.py"]},
@@ -59,6 +61,16 @@ PACKAGE = {"host": "gpu1", "models": {"M": {"nowhere_at_all": "1.2"}}}
         (
             {"host": "gpu1", "machine": "m", "tracking": "folder:/nowhere/runs"},
             "record their runs in folder:/nowhere/runs on gpu1, which does not exist on this machine. Give the tracking",
+        ),
+        (
+            {"host": "gpu1", "rollforge": "0.0.1"},
+            f"The tasks were submitted on gpu1 with Rollforge 0.0.1, but this machine has Rollforge {version_of('rollforge')}. "
+            "Install Rollforge 0.0.1 here (pip install rollforge==0.0.1), or submit the tasks again from a machine with",
+        ),
+        (
+            {"host": "gpu1", "python": "3.7.2"},
+            f"The tasks were submitted on gpu1 with Python 3.7, but this machine has Python 3.{sys.version_info.minor}. Install "
+            "Python 3.7 here, or submit",
         ),
         ({"tracking": "nosuch://server"}, "Runs cannot be recorded in nosuch://server. "),
     ],
@@ -74,7 +86,6 @@ def test_what_this_machine_lacks_is_a_problem(info: dict[str, Any], problem: str
 @pytest.mark.parametrize(
     ("info", "note"),
     [
-        ({"rollforge": "0.0.1"}, f"Rollforge is version {version_of('rollforge')} here, but was 0.0.1 where the"),
         (
             {"models": {"M": {"numpy": "0.1"}}, "libraries": ["numpy"]},
             f"numpy is version {version_of('numpy')} here, but was 0.1 where the tasks were submitted.",

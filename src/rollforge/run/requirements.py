@@ -10,9 +10,10 @@ import contextlib
 import importlib.util
 import logging
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -314,6 +315,8 @@ class Admission:
                 changes["tracking_uri"] = tracking_uri
         plugins = self._check_plugins(info, problems)
         changes |= plugins or {}
+        if not self.only_data:
+            problems.extend(_other_versions(info))
         if not self.only_data and plugins is not None:
             self._check_packages(info, self.session.with_(**plugins), problems, notes)
         try:
@@ -533,9 +536,6 @@ class Admission:
         return ""
 
     def _check_packages(self, info: SubmissionInfo, session: Session, problems: list[str], notes: list[str]) -> None:
-        mine, theirs = version_of("rollforge"), info.rollforge
-        if mine and theirs and mine != theirs:
-            notes.append(f"Rollforge is version {mine} here, but was {theirs} where the tasks were submitted.")
         models = info.models
         broken: dict[str, str] = {}
         for name, packages in models.items():
@@ -576,10 +576,28 @@ class Admission:
             if not _is_there(package, session.sys_path):
                 which = f"{package} {version}".strip()
                 reason = f"The package {package} is not installed here; the tasks were submitted with {which}."
+                reason += f" Install it: pip install {package}=={version}." if version else ""
             elif trust.is_library(package):
                 reason = _import_failure(package)
             self._libraries[key] = reason
         return self._libraries[key]
+
+
+def _other_versions(info: SubmissionInfo) -> Iterator[str]:
+    """Yield what to do about another minor version of Python, or another version of Rollforge, than tasks were submitted with.
+
+    What a task saves is read where it was submitted, and all windows of an experiment are to be computed by the same code.
+    """
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for name, mine, theirs, advice in (
+        ("Python", python, ".".join(info.python.split(".")[:2]), ""),
+        ("Rollforge", version_of("rollforge"), info.rollforge, f" (pip install rollforge=={info.rollforge})"),
+    ):
+        if mine and theirs and mine != theirs:
+            yield (
+                f"The tasks were submitted on {info.host} with {name} {theirs}, but this machine has {name} {mine}. Install "
+                f"{name} {theirs} here{advice}, or submit the tasks again from a machine with {name} {mine}."
+            )
 
 
 def is_private(store: TaskStore) -> bool:

@@ -102,6 +102,7 @@ class SubmissionInfo:
     known: bool = False
     """False if nothing was stored for the submission."""
     rollforge: str = ""
+    python: str = ""
     host: str = "another machine"
     machine: str = ""
     folder: str = ""
@@ -162,6 +163,7 @@ def read_submission_info(kept: Mapping[str, object]) -> SubmissionInfo:
     return SubmissionInfo(
         known=bool(kept),
         rollforge=text(kept.get("rollforge")),
+        python=text(kept.get("python")),
         host=text(kept.get("host")) or "another machine",
         machine=text(kept.get("machine")),
         folder=text(data.get("folder")),
