@@ -104,6 +104,7 @@ NAMES_FROM_DATA = {
     "compat.qlib.objects",  # definitions
     "data",  # the table _HOMES
     "drivers",  # registered schemes
+    "engine.dask",  # a constant expression for workers that may not have Rollforge
     "expressions.compiler",  # a function of the arguments of a kernel, which imports nothing
     "moved",  # the tables of earlier names
     "plugins",  # the session's list

@@ -40,6 +40,8 @@ __all__ = [
     "Agent", "Assign", "Command", "Ended", "Equipment", "Interrupt", "Kill", "NodeInfo", "Reply", "Setup", "Start", "node_info",
 ]  # fmt: skip
 
+ABSENT = "none"
+"""Version of Rollforge where it is not installed."""
 _PAUSE = 0.25
 _SENDING_PAUSE = 0.01
 
@@ -70,15 +72,19 @@ class NodeInfo:
         >>> driver = NodeInfo("a", "3.12", "1.0", "Linux")
         >>> NodeInfo("b", "3.11", "1.0", "Linux").differs_from(driver)
         'b runs Python 3.11, the driver a runs Python 3.12. Install Python 3.12 on b.'
+        >>> NodeInfo("b", "3.12", "none", "Linux").differs_from(driver)
+        'b has no Rollforge, the driver a runs Rollforge 1.0. Install Rollforge 1.0 on b: pip install rollforge==1.0'
         """
         for name, found, wanted in (
             ("Python", self.python, driver.python),
             ("Rollforge", self.rollforge, driver.rollforge),
         ):
             if found != wanted:
+                how = f": pip install rollforge=={wanted}" if name == "Rollforge" and wanted != "unknown" else "."
+                has = f"has no {name}" if found == ABSENT else f"runs {name} {found}"
                 return (
-                    f"{self.host} runs {name} {found}, the driver {driver.host} runs {name} {wanted}. "
-                    f"Install {name} {wanted} on {self.host}."
+                    f"{self.host} {has}, the driver {driver.host} runs {name} {wanted}. "
+                    f"Install {name} {wanted} on {self.host}{how}"
                 )
         return ""
 
@@ -351,6 +357,7 @@ class Agent:
 
     def _here(self, session: Session) -> Session:
         """Return a session of the driver for this machine."""
+        session = session.with_(cache=Session().cache)
         if self._manifest is not None:
             session = here(self._manifest, session, Session().cache)
         return session.with_(tracking_uri=f"folder:{self._runs}") if self._setup.sends_runs else session

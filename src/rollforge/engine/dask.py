@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import logging
 import signal
+import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rollforge.engine.agent import Agent, Command, Equipment, NodeInfo, Reply, Setup
+from rollforge.engine.agent import ABSENT, Agent, Command, Equipment, NodeInfo, Reply, Setup, node_info
 from rollforge.engine.parcel import Manifest, Parcel, install
 from rollforge.engine.reach import check_reachable
 from rollforge.engine.remote import AgentLost, AgentRef, Call
@@ -76,10 +77,9 @@ class _Ref:
         self.worker_name = worker_name
         self._client = client
         self._open: set[Future[Any]] = set()
-        self._created = client.submit(
-            DaskAgent, setup, actor=True, workers=[worker], allow_other_workers=False, pure=False, retries=0,
-            key=f"rollforge-agent-{name}",
-        )  # fmt: skip
+        self._name = name
+        self._setup = setup
+        self._created: Any = None
         self._actor: Any = None
 
     def info(self) -> Future[NodeInfo]:
@@ -88,6 +88,14 @@ class _Ref:
         async def ask() -> NodeInfo:
             from distributed import Actor
 
+            there = {"workers": [self.worker], "allow_other_workers": False, "pure": False, "retries": 0}
+            # A worker to which Dask sends something that it cannot import would leave the cluster.
+            known = NodeInfo(*await self._client.submit(eval, _PROBE, **there))
+            if known.differs_from(node_info()):
+                return known
+            self._created = self._client.submit(
+                DaskAgent, self._setup, actor=True, key=f"rollforge-agent-{self._name}", **there
+            )
             await self._created
             with self._client.as_current():  # another client of this program may be the default
                 self._actor = Actor(DaskAgent, self.worker, self._created.key)
@@ -158,7 +166,7 @@ class _Ref:
     @property
     def is_lost(self) -> bool:
         """Whether the scheduler says that the agent does not exist any more."""
-        return self._created.status in ("lost", "cancelled", "error")
+        return self._created is not None and self._created.status in ("lost", "cancelled", "error")
 
     def give_up(self, why: str) -> None:
         """End calls that will not be answered."""
@@ -173,6 +181,18 @@ class _Ref:
                 asyncio.run_coroutine_threadsafe(self._actor.stop()._result(), _loop(self._client)).result(5)
         with contextlib.suppress(Exception):
             self._created.release()
+
+
+_CODE = """
+import importlib.metadata, importlib.util, platform, socket, sys
+try:
+    release = importlib.metadata.version("rollforge")
+except importlib.metadata.PackageNotFoundError:
+    release = "unknown" if importlib.util.find_spec("rollforge") else ABSENT
+found = [socket.gethostname(), f"{sys.version_info.major}.{sys.version_info.minor}", release, platform.system()]
+"""
+_PROBE = f"(lambda names: (exec({_CODE!r}, names), names['found'])[1])({{'ABSENT': {ABSENT!r}}})"
+"""Expression with the first fields of :func:`node_info`, for a worker that may not have Rollforge."""
 
 
 def _loop(client: Client) -> asyncio.AbstractEventLoop:
@@ -197,6 +217,7 @@ class DaskEngine:
         self._resources = resources
         self._names = itertools.count(1)
         self._agents: dict[str, _Ref] = {}
+        self._avoided: dict[str, float] = {}  # worker -> until when
         self._client: Client | None = None
         self._cluster: Any = None
         self._setup: Setup | None = None
@@ -236,17 +257,27 @@ class DaskEngine:
             if ref.worker not in workers or ref.is_lost:
                 ref.give_up(ref.gone)
         used = [ref.worker for ref in self._agents.values()]
+        avoided = {address for address, until in self._avoided.items() if time.monotonic() < until}
+        running = sum(address not in avoided for address in used)
         for address, worker in workers.items():
+            if address in avoided:
+                continue
             room = self._resources.fits(
                 cpus=worker["nthreads"], memory=worker["memory_limit"] or None,
                 gpus=worker.get("resources", {}).get("GPU", 0.0),
             )  # fmt: skip
             for _ in range(room - used.count(address)):
-                if len(self._agents) >= self._resources.agents(len(self._agents) + 1):
+                if running >= self._resources.agents(running + 1):
                     break
+                running += 1
                 name = f"dask-{next(self._names)}"
                 self._agents[name] = _Ref(self._client, address, str(worker.get("name", "")), name, self._setup)
         return dict(self._agents)
+
+    def avoid(self, name: str, seconds: float) -> None:
+        """Start no agents on the worker of an agent for some time; its own agents do not count as jobs then."""
+        if name in self._agents:
+            self._avoided[self._agents[name].worker] = time.monotonic() + seconds
 
     def forget(self, name: str) -> None:
         """Note that an agent is lost."""

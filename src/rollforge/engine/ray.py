@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -123,6 +125,8 @@ class RayEngine:
         self._agents: dict[str, _Ref] = {}
         self._setup: Any = None
         self._class: Any = None
+        self._avoided: set[str] = set()
+        self._not_before = 0.0
         self._started = False
         self._jobs = 0
         self._parcel: tuple[str, Any] | None = None
@@ -160,8 +164,18 @@ class RayEngine:
         )
 
     def agents(self) -> Mapping[str, AgentRef]:
-        """Return the agents, after starting as many as are missing."""
-        while len(self._agents) < self._jobs:
+        """Return the agents, after starting as many as are missing.
+
+        Agents of machines that take no tasks keep what they have been given there, and others are started in their place,
+        if the cluster has room for them.
+        """
+        import ray
+
+        wanted = self._jobs
+        if self._avoided:
+            extra = len(self._avoided & self._agents.keys())
+            wanted = min(self._jobs + extra, max(self._jobs, self._room(ray.cluster_resources())))
+        while len(self._agents) < wanted and time.monotonic() >= self._not_before:
             self._agents[f"ray-{next(self._names)}"] = _Ref(self._class.remote(self._setup), self._put)
         return dict(self._agents)
 
@@ -172,6 +186,13 @@ class RayEngine:
         if self._parcel is None or self._parcel[0] != parcel.manifest.mark:
             self._parcel = (parcel.manifest.mark, ray.put(parcel.data))
         return self._parcel[1]
+
+    def avoid(self, name: str, seconds: float) -> None:
+        """Start another agent in place of one whose machine takes no tasks; after one that ended at once, only later."""
+        if math.isinf(seconds):
+            self._avoided.add(name)
+        else:
+            self._not_before = time.monotonic() + seconds
 
     def forget(self, name: str) -> None:
         """Note that an agent is lost."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -57,6 +58,7 @@ SILENCE_SECONDS = 30.0
 """Seconds without a call from its driver after which an agent ends its task. Less than the lease of the task: another
 driver may claim the task then."""
 _BEATS = 6  # calls within that time
+_LONGEST_PAUSE = 60.0  # until an agent is started again on a machine where one ended before it answered
 _ATTEMPTS = 3  # agents that end before they answer, after which the driver gives up
 
 
@@ -128,6 +130,14 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class SupportsAvoiding(Protocol):
+    """An engine that can start agents on other machines than that of one that cannot run the tasks."""
+
+    def avoid(self, name: str, seconds: float) -> None:
+        """Start no agents on the machine of an agent for some time, but others in its place if there is room elsewhere."""
+
+
+@runtime_checkable
 class SupportsReasons(Protocol):
     """An engine that can find out why agents are lost, or why there are none."""
 
@@ -159,13 +169,21 @@ class Shared:
     """Whether agents need a parcel, which may not be ready yet."""
     receiving: set[str] = field(default_factory=set)
     """Machines that are receiving the parcel."""
-    logged: set[str] = field(default_factory=set)
-    """Why machines take no tasks, as far as it was logged."""
+    told: set[str] = field(default_factory=set)
+    """Warnings that were logged."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     refused: dict[str, dict[str, str]] = field(default_factory=dict)
     """Tasks that machines could not run: id of the task -> machine -> what it lacks."""
     started: bool = False
     """Whether agents start their worker processes before they are given a task."""
+
+    def tell(self, warning: str) -> None:
+        """Log a warning once, although several agents of a machine have the same reason."""
+        with self.lock:
+            known = warning in self.told
+            self.told.add(warning)
+        if not known:
+            log.warning("%s", warning)
 
 
 class RemoteRunner:
@@ -497,11 +515,7 @@ class RemoteRunner:
     def _refuse(self, reason: str) -> None:
         """Give this agent no tasks; other agents of its machine have the same reason, which is logged once."""
         self.refused = reason
-        with self._shared.lock:
-            said = reason in self._shared.logged
-            self._shared.logged.add(reason)
-        if not said:
-            log.warning("A machine of the cluster takes no tasks: %s", reason)
+        self._shared.tell(f"A machine of the cluster takes no tasks: {reason}")
         self._shared.bell.ring()
 
     def _ready_for_tasks(self) -> None:
@@ -527,6 +541,27 @@ class RemoteRunner:
         else:
             log.info("agent %s on %s was lost: %s", self.name, self.host, self.gone)
         self._shared.bell.ring()
+
+
+def unanswered(why: str) -> str:
+    """Return why an agent ended before it answered, and what each machine must have if it could not be imported there.
+
+    Examples
+    --------
+    >>> unanswered("the Dask worker is gone")
+    'the Dask worker is gone'
+    """
+    if not any(kind in why for kind in _OTHER_CODE):
+        return why
+    mine = node_info()
+    release = "" if mine.rollforge == "unknown" else f" (pip install rollforge=={mine.rollforge})"
+    return (
+        f"{why.rstrip('.')}. Each machine needs Python {mine.python} and Rollforge {mine.rollforge}{release}, as on the driver "
+        f"{mine.host}."
+    )
+
+
+_OTHER_CODE = ("ModuleNotFoundError", "ImportError", "AttributeError", "TypeError", "UnpicklingError")
 
 
 def lacking(host: str, names: Sequence[str]) -> str:
@@ -596,6 +631,8 @@ class EngineRunners:
         )  # fmt: skip
         self._runners: dict[str, RemoteRunner] = {}
         self._unborn: list[str] = []
+        self._avoided: set[str] = set()
+        self._replaced: set[str] = set()  # agents in whose place the engine has had the chance to start others
         self._closing = threading.Event()
         engine.open(Setup(portable(session), carried(job), registered(), silence, sends))
         self._look()
@@ -628,8 +665,9 @@ class EngineRunners:
         if self._shared.losses is not None and not runners and (problem := self._shared.losses.problem()):
             return problem
         if len(self._unborn) >= _ATTEMPTS and not any(runner.node for runner in runners):
-            return f"The agents on the cluster end before they can run a task. The last error:\n{self._unborn[-1]}"
-        if not runners or any(runner.node is None or not runner.refused for runner in runners):
+            problem = unanswered(self._unborn[-1])
+            return f"The agents on the cluster end before they can run a task. The last error:\n{problem}"
+        if not runners or any(not runner.refused or runner.name not in self._replaced for runner in runners):
             return ""
         reasons = dict.fromkeys(runner.refused for runner in runners)
         return "No machine of the cluster can run the tasks:\n" + "\n".join(f"  {reason}" for reason in reasons)
@@ -660,16 +698,27 @@ class EngineRunners:
                 if not self._closing.is_set():
                     log.warning("the cluster does not answer: %s", exc)
 
+    def _avoid(self, name: str, seconds: float) -> None:
+        if name not in self._avoided and isinstance(self._engine, SupportsAvoiding):
+            self._engine.avoid(name, seconds)
+        self._avoided.add(name)
+
     def _look(self) -> None:
-        """Take in new agents, and let the engine replace lost ones."""
+        """Take in new agents, and let the engine replace lost ones, and those of machines that take no tasks."""
         for name, runner in list(self._runners.items()):
+            if runner.refused and not runner.gone:
+                self._avoid(name, math.inf)
             if runner.gone:
                 runner.find_reason()
-                self._engine.forget(name)
-                if runner.node is None:
+                if runner.node is None and name not in self._avoided:
                     self._unborn.append(runner.gone)
+                    self._avoid(name, min(_LONGEST_PAUSE, 2.0 ** len(self._unborn)))
+                    self._shared.tell(f"An agent ended before it answered: {unanswered(runner.gone)}")
+                self._engine.forget(name)
                 if runner.task is None:
                     del self._runners[name]
+        avoided = set(self._avoided)
         for name, agent in self._engine.agents().items():
             if name not in self._runners:
                 self._runners[name] = RemoteRunner(name, agent, self._shared)
+        self._replaced = avoided
