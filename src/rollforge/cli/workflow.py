@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rollforge.pipeline import Submission
     from rollforge.plan import Plan
     from rollforge.report.summary import Summary
+    from rollforge.run.executor import Executor
     from rollforge.run.failures import FailureGroup
     from rollforge.session import Session
     from rollforge.workflow import Template
@@ -381,6 +382,10 @@ def _train(made: Plan, options: RunOptions, executor: EngineExecutor | None, fol
     from rollforge import pipeline
     from rollforge.cli.progress import RunProgress
 
+    if executor is None and options.gpus:
+        from rollforge.run.gpus import check_gpus
+
+        options.named(lambda: check_gpus(options.gpus or 0.0))
     submitted = pipeline.submit(made)
     left = len(set(made.ids)) - submitted.done
     workers: int | None = None
@@ -406,7 +411,13 @@ def _train(made: Plan, options: RunOptions, executor: EngineExecutor | None, fol
         cluster=executor is not None,
     ) as progress:
         try:
-            pipeline.train(made, jobs=workers or 0, on_event=progress, log_file=folder / "run.log", executor=executor)
+            pipeline.train(
+                made,
+                jobs=workers or 0,
+                on_event=progress,
+                log_file=folder / "run.log",
+                executor=executor or _on_gpus(options, workers or 0),
+            )
         except KeyboardInterrupt:
             echo_error(
                 "rollforge: interrupted. Running tasks were returned to the pool; run the same command to continue."
@@ -414,16 +425,25 @@ def _train(made: Plan, options: RunOptions, executor: EngineExecutor | None, fol
             raise typer.Exit(Exit.INTERRUPTED) from None
 
 
+def _on_gpus(options: RunOptions, workers: int) -> Executor | None:
+    """Return processes that share out the GPUs of this machine; None if tasks ask for none."""
+    from rollforge.run.executor import LocalProcesses
+
+    return LocalProcesses(max(1, workers), gpus=options.gpus) if options.gpus else None
+
+
 def _processes(options: RunOptions, session: Session, left: int) -> int:
     """Return how many worker processes fit on this machine, at most one for each task."""
     from rollforge.engine.resources import Resources
     from rollforge.machine import memory_size
+    from rollforge.run.gpus import visible_gpus
 
-    asked, size = Resources(cpus=options.cpus or 1, memory=options.memory), memory_size()
-    found = asked.fits(cpus=session.threads, memory=size, gpus=0)
+    asked, size = Resources(cpus=options.cpus or 1, memory=options.memory, gpus=options.gpus or 0.0), memory_size()
+    found = asked.fits(cpus=session.threads, memory=size, gpus=len(visible_gpus()) if asked.gpus else 0)
     if not found:
         has = Resources(cpus=session.threads, memory=size if asked.memory else None)
-        _warn(f"each task needs {asked.text()}, but this machine has {has.text()}. Tasks run one at a time.")
+        needs = Resources(cpus=asked.cpus, memory=asked.memory)
+        _warn(f"each task needs {needs.text()}, but this machine has {has.text()}. Tasks run one at a time.")
     return max(1, min(found, left))
 
 

@@ -73,8 +73,8 @@ class EngineExecutor:
                 raise ConfigError(f"must be a whole number above 0, found {value!r}.", path=name)
         if self.resources.memory is not None and self.resources.memory < 1:
             raise ConfigError(f"must be above 0, found {self.memory!r}.", path="memory")
-        if not self.gpus >= 0:
-            raise ConfigError(f"must be 0 or more, found {self.gpus!r}.", path="gpus")
+        if not self.gpus >= 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
+            raise ConfigError(f"must be a fraction of a GPU or a whole number, found {self.gpus!r}.", path="gpus")
         if self.data not in ("sent", "shared"):
             raise ConfigError(f"must be 'sent' or 'shared', found {self.data!r}.", path="data")
         if not 0 < self.silence < LEASE_SECONDS:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rollforge.errors import ConfigError, shown
+from rollforge.run.gpus import check_gpus
 from rollforge.run.job import Event, Job, ignore_event
 from rollforge.run.requirements import Admission
 from rollforge.run.runners import LocalRunners, StartedProcesses
@@ -127,6 +128,10 @@ class LocalProcesses:
         Number of worker processes.
     started : StartedProcesses, optional
         Processes that are running already, which are used first.
+    gpus : float
+        GPUs that each process uses alone, or the fraction of one that it uses. A process sees only its own, in
+        ``CUDA_VISIBLE_DEVICES``, and waits until they are free if other processes of this user have them. 0: all
+        processes see all GPUs.
 
     Examples
     --------
@@ -140,6 +145,7 @@ class LocalProcesses:
 
     jobs: int
     started: StartedProcesses | None = None
+    gpus: float = 0.0
 
     def run(
         self,
@@ -158,9 +164,12 @@ class LocalProcesses:
         ------
         TrainingFailed
             If worker processes die before they can run a task; the message contains the last one's error.
+        ConfigError
+            If this machine has fewer GPUs than a process needs.
         """
+        check_gpus(self.gpus)
         share = session.shared_by(self.jobs)
         WorkerPool(
             store or open_store(share.store_uri), job, share, self.jobs, on_event, while_starting=while_starting,
-            admission=admission, runners=LocalRunners(share, job, self.jobs, log_file, self.started),
+            admission=admission, runners=LocalRunners(share, job, self.jobs, log_file, self.started, self.gpus),
         ).run()  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -14,6 +16,11 @@ from rollforge.session import Session
 from rollforge.task import TaskRecord
 
 __all__ = ["LocalRunners", "Runner", "Runners", "StartedProcesses"]
+
+
+log = logging.getLogger(__name__)
+
+_GPU_SECONDS = 1.0  # between two attempts to take GPUs that are in use
 
 
 class Runner(Protocol):
@@ -179,6 +186,8 @@ class LocalRunners:
         File to which the processes also log.
     started : StartedProcesses, optional
         Processes that are running already, which are used first.
+    gpus : float
+        GPUs of each process, or the fraction of one.
 
     Examples
     --------
@@ -195,19 +204,31 @@ class LocalRunners:
         jobs: int,
         log_file: Path | None = None,
         started: StartedProcesses | None = None,
+        gpus: float = 0.0,
     ) -> None:
-        self._processes = [] if started is None else started.take(session, job, jobs, log_file)
+        self._processes = [] if started is None or gpus else started.take(session, job, jobs, log_file)
         missing = jobs - len(self._processes)
-        self._processes += [WorkerProcess(session, job, log_file) for _ in range(missing)]
+        self._processes += [WorkerProcess(session, job, log_file, gpus=gpus) for _ in range(missing)]
+        self._looked = -1e9
+        self._waits = False
 
     def current(self) -> Sequence[Runner]:
-        """Return the processes, which are always the same."""
+        """Return the processes, which are always the same, after giving those that need GPUs the ones that are free."""
+        if time.monotonic() - self._looked > _GPU_SECONDS and not all(process.has_gpus for process in self._processes):
+            for process in self._processes:
+                process.take_gpus()
+            self._looked = time.monotonic()
+            waits = not any(process.has_gpus for process in self._processes)
+            if waits and not self._waits:
+                log.warning("waiting for a GPU: all that this process may use are in use by others")
+            self._waits = waits
         return self._processes
 
     def start(self) -> None:
-        """Start the processes."""
-        for process in self._processes:
-            process.start()
+        """Start the processes, except for those that wait for a GPU."""
+        for process in self.current():
+            if process.free:
+                process.start()
 
     def prepare(self) -> None:
         """Do nothing: the processes read what this process has prepared."""

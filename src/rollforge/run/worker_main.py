@@ -59,8 +59,9 @@ def worker_main(
     log_file: Path | None,
     known_drivers: drivers.Registered,
     modules: Path | None = None,
+    locks: tuple[int, ...] = (),
 ) -> None:
-    """Main function of a worker process."""
+    """Main function of a worker process, which keeps the files of `locks` open as long as it runs."""
     drivers.register_again(known_drivers)
     if modules is not None:
         use_sent(modules)

@@ -14,7 +14,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import connection, resource_tracker
 from pathlib import Path
@@ -28,6 +28,7 @@ from rollforge.errors import (
 )
 from rollforge.limits import LIMITS
 from rollforge.machine import process_is_stopped
+from rollforge.run.gpus import VARIABLE, GpuShare, take_gpus
 from rollforge.run.interactive import main_classes
 from rollforge.run.job import Job
 from rollforge.run.messages import (
@@ -126,17 +127,27 @@ class WorkerProcess:
         The job to run.
     log_file : path, optional
         File to which the process also logs.
+    gpus : float
+        GPUs that only this process uses, or the fraction of one. It is free, and can be started, once it has them.
     modules : path, optional
         Folder with the modules of a user of another machine, see :func:`~rollforge.user_code.use_sent`.
     """
 
     def __init__(
-        self, session: Session, job: Job, log_file: Path | None = None, *, modules: Path | None = None
+        self,
+        session: Session,
+        job: Job,
+        log_file: Path | None = None,
+        *,
+        gpus: float = 0.0,
+        modules: Path | None = None,
     ) -> None:
         self._session = portable(session)
         self._job = job
         self._log_file = log_file
         self._modules = modules
+        self._gpus = gpus
+        self._share: GpuShare | None = None
         self._context = multiprocessing.get_context("spawn")
         # A file without a name: the system frees it, whichever process is killed.
         self._log = tempfile.TemporaryFile(buffering=0, prefix="rollforge-task-")  # noqa: SIM115
@@ -163,8 +174,18 @@ class WorkerProcess:
 
     @property
     def free(self) -> bool:
-        """Whether it has no task. The process is started with the next one."""
-        return self.task is None
+        """Whether it has no task, and the GPUs that it needs. The process is started with the next task."""
+        return self.task is None and self.has_gpus
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether the process has the GPUs that it needs; see :meth:`take_gpus`."""
+        return self._gpus == 0 or self._share is not None
+
+    def take_gpus(self) -> None:
+        """Take the GPUs that the process needs, if they are free now. It keeps them until :meth:`end`."""
+        if not self.has_gpus:
+            self._share = take_gpus(self._gpus)
 
     @property
     def handles(self) -> list[Any]:
@@ -259,10 +280,13 @@ class WorkerProcess:
             args=(
                 self._session, replace(self._job, on_death=None), theirs, Inherited(self._log.fileno()),
                 self._log_file, drivers.registered(), self._modules,
+                # The locks of its GPUs last as long as the process, even if this one is killed.
+                () if self._share is None else tuple(map(Inherited, self._share.descriptors)),
             ),
         )  # fmt: skip
         resource_tracker.ensure_running()
-        with _thread_variables(self._session.threads), _interrupts_held():
+        devices = None if self._share is None else self._share.devices
+        with _variables(self._session.threads, devices), _interrupts_held():
             process.start()
         theirs.close()
         # A pickle is slightly longer than the result that it contains.
@@ -404,6 +428,8 @@ class WorkerProcess:
         """Let the process exit within `grace` seconds, else kill it, and close its log."""
         self._part(grace)
         self._log.close()
+        if self._share is not None:
+            self._share.close()
 
     def renew_process(self, grace: float = 5.0) -> None:
         """End the process within `grace` seconds, so that the next task gets a new one."""
@@ -423,10 +449,13 @@ def portable(session: Session) -> Session:
 
 
 @contextlib.contextmanager
-def _thread_variables(threads: int) -> Iterator[None]:
-    """Limit the thread pools of a child process through variables that libraries read when they are loaded."""
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update({name: str(threads) for name in _THREAD_VARIABLES})
+def _variables(threads: int, devices: Sequence[str] | None) -> Iterator[None]:
+    """Limit the thread pools and the GPUs of a child process through variables that libraries read when they are loaded."""
+    variables = {name: str(threads) for name in _THREAD_VARIABLES}
+    if devices is not None:
+        variables[VARIABLE] = ",".join(devices)
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
