@@ -442,8 +442,8 @@ def _processes(options: RunOptions, session: Session, left: int) -> int:
     found = asked.fits(cpus=session.threads, memory=size, gpus=len(visible_gpus()) if asked.gpus else 0)
     if not found:
         has = Resources(cpus=session.threads, memory=size if asked.memory else None)
-        needs = Resources(cpus=asked.cpus, memory=asked.memory)
-        _warn(f"each task needs {needs.text()}, but this machine has {has.text()}. Tasks run one at a time.")
+        each = Resources(cpus=asked.cpus, memory=asked.memory)
+        _warn(f"each task needs {each.text()}, but this machine has {has.text()}. Tasks run one at a time.")
     return max(1, min(found, left))
 
 
