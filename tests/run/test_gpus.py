@@ -37,7 +37,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("given", "found"), [("0,1", ["0", "1"]), ("GPU-8f, 3", ["GPU-8f", "3"]), ("", []), ("-1", []), ("2,2", ["2"])]
 )
 def test_visible_gpus(given: str, found: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are those of CUDA_VISIBLE_DEVICES, numbers or UUIDs."""
+    """The variable CUDA_VISIBLE_DEVICES lists them, as numbers or UUIDs."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     assert visible_gpus() == found
 
