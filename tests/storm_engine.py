@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -32,9 +33,9 @@ from typing import Any, Protocol
 
 from rollforge.features.dataset import Dataset
 from rollforge.models.constant import ConstantModel
+from rollforge.run.references import recorder_of
 from rollforge.session import Session, using
 from rollforge.store.base import open_store
-from rollforge.store.manager import TaskManager
 from rollforge.task import Status
 from rollforge.track.base import get_experiment, open_tracker
 
@@ -305,14 +306,16 @@ def broken(folder: Path, count: int, drivers_killed: int) -> Iterator[str]:
         # A driver that dies after it has written a run and before it has recorded the end of its task leaves a second one.
         if len(complete) > count + drivers_killed:
             yield f"{len(complete)} complete runs of {count} tasks, and {drivers_killed} drivers were killed"
-        for task in TaskManager(POOL).query():
-            recorder = task["res"]
-            number = task["def"]["model"]["kwargs"]["i"]
+        for task in found:
+            recorder = recorder_of(task.result)
+            number = task.definition["model"]["kwargs"]["i"]
             if float(recorder.load_object("pred.pkl").iloc[0, 0]) != float(number):
                 yield f"the result of task {number} is the run of another one"
 
 
-def storm(engine: str, count: int, machines: int, seed: int, pause: float, limit: float, folder: Path) -> dict[str, Any]:
+def storm(
+    engine: str, count: int, machines: int, seed: int, pause: float, limit: float, folder: Path
+) -> dict[str, Any]:
     """Run the tasks in a storm, and return what happened."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     cluster: Cluster = DaskCluster(machines) if engine == "dask" else RayCluster(machines)
@@ -341,18 +344,13 @@ def storm(engine: str, count: int, machines: int, seed: int, pause: float, limit
         cluster.close()
     problems = list(broken(folder, count, raging.done["driver"] + failures))
     states = Counter(task.status.value for task in open_store(session(folder).store_uri).query(POOL))
-    causes = Counter(
-        str(event.cause) for task in open_store(session(folder).store_uri).query(POOL) for event in _attempts(task)
-    )  # fmt: skip
+    log = (folder / "driver.log").read_text(encoding="utf-8")
+    causes = Counter(re.findall(r"^\S+ \S+ task \w+ failed \((\w+)\)", log, re.MULTILINE))
     return {
         "engine": engine, "tasks": count, "seed": seed, "seconds": round(time.monotonic() - began, 1),
         "states": dict(states), "killed": dict(raging.done), "drivers_that_failed": failures, "causes": dict(causes),
         "broken": problems,
     }  # fmt: skip
-
-
-def _attempts(task: Any) -> list[Any]:
-    return [task] if task.cause else []
 
 
 def main() -> int:
