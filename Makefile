@@ -115,6 +115,8 @@ storm: $(VENV)/dev ## Kill workers and servers while thousands of tasks run, and
 	$(BIN)/python tests/storm.py --store postgres
 	$(BIN)/python tests/storm.py --store mongodb --tasks 500
 	ROLLFORGE_CROWD=64,60 $(BIN)/python -m pytest -q tests/store/test_breaking.py -k "many_processes"
+	$(BIN)/python tests/storm_engine.py --engine dask
+	$(BIN)/python tests/storm_engine.py --engine ray
 	$(BIN)/python tests/storm_online.py
 	$(BIN)/python tests/storm_online.py --case kills --store postgres --tracker mlflow
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rollforge.engine.executors import Dask, Ray
 from rollforge.run.executor import Executor
-from rollforge.testing.executor import ProcessesSuite
+from rollforge.testing.executor import ClusterSuite
+
+LARGE = 200_000_000
+SILENCE = 4.0
+HOLD_SECONDS = 9.0  # a lease is twice as long as the silence after which an agent ends its task
 
 
 def installed(module: str, extra: str) -> Any:
@@ -29,10 +36,23 @@ def dask_cluster() -> Iterator[Any]:
 
 @installed("distributed", "dask")
 @pytest.mark.slow
-class TestDask(ProcessesSuite):
+class TestDask(ClusterSuite):
+    large_bytes = LARGE
+    hold_seconds = HOLD_SECONDS
+
     @pytest.fixture
     def executor(self, dask_cluster: Any) -> Executor:
-        return Dask(dask_cluster.scheduler_address, jobs=1)
+        return Dask(dask_cluster.scheduler_address, jobs=1, silence=SILENCE)
+
+    @pytest.fixture
+    def lose_machine(self, dask_cluster: Any) -> Callable[[], None]:
+        """Dask starts another worker in place of one that was killed."""
+
+        def lose() -> None:
+            (nanny,) = dask_cluster.workers.values()
+            os.kill(nanny.pid, signal.SIGKILL)
+
+        return lose
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +66,25 @@ def ray_cluster() -> Iterator[None]:
 
 @installed("ray", "ray")
 @pytest.mark.slow
-class TestRay(ProcessesSuite):
+class TestRay(ClusterSuite):
+    large_bytes = LARGE
+    hold_seconds = HOLD_SECONDS
+
     @pytest.fixture
     def executor(self, ray_cluster: None) -> Executor:
-        return Ray(jobs=1)
+        return Ray(jobs=1, silence=SILENCE)
+
+    @pytest.fixture
+    def lose_machine(self, ray_cluster: None) -> Callable[[], None]:
+        """The process of the agent is killed: there is only one machine."""
+
+        def lose() -> None:
+            import ray
+
+            raylet = ray._private.worker._global_node.all_processes["raylet"][0].process.pid
+            (children,) = (file.read_text() for file in Path(f"/proc/{raylet}/task").glob(f"{raylet}/children"))
+            for pid in map(int, children.split()):
+                if b"RayAgent" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+
+        return lose

@@ -56,7 +56,7 @@ class EngineExecutor:
         under the same path, and a cache of panels of their own.
     silence : float
         Seconds without a call from the driver after which an agent ends its task. A task whose agent or machine is lost
-        is run again after that time. It must be less than a lease (60 seconds).
+        is run again after that time; that of a driver that died, after twice that time. At most 60 seconds.
     """
 
     jobs: int | None = None
@@ -77,9 +77,9 @@ class EngineExecutor:
             raise ConfigError(f"must be a fraction of a GPU or a whole number, found {self.gpus!r}.", path="gpus")
         if self.data not in ("sent", "shared"):
             raise ConfigError(f"must be 'sent' or 'shared', found {self.data!r}.", path="data")
-        if not 0 < self.silence < LEASE_SECONDS:
+        if not 0 < self.silence <= LEASE_SECONDS:
             raise ConfigError(
-                f"must be between 0 and {LEASE_SECONDS:g} seconds, found {self.silence!r}.", path="silence"
+                f"must be above 0 and at most {LEASE_SECONDS:g} seconds, found {self.silence!r}.", path="silence"
             )
 
     @property
@@ -141,7 +141,7 @@ class EngineExecutor:
             # 1: the cores of an agent are its own, so that its task gets no more threads when others have none.
             opened, job, share, 1, on_event, while_starting=while_starting,
             # Another process that finds the driver dead must wait for the leases, because agents may still run.
-            name=f"driver@{process_name()}", admission=admission, runners=runners,
+            name=f"driver@{process_name()}", admission=admission, runners=runners, lease_seconds=2 * self.silence,
         ).run()  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -75,6 +76,10 @@ def _sleep_once(task: Mapping[str, Any]) -> None:
         time.sleep(600)
 
 
+def _hold(task: Mapping[str, Any]) -> None:
+    ctypes.PyDLL(None).usleep(int(task["seconds"] * 1e6))  # unlike CDLL, it does not release the interpreter's lock
+
+
 def _need(task: Mapping[str, Any]) -> None:
     raise ModuleNotFoundError(f"No module named '{task['module']}'")
 
@@ -87,6 +92,7 @@ _ACTIONS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
     "kill": lambda task: os.kill(os.getpid(), signal.SIGKILL),
     "crash": lambda task: os.kill(os.getpid(), signal.SIGSEGV),
     "sleep": lambda task: time.sleep(task["seconds"]),
+    "hold": _hold,
     "allocate": lambda task: len(bytearray(task["bytes"])),
     "fill": lambda task: "x" * task["bytes"],
     "pid": lambda task: os.getpid(),

@@ -8,7 +8,7 @@
             return Mine(jobs=1)
 
 The executor must run one task at a time. :class:`ExecutorSuite` holds what all executors promise, :class:`ProcessesSuite`
-also what those do whose tasks run in processes of their own.
+also what those do whose tasks run in processes of their own, and :class:`ClusterSuite` what those on other machines do.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from rollforge.store.memory import MemoryStore
 from rollforge.task import Cause, Status, TaskRecord
 from rollforge.testing.actions import act, finish
 
-__all__ = ["ExecutorSuite", "ProcessesSuite", "RunTasks"]
+__all__ = ["ClusterSuite", "ExecutorSuite", "ProcessesSuite", "RunTasks"]
 
 Task = Mapping[str, Any]
 
@@ -91,6 +91,9 @@ def _interrupt(event: Event) -> None:
 class ExecutorSuite:
     """Subclass it and provide the fixture `executor`, which runs one task at a time."""
 
+    large_bytes = 20_000_000
+    """Size of a large result."""
+
     @pytest.fixture
     def executor(self) -> Executor:
         """The executor under test."""
@@ -143,11 +146,11 @@ class ExecutorSuite:
         assert "logged 0" not in silent.log
 
     def test_a_large_result_is_stored(self, run: RunTasks) -> None:
-        (done,) = run({"do": "fill", "bytes": 20_000_000})
-        assert len(done.result) == 20_000_000
+        (done,) = run({"do": "fill", "bytes": self.large_bytes})
+        assert len(done.result) == self.large_bytes
 
     def test_many_short_tasks(self, run: RunTasks) -> None:
-        assert [t.result for t in run(*[{}] * 200)] == list(range(200))
+        assert [t.result for t in run(*[{}] * 1000)] == list(range(1000))
 
     def test_events_are_reported_in_order(self, run: RunTasks) -> None:
         events: list[Event] = []
@@ -177,6 +180,9 @@ class ExecutorSuite:
 
 class ProcessesSuite(ExecutorSuite):
     """The further promises of executors whose tasks run in processes of their own."""
+
+    hold_seconds = 2.0
+    """Longer than a lease or a time limit after which the executor would consider a silent task lost, if it is short."""
 
     @pytest.mark.parametrize(
         ("do", "cause", "error"),
@@ -214,6 +220,11 @@ class ProcessesSuite(ExecutorSuite):
         cancelled, other = run({"do": "sleep", "seconds": 600}, {}, on_event=cancel)
         assert (cancelled.cause, other.status) == (Cause.CANCELLED, Status.DONE)
 
+    def test_a_task_is_kept_while_c_code_holds_the_interpreter(self, run: RunTasks) -> None:
+        """Nothing in the process of the task can run in this time: it cannot send signs of life."""
+        held, other = run({"do": "hold", "seconds": self.hold_seconds}, {})
+        assert [(t.status, t.attempt) for t in (held, other)] == [(Status.DONE, 0)] * 2
+
     def test_what_a_task_prints_is_stored_with_it(self, run: RunTasks) -> None:
         printed, silent = run({"do": "print"}, {})
         assert "printed 0" in printed.log
@@ -246,3 +257,33 @@ class ProcessesSuite(ExecutorSuite):
             signal.signal(signal.SIGINT, before)
         thread.join()
         assert [(t.status, t.attempt) for t in run.tasks()] == [(Status.WAITING, 0)] * 2
+
+
+class ClusterSuite(ProcessesSuite):
+    """The further promises of executors whose tasks run on other machines. Provide the fixture `lose_machine` too."""
+
+    @pytest.fixture
+    def lose_machine(self) -> Callable[[], None]:
+        """Returns a function that kills the machine, or the process, on which the task runs; another one must follow."""
+        raise NotImplementedError("a suite needs the fixture 'lose_machine'")
+
+    @pytest.mark.parametrize("attempts", [1, 2])
+    def test_the_task_of_a_lost_machine_has_failed_once(
+        self, run: RunTasks, lose_machine: Callable[[], None], tmp_path: Path, attempts: int
+    ) -> None:
+        at = tmp_path / "began"
+
+        def lose() -> None:
+            while not at.exists():
+                time.sleep(0.01)
+            lose_machine()
+
+        thread = threading.Thread(target=lose)
+        thread.start()
+        task = {"do": "sleep once", "at": str(at), "file": str(tmp_path / "tried")}
+        lost, other = run(task, {}, max_attempts=attempts)
+        thread.join()
+        assert other.status is Status.DONE
+        assert (lost.status, lost.cause) == ((Status.FAILED, Cause.LOST) if attempts == 1 else (Status.DONE, None))
+        assert len(lost.failed_by) == 1
+        assert at.read_text(encoding="utf-8").split() == ["0"] * attempts
