@@ -22,7 +22,7 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 
 import numpy as np
 
-__all__ = ["code_files", "code_mark", "code_version"]
+__all__ = ["code_files", "code_mark", "code_version", "panel_libraries"]
 
 _HERE = Path(__file__).parent
 _DECIDES = ("market", "expressions", "features", "code_marks.py", "dates.py", "frequency.py")
@@ -44,10 +44,15 @@ def code_files() -> list[Path]:
     return [file for place in places for file in (sorted(place.glob("*.py")) if place.is_dir() else [place])]
 
 
+def panel_libraries() -> dict[str, str]:
+    """Return the libraries that compute the contents of a panel, with their versions here."""
+    return {name: importlib.metadata.version(name) for name in _LIBRARIES}
+
+
 @functools.cache
 def code_version() -> str:
     """Return a hash of Rollforge's code that computes and processes features, and of the libraries that it uses."""
-    mark = hashlib.sha256(repr([(name, importlib.metadata.version(name)) for name in _LIBRARIES]).encode())
+    mark = hashlib.sha256(repr(list(panel_libraries().items())).encode())
     for file in code_files():
         mark.update(f"{file.parent.name}/{file.name}".encode() + b"\0" + file.read_bytes())
     return mark.hexdigest()[:16]

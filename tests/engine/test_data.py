@@ -316,6 +316,31 @@ def counted_parcels(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import importlib.metadata as m\nversion = m.version\nimport pandas\n"
+         "m.version = eval(\"lambda name, known=version: '1.0' if name == 'pandas' else known(name)\", {'version': version})",
+         r"has pandas 1\.0, the driver has pandas .*, so that it cannot use the panels .* Run there: pip install pandas=="),
+        ("import rollforge.code_marks as c; c._LIBRARIES = c._LIBRARIES[:2]", "has other code of Rollforge .* than the driver"),
+    ],
+)  # fmt: skip
+def test_a_machine_that_would_compute_other_panels_takes_no_task(
+    code: str, said: str, market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions of the libraries that compute panels are part of their keys, as is Rollforge's code."""
+    distributed = pytest.importorskip("distributed", reason="pip install 'rollforge[dask]'")
+    monkeypatch.setenv("ROLLFORGE_CACHE", str(tmp_path / "node"))
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as workers,
+        distributed.Client(workers.scheduler_address, set_as_default=False) as client,
+    ):
+        client.run(exec, code)
+        with pytest.raises(RequirementsNotMet, match=f"{socket.gethostname()} {said}"):
+            TrainerRM("e", "p", executor=Dask(workers.scheduler_address, jobs=1)).train([window(4)])
+
+
+@pytest.mark.slow
 def test_a_machine_whose_cache_cannot_be_written_takes_no_task(market: Market, cluster: Cluster) -> None:
     """The run ends with a message that names the machine, and no attempt is counted."""
     (cluster.cache / "panels").touch()

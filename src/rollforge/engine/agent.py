@@ -18,8 +18,8 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import connection
 from pathlib import Path
@@ -27,7 +27,7 @@ from types import ModuleType
 
 from rollforge import drivers
 from rollforge.engine.modules import missing_here
-from rollforge.engine.parcel import Manifest, has, here, modules_folder
+from rollforge.engine.parcel import Manifest, has, here, modules_folder, other_versions
 from rollforge.engine.runs import clear, pack, take
 from rollforge.machine import boot_id
 from rollforge.run.job import Job
@@ -114,6 +114,8 @@ class Equipment:
     """Whether it has the parcel."""
     lacks: tuple[str, ...] = ()
     """Packages and modules that are not installed."""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """Packages of which it has another version than the driver -> the version there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +240,7 @@ class Agent:
         complete = not lacks and has(manifest, Session().cache)
         if complete:
             self._manifest = manifest
-        return Equipment(complete, lacks)
+        return Equipment(complete, lacks, other_versions(manifest))
 
     def exchange(self, number: int, commands: Sequence[Command], seconds: float, confirmed: int) -> Reply:
         """Follow commands, and return the events that the driver does not have yet.

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from rollforge import trust
 from rollforge.build import build, locate, resolve_references
+from rollforge.code_marks import code_version, panel_libraries
 from rollforge.engine.modules import Modules, Named, describe_modules, modules_in, modules_of
 from rollforge.errors import DataError, RollforgeError
 from rollforge.features.dataset import Dataset
@@ -42,13 +43,14 @@ from rollforge.market.universe import one_version
 from rollforge.record.portfolio import PortAnaRecord
 from rollforge.run.execute import DATA_UNTIL, task_session
 from rollforge.run.references import from_reference
+from rollforge.run.submission import version_of
 from rollforge.session import Session, using
 from rollforge.task import encode
 from rollforge.track.base import Recorder
 from rollforge.trust import Origin, from_origin
 from rollforge.user_code import SENT
 
-__all__ = ["Manifest", "Parcel", "has", "here", "install", "make_parcel", "modules_folder", "sizes"]
+__all__ = ["Manifest", "Parcel", "has", "here", "install", "make_parcel", "modules_folder", "other_versions", "sizes"]
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,10 @@ class Manifest:
     """Name of the folder with the user's modules; empty if there are none."""
     required: tuple[str, ...] = ()
     """Packages and modules that must be installed."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Packages that tasks use -> their versions on the driver."""
+    code: str = ""
+    """Version of the code that computes panels, see :func:`~rollforge.code_marks.code_version`; empty if tasks read none."""
     folders: Mapping[str, str] = field(default_factory=dict)
     """Folders in the cache that it fills -> hash of the file that describes each."""
     files: tuple[tuple[str, int, int], ...] = ()
@@ -147,6 +153,11 @@ def make_parcel(
             manifest = replace(manifest, extracts=extracts)
         if not folders and not modules.required:
             return None
+        panels = any(folder.path.startswith(f"{_PANELS}/") for folder in folders)
+        versions = {name: version for name in modules.required if (version := version_of(name))}
+        manifest = replace(
+            manifest, code=code_version() if panels else "", versions=versions | (panel_libraries() if panels else {})
+        )  # fmt: skip
         parcel = _packed(manifest, folders)
         if parcel is not None:
             return parcel
@@ -381,6 +392,18 @@ def has(manifest: Manifest, cache: str) -> bool:
         with contextlib.suppress(OSError):  # a cache that is only read
             os.utime(next(file for name in _DESCRIPTIONS if (file := place / name).exists()))
     return found
+
+
+def other_versions(manifest: Manifest) -> dict[str, str]:
+    """Return the packages of which this machine has another version than the driver, with the version here.
+
+    If only the code of Rollforge differs that computes panels, under the same version, it is ``rollforge``.
+    """
+    found = {name: version_of(name) for name in manifest.versions}
+    others = {name: version for name, version in found.items() if version and version != manifest.versions[name]}
+    if manifest.code and manifest.code != code_version() and not others.keys() & panel_libraries().keys():
+        others["rollforge"] = version_of("rollforge")
+    return others
 
 
 def here(manifest: Manifest, session: Session, cache: str) -> Session:

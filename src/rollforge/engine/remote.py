@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from rollforge.code_marks import panel_libraries
 from rollforge.drivers import registered
 from rollforge.engine.agent import (
     Assign,
@@ -490,6 +491,15 @@ class RemoteRunner:
         if found.lacks:
             self._refuse(lacking(self.node.host, found.lacks))
             return
+        manifest = self._shared.parcel.manifest
+        if found.others:
+            said = different(self.node.host, found.others, manifest.versions)
+            if manifest.code and found.others.keys() & {*panel_libraries(), "rollforge"}:
+                listed = [name for name in found.others if name in manifest.versions]
+                advice = f"Run there: pip install {installation(listed)}" if listed else "Install the same code there."
+                self._refuse(f"{said}, so that it cannot use the panels of the driver. {advice}")
+                return
+            self._shared.tell(f"{said}, with which results may differ.")
         if found.complete:
             self._ready_for_tasks()
             return
@@ -562,6 +572,23 @@ def unanswered(why: str) -> str:
 
 
 _OTHER_CODE = ("ModuleNotFoundError", "ImportError", "AttributeError", "TypeError", "UnpicklingError")
+
+
+def different(host: str, others: Mapping[str, str], versions: Mapping[str, str]) -> str:
+    """Return of which packages a machine has other versions than the driver, as the beginning of a sentence.
+
+    Examples
+    --------
+    >>> different("n1", {"pandas": "2.0"}, {"pandas": "2.3", "numpy": "2.1"})
+    'n1 has pandas 2.0, the driver has pandas 2.3'
+    >>> different("n1", {"rollforge": "0.1"}, {"pandas": "2.3"})
+    'n1 has other code of Rollforge 0.1 than the driver'
+    """
+    known = {name: version for name, version in others.items() if name in versions}
+    if not known:
+        return f"{host} has other code of Rollforge {others['rollforge']} than the driver"
+    there = ", ".join(f"{name} {version}" for name, version in known.items())
+    return f"{host} has {there}, the driver has {', '.join(f'{name} {versions[name]}' for name in known)}"
 
 
 def lacking(host: str, names: Sequence[str]) -> str:
