@@ -6,6 +6,7 @@ import fcntl
 import os
 import resource
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ from rollforge.store.base import open_store
 from rollforge.store.memory import MemoryStore
 from rollforge.task import Status
 from rollforge.track.base import Recorder
+from rollforge.track.folder import FolderTracker
+from rollforge.track.provenance import code_diff, program_tags
+from rollforge.track.transfer import deliver_runs
 from second_folder import AT_HOUR, Folders
 
 if TYPE_CHECKING:
@@ -259,6 +263,35 @@ def test_old_folders_are_removed(parcel: Parcel, market: Market, tmp_path: Path)
     other = make_parcel(own(window(4, start_time=DAYS[2])), current_session().with_(cache_limit=1))
     machine(other, tmp_path / "node")
     assert len(list((tmp_path / "node" / "panels").glob("[!.]*"))) == 1
+
+
+def test_delivered_runs_name_the_program_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run has the command and the changed code of what the user started, not of an agent; its machine stays its own."""
+    there, driver = FolderTracker(f"folder:{tmp_path}/there"), FolderTracker(f"folder:{tmp_path}/driver")
+    for tracker in (there, driver):
+        tracker.prepare()
+    tags = {"rollforge.command": "dask worker", "mlflow.source.name": "dask", "rollforge.host": "n1", "mine": "kept"}
+    run = there.create_run(there.create_experiment("e"), "one", tags)
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setenv("ROLLFORGE_CODE_STATE", "on")
+    changed = Path("model.py")
+    changed.write_text("x = 1\n")
+    for command in ("init -q", "add .", "-c user.name=a -c user.email=a@b commit -qm one"):
+        subprocess.run(["git", *command.split()], check=True)
+    changed.write_text("x = 2\n")
+    code_diff.cache_clear()
+    try:
+        (made,) = deliver_runs(there, driver).values()
+    finally:
+        code_diff.cache_clear()
+    found = driver.read(made.id).tags
+    assert found == tags | program_tags()
+    assert found["rollforge.command"] != "dask worker"
+    assert run.id != made.id
+    diff = driver.files(made.id).get("code_diff.txt")
+    assert diff is not None
+    assert "+x = 2" in diff.read_text()
 
 
 # -- a cluster gives the results of this machine -----------------------------------------------------------------------

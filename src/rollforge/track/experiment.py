@@ -8,10 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 from uuid import uuid4
 
-from rollforge.confidential import private_file
 from rollforge.errors import ConfigError, ExperimentNotFound, RecorderNotFound, nearest
 from rollforge.session import current_session
-from rollforge.track.provenance import code_diff, context_tags
+from rollforge.track.provenance import context_tags, save_diff
 from rollforge.track.recorder import Recorder
 from rollforge.track.tracker import RunData, RunQuery, Tracker
 
@@ -138,11 +137,7 @@ class Experiment:
         """Return a new, running recorder. It does not become the active recorder."""
         name = recorder_name or f"run-{uuid4().hex[:8]}"
         info = self._tracker.create_run(self.id, name, {**context_tags(), **_texts(tags)})
-        changed = code_diff()
-        if changed:
-            with self._tracker.files(info.id).draft("code_diff.txt") as draft:
-                private_file(draft)
-                draft.write_text(changed, encoding="utf-8")
+        save_diff(self._tracker.files(info.id))
         return Recorder(self._tracker, info, created=True)
 
     def get_recorder(

@@ -12,9 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rollforge.confidential import mask_secrets
+from rollforge.confidential import mask_secrets, private_file
+from rollforge.track.artifact_files import Files
 
-__all__ = ["code_diff", "context_tags", "git_commit"]
+__all__ = ["code_diff", "context_tags", "git_commit", "program_tags", "save_diff"]
 
 _MAX_LENGTH = 2000
 _MAX_DIFF_LENGTH = 1_000_000
@@ -50,6 +51,14 @@ def _of_process() -> dict[str, str]:
     return tags
 
 
+def program_tags() -> dict[str, str]:
+    """Return those tags of a new run that describe the program which a user has started, wherever its tasks run."""
+    return {name: value for name, value in context_tags().items() if name in _OF_PROGRAM}
+
+
+_OF_PROGRAM = ("mlflow.user", "mlflow.source.name", "mlflow.source.git.commit", "rollforge.command")
+
+
 @functools.cache
 def code_diff() -> str:
     """Return the uncommitted changes in the working directory, without files that look like secrets.
@@ -65,6 +74,15 @@ def code_diff() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return mask_secrets(asked.stdout.decode("utf-8", "replace")[:_MAX_DIFF_LENGTH]) if asked.returncode == 0 else ""
+
+
+def save_diff(files: Files) -> None:
+    """Save :func:`code_diff` with a run's artifacts, if there is one."""
+    changed = code_diff()
+    if changed:
+        with files.draft("code_diff.txt") as draft:
+            private_file(draft)
+            draft.write_text(changed, encoding="utf-8")
 
 
 def _user() -> str:

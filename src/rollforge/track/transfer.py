@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from rollforge.errors import ExperimentNotFound, nearest
 from rollforge.track.artifact_files import Files
 from rollforge.track.experiment import PARENT_TAG
+from rollforge.track.provenance import program_tags, save_diff
 from rollforge.track.recorder import COPIED_FROM, Recorder
 from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery, Tracker
 
@@ -129,8 +130,8 @@ def lend_run(source: Tracker, run_id: str, target: Tracker) -> RunInfo:
 def deliver_runs(source: Tracker, target: Tracker) -> dict[str, RunInfo]:
     """Move all runs of one store into another, and return what became of each: its id in `source` -> the run in `target`.
 
-    A run that :func:`lend_run` copied gets its new values; other runs are created. A run that had not ended when its
-    process was killed has failed.
+    A run that :func:`lend_run` copied gets its new values; other runs are created, with the command and the code of this
+    program, which has started the tasks. A run that had not ended when its process was killed has failed.
     """
     delivered = {}
     for name, experiment_id in source.experiments().items():
@@ -139,7 +140,8 @@ def deliver_runs(source: Tracker, target: Tracker) -> dict[str, RunInfo]:
             ended = run.info.status if run.info.status != Recorder.STATUS_R else Recorder.STATUS_FA
             original = run.tags.get(_LENT)
             if original is None:
-                made = _transfer(source, target, target.create_experiment(name), run, ended, {})
+                save_diff(source.files(run.info.id))
+                made = _transfer(source, target, target.create_experiment(name), run, ended, program_tags())
             else:
                 made = _bring_back(source, target, run, original, ended)
             delivered[run.info.id] = made
