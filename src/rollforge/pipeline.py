@@ -43,6 +43,7 @@ from rollforge.run.requirements import is_private, session_admission
 from rollforge.run.review import reviewed
 from rollforge.run.runners import StartedProcesses
 from rollforge.run.submission import SubmissionInfo, load_checks, store_checks, submission_info, submissions_of
+from rollforge.run.task_resources import without_resources
 from rollforge.run.worker import release_dead_workers
 from rollforge.session import Session, using
 from rollforge.store.base import batch_of, open_store
@@ -94,7 +95,9 @@ def submit(plan: Plan) -> Submission:
         key = manager.store.keep_submission(pool, info)
         store_checks(manager.store, pool, plan.checks, plan.titles)
         batch = batch_of(plan.ids)
-        manager.create_task([dict(t) for t in plan.tasks], model_names=plan.model_names, submission=key, batch=batch)
+        manager.create_task(
+            [without_resources(t) for t in plan.tasks], model_names=plan.model_names, submission=key, batch=batch
+        )
         retried = manager.retry(_these(plan)) if manager.task_stat(batch=batch).get(Status.FAILED) else 0
         counts = manager.task_stat(batch=batch)
     renamed = sum(bool(old and names[task_id]) and old != names[task_id] for task_id, old in before.items())

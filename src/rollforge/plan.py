@@ -27,6 +27,7 @@ from rollforge.errors import (
 from rollforge.generate.checks import Leakage, read_leakage, refuse_leaks
 from rollforge.generators import GeneratorEntry, ListedGenerator, build_generators, grid_entry, rolling_entry
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
+from rollforge.run.task_resources import RESOURCES, read_resources, without_resources
 from rollforge.session import Session, using
 from rollforge.task import Definition, Document, digest
 from rollforge.workflow import Template, Workflow, location_of
@@ -232,7 +233,9 @@ def _make_plan(workflow: Workflow, limit: int | None, leakage: Leakage) -> Plan:
         tasks += [_closed(task, calendar) for _, task in made]
     if not tasks:
         raise ConfigError("its generators create no tasks.", path=generators[0].entry.place if generators else "task")
-    ids = tuple(digest(task) for task in tasks)
+    for task in tasks:
+        read_resources(task.get(RESOURCES))
+    ids = tuple(digest(without_resources(task)) for task in tasks)
     _check_distinct(ids, tasks, names, generators)
     kept, names = tuple(tasks[:limit]), names[:limit]
     if has_times(calendar):

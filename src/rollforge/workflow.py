@@ -165,12 +165,21 @@ class _Ensembles(_Section):
 _Days = Annotated[int, Field(strict=True, ge=0)]
 
 
+class _Resources(_Section):
+    """Resources of a task."""
+
+    cpus: int | None = Field(default=None, strict=True, ge=1)
+    memory: _Size | None = None
+    gpus: float | None = Field(default=None, strict=True, ge=0, allow_inf_nan=False)
+
+
 class _Task(_Section):
     model: _Object | str
     dataset: _Object | str
     record: list[_Object | str] | _Object | str = []
     reweighter: _Object | str | None = None
     label_horizon: _Days | None = None
+    resources: _Resources | None = None
 
 
 class _TaskOfModels(_Task):
@@ -347,6 +356,8 @@ _ALLOWED_AT = {
     "policy": list(_Policy.model_fields),
     "signals": list(_Signals.model_fields),
     "run": list(_Run.model_fields),
+    "task.resources": list(_Resources.model_fields),
+    "resources": list(_Resources.model_fields),
     "task": list(_Task.model_fields),
 }
 _OBJECT_KEYS = ["class", "module_path", "kwargs"]

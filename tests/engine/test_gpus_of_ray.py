@@ -57,3 +57,16 @@ def test_tasks_see_the_gpus_that_the_engine_has_given_them(
     store.create("p", [{"x": x, "folder": str(tmp_path)} for x in range(2)])
     Ray(jobs=2, gpus=gpus).run(Job("p", meet, own=True), Session(provider_uri=None, threads=1), store=store)
     assert sorted(task.result for task in store.query("p")) == seen
+
+
+def test_each_task_gets_an_agent_of_its_size(two_gpus: None, tmp_path: Path) -> None:
+    """The task that asks for both GPUs sees them; for the other, which asks for none, Ray sets nothing."""
+    store = MemoryStore()
+    store.create("p", [{"x": 0, "resources": {"gpus": 2}}, {"x": 1}])
+    Ray(jobs=2).run(Job("p", see, own=True), Session(provider_uri=None, threads=1), store=store)
+    assert {task.definition["x"]: task.result for task in store.query("p")} == {0: "0,1", 1: "not set"}
+
+
+def see(task: Mapping[str, Any]) -> str:
+    """Return the GPUs that the task sees."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "not set")

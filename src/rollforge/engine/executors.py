@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from rollforge.machine import process_name
 from rollforge.run.job import Event, Job, ignore_event, is_own
 from rollforge.run.leases import LEASE_SECONDS
 from rollforge.run.requirements import Admission
+from rollforge.run.task_resources import TaskResources, run_by_resources
 from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session
 from rollforge.store.base import TaskStore, open_store
@@ -122,9 +123,23 @@ class EngineExecutor:
         RequirementsNotMet
             If no machine of the cluster can run the tasks; the message says why.
         """
-        share = session.with_(threads=self.cpus)
         opened = store or open_store(session.store_uri)
-        counts = opened.count(job.pool, batch=job.batch)
+        preparations = [while_starting]
+
+        def run(some: Job, asked: TaskResources) -> None:
+            given = {name: value for name in ("cpus", "memory", "gpus") if (value := getattr(asked, name)) is not None}
+            first = preparations.pop() if preparations else None
+            replace(self, **given)._run(some, session, on_event, opened, first, admission)
+
+        run_by_resources(opened, job, run)
+
+    def _run(
+        self, job: Job, session: Session, on_event: Callable[[Event], None], opened: TaskStore,
+        while_starting: Callable[[], None] | None, admission: Admission | None,
+    ) -> None:  # fmt: skip
+        """Run tasks that need the same resources."""
+        share = session.with_(threads=self.cpus)
+        counts = opened.count(job.pool, dict(job.query), batch=job.batch)
         left = max(1, sum(counts.get(status, 0) for status in (job.before, Status.RUNNING)))
 
         def pack() -> Parcel | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 from rollforge.engine.executors import EngineExecutor
 from rollforge.engine.modules import Named
 from rollforge.engine.parcel import sizes
 from rollforge.engine.resources import Resources
 from rollforge.errors import counted
+from rollforge.run.task_resources import RESOURCES, TaskResources, read_resources
 from rollforge.session import Session
 from rollforge.task import encode
 
@@ -34,22 +36,21 @@ class Forecast:
     """Name of each panel that is sent -> its size in bytes; None if it is not in the cache yet."""
     folder: str | None
     """The data folder that all machines must have; None if they are sent what tasks read."""
+    shapes: tuple[Resources, ...] = ()
+    """Resources of the tasks that ask for their own, if not all ask for the same; they run one after the other."""
     values: int = 0
     """Size of the files of the data folder that are sent in addition, in bytes."""
 
     def lines(self) -> list[str]:
         """Return the forecast as text, without a line about what is started."""
-        asked, tasks = self.resources, self.resources.tasks or 0
-        number = asked.agents(tasks)
-        if asked.jobs is None:
-            said = f"as many agents as there is room for, at most {number:,} for {counted(tasks, 'task')}"
-        else:
-            said = f"{counted(number, 'agent')} for {counted(tasks, 'task')}"
-        rows = {"engine": self.target, "asks": f"{said}, each with {asked.text()}"}
-        if number > 1:
-            rows["total"] = ("at most " if asked.jobs is None else "") + asked.text(number)
-        rows["data"] = self._data()
-        return [f"{name:<7} {text}" for name, text in rows.items()]
+        asked = self.resources
+        rows = [("engine", self.target)]
+        rows += [("then" if i else "asks", _asks(one)) for i, one in enumerate(self.shapes or (asked,))]
+        number = asked.agents(asked.tasks or 0)
+        if number > 1 and not self.shapes:
+            rows.append(("total", ("at most " if asked.jobs is None else "") + asked.text(number)))
+        rows.append(("data", self._data()))
+        return [f"{name:<7} {text}" for name, text in rows]
 
     def _data(self) -> str:
         if self.folder is not None:
@@ -67,6 +68,16 @@ class Forecast:
         return f"{' and '.join(parts)}, sent once to each machine: {' and '.join(text)}"
 
 
+def _asks(asked: Resources) -> str:
+    tasks = asked.tasks or 0
+    number = asked.agents(tasks)
+    if asked.jobs is None:
+        said = f"as many agents as there is room for, at most {number:,} for {counted(tasks, 'task')}"
+    else:
+        said = f"{counted(number, 'agent')} for {counted(tasks, 'task')}"
+    return f"{said}, each with {asked.text()}"
+
+
 def forecast(tasks: Sequence[Mapping[str, object]], executor: EngineExecutor, session: Session) -> Forecast:
     """Return what a run of `tasks` would ask of an engine.
 
@@ -79,12 +90,22 @@ def forecast(tasks: Sequence[Mapping[str, object]], executor: EngineExecutor, se
     session : Session
         Session of the tasks.
     """
-    resources = executor.resources.for_tasks(len(tasks))
+    common = executor.resources.for_tasks(len(tasks))
+    shapes = [
+        replace(common.for_tasks(number), **{k: v for k, v in asdict(asked).items() if v is not None})
+        for asked, number in sorted(_counted(tasks).items(), key=lambda one: one[0].order, reverse=True)
+    ]
+    resources = shapes[0] if len(shapes) == 1 else common
+    several = tuple(shapes) if len(shapes) > 1 else ()
     target = executor.target(len(tasks))
     if session.provider_uri is None:
-        return Forecast(target, resources, {}, None)
+        return Forecast(target, resources, {}, None, several)
     if executor.data == "shared":
-        return Forecast(target, resources, {}, session.folder())
+        return Forecast(target, resources, {}, session.folder(), several)
     stored = [Named(json.loads(encode(task)), True) for task in tasks]  # as in a pool
     panels, values = sizes(stored, session)
-    return Forecast(target, resources, panels, None, values)
+    return Forecast(target, resources, panels, None, several, values)
+
+
+def _counted(tasks: Sequence[Mapping[str, object]]) -> Counter[TaskResources]:
+    return Counter(read_resources(task.get(RESOURCES)) for task in tasks)

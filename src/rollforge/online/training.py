@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from rollforge.errors import TaskNotSerializable
 from rollforge.machine import process_is_gone
 from rollforge.run.execute import DATA_MARK, PROCESS_TAG, TASK_TAG
+from rollforge.run.task_resources import without_resources
 from rollforge.run.trainer import Trainer
 from rollforge.session import current_session
 from rollforge.task import Definition, digest
@@ -34,7 +35,7 @@ class SupportsRetry(Protocol):
 def task_digest(task: Definition) -> str:
     """Return the digest of a task; empty if it contains live objects."""
     try:
-        return digest(task)
+        return digest(without_resources(task))
     except TaskNotSerializable:
         return ""
 

@@ -17,6 +17,7 @@ from rollforge.run.gpus import check_gpus
 from rollforge.run.job import Event, Job, ignore_event
 from rollforge.run.requirements import Admission
 from rollforge.run.runners import LocalRunners, StartedProcesses
+from rollforge.run.task_resources import TaskResources, run_by_resources
 from rollforge.run.worker import Worker
 from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session, using
@@ -167,9 +168,17 @@ class LocalProcesses:
         ConfigError
             If this machine has fewer GPUs than a process needs.
         """
-        check_gpus(self.gpus)
-        share = session.shared_by(self.jobs)
-        WorkerPool(
-            store or open_store(share.store_uri), job, share, self.jobs, on_event, while_starting=while_starting,
-            admission=admission, runners=LocalRunners(share, job, self.jobs, log_file, self.started, self.gpus),
-        ).run()  # fmt: skip
+        opened = store or open_store(session.store_uri)
+        preparations = [while_starting]
+
+        def run(some: Job, asked: TaskResources) -> None:
+            gpus = self.gpus if asked.gpus is None else asked.gpus
+            check_gpus(gpus)
+            jobs = asked.processes(self.jobs, session.threads) if asked != TaskResources() else self.jobs
+            share = session.shared_by(jobs)
+            WorkerPool(
+                opened, some, share, jobs, on_event, while_starting=preparations.pop() if preparations else None,
+                admission=admission, runners=LocalRunners(share, some, jobs, log_file, self.started, gpus),
+            ).run()  # fmt: skip
+
+        run_by_resources(opened, job, run)

@@ -22,6 +22,7 @@ from rollforge.run.references import recorder_of
 from rollforge.run.requirements import session_admission
 from rollforge.run.review import review
 from rollforge.run.submission import submission_info
+from rollforge.run.task_resources import without_resources
 from rollforge.run.trainer import (
     TAGGING,
     OnError,
@@ -146,6 +147,7 @@ class TrainerRM(Aliased, RecorderTrainer):
         session, experiment_name = self._where(experiment_name)
         manager = self._manager(session, experiment_name)
         used = manager.store.keep_submission(manager.pool, submission_info(listed, session))
+        listed = [without_resources(task) for task in listed]
         batch = batch_of(digest(task) for task in listed)
         ids = manager.create_task(listed, model_names=_unnamed_only(manager, listed), submission=used, batch=batch)
         by_workers = self.skip_run_task and not here
@@ -174,7 +176,7 @@ class TrainerRM(Aliased, RecorderTrainer):
         manager = self._manager(session, experiment_name)
         if manager.pool not in manager.store.pools():
             return 0
-        chosen = {"_id": {"$in": [digest(task) for task in tasks]}}
+        chosen = {"_id": {"$in": [digest(without_resources(task)) for task in tasks]}}
         with using(session):
             trained = {"$and": [chosen, {"status": {"$in": [Status.DONE.value, Status.PART_DONE.value]}}]}
             lost = [task.id for task in manager.store.query(manager.pool, trained) if _is_lost(task)]

@@ -22,6 +22,7 @@ from rollforge.generate.data_read import other_frequencies
 from rollforge.generate.task_view import TaskView, at_frequency
 from rollforge.machine import machine_of, process_name
 from rollforge.paths import read_path
+from rollforge.run.task_resources import resources_info
 from rollforge.session import Session
 from rollforge.store.base import ABOUT, TaskStore
 from rollforge.task import Document, TaskRecord, to_plain
@@ -63,7 +64,8 @@ def submission_info(
         read, if there are any); ``tracking`` (None if it cannot be opened here); ``region``,
         ``exchange``; ``models`` (class -> package -> version); ``plugins``; if there are any, also ``operators`` and
         ``sys_path``, as in the session, ``files`` (Python file -> SHA-256 digest, for the plugins, operators and classes
-        that are named by path and exist here), ``ensemble`` (as given, with the ``files`` of its classes), and ``libraries`` that
+        that are named by path and exist here), ``resources`` (those that tasks ask for), ``ensemble`` (as given, with the
+        ``files`` of its classes), and ``libraries`` that
         Rollforge's own models import and no task may name.
     """
     import platform
@@ -71,6 +73,7 @@ def submission_info(
     listed = list(tasks)
     models, libraries = _models(listed)
     added: dict[str, object] = {
+        **resources_info(listed),
         "operators": [list(o) for o in session.operators], "sys_path": list(session.sys_path), "libraries": libraries,
         "files": _files(listed, (*session.plugins, *(module for _, module in session.operators))),
     }  # fmt: skip
