@@ -22,16 +22,17 @@ from rollforge.engine.executors import Dask, Ray
 from rollforge.engine.modules import Named
 from rollforge.engine.parcel import Parcel, has, here, install, make_parcel
 from rollforge.errors import DataNotSent, RequirementsNotMet
+from rollforge.market import content
 from rollforge.market.universe import session_provider
 from rollforge.run.executor import LocalProcesses
 from rollforge.run.job import Job
-from rollforge.run.pool_trainer import TrainerRM
-from rollforge.run.trainer import TrainerR
+from rollforge.run.pool_trainer import DelayTrainerRM, TrainerRM
+from rollforge.run.trainer import DelayTrainerR, TrainerR
 from rollforge.session import Session, current_session, using
 from rollforge.store.base import open_store
 from rollforge.store.memory import MemoryStore
 from rollforge.task import Status
-from rollforge.track.base import Recorder
+from rollforge.track.base import Recorder, get_experiment, open_tracker
 from rollforge.track.folder import FolderTracker
 from rollforge.track.provenance import code_diff, program_tags
 from rollforge.track.transfer import deliver_runs
@@ -146,6 +147,7 @@ def trained_elsewhere(market: Market, tasks: list[Any], tmp_path: Path) -> set[s
     places = {session.provider_uri, *session.folders.values()}
     for place in places:
         os.rename(str(place), f"{place}-away")
+    content._known.clear()  # of this process: the other machine has its own
     with using(other):
         remote = [result(r) for r in TrainerR("remote").train(tasks)]
     for place in places:
@@ -384,6 +386,34 @@ def test_a_machine_whose_cache_cannot_be_written_takes_no_task(market: Market, c
     (cluster.cache / "panels").unlink()
     (task,) = open_store(current_session().store_uri).query("p")
     assert (task.status, task.attempt) == (Status.WAITING, 0)
+
+
+WHERE = """
+from rollforge.record.base import RecordTemp
+
+
+class Where(RecordTemp):
+    def generate(self, **kwargs):
+        self.recorder.set_tags(where=self.recorder.uri)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [DelayTrainerR, DelayTrainerRM])
+def test_second_stages_continue_a_copy_of_their_run(
+    kind: type[DelayTrainerR | DelayTrainerRM], market: Market, cluster: Cluster, tmp_path: Path
+) -> None:
+    """An agent does not open the driver's tracking store, and the run there gets what the agent has recorded."""
+    (tmp_path / "own_where.py").write_text(WHERE)
+    trainer = kind("e", executor=Dask(cluster.address, jobs=1))
+    (begun,) = trainer.train([window(4, {"class": "Where", "module_path": str(tmp_path / "own_where.py")})])
+    trainer.end_train([begun])
+    (found,) = get_experiment(open_tracker(current_session().tracking_uri), experiment_name="e").list_recorders(
+        rtype="list"
+    )
+    assert (found.id, found.status) == (begun.id, "FINISHED")
+    assert "pred.pkl" in found.list_artifacts()
+    assert not found.list_tags()["where"].startswith(f"folder:{tmp_path}")
 
 
 MAPPED = r"""

@@ -345,7 +345,7 @@ class Agent:
                 if self._setup.sends_runs:
                     clear(self._runs)
                 if continued is not None:
-                    task = replace(task, result=take(continued, task.result, self._runs))
+                    task = take(continued, task, self._runs)
                 with _clean_start():
                     process.assign(
                         task, threads, None if session is None else self._here(session), own=own, main=main

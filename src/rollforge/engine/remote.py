@@ -47,7 +47,7 @@ from rollforge.run.messages import Failed, Outcome, Stopped
 from rollforge.run.runners import Runner
 from rollforge.run.worker_process import portable
 from rollforge.session import Session
-from rollforge.task import Cause, Status, TaskRecord
+from rollforge.task import Cause, TaskRecord
 
 __all__ = ["SILENCE_SECONDS", "AgentLost", "AgentRef", "Engine", "EngineRunners", "RemoteRunner", "SupportsReasons"]
 
@@ -159,7 +159,7 @@ class Shared:
     deliveries: Deliveries | None
     """Writes the runs that agents send; None if they record them themselves."""
     lends: bool
-    """Whether tasks continue runs of the driver."""
+    """Whether tasks that continue runs of the driver are sent them."""
     bell: Bell = field(default_factory=lambda: Bell())
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, "rollforge-answers"))
     parcel: Parcel | None = None
@@ -653,7 +653,7 @@ class EngineRunners:
         sends = travels(session)
         self._engine = engine
         self._shared = Shared(
-            session, silence, Deliveries(session) if sends else None, sends and job.before is Status.PART_DONE,
+            session, silence, Deliveries(session) if sends else None, sends,
             equips=make_parcel is not None, losses=engine if isinstance(engine, SupportsReasons) else None,
         )  # fmt: skip
         self._runners: dict[str, RemoteRunner] = {}

@@ -15,13 +15,14 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rollforge.errors import RollforgeError, TrackingError
 from rollforge.limits import check_archive
 from rollforge.run.messages import Done, Failed, Outcome, failure
 from rollforge.session import Session, using
 from rollforge.store.codec import decode_result, encode_result
-from rollforge.task import TaskRecord
+from rollforge.task import TaskRecord, encode
 from rollforge.track.folder import FolderTracker
 from rollforge.track.pool_references import open_pool_reference, pool_reference
 from rollforge.track.recorder import Recorder
@@ -60,11 +61,32 @@ def clear(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def take(packed: bytes, result: object, folder: Path) -> object:
-    """Unpack a lent run into the agent's folder, and return the result of its first stage, which refers to it there."""
+def take(packed: bytes, task: TaskRecord, folder: Path) -> TaskRecord:
+    """Unpack a lent run into the agent's folder, and return its task, which refers to it there."""
     _unpack(packed, folder)
-    assert isinstance(result, Mapping)
-    return {_KEY: {**result[_KEY], "tracking": f"folder:{folder}", "host": socket.gethostname()}}
+    reference = _continued(task)
+    assert reference is not None
+    return _continuing(task, {**reference, "tracking": f"folder:{folder}", "host": socket.gethostname()})
+
+
+def _continued(task: TaskRecord) -> Mapping[str, Any] | None:
+    """Return the reference to the run that a task continues; None if it begins one.
+
+    It is the result of its first stage, or the item of a trainer without a pool.
+    """
+    item = task.definition.get("item") if "place" in task.definition else None
+    for kept in (task.result, item):
+        if isinstance(kept, Mapping) and isinstance(kept.get(_KEY), Mapping):
+            return dict(kept[_KEY])
+    return None
+
+
+def _continuing(task: TaskRecord, reference: Mapping[str, Any]) -> TaskRecord:
+    """Return a task that continues another run instead."""
+    if task.result is not None:
+        return replace(task, result={_KEY: reference})
+    definition = {**task.definition, "item": {_KEY: reference}}
+    return replace(task, definition=definition, text=encode(definition))
 
 
 def _unpack(packed: bytes, folder: Path) -> None:
@@ -80,17 +102,17 @@ def _unpack(packed: bytes, folder: Path) -> None:
 
 
 def lend(task: TaskRecord, session: Session) -> tuple[TaskRecord, bytes | None]:
-    """Return a task whose first stage was recorded here with a copy of its run; a task without a recorder as it is."""
-    result = task.result
-    if not (isinstance(result, Mapping) and isinstance(result.get(_KEY), Mapping)):
+    """Return a task that continues a run recorded here with a copy of the run; any other task as it is."""
+    known = _continued(task)
+    if known is None:
         return task, None
     with using(session):
-        recorder = open_pool_reference(result[_KEY])
+        recorder = open_pool_reference(known)
     with tempfile.TemporaryDirectory(prefix="rollforge-lent-") as name:
         target = FolderTracker(f"folder:{name}")
         copy = lend_run(open_tracker(recorder.uri), recorder.id, target)
-        reference = {**result[_KEY], "experiment_id": copy.experiment_id, "recorder_id": copy.id}
-        return replace(task, result={_KEY: reference}), pack(Path(name))
+        reference = {**known, "experiment_id": copy.experiment_id, "recorder_id": copy.id}
+        return _continuing(task, reference), pack(Path(name))
 
 
 class Deliveries:

@@ -412,5 +412,5 @@ def _first_place(series: bytes) -> int:
 
 
 def _folders(provider: Provider) -> list[str]:
-    root = provider.location() / "features"
+    root = provider.values_folder(provider.location())
     return [e.name for e in os.scandir(root) if e.is_dir()] if root.is_dir() else []

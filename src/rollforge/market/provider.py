@@ -163,8 +163,8 @@ class Provider:
         """The real path of the folder, or of the one that it is an extract of: it identifies the data in panel keys."""
         return os.path.realpath(self.path) if self.extract is None else self.extract.origin
 
-    def _values(self, place: Path) -> Path:
-        """Return the folder of all series.
+    def values_folder(self, place: Path) -> Path:
+        """Return the folder of all series in a version of the folder, given by its path.
 
         Raises
         ------
@@ -346,7 +346,7 @@ class Provider:
     def has(self, code: str) -> bool:
         """Return whether an instrument has data."""
         name = folder_name(code)
-        if not is_one_name(name) or not os.path.isdir(self._values(self.location()) / name):
+        if not is_one_name(name) or not os.path.isdir(self.values_folder(self.location()) / name):
             return False
         if self.until is None:
             return True
@@ -360,9 +360,9 @@ class Provider:
             whole = self._whole
             self._lives[key] = self._pin.read(
                 lambda place: (
-                    self._read_life(self._values(place) / key[0], freq)
+                    self._read_life(self.values_folder(place) / key[0], freq)
                     if whole is None
-                    else self._clipped_life(whole, code, self._values(place) / key[0], freq)
+                    else self._clipped_life(whole, code, self.values_folder(place) / key[0], freq)
                 )
             )
         return self._lives[key]
@@ -405,7 +405,7 @@ class Provider:
 
     def _feature_folders(self) -> Iterable[str]:
         place = self.location()
-        return _feature_folders(self._values(place))
+        return _feature_folders(self.values_folder(place))
 
     def spans(
         self, name: str, codes: Sequence[str], start: int, stop: int, freq: str | None = None
@@ -457,7 +457,7 @@ class Provider:
         stem = self.stem(freq)
         limit = len(self.calendar(freq))
         days = limit if self._whole is None else len(self._whole.calendar(freq))
-        root = self._values(self.path)
+        root = self.values_folder(self.path)
         check_shared_folder(codes, "The list of instruments")
         for i, code in enumerate(codes):
             path = series_file(root, code, name, stem)
