@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
+from tests.documents.command_line import run as command
+from tests.documents.definitions import SIGNAL, TWO_WINDOWS, dataset, expressions, write_workflow
 
-import rollforge
 from rollforge.engine import slurm as engine
 from rollforge.engine.executors import Slurm
 from rollforge.engine.resources import Resources
@@ -74,23 +74,31 @@ def job_of(pid: int) -> str:
 
 @needs_slurm
 @pytest.mark.slow
-def test_the_models_trained_in_jobs_are_those_trained_here(
-    slurm: SlurmServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Bit for bit, in two jobs at the same time, which are cancelled at the end and leave no file in the working folder."""
-    linear = pytest.importorskip("sklearn.linear_model")
-    days, names = pd.bdate_range("2021-01-01", "2022-12-30"), list("ABCDEF")
-    rows = pd.MultiIndex.from_product([days, names], names=["day", "name"])
-    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(len(rows), 3)), rows, ["a", "b", "y"])
-    given = {"label": "y", "train": "1y", "step": "3M", "horizon": 2}
-    here = rollforge.walk_forward(linear.Ridge(), frame, **given)
-    monkeypatch.setenv("ROLLFORGE_HOME", str(tmp_path / "other"))  # else nothing would be trained again
-    there = rollforge.walk_forward(linear.Ridge(), frame, **given, executor=executor(jobs=2))
-    assert len(here.windows) > 2
-    pd.testing.assert_series_equal(there.prediction, here.prediction, check_exact=True)
+def test_a_run_in_jobs_is_that_of_this_machine(slurm: SlurmServer, small_market: Path, tmp_path: Path) -> None:
+    """Two jobs, which have ended afterwards, with options from the file. No file is left in the working folder."""
+    rollforge = {
+        "data": str(small_market), "store": f"sqlite:///{tmp_path}/tasks.db", "tracking": f"folder:{tmp_path}/runs",
+        "experiment": "on", "cache": str(tmp_path / "cache"),
+    }  # fmt: skip
+    task = {
+        "model": {"class": "LinearModel", "module_path": "rollforge.models"},
+        "dataset": dataset(expressions("$close/Ref($close,1)-1"), TWO_WINDOWS),
+        "record": [SIGNAL],
+    }
+    asked = {"on": "slurm", "jobs": 2, "memory": "1G", "slurm": {"interface": "lo", "queue": "main"}}
+    rolling = {"step": 60, "rtype": "sliding", "trunc_days": "auto"}
+    document = {"rollforge": rollforge, "task": task, "rolling": rolling, "run": asked}
+    workflow = write_workflow(tmp_path / "job.yaml", document)
+    there = command("run", workflow, "--output", tmp_path / "there")
+    assert there.returncode == 0, there.stderr
     assert len(slurm.jobs("all")) == 2
     soon(lambda: not slurm.jobs(), 10)
     assert list(Path.cwd().iterdir()) == []
+    other = ("--store", f"sqlite:///{tmp_path}/2.db", "--output", tmp_path / "here")
+    assert command("run", workflow, "--on", "local", *other).returncode == 0
+    found = [pd.read_parquet(tmp_path / folder / "prediction.parquet") for folder in ("there", "here")]
+    assert len(found[0]) > 100
+    pd.testing.assert_frame_equal(*found)
 
 
 def cancel(slurm: SlurmServer, job: str, pid: int) -> None:

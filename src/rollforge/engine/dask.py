@@ -72,9 +72,13 @@ def dask_setup(worker: object) -> None:
 class _Ref:
     """An agent in a worker; calls of the client's event loop."""
 
-    def __init__(self, client: Client, worker: str, worker_name: str, name: str, setup: Setup) -> None:
+    def __init__(
+        self, client: Client, worker: str, worker_name: str, directory: object, name: str, setup: Setup
+    ) -> None:
         self.worker = worker
         self.worker_name = worker_name
+        self.directory = directory
+        self.given_up = ""
         self._client = client
         self._open: set[Future[Any]] = set()
         self._name = name
@@ -140,6 +144,10 @@ class _Ref:
                 return await coroutine
             except asyncio.CancelledError:
                 raise AgentLost(self.gone) from None
+            except Exception as exc:
+                if self.given_up:
+                    raise AgentLost(self.given_up) from exc
+                raise
 
         future = asyncio.run_coroutine_threadsafe(call(), _loop(self._client))
         answer: Future[T] = Future()
@@ -169,7 +177,8 @@ class _Ref:
         return self._created is not None and self._created.status in ("lost", "cancelled", "error")
 
     def give_up(self, why: str) -> None:
-        """End calls that will not be answered."""
+        """End calls that will not be answered; later ones that fail will not succeed when they are repeated."""
+        self.given_up = why
         for answer in list(self._open):
             with contextlib.suppress(Exception):  # it has just been answered
                 answer.set_exception(AgentLost(why))
@@ -254,7 +263,9 @@ class DaskEngine:
         found = self._client.sync(self._client.scheduler.identity, n_workers=-1)
         workers: Mapping[str, Mapping[str, Any]] = found["workers"]
         for ref in self._agents.values():
-            if ref.worker not in workers or ref.is_lost:
+            # A nanny starts a new worker at the same address, with another folder.
+            same = ref.worker in workers and workers[ref.worker].get("local_directory") == ref.directory
+            if not same or ref.is_lost:
                 ref.give_up(ref.gone)
         used = [ref.worker for ref in self._agents.values()]
         avoided = {address for address, until in self._avoided.items() if time.monotonic() < until}
@@ -271,7 +282,9 @@ class DaskEngine:
                     break
                 running += 1
                 name = f"dask-{next(self._names)}"
-                self._agents[name] = _Ref(self._client, address, str(worker.get("name", "")), name, self._setup)
+                self._agents[name] = _Ref(
+                    self._client, address, str(worker.get("name", "")), worker.get("local_directory"), name, self._setup
+                )  # fmt: skip
         return dict(self._agents)
 
     def avoid(self, name: str, seconds: float) -> None:

@@ -142,8 +142,11 @@ class SupportsAvoiding(Protocol):
 class SupportsReasons(Protocol):
     """An engine that can find out why agents are lost, or why there are none."""
 
-    def why_lost(self, name: str) -> AgentLost | None:
-        """Return why an agent was lost; None if nothing more is known. Called again until the task is given back."""
+    def why_lost(self, name: str, wait: bool = False) -> AgentLost | None:
+        """Return why an agent was lost; None if nothing more is known.
+
+        Called again until the task is given back, or once with `wait` if the agent itself has said that the task was ended.
+        """
 
     def problem(self) -> str:
         """Return why there are no agents and will be none; empty if there is no such reason."""
@@ -424,15 +427,15 @@ class RemoteRunner:
         ended, task = event.outcome, self.task
         by_signal = isinstance(ended, Stopped) or (isinstance(ended, Failed) and ended.cause is Cause.KILLED)
         # Whatever ends the agent may have ended the worker process first.
-        if by_signal and task is not None and not self._interrupted and (why := self._why_lost()) is not None:
+        if by_signal and task is not None and not self._interrupted and (why := self._why_lost(wait=True)) is not None:
             self._lose(f"{why}", out_of_memory=why.out_of_memory)
             return replace(event, outcome=self._loss(task, why), runs=None)
         if event.runs is None or self._shared.deliveries is None:
             return event
         return replace(event, outcome=self._shared.deliveries.deliver(event.runs, event.outcome), runs=None)
 
-    def _why_lost(self) -> AgentLost | None:
-        return None if self._shared.losses is None else self._shared.losses.why_lost(self.name)
+    def _why_lost(self, *, wait: bool = False) -> AgentLost | None:
+        return None if self._shared.losses is None else self._shared.losses.why_lost(self.name, wait)
 
     def _loss(self, task: TaskRecord, why: AgentLost) -> Failed:
         if why.out_of_memory:

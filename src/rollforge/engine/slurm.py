@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _LOOK_SECONDS = 3.0  # between two calls of squeue
 _FAILED_STARTS = 3  # jobs in a row that end before their workers connect, after which no more are submitted
 _AGAIN_SECONDS = 60.0
+_ENDING_SECONDS = 5.0
 _TELL_SECONDS = 10.0  # that jobs may be pending without a word
 _TELL_AGAIN = 300.0
 _NOT_AT_FAULT = {"CANCELLED", "PREEMPTED", "NODE_FAIL"}  # the script of a job that ends so may be right
@@ -90,7 +91,7 @@ def job_shape(resources: Resources, options: Mapping[str, object]) -> JobShape:
     if given is None and resources.memory is not None:
         given = resources.memory * tasks
     gpus = math.ceil(resources.gpus * tasks - 1e-9)
-    return JobShape(math.ceil((resources.jobs or 1) / tasks), tasks, cores, given, gpus)
+    return JobShape(math.ceil(resources.agents(1) / tasks), tasks, cores, given, gpus)
 
 
 _SUBMITTED = State("PENDING")
@@ -220,8 +221,11 @@ class SlurmEngine(DaskEngine):
                     self._failed_starts.clear()
         return found
 
-    def why_lost(self, name: str) -> AgentLost | None:
-        """Return how the job of an agent ended; None if it has not, or if Slurm does not answer."""
+    def why_lost(self, name: str, wait: bool = False) -> AgentLost | None:
+        """Return how the job of an agent ended; None if it has not, or if Slurm does not answer.
+
+        While the processes of a job are ending, Slurm does not say why; with `wait`, that is waited for.
+        """
         number = self._job_of.get(name)
         if number is None or self._queue is None:
             return None
@@ -229,6 +233,10 @@ class SlurmEngine(DaskEngine):
             text = self._ended[number]
         else:
             state, text = self._queue.describe(number)
+            deadline = time.monotonic() + (_ENDING_SECONDS if wait else 0.0)
+            while state.name == "COMPLETING" and time.monotonic() < deadline:
+                time.sleep(0.2)
+                state, text = self._queue.describe(number)
             if not state.has_ended:
                 return None
             with self._changed:
