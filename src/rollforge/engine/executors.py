@@ -53,7 +53,8 @@ class EngineExecutor:
     gpus : float
         GPUs of each task; a fraction shares one.
     data : {"sent", "shared"}
-        ``sent``: each machine is sent the panels that the tasks read, once. ``shared``: all machines have the data folder
+        ``sent``: each machine is sent the panels that the tasks read, once, and the values of the data folders if a backtest or
+        code that is not Rollforge's may read them. ``shared``: all machines have the data folder
         under the same path, and a cache of panels of their own.
     silence : float
         Seconds without a call from the driver after which an agent ends its task. A task whose agent or machine is lost
