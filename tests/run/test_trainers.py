@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from rollforge.errors import ConfigError, TrainingFailed
+from rollforge import R
+from rollforge.errors import ConfigError, RecorderNotFound, TrainingFailed
+from rollforge.models.constant import ConstantModel
 from rollforge.run.executor import InProcess
 from rollforge.run.job import Job
 from rollforge.run.pool_trainer import DelayTrainerRM, TrainerRM
@@ -71,6 +73,30 @@ def test_runs_without_a_pool_have_no_task_id(session: Session) -> None:
     (pooled,) = TrainerRM("pooled", jobs=1)([task])
     assert TrainerRM.TM_ID not in alone.list_tags()
     assert TrainerRM.TM_ID in pooled.list_tags()
+
+
+class LogsWithR(ConstantModel):
+    """A model that logs with ``R`` while it is fitted, as Qlib's do."""
+
+    def fit(self, dataset: Any, reweighter: Any = None) -> None:
+        for step in range(3):
+            R.log_metrics(step=step, loss=3.0 - step)
+        R.get_recorder().save_objects(noted=[1])
+
+
+@pytest.mark.parametrize(("kind", "jobs"), [*((kind, 0) for kind in ALL), (TrainerRM, 1)])
+def test_a_model_logs_with_r_in_the_run_of_its_task(kind: Any, jobs: int, session: Session) -> None:
+    """In this process and in a worker process. Afterwards no recorder is active here."""
+    task = {
+        "model": {"class": "LogsWithR", "module_path": __file__, "kwargs": {"value": 1.0}},
+        "dataset": {"class": "EmptyDataset", "module_path": "rollforge.models.constant"},
+    }
+    made = kind("mine", **({"jobs": jobs} if jobs else {}))
+    (run,) = made.end_train(made.train([task]))
+    assert [m.value for m in run.metric_history("loss")] == [3.0, 2.0, 1.0]
+    assert run.load_object("noted") == [1]
+    with pytest.raises(RecorderNotFound, match="No recorder is active"):
+        R.log_metrics(loss=1.0)
 
 
 def trainer(kind: type[Trainer], **options: Any) -> Any:

@@ -31,7 +31,7 @@ from rollforge.run.job import current_attempt, current_model, current_task
 from rollforge.run.review import review
 from rollforge.session import Session, bounded, current_session, using
 from rollforge.task import digest
-from rollforge.track.base import Experiment, Recorder, RunQuery, get_experiment, open_tracker
+from rollforge.track.base import Experiment, Recorder, RunQuery, activated, get_experiment, open_tracker
 
 if TYPE_CHECKING:
     from rollforge.features.dataset import Dataset
@@ -388,9 +388,10 @@ _experiments: dict[tuple[str, str], Experiment] = {}
 def _run(recorder: Recorder, task: Mapping[str, object], session: Session, *, first_half: bool) -> Recorder:
     status = Recorder.STATUS_FA
     try:
-        if first_half:
-            begin(task, recorder)
-        finish(task, recorder, session)
+        with activated(recorder):  # models and records of users log with R, as in Qlib
+            if first_half:
+                begin(task, recorder)
+            finish(task, recorder, session)
         status = Recorder.STATUS_FI
     finally:
         recorder.end_run(status)  # even if a signal ends the task, so that no run stays RUNNING

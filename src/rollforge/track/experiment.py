@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
@@ -17,7 +18,7 @@ from rollforge.track.tracker import RunData, RunQuery, Tracker
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["JOINED_TAG", "PARENT_TAG", "Experiment", "active_recorders", "get_experiment", "search_frame"]
+__all__ = ["JOINED_TAG", "PARENT_TAG", "Experiment", "activated", "active_recorders", "get_experiment", "search_frame"]
 
 JOINED_TAG = "rollforge.joined"
 """Recorder tag that marks the joined result of several windows: the name of the pool whose result it is."""
@@ -32,6 +33,16 @@ _active: ContextVar[tuple[Recorder, ...]] = ContextVar("rollforge_recorders", de
 def active_recorders() -> tuple[Recorder, ...]:
     """Return the recorders that have been started and not ended, innermost last."""
     return _active.get()
+
+
+@contextlib.contextmanager
+def activated(recorder: Recorder) -> Iterator[None]:
+    """Make a running recorder the active one within a block, for code that logs with ``R``. It is not ended."""
+    _enter(recorder)
+    try:
+        yield
+    finally:
+        _leave(recorder)
 
 
 def _enter(recorder: Recorder) -> None:
