@@ -117,6 +117,7 @@ storm: $(VENV)/dev ## Kill workers and servers while thousands of tasks run, and
 	ROLLFORGE_CROWD=64,60 $(BIN)/python -m pytest -q tests/store/test_breaking.py -k "many_processes"
 	$(BIN)/python tests/storm_engine.py --engine dask
 	$(BIN)/python tests/storm_engine.py --engine ray
+	$(BIN)/python tests/storm_engine.py --engine slurm --pause 3
 	$(BIN)/python tests/storm_online.py
 	$(BIN)/python tests/storm_online.py --case kills --store postgres --tracker mlflow
 

@@ -4,7 +4,8 @@
 
 Worker processes, agents, machines and the driver are killed with SIGKILL, and agents are stopped with SIGSTOP for longer
 than they may be silent. A driver that was killed is started again. Machines of Dask are its workers, each with one agent;
-those of Ray are nodes with a raylet of their own.
+those of Ray are nodes with a raylet of their own. Those of Slurm are two nodes of a Slurm that is started here, whose jobs
+are also cancelled.
 
 A task holds a lock while it runs, so that it notices if it runs twice at once. The program prints one line of JSON, and
 exits with 1 if a promise was broken.
@@ -107,12 +108,13 @@ def session(folder: Path) -> Session:
 
 def drive(engine: str, address: str, folder: Path, count: int, seed: int, jobs: int) -> None:
     """Train all tasks on the cluster; the program of the driver."""
-    from rollforge.engine.executors import Dask, Ray
+    from rollforge.engine.executors import Dask, Ray, Slurm
     from rollforge.run.pool_trainer import TrainerRM
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    kind: Any = {"dask": Dask, "ray": Ray}[engine]
-    executor = kind(address=address, jobs=jobs, silence=SILENCE)
+    kind: Any = {"dask": Dask, "ray": Ray, "slurm": Slurm}[engine]
+    where: Any = {"options": {"interface": "lo"}} if engine == "slurm" else {"address": address}
+    executor = kind(**where, jobs=jobs, silence=SILENCE)
     wanted = tasks(count, folder, seed)
     with using(session(folder)):
         open_store(session(folder).store_uri).create(POOL, wanted, max_attempts=ATTEMPTS)
@@ -199,6 +201,44 @@ class RayCluster:
     def close(self) -> None:
         """End the cluster."""
         self._nodes.shutdown()
+
+
+class SlurmCluster:
+    """Two nodes, each with room for two jobs; slurmd is started again."""
+
+    def __init__(self, machines: int) -> None:
+        from rollforge.testing.slurm import SlurmServer
+
+        self.address = "slurm"
+        self._server = SlurmServer()
+        self._server.__enter__()
+        os.environ.update(self._server.environment)  # for the driver
+
+    def machines(self) -> list[int]:
+        """Return the agents: a machine is lost when one of them is, by way of its job or its node."""
+        return self.agents()
+
+    def agents(self) -> list[int]:
+        """Return the Dask workers in jobs."""
+        return [
+            pid
+            for pid in self._server.processes()
+            if "dask_worker" in command_of(pid) and "bash" not in command_of(pid)
+        ]
+
+    def lose(self, pid: int) -> None:
+        """Cancel the job of an agent, or kill its node and start it again."""
+        values = Path(f"/proc/{pid}/environ").read_text(encoding="utf-8").split("\0")
+        of = dict(value.partition("=")[::2] for value in values)
+        if pid % 2:
+            self._server.call("scancel", of["SLURM_JOB_ID"])
+        else:
+            with self._server.without(of["SLURMD_NODENAME"]):
+                time.sleep(0.5)
+
+    def close(self) -> None:
+        """End the cluster."""
+        self._server.__exit__()
 
 
 def children(pid: int) -> list[int]:
@@ -318,7 +358,8 @@ def storm(
 ) -> dict[str, Any]:
     """Run the tasks in a storm, and return what happened."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    cluster: Cluster = DaskCluster(machines) if engine == "dask" else RayCluster(machines)
+    kinds: dict[str, type[Cluster]] = {"dask": DaskCluster, "ray": RayCluster, "slurm": SlurmCluster}
+    cluster = kinds[engine](machines)
     try:
         command = [sys.executable, __file__, "--engine", engine, "--drive", cluster.address, "--folder", str(folder)]
         command += ["--tasks", str(count), "--seed", str(seed), "--machines", str(machines)]
@@ -356,7 +397,7 @@ def storm(
 def main() -> int:
     """Run a storm."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine", choices=["dask", "ray"], default="dask")
+    parser.add_argument("--engine", choices=["dask", "ray", "slurm"], default="dask")
     parser.add_argument("--tasks", type=int, default=500)
     parser.add_argument("--machines", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
@@ -368,7 +409,7 @@ def main() -> int:
     if options.drive:
         drive(options.engine, options.drive, options.folder, options.tasks, options.seed, options.machines)
         return 0
-    needed = {"dask": "distributed", "ray": "ray"}[options.engine]
+    needed = {"dask": "distributed", "ray": "ray", "slurm": "dask_jobqueue"}[options.engine]
     if importlib.util.find_spec(needed) is None:
         sys.exit(f"{needed} is not installed: pip install 'rollforge[{options.engine}]'")
     with tempfile.TemporaryDirectory(prefix="rollforge-storm-", ignore_cleanup_errors=True) as name:
