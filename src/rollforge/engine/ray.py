@@ -30,6 +30,11 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+_TOKEN = (
+    "If 'ray start' said that token authentication is enabled, set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN if the "
+    "token is not in ~/.ray/auth_token. "
+)
+
 
 class RayAgent:
     """An agent in a Ray actor. Its methods are coroutines, so that one can be called while another one waits."""
@@ -82,6 +87,18 @@ class _Ref:
 
         with contextlib.suppress(Exception):  # the agent ends by itself if it hears nothing
             ray.kill(self._handle, no_restart=True)
+
+
+def _sentence(text: str) -> str:
+    """Return a text of Ray's as a sentence in one line.
+
+    Examples
+    --------
+    >>> _sentence("it failed\\nhere")
+    'it failed here.'
+    """
+    line = " ".join(text.split())
+    return line if line.endswith((".", "!", "?")) else f"{line}."
 
 
 def _translated(call: Future[T]) -> Future[T]:
@@ -141,9 +158,9 @@ class RayEngine:
             try:
                 ray.init(address=self._address or None, log_to_driver=False, logging_level=logging.WARNING)
             except (OSError, RuntimeError, ValueError) as exc:  # Ray's own errors are of these kinds
-                text = " ".join(str(exc).split())
                 raise ClusterUnavailable(
-                    f"The Ray cluster{f' at {named}' if named else ''} cannot be used: {text} No task was started."
+                    f"The Ray cluster{f' at {named}' if named else ''} cannot be used: {_sentence(str(exc))} {_TOKEN}"
+                    "No task was started."
                 ) from exc
             self._started = True
         wanted = self._resources
