@@ -26,6 +26,7 @@ from pathlib import Path
 from types import ModuleType
 
 from rollforge import drivers
+from rollforge.engine.guard import Guard
 from rollforge.engine.modules import missing_here
 from rollforge.engine.parcel import Manifest, has, here, modules_folder, other_versions
 from rollforge.engine.runs import clear, pack, take
@@ -222,6 +223,8 @@ class Agent:
         self._next = 0  # number of the next call
         self._calls = 0  # waiting calls give way to later ones
         self._heard = time.monotonic()
+        self._answered = {-1: self._heard}  # call -> when it was answered
+        self._guard = Guard(self._folder.name)
         self._log: str = ""
         self._sent_log = ""
         self._stopped = False
@@ -232,6 +235,8 @@ class Agent:
 
     def info(self) -> NodeInfo:
         """Return the description of this machine."""
+        with self._changed:
+            self._answered[-1] = time.monotonic()
         return node_info()
 
     def equip(self, manifest: Manifest) -> Equipment:
@@ -242,7 +247,7 @@ class Agent:
             self._manifest = manifest
         return Equipment(complete, lacks, other_versions(manifest))
 
-    def exchange(self, number: int, commands: Sequence[Command], seconds: float, confirmed: int) -> Reply:
+    def exchange(self, number: int, commands: Sequence[Command], seconds: float, confirmed: int, seen: int) -> Reply:
         """Follow commands, and return the events that the driver does not have yet.
 
         A call whose answer was lost can be repeated: its commands are followed once.
@@ -257,11 +262,16 @@ class Agent:
             Maximum time to wait for an event. A later call ends the waiting.
         confirmed : int
             Number of the last event that the driver has.
+        seen : int
+            Number of the last call whose answer the driver had when it sent this one; -1 is that of :meth:`info`. A call may
+            have been under way for long, but it was sent after that answer: from then on the driver is silent.
         """
         deadline = time.monotonic() + seconds
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._next >= number, timeout=self._setup.silence)
-            self._heard = time.monotonic()
+            self._heard = max(self._heard, self._answered.get(seen, 0.0))
+            for known in [n for n in self._answered if n < seen]:
+                del self._answered[known]
             while self._events and self._events[0].number <= confirmed:
                 self._events.popleft()
             if number >= self._next:
@@ -278,6 +288,7 @@ class Agent:
             events = tuple(self._events)
             text = None if self._log == self._sent_log else self._log
             self._sent_log = self._log
+            self._answered.setdefault(number, time.monotonic())
             return Reply(events, text, self._stopped)
 
     def stop(self) -> None:
@@ -302,6 +313,7 @@ class Agent:
             if self._process is not None:
                 self._process.kill()
                 self._process.end(0.0)
+            self._guard.close()
             self._folder.cleanup()
             with self._changed:
                 self._stopped = True
@@ -320,7 +332,10 @@ class Agent:
                     os.read(self._woken, 4096)
             commands = list(self._commands)
             self._commands.clear()
-            silent = time.monotonic() - self._heard > self._setup.silence
+            until = self._heard + self._setup.silence
+            if time.monotonic() > until:  # what happens to the task now is not its own doing
+                self._stopped = True
+                return
         if commands and process is None:
             modules = None if self._manifest is None else modules_folder(self._manifest, Session().cache)
             self._process = process = WorkerProcess(
@@ -329,12 +344,11 @@ class Agent:
         if process is not None:
             for command in commands:
                 self._follow(process, command)
+            self._guard.allow(until, process.pid)
         if process is not None and process.task is not None:
             process.overdue()
             self._log = process.log()
             self._report(process)
-        if silent:
-            self._stopped = True
 
     def _follow(self, process: WorkerProcess, command: Command) -> None:
         match command:

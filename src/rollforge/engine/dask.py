@@ -9,7 +9,7 @@ import logging
 import signal
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -32,6 +32,9 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+_STOP_SECONDS = 5.0  # that all agents have to end
+_ANSWER_SECONDS = 5.0  # that the scheduler has to answer
+
 
 class DaskAgent:
     """An agent in a Dask worker, whose event loop its methods do not block."""
@@ -47,9 +50,11 @@ class DaskAgent:
         """See :meth:`Agent.equip`."""
         return await asyncio.to_thread(self._agent.equip, manifest)
 
-    async def exchange(self, number: int, commands: Sequence[Command], seconds: float, confirmed: int) -> Reply:
+    async def exchange(
+        self, number: int, commands: Sequence[Command], seconds: float, confirmed: int, seen: int
+    ) -> Reply:
         """See :meth:`Agent.exchange`."""
-        return await asyncio.to_thread(self._agent.exchange, number, commands, seconds, confirmed)
+        return await asyncio.to_thread(self._agent.exchange, number, commands, seconds, confirmed, seen)
 
     async def stop(self) -> None:
         """See :meth:`Agent.stop`."""
@@ -85,6 +90,7 @@ class _Ref:
         self._setup = setup
         self._created: Any = None
         self._actor: Any = None
+        self.stopping: Future[None] | None = None
 
     def info(self) -> Future[NodeInfo]:
         """See :class:`AgentRef`."""
@@ -112,7 +118,7 @@ class _Ref:
         """See :class:`AgentRef`."""
 
         async def ask() -> Reply:
-            reply: Reply = await self._actor.exchange(call.number, call.commands, call.seconds, call.confirmed)
+            reply: Reply = await self._actor.exchange(*call.arguments)
             return reply
 
         return self._run(ask())
@@ -185,11 +191,15 @@ class _Ref:
 
     def stop(self) -> None:
         """See :class:`AgentRef`."""
-        if self._actor is not None:
+
+        async def end() -> None:
             with contextlib.suppress(Exception):  # the agent ends by itself if it hears nothing
-                asyncio.run_coroutine_threadsafe(self._actor.stop()._result(), _loop(self._client)).result(5)
-        with contextlib.suppress(Exception):
-            self._created.release()
+                if self._actor is not None:
+                    await self._actor.stop()
+                self._created.release()
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self.stopping = asyncio.run_coroutine_threadsafe(end(), _loop(self._client))
 
 
 _CODE = """
@@ -259,8 +269,10 @@ class DaskEngine:
         """Return the agents, after starting some on workers that have room for more."""
         assert self._client is not None
         assert self._setup is not None
+        if self._client.status == "closed":
+            self._connect_again()
         # Not scheduler_info(), whose workers may be missing for a moment while the client updates it by itself.
-        found = self._client.sync(self._client.scheduler.identity, n_workers=-1)
+        found = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=_ANSWER_SECONDS)
         workers: Mapping[str, Mapping[str, Any]] = found["workers"]
         for ref in self._agents.values():
             # A nanny starts a new worker at the same address, with another folder.
@@ -292,6 +304,14 @@ class DaskEngine:
         if name in self._agents:
             self._avoided[self._agents[name].worker] = time.monotonic() + seconds
 
+    def _connect_again(self) -> None:
+        """Connect to a scheduler that was started again at the same address, after Dask's own client has given up."""
+        from distributed import Client
+
+        for ref in self._agents.values():
+            ref.give_up("the Dask scheduler does not answer")
+        self._client = Client(self._address, set_as_default=False, timeout=_ANSWER_SECONDS)
+
     def forget(self, name: str) -> None:
         """Note that an agent is lost."""
         ref = self._agents.pop(name, None)
@@ -300,6 +320,7 @@ class DaskEngine:
 
     def close(self) -> None:
         """Disconnect, and end a cluster that was started here."""
+        wait([ref.stopping for ref in self._agents.values() if ref.stopping is not None], timeout=_STOP_SECONDS)
         if self._client is not None:
             self._client.close(5)
         if self._cluster is not None:

@@ -54,9 +54,11 @@ class RayAgent:
         """Write a parcel to the cache of this machine, and return why that failed."""
         return await asyncio.to_thread(install, manifest, data, Session().cache)
 
-    async def exchange(self, number: int, commands: Sequence[Command], seconds: float, confirmed: int) -> Reply:
+    async def exchange(
+        self, number: int, commands: Sequence[Command], seconds: float, confirmed: int, seen: int
+    ) -> Reply:
         """See :meth:`Agent.exchange`."""
-        return await asyncio.to_thread(self._agent.exchange, number, commands, seconds, confirmed)
+        return await asyncio.to_thread(self._agent.exchange, number, commands, seconds, confirmed, seen)
 
 
 class _Ref:
@@ -70,8 +72,7 @@ class _Ref:
 
     def exchange(self, call: Call) -> Future[Reply]:
         """See :class:`AgentRef`."""
-        arguments = (call.number, call.commands, call.seconds, call.confirmed)
-        return _translated(self._handle.exchange.remote(*arguments).future())
+        return _translated(self._handle.exchange.remote(*call.arguments).future())
 
     def equip(self, manifest: Manifest) -> Future[Equipment]:
         """See :class:`AgentRef`."""

@@ -60,7 +60,9 @@ SILENCE_SECONDS = 30.0
 driver may claim the task then."""
 _BEATS = 6  # calls within that time
 _LONGEST_PAUSE = 60.0  # until an agent is started again on a machine where one ended before it answered
-_ATTEMPTS = 3  # agents that end before they answer, after which the driver gives up
+_ATTEMPTS = 3  # agents in succession that end before they answer, after which the driver gives up
+_TELL_SECONDS = 60.0  # between two warnings that nothing answers
+_GIVE_UP_SECONDS = 600.0  # as for a task store that cannot be reached
 
 
 class AgentLost(Exception):
@@ -87,6 +89,12 @@ class Call:
     commands: tuple[Command, ...]
     seconds: float
     confirmed: int
+    seen: int
+
+    @property
+    def arguments(self) -> tuple[int, tuple[Command, ...], float, int, int]:
+        """The arguments in their order."""
+        return self.number, self.commands, self.seconds, self.confirmed, self.seen
 
 
 class AgentRef(Protocol):
@@ -222,6 +230,7 @@ class RemoteRunner:
         self._log = ""
         self._number = 0
         self._confirmed = 0
+        self._seen = -1  # last call that was answered
         self._writing = 0  # answers whose runs are being written
         self._again: list[Call] = []
         self._in_flight = 0
@@ -355,13 +364,13 @@ class RemoteRunner:
                 self._call([], 0.0)
             again, self._again = self._again, []
         for call in again:
-            self._send(replace(call, confirmed=self._confirmed))
+            self._send(replace(call, confirmed=self._confirmed, seen=self._seen))
 
     def _call(self, commands: Sequence[Command], seconds: float) -> None:
         with self._lock:
             if self.gone:
                 return
-            call = Call(self._number, tuple(commands), seconds, self._confirmed)
+            call = Call(self._number, tuple(commands), seconds, self._confirmed, self._seen)
             self._number += 1
             if not self._in_flight:
                 self._heard = time.monotonic()
@@ -400,6 +409,7 @@ class RemoteRunner:
         with self._lock:
             self._in_flight -= 1
             self._heard = time.monotonic()
+            self._seen = max(self._seen, call.number)
             if self.gone:  # too late: its task may be running elsewhere
                 return
             task = self.task
@@ -631,6 +641,46 @@ class Bell:
         os.close(self._writer)
 
 
+class Quiet:
+    """Says that the cluster does not answer, or that it has no machine, once it has been so for a while."""
+
+    def __init__(self) -> None:
+        self.error = ""
+        self._fails_since = self._none_since = self._told = 0.0
+
+    @property
+    def unreachable(self) -> float:
+        """Seconds since the cluster has not answered."""
+        return time.monotonic() - self._fails_since if self._fails_since else 0.0
+
+    def failed(self, error: str) -> None:
+        """Note that the cluster does not answer."""
+        now = time.monotonic()
+        self._fails_since = self._fails_since or now
+        self.error = " ".join(error.split())
+        self._tell(f"the cluster has not answered for {now - self._fails_since:.0f} s: {self.error}", now)
+
+    def answered(self, machines: bool) -> None:
+        """Note whether it has a machine on which an agent answers."""
+        now = time.monotonic()
+        if self._fails_since:
+            log.warning("the cluster answers again")
+            self._fails_since, self._none_since, self._told = 0.0, now, 0.0
+        if machines:
+            self._none_since = now
+        self._none_since = self._none_since or now
+        if now - self._none_since > _TELL_SECONDS / 2:
+            self._tell(
+                f"for {now - self._none_since:.0f} s no machine of the cluster has room for an agent; the tasks wait",
+                now,
+            )
+
+    def _tell(self, warning: str, now: float) -> None:
+        if now - self._told > _TELL_SECONDS or not self._told:
+            self._told = now
+            log.warning("%s", warning)
+
+
 class EngineRunners:
     """The agents of an engine, as the runners of a worker pool.
 
@@ -661,11 +711,17 @@ class EngineRunners:
         )  # fmt: skip
         self._runners: dict[str, RemoteRunner] = {}
         self._unborn: list[str] = []
+        self._forgiven = 0  # how many had ended before they answered when another one answered
         self._avoided: set[str] = set()
         self._replaced: set[str] = set()  # agents in whose place the engine has had the chance to start others
         self._closing = threading.Event()
-        engine.open(Setup(portable(session), carried(job), registered(), silence, sends))
-        self._look()
+        self._quiet = Quiet()
+        try:
+            engine.open(Setup(portable(session), carried(job), registered(), silence, sends))
+            self._look()
+        except BaseException:  # also Ctrl-C while the cluster does not answer
+            engine.close()
+            raise
         self._keeper = threading.Thread(target=self._keep, name="rollforge-agents", daemon=True)
         self._keeper.start()
 
@@ -692,9 +748,11 @@ class EngineRunners:
     def explain(self) -> str:
         """Return why no agent can run tasks; empty if one can or has not answered yet."""
         runners = [runner for runner in list(self._runners.values()) if not runner.gone]
+        if self._quiet.unreachable > _GIVE_UP_SECONDS:
+            return f"The cluster has not answered for {_GIVE_UP_SECONDS:g} s: {self._quiet.error}"
         if self._shared.losses is not None and not runners and (problem := self._shared.losses.problem()):
             return problem
-        if len(self._unborn) >= _ATTEMPTS and not any(runner.node for runner in runners):
+        if len(self._unborn) - self._forgiven >= _ATTEMPTS and not any(runner.node for runner in runners):
             problem = unanswered(self._unborn[-1])
             return f"The agents on the cluster end before they can run a task. The last error:\n{problem}"
         if not runners or any(not runner.refused or runner.name not in self._replaced for runner in runners):
@@ -722,11 +780,12 @@ class EngineRunners:
         while not self._closing.wait(min(1.0, self._shared.silence / _BEATS)):
             try:
                 self._look()
-                for runner in list(self._runners.values()):
-                    runner.beat()
+                self._quiet.answered(any(r.node and not r.gone for r in list(self._runners.values())))
             except Exception as exc:  # noqa: BLE001 - the engine may recover
                 if not self._closing.is_set():
-                    log.warning("the cluster does not answer: %s", exc)
+                    self._quiet.failed(f"{exc}" or type(exc).__name__)
+            for runner in list(self._runners.values()):
+                runner.beat()
 
     def _avoid(self, name: str, seconds: float) -> None:
         if name not in self._avoided and isinstance(self._engine, SupportsAvoiding):
@@ -747,6 +806,8 @@ class EngineRunners:
                 self._engine.forget(name)
                 if runner.task is None:
                     del self._runners[name]
+        if any(r.node is not None and not r.gone for r in self._runners.values()):
+            self._forgiven = len(self._unborn)
         avoided = set(self._avoided)
         for name, agent in self._engine.agents().items():
             if name not in self._runners:

@@ -195,6 +195,11 @@ class WorkerProcess:
         return [self._pipe, self._process.sentinel]
 
     @property
+    def pid(self) -> int:
+        """Id of the process; 0 if there is none."""
+        return 0 if self._process is None else self._process.pid or 0
+
+    @property
     def is_sending(self) -> bool:
         """Whether part of the task has not been sent to the process yet; each call of :meth:`outcome` sends more."""
         return self._messages is not None and self._messages.sending

@@ -12,7 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["act", "finish"]
+__all__ = ["STAMP_SECONDS", "act", "finish"]
+
+STAMP_SECONDS = 0.05
+"""Seconds between two stamps of the action ``stamp``."""
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,25 @@ def _need(task: Mapping[str, Any]) -> None:
     raise ModuleNotFoundError(f"No module named '{task['module']}'")
 
 
+def _stamp(task: Mapping[str, Any]) -> None:
+    """Sleep, and write the time every 0.05 s to a file of this attempt, which says when its process ended."""
+    folder = Path(task["stamps"])
+    folder.mkdir(exist_ok=True)
+    until = time.monotonic() + task["seconds"]
+    with (folder / f"{task['i']}-{os.getpid()}-{os.getppid()}-{time.monotonic_ns()}").open("a", buffering=1) as file:
+        while True:
+            file.write(f"{time.monotonic()}\n")
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            time.sleep(min(STAMP_SECONDS, left))
+
+
+def _hold(task: Mapping[str, Any]) -> None:
+    """Sleep in C code that holds the interpreter, so that no other thread of the process runs."""
+    ctypes.PyDLL(None).usleep(int(task["seconds"] * 1e6))
+
+
 _ACTIONS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
     "print": _print,
     "raise": _raise,
@@ -91,6 +113,8 @@ _ACTIONS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
     "exit": lambda task: os._exit(7),
     "kill": lambda task: os.kill(os.getpid(), signal.SIGKILL),
     "crash": lambda task: os.kill(os.getpid(), signal.SIGSEGV),
+    "stamp": _stamp,
+    "hold": _hold,
     "sleep": lambda task: time.sleep(task["seconds"]),
     "hold": _hold,
     "allocate": lambda task: len(bytearray(task["bytes"])),
