@@ -23,7 +23,7 @@ from rollforge.testing.server import free_port
 distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install 'rollforge[dask]'")
 pytestmark = pytest.mark.slow
 
-SILENCE = 2.0
+SILENCE = 3.0
 
 
 @pytest.fixture(scope="module")

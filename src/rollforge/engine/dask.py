@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _STOP_SECONDS = 5.0  # that all agents have to end
 _ANSWER_SECONDS = 5.0  # that the scheduler has to answer
+_HEARTBEAT_SECONDS = 15.0  # that the last heartbeat of a worker may be older than that of another one
 
 
 class DaskAgent:
@@ -90,6 +91,8 @@ class _Ref:
         self._setup = setup
         self._created: Any = None
         self._actor: Any = None
+        self.answered = False
+        """Whether it has been greeted by the agent or the worker."""
         self.stopping: Future[None] | None = None
 
     def info(self) -> Future[NodeInfo]:
@@ -102,6 +105,7 @@ class _Ref:
             # A worker to which Dask sends something that it cannot import would leave the cluster.
             known = NodeInfo(*await self._client.submit(eval, _PROBE, **there))
             if known.differs_from(node_info()):
+                self.answered = True
                 return known
             self._created = self._client.submit(
                 DaskAgent, self._setup, actor=True, key=f"rollforge-agent-{self._name}", **there
@@ -110,6 +114,7 @@ class _Ref:
             with self._client.as_current():  # another client of this program may be the default
                 self._actor = Actor(DaskAgent, self.worker, self._created.key)
             found: NodeInfo = await self._actor.info()
+            self.answered = True
             return found
 
         return self._run(ask())
@@ -214,6 +219,21 @@ _PROBE = f"(lambda names: (exec({_CODE!r}, names), names['found'])[1])({{'ABSENT
 """Expression with the first fields of :func:`node_info`, for a worker that may not have Rollforge."""
 
 
+def _silent(workers: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """Return the workers that send no heartbeats while others do.
+
+    Examples
+    --------
+    >>> _silent({"tcp://a:1": {"last_seen": 100.0}, "tcp://b:1": {"last_seen": 60.0}})
+    {'tcp://b:1'}
+    """
+    seen = {address: float(worker.get("last_seen") or 0.0) for address, worker in workers.items()}
+    latest = max(seen.values(), default=0.0)
+    # The pause between heartbeats grows with the number of workers, to 2 s for 300 of them.
+    allowed = _HEARTBEAT_SECONDS + len(workers) / 50
+    return {address for address, at in seen.items() if at and latest - at > allowed}
+
+
 def _loop(client: Client) -> asyncio.AbstractEventLoop:
     loop: asyncio.AbstractEventLoop = cast(Any, client.loop).asyncio_loop
     return loop
@@ -274,16 +294,19 @@ class DaskEngine:
         # Not scheduler_info(), whose workers may be missing for a moment while the client updates it by itself.
         found = self._client.sync(self._client.scheduler.identity, n_workers=-1, callback_timeout=_ANSWER_SECONDS)
         workers: Mapping[str, Mapping[str, Any]] = found["workers"]
+        silent = _silent(workers)
         for ref in self._agents.values():
             # A nanny starts a new worker at the same address, with another folder.
             same = ref.worker in workers and workers[ref.worker].get("local_directory") == ref.directory
             if not same or ref.is_lost:
                 ref.give_up(ref.gone)
+            elif ref.worker in silent and not ref.answered:  # an agent that runs is lost when it does not answer calls
+                ref.give_up(f"the Dask worker {ref.worker} sends no heartbeats")
         used = [ref.worker for ref in self._agents.values()]
         avoided = {address for address, until in self._avoided.items() if time.monotonic() < until}
         running = sum(address not in avoided for address in used)
         for address, worker in workers.items():
-            if address in avoided:
+            if address in avoided or address in silent:
                 continue
             room = self._resources.fits(
                 cpus=worker["nthreads"], memory=worker["memory_limit"] or None,
@@ -310,7 +333,7 @@ class DaskEngine:
 
         for ref in self._agents.values():
             ref.give_up("the Dask scheduler does not answer")
-        self._client = Client(self._address, set_as_default=False, timeout=_ANSWER_SECONDS)
+        self._client = Client(self._cluster or self._address, set_as_default=False, timeout=_ANSWER_SECONDS)
 
     def forget(self, name: str) -> None:
         """Note that an agent is lost."""

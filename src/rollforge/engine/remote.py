@@ -220,6 +220,8 @@ class RemoteRunner:
         self.node: NodeInfo | None = None
         self.gone = ""
         """Why the agent is lost; empty while it answers."""
+        self.silent = False
+        """Whether it is lost because it did not answer: another one on its machine may not answer either."""
         self._agent = agent
         self._shared = shared
         self._silence = shared.silence
@@ -359,6 +361,7 @@ class RemoteRunner:
             if self.node is None or self.gone:
                 return
             if self._in_flight and now - self._heard > self._silence:
+                self.silent = True
                 self._lose(f"no answer for {self._silence:g} s")
             elif not self._in_flight and now - self._called > self._silence / _BEATS:
                 self._call([], 0.0)
@@ -799,6 +802,8 @@ class EngineRunners:
                 self._avoid(name, math.inf)
             if runner.gone:
                 runner.find_reason()
+                if runner.silent:
+                    self._avoid(name, 2 * self._shared.silence)
                 if runner.node is None and name not in self._avoided:
                     self._unborn.append(runner.gone)
                     self._avoid(name, min(_LONGEST_PAUSE, 2.0 ** len(self._unborn)))
