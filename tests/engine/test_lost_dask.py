@@ -27,10 +27,18 @@ SILENCE = 3.0
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def workers() -> Iterator[Any]:
     """Start two workers, which their nannies start again when they are killed."""
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         yield cluster
+
+
+@pytest.fixture
+def cluster(workers: Any) -> Any:
+    """Wait until workers that an earlier test has killed have been started again."""
+    workers.scale(2)
+    workers.wait_for_workers(2, timeout=60)
+    return workers
 
 
 @pytest.fixture

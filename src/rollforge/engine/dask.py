@@ -156,8 +156,8 @@ class _Ref:
             except asyncio.CancelledError:
                 raise AgentLost(self.gone) from None
             except Exception as exc:
-                if self.given_up:
-                    raise AgentLost(self.given_up) from exc
+                if self.given_up or self.is_lost:
+                    raise AgentLost(self.given_up or self.gone) from exc
                 raise
 
         future = asyncio.run_coroutine_threadsafe(call(), _loop(self._client))

@@ -445,7 +445,12 @@ class RemoteRunner:
             return replace(event, outcome=self._loss(task, why), runs=None)
         if event.runs is None or self._shared.deliveries is None:
             return event
-        return replace(event, outcome=self._shared.deliveries.deliver(event.runs, event.outcome), runs=None)
+        if task is None or (task.id, task.token) != (
+            event.task_id,
+            event.token,
+        ):  # cancelled, or taken by another driver
+            return replace(event, runs=None)
+        return replace(event, outcome=self._shared.deliveries.deliver(event.runs, event.outcome, task), runs=None)
 
     def _why_lost(self, *, wait: bool = False) -> AgentLost | None:
         return None if self._shared.losses is None else self._shared.losses.why_lost(self.name, wait)
@@ -769,6 +774,11 @@ class EngineRunners:
         there = {r.place for r in list(self._runners.values()) if not r.gone and not r.refused}
         return "; ".join(dict.fromkeys(refused.values())) if there and there <= set(refused) else ""
 
+    def settled(self, task: TaskRecord, *, stored: bool) -> None:
+        """Keep or remove the runs of an attempt."""
+        if self._shared.deliveries is not None:
+            self._shared.deliveries.settle(task, stored=stored)
+
     def close(self) -> None:
         """End all agents."""
         self._closing.set()
@@ -777,6 +787,8 @@ class EngineRunners:
             runner.stop()
         self._engine.close()
         self._shared.threads.shutdown(wait=True, cancel_futures=True)
+        if self._shared.deliveries is not None:
+            self._shared.deliveries.close()
         self._shared.bell.close()
 
     def _keep(self) -> None:

@@ -7,6 +7,7 @@ A task that continues a run of the driver (the second stage of a delayed trainer
 from __future__ import annotations
 
 import io
+import logging
 import shutil
 import socket
 import tempfile
@@ -27,9 +28,11 @@ from rollforge.track.folder import FolderTracker
 from rollforge.track.pool_references import open_pool_reference, pool_reference
 from rollforge.track.recorder import Recorder
 from rollforge.track.tracker import RunInfo, Tracker, local_path, open_tracker
-from rollforge.track.transfer import deliver_runs, lend_run
+from rollforge.track.transfer import deliver_runs, is_lent, keep_run, lend_run, remove_undelivered
 
 __all__ = ["Deliveries", "lend", "pack", "take", "travels"]
+
+log = logging.getLogger(__name__)
 
 _KEY = "recorder"
 
@@ -127,22 +130,53 @@ class Deliveries:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._lock = threading.Lock()
+        self._open: dict[tuple[str, int], list[str]] = {}
+        """Runs that were created for attempts whose outcome is not stored yet: task and token -> ids."""
 
-    def deliver(self, packed: bytes, outcome: Outcome) -> Outcome:
+    def deliver(self, packed: bytes, outcome: Outcome, task: TaskRecord) -> Outcome:
         """Write runs, and return the outcome of their task, whose result refers to the run in the tracking store.
 
-        If they cannot be written, the task has failed.
+        If they cannot be written, the task has failed. What a driver that was killed has written for the same task is
+        removed.
         """
         try:
             with self._lock, tempfile.TemporaryDirectory(prefix="rollforge-runs-") as name:
                 _unpack(packed, Path(name))
                 tracker = open_tracker(self._session.tracking_uri)
-                delivered = deliver_runs(FolderTracker(f"folder:{name}"), tracker)
+                source = FolderTracker(f"folder:{name}")
+                if task.attempt:  # earlier attempts have failed, or their driver was killed
+                    removed = remove_undelivered(source, tracker, task.id)
+                    log.info("%d runs that a killed driver has left for task %s were removed", removed, task.id)
+                delivered = deliver_runs(source, tracker, task.id)
+                self._open[task.id, task.token] = [made.id for i, made in delivered.items() if not is_lent(source, i)]
             return self._with_reference(outcome, tracker, delivered)
         except (RollforgeError, OSError) as exc:
             if isinstance(outcome, Done):
                 return failure(exc)
             return outcome
+
+    def settle(self, task: TaskRecord, *, stored: bool) -> None:
+        """Keep the runs of an attempt if its outcome is stored in the pool, else remove them."""
+        with self._lock:
+            self._settle((task.id, task.token), stored)
+
+    def close(self) -> None:
+        """Remove the runs of attempts whose outcome was not stored."""
+        with self._lock:
+            for attempt in list(self._open):
+                self._settle(attempt, stored=False)
+
+    def _settle(self, attempt: tuple[str, int], stored: bool) -> None:
+        runs = self._open.pop(attempt, [])
+        tracker = open_tracker(self._session.tracking_uri) if runs else None
+        for run_id in runs:
+            assert tracker is not None
+            try:
+                keep_run(tracker, run_id) if stored else tracker.delete_run(run_id)
+            except (RollforgeError, OSError) as exc:
+                log.warning(
+                    "run %s of task %s could not be %s: %s", run_id, attempt[0], "kept" if stored else "removed", exc
+                )
 
     def _with_reference(self, outcome: Outcome, tracker: Tracker, delivered: Mapping[str, RunInfo]) -> Outcome:
         if not isinstance(outcome, Done) or outcome.result.plain is None:

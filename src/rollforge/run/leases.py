@@ -213,31 +213,32 @@ class Leases:
         """Report that a task starts."""
         self._report("started", task)
 
-    def settle(self, task: TaskRecord, outcome: Outcome, log_text: str, seconds: float) -> None:
-        """End the claim of a task as its outcome says."""
+    def settle(self, task: TaskRecord, outcome: Outcome, log_text: str, seconds: float) -> bool:
+        """End the claim of a task as its outcome says; return False if this worker did not hold it any more."""
         match outcome:
             case Done(result):
-                self.commit(task, result, log_text, seconds)
+                return self.commit(task, result, log_text, seconds)
             case Failed(error, brief, cause):
-                self.fail(task, error, brief, cause, log_text, seconds)
+                return self.fail(task, error, brief, cause, log_text, seconds)
             case Unreadable(reason):
-                self.fail(task, reason, reason, Cause.UNREADABLE, log_text, seconds)
+                return self.fail(task, reason, reason, Cause.UNREADABLE, log_text, seconds)
             case CannotRun(reason):
                 self.leave(task, reason)
             case Stopped() | CannotStart():
                 self.give_back(task)
+        return True
 
-    def commit(self, task: TaskRecord, result: object, log_text: str, seconds: float) -> None:
-        """Store the result of a task."""
-        self._end(task, lambda: self._commit(task, result, log_text, seconds), seconds)
+    def commit(self, task: TaskRecord, result: object, log_text: str, seconds: float) -> bool:
+        """Store the result of a task; return False if this worker did not hold it any more."""
+        return self._end(task, lambda: self._commit(task, result, log_text, seconds), seconds)
 
     def _commit(self, task: TaskRecord, result: object, log_text: str, seconds: float) -> None:
         self._with_retries(lambda: self.store.commit(task, result, self.job.after, log_text))
         self._health.succeeded()
         self._report("done", task, seconds)
 
-    def fail(self, task: TaskRecord, error: str, brief: str, cause: Cause, log_text: str, seconds: float) -> None:
-        """Record a failed attempt."""
+    def fail(self, task: TaskRecord, error: str, brief: str, cause: Cause, log_text: str, seconds: float) -> bool:
+        """Record a failed attempt; return False if this worker did not hold the task any more."""
         log.info("task %s failed (%s): %s", task.id, cause, brief)
 
         def fail() -> None:
@@ -249,7 +250,7 @@ class Leases:
                 self._health.failed(task, brief)
             self._report("failed" if status is Status.FAILED else "retry", task, seconds, brief)
 
-        self._end(task, fail, seconds)
+        return self._end(task, fail, seconds)
 
     def give_back(self, task: TaskRecord) -> None:
         """Give a task back with its previous status."""
@@ -318,12 +319,15 @@ class Leases:
         self._with_health(self._health.finish)
         self.raise_if_cannot_run()
 
-    def _end(self, task: TaskRecord, call: Callable[[], None], seconds: float) -> None:
+    def _end(self, task: TaskRecord, call: Callable[[], None], seconds: float) -> bool:
         try:
             call()
         except LeaseLost as exc:
             log.warning("task %s: %s", task.id, exc)
             self._report("lost", task, seconds, str(exc))
+            return False
+        else:
+            return True
         finally:
             with self._lock:
                 self._held.pop(task.id, None)

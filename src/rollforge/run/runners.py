@@ -115,6 +115,9 @@ class Runners(Protocol):
     def refuse(self, task: TaskRecord) -> str:
         """Return why no runner can run a task that one of them has left; empty if another one may."""
 
+    def settled(self, task: TaskRecord, *, stored: bool) -> None:
+        """Note that the outcome of an attempt is stored, or that it will not be: the task was cancelled or taken over."""
+
     def close(self) -> None:
         """End all processes."""
 
@@ -243,6 +246,9 @@ class LocalRunners:
     def refuse(self, task: TaskRecord) -> str:
         """Return an empty string: what one process cannot run is not offered to the others."""
         return ""
+
+    def settled(self, task: TaskRecord, *, stored: bool) -> None:
+        """Do nothing: the processes have recorded the runs themselves."""
 
     def close(self) -> None:
         """Let the processes exit, and kill those that do not."""

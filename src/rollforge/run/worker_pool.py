@@ -265,6 +265,7 @@ class WorkerPool:
             if runner.task is not None and runner.task.id in gone:
                 runner.kill()  # the task was taken over, cancelled or removed
                 runner.outcome()
+                self._runners.settled(runner.task, stored=False)
                 runner.task = None
                 continue
             runner.overdue()
@@ -293,7 +294,7 @@ class WorkerPool:
             if outcome.cause is not Cause.RAISED and self.job.on_death is not None:
                 self._tidy_up(task)
             runner.failed = True
-        leases.settle(task, outcome, task_log, seconds)
+        self._runners.settled(task, stored=leases.settle(task, outcome, task_log, seconds))
         if isinstance(outcome, CannotStart):
             raise ConfigError(outcome.reason)
         if isinstance(outcome, CannotRun):
@@ -328,7 +329,8 @@ class WorkerPool:
                     continue
                 runner.task = None
                 if isinstance(outcome, Done):  # it had just finished
-                    leases.commit(task, outcome.result, runner.log(), runner.seconds)
+                    stored = leases.commit(task, outcome.result, runner.log(), runner.seconds)
+                    self._runners.settled(task, stored=stored)
                 else:
                     leases.give_back(task)
         for runner in self._busy():

@@ -18,12 +18,14 @@ from rollforge.track.provenance import program_tags, save_diff
 from rollforge.track.recorder import COPIED_FROM, Recorder
 from rollforge.track.tracker import Metric, RunData, RunInfo, RunQuery, Tracker
 
-__all__ = ["CopyResult", "copy_runs", "deliver_runs", "lend_run"]
+__all__ = ["CopyResult", "copy_runs", "deliver_runs", "is_lent", "keep_run", "lend_run", "remove_undelivered"]
 
 log = logging.getLogger(__name__)
 
 _COPYING = "rollforge.copying"
 _LENT = "rollforge.lent"
+_DELIVERED_FOR = "rollforge.delivered_for"
+"""Tag with the id of a task until its outcome is stored in the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +102,11 @@ def _transfer(
     source: Tracker, target: Tracker, experiment_id: str, run: RunData, status: str, tags: Mapping[str, str]
 ) -> RunInfo:
     """Return the copy of a run. It is RUNNING, with the tag ``rollforge.copying``, until it is complete."""
-    made = target.create_run(experiment_id, run.info.name, {**run.tags, _COPYING: run.info.id}, run.info.start_time)
+    first = {**run.tags, **tags, _COPYING: run.info.id}
+    made = target.create_run(experiment_id, run.info.name, first, run.info.start_time)
     target.write(made.id, run.params, _histories(source, run), {})
     _copy_files(source.files(run.info.id), target.files(made.id))
-    target.write(made.id, {}, [], tags, gone_tags=[_COPYING])
+    target.write(made.id, {}, [], {}, gone_tags=[_COPYING])
     target.update_run(made.id, status, run.info.end_time)
     return made
 
@@ -127,12 +130,21 @@ def lend_run(source: Tracker, run_id: str, target: Tracker) -> RunInfo:
     return _transfer(source, target, experiment_id, run, run.info.status, {_LENT: run_id})
 
 
-def deliver_runs(source: Tracker, target: Tracker) -> dict[str, RunInfo]:
+def deliver_runs(source: Tracker, target: Tracker, task_id: str = "") -> dict[str, RunInfo]:
     """Move all runs of one store into another, and return what became of each: its id in `source` -> the run in `target`.
 
     A run that :func:`lend_run` copied gets its new values; other runs are created, with the command and the code of this
     program, which has started the tasks. A run that had not ended when its process was killed has failed.
+
+    Parameters
+    ----------
+    source, target : Tracker
+        Tracking stores to move from and to.
+    task_id : str
+        The task that has recorded them. Until :func:`keep_run` is called, :func:`remove_undelivered` removes the created
+        runs.
     """
+    tags = {_DELIVERED_FOR: task_id} if task_id else {}
     delivered = {}
     for name, experiment_id in source.experiments().items():
         runs = reversed(source.search([experiment_id], RunQuery()))
@@ -141,11 +153,44 @@ def deliver_runs(source: Tracker, target: Tracker) -> dict[str, RunInfo]:
             original = run.tags.get(_LENT)
             if original is None:
                 save_diff(source.files(run.info.id))
-                made = _transfer(source, target, target.create_experiment(name), run, ended, program_tags())
+                made = _transfer(source, target, target.create_experiment(name), run, ended, {**program_tags(), **tags})
             else:
                 made = _bring_back(source, target, run, original, ended)
             delivered[run.info.id] = made
     return delivered
+
+
+def is_lent(source: Tracker, run_id: str) -> bool:
+    """Return whether a run is the copy of one that existed before, see :func:`lend_run`."""
+    return _LENT in source.read(run_id).tags
+
+
+def keep_run(target: Tracker, run_id: str) -> None:
+    """Note that the outcome of the task that has recorded a delivered run is stored."""
+    target.write(run_id, {}, [], {}, gone_tags=[_DELIVERED_FOR])
+
+
+def remove_undelivered(source: Tracker, target: Tracker, task_id: str) -> int:
+    """Remove what a killed process has delivered for a task before it could store the outcome, whole or in part.
+
+    Parameters
+    ----------
+    source, target : Tracker
+        The experiments of `source`, with what another attempt at the task has recorded, are searched in `target`.
+    task_id : str
+        Id of the task.
+
+    Returns
+    -------
+    int
+        Number of runs that were removed.
+    """
+    found = [target.find_experiment(name=name) for name in source.experiments()]
+    experiments = [one[0] for one in found if one is not None]
+    left = target.search(experiments, RunQuery(tags={_DELIVERED_FOR: task_id})) if experiments else []
+    for run in left:
+        target.delete_run(run.info.id)
+    return len(left)
 
 
 def _bring_back(source: Tracker, target: Tracker, run: RunData, original: str, status: str) -> RunInfo:
