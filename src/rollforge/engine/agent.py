@@ -197,6 +197,8 @@ class Reply:
     """What the running task has printed or logged; None if it has not changed since the last reply."""
     ended: bool = False
     """Whether the agent has stopped, and runs no more tasks."""
+    memory: int = 0
+    """Bytes of memory that the process of the running task uses."""
 
 
 class Agent:
@@ -227,6 +229,7 @@ class Agent:
         self._guard = Guard(self._folder.name)
         self._log: str = ""
         self._sent_log = ""
+        self._memory = 0
         self._stopped = False
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
@@ -289,7 +292,12 @@ class Agent:
             text = None if self._log == self._sent_log else self._log
             self._sent_log = self._log
             self._answered.setdefault(number, time.monotonic())
-            return Reply(events, text, self._stopped)
+            return Reply(events, text, self._stopped, self._memory)
+
+    @property
+    def pid(self) -> int:
+        """Id of the worker process; 0 if there is none."""
+        return 0 if self._process is None else self._process.pid
 
     def stop(self) -> None:
         """End the worker process and the agent."""
@@ -348,6 +356,7 @@ class Agent:
         if process is not None and process.task is not None:
             process.overdue()
             self._log = process.log()
+            self._memory = resident(process.pid)
             self._report(process)
 
     def _follow(self, process: WorkerProcess, command: Command) -> None:
@@ -393,6 +402,20 @@ class Agent:
         with self._changed:
             self._events.append(event)
             self._changed.notify_all()
+
+
+def resident(pid: int) -> int:
+    """Return how many bytes of memory a process uses that it does not share; 0 if that is not known.
+
+    Examples
+    --------
+    >>> resident(0)
+    0
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        _, pages, shared, *_ = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+        return (int(pages) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 @contextlib.contextmanager

@@ -340,6 +340,8 @@ class DaskEngine:
         ref = self._agents.pop(name, None)
         if ref is not None:
             ref.give_up("it is not used any more")
+            if ref.answered and self._setup is not None:  # a worker that is silent would not answer another one either
+                self._avoided[ref.worker] = time.monotonic() + 2 * self._setup.silence
 
     def close(self) -> None:
         """Disconnect, and end a cluster that was started here."""

@@ -117,7 +117,7 @@ def _translated(call: Future[T]) -> Future[T]:
         memory = isinstance(error, said.OutOfMemoryError) or "running low on memory" in text
         gone = isinstance(error, (said.RayActorError, said.OutOfMemoryError, said.NodeDiedError))
         if memory or (gone and not isinstance(error, said.ActorUnavailableError)):
-            error = AgentLost(text[:1000], out_of_memory=memory)
+            error = AgentLost(text[:1000], out_of_memory=memory, chosen=memory)
         answer.set_exception(error)
 
     call.add_done_callback(done)
@@ -189,10 +189,13 @@ class RayEngine:
         """
         import ray
 
+        room = self._room(ray.cluster_resources())
+        if self._resources.jobs is None:  # machines come and go
+            self._jobs = self._resources.agents(room)
         wanted = self._jobs
         if self._avoided:
             extra = len(self._avoided & self._agents.keys())
-            wanted = min(self._jobs + extra, max(self._jobs, self._room(ray.cluster_resources())))
+            wanted = min(self._jobs + extra, max(self._jobs, room))
         while len(self._agents) < wanted and time.monotonic() >= self._not_before:
             self._agents[f"ray-{next(self._names)}"] = _Ref(self._class.remote(self._setup), self._put)
         return dict(self._agents)

@@ -74,11 +74,14 @@ class AgentLost(Exception):
         What the engine says.
     out_of_memory : bool
         Whether the engine ended the agent because its machine was short of memory.
+    chosen : bool
+        Whether the engine chose this agent among those of its machine by other criteria than the memory of their tasks.
     """
 
-    def __init__(self, why: str, *, out_of_memory: bool = False) -> None:
+    def __init__(self, why: str, *, out_of_memory: bool = False, chosen: bool = False) -> None:
         super().__init__(why)
         self.out_of_memory = out_of_memory
+        self.chosen = chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,8 @@ class Shared:
     """What tasks read."""
     losses: SupportsReasons | None = None
     """Says why agents are lost, if the engine can find out."""
+    runners: dict[str, RemoteRunner] = field(default_factory=dict)
+    """All agents by name."""
     equips: bool = False
     """Whether agents need a parcel, which may not be ready yet."""
     receiving: set[str] = field(default_factory=set)
@@ -220,8 +225,6 @@ class RemoteRunner:
         self.node: NodeInfo | None = None
         self.gone = ""
         """Why the agent is lost; empty while it answers."""
-        self.silent = False
-        """Whether it is lost because it did not answer: another one on its machine may not answer either."""
         self._agent = agent
         self._shared = shared
         self._silence = shared.silence
@@ -239,6 +242,9 @@ class RemoteRunner:
         self._called = time.monotonic()
         self._heard = time.monotonic()
         self._out_of_memory = False
+        self._blameless = False
+        self.memory = 0
+        """Bytes of memory that its task uses, as of the agent's last answer."""
         self._equipped = False
         self._asked = False
         self._interrupted = False
@@ -346,7 +352,10 @@ class RemoteRunner:
                     return event.outcome
             if task is None or not self.gone or self._writing:
                 return None
+            if self._blameless:
+                return Stopped()
             if self._out_of_memory:
+                self._ready = True  # the attempt counts
                 return Failed(self.gone, self.gone, Cause.OUT_OF_MEMORY)
             if time.monotonic() < self._called + self._silence + 1.0:
                 return None
@@ -361,7 +370,6 @@ class RemoteRunner:
             if self.node is None or self.gone:
                 return
             if self._in_flight and now - self._heard > self._silence:
-                self.silent = True
                 self._lose(f"no answer for {self._silence:g} s")
             elif not self._in_flight and now - self._called > self._silence / _BEATS:
                 self._call([], 0.0)
@@ -402,6 +410,7 @@ class RemoteRunner:
         try:
             reply = future.result()
         except AgentLost as exc:
+            self._blameless = exc.chosen and self._others_use_more()
             self._lose(str(exc), out_of_memory=exc.out_of_memory)
             return
         except BaseException as exc:  # noqa: BLE001 - whatever the engine raises
@@ -425,6 +434,7 @@ class RemoteRunner:
         with self._lock:
             self._writing -= 1
             self._events.extend(events)
+            self.memory = reply.memory
             if reply.log is not None and not reply.events:
                 self._log = reply.log
             if reply.ended:
@@ -451,6 +461,14 @@ class RemoteRunner:
         ):  # cancelled, or taken by another driver
             return replace(event, runs=None)
         return replace(event, outcome=self._shared.deliveries.deliver(event.runs, event.outcome, task), runs=None)
+
+    def _others_use_more(self) -> bool:
+        """Return whether another task on its machine uses more memory: this one was ended in its place.
+
+        Then the attempt does not count, as a task could otherwise fail because of others.
+        """
+        others = (r for r in list(self._shared.runners.values()) if r is not self and r.place == self.place)
+        return any(other.task is not None and other.memory > self.memory for other in others)
 
     def _why_lost(self, *, wait: bool = False) -> AgentLost | None:
         return None if self._shared.losses is None else self._shared.losses.why_lost(self.name, wait)
@@ -717,7 +735,7 @@ class EngineRunners:
             session, silence, Deliveries(session) if sends else None, sends,
             equips=make_parcel is not None, losses=engine if isinstance(engine, SupportsReasons) else None,
         )  # fmt: skip
-        self._runners: dict[str, RemoteRunner] = {}
+        self._runners = self._shared.runners
         self._unborn: list[str] = []
         self._forgiven = 0  # how many had ended before they answered when another one answered
         self._avoided: set[str] = set()
@@ -814,8 +832,6 @@ class EngineRunners:
                 self._avoid(name, math.inf)
             if runner.gone:
                 runner.find_reason()
-                if runner.silent:
-                    self._avoid(name, 2 * self._shared.silence)
                 if runner.node is None and name not in self._avoided:
                     self._unborn.append(runner.gone)
                     self._avoid(name, min(_LONGEST_PAUSE, 2.0 ** len(self._unborn)))

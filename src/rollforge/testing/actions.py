@@ -87,17 +87,18 @@ def _need(task: Mapping[str, Any]) -> None:
     raise ModuleNotFoundError(f"No module named '{task['module']}'")
 
 
-def _stamp(task: Mapping[str, Any]) -> None:
-    """Sleep, and write the time every 0.05 s to a file of this attempt, which says when its process ended."""
+def _stamp(task: Mapping[str, Any]) -> int | None:
+    """Sleep until a file exists or for some seconds, and write the time every 0.05 s to a file of this attempt."""
     folder = Path(task["stamps"])
     folder.mkdir(exist_ok=True)
     until = time.monotonic() + task["seconds"]
+    held = b"x" * task.get("bytes", 0)
     with (folder / f"{task['i']}-{os.getpid()}-{os.getppid()}-{time.monotonic_ns()}").open("a", buffering=1) as file:
         while True:
             file.write(f"{time.monotonic()}\n")
             left = until - time.monotonic()
-            if left <= 0:
-                return
+            if left <= 0 or ("end" in task and Path(task["end"]).exists()):
+                return len(held) or None
             time.sleep(min(STAMP_SECONDS, left))
 
 
