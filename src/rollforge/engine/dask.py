@@ -256,7 +256,7 @@ class DaskEngine:
         self._resources = resources
         self._names = itertools.count(1)
         self._agents: dict[str, _Ref] = {}
-        self._avoided: dict[str, float] = {}  # worker -> until when
+        self._avoided: dict[tuple[str, object], float] = {}  # worker and its folder -> until when
         self._client: Client | None = None
         self._cluster: Any = None
         self._setup: Setup | None = None
@@ -303,7 +303,11 @@ class DaskEngine:
             elif ref.worker in silent and not ref.answered:  # an agent that runs is lost when it does not answer calls
                 ref.give_up(f"the Dask worker {ref.worker} sends no heartbeats")
         used = [ref.worker for ref in self._agents.values()]
-        avoided = {address for address, until in self._avoided.items() if time.monotonic() < until}
+        avoided = {
+            address
+            for (address, directory), until in self._avoided.items()
+            if time.monotonic() < until and address in workers and workers[address].get("local_directory") == directory
+        }
         running = sum(address not in avoided for address in used)
         for address, worker in workers.items():
             if address in avoided or address in silent:
@@ -325,7 +329,8 @@ class DaskEngine:
     def avoid(self, name: str, seconds: float) -> None:
         """Start no agents on the worker of an agent for some time; its own agents do not count as jobs then."""
         if name in self._agents:
-            self._avoided[self._agents[name].worker] = time.monotonic() + seconds
+            ref = self._agents[name]
+            self._avoided[ref.worker, ref.directory] = time.monotonic() + seconds
 
     def _connect_again(self) -> None:
         """Connect to a scheduler that was started again at the same address, after Dask's own client has given up."""
@@ -341,7 +346,7 @@ class DaskEngine:
         if ref is not None:
             ref.give_up("it is not used any more")
             if ref.answered and self._setup is not None:  # a worker that is silent would not answer another one either
-                self._avoided[ref.worker] = time.monotonic() + 2 * self._setup.silence
+                self._avoided[ref.worker, ref.directory] = time.monotonic() + 2 * self._setup.silence
 
     def close(self) -> None:
         """Disconnect, and end a cluster that was started here."""

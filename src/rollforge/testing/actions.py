@@ -102,11 +102,6 @@ def _stamp(task: Mapping[str, Any]) -> int | None:
             time.sleep(min(STAMP_SECONDS, left))
 
 
-def _hold(task: Mapping[str, Any]) -> None:
-    """Sleep in C code that holds the interpreter, so that no other thread of the process runs."""
-    ctypes.PyDLL(None).usleep(int(task["seconds"] * 1e6))
-
-
 _ACTIONS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
     "print": _print,
     "raise": _raise,
@@ -115,7 +110,6 @@ _ACTIONS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
     "kill": lambda task: os.kill(os.getpid(), signal.SIGKILL),
     "crash": lambda task: os.kill(os.getpid(), signal.SIGSEGV),
     "stamp": _stamp,
-    "hold": _hold,
     "sleep": lambda task: time.sleep(task["seconds"]),
     "hold": _hold,
     "allocate": lambda task: len(bytearray(task["bytes"])),
