@@ -1,4 +1,4 @@
-"""What becomes of the runs that agents send if the driver is killed, or if the outcome of their task is not stored."""
+"""Runs that agents send, if the driver is killed or the outcome of their task is not stored."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def runs(session: Session) -> list[RunData]:
 
 
 def test_what_a_killed_driver_has_delivered_is_replaced(session: Session, tmp_path: Path) -> None:
-    """It was killed before it could store the outcome: in one case the copy is whole, in the other it is not."""
+    """The driver was killed before it could store the outcome: in one case the copy is whole, in the other it is not."""
     Deliveries(session).deliver(recorded(tmp_path, "whole"), NOTHING, EARLIER)
     Deliveries(session).deliver(
         recorded(tmp_path, "of another task"), NOTHING, TaskRecord(id="t2", pool="p", definition={})

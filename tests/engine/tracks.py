@@ -1,4 +1,4 @@
-"""What the tracks say that tasks leave, see the action ``stamp`` of rollforge.testing.actions."""
+"""Tracks that tasks leave, see the action ``stamp`` of rollforge.testing.actions."""
 
 from __future__ import annotations
 
