@@ -102,6 +102,19 @@ def _stamp(task: Mapping[str, Any]) -> int | None:
             time.sleep(min(STAMP_SECONDS, left))
 
 
+def _record(task: Mapping[str, Any]) -> object:
+    """Record a run with an artifact of some bytes."""
+    from rollforge.session import current_session
+    from rollforge.track.base import get_experiment, open_tracker
+
+    tracker = open_tracker(current_session().tracking_uri)
+    tracker.prepare()
+    recorder = get_experiment(tracker, experiment_name="recorded").create_recorder(f"task {task['i']}")
+    recorder.save_objects(value=b"x" * task["bytes"])
+    recorder.end_run()
+    return recorder
+
+
 _ACTIONS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
     "print": _print,
     "raise": _raise,
@@ -110,6 +123,7 @@ _ACTIONS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
     "kill": lambda task: os.kill(os.getpid(), signal.SIGKILL),
     "crash": lambda task: os.kill(os.getpid(), signal.SIGSEGV),
     "stamp": _stamp,
+    "record": _record,
     "sleep": lambda task: time.sleep(task["seconds"]),
     "hold": _hold,
     "allocate": lambda task: len(bytearray(task["bytes"])),
