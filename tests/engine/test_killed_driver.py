@@ -70,9 +70,9 @@ def recorded(folder: Path) -> list[Any]:
 
 def test_each_task_has_one_run_though_drivers_are_killed(address: str, tmp_path: Path) -> None:
     """Two drivers are killed while they write runs into the tracking store; a third one finishes the job."""
-    tasks = [{"do": "record", "bytes": 5_000_000}] * 12
+    tasks = [{"do": "record", "bytes": 5_000_000}] * 8
     store = submit(tmp_path, *tasks)
-    for wanted in (2, 6):
+    for wanted in (2, 4):
         driver = drive(address, tmp_path)
         try:
             wait_for(lambda wanted=wanted: len(recorded(tmp_path)) >= wanted or driver.poll() is not None, "runs")  # noqa: B023
@@ -97,13 +97,13 @@ def test_two_drivers_of_one_pool(address: str, tmp_path: Path) -> None:
     """Each task is run by one of them."""
     stamps = tmp_path / "stamps"
     stamps.mkdir()
-    store = submit(tmp_path, *[{"do": "stamp", "stamps": str(stamps), "seconds": 0.4}] * 12)
+    store = submit(tmp_path, *[{"do": "stamp", "stamps": str(stamps), "seconds": 0.4}] * 8)
     drivers = [drive(address, tmp_path) for _ in range(2)]
     for driver in drivers:
         _, err = driver.communicate(timeout=120)
         assert driver.returncode == 0, err
     assert {task.status for task in store.query("p")} == {Status.DONE}
-    assert [len(attempts) for attempts in tracks(stamps).values()] == [1] * 12
+    assert [len(attempts) for attempts in tracks(stamps).values()] == [1] * 8
     assert not overlaps(stamps)
 
 
