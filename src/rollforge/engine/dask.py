@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -37,11 +40,31 @@ _ANSWER_SECONDS = 5.0  # that the scheduler has to answer
 _HEARTBEAT_SECONDS = 15.0  # that the last heartbeat of a worker may be older than that of another one
 
 
+_PROGRAM = "distributed.cli.dask_worker"
+_CLOSING_SECONDS = 10.0
+
+
+def _end_with(worker: Any) -> None:
+    """End the program of a worker that does not end although it is closed.
+
+    Without its scheduler, a worker may wait for coroutines of its own that ignore that they are cancelled (distributed
+    2026.8). A job of Slurm whose driver was killed would run until its time limit.
+    """
+    while worker.status.name not in ("closed", "failed"):
+        time.sleep(1.0)
+    time.sleep(_CLOSING_SECONDS)
+    os._exit(1)
+
+
 class DaskAgent:
     """An agent in a Dask worker, whose event loop its methods do not block."""
 
     def __init__(self, setup: Setup) -> None:
+        from distributed import get_worker
+
         self._agent = Agent(setup)
+        if getattr(sys.modules["__main__"].__spec__, "name", "") == _PROGRAM:
+            threading.Thread(target=_end_with, args=(get_worker(),), name="rollforge-end", daemon=True).start()
 
     async def info(self) -> NodeInfo:
         """See :meth:`Agent.info`."""
