@@ -145,12 +145,20 @@ class DaskCluster:
     def __init__(self, machines: int) -> None:
         from distributed import LocalCluster
 
+        self._machines, self._complete = machines, time.monotonic()
         self._cluster = LocalCluster(n_workers=machines, threads_per_worker=1, dashboard_address=":0")
         self.address: str = self._cluster.scheduler_address
 
     def machines(self) -> list[int]:
-        """Return the workers."""
-        return [nanny.pid for nanny in self._cluster.workers.values() if nanny.pid]
+        """Return the workers that have started: a nanny gives up if its worker is killed before."""
+        known = self._cluster.scheduler.workers
+        found = [n.pid for n in self._cluster.workers.values() if n.pid and n.worker_address in known]
+        if len(found) >= self._machines:
+            self._complete = time.monotonic()
+        elif time.monotonic() > self._complete + 15.0:  # the cluster has given up nannies
+            self._cluster.scale(len(self._cluster.worker_spec) + self._machines - len(found))
+            self._complete = time.monotonic()
+        return found
 
     def agents(self) -> list[int]:
         """Return the workers."""
@@ -346,7 +354,7 @@ def broken(folder: Path, count: int, drivers_killed: int) -> Iterator[str]:
         # A driver that dies after it has written a run and before it has recorded the end of its task leaves a second one.
         if len(complete) > count + drivers_killed:
             yield f"{len(complete)} complete runs of {count} tasks, and {drivers_killed} drivers were killed"
-        for task in found:
+        for task in (task for task in found if task.status is Status.DONE):
             recorder = recorder_of(task.result)
             number = task.definition["model"]["kwargs"]["i"]
             if float(recorder.load_object("pred.pkl").iloc[0, 0]) != float(number):

@@ -18,9 +18,22 @@ def test_every_task_has_one_result_after_a_storm_on_a_cluster(engine: str, libra
     """No task is lost, runs twice at once or gets the result of another one; each has a complete run. `make storm` does
     the same on a larger scale."""
     pytest.importorskip(library, reason=f"{library} is not installed: pip install 'rollforge[{engine}]'")
-    command = [sys.executable, str(STORM), "--engine", engine, "--tasks", "40", "--machines", "2", "--limit", "400"]
+    command = [
+        sys.executable,
+        str(STORM),
+        "--engine",
+        engine,
+        "--tasks",
+        "40",
+        "--machines",
+        "3",
+        "--pause",
+        "2",
+        "--limit",
+        "400",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["states"] == {"done": 40}
-    assert sum(found["killed"].values()) >= 5
+    assert sum(found["killed"].values()) >= 3
