@@ -38,6 +38,7 @@ store = open_store(f"sqlite:///{folder}/tasks.db")
 while store.count("p", {"status": {"$ne": "done"}}):  # those of a killed driver are free when its leases have expired
     Dask(address, jobs=2, silence=3.0).run(Job("p", act), session, store=store)
     time.sleep(0.5)
+    store.expire("p")
 """
 
 
@@ -80,8 +81,11 @@ def test_each_task_has_one_run_though_drivers_are_killed(address: str, tmp_path:
             driver.kill()
             driver.communicate()
     driver = drive(address, tmp_path)
-    assert driver.wait(120) == 0, driver.communicate()
-    driver.communicate()
+    try:
+        _, err = driver.communicate(timeout=120)
+    finally:
+        driver.kill()
+    assert driver.returncode == 0, err
     done = {task.definition["i"]: task for task in store.query("p")}
     assert [done[i].status for i in range(len(tasks))] == [Status.DONE] * len(tasks)
     runs = recorded(tmp_path)
