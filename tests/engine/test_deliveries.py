@@ -81,3 +81,11 @@ def test_runs_of_a_refused_result_are_removed(session: Session, tmp_path: Path) 
     assert [run.info.name for run in runs(session)] == ["interrupted"]
     deliveries.close()
     assert runs(session) == []
+
+
+def test_a_folder_without_values_is_not_a_run(session: Session, tmp_path: Path) -> None:
+    """The driver was killed after it had created the folder of a run, and before it wrote a line."""
+    Deliveries(session).deliver(recorded(tmp_path, "run"), NOTHING, EARLIER)
+    (run,) = runs(session)
+    (tmp_path / "driver" / run.info.experiment_id / "0123456789abcdef").mkdir()
+    assert [one.info.name for one in runs(session)] == ["run"]

@@ -327,7 +327,8 @@ class FolderTracker:
                     with contextlib.suppress(RecorderNotFound):  # deleted since the folder was listed
                         data = self.read(run_id)
                         index.add(run_id, changed, data)
-                if data is not None:
+                # Without a start, it is being created, or its process was killed while it created the folder.
+                if data is not None and (data.info.start_time or data.info.name):
                     yield data
         except (FileNotFoundError, NotADirectoryError):
             return
