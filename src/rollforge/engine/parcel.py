@@ -16,7 +16,6 @@ import hashlib
 import logging
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,7 +37,7 @@ from rollforge.generate.data_read import handler_frequencies
 from rollforge.kinds import DATASET
 from rollforge.market.content import content_provider, provider_content
 from rollforge.market.extract import EXTRACT, ExtractOf, content_name, extract_files
-from rollforge.market.folder_change import exchange
+from rollforge.market.folder_change import written_whole
 from rollforge.market.universe import one_version
 from rollforge.record.portfolio import PortAnaRecord
 from rollforge.run.execute import DATA_UNTIL, task_session
@@ -461,24 +460,13 @@ def _mark(folder: Path) -> str:
 
 
 def _write(manifest: Manifest, data: NDArray[np.uint8], folder: str, place: Path) -> None:
-    for left in place.parent.glob(f".{place.name}-*"):  # left by a killed process, because we hold the lock
-        shutil.rmtree(left, ignore_errors=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-    try:
+    with written_whole(place) as draft:
         for name, start, size in manifest.files:
             if name.startswith(f"{folder}/"):
                 file = draft / name.removeprefix(f"{folder}/")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with file.open("wb") as stream:
                     stream.write(data[start : start + size].data)
-        if place.exists():  # of other data: processes that have it open keep it
-            exchange(draft, place)
-            shutil.rmtree(draft, ignore_errors=True)
-        else:
-            draft.rename(place)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def _forget(root: Path, used: set[str]) -> None:

@@ -357,10 +357,15 @@ class RemoteRunner:
             if self._out_of_memory:
                 self._ready = True  # the attempt counts
                 return Failed(self.gone, self.gone, Cause.OUT_OF_MEMORY)
-            if time.monotonic() < self._called + self._silence + 1.0:
+            if time.monotonic() < self._ended_by:
                 return None
             self._ready = True
             return lost(task, self.host, self.gone)
+
+    @property
+    def _ended_by(self) -> float:
+        """When an agent that does not answer must have ended its task, as a time of ``time.monotonic``."""
+        return self._called + self._silence + 1.0
 
     def beat(self) -> None:
         """Call the agent if it has not been called for a while, and consider it lost if it does not answer."""
@@ -585,7 +590,7 @@ class RemoteRunner:
         if task is not None and not out_of_memory:
             log.warning(
                 "agent %s on %s was lost (%s); its task is free again in %.0f s", self.name, self.host, self.gone,
-                self._silence,
+                max(0.0, self._ended_by - time.monotonic()),
             )  # fmt: skip
         else:
             log.info("agent %s on %s was lost: %s", self.name, self.host, self.gone)

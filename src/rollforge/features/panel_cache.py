@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 
 from rollforge.errors import DataError
 from rollforge.features.panel import META, Panel
-from rollforge.market.folder_change import exchange
+from rollforge.market.folder_change import written_whole
 
 __all__ = ["PanelCache", "PanelInfo", "clear_panels", "list_panels"]
 
@@ -126,21 +125,10 @@ class PanelCache:
         state: str,
         base: Callable[[], Sequence[object] | None] | None,
     ) -> Panel:
-        for left in self.root.glob(f".{place.name}-*"):  # left by a killed process, because we hold the lock
-            shutil.rmtree(left, ignore_errors=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=self.root))
         log.info("computing panel %s, once for these data and this definition", place.name[:12])
         began = time.perf_counter()
-        try:
+        with written_whole(place) as draft:
             build(draft).save(draft, state, None if base is None else base())
-            if place.exists():
-                exchange(draft, place)
-                shutil.rmtree(draft, ignore_errors=True)
-            else:
-                draft.rename(place)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
         self.shrink({place.name})
         panel = Panel.load(place, written=True)
         if panel is None:

@@ -17,6 +17,7 @@ import os
 import shutil
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,7 +25,9 @@ from pathlib import Path
 from rollforge.disk import sync, sync_file_system
 from rollforge.errors import DataError, FolderBusy
 
-__all__ = ["change_files", "exchange", "folder_lock", "previous", "previous_locations", "remove_folder", "restore"]
+__all__ = [
+    "change_files", "exchange", "folder_lock", "previous", "previous_locations", "remove_folder", "restore", "written_whole",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -216,6 +219,28 @@ def _write(old: Path, target: Path, content: bytes, made: set[str]) -> None:
             os.fchmod(handle, stat.S_IMODE(os.stat(old).st_mode))
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def written_whole(place: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `place` at the end of the block, in place of any folder there.
+
+    The caller holds a lock, so that no other process writes the same folder. What a killed process has left is removed, and
+    nothing is left after an exception. Processes that have files of the former folder open keep them.
+    """
+    for left in place.parent.glob(f".{place.name}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    try:
+        yield draft
+        if place.exists():
+            exchange(draft, place)
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.rename(place)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
 
 
 def exchange(one: Path, other: Path) -> None:
