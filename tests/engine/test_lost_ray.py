@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 from tests.engine.tracks import Attempt, is_alive, meanwhile, overlaps, running, tracks, wait_for
 
 from rollforge.engine.executors import Ray
+from rollforge.engine.ray import _translated
+from rollforge.engine.remote import AgentLost
 from rollforge.run.job import Event
 from rollforge.task import Cause, Status
 from rollforge.testing.executor import RunTasks
 
-pytest.importorskip("ray", reason="ray is not installed: pip install 'rollforge[ray]'")
+said = pytest.importorskip("ray.exceptions", reason="ray is not installed: pip install 'rollforge[ray]'")
 pytestmark = pytest.mark.slow
 
 SILENCE = 3.0
@@ -122,3 +125,25 @@ def test_an_actor_is_killed(machines: list[Any], tmp_path: Path) -> None:
         lost, other = run(stamp(stamps, 60.0), stamp(stamps, 0.1))
     assert (lost.status, lost.cause, lost.attempt, other.status) == (Status.FAILED, Cause.LOST, 1, Status.DONE)
     assert not is_alive(killed[0].pid)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost", "out_of_memory"),
+    [
+        (said.OutOfMemoryError("why"), True, True),
+        (said.ActorDiedError(), True, False),
+        (said.NodeDiedError("why"), True, False),
+        (said.ActorUnavailableError("why", None), False, False),
+        (said.GetTimeoutError("why"), False, False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_some_exceptions_of_ray_mean_that_the_agent_is_gone(
+    error: Exception, lost: bool, out_of_memory: bool
+) -> None:
+    """After the others its call is repeated."""
+    call: Future[None] = Future()
+    call.set_exception(error)
+    found = _translated(call).exception()
+    assert isinstance(found, AgentLost) is lost
+    assert getattr(found, "out_of_memory", False) is out_of_memory

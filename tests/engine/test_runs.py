@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rollforge.engine.executors import Dask
+from rollforge.engine.runs import Deliveries
 from rollforge.run.executor import Executor, LocalProcesses
 from rollforge.run.pool_trainer import DelayTrainerRM, TrainerRM
 from rollforge.session import Session, using
+from rollforge.testing.mlflow import MLflowServer
 from rollforge.track.base import Recorder, get_experiment, open_tracker
 
 if TYPE_CHECKING:
@@ -127,3 +129,21 @@ def test_a_run_on_a_cluster_has_the_same_history_as_a_local_one(
     began, ended = done.run_info.start_time, done.run_info.end_time
     assert ended is not None
     assert began <= times[0] <= times[-1] <= ended
+
+
+def test_machines_record_runs_on_a_server_themselves(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is brought back to the driver and written there."""
+    monkeypatch.delattr(Deliveries, "deliver")
+    (tmp_path / "models.py").write_text(MODELS)
+    (tmp_path / "server").mkdir()
+    with MLflowServer(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "server") as server:
+        runs = train(
+            TrainerRM, Dask(cluster.address, jobs=1), [task(tmp_path), task(tmp_path, "raise")], tmp_path, server.uri
+        )
+        assert {run.uri for run in runs} == {server.uri}
+        done = next(run for run in runs if run.status == "FINISHED")
+        assert [(m.step, m.value) for m in done.metric_history("loss")] == [(0, 1.0), (1, 0.5), (2, 1 / 3)]
+        assert done.load_object("numbers") == [1, 2, 3]
+        assert {run.status for run in runs} == {"FINISHED", "FAILED"}
