@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import rollforge
 
@@ -307,3 +311,40 @@ def test_in_ci_a_skipped_test_of_an_engine_fails() -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout
     assert re.search(r"ROLLFORGE_REQUIRE forbids this to be skipped\. .*(apt-get|pip) install", done.stdout)
+
+
+def environment_for_tests() -> set[str]:
+    """Return the packages that ``rollforge[dev]`` installs, with what these need, as far as they are installed here."""
+    names: set[str] = set()
+    open_ = [("rollforge", "dev")]
+    while open_:
+        name, extra = open_.pop()
+        try:
+            needed = requires(name) or []
+        except PackageNotFoundError:
+            continue
+        names.add(canonicalize_name(name))
+        for one in map(Requirement, needed):
+            marker = one.marker
+            if (marker is None or marker.evaluate({"extra": extra})) and canonicalize_name(one.name) not in names:
+                open_ += [(one.name, extra) for extra in ("", *one.extras)]
+    return names
+
+
+def test_mypy_does_not_depend_on_optional_packages() -> None:
+    """``make lint`` also runs where only the packages for tests are installed: mypy is told which others are missing there."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]["overrides"]
+    told = {name.removesuffix(".*") for part in listed if part.get("ignore_missing_imports") for name in part["module"]}
+    owners = packages_distributions()
+    present = environment_for_tests()
+    unknown: dict[str, str] = {}
+    for file in sorted([*SOURCE.rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")]):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module or ""]
+            for top in {module.partition(".")[0] for module in modules} - told - set(sys.stdlib_module_names):
+                packages = {canonicalize_name(name) for name in owners.get(top, [])}
+                if top not in ("rollforge", "benchmarks", "__future__") and not packages & present:
+                    unknown[top] = str(file.relative_to(ROOT))
+    assert unknown == {}
