@@ -22,7 +22,8 @@ from typing import Any
 from benchmarks import setting
 from rollforge.engine.agent import Assign, Ended, Equipment, NodeInfo, Reply, Setup, node_info
 from rollforge.engine.parcel import Manifest, Parcel
-from rollforge.engine.remote import AgentRef, Call, EngineRunners
+from rollforge.engine.remote import AgentRef, Call
+from rollforge.engine.runners import EngineRunners
 from rollforge.run.job import Job
 from rollforge.run.messages import Done
 from rollforge.run.worker_pool import WorkerPool

@@ -12,7 +12,8 @@ from tests.engine.tracks import meanwhile, running, wait_for
 
 from rollforge.engine.agent import Agent, Equipment, NodeInfo, Reply, Setup
 from rollforge.engine.parcel import Manifest, Parcel
-from rollforge.engine.remote import AgentLost, AgentRef, Call, EngineRunners, RemoteRunner
+from rollforge.engine.remote import AgentLost, AgentRef, Call, RemoteRunner
+from rollforge.engine.runners import EngineRunners
 from rollforge.run.job import Event, Job
 from rollforge.run.worker_pool import WorkerPool
 from rollforge.session import Session

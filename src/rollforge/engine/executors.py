@@ -19,8 +19,9 @@ from rollforge.engine.carried import functions
 from rollforge.engine.modules import Named
 from rollforge.engine.options import LOCAL, RunOptions, read_engine
 from rollforge.engine.parcel import Parcel, make_parcel
-from rollforge.engine.remote import SILENCE_SECONDS, Engine, EngineRunners
+from rollforge.engine.remote import SILENCE_SECONDS
 from rollforge.engine.resources import Resources
+from rollforge.engine.runners import Engine, EngineRunners
 from rollforge.errors import ConfigError, MissingDependency, counted
 from rollforge.limits import parse_size
 from rollforge.machine import process_name
