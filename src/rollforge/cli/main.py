@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rollforge import __version__
-from rollforge.cli import cache, check, data, pool, serve, serve_http, serve_watch, track, worker, workflow
+from rollforge.cli import cache, check, data, new, pool, serve, serve_http, serve_watch, track, worker, workflow
 from rollforge.cli.names import ANY_SPELLING
 from rollforge.cli.program import guarded, run_app
 from rollforge.cli.terminal import echo, show_logs
@@ -24,6 +24,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings=ANY_SPELLING,
 )
+app.command("new")(new.new)
 app.command("plan")(workflow.plan)
 app.command("check")(check.check)
 app.command("run")(workflow.run)
