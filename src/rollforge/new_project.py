@@ -39,7 +39,7 @@ class ProjectTemplate:
     """What to run in the folder."""
     write_data: Callable[[Path], None]
     """Writes the data into the folder."""
-    needs: Mapping[str, str]
+    extras: Mapping[str, str]
     """Module that the project imports -> extra of Rollforge that installs it."""
 
 
@@ -86,7 +86,7 @@ def new_project(path: str | os.PathLike[str], template: str = "qlib") -> NewProj
             (draft / file.name.removesuffix(_SUFFIX)).write_text(text, encoding="utf-8")
         kind.write_data(draft)
         files = tuple(sorted(f"{p.name}/" if p.is_dir() else p.name for p in draft.iterdir()))
-    missing = tuple(dict.fromkeys(extra for module, extra in kind.needs.items() if find_spec(module) is None))
+    missing = tuple(dict.fromkeys(extra for module, extra in kind.extras.items() if find_spec(module) is None))
     return NewProject(target, template, files, kind.commands, missing)
 
 
