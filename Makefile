@@ -4,9 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The benchmarks compare with pyqlib, which has sixty dependencies, so they have their own environment.
 BENCH := .venv-bench
+# What builds the documentation needs nothing of Rollforge, whose source it only reads.
+DOCS := .venv-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test slow check lint coverage changelog bench bench-full clean storm fuzz mutants pythons lowest tables splits signals frames engines
+.PHONY: help setup demo test slow check lint coverage changelog bench bench-full clean storm fuzz mutants pythons lowest tables splits signals frames engines docs site
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +62,13 @@ $(BENCH)/bench: pyproject.toml
 	$(BENCH)/bin/python -m pip install --quiet -e '.[bench]'
 	@touch $@
 
+$(DOCS)/docs: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --upgrade pip
+	$(DOCS)/bin/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" >$(DOCS)/requirements
+	$(DOCS)/bin/python -m pip install --quiet -r $(DOCS)/requirements
+	@touch $@
+
 setup: $(VENV)/dev ## Create .venv with all development dependencies
 
 demo: $(VENV)/run ## Create a demo market, train a rolling LightGBM experiment, write demo/report.html
@@ -99,8 +108,19 @@ coverage: $(VENV)/dev ## Measure branch coverage of the fast tests; fails if a r
 changelog: $(VENV)/dev ## Print the next section of the changelog
 	@$(BIN)/towncrier build --draft --version next 2>/dev/null
 
-tables: $(VENV)/dev ## Generate files from the code: the public names of models, docs/compat.md
+tables: $(VENV)/dev ## Generate files from the code: the public names of models, docs/api, docs/compat.md
 	$(BIN)/python tests/tables.py
+
+# The code of the pages runs in the tests; 'make site' builds the pages without it.
+EXAMPLES := tests/test_documents.py tests/test_extending.py tests/test_site.py tests/cli/test_online_page.py
+docs: $(VENV)/dev ## Run the code of all pages, and build the documentation in site/
+	$(BIN)/python -m pytest $(PARALLEL) -q $(EXAMPLES)
+	@$(MAKE) --no-print-directory site
+
+site: $(DOCS)/docs ## Build the documentation in site/; a dead link or anchor, or a request to another host, is an error
+	$(DOCS)/bin/python tests/site_pages.py build/site-pages
+	$(DOCS)/bin/zensical build --strict --clean
+	$(DOCS)/bin/python tests/site_check.py site
 
 pythons: $(VENV)/dev ## Run the fast tests on every other installed Python, and with the lowest versions of the dependencies
 	$(BIN)/python tests/pythons.py
@@ -153,4 +173,4 @@ bench-full: $(BENCH)/bench ## Run all benchmarks, which takes half an hour
 	$(BENCH)/bin/python -m benchmarks --output benchmarks/full.jsonl --check benchmarks/recorded.json
 
 clean: ## Remove environments, caches and the output of the demo
-	rm -rf $(VENV) $(VENV)-* $(BENCH) demo build dist .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) $(VENV)-* $(BENCH) $(DOCS) demo site build dist .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -1,7 +1,8 @@
-"""Generate files from the code (``make tables``): the stub of ``rollforge.models``, the page of Qlib's names, and the
-drawings of the page about windows.
+"""Generate files from the code (``make tables``): the stub of ``rollforge.models``, the page of Qlib's names, the pages of
+public names, and the drawings of the page about windows.
 
-``tests/test_extension_points.py`` and ``tests/test_window_drawings.py`` fail if one of them is out of date.
+``tests/test_extension_points.py``, ``tests/test_documents.py`` and ``tests/test_window_drawings.py`` fail if one of them is
+out of date.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def main() -> None:
     from rollforge.compat.qlib.coverage import rewrite
 
     rewrite(PAGE)
+    import site_pages
+
+    site_pages.write_api()
     import window_drawings as windows
 
     windows.PAGE.write_text(windows.redrawn(windows.PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -29,8 +29,12 @@ from rollforge.run.execute import TRIAL_TAG
 from rollforge.session import Session
 from rollforge.track.mlflow.registry import OWNER_TAG
 from rollforge.trust import PLUGIN_GROUP
-from rollforge.workflow import _Document, _Rollforge, load_workflow
+from rollforge.workflow import _Document, _Rollforge, _Rolling, _Task, load_workflow
 from rollforge.yaml12 import read_yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import site_pages
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(p for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -104,6 +108,24 @@ def test_every_public_name_exists() -> None:
             assert name in dir(module) or name == "__version__"
     with pytest.raises(AttributeError, match="attribute"):
         rollforge.Rollforge  # noqa: B018
+
+
+def test_the_pages_of_public_names_are_current() -> None:
+    """``make tables`` writes the pages of ``docs/api`` as they are."""
+    expected = {file.name: text for file, text in site_pages.api_pages()}
+    assert {file.name: text_of(file) for file in (ROOT / "docs" / "api").glob("*")} == expected
+
+
+def test_the_page_of_the_workflow_file_has_every_key() -> None:
+    """The sections of a file, and the keys of ``rollforge``, ``task`` and ``rolling``."""
+    page = text_of(ROOT / "docs" / "workflow.md")
+    parts = re.split(r"^## The section `(\w+)`$", page, flags=re.MULTILINE)
+    tables = {"": parts[0]} | dict(zip(parts[1::2], parts[2::2], strict=True))
+    models = {"": _Document, "rollforge": _Rollforge, "task": _Task, "rolling": _Rolling}
+    assert list(tables) == list(models)
+    for name, table in tables.items():
+        cells = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", table, re.MULTILINE)
+        assert {key for cell in cells for key in re.findall(r"\w+", cell)} == set(models[name].model_fields)
 
 
 # -- Python ------------------------------------------------------------------------------------------------------------

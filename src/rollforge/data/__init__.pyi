@@ -27,6 +27,7 @@ from rollforge.features.loader import (
     QlibDataLoader as QlibDataLoader,
     StaticDataLoader as StaticDataLoader,
 )
+from rollforge.features.memory import MTSDatasetH as MTSDatasetH
 from rollforge.features.processor_base import (
     Processor as Processor,
 )

@@ -70,6 +70,7 @@ class Call:
 
 
 Expression = Number | Text | Field | Call
+"""An expression as a tree: an operator with its arguments, a field, or a constant."""
 
 
 def call(name: str, *args: Expression) -> Call:
