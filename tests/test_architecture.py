@@ -19,6 +19,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "rollforge"
 _GROUND = [
     "moved",
     "errors",
+    "markup",
+    "notebook",
     "frequency",
     "arguments",
     "limits",

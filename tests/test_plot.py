@@ -290,7 +290,87 @@ def test_what_cannot_be_drawn_is_an_error(result: WalkForward) -> None:
 def test_type_checkers_know_what_the_methods_of_a_result_return() -> None:
     """Each figure of a result is annotated as Plotly's."""
     methods = {name: one for name, one in vars(ResultPlots).items() if name in plot.__all__}
-    assert len(methods) == len(plot.__all__) - 1  # besides the class itself
+    assert len(methods) == len(plot.__all__) - 2  # besides the class itself, and what compares several results
     for name, method in methods.items():
         expected = "list[go.Figure]" if name == "performance" else "go.Figure"
         assert method.__annotations__["return"] == expected, name
+
+
+# -- several models and results ----------------------------------------------------------------------------------------
+
+
+def scored(noise: float, seed: int, days: pd.DatetimeIndex = DAYS[:6]) -> pd.Series:
+    index = pd.MultiIndex.from_product([days, list("ABCDE")], names=["datetime", "instrument"])
+    random = np.random.default_rng(seed)
+    return pd.Series(np.tile(np.arange(5.0), len(days)) + noise * random.normal(size=len(index)), index)
+
+
+LABEL = pd.Series(scored(0.0, 0).to_numpy() ** 2, scored(0.0, 0).index)
+
+
+def daily_ics(scores: pd.Series) -> list[float]:
+    both = pd.DataFrame({"score": scores, "label": LABEL}).dropna()
+    return [np.corrcoef(rows["score"], rows["label"])[0, 1] for _, rows in both.groupby(level=0)]
+
+
+def with_models(result: WalkForward, **scores: pd.Series) -> Any:
+    """Return a result with these models and one label; the joined prediction is the first model's."""
+    made = tuple(
+        ModelResult(name, one.to_frame("score"), LABEL.to_frame("label"), Label("Ref($close, -1)", 1))
+        for name, one in scores.items()
+    )
+    first = made[0].prediction
+    return replace(result.collected, models=made, prediction=first, label=LABEL.to_frame("label"))
+
+
+def test_cumulative_draws_each_model_and_the_joined_prediction(result: WalkForward) -> None:
+    """The last value of each line is the sum of the daily ICs, by hand."""
+    collected = with_models(result, ridge=scored(1.0, 1), trees=scored(3.0, 2))
+    figure = plot.cumulative(collected)
+    assert [trace.name for trace in figure.data] == ["ridge", "trees", "joined"]
+    assert series_of(figure, "ridge") == pytest.approx(np.cumsum(daily_ics(scored(1.0, 1))).tolist())
+    assert series_of(figure, "trees") == pytest.approx(np.cumsum(daily_ics(scored(3.0, 2))).tolist())
+    assert series_of(figure, "joined") == series_of(figure, "ridge")
+    ranks = [scipy.stats.spearmanr(rows, LABEL[rows.index]).statistic for _, rows in scored(3.0, 2).groupby(level=0)]
+    assert series_of(plot.cumulative(collected, rank=True), "trees") == pytest.approx(np.cumsum(ranks).tolist())
+
+
+def test_cumulative_of_one_model_and_of_tables(result: WalkForward) -> None:
+    """The line of a single model is that of plot.ic; a table needs its label."""
+    assert series_of(result.plot.cumulative(), "IC") == pytest.approx(series_of(result.plot.ic(), "IC", "y3"))
+    drawn = plot.cumulative(scored(1.0, 1), LABEL)
+    assert series_of(drawn, "IC") == pytest.approx(np.cumsum(daily_ics(scored(1.0, 1))).tolist())
+    with pytest.raises(DataNotFound, match="second argument"):
+        plot.cumulative(scored(1.0, 1))
+
+
+def test_compare_draws_the_days_that_all_results_have(result: WalkForward) -> None:
+    """A result that begins later, or has a day on which all scores are equal, shortens the lines of the others."""
+    short = scored(3.0, 2, DAYS[2:6])
+    short[DAYS[4]] = 1.0
+    figure = plot.compare({"ridge": scored(1.0, 1), "late": short}, LABEL)
+    expected = [ic for day, ic in zip(DAYS[:6], daily_ics(scored(1.0, 1)), strict=True) if day in DAYS[[2, 3, 5]]]
+    assert series_of(figure, "ridge") == pytest.approx(np.cumsum(expected).tolist())
+    assert list(figure.data[0].x) == [f"{day:%Y-%m-%d}" for day in DAYS[[2, 3, 5]]]
+    own = plot.compare({"a": result, "b": result.collected})
+    assert series_of(own, "a") == series_of(own, "b") == pytest.approx(series_of(result.plot.cumulative(), "IC"))
+    with pytest.raises(DataNotFound, match="no day on which all results"):
+        plot.compare({"a": scored(1.0, 1, DAYS[:3]), "b": scored(1.0, 1, DAYS[3:6])}, LABEL)
+    with pytest.raises(ConfigError, match="at least two"):
+        plot.compare({"a": result})
+    with pytest.raises(ConfigError, match="at least two"):
+        plot.compare("sales")
+
+
+def test_heatmap_has_a_cell_for_each_window(result: WalkForward) -> None:
+    """The failed window is blank; the others have the metric of the report's table."""
+    figure = result.plot.heatmap("Rank IC")
+    (cells,) = figure.data
+    assert list(cells.x) == ["window 1", "window 2", "window 3"]
+    assert cells.z[0][0] is None
+    expected = [row.metrics["Rank IC"] for row in result.summary.tasks[1:]]
+    assert list(cells.z[0][1:]) == pytest.approx(expected)
+    with pytest.raises(ConfigError, match=r"no window has the metric 'RankIC'\. Did you mean 'Rank IC'"):
+        result.plot.heatmap("RankIC")
+    with pytest.raises(DataError, match="Windows are those of a result"):
+        plot.heatmap(scored(1.0, 1))

@@ -13,10 +13,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from rollforge.dates import as_timestamp
-from rollforge.errors import ConfigError, DataError, TrainingFailed, first_few, shown
+from rollforge.errors import ConfigError, DataError, TrainingFailed, counted, first_few, shown
 from rollforge.features.frame_folder import FrameFolder, FrameLoader
 from rollforge.market.user_table import Keys
+from rollforge.markup import Markup, tag
 from rollforge.models.classes import are_text, class_numbers
+from rollforge.notebook import html_repr, summary
 from rollforge.record.scoring import (
     classification_metrics,
     multiclass_metrics,
@@ -131,6 +133,19 @@ class WalkForward:
     """The group of each row of the table, in its order."""
     parts: Mapping[int, Collected] = field(repr=False, default_factory=dict)
     """With several horizons, the joined result of each."""
+
+    def __repr__(self) -> str:
+        return f"<WalkForward {self.experiment_name!r}: {counted(len(self.plan.ids), 'window')}>"
+
+    @html_repr
+    def _repr_html_(self) -> Markup:
+        metrics = self.metrics if isinstance(self.metrics, pd.DataFrame) else self.metrics.to_frame().T
+        shown = [
+            Markup(frame.to_html(max_rows=20, float_format="{:.4g}".format, na_rep=""))
+            for frame in (metrics, self.windows)
+        ]
+        notes = [tag("div", "Warning: ", note) for note in self.warnings]
+        return summary(self.experiment_name, {"windows": len(self.plan.ids)}, *shown, *notes)
 
     @functools.cached_property
     def by_horizon(self) -> Mapping[int, WalkForward]:

@@ -38,7 +38,8 @@ from rollforge.plugins import load_plugins
 from rollforge.run.execute import FOLDER_TAG, TRIAL_TAG, end_unfinished_runs, preload, prepare_data, task_train
 from rollforge.run.executor import Executor, InProcess, LocalProcesses
 from rollforge.run.failures import FailureGroup, group_failures
-from rollforge.run.job import Event, Job, ignore_event
+from rollforge.run.job import Job
+from rollforge.run.progress import OnEvent, progress
 from rollforge.run.requirements import is_private, session_admission
 from rollforge.run.review import reviewed
 from rollforge.run.runners import StartedProcesses
@@ -131,7 +132,7 @@ def train(
     plan: Plan,
     *,
     jobs: int = 0,
-    on_event: Callable[[Event], None] = ignore_event,
+    on_event: OnEvent | None = None,
     log_file: Path | None = None,
     started: StartedProcesses | None = None,
     executor: Executor | None = None,
@@ -144,8 +145,8 @@ def train(
         The plan, whose tasks must be stored (:func:`submit`).
     jobs : int
         Number of worker processes; 0 trains in this process.
-    on_event : callable
-        Called with each event.
+    on_event : callable, optional
+        Called with each :class:`~rollforge.run.job.Event` of a task. By default, a notebook shows a progress bar.
     log_file : path, optional
         Log file of the workers.
     started : StartedProcesses, optional
@@ -187,9 +188,10 @@ def train(
     while True:
         with reviewed():  # the plan has already logged the warnings
             try:
-                where.run(
-                    job, session, on_event, while_starting=while_starting, admission=admission, log_file=log_file
-                )  # fmt: skip
+                with progress(counts.get(Status.WAITING, 0), on_event, log=False) as called:
+                    where.run(
+                        job, session, called, while_starting=while_starting, admission=admission, log_file=log_file
+                    )
             except FailingWorker as exc:
                 log.warning("%s The other workers continue.", exc)
                 TaskManager(pool, store=store).wait(batch=batch, warn=False)

@@ -27,6 +27,8 @@ from rollforge.errors import (
 from rollforge.generate.checks import Leakage, read_leakage, refuse_leaks
 from rollforge.generators import GeneratorEntry, ListedGenerator, build_generators, grid_entry, rolling_entry
 from rollforge.kinds import DATASET, MODEL, RECORD, REWEIGHTER
+from rollforge.markup import Markup, tag
+from rollforge.notebook import html_repr, summary
 from rollforge.run.task_resources import RESOURCES, read_resources, without_resources
 from rollforge.session import Session, using
 from rollforge.task import Definition, Document, digest
@@ -59,6 +61,14 @@ class Plan:
     ensembles: Ensembles
     """The ensembles that combine the predictions of the tasks."""
 
+    def __repr__(self) -> str:
+        return f"<Plan of {self.workflow.experiment_name!r}: {counted(len(self.tasks), 'task')}>"
+
+    @html_repr
+    def _repr_html_(self) -> Markup:
+        facts = {"tasks": len(self.tasks), "models": len(set(self.model_names) - {""}) or None}
+        return summary(self.workflow.experiment_name, facts, self.schedule.table(), *map(_note, self.warnings))
+
     @property
     def windows(self) -> tuple[Window, ...]:
         """The window of each task."""
@@ -88,6 +98,10 @@ class Plan:
     def model_names(self) -> tuple[str, ...]:
         """The name of each task's model; empty if there is a single unnamed model."""
         return tuple(window.model for window in self.windows)
+
+
+def _note(warning: str) -> Markup:
+    return tag("div", "Warning: ", warning)
 
 
 def make_plan(workflow: Workflow, *, limit: int | None = None, leakage: str | None = None) -> Plan:

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from rollforge.collect.result import Collected
     from rollforge.plan import Plan
     from rollforge.run.executor import Executor
+    from rollforge.run.progress import OnEvent
 
 __all__ = ["WalkForward", "walk_forward"]
 
@@ -102,6 +103,7 @@ def walk_forward(
     rtype: Literal["sliding", "expanding"] = "sliding",
     jobs: int | None = None,
     executor: Executor | None = None,
+    on_event: OnEvent | None = None,
     experiment_name: str | None = None,
     session: Session | None = None,
     allow_gaps: bool = False,
@@ -160,6 +162,8 @@ def walk_forward(
         Where the models are trained, instead of `jobs`: on a cluster (``rollforge.Ray("head:6379")``,
         ``rollforge.Dask(jobs=8)``, ``rollforge.Slurm(jobs=50)``), or in processes of this machine
         (``LocalProcesses(4)``, :mod:`rollforge.run.executor`).
+    on_event : callable, optional
+        Called with each :class:`~rollforge.run.job.Event` of a window. By default, a notebook shows a progress bar.
     experiment_name : str, optional
         Name of the experiment; by default one made of the estimator's name and a hash of the definition.
     session : Session, optional
@@ -255,7 +259,9 @@ def walk_forward(
         plan = _plan(templates, windows, frame_session(folder, session), experiment_name, described.name)
         pipeline.submit(plan)
         with _without_main():
-            pipeline.train(plan, jobs=_jobs(jobs, len(plan.ids), session, values), started=started, executor=executor)
+            pipeline.train(
+                plan, jobs=_jobs(jobs, len(plan.ids), session, values), started=started, executor=executor, on_event=on_event
+            )  # fmt: skip
     failed = pipeline.failures(plan)
     if not failed:
         finished.touch()

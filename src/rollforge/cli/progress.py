@@ -18,22 +18,9 @@ from rollforge.cli.terminal import one_line
 from rollforge.confidential import private_file
 from rollforge.errors import printable
 from rollforge.run.job import Event
+from rollforge.run.progress import clock
 
 __all__ = ["RunProgress"]
-
-
-def clock(seconds: float) -> str:
-    """Return seconds as ``m:ss`` or ``h:mm:ss``.
-
-    Examples
-    --------
-    >>> clock(75), clock(3700)
-    ('1:15', '1:01:40')
-    """
-    whole = max(0, round(seconds))
-    hours, rest = divmod(whole, 3600)
-    minutes, secs = divmod(rest, 60)
-    return f"{hours}:{minutes:02d}:{secs:02d}" if hours else f"{minutes}:{secs:02d}"
 
 
 class RunProgress:

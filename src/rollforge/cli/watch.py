@@ -12,9 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from rollforge.cli.progress import clock
 from rollforge.cli.terminal import console as text_console, one_line
 from rollforge.generate.naming import describe
+from rollforge.run.progress import clock
 from rollforge.task import Status
 
 if TYPE_CHECKING:

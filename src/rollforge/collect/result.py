@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 from rollforge.collect.outcomes import TaskOutcome
+from rollforge.dates import show_time, times_of
+from rollforge.errors import counted
 from rollforge.generate.label import Label, task_labels
+from rollforge.markup import Markup, tag
+from rollforge.notebook import html_repr, summary, table
 from rollforge.session import Session
 from rollforge.task import Status
 
@@ -26,6 +31,9 @@ if TYPE_CHECKING:
 
 
 __all__ = ["Collected", "Loaded", "ModelResult", "PathResult", "collect_outcomes", "schedule_of"]
+
+_METRICS = ("IC", "Rank IC")
+"""Metrics of each window that a notebook shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +107,38 @@ class Collected:
     """All variants tried in the experiment, see :func:`~rollforge.pipeline.with_trials`."""
     loaded: Loaded | None = field(default=None, repr=False, compare=False)
     """What was read, if the models have different labels: the result of each label is made from it, too."""
+
+    def __repr__(self) -> str:
+        rows = 0 if self.prediction is None else len(self.prediction)
+        done = sum(outcome.task.status is Status.DONE for outcome in self.outcomes)
+        return f"<Collected: {done} of {counted(len(self.outcomes), 'task')} done, {counted(rows, 'predicted row')}>"
+
+    @html_repr
+    def _repr_html_(self) -> Markup:
+        statuses = Counter(outcome.task.status.value for outcome in self.outcomes)
+        facts: dict[str, object] = {**statuses, "models": len(self.models) if len(self.models) > 1 else None}
+        if self.prediction is not None:
+            import numpy as np
+
+            days = np.unique(times_of(self.prediction.index.get_level_values(0)))
+            facts |= {
+                "rows": len(self.prediction),
+                "days": f"{show_time(days[0])} to {show_time(days[-1])}" if len(days) else None,
+            }
+        facts["label"] = self.target.expression or None
+        several = len(self.model_names) > 1
+        rows = (
+            [window.index + 1, *([window.model] if several else []), window.test_days, outcome.task.status.value,
+             *(self._metric(outcome, name) for name in _METRICS)]
+            for window, outcome in zip(self.schedule.windows, self.outcomes, strict=True)
+        )  # fmt: skip
+        columns = ["window", *(["model"] if several else []), "test", "status", *_METRICS]
+        notes = [tag("div", "Warning: ", note) for note in (*self.coverage.notes, *self.warnings)]
+        return summary("Result", facts, table(columns, rows, of="window"), *notes)
+
+    def _metric(self, outcome: TaskOutcome, name: str) -> float | None:
+        run = None if outcome.recorder is None else self.runs.get(outcome.recorder.id)
+        return None if run is None else run.metrics.get(name)
 
     @property
     def model_names(self) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from rollforge.generate.findings import warning_texts
 from rollforge.generate.leakage import label_warnings, static_checks
 from rollforge.generate.segments import intervals
 from rollforge.generate.task_view import TaskView
+from rollforge.markup import Markup
+from rollforge.notebook import html_repr, summary, table
 
 __all__ = ["Schedule", "SegmentSpan", "Window", "draw", "make_schedule", "window_title", "windows"]
 
@@ -88,6 +90,20 @@ class Schedule:
     """Warnings about the tasks: leaks, what is not known, and the days that labels span."""
     checks: tuple[Check, ...] = ()
     """The results of :func:`~rollforge.generate.leakage.static_checks`."""
+
+    def table(self) -> Markup | None:
+        """Return the windows as a table for a notebook: the model, if there are several, and each segment."""
+        names = list(dict.fromkeys(name for window in self.windows for name in window.segments))
+        several = any(window.model for window in self.windows)
+        rows = (
+            [window.index + 1, *([window.model] if several else []), *(window.segments.get(name) for name in names)]
+            for window in self.windows
+        )
+        return table(["window", *(["model"] if several else []), *names], rows, of="window")
+
+    @html_repr
+    def _repr_html_(self) -> Markup:
+        return summary("Windows", {"number": len(self.windows)}, self.table())
 
 
 def make_schedule(

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from rollforge.plot.figures import (
     autocorrelation,
+    compare,
+    cumulative,
     drawdown,
     equity,
     exposure,
+    heatmap,
     ic,
     ic_by_group,
     ic_decay,
@@ -26,6 +29,6 @@ from rollforge.plot.figures import (
 from rollforge.plot.result_plots import ResultPlots
 
 __all__ = [
-    "ResultPlots", "autocorrelation", "drawdown", "equity", "exposure", "ic", "ic_by_group", "ic_decay", "ic_histogram",
-    "monthly", "paths", "performance", "quantiles", "turnover", "windows",
+    "ResultPlots", "autocorrelation", "compare", "cumulative", "drawdown", "equity", "exposure", "heatmap", "ic", "ic_by_group",
+    "ic_decay", "ic_histogram", "monthly", "paths", "performance", "quantiles", "turnover", "windows",
 ]  # fmt: skip

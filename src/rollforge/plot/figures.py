@@ -13,9 +13,11 @@ from rollforge.errors import ConfigError, DataError, DataNotFound, nearest
 from rollforge.plot.source import (
     Drawable,
     HasGroups,
+    HasHorizons,
     HasReport,
     Signal,
     Table,
+    are_combined,
     backtest_of,
     collected_of,
     paths_of,
@@ -29,7 +31,7 @@ from rollforge.report import portfolio_figures, signal_figures
 from rollforge.report.drawing import day_texts, stacked, with_gaps
 from rollforge.report.figures import boundaries, path_returns
 from rollforge.report.headline import label_description
-from rollforge.report.inputs import task_rows
+from rollforge.report.inputs import TaskRow, task_rows
 from rollforge.report.plotly_figure import to_plotly
 from rollforge.report.summary import LAGS, QUANTILES, quantiles_by_day, tasks_with_metrics, usable_calendar
 from rollforge.report.timeline import window_bars
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 __all__ = [
-    "autocorrelation", "drawdown", "equity", "exposure", "ic", "ic_by_group", "ic_decay", "ic_histogram", "monthly", "paths",
-    "performance", "quantiles", "turnover", "windows",
+    "autocorrelation", "compare", "cumulative", "drawdown", "equity", "exposure", "heatmap", "ic", "ic_by_group", "ic_decay",
+    "ic_histogram", "monthly", "paths", "performance", "quantiles", "turnover", "windows",
 ]  # fmt: skip
 
 
@@ -91,6 +93,88 @@ def ic(
         signal_figures.cumulative_ic(daily, rank, days, x),
     ]
     return to_plotly(stacked(parts, [380, 170]), _title(f"IC by {signal.unit}, and cumulative", signal))
+
+
+def cumulative(result: Drawable, label: Table | None = None, *, rank: bool = False) -> go.Figure:
+    """Return the sum of the daily IC since the first day, of each model and of their joined prediction.
+
+    Parameters
+    ----------
+    result, label
+        See :func:`ic`. Each model is evaluated by its own label.
+    rank : bool
+        Whether to draw the Rank IC.
+    """
+    return _curves(pd.DataFrame(_daily(result, label, rank=rank)), f"Cumulative {_name(rank)}")
+
+
+def compare(
+    results: Mapping[str, Drawable] | Sequence[str], label: Table | None = None, *, rank: bool = False
+) -> go.Figure:
+    """Return the sum of the daily IC of several results since the first day on which all of them have one.
+
+    Only days on which every result has an IC are drawn, so that the lines can be compared.
+
+    Parameters
+    ----------
+    results : mapping or sequence of str
+        Name -> result, as in :func:`ic`; or the names of experiments.
+    label : Series or table, optional
+        The label of predictions that are tables.
+    rank : bool
+        Whether to draw the Rank IC.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than two results.
+    DataNotFound
+        If there is no day on which all of them have an IC.
+    """
+    if isinstance(results, str) or len(results) < 2:
+        raise ConfigError(
+            "a comparison needs at least two results: compare({'first': …, 'second': …}).", path="results"
+        )
+    given = results if isinstance(results, Mapping) else {str(name): name for name in results}
+    daily = {}
+    for name, result in given.items():
+        signal = signal_of(result, label if collected_of(result) is None else None)
+        daily[name] = calc_ic(signal.prediction, signal.known_label, dropna=True)[int(rank)]
+    common = pd.DataFrame(daily).dropna()
+    if common.empty:
+        raise DataNotFound("There is no day on which all results have an IC, so they cannot be compared.")
+    return _curves(common, f"Cumulative {_name(rank)} on the days that all have in common")
+
+
+def heatmap(result: Drawable, metric: str = "IC") -> go.Figure:
+    """Return a metric of each window and model as coloured cells; a window without it is blank.
+
+    Parameters
+    ----------
+    result : result or experiment name
+        See :func:`ic`.
+    metric : str
+        ``IC``, ``Rank IC``, or another metric that the runs of the windows recorded.
+
+    Raises
+    ------
+    ConfigError
+        If no window has this metric.
+    """
+    rows = _tasks(result)
+    known = sorted({name for row in rows for name in row.metrics})
+    if metric not in known:
+        listed = ", ".join(known) or "none, because no window is done"
+        raise ConfigError(
+            f"no window has the metric {metric!r}.{nearest(metric, known)} Known: {listed}.", path="metric"
+        )
+    columns = sorted({row.window.index for row in rows})
+    models = list(dict.fromkeys(row.model or "model" for row in rows))
+    values = pd.DataFrame(np.nan, index=pd.Index(models), columns=pd.Index(columns))
+    for row in rows:
+        values.loc[row.model or "model", row.window.index] = row.metrics.get(metric, np.nan)
+    values.columns = pd.Index([f"window {index + 1}" for index in columns])
+    return to_plotly(signal_figures.cells(values, metric), f"{metric} of each window")
 
 
 def ic_histogram(
@@ -294,15 +378,7 @@ def windows(result: Drawable) -> go.Figure:
     result : result or experiment name
         See :func:`ic`.
     """
-    collected = collected_of(result)
-    if collected is None:
-        raise DataError(f"Windows are those of a result or an experiment; found a {type(result).__name__}.")
-    ics = {
-        model.name: calc_ic(model.prediction.iloc[:, 0], model.label.iloc[:, 0], dropna=True)
-        for model in collected.models
-        if model.prediction is not None and model.label is not None
-    }
-    return to_plotly(window_bars(tasks_with_metrics(task_rows(collected), ics)), "Windows")
+    return to_plotly(window_bars(_tasks(result)), "Windows")
 
 
 def equity(result: Drawable | HasReport, *, mode: Mode = "sum") -> go.Figure:
@@ -384,3 +460,49 @@ def _returns(result: Drawable | HasReport) -> tuple[pd.DataFrame, bool]:
 def _title(title: str, signal: Signal) -> str:
     known = signal.label_text or signal.label_days is not None
     return f"{title}; label: {label_description(signal.label_text, signal.label_days, signal.unit)}" if known else title
+
+
+def _daily(result: Drawable, label: Table | None, *, rank: bool) -> dict[str, pd.Series]:
+    """Return the IC of each day: of each model of a result, and of the joined prediction."""
+    collected = collected_of(result)
+    given = result if collected is None or isinstance(result, HasHorizons) else collected
+    models = [] if collected is None else [model.name for model in collected.models if model.prediction is not None]
+    chosen: dict[str, str | None] = {name: name for name in models} if len(models) > 1 else {}
+    if not chosen:
+        chosen = {_name(rank): None}
+    elif collected is not None and are_combined(collected) and not _horizons(result):
+        chosen["joined"] = None
+    found = {}
+    for name, model in chosen.items():
+        signal = signal_of(given, label, model=model)
+        found[name] = calc_ic(signal.prediction, signal.known_label, dropna=True)[int(rank)]
+    return found
+
+
+def _horizons(result: object) -> bool:
+    """Return whether a result has several horizons, whose average predicts nothing."""
+    return isinstance(result, HasHorizons) and len(result.by_horizon) > 1
+
+
+def _curves(daily: pd.DataFrame, title: str) -> go.Figure:
+    if daily.empty:
+        raise DataNotFound(_NO_IC)
+    days = with_gaps(daily.index)
+    return to_plotly(signal_figures.curves(daily.reindex(days), day_texts(days)), title)
+
+
+def _name(rank: bool) -> str:
+    return "Rank IC" if rank else "IC"
+
+
+def _tasks(result: Drawable) -> Sequence[TaskRow]:
+    """Return the windows of a result, with the metrics that their runs recorded, or else those of their test days."""
+    collected = collected_of(result)
+    if collected is None:
+        raise DataError(f"Windows are those of a result or an experiment; found a {type(result).__name__}.")
+    ics = {
+        model.name: calc_ic(model.prediction.iloc[:, 0], model.label.iloc[:, 0], dropna=True)
+        for model in collected.models
+        if model.prediction is not None and model.label is not None
+    }
+    return tasks_with_metrics(task_rows(collected), ics)

@@ -38,6 +38,8 @@ class ResultPlots:
         return self.result.by_horizon if isinstance(self.result, HasHorizons) else {}
 
     ic = figures.ic
+    cumulative = figures.cumulative
+    heatmap = figures.heatmap
     ic_histogram = figures.ic_histogram
     ic_decay = figures.ic_decay
     quantiles = figures.quantiles

@@ -28,6 +28,7 @@ __all__ = [
     "HasReport",
     "Signal",
     "Table",
+    "are_combined",
     "backtest_of",
     "collected_of",
     "paths_of",
@@ -148,7 +149,7 @@ def signal_of(
             f"the result has several horizons ({listed}). Draw one of them: result.by_horizon[{next(iter(result.by_horizon))}].",
             path="model",
         )
-    if model is None and not _are_combined(collected):
+    if model is None and not are_combined(collected):
         listed = ", ".join(map(repr, collected.model_names))
         raise ConfigError(f"the models have different labels. Draw one of them: {listed}.", path="model")
     chosen: Any = collected
@@ -171,7 +172,8 @@ def signal_of(
     )
 
 
-def _are_combined(collected: Collected) -> bool:
+def are_combined(collected: Collected) -> bool:
+    """Return whether the prediction of a result combines its models, which is so if they have the same label."""
     from rollforge import pipeline
 
     return pipeline.are_combined(collected)

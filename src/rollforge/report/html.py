@@ -18,10 +18,10 @@ import pandas as pd
 
 from rollforge.collect.trials import Trials
 from rollforge.errors import DataError, counted
+from rollforge.markup import Markup, join, tag
 from rollforge.report.drawing import Figure, rolling_days
 from rollforge.report.figures import Plots, boundaries, figures
 from rollforge.report.headline import backtest_year, evaluated_days_text, headline_figures, label_description
-from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import QUANTILES, Headline, Persistence, Summary
 from rollforge.report.tables import (
     cards,

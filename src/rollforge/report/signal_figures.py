@@ -11,8 +11,14 @@ from numpy.typing import NDArray
 from rollforge.report.drawing import LEGEND, Figure, day_texts, end_labels, floats, line, rolling_days, stacked
 
 __all__ = [
-    "autocorrelation", "cumulative_ic", "daily_ic", "groups", "histogram", "ic_decay", "paths", "quantiles", "turnover",
+    "autocorrelation", "cells", "cumulative_ic", "curves", "daily_ic", "groups", "histogram", "ic_decay", "paths", "quantiles",
+    "turnover",
 ]  # fmt: skip
+
+_COLOURS = ("@blue", "@orange", "@green", "@red", "@strong", "@soft")
+_DASHES = ("solid", "dash", "dot")
+_MAX_WRITTEN = 120
+"""Cells whose numbers are written into them."""
 
 
 def daily_ic(
@@ -92,6 +98,52 @@ def cumulative_ic(ic: pd.Series, rank_ic: pd.Series, days: pd.DatetimeIndex, x: 
               hovertemplate="Rank IC %{y:.2f}<extra></extra>"),
     ]  # fmt: skip
     layout = {"height": 300, "hovermode": "x unified", "xaxis": {"type": "date"}, "legend": LEGEND}
+    return {"data": data, "layout": layout}
+
+
+def curves(values: pd.DataFrame, x: str | list[str]) -> Figure:
+    """Return the cumulative sums of columns, such as the daily ICs of several models, one line for each column.
+
+    Parameters
+    ----------
+    values : DataFrame
+        Index of days; a missing value adds nothing.
+    x : str or list of str
+        The days as text, or the name of their list.
+    """
+    sums = values.fillna(0.0).cumsum()
+    data = [
+        line(x, sums[name], str(name), _COLOURS[i % len(_COLOURS)],
+             dash=_DASHES[i // len(_COLOURS) % len(_DASHES)],
+             hovertemplate=f"{name} %{{y:.2f}}<extra></extra>")
+        for i, name in enumerate(sums)
+    ]  # fmt: skip
+    layout = {"height": 340, "hovermode": "x unified", "xaxis": {"type": "date"}, "legend": LEGEND}
+    return {"data": data, "layout": layout}
+
+
+def cells(values: pd.DataFrame, unit: str = "") -> Figure:
+    """Return numbers as coloured cells: blue above zero, orange below; a missing number leaves its cell empty.
+
+    Parameters
+    ----------
+    values : DataFrame
+        One row of cells for each row, the first at the top.
+    unit : str
+        What the numbers are, for the texts that appear when one points at a cell.
+    """
+    numbers = values.to_numpy(np.float64)
+    largest = float(np.nanmax(np.abs(numbers))) if np.isfinite(numbers).any() else 1.0
+    data: list[Figure] = [{
+        "type": "heatmap", "z": [floats(row) for row in numbers], "x": [str(name) for name in values.columns],
+        "y": [str(name) for name in values.index], "zmid": 0, "zmin": -largest, "zmax": largest, "xgap": 1, "ygap": 1,
+        "colorscale": [[0, "@orange"], [0.5, "@paper"], [1, "@blue"]], "hoverongaps": False,
+        "texttemplate": "%{z:.3f}" if values.size <= _MAX_WRITTEN else "",
+        "hovertemplate": f"%{{y}}, %{{x}}: {unit} %{{z:.4f}}<extra></extra>",
+    }]  # fmt: skip
+    layout = {
+        "height": 140 + 28 * len(values), "xaxis": {"type": "category"}, "yaxis": {"type": "category", "autorange": "reversed"}
+    }  # fmt: skip
     return {"data": data, "layout": layout}
 
 

@@ -12,11 +12,11 @@ from rollforge.dates import show_time
 from rollforge.errors import counted
 from rollforge.generate.checks import NOT_CHECKED, Check
 from rollforge.generate.timeline import SegmentSpan
+from rollforge.markup import Markup, join, tag
 from rollforge.record.performance import monthly_returns
 from rollforge.record.periods import YEAR, backtest_periods
 from rollforge.report.headline import HeadlineFigure, combined_text, duration, evaluated_days_text, label_description
 from rollforge.report.inputs import TaskRow
-from rollforge.report.markup import Markup, join, tag
 from rollforge.report.summary import (
     METRICS,
     QUANTILES,

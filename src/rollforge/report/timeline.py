@@ -8,9 +8,9 @@ import numpy as np
 
 from rollforge.dates import ONE_DAY, has_times, last_moment, show_time
 from rollforge.generate.timeline import SegmentSpan
+from rollforge.markup import Markup, join, tag
 from rollforge.report.drawing import LEGEND, Figure
 from rollforge.report.inputs import TaskRow
-from rollforge.report.markup import Markup, join, tag
 
 __all__ = ["segment_names", "timeline", "window_bars"]
 

@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rollforge import trust
-from rollforge.errors import ExperimentNotFound, FailingWorker, RecorderNotFound, TaskNotFound, TrackingUnavailable
+from rollforge.errors import (
+    ConfigError,
+    ExperimentNotFound,
+    FailingWorker,
+    RecorderNotFound,
+    TaskNotFound,
+    TrackingUnavailable,
+    shown,
+)
 from rollforge.moved import Alias, Aliased
 from rollforge.run.execute import (
     TM_ID,
@@ -17,7 +25,8 @@ from rollforge.run.execute import (
     task_train,
 )
 from rollforge.run.executor import Executor, InProcess, LocalProcesses, check_executor
-from rollforge.run.job import Job, LogEvents
+from rollforge.run.job import Job
+from rollforge.run.progress import OnEvent, progress
 from rollforge.run.references import recorder_of
 from rollforge.run.requirements import session_admission
 from rollforge.run.review import review
@@ -76,6 +85,9 @@ class TrainerRM(Aliased, RecorderTrainer):
     executor : Executor, optional
         Where tasks run, instead of `jobs`: on a cluster (``rollforge.Ray("head:6379", jobs=200)``, ``rollforge.Dask(jobs=8)``,
         ``rollforge.Slurm(jobs=50)``), or in processes of this machine (``LocalProcesses(4)``, :mod:`rollforge.run.executor`).
+    on_event : callable, optional
+        Called with each :class:`~rollforge.run.job.Event` of a task: it started, ended, failed or will be retried. By default, a
+        notebook shows a progress bar, and other programs log tasks that have ended.
 
     Examples
     --------
@@ -100,13 +112,17 @@ class TrainerRM(Aliased, RecorderTrainer):
         store: TaskStore | str | None = None,
         tracker: Tracker | str | None = None,
         executor: Executor | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         super().__init__(experiment_name, train_func, default_rec_name, session, on_error, store, tracker)
         check_executor(executor, jobs=jobs is not None)
+        if task_pool is not None and not isinstance(task_pool, str):
+            raise ConfigError(f"must be the name of a pool, found {shown(task_pool)}.", path="task_pool")
         self.pool = task_pool
         self.skip_run_task = skip_run_task
         self.jobs = jobs
         self.executor = executor
+        self.on_event = on_event
 
     def train(
         self,
@@ -232,7 +248,8 @@ class TrainerRM(Aliased, RecorderTrainer):
             executor = self.executor or (InProcess() if self.jobs is None else LocalProcesses(self.jobs))
 
             def run() -> None:
-                executor.run(job, session, LogEvents(total), admission=admission)
+                with progress(manager.task_stat(batch=batch).get(before, 0), self.on_event) as on_event:
+                    executor.run(job, session, on_event, admission=admission)
 
             for task in release_dead_workers(manager.store, manager.pool, counted=False):
                 end_unfinished_runs(task.id, experiment_name, session)
@@ -293,7 +310,7 @@ class DelayTrainerRM(TrainerRM):
         Second stage: ``(recorder, experiment_name) -> Recorder``.
     skip_run_task : bool
         If True, leave the second stage to other workers and wait for them. The first stage always runs here.
-    default_rec_name, jobs, on_error, session, store, tracker, executor
+    default_rec_name, jobs, on_error, session, store, tracker, executor, on_event
         See :class:`TrainerRM`.
 
     Examples
@@ -317,10 +334,11 @@ class DelayTrainerRM(TrainerRM):
         store: TaskStore | str | None = None,
         tracker: Tracker | str | None = None,
         executor: Executor | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         super().__init__(
             experiment_name, task_pool, train_func, skip_run_task, default_rec_name, jobs=jobs, on_error=on_error,
-            session=session, store=store, tracker=tracker, executor=executor,
+            session=session, store=store, tracker=tracker, executor=executor, on_event=on_event,
         )  # fmt: skip
         self.end_train_func = end_train_func
         self.delay = True

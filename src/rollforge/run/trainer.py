@@ -32,8 +32,9 @@ from rollforge.run.execute import (
     task_train,
 )
 from rollforge.run.executor import Executor, LocalProcesses, check_executor
-from rollforge.run.failures import group_failures
-from rollforge.run.job import Job, LogEvents, current_model, current_task
+from rollforge.run.failures import error_line, group_failures
+from rollforge.run.job import Event, Job, current_model, current_task
+from rollforge.run.progress import OnEvent, progress
 from rollforge.run.references import from_reference
 from rollforge.run.review import review, reviewed
 from rollforge.session import Session, current_session, using
@@ -114,6 +115,7 @@ class RecorderTrainer(Trainer):
     STATUS_BEGIN = STATUS_BEGIN
     STATUS_END = "end_task_train"
     executor: Executor | None = None  # trainers pickled by an earlier version have none of their own
+    on_event: OnEvent | None = None
 
     def __init__(
         self,
@@ -137,6 +139,10 @@ class RecorderTrainer(Trainer):
         self.on_error = on_error
         self.failures: dict[str, str] = {}
         """Failures in both stages since the last call of :meth:`train`: task -> traceback."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled: all but `on_event`, which belongs to this process."""
+        return {key: value for key, value in self.__dict__.items() if key != "on_event"}
 
     def _where(self, experiment_name: str | None) -> tuple[Session, str]:
         session = (self.session or current_session()).with_(store=self.store, tracker=self.tracker)
@@ -194,6 +200,9 @@ class TrainerR(RecorderTrainer):
     executor : Executor, optional
         Where tasks run, instead of `jobs`: on a cluster (``rollforge.Ray("head:6379", jobs=200)``, ``rollforge.Dask(jobs=8)``,
         ``rollforge.Slurm(jobs=50)``), or in processes of this machine (``LocalProcesses(4)``, :mod:`rollforge.run.executor`).
+    on_event : callable, optional
+        Called with each :class:`~rollforge.run.job.Event` of a task: it started, ended, failed or will be retried. By default, a
+        notebook shows a progress bar, and other programs log tasks that have ended.
 
     Examples
     --------
@@ -219,12 +228,14 @@ class TrainerR(RecorderTrainer):
         session: Session | None = None,
         tracker: Tracker | str | None = None,
         executor: Executor | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         super().__init__(experiment_name, train_func, default_rec_name, session, on_error, tracker=tracker)
         check_executor(executor, jobs=jobs is not None, call_in_subproc=call_in_subproc)
         self.call_in_subproc = call_in_subproc
         self.jobs = jobs
         self.executor = executor
+        self.on_event = on_event
 
     def train(
         self,
@@ -283,16 +294,21 @@ class TrainerR(RecorderTrainer):
     ) -> list[Recorder]:
         done = []
         failures: dict[str, str] = {}
-        with using(session):
+        with using(session), progress(len(items), self.on_event, log=False) as on_event:
             for i, (item, name) in enumerate(zip(items, names, strict=True)):
                 token = current_model.set(name)
                 key, began = task_key(item, i, len(items), name), time.perf_counter()
                 log.info("%s started", key)
+                on_event(Event("started", key, "", label=key))
                 try:
                     done.append(func(item, **arguments))
-                    log.info("%s finished in %.1f s", key, time.perf_counter() - began)
+                    seconds = time.perf_counter() - began
+                    log.info("%s finished in %.1f s", key, seconds)
+                    on_event(Event("done", key, "", seconds, label=key))
                 except Exception as exc:  # noqa: BLE001 - whatever a task raises is its own failure
-                    self._failed(failures, key, traceback.format_exc())
+                    error = traceback.format_exc()
+                    on_event(Event("failed", key, "", time.perf_counter() - began, error_line(error), key))
+                    self._failed(failures, key, error)
                     self._raise_failures(failures, len(items), exc)
                 finally:
                     current_model.reset(token)
@@ -310,7 +326,8 @@ class TrainerR(RecorderTrainer):
             pool, _call, kwargs={"func": func, "arguments": arguments}, force_release=self.call_in_subproc, own=True
         )
         executor = self.executor or LocalProcesses(self.jobs or 1)
-        executor.run(job, session, LogEvents(len(items)), store=store)
+        with progress(len(items), self.on_event) as on_event:
+            executor.run(job, session, on_event, store=store)
         tasks = list(store.query(pool))
         for i, (task, item) in enumerate(zip(tasks, items, strict=True)):
             if task.status is not Status.DONE:

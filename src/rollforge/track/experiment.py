@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 from uuid import uuid4
 
 from rollforge.errors import ConfigError, ExperimentNotFound, RecorderNotFound, nearest
+from rollforge.markup import Markup
+from rollforge.notebook import ROWS, html_repr, summary, table
 from rollforge.session import current_session
 from rollforge.track.provenance import context_tags, save_diff
 from rollforge.track.recorder import Recorder
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["JOINED_TAG", "PARENT_TAG", "Experiment", "activated", "active_recorders", "get_experiment", "search_frame"]
+
+_METRICS = 8
+"""Metrics of each recorder that a notebook shows."""
 
 JOINED_TAG = "rollforge.joined"
 """Recorder tag that marks the joined result of several windows: the name of the pool whose result it is."""
@@ -87,6 +92,18 @@ class Experiment:
 
     def __repr__(self) -> str:
         return f"Experiment(name={self.name!r}, id={self.id!r})"
+
+    @html_repr
+    def _repr_html_(self) -> Markup:
+        runs = self.list_recorders("list")
+        metrics = {run.id: run.list_metrics() for run in (*runs[:ROWS], *runs[-ROWS:])}  # no more than these are shown
+        names = sorted({name for found in metrics.values() for name in found})[:_METRICS]
+        rows = (
+            [run.name, run.id[:8], run.status, run.start_time, *(metrics.get(run.id, {}).get(name) for name in names)]
+            for run in runs
+        )
+        recorders = table(["recorder", "id", "status", "started", *names], rows, of="recorder")
+        return summary(self.name, {"id": self.id, "recorders": len(runs)}, recorders)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Experiment) and (self._tracker.uri, self.id) == (other._tracker.uri, other.id)

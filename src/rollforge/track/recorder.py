@@ -19,6 +19,8 @@ from typing import Any, ClassVar, NotRequired, TypedDict, cast
 from rollforge.confidential import mask_secrets
 from rollforge.errors import ArtifactNotFound, ConfigError, TrackingError, TrackingUnavailable, nearest, shown
 from rollforge.limits import LIMITS
+from rollforge.markup import Markup
+from rollforge.notebook import html_repr, summary, table
 from rollforge.track import artifact
 from rollforge.track.tracker import Metric, RunData, RunInfo, Tracker, check_scheme, local_path, open_tracker
 
@@ -81,6 +83,16 @@ class Recorder:
 
     def __repr__(self) -> str:
         return f"Recorder(name={self.name!r}, id={self.id!r}, status={self.status!r})"
+
+    @html_repr
+    def _repr_html_(self) -> Markup:
+        facts = {"id": self.id, "status": self.status, "started": self.start_time, "ended": self.end_time}
+        values: dict[str, Mapping[str, object]] = {
+            "metric": self.list_metrics(), "parameter": self.list_params(), "tag": self.list_tags()
+        }  # fmt: skip
+        tables = [table([kind, "value"], sorted(found.items()), of=kind) for kind, found in values.items()]
+        files = table(["artifact"], [[name] for name in self.list_artifacts()], of="artifact")
+        return summary(self.name or "Recorder", facts, *tables, files)
 
     def _identity(self) -> tuple[str, str, str]:
         return self._tracker.uri, self.experiment_id, self.id

@@ -13,9 +13,12 @@ from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 from rollforge import trust
+from rollforge.confidential import mask_secrets
 from rollforge.errors import ConfigError, LeaseLost, TaskNotFound, counted, shown
 from rollforge.machine import process_name
+from rollforge.markup import Markup
 from rollforge.moved import Alias
+from rollforge.notebook import html_repr, summary, table
 from rollforge.session import Session, current_session
 from rollforge.store.base import PauseNotice, TaskStore, open_store
 from rollforge.store.renewal import Renewal
@@ -145,6 +148,20 @@ class TaskManager:
 
     def __str__(self) -> str:
         return f"TaskManager({self._named})"
+
+    @html_repr
+    def _repr_html_(self) -> Markup:
+        counts: dict[str, object]
+        if self._named:
+            counts = {status.value: count for status, count in self.task_stat().items()} or {"tasks": 0}
+            rows = None
+        else:
+            pools = [(name, self.store.count(name)) for name in self.store.pools()]
+            counts = {"pools": len(pools)}
+            rows = table(
+                ["pool", *(s.value for s in Status)], [[name, *(n.get(s, 0) for s in Status)] for name, n in pools]
+            )
+        return summary(str(self), {**counts, "store": mask_secrets(self.store.uri)}, rows)
 
     @_on_class_too
     def list(self) -> Ids:
