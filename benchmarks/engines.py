@@ -32,7 +32,7 @@ def dask() -> Iterator[Executor]:
     """Start a Dask cluster with one worker for each process."""
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=PROCESSES, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=PROCESSES, threads_per_worker=1, dashboard_address=":0") as cluster:
         yield Dask(cluster.scheduler_address, jobs=PROCESSES)
 
 

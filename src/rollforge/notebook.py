@@ -1,4 +1,4 @@
-"""What notebooks show: whether this is one, and the HTML of an object as the value of a cell.
+"""The HTML that a notebook shows as the value of a cell, and whether this is a notebook.
 
 The HTML has no styles of its own except for spacing, so that it looks like the notebook's other tables, in light and in dark.
 """
@@ -47,14 +47,14 @@ def html_repr(method: Callable[[_Object], Markup]) -> Callable[[_Object], str]:
     return shown
 
 
-def summary(title: str, facts: Mapping[str, object], *parts: Markup | None) -> Markup:
+def summary(title: str, info: Mapping[str, object], *parts: Markup | None) -> Markup:
     """Return a title, a line of facts, and tables below it.
 
     Parameters
     ----------
     title : str
         Shown in bold.
-    facts : mapping
+    info : mapping
         Name -> value. A value of None is left out.
     *parts : Markup
         Shown below, one after the other; None is left out.
@@ -66,7 +66,7 @@ def summary(title: str, facts: Mapping[str, object], *parts: Markup | None) -> M
     """
     written = [
         join(" ", tag("span", f"{name}: {_text(value)}", style="margin-left: 1em"))
-        for name, value in facts.items()
+        for name, value in info.items()
         if value is not None
     ]
     return tag("div", tag("div", tag("b", _text(title)), *written), *parts)

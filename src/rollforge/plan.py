@@ -66,8 +66,8 @@ class Plan:
 
     @html_repr
     def _repr_html_(self) -> Markup:
-        facts = {"tasks": len(self.tasks), "models": len(set(self.model_names) - {""}) or None}
-        return summary(self.workflow.experiment_name, facts, self.schedule.table(), *map(_note, self.warnings))
+        info = {"tasks": len(self.tasks), "models": len(set(self.model_names) - {""}) or None}
+        return summary(self.workflow.experiment_name, info, self.schedule.table(), *map(_note, self.warnings))
 
     @property
     def windows(self) -> tuple[Window, ...]:

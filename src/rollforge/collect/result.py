@@ -116,16 +116,16 @@ class Collected:
     @html_repr
     def _repr_html_(self) -> Markup:
         statuses = Counter(outcome.task.status.value for outcome in self.outcomes)
-        facts: dict[str, object] = {**statuses, "models": len(self.models) if len(self.models) > 1 else None}
+        info: dict[str, object] = {**statuses, "models": len(self.models) if len(self.models) > 1 else None}
         if self.prediction is not None:
             import numpy as np
 
             days = np.unique(times_of(self.prediction.index.get_level_values(0)))
-            facts |= {
+            info |= {
                 "rows": len(self.prediction),
                 "days": f"{show_time(days[0])} to {show_time(days[-1])}" if len(days) else None,
             }
-        facts["label"] = self.target.expression or None
+        info["label"] = self.target.expression or None
         several = len(self.model_names) > 1
         rows = (
             [window.index + 1, *([window.model] if several else []), window.test_days, outcome.task.status.value,
@@ -134,7 +134,7 @@ class Collected:
         )  # fmt: skip
         columns = ["window", *(["model"] if several else []), "test", "status", *_METRICS]
         notes = [tag("div", "Warning: ", note) for note in (*self.coverage.notes, *self.warnings)]
-        return summary("Result", facts, table(columns, rows, of="window"), *notes)
+        return summary("Result", info, table(columns, rows, of="window"), *notes)
 
     def _metric(self, outcome: TaskOutcome, name: str) -> float | None:
         run = None if outcome.recorder is None else self.runs.get(outcome.recorder.id)

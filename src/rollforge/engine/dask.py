@@ -299,6 +299,7 @@ class DaskEngine:
                 dashboard_address=":0",
                 processes=True,
                 preload=__name__,
+                silence_logs=logging.ERROR,  # its warnings about workers that are slow to end are not the user's concern
             )
         elif isinstance(address, str):
             check_reachable(address, "Dask")

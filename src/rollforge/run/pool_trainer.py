@@ -116,9 +116,9 @@ class TrainerRM(Aliased, RecorderTrainer):
     ) -> None:
         super().__init__(experiment_name, train_func, default_rec_name, session, on_error, store, tracker)
         check_executor(executor, jobs=jobs is not None)
-        if task_pool is not None and not isinstance(task_pool, str):
-            raise ConfigError(f"must be the name of a pool, found {shown(task_pool)}.", path="task_pool")
         self.pool = task_pool
+        if self.pool is not None and not isinstance(self.pool, str):
+            raise ConfigError(f"must be the name of a pool, found {shown(self.pool)}.", path="task_pool")
         self.skip_run_task = skip_run_task
         self.jobs = jobs
         self.executor = executor

@@ -86,13 +86,13 @@ class Recorder:
 
     @html_repr
     def _repr_html_(self) -> Markup:
-        facts = {"id": self.id, "status": self.status, "started": self.start_time, "ended": self.end_time}
+        info = {"id": self.id, "status": self.status, "started": self.start_time, "ended": self.end_time}
         values: dict[str, Mapping[str, object]] = {
             "metric": self.list_metrics(), "parameter": self.list_params(), "tag": self.list_tags()
         }  # fmt: skip
         tables = [table([kind, "value"], sorted(found.items()), of=kind) for kind, found in values.items()]
         files = table(["artifact"], [[name] for name in self.list_artifacts()], of="artifact")
-        return summary(self.name or "Recorder", facts, *tables, files)
+        return summary(self.name or "Recorder", info, *tables, files)
 
     def _identity(self) -> tuple[str, str, str]:
         return self._tracker.uri, self.experiment_id, self.id
